@@ -1,0 +1,162 @@
+"""The CreditPiggy client library: tells a daemon, or a server directly, what became of slots.
+
+    cpapi_setup("/var/run/creditapi.socket")     or "HOST:PORT", or a URL with credentials
+    cpapi_alloc("job-1", credits=5)
+    cpapi_counters("job-1", **{"job/events": 1000})
+    cpapi_claim("job-1", "machine-1")
+
+These functions share one default client; `Client` is for more than one. Every failure is a
+`CreditPiggyError`, which is `definite` if the command certainly had no effect; see `cpdaemon.errors`.
+"""
+
+from cpdaemon.client import Client, Outcome
+from cpdaemon.commands import Alloc, Claim, Command, Counters, Discard, Meta
+from cpdaemon.endpoint import (
+    DEFAULT_ENDPOINT,
+    Endpoint,
+    TcpEndpoint,
+    UnixEndpoint,
+    UrlEndpoint,
+    parse_endpoint,
+)
+from cpdaemon.errors import (
+    BadReply,
+    ConnectFailed,
+    ConnectTimeout,
+    CreditPiggyError,
+    EndpointError,
+    InvalidCommand,
+    NoSuchSocket,
+    NotSent,
+    Refused,
+    ReplyLost,
+    ReplyTimeout,
+)
+
+__all__ = [
+    "DEFAULT_ENDPOINT",
+    "Alloc",
+    "BadReply",
+    "Claim",
+    "Client",
+    "Command",
+    "ConnectFailed",
+    "ConnectTimeout",
+    "Counters",
+    "CreditPiggyError",
+    "Discard",
+    "Endpoint",
+    "EndpointError",
+    "InvalidCommand",
+    "Meta",
+    "NoSuchSocket",
+    "NotSent",
+    "Outcome",
+    "Refused",
+    "ReplyLost",
+    "ReplyTimeout",
+    "TcpEndpoint",
+    "UnixEndpoint",
+    "UrlEndpoint",
+    "cpapi_alloc",
+    "cpapi_claim",
+    "cpapi_counters",
+    "cpapi_discard",
+    "cpapi_meta",
+    "cpapi_setup",
+    "parse_endpoint",
+]
+
+_client = Client(DEFAULT_ENDPOINT)
+
+
+def cpapi_setup(server_endpoint: str, credentials: tuple[str, str] | None = None) -> None:
+    """Choose where commands go from now on; until then it is `DEFAULT_ENDPOINT`.
+
+    Args:
+        server_endpoint: a daemon's UNIX socket ("/var/run/creditapi.socket") or network address
+            ("1.2.3.4:5667", "[::1]:5667"), or a server's URL ("https://cp.org/api").
+        credentials: (project_id, project_auth), for a URL and only for a URL.
+
+    Raises:
+        EndpointError: the endpoint, or the credentials for it, cannot be used; the one before stays.
+    """
+    global _client
+    previous, _client = _client, Client(server_endpoint, credentials)
+    previous.close()
+
+
+def cpapi_alloc(
+    slot_id: str,
+    min: int | None = None,
+    max: int | None = None,
+    credits: int | None = None,
+    *,
+    expire: int | None = None,
+) -> None:
+    """Allocate a slot, with exact credits, or a range, or neither.
+
+    Args:
+        slot_id: id never used before in the project.
+        min: least number of credits that a claim grants.
+        max: most credits that a claim grants.
+        credits: exact number of credits that a claim grants; the range is then ignored.
+        expire: minutes until the slot expires; 1440 if not given.
+
+    Raises:
+        CreditPiggyError: it was not accepted, or may not have been: see the error's `definite`.
+    """
+    _client.alloc(slot_id, min, max, credits, expire=expire)
+
+
+def cpapi_discard(slot_id: str, reason: str | None = None) -> None:
+    """Discard a slot: nobody earns anything by it.
+
+    Args:
+        slot_id: id of an allocated slot.
+        reason: a word such as "expired", "invalid" or "lost".
+
+    Raises:
+        CreditPiggyError: it was not accepted, or may not have been: see the error's `definite`.
+    """
+    _client.discard(slot_id, reason)
+
+
+def cpapi_claim(slot_id: str, machine_id: str, credits: int | None = None) -> None:
+    """Claim a slot for the machine that did its work.
+
+    Args:
+        slot_id: id of an allocated slot.
+        machine_id: id of the machine that earns the credits.
+        credits: how many; ignored if alloc gave credits, limited to the range if it gave one.
+
+    Raises:
+        CreditPiggyError: it was not accepted, or may not have been: see the error's `definite`.
+    """
+    _client.claim(slot_id, machine_id, credits)
+
+
+def cpapi_counters(slot_id: str, **kwargs: int) -> None:
+    """Add to counters of a slot, which go to machine and user when it is claimed.
+
+    Args:
+        slot_id: id of an allocated slot.
+        **kwargs: what to add, by counter; a name such as job/events goes in as `**{"job/events": 5}`.
+
+    Raises:
+        CreditPiggyError: it was not accepted, or may not have been: see the error's `definite`.
+    """
+    _client.counters(slot_id, **kwargs)
+
+
+def cpapi_meta(slot_id: str, **kwargs: str) -> None:
+    """Note metadata on a slot, where it stays.
+
+    Args:
+        slot_id: id of an allocated slot.
+        **kwargs: text by name.
+
+    Raises:
+        CreditPiggyError: it was not accepted, or may not have been: see the error's `definite`.
+    """
+    _client.meta(slot_id, **kwargs)

@@ -1,0 +1,198 @@
+"""Sends commands to one endpoint, and raises an error for each that is not accepted."""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from cpdaemon import wire
+from cpdaemon.commands import Alloc, Claim, Command, Counters, Discard, Meta
+from cpdaemon.endpoint import Endpoint, UrlEndpoint, parse_endpoint
+from cpdaemon.errors import BadReply, CreditPiggyError, EndpointError, NotSent, Refused
+from cpdaemon.transport import HttpPool, exchange
+from cpdaemon.value import Value
+
+TYPE_CHECKING = False  # typing takes longer to import than this package
+if TYPE_CHECKING:
+    from typing import Literal, Self
+
+    from cpdaemon.signing import Call
+
+__all__ = ["Client", "Outcome"]
+
+_MAX_TIMEOUT_S = 86_400
+
+
+class Outcome(Value):
+    """What became of one of many commands.
+
+    Attributes:
+        command: the command.
+        result: "accepted" (by a daemon: queued), "refused" (without effect), or "unknown" (perhaps applied).
+        error: why, unless accepted.
+    """
+
+    __match_args__ = ("command", "result", "error")
+    __slots__ = __match_args__
+    command: Command
+    result: "Literal['accepted', 'refused', 'unknown']"
+    error: CreditPiggyError | None
+
+    def __init__(
+        self,
+        command: Command,
+        result: "Literal['accepted', 'refused', 'unknown']",
+        error: CreditPiggyError | None = None,
+    ) -> None:
+        self._freeze(command=command, result=result, error=error)
+
+
+class Client:
+    """A client of one daemon or one server; threads may share it, and forked processes may go on using it.
+
+    To a daemon every command goes on a connection of its own, and accepted means queued. To a server,
+    connections are kept, and accepted means applied. No command is ever sent twice.
+
+    Args:
+        endpoint: an address, as text (see `parse_endpoint`) or read already.
+        credentials: (project id, secret), for a URL and only for a URL.
+        timeout_s: seconds that one exchange may take, from connecting to the end of the reply; at most a day.
+        algorithm: what requests to a URL are signed with: "sha-1", "sha-256" or "sha-512".
+
+    Raises:
+        EndpointError: the endpoint, or the credentials for it, cannot be used.
+    """
+
+    def __init__(
+        self,
+        endpoint: str | Endpoint,
+        credentials: tuple[str, str] | None = None,
+        timeout_s: float = 10.0,
+        algorithm: str = "sha-256",
+    ) -> None:
+        if not 0 < timeout_s <= _MAX_TIMEOUT_S:
+            raise EndpointError(
+                f"timeout_s {timeout_s!r} must be more than 0 and at most {_MAX_TIMEOUT_S:,} seconds"
+            )
+        self._endpoint = endpoint if isinstance(endpoint, Endpoint) else parse_endpoint(endpoint)
+        self._credentials = credentials
+        self._timeout_s = timeout_s
+        self._algorithm = algorithm
+        self._closed = False
+        if isinstance(self._endpoint, UrlEndpoint):
+            from cpdaemon import signing  # noqa: PLC0415 - hashlib and json are of no use to a daemon's client
+
+            if credentials is None:
+                raise EndpointError(f"{self._endpoint} needs credentials: give (project id, secret)")
+            self._signing = signing
+            self._token(b"")  # whatever is wrong with the credentials shows here, not at the first command
+            self._pool = HttpPool(self._endpoint, timeout_s)
+        elif credentials is not None:
+            raise EndpointError(f"{self._endpoint} is a daemon, which has credentials of its own: give none")
+
+    def __enter__(self) -> "Self":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close idle connections, and refuse further commands."""
+        self._closed = True
+        if isinstance(self._endpoint, UrlEndpoint):
+            self._pool.close()
+
+    def alloc(
+        self,
+        slot_id: str,
+        min: int | None = None,
+        max: int | None = None,
+        credits: int | None = None,
+        *,
+        expire: int | None = None,
+    ) -> None:
+        """Allocate a slot; see `cpdaemon.cpapi_alloc`."""
+        self.send(Alloc(slot_id, credits, min, max, expire))
+
+    def discard(self, slot_id: str, reason: str | None = None) -> None:
+        """Discard a slot; see `cpdaemon.cpapi_discard`."""
+        self.send(Discard(slot_id, reason))
+
+    def claim(self, slot_id: str, machine_id: str, credits: int | None = None) -> None:
+        """Claim a slot; see `cpdaemon.cpapi_claim`."""
+        self.send(Claim(slot_id, machine_id, credits))
+
+    def counters(self, /, slot_id: str, **kwargs: int) -> None:
+        """Add to a slot's counters; see `cpdaemon.cpapi_counters`."""
+        self.send(Counters(slot_id, kwargs))
+
+    def meta(self, /, slot_id: str, **kwargs: str) -> None:
+        """Note metadata on a slot; see `cpdaemon.cpapi_meta`."""
+        self.send(Meta(slot_id, kwargs))
+
+    def send(self, command: Command) -> None:
+        """Send one command.
+
+        Raises:
+            CreditPiggyError: it was not accepted, or may not have been: see the error's `definite`.
+        """
+        if self._closed:
+            raise NotSent("this client is closed")
+        if isinstance(self._endpoint, UrlEndpoint):
+            self._post(f"/batch/{command.kind}", self._signing.single_body(command.arguments()))
+            return
+        reply = exchange(self._endpoint, wire.encode(command), self._timeout_s)
+        if reply == b"ER":
+            raise Refused(f"the daemon at {self._endpoint} refused {command!r:.200} as malformed (ER)")
+        if reply != b"OK":
+            raise BadReply(f"{self._endpoint} answered {reply[:60]!r}, neither OK nor ER: is it a daemon?")
+
+    def send_many(self, commands: Iterable[Command]) -> list[Outcome]:
+        """Send commands, to a server in bulk, so that each slot's take effect in the order given.
+
+        The first failure other than a refusal ends it: what was not sent by then is refused, with `NotSent`.
+
+        Returns:
+            One outcome a command, in the order given. Where a server does not say which commands of a bulk
+            request it refused, each that may be one of them is "unknown".
+        """
+        commands = list(commands)
+        outcomes: list[Outcome] = []
+        stopped: NotSent | None = None
+        for calls in self._batches(commands):
+            batch = commands[len(outcomes) : len(outcomes) + len(calls)]
+            errors: list[CreditPiggyError | None] = [stopped] * len(batch)
+            if stopped is None:
+                try:
+                    errors = self._send_batch(batch, calls)
+                except CreditPiggyError as error:
+                    errors = [error] * len(batch)
+                    if not isinstance(error, Refused):
+                        stopped = NotSent(f"not sent, as a command before it failed: {error}")
+            outcomes += map(_outcome, batch, errors)
+        return outcomes
+
+    def _batches(self, commands: list[Command]) -> "Iterator[list[Call]]":
+        calls: list[Call] = [(command.kind, command.arguments()) for command in commands]
+        if isinstance(self._endpoint, UrlEndpoint):
+            return self._signing.bulk_batches(calls)
+        return ([call] for call in calls)
+
+    def _send_batch(self, batch: list[Command], calls: "list[Call]") -> list[CreditPiggyError | None]:
+        if len(batch) == 1:
+            self.send(batch[0])
+            return [None]
+        if self._closed:
+            raise NotSent("this client is closed")
+        reply = self._post("/batch/bulk", self._signing.bulk_body(calls))
+        return self._signing.bulk_errors(calls, reply)
+
+    def _post(self, path: str, body: bytes) -> Mapping[str, object]:
+        return self._signing.read_reply(*self._pool.post(path, self._token(body), body))
+
+    def _token(self, payload: bytes) -> str:
+        assert self._credentials is not None
+        return self._signing.token(self._credentials, payload, self._algorithm)
+
+
+def _outcome(command: Command, error: CreditPiggyError | None) -> Outcome:
+    if error is None:
+        return Outcome(command, "accepted")
+    return Outcome(command, "refused" if error.definite else "unknown", error)

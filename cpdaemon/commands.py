@@ -1,0 +1,259 @@
+"""The five commands of the protocol, as values that cannot exist invalid.
+
+There is no escaping on the wire: a `,` or `=` inside a slot id would become an argument of its own. So every
+name and value is checked where the command is made.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from cpdaemon.errors import InvalidCommand
+from cpdaemon.value import Value
+
+__all__ = ["KINDS", "MAX_FRAME_BYTES", "Alloc", "Claim", "Command", "Counters", "Discard", "Meta"]
+
+KINDS = ("alloc", "counters", "meta", "discard", "claim")
+"""Every kind of command, in the order in which a server applies the classes of a bulk request."""
+
+MAX_FRAME_BYTES = 1_500
+"""The deployed daemon reads no further."""
+
+_MAX_NUMBER = 2**63 - 1
+
+
+class Command(Value, ABC):
+    """What all commands share: immutable, compared by value, checked on construction.
+
+    Attributes:
+        kind: the command's word on the wire, such as "alloc".
+        slot: id of the slot it is about.
+    """
+
+    __match_args__ = ("slot",)
+    __slots__ = __match_args__
+    kind: str
+    slot: str
+
+    @abstractmethod
+    def __init__(self, slot: str) -> None: ...
+
+    def arguments(self) -> dict[str, str | int]:
+        """Return the arguments given, under their wire names and in wire order."""
+        given = {name: getattr(self, name) for name in self.__match_args__}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def _freeze(self, **fields: object) -> None:
+        super()._freeze(**fields)
+        size = len(self.kind) + sum(
+            len(f",{name}={value}".encode()) for name, value in self.arguments().items()
+        )
+        if size > MAX_FRAME_BYTES:
+            raise InvalidCommand(
+                f"{self.kind}: slot {_shown(self.slot)} makes a frame of {size:,} bytes, and a daemon reads "
+                f"{MAX_FRAME_BYTES:,}: shorten its values, or send counters and metadata in several commands"
+            )
+
+    def __hash__(self) -> int:
+        return hash((self.kind, self.slot))
+
+
+class Alloc(Command):
+    """Allocate a slot, with exact credits, or a range, or neither.
+
+    Attributes:
+        slot: id never used before in this project.
+        credits: what the slot grants, whatever its claim says; at least 0.
+        min: least that a claim grants; at least 0.
+        max: most that a claim grants; at least min.
+        expire: minutes until the slot expires; at least 1.
+
+    Raises:
+        InvalidCommand: a value cannot be represented, or min > max.
+    """
+
+    __match_args__ = ("slot", "credits", "min", "max", "expire")
+    __slots__ = __match_args__[1:]
+    kind = "alloc"
+    credits: int | None
+    min: int | None
+    max: int | None
+    expire: int | None
+
+    def __init__(
+        self,
+        slot: str,
+        credits: int | None = None,
+        min: int | None = None,
+        max: int | None = None,
+        expire: int | None = None,
+    ) -> None:
+        _check_text(self.kind, "slot", slot)
+        for name, value, least in (
+            ("credits", credits, 0),
+            ("min", min, 0),
+            ("max", max, 0),
+            ("expire", expire, 1),
+        ):
+            if value is not None:
+                _check_number(self.kind, name, value, least)
+        if min is not None and max is not None and min > max:
+            raise InvalidCommand(f"alloc: min {min} is over max {max}: swap them, or leave one out")
+        self._freeze(slot=slot, credits=credits, min=min, max=max, expire=expire)
+
+
+class Claim(Command):
+    """Claim a slot for the machine that did its work.
+
+    Attributes:
+        slot: id of an allocated slot.
+        machine: id of the machine that earns the credits.
+        credits: what to grant, if alloc gave no credits; at least 0.
+
+    Raises:
+        InvalidCommand: a value cannot be represented.
+    """
+
+    __match_args__ = ("slot", "machine", "credits")
+    __slots__ = __match_args__[1:]
+    kind = "claim"
+    machine: str
+    credits: int | None
+
+    def __init__(self, slot: str, machine: str, credits: int | None = None) -> None:
+        _check_text(self.kind, "slot", slot)
+        _check_text(self.kind, "machine", machine)
+        if credits is not None:
+            _check_number(self.kind, "credits", credits, 0)
+        self._freeze(slot=slot, machine=machine, credits=credits)
+
+
+class Discard(Command):
+    """Give a slot up: nobody earns anything by it.
+
+    Attributes:
+        slot: id of an allocated slot.
+        reason: a word such as "expired", "invalid" or "lost".
+
+    Raises:
+        InvalidCommand: a value cannot be represented.
+    """
+
+    __match_args__ = ("slot", "reason")
+    __slots__ = __match_args__[1:]
+    kind = "discard"
+    reason: str | None
+
+    def __init__(self, slot: str, reason: str | None = None) -> None:
+        _check_text(self.kind, "slot", slot)
+        if reason is not None:
+            _check_text(self.kind, "reason", reason)
+        self._freeze(slot=slot, reason=reason)
+
+
+class Counters(Command):
+    """Add to counters of a slot, which go to machine and user when it is claimed.
+
+    Attributes:
+        slot: id of an allocated slot.
+        values: what to add to each counter, by name; may be negative, at least one. A read-only copy is kept.
+
+    Raises:
+        InvalidCommand: a name or value cannot be represented.
+    """
+
+    __match_args__ = ("slot", "values")
+    __slots__ = __match_args__[1:]
+    kind = "counters"
+    values: Mapping[str, int]
+
+    def __init__(self, slot: str, values: Mapping[str, int]) -> None:
+        _check_text(self.kind, "slot", slot)
+        _check_names(self.kind, values)
+        for name, value in values.items():
+            _check_number(self.kind, name, value, -_MAX_NUMBER)
+        self._freeze(slot=slot, values=MappingProxyType(dict(values)))
+
+    def arguments(self) -> dict[str, str | int]:  # noqa: D102 - inherited
+        return {"slot": self.slot, **self.values}
+
+
+class Meta(Command):
+    """Note metadata on a slot.
+
+    Attributes:
+        slot: id of an allocated slot.
+        values: text by name; at least one. A read-only copy is kept.
+
+    Raises:
+        InvalidCommand: a name or value cannot be represented.
+    """
+
+    __match_args__ = ("slot", "values")
+    __slots__ = __match_args__[1:]
+    kind = "meta"
+    values: Mapping[str, str]
+
+    def __init__(self, slot: str, values: Mapping[str, str]) -> None:
+        _check_text(self.kind, "slot", slot)
+        _check_names(self.kind, values)
+        for name, value in values.items():
+            _check_text(self.kind, name, value)
+        self._freeze(slot=slot, values=MappingProxyType(dict(values)))
+
+    def arguments(self) -> dict[str, str | int]:  # noqa: D102 - inherited
+        return {"slot": self.slot, **self.values}
+
+
+def _check_names(kind: str, values: object) -> None:
+    if not isinstance(values, Mapping):
+        raise InvalidCommand(f"{kind}: values {_shown(values)} must be a mapping of names to values")
+    if not values:
+        raise InvalidCommand(f"{kind}: there is nothing to send: give at least one name=value")
+    for name in values:
+        _check_text(kind, "the name", name)
+        if name.lower() == "slot":
+            raise InvalidCommand(f"{kind}: the name {name!r} is taken by the slot id: choose another")
+
+
+def _check_text(kind: str, name: str, value: object) -> None:
+    # Exactly str: a subclass may write itself differently from what was checked.
+    if type(value) is not str:
+        problem = f"is of type {type(value).__name__}: write str(...)"
+    elif not value:
+        problem = "is empty: give it at least one character"
+    elif found := _unwritable(value):
+        problem = f"contains {found!r}, which no frame can carry: replace it"
+    elif value != value.strip():
+        problem = "starts or ends with white space, which a daemon may strip: remove it"
+    else:
+        return
+    raise InvalidCommand(f"{kind}: {name} {_shown(value)} {problem}")
+
+
+def _unwritable(text: str) -> str:
+    """Return the first character that no frame can carry, or nothing."""
+    if text.isprintable() and "," not in text and "=" not in text:
+        return ""
+    unwritable = (
+        c for c in text if c in ",=" or c < " " or "\x7f" <= c <= "\x9f" or "\ud800" <= c <= "\udfff"
+    )
+    return next(unwritable, "")
+
+
+def _check_number(kind: str, name: str, value: object, least: int) -> None:
+    # Exactly int: True is no number of credits.
+    if type(value) is not int:
+        problem = f"is of type {type(value).__name__}: give a whole number, as int"
+    elif not least <= value <= _MAX_NUMBER:
+        problem = f"is out of bounds: give a whole number from {least} to {_MAX_NUMBER}"
+    else:
+        return
+    raise InvalidCommand(f"{kind}: {name} {_shown(value)} {problem}")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, int) and abs(value) > _MAX_NUMBER:
+        return "(beyond 64 bits)"  # Python refuses to write the longest ones
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"

@@ -1,0 +1,95 @@
+"""Commands to daemon frames, and frames back to commands; pure.
+
+A frame is `COMMAND,name=value,name=value...` in UTF-8, one on a connection, without terminator or escaping.
+"""
+
+from cpdaemon.commands import KINDS, MAX_FRAME_BYTES, Command
+
+__all__ = ["MAX_FRAME_BYTES", "MalformedFrame", "encode", "parse"]
+
+_KINDS = frozenset(KINDS)
+
+
+class MalformedFrame(ValueError):  # noqa: N818 - says what happened
+    """A frame that a daemon answers with ER."""
+
+
+def encode(command: Command) -> bytes:
+    """Return the frame of a command: at most `MAX_FRAME_BYTES`, without a newline."""
+    return ",".join(
+        [command.kind, *(f"{name}={value}" for name, value in command.arguments().items())]
+    ).encode()
+
+
+def parse(frame: bytes) -> tuple[str, dict[str, str]]:
+    """Read one frame as a daemon does.
+
+    Args:
+        frame: the bytes as they came; white space around them does not count.
+
+    Returns:
+        The command's kind, in lower case, and its arguments as text, slot among them.
+
+    Raises:
+        MalformedFrame: the frame is not a command; the message says why.
+    """
+    frame = frame.strip()
+    try:
+        text = frame.decode()
+        kind, *pairs = text.split(",")
+        arguments = dict([pair.split("=") for pair in pairs])
+    except ValueError:
+        raise MalformedFrame(_problem(frame)) from None
+    kind = kind.lower()
+    if (
+        kind in _KINDS
+        and arguments.get("slot")
+        and len(arguments) == len(pairs)
+        and "" not in arguments
+        and (kind != "claim" or arguments.get("machine"))
+        and len(frame) <= MAX_FRAME_BYTES
+        and (text.isprintable() or not _control(text))
+    ):
+        return kind, arguments
+    raise MalformedFrame(_problem(frame))
+
+
+def _control(text: str) -> str:
+    """Return the first control character, or nothing."""
+    return next((c for c in text if c < " " or "\x7f" <= c <= "\x9f"), "")
+
+
+def _problem(frame: bytes) -> str:
+    """Say what is wrong with a stripped frame that is known to be malformed."""
+    if not frame:
+        return "the frame is empty: write COMMAND,slot=ID"
+    if len(frame) > MAX_FRAME_BYTES:
+        return f"the frame has {len(frame):,} bytes: at most {MAX_FRAME_BYTES:,} are read"
+    try:
+        text = frame.decode()
+    except UnicodeDecodeError as error:
+        return f"byte {error.start} of the frame is not UTF-8"
+    if found := _control(text):
+        return f"the frame contains the control character {found!r}"
+    kind, *pairs = text.split(",")
+    if kind.lower() not in _KINDS:
+        return f"unknown command {kind[:80]!r}: there are {', '.join(KINDS)}"
+    return f"{kind}: {_argument_problem(kind, pairs)}"
+
+
+def _argument_problem(kind: str, pairs: list[str]) -> str:
+    arguments: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            return f"argument {pair[:80]!r} has no '='"
+        if "=" in value:
+            return f"argument {pair[:80]!r} has more than one '='"
+        if not name:
+            return f"argument {pair[:80]!r} has no name"
+        if name in arguments:
+            return f"argument {name[:80]!r} is given twice"
+        arguments[name] = value
+    if not arguments.get("slot"):
+        return "there is no slot: add slot=ID"
+    return f"there is no machine: add machine=ID to the {kind}"

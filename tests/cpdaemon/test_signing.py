@@ -1,0 +1,174 @@
+"""Tokens, bodies, batches, and the reading of replies."""
+
+import json
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cpdaemon import BadReply, EndpointError, Refused
+from cpdaemon.commands import KINDS
+from cpdaemon.signing import bulk_batches, bulk_body, bulk_errors, read_reply, single_body, token
+
+SHA_512 = (
+    "d25354ae78810bb76d12600f666341b2a917560e80f2f5291c6e53dd1cc7cdd2"
+    "7b4fcf2b53e6ae041d785367bcedca1803c06d3fa365acfcb524ffb5dcc998d5"
+)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "digest"),
+    [  # printf '{"slot":"x","credits":5}s3cret' | sha1sum, sha256sum, sha512sum
+        ("sha-1", "8dec9b75e3c91324055ffa68bd19be32de1fce4d"),
+        ("sha-256", "216b9d59eb7429b05cba7c758d57eeb9d15a31a4bcd2a9efe60b0ed46bd54c25"),
+        (
+            "sha-512",
+            SHA_512,
+        ),
+    ],
+)
+def test_golden_tokens(algorithm, digest):
+    body = single_body({"slot": "x", "credits": 5})
+    assert body == b'{"slot":"x","credits":5}'
+    assert token(("proj", "s3cret"), body, algorithm) == f"{algorithm},proj,{digest}"
+
+
+@pytest.mark.parametrize(
+    "credentials",
+    [
+        None,
+        "ab",
+        ("p",),
+        ("p", 5),
+        (5, "hush"),
+        ("", "hush"),
+        ("p", ""),
+        ("a,b", "hush"),
+        ("a\r\nb", "hush"),
+        ("é", "hush"),
+        (" p", "hush"),
+        ("p", "hush\udc80"),
+        ("p", b"hush"),
+    ],
+)
+def test_bad_credentials_are_refused_and_not_quoted(credentials):
+    with pytest.raises(EndpointError) as caught:
+        token(credentials, b"")
+    assert "hush" not in str(caught.value)
+
+
+def test_unknown_algorithms_are_refused():
+    with pytest.raises(EndpointError, match="unknown algorithm 'md5'"):
+        token(("p", "s"), b"", "md5")
+
+
+def test_bulk_bodies_hold_classes_in_the_order_of_application():
+    calls = [("claim", {"slot": "a"}), ("alloc", {"slot": "é"}), ("claim", {"slot": "b"})]
+    body = bulk_body(calls)
+    assert body == '{"alloc":[{"slot":"é"}],"claim":[{"slot":"a"},{"slot":"b"}]}'.encode()
+
+
+calls = st.lists(st.tuples(st.sampled_from(KINDS), st.sampled_from("abc")), max_size=40).map(
+    lambda pairs: [(kind, {"slot": slot, "n": str(n)}) for n, (kind, slot) in enumerate(pairs)]
+)
+
+
+@given(calls, st.integers(1, 8))
+def test_batches_keep_the_order_of_every_slot(calls, max_commands):
+    batches = list(bulk_batches(calls, max_commands))
+    assert [call for batch in batches for call in batch] == calls
+    assert all(1 <= len(batch) <= max_commands for batch in batches)
+    applied = []
+    for batch in batches:
+        classes = json.loads(bulk_body(batch))
+        applied += [arguments for kind in KINDS for arguments in classes.get(kind, [])]
+    for slot in "abc":
+        assert [a["n"] for a in applied if a["slot"] == slot] == [
+            a["n"] for _, a in calls if a["slot"] == slot
+        ]
+
+
+@given(calls)
+def test_batches_are_cut_only_where_they_must_be(calls):
+    batches = list(bulk_batches(calls))
+    for batch, following in pairwise(batches):
+        kind, arguments = following[0]
+        assert any(KINDS.index(k) > KINDS.index(kind) for k, a in batch if a["slot"] == arguments["slot"])
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error", "said"),
+    [
+        (500, b'{"result":"error","message":"Unknown slot"}', Refused, "status 500: Unknown slot"),
+        (401, b'{"result":"error","message":"no"}', Refused, "status 401: no"),
+        (400, b'{"result":"error"}', Refused, "status 400"),
+        (404, b"<h1>Not here</h1>", Refused, "status 404: <h1>Not here"),
+        (301, b"", Refused, "status 301"),
+        (200, b'{"result":"error","message":"no"}', Refused, "no"),
+        (200, b"hello", BadReply, "hello"),
+        (200, b"\xff", BadReply, "200"),
+        (200, b"[" * 100_000, BadReply, "200"),
+        (200, b"[]", BadReply, "200"),
+        (200, b'{"result":"maybe"}', BadReply, "maybe"),
+        (500, b"<h1>Server Error</h1>", BadReply, "Server Error"),
+        (502, b'{"result":"error","message":"no"}', BadReply, "502"),
+        (503, b"", BadReply, "503"),
+        (204, b"", BadReply, "204"),
+    ],
+)
+def test_replies_that_do_not_accept(status, body, error, said):
+    with pytest.raises(error, match=said) as caught:
+        read_reply(status, body)
+    assert caught.value.definite == (error is Refused)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_reply_that_accepts():
+    assert read_reply(200, b'{"result":"ok","x":1}') == {"result": "ok", "x": 1}
+
+
+def outcomes(errors):
+    calls = [("claim", {"slot": "a"}), ("alloc", {"slot": "b"}), ("claim", {"slot": "c"})]
+    found = bulk_errors(calls, {"result": "ok", "errors": errors})
+    return ["ok" if error is None else "refused" if error.definite else "unknown" for error in found], found
+
+
+def test_no_errors_is_all_accepted():
+    assert bulk_errors([("alloc", {"slot": "a"})], {"result": "ok"}) == [None]
+    assert outcomes([])[0] == ["ok"] * 3
+
+
+def test_errors_with_class_and_index_are_exact():
+    results, errors = outcomes([{"message": "late", "code": 500, "class": "claim", "index": 1}])
+    assert results == ["ok", "ok", "refused"]
+    assert str(errors[2]) == "late"
+    assert errors[2].status == 500
+
+
+def test_errors_without_place_leave_all_in_doubt_unless_as_many_as_commands():
+    results, errors = outcomes([{"message": "late", "code": 500}])
+    assert results == ["unknown"] * 3
+    assert "1 of 3" in str(errors[0])
+    assert "late" in str(errors[0])
+    assert outcomes([{"message": "late", "code": 500}] * 3)[0] == ["refused"] * 3
+    assert outcomes([{"message": "late"}] * 4)[0] == ["unknown"] * 3
+
+
+def test_mixed_errors_leave_only_the_rest_in_doubt():
+    exact = {"message": "no", "class": "alloc", "index": 0}
+    assert outcomes([exact, {"message": "?"}])[0] == ["unknown", "refused", "unknown"]
+    assert outcomes([exact, {"message": "?"}, {"message": "?"}])[0] == ["refused"] * 3
+    assert outcomes([exact, exact])[0] == ["unknown", "refused", "unknown"]
+
+
+@pytest.mark.parametrize(
+    "place", [{"class": [], "index": 0}, {"class": "claim", "index": 2}, {"class": "claim", "index": True}]
+)
+def test_places_that_do_not_exist_are_no_places(place):
+    assert outcomes([{"message": "no", **place}])[0] == ["unknown"] * 3
+
+
+@pytest.mark.parametrize("errors", [None, "no", [5], {"message": "no"}])
+def test_unreadable_lists_of_errors_leave_all_in_doubt(errors):
+    assert outcomes(errors)[0] == ["unknown"] * 3
