@@ -1,0 +1,71 @@
+"""Where the scenarios and reports that come with the project are.
+
+They are content, not code: in a wheel they lie inside the package, in a checkout beside it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Final
+
+_PACKAGE: Final = Path(__file__).parent
+_SUFFIXES: Final = {"scenarios": ".toml", "reports": ".py"}
+_FILE_SUFFIXES: Final = {".toml", ".swf", ".gz", ".py"}
+
+
+class NotFound(LookupError):  # noqa: N818 - a name here says what happened
+    """No such content, or no such file."""
+
+
+def find_scenario(name_or_path: str) -> Path:
+    """The file of a scenario that comes with the project, or of one's own.
+
+    Args:
+        name_or_path: a name such as "smoke", or a path to a `.toml`, `.swf` or `.swf.gz` file.
+
+    Raises:
+        NotFound: there is none; the message lists the names and suggests the nearest.
+    """
+    return find("scenarios", name_or_path)
+
+
+def scenario_names() -> list[str]:
+    """The names of the scenarios that come with the project, sorted."""
+    return names("scenarios")
+
+
+def find(kind: str, name_or_path: str) -> Path:
+    """The file of a name or path; see `find_scenario`.
+
+    Args:
+        kind: "scenarios" or "reports".
+        name_or_path: with a separator or a file's suffix it is a path, as is the name of a file here.
+    """
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    if len(path.parts) != 1 or path.suffix in _FILE_SUFFIXES:
+        raise NotFound(f"{name_or_path}: no such file")
+    known = names(kind)
+    if name_or_path in known:
+        return _folder(kind) / f"{name_or_path}{_SUFFIXES[kind]}"
+    close = difflib.get_close_matches(name_or_path, known, n=1)
+    suggestion = f'; did you mean "{close[0]}"?' if close else ""
+    allowed = f"a path or one of {', '.join(known)}" if known else "a path, for none comes with the project"
+    raise NotFound(f'no {kind[:-1]} "{name_or_path}": expected {allowed}{suggestion}')
+
+
+def names(kind: str) -> list[str]:
+    """The names of all content of a kind, sorted."""
+    return sorted(path.stem for path in _folder(kind).glob(f"*{_SUFFIXES[kind]}"))
+
+
+def _folder(kind: str) -> Path:
+    packaged = _PACKAGE / "_content" / kind
+    if packaged.is_dir():
+        return packaged
+    checkout = _PACKAGE.parent
+    if (checkout / "pyproject.toml").is_file() and (checkout / kind).is_dir():
+        return checkout / kind
+    raise NotFound(f"cpsim was installed without its {kind}: install it again from a wheel or a whole checkout")

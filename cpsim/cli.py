@@ -1,0 +1,308 @@
+"""The command line. What a command needs is imported inside it, so that `cpsim --help` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import click
+
+from cpdaemon.endpoint import Endpoint, TcpEndpoint, UrlEndpoint, parse_endpoint
+from cpdaemon.errors import CreditPiggyError, EndpointError
+
+if TYPE_CHECKING:
+    from cpsim.replay.clock import Pace
+    from cpsim.run import Target
+
+INVALID: Final = 1
+FAILED: Final = 2
+WRONG_USAGE: Final = 64
+DEMO_PROJECT: Final = "demo"
+"""Project id and secret of `cpsim serve` when none are given: it is a fake, on loopback."""
+
+
+class _EndpointType(click.ParamType[Endpoint]):
+    """A UNIX socket path, HOST:PORT, or URL."""
+
+    name = "endpoint"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Endpoint:
+        try:
+            return parse_endpoint(value)
+        except EndpointError as error:
+            self.fail(str(error), param, ctx)
+
+
+class _ListenType(click.ParamType[TcpEndpoint]):
+    """HOST:PORT to listen at; port 0 takes a free one."""
+
+    name = "host:port"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> TcpEndpoint:
+        host, colon, port = value.rpartition(":")
+        if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+            self.fail(f"{value!r} is not HOST:PORT with a port from 0 (any free one) to 65535", param, ctx)
+        return TcpEndpoint(host.removeprefix("[").removesuffix("]"), int(port))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="cpsim")
+def cli() -> None:
+    r"""Test harness and simulator for CreditPiggy.
+
+    \b
+    cpsim run smoke                  replay a synthetic workload against an embedded CreditPiggy
+    cpsim run challenge --target /var/run/creditapi.socket
+    cpsim serve                      a fake daemon and server to point a job manager at
+    """
+
+
+@cli.command()
+@click.argument("scenario")
+@click.option(
+    "--target",
+    type=_EndpointType(),
+    help="A daemon (PATH or HOST:PORT) or a server (URL); without it, an embedded fake.",
+)
+@click.option("--server", type=_EndpointType(), help="URL of the server behind the --target daemon, to see the effect.")
+@click.option("--project", metavar="ID", help="Project id at the server.")
+@click.option(
+    "--secret-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File with the project's secret.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Same seed, same workload.")
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="R", help="Send R operations/s.")
+@click.option(
+    "--speed",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="X",
+    help="Keep the scenario's times, X times faster.",
+)
+@click.option("--asap", is_flag=True, help="Send as fast as possible (the default).")
+@click.option(
+    "--in-flight",
+    type=click.IntRange(1, 10_000),
+    default=64,
+    show_default=True,
+    metavar="N",
+    help="Operations under way at once.",
+)
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds for an answer, and for its effect to show.",
+)
+@click.option("--slot-prefix", metavar="TEXT", help="Begin slot ids with TEXT; by default they are new with every run.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The run folder; by default a new one under runs/.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the summary.")
+def run(
+    scenario: str,
+    target: Endpoint | None,
+    server: Endpoint | None,
+    project: str | None,
+    secret_file: Path | None,
+    seed: int,
+    rate: float | None,
+    speed: float | None,
+    asap: bool,
+    in_flight: int,
+    timeout_s: float,
+    slot_prefix: str | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    r"""Replay SCENARIO, verify the effect, and measure.
+
+    SCENARIO is a name (smoke, challenge), a scenario file (.toml) or a workload log (.swf, .swf.gz). The exit status is
+    0 if the verdict is valid, 1 if invalid, 2 if unknown.
+
+    \b
+    cpsim run smoke
+    cpsim run smoke --target 127.0.0.1:5667
+    cpsim run smoke --target https://cp.example.org/api --project ID --secret-file FILE
+    """
+    from cpsim import run_folder
+    from cpsim.catalog import find_scenario
+    from cpsim.run import run as perform
+    from cpsim.scenario import load_workload
+    from cpsim.summary import show, summarise
+    from cpsim.terminal import Stages, console
+
+    pace = _pace(rate, speed, asap)
+    where = _target(target, server, project, secret_file)
+    path = find_scenario(scenario)
+    folder = output or run_folder.new_name(path)
+    partial = run_folder.claim_folder(folder)
+    try:
+        with Stages() as stages:
+            result = perform(
+                lambda: load_workload(path, seed),
+                where,
+                pace,
+                in_flight=in_flight,
+                timeout_s=timeout_s,
+                slot_prefix=slot_prefix,
+                on_stage=stages.begin,
+                on_progress=stages.progress,
+            )
+            stages.begin("writing the run folder")
+            summary = summarise(result)
+            run_folder.write(result, summary, partial, folder)
+    finally:
+        run_folder.abandon(partial)
+    if as_json:
+        click.echo(
+            run_folder.json_text(run_folder.run_document(result, summary) | result.verdict.document()),
+            nl=False,
+        )
+    else:
+        show(result, summary, console)
+        console.print(f"run folder    {folder}", highlight=False)
+    sys.exit({"valid": 0, "invalid": INVALID, "unknown": FAILED}[result.verdict.ruling])
+
+
+def _pace(rate: float | None, speed: float | None, asap: bool) -> Pace:
+    from cpsim.replay.clock import AsFastAsPossible, Rate, Speed
+
+    if (rate is not None) + (speed is not None) + asap > 1:
+        raise click.UsageError("--rate, --speed and --asap exclude one another")
+    if rate is not None:
+        return Rate(rate)
+    return AsFastAsPossible() if speed is None else Speed(speed)
+
+
+def _target(
+    target: Endpoint | None, server: Endpoint | None, project: str | None, secret_file: Path | None
+) -> Target | None:
+    from cpsim.run import Target
+
+    if server is not None and not isinstance(server, UrlEndpoint):
+        raise click.UsageError(f"--server must be a URL such as http://127.0.0.1:8080/api, not {server}")
+    if target is None:
+        if server is not None or project is not None or secret_file is not None:
+            raise click.UsageError("--server, --project and --secret-file go with --target")
+        return None
+    if isinstance(target, UrlEndpoint):
+        if server is not None:
+            raise click.UsageError("--server is for a --target that is a daemon; this one is a server itself")
+        server = target
+    if server is None:
+        if project is not None or secret_file is not None:
+            raise click.UsageError("--project and --secret-file are for a server: add --server URL")
+        return Target(target)
+    if project is None or secret_file is None:
+        raise click.UsageError(f"{server} needs --project ID and --secret-file FILE")
+    return Target(target, server, (project, _secret(secret_file)))
+
+
+def _secret(path: Path) -> str:
+    try:
+        secret = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"--secret-file {path} cannot be read: {error}") from error
+    if not secret:
+        raise click.UsageError(f"--secret-file {path} is empty; it should hold the project's secret")
+    return secret
+
+
+@cli.command()
+@click.option("--unix", type=click.Path(path_type=Path), metavar="PATH", help="The daemon's UNIX socket.")
+@click.option("--tcp", type=_ListenType(), help="The daemon on TCP; port 0 takes a free one.")
+@click.option("--http", type=_ListenType(), help="The server on HTTP; port 0 takes a free one.")
+@click.option("--project", default=DEMO_PROJECT, show_default=True, metavar="ID", help="Project id.")
+@click.option(
+    "--secret-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help=f"File with the project's secret; without it, the secret is {DEMO_PROJECT!r}.",
+)
+@click.option(
+    "--flush-interval",
+    "flush_interval_s",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds that the daemon keeps commands before it passes them on.",
+)
+@click.option(
+    "--ready-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Written once it serves: a line 'KIND ADDRESS' for each address.",
+)
+def serve(
+    unix: Path | None,
+    tcp: TcpEndpoint | None,
+    http: TcpEndpoint | None,
+    project: str,
+    secret_file: Path | None,
+    flush_interval_s: float,
+    ready_file: Path | None,
+) -> None:
+    r"""Serve a fake daemon and its account server, until Ctrl-C.
+
+    Without an address, it serves all three on free addresses of this machine.
+
+    \b
+    cpsim serve --unix /tmp/creditapi.socket --http 127.0.0.1:8080
+    echo "alloc,slot=job-1,credits=5" | nc -U /tmp/creditapi.socket
+    curl http://127.0.0.1:8080/__cpsim/totals
+    """
+    import signal
+    import tempfile
+    import threading
+
+    from cpsim.fake import ANY_PORT, Fake
+
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    secret = DEMO_PROJECT if secret_file is None else _secret(secret_file)
+    with tempfile.TemporaryDirectory(prefix="cpsim-") as folder:
+        if unix is None and tcp is None and http is None:
+            unix, tcp, http = Path(folder) / "daemon.sock", ANY_PORT, ANY_PORT
+        with Fake({project: secret}, unix=unix, tcp=tcp, http=http, flush_interval_s=flush_interval_s) as fake:
+            lines = "".join(f"{kind} {address}\n" for kind, address in fake.addresses.items())
+            click.echo(lines, nl=False)
+            if ready_file is not None:
+                _write_whole(ready_file, lines)
+            stop.wait()
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file that is never seen half written."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def main() -> NoReturn:
+    """Run the command line; a problem is one line on standard error, and never a traceback."""
+    from cpsim.errors import Problem
+
+    try:
+        cli.main(standalone_mode=False)
+    except click.UsageError as error:
+        error.show()
+        sys.exit(WRONG_USAGE)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(FAILED)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("cpsim: interrupted", err=True)
+        sys.exit(FAILED)
+    except (Problem, CreditPiggyError, OSError) as error:
+        click.echo(f"cpsim: {error}", err=True)
+        sys.exit(FAILED)
+    sys.exit(0)

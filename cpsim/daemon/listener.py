@@ -1,0 +1,282 @@
+"""The daemon's sockets: one command per connection, a frame in, `OK` or `ER` out.
+
+The wire format has no terminator, so where a frame ends must be told from what arrives:
+
+- a newline or the end of the stream ends a frame;
+- without either, a frame that is well formed is acknowledged at once, or the client would wait for ever; but it
+  may have been only the first segment, so the connection is *held*: what follows until the client closes still
+  belongs to the frame. A client that does not close is given `QUIET_S`.
+- a frame that is not well formed yet is given `QUIET_S` to become so, then answered `ER`.
+
+Commands are passed on in the order in which they were acknowledged. A plain loop over raw sockets answers a
+command in the system calls it takes to accept, read, write and close; an event loop of callbacks takes twice as
+long.
+"""
+
+from __future__ import annotations
+
+import errno
+import selectors
+import socket
+import threading
+from _socket import socket as RawSocket
+from collections import OrderedDict, deque
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Final
+
+from cpdaemon.commands import KINDS
+from cpdaemon.wire import MAX_FRAME_BYTES, MalformedFrame, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    Call = tuple[str, dict[str, str]]
+
+BACKLOG: Final = 4096
+QUIET_S: Final = 0.1
+SILENCE_S: Final = 30.0
+"""How long a client may take to begin its frame."""
+ACCEPTS_A_TURN: Final = 256
+READ_BYTES: Final = 2 * MAX_FRAME_BYTES
+SOON_S: Final = 0.0005
+"""How long a client that has its answer is given to close before it is watched."""
+
+
+class _Connection:
+    """One client: what it sent, and what it was told.
+
+    Once acknowledged, `call` is its command, unless the frame has `grown` since. `sealed` says that the client
+    is gone, and nothing can change the command any more.
+    """
+
+    __slots__ = ("answered", "call", "deadline", "frame", "grown", "sealed", "sock", "watched")
+
+    def __init__(self, sock: RawSocket) -> None:
+        self.sock = sock
+        self.frame = b""
+        self.call: Call | None = None
+        self.deadline = 0.0
+        self.answered = self.grown = self.sealed = self.watched = False
+
+
+class Listener:
+    """Serves the daemon protocol on bound stream sockets, in a thread of its own.
+
+    Args:
+        sockets: bound and listening; closed by `stop`.
+        deliver: called in the thread with the commands that came in, in order; must not block for long.
+        is_full: whether no more commands can be taken; then they are answered `ER`.
+    """
+
+    def __init__(
+        self,
+        sockets: Iterable[socket.socket],
+        deliver: Callable[[list[Call]], None],
+        is_full: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._sockets = list(sockets)
+        self._deliver = deliver
+        self._is_full = is_full
+        self._selector = selectors.DefaultSelector()
+        self._wake_end, self._wake = socket.socketpair()
+        self._queue: deque[_Connection] = deque()
+        self._fresh: deque[_Connection] = deque()
+        self._silent: OrderedDict[_Connection, None] = OrderedDict()
+        self._quiet: OrderedDict[_Connection, None] = OrderedDict()
+        self._thread = threading.Thread(target=self._serve, name="cpsim-daemon", daemon=True)
+        self._stopping = False
+        self.malformed = 0
+
+    def start(self) -> None:
+        """Begin to accept."""
+        for sock in (*self._sockets, self._wake_end):
+            sock.setblocking(False)
+            self._selector.register(sock, selectors.EVENT_READ)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop accepting, answer what has arrived, pass on what was acknowledged, and close."""
+        self._stopping = True
+        self._wake.send(b"\0")
+        self._thread.join()
+        self._wake.close()
+
+    @property
+    def pending(self) -> int:
+        """How many acknowledged commands have not been passed on."""
+        return len(self._queue)
+
+    def _serve(self) -> None:
+        while not self._stopping:
+            for key, _ in self._selector.select(self._patience_s()):
+                if key.data is not None:
+                    self._receive(key.data)
+                elif key.fileobj is not self._wake_end:
+                    self._accept(key.fileobj)  # type: ignore[arg-type]
+            for _ in range(len(self._fresh)):
+                self._receive(self._fresh.popleft())
+            self._end_waits(monotonic())
+            self._pass_on()
+        self._finish()
+
+    def _patience_s(self) -> float | None:
+        if self._fresh:
+            return SOON_S
+        deadlines = [next(iter(pool)).deadline for pool in (self._silent, self._quiet) if pool]
+        return max(0.0, min(deadlines) - monotonic()) if deadlines else None
+
+    def _accept(self, listening: socket.socket) -> None:
+        for _ in range(ACCEPTS_A_TURN):
+            try:
+                fd, _peer = listening._accept()  # type: ignore[attr-defined]  # noqa: SLF001 - accept() costs three times as much
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in {errno.EMFILE, errno.ENFILE}:
+                    self._make_room()
+                continue
+            self._receive(_Connection(RawSocket(socket.AF_UNSPEC, socket.SOCK_STREAM, 0, fd)))
+
+    def _make_room(self) -> None:
+        """No descriptor is left: let go of the client that has been silent longest."""
+        pool = self._silent or self._quiet
+        if pool:
+            self._close(next(iter(pool)))
+        else:
+            sleep(SOON_S)
+
+    def _receive(self, connection: _Connection) -> None:
+        if connection.sealed:
+            return
+        try:
+            data = connection.sock.recv(READ_BYTES, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            self._watch(connection)
+            return
+        except OSError:
+            data = b""
+        if connection.answered:
+            self._receive_more(connection, data)
+            return
+        frame = connection.frame = connection.frame + data
+        ended = not data or b"\n" in frame.lstrip()
+        if ended and not frame.strip():
+            self._close(connection)
+            return
+        try:
+            call = parse(frame)
+        except MalformedFrame:
+            if ended or _is_hopeless(frame):
+                self._refuse(connection)
+            else:
+                self._watch(connection)
+        else:
+            if self._is_full():
+                self._refuse(connection)
+            else:
+                self._acknowledge(connection, call, ended)
+
+    def _acknowledge(self, connection: _Connection, call: Call, ended: bool) -> None:  # noqa: FBT001
+        connection.call = call
+        connection.answered = True
+        self._queue.append(connection)
+        self._reply(connection, b"OK")
+        if ended:
+            self._close(connection)
+        else:
+            self._fresh.append(connection)
+
+    def _refuse(self, connection: _Connection) -> None:
+        self.malformed += 1
+        connection.answered = True
+        self._reply(connection, b"ER")
+        self._fresh.append(connection)
+
+    def _reply(self, connection: _Connection, reply: bytes) -> None:
+        try:
+            connection.sock.send(reply, socket.MSG_DONTWAIT)
+            connection.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # the client is gone; what it sent still counts
+
+    def _receive_more(self, connection: _Connection, data: bytes) -> None:
+        """What comes after the answer completes an acknowledged frame; after a refusal it is thrown away."""
+        if not data:
+            self._close(connection)
+            return
+        if connection.call is not None:
+            connection.frame += data
+            connection.grown = True
+            if b"\n" in data or len(connection.frame) > READ_BYTES:
+                self._close(connection)
+                return
+        self._watch(connection)
+
+    def _watch(self, connection: _Connection) -> None:
+        """Wait for more from a client, for as long as its state allows."""
+        if not connection.watched:
+            connection.watched = True
+            self._selector.register(connection.sock, selectors.EVENT_READ, connection)
+        if connection.answered and connection in self._quiet:
+            return  # an answered client cannot put off its end
+        self._silent.pop(connection, None)
+        self._quiet.pop(connection, None)
+        if connection.frame or connection.answered:
+            connection.deadline = monotonic() + QUIET_S
+            self._quiet[connection] = None
+        else:
+            connection.deadline = monotonic() + SILENCE_S
+            self._silent[connection] = None
+
+    def _end_waits(self, now: float) -> None:
+        for pool in (self._silent, self._quiet):
+            while pool:
+                connection = next(iter(pool))
+                if connection.deadline > now:
+                    break
+                del pool[connection]
+                if connection.answered or not connection.frame.strip():
+                    self._close(connection)
+                else:
+                    self._refuse(connection)
+
+    def _close(self, connection: _Connection) -> None:
+        """Let a client go; if its command was acknowledged, the command is now final."""
+        if connection.watched:
+            connection.watched = False
+            self._selector.unregister(connection.sock)
+            self._silent.pop(connection, None)
+            self._quiet.pop(connection, None)
+        connection.sock.close()
+        connection.sealed = True
+
+    def _pass_on(self) -> None:
+        queue = self._queue
+        calls: list[Call] = []
+        while queue and queue[0].sealed:
+            connection = queue.popleft()
+            try:
+                calls.append(parse(connection.frame) if connection.grown else connection.call)
+            except MalformedFrame:
+                self.malformed += 1
+        if calls:
+            self._deliver(calls)
+
+    def _finish(self) -> None:
+        for listening in self._sockets:
+            self._accept(listening)
+            listening.close()
+        for connection in [*self._fresh, *self._silent, *self._quiet]:
+            if not connection.answered and connection.frame.strip():
+                self._refuse(connection)
+            self._close(connection)
+        self._pass_on()
+        self._selector.close()
+        self._wake_end.close()
+
+
+def _is_hopeless(frame: bytes) -> bool:
+    """Whether nothing that may follow can make this frame well formed."""
+    word, comma, _ = frame.lstrip().lower().partition(b",")
+    kinds = [kind.encode() for kind in KINDS]
+    return len(frame) > READ_BYTES or (word not in kinds if comma else not any(k.startswith(word) for k in kinds))

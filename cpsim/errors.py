@@ -1,0 +1,5 @@
+"""What goes wrong for reasons the user can mend: shown as one message, without a traceback."""
+
+
+class Problem(Exception):  # noqa: N818 - the name is the point
+    """Something the user can mend; the message names the thing, what is wrong with it, and what to do."""

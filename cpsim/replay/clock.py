@@ -1,0 +1,56 @@
+"""When each operation is to be sent: the scenario's own times, stretched, evened out, or not waited for at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Times = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class AsFastAsPossible:
+    """Nothing is waited for: an operation is due when its turn comes."""
+
+    def schedule(self, due_us: Times) -> Times | None:  # noqa: ARG002 - as for the other paces
+        """None: there are no times to keep."""
+        return None
+
+    def __str__(self) -> str:
+        return "as fast as possible"
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """The scenario's times, `factor` times faster."""
+
+    factor: float
+
+    def schedule(self, due_us: Times) -> Times:
+        """Microseconds from the start of the replay at which each operation is due."""
+        return (due_us / self.factor).astype(np.int64)
+
+    def __str__(self) -> str:
+        return f"{self.factor:g} times the scenario's speed"
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """The scenario's order at an even rate."""
+
+    operations_per_s: float
+
+    def schedule(self, due_us: Times) -> Times:
+        """Microseconds from the start of the replay at which each operation is due."""
+        return (np.arange(len(due_us)) * (1e6 / self.operations_per_s)).astype(np.int64)
+
+    def __str__(self) -> str:
+        return f"{self.operations_per_s:g} operations/s"
+
+
+Pace = AsFastAsPossible | Speed | Rate

@@ -1,0 +1,74 @@
+"""The journal: one record per operation sent, kept in a file while the replay runs.
+
+Records are fixed-size and appended to a buffered file, so that a run's memory does not grow with its length; the
+columns of the run folder's `journal.parquet` are made from them afterwards.
+"""
+
+from __future__ import annotations
+
+import struct
+import tempfile
+from enum import IntEnum
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+RECORD: Final = struct.Struct("<iBHqq")
+RECORD_TYPE: Final = np.dtype(
+    [("op", "<i4"), ("outcome", "u1"), ("error", "<u2"), ("sent_ns", "<i8"), ("answered_ns", "<i8")]
+)
+OTHER_ERRORS: Final = 1_000
+"""Error texts told apart; further ones are counted under one text, so that memory stays bounded."""
+
+
+class Outcome(IntEnum):
+    """What is known of an operation: a refusal changed nothing, an unknown one may have been applied."""
+
+    ACCEPTED = 0
+    REFUSED = 1
+    UNKNOWN = 2
+
+
+class Journal:
+    """Collects records during a replay; `records` reads them back.
+
+    Times are nanoseconds since the replay began.
+    """
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(buffering=1 << 20)  # noqa: SIM115 - open as long as the journal
+        self._write = self._file.write
+        self._pack = RECORD.pack
+        self.errors = [""]
+        self._codes = {"": 0}
+        self.counts = [0, 0, 0]
+
+    def record(self, op: int, outcome: Outcome, error: str, sent_ns: int, answered_ns: int) -> None:
+        """Append what became of operation `op`; `error` is empty when it was accepted."""
+        code = self._codes.get(error)
+        if code is None:
+            code = self._code(error)
+        self.counts[outcome] += 1
+        self._write(self._pack(op, outcome, code, sent_ns, answered_ns))
+
+    def records(self) -> npt.NDArray[np.void]:
+        """All records, in the order of the operations (dtype RECORD_TYPE)."""
+        self._file.flush()
+        self._file.seek(0)
+        records = np.fromfile(self._file, dtype=RECORD_TYPE)
+        return records[np.argsort(records["op"], kind="stable")]
+
+    def close(self) -> None:
+        """Give up the file."""
+        self._file.close()
+
+    def _code(self, error: str) -> int:
+        if len(self.errors) >= OTHER_ERRORS:
+            error = "other errors"
+        if error not in self._codes:
+            self._codes[error] = len(self.errors)
+            self.errors.append(error)
+        return self._codes[error]

@@ -1,0 +1,45 @@
+"""Latencies: HdrHistograms made from a journal's columns, in batches.
+
+*Service time* runs from the send of an operation to its answer. *Response time* runs from when the operation was due,
+so that a stall of the target counts against everything that had to wait for it; it exists only where there were
+times to keep.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from hdrh.histogram import HdrHistogram
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+LARGEST_US: Final = 24 * 3600 * 1_000_000
+SIGNIFICANT_DIGITS: Final = 3
+PERCENTILES: Final = (50.0, 90.0, 99.0, 99.9, 99.99)
+
+
+def histogram(latencies_ns: npt.NDArray[np.int64]) -> HdrHistogram:
+    """A histogram of microseconds (1 us to 24 h, three significant digits) of latencies in nanoseconds."""
+    recorded = HdrHistogram(1, LARGEST_US, SIGNIFICANT_DIGITS)
+    values, counts = np.unique(np.clip(latencies_ns // 1000, 1, LARGEST_US), return_counts=True)
+    for value, count in zip(values.tolist(), counts.tolist(), strict=True):
+        recorded.record_value(value, count)
+    return recorded
+
+
+def percentiles_ms(recorded: HdrHistogram) -> dict[str, float]:
+    """Milliseconds at each of PERCENTILES, and the greatest: `{"p50": 0.31, ..., "max": 8.2}`; empty if no values."""
+    if recorded.get_total_count() == 0:
+        return {}
+    figures = {f"p{q:g}": recorded.get_value_at_percentile(q) / 1000 for q in PERCENTILES}
+    return figures | {"max": recorded.get_max_value() / 1000}
+
+
+def write_hgrm(recorded: HdrHistogram, path: Path) -> None:
+    """Write the percentile distribution that HdrHistogram's own tools read and plot, in milliseconds."""
+    with path.open("wb") as file:
+        recorded.output_percentile_distribution(file, 1000.0)

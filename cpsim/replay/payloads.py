@@ -1,0 +1,179 @@
+"""The bytes of operations: a workload's columns turned into frames and requests, thousands at a time.
+
+What comes out equals, byte for byte, what `cpdaemon` would send for the same command, at a tenth of the cost: the
+strings of a workload are checked once, when it is made, instead of once per operation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Final, Protocol
+
+import numpy as np
+
+from cpdaemon.commands import KINDS
+from cpsim.scenario.workload import ABSENT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    import numpy.typing as npt
+
+    from cpdaemon.endpoint import UrlEndpoint
+    from cpsim.scenario.workload import Workload
+
+CHUNK: Final = 16_384
+
+
+class Syntax(Protocol):
+    """How a command is spelt: as a daemon's frame, or as JSON."""
+
+    def template(self, kind: str, prefix: str, arguments: Iterable[tuple[str, bool]]) -> bytes:
+        """A bytes template for the slot's number and then the (name, is text) arguments."""
+
+    def text(self, value: str) -> bytes:
+        """A text value as it stands in the template."""
+
+
+class Frames:
+    """A daemon's frames: `claim,slot=run-1,machine=m-7`."""
+
+    def template(self, kind: str, prefix: str, arguments: Iterable[tuple[str, bool]]) -> bytes:
+        """See `Syntax`."""
+        fields = [f",{_literal(name)}=%{'b' if is_text else 'd'}" for name, is_text in arguments]
+        return f"{kind},slot={_literal(prefix)}-%d{''.join(fields)}".encode()
+
+    def text(self, value: str) -> bytes:
+        """See `Syntax`."""
+        return value.encode()
+
+
+class Bodies:
+    """The server's JSON bodies: `{"slot":"run-1","machine":"m-7"}`."""
+
+    def template(self, kind: str, prefix: str, arguments: Iterable[tuple[str, bool]]) -> bytes:
+        """See `Syntax`."""
+        del kind
+        slot = _literal(json.dumps(prefix, ensure_ascii=False)[:-1])
+        fields = [
+            f",{_literal(json.dumps(name, ensure_ascii=False))}:%{'b' if is_text else 'd'}"
+            for name, is_text in arguments
+        ]
+        return f'{{"slot":{slot}-%d"{"".join(fields)}}}'.encode()
+
+    def text(self, value: str) -> bytes:
+        """See `Syntax`."""
+        return json.dumps(value, ensure_ascii=False).encode()
+
+
+def _literal(text: str) -> str:
+    return text.replace("%", "%%")
+
+
+def frames(workload: Workload, prefix: str) -> Iterator[list[bytes]]:
+    """The daemon frames of a workload's operations, in order, a chunk at a time."""
+    yield from _rendered(workload, prefix, Frames())
+
+
+def requests(
+    workload: Workload, prefix: str, endpoint: UrlEndpoint, credentials: tuple[str, str]
+) -> Iterator[list[bytes]]:
+    """The signed HTTP requests of a workload's operations, in order, a chunk at a time."""
+    project_id, secret = credentials
+    heads = [
+        f"POST {endpoint.path}/batch/{kind} HTTP/1.1\r\nHost: {endpoint.authority}\r\n"
+        f"Content-Type: application/json\r\nAuthorization: sha-256,{project_id},".encode()
+        for kind in KINDS
+    ]
+    secret_bytes = secret.encode()
+    sha256 = hashlib.sha256
+    start = 0
+    for bodies in _rendered(workload, prefix, Bodies()):
+        kinds = workload.kind[start : start + len(bodies)].tolist()
+        start += len(bodies)
+        yield [
+            b"%b%b\r\nContent-Length: %d\r\n\r\n%b"
+            % (heads[kind], sha256(body + secret_bytes).hexdigest().encode(), len(body), body)
+            for kind, body in zip(kinds, bodies, strict=True)
+        ]
+
+
+def _rendered(workload: Workload, prefix: str, syntax: Syntax) -> Iterator[list[bytes]]:
+    pools = _Pools(workload, syntax)
+    for start in range(0, len(workload), CHUNK):
+        stop = min(start + CHUNK, len(workload))
+        kinds = workload.kind[start:stop]
+        rows = workload.row[start:stop]
+        numbers = workload.slot_numbers[workload.slot[start:stop]]
+        rendered: list[bytes] = [b""] * (stop - start)
+        for code in np.unique(kinds).tolist():
+            places = np.flatnonzero(kinds == code)
+            columns = pools.columns(code, rows[places])
+            for given, selected in _patterns(columns, len(places)):
+                chosen = [columns[c] for c in given]
+                template = syntax.template(
+                    KINDS[code], prefix, [(name, texts is not None) for name, texts, _ in chosen]
+                )
+                values = [
+                    column[selected].tolist() if texts is None else [texts[i] for i in column[selected].tolist()]
+                    for _, texts, column in chosen
+                ]
+                where = places[selected]
+                for place, arguments in zip(
+                    where.tolist(), zip(numbers[where].tolist(), *values, strict=True), strict=True
+                ):
+                    rendered[place] = template % arguments
+        yield rendered
+
+
+class _Pools:
+    """A workload's argument tables with their texts spelt in a syntax."""
+
+    def __init__(self, workload: Workload, syntax: Syntax) -> None:
+        self._workload = workload
+        self._machines = [syntax.text(machine) for machine in workload.machines]
+        self._reasons = [syntax.text(reason) for reason in workload.discard.reasons]
+        self._choices = [[syntax.text(choice) for choice in choices] for choices in workload.meta.choices]
+
+    def columns(
+        self, code: int, rows: npt.NDArray[np.int32]
+    ) -> list[tuple[str, Sequence[bytes] | None, npt.NDArray[np.int64]]]:
+        """The arguments of rows of a kind: name, texts that the numbers index (or None), numbers."""
+        workload = self._workload
+        match KINDS[code]:
+            case "alloc":
+                table = workload.alloc
+                return [
+                    ("credits", None, table.credits[rows]),
+                    ("min", None, table.min[rows]),
+                    ("max", None, table.max[rows]),
+                    ("expire", None, table.expire_min[rows]),
+                ]
+            case "claim":
+                return [
+                    ("machine", self._machines, workload.claim.machine[rows].astype(np.int64)),
+                    ("credits", None, workload.claim.credits[rows]),
+                ]
+            case "discard":
+                return [("reason", self._reasons, workload.discard.reason[rows].astype(np.int64))]
+            case "counters":
+                values = workload.counters.values[rows]
+                return [(name, None, values[:, c]) for c, name in enumerate(workload.counters.names)]
+            case _:
+                chosen = workload.meta.values[rows].astype(np.int64)
+                return [(name, self._choices[c], chosen[:, c]) for c, name in enumerate(workload.meta.names)]
+
+
+def _patterns(
+    columns: Sequence[tuple[str, Sequence[bytes] | None, npt.NDArray[np.int64]]], count: int
+) -> Iterator[tuple[list[int], npt.NDArray[np.intp]]]:
+    """Rows that give the same arguments: which columns those are, and which rows."""
+    given = np.zeros(count, dtype=np.int64)
+    for bit, (_, _, column) in enumerate(columns):
+        given |= (column != ABSENT).astype(np.int64) << bit
+    for pattern in np.unique(given).tolist():
+        yield (
+            [bit for bit in range(len(columns)) if pattern >> bit & 1],
+            np.flatnonzero(given == pattern),
+        )

@@ -1,0 +1,171 @@
+"""The run folder: what a run leaves on disk.
+
+| file | holds |
+|---|---|
+| `run.json` | scenario, seed, versions, endpoint, machine, figures |
+| `journal.parquet` | a row per operation sent: id, slot, kind, arguments, due, sent, answered, outcome, error |
+| `ledger.parquet` | a row per slot of the server, where it can be seen |
+| `accounts.parquet` | a row per machine and user of the server, where they can be seen |
+| `verdict.json` | the verdict, every finding, and what could not be verified |
+| `latency.hgrm` | service time, as HdrHistogram's tools read it, in milliseconds |
+| `response.hgrm` | response time, likewise, where operations had times to keep |
+| `report.html` | the run on one page |
+
+It is made whole: everything is written into a folder beside it, which is renamed at the end.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import platform
+import shutil
+from datetime import UTC, datetime
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import jinja2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cpdaemon.commands import KINDS
+from cpsim.errors import Problem
+from cpsim.replay.journal import Outcome
+from cpsim.replay.latency import write_hgrm
+from cpsim.replay.payloads import CHUNK, frames
+
+if TYPE_CHECKING:
+    from cpsim.run import Run
+    from cpsim.summary import Summary
+
+JOURNAL_SCHEMA: Final = pa.schema(
+    [
+        ("id", pa.int64()),
+        ("slot", pa.string()),
+        ("kind", pa.dictionary(pa.int8(), pa.string())),
+        ("arguments", pa.string()),
+        ("due_us", pa.int64()),
+        ("sent_us", pa.int64()),
+        ("answered_us", pa.int64()),
+        ("outcome", pa.dictionary(pa.int8(), pa.string())),
+        ("error", pa.dictionary(pa.int16(), pa.string())),
+    ]
+)
+INTEGERS: Final = ("id", "due_us", "sent_us", "answered_us")
+
+
+class FolderExists(Problem):
+    """The output folder is there already."""
+
+
+def claim_folder(folder: Path) -> Path:
+    """Make the folder that a run is written into until it is whole; returns it.
+
+    Raises:
+        FolderExists: there is something of that name.
+        OSError: it cannot be made.
+    """
+    if folder.exists():
+        raise FolderExists(f"{folder} is there already; name another folder with --output")
+    partial = folder.with_name(f"{folder.name}.partial")
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    return partial
+
+
+def new_name(scenario: Path) -> Path:
+    """A folder for a run of a scenario, below `runs/`, named after the scenario and the time."""
+    name = scenario.name.removesuffix(".gz").rpartition(".")[0]
+    return Path("runs") / f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
+
+
+def abandon(partial: Path) -> None:
+    """Remove what a run that failed has left."""
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def json_text(document: dict[str, Any]) -> str:
+    """A document as the run folder has it."""
+    return json.dumps(document, indent=2) + "\n"
+
+
+def write(run: Run, summary: Summary, partial: Path, folder: Path) -> None:
+    """Write all files of a run, then give the folder its name."""
+    (partial / "run.json").write_text(json_text(run_document(run, summary)), encoding="utf-8")
+    (partial / "verdict.json").write_text(json_text(run.verdict.document()), encoding="utf-8")
+    _write_journal(run, partial / "journal.parquet")
+    for table, name in ((run.slots, "ledger"), (run.accounts, "accounts")):
+        if table is not None:
+            pq.write_table(table, partial / f"{name}.parquet", compression="zstd")
+    write_hgrm(summary.service, partial / "latency.hgrm")
+    if summary.response is not None:
+        write_hgrm(summary.response, partial / "response.hgrm")
+    (partial / "report.html").write_text(_report(run, summary), encoding="utf-8")
+    partial.rename(folder)
+
+
+def run_document(run: Run, summary: Summary) -> dict[str, Any]:
+    """`run.json`: what was run, on what, and its figures."""
+    return {
+        "scenario": run.workload.name,
+        "seed": run.workload.seed,
+        "workload_sha256": run.workload.digest(),
+        "slot_prefix": run.slot_prefix,
+        "endpoint": "embedded" if run.embedded else str(run.target.endpoint),
+        "server": None if run.embedded or run.target.server is None else str(run.target.server),
+        "pace": str(run.pace),
+        "started": run.started.isoformat(timespec="milliseconds"),
+        "interrupted": run.interrupted,
+        **summary.figures(),
+        "versions": {name: version(name) for name in ("cpsim", "numpy", "faker", "pyarrow")}
+        | {"python": platform.python_version()},
+        "machine": {"system": platform.platform(), "processors": os.cpu_count()},
+    }
+
+
+def _write_journal(run: Run, path: Path) -> None:
+    """Write a chunk at a time; the texts of operations are rendered once more, instead of kept."""
+    records = run.records
+    kinds = pa.array(KINDS)
+    outcomes = pa.array([outcome.name.lower() for outcome in Outcome])
+    errors = pa.array(run.errors)
+    encodings = dict.fromkeys(INTEGERS, "DELTA_BINARY_PACKED")
+    with pq.ParquetWriter(
+        path,
+        JOURNAL_SCHEMA,
+        compression="zstd",
+        use_dictionary=["kind", "outcome", "error"],
+        column_encoding=encodings,
+    ) as writer:
+        for start, rendered in zip(itertools.count(0, CHUNK), frames(run.workload, run.slot_prefix), strict=False):
+            first, last = np.searchsorted(records["op"], [start, start + len(rendered)]).tolist()
+            chunk = records[first:last]
+            texts = [rendered[op].decode().split(",", 2) for op in (chunk["op"] - start).tolist()]
+            due = None if run.schedule_us is None else run.schedule_us[chunk["op"]]
+            writer.write_table(
+                pa.table(
+                    [
+                        pa.array(chunk["op"].astype(np.int64)),
+                        pa.array([text[1].partition("=")[2] for text in texts], pa.string()),
+                        pa.DictionaryArray.from_arrays(pa.array(run.workload.kind[chunk["op"]].astype(np.int8)), kinds),
+                        pa.array([text[2] if len(text) > 2 else "" for text in texts], pa.string()),
+                        pa.nulls(len(chunk), pa.int64()) if due is None else pa.array(due),
+                        pa.array(chunk["sent_ns"] // 1000),
+                        pa.array(chunk["answered_ns"] // 1000),
+                        pa.DictionaryArray.from_arrays(pa.array(chunk["outcome"].astype(np.int8)), outcomes),
+                        pa.DictionaryArray.from_arrays(pa.array(chunk["error"].astype(np.int16)), errors),
+                    ],
+                    schema=JOURNAL_SCHEMA,
+                )
+            )
+
+
+def _report(run: Run, summary: Summary) -> str:
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(files("cpsim").joinpath("run.html.j2").read_text(encoding="utf-8"))
+    return template.render(run=run_document(run, summary), summary=summary, verdict=run.verdict.document())

@@ -1,0 +1,1 @@
+"""The accounts' tier: the ledger, and the server that answers for it."""

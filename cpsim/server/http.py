@@ -1,0 +1,254 @@
+"""The server's HTTP API: what a request asks for, and the bytes of its answer.
+
+`Api.respond` is a function from request to response; the ASGI call around it only moves bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qsl, unquote_to_bytes
+
+import msgspec
+
+from cpdaemon.commands import KINDS
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+
+    from cpsim.server.control import Control
+    from cpsim.server.service import AccountServer, Call
+
+    Scope = MutableMapping[str, Any]
+    Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+    Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+API_PATH: Final = "/api"
+MAX_BODY_BYTES: Final = 64 * 2**20
+ALGORITHMS: Final = ("sha-1", "sha-256", "sha-512")
+CALLBACK_NAME: Final = re.compile(r"[A-Za-z_$][\w$]*(\.[A-Za-z_$][\w$]*)*", re.ASCII)
+DEFAULT_CALLBACK: Final = "jsonp_callback"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request, whole. `path` is decoded, `query` and `body` are the exact bytes."""
+
+    method: str
+    path: str
+    query: bytes
+    headers: Mapping[bytes, bytes]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One HTTP response."""
+
+    status: int
+    body: bytes
+    content_type: bytes = b"application/json"
+
+
+class Failure(Exception):  # noqa: N818 - an answer, not a fault
+    """The request gets an error status and a message."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Api:
+    """The API of an account server as an ASGI application.
+
+    Args:
+        accounts: who answers.
+        control: the inspection API under `/__cpsim/`, where it is enabled.
+    """
+
+    def __init__(self, accounts: AccountServer, control: Control | None = None) -> None:
+        self._accounts = accounts
+        self._control = control
+
+    def respond(self, request: Request) -> Response:
+        """Answer one request."""
+        if self._control is not None and self._control.covers(request.path):
+            return self._control.respond(request)
+        path = request.path.removeprefix(API_PATH)
+        if path == request.path or path not in {"/heartbeat"} and not path.startswith("/batch/"):
+            return _json(Failure(404, f"no such path {request.path!r}"))
+        if request.method not in {"GET", "POST"}:
+            return _json(Failure(405, f"{request.method} is not understood; use GET or POST"))
+        if path == "/heartbeat":
+            return Response(200, b"OK", b"text/plain; charset=utf-8")
+        name, _, suffix = path.removeprefix("/batch/").partition(".")
+        if suffix not in FORMATS:
+            return Response(500, f"Unknown API protocol {suffix!r} requested".encode(), b"text/plain; charset=utf-8")
+        render = FORMATS[suffix]
+        try:
+            return render(request, self._perform(request, name, suffix))
+        except Failure as failure:
+            return render(request, failure)
+
+    def _perform(self, request: Request, name: str, suffix: str) -> dict[str, object]:
+        project_id, signed = self._authenticate(request)
+        if name == "slots":
+            return {"result": "ok", "data": self._accounts.outstanding(project_id)}
+        if name != "bulk" and name not in KINDS:
+            raise Failure(404, f"no such path {request.path!r}")
+        arguments = _arguments(request, signed, name, suffix)
+        if name == "bulk":
+            errors = list(self._bulk(project_id, arguments))
+            return {"result": "ok", "errors": errors} if errors else {"result": "ok"}
+        for refusal in self._accounts.apply(project_id, [(name, arguments)]):
+            raise Failure(500, refusal.message)
+        return {"result": "ok"}
+
+    def _authenticate(self, request: Request) -> tuple[str, bytes]:
+        """The project a request comes from, and the bytes its digest covers."""
+        if request.method == "GET":
+            signed, found, last = request.query.rpartition(b"auth=")
+            if not found or (signed and not signed.endswith(b"&")):
+                raise Failure(400, "no &auth= in the query")
+            if b"&" in last:
+                raise Failure(400, "auth= is not the last argument of the query")
+            signed = signed[:-1]
+            token = unquote_to_bytes(last)
+        else:
+            signed = request.body
+            if b"authorization" not in request.headers:
+                raise Failure(400, "no Authorization header")
+            token = request.headers[b"authorization"]
+        parts = token.decode("utf-8", "replace").strip().lower().split(",")
+        if len(parts) != 3:
+            raise Failure(400, "the token is not ALGORITHM,PROJECT,DIGEST")
+        algorithm, project, digest = parts
+        if algorithm not in ALGORITHMS:
+            raise Failure(400, f"unknown algorithm {algorithm!r}; use one of {', '.join(ALGORITHMS)}")
+        project_id = self._accounts.authenticate(algorithm, project, digest, signed)
+        if project_id is None:
+            raise Failure(401, "unknown project, or the digest does not match")
+        return project_id, signed
+
+    def _bulk(self, project_id: str, classes: Mapping[str, object]) -> Iterator[dict[str, object]]:
+        """Apply a bulk document class by class; yields an error for each command refused."""
+        calls: list[Call] = []
+        origins: list[tuple[str, int]] = []
+        for kind in KINDS:
+            commands = classes.get(kind, ())
+            if not isinstance(commands, list | tuple):
+                yield _bulk_error(f"{kind} is not a list of commands", kind)
+                continue
+            for index, arguments in enumerate(commands):
+                if isinstance(arguments, dict):
+                    calls.append((kind, arguments))
+                    origins.append((kind, index))
+                else:
+                    yield _bulk_error(f"{arguments!r} is not an object", kind, index)
+        for refusal in self._accounts.apply(project_id, calls):
+            yield _bulk_error(refusal.message, *origins[refusal.position])
+        for kind in classes.keys() - set(KINDS):
+            yield _bulk_error(f"unknown class {kind!r}", kind)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI request."""
+        body = bytearray()
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            body += message.get("body", b"")
+            more = message.get("more_body", False) and len(body) <= MAX_BODY_BYTES
+        if len(body) > MAX_BODY_BYTES:
+            response = _json(Failure(413, f"the body is over {MAX_BODY_BYTES} bytes"))
+        else:
+            headers = dict(scope["headers"])
+            response = self.respond(
+                Request(scope["method"], scope["path"], scope["query_string"], headers, bytes(body))
+            )
+        headers_out = [
+            (b"content-type", response.content_type),
+            (b"content-length", b"%d" % len(response.body)),
+        ]
+        await send({"type": "http.response.start", "status": response.status, "headers": headers_out})
+        await send({"type": "http.response.body", "body": response.body})
+
+
+def _bulk_error(message: str, kind: str, index: int | None = None) -> dict[str, object]:
+    """One entry of a bulk reply's `errors`; class and index say which command is meant."""
+    error: dict[str, object] = {"message": message, "code": 500, "class": kind}
+    return error if index is None else error | {"index": index}
+
+
+def _arguments(request: Request, signed: bytes, name: str, suffix: str) -> dict[str, Any]:
+    if request.method == "GET":
+        pairs = dict(parse_qsl(signed.decode("utf-8", "replace"), keep_blank_values=True))
+        if suffix == "jsonp":
+            pairs.pop("callback", None)
+        return {kind: _decoded(text.encode()) for kind, text in pairs.items()} if name == "bulk" else pairs
+    if suffix == "text":
+        fields = [field.partition("=") for field in request.body.decode("utf-8", "replace").strip().split(",")]
+        if not all(equals for _, equals, _ in fields):
+            raise Failure(400, "the body is not name=value,name=value")
+        return {key.strip(): value for key, _, value in fields}
+    arguments = _decoded(request.body)
+    if not isinstance(arguments, dict):
+        raise Failure(400, "the body is not a JSON object")
+    return arguments
+
+
+def _decoded(text: bytes) -> object:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Failure(400, f"the body is not JSON: {error}") from error
+
+
+def _document(answer: Mapping[str, object] | Failure) -> tuple[int, Mapping[str, object]]:
+    if isinstance(answer, Failure):
+        return answer.status, {"result": "error", "message": str(answer)}
+    return 200, answer
+
+
+def _json(answer: Mapping[str, object] | Failure) -> Response:
+    status, document = _document(answer)
+    return Response(status, msgspec.json.encode(document))
+
+
+def _as_json(_: Request, answer: Mapping[str, object] | Failure) -> Response:
+    return _json(answer)
+
+
+def _as_text(_: Request, answer: Mapping[str, object] | Failure) -> Response:
+    status, document = _document(answer)
+    data = document.get("data")
+    if isinstance(answer, Failure):
+        lines = ["ERROR", str(answer)]
+    elif isinstance(data, list):
+        lines = data
+    else:
+        lines = [f"{name}: {_as_line(value)}" for name, value in document.items()]
+    return Response(status, "".join(f"{line}\n" for line in lines).encode(), b"text/plain; charset=utf-8")
+
+
+def _as_line(value: object) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def _as_jsonp(request: Request, answer: Mapping[str, object] | Failure) -> Response:
+    given = dict(parse_qsl(request.query.decode("utf-8", "replace"))).get("callback", DEFAULT_CALLBACK)
+    if not CALLBACK_NAME.fullmatch(given):
+        return _json(Failure(400, "callback is not the name of a JavaScript function"))
+    status, document = _document(answer)
+    script = b"%s(%s);" % (given.encode(), msgspec.json.encode(document))
+    return Response(status, script, b"text/javascript; charset=utf-8")
+
+
+FORMATS: Final[dict[str, Callable[[Request, Mapping[str, object] | Failure], Response]]] = {
+    "": _as_json,
+    "json": _as_json,
+    "text": _as_text,
+    "jsonp": _as_jsonp,
+}

@@ -1,0 +1,340 @@
+"""The accounts: what each command does to slots, machines and users.
+
+A slot lives once::
+
+                 alloc                claim
+      (unknown) -------> ALLOCATED ----------> CLAIMED     credits and counters are granted
+                           |  |  \\-- discard -> DISCARDED   the reason is counted, nothing is granted
+                           |  \\----- time ----> EXPIRED     at allocation + `expire` minutes, not before
+                           \\-- counters, meta stay ALLOCATED
+
+A settled slot (claimed, discarded, expired) is closed: any further command on it is refused and changes
+nothing. What a claim grants goes to the machine, and on to the user the machine is linked to; while it is
+linked to nobody, it waits on the machine.
+
+The ledger is pure: time is an argument, in integer microseconds, and must not go backwards.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+from heapq import heappop, heappush
+from itertools import count
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+DEFAULT_EXPIRE_MINUTES: Final = 1440
+DEFAULT_CREDITS: Final = 1
+DEFAULT_REASON: Final = "unspecified"
+LARGEST_INTEGER: Final = 2**53 - 1
+"""The largest number accepted: every JSON reader carries it exactly."""
+
+MINUTE_US: Final = 60_000_000
+WHOLE_NUMBER: Final = re.compile(r"-?[0-9]{1,16}")
+
+
+class Refused(Exception):  # noqa: N818 - a refusal is an answer, not a fault
+    """The command was refused and changed nothing; the message says why."""
+
+
+class State(StrEnum):
+    """Where a slot is in its life."""
+
+    ALLOCATED = "allocated"
+    CLAIMED = "claimed"
+    DISCARDED = "discarded"
+    EXPIRED = "expired"
+
+
+@dataclass(slots=True)
+class Account:
+    """Credits and counters that add up."""
+
+    credits: int = 0
+    counters: dict[str, int] = field(default_factory=dict)
+
+    def add(self, credits: int, counters: Mapping[str, int]) -> None:
+        """Add credits and, name by name, counters."""
+        self.credits += credits
+        for name, value in counters.items():
+            self.counters[name] = self.counters.get(name, 0) + value
+
+
+@dataclass(slots=True)
+class Machine:
+    """What one machine earned in one project, and what of it still waits for a user."""
+
+    earned: Account = field(default_factory=Account)
+    waiting: Account = field(default_factory=Account)
+
+
+@dataclass(slots=True)
+class Slot:
+    """One unit of creditable work. Times are microseconds; `counters` and `meta` are None until given."""
+
+    allocated_us: int
+    expires_us: int
+    credits: int | None
+    min: int | None
+    max: int | None
+    state: State = State.ALLOCATED
+    settled_us: int | None = None
+    machine: str | None = None
+    granted: int | None = None
+    reason: str | None = None
+    counters: dict[str, int] | None = None
+    meta: dict[str, str] | None = None
+
+
+@dataclass(slots=True)
+class Project:
+    """One project's slots and accounts, and its running totals."""
+
+    slots: dict[str, Slot] = field(default_factory=dict)
+    machines: dict[str, Machine] = field(default_factory=dict)
+    users: dict[str, Account] = field(default_factory=dict)
+    settled: dict[State, int] = field(
+        default_factory=lambda: {State.CLAIMED: 0, State.DISCARDED: 0, State.EXPIRED: 0}
+    )
+    reasons: dict[str, int] = field(default_factory=dict)
+    granted: Account = field(default_factory=Account)
+
+    @property
+    def outstanding(self) -> int:
+        """How many slots are not settled."""
+        return len(self.slots) - sum(self.settled.values())
+
+
+NO_COUNTERS: Final[dict[str, int]] = {}
+
+
+class Ledger:
+    """The accounts of every project, and which user owns which machine."""
+
+    def __init__(self) -> None:
+        self.projects: dict[str, Project] = {}
+        self.owners: dict[str, str] = {}
+        self._deadlines: list[tuple[int, int, Slot, Project]] = []
+        self._serial = count()
+        self._commands: dict[str, Callable[[Project, str, Mapping[str, object], int], None]] = {
+            "alloc": self._alloc,
+            "counters": self._counters,
+            "meta": self._meta,
+            "discard": self._discard,
+            "claim": self._claim,
+        }
+
+    def project(self, project_id: str) -> Project:
+        """The project of that id, made when it is new."""
+        try:
+            return self.projects[project_id]
+        except KeyError:
+            return self.projects.setdefault(project_id, Project())
+
+    def apply(self, project_id: str, kind: str, arguments: Mapping[str, object], now_us: int) -> None:
+        """Apply one command of a project.
+
+        Args:
+            project_id: whose slots are meant.
+            kind: `alloc`, `counters`, `meta`, `discard` or `claim`.
+            arguments: the command's arguments by their wire names; numbers as integers or as text.
+            now_us: the time, in microseconds; never before that of an earlier call.
+
+        Raises:
+            Refused: the command is not acceptable now; nothing has changed.
+        """
+        deadlines = self._deadlines
+        if deadlines and deadlines[0][0] <= now_us:
+            self.expire(now_us)
+        command = self._commands.get(kind)
+        if command is None:
+            raise Refused(f"unknown command {kind!r}")
+        command(self.project(project_id), _text(arguments, "slot"), arguments, now_us)
+
+    def expire(self, now_us: int) -> None:
+        """Expire every slot whose time has come."""
+        deadlines = self._deadlines
+        while deadlines and deadlines[0][0] <= now_us:
+            expires_us, _, slot, project = heappop(deadlines)
+            if slot.state is State.ALLOCATED:
+                _settle(project, slot, State.EXPIRED, expires_us)
+
+    def link(self, machine_id: str, user_id: str) -> None:
+        """Give a machine to a user, with all that waited on it, in every project.
+
+        Raises:
+            Refused: the machine belongs to another user; release it first.
+        """
+        owner = self.owners.setdefault(machine_id, user_id)
+        if owner != user_id:
+            raise Refused(f"machine {machine_id!r} is linked to user {owner!r}; release it first")
+        for project in self.projects.values():
+            machine = project.machines.get(machine_id)
+            if machine is not None:
+                waited, machine.waiting = machine.waiting, Account()
+                project.users.setdefault(user_id, Account()).add(waited.credits, waited.counters)
+
+    def release(self, machine_id: str) -> None:
+        """Take a machine from its user; what the user has, the user keeps.
+
+        Raises:
+            Refused: the machine is linked to nobody.
+        """
+        if self.owners.pop(machine_id, None) is None:
+            raise Refused(f"machine {machine_id!r} is linked to no user")
+
+    def outstanding(self, project_id: str, now_us: int) -> list[str]:
+        """The ids of a project's slots that are not settled, oldest first."""
+        self.expire(now_us)
+        slots = self.project(project_id).slots
+        return [slot_id for slot_id, slot in slots.items() if slot.state is State.ALLOCATED]
+
+    def violations(self) -> Iterator[str]:
+        """The conservation laws that do not hold, each as a sentence; none, if the books balance."""
+        for project_id, project in self.projects.items():
+            yield from (f"project {project_id!r}: {law}" for law in _violations(project))
+
+    def _alloc(self, project: Project, slot_id: str, arguments: Mapping[str, object], now_us: int) -> None:
+        if slot_id in project.slots:
+            raise Refused(f"slot {slot_id!r} was already allocated")
+        credits = _whole(arguments, "credits")
+        least = _whole(arguments, "min")
+        most = _whole(arguments, "max")
+        expire = _whole(arguments, "expire")
+        if least is not None and most is not None and least > most:
+            raise Refused(f"min={least} is above max={most}")
+        if expire is None:
+            expire = DEFAULT_EXPIRE_MINUTES
+        elif expire == 0:
+            raise Refused("expire=0 is not a positive number of minutes")
+        expires_us = now_us + expire * MINUTE_US
+        slot = Slot(now_us, expires_us, credits, least, most)
+        project.slots[slot_id] = slot
+        heappush(self._deadlines, (expires_us, next(self._serial), slot, project))
+
+    def _counters(self, project: Project, slot_id: str, arguments: Mapping[str, object], _: int) -> None:
+        slot = _open_slot(project, slot_id)
+        given = {name: _integer(name, value) for name, value in arguments.items() if name != "slot"}
+        if not given:
+            raise Refused("counters without a counter")
+        if slot.counters is None:
+            slot.counters = given
+        else:
+            for name, value in given.items():
+                slot.counters[name] = slot.counters.get(name, 0) + value
+
+    def _meta(self, project: Project, slot_id: str, arguments: Mapping[str, object], _: int) -> None:
+        slot = _open_slot(project, slot_id)
+        given = {name: _text(arguments, name) for name in arguments if name != "slot"}
+        if not given:
+            raise Refused("meta without a name")
+        slot.meta = given if slot.meta is None else slot.meta | given
+
+    def _discard(self, project: Project, slot_id: str, arguments: Mapping[str, object], now_us: int) -> None:
+        slot = _open_slot(project, slot_id)
+        reason = _text(arguments, "reason") if "reason" in arguments else DEFAULT_REASON
+        slot.reason = reason
+        project.reasons[reason] = project.reasons.get(reason, 0) + 1
+        _settle(project, slot, State.DISCARDED, now_us)
+
+    def _claim(self, project: Project, slot_id: str, arguments: Mapping[str, object], now_us: int) -> None:
+        slot = _open_slot(project, slot_id)
+        machine_id = _text(arguments, "machine")
+        granted = slot.credits
+        if granted is None:
+            asked = _whole(arguments, "credits")
+            granted = DEFAULT_CREDITS if asked is None else asked
+            if slot.min is not None:
+                granted = max(granted, slot.min)
+            if slot.max is not None:
+                granted = min(granted, slot.max)
+        slot.machine, slot.granted = machine_id, granted
+        _settle(project, slot, State.CLAIMED, now_us)
+        machine = project.machines.get(machine_id)
+        if machine is None:
+            machine = project.machines[machine_id] = Machine()
+        owner = self.owners.get(machine_id)
+        if owner is None:
+            account = machine.waiting
+        else:
+            account = project.users.get(owner) or project.users.setdefault(owner, Account())
+        counters = slot.counters or NO_COUNTERS
+        for credited in (project.granted, machine.earned, account):
+            credited.add(granted, counters)
+
+
+def _settle(project: Project, slot: Slot, state: State, now_us: int) -> None:
+    slot.state = state
+    slot.settled_us = now_us
+    project.settled[state] += 1
+
+
+def _open_slot(project: Project, slot_id: str) -> Slot:
+    slot = project.slots.get(slot_id)
+    if slot is None:
+        raise Refused(f"slot {slot_id!r} was never allocated")
+    if slot.state is not State.ALLOCATED:
+        raise Refused(f"slot {slot_id!r} is settled: it was {slot.state}")
+    return slot
+
+
+def _text(arguments: Mapping[str, object], name: str) -> str:
+    value = arguments.get(name)
+    if type(value) is str and value:
+        return value
+    if value is None or value == "":
+        raise Refused(f"missing argument {name!r}")
+    if type(value) is int:
+        return str(value)
+    raise Refused(f"{name} must be text, not {value!r}")
+
+
+def _whole(arguments: Mapping[str, object], name: str) -> int | None:
+    value = arguments.get(name)
+    if value is None:
+        return None
+    number = _integer(name, value)
+    if number < 0:
+        raise Refused(f"{name}={number} is negative")
+    return number
+
+
+def _integer(name: str, value: object) -> int:
+    if type(value) is int:
+        number = value
+    elif type(value) is str and WHOLE_NUMBER.fullmatch(value):
+        number = int(value)
+    else:
+        raise Refused(f"{name}={value!r} is not a whole number")
+    if abs(number) > LARGEST_INTEGER:
+        raise Refused(f"{name}={number} is beyond {LARGEST_INTEGER}")
+    return number
+
+
+def _violations(project: Project) -> Iterator[str]:
+    states = dict.fromkeys(State, 0)
+    from_slots, reasons = Account(), dict[str, int]()
+    for slot in project.slots.values():
+        states[slot.state] += 1
+        if slot.state is State.CLAIMED:
+            from_slots.add(slot.granted or 0, slot.counters or NO_COUNTERS)
+        elif slot.state is State.DISCARDED and slot.reason is not None:
+            reasons[slot.reason] = reasons.get(slot.reason, 0) + 1
+    machines, owned = Account(), Account()
+    for machine in project.machines.values():
+        machines.add(machine.earned.credits, machine.earned.counters)
+        owned.add(machine.waiting.credits, machine.waiting.counters)
+    for user in project.users.values():
+        owned.add(user.credits, user.counters)
+    for state, counted in project.settled.items():
+        if states[state] != counted:
+            yield f"{states[state]} slots are {state}, but {counted} were counted"
+    if reasons != project.reasons:
+        yield f"discards by reason are {reasons}, but {project.reasons} were counted"
+    for where, account in (("slots", from_slots), ("machines", machines), ("users and waiting", owned)):
+        if account != project.granted:
+            yield f"granted {project.granted}, but the {where} hold {account}"

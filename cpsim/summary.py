@@ -1,0 +1,161 @@
+"""The figures of a run, and how they look on a terminal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cpdaemon.commands import KINDS
+from cpsim.replay.journal import Outcome
+from cpsim.replay.latency import histogram, percentiles_ms
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hdrh.histogram import HdrHistogram
+    from rich.console import Console
+
+    from cpsim.run import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a run amounts to.
+
+    Attributes:
+        elapsed_s: from the first send to the last answer.
+        by_kind: operations of each kind: planned, and with each outcome.
+        errors: how often each error occurred, most frequent first.
+        service: from send to answer.
+        response: from due to answer, where operations had times to keep.
+        lateness_p99_ms: how late operations were sent, likewise.
+        per_second: operations answered in each second of the replay.
+        slots: slots by state, where the ledger was seen.
+        credits: credits granted, where the ledger was seen.
+    """
+
+    elapsed_s: float
+    by_kind: dict[str, dict[str, int]]
+    errors: dict[str, int]
+    service: HdrHistogram
+    response: HdrHistogram | None
+    lateness_p99_ms: float | None
+    per_second: list[int]
+    slots: dict[str, int] | None
+    credits: int | None
+
+    @property
+    def operations(self) -> int:
+        """Operations sent."""
+        return sum(count for outcomes in self.by_kind.values() for name, count in outcomes.items() if name != "planned")
+
+    @property
+    def operations_per_s(self) -> float:
+        """Operations answered per second of the replay."""
+        return self.operations / self.elapsed_s if self.elapsed_s else 0.0
+
+    def figures(self) -> dict[str, Any]:
+        """The figures as `run.json` and `--json` have them."""
+        return {
+            "operations": self.operations,
+            "operations_per_s": round(self.operations_per_s, 1),
+            "elapsed_s": round(self.elapsed_s, 6),
+            "by_kind": self.by_kind,
+            "errors": self.errors,
+            "service_ms": percentiles_ms(self.service),
+            "response_ms": None if self.response is None else percentiles_ms(self.response),
+            "lateness_p99_ms": self.lateness_p99_ms,
+            "slots_by_state": self.slots,
+            "credits_granted": self.credits,
+        }
+
+
+def summarise(run: Run) -> Summary:
+    """The figures of a run."""
+    records = run.records
+    kinds = run.workload.kind[records["op"]] if len(records) else np.empty(0, np.uint8)
+    by_kind = {}
+    for code, kind in enumerate(KINDS):
+        planned = int(np.count_nonzero(run.workload.kind == code))
+        if planned:
+            counts = np.bincount(records["outcome"][kinds == code], minlength=len(Outcome)).tolist()
+            by_kind[kind] = {"planned": planned} | {outcome.name.lower(): counts[outcome] for outcome in Outcome}
+    errors = np.bincount(records["error"], minlength=len(run.errors))
+    named = {
+        run.errors[code]: int(errors[code]) for code in np.argsort(-errors, kind="stable") if code and errors[code]
+    }
+    response = lateness_p99_ms = None
+    if run.schedule_us is not None and len(records):
+        due_ns = run.schedule_us[records["op"]] * 1000
+        response = histogram(records["answered_ns"] - due_ns)
+        lateness_p99_ms = float(np.percentile(records["sent_ns"] - due_ns, 99)) / 1e6
+    slots = credits = None
+    if run.slots is not None:
+        counted = run.slots["state"].value_counts().to_pylist()
+        slots = {entry["values"]: entry["counts"] for entry in counted}
+        credits = sum(granted or 0 for granted in run.slots["granted"].to_pylist())
+    return Summary(
+        elapsed_s=run.elapsed_s,
+        by_kind=by_kind,
+        errors=named,
+        service=histogram(records["answered_ns"] - records["sent_ns"]),
+        response=response,
+        lateness_p99_ms=lateness_p99_ms,
+        per_second=np.bincount(records["answered_ns"] // 1_000_000_000).tolist() if len(records) else [],
+        slots=slots,
+        credits=credits,
+    )
+
+
+def show(run: Run, summary: Summary, console: Console) -> None:
+    """Print the summary of a run."""
+    from rich.table import Table  # noqa: PLC0415 - only a run prints tables
+
+    where = "an embedded CreditPiggy" if run.embedded else str(run.target.endpoint)
+    console.print(f"\n[bold]{run.workload.name}[/], seed {run.workload.seed}, at {where}, {run.pace}", highlight=False)
+    table = Table("operations", "planned", "accepted", "refused", "unknown", box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for kind, counts in summary.by_kind.items():
+        table.add_row(kind, *(f"{count:,}" for count in counts.values()))
+    console.print(table)
+    for line in _lines(run, summary):
+        console.print(line, highlight=False)
+
+
+def _lines(run: Run, summary: Summary) -> Iterator[str]:
+    for error, count in summary.errors.items():
+        yield f"[red]{count:,} x[/] {_escaped(error)}"
+    done = f"{summary.operations:,} in {summary.elapsed_s:.2f} s"
+    yield f"throughput    {summary.operations_per_s:,.0f} operations/s ({done})"
+    for name, recorded in (("service time", summary.service), ("response time", summary.response)):
+        if recorded is not None and recorded.get_total_count():
+            figures = "  ".join(f"{name} {value:.2f}" for name, value in percentiles_ms(recorded).items())
+            yield f"{name:<13} ms  {figures}"
+    if summary.lateness_p99_ms is not None:
+        yield f"lateness      ms  p99 {summary.lateness_p99_ms:.2f}"
+    if summary.slots is not None:
+        states = ", ".join(f"{count:,} {state}" for state, count in summary.slots.items()) or "none"
+        kept = "conserved" if not run.verdict.counts["not conserved"] else "[red]not conserved[/]"
+        yield f"slots         {states}"
+        yield f"credits       {summary.credits:,} granted, {kept}"
+    verdict = run.verdict
+    colour = {"valid": "green", "invalid": "red", "unknown": "yellow"}[verdict.ruling]
+    checked = ", ".join(f"{count:,} {what}" for what, count in verdict.checked.items())
+    yield f"verdict       [bold {colour}]{verdict.ruling}[/] ({checked} checked)"
+    for name, count in verdict.counts.items():
+        yield f"  [red]{count:,} {name}[/]"
+        for found in [found for found in verdict.anomalies if found.name == name][:3]:
+            yield f"    {_escaped(found.subject)}: {_escaped(found.detail)}"
+    if verdict.uncertain:
+        yield f"  {verdict.uncertain:,} slots had more than one acceptable state, as an outcome was unknown"
+    for sentence in verdict.unseen:
+        yield f"  [yellow]not verified:[/] {_escaped(sentence)}"
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape  # noqa: PLC0415
+
+    return escape(text)

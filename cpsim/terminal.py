@@ -1,0 +1,55 @@
+"""Progress: what is being done and, during a replay, how far it is. Silent where there is no terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from cpsim.replay import engine
+
+console: Final = Console(soft_wrap=True)
+_errors: Final = Console(stderr=True)
+
+
+class Stages:
+    """Shows one stage after another on standard error; a context manager."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+            console=_errors,
+            transient=True,
+            disable=not _errors.is_terminal,
+        )
+        self._task = self._progress.add_task("starting", total=None, figures="")
+
+    def begin(self, stage: str) -> None:
+        """Say what is being done now."""
+        self._progress.update(self._task, description=stage, total=None, figures="")
+
+    def progress(self, planned: int, progress: engine.Progress) -> None:
+        """Say how far the replay is."""
+        done = progress.accepted + progress.refused + progress.unknown
+        rate = done / progress.elapsed_s if progress.elapsed_s else 0.0
+        errors = done - progress.accepted
+        figures = f"{done:,}/{planned:,}  {rate:,.0f}/s  {errors:,} errors"
+        self._progress.update(self._task, total=planned, completed=done, figures=figures)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()

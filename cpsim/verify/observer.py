@@ -1,0 +1,111 @@
+"""What can be seen of a server: its control API where it has one, else the slots that `/batch/slots` lists."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import io
+import json
+import ssl
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import pyarrow.parquet
+
+from cpsim.errors import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pyarrow as pa
+
+    from cpdaemon.endpoint import UrlEndpoint
+
+CONTROL_PATH: Final = "/__cpsim/"
+POLL_S: Final = 0.01
+
+
+class CannotObserve(Problem):
+    """The server did not show what was asked for; the message says what came instead."""
+
+
+class Observer:
+    """Looks at a server.
+
+    Args:
+        server: its base URL.
+        credentials: (project id, secret).
+        timeout_s: for each look.
+    """
+
+    def __init__(self, server: UrlEndpoint, credentials: tuple[str, str], timeout_s: float) -> None:
+        self._server = server
+        self._credentials = credentials
+        self._timeout_s = timeout_s
+
+    def has_control(self) -> bool:
+        """Whether the server lets its accounts be looked into."""
+        status, _ = self._request("GET", f"{CONTROL_PATH}totals")
+        return status == 200
+
+    def pending(self) -> int:
+        """How many acknowledged commands have not reached the accounts."""
+        totals = json.loads(self._fetch("GET", f"{CONTROL_PATH}totals"))
+        return int(totals["pending"])
+
+    def wait_until_applied(self) -> bool:
+        """Wait until nothing is pending any more; False if that took longer than the time-out."""
+        deadline = time.monotonic() + self._timeout_s
+        while self.pending():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(POLL_S)
+        return True
+
+    def slots(self) -> pa.Table:
+        """One row per slot of the server's ledger."""
+        return pyarrow.parquet.read_table(io.BytesIO(self._fetch("GET", f"{CONTROL_PATH}slots")))
+
+    def accounts(self) -> pa.Table:
+        """One row per machine and user of the server's ledger."""
+        return pyarrow.parquet.read_table(io.BytesIO(self._fetch("GET", f"{CONTROL_PATH}accounts")))
+
+    def link(self, links: Sequence[tuple[str, str]]) -> None:
+        """Link machines to users."""
+        self._fetch("POST", f"{CONTROL_PATH}links", json.dumps(links).encode())
+
+    def outstanding(self) -> set[str]:
+        """The ids of the project's slots that are not settled, as the API lists them."""
+        project_id, secret = self._credentials
+        token = f"sha-256,{project_id},{hashlib.sha256(secret.encode()).hexdigest()}"
+        body = self._fetch("POST", f"{self._server.path}/batch/slots", headers={"Authorization": token})
+        return set(json.loads(body)["data"])
+
+    def _fetch(self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> bytes:
+        status, answer = self._request(method, path, body, headers)
+        if status != 200:
+            said = " ".join(answer[:200].decode("utf-8", "replace").split())
+            raise CannotObserve(f"{method} {path} on {self._server} answered {status}: {said}")
+        return answer
+
+    def _request(
+        self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
+    ) -> tuple[int, bytes]:
+        arguments: dict[str, Any] = {
+            "host": self._server.host,
+            "port": self._server.port,
+            "timeout": self._timeout_s,
+        }
+        connection = (
+            http.client.HTTPSConnection(**arguments, context=ssl.create_default_context())
+            if self._server.scheme == "https"
+            else http.client.HTTPConnection(**arguments)
+        )
+        try:
+            connection.request(method, path, body, headers or {})
+            response = connection.getresponse()
+            return response.status, response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise CannotObserve(f"{method} {path} on {self._server} failed: {error or type(error).__name__}") from error
+        finally:
+            connection.close()
