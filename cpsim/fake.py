@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from cpdaemon.endpoint import TcpEndpoint
-from cpsim.errors import Problem
 from cpsim.daemon.addresses import listen_tcp, listen_unix
 from cpsim.daemon.forwarder import Forwarder
 from cpsim.daemon.listener import Listener
+from cpsim.errors import Problem
 from cpsim.server.control import Control
 from cpsim.server.http import API_PATH, Api
 from cpsim.server.service import AccountServer

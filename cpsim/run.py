@@ -114,9 +114,12 @@ def run(
             started=started,
         )
         observer = _observer(result.target, timeout_s)
-        if observer is not None and result.embedded:
-            links = [(workload.machines[m], workload.users[u]) for m, u in enumerate(workload.owner.tolist()) if u >= 0]
-            observer.link(links)
+        if observer is not None:
+            observer.outstanding()  # a wrong address or secret should show before anything is sent
+            if result.embedded:
+                observer.link(
+                    [(workload.machines[m], workload.users[u]) for m, u in enumerate(workload.owner.tolist()) if u >= 0]
+                )
         on_stage("replaying")
         start = _replay(result, in_flight, timeout_s, on_progress)
         on_stage("verifying")
@@ -142,7 +145,7 @@ def _embedded() -> Iterator[Callable[[], Target]]:
 
 
 def _fresh_prefix(workload: Workload, started: datetime, *, embedded: bool) -> str:
-    return workload.name if embedded else f"{workload.name}-{started:%Y%m%d%H%M%S}"
+    return workload.name if embedded else f"{workload.name}-{started:%Y%m%d%H%M%S}-{secrets.token_hex(3)}"
 
 
 def _observer(target: Target, timeout_s: float) -> Observer | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from cpdaemon.commands import KINDS
 from cpsim.replay.journal import Outcome
@@ -32,8 +33,8 @@ class Summary:
         response: from due to answer, where operations had times to keep.
         lateness_p99_ms: how late operations were sent, likewise.
         per_second: operations answered in each second of the replay.
-        slots: slots by state, where the ledger was seen.
-        credits: credits granted, where the ledger was seen.
+        slots: this run's slots by state, where the ledger was seen.
+        credits: credits they granted, likewise.
     """
 
     elapsed_s: float
@@ -93,9 +94,9 @@ def summarise(run: Run) -> Summary:
         lateness_p99_ms = float(np.percentile(records["sent_ns"] - due_ns, 99)) / 1e6
     slots = credits = None
     if run.slots is not None:
-        counted = run.slots["state"].value_counts().to_pylist()
-        slots = {entry["values"]: entry["counts"] for entry in counted}
-        credits = sum(granted or 0 for granted in run.slots["granted"].to_pylist())
+        ours = run.slots.filter(pc.starts_with(run.slots["slot"], f"{run.slot_prefix}-"))
+        slots = {entry["values"]: entry["counts"] for entry in ours["state"].value_counts().to_pylist()}
+        credits = pc.sum(ours["granted"]).as_py() or 0
     return Summary(
         elapsed_s=run.elapsed_s,
         by_kind=by_kind,

@@ -17,15 +17,14 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-LARGEST_US: Final = 24 * 3600 * 1_000_000
 SIGNIFICANT_DIGITS: Final = 3
 PERCENTILES: Final = (50.0, 90.0, 99.0, 99.9, 99.99)
 
 
 def histogram(latencies_ns: npt.NDArray[np.int64]) -> HdrHistogram:
-    """A histogram of microseconds (1 us to 24 h, three significant digits) of latencies in nanoseconds."""
-    recorded = HdrHistogram(1, LARGEST_US, SIGNIFICANT_DIGITS)
-    values, counts = np.unique(np.clip(latencies_ns // 1000, 1, LARGEST_US), return_counts=True)
+    """A histogram of microseconds, from 1 to the greatest, to three significant digits, of nanoseconds."""
+    values, counts = np.unique(np.maximum(latencies_ns // 1000, 1), return_counts=True)
+    recorded = HdrHistogram(1, max(2, int(values.max(initial=0))), SIGNIFICANT_DIGITS)
     for value, count in zip(values.tolist(), counts.tolist(), strict=True):
         recorded.record_value(value, count)
     return recorded

@@ -22,6 +22,7 @@ import msgspec
 
 from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint, UrlEndpoint
 from cpdaemon.errors import NotSent
+from cpsim.errors import Problem
 from cpsim.replay.journal import Outcome
 
 if TYPE_CHECKING:
@@ -114,6 +115,12 @@ class OneShot:
         else:
             self._family, self._address = _resolve(endpoint.host, endpoint.port)
             self._resets = True
+
+    def reach(self, timeout_s: float) -> None:
+        """Connect once, and say nothing. Raises OSError."""
+        with socket.socket(self._family) as sock:
+            sock.settimeout(timeout_s)
+            sock.connect(self._address)
 
     def send(self, payload: bytes) -> int:
         """See `Wire`."""
@@ -324,11 +331,17 @@ def _resolve(host: str, port: int) -> tuple[int, tuple[str, int]]:
 
 
 def open_wire(endpoint: UnixEndpoint | TcpEndpoint | UrlEndpoint, timeout_s: float) -> Wire:
-    """The wire to an endpoint.
+    """The wire to an endpoint that can be reached.
 
     Raises:
-        OSError: a host name that cannot be resolved.
+        Problem: nobody answers there.
     """
-    if isinstance(endpoint, UrlEndpoint):
-        return KeepAlive(endpoint, timeout_s)
-    return OneShot(endpoint)
+    try:
+        if isinstance(endpoint, UrlEndpoint):
+            socket.create_connection((endpoint.host, endpoint.port), timeout_s).close()
+            return KeepAlive(endpoint, timeout_s)
+        wire = OneShot(endpoint)
+        wire.reach(timeout_s)
+    except OSError as error:
+        raise Problem(f"cannot reach {endpoint}: {error.strerror or error}; is it running there?") from error
+    return wire

@@ -23,7 +23,7 @@ DAY_US: Final = 86_400 * SECOND_US
 
 def constant_arrivals(jobs: int, duration_us: int) -> Integers:
     """Evenly spaced, the first at 0."""
-    return _floor(np.arange(jobs) * (duration_us / jobs))
+    return _floor(np.arange(jobs, dtype=np.float64) * (duration_us / jobs))
 
 
 def poisson_arrivals(uniforms: Floats, duration_us: int) -> Integers:
@@ -105,7 +105,8 @@ def poisson_integers(uniforms: Floats, mean: float) -> Integers:
     up = np.cumprod(mean / np.arange(mode + 1, mode + reach + 1))
     down = np.cumprod(np.arange(mode, low, -1) / mean)[::-1]
     cumulative = np.cumsum(np.concatenate([down, [1.0], up]))
-    return low + np.searchsorted(cumulative, uniforms * cumulative[-1])
+    drawn: Integers = low + np.searchsorted(cumulative, uniforms * cumulative[-1])
+    return drawn
 
 
 def _floor(x: Floats) -> Integers:

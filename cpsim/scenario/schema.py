@@ -8,13 +8,12 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Final, Self
 
-import msgspec
-from msgspec import Meta, Struct, ValidationError
+from msgspec import Meta, Struct
 
 from cpdaemon import commands
-from cpsim.scenario import identities, mistakes
+from cpsim.scenario import identities, tables
 
 SLOT_ID_CHARACTERS: Final = 100
 """How long a slot id may become at replay without a frame growing too large."""
@@ -22,14 +21,14 @@ SLOT_ID_CHARACTERS: Final = 100
 _UNIT_US: Final = {"ms": 1_000, "s": 1_000_000, "min": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
 _LONGEST_US: Final = 3_650 * _UNIT_US["d"]
 _NO_FRAME: Final = r",=\x00-\x1f\x7f-\x9f"
-_TEXT: Final = rf"[^\s{_NO_FRAME}]([^{_NO_FRAME}]*[^\s{_NO_FRAME}])?$"
+_TEXT: Final = rf"[^\s{_NO_FRAME}]([^{_NO_FRAME}]*[^\s{_NO_FRAME}])?$(?!\n)"
+
+
+_DURATION: Final = "a time with its unit, up to 3650d, such as 500ms, 90s, 5min, 8h or 1d"
 
 
 class ScenarioError(ValueError):
     """A mistake in a scenario or a job log: names the file, the place, the value and what is allowed."""
-
-
-_DURATION: Final = "a time with its unit, up to 3650d, such as 500ms, 90s, 5min, 8h or 1d"
 
 
 class Duration(int):
@@ -85,9 +84,7 @@ class Population(_Section, frozen=True):
 
     def __post_init__(self) -> None:
         if self.linked and not self.users:
-            raise ValueError(
-                f"linked = {self.linked:g} needs at least one user: raise users, or set linked = 0"
-            )
+            raise ValueError(f"linked = {self.linked:g} needs at least one user: raise users, or set linked = 0")
 
 
 class ConstantArrivals(_Model, frozen=True, tag="constant"):
@@ -225,9 +222,7 @@ class FromFaker(_Section, frozen=True):
     def __post_init__(self) -> None:
         known = identities.providers()
         if self.faker not in known:
-            raise ValueError(
-                f"faker = {self.faker!r} is no provider of Faker{mistakes.suggestion(self.faker, known)}"
-            )
+            raise ValueError(f"faker = {self.faker!r} is no provider of Faker{tables.suggestion(self.faker, known)}")
 
 
 Choices = Annotated[list[Text], Meta(min_length=1, description="a list of at least one text")]
@@ -304,16 +299,11 @@ def parse(text: str, source: str) -> Scenario:
         raise ScenarioError(f"{source}: not TOML: {error}") from error
     tree.setdefault("name", safe_name(Path(source)))
     try:
-        return msgspec.convert(tree, Scenario, dec_hook=_custom)
-    except ValidationError as error:
-        mistake = mistakes.find(tree, Scenario, _custom) or str(error)
-        raise ScenarioError(f"{source}: {mistake}") from error
+        return tables.convert(tree, Scenario)
+    except ValueError as error:
+        raise ScenarioError(f"{source}: {error}") from error
 
 
 def safe_name(path: Path) -> str:
     """A file's name as it may begin the ids of slots."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", path.name.removesuffix(".gz").rpartition(".")[0]) or "scenario"
-
-
-def _custom(kind: type, value: Any) -> Any:  # noqa: ANN401 - msgspec's own signature
-    return kind(value)

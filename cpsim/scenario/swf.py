@@ -103,9 +103,7 @@ def _read(path: Path) -> str:
         try:
             content = gzip.decompress(content)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ScenarioError(
-                f"{path}: damaged or cut short, it cannot be decompressed: {error}"
-            ) from error
+            raise ScenarioError(f"{path}: damaged or cut short, it cannot be decompressed: {error}") from error
     return content.decode("utf-8", "replace")
 
 
@@ -120,9 +118,7 @@ def _is_part(log: Table) -> npt.NDArray[np.bool_]:
 
 def _parse(text: str, path: Path) -> tuple[Table, Int64]:
     """The log's lines of numbers, shape (lines, fields), and where they stand in the file."""
-    rows = [
-        (number, line) for number, line in enumerate(text.split("\n"), 1) if line.partition(";")[0].strip()
-    ]
+    rows = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.partition(";")[0].strip()]
     if not rows:
         raise ScenarioError(f"{path}: no job in this log: expected lines of {len(FIELDS)} numbers")
     line_numbers, lines = zip(*rows, strict=True)
@@ -151,8 +147,7 @@ def _unreadable(rows: list[tuple[int, str]], path: Path, reason: str) -> Scenari
         tokens = line.partition(";")[0].split()
         if len(tokens) != len(FIELDS):
             return ScenarioError(
-                f"{path}, line {number}: {len(tokens)} fields: expected {len(FIELDS)}, "
-                f"from {FIELDS[0]} to {FIELDS[-1]}"
+                f"{path}, line {number}: {len(tokens)} fields: expected {len(FIELDS)}, from {FIELDS[0]} to {FIELDS[-1]}"
             )
         for field, token in enumerate(tokens):
             if not _NUMBER.fullmatch(token):
@@ -191,9 +186,7 @@ def _microseconds(seconds: Table) -> Int64:
     return np.rint(seconds * models.SECOND_US).astype(np.int64)
 
 
-def _workload(
-    log: Table, head: Int64, end_us: Int64, *, machine_count: int, name: str, seed: int
-) -> Workload:
+def _workload(log: Table, head: Int64, end_us: Int64, *, machine_count: int, name: str, seed: int) -> Workload:
     first, inverse = np.unique(head, return_inverse=True)
     slot: Int32 = inverse.astype(np.int32)
     submit_us = _microseconds(log[first, SUBMIT])

@@ -330,9 +330,7 @@ def _counters(
 
 def _metadata(metadata: Mapping[str, list[str] | schema.FromFaker], draw: _Draw) -> MetaTable:
     choices = tuple(
-        identities.choices(draw.seed, name, values.faker)
-        if isinstance(values, schema.FromFaker)
-        else tuple(values)
+        identities.choices(draw.seed, name, values.faker) if isinstance(values, schema.FromFaker) else tuple(values)
         for name, values in metadata.items()
     )
     values = np.empty((draw.jobs if metadata else 0, len(metadata)), dtype=np.int32)
