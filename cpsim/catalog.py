@@ -45,7 +45,7 @@ def find(kind: str, name_or_path: str) -> Path:
     path = Path(name_or_path)
     if path.is_file():
         return path
-    if len(path.parts) != 1 or path.suffix in _FILE_SUFFIXES:
+    if "/" in name_or_path or path.suffix in _FILE_SUFFIXES:
         raise NotFound(f"{name_or_path}: no such file")
     known = names(kind)
     if name_or_path in known:

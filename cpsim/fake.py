@@ -10,13 +10,14 @@ import gc
 import json
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from cpdaemon.endpoint import TcpEndpoint
 from cpsim.daemon.addresses import listen_tcp, listen_unix
-from cpsim.daemon.forwarder import Forwarder
+from cpsim.daemon.forwarder import Deliver, Forwarder
 from cpsim.daemon.listener import Listener
 from cpsim.errors import Problem
 from cpsim.server.control import Control
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 ANY_PORT: Final = TcpEndpoint("127.0.0.1", 0)
 LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+IDLE_POLL_S: Final = 0.001
 GARBAGE_THRESHOLD: Final = 200_000
 """A ledger is millions of objects and no cycles: looking through them for garbage more often is wasted time."""
 
@@ -67,7 +69,7 @@ class Fake:
         self._unix, self._tcp, self._http = unix, tcp, http
         apply = partial(self.accounts.apply, next(iter(projects)))
         self._forwarder = Forwarder(apply, flush_interval_s) if flush_interval_s else None
-        self._deliver = self._forwarder.put if self._forwarder else apply
+        self._deliver: Deliver = self._forwarder.put if self._forwarder else apply
         self._listener: Listener | None = None
         self._server: HttpServer | None = None
 
@@ -114,6 +116,18 @@ class Fake:
         """How many commands the daemon acknowledged that have not reached the accounts."""
         listening = self._listener.pending if self._listener is not None else 0
         return listening + (self._forwarder.pending if self._forwarder is not None else 0)
+
+    def wait_until_idle(self, timeout_s: float = 5.0) -> None:
+        """Wait until every command that was acknowledged has reached the accounts.
+
+        Raises:
+            TimeoutError: that took longer.
+        """
+        deadline = time.monotonic() + timeout_s
+        while self.pending:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self.pending:,} commands have not reached the accounts in {timeout_s:g} s")
+            time.sleep(IDLE_POLL_S)
 
     def __enter__(self) -> Self:
         self.start()

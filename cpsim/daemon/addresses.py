@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import stat
 from typing import TYPE_CHECKING, Final
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BACKLOG: Final = 4096
+SERVED: Final = "another process is serving there"
 
 
 def listen_unix(path: Path) -> socket.socket:
@@ -25,7 +27,7 @@ def listen_unix(path: Path) -> socket.socket:
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
-        raise OSError(error.errno, f"cannot listen at {path}: {error.strerror or error}") from error
+        raise _told(error, str(path)) from error
     return sock
 
 
@@ -36,11 +38,18 @@ def listen_tcp(host: str, port: int) -> socket.socket:
         OSError: the address cannot be resolved or is taken.
     """
     try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        sock = socket.create_server(address[:2], family=family, backlog=BACKLOG)
-    except OSError as error:
-        raise OSError(error.errno, f"cannot listen at {host}:{port}: {error.strerror or error}") from error
-    return sock
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, *_, address = found[0]
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that cannot be one of a host
+        raise _told(error, f"{host}:{port}") from error
+
+
+def _told(error: OSError | UnicodeError, where: str) -> OSError:
+    """An error with the system's number, if there is one, that says where."""
+    number = error.errno if isinstance(error, OSError) else None
+    text = f"cannot listen at {where}: {(isinstance(error, OSError) and error.strerror) or error}"
+    return OSError(text) if number is None else OSError(number, text)
 
 
 def _clear(path: Path) -> None:
@@ -50,11 +59,14 @@ def _clear(path: Path) -> None:
     except FileNotFoundError:
         return
     if not is_socket:
-        raise FileExistsError(None, "there is a file of that name that is not a socket")
+        raise OSError(errno.EEXIST, "there is a file of that name that is not a socket")
     with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)  # noqa: FBT003 - a server that is behind would keep us waiting
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
             path.unlink()
+        except BlockingIOError:
+            raise OSError(errno.EADDRINUSE, SERVED) from None
         else:
-            raise OSError(None, "another process is serving there")
+            raise OSError(errno.EADDRINUSE, SERVED)

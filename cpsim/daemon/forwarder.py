@@ -6,12 +6,15 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from cpdaemon.errors import CreditPiggyError
-from cpdaemon.signing import bulk_batches
+from cpdaemon.signing import bulk_batches, bulk_body, bulk_errors, read_reply, token
+from cpdaemon.transport import HttpPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    Call = tuple[str, dict[str, str]]
+    from cpdaemon.endpoint import UrlEndpoint
+    from cpdaemon.signing import Call
+
     Deliver = Callable[[Sequence[Call]], object]
 
 MAX_PENDING: Final = 1_000_000
@@ -39,7 +42,8 @@ class Forwarder:
     @property
     def pending(self) -> int:
         """How many commands have not been delivered."""
-        return len(self._calls) + self._delivering
+        with self._changed:
+            return len(self._calls) + self._delivering
 
     @property
     def is_full(self) -> bool:
@@ -79,11 +83,43 @@ class Forwarder:
             self._delivering = 0
 
 
+class BulkPoster:
+    """Sends batches to a server's `/batch/bulk`, signed, on connections that are kept.
+
+    Args:
+        endpoint: the server's base URL.
+        credentials: (project id, secret).
+        timeout_s: seconds that one request may take.
+
+    Raises:
+        EndpointError: the credentials cannot be used.
+    """
+
+    def __init__(self, endpoint: UrlEndpoint, credentials: tuple[str, str], timeout_s: float) -> None:
+        token(credentials, b"")
+        self._credentials = credentials
+        self._pool = HttpPool(endpoint, timeout_s)
+
+    def __call__(self, calls: Sequence[Call]) -> list[str]:
+        """Send one batch; returns the messages of the commands that were refused, or may have been.
+
+        Raises:
+            CreditPiggyError: the batch was not applied, or may not have been.
+        """
+        body = bulk_body(calls)
+        reply = read_reply(*self._pool.post("/batch/bulk", token(self._credentials, body), body))
+        return [str(error) for error in bulk_errors(calls, reply) if error is not None]
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._pool.close()
+
+
 class HttpDelivery:
     """Delivers batches to a server's `/batch/bulk`.
 
-    A batch that certainly did not arrive is sent again until it does, or until `give_up` is set; one that may have
-    been applied is never sent again, but counted in `unknown`.
+    A batch that certainly had no effect is sent again until it has, or until `give_up` is set; one that may
+    have been applied is never sent again, but counted in `unknown`.
 
     Args:
         post_bulk: sends one batch; raises CreditPiggyError; returns the refused commands' messages.

@@ -19,7 +19,7 @@ import errno
 import selectors
 import socket
 import threading
-from _socket import socket as RawSocket
+from _socket import socket as RawSocket  # noqa: N812 - the class below `socket.socket`
 from collections import OrderedDict, deque
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Final
@@ -85,12 +85,13 @@ class Listener:
         self._quiet: OrderedDict[_Connection, None] = OrderedDict()
         self._thread = threading.Thread(target=self._serve, name="cpsim-daemon", daemon=True)
         self._stopping = False
+        self._acknowledged = self._passed_on = 0
         self.malformed = 0
 
     def start(self) -> None:
         """Begin to accept."""
         for sock in (*self._sockets, self._wake_end):
-            sock.setblocking(False)
+            sock.setblocking(False)  # noqa: FBT003
             self._selector.register(sock, selectors.EVENT_READ)
         self._thread.start()
 
@@ -104,7 +105,7 @@ class Listener:
     @property
     def pending(self) -> int:
         """How many acknowledged commands have not been passed on."""
-        return len(self._queue)
+        return self._acknowledged - self._passed_on
 
     def _serve(self) -> None:
         while not self._stopping:
@@ -180,6 +181,7 @@ class Listener:
         connection.call = call
         connection.answered = True
         self._queue.append(connection)
+        self._acknowledged += 1
         self._reply(connection, b"OK")
         if ended:
             self._close(connection)
@@ -253,14 +255,20 @@ class Listener:
     def _pass_on(self) -> None:
         queue = self._queue
         calls: list[Call] = []
+        sealed = 0
         while queue and queue[0].sealed:
             connection = queue.popleft()
+            sealed += 1
             try:
-                calls.append(parse(connection.frame) if connection.grown else connection.call)
+                call = parse(connection.frame) if connection.grown else connection.call
             except MalformedFrame:
                 self.malformed += 1
+            else:
+                assert call is not None
+                calls.append(call)
         if calls:
             self._deliver(calls)
+        self._passed_on += sealed
 
     def _finish(self) -> None:
         for listening in self._sockets:
@@ -279,4 +287,6 @@ def _is_hopeless(frame: bytes) -> bool:
     """Whether nothing that may follow can make this frame well formed."""
     word, comma, _ = frame.lstrip().lower().partition(b",")
     kinds = [kind.encode() for kind in KINDS]
-    return len(frame) > READ_BYTES or (word not in kinds if comma else not any(k.startswith(word) for k in kinds))
+    if comma:
+        return len(frame) > READ_BYTES or word not in kinds
+    return len(frame) > READ_BYTES or not any(kind.startswith(word) for kind in kinds)

@@ -1,8 +1,7 @@
 """What should happen: a scenario or a job log, made exact as a workload.
 
-TOML ──▶ schema ──▶ Scenario ──▶ workload ──▶ Workload
-                      models, identities, streams ┘
-SWF  ──▶ swf ───────────────────────────────▶ Workload
+TOML ──▶ schema ──▶ Scenario ──▶ workload (models, identities, streams) ──▶ Workload
+SWF log ──▶ swf (identities, streams) ────────────────────────────────────▶ Workload
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def constant_arrivals(jobs: int, duration_us: int) -> Integers:
 def poisson_arrivals(uniforms: Floats, duration_us: int) -> Integers:
     """A Poisson process on condition that it has this many arrivals: they are uniform order statistics.
 
-    Source: Devroye 1986, section VI.1.2.
+    Source: Devroye 1986, chapter VI.
     """
     return np.sort(_floor(uniforms * duration_us))
 

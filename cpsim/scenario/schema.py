@@ -12,7 +12,7 @@ from typing import Annotated, Final, Self
 
 from msgspec import Meta, Struct
 
-from cpdaemon import commands
+from cpdaemon.commands import MAX_FRAME_BYTES
 from cpsim.scenario import identities, tables
 
 SLOT_ID_CHARACTERS: Final = 100
@@ -48,12 +48,14 @@ class Duration(int):
 
 
 Time = Annotated[Duration, Meta(description=_DURATION)]
-Text = Annotated[str, Meta(pattern="^" + _TEXT, description="text without , = or control characters")]
+Text = Annotated[
+    str, Meta(pattern="^" + _TEXT, description="text without , = or control characters, nor white space around it")
+]
 Name = Annotated[
     str,
     Meta(
         pattern=f"^(?![sS][lL][oO][tT]$){_TEXT}",
-        description="a name without , = or control characters, other than slot",
+        description="a name without , = or control characters, nor white space around it, other than slot",
     ),
 ]
 Share = Annotated[float, Meta(ge=0, le=1, description="a number from 0 to 1")]
@@ -222,7 +224,7 @@ class FromFaker(_Section, frozen=True):
     def __post_init__(self) -> None:
         known = identities.providers()
         if self.faker not in known:
-            raise ValueError(f"faker = {self.faker!r} is no provider of Faker{tables.suggestion(self.faker, known)}")
+            raise ValueError(f'faker = "{self.faker}" is no provider of Faker{tables.suggestion(self.faker, known)}')
 
 
 Choices = Annotated[list[Text], Meta(min_length=1, description="a list of at least one text")]
@@ -254,13 +256,20 @@ class Scenario(_Section, frozen=True):
 
     def __post_init__(self) -> None:
         if self.expire is not None and self.expire % _UNIT_US["min"]:
-            raise ValueError("expire must be whole minutes, such as 90min, 36h or 7d")
-        slot = "x" * SLOT_ID_CHARACTERS
-        for names in (self.counters.claim, self.counters.discard):
-            if names:
-                commands.Counters(slot, dict.fromkeys(names, -(10**12)))
-        if self.metadata:
-            commands.Meta(slot, {name: _longest(values) for name, values in self.metadata.items()})
+            raise ValueError(f"expire = {self.expire / 1e6:g}s: expected whole minutes, such as 90min, 36h or 7d")
+        _check_frame("counters.claim", dict.fromkeys(self.counters.claim, str(-(10**12))))
+        _check_frame("counters.discard", dict.fromkeys(self.counters.discard, str(-(10**12))))
+        _check_frame("metadata", {name: _longest(values) for name, values in self.metadata.items()})
+
+
+def _check_frame(place: str, values: dict[str, str]) -> None:
+    size = len("counters,slot=") + SLOT_ID_CHARACTERS
+    size += sum(len(f",{name}={value}".encode()) for name, value in values.items())
+    if size > MAX_FRAME_BYTES:
+        raise ValueError(
+            f"{place}: makes a frame of up to {size:,} bytes, and a daemon reads {MAX_FRAME_BYTES:,}: "
+            "give fewer or shorter names and texts"
+        )
 
 
 def _longest(values: list[str] | FromFaker) -> str:

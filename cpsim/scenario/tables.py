@@ -8,6 +8,7 @@ what is allowed there: the description in the `msgspec.Meta` of its type.
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -120,10 +121,10 @@ def _description(option: Any) -> str:  # noqa: ANN401
 
 def _join(path: str, key: object) -> str:
     name = str(key)
-    shown = name if re.fullmatch(r"[\w-]+", name) else f'"{name}"'
+    shown = name if re.fullmatch(r"[\w-]+", name) else _shown(name)
     return f"{path}.{shown}" if path else shown
 
 
 def _shown(value: object) -> str:
-    text = f'"{value}"' if isinstance(value, str) else repr(value)
+    text = json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
     return text if len(text) <= 80 else f"{text[:79]}…"

@@ -2,7 +2,7 @@
 
 | request | answer |
 |---|---|
-| `GET /__cpsim/totals` | slots by state, credits, counters and reasons of each project; refusals; commands still on their way |
+| `GET /__cpsim/totals` | slots by state, credits, counters, reasons of each project; refusals; commands under way |
 | `GET /__cpsim/balance` | the conservation laws that do not hold |
 | `GET /__cpsim/slots` | every slot, as Parquet |
 | `GET /__cpsim/accounts` | every machine and user, as Parquet |
@@ -93,7 +93,7 @@ class Control:
     def _links(self, request: Request) -> Response:
         try:
             links = msgspec.json.decode(request.body, type=list[tuple[str, str]])
-        except msgspec.DecodeError as error:
+        except ValueError as error:  # not JSON, not UTF-8, or of another shape
             return _error(400, f"the body is not a list of [machine, user]: {error}")
         refusals = self._accounts.link(links)
         return Response(200, msgspec.json.encode([refusal._asdict() for refusal in refusals]))
@@ -122,8 +122,9 @@ def slots_parquet(ledger: Ledger) -> bytes:
     }
     for name in ("credits", "min", "max", "granted", "allocated_us", "expires_us", "settled_us"):
         columns[name] = pa.array([getattr(slot, name) for slot in slots], pa.int64())
-    columns["counters"] = pa.array([_items(slot.counters) for slot in slots], pa.map_(pa.string(), pa.int64()))
-    columns["meta"] = pa.array([_items(slot.meta) for slot in slots], pa.map_(pa.string(), pa.string()))
+    counters, meta = pa.map_(pa.string(), pa.int64()), pa.map_(pa.string(), pa.string())
+    columns["counters"] = pa.array([_items(slot.counters) for slot in slots], counters)
+    columns["meta"] = pa.array([_items(slot.meta) for slot in slots], meta)
     return _parquet(pa.table(columns))
 
 

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 import msgspec
 
 from cpdaemon.commands import KINDS
+from cpsim.server.ledger import shown
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
@@ -28,6 +29,7 @@ API_PATH: Final = "/api"
 MAX_BODY_BYTES: Final = 64 * 2**20
 ALGORITHMS: Final = ("sha-1", "sha-256", "sha-512")
 CALLBACK_NAME: Final = re.compile(r"[A-Za-z_$][\w$]*(\.[A-Za-z_$][\w$]*)*", re.ASCII)
+TEXT: Final = b"text/plain; charset=utf-8"
 DEFAULT_CALLBACK: Final = "jsonp_callback"
 
 
@@ -76,16 +78,21 @@ class Api:
         if self._control is not None and self._control.covers(request.path):
             return self._control.respond(request)
         path = request.path.removeprefix(API_PATH)
-        if path == request.path or path not in {"/heartbeat"} and not path.startswith("/batch/"):
+        if path == request.path or not (path == "/heartbeat" or path.startswith("/batch/")):
             return _json(Failure(404, f"no such path {request.path!r}"))
         if request.method not in {"GET", "POST"}:
             return _json(Failure(405, f"{request.method} is not understood; use GET or POST"))
         if path == "/heartbeat":
-            return Response(200, b"OK", b"text/plain; charset=utf-8")
-        name, _, suffix = path.removeprefix("/batch/").partition(".")
-        if suffix not in FORMATS:
-            return Response(500, f"Unknown API protocol {suffix!r} requested".encode(), b"text/plain; charset=utf-8")
-        render = FORMATS[suffix]
+            return Response(200, b"OK", TEXT)
+        return self._answer(request, *path.removeprefix("/batch/").partition(".")[::2])
+
+    def _answer(self, request: Request, name: str, suffix: str) -> Response:
+        """Perform what a path names, and answer in the format that its suffix asks for."""
+        render = FORMATS.get(suffix)
+        if render is None:
+            return Response(500, f"Unknown API protocol {suffix!r} requested".encode(), TEXT)
+        if suffix == "jsonp" and not CALLBACK_NAME.fullmatch(_callback(request)):
+            return _json(Failure(400, "callback is not the name of a JavaScript function"))
         try:
             return render(request, self._perform(request, name, suffix))
         except Failure as failure:
@@ -145,11 +152,12 @@ class Api:
                     calls.append((kind, arguments))
                     origins.append((kind, index))
                 else:
-                    yield _bulk_error(f"{arguments!r} is not an object", kind, index)
+                    yield _bulk_error(f"{shown(arguments)} is not an object", kind, index)
         for refusal in self._accounts.apply(project_id, calls):
             yield _bulk_error(refusal.message, *origins[refusal.position])
-        for kind in classes.keys() - set(KINDS):
-            yield _bulk_error(f"unknown class {kind!r}", kind)
+        for kind in classes:
+            if kind not in KINDS:
+                yield _bulk_error(f"unknown class {kind!r}", kind)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI request."""
@@ -189,7 +197,8 @@ def _arguments(request: Request, signed: bytes, name: str, suffix: str) -> dict[
             pairs.pop("callback", None)
         return {kind: _decoded(text.encode()) for kind, text in pairs.items()} if name == "bulk" else pairs
     if suffix == "text":
-        fields = [field.partition("=") for field in request.body.decode("utf-8", "replace").strip().split(",")]
+        text = request.body.decode("utf-8", "replace").strip()
+        fields = [field.partition("=") for field in text.split(",")]
         if not all(equals for _, equals, _ in fields):
             raise Failure(400, "the body is not name=value,name=value")
         return {key.strip(): value for key, _, value in fields}
@@ -202,7 +211,7 @@ def _arguments(request: Request, signed: bytes, name: str, suffix: str) -> dict[
 def _decoded(text: bytes) -> object:
     try:
         return msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: not JSON, or not UTF-8
         raise Failure(400, f"the body is not JSON: {error}") from error
 
 
@@ -230,7 +239,7 @@ def _as_text(_: Request, answer: Mapping[str, object] | Failure) -> Response:
         lines = data
     else:
         lines = [f"{name}: {_as_line(value)}" for name, value in document.items()]
-    return Response(status, "".join(f"{line}\n" for line in lines).encode(), b"text/plain; charset=utf-8")
+    return Response(status, "".join(f"{line}\n" for line in lines).encode(), TEXT)
 
 
 def _as_line(value: object) -> str:
@@ -238,12 +247,13 @@ def _as_line(value: object) -> str:
 
 
 def _as_jsonp(request: Request, answer: Mapping[str, object] | Failure) -> Response:
-    given = dict(parse_qsl(request.query.decode("utf-8", "replace"))).get("callback", DEFAULT_CALLBACK)
-    if not CALLBACK_NAME.fullmatch(given):
-        return _json(Failure(400, "callback is not the name of a JavaScript function"))
     status, document = _document(answer)
-    script = b"%s(%s);" % (given.encode(), msgspec.json.encode(document))
+    script = b"%s(%s);" % (_callback(request).encode(), msgspec.json.encode(document))
     return Response(status, script, b"text/javascript; charset=utf-8")
+
+
+def _callback(request: Request) -> str:
+    return dict(parse_qsl(request.query.decode("utf-8", "replace"))).get("callback", DEFAULT_CALLBACK)
 
 
 FORMATS: Final[dict[str, Callable[[Request, Mapping[str, object] | Failure], Response]]] = {

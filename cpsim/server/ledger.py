@@ -1,12 +1,12 @@
-"""The accounts: what each command does to slots, machines and users.
+r"""The accounts: what each command does to slots, machines and users.
 
 A slot lives once::
 
                  alloc                claim
       (unknown) -------> ALLOCATED ----------> CLAIMED     credits and counters are granted
-                           |  |  \\-- discard -> DISCARDED   the reason is counted, nothing is granted
-                           |  \\----- time ----> EXPIRED     at allocation + `expire` minutes, not before
-                           \\-- counters, meta stay ALLOCATED
+                           |  |  \-- discard -> DISCARDED   the reason is counted, nothing is granted
+                           |  \----- time ----> EXPIRED     at allocation + `expire` minutes, not before
+                           \-- counters, meta stay ALLOCATED
 
 A settled slot (claimed, discarded, expired) is closed: any further command on it is refused and changes
 nothing. What a claim grants goes to the machine, and on to the user the machine is linked to; while it is
@@ -34,6 +34,10 @@ LARGEST_INTEGER: Final = 2**53 - 1
 """The largest number accepted: every JSON reader carries it exactly."""
 
 MINUTE_US: Final = 60_000_000
+LAST_US: Final = 2**63 - 1
+"""The end of time: every reader of 64-bit integers carries it. What would expire later, expires then."""
+
+LONGEST_QUOTE: Final = 80
 WHOLE_NUMBER: Final = re.compile(r"-?[0-9]{1,16}")
 
 
@@ -97,9 +101,7 @@ class Project:
     slots: dict[str, Slot] = field(default_factory=dict)
     machines: dict[str, Machine] = field(default_factory=dict)
     users: dict[str, Account] = field(default_factory=dict)
-    settled: dict[State, int] = field(
-        default_factory=lambda: {State.CLAIMED: 0, State.DISCARDED: 0, State.EXPIRED: 0}
-    )
+    settled: dict[State, int] = field(default_factory=lambda: {State.CLAIMED: 0, State.DISCARDED: 0, State.EXPIRED: 0})
     reasons: dict[str, int] = field(default_factory=dict)
     granted: Account = field(default_factory=Account)
 
@@ -201,7 +203,7 @@ class Ledger:
     def _alloc(self, project: Project, slot_id: str, arguments: Mapping[str, object], now_us: int) -> None:
         if slot_id in project.slots:
             raise Refused(f"slot {slot_id!r} was already allocated")
-        credits = _whole(arguments, "credits")
+        exactly = _whole(arguments, "credits")
         least = _whole(arguments, "min")
         most = _whole(arguments, "max")
         expire = _whole(arguments, "expire")
@@ -211,8 +213,8 @@ class Ledger:
             expire = DEFAULT_EXPIRE_MINUTES
         elif expire == 0:
             raise Refused("expire=0 is not a positive number of minutes")
-        expires_us = now_us + expire * MINUTE_US
-        slot = Slot(now_us, expires_us, credits, least, most)
+        expires_us = min(now_us + expire * MINUTE_US, LAST_US)
+        slot = Slot(now_us, expires_us, exactly, least, most)
         project.slots[slot_id] = slot
         heappush(self._deadlines, (expires_us, next(self._serial), slot, project))
 
@@ -267,6 +269,14 @@ class Ledger:
             credited.add(granted, counters)
 
 
+def shown(value: object) -> str:
+    """A value as a message quotes it: short, however long or deeply nested it is."""
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    text = repr(value)
+    return text if len(text) <= LONGEST_QUOTE else f"{text[: LONGEST_QUOTE - 1]}…"
+
+
 def _settle(project: Project, slot: Slot, state: State, now_us: int) -> None:
     slot.state = state
     slot.settled_us = now_us
@@ -290,7 +300,7 @@ def _text(arguments: Mapping[str, object], name: str) -> str:
         raise Refused(f"missing argument {name!r}")
     if type(value) is int:
         return str(value)
-    raise Refused(f"{name} must be text, not {value!r}")
+    raise Refused(f"{name} must be text, not {shown(value)}")
 
 
 def _whole(arguments: Mapping[str, object], name: str) -> int | None:
@@ -309,7 +319,7 @@ def _integer(name: str, value: object) -> int:
     elif type(value) is str and WHOLE_NUMBER.fullmatch(value):
         number = int(value)
     else:
-        raise Refused(f"{name}={value!r} is not a whole number")
+        raise Refused(f"{name}={shown(value)} is not a whole number")
     if abs(number) > LARGEST_INTEGER:
         raise Refused(f"{name}={number} is beyond {LARGEST_INTEGER}")
     return number

@@ -13,6 +13,8 @@ from uvicorn.server import ServerState
 if TYPE_CHECKING:
     import socket
 
+    from uvicorn._types import ASGIApplication
+
     from cpsim.server.http import Api
 
 KEEP_ALIVE_S: Final = 75
@@ -33,7 +35,7 @@ class HttpServer:
 
     def __init__(self, app: Api, sockets: list[socket.socket]) -> None:
         self._config = uvicorn.Config(
-            cast("uvicorn._types.ASGIApplication", app),
+            cast("ASGIApplication", app),
             http="httptools",
             ws="none",
             lifespan="off",
@@ -46,12 +48,20 @@ class HttpServer:
         self._config.load()
         self._sockets = sockets
         self._ready = threading.Event()
+        self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="cpsim-http", daemon=True)
 
     def start(self) -> None:
-        """Begin to serve; returns once connections are accepted."""
+        """Begin to serve; returns once connections are accepted.
+
+        Raises:
+            OSError: the sockets cannot be served.
+        """
         self._thread.start()
         self._ready.wait()
+        if self._failure is not None:
+            self._thread.join()
+            raise self._failure
 
     def stop(self) -> None:
         """Stop accepting, finish the requests under way, and close."""
@@ -59,8 +69,15 @@ class HttpServer:
         self._thread.join()
 
     def _run(self) -> None:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(self._serve())
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(self._serve())
+        except Exception as error:
+            if self._ready.is_set():
+                raise
+            self._failure = error
+        finally:
+            self._ready.set()
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -78,5 +95,5 @@ class HttpServer:
         for connection in list(state.connections):
             connection.shutdown()
         deadline = self._loop.time() + FINISH_S
-        while state.connections and self._loop.time() < deadline:
+        while state.connections and self._loop.time() < deadline:  # noqa: ASYNC110 - uvicorn sets no event
             await asyncio.sleep(0.001)

@@ -1,0 +1,61 @@
+"""What is checked, and how: `nox -s tests`, `lint`, `readme`, `bench`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import nox
+
+nox.options.sessions = ["tests", "lint"]
+nox.options.error_on_missing_interpreters = False
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+DEVELOPMENT = nox.project.dependency_groups(PROJECT, "dev")
+LINTERS = nox.project.dependency_groups(PROJECT, "lint")
+THIS_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+PYTHONS = sorted({"3.11", "3.12", "3.13", THIS_PYTHON})
+
+
+def install_wheel(session: nox.Session, extra: str = "") -> None:
+    """Build the wheel and install that: what is tested is what is shipped."""
+    folder = Path(session.create_tmp())
+    for old in folder.glob("*.whl"):
+        old.unlink()
+    session.run("python", "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder), ".", silent=True)
+    (wheel,) = folder.glob("*.whl")
+    session.install(f"{wheel}{extra}", *DEVELOPMENT)
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """Run the tests against the built wheel."""
+    install_wheel(session, "[test]")
+    session.run("pytest", *(session.posargs or ["-n", "2"]), env={"CPSIM_TEST_INSTALLED": "1"})
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and types."""
+    session.install("-e", ".", *LINTERS)
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("mypy")
+
+
+@nox.session(python=False)
+def readme(session: nox.Session) -> None:
+    """Run the README's first command in a fresh clone, as a newcomer does."""
+    clone = Path(session.create_tmp()) / "clone"
+    session.run("rm", "-rf", str(clone), external=True)
+    session.run("git", "clone", "-q", ".", str(clone), external=True)
+    command = (clone / "README.md").read_text(encoding="utf-8").split("```sh\n")[1].split("```")[0]
+    session.chdir(clone)
+    session.run("bash", "-euc", command, external=True)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Print ratios measured side by side."""
+    install_wheel(session)
+    session.run("python", "-P", "tests/benchmarks/ratios.py", *session.posargs)

@@ -1,0 +1,168 @@
+import gzip
+
+import numpy as np
+import pytest
+
+from cpsim.scenario import ScenarioError, load_workload
+
+
+def line(job, submit, wait, run, status, *, user=1):
+    return f" {job} {submit} {wait} {run} 4 -1 -1 4 -1 -1 {status} {user} -1 -1 -1 -1 -1 -1"
+
+
+def write(tmp_path, *lines, end="\n"):
+    path = tmp_path / "log.swf"
+    path.write_bytes(end.join(lines).encode() + end.encode())
+    return path
+
+
+def calls(path, seed=1):
+    workload = load_workload(path, seed)
+    return [
+        (due_us / 1e6, kind, {name: value for name, value in arguments.items() if name not in {"machine", "expire"}})
+        for due_us, (kind, arguments) in zip(
+            workload.due_us.tolist(), workload.calls(0, len(workload), "j"), strict=True
+        )
+    ]  # fmt: skip
+
+
+def test_statuses(tmp_path):
+    path = write(
+        tmp_path, line(7, 100, 5, 10, 1), line(8, 200, -1, 20, 0), line(9, 300, 5, -1, 5), line(10, 400, -1, 30, 5)
+    )
+    assert calls(path) == [
+        (0, "alloc", {"slot": "j-7"}),
+        (15, "counters", {"slot": "j-7", "job/cpuusage": 10, "job/success": 1}),
+        (15, "claim", {"slot": "j-7", "credits": 1}),
+        (100, "alloc", {"slot": "j-8"}),
+        (120, "counters", {"slot": "j-8", "job/cpuusage": 20, "job/failure": 1}),
+        (120, "discard", {"slot": "j-8", "reason": "failed"}),
+        (200, "alloc", {"slot": "j-9"}),
+        (205, "discard", {"slot": "j-9", "reason": "cancelled"}),
+        (300, "alloc", {"slot": "j-10"}),
+        (330, "counters", {"slot": "j-10", "job/cpuusage": 30}),
+        (330, "discard", {"slot": "j-10", "reason": "cancelled"}),
+    ]
+
+
+def test_unknown_status_counts_as_completed(tmp_path):
+    assert [kind for _, kind, _ in calls(write(tmp_path, line(1, 0, 0, 5, -1)))] == ["alloc", "counters", "claim"]
+
+
+def test_parts_of_a_job_are_one_slot(tmp_path):
+    path = write(tmp_path, line(3, 0, 1, 10, 2), line(3, -1, 9, 20, 2), line(3, -1, 0, 5, 3), line(4, 0, 0, 100, 2))
+    assert calls(path) == [
+        (0, "alloc", {"slot": "j-3"}),
+        (0, "alloc", {"slot": "j-4"}),
+        (11, "counters", {"slot": "j-3", "job/cpuusage": 10}),
+        (40, "counters", {"slot": "j-3", "job/cpuusage": 20}),
+        (45, "counters", {"slot": "j-3", "job/cpuusage": 5, "job/success": 1}),
+        (45, "claim", {"slot": "j-3", "credits": 1}),
+        (100, "counters", {"slot": "j-4", "job/cpuusage": 100}),
+    ]
+
+
+def test_a_summary_line_replaces_its_parts(tmp_path):
+    path = write(tmp_path, line(3, 0, 0, 30, 0), line(3, -1, 9, 20, 2), line(3, -1, 0, 5, 4))
+    assert [kind for _, kind, _ in calls(path)] == ["alloc", "counters", "discard"]
+
+
+def test_repeated_job_numbers_are_separate_slots(tmp_path):
+    workload = load_workload(write(tmp_path, *[line(5, t, 0, 1, 1) for t in (0, 1, 2)], line(9, 3, 0, 1, 1)))
+    assert workload.slot_numbers.tolist() == [5, 10, 11, 9]
+
+
+def test_oddities_of_real_logs(tmp_path):
+    lines = [
+        "; Version: 2.2", ";\tMaxNodes: 12 (of 16)", "; caf\u00e9 ; 1 2 3", "",
+        line(2, 20.5, 0, 1.75, 1), "   ; indented comment", line(1, 10, 0.25, 0, 1) + " ; trailing", "   ",
+    ]  # fmt: skip
+    path = write(tmp_path, *lines, end="\r\n")
+    expected = [
+        (0, "alloc", {"slot": "j-1"}),
+        (0.25, "claim", {"slot": "j-1", "credits": 1}),
+        (10.5, "alloc", {"slot": "j-2"}),
+        (12.25, "counters", {"slot": "j-2", "job/cpuusage": 1, "job/success": 1}),
+        (12.25, "claim", {"slot": "j-2", "credits": 1}),
+    ]
+    assert calls(path) == expected
+    assert len(load_workload(path).machines) == 12
+    zipped = tmp_path / "my log.swf.gz"
+    zipped.write_bytes(gzip.compress(path.read_bytes()))
+    assert calls(zipped) == expected
+    assert load_workload(zipped).name == "my-log"
+
+
+def test_slots_outlive_their_jobs_by_a_day(tmp_path):
+    workload = load_workload(write(tmp_path, line(1, 0, 0, 61, 1), line(2, 0, 0, 0, 5), line(3, 0, 60, 60, 1)))
+    assert workload.alloc.expire_min.tolist() == [1442, 1440, 1442]
+
+
+def test_jobs_run_on_machines_of_their_user(tmp_path):
+    users = [3, 3, -1, 8, 15, 8] * 50
+    path = write(tmp_path, "; MaxNodes: 10", *[line(i, i, 0, 1, 1, user=user) for i, user in enumerate(users)])
+    workload = load_workload(path)
+    assert len(workload.users) == 3
+    assert np.bincount(workload.owner + 1).tolist() == [3, 3, 2, 2]
+    owners = workload.owner[workload.claim.machine]
+    slots = workload.slot[workload.kind == 4]
+    expected = {-1: -1, 3: 0, 8: 1, 15: 2}
+    assert owners.tolist() == [expected[users[slot]] for slot in slots]
+    assert len(np.unique(workload.claim.machine)) == 10
+
+
+def test_more_users_than_nodes(tmp_path):
+    workload = load_workload(write(tmp_path, "; MaxNodes: 1", *[line(i, 0, 0, 1, 1, user=i) for i in range(5)]))
+    assert workload.owner.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_the_seed_decides(tmp_path):
+    path = write(tmp_path, *[line(i, i, 0, 1, 1) for i in range(20)])
+    assert load_workload(path).digest() == load_workload(path, 1).digest()
+    assert load_workload(path, 2).digest() != load_workload(path, 1).digest()
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (line(1, "x", 0, 1, 1), r"line 3: submit time \(field 2\) = 'x': expected seconds from 0"),
+        (
+            line(1, 0, 0, 1, 1, user="bob"),
+            r"line 3: user \(field 12\) = 'bob': expected a whole number from 0 up, or -1",
+        ),
+        (line(1, 0, 0, 1, 7), r"line 3: status \(field 11\) = 7: expected a whole number from -1 to 5"),
+        (line(1, 0, 0, 1, 1.5), r"line 3: status \(field 11\) = 1.5"),
+        (line(1, -1, 0, 1, 1), r"line 3: submit time \(field 2\) = -1: expected seconds"),
+        (line(1, -1, 0, 1, 3), r"line 3: submit time \(field 2\) = -1: expected a time on the first part"),
+        (line(1, 0, 0, 1e300, 1), r"line 3: run time \(field 4\) = 1e\+300"),
+        (line(1, 0, "nan", 1, 1), r"line 3: wait time \(field 3\) = nan"),
+        (line(-4, 0, 0, 1, 1), r"line 3: job number \(field 1\) = -4"),
+        ("1 2 3", "line 3: 3 fields: expected 18, from job number to think time"),
+        (line(1, 0, 0, 1, 1) + " 0", "line 3: 19 fields"),
+        (line(1, 0, 0, 1, 1) + "x", r"line 3: think time \(field 18\) = '-1x': expected a number, or -1"),
+    ],
+)
+def test_a_bad_line_is_located(tmp_path, bad, message):
+    path = write(tmp_path, "; comment", line(5, 0, 0, 1, 1), bad, line(6, 0, 0, 1, 1))
+    with pytest.raises(ScenarioError, match=f"log.swf, {message}"):
+        load_workload(path)
+
+
+def test_a_log_of_one_width_that_is_wrong(tmp_path):
+    with pytest.raises(ScenarioError, match="line 1: 2 fields"):
+        load_workload(write(tmp_path, "1 2", "3 4"))
+
+
+@pytest.mark.parametrize("lines", [(), ("; only", "; comments")])
+def test_an_empty_log(tmp_path, lines):
+    with pytest.raises(ScenarioError, match="no job in this log"):
+        load_workload(write(tmp_path, *lines))
+
+
+def test_damaged_gzip(tmp_path):
+    path = tmp_path / "log.swf.gz"
+    whole = gzip.compress(line(1, 0, 0, 1, 1).encode())
+    for content in (whole[:-9], b"plain text", whole[:12] + b"\xff" * 20):
+        path.write_bytes(content)
+        with pytest.raises(ScenarioError, match=r"log.swf.gz: damaged or cut short"):
+            load_workload(path)

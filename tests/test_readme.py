@@ -1,0 +1,68 @@
+"""Everything that README.md shows is run."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+FRESH = "python3 -m venv"
+SNIPPETS = [(language, text) for language, text in BLOCKS if not text.startswith(FRESH)]
+NETCAT = """
+import socket, sys
+with socket.socket(socket.AF_UNIX) as sock:
+    sock.connect(sys.argv[2])
+    sock.sendall(sys.stdin.buffer.read())
+    while data := sock.recv(100):
+        sys.stdout.buffer.write(data)
+"""
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder where the snippets run one after the other, as a reader runs them."""
+    folder = tmp_path_factory.mktemp("readme")
+    tools = folder / "bin"
+    tools.mkdir()
+    (folder / "netcat.py").write_text(NETCAT, encoding="utf-8")
+    netcat = tools / "nc"
+    netcat.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{folder}/netcat.py" "$@"\n', encoding="utf-8")
+    netcat.chmod(0o755)
+    curl = tools / "curl"
+    fetch = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[-1], timeout=10).read().decode())"
+    curl.write_text(f"#!/bin/sh\nexec '{sys.executable}' -c '{fetch}' \"$@\"\n", encoding="utf-8")
+    curl.chmod(0o755)
+    return folder
+
+
+@pytest.mark.parametrize(("language", "text"), SNIPPETS, ids=[f"{i}-{block[0]}" for i, block in enumerate(SNIPPETS)])
+def test_snippet(workplace: Path, language: str, text: str) -> None:
+    for left in ("ready", "creditapi.socket"):
+        (workplace / left).unlink(missing_ok=True)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    text = text.replace("8080", str(port))
+    command = {"sh": ["bash", "-euc", text], "python": [sys.executable, "-c", text]}[language]
+    path = os.pathsep.join([str(workplace / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        command, cwd=workplace, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_there_are_two_commands_for_a_fresh_machine() -> None:
+    fresh = [text.strip() for _, text in BLOCKS if text.startswith(FRESH)]
+    assert len(fresh) == 2
+    assert fresh[1] in (ROOT / ".ci/run").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\(([^)#:]+)\)", README))
+def test_links_lead_somewhere(link: str) -> None:
+    assert (ROOT / link).exists()
