@@ -9,12 +9,14 @@ import difflib
 from pathlib import Path
 from typing import Final
 
+from cpsim.errors import Problem
+
 _PACKAGE: Final = Path(__file__).parent
 _SUFFIXES: Final = {"scenarios": ".toml", "reports": ".py"}
 _FILE_SUFFIXES: Final = {".toml", ".swf", ".gz", ".py"}
 
 
-class NotFound(LookupError):  # noqa: N818 - a name here says what happened
+class NotFound(Problem, LookupError):  # noqa: N818 - a name here says what happened
     """No such content, or no such file."""
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from cpdaemon.endpoint import TcpEndpoint
 from cpsim.daemon.addresses import listen_tcp, listen_unix
-from cpsim.daemon.forwarder import Deliver, Forwarder
+from cpsim.daemon.forwarder import Forwarder
 from cpsim.daemon.listener import Listener
 from cpsim.errors import Problem
 from cpsim.server.control import Control
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
     from typing import Self
+
+    from cpsim.daemon.forwarder import Deliver
 
 ANY_PORT: Final = TcpEndpoint("127.0.0.1", 0)
 LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -79,7 +81,7 @@ class Fake:
         try:
             if self._unix is not None:
                 sockets.append(listen_unix(self._unix))
-                self.addresses["unix"] = str(self._unix)
+                self.addresses["unix"] = str(self._unix.absolute())
             if self._tcp is not None:
                 sockets.append(listen_tcp(self._tcp.host, self._tcp.port))
                 self.addresses["tcp"] = _address(sockets[-1])

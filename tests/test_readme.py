@@ -24,10 +24,10 @@ with socket.socket(socket.AF_UNIX) as sock:
 """
 
 
-@pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder where the snippets run one after the other, as a reader runs them."""
-    folder = tmp_path_factory.mktemp("readme")
+@pytest.fixture
+def workplace(tmp_path: Path) -> Path:
+    """A folder for the snippets, with stand-ins for tools that not every machine has."""
+    folder = tmp_path
     tools = folder / "bin"
     tools.mkdir()
     (folder / "netcat.py").write_text(NETCAT, encoding="utf-8")
@@ -41,20 +41,25 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("language", "text"), SNIPPETS, ids=[f"{i}-{block[0]}" for i, block in enumerate(SNIPPETS)])
-def test_snippet(workplace: Path, language: str, text: str) -> None:
-    for left in ("ready", "creditapi.socket"):
-        (workplace / left).unlink(missing_ok=True)
+def test_the_snippets_run_one_after_the_other(workplace: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    text = text.replace("8080", str(port))
-    command = {"sh": ["bash", "-euc", text], "python": [sys.executable, "-c", text]}[language]
+        port = str(free.getsockname()[1])
     path = os.pathsep.join([str(workplace / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
-    done = subprocess.run(
-        command, cwd=workplace, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
+    for language, text in SNIPPETS:
+        for left in ("ready", "creditapi.socket"):
+            (workplace / left).unlink(missing_ok=True)
+        command = {"sh": ["bash", "-euc"], "python": [sys.executable, "-c"]}[language]
+        done = subprocess.run(
+            [*command, text.replace("8080", port)],
+            cwd=workplace,
+            env=os.environ | {"PATH": path},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, text + done.stdout + done.stderr
+        assert "Traceback" not in done.stderr, text + done.stderr
 
 
 def test_there_are_two_commands_for_a_fresh_machine() -> None:

@@ -33,6 +33,11 @@ if TYPE_CHECKING:
 READ_BYTES: Final = 65_536
 EVENTS_A_POLL: Final = 256
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+NOT_YET_CONNECTED: Final = {errno.EAGAIN, errno.ENOTCONN}
+MEASURES: Final = {b"content-length", b"transfer-encoding"}
+"""Headers that say where a body ends; without them, it ends with the connection."""
+MAX_BODY_BYTES: Final = 1 << 20
+MESSAGE_CHARACTERS: Final = 300
 ACCEPTED: Final = (Outcome.ACCEPTED, "")
 QUOTED: Final = re.compile(r"'[^']*'")
 
@@ -56,6 +61,9 @@ class Wire(Protocol):
     def abandon(self, fd: int) -> None:
         """Close a connection, with whatever it was doing."""
 
+    def close(self) -> None:
+        """Close all connections."""
+
 
 if sys.platform == "darwin":
 
@@ -76,6 +84,9 @@ if sys.platform == "darwin":
         def poll(self, patience_s: float) -> list[int]:
             return [event.ident for event in self._kqueue.control(None, EVENTS_A_POLL, patience_s)]
 
+        def close(self) -> None:
+            self._kqueue.close()
+
 else:
 
     class _Poller:
@@ -93,6 +104,9 @@ else:
 
         def poll(self, patience_s: float) -> list[int]:
             return [fd for fd, _ in self._poll(patience_s, EVENTS_A_POLL)]
+
+        def close(self) -> None:
+            self._epoll.close()
 
 
 class OneShot:
@@ -124,16 +138,16 @@ class OneShot:
 
     def send(self, payload: bytes) -> int:
         """See `Wire`."""
-        sock = RawSocket(self._family, socket.SOCK_STREAM, 0)
+        try:
+            sock = RawSocket(self._family, socket.SOCK_STREAM, 0)
+        except OSError as error:  # no descriptor is left: others will be given back
+            raise BacklogFull(f"cannot connect: {error.strerror}") from error
         sock.settimeout(0.0)
         if self._resets:  # a connection closed by a reset leaves no port in TIME_WAIT
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         error = sock.connect_ex(self._address)
         fd = sock.fileno()
-        if error == 0:
-            sock.send(payload)
-            self._poller.watch(fd)
-        elif error == errno.EINPROGRESS:
+        if error in {0, errno.EINPROGRESS}:
             self._begin(sock, fd, payload)
         else:
             sock.close()
@@ -147,7 +161,10 @@ class OneShot:
         """The connection is being made; on loopback it usually is by now."""
         try:
             sock.send(payload)
-        except OSError:
+        except OSError as error:
+            if error.errno not in NOT_YET_CONNECTED:
+                sock.close()
+                raise NotSent(f"cannot send: {error.strerror}") from error
             self._connecting[fd] = payload
             self._poller.watch(fd, writing=True)
         else:
@@ -164,7 +181,7 @@ class OneShot:
             return None
         except OSError as error:
             return self._ended(fd, (Outcome.UNKNOWN, f"reply lost: {error.strerror}"))
-        if data == b"OK":
+        if data == b"OK" and fd not in self._partial:
             del self._sockets[fd]
             sock.close()
             return ACCEPTED
@@ -182,12 +199,21 @@ class OneShot:
         if sock is not None:
             sock.close()
 
+    def close(self) -> None:
+        """See `Wire`."""
+        for fd in list(self._sockets):
+            self.abandon(fd)
+        self._poller.close()
+
     def _connected(self, sock: RawSocket, fd: int) -> Answer | None:
         payload = self._connecting.pop(fd)
         error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
             return self._ended(fd, (Outcome.REFUSED, f"cannot connect: {os.strerror(error)}"))
-        sock.send(payload)
+        try:
+            sock.send(payload)
+        except OSError as broken:
+            return self._ended(fd, (Outcome.REFUSED, f"cannot send: {broken.strerror}"))
         self._poller.written(fd)
         return None
 
@@ -223,16 +249,17 @@ class KeepAlive:
         self.poll = self._poller.poll
         self._connections: dict[int, _HttpConnection] = {}
         self._idle: list[int] = []
+        self._waiting = select.poll()
         self._tls = ssl.create_default_context() if endpoint.scheme == "https" else None
 
     def send(self, payload: bytes) -> int:
         """See `Wire`."""
-        fd = self._idle.pop() if self._idle else self._connect()
+        fd = self._take()
         try:
             self._connections[fd].sock.sendall(payload)
         except OSError as error:
             self.abandon(fd)
-            raise NotSent(f"cannot send: {error.strerror}") from error
+            raise NotSent(f"cannot send: {error.strerror or error}") from error
         return fd
 
     def receive(self, fd: int) -> Answer | None:
@@ -244,10 +271,10 @@ class KeepAlive:
             return None
         except OSError as error:
             self.abandon(fd)
-            return Outcome.UNKNOWN, f"reply lost: {error.strerror}"
+            return Outcome.UNKNOWN, f"reply lost: {error.strerror or error}"
         try:
             connection.feed(data)
-        except httptools.HttpParserError:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self.abandon(fd)
             return Outcome.UNKNOWN, "garbage reply"
         if not connection.complete:
@@ -271,13 +298,35 @@ class KeepAlive:
         with contextlib.suppress(ValueError):
             self._idle.remove(fd)
 
+    def close(self) -> None:
+        """See `Wire`."""
+        for fd in list(self._connections):
+            self.abandon(fd)
+        self._poller.close()
+
+    def _take(self) -> int:
+        """A connection ready for a request; one that the server has closed meanwhile is not used again."""
+        while self._idle:
+            fd = self._idle.pop()
+            self._waiting.register(fd, select.POLLIN)
+            ended = self._waiting.poll(0)
+            self._waiting.unregister(fd)
+            if not ended:
+                return fd
+            self.abandon(fd)
+        return self._connect()
+
     def _connect(self) -> int:
+        sock = None
         try:
             sock = socket.create_connection((self._endpoint.host, self._endpoint.port), self._timeout_s)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._tls is not None:
                 sock = self._tls.wrap_socket(sock, server_hostname=self._endpoint.host)
+            sock.settimeout(0.0)
         except OSError as error:
+            if sock is not None:
+                sock.close()
             raise NotSent(f"cannot connect: {error.strerror or error}") from error
         fd = sock.fileno()
         self._connections[fd] = _HttpConnection(sock)
@@ -297,18 +346,35 @@ class _HttpConnection:
         self.body = bytearray()
         self.status = 0
         self.complete = self.keeps_alive = False
+        self._ends_with_connection = False
         self._parser = httptools.HttpResponseParser(self)
 
     def feed(self, data: bytes) -> None:
-        self._parser.feed_data(data)
+        """Take what was received; nothing is the end of the connection, and may be that of the response."""
+        if data:
+            self._parser.feed_data(data)
+        else:
+            self.complete = self._ends_with_connection
+
+    def on_header(self, name: bytes, _: bytes) -> None:
+        self._measured = self._measured or name.lower() in MEASURES
+
+    def on_message_begin(self) -> None:
+        self._measured = False
+
+    def on_headers_complete(self) -> None:
+        self.status = self._parser.get_status_code()
+        self._ends_with_connection = not self._measured
 
     def on_body(self, data: bytes) -> None:
         self.body += data
+        if len(self.body) > MAX_BODY_BYTES:
+            raise OverflowError
 
     def on_message_complete(self) -> None:
-        self.complete = True
-        self.status = self._parser.get_status_code()
-        self.keeps_alive = self._parser.should_keep_alive()
+        if self.status >= 200:  # else it is interim, such as 100 Continue
+            self.complete = True
+            self.keeps_alive = self._parser.should_keep_alive()
 
 
 def _http_answer(status: int, body: bytes) -> Answer:
@@ -319,8 +385,10 @@ def _http_answer(status: int, body: bytes) -> Answer:
     match document:
         case {"result": "ok"} if status == 200:
             return ACCEPTED
-        case {"result": "error", "message": message}:
-            return Outcome.REFUSED, f"HTTP {status}: {QUOTED.sub('...', str(message))}"
+        case {"result": "error", "message": message} if status < 501:
+            return Outcome.REFUSED, f"HTTP {status}: {QUOTED.sub('...', str(message))[:MESSAGE_CHARACTERS]}"
+        case _ if 300 <= status < 500:
+            return Outcome.REFUSED, f"HTTP {status} with a body that is not the API's"
         case _:
             return Outcome.UNKNOWN, f"HTTP {status} with a body that is not the API's"
 
@@ -342,6 +410,7 @@ def open_wire(endpoint: UnixEndpoint | TcpEndpoint | UrlEndpoint, timeout_s: flo
             return KeepAlive(endpoint, timeout_s)
         wire = OneShot(endpoint)
         wire.reach(timeout_s)
-    except OSError as error:
-        raise Problem(f"cannot reach {endpoint}: {error.strerror or error}; is it running there?") from error
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that cannot be one of a host
+        said = error.strerror if isinstance(error, OSError) else None
+        raise Problem(f"cannot reach {endpoint}: {said or error}; is it running there?") from error
     return wire

@@ -13,6 +13,7 @@ from typing import Annotated, Final, Self
 from msgspec import Meta, Struct
 
 from cpdaemon.commands import MAX_FRAME_BYTES
+from cpsim.errors import Problem
 from cpsim.scenario import identities, tables
 
 SLOT_ID_CHARACTERS: Final = 100
@@ -27,7 +28,7 @@ _TEXT: Final = rf"[^\s{_NO_FRAME}]([^{_NO_FRAME}]*[^\s{_NO_FRAME}])?$(?!\n)"
 _DURATION: Final = "a time with its unit, up to 3650d, such as 500ms, 90s, 5min, 8h or 1d"
 
 
-class ScenarioError(ValueError):
+class ScenarioError(Problem, ValueError):
     """A mistake in a scenario or a job log: names the file, the place, the value and what is allowed."""
 
 

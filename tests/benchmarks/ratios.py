@@ -1,0 +1,139 @@
+"""Ratios measured side by side, in one run: `nox -s bench`.
+
+Each row compares two ways of doing one thing on this machine, now; a time alone would say more about the machine.
+The two take turns, and the medians of their rounds are compared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from cpdaemon import Client
+from cpdaemon.endpoint import UnixEndpoint
+from cpsim.catalog import find_scenario
+from cpsim.fake import FakeProcess
+from cpsim.replay.engine import Engine, operations
+from cpsim.replay.journal import Journal
+from cpsim.replay.payloads import frames
+from cpsim.replay.wires import open_wire
+from cpsim.scenario import load_workload
+
+ROUNDS = 5
+CLIENT_COMMANDS = 3_000
+
+
+def main() -> None:
+    """Measure all rows, print them, and write them as JSON where the first argument says."""
+    rows = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        rows["replay engine / one client, commands/s"] = engine_against_client(folder)
+        rows["fake daemon and ledger / asyncio daemon that only answers, commands/s"] = fake_against_asyncio(folder)
+    rows["import cpdaemon / bare interpreter, start-up time"] = import_cost()
+    table = Table("first / second", "first", "second", "ratio")
+    for title, (first, second) in rows.items():
+        table.add_row(title, f"{first:,.4g}", f"{second:,.4g}", f"{first / second:.2f}")
+    Console().print(table)
+    if len(sys.argv) > 1:
+        Path(sys.argv[1]).write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+
+
+def in_turns(first: Callable[[int], float], second: Callable[[int], float]) -> tuple[float, float]:
+    """The medians of two measurements that take turns; each is told the number of the round."""
+    pairs = [(first(turn), second(turn)) for turn in range(ROUNDS)]
+    return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
+
+
+def engine_against_client(folder: Path) -> tuple[float, float]:
+    """The replay engine, and `Client.alloc` in a loop, at one fake."""
+    with FakeProcess({"bench": "secret"}, folder / "fake.sock") as process:
+        address = process.addresses()["unix"]
+
+        def client(turn: int) -> float:
+            with Client(address) as sender:
+                start = time.perf_counter()
+                for number in range(CLIENT_COMMANDS):
+                    sender.alloc(f"client-{turn}-{number}", credits=5)
+                return CLIENT_COMMANDS / (time.perf_counter() - start)
+
+        return in_turns(lambda turn: replay(address, f"engine-{turn}"), client)
+
+
+def fake_against_asyncio(folder: Path) -> tuple[float, float]:
+    """The fake daemon with its ledger in a process of its own, and the least daemon asyncio can be, likewise."""
+    with FakeProcess({"bench": "secret"}, folder / "fake.sock") as process, asyncio_daemon(folder) as other:
+        address = process.addresses()["unix"]
+        return in_turns(lambda turn: replay(address, f"fake-{turn}"), lambda turn: replay(other, f"other-{turn}"))
+
+
+def replay(address: str, prefix: str) -> float:
+    """Operations a second of the challenge scenario."""
+    workload = load_workload(find_scenario("challenge"))
+    journal = Journal()
+    engine = Engine(
+        open_wire(UnixEndpoint(address), 10.0), journal, in_flight=64, timeout_s=10.0, on_progress=lambda _: None
+    )
+    elapsed_s = engine.run(operations(workload.slot, None, frames(workload, prefix)))
+    journal.close()
+    assert journal.counts == [len(workload), 0, 0], journal.errors
+    return len(workload) / elapsed_s
+
+
+@contextmanager
+def asyncio_daemon(folder: Path) -> Iterator[str]:
+    """A process that answers OK to whatever it reads."""
+    path = folder / "asyncio.sock"
+    with subprocess.Popen([sys.executable, __file__, "--answer", str(path)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield str(path)
+        process.terminate()
+
+
+class Answer(asyncio.Protocol):
+    """Says OK and closes."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        assert isinstance(self.transport, asyncio.Transport)
+        self.transport.write(b"OK")
+        self.transport.close()
+
+
+async def answer(path: str) -> None:
+    """Serve `Answer` until the process is ended."""
+    server = await asyncio.get_running_loop().create_unix_server(Answer, path, backlog=4096)
+    print("ready", flush=True)
+    await server.serve_forever()
+
+
+def import_cost() -> tuple[float, float]:
+    """Seconds for an interpreter that imports `cpdaemon`, and for one that imports nothing."""
+
+    def start(code: str) -> float:
+        begun = time.perf_counter()
+        subprocess.run([sys.executable, "-P", "-c", code], check=True)
+        return time.perf_counter() - begun
+
+    return in_turns(lambda _: start("import cpdaemon"), lambda _: start(""))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--answer"]:
+        asyncio.run(answer(sys.argv[2]))
+    else:
+        main()

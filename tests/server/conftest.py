@@ -1,0 +1,74 @@
+"""A fake's server on a real socket, and requests to it."""
+
+import hashlib
+import http.client
+import json
+import socket
+
+import pytest
+
+from cpsim.fake import ANY_PORT, Fake
+
+PROJECTS = {"Physics": "s3cret", "q": "other"}
+
+
+class Site:
+    """A running server: signed requests in, (status, body) out."""
+
+    def __init__(self, fake):
+        self.fake = fake
+        self.address = ("127.0.0.1", int(fake.addresses["http"].split(":")[2].removesuffix("/api")))
+        self.connection = http.client.HTTPConnection(*self.address, timeout=5)
+
+    def request(self, method, path, body=b"", headers=None):
+        self.connection.request(method, path, body, headers or {})
+        response = self.connection.getresponse()
+        self.headers = response.headers
+        return response.status, response.read()
+
+    def sign(self, payload, algorithm="sha-256", project="Physics", secret="s3cret"):
+        digest = hashlib.new(algorithm.replace("-", ""), payload + secret.encode()).hexdigest()
+        return f"{algorithm},{project},{digest}"
+
+    def post(self, path, body=b"", **signing):
+        body = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self.request("POST", f"/api/batch/{path}", body, {"Authorization": self.sign(body, **signing)})
+
+    def get(self, path, query="", **signing):
+        """GET with the query signed, and the token as its last argument."""
+        signed = f"{query}&" if query else ""
+        return self.request("GET", f"/api/batch/{path}?{signed}auth={self.sign(query.encode(), **signing)}")
+
+    def slots(self, project="Physics"):
+        with self.fake.accounts.reading() as ledger:
+            return dict(ledger.project(project).slots)
+
+    def raw(self, data, *, until=b""):
+        """Send bytes, and return what comes back: up to `until`, or to the end."""
+        with socket.create_connection(self.address, timeout=5) as sock:
+            sock.sendall(data)
+            received = b""
+            while not (until and until in received):
+                piece = sock.recv(65536)
+                if not piece:
+                    break
+                received += piece
+            return received
+
+
+@pytest.fixture
+def site():
+    """A server of the test's own."""
+    with Fake(PROJECTS, http=ANY_PORT) as fake:
+        site = Site(fake)
+        yield site
+        site.connection.close()
+
+
+@pytest.fixture(scope="module")
+def shared_site():
+    """One server for all examples of a module."""
+    with Fake(PROJECTS, http=ANY_PORT) as fake:
+        site = Site(fake)
+        yield site
+        site.connection.close()
