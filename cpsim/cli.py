@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import click
 
 from cpdaemon.endpoint import Endpoint, TcpEndpoint, UrlEndpoint, parse_endpoint
-from cpdaemon.errors import CreditPiggyError, EndpointError
+from cpdaemon.errors import CreditPiggyError, EndpointError, InvalidCommand
 
 if TYPE_CHECKING:
     from cpsim.replay.clock import Pace
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 INVALID: Final = 1
 FAILED: Final = 2
 WRONG_USAGE: Final = 64
+LONGEST_S: Final = 86_400
 DEMO_PROJECT: Final = "demo"
 """Project id and secret of `cpsim serve` when none are given: it is a fake, on loopback."""
 
@@ -46,10 +48,20 @@ class _ListenType(click.ParamType[TcpEndpoint]):
         return TcpEndpoint(host.removeprefix("[").removesuffix("]"), int(port))
 
 
+class _NumberType(click.FloatRange):
+    """A finite number in a range."""
+
+    def convert(self, value: float, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):  # which is neither inside a range nor outside
+            self.fail(f"{value} is not a number", param, ctx)
+        return number
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="cpsim")
 def cli() -> None:
-    r"""Test harness and simulator for CreditPiggy.
+    """Test harness and simulator for CreditPiggy.
 
     \b
     cpsim run smoke                  replay a synthetic workload against an embedded CreditPiggy
@@ -72,11 +84,13 @@ def cli() -> None:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="File with the project's secret.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Same seed, same workload.")
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="R", help="Send R operations/s.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=1, show_default=True, help="Same seed, same workload."
+)
+@click.option("--rate", type=_NumberType(1e-6, 1e9), metavar="R", help="Send R operations/s.")
 @click.option(
     "--speed",
-    type=click.FloatRange(min=0, min_open=True),
+    type=_NumberType(1e-6, 1e9),
     metavar="X",
     help="Keep the scenario's times, X times faster.",
 )
@@ -92,7 +106,7 @@ def cli() -> None:
 @click.option(
     "--timeout",
     "timeout_s",
-    type=click.FloatRange(min=0, min_open=True),
+    type=_NumberType(0.001, LONGEST_S),
     default=10.0,
     show_default=True,
     metavar="S",
@@ -122,7 +136,7 @@ def run(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    r"""Replay SCENARIO, verify the effect, and measure.
+    """Replay SCENARIO, verify the effect, and measure.
 
     SCENARIO is a name (smoke, challenge), a scenario file (.toml) or a workload log (.swf, .swf.gz). The exit status is
     0 if the verdict is valid, 1 if invalid, 2 if unknown.
@@ -134,6 +148,7 @@ def run(
     """
     from cpsim import run_folder
     from cpsim.catalog import find_scenario
+    from cpsim.run import check_prefix
     from cpsim.run import run as perform
     from cpsim.scenario import load_workload
     from cpsim.summary import show, summarise
@@ -141,6 +156,11 @@ def run(
 
     pace = _pace(rate, speed, asap)
     where = _target(target, server, project, secret_file)
+    if slot_prefix is not None:
+        try:
+            check_prefix(slot_prefix)
+        except InvalidCommand as error:
+            raise click.BadParameter(str(error), param_hint="--slot-prefix") from error
     path = find_scenario(scenario)
     folder = output or run_folder.new_name(path)
     partial = run_folder.claim_folder(folder)
@@ -168,7 +188,7 @@ def run(
         )
     else:
         show(result, summary, console)
-        console.print(f"run folder    {folder}", highlight=False)
+        console.print(f"run folder    {folder}", highlight=False, markup=False)
     sys.exit({"valid": 0, "invalid": INVALID, "unknown": FAILED}[result.verdict.ruling])
 
 
@@ -229,7 +249,7 @@ def _secret(path: Path) -> str:
 @click.option(
     "--flush-interval",
     "flush_interval_s",
-    type=click.FloatRange(min=0),
+    type=_NumberType(0, LONGEST_S),
     default=0.0,
     show_default=True,
     metavar="S",
@@ -250,7 +270,7 @@ def serve(
     flush_interval_s: float,
     ready_file: Path | None,
 ) -> None:
-    r"""Serve a fake daemon and its account server, until Ctrl-C.
+    """Serve a fake daemon and its account server, until Ctrl-C.
 
     Without an address, it serves all three on free addresses of this machine.
 
@@ -272,7 +292,11 @@ def serve(
     with tempfile.TemporaryDirectory(prefix="cpsim-") as folder:
         if unix is None and tcp is None and http is None:
             unix, tcp, http = Path(folder) / "daemon.sock", ANY_PORT, ANY_PORT
-        with Fake({project: secret}, unix=unix, tcp=tcp, http=http, flush_interval_s=flush_interval_s) as fake:
+        try:
+            fake = Fake({project: secret}, unix=unix, tcp=tcp, http=http, flush_interval_s=flush_interval_s)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="--project") from error
+        with fake:
             lines = "".join(f"{kind} {address}\n" for kind, address in fake.addresses.items())
             click.echo(lines, nl=False)
             if ready_file is not None:
@@ -302,7 +326,11 @@ def main() -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         click.echo("cpsim: interrupted", err=True)
         sys.exit(FAILED)
-    except (Problem, CreditPiggyError, OSError) as error:
+    except OSError as error:
+        what = error.strerror or str(error)
+        click.echo(f"cpsim: {error.filename}: {what}" if error.filename else f"cpsim: {what}", err=True)
+        sys.exit(FAILED)
+    except (Problem, CreditPiggyError) as error:
         click.echo(f"cpsim: {error}", err=True)
         sys.exit(FAILED)
     sys.exit(0)

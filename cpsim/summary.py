@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow.compute as pc
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from cpsim.run import Run
+
+
+LATE_MS: Final = 10.0
+"""Lateness at the 99th percentile from which a run has not kept its pace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,11 @@ class Summary:
         """Operations answered per second of the replay."""
         return self.operations / self.elapsed_s if self.elapsed_s else 0.0
 
+    @property
+    def fell_behind(self) -> bool:
+        """Whether operations were sent notably later than they were due."""
+        return self.lateness_p99_ms is not None and self.lateness_p99_ms > LATE_MS
+
     def figures(self) -> dict[str, Any]:
         """The figures as `run.json` and `--json` have them."""
         return {
@@ -68,6 +77,7 @@ class Summary:
             "service_ms": percentiles_ms(self.service),
             "response_ms": None if self.response is None else percentiles_ms(self.response),
             "lateness_p99_ms": self.lateness_p99_ms,
+            "pace_kept": None if self.lateness_p99_ms is None else not self.fell_behind,
             "slots_by_state": self.slots,
             "credits_granted": self.credits,
         }
@@ -115,7 +125,11 @@ def show(run: Run, summary: Summary, console: Console) -> None:
     from rich.table import Table  # noqa: PLC0415 - only a run prints tables
 
     where = "an embedded CreditPiggy" if run.embedded else str(run.target.endpoint)
-    console.print(f"\n[bold]{run.workload.name}[/], seed {run.workload.seed}, at {where}, {run.pace}", highlight=False)
+    name = _escaped(run.workload.name)
+    console.print(f"\n[bold]{name}[/], seed {run.workload.seed}, at {_escaped(where)}, {run.pace}", highlight=False)
+    if summary.fell_behind:
+        late = f"operations were sent up to {summary.lateness_p99_ms:,.0f} ms late (p99)"
+        console.print(f"[yellow]The pace was not kept[/]: {late}; the target, or this machine, is at its limit")
     table = Table("operations", "planned", "accepted", "refused", "unknown", box=None, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"

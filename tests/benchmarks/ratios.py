@@ -13,9 +13,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -29,6 +29,9 @@ from cpsim.replay.journal import Journal
 from cpsim.replay.payloads import frames
 from cpsim.replay.wires import open_wire
 from cpsim.scenario import load_workload
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 ROUNDS = 5
 CLIENT_COMMANDS = 3_000

@@ -1,0 +1,57 @@
+"""The quirks: how the daemon and the server in production differ from what their document promises.
+
+`docs` of the protocol call the two *deployed* and *documented*; each difference has a name, and can be switched on
+alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+from cpsim.errors import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class Quirk(NamedTuple):
+    """One difference: its name, the tier that has it, and what happens."""
+
+    name: str
+    tier: Literal["server", "daemon"]
+    effect: str
+
+
+QUIRKS: Final = {
+    quirk.name: quirk
+    for quirk in (
+        Quirk("reclaim", "server", "a slot on a machine without a user can be claimed again, by any machine"),
+        Quirk("claim-settled", "server", "a discarded or expired slot can still be claimed"),
+        Quirk("discard-settled", "server", "a claimed slot can still be discarded"),
+        Quirk("slots-list-claimed", "server", "claimed slots of machines without a user are listed as outstanding"),
+        Quirk("global-slot-ids", "server", "a slot id used by one project is refused to every other"),
+        Quirk("counters-settled", "server", "counters on a claimed or discarded slot are still accepted"),
+        Quirk("meta-dropped", "server", "metadata is accepted and thrown away"),
+        Quirk("float-credits", "server", "7.9 is accepted and truncated; negative credits and min > max are accepted"),
+        Quirk(
+            "bulk-abort", "server", "a number that is none in a bulk ends it with an HTML 500; what was before it stays"
+        ),
+        Quirk("expire-live", "server", "no slot expires when its time has come"),
+        Quirk("slots-vanish", "server", "a slot claimed by a machine with a user is deleted; its id is free again"),
+    )
+}
+PROFILES: Final = {"documented": frozenset[str](), "deployed": frozenset(QUIRKS)}
+
+
+def chosen(profile: str, names: Iterable[str]) -> frozenset[str]:
+    """The quirks of a profile, and those named besides.
+
+    Raises:
+        Problem: there is no quirk or profile of that name.
+    """
+    unknown = [name for name in names if name not in QUIRKS]
+    if unknown:
+        raise Problem(f"no quirk {unknown[0]!r}; there are {', '.join(QUIRKS)}")
+    if profile not in PROFILES:
+        raise Problem(f"no profile {profile!r}; there are {', '.join(PROFILES)}")
+    return PROFILES[profile] | frozenset(names)

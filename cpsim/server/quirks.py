@@ -1,0 +1,101 @@
+"""The ledger of the server in production: the documented one, but for the quirks that are switched on.
+
+It is told by its own books when a quirk has broken a conservation law: `violations` says so.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from cpsim.server.ledger import Ledger, Project, Refused, Slot, State
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+NUMBERS: Final = {
+    "alloc": ("credits", "min", "max", "expire"),
+    "claim": ("credits",),
+}
+
+
+class QuirkyLedger(Ledger):
+    """A ledger with quirks.
+
+    Args:
+        quirks: names from `cpsim.quirks.QUIRKS`; those of the daemon make no difference here.
+    """
+
+    def __init__(self, quirks: frozenset[str]) -> None:
+        super().__init__()
+        self.quirks = quirks
+
+    def expire(self, now_us: int) -> None:
+        """Expire every slot whose time has come, unless `expire-live`."""
+        if "expire-live" not in self.quirks:
+            super().expire(now_us)
+
+    def _alloc(self, project: Project, slot_id: str, arguments: Mapping[str, object], now_us: int) -> None:
+        if "global-slot-ids" in self.quirks and any(slot_id in other.slots for other in self.projects.values()):
+            raise Refused(f"slot {slot_id!r} was already allocated")
+        super()._alloc(project, slot_id, arguments, now_us)
+
+    def _meta(self, project: Project, slot_id: str, arguments: Mapping[str, object], now_us: int) -> None:
+        super()._meta(project, slot_id, arguments, now_us)
+        if "meta-dropped" in self.quirks:
+            project.slots[slot_id].meta = None
+
+    def _claim(self, project: Project, slot_id: str, arguments: Mapping[str, object], now_us: int) -> None:
+        super()._claim(project, slot_id, arguments, now_us)
+        if "slots-vanish" in self.quirks and project.slots[slot_id].machine in self.owners:
+            del project.slots[slot_id]
+            project.settled[State.CLAIMED] -= 1
+
+    def _slot(self, project: Project, slot_id: str, kind: str) -> Slot:
+        slot = project.slots.get(slot_id)
+        return slot if slot is not None and self._admits(slot, kind) else super()._slot(project, slot_id, kind)
+
+    def _admits(self, slot: Slot, kind: str) -> bool:
+        """Whether a quirk lets a command of a kind through to a settled slot."""
+        match kind, slot.state:
+            case "claim", State.CLAIMED:
+                return "reclaim" in self.quirks and slot.machine not in self.owners
+            case "claim", State.DISCARDED | State.EXPIRED:
+                return "claim-settled" in self.quirks
+            case "discard", State.CLAIMED:
+                return "discard-settled" in self.quirks
+            case "counters", State.CLAIMED | State.DISCARDED:
+                return "counters-settled" in self.quirks
+            case _:
+                return False
+
+    def _is_outstanding(self, slot: Slot) -> bool:
+        if "slots-list-claimed" in self.quirks and slot.state is State.CLAIMED:
+            return slot.machine not in self.owners
+        return super()._is_outstanding(slot)
+
+    def _whole(self, arguments: Mapping[str, object], name: str) -> int | None:
+        value = arguments.get(name)
+        if "float-credits" not in self.quirks or not isinstance(value, str | int | float):
+            return super()._whole(arguments, name)
+        try:
+            return int(float(value))
+        except (ValueError, OverflowError):
+            return super()._whole(arguments, name)
+
+    def _check_range(self, least: int | None, most: int | None) -> None:
+        if "float-credits" not in self.quirks:
+            super()._check_range(least, most)
+
+
+def aborts_bulk(kind: str, arguments: Mapping[str, object]) -> bool:
+    """Whether the server in production breaks off a bulk request at a command: `bulk-abort`."""
+    names = arguments.keys() - {"slot"} if kind == "counters" else NUMBERS.get(kind, ())
+    return any(name in arguments and not _is_number(arguments[name]) for name in names)
+
+
+def _is_number(value: object) -> bool:
+    try:
+        float(value)  # type: ignore[arg-type] - what is no number is what is asked
+    except (TypeError, ValueError):
+        return False
+    return True
