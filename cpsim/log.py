@@ -1,0 +1,238 @@
+"""The durable log under the daemon's spool and the server's store: texts in order, in one SQLite file.
+
+A writer thread commits as soon as its last commit has ended; all that was handed over meanwhile goes into the
+next one. So a lone record waits for one commit, and a thousand at once share one. What is committed survives a
+killed process and a power cut (write-ahead log, synchronous=FULL). One process at a time may open a file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sqlite3
+import threading
+import time
+from contextlib import contextmanager
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Final
+
+from cpsim.errors import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    Then = Callable[[Problem | None], object]
+    Statement = tuple[str, Sequence[object]]
+
+MAX_WAITING: Final = 64 * 2**20
+"""Characters that may wait for the next commit; whoever hands over more is held up until it has ended."""
+BUSY_S: Final = 5.0
+TABLES: Final = """
+CREATE TABLE IF NOT EXISTS log (position INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, record TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS cut (position INTEGER NOT NULL);
+INSERT INTO cut SELECT 0 WHERE NOT EXISTS (SELECT * FROM cut);
+"""
+INSERT: Final = "INSERT INTO log SELECT ? + key, ?, value FROM json_each(?)"
+"""In one step for all records: each step gives Python's lock away, and must wait to have it back."""
+READ: Final = """
+SELECT json_group_array(json_array(position, record)) FROM
+(SELECT position, record FROM log WHERE position > ? AND position <= ? ORDER BY position LIMIT ?)
+"""
+CUT: Final = ("DELETE FROM log WHERE position <= ?", "UPDATE cut SET position = max(position, ?)")
+
+
+class Log:
+    """An open log. Its methods may be called from any thread.
+
+    Args:
+        path: the file; made if it is not there.
+        kind: four letters, what the log is for; a file of another kind is not opened.
+        tables: SQL that makes the owner's own tables, where they are not there.
+
+    Raises:
+        Problem: the file is in use, damaged, or something else; or it cannot be made.
+    """
+
+    def __init__(self, path: Path, kind: str, tables: str = "") -> None:
+        self.path = path
+        self._lock_file = _lock(path)
+        try:
+            self._writing = connect(path, kind)
+            with _told(path):
+                self._writing.execute("PRAGMA journal_mode = WAL")
+                self._writing.execute("PRAGMA synchronous = FULL")
+                self._writing.executescript(TABLES + tables)
+                (health,) = self._writing.execute("PRAGMA quick_check(1)").fetchone()
+                last = "SELECT max(position) FROM (SELECT position FROM log UNION ALL SELECT position FROM cut)"
+                self.last: int = self._writing.execute(last).fetchone()[0]
+            if health != "ok":
+                raise Problem(f"{path} is damaged: {health}")  # noqa: TRY301 - the lock is given back below
+            self._reading = connect(path, kind)
+        except BaseException:
+            os.close(self._lock_file)
+            raise
+        self._read_lock = threading.Lock()
+        self._changed = threading.Condition()
+        self._records: list[str] = []
+        self._statements: list[Statement] = []
+        self._then: list[Then] = []
+        self._waiting = 0
+        self._busy = self._closing = False
+        self._thread = threading.Thread(target=self._write, name=f"cpsim-{kind}", daemon=True)
+        self._thread.start()
+
+    def append(self, records: Sequence[str]) -> int:
+        """Hand over records, texts without NUL, to be written in this order; return the position of the last."""
+        size = sum(map(len, records))
+        with self._changed:
+            while self._waiting > MAX_WAITING:
+                self._changed.wait()
+            self._records += records
+            self._waiting += size
+            self.last += len(records)
+            self._changed.notify_all()
+            return self.last
+
+    def execute(self, *statements: Statement) -> None:
+        """Hand over SQL to be run in the next commit, after the records appended so far."""
+        with self._changed:
+            self._statements += statements
+            self._changed.notify_all()
+
+    def cut(self, position: int) -> None:
+        """Forget the records up to a position, in the next commit. Positions are never used again."""
+        self.execute(*((statement, (position,)) for statement in CUT))
+
+    def when_durable(self, then: Then) -> None:
+        """Call back once all that was handed over before is on disk, or with the problem that kept it from there.
+
+        The call comes from the writer's thread, or at once.
+        """
+        with self._changed:
+            if self._busy or self._records or self._statements:
+                self._then.append(then)
+                self._changed.notify_all()
+                return
+        then(None)
+
+    def wait(self) -> None:
+        """Return once all that was handed over before is on disk.
+
+        Raises:
+            Problem: it could not be written.
+        """
+        outcome: SimpleQueue[Problem | None] = SimpleQueue()
+        self.when_durable(outcome.put)
+        if (problem := outcome.get()) is not None:
+            raise problem
+
+    def read(self, after: int, up_to: int, limit: int) -> list[tuple[int, str]]:
+        """The next records behind a position, each with its own; only what is on disk."""
+        (text,) = self.query(READ, (after, up_to, limit))[0]
+        return [(position, record) for position, record in json.loads(text)]
+
+    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """The rows of a query over what is on disk."""
+        with self._read_lock, _told(self.path):
+            return self._reading.execute(sql, parameters).fetchall()
+
+    def close(self) -> None:
+        """Write what is left, and let go of the file."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join()
+        with self._read_lock:
+            self._reading.close()
+        self._writing.close()
+        os.close(self._lock_file)
+
+    def _write(self) -> None:
+        while True:
+            with self._changed:
+                self._busy = False
+                while not (self._records or self._statements or self._then or self._closing):
+                    self._changed.wait()
+                if not (self._records or self._statements or self._then):
+                    return
+                self._busy = True
+                records, self._records = self._records, []
+                statements, self._statements = self._statements, []
+                then, self._then = self._then, []
+                self._waiting = 0
+                first = self.last - len(records) + 1
+                self._changed.notify_all()
+            problem = self._commit(first, records, statements)
+            for callback in then:
+                callback(problem)
+
+    def _commit(self, first: int, records: list[str], statements: list[Statement]) -> Problem | None:
+        """Write all or nothing."""
+        if not (records or statements):
+            return None
+        try:
+            with _told(self.path):
+                self._writing.execute("BEGIN IMMEDIATE")
+                if records:
+                    self._writing.execute(INSERT, (first, time.time_ns() // 1000, json.dumps(records)))
+                for statement in statements:
+                    self._writing.execute(*statement)
+                self._writing.execute("COMMIT")
+        except Problem as problem:
+            if self._writing.in_transaction:
+                self._writing.execute("ROLLBACK")
+            return problem
+        return None
+
+
+def connect(path: Path, kind: str) -> sqlite3.Connection:
+    """A connection to the file of a log, which need not be the one that writes it.
+
+    Raises:
+        Problem: the file is not a log of this kind, or is damaged.
+    """
+    application_id = int.from_bytes(kind.encode())
+    with _told(path):
+        database = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+        (found,) = database.execute("PRAGMA application_id").fetchone()
+        (tables,) = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        if found == 0 and tables == 0:
+            database.execute(f"PRAGMA application_id = {application_id}")
+        elif found != application_id:
+            database.close()
+            raise Problem(f"{path} is not a {kind} file; name another file, or one that does not exist yet")
+    return database
+
+
+def in_use(path: Path) -> bool:
+    """Whether a process has the log open."""
+    try:
+        os.close(_lock(path))
+    except Problem:
+        return True
+    return False
+
+
+def _lock(path: Path) -> int:
+    """Take the lock file beside a log; closing the descriptor that is returned, or dying, gives it back."""
+    try:
+        file = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise Problem(f"cannot open {path}: {error.strerror}") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(file)
+        raise Problem(f"{path} is in use by another process; stop it, or name another file") from None
+    return file
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """SQLite's errors as problems that name the file."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise Problem(f"{path}: {error}") from error

@@ -1,0 +1,189 @@
+"""The durable log on its own."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from contextlib import closing
+
+import pytest
+
+from cpsim.errors import Problem
+from cpsim.log import Log, in_use
+
+KIND = "TEST"
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "log"
+
+
+@pytest.fixture
+def opened(path):
+    """Return opened() -> Log at one path, the one before it closed first."""
+    logs = []
+
+    def reopen():
+        if logs:
+            logs.pop().close()
+        logs.append(Log(path, KIND))
+        return logs[-1]
+
+    yield reopen
+    if logs:
+        logs.pop().close()
+
+
+def everything(log):
+    return log.read(0, log.last, 10_000)
+
+
+def test_records_come_back_in_order(opened):
+    log = opened()
+    assert log.append(["a", "é'\"\\\n\x01", ""]) == 3
+    assert log.append([]) == 3
+    assert log.append(["b"]) == 4
+    expected = [(1, "a"), (2, "é'\"\\\n\x01"), (3, ""), (4, "b")]
+    log.wait()
+    assert everything(log) == expected
+    assert log.read(1, 3, 10) == expected[1:3]
+    assert log.read(1, 4, 1) == expected[1:2]
+    assert everything(opened()) == expected
+
+
+def test_positions_are_never_used_again(opened):
+    log = opened()
+    log.append(["a", "b", "c"])
+    log.cut(2)
+    log.cut(1)
+    log.wait()
+    assert everything(log) == [(3, "c")]
+    log.cut(3)
+    assert opened().append(["d"]) == 4
+
+
+def test_to_close_writes_what_was_appended(opened):
+    opened().append(["a"])
+    assert everything(opened()) == [(1, "a")]
+
+
+def test_one_commit_takes_all_or_nothing(opened):
+    log = opened()
+    written, go_on = threading.Event(), threading.Event()
+    log.append(["a"])
+    log.when_durable(lambda _: (written.set(), go_on.wait(5)))
+    assert written.wait(5)
+    log.append(["b"])
+    log.execute(("INSERT INTO nowhere VALUES (1)", ()))
+    problems = []
+    log.when_durable(problems.append)
+    go_on.set()
+    with pytest.raises(Problem, match="nowhere"):
+        log.wait()
+    assert "nowhere" in str(problems[0])
+    assert everything(log) == [(1, "a")]
+    log.append(["c"])
+    log.wait()
+    assert everything(log) == [(1, "a"), (3, "c")]
+
+
+def test_many_writers(opened):
+    log = opened()
+    kept = []
+
+    def write(writer):
+        for number in range(50):
+            log.append([f"{writer}:{number}"])
+            log.wait()
+            kept.append(f"{writer}:{number}")
+
+    threads = [threading.Thread(target=write, args=(writer,)) for writer in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    records = [record for _, record in everything(log)]
+    assert sorted(records) == sorted(kept)
+    assert len(records) == 1000
+    for writer in range(20):
+        own = [record for record in records if record.startswith(f"{writer}:")]
+        assert own == [f"{writer}:{number}" for number in range(50)]
+
+
+def test_whoever_writes_too_much_is_held_up(opened, monkeypatch):
+    monkeypatch.setattr("cpsim.log.MAX_WAITING", 10)
+    log = opened()
+    for _ in range(100):
+        log.append(["x" * 20])
+    log.wait()
+    assert len(everything(log)) == 100
+
+
+def test_a_file_in_use_is_not_opened(opened, path):
+    assert not in_use(path)
+    opened()
+    assert in_use(path)
+    with pytest.raises(Problem, match=f"{path} is in use"):
+        Log(path, KIND)
+
+
+def test_a_file_of_another_kind_is_not_opened(opened, path):
+    with closing(Log(path, KIND)) as log:
+        log.append(["a"])
+    with pytest.raises(Problem, match="is not a MINE file"):
+        Log(path, "MINE")
+    assert everything(opened()) == [(1, "a")]
+
+
+def test_what_is_no_log_is_not_touched(tmp_path):
+    text = tmp_path / "notes.txt"
+    text.write_text("Dear diary,\n" * 200)
+    database = tmp_path / "other.db"
+    with sqlite3.connect(database) as other:
+        other.execute("CREATE TABLE log (position)")
+    other.close()
+    for path in (text, database):
+        before = path.read_bytes()
+        with pytest.raises(Problem, match=path.name):
+            Log(path, KIND)
+        assert path.read_bytes() == before
+        assert not in_use(path)
+
+
+def test_a_damaged_file_is_told(opened, path):
+    with closing(Log(path, KIND)) as log:
+        log.append([f"{number:0100}" for number in range(2000)])
+    content = bytearray(path.read_bytes())
+    content[4096:] = os.urandom(len(content) - 4096)
+    path.write_bytes(content)
+    with pytest.raises(Problem, match="log"):
+        Log(path, KIND)
+    path.unlink()
+    opened()
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+    with pytest.raises(Problem, match="No such file"):
+        Log(tmp_path / "nowhere" / "log", KIND)
+
+
+def test_what_was_durable_outlives_the_process(opened, path):
+    code = f"""if True:
+        import sys, pathlib
+        from cpsim.log import Log
+        log = Log(pathlib.Path({str(path)!r}), {KIND!r})
+        for number in range(10**9):
+            log.append([str(number)])
+            log.wait()
+            print(number, flush=True)
+    """
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        seen = [int(process.stdout.readline()) for _ in range(100)]
+        process.send_signal(signal.SIGKILL)
+        seen += [int(line) for line in process.stdout.read().splitlines(keepends=True) if line.endswith("\n")]
+    records = [int(record) for _, record in everything(opened())]
+    assert records[: len(seen)] == seen
+    assert len(records) - len(seen) <= 1
