@@ -256,6 +256,14 @@ def _secret(path: Path) -> str:
     help="Seconds that the daemon keeps commands before it passes them on.",
 )
 @click.option(
+    "--profile",
+    type=click.Choice(["documented", "deployed"]),
+    default="documented",
+    show_default=True,
+    help="Behave as the protocol's document says, or as the system in production does.",
+)
+@click.option("--quirk", "quirks", multiple=True, metavar="NAME", help="One difference alone; see cpsim quirks.")
+@click.option(
     "--ready-file",
     type=click.Path(path_type=Path),
     metavar="FILE",
@@ -268,6 +276,8 @@ def serve(
     project: str,
     secret_file: Path | None,
     flush_interval_s: float,
+    profile: str,
+    quirks: tuple[str, ...],
     ready_file: Path | None,
 ) -> None:
     """Serve a fake daemon and its account server, until Ctrl-C.
@@ -284,6 +294,7 @@ def serve(
     import threading
 
     from cpsim.fake import ANY_PORT, Fake
+    from cpsim.quirks import chosen
 
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -293,7 +304,14 @@ def serve(
         if unix is None and tcp is None and http is None:
             unix, tcp, http = Path(folder) / "daemon.sock", ANY_PORT, ANY_PORT
         try:
-            fake = Fake({project: secret}, unix=unix, tcp=tcp, http=http, flush_interval_s=flush_interval_s)
+            fake = Fake(
+                {project: secret},
+                unix=unix,
+                tcp=tcp,
+                http=http,
+                flush_interval_s=flush_interval_s,
+                quirks=chosen(profile, quirks),
+            )
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="--project") from error
         with fake:
@@ -302,6 +320,21 @@ def serve(
             if ready_file is not None:
                 _write_whole(ready_file, lines)
             stop.wait()
+
+
+@cli.command("quirks")
+def list_quirks() -> None:
+    """List how the system in production differs from its document.
+
+    \b
+    cpsim serve --quirk reclaim          with this difference alone
+    cpsim serve --profile deployed       with all of them
+    """
+    from cpsim.quirks import QUIRKS
+
+    width = max(map(len, QUIRKS))
+    for quirk in QUIRKS.values():
+        click.echo(f"{quirk.name:<{width}}  {quirk.tier}  {quirk.effect}")
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -49,6 +49,7 @@ class Fake:
         tcp: where the daemon listens; port 0 takes a free one.
         http: where the server listens; port 0 takes a free one. On loopback, the control API is served too.
         flush_interval_s: how long the daemon keeps commands before it passes them on.
+        quirks: how it differs from what is documented: names from `cpsim.quirks.QUIRKS`.
 
     Raises:
         OSError: an address cannot be listened at (from `start`).
@@ -63,10 +64,11 @@ class Fake:
         tcp: TcpEndpoint | None = None,
         http: TcpEndpoint | None = None,
         flush_interval_s: float = 0.0,
+        quirks: frozenset[str] = frozenset(),
     ) -> None:
         if not projects:
             raise ValueError("a fake needs a project")
-        self.accounts = AccountServer(projects)
+        self.accounts = AccountServer(projects, quirks=quirks)
         self.addresses: dict[str, str] = {}
         self._unix, self._tcp, self._http = unix, tcp, http
         apply = partial(self.accounts.apply, next(iter(projects)))

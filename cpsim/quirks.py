@@ -1,7 +1,6 @@
-"""The quirks: how the daemon and the server in production differ from what their document promises.
+"""The quirks: how the server in production differs from what its document promises.
 
-`docs` of the protocol call the two *deployed* and *documented*; each difference has a name, and can be switched on
-alone.
+Each difference has a name and can be switched on alone; the `deployed` profile has them all.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, unquote_to_bytes
 
@@ -14,6 +15,7 @@ import msgspec
 
 from cpdaemon.commands import KINDS
 from cpsim.server.ledger import shown
+from cpsim.server.quirks import aborts_bulk
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
@@ -61,6 +63,10 @@ class Failure(Exception):  # noqa: N818 - an answer, not a fault
         self.status = status
 
 
+class _BulkAborted(Exception):  # noqa: N818 - an answer, not a fault
+    """The quirk `bulk-abort` has broken off a request."""
+
+
 class Api:
     """The API of an account server as an ASGI application.
 
@@ -97,6 +103,8 @@ class Api:
             return render(request, self._perform(request, name, suffix))
         except Failure as failure:
             return render(request, failure)
+        except _BulkAborted:
+            return Response(500, b"<h1>Server Error (500)</h1>", b"text/html")
 
     def _perform(self, request: Request, name: str, suffix: str) -> dict[str, object]:
         project_id, signed = self._authenticate(request)
@@ -153,6 +161,11 @@ class Api:
                     origins.append((kind, index))
                 else:
                     yield _bulk_error(f"{shown(arguments)} is not an object", kind, index)
+        if "bulk-abort" in self._accounts.quirks:
+            whole = list(takewhile(lambda call: not aborts_bulk(*call), calls))
+            if len(whole) < len(calls):
+                self._accounts.apply(project_id, whole)
+                raise _BulkAborted
         for refusal in self._accounts.apply(project_id, calls):
             yield _bulk_error(refusal.message, *origins[refusal.position])
         for kind in classes:

@@ -95,7 +95,7 @@ def aborts_bulk(kind: str, arguments: Mapping[str, object]) -> bool:
 
 def _is_number(value: object) -> bool:
     try:
-        float(value)  # type: ignore[arg-type] - what is no number is what is asked
+        float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return False
     return True

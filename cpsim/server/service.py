@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from cpsim.server.ledger import Ledger, Refused
+from cpsim.server.quirks import QuirkyLedger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -35,12 +36,18 @@ class AccountServer:
     Args:
         projects: project id to secret.
         now_us: the clock, microseconds since 1970.
+        quirks: how it differs from what is documented: names from `cpsim.quirks.QUIRKS`.
 
     Raises:
         ValueError: two project ids differ only by case, or an id or a secret is empty.
     """
 
-    def __init__(self, projects: Mapping[str, str], now_us: Callable[[], int] = wall_clock_us) -> None:
+    def __init__(
+        self,
+        projects: Mapping[str, str],
+        now_us: Callable[[], int] = wall_clock_us,
+        quirks: frozenset[str] = frozenset(),
+    ) -> None:
         self._secrets: dict[str, tuple[str, bytes]] = {}
         for project_id, secret in projects.items():
             if not project_id or "," in project_id or not secret:
@@ -48,7 +55,8 @@ class AccountServer:
             if project_id.lower() in self._secrets:
                 raise ValueError(f"project id {project_id!r} is given twice; case makes no difference")
             self._secrets[project_id.lower()] = (project_id, secret.encode())
-        self._ledger = Ledger()
+        self.quirks = quirks
+        self._ledger = QuirkyLedger(quirks) if quirks else Ledger()
         self._lock = threading.Lock()
         self._clock = now_us
         self._latest_us = 0

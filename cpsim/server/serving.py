@@ -97,3 +97,7 @@ class HttpServer:
         deadline = self._loop.time() + FINISH_S
         while state.connections and self._loop.time() < deadline:  # noqa: ASYNC110 - uvicorn sets no event
             await asyncio.sleep(0.001)
+        for connection in list(state.connections):
+            connection.transport.abort()
+        if state.tasks:
+            await asyncio.wait(state.tasks, timeout=FINISH_S)  # they find their clients gone, and end

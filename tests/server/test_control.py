@@ -175,7 +175,8 @@ def test_without_control_there_is_none():
 
 
 @pytest.mark.parametrize(
-    ("host", "status"), [("127.0.0.1", 200), ("localhost", 200), ("::1", 200), ("0.0.0.0", 404), ("::", 404), ("site", 404)]
+    ("host", "status"),
+    [("127.0.0.1", 200), ("localhost", 200), ("::1", 200), ("0.0.0.0", 404), ("::", 404), ("site", 404)],
 )
 def test_control_is_for_loopback_only(monkeypatch, host, status):
     """The host that was asked for decides; the socket is one of loopback here in any case."""

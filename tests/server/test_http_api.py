@@ -291,7 +291,11 @@ def test_deep_nesting_at_every_depth_that_can_be_read(site):
     """A value may be just shallow enough to be read and too deep to be written out."""
     for depth in range(900, 1000, 4):
         nest = b"[" * depth + b"]" * depth
-        for name, body in (("alloc", b'{"slot":%s}'), ("bulk", b'{"alloc":[%s]}'), ("bulk", b'{"alloc":[{"slot":%s}]}')):
+        for name, body in (
+            ("alloc", b'{"slot":%s}'),
+            ("bulk", b'{"alloc":[%s]}'),
+            ("bulk", b'{"alloc":[{"slot":%s}]}'),
+        ):
             status, document = answer(site.post(name, body % nest))
             assert status in {200, 400, 500}
             assert len(json.dumps(document)) < 500
@@ -309,7 +313,9 @@ ORDERED = {
 }
 
 
-@pytest.mark.parametrize("order", [list(ORDERED), list(reversed(ORDERED)), ["claim", "meta", "alloc", "discard", "counters"]])
+@pytest.mark.parametrize(
+    "order", [list(ORDERED), list(reversed(ORDERED)), ["claim", "meta", "alloc", "discard", "counters"]]
+)
 def test_classes_are_applied_in_their_own_order(site, order):
     assert answer(site.post("bulk", {kind: ORDERED[kind] for kind in order})) == (200, OK)
     slot = site.slots()["s"]
@@ -472,7 +478,9 @@ scalars = (
     | st.text(max_size=8)
 )
 values = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3), max_leaves=6
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
 )
 names = st.sampled_from(["slot", "credits", "min", "max", "expire", "machine", "reason", "n"]) | st.text(max_size=3)
 arguments = st.dictionaries(names, values, max_size=5) | values
@@ -482,7 +490,9 @@ documents = st.dictionaries(
 bodies = (
     (arguments | documents).map(lambda document: json.dumps(document).encode())
     | st.binary(max_size=40)
-    | st.lists(st.sampled_from([b"{", b"}", b"[", b"]", b'"', b":", b",", b"NaN", b"\\ud800", b"1", b"e9", b"slot"])).map(b"".join)
+    | st.lists(
+        st.sampled_from([b"{", b"}", b"[", b"]", b'"', b":", b",", b"NaN", b"\\ud800", b"1", b"e9", b"slot"])
+    ).map(b"".join)
 )
 
 
