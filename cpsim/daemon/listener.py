@@ -101,6 +101,7 @@ class Listener:
         self._wake.send(b"\0")
         self._thread.join()
         self._wake.close()
+        self._wake_end.close()
 
     @property
     def pending(self) -> int:
@@ -127,13 +128,15 @@ class Listener:
         return max(0.0, min(deadlines) - monotonic()) if deadlines else None
 
     def _accept(self, listening: socket.socket) -> None:
-        for _ in range(ACCEPTS_A_TURN):
+        for turn in range(ACCEPTS_A_TURN):
             try:
                 fd, _peer = listening._accept()  # type: ignore[attr-defined]  # noqa: SLF001 - accept() costs three times as much
             except BlockingIOError:
                 return
             except OSError as error:
                 if error.errno in {errno.EMFILE, errno.ENFILE}:
+                    if turn:
+                        return  # a full table is reported whether or not anybody waits
                     self._make_room()
                 continue
             self._receive(_Connection(RawSocket(socket.AF_UNSPEC, socket.SOCK_STREAM, 0, fd)))
@@ -161,7 +164,7 @@ class Listener:
             return
         frame = connection.frame = connection.frame + data
         ended = not data or b"\n" in frame.lstrip()
-        if ended and not frame.strip():
+        if not frame:
             self._close(connection)
             return
         try:
@@ -186,6 +189,7 @@ class Listener:
         if ended:
             self._close(connection)
         else:
+            self._quiet.pop(connection, None)  # its time begins anew
             self._fresh.append(connection)
 
     def _refuse(self, connection: _Connection) -> None:
@@ -237,7 +241,7 @@ class Listener:
                 if connection.deadline > now:
                     break
                 del pool[connection]
-                if connection.answered or not connection.frame.strip():
+                if connection.answered or not connection.frame:
                     self._close(connection)
                 else:
                     self._refuse(connection)
@@ -273,14 +277,16 @@ class Listener:
     def _finish(self) -> None:
         for listening in self._sockets:
             self._accept(listening)
+            self._selector.unregister(listening)  # its number may be the next client's
             listening.close()
         for connection in [*self._fresh, *self._silent, *self._quiet]:
-            if not connection.answered and connection.frame.strip():
+            self._receive(connection)  # what has arrived still counts
+        for connection in [*self._fresh, *self._silent, *self._quiet]:
+            if not connection.answered and connection.frame:
                 self._refuse(connection)
             self._close(connection)
         self._pass_on()
         self._selector.close()
-        self._wake_end.close()
 
 
 def _is_hopeless(frame: bytes) -> bool:

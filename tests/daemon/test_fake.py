@@ -1,0 +1,143 @@
+"""The fake as a whole: it starts at once, stops at once, and leaves nothing behind."""
+
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from cpdaemon import Client, Refused, TcpEndpoint
+from cpsim.fake import ANY_PORT, Fake, FakeProcess
+
+PROJECTS = {"p": "s", "q": "t"}
+
+
+def descriptors():
+    return len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").is_dir() else 0  # noqa: PTH208
+
+
+def cpsim_threads():
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("cpsim")]
+
+
+@pytest.fixture(scope="module")
+def first_loop():
+    """The first event loop of a process opens what all later ones share."""
+    with Fake(PROJECTS, http=ANY_PORT):
+        pass
+
+
+@pytest.fixture
+def nothing_left(here, first_loop):
+    before = descriptors()
+    yield
+    assert cpsim_threads() == []
+    assert descriptors() == before
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.parametrize("flush_interval_s", [0.0, 0.05])
+def test_it_starts_and_stops_at_once(here, flush_interval_s):
+    everything = {"unix": here / "cp.sock", "tcp": ANY_PORT, "http": ANY_PORT, "flush_interval_s": flush_interval_s}
+    for _ in range(5):
+        started_s = time.monotonic()
+        fake = Fake(PROJECTS, **everything)
+        fake.start()
+        ready_s = time.monotonic()
+        assert ready_s - started_s < 0.5
+        assert list(fake.addresses) == ["unix", "tcp", "http"]
+        fake.stop()
+        assert time.monotonic() - ready_s < 0.5
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_each_address_leads_to_the_same_accounts(here):
+    with Fake(PROJECTS, unix=here / "cp.sock", tcp=ANY_PORT, http=ANY_PORT) as fake:
+        with Client("./cp.sock") as client:
+            client.alloc("a")
+        fake.wait_until_idle()
+        with Client(fake.addresses["tcp"]) as client:
+            client.counters("a", n=1)
+        fake.wait_until_idle()
+        with Client(fake.addresses["http"], ("p", "s")) as client:
+            client.claim("a", "m")
+        with Client(fake.addresses["http"], ("q", "t")) as client, pytest.raises(Refused, match="never allocated"):
+            client.claim("a", "m")
+    with fake.accounts.reading() as ledger:
+        assert ledger.project("p").granted.counters == {"n": 1}
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_several_side_by_side(here):
+    fakes = [Fake(PROJECTS, unix=here / f"{number}.sock", tcp=ANY_PORT, http=ANY_PORT) for number in range(4)]
+    for fake in fakes:
+        fake.start()
+    assert len({address for fake in fakes for address in fake.addresses.values()}) == 12
+    for number, fake in enumerate(fakes):
+        with Client(fake.addresses["tcp"]) as client:
+            client.alloc(f"slot-{number}")
+    for number, fake in enumerate(fakes):
+        fake.stop()
+        with fake.accounts.reading() as ledger:
+            assert list(ledger.project("p").slots) == [f"slot-{number}"]
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_a_path_can_be_used_again(here):
+    for _ in range(3):
+        with Fake(PROJECTS, unix=here / "cp.sock"), Client("./cp.sock") as client:
+            client.alloc("a")
+
+
+def test_clients_under_way_do_not_hold_up_the_end(here):
+    with Fake(PROJECTS, unix=here / "cp.sock", http=ANY_PORT) as fake:
+        host, port = fake.addresses["http"].removeprefix("http://").removesuffix("/api").split(":")
+        http = socket.create_connection((host, int(port)))
+        silent = socket.socket(socket.AF_UNIX)
+        silent.connect("cp.sock")
+        started_s = time.monotonic()
+    assert time.monotonic() - started_s < 0.5
+    http.close()
+    silent.close()
+
+
+@pytest.mark.parametrize("failing", ["unix", "tcp", "http"])
+@pytest.mark.usefixtures("nothing_left")
+def test_a_start_that_fails_leaves_nothing(here, failing):
+    addresses = {"unix": here / "cp.sock", "tcp": ANY_PORT, "http": ANY_PORT}
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        addresses[failing] = Path("nowhere/cp.sock") if failing == "unix" else TcpEndpoint("127.0.0.1", port)
+        with pytest.raises(OSError, match=r"cannot listen at (nowhere|127\.0\.0\.1:\d)"):
+            Fake(PROJECTS, **addresses, flush_interval_s=1).start()
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_a_host_that_cannot_be_leaves_nothing(here):
+    with pytest.raises(OSError, match="cannot listen at"):
+        Fake(PROJECTS, unix=here / "cp.sock", http=TcpEndpoint("a..b", 0)).start()
+
+
+def test_a_start_that_fails_leaves_the_files_of_others(here):
+    with Fake(PROJECTS, unix=here / "cp.sock"), Client("./cp.sock") as client:
+        with pytest.raises(OSError, match="another process is serving there"):
+            Fake(PROJECTS, unix=here / "cp.sock", http=ANY_PORT).start()
+        client.alloc("a")
+
+
+def test_a_fake_needs_a_project():
+    with pytest.raises(ValueError, match="needs a project"):
+        Fake({})
+
+
+def test_a_process_of_its_own(here):
+    with FakeProcess(PROJECTS, here / "cp.sock") as process:
+        addresses = process.addresses()
+        with Client(addresses["unix"]) as client:
+            client.alloc("a")
+        with Client(addresses["http"], ("q", "t")) as client:
+            client.alloc("a")
+    assert list(here.iterdir()) == []
