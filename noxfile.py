@@ -31,7 +31,8 @@ def install_wheel(session: nox.Session, extra: str = "") -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests against the built wheel."""
     install_wheel(session, "[test]")
-    session.run("pytest", *(session.posargs or ["-n", "2"]), env={"CPSIM_TEST_INSTALLED": "1"})
+    environment = {"CPSIM_TEST_INSTALLED": "1", "TMPDIR": "/tmp"}  # noqa: S108 - sockets need short paths
+    session.run("pytest", *(session.posargs or ["-n", "2"]), env=environment)
 
 
 @nox.session

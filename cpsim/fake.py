@@ -15,7 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from cpdaemon.endpoint import TcpEndpoint
+from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint, parse_endpoint
+from cpdaemon.errors import EndpointError
 from cpsim.daemon.addresses import listen_tcp, listen_unix
 from cpsim.daemon.forwarder import Forwarder
 from cpsim.daemon.listener import Listener
@@ -83,7 +84,7 @@ class Fake:
         try:
             if self._unix is not None:
                 sockets.append(listen_unix(self._unix))
-                self.addresses["unix"] = str(self._unix.absolute())
+                self.addresses["unix"] = _unix_address(self._unix)
             if self._tcp is not None:
                 sockets.append(listen_tcp(self._tcp.host, self._tcp.port))
                 self.addresses["tcp"] = _address(sockets[-1])
@@ -147,7 +148,16 @@ class Fake:
 
     def _remove_socket_file(self) -> None:
         if "unix" in self.addresses:
-            Path(self.addresses["unix"]).unlink(missing_ok=True)
+            assert self._unix is not None
+            self._unix.unlink(missing_ok=True)
+
+
+def _unix_address(path: Path) -> str:
+    """A socket's absolute path, or the path as given where the absolute one is too long for a socket."""
+    try:
+        return str(parse_endpoint(str(path.absolute())))
+    except EndpointError:
+        return str(UnixEndpoint(str(path)))
 
 
 def _address(sock: socket.socket) -> str:
