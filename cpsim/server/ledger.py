@@ -20,7 +20,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
@@ -130,6 +130,17 @@ class Ledger:
             "claim": self._claim,
         }
 
+    def restore(self, projects: dict[str, Project], owners: dict[str, str]) -> None:
+        """Take over the accounts of an earlier ledger."""
+        self.projects, self.owners = projects, owners
+        self._deadlines = [
+            (slot.expires_us, next(self._serial), slot, project)
+            for project in projects.values()
+            for slot in project.slots.values()
+            if slot.state is State.ALLOCATED
+        ]
+        heapify(self._deadlines)
+
     def project(self, project_id: str) -> Project:
         """The project of that id, made when it is new."""
         try:
@@ -164,6 +175,12 @@ class Ledger:
             expires_us, _, slot, project = heappop(deadlines)
             if slot.state is State.ALLOCATED:
                 _settle(project, slot, State.EXPIRED, expires_us)
+
+    def forget(self, project_id: str) -> None:
+        """Begin anew with a project: its slots and accounts are gone; who owns which machine stays."""
+        project = self.projects.pop(project_id, None)
+        self._deadlines = [deadline for deadline in self._deadlines if deadline[3] is not project]
+        heapify(self._deadlines)
 
     def link(self, machine_id: str, user_id: str) -> None:
         """Give a machine to a user, with all that waited on it, in every project.
