@@ -40,7 +40,6 @@ READ: Final = """
 SELECT json_group_array(json_array(position, record)) FROM
 (SELECT position, record FROM log WHERE position > ? AND position <= ? ORDER BY position LIMIT ?)
 """
-CUT: Final = ("DELETE FROM log WHERE position <= ?", "UPDATE cut SET position = max(position, ?)")
 
 
 class Log:
@@ -60,7 +59,7 @@ class Log:
         self._lock_file = _lock(path)
         try:
             self._writing = connect(path, kind)
-            with _told(path):
+            with told(path):
                 self._writing.execute("PRAGMA journal_mode = WAL")
                 self._writing.execute("PRAGMA synchronous = FULL")
                 self._writing.executescript(TABLES + tables)
@@ -83,48 +82,44 @@ class Log:
         self._thread = threading.Thread(target=self._write, name=f"cpsim-{kind}", daemon=True)
         self._thread.start()
 
-    def append(self, records: Sequence[str]) -> int:
-        """Hand over records, texts without NUL, to be written in this order; return the position of the last."""
+    def append(self, records: Sequence[str], *statements: Statement, then: Then | None = None) -> int:
+        """Hand over what one commit is to write: records, in this order, and SQL to be run after them.
+
+        Args:
+            records: texts without NUL.
+            statements: each with its parameters.
+            then: called once that and all before it has been written, with None, or once that has failed, with the
+                problem; by the writer's thread, or at once if there is nothing to write.
+
+        Returns:
+            The position of the last record.
+        """
         size = sum(map(len, records))
         with self._changed:
             while self._waiting > MAX_WAITING:
                 self._changed.wait()
             self._records += records
+            self._statements += statements
             self._waiting += size
             self.last += len(records)
-            self._changed.notify_all()
-            return self.last
-
-    def execute(self, *statements: Statement) -> None:
-        """Hand over SQL to be run in the next commit, after the records appended so far."""
-        with self._changed:
-            self._statements += statements
-            self._changed.notify_all()
-
-    def cut(self, position: int) -> None:
-        """Forget the records up to a position, in the next commit. Positions are never used again."""
-        self.execute(*((statement, (position,)) for statement in CUT))
-
-    def when_durable(self, then: Then) -> None:
-        """Call back once all that was handed over before is on disk, or with the problem that kept it from there.
-
-        The call comes from the writer's thread, or at once.
-        """
-        with self._changed:
             if self._busy or self._records or self._statements:
-                self._then.append(then)
+                if then is not None:
+                    self._then.append(then)
+                    then = None
                 self._changed.notify_all()
-                return
-        then(None)
+            last = self.last
+        if then is not None:
+            then(None)
+        return last
 
-    def wait(self) -> None:
-        """Return once all that was handed over before is on disk.
+    def wait(self, *statements: Statement) -> None:
+        """Return once the last commit, with this SQL in it, is on disk.
 
         Raises:
             Problem: it could not be written.
         """
         outcome: SimpleQueue[Problem | None] = SimpleQueue()
-        self.when_durable(outcome.put)
+        self.append([], *statements, then=outcome.put)
         if (problem := outcome.get()) is not None:
             raise problem
 
@@ -135,7 +130,7 @@ class Log:
 
     def query(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """The rows of a query over what is on disk."""
-        with self._read_lock, _told(self.path):
+        with self._read_lock, told(self.path):
             return self._reading.execute(sql, parameters).fetchall()
 
     def close(self) -> None:
@@ -173,7 +168,7 @@ class Log:
         if not (records or statements):
             return None
         try:
-            with _told(self.path):
+            with told(self.path):
                 self._writing.execute("BEGIN IMMEDIATE")
                 if records:
                     self._writing.execute(INSERT, (first, time.time_ns() // 1000, json.dumps(records)))
@@ -187,6 +182,14 @@ class Log:
         return None
 
 
+def cut(position: int) -> tuple[Statement, ...]:
+    """What forgets the records up to a position. Positions are never used again."""
+    return (
+        ("DELETE FROM log WHERE position <= ?", (position,)),
+        ("UPDATE cut SET position = max(position, ?)", (position,)),
+    )
+
+
 def connect(path: Path, kind: str) -> sqlite3.Connection:
     """A connection to the file of a log, which need not be the one that writes it.
 
@@ -194,7 +197,7 @@ def connect(path: Path, kind: str) -> sqlite3.Connection:
         Problem: the file is not a log of this kind, or is damaged.
     """
     application_id = int.from_bytes(kind.encode())
-    with _told(path):
+    with told(path):
         database = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
         (found,) = database.execute("PRAGMA application_id").fetchone()
         (tables,) = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
@@ -230,7 +233,7 @@ def _lock(path: Path) -> int:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def told(path: Path) -> Iterator[None]:
     """SQLite's errors as problems that name the file."""
     try:
         yield

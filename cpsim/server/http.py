@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, unquote_to_bytes
@@ -14,7 +14,9 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 import msgspec
 
 from cpdaemon.commands import KINDS
+from cpsim.errors import Problem
 from cpsim.server.ledger import shown
+from cpsim.server.messages import Failure, Request, Response
 from cpsim.server.quirks import aborts_bulk
 
 if TYPE_CHECKING:
@@ -32,35 +34,9 @@ MAX_BODY_BYTES: Final = 64 * 2**20
 ALGORITHMS: Final = ("sha-1", "sha-256", "sha-512")
 CALLBACK_NAME: Final = re.compile(r"[A-Za-z_$][\w$]*(\.[A-Za-z_$][\w$]*)*", re.ASCII)
 TEXT: Final = b"text/plain; charset=utf-8"
+BATCH: Final = b"creditpiggy-batch"
+"""The header by which a client names a bulk request, so that it may send it again: it is applied once."""
 DEFAULT_CALLBACK: Final = "jsonp_callback"
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One HTTP request, whole. `path` is decoded, `query` and `body` are the exact bytes."""
-
-    method: str
-    path: str
-    query: bytes
-    headers: Mapping[bytes, bytes]
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """One HTTP response."""
-
-    status: int
-    body: bytes
-    content_type: bytes = b"application/json"
-
-
-class Failure(Exception):  # noqa: N818 - an answer, not a fault
-    """The request gets an error status and a message."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 class _BulkAborted(Exception):  # noqa: N818 - an answer, not a fault
@@ -114,8 +90,11 @@ class Api:
             raise Failure(404, f"no such path {request.path!r}")
         arguments = _arguments(request, signed, name, suffix)
         if name == "bulk":
-            errors = list(self._bulk(project_id, arguments))
-            return {"result": "ok", "errors": errors} if errors else {"result": "ok"}
+            batch = request.headers.get(BATCH, b"").decode("latin-1")
+            # other commands under the same id are another batch
+            batch_id = f"{batch} {hashlib.sha256(signed).hexdigest()}" if batch else None
+            errors = list(self._bulk(project_id, arguments, batch_id))
+            return {"result": "ok"} | ({"batch": batch} if batch else {}) | ({"errors": errors} if errors else {})
         for refusal in self._accounts.apply(project_id, [(name, arguments)]):
             raise Failure(500, refusal.message)
         return {"result": "ok"}
@@ -146,7 +125,9 @@ class Api:
             raise Failure(401, "unknown project, or the digest does not match")
         return project_id, signed
 
-    def _bulk(self, project_id: str, classes: Mapping[str, object]) -> Iterator[dict[str, object]]:
+    def _bulk(
+        self, project_id: str, classes: Mapping[str, object], batch_id: str | None
+    ) -> Iterator[dict[str, object]]:
         """Apply a bulk document class by class; yields an error for each command refused."""
         calls: list[Call] = []
         origins: list[tuple[str, int]] = []
@@ -166,11 +147,23 @@ class Api:
             if len(whole) < len(calls):
                 self._accounts.apply(project_id, whole)
                 raise _BulkAborted
-        for refusal in self._accounts.apply(project_id, calls):
+        for refusal in self._accounts.apply(project_id, calls, batch_id):
             yield _bulk_error(refusal.message, *origins[refusal.position])
         for kind in classes:
             if kind not in KINDS:
                 yield _bulk_error(f"unknown class {kind!r}", kind)
+
+    async def _durable(self, request: Request) -> Response:
+        """Answer one request once all that the answer rests on is on disk, where there is a store."""
+        store = self._accounts.store
+        if store is None:
+            return self.respond(request)
+        try:
+            response = self.respond(request)
+            await store.durable()
+        except Problem as problem:
+            return _json(Failure(503, str(problem)))
+        return response
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI request."""
@@ -186,12 +179,13 @@ class Api:
             response = _json(Failure(413, f"the body is over {MAX_BODY_BYTES} bytes"))
         else:
             headers = dict(scope["headers"])
-            response = self.respond(
+            response = await self._durable(
                 Request(scope["method"], scope["path"], scope["query_string"], headers, bytes(body))
             )
         headers_out = [
             (b"content-type", response.content_type),
             (b"content-length", b"%d" % len(response.body)),
+            *response.headers,
         ]
         await send({"type": "http.response.start", "status": response.status, "headers": headers_out})
         await send({"type": "http.response.body", "body": response.body})

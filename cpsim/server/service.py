@@ -5,22 +5,26 @@ from __future__ import annotations
 import hashlib
 import hmac
 import threading
-import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import starmap
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
+from cpsim.server.clock import Clock, wall_clock_us
+from cpsim.server.journal import DEFAULT_LIMIT, Journal
 from cpsim.server.ledger import Ledger, Refused
 from cpsim.server.quirks import QuirkyLedger
+from cpsim.server.store import Accounts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from cpsim.server.store import Store
+
     Call = tuple[str, Mapping[str, object]]
 
-
-def wall_clock_us() -> int:
-    """Microseconds since 1970, UTC."""
-    return time.time_ns() // 1000
+T = TypeVar("T")
+ANSWERS_KEPT: Final = 10_000
+"""For how many batches of a project the server remembers what it answered."""
 
 
 class Refusal(NamedTuple):
@@ -35,8 +39,10 @@ class AccountServer:
 
     Args:
         projects: project id to secret.
-        now_us: the clock, microseconds since 1970.
+        now_us: real time, microseconds since 1970; `clock` follows it until it is changed.
         quirks: how it differs from what is documented: names from `cpsim.quirks.QUIRKS`.
+        journal_limit: how many commands of each project `journal` keeps.
+        store: what it knew before, and where it keeps every change; without one, it forgets.
 
     Raises:
         ValueError: two project ids differ only by case, or an id or a secret is empty.
@@ -47,6 +53,8 @@ class AccountServer:
         projects: Mapping[str, str],
         now_us: Callable[[], int] = wall_clock_us,
         quirks: frozenset[str] = frozenset(),
+        journal_limit: int = DEFAULT_LIMIT,
+        store: Store | None = None,
     ) -> None:
         self._secrets: dict[str, tuple[str, bytes]] = {}
         for project_id, secret in projects.items():
@@ -56,11 +64,35 @@ class AccountServer:
                 raise ValueError(f"project id {project_id!r} is given twice; case makes no difference")
             self._secrets[project_id.lower()] = (project_id, secret.encode())
         self.quirks = quirks
-        self._ledger = QuirkyLedger(quirks) if quirks else Ledger()
+        self._ledger = self._new_ledger()
         self._lock = threading.Lock()
-        self._clock = now_us
-        self._latest_us = 0
-        self.refused = 0
+        self.clock = Clock(now_us)
+        self.journal = Journal(journal_limit)
+        self._refused: dict[str, int] = {}
+        self._answers: dict[str, dict[str, list[Refusal]]] = {}
+        self._changes: dict[str, Callable[..., list[Refusal]]] = {
+            "apply": self._apply,
+            "link": self._link,
+            "release": self._release,
+            "reset": self._reset,
+        }
+        self.store = store
+        if store is not None:
+            self._restore(store)
+
+    @property
+    def projects(self) -> list[str]:
+        """The ids of the projects that can sign requests."""
+        return [project_id for project_id, _ in self._secrets.values()]
+
+    @property
+    def refused(self) -> int:
+        """How many commands were refused."""
+        return sum(self._refused.values())
+
+    def refused_of(self, project_id: str) -> int:
+        """How many commands of a project were refused."""
+        return self._refused.get(project_id, 0)
 
     def authenticate(self, algorithm: str, project_id: str, digest: str, payload: bytes) -> str | None:
         """The project whose secret signed the payload, or None. Case makes no difference."""
@@ -68,43 +100,121 @@ class AccountServer:
         expected = hashlib.new(algorithm.replace("-", ""), payload + secret).hexdigest()
         return known_id if hmac.compare_digest(expected.encode(), digest.lower().encode()) else None
 
-    def apply(self, project_id: str, calls: Iterable[Call]) -> list[Refusal]:
-        """Apply commands in the order given; what is refused stops nothing."""
-        refusals: list[Refusal] = []
-        with self._lock:
-            now_us = self._now_us()
-            apply = self._ledger.apply
-            for position, (kind, arguments) in enumerate(calls):
-                try:
-                    apply(project_id, kind, arguments, now_us)
-                except Refused as refused:
-                    refusals.append(Refusal(position, str(refused)))
-            self.refused += len(refusals)
-        return refusals
+    def apply(self, project_id: str, calls: Sequence[Call], batch_id: str | None = None) -> list[Refusal]:
+        """Apply commands in the order given; what is refused stops nothing.
+
+        A batch with an id is applied once: when it comes again, it is answered as it was before.
+        """
+        return self._change("apply", project_id, calls, batch_id)
 
     def outstanding(self, project_id: str) -> list[str]:
         """The ids of a project's slots that are not settled."""
         with self._lock:
-            return self._ledger.outstanding(project_id, self._now_us())
+            return self._ledger.outstanding(project_id, self.clock.now_us())
 
-    def link(self, links: Iterable[Sequence[str]]) -> list[Refusal]:
+    def link(self, links: Sequence[Sequence[str]]) -> list[Refusal]:
         """Link each (machine id, user id); what is refused stops nothing."""
-        refusals = []
-        with self._lock:
-            for position, (machine_id, user_id) in enumerate(links):
-                try:
-                    self._ledger.link(machine_id, user_id)
-                except Refused as refused:
-                    refusals.append(Refusal(position, str(refused)))
-        return refusals
+        return self._change("link", links)
+
+    def release(self, machine_ids: Sequence[str]) -> list[Refusal]:
+        """Take each machine from its user; what is refused stops nothing."""
+        return self._change("release", machine_ids)
+
+    def reset(self, project_id: str | None = None) -> None:
+        """Begin anew with one project, or with everything.
+
+        A project loses its slots, its accounts and its journal; other projects are not touched, and machines stay
+        linked to their users, because who owns a machine is known to the server as a whole. With everything, the
+        links go too. The clock is left as it is.
+        """
+        self._change("reset", project_id)
 
     @contextmanager
     def reading(self) -> Iterator[Ledger]:
         """The ledger, up to date and standing still while the context lasts."""
         with self._lock:
-            self._ledger.expire(self._now_us())
+            self._ledger.expire(self.clock.now_us())
             yield self._ledger
 
-    def _now_us(self) -> int:
-        self._latest_us = max(self._latest_us, self._clock())
-        return self._latest_us
+    def _change(self, what: str, *arguments: object) -> list[Refusal]:
+        """Change the accounts, and keep the change."""
+        with self._lock:
+            now_us = self.clock.now_us()
+            refusals = self._changes[what](now_us, *arguments)
+            if self.store is not None:
+                self.store.keep(now_us, what, arguments)
+                if self.store.wants_snapshot:
+                    self.store.replace(self._accounts(now_us))
+        return refusals
+
+    def _apply(self, now_us: int, project_id: str, calls: Sequence[Call], batch_id: str | None) -> list[Refusal]:
+        answers = self._answers.setdefault(project_id, {})
+        if batch_id is not None and batch_id in answers:
+            return answers[batch_id]
+        refusals: list[Refusal] = []
+        apply = self._ledger.apply
+        for position, (kind, arguments) in enumerate(calls):
+            try:
+                apply(project_id, kind, arguments, now_us)
+            except Refused as refused:
+                refusals.append(Refusal(position, str(refused)))
+        self.journal.add(project_id, now_us, calls, refusals)
+        if refusals:
+            self._refused[project_id] = self._refused.get(project_id, 0) + len(refusals)
+        if batch_id is not None:
+            answers[batch_id] = refusals
+            if len(answers) > ANSWERS_KEPT:
+                del answers[next(iter(answers))]
+        return refusals
+
+    def _link(self, _: int, links: Iterable[Sequence[str]]) -> list[Refusal]:
+        return _each(lambda link: self._ledger.link(*link), links)
+
+    def _release(self, _: int, machine_ids: Iterable[str]) -> list[Refusal]:
+        return _each(self._ledger.release, machine_ids)
+
+    def _reset(self, _: int, project_id: str | None) -> list[Refusal]:
+        if project_id is None:
+            self._ledger = self._new_ledger()
+            self._refused.clear()
+            self._answers.clear()
+            self.journal.forget_all()
+        else:
+            self._ledger.forget(project_id)
+            self._refused.pop(project_id, None)
+            self._answers.pop(project_id, None)
+            self.journal.forget(project_id)
+        return []
+
+    def _accounts(self, now_us: int) -> Accounts:
+        ledger = self._ledger
+        return Accounts(now_us, self._refused, dict(ledger.projects), ledger.owners, self._answers)
+
+    def _restore(self, store: Store) -> None:
+        """Take over what a store holds. The journal begins anew, and so does the clock, if that is no step back."""
+        kept = store.snapshot()
+        self._refused = kept.refused
+        self._ledger.restore(kept.projects, kept.owners)
+        for project_id, answers in kept.answers.items():
+            self._answers[project_id] = {
+                batch_id: list(starmap(Refusal, refusals)) for batch_id, refusals in answers.items()
+            }
+        at_us = kept.at_us
+        for at_us, what, arguments in store.changes():
+            self._changes[what](at_us, *arguments)
+        self.journal.forget_all()
+        if at_us > self.clock.now_us():
+            self.clock.set(at_us)
+
+    def _new_ledger(self) -> Ledger:
+        return QuirkyLedger(self.quirks) if self.quirks else Ledger()
+
+
+def _each(change: Callable[[T], None], subjects: Iterable[T]) -> list[Refusal]:
+    refusals = []
+    for position, subject in enumerate(subjects):
+        try:
+            change(subject)
+        except Refused as refused:
+            refusals.append(Refusal(position, str(refused)))
+    return refusals

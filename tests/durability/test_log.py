@@ -7,11 +7,12 @@ import subprocess
 import sys
 import threading
 from contextlib import closing
+from queue import SimpleQueue
 
 import pytest
 
 from cpsim.errors import Problem
-from cpsim.log import Log, in_use
+from cpsim.log import Log, cut, in_use
 
 KIND = "TEST"
 
@@ -57,11 +58,11 @@ def test_records_come_back_in_order(opened):
 def test_positions_are_never_used_again(opened):
     log = opened()
     log.append(["a", "b", "c"])
-    log.cut(2)
-    log.cut(1)
+    log.append([], *cut(2))
+    log.append([], *cut(1))
     log.wait()
     assert everything(log) == [(3, "c")]
-    log.cut(3)
+    log.append([], *cut(3))
     assert opened().append(["d"]) == 4
 
 
@@ -73,17 +74,14 @@ def test_to_close_writes_what_was_appended(opened):
 def test_one_commit_takes_all_or_nothing(opened):
     log = opened()
     written, go_on = threading.Event(), threading.Event()
-    log.append(["a"])
-    log.when_durable(lambda _: (written.set(), go_on.wait(5)))
+    log.append(["a"], then=lambda _: (written.set(), go_on.wait(5)))
     assert written.wait(5)
-    log.append(["b"])
-    log.execute(("INSERT INTO nowhere VALUES (1)", ()))
-    problems = []
-    log.when_durable(problems.append)
+    outcome = SimpleQueue()
+    log.append(["b"], ("INSERT INTO nowhere VALUES (1)", ()), then=outcome.put)
     go_on.set()
+    assert "nowhere" in str(outcome.get(timeout=5))
     with pytest.raises(Problem, match="nowhere"):
-        log.wait()
-    assert "nowhere" in str(problems[0])
+        log.wait(("INSERT INTO nowhere VALUES (1)", ()))
     assert everything(log) == [(1, "a")]
     log.append(["c"])
     log.wait()

@@ -1,0 +1,143 @@
+"""The server's store: every change of the accounts in a durable log, and snapshots that keep the log short.
+
+The accounts are a function of their changes, so the log of changes is what must survive. A snapshot replaces the
+changes before it, in one commit; it is due when the log has grown to the size of the last one, so a restart
+reads at most about twice what the accounts themselves take.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from cpsim.log import Log, cut
+from cpsim.server.ledger import Project, Slot
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from cpsim.errors import Problem
+
+KIND: Final = "CPst"
+TABLES: Final = "CREATE TABLE IF NOT EXISTS snapshot (part INTEGER PRIMARY KEY, content TEXT NOT NULL);"
+LEAST_LOG: Final = 16 * 2**20
+"""Characters of log before a first snapshot."""
+SLOTS_A_PART: Final = 10_000
+CHANGES_A_READ: Final = 1_000
+
+
+class Accounts(msgspec.Struct):
+    """What the server knows, to begin with; the ledger's slots among the projects."""
+
+    at_us: int = 0
+    refused: dict[str, int] = {}
+    projects: dict[str, Project] = {}
+    owners: dict[str, str] = {}
+    answers: dict[str, dict[str, list[Any]]] = {}
+
+
+class Store:
+    """An open store.
+
+    Args:
+        path: the file; made if it is not there.
+
+    Raises:
+        Problem: the file is in use, damaged, or something else; or it cannot be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._log = Log(path, KIND, TABLES)
+        self._logged = self._snapshot_size = 0
+        self._failure: Problem | None = None
+
+    def snapshot(self) -> Accounts:
+        """The accounts as they were last written whole."""
+        head, *parts = [content for (content,) in self._log.query("SELECT content FROM snapshot ORDER BY part")] or [
+            "{}"
+        ]
+        self._snapshot_size = len(head) + sum(map(len, parts))
+        accounts = msgspec.json.decode(head, type=Accounts)
+        for part in parts:
+            project_id, slots = msgspec.json.decode(part, type=tuple[str, dict[str, Slot]])
+            accounts.projects[project_id].slots |= slots
+        return accounts
+
+    def changes(self) -> Iterator[tuple[int, str, list[Any]]]:
+        """What changed since the snapshot, in order: when, what, with which arguments."""
+        position = 0
+        while found := self._log.read(position, self._log.last, CHANGES_A_READ):
+            for position, record in found:  # noqa: B007 - the next read goes on from there
+                self._logged += len(record)
+                at_us, what, arguments = msgspec.json.decode(record)
+                yield at_us, what, arguments
+
+    def keep(self, at_us: int, what: str, arguments: Sequence[object]) -> None:
+        """Write one change.
+
+        Raises:
+            Problem: an earlier one could not be written.
+        """
+        if self._failure is not None:
+            raise self._failure
+        record = msgspec.json.encode((at_us, what, arguments)).decode()
+        self._logged += len(record)
+        self._log.append([record], then=self._note)
+
+    @property
+    def wants_snapshot(self) -> bool:
+        """Whether the log has grown so long that the accounts should be written whole."""
+        return self._logged > max(LEAST_LOG, self._snapshot_size)
+
+    def replace(self, accounts: Accounts) -> None:
+        """Write the accounts whole, in the place of all changes so far."""
+        contents = [""]
+        for project_id, project in accounts.projects.items():
+            slots = iter(project.slots.items())
+            while part := dict(islice(slots, SLOTS_A_PART)):
+                contents.append(msgspec.json.encode((project_id, part)).decode())
+            accounts.projects[project_id] = dataclasses.replace(project, slots={})
+        contents[0] = msgspec.json.encode(accounts).decode()
+        self._logged, self._snapshot_size = 0, sum(map(len, contents))
+        self._log.append(
+            [],
+            ("DELETE FROM snapshot", ()),
+            *(("INSERT INTO snapshot VALUES (?, ?)", numbered) for numbered in enumerate(contents)),
+            *cut(self._log.last),
+            then=self._note,
+        )
+
+    async def durable(self) -> None:
+        """Return once every change so far is on disk.
+
+        Raises:
+            Problem: one could not be written; from then on, none is taken.
+        """
+        loop = asyncio.get_running_loop()
+        written: asyncio.Future[None] = loop.create_future()
+        self._log.append([], then=lambda _: loop.call_soon_threadsafe(written.set_result, None))
+        await written
+        if self._failure is not None:
+            raise self._failure
+
+    def wait(self) -> None:
+        """Return once every change so far is on disk.
+
+        Raises:
+            Problem: one could not be written; from then on, none is taken.
+        """
+        self._log.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def close(self) -> None:
+        """Write what is left, and let go of the file."""
+        self._log.close()
+
+    def _note(self, problem: Problem | None) -> None:
+        self._failure = self._failure or problem
