@@ -102,13 +102,14 @@ class HttpPool:
 
             self._tls = ssl.create_default_context()
 
-    def post(self, path: str, authorization: str, body: bytes) -> tuple[int, bytes]:
+    def post(self, path: str, authorization: str, body: bytes, more: str = "") -> tuple[int, bytes]:
         """Send one POST request and wait for its reply.
 
         Args:
             path: what follows the endpoint's base path.
             authorization: value of the Authorization header.
             body: JSON.
+            more: further header lines, each with its CRLF.
 
         Returns:
             HTTP status, body.
@@ -121,7 +122,7 @@ class HttpPool:
         deadline = Deadline(self._timeout_s)
         connection = self._take() or _HttpConnection(self._endpoint, self._tls, deadline)
         try:
-            return connection.post(path, authorization, body, deadline)
+            return connection.post(path, authorization, body, more, deadline)
         finally:
             if connection.reusable:
                 self._idle.append(connection)
@@ -169,14 +170,16 @@ class _HttpConnection:
     def close(self) -> None:
         self._sock.close()
 
-    def post(self, path: str, authorization: str, body: bytes, deadline: Deadline) -> tuple[int, bytes]:
+    def post(
+        self, path: str, authorization: str, body: bytes, more: str, deadline: Deadline
+    ) -> tuple[int, bytes]:
         self.reusable = False
         self._deadline = deadline
         head = (
             f"POST {self._endpoint.path}{path} HTTP/1.1\r\n"
             f"Host: {self._endpoint.authority}\r\n"
             f"Authorization: {authorization}\r\n"
-            "Content-Type: application/json\r\n"
+            f"Content-Type: application/json\r\n{more}"
             f"Content-Length: {len(body)}\r\n\r\n"
         )
         _send(self._sock, head.encode() + body, self._endpoint, deadline)

@@ -96,7 +96,7 @@ class Log:
         """
         size = sum(map(len, records))
         with self._changed:
-            while self._waiting > MAX_WAITING:
+            while records and self._waiting > MAX_WAITING:
                 self._changed.wait()
             self._records += records
             self._statements += statements

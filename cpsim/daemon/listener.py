@@ -46,17 +46,18 @@ class _Connection:
     """One client: what it sent, and what it was told.
 
     Once acknowledged, `call` is its command, unless the frame has `grown` since. `sealed` says that the client
-    is gone, and nothing can change the command any more.
+    is gone, and nothing can change the command any more. `position` is where a spool has it.
     """
 
-    __slots__ = ("answered", "call", "deadline", "frame", "grown", "sealed", "sock", "watched")
+    __slots__ = ("answered", "call", "deadline", "ended", "frame", "grown", "position", "sealed", "sock", "watched")
 
     def __init__(self, sock: RawSocket) -> None:
         self.sock = sock
         self.frame = b""
         self.call: Call | None = None
         self.deadline = 0.0
-        self.answered = self.grown = self.sealed = self.watched = False
+        self.position = 0
+        self.answered = self.ended = self.grown = self.sealed = self.watched = False
 
 
 class Listener:
@@ -71,7 +72,7 @@ class Listener:
     def __init__(
         self,
         sockets: Iterable[socket.socket],
-        deliver: Callable[[list[Call]], None],
+        deliver: Callable[[list[Call]], object],
         is_full: Callable[[], bool] = lambda: False,
     ) -> None:
         self._sockets = list(sockets)
@@ -113,13 +114,18 @@ class Listener:
             for key, _ in self._selector.select(self._patience_s()):
                 if key.data is not None:
                     self._receive(key.data)
-                elif key.fileobj is not self._wake_end:
+                elif key.fileobj is self._wake_end:
+                    self._woken()
+                else:
                     self._accept(key.fileobj)  # type: ignore[arg-type]
             for _ in range(len(self._fresh)):
                 self._receive(self._fresh.popleft())
             self._end_waits(monotonic())
             self._pass_on()
         self._finish()
+
+    def _woken(self) -> None:
+        """Something was sent to `_wake`."""
 
     def _patience_s(self) -> float | None:
         if self._fresh:
@@ -248,13 +254,16 @@ class Listener:
 
     def _close(self, connection: _Connection) -> None:
         """Let a client go; if its command was acknowledged, the command is now final."""
+        self._unwatch(connection)
+        connection.sock.close()
+        connection.sealed = True
+
+    def _unwatch(self, connection: _Connection) -> None:
         if connection.watched:
             connection.watched = False
             self._selector.unregister(connection.sock)
             self._silent.pop(connection, None)
             self._quiet.pop(connection, None)
-        connection.sock.close()
-        connection.sealed = True
 
     def _pass_on(self) -> None:
         queue = self._queue
@@ -281,12 +290,16 @@ class Listener:
             listening.close()
         for connection in [*self._fresh, *self._silent, *self._quiet]:
             self._receive(connection)  # what has arrived still counts
+        self._await_answers()
         for connection in [*self._fresh, *self._silent, *self._quiet]:
             if not connection.answered and connection.frame:
                 self._refuse(connection)
             self._close(connection)
         self._pass_on()
         self._selector.close()
+
+    def _await_answers(self) -> None:
+        """Come to where every command that was taken has its answer: here, it has."""
 
 
 def _is_hopeless(frame: bytes) -> bool:

@@ -1,0 +1,115 @@
+"""The daemon's configuration: the INI file of the deployed daemon, and what the command line says over it."""
+
+from __future__ import annotations
+
+import logging
+from configparser import ConfigParser
+from configparser import Error as IniError
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint, UrlEndpoint, parse_endpoint
+from cpdaemon.errors import EndpointError
+from cpsim.errors import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DEFAULT_FLUSH_INTERVAL_S: Final = 1.0
+LONGEST_FLUSH_INTERVAL_S: Final = 86_400.0
+LEVELS: Final = {"debug", "info", "warn", "warning", "error", "critical"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """How a daemon is run. What is None was not said."""
+
+    listen: UnixEndpoint | TcpEndpoint | None = None
+    server: UrlEndpoint | None = None
+    project: str | None = None
+    secret: str | None = field(default=None, repr=False)
+    spool: Path | None = None
+    flush_interval_s: float = DEFAULT_FLUSH_INTERVAL_S
+    pidfile: Path | None = None
+    logfile: Path | None = None
+    loglevel: int = logging.INFO
+
+
+def read_config(path: Path) -> Config:
+    """Read the deployed daemon's INI file.
+
+    Section `[api]` has api_url, api_key and api_secret (older files: project_id and project_auth), flush_interval in
+    seconds; section `[server]` has socket (unix or tcp), bind (PATH or HOST:PORT), pidfile, logfile, loglevel, and
+    may have spool. What is not known is left alone.
+
+    Raises:
+        Problem: the file cannot be read, or a value cannot be used. No message quotes a secret.
+    """
+    ini = ConfigParser(interpolation=None)  # a secret may well contain a %
+    try:
+        ini.read_string(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Problem(f"{path}: {error.strerror}") from error
+    except (IniError, UnicodeDecodeError) as error:
+        raise Problem(f"{path} is not an INI file: {type(error).__name__}") from None
+    api: Mapping[str, str] = ini["api"] if ini.has_section("api") else {}
+    server: Mapping[str, str] = ini["server"] if ini.has_section("server") else {}
+    try:
+        return Config(
+            listen=_listen(server),
+            server=_url(api.get("api_url")),
+            project=api.get("api_key") or api.get("project_id"),
+            secret=api.get("api_secret") or api.get("project_auth"),
+            spool=_path(server.get("spool")),
+            flush_interval_s=_seconds(api.get("flush_interval")),
+            pidfile=_path(server.get("pidfile")),
+            logfile=_path(server.get("logfile")),
+            loglevel=_level(server.get("loglevel")),
+        )
+    except (ValueError, EndpointError) as error:
+        raise Problem(f"{path}: {error}") from error
+
+
+def _listen(server: Mapping[str, str]) -> UnixEndpoint | TcpEndpoint | None:
+    bind = server.get("bind")
+    if not bind:
+        return None
+    kind = server.get("socket", "unix").lower()
+    if kind == "unix":
+        return UnixEndpoint(bind)
+    endpoint = parse_endpoint(bind) if kind == "tcp" else None
+    if isinstance(endpoint, TcpEndpoint):
+        return endpoint
+    raise ValueError(f"socket={kind} with bind={bind}: use unix with a PATH, or tcp with HOST:PORT")
+
+
+def _url(text: str | None) -> UrlEndpoint | None:
+    if not text:
+        return None
+    endpoint = parse_endpoint(text)
+    if not isinstance(endpoint, UrlEndpoint):
+        raise ValueError(f"api_url={text} is not a URL")  # noqa: TRY004 - a value, not a type, is wrong
+    return endpoint
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None
+
+
+def _seconds(text: str | None) -> float:
+    seconds = DEFAULT_FLUSH_INTERVAL_S if not text else float(text)
+    if not 0 <= seconds <= LONGEST_FLUSH_INTERVAL_S:
+        raise ValueError(f"flush_interval={text} is not a number of seconds up to {LONGEST_FLUSH_INTERVAL_S:g}")
+    return seconds
+
+
+def _level(text: str | None) -> int:
+    if not text:
+        return logging.INFO
+    if text.isdigit():
+        return int(text)
+    if text.lower() not in LEVELS:
+        raise ValueError(f"loglevel={text} is none of {', '.join(sorted(LEVELS))}")
+    level: int = getattr(logging, text.upper())
+    return level

@@ -1,0 +1,222 @@
+"""From the spool to the server: batches in order, each until its outcome is known.
+
+What an attempt leaves behind decides what follows:
+
+- *certainly not applied* (no connection, or turned away): the batch is made anew after a pause. If the server
+  refuses a batch as a whole, it is halved, until the one command that spoils it stands alone and is set aside.
+- *unknown* (the reply was lost, or says nothing): a server that knows batch ids is sent the same batch again, and
+  applies it once. With any other, it is `set-aside` for a person, because credit must not double; or `resend`,
+  because none must be missing. Either way nothing is sent before the server is seen to answer again.
+
+A pause doubles from one failure to the next, up to a limit, and varies at random, so that sites do not return all
+at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from typing import TYPE_CHECKING, Final, Protocol
+
+from cpdaemon.errors import BadReply, CreditPiggyError, Refused
+from cpdaemon.signing import bulk_body, bulk_errors, read_reply, token
+from cpdaemon.transport import HttpPool
+from cpsim.daemon.spool import MAX_BATCH, REFUSED, SET_ASIDE, Failed
+from cpsim.errors import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cpdaemon.endpoint import UrlEndpoint
+    from cpdaemon.signing import Call
+    from cpsim.daemon.spool import Batch, Spool
+
+    Outcomes = Sequence[CreditPiggyError | None]
+
+WHEN_UNKNOWN: Final = ("set-aside", "resend")
+FIRST_RETRY_S: Final = 0.1
+LAST_RETRY_S: Final = 30.0
+WHOLE: Final = {413, 500}
+"""Statuses by which a server refuses a batch because of what is in it; others come from anything else."""
+UNAVAILABLE: Final = 503
+BATCH_HEADER: Final = "CreditPiggy-Batch"
+
+log = logging.getLogger(__name__)
+
+
+class Server(Protocol):
+    """Where batches go."""
+
+    def knows_batches(self) -> bool:
+        """Whether it applies a batch once, however often it is sent under its id; raises CreditPiggyError."""
+
+    def post(self, batch_id: str, calls: Sequence[Call]) -> Outcomes:
+        """What became of each call; raises CreditPiggyError if they were not applied, or may not have been."""
+
+
+class HttpServer:
+    """A server's `/batch/bulk`, on connections that are kept.
+
+    Args:
+        endpoint: the server's base URL.
+        credentials: (project id, secret).
+        timeout_s: seconds that one request may take.
+
+    Raises:
+        EndpointError: the credentials cannot be used.
+    """
+
+    def __init__(self, endpoint: UrlEndpoint, credentials: tuple[str, str], timeout_s: float) -> None:
+        token(credentials, b"")
+        self._credentials = credentials
+        self._pool = HttpPool(endpoint, timeout_s)
+
+    def knows_batches(self) -> bool:
+        """Ask with a batch of nothing, which a server of any kind accepts."""
+        return self._bulk("probe", b"{}").get("batch") == "probe"
+
+    def post(self, batch_id: str, calls: Sequence[Call]) -> Outcomes:
+        """Send one batch."""
+        return bulk_errors(calls, self._bulk(batch_id, bulk_body(calls)))
+
+    def _bulk(self, batch_id: str, body: bytes) -> dict[str, object]:
+        header = f"{BATCH_HEADER}: {batch_id}\r\n"
+        status, reply = self._pool.post("/batch/bulk", token(self._credentials, body), body, header)
+        if status == UNAVAILABLE:
+            raise Refused("the server is unavailable", status)
+        return read_reply(status, reply)
+
+
+class Courier:
+    """Delivers what a spool holds, in a thread of its own.
+
+    Args:
+        spool: where the commands are.
+        server: where they go.
+        flush_interval_s: how long a command waits for others, unless there is a full batch.
+        when_unknown: `set-aside` or `resend`, for a server that does not know batch ids.
+    """
+
+    def __init__(
+        self, spool: Spool, server: Server, flush_interval_s: float, when_unknown: str = WHEN_UNKNOWN[0]
+    ) -> None:
+        self._spool = spool
+        self._server = server
+        self._flush_interval_s = flush_interval_s
+        self._resends = when_unknown == "resend"
+        self._knows_batches: bool | None = None
+        self._doubt = "the daemon ended before it had the server's reply"
+        self._size = MAX_BATCH
+        self._retry_s = FIRST_RETRY_S
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="cpsim-courier", daemon=True)
+
+    def start(self) -> None:
+        """Begin to deliver."""
+        self._thread.start()
+
+    def stop(self, within_s: float) -> bool:
+        """Deliver what is left, as long as nothing fails and time allows; returns whether it has ended."""
+        self._stopping.set()
+        with self._spool.released:
+            self._spool.released.notify_all()
+        self._thread.join(within_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while self._wait():
+            try:
+                self._attempt()
+            except CreditPiggyError as error:
+                log.warning("%s", error)
+            except Problem as problem:
+                log.error("%s", problem)  # noqa: TRY400 - the message is whole
+            else:
+                self._retry_s = FIRST_RETRY_S
+                continue
+            if self._pause():
+                return
+
+    def _wait(self) -> bool:
+        """Wait for a full batch, or for what has waited long enough; whether there is more to do."""
+        spool, stopping = self._spool, self._stopping.is_set
+        with spool.released:
+            spool.released.wait_for(lambda: spool.ready or stopping())
+            spool.released.wait_for(lambda: spool.ready >= MAX_BATCH or stopping(), self._flush_interval_s)
+            return spool.ready > 0
+
+    def _pause(self) -> bool:
+        """Wait before the next attempt; whether to end instead."""
+        pause_s = self._retry_s * random.uniform(0.5, 1)  # noqa: S311 - nobody gains by guessing it
+        self._retry_s = min(2 * self._retry_s, LAST_RETRY_S)
+        return self._stopping.wait(pause_s)
+
+    def _attempt(self) -> None:
+        """Send one batch, once.
+
+        Raises:
+            CreditPiggyError: the server cannot be reached, or did not say what became of the batch.
+            Problem: the spool cannot be written.
+        """
+        if self._knows_batches is None:
+            self._knows_batches = self._server.knows_batches()
+        batch = self._spool.take(self._size)
+        if batch is None:
+            return
+        if batch.resumed:
+            if not (self._knows_batches or self._resends):
+                self._fail(batch, SET_ASIDE, self._doubt)
+                return
+            self._spool.retried()
+        try:
+            outcomes = self._server.post(batch.id, batch.calls)
+        except CreditPiggyError as error:
+            careless = self._resends and not self._knows_batches
+            self._knows_batches = None  # nothing is risked before it is seen to answer again
+            if (isinstance(error, Refused) and error.status in WHOLE) or (careless and isinstance(error, BadReply)):
+                self._turned_away(batch, error)
+                return
+            if not error.definite:
+                self._doubt = str(error)
+            elif not batch.resumed:
+                self._spool.put_back()
+            raise
+        self._account(batch, outcomes)
+
+    def _turned_away(self, batch: Batch, error: CreditPiggyError) -> None:
+        """Find the command that spoils a batch: try the first half of it, or set aside the one that is left."""
+        if len(batch.calls) == 1:
+            self._fail(batch, REFUSED if error.definite else SET_ASIDE, str(error))
+        else:
+            log.warning(
+                "the server refused %d commands as a whole, which are now sent by halves: %s", len(batch.calls), error
+            )
+            self._size = len(batch.calls) // 2
+            self._spool.put_back()
+
+    def _account(self, batch: Batch, outcomes: Outcomes) -> None:
+        """Strike out a batch whose reply has come."""
+        failed = []
+        doubts = [error for error in outcomes if error is not None and not error.definite]
+        now_us = time.time_ns() // 1000
+        for (position, command), error in zip(batch.commands, outcomes, strict=True):
+            if error is not None and error.definite:
+                failed.append(Failed(position, now_us, REFUSED, command, str(error)))
+        if doubts:
+            named = {row.position for row in failed}
+            position = next(position for position, _ in batch.commands if position not in named)
+            anyone = f"(some of {len(doubts)} commands up to {batch.commands[-1][1]!r})"
+            failed.append(Failed(position, now_us, REFUSED, anyone, str(doubts[0])))
+        for row in failed:
+            log.warning("refused: %s: %s", row.command, row.error)
+        self._spool.settle(batch, failed, len(batch.calls) - len(failed))
+        self._size = min(2 * self._size, MAX_BATCH)
+
+    def _fail(self, batch: Batch, why: str, error: str) -> None:
+        """Keep a whole batch for a person to see."""
+        now_us = time.time_ns() // 1000
+        log.error("%s: %d commands, listed by `cpsim daemon --failed`: %s", why, len(batch.calls), error)
+        failed = [Failed(position, now_us, why, command, error) for position, command in batch.commands]
+        self._spool.settle(batch, failed, 0)

@@ -1,0 +1,159 @@
+"""The daemon's sockets in front of a spool: a command is on disk before it is answered OK.
+
+All that arrives in one turn of the loop is put into the spool together, and answered when that is on disk. The
+wire format has no terminator, so a frame may have grown meanwhile. Then the longer frame takes the place of the
+shorter, and only when that is on disk too is it answered: OK speaks of all that had arrived. What follows the OK
+until the client closes still belongs to the frame; the spool is amended, and keeps the command until then. If the
+daemon is killed in that moment, the command is delivered as it was answered.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+from queue import SimpleQueue
+from socket import MSG_DONTWAIT
+from typing import TYPE_CHECKING
+
+from cpdaemon.wire import MalformedFrame, parse
+from cpsim.daemon.listener import READ_BYTES, Listener
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterable, Mapping
+
+    from cpsim.daemon.listener import Call, _Connection
+    from cpsim.daemon.spool import Spool
+    from cpsim.errors import Problem
+
+
+class DurableListener(Listener):
+    """Serves the daemon protocol on bound stream sockets, into a spool.
+
+    Args:
+        sockets: bound and listening; closed by `stop`.
+        spool: takes the commands; when it is full, they are answered `ER`.
+    """
+
+    def __init__(self, sockets: Iterable[socket.socket], spool: Spool) -> None:
+        super().__init__(sockets, _nowhere, lambda: spool.is_full)
+        self._spool = spool
+        self._taken: list[_Connection] = []
+        self._written: SimpleQueue[tuple[list[_Connection], Problem | None]] = SimpleQueue()
+        self._writing = 0
+        self._wake.setblocking(False)  # noqa: FBT003
+
+    def _acknowledge(self, connection: _Connection, call: Call, ended: bool) -> None:  # noqa: FBT001
+        connection.call = call
+        connection.answered = True
+        connection.ended = ended
+        self._unwatch(connection)
+        self._queue.append(connection)
+        self._acknowledged += 1
+        self._taken.append(connection)
+
+    def _pass_on(self) -> None:
+        if self._taken:
+            self._put()
+        amended: dict[int, str] = {}
+        position = 0
+        queue = self._queue
+        while queue and queue[0].sealed:
+            connection = queue.popleft()
+            self._passed_on += 1
+            position = connection.position
+            if connection.grown:
+                amended[position] = self._whole(connection)
+        if position:
+            self._release(position, amended)
+
+    def _put(self) -> None:
+        taken, self._taken = self._taken, []
+        new = [connection for connection in taken if not connection.position]
+        amended = {connection.position: _text(connection) for connection in taken if connection.position}
+        self._writing += 1
+        last = self._spool.put([_text(connection) for connection in new], amended, partial(self._tell, taken))
+        for position, connection in enumerate(new, last - len(new) + 1):
+            connection.position = position
+
+    def _tell(self, taken: list[_Connection], problem: Problem | None) -> None:
+        """From the spool's thread: that has been written, or could not be."""
+        self._written.put((taken, problem))
+        with suppress(BlockingIOError):  # it will wake up as it is
+            self._wake.send(b"\0")
+
+    def _woken(self) -> None:
+        self._wake_end.recv(READ_BYTES)
+        while not self._written.empty():
+            self._answer(*self._written.get())
+
+    def _answer(self, taken: list[_Connection], problem: Problem | None) -> None:
+        self._writing -= 1
+        for connection in taken:
+            if problem is not None:
+                connection.call = None
+                connection.grown = True  # if a shorter frame is on disk, it goes
+                self._refuse(connection)
+            elif not self._has_grown(connection):
+                self._reply(connection, b"OK")
+                if connection.ended:
+                    self._close(connection)
+                else:
+                    self._fresh.append(connection)
+
+    def _has_grown(self, connection: _Connection) -> bool:
+        """Whether more has arrived that makes a longer command, which is then put into the spool."""
+        if connection.ended:
+            return False
+        try:
+            data = connection.sock.recv(READ_BYTES, MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""
+        connection.frame += data
+        connection.ended = not data or b"\n" in data or len(connection.frame) > READ_BYTES
+        if not data:
+            return False
+        try:
+            parse(connection.frame)
+        except MalformedFrame:
+            connection.grown = True
+            return False
+        self._taken.append(connection)
+        return True
+
+    def _whole(self, connection: _Connection) -> str:
+        """What a frame became in the end; nothing, if it is no command any more."""
+        try:
+            if connection.call is not None:
+                parse(connection.frame)
+                return _text(connection)
+        except MalformedFrame:
+            self.malformed += 1
+        return ""
+
+    def _release(self, position: int, amended: Mapping[int, str]) -> None:
+        """Let commands go once their amendments, and those of the commands before them, are on disk."""
+
+        def written(problem: Problem | None) -> None:
+            if problem is None or not amended:
+                self._spool.release(position)
+            else:
+                self._release(position, amended)
+
+        self._spool.put([], amended, written)
+
+    def _await_answers(self) -> None:
+        self._pass_on()
+        while self._writing:
+            self._answer(*self._written.get())
+            self._pass_on()
+
+
+def _text(connection: _Connection) -> str:
+    return connection.frame.strip().decode()
+
+
+def _nowhere(_: list[Call]) -> None:
+    """The spool has them already."""

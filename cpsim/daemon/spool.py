@@ -1,0 +1,244 @@
+"""The daemon's spool: the commands that were answered OK and have not reached the server, on disk.
+
+Commands leave in the order in which they came, one batch at a time. A batch is written down before it is sent
+and struck out once its outcome is known, in one commit with what became of its commands. So one that is found
+at the start may or may not have been applied: its `resumed` says so.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import starmap
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from cpdaemon.signing import bulk_batches
+from cpdaemon.wire import parse
+from cpsim.errors import Problem
+from cpsim.log import Log, connect, cut, in_use, told
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from cpdaemon.signing import Call
+    from cpsim.log import Statement, Then
+
+KIND: Final = "CPsp"
+TABLES: Final = """
+CREATE TABLE IF NOT EXISTS batch (id TEXT NOT NULL, last INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS failed
+(position INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, why TEXT NOT NULL, command TEXT NOT NULL, error TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS tally (name TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
+"""
+MAX_COMMANDS: Final = 1_000_000
+"""Commands in the spool, those set aside included; when it holds more, the daemon answers ER."""
+MAX_BATCH: Final = 1_000
+REFUSED: Final = "refused"
+SET_ASIDE: Final = "set aside"
+
+
+class Failed(NamedTuple):
+    """A command that was `refused` by the server, or `set aside` because nobody knows whether it was applied."""
+
+    position: int
+    at_us: int
+    why: str
+    command: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What a spool holds, and what became of the commands that have left it."""
+
+    running: bool
+    queued: int
+    oldest_s: float
+    delivered: int
+    refused: int
+    set_aside: int
+    retries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The commands that are sent together, first to last, and the id under which they are."""
+
+    id: str
+    last: int
+    commands: list[tuple[int, str]]
+    calls: list[Call]
+    resumed: bool = False
+
+
+class Spool:
+    """An open spool.
+
+    Args:
+        path: the file; made if it is not there.
+        max_commands: when it holds so many, it is full.
+
+    Raises:
+        Problem: the file is in use, damaged, or something else; or it cannot be made.
+    """
+
+    def __init__(self, path: Path, max_commands: int = MAX_COMMANDS) -> None:
+        self._log = Log(path, KIND, TABLES)
+        self._max_commands = max_commands
+        self._released = self._log.last
+        self._sent: int = self._log.query("SELECT position FROM cut")[0][0]
+        self._failed: int = self._log.query("SELECT count(*) FROM failed")[0][0]
+        self._open: tuple[str, int] | None = next(iter(self._log.query("SELECT id, last FROM batch")), None)
+        self.released = threading.Condition()
+
+    @property
+    def pending(self) -> int:
+        """How many commands have not been delivered."""
+        return self._log.last - self._sent
+
+    @property
+    def ready(self) -> int:
+        """How many commands may be delivered now."""
+        return self._released - self._sent
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more commands should be put."""
+        return self._log.last - self._sent + self._failed >= self._max_commands
+
+    def put(self, frames: Sequence[str], amended: Mapping[int, str], then: Then) -> int:
+        """Take frames, which stay until they are released; put others, or nothing, in the place of earlier ones.
+
+        Args:
+            frames: the new ones.
+            amended: by their positions, those that have changed since.
+            then: called once all of it is on disk, or with the problem, if none of it is; from another thread.
+
+        Returns:
+            The position of the last frame.
+        """
+        amendments = (("UPDATE log SET record = ? WHERE position = ?", (frame, at)) for at, frame in amended.items())
+        return self._log.append(frames, *amendments, then=then)
+
+    def release(self, position: int) -> None:
+        """Let what was put be delivered, up to a position; all of it is on disk."""
+        with self.released:
+            before = self.ready
+            self._released = position
+            if before == 0 or self.ready >= MAX_BATCH:
+                self.released.notify_all()
+
+    def take(self, size: int = MAX_BATCH) -> Batch | None:
+        """The next commands to be sent, at most so many, written down as a batch; None if there are none.
+
+        It is the same batch, now resumed, until it is put back or settled.
+
+        Raises:
+            Problem: it cannot be written down.
+        """
+        if self._open is not None:
+            id_, last = self._open
+            return self._batch(id_, last, self._log.read(self._sent, last, last - self._sent), resumed=True)
+        while commands := self._log.read(self._sent, self._released, size):
+            batch = self._batch(uuid.uuid4().hex, commands[-1][0], commands)
+            if batch.calls:
+                taken = len(next(bulk_batches(batch.calls)))
+                if taken < len(batch.calls):
+                    batch = self._batch(batch.id, batch.commands[taken - 1][0], batch.commands[:taken])
+                self._log.wait(("INSERT INTO batch VALUES (?, ?)", (batch.id, batch.last)))
+                self._open = batch.id, batch.last
+                return batch
+            self._sent = batch.last
+        self._sent = self._released
+        return None
+
+    def put_back(self) -> None:
+        """Strike out the batch that was taken: it certainly was not applied, and its commands stay.
+
+        Raises:
+            Problem: that cannot be written.
+        """
+        self._log.wait(("DELETE FROM batch", ()), _add("retries", 1))
+        self._open = None
+
+    def settle(self, batch: Batch, failed: Sequence[Failed], delivered: int) -> None:
+        """Strike out a batch and its commands.
+
+        Args:
+            batch: the one that was taken.
+            failed: what is to be kept of it for a person to see.
+            delivered: how many of its commands the server has accepted.
+
+        Raises:
+            Problem: that cannot be written.
+        """
+        refused = sum(row.why == REFUSED for row in failed)
+        self._log.wait(
+            ("DELETE FROM batch", ()),
+            *(("INSERT INTO failed VALUES (?, ?, ?, ?, ?)", row) for row in failed),
+            *(_add(name, count) for name, count in (("delivered", delivered), (REFUSED, refused)) if count),
+            *cut(batch.last),
+        )
+        self._open = None
+        self._sent = batch.last
+        self._failed += len(failed)
+
+    def retried(self) -> None:
+        """Count a batch that is sent once more under its id."""
+        self._log.append([], _add("retries", 1))
+
+    def close(self) -> None:
+        """Write what is left, and let go of the file."""
+        self._log.close()
+
+    def _batch(self, id_: str, last: int, records: Iterable[tuple[int, str]], *, resumed: bool = False) -> Batch:
+        commands = [(position, frame) for position, frame in records if frame]
+        return Batch(id_, last, commands, [parse(frame.encode()) for _, frame in commands], resumed)
+
+
+def _add(name: str, count: int) -> Statement:
+    return ("INSERT INTO tally VALUES (?1, ?2) ON CONFLICT DO UPDATE SET count = count + ?2", (name, count))
+
+
+def read_status(path: Path) -> Status:
+    """The state of a spool, whether or not a daemon is running on it.
+
+    Raises:
+        Problem: there is no such spool, or it cannot be read.
+    """
+    with _looking_into(path) as rows:
+        tally = dict(rows("SELECT name, count FROM tally"))
+        ((queued, oldest_us),) = rows("SELECT count(*), min(at_us) FROM log")
+        ((set_aside,),) = rows("SELECT count(*) FROM failed WHERE why = ?", SET_ASIDE)
+    age_s = 0.0 if oldest_us is None else max(0.0, time.time() - oldest_us / 1e6)
+    return Status(
+        running=in_use(path),
+        queued=queued,
+        oldest_s=round(age_s, 3),
+        delivered=tally.get("delivered", 0),
+        refused=tally.get(REFUSED, 0),
+        set_aside=set_aside,
+        retries=tally.get("retries", 0),
+    )
+
+
+def read_failed(path: Path) -> list[Failed]:
+    """The commands of a spool that were refused or set aside, in the order in which they came.
+
+    Raises:
+        Problem: there is no such spool, or it cannot be read.
+    """
+    with _looking_into(path) as rows:
+        return list(starmap(Failed, rows("SELECT * FROM failed ORDER BY position")))
+
+
+@contextmanager
+def _looking_into(path: Path) -> Iterator[Callable[..., list[tuple[Any, ...]]]]:
+    if not path.exists():
+        raise Problem(f"there is no spool {path}")
+    with closing(connect(path, KIND)) as database, told(path):
+        yield lambda sql, *parameters: database.execute(sql, parameters).fetchall()
