@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
-from cpdaemon.endpoint import Endpoint, TcpEndpoint, UrlEndpoint, parse_endpoint
+from cpdaemon.endpoint import Endpoint, TcpEndpoint, UnixEndpoint, UrlEndpoint, parse_endpoint
 from cpdaemon.errors import CreditPiggyError, EndpointError, InvalidCommand
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def cli() -> None:
     cpsim run smoke                  replay a synthetic workload against an embedded CreditPiggy
     cpsim run challenge --target /var/run/creditapi.socket
     cpsim serve                      a fake daemon and server to point a job manager at
+    cpsim daemon --config FILE       store commands and forward them to a server
     """
 
 
@@ -269,6 +270,12 @@ def _secret(path: Path) -> str:
     metavar="FILE",
     help="Written once it serves: a line 'KIND ADDRESS' for each address.",
 )
+@click.option(
+    "--store",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Keep the ledger in FILE, and what the daemon has in FILE.PROJECT.spool: they survive a crash.",
+)
 def serve(
     unix: Path | None,
     tcp: TcpEndpoint | None,
@@ -279,6 +286,7 @@ def serve(
     profile: str,
     quirks: tuple[str, ...],
     ready_file: Path | None,
+    store: Path | None,
 ) -> None:
     """Serve a fake daemon and its account server, until Ctrl-C.
 
@@ -311,6 +319,7 @@ def serve(
                 http=http,
                 flush_interval_s=flush_interval_s,
                 quirks=chosen(profile, quirks),
+                store=store,
             )
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="--project") from error
@@ -320,6 +329,118 @@ def serve(
             if ready_file is not None:
                 _write_whole(ready_file, lines)
             stop.wait()
+
+
+@cli.command()
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="The deployed daemon's INI file; the options here go before it.",
+)
+@click.option("--unix", metavar="PATH", help="Listen at a UNIX socket.")
+@click.option("--tcp", type=_ListenType(), help="Listen on TCP; port 0 takes a free one.")
+@click.option("--server", type=_EndpointType(), help="URL of the server that commands go to.")
+@click.option("--project", metavar="ID", help="Project id at the server.")
+@click.option(
+    "--secret-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File with the project's secret.",
+)
+@click.option(
+    "--spool",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Keeps commands until they are delivered; not on a RAM disk.",
+)
+@click.option(
+    "--flush-interval",
+    "flush_interval_s",
+    type=_NumberType(0, LONGEST_S),
+    metavar="S",
+    help="Seconds that a command waits for others; 1 by default.",
+)
+@click.option(
+    "--when-unknown",
+    type=click.Choice(["set-aside", "resend"]),
+    default="set-aside",
+    show_default=True,
+    help="When a reply is lost and the server does not know batch ids: keep the commands for a person, so that no "
+    "credit doubles, or send them again, so that none is missing.",
+)
+@click.option(
+    "--ready-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Written once it serves: a line 'KIND ADDRESS'.",
+)
+@click.option("--status", is_flag=True, help="Show what the spool holds, whether or not a daemon runs, and exit.")
+@click.option("--failed", is_flag=True, help="List the commands that were refused or set aside, and exit.")
+@click.option("--json", "as_json", is_flag=True, help="Print --status or --failed as one JSON document.")
+def daemon(
+    config_file: Path | None,
+    unix: str | None,
+    tcp: TcpEndpoint | None,
+    server: Endpoint | None,
+    project: str | None,
+    secret_file: Path | None,
+    spool: Path | None,
+    flush_interval_s: float | None,
+    when_unknown: str,
+    ready_file: Path | None,
+    status: bool,
+    failed: bool,
+    as_json: bool,
+) -> None:
+    """Store commands and forward them to a server, until Ctrl-C.
+
+    A command that was answered OK survives a crash. It is delivered once where the server knows batch ids, as
+    `cpsim serve` does.
+
+    \b
+    cpsim daemon --config /etc/creditapi.ini --spool /var/lib/cpsim.spool
+    cpsim daemon --spool /var/lib/cpsim.spool --status
+    """
+    from dataclasses import replace
+
+    from cpsim.daemon import main
+    from cpsim.daemon.config import Config, read_config
+
+    config = Config() if config_file is None else read_config(config_file)
+    if unix is not None and tcp is not None:
+        raise click.UsageError("--unix and --tcp exclude one another: a daemon listens at one address")
+    if server is not None and not isinstance(server, UrlEndpoint):
+        raise click.UsageError(f"--server must be a URL such as http://127.0.0.1:8080/api, not {server}")
+    said: dict[str, Any] = {
+        "listen": UnixEndpoint(unix) if unix is not None else tcp,
+        "server": server,
+        "project": project,
+        "secret": None if secret_file is None else _secret(secret_file),
+        "spool": spool,
+        "flush_interval_s": flush_interval_s,
+    }
+    config = replace(config, **{name: value for name, value in said.items() if value is not None})
+    if config.spool is None:
+        raise click.UsageError("give --spool FILE: it keeps commands until they are delivered")
+    if status or failed:
+        show = main.shown_status if status else main.shown_failed
+        click.echo(show(config.spool, as_json), nl=False)
+        return
+    for value, option in zip(
+        (config.listen, config.server, config.project, config.secret),
+        ("--unix or --tcp", "--server", "--project", "--secret-file"),
+        strict=True,
+    ):
+        if not value:
+            raise click.UsageError(f"give {option}, or a --config that says it")
+
+    def ready(address: str) -> None:
+        click.echo(address)
+        if ready_file is not None:
+            _write_whole(ready_file, f"{address}\n")
+
+    main.run(config, when_unknown, ready)
 
 
 @cli.command("quirks")
@@ -349,7 +470,7 @@ def main() -> NoReturn:
     from cpsim.errors import Problem
 
     try:
-        cli.main(standalone_mode=False)
+        cli.main(prog_name="cpsim", standalone_mode=False)
     except click.UsageError as error:
         error.show()
         sys.exit(WRONG_USAGE)
