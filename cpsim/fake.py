@@ -11,49 +11,193 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
 
 from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint, parse_endpoint
 from cpdaemon.errors import EndpointError
 from cpsim.daemon.addresses import listen_tcp, listen_unix
+from cpsim.daemon.courier import Courier
+from cpsim.daemon.durable import DurableListener
 from cpsim.daemon.forwarder import Forwarder
 from cpsim.daemon.listener import Listener
+from cpsim.daemon.site import STOP_WITHIN_S
+from cpsim.daemon.spool import Spool
 from cpsim.errors import Problem
+from cpsim.server.access import Access, is_loopback
 from cpsim.server.control import Control
 from cpsim.server.http import API_PATH, Api
+from cpsim.server.inspection import Inspector
+from cpsim.server.journal import DEFAULT_LIMIT
 from cpsim.server.service import AccountServer
 from cpsim.server.serving import HttpServer
+from cpsim.server.store import Store
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
+    from cpdaemon.signing import Call
     from cpsim.daemon.forwarder import Deliver
 
 ANY_PORT: Final = TcpEndpoint("127.0.0.1", 0)
-LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 IDLE_POLL_S: Final = 0.001
+GATHER_S: Final = 0.02
+"""How long a stored command waits for others at least: a batch costs three commits, however small it is."""
 GARBAGE_THRESHOLD: Final = 200_000
 """A ledger is millions of objects and no cycles: looking through them for garbage more often is wasted time."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """Where the daemon of a project's site listens.
+
+    Attributes:
+        project_id: whose commands they are.
+        unix: where to put the daemon's socket.
+        tcp: its address; port 0 takes a free one.
+        flush_interval_s: how long the daemon keeps commands before it passes them on.
+    """
+
+    project_id: str
+    unix: Path | None = None
+    tcp: TcpEndpoint | None = None
+    flush_interval_s: float = 0.0
+
+
+class Daemon:
+    """A site's daemon, in front of the accounts."""
+
+    def __init__(self, site: Site, accounts: AccountServer) -> None:
+        self._site = site
+        self.addresses: dict[str, str] = {}
+        apply = partial(accounts.apply, site.project_id)
+        self._forwarder = Forwarder(apply, site.flush_interval_s) if site.flush_interval_s else None
+        self._deliver: Deliver = self._forwarder.put if self._forwarder else apply
+        self._sockets: list[socket.socket] = []
+        self._listener: Listener | None = None
+
+    def bind(self) -> None:
+        """Take the addresses; `addresses` then says where: `unix`, `tcp`."""
+        if self._site.unix is not None:
+            self._sockets.append(listen_unix(self._site.unix))
+            self.addresses["unix"] = _unix_address(self._site.unix)
+        if self._site.tcp is not None:
+            self._sockets.append(listen_tcp(self._site.tcp.host, self._site.tcp.port))
+            self.addresses["tcp"] = _address(self._sockets[-1])
+
+    def release(self) -> None:
+        """Give back the addresses, when they were bound and not served."""
+        for sock in self._sockets:
+            sock.close()
+        self._remove_socket_file()
+
+    def start(self) -> None:
+        """Begin to serve."""
+        if self._forwarder is not None:
+            self._forwarder.start()
+        self._listener = Listener(self._sockets, self._deliver, self._is_full)
+        self._listener.start()
+
+    def stop(self) -> None:
+        """Stop listening, pass on what was acknowledged, and remove the socket file."""
+        if self._listener is not None:
+            self._listener.stop()
+            self._remove_socket_file()
+        if self._forwarder is not None:
+            self._forwarder.stop()
+
+    @property
+    def pending(self) -> int:
+        """How many commands were acknowledged that have not reached the accounts."""
+        listening = self._listener.pending if self._listener is not None else 0
+        return listening + (self._forwarder.pending if self._forwarder is not None else 0)
+
+    def _is_full(self) -> bool:
+        return self._forwarder is not None and self._forwarder.is_full
+
+    def _remove_socket_file(self) -> None:
+        if "unix" in self.addresses:
+            assert self._site.unix is not None
+            self._site.unix.unlink(missing_ok=True)
+
+
+class StoredDaemon(Daemon):
+    """A site's daemon whose commands are on disk before they are answered OK."""
+
+    def __init__(self, site: Site, accounts: AccountServer, spool: Path) -> None:
+        super().__init__(site, accounts)
+        self._spool = Spool(spool)
+        interval_s = max(site.flush_interval_s, GATHER_S)
+        self._courier = Courier(self._spool, InProcess(accounts, site.project_id), interval_s)
+
+    def release(self) -> None:
+        """Give back the addresses and the spool, when they were taken and not used."""
+        super().release()
+        self._spool.close()
+
+    def start(self) -> None:
+        """Begin to serve, and to deliver what an earlier daemon has left."""
+        self._courier.start()
+        self._listener = DurableListener(self._sockets, self._spool)
+        self._listener.start()
+
+    def stop(self) -> None:
+        """Stop listening, pass on what was acknowledged, and remove the socket file."""
+        super().stop()
+        if self._courier.stop(STOP_WITHIN_S):
+            self._spool.close()
+
+    @property
+    def pending(self) -> int:
+        """How many commands were acknowledged that have not reached the accounts."""
+        return self._spool.pending
+
+
+class InProcess:
+    """The accounts as a courier sees them: they know batches, and are never out of reach."""
+
+    def __init__(self, accounts: AccountServer, project_id: str) -> None:
+        self._accounts = accounts
+        self._project_id = project_id
+
+    def knows_batches(self) -> bool:
+        """They do."""
+        return True
+
+    def post(self, batch_id: str, calls: Sequence[Call]) -> Sequence[None]:
+        """Apply a batch; what is refused is for the accounts to know."""
+        self._accounts.apply(self._project_id, calls, batch_id)
+        assert self._accounts.store is not None
+        self._accounts.store.wait()
+        return [None] * len(calls)
+
+
 class Fake:
-    """A daemon on a UNIX socket, on TCP or on both, and its account server on HTTP; on one ledger.
+    """Daemons on UNIX sockets and TCP, and their account server on HTTP; on one ledger.
 
     Args:
-        projects: project id to secret; the daemon works for the first.
-        unix: where to put the daemon's socket.
-        tcp: where the daemon listens; port 0 takes a free one.
-        http: where the server listens; port 0 takes a free one. On loopback, the control API is served too.
-        flush_interval_s: how long the daemon keeps commands before it passes them on.
+        projects: project id to secret.
+        unix: where to put the socket of a daemon that works for the first project.
+        tcp: where that daemon listens; port 0 takes a free one.
+        http: where the server listens; port 0 takes a free one.
+        flush_interval_s: how long that daemon keeps commands before it passes them on.
+        sites: other daemons.
+        control_token: what a request of the control API has to show. Without one, the control API asks for nothing
+            where `http` is loopback, and is not there elsewhere.
         quirks: how it differs from what is documented: names from `cpsim.quirks.QUIRKS`.
+        journal_limit: how many commands of each project the journal keeps.
+        store: the file that keeps the accounts; what a daemon has acknowledged is in `FILE.PROJECT.spool` beside it.
+            Without it, all is in memory.
 
     Raises:
         OSError: an address cannot be listened at (from `start`).
+        Problem: the store or a spool cannot be used (from the constructor).
         ValueError: no project, or one that cannot be (from the constructor).
     """
 
@@ -65,62 +209,66 @@ class Fake:
         tcp: TcpEndpoint | None = None,
         http: TcpEndpoint | None = None,
         flush_interval_s: float = 0.0,
+        sites: Sequence[Site] = (),
+        control_token: str | None = None,
         quirks: frozenset[str] = frozenset(),
+        journal_limit: int = DEFAULT_LIMIT,
+        store: Path | None = None,
     ) -> None:
         if not projects:
             raise ValueError("a fake needs a project")
-        self.accounts = AccountServer(projects, quirks=quirks)
+        self._store = None if store is None else Store(store)
+        self.accounts = AccountServer(projects, quirks=quirks, journal_limit=journal_limit, store=self._store)
+        self.inspector = Inspector(self.accounts, lambda: self.pending)
         self.addresses: dict[str, str] = {}
-        self._unix, self._tcp, self._http = unix, tcp, http
-        apply = partial(self.accounts.apply, next(iter(projects)))
-        self._forwarder = Forwarder(apply, flush_interval_s) if flush_interval_s else None
-        self._deliver: Deliver = self._forwarder.put if self._forwarder else apply
-        self._listener: Listener | None = None
+        self._http = http
+        self._control_token = control_token
+        if unix is not None or tcp is not None:
+            own = Site(project_id=next(iter(projects)), unix=unix, tcp=tcp, flush_interval_s=flush_interval_s)
+            sites = (own, *sites)
+        self.daemons = [
+            Daemon(site, self.accounts)
+            if store is None
+            else StoredDaemon(site, self.accounts, Path(f"{store}.{quote(site.project_id, safe='')}.spool"))
+            for site in sites
+        ]
         self._server: HttpServer | None = None
 
     def start(self) -> None:
-        """Listen on every address given; `addresses` then says where: `unix`, `tcp`, `http`."""
-        sockets: list[socket.socket] = []
+        """Listen on every address given.
+
+        `addresses` then says where, by `unix`, `tcp` and `http`; where there are several daemons, it is the first,
+        and each of `daemons` has its own `addresses`.
+        """
         try:
-            if self._unix is not None:
-                sockets.append(listen_unix(self._unix))
-                self.addresses["unix"] = _unix_address(self._unix)
-            if self._tcp is not None:
-                sockets.append(listen_tcp(self._tcp.host, self._tcp.port))
-                self.addresses["tcp"] = _address(sockets[-1])
-            if self._http is not None:
-                http = listen_tcp(self._http.host, self._http.port)
-                self.addresses["http"] = f"http://{_address(http)}{API_PATH}"
+            for daemon in self.daemons:
+                daemon.bind()
+            http = None if self._http is None else listen_tcp(self._http.host, self._http.port)
         except OSError:
-            for sock in sockets:
-                sock.close()
-            self._remove_socket_file()
+            for daemon in self.daemons:
+                daemon.release()
+            self._close_store()
             raise
-        if self._forwarder is not None:
-            self._forwarder.start()
-        if sockets:
-            self._listener = Listener(sockets, self._deliver, self._is_full)
-            self._listener.start()
-        if self._http is not None:
-            control = Control(self.accounts, lambda: self.pending) if self._http.host in LOOPBACK else None
-            self._server = HttpServer(Api(self.accounts, control), [http])
+        for daemon in self.daemons:
+            self.addresses = daemon.addresses | self.addresses
+            daemon.start()
+        if http is not None:
+            self.addresses["http"] = f"http://{_address(http)}{API_PATH}"
+            self._server = HttpServer(Api(self.accounts, self._control()), [http])
             self._server.start()
 
     def stop(self) -> None:
-        """Stop listening, pass on what was acknowledged, and remove the socket file."""
-        if self._listener is not None:
-            self._listener.stop()
-            self._remove_socket_file()
-        if self._forwarder is not None:
-            self._forwarder.stop()
+        """Stop listening, pass on what was acknowledged, and remove the socket files."""
+        for daemon in self.daemons:
+            daemon.stop()
         if self._server is not None:
             self._server.stop()
+        self._close_store()
 
     @property
     def pending(self) -> int:
-        """How many commands the daemon acknowledged that have not reached the accounts."""
-        listening = self._listener.pending if self._listener is not None else 0
-        return listening + (self._forwarder.pending if self._forwarder is not None else 0)
+        """How many commands the daemons acknowledged that have not reached the accounts."""
+        return sum(daemon.pending for daemon in self.daemons)
 
     def wait_until_idle(self, timeout_s: float = 5.0) -> None:
         """Wait until every command that was acknowledged has reached the accounts.
@@ -143,13 +291,16 @@ class Fake:
     ) -> None:
         self.stop()
 
-    def _is_full(self) -> bool:
-        return self._forwarder is not None and self._forwarder.is_full
+    def _close_store(self) -> None:
+        if self._store is not None:
+            self._store.close()
 
-    def _remove_socket_file(self) -> None:
-        if "unix" in self.addresses:
-            assert self._unix is not None
-            self._unix.unlink(missing_ok=True)
+    def _control(self) -> Control | None:
+        """The control API, where it is to be served."""
+        assert self._http is not None
+        if self._control_token is None and not is_loopback(self._http.host):
+            return None
+        return Control(self.inspector, Access(self._http.host, self._control_token))
 
 
 def _unix_address(path: Path) -> str:
@@ -213,7 +364,8 @@ def main() -> None:
     configuration = json.loads(sys.stdin.readline())
     gc.freeze()
     gc.set_threshold(GARBAGE_THRESHOLD)
-    with Fake(configuration["projects"], unix=Path(configuration["unix"]), http=ANY_PORT) as fake:
+    projects, unix = configuration["projects"], Path(configuration["unix"])
+    with Fake(projects, unix=unix, http=ANY_PORT, journal_limit=0) as fake:  # a run keeps a journal of its own
         print(json.dumps(fake.addresses), flush=True)
         sys.stdin.read()
 

@@ -1,53 +1,42 @@
-"""The control API under `/__cpsim/`: look into the accounts, and link machines to users.
+"""The control API under `/__cpsim/`: an `Inspector` over HTTP.
 
-| request | answer |
-|---|---|
-| `GET /__cpsim/totals` | slots by state, credits, counters, reasons of each project; refusals; commands under way |
-| `GET /__cpsim/balance` | the conservation laws that do not hold |
-| `GET /__cpsim/slots` | every slot, as Parquet |
-| `GET /__cpsim/accounts` | every machine and user, as Parquet |
-| `POST /__cpsim/links` | link machines to users: a JSON list of `[machine, user]` |
-
-It is for loopback only: it asks for no credentials.
+A request names a method of the inspector; its query and its body are the method's arguments, and the answer is what
+the method returns, as JSON unless the request's name says otherwise. `GET /__cpsim/openapi.json` describes them all.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qsl
 
 import msgspec
 
-from cpsim.server.http import Request, Response
+from cpsim.server import openapi
+from cpsim.server.actions import ACTIONS, JSON
+from cpsim.server.inspection import Inspector, Unknown
+from cpsim.server.journal import JournalFull
+from cpsim.server.messages import Failure, Request, Response
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from cpsim.server.ledger import Ledger
-    from cpsim.server.service import AccountServer
+    from cpsim.server.access import Access
+    from cpsim.server.actions import Action
+    from cpsim.server.messages import Headers
 
 CONTROL_PATH: Final = "/__cpsim/"
-PARQUET: Final = b"application/vnd.apache.parquet"
-T = TypeVar("T")
+DESCRIPTION: Final = "openapi.json"
 
 
 class Control:
     """Answers control requests.
 
     Args:
-        accounts: whose books are shown.
-        pending: how many commands were acknowledged by the daemon and have not reached the accounts.
+        inspector: what shows the accounts.
+        access: who is let in.
     """
 
-    def __init__(self, accounts: AccountServer, pending: Callable[[], int]) -> None:
-        self._accounts = accounts
-        self._pending = pending
-        self._actions: dict[tuple[str, str], Callable[[Request], Response]] = {
-            ("GET", "totals"): self._totals,
-            ("GET", "balance"): self._balance,
-            ("GET", "slots"): self._slots,
-            ("GET", "accounts"): self._owners,
-            ("POST", "links"): self._links,
-        }
+    def __init__(self, inspector: Inspector, access: Access) -> None:
+        self._inspector = inspector
+        self._access = access
 
     def covers(self, path: str) -> bool:
         """Whether a request path is the control API's to answer."""
@@ -55,114 +44,51 @@ class Control:
 
     def respond(self, request: Request) -> Response:
         """Answer one control request."""
-        action = self._actions.get((request.method, request.path.removeprefix(CONTROL_PATH)))
-        if action is None:
-            known = ", ".join(f"{method} {CONTROL_PATH}{name}" for method, name in self._actions)
-            return _error(404, f"no such request {request.method} {request.path}; there are {known}")
-        return action(request)
-
-    def _totals(self, _: Request) -> Response:
-        pending = self._pending()
-        with self._accounts.reading() as ledger:
-            projects = {
-                project_id: {
-                    "allocated": len(project.slots),
-                    "outstanding": project.outstanding,
-                    **project.settled,
-                    "credits": project.granted.credits,
-                    "counters": project.granted.counters,
-                    "reasons": project.reasons,
-                }
-                for project_id, project in ledger.projects.items()
-            }
-            document = {"pending": pending, "refused": self._accounts.refused, "projects": projects}
-            return Response(200, msgspec.json.encode(document))
-
-    def _balance(self, _: Request) -> Response:
-        with self._accounts.reading() as ledger:
-            return Response(200, msgspec.json.encode({"violations": list(ledger.violations())}))
-
-    def _slots(self, _: Request) -> Response:
-        with self._accounts.reading() as ledger:
-            return Response(200, slots_parquet(ledger), PARQUET)
-
-    def _owners(self, _: Request) -> Response:
-        with self._accounts.reading() as ledger:
-            return Response(200, accounts_parquet(ledger), PARQUET)
-
-    def _links(self, request: Request) -> Response:
         try:
-            links = msgspec.json.decode(request.body, type=list[tuple[str, str]])
-        except ValueError as error:  # not JSON, not UTF-8, or of another shape
-            return _error(400, f"the body is not a list of [machine, user]: {error}")
-        refusals = self._accounts.link(links)
-        return Response(200, msgspec.json.encode([refusal._asdict() for refusal in refusals]))
+            self._access.check(request)
+            return self._answer(request, request.path.removeprefix(CONTROL_PATH))
+        except Failure as failure:
+            return _error(failure.status, failure, failure.headers)
+        except Unknown as error:
+            return _error(404, error)
+        except ValueError as error:  # of the clock: arguments of another shape have failed before
+            return _error(409, error)
+        except JournalFull as error:
+            return _error(507, error)
+
+    def _answer(self, request: Request, name: str) -> Response:
+        methods = ["GET"] if name == DESCRIPTION else [method for method, known in ACTIONS if known == name]
+        if not methods:
+            raise Failure(404, f"there is no {request.path!r}; {CONTROL_PATH}{DESCRIPTION} describes what there is")
+        if request.method not in methods:
+            allowed = ", ".join(methods)
+            raise Failure(405, f"{request.path} understands {allowed}", ((b"allow", allowed.encode()),))
+        if name == DESCRIPTION:
+            return Response(200, msgspec.json.encode(openapi.document(needs_token=self._access.needs_token)))
+        action = ACTIONS[request.method, name]
+        answer = action.perform(self._inspector, **_arguments(action, request))
+        body = msgspec.json.encode(answer) if action.content_type == JSON else answer
+        return Response(200, body, action.content_type.encode())
 
 
-def _error(status: int, message: str) -> Response:
-    return Response(status, msgspec.json.encode({"result": "error", "message": message}))
+def _arguments(action: Action, request: Request) -> dict[str, Any]:
+    pairs = parse_qsl(request.query.decode("utf-8", "replace"), keep_blank_values=True)
+    if len(dict(pairs)) < len(pairs):
+        raise Failure(400, "an argument of the query is given twice")
+    try:
+        query = msgspec.convert(dict(pairs), action.query, strict=False)
+    except ValueError as error:
+        raise Failure(400, f"the query does not fit: {error}") from error
+    given = ((name, getattr(query, name)) for name in query.__struct_fields__)
+    arguments = {name: value for name, value in given if value is not msgspec.UNSET}
+    if action.body is not None:
+        try:
+            arguments[action.body] = msgspec.json.decode(request.body, type=action.hints[action.body])
+        except (ValueError, RecursionError) as error:
+            raise Failure(400, f"the body does not fit: {error}") from error
+    return arguments
 
 
-def slots_parquet(ledger: Ledger) -> bytes:
-    """One row per slot: where it is in its life, its terms, and what it granted. Times in microseconds."""
-    import pyarrow as pa  # noqa: PLC0415 - slow to import, and few ask
-
-    rows = [
-        (project_id, slot_id, slot)
-        for project_id, project in ledger.projects.items()
-        for slot_id, slot in project.slots.items()
-    ]
-    slots = [slot for _, _, slot in rows]
-    columns = {
-        "project": pa.array([project_id for project_id, _, _ in rows], pa.string()),
-        "slot": pa.array([slot_id for _, slot_id, _ in rows], pa.string()),
-        "state": pa.array([slot.state for slot in slots], pa.string()),
-        "machine": pa.array([slot.machine for slot in slots], pa.string()),
-        "reason": pa.array([slot.reason for slot in slots], pa.string()),
-    }
-    for name in ("credits", "min", "max", "granted", "allocated_us", "expires_us", "settled_us"):
-        columns[name] = pa.array([getattr(slot, name) for slot in slots], pa.int64())
-    counters, meta = pa.map_(pa.string(), pa.int64()), pa.map_(pa.string(), pa.string())
-    columns["counters"] = pa.array([_items(slot.counters) for slot in slots], counters)
-    columns["meta"] = pa.array([_items(slot.meta) for slot in slots], meta)
-    return _parquet(pa.table(columns))
-
-
-def accounts_parquet(ledger: Ledger) -> bytes:
-    """One row per machine and per user of each project: what it earned, and what waits for an owner."""
-    import pyarrow as pa  # noqa: PLC0415
-
-    rows = [
-        (project_id, "machine", machine_id, ledger.owners.get(machine_id), machine.earned, machine.waiting)
-        for project_id, project in ledger.projects.items()
-        for machine_id, machine in project.machines.items()
-    ] + [
-        (project_id, "user", user_id, None, account, None)
-        for project_id, project in ledger.projects.items()
-        for user_id, account in project.users.items()
-    ]
-    counters = pa.map_(pa.string(), pa.int64())
-    columns = {
-        "project": pa.array([row[0] for row in rows], pa.string()),
-        "kind": pa.array([row[1] for row in rows], pa.string()),
-        "id": pa.array([row[2] for row in rows], pa.string()),
-        "user": pa.array([row[3] for row in rows], pa.string()),
-        "credits": pa.array([row[4].credits for row in rows], pa.int64()),
-        "counters": pa.array([_items(row[4].counters) for row in rows], counters),
-        "waiting_credits": pa.array([row[5] and row[5].credits for row in rows], pa.int64()),
-        "waiting_counters": pa.array([row[5] and _items(row[5].counters) for row in rows], counters),
-    }
-    return _parquet(pa.table(columns))
-
-
-def _items(values: dict[str, T] | None) -> list[tuple[str, T]]:
-    return [] if values is None else list(values.items())
-
-
-def _parquet(table: object) -> bytes:
-    import pyarrow as pa  # noqa: PLC0415
-    import pyarrow.parquet  # noqa: PLC0415
-
-    sink = pa.BufferOutputStream()
-    pyarrow.parquet.write_table(table, sink, compression="zstd")
-    return bytes(sink.getvalue())
+def _error(status: int, message: object, headers: Headers = ()) -> Response:
+    body = msgspec.json.encode(openapi.Error(result="error", message=str(message)))
+    return Response(status, body, headers=headers)

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+Call = tuple[str, Mapping[str, object]]
+Refusals = Sequence[tuple[int, str]]
+"""Positions in a batch of commands that were refused, and why."""
 
-    Call = tuple[str, Mapping[str, object]]
-    Refusals = Sequence[tuple[int, str]]
-    """Positions in a batch of commands that were refused, and why."""
+Batch = tuple[int, int, Sequence[Call], Refusals]
+"""Place of its first command, time in microseconds, commands, refusals."""
 
-    Batch = tuple[int, int, Sequence[Call], Refusals]
-    """Place of its first command, time in microseconds, commands, refusals."""
-
-    Entry = tuple[int, str, Mapping[str, object], str | None]
-    """Time in microseconds, kind, arguments, and why it was refused, if it was."""
+Entry = tuple[int, str, Mapping[str, object], str | None]
+"""Time in microseconds, kind, arguments, and why it was refused, if it was."""
 
 DEFAULT_LIMIT: Final = 1_000_000
 """Commands that are kept of each project; each takes about ENTRY_BYTES of memory, more with long arguments."""

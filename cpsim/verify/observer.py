@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import io
 import json
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow.parquet
 
+from cpdaemon.signing import token
 from cpsim.errors import Problem
 
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ class Observer:
         server: its base URL.
         credentials: (project id, secret).
         timeout_s: for each look.
+
+    Raises:
+        EndpointError: the credentials cannot be used (from the first look that needs them).
     """
 
     def __init__(self, server: UrlEndpoint, credentials: tuple[str, str], timeout_s: float) -> None:
@@ -45,8 +48,12 @@ class Observer:
 
     def has_control(self) -> bool:
         """Whether the server lets its accounts be looked into."""
-        status, _ = self._request("GET", f"{CONTROL_PATH}totals")
-        return status == 200
+        status, body = self._request("GET", f"{CONTROL_PATH}totals")
+        try:
+            totals = json.loads(body)
+        except ValueError:  # a server that answers everything
+            return False
+        return status == 200 and isinstance(totals, dict) and "pending" in totals
 
     def pending(self) -> int:
         """How many acknowledged commands have not reached the accounts."""
@@ -64,11 +71,11 @@ class Observer:
 
     def slots(self) -> pa.Table:
         """One row per slot of the server's ledger."""
-        return pyarrow.parquet.read_table(io.BytesIO(self._fetch("GET", f"{CONTROL_PATH}slots")))
+        return self._table("slots.parquet")
 
     def accounts(self) -> pa.Table:
         """One row per machine and user of the server's ledger."""
-        return pyarrow.parquet.read_table(io.BytesIO(self._fetch("GET", f"{CONTROL_PATH}accounts")))
+        return self._table("accounts.parquet")
 
     def link(self, links: Sequence[tuple[str, str]]) -> None:
         """Link machines to users."""
@@ -76,10 +83,19 @@ class Observer:
 
     def outstanding(self) -> set[str]:
         """The ids of the project's slots that are not settled, as the API lists them."""
-        project_id, secret = self._credentials
-        token = f"sha-256,{project_id},{hashlib.sha256(secret.encode()).hexdigest()}"
-        body = self._fetch("POST", f"{self._server.path}/batch/slots", headers={"Authorization": token})
-        return set(json.loads(body)["data"])
+        path = f"{self._server.path}/batch/slots"
+        body = self._fetch("POST", path, headers={"Authorization": token(self._credentials, b"")})
+        try:
+            return set(json.loads(body)["data"])
+        except (ValueError, TypeError, LookupError):
+            raise CannotObserve(f"POST {path} on {self._server} answered what no API server does") from None
+
+    def _table(self, name: str) -> pa.Table:
+        body = self._fetch("GET", f"{CONTROL_PATH}{name}")
+        try:
+            return pyarrow.parquet.read_table(io.BytesIO(body))
+        except (OSError, pyarrow.ArrowInvalid) as error:
+            raise CannotObserve(f"{CONTROL_PATH}{name} on {self._server} is not Parquet: {error}") from error
 
     def _fetch(self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> bytes:
         status, answer = self._request(method, path, body, headers)
@@ -105,7 +121,7 @@ class Observer:
             connection.request(method, path, body, headers or {})
             response = connection.getresponse()
             return response.status, response.read()
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, UnicodeError, http.client.HTTPException) as error:
             raise CannotObserve(f"{method} {path} on {self._server} failed: {error or type(error).__name__}") from error
         finally:
             connection.close()

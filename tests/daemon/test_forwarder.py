@@ -129,8 +129,8 @@ def test_a_fake_with_an_interval(here):
     with Fake({"p": "s"}, unix=here / "cp.sock", flush_interval_s=3600) as fake, Client("./cp.sock") as client:
         client.alloc("a")
         client.claim("a", "m")
-        fake._listener.stop()
-        fake._listener = None
+        fake.daemons[0]._listener.stop()
+        fake.daemons[0]._listener = None
         assert fake.pending == 2
     assert fake.pending == 0
     with fake.accounts.reading() as ledger:

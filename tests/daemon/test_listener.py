@@ -176,7 +176,7 @@ def test_to_connect_and_close_leaves_no_trace(daemon, by_hand):
         assert daemon.say(b"", half_close=True) == b""
     assert daemon.say(b"alloc,slot=x") == b"OK"
     assert list(daemon.slots()) == ["x"]
-    assert daemon.fake._listener.malformed == 0
+    assert daemon.fake.daemons[0]._listener.malformed == 0
     assert daemon.fake.accounts.refused == 0
 
 
@@ -324,7 +324,7 @@ def test_to_stop_while_busy_loses_nothing_that_was_acknowledged(daemon):
     for _ in range(100):
         assert under_way.acquire(timeout=5)
     daemon.fake.stop()
-    daemon.fake._listener = daemon.fake._server = None
+    daemon.fake.daemons, daemon.fake._server = [], None
     for thread in threads:
         thread.join(5)
         assert not thread.is_alive()

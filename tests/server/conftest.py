@@ -72,3 +72,17 @@ def shared_site():
         site = Site(fake)
         yield site
         site.connection.close()
+
+
+@pytest.fixture
+def visit():
+    """Makes the site of a fake that the test has started itself, whatever address it listens at."""
+    sites = []
+
+    def visit(fake):
+        sites.append(Site(fake))
+        return sites[-1]
+
+    yield visit
+    for site in sites:
+        site.connection.close()

@@ -1,21 +1,26 @@
-"""The control API: what it shows of the accounts, and whom it lets in."""
+"""The control API: what it shows of the accounts, what it changes, and whom it lets in."""
 
 import io
 import json
+import math
 
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-import cpsim.fake
 from cpdaemon import TcpEndpoint
-from cpsim.daemon.addresses import listen_tcp
 from cpsim.fake import Fake
+from cpsim.server.access import Access
+from cpsim.server.clock import LATEST_US, Clock
 from cpsim.server.control import Control
-from cpsim.server.http import Api, Request
+from cpsim.server.http import Api
+from cpsim.server.inspection import Inspector
+from cpsim.server.journal import JournalFull
 from cpsim.server.ledger import LARGEST_INTEGER, LAST_US
+from cpsim.server.messages import Request
 from cpsim.server.service import AccountServer
 
+HERE = {b"host": b"localhost"}
 COUNTERS = pa.map_(pa.string(), pa.int64())
 SLOT_COLUMNS = {
     "project": pa.string(),
@@ -63,54 +68,163 @@ def filled(site):
     return site
 
 
-def show(site, name):
-    status, body = site.request("GET", f"/__cpsim/{name}")
-    assert status == 200
-    return json.loads(body)
+def ask(site, name, method="GET", body=b"", **headers):
+    """Make a request that must be answered 200; returns the answer."""
+    status, answer = site.request(method, f"/__cpsim/{name}", body, headers)
+    assert status == 200, answer
+    return json.loads(answer)
+
+
+def refuse(site, name, method="GET", body=b"", **headers):
+    """Make a request that must be refused; returns the status and the message."""
+    status, answer = site.request(method, f"/__cpsim/{name}", body, headers)
+    error = json.loads(answer)
+    assert error.pop("result") == "error"
+    return status, error["message"]
 
 
 def table(site, name):
-    status, body = site.request("GET", f"/__cpsim/{name}")
+    status, body = site.request("GET", f"/__cpsim/{name}.parquet")
     assert status == 200
     assert site.headers["Content-Type"] == "application/vnd.apache.parquet"
     return pyarrow.parquet.read_table(io.BytesIO(body))
 
 
-def link(site, links):
-    status, body = site.request("POST", "/__cpsim/links", json.dumps(links).encode())
-    return status, json.loads(body)
+def ids(page, name="slot"):
+    return [item[name] for item in page["items"]]
+
+
+# What there is
+
+
+TOTALS = {
+    "allocated": 4,
+    "outstanding": 1,
+    "claimed": 2,
+    "discarded": 1,
+    "expired": 0,
+    "refused": 1,
+    "credits": 8,
+    "counters": {"job/events": 7},
+    "reasons": {"lost": 1},
+}
 
 
 def test_totals(filled):
-    assert show(filled, "totals") == {
-        "pending": 0,
-        "refused": 1,
-        "projects": {
-            "Physics": {
-                "allocated": 4,
-                "outstanding": 1,
-                "claimed": 2,
-                "discarded": 1,
-                "expired": 0,
-                "credits": 8,
-                "counters": {"job/events": 7},
-                "reasons": {"lost": 1},
-            }
-        },
-    }
+    assert ask(filled, "totals") == {"pending": 0, "refused": 1, "projects": {"Physics": TOTALS}}
 
 
 def test_totals_of_nothing(site):
-    assert show(site, "totals") == {"pending": 0, "refused": 0, "projects": {}}
+    assert ask(site, "totals") == {"pending": 0, "refused": 0, "projects": {}}
+
+
+def test_projects(site):
+    assert ask(site, "projects") == ["Physics", "q"]
 
 
 def test_balance(filled):
-    assert show(filled, "balance") == {"violations": []}
+    assert ask(filled, "balance") == {"violations": []}
     with filled.fake.accounts.reading() as ledger:
         ledger.projects["Physics"].granted.credits += 1
-    violations = show(filled, "balance")["violations"]
+    violations = ask(filled, "balance")["violations"]
     assert len(violations) == 3
     assert all("'Physics'" in law for law in violations)
+
+
+def test_slots(filled):
+    page = ask(filled, "slots?project=Physics")
+    assert (ids(page), page["next"]) == (["a", "b", "c", "d"], None)
+    a = page["items"][0]
+    assert (a["type"], a["state"], a["machine"], a["min"], a["granted"]) == ("slot", "claimed", "m", 1, 3)
+    assert (a["counters"], a["meta"], a["credits"]) == ({"job/events": 7}, {"site": "Zürich"}, None)
+    assert ask(filled, "slots?project=q") == {"items": [], "next": None}
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [("state=claimed", "ab"), ("state=expired", ""), ("machine=n", "b"), ("state=discarded&machine=m", "")],
+)
+def test_slots_are_filtered(filled, query, found):
+    assert ids(ask(filled, f"slots?project=Physics&{query}")) == list(found)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 5])
+def test_pages_hold_everything_once(filled, limit):
+    found, cursor = [], 0
+    while cursor is not None:
+        page = ask(filled, f"slots?project=Physics&state=claimed&limit={limit}&cursor={cursor}")
+        assert len(page["items"]) <= limit
+        found += ids(page)
+        cursor = page["next"]
+    assert found == ["a", "b"]
+
+
+def test_a_slot_and_its_history(filled):
+    filled.fake.accounts.apply("Physics", [("claim", {"slot": "a", "machine": "n"})])
+    answer = ask(filled, "slot?project=Physics&slot=a")
+    assert answer["slot"]["machine"] == "m"
+    assert [(command["kind"], command["refusal"]) for command in answer["history"]] == [
+        ("alloc", None),
+        ("counters", None),
+        ("meta", None),
+        ("claim", None),
+        ("claim", "slot 'a' is settled: it was claimed"),
+    ]
+    assert answer["history"][0]["arguments"] == {"slot": "a", "min": 1, "max": 3}
+    assert answer["history"][0]["at_us"] == answer["slot"]["allocated_us"]
+
+
+def test_a_slot_that_was_only_refused(site):
+    site.post("claim", {"slot": 5, "machine": "m"})
+    answer = ask(site, "slot?project=Physics&slot=5")
+    assert answer["slot"] is None
+    assert answer["history"][0]["refusal"] == "slot '5' was never allocated"
+    assert refuse(site, "slot?project=Physics&slot=6")[0] == 404
+
+
+def test_the_journal_and_the_refusals(filled):
+    filled.post("bulk", {"claim": [{"slot": "x", "machine": "m"}], "alloc": [{"slot": "e"}]})
+    journal = ask(filled, "journal?project=Physics")["items"]
+    assert [(item["kind"], item["arguments"]) for item in journal[: len(CALLS)]] == CALLS
+    assert [(item["kind"], item["arguments"]["slot"]) for item in journal[len(CALLS) :]] == [
+        ("alloc", "e"),
+        ("claim", "x"),
+    ]
+    refusals = ask(filled, "refusals?project=Physics")["items"]
+    assert refusals == [item for item in journal if item["refusal"] is not None]
+    assert [item["arguments"]["slot"] for item in refusals] == ["d", "x"]
+    page = ask(filled, "refusals?project=Physics&limit=1")
+    assert ask(filled, f"refusals?project=Physics&cursor={page['next']}")["items"] == refusals[1:]
+    for start in range(len(journal) + 2):
+        assert ask(filled, f"journal?project=Physics&cursor={start}")["items"] == journal[start:]
+    assert ask(filled, "journal?project=q")["items"] == []
+
+
+def test_a_full_journal_says_so_until_it_is_reset():
+    with Fake({"p": "s", "q": "t"}, journal_limit=2) as fake:
+        fake.accounts.apply("q", [("alloc", {"slot": "a"})])
+        fake.accounts.apply("p", [("alloc", {"slot": "a"})])
+        fake.accounts.apply("p", [("alloc", {"slot": "b"})])
+        assert len(fake.inspector.journal("p").items) == 2
+        fake.accounts.apply("p", [("alloc", {"slot": "c"})])
+        control = Control(fake.inspector, Access("127.0.0.1"))
+        for query in ("journal?project=p", "refusals?project=p", "slot?project=p&slot=a"):
+            name, _, arguments = query.partition("?")
+            request = Request("GET", f"/__cpsim/{name}", arguments.encode(), HERE, b"")
+            response = control.respond(request)
+            assert response.status == 507
+            assert b"3 commands came, and it keeps 2; reset the project" in response.body
+        assert len(fake.inspector.journal("q").items) == 1
+        assert len(fake.inspector.slots("p").items) == 3
+        fake.inspector.reset("p")
+        assert fake.inspector.journal("p").items == []
+
+
+def test_a_batch_that_fills_the_journal_is_not_kept_in_part():
+    accounts = AccountServer({"p": "s"}, journal_limit=len(CALLS) - 1)
+    accounts.apply("p", CALLS)
+    with pytest.raises(JournalFull):
+        accounts.journal.read("p")
 
 
 @pytest.mark.parametrize(("name", "columns"), [("slots", SLOT_COLUMNS), ("accounts", ACCOUNT_COLUMNS)])
@@ -121,7 +235,7 @@ def test_columns_are_the_same_with_and_without_rows(site, name, columns):
         assert dict(zip(schema.names, schema.types, strict=True)) == columns
 
 
-def test_slots(filled):
+def test_slots_as_parquet(filled):
     rows = {row["slot"]: row for row in table(filled, "slots").to_pylist()}
     assert list(rows) == ["a", "b", "c", "d"]
     a = rows["a"]
@@ -134,11 +248,25 @@ def test_slots(filled):
     assert (rows["d"]["state"], rows["d"]["reason"], rows["d"]["granted"]) == ("discarded", "lost", None)
 
 
+def test_the_ledger_as_json_lines(filled):
+    filled.fake.accounts.link([("m", "u")])
+    status, body = filled.request("GET", "/__cpsim/ledger.jsonl")
+    assert (status, filled.headers["Content-Type"]) == (200, "application/jsonl")
+    lines = [json.loads(line) for line in body.splitlines()]
+    assert [line["type"] for line in lines] == ["slot"] * 4 + ["machine"] * 2 + ["user", "link"]
+    assert lines[:4] == ask(filled, "slots?project=Physics")["items"]
+    assert lines[4:6] == ask(filled, "machines?project=Physics")["items"]
+    assert lines[6:7] == ask(filled, "users?project=Physics")["items"]
+    assert lines[7:] == ask(filled, "links")["items"] == [{"type": "link", "machine": "m", "user": "u"}]
+
+
+# Users
+
+
 def test_accounts_and_links(filled):
-    assert link(filled, [["m", "u"], ["m", "v"], ["new", "u"]]) == (
-        200,
-        [{"position": 1, "message": "machine 'm' is linked to user 'u'; release it first"}],
-    )
+    assert ask(filled, "links", "POST", b'[["m","u"],["m","v"],["new","u"]]') == [
+        {"position": 1, "message": "machine 'm' is linked to user 'u'; release it first"}
+    ]
     rows = {(row["kind"], row["id"]): row for row in table(filled, "accounts").to_pylist()}
     assert list(rows) == [("machine", "m"), ("machine", "n"), ("user", "u")]
     m, n, u = rows.values()
@@ -149,42 +277,243 @@ def test_accounts_and_links(filled):
     assert (u["waiting_credits"], u["waiting_counters"]) == (None, None)
 
 
+def test_links_and_releases(filled):
+    assert ask(filled, "links", "POST", b'[["m","u"]]') == []
+    assert ask(filled, "releases", "POST", b'["m","n"]') == [
+        {"position": 1, "message": "machine 'n' is linked to no user"}
+    ]
+    assert ask(filled, "links")["items"] == []
+    (user,) = ask(filled, "users?project=Physics")["items"]
+    assert (user["user"], user["credits"]) == ("u", 3)
+    machine, _ = ask(filled, "machines?project=Physics")["items"]
+    assert (machine["machine"], machine["user"], machine["credits"], machine["waiting_credits"]) == ("m", None, 3, 0)
+
+
 @pytest.mark.parametrize(
-    "body", [b"", b"{}", b'[["m"]]', b'[["m","u","v"]]', b'[["m",5]]', b'["mu"]', b'[["\xff","u"]]', b"[" * 5000]
+    "body",
+    [
+        b"",
+        b"{}",
+        b'[["m"]]',
+        b'[["m","u","v"]]',
+        b'[["m",5]]',
+        b'[["","u"]]',
+        b'["mu"]',
+        b'[["\xff","u"]]',
+        b"[" * 5000,
+    ],
 )
 def test_links_that_cannot_be_read(filled, body):
-    status, answer = filled.request("POST", "/__cpsim/links", body)
+    status, message = refuse(filled, "links", "POST", body)
     assert status == 400
-    assert json.loads(answer)["message"].startswith("the body is not a list of [machine, user]")
+    assert message.startswith("the body does not fit: ")
     with filled.fake.accounts.reading() as ledger:
         assert ledger.owners == {}
 
 
-@pytest.mark.parametrize(("method", "name"), [("GET", "nothing"), ("GET", "links"), ("POST", "totals"), ("GET", "")])
-def test_requests_that_do_not_exist(site, method, name):
-    status, body = site.request(method, f"/__cpsim/{name}")
+# Reset
+
+
+def test_reset_of_one_project(filled):
+    filled.fake.accounts.apply("q", CALLS)
+    ask(filled, "links", "POST", b'[["m","u"]]')
+    assert ask(filled, "reset?project=Physics", "POST")["projects"] == {"q": TOTALS}
+    assert ask(filled, "totals")["refused"] == 1
+    assert ask(filled, "journal?project=Physics")["items"] == []
+    assert len(ask(filled, "journal?project=q")["items"]) == len(CALLS)
+    assert ids(ask(filled, "links"), "machine") == ["m"]
+    filled.fake.accounts.apply("Physics", CALLS)
+    assert ids(ask(filled, "users?project=Physics"), "user") == ["u"]
+    assert ask(filled, "balance") == {"violations": []}
+
+
+def test_reset_of_everything(filled):
+    ask(filled, "links", "POST", b'[["m","u"]]')
+    assert ask(filled, "reset", "POST") == {"pending": 0, "refused": 0, "projects": {}}
+    assert ask(filled, "links")["items"] == []
+    filled.fake.accounts.apply("Physics", CALLS)
+    assert ask(filled, "totals")["projects"] == {"Physics": TOTALS}
+
+
+def test_what_was_reset_does_not_expire(site):
+    site.post("alloc", {"slot": "a", "expire": 1})
+    ask(site, "reset?project=Physics", "POST")
+    site.post("alloc", {"slot": "a", "expire": 5})
+    ask(site, "clock/advance?seconds=120", "POST")
+    assert ids(ask(site, "slots?project=Physics&state=allocated")) == ["a"]
+
+
+# The clock
+
+
+def test_slots_expire_as_soon_as_the_clock_advances(site):
+    site.post("alloc", {"slot": "a", "expire": 60})
+    frozen = ask(site, "clock/freeze", "POST")
+    assert frozen["rate"] == 0
+    assert ask(site, "clock") == frozen
+    site.post("alloc", {"slot": "b", "expire": 60})
+    ask(site, "clock/advance?seconds=3599.999999", "POST")
+    assert ask(site, "clock")["now_us"] == frozen["now_us"] + 3_599_999_999
+    assert ids(ask(site, "slots?project=Physics&state=expired")) == ["a"]
+    ask(site, "clock/advance?seconds=0.000001", "POST")
+    expired = ask(site, "slots?project=Physics&state=expired")["items"]
+    assert [slot["settled_us"] for slot in expired] == [slot["expires_us"] for slot in expired]
+    assert len(expired) == 2
+    site.fake.accounts.clock.advance(hours=25)
+    assert ask(site, "clock")["now_us"] == frozen["now_us"] + 26 * 3_600_000_000
+
+
+def test_the_clock_is_set_and_never_goes_back(site):
+    now_us = ask(site, "clock/freeze", "POST")["now_us"]
+    assert ask(site, f"clock/set?now_us={now_us + 5}", "POST") == {"now_us": now_us + 5, "rate": 0}
+    status, message = refuse(site, f"clock/set?now_us={now_us}", "POST")
+    assert (status, message) == (
+        409,
+        f"the clock cannot go back from {now_us + 5} to {now_us} microseconds since 1970",
+    )
+    assert refuse(site, "clock/advance?seconds=1e10", "POST")[0] == 409
+    assert ask(site, "clock")["now_us"] == now_us + 5
+
+
+def test_the_clock_runs_at_a_multiple():
+    real_us = 1_000
+    clock = Clock(lambda: real_us)
+    clock.run(60)
+    real_us += 10
+    assert clock.now_us() == 1_600
+    clock.freeze()
+    real_us += 10
+    assert clock.now_us() == 1_600
+    clock.run()
+    real_us += 10
+    assert (clock.now_us(), clock.rate) == (1_610, 1)
+    real_us -= 500
+    assert clock.now_us() == 1_610
+    clock.run(1e6)
+    real_us += LATEST_US
+    assert clock.now_us() == LATEST_US
+    for wrong in (-1, math.nan):
+        with pytest.raises(ValueError, match="cannot run at"):
+            clock.run(wrong)
+
+
+def test_a_clock_that_has_told_no_time_can_be_set_to_the_past():
+    clock = Clock(lambda: 1_000)
+    clock.set(10)
+    assert clock.now_us() == 10
+    with pytest.raises(ValueError, match="cannot go back from 10 to 9"):
+        clock.set(9)
+    with pytest.raises(ValueError, match="cannot go back"):
+        clock.advance(seconds=-1)
+
+
+def test_a_clock_that_goes_back_is_not_followed():
+    times = iter([5, 3, 9])
+    accounts = AccountServer({"p": "s"}, lambda: next(times))
+    for slot in "abc":
+        assert accounts.apply("p", [("alloc", {"slot": slot})]) == []
+    with_times = accounts._ledger.projects["p"].slots.values()
+    assert [slot.allocated_us for slot in with_times] == [5, 5, 9]
+
+
+# Requests that are refused
+
+
+@pytest.mark.parametrize("name", ["nothing", "", "slots/a", "clock/"])
+def test_paths_that_do_not_exist(site, name):
+    status, message = refuse(site, name)
     assert status == 404
-    assert "GET /__cpsim/totals" in json.loads(body)["message"]
+    assert "/__cpsim/openapi.json describes" in message
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "allowed"),
+    [
+        ("POST", "totals", "GET"),
+        ("DELETE", "links", "GET, POST"),
+        ("GET", "reset", "POST"),
+        ("PUT", "openapi.json", "GET"),
+    ],
+)
+def test_methods_that_do_not_exist(site, method, name, allowed):
+    assert refuse(site, name, method) == (405, f"/__cpsim/{name} understands {allowed}")
+    assert site.headers["Allow"] == allowed
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("slots", "missing required field `project`"),
+        ("slots?project=", "length >= 1"),
+        ("slots?project=Physics&state=lost", "Invalid enum value 'lost'"),
+        ("slots?project=Physics&limit=0", ">= 1"),
+        ("slots?project=Physics&limit=10001", "<= 10000"),
+        ("slots?project=Physics&cursor=-1", ">= 0"),
+        ("slots?project=Physics&cursor=x", "Expected `int`"),
+        ("slots?project=Physics&page=2", "unknown field `page`"),
+        ("slots?project=Physics&project=q", "given twice"),
+        ("totals?project=Physics", "unknown field `project`"),
+    ],
+)
+def test_queries_that_do_not_fit(site, query, said):
+    status, message = refuse(site, query)
+    assert status == 400
+    assert said in message
+
+
+@pytest.mark.parametrize("name", ["slots", "machines", "users", "journal", "refusals"])
+def test_projects_that_do_not_exist(site, name):
+    assert refuse(site, f"{name}?project=physics") == (404, "there is no project 'physics'; there are 'Physics', 'q'")
+    assert refuse(site, "reset?project=physics", "POST")[0] == 404
+
+
+# Who is let in
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost:80", "LOCALHOST", "[::1]:80", "127.1.2.3:80"])
+def test_names_of_this_machine_are_let_in(site, host):
+    assert ask(site, "projects", Host=host)
+    assert ask(site, "projects", Host=host, Origin=f"http://{host}")
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "10.0.0.1:80", "", "[", "::1"])
+def test_other_names_are_not(site, host):
+    status, message = refuse(site, "projects", Host=host)
+    assert status == 403
+    assert "is not a name of this machine" in message
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost:1", "http://127.0.0.1"])
+def test_pages_of_other_sites_are_not(site, origin):
+    status, message = refuse(site, "reset", "POST", Origin=origin)
+    assert (status, message) == (403, f"pages of {origin!r} may not use the control API")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_a_token_is_asked_for(visit, host):
+    with Fake({"p": "s"}, http=TcpEndpoint(host, 0), control_token="t0ken") as fake:
+        site = visit(fake)
+        for shown in ({}, {"Authorization": "t0ken"}, {"Authorization": "Bearer x"}, {"Authorization": "Bearer "}):
+            assert refuse(site, "openapi.json", **shown)[0] == 401
+            assert site.headers["WWW-Authenticate"] == "Bearer"
+        for shown in ("Bearer t0ken", "bearer  t0ken"):
+            assert ask(site, "projects", Authorization=shown, Host="site.example") == ["p"]
+
+
+def test_beyond_loopback_and_without_a_token_there_is_none(visit):
+    with Fake({"p": "s"}, http=TcpEndpoint("0.0.0.0", 0)) as fake:
+        site = visit(fake)
+        assert site.request("GET", "/__cpsim/totals")[0] == 404
+    with pytest.raises(ValueError, match=r"0\.0\.0\.0, which is not loopback, needs a token"):
+        Access("0.0.0.0")
 
 
 def test_without_control_there_is_none():
     accounts = AccountServer({"p": "s"})
-    request = Request("GET", "/__cpsim/totals", b"", {}, b"")
+    request = Request("GET", "/__cpsim/totals", b"", HERE, b"")
     assert Api(accounts).respond(request).status == 404
-    assert Api(accounts, Control(accounts, lambda: 3)).respond(request).body.startswith(b'{"pending":3,')
-
-
-@pytest.mark.parametrize(
-    ("host", "status"),
-    [("127.0.0.1", 200), ("localhost", 200), ("::1", 200), ("0.0.0.0", 404), ("::", 404), ("site", 404)],
-)
-def test_control_is_for_loopback_only(monkeypatch, host, status):
-    """The host that was asked for decides; the socket is one of loopback here in any case."""
-    monkeypatch.setattr(cpsim.fake, "listen_tcp", lambda _, port: listen_tcp("127.0.0.1", port))
-    with Fake({"p": "s"}, http=TcpEndpoint(host, 0)) as fake:
-        assert fake._server is not None
-        app = fake._server._config.app
-        assert app.respond(Request("GET", "/__cpsim/totals", b"", {}, b"")).status == status
+    control = Control(Inspector(accounts, lambda: 3), Access("localhost"))
+    assert Api(accounts, control).respond(request).body.startswith(b'{"pending":3,')
 
 
 @pytest.mark.parametrize(
@@ -199,12 +528,3 @@ def test_control_is_for_loopback_only(monkeypatch, host, status):
 def test_projects_that_cannot_be(projects, said):
     with pytest.raises(ValueError, match=said):
         AccountServer(projects)
-
-
-def test_a_clock_that_goes_back_is_not_followed():
-    times = iter([5, 3, 9])
-    accounts = AccountServer({"p": "s"}, lambda: next(times))
-    for slot in "abc":
-        assert accounts.apply("p", [("alloc", {"slot": slot})]) == []
-    with_times = accounts._ledger.projects["p"].slots.values()
-    assert [slot.allocated_us for slot in with_times] == [5, 5, 9]

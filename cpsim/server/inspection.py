@@ -1,0 +1,265 @@
+"""Looking into the accounts, and changing what only an operator can.
+
+Each method is also a request of the control API, which takes its query, its answer and its description from the
+signature and the first line of the docstring.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Annotated, TypeVar
+
+from msgspec import Meta
+
+from cpsim.server import export
+from cpsim.server.clock import LATEST_US
+from cpsim.server.journal import Entry
+from cpsim.server.ledger import Account, Ledger, Machine, Project, Slot, State
+from cpsim.server.service import AccountServer, Refusal
+from cpsim.server.views import (
+    Balance,
+    ClockView,
+    CommandView,
+    LinkView,
+    MachineView,
+    Page,
+    ProjectTotals,
+    Refused,
+    SlotHistory,
+    SlotView,
+    Totals,
+    UserView,
+    machine_view,
+    slot_view,
+    user_view,
+)
+
+T = TypeVar("T")
+V = TypeVar("V")
+
+Id = Annotated[str, Meta(min_length=1)]
+Cursor = Annotated[int, Meta(ge=0, le=2**53 - 1, description="`next` of the page before; 0 begins.")]
+Limit = Annotated[int, Meta(ge=1, le=10_000, description="Items a page.")]
+Seconds = Annotated[float, Meta(ge=0, le=1e10)]
+Rate = Annotated[float, Meta(ge=0, le=1e6, description="Multiple of real time; 0 freezes.")]
+Moment = Annotated[int, Meta(ge=0, le=LATEST_US, description="Microseconds since 1970, UTC.")]
+
+
+class Unknown(LookupError):  # noqa: N818 - an answer, not a fault
+    """There is no project or slot of that id."""
+
+
+class Inspector:
+    """Looks into an account server.
+
+    A method that takes a project raises Unknown if there is none of that id, and one that reads the journal raises
+    JournalFull if more was received than is kept.
+
+    Args:
+        accounts: the server.
+        pending: how many commands were acknowledged by a daemon and have not reached the accounts.
+    """
+
+    def __init__(self, accounts: AccountServer, pending: Callable[[], int] = lambda: 0) -> None:
+        self._accounts = accounts
+        self._pending = pending
+
+    def projects(self) -> list[str]:
+        """The ids of the projects."""
+        with self._accounts.reading() as ledger:
+            return list(dict.fromkeys((*self._accounts.projects, *ledger.projects)))
+
+    def totals(self) -> Totals:
+        """Slots by state, credits, counters, discards and refusals of each project; commands under way."""
+        pending = self._pending()
+        with self._accounts.reading() as ledger:
+            projects = {name: self._totals(name, project) for name, project in ledger.projects.items()}
+            return Totals(pending=pending, refused=self._accounts.refused, projects=projects)
+
+    def balance(self) -> Balance:
+        """The conservation laws that do not hold."""
+        with self._accounts.reading() as ledger:
+            return Balance(violations=list(ledger.violations()))
+
+    def slots(
+        self,
+        project: Id,
+        state: State | None = None,
+        machine: Id | None = None,
+        cursor: Cursor = 0,
+        limit: Limit = 1000,
+    ) -> Page[SlotView]:
+        """A project's slots, oldest first: all, or those in one state, or claimed by one machine."""
+
+        def show(item: tuple[str, Slot]) -> SlotView | None:
+            slot_id, slot = item
+            fits = (state is None or slot.state is state) and (machine is None or slot.machine == machine)
+            return slot_view(project, slot_id, slot) if fits else None
+
+        with self._project(project) as (_, found):
+            return _page(islice(found.slots.items(), cursor, None), cursor, limit, show)
+
+    def slot(self, project: Id, slot: Id) -> SlotHistory:
+        """One slot, and every command received for it.
+
+        Raises:
+            Unknown: no command was received for it.
+        """
+        with self._project(project) as (_, found):
+            known = found.slots.get(slot)
+            entries = self._accounts.journal.read(project)
+            history = [_command(project, entry) for entry in entries if _is_for(entry, slot)]
+            if known is None and not history:
+                raise Unknown(f"no command of project {project!r} was received for a slot {slot!r}")
+            view = None if known is None else slot_view(project, slot, known)
+            return SlotHistory(slot=view, history=history)
+
+    def machines(self, project: Id, cursor: Cursor = 0, limit: Limit = 1000) -> Page[MachineView]:
+        """The machines that claimed slots of a project."""
+        with self._project(project) as (ledger, found):
+
+            def show(item: tuple[str, Machine]) -> MachineView:
+                return machine_view(project, *item, ledger.owners.get(item[0]))
+
+            return _page(islice(found.machines.items(), cursor, None), cursor, limit, show)
+
+    def users(self, project: Id, cursor: Cursor = 0, limit: Limit = 1000) -> Page[UserView]:
+        """The users who have an account in a project."""
+
+        def show(item: tuple[str, Account]) -> UserView:
+            return user_view(project, *item)
+
+        with self._project(project) as (_, found):
+            return _page(islice(found.users.items(), cursor, None), cursor, limit, show)
+
+    def journal(self, project: Id, cursor: Cursor = 0, limit: Limit = 1000) -> Page[CommandView]:
+        """Every command that was received for a project, in the order of its coming."""
+
+        def show(entry: Entry) -> CommandView:
+            return _command(project, entry)
+
+        with self._project(project):
+            return _page(self._accounts.journal.read(project, cursor), cursor, limit, show)
+
+    def refusals(self, project: Id, cursor: Cursor = 0, limit: Limit = 1000) -> Page[CommandView]:
+        """The commands of a project that were refused, in the order of their coming."""
+
+        def show(entry: Entry) -> CommandView | None:
+            return None if entry[3] is None else _command(project, entry)
+
+        with self._project(project):
+            return _page(self._accounts.journal.read(project, cursor), cursor, limit, show)
+
+    def links(self, cursor: Cursor = 0, limit: Limit = 1000) -> Page[LinkView]:
+        """Which user each machine belongs to, in every project."""
+
+        def show(item: tuple[str, str]) -> LinkView:
+            return LinkView(machine=item[0], user=item[1])
+
+        with self._accounts.reading() as ledger:
+            return _page(islice(ledger.owners.items(), cursor, None), cursor, limit, show)
+
+    def link(self, links: list[tuple[Id, Id]]) -> list[Refused]:
+        """Link machines to users, with all that waits on them: pairs of a machine and its user."""
+        return _refused(self._accounts.link(links))
+
+    def release(self, machines: list[Id]) -> list[Refused]:
+        """Take machines from their users; what the users have, they keep."""
+        return _refused(self._accounts.release(machines))
+
+    def reset(self, project: Id | None = None) -> Totals:
+        """Begin anew: with one project, whose machines stay linked to their users, or with everything."""
+        if project is not None:
+            with self._project(project):
+                pass
+        self._accounts.reset(project)
+        return self.totals()
+
+    def clock(self) -> ClockView:
+        """The server's time."""
+        clock = self._accounts.clock
+        return ClockView(now_us=clock.now_us(), rate=clock.rate)
+
+    def freeze_clock(self) -> ClockView:
+        """Let the clock stand still; it can still be advanced and set."""
+        self._accounts.clock.freeze()
+        return self.clock()
+
+    def run_clock(self, rate: Rate = 1.0) -> ClockView:
+        """Let the clock run, at a multiple of real time."""
+        self._accounts.clock.run(rate)
+        return self.clock()
+
+    def advance_clock(self, seconds: Seconds) -> ClockView:
+        """Let the clock jump ahead; slots whose time comes expire at once."""
+        self._accounts.clock.advance(seconds=seconds)
+        return self.clock()
+
+    def set_clock(self, now_us: Moment) -> ClockView:
+        """Set the clock, to no time before one that it has told."""
+        self._accounts.clock.set(now_us)
+        return self.clock()
+
+    def slots_parquet(self) -> bytes:
+        """Every slot, as a Parquet table with a row each."""
+        with self._accounts.reading() as ledger:
+            return export.slots_parquet(ledger)
+
+    def accounts_parquet(self) -> bytes:
+        """Every machine and user of each project, as a Parquet table with a row each."""
+        with self._accounts.reading() as ledger:
+            return export.accounts_parquet(ledger)
+
+    def ledger_jsonl(self) -> bytes:
+        """Every slot, machine, user and link, as a JSON object a line; `type` says which."""
+        with self._accounts.reading() as ledger:
+            return export.json_lines(ledger)
+
+    @contextmanager
+    def _project(self, project_id: str) -> Iterator[tuple[Ledger, Project]]:
+        """The ledger and a project in it, standing still while the context lasts."""
+        with self._accounts.reading() as ledger:
+            project = ledger.projects.get(project_id)
+            if project is None and project_id not in self._accounts.projects:
+                known = ", ".join(map(repr, self._accounts.projects))
+                raise Unknown(f"there is no project {project_id!r}; there are {known}")
+            yield ledger, project or Project()
+
+    def _totals(self, project_id: str, project: Project) -> ProjectTotals:
+        return ProjectTotals(
+            allocated=len(project.slots),
+            outstanding=project.outstanding,
+            claimed=project.settled[State.CLAIMED],
+            discarded=project.settled[State.DISCARDED],
+            expired=project.settled[State.EXPIRED],
+            refused=self._accounts.refused_of(project_id),
+            credits=project.granted.credits,
+            counters=dict(project.granted.counters),
+            reasons=dict(project.reasons),
+        )
+
+
+def _page(items: Iterable[T], cursor: int, limit: int, show: Callable[[T], V | None]) -> Page[V]:
+    """Up to `limit` of the items that `show` shows; the first item stands at the cursor."""
+    shown: list[V] = []
+    for position, item in enumerate(items, cursor):
+        if len(shown) == limit:
+            return Page(items=shown, next=position)
+        view = show(item)
+        if view is not None:
+            shown.append(view)
+    return Page(items=shown, next=None)
+
+
+def _command(project_id: str, entry: Entry) -> CommandView:
+    at_us, kind, arguments, refusal = entry
+    return CommandView(project=project_id, at_us=at_us, kind=kind, arguments=dict(arguments), refusal=refusal)
+
+
+def _is_for(entry: Entry, slot_id: str) -> bool:
+    slot = entry[2].get("slot")
+    return str(slot) == slot_id if type(slot) is int else slot == slot_id
+
+
+def _refused(refusals: Sequence[Refusal]) -> list[Refused]:
+    return [Refused(position=refusal.position, message=refusal.message) for refusal in refusals]

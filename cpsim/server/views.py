@@ -1,0 +1,164 @@
+"""What inspection shows: plain values, in Python as in JSON. Times are microseconds since 1970, UTC."""
+
+from typing import Any, Generic, TypeVar
+
+from msgspec import Struct
+
+from cpsim.server.ledger import Account, Machine, Slot, State
+
+T = TypeVar("T")
+
+
+class View(Struct, frozen=True, kw_only=True, tag_field="type", tag=lambda name: name.removesuffix("View").lower()):
+    """A view; its `type` in JSON tells one from another."""
+
+
+class SlotView(View, frozen=True, kw_only=True):
+    """Where a slot is in its life, its terms (credits, min, max), and what it granted."""
+
+    project: str
+    slot: str
+    state: State
+    machine: str | None
+    reason: str | None
+    credits: int | None
+    min: int | None
+    max: int | None
+    granted: int | None
+    allocated_us: int
+    expires_us: int
+    settled_us: int | None
+    counters: dict[str, int]
+    meta: dict[str, str]
+
+
+class MachineView(View, frozen=True, kw_only=True):
+    """What a machine earned in a project, and what of it waits for a user."""
+
+    project: str
+    machine: str
+    user: str | None
+    credits: int
+    counters: dict[str, int]
+    waiting_credits: int
+    waiting_counters: dict[str, int]
+
+
+class UserView(View, frozen=True, kw_only=True):
+    """What a user has in a project."""
+
+    project: str
+    user: str
+    credits: int
+    counters: dict[str, int]
+
+
+class LinkView(View, frozen=True, kw_only=True):
+    """A machine that belongs to a user, in every project."""
+
+    machine: str
+    user: str
+
+
+class CommandView(View, frozen=True, kw_only=True):
+    """A command as it was received; `refusal` says why it was refused, if it was."""
+
+    project: str
+    at_us: int
+    kind: str
+    arguments: dict[str, Any]
+    refusal: str | None
+
+
+class SlotHistory(Struct, frozen=True, kw_only=True):
+    """A slot, if it was ever allocated, and every command received for it."""
+
+    slot: SlotView | None
+    history: list[CommandView]
+
+
+class ProjectTotals(Struct, frozen=True, kw_only=True):
+    """A project's slots by state, its refusals, what it granted, and its discards by reason."""
+
+    allocated: int
+    outstanding: int
+    claimed: int
+    discarded: int
+    expired: int
+    refused: int
+    credits: int
+    counters: dict[str, int]
+    reasons: dict[str, int]
+
+
+class Totals(Struct, frozen=True, kw_only=True):
+    """Commands acknowledged that have not reached the accounts, commands refused, and each project."""
+
+    pending: int
+    refused: int
+    projects: dict[str, ProjectTotals]
+
+
+class Balance(Struct, frozen=True, kw_only=True):
+    """The conservation laws that do not hold."""
+
+    violations: list[str]
+
+
+class ClockView(Struct, frozen=True, kw_only=True):
+    """The server's time, and its rate as a multiple of real time: 0 while it is frozen."""
+
+    now_us: int
+    rate: float
+
+
+class Refused(Struct, frozen=True, kw_only=True):
+    """One of a list that was refused: its position in the list, and why."""
+
+    position: int
+    message: str
+
+
+class Page(Struct, Generic[T], frozen=True, kw_only=True):
+    """Some of a list; `next` is the cursor of the page after it, or null after the last."""
+
+    items: list[T]
+    next: int | None
+
+
+def slot_view(project_id: str, slot_id: str, slot: Slot) -> SlotView:
+    """A slot of the ledger as it is shown."""
+    return SlotView(
+        project=project_id,
+        slot=slot_id,
+        state=slot.state,
+        machine=slot.machine,
+        reason=slot.reason,
+        credits=slot.credits,
+        min=slot.min,
+        max=slot.max,
+        granted=slot.granted,
+        allocated_us=slot.allocated_us,
+        expires_us=slot.expires_us,
+        settled_us=slot.settled_us,
+        counters=dict(slot.counters or {}),
+        meta=dict(slot.meta or {}),
+    )
+
+
+def machine_view(project_id: str, machine_id: str, machine: Machine, user_id: str | None) -> MachineView:
+    """A machine of the ledger as it is shown."""
+    return MachineView(
+        project=project_id,
+        machine=machine_id,
+        user=user_id,
+        credits=machine.earned.credits,
+        counters=dict(machine.earned.counters),
+        waiting_credits=machine.waiting.credits,
+        waiting_counters=dict(machine.waiting.counters),
+    )
+
+
+def user_view(project_id: str, user_id: str, account: Account) -> UserView:
+    """A user's account in a project as it is shown."""
+    return UserView(project=project_id, user=user_id, credits=account.credits, counters=dict(account.counters))
