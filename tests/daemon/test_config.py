@@ -1,0 +1,83 @@
+"""The deployed daemon's INI file."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint
+from cpsim.daemon.config import Config, read_config
+from cpsim.errors import Problem
+
+DEPLOYED = """
+[api]
+api_url = http://cp.example.org/api
+api_key = key
+api_secret = s%cret
+flush_interval = 5
+
+[server]
+pidfile = /var/run/creditapi.pid
+loglevel = WARN
+logfile = /var/log/creditapi.log
+socket = unix
+bind = /var/run/creditapi.socket
+"""
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read(text):
+        path = tmp_path / "creditapi.ini"
+        path.write_text(text)
+        return read_config(path)
+
+    return read
+
+
+def test_the_deployed_file(read):
+    config = read(DEPLOYED)
+    assert str(config.server) == "http://cp.example.org/api"
+    assert (config.project, config.secret, config.flush_interval_s) == ("key", "s%cret", 5)
+    assert config.listen == UnixEndpoint("/var/run/creditapi.socket")
+    assert (config.pidfile, config.logfile) == (Path("/var/run/creditapi.pid"), Path("/var/log/creditapi.log"))
+    assert config.loglevel == logging.WARNING
+    assert "s%cret" not in repr(config)
+
+
+def test_an_older_file(read):
+    config = read("[api]\nproject_id=old\nproject_auth=word\n[server]\nsocket=tcp\nbind=127.0.0.1:5667\nspool=/s\n")
+    assert (config.project, config.secret) == ("old", "word")
+    assert config.listen == TcpEndpoint("127.0.0.1", 5667)
+    assert config.spool == Path("/s")
+
+
+def test_an_empty_file_says_nothing(read):
+    assert read("") == Config()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[api]\nflush_interval=soon", "soon"),
+        ("[api]\nflush_interval=-1", "flush_interval=-1"),
+        ("[api]\nflush_interval=nan", "flush_interval=nan"),
+        ("[api]\napi_url=cp.example.org", "cp.example.org"),
+        ("[api]\napi_url=/var/run/x", "not a URL"),
+        ("[server]\nsocket=tcp\nbind=/var/run/x", "HOST:PORT"),
+        ("[server]\nsocket=udp\nbind=/var/run/x", "socket=udp"),
+        ("[server]\nloglevel=loud", "loud"),
+        ("no section", "not an INI file"),
+        ("[api\napi_secret=hush", "not an INI file"),
+    ],
+)
+def test_what_cannot_be_used_is_told_with_the_file(read, text, said):
+    with pytest.raises(Problem, match=said) as told:
+        read(text)
+    assert "creditapi.ini" in str(told.value)
+    assert "hush" not in str(told.value)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(Problem, match="No such file"):
+        read_config(tmp_path / "none")

@@ -1,0 +1,208 @@
+"""The courier, against servers that fail in every way."""
+
+import threading
+
+import pytest
+
+from cpdaemon.errors import BadReply, ConnectFailed, Refused, ReplyLost
+from cpsim.daemon import courier
+from cpsim.daemon.courier import Courier
+from cpsim.daemon.spool import Spool, read_failed, read_status
+
+UNKNOWN = [ReplyLost("cut"), BadReply("<h1>Oops</h1>")]
+
+
+class Server:
+    """Answers from a script of what to raise, None for a success; then always with success."""
+
+    def __init__(self, *script, knows_batches=True, spoiled=(), refused=(), reachable=True):
+        self.script = list(script)
+        self.knows = knows_batches
+        self.spoiled = set(spoiled)
+        self.refused = set(refused)
+        self.reachable = reachable
+        self.asked = 0
+        self.batches = []
+        self.answered = set()
+        self.posted = threading.Event()
+
+    def knows_batches(self):
+        self.asked += 1
+        if not self.reachable:
+            raise ConnectFailed("down")
+        return self.knows
+
+    def post(self, batch_id, calls):
+        self.posted.set()
+        slots = [arguments["slot"] for _, arguments in calls]
+        self.batches.append((batch_id, slots))
+        failure = self.script.pop(0) if self.script else None
+        if failure is not None:
+            raise failure
+        if self.spoiled & set(slots):
+            raise Refused("spoiled", 500)
+        return [Refused("no") if slot in self.refused else None for slot in slots]
+
+    @property
+    def applied(self):
+        """What was sent, each batch once."""
+        return [slot for slots in dict(self.batches).values() for slot in slots]
+
+
+@pytest.fixture
+def path(tmp_path, monkeypatch):
+    monkeypatch.setattr(courier, "FIRST_RETRY_S", 0.001)
+    monkeypatch.setattr(courier, "LAST_RETRY_S", 0.002)
+    return tmp_path / "spool"
+
+
+@pytest.fixture
+def spool(path):
+    spool = Spool(path)
+    yield spool
+    spool.close()
+
+
+def put(spool, *slots):
+    kept = threading.Event()
+    last = spool.put([f"alloc,slot={slot}" for slot in slots], {}, lambda _: kept.set())
+    assert kept.wait(5)
+    spool.release(last)
+
+
+@pytest.fixture
+def deliver(spool, path):
+    """Return deliver(server, slots) -> Status, once all has left the spool."""
+
+    def run(server, count=4, when_unknown="set-aside", flush_interval_s=0.0):
+        put(spool, *range(count))
+        worker = Courier(spool, server, flush_interval_s, when_unknown)
+        worker.start()
+        idle = threading.Event()
+        while spool.pending:
+            idle.wait(0.002)
+        assert worker.stop(5)
+        return read_status(path)
+
+    return run
+
+
+def failed(path):
+    return [(row.command.partition("=")[2], row.why) for row in read_failed(path)]
+
+
+def test_all_is_delivered_in_one_batch(deliver):
+    server = Server()
+    status = deliver(server)
+    assert [slots for _, slots in server.batches] == [["0", "1", "2", "3"]]
+    assert (status.delivered, status.retries, server.asked) == (4, 0, 1)
+
+
+def test_a_full_batch_does_not_wait(deliver):
+    server = Server()
+    assert deliver(server, 1000, flush_interval_s=3600).delivered == 1000
+
+
+def test_a_server_that_was_not_reached_gets_it_later(deliver, path):
+    status = deliver(Server(ConnectFailed("no"), Refused("not you", 401), Refused("later", 503)))
+    assert (status.delivered, status.retries, failed(path)) == (4, 3, [])
+
+
+@pytest.mark.parametrize("failure", UNKNOWN, ids=repr)
+def test_a_lost_reply_of_a_server_that_knows_batches(deliver, path, failure):
+    server = Server(failure, ConnectFailed("no"), failure)
+    status = deliver(server)
+    assert len({server.batches[i][0] for i in range(4)}) == 1
+    assert (status.delivered, status.retries, failed(path)) == (4, 3, [])
+
+
+@pytest.mark.parametrize("failure", UNKNOWN, ids=repr)
+def test_a_lost_reply_is_set_aside(deliver, path, failure):
+    server = Server(failure, knows_batches=False)
+    status = deliver(server)
+    assert len(server.batches) == 1
+    assert failed(path) == [(slot, "set aside") for slot in "0123"]
+    assert (status.delivered, status.set_aside) == (0, 4)
+    assert read_failed(path)[0].error == str(failure)
+
+
+def test_a_lost_reply_is_resent_where_that_is_the_policy(deliver, path):
+    server = Server(ReplyLost("cut"), knows_batches=False)
+    assert deliver(server, when_unknown="resend").delivered == 4
+    assert [slots for _, slots in server.batches] == [["0", "1", "2", "3"]] * 2
+    assert failed(path) == []
+
+
+def test_a_command_that_always_breaks_the_server_is_set_aside_in_the_end(deliver, path):
+    class Broken(Server):
+        def post(self, batch_id, calls):
+            try:
+                return super().post(batch_id, calls)
+            except Refused:
+                raise BadReply("<h1>Server Error (500)</h1>") from None
+
+    status = deliver(Broken(knows_batches=False, spoiled=["2"]), when_unknown="resend")
+    assert failed(path) == [("2", "set aside")]
+    assert status.delivered == 3
+
+
+@pytest.mark.parametrize("spoiled", [["0"], ["63"], ["31", "32"], ["5", "6", "40"]])
+def test_a_command_that_spoils_a_batch_is_found_by_halves(deliver, path, spoiled):
+    server = Server(spoiled=spoiled)
+    status = deliver(server, 64)
+    assert failed(path) == [(slot, "refused") for slot in spoiled]
+    assert (status.delivered, status.refused) == (64 - len(spoiled), len(spoiled))
+    good = [slot for _, slots in server.batches if not set(spoiled) & set(slots) for slot in slots]
+    assert good == [slot for slot in map(str, range(64)) if slot not in spoiled]
+
+
+def test_refused_commands_are_listed(deliver, path):
+    status = deliver(Server(refused=["1", "3"]))
+    assert failed(path) == [("1", "refused"), ("3", "refused")]
+    assert (status.delivered, status.refused) == (2, 2)
+
+
+def test_a_refusal_that_names_no_command(deliver, path):
+    class Vague(Server):
+        def post(self, batch_id, calls):
+            super().post(batch_id, calls)
+            return [BadReply("the server refused 1 of 4 commands")] * 4
+
+    status = deliver(Vague())
+    (row,) = read_failed(path)
+    assert (row.why, row.command) == ("refused", "(some of 4 commands up to 'alloc,slot=3')")
+    assert (status.delivered, status.refused, status.set_aside) == (3, 1, 0)
+
+
+@pytest.mark.parametrize("knows_batches", [True, False])
+def test_what_an_earlier_daemon_had_sent(path, spool, deliver, knows_batches):
+    server = Server(knows_batches=knows_batches)
+    put(spool, "sent")
+    batch = spool.take()
+    status = deliver(server)
+    if knows_batches:
+        assert server.batches[0] == (batch.id, ["sent"])
+        assert status.delivered == 5
+    else:
+        assert failed(path) == [("sent", "set aside")]
+        assert "ended before" in read_failed(path)[0].error
+        assert status.delivered == 4
+
+
+def test_to_stop_leaves_what_cannot_be_delivered(spool):
+    server = Server(reachable=False)
+    worker = Courier(spool, server, 0.0)
+    put(spool, "a")
+    worker.start()
+    assert worker.stop(5)
+    assert spool.pending == 1
+    assert server.batches == []
+
+
+def test_to_stop_delivers_without_waiting_for_the_interval(spool):
+    server = Server()
+    worker = Courier(spool, server, 3600.0)
+    worker.start()
+    put(spool, "a")
+    assert worker.stop(5)
+    assert server.applied == ["a"]

@@ -1,0 +1,170 @@
+"""The spool on its own."""
+
+import threading
+
+import pytest
+
+from cpsim.daemon.spool import REFUSED, SET_ASIDE, Failed, Spool, Status, read_failed, read_status
+from cpsim.errors import Problem
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "spool"
+
+
+@pytest.fixture
+def opened(path):
+    """Return opened() -> Spool at one path, the one before it closed first."""
+    spools = []
+
+    def reopen(**options):
+        if spools:
+            spools.pop().close()
+        spools.append(Spool(path, **options))
+        return spools[-1]
+
+    yield reopen
+    if spools:
+        spools.pop().close()
+
+
+def put(spool, *frames, amended=None):
+    done = threading.Event()
+    last = spool.put(frames, amended or {}, lambda problem: done.set() if problem is None else None)
+    assert done.wait(5)
+    return last
+
+
+def keep(spool, *frames):
+    spool.release(put(spool, *frames))
+
+
+def slots(batch):
+    return [arguments["slot"] for _, arguments in batch.calls]
+
+
+def test_what_is_put_is_taken_in_order(opened):
+    spool = opened()
+    assert spool.take() is None
+    keep(spool, "alloc,slot=a", "CLAIM,slot=a,machine=m", "alloc,slot=b")
+    batch = spool.take()
+    assert batch.calls == [
+        ("alloc", {"slot": "a"}),
+        ("claim", {"slot": "a", "machine": "m"}),
+        ("alloc", {"slot": "b"}),
+    ]
+    assert (spool.pending, batch.resumed) == (3, False)
+    spool.settle(batch, [], 3)
+    assert spool.take() is None
+    assert spool.pending == 0
+
+
+def test_what_is_not_released_is_not_taken(opened):
+    spool = opened()
+    first = put(spool, "alloc,slot=a")
+    put(spool, "alloc,slot=b")
+    assert (spool.take(), spool.ready, spool.pending) == (None, 0, 2)
+    spool.release(first)
+    assert slots(spool.take()) == ["a"]
+
+
+def test_a_frame_that_is_amended(opened):
+    spool = opened()
+    last = put(spool, "alloc,slot=a", "alloc,slot=b", "alloc,slot=c")
+    put(spool, amended={last: "alloc,slot=c,credits=5", last - 1: ""})
+    spool.release(last)
+    assert spool.take().calls == [("alloc", {"slot": "a"}), ("alloc", {"slot": "c", "credits": "5"})]
+
+
+def test_nothing_but_voided_frames(opened):
+    spool = opened()
+    last = put(spool, "alloc,slot=a")
+    put(spool, amended={last: ""})
+    spool.release(last)
+    assert spool.take() is None
+    assert spool.pending == 0
+    keep(spool, "alloc,slot=b")
+    assert slots(spool.take()) == ["b"]
+
+
+def test_a_batch_keeps_the_order_within_a_slot(opened):
+    spool = opened()
+    keep(spool, "counters,slot=a,x=1", "alloc,slot=b", "alloc,slot=a", "counters,slot=a,y=1")
+    taken = []
+    while batch := spool.take():
+        taken.append(batch.calls)
+        spool.settle(batch, [], len(batch.calls))
+    assert [[kind for kind, _ in calls] for calls in taken] == [["counters", "alloc"], ["alloc", "counters"]]
+
+
+def test_a_batch_has_at_most_so_many(opened):
+    spool = opened()
+    keep(spool, *(f"alloc,slot={number}" for number in range(5)))
+    batch = spool.take(2)
+    assert slots(batch) == ["0", "1"]
+    spool.settle(batch, [], 2)
+    assert slots(spool.take(10)) == ["2", "3", "4"]
+
+
+def test_a_batch_that_was_taken_is_found_again(opened):
+    spool = opened()
+    keep(spool, "alloc,slot=a", "alloc,slot=b")
+    batch = spool.take(1)
+    assert spool.take(2) == opened().take(2)
+    again = opened().take(2)
+    assert (again.id, again.calls, again.resumed) == (batch.id, batch.calls, True)
+
+
+def test_a_batch_that_was_put_back_is_made_anew(opened, path):
+    spool = opened()
+    keep(spool, "alloc,slot=a", "alloc,slot=b")
+    batch = spool.take(1)
+    spool.put_back()
+    again = opened().take(2)
+    assert slots(again) == ["a", "b"]
+    assert again.id != batch.id
+    assert not again.resumed
+    assert read_status(path).retries == 1
+
+
+def test_a_full_spool(opened, path):
+    spool = opened(max_commands=2)
+    put(spool, "alloc,slot=a")
+    assert not spool.is_full
+    keep(spool, "alloc,slot=b")
+    assert spool.is_full
+    batch = spool.take(1)
+    spool.settle(batch, [Failed(batch.last, 1, SET_ASIDE, "alloc,slot=a", "who knows")], 0)
+    assert spool.is_full
+    spool.settle(spool.take(), [], 1)
+    assert not spool.is_full
+    spool = opened(max_commands=1)
+    assert spool.is_full
+
+
+def test_the_status_of_a_spool(opened, path):
+    spool = opened()
+    keep(spool, *(f"alloc,slot={number}" for number in range(10)))
+    rows = [Failed(2, 20, REFUSED, "alloc,slot=1", "no"), Failed(1, 10, SET_ASIDE, "alloc,slot=0", "who knows")]
+    spool.settle(spool.take(4), rows, 2)
+    spool.retried()
+    put(spool)
+    status = read_status(path)
+    assert 0 < status.oldest_s < 60
+    assert status == Status(
+        running=True, queued=6, oldest_s=status.oldest_s, delivered=2, refused=1, set_aside=1, retries=1
+    )
+    assert read_failed(path) == sorted(rows)
+    spool.settle(spool.take(), [], 6)
+    opened()
+    assert (read_status(path).queued, read_status(path).oldest_s) == (0, 0.0)
+
+
+def test_there_is_no_status_where_there_is_no_spool(path, tmp_path):
+    with pytest.raises(Problem, match="there is no spool"):
+        read_status(path)
+    assert list(tmp_path.iterdir()) == []
+    path.write_text("Dear diary," * 100)
+    with pytest.raises(Problem, match="not a database"):
+        read_status(path)

@@ -1,0 +1,139 @@
+"""What the server knows after a restart."""
+
+import pytest
+
+from cpsim.errors import Problem
+from cpsim.server import service, store
+from cpsim.server.service import AccountServer
+from cpsim.server.store import Store
+
+
+class Clock:
+    def __init__(self):
+        self.now_us = 1_000_000
+
+    def __call__(self):
+        self.now_us += 1
+        return self.now_us
+
+
+@pytest.fixture
+def restarted(tmp_path):
+    """Return restarted() -> AccountServer on one store, the one before it ended first."""
+    clock = Clock()
+    stores = []
+
+    def restart():
+        if stores:
+            stores.pop().close()
+        stores.append(Store(tmp_path / "store"))
+        return AccountServer({"p": "s", "q": "t"}, clock, store=stores[-1])
+
+    restart.clock = clock
+    yield restart
+    stores.pop().close()
+
+
+def books(accounts):
+    with accounts.reading() as ledger:
+        assert list(ledger.violations()) == []
+        return ledger.projects, ledger.owners, accounts.refused
+
+
+def fill(accounts):
+    accounts.apply("p", [("alloc", {"slot": f"s{n}", "min": 1, "expire": n + 1}) for n in range(10)])
+    accounts.apply("p", [("counters", {"slot": "s0", "job": "5"}), ("meta", {"slot": "s0", "site": "Zürich\0"})])
+    accounts.apply("p", [("claim", {"slot": "s0", "machine": "m", "credits": 3}), ("claim", {"slot": "s0"})])
+    accounts.apply("p", [("discard", {"slot": "s1"}), ("alloc", {"slot": "big", "credits": 10**40})])
+    accounts.apply("q", [("alloc", {"slot": "s0"}), ("claim", {"slot": "s0", "machine": "n"})])
+    accounts.link([("m", "u"), ("n", "v")])
+    accounts.release(["n"])
+    accounts.apply("q", [("alloc", {"slot": "gone"})])
+    accounts.reset("q")
+
+
+@pytest.mark.parametrize("least_log", [store.LEAST_LOG, 0, 300])
+def test_a_restart_changes_nothing(restarted, monkeypatch, least_log):
+    monkeypatch.setattr(store, "LEAST_LOG", least_log)
+    monkeypatch.setattr(store, "SLOTS_A_PART", 3)
+    accounts = restarted()
+    fill(accounts)
+    expected = books(accounts)
+    for _ in range(2):
+        assert books(restarted()) == expected
+    accounts = restarted()
+    accounts.apply("p", [("claim", {"slot": "s2", "machine": "m"})])
+    expected = books(accounts)
+    assert books(restarted()) == expected
+    assert books(restarted())[0]["p"].users["u"].credits == 4
+
+
+def test_slots_expire_when_they_would_have(restarted):
+    accounts = restarted()
+    accounts.apply("p", [("alloc", {"slot": "a", "expire": 1}), ("alloc", {"slot": "b", "expire": 2})])
+    restarted.clock.now_us += 60_000_000
+    (projects, _, _) = books(restarted())
+    assert [slot.state for slot in projects["p"].slots.values()] == ["expired", "allocated"]
+    restarted.clock.now_us += 60_000_000
+    assert restarted().apply("p", [("claim", {"slot": "b", "machine": "m"})])
+
+
+def test_time_does_not_run_backwards(restarted):
+    restarted.clock.now_us = 10**12
+    restarted().apply("p", [("alloc", {"slot": "a"})])
+    restarted.clock.now_us = 5
+    accounts = restarted()
+    accounts.apply("p", [("alloc", {"slot": "b"})])
+    a, b = books(accounts)[0]["p"].slots.values()
+    assert b.allocated_us >= a.allocated_us
+
+
+@pytest.mark.parametrize("least_log", [store.LEAST_LOG, 0])
+def test_a_batch_is_applied_once(restarted, monkeypatch, least_log):
+    monkeypatch.setattr(store, "LEAST_LOG", least_log)
+    calls = [("alloc", {"slot": "a"}), ("counters", {"slot": "a", "x": 1}), ("claim", {"slot": "b", "machine": "m"})]
+    accounts = restarted()
+    answer = accounts.apply("p", calls, "id")
+    assert [refusal.position for refusal in answer] == [2]
+    for again in (accounts, restarted(), restarted()):
+        assert again.apply("p", calls, "id") == answer
+        assert books(again)[0]["p"].slots["a"].counters == {"x": 1}
+        assert again.refused == 1
+    assert len(restarted().apply("p", calls, "other")) == 2
+    assert len(restarted().apply("q", calls, "id")) == 1
+
+
+def test_so_many_answers_are_remembered(restarted, monkeypatch):
+    monkeypatch.setattr(service, "ANSWERS_KEPT", 2)
+    accounts = restarted()
+    for number in range(3):
+        accounts.apply("p", [("alloc", {"slot": f"s{number}"})], f"id{number}")
+    assert [bool(accounts.apply("p", [("alloc", {"slot": f"s{n}"})], f"id{n}")) for n in (1, 2, 0)] == [
+        False,
+        False,
+        True,
+    ]
+
+
+def test_the_log_is_kept_short(restarted, monkeypatch, tmp_path):
+    monkeypatch.setattr(store, "LEAST_LOG", 10_000)
+    accounts = restarted()
+    for number in range(1000):
+        accounts.apply("p", [("alloc", {"slot": f"slot-{number}"})])
+    accounts.store.wait()
+    ((changes,),) = accounts.store._log.query("SELECT sum(length(record)) FROM log")
+    ((snapshot,),) = accounts.store._log.query("SELECT sum(length(content)) FROM snapshot")
+    assert changes <= max(10_000, snapshot) + 200
+    assert len(books(restarted())[0]["p"].slots) == 1000
+
+
+def test_a_store_that_cannot_be_written_takes_no_more(restarted):
+    accounts = restarted()
+    accounts.apply("p", [("alloc", {"slot": "a"})])
+    accounts.store.wait()
+    accounts.store._log.append([], ("INSERT INTO nowhere VALUES (1)", ()), then=accounts.store._note)
+    with pytest.raises(Problem, match="nowhere"):
+        accounts.store.wait()
+    with pytest.raises(Problem, match="nowhere"):
+        accounts.apply("p", [("alloc", {"slot": "b"})])
+    assert list(books(restarted())[0]["p"].slots) == ["a"]
