@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 
     from cpsim.server.control import Control
-    from cpsim.server.service import AccountServer, Call
+    from cpsim.server.service import AccountServer, Call, Refusal
 
     Scope = MutableMapping[str, Any]
     Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -37,6 +37,8 @@ TEXT: Final = b"text/plain; charset=utf-8"
 BATCH: Final = b"creditpiggy-batch"
 """The header by which a client names a bulk request, so that it may send it again: it is applied once."""
 DEFAULT_CALLBACK: Final = "jsonp_callback"
+REQUESTS: Final = {"batch": {"bulk", "slots", *KINDS}, "lib": {"claim", "release"}}
+FOLDERS: Final = tuple(f"/{folder}/" for folder in REQUESTS)
 
 
 class _BulkAborted(Exception):  # noqa: N818 - an answer, not a fault
@@ -60,15 +62,15 @@ class Api:
         if self._control is not None and self._control.covers(request.path):
             return self._control.respond(request)
         path = request.path.removeprefix(API_PATH)
-        if path == request.path or not (path == "/heartbeat" or path.startswith("/batch/")):
+        if path == request.path or not (path == "/heartbeat" or path.startswith(FOLDERS)):
             return _json(Failure(404, f"no such path {request.path!r}"))
         if request.method not in {"GET", "POST"}:
             return _json(Failure(405, f"{request.method} is not understood; use GET or POST"))
         if path == "/heartbeat":
             return Response(200, b"OK", TEXT)
-        return self._answer(request, *path.removeprefix("/batch/").partition(".")[::2])
+        return self._answer(request, *path[1:].partition(".")[::2])
 
-    def _answer(self, request: Request, name: str, suffix: str) -> Response:
+    def _answer(self, request: Request, path: str, suffix: str) -> Response:
         """Perform what a path names, and answer in the format that its suffix asks for."""
         render = FORMATS.get(suffix)
         if render is None:
@@ -76,19 +78,24 @@ class Api:
         if suffix == "jsonp" and not CALLBACK_NAME.fullmatch(_callback(request)):
             return _json(Failure(400, "callback is not the name of a JavaScript function"))
         try:
-            return render(request, self._perform(request, name, suffix))
+            return render(request, self._perform(request, path, suffix))
         except Failure as failure:
             return render(request, failure)
         except _BulkAborted:
             return Response(500, b"<h1>Server Error (500)</h1>", b"text/html")
 
-    def _perform(self, request: Request, name: str, suffix: str) -> dict[str, object]:
+    def _perform(self, request: Request, path: str, suffix: str) -> dict[str, object]:
         project_id, signed = self._authenticate(request)
+        folder, _, name = path.partition("/")
+        if name not in REQUESTS[folder]:
+            raise Failure(404, f"no such path {request.path!r}")
         if name == "slots":
             return {"result": "ok", "data": self._accounts.outstanding(project_id)}
-        if name != "bulk" and name not in KINDS:
-            raise Failure(404, f"no such path {request.path!r}")
         arguments = _arguments(request, signed, name, suffix)
+        if folder == "lib":
+            for refusal in self._own(name, arguments):
+                raise Failure(500, refusal.message)
+            return {"result": "ok"}
         if name == "bulk":
             batch = request.headers.get(BATCH, b"").decode("latin-1")
             # other commands under the same id are another batch
@@ -124,6 +131,23 @@ class Api:
         if project_id is None:
             raise Failure(401, "unknown project, or the digest does not match")
         return project_id, signed
+
+    def _own(self, name: str, arguments: Mapping[str, object]) -> list[Refusal]:
+        """Give a machine, `vmid`, to a user, `webid`, or take it back.
+
+        Both are signed as every other request is: who earns a machine's credits is not for anybody to say. A release
+        may leave out the user; if it names one, the machine must be that user's.
+        """
+        machine_id = _identity(arguments, "vmid")
+        if name == "claim":
+            return self._accounts.link([(machine_id, _identity(arguments, "webid"))])
+        if "webid" in arguments:
+            with self._accounts.reading() as ledger:
+                owner = ledger.owners.get(machine_id)
+            user_id = _identity(arguments, "webid")
+            if owner not in {None, user_id}:
+                raise Failure(500, f"machine {machine_id!r} is linked to user {owner!r}, not to {user_id!r}")
+        return self._accounts.release([machine_id])
 
     def _bulk(
         self, project_id: str, classes: Mapping[str, object], batch_id: str | None
@@ -213,6 +237,15 @@ def _arguments(request: Request, signed: bytes, name: str, suffix: str) -> dict[
     if not isinstance(arguments, dict):
         raise Failure(400, "the body is not a JSON object")
     return arguments
+
+
+def _identity(arguments: Mapping[str, object], name: str) -> str:
+    value = arguments.get(name)
+    if value is None or value == "":
+        raise Failure(500, f"missing argument {name!r}")
+    if type(value) not in {str, int}:
+        raise Failure(500, f"{name} must be text, not {shown(value)}")
+    return str(value)
 
 
 def _decoded(text: bytes) -> object:
