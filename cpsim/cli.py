@@ -436,9 +436,9 @@ def daemon(
             raise click.UsageError(f"give {option}, or a --config that says it")
 
     def ready(address: str) -> None:
-        click.echo(address)
         if ready_file is not None:
             _write_whole(ready_file, f"{address}\n")
+        click.echo(address)
 
     main.run(config, when_unknown, ready)
 

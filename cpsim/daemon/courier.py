@@ -81,6 +81,10 @@ class HttpServer:
         """Send one batch."""
         return bulk_errors(calls, self._bulk(batch_id, bulk_body(calls)))
 
+    def close(self) -> None:
+        """Close the connections."""
+        self._pool.close()
+
     def _bulk(self, batch_id: str, body: bytes) -> dict[str, object]:
         header = f"{BATCH_HEADER}: {batch_id}\r\n"
         status, reply = self._pool.post("/batch/bulk", token(self._credentials, body), body, header)

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import threading
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from logging.handlers import WatchedFileHandler
@@ -49,8 +49,9 @@ def run(config: Config, when_unknown: str, ready: Callable[[str], object]) -> No
     logging.basicConfig(
         level=config.loglevel, handlers=[handler], format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    server = HttpServer(config.server, (config.project or "", config.secret or ""), REQUEST_TIMEOUT_S)
+    credentials = config.project or "", config.secret or ""
     with (
+        closing(HttpServer(config.server, credentials, REQUEST_TIMEOUT_S)) as server,
         Daemon(
             config.listen,
             server,
@@ -73,7 +74,11 @@ def shown_status(spool: Path, as_json: bool) -> str:  # noqa: FBT001
     figures = asdict(read_status(spool))
     if as_json:
         return json.dumps(figures) + "\n"
-    return "".join(f"{name.replace('_', ' '):<10}  {value:,}\n" for name, value in figures.items())
+    figures["running"] = "yes" if figures["running"] else "no"
+    return "".join(
+        f"{name.replace('_', ' '):<10}  {value if isinstance(value, str) else f'{value:,}'}\n"
+        for name, value in figures.items()
+    )
 
 
 def shown_failed(spool: Path, as_json: bool) -> str:  # noqa: FBT001
