@@ -98,6 +98,8 @@ class Api:
             return {"result": "ok"}
         if name == "bulk":
             batch = request.headers.get(BATCH, b"").decode("latin-1")
+            if "bulk-abort" in self._accounts.quirks:
+                batch = ""  # who breaks off a batch cannot promise to apply it once
             # other commands under the same id are another batch
             batch_id = f"{batch} {hashlib.sha256(signed).hexdigest()}" if batch else None
             errors = list(self._bulk(project_id, arguments, batch_id))

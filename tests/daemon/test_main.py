@@ -166,3 +166,11 @@ def test_the_server_applies_a_batch_once(server):
         assert [error is None for error in sender.post("other", [("counters", {"slot": "a", "x": 1})])] == [True]
     with server.accounts.reading() as ledger:
         assert ledger.project("p").slots["a"].counters == {"x": 1}
+
+
+def test_a_server_that_breaks_off_batches_does_not_know_them(here):
+    with (
+        Fake({"p": SECRET}, http=ANY_PORT, quirks=frozenset({"bulk-abort"})) as fake,
+        closing(HttpServer(parse_endpoint(fake.addresses["http"]), ("p", SECRET), 5)) as sender,
+    ):
+        assert not sender.knows_batches()
