@@ -18,18 +18,19 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint, parse_endpoint
-from cpdaemon.errors import EndpointError
+from cpdaemon.errors import ConnectFailed, EndpointError
 from cpsim.daemon.addresses import listen_tcp, listen_unix
 from cpsim.daemon.courier import Courier
-from cpsim.daemon.durable import DurableListener
+from cpsim.daemon.faults import FaultyDurableListener, FaultyListener, crash_if_due
 from cpsim.daemon.forwarder import Forwarder
-from cpsim.daemon.listener import Listener
 from cpsim.daemon.site import STOP_WITHIN_S
 from cpsim.daemon.spool import Spool
 from cpsim.errors import Problem
+from cpsim.fault_plan import FaultPlan
 from cpsim.server.access import Access, is_loopback
 from cpsim.server.control import Control
-from cpsim.server.http import API_PATH, Api
+from cpsim.server.faults import FaultyApi
+from cpsim.server.http import API_PATH
 from cpsim.server.inspection import Inspector
 from cpsim.server.journal import DEFAULT_LIMIT
 from cpsim.server.service import AccountServer
@@ -38,12 +39,14 @@ from cpsim.server.store import Store
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
     from cpdaemon.signing import Call
     from cpsim.daemon.forwarder import Deliver
+    from cpsim.daemon.listener import Listener
+    from cpsim.faults import Fault
 
 ANY_PORT: Final = TcpEndpoint("127.0.0.1", 0)
 IDLE_POLL_S: Final = 0.001
@@ -73,12 +76,13 @@ class Site:
 class Daemon:
     """A site's daemon, in front of the accounts."""
 
-    def __init__(self, site: Site, accounts: AccountServer) -> None:
+    def __init__(self, site: Site, accounts: AccountServer, faults: FaultPlan) -> None:
         self._site = site
+        self._faults = faults
         self.addresses: dict[str, str] = {}
-        apply = partial(accounts.apply, site.project_id)
-        self._forwarder = Forwarder(apply, site.flush_interval_s) if site.flush_interval_s else None
-        self._deliver: Deliver = self._forwarder.put if self._forwarder else apply
+        self._apply = partial(accounts.apply, site.project_id)
+        self._forwarder = Forwarder(self._hand_over, site.flush_interval_s) if site.flush_interval_s else None
+        self._deliver: Deliver = self._forwarder.put if self._forwarder else self._hand_over
         self._sockets: list[socket.socket] = []
         self._listener: Listener | None = None
 
@@ -101,7 +105,7 @@ class Daemon:
         """Begin to serve."""
         if self._forwarder is not None:
             self._forwarder.start()
-        self._listener = Listener(self._sockets, self._deliver, self._is_full)
+        self._listener = FaultyListener(self._sockets, self._deliver, self._is_full, faults=self._faults)
         self._listener.start()
 
     def stop(self) -> None:
@@ -118,6 +122,10 @@ class Daemon:
         listening = self._listener.pending if self._listener is not None else 0
         return listening + (self._forwarder.pending if self._forwarder is not None else 0)
 
+    def _hand_over(self, calls: Sequence[Call]) -> None:
+        self._apply(calls)
+        crash_if_due(self._faults, calls)
+
     def _is_full(self) -> bool:
         return self._forwarder is not None and self._forwarder.is_full
 
@@ -130,11 +138,11 @@ class Daemon:
 class StoredDaemon(Daemon):
     """A site's daemon whose commands are on disk before they are answered OK."""
 
-    def __init__(self, site: Site, accounts: AccountServer, spool: Path) -> None:
-        super().__init__(site, accounts)
+    def __init__(self, site: Site, accounts: AccountServer, faults: FaultPlan, spool: Path) -> None:
+        super().__init__(site, accounts, faults)
         self._spool = Spool(spool)
         interval_s = max(site.flush_interval_s, GATHER_S)
-        self._courier = Courier(self._spool, InProcess(accounts, site.project_id), interval_s)
+        self._courier = Courier(self._spool, InProcess(accounts, site.project_id, faults), interval_s)
 
     def release(self) -> None:
         """Give back the addresses and the spool, when they were taken and not used."""
@@ -144,7 +152,7 @@ class StoredDaemon(Daemon):
     def start(self) -> None:
         """Begin to serve, and to deliver what an earlier daemon has left."""
         self._courier.start()
-        self._listener = DurableListener(self._sockets, self._spool)
+        self._listener = FaultyDurableListener(self._sockets, self._spool, faults=self._faults)
         self._listener.start()
 
     def stop(self) -> None:
@@ -160,11 +168,12 @@ class StoredDaemon(Daemon):
 
 
 class InProcess:
-    """The accounts as a courier sees them: they know batches, and are never out of reach."""
+    """The accounts as a courier sees them: they know batches, and are out of reach only by a fault."""
 
-    def __init__(self, accounts: AccountServer, project_id: str) -> None:
+    def __init__(self, accounts: AccountServer, project_id: str, faults: FaultPlan) -> None:
         self._accounts = accounts
         self._project_id = project_id
+        self._faults = faults
 
     def knows_batches(self) -> bool:
         """They do."""
@@ -172,9 +181,12 @@ class InProcess:
 
     def post(self, batch_id: str, calls: Sequence[Call]) -> Sequence[None]:
         """Apply a batch; what is refused is for the accounts to know."""
+        if self._faults.refuses("server"):
+            raise ConnectFailed("the server is down, by a fault")
         self._accounts.apply(self._project_id, calls, batch_id)
         assert self._accounts.store is not None
         self._accounts.store.wait()
+        crash_if_due(self._faults, calls)
         return [None] * len(calls)
 
 
@@ -194,10 +206,13 @@ class Fake:
         journal_limit: how many commands of each project the journal keeps.
         store: the file that keeps the accounts; what a daemon has acknowledged is in `FILE.PROJECT.spool` beside it.
             Without it, all is in memory.
+        faults: what goes wrong, as text or as `Fault`s; `faults` is then the plan that has them, and can be changed.
+        seed: of the faults' probabilities.
+        crash: ends this process at once; without it, a fault that crashes is a problem.
 
     Raises:
         OSError: an address cannot be listened at (from `start`).
-        Problem: the store or a spool cannot be used (from the constructor).
+        Problem: the store or a spool cannot be used, or there is no such fault (from the constructor).
         ValueError: no project, or one that cannot be (from the constructor).
     """
 
@@ -214,9 +229,13 @@ class Fake:
         quirks: frozenset[str] = frozenset(),
         journal_limit: int = DEFAULT_LIMIT,
         store: Path | None = None,
+        faults: Iterable[Fault | str] = (),
+        seed: int = 1,
+        crash: Callable[[], object] | None = None,
     ) -> None:
         if not projects:
             raise ValueError("a fake needs a project")
+        self.faults = FaultPlan(faults, seed=seed, crash=crash)
         self._store = None if store is None else Store(store)
         self.accounts = AccountServer(projects, quirks=quirks, journal_limit=journal_limit, store=self._store)
         self.inspector = Inspector(self.accounts, lambda: self.pending)
@@ -227,9 +246,11 @@ class Fake:
             own = Site(project_id=next(iter(projects)), unix=unix, tcp=tcp, flush_interval_s=flush_interval_s)
             sites = (own, *sites)
         self.daemons = [
-            Daemon(site, self.accounts)
+            Daemon(site, self.accounts, self.faults)
             if store is None
-            else StoredDaemon(site, self.accounts, Path(f"{store}.{quote(site.project_id, safe='')}.spool"))
+            else StoredDaemon(
+                site, self.accounts, self.faults, Path(f"{store}.{quote(site.project_id, safe='')}.spool")
+            )
             for site in sites
         ]
         self._server: HttpServer | None = None
@@ -249,12 +270,13 @@ class Fake:
                 daemon.release()
             self._close_store()
             raise
+        self.faults.begin()
         for daemon in self.daemons:
             self.addresses = daemon.addresses | self.addresses
             daemon.start()
         if http is not None:
             self.addresses["http"] = f"http://{_address(http)}{API_PATH}"
-            self._server = HttpServer(Api(self.accounts, self._control()), [http])
+            self._server = HttpServer(FaultyApi(self.accounts, self._control(), self.faults), [http], self.faults)
             self._server.start()
 
     def stop(self) -> None:

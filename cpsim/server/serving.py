@@ -10,6 +10,9 @@ import uvicorn
 import uvloop
 from uvicorn.server import ServerState
 
+from cpsim.fault_plan import FaultPlan
+from cpsim.refusal import refusing
+
 if TYPE_CHECKING:
     import socket
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
 
     from cpsim.server.http import Api
 
+BACKLOG: Final = 4096
 KEEP_ALIVE_S: Final = 75
 FINISH_S: Final = 1.0
 """How long requests under way are given when the server stops."""
@@ -29,11 +33,12 @@ class HttpServer:
     whether it should stop, and a test's fixture cannot wait that long.
 
     Args:
-        app: the application.
+        app: the application. Its scope's state holds `stopping`, an event.
         sockets: bound and listening; closed by `stop`.
+        faults: say when connections are refused.
     """
 
-    def __init__(self, app: Api, sockets: list[socket.socket]) -> None:
+    def __init__(self, app: Api, sockets: list[socket.socket], faults: FaultPlan | None = None) -> None:
         self._config = uvicorn.Config(
             cast("ASGIApplication", app),
             http="httptools",
@@ -47,6 +52,10 @@ class HttpServer:
         )
         self._config.load()
         self._sockets = sockets
+        self._faults = FaultPlan() if faults is None else faults
+        self._servers: list[asyncio.Server] = []
+        self._down: bool | None = None
+        self._state = ServerState()
         self._ready = threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="cpsim-http", daemon=True)
@@ -62,6 +71,7 @@ class HttpServer:
         if self._failure is not None:
             self._thread.join()
             raise self._failure
+        self._faults.watch(self._refresh)
 
     def stop(self) -> None:
         """Stop accepting, finish the requests under way, and close."""
@@ -82,16 +92,18 @@ class HttpServer:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        state = ServerState()
-
-        def protocol() -> asyncio.Protocol:
-            return self._config.http_protocol_class(config=self._config, server_state=state, app_state={})  # type: ignore[call-arg]
-
-        servers = [await self._loop.create_server(protocol, sock=sock) for sock in self._sockets]
+        self._addresses = [(sock.family, sock.getsockname()) for sock in self._sockets]
+        self._following = asyncio.Lock()
+        self._timer = self._loop.call_soon(lambda: None)
+        await self._follow()
         self._ready.set()
         await self._stop.wait()
-        for server in servers:
+        self._timer.cancel()
+        for server in self._servers:
             server.close()
+        for sock in self._sockets:
+            sock.close()
+        state = self._state
         for connection in list(state.connections):
             connection.shutdown()
         deadline = self._loop.time() + FINISH_S
@@ -101,3 +113,40 @@ class HttpServer:
             connection.transport.abort()
         if state.tasks:
             await asyncio.wait(state.tasks, timeout=FINISH_S)  # they find their clients gone, and end
+
+    def _protocol(self) -> asyncio.Protocol:
+        return self._config.http_protocol_class(  # type: ignore[call-arg]
+            config=self._config, server_state=self._state, app_state={"stopping": self._stop}
+        )
+
+    def _refresh(self) -> None:
+        """Do as the plan of faults has it now; from another thread, it is done on return."""
+        if threading.current_thread() is self._thread:
+            self._follow_soon()
+        elif self._thread.is_alive():
+            asyncio.run_coroutine_threadsafe(self._follow(), self._loop).result(FINISH_S)
+
+    def _follow_soon(self) -> None:
+        self._follower = self._loop.create_task(self._follow())
+
+    async def _follow(self) -> None:
+        """Accept or refuse connections, as the plan of faults has it now, and look again when that is to change."""
+        async with self._following:
+            self._timer.cancel()
+            down = self._faults.refuses("server")
+            if down and not self._down:
+                for server in self._servers:
+                    server.close()
+                for sock in self._sockets:
+                    sock.close()
+                self._sockets = [refusing(*address) for address in self._addresses]
+                for connection in list(self._state.connections):
+                    connection.shutdown()
+            elif self._down is not down:
+                self._servers = [
+                    await self._loop.create_server(self._protocol, sock=sock, backlog=BACKLOG) for sock in self._sockets
+                ]
+            self._down = down
+            change_s = self._faults.next_change_s("server")
+            if change_s is not None:
+                self._timer = self._loop.call_later(change_s, self._follow_soon)

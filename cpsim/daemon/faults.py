@@ -1,0 +1,204 @@
+"""The daemon's faults: connections that are refused, and commands that are not answered as they should be."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from contextlib import suppress
+from heapq import heapify, heappop, heappush
+from itertools import count
+from queue import SimpleQueue
+from selectors import EVENT_READ
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+from cpsim.daemon.durable import DurableListener
+from cpsim.daemon.listener import BACKLOG, READ_BYTES, Listener
+from cpsim.refusal import refusing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from cpdaemon.signing import Call as AnyCall
+    from cpsim.daemon.listener import Call, _Connection
+    from cpsim.fault_plan import FaultPlan
+    from cpsim.faults import Fault
+
+RESET: Final = struct.pack("ii", 1, 0)
+"""Linger for no time: closing resets."""
+MAX_HELD: Final = 1_000_000
+"""How many commands are kept while the server is down; what comes after is answered ER."""
+CHANGE_S: Final = 5.0
+"""How long a change of the plan waits for the listener's thread."""
+
+
+class FaultyListener(Listener):
+    """A listener whose commands meet the faults of a plan, and which keeps them while the plan's server is down.
+
+    Args:
+        arguments: those of `Listener`, or of the listener that this one is mixed with.
+        faults: the plan.
+    """
+
+    def __init__(self, *arguments: Any, faults: FaultPlan) -> None:  # noqa: ANN401 - not ours to know
+        super().__init__(*arguments)
+        self._faults = faults
+        self._addresses = [(sock.family, sock.getsockname()) for sock in self._sockets]
+        self._is_full_otherwise = self._is_full
+        self._refusing = self._holding = False
+        self._hung: set[_Connection] = set()
+        self._answering: dict[_Connection, Fault] = {}
+        self._later: list[tuple[float, int, Callable[[], object]]] = []
+        self._number = count()
+        self._changes: SimpleQueue[threading.Event] = SimpleQueue()
+
+    def start(self) -> None:
+        """Begin to accept."""
+        super().start()
+        self._faults.watch(self._refresh)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """Do as the plan has it now; it is done on return."""
+        if self._thread.is_alive():
+            done = threading.Event()
+            self._changes.put(done)
+            with suppress(BlockingIOError):  # it will wake up as it is
+                self._wake.send(b"\0")
+            done.wait(CHANGE_S)
+
+    def _woken(self) -> None:
+        super()._woken()
+        with suppress(BlockingIOError):
+            self._wake_end.recv(READ_BYTES)
+        while not self._changes.empty():
+            self._follow()
+            self._changes.get().set()
+
+    def _follow(self) -> None:
+        """Accept or refuse connections and pass commands on or keep them, as the plan has it now."""
+        self._holding = self._faults.refuses("server")
+        self._is_full = self._holds_enough if self._holding else self._is_full_otherwise
+        refuses = self._faults.refuses("daemon")
+        if refuses and not self._refusing:
+            for sock in self._sockets:
+                self._selector.unregister(sock)
+                sock.close()
+            self._sockets = [refusing(*address) for address in self._addresses]
+        elif self._refusing and not refuses:
+            for sock in self._sockets:
+                sock.listen(BACKLOG)
+                sock.setblocking(False)  # noqa: FBT003
+                self._selector.register(sock, EVENT_READ)
+        self._refusing = refuses
+        self._later = [due for due in self._later if due[-1] != self._follow]
+        heapify(self._later)
+        changes_s = [self._faults.next_change_s(stage) for stage in ("daemon", "server")]
+        for change_s in changes_s:
+            if change_s is not None:
+                self._do_later(change_s, self._follow)
+
+    def _holds_enough(self) -> bool:
+        return len(self._queue) >= MAX_HELD or self._is_full_otherwise()
+
+    def _do_later(self, delay_s: float, action: Callable[[], object]) -> None:
+        heappush(self._later, (monotonic() + delay_s, next(self._number), action))
+
+    def _patience_s(self) -> float | None:
+        patience_s = super()._patience_s()
+        if not self._later:
+            return patience_s
+        later_s = max(0.0, self._later[0][0] - monotonic())
+        return later_s if patience_s is None else min(patience_s, later_s)
+
+    def _end_waits(self, now: float) -> None:
+        super()._end_waits(now)
+        while self._later and self._later[0][0] <= now:
+            heappop(self._later)[-1]()
+
+    def _acknowledge(self, connection: _Connection, call: Call, ended: bool) -> None:  # noqa: FBT001
+        fault = self._faults.draw("daemon", [(call[0], call[1]["slot"])]) if self._faults.daemon else None
+        if fault is None:
+            super()._acknowledge(connection, call, ended)
+        else:
+            self._meet(fault, connection, call, ended)
+
+    def _meet(self, fault: Fault, connection: _Connection, call: Call, ended: bool) -> None:  # noqa: FBT001
+        """Take a command, or not, and answer it as a fault wants it."""
+        acknowledge = super()._acknowledge
+        self._unwatch(connection)
+        match fault.action:
+            case "late" | "pieces":
+                assert fault.value is not None
+                if fault.action == "pieces":
+                    self._answering[connection] = fault
+                    with suppress(OSError):
+                        connection.sock.send(b"O", socket.MSG_DONTWAIT)
+                self._do_later(fault.value, lambda: acknowledge(connection, call, ended))
+            case "lose-reply" | "crash-after-ok":
+                self._answering[connection] = fault
+                acknowledge(connection, call, ended=True)
+            case "hang":
+                connection.answered = True
+                self._hung = {other for other in self._hung if not other.sealed} | {connection}
+                self._watch(connection)
+            case "error":
+                connection.answered = True
+                self._reply(connection, b"ER")
+                self._fresh.append(connection)
+            case "close" | "reset" | "crash-before-ok":
+                if fault.action == "crash-before-ok":
+                    self._faults.crash()
+                if fault.action == "reset":
+                    connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                self._close(connection)
+
+    def _reply(self, connection: _Connection, reply: bytes) -> None:
+        fault = self._answering.pop(connection, None) if self._answering else None
+        if fault is None or fault.action == "crash-after-ok":
+            super()._reply(connection, reply)
+        elif fault.action == "pieces":
+            super()._reply(connection, reply[1:])
+        if fault is not None and fault.action == "crash-after-ok":
+            self._faults.crash()
+
+    def _watch(self, connection: _Connection) -> None:
+        if connection not in self._hung:
+            super()._watch(connection)
+        elif not connection.watched:
+            connection.watched = True
+            self._selector.register(connection.sock, EVENT_READ, connection)
+
+    def _pass_on(self) -> None:
+        if not self._holding:
+            super()._pass_on()
+
+    def _finish(self) -> None:
+        self._holding = False
+        if self._refusing:
+            for sock in self._sockets:
+                sock.close()
+            self._sockets = []
+        while self._later:
+            action = heappop(self._later)[-1]
+            if action != self._follow:
+                action()
+        for connection in self._hung:
+            self._close(connection)
+        super()._finish()
+
+
+class FaultyDurableListener(FaultyListener, DurableListener):
+    """Likewise in front of a spool, which keeps the commands while the server is down."""
+
+    def _pass_on(self) -> None:
+        super(FaultyListener, self)._pass_on()
+
+
+def crash_if_due(faults: FaultPlan, calls: Sequence[AnyCall]) -> None:
+    """Crash if a plan has that for one of the commands that have just come to the accounts."""
+    if faults.delivery:
+        for kind, arguments in calls:
+            if faults.draw("delivery", [(kind, str(arguments["slot"]))]) is not None:
+                faults.crash()

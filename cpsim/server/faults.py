@@ -1,0 +1,159 @@
+"""The server's faults: requests that are not answered as they should be."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from cpdaemon.commands import KINDS
+from cpsim.server.http import API_PATH, MAX_BODY_BYTES, Api
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cpsim.fault_plan import FaultPlan
+    from cpsim.faults import Fault
+    from cpsim.server.control import Control
+    from cpsim.server.http import Receive, Scope, Send
+    from cpsim.server.service import AccountServer
+
+RESET: Final = struct.pack("ii", 1, 0)
+"""Linger for no time: closing resets."""
+PAGE: Final = b"<html><body><h1>It works!</h1></body></html>"
+APPLIED: Final = frozenset({"late", "lose-reply", "cut", "crash-after-commit"})
+
+
+class FaultyApi(Api):
+    """An API whose requests meet the faults of a plan; those of the control API meet none.
+
+    Args:
+        accounts: who answers.
+        control: the control API, where it is enabled.
+        faults: the plan.
+    """
+
+    def __init__(self, accounts: AccountServer, control: Control | None, faults: FaultPlan) -> None:
+        super().__init__(accounts, control)
+        self._faults = faults
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI request."""
+        if not self._faults.server or not scope["path"].startswith(f"{API_PATH}/"):
+            await super().__call__(scope, receive, send)
+            return
+        request = _Request(receive)
+        await request.read()
+        fault = self._faults.draw("server", list(subjects(scope, request.body)))
+        if fault is None:
+            await super().__call__(scope, request.receive, send)
+        else:
+            await self._meet(fault, scope, request, send)
+
+    async def _meet(self, fault: Fault, scope: Scope, request: _Request, send: Send) -> None:
+        """Answer, or not, as a fault wants it."""
+        stopping: asyncio.Event = scope["state"]["stopping"]
+        answer: list[Any] = []
+
+        async def keep(message: Any) -> None:  # noqa: ANN401 - as ASGI has it
+            answer.append(message)
+
+        if fault.action == "late":
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), fault.value)
+            await super().__call__(scope, request.receive, send)
+            return
+        if fault.action in APPLIED:
+            await super().__call__(scope, request.receive, keep)
+        match fault.action:
+            case "status" | "not-json":
+                await _answer(fault, send)
+                return
+            case "crash-after-commit":
+                self._faults.crash()
+            case "cut":
+                await send(answer[0])
+                body = answer[1]["body"]
+                await send({**answer[1], "body": body[: len(body) // 2], "more_body": True})
+            case "hang":
+                gone = asyncio.ensure_future(request.gone())
+                await asyncio.wait((gone, asyncio.ensure_future(stopping.wait())), return_when=asyncio.FIRST_COMPLETED)
+        connection = send.__self__  # type: ignore[attr-defined] # uvicorn's: ASGI has no way to break one off
+        if fault.action == "reset":
+            connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            connection.transport.abort()
+        else:
+            connection.transport.close()
+        connection.disconnected = True
+
+
+class _Request:
+    """A request that has been read, and can be read again."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._messages: list[Any] = []
+        self.body = b""
+
+    async def read(self) -> None:
+        """Read it, up to its end or to the size that the API takes."""
+        more = True
+        while more and len(self.body) <= MAX_BODY_BYTES:
+            message = await self._receive()
+            self._messages.append(message)
+            self.body += message.get("body", b"")
+            more = message.get("more_body", False)
+
+    async def receive(self) -> Any:  # noqa: ANN401 - as ASGI has it
+        """What was read, then what comes after."""
+        return self._messages.pop(0) if self._messages else await self._receive()
+
+    async def gone(self) -> None:
+        """Wait until the client is."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+
+async def _answer(fault: Fault, send: Send) -> None:
+    if fault.action == "not-json":
+        status, kind, body = 200, b"text/html", PAGE
+    else:
+        assert fault.value is not None
+        status, kind = int(fault.value), b"application/json"
+        body = b"" if status in {204, 304} else b'{"result":"error","message":"a fault that was asked for"}'
+    headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def subjects(scope: Scope, body: bytes) -> Iterator[tuple[str, str]]:
+    """What a request is about: its kind and slot id, and those of the commands that a bulk request carries."""
+    kind, _, suffix = scope["path"].rpartition("/")[2].partition(".")
+    if scope["method"] == "GET":
+        arguments: Any = dict(parse_qsl(scope["query_string"].decode(errors="replace")))
+    elif suffix == "text":
+        arguments = dict(
+            field.strip().split("=", 1) for field in body.decode(errors="replace").split(",") if "=" in field
+        )
+    else:
+        arguments = _decoded(body)
+    arguments = arguments if isinstance(arguments, dict) else {}
+    yield kind, str(arguments.get("slot", ""))
+    for name in KINDS if kind == "bulk" else ():
+        commands = arguments.get(name)
+        commands = _decoded(commands) if isinstance(commands, str) else commands
+        for command in commands if isinstance(commands, list) else ():
+            if isinstance(command, dict):
+                yield name, str(command.get("slot", ""))
+
+
+def _decoded(text: bytes | str) -> object:
+    try:
+        return msgspec.json.decode(text)
+    except (ValueError, RecursionError):
+        return None

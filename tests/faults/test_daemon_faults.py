@@ -1,0 +1,170 @@
+"""What a client of the daemon sees of each fault, and what the accounts see."""
+
+import threading
+import time
+
+import pytest
+
+from cpdaemon import Client, TcpEndpoint
+from cpdaemon.errors import ConnectFailed, CreditPiggyError, ReplyLost, ReplyTimeout
+from cpdaemon.transport import exchange
+from cpsim.fake import Fake
+
+HELD_S = 0.1
+"""How long what should not happen is given to happen."""
+
+
+def frame(client, text):
+    """Send a frame by hand; returns what came before the connection closed."""
+    return exchange(client._endpoint, text, 5)
+
+
+def test_refuse(fake, client, slots):
+    client.alloc("before")
+    for number in range(2):
+        with fake.faults.refuse(), pytest.raises(ConnectFailed) as caught:
+            client.alloc("refused")
+        assert caught.value.definite
+        client.alloc(f"after-{number}")
+    assert slots() == ["before", "after-0", "after-1"]
+    assert [firing[1:] for firing in fake.faults.firings] == [("daemon", "refuse", "", "")] * 2
+
+
+def test_refuse_for_a_while(fake, client):
+    refused = threading.Event()
+    fake.faults.watch(refused.set)
+    now_s = fake.faults._elapsed_s()
+    fake.faults.add(f"refuse:from={now_s + 0.1},until={now_s + 0.2}")
+    client.alloc("before")
+    outcomes = []
+    deadline = time.monotonic() + 5
+    while outcomes[-2:] != [False, True] and time.monotonic() < deadline:
+        try:
+            client.alloc(f"slot-{len(outcomes)}")
+            outcomes.append(True)
+        except ConnectFailed:
+            outcomes.append(False)
+    assert outcomes[-2:] == [False, True]
+
+
+def test_hang(fake, client, slots):
+    with fake.faults.hang(kind="claim"):
+        client.alloc("x")
+        with Client(str(client._endpoint), timeout_s=0.1) as impatient, pytest.raises(ReplyTimeout):
+            impatient.claim("x", "m")
+        client.discard("x")
+    assert slots() == ["x"]
+    with fake.accounts.reading() as ledger:
+        assert ledger.project("p").slots["x"].state == "discarded"
+
+
+def test_a_hanging_client_does_not_hold_up_the_end(here):
+    with Fake({"p": "s"}, unix=here / "other.sock", faults=["hang", "late=60:kind=claim"]) as fake:
+        socks = [Client("./other.sock", timeout_s=0.05) for _ in range(3)]
+        for sock in socks:
+            with pytest.raises(ReplyTimeout):
+                sock.alloc("x")
+        started_s = time.monotonic()
+    assert time.monotonic() - started_s < 0.5
+    assert len(fake.faults.firings) == 3
+
+
+def test_late(fake, client, slots):
+    started_s = time.monotonic()
+    with fake.faults.late(0.2, slot="slow-*"):
+        client.alloc("fast")
+        fast_s = time.monotonic() - started_s
+        client.alloc("slow-1")
+    assert fast_s < 0.2 <= time.monotonic() - started_s
+    assert slots() == ["fast", "slow-1"]
+
+
+def test_what_is_late_when_the_daemon_stops_is_answered(here):
+    answers = []
+    with Fake({"p": "s"}, unix=here / "other.sock", faults=["late=60"]) as fake:
+        client = Client("./other.sock", timeout_s=5)
+        thread = threading.Thread(target=lambda: answers.append(frame(client, b"alloc,slot=x")))
+        thread.start()
+        deadline = time.monotonic() + 5
+        while not fake.faults.firings and time.monotonic() < deadline:
+            time.sleep(0.001)
+    thread.join()
+    assert answers == [b"OK"]
+    with fake.accounts.reading() as ledger:
+        assert list(ledger.project("p").slots) == ["x"]
+
+
+def test_pieces(fake, client, slots):
+    with fake.faults.pieces(0.1):
+        started_s = time.monotonic()
+        assert frame(client, b"alloc,slot=x") == b"OK"
+        assert time.monotonic() - started_s >= 0.1
+    assert slots() == ["x"]
+
+
+def test_error(fake, client, slots):
+    with fake.faults.error(nth=2):
+        answers = [frame(client, b"alloc,slot=%d" % number) for number in range(3)]
+    assert answers == [b"OK", b"ER", b"OK"]
+    assert slots() == ["0", "2"]
+
+
+@pytest.mark.parametrize("action", ["close", "reset"])
+def test_no_answer_and_not_taken(fake, client, slots, action):
+    with getattr(fake.faults, action)(count=1):
+        with pytest.raises(ReplyLost) as caught:
+            client.alloc("x")
+        client.alloc("y")
+    assert slots() == ["y"]
+    was_reset = action == "reset" and isinstance(client._endpoint, TcpEndpoint)
+    assert isinstance(caught.value.__cause__, ConnectionResetError) is was_reset
+
+
+def test_lose_reply(fake, client, slots):
+    with fake.faults.lose_reply(nth=3):
+        client.alloc("a")
+        client.alloc("b")
+        with pytest.raises(ReplyLost):
+            client.alloc("c")
+        client.alloc("d")
+    assert slots() == ["a", "b", "c", "d"]
+    assert [firing[1:] for firing in fake.faults.firings] == [("daemon", "lose-reply", "alloc", "c")]
+
+
+def test_a_malformed_frame_meets_no_fault(fake, client):
+    with fake.faults.hang():
+        assert frame(client, b"nonsense\n") == b"ER"
+    assert fake.faults.firings == []
+
+
+def test_a_daemon_keeps_its_commands_while_the_server_is_down(fake, client, slots):
+    with fake.faults.down():
+        client.alloc("x")
+        with pytest.raises(TimeoutError):
+            fake.wait_until_idle(HELD_S)
+        with fake.accounts.reading() as ledger:
+            assert not ledger.projects or not ledger.project("p").slots
+    assert slots() == ["x"]
+
+
+def test_each_crash_comes_at_its_moment(here):
+    """This one does not end the process, but counts what the accounts have in that moment."""
+    seen = []
+
+    def crash():
+        with fake.accounts.reading() as ledger:
+            seen.append(len(ledger.project("p").slots) if ledger.projects else 0)
+        moment.set()
+
+    for fault, slot_count in (("crash-before-ok", 0), ("crash-after-ok", 0), ("daemon.crash-after-commit", 1)):
+        moment = threading.Event()
+        with Fake({"p": "s"}, unix=here / "other.sock", faults=[fault], crash=crash) as fake:
+            client = Client("./other.sock", timeout_s=0.2)
+            if fault == "crash-before-ok":
+                with pytest.raises(CreditPiggyError):
+                    client.alloc("x")
+            else:
+                client.alloc("x")
+            assert moment.wait(5)
+        assert seen == [slot_count]
+        seen.clear()

@@ -1,0 +1,235 @@
+"""What a fault is, as text and as a value, and which fault of a plan fires."""
+
+import threading
+
+import pytest
+
+from cpsim.errors import Problem
+from cpsim.fault_plan import MAX_FIRINGS, FaultPlan
+from cpsim.faults import ACTIONS, Fault
+
+CLAIM = [("claim", "job-1")]
+
+
+class Clock:
+    now_s = 100.0
+
+    def __call__(self):
+        return self.now_s
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def fired(plan, commands, hook="daemon"):
+    """The numbers of the commands, from 1 up, for which a fault fires."""
+    return [number for number, subject in enumerate(commands, 1) if plan.draw(hook, [subject])]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hang",
+        "daemon.hang:kind=claim,slot=job-*,nth=3,count=1",
+        "server.status=503:probability=0.1,from=10,until=20",
+        "late=0.5:count=20",
+        "server.down:from=1.5",
+        "daemon.crash-after-ok:slot=a:b=c",
+    ],
+)
+def test_a_fault_is_the_text_it_was_read_from(text):
+    fault = Fault.parse(text)
+    assert str(fault) == text
+    assert Fault.parse(str(fault)) == fault
+
+
+def test_an_action_of_one_stage_has_that_stage():
+    assert Fault("refuse").stage == "daemon"
+    assert Fault.parse("status=503") == Fault("status", 503, stage="server")
+    assert str(Fault("pieces")) == "daemon.pieces=0.05"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("daemon.hnag", "the daemon has no action 'hnag'; there are .*; did you mean 'hang'?"),
+        ("demon.hang", "no stage 'demon'; there are daemon, server; did you mean 'daemon'?"),
+        ("server.pieces", "the server has no action 'pieces'"),
+        ("", "no action ''; there are"),
+        ("hang=3", "hang takes no value"),
+        ("status", "status needs a value, status=VALUE, an HTTP status from 200 to 599"),
+        ("status=99", "status is 99, and must be an HTTP status from 200 to 599"),
+        ("status=ok", "status is 'ok', and must be"),
+        ("late=-1", "late is -1.0, and must be seconds from 0 to 86,400"),
+        ("hang:nth=0", "nth is 0, and must be a whole number from 1 up"),
+        ("hang:count=two", "count is 'two', and must be a whole number from 1 up"),
+        ("hang:knd=claim", "no key 'knd'; there are kind, .*; did you mean 'kind'?"),
+        ("hang:kind=clam", "kind is 'clam', and must be one of alloc, "),
+        ("hang:slot", "slot is '', and must be a pattern"),
+        ("hang:nth=1,nth=2", "nth is given twice"),
+        ("hang:probability=1.1", "probability is 1.1, and must be a number above 0 and at most 1"),
+        ("hang:probability=nan", "probability is nan, and"),
+        ("hang:from=4,until=3", "until must be later than from"),
+        ("refuse:kind=claim", "kind cannot choose here, for a refused connection tells nothing; from and until can"),
+        ("hang:", "no key ''"),
+    ],
+)
+def test_what_is_wrong_with_a_text_is_said(text, message):
+    with pytest.raises(Problem, match=f"^fault .*: {message}") as caught:
+        Fault.parse(text)
+    assert text.partition(":")[0] in str(caught.value)
+
+
+def test_what_is_wrong_with_a_value_is_said():
+    with pytest.raises(Problem, match="nth is True, and must be a whole number"):
+        Fault("hang", nth=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("hang", [1, 2, 3, 4, 5, 6]),
+        ("hang:kind=claim", [2, 4, 6]),
+        ("hang:slot=b*", [3, 4]),
+        ("hang:kind=claim,slot=[ab]", [2, 4]),
+        ("hang:nth=3", [3]),
+        ("hang:count=2", [1, 2]),
+        ("hang:nth=2,count=3", [2, 3, 4]),
+        ("hang:kind=claim,nth=2", [4]),
+        ("server.hang", []),
+    ],
+)
+def test_a_fault_selects(text, numbers):
+    commands = [(kind, slot) for slot in ("a", "b", "c") for kind in ("alloc", "claim")]
+    assert fired(FaultPlan([text]), commands) == numbers
+
+
+def test_a_probability_depends_on_the_seed_alone():
+    first, same, other = (fired(FaultPlan(["hang:probability=0.3"], seed=seed), CLAIM * 1000) for seed in (1, 1, 2))
+    assert first == same != other
+    assert 200 < len(first) < 400
+
+
+def test_a_probability_is_the_same_beside_other_faults():
+    alone = fired(FaultPlan(["hang:probability=0.3"]), CLAIM * 100)
+    plan = FaultPlan(["late=1:probability=0.3", "hang:probability=0.3"])
+    drawn = [plan.draw("daemon", CLAIM) for _ in range(100)]
+    hung = [number for number, fault in enumerate(drawn, 1) if fault and fault.action == "hang"]
+    late = [number for number, fault in enumerate(drawn, 1) if fault and fault.action == "late"]
+    assert set(hung) == set(alone) - set(late)
+
+
+def test_a_window_counts_from_the_beginning(clock):
+    plan = FaultPlan(["hang:from=10,until=20"], clock=clock)
+    clock.now_s = 200
+    plan.begin()
+    for elapsed_s, fires in ((0, False), (9.9, False), (10, True), (19.9, True), (20, False)):
+        clock.now_s = 200 + elapsed_s
+        assert bool(plan.draw("daemon", CLAIM)) is fires
+
+
+def test_what_refuses_is_told_with_its_changes(clock):
+    plan = FaultPlan(["refuse:from=10,until=20"], clock=clock)
+    assert (plan.refuses("daemon"), plan.next_change_s("daemon")) == (False, 10)
+    clock.now_s += 15
+    assert (plan.refuses("daemon"), plan.next_change_s("daemon")) == (True, 5)
+    assert (plan.refuses("server"), plan.next_change_s("server")) == (False, None)
+    clock.now_s += 5
+    assert (plan.refuses("daemon"), plan.next_change_s("daemon")) == (False, None)
+    assert plan.firings == [(15, "daemon", "refuse", "", "")]
+
+
+def test_the_first_fault_of_several_fires():
+    plan = FaultPlan(["close:nth=2", "hang"])
+    assert [plan.draw("daemon", CLAIM).action for _ in range(3)] == ["hang", "close", "hang"]
+    assert plan.describe() == [
+        {"fault": "close:nth=2", "selected": 3, "fired": 1},
+        {"fault": "hang", "selected": 3, "fired": 2},
+    ]
+
+
+def test_a_request_is_one_however_many_commands_it_has():
+    plan = FaultPlan(["status=503:slot=b,nth=2"])
+    bulk = [("bulk", ""), ("alloc", "b"), ("claim", "b")]
+    assert [bool(plan.draw("server", bulk)) for _ in range(3)] == [False, True, False]
+    assert plan.firings[0][2:] == ("status", "alloc", "b")
+
+
+def test_a_plan_changes_as_a_whole_or_not_at_all():
+    plan = FaultPlan(["hang"])
+    for change in (plan.replace, lambda texts: plan.add(*texts), lambda texts: plan.remove("hang", *texts)):
+        with pytest.raises(Problem):
+            change(["close", "no-such"])
+        assert list(plan) == [Fault("hang")]
+
+
+def test_a_plan_is_changed_piece_by_piece():
+    plan = FaultPlan()
+    assert not plan.daemon
+    plan.add("hang", "server.close", "hang")
+    assert (plan.daemon, plan.server, plan.delivery) == (True, True, False)
+    plan.remove(Fault("hang"))
+    assert list(map(str, plan)) == ["hang", "server.close"]
+    with pytest.raises(Problem, match=r"is not set; these are: hang, server.close"):
+        plan.remove("cut")
+    plan.clear()
+    assert list(plan) == []
+    assert not plan.daemon
+
+
+def test_a_context_has_its_fault_and_no_longer():
+    plan = FaultPlan(["cut"])
+    with plan.hang(kind="claim", stage="daemon"), plan.during("late=1", "status=500"):
+        assert list(map(str, plan)) == ["server.cut", "daemon.hang:kind=claim", "late=1", "server.status=500"]
+    assert list(map(str, plan)) == ["server.cut"]
+    with plan.down():
+        plan.clear()
+    assert list(plan) == []
+
+
+def test_every_action_has_a_context():
+    plan = FaultPlan()
+    values = {"late": [0.5], "status": [503]}
+    for action in ACTIONS:
+        if not action.startswith("crash"):
+            with getattr(plan, action.replace("-", "_"))(*values.get(action, []), until_s=5):
+                assert [fault.action for fault in plan] == [action]
+
+
+def test_a_crash_needs_a_process_that_may_end():
+    with pytest.raises(Problem, match=r"'daemon.crash-after-ok' would end the process that runs this fake"):
+        FaultPlan(["crash-after-ok"])
+    plan = FaultPlan(["crash-after-commit"], crash=lambda: None)
+    assert (plan.daemon, plan.server, plan.delivery) == (False, True, True)
+
+
+def test_watchers_are_told_of_each_change():
+    plan = FaultPlan()
+    seen = []
+    plan.watch(lambda: seen.append(len(list(plan))))
+    with plan.hang(), plan.cut():
+        pass
+    assert seen == [1, 2, 1, 0]
+
+
+def test_a_full_record_says_so():
+    plan = FaultPlan(["hang"])
+    for _ in range(MAX_FIRINGS + 2):
+        plan.draw("daemon", CLAIM)
+    with pytest.raises(Problem, match="keeps 100,000 firings, and 2 came after"):
+        _ = plan.firings
+    plan.forget_firings()
+    assert plan.firings == []
+
+
+def test_a_count_holds_among_threads():
+    plan = FaultPlan(["hang:count=500"])
+    counts = []
+    threads = [threading.Thread(target=lambda: counts.append(len(fired(plan, CLAIM * 1000)))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(counts) == len(plan.firings) == 500
