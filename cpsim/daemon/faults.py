@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+from _socket import socket as RawSocket  # noqa: N812 - the class below `socket.socket`
 from contextlib import suppress
 from heapq import heapify, heappop, heappush
 from itertools import count
@@ -48,7 +49,6 @@ class FaultyListener(Listener):
         self._is_full_otherwise = self._is_full
         self._refusing = self._holding = False
         self._hung: set[_Connection] = set()
-        self._answering: dict[_Connection, Fault] = {}
         self._later: list[tuple[float, int, Callable[[], object]]] = []
         self._number = count()
         self._changes: SimpleQueue[threading.Event] = SimpleQueue()
@@ -77,7 +77,8 @@ class FaultyListener(Listener):
             self._changes.get().set()
 
     def _follow(self) -> None:
-        """Accept or refuse connections and pass commands on or keep them, as the plan has it now."""
+        """Accept or refuse connections, admit commands, and pass them on or keep them, as the plan has it now."""
+        self._admit = self._draw if self._faults.daemon else self._acknowledge
         self._holding = self._faults.refuses("server")
         self._is_full = self._holds_enough if self._holding else self._is_full_otherwise
         refuses = self._faults.refuses("daemon")
@@ -117,28 +118,27 @@ class FaultyListener(Listener):
         while self._later and self._later[0][0] <= now:
             heappop(self._later)[-1]()
 
-    def _acknowledge(self, connection: _Connection, call: Call, ended: bool) -> None:  # noqa: FBT001
-        fault = self._faults.draw("daemon", [(call[0], call[1]["slot"])]) if self._faults.daemon else None
+    def _draw(self, connection: _Connection, call: Call, ended: bool) -> None:  # noqa: FBT001
+        fault = self._faults.draw("daemon", [(call[0], call[1]["slot"])])
         if fault is None:
-            super()._acknowledge(connection, call, ended)
+            self._acknowledge(connection, call, ended)
         else:
             self._meet(fault, connection, call, ended)
 
     def _meet(self, fault: Fault, connection: _Connection, call: Call, ended: bool) -> None:  # noqa: FBT001
         """Take a command, or not, and answer it as a fault wants it."""
-        acknowledge = super()._acknowledge
         self._unwatch(connection)
         match fault.action:
             case "late" | "pieces":
                 assert fault.value is not None
                 if fault.action == "pieces":
-                    self._answering[connection] = fault
                     with suppress(OSError):
                         connection.sock.send(b"O", socket.MSG_DONTWAIT)
-                self._do_later(fault.value, lambda: acknowledge(connection, call, ended))
+                    connection.sock = _Answering(connection.sock, fault, self._faults.crash)
+                self._do_later(fault.value, lambda: self._acknowledge(connection, call, ended))
             case "lose-reply" | "crash-after-ok":
-                self._answering[connection] = fault
-                acknowledge(connection, call, ended=True)
+                connection.sock = _Answering(connection.sock, fault, self._faults.crash)
+                self._acknowledge(connection, call, ended=True)
             case "hang":
                 connection.answered = True
                 self._hung = {other for other in self._hung if not other.sealed} | {connection}
@@ -153,15 +153,6 @@ class FaultyListener(Listener):
                 if fault.action == "reset":
                     connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
                 self._close(connection)
-
-    def _reply(self, connection: _Connection, reply: bytes) -> None:
-        fault = self._answering.pop(connection, None) if self._answering else None
-        if fault is None or fault.action == "crash-after-ok":
-            super()._reply(connection, reply)
-        elif fault.action == "pieces":
-            super()._reply(connection, reply[1:])
-        if fault is not None and fault.action == "crash-after-ok":
-            self._faults.crash()
 
     def _watch(self, connection: _Connection) -> None:
         if connection not in self._hung:
@@ -187,6 +178,24 @@ class FaultyListener(Listener):
         for connection in self._hung:
             self._close(connection)
         super()._finish()
+
+
+class _Answering(RawSocket):
+    """A client's socket, on which the answer goes out as a fault wants it."""
+
+    def __init__(self, sock: RawSocket, fault: Fault, crash: Callable[[], None]) -> None:
+        super().__init__(socket.AF_UNSPEC, socket.SOCK_STREAM, 0, sock.detach())
+        self._action = fault.action
+        self._crash = crash
+
+    def send(self, reply: Any, flags: int = 0) -> int:  # noqa: ANN401 - any bytes
+        """Send all of the answer, its end, or nothing."""
+        if self._action == "lose-reply":
+            return len(reply)
+        sent = super().send(reply[1:] if self._action == "pieces" else reply, flags)
+        if self._action == "crash-after-ok":
+            self._crash()
+        return sent
 
 
 class FaultyDurableListener(FaultyListener, DurableListener):

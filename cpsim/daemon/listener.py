@@ -78,6 +78,7 @@ class Listener:
         self._sockets = list(sockets)
         self._deliver = deliver
         self._is_full = is_full
+        self._admit = self._acknowledge
         self._selector = selectors.DefaultSelector()
         self._wake_end, self._wake = socket.socketpair()
         self._queue: deque[_Connection] = deque()
@@ -184,7 +185,7 @@ class Listener:
             if self._is_full():
                 self._refuse(connection)
             else:
-                self._acknowledge(connection, call, ended)
+                self._admit(connection, call, ended)
 
     def _acknowledge(self, connection: _Connection, call: Call, ended: bool) -> None:  # noqa: FBT001
         connection.call = call
