@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 import secrets
 import signal
 import tempfile
@@ -15,7 +16,10 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from cpdaemon.commands import Discard
 from cpdaemon.endpoint import UnixEndpoint, UrlEndpoint, parse_endpoint
+from cpdaemon.errors import InvalidCommand
+from cpsim.errors import Problem
 from cpsim.fake import FakeProcess
 from cpsim.replay.engine import Engine, Progress, operations
 from cpsim.replay.journal import RECORD_TYPE, Journal, Outcome
@@ -23,7 +27,7 @@ from cpsim.replay.payloads import frames, requests
 from cpsim.replay.wires import open_wire
 from cpsim.verify.history import judge_balance, judge_machines, judge_outstanding, judge_slots
 from cpsim.verify.model import Span, Step
-from cpsim.verify.observer import Observer
+from cpsim.verify.observer import CannotObserve, Observer
 from cpsim.verify.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -37,6 +41,12 @@ if TYPE_CHECKING:
     from cpsim.scenario.workload import Workload
 
 EMBEDDED_PROJECT: Final = "cpsim"
+PREFIX_BYTES: Final = 80
+"""The longest slot prefix: workloads are checked for slot ids of up to a hundred bytes."""
+UNFIT: Final = ("HTTP 400: ", "HTTP 401: ")
+"""How errors begin by which a server says that a request is malformed or not signed; none is."""
+FILES_BESIDE: Final = 64
+"""Open files that a run needs beside its connections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +109,12 @@ def run(
 
     Raises:
         CannotObserve, OSError: the target cannot be reached or looked at.
-        Problem: the embedded fake did not start.
+        Problem: the embedded fake did not start, or so many operations cannot be in flight here.
+        InvalidCommand: the slot prefix cannot be in a command.
     """
+    if slot_prefix is not None:
+        check_prefix(slot_prefix)
+    _allow_open_files(in_flight + FILES_BESIDE)
     with _embedded() if target is None else contextlib.nullcontext(lambda: target) as locate:
         on_stage("making the workload")
         workload = load()
@@ -144,8 +158,30 @@ def _embedded() -> Iterator[Callable[[], Target]]:
             yield locate
 
 
+def check_prefix(slot_prefix: str) -> None:
+    """Raise InvalidCommand if slot ids cannot begin like this."""
+    Discard(slot_prefix)
+    size = len(slot_prefix.encode())
+    if size > PREFIX_BYTES:
+        raise InvalidCommand(f"the slot prefix has {size} bytes: at most {PREFIX_BYTES} leave room for the rest")
+
+
 def _fresh_prefix(workload: Workload, started: datetime, *, embedded: bool) -> str:
-    return workload.name if embedded else f"{workload.name}-{started:%Y%m%d%H%M%S}-{secrets.token_hex(3)}"
+    suffix = "" if embedded else f"-{started:%Y%m%d%H%M%S}-{secrets.token_hex(3)}"
+    return workload.name.encode()[: PREFIX_BYTES - len(suffix)].decode(errors="ignore") + suffix
+
+
+def _allow_open_files(count: int) -> None:
+    """Raise this process's limit of open files, and so that of a process it starts, if it is too low."""
+    limit, highest = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY or count <= limit:
+        return
+    if highest != resource.RLIM_INFINITY and count > highest:
+        raise Problem(
+            f"{count:,} files would be open at once, and this system allows {highest:,}: lower --in-flight, or raise "
+            "the limit with ulimit -n"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count, highest))
 
 
 def _observer(target: Target, timeout_s: float) -> Observer | None:
@@ -163,9 +199,10 @@ def _replay(result: Run, in_flight: int, timeout_s: float, on_progress: Callable
     else:
         payloads = frames(workload, result.slot_prefix)
     result.schedule_us = result.pace.schedule(workload.due_us)
+    wire = open_wire(endpoint, timeout_s)
     journal = Journal()
     engine = Engine(
-        open_wire(endpoint, timeout_s),
+        wire,
         journal,
         in_flight=in_flight,
         timeout_s=timeout_s,
@@ -177,17 +214,27 @@ def _replay(result: Run, in_flight: int, timeout_s: float, on_progress: Callable
         engine.stop()
 
     previous = signal.signal(signal.SIGINT, interrupt)
-    start_ns = time.perf_counter_ns()
     try:
         result.elapsed_s = engine.run(operations(workload.slot, result.schedule_us, payloads))
         result.records, result.errors = journal.records(), journal.errors
     finally:
         signal.signal(signal.SIGINT, previous)
         journal.close()
-    return start_ns
+        wire.close()
+    return engine.start_ns
 
 
 def _judge(result: Run, observer: Observer | None, start_ns: int, timeout_s: float) -> None:
+    """Judge the effect, as far as it can be seen, and the replies."""
+    try:
+        _judge_effect(result, observer, start_ns, timeout_s)
+    except CannotObserve as error:
+        result.slots = result.accounts = None
+        result.verdict = Verdict(unseen=[f"The effect: {error}."])
+    _judge_replies(result)
+
+
+def _judge_effect(result: Run, observer: Observer | None, start_ns: int, timeout_s: float) -> None:
     """Look at the effect until it is as it should be, or for `timeout_s`: a daemon may take its time to pass it on."""
     deadline = time.monotonic() + timeout_s
     control = observer is not None and observer.has_control()
@@ -220,16 +267,17 @@ def _judge(result: Run, observer: Observer | None, start_ns: int, timeout_s: flo
             break
         time.sleep(patience_s)
         patience_s *= 2
-    _judge_replies(result)
 
 
 def _judge_replies(result: Run) -> None:
     outcomes = result.records["outcome"] if len(result.records) else np.empty(0)
     accepted = int(np.count_nonzero(outcomes == Outcome.ACCEPTED))
     result.verdict.checked["replies"] += len(result.records)
-    if "ER" in result.errors:
-        refused = int(np.count_nonzero(result.records["error"] == result.errors.index("ER")))
-        result.verdict.find("wrongly refused", "daemon", f"{refused:,} well-formed commands were answered ER")
+    for code, error in enumerate(result.errors):
+        if error == "ER" or error.startswith(UNFIT):
+            refused = int(np.count_nonzero(result.records["error"] == code))
+            subject = str(result.target.endpoint)
+            result.verdict.find("wrongly refused", subject, f"{refused:,} well-formed commands were answered {error}")
     if accepted == 0 and len(result.workload):
         result.verdict.unseen.append("Everything: no operation was accepted.")
     if result.interrupted:
@@ -240,7 +288,7 @@ def _judge_replies(result: Run) -> None:
 def _histories(result: Run, seen: Span) -> dict[str, list[Step]]:
     """Each slot's operations as the judge wants them, from the journal."""
     by_server = isinstance(result.target.endpoint, UrlEndpoint)
-    judged = [error.startswith("HTTP 500") for error in result.errors]
+    by_rule = [error.startswith("HTTP 500: ") for error in result.errors]
     histories: defaultdict[str, list[Step]] = defaultdict(list)
     records = iter(result.records.tolist())
     record = next(records, None)
@@ -249,16 +297,9 @@ def _histories(result: Run, seen: Span) -> dict[str, list[Step]]:
             continue
         _, outcome, error, sent_ns, answered_ns = record
         span = Span(sent_ns, answered_ns if by_server else seen.latest_ns)
-        accepted = (
-            (outcome == Outcome.ACCEPTED if outcome == Outcome.ACCEPTED or judged[error] else None)
-            if by_server
-            else None
-        )
-        applied = {
-            Outcome.ACCEPTED: True,
-            Outcome.REFUSED: bool(by_server and judged[error]),
-            Outcome.UNKNOWN: None,
-        }
+        judged = by_server and (outcome == Outcome.ACCEPTED or by_rule[error])
+        accepted = outcome == Outcome.ACCEPTED if judged else None
+        applied = {Outcome.ACCEPTED: True, Outcome.REFUSED: judged, Outcome.UNKNOWN: None}
         histories[str(arguments["slot"])].append(Step(kind, arguments, span, applied[outcome], accepted))
         record = next(records, None)
     return histories

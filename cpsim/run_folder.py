@@ -69,7 +69,7 @@ def claim_folder(folder: Path) -> Path:
         FolderExists: there is something of that name.
         OSError: it cannot be made.
     """
-    if folder.exists():
+    if folder.exists() or folder.is_symlink():
         raise FolderExists(f"{folder} is there already; name another folder with --output")
     partial = folder.with_name(f"{folder.name}.partial")
     if partial.exists():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Times = npt.NDArray[np.int64]
+
+LATEST_US: Final = 2.0**53
+"""What would be due later, after three centuries, is due then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,7 @@ class Speed:
 
     def schedule(self, due_us: Times) -> Times:
         """Microseconds from the start of the replay at which each operation is due."""
-        return (due_us / self.factor).astype(np.int64)
+        return _microseconds(due_us / self.factor)
 
     def __str__(self) -> str:
         return f"{self.factor:g} times the scenario's speed"
@@ -47,10 +50,15 @@ class Rate:
 
     def schedule(self, due_us: Times) -> Times:
         """Microseconds from the start of the replay at which each operation is due."""
-        return (np.arange(len(due_us)) * (1e6 / self.operations_per_s)).astype(np.int64)
+        return _microseconds(np.arange(len(due_us)) * (1e6 / self.operations_per_s))
 
     def __str__(self) -> str:
         return f"{self.operations_per_s:g} operations/s"
+
+
+def _microseconds(times_us: npt.NDArray[np.floating[Any]]) -> Times:
+    whole: Times = np.minimum(times_us, LATEST_US).astype(np.int64)
+    return whole
 
 
 Pace = AsFastAsPossible | Speed | Rate

@@ -93,6 +93,8 @@ class Engine:
         self._retries: deque[tuple[int, int, Operation]] = deque()
         self._next: Operation | None = None
         self._stopping = False
+        self.start_ns = 0
+        """When the replay began, on the performance counter: the zero of the journal's times."""
 
     def stop(self) -> None:
         """Send nothing more; what is in flight is recorded as unknown. Safe to call from a signal handler."""
@@ -102,7 +104,7 @@ class Engine:
         """Replay the operations to the end, or until `stop`; returns the seconds it took."""
         self._upcoming = upcoming
         self._next = next(upcoming, None)
-        self._start_ns = time.perf_counter_ns()
+        self.start_ns = time.perf_counter_ns()
         tick_ns = TICK_NS
         now_ns = 0
         while not self._stopping:
@@ -111,12 +113,12 @@ class Engine:
                 break
             for fd in self._wire.poll(self._patience_s(now_ns)):
                 self._land(fd)
-            now_ns = time.perf_counter_ns() - self._start_ns
+            now_ns = time.perf_counter_ns() - self.start_ns
             if now_ns >= tick_ns:
                 tick_ns = now_ns + TICK_NS
                 self._give_up(now_ns - self._timeout_ns, "no answer in time")
                 self._on_progress(Progress(now_ns / 1e9, *self._journal.counts))
-        elapsed_ns = time.perf_counter_ns() - self._start_ns
+        elapsed_ns = time.perf_counter_ns() - self.start_ns
         self._give_up(elapsed_ns, "interrupted")
         self._on_progress(Progress(elapsed_ns / 1e9, *self._journal.counts))
         return elapsed_ns / 1e9
@@ -145,11 +147,11 @@ class Engine:
                 self._send(upcoming)
 
     def _send(self, operation: Operation, since_ns: int | None = None) -> None:
-        sent_ns = time.perf_counter_ns() - self._start_ns if since_ns is None else since_ns
+        sent_ns = time.perf_counter_ns() - self.start_ns if since_ns is None else since_ns
         try:
             fd = self._wire.send(operation.payload)
         except BacklogFull as full:
-            now_ns = time.perf_counter_ns() - self._start_ns
+            now_ns = time.perf_counter_ns() - self.start_ns
             if now_ns - sent_ns > self._timeout_ns:
                 self._record(operation, Outcome.REFUSED, str(full), sent_ns)
             else:
@@ -169,7 +171,7 @@ class Engine:
             self._record(operation, *answer, sent_ns)
 
     def _record(self, operation: Operation, outcome: Outcome, error: str, sent_ns: int) -> None:
-        self._journal.record(operation.op, outcome, error, sent_ns, time.perf_counter_ns() - self._start_ns)
+        self._journal.record(operation.op, outcome, error, sent_ns, time.perf_counter_ns() - self.start_ns)
         waiting = self._busy[operation.slot]
         if waiting:
             self._ready.append(waiting.popleft())

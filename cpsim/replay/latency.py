@@ -7,6 +7,8 @@ times to keep.
 
 from __future__ import annotations
 
+import io
+import re
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -40,5 +42,7 @@ def percentiles_ms(recorded: HdrHistogram) -> dict[str, float]:
 
 def write_hgrm(recorded: HdrHistogram, path: Path) -> None:
     """Write the percentile distribution that HdrHistogram's own tools read and plot, in milliseconds."""
-    with path.open("wb") as file:
-        recorded.output_percentile_distribution(file, 1000.0)
+    distribution = io.BytesIO()
+    recorded.output_percentile_distribution(distribution, 1000.0)
+    deviation = b"StdDeviation   = %12.3f" % (recorded.get_stddev() / 1000)  # which it leaves in microseconds
+    path.write_bytes(re.sub(rb"StdDeviation   = +[\d.]+", deviation, distribution.getvalue()))

@@ -140,8 +140,8 @@ class OneShot:
         """See `Wire`."""
         try:
             sock = RawSocket(self._family, socket.SOCK_STREAM, 0)
-        except OSError as error:  # no descriptor is left: others will be given back
-            raise BacklogFull(f"cannot connect: {error.strerror}") from error
+        except OSError as full:  # no descriptor is left: others will be given back
+            raise BacklogFull(f"cannot connect: {full.strerror}") from full
         sock.settimeout(0.0)
         if self._resets:  # a connection closed by a reset leaves no port in TIME_WAIT
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
@@ -164,7 +164,7 @@ class OneShot:
         except OSError as error:
             if error.errno not in NOT_YET_CONNECTED:
                 sock.close()
-                raise NotSent(f"cannot send: {error.strerror}") from error
+                raise NotSent(f"cannot connect: {error.strerror}") from error
             self._connecting[fd] = payload
             self._poller.watch(fd, writing=True)
         else:
@@ -213,7 +213,7 @@ class OneShot:
         try:
             sock.send(payload)
         except OSError as broken:
-            return self._ended(fd, (Outcome.REFUSED, f"cannot send: {broken.strerror}"))
+            return self._ended(fd, (Outcome.REFUSED, f"cannot connect: {broken.strerror}"))
         self._poller.written(fd)
         return None
 
@@ -249,7 +249,6 @@ class KeepAlive:
         self.poll = self._poller.poll
         self._connections: dict[int, _HttpConnection] = {}
         self._idle: list[int] = []
-        self._waiting = select.poll()
         self._tls = ssl.create_default_context() if endpoint.scheme == "https" else None
 
     def send(self, payload: bytes) -> int:
@@ -308,10 +307,9 @@ class KeepAlive:
         """A connection ready for a request; one that the server has closed meanwhile is not used again."""
         while self._idle:
             fd = self._idle.pop()
-            self._waiting.register(fd, select.POLLIN)
-            ended = self._waiting.poll(0)
-            self._waiting.unregister(fd)
-            if not ended:
+            poll = select.poll()
+            poll.register(fd, select.POLLIN)
+            if not poll.poll(0):
                 return fd
             self.abandon(fd)
         return self._connect()
@@ -346,7 +344,7 @@ class _HttpConnection:
         self.body = bytearray()
         self.status = 0
         self.complete = self.keeps_alive = False
-        self._ends_with_connection = False
+        self._measured = self._ends_with_connection = False
         self._parser = httptools.HttpResponseParser(self)
 
     def feed(self, data: bytes) -> None:
@@ -385,7 +383,7 @@ def _http_answer(status: int, body: bytes) -> Answer:
     match document:
         case {"result": "ok"} if status == 200:
             return ACCEPTED
-        case {"result": "error", "message": message} if status < 501:
+        case {"result": "error", "message": message} if status <= 500:
             return Outcome.REFUSED, f"HTTP {status}: {QUOTED.sub('...', str(message))[:MESSAGE_CHARACTERS]}"
         case _ if 300 <= status < 500:
             return Outcome.REFUSED, f"HTTP {status} with a body that is not the API's"

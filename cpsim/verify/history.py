@@ -96,7 +96,7 @@ def _observed(slots: pa.Table, project_id: str) -> dict[str, Fate]:
     return {
         slot: Fate(state, machine, granted, reason, frozenset(counters), frozenset(meta))
         for project, slot, state, machine, granted, reason, counters, meta in rows
-        if project == project_id
+        if project.lower() == project_id.lower()  # as servers compare them
     }
 
 
@@ -116,18 +116,23 @@ def _difference(slot_id: str, possible: set[Fate], found: Fate) -> tuple[str, st
 
 def _name(expected: Fate, found: Fate) -> str:
     if expected.phase != found.phase:
-        if found.phase in {"absent", "allocated"}:
-            return "lost"
-        return "early expiry" if found.phase == "expired" else "resurrected"
+        return _misplaced(expected.phase, found.phase)
     if expected.granted != found.granted:
         return "over-credited" if (found.granted or 0) > (expected.granted or 0) else "under-credited"
     if expected.counters != found.counters:
-        wanted = dict(expected.counters)
-        multiples = {value // wanted[name] for name, value in found.counters if wanted.get(name)}
         if len(found.counters) < len(expected.counters):
             return "lost"
-        return "duplicated" if multiples == {2} else "altered"
-    return "altered"
+        doubled = frozenset((name, 2 * value) for name, value in expected.counters)
+        return "duplicated" if found.counters == doubled else "altered"
+    return "lost" if len(found.meta) < len(expected.meta) else "altered"
+
+
+def _misplaced(expected: str, found: str) -> str:
+    if expected == "absent":
+        return "phantom"
+    if found in {"absent", "allocated"}:
+        return "lost"
+    return "early expiry" if found == "expired" else "resurrected"
 
 
 def _shown(value: object) -> str:

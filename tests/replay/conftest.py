@@ -1,0 +1,232 @@
+"""Servers that misbehave on purpose, replays at them, and a workload with everything awkward in it."""
+
+import socket
+import threading
+from itertools import count
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint, UrlEndpoint
+from cpsim.replay.engine import Engine, Operation
+from cpsim.replay.journal import Journal
+from cpsim.replay.wires import open_wire
+from cpsim.scenario.workload import (
+    ABSENT,
+    AllocTable,
+    ClaimTable,
+    CountersTable,
+    DiscardTable,
+    MetaTable,
+    Workload,
+    timeline,
+)
+
+
+class Replayed(NamedTuple):
+    """What came of a replay: outcomes and error texts in the order of the operations, and the rest."""
+
+    outcomes: list
+    errors: list
+    records: np.ndarray
+    elapsed_s: float
+    progress: list
+
+
+class Peer:
+    """Gives each connection to `handle(connection, peer)`, in a thread of its own."""
+
+    def __init__(self, listener, handle, tls):
+        self.listener = listener
+        self.handle = handle
+        self.tls = tls
+        self.address = listener.getsockname()
+        self.received = []
+        self.connections = 0
+        self.stopping = threading.Event()
+        self.lock = threading.Lock()
+        self.threads = []
+        self.start(self.accept)
+
+    def start(self, target, *args):
+        thread = threading.Thread(target=target, args=args, daemon=True)
+        self.threads.append(thread)
+        thread.start()
+
+    def accept(self):
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return  # a handler has closed the listener
+            if self.stopping.is_set():
+                connection.close()
+                return
+            self.connections += 1
+            self.start(self.serve, connection)
+
+    def serve(self, connection):
+        with connection:
+            try:
+                connection.settimeout(5)
+                if self.tls:
+                    connection = self.tls.wrap_socket(connection, server_side=True)
+                with connection:
+                    self.handle(connection, self)
+            except OSError:
+                pass  # the replay went first: that is for its test to judge
+
+    def refuse(self):
+        """Listen no more."""
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+
+    def stop(self):
+        self.stopping.set()
+        if self.listener.fileno() >= 0:
+            with socket.socket(self.listener.family) as waker:
+                waker.connect(self.address)
+        for thread in self.threads:
+            thread.join(5)
+            assert not thread.is_alive()
+        self.listener.close()
+
+    @property
+    def endpoint(self):
+        if self.listener.family == socket.AF_UNIX:
+            return UnixEndpoint(self.address)
+        return TcpEndpoint("127.0.0.1", self.address[1])
+
+    @property
+    def url(self):
+        return UrlEndpoint("https" if self.tls else "http", "127.0.0.1", self.address[1], "/api")
+
+
+@pytest.fixture
+def peer(tmp_path, monkeypatch):
+    """Return start(handle, kind, tls) -> Peer on a UNIX socket or, if kind is "tcp", on a port of 127.0.0.1."""
+    monkeypatch.chdir(tmp_path)  # a path short enough wherever the test runs
+    started = []
+
+    def start(handle, kind="tcp", tls=None):
+        if kind == "tcp":
+            listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        else:
+            listener = socket.socket(socket.AF_UNIX)
+            listener.bind("./cp.sock")
+            listener.listen(1024)
+        started.append(Peer(listener, handle, tls))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.stop()
+
+
+@pytest.fixture
+def http_peer(peer):
+    """Return start(respond, tls) -> Peer whose n-th request is answered by respond(n): the bytes, and what then.
+
+    What then is "keep", "close" or "hang".
+    """
+
+    def start(respond, tls=None):
+        numbers = count()
+
+        def handle(connection, served):
+            while request := read_request(connection):
+                with served.lock:
+                    served.received.append(request)
+                    number = next(numbers)
+                raw, then = respond(number)
+                connection.sendall(raw)
+                if then == "hang":
+                    served.stopping.wait(10)
+                if then != "keep":
+                    return
+
+        return peer(handle, tls=tls)
+
+    return start
+
+
+def read_request(connection):
+    """The head and the body of a request, or None at the end."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        piece = connection.recv(65536)
+        if not piece:
+            return None
+        data += piece
+    head, _, body = data.partition(b"\r\n\r\n")
+    size = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    while len(body) < size:
+        body += connection.recv(65536)
+    return head, body
+
+
+@pytest.fixture
+def replay():
+    """Return replay(endpoint, payloads, ...) -> Replayed, with the outcomes and error texts in order."""
+    opened = []
+
+    def run(endpoint, payloads, *, slots=None, due_ns=None, in_flight=8, timeout_s=5.0, on_progress=None):
+        slots = range(len(payloads)) if slots is None else slots
+        due_ns = [0] * len(payloads) if due_ns is None else due_ns
+        operations = map(Operation, range(len(payloads)), slots, due_ns, payloads)
+        journal, wire, progress = Journal(), open_wire(endpoint, timeout_s), []
+        opened.extend((journal, wire))
+        engine = Engine(wire, journal, in_flight=in_flight, timeout_s=timeout_s, on_progress=progress.append)
+        if on_progress is not None:
+            engine._on_progress = lambda figures: (progress.append(figures), on_progress(engine, figures))
+        elapsed_s = engine.run(operations)
+        records = journal.records()
+        texts = [journal.errors[code] for code in records["error"].tolist()]
+        return Replayed(records["outcome"].tolist(), texts, records, elapsed_s, progress)
+
+    yield run
+    for each in opened:
+        each.close()
+
+
+@pytest.fixture
+def awkward():
+    """A valid workload of sixteen slots: every pattern of arguments, and names that need care."""
+    slots = np.arange(16, dtype=np.int32)
+    given = [slots & bit != 0 for bit in (1, 2, 4, 8)]
+    columns = [np.where(there, value, ABSENT) for there, value in zip(given, (7, 2, 50, 1440), strict=True)]
+    patterns = np.arange(1, 8)
+    values = np.array([[-3, 0, 10**12]] * 7)
+    counted = np.where(np.stack([patterns & bit != 0 for bit in (1, 2, 4)], axis=1), values, ABSENT)
+    claimed, discarded = slots[:12], slots[12:]
+    blocks = [
+        ("alloc", slots * 1000, slots),
+        ("meta", slots * 1000 + 500, slots),
+        ("counters", slots[:7] * 1000 + 20_000, slots[:7]),
+        ("discard", discarded * 1000 + 40_000, discarded),
+        ("claim", claimed * 1000 + 40_000, claimed),
+    ]
+    due_us, kind, slot, row = timeline([(name, due.astype(np.int64), where) for name, due, where in blocks])
+    return Workload(
+        name="awkward",
+        seed=1,
+        duration_us=60_000_000,
+        due_us=due_us,
+        kind=kind,
+        slot=slot,
+        row=row,
+        slot_numbers=np.arange(16) * 1_000_003,
+        alloc=AllocTable(*columns),
+        counters=CountersTable(("50%", 'q"uote', "é/%d"), counted),
+        meta=MetaTable(
+            ("%s", "na ïve"),
+            (("100%", 'say "hi"', "back\\slash"), ("日本", "%(x)s")),
+            np.stack([slots % 3, slots % 2], axis=1).astype(np.int32),
+        ),
+        discard=DiscardTable(("no%", 'lo"st'), (slots[:4] % 2).astype(np.int32)),
+        claim=ClaimTable((claimed % 3).astype(np.int32), np.where(claimed % 2, ABSENT, 5 * claimed.astype(np.int64))),
+        machines=("m%d-1", 'm"2', "машина"),
+        users=("u",),
+        owner=np.array([0, -1, 0], dtype=np.int32),
+    )

@@ -1,0 +1,402 @@
+"""Operations over one connection each: their order, and everything that can become of one."""
+
+import errno
+import os
+import socket
+import struct
+import threading
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from cpdaemon.endpoint import parse_endpoint
+from cpsim.errors import Problem
+from cpsim.replay import engine as engine_module
+from cpsim.replay import wires
+from cpsim.replay.engine import Progress
+from cpsim.replay.journal import Outcome
+
+ACCEPTED, REFUSED, UNKNOWN = Outcome
+PAYLOADS = [f"alloc,slot=x-{n}".encode() for n in range(100)]
+
+
+def acknowledge(connection, peer):
+    frame = connection.recv(1500)
+    if frame:
+        with peer.lock:
+            peer.received.append(frame)
+        connection.sendall(b"OK")
+
+
+def answering(*pieces):
+    """A handler that sends these, after a frame: None is a wait for ever."""
+
+    def handle(connection, peer):
+        if not connection.recv(1500):
+            return
+        for piece in pieces:
+            if piece is None:
+                peer.stopping.wait(10)
+            else:
+                connection.sendall(piece)
+                peer.stopping.wait(0.02)  # so that the next comes by itself
+
+    return handle
+
+
+def reset(connection, peer):
+    if connection.recv(1500):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+# Order
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+@pytest.mark.parametrize("in_flight", [1, 3, 32])
+def test_slots_keep_their_order_and_one_operation_at_a_time(peer, replay, kind, in_flight):
+    slots = [n * n % 7 for n in range(300)]
+    payloads = [f"{slot}:{n}".encode() for n, slot in enumerate(slots)]
+    busy, overlaps, most = set(), [], [0]
+
+    def handle(connection, served):
+        frame = connection.recv(1500)
+        if not frame:
+            return
+        slot = frame.partition(b":")[0]
+        with served.lock:
+            overlaps.extend({slot} & busy)
+            busy.add(slot)
+            most[0] = max(most[0], len(busy))
+            served.received.append(frame)
+        served.stopping.wait(0.001)
+        with served.lock:
+            busy.remove(slot)
+        connection.sendall(b"OK")
+
+    served = peer(handle, kind)
+    replayed = replay(served.endpoint, payloads, slots=slots, in_flight=in_flight)
+    assert replayed.outcomes == [ACCEPTED] * 300
+    assert sorted(served.received) == sorted(payloads)
+    assert overlaps == []
+    assert most[0] == 1 if in_flight == 1 else 1 < most[0] <= min(in_flight, 4)
+    for slot in set(slots):
+        of_slot = [int(frame.partition(b":")[2]) for frame in served.received if frame.startswith(b"%d:" % slot)]
+        assert of_slot == sorted(of_slot)
+
+
+def test_one_operation_in_flight_keeps_the_order_of_all(peer, replay):
+    served = peer(acknowledge)
+    replay(served.endpoint, PAYLOADS, in_flight=1)
+    assert served.received == PAYLOADS
+
+
+def test_many_are_in_flight_but_no_more_than_said(peer, replay):
+    gathered = threading.Barrier(20)
+
+    def handle(connection, served):
+        if connection.recv(1500):
+            gathered.wait(5)  # nobody is answered before twenty are here
+            connection.sendall(b"OK")
+
+    served = peer(handle)
+    replayed = replay(served.endpoint, PAYLOADS, in_flight=20)
+    assert replayed.outcomes == [ACCEPTED] * 100
+    assert served.connections == 101  # one was to see whether anybody is there
+
+
+def test_an_empty_workload(peer, replay):
+    replayed = replay(peer(acknowledge).endpoint, [])
+    assert replayed.outcomes == []
+    assert replayed.progress == [Progress(replayed.elapsed_s, 0, 0, 0)]
+
+
+# Outcomes
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+@pytest.mark.parametrize(
+    ("handle", "expected"),
+    [
+        (answering(b"OK"), (ACCEPTED, "")),
+        (answering(b"O", b"K"), (ACCEPTED, "")),
+        (answering(b"ER"), (REFUSED, "ER")),
+        (answering(b"E", b"R"), (REFUSED, "ER")),
+        (answering(b"O", b"OK"), (UNKNOWN, "garbage reply")),
+        (answering(b"O", b"R"), (UNKNOWN, "garbage reply")),
+        (answering(b"OKAY"), (UNKNOWN, "garbage reply")),
+        (answering(b"\xff\x00" * 40_000), (UNKNOWN, "garbage reply")),
+        (answering(b"O"), (UNKNOWN, "garbage reply")),
+        (answering(), (UNKNOWN, "reply lost: closed without an answer")),
+        (answering(None), (UNKNOWN, "no answer in time")),
+        (answering(b"O", None), (UNKNOWN, "no answer in time")),
+    ],
+)
+def test_what_a_daemon_answers(peer, replay, kind, handle, expected):
+    replayed = replay(peer(handle, kind).endpoint, PAYLOADS[:3], timeout_s=0.4)
+    assert [*zip(replayed.outcomes, replayed.errors, strict=True)] == [expected] * 3
+
+
+def test_a_broken_connection_leaves_it_unknown(peer, replay):
+    replayed = replay(peer(reset).endpoint, PAYLOADS[:3])
+    assert replayed.outcomes == [UNKNOWN] * 3
+    assert set(replayed.errors) == {"reply lost: Connection reset by peer"}
+
+
+def test_a_half_reply_is_not_carried_over_to_the_next_connection(peer, replay):
+    """Descriptors are used again: what one connection left must not be taken for another's."""
+
+    def handle(connection, served):
+        frame = connection.recv(1500)
+        if frame:
+            odd = int(frame.rpartition(b"-")[2]) % 2
+            for piece in (b"O", b"OK") if odd else (b"OK",):
+                connection.sendall(piece)
+                served.stopping.wait(0.01)
+
+    replayed = replay(peer(handle).endpoint, PAYLOADS[:20], in_flight=1)
+    assert replayed.outcomes == [ACCEPTED, UNKNOWN] * 10
+
+
+def test_a_slot_goes_on_after_an_unknown_outcome(peer, replay):
+    def handle(connection, served):
+        frame = connection.recv(1500)
+        if frame == PAYLOADS[0]:
+            served.stopping.wait(10)
+        elif frame:
+            connection.sendall(b"OK")
+
+    replayed = replay(peer(handle).endpoint, PAYLOADS[:3], slots=[0, 0, 1], timeout_s=0.3)
+    assert replayed.outcomes == [UNKNOWN, ACCEPTED, ACCEPTED]
+    sent_s = replayed.records["sent_ns"] / 1e9
+    assert sent_s[1] >= 0.3
+    assert sent_s[2] < 0.3
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_a_daemon_that_goes_away_refuses_definitely(peer, replay, kind):
+    def handle(connection, served):
+        if connection.recv(1500):
+            served.received.append(1)
+            if len(served.received) == 10:
+                served.refuse()
+            connection.sendall(b"OK")
+
+    replayed = replay(peer(handle, kind).endpoint, PAYLOADS[:30], in_flight=1)
+    assert replayed.outcomes == [ACCEPTED] * 10 + [REFUSED] * 20
+    assert set(replayed.errors[10:]) == {f"cannot connect: {os.strerror(errno.ECONNREFUSED)}"}
+
+
+def test_a_socket_file_that_goes_away_refuses_definitely(peer, replay):
+    def handle(connection, served):
+        if connection.recv(1500):
+            Path("./cp.sock").unlink()
+            served.refuse()
+            connection.sendall(b"OK")
+
+    served = peer(handle, "unix")
+    replayed = replay(served.endpoint, PAYLOADS[:3], in_flight=1)
+    assert replayed.outcomes == [ACCEPTED, REFUSED, REFUSED]
+    assert replayed.errors[1] == f"cannot connect: {os.strerror(errno.ENOENT)}"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{port}", "./nobody.sock", "http://127.0.0.1:{port}", f"{'a' * 64}:1"])
+def test_an_endpoint_that_nobody_serves_is_a_problem(tmp_path, monkeypatch, address):
+    monkeypatch.chdir(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(Problem, match=r"cannot reach .*; is it running there"):
+        wires.open_wire(parse_endpoint(address.format(port=port)), 1.0)
+
+
+# What the system does rarely, made to happen
+
+
+def unruly(monkeypatch, **behaviour):
+    """Make the sockets of a wire behave: name of a method -> function(socket, original method, *arguments)."""
+
+    class Unruly(wires.RawSocket):
+        pass
+
+    for name, function in behaviour.items():
+        original = getattr(wires.RawSocket, name)
+        monkeypatch.setattr(Unruly, name, lambda sock, *args, f=function, o=original: f(sock, o, *args), raising=False)
+    monkeypatch.setattr(wires, "RawSocket", Unruly)
+
+
+def failing(number):
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.ECONNRESET])
+def test_a_connection_that_breaks_before_the_first_byte_is_definite(peer, replay, monkeypatch, kind, number):
+    unruly(monkeypatch, send=failing(number))
+    replayed = replay(peer(acknowledge, kind).endpoint, PAYLOADS[:3])
+    assert replayed.outcomes == [REFUSED] * 3
+    assert set(replayed.errors) == {f"cannot connect: {os.strerror(number)}"}
+
+
+def test_a_refusal_that_comes_late_is_definite(peer, replay, monkeypatch):
+    unruly(
+        monkeypatch,
+        connect_ex=lambda sock, original, address: original(sock, address) or errno.EINPROGRESS,
+        send=failing(errno.ECONNREFUSED),
+    )
+    replayed = replay(peer(acknowledge).endpoint, PAYLOADS[:3])
+    assert replayed.outcomes == [REFUSED] * 3
+    assert set(replayed.errors) == {f"cannot connect: {os.strerror(errno.ECONNREFUSED)}"}
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOTCONN])
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_connection_that_takes_its_time(peer, replay, monkeypatch, number, refused):
+    tried = set()
+
+    def send(sock, original, payload):
+        if payload not in tried:
+            tried.add(payload)
+            failing(number)()
+        return original(sock, payload)
+
+    def getsockopt(sock, original, *args):
+        return errno.EHOSTUNREACH if refused else original(sock, *args)
+
+    unruly(
+        monkeypatch, connect_ex=lambda sock, o, at: o(sock, at) and errno.EINPROGRESS, send=send, getsockopt=getsockopt
+    )
+    replayed = replay(peer(acknowledge).endpoint, PAYLOADS[:5])
+    assert replayed.outcomes == [REFUSED if refused else ACCEPTED] * 5
+    assert set(replayed.errors) == {f"cannot connect: {os.strerror(errno.EHOSTUNREACH)}" if refused else ""}
+
+
+def test_a_connection_that_is_made_and_breaks_is_definite(peer, replay, monkeypatch):
+    numbers = iter([errno.EAGAIN, errno.EPIPE])
+    unruly(monkeypatch, send=lambda *_: failing(next(numbers))())
+    replayed = replay(peer(acknowledge).endpoint, PAYLOADS[:1])
+    assert (replayed.outcomes, replayed.errors) == ([REFUSED], [f"cannot connect: {os.strerror(errno.EPIPE)}"])
+
+
+def test_running_out_of_descriptors_is_waited_for(peer, replay, monkeypatch):
+    original, calls = wires.RawSocket, count()
+
+    def create(*args):
+        if next(calls) % 3:
+            failing(errno.EMFILE)()
+        return original(*args)
+
+    monkeypatch.setattr(wires, "RawSocket", create)
+    replayed = replay(peer(acknowledge).endpoint, PAYLOADS[:20])
+    assert replayed.outcomes == [ACCEPTED] * 20
+
+
+def test_being_out_of_descriptors_all_the_time_is_definite(peer, replay, monkeypatch):
+    monkeypatch.setattr(wires, "RawSocket", failing(errno.EMFILE))
+    replayed = replay(peer(acknowledge).endpoint, PAYLOADS[:3], timeout_s=0.2)
+    assert replayed.outcomes == [REFUSED] * 3
+    assert set(replayed.errors) == {f"cannot connect: {os.strerror(errno.EMFILE)}"}
+
+
+# A full backlog
+
+
+@pytest.fixture
+def crowded(tmp_path, monkeypatch):
+    """A listener on ./cp.sock with room for one connection at a time."""
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("./cp.sock")
+        listener.listen(0)
+        listener.settimeout(5)
+        yield listener
+
+
+def test_a_full_backlog_is_tried_again(crowded, replay):
+    received = []
+
+    def serve():
+        while len(received) < 50:
+            connection, _ = crowded.accept()
+            with connection:
+                frame = connection.recv(1500)
+                if frame:
+                    received.append(frame)
+                    connection.sendall(b"OK")
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    replayed = replay(parse_endpoint("./cp.sock"), PAYLOADS[:50], in_flight=50)
+    thread.join()
+    assert replayed.outcomes == [ACCEPTED] * 50
+    assert sorted(received) == sorted(PAYLOADS[:50])
+    assert replayed.records["sent_ns"].max() < 1e9  # from the first attempt on
+
+
+def test_a_backlog_that_stays_full_is_definite(crowded, replay):
+    replayed = replay(parse_endpoint("./cp.sock"), PAYLOADS[:10], in_flight=10, timeout_s=0.3)
+    assert set(replayed.outcomes) <= {REFUSED, UNKNOWN}  # one may have fitted in, and is never answered
+    assert replayed.outcomes.count(UNKNOWN) <= 1
+    assert "backlog full" in replayed.errors
+    assert 0.3 <= replayed.elapsed_s < 3
+
+
+# Stopping, progress
+
+
+def test_stopping_sends_nothing_more_and_leaves_what_flies_unknown(peer, replay):
+    def handle(connection, served):
+        frame = connection.recv(1500)
+        if not frame:
+            return
+        with served.lock:
+            served.received.append(frame)
+            number = len(served.received)
+        if number > 20:
+            served.stopping.wait(10)
+        else:
+            connection.sendall(b"OK")
+
+    served = peer(handle)
+    replayed = replay(
+        served.endpoint,
+        PAYLOADS,
+        slots=[n // 2 for n in range(100)],
+        on_progress=lambda engine, figures: engine.stop() if figures.accepted == 20 else None,
+    )
+    assert replayed.outcomes.count(ACCEPTED) == 20
+    assert replayed.outcomes.count(UNKNOWN) == 8
+    assert [e for e in replayed.errors if e] == ["interrupted"] * 8
+    sent = [PAYLOADS[op] for op in replayed.records["op"]]
+    assert sorted(sent) == sorted(served.received)
+    assert replayed.elapsed_s < 5
+    assert replayed.progress[-1] == Progress(replayed.elapsed_s, 20, 0, 8)
+
+
+def test_progress_adds_up(peer, replay, monkeypatch):
+    monkeypatch.setattr(engine_module, "TICK_NS", 1_000_000)
+    replies = [b"OK", b"ER", b"??"]
+
+    def handle(connection, served):
+        frame = connection.recv(1500)
+        if frame:
+            connection.sendall(replies[int(frame.rpartition(b"-")[2]) % 3])
+
+    replayed = replay(peer(handle).endpoint, PAYLOADS[:99])
+    assert replayed.outcomes == [ACCEPTED, REFUSED, UNKNOWN] * 33
+    assert replayed.progress[-1] == Progress(replayed.elapsed_s, 33, 33, 33)
+    assert len(replayed.progress) > 1
+    for before, after in zip(replayed.progress, replayed.progress[1:], strict=False):
+        assert all(a <= b for a, b in zip(before, after, strict=True))
+
+
+def test_times_are_in_order_and_within_the_replay(peer, replay):
+    replayed = replay(peer(acknowledge).endpoint, PAYLOADS)
+    records = replayed.records
+    assert records["op"].tolist() == list(range(100))
+    assert (records["sent_ns"] >= 0).all()
+    assert (records["answered_ns"] > records["sent_ns"]).all()
+    assert (records["answered_ns"] <= replayed.elapsed_s * 1e9).all()

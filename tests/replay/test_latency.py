@@ -1,0 +1,65 @@
+"""Percentiles that agree with numpy's, and the file that HdrHistogram's tools read."""
+
+import re
+
+import numpy as np
+import pytest
+
+from cpsim.replay.latency import PERCENTILES, histogram, percentiles_ms, write_hgrm
+
+LINE = re.compile(r" *(\d+\.\d{3}) (\d\.\d{12}) +(\d+)(?: +(\d+\.\d\d))?")
+
+
+@pytest.fixture(params=["lognormal", "uniform", "seconds", "few"])
+def latencies_ns(request):
+    draw = np.random.default_rng(5)
+    match request.param:
+        case "lognormal":
+            return (draw.lognormal(13, 2, 50_000)).astype(np.int64) + 1000
+        case "uniform":
+            return draw.integers(1000, 20_000_000, 50_000)
+        case "seconds":
+            return draw.integers(1_000_000_000, 600_000_000_000, 10_000)
+        case _:
+            return np.array([5_000, 70_000, 70_000, 900_000])
+
+
+def test_percentiles_are_those_of_numpy(latencies_ns):
+    figures = percentiles_ms(histogram(latencies_ns))
+    assert list(figures) == ["p50", "p90", "p99", "p99.9", "p99.99", "max"]
+    for q in PERCENTILES:
+        low, high = (np.percentile(latencies_ns / 1e6, q, method=method) for method in ("lower", "higher"))
+        assert 0.999 * low - 0.001 <= figures[f"p{q:g}"] <= 1.001 * high
+    assert figures["max"] == pytest.approx(latencies_ns.max() / 1e6, rel=0.001)
+
+
+def test_what_is_below_a_microsecond_counts_as_one():
+    recorded = histogram(np.array([-5, 0, 1, 999, 1500]))
+    assert recorded.get_total_count() == 5
+    assert percentiles_ms(recorded) == dict.fromkeys(["p50", "p90", "p99", "p99.9", "p99.99", "max"], 0.001)
+
+
+def test_the_file_is_a_percentile_distribution(latencies_ns, tmp_path):
+    write_hgrm(histogram(latencies_ns), tmp_path / "latency.hgrm")
+    head, blank, *lines = (tmp_path / "latency.hgrm").read_text().splitlines()
+    assert head.split() == ["Value", "Percentile", "TotalCount", "1/(1-Percentile)"]
+    assert blank == ""
+    rows = [LINE.fullmatch(line).groups() for line in lines if not line.startswith("#")]
+    values, shares, counts = (np.array(column, dtype=float) for column in list(zip(*rows, strict=True))[:3])
+    assert (np.diff(values) >= 0).all()
+    assert (np.diff(counts) >= 0).all()
+    assert shares[-1] == 1
+    assert counts[-1] == len(latencies_ns)
+    assert values[-1] == pytest.approx(latencies_ns.max() / 1e6, rel=0.002)
+    footer = " ".join(line for line in lines if line.startswith("#"))
+    figures = {name: float(value) for name, value in re.findall(r"(\w+) += +([\d.]+)", footer)}
+    assert figures["TotalCount"] == len(latencies_ns)
+    assert figures["Mean"] == pytest.approx(latencies_ns.mean() / 1e6, rel=0.002, abs=0.001)
+    assert figures["StdDeviation"] == pytest.approx(latencies_ns.std() / 1e6, rel=0.01)
+
+
+def test_no_latencies(tmp_path):
+    recorded = histogram(np.empty(0, np.int64))
+    assert percentiles_ms(recorded) == {}
+    write_hgrm(recorded, tmp_path / "latency.hgrm")
+    assert "Value" in (tmp_path / "latency.hgrm").read_text()

@@ -1,0 +1,372 @@
+"""The command line: what it says, what it exits with, and that it leaves nothing behind."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from cpsim import cli, fake
+from cpsim.server.ledger import Ledger
+
+SMALL = """
+description = "small"
+duration = "1d"
+population = { machines = 8, users = 4 }
+arrivals = { model = "constant", jobs = 30 }
+run_time = { model = "constant", value = "10min" }
+"""
+SERVER = "http://127.0.0.1:1/api"
+
+
+@pytest.fixture
+def cpsim(monkeypatch, capsys, tmp_path):
+    """Return cpsim(*arguments) -> (exit status, standard output, standard error), in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    Path("small.toml").write_text(SMALL, encoding="utf-8")
+    Path("secret").write_text("hush\n", encoding="utf-8")
+    Path("empty").write_text(" \n", encoding="utf-8")
+    Path("binary").write_bytes(b"\xff\xfe")
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["cpsim", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exited:
+            cli.main()
+        return exited.value.code, *capsys.readouterr()
+
+    return call
+
+
+def shell(*arguments, module=False, **options):
+    """Run cpsim in a process of its own."""
+    command = [sys.executable, "-m", "cpsim"] if module else [str(Path(sys.executable).parent / "cpsim")]
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=30, check=False, **options)
+
+
+# Help and version
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--help"], ["Usage: cpsim", "cpsim run smoke", "run ", "serve "]),
+        (["-h"], ["Usage: cpsim"]),
+        (
+            ["run", "--help"],
+            ["Usage: cpsim run", "SCENARIO", "--target", "--seed", "--rate", "--json", "--slot-prefix"],
+        ),
+        (["run", "-h"], ["Usage: cpsim run"]),
+        (["serve", "--help"], ["Usage: cpsim serve", "--unix", "--tcp", "--http", "--ready-file", "nc -U"]),
+    ],
+)
+def test_help(cpsim, arguments, said):
+    status, out, err = cpsim(*arguments)
+    assert (status, err) == (0, "")
+    for text in said:
+        assert text in out
+    assert max(map(len, out.splitlines())) <= 100
+
+
+def test_the_version(cpsim):
+    assert cpsim("--version") == (0, f"cpsim, version {version('cpsim')}\n", "")
+
+
+def test_python_m_cpsim():
+    done = shell("--version", module=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"cpsim, version {version('cpsim')}\n", "")
+
+
+def test_help_imports_little():
+    heavy = (
+        "{'numpy', 'pandas', 'faker', 'pyarrow', 'locust', 'rich', 'uvicorn', 'uvloop', 'msgspec', 'jinja2', 'hdrh'}"
+    )
+    code = f"""
+import atexit, sys
+atexit.register(lambda: print(*sorted({heavy} & set(sys.modules)), file=sys.stderr))
+sys.argv = ["cpsim", *sys.argv[1:]]
+from cpsim.cli import main
+main()
+"""
+    for arguments in (["--help"], ["run", "--help"], ["serve", "--help"]):
+        command = [sys.executable, "-c", code, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        assert (done.returncode, done.stderr.split()) == (0, [])
+        assert "Usage" in done.stdout
+
+
+# Exit statuses and --json
+
+
+def test_a_valid_run_as_json(cpsim):
+    status, out, err = cpsim("run", "small.toml", "--json", "--output", "out")
+    assert (status, err) == (0, "")
+    document = json.loads(out)
+    assert document["verdict"] == "valid"
+    assert document["operations"] == 60
+    assert document["operations_per_s"] > 0
+    assert document["not_verified"] == []
+    run, verdict = (json.loads(Path("out", name).read_text()) for name in ("run.json", "verdict.json"))
+    assert document == run | verdict
+
+
+def test_an_invalid_run_exits_with_1(cpsim, monkeypatch):
+    monkeypatch.setattr(Ledger, "_claim", lambda *_: None)
+    with fake.Fake({"p": "hush"}, http=fake.ANY_PORT) as site:
+        arguments = ["--target", site.addresses["http"], "--project", "p", "--secret-file", "secret", "--json"]
+        status, out, err = cpsim("run", "small.toml", *arguments)
+    assert (status, err) == (1, "")
+    document = json.loads(out)
+    assert document["verdict"] == "invalid"
+    assert document["anomalies_by_name"]["lost"] == 30
+    [folder] = Path("runs").iterdir()
+    assert re.fullmatch(r"small-\d{8}-\d{6}-\d{6}", folder.name)
+
+
+def test_an_unknown_run_exits_with_2(cpsim):
+    with fake.Fake({"p": "hush"}, unix=Path("cp.sock")):
+        status, out, err = cpsim("run", "small.toml", "--target", "./cp.sock", "--json")
+    assert (status, err) == (2, "")
+    assert json.loads(out)["verdict"] == "unknown"
+
+
+def test_one_seed_makes_one_workload(cpsim):
+    digests = []
+    with fake.Fake({"p": "hush"}, unix=Path("cp.sock")):
+        for number, seed in enumerate([1, 1, 2**63 - 1]):
+            arguments = ["--target", "unix:cp.sock", "--seed", seed, "--asap", "--json", "--output", number]
+            digests.append(json.loads(cpsim("run", "small.toml", *arguments)[1])["workload_sha256"])
+    assert digests[0] == digests[1] != digests[2]
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "Usage: cpsim"),
+        (["rnu"], "No such command 'rnu'"),
+        (["--nonsense"], "No such option '--nonsense'"),
+        (["run"], "Missing argument 'SCENARIO'"),
+        (["run", "smoke", "more"], "unexpected extra argument"),
+        (["run", "smoke", "--tagret", "x"], "No such option '--tagret'"),
+        (["run", "smoke", "--target", "cp.sock"], "cp.sock"),
+        (["run", "smoke", "--target", "127.0.0.1:0"], "not a number from 1 to 65535"),
+        (["run", "smoke", "--target", "ftp://x/"], "unknown scheme 'ftp'"),
+        (["run", "smoke", "--target", ""], "the endpoint is empty"),
+        (["run", "smoke", "--target", SERVER], "needs --project ID and --secret-file FILE"),
+        (["run", "smoke", "--target", SERVER, "--project", "p"], "needs --project ID and --secret-file FILE"),
+        (["run", "smoke", "--target", SERVER, "--server", SERVER], "this one is a server itself"),
+        (["run", "smoke", "--target", "./x", "--server", "./y"], "--server must be a URL"),
+        (["run", "smoke", "--target", "./x", "--server", SERVER], "needs --project ID and --secret-file FILE"),
+        (["run", "smoke", "--target", "./x", "--project", "p"], "add --server URL"),
+        (["run", "smoke", "--server", SERVER], "go with --target"),
+        (["run", "smoke", "--secret-file", "secret"], "go with --target"),
+        (["run", "smoke", "--secret-file", "missing"], "'missing' does not exist"),
+        (["run", "smoke", "--target", SERVER, "--project", "p", "--secret-file", "empty"], "empty is empty"),
+        (["run", "smoke", "--target", SERVER, "--project", "p", "--secret-file", "binary"], "cannot be read"),
+        (["run", "smoke", "--seed", "-1"], "-1 is not in the range"),
+        (["run", "smoke", "--seed", "x"], "'x' is not a valid integer"),
+        (["run", "smoke", "--seed", 2**63], "is not in the range"),
+        (["run", "smoke", "--rate", "0"], "'--rate': 0.0 is not in the range"),
+        (["run", "smoke", "--rate", "inf"], "'--rate': inf is not in the range"),
+        (["run", "smoke", "--rate", "nan"], "'--rate': nan is not a number"),
+        (["run", "smoke", "--rate", "fast"], "'fast' is not a valid float"),
+        (["run", "smoke", "--speed", "-2"], "'--speed': -2.0 is not in the range"),
+        (["run", "smoke", "--speed", "nan"], "'--speed': nan is not a number"),
+        (["run", "smoke", "--rate", "5", "--asap"], "exclude one another"),
+        (["run", "smoke", "--rate", "5", "--speed", "2"], "exclude one another"),
+        (["run", "smoke", "--in-flight", "0"], "0 is not in the range 1<=x<=10000"),
+        (["run", "smoke", "--timeout", "0"], "'--timeout': 0.0 is not in the range"),
+        (["run", "smoke", "--timeout", "inf"], "'--timeout': inf is not in the range"),
+        (["run", "smoke", "--timeout", "nan"], "'--timeout': nan is not a number"),
+        (["run", "smoke", "--slot-prefix", "a,credits=9"], "slot 'a,credits=9' contains ','"),
+        (["run", "smoke", "--slot-prefix", ""], "is empty"),
+        (["run", "smoke", "--slot-prefix", "x" * 81], "has 81 bytes: at most 80"),
+        (["serve", "more"], "unexpected extra argument"),
+        (["serve", "--tcp", "5667"], "is not HOST:PORT"),
+        (["serve", "--tcp", "127.0.0.1:65536"], "is not HOST:PORT"),
+        (["serve", "--http", ":80"], "is not HOST:PORT"),
+        (["serve", "--project", ""], "--project"),
+        (["serve", "--project", "a,b"], "'a,b' needs an id without commas"),
+        (["serve", "--secret-file", "empty"], "empty is empty"),
+        (["serve", "--flush-interval", "-1"], "-1.0 is not in the range"),
+        (["serve", "--flush-interval", "nan"], "nan is not a number"),
+    ],
+)
+def test_wrong_usage(cpsim, arguments, said):
+    status, out, err = cpsim(*arguments)
+    assert (status, out) == (64, "")
+    assert said in " ".join(err.split())
+    assert "Traceback" not in err
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "smok"], r'no scenario "smok": expected .*challenge, smoke; did you mean "smoke"\?'),
+        (["run", "missing.toml"], r"missing.toml: no such file"),
+        (["run", "binary"], r"binary: expected a scenario .*"),
+        (["run", "broken.toml"], r"broken.toml: not TOML: .*"),
+        (["run", "wrong.toml"], r"wrong.toml: duration = .*: expected .*"),
+        (["run", "."], r".*"),
+        (["run", "small.toml", "--output", "small.toml"], r"small.toml is there already; .*"),
+        (["run", "small.toml", "--output", "small.toml/x"], r".*(Not a directory|File exists).*"),
+        (["run", "small.toml", "--target", "./nobody"], r"cannot reach ./nobody: .*; is it running there\?"),
+        (
+            ["run", "small.toml", "--target", SERVER, "--project", "p,q", "--secret-file", "secret"],
+            r".*project id must be printable ASCII.*",
+        ),
+        (
+            ["run", "small.toml", "--target", SERVER, "--project", "é\nX: y", "--secret-file", "secret"],
+            r".*project id must be printable ASCII.*",
+        ),
+        (
+            ["run", "small.toml", "--target", SERVER, "--project", "p", "--secret-file", "secret"],
+            r".*127.0.0.1:1/api.*Connection refused",
+        ),
+        (["serve", "--unix", "missing/cp.sock"], r"cannot listen at missing/cp.sock: .*"),
+        (["serve", "--unix", "small.toml"], r"cannot listen at small.toml: .*"),
+        (["serve", "--unix", "x" * 200], r"cannot listen at x+: .*"),
+        (["serve", "--tcp", "192.0.2.1:0"], r"cannot listen at 192.0.2.1:0: .*"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(cpsim, monkeypatch, arguments, said):
+    Path("broken.toml").write_text("= 5", encoding="utf-8")
+    Path("wrong.toml").write_text(SMALL.replace('"1d"', '"1x"'), encoding="utf-8")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = sorted(path.name for path in Path().iterdir())
+    try:
+        status, out, err = cpsim(*arguments)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert (status, out) == (2, "")
+    assert re.fullmatch(f"cpsim: {said}\n", err)
+    after = sorted(path.name for path in Path().iterdir())
+    assert [name for name in after if name != "runs"] == before
+    assert not Path("runs").exists() or not [*Path("runs").iterdir()]
+
+
+# Serving
+
+
+class Serving:
+    """`cpsim serve` in a process of its own, once it is ready."""
+
+    def __init__(self, *arguments, environment=None):
+        command = [sys.executable, "-m", "cpsim", "serve", *arguments]
+        self.process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONWARNINGS": "error"} | (environment or {}),
+        )
+        self.lines = []
+
+    def read(self, count):
+        self.lines += [self.process.stdout.readline() for _ in range(count)]
+        return dict(line.split() for line in self.lines)
+
+    def stop(self, number):
+        self.process.send_signal(number)
+        return self.process.communicate(timeout=15), self.process.returncode
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
+
+
+def exchange(path, frame, *, half_close):
+    """What `printf FRAME | nc -U PATH` does: with or without closing its side when its input ends."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(5)
+        sock.connect(path)
+        sock.sendall(frame)
+        if half_close:
+            sock.shutdown(socket.SHUT_WR)
+        reply = b""
+        while piece := sock.recv(100):  # ends only when the daemon closes
+            reply += piece
+        return reply
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_serve(cpsim, number):
+    with Serving(
+        "--unix", "./cp.sock", "--tcp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--ready-file", "ready"
+    ) as site:
+        addresses = site.read(3)
+        assert list(addresses) == ["unix", "tcp", "http"]
+        assert re.fullmatch(r"127\.0\.0\.1:\d+", addresses["tcp"])
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/api", addresses["http"])
+        for half_close in (False, True):
+            frame = b"alloc,slot=x-%d,credits=5" % half_close
+            assert exchange("cp.sock", frame + b"\n", half_close=half_close) == b"OK"
+            assert exchange("cp.sock", b"nonsense\n", half_close=half_close) == b"ER"
+        credentials = ["--project", "demo", "--secret-file", "secret"]
+        Path("secret").write_text("demo", encoding="utf-8")
+        run = ["run", "small.toml", "--target", addresses["tcp"], "--server", addresses["http"], *credentials]
+        assert cpsim(*run)[0] == 0
+        ready = Path("ready")
+        assert ready.read_text(encoding="utf-8") == "".join(site.lines)
+        (out, err), status = site.stop(number)
+        assert (out, err, status) == ("", "", 0)
+        assert not Path("cp.sock").exists()
+        assert not Path("ready.partial").exists()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", int(addresses["tcp"].rpartition(":")[2])), timeout=5)
+
+
+def test_serve_takes_free_addresses_when_none_is_given(cpsim, tmp_path):
+    short = Path("t")
+    short.mkdir()
+    with Serving(environment={"TMPDIR": str(short)}) as site:
+        addresses = site.read(3)
+        assert exchange(os.path.relpath(addresses["unix"]), b"alloc,slot=x", half_close=False) == b"OK"
+        assert site.stop(signal.SIGTERM) == (("", ""), 0)
+    assert [*short.iterdir()] == []
+
+
+def test_serve_replaces_the_socket_of_a_killed_one_but_no_live_one(cpsim):
+    with Serving("--unix", "cp.sock") as first:
+        first.read(1)
+        status, _, err = cpsim("serve", "--unix", "cp.sock")
+        assert status == 2
+        assert "another process is serving there" in err
+        first.process.kill()
+        first.process.communicate()
+    assert Path("cp.sock").exists()
+    with Serving("--unix", "cp.sock") as second:
+        second.read(1)
+        assert exchange("cp.sock", b"alloc,slot=x", half_close=False) == b"OK"
+        second.stop(signal.SIGTERM)
+
+
+def test_serve_says_when_it_cannot_write_that_it_is_ready(cpsim):
+    done = shell("serve", "--unix", "cp.sock", "--ready-file", "missing/ready")
+    assert done.returncode == 2
+    assert re.fullmatch(r"cpsim: .*missing/ready.*\n", done.stderr)
+    assert not Path("cp.sock").exists()
+
+
+def test_output_that_nobody_reads(cpsim):
+    """Like `cpsim --help | head -1`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "cpsim", "run", "--help"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=30, check=False)
+    os.close(writer)
+    assert "Traceback" not in done.stderr
