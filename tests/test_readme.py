@@ -2,9 +2,11 @@
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -49,17 +51,22 @@ def test_the_snippets_run_one_after_the_other(workplace: Path) -> None:
         for left in ("ready", "creditapi.socket"):
             (workplace / left).unlink(missing_ok=True)
         command = {"sh": ["bash", "-euc"], "python": [sys.executable, "-c"]}[language]
-        done = subprocess.run(
+        with subprocess.Popen(
             [*command, text.replace("8080", port)],
             cwd=workplace,
             env=os.environ | {"PATH": path},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == 0, text + done.stdout + done.stderr
-        assert "Traceback" not in done.stderr, text + done.stderr
+            start_new_session=True,
+        ) as snippet:
+            try:
+                said, _ = snippet.communicate(timeout=60)
+            finally:
+                with suppress(ProcessLookupError):  # a snippet that failed may have left a server behind
+                    os.killpg(snippet.pid, signal.SIGKILL)
+        assert snippet.returncode == 0, text + said
+        assert "Traceback" not in said, text + said
 
 
 def test_there_are_two_commands_for_a_fresh_machine() -> None:
