@@ -13,7 +13,7 @@ import os
 import sqlite3
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
@@ -47,7 +47,7 @@ class Log:
 
     Args:
         path: the file; made if it is not there.
-        kind: four letters, what the log is for; a file of another kind is not opened.
+        kind: what the log is for; its first four letters mark the file, and one of another kind is not opened.
         tables: SQL that makes the owner's own tables, where they are not there.
 
     Raises:
@@ -56,9 +56,10 @@ class Log:
 
     def __init__(self, path: Path, kind: str, tables: str = "") -> None:
         self.path = path
-        self._lock_file = _lock(path)
-        try:
-            self._writing = connect(path, kind)
+        with ExitStack() as undo:
+            self._lock_file = _lock(path)
+            undo.callback(os.close, self._lock_file)
+            self._writing = undo.enter_context(closing(connect(path, kind)))
             with told(path):
                 self._writing.execute("PRAGMA journal_mode = WAL")
                 self._writing.execute("PRAGMA synchronous = FULL")
@@ -67,11 +68,9 @@ class Log:
                 last = "SELECT max(position) FROM (SELECT position FROM log UNION ALL SELECT position FROM cut)"
                 self.last: int = self._writing.execute(last).fetchone()[0]
             if health != "ok":
-                raise Problem(f"{path} is damaged: {health}")  # noqa: TRY301 - the lock is given back below
+                raise Problem(f"{path} is damaged: {health}")
             self._reading = connect(path, kind)
-        except BaseException:
-            os.close(self._lock_file)
-            raise
+            undo.pop_all()
         self._read_lock = threading.Lock()
         self._changed = threading.Condition()
         self._records: list[str] = []
@@ -196,16 +195,17 @@ def connect(path: Path, kind: str) -> sqlite3.Connection:
     Raises:
         Problem: the file is not a log of this kind, or is damaged.
     """
-    application_id = int.from_bytes(kind.encode())
-    with told(path):
+    application_id = int.from_bytes(kind.encode()[:4])
+    with told(path), ExitStack() as undo:
         database = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+        undo.enter_context(closing(database))
         (found,) = database.execute("PRAGMA application_id").fetchone()
         (tables,) = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         if found == 0 and tables == 0:
             database.execute(f"PRAGMA application_id = {application_id}")
         elif found != application_id:
-            database.close()
             raise Problem(f"{path} is not a {kind} file; name another file, or one that does not exist yet")
+        undo.pop_all()
     return database
 
 

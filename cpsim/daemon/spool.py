@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cpdaemon.signing import Call
     from cpsim.log import Statement, Then
 
-KIND: Final = "CPsp"
+KIND: Final = "spool"
 TABLES: Final = """
 CREATE TABLE IF NOT EXISTS batch (id TEXT NOT NULL, last INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS failed

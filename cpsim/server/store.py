@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from cpsim.errors import Problem
 
-KIND: Final = "CPst"
+KIND: Final = "store"
 TABLES: Final = "CREATE TABLE IF NOT EXISTS snapshot (part INTEGER PRIMARY KEY, content TEXT NOT NULL);"
 LEAST_LOG: Final = 16 * 2**20
 """Characters of log before a first snapshot."""
