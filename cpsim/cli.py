@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
-from cpdaemon.endpoint import Endpoint, TcpEndpoint, UnixEndpoint, UrlEndpoint, parse_endpoint
-from cpdaemon.errors import CreditPiggyError, EndpointError, InvalidCommand
+from cpdaemon.endpoint import Endpoint, TcpEndpoint, UnixEndpoint, UrlEndpoint
+from cpdaemon.errors import CreditPiggyError, InvalidCommand
+from cpsim.options import FILE, EndpointType, ListenType, NumberType
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cpsim.replay.clock import Pace
     from cpsim.run import Target
 
@@ -20,42 +22,6 @@ INVALID: Final = 1
 FAILED: Final = 2
 WRONG_USAGE: Final = 64
 LONGEST_S: Final = 86_400
-DEMO_PROJECT: Final = "demo"
-"""Project id and secret of `cpsim serve` when none are given: it is a fake, on loopback."""
-
-
-class _EndpointType(click.ParamType[Endpoint]):
-    """A UNIX socket path, HOST:PORT, or URL."""
-
-    name = "endpoint"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Endpoint:
-        try:
-            return parse_endpoint(value)
-        except EndpointError as error:
-            self.fail(str(error), param, ctx)
-
-
-class _ListenType(click.ParamType[TcpEndpoint]):
-    """HOST:PORT to listen at; port 0 takes a free one."""
-
-    name = "host:port"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> TcpEndpoint:
-        host, colon, port = value.rpartition(":")
-        if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
-            self.fail(f"{value!r} is not HOST:PORT with a port from 0 (any free one) to 65535", param, ctx)
-        return TcpEndpoint(host.removeprefix("[").removesuffix("]"), int(port))
-
-
-class _NumberType(click.FloatRange):
-    """A finite number in a range."""
-
-    def convert(self, value: float, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        number = float(super().convert(value, param, ctx))
-        if math.isnan(number):  # which is neither inside a range nor outside
-            self.fail(f"{value} is not a number", param, ctx)
-        return number
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -75,10 +41,10 @@ def cli() -> None:
 @click.argument("scenario")
 @click.option(
     "--target",
-    type=_EndpointType(),
+    type=EndpointType(),
     help="A daemon (PATH or HOST:PORT) or a server (URL); without it, an embedded fake.",
 )
-@click.option("--server", type=_EndpointType(), help="URL of the server behind the --target daemon, to see the effect.")
+@click.option("--server", type=EndpointType(), help="URL of the server behind the --target daemon, to see the effect.")
 @click.option("--project", metavar="ID", help="Project id at the server.")
 @click.option(
     "--secret-file",
@@ -88,10 +54,10 @@ def cli() -> None:
 @click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), default=1, show_default=True, help="Same seed, same workload."
 )
-@click.option("--rate", type=_NumberType(1e-6, 1e9), metavar="R", help="Send R operations/s.")
+@click.option("--rate", type=NumberType(1e-6, 1e9), metavar="R", help="Send R operations/s.")
 @click.option(
     "--speed",
-    type=_NumberType(1e-6, 1e9),
+    type=NumberType(1e-6, 1e9),
     metavar="X",
     help="Keep the scenario's times, X times faster.",
 )
@@ -107,7 +73,7 @@ def cli() -> None:
 @click.option(
     "--timeout",
     "timeout_s",
-    type=_NumberType(0.001, LONGEST_S),
+    type=NumberType(0.001, LONGEST_S),
     default=10.0,
     show_default=True,
     metavar="S",
@@ -227,41 +193,65 @@ def _target(
     return Target(target, server, (project, _secret(secret_file)))
 
 
-def _secret(path: Path) -> str:
+def _secret(path: Path, option: str = "--secret-file") -> str:
+    from cpsim.serve import read_secret
+
     try:
-        secret = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"--secret-file {path} cannot be read: {error}") from error
-    if not secret:
-        raise click.UsageError(f"--secret-file {path} is empty; it should hold the project's secret")
-    return secret
+        return read_secret(path)
+    except ValueError as error:
+        raise click.UsageError(f"{option} {path} {error}") from error
+
+
+def _secrets(project_ids: Sequence[str], secret_files: Sequence[Path]) -> dict[str, str]:
+    """The secret of each project, from the file of the same place in the list."""
+    from cpsim.serve import DEMO_PROJECT
+
+    ids = project_ids or (DEMO_PROJECT,)
+    if secret_files and len(secret_files) != len(ids):
+        raise click.UsageError(f"{len(ids)} --project and {len(secret_files)} --secret-file: give one for each")
+    repeated = {name for name in ids if ids.count(name) > 1}
+    if repeated:
+        raise click.BadParameter(f"{', '.join(sorted(repeated))} is given twice", param_hint="--project")
+    return dict(zip(ids, map(_secret, secret_files) if secret_files else [DEMO_PROJECT] * len(ids), strict=True))
 
 
 @cli.command()
-@click.option("--unix", type=click.Path(path_type=Path), metavar="PATH", help="The daemon's UNIX socket.")
-@click.option("--tcp", type=_ListenType(), help="The daemon on TCP; port 0 takes a free one.")
-@click.option("--http", type=_ListenType(), help="The server on HTTP; port 0 takes a free one.")
-@click.option("--project", default=DEMO_PROJECT, show_default=True, metavar="ID", help="Project id.")
+@click.option("--config", type=FILE, metavar="FILE", help="TOML; what the options say takes the place of it.")
+@click.option("--unix", type=click.Path(path_type=Path), metavar="PATH", help="A daemon on a UNIX socket.")
+@click.option("--tcp", type=ListenType(), help="The same daemon on TCP; port 0 takes a free one.")
+@click.option("--http", type=ListenType(), help="The server on HTTP; port 0 takes a free one.")
+@click.option(
+    "--project",
+    "projects",
+    multiple=True,
+    metavar="ID",
+    help="Project id; again for more. The daemon works for the first.  [default: demo]",
+)
 @click.option(
     "--secret-file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help=f"File with the project's secret; without it, the secret is {DEMO_PROJECT!r}.",
+    "secret_files",
+    type=FILE,
+    multiple=True,
+    metavar="FILE",
+    help="File with the project's secret, one for each --project; without any, secrets are 'demo'.",
+)
+@click.option(
+    "--control-token-file",
+    type=FILE,
+    metavar="FILE",
+    help="File with the token that a request to /__cpsim/ has to show; beyond loopback there is none without it.",
 )
 @click.option(
     "--flush-interval",
     "flush_interval_s",
-    type=_NumberType(0, LONGEST_S),
-    default=0.0,
-    show_default=True,
+    type=NumberType(0, LONGEST_S),
     metavar="S",
-    help="Seconds that the daemon keeps commands before it passes them on.",
+    help="Seconds that daemons keep commands before they pass them on.  [default: 0]",
 )
 @click.option(
     "--profile",
     type=click.Choice(["documented", "deployed"]),
-    default="documented",
-    show_default=True,
-    help="Behave as the protocol's document says, or as the system in production does.",
+    help="Behave as the protocol's document says (the default), or as the system in production does.",
 )
 @click.option("--quirk", "quirks", multiple=True, metavar="NAME", help="One difference alone; see cpsim quirks.")
 @click.option(
@@ -274,19 +264,17 @@ def _secret(path: Path) -> str:
     "--store",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Keep the ledger in FILE, and what the daemon has in FILE.PROJECT.spool: they survive a crash.",
+    help="Keep the ledger in FILE, and what a daemon has in FILE.PROJECT.spool: they survive a crash.",
 )
 def serve(
+    config: Path | None,
     unix: Path | None,
     tcp: TcpEndpoint | None,
-    http: TcpEndpoint | None,
-    project: str,
-    secret_file: Path | None,
-    flush_interval_s: float,
-    profile: str,
-    quirks: tuple[str, ...],
+    projects: tuple[str, ...],
+    secret_files: tuple[Path, ...],
+    control_token_file: Path | None,
     ready_file: Path | None,
-    store: Path | None,
+    **options: Any,  # noqa: ANN401 - those that are a configuration's own
 ) -> None:
     """Serve a fake daemon and its account server, until Ctrl-C.
 
@@ -296,39 +284,52 @@ def serve(
     cpsim serve --unix /tmp/creditapi.socket --http 127.0.0.1:8080
     echo "alloc,slot=job-1,credits=5" | nc -U /tmp/creditapi.socket
     curl http://127.0.0.1:8080/__cpsim/totals
+
+    What there is under /__cpsim/ is described by /__cpsim/openapi.json. All of this can be in a file, and several
+    daemons only there:
+
+    \b
+    http = "127.0.0.1:8080"
+    [[project]]
+    id = "physics"
+    secret_file = "physics.secret"    # or secret = "..."; paths are relative to this file
+    [[daemon]]
+    project = "physics"
+    unix = "/tmp/creditapi.socket"    # or tcp = "127.0.0.1:5667", or both
+    flush_interval = 0.5              # seconds
+    [clock]
+    start = 2026-03-01T00:00:00Z
+    rate = 60                         # times real time; 0 freezes
+    [links]
+    worker-7 = "alice"                # machine = user
+
+    There are also control_token_file, store, journal_limit, profile and quirks.
     """
-    import signal
-    import tempfile
-    import threading
+    from dataclasses import replace
 
-    from cpsim.fake import ANY_PORT, Fake
-    from cpsim.quirks import chosen
+    from cpsim.fake import Site
+    from cpsim.serve import Configuration, load
+    from cpsim.serve import serve as perform
 
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    secret = DEMO_PROJECT if secret_file is None else _secret(secret_file)
-    with tempfile.TemporaryDirectory(prefix="cpsim-") as folder:
-        if unix is None and tcp is None and http is None:
-            unix, tcp, http = Path(folder) / "daemon.sock", ANY_PORT, ANY_PORT
-        try:
-            fake = Fake(
-                {project: secret},
-                unix=unix,
-                tcp=tcp,
-                http=http,
-                flush_interval_s=flush_interval_s,
-                quirks=chosen(profile, quirks),
-                store=store,
-            )
-        except ValueError as error:
-            raise click.BadParameter(str(error), param_hint="--project") from error
-        with fake:
-            lines = "".join(f"{kind} {address}\n" for kind, address in fake.addresses.items())
-            click.echo(lines, nl=False)
-            if ready_file is not None:
-                _write_whole(ready_file, lines)
-            stop.wait()
+    changes = {name: value for name, value in options.items() if value not in {None, ()}}
+    if projects or secret_files:
+        changes["projects"] = _secrets(projects, secret_files)
+    if control_token_file is not None:
+        changes["control_token"] = _secret(control_token_file, "--control-token-file")
+    configuration = replace(Configuration() if config is None else load(config), **changes)
+    if unix is not None or tcp is not None:
+        site = Site(project_id=next(iter(configuration.projects)), unix=unix, tcp=tcp)
+        configuration = replace(configuration, sites=[site])
+
+    def on_ready(lines: str) -> None:
+        click.echo(lines, nl=False)
+        if ready_file is not None:
+            _write_whole(ready_file, lines)
+
+    try:
+        perform(configuration, on_ready)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--project") from error
 
 
 @cli.command()
@@ -340,8 +341,8 @@ def serve(
     help="The deployed daemon's INI file; the options here go before it.",
 )
 @click.option("--unix", metavar="PATH", help="Listen at a UNIX socket.")
-@click.option("--tcp", type=_ListenType(), help="Listen on TCP; port 0 takes a free one.")
-@click.option("--server", type=_EndpointType(), help="URL of the server that commands go to.")
+@click.option("--tcp", type=ListenType(), help="Listen on TCP; port 0 takes a free one.")
+@click.option("--server", type=EndpointType(), help="URL of the server that commands go to.")
 @click.option("--project", metavar="ID", help="Project id at the server.")
 @click.option(
     "--secret-file",
@@ -357,7 +358,7 @@ def serve(
 @click.option(
     "--flush-interval",
     "flush_interval_s",
-    type=_NumberType(0, LONGEST_S),
+    type=NumberType(0, LONGEST_S),
     metavar="S",
     help="Seconds that a command waits for others; 1 by default.",
 )

@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -27,7 +27,8 @@ from cpsim.daemon.site import STOP_WITHIN_S
 from cpsim.daemon.spool import Spool
 from cpsim.errors import Problem
 from cpsim.fault_plan import FaultPlan
-from cpsim.server.access import Access, is_loopback
+from cpsim.listen import is_loopback
+from cpsim.server.access import Access
 from cpsim.server.control import Control
 from cpsim.server.faults import FaultyApi
 from cpsim.server.http import API_PATH
@@ -139,7 +140,7 @@ class StoredDaemon(Daemon):
     """A site's daemon whose commands are on disk before they are answered OK."""
 
     def __init__(self, site: Site, accounts: AccountServer, faults: FaultPlan, spool: Path) -> None:
-        super().__init__(site, accounts, faults)
+        super().__init__(replace(site, flush_interval_s=0.0), accounts, faults)  # it is the courier that waits
         self._spool = Spool(spool)
         interval_s = max(site.flush_interval_s, GATHER_S)
         self._courier = Courier(self._spool, InProcess(accounts, site.project_id, faults), interval_s)

@@ -13,8 +13,9 @@ from typing import Annotated, Final, Self
 from msgspec import Meta, Struct
 
 from cpdaemon.commands import MAX_FRAME_BYTES
+from cpsim import tables
 from cpsim.errors import Problem
-from cpsim.scenario import identities, tables
+from cpsim.scenario import identities
 
 SLOT_ID_CHARACTERS: Final = 100
 """How long a slot id may become at replay without a frame growing too large."""

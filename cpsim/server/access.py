@@ -8,23 +8,15 @@ to this machine says that name in its `Host`.
 from __future__ import annotations
 
 import hmac
-import ipaddress
 from typing import TYPE_CHECKING, Final
 
+from cpsim.listen import is_loopback
 from cpsim.server.messages import Failure
 
 if TYPE_CHECKING:
     from cpsim.server.messages import Request
 
 SCHEME: Final = b"bearer "
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address means this machine alone."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 class Access:

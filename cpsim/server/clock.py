@@ -59,7 +59,7 @@ class Clock:
             raise ValueError(f"the clock cannot run at {rate:g} times real time: 0 or more can be")
         with self._lock:
             real_us = self._real_us()
-            self._since_us, self._start_us = real_us, self._tell(real_us)
+            self._since_us, self._start_us = real_us, self._at(real_us)
             self._rate = rate
 
     def advance(self, *, days: float = 0, hours: float = 0, minutes: float = 0, seconds: float = 0) -> None:
@@ -91,8 +91,10 @@ class Clock:
         self._told_us = now_us
 
     def _tell(self, real_us: int) -> int:
+        self._told_us = self._at(real_us)
+        return self._told_us
+
+    def _at(self, real_us: int) -> int:
         passed_us = real_us - self._since_us
         now_us = self._start_us + (passed_us if self._rate == 1 else int(passed_us * self._rate))
-        if now_us > self._told_us:
-            self._told_us = min(now_us, LATEST_US)
-        return self._told_us
+        return self._told_us if now_us < self._told_us else min(now_us, LATEST_US)

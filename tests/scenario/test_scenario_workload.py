@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from cpdaemon import commands
 from cpsim import catalog
-from cpsim.scenario import generate, identities, load_workload, schema, tables
+from cpsim import tables
+from cpsim.scenario import generate, identities, load_workload, schema
 from cpsim.scenario.workload import ABSENT
 
 NUMBERS_DIGEST = "ac70ec0f281d4df88327f51f7a001d389c7ba1f530a148e52d321da8c4eb4dc7"

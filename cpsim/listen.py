@@ -1,0 +1,31 @@
+"""Addresses to listen at."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from cpdaemon.endpoint import TcpEndpoint
+
+
+class Listen(TcpEndpoint):
+    """An address to listen at, written HOST:PORT; port 0 takes a free one.
+
+    Raises:
+        ValueError: it is written otherwise.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, text: str) -> None:
+        host, colon, port = text.rpartition(":") if isinstance(text, str) else ("", "", "")
+        if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+            raise ValueError(f"{text!r} is not HOST:PORT with a port from 0 (any free one) to 65535")
+        super().__init__(host.removeprefix("[").removesuffix("]"), int(port))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address means this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

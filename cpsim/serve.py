@@ -1,0 +1,277 @@
+"""`cpsim serve`: its configuration, from a file or from options, and serving until it is told to stop."""
+
+import json
+import signal
+import sys
+import tempfile
+import threading
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta, Struct
+
+from cpdaemon.endpoint import TcpEndpoint
+from cpsim import tables
+from cpsim.errors import Problem
+from cpsim.fake import ANY_PORT, Fake, Site
+from cpsim.listen import Listen, is_loopback
+from cpsim.quirks import QUIRKS, chosen
+from cpsim.server.journal import DEFAULT_LIMIT
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+DEMO_PROJECT: Final = "demo"
+"""Project id and secret when none are given: it is a fake, on loopback."""
+
+
+Text = Annotated[str, Meta(min_length=1, description="text")]
+File = Annotated[str, Meta(min_length=1, description="the path of a file")]
+Id = Annotated[str, Meta(pattern=r"^[^,]+$(?!\n)", description="a project id: text without commas")]
+Address = Annotated[Listen, Meta(description="HOST:PORT, with a port from 0 (any free one) to 65535")]
+Seconds = Annotated[float, Meta(ge=0, le=86_400, description="seconds, from 0 to 86,400")]
+Rate = Annotated[float, Meta(ge=0, le=1e6, description="a multiple of real time, from 0 (frozen) to 1,000,000")]
+Count = Annotated[int, Meta(ge=0, description="a whole number from 0 up")]
+Moment = Annotated[datetime, Meta(tz=True, description="a time with its offset, such as 2026-03-01T00:00:00Z")]
+Profile = Annotated[Literal["documented", "deployed"], Meta(description='"documented" or "deployed"')]
+
+
+class _Table(Struct, frozen=True, forbid_unknown_fields=True): ...
+
+
+class ProjectTable(_Table, frozen=True):
+    """A project, and its secret or the file that holds it."""
+
+    id: Id
+    secret: Text | None = None
+    secret_file: File | None = None
+
+
+class DaemonTable(_Table, frozen=True):
+    """A daemon of a project: where it listens, and for how long it keeps commands."""
+
+    project: Id
+    unix: File | None = None
+    tcp: Address | None = None
+    flush_interval: Seconds = 0.0
+
+
+class ClockTable(_Table, frozen=True):
+    """The server's clock."""
+
+    start: Moment | None = None
+    rate: Rate = 1.0
+
+
+class ServeFile(_Table, frozen=True):
+    """The whole file."""
+
+    project: Annotated[list[ProjectTable], Meta(description="[[project]] tables")] = []
+    daemon: Annotated[list[DaemonTable], Meta(description="[[daemon]] tables")] = []
+    http: Address | None = None
+    control_token_file: File | None = None
+    store: File | None = None
+    journal_limit: Count = DEFAULT_LIMIT
+    profile: Profile = "documented"
+    quirks: Annotated[list[Text], Meta(description="a list of names that cpsim quirks lists")] = []
+    clock: ClockTable = ClockTable()
+    links: Annotated[dict[Text, Text], Meta(description='a table of machine = "user"')] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Configuration:
+    """What is served.
+
+    Attributes:
+        projects: project id to secret.
+        sites: where daemons listen.
+        http: where the server listens. Without it and without sites, all listen at free addresses of this machine.
+        control_token: what a request of the control API has to show.
+        flush_interval_s: that of every daemon, in place of its own.
+        store: the file that keeps the accounts.
+        journal_limit: how many commands of each project the journal keeps.
+        profile: of the quirks.
+        quirks: others beside those of the profile.
+        start_us: the time at which the clock starts, in microseconds since 1970.
+        rate: of the clock, as a multiple of real time.
+        links: machine to user.
+    """
+
+    projects: Mapping[str, str] = field(default_factory=lambda: {DEMO_PROJECT: DEMO_PROJECT})
+    sites: Sequence[Site] = ()
+    http: TcpEndpoint | None = None
+    control_token: str | None = None
+    flush_interval_s: float | None = None
+    store: Path | None = None
+    journal_limit: int = DEFAULT_LIMIT
+    profile: str = "documented"
+    quirks: Sequence[str] = ()
+    start_us: int | None = None
+    rate: float = 1.0
+    links: Mapping[str, str] = field(default_factory=dict)
+
+    def fake(self) -> Fake:
+        """The fake that it describes.
+
+        Raises:
+            Problem: a daemon is for a project that there is not, or a quirk, the store or a spool cannot be used.
+            ValueError: a project cannot be, or the clock cannot start then.
+        """
+        for site in self.sites:
+            if site.project_id not in self.projects:
+                known = ", ".join(map(repr, self.projects))
+                raise Problem(f"there is a daemon for project {site.project_id!r}, and the projects are {known}")
+        interval_s = self.flush_interval_s
+        fake = Fake(
+            self.projects,
+            http=self.http,
+            sites=[replace(site, flush_interval_s=interval_s) for site in self.sites]
+            if interval_s is not None
+            else self.sites,
+            control_token=self.control_token,
+            quirks=chosen(self.profile, self.quirks),
+            journal_limit=self.journal_limit,
+            store=self.store,
+        )
+        fake.accounts.clock.run(self.rate)
+        if self.start_us is not None:
+            fake.accounts.clock.set(self.start_us)
+        for refusal in fake.accounts.link(list(self.links.items())):
+            raise Problem(f"links: {refusal.message}")
+        return fake
+
+
+def load(path: Path) -> Configuration:
+    """Read a configuration file; paths in it are relative to its folder.
+
+    Raises:
+        Problem: it has a mistake; the message names the file, the place, the value and what is allowed.
+        OSError: it cannot be read.
+    """
+    try:
+        file = tables.convert(tomllib.loads(path.read_text(encoding="utf-8")), ServeFile)
+        folder, start = path.parent, file.clock.start
+        projects = dict(_projects(file, folder)) or {DEMO_PROJECT: DEMO_PROJECT}
+        return Configuration(
+            projects=projects,
+            sites=tuple(_sites(file, folder, projects)),
+            http=file.http,
+            control_token=_secret(folder, file.control_token_file, "control_token_file"),
+            store=None if file.store is None else folder / file.store,
+            journal_limit=file.journal_limit,
+            profile=file.profile,
+            quirks=tuple(_known_quirks(file.quirks)),
+            start_us=None if start is None else (start - EPOCH) // timedelta(microseconds=1),
+            rate=file.clock.rate,
+            links=file.links,
+        )
+    except tomllib.TOMLDecodeError as error:
+        raise Problem(f"{path}: not TOML: {error}") from error
+    except ValueError as error:
+        raise Problem(f"{path}: {error}") from error
+
+
+def read_secret(path: Path) -> str:
+    """The text of a file that holds a secret, without the white space around it.
+
+    Raises:
+        ValueError: it cannot be read, or is empty.
+    """
+    try:
+        secret = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot be read: {error}") from error
+    if not secret:
+        raise ValueError("is empty; it should hold the secret")
+    return secret
+
+
+def serve(configuration: Configuration, on_ready: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM; then stop listening and pass on what was acknowledged.
+
+    Args:
+        configuration: what is served.
+        on_ready: called once it serves, with a line `KIND ADDRESS` for each address, daemons first and in order.
+
+    Raises:
+        Problem, ValueError: see `Configuration.fake`.
+        OSError: an address cannot be listened at.
+    """
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with _somewhere(configuration) as placed, placed.fake() as fake:
+        if exposed := _exposed(placed):
+            print(f"cpsim: warning: other machines can reach {', '.join(exposed)}", file=sys.stderr, flush=True)
+        addresses = [pair for daemon in fake.daemons for pair in daemon.addresses.items()]
+        if placed.http is not None:
+            addresses.append(("http", fake.addresses["http"]))
+        on_ready("".join(f"{kind} {address}\n" for kind, address in addresses))
+        stop.wait()
+
+
+@contextmanager
+def _somewhere(configuration: Configuration) -> Iterator[Configuration]:
+    """The configuration itself, or with free addresses of this machine where it has none."""
+    if configuration.sites or configuration.http is not None:
+        yield configuration
+        return
+    with tempfile.TemporaryDirectory(prefix="cpsim-") as folder:
+        project_id = next(iter(configuration.projects))
+        site = Site(project_id=project_id, unix=Path(folder) / "daemon.sock", tcp=ANY_PORT)
+        yield replace(configuration, sites=[site], http=ANY_PORT)
+
+
+def _exposed(configuration: Configuration) -> list[str]:
+    """The addresses that are not of this machine alone."""
+    listening = [*(site.tcp for site in configuration.sites), configuration.http]
+    return [str(address) for address in listening if address is not None and not is_loopback(address.host)]
+
+
+def _projects(file: ServeFile, folder: Path) -> Iterator[tuple[str, str]]:
+    taken: set[str] = set()
+    for index, project in enumerate(file.project):
+        place = f"project[{index}]"
+        if project.id.lower() in taken:
+            raise ValueError(f"{place}.id = {json.dumps(project.id)}: expected an id of its own; case does not count")
+        taken.add(project.id.lower())
+        if (project.secret is None) == (project.secret_file is None):
+            raise ValueError(f"{place}: expected secret or secret_file, and not both")
+        yield project.id, project.secret or _secret(folder, project.secret_file, f"{place}.secret_file") or ""
+
+
+def _sites(file: ServeFile, folder: Path, projects: Mapping[str, str]) -> Iterator[Site]:
+    for index, daemon in enumerate(file.daemon):
+        place = f"daemon[{index}]"
+        if daemon.project not in projects:
+            known = ", ".join(map(json.dumps, projects))
+            close = tables.suggestion(daemon.project, projects)
+            raise ValueError(f"{place}.project = {json.dumps(daemon.project)}: expected {known}{close}")
+        if daemon.unix is None and daemon.tcp is None:
+            raise ValueError(f"{place}: expected unix, tcp, or both")
+        yield Site(
+            project_id=daemon.project,
+            unix=None if daemon.unix is None else folder / daemon.unix,
+            tcp=daemon.tcp,
+            flush_interval_s=daemon.flush_interval,
+        )
+
+
+def _known_quirks(names: Sequence[str]) -> Sequence[str]:
+    for index, name in enumerate(names):
+        if name not in QUIRKS:
+            known = ", ".join(QUIRKS)
+            raise ValueError(f"quirks[{index}] = {json.dumps(name)}: expected {known}{tables.suggestion(name, QUIRKS)}")
+    return names
+
+
+def _secret(folder: Path, name: str | None, place: str) -> str | None:
+    if name is None:
+        return None
+    try:
+        return read_secret(folder / name)
+    except ValueError as error:
+        raise ValueError(f"{place} = {json.dumps(name)}: {error}") from error
