@@ -82,7 +82,7 @@ class QuirkyLedger(Ledger):
         except (ValueError, OverflowError):
             return super()._whole(arguments, name)
 
-    def _check_range(self, least: int | None, most: int | None) -> None:
+    def _check_range(self, least: int, most: int) -> None:
         if "float-credits" not in self.quirks:
             super()._check_range(least, most)
 
