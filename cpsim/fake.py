@@ -82,6 +82,7 @@ class Daemon:
         self._faults = faults
         self.addresses: dict[str, str] = {}
         self._apply = partial(accounts.apply, site.project_id)
+        self._note_malformed = partial(accounts.note_malformed, site.project_id)
         self._forwarder = Forwarder(self._hand_over, site.flush_interval_s) if site.flush_interval_s else None
         self._deliver: Deliver = self._forwarder.put if self._forwarder else self._hand_over
         self._sockets: list[socket.socket] = []
@@ -107,6 +108,7 @@ class Daemon:
         if self._forwarder is not None:
             self._forwarder.start()
         self._listener = FaultyListener(self._sockets, self._deliver, self._is_full, faults=self._faults)
+        self._listener.on_malformed = self._note_malformed
         self._listener.start()
 
     def stop(self) -> None:
@@ -154,6 +156,7 @@ class StoredDaemon(Daemon):
         """Begin to serve, and to deliver what an earlier daemon has left."""
         self._courier.start()
         self._listener = FaultyDurableListener(self._sockets, self._spool, faults=self._faults)
+        self._listener.on_malformed = self._note_malformed
         self._listener.start()
 
     def stop(self) -> None:

@@ -130,7 +130,7 @@ class DurableListener(Listener):
                 parse(connection.frame)
                 return _text(connection)
         except MalformedFrame:
-            self.malformed += 1
+            self._reject(connection.frame)
         return ""
 
     def _release(self, position: int, amended: Mapping[int, str]) -> None:

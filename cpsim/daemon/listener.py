@@ -89,6 +89,8 @@ class Listener:
         self._stopping = False
         self._acknowledged = self._passed_on = 0
         self.malformed = 0
+        self.on_malformed: Callable[[bytes], object] = bytes
+        """Called in the thread with each frame that was not taken, or turned out to be none."""
 
     def start(self) -> None:
         """Begin to accept."""
@@ -200,10 +202,14 @@ class Listener:
             self._fresh.append(connection)
 
     def _refuse(self, connection: _Connection) -> None:
-        self.malformed += 1
+        self._reject(connection.frame)
         connection.answered = True
         self._reply(connection, b"ER")
         self._fresh.append(connection)
+
+    def _reject(self, frame: bytes) -> None:
+        self.malformed += 1
+        self.on_malformed(frame)
 
     def _reply(self, connection: _Connection, reply: bytes) -> None:
         try:
@@ -276,7 +282,7 @@ class Listener:
             try:
                 call = parse(connection.frame) if connection.grown else connection.call
             except MalformedFrame:
-                self.malformed += 1
+                self._reject(connection.frame)
             else:
                 assert call is not None
                 calls.append(call)

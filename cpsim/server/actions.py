@@ -70,6 +70,7 @@ ACTIONS: Final = {
     ("GET", "users"): Action(Inspector.users, errors=(404,)),
     ("GET", "journal"): Action(Inspector.journal, errors=(404, 507)),
     ("GET", "refusals"): Action(Inspector.refusals, errors=(404, 507)),
+    ("GET", "malformed"): Action(Inspector.malformed, errors=(404,)),
     ("GET", "links"): Action(Inspector.links),
     ("POST", "links"): Action(Inspector.link, body="links"),
     ("POST", "releases"): Action(Inspector.release, body="machines"),

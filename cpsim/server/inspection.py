@@ -20,8 +20,10 @@ from cpsim.server.views import (
     Balance,
     ClockView,
     CommandView,
+    FrameView,
     LinkView,
     MachineView,
+    Malformed,
     Page,
     ProjectTotals,
     Refused,
@@ -149,6 +151,15 @@ class Inspector:
 
         with self._project(project):
             return _page(self._accounts.journal.read(project, cursor), cursor, limit, show)
+
+    def malformed(self, project: Id) -> Malformed:
+        """The frames that a project's daemons could not take: malformed, or more than they have room for."""
+        with self._project(project):
+            count, first = self._accounts.journal.malformed(project)
+        frames = [
+            FrameView(project=project, at_us=at_us, frame=frame.decode(errors="replace")) for at_us, frame in first
+        ]
+        return Malformed(count=count, first=frames)
 
     def links(self, cursor: Cursor = 0, limit: Limit = 1000) -> Page[LinkView]:
         """Which user each machine belongs to, in every project."""

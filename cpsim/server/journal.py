@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
-from typing import Final
+from typing import Any, Final
 
 Call = tuple[str, Mapping[str, object]]
 Refusals = Sequence[tuple[int, str]]
@@ -19,8 +19,10 @@ Entry = tuple[int, str, Mapping[str, object], str | None]
 """Time in microseconds, kind, arguments, and why it was refused, if it was."""
 
 DEFAULT_LIMIT: Final = 1_000_000
-"""Commands that are kept of each project; each takes about ENTRY_BYTES of memory, more with long arguments."""
-ENTRY_BYTES: Final = 500
+"""Commands that are kept of each project. One takes 300 bytes of memory where they come in batches and 500 where they
+come alone, measured with a slot id and two arguments: up to half a gigabyte for a project."""
+MALFORMED_KEPT: Final = 1_000
+"""Frames that are kept of those that a project's daemons could not take; the others are only counted."""
 
 
 class JournalFull(Exception):  # noqa: N818 - an answer, not a fault
@@ -41,6 +43,24 @@ class Journal:
         self._limit = limit
         self._batches: defaultdict[str, list[Batch]] = defaultdict(list)
         self._received: defaultdict[str, int] = defaultdict(int)
+        self._malformed: defaultdict[str, list[tuple[int, bytes]]] = defaultdict(list)
+        self._malformed_count: defaultdict[str, int] = defaultdict(int)
+        self._kept: Sequence[dict[str, Any]] = (
+            self._batches,
+            self._received,
+            self._malformed,
+            self._malformed_count,
+        )
+
+    def add_malformed(self, project_id: str, at_us: int, frame: bytes) -> None:
+        """Count a frame that a project's daemon could not take, and keep it if it is among the first."""
+        self._malformed_count[project_id] += 1
+        if len(self._malformed[project_id]) < MALFORMED_KEPT:
+            self._malformed[project_id].append((at_us, frame))
+
+    def malformed(self, project_id: str) -> tuple[int, Sequence[tuple[int, bytes]]]:
+        """How many frames a project's daemons could not take, and the first of them with their times."""
+        return self._malformed_count.get(project_id, 0), tuple(self._malformed.get(project_id, ()))
 
     def add(self, project_id: str, at_us: int, calls: Sequence[Call], refusals: Refusals) -> None:
         """Keep a batch of a project's commands."""
@@ -67,13 +87,13 @@ class Journal:
 
     def forget(self, project_id: str) -> None:
         """Begin anew with one project."""
-        self._batches.pop(project_id, None)
-        self._received.pop(project_id, None)
+        for kept in self._kept:
+            kept.pop(project_id, None)
 
     def forget_all(self) -> None:
         """Begin anew with every project."""
-        self._batches.clear()
-        self._received.clear()
+        for kept in self._kept:
+            kept.clear()
 
 
 def _entries(batches: Sequence[Batch], start: int) -> Iterator[Entry]:

@@ -107,6 +107,11 @@ class AccountServer:
         """
         return self._change("apply", project_id, calls, batch_id)
 
+    def note_malformed(self, project_id: str, frame: bytes) -> None:
+        """Keep in the journal that a project's daemon could not take a frame."""
+        with self._lock:
+            self.journal.add_malformed(project_id, self.clock.now_us(), frame)
+
     def outstanding(self, project_id: str) -> list[str]:
         """The ids of a project's slots that are not settled."""
         with self._lock:

@@ -70,6 +70,21 @@ class CommandView(View, frozen=True, kw_only=True):
     refusal: str | None
 
 
+class FrameView(View, frozen=True, kw_only=True):
+    """A frame that a daemon could not take, as text; what is no UTF-8 in it is replaced."""
+
+    project: str
+    at_us: int
+    frame: str
+
+
+class Malformed(Struct, frozen=True, kw_only=True):
+    """How many frames the daemons could not take, and the first thousand of them."""
+
+    count: int
+    first: list[FrameView]
+
+
 class SlotHistory(Struct, frozen=True, kw_only=True):
     """A slot, if it was ever allocated, and every command received for it."""
 

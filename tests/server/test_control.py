@@ -3,6 +3,8 @@
 import io
 import json
 import math
+import socket
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -15,7 +17,7 @@ from cpsim.server.clock import LATEST_US, Clock
 from cpsim.server.control import Control
 from cpsim.server.http import Api
 from cpsim.server.inspection import Inspector
-from cpsim.server.journal import JournalFull
+from cpsim.server.journal import MALFORMED_KEPT, JournalFull
 from cpsim.server.ledger import LARGEST_INTEGER, LAST_US
 from cpsim.server.messages import Request
 from cpsim.server.service import AccountServer
@@ -198,6 +200,32 @@ def test_the_journal_and_the_refusals(filled):
     for start in range(len(journal) + 2):
         assert ask(filled, f"journal?project=Physics&cursor={start}")["items"] == journal[start:]
     assert ask(filled, "journal?project=q")["items"] == []
+
+
+def test_frames_that_are_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    frames = [b"nonsense\n", b"alloc\n", b"claim,slot=\xff\n"]
+    with Fake({"p": "s", "q": "t"}, unix=Path("cp.sock")) as fake:
+        for frame in frames:
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.connect("cp.sock")
+                sock.sendall(frame)
+                assert sock.recv(2) == b"ER"
+        malformed = fake.inspector.malformed("p")
+        assert malformed.count == 3
+        assert [view.frame for view in malformed.first] == [frame.decode(errors="replace") for frame in frames]
+        assert fake.inspector.malformed("q").count == 0
+        assert fake.inspector.journal("p").items == []
+        fake.accounts.reset("p")
+        assert fake.inspector.malformed("p").count == 0
+
+
+def test_only_the_first_malformed_frames_are_kept():
+    accounts = AccountServer({"p": "s"})
+    for number in range(MALFORMED_KEPT + 5):
+        accounts.note_malformed("p", b"%d" % number)
+    malformed = Inspector(accounts).malformed("p")
+    assert (malformed.count, len(malformed.first), malformed.first[-1].frame) == (1005, 1000, "999")
 
 
 def test_a_full_journal_says_so_until_it_is_reset():
