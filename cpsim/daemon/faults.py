@@ -78,12 +78,19 @@ class FaultyListener(Listener):
 
     def _follow(self) -> None:
         """Accept or refuse connections, admit commands, and pass them on or keep them, as the plan has it now."""
+        self._later = [due for due in self._later if due[-1] != self._follow]
+        heapify(self._later)
+        for stage in ("daemon", "server"):
+            change_s = self._faults.next_change_s(stage)  # first, or one that comes meanwhile would be missed
+            if change_s is not None:
+                self._do_later(change_s, self._follow)
         self._admit = self._draw if self._faults.daemon else self._acknowledge
         self._holding = self._faults.refuses("server")
         self._is_full = self._holds_enough if self._holding else self._is_full_otherwise
         refuses = self._faults.refuses("daemon")
         if refuses and not self._refusing:
             for sock in self._sockets:
+                self._accept(sock)  # those who have connected are answered
                 self._selector.unregister(sock)
                 sock.close()
             self._sockets = [refusing(*address) for address in self._addresses]
@@ -93,12 +100,6 @@ class FaultyListener(Listener):
                 sock.setblocking(False)  # noqa: FBT003
                 self._selector.register(sock, EVENT_READ)
         self._refusing = refuses
-        self._later = [due for due in self._later if due[-1] != self._follow]
-        heapify(self._later)
-        changes_s = [self._faults.next_change_s(stage) for stage in ("daemon", "server")]
-        for change_s in changes_s:
-            if change_s is not None:
-                self._do_later(change_s, self._follow)
 
     def _holds_enough(self) -> bool:
         return len(self._queue) >= MAX_HELD or self._is_full_otherwise()

@@ -133,6 +133,9 @@ class HttpServer:
         """Accept or refuse connections, as the plan of faults has it now, and look again when that is to change."""
         async with self._following:
             self._timer.cancel()
+            change_s = self._faults.next_change_s("server")  # first, or one that comes meanwhile would be missed
+            if change_s is not None:
+                self._timer = self._loop.call_later(change_s, self._follow_soon)
             down = self._faults.refuses("server")
             if down and not self._down:
                 for server in self._servers:
@@ -147,6 +150,3 @@ class HttpServer:
                     await self._loop.create_server(self._protocol, sock=sock, backlog=BACKLOG) for sock in self._sockets
                 ]
             self._down = down
-            change_s = self._faults.next_change_s("server")
-            if change_s is not None:
-                self._timer = self._loop.call_later(change_s, self._follow_soon)

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from cpdaemon import Client, parse_endpoint
-from cpdaemon.errors import BadReply, ConnectFailed, Refused, ReplyLost, ReplyTimeout
+from cpdaemon.errors import BadReply, ConnectFailed, NotSent, Refused, ReplyLost, ReplyTimeout
 from cpsim.daemon.forwarder import BulkPoster
 from cpsim.fake import ANY_PORT, Fake
 
@@ -47,7 +47,7 @@ def test_down_for_a_while(fake, web):
         try:
             web.alloc(f"slot-{len(outcomes)}")
             outcomes.append(True)
-        except (ConnectFailed, ReplyLost):
+        except (NotSent, ReplyLost):
             outcomes.append(False)
     assert outcomes[0]
     assert outcomes[-2:] == [False, True]
