@@ -46,11 +46,7 @@ def cli() -> None:
 )
 @click.option("--server", type=EndpointType(), help="URL of the server behind the --target daemon, to see the effect.")
 @click.option("--project", metavar="ID", help="Project id at the server.")
-@click.option(
-    "--secret-file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="File with the project's secret.",
-)
+@click.option("--secret-file", type=FILE, help="File with the project's secret.")
 @click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), default=1, show_default=True, help="Same seed, same workload."
 )
@@ -254,6 +250,8 @@ def _secrets(project_ids: Sequence[str], secret_files: Sequence[Path]) -> dict[s
     help="Behave as the protocol's document says (the default), or as the system in production does.",
 )
 @click.option("--quirk", "quirks", multiple=True, metavar="NAME", help="One difference alone; see cpsim quirks.")
+@click.option("--fault", "faults", multiple=True, metavar="FAULT", help="Something to go wrong; see cpsim faults.")
+@click.option("--seed", type=int, metavar="N", help="Same seed, same faults where they are a matter of chance.")
 @click.option(
     "--ready-file",
     type=click.Path(path_type=Path),
@@ -303,7 +301,7 @@ def serve(
     [links]
     worker-7 = "alice"                # machine = user
 
-    There are also control_token_file, store, journal_limit, profile and quirks.
+    There are also control_token_file, store, journal_limit, profile, quirks, faults and seed.
     """
     from dataclasses import replace
 
@@ -333,22 +331,12 @@ def serve(
 
 
 @cli.command()
-@click.option(
-    "--config",
-    "config_file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="The deployed daemon's INI file; the options here go before it.",
-)
+@click.option("--config", "config_file", type=FILE, help="The deployed daemon's INI; options here go before it.")
 @click.option("--unix", metavar="PATH", help="Listen at a UNIX socket.")
 @click.option("--tcp", type=ListenType(), help="Listen on TCP; port 0 takes a free one.")
 @click.option("--server", type=EndpointType(), help="URL of the server that commands go to.")
 @click.option("--project", metavar="ID", help="Project id at the server.")
-@click.option(
-    "--secret-file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="File with the project's secret.",
-)
+@click.option("--secret-file", type=FILE, help="File with the project's secret.")
 @click.option(
     "--spool",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -457,6 +445,24 @@ def list_quirks() -> None:
     width = max(map(len, QUIRKS))
     for quirk in QUIRKS.values():
         click.echo(f"{quirk.name:<{width}}  {quirk.tier}  {quirk.effect}")
+
+
+@cli.command("faults")
+def list_faults() -> None:
+    """List what can go wrong, at the daemon and at the server.
+
+    \b
+    cpsim serve --fault daemon.hang:kind=claim,slot=job-*,nth=3
+    cpsim serve --fault server.status=503:probability=0.1,from=10,until=20
+    """
+    from cpsim.faults import ACTIONS, KEYS
+
+    for name, action in ACTIONS.items():
+        text = f"{name}={action.value.upper()}" if action.value else name
+        click.echo(f"{text:<19} {' '.join(action.stages):<13}  {action.effect}")
+    click.echo("\nAfter a colon, what it is for:")
+    for key, attribute in KEYS.items():
+        click.echo(f"{key:<19} {attribute.allowed}")
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -1,6 +1,7 @@
 """`cpsim serve`: its configuration, from a file or from options, and serving until it is told to stop."""
 
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -19,6 +21,7 @@ from cpdaemon.endpoint import TcpEndpoint
 from cpsim import tables
 from cpsim.errors import Problem
 from cpsim.fake import ANY_PORT, Fake, Site
+from cpsim.faults import Fault
 from cpsim.listen import Listen, is_loopback
 from cpsim.quirks import QUIRKS, chosen
 from cpsim.server.journal import DEFAULT_LIMIT
@@ -77,6 +80,8 @@ class ServeFile(_Table, frozen=True):
     journal_limit: Count = DEFAULT_LIMIT
     profile: Profile = "documented"
     quirks: Annotated[list[Text], Meta(description="a list of names that cpsim quirks lists")] = []
+    faults: Annotated[list[Text], Meta(description="a list of faults; see cpsim faults")] = []
+    seed: int = 1
     clock: ClockTable = ClockTable()
     links: Annotated[dict[Text, Text], Meta(description='a table of machine = "user"')] = {}
 
@@ -95,6 +100,8 @@ class Configuration:
         journal_limit: how many commands of each project the journal keeps.
         profile: of the quirks.
         quirks: others beside those of the profile.
+        faults: what goes wrong.
+        seed: of the faults' probabilities.
         start_us: the time at which the clock starts, in microseconds since 1970.
         rate: of the clock, as a multiple of real time.
         links: machine to user.
@@ -109,6 +116,8 @@ class Configuration:
     journal_limit: int = DEFAULT_LIMIT
     profile: str = "documented"
     quirks: Sequence[str] = ()
+    faults: Sequence[str] = ()
+    seed: int = 1
     start_us: int | None = None
     rate: float = 1.0
     links: Mapping[str, str] = field(default_factory=dict)
@@ -117,7 +126,8 @@ class Configuration:
         """The fake that it describes.
 
         Raises:
-            Problem: a daemon is for a project that there is not, or a quirk, the store or a spool cannot be used.
+            Problem: a daemon is for a project that there is not, or a quirk, a fault, the store or a spool cannot be
+                used.
             ValueError: a project cannot be, or the clock cannot start then.
         """
         for site in self.sites:
@@ -135,6 +145,9 @@ class Configuration:
             quirks=chosen(self.profile, self.quirks),
             journal_limit=self.journal_limit,
             store=self.store,
+            faults=self.faults,
+            seed=self.seed,
+            crash=partial(os.kill, os.getpid(), signal.SIGKILL),
         )
         fake.accounts.clock.run(self.rate)
         if self.start_us is not None:
@@ -164,6 +177,8 @@ def load(path: Path) -> Configuration:
             journal_limit=file.journal_limit,
             profile=file.profile,
             quirks=tuple(_known_quirks(file.quirks)),
+            faults=tuple(_known_faults(file.faults)),
+            seed=file.seed,
             start_us=None if start is None else (start - EPOCH) // timedelta(microseconds=1),
             rate=file.clock.rate,
             links=file.links,
@@ -266,6 +281,15 @@ def _known_quirks(names: Sequence[str]) -> Sequence[str]:
             known = ", ".join(QUIRKS)
             raise ValueError(f"quirks[{index}] = {json.dumps(name)}: expected {known}{tables.suggestion(name, QUIRKS)}")
     return names
+
+
+def _known_faults(texts: Sequence[str]) -> Sequence[str]:
+    for index, text in enumerate(texts):
+        try:
+            Fault.parse(text)
+        except Problem as problem:
+            raise ValueError(f"faults[{index}]: {problem}") from None
+    return texts
 
 
 def _secret(folder: Path, name: str | None, place: str) -> str | None:
