@@ -68,9 +68,7 @@ class Client:
         algorithm: str = "sha-256",
     ) -> None:
         if not 0 < timeout_s <= _MAX_TIMEOUT_S:
-            raise EndpointError(
-                f"timeout_s {timeout_s!r} must be more than 0 and at most {_MAX_TIMEOUT_S:,} seconds"
-            )
+            raise EndpointError(f"timeout_s {timeout_s!r} must be more than 0 and at most {_MAX_TIMEOUT_S:,} seconds")
         self._endpoint = endpoint if isinstance(endpoint, Endpoint) else parse_endpoint(endpoint)
         self._credentials = credentials
         self._timeout_s = timeout_s

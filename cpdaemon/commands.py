@@ -45,9 +45,7 @@ class Command(Value, ABC):
 
     def _freeze(self, **fields: object) -> None:
         super()._freeze(**fields)
-        size = len(self.kind) + sum(
-            len(f",{name}={value}".encode()) for name, value in self.arguments().items()
-        )
+        size = len(self.kind) + sum(len(f",{name}={value}".encode()) for name, value in self.arguments().items())
         if size > MAX_FRAME_BYTES:
             raise InvalidCommand(
                 f"{self.kind}: slot {_shown(self.slot)} makes a frame of {size:,} bytes, and a daemon reads "
@@ -235,9 +233,7 @@ def _unwritable(text: str) -> str:
     """Return the first character that no frame can carry, or nothing."""
     if text.isprintable() and "," not in text and "=" not in text:
         return ""
-    unwritable = (
-        c for c in text if c in ",=" or c < " " or "\x7f" <= c <= "\x9f" or "\ud800" <= c <= "\udfff"
-    )
+    unwritable = (c for c in text if c in ",=" or c < " " or "\x7f" <= c <= "\x9f" or "\ud800" <= c <= "\udfff")
     return next(unwritable, "")
 
 

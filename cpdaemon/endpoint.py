@@ -108,18 +108,14 @@ def parse_endpoint(text: str) -> Endpoint:
     if not text:
         raise EndpointError("the endpoint is empty: write a socket path, HOST:PORT or a URL")
     if text != text.strip() or not text.isprintable():
-        raise EndpointError(
-            "the endpoint has white space around it or unprintable characters in it: remove them"
-        )
+        raise EndpointError("the endpoint has white space around it or unprintable characters in it: remove them")
     scheme, separator, rest = text.partition("://")
     if text.startswith("unix:"):
         return _unix(text.removeprefix("unix://" if text.startswith("unix:///") else "unix:"))
     if separator and "/" not in scheme:
         return _url(scheme.lower(), rest)
     if text.partition("/")[0].rpartition(":")[2].isdigit() and "/" in text:
-        raise EndpointError(
-            "the endpoint is HOST:PORT with a path: write http:// or https:// before it, or no path"
-        )
+        raise EndpointError("the endpoint is HOST:PORT with a path: write http:// or https:// before it, or no path")
     if text.startswith("~") or "/" in text:
         return _unix(text)
     host, port = _host_and_port(text, None)
@@ -147,9 +143,7 @@ def _url(scheme: str, rest: str) -> UrlEndpoint:
     # What follows may hold secrets: no message quotes it before these two are ruled out.
     authority, slash, path = rest.partition("/")
     if "@" in authority:
-        raise EndpointError(
-            "a URL must not hold credentials (there is an '@'): give them apart, as credentials"
-        )
+        raise EndpointError("a URL must not hold credentials (there is an '@'): give them apart, as credentials")
     if "?" in rest or "#" in rest:
         raise EndpointError("a base URL has no query and no fragment: remove '?' or '#' and what follows")
     path = f"{slash}{path}".rstrip("/")
@@ -169,15 +163,8 @@ def _host_and_port(text: str, default: int | None) -> tuple[str, int]:
         if text.count(":") > 1:
             raise EndpointError(f"{text!r} has several ':': write an IPv6 address in brackets, as [::1]:5667")
         host, colon, port = text.partition(":")
-        if (
-            not _HOST_CHARACTERS.issuperset(host)
-            or host[:1] in {"", ".", "-"}
-            or len(host) > 253
-            or ".." in host
-        ):
-            raise EndpointError(
-                f"{text!r}: {host!r} is not a host name: write HOST:PORT, or a path with a '/'"
-            )
+        if not _HOST_CHARACTERS.issuperset(host) or host[:1] in {"", ".", "-"} or len(host) > 253 or ".." in host:
+            raise EndpointError(f"{text!r}: {host!r} is not a host name: write HOST:PORT, or a path with a '/'")
     if not colon and default is not None:
         return host, default
     if not port:

@@ -46,9 +46,7 @@ def token(credentials: tuple[str, str], payload: bytes, algorithm: str = "sha-25
     if not secret or not project:
         raise EndpointError("the project id or the secret is empty")
     if "," in project or not (project.isascii() and project.isprintable()) or project != project.strip():
-        raise EndpointError(
-            "the project id must be printable ASCII, without ',' and without white space around it"
-        )
+        raise EndpointError("the project id must be printable ASCII, without ',' and without white space around it")
     try:
         digest = hashlib.new(algorithm.replace("-", ""), payload + secret.encode()).hexdigest()
     except UnicodeEncodeError:

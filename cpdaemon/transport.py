@@ -170,9 +170,7 @@ class _HttpConnection:
     def close(self) -> None:
         self._sock.close()
 
-    def post(
-        self, path: str, authorization: str, body: bytes, more: str, deadline: Deadline
-    ) -> tuple[int, bytes]:
+    def post(self, path: str, authorization: str, body: bytes, more: str, deadline: Deadline) -> tuple[int, bytes]:
         self.reusable = False
         self._deadline = deadline
         head = (
@@ -213,9 +211,7 @@ class _HttpConnection:
             name, value = name.lower(), value.strip()
             if name == "content-length" and headers.get(name, value) != value:
                 raise self._bad("two different Content-Length headers")
-            headers[name] = (
-                f"{headers[name]}, {value}" if name == "transfer-encoding" and name in headers else value
-            )
+            headers[name] = f"{headers[name]}, {value}" if name == "transfer-encoding" and name in headers else value
         raise self._bad(f"more than {MAX_HEADER_LINES} header lines")
 
     def _body(self, status: int, headers: dict[str, str]) -> tuple[bytes, bool]:
@@ -302,9 +298,7 @@ def _connect(endpoint: "Endpoint", deadline: Deadline, tls: "ssl.SSLContext | No
     except FileNotFoundError as error:
         raise _told(NoSuchSocket, error, f"there is no socket {endpoint}: is the daemon running?") from error
     except OSError as error:
-        raise _told(
-            ConnectFailed, error, f"cannot connect to {endpoint}: {error.strerror or error}"
-        ) from error
+        raise _told(ConnectFailed, error, f"cannot connect to {endpoint}: {error.strerror or error}") from error
 
 
 def _connect_unix(path: str, deadline: Deadline) -> socket.socket:
@@ -315,9 +309,7 @@ def _connect_unix(path: str, deadline: Deadline) -> socket.socket:
             sock.settimeout(deadline.left_s())
             try:
                 sock.connect(path)
-            except (
-                BlockingIOError
-            ):  # the listener's backlog is full: a socket with a timeout does not wait for room
+            except BlockingIOError:  # the listener's backlog is full: a socket with a timeout does not wait for room
                 sleep(min(pause_s, deadline.left_s()))
                 pause_s = min(2 * pause_s, _MAX_PAUSE_S)
             else:

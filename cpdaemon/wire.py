@@ -16,9 +16,7 @@ class MalformedFrame(ValueError):  # noqa: N818 - says what happened
 
 def encode(command: Command) -> bytes:
     """Return the frame of a command: at most `MAX_FRAME_BYTES`, without a newline."""
-    return ",".join(
-        [command.kind, *(f"{name}={value}" for name, value in command.arguments().items())]
-    ).encode()
+    return ",".join([command.kind, *(f"{name}={value}" for name, value in command.arguments().items())]).encode()
 
 
 def parse(frame: bytes) -> tuple[str, dict[str, str]]:

@@ -78,10 +78,7 @@ def results(outcomes):
 def test_the_documented_signatures(name, parameters):
     signature = inspect.signature(getattr(cpdaemon, name))
     bare = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
-    assert (
-        str(signature.replace(parameters=bare, return_annotation=inspect.Signature.empty))
-        == f"({parameters})"
-    )
+    assert str(signature.replace(parameters=bare, return_annotation=inspect.Signature.empty)) == f"({parameters})"
 
 
 @pytest.mark.usefixtures("default_client")

@@ -84,9 +84,7 @@ def test_batches_keep_the_order_of_every_slot(calls, max_commands):
         classes = json.loads(bulk_body(batch))
         applied += [arguments for kind in KINDS for arguments in classes.get(kind, [])]
     for slot in "abc":
-        assert [a["n"] for a in applied if a["slot"] == slot] == [
-            a["n"] for _, a in calls if a["slot"] == slot
-        ]
+        assert [a["n"] for a in applied if a["slot"] == slot] == [a["n"] for _, a in calls if a["slot"] == slot]
 
 
 @given(calls)

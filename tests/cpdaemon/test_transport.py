@@ -168,8 +168,7 @@ def test_unknown_hosts(monkeypatch):
 def test_the_next_address_of_a_host_is_tried(tcp_peer, monkeypatch):
     peer = tcp_peer(answer(b"OK"))
     addresses = [
-        (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port))
-        for port in (free_port(), peer.address[1])
+        (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port)) for port in (free_port(), peer.address[1])
     ]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: addresses)
     send("two-addresses:1")

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from cpdaemon import Alloc, Claim, Counters, Discard, InvalidCommand, Meta
 from cpdaemon.wire import MAX_FRAME_BYTES, MalformedFrame, encode, parse
 
-text = st.text(
-    st.characters(exclude_characters=",=", exclude_categories=("Cc", "Cs")), min_size=1, max_size=20
-).filter(lambda value: value == value.strip())
+text = st.text(st.characters(exclude_characters=",=", exclude_categories=("Cc", "Cs")), min_size=1, max_size=20).filter(
+    lambda value: value == value.strip()
+)
 name = text.filter(lambda value: value.lower() != "slot")
 amount = st.none() | st.integers(0, 2**63 - 1)
 commands = st.one_of(
@@ -62,10 +62,7 @@ def test_nothing_can_forge_an_argument(slot, name, value):
     assert parse(encode(command)) == ("meta", {"slot": slot, name: value})
 
 
-@given(
-    st.binary(max_size=40)
-    | st.text("alocm,=\n ", max_size=40).map(lambda tail: f"alloc,slot=x,{tail}".encode())
-)
+@given(st.binary(max_size=40) | st.text("alocm,=\n ", max_size=40).map(lambda tail: f"alloc,slot=x,{tail}".encode()))
 def test_any_bytes_are_a_command_or_malformed(frame):
     try:
         kind, arguments = parse(frame)

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cpdaemon import commands
-from cpsim import catalog
-from cpsim import tables
+from cpsim import catalog, tables
 from cpsim.scenario import generate, identities, load_workload, schema
 from cpsim.scenario.workload import ABSENT
 
