@@ -266,8 +266,8 @@ def test_beyond_loopback_it_warns_and_control_needs_the_token(started):
     end(process)
 
 
-def test_what_is_acknowledged_before_the_end_is_passed_on(started, here):
-    """The store shows it: the flush interval had not passed."""
+def test_what_is_acknowledged_before_the_end_is_not_lost(started, here):
+    """The flush interval had not passed: it is in the store, or delivered when the daemon is back."""
     arguments = ("--unix", "d.sock", "--flush-interval", "3600", "--store", "accounts")
     process, _ = started(*arguments, lines=1)
     with socket.socket(socket.AF_UNIX) as sock:
@@ -275,7 +275,9 @@ def test_what_is_acknowledged_before_the_end_is_passed_on(started, here):
         sock.sendall(b"alloc,slot=a\n")
         assert sock.recv(2) == b"OK"
     end(process)
-    with Configuration(store=Path("accounts")).fake() as fake:
+    site = Site(project_id="demo", unix=Path("d.sock"))
+    with Configuration(store=Path("accounts"), sites=[site]).fake() as fake:
+        fake.wait_until_idle()
         assert [slot.slot for slot in fake.inspector.slots("demo").items] == ["a"]
 
 
