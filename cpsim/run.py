@@ -21,10 +21,10 @@ from cpdaemon.endpoint import UnixEndpoint, UrlEndpoint, parse_endpoint
 from cpdaemon.errors import InvalidCommand
 from cpsim.errors import Problem
 from cpsim.fake import FakeProcess
+from cpsim.replay.connect import open_wire
 from cpsim.replay.engine import Engine, Progress, operations
 from cpsim.replay.journal import RECORD_TYPE, Journal, Outcome
 from cpsim.replay.payloads import frames, requests
-from cpsim.replay.wires import open_wire
 from cpsim.verify.history import judge_balance, judge_machines, judge_outstanding, judge_slots
 from cpsim.verify.model import Span, Step
 from cpsim.verify.observer import CannotObserve, Observer

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cpdaemon.errors import NotSent
 from cpsim.replay.journal import Journal, Outcome
-from cpsim.replay.wires import BacklogFull, Wire
+from cpsim.replay.wire import BacklogFull, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

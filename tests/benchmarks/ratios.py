@@ -24,10 +24,10 @@ from cpdaemon import Client
 from cpdaemon.endpoint import UnixEndpoint
 from cpsim.catalog import find_scenario
 from cpsim.fake import FakeProcess
+from cpsim.replay.connect import open_wire
 from cpsim.replay.engine import Engine, operations
 from cpsim.replay.journal import Journal
 from cpsim.replay.payloads import frames
-from cpsim.replay.wires import open_wire
 from cpsim.scenario import load_workload
 
 if TYPE_CHECKING:

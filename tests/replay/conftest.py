@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint, UrlEndpoint
+from cpsim.replay.connect import open_wire
 from cpsim.replay.engine import Engine, Operation
 from cpsim.replay.journal import Journal
-from cpsim.replay.wires import open_wire
 from cpsim.scenario.workload import (
     ABSENT,
     AllocTable,

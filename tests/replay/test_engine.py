@@ -13,7 +13,8 @@ import pytest
 from cpdaemon.endpoint import parse_endpoint
 from cpsim.errors import Problem
 from cpsim.replay import engine as engine_module
-from cpsim.replay import wires
+from cpsim.replay import one_shot
+from cpsim.replay.connect import open_wire
 from cpsim.replay.engine import Progress
 from cpsim.replay.journal import Outcome
 
@@ -207,7 +208,7 @@ def test_an_endpoint_that_nobody_serves_is_a_problem(tmp_path, monkeypatch, addr
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with pytest.raises(Problem, match=r"cannot reach .*; is it running there"):
-        wires.open_wire(parse_endpoint(address.format(port=port)), 1.0)
+        open_wire(parse_endpoint(address.format(port=port)), 1.0)
 
 
 # What the system does rarely, made to happen
@@ -216,13 +217,13 @@ def test_an_endpoint_that_nobody_serves_is_a_problem(tmp_path, monkeypatch, addr
 def unruly(monkeypatch, **behaviour):
     """Make the sockets of a wire behave: name of a method -> function(socket, original method, *arguments)."""
 
-    class Unruly(wires.RawSocket):
+    class Unruly(one_shot.RawSocket):
         pass
 
     for name, function in behaviour.items():
-        original = getattr(wires.RawSocket, name)
+        original = getattr(one_shot.RawSocket, name)
         monkeypatch.setattr(Unruly, name, lambda sock, *args, f=function, o=original: f(sock, o, *args), raising=False)
-    monkeypatch.setattr(wires, "RawSocket", Unruly)
+    monkeypatch.setattr(one_shot, "RawSocket", Unruly)
 
 
 def failing(number):
@@ -282,20 +283,20 @@ def test_a_connection_that_is_made_and_breaks_is_definite(peer, replay, monkeypa
 
 
 def test_running_out_of_descriptors_is_waited_for(peer, replay, monkeypatch):
-    original, calls = wires.RawSocket, count()
+    original, calls = one_shot.RawSocket, count()
 
     def create(*args):
         if next(calls) % 3:
             failing(errno.EMFILE)()
         return original(*args)
 
-    monkeypatch.setattr(wires, "RawSocket", create)
+    monkeypatch.setattr(one_shot, "RawSocket", create)
     replayed = replay(peer(acknowledge).endpoint, PAYLOADS[:20])
     assert replayed.outcomes == [ACCEPTED] * 20
 
 
 def test_being_out_of_descriptors_all_the_time_is_definite(peer, replay, monkeypatch):
-    monkeypatch.setattr(wires, "RawSocket", failing(errno.EMFILE))
+    monkeypatch.setattr(one_shot, "RawSocket", failing(errno.EMFILE))
     replayed = replay(peer(acknowledge).endpoint, PAYLOADS[:3], timeout_s=0.2)
     assert replayed.outcomes == [REFUSED] * 3
     assert set(replayed.errors) == {f"cannot connect: {os.strerror(errno.EMFILE)}"}

@@ -7,7 +7,8 @@ import threading
 import pytest
 import trustme
 
-from cpsim.replay import wires
+from cpsim.replay import keep_alive
+from cpsim.replay.connect import open_wire
 from cpsim.replay.journal import Outcome
 
 ACCEPTED, REFUSED, UNKNOWN = Outcome
@@ -111,7 +112,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
             "close",
             (UNKNOWN, "garbage reply"),
         ),
-        (reply(b" " * (wires.MAX_BODY_BYTES + 1)), "close", (UNKNOWN, "garbage reply")),
+        (reply(b" " * (keep_alive.MAX_BODY_BYTES + 1)), "close", (UNKNOWN, "garbage reply")),
     ],
 )
 def test_what_a_server_answers(http_peer, replay, raw, then, expected):
@@ -148,9 +149,9 @@ def test_a_connection_broken_by_the_server_is_unknown(http_peer, replay, monkeyp
         def __getattr__(self, name):
             return getattr(self._sock, name)
 
-    begin = wires._HttpConnection.begin
+    begin = keep_alive._HttpConnection.begin
     monkeypatch.setattr(
-        wires._HttpConnection, "begin", lambda self: (begin(self), setattr(self, "sock", Broken(self.sock)))
+        keep_alive._HttpConnection, "begin", lambda self: (begin(self), setattr(self, "sock", Broken(self.sock)))
     )
     replayed = replay(peer.url, REQUESTS[:2])
     assert (replayed.outcomes, set(replayed.errors)) == ([UNKNOWN] * 2, {"reply lost: Connection reset by peer"})
@@ -203,7 +204,7 @@ def test_https_verifies_the_certificate(http_peer, replay, tls, monkeypatch):
 
 def test_closing_a_wire_leaves_no_connection(http_peer):
     peer = http_peer(lambda number: (reply(), "keep"))
-    wire = wires.open_wire(peer.url, 5.0)
+    wire = open_wire(peer.url, 5.0)
     fd = wire.send(REQUESTS[0])
     while wire.receive(fd) is None:
         wire.poll(1.0)

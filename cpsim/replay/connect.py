@@ -1,0 +1,32 @@
+"""From an endpoint to the wire that leads there."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint, UrlEndpoint
+from cpsim.errors import Problem
+from cpsim.replay.keep_alive import KeepAlive
+from cpsim.replay.one_shot import OneShot
+
+if TYPE_CHECKING:
+    from cpsim.replay.wire import Wire
+
+
+def open_wire(endpoint: UnixEndpoint | TcpEndpoint | UrlEndpoint, timeout_s: float) -> Wire:
+    """The wire to an endpoint that can be reached.
+
+    Raises:
+        Problem: nobody answers there.
+    """
+    try:
+        if isinstance(endpoint, UrlEndpoint):
+            socket.create_connection((endpoint.host, endpoint.port), timeout_s).close()
+            return KeepAlive(endpoint, timeout_s)
+        wire = OneShot(endpoint)
+        wire.reach(timeout_s)
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that cannot be one of a host
+        said = error.strerror if isinstance(error, OSError) else None
+        raise Problem(f"cannot reach {endpoint}: {said or error}; is it running there?") from error
+    return wire

@@ -1,0 +1,149 @@
+"""To a daemon: a connection per command."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from _socket import socket as RawSocket  # noqa: N812 - a class, whose checks-and-enums subclass costs microseconds
+from typing import Final
+
+from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint
+from cpdaemon.errors import NotSent
+from cpsim.replay.journal import Outcome
+from cpsim.replay.poller import Poller
+from cpsim.replay.wire import ACCEPTED, READ_BYTES, Answer, BacklogFull
+
+RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+NOT_YET_CONNECTED: Final = {errno.EAGAIN, errno.ENOTCONN}
+
+
+class OneShot:
+    """A connection per command: connect, send the frame, read `OK` or `ER`, close.
+
+    Args:
+        endpoint: the daemon.
+    """
+
+    def __init__(self, endpoint: UnixEndpoint | TcpEndpoint) -> None:
+        self._poller = Poller()
+        self.poll = self._poller.poll
+        self._sockets: dict[int, RawSocket] = {}
+        self._connecting: dict[int, bytes] = {}
+        self._partial: dict[int, bytes] = {}
+        self._address: str | tuple[str, int]
+        if isinstance(endpoint, UnixEndpoint):
+            self._family, self._address = int(socket.AF_UNIX), endpoint.path
+            self._resets = False
+        else:
+            self._family, self._address = _resolve(endpoint.host, endpoint.port)
+            self._resets = True
+
+    def reach(self, timeout_s: float) -> None:
+        """Connect once, and say nothing. Raises OSError."""
+        with socket.socket(self._family) as sock:
+            sock.settimeout(timeout_s)
+            sock.connect(self._address)
+
+    def send(self, payload: bytes) -> int:
+        """See `Wire`."""
+        try:
+            sock = RawSocket(self._family, socket.SOCK_STREAM, 0)
+        except OSError as full:  # no descriptor is left: others will be given back
+            raise BacklogFull(f"cannot connect: {full.strerror}") from full
+        sock.settimeout(0.0)
+        if self._resets:  # a connection closed by a reset leaves no port in TIME_WAIT
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        error = sock.connect_ex(self._address)
+        fd = sock.fileno()
+        if error in {0, errno.EINPROGRESS}:
+            self._begin(sock, fd, payload)
+        else:
+            sock.close()
+            if error == errno.EAGAIN:
+                raise BacklogFull("backlog full")
+            raise NotSent(f"cannot connect: {os.strerror(error)}")
+        self._sockets[fd] = sock
+        return fd
+
+    def _begin(self, sock: RawSocket, fd: int, payload: bytes) -> None:
+        """The connection is being made; on loopback it usually is by now."""
+        try:
+            sock.send(payload)
+        except OSError as error:
+            if error.errno not in NOT_YET_CONNECTED:
+                sock.close()
+                raise NotSent(f"cannot connect: {error.strerror}") from error
+            self._connecting[fd] = payload
+            self._poller.watch(fd, writing=True)
+        else:
+            self._poller.watch(fd)
+
+    def receive(self, fd: int) -> Answer | None:
+        """See `Wire`."""
+        sock = self._sockets[fd]
+        if fd in self._connecting:
+            return self._connected(sock, fd)
+        try:
+            data = sock.recv(READ_BYTES)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            return self._ended(fd, (Outcome.UNKNOWN, f"reply lost: {error.strerror}"))
+        if data == b"OK" and fd not in self._partial:
+            del self._sockets[fd]
+            sock.close()
+            return ACCEPTED
+        reply = self._partial.pop(fd, b"") + data
+        if data and reply in {b"O", b"E"}:
+            self._partial[fd] = reply
+            return None
+        return self._ended(fd, _daemon_answer(reply))
+
+    def abandon(self, fd: int) -> None:
+        """See `Wire`."""
+        self._connecting.pop(fd, None)
+        self._partial.pop(fd, None)
+        sock = self._sockets.pop(fd, None)
+        if sock is not None:
+            sock.close()
+
+    def close(self) -> None:
+        """See `Wire`."""
+        for fd in list(self._sockets):
+            self.abandon(fd)
+        self._poller.close()
+
+    def _connected(self, sock: RawSocket, fd: int) -> Answer | None:
+        payload = self._connecting.pop(fd)
+        error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            return self._ended(fd, (Outcome.REFUSED, f"cannot connect: {os.strerror(error)}"))
+        try:
+            sock.send(payload)
+        except OSError as broken:
+            return self._ended(fd, (Outcome.REFUSED, f"cannot connect: {broken.strerror}"))
+        self._poller.written(fd)
+        return None
+
+    def _ended(self, fd: int, answer: Answer) -> Answer:
+        self.abandon(fd)
+        return answer
+
+
+def _daemon_answer(reply: bytes) -> Answer:
+    match reply:
+        case b"OK":
+            return ACCEPTED
+        case b"ER":
+            return Outcome.REFUSED, "ER"
+        case b"":
+            return Outcome.UNKNOWN, "reply lost: closed without an answer"
+        case _:
+            return Outcome.UNKNOWN, "garbage reply"
+
+
+def _resolve(host: str, port: int) -> tuple[int, tuple[str, int]]:
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    return int(family), (str(address[0]), int(address[1]))
