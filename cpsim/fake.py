@@ -21,13 +21,15 @@ from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint, parse_endpoint
 from cpdaemon.errors import ConnectFailed, EndpointError
 from cpsim.daemon.addresses import listen_tcp, listen_unix
 from cpsim.daemon.courier import Courier
-from cpsim.daemon.faults import FaultyDurableListener, FaultyListener, crash_if_due
+from cpsim.daemon.faults import FaultyDurableListener, crash_if_due
 from cpsim.daemon.forwarder import Forwarder
+from cpsim.daemon.quirks import QuirkyListener, StarvingForwarder, by_class
 from cpsim.daemon.site import STOP_WITHIN_S
 from cpsim.daemon.spool import Spool
 from cpsim.errors import Problem
 from cpsim.fault_plan import FaultPlan
 from cpsim.listen import is_loopback
+from cpsim.quirks import QUIRKS
 from cpsim.server.access import Access
 from cpsim.server.control import Control
 from cpsim.server.faults import FaultyApi
@@ -83,7 +85,9 @@ class Daemon:
         self.addresses: dict[str, str] = {}
         self._apply = partial(accounts.apply, site.project_id)
         self._note_malformed = partial(accounts.note_malformed, site.project_id)
-        self._forwarder = Forwarder(self._hand_over, site.flush_interval_s) if site.flush_interval_s else None
+        self._quirks = accounts.quirks
+        make = StarvingForwarder if "flush-starves" in self._quirks else Forwarder
+        self._forwarder = make(self._hand_over, site.flush_interval_s) if site.flush_interval_s else None
         self._deliver: Deliver = self._forwarder.put if self._forwarder else self._hand_over
         self._sockets: list[socket.socket] = []
         self._listener: Listener | None = None
@@ -107,7 +111,9 @@ class Daemon:
         """Begin to serve."""
         if self._forwarder is not None:
             self._forwarder.start()
-        self._listener = FaultyListener(self._sockets, self._deliver, self._is_full, faults=self._faults)
+        self._listener = QuirkyListener(
+            self._sockets, self._deliver, self._is_full, faults=self._faults, quirks=self._quirks
+        )
         self._listener.on_malformed = self._note_malformed
         self._listener.start()
 
@@ -126,7 +132,7 @@ class Daemon:
         return listening + (self._forwarder.pending if self._forwarder is not None else 0)
 
     def _hand_over(self, calls: Sequence[Call]) -> None:
-        self._apply(calls)
+        self._apply(by_class(calls) if "reorder-classes" in self._quirks else calls)
         crash_if_due(self._faults, calls)
 
     def _is_full(self) -> bool:
@@ -239,6 +245,12 @@ class Fake:
     ) -> None:
         if not projects:
             raise ValueError("a fake needs a project")
+        forgetful = [name for name in QUIRKS if name in quirks and QUIRKS[name].tier == "daemon"]
+        if store is not None and forgetful and "ack-before-delivery" not in quirks:
+            raise Problem(
+                f"quirk {forgetful[0]}: a daemon that has it keeps commands in memory; with a store, add the quirk "
+                "ack-before-delivery"
+            )
         self.faults = FaultPlan(faults, seed=seed, crash=crash)
         self._store = None if store is None else Store(store)
         self.accounts = AccountServer(projects, quirks=quirks, journal_limit=journal_limit, store=self._store)
@@ -251,7 +263,7 @@ class Fake:
             sites = (own, *sites)
         self.daemons = [
             Daemon(site, self.accounts, self.faults)
-            if store is None
+            if store is None or "ack-before-delivery" in quirks
             else StoredDaemon(
                 site, self.accounts, self.faults, Path(f"{store}.{quote(site.project_id, safe='')}.spool")
             )

@@ -37,6 +37,11 @@ QUIRKS: Final = {
         ),
         Quirk("expire-live", "server", "no slot expires when its time has come"),
         Quirk("slots-vanish", "server", "a slot claimed by a machine with a user is deleted; its id is free again"),
+        Quirk("ack-before-delivery", "daemon", "OK is sent when the command is in memory; a crash loses the queue"),
+        Quirk("flush-starves", "daemon", "every command pushes the flush back, until more than 5,000 are waiting"),
+        Quirk("reorder-classes", "daemon", "commands are grouped by class; their order across classes is lost"),
+        Quirk("cut-values", "daemon", "slot=a=b becomes a; an argument without = closes the connection unanswered"),
+        Quirk("single-read", "daemon", "one read of at most 1,500 bytes, whatever has arrived"),
     )
 }
 PROFILES: Final = {"documented": frozenset[str](), "deployed": frozenset(QUIRKS)}

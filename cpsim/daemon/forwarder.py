@@ -67,13 +67,17 @@ class Forwarder:
             self._changed.notify()
         self._thread.join()
 
+    def _gather(self) -> None:
+        """Wait for what is to go with the first command."""
+        self._stopping.wait(self._flush_interval_s)
+
     def _run(self) -> None:
         while True:
             with self._changed:
                 while not self._calls and not self._stopping.is_set():
                     self._changed.wait()
             if self._calls:
-                self._stopping.wait(self._flush_interval_s)
+                self._gather()
             with self._changed:
                 calls, self._calls = self._calls, []
                 self._delivering = len(calls)

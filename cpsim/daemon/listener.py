@@ -79,6 +79,9 @@ class Listener:
         self._deliver = deliver
         self._is_full = is_full
         self._admit = self._acknowledge
+        self._parse = parse
+        self._read_bytes = READ_BYTES
+        self._reads_once = False
         self._selector = selectors.DefaultSelector()
         self._wake_end, self._wake = socket.socketpair()
         self._queue: deque[_Connection] = deque()
@@ -162,7 +165,7 @@ class Listener:
         if connection.sealed:
             return
         try:
-            data = connection.sock.recv(READ_BYTES, socket.MSG_DONTWAIT)
+            data = connection.sock.recv(self._read_bytes, socket.MSG_DONTWAIT)
         except BlockingIOError:
             self._watch(connection)
             return
@@ -172,12 +175,12 @@ class Listener:
             self._receive_more(connection, data)
             return
         frame = connection.frame = connection.frame + data
-        ended = not data or b"\n" in frame.lstrip()
+        ended = not data or self._reads_once or b"\n" in frame.lstrip()
         if not frame:
             self._close(connection)
             return
         try:
-            call = parse(frame)
+            call = self._parse(frame)
         except MalformedFrame:
             if ended or _is_hopeless(frame):
                 self._refuse(connection)
@@ -280,7 +283,7 @@ class Listener:
             connection = queue.popleft()
             sealed += 1
             try:
-                call = parse(connection.frame) if connection.grown else connection.call
+                call = self._parse(connection.frame) if connection.grown else connection.call
             except MalformedFrame:
                 self._reject(connection.frame)
             else:
