@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from cpdaemon.wire import MalformedFrame, parse
 from cpsim.daemon.listener import READ_BYTES, Listener
+from cpsim.errors import Problem
 
 if TYPE_CHECKING:
     import socket
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from cpsim.daemon.listener import Call, _Connection
     from cpsim.daemon.spool import Spool
-    from cpsim.errors import Problem
 
 
 class DurableListener(Listener):
@@ -42,6 +42,12 @@ class DurableListener(Listener):
         self._written: SimpleQueue[tuple[list[_Connection], Problem | None]] = SimpleQueue()
         self._writing = 0
         self._wake.setblocking(False)  # noqa: FBT003
+
+    def stop(self) -> None:
+        """Stop accepting, answer what has arrived, and leave every command that was answered ready to be delivered."""
+        super().stop()
+        with suppress(Problem):  # then those answered last stay in the spool until the next start
+            self._spool.wait()
 
     def _acknowledge(self, connection: _Connection, call: Call, ended: bool) -> None:  # noqa: FBT001
         connection.call = call
@@ -79,7 +85,7 @@ class DurableListener(Listener):
     def _tell(self, taken: list[_Connection], problem: Problem | None) -> None:
         """From the spool's thread: that has been written, or could not be."""
         self._written.put((taken, problem))
-        with suppress(BlockingIOError):  # it will wake up as it is
+        with suppress(OSError):  # it will wake up as it is, or has ended
             self._wake.send(b"\0")
 
     def _woken(self) -> None:

@@ -191,6 +191,14 @@ class Spool:
         """Count a batch that is sent once more under its id."""
         self._log.append([], _add("retries", 1))
 
+    def wait(self) -> None:
+        """Return once what was put before is on disk, and whoever put it has been told.
+
+        Raises:
+            Problem: it could not be written.
+        """
+        self._log.wait()
+
     def close(self) -> None:
         """Write what is left, and let go of the file."""
         self._log.close()
