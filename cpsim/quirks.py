@@ -1,4 +1,4 @@
-"""The quirks: how the server in production differs from what its document promises.
+"""The quirks: how the daemon and the server in production differ from what their document promises.
 
 Each difference has a name and can be switched on alone; the `deployed` profile has them all.
 """
