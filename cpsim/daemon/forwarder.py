@@ -1,25 +1,18 @@
-"""From the daemon to the server: commands are kept until the next flush, then passed on in batches."""
+"""From the daemon to the accounts of the same process: commands are kept until the next flush."""
 
 from __future__ import annotations
 
 import threading
 from typing import TYPE_CHECKING, Final
 
-from cpdaemon.errors import CreditPiggyError
-from cpdaemon.signing import bulk_batches, bulk_body, bulk_errors, read_reply, token
-from cpdaemon.transport import HttpPool
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from cpdaemon.endpoint import UrlEndpoint
     from cpdaemon.signing import Call
 
     Deliver = Callable[[Sequence[Call]], object]
 
 MAX_PENDING: Final = 1_000_000
-FIRST_RETRY_S: Final = 0.05
-LAST_RETRY_S: Final = 5.0
 
 
 class Forwarder:
@@ -85,75 +78,3 @@ class Forwarder:
                 return
             self._deliver(calls)
             self._delivering = 0
-
-
-class BulkPoster:
-    """Sends batches to a server's `/batch/bulk`, signed, on connections that are kept.
-
-    Args:
-        endpoint: the server's base URL.
-        credentials: (project id, secret).
-        timeout_s: seconds that one request may take.
-
-    Raises:
-        EndpointError: the credentials cannot be used.
-    """
-
-    def __init__(self, endpoint: UrlEndpoint, credentials: tuple[str, str], timeout_s: float) -> None:
-        token(credentials, b"")
-        self._credentials = credentials
-        self._pool = HttpPool(endpoint, timeout_s)
-
-    def __call__(self, calls: Sequence[Call]) -> list[str]:
-        """Send one batch; returns the messages of the commands that were refused, or may have been.
-
-        Raises:
-            CreditPiggyError: the batch was not applied, or may not have been.
-        """
-        body = bulk_body(calls)
-        reply = read_reply(*self._pool.post("/batch/bulk", token(self._credentials, body), body))
-        return [str(error) for error in bulk_errors(calls, reply) if error is not None]
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._pool.close()
-
-
-class HttpDelivery:
-    """Delivers batches to a server's `/batch/bulk`.
-
-    A batch that certainly had no effect is sent again until it has, or until `give_up` is set; one that may
-    have been applied is never sent again, but counted in `unknown`.
-
-    Args:
-        post_bulk: sends one batch; raises CreditPiggyError; returns the refused commands' messages.
-        give_up: ends the retries.
-    """
-
-    def __init__(self, post_bulk: Callable[[Sequence[Call]], Sequence[str]], give_up: threading.Event) -> None:
-        self._post_bulk = post_bulk
-        self._give_up = give_up
-        self.delivered = self.refused = self.unknown = self.undelivered = 0
-
-    def __call__(self, calls: Sequence[Call]) -> None:
-        """Deliver commands, in as many requests as keep each slot's order."""
-        for batch in bulk_batches(calls):
-            self._deliver(batch)
-
-    def _deliver(self, batch: Sequence[Call]) -> None:
-        retry_s = FIRST_RETRY_S
-        while True:
-            try:
-                refusals = self._post_bulk(batch)
-            except CreditPiggyError as error:
-                if not error.definite:
-                    self.unknown += len(batch)
-                    return
-                if self._give_up.wait(retry_s):
-                    self.undelivered += len(batch)
-                    return
-                retry_s = min(2 * retry_s, LAST_RETRY_S)
-            else:
-                self.delivered += len(batch)
-                self.refused += len(refusals)
-                return

@@ -6,9 +6,8 @@ import time
 
 import pytest
 
-from cpdaemon import Client, parse_endpoint
+from cpdaemon import Alloc, Client
 from cpdaemon.errors import BadReply, ConnectFailed, NotSent, Refused, ReplyLost, ReplyTimeout
-from cpsim.daemon.forwarder import BulkPoster
 from cpsim.fake import ANY_PORT, Fake
 
 
@@ -83,15 +82,14 @@ def test_a_status_by_kind_and_slot(fake, web, slots):
 
 
 def test_a_bulk_request_is_selected_by_what_it_carries(fake, slots):
-    poster = BulkPoster(parse_endpoint(fake.addresses["http"]), ("p", "s"), 5.0)
-    batch = [("alloc", {"slot": "a"}), ("alloc", {"slot": "b"})]
-    for selection in ({"slot": "b"}, {"kind": "bulk"}, {"kind": "alloc", "nth": 1}):
-        with fake.faults.status(503, **selection), pytest.raises(BadReply, match="503"):
-            poster(batch)
-    assert slots() == []
-    with fake.faults.status(503, slot="c"), fake.faults.status(503, kind="claim"):
-        assert poster(batch) == []
-    poster.close()
+    batch = [Alloc("a"), Alloc("b")]
+    with Client(fake.addresses["http"], ("p", "s")) as client:
+        for selection in ({"slot": "b"}, {"kind": "bulk"}, {"kind": "alloc", "nth": 1}):
+            with fake.faults.status(503, **selection):
+                assert [outcome.result for outcome in client.send_many(batch)] == ["unknown"] * 2
+        assert slots() == []
+        with fake.faults.status(503, slot="c"), fake.faults.status(503, kind="claim"):
+            assert [outcome.result for outcome in client.send_many(batch)] == ["accepted"] * 2
     assert [(firing.kind, firing.slot) for firing in fake.faults.firings] == [
         ("alloc", "b"),
         ("bulk", ""),
