@@ -24,7 +24,8 @@ ALGORITHMS = ("sha-1", "sha-256", "sha-512")
 Call = tuple[str, Mapping[str, str | int]]
 """A command that need not be checked: its kind, and its arguments under their wire names."""
 
-_RANK = {kind: rank for rank, kind in enumerate(KINDS)}
+_RANK = {"alloc": 0, "counters": 1, "meta": 1, "discard": 2, "claim": 3}
+"""The order of the classes in a bulk; counters and metadata of a slot do not depend on one another."""
 
 
 def token(credentials: tuple[str, str], payload: bytes, algorithm: str = "sha-256") -> str:
@@ -74,8 +75,8 @@ def bulk_body(calls: Iterable[Call]) -> bytes:
 def bulk_batches(calls: Iterable[Call], max_commands: int = 1000) -> Iterator[list[Call]]:
     """Cut calls into consecutive batches that keep the order of every slot's commands.
 
-    A server applies a batch class by class. So a batch ends before a call whose class comes earlier in
-    `KINDS` than one that the batch already holds for the same slot.
+    A server applies a batch class by class. So a batch ends before a call that would be applied before one that
+    the batch already holds for the same slot, unless the two are counters and meta, whose order makes no difference.
 
     Args:
         calls: each with a `slot` among its arguments.

@@ -48,7 +48,7 @@ def test_the_snippets_run_one_after_the_other(workplace: Path) -> None:
         port = str(free.getsockname()[1])
     path = os.pathsep.join([str(workplace / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
     for language, text in SNIPPETS:
-        for left in ("ready", "creditapi.socket"):
+        for left in ("ready", "forwarding", "creditapi.socket", "site.socket"):
             (workplace / left).unlink(missing_ok=True)
         command = {"sh": ["bash", "-euc"], "python": [sys.executable, "-c"]}[language]
         with subprocess.Popen(

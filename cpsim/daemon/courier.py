@@ -130,9 +130,10 @@ class Courier:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        while self._wait():
+        while (due := self._wait()) > self._spool.delivered_to:
             try:
-                self._attempt()
+                while self._spool.delivered_to < due:
+                    self._attempt()
             except CreditPiggyError as error:
                 log.warning("%s", error)
             except Problem as problem:
@@ -143,13 +144,13 @@ class Courier:
             if self._pause():
                 return
 
-    def _wait(self) -> bool:
-        """Wait for a full batch, or for what has waited long enough; whether there is more to do."""
+    def _wait(self) -> int:
+        """Wait for a full batch, or until the first command has waited long enough; up to where to deliver then."""
         spool, stopping = self._spool, self._stopping.is_set
         with spool.released:
             spool.released.wait_for(lambda: spool.ready or stopping())
             spool.released.wait_for(lambda: spool.ready >= MAX_BATCH or stopping(), self._flush_interval_s)
-            return spool.ready > 0
+            return spool.released_to
 
     def _pause(self) -> bool:
         """Wait before the next attempt; whether to end instead."""

@@ -106,6 +106,16 @@ class Spool:
         return self._released - self._sent
 
     @property
+    def released_to(self) -> int:
+        """The position up to which commands may be delivered."""
+        return self._released
+
+    @property
+    def delivered_to(self) -> int:
+        """The position up to which commands have been delivered."""
+        return self._sent
+
+    @property
     def is_full(self) -> bool:
         """Whether no more commands should be put."""
         return self._log.last - self._sent + self._failed >= self._max_commands

@@ -1,7 +1,7 @@
 """Tokens, bodies, batches, and the reading of replies."""
 
 import json
-from itertools import pairwise
+from itertools import combinations_with_replacement, pairwise
 
 import pytest
 from hypothesis import given
@@ -82,9 +82,14 @@ def test_batches_keep_the_order_of_every_slot(calls, max_commands):
     applied = []
     for batch in batches:
         classes = json.loads(bulk_body(batch))
-        applied += [arguments for kind in KINDS for arguments in classes.get(kind, [])]
-    for slot in "abc":
-        assert [a["n"] for a in applied if a["slot"] == slot] == [a["n"] for _, a in calls if a["slot"] == slot]
+        applied += [(kind, arguments) for kind in KINDS for arguments in classes.get(kind, [])]
+
+    def of(slot, kinds, calls):
+        return [arguments["n"] for kind, arguments in calls if arguments["slot"] == slot and kind in kinds]
+
+    for kinds in combinations_with_replacement(KINDS, 2):
+        if kinds != ("counters", "meta"):  # these two do not depend on one another
+            assert all(of(slot, kinds, applied) == of(slot, kinds, calls) for slot in "abc")
 
 
 @given(calls)
@@ -92,7 +97,9 @@ def test_batches_are_cut_only_where_they_must_be(calls):
     batches = list(bulk_batches(calls))
     for batch, following in pairwise(batches):
         kind, arguments = following[0]
-        assert any(KINDS.index(k) > KINDS.index(kind) for k, a in batch if a["slot"] == arguments["slot"])
+        before = [k for k, a in batch if a["slot"] == arguments["slot"]]
+        assert any(KINDS.index(k) > KINDS.index(kind) for k in before)
+        assert not (kind == "counters" and set(before) <= {"alloc", "counters", "meta"})
 
 
 @pytest.mark.parametrize(

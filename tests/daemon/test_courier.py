@@ -1,6 +1,7 @@
 """The courier, against servers that fail in every way."""
 
 import threading
+import time
 
 import pytest
 
@@ -101,6 +102,25 @@ def test_all_is_delivered_in_one_batch(deliver):
 def test_a_full_batch_does_not_wait(deliver):
     server = Server()
     assert deliver(server, 1000, flush_interval_s=3600).delivered == 1000
+
+
+def test_what_has_waited_goes_in_as_many_batches_as_it_takes(spool):
+    frames = [f"{kind},slot=x,{rest}" for _ in range(5) for kind, rest in (("counters", "n=1"), ("alloc", "credits=1"))]
+    kept = threading.Event()
+    last = spool.put(frames, {}, lambda _: kept.set())
+    assert kept.wait(5)
+    server = Server()
+    worker = Courier(spool, server, 0.2)
+    worker.start()
+    started = time.monotonic()
+    spool.release(last)
+    idle = threading.Event()
+    while spool.pending:
+        idle.wait(0.002)
+    took_s = time.monotonic() - started
+    assert worker.stop(5)
+    assert [len(slots) for _, slots in server.batches] == [1, 2, 2, 2, 2, 1]
+    assert took_s < 4 * 0.2  # one interval for them all, not one for each
 
 
 def test_a_server_that_was_not_reached_gets_it_later(deliver, path):
