@@ -1,0 +1,176 @@
+"""The fake in threads of the calling process."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
+
+from cpdaemon.endpoint import TcpEndpoint
+from cpsim.daemon.addresses import listen_tcp
+from cpsim.errors import Problem
+from cpsim.fake.daemons import Daemon, Site, StoredDaemon, address_of
+from cpsim.fault_plan import FaultPlan
+from cpsim.listen import is_loopback
+from cpsim.quirks import QUIRKS
+from cpsim.server.access import Access
+from cpsim.server.control import Control
+from cpsim.server.faults import FaultyApi
+from cpsim.server.http import API_PATH
+from cpsim.server.inspection import Inspector
+from cpsim.server.journal import DEFAULT_LIMIT
+from cpsim.server.service import AccountServer
+from cpsim.server.serving import HttpServer
+from cpsim.server.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from cpsim.faults import Fault
+
+ANY_PORT: Final = TcpEndpoint("127.0.0.1", 0)
+IDLE_POLL_S: Final = 0.001
+
+
+class Fake:
+    """Daemons on UNIX sockets and TCP, and their account server on HTTP; on one ledger.
+
+    Args:
+        projects: project id to secret.
+        unix: where to put the socket of a daemon that works for the first project.
+        tcp: where that daemon listens; port 0 takes a free one.
+        http: where the server listens; port 0 takes a free one.
+        flush_interval_s: how long that daemon keeps commands before it passes them on.
+        sites: other daemons.
+        control_token: what a request of the control API has to show. Without one, the control API asks for nothing
+            where `http` is loopback, and is not there elsewhere.
+        quirks: how it differs from what is documented: names from `cpsim.quirks.QUIRKS`.
+        journal_limit: how many commands of each project the journal keeps.
+        store: the file that keeps the accounts; what a daemon has acknowledged is in `FILE.PROJECT.spool` beside it.
+            Without it, all is in memory.
+        faults: what goes wrong, as text or as `Fault`s; `faults` is then the plan that has them, and can be changed.
+        seed: of the faults' probabilities.
+        crash: ends this process at once; without it, a fault that crashes is a problem.
+
+    Raises:
+        OSError: an address cannot be listened at (from `start`).
+        Problem: the store or a spool cannot be used, or there is no such fault (from the constructor).
+        ValueError: no project, or one that cannot be (from the constructor).
+    """
+
+    def __init__(
+        self,
+        projects: Mapping[str, str],
+        *,
+        unix: Path | None = None,
+        tcp: TcpEndpoint | None = None,
+        http: TcpEndpoint | None = None,
+        flush_interval_s: float = 0.0,
+        sites: Sequence[Site] = (),
+        control_token: str | None = None,
+        quirks: frozenset[str] = frozenset(),
+        journal_limit: int = DEFAULT_LIMIT,
+        store: Path | None = None,
+        faults: Iterable[Fault | str] = (),
+        seed: int = 1,
+        crash: Callable[[], object] | None = None,
+    ) -> None:
+        if not projects:
+            raise ValueError("a fake needs a project")
+        forgetful = [name for name in QUIRKS if name in quirks and QUIRKS[name].tier == "daemon"]
+        if store is not None and forgetful and "ack-before-delivery" not in quirks:
+            raise Problem(
+                f"quirk {forgetful[0]}: a daemon that has it keeps commands in memory; with a store, add the quirk "
+                "ack-before-delivery"
+            )
+        self.faults = FaultPlan(faults, seed=seed, crash=crash)
+        self._store = None if store is None else Store(store)
+        self.accounts = AccountServer(projects, quirks=quirks, journal_limit=journal_limit, store=self._store)
+        self.inspector = Inspector(self.accounts, lambda: self.pending)
+        self.addresses: dict[str, str] = {}
+        self._http = http
+        self._control_token = control_token
+        if unix is not None or tcp is not None:
+            own = Site(project_id=next(iter(projects)), unix=unix, tcp=tcp, flush_interval_s=flush_interval_s)
+            sites = (own, *sites)
+        self.daemons = [
+            Daemon(site, self.accounts, self.faults)
+            if store is None or "ack-before-delivery" in quirks
+            else StoredDaemon(
+                site, self.accounts, self.faults, Path(f"{store}.{quote(site.project_id, safe='')}.spool")
+            )
+            for site in sites
+        ]
+        self._server: HttpServer | None = None
+
+    def start(self) -> None:
+        """Listen on every address given.
+
+        `addresses` then says where, by `unix`, `tcp` and `http`; where there are several daemons, it is the first,
+        and each of `daemons` has its own `addresses`.
+        """
+        try:
+            for daemon in self.daemons:
+                daemon.bind()
+            http = None if self._http is None else listen_tcp(self._http.host, self._http.port)
+        except OSError:
+            for daemon in self.daemons:
+                daemon.release()
+            self._close_store()
+            raise
+        self.faults.begin()
+        for daemon in self.daemons:
+            self.addresses = daemon.addresses | self.addresses
+            daemon.start()
+        if http is not None:
+            self.addresses["http"] = f"http://{address_of(http)}{API_PATH}"
+            self._server = HttpServer(FaultyApi(self.accounts, self._control(), self.faults), [http], self.faults)
+            self._server.start()
+
+    def stop(self) -> None:
+        """Stop listening, pass on what was acknowledged, and remove the socket files."""
+        for daemon in self.daemons:
+            daemon.stop()
+        if self._server is not None:
+            self._server.stop()
+        self._close_store()
+
+    @property
+    def pending(self) -> int:
+        """How many commands the daemons acknowledged that have not reached the accounts."""
+        return sum(daemon.pending for daemon in self.daemons)
+
+    def wait_until_idle(self, timeout_s: float = 5.0) -> None:
+        """Wait until every command that was acknowledged has reached the accounts.
+
+        Raises:
+            TimeoutError: that took longer.
+        """
+        deadline = time.monotonic() + timeout_s
+        while self.pending:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self.pending:,} commands have not reached the accounts in {timeout_s:g} s")
+            time.sleep(IDLE_POLL_S)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _close_store(self) -> None:
+        if self._store is not None:
+            self._store.close()
+
+    def _control(self) -> Control | None:
+        """The control API, where it is to be served."""
+        assert self._http is not None
+        if self._control_token is None and not is_loopback(self._http.host):
+            return None
+        return Control(self.inspector, Access(self._http.host, self._control_token))

@@ -1,0 +1,76 @@
+"""The fake in a process of its own, which ends with the process that started it."""
+
+from __future__ import annotations
+
+import gc
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from cpsim.errors import Problem
+from cpsim.fake.fake import ANY_PORT, Fake
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
+    from typing import Self
+
+
+GARBAGE_THRESHOLD: Final = 200_000
+"""A ledger is millions of objects and no cycles: looking through them for garbage more often is wasted time."""
+
+
+class FakeProcess:
+    """A `Fake` in a process of its own, without the caller's interpreter lock; a context manager.
+
+    It serves a UNIX socket and HTTP on a free port of loopback, and ends when it is left or when this process ends.
+
+    Args:
+        projects: project id to secret; they travel over a pipe, not on the command line.
+        unix: where to put the daemon's socket.
+
+    Raises:
+        Problem: the process did not start (from `addresses`).
+    """
+
+    def __init__(self, projects: Mapping[str, str], unix: Path) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", "from cpsim.fake.process import main; main()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for the caller, who still wants to read the ledger
+        )
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"projects": dict(projects), "unix": str(unix)}) + "\n")
+        self._process.stdin.flush()
+
+    def addresses(self) -> dict[str, str]:
+        """Where it listens, once it does: `unix` and `http`."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise Problem(f"the embedded fake ended with status {self._process.wait()}")
+        addresses: dict[str, str] = json.loads(line)
+        return addresses
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.communicate()
+
+
+def main() -> None:
+    """Serve as a `FakeProcess`: configuration on standard input, addresses out, until the input ends."""
+    configuration = json.loads(sys.stdin.readline())
+    gc.freeze()
+    gc.set_threshold(GARBAGE_THRESHOLD)
+    projects, unix = configuration["projects"], Path(configuration["unix"])
+    with Fake(projects, unix=unix, http=ANY_PORT, journal_limit=0) as fake:  # a run keeps a journal of its own
+        print(json.dumps(fake.addresses), flush=True)
+        sys.stdin.read()
