@@ -47,8 +47,8 @@ def find(kind: str, name_or_path: str) -> Path:
     path = Path(name_or_path)
     if path.is_file():
         return path
-    if "/" in name_or_path or path.suffix in _FILE_SUFFIXES:
-        raise NotFound(f"{name_or_path}: no such file")
+    if "/" in name_or_path or path.suffix.lower() in _FILE_SUFFIXES:
+        raise NotFound(f"{name_or_path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
     known = names(kind)
     if name_or_path in known:
         return _folder(kind) / f"{name_or_path}{_SUFFIXES[kind]}"

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from cpsim.scenario.workload import Workload
 
 EMBEDDED_PROJECT: Final = "cpsim"
+LONGEST_WAIT: Final = 20
+"""How many time-outs long an effect is waited for that goes on arriving."""
+LONGEST_PATIENCE_S: Final = 1.0
 PREFIX_BYTES: Final = 80
 """The longest slot prefix: workloads are checked for slot ids of up to a hundred bytes."""
 UNFIT: Final = ("HTTP 400: ", "HTTP 401: ")
@@ -213,12 +216,13 @@ def _replay(result: Run, in_flight: int, timeout_s: float, on_progress: Callable
         result.interrupted = True
         engine.stop()
 
-    previous = signal.signal(signal.SIGINT, interrupt)
+    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         result.elapsed_s = engine.run(operations(workload.slot, result.schedule_us, payloads))
         result.records, result.errors = journal.records(), journal.errors
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
         journal.close()
         wire.close()
     return engine.start_ns
@@ -235,8 +239,13 @@ def _judge(result: Run, observer: Observer | None, start_ns: int, timeout_s: flo
 
 
 def _judge_effect(result: Run, observer: Observer | None, start_ns: int, timeout_s: float) -> None:
-    """Look at the effect until it is as it should be, or for `timeout_s`: a daemon may take its time to pass it on."""
+    """Look at the effect until it is as it should be, or nothing has moved for `timeout_s`.
+
+    A daemon may take its time to pass commands on; as long as it does, it is waited for, within a bound.
+    """
+    end = time.monotonic() + LONGEST_WAIT * timeout_s
     deadline = time.monotonic() + timeout_s
+    shown: object = None
     control = observer is not None and observer.has_control()
     patience_s = 0.05
     while True:
@@ -263,10 +272,13 @@ def _judge_effect(result: Run, observer: Observer | None, start_ns: int, timeout
                 "The effect of every command: a daemon shows only its acknowledgements. Give the server behind it "
                 "with --server URL --project ID --secret-file FILE."
             )
-        if not verdict.counts or time.monotonic() > deadline or isinstance(result.target.endpoint, UrlEndpoint):
+        now = time.monotonic()
+        if not verdict.counts or now > min(deadline, end) or isinstance(result.target.endpoint, UrlEndpoint):
             break
+        if shown != verdict.counts:
+            shown, deadline = verdict.counts, now + timeout_s
         time.sleep(patience_s)
-        patience_s *= 2
+        patience_s = min(2 * patience_s, LONGEST_PATIENCE_S)
 
 
 def _judge_replies(result: Run) -> None:

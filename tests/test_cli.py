@@ -230,7 +230,7 @@ def test_wrong_usage(cpsim, arguments, said):
         ),
         (
             ["run", "small.toml", "--target", SERVER, "--project", "p", "--secret-file", "secret"],
-            r".*127.0.0.1:1/api.*Connection refused",
+            r"cannot reach http://127.0.0.1:1/api: Connection refused; is it running there\?",
         ),
         (["serve", "--unix", "missing/cp.sock"], r"cannot listen at missing/cp.sock: .*"),
         (["serve", "--unix", "small.toml"], r"cannot listen at small.toml: .*"),

@@ -285,7 +285,7 @@ def test_a_server_that_is_gone_in_the_end_leaves_the_effect_unseen(place):
             on_stage=lambda stage: accounts.stop() if stage == "verifying" else None,
         )
     assert result.verdict.ruling == "unknown"
-    assert [sentence for sentence in result.verdict.unseen if "/__cpsim/totals on http" in sentence]
+    assert [sentence for sentence in result.verdict.unseen if "cannot reach http" in sentence]
     assert result.verdict.checked == {"replies": len(result.workload)}
     partial = run_folder.claim_folder(Path("out"))
     run_folder.write(result, summarise(result), partial, Path("out"))

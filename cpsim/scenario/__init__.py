@@ -29,8 +29,8 @@ def load_workload(path: Path, seed: int | None = None) -> Workload:
         ScenarioError: the file has a mistake, which the message locates.
         OSError: the file cannot be read.
     """
-    if path.suffix == ".toml":
+    if path.suffix.lower() == ".toml":
         return generate(schema.load(path), seed)
-    if path.name.endswith((".swf", ".swf.gz")):
+    if path.name.lower().endswith((".swf", ".swf.gz")):
         return swf.load(path, 1 if seed is None else seed)
     raise ScenarioError(f"{path}: expected a scenario (.toml) or a job log (.swf, .swf.gz)")

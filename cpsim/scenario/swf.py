@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 Table = npt.NDArray[np.float64]
 
 DEFAULT_MACHINES: Final = 1_000
+GZIP_MAGIC: Final = b"\x1f\x8b"
 MAX_MACHINES: Final = 10_000_000
 FIELDS: Final = (
     "job number", "submit time", "wait time", "run time", "allocated processors", "average CPU time",
@@ -99,7 +100,7 @@ def load(path: Path, seed: int) -> Workload:
 
 def _read(path: Path) -> str:
     content = path.read_bytes()
-    if path.suffix == ".gz":
+    if path.suffix.lower() == ".gz" or content.startswith(GZIP_MAGIC):
         try:
             content = gzip.decompress(content)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:

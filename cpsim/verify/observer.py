@@ -101,6 +101,8 @@ class Observer:
         status, answer = self._request(method, path, body, headers)
         if status != 200:
             said = " ".join(answer[:200].decode("utf-8", "replace").split())
+            if status == 404 and not self._server.path:
+                said += " (a server's URL usually ends in /api)"
             raise CannotObserve(f"{method} {path} on {self._server} answered {status}: {said}")
         return answer
 
@@ -122,6 +124,7 @@ class Observer:
             response = connection.getresponse()
             return response.status, response.read()
         except (OSError, UnicodeError, http.client.HTTPException) as error:
-            raise CannotObserve(f"{method} {path} on {self._server} failed: {error or type(error).__name__}") from error
+            said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise CannotObserve(f"cannot reach {self._server}: {said}; is it running there?") from error
         finally:
             connection.close()

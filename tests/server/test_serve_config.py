@@ -123,9 +123,10 @@ def test_a_whole_file(write, started):
         client.alloc("c")
     assert ask(server, "links")["items"] == [{"type": "link", "machine": "worker 7", "user": "alice"}]
     assert ask(server, "clock") == {"now_us": START_US, "rate": 0}
-    assert end(process) == ""
     assert Path("ready").read_text(encoding="utf-8") == "".join(f"{kind} {address}\n" for kind, address in lines)
-    assert sorted(path.suffix for path in Path().iterdir()) == ["", "", "", "", ".toml"]
+    assert end(process) == ""
+    assert not Path("ready").exists()
+    assert sorted(path.suffix for path in Path().iterdir()) == ["", "", "", ".toml"]
 
 
 def test_what_is_acknowledged_reaches_the_accounts_of_its_project(write):

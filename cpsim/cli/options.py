@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
 
@@ -10,8 +11,12 @@ import click
 
 from cpdaemon.endpoint import Endpoint, TcpEndpoint, parse_endpoint
 from cpdaemon.errors import EndpointError
+from cpsim.errors import Problem
+from cpsim.faults import Fault
 from cpsim.listen import Listen
+from cpsim.quirks import QUIRKS
 
+LONGEST_S: Final = 86_400
 FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -50,3 +55,41 @@ class NumberType(click.FloatRange):
         if math.isnan(number):  # which is neither inside a range nor outside
             self.fail(f"{value} is not a number", param, ctx)
         return number
+
+
+class QuirkType(click.ParamType[str]):
+    """The name of a quirk."""
+
+    name = "quirk"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Read it."""
+        if value not in QUIRKS:
+            close = get_close_matches(value, QUIRKS, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "`cpsim quirks` lists them"
+            self.fail(f"no quirk {value!r}; {hint}", param, ctx)
+        return value
+
+
+class FaultType(click.ParamType[str]):
+    """A fault, as text."""
+
+    name = "fault"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Read it."""
+        try:
+            Fault.parse(value)
+        except Problem as problem:
+            self.fail(str(problem), param, ctx)
+        return value
+
+
+def secret_in(path: Path, option: str = "--secret-file") -> str:
+    """The secret that a file holds. Raises click.UsageError."""
+    from cpsim.serve import read_secret
+
+    try:
+        return read_secret(path)
+    except ValueError as error:
+        raise click.UsageError(f"{option} {path} {error}") from error

@@ -1,0 +1,71 @@
+"""The command line as a whole. What a command needs is imported inside it, so that help answers at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Final, NoReturn
+
+import click
+
+from cpdaemon.errors import CreditPiggyError
+
+INVALID: Final = 1
+FAILED: Final = 2
+WRONG_USAGE: Final = 64
+
+
+class _ReaderGone(Exception):  # noqa: N818 - says what happened
+    """Nobody reads the output any more."""
+
+
+class _Cli(click.Group):
+    """A group that tells a closed pipe from an invalid run: click itself would exit with 1 for both."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _ReaderGone from error
+
+
+@click.group(cls=_Cli, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="cpsim")
+def cli() -> None:
+    """Test harness and simulator for CreditPiggy.
+
+    \b
+    cpsim run smoke                  replay a synthetic workload against an embedded CreditPiggy
+    cpsim run challenge --target /var/run/creditapi.socket
+    cpsim serve                      a fake daemon and server to point a job manager at
+    cpsim daemon --config FILE       store commands and forward them to a server
+    """
+
+
+def main() -> NoReturn:
+    """Run the command line; a problem is one line on standard error, and never a traceback."""
+    from cpsim.errors import Problem
+
+    try:
+        cli.main(prog_name="cpsim", standalone_mode=False)
+    except click.UsageError as error:
+        error.show()
+        sys.exit(WRONG_USAGE)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(FAILED)
+    except _ReaderGone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(FAILED)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("cpsim: interrupted", err=True)
+        sys.exit(FAILED)
+    except OSError as error:
+        what = error.strerror or str(error)
+        click.echo(f"cpsim: {error.filename}: {what}" if error.filename else f"cpsim: {what}", err=True)
+        sys.exit(FAILED)
+    except (Problem, CreditPiggyError) as error:
+        click.echo(f"cpsim: {error}", err=True)
+        sys.exit(FAILED)
+    sys.exit(0)

@@ -1,0 +1,170 @@
+"""`cpsim run`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cpdaemon.endpoint import Endpoint, UrlEndpoint
+from cpdaemon.errors import InvalidCommand
+from cpsim.cli.group import FAILED, INVALID, cli
+from cpsim.cli.options import FILE, LONGEST_S, EndpointType, NumberType, secret_in
+
+if TYPE_CHECKING:
+    from cpsim.replay.clock import Pace
+    from cpsim.run import Target
+
+
+@cli.command()
+@click.argument("scenario")
+@click.option(
+    "--target",
+    type=EndpointType(),
+    help="A daemon (PATH or HOST:PORT) or a server (URL); without it, an embedded fake.",
+)
+@click.option("--server", type=EndpointType(), help="URL of the server behind the --target daemon, to see the effect.")
+@click.option("--project", metavar="ID", help="Project id at the server.")
+@click.option("--secret-file", type=FILE, help="File with the project's secret.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), help="Same seed, same workload; by default the scenario's own, or 1."
+)
+@click.option("--rate", type=NumberType(1e-6, 1e9), metavar="R", help="Send R operations/s.")
+@click.option(
+    "--speed",
+    type=NumberType(1e-6, 1e9),
+    metavar="X",
+    help="Keep the scenario's times, X times faster.",
+)
+@click.option("--asap", is_flag=True, help="Send as fast as possible (the default).")
+@click.option(
+    "--in-flight",
+    type=click.IntRange(1, 10_000),
+    default=64,
+    show_default=True,
+    metavar="N",
+    help="Operations under way at once.",
+)
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=NumberType(0.001, LONGEST_S),
+    default=10.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds for an answer, and for its effect to show.",
+)
+@click.option("--slot-prefix", metavar="TEXT", help="Begin slot ids with TEXT; by default they are new with every run.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The run folder; by default a new one under runs/.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the summary.")
+def run(
+    scenario: str,
+    target: Endpoint | None,
+    server: Endpoint | None,
+    project: str | None,
+    secret_file: Path | None,
+    seed: int | None,
+    rate: float | None,
+    speed: float | None,
+    asap: bool,
+    in_flight: int,
+    timeout_s: float,
+    slot_prefix: str | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Replay SCENARIO, verify the effect, and measure.
+
+    SCENARIO is a name (smoke, challenge), a scenario file (.toml) or a workload log (.swf, .swf.gz). The exit status is
+    0 if the verdict is valid, 1 if invalid, 2 if unknown.
+
+    \b
+    cpsim run smoke
+    cpsim run smoke --target 127.0.0.1:5667
+    cpsim run smoke --target https://cp.example.org/api --project ID --secret-file FILE
+    """
+    from cpsim import run_folder
+    from cpsim.catalog import find_scenario
+    from cpsim.run import check_prefix
+    from cpsim.run import run as perform
+    from cpsim.scenario import load_workload
+    from cpsim.summary import show, summarise
+    from cpsim.terminal import Stages, console
+
+    pace = _pace(rate, speed, asap)
+    where = _target(target, server, project, secret_file)
+    if slot_prefix is not None:
+        try:
+            check_prefix(slot_prefix)
+        except InvalidCommand as error:
+            raise click.BadParameter(str(error), param_hint="--slot-prefix") from error
+    path = find_scenario(scenario)
+    folder = output or run_folder.new_name(path)
+    partial = run_folder.claim_folder(folder)
+    try:
+        with Stages() as stages:
+            result = perform(
+                lambda: load_workload(path, seed),
+                where,
+                pace,
+                in_flight=in_flight,
+                timeout_s=timeout_s,
+                slot_prefix=slot_prefix,
+                on_stage=stages.begin,
+                on_progress=stages.progress,
+            )
+            stages.begin("writing the run folder")
+            summary = summarise(result)
+            run_folder.write(result, summary, partial, folder)
+    finally:
+        run_folder.abandon(partial)
+    if as_json:
+        click.echo(
+            run_folder.json_text(run_folder.run_document(result, summary) | result.verdict.document()),
+            nl=False,
+        )
+    else:
+        show(result, summary, console)
+        console.print(f"run folder    {folder}", highlight=False, markup=False)
+    sys.exit({"valid": 0, "invalid": INVALID, "unknown": FAILED}[result.verdict.ruling])
+
+
+def _pace(rate: float | None, speed: float | None, asap: bool) -> Pace:
+    from cpsim.replay.clock import AsFastAsPossible, Rate, Speed
+
+    if (rate is not None) + (speed is not None) + asap > 1:
+        raise click.UsageError("--rate, --speed and --asap exclude one another")
+    if rate is not None:
+        return Rate(rate)
+    return AsFastAsPossible() if speed is None else Speed(speed)
+
+
+def _target(
+    target: Endpoint | None, server: Endpoint | None, project: str | None, secret_file: Path | None
+) -> Target | None:
+    from cpsim.run import Target
+
+    if server is not None and not isinstance(server, UrlEndpoint):
+        raise click.UsageError(f"--server must be a URL such as http://127.0.0.1:8080/api, not {server}")
+    if target is None:
+        if server is not None or project is not None or secret_file is not None:
+            raise click.UsageError("--server, --project and --secret-file go with --target")
+        return None
+    if isinstance(target, UrlEndpoint):
+        if server is not None:
+            raise click.UsageError("--server is for a --target that is a daemon; this one is a server itself")
+        server = target
+    if server is None:
+        if project is not None or secret_file is not None:
+            raise click.UsageError("--project and --secret-file are for a server: add --server URL")
+        return Target(target)
+    if project is None or secret_file is None:
+        raise click.UsageError(f"{server} needs --project ID and --secret-file FILE")
+    return Target(target, server, (project, secret_in(secret_file)))
