@@ -103,6 +103,24 @@ main()
 # Exit statuses and --json
 
 
+def test_a_scenario_has_a_seed_of_its_own(cpsim):
+    Path("seven.toml").write_text(f"seed = 7\n{SMALL}", encoding="utf-8")
+    seeds = [json.loads(cpsim("run", "seven.toml", "--json", *given)[1])["seed"] for given in ([], ["--seed", "3"])]
+    assert seeds == [7, 3]
+
+
+def test_a_reader_that_goes_away_is_no_invalid_run():
+    done = subprocess.run(
+        ["bash", "-c", f"'{Path(sys.executable).parent}/cpsim' quirks | true; echo ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert done.stdout.strip() in {"0", "2"}  # 0: all was written before it went
+    assert done.stderr == ""
+
+
 def test_a_valid_run_as_json(cpsim):
     status, out, err = cpsim("run", "small.toml", "--json", "--output", "out")
     assert (status, err) == (0, "")

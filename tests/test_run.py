@@ -336,7 +336,8 @@ def test_interrupting_an_embedded_run_leaves_no_process(place):
         os.waitpid(-1, os.WNOHANG)
 
 
-def test_ctrl_c_writes_what_happened(site, place):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_to_be_stopped_writes_what_happened(site, place, number):
     arguments = ["--target", site.addresses["unix"], "--server", site.addresses["http"], *credentials()]
     command = [sys.executable, "-m", "cpsim", "run", "small.toml", "--rate", "40", *arguments, "--output", "out"]
     environment = os.environ | {"TMPDIR": str(place), "PYTHONWARNINGS": "error"}
@@ -347,7 +348,7 @@ def test_ctrl_c_writes_what_happened(site, place):
                     break
             assert run.poll() is None, run.stderr.read()
             threading.Event().wait(0.01)
-        run.send_signal(signal.SIGINT)
+        run.send_signal(number)
         out, err = run.communicate(timeout=30)
     assert (run.returncode, err) == (2, "")
     assert "operations were not sent: the run was interrupted" in out

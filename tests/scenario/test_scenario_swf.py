@@ -166,3 +166,10 @@ def test_damaged_gzip(tmp_path):
         path.write_bytes(content)
         with pytest.raises(ScenarioError, match=r"log.swf.gz: damaged or cut short"):
             load_workload(path)
+
+
+@pytest.mark.parametrize("name", ["LOG.SWF", "log.swf", "LOG.SWF.GZ"])
+def test_a_compressed_log_is_known_by_its_content(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(b"1 0 5 60 1 -1 -1 1 -1 -1 1 1 1 1 1 1 -1 -1\n"))
+    assert len(load_workload(path).slot_numbers) == 1
