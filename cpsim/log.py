@@ -174,10 +174,10 @@ class Log:
                 for statement in statements:
                     self._writing.execute(*statement)
                 self._writing.execute("COMMIT")
-        except Problem as problem:
+        except Exception as error:  # noqa: BLE001 - a writer that dies leaves everybody waiting for ever
             if self._writing.in_transaction:
                 self._writing.execute("ROLLBACK")
-            return problem
+            return error if isinstance(error, Problem) else Problem(f"{self.path}: {error}")
         return None
 
 

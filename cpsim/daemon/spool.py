@@ -219,7 +219,7 @@ class Spool:
 
 
 def _add(name: str, count: int) -> Statement:
-    return ("INSERT INTO tally VALUES (?1, ?2) ON CONFLICT DO UPDATE SET count = count + ?2", (name, count))
+    return ("INSERT INTO tally VALUES (?, ?) ON CONFLICT DO UPDATE SET count = count + excluded.count", (name, count))
 
 
 def read_status(path: Path) -> Status:
