@@ -388,3 +388,10 @@ def test_output_that_nobody_reads(cpsim):
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=30, check=False)
     os.close(writer)
     assert "Traceback" not in done.stderr
+
+
+def test_a_server_that_cannot_start_leaves_the_ready_file_of_another(cpsim):
+    Path("ready").write_text("tcp 127.0.0.1:5667\n", encoding="utf-8")
+    status, _, err = cpsim("serve", "--unix", "missing/cp.sock", "--ready-file", "ready")
+    assert (status, err.startswith("cpsim: cannot listen")) == (2, True)
+    assert Path("ready").read_text(encoding="utf-8") == "tcp 127.0.0.1:5667\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from cpsim.cli.group import cli
 from cpsim.cli.options import FILE, LONGEST_S, EndpointType, FaultType, ListenType, NumberType, QuirkType, secret_in
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 
 def _secrets(project_ids: Sequence[str], secret_files: Sequence[Path]) -> dict[str, str]:
@@ -140,17 +141,11 @@ def serve(
         site = Site(project_id=next(iter(configuration.projects)), unix=unix, tcp=tcp)
         configuration = replace(configuration, sites=[site])
 
-    def on_ready(lines: str) -> None:
-        click.echo(lines, nl=False)
-        if ready_file is not None:
-            _write_whole(ready_file, lines)
-
-    try:
-        perform(configuration, on_ready)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--project") from error
-    finally:
-        _remove(ready_file)
+    with _announcing(ready_file) as announce:
+        try:
+            perform(configuration, announce)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="--project") from error
 
 
 @cli.command()
@@ -257,25 +252,25 @@ def daemon(
         if not value:
             raise click.UsageError(f"give {option}, or a --config that says it")
 
-    def ready(address: str) -> None:
-        if ready_file is not None:
-            _write_whole(ready_file, f"{address}\n")
-        click.echo(address)
-
-    try:
-        main.run(config, when_unknown, ready)
-    finally:
-        _remove(ready_file)
+    with _announcing(ready_file) as announce:
+        main.run(config, when_unknown, lambda address: announce(f"{address}\n"))
 
 
-def _remove(ready_file: Path | None) -> None:
-    """A server that has stopped is not ready."""
-    if ready_file is not None:
-        ready_file.unlink(missing_ok=True)
+@contextmanager
+def _announcing(ready_file: Path | None) -> Iterator[Callable[[str], None]]:
+    """What to call with the lines that say where a server serves.
 
+    They stand in the ready file, never half written, until the context ends, and are printed. A ready file that another
+    server has written is left alone.
+    """
+    with ExitStack() as written:
 
-def _write_whole(path: Path, text: str) -> None:
-    """Write a file that is never seen half written."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+        def announce(lines: str) -> None:
+            if ready_file is not None:
+                partial = ready_file.with_name(f"{ready_file.name}.partial")
+                partial.write_text(lines, encoding="utf-8")
+                partial.replace(ready_file)
+                written.callback(ready_file.unlink, missing_ok=True)
+            click.echo(lines, nl=False)
+
+        yield announce
