@@ -1,0 +1,367 @@
+"""What a clause works with: it sends, it sees, and it says what it expects.
+
+Everything that is sent and everything that comes back is written down, so that a deviation can be shown whole.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote, urlencode
+
+from cpdaemon.signing import token
+from cpsim.verify.conformance.clause import Known
+from cpsim.verify.conformance.exchange import Reply, Request
+from cpsim.verify.conformance.findings import Deviation, NotVerifiable
+from cpsim.verify.conformance.frames import Connection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from cpsim.verify.conformance.accounts import Accounts
+    from cpsim.verify.conformance.clause import Clause
+    from cpsim.verify.conformance.target import Sight
+
+NOT_THERE: Final = {"state": "not there"}
+SHOWN: Final = 300
+FIRST_LOOK_S: Final = 0.002
+LONGEST_LOOK_S: Final = 0.25
+
+
+class Examiner:
+    """Checks one clause.
+
+    Args:
+        sight: what is examined.
+        clause: what it is examined for.
+    """
+
+    def __init__(self, sight: Sight, clause: Clause) -> None:
+        self._sight = sight
+        self._clause = clause
+        self._serial = itertools.count(1)
+        self.transcript: list[str] = []
+
+    @property
+    def timeout_s(self) -> float:
+        """How long a reply may take."""
+        return self._sight.target.timeout_s
+
+    @property
+    def accounts(self) -> Accounts:
+        """The server's accounts."""
+        return self._sight.accounts
+
+    @property
+    def project(self) -> tuple[str, str]:
+        """The project that is examined: its id, and its secret."""
+        assert self._sight.target.credentials is not None
+        return self._sight.target.credentials
+
+    @property
+    def other(self) -> tuple[str, str]:
+        """A second project of the server."""
+        assert self._sight.target.other is not None
+        return self._sight.target.other
+
+    def new(self, kind: str = "slot") -> str:
+        """An id that nobody has used: of a slot, a machine, a user, or a counter."""
+        prefix = self._sight.target.slot_prefix
+        name = f"{prefix}-{self._sight.run}-{self._clause.id.lower()}-{next(self._serial)}"
+        return name if kind == "slot" else f"{name}-{kind}"
+
+    # what is expected
+
+    def check(self, what: str, expected: object, got: object, *known: Known) -> None:
+        """Compare; where it is not as expected but as a quirk has it, the deviation is reported by the quirk's name.
+
+        Raises:
+            Deviation: they differ.
+        """
+        self.note(f"{what} = {shown(got)}")
+        if got == expected:
+            return
+        quirk = next((quirk for quirk, seen in known if seen == got), "")
+        assert not quirk or quirk in self._clause.quirks, f"{self._clause.id} does not say that it shows {quirk}"
+        raise Deviation(what, shown(expected), shown(got), quirk)
+
+    def note(self, line: str) -> None:
+        """Write down what was sent or seen."""
+        self.transcript.append(line)
+
+    # at the server
+
+    def request(
+        self,
+        path: str,
+        body: bytes = b"",
+        *,
+        method: str = "POST",
+        query: bytes = b"",
+        authorization: str | None = "",
+        project: tuple[str, str] | None = None,
+    ) -> Reply:
+        """Send a request below the server's base URL.
+
+        Args:
+            path: below the base URL.
+            body: the exact bytes.
+            method: POST or GET.
+            query: as it is sent; a GET's token follows it.
+            authorization: the token; "" signs as the document says, None leaves it out.
+            project: who signs.
+        """
+        assert self._sight.target.server is not None
+        if authorization == "":
+            authorization = token(project or self.project, query if method == "GET" else body)
+        headers = {}
+        if method == "GET":
+            if authorization is not None:
+                query += (b"&" if query else b"") + b"auth=" + quote(authorization, safe=",-").encode()
+        elif authorization is not None:
+            headers["Authorization"] = authorization
+        target = f"{self._sight.target.server.path}{path}" + (f"?{query.decode()}" if query else "")
+        return self.ask(Request(method, target, body, headers))
+
+    def ask(self, request: Request) -> Reply:
+        """Send a request as it is."""
+        self.note(f"> {request.method} {request.path} {shown_bytes(request.body)}".rstrip())
+        reply = self._sight.ask(request)
+        self.note(f"< {reply}")
+        return reply
+
+    def command(
+        self,
+        kind: str,
+        slot: str | None,
+        arguments: Mapping[str, object] | None = None,
+        project: tuple[str, str] | None = None,
+        **more: object,
+    ) -> Reply:
+        """Send one command to the server."""
+        document = ({} if slot is None else {"slot": slot}) | dict(arguments or {}) | more
+        return self.request(f"/batch/{kind}", compact(document), project=project)
+
+    def accept(
+        self,
+        kind: str,
+        slot: str | None,
+        arguments: Mapping[str, object] | None = None,
+        *known: Known,
+        project: tuple[str, str] | None = None,
+        **more: object,
+    ) -> None:
+        """Send one command, which the server has to accept."""
+        reply = self.command(kind, slot, arguments, project, **more)
+        self.check(f"answer to {kind}", "accepted", reply.outcome, *known)
+
+    def refuse(
+        self,
+        kind: str,
+        slot: str | None,
+        arguments: Mapping[str, object] | None = None,
+        *,
+        quirk: str = "",
+        project: tuple[str, str] | None = None,
+        **more: object,
+    ) -> None:
+        """Send one command, which the server has to refuse; a quirk may have it accepted."""
+        reply = self.command(kind, slot, arguments, project, **more)
+        self.check(f"answer to {kind}", "refused", reply.outcome, Known(quirk, "accepted"))
+
+    def bulk(self, classes: Mapping[str, object], *known: Known) -> list[object]:
+        """Send a bulk request, which has to be answered 200 and ok; returns its errors."""
+        reply = self.request("/batch/bulk", compact(classes))
+        self.check("status of the bulk", 200, reply.status, *known)
+        self.check("result of the bulk", "ok", reply.document.get("result"))
+        errors = reply.document.get("errors", [])
+        return errors if isinstance(errors, list) else [errors]
+
+    def listed(self, slot: str, project: tuple[str, str] | None = None) -> bool:
+        """Whether `/batch/slots` lists a slot."""
+        return slot in self.outstanding(project)
+
+    def outstanding(self, project: tuple[str, str] | None = None) -> list[str]:
+        """The ids of the slots that `/batch/slots` lists and that this clause may have made."""
+        reply = self.request("/batch/slots", project=project)
+        data = reply.document.get("data")
+        if reply.status != 200 or not isinstance(data, list):
+            raise Deviation("answer to /batch/slots", '200 and {"result": "ok", "data": [...]}', str(reply))
+        mine = f"{self._sight.target.slot_prefix}-{self._sight.run}-{self._clause.id.lower()}-"
+        return [slot for slot in data if isinstance(slot, str) and slot.startswith(mine)]
+
+    def see_listed(self, slot: str, expected: bool, *known: Known, project: tuple[str, str] | None = None) -> None:  # noqa: FBT001 - what is seen
+        """A slot has to be listed as outstanding, or must not be."""
+        self.check(f"{slot} is listed by /batch/slots", expected, self.listed(slot, project), *known)
+
+    # in the accounts
+
+    def see_slot(self, slot: str, *known: Known, project: tuple[str, str] | None = None, **expected: object) -> None:
+        """A slot has to look like this in the accounts."""
+        view = self.accounts.slot((project or self.project)[0], slot)
+        got = NOT_THERE if view is None else {name: view.get(name) for name in expected}
+        self.check(f"slot {slot}", expected, got, *known)
+
+    def see_machine(
+        self, machine: str, *known: Known, project: tuple[str, str] | None = None, **expected: object
+    ) -> None:
+        """A machine has to have this in the accounts; one that has nothing need not be there."""
+        self._see("machine", machine, self.accounts.machine((project or self.project)[0], machine), known, expected)
+
+    def see_user(self, user: str, *known: Known, project: tuple[str, str] | None = None, **expected: object) -> None:
+        """A user has to have this in the accounts; one who has nothing need not be there."""
+        self._see("user", user, self.accounts.user((project or self.project)[0], user), known, expected)
+
+    def _see(
+        self, kind: str, id: str, view: Mapping[str, Any] | None, known: tuple[Known, ...], expected: dict[str, object]
+    ) -> None:
+        nothing: dict[str, object] = {"credits": 0, "counters": {}, "waiting_credits": 0, "waiting_counters": {}}
+        view = nothing if view is None else view
+        got = {name: view.get(name) for name in expected}
+        for name, counters in got.items():  # a counter that came to nothing may be shown or not
+            if isinstance(counters, dict):
+                got[name] = {counter: value for counter, value in counters.items() if value}
+        self.check(f"{kind} {id}", expected, got, *known)
+
+    def see_total(self, name: str, key: str, expected: object, *known: Known) -> None:
+        """A project's totals have to hold this: `reasons` or `counters`, by name."""
+        got = self.accounts.totals(self.project[0]).get(name, {}).get(key)
+        self.check(f"{name} {key} of the project", expected, got, *known)
+
+    def link(self, machine: str, user: str) -> None:
+        """Link a machine to a user."""
+        self.note(f"> link {machine} to {user}")
+        if not self.accounts.link(machine, user):
+            raise Deviation(f"link of {machine}", "done", "refused")
+
+    def see_no_link(self, machine: str, user: str) -> None:
+        """A machine must not be given to a user."""
+        self.note(f"> link {machine} to {user}")
+        self.check(f"{machine} is given to {user}", False, self.accounts.link(machine, user))
+
+    def release(self, machine: str) -> None:
+        """Release a machine."""
+        self.note(f"> release {machine}")
+        if not self.accounts.release(machine):
+            raise Deviation(f"release of {machine}", "done", "refused")
+
+    def advance(self, minutes: int) -> None:
+        """Let the server's clock jump ahead, and a second more."""
+        self.note(f"> advance the server's clock by {minutes} minutes and a second")
+        self.accounts.advance(60 * minutes + 1)
+
+    def see_alive(self, slot: str) -> None:
+        """A slot has to be allocated, if its time has not come by the server's clock."""
+        view = self.accounts.slot(self.project[0], slot) or NOT_THERE
+        if self.accounts.now_us() >= view.get("expires_us", 0) and view["state"] != "allocated":
+            self.give_up("somebody else moves the server's clock")
+        self.check(f"state of {slot} before its time", "allocated", view["state"])
+
+    def see_lifetime(self, slot: str, minutes: int) -> None:
+        """A slot has to live so long, by the accounts."""
+        view = self.accounts.slot(self.project[0], slot) or {"expires_us": 0, "allocated_us": 0}
+        self.check(f"minutes that {slot} has", minutes, (view["expires_us"] - view["allocated_us"]) / 60e6)
+
+    # at the daemon
+
+    def connect(self) -> Connection:
+        """A connection to the daemon; the caller closes it."""
+        assert self._sight.target.daemon is not None
+        self._sight.traffic.pass_on()
+        return _Noted(self, self._sight)
+
+    def tell(self, frame: bytes | str, expected: str = "OK", *known: Known) -> None:
+        """Send a frame to the daemon on a connection of its own, which has to answer this."""
+        data = frame.encode() if isinstance(frame, str) else frame
+        with self.connect() as connection:
+            connection.send(data)
+            self.check(f"answer to {shown_bytes(data)}", expected, connection.reply(), *known)
+
+    def wait_until_applied(self) -> None:
+        """Wait until all that the daemon has acknowledged has reached the server.
+
+        A slot of its own is allocated and discarded through the daemon after all else; what came before is then there.
+
+        Raises:
+            Deviation: that took longer than the time-out.
+        """
+        fence = self.new()
+        self.tell(f"alloc,slot={fence}")
+        self.wait_for(f"slot {fence}, which the daemon acknowledged, at the server", lambda: self.listed(fence))
+        self.tell(f"discard,slot={fence}")
+        self.wait_for(f"discard of {fence}, which the daemon acknowledged", lambda: not self.listed(fence))
+
+    def wait_for(self, what: str, happened: Callable[[], bool]) -> float:
+        """Wait until something has happened; returns how long that took, in seconds.
+
+        Raises:
+            Deviation: that took longer than the time-out.
+        """
+        began, pause_s = time.monotonic(), FIRST_LOOK_S
+        while not happened():
+            if time.monotonic() - began > self.timeout_s:
+                raise Deviation(what, f"within {self.timeout_s:g} s", "nothing of the kind")
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_LOOK_S)
+        return time.monotonic() - began
+
+    def give_up(self, why: str) -> None:
+        """Say that this cannot be verified here.
+
+        Raises:
+            NotVerifiable: always.
+        """
+        raise NotVerifiable(why)
+
+
+class _Noted(Connection):
+    """A connection to a daemon whose traffic is written down."""
+
+    def __init__(self, examiner: Examiner, sight: Sight) -> None:
+        assert sight.target.daemon is not None
+        super().__init__(sight.target.daemon, sight.target.timeout_s)
+        self._examiner = examiner
+
+    def send(self, data: bytes) -> None:
+        self._examiner.note(f"> {shown_bytes(data)}")
+        super().send(data)
+
+    def end(self) -> None:
+        self._examiner.note("> (end of what is sent)")
+        super().end()
+
+    def reply(self) -> str:
+        reply = super().reply()
+        self._examiner.note(f"< {reply}")
+        return reply
+
+    def everything(self) -> str:
+        reply = super().everything()
+        self._examiner.note(f"< {reply!r}, and the daemon closes" if reply else f"< {reply}")
+        return reply
+
+
+def compact(document: object) -> bytes:
+    """JSON as the daemon writes it."""
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def form(arguments: Mapping[str, object]) -> bytes:
+    """A query string."""
+    return urlencode(arguments).encode()
+
+
+def shown(value: object) -> str:
+    """A value as it is shown: whole, or its beginning."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
+
+
+def shown_bytes(data: bytes) -> str:
+    """Bytes as they are shown: as text, with escapes where they are none."""
+    text = data.decode("utf-8", "backslashreplace")
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return shown(text)
+

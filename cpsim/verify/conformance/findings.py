@@ -1,0 +1,29 @@
+"""What a clause may come to, beside passing."""
+
+from __future__ import annotations
+
+
+class Deviation(AssertionError):
+    """The endpoint did something else than the clause says.
+
+    Attributes:
+        what: what was compared.
+        expected: what the protocol says.
+        got: what came back.
+        quirk: the name of the known quirk that this is; empty if it is none.
+    """
+
+    def __init__(self, what: str, expected: str, got: str, quirk: str = "") -> None:
+        super().__init__(f"{what}: expected {expected}, got {got}")
+        self.what = what
+        self.expected = expected
+        self.got = got
+        self.quirk = quirk
+
+
+class NotVerifiable(Exception):  # noqa: N818 - says what happened
+    """The endpoint cannot show what the clause speaks of; the message says what would make it visible."""
+
+
+class CannotRun(Exception):  # noqa: N818 - says what happened
+    """The clause could not be checked, for a reason that says nothing about the protocol."""

@@ -1,0 +1,192 @@
+"""The pytest plugin of the suite: its options, the fixture `cp`, and what each clause came to.
+
+    pytest --pyargs cpsim.verify.conformance -p cpsim.verify.conformance.plugin --cp-target 127.0.0.1:5667
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from cpsim.errors import Problem
+from cpsim.verify.conformance.clause import is_chosen
+from cpsim.verify.conformance.examiner import Examiner
+from cpsim.verify.conformance.findings import CannotRun, Deviation, NotVerifiable
+from cpsim.verify.conformance.rehearsal import Enough, Rehearsal
+from cpsim.verify.conformance.target import Sight, Target, Traffic, aim, checked_prefix, promised, reach
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from cpsim.verify.conformance.clause import Clause
+
+PASSED: Final = "pass"
+FAILED: Final = "deviation"
+QUIRK: Final = "known quirk"
+UNSEEN: Final = "not verifiable"
+ERROR: Final = "error"
+PLANNED: Final = "planned"
+
+TARGET: Final = pytest.StashKey[Target]()
+SIGHT: Final = pytest.StashKey[Sight]()
+EXAMINER: Final = pytest.StashKey[Examiner]()
+SHOWN_LINES: Final = 30
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the suite's options."""
+    group = parser.getgroup("CreditPiggy conformance")
+    group.addoption("--cp-target", metavar="ENDPOINT", help="a daemon (PATH or HOST:PORT) or a server (URL)")
+    group.addoption("--cp-server", metavar="URL", help="the server behind a daemon")
+    group.addoption("--cp-project", metavar="ID", help="project id at the server")
+    group.addoption("--cp-secret-file", metavar="FILE", type=Path, help="file with the project's secret")
+    group.addoption("--cp-other-project", metavar="ID", help="a second project at the server")
+    group.addoption("--cp-other-secret-file", metavar="FILE", type=Path, help="file with its secret")
+    group.addoption("--cp-profile", choices=["documented", "deployed"], default="documented", help="what is known")
+    group.addoption("--cp-clause", metavar="PATTERN", action="append", default=[], help="only these: CLAIM-5, 'WIRE-*'")
+    group.addoption("--cp-timeout", metavar="S", type=float, default=5.0, help="seconds for a reply or an effect")
+    group.addoption("--cp-max-rate", metavar="R", type=float, default=100.0, help="commands/s at most; 0: no limit")
+    group.addoption("--cp-slot-prefix", metavar="TEXT", default=Target.slot_prefix, help="begins every id")
+    group.addoption("--cp-dry-run", action="store_true", help="send nothing; write down what would be sent")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Announce the mark that makes a test a clause."""
+    config.addinivalue_line("markers", "clause(clause): what a test checks, and what it needs")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the clauses that are not asked for, and let -k know the ids of the others."""
+    dropped = []
+    for item in list(items):
+        clause = _clause(item)
+        if clause is None:
+            continue
+        item.extra_keyword_matches.add(clause.id)
+        if not is_chosen(clause, config.getoption("--cp-clause")):
+            items.remove(item)
+            dropped.append(item)
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+
+
+@pytest.fixture
+def cp(request: pytest.FixtureRequest) -> Examiner:
+    """What the clause works with, if what it needs is there."""
+    clause = _clause(request.node)
+    assert clause is not None
+    sight = _sight(request.config)
+    missing = sight.missing(clause.needs)
+    if missing:
+        raise NotVerifiable("; ".join(f"needs {need}" for need in missing))
+    make = Rehearsal if request.config.getoption("--cp-dry-run") else Examiner
+    examiner = request.node.stash[EXAMINER] = make(sight, clause)
+    return examiner
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Say of each clause what it came to."""
+    clause = _clause(item)
+    error = None if call.excinfo is None else call.excinfo.value
+    if clause is None or call.when == "teardown" or (call.when == "setup" and error is None):
+        return (yield)
+    examiner = item.stash.get(EXAMINER, None)
+    result, quirk, text = _finding(item.config, error)
+    lines = [] if examiner is None else examiner.transcript
+    item.user_properties[:] = [
+        ("clause", clause.id),
+        ("section", clause.section),
+        ("level", clause.level.value),
+        ("result", result),
+        ("quirk", quirk),
+        ("detail", text),
+        ("transcript", "\n".join(lines if result == PLANNED else lines[-SHOWN_LINES:])),
+    ]
+    if isinstance(error, Deviation):
+        item.user_properties += [("expected", error.expected), ("got", error.got)]
+    report = yield
+    _tell_pytest(report, result, quirk, "\n".join([f"{clause.id}: {clause.sentence}", text, *lines[-SHOWN_LINES:]]))
+    return report
+
+
+def _tell_pytest(report: pytest.TestReport, result: str, quirk: str, text: str) -> None:
+    """Put a finding as pytest has it: passed, failed, skipped, or failed as expected."""
+    if result == UNSEEN:
+        report.outcome = "skipped"
+        report.longrepr = (report.location[0], report.location[1] or 0, text.splitlines()[1])
+    elif result == QUIRK:
+        report.outcome = "skipped"
+        report.wasxfail = f"known quirk {quirk}"
+    elif result == PLANNED:
+        report.outcome = "passed"
+        report.longrepr = None
+    elif result in {FAILED, ERROR} and report.longrepr is not None and text:
+        report.longrepr = text
+
+
+def _finding(config: pytest.Config, error: BaseException | None) -> tuple[str, str, str]:
+    """What a clause came to: the result, the quirk, and a sentence."""
+    if error is None or isinstance(error, Enough):
+        return (PLANNED if config.getoption("--cp-dry-run") else PASSED), "", ""
+    if isinstance(error, NotVerifiable):
+        return UNSEEN, "", str(error)
+    if isinstance(error, Deviation):
+        known = error.quirk and _target(config).profile == "deployed"
+        return (QUIRK if known else FAILED), error.quirk, str(error)
+    if isinstance(error, CannotRun):
+        return ERROR, "", str(error)
+    return ERROR, "", f"{type(error).__name__}: {error}"
+
+
+def _clause(item: pytest.Item) -> Clause | None:
+    mark = item.get_closest_marker("clause")
+    return None if mark is None else mark.args[0]
+
+
+def _target(config: pytest.Config) -> Target:
+    """What the options say, or who runs the suite."""
+    if TARGET not in config.stash:
+        option = config.getoption
+        if option("--cp-target") is None:
+            raise pytest.UsageError("--cp-target ENDPOINT is missing: a daemon (PATH or HOST:PORT) or a server (URL)")
+        try:
+            target = aim(
+                option("--cp-target"),
+                option("--cp-server"),
+                option("--cp-project"),
+                option("--cp-secret-file"),
+                option("--cp-other-project"),
+                option("--cp-other-secret-file"),
+            )
+            prefix = checked_prefix(option("--cp-slot-prefix"))
+        except ValueError as error:
+            raise pytest.UsageError(str(error)) from error
+        config.stash[TARGET] = replace(
+            target,
+            profile=option("--cp-profile"),
+            timeout_s=option("--cp-timeout"),
+            max_rate=option("--cp-max-rate") or None,
+            slot_prefix=prefix,
+        )
+    return config.stash[TARGET]
+
+
+def _sight(config: pytest.Config) -> Sight:
+    """What can be seen of the target; it is reached when the first clause needs it."""
+    if SIGHT not in config.stash:
+        target = _target(config)
+        if config.getoption("--cp-dry-run"):
+            config.stash[SIGHT] = Sight(target, promised(target), Traffic(None))
+        else:
+            try:
+                config.stash[SIGHT] = reach(target, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+            except Problem as problem:
+                pytest.exit(str(problem), returncode=2)
+    return config.stash[SIGHT]
