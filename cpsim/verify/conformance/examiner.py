@@ -80,7 +80,6 @@ class Examiner:
         Raises:
             Deviation: they differ.
         """
-        self.note(f"{what} = {shown(got)}")
         if got == expected:
             return
         quirk = next((quirk for quirk, seen in known if seen == got), "")
@@ -202,6 +201,7 @@ class Examiner:
         """A slot has to look like this in the accounts."""
         view = self.accounts.slot((project or self.project)[0], slot)
         got = NOT_THERE if view is None else {name: view.get(name) for name in expected}
+        self.note(f"slot {slot} is {shown(got)}")
         self.check(f"slot {slot}", expected, got, *known)
 
     def see_machine(
@@ -223,11 +223,13 @@ class Examiner:
         for name, counters in got.items():  # a counter that came to nothing may be shown or not
             if isinstance(counters, dict):
                 got[name] = {counter: value for counter, value in counters.items() if value}
+        self.note(f"{kind} {id} has {shown(got)}")
         self.check(f"{kind} {id}", expected, got, *known)
 
     def see_total(self, name: str, key: str, expected: object, *known: Known) -> None:
         """A project's totals have to hold this: `reasons` or `counters`, by name."""
         got = self.accounts.totals(self.project[0]).get(name, {}).get(key)
+        self.note(f"{name} {key} of the project: {shown(got)}")
         self.check(f"{name} {key} of the project", expected, got, *known)
 
     def link(self, machine: str, user: str) -> None:
@@ -306,6 +308,10 @@ class Examiner:
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_LOOK_S)
         return time.monotonic() - began
+
+    def pause(self, seconds: float) -> None:
+        """Let time pass between two things that are sent."""
+        time.sleep(seconds)
 
     def give_up(self, why: str) -> None:
         """Say that this cannot be verified here.

@@ -99,7 +99,7 @@ def pytest_runtest_makereport(
         return (yield)
     examiner = item.stash.get(EXAMINER, None)
     result, quirk, text = _finding(item.config, error)
-    lines = [] if examiner is None else examiner.transcript
+    lines = [] if examiner is None or result == PASSED else examiner.transcript
     item.user_properties[:] = [
         ("clause", clause.id),
         ("section", clause.section),

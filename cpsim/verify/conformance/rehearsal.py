@@ -66,6 +66,12 @@ class Rehearsal(Examiner):
     def link(self, machine: str, user: str) -> None:  # noqa: D102 - inherited
         self.note(f"link {machine} to {user}, through the control API")
 
+    def see_no_link(self, machine: str, user: str) -> None:  # noqa: D102 - inherited
+        self.link(machine, user)
+
+    def pause(self, seconds: float) -> None:  # noqa: D102 - inherited
+        pass
+
     def release(self, machine: str) -> None:  # noqa: D102 - inherited
         self.note(f"release {machine}, through the control API")
 

@@ -137,13 +137,3 @@ def test_many(cp: Examiner) -> None:
     slots = [cp.new() for _ in range(300)]
     cp.check("errors", [], cp.bulk({"alloc": [{"slot": slot} for slot in slots]}))
     cp.check("slots that are missing", [], sorted(set(slots) - set(cp.outstanding())))
-
-
-@clause("BULK-11", "4", Need.SERVER)
-def test_get(cp: Examiner) -> None:
-    """A bulk can be a GET, each class an argument of the query."""
-    slot = cp.new()
-    query = b"alloc=%5B%7B%22slot%22%3A%22" + slot.encode() + b"%22%7D%5D"
-    reply = cp.request("/batch/bulk", method="GET", query=query)
-    cp.check("answer", "accepted", reply.outcome)
-    cp.see_listed(slot, True)

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 BETWEEN_SEGMENTS_S = 0.02
 LONGEST_FRAME_BYTES = 1_500
 STEADY_INTERVALS = 4
-"""For how many flush intervals steady traffic is kept up."""
-LONGEST_STEADY_S = 20.0
-SHORTEST_GAP_S = 0.005
-LEAST_STEADY_S = 0.3
+"""For how many of the daemon's flush intervals steady traffic is kept up."""
+STEADY_COMMANDS = 20
+SHORTEST_GAP_S = 0.015
+LONGEST_GAP_S = 1.0
 
 
 @clause("DELIVER-1", "3", Need.DAEMON, Need.SERVER)
@@ -158,7 +158,7 @@ def test_segments_that_look_whole(cp: Examiner) -> None:
     slot = cp.new()
     with cp.connect() as connection:
         connection.send(f"alloc,slot={slot}".encode())
-        time.sleep(BETWEEN_SEGMENTS_S)
+        cp.pause(BETWEEN_SEGMENTS_S)
         connection.send(b"-whole\n")
         connection.reply()
     cp.wait_until_applied()
@@ -169,18 +169,26 @@ def test_segments_that_look_whole(cp: Examiner) -> None:
 @clause("DELIVER-12", "5", Need.DAEMON, Need.SERVER, quirks=["flush-starves"])
 def test_steady_traffic(cp: Examiner) -> None:
     """Steady traffic does not keep what was acknowledged from the server."""
-    probe, first = cp.new(), cp.new()
-    cp.tell(f"alloc,slot={probe}")
-    interval_s = cp.wait_for(f"slot {probe} at the server", lambda: cp.listed(probe))
-    steady_s = max(STEADY_INTERVALS * interval_s, LEAST_STEADY_S)
-    if steady_s > LONGEST_STEADY_S:
+    first = cp.new()
+    interval_s = max(_delay_s(cp), _delay_s(cp))  # the second probe leaves just after a delivery
+    gap_s = max(interval_s / (STEADY_COMMANDS / STEADY_INTERVALS), SHORTEST_GAP_S)
+    if gap_s > LONGEST_GAP_S:
         cp.give_up(f"the daemon delivers after {interval_s:.1f} s: to keep up steady traffic that long takes too much")
-    gap_s = max(interval_s / 5, SHORTEST_GAP_S)
     cp.tell(f"alloc,slot={first}")
     began = time.monotonic()
     seen = False
-    while not seen and time.monotonic() - began < steady_s:
+    for _ in range(STEADY_COMMANDS):
+        cp.pause(gap_s)
         cp.tell(f"alloc,slot={cp.new()}")
-        seen = cp.listed(first)
-        time.sleep(gap_s)
+        seen = seen or cp.listed(first)
+    achieved_s = (time.monotonic() - began) / STEADY_COMMANDS
+    if achieved_s > 2 * gap_s and achieved_s > interval_s / 2:
+        cp.give_up(f"a command took {achieved_s:.3f} s, too long for steady traffic: a higher --max-rate would do")
     cp.check(f"slot {first} is at the server under steady traffic", True, seen, Known("flush-starves", False))
+
+
+def _delay_s(cp: Examiner) -> float:
+    """How long a slot takes from the daemon's OK to the server."""
+    slot = cp.new()
+    cp.tell(f"alloc,slot={slot}")
+    return cp.wait_for(f"slot {slot}, which the daemon acknowledged, at the server", lambda: cp.listed(slot))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from cpsim.verify.conformance.clause import Known, Level, Need, clause
@@ -142,7 +141,7 @@ def test_two_segments(cp: Examiner) -> None:
     for first, second in (("al", f"loc,slot={cp.new()}\n"), ("alloc,slot", f"={cp.new()}\n")):
         with cp.connect() as connection:
             connection.send(first.encode())
-            time.sleep(BETWEEN_SEGMENTS_S)
+            cp.pause(BETWEEN_SEGMENTS_S)
             connection.send(second.encode())
             cp.check("answer", "OK", connection.reply(), CUT)
 
@@ -175,7 +174,7 @@ def test_nonsense_harms_nobody(cp: Examiner) -> None:
         with cp.connect() as connection:
             connection.send(nonsense)
             connection.end()
-            connection.everything()
+            connection.reply()
     cp.tell(f"alloc,slot={cp.new()}")
 
 
@@ -195,7 +194,7 @@ def test_one_command(cp: Examiner) -> None:
         connection.send(f"alloc,slot={cp.new()}\n".encode())
         cp.check("first answer", "OK", connection.reply())
         connection.send(f"alloc,slot={cp.new()}\n".encode())
-        cp.check("second answer", CLOSED, connection.reply())
+        cp.check("there is a second answer", False, connection.reply() not in {CLOSED, NO_REPLY})
 
 
 @clause("WIRE-21", "3", Need.DAEMON)

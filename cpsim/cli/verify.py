@@ -1,0 +1,188 @@
+"""`cpsim verify`."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import tempfile
+from contextlib import contextmanager, nullcontext
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from cpdaemon.endpoint import UnixEndpoint, UrlEndpoint, parse_endpoint
+from cpsim.cli.group import FAILED, INVALID, cli
+from cpsim.cli.options import FILE, LONGEST_S, NumberType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from cpsim.verify.conformance.target import Target
+
+POLITE_RATE: Final = 100.0
+"""Commands/s to an endpoint that was given: somebody may be working there."""
+
+
+@cli.command()
+@click.argument("endpoint", required=False)
+@click.option("--server", metavar="URL", help="The server behind an ENDPOINT that is a daemon.")
+@click.option("--project", metavar="ID", help="Project id at the server.")
+@click.option("--secret-file", type=FILE, help="File with the project's secret.")
+@click.option("--other-project", metavar="ID", help="A second project there: shows whether projects are kept apart.")
+@click.option("--other-secret-file", type=FILE, help="File with its secret.")
+@click.option(
+    "--profile",
+    type=click.Choice(["documented", "deployed"]),
+    default="documented",
+    show_default=True,
+    help="With deployed, the quirks that `cpsim quirks` lists are known, and count apart from other deviations.",
+)
+@click.option(
+    "-k", "--clause", "clauses", multiple=True, metavar="PATTERN", help="Only CLAIM-6, or 'WIRE-*'; again for more."
+)
+@click.option("--list", "only_list", is_flag=True, help="List the clauses, and exit.")
+@click.option("--dry-run", is_flag=True, help="List what each clause would send, and send nothing.")
+@click.option("--slot-prefix", default="verify", show_default=True, metavar="TEXT", help="Begin every id with TEXT.")
+@click.option(
+    "--max-rate",
+    type=NumberType(0.1, 1e6),
+    metavar="R",
+    help=f"Send at most R commands/s.  [default: {POLITE_RATE:g}; no limit to the embedded fake]",
+)
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=NumberType(0.01, LONGEST_S),
+    default=5.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds for a reply, and for what was acknowledged to take effect.",
+)
+@click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write JUnit XML.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the table.")
+def verify(
+    endpoint: str | None,
+    server: str | None,
+    project: str | None,
+    secret_file: Path | None,
+    other_project: str | None,
+    other_secret_file: Path | None,
+    profile: str,
+    clauses: tuple[str, ...],
+    only_list: bool,
+    dry_run: bool,
+    slot_prefix: str,
+    max_rate: float | None,
+    timeout_s: float,
+    junit: Path | None,
+    as_json: bool,
+) -> None:
+    """Verify that ENDPOINT does what the protocol says, clause by clause.
+
+    ENDPOINT is a daemon (PATH or HOST:PORT) or a server (URL); without one, the embedded fake is verified. The exit
+    status is 0 if no clause that can be checked is broken, 1 if one is, 2 if nothing could be seen. What an endpoint
+    cannot show is named, and what would show it.
+
+    \b
+    cpsim verify
+    cpsim verify 127.0.0.1:5667
+    cpsim verify /var/run/creditapi.socket --server https://cp.example.org/api --project ID --secret-file FILE
+    cpsim verify https://cp.example.org/api --project ID --secret-file FILE --profile deployed -k 'CLAIM-*'
+
+    It makes slots and machines of its own, under ids that nobody has used, and leaves them. Where a server has cpsim's
+    control API, its clock is moved ahead, by two hours or so. The clauses are a pytest suite too: see docs/protocol.md.
+    """
+    _require_pytest()
+    from dataclasses import replace
+
+    from cpsim.run_folder import json_text
+    from cpsim.terminal import Stages, console
+    from cpsim.verify.conformance import table
+    from cpsim.verify.conformance.clause import catalogue, is_chosen
+    from cpsim.verify.conformance.suite import examine
+    from cpsim.verify.conformance.target import aim, checked_prefix
+
+    _check_clauses(clauses)
+    if only_list:
+        table.show_clauses([clause for clause in catalogue().values() if is_chosen(clause, clauses)], console)
+        return
+    try:
+        given = None
+        if endpoint is not None:
+            given = aim(endpoint, server, project, secret_file, other_project, other_secret_file)
+        elif {server, project, secret_file, other_project, other_secret_file} != {None}:
+            raise ValueError("--server, --project and the like go with an ENDPOINT")  # noqa: TRY301 - said as the rest
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    try:
+        prefix = checked_prefix(slot_prefix)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--slot-prefix") from error
+    if given is not None and max_rate is None:
+        max_rate = POLITE_RATE
+    embedding = _embedded(dry_run) if given is None else nullcontext(given)
+    with embedding as where, Stages() as stages:
+        outcome = examine(
+            replace(where, profile=profile, timeout_s=timeout_s, max_rate=max_rate, slot_prefix=prefix),
+            clauses,
+            junit=junit,
+            rehearse=dry_run,
+            on_clause=stages.begin,
+        )
+    if as_json:
+        click.echo(json_text(outcome.document()), nl=False)
+    elif dry_run:
+        table.show_plan(outcome, console)
+    else:
+        table.show(outcome, console)
+    if not dry_run:
+        sys.exit({"valid": 0, "invalid": INVALID, "unknown": FAILED}[outcome.ruling])
+
+
+def _require_pytest() -> None:
+    from importlib.util import find_spec
+
+    from cpsim.errors import Problem
+
+    if find_spec("pytest") is None:
+        raise Problem("the clauses are a pytest suite, and pytest is not installed: pip install 'cpsim[test]'")
+
+
+def _check_clauses(patterns: Sequence[str]) -> None:
+    """Raise click.BadParameter if a pattern is for no clause."""
+    from cpsim.verify.conformance.clause import catalogue, is_chosen
+
+    known = catalogue()
+    for pattern in patterns:
+        if not any(is_chosen(clause, [pattern]) for clause in known.values()):
+            close = get_close_matches(pattern.upper(), known, n=1)
+            hint = f"did you mean {close[0]}?" if close else "`cpsim verify --list` lists them"
+            raise click.BadParameter(f"no clause {pattern!r}; {hint}", param_hint="--clause")
+
+
+@contextmanager
+def _embedded(dry_run: bool) -> Iterator[Target]:
+    """A fake in a process of its own; none is started for a dry run."""
+    from cpsim.fake import FakeProcess
+    from cpsim.verify.conformance.target import Target
+
+    credentials, other = ((name, secrets.token_hex(16)) for name in ("cpsim", "cpsim-other"))
+    if dry_run:
+        yield Target(
+            daemon=UnixEndpoint("daemon.sock"),
+            server=UrlEndpoint("http", "127.0.0.1", 8080, "/api"),
+            credentials=credentials,
+            other=other,
+        )
+        return
+    with tempfile.TemporaryDirectory(prefix="cpsim-") as folder:
+        socket_path = Path(folder) / "daemon.sock"
+        with FakeProcess(dict([credentials, other]), socket_path) as process:
+            addresses = process.addresses()
+            server = parse_endpoint(addresses["http"])
+            assert isinstance(server, UrlEndpoint)
+            yield Target(
+                daemon=UnixEndpoint(addresses["unix"]), server=server, credentials=credentials, other=other
+            )
