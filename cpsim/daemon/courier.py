@@ -126,6 +126,7 @@ class Courier:
         self._size = MAX_BATCH
         self._longest_pause_s = LAST_RETRY_S if longest_pause_s is None else longest_pause_s
         self._retry_s = self._first_pause_s = min(FIRST_RETRY_S, self._longest_pause_s)
+        self._said: str | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="cpsim-courier", daemon=True)
 
@@ -147,11 +148,20 @@ class Courier:
                 while self._spool.delivered_to < due:
                     self._attempt()
             except (CreditPiggyError, Problem) as error:
-                log.log(logging.ERROR if isinstance(error, Problem) else logging.WARNING, "%s", error)
+                self._complain(error)
                 if self._pause(error):
                     return
             else:
                 self._retry_s = self._first_pause_s
+                self._complain(None)
+
+    def _complain(self, error: Exception | None) -> None:
+        """Log a failure, once for as long as it goes on, and that it is over."""
+        said, self._said = self._said, None if error is None else str(error)
+        if error is None and said is not None:
+            log.info("the server takes commands again")
+        elif error is not None and said != self._said:
+            log.log(logging.ERROR if isinstance(error, Problem) else logging.WARNING, "%s", error)
 
     def _wait(self) -> int:
         """Wait for a full batch, or until the first command has waited long enough; up to where to deliver then."""
