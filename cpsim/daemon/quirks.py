@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from cpdaemon.commands import KINDS
+from cpdaemon.errors import BadReply, NotSent, Refused
 from cpdaemon.wire import MAX_FRAME_BYTES, parse
+from cpsim.daemon.courier import Courier
+from cpsim.daemon.durable import DurableListener
 from cpsim.daemon.faults import FaultyListener
-from cpsim.daemon.forwarder import Forwarder
+from cpsim.daemon.listener import READ_BYTES
+from cpsim.daemon.spool import text_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
 
-    from cpdaemon.signing import Call
-    from cpsim.daemon.listener import _Connection
+    from cpdaemon.errors import CreditPiggyError
+    from cpsim.daemon.courier import Outcomes
+    from cpsim.daemon.listener import Call, _Connection
+    from cpsim.daemon.spool import Batch
     from cpsim.fault_plan import FaultPlan
 
 STARVED: Final = 5_000
-"""Commands past which a batch is passed on however fast others follow."""
+"""Commands past which a batch is passed on however fast others follow, and past which a daemon is busy."""
+LONGEST_TURN_S: Final = 0.1
 RANK: Final = {kind: rank for rank, kind in enumerate(KINDS)}
 
 
@@ -25,19 +34,29 @@ class QuirkyListener(FaultyListener):
     """A listener with quirks.
 
     Args:
-        arguments: those of `Listener`.
+        arguments: those of `Listener`, or of the listener that this one is mixed with.
         faults: the plan of faults.
         quirks: names from `cpsim.quirks.QUIRKS`; those of the server make no difference here.
+        on_turn: called in every turn of the loop.
     """
 
-    def __init__(self, *arguments: Any, faults: FaultPlan, quirks: frozenset[str]) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        *arguments: Any,  # noqa: ANN401 - not ours to know
+        faults: FaultPlan,
+        quirks: frozenset[str],
+        on_turn: Callable[[], object],
+    ) -> None:
         super().__init__(*arguments, faults=faults)
+        self._on_turn = on_turn
+        self.behave(quirks)
+
+    def behave(self, quirks: frozenset[str]) -> None:
+        """Have these quirks from now on."""
         self._cuts = "cut-values" in quirks
-        if self._cuts:
-            self._parse = lambda frame: parse(_cut(frame))
-        if "single-read" in quirks:
-            self._read_bytes = MAX_FRAME_BYTES
-            self._reads_once = True
+        self._parse = _parse_cut if self._cuts else parse
+        self._reads_once = "single-read" in quirks
+        self._read_bytes = MAX_FRAME_BYTES if self._reads_once else READ_BYTES
 
     def _refuse(self, connection: _Connection) -> None:
         if self._cuts and any(b"=" not in pair for pair in connection.frame.split(b",")[1:]):
@@ -46,24 +65,101 @@ class QuirkyListener(FaultyListener):
         else:
             super()._refuse(connection)
 
+    def _pass_on(self) -> None:
+        self._on_turn()
+        super()._pass_on()
 
-def _cut(frame: bytes) -> bytes:
-    """A frame whose values end where they have a second `=`."""
+
+class QuirkyDurableListener(QuirkyListener, DurableListener):
+    """Likewise in front of a spool."""
+
+    def _text(self, connection: _Connection) -> str:
+        return text_of(self._parse(connection.frame)) if self._cuts else super()._text(connection)
+
+
+def _parse_cut(frame: bytes) -> Call:
+    """Read a frame whose values end where they have a second `=`."""
     kind, *pairs = frame.split(b",")
-    return b",".join([kind, *(b"=".join(pair.split(b"=")[:2]) for pair in pairs)])
+    return parse(b",".join([kind, *(b"=".join(pair.split(b"=")[:2]) for pair in pairs)]))
 
 
-class StarvingForwarder(Forwarder):
-    """A forwarder whose every command pushes the flush back by the flush interval: `flush-starves`."""
+class QuirkyCourier(Courier):
+    """A courier with quirks.
 
-    def _gather(self) -> None:
-        with self._changed:
+    Args:
+        arguments: those of `Courier`.
+        quirks: names from `cpsim.quirks.QUIRKS`; those of the server make no difference here.
+    """
+
+    def __init__(self, *arguments: Any, quirks: frozenset[str]) -> None:  # noqa: ANN401 - not ours to know
+        super().__init__(*arguments)
+        self._resends_anyway = self._resends
+        self._attempts = 0
+        self._attempted = threading.Condition()
+        self._busy = False
+        self.behave(quirks)
+
+    def behave(self, quirks: frozenset[str]) -> None:
+        """Have these quirks from now on."""
+        self._quirks = quirks
+        self._resends = self._resends_anyway or "resend-duplicates" in quirks
+        self._knows_batches = None
+
+    def hold_up(self) -> None:
+        """Wait for the next attempt, where one is made in every turn of the daemon's loop: `busy-when-down`."""
+        if self._busy:
+            with self._attempted:
+                seen = self._attempts
+                self._attempted.wait_for(lambda: self._attempts > seen or not self._busy, LONGEST_TURN_S)
+
+    def _wait(self) -> int:
+        if "flush-starves" not in self._quirks:
+            return super()._wait()
+        spool, stopping = self._spool, self._stopping.is_set
+        with spool.released:
+            spool.released.wait_for(lambda: spool.ready or stopping())
             seen = -1
-            while seen < len(self._calls) <= STARVED and not self._stopping.is_set():
-                seen = len(self._calls)
-                self._changed.wait(self._flush_interval_s)
+            while seen < spool.ready <= STARVED and not stopping():
+                seen = spool.ready
+                spool.released.wait_for(lambda: spool.ready > STARVED or stopping(), self._flush_interval_s)
+            return spool.released_to
 
+    def _ask(self) -> bool:
+        return "resend-duplicates" not in self._quirks and super()._ask()
 
-def by_class(calls: Sequence[Call]) -> Sequence[Call]:
-    """Commands grouped as the daemon in production groups them, so that their order is lost: `reorder-classes`."""
-    return sorted(calls, key=lambda call: RANK[call[0]])
+    def _take(self) -> Batch | None:
+        if "reorder-classes" not in self._quirks:
+            return super()._take()
+        batch = self._spool.take(self._size, in_order=False)
+        if batch is None:
+            return None
+        order = sorted(range(len(batch.calls)), key=lambda place: RANK[batch.calls[place][0]])
+        return replace(
+            batch,
+            commands=[batch.commands[place] for place in order],
+            calls=[batch.calls[place] for place in order],
+        )
+
+    def _fall_back(self, batch: Batch, error: CreditPiggyError) -> None:
+        if "drop-on-error" in self._quirks and isinstance(error, Refused | BadReply):
+            self._spool.settle(batch, [], 0)
+        else:
+            super()._fall_back(batch, error)
+
+    def _account(self, batch: Batch, outcomes: Outcomes) -> None:
+        super()._account(batch, [None] * len(outcomes) if "errors-ignored" in self._quirks else outcomes)
+
+    def _pause(self, error: Exception) -> bool:
+        unreachable = isinstance(error, NotSent) and self._spool.pending > STARVED
+        self._end_turn(busy="busy-when-down" in self._quirks and unreachable)
+        return self._stopping.is_set() if self._busy else super()._pause(error)
+
+    def _attempt(self) -> None:
+        super()._attempt()
+        self._end_turn(busy=False)
+
+    def _end_turn(self, *, busy: bool) -> None:
+        with self._attempted:
+            self._busy = busy
+            self._attempts += 1
+            self._attempted.notify_all()

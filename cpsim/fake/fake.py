@@ -9,11 +9,11 @@ from urllib.parse import quote
 
 from cpdaemon.endpoint import TcpEndpoint
 from cpsim.daemon.addresses import listen_tcp
+from cpsim.daemon.site import address_of
 from cpsim.errors import Problem
-from cpsim.fake.daemons import Daemon, Site, StoredDaemon, address_of
+from cpsim.fake.daemons import Site, SiteDaemon
 from cpsim.fault_plan import FaultPlan
 from cpsim.listen import is_loopback
-from cpsim.quirks import QUIRKS
 from cpsim.server.access import Access
 from cpsim.server.control import Control
 from cpsim.server.faults import FaultyApi
@@ -80,27 +80,23 @@ class Fake:
     ) -> None:
         if not projects:
             raise ValueError("a fake needs a project")
-        forgetful = [name for name in QUIRKS if name in quirks and QUIRKS[name].tier == "daemon"]
-        if store is not None and forgetful and "ack-before-delivery" not in quirks:
-            raise Problem(
-                f"quirk {forgetful[0]}: a daemon that has it keeps commands in memory; with a store, add the quirk "
-                "ack-before-delivery"
-            )
         self.faults = FaultPlan(faults, seed=seed, crash=crash)
         self._store = None if store is None else Store(store)
         self.accounts = AccountServer(projects, quirks=quirks, journal_limit=journal_limit, store=self._store)
-        self.inspector = Inspector(self.accounts, lambda: self.pending)
+        self.inspector = Inspector(self.accounts, lambda: self.pending, self.faults, self.behave)
         self.addresses: dict[str, str] = {}
         self._http = http
         self._control_token = control_token
         if unix is not None or tcp is not None:
             own = Site(project_id=next(iter(projects)), unix=unix, tcp=tcp, flush_interval_s=flush_interval_s)
             sites = (own, *sites)
+        forgets = store is None or "ack-before-delivery" in quirks
         self.daemons = [
-            Daemon(site, self.accounts, self.faults)
-            if store is None or "ack-before-delivery" in quirks
-            else StoredDaemon(
-                site, self.accounts, self.faults, Path(f"{store}.{quote(site.project_id, safe='')}.spool")
+            SiteDaemon(
+                site,
+                self.accounts,
+                self.faults,
+                None if forgets else Path(f"{store}.{quote(site.project_id, safe='')}.spool"),
             )
             for site in sites
         ]
@@ -131,7 +127,7 @@ class Fake:
             self._server.start()
 
     def stop(self) -> None:
-        """Stop listening, pass on what was acknowledged, and remove the socket files."""
+        """Stop listening, pass on what was acknowledged unless a fault forbids it, and remove the socket files."""
         for daemon in self.daemons:
             daemon.stop()
         if self._server is not None:
@@ -142,6 +138,21 @@ class Fake:
     def pending(self) -> int:
         """How many commands the daemons acknowledged that have not reached the accounts."""
         return sum(daemon.pending for daemon in self.daemons)
+
+    def behave(self, quirks: frozenset[str]) -> None:
+        """Have these quirks, and no others, from now on.
+
+        Args:
+            quirks: names from `cpsim.quirks.QUIRKS`.
+
+        Raises:
+            Problem: with a store, "ack-before-delivery" would come or go: that is decided when the fake is made.
+        """
+        if self._store is not None and "ack-before-delivery" in self.accounts.quirks ^ quirks:
+            raise Problem("with a store, ack-before-delivery cannot be switched while it serves: start anew with it")
+        self.accounts.behave(quirks)
+        for daemon in self.daemons:
+            daemon.behave(quirks)
 
     def wait_until_idle(self, timeout_s: float = 5.0) -> None:
         """Wait until every command that was acknowledged has reached the accounts.

@@ -63,7 +63,7 @@ class AccountServer:
             if project_id.lower() in self._secrets:
                 raise ValueError(f"project id {project_id!r} is given twice; case makes no difference")
             self._secrets[project_id.lower()] = (project_id, secret.encode())
-        self.quirks = quirks
+        self.quirks = frozenset[str]()
         self._ledger = self._new_ledger()
         self._lock = threading.Lock()
         self.clock = Clock(now_us)
@@ -75,10 +75,13 @@ class AccountServer:
             "link": self._link,
             "release": self._release,
             "reset": self._reset,
+            "behave": self._have_quirks,
         }
         self.store = store
         if store is not None:
             self._restore(store)
+        if self.quirks != quirks:
+            self.behave(quirks)
 
     @property
     def projects(self) -> list[str]:
@@ -133,6 +136,14 @@ class AccountServer:
         links go too. The clock is left as it is.
         """
         self._change("reset", project_id)
+
+    def behave(self, quirks: frozenset[str]) -> None:
+        """Have these quirks, and no others, from now on; what was applied before stays as it was."""
+        names = sorted(quirks)
+        with self._lock:
+            self._have_quirks(0, names)
+            if self.store is not None:
+                self.store.keep(0, "behave", [names])  # at no time: the clock need not have been started
 
     @contextmanager
     def reading(self) -> Iterator[Ledger]:
@@ -191,22 +202,32 @@ class AccountServer:
             self.journal.forget(project_id)
         return []
 
+    def _have_quirks(self, _: int, quirks: Iterable[str]) -> list[Refusal]:
+        projects, owners = self._ledger.projects, self._ledger.owners
+        self.quirks = frozenset(quirks)
+        self._ledger = self._new_ledger()
+        self._ledger.restore(projects, owners)
+        return []
+
     def _accounts(self, now_us: int) -> Accounts:
         ledger = self._ledger
-        return Accounts(now_us, self._refused, dict(ledger.projects), ledger.owners, self._answers)
+        return Accounts(now_us, self._refused, dict(ledger.projects), ledger.owners, self._answers, sorted(self.quirks))
 
     def _restore(self, store: Store) -> None:
         """Take over what a store holds. The journal begins anew, and so does the clock, if that is no step back."""
         kept = store.snapshot()
         self._refused = kept.refused
+        self.quirks = frozenset(kept.quirks)
+        self._ledger = self._new_ledger()
         self._ledger.restore(kept.projects, kept.owners)
         for project_id, answers in kept.answers.items():
             self._answers[project_id] = {
                 batch_id: list(starmap(Refusal, refusals)) for batch_id, refusals in answers.items()
             }
         at_us = kept.at_us
-        for at_us, what, arguments in store.changes():
-            self._changes[what](at_us, *arguments)
+        for changed_us, what, arguments in store.changes():
+            self._changes[what](changed_us, *arguments)
+            at_us = max(at_us, changed_us)
         self.journal.forget_all()
         if at_us > self.clock.now_us():
             self.clock.set(at_us)

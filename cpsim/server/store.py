@@ -32,13 +32,14 @@ CHANGES_A_READ: Final = 1_000
 
 
 class Accounts(msgspec.Struct):
-    """What the server knows, to begin with; the ledger's slots among the projects."""
+    """What the server knows, to begin with, the ledger's slots among the projects; and how it behaves."""
 
     at_us: int = 0
     refused: dict[str, int] = {}
     projects: dict[str, Project] = {}
     owners: dict[str, str] = {}
     answers: dict[str, dict[str, list[Any]]] = {}
+    quirks: list[str] = []
 
 
 class Store:

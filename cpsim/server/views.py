@@ -85,11 +85,39 @@ class Malformed(Struct, frozen=True, kw_only=True):
     first: list[FrameView]
 
 
+class FaultView(View, frozen=True, kw_only=True):
+    """A fault that is set, how many commands it has selected, and how often it fired."""
+
+    fault: str
+    selected: int
+    fired: int
+
+
+class FiringView(View, frozen=True, kw_only=True):
+    """A fault that came to pass, so many seconds after the faults were set; for no command if it was for all."""
+
+    time_s: float
+    stage: str
+    action: str
+    kind: str
+    slot: str
+
+
+class QuirkView(View, frozen=True, kw_only=True):
+    """A way in which the system in production differs from its document, and whether it is switched on."""
+
+    quirk: str
+    tier: str
+    effect: str
+    on: bool
+
+
 class SlotHistory(Struct, frozen=True, kw_only=True):
-    """A slot, if it was ever allocated, and every command received for it."""
+    """A slot, if it was ever allocated, every command received for it, and the faults that came to pass for it."""
 
     slot: SlotView | None
     history: list[CommandView]
+    firings: list[FiringView]
 
 
 class ProjectTotals(Struct, frozen=True, kw_only=True):
