@@ -14,11 +14,12 @@ import click
 
 from cpdaemon.endpoint import UnixEndpoint, UrlEndpoint, parse_endpoint
 from cpsim.cli.group import FAILED, INVALID, cli
-from cpsim.cli.options import FILE, LONGEST_S, NumberType
+from cpsim.cli.options import FILE, LONGEST_S, ListenType, NumberType
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from cpdaemon.endpoint import TcpEndpoint
     from cpsim.verify.conformance.target import Target
 
 POLITE_RATE: Final = 100.0
@@ -32,6 +33,31 @@ POLITE_RATE: Final = 100.0
 @click.option("--secret-file", type=FILE, help="File with the project's secret.")
 @click.option("--other-project", metavar="ID", help="A second project there: shows whether projects are kept apart.")
 @click.option("--other-secret-file", type=FILE, help="File with its secret.")
+@click.option(
+    "--behind",
+    type=ListenType(),
+    help="Be the server that an ENDPOINT which is a daemon forwards to: shows what it loses, repeats or delays.",
+)
+@click.option(
+    "--flush-interval",
+    "flush_interval_s",
+    type=NumberType(0, LONGEST_S),
+    default=1.0,
+    show_default=True,
+    metavar="S",
+    help="For how long that daemon keeps commands.",
+)
+@click.option(
+    "--restart-command",
+    metavar="COMMAND",
+    help="Stops that daemon and starts it again, such as 'systemctl restart creditapi'; with {signal} in it, it is run "
+    "with TERM and with KILL in that place.",
+)
+@click.option(
+    "--failed-command",
+    metavar="COMMAND",
+    help="Prints the commands that daemon knows to be refused, such as 'cpsim daemon --spool FILE --failed'.",
+)
 @click.option(
     "--profile",
     type=click.Choice(["documented", "deployed"]),
@@ -69,6 +95,10 @@ def verify(
     secret_file: Path | None,
     other_project: str | None,
     other_secret_file: Path | None,
+    behind: TcpEndpoint | None,
+    flush_interval_s: float,
+    restart_command: str | None,
+    failed_command: str | None,
     profile: str,
     clauses: tuple[str, ...],
     only_list: bool,
@@ -111,7 +141,7 @@ def verify(
     try:
         given = None
         if endpoint is not None:
-            given = aim(endpoint, server, project, secret_file, other_project, other_secret_file)
+            given = aim(endpoint, server, project, secret_file, other_project, other_secret_file, behind)
         elif {server, project, secret_file, other_project, other_secret_file} != {None}:
             raise ValueError("--server, --project and the like go with an ENDPOINT")  # noqa: TRY301 - said as the rest
     except ValueError as error:
@@ -120,12 +150,21 @@ def verify(
         prefix = checked_prefix(slot_prefix)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--slot-prefix") from error
-    if given is not None and max_rate is None:
+    if given is not None and given.behind is None and max_rate is None:
         max_rate = POLITE_RATE
     embedding = _embedded(dry_run) if given is None else nullcontext(given)
     with embedding as where, Stages() as stages:
         outcome = examine(
-            replace(where, profile=profile, timeout_s=timeout_s, max_rate=max_rate, slot_prefix=prefix),
+            replace(
+                where,
+                profile=profile,
+                timeout_s=timeout_s,
+                max_rate=max_rate,
+                slot_prefix=prefix,
+                flush_interval_s=flush_interval_s,
+                restart_command=restart_command,
+                failed_command=failed_command,
+            ),
             clauses,
             junit=junit,
             rehearse=dry_run,
@@ -183,6 +222,4 @@ def _embedded(dry_run: bool) -> Iterator[Target]:
             addresses = process.addresses()
             server = parse_endpoint(addresses["http"])
             assert isinstance(server, UrlEndpoint)
-            yield Target(
-                daemon=UnixEndpoint(addresses["unix"]), server=server, credentials=credentials, other=other
-            )
+            yield Target(daemon=UnixEndpoint(addresses["unix"]), server=server, credentials=credentials, other=other)

@@ -102,6 +102,12 @@ class Upstream:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
         self._thread.start()
 
+    def serve_well(self) -> None:
+        """Answer every request as a server does, from now on."""
+        self.answer("ok")
+        if self._server is None:
+            self.start()
+
     def refuse(self) -> None:
         """Break off every connection and refuse others, until `start`; the address stays taken."""
         self.stop()

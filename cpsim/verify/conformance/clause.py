@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from cpsim.verify.conformance.examiner import Examiner
 
-    Test = Callable[[Examiner], None]
+    Test = Callable[..., None]
 
 SECTIONS: Final = {
     "2": "Slot life cycle",
@@ -35,6 +35,9 @@ class Need(StrEnum):
     DAEMON = "a daemon to send frames to: give its PATH or HOST:PORT as the endpoint"
     SERVER = "a server to send requests to: --server URL --project ID --secret-file FILE"
     OTHER = "a second project at the server: --other-project ID --other-secret-file FILE"
+    BEHIND = "to be the server that the daemon forwards to: --behind HOST:PORT --project ID --secret-file FILE"
+    RESTART = "to stop the daemon and start it again: --restart-command COMMAND"
+    FAILED = "to ask the daemon what was refused: --failed-command COMMAND"
     ACCOUNTS = "a server whose accounts can be looked into, through the control API that cpsim serve has"
 
 

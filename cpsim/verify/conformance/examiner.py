@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
 import time
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode
@@ -14,7 +15,7 @@ from urllib.parse import quote, urlencode
 from cpdaemon.signing import token
 from cpsim.verify.conformance.clause import Known
 from cpsim.verify.conformance.exchange import Reply, Request
-from cpsim.verify.conformance.findings import Deviation, NotVerifiable
+from cpsim.verify.conformance.findings import CannotRun, Deviation, NotVerifiable
 from cpsim.verify.conformance.frames import Connection
 
 if TYPE_CHECKING:
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
     from cpsim.verify.conformance.accounts import Accounts
     from cpsim.verify.conformance.clause import Clause
     from cpsim.verify.conformance.target import Sight
+    from cpsim.verify.upstream import Upstream
 
 NOT_THERE: Final = {"state": "not there"}
 SHOWN: Final = 300
 FIRST_LOOK_S: Final = 0.002
 LONGEST_LOOK_S: Final = 0.25
+LONGEST_COMMAND_S: Final = 60.0
 
 
 class Examiner:
@@ -43,11 +46,23 @@ class Examiner:
         self._clause = clause
         self._serial = itertools.count(1)
         self.transcript: list[str] = []
+        self.measured: dict[str, str] = {}
 
     @property
     def timeout_s(self) -> float:
         """How long a reply may take."""
         return self._sight.target.timeout_s
+
+    @property
+    def flush_interval_s(self) -> float:
+        """For how long the daemon keeps commands."""
+        return self._sight.target.flush_interval_s
+
+    @property
+    def upstream(self) -> Upstream:
+        """The server behind the daemon, which is ours."""
+        assert self._sight.upstream is not None
+        return self._sight.upstream
 
     @property
     def accounts(self) -> Accounts:
@@ -89,6 +104,11 @@ class Examiner:
     def note(self, line: str) -> None:
         """Write down what was sent or seen."""
         self.transcript.append(line)
+
+    def measure(self, what: str, figure: str) -> None:
+        """Keep a figure for the verdict."""
+        self.note(f"{what}: {figure}")
+        self.measured[what] = figure
 
     # at the server
 
@@ -281,6 +301,54 @@ class Examiner:
             connection.send(data)
             self.check(f"answer to {shown_bytes(data)}", expected, connection.reply(), *known)
 
+    def restart(self, signal: str) -> None:
+        """Have the daemon stopped, or killed, and started again, and wait until it listens.
+
+        Args:
+            signal: TERM or KILL, which stands where the command has `{signal}`.
+        """
+        assert self._sight.target.restart_command is not None
+        self._run(self._sight.target.restart_command.replace("{signal}", signal))
+        deadline = time.monotonic() + self.timeout_s
+        while True:
+            try:
+                self.connect().close()
+            except CannotRun:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(FIRST_LOOK_S)
+            else:
+                return
+
+    @property
+    def kills(self) -> bool:
+        """Whether the daemon can be killed, and not only stopped."""
+        return "{signal}" in (self._sight.target.restart_command or "")
+
+    def failed_commands(self) -> str:
+        """What the daemon says of commands that were refused."""
+        assert self._sight.target.failed_command is not None
+        return self._run(self._sight.target.failed_command)
+
+    def _run(self, command: str) -> str:
+        self.note(f"$ {command}")
+        try:
+            done = subprocess.run(
+                command,
+                shell=True,  # noqa: S602 - the user's own words
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=LONGEST_COMMAND_S,
+                check=False,
+                text=True,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise CannotRun(f"{command!r} took longer than {LONGEST_COMMAND_S:g} s") from error
+        if done.returncode:
+            raise CannotRun(f"{command!r} ended with status {done.returncode}: {shown(done.stdout.strip())}")
+        return done.stdout
+
     def wait_until_applied(self) -> None:
         """Wait until all that the daemon has acknowledged has reached the server.
 
@@ -370,4 +438,3 @@ def shown_bytes(data: bytes) -> str:
     text = data.decode("utf-8", "backslashreplace")
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return shown(text)
-

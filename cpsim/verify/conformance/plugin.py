@@ -1,6 +1,6 @@
 """The pytest plugin of the suite: its options, the fixture `cp`, and what each clause came to.
 
-    pytest --pyargs cpsim.verify.conformance -p cpsim.verify.conformance.plugin --cp-target 127.0.0.1:5667
+pytest --pyargs cpsim.verify.conformance -p cpsim.verify.conformance.plugin --cp-target 127.0.0.1:5667
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from cpsim.errors import Problem
+from cpsim.listen import Listen
 from cpsim.verify.conformance.clause import is_chosen
 from cpsim.verify.conformance.examiner import Examiner
 from cpsim.verify.conformance.findings import CannotRun, Deviation, NotVerifiable
@@ -46,6 +47,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--cp-secret-file", metavar="FILE", type=Path, help="file with the project's secret")
     group.addoption("--cp-other-project", metavar="ID", help="a second project at the server")
     group.addoption("--cp-other-secret-file", metavar="FILE", type=Path, help="file with its secret")
+    group.addoption("--cp-behind", metavar="HOST:PORT", help="be the server there, that the daemon forwards to")
+    group.addoption("--cp-flush-interval", metavar="S", type=float, default=1.0, help="of the daemon, in seconds")
+    group.addoption(
+        "--cp-restart-command", metavar="COMMAND", help="stops the daemon (by {signal}) and starts it again"
+    )
+    group.addoption("--cp-failed-command", metavar="COMMAND", help="prints the commands that the daemon knows refused")
     group.addoption("--cp-profile", choices=["documented", "deployed"], default="documented", help="what is known")
     group.addoption("--cp-clause", metavar="PATTERN", action="append", default=[], help="only these: CLAIM-5, 'WIRE-*'")
     group.addoption("--cp-timeout", metavar="S", type=float, default=5.0, help="seconds for a reply or an effect")
@@ -57,6 +64,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Announce the mark that makes a test a clause."""
     config.addinivalue_line("markers", "clause(clause): what a test checks, and what it needs")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Stop being the server behind the daemon."""
+    if SIGHT in config.stash:
+        config.stash[SIGHT].close()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -109,6 +122,8 @@ def pytest_runtest_makereport(
         ("detail", text),
         ("transcript", "\n".join(lines if result == PLANNED else lines[-SHOWN_LINES:])),
     ]
+    if examiner is not None:
+        item.user_properties += [("measured", f"{what}: {figure}") for what, figure in examiner.measured.items()]
     if isinstance(error, Deviation):
         item.user_properties += [("expected", error.expected), ("got", error.got)]
     report = yield
@@ -164,6 +179,7 @@ def _target(config: pytest.Config) -> Target:
                 option("--cp-secret-file"),
                 option("--cp-other-project"),
                 option("--cp-other-secret-file"),
+                None if option("--cp-behind") is None else Listen(option("--cp-behind")),
             )
             prefix = checked_prefix(option("--cp-slot-prefix"))
         except ValueError as error:
@@ -174,6 +190,9 @@ def _target(config: pytest.Config) -> Target:
             timeout_s=option("--cp-timeout"),
             max_rate=option("--cp-max-rate") or None,
             slot_prefix=prefix,
+            flush_interval_s=option("--cp-flush-interval"),
+            restart_command=option("--cp-restart-command"),
+            failed_command=option("--cp-failed-command"),
         )
     return config.stash[TARGET]
 

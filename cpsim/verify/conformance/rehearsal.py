@@ -32,6 +32,17 @@ class Rehearsal(Examiner):
         """
         raise Enough
 
+    @property
+    def upstream(self) -> RehearsedUpstream:  # type: ignore[override]  # noqa: D102 - inherited
+        return RehearsedUpstream()
+
+    def restart(self, signal: str) -> None:  # noqa: D102 - inherited
+        self.note(f"have the daemon restarted, by {signal}")
+
+    def failed_commands(self) -> str:  # noqa: D102 - inherited
+        self.note("ask the daemon what was refused")
+        return ""
+
     def check(self, what: str, expected: object, got: object, *known: Known) -> None:  # noqa: D102 - inherited
         pass
 
@@ -50,7 +61,12 @@ class Rehearsal(Examiner):
         pass
 
     def _see(
-        self, kind: str, id: str, view: Mapping[str, object] | None, known: tuple[Known, ...], expected: dict[str, object]
+        self,
+        kind: str,
+        id: str,
+        view: Mapping[str, object] | None,
+        known: tuple[Known, ...],
+        expected: dict[str, object],
     ) -> None:
         pass
 
@@ -114,3 +130,22 @@ class Rehearsed:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         pass
+
+
+class RehearsedUpstream:
+    """A server that nobody is."""
+
+    deliveries = ()
+
+    def answer(self, answer: str, count: int | None = None, refused: frozenset[str] = frozenset()) -> None:
+        """Nothing is answered."""
+
+    def wait_for(self, condition: object, timeout_s: float) -> bool:
+        """Nothing comes."""
+        del condition, timeout_s
+        return True
+
+    def serve_well(self) -> None:
+        """Nothing is served."""
+
+    refuse = stop = serve_well

@@ -40,6 +40,7 @@ class Finding:
         expected: what the protocol says.
         got: what came back.
         transcript: what was sent and seen, a line each.
+        measured: figures, each as a sentence.
     """
 
     clause: Clause
@@ -49,6 +50,7 @@ class Finding:
     expected: str = ""
     got: str = ""
     transcript: tuple[str, ...] = ()
+    measured: tuple[str, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """It as JSON has it."""
@@ -65,6 +67,7 @@ class Finding:
             "expected": self.expected or None,
             "got": self.got or None,
             "transcript": list(self.transcript),
+            "measured": list(self.measured),
         }
 
 
@@ -144,6 +147,7 @@ class _Collector:
                 said.get("expected", ""),
                 said.get("got", ""),
                 tuple(said["transcript"].splitlines()),
+                tuple(str(value) for name, value in report.user_properties if name == "measured"),
             )
         )
 
@@ -184,6 +188,7 @@ def examine(
         if status == pytest.ExitCode.INTERRUPTED:
             raise KeyboardInterrupt
         raise Problem(f"pytest could not run the suite: status {int(status)}")
+    sight.close()
     outcome = collector.outcome
     order = {id: number for number, id in enumerate(catalogue())}
     outcome.findings.sort(key=lambda finding: order[finding.clause.id])

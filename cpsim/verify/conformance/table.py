@@ -42,6 +42,9 @@ def show(outcome: Outcome, console: Console) -> None:
     for finding in outcome.findings:
         if finding.result in {FAILED, QUIRK, ERROR}:
             _say(console, "\n" + explained(finding))
+    for finding in outcome.findings:
+        for figure in finding.measured:
+            _say(console, f"\nmeasured by {finding.clause.id}: {figure}")
     for reason, ids in _unseen(outcome.findings).items():
         _say(console, f"\nnot verifiable: {', '.join(ids)}\n  {reason}")
     _say(console, "\n" + summary(outcome))
@@ -100,7 +103,10 @@ def show_plan(outcome: Outcome, console: Console) -> None:
         for line in lines:
             _say(console, f"  {line}")
     count = sum(len(finding.transcript) for finding in outcome.findings)
-    _say(console, f"\n{len(outcome.findings):,} clauses, about {count:,} commands and requests, and those to look and wait")
+    _say(
+        console,
+        f"\n{len(outcome.findings):,} clauses, about {count:,} commands and requests, and those to look and wait",
+    )
 
 
 def show_clauses(clauses: Iterable[Clause], console: Console) -> None:

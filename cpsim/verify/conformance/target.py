@@ -17,6 +17,7 @@ from cpsim.verify.conformance.clause import Need
 from cpsim.verify.conformance.exchange import Request, ask
 from cpsim.verify.conformance.findings import CannotRun
 from cpsim.verify.conformance.frames import Connection
+from cpsim.verify.upstream import Upstream
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +29,8 @@ DEFAULT_PREFIX: Final = "verify"
 LONGEST_PREFIX_BYTES: Final = 80
 MOST_COMMANDS: Final = 5_000
 """What one run may send in all, whatever goes wrong; it sends a tenth of it or so."""
+MOST_COMMANDS_TO_US: Final = 20_000
+"""Likewise where the server is ours: nobody else is disturbed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,25 +40,34 @@ class Target:
     Attributes:
         daemon: takes frames.
         server: takes requests: the endpoint itself, or what stands behind the daemon.
+        behind: where the daemon's server is to be, which is then ours.
         credentials: (project id, secret) at the server.
         other: those of a second project, which shows whether projects are kept apart.
         profile: `documented`, or `deployed`, where quirks are known and do not count.
         timeout_s: for a reply, and for what was acknowledged to take effect.
         max_rate: commands/s at most; None for no limit.
         slot_prefix: begins the ids of slots, machines and users.
+        flush_interval_s: for how long the daemon keeps commands.
+        restart_command: for a shell; stops the daemon, or kills it where it has `{signal}`, and starts it again.
+        failed_command: for a shell; prints the commands that the daemon knows to be refused.
     """
 
     daemon: UnixEndpoint | TcpEndpoint | None = None
     server: UrlEndpoint | None = None
+    behind: TcpEndpoint | None = None
     credentials: tuple[str, str] | None = None
     other: tuple[str, str] | None = None
     profile: str = "documented"
     timeout_s: float = 5.0
     max_rate: float | None = None
     slot_prefix: str = DEFAULT_PREFIX
+    flush_interval_s: float = 1.0
+    restart_command: str | None = None
+    failed_command: str | None = None
 
     def __str__(self) -> str:
-        return " and ".join(str(place) for place in (self.daemon, self.server) if place is not None)
+        places = " and ".join(str(place) for place in (self.daemon, self.server) if place is not None)
+        return places if self.behind is None else f"{places} in front of {self.behind}"
 
 
 def aim(
@@ -65,6 +77,7 @@ def aim(
     secret_file: Path | None = None,
     other_project: str | None = None,
     other_secret_file: Path | None = None,
+    behind: TcpEndpoint | None = None,
 ) -> Target:
     """Make a target of what a user says.
 
@@ -73,28 +86,32 @@ def aim(
     """
     try:
         where = parse_endpoint(endpoint)
-        behind = None if server is None else parse_endpoint(server)
+        at = None if server is None else parse_endpoint(server)
     except EndpointError as error:
         raise ValueError(str(error)) from error
     if isinstance(where, UrlEndpoint):
-        if behind is not None:
+        if at is not None:
             raise ValueError("--server is for an endpoint that is a daemon; this one is a server itself")
-        behind, daemon = where, None
+        at, daemon = where, None
     else:
         daemon = where
-    if behind is not None and not isinstance(behind, UrlEndpoint):
-        raise ValueError(f"--server must be a URL such as http://127.0.0.1:8080/api, not {behind}")
+    if at is not None and not isinstance(at, UrlEndpoint):
+        raise ValueError(f"--server must be a URL such as http://127.0.0.1:8080/api, not {at}")
+    if behind is not None and daemon is None:
+        raise ValueError("--behind is for an endpoint that is a daemon; this one is a server itself")
+    if behind is not None and at is not None:
+        raise ValueError("--server and --behind exclude one another: either there is a server, or it is ours")
     credentials = _credentials(project, secret_file, "")
     other = _credentials(other_project, other_secret_file, "other-")
-    if behind is None and credentials is not None:
-        raise ValueError("--project and --secret-file are for a server: add --server URL")
-    if behind is not None and credentials is None:
-        raise ValueError(f"{behind} needs --project ID and --secret-file FILE")
+    if at is None and behind is None and credentials is not None:
+        raise ValueError("--project and --secret-file are for a server: add --server URL, or --behind HOST:PORT")
+    if (at is not None or behind is not None) and credentials is None:
+        raise ValueError(f"{at or behind} needs --project ID and --secret-file FILE")
     if other is not None and credentials is None:
         raise ValueError("--other-project goes with --project")
     if other is not None and credentials is not None and other[0].lower() == credentials[0].lower():
         raise ValueError(f"--other-project {other[0]} is the --project itself")
-    return Target(daemon=daemon, server=behind, credentials=credentials, other=other)
+    return Target(daemon=daemon, server=at, behind=behind, credentials=credentials, other=other)
 
 
 def _credentials(project: str | None, secret_file: Path | None, prefix: str) -> tuple[str, str] | None:
@@ -131,10 +148,12 @@ class Traffic:
 
     Args:
         max_rate: commands/s at most; None for no limit.
+        most: how many commands at most.
     """
 
-    def __init__(self, max_rate: float | None) -> None:
+    def __init__(self, max_rate: float | None, most: int = MOST_COMMANDS) -> None:
         self.sent = 0
+        self._most = most
         self._lock = threading.Lock()
         self._interval_s = 0.0 if max_rate is None else 1 / max_rate
         self._next = 0.0
@@ -147,8 +166,8 @@ class Traffic:
         """
         with self._lock:
             self.sent += 1
-            if self.sent > MOST_COMMANDS:
-                raise CannotRun(f"{MOST_COMMANDS:,} commands and requests were sent: that is enough for any endpoint")
+            if self.sent > self._most:
+                raise CannotRun(f"{self._most:,} commands and requests were sent: that is enough for any endpoint")
             now = time.monotonic()
             due = max(self._next, now)
             self._next = due + self._interval_s
@@ -173,12 +192,18 @@ class Sight:
 
     def __post_init__(self) -> None:
         self.accounts = Accounts(self.ask)
+        self.upstream: Upstream | None = None
 
     def ask(self, request: Request) -> Reply:
         """Send a request to the server."""
         assert self.target.server is not None
         self.traffic.pass_on()
         return ask(self.target.server, request, self.target.timeout_s)
+
+    def close(self) -> None:
+        """Stop being the server behind the daemon, where that was asked for."""
+        if self.upstream is not None:
+            self.upstream.stop()
 
     def missing(self, needs: tuple[Need, ...]) -> list[Need]:
         """What of the needs is not there."""
@@ -192,8 +217,14 @@ def promised(target: Target) -> frozenset[Need]:
         needs.add(Need.DAEMON)
     if target.server is not None:
         needs |= {Need.SERVER, Need.ACCOUNTS}
-    if target.other is not None:
-        needs.add(Need.OTHER)
+    for there, need in (
+        (target.other, Need.OTHER),
+        (target.behind, Need.BEHIND),
+        (target.restart_command, Need.RESTART),
+        (target.failed_command, Need.FAILED),
+    ):
+        if there is not None:
+            needs.add(need)
     return frozenset(needs)
 
 
@@ -208,7 +239,15 @@ def reach(target: Target, workers: int = 1) -> Sight:
         Problem: an address does not answer, or the server does not accept the credentials.
     """
     rate = None if target.max_rate is None else target.max_rate / workers
-    sight = Sight(target, promised(target), Traffic(rate))
+    most = MOST_COMMANDS if target.behind is None else MOST_COMMANDS_TO_US
+    sight = Sight(target, promised(target), Traffic(rate, most))
+    if target.behind is not None:
+        assert target.credentials is not None
+        sight.upstream = Upstream(target.behind, target.credentials, knows_batches=True)
+        try:
+            sight.upstream.start()
+        except OSError as error:
+            raise Problem(f"cannot be the server at {target.behind}: {error.strerror}") from error
     try:
         if target.daemon is not None:
             Connection(target.daemon, target.timeout_s).close()
@@ -235,5 +274,3 @@ def _check_credentials(sight: Sight, credentials: tuple[str, str]) -> None:
         raise Problem(f"{sight.target.server} has no {path}: a server's URL usually ends in /api")
     if not reply.status:
         raise Problem(f"{sight.target.server} does not speak HTTP: {reply}")
-
-

@@ -122,9 +122,7 @@ def test_order(cp: Examiner) -> None:
     for connection in reversed(open_connections):
         connection.close()
     cp.wait_until_applied()
-    cp.see_machine(
-        machine, Known("reorder-classes", {"credits": 5, "counters": {counter: 1}}), credits=5, counters={}
-    )
+    cp.see_machine(machine, Known("reorder-classes", {"credits": 5, "counters": {counter: 1}}), credits=5, counters={})
 
 
 @clause("DELIVER-9", "3", Need.DAEMON, Need.SERVER, quirks=["cut-values"])
