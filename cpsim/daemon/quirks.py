@@ -108,7 +108,7 @@ class QuirkyCourier(Courier):
         self._knows_batches = None
 
     def hold_up(self, commands: int) -> None:
-        """Let a turn of the daemon's loop that took so many commands last as long as in production: `busy-when-down`."""
+        """Let a turn of the loop that took so many commands last as long as in production: `busy-when-down`."""
         if self._busy and commands:
             sleep(min(commands * BUSY_COMMAND_S, LONGEST_TURN_S))
 
@@ -150,9 +150,10 @@ class QuirkyCourier(Courier):
         super()._account(batch, [None] * len(outcomes) if "errors-ignored" in self._quirks else outcomes)
 
     def _pause(self, error: Exception) -> bool:
-        unreachable = isinstance(error, NotSent) and self._spool.pending > STARVED
-        self._busy = unreachable and "busy-when-down" in self._quirks
-        return self._stopping.is_set() if self._busy else super()._pause(error)
+        if "busy-when-down" not in self._quirks or not isinstance(error, NotSent):
+            return super()._pause(error)
+        self._busy = self._spool.pending > STARVED
+        return self._stopping.is_set() if self._busy else self._stopping.wait(self._first_pause_s)
 
     def _attempt(self) -> None:
         super()._attempt()
