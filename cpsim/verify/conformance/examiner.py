@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import subprocess
+import tempfile
 import time
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode
@@ -332,22 +333,24 @@ class Examiner:
 
     def _run(self, command: str) -> str:
         self.note(f"$ {command}")
-        try:
-            done = subprocess.run(
-                command,
-                shell=True,  # noqa: S602 - the user's own words
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                timeout=LONGEST_COMMAND_S,
-                check=False,
-                text=True,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise CannotRun(f"{command!r} took longer than {LONGEST_COMMAND_S:g} s") from error
-        if done.returncode:
-            raise CannotRun(f"{command!r} ended with status {done.returncode}: {shown(done.stdout.strip())}")
-        return done.stdout
+        with tempfile.TemporaryFile("w+") as said:  # a pipe would be held open by the daemon that it starts
+            try:
+                status = subprocess.run(
+                    command,
+                    shell=True,  # noqa: S602 - the user's own words
+                    stdin=subprocess.DEVNULL,
+                    stdout=said,
+                    stderr=subprocess.STDOUT,
+                    timeout=LONGEST_COMMAND_S,
+                    check=False,
+                ).returncode
+            except subprocess.TimeoutExpired as error:
+                raise CannotRun(f"{command!r} took longer than {LONGEST_COMMAND_S:g} s") from error
+            said.seek(0)
+            text = said.read()
+        if status:
+            raise CannotRun(f"{command!r} ended with status {status}: {shown(text.strip())}")
+        return text
 
     def wait_until_applied(self) -> None:
         """Wait until all that the daemon has acknowledged has reached the server.
