@@ -335,9 +335,9 @@ class Examiner:
         self.note(f"$ {command}")
         with tempfile.TemporaryFile("w+") as said:  # a pipe would be held open by the daemon that it starts
             try:
-                status = subprocess.run(
+                status = subprocess.run(  # noqa: S602 - the user's own words
                     command,
-                    shell=True,  # noqa: S602 - the user's own words
+                    shell=True,
                     stdin=subprocess.DEVNULL,
                     stdout=said,
                     stderr=subprocess.STDOUT,

@@ -129,7 +129,7 @@ class Forwarding:
             )
 
     def see_order(self, slot: str, quirk: str) -> None:
-        """The commands of a slot have to be applied in an order that cannot change their meaning: that of their coming."""
+        """The commands of a slot have to be applied in the order of their coming."""
         sent = [told.kind for told in self._told if told.slot == slot]
         came = [
             kind

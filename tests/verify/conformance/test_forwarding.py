@@ -1,4 +1,4 @@
-"""`cpsim verify DAEMON --behind ADDRESS`: the middle under test, with a daemon as documented and with each quirk alone."""
+"""`cpsim verify DAEMON --behind ADDRESS`: the middle under test, as documented and with each quirk alone."""
 
 import json
 import os
