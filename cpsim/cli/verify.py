@@ -111,7 +111,14 @@ def verify(
     try:
         given = None
         if endpoint is not None:
-            given = aim(endpoint, server, project, secret_file, other_project, other_secret_file)
+            given = aim(
+                endpoint,
+                server=server,
+                project=project,
+                secret_file=secret_file,
+                other_project=other_project,
+                other_secret_file=other_secret_file,
+            )
         elif {server, project, secret_file, other_project, other_secret_file} != {None}:
             raise ValueError("--server, --project and the like go with an ENDPOINT")  # noqa: TRY301 - said as the rest
     except ValueError as error:
@@ -183,6 +190,4 @@ def _embedded(dry_run: bool) -> Iterator[Target]:
             addresses = process.addresses()
             server = parse_endpoint(addresses["http"])
             assert isinstance(server, UrlEndpoint)
-            yield Target(
-                daemon=UnixEndpoint(addresses["unix"]), server=server, credentials=credentials, other=other
-            )
+            yield Target(daemon=UnixEndpoint(addresses["unix"]), server=server, credentials=credentials, other=other)

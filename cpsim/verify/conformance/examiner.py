@@ -191,9 +191,13 @@ class Examiner:
         mine = f"{self._sight.target.slot_prefix}-{self._sight.run}-{self._clause.id.lower()}-"
         return [slot for slot in data if isinstance(slot, str) and slot.startswith(mine)]
 
-    def see_listed(self, slot: str, expected: bool, *known: Known, project: tuple[str, str] | None = None) -> None:  # noqa: FBT001 - what is seen
-        """A slot has to be listed as outstanding, or must not be."""
-        self.check(f"{slot} is listed by /batch/slots", expected, self.listed(slot, project), *known)
+    def see_listed(self, slot: str, project: tuple[str, str] | None = None) -> None:
+        """A slot has to be listed as outstanding."""
+        self.check(f"{slot} is listed by /batch/slots", expected=True, got=self.listed(slot, project))
+
+    def see_unlisted(self, slot: str, *known: Known, project: tuple[str, str] | None = None) -> None:
+        """A slot must not be listed as outstanding."""
+        self.check(f"{slot} is listed by /batch/slots", False, self.listed(slot, project), *known)  # noqa: FBT003
 
     # in the accounts
 
@@ -241,7 +245,7 @@ class Examiner:
     def see_no_link(self, machine: str, user: str) -> None:
         """A machine must not be given to a user."""
         self.note(f"> link {machine} to {user}")
-        self.check(f"{machine} is given to {user}", False, self.accounts.link(machine, user))
+        self.check(f"{machine} is given to {user}", expected=False, got=self.accounts.link(machine, user))
 
     def release(self, machine: str) -> None:
         """Release a machine."""
@@ -256,7 +260,7 @@ class Examiner:
 
     def see_alive(self, slot: str) -> None:
         """A slot has to be allocated, if its time has not come by the server's clock."""
-        view = self.accounts.slot(self.project[0], slot) or NOT_THERE
+        view: Mapping[str, Any] = self.accounts.slot(self.project[0], slot) or NOT_THERE
         if self.accounts.now_us() >= view.get("expires_us", 0) and view["state"] != "allocated":
             self.give_up("somebody else moves the server's clock")
         self.check(f"state of {slot} before its time", "allocated", view["state"])
@@ -370,4 +374,3 @@ def shown_bytes(data: bytes) -> str:
     text = data.decode("utf-8", "backslashreplace")
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return shown(text)
-

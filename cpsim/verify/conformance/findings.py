@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Deviation(AssertionError):
+class Deviation(AssertionError):  # noqa: N818 - says what happened
     """The endpoint did something else than the clause says.
 
     Attributes:

@@ -1,6 +1,6 @@
 """The pytest plugin of the suite: its options, the fixture `cp`, and what each clause came to.
 
-    pytest --pyargs cpsim.verify.conformance -p cpsim.verify.conformance.plugin --cp-target 127.0.0.1:5667
+pytest --pyargs cpsim.verify.conformance -p cpsim.verify.conformance.plugin --cp-target 127.0.0.1:5667
 """
 
 from __future__ import annotations
@@ -159,11 +159,11 @@ def _target(config: pytest.Config) -> Target:
         try:
             target = aim(
                 option("--cp-target"),
-                option("--cp-server"),
-                option("--cp-project"),
-                option("--cp-secret-file"),
-                option("--cp-other-project"),
-                option("--cp-other-secret-file"),
+                server=option("--cp-server"),
+                project=option("--cp-project"),
+                secret_file=option("--cp-secret-file"),
+                other_project=option("--cp-other-project"),
+                other_secret_file=option("--cp-other-secret-file"),
             )
             prefix = checked_prefix(option("--cp-slot-prefix"))
         except ValueError as error:

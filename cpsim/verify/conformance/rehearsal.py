@@ -50,14 +50,19 @@ class Rehearsal(Examiner):
         pass
 
     def _see(
-        self, kind: str, id: str, view: Mapping[str, object] | None, known: tuple[Known, ...], expected: dict[str, object]
+        self,
+        kind: str,
+        id: str,
+        view: Mapping[str, object] | None,
+        known: tuple[Known, ...],
+        expected: dict[str, object],
     ) -> None:
         pass
 
-    def see_machine(self, machine: str, *known: Known, **expected: object) -> None:  # type: ignore[override]  # noqa: D102 - inherited
+    def see_machine(self, machine: str, *known: Known, **expected: object) -> None:  # noqa: D102 - inherited
         pass
 
-    def see_user(self, user: str, *known: Known, **expected: object) -> None:  # type: ignore[override]  # noqa: D102 - inherited
+    def see_user(self, user: str, *known: Known, **expected: object) -> None:  # noqa: D102 - inherited
         pass
 
     def see_total(self, name: str, key: str, expected: object, *known: Known) -> None:  # noqa: D102 - inherited
@@ -78,7 +83,7 @@ class Rehearsal(Examiner):
     def advance(self, minutes: int) -> None:  # noqa: D102 - inherited
         self.note(f"advance the server's clock by {minutes} minutes and a second, through the control API")
 
-    def wait_for(self, what: str, happened: Callable[[], bool]) -> float:  # noqa: D102 - inherited
+    def wait_for(self, what: str, happened: Callable[[], bool]) -> float:  # noqa: ARG002, D102 - inherited
         happened()
         return 0.0
 

@@ -154,7 +154,7 @@ def examine(
     *,
     junit: Path | None = None,
     rehearse: bool = False,
-    on_clause: Callable[[str], None] = lambda name: None,
+    on_clause: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
     """Run the suite.
 

@@ -100,7 +100,10 @@ def show_plan(outcome: Outcome, console: Console) -> None:
         for line in lines:
             _say(console, f"  {line}")
     count = sum(len(finding.transcript) for finding in outcome.findings)
-    _say(console, f"\n{len(outcome.findings):,} clauses, about {count:,} commands and requests, and those to look and wait")
+    _say(
+        console,
+        f"\n{len(outcome.findings):,} clauses, about {count:,} commands and requests, and those to look and wait",
+    )
 
 
 def show_clauses(clauses: Iterable[Clause], console: Console) -> None:

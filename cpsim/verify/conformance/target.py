@@ -60,6 +60,7 @@ class Target:
 
 def aim(
     endpoint: str,
+    *,
     server: str | None = None,
     project: str | None = None,
     secret_file: Path | None = None,
@@ -235,5 +236,3 @@ def _check_credentials(sight: Sight, credentials: tuple[str, str]) -> None:
         raise Problem(f"{sight.target.server} has no {path}: a server's URL usually ends in /api")
     if not reply.status:
         raise Problem(f"{sight.target.server} does not speak HTTP: {reply}")
-
-

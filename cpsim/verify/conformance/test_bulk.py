@@ -86,9 +86,9 @@ def test_errors(cp: Examiner) -> None:
     cp.check("how many errors", 3, len(errors))
     for error in errors:
         fields = error if isinstance(error, dict) else {}
-        cp.check("there is a message", True, bool(fields.get("message")))
+        cp.check("there is a message", expected=True, got=bool(fields.get("message")))
         cp.check("code", 500, fields.get("code"))
-    cp.see_listed(last, True)
+    cp.see_listed(last)
 
 
 @clause("BULK-6", "4", Need.SERVER)
@@ -97,7 +97,7 @@ def test_unknown_class(cp: Examiner) -> None:
     slot = cp.new()
     errors = cp.bulk({"release": [{"slot": slot}], "alloc": [{"slot": slot}]})
     cp.check("how many errors", 1, len(errors))
-    cp.see_listed(slot, True)
+    cp.see_listed(slot)
 
 
 @clause("BULK-7", "4", Need.SERVER, quirks=["bulk-abort"])
@@ -110,8 +110,8 @@ def test_no_number(cp: Examiner) -> None:
     }
     errors = cp.bulk(classes, Known("bulk-abort", 500))
     cp.check("how many errors", 2, len(errors))
-    cp.see_listed(first, True)
-    cp.see_listed(second, True)
+    cp.see_listed(first)
+    cp.see_listed(second)
 
 
 @clause("BULK-8", "4", Need.SERVER)
