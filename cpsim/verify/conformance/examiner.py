@@ -258,12 +258,16 @@ class Examiner:
         self.note(f"> advance the server's clock by {minutes} minutes and a second")
         self.accounts.advance(60 * minutes + 1)
 
-    def see_alive(self, slot: str) -> None:
-        """A slot has to be allocated, if its time has not come by the server's clock."""
-        view: Mapping[str, Any] = self.accounts.slot(self.project[0], slot) or NOT_THERE
-        if self.accounts.now_us() >= view.get("expires_us", 0) and view["state"] != "allocated":
+    def clock_us(self) -> int:
+        """The server's time, microseconds since 1970."""
+        return self.accounts.now_us()
+
+    def see_alive(self, slot: str, until_us: int, *known: Known) -> None:
+        """A slot has to be allocated, if the server's clock has not come to a time."""
+        view = self.accounts.slot(self.project[0], slot)
+        if self.clock_us() >= until_us:
             self.give_up("somebody else moves the server's clock")
-        self.check(f"state of {slot} before its time", "allocated", view["state"])
+        self.check(f"state of {slot} before its time", "allocated", (view or NOT_THERE)["state"], *known)
 
     def see_lifetime(self, slot: str, minutes: int) -> None:
         """A slot has to live so long, by the accounts."""
@@ -366,11 +370,10 @@ def form(arguments: Mapping[str, object]) -> bytes:
 def shown(value: object) -> str:
     """A value as it is shown: whole, or its beginning."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
 
 
 def shown_bytes(data: bytes) -> str:
     """Bytes as they are shown: as text, with escapes where they are none."""
-    text = data.decode("utf-8", "backslashreplace")
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return shown(text)
+    return shown(data.decode("utf-8", "backslashreplace"))

@@ -54,14 +54,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--cp-dry-run", action="store_true", help="send nothing; write down what would be sent")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Announce the mark that makes a test a clause."""
-    config.addinivalue_line("markers", "clause(clause): what a test checks, and what it needs")
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Reach the target at once, before processes are started that could not."""
+    config = session.config
+    if config.getoption("--cp-target") is not None and not config.option.collectonly:
+        _sight(config)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the clauses that are not asked for, and let -k know the ids of the others."""
+    """Leave out the clauses that are not asked for, and let -k know the ids of the others.
+
+    Raises:
+        UsageError: the options do not say what is to be examined.
+    """
     dropped = []
+    if any(_clause(item) for item in items) and not config.option.collectonly:
+        _target(config)
     for item in list(items):
         clause = _clause(item)
         if clause is None:
@@ -146,8 +154,7 @@ def _finding(config: pytest.Config, error: BaseException | None) -> tuple[str, s
 
 
 def _clause(item: pytest.Item) -> Clause | None:
-    mark = item.get_closest_marker("clause")
-    return None if mark is None else mark.args[0]
+    return getattr(item.function, "clause", None) if isinstance(item, pytest.Function) else None
 
 
 def _target(config: pytest.Config) -> Target:
@@ -179,7 +186,7 @@ def _target(config: pytest.Config) -> Target:
 
 
 def _sight(config: pytest.Config) -> Sight:
-    """What can be seen of the target; it is reached when the first clause needs it."""
+    """What can be seen of the target."""
     if SIGHT not in config.stash:
         target = _target(config)
         if config.getoption("--cp-dry-run"):

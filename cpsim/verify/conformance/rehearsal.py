@@ -74,6 +74,9 @@ class Rehearsal(Examiner):
     def see_no_link(self, machine: str, user: str) -> None:  # noqa: D102 - inherited
         self.link(machine, user)
 
+    def clock_us(self) -> int:  # noqa: D102 - inherited
+        return 0
+
     def pause(self, seconds: float) -> None:  # noqa: D102 - inherited
         pass
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cpsim.verify.conformance.target import Target
 
 FOLDER: Final = Path(__file__).parent
+DEVIANT: Final = frozenset((FAILED, QUIRK, ERROR))
 OF_THE_USER: Final = ("PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_THEME")
 
 
@@ -86,6 +87,11 @@ class Outcome:
     def counts(self) -> Counter[str]:
         """How many clauses came to each result."""
         return Counter(finding.result for finding in self.findings)
+
+    @property
+    def deviant(self) -> dict[str, str]:
+        """The clauses that did not pass, though they were visible: their ids, and the quirk that each names."""
+        return {finding.clause.id: finding.quirk for finding in self.findings if finding.result in DEVIANT}
 
     @property
     def quirks(self) -> list[str]:

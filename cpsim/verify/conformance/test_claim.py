@@ -123,7 +123,7 @@ def test_credits_that_cannot_be(cp: Examiner) -> None:
     cp.accept("alloc", slot)
     cp.refuse("claim", slot, machine=cp.new("machine"), credits="many")
     cp.refuse("claim", slot, machine=cp.new("machine"), credits="7.9", quirk="float-credits")
-    cp.refuse("claim", slot, machine=cp.new("machine"), credits=-1)
+    cp.refuse("claim", slot, machine=cp.new("machine"), credits=-1, quirk="float-credits")
 
 
 @clause("CLAIM-13", "2", Need.SERVER, Need.ACCOUNTS, quirks=["claim-settled"])

@@ -172,12 +172,12 @@ def test_steady_traffic(cp: Examiner) -> None:
     gap_s = max(interval_s / (STEADY_COMMANDS / STEADY_INTERVALS), SHORTEST_GAP_S)
     if gap_s > LONGEST_GAP_S:
         cp.give_up(f"the daemon delivers after {interval_s:.1f} s: to keep up steady traffic that long takes too much")
-    cp.tell(f"alloc,slot={first}")
+    cp.tell(f"alloc,slot={first}\n")
     began = time.monotonic()
     seen = False
     for _ in range(STEADY_COMMANDS):
         cp.pause(gap_s)
-        cp.tell(f"alloc,slot={cp.new()}")
+        cp.tell(f"alloc,slot={cp.new()}\n")
         seen = seen or cp.listed(first)
     achieved_s = (time.monotonic() - began) / STEADY_COMMANDS
     if achieved_s > 2 * gap_s and achieved_s > interval_s / 2:
@@ -191,5 +191,5 @@ def test_steady_traffic(cp: Examiner) -> None:
 def _delay_s(cp: Examiner) -> float:
     """How long a slot takes from the daemon's OK to the server."""
     slot = cp.new()
-    cp.tell(f"alloc,slot={slot}")
+    cp.tell(f"alloc,slot={slot}\n")
     return cp.wait_for(f"slot {slot}, which the daemon acknowledged, at the server", lambda: cp.listed(slot))
