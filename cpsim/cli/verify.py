@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import sys
 import tempfile
 from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -97,32 +98,24 @@ def verify(
     _require_pytest()
     from dataclasses import replace
 
-    from cpsim.run_folder import json_text
     from cpsim.terminal import Stages, console
     from cpsim.verify.conformance import table
     from cpsim.verify.conformance.clause import catalogue, is_chosen
     from cpsim.verify.conformance.suite import examine
-    from cpsim.verify.conformance.target import aim, checked_prefix
+    from cpsim.verify.conformance.target import checked_prefix
 
     _check_clauses(clauses)
     if only_list:
         table.show_clauses([clause for clause in catalogue().values() if is_chosen(clause, clauses)], console)
         return
-    try:
-        given = None
-        if endpoint is not None:
-            given = aim(
-                endpoint,
-                server=server,
-                project=project,
-                secret_file=secret_file,
-                other_project=other_project,
-                other_secret_file=other_secret_file,
-            )
-        elif {server, project, secret_file, other_project, other_secret_file} != {None}:
-            raise ValueError("--server, --project and the like go with an ENDPOINT")  # noqa: TRY301 - said as the rest
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
+    given = _given(
+        endpoint,
+        server=server,
+        project=project,
+        secret_file=secret_file,
+        other_project=other_project,
+        other_secret_file=other_secret_file,
+    )
     try:
         prefix = checked_prefix(slot_prefix)
     except ValueError as error:
@@ -139,7 +132,7 @@ def verify(
             on_clause=stages.begin,
         )
     if as_json:
-        click.echo(json_text(outcome.document()), nl=False)
+        click.echo(json.dumps(outcome.document(), indent=2))
     elif dry_run:
         table.show_plan(outcome, console)
     else:
@@ -155,6 +148,20 @@ def _require_pytest() -> None:
 
     if find_spec("pytest") is None:
         raise Problem("the clauses are a pytest suite, and pytest is not installed: pip install 'cpsim[test]'")
+
+
+def _given(endpoint: str | None, **options: Any) -> Target | None:  # noqa: ANN401 - those of `aim`
+    """The target that the options speak of, if there is an endpoint."""
+    from cpsim.verify.conformance.target import aim
+
+    if endpoint is None:
+        if any(value is not None for value in options.values()):
+            raise click.UsageError("--server, --project and the like go with an ENDPOINT")
+        return None
+    try:
+        return aim(endpoint, **options)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def _check_clauses(patterns: Sequence[str]) -> None:

@@ -1,6 +1,6 @@
 """Makes docs/conformance.md: which clause finds which quirk, as found by running the suite, and every clause.
 
-    python tests/verify/conformance/page.py > docs/conformance.md
+python tests/verify/conformance/page.py > docs/conformance.md
 """
 
 import os
@@ -18,7 +18,7 @@ MINE, OTHER = ("alpha", "first secret"), ("beta", "second secret")
 INVISIBLE = {
     "ack-before-delivery": "the daemon has to be killed",
     "drop-on-error": "the server behind the daemon has to refuse a batch",
-    "errors-ignored": "the server behind the daemon has to refuse commands of a batch, and what the daemon keeps is seen",
+    "errors-ignored": "the server behind the daemon has to refuse commands, and the daemon has to show what it does",
     "resend-duplicates": "the reply to a batch has to be lost",
     "busy-when-down": "the server behind the daemon has to be down",
 }
@@ -88,7 +88,9 @@ def clauses():
 
 def invisible():
     """The list of the quirks that no clause shows."""
-    return "\n".join(["| quirk | what it takes |", "|---|---|", *(f"| `{name}` | {why} |" for name, why in INVISIBLE.items())])
+    return "\n".join(
+        ["| quirk | what it takes |", "|---|---|", *(f"| `{name}` | {why} |" for name, why in INVISIBLE.items())]
+    )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ It has no control API, knows no batch ids, has message texts of its own, answers
 say which command they are for. Run as a program it prints its addresses, a line each, and ends with its input. An
 argument makes it wrong in one way; `BUGS` lists them.
 """
+# ruff: noqa: C901, N818, PLR0911, PLR0912, SIM905 - it is written as a stranger would, with a branch for each bug
 
 import asyncio
 import hashlib
@@ -221,10 +222,8 @@ class Handler(BaseHTTPRequestHandler):
             raise No(400, "that is no signature")
         secret = PROJECTS.get(parts[1])
         if BUG == "reserialises" and self.command == "POST" and signed:
-            try:
+            with suppress(ValueError):
                 signed = json.dumps(json.loads(signed), ensure_ascii=False, separators=(",", ":")).encode()
-            except ValueError:
-                pass
         if BUG == "any-body":
             return parts[1], signed
         wanted = None if secret is None else HASHES[parts[0]](signed + secret.encode()).hexdigest()

@@ -5,8 +5,8 @@ import os
 import re
 import subprocess
 import sys
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -90,7 +90,7 @@ def test_a_known_quirk_counts_apart(served):
 def test_junit_has_what_each_clause_came_to(served, tmp_path):
     done = run("verify", *served("claim-settled"), "-k", "CLAIM-8", "-k", "CLAIM-6", "--junit", "out.xml")
     assert done.returncode == 1
-    suite = ElementTree.parse(tmp_path / "out.xml").getroot().find("testsuite")
+    suite = ET.parse(tmp_path / "out.xml").getroot().find("testsuite")
     assert (suite.get("tests"), suite.get("failures")) == ("2", "1")
     said = [{each.get("name"): each.get("value") for each in case.iter("property")} for case in suite.iter("testcase")]
     assert {(each["clause"], each["result"], each["quirk"]) for each in said} == {
@@ -193,7 +193,16 @@ def test_the_users_own_pytest_settings_stay_out_of_it(served, tmp_path, monkeypa
 
 def pytest_suite(*options):
     """The clauses run by pytest itself, as another project would."""
-    fixed = ["--pyargs", "cpsim.verify.conformance", "-p", "cpsim.verify.conformance.plugin", "-p", "no:cacheprovider"]
+    fixed = [
+        "--pyargs",
+        "cpsim.verify.conformance",
+        "-p",
+        "cpsim.verify.conformance.plugin",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        os.devnull,
+    ]
     return run(*fixed, *options, program=["-m", "pytest"])
 
 
@@ -214,7 +223,9 @@ def test_pytest_runs_the_clauses(served):
 
 def test_pytest_runs_them_in_several_processes(served):
     others = ["--other-project", OTHER[0], "--other-secret-file", "other"]
-    done = pytest_suite(*as_pytest_options([*served("meta-dropped"), *others]), "-p", "xdist", "-n", "2", "--cp-profile", "deployed")
+    done = pytest_suite(
+        *as_pytest_options([*served("meta-dropped"), *others]), "-p", "xdist", "-n", "2", "--cp-profile", "deployed"
+    )
     assert done.returncode == 0, done.stdout
     assert f"{len(catalogue()) - 3} passed, 3 xfailed" in done.stdout
 

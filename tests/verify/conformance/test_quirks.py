@@ -1,4 +1,4 @@
-"""Each quirk, switched on alone, is found under its own name by the clauses that docs/conformance.md says, and no other."""
+"""Each quirk, switched on alone, is found by the clauses that docs/conformance.md says, and nothing else is found."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,8 @@ from cpsim.verify.conformance.clause import catalogue
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs/conformance.md").read_text(encoding="utf-8")
 FOUND = {
-    quirk: ids.split(", ") for quirk, ids in re.findall(r"^\| `([\w-]+)` \| (?:server|daemon) \| (.+) \|$", PAGE, re.MULTILINE)
+    quirk: ids.split(", ")
+    for quirk, ids in re.findall(r"^\| `([\w-]+)` \| (?:server|daemon) \| (.+) \|$", PAGE, re.MULTILINE)
 }
 
 

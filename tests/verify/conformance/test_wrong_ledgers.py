@@ -199,7 +199,10 @@ def one_counter_only(counters, ledger, project, slot_id, arguments):
 
 
 def numbers_are_tried(counters, ledger, project, slot_id, arguments):
-    counters({name: value if str(value).lstrip("-").isdigit() else 0 for name, value in arguments.items()} | {"slot": slot_id})
+    counters(
+        {name: value if str(value).lstrip("-").isdigit() else 0 for name, value in arguments.items()}
+        | {"slot": slot_id}
+    )
 
 
 def first_value_wins(meta, ledger, project, slot_id, arguments):
