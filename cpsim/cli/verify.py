@@ -56,7 +56,7 @@ POLITE_RATE: Final = 100.0
     "--timeout",
     "timeout_s",
     type=NumberType(0.01, LONGEST_S),
-    default=5.0,
+    default=10.0,
     show_default=True,
     metavar="S",
     help="Seconds for a reply, and for what was acknowledged to take effect.",
@@ -93,7 +93,7 @@ def verify(
     cpsim verify https://cp.example.org/api --project ID --secret-file FILE --profile deployed -k 'CLAIM-*'
 
     It makes slots and machines of its own, under ids that nobody has used, and leaves them. Where a server has cpsim's
-    control API, its clock is moved ahead, by two hours or so. The clauses are a pytest suite too: see docs/protocol.md.
+    control API, its clock is moved ahead, by two hours or so. The clauses are a pytest suite too: see docs/conformance.md.
     """
     _require_pytest()
     from dataclasses import replace

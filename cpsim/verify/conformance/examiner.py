@@ -8,13 +8,13 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 from urllib.parse import quote, urlencode
 
 from cpdaemon.signing import token
 from cpsim.verify.conformance.clause import Known
 from cpsim.verify.conformance.exchange import Reply, Request
-from cpsim.verify.conformance.findings import Deviation, NotVerifiable
+from cpsim.verify.conformance.findings import Deviation, Late, NotVerifiable
 from cpsim.verify.conformance.frames import Connection
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ NOT_THERE: Final = {"state": "not there"}
 SHOWN: Final = 300
 FIRST_LOOK_S: Final = 0.002
 LONGEST_LOOK_S: Final = 0.25
+MOST_LISTED_BYTES: Final = 4_000_000
 
 
 class Examiner:
@@ -184,6 +185,11 @@ class Examiner:
 
     def outstanding(self, project: tuple[str, str] | None = None) -> list[str]:
         """The ids of the slots that `/batch/slots` lists and that this clause may have made."""
+        if self._sight.listing_bytes > MOST_LISTED_BYTES:
+            self.give_up(
+                f"/batch/slots lists {self._sight.listing_bytes:,} bytes, too much to look at again and again: "
+                "a project with fewer outstanding slots would do"
+            )
         reply = self.request("/batch/slots", project=project)
         data = reply.document.get("data")
         if reply.status != 200 or not isinstance(data, list):
@@ -295,33 +301,44 @@ class Examiner:
         A slot of its own is allocated and discarded through the daemon after all else; what came before is then there.
 
         Raises:
-            Deviation: that took longer than the time-out.
+            NotVerifiable: that took longer than the time-out; DELIVER-1 is the clause for it.
         """
         fence = self.new()
-        self.tell(f"alloc,slot={fence}")
-        self.wait_for(f"slot {fence}, which the daemon acknowledged, at the server", lambda: self.listed(fence))
-        self.tell(f"discard,slot={fence}")
-        self.wait_for(f"discard of {fence}, which the daemon acknowledged", lambda: not self.listed(fence))
+        self.tell(f"alloc,slot={fence}\n")
+        self.wait_or_give_up(f"alloc of {fence}", lambda: self.listed(fence))
+        self.tell(f"discard,slot={fence}\n")
+        self.wait_or_give_up(f"discard of {fence}", lambda: not self.listed(fence))
 
     def wait_for(self, what: str, happened: Callable[[], bool]) -> float:
         """Wait until something has happened; returns how long that took, in seconds.
 
         Raises:
-            Deviation: that took longer than the time-out.
+            Late: that took longer than the time-out.
         """
         began, pause_s = time.monotonic(), FIRST_LOOK_S
         while not happened():
             if time.monotonic() - began > self.timeout_s:
-                raise Deviation(what, f"within {self.timeout_s:g} s", "nothing of the kind")
+                raise Late(what, f"within {self.timeout_s:g} s (--timeout)", "nothing of the kind")
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_LOOK_S)
         return time.monotonic() - began
+
+    def wait_or_give_up(self, what: str, happened: Callable[[], bool]) -> float:
+        """Wait until the effect of a command shows that is not what the clause is about.
+
+        Raises:
+            NotVerifiable: that took longer than the time-out.
+        """
+        try:
+            return self.wait_for(what, happened)
+        except Late as late:
+            self.give_up(f"what the daemon acknowledges does not show at the server: {late}; DELIVER-1 is about that")
 
     def pause(self, seconds: float) -> None:
         """Let time pass between two things that are sent."""
         time.sleep(seconds)
 
-    def give_up(self, why: str) -> None:
+    def give_up(self, why: str) -> NoReturn:
         """Say that this cannot be verified here.
 
         Raises:

@@ -21,6 +21,10 @@ class Deviation(AssertionError):  # noqa: N818 - says what happened
         self.quirk = quirk
 
 
+class Late(Deviation):
+    """Something that has to happen has not happened in time."""
+
+
 class NotVerifiable(Exception):  # noqa: N818 - says what happened
     """The endpoint cannot show what the clause speaks of; the message says what would make it visible."""
 

@@ -34,7 +34,8 @@ PLANNED: Final = "planned"
 TARGET: Final = pytest.StashKey[Target]()
 SIGHT: Final = pytest.StashKey[Sight]()
 EXAMINER: Final = pytest.StashKey[Examiner]()
-SHOWN_LINES: Final = 30
+MOST_LINES: Final = 200
+"""Of what a clause has sent and seen; the last are kept."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -48,7 +49,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--cp-other-secret-file", metavar="FILE", type=Path, help="file with its secret")
     group.addoption("--cp-profile", choices=["documented", "deployed"], default="documented", help="what is known")
     group.addoption("--cp-clause", metavar="PATTERN", action="append", default=[], help="only these: CLAIM-5, 'WIRE-*'")
-    group.addoption("--cp-timeout", metavar="S", type=float, default=5.0, help="seconds for a reply or an effect")
+    group.addoption("--cp-timeout", metavar="S", type=float, default=10.0, help="seconds for a reply or an effect")
     group.addoption("--cp-max-rate", metavar="R", type=float, default=100.0, help="commands/s at most; 0: no limit")
     group.addoption("--cp-slot-prefix", metavar="TEXT", default=Target.slot_prefix, help="begins every id")
     group.addoption("--cp-dry-run", action="store_true", help="send nothing; write down what would be sent")
@@ -107,7 +108,7 @@ def pytest_runtest_makereport(
         return (yield)
     examiner = item.stash.get(EXAMINER, None)
     result, quirk, text = _finding(item.config, error)
-    lines = [] if examiner is None or result == PASSED else examiner.transcript
+    lines = [] if examiner is None else examiner.transcript[-MOST_LINES:]
     item.user_properties[:] = [
         ("clause", clause.id),
         ("section", clause.section),
@@ -115,12 +116,12 @@ def pytest_runtest_makereport(
         ("result", result),
         ("quirk", quirk),
         ("detail", text),
-        ("transcript", "\n".join(lines if result == PLANNED else lines[-SHOWN_LINES:])),
+        ("transcript", "\n".join(lines)),
     ]
     if isinstance(error, Deviation):
         item.user_properties += [("expected", error.expected), ("got", error.got)]
     report = yield
-    _tell_pytest(report, result, quirk, "\n".join([f"{clause.id}: {clause.sentence}", text, *lines[-SHOWN_LINES:]]))
+    _tell_pytest(report, result, quirk, "\n".join([f"{clause.id}: {clause.sentence}", text, *lines]))
     return report
 
 

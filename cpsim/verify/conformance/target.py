@@ -50,7 +50,7 @@ class Target:
     credentials: tuple[str, str] | None = None
     other: tuple[str, str] | None = None
     profile: str = "documented"
-    timeout_s: float = 5.0
+    timeout_s: float = 10.0
     max_rate: float | None = None
     slot_prefix: str = DEFAULT_PREFIX
 
@@ -147,9 +147,9 @@ class Traffic:
             CannotRun: as much as a run may send has been sent.
         """
         with self._lock:
-            self.sent += 1
-            if self.sent > MOST_COMMANDS:
+            if self.sent >= MOST_COMMANDS:
                 raise CannotRun(f"{MOST_COMMANDS:,} commands and requests were sent: that is enough for any endpoint")
+            self.sent += 1
             now = time.monotonic()
             due = max(self._next, now)
             self._next = due + self._interval_s
@@ -165,12 +165,14 @@ class Sight:
         target: what is examined.
         needs: what is there.
         run: part of every id, so that no other run has the same.
+        listing_bytes: how much `/batch/slots` listed when it was first looked at.
     """
 
     target: Target
     needs: frozenset[Need]
     traffic: Traffic
     run: str = field(default_factory=lambda: secrets.token_hex(4))
+    listing_bytes: int = 0
 
     def __post_init__(self) -> None:
         self.accounts = Accounts(self.ask)
@@ -235,4 +237,5 @@ def _check_credentials(sight: Sight, credentials: tuple[str, str]) -> None:
     if reply.status == 404:
         raise Problem(f"{sight.target.server} has no {path}: a server's URL usually ends in /api")
     if not reply.status:
-        raise Problem(f"{sight.target.server} does not speak HTTP: {reply}")
+        raise Problem(f"{sight.target.server} takes connections and gives no HTTP reply: {reply}")
+    sight.listing_bytes = max(sight.listing_bytes, len(reply.body))

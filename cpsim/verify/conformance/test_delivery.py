@@ -192,4 +192,4 @@ def _delay_s(cp: Examiner) -> float:
     """How long a slot takes from the daemon's OK to the server."""
     slot = cp.new()
     cp.tell(f"alloc,slot={slot}\n")
-    return cp.wait_for(f"slot {slot}, which the daemon acknowledged, at the server", lambda: cp.listed(slot))
+    return cp.wait_or_give_up(f"alloc of {slot}", lambda: cp.listed(slot))

@@ -51,7 +51,9 @@ def examine_fake(tmp_path, monkeypatch):
     """examine_fake(quirks, clauses, tier=..., **target): what the suite finds in a fake that has these quirks."""
     monkeypatch.chdir(tmp_path)
 
-    def run(quirks=(), clauses=(), *, tier="pair", tcp=False, flush_interval_s=0.0, store=None, **target):
+    def run(
+        quirks=(), clauses=(), *, tier="pair", tcp=False, flush_interval_s=0.0, store=None, rehearse=False, **target
+    ):
         listen = {"tcp": ANY_PORT} if tcp else {"unix": Path("cp.sock")}
         options = {"quirks": frozenset(quirks), "flush_interval_s": flush_interval_s, "store": store}
         with Fake(dict([MINE, OTHER]), http=ANY_PORT, **listen, **options) as fake:
@@ -59,7 +61,7 @@ def examine_fake(tmp_path, monkeypatch):
                 target["daemon"] = parse_endpoint(fake.addresses["tcp"] if tcp else "./cp.sock")
             if tier != "daemon":
                 target |= {"server": parse_endpoint(fake.addresses["http"]), "credentials": MINE, "other": OTHER}
-            return examine(Target(**target), clauses)
+            return examine(Target(**target), clauses, rehearse=rehearse)
 
     return run
 

@@ -60,8 +60,10 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("tier", ["pair", "daemon", "server"])
-@pytest.mark.parametrize("profile", ["documented", "deployed"])
+@pytest.mark.parametrize(
+    ("tier", "profile"),
+    [("pair", "documented"), ("daemon", "documented"), ("server", "documented"), ("pair", "deployed")],
+)
 def test_a_stranger_who_does_as_documented_is_found_right(examine_stranger, tier, profile):
     there = {
         "pair": {Need.DAEMON, Need.SERVER, Need.OTHER},
@@ -82,7 +84,8 @@ def test_a_stranger_who_is_wrong_is_found_out(examine_stranger, bug):
     clause = WRONG[bug]
     theme = clause.partition("-")[0]
     chosen = clause if theme == "DELIVER" else f"{theme}-*"
-    outcome = examine_stranger(bug, [chosen], timeout_s=0.5 if theme in {"CONCUR", "WIRE"} else 3.0)
+    alone = theme in {"CONCUR", "WIRE"}
+    outcome = examine_stranger(bug, [chosen], tier="daemon" if alone else "pair", timeout_s=1.0 if alone else 5.0)
     assert clause in outcome.deviant
     must = catalogue()[clause].level == "must"
     assert outcome.ruling == ("invalid" if must else "valid")
@@ -91,7 +94,7 @@ def test_a_stranger_who_is_wrong_is_found_out(examine_stranger, bug):
 @pytest.mark.parametrize("bug", ["one-project", "lists-everything", "swallows-er", "reclaim-settled", "bulk-stops"])
 def test_who_shares_a_quirk_and_is_wrong_besides_is_not_excused(examine_stranger, bug):
     theme = f"{WRONG[bug].partition('-')[0]}-*"
-    outcome = examine_stranger(bug, [theme], profile="deployed", timeout_s=3.0)
+    outcome = examine_stranger(bug, [theme], profile="deployed", timeout_s=5.0)
     assert outcome.ruling == "invalid"
 
 
