@@ -96,7 +96,9 @@ def test_heavy_libraries_stay_where_they_belong() -> None:
 
 
 def test_asking_for_help_loads_nothing_heavy() -> None:
-    heavy = "{'numpy', 'pandas', 'locust', 'faker', 'pyarrow', 'rich', 'uvicorn', 'hdrh', 'jinja2', 'msgspec'}"
+    heavy = (
+        "{'numpy', 'pandas', 'locust', 'faker', 'pyarrow', 'rich', 'uvicorn', 'hdrh', 'jinja2', 'msgspec', 'pytest'}"
+    )
     code = f"import sys, cpsim.cli, cpdaemon; print(*sorted({heavy} & set(sys.modules)))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.split() == []

@@ -93,7 +93,8 @@ def verify(
     cpsim verify https://cp.example.org/api --project ID --secret-file FILE --profile deployed -k 'CLAIM-*'
 
     It makes slots and machines of its own, under ids that nobody has used, and leaves them. Where a server has cpsim's
-    control API, its clock is moved ahead, by two hours or so. The clauses are a pytest suite too: see docs/conformance.md.
+    control API, its clock is moved ahead, by two hours or so. The clauses are also a suite for pytest: see
+    docs/conformance.md.
     """
     _require_pytest()
     from dataclasses import replace

@@ -70,11 +70,6 @@ def find(quirk):
     return [finding.clause.id for finding in outcome.findings if finding.quirk == quirk]
 
 
-def row(quirk, ids):
-    """The line of a quirk in the table."""
-    return f"| `{quirk}` | {QUIRKS[quirk].tier} | {', '.join(ids)} |"
-
-
 def clauses():
     """The table of the clauses."""
     lines = ["| clause | level | section | needs | what it says |", "|---|---|---|---|---|"]
@@ -86,14 +81,18 @@ def clauses():
     return "\n".join([*lines, "", f"Sections of protocol.md: {sections}.", ""])
 
 
-def invisible():
-    """The list of the quirks that no clause shows."""
-    return "\n".join(
-        ["| quirk | what it takes |", "|---|---|", *(f"| `{name}` | {why} |" for name, why in INVISIBLE.items())]
-    )
+def page(found):
+    """The page.
+
+    Args:
+        found: the ids of the clauses that report a quirk, by its name.
+    """
+    visible = [f"| `{quirk}` | {QUIRKS[quirk].tier} | {', '.join(ids)} |" for quirk, ids in found.items()]
+    others = [f"| `{quirk}` | {why} |" for quirk, why in INVISIBLE.items()]
+    table = "\n".join(["| quirk | tier | clauses |", "|---|---|---|", *visible, ""])
+    rest = "\n".join(["| quirk | what it takes |", "|---|---|", *others, ""])
+    return HEAD + table + TAIL + rest + CLAUSES + clauses()
 
 
 if __name__ == "__main__":
-    visible = [quirk for quirk in QUIRKS if quirk not in INVISIBLE]
-    table = "\n".join(["| quirk | tier | clauses |", "|---|---|---|", *(row(quirk, find(quirk)) for quirk in visible)])
-    print(HEAD + table + "\n" + TAIL + invisible() + "\n" + CLAUSES + clauses(), end="")
+    print(page({quirk: find(quirk) for quirk in QUIRKS if quirk not in INVISIBLE}), end="")

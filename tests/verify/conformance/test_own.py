@@ -19,8 +19,6 @@ from cpsim.verify.conformance.target import Target
 
 MINE, OTHER = ("alpha", "first secret"), ("beta", "second secret")
 
-INVISIBLE = {"ack-before-delivery", "drop-on-error", "errors-ignored", "resend-duplicates", "busy-when-down"}
-
 
 def test_every_clause_passes_on_the_pair(examine_fake):
     outcome = examine_fake()
@@ -62,9 +60,9 @@ def test_a_server_alone_is_seen_whole_but_for_the_daemon(examine_fake):
     }
 
 
-def test_deployed_shows_exactly_the_quirks_that_are_listed(examine_fake):
+def test_deployed_shows_exactly_the_quirks_that_are_listed(examine_fake, page):
     outcome = examine_fake(PROFILES["deployed"], profile="deployed", flush_interval_s=0.1)
-    assert set(outcome.quirks) == PROFILES["deployed"] - INVISIBLE
+    assert set(outcome.quirks) == PROFILES["deployed"] - set(page.INVISIBLE)
     assert outcome.counts["deviation"] == outcome.counts["error"] == outcome.counts["not verifiable"] == 0
     assert outcome.ruling == "valid"
 
