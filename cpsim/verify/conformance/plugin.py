@@ -121,23 +121,25 @@ def pytest_runtest_makereport(
     if isinstance(error, Deviation):
         item.user_properties += [("expected", error.expected), ("got", error.got)]
     report = yield
-    _tell_pytest(report, result, quirk, "\n".join([f"{clause.id}: {clause.sentence}", text, *lines]))
+    said = "\n".join([f"{clause.id}: {clause.sentence}", text, *lines])
+    if result == FAILED or isinstance(error, CannotRun):
+        report.longrepr = said
+    else:
+        _tell_pytest(report, result, quirk, text)
     return report
 
 
 def _tell_pytest(report: pytest.TestReport, result: str, quirk: str, text: str) -> None:
-    """Put a finding as pytest has it: passed, failed, skipped, or failed as expected."""
+    """Put a finding that is no failure as pytest has it: passed, skipped, or failed as expected."""
     if result == UNSEEN:
         report.outcome = "skipped"
-        report.longrepr = (report.location[0], report.location[1] or 0, text.splitlines()[1])
+        report.longrepr = (report.location[0], report.location[1] or 0, text)
     elif result == QUIRK:
         report.outcome = "skipped"
         report.wasxfail = f"known quirk {quirk}"
     elif result == PLANNED:
         report.outcome = "passed"
         report.longrepr = None
-    elif result in {FAILED, ERROR} and report.longrepr is not None and text:
-        report.longrepr = text
 
 
 def _finding(config: pytest.Config, error: BaseException | None) -> tuple[str, str, str]:
@@ -174,6 +176,8 @@ def _target(config: pytest.Config) -> Target:
                 other_secret_file=option("--cp-other-secret-file"),
             )
             prefix = checked_prefix(option("--cp-slot-prefix"))
+            if not (option("--cp-timeout") > 0 and option("--cp-max-rate") >= 0):
+                raise ValueError("--cp-timeout must be above 0, and --cp-max-rate 0 or more")  # noqa: TRY301
         except ValueError as error:
             raise pytest.UsageError(str(error)) from error
         config.stash[TARGET] = replace(

@@ -222,6 +222,7 @@ def test_pytest_runs_them_in_several_processes(served):
     [
         ([], "--cp-target ENDPOINT is missing"),
         (["--cp-target", "127.0.0.1"], "has no port"),
+        (["--cp-target", "127.0.0.1:1", "--cp-timeout", "0"], "--cp-timeout must be above 0"),
         (["--cp-target", "127.0.0.1:1"], "cannot connect to the daemon at 127.0.0.1:1"),
     ],
 )
