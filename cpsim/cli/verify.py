@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import sys
 import tempfile
 from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -81,7 +82,7 @@ POLITE_RATE: Final = 100.0
     "--timeout",
     "timeout_s",
     type=NumberType(0.01, LONGEST_S),
-    default=5.0,
+    default=10.0,
     show_default=True,
     metavar="S",
     help="Seconds for a reply, and for what was acknowledged to take effect.",
@@ -122,30 +123,31 @@ def verify(
     cpsim verify https://cp.example.org/api --project ID --secret-file FILE --profile deployed -k 'CLAIM-*'
 
     It makes slots and machines of its own, under ids that nobody has used, and leaves them. Where a server has cpsim's
-    control API, its clock is moved ahead, by two hours or so. The clauses are a pytest suite too: see docs/protocol.md.
+    control API, its clock is moved ahead, by two hours or so. The clauses are also a suite for pytest: see
+    docs/conformance.md.
     """
     _require_pytest()
     from dataclasses import replace
 
-    from cpsim.run_folder import json_text
     from cpsim.terminal import Stages, console
     from cpsim.verify.conformance import table
     from cpsim.verify.conformance.clause import catalogue, is_chosen
     from cpsim.verify.conformance.suite import examine
-    from cpsim.verify.conformance.target import aim, checked_prefix
+    from cpsim.verify.conformance.target import checked_prefix
 
     _check_clauses(clauses)
     if only_list:
         table.show_clauses([clause for clause in catalogue().values() if is_chosen(clause, clauses)], console)
         return
-    try:
-        given = None
-        if endpoint is not None:
-            given = aim(endpoint, server, project, secret_file, other_project, other_secret_file, behind)
-        elif {server, project, secret_file, other_project, other_secret_file} != {None}:
-            raise ValueError("--server, --project and the like go with an ENDPOINT")  # noqa: TRY301 - said as the rest
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
+    given = _given(
+        endpoint,
+        server=server,
+        project=project,
+        secret_file=secret_file,
+        other_project=other_project,
+        other_secret_file=other_secret_file,
+        behind=behind,
+    )
     try:
         prefix = checked_prefix(slot_prefix)
     except ValueError as error:
@@ -171,7 +173,7 @@ def verify(
             on_clause=stages.begin,
         )
     if as_json:
-        click.echo(json_text(outcome.document()), nl=False)
+        click.echo(json.dumps(outcome.document(), indent=2))
     elif dry_run:
         table.show_plan(outcome, console)
     else:
@@ -187,6 +189,20 @@ def _require_pytest() -> None:
 
     if find_spec("pytest") is None:
         raise Problem("the clauses are a pytest suite, and pytest is not installed: pip install 'cpsim[test]'")
+
+
+def _given(endpoint: str | None, **options: Any) -> Target | None:  # noqa: ANN401 - those of `aim`
+    """The target that the options speak of, if there is an endpoint."""
+    from cpsim.verify.conformance.target import aim
+
+    if endpoint is None:
+        if any(value is not None for value in options.values()):
+            raise click.UsageError("--server, --project and the like go with an ENDPOINT")
+        return None
+    try:
+        return aim(endpoint, **options)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def _check_clauses(patterns: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cpsim.verify.conformance.exchange import Reply
 
 CONTROL_PATH: Final = "/__cpsim/"
-PAGE: Final = 1_000
+PAGE: Final = 10_000
 
 
 class Accounts:
@@ -81,15 +81,17 @@ class Accounts:
         self._read("POST", f"clock/advance?seconds={seconds}")
 
     def note_ends(self, project: str) -> None:
-        """Note where the listings of a project end now."""
-        for listing in ("slots", "machines", "users"):
+        """Note where the listings of a project end now: what the suite makes stands behind that."""
+        self._ends["slots", project] = int(self.totals(project).get("allocated", 0))
+        for listing in ("machines", "users"):
             self._find(listing, project, "project", "")
 
     def _find(self, listing: str, project: str, key: str, wanted: str) -> dict[str, Any] | None:
         start = self._ends.get((listing, project), 0)
         found = self._scan(listing, project, key, wanted, start)
-        # entries move up when an earlier one is deleted, and all do when a project is reset
-        return found if found is not None or not start else self._scan(listing, project, key, wanted, 0)
+        if found is None and start and listing == "slots":  # a slot moves up when an earlier one is deleted
+            return self._scan(listing, project, key, wanted, 0)
+        return found
 
     def _scan(self, listing: str, project: str, key: str, wanted: str, cursor: int) -> dict[str, Any] | None:
         while True:

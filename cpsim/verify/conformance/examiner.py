@@ -10,13 +10,13 @@ import json
 import subprocess
 import tempfile
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 from urllib.parse import quote, urlencode
 
 from cpdaemon.signing import token
 from cpsim.verify.conformance.clause import Known
 from cpsim.verify.conformance.exchange import Reply, Request
-from cpsim.verify.conformance.findings import CannotRun, Deviation, NotVerifiable
+from cpsim.verify.conformance.findings import CannotRun, Deviation, Late, NotVerifiable
 from cpsim.verify.conformance.frames import Connection
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ SHOWN: Final = 300
 FIRST_LOOK_S: Final = 0.002
 LONGEST_LOOK_S: Final = 0.25
 LONGEST_COMMAND_S: Final = 60.0
+MOST_LISTED_BYTES: Final = 4_000_000
 
 
 class Examiner:
@@ -205,6 +206,11 @@ class Examiner:
 
     def outstanding(self, project: tuple[str, str] | None = None) -> list[str]:
         """The ids of the slots that `/batch/slots` lists and that this clause may have made."""
+        if self._sight.listing_bytes > MOST_LISTED_BYTES:
+            self.give_up(
+                f"/batch/slots lists {self._sight.listing_bytes:,} bytes, too much to look at again and again: "
+                "a project with fewer outstanding slots would do"
+            )
         reply = self.request("/batch/slots", project=project)
         data = reply.document.get("data")
         if reply.status != 200 or not isinstance(data, list):
@@ -212,9 +218,13 @@ class Examiner:
         mine = f"{self._sight.target.slot_prefix}-{self._sight.run}-{self._clause.id.lower()}-"
         return [slot for slot in data if isinstance(slot, str) and slot.startswith(mine)]
 
-    def see_listed(self, slot: str, expected: bool, *known: Known, project: tuple[str, str] | None = None) -> None:  # noqa: FBT001 - what is seen
-        """A slot has to be listed as outstanding, or must not be."""
-        self.check(f"{slot} is listed by /batch/slots", expected, self.listed(slot, project), *known)
+    def see_listed(self, slot: str, project: tuple[str, str] | None = None) -> None:
+        """A slot has to be listed as outstanding."""
+        self.check(f"{slot} is listed by /batch/slots", expected=True, got=self.listed(slot, project))
+
+    def see_unlisted(self, slot: str, *known: Known, project: tuple[str, str] | None = None) -> None:
+        """A slot must not be listed as outstanding."""
+        self.check(f"{slot} is listed by /batch/slots", False, self.listed(slot, project), *known)  # noqa: FBT003
 
     # in the accounts
 
@@ -262,7 +272,7 @@ class Examiner:
     def see_no_link(self, machine: str, user: str) -> None:
         """A machine must not be given to a user."""
         self.note(f"> link {machine} to {user}")
-        self.check(f"{machine} is given to {user}", False, self.accounts.link(machine, user))
+        self.check(f"{machine} is given to {user}", expected=False, got=self.accounts.link(machine, user))
 
     def release(self, machine: str) -> None:
         """Release a machine."""
@@ -275,12 +285,16 @@ class Examiner:
         self.note(f"> advance the server's clock by {minutes} minutes and a second")
         self.accounts.advance(60 * minutes + 1)
 
-    def see_alive(self, slot: str) -> None:
-        """A slot has to be allocated, if its time has not come by the server's clock."""
-        view = self.accounts.slot(self.project[0], slot) or NOT_THERE
-        if self.accounts.now_us() >= view.get("expires_us", 0) and view["state"] != "allocated":
+    def clock_us(self) -> int:
+        """The server's time, microseconds since 1970."""
+        return self.accounts.now_us()
+
+    def see_alive(self, slot: str, until_us: int, *known: Known) -> None:
+        """A slot has to be allocated, if the server's clock has not come to a time."""
+        view = self.accounts.slot(self.project[0], slot)
+        if self.clock_us() >= until_us:
             self.give_up("somebody else moves the server's clock")
-        self.check(f"state of {slot} before its time", "allocated", view["state"])
+        self.check(f"state of {slot} before its time", "allocated", (view or NOT_THERE)["state"], *known)
 
     def see_lifetime(self, slot: str, minutes: int) -> None:
         """A slot has to live so long, by the accounts."""
@@ -358,33 +372,44 @@ class Examiner:
         A slot of its own is allocated and discarded through the daemon after all else; what came before is then there.
 
         Raises:
-            Deviation: that took longer than the time-out.
+            NotVerifiable: that took longer than the time-out; DELIVER-1 is the clause for it.
         """
         fence = self.new()
-        self.tell(f"alloc,slot={fence}")
-        self.wait_for(f"slot {fence}, which the daemon acknowledged, at the server", lambda: self.listed(fence))
-        self.tell(f"discard,slot={fence}")
-        self.wait_for(f"discard of {fence}, which the daemon acknowledged", lambda: not self.listed(fence))
+        self.tell(f"alloc,slot={fence}\n")
+        self.wait_or_give_up(f"alloc of {fence}", lambda: self.listed(fence))
+        self.tell(f"discard,slot={fence}\n")
+        self.wait_or_give_up(f"discard of {fence}", lambda: not self.listed(fence))
 
     def wait_for(self, what: str, happened: Callable[[], bool]) -> float:
         """Wait until something has happened; returns how long that took, in seconds.
 
         Raises:
-            Deviation: that took longer than the time-out.
+            Late: that took longer than the time-out.
         """
         began, pause_s = time.monotonic(), FIRST_LOOK_S
         while not happened():
             if time.monotonic() - began > self.timeout_s:
-                raise Deviation(what, f"within {self.timeout_s:g} s", "nothing of the kind")
+                raise Late(what, f"within {self.timeout_s:g} s (--timeout)", "nothing of the kind")
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_LOOK_S)
         return time.monotonic() - began
+
+    def wait_or_give_up(self, what: str, happened: Callable[[], bool]) -> float:
+        """Wait until the effect of a command shows that is not what the clause is about.
+
+        Raises:
+            NotVerifiable: that took longer than the time-out.
+        """
+        try:
+            return self.wait_for(what, happened)
+        except Late as late:
+            self.give_up(f"what the daemon acknowledges does not show at the server: {late}; DELIVER-1 is about that")
 
     def pause(self, seconds: float) -> None:
         """Let time pass between two things that are sent."""
         time.sleep(seconds)
 
-    def give_up(self, why: str) -> None:
+    def give_up(self, why: str) -> NoReturn:
         """Say that this cannot be verified here.
 
         Raises:
@@ -433,11 +458,10 @@ def form(arguments: Mapping[str, object]) -> bytes:
 def shown(value: object) -> str:
     """A value as it is shown: whole, or its beginning."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
 
 
 def shown_bytes(data: bytes) -> str:
     """Bytes as they are shown: as text, with escapes where they are none."""
-    text = data.decode("utf-8", "backslashreplace")
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return shown(text)
+    return shown(data.decode("utf-8", "backslashreplace"))

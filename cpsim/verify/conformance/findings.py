@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Deviation(AssertionError):
+class Deviation(AssertionError):  # noqa: N818 - says what happened
     """The endpoint did something else than the clause says.
 
     Attributes:
@@ -19,6 +19,10 @@ class Deviation(AssertionError):
         self.expected = expected
         self.got = got
         self.quirk = quirk
+
+
+class Late(Deviation):
+    """Something that has to happen has not happened in time."""
 
 
 class NotVerifiable(Exception):  # noqa: N818 - says what happened

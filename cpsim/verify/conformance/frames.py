@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint
@@ -48,17 +49,13 @@ class Connection:
 
     def send(self, data: bytes) -> None:
         """Send; a daemon that is gone shows in its reply."""
-        try:
+        with suppress(OSError):  # the reply may have been sent before
             self._sock.sendall(data)
-        except OSError:
-            pass  # the reply may have been sent before
 
     def end(self) -> None:
         """Say that nothing more will be sent, as nc does at the end of its input."""
-        try:
+        with suppress(OSError):
             self._sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass
 
     def reply(self) -> str:
         """The first two bytes that come back as text, or what came instead."""

@@ -35,7 +35,8 @@ PLANNED: Final = "planned"
 TARGET: Final = pytest.StashKey[Target]()
 SIGHT: Final = pytest.StashKey[Sight]()
 EXAMINER: Final = pytest.StashKey[Examiner]()
-SHOWN_LINES: Final = 30
+MOST_LINES: Final = 200
+"""Of what a clause has sent and seen; the last are kept."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -55,15 +56,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--cp-failed-command", metavar="COMMAND", help="prints the commands that the daemon knows refused")
     group.addoption("--cp-profile", choices=["documented", "deployed"], default="documented", help="what is known")
     group.addoption("--cp-clause", metavar="PATTERN", action="append", default=[], help="only these: CLAIM-5, 'WIRE-*'")
-    group.addoption("--cp-timeout", metavar="S", type=float, default=5.0, help="seconds for a reply or an effect")
+    group.addoption("--cp-timeout", metavar="S", type=float, default=10.0, help="seconds for a reply or an effect")
     group.addoption("--cp-max-rate", metavar="R", type=float, default=100.0, help="commands/s at most; 0: no limit")
     group.addoption("--cp-slot-prefix", metavar="TEXT", default=Target.slot_prefix, help="begins every id")
     group.addoption("--cp-dry-run", action="store_true", help="send nothing; write down what would be sent")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Announce the mark that makes a test a clause."""
-    config.addinivalue_line("markers", "clause(clause): what a test checks, and what it needs")
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Reach the target at once, before processes are started that could not."""
+    config = session.config
+    if config.getoption("--cp-target") is not None and not config.option.collectonly:
+        _sight(config)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -73,8 +76,14 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the clauses that are not asked for, and let -k know the ids of the others."""
+    """Leave out the clauses that are not asked for, and let -k know the ids of the others.
+
+    Raises:
+        UsageError: the options do not say what is to be examined.
+    """
     dropped = []
+    if any(_clause(item) for item in items) and not config.option.collectonly:
+        _target(config)
     for item in list(items):
         clause = _clause(item)
         if clause is None:
@@ -112,7 +121,7 @@ def pytest_runtest_makereport(
         return (yield)
     examiner = item.stash.get(EXAMINER, None)
     result, quirk, text = _finding(item.config, error)
-    lines = [] if examiner is None or result == PASSED else examiner.transcript
+    lines = [] if examiner is None else examiner.transcript[-MOST_LINES:]
     item.user_properties[:] = [
         ("clause", clause.id),
         ("section", clause.section),
@@ -120,30 +129,32 @@ def pytest_runtest_makereport(
         ("result", result),
         ("quirk", quirk),
         ("detail", text),
-        ("transcript", "\n".join(lines if result == PLANNED else lines[-SHOWN_LINES:])),
+        ("transcript", "\n".join(lines)),
     ]
     if examiner is not None:
         item.user_properties += [("measured", f"{what}: {figure}") for what, figure in examiner.measured.items()]
     if isinstance(error, Deviation):
         item.user_properties += [("expected", error.expected), ("got", error.got)]
     report = yield
-    _tell_pytest(report, result, quirk, "\n".join([f"{clause.id}: {clause.sentence}", text, *lines[-SHOWN_LINES:]]))
+    said = "\n".join([f"{clause.id}: {clause.sentence}", text, *lines])
+    if result == FAILED or isinstance(error, CannotRun):
+        report.longrepr = said
+    else:
+        _tell_pytest(report, result, quirk, text)
     return report
 
 
 def _tell_pytest(report: pytest.TestReport, result: str, quirk: str, text: str) -> None:
-    """Put a finding as pytest has it: passed, failed, skipped, or failed as expected."""
+    """Put a finding that is no failure as pytest has it: passed, skipped, or failed as expected."""
     if result == UNSEEN:
         report.outcome = "skipped"
-        report.longrepr = (report.location[0], report.location[1] or 0, text.splitlines()[1])
+        report.longrepr = (report.location[0], report.location[1] or 0, text)
     elif result == QUIRK:
         report.outcome = "skipped"
         report.wasxfail = f"known quirk {quirk}"
     elif result == PLANNED:
         report.outcome = "passed"
         report.longrepr = None
-    elif result in {FAILED, ERROR} and report.longrepr is not None and text:
-        report.longrepr = text
 
 
 def _finding(config: pytest.Config, error: BaseException | None) -> tuple[str, str, str]:
@@ -161,8 +172,7 @@ def _finding(config: pytest.Config, error: BaseException | None) -> tuple[str, s
 
 
 def _clause(item: pytest.Item) -> Clause | None:
-    mark = item.get_closest_marker("clause")
-    return None if mark is None else mark.args[0]
+    return getattr(item.function, "clause", None) if isinstance(item, pytest.Function) else None
 
 
 def _target(config: pytest.Config) -> Target:
@@ -174,14 +184,16 @@ def _target(config: pytest.Config) -> Target:
         try:
             target = aim(
                 option("--cp-target"),
-                option("--cp-server"),
-                option("--cp-project"),
-                option("--cp-secret-file"),
-                option("--cp-other-project"),
-                option("--cp-other-secret-file"),
-                None if option("--cp-behind") is None else Listen(option("--cp-behind")),
+                server=option("--cp-server"),
+                project=option("--cp-project"),
+                secret_file=option("--cp-secret-file"),
+                other_project=option("--cp-other-project"),
+                other_secret_file=option("--cp-other-secret-file"),
+                behind=None if option("--cp-behind") is None else Listen(option("--cp-behind")),
             )
             prefix = checked_prefix(option("--cp-slot-prefix"))
+            if not (option("--cp-timeout") > 0 and option("--cp-max-rate") >= 0):
+                raise ValueError("--cp-timeout must be above 0, and --cp-max-rate 0 or more")  # noqa: TRY301
         except ValueError as error:
             raise pytest.UsageError(str(error)) from error
         config.stash[TARGET] = replace(
@@ -198,7 +210,7 @@ def _target(config: pytest.Config) -> Target:
 
 
 def _sight(config: pytest.Config) -> Sight:
-    """What can be seen of the target; it is reached when the first clause needs it."""
+    """What can be seen of the target."""
     if SIGHT not in config.stash:
         target = _target(config)
         if config.getoption("--cp-dry-run"):

@@ -70,10 +70,10 @@ class Rehearsal(Examiner):
     ) -> None:
         pass
 
-    def see_machine(self, machine: str, *known: Known, **expected: object) -> None:  # type: ignore[override]  # noqa: D102 - inherited
+    def see_machine(self, machine: str, *known: Known, **expected: object) -> None:  # noqa: D102 - inherited
         pass
 
-    def see_user(self, user: str, *known: Known, **expected: object) -> None:  # type: ignore[override]  # noqa: D102 - inherited
+    def see_user(self, user: str, *known: Known, **expected: object) -> None:  # noqa: D102 - inherited
         pass
 
     def see_total(self, name: str, key: str, expected: object, *known: Known) -> None:  # noqa: D102 - inherited
@@ -85,6 +85,9 @@ class Rehearsal(Examiner):
     def see_no_link(self, machine: str, user: str) -> None:  # noqa: D102 - inherited
         self.link(machine, user)
 
+    def clock_us(self) -> int:  # noqa: D102 - inherited
+        return 0
+
     def pause(self, seconds: float) -> None:  # noqa: D102 - inherited
         pass
 
@@ -94,7 +97,7 @@ class Rehearsal(Examiner):
     def advance(self, minutes: int) -> None:  # noqa: D102 - inherited
         self.note(f"advance the server's clock by {minutes} minutes and a second, through the control API")
 
-    def wait_for(self, what: str, happened: Callable[[], bool]) -> float:  # noqa: D102 - inherited
+    def wait_for(self, what: str, happened: Callable[[], bool]) -> float:  # noqa: ARG002, D102 - inherited
         happened()
         return 0.0
 

@@ -13,8 +13,8 @@ import pytest
 
 from cpsim.errors import Problem
 from cpsim.verify.conformance import plugin
-from cpsim.verify.conformance.clause import Level, catalogue, is_chosen
-from cpsim.verify.conformance.plugin import ERROR, FAILED, PASSED, PLANNED, QUIRK, SIGHT, TARGET, UNSEEN
+from cpsim.verify.conformance.clause import Level, catalogue
+from cpsim.verify.conformance.plugin import ERROR, FAILED, PASSED, QUIRK, SIGHT, TARGET, UNSEEN
 from cpsim.verify.conformance.target import Sight, Traffic, promised, reach
 from cpsim.verify.verdict import Ruling
 
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from cpsim.verify.conformance.target import Target
 
 FOLDER: Final = Path(__file__).parent
-OF_THE_USER: Final = ("PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_THEME")
+DEVIANT: Final = frozenset((FAILED, QUIRK, ERROR))
+OF_THE_USER: Final = ("PYTEST_ADDOPTS", "PYTEST_PLUGINS")
+NO_AUTOLOAD: Final = "PYTEST_DISABLE_PLUGIN_AUTOLOAD"
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,11 @@ class Outcome:
     def counts(self) -> Counter[str]:
         """How many clauses came to each result."""
         return Counter(finding.result for finding in self.findings)
+
+    @property
+    def deviant(self) -> dict[str, str]:
+        """The clauses that did not pass, though they were visible: their ids, and the quirk that each names."""
+        return {finding.clause.id: finding.quirk for finding in self.findings if finding.result in DEVIANT}
 
     @property
     def quirks(self) -> list[str]:
@@ -158,7 +165,7 @@ def examine(
     *,
     junit: Path | None = None,
     rehearse: bool = False,
-    on_clause: Callable[[str], None] = lambda name: None,
+    on_clause: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
     """Run the suite.
 
@@ -199,17 +206,10 @@ def examine(
 @contextmanager
 def _of_our_own() -> Iterator[None]:
     """Keep the pytest plugins and options of wherever this runs out of it."""
-    kept = {name: os.environ.pop(name) for name in OF_THE_USER if name in os.environ}
-    before = os.environ.get("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
-    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    before = {name: os.environ.pop(name, None) for name in (*OF_THE_USER, NO_AUTOLOAD)}
+    os.environ[NO_AUTOLOAD] = "1"
     try:
         yield
     finally:
-        os.environ.update(kept)
-        if before is None:
-            del os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"]
-        else:
-            os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = before
-
-
-__all__ = ["PLANNED", "Finding", "Outcome", "examine", "is_chosen"]
+        del os.environ[NO_AUTOLOAD]
+        os.environ.update({name: value for name, value in before.items() if value is not None})

@@ -58,7 +58,7 @@ class Target:
     credentials: tuple[str, str] | None = None
     other: tuple[str, str] | None = None
     profile: str = "documented"
-    timeout_s: float = 5.0
+    timeout_s: float = 10.0
     max_rate: float | None = None
     slot_prefix: str = DEFAULT_PREFIX
     flush_interval_s: float = 1.0
@@ -72,6 +72,7 @@ class Target:
 
 def aim(
     endpoint: str,
+    *,
     server: str | None = None,
     project: str | None = None,
     secret_file: Path | None = None,
@@ -165,9 +166,9 @@ class Traffic:
             CannotRun: as much as a run may send has been sent.
         """
         with self._lock:
-            self.sent += 1
-            if self.sent > self._most:
+            if self.sent >= self._most:
                 raise CannotRun(f"{self._most:,} commands and requests were sent: that is enough for any endpoint")
+            self.sent += 1
             now = time.monotonic()
             due = max(self._next, now)
             self._next = due + self._interval_s
@@ -183,12 +184,14 @@ class Sight:
         target: what is examined.
         needs: what is there.
         run: part of every id, so that no other run has the same.
+        listing_bytes: how much `/batch/slots` listed when it was first looked at.
     """
 
     target: Target
     needs: frozenset[Need]
     traffic: Traffic
     run: str = field(default_factory=lambda: secrets.token_hex(4))
+    listing_bytes: int = 0
 
     def __post_init__(self) -> None:
         self.accounts = Accounts(self.ask)
@@ -273,4 +276,5 @@ def _check_credentials(sight: Sight, credentials: tuple[str, str]) -> None:
     if reply.status == 404:
         raise Problem(f"{sight.target.server} has no {path}: a server's URL usually ends in /api")
     if not reply.status:
-        raise Problem(f"{sight.target.server} does not speak HTTP: {reply}")
+        raise Problem(f"{sight.target.server} takes connections and gives no HTTP reply: {reply}")
+    sight.listing_bytes = max(sight.listing_bytes, len(reply.body))

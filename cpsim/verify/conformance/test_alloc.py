@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cpsim.verify.conformance.clause import Known, Level, Need, clause
+from cpsim.verify.conformance.clause import Level, Need, clause
 
 if TYPE_CHECKING:
     from cpsim.verify.conformance.examiner import Examiner
@@ -15,7 +15,7 @@ def test_a_new_slot(cp: Examiner) -> None:
     """An id that was never used is allocated, and is outstanding from then on."""
     slot = cp.new()
     cp.accept("alloc", slot)
-    cp.see_listed(slot, True)
+    cp.see_listed(slot)
 
 
 @clause("ALLOC-2", "2", Need.SERVER)
@@ -134,7 +134,7 @@ def test_refused_alloc_makes_nothing(cp: Examiner) -> None:
     """What was refused makes no slot: the id is not outstanding, and can still be used."""
     slot = cp.new()
     cp.refuse("alloc", slot, credits="many")
-    cp.see_listed(slot, False)
+    cp.see_unlisted(slot)
     cp.accept("alloc", slot)
 
 

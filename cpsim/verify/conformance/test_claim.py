@@ -24,7 +24,7 @@ def test_claimed_is_not_outstanding(cp: Examiner) -> None:
     slot = cp.new()
     cp.accept("alloc", slot)
     cp.accept("claim", slot, machine=cp.new("machine"))
-    cp.see_listed(slot, False, Known("slots-list-claimed", True))
+    cp.see_unlisted(slot, Known("slots-list-claimed", seen=True))
 
 
 @clause("CLAIM-3", "2", Need.SERVER)
@@ -40,7 +40,7 @@ def test_no_machine(cp: Examiner) -> None:
     cp.accept("alloc", slot)
     cp.refuse("claim", slot)
     cp.refuse("claim", slot, machine="")
-    cp.see_listed(slot, True)
+    cp.see_listed(slot)
 
 
 @clause("CLAIM-5", "4", Need.SERVER)
@@ -123,7 +123,7 @@ def test_credits_that_cannot_be(cp: Examiner) -> None:
     cp.accept("alloc", slot)
     cp.refuse("claim", slot, machine=cp.new("machine"), credits="many")
     cp.refuse("claim", slot, machine=cp.new("machine"), credits="7.9", quirk="float-credits")
-    cp.refuse("claim", slot, machine=cp.new("machine"), credits=-1)
+    cp.refuse("claim", slot, machine=cp.new("machine"), credits=-1, quirk="float-credits")
 
 
 @clause("CLAIM-13", "2", Need.SERVER, Need.ACCOUNTS, quirks=["claim-settled"])

@@ -17,7 +17,7 @@ def test_an_allocated_slot(cp: Examiner) -> None:
     cp.accept("alloc", slot)
     cp.accept("counters", slot, {"job/events": 1000})
     cp.accept("counters", slot, {"job/success": 1, "smashed/partons": 17, "energy": -5})
-    cp.see_listed(slot, True)
+    cp.see_listed(slot)
 
 
 @clause("COUNTER-2", "2", Need.SERVER, Need.ACCOUNTS)

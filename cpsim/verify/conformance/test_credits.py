@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cpsim.verify.conformance.clause import Known, Level, Need, clause
+from cpsim.verify.conformance.clause import Need, clause
 
 if TYPE_CHECKING:
     from cpsim.verify.conformance.examiner import Examiner

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cpsim.verify.conformance.clause import Known, Level, Need, clause
+from cpsim.verify.conformance.clause import Known, Need, clause
 
 if TYPE_CHECKING:
     from cpsim.verify.conformance.examiner import Examiner
@@ -16,10 +16,10 @@ def test_an_allocated_slot(cp: Examiner) -> None:
     first, second = cp.new(), cp.new()
     cp.accept("alloc", first)
     cp.accept("discard", first)
-    cp.see_listed(first, False)
+    cp.see_unlisted(first)
     cp.accept("alloc", second)
     cp.accept("discard", second, reason="lost")
-    cp.see_listed(second, False)
+    cp.see_unlisted(second)
 
 
 @clause("DISCARD-2", "2", Need.SERVER, Need.ACCOUNTS)

@@ -44,7 +44,7 @@ def test_refusal(cp: Examiner) -> None:
     reply = cp.command("claim", cp.new(), machine=cp.new("machine"))
     cp.check("status", 500, reply.status)
     cp.check("result", "error", reply.document.get("result"))
-    cp.check("there is a message", True, bool(reply.document.get("message")))
+    cp.check("there is a message", expected=True, got=bool(reply.document.get("message")))
 
 
 @clause("HTTP-4", "4", Need.SERVER)
@@ -60,7 +60,7 @@ def test_get(cp: Examiner) -> None:
     ):
         reply = cp.request(f"/batch/{kind}", method="GET", query=form(arguments))
         cp.check(f"answer to {kind}", "accepted", reply.outcome)
-    cp.see_listed(slot, True)
+    cp.see_listed(slot)
     reply = cp.request("/batch/claim", method="GET", query=form({"slot": slot, "machine": cp.new("machine")}))
     cp.check("answer to claim", "accepted", reply.outcome)
 
@@ -81,7 +81,11 @@ def test_slots(cp: Examiner) -> None:
     reply = cp.request("/batch/slots")
     cp.check("result", "ok", reply.document.get("result"))
     data = reply.document.get("data")
-    cp.check("data is a list of text", True, isinstance(data, list) and all(isinstance(each, str) for each in data))
+    cp.check(
+        "data is a list of text",
+        expected=True,
+        got=isinstance(data, list) and all(isinstance(each, str) for each in data),
+    )
     cp.check("slots", sorted(slots), sorted(cp.outstanding()))
     cp.accept("discard", slots[1])
     cp.check("slots", sorted({slots[0], slots[2]}), sorted(cp.outstanding()))
@@ -94,7 +98,7 @@ def test_json_suffix(cp: Examiner) -> None:
     cp.check("answer", "accepted", cp.request("/batch/alloc.json", compact({"slot": slot})).outcome)
     cp.check("answer", "refused", cp.request("/batch/alloc.json", compact({"slot": slot})).outcome)
     data = cp.request("/batch/slots.json").document.get("data")
-    cp.check(f"{slot} is listed", True, isinstance(data, list) and slot in data)
+    cp.check(f"{slot} is listed", expected=True, got=isinstance(data, list) and slot in data)
 
 
 @clause("HTTP-8", "4", Need.SERVER)
@@ -103,8 +107,8 @@ def test_text_suffix(cp: Examiner) -> None:
     slot = cp.new()
     reply = cp.request("/batch/alloc.text", f"slot={slot},min=1,max=5".encode())
     cp.check("status", 200, reply.status)
-    cp.check("there is a line 'result: ok'", True, "result: ok" in reply.text.splitlines())
-    cp.see_listed(slot, True)
+    cp.check("there is a line 'result: ok'", expected=True, got="result: ok" in reply.text.splitlines())
+    cp.see_listed(slot)
 
 
 @clause("HTTP-9", "4", Need.SERVER)
@@ -122,7 +126,7 @@ def test_text_list(cp: Examiner) -> None:
     cp.accept("alloc", slot)
     reply = cp.request("/batch/slots.text")
     cp.check("status", 200, reply.status)
-    cp.check(f"there is a line {slot}", True, slot in reply.text.splitlines())
+    cp.check(f"there is a line {slot}", expected=True, got=slot in reply.text.splitlines())
 
 
 def unwrapped(text: str, callback: str) -> object:
@@ -147,7 +151,7 @@ def test_jsonp(cp: Examiner) -> None:
         cp.check("content type", "text/javascript", reply.content_type.partition(";")[0].strip().lower())
         document = unwrapped(reply.text, callback)
         cp.check("result", "ok", document.get("result") if isinstance(document, dict) else document)
-        cp.see_listed(slot, True)
+        cp.see_listed(slot)
 
 
 @clause("HTTP-12", "4", Need.SERVER)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cpsim.verify.conformance.clause import Known, Level, Need, clause
+from cpsim.verify.conformance.clause import Known, Need, clause
 
 if TYPE_CHECKING:
     from cpsim.verify.conformance.examiner import Examiner
@@ -16,7 +16,7 @@ def test_an_allocated_slot(cp: Examiner) -> None:
     slot = cp.new()
     cp.accept("alloc", slot)
     cp.accept("meta", slot, {"site": "here", "job/kind": "simulation"})
-    cp.see_listed(slot, True)
+    cp.see_listed(slot)
 
 
 @clause("META-2", "2", Need.SERVER, Need.ACCOUNTS, quirks=["meta-dropped"])

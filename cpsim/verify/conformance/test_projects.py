@@ -18,8 +18,8 @@ def test_same_id(cp: Examiner) -> None:
     slot = cp.new()
     cp.accept("alloc", slot)
     cp.accept("alloc", slot, {}, Known("global-slot-ids", "refused"), project=cp.other)
-    cp.see_listed(slot, True)
-    cp.see_listed(slot, True, project=cp.other)
+    cp.see_listed(slot)
+    cp.see_listed(slot, project=cp.other)
 
 
 @clause("PROJECT-2", "2", Need.SERVER, Need.OTHER)
@@ -31,7 +31,7 @@ def test_a_slot_of_another_project(cp: Examiner) -> None:
     cp.refuse("meta", slot, {"site": "here"}, project=cp.other)
     cp.refuse("discard", slot, project=cp.other)
     cp.refuse("claim", slot, machine=cp.new("machine"), project=cp.other)
-    cp.see_listed(slot, True)
+    cp.see_listed(slot)
 
 
 @clause("PROJECT-3", "4", Need.SERVER, Need.OTHER)
@@ -40,8 +40,8 @@ def test_listing(cp: Examiner) -> None:
     mine, theirs = cp.new(), cp.new()
     cp.accept("alloc", mine)
     cp.accept("alloc", theirs, project=cp.other)
-    cp.see_listed(theirs, False)
-    cp.see_listed(mine, False, project=cp.other)
+    cp.see_unlisted(theirs)
+    cp.see_unlisted(mine, project=cp.other)
 
 
 @clause("PROJECT-4", "2", Need.SERVER, Need.OTHER, Need.ACCOUNTS)
@@ -65,7 +65,7 @@ def test_settling_one(cp: Examiner) -> None:
     cp.accept("alloc", slot)
     cp.accept("alloc", slot, {}, Known("global-slot-ids", "refused"), project=cp.other)
     cp.accept("discard", slot)
-    cp.see_listed(slot, True, project=cp.other)
+    cp.see_listed(slot, project=cp.other)
     cp.accept("claim", slot, machine=cp.new("machine"), project=cp.other)
 
 
@@ -77,5 +77,5 @@ def test_secrets(cp: Examiner) -> None:
     forged = token((cp.other[0], cp.project[1]), body)
     reply = cp.request("/batch/alloc", body, authorization=forged)
     cp.check("status", 401, reply.status)
-    cp.see_listed(slot, False)
-    cp.see_listed(slot, False, project=cp.other)
+    cp.see_unlisted(slot)
+    cp.see_unlisted(slot, project=cp.other)

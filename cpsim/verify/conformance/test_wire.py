@@ -33,7 +33,7 @@ def test_each_command(cp: Examiner) -> None:
 
 @clause("WIRE-2", "3", Need.DAEMON)
 def test_arguments_of_alloc(cp: Examiner) -> None:
-    """alloc needs a slot only, and takes credits, min, max and expire."""
+    """Alloc needs a slot only, and takes credits, min, max and expire."""
     cp.tell(f"alloc,slot={cp.new()}")
     cp.tell(f"alloc,slot={cp.new()},credits=5")
     cp.tell(f"alloc,slot={cp.new()},min=1")
@@ -43,7 +43,7 @@ def test_arguments_of_alloc(cp: Examiner) -> None:
 
 @clause("WIRE-3", "3", Need.DAEMON)
 def test_optional_arguments(cp: Examiner) -> None:
-    """claim needs no credits, discard no reason."""
+    """Claim needs no credits, discard no reason."""
     cp.tell(f"claim,slot={cp.new()},machine={cp.new('machine')}")
     cp.tell(f"discard,slot={cp.new()}")
 
@@ -194,7 +194,7 @@ def test_one_command(cp: Examiner) -> None:
         connection.send(f"alloc,slot={cp.new()}\n".encode())
         cp.check("first answer", "OK", connection.reply())
         connection.send(f"alloc,slot={cp.new()}\n".encode())
-        cp.check("there is a second answer", False, connection.reply() not in {CLOSED, NO_REPLY})
+        cp.check("there is a second answer", expected=False, got=connection.reply() not in {CLOSED, NO_REPLY})
 
 
 @clause("WIRE-21", "3", Need.DAEMON)
@@ -233,5 +233,9 @@ def test_a_frame_too_long(cp: Examiner) -> None:
     with cp.connect() as connection:
         connection.send(padded(f"meta,slot={cp.new()},text=", 100_000).encode())
         got = connection.reply()
-        cp.check("a reply, or the end", True, got in {"OK", "ER", CLOSED} or (got != NO_REPLY and "no more" in got))
+        cp.check(
+            "a reply, or the end",
+            expected=True,
+            got=got in {"OK", "ER", CLOSED} or (got != NO_REPLY and "no more" in got),
+        )
     cp.tell(f"alloc,slot={cp.new()}")

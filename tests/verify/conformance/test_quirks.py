@@ -1,0 +1,49 @@
+"""Each quirk, switched on alone, is found by the clauses that docs/conformance.md says, and nothing else is found."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cpsim.quirks import QUIRKS
+from cpsim.verify.conformance.clause import catalogue
+
+ROOT = Path(__file__).parents[3]
+PAGE = (ROOT / "docs/conformance.md").read_text(encoding="utf-8")
+FOUND = {
+    quirk: ids.split(", ")
+    for quirk, ids in re.findall(r"^\| `([\w-]+)` \| (?:server|daemon) \| (.+) \|$", PAGE, re.MULTILINE)
+}
+
+
+@pytest.mark.parametrize("quirk", FOUND)
+def test_a_quirk_is_found_under_its_own_name_and_nothing_else_is(examine_fake, page, quirk):
+    outcome = examine_fake({quirk}, flush_interval_s=page.FLUSH_INTERVAL_S.get(quirk, 0.0))
+    assert outcome.deviant == dict.fromkeys(FOUND[quirk], quirk)
+    assert outcome.ruling == "invalid"
+    assert outcome.counts["not verifiable"] == 0
+
+
+@pytest.mark.parametrize("quirk", FOUND)
+def test_and_does_not_count_where_it_is_known(examine_fake, page, quirk):
+    interval_s = page.FLUSH_INTERVAL_S.get(quirk, 0.0)
+    outcome = examine_fake({quirk}, FOUND[quirk], profile="deployed", flush_interval_s=interval_s)
+    assert outcome.ruling == "valid"
+    assert outcome.quirks == [quirk]
+    assert outcome.counts == {"known quirk": len(FOUND[quirk])}
+
+
+def test_the_page_speaks_of_every_quirk(page):
+    assert set(QUIRKS) <= set(FOUND) | set(page.INVISIBLE)
+    assert not set(FOUND) & set(page.INVISIBLE)
+
+
+def test_the_page_is_current(page):
+    assert page.page(FOUND) == PAGE
+
+
+def test_every_clause_that_can_name_a_quirk_does(page):
+    for clause in catalogue().values():
+        for quirk in clause.quirks:
+            # what the operator of a deployed server can turn on, the fake has not
+            assert clause.id in FOUND[quirk] or (clause.id, quirk) == ("EXPIRE-3", "expire-live")
