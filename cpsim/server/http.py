@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from itertools import takewhile
+from itertools import repeat, takewhile
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, unquote_to_bytes
 
@@ -18,12 +18,14 @@ from cpsim.errors import Problem
 from cpsim.server.ledger import shown
 from cpsim.server.messages import Failure, Request, Response
 from cpsim.server.quirks import aborts_bulk
+from cpsim.server.service import DIGESTS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 
     from cpsim.server.control import Control
-    from cpsim.server.service import AccountServer, Call, Refusal
+    from cpsim.server.ledger import Refusal
+    from cpsim.server.service import AccountServer, Call
 
     Scope = MutableMapping[str, Any]
     Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
 
 API_PATH: Final = "/api"
 MAX_BODY_BYTES: Final = 64 * 2**20
-ALGORITHMS: Final = ("sha-1", "sha-256", "sha-512")
 CALLBACK_NAME: Final = re.compile(r"[A-Za-z_$][\w$]*(\.[A-Za-z_$][\w$]*)*", re.ASCII)
 TEXT: Final = b"text/plain; charset=utf-8"
 BATCH: Final = b"creditpiggy-batch"
@@ -81,6 +82,8 @@ class Api:
             return render(request, self._perform(request, path, suffix))
         except Failure as failure:
             return render(request, failure)
+        except RecursionError:
+            return render(request, Failure(400, "the body is nested too deeply"))
         except _BulkAborted:
             return Response(500, b"<h1>Server Error (500)</h1>", b"text/html")
 
@@ -127,8 +130,8 @@ class Api:
         if len(parts) != 3:
             raise Failure(400, "the token is not ALGORITHM,PROJECT,DIGEST")
         algorithm, project, digest = parts
-        if algorithm not in ALGORITHMS:
-            raise Failure(400, f"unknown algorithm {algorithm!r}; use one of {', '.join(ALGORITHMS)}")
+        if algorithm not in DIGESTS:
+            raise Failure(400, f"unknown algorithm {algorithm!r}; use one of {', '.join(DIGESTS)}")
         project_id = self._accounts.authenticate(algorithm, project, digest, signed)
         if project_id is None:
             raise Failure(401, "unknown project, or the digest does not match")
@@ -156,25 +159,33 @@ class Api:
     ) -> Iterator[dict[str, object]]:
         """Apply a bulk document class by class; yields an error for each command refused."""
         calls: list[Call] = []
-        origins: list[tuple[str, int]] = []
+        lists: dict[str, list[Any]] = {}
         for kind in KINDS:
-            commands = classes.get(kind, ())
-            if not isinstance(commands, list | tuple):
+            commands = classes.get(kind, [])
+            if not isinstance(commands, list):
                 yield _bulk_error(f"{kind} is not a list of commands", kind)
                 continue
-            for index, arguments in enumerate(commands):
-                if isinstance(arguments, dict):
-                    calls.append((kind, arguments))
-                    origins.append((kind, index))
-                else:
-                    yield _bulk_error(f"{shown(arguments)} is not an object", kind, index)
+            lists[kind] = commands
+            if not {dict}.issuperset(map(type, commands)):
+                for index, arguments in enumerate(commands):
+                    if type(arguments) is not dict:
+                        yield _bulk_error(f"{shown(arguments)} is not an object", kind, index)
+                commands = [arguments for arguments in commands if type(arguments) is dict]
+            calls += zip(repeat(kind), commands)
         if "bulk-abort" in self._accounts.quirks:
             whole = list(takewhile(lambda call: not aborts_bulk(*call), calls))
             if len(whole) < len(calls):
                 self._accounts.apply(project_id, whole)
                 raise _BulkAborted
-        for refusal in self._accounts.apply(project_id, calls, batch_id):
-            yield _bulk_error(refusal.message, *origins[refusal.position])
+        if refusals := self._accounts.apply(project_id, calls, batch_id):
+            origins = [
+                (kind, index)
+                for kind, commands in lists.items()
+                for index, arguments in enumerate(commands)
+                if type(arguments) is dict
+            ]
+            for refusal in refusals:
+                yield _bulk_error(refusal.message, *origins[refusal.position])
         for kind in classes:
             if kind not in KINDS:
                 yield _bulk_error(f"unknown class {kind!r}", kind)
