@@ -190,6 +190,10 @@ class Api:
             if kind not in KINDS:
                 yield _bulk_error(f"unknown class {kind!r}", kind)
 
+    def at_once(self, request: Request) -> Response | None:
+        """Answer one request, unless the answer has to be waited for, as it has where there is a store."""
+        return self.respond(request) if self._accounts.store is None else None
+
     async def _durable(self, request: Request) -> Response:
         """Answer one request once all that the answer rests on is on disk, where there is a store."""
         store = self._accounts.store

@@ -76,7 +76,8 @@ class Account:
 
     def add(self, credits: int, counters: Mapping[str, int]) -> None:
         """Add credits and, name by name, counters."""
-        credit((self,), credits, counters)
+        self.credits += credits
+        add_up(counters, self.counters)
 
 
 @dataclass(slots=True)
@@ -303,7 +304,7 @@ class Ledger:
         if slot.counters is None:
             slot.counters = given
         else:
-            add_up(slot.counters, given)
+            add_up(given, slot.counters)
 
     def _meta(self, _: Project, slot: Slot, arguments: Mapping[str, object], __: int) -> None:
         given = {name: _text(arguments, name) for name in arguments if name != "slot"}
@@ -337,7 +338,12 @@ class Ledger:
             account = machine.waiting
         else:
             account = project.users.get(owner) or project.users.setdefault(owner, Account())
-        credit((project.granted, machine.earned, account), granted, slot.counters or NO_COUNTERS)
+        total, earned = project.granted, machine.earned
+        total.credits += granted
+        earned.credits += granted
+        account.credits += granted
+        if slot.counters:
+            add_up(slot.counters, total.counters, earned.counters, account.counters)
 
     def _admits(self, slot: Slot, kind: str) -> bool:  # noqa: ARG002 - a quirk looks at them
         """Whether a settled slot admits a command of a kind."""
@@ -360,20 +366,11 @@ class Ledger:
             raise Refused(f"min={least} is above max={most}")
 
 
-def credit(accounts: Iterable[Account], credits: int, counters: Mapping[str, int]) -> None:
-    """Add credits and counters to each account."""
-    for account in accounts:
-        account.credits += credits
-        add_up(account.counters, counters)
-
-
-def add_up(totals: dict[str, int], counters: Mapping[str, int]) -> None:
-    """Add counters to totals, name by name."""
+def add_up(counters: Mapping[str, int], *accounts: dict[str, int]) -> None:
+    """Add counters, name by name, to those of each account."""
     for name, value in counters.items():
-        try:
-            totals[name] += value
-        except KeyError:
-            totals[name] = value
+        for account in accounts:
+            account[name] = account.get(name, 0) + value
 
 
 def shown(value: object) -> str:
