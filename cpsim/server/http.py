@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import lru_cache
 from itertools import repeat, takewhile
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, unquote_to_bytes
@@ -38,8 +39,8 @@ TEXT: Final = b"text/plain; charset=utf-8"
 BATCH: Final = b"creditpiggy-batch"
 """The header by which a client names a bulk request, so that it may send it again: it is applied once."""
 DEFAULT_CALLBACK: Final = "jsonp_callback"
-REQUESTS: Final = {"batch": {"bulk", "slots", *KINDS}, "lib": {"claim", "release"}}
-FOLDERS: Final = tuple(f"/{folder}/" for folder in REQUESTS)
+REQUESTS: Final = {"heartbeat": {""}, "batch": {"bulk", "slots", *KINDS}, "lib": {"claim", "release"}}
+ROUTES_KEPT: Final = 256
 
 
 class _BulkAborted(Exception):  # noqa: N818 - an answer, not a fault
@@ -62,16 +63,16 @@ class Api:
         """Answer one request."""
         if self._control is not None and self._control.covers(request.path):
             return self._control.respond(request)
-        path = request.path.removeprefix(API_PATH)
-        if path == request.path or not (path == "/heartbeat" or path.startswith(FOLDERS)):
+        folder, name, suffix = _route(request.path)
+        if folder not in REQUESTS:
             return _json(Failure(404, f"no such path {request.path!r}"))
         if request.method not in {"GET", "POST"}:
             return _json(Failure(405, f"{request.method} is not understood; use GET or POST"))
-        if path == "/heartbeat":
+        if folder == "heartbeat":
             return Response(200, b"OK", TEXT)
-        return self._answer(request, *path[1:].partition(".")[::2])
+        return self._answer(request, folder, name, suffix)
 
-    def _answer(self, request: Request, path: str, suffix: str) -> Response:
+    def _answer(self, request: Request, folder: str, name: str, suffix: str) -> Response:
         """Perform what a path names, and answer in the format that its suffix asks for."""
         render = FORMATS.get(suffix)
         if render is None:
@@ -79,7 +80,7 @@ class Api:
         if suffix == "jsonp" and not CALLBACK_NAME.fullmatch(_callback(request)):
             return _json(Failure(400, "callback is not the name of a JavaScript function"))
         try:
-            return render(request, self._perform(request, path, suffix))
+            return render(request, self._perform(request, folder, name, suffix))
         except Failure as failure:
             return render(request, failure)
         except RecursionError:
@@ -87,9 +88,8 @@ class Api:
         except _BulkAborted:
             return Response(500, b"<h1>Server Error (500)</h1>", b"text/html")
 
-    def _perform(self, request: Request, path: str, suffix: str) -> dict[str, object]:
+    def _perform(self, request: Request, folder: str, name: str, suffix: str) -> dict[str, object]:
         project_id, signed = self._authenticate(request)
-        folder, _, name = path.partition("/")
         if name not in REQUESTS[folder]:
             raise Failure(404, f"no such path {request.path!r}")
         if name == "slots":
@@ -230,6 +230,16 @@ class Api:
         ]
         await send({"type": "http.response.start", "status": response.status, "headers": headers_out})
         await send({"type": "http.response.body", "body": response.body})
+
+
+@lru_cache(ROUTES_KEPT)
+def _route(path: str) -> tuple[str, str, str]:
+    """The parts of /api/FOLDER/NAME.SUFFIX, or of /api/heartbeat; of another path, nothing."""
+    folder, slash, rest = path.removeprefix(f"{API_PATH}/").partition("/")
+    if not path.startswith(f"{API_PATH}/") or bool(slash) == (folder == "heartbeat"):
+        return "", "", ""
+    name, _, suffix = rest.partition(".")
+    return folder, name, suffix
 
 
 def _bulk_error(message: str, kind: str, index: int | None = None) -> dict[str, object]:
