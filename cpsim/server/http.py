@@ -109,7 +109,7 @@ class Api:
             return {"result": "ok"} | ({"batch": batch} if batch else {}) | ({"errors": errors} if errors else {})
         for refusal in self._accounts.apply(project_id, [(name, arguments)]):
             raise Failure(500, refusal.message)
-        return {"result": "ok"}
+        return DONE
 
     def _authenticate(self, request: Request) -> tuple[str, bytes]:
         """The project a request comes from, and the bytes its digest covers."""
@@ -294,7 +294,7 @@ def _json(answer: Mapping[str, object] | Failure) -> Response:
 
 
 def _as_json(_: Request, answer: Mapping[str, object] | Failure) -> Response:
-    return _json(answer)
+    return DONE_AS_JSON if answer is DONE else _json(answer)
 
 
 def _as_text(_: Request, answer: Mapping[str, object] | Failure) -> Response:
@@ -323,6 +323,8 @@ def _callback(request: Request) -> str:
     return dict(parse_qsl(request.query.decode("utf-8", "replace"))).get("callback", DEFAULT_CALLBACK)
 
 
+DONE: Final[dict[str, object]] = {"result": "ok"}
+DONE_AS_JSON: Final = _json(DONE)
 FORMATS: Final[dict[str, Callable[[Request, Mapping[str, object] | Failure], Response]]] = {
     "": _as_json,
     "json": _as_json,
