@@ -128,6 +128,7 @@ def serve(
     from dataclasses import replace
 
     from cpsim.fake import Site
+    from cpsim.process import settle_in
     from cpsim.serve import Configuration, load
     from cpsim.serve import serve as perform
 
@@ -141,6 +142,7 @@ def serve(
         site = Site(project_id=next(iter(configuration.projects)), unix=unix, tcp=tcp)
         configuration = replace(configuration, sites=[site])
 
+    settle_in()
     with _announcing(ready_file) as announce:
         try:
             perform(configuration, announce)
@@ -223,6 +225,7 @@ def daemon(
 
     from cpsim.daemon import main
     from cpsim.daemon.config import Config, read_config
+    from cpsim.process import settle_in
 
     config = Config() if config_file is None else read_config(config_file)
     if unix is not None and tcp is not None:
@@ -252,6 +255,7 @@ def daemon(
         if not value:
             raise click.UsageError(f"give {option}, or a --config that says it")
 
+    settle_in()
     with _announcing(ready_file) as announce:
         main.run(config, when_unknown, lambda address: announce(f"{address}\n"))
 

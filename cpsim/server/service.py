@@ -113,7 +113,8 @@ class AccountServer:
             now_us = self.clock.now_us()
             refusals = self._apply(now_us, project_id, calls, batch_id)
             self.journal.add(project_id, now_us, len(calls), written, refusals)
-            self._keep(now_us, "apply", (project_id, msgspec.Raw(written), batch_id))
+            if self.store is not None:
+                self._keep(self.store, now_us, "apply", (project_id, msgspec.Raw(written), batch_id))
         return refusals
 
     def note_malformed(self, project_id: str, frame: bytes) -> None:
@@ -155,14 +156,14 @@ class AccountServer:
         with self._lock:
             now_us = self.clock.now_us()
             refusals = self._changes[what](now_us, *arguments)
-            self._keep(now_us, what, arguments)
+            if self.store is not None:
+                self._keep(self.store, now_us, what, arguments)
         return refusals
 
-    def _keep(self, now_us: int, what: str, arguments: Sequence[object]) -> None:
-        if self.store is not None:
-            self.store.keep(now_us, what, arguments)
-            if self.store.wants_snapshot:
-                self.store.replace(self._accounts(now_us))
+    def _keep(self, store: Store, now_us: int, what: str, arguments: Sequence[object]) -> None:
+        store.keep(now_us, what, arguments)
+        if store.wants_snapshot:
+            store.replace(self._accounts(now_us))
 
     def _apply(self, now_us: int, project_id: str, calls: Sequence[Call], batch_id: str | None) -> list[Refusal]:
         refusals = self._ledger.apply_all(project_id, calls, now_us)
