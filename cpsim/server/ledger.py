@@ -154,6 +154,7 @@ class Ledger:
         self.projects, self.owners = projects, owners
         self._due = []
         for project in projects.values():
+            project.lifetimes = {}
             for slot in project.slots.values():
                 if slot.state is ALLOCATED:
                     self._await(project, slot)
