@@ -15,6 +15,7 @@ from cpsim.daemon.forwarder import Forwarder
 from cpsim.daemon.quirks import QuirkyListener, StarvingForwarder, by_class
 from cpsim.daemon.site import STOP_WITHIN_S
 from cpsim.daemon.spool import Spool
+from cpsim.daemon.timed import TimedListener
 
 if TYPE_CHECKING:
     import socket
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from cpsim.daemon.listener import Listener
     from cpsim.fault_plan import FaultPlan
     from cpsim.server.service import AccountServer
+    from cpsim.waits import Waits
 
 GATHER_S: Final = 0.02
 """How long a stored command waits for others at least: a batch costs three commits, however small it is."""
@@ -49,11 +51,19 @@ class Site:
 
 
 class Daemon:
-    """A site's daemon, in front of the accounts."""
+    """A site's daemon, in front of the accounts.
 
-    def __init__(self, site: Site, accounts: AccountServer, faults: FaultPlan) -> None:
+    Args:
+        site: where it listens.
+        accounts: what it passes commands on to.
+        faults: what goes wrong.
+        waits: where it notes how long callers wait, if that is asked for.
+    """
+
+    def __init__(self, site: Site, accounts: AccountServer, faults: FaultPlan, waits: Waits | None = None) -> None:
         self._site = site
         self._faults = faults
+        self._waits = waits
         self.addresses: dict[str, str] = {}
         self._apply = partial(accounts.apply, site.project_id)
         self._note_malformed = partial(accounts.note_malformed, site.project_id)
@@ -83,9 +93,8 @@ class Daemon:
         """Begin to serve."""
         if self._forwarder is not None:
             self._forwarder.start()
-        self._listener = QuirkyListener(
-            self._sockets, self._deliver, self._is_full, faults=self._faults, quirks=self._quirks
-        )
+        make = QuirkyListener if self._waits is None else partial(TimedListener, waits=self._waits)
+        self._listener = make(self._sockets, self._deliver, self._is_full, faults=self._faults, quirks=self._quirks)
         self._listener.on_malformed = self._note_malformed
         self._listener.start()
 
@@ -96,6 +105,11 @@ class Daemon:
             self._remove_socket_file()
         if self._forwarder is not None:
             self._forwarder.stop()
+
+    @property
+    def project_id(self) -> str:
+        """Whose commands it takes."""
+        return self._site.project_id
 
     @property
     def pending(self) -> int:
