@@ -1,0 +1,235 @@
+"""The pytest plugin: fixtures `creditpiggy`, `creditpiggy_async`, `creditpiggy_factory` and `creditpiggy_server`.
+
+It is loaded in every test run where cpsim is installed, so it imports next to nothing until a test asks for it. The
+marker `creditpiggy`, the options `--cp-...` and the settings `cp_...` say how the fake behaves; the closest wins.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator, Mapping
+
+    from cpsim.testing import AsyncCreditPiggy, CreditPiggy, CreditPiggyServer
+    from cpsim.testing.project import Project
+
+    P = TypeVar("P", CreditPiggy, AsyncCreditPiggy)
+
+MARKER: Final = (
+    "creditpiggy(profile='documented', quirks=[], faults=[], flush_interval_s=0.0, allow_refusals=False, "
+    "environment=False): how this test's CreditPiggy behaves, and whether its addresses are in CREDITPIGGY_... "
+    "environment variables."
+)
+SETTINGS: Final = {
+    "profile": (str, "'documented' or 'deployed'"),
+    "quirks": (list | tuple | set | frozenset, "a list of names; `cpsim quirks` shows them"),
+    "faults": (list | tuple, "a list of faults; `cpsim faults` shows them"),
+    "flush_interval_s": (int | float, "seconds from 0 up"),
+    "allow_refusals": (bool, "True or False"),
+    "environment": (bool, "True or False"),
+}
+FAILED: Final = pytest.StashKey[bool]()
+USED: Final = pytest.StashKey["list[Project]"]()
+
+
+class Misuse(Exception):  # noqa: N818 - told as a message, never shown as this
+    """A marker, an option or a setting that cannot be; the message says what can."""
+
+
+# Options and settings
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add options `--cp-...` and settings `cp_...`."""
+    group = parser.getgroup("creditpiggy", "CreditPiggy (cpsim)")
+    group.addoption("--cp-profile", metavar="NAME", help="how it behaves: documented or deployed")
+    group.addoption("--cp-quirk", action="append", metavar="NAME", help="a quirk besides; again for more")
+    group.addoption("--cp-fault", action="append", metavar="FAULT", help="a fault from the start; again for more")
+    group.addoption("--cp-flush-interval", metavar="SECONDS", help="how long the daemon keeps commands")
+    group.addoption(
+        "--cp-allow-refusals", action="store_true", default=None, help="refused and malformed commands fail no test"
+    )
+    group.addoption(
+        "--cp-environment", action="store_true", default=None, help="put its addresses into environment variables"
+    )
+    parser.addini("cp_profile", "how CreditPiggy behaves: documented or deployed", default=None)
+    parser.addini("cp_quirks", "quirks besides, one a line", type="linelist")
+    parser.addini("cp_faults", "faults from the start, one a line", type="linelist")
+    parser.addini("cp_flush_interval_s", "seconds that the daemon keeps commands", default=None)
+    parser.addini(
+        "cp_allow_refusals", "whether refused and malformed commands fail no test", type="bool", default=False
+    )
+    parser.addini("cp_environment", "whether its addresses are in environment variables", type="bool", default=False)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker, and check what was set for all tests."""
+    config.addinivalue_line("markers", MARKER)
+    try:
+        _check(_set_for_all(config))
+    except (Misuse, ValueError) as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def _set_for_all(config: pytest.Config) -> dict[str, Any]:
+    """What options say, or else the configuration file; nothing of what is left as it is."""
+    option = config.getoption
+    flush_interval_s = option("cp_flush_interval") or config.getini("cp_flush_interval_s")
+    given = {
+        "profile": option("cp_profile") or config.getini("cp_profile"),
+        "quirks": option("cp_quirk") or config.getini("cp_quirks"),
+        "faults": option("cp_fault") or config.getini("cp_faults"),
+        "flush_interval_s": None if flush_interval_s is None else _seconds(flush_interval_s),
+        "allow_refusals": option("cp_allow_refusals") or config.getini("cp_allow_refusals"),
+        "environment": option("cp_environment") or config.getini("cp_environment"),
+    }
+    return {name: value for name, value in given.items() if value}
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise Misuse(f"flush interval {text!r} is not a number of seconds") from None
+
+
+def _set_for(item: pytest.Item) -> dict[str, Any]:
+    """What the markers of a test say, the closest first, then what is set for all."""
+    settings = _set_for_all(item.config)
+    for marker in reversed(list(item.iter_markers("creditpiggy"))):
+        if marker.args:
+            raise Misuse(f"@pytest.mark.creditpiggy takes keywords only, not {marker.args[0]!r}")
+        for name, value in marker.kwargs.items():
+            if name not in SETTINGS:
+                close = get_close_matches(name, SETTINGS, 1)
+                hint = f"; did you mean {close[0]}?" if close else ""
+                raise Misuse(f"@pytest.mark.creditpiggy has no {name}; it has {', '.join(SETTINGS)}{hint}")
+            kind, allowed = SETTINGS[name]
+            if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+                raise Misuse(f"@pytest.mark.creditpiggy: {name} is {value!r}, and must be {allowed}")
+        settings |= marker.kwargs
+    _check(settings)
+    return settings
+
+
+def _check(settings: Mapping[str, Any]) -> None:
+    """Raise Misuse for a profile, quirk, fault or time that cannot be."""
+    if not settings.keys() & {"profile", "quirks", "faults", "flush_interval_s"}:
+        return
+    from cpsim.errors import Problem
+    from cpsim.fault_plan import FaultPlan
+    from cpsim.quirks import chosen
+
+    try:
+        chosen(settings.get("profile", "documented"), settings.get("quirks", ()))
+        FaultPlan(settings.get("faults", ()))
+    except Problem as problem:
+        raise Misuse(str(problem)) from None
+    except TypeError:
+        raise Misuse(f"faults are texts or `Fault`s, not {settings['faults']!r}") from None
+    if not 0 <= settings.get("flush_interval_s", 0) <= 86_400:
+        raise Misuse(f"flush interval {settings['flush_interval_s']!r} must be from 0 to 86,400 s")
+
+
+# Fixtures
+
+
+@pytest.fixture
+def creditpiggy(creditpiggy_factory: Callable[..., CreditPiggy]) -> CreditPiggy:
+    """A CreditPiggy of this test's own, empty: `.endpoint` is where to point a job manager.
+
+    A refused or malformed command fails the test at its end; `@pytest.mark.creditpiggy(allow_refusals=True)` allows it.
+    """
+    return creditpiggy_factory()
+
+
+@pytest.fixture
+def creditpiggy_async(creditpiggy_factory: Callable[..., AsyncCreditPiggy]) -> AsyncCreditPiggy:
+    """The same for an asynchronous test: what waits is awaited."""
+    from cpsim.testing import AsyncCreditPiggy
+
+    return creditpiggy_factory(AsyncCreditPiggy)
+
+
+@pytest.fixture
+def creditpiggy_factory(request: pytest.FixtureRequest) -> Iterator[Callable[..., Project]]:
+    """Makes one more CreditPiggy at each call, which ends with the test.
+
+    It takes what `cpsim.testing.CreditPiggy` takes, in the place of what marker and options say. With `beside=another`
+    it is one more site of that one's project.
+    """
+    from cpsim.testing import CreditPiggy
+
+    settings = dict(_set_for(request.node))
+    environment = settings.pop("environment", False)
+    used: list[Project] = request.node.stash.setdefault(USED, [])
+    with ExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+
+        def make(kind: type[Project] = CreditPiggy, **options: Any) -> Project:  # noqa: ANN401
+            if "beside" in options or "fake" in options:  # whose server behaves as it does
+                settings_here = {name: value for name, value in settings.items() if name not in {"profile", "quirks"}}
+            else:
+                settings_here = settings
+            made = kind(**(settings_here | options))
+            made.start()
+            stack.callback(made.stop)
+            used.append(made)
+            if environment and len(used) == 1:
+                for name, value in made.environment.items():
+                    patch.setenv(name, value)
+            return made
+
+        yield make
+    complaints = [complaint for made in used if made.is_original and (complaint := made.complaint())]
+    if complaints and not request.node.stash.get(FAILED, False):
+        hint = "@pytest.mark.creditpiggy(allow_refusals=True) lets such a test pass"
+        pytest.fail("\n".join([*complaints, f"({hint})"]), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def creditpiggy_server(request: pytest.FixtureRequest) -> Iterator[CreditPiggyServer]:
+    """One account server for the session; `with creditpiggy_server.project() as creditpiggy:` isolates a test."""
+    from cpsim.testing import CreditPiggyServer
+
+    settings = _set_for_all(request.config)
+    settings.pop("environment", False)
+    with CreditPiggyServer(**settings) as server:
+        yield server
+
+
+# Setting up, and failing
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Fail a test whose marker cannot be, before anything is set up for it."""
+    if item.get_closest_marker("creditpiggy") is None:
+        return
+    mistake = ""
+    try:
+        _set_for(item)
+    except Misuse as misuse:
+        mistake = str(misuse)
+    if mistake:  # not in the handler, whose error would be shown beside it
+        pytest.fail(mistake, pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what CreditPiggy saw in the report of a test that failed."""
+    report = yield
+    if call.excinfo is not None:
+        item.stash[FAILED] = True
+    used = item.stash.get(USED, [])
+    if report.failed:
+        report.sections += [("CreditPiggy", each.report()) for each in used if each.is_original]
+    if call.when == "teardown":
+        used.clear()
+    return report
