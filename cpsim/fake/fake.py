@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -124,6 +125,7 @@ class Fake:
             self._close_store()
             raise
         self._serving = True
+        self._pid = os.getpid()
         self.faults.begin()
         for daemon in self.daemons:
             self.addresses = daemon.addresses | self.addresses
@@ -134,7 +136,12 @@ class Fake:
             self._server.start()
 
     def stop(self) -> None:
-        """Stop listening, pass on what was acknowledged, and remove the socket files."""
+        """Stop listening, pass on what was acknowledged, and remove the socket files.
+
+        In a process forked from the one that serves, nothing is done: the addresses are the other's.
+        """
+        if self._serving and os.getpid() != self._pid:
+            return
         self._serving = False
         for daemon in self.daemons:
             daemon.stop()

@@ -43,7 +43,8 @@ class Replay:
         workload: what is replayed.
 
     Raises:
-        ScenarioError: there is no such scenario, or it has a mistake.
+        Problem: there is no such scenario.
+        ScenarioError: it has a mistake.
         ValueError: both a rate and a speed were given, or one that is not above zero.
     """
 
@@ -85,14 +86,16 @@ class Replay:
         """Wait until all of it has been sent.
 
         Raises:
+            Problem: the daemon cannot be reached.
             TimeoutError: that took longer.
         """
         self._thread.join(timeout_s)
         if self._thread.is_alive():
             sent = sum(self._progress[1:])
             raise TimeoutError(f"{sent:,} of {len(self.workload):,} operations were sent in {timeout_s:g} s")
-        if self._failure is not None:
-            raise self._failure
+        failure, self._failure = self._failure, None  # it is told once
+        if failure is not None:
+            raise failure
         return self._progress
 
     def stop(self) -> Progress:

@@ -205,8 +205,11 @@ class Project:
 
     @property
     def clock(self) -> Clock:
-        """The server's clock: `clock.advance(hours=25)` expires slots. A fake has one, for all its projects."""
-        return self.fake.accounts.clock
+        """The server's clock: `clock.advance(hours=25)` expires slots. A fake has one, for all its projects.
+
+        What was acknowledged until now belongs to the time before.
+        """
+        return self._settled.accounts.clock
 
     @property
     def faults(self) -> FaultPlan:
