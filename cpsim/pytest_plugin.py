@@ -26,19 +26,20 @@ MARKER: Final = (
     "environment variables."
 )
 SETTINGS: Final = {
-    "profile": (str, "'documented' or 'deployed'"),
-    "quirks": (list | tuple | set | frozenset, "a list of names; `cpsim quirks` shows them"),
-    "faults": (list | tuple, "a list of faults; `cpsim faults` shows them"),
-    "flush_interval_s": (int | float, "seconds from 0 up"),
-    "allow_refusals": (bool, "True or False"),
-    "environment": (bool, "True or False"),
+    "profile": "'documented' or 'deployed'",
+    "quirks": "a list of names; `cpsim quirks` shows them",
+    "faults": "a list of faults; `cpsim faults` shows them",
+    "flush_interval_s": "seconds from 0 to 86,400",
+    "allow_refusals": "True or False",
+    "environment": "True or False",
 }
 FAILED: Final = pytest.StashKey[bool]()
+LONGEST_FLUSH_S: Final = 86_400
 USED: Final = pytest.StashKey["list[Project]"]()
 
 
 class Misuse(Exception):  # noqa: N818 - told as a message, never shown as this
-    """A marker, an option or a setting that cannot be; the message says what can."""
+    """A marker that cannot be; the message says what can."""
 
 
 # Options and settings
@@ -68,72 +69,93 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker, and check what was set for all tests."""
+    """Register the marker, and check what is set for all tests."""
     config.addinivalue_line("markers", MARKER)
-    try:
-        _check(_set_for_all(config))
-    except (Misuse, ValueError) as error:
-        raise pytest.UsageError(str(error)) from None
+    if mistake := _mistake(_set_for_all(config)):
+        raise pytest.UsageError(f"CreditPiggy: {mistake}")
 
 
 def _set_for_all(config: pytest.Config) -> dict[str, Any]:
     """What options say, or else the configuration file; nothing of what is left as it is."""
-    option = config.getoption
-    flush_interval_s = option("cp_flush_interval") or config.getini("cp_flush_interval_s")
+    option, setting = config.getoption, config.getini
     given = {
-        "profile": option("cp_profile") or config.getini("cp_profile"),
-        "quirks": option("cp_quirk") or config.getini("cp_quirks"),
-        "faults": option("cp_fault") or config.getini("cp_faults"),
-        "flush_interval_s": None if flush_interval_s is None else _seconds(flush_interval_s),
-        "allow_refusals": option("cp_allow_refusals") or config.getini("cp_allow_refusals"),
-        "environment": option("cp_environment") or config.getini("cp_environment"),
+        "profile": option("cp_profile") or setting("cp_profile"),
+        "quirks": option("cp_quirk") or setting("cp_quirks"),
+        "faults": option("cp_fault") or setting("cp_faults"),
+        "flush_interval_s": _number(option("cp_flush_interval") or setting("cp_flush_interval_s")),
+        "allow_refusals": option("cp_allow_refusals") or setting("cp_allow_refusals"),
+        "environment": option("cp_environment") or setting("cp_environment"),
     }
-    return {name: value for name, value in given.items() if value}
+    return {name: value for name, value in given.items() if value not in (None, [], False)}
 
 
-def _seconds(text: str) -> float:
+def _number(text: str | None) -> object:
+    """The number that a text is, or the text."""
     try:
-        return float(text)
+        return None if text is None else float(text)
     except ValueError:
-        raise Misuse(f"flush interval {text!r} is not a number of seconds") from None
+        return text
 
 
 def _set_for(item: pytest.Item) -> dict[str, Any]:
-    """What the markers of a test say, the closest first, then what is set for all."""
+    """What the markers of a test say, the closest first, and else what is set for all.
+
+    Raises:
+        Misuse: a marker is none.
+    """
     settings = _set_for_all(item.config)
     for marker in reversed(list(item.iter_markers("creditpiggy"))):
         if marker.args:
-            raise Misuse(f"@pytest.mark.creditpiggy takes keywords only, not {marker.args[0]!r}")
-        for name, value in marker.kwargs.items():
-            if name not in SETTINGS:
-                close = get_close_matches(name, SETTINGS, 1)
-                hint = f"; did you mean {close[0]}?" if close else ""
-                raise Misuse(f"@pytest.mark.creditpiggy has no {name}; it has {', '.join(SETTINGS)}{hint}")
-            kind, allowed = SETTINGS[name]
-            if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-                raise Misuse(f"@pytest.mark.creditpiggy: {name} is {value!r}, and must be {allowed}")
+            raise Misuse(f"takes keywords only, not {marker.args[0]!r}")
+        if mistake := _mistake(marker.kwargs):
+            raise Misuse(mistake)
         settings |= marker.kwargs
-    _check(settings)
     return settings
 
 
-def _check(settings: Mapping[str, Any]) -> None:
-    """Raise Misuse for a profile, quirk, fault or time that cannot be."""
-    if not settings.keys() & {"profile", "quirks", "faults", "flush_interval_s"}:
-        return
+def _mistake(settings: Mapping[str, Any]) -> str | None:
+    """What is wrong with settings, and what they can be."""
+    for name, value in settings.items():
+        if name not in SETTINGS:
+            close = get_close_matches(name, SETTINGS, 1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            return f"has no {name}; it has {', '.join(SETTINGS)}{hint}"
+        if not _admits(name, value):
+            return f"{name} is {value!r}, and must be {SETTINGS[name]}"
+    return _unknown(settings) if settings.keys() & {"profile", "quirks", "faults"} else None
+
+
+def _admits(name: str, value: object) -> bool:
+    """Whether a setting can be such a value."""
+    match name:
+        case "profile":
+            return isinstance(value, str)
+        case "quirks":
+            return isinstance(value, list | tuple | set | frozenset) and all(isinstance(each, str) for each in value)
+        case "faults":
+            return isinstance(value, list | tuple)
+        case "flush_interval_s":
+            return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LONGEST_FLUSH_S
+        case _:
+            return isinstance(value, bool)
+
+
+def _unknown(settings: Mapping[str, Any]) -> str | None:
+    """The profile, quirk or fault that there is not."""
     from cpsim.errors import Problem
     from cpsim.fault_plan import FaultPlan
+    from cpsim.faults import Fault
     from cpsim.quirks import chosen
 
+    faults = settings.get("faults", ())
+    if not all(isinstance(fault, str | Fault) for fault in faults):
+        return f"faults is {faults!r}, and must be {SETTINGS['faults']}"
     try:
         chosen(settings.get("profile", "documented"), settings.get("quirks", ()))
-        FaultPlan(settings.get("faults", ()))
+        FaultPlan(faults)
     except Problem as problem:
-        raise Misuse(str(problem)) from None
-    except TypeError:
-        raise Misuse(f"faults are texts or `Fault`s, not {settings['faults']!r}") from None
-    if not 0 <= settings.get("flush_interval_s", 0) <= 86_400:
-        raise Misuse(f"flush interval {settings['flush_interval_s']!r} must be from 0 to 86,400 s")
+        return str(problem)
+    return None
 
 
 # Fixtures
@@ -214,7 +236,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     try:
         _set_for(item)
     except Misuse as misuse:
-        mistake = str(misuse)
+        mistake = f"@pytest.mark.creditpiggy: {misuse}"
     if mistake:  # not in the handler, whose error would be shown beside it
         pytest.fail(mistake, pytrace=False)
 
