@@ -66,8 +66,9 @@ def test_a_result_that_is_lost_is_not_credited_twice(creditpiggy, dask):
     task = dask.submit(pow, 2, 10, key="simulate-1")
     assert task.result() == 1024
     (worker,) = dask.who_has(task)["simulate-1"]
-    dask.retire_workers([worker])
+    dask.sync(dask.cluster.scheduler.remove_worker, worker, stimulus_id="the machine is gone")
     assert task.result() == 1024
+    assert worker not in dask.who_has(task)["simulate-1"]
     creditpiggy.assert_settled_once("simulate-1")
 
 
