@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from cpsim.testing import AsyncCreditPiggy, CreditPiggy, CreditPiggyServer
     from cpsim.testing.project import Project
-
-    P = TypeVar("P", CreditPiggy, AsyncCreditPiggy)
 
 MARKER: Final = (
     "creditpiggy(profile='documented', quirks=[], faults=[], flush_interval_s=0.0, allow_refusals=False, "
@@ -36,10 +34,6 @@ SETTINGS: Final = {
 FAILED: Final = pytest.StashKey[bool]()
 LONGEST_FLUSH_S: Final = 86_400
 USED: Final = pytest.StashKey["list[Project]"]()
-
-
-class Misuse(Exception):  # noqa: N818 - told as a message, never shown as this
-    """A marker that cannot be; the message says what can."""
 
 
 # Options and settings
@@ -97,18 +91,13 @@ def _number(text: str | None) -> object:
         return text
 
 
-def _set_for(item: pytest.Item) -> dict[str, Any]:
-    """What the markers of a test say, the closest first, and else what is set for all.
-
-    Raises:
-        Misuse: a marker is none.
-    """
+def _settings(item: pytest.Item) -> dict[str, Any]:
+    """What a test's markers say, the closest first, and else what is set for all; a wrong marker fails the test."""
     settings = _set_for_all(item.config)
     for marker in reversed(list(item.iter_markers("creditpiggy"))):
-        if marker.args:
-            raise Misuse(f"takes keywords only, not {marker.args[0]!r}")
-        if mistake := _mistake(marker.kwargs):
-            raise Misuse(mistake)
+        mistake = f"takes keywords only, not {marker.args[0]!r}" if marker.args else _mistake(marker.kwargs)
+        if mistake:
+            pytest.fail(f"@pytest.mark.creditpiggy: {mistake}", pytrace=False)
         settings |= marker.kwargs
     return settings
 
@@ -187,18 +176,16 @@ def creditpiggy_factory(request: pytest.FixtureRequest) -> Iterator[Callable[...
     """
     from cpsim.testing import CreditPiggy
 
-    settings = dict(_set_for(request.node))
+    settings = _settings(request.node)
     environment = settings.pop("environment", False)
+    request.node.stash[FAILED] = False  # it may be run again
     used: list[Project] = request.node.stash.setdefault(USED, [])
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
 
         def make(kind: type[Project] = CreditPiggy, **options: Any) -> Project:  # noqa: ANN401
-            if "beside" in options or "fake" in options:  # whose server behaves as it does
-                settings_here = {name: value for name, value in settings.items() if name not in {"profile", "quirks"}}
-            else:
-                settings_here = settings
-            made = kind(**(settings_here | options))
+            shared = {"profile", "quirks"} if options.keys() & {"beside", "fake"} else set()  # as that one has them
+            made = kind(**({name: value for name, value in settings.items() if name not in shared} | options))
             made.start()
             stack.callback(made.stop)
             used.append(made)
@@ -209,7 +196,7 @@ def creditpiggy_factory(request: pytest.FixtureRequest) -> Iterator[Callable[...
 
         yield make
     complaints = [complaint for made in used if made.is_original and (complaint := made.complaint())]
-    if complaints and not request.node.stash.get(FAILED, False):
+    if complaints and not request.node.stash[FAILED]:
         hint = "@pytest.mark.creditpiggy(allow_refusals=True) lets such a test pass"
         pytest.fail("\n".join([*complaints, f"({hint})"]), pytrace=False)
 
@@ -230,15 +217,8 @@ def creditpiggy_server(request: pytest.FixtureRequest) -> Iterator[CreditPiggySe
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Fail a test whose marker cannot be, before anything is set up for it."""
-    if item.get_closest_marker("creditpiggy") is None:
-        return
-    mistake = ""
-    try:
-        _set_for(item)
-    except Misuse as misuse:
-        mistake = f"@pytest.mark.creditpiggy: {misuse}"
-    if mistake:  # not in the handler, whose error would be shown beside it
-        pytest.fail(mistake, pytrace=False)
+    if item.get_closest_marker("creditpiggy") is not None:
+        _settings(item)
 
 
 @pytest.hookimpl(wrapper=True)

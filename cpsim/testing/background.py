@@ -91,8 +91,7 @@ class Replay:
         """
         self._thread.join(timeout_s)
         if self._thread.is_alive():
-            sent = sum(self._progress[1:])
-            raise TimeoutError(f"{sent:,} of {len(self.workload):,} operations were sent in {timeout_s:g} s")
+            raise TimeoutError(f"{self!r} were sent in {timeout_s:g} s")
         failure, self._failure = self._failure, None  # it is told once
         if failure is not None:
             raise failure
@@ -104,6 +103,12 @@ class Replay:
         if self._engine is not None:
             self._engine.stop()
         return self.wait(TIMEOUT_S)
+
+    def __repr__(self) -> str:
+        sent = sum(self._progress[1:])
+        return (
+            f"<Replay {self.workload.name!r}, seed {self.workload.seed}: {sent:,} of {len(self.workload):,} operations>"
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -17,6 +17,7 @@ from cpsim.fake import ANY_PORT, Fake, Site
 from cpsim.fake.fake import IDLE_POLL_S
 from cpsim.fault_plan import FaultPlan
 from cpsim.quirks import chosen
+from cpsim.server.journal import JournalFull
 from cpsim.testing import telling
 from cpsim.waits import Waits
 
@@ -105,8 +106,11 @@ class Project:
 
         Raises:
             OSError: there is no room for that.
+            Problem: it runs, or did so before.
             ValueError: the fake has a project of that id.
         """
+        if self._folder is not None:
+            raise Problem(f"{type(self).__name__} has been started before: make another")
         self._folder = _short_folder()
         site = Site(
             project_id=self.project,
@@ -139,17 +143,20 @@ class Project:
             self._close(daemon)
 
     def _close(self, daemon: Daemon) -> None:
-        if self._owns_fake:
-            self.fake.stop()
-        else:
-            self.fake.remove_site(daemon)
-            complaint = self.complaint() if self._owns_project else None
-            self._last_words = complaint, self.report()
-            self.fake.accounts.release(sorted(self._linked))
-            if self._owns_project:
-                self.fake.remove_project(self.project)
         assert self._folder is not None
-        shutil.rmtree(self._folder)
+        try:
+            if self._owns_fake:
+                self.fake.stop()
+            else:
+                self.fake.remove_site(daemon)
+                complaint = self.complaint() if self._owns_project else None
+                self._last_words = complaint, self.report()
+        finally:
+            if not self._owns_fake:
+                self.fake.accounts.release(sorted(self._linked))
+            if self._owns_project and not self._owns_fake:
+                self.fake.remove_project(self.project)
+            shutil.rmtree(self._folder)
 
     @property
     def is_original(self) -> bool:
@@ -294,6 +301,12 @@ class Project:
         """The last commands received, refusals, malformed frames and the faults that fired."""
         if self._last_words is not None:
             return self._last_words[1]
+        try:
+            return self._report()
+        except (JournalFull, Problem) as error:  # more came than is kept
+            return f"project {self.project!r}: {error}"
+
+    def _report(self) -> str:
         own = [command for command in self.journal if self._is_own(command)]
         refused = [command for command in own if command.refusal is not None]
         states = [str(slot.state) for slot in self.slots.values()]
@@ -302,6 +315,7 @@ class Project:
         parts = [
             [f"project {self.project!r}; slots: {shown}; quirks: {', '.join(sorted(self._quirks)) or 'none'}"],
             [self._pending_text()] if self.pending else [],
+            [f"in the background: {replay!r}" for replay in self._replays],
             telling.block(
                 f"last commands of {len(own):,} received", [telling.command_line(each, since) for each in own]
             ),

@@ -32,6 +32,7 @@ def test_it_shows_beside_the_code_under_test(strict):
     strict.assert_nothing_sent_twice()
     strict.assert_no_claim_before_alloc()
     assert "last commands of 2 received" in strict.report()
+    assert f"in the background: <Replay 'smoke', seed 7: {len(replay.workload):,} of" in strict.report()
 
 
 def test_refusals_of_the_background_are_not_the_tests(strict):
@@ -53,7 +54,7 @@ def test_faults_meet_the_background_and_fail_no_test(strict):
 def test_it_ends_when_it_is_stopped(strict):
     with strict.replay("smoke", rate=20) as replay:
         assert replay.is_running
-        with pytest.raises(TimeoutError, match=r"of 1,968 operations were sent in 0\.01 s"):
+        with pytest.raises(TimeoutError, match=r"'smoke', seed 1: \d+ of 1,968 operations> were sent in 0\.01 s"):
             replay.wait(timeout_s=0.01)
     assert not replay.is_running
     assert replay.progress.accepted < len(replay.workload)

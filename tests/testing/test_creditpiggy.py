@@ -15,6 +15,7 @@ import cpsim.testing
 from cpdaemon import Client, NotSent
 from cpsim.errors import Problem
 from cpsim.fake import Fake
+from cpsim.server.journal import JournalFull
 from cpsim.testing import AsyncCreditPiggy, CreditPiggy, CreditPiggyServer
 
 READ_ENVIRONMENT = """
@@ -106,6 +107,15 @@ def test_nothing_is_left_behind():
     creditpiggy.assert_claimed("job-1")  # what was seen can still be looked at
     with pytest.raises(Problem, match="is not running: use it in a `with`"):
         _ = creditpiggy.endpoint
+
+
+def test_it_runs_once(creditpiggy):
+    with pytest.raises(Problem, match="has been started before: make another"):
+        creditpiggy.start()
+    creditpiggy.stop()
+    creditpiggy.stop()
+    with pytest.raises(Problem, match="has been started before"):
+        creditpiggy.start()
 
 
 def test_a_long_folder_for_temporary_files_is_avoided(tmp_path, monkeypatch):
@@ -247,6 +257,20 @@ def test_a_project_can_be_added_to_any_fake(tmp_path):
             creditpiggy.assert_claimed("job-1")
         with pytest.raises(ValueError, match="'P' is given twice"):
             CreditPiggy(fake=fake, project="P").start()
+
+
+def test_a_journal_that_is_full_is_told():
+    with Fake({"p": "s"}, journal_limit=1) as fake:
+        creditpiggy = CreditPiggy(fake=fake, project="mine")
+        creditpiggy.start()
+        folder = folder_of(creditpiggy)
+        run_job(creditpiggy.endpoint, "job-1")
+        creditpiggy.wait_for_claim("job-1")
+        assert "3 commands came, and it keeps 1" in creditpiggy.report()
+        with pytest.raises(JournalFull, match="is full"):
+            creditpiggy.stop()
+        assert fake.accounts.projects == ["p"]
+        assert not folder.exists()
 
 
 def test_a_start_that_fails_leaves_nothing(monkeypatch):
