@@ -56,11 +56,7 @@ class AccountServer:
     ) -> None:
         self._secrets: dict[str, tuple[str, bytes]] = {}
         for project_id, secret in projects.items():
-            if not project_id or "," in project_id or not secret:
-                raise ValueError(f"project {project_id!r} needs an id without commas, and a secret")
-            if project_id.lower() in self._secrets:
-                raise ValueError(f"project id {project_id!r} is given twice; case makes no difference")
-            self._secrets[project_id.lower()] = (project_id, secret.encode())
+            self.add_project(project_id, secret)
         self.quirks = frozenset[str]()
         self._ledger = self._new_ledger()
         self._lock = threading.Lock()
@@ -84,7 +80,24 @@ class AccountServer:
     @property
     def projects(self) -> list[str]:
         """The ids of the projects that can sign requests."""
-        return [project_id for project_id, _ in self._secrets.values()]
+        return [project_id for project_id, _ in list(self._secrets.values())]
+
+    def add_project(self, project_id: str, secret: str) -> None:
+        """Let one more project sign requests.
+
+        Raises:
+            ValueError: its id differs from another's only by case, or the id or the secret is empty.
+        """
+        if not project_id or "," in project_id or not secret:
+            raise ValueError(f"project {project_id!r} needs an id without commas, and a secret")
+        if project_id.lower() in self._secrets:
+            raise ValueError(f"project id {project_id!r} is given twice; case makes no difference")
+        self._secrets[project_id.lower()] = (project_id, secret.encode())
+
+    def remove_project(self, project_id: str) -> None:
+        """Let a project sign no more requests, and forget all it has."""
+        self._secrets.pop(project_id.lower(), None)
+        self.reset(project_id)
 
     @property
     def refused(self) -> int:
