@@ -49,7 +49,9 @@ def possible(steps: Sequence[Step], seen: Span, *, any_order: bool = False) -> s
         waits_for = [0] * len(steps)
     else:
         waits_for = _predecessors(steps)
-        if all(mask == (1 << place) - 1 for place, mask in enumerate(waits_for)) and all(step.applied for step in steps):
+        if all(mask == (1 << place) - 1 for place, mask in enumerate(waits_for)) and all(
+            step.applied for step in steps
+        ):
             return fates(steps, seen)
     needed = sum(1 << place for place, step in enumerate(steps) if step.applied)
     positions = [(0, START)]
