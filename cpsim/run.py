@@ -63,7 +63,7 @@ class Target:
 class Run:
     """One run and all that came of it. Times are nanoseconds since the replay began.
 
-    `fresh` says that no other run has slot ids that begin like these.
+    `fresh` says that no other run has slot ids that begin like these; `command` is the command line that repeats it.
     """
 
     workload: Workload
@@ -81,6 +81,7 @@ class Run:
     slots: pa.Table | None = None
     accounts: pa.Table | None = None
     verdict: Verdict = field(default_factory=Verdict)
+    command: str = ""
 
     def links(self) -> dict[str, str]:
         """Machine to user, of the workload's machines that have one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from cpsim.verify.model import NOTHING, START, Fate, aged_by, fates, taken
@@ -89,10 +90,8 @@ def _explanations(steps: Sequence[Step], seen: Span) -> Iterator[tuple[str, set[
     yield "duplicated", fates([again for step in untold for again in (step, step)], seen)
     if any(step.accepted is False for step in steps):
         yield "resurrected", fates(sorted(untold, key=lambda step: step.kind in {"claim", "discard"}), seen)
-    try:
+    with suppress(TooManyOrders):
         yield "reordered", possible(steps, seen, any_order=True)
-    except TooManyOrders:
-        pass
     yield "late expiry", fates([_endless(step) for step in untold], seen)
 
 

@@ -1,5 +1,7 @@
-"""The accounts of a server as a whole: what its claimed slots granted is what its machines earned, and no credit or
-counter is made or lost on the way to its users. Sums are of 64 bits and may wrap, on all sides alike.
+"""The accounts of a server as a whole.
+
+What its claimed slots granted is what its machines earned, and no credit or counter is made or lost on the way to its
+users. Sums are of 64 bits and may wrap, on all sides alike.
 """
 
 from __future__ import annotations
@@ -40,6 +42,13 @@ class Holder(NamedTuple):
     subject: str
 
 
+class _Rows(NamedTuple):
+    """Rows of a table, and whose each is: the project's id and the machine's or user's."""
+
+    table: pa.Table
+    holders: pa.Array
+
+
 @dataclass(frozen=True, slots=True)
 class Sums:
     """Amounts added up: int64[holders, names]."""
@@ -73,22 +82,22 @@ def judge_books(slots: pa.Table, accounts: pa.Table, verdict: Verdict, owners: M
         verdict: takes the findings.
         owners: machine to user, where these are all links and were made before the first claim.
     """
-    claimed = slots.filter(pc.equal(slots["state"], "claimed"))
-    machines, users = (accounts.filter(pc.equal(accounts["kind"], kind)) for kind in ("machine", "user"))
-    claims_of, machines_of, users_of = _holders(claimed, "machine"), _holders(machines, "id"), _holders(users, "id")
-    holders = pc.unique(pa.concat_arrays([machines_of, claims_of]))
-    names = _counter_names(claimed["counters"], *(accounts[name] for name in ("counters", "waiting_counters")))
-    granted = _sums(claimed, "granted", "counters", claims_of, holders, names)
-    earned = _sums(machines, "credits", "counters", machines_of, holders, names)
-    waiting = _sums(machines, "waiting_credits", "waiting_counters", machines_of, holders, names)
-    owned = _sums(users, "credits", "counters", users_of, pc.unique(users_of), names)
-    _judge_machines(granted, earned, _Claims(claimed, claims_of), verdict)
-    verdict.checked["machines"] += len(machines)
+    claimed = _rows(slots.filter(pc.equal(slots["state"], "claimed")), "machine")
+    machines, users = (_rows(accounts.filter(pc.equal(accounts["kind"], kind)), "id") for kind in ("machine", "user"))
+    holders = pc.unique(pa.concat_arrays([machines.holders, claimed.holders]))
+    names = _counter_names(slots["counters"], accounts["counters"], accounts["waiting_counters"])
+    granted = _sums(claimed, ("granted", "counters"), holders, names)
+    earned = _sums(machines, ("credits", "counters"), holders, names)
+    waiting = _sums(machines, ("waiting_credits", "waiting_counters"), holders, names)
+    owned = _sums(users, ("credits", "counters"), pc.unique(users.holders), names)
+    _judge_machines(granted, earned, _Claims(claimed), verdict)
+    verdict.checked["machines"] += len(machines.holders)
     _judge_totals(granted, earned, waiting, owned, verdict)
-    _judge_waiting(pc.is_valid(machines["user"]), machines_of, waiting, verdict)
+    linked = machines.holders.filter(_whole(pc.is_valid(machines.table["user"])))
+    _judge_waiting(linked, waiting, verdict)
     if owners is not None:
         _judge_users(earned, owned, owners, verdict)
-        verdict.checked["users"] += len(users)
+        verdict.checked["users"] += len(users.holders)
 
 
 def _judge_machines(granted: Sums, earned: Sums, claims: _Claims, verdict: Verdict) -> None:
@@ -133,10 +142,10 @@ def _judge_totals(granted: Sums, earned: Sums, waiting: Sums, owned: Sums, verdi
         verdict.checked["sums"] += 2
 
 
-def _judge_waiting(linked: pa.ChunkedArray, machines_of: pa.Array, waiting: Sums, verdict: Verdict) -> None:
+def _judge_waiting(linked: pa.Array, waiting: Sums, verdict: Verdict) -> None:
     """What a machine with a user earned, waits no more."""
     known = pa.array([SEPARATOR.join(holder) for holder in waiting.holders], pa.string())
-    places = indices(machines_of.filter(_whole(linked)), known)
+    places = indices(linked, known)
     for h, n in np.argwhere(waiting.values[places]).tolist():
         holder, amount = waiting.holders[places[h]], int(waiting.values[places[h], n])
         detail = f"{amount} {waiting.names[n]} wait on it, though it belongs to a user"
@@ -164,9 +173,8 @@ def _judge_users(earned: Sums, owned: Sums, owners: Mapping[str, str], verdict: 
 class _Claims:
     """The claimed slots, to find those that show what is wrong with a machine."""
 
-    def __init__(self, claimed: pa.Table, holders: pa.Array) -> None:
+    def __init__(self, claimed: _Rows) -> None:
         self._claimed = claimed
-        self._holders = holders
         self._looks = TRACED
 
     def that_show(self, holder: Holder, name: str, difference: int) -> list[str]:
@@ -174,17 +182,17 @@ class _Claims:
         if not self._looks:
             return []
         self._looks -= 1
-        own = self._claimed.filter(pc.equal(self._holders, SEPARATOR.join(holder)))
-        slots = own["slot"].to_pylist()
+        own = self._claimed.table.filter(pc.equal(self._claimed.holders, SEPARATOR.join(holder)))
+        slots: list[str] = own["slot"].to_pylist()
         for slot, granted, counters in zip(slots, own["granted"].to_pylist(), own["counters"].to_pylist(), strict=True):
             if abs(difference) == (granted if name == CREDITS else dict(counters or ()).get(name)):
                 return [slot]
         return slots[:CULPRITS]
 
 
-def _holders(table: pa.Table, column: str) -> pa.Array:
+def _rows(table: pa.Table, column: str) -> _Rows:
     subjects = pc.fill_null(table[column], "")
-    return _whole(pc.binary_join_element_wise(table["project"], subjects, SEPARATOR))
+    return _Rows(table, _whole(pc.binary_join_element_wise(table["project"], subjects, SEPARATOR)))
 
 
 def _split(holders: pa.Array) -> list[Holder]:
@@ -193,19 +201,21 @@ def _split(holders: pa.Array) -> list[Holder]:
 
 def _counter_names(*columns: pa.ChunkedArray) -> list[str]:
     """Credits, and each counter there is."""
-    found = {name for column in columns for name in pc.unique(map_entries(column)[1]).to_pylist()}
+    found: set[str] = {name for column in columns for name in pc.unique(map_entries(column)[1]).to_pylist()}
     return [CREDITS, *sorted(found - {CREDITS})]
 
 
-def _sums(table: pa.Table, credits: str, counters: str, holders: pa.Array, known: pa.Array, names: list[str]) -> Sums:
+def _sums(rows: _Rows, columns: tuple[str, str], known: pa.Array, names: list[str]) -> Sums:
+    """What rows hold in a column of credits and one of counters, by holder and name."""
+    credits, counters = columns
+    table, holder = rows.table, indices(rows.holders, known)
     values = np.zeros((len(known), len(names)), np.int64)
-    holder = indices(holders, known)
     for start in range(0, len(table), ROWS):
-        rows, whose = table.slice(start, ROWS), holder[start : start + ROWS]
-        np.add.at(values[:, 0], whose, np.asarray(pc.fill_null(rows[credits], 0)).astype(np.int64))
-        offsets, keys, amounts = map_entries(rows[counters])
-        place = (np.repeat(whose, np.diff(offsets)), indices(keys, pa.array(names, pa.string())))
-        np.add.at(values, place, np.asarray(pc.fill_null(amounts, 0)).astype(np.int64))
+        chunk, whose = table.slice(start, ROWS), holder[start : start + ROWS]
+        np.add.at(values[:, 0], whose, np.asarray(pc.fill_null(chunk[credits], 0)).astype(np.int64))
+        offsets, keys, amounts = map_entries(chunk[counters])
+        place = np.repeat(whose, np.diff(offsets)) * len(names) + indices(keys, pa.array(names, pa.string()))
+        np.add.at(values.reshape(-1), place, np.asarray(pc.fill_null(amounts, 0)).astype(np.int64))
     return Sums(_split(known), names, values)
 
 

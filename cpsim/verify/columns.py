@@ -10,6 +10,7 @@ that is not.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -109,14 +110,16 @@ def fine(history: History, slots: pa.Table, slot_of_row: Ints) -> Bools:
         known = meant >= 0
         rows = slots.slice(start, ROWS)
         shown[meant[known]] = comparison.same(rows if known.all() else rows.filter(pa.array(known)), meant[known])
-    return should.ordinary & shown
+    good: Bools = should.ordinary & shown
+    return good
 
 
 def fine_outstanding(history: History, outstanding: set[str]) -> Bools:
     """For each slot of the workload, whether it is ordinary, and listed as outstanding if it should be."""
     should = expected(history)
     listed = indices(slot_ids(history), pa.array(sorted(outstanding), pa.string())) >= 0
-    return should.ordinary & (listed == (should.phase == ALLOCATED))
+    good: Bools = should.ordinary & (listed == (should.phase == ALLOCATED))
+    return good
 
 
 def slot_ids(history: History) -> pa.Array:
@@ -147,7 +150,8 @@ def _in_turn(history: History, place: npt.NDArray[np.int32]) -> Bools:
     settling = np.maximum(place[CLAIM], place[DISCARD])
     inner = [place[META], place[COUNTERS]]
     turns = [follows(place[ALLOC], each) for each in (*inner, settling)] + [follows(each, settling) for each in inner]
-    return np.logical_and.reduce(turns)
+    all_follow: Bools = np.logical_and.reduce(turns)
+    return all_follow
 
 
 def _granted(history: History, row: list[Ints]) -> tuple[Ints, Bools]:
@@ -206,12 +210,12 @@ class _Comparison:
         self._first_reason = indices(self._reasons, self._reasons)
         firsts = indices(self._texts, self._texts)
         bounds = np.cumsum([0, *map(len, workload.meta.choices)])
-        self._first_texts = [firsts[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+        self._first_texts = [firsts[start:end] for start, end in pairwise(bounds)]
 
     def same(self, rows: pa.Table, slots: Ints) -> Bools:
         """For each row, whether it is as expected of the slot of the same place."""
         should = self._should
-        same = indices(rows["state"], pa.array(PHASES)) == should.phase[slots]
+        same: Bools = indices(rows["state"], pa.array(PHASES)) == should.phase[slots]
         for column, known, firsts, wanted in (
             ("machine", self._machines, self._first_machine, should.machine[slots]),
             ("reason", self._reasons, self._first_reason, should.reason[slots]),
@@ -227,7 +231,8 @@ class _Comparison:
         texts = _matrix(meta.values, should.meta[slots])
         for column, firsts in zip(texts.T, self._first_texts, strict=True):
             column[:] = _taken(firsts, np.where(column == ABSENT, -1, column))
-        return same & _entries_are(rows["meta"], meta.names, texts, lambda values: indices(values, self._texts))
+        same &= _entries_are(rows["meta"], meta.names, texts, lambda values: indices(values, self._texts))
+        return same
 
 
 def _numbers(values: pa.Array) -> Ints:
@@ -253,7 +258,8 @@ def _entries_are(
     known = name >= 0
     found = np.full(wanted.shape, ABSENT)
     found[row[known], name[known]] = coded(values)[known]
-    return (sizes == (wanted != ABSENT).sum(axis=1)) & (found == wanted).all(axis=1)
+    same: Bools = (sizes == (wanted != ABSENT).sum(axis=1)) & (found == wanted).all(axis=1)
+    return same
 
 
 def map_entries(column: pa.ChunkedArray) -> tuple[Ints, pa.Array, pa.Array]:

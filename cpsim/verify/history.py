@@ -80,7 +80,8 @@ class History:
         if not self.direct:
             return np.full(len(places), self.seen.latest_ns)
         chosen = self.records[places]
-        return np.maximum(chosen["sent_ns"], chosen["answered_ns"])
+        until_ns: npt.NDArray[np.int64] = np.maximum(chosen["sent_ns"], chosen["answered_ns"])
+        return until_ns
 
     def steps(self, wanted: npt.NDArray[np.bool_]) -> Iterator[tuple[int, list[Step]]]:
         """The steps of some slots, as they were sent, slot by slot; a chunk of slots is in memory at a time.

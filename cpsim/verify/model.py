@@ -62,6 +62,11 @@ class Step(NamedTuple):
     accepted: bool | None = None
     answered_ns: int | None = None
 
+    @property
+    def over_ns(self) -> int:
+        """From when on what was sent comes after it."""
+        return self.span.latest_ns if self.answered_ns is None else self.answered_ns
+
 
 class Branch(NamedTuple):
     """One possible history so far."""

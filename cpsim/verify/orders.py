@@ -30,7 +30,7 @@ class TooManyOrders(Exception):  # noqa: N818 - an answer: nobody knows
 
 def in_order(steps: Iterable[Step]) -> list[Step]:
     """A slot's steps as they were sent."""
-    return sorted(steps, key=lambda step: (step.span.earliest_ns, _answered_ns(step)))
+    return sorted(steps, key=lambda step: (step.span.earliest_ns, step.over_ns))
 
 
 def possible(steps: Sequence[Step], seen: Span, *, any_order: bool = False) -> set[Fate]:
@@ -49,9 +49,7 @@ def possible(steps: Sequence[Step], seen: Span, *, any_order: bool = False) -> s
         waits_for = [0] * len(steps)
     else:
         waits_for = _predecessors(steps)
-        if all(mask == (1 << place) - 1 for place, mask in enumerate(waits_for)) and all(
-            step.applied for step in steps
-        ):
+        if all(mask == (1 << place) - 1 for place, mask in enumerate(waits_for)):
             return fates(steps, seen)
     needed = sum(1 << place for place, step in enumerate(steps) if step.applied)
     positions = [(0, START)]
@@ -80,11 +78,7 @@ def _predecessors(steps: Sequence[Step]) -> list[int]:
         sum(
             1 << earlier
             for earlier, before in enumerate(steps[:place])
-            if before.applied and _answered_ns(before) <= step.span.earliest_ns
+            if before.applied and before.over_ns <= step.span.earliest_ns
         )
         for place, step in enumerate(steps)
     ]
-
-
-def _answered_ns(step: Step) -> int:
-    return step.span.latest_ns if step.answered_ns is None else step.answered_ns

@@ -52,18 +52,17 @@ def judge_slots(history: History, slots: pa.Table, project_id: str, verdict: Ver
         states = iter(fates_in(slots.take(pa.array(rows[rows >= 0]))))
         for (slot, steps), row in zip(chunk, rows.tolist(), strict=True):
             found = NOTHING if row < 0 else next(states)
-            if found == NOTHING and slot in elsewhere:
-                other = slots["project"][elsewhere[slot]].as_py()
-                _leaked(history.slot_id(slot), f"missing, but in project {other}", steps, history.seen, found, verdict)
-            else:
-                given_up += not judge_slot(history.slot_id(slot), steps, history.seen, found, verdict)
+            stray = slots["project"][elsewhere[slot]].as_py() if row < 0 and slot in elsewhere else None
+            given_up += not judge_slot(history.slot_id(slot), steps, history.seen, found, verdict, stray=stray)
     _give_up(given_up, verdict)
     if fresh:
         _judge_strays(history, slots, ours, slot_of_row, verdict)
     verdict.checked["slots"] += int(np.count_nonzero(sent_for))
 
 
-def judge_slot(slot_id: str, steps: Sequence[Step], seen: Span, found: Fate, verdict: Verdict) -> bool:
+def judge_slot(
+    slot_id: str, steps: Sequence[Step], seen: Span, found: Fate, verdict: Verdict, *, stray: str | None = None
+) -> bool:
     """Compare one slot's state with the states that its history allows.
 
     Args:
@@ -72,6 +71,7 @@ def judge_slot(slot_id: str, steps: Sequence[Step], seen: Span, found: Fate, ver
         seen: when the state was looked at.
         found: the state; `NOTHING` if the server does not know the slot.
         verdict: takes what is found.
+        stray: another project that has a slot of this id.
 
     Returns:
         Whether that could be told; not where too many orders are possible.
@@ -83,6 +83,8 @@ def judge_slot(slot_id: str, steps: Sequence[Step], seen: Span, found: Fate, ver
     verdict.uncertain += len(allowed) > 1
     if found not in allowed:
         name, detail = _difference(steps, seen, allowed, found)
+        if stray is not None:
+            name, detail = "leaked", f"missing, but in project {stray}"
         verdict.exemplify(verdict.find(name, slot_id, detail, [slot_id]), steps, seen, found)
     return True
 
@@ -151,12 +153,9 @@ def _judge_strays(
     for slot, steps in history.steps(leaked):
         if slot in known:  # else it was found missing
             row = rows[slot]
-            detail = f"also in project {slots['project'][row].as_py()}"
-            _leaked(history.slot_id(slot), detail, steps, history.seen, fates_in(slots.slice(row, 1))[0], verdict)
-
-
-def _leaked(slot_id: str, detail: str, steps: Sequence[Step], seen: Span, found: Fate, verdict: Verdict) -> None:
-    verdict.exemplify(verdict.find("leaked", slot_id, detail, [slot_id]), steps, seen, found)
+            slot_id, detail = history.slot_id(slot), f"also in project {slots['project'][row].as_py()}"
+            anomaly = verdict.find("leaked", slot_id, detail, [slot_id])
+            verdict.exemplify(anomaly, steps, history.seen, fates_in(slots.slice(row, 1))[0])
 
 
 def _give_up(count: int, verdict: Verdict) -> None:
