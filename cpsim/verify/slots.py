@@ -15,9 +15,7 @@ from cpsim.verify.model import NOTHING, Fate
 from cpsim.verify.orders import TooManyOrders, possible
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy.typing as npt
+    from collections.abc import Iterator, Mapping, Sequence
 
     from cpsim.verify.history import History
     from cpsim.verify.model import Span, Step
@@ -37,27 +35,32 @@ def judge_slots(history: History, slots: pa.Table, project_id: str, verdict: Ver
         verdict: takes the findings.
         fresh: whether no other run has slot ids that begin like these.
     """
-    ours = _is_project(slots["project"], project_id)
-    slot_of_row = indices(slots["slot"], slot_ids(history))
-    row_of_slot = np.full(history.slots, -1)
-    mine = np.flatnonzero(ours & (slot_of_row >= 0))
-    row_of_slot[slot_of_row[mine]] = mine
-    elsewhere = {int(slot_of_row[row]): row for row in np.flatnonzero(~ours & (slot_of_row >= 0)).tolist()}
+    rows = _Rows(slots, project_id, slot_ids(history))
     sent_for = history.sent_for()
-    doubtful = sent_for & ~fine(history, slots, np.where(ours, slot_of_row, -1))
-    one_by_one = history.steps(doubtful)
-    given_up = 0
-    while chunk := list(islice(one_by_one, CHUNK)):
-        rows = row_of_slot[[slot for slot, _ in chunk]]
-        states = iter(fates_in(slots.take(pa.array(rows[rows >= 0]))))
-        for (slot, steps), row in zip(chunk, rows.tolist(), strict=True):
-            found = NOTHING if row < 0 else next(states)
-            stray = slots["project"][elsewhere[slot]].as_py() if row < 0 and slot in elsewhere else None
-            given_up += not judge_slot(history.slot_id(slot), steps, history.seen, found, verdict, stray=stray)
-    _give_up(given_up, verdict)
+    doubtful = sent_for & ~fine(history, slots, np.where(rows.ours, rows.meant, -1))
+    one_by_one = ((slot, history.slot_id(slot), steps) for slot, steps in history.steps(doubtful))
+    _judge_one_by_one(one_by_one, rows, history.seen, verdict)
     if fresh:
-        _judge_strays(history, slots, ours, slot_of_row, verdict)
+        _judge_strays(history, rows, verdict)
     verdict.checked["slots"] += int(np.count_nonzero(sent_for))
+
+
+def judge_histories(
+    histories: Mapping[str, Sequence[Step]], slots: pa.Table, project_id: str, seen: Span, verdict: Verdict
+) -> None:
+    """Do as `judge_slots` for operations that are of no workload.
+
+    Args:
+        histories: slot id to its operations, as they were sent; they may overlap.
+        slots: the server's slots, one row each.
+        project_id: whose slots are meant.
+        seen: when the slots were read.
+        verdict: takes the findings.
+    """
+    rows = _Rows(slots, project_id, pa.array(list(histories), pa.string()))
+    one_by_one = ((number, slot_id, steps) for number, (slot_id, steps) in enumerate(histories.items()))
+    _judge_one_by_one(one_by_one, rows, seen, verdict)
+    verdict.checked["slots"] += len(histories)
 
 
 def judge_slot(
@@ -126,36 +129,62 @@ def fates_in(slots: pa.Table) -> list[Fate]:
     ]
 
 
-def _is_project(projects: pa.ChunkedArray, project_id: str) -> npt.NDArray[np.bool_]:
-    """Which rows are of a project; servers compare ids without regard to case."""
-    same = [project for project in pc.unique(projects).to_pylist() if project.lower() == project_id.lower()]
-    return np.asarray(pc.is_in(projects, value_set=pa.array(same, pa.string()))).astype(bool)
+class _Rows:
+    """The rows of a ledger that are of some slots.
+
+    Attributes:
+        slots: the ledger.
+        ours: which of its rows are of the project; servers compare ids without regard to case.
+        meant: which of the slots each row is, of this project or another; -1 for none of them.
+        of_slot: for each slot, the last of the project's rows; -1 for none.
+    """
+
+    def __init__(self, slots: pa.Table, project_id: str, ids: pa.Array) -> None:
+        projects = slots["project"]
+        same = [project for project in pc.unique(projects).to_pylist() if project.lower() == project_id.lower()]
+        self.slots = slots
+        self.ours = np.asarray(pc.is_in(projects, value_set=pa.array(same, pa.string()))).astype(bool)
+        self.meant = indices(slots["slot"], ids)
+        self.of_slot = np.full(len(ids), -1)
+        places = np.flatnonzero(self.ours & (self.meant >= 0))
+        self.of_slot[self.meant[places]] = places
+        strays = np.flatnonzero(~self.ours & (self.meant >= 0))
+        self._strays = dict(zip(self.meant[strays].tolist(), strays.tolist(), strict=True))
+
+    def other_project(self, slot: int) -> str | None:
+        """Another project that has a slot of this id."""
+        row = self._strays.get(slot)
+        return None if row is None else str(self.slots["project"][row])
 
 
-def _judge_strays(
-    history: History,
-    slots: pa.Table,
-    ours: npt.NDArray[np.bool_],
-    slot_of_row: npt.NDArray[np.int64],
-    verdict: Verdict,
+def _judge_one_by_one(
+    histories: Iterator[tuple[int, str, Sequence[Step]]], rows: _Rows, seen: Span, verdict: Verdict
 ) -> None:
-    """Find slots that are named like these and that nothing was sent for, or that are of another project."""
-    named_alike = np.asarray(pc.starts_with(slots["slot"], f"{history.prefix}-")).astype(bool)
-    sent_for = np.append(history.sent_for(), values=False)[slot_of_row]
-    for row in np.flatnonzero(named_alike & ours & ~sent_for).tolist():
-        slot_id = slots["slot"][row].as_py()
+    given_up = 0
+    while chunk := list(islice(histories, CHUNK)):
+        places = rows.of_slot[[slot for slot, _, _ in chunk]]
+        states = iter(fates_in(rows.slots.take(pa.array(places[places >= 0]))))
+        for (slot, slot_id, steps), place in zip(chunk, places.tolist(), strict=True):
+            found, stray = (NOTHING, rows.other_project(slot)) if place < 0 else (next(states), None)
+            given_up += not judge_slot(slot_id, steps, seen, found, verdict, stray=stray)
+    _give_up(given_up, verdict)
+
+
+def _judge_strays(history: History, rows: _Rows, verdict: Verdict) -> None:
+    """Find slots that are named like these and that nothing was sent for, or that are in another project too."""
+    named_alike = np.asarray(pc.starts_with(rows.slots["slot"], f"{history.prefix}-")).astype(bool)
+    sent_for = np.append(history.sent_for(), values=False)[rows.meant]
+    for row in np.flatnonzero(named_alike & rows.ours & ~sent_for).tolist():
+        slot_id = str(rows.slots["slot"][row])
         verdict.find("phantom", slot_id, "it is there, but nothing was sent for it", [slot_id])
     leaked = np.zeros(history.slots, bool)
-    strays = np.flatnonzero(named_alike & ~ours & sent_for)
-    leaked[slot_of_row[strays]] = True
-    known = set(slot_of_row[ours].tolist())
-    rows = {int(slot_of_row[row]): row for row in strays.tolist()}
+    leaked[rows.meant[named_alike & ~rows.ours & sent_for]] = True
+    leaked &= rows.of_slot >= 0  # else it was found missing
     for slot, steps in history.steps(leaked):
-        if slot in known:  # else it was found missing
-            row = rows[slot]
-            slot_id, detail = history.slot_id(slot), f"also in project {slots['project'][row].as_py()}"
-            anomaly = verdict.find("leaked", slot_id, detail, [slot_id])
-            verdict.exemplify(anomaly, steps, history.seen, fates_in(slots.slice(row, 1))[0])
+        slot_id = history.slot_id(slot)
+        anomaly = verdict.find("leaked", slot_id, f"also in project {rows.other_project(slot)}", [slot_id])
+        found = fates_in(rows.slots.slice(rows.of_slot[slot], 1))[0]
+        verdict.exemplify(anomaly, steps, history.seen, found)
 
 
 def _give_up(count: int, verdict: Verdict) -> None:
