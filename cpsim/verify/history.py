@@ -77,10 +77,9 @@ class History:
 
     def until_ns(self, places: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
         """By when the commands of some records, which were accepted, had been applied."""
-        if not self.direct:
-            return np.full(len(places), self.seen.latest_ns)
         chosen = self.records[places]
-        until_ns: npt.NDArray[np.int64] = np.maximum(chosen["sent_ns"], chosen["answered_ns"])
+        by_ns = chosen["answered_ns"] if self.direct else self.seen.latest_ns
+        until_ns: npt.NDArray[np.int64] = np.maximum(chosen["sent_ns"], by_ns)
         return until_ns
 
     def steps(self, wanted: npt.NDArray[np.bool_]) -> Iterator[tuple[int, list[Step]]]:
