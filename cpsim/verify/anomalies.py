@@ -67,8 +67,8 @@ def contradiction(steps: Sequence[Step], seen: Span, found: Fate | None) -> tupl
         seen: when it was looked at.
         found: the state in which it is, if that was seen.
     """
-    told = [step._replace(accepted=None) for step in steps]
-    if found is not None and found.phase == "expired" and found not in fates(told, seen):
+    ends = {fate.phase for fate in fates([step for step in steps if step.kind == "alloc"], seen)}
+    if found is not None and found.phase == "expired" and ends == {"allocated"}:
         return "early expiry", "expired, and refused commands, before its time was out"
     branches = {START}
     for step in steps:

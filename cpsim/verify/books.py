@@ -103,7 +103,7 @@ def judge_books(slots: pa.Table, accounts: pa.Table, verdict: Verdict, owners: M
 def _judge_machines(granted: Sums, earned: Sums, claims: _Claims, verdict: Verdict) -> None:
     """Each machine has what its own claimed slots granted, no more and no less."""
     surplus = earned.values - granted.values
-    places = np.argwhere(surplus).tolist()
+    places = sorted(np.argwhere(surplus).tolist(), key=lambda place: (granted.holders[place[0]].subject, place))
     machines = {granted.holders[h].subject for h, _ in places}
     of_machine: defaultdict[str, list[int]] = defaultdict(list)
     for h, holder in enumerate(granted.holders):

@@ -82,7 +82,7 @@ def expected(history: History) -> Expected:
     granted, agreed = _granted(history, row)
     settled = np.where(place[CLAIM] >= 0, CLAIMED, np.where(place[DISCARD] >= 0, DISCARDED, ALLOCATED))
     in_time, over = _times(history, place, row[ALLOC])
-    ordinary &= agreed & (in_time | (over & (settled == ALLOCATED)))
+    ordinary &= agreed & (in_time | over)
     return Expected(
         ordinary=ordinary,
         phase=np.where(over & (settled == ALLOCATED), EXPIRED, settled),

@@ -39,7 +39,7 @@ def judge_slots(history: History, slots: pa.Table, project_id: str, verdict: Ver
     sent_for = history.sent_for()
     doubtful = sent_for & ~fine(history, slots, np.where(rows.ours, rows.meant, -1))
     one_by_one = ((slot, history.slot_id(slot), steps) for slot, steps in history.steps(doubtful))
-    _judge_one_by_one(one_by_one, rows, history.seen, verdict)
+    _judge_one_by_one(one_by_one, rows, history.seen, verdict, fresh=fresh)
     if fresh:
         _judge_strays(history, rows, verdict)
     verdict.checked["slots"] += int(np.count_nonzero(sent_for))
@@ -59,7 +59,7 @@ def judge_histories(
     """
     rows = _Rows(slots, project_id, pa.array(list(histories), pa.string()))
     one_by_one = ((number, slot_id, steps) for number, (slot_id, steps) in enumerate(histories.items()))
-    _judge_one_by_one(one_by_one, rows, seen, verdict)
+    _judge_one_by_one(one_by_one, rows, seen, verdict, fresh=False)
     verdict.checked["slots"] += len(histories)
 
 
@@ -74,7 +74,7 @@ def judge_slot(
         seen: when the state was looked at.
         found: the state; `NOTHING` if the server does not know the slot.
         verdict: takes what is found.
-        stray: another project that has a slot of this id.
+        stray: another project, which has a slot of this id and should not.
 
     Returns:
         Whether that could be told; not where too many orders are possible.
@@ -86,7 +86,7 @@ def judge_slot(
     verdict.uncertain += len(allowed) > 1
     if found not in allowed:
         name, detail = _difference(steps, seen, allowed, found)
-        if stray is not None:
+        if allowed and stray is not None:
             name, detail = "leaked", f"missing, but in project {stray}"
         verdict.exemplify(verdict.find(name, slot_id, detail, [slot_id]), steps, seen, found)
     return True
@@ -158,14 +158,15 @@ class _Rows:
 
 
 def _judge_one_by_one(
-    histories: Iterator[tuple[int, str, Sequence[Step]]], rows: _Rows, seen: Span, verdict: Verdict
+    histories: Iterator[tuple[int, str, Sequence[Step]]], rows: _Rows, seen: Span, verdict: Verdict, *, fresh: bool
 ) -> None:
     given_up = 0
     while chunk := list(islice(histories, CHUNK)):
         places = rows.of_slot[[slot for slot, _, _ in chunk]]
         states = iter(fates_in(rows.slots.take(pa.array(places[places >= 0]))))
         for (slot, slot_id, steps), place in zip(chunk, places.tolist(), strict=True):
-            found, stray = (NOTHING, rows.other_project(slot)) if place < 0 else (next(states), None)
+            found = NOTHING if place < 0 else next(states)
+            stray = rows.other_project(slot) if fresh and place < 0 else None
             given_up += not judge_slot(slot_id, steps, seen, found, verdict, stray=stray)
     _give_up(given_up, verdict)
 

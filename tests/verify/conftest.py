@@ -14,6 +14,9 @@ from cpsim.scenario.workload import (
     MetaTable,
     Workload,
 )
+from cpsim.verify.history import History
+
+ERRORS = ["", "HTTP 500: no", "ER", "lost"]
 
 
 def workload_of(calls):
@@ -70,16 +73,11 @@ def workload_of(calls):
     )
 
 
-def records_of(marks):
-    """Records of (op, outcome, error, sent_ns, answered_ns)."""
-    return np.array(list(marks), RECORD_TYPE)
-
-
 @pytest.fixture(scope="session")
-def workload():
-    return workload_of
+def history_of():
+    """Return history_of(calls, marks, direct=, seen=); marks are (op, outcome, error, sent_ns, answered_ns)."""
 
+    def make(calls, marks, *, direct, seen, prefix="w"):
+        return History(workload_of(calls), prefix, np.array(list(marks), RECORD_TYPE), ERRORS, direct=direct, seen=seen)
 
-@pytest.fixture(scope="session")
-def records():
-    return records_of
+    return make

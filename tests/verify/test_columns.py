@@ -6,14 +6,13 @@ import pyarrow as pa
 import pytest
 
 from cpdaemon.commands import KINDS
+from cpsim.scenario.workload import ABSENT
 from cpsim.verify import columns
-from cpsim.verify.history import History
 from cpsim.verify.model import MINUTE_NS, Fate, Span
 from cpsim.verify.orders import possible
 from cpsim.verify.slots import judge_histories, judge_outstanding, judge_slots
 from cpsim.verify.verdict import Verdict
 
-ERRORS = ["", "ER", "HTTP 500: no", "lost"]
 SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("project", "slot", "state", "machine", "reason")),
@@ -128,9 +127,42 @@ def plain(verdict):
     return sorted(map(str, verdict.anomalies)), verdict.counts, verdict.uncertain, verdict.checked, verdict.unseen
 
 
+def fate_of(made, should, slot):
+    """The state that is expected of an ordinary slot, as the model has it."""
+    counters, meta = should.counters[slot], should.meta[slot]
+    sums = [] if counters < 0 else zip(made.counters.names, made.counters.values[counters].tolist(), strict=True)
+    texts = [] if meta < 0 else zip(made.meta.names, made.meta.choices, made.meta.values[meta], strict=True)
+    return Fate(
+        columns.PHASES[should.phase[slot]],
+        None if should.machine[slot] < 0 else made.machines[should.machine[slot]],
+        None if should.granted[slot] == ABSENT else should.granted[slot],
+        None if should.reason[slot] < 0 else made.discard.reasons[should.reason[slot]],
+        frozenset((name, value) for name, value in sums if value != ABSENT),
+        frozenset((name, choices[text]) for name, choices, text in texts),
+    )
+
+
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("direct", [False, True])
-def test_both_ways_find_the_same(workload, records, seed, direct, monkeypatch):
+def test_ordinary_slots_have_the_one_state_that_the_model_allows(history_of, seed, direct):
+    chance = Chance(seed)
+    calls = sorted((call for number in range(1, SLOTS) for call in chance.calls(number)), key=lambda call: call[3][2])
+    marks = [(op, *mark) for op, (*_, mark) in enumerate(calls) if not chance.rarely()]
+    phases = set()
+    for seen in (Span(200, 210), Span(MINUTE_NS, MINUTE_NS + 9), Span(MINUTE_NS + 40, MINUTE_NS + 60)):
+        history = history_of([call[:3] for call in calls], marks, direct=direct, seen=seen)
+        should = columns.expected(history)
+        assert should.ordinary.sum() > SLOTS / 10
+        for slot, steps in history.steps(should.ordinary):
+            fate = fate_of(history.workload, should, slot)
+            assert possible(steps, seen) == {fate}
+            phases.add(fate.phase)
+    assert phases == set(columns.PHASES) - (set() if direct else {"expired"})
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("direct", [False, True])
+def test_both_ways_find_the_same(history_of, seed, direct, monkeypatch):
     chance = Chance(seed)
     monkeypatch.setattr(columns, "ROWS", chance.one([7, SLOTS, columns.ROWS]))
     monkeypatch.setattr("cpsim.verify.slots.CHUNK", chance.one([7, SLOTS]))
@@ -139,7 +171,7 @@ def test_both_ways_find_the_same(workload, records, seed, direct, monkeypatch):
     calls.sort(key=lambda call: call[3][2])
     marks = [(op, *mark) for op, (*_, mark) in enumerate(calls) if not chance.rarely()]
     seen = Span(*chance.one([(200, 210), (MINUTE_NS + 40, MINUTE_NS + 60), (MINUTE_NS + 50, MINUTE_NS + 50)]))
-    history = History(workload([call[:3] for call in calls]), "w", records(marks), ERRORS, direct=direct, seen=seen)
+    history = history_of([call[:3] for call in calls], marks, direct=direct, seen=seen)
     table = chance.ledger(history)
     fast, slow = Verdict(), Verdict()
     judge_slots(history, table, "p", fast)
@@ -154,12 +186,12 @@ def test_both_ways_find_the_same(workload, records, seed, direct, monkeypatch):
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("direct", [False, True])
-def test_both_ways_find_the_same_among_outstanding_slots(workload, records, seed, direct, monkeypatch):
+def test_both_ways_find_the_same_among_outstanding_slots(history_of, seed, direct, monkeypatch):
     chance = Chance(seed)
     calls = sorted((call for number in range(1, SLOTS) for call in chance.calls(number)), key=lambda call: call[3][2])
     marks = [(op, *mark) for op, (*_, mark) in enumerate(calls)]
     seen = Span(*chance.one([(200, 210), (MINUTE_NS + 40, MINUTE_NS + 60)]))
-    history = History(workload([call[:3] for call in calls]), "w", records(marks), ERRORS, direct=direct, seen=seen)
+    history = history_of([call[:3] for call in calls], marks, direct=direct, seen=seen)
     outstanding = {f"w-{number}" for number in range(SLOTS) if chance.often()}
     fast, slow = Verdict(), Verdict()
     judge_outstanding(history, outstanding, fast)
