@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
     from cpsim.verify.model import Branch, Fate, Span, Step
 
-MOST_POSITIONS: Final = 20_000
-"""Positions of one search: about a second of work."""
+UNSETTLED: Final = {"absent", "allocated"}
+"""A slot in any other phase refuses whatever comes, so only what was accepted must have come before."""
+MOST_POSITIONS: Final = 10_000
+"""Positions of one search: about half a second of work."""
 
 
 class TooManyOrders(Exception):  # noqa: N818 - an answer: nobody knows
@@ -33,13 +35,16 @@ def in_order(steps: Iterable[Step]) -> list[Step]:
     return sorted(steps, key=lambda step: (step.span.earliest_ns, step.over_ns))
 
 
-def possible(steps: Sequence[Step], seen: Span, *, any_order: bool = False) -> set[Fate]:
+def possible(
+    steps: Sequence[Step], seen: Span, *, any_order: bool = False, most_positions: int = MOST_POSITIONS
+) -> set[Fate]:
     """Every state in which a slot may be seen after its steps; empty when no order explains the replies.
 
     Args:
         steps: the slot's operations, as they were sent.
         seen: when the state was looked at.
         any_order: do not mind when commands were sent and answered.
+        most_positions: where the search ends without a result.
 
     Raises:
         TooManyOrders: the search came to its bound.
@@ -52,13 +57,17 @@ def possible(steps: Sequence[Step], seen: Span, *, any_order: bool = False) -> s
         if all(mask == (1 << place) - 1 for place, mask in enumerate(waits_for)):
             return fates(steps, seen)
     needed = sum(1 << place for place, step in enumerate(steps) if step.applied)
+    welcome = sum(1 << place for place, step in enumerate(steps) if step.applied and step.accepted)
     positions = [(0, START)]
     known = set(positions)
     ends: set[Branch] = set()
     while positions:
         done, branch = positions.pop()
-        if done & needed == needed:
+        settled = branch.fate.phase not in UNSETTLED
+        if done & (welcome if settled else needed) == (welcome if settled else needed):
             ends.add(branch)
+        if settled:
+            continue
         for place, step in enumerate(steps):
             if done >> place & 1 or waits_for[place] & ~done:
                 continue
@@ -67,7 +76,7 @@ def possible(steps: Sequence[Step], seen: Span, *, any_order: bool = False) -> s
                 if position not in known:
                     known.add(position)
                     positions.append(position)
-        if len(known) > MOST_POSITIONS:
+        if len(known) > most_positions:
             raise TooManyOrders
     return {aged.fate for branch in ends for aged in aged_by(branch, seen)}
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from cpsim.verify.anomalies import contradiction, name_of
 from cpsim.verify.columns import fine, fine_outstanding, indices, slot_ids
 from cpsim.verify.model import NOTHING, Fate
-from cpsim.verify.orders import TooManyOrders, possible
+from cpsim.verify.orders import MOST_POSITIONS, TooManyOrders, possible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from cpsim.verify.model import Span, Step
     from cpsim.verify.verdict import Verdict
 
+FEW_POSITIONS: Final = 500
+PATIENCE: Final = 50
+"""Slots whose orders are searched as far as `orders` goes without a result; after these, a search ends earlier."""
 CHUNK: Final = 10_000
 """Slots that are judged one by one at a time."""
 
@@ -64,7 +67,14 @@ def judge_histories(
 
 
 def judge_slot(
-    slot_id: str, steps: Sequence[Step], seen: Span, found: Fate, verdict: Verdict, *, stray: str | None = None
+    slot_id: str,
+    steps: Sequence[Step],
+    seen: Span,
+    found: Fate,
+    verdict: Verdict,
+    *,
+    stray: str | None = None,
+    most_positions: int = MOST_POSITIONS,
 ) -> bool:
     """Compare one slot's state with the states that its history allows.
 
@@ -75,12 +85,13 @@ def judge_slot(
         found: the state; `NOTHING` if the server does not know the slot.
         verdict: takes what is found.
         stray: another project, which has a slot of this id and should not.
+        most_positions: where the search for orders ends without a result.
 
     Returns:
         Whether that could be told; not where too many orders are possible.
     """
     try:
-        allowed = possible(steps, seen)
+        allowed = possible(steps, seen, most_positions=most_positions)
     except TooManyOrders:
         return False
     verdict.uncertain += len(allowed) > 1
@@ -100,7 +111,8 @@ def judge_outstanding(history: History, outstanding: set[str], verdict: Verdict)
     for slot, steps in history.steps(doubtful):
         slot_id = history.slot_id(slot)
         try:
-            phases = {fate.phase for fate in possible(steps, history.seen)}
+            most = MOST_POSITIONS if given_up < PATIENCE else FEW_POSITIONS
+            phases = {fate.phase for fate in possible(steps, history.seen, most_positions=most)}
         except TooManyOrders:
             given_up += 1
             continue
@@ -167,7 +179,8 @@ def _judge_one_by_one(
         for (slot, slot_id, steps), place in zip(chunk, places.tolist(), strict=True):
             found = NOTHING if place < 0 else next(states)
             stray = rows.other_project(slot) if fresh and place < 0 else None
-            given_up += not judge_slot(slot_id, steps, seen, found, verdict, stray=stray)
+            most = MOST_POSITIONS if given_up < PATIENCE else FEW_POSITIONS
+            given_up += not judge_slot(slot_id, steps, seen, found, verdict, stray=stray, most_positions=most)
     _give_up(given_up, verdict)
 
 
