@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from cpdaemon.commands import KINDS
 from cpsim.replay.journal import Outcome
 from cpsim.replay.latency import histogram, percentiles_ms
+from cpsim.verify.timeline import timeline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -164,8 +165,14 @@ def _lines(run: Run, summary: Summary) -> Iterator[str]:
         yield f"  [red]{count:,} {name}[/]"
         for found in [found for found in verdict.anomalies if found.name == name][:3]:
             yield f"    {_escaped(found.subject)}: {_escaped(found.detail)}"
+        for example in verdict.examples[name][:1] if name in verdict.examples else []:
+            yield f"    {_escaped(example.anomaly.subject)}:"
+            yield from (f"      {_escaped(line)}" for line in timeline(example).lines)
     if verdict.uncertain:
-        yield f"  {verdict.uncertain:,} slots had more than one acceptable state, as an outcome was unknown"
+        why = "as outcomes were unknown or commands overlapped"
+        yield f"  {verdict.uncertain:,} slots had more than one acceptable state, {why}"
+    if verdict.counts and run.command:
+        yield f"repeat with   {_escaped(run.command)}"
     for sentence in verdict.unseen:
         yield f"  [yellow]not verified:[/] {_escaped(sentence)}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -120,6 +121,7 @@ def run(
                 on_stage=stages.begin,
                 on_progress=stages.progress,
             )
+            result.command = _command(click.get_current_context(), result.workload.seed)
             stages.begin("writing the run folder")
             summary = summarise(result)
             run_folder.write(result, summary, partial, folder)
@@ -127,13 +129,24 @@ def run(
         run_folder.abandon(partial)
     if as_json:
         click.echo(
-            run_folder.json_text(run_folder.run_document(result, summary) | result.verdict.document()),
+            run_folder.json_text(run_folder.run_document(result, summary) | run_folder.verdict_document(result)),
             nl=False,
         )
     else:
         show(result, summary, console)
         console.print(f"run folder    {folder}", highlight=False, markup=False)
     sys.exit({"valid": 0, "invalid": INVALID, "unknown": FAILED}[result.verdict.ruling])
+
+
+def _command(context: click.Context, seed: int) -> str:
+    """The command line that repeats a run, into a new folder and with new slots."""
+    given = context.params | {"seed": seed, "output": None, "slot_prefix": None, "as_json": False}
+    words = ["cpsim", "run", given["scenario"]]
+    for parameter in context.command.params:
+        value = given[parameter.name or ""]
+        if isinstance(parameter, click.Option) and value not in {None, False} and value != parameter.default:
+            words += [parameter.opts[0]] if value is True else [parameter.opts[0], str(value)]
+    return shlex.join(words)
 
 
 def _pace(rate: float | None, speed: float | None, asap: bool) -> Pace:

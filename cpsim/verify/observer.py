@@ -6,7 +6,6 @@ import http.client
 import io
 import json
 import ssl
-import time
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow.parquet
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from cpdaemon.endpoint import UrlEndpoint
 
 CONTROL_PATH: Final = "/__cpsim/"
-POLL_S: Final = 0.01
 
 
 class CannotObserve(Problem):
@@ -55,19 +53,10 @@ class Observer:
             return False
         return status == 200 and isinstance(totals, dict) and "pending" in totals
 
-    def pending(self) -> int:
-        """How many acknowledged commands have not reached the accounts."""
+    def totals(self) -> tuple[int, object]:
+        """How many acknowledged commands have not reached the accounts, and figures that change as the accounts do."""
         totals = json.loads(self._fetch("GET", f"{CONTROL_PATH}totals"))
-        return int(totals["pending"])
-
-    def wait_until_applied(self) -> bool:
-        """Wait until nothing is pending any more; False if that took longer than the time-out."""
-        deadline = time.monotonic() + self._timeout_s
-        while self.pending():
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(POLL_S)
-        return True
+        return int(totals["pending"]), totals
 
     def slots(self) -> pa.Table:
         """One row per slot of the server's ledger."""

@@ -208,9 +208,9 @@ def test_wrong_books_are_found_behind_a_daemon(fake, sabotage, kind, wrong, name
     [
         *(case for case in WRONG if case[1:] not in [(expire_at_once, "early expiry"), (do_nothing, "lost")]),
         ("meta", do_nothing, "lost"),
-        ("alloc", expire_at_once, "contradiction"),
-        ("claim", refuse, "contradiction"),
-        ("meta", refuse, "contradiction"),
+        ("alloc", expire_at_once, "early expiry"),
+        ("claim", refuse, "wrongly refused"),
+        ("meta", refuse, "wrongly refused"),
     ],
 )
 def test_wrong_books_are_found_at_a_server(fake, sabotage, kind, wrong, name):
