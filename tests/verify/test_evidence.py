@@ -150,7 +150,11 @@ def test_the_command_line_that_repeats_a_run(miserly, site, monkeypatch, capsys)
     assert f"repeat with   {command}\n" in printed
     verdict = json.loads(Path("out/verdict.json").read_text(encoding="utf-8"))
     assert verdict["repeat"] == command
-    assert set(verdict["meanings"]) == set(verdict["anomalies_by_name"]) == {"under-credited", "over-credited", "not conserved"}
+    assert (
+        set(verdict["meanings"])
+        == set(verdict["anomalies_by_name"])
+        == {"under-credited", "over-credited", "not conserved"}
+    )
     example = next(example for example in verdict["examples"] if example["name"] == "under-credited")
     assert "seen: claimed by" in example["timeline"][-1]
     for line in example["timeline"]:
