@@ -226,7 +226,7 @@ def test_a_timeline_tells_what_happened():
     ]
     assert [bar.outcome for bar in shown.bars] == ["accepted", "unknown", "refused", "refused", "seen"]
     assert all(bar.x >= 400 and bar.x + bar.width <= 1000.1 and bar.width >= 4 for bar in shown.bars)
-    assert max(len(bar.label) for bar in shown.bars) == 48
+    assert max(len(bar.label) for bar in shown.bars) == 42
     assert shown.height == 5 * (shown.bars[1].y - shown.bars[0].y)
 
 
