@@ -104,7 +104,7 @@ class FaultPlan:
     Attributes:
         daemon: whether a fault may fire for the next command that comes to the daemon.
         server: likewise for the next request that comes to the server.
-        delivery: likewise for the next commands that the daemon has passed on.
+        delivery: likewise for the next commands that a daemon in the same process passes on, or they may be refused.
 
     Raises:
         Problem: there is no such fault, or it is a crash and this process must not end.
@@ -120,7 +120,6 @@ class FaultPlan:
     ) -> None:
         self.daemon = self.server = self.delivery = False
         self._clock = clock
-        self._begun_s = clock()
         self._seed = seed
         self._crash = crash
         self._lock = threading.Lock()
@@ -136,9 +135,10 @@ class FaultPlan:
         return iter([armed.fault for armed in self._armed])
 
     def replace(self, faults: Iterable[Fault | str]) -> None:
-        """Have these faults, and no others; what is counted begins anew."""
+        """Have these faults, and no others; what is counted begins anew, and so do the seconds of their times."""
         made = self._made(faults)
         with self._lock:
+            self._begun_s = self._clock()
             self._set(made)
         self._tell()
 
@@ -201,12 +201,10 @@ class FaultPlan:
             self._firings.clear()
             self._missed = 0
 
-    def describe(self) -> list[dict[str, object]]:
-        """For each fault: its text as `fault`, how many commands it `selected`, and how often it `fired`."""
+    def describe(self) -> list[tuple[str, int, int]]:
+        """For each fault: its text, how many commands it has selected, and how often it fired."""
         with self._lock:
-            return [
-                {"fault": str(armed.fault), "selected": armed.selected, "fired": armed.fired} for armed in self._armed
-            ]
+            return [(str(armed.fault), armed.selected, armed.fired) for armed in self._armed]
 
     # Each of these is a context in which there is one fault more: `with faults.hang(kind="claim"): ...`
 
@@ -283,7 +281,8 @@ class FaultPlan:
                 armed.selected += 1
                 if firing is None and armed.fires(self._seed):
                     firing = armed
-                    self._record(armed, now_s, "daemon" if hook == "delivery" else hook, subject)
+                    stage = armed.fault.stage or ("daemon" if hook == "delivery" else hook)
+                    self._record(armed, now_s, stage, subject)
         return None if firing is None else firing.fault
 
     def refuses(self, stage: str) -> bool:
@@ -307,6 +306,10 @@ class FaultPlan:
         """Call this after each change of the plan."""
         self._watchers.append(watcher)
 
+    def unwatch(self, watcher: Callable[[], object]) -> None:
+        """Call it no more."""
+        self._watchers.remove(watcher)
+
     def crash(self) -> None:
         """End this process at once."""
         assert self._crash is not None
@@ -328,10 +331,11 @@ class FaultPlan:
     def _set(self, plan: list[_Armed]) -> None:
         self._armed = plan
         hooks = frozenset[str]().union(*(armed.hooks for armed in plan))
-        self.daemon, self.server, self.delivery = (hook in hooks for hook in ("daemon", "server", "delivery"))
+        self.daemon, self.server = (hook in hooks for hook in ("daemon", "server"))
+        self.delivery = "delivery" in hooks or any(self._states("server"))
 
     def _tell(self) -> None:
-        for watcher in self._watchers:
+        for watcher in list(self._watchers):
             watcher()
 
     def _states(self, stage: str) -> Iterator[_Armed]:

@@ -199,11 +199,17 @@ class Fault:
 
     @property
     def hooks(self) -> frozenset[str]:
-        """The moments at which it may fire, "daemon", "server" and "delivery"; none if it is a state."""
+        """The moments at which it may fire, "daemon", "server" and "delivery"; none if it is a state.
+
+        What a daemon in the same process delivers is a request like others for what is the server's own fault; a
+        fault of either stage has met its commands already.
+        """
         hook = ACTIONS[self.action].hook
-        stages = [self.stage] if self.stage else ACTIONS[self.action].stages
         if hook == "state":
             return frozenset()
+        if self.stage == "server":
+            return frozenset({"server", "delivery"})
+        stages = [self.stage] if self.stage else ACTIONS[self.action].stages
         return frozenset("delivery" if hook == "delivery" and stage == "daemon" else stage for stage in stages)
 
 

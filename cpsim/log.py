@@ -111,14 +111,14 @@ class Log:
             then(None)
         return last
 
-    def wait(self, *statements: Statement) -> None:
-        """Return once the last commit, with this SQL in it, is on disk.
+    def wait(self, *statements: Statement, records: Sequence[str] = ()) -> None:
+        """Return once the last commit, with these records and this SQL in it, is on disk.
 
         Raises:
             Problem: it could not be written.
         """
         outcome: SimpleQueue[Problem | None] = SimpleQueue()
-        self.append([], *statements, then=outcome.put)
+        self.append(records, *statements, then=outcome.put)
         if (problem := outcome.get()) is not None:
             raise problem
 

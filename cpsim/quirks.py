@@ -38,10 +38,18 @@ QUIRKS: Final = {
         Quirk("expire-live", "server", "no slot expires when its time has come"),
         Quirk("slots-vanish", "server", "a slot claimed by a machine with a user is deleted; its id is free again"),
         Quirk("ack-before-delivery", "daemon", "OK is sent when the command is in memory; a crash loses the queue"),
+        Quirk("drop-on-error", "daemon", "a batch answered with anything but 200 and result: ok is dropped"),
+        Quirk("errors-ignored", "daemon", "the errors of a bulk reply are not looked at"),
+        Quirk("resend-duplicates", "daemon", "a batch whose reply was lost is sent again whole; counters double"),
         Quirk("flush-starves", "daemon", "every command pushes the flush back, until more than 5,000 are waiting"),
         Quirk("reorder-classes", "daemon", "commands are grouped by class; their order across classes is lost"),
         Quirk("cut-values", "daemon", "slot=a=b becomes a; an argument without = closes the connection unanswered"),
         Quirk("single-read", "daemon", "one read of at most 1,500 bytes, whatever has arrived"),
+        Quirk(
+            "busy-when-down",
+            "daemon",
+            "with the server unreachable and 5,000 commands waiting, every loop turn retries",
+        ),
     )
 }
 PROFILES: Final = {"documented": frozenset[str](), "deployed": frozenset(QUIRKS)}

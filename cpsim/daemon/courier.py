@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from cpdaemon.errors import BadReply, CreditPiggyError, Refused
 from cpdaemon.signing import bulk_body, bulk_errors, read_reply, token
 from cpdaemon.transport import HttpPool
-from cpsim.daemon.spool import MAX_BATCH, REFUSED, SET_ASIDE, Failed
+from cpsim.daemon.spool import MAX_BATCH, REFUSED, SET_ASIDE, SOME, Failed
 from cpsim.errors import Problem
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from cpdaemon.endpoint import UrlEndpoint
     from cpdaemon.signing import Call
+    from cpsim.daemon.memory import MemorySpool
     from cpsim.daemon.spool import Batch, Spool
 
     Outcomes = Sequence[CreditPiggyError | None]
@@ -52,7 +53,7 @@ class Server(Protocol):
     def knows_batches(self) -> bool:
         """Whether it applies a batch once, however often it is sent under its id; raises CreditPiggyError."""
 
-    def post(self, batch_id: str, calls: Sequence[Call]) -> Outcomes:
+    def post(self, batch_id: str | None, calls: Sequence[Call]) -> Outcomes:
         """What became of each call; raises CreditPiggyError if they were not applied, or may not have been."""
 
 
@@ -77,7 +78,7 @@ class HttpServer:
         """Ask with a batch of nothing, which a server of any kind accepts."""
         return self._bulk("probe", b"{}").get("batch") == "probe"
 
-    def post(self, batch_id: str, calls: Sequence[Call]) -> Outcomes:
+    def post(self, batch_id: str | None, calls: Sequence[Call]) -> Outcomes:
         """Send one batch."""
         return bulk_errors(calls, self._bulk(batch_id, bulk_body(calls)))
 
@@ -85,12 +86,16 @@ class HttpServer:
         """Close the connections."""
         self._pool.close()
 
-    def _bulk(self, batch_id: str, body: bytes) -> dict[str, object]:
-        header = f"{BATCH_HEADER}: {batch_id}\r\n"
-        status, reply = self._pool.post("/batch/bulk", token(self._credentials, body), body, header)
-        if status == UNAVAILABLE:
-            raise Refused("the server is unavailable", status)
-        return read_reply(status, reply)
+    def _bulk(self, batch_id: str | None, body: bytes) -> dict[str, object]:
+        header = "" if batch_id is None else f"{BATCH_HEADER}: {batch_id}\r\n"
+        return accepted(*self._pool.post("/batch/bulk", token(self._credentials, body), body, header))
+
+
+def accepted(status: int, body: bytes) -> dict[str, object]:
+    """A server's reply, if it says that the batch was accepted; raises CreditPiggyError."""
+    if status == UNAVAILABLE:
+        raise Refused("the server is unavailable", status)
+    return read_reply(status, body)
 
 
 class Courier:
@@ -101,10 +106,16 @@ class Courier:
         server: where they go.
         flush_interval_s: how long a command waits for others, unless there is a full batch.
         when_unknown: `set-aside` or `resend`, for a server that does not know batch ids.
+        longest_pause_s: the limit of the pause after a failure.
     """
 
     def __init__(
-        self, spool: Spool, server: Server, flush_interval_s: float, when_unknown: str = WHEN_UNKNOWN[0]
+        self,
+        spool: Spool | MemorySpool,
+        server: Server,
+        flush_interval_s: float,
+        when_unknown: str = WHEN_UNKNOWN[0],
+        longest_pause_s: float | None = None,
     ) -> None:
         self._spool = spool
         self._server = server
@@ -113,7 +124,9 @@ class Courier:
         self._knows_batches: bool | None = None
         self._doubt = "the daemon ended before it had the server's reply"
         self._size = MAX_BATCH
-        self._retry_s = FIRST_RETRY_S
+        self._longest_pause_s = LAST_RETRY_S if longest_pause_s is None else longest_pause_s
+        self._retry_s = self._first_pause_s = min(FIRST_RETRY_S, self._longest_pause_s)
+        self._said: str | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="cpsim-courier", daemon=True)
 
@@ -134,15 +147,21 @@ class Courier:
             try:
                 while self._spool.delivered_to < due:
                     self._attempt()
-            except CreditPiggyError as error:
-                log.warning("%s", error)
-            except Problem as problem:
-                log.error("%s", problem)  # noqa: TRY400 - the message is whole
+            except (CreditPiggyError, Problem) as error:
+                self._complain(error)
+                if self._pause(error):
+                    return
             else:
-                self._retry_s = FIRST_RETRY_S
-                continue
-            if self._pause():
-                return
+                self._retry_s = self._first_pause_s
+                self._complain(None)
+
+    def _complain(self, error: Exception | None) -> None:
+        """Log a failure, once for as long as it goes on, and that it is over."""
+        said, self._said = self._said, None if error is None else str(error)
+        if error is None and said is not None:
+            log.info("the server takes commands again")
+        elif error is not None and said != self._said:
+            log.log(logging.ERROR if isinstance(error, Problem) else logging.WARNING, "%s", error)
 
     def _wait(self) -> int:
         """Wait for a full batch, or until the first command has waited long enough; up to where to deliver then."""
@@ -152,11 +171,19 @@ class Courier:
             spool.released.wait_for(lambda: spool.ready >= MAX_BATCH or stopping(), self._flush_interval_s)
             return spool.released_to
 
-    def _pause(self) -> bool:
+    def _pause(self, _: Exception) -> bool:
         """Wait before the next attempt; whether to end instead."""
         pause_s = self._retry_s * random.uniform(0.5, 1)  # noqa: S311 - nobody gains by guessing it
-        self._retry_s = min(2 * self._retry_s, LAST_RETRY_S)
+        self._retry_s = min(2 * self._retry_s, self._longest_pause_s)
         return self._stopping.wait(pause_s)
+
+    def _ask(self) -> bool:
+        """Ask the server whether it knows batch ids, and with that, whether it answers."""
+        return self._server.knows_batches()
+
+    def _take(self) -> Batch | None:
+        """The next batch."""
+        return self._spool.take(self._size)
 
     def _attempt(self) -> None:
         """Send one batch, once.
@@ -166,8 +193,8 @@ class Courier:
             Problem: the spool cannot be written.
         """
         if self._knows_batches is None:
-            self._knows_batches = self._server.knows_batches()
-        batch = self._spool.take(self._size)
+            self._knows_batches = self._ask()
+        batch = self._take()
         if batch is None:
             return
         if batch.resumed:
@@ -176,19 +203,24 @@ class Courier:
                 return
             self._spool.retried()
         try:
-            outcomes = self._server.post(batch.id, batch.calls)
+            outcomes = self._server.post(batch.id if self._knows_batches else None, batch.calls)
         except CreditPiggyError as error:
-            careless = self._resends and not self._knows_batches
-            self._knows_batches = None  # nothing is risked before it is seen to answer again
-            if (isinstance(error, Refused) and error.status in WHOLE) or (careless and isinstance(error, BadReply)):
-                self._turned_away(batch, error)
-                return
-            if not error.definite:
-                self._doubt = str(error)
-            elif not batch.resumed:
-                self._spool.put_back()
-            raise
-        self._account(batch, outcomes)
+            self._fall_back(batch, error)
+        else:
+            self._account(batch, outcomes)
+
+    def _fall_back(self, batch: Batch, error: CreditPiggyError) -> None:
+        """Do what an attempt that failed asks for; raises the error where that is to try again."""
+        careless = self._resends and not self._knows_batches
+        self._knows_batches = None  # nothing is risked before it is seen to answer again
+        if (isinstance(error, Refused) and error.status in WHOLE) or (careless and isinstance(error, BadReply)):
+            self._turned_away(batch, error)
+            return
+        if not error.definite:
+            self._doubt = str(error)
+        elif not batch.resumed:
+            self._spool.put_back()
+        raise error
 
     def _turned_away(self, batch: Batch, error: CreditPiggyError) -> None:
         """Find the command that spoils a batch: try the first half of it, or set aside the one that is left."""
@@ -212,7 +244,7 @@ class Courier:
         if doubts:
             named = {row.position for row in failed}
             position = next(position for position, _ in batch.commands if position not in named)
-            anyone = f"(some of {len(doubts)} commands up to {batch.commands[-1][1]!r})"
+            anyone = f"{SOME}{len(doubts)} commands up to {batch.commands[-1][1]!r})"
             failed.append(Failed(position, now_us, REFUSED, anyone, str(doubts[0])))
         for row in failed:
             log.warning("refused: %s: %s", row.command, row.error)

@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from socket import MSG_DONTWAIT
 from typing import TYPE_CHECKING
 
-from cpdaemon.wire import MalformedFrame, parse
+from cpdaemon.wire import MalformedFrame
 from cpsim.daemon.listener import READ_BYTES, Listener
 from cpsim.errors import Problem
 
@@ -76,9 +76,9 @@ class DurableListener(Listener):
     def _put(self) -> None:
         taken, self._taken = self._taken, []
         new = [connection for connection in taken if not connection.position]
-        amended = {connection.position: _text(connection) for connection in taken if connection.position}
+        amended = {connection.position: self._text(connection) for connection in taken if connection.position}
         self._writing += 1
-        last = self._spool.put([_text(connection) for connection in new], amended, partial(self._tell, taken))
+        last = self._spool.put([self._text(connection) for connection in new], amended, partial(self._tell, taken))
         for position, connection in enumerate(new, last - len(new) + 1):
             connection.position = position
 
@@ -122,7 +122,7 @@ class DurableListener(Listener):
         if not data:
             return False
         try:
-            parse(connection.frame)
+            self._parse(connection.frame)
         except MalformedFrame:
             connection.grown = True
             return False
@@ -133,8 +133,8 @@ class DurableListener(Listener):
         """What a frame became in the end; nothing, if it is no command any more."""
         try:
             if connection.call is not None:
-                parse(connection.frame)
-                return _text(connection)
+                self._parse(connection.frame)
+                return self._text(connection)
         except MalformedFrame:
             self._reject(connection.frame)
         return ""
@@ -150,15 +150,15 @@ class DurableListener(Listener):
 
         self._spool.put([], amended, written)
 
+    def _text(self, connection: _Connection) -> str:
+        """A command as the spool keeps it."""
+        return connection.frame.strip().decode()
+
     def _await_answers(self) -> None:
         self._pass_on()
         while self._writing:
             self._answer(*self._written.get())
             self._pass_on()
-
-
-def _text(connection: _Connection) -> str:
-    return connection.frame.strip().decode()
 
 
 def _nowhere(_: list[Call]) -> None:

@@ -14,28 +14,24 @@ from selectors import EVENT_READ
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
-from cpsim.daemon.durable import DurableListener
 from cpsim.daemon.listener import BACKLOG, READ_BYTES, Listener
 from cpsim.refusal import refusing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from cpdaemon.signing import Call as AnyCall
     from cpsim.daemon.listener import Call, _Connection
     from cpsim.fault_plan import FaultPlan
     from cpsim.faults import Fault
 
 RESET: Final = struct.pack("ii", 1, 0)
 """Linger for no time: closing resets."""
-MAX_HELD: Final = 1_000_000
-"""How many commands are kept while the server is down; what comes after is answered ER."""
 CHANGE_S: Final = 5.0
 """How long a change of the plan waits for the listener's thread."""
 
 
 class FaultyListener(Listener):
-    """A listener whose commands meet the faults of a plan, and which keeps them while the plan's server is down.
+    """A listener whose commands meet the faults of a plan.
 
     Args:
         arguments: those of `Listener`, or of the listener that this one is mixed with.
@@ -46,8 +42,7 @@ class FaultyListener(Listener):
         super().__init__(*arguments)
         self._faults = faults
         self._addresses = [(sock.family, sock.getsockname()) for sock in self._sockets]
-        self._is_full_otherwise = self._is_full
-        self._refusing = self._holding = False
+        self._refusing = False
         self._hung: set[_Connection] = set()
         self._later: list[tuple[float, int, Callable[[], object]]] = []
         self._number = count()
@@ -58,6 +53,11 @@ class FaultyListener(Listener):
         super().start()
         self._faults.watch(self._refresh)
         self._refresh()
+
+    def stop(self) -> None:
+        """Stop accepting, answer what has arrived, pass on what was acknowledged, and close."""
+        self._faults.unwatch(self._refresh)
+        super().stop()
 
     def _refresh(self) -> None:
         """Do as the plan has it now; it is done on return."""
@@ -77,16 +77,13 @@ class FaultyListener(Listener):
             self._changes.get().set()
 
     def _follow(self) -> None:
-        """Accept or refuse connections, admit commands, and pass them on or keep them, as the plan has it now."""
+        """Accept or refuse connections, and admit commands, as the plan has it now."""
         self._later = [due for due in self._later if due[-1] != self._follow]
         heapify(self._later)
-        for stage in ("daemon", "server"):
-            change_s = self._faults.next_change_s(stage)  # first, or one that comes meanwhile would be missed
-            if change_s is not None:
-                self._do_later(change_s, self._follow)
+        change_s = self._faults.next_change_s("daemon")  # first, or one that comes meanwhile would be missed
+        if change_s is not None:
+            self._do_later(change_s, self._follow)
         self._admit = self._draw if self._faults.daemon else self._acknowledge
-        self._holding = self._faults.refuses("server")
-        self._is_full = self._holds_enough if self._holding else self._is_full_otherwise
         refuses = self._faults.refuses("daemon")
         if refuses and not self._refusing:
             for sock in self._sockets:
@@ -100,9 +97,6 @@ class FaultyListener(Listener):
                 sock.setblocking(False)  # noqa: FBT003
                 self._selector.register(sock, EVENT_READ)
         self._refusing = refuses
-
-    def _holds_enough(self) -> bool:
-        return len(self._queue) >= MAX_HELD or self._is_full_otherwise()
 
     def _do_later(self, delay_s: float, action: Callable[[], object]) -> None:
         heappush(self._later, (monotonic() + delay_s, next(self._number), action))
@@ -162,12 +156,7 @@ class FaultyListener(Listener):
             connection.watched = True
             self._selector.register(connection.sock, EVENT_READ, connection)
 
-    def _pass_on(self) -> None:
-        if not self._holding:
-            super()._pass_on()
-
     def _finish(self) -> None:
-        self._holding = False
         if self._refusing:
             for sock in self._sockets:
                 sock.close()
@@ -197,18 +186,3 @@ class _Answering(RawSocket):
         if self._action == "crash-after-ok":
             self._crash()
         return sent
-
-
-class FaultyDurableListener(FaultyListener, DurableListener):
-    """Likewise in front of a spool, which keeps the commands while the server is down."""
-
-    def _pass_on(self) -> None:
-        super(FaultyListener, self)._pass_on()
-
-
-def crash_if_due(faults: FaultPlan, calls: Sequence[AnyCall]) -> None:
-    """Crash if a plan has that for one of the commands that have just come to the accounts."""
-    if faults.delivery:
-        for kind, arguments in calls:
-            if faults.draw("delivery", [(kind, str(arguments["slot"]))]) is not None:
-                faults.crash()

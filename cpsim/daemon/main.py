@@ -2,46 +2,62 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
 import threading
 from contextlib import closing, contextmanager
-from dataclasses import asdict
-from datetime import UTC, datetime
+from functools import partial
 from logging.handlers import WatchedFileHandler
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
+from cpdaemon.endpoint import UnixEndpoint
 from cpsim.daemon.courier import HttpServer
 from cpsim.daemon.site import Daemon
-from cpsim.daemon.spool import read_failed, read_status
+from cpsim.errors import Problem
+from cpsim.fault_plan import FaultPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from cpdaemon.signing import Call
     from cpsim.daemon.config import Config
+    from cpsim.daemon.courier import Outcomes
 
 REQUEST_TIMEOUT_S: Final = 30.0
 
 
-def run(config: Config, when_unknown: str, ready: Callable[[str], object]) -> None:
+def run(
+    config: Config,
+    when_unknown: str,
+    ready: Callable[[str], object],
+    *,
+    quirks: frozenset[str],
+    faults: Iterable[str],
+    seed: int,
+) -> None:
     """Run a daemon until SIGTERM or SIGINT.
 
     Args:
         config: with everything said that a daemon needs.
         when_unknown: `set-aside` or `resend`.
         ready: told the address, as `KIND ADDRESS`, once commands are accepted.
+        quirks: names from `cpsim.quirks.QUIRKS`; with "ack-before-delivery" there is no spool.
+        faults: what goes wrong, as text.
+        seed: of the faults' probabilities.
 
     Raises:
         CreditPiggyError: the credentials cannot be used.
         OSError: the address or a file cannot be used.
-        Problem: the spool cannot be used.
+        Problem: the spool cannot be used, or a fault is none of a daemon's.
     """
     assert config.listen is not None
     assert config.server is not None
-    assert config.spool is not None
+    plan = FaultPlan(faults, seed=seed, crash=partial(os.kill, os.getpid(), signal.SIGKILL))
+    for fault in plan:
+        if fault.stage == "server":
+            raise Problem(f"fault {str(fault)!r} is one of a server: give it to the cpsim serve behind this daemon")
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -51,49 +67,39 @@ def run(config: Config, when_unknown: str, ready: Callable[[str], object]) -> No
     )
     credentials = config.project or "", config.secret or ""
     with (
-        closing(HttpServer(config.server, credentials, REQUEST_TIMEOUT_S)) as server,
+        closing(_Server(plan, config.server, credentials, REQUEST_TIMEOUT_S)) as server,
         Daemon(
-            config.listen,
             server,
-            config.spool,
+            unix=Path(config.listen.path) if isinstance(config.listen, UnixEndpoint) else None,
+            tcp=None if isinstance(config.listen, UnixEndpoint) else config.listen,
+            spool=None if "ack-before-delivery" in quirks else config.spool,
             flush_interval_s=config.flush_interval_s,
             when_unknown=when_unknown,
+            quirks=quirks,
+            faults=plan,
         ) as daemon,
         _pid_in(config.pidfile),
     ):
-        ready(daemon.address)
+        ((kind, address),) = daemon.addresses.items()
+        ready(f"{kind} {address}")
         stop.wait()
 
 
-def shown_status(spool: Path, as_json: bool) -> str:  # noqa: FBT001
-    """The state of a spool, one figure a line or as a JSON document.
+class _Server(HttpServer):
+    """A server in front of which this process may die once it has a batch."""
 
-    Raises:
-        Problem: there is no such spool, or it cannot be read.
-    """
-    figures = asdict(read_status(spool))
-    if as_json:
-        return json.dumps(figures) + "\n"
-    figures["running"] = "yes" if figures["running"] else "no"
-    return "".join(
-        f"{name.replace('_', ' '):<10}  {value if isinstance(value, str) else f'{value:,}'}\n"
-        for name, value in figures.items()
-    )
+    def __init__(self, faults: FaultPlan, *arguments: Any) -> None:  # noqa: ANN401 - those of `HttpServer`
+        super().__init__(*arguments)
+        self._faults = faults
 
-
-def shown_failed(spool: Path, as_json: bool) -> str:  # noqa: FBT001
-    """The commands of a spool that were refused or set aside, one a line or as a JSON document.
-
-    Raises:
-        Problem: there is no such spool, or it cannot be read.
-    """
-    rows = read_failed(spool)
-    if as_json:
-        return json.dumps([row._asdict() for row in rows], ensure_ascii=False) + "\n"
-    return "".join(
-        f"{datetime.fromtimestamp(row.at_us / 1e6, UTC):%Y-%m-%dT%H:%M:%SZ}  {row.why}  {row.command}  {row.error}\n"
-        for row in rows
-    )
+    def post(self, batch_id: str | None, calls: Sequence[Call]) -> Outcomes:
+        """Send one batch."""
+        outcomes = super().post(batch_id, calls)
+        if self._faults.delivery:
+            subjects = [(kind, str(arguments["slot"])) for kind, arguments in calls]
+            if self._faults.draw("delivery", subjects) is not None:
+                self._faults.crash()
+        return outcomes
 
 
 @contextmanager

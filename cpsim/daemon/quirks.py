@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from time import sleep
 from typing import TYPE_CHECKING, Any, Final
 
 from cpdaemon.commands import KINDS
+from cpdaemon.errors import BadReply, NotSent, Refused
 from cpdaemon.wire import MAX_FRAME_BYTES, parse
+from cpsim.daemon.courier import Courier
+from cpsim.daemon.durable import DurableListener
 from cpsim.daemon.faults import FaultyListener
-from cpsim.daemon.forwarder import Forwarder
+from cpsim.daemon.listener import READ_BYTES
+from cpsim.daemon.spool import text_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
 
-    from cpdaemon.signing import Call
-    from cpsim.daemon.listener import _Connection
+    from cpdaemon.errors import CreditPiggyError
+    from cpsim.daemon.courier import Outcomes
+    from cpsim.daemon.listener import Call, _Connection
+    from cpsim.daemon.spool import Batch
     from cpsim.fault_plan import FaultPlan
 
 STARVED: Final = 5_000
-"""Commands past which a batch is passed on however fast others follow."""
+"""Commands past which a batch is passed on however fast others follow, and past which a daemon is busy."""
+BUSY_COMMAND_S: Final = 0.005
+"""What a command then takes: the daemon in production acknowledges some 200 a second, a tenth of what it else does."""
+LONGEST_TURN_S: Final = 0.5
 RANK: Final = {kind: rank for rank, kind in enumerate(KINDS)}
 
 
@@ -25,19 +36,30 @@ class QuirkyListener(FaultyListener):
     """A listener with quirks.
 
     Args:
-        arguments: those of `Listener`.
+        arguments: those of `Listener`, or of the listener that this one is mixed with.
         faults: the plan of faults.
         quirks: names from `cpsim.quirks.QUIRKS`; those of the server make no difference here.
+        on_turn: called in every turn of the loop, with the number of commands that it has acknowledged.
     """
 
-    def __init__(self, *arguments: Any, faults: FaultPlan, quirks: frozenset[str]) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        *arguments: Any,  # noqa: ANN401 - not ours to know
+        faults: FaultPlan,
+        quirks: frozenset[str],
+        on_turn: Callable[[int], object],
+    ) -> None:
         super().__init__(*arguments, faults=faults)
+        self._on_turn = on_turn
+        self._seen = 0
+        self.behave(quirks)
+
+    def behave(self, quirks: frozenset[str]) -> None:
+        """Have these quirks from now on."""
         self._cuts = "cut-values" in quirks
-        if self._cuts:
-            self._parse = lambda frame: parse(_cut(frame))
-        if "single-read" in quirks:
-            self._read_bytes = MAX_FRAME_BYTES
-            self._reads_once = True
+        self._parse = _parse_cut if self._cuts else parse
+        self._reads_once = "single-read" in quirks
+        self._read_bytes = MAX_FRAME_BYTES if self._reads_once else READ_BYTES
 
     def _refuse(self, connection: _Connection) -> None:
         if self._cuts and any(b"=" not in pair for pair in connection.frame.split(b",")[1:]):
@@ -46,24 +68,93 @@ class QuirkyListener(FaultyListener):
         else:
             super()._refuse(connection)
 
+    def _pass_on(self) -> None:
+        self._on_turn(self._acknowledged - self._seen)
+        self._seen = self._acknowledged
+        super()._pass_on()
 
-def _cut(frame: bytes) -> bytes:
-    """A frame whose values end where they have a second `=`."""
+
+class QuirkyDurableListener(QuirkyListener, DurableListener):
+    """Likewise in front of a spool."""
+
+    def _text(self, connection: _Connection) -> str:
+        return text_of(self._parse(connection.frame)) if self._cuts else super()._text(connection)
+
+
+def _parse_cut(frame: bytes) -> Call:
+    """Read a frame whose values end where they have a second `=`."""
     kind, *pairs = frame.split(b",")
-    return b",".join([kind, *(b"=".join(pair.split(b"=")[:2]) for pair in pairs)])
+    return parse(b",".join([kind, *(b"=".join(pair.split(b"=")[:2]) for pair in pairs)]))
 
 
-class StarvingForwarder(Forwarder):
-    """A forwarder whose every command pushes the flush back by the flush interval: `flush-starves`."""
+class QuirkyCourier(Courier):
+    """A courier with quirks.
 
-    def _gather(self) -> None:
-        with self._changed:
+    Args:
+        arguments: those of `Courier`.
+        quirks: names from `cpsim.quirks.QUIRKS`; those of the server make no difference here.
+    """
+
+    def __init__(self, *arguments: Any, quirks: frozenset[str]) -> None:  # noqa: ANN401 - not ours to know
+        super().__init__(*arguments)
+        self._resends_anyway = self._resends
+        self._busy = False
+        self.behave(quirks)
+
+    def behave(self, quirks: frozenset[str]) -> None:
+        """Have these quirks from now on."""
+        self._quirks = quirks
+        self._resends = self._resends_anyway or "resend-duplicates" in quirks
+        self._knows_batches = None
+
+    def hold_up(self, commands: int) -> None:
+        """Let a turn of the loop that took so many commands last as long as in production: `busy-when-down`."""
+        if self._busy and commands:
+            sleep(min(commands * BUSY_COMMAND_S, LONGEST_TURN_S))
+
+    def _wait(self) -> int:
+        if "flush-starves" not in self._quirks:
+            return super()._wait()
+        spool, stopping = self._spool, self._stopping.is_set
+        with spool.released:
+            spool.released.wait_for(lambda: spool.ready or stopping())
             seen = -1
-            while seen < len(self._calls) <= STARVED and not self._stopping.is_set():
-                seen = len(self._calls)
-                self._changed.wait(self._flush_interval_s)
+            while seen < spool.ready <= STARVED and not stopping():
+                seen = spool.ready
+                spool.released.wait_for(lambda: spool.ready > STARVED or stopping(), self._flush_interval_s)
+            return spool.released_to
 
+    def _ask(self) -> bool:
+        return "resend-duplicates" not in self._quirks and super()._ask()
 
-def by_class(calls: Sequence[Call]) -> Sequence[Call]:
-    """Commands grouped as the daemon in production groups them, so that their order is lost: `reorder-classes`."""
-    return sorted(calls, key=lambda call: RANK[call[0]])
+    def _take(self) -> Batch | None:
+        if "reorder-classes" not in self._quirks:
+            return super()._take()
+        batch = self._spool.take(self._size, in_order=False)
+        if batch is None:
+            return None
+        order = sorted(range(len(batch.calls)), key=lambda place: RANK[batch.calls[place][0]])
+        return replace(
+            batch,
+            commands=[batch.commands[place] for place in order],
+            calls=[batch.calls[place] for place in order],
+        )
+
+    def _fall_back(self, batch: Batch, error: CreditPiggyError) -> None:
+        if "drop-on-error" in self._quirks and isinstance(error, Refused | BadReply):
+            self._spool.settle(batch, [], 0)
+        else:
+            super()._fall_back(batch, error)
+
+    def _account(self, batch: Batch, outcomes: Outcomes) -> None:
+        super()._account(batch, [None] * len(outcomes) if "errors-ignored" in self._quirks else outcomes)
+
+    def _pause(self, error: Exception) -> bool:
+        if "busy-when-down" not in self._quirks or not isinstance(error, NotSent):
+            return super()._pause(error)
+        self._busy = self._spool.pending > STARVED
+        return self._stopping.is_set() if self._busy else self._stopping.wait(self._first_pause_s)
+
+    def _attempt(self) -> None:
+        super()._attempt()
+        self._busy = False

@@ -1,23 +1,30 @@
-"""The store-and-forward daemon of one site: its sockets, its spool, and the courier to the server."""
+"""The daemon of one site: its sockets, what it keeps, and the courier to the server."""
 
 from __future__ import annotations
 
 import logging
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from cpdaemon.endpoint import UnixEndpoint
+from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint, parse_endpoint
+from cpdaemon.errors import EndpointError
 from cpsim.daemon.addresses import listen_tcp, listen_unix
-from cpsim.daemon.courier import Courier
-from cpsim.daemon.durable import DurableListener
+from cpsim.daemon.courier import LAST_RETRY_S, WHEN_UNKNOWN
+from cpsim.daemon.memory import MemorySpool
+from cpsim.daemon.quirks import QuirkyCourier, QuirkyDurableListener, QuirkyListener
 from cpsim.daemon.spool import Spool
+from cpsim.daemon.timed import TimedListener
+from cpsim.fault_plan import FaultPlan
 
 if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
     from types import TracebackType
     from typing import Self
 
-    from cpdaemon.endpoint import TcpEndpoint
+    from cpdaemon.signing import Call
     from cpsim.daemon.courier import Server
+    from cpsim.waits import Waits
 
 STOP_WITHIN_S: Final = 10.0
 """How long a daemon that is told to stop tries to deliver what it has."""
@@ -26,57 +33,161 @@ log = logging.getLogger(__name__)
 
 
 class Daemon:
-    """A running daemon; a context manager.
+    """A daemon; a context manager while which it runs.
 
     Args:
-        listen: where job managers reach it.
         server: where commands go.
-        spool: the file that keeps them until then.
+        unix: where to put its socket.
+        tcp: where it listens; port 0 takes a free one.
+        spool: the file that keeps commands until they are delivered; without one, memory does.
         flush_interval_s: how long a command waits for others.
         when_unknown: `set-aside` or `resend`; see `cpsim.daemon.courier`.
+        longest_pause_s: the limit of the pause after a failure.
+        quirks: how it differs from what is documented: names from `cpsim.quirks.QUIRKS`.
+        faults: what goes wrong.
+        waits: where it notes how long callers wait, if it keeps commands in memory and that is asked for.
+
+    Attributes:
+        addresses: where it listens, once it is bound: `unix`, `tcp`.
 
     Raises:
-        OSError: the address cannot be listened at.
         Problem: the spool cannot be used.
     """
 
     def __init__(
         self,
-        listen: UnixEndpoint | TcpEndpoint,
         server: Server,
-        spool: Path,
         *,
-        flush_interval_s: float,
-        when_unknown: str,
+        unix: Path | None = None,
+        tcp: TcpEndpoint | None = None,
+        spool: Path | None = None,
+        flush_interval_s: float = 0.0,
+        when_unknown: str = WHEN_UNKNOWN[0],
+        longest_pause_s: float = LAST_RETRY_S,
+        quirks: frozenset[str] = frozenset(),
+        faults: FaultPlan | None = None,
+        waits: Waits | None = None,
     ) -> None:
-        self._spool = Spool(spool)
-        try:
-            if isinstance(listen, UnixEndpoint):
-                sock = listen_unix(Path(listen.path))
-                self.address = f"unix {listen.path}"
-            else:
-                sock = listen_tcp(listen.host, listen.port)
-                self.address = f"tcp {listen.host}:{sock.getsockname()[1]}"
-        except OSError:
-            self._spool.close()
-            raise
-        self._socket_file = Path(listen.path) if isinstance(listen, UnixEndpoint) else None
-        self._listener = DurableListener([sock], self._spool)
-        self._courier = Courier(self._spool, server, flush_interval_s, when_unknown)
+        self.addresses: dict[str, str] = {}
+        self._unix = unix
+        self._tcp = tcp
+        self._waits = waits
+        self._quirks = quirks
+        self._faults = FaultPlan() if faults is None else faults
+        self._spool = MemorySpool() if spool is None else Spool(spool)
+        self._courier = QuirkyCourier(
+            self._spool, server, flush_interval_s, when_unknown, longest_pause_s, quirks=quirks
+        )
+        self._sockets: list[socket.socket] = []
+        self._listener: QuirkyListener | None = None
+        self.on_malformed: Callable[[bytes], object] = bytes
+        """Called with each frame that was not taken; set before it starts."""
+
+    @property
+    def pending(self) -> int:
+        """How many commands were acknowledged that have not been delivered."""
+        if isinstance(self._spool, Spool) or self._listener is None:
+            return self._spool.pending
+        return self._listener.pending + self._spool.pending
+
+    def behave(self, quirks: frozenset[str]) -> None:
+        """Have these quirks from now on; what was taken before may still meet those that were."""
+        self._quirks = quirks
+        self._courier.behave(quirks)
+        if self._listener is not None:
+            self._listener.behave(quirks)
+
+    def bind(self) -> None:
+        """Take the addresses.
+
+        Raises:
+            OSError: one cannot be listened at.
+        """
+        if self._unix is not None:
+            self._sockets.append(listen_unix(self._unix))
+            self.addresses["unix"] = _unix_address(self._unix)
+        if self._tcp is not None:
+            self._sockets.append(listen_tcp(self._tcp.host, self._tcp.port))
+            self.addresses["tcp"] = address_of(self._sockets[-1])
+
+    def release(self) -> None:
+        """Give back the addresses and the spool, when they were taken and not used."""
+        for sock in self._sockets:
+            sock.close()
+        self._remove_socket_file()
+        self._close_spool()
+
+    def start(self) -> None:
+        """Begin to serve, and to deliver what an earlier daemon has left."""
+        self._listener = self._listen(self._spool)
+        self._listener.on_malformed = self.on_malformed
+        self._courier.start()
+        self._listener.start()
+
+    def stop(self) -> None:
+        """Stop listening, deliver what was acknowledged as far as the server takes it, and remove the socket file."""
+        if self._listener is None:
+            self.release()
+            return
+        self._listener.stop()
+        self._remove_socket_file()
+        if self._courier.stop(STOP_WITHIN_S):
+            self._close_spool()
 
     def __enter__(self) -> Self:
-        log.info("listening at %s; %d commands in the spool", self.address, self._spool.pending)
-        self._listener.start()
-        self._courier.start()
+        try:
+            self.bind()
+        except OSError:
+            self.release()
+            raise
+        where = ", ".join(f"{kind} {address}" for kind, address in self.addresses.items())
+        log.info("listening at %s; %d commands in the spool", where, self._spool.pending)
+        self.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._listener.stop()
-        if self._socket_file is not None:
-            self._socket_file.unlink(missing_ok=True)
-        ended = self._courier.stop(STOP_WITHIN_S)
+        self.stop()
         log.info("stopped; %d commands stay in the spool", self._spool.pending)
-        if ended:
+
+    def _listen(self, spool: Spool | MemorySpool) -> QuirkyListener:
+        behaviour: dict[str, Any] = {
+            "faults": self._faults,
+            "quirks": self._quirks,
+            "on_turn": self._courier.hold_up,
+        }
+        if isinstance(spool, Spool):
+            return QuirkyDurableListener(self._sockets, spool, **behaviour)
+        arguments = self._sockets, self._take, lambda: spool.is_full
+        if self._waits is None:
+            return QuirkyListener(*arguments, **behaviour)
+        return TimedListener(*arguments, waits=self._waits, **behaviour)
+
+    def _take(self, calls: Sequence[Call]) -> None:
+        """Keep commands in memory, which have been acknowledged."""
+        assert isinstance(self._spool, MemorySpool)
+        self._spool.put(calls)
+
+    def _remove_socket_file(self) -> None:
+        if "unix" in self.addresses:
+            assert self._unix is not None
+            self._unix.unlink(missing_ok=True)
+
+    def _close_spool(self) -> None:
+        if isinstance(self._spool, Spool):
             self._spool.close()
+
+
+def _unix_address(path: Path) -> str:
+    """A socket's absolute path, or the path as given where the absolute one is too long for a socket."""
+    try:
+        return str(parse_endpoint(str(path.absolute())))
+    except EndpointError:
+        return str(UnixEndpoint(str(path)))
+
+
+def address_of(sock: socket.socket) -> str:
+    """HOST:PORT of a listening socket."""
+    host, port = sock.getsockname()[:2]
+    return str(TcpEndpoint(host, port))

@@ -21,7 +21,7 @@ from cpsim.errors import Problem
 from cpsim.log import Log, connect, cut, in_use, told
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from cpdaemon.signing import Call
@@ -39,6 +39,8 @@ MAX_COMMANDS: Final = 1_000_000
 MAX_BATCH: Final = 1_000
 REFUSED: Final = "refused"
 SET_ASIDE: Final = "set aside"
+SOME: Final = "(some of "
+"""How the text begins that stands for refused commands which the server did not name."""
 
 
 class Failed(NamedTuple):
@@ -142,10 +144,11 @@ class Spool:
             if before == 0 or self.ready >= MAX_BATCH:
                 self.released.notify_all()
 
-    def take(self, size: int = MAX_BATCH) -> Batch | None:
+    def take(self, size: int = MAX_BATCH, *, in_order: bool = True) -> Batch | None:
         """The next commands to be sent, at most so many, written down as a batch; None if there are none.
 
-        It is the same batch, now resumed, until it is put back or settled.
+        It is the same batch, now resumed, until it is put back or settled. A server applies a batch class by class:
+        `in_order` ends it before a command that would overtake one of its slot.
 
         Raises:
             Problem: it cannot be written down.
@@ -156,7 +159,7 @@ class Spool:
         while commands := self._log.read(self._sent, self._released, size):
             batch = self._batch(uuid.uuid4().hex, commands[-1][0], commands)
             if batch.calls:
-                taken = len(next(bulk_batches(batch.calls)))
+                taken = len(next(bulk_batches(batch.calls))) if in_order else len(batch.calls)
                 if taken < len(batch.calls):
                     batch = self._batch(batch.id, batch.commands[taken - 1][0], batch.commands[:taken])
                 self._log.wait(("INSERT INTO batch VALUES (?, ?)", (batch.id, batch.last)))
@@ -197,6 +200,48 @@ class Spool:
         self._sent = batch.last
         self._failed += len(failed)
 
+    def requeue(self, positions: Collection[int] | None) -> int:
+        """Put failed commands back, behind those that wait; returns how many.
+
+        Args:
+            positions: which; None for all whose text is known.
+
+        Raises:
+            Problem: there is none at a position, or nobody knows which it was; or it cannot be written.
+        """
+        rows = self._failed_at(positions)
+        unknown = [row.position for row in rows if row.command.startswith(SOME)]
+        if unknown and positions is not None:
+            raise Problem(f"{unknown[0]} stands for commands that the server did not name: it can only be forgotten")
+        rows = [row for row in rows if row.position not in unknown]
+        self._strike(rows, [row.command for row in rows])
+        return len(rows)
+
+    def forget(self, positions: Collection[int] | None) -> int:
+        """Strike failed commands, or all of them, from the list; returns how many.
+
+        Raises:
+            Problem: there is none at a position, or it cannot be written.
+        """
+        rows = self._failed_at(positions)
+        self._strike(rows)
+        return len(rows)
+
+    def _failed_at(self, positions: Collection[int] | None) -> list[Failed]:
+        rows = list(starmap(Failed, self._log.query("SELECT * FROM failed ORDER BY position")))
+        if positions is None:
+            return rows
+        missing = set(positions) - {row.position for row in rows}
+        if missing:
+            raise Problem(f"no failed command has the number {min(missing)}; --failed lists those that there are")
+        return [row for row in rows if row.position in positions]
+
+    def _strike(self, rows: Sequence[Failed], back: Sequence[str] = ()) -> None:
+        """Take commands from the list of those that failed and put frames into the spool, in one commit."""
+        deletions = (("DELETE FROM failed WHERE position = ?", (row.position,)) for row in rows)
+        self._log.wait(*deletions, records=back)
+        self._failed -= len(rows)
+
     def retried(self) -> None:
         """Count a batch that is sent once more under its id."""
         self._log.append([], _add("retries", 1))
@@ -218,8 +263,20 @@ class Spool:
         return Batch(id_, last, commands, [parse(frame.encode()) for _, frame in commands], resumed)
 
 
+def text_of(call: Call) -> str:
+    """A command as a frame has it."""
+    kind, arguments = call
+    return ",".join([kind, *(f"{name}={value}" for name, value in arguments.items())])
+
+
 def _add(name: str, count: int) -> Statement:
     return ("INSERT INTO tally VALUES (?, ?) ON CONFLICT DO UPDATE SET count = count + excluded.count", (name, count))
+
+
+def check_exists(path: Path) -> None:
+    """Raise Problem if there is no such spool."""
+    if not path.exists():
+        raise Problem(f"there is no spool {path}")
 
 
 def read_status(path: Path) -> Status:
@@ -256,7 +313,6 @@ def read_failed(path: Path) -> list[Failed]:
 
 @contextmanager
 def _looking_into(path: Path) -> Iterator[Callable[..., list[tuple[Any, ...]]]]:
-    if not path.exists():
-        raise Problem(f"there is no spool {path}")
+    check_exists(path)
     with closing(connect(path, KIND)) as database, told(path):
         yield lambda sql, *parameters: database.execute(sql, parameters).fetchall()

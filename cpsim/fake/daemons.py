@@ -1,34 +1,37 @@
-"""A site's daemons in front of the accounts, in memory or with a spool."""
+"""A site's daemon in front of the accounts of the same process, in memory or with a spool."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import threading
+from dataclasses import dataclass
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint, parse_endpoint
-from cpdaemon.errors import ConnectFailed, EndpointError
-from cpsim.daemon.addresses import listen_tcp, listen_unix
-from cpsim.daemon.courier import Courier
-from cpsim.daemon.faults import FaultyDurableListener, crash_if_due
-from cpsim.daemon.forwarder import Forwarder
-from cpsim.daemon.quirks import QuirkyListener, StarvingForwarder, by_class
-from cpsim.daemon.site import STOP_WITHIN_S
-from cpsim.daemon.spool import Spool
+from cpdaemon.errors import ConnectFailed, ReplyLost, ReplyTimeout
+from cpsim.daemon.courier import accepted
+from cpsim.daemon.site import Daemon
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Sequence
     from pathlib import Path
 
+    from cpdaemon.endpoint import TcpEndpoint
     from cpdaemon.signing import Call
-    from cpsim.daemon.forwarder import Deliver
-    from cpsim.daemon.listener import Listener
     from cpsim.fault_plan import FaultPlan
+    from cpsim.faults import Fault
     from cpsim.server.service import AccountServer
+    from cpsim.waits import Waits
 
 GATHER_S: Final = 0.02
 """How long a stored command waits for others at least: a batch costs three commits, however small it is."""
+PAUSE_S: Final = 0.02
+"""How long a daemon waits at most before it tries the accounts again, which costs nothing here."""
+HANG_S: Final = 30.0
+"""How long it waits for a reply, as `cpsim daemon` does."""
+POLL_S: Final = 0.01
+PASSED_ON_LATER: Final = {"flush-starves", "reorder-classes", "drop-on-error", "resend-duplicates", "busy-when-down"}
+"""Quirks that show in how commands are passed on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,139 +51,109 @@ class Site:
     flush_interval_s: float = 0.0
 
 
-class Daemon:
-    """A site's daemon, in front of the accounts."""
+class SiteDaemon(Daemon):
+    """A site's daemon, in front of the accounts.
 
-    def __init__(self, site: Site, accounts: AccountServer, faults: FaultPlan) -> None:
-        self._site = site
-        self._faults = faults
-        self.addresses: dict[str, str] = {}
-        self._apply = partial(accounts.apply, site.project_id)
-        self._note_malformed = partial(accounts.note_malformed, site.project_id)
-        self._quirks = accounts.quirks
-        make = StarvingForwarder if "flush-starves" in self._quirks else Forwarder
-        self._forwarder = make(self._hand_over, site.flush_interval_s) if site.flush_interval_s else None
-        self._deliver: Deliver = self._forwarder.put if self._forwarder else self._hand_over
-        self._sockets: list[socket.socket] = []
-        self._listener: Listener | None = None
+    Args:
+        site: where it listens.
+        accounts: where commands go.
+        faults: what goes wrong.
+        spool: the file that keeps commands until the accounts have them; without one, memory does.
+        waits: where it notes how long callers wait, if it keeps commands in memory and that is asked for.
 
-    def bind(self) -> None:
-        """Take the addresses; `addresses` then says where: `unix`, `tcp`."""
-        if self._site.unix is not None:
-            self._sockets.append(listen_unix(self._site.unix))
-            self.addresses["unix"] = _unix_address(self._site.unix)
-        if self._site.tcp is not None:
-            self._sockets.append(listen_tcp(self._site.tcp.host, self._site.tcp.port))
-            self.addresses["tcp"] = address_of(self._sockets[-1])
+    Attributes:
+        project_id: whose commands it takes.
 
-    def release(self) -> None:
-        """Give back the addresses, when they were bound and not served."""
-        for sock in self._sockets:
-            sock.close()
-        self._remove_socket_file()
+    Raises:
+        Problem: the spool cannot be used.
+    """
 
-    def start(self) -> None:
-        """Begin to serve."""
-        if self._forwarder is not None:
-            self._forwarder.start()
-        self._listener = QuirkyListener(
-            self._sockets, self._deliver, self._is_full, faults=self._faults, quirks=self._quirks
+    def __init__(
+        self,
+        site: Site,
+        accounts: AccountServer,
+        faults: FaultPlan,
+        spool: Path | None = None,
+        waits: Waits | None = None,
+    ) -> None:
+        self.project_id = site.project_id
+        self._server = InProcess(accounts, site.project_id, faults)
+        interval_s = site.flush_interval_s
+        super().__init__(
+            self._server,
+            unix=site.unix,
+            tcp=site.tcp,
+            spool=spool,
+            flush_interval_s=interval_s if spool is None else max(interval_s, GATHER_S),
+            longest_pause_s=PAUSE_S,
+            quirks=accounts.quirks,
+            faults=faults,
+            waits=waits,
         )
-        self._listener.on_malformed = self._note_malformed
-        self._listener.start()
+        self.on_malformed = partial(accounts.note_malformed, site.project_id)
+        self._apply = partial(accounts.apply, site.project_id)
+        self._has_interval = bool(interval_s)
 
     def stop(self) -> None:
-        """Stop listening, pass on what was acknowledged, and remove the socket file."""
-        if self._listener is not None:
-            self._listener.stop()
-            self._remove_socket_file()
-        if self._forwarder is not None:
-            self._forwarder.stop()
-
-    @property
-    def pending(self) -> int:
-        """How many commands were acknowledged that have not reached the accounts."""
-        listening = self._listener.pending if self._listener is not None else 0
-        return listening + (self._forwarder.pending if self._forwarder is not None else 0)
-
-    def _hand_over(self, calls: Sequence[Call]) -> None:
-        self._apply(by_class(calls) if "reorder-classes" in self._quirks else calls)
-        crash_if_due(self._faults, calls)
-
-    def _is_full(self) -> bool:
-        return self._forwarder is not None and self._forwarder.is_full
-
-    def _remove_socket_file(self) -> None:
-        if "unix" in self.addresses:
-            assert self._site.unix is not None
-            self._site.unix.unlink(missing_ok=True)
-
-
-class StoredDaemon(Daemon):
-    """A site's daemon whose commands are on disk before they are answered OK."""
-
-    def __init__(self, site: Site, accounts: AccountServer, faults: FaultPlan, spool: Path) -> None:
-        super().__init__(replace(site, flush_interval_s=0.0), accounts, faults)  # it is the courier that waits
-        self._spool = Spool(spool)
-        interval_s = max(site.flush_interval_s, GATHER_S)
-        self._courier = Courier(self._spool, InProcess(accounts, site.project_id, faults), interval_s)
-
-    def release(self) -> None:
-        """Give back the addresses and the spool, when they were taken and not used."""
-        super().release()
-        self._spool.close()
-
-    def start(self) -> None:
-        """Begin to serve, and to deliver what an earlier daemon has left."""
-        self._courier.start()
-        self._listener = FaultyDurableListener(self._sockets, self._spool, faults=self._faults)
-        self._listener.on_malformed = self._note_malformed
-        self._listener.start()
-
-    def stop(self) -> None:
-        """Stop listening, pass on what was acknowledged, and remove the socket file."""
+        """Stop listening, pass on what was acknowledged unless a fault forbids it, and remove the socket file."""
+        self._server.stopping.set()
         super().stop()
-        if self._courier.stop(STOP_WITHIN_S):
-            self._spool.close()
 
-    @property
-    def pending(self) -> int:
-        """How many commands were acknowledged that have not reached the accounts."""
-        return self._spool.pending
+    def _take(self, calls: Sequence[Call]) -> None:
+        queues = self._has_interval or self._spool.pending or self._faults.delivery or PASSED_ON_LATER & self._quirks
+        if queues:
+            super()._take(calls)
+        else:
+            self._apply(calls)
 
 
 class InProcess:
-    """The accounts as a courier sees them: they know batches, and are out of reach only by a fault."""
+    """The accounts as a courier sees them: they know batches, and fail only by a fault of the server."""
 
     def __init__(self, accounts: AccountServer, project_id: str, faults: FaultPlan) -> None:
         self._accounts = accounts
         self._project_id = project_id
         self._faults = faults
+        self.stopping = threading.Event()
+        """Nobody waits any more for a fault that takes its time."""
 
     def knows_batches(self) -> bool:
         """They do."""
         return True
 
-    def post(self, batch_id: str, calls: Sequence[Call]) -> Sequence[None]:
+    def post(self, batch_id: str | None, calls: Sequence[Call]) -> Sequence[None]:
         """Apply a batch; what is refused is for the accounts to know."""
-        if self._faults.refuses("server"):
-            raise ConnectFailed("the server is down, by a fault")
+        fault = None
+        if self._faults.delivery:
+            if self._faults.refuses("server"):
+                raise ConnectFailed("the server is down, by a fault")
+            subjects = [(kind, str(arguments["slot"])) for kind, arguments in calls]
+            fault = self._faults.draw("delivery", [("bulk", ""), *subjects])
+        if fault is not None:
+            self._meet(fault)
         self._accounts.apply(self._project_id, calls, batch_id)
-        assert self._accounts.store is not None
-        self._accounts.store.wait()
-        crash_if_due(self._faults, calls)
+        if self._accounts.store is not None:
+            self._accounts.store.wait()
+        if fault is not None and fault.action == "crash-after-commit":
+            self._faults.crash()
+        if fault is not None and fault.action in {"lose-reply", "cut"}:
+            raise ReplyLost(f"the reply was lost, by the fault {fault}")
         return [None] * len(calls)
 
-
-def _unix_address(path: Path) -> str:
-    """A socket's absolute path, or the path as given where the absolute one is too long for a socket."""
-    try:
-        return str(parse_endpoint(str(path.absolute())))
-    except EndpointError:
-        return str(UnixEndpoint(str(path)))
-
-
-def address_of(sock: socket.socket) -> str:
-    """HOST:PORT of a listening socket."""
-    host, port = sock.getsockname()[:2]
-    return str(TcpEndpoint(host, port))
+    def _meet(self, fault: Fault) -> None:
+        """Fail as a fault of the server wants it, if the batch is not to be applied; else return in time for that."""
+        match fault.action:
+            case "status":
+                assert fault.value is not None
+                accepted(int(fault.value), b'{"result":"error","message":"a fault that was asked for"}')
+            case "not-json":
+                accepted(200, b"<html>")
+            case "close" | "reset":
+                raise ReplyLost(f"the connection was lost, by the fault {fault}")
+            case "hang":
+                deadline = monotonic() + HANG_S
+                while fault in list(self._faults) and monotonic() < deadline and not self.stopping.wait(POLL_S):
+                    pass
+                raise ReplyTimeout(f"no reply came in time, by the fault {fault}")
+            case "late":
+                self.stopping.wait(fault.value)

@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 from cpdaemon.commands import MAX_FRAME_BYTES
 from cpsim import tables
 from cpsim.errors import Problem
+from cpsim.faults import Fault
 from cpsim.scenario import identities
 
 SLOT_ID_CHARACTERS: Final = 100
@@ -241,6 +242,7 @@ class Scenario(_Section, frozen=True):
         duration: time within which jobs arrive; their work may end later.
         seed: used unless another is given.
         expire: how long a slot stays allocated, in whole minutes; None leaves it to the server.
+        faults: what goes wrong meanwhile, as `cpsim faults` has it; times in seconds since the replay began.
     """
 
     name: Text
@@ -255,13 +257,23 @@ class Scenario(_Section, frozen=True):
     credits: FixedCredits | RangeCredits | NoCredits = NoCredits()
     counters: Counters = Counters()
     metadata: dict[Name, Choices | FromFaker] = {}
+    faults: Annotated[list[str], Meta(description="a list of faults; see cpsim faults")] = []
 
     def __post_init__(self) -> None:
+        _check_faults(self.faults)
         if self.expire is not None and self.expire % _UNIT_US["min"]:
             raise ValueError(f"expire = {self.expire / 1e6:g}s: expected whole minutes, such as 90min, 36h or 7d")
         _check_frame("counters.claim", dict.fromkeys(self.counters.claim, str(-(10**12))))
         _check_frame("counters.discard", dict.fromkeys(self.counters.discard, str(-(10**12))))
         _check_frame("metadata", {name: _longest(values) for name, values in self.metadata.items()})
+
+
+def _check_faults(texts: list[str]) -> None:
+    for index, text in enumerate(texts):
+        try:
+            Fault.parse(text)
+        except Problem as problem:
+            raise ValueError(f"faults[{index}]: {problem}") from None
 
 
 def _check_frame(place: str, values: dict[str, str]) -> None:

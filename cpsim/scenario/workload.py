@@ -87,6 +87,7 @@ class Workload:
         machines: ids of machines.
         users: ids of users.
         owner: int32[machines], index into `users`, -1 for a machine without a user.
+        faults: what goes wrong meanwhile, as `cpsim faults` has it.
     """
 
     name: str
@@ -105,6 +106,7 @@ class Workload:
     machines: tuple[str, ...]
     users: tuple[str, ...]
     owner: Int32
+    faults: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.due_us)
@@ -244,6 +246,7 @@ def generate(scenario: schema.Scenario, seed: int | None = None) -> Workload:
         machines=identities.machines(draw.seed, machines),
         users=identities.users(draw.seed, scenario.population.users),
         owner=_owners(scenario.population, draw.seed),
+        faults=tuple(scenario.faults),
     )
 
 

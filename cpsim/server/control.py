@@ -51,7 +51,7 @@ class Control:
             return _error(failure.status, failure, failure.headers)
         except Unknown as error:
             return _error(404, error)
-        except ValueError as error:  # of the clock: arguments of another shape have failed before
+        except ValueError as error:  # of clock, faults and quirks: arguments of another shape have failed before
             return _error(409, error)
         except JournalFull as error:
             return _error(507, error)

@@ -7,25 +7,31 @@ signature and the first line of the docstring.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from msgspec import Meta
 
+from cpsim.errors import Problem
+from cpsim.fault_plan import FaultPlan, Firing
+from cpsim.quirks import QUIRKS, chosen
 from cpsim.server import export
 from cpsim.server.clock import LATEST_US
 from cpsim.server.journal import Entry
-from cpsim.server.ledger import Account, Ledger, Machine, Project, Slot, State
-from cpsim.server.service import AccountServer, Refusal
+from cpsim.server.ledger import Account, Ledger, Machine, Project, Refusal, Slot, State
+from cpsim.server.service import AccountServer
 from cpsim.server.views import (
     Balance,
     ClockView,
     CommandView,
+    FaultView,
+    FiringView,
     FrameView,
     LinkView,
     MachineView,
     Malformed,
     Page,
     ProjectTotals,
+    QuirkView,
     Refused,
     SlotHistory,
     SlotView,
@@ -44,6 +50,16 @@ Cursor = Annotated[int, Meta(ge=0, le=2**53 - 1, description="`next` of the page
 Limit = Annotated[int, Meta(ge=1, le=10_000, description="Items a page.")]
 Seconds = Annotated[float, Meta(ge=0, le=1e10)]
 Rate = Annotated[float, Meta(ge=0, le=1e6, description="Multiple of real time; 0 freezes.")]
+Profile = Literal["documented", "deployed"]
+FaultText = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        description="STAGE.ACTION=VALUE:KEY=VALUE,KEY=VALUE..., as `cpsim faults` has it.",
+        examples=["daemon.hang:kind=claim,nth=3"],
+    ),
+]
+QuirkName = Annotated[str, Meta(extra_json_schema={"enum": list(QUIRKS)})]
 Moment = Annotated[int, Meta(ge=0, le=LATEST_US, description="Microseconds since 1970, UTC.")]
 
 
@@ -52,19 +68,30 @@ class Unknown(LookupError):  # noqa: N818 - an answer, not a fault
 
 
 class Inspector:
-    """Looks into an account server.
+    """Looks into an account server, and into what goes wrong at it.
 
     A method that takes a project raises Unknown if there is none of that id, and one that reads the journal raises
-    JournalFull if more was received than is kept.
+    JournalFull if more was received than is kept. One that changes faults, quirks or the clock raises ValueError if
+    there is no such fault or quirk, or it cannot be had.
 
     Args:
         accounts: the server.
         pending: how many commands were acknowledged by a daemon and have not reached the accounts.
+        faults: those of the server and of its daemons.
+        behave: gives quirks to the server and its daemons; raises Problem. That of the server, if it is None.
     """
 
-    def __init__(self, accounts: AccountServer, pending: Callable[[], int] = lambda: 0) -> None:
+    def __init__(
+        self,
+        accounts: AccountServer,
+        pending: Callable[[], int] = lambda: 0,
+        faults: FaultPlan | None = None,
+        behave: Callable[[frozenset[str]], object] | None = None,
+    ) -> None:
         self._accounts = accounts
         self._pending = pending
+        self._faults = FaultPlan() if faults is None else faults
+        self._behave = accounts.behave if behave is None else behave
 
     def projects(self) -> list[str]:
         """The ids of the projects."""
@@ -102,7 +129,7 @@ class Inspector:
             return _page(islice(found.slots.items(), cursor, None), cursor, limit, show)
 
     def slot(self, project: Id, slot: Id) -> SlotHistory:
-        """One slot, and every command received for it.
+        """One slot, every command received for it, and the faults that came to pass for it.
 
         Raises:
             Unknown: no command was received for it.
@@ -114,7 +141,8 @@ class Inspector:
             if known is None and not history:
                 raise Unknown(f"no command of project {project!r} was received for a slot {slot!r}")
             view = None if known is None else slot_view(project, slot, known)
-            return SlotHistory(slot=view, history=history)
+            firings = [_firing(firing) for firing in self._faults.firings if firing.slot == slot]
+            return SlotHistory(slot=view, history=history, firings=firings)
 
     def machines(self, project: Id, cursor: Cursor = 0, limit: Limit = 1000) -> Page[MachineView]:
         """The machines that claimed slots of a project."""
@@ -179,12 +207,54 @@ class Inspector:
         return _refused(self._accounts.release(machines))
 
     def reset(self, project: Id | None = None) -> Totals:
-        """Begin anew: with one project, whose machines stay linked to their users, or with everything."""
-        if project is not None:
+        """Begin anew: with one project, whose machines stay linked to their users, or with everything.
+
+        The clock, the faults and the quirks stay as they are; the record of what came to pass goes with everything.
+        """
+        if project is None:
+            self._faults.forget_firings()
+        else:
             with self._project(project):
                 pass
         self._accounts.reset(project)
         return self.totals()
+
+    def faults(self) -> list[FaultView]:
+        """The faults that are set."""
+        return [
+            FaultView(fault=text, selected=selected, fired=fired) for text, selected, fired in self._faults.describe()
+        ]
+
+    def set_faults(self, faults: list[FaultText]) -> list[FaultView]:
+        """Have these faults, and no others; what they count and their times begin anew. An empty list is none."""
+        return self._change_faults(self._faults.replace, faults)
+
+    def add_faults(self, faults: list[FaultText]) -> list[FaultView]:
+        """Have these faults besides."""
+        return self._change_faults(lambda added: self._faults.add(*added), faults)
+
+    def remove_faults(self, faults: list[FaultText]) -> list[FaultView]:
+        """Have one fault less of each that is given."""
+        return self._change_faults(lambda removed: self._faults.remove(*removed), faults)
+
+    def firings(self, cursor: Cursor = 0, limit: Limit = 1000) -> Page[FiringView]:
+        """The faults that came to pass, in order."""
+        return _page(islice(self._faults.firings, cursor, None), cursor, limit, _firing)
+
+    def quirks(self) -> list[QuirkView]:
+        """The ways in which the system in production differs from its document, and which are switched on."""
+        on = self._accounts.quirks
+        return [
+            QuirkView(quirk=name, tier=tier, effect=effect, on=name in on) for name, tier, effect in QUIRKS.values()
+        ]
+
+    def set_quirks(self, quirks: list[QuirkName], profile: Profile = "documented") -> list[QuirkView]:
+        """Have the quirks of a profile and these besides, and no others, from now on."""
+        try:
+            self._behave(chosen(profile, quirks))
+        except Problem as problem:
+            raise ValueError(str(problem)) from problem
+        return self.quirks()
 
     def clock(self) -> ClockView:
         """The server's time."""
@@ -226,6 +296,13 @@ class Inspector:
         with self._accounts.reading() as ledger:
             return export.json_lines(ledger)
 
+    def _change_faults(self, change: Callable[[list[str]], object], faults: list[str]) -> list[FaultView]:
+        try:
+            change(faults)
+        except Problem as problem:
+            raise ValueError(str(problem)) from problem
+        return self.faults()
+
     @contextmanager
     def _project(self, project_id: str) -> Iterator[tuple[Ledger, Project]]:
         """The ledger and a project in it, standing still while the context lasts."""
@@ -260,6 +337,10 @@ def _page(items: Iterable[T], cursor: int, limit: int, show: Callable[[T], V | N
         if view is not None:
             shown.append(view)
     return Page(items=shown, next=None)
+
+
+def _firing(firing: Firing) -> FiringView:
+    return FiringView(**firing._asdict())
 
 
 def _command(project_id: str, entry: Entry) -> CommandView:

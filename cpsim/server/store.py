@@ -32,13 +32,14 @@ CHANGES_A_READ: Final = 1_000
 
 
 class Accounts(msgspec.Struct):
-    """What the server knows, to begin with; the ledger's slots among the projects."""
+    """What the server knows, to begin with, the ledger's slots among the projects; and how it behaves."""
 
     at_us: int = 0
     refused: dict[str, int] = {}
     projects: dict[str, Project] = {}
     owners: dict[str, str] = {}
     answers: dict[str, dict[str, list[Any]]] = {}
+    quirks: list[str] = []
 
 
 class Store:
@@ -101,7 +102,7 @@ class Store:
             slots = iter(project.slots.items())
             while part := dict(islice(slots, SLOTS_A_PART)):
                 contents.append(msgspec.json.encode((project_id, part)).decode())
-            accounts.projects[project_id] = dataclasses.replace(project, slots={})
+            accounts.projects[project_id] = dataclasses.replace(project, slots={}, lifetimes={})
         contents[0] = msgspec.json.encode(accounts).decode()
         self._logged, self._snapshot_size = 0, sum(map(len, contents))
         self._log.append(

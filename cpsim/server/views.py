@@ -12,6 +12,12 @@ T = TypeVar("T")
 class View(Struct, frozen=True, kw_only=True, tag_field="type", tag=lambda name: name.removesuffix("View").lower()):
     """A view; its `type` in JSON tells one from another."""
 
+    def __repr__(self) -> str:
+        """What there is; what is None or empty is left out."""
+        values = ((name, getattr(self, name)) for name in self.__struct_fields__)
+        shown = (f"{name}={_plain(value)!r}" for name, value in values if value not in (None, {}))
+        return f"{type(self).__name__}({', '.join(shown)})"
+
 
 class SlotView(View, frozen=True, kw_only=True):
     """Where a slot is in its life, its terms (credits, min, max), and what it granted."""
@@ -85,11 +91,39 @@ class Malformed(Struct, frozen=True, kw_only=True):
     first: list[FrameView]
 
 
+class FaultView(View, frozen=True, kw_only=True):
+    """A fault that is set, how many commands it has selected, and how often it fired."""
+
+    fault: str
+    selected: int
+    fired: int
+
+
+class FiringView(View, frozen=True, kw_only=True):
+    """A fault that came to pass, so many seconds after the faults were set; for no command if it was for all."""
+
+    time_s: float
+    stage: str
+    action: str
+    kind: str
+    slot: str
+
+
+class QuirkView(View, frozen=True, kw_only=True):
+    """A way in which the system in production differs from its document, and whether it is switched on."""
+
+    quirk: str
+    tier: str
+    effect: str
+    on: bool
+
+
 class SlotHistory(Struct, frozen=True, kw_only=True):
-    """A slot, if it was ever allocated, and every command received for it."""
+    """A slot, if it was ever allocated, every command received for it, and the faults that came to pass for it."""
 
     slot: SlotView | None
     history: list[CommandView]
+    firings: list[FiringView]
 
 
 class ProjectTotals(Struct, frozen=True, kw_only=True):
@@ -139,6 +173,11 @@ class Page(Struct, Generic[T], frozen=True, kw_only=True):
 
     items: list[T]
     next: int | None
+
+
+def _plain(value: object) -> object:
+    """A value as it is written: a `State` is its text."""
+    return str(value) if isinstance(value, State) else value
 
 
 def slot_view(project_id: str, slot_id: str, slot: Slot) -> SlotView:

@@ -226,3 +226,9 @@ def test_to_stop_delivers_without_waiting_for_the_interval(spool):
     put(spool, "a")
     assert worker.stop(5)
     assert server.applied == ["a"]
+
+
+def test_a_failure_that_goes_on_is_told_once(deliver, caplog):
+    caplog.set_level("INFO", "cpsim.daemon")
+    deliver(Server(*[ConnectFailed("no")] * 3, Refused("not you", 401)))
+    assert [record.message for record in caplog.records] == ["no", "not you", "the server takes commands again"]

@@ -5,12 +5,13 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 
 import pytest
 
-from cpdaemon import Client
+from cpdaemon import Client, CreditPiggyError, UnixEndpoint
 from cpdaemon.endpoint import parse_endpoint
+from cpdaemon.transport import exchange
 from cpsim.daemon.courier import HttpServer
 from cpsim.daemon.spool import read_status
 from cpsim.fake import ANY_PORT, Fake
@@ -60,7 +61,7 @@ def told(*options):
 
 def test_the_deployed_configuration(here, server, ini):
     with running(here, "--config", str(ini(server.addresses["http"]))) as (process, address):
-        assert address == "unix cp.sock\n"
+        assert address == f"unix {here.absolute() / 'cp.sock'}\n"
         assert (here / "pid").read_text() == f"{process.pid}\n"
         with Client("./cp.sock") as client:
             client.alloc("a", credits=5)
@@ -75,7 +76,7 @@ def test_the_deployed_configuration(here, server, ini):
     assert not (here / "pid").exists()
     assert not (here / "cp.sock").exists()
     log = (here / "log").read_text()
-    assert "listening at unix cp.sock" in log
+    assert f"listening at {address.strip()}" in log
     assert "never allocated" in log
     assert SECRET not in log
 
@@ -142,6 +143,10 @@ def test_a_second_daemon_on_one_spool(here, server, ini):
         (("--spool", "s", "--unix", "u", "--server", "http://x/api"), "give --project"),
         (("--spool", "s", "--unix", "u", "--tcp", "127.0.0.1:0"), "exclude one another"),
         (("--spool", "s", "--unix", "u", "--server", "127.0.0.1:1"), "must be a URL"),
+        (("--requeue", "1"), "give --spool FILE"),
+        (("--spool", "s", "--forget", "first"), "'first' is neither a number that --failed shows nor all"),
+        (("--spool", "s", "--quirk", "drops-on-error"), "did you mean 'drop-on-error'"),
+        (("--spool", "s", "--fault", "hangs"), "did you mean 'hang'"),
     ],
 )
 def test_wrong_usage(here, options, said):
@@ -151,8 +156,78 @@ def test_wrong_usage(here, options, said):
     assert list(here.iterdir()) == []
 
 
-def test_a_spool_that_is_not_there(here):
-    assert told("--spool", "s", "--status") == (2, "", "cpsim: there is no spool s\n")
+@pytest.mark.parametrize("options", [("--status",), ("--failed",), ("--requeue", "all"), ("--forget", "1")])
+def test_a_spool_that_is_not_there(here, options):
+    assert told("--spool", "s", *options) == (2, "", "cpsim: there is no spool s\n")
+    assert list(here.iterdir()) == []
+
+
+def test_what_failed_is_requeued_or_forgotten(here, server, ini):
+    path = str(ini(server.addresses["http"]))
+    with running(here, "--config", path), Client("./cp.sock") as client:
+        for slot in ("a", "b", "c"):
+            client.claim(slot, "m")
+    spool = ("--spool", "spool")
+    numbers = [str(row["position"]) for row in json.loads(told(*spool, "--failed", "--json")[1])]
+    assert [line.split()[0] for line in told(*spool, "--failed")[1].splitlines()] == numbers
+    assert told(*spool, "--forget", numbers[0]) == (0, "1 commands are struck from the list\n", "")
+    server.accounts.apply("p", [("alloc", {"slot": "b", "credits": 7})])
+    assert told(*spool, "--requeue", numbers[1]) == (0, "1 commands are to be delivered again\n", "")
+    status, _, error = told(*spool, "--requeue", numbers[1])
+    assert (status, error) == (
+        2,
+        f"cpsim: no failed command has the number {numbers[1]}; --failed lists those that there are\n",
+    )
+    with running(here, "--config", path):
+        status, _, error = told(*spool, "--requeue", "all")
+        assert (status, error) == (2, "cpsim: spool is in use by another process; stop it, or name another file\n")
+    with server.accounts.reading() as ledger:
+        assert ledger.project("p").slots["b"].granted == 7
+    assert [row["command"] for row in json.loads(told(*spool, "--failed", "--json")[1])] == ["claim,slot=c,machine=m"]
+    assert told(*spool, "--forget", "all")[1] == "1 commands are struck from the list\n"
+    assert told(*spool, "--failed") == (0, "", "")
+
+
+def test_the_daemon_in_production_keeps_nothing_on_disk(here, server, ini):
+    ini_file = str(ini(server.addresses["http"]))
+    command = [*CPSIM, "daemon", "--config", ini_file, "--profile", "deployed"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        assert exchange(UnixEndpoint("./cp.sock"), b"alloc,slot=a=b,credits=5", 5) == b"OK"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    with server.accounts.reading() as ledger:
+        assert list(ledger.project("p").slots) == ["a"]
+    assert not (here / "spool").exists()
+
+
+@pytest.mark.parametrize(
+    ("fault", "applied"), [("crash-before-ok", []), ("crash-after-ok", ["a"]), ("daemon.crash-after-commit", ["a"])]
+)
+def test_a_daemon_that_crashes_loses_nothing_it_acknowledged(here, server, ini, fault, applied):
+    path = str(ini(server.addresses["http"]))
+    with subprocess.Popen(
+        [*CPSIM, "daemon", "--config", path, "--spool", "spool", "--fault", f"{fault}:kind=alloc"],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        process.stdout.readline()
+        with Client("./cp.sock") as client, suppress(CreditPiggyError):
+            client.alloc("a", credits=5)
+        assert process.wait(30) == -signal.SIGKILL
+    with running(here, "--config", path):
+        pass
+    with server.accounts.reading() as ledger:
+        assert list(ledger.project("p").slots) == applied
+    assert server.accounts.refused == 0
+
+
+def test_a_daemon_has_no_faults_of_a_server(here, ini):
+    path = str(ini("http://127.0.0.1:1/api"))
+    status, _, error = told("--config", path, "--spool", "spool", "--fault", "status=500")
+    assert status == 2
+    assert "fault 'server.status=500' is one of a server" in error
+    assert not (here / "spool").exists()
 
 
 def test_the_server_applies_a_batch_once(server):

@@ -2,14 +2,19 @@
 
 import socket
 import time
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 
 import pytest
 
-from cpsim.daemon.forwarder import Forwarder
-from cpsim.daemon.quirks import STARVED, StarvingForwarder
-from cpsim.errors import Problem
-from cpsim.fake import Fake
+from cpdaemon import Client
+from cpdaemon.endpoint import parse_endpoint
+from cpdaemon.errors import ConnectFailed
+from cpsim.daemon.courier import HttpServer
+from cpsim.daemon.memory import MemorySpool
+from cpsim.daemon.quirks import STARVED, QuirkyCourier
+from cpsim.daemon.site import Daemon
+from cpsim.daemon.spool import read_failed, read_status
+from cpsim.fake import ANY_PORT, Fake
 from cpsim.quirks import chosen
 
 PROJECTS = {"p": "s"}
@@ -36,11 +41,11 @@ def quirky(here, on):
         fake.stop()
 
 
-def say(by_hand, frame):
+def say(by_hand, frame, path="cp.sock"):
     """Send a frame, and return all that comes until the daemon closes."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(5)
-        sock.connect("cp.sock")
+        sock.connect(path)
         sock.sendall(frame)
         return by_hand.read_all(sock)
 
@@ -105,38 +110,169 @@ def test_reorder_classes(here, on, by_hand):
         assert ledger.project("p").granted.counters == ({"n": 1} if on else {})
 
 
-class Batches(list):
-    def __call__(self, calls):
-        self.append(len(calls))
+class Recorder:
+    """A server that notes how many commands come at once, or cannot be reached."""
+
+    def __init__(self, *, reachable=True):
+        self.batches = []
+        self.reachable = reachable
+        self.attempts = 0
+
+    def knows_batches(self):
+        self.attempts += 1
+        if not self.reachable:
+            raise ConnectFailed("down")
+        return True
+
+    def post(self, _, calls):
+        self.batches.append(len(calls))
+        return [None] * len(calls)
+
+
+def quirky_courier(server, interval_s, names):
+    spool = MemorySpool()
+    courier = QuirkyCourier(spool, server, interval_s, "set-aside", 0.01, quirks=frozenset(names))
+    courier.start()
+    return spool, courier
 
 
 def test_flush_starves(on):
-    batches = Batches()
-    forwarder = (StarvingForwarder if on else Forwarder)(batches, 0.05)
-    forwarder.start()
+    server = Recorder()
+    spool, courier = quirky_courier(server, 0.05, ["flush-starves"] if on else [])
     deadline = time.monotonic() + 0.4
     put = 0
-    while time.monotonic() < deadline and put < STARVED:
-        forwarder.put([("alloc", {"slot": str(put)})])
+    while time.monotonic() < deadline and put < 500:
+        spool.put([("alloc", {"slot": str(put)})])
         put += 1
         time.sleep(0.001)
-    assert (len(batches) == 0) is on
+    assert (len(server.batches) == 0) is on
     if on:
-        forwarder.put([("alloc", {"slot": "x"})] * STARVED)
-    forwarder.stop()
-    assert sum(batches) == put + (STARVED if on else 0)
+        spool.put([("alloc", {"slot": "x"})] * STARVED)
+    wait_for(lambda: spool.pending == 0)
+    assert courier.stop(5)
+    assert sum(server.batches) == put + (STARVED if on else 0)
 
 
 def test_a_starved_flush_comes_once_it_is_quiet():
-    batches = Batches()
-    forwarder = StarvingForwarder(batches, 0.02)
-    forwarder.start()
-    forwarder.put([("alloc", {"slot": "x"})])
+    server = Recorder()
+    spool, courier = quirky_courier(server, 0.02, ["flush-starves"])
+    spool.put([("alloc", {"slot": "x"})])
+    wait_for(lambda: server.batches)
+    assert courier.stop(5)
+    assert server.batches == [1]
+
+
+def test_busy_when_down(on):
+    """With it, the daemon tries again without a pause, and its loop is held up."""
+    server = Recorder(reachable=False)
+    spool, courier = quirky_courier(server, 0, ["busy-when-down"] if on else [])
+    spool.put([("alloc", {"slot": "x"})] * (STARVED + 1))
+    wait_for(lambda: server.attempts > 2)
+    began, seen = time.monotonic(), server.attempts
+    courier.hold_up(20)
+    held_up_s = time.monotonic() - began
+    assert (held_up_s >= 0.1, server.attempts - seen > 20) == (on, on)
+    server.reachable = True
+    wait_for(lambda: spool.pending == 0)
+    began = time.monotonic()
+    courier.hold_up(20)
+    assert time.monotonic() - began < 0.1
+    assert courier.stop(5)
+
+
+def wait_for(condition):
     deadline = time.monotonic() + 5
-    while not batches and time.monotonic() < deadline:
+    while not condition():
+        assert time.monotonic() < deadline
         time.sleep(0.001)
-    forwarder.stop()
-    assert batches == [1]
+
+
+@pytest.fixture(params=["spool", "memory"])
+def forwarding(request, here, on):
+    """Return forwarding(server, name) -> a daemon in front of a fake's HTTP server, with the quirk or without."""
+    running = ExitStack()
+
+    def forwarding(server, name):
+        http = running.enter_context(
+            closing(HttpServer(parse_endpoint(server.addresses["http"]), ("p", "s"), timeout_s=5))
+        )
+        spool = here / "spool" if request.param == "spool" else None
+        quirks = frozenset([name] if on else [])
+        daemon = Daemon(http, unix=here / "site.sock", spool=spool, longest_pause_s=0.01, quirks=quirks)
+        return running.enter_context(daemon)
+
+    with running:
+        yield forwarding
+
+
+@pytest.fixture
+def server():
+    with Fake(PROJECTS, http=ANY_PORT) as server:
+        yield server
+
+
+def claim_one(daemon):
+    """One slot's commands, each delivered alone."""
+    with Client("./site.sock") as client:
+        for send in (
+            lambda: client.alloc("a", credits=5),
+            lambda: client.counters("a", n=1),
+            lambda: client.claim("a", "m"),
+        ):
+            send()
+            wait_for(lambda: daemon.pending == 0)
+
+
+def granted(server):
+    with server.accounts.reading() as ledger:
+        account = ledger.project("p").granted
+        return account.credits, account.counters.get("n", 0)
+
+
+@pytest.mark.parametrize("fault", ["server.status=503:kind=counters,count=1", "server.not-json:kind=counters,count=1"])
+def test_drop_on_error(forwarding, server, on, fault):
+    server.faults.add(fault)
+    claim_one(forwarding(server, "drop-on-error"))
+    assert len(server.faults.firings) == 1
+    assert granted(server) == (5, 0 if on else 1)
+
+
+def test_resend_duplicates(forwarding, server, on):
+    server.faults.add("server.lose-reply:kind=counters,count=1")
+    claim_one(forwarding(server, "resend-duplicates"))
+    assert granted(server) == (5, 2 if on else 1)
+
+
+def test_errors_ignored(forwarding, server, on, here):
+    daemon = forwarding(server, "errors-ignored")
+    with Client("./site.sock") as client:
+        client.claim("nowhere", "m")
+    wait_for(lambda: daemon.pending == 0)
+    with server.accounts.reading():
+        assert server.accounts.refused == 1
+    if (here / "spool").exists():
+        assert [row.command for row in read_failed(here / "spool")] == ([] if on else ["claim,slot=nowhere,machine=m"])
+        assert read_status(here / "spool").delivered == int(on)
+
+
+def test_reorder_classes_over_http(forwarding, server, on, here):
+    server.faults.add("down")
+    daemon = forwarding(server, "reorder-classes")
+    with Client("./site.sock") as client:
+        client.alloc("a", credits=5)
+        client.claim("a", "m")
+        client.counters("a", n=1)
+    server.faults.clear()
+    wait_for(lambda: daemon.pending == 0)
+    assert granted(server) == (5, int(on))
+
+
+def test_cut_values_with_a_spool(forwarding, server, on, by_hand):
+    daemon = forwarding(server, "cut-values")
+    assert say(by_hand, b"alloc,slot=a=b,credits=5=6\n", "site.sock") == (b"OK" if on else b"ER")
+    wait_for(lambda: daemon.pending == 0)
+    with server.accounts.reading() as ledger:
+        assert {name: slot.credits for name, slot in ledger.project("p").slots.items()} == ({"a": 5} if on else {})
 
 
 def test_ack_before_delivery(here, by_hand):
@@ -149,10 +285,12 @@ def test_ack_before_delivery(here, by_hand):
         assert bool(list(here.glob(f"{store.name}.*spool"))) is not bool(names)
 
 
-def test_a_store_does_not_go_with_the_memory_of_a_quirk(here):
-    with pytest.raises(Problem, match=r"quirk cut-values: .* add the quirk ack-before-delivery"):
-        Fake(PROJECTS, unix=here / "cp.sock", store=here / "accounts", quirks=frozenset({"cut-values"}))
-    assert list(here.iterdir()) == []
+def test_a_store_with_a_quirk_of_the_socket(here, by_hand):
+    store = here / "accounts"
+    for names in (["cut-values"], []):
+        with Fake(PROJECTS, unix=here / "cp.sock", store=store, quirks=chosen("documented", names)) as fake:
+            assert say(by_hand, b"alloc,slot=a=b\n") == (b"OK" if names else b"ER")
+            assert list(slots(fake)) == ["a"]
 
 
 def test_the_deployed_profile_serves(here, by_hand):

@@ -19,15 +19,15 @@ class Clock:
 
 @pytest.fixture
 def restarted(tmp_path):
-    """Return restarted() -> AccountServer on one store, the one before it ended first."""
+    """Return restarted(*quirks) -> AccountServer on one store, the one before it ended first."""
     clock = Clock()
     stores = []
 
-    def restart():
+    def restart(*quirks):
         if stores:
             stores.pop().close()
         stores.append(Store(tmp_path / "store"))
-        return AccountServer({"p": "s", "q": "t"}, clock, store=stores[-1])
+        return AccountServer({"p": "s", "q": "t"}, clock, frozenset(quirks), store=stores[-1])
 
     restart.clock = clock
     yield restart
@@ -66,6 +66,25 @@ def test_a_restart_changes_nothing(restarted, monkeypatch, least_log):
     expected = books(accounts)
     assert books(restarted()) == expected
     assert books(restarted())[0]["p"].users["u"].credits == 4
+
+
+@pytest.mark.parametrize("least_log", [store.LEAST_LOG, 0])
+def test_what_a_quirk_let_through_stays(restarted, monkeypatch, least_log):
+    """The log is read with the quirks that were in force when it was written."""
+    monkeypatch.setattr(store, "LEAST_LOG", least_log)
+    again = ("claim", {"slot": "a", "machine": "n"})
+    accounts = restarted("reclaim")
+    accounts.apply("p", [("alloc", {"slot": "a", "credits": 2}), ("claim", {"slot": "a", "machine": "m"}), again])
+    assert restarted().apply("p", [again])
+    accounts = restarted()
+    assert not accounts.quirks
+    with accounts.reading() as ledger:
+        assert ledger.projects["p"].granted.credits == 4
+    accounts.behave(frozenset({"reclaim"}))
+    assert not accounts.apply("p", [again])
+    assert restarted().apply("p", [again])
+    with restarted().reading() as ledger:
+        assert ledger.projects["p"].granted.credits == 6
 
 
 def test_slots_expire_when_they_would_have(restarted):

@@ -154,3 +154,9 @@ def test_paths_are_found(tmp_path: Path):
     path = tmp_path / "mine.toml"
     path.write_text(VALID)
     assert load_workload(catalog.find_scenario(str(path))).name == "mine"
+
+
+def test_faults_are_checked_where_they_are_written():
+    assert schema.parse('faults = ["late=1:kind=claim"]' + VALID, "x.toml").faults == ["late=1:kind=claim"]
+    with pytest.raises(ScenarioError, match=r"x.toml: faults\[1\]: .*did you mean 'hang'"):
+        schema.parse('faults = ["late=1", "hangs"]' + VALID, "x.toml")

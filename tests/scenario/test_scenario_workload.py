@@ -12,8 +12,8 @@ from cpsim import catalog, tables
 from cpsim.scenario import generate, identities, load_workload, schema
 from cpsim.scenario.workload import ABSENT
 
-NUMBERS_DIGEST = "ac70ec0f281d4df88327f51f7a001d389c7ba1f530a148e52d321da8c4eb4dc7"
-DIGEST, FAKER = "750eb232d9136629fc5e222b59b456f7137570cb93f1d48d80d1fe5e1240b282", "40.54.0"
+NUMBERS_DIGEST = "a89bb97a7315269f78a1f2a1bf08b1db0c0afddc5253efdd6ec938f6a4352e79"
+DIGEST, FAKER = "024d021f591bde71cd1fe0efcc180fe710300fce1fd249ea4917e9eb755fc00d", "40.63.0"
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """The control API: what it shows of the accounts, what it changes, and whom it lets in."""
 
+import http.client
 import io
 import json
 import math
@@ -556,3 +557,83 @@ def test_without_control_there_is_none():
 def test_projects_that_cannot_be(projects, said):
     with pytest.raises(ValueError, match=said):
         AccountServer(projects)
+
+
+# Faults and quirks
+
+
+def lose(site, slot):
+    """Claim a slot of the server itself; whether a reply came."""
+    try:
+        status, _ = site.post("claim", {"slot": slot, "machine": "m"})
+    except http.client.RemoteDisconnected:
+        site.connection.close()
+        return None
+    return status
+
+
+def test_faults_are_set_and_what_comes_of_them_is_shown(filled):
+    faults = ["server.lose-reply:kind=claim,slot=c", "hang:kind=meta"]
+    answer = ask(filled, "faults", "POST", json.dumps(faults).encode())
+    assert answer == [{"type": "fault", "fault": text, "selected": 0, "fired": 0} for text in faults]
+    assert lose(filled, "c") is None
+    assert [fault["fired"] for fault in ask(filled, "faults")] == [1, 0]
+    firings = ask(filled, "firings")
+    assert firings["next"] is None
+    ((firing),) = firings["items"]
+    assert 0 < firing.pop("time_s") < 60
+    assert firing == {"type": "firing", "stage": "server", "action": "lose-reply", "kind": "claim", "slot": "c"}
+    history = ask(filled, "slot?project=Physics&slot=c")
+    assert history["slot"]["state"] == "claimed"
+    assert [firing["action"] for firing in history["firings"]] == ["lose-reply"]
+    assert ask(filled, "slot?project=Physics&slot=a")["firings"] == []
+    ask(filled, "reset", "POST")
+    assert ask(filled, "firings")["items"] == []
+    assert [fault["fault"] for fault in ask(filled, "faults")] == faults
+
+
+def test_faults_are_added_and_removed(site):
+    ask(site, "faults/add", "POST", b'["down:from=60"]')
+    assert len(ask(site, "faults/add", "POST", b'["hang", "hang"]')) == 3
+    assert [fault["fault"] for fault in ask(site, "faults/remove", "POST", b'["hang"]')] == [
+        "server.down:from=60",
+        "hang",
+    ]
+    assert ask(site, "faults", "POST", b"[]") == []
+    assert list(site.fake.faults) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "said"),
+    [
+        ("faults", '["hangs"]', "did you mean 'hang'"),
+        ("faults/add", '["crash-after-ok"]', "would end the process"),
+        ("faults/remove", '["hang"]', "is not set; these are: none"),
+        ("quirks", '["reclaims"]', "no quirk 'reclaims'"),
+    ],
+)
+def test_no_such_fault_or_quirk(site, name, body, said):
+    status, answer = site.request("POST", f"/__cpsim/{name}", body.encode())
+    assert status == 409
+    assert said in json.loads(answer)["message"]
+    assert list(site.fake.faults) == []
+
+
+def test_quirks_come_and_go(filled):
+    on = ask(filled, "quirks", "POST", b'["reclaim", "single-read"]')
+    assert [quirk["quirk"] for quirk in on if quirk["on"]] == ["reclaim", "single-read"]
+    assert filled.post("claim", {"slot": "a", "machine": "n"})[0] == 200
+    assert not any(quirk["on"] for quirk in ask(filled, "quirks", "POST", b"[]"))
+    assert filled.post("claim", {"slot": "a", "machine": "n"})[0] == 500
+    assert all(quirk["on"] for quirk in ask(filled, "quirks?profile=deployed", "POST", b"[]"))
+    assert filled.slots()["b"].granted == 5
+
+
+def test_slots_expire_after_a_change_of_quirks(filled):
+    ask(filled, "quirks", "POST", b'["expire-live"]')
+    ask(filled, "clock/advance?seconds=86400", "POST")
+    assert filled.slots()["b"].state == "claimed"
+    filled.fake.accounts.apply("Physics", [("alloc", {"slot": "short", "expire": 1})])
+    ask(filled, "quirks", "POST", b"[]")
+    ask(filled, "clock/advance?seconds=60", "POST")
+    assert filled.slots()["short"].state == "expired"

@@ -39,6 +39,7 @@ def server():
         for project_id in ("0", "q"):
             fake.accounts.apply(project_id, CALLS)
         fake.accounts.link([("m", "u")])
+        fake.faults.add("late=0:kind=claim")
         yield fake.addresses["http"].removesuffix("/api")
 
 

@@ -199,7 +199,11 @@ def test_what_waits_on_a_machine_that_has_a_user_is_found(histories, books):
 
 @pytest.mark.parametrize(
     ("owners", "names"),
-    [({"linked": "ann"}, []), ({"linked": "bob"}, ["under-credited", "over-credited"]), ({}, ["over-credited", "under-credited"])],
+    [
+        ({"linked": "ann"}, []),
+        ({"linked": "bob"}, ["under-credited", "over-credited"]),
+        ({}, ["over-credited", "under-credited"]),
+    ],
 )
 def test_users_have_what_their_machines_earned(books, owners, names):
     verdict = Verdict()

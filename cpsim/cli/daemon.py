@@ -1,0 +1,195 @@
+"""`cpsim daemon`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cpdaemon.endpoint import Endpoint, TcpEndpoint, UnixEndpoint, UrlEndpoint
+from cpsim.cli.announce import announcing
+from cpsim.cli.group import cli
+from cpsim.cli.options import FILE, LONGEST_S, EndpointType, FaultType, ListenType, NumberType, QuirkType, secret_in
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cpsim.daemon.config import Config
+
+
+@cli.command()
+@click.option("--config", "config_file", type=FILE, help="The deployed daemon's INI; options here go before it.")
+@click.option("--unix", metavar="PATH", help="Listen at a UNIX socket.")
+@click.option("--tcp", type=ListenType(), help="Listen on TCP; port 0 takes a free one.")
+@click.option("--server", type=EndpointType(), help="URL of the server that commands go to.")
+@click.option("--project", metavar="ID", help="Project id at the server.")
+@click.option("--secret-file", type=FILE, help="File with the project's secret.")
+@click.option(
+    "--spool",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Keeps commands until they are delivered; not on a RAM disk.",
+)
+@click.option(
+    "--flush-interval",
+    "flush_interval_s",
+    type=NumberType(0, LONGEST_S),
+    metavar="S",
+    help="Seconds that a command waits for others; 1 by default.",
+)
+@click.option(
+    "--when-unknown",
+    type=click.Choice(["set-aside", "resend"]),
+    default="set-aside",
+    show_default=True,
+    help="When a reply is lost and the server does not know batch ids: keep the commands for a person, so that no "
+    "credit doubles, or send them again, so that none is missing.",
+)
+@click.option(
+    "--profile",
+    type=click.Choice(["documented", "deployed"]),
+    default="documented",
+    show_default=True,
+    help="Behave as the protocol's document says, or as the daemon in production does.",
+)
+@click.option(
+    "--quirk", "quirks", type=QuirkType(), multiple=True, metavar="NAME", help="One difference; see cpsim quirks."
+)
+@click.option(
+    "--fault", "faults", type=FaultType(), multiple=True, metavar="FAULT", help="What goes wrong; see cpsim faults."
+)
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Of the faults' probabilities.")
+@click.option(
+    "--ready-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Written once it serves: a line 'KIND ADDRESS'.",
+)
+@click.option("--status", is_flag=True, help="Show what the spool holds, whether or not a daemon runs, and exit.")
+@click.option("--failed", is_flag=True, help="List the commands that were refused or set aside, and exit.")
+@click.option("--json", "as_json", is_flag=True, help="Print --status or --failed as one JSON document.")
+@click.option(
+    "--requeue",
+    multiple=True,
+    metavar="N",
+    help="Put a command that --failed lists as number N (or all) back to be delivered, and exit.",
+)
+@click.option("--forget", multiple=True, metavar="N", help="Strike command N (or all) from that list, and exit.")
+def daemon(
+    config_file: Path | None,
+    unix: str | None,
+    tcp: TcpEndpoint | None,
+    server: Endpoint | None,
+    project: str | None,
+    secret_file: Path | None,
+    spool: Path | None,
+    flush_interval_s: float | None,
+    ready_file: Path | None,
+    status: bool,
+    failed: bool,
+    as_json: bool,
+    requeue: tuple[str, ...],
+    forget: tuple[str, ...],
+    **behaviour: Any,  # noqa: ANN401 - handed on as they are
+) -> None:
+    """Store commands and forward them to a server, until Ctrl-C.
+
+    A command that was answered OK survives a crash. It is delivered once where the server knows batch ids, as
+    `cpsim serve` does. With --profile deployed, it is the daemon in production instead, which survives none.
+
+    \b
+    cpsim daemon --config /etc/creditapi.ini --spool /var/lib/cpsim.spool
+    cpsim daemon --spool /var/lib/cpsim.spool --status
+
+    \b
+    [api]
+    api_url = https://cp.example.org/api
+    api_key = physics                 ; the project's id
+    api_secret = ...
+    flush_interval = 1                ; seconds
+    [server]
+    socket = unix                     ; or tcp
+    bind = /var/run/creditapi.socket  ; or HOST:PORT
+    """
+    from dataclasses import replace
+
+    from cpsim.daemon.config import Config, read_config
+
+    config = Config() if config_file is None else read_config(config_file)
+    if unix is not None and tcp is not None:
+        raise click.UsageError("--unix and --tcp exclude one another: a daemon listens at one address")
+    if server is not None and not isinstance(server, UrlEndpoint):
+        raise click.UsageError(f"--server must be a URL such as http://127.0.0.1:8080/api, not {server}")
+    said: dict[str, Any] = {
+        "listen": UnixEndpoint(unix) if unix is not None else tcp,
+        "server": server,
+        "project": project,
+        "secret": None if secret_file is None else secret_in(secret_file),
+        "spool": spool,
+        "flush_interval_s": flush_interval_s,
+    }
+    config = replace(config, **{name: value for name, value in said.items() if value is not None})
+    if status or failed or requeue or forget:
+        _look_after(config, status=status, as_json=as_json, requeue=requeue, forget=forget)
+    else:
+        _serve(config, ready_file, **behaviour)
+
+
+def _look_after(config: Config, *, status: bool, as_json: bool, requeue: Sequence[str], forget: Sequence[str]) -> None:
+    """Show a spool, or deal with what has failed in it."""
+    from cpsim.daemon import inspection
+
+    if config.spool is None:
+        raise click.UsageError("give --spool FILE, the spool that is meant")
+    for numbers, act in ((requeue, inspection.requeue), (forget, inspection.forget)):
+        if numbers:
+            chosen = None if "all" in numbers else [_number(text) for text in numbers]
+            click.echo(act(config.spool, chosen), nl=False)
+    if not (requeue or forget):
+        show = inspection.shown_status if status else inspection.shown_failed
+        click.echo(show(config.spool, as_json), nl=False)
+
+
+def _number(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise click.BadParameter(f"{text!r} is neither a number that --failed shows nor all")
+    return int(text)
+
+
+def _serve(
+    config: Config,
+    ready_file: Path | None,
+    *,
+    profile: str,
+    quirks: Sequence[str],
+    faults: Sequence[str],
+    seed: int,
+    when_unknown: str,
+) -> None:
+    """Run the daemon, if all that it needs was said."""
+    from cpsim.daemon import main
+    from cpsim.process import settle_in
+    from cpsim.quirks import chosen
+
+    behaviour = chosen(profile, quirks)
+    needed = {
+        "--spool FILE: it keeps commands until they are delivered": config.spool or "ack-before-delivery" in behaviour,
+        "--unix or --tcp": config.listen,
+        "--server": config.server,
+        "--project": config.project,
+        "--secret-file": config.secret,
+    }
+    for option, value in needed.items():
+        if not value:
+            raise click.UsageError(f"give {option}, or a --config that says it")
+    settle_in()
+    with announcing(ready_file) as announce:
+        main.run(
+            config,
+            when_unknown,
+            lambda address: announce(f"{address}\n"),
+            quirks=behaviour,
+            faults=faults,
+            seed=seed,
+        )

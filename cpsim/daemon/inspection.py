@@ -1,0 +1,69 @@
+"""Looking after a spool: what it holds, and what is to become of the commands that failed."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from cpsim.daemon.spool import Spool, check_exists, read_failed, read_status
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from pathlib import Path
+
+
+def shown_status(spool: Path, as_json: bool) -> str:  # noqa: FBT001
+    """The state of a spool, one figure a line or as a JSON document.
+
+    Raises:
+        Problem: there is no such spool, or it cannot be read.
+    """
+    figures = asdict(read_status(spool))
+    if as_json:
+        return json.dumps(figures) + "\n"
+    figures["running"] = "yes" if figures["running"] else "no"
+    return "".join(
+        f"{name.replace('_', ' '):<10}  {value if isinstance(value, str) else f'{value:,}'}\n"
+        for name, value in figures.items()
+    )
+
+
+def shown_failed(spool: Path, as_json: bool) -> str:  # noqa: FBT001
+    """The commands of a spool that were refused or set aside, one a line with its number, or as a JSON document.
+
+    Raises:
+        Problem: there is no such spool, or it cannot be read.
+    """
+    rows = read_failed(spool)
+    if as_json:
+        return json.dumps([row._asdict() for row in rows], ensure_ascii=False) + "\n"
+    return "".join(
+        f"{row.position:>8}  {datetime.fromtimestamp(row.at_us / 1e6, UTC):%Y-%m-%dT%H:%M:%SZ}  "
+        f"{row.why}  {row.command}  {row.error}\n"
+        for row in rows
+    )
+
+
+def requeue(spool: Path, numbers: Collection[int] | None) -> str:
+    """Have failed commands delivered after all, behind those that wait; says how many.
+
+    Args:
+        spool: of a daemon that is not running.
+        numbers: which, as `shown_failed` numbers them; None for all.
+
+    Raises:
+        Problem: there is no such spool or command, the spool is in use, or nobody knows which command is meant.
+    """
+    check_exists(spool)
+    with closing(Spool(spool)) as opened:
+        return f"{opened.requeue(numbers):,} commands are to be delivered again\n"
+
+
+def forget(spool: Path, numbers: Collection[int] | None) -> str:
+    """Strike failed commands from the list; says how many. Arguments and errors are those of `requeue`."""
+    check_exists(spool)
+    with closing(Spool(spool)) as opened:
+        return f"{opened.forget(numbers):,} commands are struck from the list\n"

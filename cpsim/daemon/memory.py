@@ -1,0 +1,80 @@
+"""What a daemon keeps that acknowledges a command before it is anywhere but in memory."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections import deque
+from dataclasses import replace
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from cpdaemon.signing import bulk_batches
+from cpsim.daemon.spool import MAX_BATCH, MAX_COMMANDS, Batch, text_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cpdaemon.signing import Call
+    from cpsim.daemon.spool import Failed
+
+
+class MemorySpool:
+    """The interface of `Spool` to a courier, without the file; what fails is only logged."""
+
+    def __init__(self) -> None:
+        self._calls: deque[Call] = deque()
+        self._open: Batch | None = None
+        self.delivered_to = self.released_to = 0
+        self.released = threading.Condition()
+
+    @property
+    def pending(self) -> int:
+        """How many commands have not been delivered."""
+        return self.released_to - self.delivered_to
+
+    ready = pending
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more commands should be put."""
+        return self.pending >= MAX_COMMANDS
+
+    def put(self, calls: Sequence[Call]) -> None:
+        """Take commands, which may be delivered at once."""
+        with self.released:
+            before = self.ready
+            self._calls.extend(calls)
+            self.released_to += len(calls)
+            if before == 0 or self.ready >= MAX_BATCH:
+                self.released.notify_all()
+
+    def take(self, size: int = MAX_BATCH, *, in_order: bool = True) -> Batch | None:
+        """The next commands to be sent: see `Spool.take`."""
+        if self._open is not None:
+            return replace(self._open, resumed=True)
+        with self.released:
+            calls = list(islice(self._calls, size))
+        if not calls:
+            return None
+        if in_order:
+            calls = next(bulk_batches(calls))
+        commands = [(position, text_of(call)) for position, call in enumerate(calls, self.delivered_to + 1)]
+        self._open = Batch(uuid.uuid4().hex, self.delivered_to + len(calls), commands, calls)
+        return self._open
+
+    def put_back(self) -> None:
+        """See `Spool.put_back`."""
+        self._open = None
+
+    def settle(self, batch: Batch, failed: Sequence[Failed], delivered: int) -> None:
+        """See `Spool.settle`."""
+        del failed, delivered
+        with self.released:
+            for _ in batch.commands:
+                self._calls.popleft()
+            self._open = None
+            self.delivered_to = batch.last
+
+    def retried(self) -> None:
+        """See `Spool.retried`."""
