@@ -34,10 +34,12 @@ ANOMALIES: Final = {
 
 MOST_STEPS: Final = 10
 """Steps up to which a state is explained by what may have happened to each; their subsets are many."""
+EXPLAINED: Final = 3_000
+"""Slots whose state is explained: a few milliseconds each. Further ones are named by what is different alone."""
 NEVER_MIN: Final = 10**12
 
 
-def name_of(steps: Sequence[Step], seen: Span, expected: Fate, found: Fate) -> str:
+def name_of(steps: Sequence[Step], seen: Span, expected: Fate, found: Fate, *, explain: bool = True) -> str:
     """The name of what explains that a slot is not in a state in which it may be.
 
     Args:
@@ -45,8 +47,9 @@ def name_of(steps: Sequence[Step], seen: Span, expected: Fate, found: Fate) -> s
         seen: when it was looked at.
         expected: the likeliest of the states in which it may be.
         found: the state in which it is.
+        explain: whether to try what may have happened, or only look at what is different.
     """
-    if len(steps) <= MOST_STEPS:
+    if explain and len(steps) <= MOST_STEPS:
         for name, explained in _explanations(steps, seen):
             if found in explained:
                 return name

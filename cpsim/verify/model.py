@@ -100,14 +100,11 @@ def taken(branch: Branch, step: Step) -> set[Branch]:
 
 def aged_by(branch: Branch, now: Span) -> Iterable[Branch]:
     """A branch at a time: as it was, expired, or possibly either."""
-    if branch.fate.phase != "allocated" or branch.terms is None:
+    fate, terms = branch
+    if fate.phase != "allocated" or terms is None or now.latest_ns < terms.expiry.earliest_ns:
         return (branch,)
-    expired = branch._replace(fate=branch.fate._replace(phase="expired"))
-    if now.earliest_ns >= branch.terms.expiry.latest_ns:
-        return (expired,)
-    if now.latest_ns >= branch.terms.expiry.earliest_ns:
-        return (branch, expired)
-    return (branch,)
+    expired = Branch(fate._replace(phase="expired"), terms)
+    return (expired,) if now.earliest_ns >= terms.expiry.latest_ns else (branch, expired)
 
 
 def _taken(branch: Branch, step: Step) -> Iterable[Branch]:

@@ -11,6 +11,7 @@ Pure; times are nanoseconds on the replay's clock.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from cpsim.verify.model import START, aged_by, fates, taken
@@ -50,12 +51,11 @@ def possible(
         TooManyOrders: the search came to its bound.
     """
     steps = [step for step in steps if step.applied is not False]
-    if any_order:
-        waits_for = [0] * len(steps)
-    else:
-        waits_for = _predecessors(steps)
-        if all(mask == (1 << place) - 1 for place, mask in enumerate(waits_for)):
-            return fates(steps, seen)
+    if not any_order and all(
+        before.applied and before.over_ns <= after.span.earliest_ns for before, after in pairwise(steps)
+    ):
+        return fates(steps, seen)
+    waits_for = [0] * len(steps) if any_order else _predecessors(steps)
     needed = sum(1 << place for place, step in enumerate(steps) if step.applied)
     welcome = sum(1 << place for place, step in enumerate(steps) if step.applied and step.accepted)
     positions = [(0, START)]

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cpsim.verify.anomalies import contradiction, name_of
+from cpsim.verify.anomalies import EXPLAINED, contradiction, name_of
 from cpsim.verify.columns import fine, fine_outstanding, indices, slot_ids
 from cpsim.verify.model import NOTHING, Fate
 from cpsim.verify.orders import MOST_POSITIONS, TooManyOrders, possible
@@ -96,7 +96,8 @@ def judge_slot(
         return False
     verdict.uncertain += len(allowed) > 1
     if found not in allowed:
-        name, detail = _difference(steps, seen, allowed, found)
+        explain = verdict.counts.total() < EXPLAINED
+        name, detail = _difference(steps, seen, allowed, found, explain=explain)
         if allowed and stray is not None:
             name, detail = "leaked", f"missing, but in project {stray}"
         verdict.exemplify(verdict.find(name, slot_id, detail, [slot_id]), steps, seen, found)
@@ -209,20 +210,23 @@ def _give_up(count: int, verdict: Verdict) -> None:
         )
 
 
-def _difference(steps: Sequence[Step], seen: Span, allowed: set[Fate], found: Fate) -> tuple[str, str]:
+def _difference(
+    steps: Sequence[Step], seen: Span, allowed: set[Fate], found: Fate, *, explain: bool
+) -> tuple[str, str]:
     """The anomaly's name, and what is different, field by field, from the likeliest state."""
     if not allowed:
         return contradiction(steps, seen, found)
     same_phase = [fate for fate in allowed if fate.phase == found.phase]
-    expected = min(
-        same_phase or allowed, key=lambda fate: (sum(a != b for a, b in zip(fate, found, strict=True)), str(fate))
-    )
+    candidates = same_phase or allowed
+    expected = next(iter(candidates))
+    if len(candidates) > 1:
+        expected = min(candidates, key=lambda fate: (sum(a != b for a, b in zip(fate, found, strict=True)), str(fate)))
     differences = "; ".join(
         f"{field} is {_shown(has)}, should be {_shown(wanted)}"
         for field, has, wanted in zip(Fate._fields, found, expected, strict=True)
         if has != wanted
     )
-    return name_of(steps, seen, expected, found), differences
+    return name_of(steps, seen, expected, found, explain=explain), differences
 
 
 def _shown(value: object) -> str:

@@ -14,7 +14,7 @@ WIDTH: Final = 1000
 ROW: Final = 26
 LEFT: Final = 400
 THINNEST: Final = 4
-LABEL_CHARACTERS: Final = 48
+LABEL_CHARACTERS: Final = 42
 
 
 class Bar(NamedTuple):
@@ -50,11 +50,11 @@ def timeline(example: Example) -> Timeline:
     """The timeline of a slot that shows an anomaly."""
     steps = example.steps
     start_ns = steps[0].span.earliest_ns
-    last_ns = max(start_ns + 1, example.seen.latest_ns, *(step.over_ns for step in steps))
+    last_ns = max(start_ns + 1, example.seen.earliest_ns, *(step.over_ns for step in steps))
     scale = (WIDTH - LEFT - THINNEST) / (last_ns - start_ns)
     rows = [(step.span.earliest_ns, step.over_ns, _said(step), _outcome(step)) for step in steps]
     seen = "not settled or not there" if example.found is None else shown(example.found)
-    rows.append((example.seen.earliest_ns, example.seen.latest_ns, f"seen: {seen}", "seen"))
+    rows.append((example.seen.earliest_ns, example.seen.earliest_ns, f"seen: {seen}", "seen"))
     lines, bars = [], []
     wide = max(len(said) for _, _, said, outcome in rows if outcome != "seen")
     for number, (from_ns, to_ns, said, outcome) in enumerate(rows):

@@ -8,7 +8,7 @@ from cpsim.fake import ANY_PORT, Fake
 from cpsim.verify.books import judge_books
 from cpsim.verify.model import DAY_MINUTES, MINUTE_NS, Span, Step
 from cpsim.verify.observer import Observer
-from cpsim.verify.slots import judge_histories, judge_outstanding
+from cpsim.verify.slots import judge_histories, judge_outstanding, judge_slots
 from cpsim.verify.verdict import SHOWN_ANOMALIES, Ruling, Verdict
 
 SEEN = Span(10_000, 20_000)
@@ -172,6 +172,66 @@ def test_credits_moved_from_machine_to_machine(histories, books):
         ("over-credited", "alone", "in project p, its slots granted 16 credits, it has 20"),
         ("under-credited", "linked", "in project p, its slots granted 14 credits, it has 10"),
     ]
+
+
+def test_the_slot_whose_grant_is_just_what_a_machine_has_too_much_shows_it(histories, books):
+    books.account("machine", "alone")["credits"] += 11
+    counters(books.account("machine", "linked"), events=99)
+    found = {anomaly.subject: anomaly.slots for anomaly in judged(histories, books).anomalies}
+    assert found["alone"] == ("s1",)
+    assert set(found["linked"]) == {"s0", "s2"}  # none alone
+
+
+def test_credits_that_show_in_another_project_have_leaked(histories, books):
+    for project, more in (("p", -3), ("other", 3)):
+        row = next(row for row in books.accounts if (row["project"], row["id"]) == (project, "alone"))
+        row["credits"] += more
+    found = [(anomaly.name, anomaly.subject) for anomaly in judged(histories, books).anomalies]
+    assert sorted(found[:2]) == [("leaked", "alone"), ("under-credited", "alone")]
+
+
+def test_what_waits_on_a_machine_that_has_a_user_is_found(histories, books):
+    books.account("machine", "alone")["user"] = "bob"
+    verdict = judged(histories, books)
+    assert verdict.counts == {"not conserved": 3}  # credits, and two counters that are not 0
+    assert verdict.anomalies[0].detail == "16 credits wait on it, though it belongs to a user"
+
+
+@pytest.mark.parametrize(
+    ("owners", "names"),
+    [
+        ({"linked": "ann"}, []),
+        ({"linked": "bob"}, ["under-credited", "over-credited"]),
+        ({}, ["over-credited", "under-credited"]),
+    ],
+)
+def test_users_have_what_their_machines_earned(books, owners, names):
+    verdict = Verdict()
+    judge_books(*books.tables(), verdict, owners)
+    assert set(verdict.counts) == set(names)
+    assert verdict.checked["users"] == 1
+
+
+def test_slots_named_like_a_runs_own_are_strays(history_of, books):
+    calls = [
+        (kind, int(call["slot"][1:]) + 1, given) for kind, call in CALLS for given in [dict(call)] if given.pop("slot")
+    ]
+    calls = [(kind, number, given) for kind, number, given in calls if kind != "meta"]
+    for row in books.slots:
+        row.update(slot=f"w-{int(row['slot'][1:]) + 1}", meta=[])
+    marks = [(op, 0, 0, 10 * op, 10 * op + 5) for op in range(len(calls))]
+    history = history_of(calls, marks, direct=True, seen=SEEN)
+    slots = next(books.tables())
+    verdict = Verdict()
+    judge_slots(history, slots, "p", verdict, fresh=True)
+    assert [(anomaly.name, *anomaly.slots) for anomaly in verdict.anomalies] == [("leaked", "w-1")]
+    books.slots.append(books.slots[0] | {"slot": "w-77", "project": "p"})
+    books.slots = [row for row in books.slots if (row["project"], row["slot"]) != ("p", "w-1")]
+    slots = next(books.tables())
+    for fresh, names in ((True, {"leaked": 1, "phantom": 1}), (False, {"lost": 1})):
+        verdict = Verdict()
+        judge_slots(history, slots, "p", verdict, fresh=fresh)
+        assert verdict.counts == names
 
 
 def test_damage_is_described_field_by_field(histories, books):

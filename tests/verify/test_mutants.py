@@ -217,17 +217,13 @@ def mutant(*names):
 class Claiming(Ledger):
     """Changes the terms just before a claim, and what the claim asks."""
 
-    def _claim(self, project, slot_id, arguments, now_us):
-        slot = project.slots.get(slot_id)
-        if slot is None or slot.state is not State.ALLOCATED:
-            return super()._claim(project, slot_id, arguments, now_us)
+    def _claim(self, project, slot, arguments, now_us):
         kept = slot.credits, slot.min, slot.max
         changed = self.change(slot, dict(arguments))
         try:
-            super()._claim(project, slot_id, arguments if changed is None else changed, now_us)
+            super()._claim(project, slot, arguments if changed is None else changed, now_us)
         finally:
             slot.credits, slot.min, slot.max = kept
-        return None
 
 
 @mutant("over-credited")
@@ -323,12 +319,8 @@ class LimitsBeforeItDefaults(Claiming):
 class Crediting(Ledger):
     """Does something more when a slot has been claimed."""
 
-    def _claim(self, project, slot_id, arguments, now_us):
-        before = project.slots.get(slot_id)
-        settled = before is not None and before.state is not State.ALLOCATED
-        super()._claim(project, slot_id, arguments, now_us)
-        assert not settled
-        slot = project.slots[slot_id]
+    def _claim(self, project, slot, arguments, now_us):
+        super()._claim(project, slot, arguments, now_us)
         machine = project.machines[slot.machine]
         owner = self.owners.get(slot.machine)
         account = machine.waiting if owner is None else project.users[owner]
@@ -446,9 +438,9 @@ class CreditsTheFirstUser(Crediting):
 
 @mutant("altered")
 class CutsNamesOfMachines(Ledger):
-    def _claim(self, project, slot_id, arguments, now_us):
+    def _claim(self, project, slot, arguments, now_us):
         cut = {name: value[:1] if name == "machine" else value for name, value in arguments.items()}
-        super()._claim(project, slot_id, cut, now_us)
+        super()._claim(project, slot, cut, now_us)
 
 
 # Links
@@ -506,9 +498,8 @@ class TakesCreditsBack(Ledger):
 class Counting(Ledger):
     """Counts something else."""
 
-    def _counters(self, project, slot_id, arguments, now_us):
-        counted = self.counted(project.slots.get(slot_id), arguments)
-        super()._counters(project, slot_id, {"slot": slot_id, **counted}, now_us)
+    def _counters(self, project, slot, arguments, now_us):
+        super()._counters(project, slot, {"slot": "", **self.counted(slot, arguments)}, now_us)
 
 
 def numbers(arguments):
@@ -530,9 +521,8 @@ class AddsOneMore(Counting):
 @mutant("lost")
 class OverwritesCounters(Counting):
     def counted(self, slot, arguments):
-        if slot is not None and slot.counters and slot.state is State.ALLOCATED:
-            for name in numbers(arguments):
-                slot.counters.pop(name, None)
+        for name in numbers(arguments):
+            (slot.counters or {}).pop(name, None)
         return numbers(arguments)
 
 
@@ -566,26 +556,12 @@ class CountsHalves(Counting):
         return {name: int(float(value)) for name, value in numbers(arguments).items()}
 
 
-@mutant("lost")
-class ForgetsEverySeventhCommand(Counting):
-    asked = 0
-
-    def apply(self, project_id, kind, arguments, now_us):
-        self.asked += 1
-        if self.asked % 7:
-            super().apply(project_id, kind, arguments, now_us)
-
-    def counted(self, slot, arguments):
-        return numbers(arguments)
-
-
 class Describing(Ledger):
     """Notes something else."""
 
-    def _meta(self, project, slot_id, arguments, now_us):
-        slot = project.slots.get(slot_id)
-        before = dict(slot.meta or {}) if slot is not None else {}
-        super()._meta(project, slot_id, arguments, now_us)
+    def _meta(self, project, slot, arguments, now_us):
+        before = dict(slot.meta or {})
+        super()._meta(project, slot, arguments, now_us)
         slot.meta = self.noted(before, slot.meta, arguments)
 
 
@@ -615,22 +591,22 @@ class ForgetsTexts(Describing):
 
 @mutant("altered")
 class LosesTheReason(Ledger):
-    def _discard(self, project, slot_id, arguments, now_us):
-        super()._discard(project, slot_id, {"slot": slot_id}, now_us)
+    def _discard(self, project, slot, arguments, now_us):
+        super()._discard(project, slot, {}, now_us)
 
 
 @mutant("altered")
 class HasAnotherReasonByDefault(Ledger):
-    def _discard(self, project, slot_id, arguments, now_us):
-        super()._discard(project, slot_id, {"reason": "unknown", **arguments}, now_us)
+    def _discard(self, project, slot, arguments, now_us):
+        super()._discard(project, slot, {"reason": "unknown", **arguments}, now_us)
 
 
 class Discarding(Ledger):
     """Does something more when a slot has been discarded."""
 
-    def _discard(self, project, slot_id, arguments, now_us):
-        super()._discard(project, slot_id, arguments, now_us)
-        self.discarded(project, project.slots[slot_id])
+    def _discard(self, project, slot, arguments, now_us):
+        super()._discard(project, slot, arguments, now_us)
+        self.discarded(project, slot)
 
 
 @mutant("over-credited")
@@ -657,13 +633,10 @@ class ForgetsCountersOnDiscard(Discarding):
 
 
 class Admitting(Ledger):
-    """Lets commands through to slots that are settled, or not there."""
+    """Lets commands through to slots that are settled."""
 
-    def _slot(self, project, slot_id, kind):
-        slot = project.slots.get(slot_id)
-        if slot is not None and slot.state is not State.ALLOCATED and (kind, str(slot.state)) in self.admits:
-            return slot
-        return super()._slot(project, slot_id, kind)
+    def _admits(self, slot, kind):
+        return (kind, str(slot.state)) in self.admits
 
 
 for name, admitted, found in (
@@ -680,33 +653,46 @@ for name, admitted, found in (
     mutant(*found)(type(name, (Admitting,), {"admits": admitted}))
 
 
-class Allocating(Ledger):
-    """Sees a slot id that was used already in another way."""
+class Meddling(Ledger):
+    """Does something before a command, or instead of it."""
 
-    def _alloc(self, project, slot_id, arguments, now_us):
-        if slot_id in project.slots and self.again(project, project.slots[slot_id], slot_id):
-            return
-        super()._alloc(project, slot_id, arguments, now_us)
+    def apply_all(self, project_id, calls, now_us):
+        ((kind, arguments),) = calls
+        self.expire(now_us)
+        project = self.project(project_id)
+        slot = project.slots.get(arguments["slot"])
+        return (
+            [] if self.meddle(project, slot, kind, arguments, now_us) else super().apply_all(project_id, calls, now_us)
+        )
 
 
 @mutant("resurrected")
-class AllocatesSettledAgain(Allocating):
-    def again(self, project, slot, slot_id):
-        if slot.state is not State.ALLOCATED:
-            del project.slots[slot_id]
+class AllocatesSettledAgain(Meddling):
+    def meddle(self, project, slot, kind, arguments, now_us):
+        if kind == "alloc" and slot is not None and slot.state is not State.ALLOCATED:
+            del project.slots[arguments["slot"]]
 
 
 @mutant("wrongly accepted")
-class AllocatesTwice(Allocating):
-    def again(self, project, slot, slot_id):
-        if slot.state is State.ALLOCATED:
-            del project.slots[slot_id]
+class AllocatesTwice(Meddling):
+    def meddle(self, project, slot, kind, arguments, now_us):
+        if kind == "alloc" and slot is not None and slot.state is State.ALLOCATED:
+            del project.slots[arguments["slot"]]
 
 
 @mutant("wrongly accepted", "resurrected")
-class DoesNotMindAllocatedTwice(Allocating):
-    def again(self, project, slot, slot_id):
-        return True
+class DoesNotMindAllocatedTwice(Meddling):
+    def meddle(self, project, slot, kind, arguments, now_us):
+        return kind == "alloc" and slot is not None
+
+
+@mutant("lost")
+class ForgetsEverySeventhCommand(Meddling):
+    asked = 0
+
+    def meddle(self, project, slot, kind, arguments, now_us):
+        self.asked += 1
+        return self.asked % 7 == 0
 
 
 @mutant("wrongly refused")
@@ -718,19 +704,17 @@ class SharesSlotIds(Ledger):
 
 
 @mutant("wrongly accepted")
-class MakesSlotsThatAreClaimed(Ledger):
-    def _claim(self, project, slot_id, arguments, now_us):
-        if slot_id not in project.slots:
-            self._alloc(project, slot_id, {}, now_us)
-        super()._claim(project, slot_id, arguments, now_us)
+class MakesSlotsThatAreClaimed(Meddling):
+    def meddle(self, project, slot, kind, arguments, now_us):
+        if kind == "claim" and slot is None:
+            self._alloc(project, arguments["slot"], {}, now_us)
 
 
 @mutant("wrongly accepted")
-class MakesSlotsThatAreCounted(Ledger):
-    def _counters(self, project, slot_id, arguments, now_us):
-        if slot_id not in project.slots:
-            self._alloc(project, slot_id, {}, now_us)
-        super()._counters(project, slot_id, arguments, now_us)
+class MakesSlotsThatAreCounted(Meddling):
+    def meddle(self, project, slot, kind, arguments, now_us):
+        if kind == "counters" and slot is None:
+            self._alloc(project, arguments["slot"], {}, now_us)
 
 
 @mutant("phantom")
@@ -755,30 +739,30 @@ class TakesNegativeCredits(Ledger):
 
 @mutant("wrongly refused")
 class WantsCreditsInAClaim(Ledger):
-    def _claim(self, project, slot_id, arguments, now_us):
+    def _claim(self, project, slot, arguments, now_us):
         if "credits" not in arguments:
             raise Refused("how many?")
-        super()._claim(project, slot_id, arguments, now_us)
+        super()._claim(project, slot, arguments, now_us)
 
 
 @mutant("wrongly refused")
 class CountsOnce(Ledger):
-    def _counters(self, project, slot_id, arguments, now_us):
-        if slot_id in project.slots and project.slots[slot_id].counters:
+    def _counters(self, project, slot, arguments, now_us):
+        if slot.counters:
             raise Refused("counted already")
-        super()._counters(project, slot_id, arguments, now_us)
+        super()._counters(project, slot, arguments, now_us)
 
 
 @mutant("lost")
 class SaysYesAndDoesNothing(Ledger):
-    def _claim(self, project, slot_id, arguments, now_us):
-        self._slot(project, slot_id, "claim")
+    def _claim(self, project, slot, arguments, now_us):
+        pass
 
 
 @mutant("resurrected")
 class ClaimsWhatIsDiscarded(Ledger):
-    def _discard(self, project, slot_id, arguments, now_us):
-        self._claim(project, slot_id, {"machine": "m1"}, now_us)
+    def _discard(self, project, slot, arguments, now_us):
+        self._claim(project, slot, {"machine": "m1"}, now_us)
 
 
 class Lasting(Ledger):
