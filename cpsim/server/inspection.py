@@ -14,8 +14,8 @@ from msgspec import Meta
 from cpsim.server import export
 from cpsim.server.clock import LATEST_US
 from cpsim.server.journal import Entry
-from cpsim.server.ledger import Account, Ledger, Machine, Project, Slot, State
-from cpsim.server.service import AccountServer, Refusal
+from cpsim.server.ledger import Account, Ledger, Machine, Project, Refusal, Slot, State
+from cpsim.server.service import AccountServer
 from cpsim.server.views import (
     Balance,
     ClockView,

@@ -45,12 +45,11 @@ def main() -> int:
     figures: dict[str, Any] = {"seed": chosen.seed}
     with tempfile.TemporaryDirectory(prefix="fuzz-", dir="/tmp") as folder, serving(Path(folder)) as served:
         random = Random(chosen.seed)
-        problems = bother(served, "frames", chosen.frames, frames(random), is_frame_answer, figures)
-        problems += bother(served, "bodies", chosen.bodies, requests(random), is_http_answer, figures)
-        problems += still_works(served)
-    figures["problems"] = problems
+        figures["frames"], problems = bother(served, "frames", frames(random), is_frame_answer, count=chosen.frames)
+        figures["bodies"], others = bother(served, "bodies", requests(random), is_http_answer, count=chosen.bodies)
+        figures["problems"] = [*problems, *others, *still_works(served)]
     print(json.dumps(figures, indent=2))
-    return 1 if problems else 0
+    return 1 if figures["problems"] else 0
 
 
 def is_frame_answer(exchange: Exchange, word: str) -> bool:
@@ -64,14 +63,9 @@ def is_http_answer(_: Exchange, word: str) -> bool:
 
 
 def bother(
-    served: Serving,
-    what: str,
-    count: int,
-    exchanges: Iterator[Exchange],
-    is_right: Callable[[Exchange, str], bool],
-    figures: dict[str, Any],
-) -> list[str]:
-    """Send so many, through every socket that takes them; what is wrong with what came of it."""
+    served: Serving, what: str, exchanges: Iterator[Exchange], is_right: Callable[[Exchange, str], bool], *, count: int
+) -> tuple[dict[str, Any], list[str]]:
+    """Send so many, through every socket that takes them; what is seen, and what is wrong with it."""
     kinds = ("unix", "tcp") if what == "frames" else ("http",)
     lanes = [
         Lane(partial(served.connect, kinds[number % len(kinds)]), keeps=what == "bodies") for number in range(LANES)
@@ -96,7 +90,7 @@ def bother(
     memory_mb = [send(tenth) for _ in range(10)]
     for lane in lanes:
         lane.end()
-    figures[what] = {
+    figures = {
         "sent": 10 * tenth,
         "answers": dict(words.most_common()),
         "per_s": round(10 * tenth / (time.monotonic() - begun_s)),
@@ -104,7 +98,7 @@ def bother(
     }
     if memory_mb[-1] > memory_mb[0] + FLAT_MB:
         problems.append(f"memory has grown from {memory_mb[0]:.1f} to {memory_mb[-1]:.1f} MB")
-    return problems
+    return figures, problems
 
 
 def still_works(served: Serving) -> list[str]:

@@ -28,6 +28,7 @@ from cpdaemon import Client
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+KINDS = ("unix", "tcp", "http")
 ROUNDS = 5
 LEAST_RATIO = 0.5
 HEARTBEAT = b"GET /api/heartbeat HTTP/1.1\r\nHost: idle\r\n\r\n"
@@ -38,10 +39,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--connections", type=int, default=10_000)
     parser.add_argument("--commands", type=int, default=1_000, help="in each round")
+    parser.add_argument("--kind", choices=KINDS, help="of the connections; otherwise all, one after another")
     chosen = parser.parse_args()
     allow_files(chosen.connections + 100)
     with tempfile.TemporaryDirectory(prefix="idle-", dir="/tmp") as folder, serving(Path(folder)) as served:
-        figures = {kind: rates(served, kind, chosen.connections, chosen.commands) for kind in ("unix", "tcp", "http")}
+        kinds = KINDS if chosen.kind is None else (chosen.kind,)
+        figures = {kind: rates(served, kind, chosen.connections, chosen.commands) for kind in kinds}
     print(json.dumps(figures, indent=2))
     return 0 if all(figure["ratio"] >= LEAST_RATIO for figure in figures.values()) else 1
 

@@ -28,12 +28,12 @@ DOCUMENTS: tuple[tuple[str, dict[str, object]], ...] = (
     ("bulk", {"alloc": [{"slot": "s1"}, {"slot": "s2", "min": 1}], "claim": [{"slot": "s2", "machine": "m"}]}),
 )
 WRONG_VALUES = (
-    None, True, -1, 7.9, 2**53, 2**64, -(2**63) - 1, 10**40, 1e308, "", "1e5", "-1", "7.9", "0" * 20, "\u0665", "\ud7ff", "\0",
-    "x" * 5_000, [], {}, [[]], [None, 1], {"slot": {"slot": []}},
+    None, True, -1, 7.9, 2**53, 2**64, -(2**63) - 1, 10**40, 1e308, "", "1e5", "-1", "7.9", "0" * 20, "\u0665",
+    "\ud7ff", "\0", "x" * 5_000, [], {}, [[]], [None, 1], {"slot": {"slot": []}},
 )  # fmt: skip
 PIECES = (
     b"\0", b"\xff", b"\xc3", b"\xed\xa0\x80", b"\n", b"\r\n\r\n", b",", b"=", b",,", b"==", b",slot=", b" ", b"\x1b[2J",
-    b"A" * 100, b"A" * 2_000, b"{", b"}", b"[", b"\"", b"\\", b"\\ud800", b"1e999", b"-", b"%00", b"%",
+    b"A" * 100, b"A" * 2_000, b"{", b"}", b"[", b'"', b"\\", b"\\ud800", b"1e999", b"-", b"%00", b"%",
 )  # fmt: skip
 
 
@@ -95,7 +95,9 @@ def is_malformed(frame: bytes) -> bool:
 
 def _request(body: bytes, name: str, authorization: str | None = None) -> bytes:
     signed = token(CREDENTIALS, body) if authorization is None else authorization
-    head = f"POST /api/batch/{name} HTTP/1.1\r\nHost: fuzz\r\nAuthorization: {signed}\r\nContent-Length: {len(body)}\r\n"
+    head = (
+        f"POST /api/batch/{name} HTTP/1.1\r\nHost: fuzz\r\nAuthorization: {signed}\r\nContent-Length: {len(body)}\r\n"
+    )
     return head.encode() + b"\r\n" + body
 
 
@@ -129,7 +131,9 @@ def _deep(random: Random) -> Exchange:
 def _not_signed(random: Random) -> Exchange:
     body = b'{"slot":"s1"}'
     right = token(CREDENTIALS, body)
-    wrong = random.choice(("", "x", "sha-256,fuzz", "md5,fuzz,0", "sha-256,no,0", right[:-1] + "g", right + ",", "," * 99))
+    wrong = random.choice(
+        ("", "x", "sha-256,fuzz", "md5,fuzz,0", "sha-256,no,0", right[:-1] + "g", right + ",", "," * 99)
+    )
     return _sent(_request(body, random.choice(("alloc", "bulk", "slots", "no-such")), wrong))
 
 
@@ -140,13 +144,23 @@ def _damaged_request(random: Random) -> Exchange:
 
 def _chunks(random: Random) -> Exchange:
     head = b"POST /api/batch/alloc HTTP/1.1\r\nHost: fuzz\r\nTransfer-Encoding: chunked\r\n\r\n"
-    chunks = (b"5\r\nab\r\n", b"zz\r\n", b"-1\r\n", b"ffffffffffffffff\r\n", b"0\r\n", b"1\r\nab\r\n0\r\n\r\n", b"3;" + b"x" * 999)
+    chunks = (
+        b"5\r\nab\r\n",
+        b"zz\r\n",
+        b"-1\r\n",
+        b"ffffffffffffffff\r\n",
+        b"0\r\n",
+        b"1\r\nab\r\n0\r\n\r\n",
+        b"3;" + b"x" * 999,
+    )
     return _sent(head + random.choice(chunks), whole=False)
 
 
 def _head(random: Random) -> Exchange:
     line = random.choice((b"POST", b"\0", b"GET /api/heartbeat HTTP/9.9", b"GET " + b"/" * 70_000 + b" HTTP/1.1"))
-    header = random.choice((b"X: " + b"x" * 70_000, b"X" * 70_000, b": x", b"\xff: \xff", b"Content-Length: -1", b"A: b\r\n" * 9_000))
+    header = random.choice(
+        (b"X: " + b"x" * 70_000, b"X" * 70_000, b": x", b"\xff: \xff", b"Content-Length: -1", b"A: b\r\n" * 9_000)
+    )
     return _sent(line + b"\r\n" + header + b"\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", whole=False)
 
 
