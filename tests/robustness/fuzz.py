@@ -86,7 +86,7 @@ def bother(
         return served.memory_mb()
 
     begun_s = time.monotonic()
-    tenth = max(1, count // 10)
+    tenth = -(-count // 10)
     memory_mb = [send(tenth) for _ in range(10)]
     for lane in lanes:
         lane.end()
