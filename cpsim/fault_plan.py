@@ -306,6 +306,10 @@ class FaultPlan:
         """Call this after each change of the plan."""
         self._watchers.append(watcher)
 
+    def unwatch(self, watcher: Callable[[], object]) -> None:
+        """Call it no more."""
+        self._watchers.remove(watcher)
+
     def crash(self) -> None:
         """End this process at once."""
         assert self._crash is not None
@@ -331,7 +335,7 @@ class FaultPlan:
         self.delivery = "delivery" in hooks or any(self._states("server"))
 
     def _tell(self) -> None:
-        for watcher in self._watchers:
+        for watcher in list(self._watchers):
             watcher()
 
     def _states(self, stage: str) -> Iterator[_Armed]:

@@ -8,11 +8,10 @@ import secrets
 import signal
 import tempfile
 import time
-from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 
@@ -21,17 +20,17 @@ from cpdaemon.endpoint import UnixEndpoint, UrlEndpoint, parse_endpoint
 from cpdaemon.errors import InvalidCommand
 from cpsim.errors import Problem
 from cpsim.fake import FakeProcess
+from cpsim.faults import Fault
+from cpsim.judging import judge
 from cpsim.replay.connect import open_wire
 from cpsim.replay.engine import Engine, Progress, operations
-from cpsim.replay.journal import RECORD_TYPE, Journal, Outcome
+from cpsim.replay.journal import RECORD_TYPE, Journal
 from cpsim.replay.payloads import frames, requests
-from cpsim.verify.history import judge_balance, judge_machines, judge_outstanding, judge_slots
-from cpsim.verify.model import Span, Step
 from cpsim.verify.observer import CannotObserve, Observer
 from cpsim.verify.verdict import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy.typing as npt
     import pyarrow as pa
@@ -40,14 +39,11 @@ if TYPE_CHECKING:
     from cpsim.replay.clock import Pace
     from cpsim.scenario.workload import Workload
 
+T = TypeVar("T")
 EMBEDDED_PROJECT: Final = "cpsim"
-LONGEST_WAIT: Final = 20
-"""How many time-outs long an effect is waited for that goes on arriving."""
-LONGEST_PATIENCE_S: Final = 1.0
+POLL_S: Final = 0.05
 PREFIX_BYTES: Final = 80
 """The longest slot prefix: workloads are checked for slot ids of up to a hundred bytes."""
-UNFIT: Final = ("HTTP 400: ", "HTTP 401: ")
-"""How errors begin by which a server says that a request is malformed or not signed; none is."""
 FILES_BESIDE: Final = 64
 """Open files that a run needs beside its connections."""
 
@@ -69,22 +65,35 @@ class Target:
 
 @dataclass(slots=True)
 class Run:
-    """One run and all that came of it. Times are nanoseconds since the replay began."""
+    """One run and all that came of it. Times are nanoseconds since the replay began.
+
+    `fresh` says that no other run has slot ids that begin like these; `command` is the command line that repeats it.
+    `faults` are those that were set meanwhile and what came of each, and `firings` each time that one came to pass.
+    """
 
     workload: Workload
     target: Target
     embedded: bool
     pace: Pace
     slot_prefix: str
+    fresh: bool
     started: datetime
     elapsed_s: float = 0.0
     interrupted: bool = False
     schedule_us: npt.NDArray[np.int64] | None = None
     records: npt.NDArray[np.void] = field(default_factory=lambda: np.empty(0, RECORD_TYPE))
     errors: list[str] = field(default_factory=list)
+    faults: list[dict[str, Any]] = field(default_factory=list)
+    firings: list[dict[str, Any]] = field(default_factory=list)
     slots: pa.Table | None = None
     accounts: pa.Table | None = None
     verdict: Verdict = field(default_factory=Verdict)
+    command: str = ""
+
+    def links(self) -> dict[str, str]:
+        """Machine to user, of the workload's machines that have one."""
+        machines, users = self.workload.machines, self.workload.users
+        return {machines[m]: users[u] for m, u in enumerate(self.workload.owner.tolist()) if u >= 0}
 
 
 def run(
@@ -95,6 +104,7 @@ def run(
     in_flight: int,
     timeout_s: float,
     slot_prefix: str | None,
+    faults: Sequence[str] = (),
     on_stage: Callable[[str], None],
     on_progress: Callable[[int, Progress], None],
 ) -> Run:
@@ -107,12 +117,14 @@ def run(
         in_flight: operations under way at once.
         timeout_s: for one operation, and for its effect to show.
         slot_prefix: begins the ids of the slots; None makes one that no earlier run has used.
+        faults: what goes wrong during the replay beside what the workload says, as `cpsim faults` has it.
         on_stage: told what is being done, in words.
         on_progress: told the number of operations in all, and how far the replay is.
 
     Raises:
         CannotObserve, OSError: the target cannot be reached or looked at.
-        Problem: the embedded fake did not start, or so many operations cannot be in flight here.
+        Problem: the embedded fake did not start, so many operations cannot be in flight here, or there are faults and
+            no fake to have them.
         InvalidCommand: the slot prefix cannot be in a command.
     """
     if slot_prefix is not None:
@@ -128,20 +140,56 @@ def run(
             embedded=target is None,
             pace=pace,
             slot_prefix=slot_prefix or _fresh_prefix(workload, started, embedded=target is None),
+            fresh=slot_prefix is None or target is None,
             started=started,
         )
         observer = _observer(result.target, timeout_s)
         if observer is not None:
             observer.outstanding()  # a wrong address or secret should show before anything is sent
             if result.embedded:
-                observer.link(
-                    [(workload.machines[m], workload.users[u]) for m, u in enumerate(workload.owner.tolist()) if u >= 0]
-                )
+                observer.link(list(result.links().items()))
         on_stage("replaying")
-        start = _replay(result, in_flight, timeout_s, on_progress)
+        with _failing(result, observer, [*workload.faults, *faults], timeout_s):
+            start = _replay(result, in_flight, timeout_s, on_progress)
         on_stage("verifying")
-        _judge(result, observer, start, timeout_s)
+        judge(result, observer, start, timeout_s)
         return result
+
+
+@contextlib.contextmanager
+def _failing(result: Run, observer: Observer | None, faults: Sequence[str], timeout_s: float) -> Iterator[None]:
+    """Have the fake fail while the context lasts; then note what came of it."""
+    if not faults:
+        yield
+        return
+    if observer is None or not observer.has_control():
+        raise Problem(
+            "only a fake can have faults: leave out --target, or name the cpsim serve behind it with --server"
+        )
+    before = [str(fault["fault"]) for fault in observer.faults()]
+    earlier = len(observer.firings())
+    observer.set_faults([*before, *faults])
+    began_s = time.monotonic()
+    try:
+        yield
+    finally:
+        outage_s = max(
+            (fault.until_s or 0.0 for fault in map(Fault.parse, faults) if fault.action == "down"), default=0
+        )
+        result.faults = _reached(observer.faults, began_s + outage_s + timeout_s)[len(before) :]
+        result.firings = observer.firings()[earlier:]
+        observer.set_faults(before)
+
+
+def _reached(ask: Callable[[], T], until_s: float) -> T:
+    """What a server says, which may be out of reach until then, by a fault."""
+    while True:
+        try:
+            return ask()
+        except CannotObserve:
+            if time.monotonic() > until_s:
+                raise
+            time.sleep(POLL_S)
 
 
 @contextlib.contextmanager
@@ -226,92 +274,3 @@ def _replay(result: Run, in_flight: int, timeout_s: float, on_progress: Callable
         journal.close()
         wire.close()
     return engine.start_ns
-
-
-def _judge(result: Run, observer: Observer | None, start_ns: int, timeout_s: float) -> None:
-    """Judge the effect, as far as it can be seen, and the replies."""
-    try:
-        _judge_effect(result, observer, start_ns, timeout_s)
-    except CannotObserve as error:
-        result.slots = result.accounts = None
-        result.verdict = Verdict(unseen=[f"The effect: {error}."])
-    _judge_replies(result)
-
-
-def _judge_effect(result: Run, observer: Observer | None, start_ns: int, timeout_s: float) -> None:
-    """Look at the effect until it is as it should be, or nothing has moved for `timeout_s`.
-
-    A daemon may take its time to pass commands on; as long as it does, it is waited for, within a bound.
-    """
-    end = time.monotonic() + LONGEST_WAIT * timeout_s
-    deadline = time.monotonic() + timeout_s
-    shown: object = None
-    control = observer is not None and observer.has_control()
-    patience_s = 0.05
-    while True:
-        verdict = result.verdict = Verdict()
-        seen_from = time.perf_counter_ns() - start_ns
-        if control and observer is not None:
-            observer.wait_until_applied()
-            result.slots, result.accounts = observer.slots(), observer.accounts()
-            seen = Span(seen_from, time.perf_counter_ns() - start_ns)
-            assert result.target.credentials is not None
-            judge_slots(_histories(result, seen), result.slots, result.target.credentials[0], seen, verdict)
-            judge_balance(result.slots, result.accounts, verdict)
-            judge_machines(result.slots, result.accounts, verdict)
-        elif observer is not None:
-            outstanding = observer.outstanding()
-            seen = Span(seen_from, time.perf_counter_ns() - start_ns)
-            judge_outstanding(_histories(result, seen), outstanding, seen, verdict)
-            verdict.unseen.append(
-                "Credits, counters and how slots were settled: the server has no control API, and shows only which "
-                "slots are outstanding."
-            )
-        else:
-            verdict.unseen.append(
-                "The effect of every command: a daemon shows only its acknowledgements. Give the server behind it "
-                "with --server URL --project ID --secret-file FILE."
-            )
-        now = time.monotonic()
-        if not verdict.counts or now > min(deadline, end) or isinstance(result.target.endpoint, UrlEndpoint):
-            break
-        if shown != verdict.counts:
-            shown, deadline = verdict.counts, now + timeout_s
-        time.sleep(patience_s)
-        patience_s = min(2 * patience_s, LONGEST_PATIENCE_S)
-
-
-def _judge_replies(result: Run) -> None:
-    outcomes = result.records["outcome"] if len(result.records) else np.empty(0)
-    accepted = int(np.count_nonzero(outcomes == Outcome.ACCEPTED))
-    result.verdict.checked["replies"] += len(result.records)
-    for code, error in enumerate(result.errors):
-        if error == "ER" or error.startswith(UNFIT):
-            refused = int(np.count_nonzero(result.records["error"] == code))
-            subject = str(result.target.endpoint)
-            result.verdict.find("wrongly refused", subject, f"{refused:,} well-formed commands were answered {error}")
-    if accepted == 0 and len(result.workload):
-        result.verdict.unseen.append("Everything: no operation was accepted.")
-    if result.interrupted:
-        missing = len(result.workload) - len(result.records)
-        result.verdict.unseen.append(f"{missing:,} operations were not sent: the run was interrupted.")
-
-
-def _histories(result: Run, seen: Span) -> dict[str, list[Step]]:
-    """Each slot's operations as the judge wants them, from the journal."""
-    by_server = isinstance(result.target.endpoint, UrlEndpoint)
-    by_rule = [error.startswith("HTTP 500: ") for error in result.errors]
-    histories: defaultdict[str, list[Step]] = defaultdict(list)
-    records = iter(result.records.tolist())
-    record = next(records, None)
-    for op, (kind, arguments) in enumerate(result.workload.calls(0, len(result.workload), result.slot_prefix)):
-        if record is None or record[0] != op:
-            continue
-        _, outcome, error, sent_ns, answered_ns = record
-        span = Span(sent_ns, answered_ns if by_server else seen.latest_ns)
-        judged = by_server and (outcome == Outcome.ACCEPTED or by_rule[error])
-        accepted = outcome == Outcome.ACCEPTED if judged else None
-        applied = {Outcome.ACCEPTED: True, Outcome.REFUSED: judged, Outcome.UNKNOWN: None}
-        histories[str(arguments["slot"])].append(Step(kind, arguments, span, applied[outcome], accepted))
-        record = next(records, None)
-    return histories

@@ -6,9 +6,10 @@
 | `journal.parquet` | a row per operation sent: id, slot, kind, arguments, due, sent, answered, outcome, error |
 | `ledger.parquet` | a row per slot of the server, where it can be seen |
 | `accounts.parquet` | a row per machine and user of the server, where they can be seen |
-| `verdict.json` | the verdict, every finding, and what could not be verified |
+| `verdict.json` | the verdict, findings with examples and the commands to repeat them, and what could not be verified |
 | `latency.hgrm` | service time, as HdrHistogram's tools read it, in milliseconds |
 | `response.hgrm` | response time, likewise, where operations had times to keep |
+| `faults.json` | what went wrong on demand and each time that it did, if anything was to |
 | `report.html` | the run on one page |
 
 It is made whole: everything is written into a folder beside it, which is renamed at the end.
@@ -33,14 +34,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cpdaemon.commands import KINDS
+from cpdaemon.endpoint import UnixEndpoint
 from cpsim.errors import Problem
 from cpsim.replay.journal import Outcome
 from cpsim.replay.latency import write_hgrm
 from cpsim.replay.payloads import CHUNK, frames
+from cpsim.verify.repeat import shell_lines
+from cpsim.verify.timeline import timeline
 
 if TYPE_CHECKING:
     from cpsim.run import Run
     from cpsim.summary import Summary
+    from cpsim.verify.verdict import Example
 
 JOURNAL_SCHEMA: Final = pa.schema(
     [
@@ -55,6 +60,8 @@ JOURNAL_SCHEMA: Final = pa.schema(
         ("error", pa.dictionary(pa.int16(), pa.string())),
     ]
 )
+SOCKET: Final = "creditapi.socket"
+SERVE: Final = f"cpsim serve --unix {SOCKET} --http 127.0.0.1:8080 &"
 INTEGERS: Final = ("id", "due_us", "sent_us", "answered_us")
 
 
@@ -97,7 +104,7 @@ def json_text(document: dict[str, Any]) -> str:
 def write(run: Run, summary: Summary, partial: Path, folder: Path) -> None:
     """Write all files of a run, then give the folder its name."""
     (partial / "run.json").write_text(json_text(run_document(run, summary)), encoding="utf-8")
-    (partial / "verdict.json").write_text(json_text(run.verdict.document()), encoding="utf-8")
+    (partial / "verdict.json").write_text(json_text(verdict_document(run)), encoding="utf-8")
     _write_journal(run, partial / "journal.parquet")
     for table, name in ((run.slots, "ledger"), (run.accounts, "accounts")):
         if table is not None:
@@ -105,6 +112,9 @@ def write(run: Run, summary: Summary, partial: Path, folder: Path) -> None:
     write_hgrm(summary.service, partial / "latency.hgrm")
     if summary.response is not None:
         write_hgrm(summary.response, partial / "response.hgrm")
+    if run.faults:
+        text = json_text({"faults": run.faults, "firings": run.firings})
+        (partial / "faults.json").write_text(text, encoding="utf-8")
     (partial / "report.html").write_text(_report(run, summary), encoding="utf-8")
     partial.rename(folder)
 
@@ -121,11 +131,36 @@ def run_document(run: Run, summary: Summary) -> dict[str, Any]:
         "pace": str(run.pace),
         "started": run.started.isoformat(timespec="milliseconds"),
         "interrupted": run.interrupted,
+        "faults": [{name: fault[name] for name in ("fault", "selected", "fired")} for fault in run.faults],
         **summary.figures(),
         "versions": {name: version(name) for name in ("cpsim", "numpy", "faker", "pyarrow")}
         | {"python": platform.python_version()},
         "machine": {"system": platform.platform(), "processors": os.cpu_count()},
     }
+
+
+def verdict_document(run: Run) -> dict[str, Any]:
+    """`verdict.json`: the verdict, and how to repeat what was found."""
+    examples = [
+        {
+            "name": name,
+            "slot": example.anomaly.subject,
+            "detail": example.anomaly.detail,
+            "timeline": timeline(example).lines,
+            "repeat": _repeat(run, example),
+        }
+        for name, examples in run.verdict.examples.items()
+        for example in examples
+    ]
+    return run.verdict.document() | {"examples": examples, "repeat": run.command}
+
+
+def _repeat(run: Run, example: Example) -> list[str]:
+    """Lines for a shell that do to another slot what was done to this one."""
+    if run.embedded:
+        return [SERVE, *shell_lines(example.steps, UnixEndpoint(SOCKET))]
+    credentials = run.target.credentials
+    return shell_lines(example.steps, run.target.endpoint, credentials and credentials[0])
 
 
 def _write_journal(run: Run, path: Path) -> None:
@@ -168,4 +203,11 @@ def _write_journal(run: Run, path: Path) -> None:
 def _report(run: Run, summary: Summary) -> str:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("cpsim").joinpath("run.html.j2").read_text(encoding="utf-8"))
-    return template.render(run=run_document(run, summary), summary=summary, verdict=run.verdict.document())
+    verdict = verdict_document(run)
+    examples = zip(verdict["examples"], itertools.chain(*run.verdict.examples.values()), strict=True)
+    return template.render(
+        run=run_document(run, summary),
+        summary=summary,
+        verdict=verdict,
+        examples=[(document, timeline(example)) for document, example in examples],
+    )

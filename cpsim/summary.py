@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from cpdaemon.commands import KINDS
 from cpsim.replay.journal import Outcome
 from cpsim.replay.latency import histogram, percentiles_ms
+from cpsim.verify.timeline import timeline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -151,11 +152,17 @@ def _lines(run: Run, summary: Summary) -> Iterator[str]:
             yield f"{name:<13} ms  {figures}"
     if summary.lateness_p99_ms is not None:
         yield f"lateness      ms  p99 {summary.lateness_p99_ms:.2f}"
+    for fault in run.faults:
+        yield f"fault         {_escaped(fault['fault'])} fired {fault['fired']:,} times"
     if summary.slots is not None:
         states = ", ".join(f"{count:,} {state}" for state, count in summary.slots.items()) or "none"
         kept = "conserved" if not run.verdict.counts["not conserved"] else "[red]not conserved[/]"
         yield f"slots         {states}"
         yield f"credits       {summary.credits:,} granted, {kept}"
+    yield from _verdict_lines(run)
+
+
+def _verdict_lines(run: Run) -> Iterator[str]:
     verdict = run.verdict
     colour = {"valid": "green", "invalid": "red", "unknown": "yellow"}[verdict.ruling]
     checked = ", ".join(f"{count:,} {what}" for what, count in verdict.checked.items())
@@ -164,8 +171,14 @@ def _lines(run: Run, summary: Summary) -> Iterator[str]:
         yield f"  [red]{count:,} {name}[/]"
         for found in [found for found in verdict.anomalies if found.name == name][:3]:
             yield f"    {_escaped(found.subject)}: {_escaped(found.detail)}"
+        for example in verdict.examples[name][:1] if name in verdict.examples else []:
+            yield f"    {_escaped(example.anomaly.subject)}:"
+            yield from (f"      {_escaped(line)}" for line in timeline(example).lines)
     if verdict.uncertain:
-        yield f"  {verdict.uncertain:,} slots had more than one acceptable state, as an outcome was unknown"
+        why = "as outcomes were unknown or commands overlapped"
+        yield f"  {verdict.uncertain:,} slots had more than one acceptable state, {why}"
+    if verdict.counts and run.command:
+        yield f"repeat with   {_escaped(run.command)}"
     for sentence in verdict.unseen:
         yield f"  [yellow]not verified:[/] {_escaped(sentence)}"
 

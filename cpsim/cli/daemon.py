@@ -169,6 +169,7 @@ def _serve(
 ) -> None:
     """Run the daemon, if all that it needs was said."""
     from cpsim.daemon import main
+    from cpsim.process import settle_in
     from cpsim.quirks import chosen
 
     behaviour = chosen(profile, quirks)
@@ -182,6 +183,7 @@ def _serve(
     for option, value in needed.items():
         if not value:
             raise click.UsageError(f"give {option}, or a --config that says it")
+    settle_in()
     with announcing(ready_file) as announce:
         main.run(
             config,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ import click
 from cpdaemon.endpoint import Endpoint, UrlEndpoint
 from cpdaemon.errors import InvalidCommand
 from cpsim.cli.group import FAILED, INVALID, cli
-from cpsim.cli.options import FILE, LONGEST_S, EndpointType, NumberType, secret_in
+from cpsim.cli.options import FILE, LONGEST_S, EndpointType, FaultType, NumberType, secret_in
 
 if TYPE_CHECKING:
     from cpsim.replay.clock import Pace
@@ -56,6 +57,14 @@ if TYPE_CHECKING:
     metavar="S",
     help="Seconds for an answer, and for its effect to show.",
 )
+@click.option(
+    "--fault",
+    "faults",
+    type=FaultType(),
+    multiple=True,
+    metavar="FAULT",
+    help="What goes wrong at the embedded fake, or at the cpsim serve behind --target; see cpsim faults.",
+)
 @click.option("--slot-prefix", metavar="TEXT", help="Begin slot ids with TEXT; by default they are new with every run.")
 @click.option(
     "--output",
@@ -76,6 +85,7 @@ def run(
     asap: bool,
     in_flight: int,
     timeout_s: float,
+    faults: tuple[str, ...],
     slot_prefix: str | None,
     output: Path | None,
     as_json: bool,
@@ -87,6 +97,7 @@ def run(
 
     \b
     cpsim run smoke
+    cpsim run smoke --fault server.status=503:probability=0.1
     cpsim run smoke --target 127.0.0.1:5667
     cpsim run smoke --target https://cp.example.org/api --project ID --secret-file FILE
     """
@@ -117,9 +128,11 @@ def run(
                 in_flight=in_flight,
                 timeout_s=timeout_s,
                 slot_prefix=slot_prefix,
+                faults=faults,
                 on_stage=stages.begin,
                 on_progress=stages.progress,
             )
+            result.command = _command(click.get_current_context(), result.workload.seed)
             stages.begin("writing the run folder")
             summary = summarise(result)
             run_folder.write(result, summary, partial, folder)
@@ -127,13 +140,26 @@ def run(
         run_folder.abandon(partial)
     if as_json:
         click.echo(
-            run_folder.json_text(run_folder.run_document(result, summary) | result.verdict.document()),
+            run_folder.json_text(run_folder.run_document(result, summary) | run_folder.verdict_document(result)),
             nl=False,
         )
     else:
         show(result, summary, console)
         console.print(f"run folder    {folder}", highlight=False, markup=False)
     sys.exit({"valid": 0, "invalid": INVALID, "unknown": FAILED}[result.verdict.ruling])
+
+
+def _command(context: click.Context, seed: int) -> str:
+    """The command line that repeats a run, into a new folder and with new slots."""
+    given = context.params | {"seed": seed, "output": None, "slot_prefix": None, "as_json": False}
+    words = ["cpsim", "run", given["scenario"]]
+    for parameter in context.command.params:
+        value = given[parameter.name or ""]
+        if isinstance(parameter, click.Option) and value != parameter.default:
+            for one in value if isinstance(value, tuple) else (value,):
+                if one is not None and one is not False:
+                    words += [parameter.opts[0]] if one is True else [parameter.opts[0], str(one)]
+    return shlex.join(words)
 
 
 def _pace(rate: float | None, speed: float | None, asap: bool) -> Pace:

@@ -129,6 +129,7 @@ def serve(
     from dataclasses import replace
 
     from cpsim.fake import Site
+    from cpsim.process import settle_in
     from cpsim.serve import Configuration, load
     from cpsim.serve import serve as perform
 
@@ -142,6 +143,7 @@ def serve(
         site = Site(project_id=next(iter(configuration.projects)), unix=unix, tcp=tcp)
         configuration = replace(configuration, sites=[site])
 
+    settle_in()
     with announcing(ready_file) as announce:
         try:
             perform(configuration, announce)

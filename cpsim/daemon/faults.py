@@ -54,6 +54,11 @@ class FaultyListener(Listener):
         self._faults.watch(self._refresh)
         self._refresh()
 
+    def stop(self) -> None:
+        """Stop accepting, answer what has arrived, pass on what was acknowledged, and close."""
+        self._faults.unwatch(self._refresh)
+        super().stop()
+
     def _refresh(self) -> None:
         """Do as the plan has it now; it is done on return."""
         if self._thread.is_alive():

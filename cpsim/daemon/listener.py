@@ -21,6 +21,7 @@ import socket
 import threading
 from _socket import socket as RawSocket  # noqa: N812 - the class below `socket.socket`
 from collections import OrderedDict, deque
+from contextlib import suppress
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Final
 
@@ -46,10 +47,13 @@ class _Connection:
     """One client: what it sent, and what it was told.
 
     Once acknowledged, `call` is its command, unless the frame has `grown` since. `sealed` says that the client
-    is gone, and nothing can change the command any more. `position` is where a spool has it.
+    is gone, and nothing can change the command any more. `position` is where a spool has it. `shut` says that the
+    client was told that no more follows the answer, which closing says by itself.
     """
 
-    __slots__ = ("answered", "call", "deadline", "ended", "frame", "grown", "position", "sealed", "sock", "watched")
+    __slots__ = (
+        "answered", "call", "deadline", "ended", "frame", "grown", "position", "sealed", "shut", "sock", "watched"
+    )  # fmt: skip
 
     def __init__(self, sock: RawSocket) -> None:
         self.sock = sock
@@ -57,7 +61,7 @@ class _Connection:
         self.call: Call | None = None
         self.deadline = 0.0
         self.position = 0
-        self.answered = self.ended = self.grown = self.sealed = self.watched = False
+        self.answered = self.ended = self.grown = self.sealed = self.shut = self.watched = False
 
 
 class Listener:
@@ -215,11 +219,14 @@ class Listener:
         self.on_malformed(frame)
 
     def _reply(self, connection: _Connection, reply: bytes) -> None:
-        try:
+        with suppress(OSError):  # the client is gone; what it sent still counts
             connection.sock.send(reply, socket.MSG_DONTWAIT)
+
+    def _shut(self, connection: _Connection) -> None:
+        """Tell a client that has its answer, and has not closed, that no more follows."""
+        connection.shut = True
+        with suppress(OSError):
             connection.sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass  # the client is gone; what it sent still counts
 
     def _receive_more(self, connection: _Connection, data: bytes) -> None:
         """What comes after the answer completes an acknowledged frame; after a refusal it is thrown away."""
@@ -236,6 +243,8 @@ class Listener:
 
     def _watch(self, connection: _Connection) -> None:
         """Wait for more from a client, for as long as its state allows."""
+        if connection.answered and not connection.shut:
+            self._shut(connection)
         if not connection.watched:
             connection.watched = True
             self._selector.register(connection.sock, selectors.EVENT_READ, connection)

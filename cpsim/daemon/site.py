@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint, parse_endpoint
 from cpdaemon.errors import EndpointError
@@ -12,6 +12,7 @@ from cpsim.daemon.courier import LAST_RETRY_S, WHEN_UNKNOWN
 from cpsim.daemon.memory import MemorySpool
 from cpsim.daemon.quirks import QuirkyCourier, QuirkyDurableListener, QuirkyListener
 from cpsim.daemon.spool import Spool
+from cpsim.daemon.timed import TimedListener
 from cpsim.fault_plan import FaultPlan
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from cpdaemon.signing import Call
     from cpsim.daemon.courier import Server
+    from cpsim.waits import Waits
 
 STOP_WITHIN_S: Final = 10.0
 """How long a daemon that is told to stop tries to deliver what it has."""
@@ -43,6 +45,7 @@ class Daemon:
         longest_pause_s: the limit of the pause after a failure.
         quirks: how it differs from what is documented: names from `cpsim.quirks.QUIRKS`.
         faults: what goes wrong.
+        waits: where it notes how long callers wait, if it keeps commands in memory and that is asked for.
 
     Attributes:
         addresses: where it listens, once it is bound: `unix`, `tcp`.
@@ -63,10 +66,12 @@ class Daemon:
         longest_pause_s: float = LAST_RETRY_S,
         quirks: frozenset[str] = frozenset(),
         faults: FaultPlan | None = None,
+        waits: Waits | None = None,
     ) -> None:
         self.addresses: dict[str, str] = {}
         self._unix = unix
         self._tcp = tcp
+        self._waits = waits
         self._quirks = quirks
         self._faults = FaultPlan() if faults is None else faults
         self._spool = MemorySpool() if spool is None else Spool(spool)
@@ -114,15 +119,7 @@ class Daemon:
 
     def start(self) -> None:
         """Begin to serve, and to deliver what an earlier daemon has left."""
-        spool = self._spool
-        kind, where = (
-            (QuirkyDurableListener, (spool,))
-            if isinstance(spool, Spool)
-            else (QuirkyListener, (self._take, lambda: spool.is_full))
-        )
-        self._listener = kind(
-            self._sockets, *where, faults=self._faults, quirks=self._quirks, on_turn=self._courier.hold_up
-        )
+        self._listener = self._listen(self._spool)
         self._listener.on_malformed = self.on_malformed
         self._courier.start()
         self._listener.start()
@@ -153,6 +150,19 @@ class Daemon:
     ) -> None:
         self.stop()
         log.info("stopped; %d commands stay in the spool", self._spool.pending)
+
+    def _listen(self, spool: Spool | MemorySpool) -> QuirkyListener:
+        behaviour: dict[str, Any] = {
+            "faults": self._faults,
+            "quirks": self._quirks,
+            "on_turn": self._courier.hold_up,
+        }
+        if isinstance(spool, Spool):
+            return QuirkyDurableListener(self._sockets, spool, **behaviour)
+        arguments = self._sockets, self._take, lambda: spool.is_full
+        if self._waits is None:
+            return QuirkyListener(*arguments, **behaviour)
+        return TimedListener(*arguments, waits=self._waits, **behaviour)
 
     def _take(self, calls: Sequence[Call]) -> None:
         """Keep commands in memory, which have been acknowledged."""

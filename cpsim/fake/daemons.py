@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cpsim.fault_plan import FaultPlan
     from cpsim.faults import Fault
     from cpsim.server.service import AccountServer
+    from cpsim.waits import Waits
 
 GATHER_S: Final = 0.02
 """How long a stored command waits for others at least: a batch costs three commits, however small it is."""
@@ -58,12 +59,24 @@ class SiteDaemon(Daemon):
         accounts: where commands go.
         faults: what goes wrong.
         spool: the file that keeps commands until the accounts have them; without one, memory does.
+        waits: where it notes how long callers wait, if it keeps commands in memory and that is asked for.
+
+    Attributes:
+        project_id: whose commands it takes.
 
     Raises:
         Problem: the spool cannot be used.
     """
 
-    def __init__(self, site: Site, accounts: AccountServer, faults: FaultPlan, spool: Path | None) -> None:
+    def __init__(
+        self,
+        site: Site,
+        accounts: AccountServer,
+        faults: FaultPlan,
+        spool: Path | None = None,
+        waits: Waits | None = None,
+    ) -> None:
+        self.project_id = site.project_id
         self._server = InProcess(accounts, site.project_id, faults)
         interval_s = site.flush_interval_s
         super().__init__(
@@ -75,6 +88,7 @@ class SiteDaemon(Daemon):
             longest_pause_s=PAUSE_S,
             quirks=accounts.quirks,
             faults=faults,
+            waits=waits,
         )
         self.on_malformed = partial(accounts.note_malformed, site.project_id)
         self._apply = partial(accounts.apply, site.project_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -23,6 +24,7 @@ from cpsim.server.journal import DEFAULT_LIMIT
 from cpsim.server.service import AccountServer
 from cpsim.server.serving import HttpServer
 from cpsim.server.store import Store
+from cpsim.server.timed import TimedApi
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from cpsim.faults import Fault
+    from cpsim.waits import Waits
 
 ANY_PORT: Final = TcpEndpoint("127.0.0.1", 0)
 IDLE_POLL_S: Final = 0.001
@@ -54,6 +57,8 @@ class Fake:
         faults: what goes wrong, as text or as `Fault`s; `faults` is then the plan that has them, and can be changed.
         seed: of the faults' probabilities.
         crash: ends this process at once; without it, a fault that crashes is a problem.
+        waits: where the server notes how long callers wait, and, if it keeps commands in memory, the daemon that works
+            for the first project.
 
     Raises:
         OSError: an address cannot be listened at (from `start`).
@@ -77,6 +82,7 @@ class Fake:
         faults: Iterable[Fault | str] = (),
         seed: int = 1,
         crash: Callable[[], object] | None = None,
+        waits: Waits | None = None,
     ) -> None:
         if not projects:
             raise ValueError("a fake needs a project")
@@ -87,20 +93,16 @@ class Fake:
         self.addresses: dict[str, str] = {}
         self._http = http
         self._control_token = control_token
+        self._waits = waits
+        self._spools = None if "ack-before-delivery" in quirks else store
+        self._serving = False
+        self._server: HttpServer | None = None
+        self.daemons: list[SiteDaemon] = []
         if unix is not None or tcp is not None:
             own = Site(project_id=next(iter(projects)), unix=unix, tcp=tcp, flush_interval_s=flush_interval_s)
-            sites = (own, *sites)
-        forgets = store is None or "ack-before-delivery" in quirks
-        self.daemons = [
-            SiteDaemon(
-                site,
-                self.accounts,
-                self.faults,
-                None if forgets else Path(f"{store}.{quote(site.project_id, safe='')}.spool"),
-            )
-            for site in sites
-        ]
-        self._server: HttpServer | None = None
+            self.add_site(own, waits=waits)
+        for site in sites:
+            self.add_site(site)
 
     def start(self) -> None:
         """Listen on every address given.
@@ -117,22 +119,80 @@ class Fake:
                 daemon.release()
             self._close_store()
             raise
+        self._serving = True
+        self._pid = os.getpid()
         self.faults.begin()
         for daemon in self.daemons:
             self.addresses = daemon.addresses | self.addresses
             daemon.start()
         if http is not None:
             self.addresses["http"] = f"http://{address_of(http)}{API_PATH}"
-            self._server = HttpServer(FaultyApi(self.accounts, self._control(), self.faults), [http], self.faults)
+            self._server = HttpServer(self._api(), [http], self.faults)
             self._server.start()
 
     def stop(self) -> None:
-        """Stop listening, pass on what was acknowledged unless a fault forbids it, and remove the socket files."""
+        """Stop listening, pass on what was acknowledged unless a fault forbids it, and remove the socket files.
+
+        In a process forked from the one that serves, nothing is done: the addresses are the other's.
+        """
+        if self._serving and os.getpid() != self._pid:
+            return
+        self._serving = False
         for daemon in self.daemons:
             daemon.stop()
         if self._server is not None:
             self._server.stop()
         self._close_store()
+
+    def add_site(self, site: Site, *, faults: FaultPlan | None = None, waits: Waits | None = None) -> SiteDaemon:
+        """One more daemon; it serves when the fake does.
+
+        Args:
+            site: where it listens, and for which project.
+            faults: a plan of its own; it meets those of the fake otherwise.
+            waits: where it notes how long callers wait, if it keeps commands in memory.
+
+        Raises:
+            OSError: it cannot listen there.
+            Problem: its spool cannot be used.
+            ValueError: there is no such project.
+        """
+        if site.project_id not in self.accounts.projects:
+            raise ValueError(f"there is no project {site.project_id!r}; there are {', '.join(self.accounts.projects)}")
+        spool = None if self._spools is None else Path(f"{self._spools}.{quote(site.project_id, safe='')}.spool")
+        daemon = SiteDaemon(site, self.accounts, self.faults if faults is None else faults, spool, waits)
+        if self._serving:
+            try:
+                daemon.bind()
+            except OSError:
+                daemon.release()
+                raise
+            daemon.start()
+        self.daemons = [*self.daemons, daemon]
+        return daemon
+
+    def remove_site(self, daemon: SiteDaemon) -> None:
+        """Take a daemon away, when it has passed on what it acknowledged."""
+        self.daemons = [other for other in self.daemons if other is not daemon]
+        if self._serving:
+            daemon.stop()
+        else:
+            daemon.release()
+
+    def add_project(self, project_id: str, secret: str) -> None:
+        """One more project, with accounts of its own.
+
+        Raises:
+            ValueError: there is one of that id, whatever its case, or the id or the secret cannot be.
+        """
+        self.accounts.add_project(project_id, secret)
+
+    def remove_project(self, project_id: str) -> None:
+        """Take a project away, with its daemons and all that is known of it."""
+        for daemon in self.daemons:
+            if daemon.project_id == project_id:
+                self.remove_site(daemon)
+        self.accounts.remove_project(project_id)
 
     @property
     def pending(self) -> int:
@@ -178,6 +238,12 @@ class Fake:
     def _close_store(self) -> None:
         if self._store is not None:
             self._store.close()
+
+    def _api(self) -> FaultyApi:
+        control = self._control()
+        if self._waits is None:
+            return FaultyApi(self.accounts, control, self.faults)
+        return TimedApi(self.accounts, control, self.faults, self._waits)
 
     def _control(self) -> Control | None:
         """The control API, where it is to be served."""

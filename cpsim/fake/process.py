@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from cpsim.errors import Problem
 from cpsim.fake.fake import ANY_PORT, Fake
+from cpsim.process import settle_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
     from typing import Self
-
-
-GARBAGE_THRESHOLD: Final = 200_000
-"""A ledger is millions of objects and no cycles: looking through them for garbage more often is wasted time."""
 
 
 class FakeProcess:
@@ -68,8 +64,7 @@ class FakeProcess:
 def main() -> None:
     """Serve as a `FakeProcess`: configuration on standard input, addresses out, until the input ends."""
     configuration = json.loads(sys.stdin.readline())
-    gc.freeze()
-    gc.set_threshold(GARBAGE_THRESHOLD)
+    settle_in()
     projects, unix = configuration["projects"], Path(configuration["unix"])
     with Fake(projects, unix=unix, http=ANY_PORT, journal_limit=0) as fake:  # a run keeps a journal of its own
         print(json.dumps(fake.addresses), flush=True)

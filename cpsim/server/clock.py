@@ -43,7 +43,8 @@ class Clock:
     def now_us(self) -> int:
         """The time."""
         with self._lock:
-            return self._tell(self._real_us())
+            self._told_us = told_us = self._at(self._real_us())
+            return told_us
 
     def freeze(self) -> None:
         """Stand still, until told to run; it can still be advanced and set."""

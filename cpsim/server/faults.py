@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cpsim.faults import Fault
     from cpsim.server.control import Control
     from cpsim.server.http import Receive, Scope, Send
+    from cpsim.server.messages import Request, Response
     from cpsim.server.service import AccountServer
 
 RESET: Final = struct.pack("ii", 1, 0)
@@ -41,6 +42,10 @@ class FaultyApi(Api):
     def __init__(self, accounts: AccountServer, control: Control | None, faults: FaultPlan) -> None:
         super().__init__(accounts, control)
         self._faults = faults
+
+    def at_once(self, request: Request) -> Response | None:
+        """Answer one request, unless the answer has to be waited for, or may meet a fault."""
+        return None if self._faults.server else super().at_once(request)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI request."""

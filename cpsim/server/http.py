@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from itertools import takewhile
+from functools import lru_cache
+from itertools import repeat, takewhile
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, unquote_to_bytes
 
@@ -18,12 +19,14 @@ from cpsim.errors import Problem
 from cpsim.server.ledger import shown
 from cpsim.server.messages import Failure, Request, Response
 from cpsim.server.quirks import aborts_bulk
+from cpsim.server.service import DIGESTS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 
     from cpsim.server.control import Control
-    from cpsim.server.service import AccountServer, Call, Refusal
+    from cpsim.server.ledger import Refusal
+    from cpsim.server.service import AccountServer, Call
 
     Scope = MutableMapping[str, Any]
     Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -31,14 +34,13 @@ if TYPE_CHECKING:
 
 API_PATH: Final = "/api"
 MAX_BODY_BYTES: Final = 64 * 2**20
-ALGORITHMS: Final = ("sha-1", "sha-256", "sha-512")
 CALLBACK_NAME: Final = re.compile(r"[A-Za-z_$][\w$]*(\.[A-Za-z_$][\w$]*)*", re.ASCII)
 TEXT: Final = b"text/plain; charset=utf-8"
 BATCH: Final = b"creditpiggy-batch"
 """The header by which a client names a bulk request, so that it may send it again: it is applied once."""
 DEFAULT_CALLBACK: Final = "jsonp_callback"
-REQUESTS: Final = {"batch": {"bulk", "slots", *KINDS}, "lib": {"claim", "release"}}
-FOLDERS: Final = tuple(f"/{folder}/" for folder in REQUESTS)
+REQUESTS: Final = {"heartbeat": {""}, "batch": {"bulk", "slots", *KINDS}, "lib": {"claim", "release"}}
+ROUTES_KEPT: Final = 256
 
 
 class _BulkAborted(Exception):  # noqa: N818 - an answer, not a fault
@@ -61,16 +63,16 @@ class Api:
         """Answer one request."""
         if self._control is not None and self._control.covers(request.path):
             return self._control.respond(request)
-        path = request.path.removeprefix(API_PATH)
-        if path == request.path or not (path == "/heartbeat" or path.startswith(FOLDERS)):
+        folder, name, suffix = _route(request.path)
+        if folder not in REQUESTS:
             return _json(Failure(404, f"no such path {request.path!r}"))
         if request.method not in {"GET", "POST"}:
             return _json(Failure(405, f"{request.method} is not understood; use GET or POST"))
-        if path == "/heartbeat":
+        if folder == "heartbeat":
             return Response(200, b"OK", TEXT)
-        return self._answer(request, *path[1:].partition(".")[::2])
+        return self._answer(request, folder, name, suffix)
 
-    def _answer(self, request: Request, path: str, suffix: str) -> Response:
+    def _answer(self, request: Request, folder: str, name: str, suffix: str) -> Response:
         """Perform what a path names, and answer in the format that its suffix asks for."""
         render = FORMATS.get(suffix)
         if render is None:
@@ -78,15 +80,16 @@ class Api:
         if suffix == "jsonp" and not CALLBACK_NAME.fullmatch(_callback(request)):
             return _json(Failure(400, "callback is not the name of a JavaScript function"))
         try:
-            return render(request, self._perform(request, path, suffix))
+            return render(request, self._perform(request, folder, name, suffix))
         except Failure as failure:
             return render(request, failure)
+        except RecursionError:
+            return render(request, Failure(400, "the body is nested too deeply"))
         except _BulkAborted:
             return Response(500, b"<h1>Server Error (500)</h1>", b"text/html")
 
-    def _perform(self, request: Request, path: str, suffix: str) -> dict[str, object]:
+    def _perform(self, request: Request, folder: str, name: str, suffix: str) -> dict[str, object]:
         project_id, signed = self._authenticate(request)
-        folder, _, name = path.partition("/")
         if name not in REQUESTS[folder]:
             raise Failure(404, f"no such path {request.path!r}")
         if name == "slots":
@@ -106,7 +109,7 @@ class Api:
             return {"result": "ok"} | ({"batch": batch} if batch else {}) | ({"errors": errors} if errors else {})
         for refusal in self._accounts.apply(project_id, [(name, arguments)]):
             raise Failure(500, refusal.message)
-        return {"result": "ok"}
+        return DONE
 
     def _authenticate(self, request: Request) -> tuple[str, bytes]:
         """The project a request comes from, and the bytes its digest covers."""
@@ -127,8 +130,8 @@ class Api:
         if len(parts) != 3:
             raise Failure(400, "the token is not ALGORITHM,PROJECT,DIGEST")
         algorithm, project, digest = parts
-        if algorithm not in ALGORITHMS:
-            raise Failure(400, f"unknown algorithm {algorithm!r}; use one of {', '.join(ALGORITHMS)}")
+        if algorithm not in DIGESTS:
+            raise Failure(400, f"unknown algorithm {algorithm!r}; use one of {', '.join(DIGESTS)}")
         project_id = self._accounts.authenticate(algorithm, project, digest, signed)
         if project_id is None:
             raise Failure(401, "unknown project, or the digest does not match")
@@ -156,28 +159,40 @@ class Api:
     ) -> Iterator[dict[str, object]]:
         """Apply a bulk document class by class; yields an error for each command refused."""
         calls: list[Call] = []
-        origins: list[tuple[str, int]] = []
+        lists: dict[str, list[Any]] = {}
         for kind in KINDS:
-            commands = classes.get(kind, ())
-            if not isinstance(commands, list | tuple):
+            commands = classes.get(kind, [])
+            if not isinstance(commands, list):
                 yield _bulk_error(f"{kind} is not a list of commands", kind)
                 continue
-            for index, arguments in enumerate(commands):
-                if isinstance(arguments, dict):
-                    calls.append((kind, arguments))
-                    origins.append((kind, index))
-                else:
-                    yield _bulk_error(f"{shown(arguments)} is not an object", kind, index)
+            lists[kind] = commands
+            if not {dict}.issuperset(map(type, commands)):
+                for index, arguments in enumerate(commands):
+                    if type(arguments) is not dict:
+                        yield _bulk_error(f"{shown(arguments)} is not an object", kind, index)
+                commands = [arguments for arguments in commands if type(arguments) is dict]
+            calls += zip(repeat(kind), commands)
         if "bulk-abort" in self._accounts.quirks:
             whole = list(takewhile(lambda call: not aborts_bulk(*call), calls))
             if len(whole) < len(calls):
                 self._accounts.apply(project_id, whole)
                 raise _BulkAborted
-        for refusal in self._accounts.apply(project_id, calls, batch_id):
-            yield _bulk_error(refusal.message, *origins[refusal.position])
+        if refusals := self._accounts.apply(project_id, calls, batch_id):
+            origins = [
+                (kind, index)
+                for kind, commands in lists.items()
+                for index, arguments in enumerate(commands)
+                if type(arguments) is dict
+            ]
+            for refusal in refusals:
+                yield _bulk_error(refusal.message, *origins[refusal.position])
         for kind in classes:
             if kind not in KINDS:
                 yield _bulk_error(f"unknown class {kind!r}", kind)
+
+    def at_once(self, request: Request) -> Response | None:
+        """Answer one request, unless the answer has to be waited for, as it has where there is a store."""
+        return self.respond(request) if self._accounts.store is None else None
 
     async def _durable(self, request: Request) -> Response:
         """Answer one request once all that the answer rests on is on disk, where there is a store."""
@@ -215,6 +230,16 @@ class Api:
         ]
         await send({"type": "http.response.start", "status": response.status, "headers": headers_out})
         await send({"type": "http.response.body", "body": response.body})
+
+
+@lru_cache(ROUTES_KEPT)
+def _route(path: str) -> tuple[str, str, str]:
+    """The parts of /api/FOLDER/NAME.SUFFIX, or of /api/heartbeat; of another path, nothing."""
+    folder, slash, rest = path.removeprefix(f"{API_PATH}/").partition("/")
+    if not path.startswith(f"{API_PATH}/") or bool(slash) == (folder == "heartbeat"):
+        return "", "", ""
+    name, _, suffix = rest.partition(".")
+    return folder, name, suffix
 
 
 def _bulk_error(message: str, kind: str, index: int | None = None) -> dict[str, object]:
@@ -269,7 +294,7 @@ def _json(answer: Mapping[str, object] | Failure) -> Response:
 
 
 def _as_json(_: Request, answer: Mapping[str, object] | Failure) -> Response:
-    return _json(answer)
+    return DONE_AS_JSON if answer is DONE else _json(answer)
 
 
 def _as_text(_: Request, answer: Mapping[str, object] | Failure) -> Response:
@@ -298,6 +323,8 @@ def _callback(request: Request) -> str:
     return dict(parse_qsl(request.query.decode("utf-8", "replace"))).get("callback", DEFAULT_CALLBACK)
 
 
+DONE: Final[dict[str, object]] = {"result": "ok"}
+DONE_AS_JSON: Final = _json(DONE)
 FORMATS: Final[dict[str, Callable[[Request, Mapping[str, object] | Failure], Response]]] = {
     "": _as_json,
     "json": _as_json,

@@ -17,8 +17,8 @@ from cpsim.quirks import QUIRKS, chosen
 from cpsim.server import export
 from cpsim.server.clock import LATEST_US
 from cpsim.server.journal import Entry
-from cpsim.server.ledger import Account, Ledger, Machine, Project, Slot, State
-from cpsim.server.service import AccountServer, Refusal
+from cpsim.server.ledger import Account, Ledger, Machine, Project, Refusal, Slot, State
+from cpsim.server.service import AccountServer
 from cpsim.server.views import (
     Balance,
     ClockView,

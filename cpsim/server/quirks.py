@@ -38,21 +38,18 @@ class QuirkyLedger(Ledger):
         if "global-slot-ids" in self.quirks and any(slot_id in other.slots for other in self.projects.values()):
             raise Refused(f"slot {slot_id!r} was already allocated")
         super()._alloc(project, slot_id, arguments, now_us)
+        self.expire(now_us)  # with `float-credits`, its time may have come already
 
-    def _meta(self, project: Project, slot_id: str, arguments: Mapping[str, object], now_us: int) -> None:
-        super()._meta(project, slot_id, arguments, now_us)
+    def _meta(self, project: Project, slot: Slot, arguments: Mapping[str, object], now_us: int) -> None:
+        super()._meta(project, slot, arguments, now_us)
         if "meta-dropped" in self.quirks:
-            project.slots[slot_id].meta = None
+            slot.meta = None
 
-    def _claim(self, project: Project, slot_id: str, arguments: Mapping[str, object], now_us: int) -> None:
-        super()._claim(project, slot_id, arguments, now_us)
-        if "slots-vanish" in self.quirks and project.slots[slot_id].machine in self.owners:
-            del project.slots[slot_id]
+    def _claim(self, project: Project, slot: Slot, arguments: Mapping[str, object], now_us: int) -> None:
+        super()._claim(project, slot, arguments, now_us)
+        if "slots-vanish" in self.quirks and slot.machine in self.owners:
+            del project.slots[str(arguments["slot"])]
             project.settled[State.CLAIMED] -= 1
-
-    def _slot(self, project: Project, slot_id: str, kind: str) -> Slot:
-        slot = project.slots.get(slot_id)
-        return slot if slot is not None and self._admits(slot, kind) else super()._slot(project, slot_id, kind)
 
     def _admits(self, slot: Slot, kind: str) -> bool:
         """Whether a quirk lets a command of a kind through to a settled slot."""

@@ -7,11 +7,13 @@ import hmac
 import threading
 from contextlib import contextmanager
 from itertools import starmap
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import msgspec
 
 from cpsim.server.clock import Clock, wall_clock_us
 from cpsim.server.journal import DEFAULT_LIMIT, Journal
-from cpsim.server.ledger import Ledger, Refused
+from cpsim.server.ledger import Ledger, Refusal, Refused
 from cpsim.server.quirks import QuirkyLedger
 from cpsim.server.store import Accounts
 
@@ -23,15 +25,11 @@ if TYPE_CHECKING:
     Call = tuple[str, Mapping[str, object]]
 
 T = TypeVar("T")
+DIGESTS: Final = {"sha-1": hashlib.sha1, "sha-256": hashlib.sha256, "sha-512": hashlib.sha512}
 ANSWERS_KEPT: Final = 10_000
 """For how many batches of a project the server remembers what it answered."""
 
-
-class Refusal(NamedTuple):
-    """A command of a batch that was refused: its position in the batch, and why."""
-
-    position: int
-    message: str
+_encode = msgspec.json.Encoder().encode
 
 
 class AccountServer:
@@ -58,11 +56,7 @@ class AccountServer:
     ) -> None:
         self._secrets: dict[str, tuple[str, bytes]] = {}
         for project_id, secret in projects.items():
-            if not project_id or "," in project_id or not secret:
-                raise ValueError(f"project {project_id!r} needs an id without commas, and a secret")
-            if project_id.lower() in self._secrets:
-                raise ValueError(f"project id {project_id!r} is given twice; case makes no difference")
-            self._secrets[project_id.lower()] = (project_id, secret.encode())
+            self.add_project(project_id, secret)
         self.quirks = frozenset[str]()
         self._ledger = self._new_ledger()
         self._lock = threading.Lock()
@@ -86,7 +80,24 @@ class AccountServer:
     @property
     def projects(self) -> list[str]:
         """The ids of the projects that can sign requests."""
-        return [project_id for project_id, _ in self._secrets.values()]
+        return [project_id for project_id, _ in list(self._secrets.values())]
+
+    def add_project(self, project_id: str, secret: str) -> None:
+        """Let one more project sign requests.
+
+        Raises:
+            ValueError: its id differs from another's only by case, or the id or the secret is empty.
+        """
+        if not project_id or "," in project_id or not secret:
+            raise ValueError(f"project {project_id!r} needs an id without commas, and a secret")
+        if project_id.lower() in self._secrets:
+            raise ValueError(f"project id {project_id!r} is given twice; case makes no difference")
+        self._secrets[project_id.lower()] = (project_id, secret.encode())
+
+    def remove_project(self, project_id: str) -> None:
+        """Let a project sign no more requests, and forget all it has."""
+        self._secrets.pop(project_id.lower(), None)
+        self.reset(project_id)
 
     @property
     def refused(self) -> int:
@@ -100,15 +111,27 @@ class AccountServer:
     def authenticate(self, algorithm: str, project_id: str, digest: str, payload: bytes) -> str | None:
         """The project whose secret signed the payload, or None. Case makes no difference."""
         known_id, secret = self._secrets.get(project_id.lower(), (None, b""))
-        expected = hashlib.new(algorithm.replace("-", ""), payload + secret).hexdigest()
+        expected = DIGESTS[algorithm](payload + secret).hexdigest()
         return known_id if hmac.compare_digest(expected.encode(), digest.lower().encode()) else None
 
     def apply(self, project_id: str, calls: Sequence[Call], batch_id: str | None = None) -> list[Refusal]:
         """Apply commands in the order given; what is refused stops nothing.
 
         A batch with an id is applied once: when it comes again, it is answered as it was before.
+
+        Raises:
+            RecursionError: an argument is nested too deeply to be written down; nothing was applied.
         """
-        return self._change("apply", project_id, calls, batch_id)
+        written = _encode(calls)
+        with self._lock:
+            if batch_id is not None and batch_id in self._answers.get(project_id, ()):
+                return self._answers[project_id][batch_id]
+            now_us = self.clock.now_us()
+            refusals = self._apply(now_us, project_id, calls, batch_id)
+            self.journal.add(project_id, now_us, len(calls), written, refusals)
+            if self.store is not None:
+                self._keep(self.store, now_us, "apply", (project_id, msgspec.Raw(written), batch_id))
+        return refusals
 
     def note_malformed(self, project_id: str, frame: bytes) -> None:
         """Keep in the journal that a project's daemon could not take a frame."""
@@ -158,26 +181,20 @@ class AccountServer:
             now_us = self.clock.now_us()
             refusals = self._changes[what](now_us, *arguments)
             if self.store is not None:
-                self.store.keep(now_us, what, arguments)
-                if self.store.wants_snapshot:
-                    self.store.replace(self._accounts(now_us))
+                self._keep(self.store, now_us, what, arguments)
         return refusals
 
+    def _keep(self, store: Store, now_us: int, what: str, arguments: Sequence[object]) -> None:
+        store.keep(now_us, what, arguments)
+        if store.wants_snapshot:
+            store.replace(self._accounts(now_us))
+
     def _apply(self, now_us: int, project_id: str, calls: Sequence[Call], batch_id: str | None) -> list[Refusal]:
-        answers = self._answers.setdefault(project_id, {})
-        if batch_id is not None and batch_id in answers:
-            return answers[batch_id]
-        refusals: list[Refusal] = []
-        apply = self._ledger.apply
-        for position, (kind, arguments) in enumerate(calls):
-            try:
-                apply(project_id, kind, arguments, now_us)
-            except Refused as refused:
-                refusals.append(Refusal(position, str(refused)))
-        self.journal.add(project_id, now_us, calls, refusals)
+        refusals = self._ledger.apply_all(project_id, calls, now_us)
         if refusals:
             self._refused[project_id] = self._refused.get(project_id, 0) + len(refusals)
         if batch_id is not None:
+            answers = self._answers.setdefault(project_id, {})
             answers[batch_id] = refusals
             if len(answers) > ANSWERS_KEPT:
                 del answers[next(iter(answers))]
@@ -228,7 +245,6 @@ class AccountServer:
         for changed_us, what, arguments in store.changes():
             self._changes[what](changed_us, *arguments)
             at_us = max(at_us, changed_us)
-        self.journal.forget_all()
         if at_us > self.clock.now_us():
             self.clock.set(at_us)
 

@@ -12,6 +12,7 @@ from uvicorn.server import ServerState
 
 from cpsim.fault_plan import FaultPlan
 from cpsim.refusal import refusing
+from cpsim.server.connection import Connection
 
 if TYPE_CHECKING:
     import socket
@@ -41,7 +42,7 @@ class HttpServer:
     def __init__(self, app: Api, sockets: list[socket.socket], faults: FaultPlan | None = None) -> None:
         self._config = uvicorn.Config(
             cast("ASGIApplication", app),
-            http="httptools",
+            http=Connection,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -115,9 +116,7 @@ class HttpServer:
             await asyncio.wait(state.tasks, timeout=FINISH_S)  # they find their clients gone, and end
 
     def _protocol(self) -> asyncio.Protocol:
-        return self._config.http_protocol_class(  # type: ignore[call-arg]
-            config=self._config, server_state=self._state, app_state={"stopping": self._stop}
-        )
+        return Connection(self._config, self._state, {"stopping": self._stop})
 
     def _refresh(self) -> None:
         """Do as the plan of faults has it now; from another thread, it is done on return."""

@@ -12,6 +12,12 @@ T = TypeVar("T")
 class View(Struct, frozen=True, kw_only=True, tag_field="type", tag=lambda name: name.removesuffix("View").lower()):
     """A view; its `type` in JSON tells one from another."""
 
+    def __repr__(self) -> str:
+        """What there is; what is None or empty is left out."""
+        values = ((name, getattr(self, name)) for name in self.__struct_fields__)
+        shown = (f"{name}={_plain(value)!r}" for name, value in values if value not in (None, {}))
+        return f"{type(self).__name__}({', '.join(shown)})"
+
 
 class SlotView(View, frozen=True, kw_only=True):
     """Where a slot is in its life, its terms (credits, min, max), and what it granted."""
@@ -167,6 +173,11 @@ class Page(Struct, Generic[T], frozen=True, kw_only=True):
 
     items: list[T]
     next: int | None
+
+
+def _plain(value: object) -> object:
+    """A value as it is written: a `State` is its text."""
+    return str(value) if isinstance(value, State) else value
 
 
 def slot_view(project_id: str, slot_id: str, slot: Slot) -> SlotView:

@@ -1,13 +1,15 @@
 """What may have become of a slot: the protocol as a function from a slot's commands to the set of possible states.
 
 An operation whose outcome is unknown may or may not have been applied, so it splits the possibilities; so does a
-command that met a slot just when its time ran out. What is seen in the end must be one of them.
+command that met a slot just when its time ran out. What is seen in the end must be one of them. Here commands are
+applied in the order given; `orders` tells in which orders they may have been.
 
 Pure; times are nanoseconds on the replay's clock.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 MINUTE_NS: Final = 60_000_000_000
 DAY_MINUTES: Final = 1440
+WHOLE: Final = re.compile(r"-?[0-9]+")
 
 
 class Fate(NamedTuple):
@@ -48,7 +51,8 @@ class Step(NamedTuple):
     """One operation of a slot: what it says, when it was applied if it was, and whether it was.
 
     `applied` is True when it reached the accounts in its turn, False when it certainly did not, None when nobody
-    knows. `accepted` is True or False when the server itself said that it accepts or refuses it, else None.
+    knows. `accepted` is True or False when the server itself said that it accepts or refuses it, else None. What is
+    sent from `answered_ns` on comes after it; None: from the end of its span on.
     """
 
     kind: str
@@ -56,6 +60,12 @@ class Step(NamedTuple):
     span: Span
     applied: bool | None
     accepted: bool | None = None
+    answered_ns: int | None = None
+
+    @property
+    def over_ns(self) -> int:
+        """From when on what was sent comes after it."""
+        return self.span.latest_ns if self.answered_ns is None else self.answered_ns
 
 
 class Branch(NamedTuple):
@@ -65,7 +75,9 @@ class Branch(NamedTuple):
     terms: Terms | None
 
 
-ABSENT: Final = Branch(Fate("absent"), None)
+NOTHING: Final = Fate("absent")
+START: Final = Branch(NOTHING, None)
+"""Where every slot's history begins."""
 
 
 def fates(steps: Iterable[Step], seen: Span) -> set[Fate]:
@@ -75,26 +87,27 @@ def fates(steps: Iterable[Step], seen: Span) -> set[Fate]:
         steps: the slot's operations, in the order in which they were applied.
         seen: when the state was looked at.
     """
-    branches = {ABSENT}
+    branches = {START}
     for step in steps:
-        branches = {after for branch in branches for alive in _aged(branch, step.span) for after in _taken(alive, step)}
-    return {aged.fate for branch in branches for aged in _aged(branch, seen)}
+        branches = {after for branch in branches for after in taken(branch, step)}
+    return {aged.fate for branch in branches for aged in aged_by(branch, seen)}
 
 
-def _aged(branch: Branch, now: Span) -> Iterable[Branch]:
+def taken(branch: Branch, step: Step) -> set[Branch]:
+    """The branches that a step leads to; none when the server's own word contradicts the protocol."""
+    return {after for alive in aged_by(branch, step.span) for after in _taken(alive, step)}
+
+
+def aged_by(branch: Branch, now: Span) -> Iterable[Branch]:
     """A branch at a time: as it was, expired, or possibly either."""
-    if branch.fate.phase != "allocated" or branch.terms is None:
+    fate, terms = branch
+    if fate.phase != "allocated" or terms is None or now.latest_ns < terms.expiry.earliest_ns:
         return (branch,)
-    expired = branch._replace(fate=branch.fate._replace(phase="expired"))
-    if now.earliest_ns >= branch.terms.expiry.latest_ns:
-        return (expired,)
-    if now.latest_ns >= branch.terms.expiry.earliest_ns:
-        return (branch, expired)
-    return (branch,)
+    expired = Branch(fate._replace(phase="expired"), terms)
+    return (expired,) if now.earliest_ns >= terms.expiry.latest_ns else (branch, expired)
 
 
 def _taken(branch: Branch, step: Step) -> Iterable[Branch]:
-    """The branches that a step leads to; none when the server's own word contradicts the protocol."""
     if step.applied is False:
         return (branch,)
     after = _after(branch, step)
@@ -112,39 +125,67 @@ def _after(branch: Branch, step: Step) -> Branch | None:
     fate, terms = branch
     arguments = step.arguments
     if step.kind == "alloc":
-        return None if fate.phase != "absent" else Branch(Fate("allocated"), _terms(arguments, step.span))
+        promised = _terms(arguments, step.span) if fate.phase == "absent" else None
+        return None if promised is None else Branch(Fate("allocated"), promised)
     if fate.phase != "allocated" or terms is None:
         return None
-    if step.kind == "claim":
-        claimed = fate._replace(
-            phase="claimed",
-            machine=str(arguments["machine"]),
-            granted=_granted(terms, arguments.get("credits")),
-        )
-        return Branch(claimed, terms)
-    if step.kind == "discard":
-        reason = str(arguments.get("reason", "unspecified"))
-        return Branch(fate._replace(phase="discarded", reason=reason), terms)
-    given = {name: value for name, value in arguments.items() if name != "slot"}
-    if step.kind == "counters":
-        sums = dict(fate.counters)
-        for name, value in given.items():
-            sums[name] = sums.get(name, 0) + int(value)
-        return Branch(fate._replace(counters=frozenset(sums.items())), terms)
-    latest = dict(fate.meta) | {name: str(value) for name, value in given.items()}
-    return Branch(fate._replace(meta=frozenset(latest.items())), terms)
+    changed: Fate | None
+    match step.kind:
+        case "claim":
+            changed = _claimed(fate, terms, arguments)
+        case "discard":
+            changed = fate._replace(phase="discarded", reason=str(arguments.get("reason", "unspecified")))
+        case "counters":
+            changed = _counted(fate, arguments)
+        case _:
+            given = {name: str(value) for name, value in arguments.items() if name != "slot"}
+            changed = fate._replace(meta=frozenset((dict(fate.meta) | given).items())) if given else None
+    return None if changed is None else Branch(changed, terms)
 
 
-def _terms(arguments: Mapping[str, str | int], span: Span) -> Terms:
-    lasts_ns = int(arguments.get("expire", DAY_MINUTES)) * MINUTE_NS
-    credits, least, most = (int(arguments[name]) if name in arguments else None for name in ("credits", "min", "max"))
+def _claimed(fate: Fate, terms: Terms, arguments: Mapping[str, str | int]) -> Fate | None:
+    asked = None
+    if terms.credits is None and "credits" in arguments:
+        asked = _whole(arguments["credits"])
+        if asked is None or asked < 0:
+            return None
+    if "machine" not in arguments:
+        return None
+    return fate._replace(phase="claimed", machine=str(arguments["machine"]), granted=_granted(terms, asked))
+
+
+def _counted(fate: Fate, arguments: Mapping[str, str | int]) -> Fate | None:
+    sums = dict(fate.counters)
+    for name, value in arguments.items():
+        if name != "slot":
+            number = _whole(value)
+            if number is None:
+                return None
+            sums[name] = sums.get(name, 0) + number
+    return None if len(arguments) < 2 else fate._replace(counters=frozenset(sums.items()))
+
+
+def _terms(arguments: Mapping[str, str | int], span: Span) -> Terms | None:
+    """What an alloc promises, or None where the protocol refuses it."""
+    numbers = {name: _whole(arguments[name]) for name in ("credits", "min", "max", "expire") if name in arguments}
+    if any(number is None or number < 0 for number in numbers.values()):
+        return None
+    credits, least, most = (numbers.get(name) for name in ("credits", "min", "max"))
+    lasts_min = numbers.get("expire", DAY_MINUTES)
+    if not lasts_min or (least is not None and most is not None and least > most):
+        return None
+    lasts_ns = lasts_min * MINUTE_NS
     return Terms(credits, least, most, Span(span.earliest_ns + lasts_ns, span.latest_ns + lasts_ns))
 
 
-def _granted(terms: Terms, asked: str | int | None) -> int:
+def _whole(value: str | int) -> int | None:
+    return int(value) if type(value) is int or WHOLE.fullmatch(str(value)) else None
+
+
+def _granted(terms: Terms, asked: int | None) -> int:
     if terms.credits is not None:
         return terms.credits
-    wanted = 1 if asked is None else int(asked)
+    wanted = 1 if asked is None else asked
     if terms.least is not None and wanted < terms.least:
         return terms.least
     if terms.most is not None and wanted > terms.most:

@@ -6,7 +6,6 @@ import http.client
 import io
 import json
 import ssl
-import time
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow.parquet
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from cpdaemon.endpoint import UrlEndpoint
 
 CONTROL_PATH: Final = "/__cpsim/"
-POLL_S: Final = 0.01
 
 
 class CannotObserve(Problem):
@@ -55,19 +53,10 @@ class Observer:
             return False
         return status == 200 and isinstance(totals, dict) and "pending" in totals
 
-    def pending(self) -> int:
-        """How many acknowledged commands have not reached the accounts."""
+    def totals(self) -> tuple[int, object]:
+        """How many acknowledged commands have not reached the accounts, and figures that change as the accounts do."""
         totals = json.loads(self._fetch("GET", f"{CONTROL_PATH}totals"))
-        return int(totals["pending"])
-
-    def wait_until_applied(self) -> bool:
-        """Wait until nothing is pending any more; False if that took longer than the time-out."""
-        deadline = time.monotonic() + self._timeout_s
-        while self.pending():
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(POLL_S)
-        return True
+        return int(totals["pending"]), totals
 
     def slots(self) -> pa.Table:
         """One row per slot of the server's ledger."""
@@ -80,6 +69,25 @@ class Observer:
     def link(self, links: Sequence[tuple[str, str]]) -> None:
         """Link machines to users."""
         self._fetch("POST", f"{CONTROL_PATH}links", json.dumps(links).encode())
+
+    def faults(self) -> list[dict[str, Any]]:
+        """The faults that are set at a fake, how many commands each has selected, and how often it fired."""
+        found: list[dict[str, Any]] = json.loads(self._fetch("GET", f"{CONTROL_PATH}faults"))
+        return found
+
+    def set_faults(self, faults: Sequence[str]) -> None:
+        """Have a fake fail like this from now on, and no other way."""
+        self._fetch("POST", f"{CONTROL_PATH}faults", json.dumps(faults).encode())
+
+    def firings(self) -> list[dict[str, Any]]:
+        """The faults of a fake that came to pass, in order."""
+        found: list[dict[str, Any]] = []
+        cursor: int | None = 0
+        while cursor is not None:
+            page = json.loads(self._fetch("GET", f"{CONTROL_PATH}firings?cursor={cursor}&limit=10000"))
+            found += page["items"]
+            cursor = page["next"]
+        return found
 
     def outstanding(self) -> set[str]:
         """The ids of the project's slots that are not settled, as the API lists them."""

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from cpdaemon import Client, Refused, TcpEndpoint
-from cpsim.fake import ANY_PORT, Fake, FakeProcess
+from cpdaemon import Client, NotSent, Refused, TcpEndpoint
+from cpsim.fake import ANY_PORT, Fake, FakeProcess, Site
+from cpsim.fault_plan import FaultPlan
+from cpsim.waits import Waits
 
 PROJECTS = {"p": "s", "q": "t"}
 
@@ -141,3 +143,95 @@ def test_a_process_of_its_own(here):
         with Client(addresses["http"], ("q", "t")) as client:
             client.alloc("a")
     assert list(here.iterdir()) == []
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_sites_and_projects_come_and_go(here):
+    with Fake(PROJECTS, unix=here / "cp.sock", http=ANY_PORT) as fake:
+        fake.add_project("r", "u")
+        site = fake.add_site(Site(project_id="r", unix=here / "r.sock", tcp=ANY_PORT, flush_interval_s=60))
+        with Client(site.addresses["unix"]) as client:
+            client.alloc("a")
+        with Client(site.addresses["tcp"]) as client:
+            client.claim("a", "m")
+        with Client("./cp.sock") as client:
+            client.alloc("a")
+        assert fake.pending >= 2
+        fake.remove_site(site)
+        assert not (here / "r.sock").exists()
+        with Client(fake.addresses["http"], ("r", "u")) as client, pytest.raises(Refused, match="it was claimed"):
+            client.claim("a", "n")  # what was acknowledged has been passed on
+        fake.remove_project("r")
+        with Client(fake.addresses["http"], ("r", "u")) as client, pytest.raises(Refused, match="unknown project"):
+            client.alloc("b")
+        fake.add_project("r", "v")
+        with Client(fake.addresses["http"], ("r", "v")) as client:
+            client.alloc("a")  # nothing is left of the other
+        fake.wait_until_idle()
+        assert fake.inspector.slot("p", "a").slot.state == "allocated"
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_a_project_takes_its_sites_along(here):
+    with Fake(PROJECTS, unix=here / "cp.sock") as fake:
+        fake.add_project("r", "u")
+        fake.add_site(Site(project_id="r", unix=here / "1.sock"))
+        fake.add_site(Site(project_id="r", unix=here / "2.sock"))
+        fake.remove_project("r")
+        assert [path.name for path in here.iterdir()] == ["cp.sock"]
+        assert [daemon.project_id for daemon in fake.daemons] == ["p"]
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_a_site_that_cannot_be_leaves_the_others(here):
+    with Fake(PROJECTS, unix=here / "cp.sock") as fake:
+        with pytest.raises(OSError, match="another process is serving there"):
+            fake.add_site(Site(project_id="q", unix=here / "cp.sock", tcp=ANY_PORT))
+        with pytest.raises(ValueError, match="there is no project 'r'; there are p, q"):
+            fake.add_site(Site(project_id="r", unix=here / "r.sock"))
+        with pytest.raises(ValueError, match="project id 'P' is given twice"):
+            fake.add_project("P", "s")
+        with Client("./cp.sock") as client:
+            client.alloc("a")
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_a_site_meets_the_faults_of_the_fake_or_its_own(here):
+    with Fake(PROJECTS, unix=here / "cp.sock") as fake:
+        plan = FaultPlan()
+        with_the_fake = fake.add_site(Site(project_id="p", unix=here / "1.sock"))
+        fake.add_site(Site(project_id="p", unix=here / "2.sock"), faults=plan)
+        with fake.faults.refuse(), Client("./2.sock") as client:
+            client.alloc("a")
+            with Client("./1.sock") as other, pytest.raises(NotSent):
+                other.alloc("b")
+        with plan.refuse(), Client("./1.sock") as client:
+            client.alloc("b")
+        fake.remove_site(with_the_fake)
+        with fake.faults.refuse(), Client("./2.sock") as client:
+            client.alloc("c")  # a plan goes on without those who have left
+
+
+def test_a_site_with_a_store_has_a_spool(here):
+    with Fake(PROJECTS, unix=here / "cp.sock", store=here / "store") as fake:
+        fake.add_project("r", "u")
+        site = fake.add_site(Site(project_id="r", unix=here / "r.sock"))
+        with Client("./r.sock") as client:
+            client.alloc("a")
+        fake.remove_site(site)
+        assert (here / "store.r.spool").exists()
+        assert fake.inspector.slot("r", "a").slot.state == "allocated"
+
+
+def test_waits_are_noted_where_that_is_asked_for(here):
+    waits = Waits()
+    with Fake(PROJECTS, unix=here / "cp.sock", http=ANY_PORT, waits=waits) as fake:
+        with fake.faults.late(0.5, nth=1), Client("./cp.sock") as client:
+            client.alloc("a")
+        with Client(fake.addresses["http"], ("p", "s")) as client:
+            client.alloc("b")
+    late, soon = waits.longest()
+    assert (late.what, soon.what) == ("alloc,slot=a", "POST /api/batch/alloc")
+    assert late.wait_s >= 0.5 > soon.wait_s
+    assert late.is_over
+    assert soon.is_over

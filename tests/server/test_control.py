@@ -627,3 +627,13 @@ def test_quirks_come_and_go(filled):
     assert filled.post("claim", {"slot": "a", "machine": "n"})[0] == 500
     assert all(quirk["on"] for quirk in ask(filled, "quirks?profile=deployed", "POST", b"[]"))
     assert filled.slots()["b"].granted == 5
+
+
+def test_slots_expire_after_a_change_of_quirks(filled):
+    ask(filled, "quirks", "POST", b'["expire-live"]')
+    ask(filled, "clock/advance?seconds=86400", "POST")
+    assert filled.slots()["b"].state == "claimed"
+    filled.fake.accounts.apply("Physics", [("alloc", {"slot": "short", "expire": 1})])
+    ask(filled, "quirks", "POST", b"[]")
+    ask(filled, "clock/advance?seconds=60", "POST")
+    assert filled.slots()["short"].state == "expired"

@@ -5,9 +5,10 @@ import pytest
 
 from cpdaemon.endpoint import parse_endpoint
 from cpsim.fake import ANY_PORT, Fake
-from cpsim.verify.history import judge_balance, judge_machines, judge_outstanding, judge_slots
+from cpsim.verify.books import judge_books
 from cpsim.verify.model import DAY_MINUTES, MINUTE_NS, Span, Step
 from cpsim.verify.observer import Observer
+from cpsim.verify.slots import judge_histories, judge_outstanding, judge_slots
 from cpsim.verify.verdict import SHOWN_ANOMALIES, Ruling, Verdict
 
 SEEN = Span(10_000, 20_000)
@@ -69,9 +70,8 @@ class Books:
 def judged(histories, books, project_id="p"):
     verdict = Verdict()
     slots, accounts = books.tables()
-    judge_slots(histories, slots, project_id, SEEN, verdict)
-    judge_balance(slots, accounts, verdict)
-    judge_machines(slots, accounts, verdict)
+    judge_histories(histories, slots, project_id, SEEN, verdict)
+    judge_books(slots, accounts, verdict)
     return verdict
 
 
@@ -84,7 +84,7 @@ def test_undamaged_books_are_valid(histories, books, project_id):
     verdict = judged(histories, books, project_id)
     assert verdict.anomalies == []
     assert verdict.ruling == Ruling.VALID
-    assert verdict.checked == {"slots": 6, "sums": 10, "machines": 3}
+    assert verdict.checked == {"slots": 6, "sums": 16, "machines": 3}
     assert verdict.uncertain == 0
 
 
@@ -169,9 +169,69 @@ def test_credits_moved_from_machine_to_machine(histories, books):
     books.account("machine", "linked")["credits"] -= 4
     verdict = judged(histories, books)
     assert [(found.name, found.subject, found.detail) for found in verdict.anomalies] == [
-        ("over-credited", "alone", "its slots granted 16 credits, it has 20"),
-        ("under-credited", "linked", "its slots granted 14 credits, it has 10"),
+        ("over-credited", "alone", "in project p, its slots granted 16 credits, it has 20"),
+        ("under-credited", "linked", "in project p, its slots granted 14 credits, it has 10"),
     ]
+
+
+def test_the_slot_whose_grant_is_just_what_a_machine_has_too_much_shows_it(histories, books):
+    books.account("machine", "alone")["credits"] += 11
+    counters(books.account("machine", "linked"), events=99)
+    found = {anomaly.subject: anomaly.slots for anomaly in judged(histories, books).anomalies}
+    assert found["alone"] == ("s1",)
+    assert set(found["linked"]) == {"s0", "s2"}  # none alone
+
+
+def test_credits_that_show_in_another_project_have_leaked(histories, books):
+    for project, more in (("p", -3), ("other", 3)):
+        row = next(row for row in books.accounts if (row["project"], row["id"]) == (project, "alone"))
+        row["credits"] += more
+    found = [(anomaly.name, anomaly.subject) for anomaly in judged(histories, books).anomalies]
+    assert sorted(found[:2]) == [("leaked", "alone"), ("under-credited", "alone")]
+
+
+def test_what_waits_on_a_machine_that_has_a_user_is_found(histories, books):
+    books.account("machine", "alone")["user"] = "bob"
+    verdict = judged(histories, books)
+    assert verdict.counts == {"not conserved": 3}  # credits, and two counters that are not 0
+    assert verdict.anomalies[0].detail == "16 credits wait on it, though it belongs to a user"
+
+
+@pytest.mark.parametrize(
+    ("owners", "names"),
+    [
+        ({"linked": "ann"}, []),
+        ({"linked": "bob"}, ["under-credited", "over-credited"]),
+        ({}, ["over-credited", "under-credited"]),
+    ],
+)
+def test_users_have_what_their_machines_earned(books, owners, names):
+    verdict = Verdict()
+    judge_books(*books.tables(), verdict, owners)
+    assert set(verdict.counts) == set(names)
+    assert verdict.checked["users"] == 1
+
+
+def test_slots_named_like_a_runs_own_are_strays(history_of, books):
+    calls = [
+        (kind, int(call["slot"][1:]) + 1, given) for kind, call in CALLS for given in [dict(call)] if given.pop("slot")
+    ]
+    calls = [(kind, number, given) for kind, number, given in calls if kind != "meta"]
+    for row in books.slots:
+        row.update(slot=f"w-{int(row['slot'][1:]) + 1}", meta=[])
+    marks = [(op, 0, 0, 10 * op, 10 * op + 5) for op in range(len(calls))]
+    history = history_of(calls, marks, direct=True, seen=SEEN)
+    slots = next(books.tables())
+    verdict = Verdict()
+    judge_slots(history, slots, "p", verdict, fresh=True)
+    assert [(anomaly.name, *anomaly.slots) for anomaly in verdict.anomalies] == [("leaked", "w-1")]
+    books.slots.append(books.slots[0] | {"slot": "w-77", "project": "p"})
+    books.slots = [row for row in books.slots if (row["project"], row["slot"]) != ("p", "w-1")]
+    slots = next(books.tables())
+    for fresh, names in ((True, {"leaked": 1, "phantom": 1}), (False, {"lost": 1})):
+        verdict = Verdict()
+        judge_slots(history, slots, "p", verdict, fresh=fresh)
+        assert verdict.counts == names
 
 
 def test_damage_is_described_field_by_field(histories, books):
@@ -183,21 +243,21 @@ def test_damage_is_described_field_by_field(histories, books):
 def test_slots_of_another_project_are_not_ours(histories, books):
     books.slots = [row for row in books.slots if row["project"] == "other"]
     verdict = Verdict()
-    judge_slots(histories, next(books.tables()), "p", SEEN, verdict)
+    judge_histories(histories, next(books.tables()), "p", SEEN, verdict)
     assert verdict.counts == {"lost": 6}
 
 
 def test_a_slot_that_cannot_be_there(histories, books):
     histories = {"s5": [Step("alloc", {"slot": "s5"}, Span(0, 0), applied=False)]}
     verdict = Verdict()
-    judge_slots(histories, next(books.tables()), "p", SEEN, verdict)
+    judge_histories(histories, next(books.tables()), "p", SEEN, verdict)
     assert verdict.counts == {"phantom": 1}
 
 
 def test_replies_that_contradict_the_protocol(histories, books):
     histories["s0"].append(Step("claim", {"slot": "s0", "machine": "m"}, Span(1, 1), applied=True, accepted=True))
     verdict = judged(histories, books)
-    assert verdict.counts == {"contradiction": 1}
+    assert verdict.counts == {"resurrected": 1}
     assert verdict.anomalies[0].subject == "s0"
 
 
@@ -206,7 +266,7 @@ def test_an_unknown_outcome_allows_either_and_is_counted(histories, books):
     verdict = judged(histories, books)
     assert (verdict.ruling, verdict.uncertain) == (Ruling.VALID, 1)
     books.slot("s5").update(state="discarded")
-    assert judged(histories, books).counts["resurrected"] == 1
+    assert judged(histories, books).counts["phantom"] == 1  # nobody has discarded it
 
 
 def test_what_was_not_seen_is_unknown_unless_something_is_wrong():
@@ -226,35 +286,37 @@ def test_anomalies_are_all_counted_and_some_are_kept():
     assert document["verdict"] == "invalid"
     assert document["anomalies_by_name"] == {"lost": SHOWN_ANOMALIES + 5}
     assert len(document["anomalies"]) == SHOWN_ANOMALIES
-    assert document["anomalies"][0] == {"name": "lost", "subject": "s0", "detail": "gone"}
+    assert document["anomalies"][0] == {"name": "lost", "subject": "s0", "detail": "gone", "slots": []}
 
 
 # Where only the outstanding slots are seen
 
 LATER = Span(DAY_MINUTES * MINUTE_NS - 1, DAY_MINUTES * MINUTE_NS)
-
-
-def steps(*kinds, **last):
-    made = [Step(kind, {"slot": "s", "machine": "m"}, Span(0, 0), applied=True) for kind in kinds]
-    return [*made[:-1], made[-1]._replace(**last)]
+MUCH_LATER = Span(2 * DAY_MINUTES * MINUTE_NS, 2 * DAY_MINUTES * MINUTE_NS)
+ACCEPTED, REFUSED, UNKNOWN = range(3)
 
 
 @pytest.mark.parametrize(
-    ("history", "seen", "listed", "absent"),
+    ("kinds", "last", "seen", "names"),
     [
-        (steps("alloc"), SEEN, None, "lost"),
-        (steps("alloc", "claim"), SEEN, "lost", None),
-        (steps("alloc", "discard"), SEEN, "lost", None),
-        (steps("alloc", "claim", applied=None), SEEN, None, None),
-        (steps("alloc", applied=None), SEEN, None, None),
-        (steps("alloc", applied=False), SEEN, "lost", None),
-        (steps("alloc"), LATER, None, None),
-        (steps("alloc", accepted=False), SEEN, "contradiction", "contradiction"),
+        (["alloc"], ACCEPTED, SEEN, (None, "lost")),
+        (["alloc", "claim"], ACCEPTED, SEEN, ("lost", None)),
+        (["alloc", "discard"], ACCEPTED, SEEN, ("lost", None)),
+        (["alloc", "claim"], UNKNOWN, SEEN, (None, None)),
+        (["alloc"], UNKNOWN, SEEN, (None, None)),
+        (["alloc"], ACCEPTED, LATER, (None, None)),
+        (["alloc"], ACCEPTED, MUCH_LATER, ("late expiry", None)),
+        (["alloc"], REFUSED, SEEN, ("wrongly refused", "wrongly refused")),
     ],
 )
-def test_outstanding_slots(history, seen, listed, absent):
-    for outstanding, name in (({"s", "another's"}, listed), ({"another's"}, absent)):
+def test_outstanding_slots(history_of, kinds, last, seen, names):
+    given = {"claim": {"machine": "m"}, "discard": {"reason": "r"}}
+    calls = [(kind, 1, given.get(kind, {})) for kind in kinds]
+    marks = [(op, ACCEPTED, 0, 10 * op, 10 * op + 5) for op in range(len(kinds))]
+    marks[-1] = (len(kinds) - 1, last, last == REFUSED, *marks[-1][3:])
+    history = history_of(calls, marks, direct=True, seen=seen)
+    for outstanding, name in zip(({"w-1", "another's"}, {"another's"}), names, strict=True):
         verdict = Verdict()
-        judge_outstanding({"s": history}, outstanding, seen, verdict)
+        judge_outstanding(history, outstanding, verdict)
         assert list(verdict.counts) == ([] if name is None else [name])
         assert verdict.checked == {"slots": 1}

@@ -14,8 +14,6 @@ import cpsim.verify.conformance
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from cpsim.verify.conformance.examiner import Examiner
-
     Test = Callable[..., None]
 
 SECTIONS: Final = {

@@ -366,6 +366,16 @@ class Examiner:
             raise CannotRun(f"{command!r} ended with status {status}: {shown(text.strip())}")
         return text
 
+    def tell_unseen(self, frame: str) -> None:
+        """The same, where there are so many that nobody wants to see them: nothing is written down."""
+        assert self._sight.target.daemon is not None
+        self._sight.traffic.pass_on()
+        with Connection(self._sight.target.daemon, self.timeout_s) as connection:
+            connection.send(frame.encode())
+            reply = connection.reply()
+        if reply != "OK":
+            raise Deviation(f"answer to {shown(frame)}", "OK", reply)
+
     def wait_until_applied(self) -> None:
         """Wait until all that the daemon has acknowledged has reached the server.
 

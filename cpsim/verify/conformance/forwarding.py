@@ -12,7 +12,7 @@ from cpsim.verify.conformance.clause import Known
 from cpsim.verify.conformance.findings import Deviation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
     from typing import Self
 
@@ -65,8 +65,11 @@ class Forwarding:
 
     def tell(self, kind: str, slot: str, **arguments: object) -> Told:
         """Have the daemon acknowledge a command."""
+        return self._tell(self._cp.tell, kind, slot, arguments)
+
+    def _tell(self, send: Callable[[str], None], kind: str, slot: str, arguments: Mapping[str, object]) -> Told:
         pairs = (("slot", slot), *((name, str(value)) for name, value in arguments.items()))
-        self._cp.tell(",".join([kind, *(f"{name}={value}" for name, value in pairs)]))
+        send(",".join([kind, *(f"{name}={value}" for name, value in pairs)]))
         told = Told(kind, pairs, time.monotonic())
         self._told.append(told)
         return told
@@ -150,8 +153,10 @@ class Forwarding:
     def rate(self, count: int) -> float:
         """Have the daemon acknowledge so many commands, several at once; commands/s."""
         began = time.monotonic()
+        slots = [self._cp.new() for _ in range(count)]
+        self._cp.note(f"> {count:,} frames alloc,slot=... from {slots[0]} to {slots[-1]}")
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            list(pool.map(lambda slot: self.tell("alloc", slot), [self._cp.new() for _ in range(count)]))
+            list(pool.map(lambda slot: self._tell(self._cp.tell_unseen, "alloc", slot, {}), slots))
         return count / (time.monotonic() - began)
 
     def repeated(self) -> list[str]:

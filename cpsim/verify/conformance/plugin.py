@@ -54,7 +54,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--cp-restart-command", metavar="COMMAND", help="stops the daemon (by {signal}) and starts it again"
     )
     group.addoption("--cp-failed-command", metavar="COMMAND", help="prints the commands that the daemon knows refused")
-    group.addoption("--cp-profile", choices=["documented", "deployed"], default="documented", help="what is known")
+    group.addoption(
+        "--cp-target-profile", choices=["documented", "deployed"], default="documented", help="what is known"
+    )
     group.addoption("--cp-clause", metavar="PATTERN", action="append", default=[], help="only these: CLAIM-5, 'WIRE-*'")
     group.addoption("--cp-timeout", metavar="S", type=float, default=10.0, help="seconds for a reply or an effect")
     group.addoption("--cp-max-rate", metavar="R", type=float, default=100.0, help="commands/s at most; 0: no limit")
@@ -198,7 +200,7 @@ def _target(config: pytest.Config) -> Target:
             raise pytest.UsageError(str(error)) from error
         config.stash[TARGET] = replace(
             target,
-            profile=option("--cp-profile"),
+            profile=option("--cp-target-profile"),
             timeout_s=option("--cp-timeout"),
             max_rate=option("--cp-max-rate") or None,
             slot_prefix=prefix,
@@ -213,6 +215,8 @@ def _sight(config: pytest.Config) -> Sight:
     """What can be seen of the target."""
     if SIGHT not in config.stash:
         target = _target(config)
+        if target.behind is not None and "PYTEST_XDIST_WORKER" in os.environ:
+            raise pytest.UsageError("--cp-behind: only one process can be the server there: leave out -n")
         if config.getoption("--cp-dry-run"):
             config.stash[SIGHT] = Sight(target, promised(target), Traffic(None))
         else:

@@ -36,6 +36,9 @@ class Rehearsal(Examiner):
     def upstream(self) -> RehearsedUpstream:  # type: ignore[override]  # noqa: D102 - inherited
         return RehearsedUpstream()
 
+    def tell_unseen(self, frame: str) -> None:  # noqa: D102 - inherited
+        pass
+
     def restart(self, signal: str) -> None:  # noqa: D102 - inherited
         self.note(f"have the daemon restarted, by {signal}")
 

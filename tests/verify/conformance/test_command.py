@@ -211,7 +211,7 @@ def test_pytest_runs_the_clauses(served):
 def test_pytest_runs_them_in_several_processes(served):
     others = ["--other-project", OTHER[0], "--other-secret-file", "other"]
     done = pytest_suite(
-        *as_pytest_options([*served("meta-dropped"), *others]), "-p", "xdist", "-n", "2", "--cp-profile", "deployed"
+        *as_pytest_options([*served("meta-dropped"), *others]), "-p", "xdist", "-n", "2", "--cp-target-profile", "deployed"
     )
     assert done.returncode == 0, done.stdout
     assert f"{len(catalogue()) - 3} passed, 3 xfailed" in done.stdout

@@ -1,0 +1,137 @@
+"""The judgement on a run: its effect is waited for, looked at, and compared with what was sent and answered."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from cpdaemon.endpoint import UrlEndpoint
+from cpsim.replay.journal import Outcome
+from cpsim.verify.books import judge_books
+from cpsim.verify.history import History
+from cpsim.verify.model import Span
+from cpsim.verify.observer import CannotObserve
+from cpsim.verify.slots import judge_outstanding, judge_slots
+from cpsim.verify.verdict import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cpsim.run import Run
+    from cpsim.verify.observer import Observer
+
+LONGEST_WAIT: Final = 20
+"""How many time-outs long an effect is waited for that goes on arriving."""
+SHORTEST_QUIET_S: Final = 0.05
+LONGEST_QUIET_S: Final = 1.0
+"""How long nothing may move before all is judged once more: as long as judging takes, within these."""
+POLL_S: Final = 0.01
+UNFIT: Final = ("HTTP 400: ", "HTTP 401: ")
+"""How errors begin by which a server says that a request is malformed or not signed; none is."""
+
+
+def judge(run: Run, observer: Observer | None, start_ns: int, timeout_s: float) -> None:
+    """Judge the effect of a run, as far as it can be seen, and the replies.
+
+    Args:
+        run: takes the verdict, and the server's tables where they can be seen.
+        observer: looks at the server, if there is one to look at.
+        start_ns: when the replay began, on the performance counter.
+        timeout_s: how long nothing may move before what is missing counts as lost.
+    """
+    try:
+        if observer is None:
+            run.verdict.unseen.append(
+                "The effect of every command: a daemon shows only its acknowledgements. Give the server behind it "
+                "with --server URL --project ID --secret-file FILE."
+            )
+        else:
+            _judge_effect(run, observer, start_ns, timeout_s)
+    except CannotObserve as error:
+        run.slots = run.accounts = None
+        run.verdict = Verdict(unseen=[f"The effect: {error}."])
+    _judge_replies(run)
+
+
+def _judge_effect(run: Run, observer: Observer, start_ns: int, timeout_s: float) -> None:
+    """Judge until the effect is as it should be, or nothing has moved for `timeout_s`.
+
+    A daemon may take its time to pass commands on; as long as it does, it is waited for, within a bound. What is
+    asked while waiting is cheap; all is judged only when nothing moves any more.
+    """
+    end = time.monotonic() + LONGEST_WAIT * timeout_s
+    control = observer.has_control()
+    signal = observer.totals if control else observer.outstanding
+    if control:
+        _wait(lambda: not observer.totals()[0], time.monotonic() + timeout_s)
+    moved = True
+    while True:
+        begun = time.monotonic()
+        shown, counts = signal(), run.verdict.counts
+        verdict = run.verdict = Verdict()
+        seen_from = time.perf_counter_ns() - start_ns
+        if control:
+            _judge_accounts(run, observer, seen_from, start_ns)
+        else:
+            outstanding = observer.outstanding()
+            judge_outstanding(_history(run, Span(seen_from, time.perf_counter_ns() - start_ns)), outstanding, verdict)
+            verdict.unseen.append(
+                "Credits, counters and how slots were settled: the server has no control API, and shows only which "
+                "slots are outstanding."
+            )
+        now = time.monotonic()
+        if not verdict.counts or now > end or isinstance(run.target.endpoint, UrlEndpoint):
+            return
+        if not moved and counts == verdict.counts:
+            return
+        moved = _wait(lambda: signal() != shown, min(now + timeout_s, end))  # noqa: B023 - called at once
+        if moved:
+            _wait_until_quiet(signal, min(max(now - begun, SHORTEST_QUIET_S), LONGEST_QUIET_S), end)
+
+
+def _judge_accounts(run: Run, observer: Observer, seen_from_ns: int, start_ns: int) -> None:
+    run.slots, run.accounts = observer.slots(), observer.accounts()
+    history = _history(run, Span(seen_from_ns, time.perf_counter_ns() - start_ns))
+    assert run.target.credentials is not None
+    judge_slots(history, run.slots, run.target.credentials[0], run.verdict, fresh=run.fresh)
+    judge_books(run.slots, run.accounts, run.verdict, run.links() if run.embedded else None)
+
+
+def _history(run: Run, seen: Span) -> History:
+    direct = isinstance(run.target.endpoint, UrlEndpoint)
+    return History(run.workload, run.slot_prefix, run.records, run.errors, direct=direct, seen=seen)
+
+
+def _wait(is_so: Callable[[], bool], deadline: float) -> bool:
+    """Ask again and again, ever more seldom, until it is so; False if it is not by the deadline."""
+    pause_s = POLL_S
+    while not is_so():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(pause_s)
+        pause_s = min(1.5 * pause_s, LONGEST_QUIET_S)
+    return True
+
+
+def _wait_until_quiet(signal: Callable[[], object], quiet_s: float, deadline: float) -> None:
+    shown, now = None, signal()
+    while shown != now and time.monotonic() < deadline:
+        time.sleep(quiet_s)
+        shown, now = now, signal()
+
+
+def _judge_replies(run: Run) -> None:
+    verdict = run.verdict
+    verdict.checked["replies"] += len(run.records)
+    for code, error in enumerate(run.errors):
+        if error == "ER" or error.startswith(UNFIT):
+            refused = int(np.count_nonzero(run.records["error"] == code))
+            subject = str(run.target.endpoint)
+            verdict.find("wrongly refused", subject, f"{refused:,} well-formed commands were answered {error}")
+    if len(run.workload) and not np.any(run.records["outcome"] == Outcome.ACCEPTED):
+        verdict.unseen.append("Everything: no operation was accepted.")
+    if run.interrupted:
+        missing = len(run.workload) - len(run.records)
+        verdict.unseen.append(f"{missing:,} operations were not sent: the run was interrupted.")

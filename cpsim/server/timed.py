@@ -1,0 +1,46 @@
+"""An API that says how long its callers wait."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cpsim.server.faults import FaultyApi
+from cpsim.server.http import API_PATH
+
+if TYPE_CHECKING:
+    from cpsim.fault_plan import FaultPlan
+    from cpsim.server.control import Control
+    from cpsim.server.http import Receive, Scope, Send
+    from cpsim.server.messages import Request
+    from cpsim.server.service import AccountServer
+    from cpsim.waits import Waits
+
+
+class TimedApi(FaultyApi):
+    """An API that notes each wait, from a request's head to the end of its answer; not those of the control API.
+
+    Args:
+        accounts: who answers.
+        control: the control API, where it is enabled.
+        faults: the plan of faults.
+        waits: where to.
+    """
+
+    def __init__(self, accounts: AccountServer, control: Control | None, faults: FaultPlan, waits: Waits) -> None:
+        super().__init__(accounts, control, faults)
+        self._waits = waits
+
+    def at_once(self, request: Request) -> None:
+        """No request is answered before its wait has begun."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI request."""
+        if not scope["path"].startswith(f"{API_PATH}/"):
+            await super().__call__(scope, receive, send)
+            return
+        caller = object()
+        self._waits.begin(caller, f"{scope['method']} {scope['path']}", self._waits.now_s())
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._waits.end(caller)

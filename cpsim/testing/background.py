@@ -1,0 +1,158 @@
+"""Realistic traffic beside the code under test: a scenario replayed at the same daemon."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Final
+
+from cpdaemon.endpoint import parse_endpoint
+from cpsim.catalog import find_scenario
+from cpsim.replay.clock import AsFastAsPossible, Rate, Speed
+from cpsim.replay.connect import open_wire
+from cpsim.replay.engine import Engine, Progress, operations
+from cpsim.replay.journal import Journal
+from cpsim.replay.payloads import frames
+from cpsim.scenario import load_workload
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from cpsim.replay.clock import Pace
+    from cpsim.scenario.workload import Workload
+    from cpsim.testing.project import Project
+
+IN_FLIGHT: Final = 8
+TIMEOUT_S: Final = 5.0
+DEFAULT_WAIT_S: Final = 60.0
+
+
+class Replay:
+    """A scenario that is replayed in a thread; a context manager that stops it.
+
+    Args:
+        project: where to.
+        scenario: a name or a path, as for `cpsim run`.
+        number: how many were started before at the same project; it keeps their slots apart.
+        rate: operations a second; without it and `speed`, they follow one another as fast as they are answered.
+        speed: a multiple of the scenario's own times.
+        seed: of the workload; the scenario's own, if it is None.
+
+    Attributes:
+        slot_prefix: how the ids of its slots begin.
+        workload: what is replayed.
+
+    Raises:
+        Problem: there is no such scenario.
+        ScenarioError: it has a mistake.
+        ValueError: both a rate and a speed were given, or one that is not above zero.
+    """
+
+    def __init__(
+        self,
+        project: Project,
+        scenario: str,
+        *,
+        number: int = 0,
+        rate: float | None = None,
+        speed: float | None = None,
+        seed: int | None = None,
+    ) -> None:
+        pace = _pace(rate, speed)
+        self.workload = load_workload(find_scenario(scenario), seed)
+        prefix = f"replay-{self.workload.name}" + (f"-{number + 1}" if number else "")
+        self.slot_prefix = f"{prefix}-"
+        self._progress = Progress(0.0, 0, 0, 0)
+        self._failure: BaseException | None = None
+        self._stopping = False
+        self._engine: Engine | None = None
+        project.link_all(_links(self.workload))
+        self._thread = threading.Thread(
+            target=self._run, args=(project.unix, prefix, pace), name="cpsim-replay", daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def progress(self) -> Progress:
+        """How far it is: seconds, and operations accepted, refused and unknown."""
+        return self._progress
+
+    @property
+    def is_running(self) -> bool:
+        """Whether there is more to come."""
+        return self._thread.is_alive()
+
+    def wait(self, timeout_s: float = DEFAULT_WAIT_S) -> Progress:
+        """Wait until all of it has been sent.
+
+        Raises:
+            Problem: the daemon cannot be reached.
+            TimeoutError: that took longer.
+        """
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            raise TimeoutError(f"{self!r} were sent in {timeout_s:g} s")
+        failure, self._failure = self._failure, None  # it is told once
+        if failure is not None:
+            raise failure
+        return self._progress
+
+    def stop(self) -> Progress:
+        """Send nothing more."""
+        self._stopping = True
+        if self._engine is not None:
+            self._engine.stop()
+        return self.wait(TIMEOUT_S)
+
+    def __repr__(self) -> str:
+        sent = sum(self._progress[1:])
+        return (
+            f"<Replay {self.workload.name!r}, seed {self.workload.seed}: {sent:,} of {len(self.workload):,} operations>"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _run(self, endpoint: str, prefix: str, pace: Pace) -> None:
+        try:
+            self._replay(endpoint, prefix, pace)
+        except BaseException as error:  # noqa: BLE001 - it is raised where somebody waits
+            self._failure = error
+
+    def _replay(self, endpoint: str, prefix: str, pace: Pace) -> None:
+        wire = open_wire(parse_endpoint(endpoint), TIMEOUT_S)
+        journal = Journal()
+        try:
+            self._engine = Engine(
+                wire, journal, in_flight=IN_FLIGHT, timeout_s=TIMEOUT_S, on_progress=self._note_progress
+            )
+            if not self._stopping:
+                schedule_us = pace.schedule(self.workload.due_us)
+                self._engine.run(operations(self.workload.slot, schedule_us, frames(self.workload, prefix)))
+        finally:
+            journal.close()
+            wire.close()
+
+    def _note_progress(self, progress: Progress) -> None:
+        self._progress = progress
+
+
+def _pace(rate: float | None, speed: float | None) -> Pace:
+    for name, value in (("rate", rate), ("speed", speed)):
+        if value is not None and not value > 0:
+            raise ValueError(f"{name} is {value!r}, and must be above 0")
+    if rate is not None and speed is not None:
+        raise ValueError("a replay has a rate or a speed, not both")
+    if rate is not None:
+        return Rate(rate)
+    return AsFastAsPossible() if speed is None else Speed(speed)
+
+
+def _links(workload: Workload) -> list[tuple[str, str]]:
+    owners = enumerate(workload.owner.tolist())
+    return [(workload.machines[machine], workload.users[user]) for machine, user in owners if user >= 0]

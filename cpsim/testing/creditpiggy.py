@@ -1,0 +1,156 @@
+"""What a test holds in its hand: a CreditPiggy of its own, or one of many at a server."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import count
+from typing import TYPE_CHECKING, Any, Final
+
+from cpsim.fake import ANY_PORT, Fake
+from cpsim.quirks import chosen
+from cpsim.testing.assertions import Assertions
+from cpsim.testing.project import PROJECT
+from cpsim.testing.rules import Rules
+from cpsim.testing.waiting import AsyncWaiting, Waiting
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import TracebackType
+    from typing import Self
+
+    from cpsim.server.clock import Clock
+    from cpsim.testing.background import Replay
+
+NOBODY: Final = "nobody"
+"""The project that a server has before it is given any."""
+
+
+class _Site(Assertions, Rules):
+    """What both kinds of CreditPiggy can do besides."""
+
+    def replay(
+        self, scenario: str, *, rate: float | None = None, speed: float | None = None, seed: int | None = None
+    ) -> Replay:
+        """Replay a scenario in the background, at the same daemon, until it is over or this is stopped.
+
+        Its slots, machines and users show beside the others. Rules and refusals leave them out: they are about the
+        code under test.
+
+        Args:
+            scenario: a name or a path, as for `cpsim run`.
+            rate: operations a second; without it and `speed`, they follow one another as fast as they are answered.
+            speed: a multiple of the scenario's own times.
+            seed: of the workload; the scenario's own, if it is None.
+        """
+        from cpsim.testing.background import Replay  # noqa: PLC0415 - numpy and pyarrow, for those who replay
+
+        replay = Replay(self, scenario, number=len(self._replays), rate=rate, speed=speed, seed=seed)
+        self._replays.append(replay)
+        return replay
+
+    def _leave(self, error: BaseException | None) -> None:
+        """Stop, and say what there is to say: with the error that ends the test, or by one of its own."""
+        __tracebackhide__ = True
+        self.stop()
+        if not self.is_original:
+            return
+        if isinstance(error, Exception):
+            error.add_note(f"\nCreditPiggy, {self.report()}")
+        elif error is None and (complaint := self.complaint()):
+            raise AssertionError(f"{complaint}\n(with allow_refusals=True, that is no failure)")
+
+
+class CreditPiggy(_Site, Waiting):
+    """A daemon and an account server for one test, in this process, on addresses of their own.
+
+    Leaving the `with` fails if a command was refused or malformed, unless `allow_refusals` is set. The arguments are
+    those of `Project`:
+
+        with CreditPiggy() as creditpiggy:
+            my_manager.run_job("job-1", on="worker-7", credit_endpoint=creditpiggy.endpoint)
+            creditpiggy.assert_claimed("job-1", machine="worker-7")
+    """
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        __tracebackhide__ = True
+        self._leave(error)
+
+
+class AsyncCreditPiggy(_Site, AsyncWaiting):
+    """The same for a test in an asyncio event loop: `async with`, and `await` for what is waited for."""
+
+    async def __aenter__(self) -> Self:
+        await asyncio.to_thread(self.start)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        __tracebackhide__ = True
+        await asyncio.to_thread(self.stop)
+        self._leave(error)
+
+
+class CreditPiggyServer:
+    """One account server for many tests, each with a project and a daemon of its own; a context manager.
+
+    Args:
+        profile: "documented" or "deployed".
+        quirks: names from `cpsim quirks`, besides those of the profile.
+        options: what its projects have, where they are not given it: other arguments of `CreditPiggy`.
+
+    Raises:
+        Problem: there is no such profile or quirk.
+    """
+
+    def __init__(self, *, profile: str = "documented", quirks: Iterable[str] = (), **options: Any) -> None:  # noqa: ANN401
+        self.fake = Fake({NOBODY: NOBODY}, http=ANY_PORT, quirks=chosen(profile, quirks))
+        self._options = options
+        self._numbers = count(1)
+
+    def project(self, project: str | None = None, **options: Any) -> CreditPiggy:  # noqa: ANN401 - Project's own
+        """A project of its own at this server, empty: use it in a `with`.
+
+        Slots, accounts, journal, refusals, the daemon and its faults are its own. The clock is the server's, and who
+        owns a machine is known to the whole server: `link` is undone at the end.
+
+        Args:
+            project: its id; a new one, if it is None.
+            options: those of `CreditPiggy`, but for `profile` and `quirks`.
+        """
+        return CreditPiggy(
+            project=project or f"{PROJECT}-{next(self._numbers)}", fake=self.fake, **(self._options | options)
+        )
+
+    @property
+    def url(self) -> str:
+        """The URL of the server's API."""
+        return self.fake.addresses["http"]
+
+    @property
+    def clock(self) -> Clock:
+        """The server's clock, which is that of all its projects."""
+        return self.fake.accounts.clock
+
+    def start(self) -> None:
+        """Listen."""
+        self.fake.start()
+
+    def stop(self) -> None:
+        """Stop listening."""
+        self.fake.stop()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()

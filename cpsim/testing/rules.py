@@ -1,0 +1,134 @@
+"""Rules over a whole run: what a job manager does right for every job, whichever they are."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Final
+
+from cpdaemon.commands import KINDS
+from cpsim.server.ledger import State
+from cpsim.testing import telling
+from cpsim.testing.project import Project
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from cpsim.server.views import CommandView
+
+SETTLING: Final = ("claim", "discard")
+HISTORIES: Final = 5
+"""Slots whose history a failure shows."""
+
+
+class Rules(Project):
+    """What can be asserted of all that the code under test has sent; a replay in the background does not count.
+
+    Commands are seen in the order in which they reached the accounts.
+
+    Raises:
+        AssertionError: it is not so; the message names the slots, and shows the histories of the first of them.
+    """
+
+    def assert_settled_once(self, *slots: str) -> None:
+        """These slots were each settled by one claim or discard: one came, and it was accepted.
+
+        Without any named, those for which a claim or a discard has come.
+        """
+        __tracebackhide__ = True
+        histories = self._histories()
+        settling = {
+            slot: [command for command in commands if command.kind in SETTLING] for slot, commands in histories.items()
+        }
+        wrong = {}
+        for slot in slots or [slot for slot, commands in settling.items() if commands]:
+            came = settling.get(slot, [])
+            accepted = [command for command in came if command.refusal is None]
+            if len(came) != 1 or len(accepted) != 1:
+                what = ", ".join(command.kind for command in came) or "neither claim nor discard"
+                wrong[slot] = f"{what} came, {len(accepted)} accepted"
+        self._fail("not settled exactly once", wrong, histories)
+
+    def assert_no_claim_before_alloc(self) -> None:
+        """No claim came for a slot that was not allocated yet."""
+        __tracebackhide__ = True
+        histories = self._histories()
+        wrong = {}
+        for slot, commands in histories.items():
+            allocated = False
+            for command in commands:
+                allocated |= command.kind == "alloc" and command.refusal is None
+                if command.kind == "claim" and not allocated:
+                    wrong[slot] = "claimed before it was allocated"
+        self._fail("claimed before allocation", wrong, histories)
+
+    def assert_no_slot_leaked(self) -> None:
+        """No slot is left that nobody has settled: neither outstanding nor expired."""
+        __tracebackhide__ = True
+        wrong = {
+            slot.slot: str(slot.state)
+            for slot in self.slots.values()
+            if slot.state in {State.ALLOCATED, State.EXPIRED} and self._is_own_slot(slot.slot)
+        }
+        self._fail("allocated and never settled", wrong, self._histories())
+
+    def assert_nothing_sent_twice(self, *kinds: str) -> None:
+        """No command came a second time with the same arguments.
+
+        Args:
+            kinds: the commands to look at; all, if none is named. A job manager that counts the same number of events
+                twice is right to say so twice: leave out "counters" where that occurs.
+
+        Raises:
+            AssertionError: one did.
+            ValueError: there is no such command.
+        """
+        __tracebackhide__ = True
+        unknown = [kind for kind in kinds if kind not in KINDS]
+        if unknown:
+            raise ValueError(f"no command {unknown[0]!r}; there are {', '.join(KINDS)}")
+        histories = self._histories()
+        wrong = {}
+        for slot, commands in histories.items():
+            frames = Counter(telling.frame(command) for command in commands if command.kind in (kinds or KINDS))
+            repeated = [f"{frame} came {times} times" for frame, times in frames.items() if times > 1]
+            if repeated:
+                wrong[slot] = "; ".join(repeated)
+        self._fail("sent more than once", wrong, histories)
+
+    def assert_never_blocked(self, longer_than_s: float) -> None:
+        """No caller waited longer for its answer than this, at the daemon or at the server, if that is its own.
+
+        A wait begins when the first of a command has arrived, and ends with the answer or when the caller has left;
+        one that is not over counts until now. It is measured at the fake, so without what the caller itself takes.
+        """
+        __tracebackhide__ = True
+        lines = [
+            f"{wait.wait_s:.3f} s{'' if wait.is_over else ' and still waiting'}: {wait.what}"
+            for wait in self._waits.longest()
+            if wait.wait_s > longer_than_s and not self._is_replayed(wait.what)
+        ]
+        if lines:
+            raise AssertionError(
+                "\n".join(telling.block(f"callers that waited longer than {longer_than_s:g} s", lines))
+            )
+
+    def _histories(self) -> Mapping[str, Sequence[CommandView]]:
+        """The commands that came for each slot, in order."""
+        histories: defaultdict[str, list[CommandView]] = defaultdict(list)
+        for command in self.journal:
+            if self._is_own(command):
+                histories[str(command.arguments.get("slot"))].append(command)
+        return histories
+
+    def _is_replayed(self, frame: str) -> bool:
+        return any(field.startswith("slot=") and not self._is_own_slot(field[5:]) for field in frame.split(","))
+
+    def _fail(self, what: str, wrong: Mapping[str, str], histories: Mapping[str, Sequence[CommandView]]) -> None:
+        __tracebackhide__ = True
+        if not wrong:
+            return
+        lines = telling.block(f"slots {what}: {len(wrong):,}", [f"{slot}: {why}" for slot, why in wrong.items()])
+        for slot in list(wrong)[:HISTORIES]:
+            history = [telling.command_line(command, self._start_us) for command in histories.get(slot, ())]
+            lines += telling.block(f"history of slot {slot!r}", history)
+        raise AssertionError("\n".join(lines))

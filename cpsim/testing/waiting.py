@@ -1,0 +1,149 @@
+"""Waiting until something has happened: in a thread, or in an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from cpsim.fake.fake import IDLE_POLL_S
+from cpsim.server.ledger import State
+from cpsim.server.views import slot_view
+from cpsim.testing import telling
+from cpsim.testing.project import Project
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cpsim.server.views import SlotView
+
+DEFAULT_TIMEOUT_S = 5.0
+
+
+class NotInTime(AssertionError, TimeoutError):  # noqa: N818 - it is what the test has found
+    """What was waited for has not happened in time, or cannot happen any more."""
+
+
+class _Awaited(NamedTuple):
+    """Something to wait for: has it happened, can it not any more, and what to say if it has not."""
+
+    has_happened: Callable[[], bool]
+    is_too_late: Callable[[], bool]
+    explain: Callable[[], str]
+
+
+class _Awaiting(Project):
+    """What can be waited for."""
+
+    def _idleness(self) -> _Awaited:
+        return _Awaited(lambda: not self.pending, lambda: False, self._pending_text)
+
+    def _arrival(self, slot: str, *states: State) -> _Awaited:
+        """A slot comes into one of these states."""
+
+        def state() -> State | None:
+            with self.fake.accounts.reading() as ledger:
+                project = ledger.projects.get(self.project)
+                found = None if project is None else project.slots.get(slot)
+                return None if found is None else found.state
+
+        def is_too_late() -> bool:
+            return state() in {State.CLAIMED, State.DISCARDED, State.EXPIRED} and not self._quirks
+
+        def explain() -> str:
+            found = state()
+            text = f"slot {slot!r} is {'unknown' if found is None else found}, and not {states[0]}"
+            history = telling.block(f"history of slot {slot!r}", self.history(slot)) or ["nothing has come for it"]
+            return "\n".join([text, *([self._pending_text()] if self.pending else []), *history])
+
+        return _Awaited(lambda: state() in states, is_too_late, explain)
+
+    def _view(self, slot: str) -> SlotView:
+        with self.fake.accounts.reading() as ledger:
+            return slot_view(self.project, slot, ledger.projects[self.project].slots[slot])
+
+
+class Waiting(_Awaiting):
+    """Waits in the calling thread.
+
+    Each raises NotInTime when `timeout_s` have passed, or what is waited for cannot happen any more.
+    """
+
+    def wait_until_idle(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        """Wait until every command that was acknowledged has reached the accounts."""
+        __tracebackhide__ = True
+        _wait(self._idleness(), timeout_s)
+
+    def wait_for_alloc(self, slot: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> SlotView:
+        """Wait until a slot is there, in whatever state."""
+        __tracebackhide__ = True
+        _wait(self._arrival(slot, *State), timeout_s)
+        return self._view(slot)
+
+    def wait_for_claim(self, slot: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> SlotView:
+        """Wait until a slot is claimed."""
+        __tracebackhide__ = True
+        _wait(self._arrival(slot, State.CLAIMED), timeout_s)
+        return self._view(slot)
+
+    def wait_for_discard(self, slot: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> SlotView:
+        """Wait until a slot is discarded."""
+        __tracebackhide__ = True
+        _wait(self._arrival(slot, State.DISCARDED), timeout_s)
+        return self._view(slot)
+
+
+class AsyncWaiting(_Awaiting):
+    """Waits in an asyncio event loop, which goes on.
+
+    Each raises NotInTime when `timeout_s` have passed, or what is waited for cannot happen any more.
+    """
+
+    async def wait_until_idle(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        """Wait until every command that was acknowledged has reached the accounts."""
+        __tracebackhide__ = True
+        await _wait_async(self._idleness(), timeout_s)
+
+    async def wait_for_alloc(self, slot: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> SlotView:
+        """Wait until a slot is there, in whatever state."""
+        __tracebackhide__ = True
+        await _wait_async(self._arrival(slot, *State), timeout_s)
+        return self._view(slot)
+
+    async def wait_for_claim(self, slot: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> SlotView:
+        """Wait until a slot is claimed."""
+        __tracebackhide__ = True
+        await _wait_async(self._arrival(slot, State.CLAIMED), timeout_s)
+        return self._view(slot)
+
+    async def wait_for_discard(self, slot: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> SlotView:
+        """Wait until a slot is discarded."""
+        __tracebackhide__ = True
+        await _wait_async(self._arrival(slot, State.DISCARDED), timeout_s)
+        return self._view(slot)
+
+
+def _wait(awaited: _Awaited, timeout_s: float) -> None:
+    __tracebackhide__ = True
+    deadline_s = time.monotonic() + timeout_s
+    while not awaited.has_happened():
+        _check(awaited, timeout_s, deadline_s)
+        time.sleep(IDLE_POLL_S)
+
+
+async def _wait_async(awaited: _Awaited, timeout_s: float) -> None:
+    __tracebackhide__ = True
+    deadline_s = time.monotonic() + timeout_s
+    while not awaited.has_happened():
+        _check(awaited, timeout_s, deadline_s)
+        await asyncio.sleep(IDLE_POLL_S)
+
+
+def _check(awaited: _Awaited, timeout_s: float, deadline_s: float) -> None:
+    __tracebackhide__ = True
+    if time.monotonic() > deadline_s:
+        raise NotInTime(f"after {timeout_s:g} s, {awaited.explain()}")
+    if awaited.is_too_late():
+        if awaited.has_happened():
+            return
+        raise NotInTime(f"too late: {awaited.explain()}")

@@ -1,0 +1,69 @@
+"""How long callers were kept waiting for their answers, at both tiers."""
+
+from __future__ import annotations
+
+import threading
+from heapq import heappush, heappushpop
+from time import monotonic
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+LONGEST_KEPT: Final = 100
+
+
+class Wait(NamedTuple):
+    """How many seconds a caller waited, what for, and whether that is over."""
+
+    wait_s: float
+    what: str
+    is_over: bool
+
+
+class Waits:
+    """The longest waits, and those that are not over; any thread may tell of them, and ask for them.
+
+    Args:
+        clock: seconds since any moment.
+    """
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._waiting: dict[Hashable, tuple[float, str]] = {}
+        self._longest: list[Wait] = []
+        self._lock = threading.Lock()
+
+    def now_s(self) -> float:
+        """The time."""
+        return self._clock()
+
+    def begin(self, caller: Hashable, what: str, since_s: float) -> None:
+        """A caller waits; if it did already, for something that has grown since."""
+        with self._lock:
+            self._waiting[caller] = (self._waiting[caller][0] if caller in self._waiting else since_s), what
+
+    def end(self, caller: Hashable) -> bool:
+        """A caller waits no more; returns whether it did."""
+        with self._lock:
+            since_s, what = self._waiting.pop(caller, (None, ""))
+        if since_s is None:
+            return False
+        self.add(what, since_s)
+        return True
+
+    def add(self, what: str, since_s: float) -> None:
+        """A caller has waited until now."""
+        with self._lock:
+            wait = Wait(self._clock() - since_s, what, is_over=True)
+            if len(self._longest) < LONGEST_KEPT:
+                heappush(self._longest, wait)
+            else:
+                heappushpop(self._longest, wait)
+
+    def longest(self) -> list[Wait]:
+        """Up to `LONGEST_KEPT` waits that are over, and all that are not; the longest first."""
+        with self._lock:
+            now_s = self._clock()
+            waiting = [Wait(now_s - since_s, what, is_over=False) for since_s, what in self._waiting.values()]
+            return sorted([*self._longest, *waiting], reverse=True)

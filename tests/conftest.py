@@ -1,0 +1,44 @@
+"""What several folders of tests need."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+NETCAT = """
+import socket, sys
+with socket.socket(socket.AF_UNIX) as sock:
+    sock.connect(sys.argv[2])
+    sock.sendall(sys.stdin.buffer.read())
+    while data := sock.recv(100):
+        sys.stdout.buffer.write(data)
+"""
+CURL = """
+import sys, urllib.request
+body = sys.argv[sys.argv.index("-d") + 1].encode() if "-d" in sys.argv else None
+print(urllib.request.urlopen(urllib.request.Request(sys.argv[-1], body), timeout=10).read().decode())
+"""
+
+
+def speaks_unix(netcat):
+    """Whether an `nc` has -U: not every one can."""
+    told = subprocess.run([netcat, "-h"], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    return "-U" in told.stdout + told.stderr
+
+
+@pytest.fixture(scope="session")
+def tools(tmp_path_factory):
+    """A PATH with this Python's programs, and stand-ins for `nc` and `curl` where the machine has none that fits."""
+    folder = tmp_path_factory.mktemp("tools")
+    netcat = shutil.which("nc")
+    missing = {} if netcat is not None and speaks_unix(netcat) else {"nc": NETCAT}
+    missing |= {} if shutil.which("curl") else {"curl": CURL}
+    for name, program in missing.items():
+        (folder / f"{name}.py").write_text(program, encoding="utf-8")
+        tool = folder / name
+        tool.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{folder}/{name}.py" "$@"\n', encoding="utf-8")
+        tool.chmod(0o755)
+    return os.pathsep.join([str(folder), str(Path(sys.executable).parent), os.environ["PATH"]])

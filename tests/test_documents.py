@@ -1,0 +1,102 @@
+"""Everything that README.md and docs/ show is run.
+
+A snippet is run by its language. One that has a file's name beside it is that file: of this project, and then the
+snippet must be part of it, or of the reader, and then it is written where the later ones find it; tests are run.
+"""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+FRESH = "python3 -m venv"
+LEFT_BEHIND = ("ready", "forwarding", "creditapi.socket", "site.socket")
+
+
+class Snippet(NamedTuple):
+    """A fenced block: its language, the name of its file if it has one, and its text."""
+
+    language: str
+    name: str
+    text: str
+
+    @property
+    def command(self):
+        """What runs it, if it is to be run."""
+        if not self.name:
+            return {"sh": ["bash", "-euc", self.text], "python": [sys.executable, "-c", self.text]}[self.language]
+        if not self.name.startswith("test_"):
+            return None
+        runner = ["unittest"] if "import unittest\n" in self.text else ["pytest", "-q", "-p", "no:cacheprovider"]
+        return [sys.executable, "-m", *runner, self.name]
+
+
+def snippets(document):
+    """The snippets of a document, but for those that want a fresh machine."""
+    blocks = re.findall(r"^```(\w+) ?(\S*)\n(.*?)^```", document.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    return [Snippet(*block) for block in blocks if not block[2].startswith(FRESH)]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_the_snippets_run_one_after_the_other(document, tmp_path, tools):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    assert snippets(document)
+    for snippet in snippets(document):
+        if (ROOT / snippet.name).is_file() and snippet.name:
+            assert snippet.text in (ROOT / snippet.name).read_text(encoding="utf-8"), snippet.name
+            continue
+        if snippet.name:
+            (tmp_path / snippet.name).write_text(snippet.text, encoding="utf-8")
+        for left in LEFT_BEHIND:
+            (tmp_path / left).unlink(missing_ok=True)
+        if snippet.command is not None:
+            status, said = run([part.replace("8080", port) for part in snippet.command], tmp_path, tools)
+            assert status == 0, snippet.text + said
+            assert "Traceback" not in said, snippet.text + said
+
+
+def run(command, folder, path):
+    """The status of a command and what it said, and nothing of it left running."""
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        env=os.environ | {"PATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            said, _ = process.communicate(timeout=60)
+        finally:
+            with suppress(ProcessLookupError):  # a snippet that failed may have left a server behind
+                os.killpg(process.pid, signal.SIGKILL)
+    return process.returncode, said
+
+
+def test_there_are_two_commands_for_a_fresh_machine():
+    readme = DOCUMENTS[0].read_text(encoding="utf-8")
+    fresh = [text.strip() for text in re.findall(r"^```sh\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)]
+    fresh = [text for text in fresh if text.startswith(FRESH)]
+    assert len(fresh) == 2
+    assert fresh[1] in (ROOT / ".ci/run").read_text(encoding="utf-8")
+
+
+LINKS = [
+    (document, link) for document in DOCUMENTS for link in re.findall(r"\]\(([^)#:]+)\)", document.read_text("utf-8"))
+]
+
+
+@pytest.mark.parametrize(("document", "link"), LINKS, ids=lambda part: getattr(part, "name", part))
+def test_links_lead_somewhere(document, link):
+    assert (document.parent / link).exists()

@@ -1,0 +1,136 @@
+"""Rules over a whole run: each finds the run that breaks it, and lets a good one pass."""
+
+import socket
+
+import pytest
+
+from cpdaemon import Client
+
+
+def failure_of(assertion, *arguments):
+    with pytest.raises(AssertionError) as failure:
+        assertion(*arguments)
+    return str(failure.value).splitlines()
+
+
+@pytest.fixture
+def good_run(client):
+    for job in ("job-1", "job-2", "job-3"):
+        client.alloc(job)
+        client.counters(job, events=10)
+    client.claim("job-1", "worker-7")
+    client.claim("job-2", "worker-8")
+    client.discard("job-3", "expired")
+
+
+@pytest.mark.usefixtures("good_run")
+def test_a_good_run_keeps_all_rules(creditpiggy):
+    creditpiggy.assert_settled_once()
+    creditpiggy.assert_settled_once("job-1", "job-2", "job-3")
+    creditpiggy.assert_no_claim_before_alloc()
+    creditpiggy.assert_no_slot_leaked()
+    creditpiggy.assert_nothing_sent_twice()
+    creditpiggy.assert_never_blocked(1.0)
+
+
+@pytest.mark.usefixtures("good_run")
+def test_settled_twice(creditpiggy, client):
+    client.discard("job-1")
+    lines = failure_of(creditpiggy.assert_settled_once)
+    assert lines[:3] == [
+        "slots not settled exactly once: 1:",
+        "  job-1: claim, discard came, 1 accepted",
+        "history of slot 'job-1':",
+    ]
+    assert lines[-1].endswith("discard,slot=job-1   refused: slot 'job-1' is settled: it was claimed")
+    creditpiggy.assert_settled_once("job-2")
+
+
+@pytest.mark.usefixtures("good_run")
+def test_never_settled(creditpiggy, client):
+    client.alloc("job-4")
+    creditpiggy.assert_settled_once()  # nobody says that it is finished
+    assert failure_of(creditpiggy.assert_settled_once, "job-4")[1] == (
+        "  job-4: neither claim nor discard came, 0 accepted"
+    )
+    assert failure_of(creditpiggy.assert_settled_once, "job-5")[1].startswith("  job-5: neither")
+    assert failure_of(creditpiggy.assert_no_slot_leaked)[:2] == [
+        "slots allocated and never settled: 1:",
+        "  job-4: allocated",
+    ]
+    creditpiggy.clock.advance(hours=25)
+    assert failure_of(creditpiggy.assert_no_slot_leaked)[1] == "  job-4: expired"
+
+
+@pytest.mark.usefixtures("good_run")
+def test_claimed_before_allocation(creditpiggy, client):
+    client.claim("job-4", "worker-7")
+    client.alloc("job-4")
+    lines = failure_of(creditpiggy.assert_no_claim_before_alloc)
+    assert lines[1] == "  job-4: claimed before it was allocated"
+    assert len(lines) == 5
+
+
+@pytest.mark.usefixtures("good_run")
+def test_sent_twice(creditpiggy, client):
+    client.counters("job-1", events=10)  # refused, and sent twice all the same
+    lines = failure_of(creditpiggy.assert_nothing_sent_twice)
+    assert lines[1] == "  job-1: counters,slot=job-1,events=10 came 2 times"
+    creditpiggy.assert_nothing_sent_twice("alloc", "claim", "discard")
+    with pytest.raises(ValueError, match="no command 'claims'; there are alloc"):
+        creditpiggy.assert_nothing_sent_twice("claims")
+
+
+def test_many_slots_are_counted_and_the_last_shown(creditpiggy, client):
+    for number in range(30):
+        client.alloc(f"job-{number}")
+    lines = failure_of(creditpiggy.assert_no_slot_leaked)
+    assert lines[0] == "slots allocated and never settled: 30:"
+    assert lines[1] == "  ... 10 before these ..."
+    assert lines[21] == "  job-29: allocated"
+    assert sum(line.startswith("history of") for line in lines) == 5
+
+
+def test_kept_waiting_by_the_daemon(creditpiggy, client):
+    with creditpiggy.faults.late(0.5, kind="claim"):
+        client.alloc("job-1")
+        client.claim("job-1", "worker-7")
+    creditpiggy.assert_never_blocked(5)
+    lines = failure_of(creditpiggy.assert_never_blocked, 0.4)
+    assert lines[0] == "callers that waited longer than 0.4 s:"
+    assert lines[1].endswith(" s: claim,slot=job-1,machine=worker-7")
+    assert 0.4 < float(lines[1].split()[0]) < 5
+    assert len(lines) == 2
+
+
+def test_kept_waiting_by_the_server(creditpiggy):
+    with creditpiggy.faults.late(0.15), Client(creditpiggy.url, creditpiggy.credentials) as client:
+        client.alloc("job-1")
+    assert failure_of(creditpiggy.assert_never_blocked, 0.1)[1].endswith(" s: POST /api/batch/alloc")
+
+
+def test_still_waiting(creditpiggy):
+    with creditpiggy.faults.hang(kind="alloc"), socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(creditpiggy.unix)
+        sock.sendall(b"alloc,slot=job-1\n")
+        sock.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            sock.recv(2)
+        assert "and still waiting: alloc,slot=job-1" in failure_of(creditpiggy.assert_never_blocked, 0.01)[1]
+    with Client(creditpiggy.endpoint) as client:
+        client.alloc("job-2")
+    creditpiggy.wait_for_alloc("job-2")  # the daemon has seen by now that the other has left
+    (line,) = failure_of(creditpiggy.assert_never_blocked, 0.01)[1:]
+    assert "still" not in line
+
+
+def test_a_client_that_says_nothing_is_not_blocked(creditpiggy, client):
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(creditpiggy.unix)
+        client.alloc("job-1")
+        creditpiggy.wait_for_alloc("job-1")
+        creditpiggy.assert_never_blocked(0.5)
+        sock.sendall(b"alloc,slot=job-2\n")
+        assert sock.recv(2) == b"OK"
+    creditpiggy.assert_outstanding("job-2")
+    creditpiggy.assert_never_blocked(0.5)
