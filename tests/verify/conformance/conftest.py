@@ -10,11 +10,14 @@ import pytest
 
 from cpdaemon.endpoint import parse_endpoint
 from cpsim.fake import ANY_PORT, Fake
+from cpsim.verify.conformance.clause import Need, catalogue
 from cpsim.verify.conformance.suite import examine
 from cpsim.verify.conformance.target import Target
 
 FOLDER = Path(__file__).parent
 MINE, OTHER = ("alpha", "first secret"), ("beta", "second secret")
+OF_THE_PAIR = [id for id, clause in catalogue().items() if Need.BEHIND not in clause.needs]
+"""The clauses that a daemon and its own server can show; those about the middle need a server that is ours."""
 
 
 def load(name):
@@ -29,6 +32,12 @@ def load(name):
 def page():
     """The program that makes docs/conformance.md."""
     return load("page")
+
+
+@pytest.fixture(scope="session")
+def of_the_pair():
+    """The clauses that a daemon and its own server can show."""
+    return OF_THE_PAIR
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +61,15 @@ def examine_fake(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def run(
-        quirks=(), clauses=(), *, tier="pair", tcp=False, flush_interval_s=0.0, store=None, rehearse=False, **target
+        quirks=(),
+        clauses=OF_THE_PAIR,
+        *,
+        tier="pair",
+        tcp=False,
+        flush_interval_s=0.0,
+        store=None,
+        rehearse=False,
+        **target,
     ):
         listen = {"tcp": ANY_PORT} if tcp else {"unix": Path("cp.sock")}
         options = {"quirks": frozenset(quirks), "flush_interval_s": flush_interval_s, "store": store}
@@ -70,7 +87,7 @@ def examine_fake(tmp_path, monkeypatch):
 def examine_stranger():
     """examine_stranger(bug, clauses, tier=..., **target): what the suite finds in a stranger."""
 
-    def run(bug="", clauses=(), *, tier="pair", **target):
+    def run(bug="", clauses=OF_THE_PAIR, *, tier="pair", **target):
         with stranger(bug) as (daemon, server):
             if tier != "server":
                 target["daemon"] = daemon
@@ -79,3 +96,11 @@ def examine_stranger():
             return examine(Target(timeout_s=target.pop("timeout_s", 1.0), **target), clauses)
 
     return run
+
+
+@pytest.fixture
+def examine_daemon(tmp_path, monkeypatch, page):
+    """examine_daemon(*options, clauses=..., profile=...): the status of `cpsim verify --behind`, and what it says."""
+    monkeypatch.chdir(tmp_path)
+    with page.middle() as examine:
+        yield examine

@@ -20,10 +20,10 @@ from cpsim.verify.conformance.target import Target
 MINE, OTHER = ("alpha", "first secret"), ("beta", "second secret")
 
 
-def test_every_clause_passes_on_the_pair(examine_fake):
+def test_every_clause_passes_on_the_pair(examine_fake, of_the_pair):
     outcome = examine_fake()
     assert outcome.deviant == {}
-    assert {finding.clause.id for finding in outcome.findings if finding.result == "pass"} == set(catalogue())
+    assert {finding.clause.id for finding in outcome.findings if finding.result == "pass"} == set(of_the_pair)
     assert outcome.ruling == "valid"
 
 
@@ -41,7 +41,7 @@ def test_and_on_one_that_keeps_what_it_is_told(examine_fake, tmp_path):
 
 
 def test_a_daemon_alone_shows_its_answers_and_no_more(examine_fake):
-    outcome = examine_fake(tier="daemon")
+    outcome = examine_fake(clauses=(), tier="daemon")
     assert outcome.deviant == {}
     results = {finding.clause.id: finding.result for finding in outcome.findings}
     assert results == {
@@ -52,7 +52,7 @@ def test_a_daemon_alone_shows_its_answers_and_no_more(examine_fake):
 
 
 def test_a_server_alone_is_seen_whole_but_for_the_daemon(examine_fake):
-    outcome = examine_fake(tier="server")
+    outcome = examine_fake(clauses=(), tier="server")
     assert outcome.deviant == {}
     results = {finding.clause.id: finding.result for finding in outcome.findings}
     assert results == {
@@ -62,7 +62,7 @@ def test_a_server_alone_is_seen_whole_but_for_the_daemon(examine_fake):
 
 def test_deployed_shows_exactly_the_quirks_that_are_listed(examine_fake, page):
     outcome = examine_fake(PROFILES["deployed"], profile="deployed", flush_interval_s=0.1)
-    assert set(outcome.quirks) == PROFILES["deployed"] - set(page.INVISIBLE)
+    assert set(outcome.quirks) == PROFILES["deployed"] - page.OF_THE_MIDDLE.keys()
     assert outcome.counts["deviation"] == outcome.counts["error"] == outcome.counts["not verifiable"] == 0
     assert outcome.ruling == "valid"
 
@@ -80,18 +80,18 @@ def test_a_quirk_is_a_deviation_from_the_document(examine_fake):
     assert any("/batch/claim" in line for line in finding.transcript)
 
 
-def test_what_earlier_runs_left_changes_nothing(tmp_path, monkeypatch):
+def test_what_earlier_runs_left_changes_nothing(tmp_path, monkeypatch, of_the_pair):
     monkeypatch.chdir(tmp_path)
     with Fake(dict([MINE, OTHER]), unix=Path("cp.sock"), http=ANY_PORT) as fake:
         server = parse_endpoint(fake.addresses["http"])
         target = Target(daemon=parse_endpoint("./cp.sock"), server=server, credentials=MINE, other=OTHER)
         for _ in range(2):
-            outcome = examine(target)
+            outcome = examine(target, of_the_pair)
             assert outcome.deviant == {}
             assert outcome.counts["not verifiable"] == 0
 
 
-def test_cpsim_daemon_in_front_of_a_server_keeps_every_clause(tmp_path, monkeypatch):
+def test_cpsim_daemon_in_front_of_a_server_keeps_every_clause(tmp_path, monkeypatch, of_the_pair):
     monkeypatch.chdir(tmp_path)
     Path("secret").write_text(MINE[1], encoding="utf-8")
     with Fake(dict([MINE, OTHER]), http=ANY_PORT) as fake:
@@ -103,7 +103,7 @@ def test_cpsim_daemon_in_front_of_a_server_keeps_every_clause(tmp_path, monkeypa
             assert kind == "tcp"
             server = parse_endpoint(fake.addresses["http"])
             target = Target(daemon=parse_endpoint(address), server=server, credentials=MINE, other=OTHER)
-            outcome = examine(target)
+            outcome = examine(target, of_the_pair)
             daemon.terminate()
     assert outcome.deviant == {}
     assert outcome.counts["not verifiable"] == 0
@@ -141,7 +141,7 @@ def test_no_run_sends_more_than_is_enough_for_any_endpoint(examine_fake, monkeyp
     assert outcome.ruling == "unknown"
 
 
-def test_what_others_do_meanwhile_changes_nothing(tmp_path, monkeypatch):
+def test_what_others_do_meanwhile_changes_nothing(tmp_path, monkeypatch, of_the_pair):
     monkeypatch.chdir(tmp_path)
     over = threading.Event()
 
@@ -160,7 +160,7 @@ def test_what_others_do_meanwhile_changes_nothing(tmp_path, monkeypatch):
         others.start()
         server = parse_endpoint(fake.addresses["http"])
         target = Target(daemon=parse_endpoint("./cp.sock"), server=server, credentials=MINE, other=OTHER)
-        outcome = examine(target)
+        outcome = examine(target, of_the_pair)
         over.set()
         others.join()
     assert outcome.deviant == {}
