@@ -23,7 +23,7 @@ INVISIBLE = {
     "busy-when-down": "the server behind the daemon has to be down",
 }
 """Quirks that no clause can show, for what it would take."""
-FLUSH_INTERVAL_S = {"flush-starves": 0.1}
+FLUSH_INTERVAL_S = {"flush-starves": 0.2}
 """For quirks that show only where the daemon keeps commands for a while."""
 HEAD = """\
 # The conformance suite
