@@ -385,9 +385,9 @@ class Examiner:
             NotVerifiable: that took longer than the time-out; DELIVER-1 is the clause for it.
         """
         fence = self.new()
-        self.tell(f"alloc,slot={fence}\n")
+        self.tell(f"alloc,slot={fence}")
         self.wait_or_give_up(f"alloc of {fence}", lambda: self.listed(fence))
-        self.tell(f"discard,slot={fence}\n")
+        self.tell(f"discard,slot={fence}")
         self.wait_or_give_up(f"discard of {fence}", lambda: not self.listed(fence))
 
     def wait_for(self, what: str, happened: Callable[[], bool]) -> float:

@@ -31,7 +31,7 @@ OF_THE_MIDDLE = {
 """Quirks that show only where the server behind the daemon is ours, and by what."""
 OF_BOTH = {"flush-starves": ["FORWARD-5"], "reorder-classes": ["FORWARD-6"]}
 """Quirks of the daemon that show there too."""
-FLUSH_INTERVAL_S = {"flush-starves": 0.1}
+FLUSH_INTERVAL_S = {"flush-starves": 0.2}
 """For quirks that show only where the daemon keeps commands for a while."""
 HEAD = """\
 # The conformance suite
