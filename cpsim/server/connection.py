@@ -8,15 +8,19 @@ over. All others, and all else that HTTP asks for, are uvicorn's from the beginn
 
 from __future__ import annotations
 
+from functools import lru_cache
 from http import HTTPStatus
-from typing import Protocol
+from typing import Final, Protocol
 
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from cpsim.server.messages import Request, Response
 
-FAILED = Response(HTTPStatus.INTERNAL_SERVER_ERROR, b"Internal Server Error", b"text/plain; charset=utf-8")
+MAX_HEAD_BYTES: Final = 2**20
+TARGETS_KEPT: Final = 256
+LONGEST_TARGET: Final = 1_024
+FAILED: Final = Response(HTTPStatus.INTERNAL_SERVER_ERROR, b"Internal Server Error", b"text/plain; charset=utf-8")
 
 
 class Prompt(Protocol):
@@ -31,12 +35,28 @@ class Connection(HttpToolsProtocol):
 
     _body: bytes | None = None
     """That of the request which is only noted, as far as it has come; None while there is none."""
+    _head_size: int | None = None
+    """How many bytes there are of a head that has not ended."""
+
+    def data_received(self, data: bytes) -> None:  # noqa: D102 - inherited
+        super().data_received(data)
+        if self._head_size is not None and not self.transport.is_closing():
+            self._head_size += len(data)
+            if self._head_size > MAX_HEAD_BYTES:
+                self.send_400_response(f"The head of the request is over {MAX_HEAD_BYTES} bytes.")
+
+    def on_message_begin(self) -> None:  # noqa: D102 - inherited
+        self._head_size = 0
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
 
     def on_headers_complete(self) -> None:  # noqa: D102 - inherited
+        self._head_size = None
         if self._is_plain():
             self._body = b""
         else:
-            super().on_headers_complete()
+            self._hand_over()
 
     def on_body(self, body: bytes) -> None:  # noqa: D102 - inherited
         if self._body is None:
@@ -68,23 +88,25 @@ class Connection(HttpToolsProtocol):
             and not self.expect_100_continue
             and not self.parser.should_upgrade()
             and self.parser.get_method() in {b"GET", b"POST"}
-            and self.url.startswith(b"/")
-            and not self.url.startswith(b"//")
-            and b"%" not in self.url
-            and b"#" not in self.url
-            and self.url.isascii()
+            and len(self.url) <= LONGEST_TARGET
+            and _target(self.url) is not None
         )
 
     def _hand_over(self) -> None:
         """Let uvicorn have the request."""
         body, self._body = self._body, None
+        begun = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.headers, self.expect_100_continue = begun
+        self.scope["headers"] = self.headers
         super().on_headers_complete()
         if body:
             super().on_body(body)
 
     def _answer(self, body: bytes) -> Response | None:
-        path, _, query = self.url.partition(b"?")
-        request = Request(self.parser.get_method().decode(), path.decode(), query, dict(self.headers), body)
+        target = _target(self.url)
+        assert target is not None
+        request = Request(self.parser.get_method().decode(), *target, dict(self.headers), body)
         app: Prompt = self.config.app  # type: ignore[assignment]
         try:
             return app.at_once(request)
@@ -106,3 +128,12 @@ class Connection(HttpToolsProtocol):
             self.transport.write(b"%sconnection: close\r\n\r\n%s" % (head, response.body))
             self.transport.close()
         self.on_response_complete()
+
+
+@lru_cache(TARGETS_KEPT)
+def _target(url: bytes) -> tuple[str, bytes] | None:
+    """The path and the query of a request's target, if it is as plain as most are."""
+    if url.startswith(b"//") or not url.startswith(b"/") or b"%" in url or b"#" in url or not url.isascii():
+        return None
+    path, _, query = url.partition(b"?")
+    return path.decode(), query

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from functools import lru_cache
 from itertools import repeat, takewhile
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, unquote_to_bytes
@@ -40,7 +39,6 @@ BATCH: Final = b"creditpiggy-batch"
 """The header by which a client names a bulk request, so that it may send it again: it is applied once."""
 DEFAULT_CALLBACK: Final = "jsonp_callback"
 REQUESTS: Final = {"heartbeat": {""}, "batch": {"bulk", "slots", *KINDS}, "lib": {"claim", "release"}}
-ROUTES_KEPT: Final = 256
 
 
 class _BulkAborted(Exception):  # noqa: N818 - an answer, not a fault
@@ -63,7 +61,7 @@ class Api:
         """Answer one request."""
         if self._control is not None and self._control.covers(request.path):
             return self._control.respond(request)
-        folder, name, suffix = _route(request.path)
+        folder, name, suffix = ROUTES.get(request.path) or _route(request.path)
         if folder not in REQUESTS:
             return _json(Failure(404, f"no such path {request.path!r}"))
         if request.method not in {"GET", "POST"}:
@@ -232,7 +230,6 @@ class Api:
         await send({"type": "http.response.body", "body": response.body})
 
 
-@lru_cache(ROUTES_KEPT)
 def _route(path: str) -> tuple[str, str, str]:
     """The parts of /api/FOLDER/NAME.SUFFIX, or of /api/heartbeat; of another path, nothing."""
     folder, slash, rest = path.removeprefix(f"{API_PATH}/").partition("/")
@@ -323,6 +320,14 @@ def _callback(request: Request) -> str:
     return dict(parse_qsl(request.query.decode("utf-8", "replace"))).get("callback", DEFAULT_CALLBACK)
 
 
+ROUTES: Final = {
+    path: _route(path)
+    for folder, names in REQUESTS.items()
+    for name in filter(None, names)
+    for suffix in ("", ".json", ".text", ".jsonp")
+    for path in (f"{API_PATH}/{folder}/{name}{suffix}",)
+}
+"""The usual paths, read once for all."""
 DONE: Final[dict[str, object]] = {"result": "ok"}
 DONE_AS_JSON: Final = _json(DONE)
 FORMATS: Final[dict[str, Callable[[Request, Mapping[str, object] | Failure], Response]]] = {

@@ -143,7 +143,8 @@ class Ledger:
         self._due: list[tuple[int, int, Project, int]] = []
         """A heap: when the first of each lifetime of each project expires."""
         self._serial = count()
-        self._commands: dict[str, Callable[[Project, Slot, Mapping[str, object], int], None]] = {
+        self._commands: dict[str, Callable[[Project, str, Mapping[str, object], int], None]] = {
+            "alloc": self._alloc,
             "counters": self._counters,
             "meta": self._meta,
             "discard": self._discard,
@@ -196,22 +197,23 @@ class Ledger:
                 if type(slot_id) is not str or not slot_id:
                     slot_id = _text(arguments, "slot")
                 slot = slots.get(slot_id)
-                if slot is None and kind == "alloc":
-                    self._alloc(project, slot_id, arguments, now_us)
-                elif slot is not None and kind in commands and (slot.state is ALLOCATED or self._admits(slot, kind)):
-                    commands[kind](project, slot, arguments, now_us)
+                if slot is None:
+                    is_acceptable = kind == "alloc"
                 else:
+                    is_acceptable = kind != "alloc" and (slot.state is ALLOCATED or self._admits(slot, kind))
+                if not is_acceptable or kind not in commands:
                     self._refuse(kind, slot_id, slot)
+                commands[kind](project, slot_id, arguments, now_us)
             except Refused as refused:
                 refusals.append(Refusal(position, str(refused)))
         return refusals
 
     def _refuse(self, kind: str, slot_id: str, slot: Slot | None) -> NoReturn:
         """Say why a command of a kind is not acceptable for a slot."""
-        if kind == "alloc":
-            raise Refused(f"slot {slot_id!r} was already allocated")
         if kind not in self._commands:
             raise Refused(f"unknown command {kind!r}")
+        if kind == "alloc":
+            raise Refused(f"slot {slot_id!r} was already allocated")
         if slot is None:
             raise Refused(f"slot {slot_id!r} was never allocated")
         raise Refused(f"slot {slot_id!r} is settled: it was {slot.state}")
@@ -298,9 +300,10 @@ class Ledger:
             heappush(self._due, (slot.expires_us, next(self._serial), project, lifetime_us))
         slots.append(slot)
 
-    def _counters(self, _: Project, slot: Slot, arguments: Mapping[str, object], __: int) -> None:
+    def _counters(self, project: Project, slot_id: str, arguments: Mapping[str, object], _: int) -> None:
+        slot = project.slots[slot_id]
         given: dict[str, Any] = {**arguments}
-        del given["slot"]
+        given.pop("slot", None)
         for name, value in given.items():
             if type(value) is not int or not -LARGEST_INTEGER <= value <= LARGEST_INTEGER:
                 given[name] = _integer(name, value)
@@ -311,19 +314,22 @@ class Ledger:
         else:
             add_up(given, slot.counters)
 
-    def _meta(self, _: Project, slot: Slot, arguments: Mapping[str, object], __: int) -> None:
+    def _meta(self, project: Project, slot_id: str, arguments: Mapping[str, object], _: int) -> None:
+        slot = project.slots[slot_id]
         given = {name: _text(arguments, name) for name in arguments if name != "slot"}
         if not given:
             raise Refused("meta without a name")
         slot.meta = given if slot.meta is None else slot.meta | given
 
-    def _discard(self, project: Project, slot: Slot, arguments: Mapping[str, object], now_us: int) -> None:
+    def _discard(self, project: Project, slot_id: str, arguments: Mapping[str, object], now_us: int) -> None:
+        slot = project.slots[slot_id]
         reason = _text(arguments, "reason") if "reason" in arguments else DEFAULT_REASON
         slot.reason = reason
         project.reasons[reason] = project.reasons.get(reason, 0) + 1
         _settle(project, slot, DISCARDED, now_us)
 
-    def _claim(self, project: Project, slot: Slot, arguments: Mapping[str, object], now_us: int) -> None:
+    def _claim(self, project: Project, slot_id: str, arguments: Mapping[str, object], now_us: int) -> None:
+        slot = project.slots[slot_id]
         machine_id = intern(_text(arguments, "machine"))  # one text for all the slots of a machine
         granted = slot.credits
         if granted is None:

@@ -26,9 +26,10 @@ class Limit:
         compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
         if compiler is None:
             raise FileNotFoundError("there is no C compiler (cc, gcc or clang)")
-        self._folder = folder
+        self._folder = folder / "limit"
+        self._folder.mkdir()
         for name in ("server", "client"):
-            command = [compiler, "-O2", "-pthread", "-o", folder / name, SOURCES / f"{name}.c"]
+            command = [compiler, "-O2", "-pthread", "-o", self._folder / name, SOURCES / f"{name}.c"]
             subprocess.run(command, check=True)
 
     @contextmanager
@@ -38,8 +39,10 @@ class Limit:
         with subprocess.Popen([self._folder / "server", path], stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             process.stdout.readline()
-            yield str(path)
-            process.terminate()
+            try:
+                yield str(path)
+            finally:
+                process.terminate()
         path.unlink()
 
     def oneshot(self, path: str, threads: int) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from c_limit import Limit
@@ -62,7 +62,7 @@ def full_against_empty(limit: Limit, folder: Path) -> Row:
 
 def over_http(limit: Limit, folder: Path) -> Iterator[tuple[str, Row]]:
     """Signed commands, alone and in bulk, and the least that uvicorn can answer."""
-    with serving(folder / "http") as fake, uvicorn_only() as least, ExitStack():
+    with serving(folder / "http") as fake, uvicorn_only() as least:
 
         def rate(url: str, turn: int) -> float:
             return limit.http(url, single(f"s{turn}", SINGLE), HTTP_THREADS[1])
@@ -85,8 +85,10 @@ def uvicorn_only() -> Iterator[str]:
     """The URL at which uvicorn serves an application that answers all requests alike."""
     with subprocess.Popen([sys.executable, __file__], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        yield process.stdout.readline().strip()
-        process.terminate()
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
 
 
 async def answer(_: Any, receive: Any, send: Any) -> None:

@@ -48,8 +48,10 @@ def _running(folder: Path, *arguments: str) -> Iterator[dict[str, str]]:
             if process.poll() is not None:
                 sys.exit(f"{arguments[0]} did not start:\n{log.read_text(encoding='utf-8')}")
             time.sleep(0.01)
-        yield dict(line.split(" ") for line in ready.read_text(encoding="utf-8").splitlines())
-        process.terminate()
+        try:
+            yield dict(line.split(" ") for line in ready.read_text(encoding="utf-8").splitlines())
+        finally:
+            process.terminate()
 
 
 def single(prefix: str, count: int) -> list[bytes]:

@@ -1,5 +1,6 @@
 """What HTTP asks of a connection, whether a request is answered at once or by uvicorn."""
 
+import contextlib
 import json
 import socket
 
@@ -104,3 +105,22 @@ def test_a_server_that_fails_says_so_and_goes_on(site, monkeypatch, caplog):
     assert "a fault of ours" in caplog.text
     monkeypatch.undo()
     assert site.raw(CLOSE).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_head_without_end_is_broken_off(site):
+    received = b""
+    with socket.create_connection(site.address, timeout=5) as sock, contextlib.suppress(OSError):
+        sock.sendall(b"GET /api/heartbeat HTTP/1.1\r\nX: ")
+        for _ in range(100):
+            sock.sendall(b"x" * 2**16)
+        received = sock.recv(1000)
+    assert not received or received.startswith(b"HTTP/1.1 400 ")
+    assert site.raw(CLOSE).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("length", [1_000, 2_000, 60_000])
+def test_long_targets_are_read_whole(site, length):
+    query = f"slot={'s' * length}"
+    status, _ = site.get("alloc", query)
+    assert status == 200
+    assert list(site.slots()) == ["s" * length]
