@@ -59,4 +59,4 @@ def readme(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Print ratios measured side by side."""
     install_wheel(session)
-    session.run("python", "-P", "tests/benchmarks/ratios.py", *session.posargs)
+    session.run("python", "tests/benchmarks/ratios.py", *session.posargs)

@@ -7,10 +7,11 @@ import resource
 import secrets
 import signal
 import tempfile
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 
@@ -19,16 +20,17 @@ from cpdaemon.endpoint import UnixEndpoint, UrlEndpoint, parse_endpoint
 from cpdaemon.errors import InvalidCommand
 from cpsim.errors import Problem
 from cpsim.fake import FakeProcess
+from cpsim.faults import Fault
 from cpsim.judging import judge
 from cpsim.replay.connect import open_wire
 from cpsim.replay.engine import Engine, Progress, operations
 from cpsim.replay.journal import RECORD_TYPE, Journal
 from cpsim.replay.payloads import frames, requests
-from cpsim.verify.observer import Observer
+from cpsim.verify.observer import CannotObserve, Observer
 from cpsim.verify.verdict import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy.typing as npt
     import pyarrow as pa
@@ -37,7 +39,9 @@ if TYPE_CHECKING:
     from cpsim.replay.clock import Pace
     from cpsim.scenario.workload import Workload
 
+T = TypeVar("T")
 EMBEDDED_PROJECT: Final = "cpsim"
+POLL_S: Final = 0.05
 PREFIX_BYTES: Final = 80
 """The longest slot prefix: workloads are checked for slot ids of up to a hundred bytes."""
 FILES_BESIDE: Final = 64
@@ -64,6 +68,7 @@ class Run:
     """One run and all that came of it. Times are nanoseconds since the replay began.
 
     `fresh` says that no other run has slot ids that begin like these; `command` is the command line that repeats it.
+    `faults` are those that were set meanwhile and what came of each, and `firings` each time that one came to pass.
     """
 
     workload: Workload
@@ -78,6 +83,8 @@ class Run:
     schedule_us: npt.NDArray[np.int64] | None = None
     records: npt.NDArray[np.void] = field(default_factory=lambda: np.empty(0, RECORD_TYPE))
     errors: list[str] = field(default_factory=list)
+    faults: list[dict[str, Any]] = field(default_factory=list)
+    firings: list[dict[str, Any]] = field(default_factory=list)
     slots: pa.Table | None = None
     accounts: pa.Table | None = None
     verdict: Verdict = field(default_factory=Verdict)
@@ -97,6 +104,7 @@ def run(
     in_flight: int,
     timeout_s: float,
     slot_prefix: str | None,
+    faults: Sequence[str] = (),
     on_stage: Callable[[str], None],
     on_progress: Callable[[int, Progress], None],
 ) -> Run:
@@ -109,12 +117,14 @@ def run(
         in_flight: operations under way at once.
         timeout_s: for one operation, and for its effect to show.
         slot_prefix: begins the ids of the slots; None makes one that no earlier run has used.
+        faults: what goes wrong during the replay beside what the workload says, as `cpsim faults` has it.
         on_stage: told what is being done, in words.
         on_progress: told the number of operations in all, and how far the replay is.
 
     Raises:
         CannotObserve, OSError: the target cannot be reached or looked at.
-        Problem: the embedded fake did not start, or so many operations cannot be in flight here.
+        Problem: the embedded fake did not start, so many operations cannot be in flight here, or there are faults and
+            no fake to have them.
         InvalidCommand: the slot prefix cannot be in a command.
     """
     if slot_prefix is not None:
@@ -139,10 +149,47 @@ def run(
             if result.embedded:
                 observer.link(list(result.links().items()))
         on_stage("replaying")
-        start = _replay(result, in_flight, timeout_s, on_progress)
+        with _failing(result, observer, [*workload.faults, *faults], timeout_s):
+            start = _replay(result, in_flight, timeout_s, on_progress)
         on_stage("verifying")
         judge(result, observer, start, timeout_s)
         return result
+
+
+@contextlib.contextmanager
+def _failing(result: Run, observer: Observer | None, faults: Sequence[str], timeout_s: float) -> Iterator[None]:
+    """Have the fake fail while the context lasts; then note what came of it."""
+    if not faults:
+        yield
+        return
+    if observer is None or not observer.has_control():
+        raise Problem(
+            "only a fake can have faults: leave out --target, or name the cpsim serve behind it with --server"
+        )
+    before = [str(fault["fault"]) for fault in observer.faults()]
+    earlier = len(observer.firings())
+    observer.set_faults([*before, *faults])
+    began_s = time.monotonic()
+    try:
+        yield
+    finally:
+        outage_s = max(
+            (fault.until_s or 0.0 for fault in map(Fault.parse, faults) if fault.action == "down"), default=0
+        )
+        result.faults = _reached(observer.faults, began_s + outage_s + timeout_s)[len(before) :]
+        result.firings = observer.firings()[earlier:]
+        observer.set_faults(before)
+
+
+def _reached(ask: Callable[[], T], until_s: float) -> T:
+    """What a server says, which may be out of reach until then, by a fault."""
+    while True:
+        try:
+            return ask()
+        except CannotObserve:
+            if time.monotonic() > until_s:
+                raise
+            time.sleep(POLL_S)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@
 | `verdict.json` | the verdict, findings with examples and the commands to repeat them, and what could not be verified |
 | `latency.hgrm` | service time, as HdrHistogram's tools read it, in milliseconds |
 | `response.hgrm` | response time, likewise, where operations had times to keep |
+| `faults.json` | what went wrong on demand and each time that it did, if anything was to |
 | `report.html` | the run on one page |
 
 It is made whole: everything is written into a folder beside it, which is renamed at the end.
@@ -111,6 +112,9 @@ def write(run: Run, summary: Summary, partial: Path, folder: Path) -> None:
     write_hgrm(summary.service, partial / "latency.hgrm")
     if summary.response is not None:
         write_hgrm(summary.response, partial / "response.hgrm")
+    if run.faults:
+        text = json_text({"faults": run.faults, "firings": run.firings})
+        (partial / "faults.json").write_text(text, encoding="utf-8")
     (partial / "report.html").write_text(_report(run, summary), encoding="utf-8")
     partial.rename(folder)
 
@@ -127,6 +131,7 @@ def run_document(run: Run, summary: Summary) -> dict[str, Any]:
         "pace": str(run.pace),
         "started": run.started.isoformat(timespec="milliseconds"),
         "interrupted": run.interrupted,
+        "faults": [{name: fault[name] for name in ("fault", "selected", "fired")} for fault in run.faults],
         **summary.figures(),
         "versions": {name: version(name) for name in ("cpsim", "numpy", "faker", "pyarrow")}
         | {"python": platform.python_version()},

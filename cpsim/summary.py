@@ -152,11 +152,17 @@ def _lines(run: Run, summary: Summary) -> Iterator[str]:
             yield f"{name:<13} ms  {figures}"
     if summary.lateness_p99_ms is not None:
         yield f"lateness      ms  p99 {summary.lateness_p99_ms:.2f}"
+    for fault in run.faults:
+        yield f"fault         {_escaped(fault['fault'])} fired {fault['fired']:,} times"
     if summary.slots is not None:
         states = ", ".join(f"{count:,} {state}" for state, count in summary.slots.items()) or "none"
         kept = "conserved" if not run.verdict.counts["not conserved"] else "[red]not conserved[/]"
         yield f"slots         {states}"
         yield f"credits       {summary.credits:,} granted, {kept}"
+    yield from _verdict_lines(run)
+
+
+def _verdict_lines(run: Run) -> Iterator[str]:
     verdict = run.verdict
     colour = {"valid": "green", "invalid": "red", "unknown": "yellow"}[verdict.ruling]
     checked = ", ".join(f"{count:,} {what}" for what, count in verdict.checked.items())

@@ -162,6 +162,39 @@ def test_one_seed_makes_one_workload(cpsim):
     assert digests[0] == digests[1] != digests[2]
 
 
+# Faults
+
+
+def test_a_run_with_faults_of_its_scenario_and_of_the_command_line(cpsim):
+    Path("failing.toml").write_text(f'faults = ["daemon.lose-reply:kind=claim,count=3"]\n{SMALL}', encoding="utf-8")
+    down = "server.down:from=0,until=0.3"
+    status, out, err = cpsim("run", "failing.toml", "--fault", down, "--json", "--output", "out")
+    assert (status, err) == (0, "")
+    document = json.loads(out)
+    assert [(fault["fault"], fault["fired"]) for fault in document["faults"]] == [
+        ("daemon.lose-reply:kind=claim,count=3", 3),
+        (down, 1),
+    ]
+    assert document["by_kind"]["claim"]["unknown"] == 3
+    firings = json.loads(Path("out/faults.json").read_text(encoding="utf-8"))["firings"]
+    assert sorted(firing["action"] for firing in firings) == ["down", *["lose-reply"] * 3]
+    assert document["repeat"].endswith(f"--fault {down}")
+
+
+def test_only_a_fake_can_have_faults(cpsim):
+    with fake.Fake({"p": "hush"}, unix=Path("cp.sock")):
+        status, _, err = cpsim("run", "small.toml", "--target", "./cp.sock", "--fault", "hang")
+    assert (status, err.partition(":")[2][:32]) == (2, " only a fake can have faults: le")
+
+
+def test_a_fake_has_its_own_faults_back_after_a_run(cpsim):
+    with fake.Fake({"p": "hush"}, http=fake.ANY_PORT, faults=["server.late=0:kind=meta"]) as site:
+        arguments = ["--target", site.addresses["http"], "--project", "p", "--secret-file", "secret", "--json"]
+        status, out, _ = cpsim("run", "small.toml", "--fault", "server.lose-reply:nth=5", *arguments)
+        assert [str(fault) for fault in site.faults] == ["server.late=0:kind=meta"]
+    assert (status, json.loads(out)["faults"][0]["fired"]) == (0, 1)
+
+
 # Mistakes
 
 
@@ -173,6 +206,7 @@ def test_one_seed_makes_one_workload(cpsim):
         (["--nonsense"], "No such option '--nonsense'"),
         (["run"], "Missing argument 'SCENARIO'"),
         (["run", "smoke", "more"], "unexpected extra argument"),
+        (["run", "smoke", "--fault", "hangs"], "did you mean 'hang'"),
         (["run", "smoke", "--tagret", "x"], "No such option '--tagret'"),
         (["run", "smoke", "--target", "cp.sock"], "cp.sock"),
         (["run", "smoke", "--target", "127.0.0.1:0"], "not a number from 1 to 65535"),
@@ -250,6 +284,7 @@ def test_wrong_usage(cpsim, arguments, said):
             ["run", "small.toml", "--target", SERVER, "--project", "p", "--secret-file", "secret"],
             r"cannot reach http://127.0.0.1:1/api: Connection refused; is it running there\?",
         ),
+        (["run", "small.toml", "--fault", "crash-after-ok"], r".*would end the process that runs this fake.*"),
         (["serve", "--unix", "missing/cp.sock"], r"cannot listen at missing/cp.sock: .*"),
         (["serve", "--unix", "small.toml"], r"cannot listen at small.toml: .*"),
         (["serve", "--unix", "x" * 200], r"cannot listen at x+: .*"),

@@ -12,7 +12,7 @@ import click
 from cpdaemon.endpoint import Endpoint, UrlEndpoint
 from cpdaemon.errors import InvalidCommand
 from cpsim.cli.group import FAILED, INVALID, cli
-from cpsim.cli.options import FILE, LONGEST_S, EndpointType, NumberType, secret_in
+from cpsim.cli.options import FILE, LONGEST_S, EndpointType, FaultType, NumberType, secret_in
 
 if TYPE_CHECKING:
     from cpsim.replay.clock import Pace
@@ -57,6 +57,14 @@ if TYPE_CHECKING:
     metavar="S",
     help="Seconds for an answer, and for its effect to show.",
 )
+@click.option(
+    "--fault",
+    "faults",
+    type=FaultType(),
+    multiple=True,
+    metavar="FAULT",
+    help="What goes wrong at the embedded fake, or at the cpsim serve behind --target; see cpsim faults.",
+)
 @click.option("--slot-prefix", metavar="TEXT", help="Begin slot ids with TEXT; by default they are new with every run.")
 @click.option(
     "--output",
@@ -77,6 +85,7 @@ def run(
     asap: bool,
     in_flight: int,
     timeout_s: float,
+    faults: tuple[str, ...],
     slot_prefix: str | None,
     output: Path | None,
     as_json: bool,
@@ -88,6 +97,7 @@ def run(
 
     \b
     cpsim run smoke
+    cpsim run smoke --fault server.status=503:probability=0.1
     cpsim run smoke --target 127.0.0.1:5667
     cpsim run smoke --target https://cp.example.org/api --project ID --secret-file FILE
     """
@@ -118,6 +128,7 @@ def run(
                 in_flight=in_flight,
                 timeout_s=timeout_s,
                 slot_prefix=slot_prefix,
+                faults=faults,
                 on_stage=stages.begin,
                 on_progress=stages.progress,
             )
@@ -144,8 +155,10 @@ def _command(context: click.Context, seed: int) -> str:
     words = ["cpsim", "run", given["scenario"]]
     for parameter in context.command.params:
         value = given[parameter.name or ""]
-        if isinstance(parameter, click.Option) and value not in {None, False} and value != parameter.default:
-            words += [parameter.opts[0]] if value is True else [parameter.opts[0], str(value)]
+        if isinstance(parameter, click.Option) and value != parameter.default:
+            for one in value if isinstance(value, tuple) else (value,):
+                if one is not None and one is not False:
+                    words += [parameter.opts[0]] if one is True else [parameter.opts[0], str(one)]
     return shlex.join(words)
 
 

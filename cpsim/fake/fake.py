@@ -57,7 +57,8 @@ class Fake:
         faults: what goes wrong, as text or as `Fault`s; `faults` is then the plan that has them, and can be changed.
         seed: of the faults' probabilities.
         crash: ends this process at once; without it, a fault that crashes is a problem.
-        waits: where the server notes how long callers wait, and the daemon that works for the first project.
+        waits: where the server notes how long callers wait, and, if it keeps commands in memory, the daemon that works
+            for the first project.
 
     Raises:
         OSError: an address cannot be listened at (from `start`).

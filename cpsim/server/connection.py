@@ -32,13 +32,13 @@ class Connection(HttpToolsProtocol):
     _body: bytes | None = None
     """That of the request which is only noted, as far as it has come; None while there is none."""
 
-    def on_headers_complete(self) -> None:
+    def on_headers_complete(self) -> None:  # noqa: D102 - inherited
         if self._is_plain():
             self._body = b""
         else:
             super().on_headers_complete()
 
-    def on_body(self, body: bytes) -> None:
+    def on_body(self, body: bytes) -> None:  # noqa: D102 - inherited
         if self._body is None:
             super().on_body(body)
             return
@@ -46,7 +46,7 @@ class Connection(HttpToolsProtocol):
         if len(self._body) > HIGH_WATER_LIMIT:
             self._hand_over()
 
-    def on_message_complete(self) -> None:
+    def on_message_complete(self) -> None:  # noqa: D102 - inherited
         if self._body is not None:
             response = self._answer(self._body)
             if response is not None:
@@ -56,7 +56,7 @@ class Connection(HttpToolsProtocol):
             self._hand_over()
         super().on_message_complete()
 
-    def shutdown(self) -> None:
+    def shutdown(self) -> None:  # noqa: D102 - inherited
         if self._body is not None:
             self._hand_over()  # what has begun is answered
         super().shutdown()

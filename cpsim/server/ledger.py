@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from heapq import heapify, heappop, heappush
 from itertools import count
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from sys import intern
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 import msgspec
 
@@ -195,22 +196,25 @@ class Ledger:
                 if type(slot_id) is not str or not slot_id:
                     slot_id = _text(arguments, "slot")
                 slot = slots.get(slot_id)
-                if kind == "alloc":
-                    if slot is not None:
-                        raise Refused(f"slot {slot_id!r} was already allocated")
+                if slot is None and kind == "alloc":
                     self._alloc(project, slot_id, arguments, now_us)
-                    continue
-                command = commands.get(kind)
-                if command is None:
-                    raise Refused(f"unknown command {kind!r}")
-                if slot is None:
-                    raise Refused(f"slot {slot_id!r} was never allocated")
-                if slot.state is not ALLOCATED and not self._admits(slot, kind):
-                    raise Refused(f"slot {slot_id!r} is settled: it was {slot.state}")
-                command(project, slot, arguments, now_us)
+                elif slot is not None and kind in commands and (slot.state is ALLOCATED or self._admits(slot, kind)):
+                    commands[kind](project, slot, arguments, now_us)
+                else:
+                    self._refuse(kind, slot_id, slot)
             except Refused as refused:
                 refusals.append(Refusal(position, str(refused)))
         return refusals
+
+    def _refuse(self, kind: str, slot_id: str, slot: Slot | None) -> NoReturn:
+        """Say why a command of a kind is not acceptable for a slot."""
+        if kind == "alloc":
+            raise Refused(f"slot {slot_id!r} was already allocated")
+        if kind not in self._commands:
+            raise Refused(f"unknown command {kind!r}")
+        if slot is None:
+            raise Refused(f"slot {slot_id!r} was never allocated")
+        raise Refused(f"slot {slot_id!r} is settled: it was {slot.state}")
 
     def expire(self, now_us: int) -> None:
         """Expire every slot whose time has come."""
@@ -277,7 +281,7 @@ class Ledger:
         if expire == 0:
             raise Refused("expire=0 is not a positive number of minutes")
         lifetime_us = DEFAULT_LIFETIME_US if expire is None else expire * MINUTE_US
-        if lifetime_us > LAST_US - now_us:
+        if now_us + lifetime_us > LAST_US:
             lifetime_us = LAST_US - now_us
         project.slots[slot_id] = slot = Slot(now_us, now_us + lifetime_us, exactly, least, most)
         if lifetime_us in project.lifetimes:
@@ -320,7 +324,7 @@ class Ledger:
         _settle(project, slot, DISCARDED, now_us)
 
     def _claim(self, project: Project, slot: Slot, arguments: Mapping[str, object], now_us: int) -> None:
-        machine_id = _text(arguments, "machine")
+        machine_id = intern(_text(arguments, "machine"))  # one text for all the slots of a machine
         granted = slot.credits
         if granted is None:
             asked = self._whole(arguments, "credits")

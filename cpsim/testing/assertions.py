@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class Assertions(Project):
     """What can be asserted of one slot.
 
-    What is not given is not compared. Counters and metadata are compared whole: where a value is not known,
-    `unittest.mock.ANY` equals it. Each returns the slot.
+    What is not given is not compared, nor are counters and metadata that are not named; `assert_counters` compares
+    them all. Each returns the slot.
 
     Raises:
         AssertionError: it is not so.
@@ -76,7 +76,7 @@ class Assertions(Project):
     def assert_counters(self, slot: str, counters: Mapping[str, object]) -> SlotView:
         """A slot has these counters and no others, whatever its state."""
         __tracebackhide__ = True
-        return self._assert_slot(slot, counters=counters)
+        return self._assert_slot(slot, whole=True, counters=counters)
 
     def assert_no_refusals(self) -> None:
         """No command was refused by the accounts, and none answered ER by the daemon as malformed."""
@@ -84,7 +84,7 @@ class Assertions(Project):
         if refused := self._refused_text():
             raise AssertionError(refused)
 
-    def _assert_slot(self, slot: str, **expected: object) -> SlotView:
+    def _assert_slot(self, slot: str, *, whole: bool = False, **expected: object) -> SlotView:
         __tracebackhide__ = True
         found = self.slots.get(slot)
         if found is None:
@@ -97,7 +97,7 @@ class Assertions(Project):
         actual = {name: getattr(found, name) for name in wanted}
         if "granted" in wanted:
             wanted["credits"], actual["credits"] = wanted.pop("granted"), actual.pop("granted")
-        if different := list(telling.differences(wanted, actual)):
+        if different := list(telling.differences(wanted, actual, whole=whole)):
             lines = [f"slot {slot!r} is not as expected:", *(f"  {line}" for line in different), *self._context(slot)]
             raise AssertionError("\n".join(lines))
         return found

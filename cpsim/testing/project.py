@@ -112,6 +112,7 @@ class Project:
         if self._folder is not None:
             raise Problem(f"{type(self).__name__} has been started before: make another")
         self._folder = _short_folder()
+        self._pid = os.getpid()
         site = Site(
             project_id=self.project,
             unix=self._folder / "daemon.sock",

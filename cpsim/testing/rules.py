@@ -96,7 +96,7 @@ class Rules(Project):
         self._fail("sent more than once", wrong, histories)
 
     def assert_never_blocked(self, longer_than_s: float) -> None:
-        """No caller waited longer for its answer than this, at the daemon or at the server.
+        """No caller waited longer for its answer than this, at the daemon or at the server, if that is its own.
 
         A wait begins when the first of a command has arrived, and ends with the answer or when the caller has left;
         one that is not over counts until now. It is measured at the fake, so without what the caller itself takes.

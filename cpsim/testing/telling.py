@@ -45,12 +45,12 @@ def listed(lines: Sequence[str]) -> list[str]:
     return head + [f"  {line}" for line in lines[-MOST_LINES:]]
 
 
-def differences(expected: Mapping[str, object], found: Mapping[str, object]) -> Iterator[str]:
-    """Where found fields are not as expected; mappings in them are compared name by name, and must have no others."""
+def differences(expected: Mapping[str, object], found: Mapping[str, object], *, whole: bool = False) -> Iterator[str]:
+    """Where found fields are not as expected; in mappings, what is not expected matters only if they are `whole`."""
     for name, wanted in expected.items():
         value = found[name]
         if isinstance(wanted, dict) and isinstance(value, dict):
-            for key in dict.fromkeys((*wanted, *value)):
+            for key in dict.fromkeys((*wanted, *(value if whole else ()))):
                 if key not in wanted:
                     yield f"{name}[{key!r}]: expected none, is {value[key]!r}"
                 elif key not in value:

@@ -72,6 +72,25 @@ class Observer:
         """Link machines to users."""
         self._fetch("POST", f"{CONTROL_PATH}links", json.dumps(links).encode())
 
+    def faults(self) -> list[dict[str, Any]]:
+        """The faults that are set at a fake, how many commands each has selected, and how often it fired."""
+        found: list[dict[str, Any]] = json.loads(self._fetch("GET", f"{CONTROL_PATH}faults"))
+        return found
+
+    def set_faults(self, faults: Sequence[str]) -> None:
+        """Have a fake fail like this from now on, and no other way."""
+        self._fetch("POST", f"{CONTROL_PATH}faults", json.dumps(faults).encode())
+
+    def firings(self) -> list[dict[str, Any]]:
+        """The faults of a fake that came to pass, in order."""
+        found: list[dict[str, Any]] = []
+        cursor: int | None = 0
+        while cursor is not None:
+            page = json.loads(self._fetch("GET", f"{CONTROL_PATH}firings?cursor={cursor}&limit=10000"))
+            found += page["items"]
+            cursor = page["next"]
+        return found
+
     def outstanding(self) -> set[str]:
         """The ids of the project's slots that are not settled, as the API lists them."""
         path = f"{self._server.path}/batch/slots"

@@ -1,14 +1,13 @@
 """Ratios measured side by side, in one run: `nox -s bench`.
 
 Each row compares two ways of doing one thing on this machine, now; a time alone would say more about the machine.
-The two take turns, and the medians of their rounds are compared.
+The two take turns, and the ratio is the median of those of the rounds.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -17,8 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import limits
+import memory
 from rich.console import Console
 from rich.table import Table
+from rounds import Row, in_turns
 
 from cpdaemon import Client
 from cpdaemon.endpoint import UnixEndpoint
@@ -31,35 +33,45 @@ from cpsim.replay.payloads import frames
 from cpsim.scenario import load_workload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-ROUNDS = 5
+IDLE = 10_000
 CLIENT_COMMANDS = 3_000
 
 
 def main() -> None:
     """Measure all rows, print them, and write them as JSON where the first argument says."""
-    rows = {}
+    rows: dict[str, Row] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows["replay engine / one client, commands/s"] = engine_against_client(folder)
         rows["fake daemon and ledger / asyncio daemon that only answers, commands/s"] = fake_against_asyncio(folder)
-    rows["import cpdaemon / bare interpreter, start-up time"] = import_cost()
+        rows["import cpdaemon / bare interpreter, start-up time"] = import_cost()
+        rows["memory of a slot claimed with two counters / allocated, bytes"] = memory.per_slot()
+        for kind in ("unix", "tcp", "http"):
+            rows[f"client beside {IDLE:,} idle connections / alone, {kind}, commands/s"] = beside_idle(kind)
+        try:
+            rows.update(limits.rows(folder))
+        except FileNotFoundError as missing:
+            print(f"{missing}, so nothing is compared with what the machine allows", file=sys.stderr)
     table = Table("first / second", "first", "second", "ratio")
-    for title, (first, second) in rows.items():
-        table.add_row(title, f"{first:,.4g}", f"{second:,.4g}", f"{first / second:.2f}")
+    for title, row in rows.items():
+        table.add_row(title, f"{row.first:,.4g}", f"{row.second:,.4g}", f"{row.ratio:.2f}")
     Console().print(table)
     if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        figures = {title: row._asdict() for title, row in rows.items()}
+        Path(sys.argv[1]).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
-def in_turns(first: Callable[[int], float], second: Callable[[int], float]) -> tuple[float, float]:
-    """The medians of two measurements that take turns; each is told the number of the round."""
-    pairs = [(first(turn), second(turn)) for turn in range(ROUNDS)]
-    return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
+def beside_idle(kind: str) -> Row:
+    """A client that waits for every answer, with and without idle connections beside it."""
+    script = Path(__file__).parent.parent / "robustness" / "idle.py"
+    command = [sys.executable, script, "--connections", str(IDLE), "--kind", kind]
+    figures = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=False).stdout)[kind]
+    return Row(figures["with"], figures["without"], figures["ratio"])
 
 
-def engine_against_client(folder: Path) -> tuple[float, float]:
+def engine_against_client(folder: Path) -> Row:
     """The replay engine, and `Client.alloc` in a loop, at one fake."""
     with FakeProcess({"bench": "secret"}, folder / "fake.sock") as process:
         address = process.addresses()["unix"]
@@ -74,7 +86,7 @@ def engine_against_client(folder: Path) -> tuple[float, float]:
         return in_turns(lambda turn: replay(address, f"engine-{turn}"), client)
 
 
-def fake_against_asyncio(folder: Path) -> tuple[float, float]:
+def fake_against_asyncio(folder: Path) -> Row:
     """The fake daemon with its ledger in a process of its own, and the least daemon asyncio can be, likewise."""
     with FakeProcess({"bench": "secret"}, folder / "fake.sock") as process, asyncio_daemon(folder) as other:
         address = process.addresses()["unix"]
@@ -124,7 +136,7 @@ async def answer(path: str) -> None:
     await server.serve_forever()
 
 
-def import_cost() -> tuple[float, float]:
+def import_cost() -> Row:
     """Seconds for an interpreter that imports `cpdaemon`, and for one that imports nothing."""
 
     def start(code: str) -> float:

@@ -52,7 +52,8 @@ def test_a_retried_task_is_not_credited_twice(creditpiggy):
 def test_a_task_that_fails_is_discarded(creditpiggy):
     task = simulate.delay(events=500, fails=3)
     creditpiggy.wait_for_discard(task.id)
-    creditpiggy.assert_discarded(task.id, reason="RuntimeError", counters={})
+    creditpiggy.assert_discarded(task.id, reason="RuntimeError")
+    creditpiggy.assert_counters(task.id, {})
     assert creditpiggy.machines == {}
 
 

@@ -22,10 +22,14 @@ def project(pytester):
 
 
 @pytest.fixture
-def run(project):
-    """Runs the tests of a source, in this process or apart from it, and returns what came of it."""
+def run(project, monkeypatch):
+    """Runs the tests of a source, in this process or apart from it, and returns what came of it.
 
-    def run(source, *options, apart=False, plugins=("no:asyncio",)):
+    No plugins are loaded but those named, by their entry points: others would take most of the time.
+    """
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+
+    def run(source, *options, apart=False, plugins=("cpsim",)):
         project.makepyfile(test_it=source)
         start = project.runpytest_subprocess if apart else project.runpytest_inprocess
         return start(*(f"-p{plugin}" for plugin in ("no:cacheprovider", *plugins)), *options)

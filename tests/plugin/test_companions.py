@@ -49,7 +49,7 @@ ASYNC_TESTS = """
 def test_pytest_asyncio(run, project):
     project.makepyfile(async_manager=ASYNC_MANAGER)
     project.makeini("[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n")
-    run(ASYNC_TESTS, plugins=(), apart=True).assert_outcomes(passed=4, errors=1)
+    run(ASYNC_TESTS, plugins=["cpsim", "asyncio"], apart=True).assert_outcomes(passed=4, errors=1)
 
 
 def test_an_event_loop_without_a_plugin(run, project):
@@ -101,6 +101,7 @@ def test_xdist(run):
     """,
         "-n2",
         apart=True,
+        plugins=["cpsim", "xdist"],
     )
     result.assert_outcomes(passed=21, failed=1, errors=2)
     result.stdout.fnmatch_lines_random(

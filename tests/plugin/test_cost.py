@@ -22,9 +22,8 @@ print(time.process_time() - begun_s)
 
 
 @pytest.fixture
-def loaded_by(run, project, monkeypatch):
+def loaded_by(run, project):
     """Runs tests with no plugin but this one, and says what of the heavy they have loaded."""
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     project.makeconftest(f"""
         import sys
         def pytest_unconfigure():
@@ -33,7 +32,7 @@ def loaded_by(run, project, monkeypatch):
     """)
 
     def loaded_by(source):
-        result = run(source, "-s", plugins=("cpsim.pytest_plugin",), apart=True)
+        result = run(source, "-s", apart=True)
         result.assert_outcomes(passed=1)
         return [line for line in result.outlines if line.startswith(("loaded:", "testing:"))]
 

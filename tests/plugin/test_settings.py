@@ -55,11 +55,11 @@ def test_faults_and_a_flush_interval(run, project):
             assert creditpiggy.pending == 2
             creditpiggy.wait_for_alloc("job-2")
     """
-    marked = '@pytest.mark.creditpiggy(faults=["lose-reply:kind=alloc,nth=2"], flush_interval_s=0.3)'
+    marked = '@pytest.mark.creditpiggy(faults=["lose-reply:kind=alloc,nth=2"], flush_interval_s=1)'
     run(source.format(marker=marked)).assert_outcomes(passed=1)
-    options = ["--cp-fault=lose-reply:kind=alloc,nth=2", "--cp-flush-interval=0.3"]
+    options = ["--cp-fault=lose-reply:kind=alloc,nth=2", "--cp-flush-interval=1"]
     run(source.format(marker=""), *options).assert_outcomes(passed=1)
-    project.makeini("[pytest]\ncp_faults = lose-reply:kind=alloc,nth=2\ncp_flush_interval_s = 0.3\n")
+    project.makeini("[pytest]\ncp_faults = lose-reply:kind=alloc,nth=2\ncp_flush_interval_s = 1\n")
     run(source.format(marker="")).assert_outcomes(passed=1)
 
 

@@ -245,7 +245,7 @@ def test_a_server_has_one_set_of_quirks():
         with server.project(quirks=["meta-dropped"]) as creditpiggy, Client(creditpiggy.endpoint) as client:
             client.alloc("job-1")
             client.meta("job-1", experiment="atlas")
-            creditpiggy.assert_outstanding("job-1", meta={})
+            assert creditpiggy.assert_outstanding("job-1").meta == {}
         with pytest.raises(Problem, match="those of the fake that the project is added to"):
             server.project(quirks=["reclaim"])
 

@@ -92,14 +92,14 @@ def test_many_slots_are_counted_and_the_last_shown(creditpiggy, client):
 
 
 def test_kept_waiting_by_the_daemon(creditpiggy, client):
-    with creditpiggy.faults.late(0.15, kind="claim"):
+    with creditpiggy.faults.late(0.5, kind="claim"):
         client.alloc("job-1")
         client.claim("job-1", "worker-7")
     creditpiggy.assert_never_blocked(5)
-    lines = failure_of(creditpiggy.assert_never_blocked, 0.1)
-    assert lines[0] == "callers that waited longer than 0.1 s:"
+    lines = failure_of(creditpiggy.assert_never_blocked, 0.4)
+    assert lines[0] == "callers that waited longer than 0.4 s:"
     assert lines[1].endswith(" s: claim,slot=job-1,machine=worker-7")
-    assert 0.1 < float(lines[1].split()[0]) < 5
+    assert 0.4 < float(lines[1].split()[0]) < 5
     assert len(lines) == 2
 
 

@@ -1,0 +1,59 @@
+"""What the machine allows: a server and a client in C, which do nothing but answer and nothing but ask."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+SOURCES = Path(__file__).parent / "limit"
+ROUND_S = 1.0
+
+
+class Limit:
+    """The two programs, built into a folder.
+
+    Raises:
+        FileNotFoundError: this machine has no C compiler.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+        if compiler is None:
+            raise FileNotFoundError("there is no C compiler (cc, gcc or clang)")
+        self._folder = folder
+        for name in ("server", "client"):
+            command = [compiler, "-O2", "-pthread", "-o", folder / name, SOURCES / f"{name}.c"]
+            subprocess.run(command, check=True)
+
+    @contextmanager
+    def serving(self) -> Iterator[str]:
+        """The path of a UNIX socket at which the server answers, while the context lasts."""
+        path = self._folder / "limit.sock"
+        with subprocess.Popen([self._folder / "server", path], stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            yield str(path)
+            process.terminate()
+        path.unlink()
+
+    def oneshot(self, path: str, threads: int) -> float:
+        """One-shot commands a second that the client gets answered."""
+        return self._ask("oneshot", path, str(ROUND_S), threads)
+
+    def http(self, url: str, requests: Sequence[bytes], threads: int) -> float:
+        """Requests a second that the client gets answered on kept connections, each request once."""
+        file = self._folder / "requests"
+        file.write_bytes(b"".join(b"%d\n%s" % (len(request), request) for request in requests))
+        return self._ask("http", url.split(":")[2].split("/", maxsplit=1)[0], str(file), threads)
+
+    def _ask(self, kind: str, where: str, what: str, threads: int) -> float:
+        command = [str(self._folder / "client"), kind, where, what, str(threads)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        answered, _, elapsed_s = done.stdout.split()
+        return int(answered) / float(elapsed_s)

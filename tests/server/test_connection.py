@@ -1,0 +1,106 @@
+"""What HTTP asks of a connection, whether a request is answered at once or by uvicorn."""
+
+import json
+import socket
+
+import pytest
+
+from cpsim.server.http import Api
+
+CLOSE = b"GET /api/heartbeat HTTP/1.1\r\nConnection: close\r\n\r\n"
+
+
+@pytest.fixture(params=["at once", "by uvicorn"], autouse=True)
+def way(request, site):
+    if request.param == "by uvicorn":
+        site.fake.faults.add("server.status=503:slot=no-such-slot")
+    return request.param
+
+
+def alloc(site, slot, *headers, path="alloc"):
+    body = json.dumps({"slot": slot} if path == "alloc" else {"alloc": slot}).encode()
+    lines = [f"POST /api/batch/{path} HTTP/1.1", f"Authorization: {site.sign(body)}", *headers]
+    return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
+
+
+def test_many_requests_in_one_segment_are_answered_in_order(site):
+    sent = [alloc(site, slot) for slot in ("a", "b", "a")] * 500
+    received = site.raw(b"".join(sent) + CLOSE)
+    assert received.count(b"HTTP/1.1 ") == 1501
+    assert received.count(b"HTTP/1.1 200") == 3
+    assert received.index(b"200 OK") < received.index(b"'a' was already") < received.index(b"\r\n\r\nOK")
+    assert list(site.slots()) == ["a", "b"]
+
+
+def test_a_body_in_pieces(site):
+    request = alloc(site, "s")
+    with socket.create_connection(site.address, timeout=5) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for start in range(0, len(request), 7):
+            sock.sendall(request[start : start + 7])
+        assert b" 200 OK\r\n" in sock.recv(1000)
+    assert list(site.slots()) == ["s"]
+
+
+def test_a_body_in_chunks(site):
+    body = b'{"slot": "s"}'
+    head = f"POST /api/batch/alloc HTTP/1.1\r\nAuthorization: {site.sign(body)}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
+    assert site.raw(head.encode() + chunks + b"0\r\n\r\n" + CLOSE).count(b" 200 OK\r\n") == 2
+    assert list(site.slots()) == ["s"]
+
+
+def test_a_body_longer_than_a_buffer(site):
+    slots = [{"slot": f"slot-{number}"} for number in range(20_000)]
+    received = site.raw(alloc(site, slots, path="bulk") + alloc(site, "last") + CLOSE)
+    assert received.count(b" 200 OK\r\n") == 3
+    assert len(site.slots()) == 20_001
+
+
+def test_a_client_that_waits_to_be_told_to_go_on(site):
+    head, _, body = alloc(site, "s", "Expect: 100-continue").partition(b"\r\n\r\n")
+    with socket.create_connection(site.address, timeout=5) as sock:
+        sock.sendall(head + b"\r\n\r\n")
+        assert sock.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        sock.sendall(body)
+        assert b" 200 OK\r\n" in sock.recv(1000)
+
+
+@pytest.mark.parametrize("request_line", [b"GET /api/heartbeat HTTP/1.0\r\n\r\n", CLOSE])
+def test_a_client_that_wants_no_more_is_told_so(site, request_line):
+    received = site.raw(request_line)
+    assert received.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"connection: close\r\n" in received
+    assert received.endswith(b"\r\n\r\nOK")
+
+
+def test_head_has_no_body(site):
+    received = site.raw(b"HEAD /api/heartbeat HTTP/1.1\r\n\r\n" + CLOSE)
+    first, _, rest = received.partition(b"\r\n\r\n")
+    assert first.startswith(b"HTTP/1.1 405")
+    assert rest.startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("target", [b"/api/heart%62eat", b"http://here/api/heartbeat", b"/api/heartbeat?a#b"])
+def test_targets_in_other_words(site, target):
+    assert site.raw(b"GET %s HTTP/1.1\r\n\r\n" % target + CLOSE).count(b" 200 OK\r\n") == 2
+
+
+def test_a_request_behind_one_that_is_late(site):
+    with site.fake.faults.during("server.late=0.05:slot=slow"):
+        received = site.raw(b"".join(alloc(site, slot) for slot in ("slow", *map(str, range(500)))) + CLOSE)
+    assert received.count(b" 200 OK\r\n") == 502
+    assert list(site.slots()) == ["slow", *map(str, range(500))]
+
+
+def test_a_server_that_fails_says_so_and_goes_on(site, monkeypatch, caplog):
+    def fail(*_):
+        raise ArithmeticError("a fault of ours")
+
+    monkeypatch.setattr(Api, "respond", fail)
+    received = site.raw(b"GET /api/heartbeat HTTP/1.1\r\n\r\n" + CLOSE)
+    assert received.startswith(b"HTTP/1.1 500 ")
+    assert received.count(b"HTTP/1.1") == 1
+    assert "a fault of ours" in caplog.text
+    monkeypatch.undo()
+    assert site.raw(CLOSE).startswith(b"HTTP/1.1 200 ")
