@@ -136,7 +136,7 @@ def indices(values: pa.Array, known: pa.Array) -> Ints:
 
 def _in_turn(history: History, place: npt.NDArray[np.int32]) -> Bools:
     """Whether the allocation came before all else, and what settled the slot after all else."""
-    sent_ns, answered_ns = history.records["sent_ns"], history.records["answered_ns"]
+    sent_ns, answered_ns = history.sent_ns, history.answered_ns
 
     def follows(first: npt.NDArray[np.int32], second: npt.NDArray[np.int32]) -> Bools:
         """Whether one came after the other, where there are both."""
@@ -179,7 +179,7 @@ def _times(history: History, place: npt.NDArray[np.int32], alloc_row: Ints) -> t
     minutes = np.where(minutes == ABSENT, DAY_MINUTES, np.minimum(minutes, LONGEST_MIN))
     there = np.flatnonzero(place[ALLOC] >= 0)
     earliest_ns, latest_ns = np.zeros((2, history.slots), np.int64)
-    earliest_ns[there] = history.records["sent_ns"][place[ALLOC][there]]
+    earliest_ns[there] = history.sent_ns[place[ALLOC][there]]
     latest_ns[there] = history.until_ns(place[ALLOC][there])
     earliest_ns += minutes * MINUTE_NS
     latest_ns += minutes * MINUTE_NS

@@ -53,11 +53,11 @@ class History:
         self.seen = seen
         self.errors = errors
         self.records = records
+        self.sent_ns, self.answered_ns = (np.ascontiguousarray(records[name]) for name in ("sent_ns", "answered_ns"))
         self.slot = workload.slot[records["op"]]
         self.kind = workload.kind[records["op"]]
         by_rule = np.array([error.startswith(BY_RULE) for error in errors], bool)
         self.accepted = records["outcome"] == Outcome.ACCEPTED
-        self.unknown = records["outcome"] == Outcome.UNKNOWN
         self.judged = (self.accepted | by_rule[records["error"]]) if direct else np.zeros(len(records), bool)
 
     @property
@@ -77,9 +77,8 @@ class History:
 
     def until_ns(self, places: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
         """By when the commands of some records, which were accepted, had been applied."""
-        chosen = self.records[places]
-        by_ns = chosen["answered_ns"] if self.direct else self.seen.latest_ns
-        until_ns: npt.NDArray[np.int64] = np.maximum(chosen["sent_ns"], by_ns)
+        by_ns = self.answered_ns[places] if self.direct else self.seen.latest_ns
+        until_ns: npt.NDArray[np.int64] = np.maximum(self.sent_ns[places], by_ns)
         return until_ns
 
     def steps(self, wanted: npt.NDArray[np.bool_]) -> Iterator[tuple[int, list[Step]]]:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from cpdaemon.endpoint import UrlEndpoint
 
 CONTROL_PATH: Final = "/__cpsim/"
+TABLE_TAKES: Final = 20
+"""How many time-outs long a server may take to make a table: it has a row for each of millions of slots."""
 
 
 class CannotObserve(Problem):
@@ -99,14 +101,21 @@ class Observer:
             raise CannotObserve(f"POST {path} on {self._server} answered what no API server does") from None
 
     def _table(self, name: str) -> pa.Table:
-        body = self._fetch("GET", f"{CONTROL_PATH}{name}")
+        body = self._fetch("GET", f"{CONTROL_PATH}{name}", patience_s=TABLE_TAKES * self._timeout_s)
         try:
             return pyarrow.parquet.read_table(io.BytesIO(body))
         except (OSError, pyarrow.ArrowInvalid) as error:
             raise CannotObserve(f"{CONTROL_PATH}{name} on {self._server} is not Parquet: {error}") from error
 
-    def _fetch(self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> bytes:
-        status, answer = self._request(method, path, body, headers)
+    def _fetch(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        headers: dict[str, str] | None = None,
+        patience_s: float | None = None,
+    ) -> bytes:
+        status, answer = self._request(method, path, body, headers, patience_s)
         if status != 200:
             said = " ".join(answer[:200].decode("utf-8", "replace").split())
             if status == 404 and not self._server.path:
@@ -115,7 +124,12 @@ class Observer:
         return answer
 
     def _request(
-        self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        headers: dict[str, str] | None = None,
+        patience_s: float | None = None,
     ) -> tuple[int, bytes]:
         arguments: dict[str, Any] = {
             "host": self._server.host,
@@ -128,6 +142,8 @@ class Observer:
             else http.client.HTTPConnection(**arguments)
         )
         try:
+            connection.connect()
+            connection.sock.settimeout(self._timeout_s if patience_s is None else patience_s)
             connection.request(method, path, body, headers or {})
             response = connection.getresponse()
             return response.status, response.read()

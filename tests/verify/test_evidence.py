@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -265,3 +266,9 @@ def test_what_never_comes_is_waited_for_once(forgetful, site, looks):
 def test_what_a_server_has_answered_is_not_waited_for(miserly, site, looks):
     assert perform(target(site, "http"), timeout_s=60.0).verdict.ruling == "invalid"
     assert len(looks) == 1
+
+
+def test_a_server_may_take_longer_for_a_table_than_for_an_answer(site, monkeypatch):
+    made = site.inspector.slots_parquet
+    monkeypatch.setattr(site.inspector, "slots_parquet", lambda: threading.Event().wait(0.6) or made())
+    assert perform(target(site, "http"), timeout_s=0.3).verdict.ruling == "valid"

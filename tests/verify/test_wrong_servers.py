@@ -75,11 +75,13 @@ def sabotage(monkeypatch):
     def put(kind, wrong):
         method = getattr(Ledger, f"_{kind}")
 
-        def patched(ledger, project, slot_id, arguments, now_us):
-            def right(given):
-                method(ledger, project, slot_id, given, now_us)
+        def patched(ledger, project, slot, arguments, now_us):
+            """`slot` is the slot's id to alloc, and the slot itself to the others."""
 
-            wrong(right, ledger, project, slot_id, arguments)
+            def right(given):
+                method(ledger, project, slot, {"slot": arguments["slot"], **given}, now_us)
+
+            wrong(right, ledger, project, arguments["slot"], arguments)
 
         monkeypatch.setattr(Ledger, f"_{kind}", patched)
 
@@ -142,7 +144,8 @@ def forget_the_reason(discard, ledger, project, slot_id, arguments):
 
 
 def claim_instead(discard, ledger, project, slot_id, arguments):
-    ledger._claim(project, slot_id, {"machine": "somebody"}, project.slots[slot_id].allocated_us)
+    slot = project.slots[slot_id]
+    ledger._claim(project, slot, {"machine": "somebody"}, slot.allocated_us)
 
 
 def do_nothing(right, ledger, project, slot_id, arguments):
@@ -159,7 +162,7 @@ def count_one_more(counters, ledger, project, slot_id, arguments):
 
 
 def note_something_else(meta, ledger, project, slot_id, arguments):
-    meta(dict.fromkeys(arguments, "nonsense"))
+    meta(dict.fromkeys(arguments.keys() - {"slot"}, "nonsense"))
 
 
 def expire_at_once(alloc, ledger, project, slot_id, arguments):
