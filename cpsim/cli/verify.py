@@ -18,10 +18,11 @@ from cpsim.cli.group import FAILED, INVALID, cli
 from cpsim.cli.options import FILE, LONGEST_S, ListenType, NumberType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from cpdaemon.endpoint import TcpEndpoint
     from cpsim.verify.conformance.target import Target
+    from cpsim.verify.conformance.walk import Walks
 
 POLITE_RATE: Final = 100.0
 """Commands/s to an endpoint that was given: somebody may be working there."""
@@ -69,6 +70,14 @@ POLITE_RATE: Final = 100.0
 @click.option(
     "-k", "--clause", "clauses", multiple=True, metavar="PATTERN", help="Only CLAIM-6, or 'WIRE-*'; again for more."
 )
+@click.option(
+    "--random",
+    "sequences",
+    type=click.IntRange(1, 1_000_000),
+    metavar="N",
+    help="Instead of the clauses, send N random sequences of commands, and shrink one that shows a deviation.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=1, show_default=True, help="Of --random.")
 @click.option("--list", "only_list", is_flag=True, help="List the clauses, and exit.")
 @click.option("--dry-run", is_flag=True, help="List what each clause would send, and send nothing.")
 @click.option("--slot-prefix", default="verify", show_default=True, metavar="TEXT", help="Begin every id with TEXT.")
@@ -102,6 +111,8 @@ def verify(
     failed_command: str | None,
     profile: str,
     clauses: tuple[str, ...],
+    sequences: int | None,
+    seed: int,
     only_list: bool,
     dry_run: bool,
     slot_prefix: str,
@@ -121,6 +132,8 @@ def verify(
     cpsim verify 127.0.0.1:5667
     cpsim verify /var/run/creditapi.socket --server https://cp.example.org/api --project ID --secret-file FILE
     cpsim verify https://cp.example.org/api --project ID --secret-file FILE --profile deployed -k 'CLAIM-*'
+    cpsim verify 127.0.0.1:5667 --behind 127.0.0.1:8080 --project ID --secret-file FILE
+    cpsim verify --random 100
 
     It makes slots and machines of its own, under ids that nobody has used, and leaves them. Where a server has cpsim's
     control API, its clock is moved ahead, by two hours or so. The clauses are also a suite for pytest: see
@@ -132,9 +145,13 @@ def verify(
     from cpsim.terminal import Stages, console
     from cpsim.verify.conformance import table
     from cpsim.verify.conformance.clause import catalogue, is_chosen
-    from cpsim.verify.conformance.suite import examine
+    from cpsim.verify.conformance.suite import Outcome, examine
     from cpsim.verify.conformance.target import checked_prefix
 
+    if sequences is not None and (clauses or only_list or dry_run or junit is not None or behind is not None):
+        raise click.UsageError(
+            "--random is in the place of the clauses: leave out -k, --list, --dry-run, --junit, --behind"
+        )
     _check_clauses(clauses)
     if only_list:
         table.show_clauses([clause for clause in catalogue().values() if is_chosen(clause, clauses)], console)
@@ -156,30 +173,46 @@ def verify(
         max_rate = POLITE_RATE
     embedding = _embedded(dry_run) if given is None else nullcontext(given)
     with embedding as where, Stages() as stages:
-        outcome = examine(
-            replace(
-                where,
-                profile=profile,
-                timeout_s=timeout_s,
-                max_rate=max_rate,
-                slot_prefix=prefix,
-                flush_interval_s=flush_interval_s,
-                restart_command=restart_command,
-                failed_command=failed_command,
-            ),
-            clauses,
-            junit=junit,
-            rehearse=dry_run,
-            on_clause=stages.begin,
+        target = replace(
+            where,
+            profile=profile,
+            timeout_s=timeout_s,
+            max_rate=max_rate,
+            slot_prefix=prefix,
+            flush_interval_s=flush_interval_s,
+            restart_command=restart_command,
+            failed_command=failed_command,
         )
+        outcome: Outcome | Walks
+        if sequences is None:
+            outcome = examine(target, clauses, junit=junit, rehearse=dry_run, on_clause=stages.begin)
+        else:
+            outcome = _walk(target, sequences, seed, lambda number: stages.begin(f"sequence {number:,}"))
     if as_json:
         click.echo(json.dumps(outcome.document(), indent=2))
+    elif not isinstance(outcome, Outcome):
+        table.show_walks(outcome, console)
     elif dry_run:
         table.show_plan(outcome, console)
     else:
         table.show(outcome, console)
     if not dry_run:
         sys.exit({"valid": 0, "invalid": INVALID, "unknown": FAILED}[outcome.ruling])
+
+
+def _walk(target: Target, count: int, seed: int, on_sequence: Callable[[int], object]) -> Walks:
+    """Send random sequences of commands to a target."""
+    from cpsim.errors import Problem
+    from cpsim.verify.conformance.findings import CannotRun
+    from cpsim.verify.conformance.target import Traffic, reach
+    from cpsim.verify.conformance.walk import COMMANDS_A_SEQUENCE, walk
+
+    sight = reach(target)
+    sight.traffic = Traffic(target.max_rate, 1_000 + 2 * count * COMMANDS_A_SEQUENCE)
+    try:
+        return walk(sight, count, seed, on_sequence)
+    except CannotRun as error:
+        raise Problem(str(error)) from error
 
 
 def _require_pytest() -> None:

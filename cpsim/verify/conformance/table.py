@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from cpsim.verify.conformance.clause import Clause
     from cpsim.verify.conformance.suite import Finding, Outcome
+    from cpsim.verify.conformance.walk import Walks
 
 STYLES: Final = {PASSED: "green", FAILED: "bold red", QUIRK: "yellow", UNSEEN: "dim", ERROR: "bold magenta"}
 HEADINGS: Final = ("clause", "section", "result", "what it says")
@@ -48,6 +49,19 @@ def show(outcome: Outcome, console: Console) -> None:
     for reason, ids in _unseen(outcome.findings).items():
         _say(console, f"\nnot verifiable: {', '.join(ids)}\n  {reason}")
     _say(console, "\n" + summary(outcome))
+
+
+def show_walks(walks: Walks, console: Console) -> None:
+    """Print what came of random sequences, and the lines that repeat the shortest one that deviates."""
+    if walks.deviation is not None:
+        deviation = walks.deviation
+        _say(console, f"deviation: {deviation.what}\n  expected  {deviation.expected}\n  got       {deviation.got}")
+        for title, lines in (("in Python", walks.python()), ("in a shell", walks.shell())):
+            _say(console, "\n".join([f"\nthe same, {title}; a second time it needs other ids:\n", *lines]))
+    if walks.unseen:
+        _say(console, f"not verifiable: {walks.unseen}")
+    sent = f"{walks.sequences:,} sequences, {walks.commands:,} commands, seed {walks.seed}"
+    _say(console, f"\nverdict {walks.ruling}: {sent}")
 
 
 def _row(finding: Finding) -> tuple[str, str, str, str]:
