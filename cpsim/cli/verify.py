@@ -20,10 +20,11 @@ from cpsim.cli.options import FILE, LONGEST_S, ListenType, NumberType
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from cpdaemon.endpoint import TcpEndpoint
     from cpsim.verify.conformance.target import Target
     from cpsim.verify.conformance.walk import Walks
 
+WHERE: Final = ("server", "project", "secret_file", "other_project", "other_secret_file", "behind")
+"""The options that say where a target is; the others say how it is examined."""
 POLITE_RATE: Final = 100.0
 """Commands/s to an endpoint that was given: somebody may be working there."""
 
@@ -100,16 +101,6 @@ POLITE_RATE: Final = 100.0
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the table.")
 def verify(
     endpoint: str | None,
-    server: str | None,
-    project: str | None,
-    secret_file: Path | None,
-    other_project: str | None,
-    other_secret_file: Path | None,
-    behind: TcpEndpoint | None,
-    flush_interval_s: float,
-    restart_command: str | None,
-    failed_command: str | None,
-    profile: str,
     clauses: tuple[str, ...],
     sequences: int | None,
     seed: int,
@@ -117,9 +108,9 @@ def verify(
     dry_run: bool,
     slot_prefix: str,
     max_rate: float | None,
-    timeout_s: float,
     junit: Path | None,
     as_json: bool,
+    **options: Any,  # noqa: ANN401 - those of a target
 ) -> None:
     """Verify that ENDPOINT does what the protocol says, clause by clause.
 
@@ -156,15 +147,7 @@ def verify(
     if only_list:
         table.show_clauses([clause for clause in catalogue().values() if is_chosen(clause, clauses)], console)
         return
-    given = _given(
-        endpoint,
-        server=server,
-        project=project,
-        secret_file=secret_file,
-        other_project=other_project,
-        other_secret_file=other_secret_file,
-        behind=behind,
-    )
+    given = _given(endpoint, **{name: options.pop(name) for name in WHERE})
     try:
         prefix = checked_prefix(slot_prefix)
     except ValueError as error:
@@ -173,16 +156,7 @@ def verify(
         max_rate = POLITE_RATE
     embedding = _embedded(dry_run) if given is None else nullcontext(given)
     with embedding as where, Stages() as stages:
-        target = replace(
-            where,
-            profile=profile,
-            timeout_s=timeout_s,
-            max_rate=max_rate,
-            slot_prefix=prefix,
-            flush_interval_s=flush_interval_s,
-            restart_command=restart_command,
-            failed_command=failed_command,
-        )
+        target = replace(where, max_rate=max_rate, slot_prefix=prefix, **options)
         outcome: Outcome | Walks
         if sequences is None:
             outcome = examine(target, clauses, junit=junit, rehearse=dry_run, on_clause=stages.begin)
