@@ -19,7 +19,7 @@ import duckdb
 import pandas as pd
 import pyarrow as pa
 
-from cpsim.accounting import conservation, queries, reconciliation
+from cpsim.accounting import conservation, intervals, queries, reconciliation
 from cpsim.accounting.books import MEMORY_MB, Books
 from cpsim.accounting.engines import Cluster, Engine, Here
 from cpsim.accounting.sources import Source, gather
@@ -226,6 +226,8 @@ class Accounts:
     @cached_property
     def rules(self) -> pd.DataFrame:
         """A row per project and rule that decided grants within the period: project, rule, slots, credits."""
+        if self.reconciliation is not None:
+            return self.query(reconciliation.RULES)
         return self._frame(queries.rules(journal=self.has_claims))
 
     @cached_property
@@ -297,7 +299,7 @@ class Accounts:
         """
         if self.reconciliation is None:
             return pd.DataFrame()
-        return self.query(reconciliation.DIFFERENCES, (list(reconciliation.NO_DIFFERENCE), limit))
+        return self.query(reconciliation.DIFFERENCES, (limit,))
 
     def grants(self, holder: str, ids: Sequence[tuple[str, str]]) -> pd.DataFrame:
         """A row per grant within the period to some machines or users, in the order of time.
@@ -315,6 +317,42 @@ class Accounts:
         """The machines or users that have most of each counter: project, counter, rank, id, total."""
         self._roll_up("counter_sums")
         return self.query(queries.leading_counters(holder), (top,))
+
+    def over_time(self, every: str = "auto") -> pd.DataFrame:
+        """A row per project and interval of the period in which something happened.
+
+        Columns: project, start_at (a time of the chosen zone), allocated, claimed, discarded, expired, credits,
+        cumulative_credits (from the period's begin).
+
+        Args:
+            every: "hour", "day" or "week" (from Monday), as clocks of the zone have them; "auto" takes what divides
+                the period into some hundred.
+        """
+        times = self.times
+        starts = intervals.starts(times["start_us"], self.timezone, every)
+        found = times.assign(start_at=self.when(starts)).drop(columns="start_us")
+        found = found.groupby(["project", "start_at"], as_index=False).sum()
+        return found.assign(cumulative_credits=found.groupby("project")["credits"].cumsum())
+
+    def quantiles(self, what: str) -> pd.DataFrame:
+        """A row per project: how long slots took, exact to about one percent.
+
+        Columns: project, slots, mean_s, least_s, p50_s, p90_s, p99_s, most_s.
+
+        Args:
+            what: as in `durations`.
+        """
+        rows = []
+        for project, bins in self.durations[self.durations["what"] == what].groupby("project"):
+            reached = bins["slots"].cumsum()
+            slots = int(bins["slots"].sum())
+            row = {"project": project, "slots": slots, "mean_s": bins["total_s"].sum() / slots}
+            row["least_s"], most_s = bins["least_s"].min(), bins["most_s"].max()
+            for name, share in (("p50_s", 0.5), ("p90_s", 0.9), ("p99_s", 0.99)):
+                row[name] = min(most_s, bins.loc[reached >= share * slots, "to_s"].iloc[0])
+            rows.append({**row, "most_s": most_s})
+        columns = ["project", "slots", "mean_s", "least_s", "p50_s", "p90_s", "p99_s", "most_s"]
+        return pd.DataFrame(rows, columns=columns).astype({"slots": "Int64"})
 
     @property
     def has_claims(self) -> bool:
@@ -360,6 +398,7 @@ class Accounts:
                 raise Problem(f'no project "{project}" in {self.source.name}; there are: {there}')
         self.end_us: int = max(last_us or 0, self.source.now_us or 0) + 1
         begin_us = (first_us or 0) if since_us is None else since_us
+        self.since_us: int = begin_us
         stop_us = self.end_us if until_us is None else until_us
         if begin_us > stop_us:
             raise Problem(f"the period is empty: it would begin at {self.at(begin_us)} and end at {self.at(stop_us)}")
