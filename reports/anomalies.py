@@ -103,6 +103,5 @@ def _fast(frames: Accounts) -> tuple[str, pd.DataFrame, str]:
     return (
         "Machines that are too fast",
         frames.query(FAST, (typical["project"].tolist(), limits_us, LEAST_CLAIMS // 2)),
-        f"At least half of their claims came within {FAST_S:.0f} s and a tenth of the project's median: they may fail "
-        "every job at once, and draw the next.",
+        f"At least half of their claims came within {FAST_S:.0f} s, and within a tenth of the project's median.",
     )

@@ -33,10 +33,13 @@ def build(frames: Accounts) -> list[Block]:
         ("machine", frames.machines, others.machines),
         ("user", frames.users, others.users),
     ):
-        both = here[[kind, "credits"]].groupby(kind).sum().join(
-            there[[kind, "credits"]].groupby(kind).sum(), how="outer", rsuffix="_there"
+        both = (
+            here[[kind, "credits"]]
+            .groupby(kind)
+            .sum()
+            .join(there[[kind, "credits"]].groupby(kind).sum(), how="outer", rsuffix="_there")
         )
-        both = both.fillna(0).reset_index().rename(columns={"credits": "credits_here", "credits_there": "credits_there"})
+        both = both.fillna(0).reset_index().rename(columns={"credits": "credits_here"})
         both["difference_credits"] = both["credits_here"] - both["credits_there"]
         differing = both[both["difference_credits"] != 0]
         order = differing["difference_credits"].abs().sort_values(ascending=False, kind="stable").index

@@ -29,11 +29,11 @@ def build(frames: Accounts) -> list[Block]:
             row = {"project": project, "of": kind, "holders": len(credits), "gini": gini(credits)}
             for percent in SHARES:
                 leading = credits[-max(1, round(len(credits) * percent / 100)) :]
-                row[f"top_{percent}_percent_hold_percent"] = 100 * leading.sum() / credits.sum()
+                row[f"top_{percent}_percent"] = 100 * leading.sum() / credits.sum()
             rows.append(row)
             blocks.append(_lorenz(credits, f"{project}: share of credits held by {kind}, the poorest first"))
-    note = "Gini is 0 where all have the same and tends to 1 where one has all. Those without credits do not count."
-    columns = ["project", "of", "holders", "gini", *(f"top_{percent}_percent_hold_percent" for percent in SHARES)]
+    note = "Gini is 0 where all have the same and tends to 1 where one has all. Top shares are percent of the credits."
+    columns = ["project", "of", "holders", "gini", *(f"top_{percent}_percent" for percent in SHARES)]
     return [Table("Concentration", pd.DataFrame(rows, columns=columns).astype({"holders": "Int64"}), note), *blocks]
 
 
@@ -47,5 +47,5 @@ def _lorenz(credits: np.ndarray, title: str) -> Figure:
     held = np.concatenate([[0.0], np.cumsum(credits.astype(float)) / credits.sum()])
     at = np.linspace(0, 1, 21)
     share = np.interp(at, np.linspace(0, 1, len(held)), held)
-    frame = pd.DataFrame({"holders_percent": 100 * at, "credits_percent": 100 * share, "if_equal_percent": 100 * at})
-    return Figure(title, frame, "line", "holders_percent", ["credits_percent", "if_equal_percent"])
+    frame = pd.DataFrame({"holders_percent": 100 * at, "credits_percent": 100 * share, "equal_percent": 100 * at})
+    return Figure(title, frame, "line", "holders_percent", ["credits_percent", "equal_percent"])

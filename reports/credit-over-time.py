@@ -32,7 +32,7 @@ def build(frames: Accounts) -> list[Block]:
             Table(
                 f"By {every}",
                 frames.over_time(every)[["project", "start_at", *SLOTS, "credits", "cumulative_credits"]],
-                f"As clocks in {frames.timezone.key} have it; a {every} in which nothing happened is left out.",
+                f"As clocks in {frames.timezone.key} have it; intervals in which nothing happened are left out.",
             )
             for every in ("hour", "day", "week")
         ),

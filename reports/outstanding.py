@@ -24,11 +24,9 @@ def build(frames: Accounts) -> list[Block]:
     outstanding = frames.outstanding
     if outstanding.empty:
         return [Note("Every slot is settled: nothing is outstanding.")]
-    sums = outstanding.groupby("project", as_index=False)[
-        ["slots", "least_credits", "most_credits", "unlimited"]
-    ].sum()
+    sums = outstanding.groupby("project", as_index=False)[["slots", "least_credits", "most_credits", "unlimited"]].sum()
     oldest = frames.query(OLDEST, (frames.top,))
-    oldest = oldest.assign(allocated_at=frames.when(oldest["allocated_us"]), expires_at=frames.when(oldest["expires_us"]))
+    oldest["allocated_at"], oldest["expires_at"] = map(frames.when, (oldest["allocated_us"], oldest["expires_us"]))
     return [
         Table(
             "Liability",

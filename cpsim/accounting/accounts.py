@@ -134,7 +134,12 @@ class Accounts:
     @property
     def empty(self) -> bool:
         """Whether no slot was allocated before the period's end."""
-        return self.projects.empty
+        return bool(self.projects.empty)
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The ids of the projects that count."""
+        return self.books.projects or tuple(self.projects_known)
 
     @property
     def has_accounts(self) -> bool:
@@ -143,7 +148,11 @@ class Accounts:
 
     def when(self, moments_us: pd.Series) -> pd.Series:
         """Microseconds as times of the chosen zone (`datetime64[us, tz]`)."""
-        return pd.to_datetime(moments_us.astype("Int64"), unit="us", utc=True).dt.as_unit("us").dt.tz_convert(self.timezone)
+        return (
+            pd.to_datetime(moments_us.astype("Int64"), unit="us", utc=True)
+            .dt.as_unit("us")
+            .dt.tz_convert(self.timezone)
+        )
 
     def at(self, moment_us: int) -> pd.Timestamp:
         """One moment as a time of the chosen zone."""

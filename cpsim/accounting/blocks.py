@@ -35,7 +35,7 @@ class Figure:
     Attributes:
         title: what it shows.
         frame: its table.
-        kind: "line" or "area" over `x`; "bars" or "stacked" for each `x`; "ranking", bars side by side with their names.
+        kind: "line" or "area" over `x`; "bars" or "stacked" for each `x`; "ranking", bars that lie.
         x: the column of times, numbers or names.
         y: the columns of numbers.
         note: as of a table.

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 HOST_DETAILS: Final = ("p_vendor", "p_model", "os_name", "os_version")
 """Elements that a host has to have; CreditPiggy knows nothing of machines, so they are empty."""
 
+
 def write(accounts: Accounts, folder: Path) -> None:
     """Write the export; with more than one project, a folder for each.
 
@@ -56,7 +57,8 @@ def _write_project(accounts: Accounts, project: str, folder: Path) -> None:
         "  <nteams_total>0</nteams_total>\n"
         f"  <nhosts_total>{len(machines)}</nhosts_total>\n"
         f"  <total_credit>{total}</total_credit>\n"
-        f"  <applications>\n    <application>\n      <name>{_text(project)}</name>\n    </application>\n  </applications>\n"
+        f"  <applications>\n    <application>\n      <name>{_text(project)}</name>\n    </application>\n"
+        "  </applications>\n"
         "</tables>\n"
     )
     with replacing(folder / "tables.xml") as partial:
@@ -105,10 +107,13 @@ def _credit(credits: int, recent: float, now_s: float) -> str:
 
 
 def _compress(path: Path, texts: Iterator[str]) -> None:
-    with replacing(path) as partial, partial.open("wb") as file:
-        with gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0) as packed:
-            with io.TextIOWrapper(packed, encoding="utf-8") as writer:
-                writer.writelines(texts)
+    with (
+        replacing(path) as partial,
+        partial.open("wb") as file,
+        gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0) as packed,
+        io.TextIOWrapper(packed, encoding="utf-8") as writer,
+    ):
+        writer.writelines(texts)
 
 
 def _text(text: str) -> str:

@@ -93,7 +93,8 @@ class Books:
     def of(cls, source: Source) -> Self:
         """All that a source has."""
         files = (source.slots, source.accounts, source.journal, source.received)
-        return cls(*(None if file is None else str(file.resolve()) for file in files))
+        slots, accounts, journal, received = (None if file is None else str(file.resolve()) for file in files)
+        return cls(slots, accounts, journal, received)
 
     def open(
         self, spill: Path | None, memory_mb: int = MEMORY_MB, part: tuple[str, int, int] | None = None
@@ -132,10 +133,10 @@ class Books:
         for name, value in (("since_us", self.since_us), ("until_us", self.until_us), ("earlier_us", self.earlier_us)):
             database.execute(f"SET VARIABLE {name} = {value}::BIGINT")
         database.execute(f"SET VARIABLE bucket_us = {self.bucket_us}::BIGINT")
-        database.execute(f"CREATE VIEW ledger AS SELECT * FROM {_table(self.slots, SLOT_COLUMNS)} WHERE {chosen}")  # noqa: S608
-        database.execute(f"CREATE VIEW accounts AS SELECT * FROM {_table(self.accounts, ACCOUNT_COLUMNS)} WHERE {kept}")  # noqa: S608
-        database.execute(f"CREATE VIEW journal AS SELECT * FROM {_table(self.journal, sent)}")  # noqa: S608
-        database.execute(f"CREATE VIEW received AS SELECT * FROM {_table(self.received, received)} WHERE {kept}")  # noqa: S608
+        database.execute(f"CREATE VIEW ledger AS SELECT * FROM {_table(self.slots, SLOT_COLUMNS)} WHERE {chosen}")
+        database.execute(f"CREATE VIEW accounts AS SELECT * FROM {_table(self.accounts, ACCOUNT_COLUMNS)} WHERE {kept}")
+        database.execute(f"CREATE VIEW journal AS SELECT * FROM {_table(self.journal, sent)}")
+        database.execute(f"CREATE VIEW received AS SELECT * FROM {_table(self.received, received)} WHERE {kept}")
         database.execute(VIEWS.replace("{owned}", owned))
         return database
 
@@ -145,7 +146,7 @@ def _table(path: str | None, columns: dict[str, str]) -> str:
     if path is not None:
         return f"read_parquet({_literal(glob.escape(path))})"
     nothing = ", ".join(f'NULL::{kind} AS "{name}"' for name, kind in columns.items())
-    return f"(SELECT {nothing} WHERE false)"  # noqa: S608 - our own columns
+    return f"(SELECT {nothing} WHERE false)"
 
 
 def _literal(text: str) -> str:

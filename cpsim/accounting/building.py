@@ -14,6 +14,7 @@ from cpsim.errors import Problem
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+    from types import ModuleType
 
     from cpsim.accounting.accounts import Accounts
     from cpsim.accounting.blocks import Block
@@ -53,10 +54,7 @@ def _build(path: Path, accounts: Accounts) -> list[Block]:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        make = getattr(module, "build", None)
-        if not callable(make):
-            raise Problem(f"{path} is not a report: it has no function build(frames)")
-        blocks = list(make(accounts))
+        blocks = list(_function(module, path)(accounts))
     except Problem:
         raise
     except Exception as error:  # whatever somebody's own report does
@@ -67,3 +65,10 @@ def _build(path: Path, accounts: Accounts) -> list[Block]:
         if not isinstance(block, Table | Figure | Note):
             raise Problem(f"report {path}: build() returned a {type(block).__name__}, not a Table, Figure or Note")
     return blocks
+
+
+def _function(module: ModuleType, path: Path) -> Callable[[Accounts], Sequence[Block]]:
+    make: Callable[[Accounts], Sequence[Block]] | None = getattr(module, "build", None)
+    if not callable(make):
+        raise Problem(f"{path} is not a report: it has no function build(frames)")
+    return make

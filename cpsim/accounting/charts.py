@@ -42,6 +42,7 @@ class Axis:
     end: float
 
     def __call__(self, value: float) -> float:
+        """Where a value is."""
         share = (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
         return round(self.begin + share * (self.end - self.begin), 2)
 
@@ -71,7 +72,9 @@ def _summed(rows: list[list[Any]]) -> list[list[Any]]:
         found = sums.setdefault(x, [0] * len(values))
         for place, value in enumerate(values):
             found[place] += value or 0
-    return [[x, *values] for x, values in sorted(sums.items())] if _sortable(sums) else [[x, *v] for x, v in sums.items()]
+    return (
+        [[x, *values] for x, values in sorted(sums.items())] if _sortable(sums) else [[x, *v] for x, v in sums.items()]
+    )
 
 
 def _sortable(values: Any) -> bool:  # noqa: ANN401
@@ -133,7 +136,9 @@ def _ranking(figure: Figure, rows: list[list[Any]]) -> Markup:
         y = TOP + number * BAR
         name = str(row[0])
         shown = name if len(name) <= LABEL else f"{name[: LABEL - 1]}…"
-        squeeze = Markup(' textLength="{}" lengthAdjust="spacingAndGlyphs"').format(left - 14) if len(shown) > 27 else ""
+        squeeze = (
+            Markup(' textLength="{}" lengthAdjust="spacingAndGlyphs"').format(left - 14) if len(shown) > 27 else ""
+        )
         parts.append(
             Markup('<text class="n" x="{}" y="{}"{}>{}</text>').format(left - 8, y + BAR / 2 + 4, squeeze, shown)
         )
@@ -167,6 +172,7 @@ def _grid(up: Axis, ticks: Sequence[float]) -> Markup:
 
 
 def _time_or_number_axis(across: Axis, rows: list[list[Any]], gap: float = 0.0) -> Markup:
+    marks: list[tuple[float, str]]
     if isinstance(rows[0][0], dt.datetime):
         marks = _time_marks(across, rows[0][0])
     elif isinstance(rows[0][0], str):
@@ -189,11 +195,13 @@ def _time_marks(across: Axis, first: dt.datetime) -> list[tuple[float, str]]:
     span = across.high - across.low
     step = next((step for step in TIME_STEPS_S if span / step <= 7), TIME_STEPS_S[-1])
     offset = (first.utcoffset() or dt.timedelta()).total_seconds()
-    marks = []
+    marks: list[tuple[float, str]] = []
     at = math.ceil((across.low + offset) / step) * step - offset
     while at <= across.high and len(marks) < 12:
         moment = dt.datetime.fromtimestamp(at, first.tzinfo)
-        form = "%Y-%m-%d" if step >= 86_400 else "%m-%d %H:%M" if span > 86_400 else "%H:%M" if step >= 60 else "%H:%M:%S"
+        form = (
+            "%Y-%m-%d" if step >= 86_400 else "%m-%d %H:%M" if span > 86_400 else "%H:%M" if step >= 60 else "%H:%M:%S"
+        )
         text = moment.strftime(form)
         if step < 1:
             text = f"{moment:%S}.{moment.microsecond // 1000:03} s"
@@ -239,5 +247,3 @@ def _short(value: float) -> str:
             divisor = 1e3 if unit == "k" else size
             return f"{value / divisor:g} {unit}"
     return f"{value:g}"
-
-

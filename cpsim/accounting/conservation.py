@@ -62,6 +62,11 @@ def prepare(
     """Put beside the rollups what the server itself counted, for `LAWS`."""
     database.execute(f"SET VARIABLE has_accounts = {has_accounts}")
     database.execute("CREATE TEMP TABLE counted (project VARCHAR, what VARCHAR, counted BIGINT)")
-    rows = [(project, what, counts[what]) for project, counts in (totals or {}).items() if not projects or project in projects for what in COUNTED]
+    rows = [
+        (project, what, counts[what])
+        for project, counts in (totals or {}).items()
+        if not projects or project in projects
+        for what in COUNTED
+    ]
     if rows:
         database.executemany("INSERT INTO counted VALUES (?, ?, ?)", rows)

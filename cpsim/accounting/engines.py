@@ -74,7 +74,8 @@ class Cluster:
 def part_of(number: int, name: str, books: Books, parts: int) -> pa.Table:
     """One part of a rollup, as a worker computes it."""
     rollup = ROLLUPS[name]
-    with tempfile.TemporaryDirectory(prefix="cpsim-") as spill, books.open(
-        Path(spill), part=(rollup.by, number, parts)
-    ) as database:
+    with (
+        tempfile.TemporaryDirectory(prefix="cpsim-") as spill,
+        books.open(Path(spill), part=(rollup.by, number, parts)) as database,
+    ):
         return database.sql(rollup.query).to_arrow_table()

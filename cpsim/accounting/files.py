@@ -165,7 +165,7 @@ def _about(accounts: Accounts) -> dict[str, Any]:
         "source": accounts.source.name,
         "kind": accounts.source.kind,
         "note": accounts.source.note,
-        "projects": list(accounts.books.projects or accounts.projects_known),
+        "projects": list(accounts.chosen),
         "timezone": accounts.timezone.key,
         "since": accounts.at(accounts.since_us).isoformat(),
         "until": accounts.at(accounts.books.until_us).isoformat(),
@@ -176,7 +176,10 @@ def _about(accounts: Accounts) -> dict[str, Any]:
 
 def _json_table(frame: pd.DataFrame) -> dict[str, Any]:
     rows = [
-        [value if value is None or isinstance(value, bool | int | float | str) else machine_text(value) for value in row]
+        [
+            value if value is None or isinstance(value, bool | int | float | str) else machine_text(value)
+            for value in row
+        ]
         for row in records(frame)
     ]
     return {"columns": list(frame.columns), "rows": rows}

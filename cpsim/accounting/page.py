@@ -13,7 +13,7 @@ import jinja2
 from cpsim.accounting import charts
 from cpsim.accounting.blocks import Figure, Note
 from cpsim.accounting.screen import balance, notices
-from cpsim.accounting.values import heading, human_text, is_numeric, machine_text, records
+from cpsim.accounting.values import heading, human_text, is_numeric, machine_text, records, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +35,7 @@ def html(accounts: Accounts, reports: Sequence[Report]) -> str:
     template = environment.from_string(package.joinpath("page.html.j2").read_text(encoding="utf-8"))
     projects = accounts.projects
     return template.render(
-        title=f"Credit of {', '.join(accounts.books.projects or accounts.projects_known) or accounts.source.name}",
+        title=f"Credit of {', '.join(accounts.chosen) or accounts.source.name}",
         style=package.joinpath("page.css").read_text(encoding="utf-8"),
         script=package.joinpath("page.js").read_text(encoding="utf-8"),
         source=accounts.source,
@@ -51,16 +51,24 @@ def html(accounts: Accounts, reports: Sequence[Report]) -> str:
         checks=_table(accounts.checks, 10_000),
         broken=_table(accounts.checks[~accounts.checks["holds"]], MOST_ROWS),
         reports=[
-            {"name": _anchor(report.name), "title": report.title, "blocks": list(map(_block, report.blocks))}
+            {
+                "name": _anchor(report.name),
+                "title": report.title,
+                "blocks": [_block(block, accounts) for block in report.blocks],
+            }
             for report in reports
         ],
     )
 
 
-def _block(block: Block) -> dict[str, Any]:
+def _block(block: Block, accounts: Accounts) -> dict[str, Any]:
     if isinstance(block, Note):
         return {"text": block.text, "warning": block.warning}
-    table = {"title": block.title, "note": block.note, "table": _table(block.frame, MOST_ROWS)}
+    table: dict[str, Any] = {
+        "title": block.title,
+        "note": block.note,
+        "table": _table(shown(block.frame, accounts.chosen), MOST_ROWS),
+    }
     if isinstance(block, Figure):
         table |= {"chart": charts.draw(block), "legend": charts.legend(block)}
     return table
@@ -68,10 +76,17 @@ def _block(block: Block) -> dict[str, Any]:
 
 def _table(frame: pd.DataFrame, most: int) -> dict[str, Any]:
     return {
-        "heads": [(heading(name), is_numeric(frame, name)) for name in frame.columns],
+        "heads": [(heading(name), _class(frame, name)) for name in frame.columns],
         "rows": [[(human_text(value), _key(value)) for value in row] for row in records(frame.head(most))],
         "total": len(frame),
     }
+
+
+def _class(frame: pd.DataFrame, column: str) -> str:
+    """How cells of a column are set."""
+    if is_numeric(frame, column):
+        return "num"
+    return "time" if frame[column].dtype.kind == "M" else ""
 
 
 def _key(value: object) -> str | None:

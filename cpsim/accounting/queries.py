@@ -1,7 +1,5 @@
 """The queries behind the frames of `Accounts`, over the views of `Books` and the tables of `rollups`."""
 
-# ruff: noqa: S608 - every name that is put in is one of our own
-
 from __future__ import annotations
 
 from typing import Final
@@ -107,7 +105,8 @@ def grants(holder: str, *, journal: bool) -> str:
     )
     return f"""
     WITH wanted AS (SELECT unnest($1::VARCHAR[]) AS project, unnest($2::VARCHAR[]) AS id), chosen AS (
-        SELECT slots.*, wanted.id FROM slots JOIN wanted ON slots.project = wanted.project AND slots.{holder} = wanted.id
+        SELECT slots.*, wanted.id FROM slots
+        JOIN wanted ON slots.project = wanted.project AND slots.{holder} = wanted.id
         WHERE state = 'claimed' AND {PERIOD}
     )
     SELECT project, id, settled_us AS at_us, slot, machine, {RULE} AS rule, granted AS credits
@@ -123,7 +122,8 @@ def leading_counters(holder: str) -> str:
         FROM (SELECT project, id, unnest(map_entries(counters)) AS entry FROM accounts WHERE kind = 'user')"""
     return f"""
     WITH sums AS ({sums})
-    SELECT project, counter, row_number() OVER (PARTITION BY project, counter ORDER BY total DESC, id) AS rank, id, total
+    SELECT project, counter, row_number() OVER (PARTITION BY project, counter ORDER BY total DESC, id) AS rank, id,
+        total
     FROM sums QUALIFY rank <= $1 ORDER BY project, counter, rank"""
 
 

@@ -63,7 +63,7 @@ def recent_average(grants: Iterable[tuple[float, float, float]], now_s: float) -
     return updated(average, average_time_s, now_s) if average_time_s else 0.0
 
 
-def sql(keys: str, grants: str, moments_us: dict[str, int]) -> str:
+def sql(keys: str, grants: str, moments_us: dict[str, str]) -> str:
     """A query for the recent average credit of many accounts at some times, in one pass.
 
     What a grant adds depends only on the one before it, and every addition decays alike; so the average is the sum of
@@ -72,7 +72,7 @@ def sql(keys: str, grants: str, moments_us: dict[str, int]) -> str:
     Args:
         keys: the columns that name an account, separated by commas.
         grants: a table or view with those columns and `allocated_us`, `settled_us` and `granted`.
-        moments_us: name of a result column to the time at which it is read; a grant at that time does not count yet.
+        moments_us: name of a result column to the SQL of the time at which it is read; a grant at that time does not count yet.
     """
     rate = f"({math.log(2) / HALF_LIFE_S / 1e6!r})"
     limit = f"({math.log(2) * DAY_S / HALF_LIFE_S!r} * granted)"
@@ -93,4 +93,4 @@ def sql(keys: str, grants: str, moments_us: dict[str, int]) -> str:
             ELSE (1 - exp(-gap_us * {rate})) * granted / (gap_us / {day_us}) END AS added
         FROM gaps
     )
-    SELECT {keys}, {columns} FROM additions GROUP BY {keys}"""  # noqa: S608 - names and numbers of our own
+    SELECT {keys}, {columns} FROM additions GROUP BY {keys}"""

@@ -76,7 +76,8 @@ WITH ours AS (
 ), judged AS (
     SELECT {FINDING} AS finding, if(state = 'claimed' AND settled_us >= getvariable('since_us')
             AND settled_us < getvariable('until_us'), {RULE}, NULL) AS rule,
-        if(finding IN {NO_DIFFERENCE!r}, NULL, slot) AS slot, project, due, if(state = 'claimed', granted, 0) AS granted
+        if(finding IN {NO_DIFFERENCE!r}, NULL, slot) AS slot, project, due,
+        if(state = 'claimed', granted, 0) AS granted
     FROM joined WHERE NOT unsent OR starts_with(slot, getvariable('run_prefix'))
 )
 SELECT finding, rule, project, slot, count(*) AS slots, coalesce(sum(due), 0)::BIGINT AS acknowledged_credits,
@@ -93,8 +94,8 @@ UPDATE compared SET finding = 'counters differ' WHERE finding = '{UNSURE}' AND s
         FROM (SELECT slot, unnest(string_split(arguments, ',')) AS argument FROM journal SEMI JOIN unsure USING (slot)
             WHERE kind = 'counters' AND outcome = 'accepted') GROUP BY slot, counter
     ), held AS (
-        SELECT slot, entry.key AS counter, entry.value AS total FROM (SELECT slot, unnest(map_entries(counters)) AS entry
-            FROM ledger SEMI JOIN unsure USING (slot))
+        SELECT slot, entry.key AS counter, entry.value AS total
+        FROM (SELECT slot, unnest(map_entries(counters)) AS entry FROM ledger SEMI JOIN unsure USING (slot))
     )
     SELECT coalesce(s.slot, h.slot) FROM sent s FULL JOIN held h ON s.slot = h.slot AND s.counter = h.counter
     WHERE s.total IS DISTINCT FROM h.total

@@ -7,12 +7,9 @@ That is what lets the same figures come from one process or from a cluster. A ro
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from cpsim.accounting import recent_average
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 BINS_AN_OCTAVE: Final = 64
 """How finely durations are told apart: quantiles are exact to about one percent."""
@@ -25,24 +22,28 @@ class Rollup:
     Attributes:
         query: SQL over the views of `Books`.
         keys: the columns that name a row.
-        measures: the other columns, and how those of parts are put together: "sum", "min" or "max".
+        sums, least, most: the other columns: of parts, they are added up, or the least or the most is taken.
         by: the column of slots by which parts may be cut; where that is a key, rows come whole from one part.
     """
 
     query: str
     keys: tuple[str, ...]
-    measures: Mapping[str, str]
+    sums: tuple[str, ...]
+    least: tuple[str, ...] = ()
+    most: tuple[str, ...] = ()
     by: str = "slot"
 
     def combined(self, parts: str) -> str:
         """The query that puts parts together."""
-        measures = ", ".join(
-            f"sum({name})::{'DOUBLE' if name.endswith('_s') or self.by != 'slot' else 'BIGINT'} AS {name}"
-            if how == "sum"
-            else f"{how}({name}) AS {name}"
-            for name, how in self.measures.items()
-        )
-        return f"SELECT {', '.join(self.keys)}, {measures} FROM {parts} GROUP BY {', '.join(self.keys)}"  # noqa: S608
+        measures = [*(f"{self._sum(name)} AS {name}" for name in self.sums)]
+        measures += [f"min({name}) AS {name}" for name in self.least]
+        measures += [f"max({name}) AS {name}" for name in self.most]
+        keys = ", ".join(self.keys)
+        return f"SELECT {keys}, {', '.join(measures)} FROM {parts} GROUP BY {keys}"
+
+    def _sum(self, name: str) -> str:
+        """Whole numbers stay whole: DuckDB adds them up to 128 bits."""
+        return f"sum({name})" if name.endswith(("_s", "recent")) else f"sum({name})::BIGINT"
 
 
 PERIOD: Final = "settled_us >= getvariable('since_us') AND settled_us < getvariable('until_us')"
@@ -60,9 +61,12 @@ ROLLUPS: Final = {
             min(allocated_us) AS first_us, max(greatest(allocated_us, settled_us)) AS last_us
         FROM slots GROUP BY project""",
         ("project",),
-        dict.fromkeys(("allocated", "outstanding", "claimed", "discarded", "expired", "credits"), "sum")
-        | dict.fromkeys(("period_allocated", "period_claimed", "period_credits"), "sum")
-        | {"first_us": "min", "last_us": "max"},
+        (
+            *("allocated", "outstanding", "claimed", "discarded", "expired", "credits"),
+            *("period_allocated", "period_claimed", "period_credits"),
+        ),
+        least=("first_us",),
+        most=("last_us",),
     ),
     "machine_sums": Rollup(
         f"""
@@ -83,9 +87,12 @@ ROLLUPS: Final = {
                 AS against_terms
         FROM ledger WHERE state = 'claimed' GROUP BY project, machine""",
         ("project", "machine"),
-        dict.fromkeys(("claimed", "before_credits", "period_credits", "after_credits", "earlier_credits"), "sum")
-        | {"first_us": "min", "last_us": "max"}
-        | dict.fromkeys(("turnaround_s", "ranged", "at_max", "against_terms"), "sum"),
+        (
+            *("claimed", "before_credits", "period_credits", "after_credits", "earlier_credits", "turnaround_s"),
+            *("ranged", "at_max", "against_terms"),
+        ),
+        least=("first_us",),
+        most=("last_us",),
     ),
     "time_sums": Rollup(
         """
@@ -97,14 +104,14 @@ ROLLUPS: Final = {
             coalesce(sum(granted), 0)::BIGINT
         FROM slots WHERE settled_us IS NOT NULL GROUP BY ALL""",
         ("project", "start_us", "event"),
-        {"slots": "sum", "credits": "sum"},
+        ("slots", "credits"),
     ),
     "reason_sums": Rollup(
         f"""
         SELECT project, coalesce(reason, 'unspecified') AS reason, count(*) AS slots
         FROM slots WHERE state = 'discarded' AND {PERIOD} GROUP BY ALL""",
         ("project", "reason"),
-        {"slots": "sum"},
+        ("slots",),
     ),
     "counter_sums": Rollup(
         """
@@ -112,7 +119,7 @@ ROLLUPS: Final = {
         FROM (SELECT project, machine, unnest(map_entries(counters)) AS entry FROM slots WHERE state = 'claimed')
         GROUP BY ALL""",
         ("project", "machine", "counter"),
-        {"total": "sum", "slots": "sum"},
+        ("total", "slots"),
     ),
     "duration_sums": Rollup(
         f"""
@@ -129,7 +136,9 @@ ROLLUPS: Final = {
             count(*) AS slots, sum(took_us / 1e6) AS total_s, min(took_us) AS least_us, max(took_us) AS most_us
         FROM durations GROUP BY ALL""",
         ("project", "what", "bin"),
-        {"slots": "sum", "total_s": "sum", "least_us": "min", "most_us": "max"},
+        ("slots", "total_s"),
+        least=("least_us",),
+        most=("most_us",),
     ),
     "outstanding_sums": Rollup(
         """
@@ -144,8 +153,8 @@ ROLLUPS: Final = {
             FROM slots WHERE state = 'allocated')
         GROUP BY project, age""",
         ("project", "age"),
-        dict.fromkeys(("slots", "least_credits", "most_credits", "unlimited"), "sum")
-        | {"oldest_us": "min", "next_expiry_us": "min"},
+        ("slots", "least_credits", "most_credits", "unlimited"),
+        least=("oldest_us", "next_expiry_us"),
     ),
     "machine_averages": Rollup(
         recent_average.sql(
@@ -154,7 +163,7 @@ ROLLUPS: Final = {
             {"recent": "getvariable('until_us')", "earlier_recent": "getvariable('earlier_us')"},
         ),
         ("project", "machine"),
-        {"recent": "sum", "earlier_recent": "sum"},
+        ("recent", "earlier_recent"),
         by="machine",
     ),
     "user_averages": Rollup(
@@ -165,7 +174,7 @@ ROLLUPS: Final = {
             {"recent": "getvariable('until_us')", "earlier_recent": "getvariable('earlier_us')"},
         ),
         ("project", "user"),
-        {"recent": "sum", "earlier_recent": "sum"},
+        ("recent", "earlier_recent"),
         by="user",
     ),
 }

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from cpsim.accounting.blocks import Note
-from cpsim.accounting.values import heading, human_text, is_numeric, records
+from cpsim.accounting.values import heading, human_text, is_numeric, records, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +40,7 @@ def show(accounts: Accounts, reports: Sequence[Report], console: Console) -> Non
                 console.print(f"\n[yellow]{text}[/]" if block.warning else f"\n{text}", highlight=False)
                 continue
             console.print(f"\n[cyan]{escape(block.title)}[/]", highlight=False)
-            console.print(_grid(block.frame))
+            console.print(_grid(shown(block.frame, accounts.chosen)))
             rest = len(block.frame) - MOST_ROWS
             if rest > 0:
                 console.print(f"... and {rest:,} rows more: --format csv has them all", highlight=False)
@@ -74,7 +74,9 @@ def balance(accounts: Accounts) -> str:
     if accounts.balanced:
         seen = "" if accounts.has_accounts else ", but balances of machines and users are not known"
         return f"The books balance: {len(checks):,} conservation laws hold{seen}."
-    return f"The books do not balance: {int((~checks['holds']).sum()):,} of {len(checks):,} conservation laws are broken."
+    return (
+        f"The books do not balance: {int((~checks['holds']).sum()):,} of {len(checks):,} conservation laws are broken."
+    )
 
 
 def _show_balance(accounts: Accounts, console: Console) -> None:
@@ -88,7 +90,9 @@ def _show_balance(accounts: Accounts, console: Console) -> None:
 def _grid(frame: pd.DataFrame) -> Grid:
     grid = Grid(box=None, pad_edge=False)
     for column in frame.columns:
-        grid.add_column(escape(heading(column)), justify="right" if is_numeric(frame, column) else "left", overflow="fold")
+        grid.add_column(
+            escape(heading(column)), justify="right" if is_numeric(frame, column) else "left", overflow="fold"
+        )
     for row in records(frame.head(MOST_ROWS)):
         grid.add_row(*(escape(human_text(value)) for value in row))
     return grid

@@ -203,7 +203,7 @@ def _lines(path: Path, folder: Path) -> Source:
             )
             database.register("lines", lines)
             chosen = ", ".join(f'"{name}"' for name in SLOT_COLUMNS)
-            database.sql(f"SELECT {chosen} FROM lines WHERE type = 'slot'").write_parquet(str(slots))  # noqa: S608
+            database.sql(f"SELECT {chosen} FROM lines WHERE type = 'slot'").write_parquet(str(slots))
             database.sql(
                 """SELECT project, type AS kind, coalesce(CASE type WHEN 'machine' THEN machine END, "user") AS id,
                 CASE type WHEN 'machine' THEN "user" END AS "user", credits, counters, waiting_credits, waiting_counters
@@ -244,9 +244,13 @@ class _Control:
     def get(self, name: str) -> bytes:
         """The answer to a request. Raises Problem."""
         server = self._server
-        kind = http.client.HTTPSConnection if server.scheme == "https" else http.client.HTTPConnection
-        arguments = {"context": ssl.create_default_context()} if server.scheme == "https" else {}
-        connection = kind(server.host, server.port, timeout=TIMEOUT_S, **arguments)  # type: ignore[arg-type]
+        connection = (
+            http.client.HTTPSConnection(
+                server.host, server.port, timeout=TIMEOUT_S, context=ssl.create_default_context()
+            )
+            if server.scheme == "https"
+            else http.client.HTTPConnection(server.host, server.port, timeout=TIMEOUT_S)
+        )
         try:
             connection.request("GET", f"{CONTROL_PATH}{name}", headers=self._headers)
             response = connection.getresponse()

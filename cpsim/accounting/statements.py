@@ -62,7 +62,10 @@ def _statement(accounts: Accounts, kind: str, holder: dict[str, object], grants:
     last = [{"at": accounts.at(accounts.books.until_us), "entry": "closing balance", "balance_credits": credits}]
     types = dict.fromkeys(("credits", "balance_credits"), "Int64")
     ends = (pd.DataFrame(rows, columns=columns).astype(types) for rows in (first, last))
-    opened, closed = (end.assign(at=pd.to_datetime(end["at"], utc=True).dt.as_unit("us").dt.tz_convert(accounts.timezone)) for end in ends)
+    opened, closed = (
+        end.assign(at=pd.to_datetime(end["at"], utc=True).dt.as_unit("us").dt.tz_convert(accounts.timezone))
+        for end in ends
+    )
     text = ["entry", "slot", "rule", *(["machine"] if kind == "user" else [])]
     whole = pd.concat([part[columns].astype(dict.fromkeys(text, "object")) for part in (opened, middle, closed)])
     owner = holder.get("user") if kind == "machine" else None

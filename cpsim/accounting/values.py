@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 
 def records(frame: pd.DataFrame) -> Iterator[list[Any]]:
@@ -31,7 +31,7 @@ def machine_text(value: object) -> str:
 def human_text(value: object) -> str:
     """A value as people read it: digits in groups of three, few decimals, times to what they tell."""
     if value is None:
-        return "–"
+        return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
@@ -39,9 +39,7 @@ def human_text(value: object) -> str:
     if isinstance(value, float):
         size = abs(value)
         return f"{value:,.0f}" if size >= 1000 else f"{value:.2f}" if size >= 0.1 or not size else f"{value:.3g}"
-    if isinstance(value, dt.datetime):
-        return f"{value:%Y-%m-%d %H:%M:%S}" + (f".{value.microsecond:06}"[:4] if value.microsecond else "")
-    return str(value)
+    return _time_text(value) if isinstance(value, dt.datetime) else str(value)
 
 
 def is_numeric(frame: pd.DataFrame, column: str) -> bool:
@@ -50,9 +48,22 @@ def is_numeric(frame: pd.DataFrame, column: str) -> bool:
     return pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_bool_dtype(kind)
 
 
+def shown(frame: pd.DataFrame, projects: Sequence[str]) -> pd.DataFrame:
+    """A frame without its column of projects, where that would say the same in each row."""
+    spare = "project" in frame and len(projects) <= 1 and len(frame.columns) > 1
+    return frame.drop(columns="project") if spare else frame
+
+
 def heading(column: str) -> str:
     """The name of a column as people read it."""
     return column.replace("_", " ")
+
+
+def _time_text(moment: dt.datetime) -> str:
+    if moment.time() == dt.time():
+        return f"{moment:%Y-%m-%d}"
+    fraction = f".{moment.microsecond // 1000:03}" if moment.microsecond else ""
+    return f"{moment:%Y-%m-%d %H:%M:%S}{fraction}"
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever a report's author put there

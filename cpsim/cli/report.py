@@ -31,7 +31,7 @@ FORMATS: Final = (*TEXTS, "html", "excel", *FOLDERS)
 @click.option("--until", metavar="TIME", help="Its end, which is not part of it.")
 @click.option("--project", "projects", multiple=True, metavar="ID", help="Only this project; again for more.")
 @click.option(
-    "--for", "subjects", multiple=True, metavar="ID", help="A machine or user whose statement is wanted; again for more."
+    "--for", "subjects", multiple=True, metavar="ID", help="A machine or user to make the statement of; again for more."
 )
 @click.option("--against", metavar="PATH", help="Other accounts, for the comparison.")
 @click.option("--top", type=click.IntRange(1, 10_000), default=10, show_default=True, help="Rows of a leaderboard.")
@@ -56,7 +56,7 @@ FORMATS: Final = (*TEXTS, "html", "excel", *FOLDERS)
     help="Sum in this process, or on a Dask cluster.",
 )
 @click.option("--scheduler", metavar="ADDRESS", help="The Dask cluster's, such as tcp://127.0.0.1:8786.")
-@click.option("--control-token-file", type=FILE, metavar="FILE", help="File with the token of the control API at a URL.")
+@click.option("--control-token-file", type=FILE, metavar="FILE", help="File with the token of a control API.")
 def report(
     path: str,
     names: tuple[str, ...],
