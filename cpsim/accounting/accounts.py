@@ -433,9 +433,11 @@ def _moment(name: str, text: str | None, zone: ZoneInfo) -> int | None:
         return None
     try:
         moment = pd.Timestamp(text)
-        if moment is pd.NaT or moment.tzinfo is None:
+        if moment is pd.NaT:
+            raise ValueError(text)
+        if moment.tzinfo is None:
             moment = moment.tz_localize(zone)
-        return int(moment.tz_convert("UTC").as_unit("us").value)
+        return int(moment.value) // 1_000
     except (ValueError, TypeError) as error:
         raise Problem(f'{name} = "{text}" is not a time: expected 2026-03-01 or 2026-03-01T12:00+01:00') from error
 

@@ -42,6 +42,6 @@ def starts(moments_us: pd.Series, zone: ZoneInfo, every: str) -> pd.Series:
         return moments_us - (wall.astype("int64") % HOUR_US)
     days = wall.dt.floor("D")
     if every == "week":
-        days -= pd.to_timedelta(days.dt.weekday, unit="D")
+        days -= pd.to_timedelta(days.dt.day_of_week, unit="D")
     begun = days.dt.tz_localize(zone, ambiguous=True, nonexistent="shift_forward")
     return begun.dt.tz_convert("UTC").dt.as_unit("us").astype("int64").astype("Int64")

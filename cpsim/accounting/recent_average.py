@@ -72,7 +72,8 @@ def sql(keys: str, grants: str, moments_us: dict[str, str]) -> str:
     Args:
         keys: the columns that name an account, separated by commas.
         grants: a table or view with those columns and `allocated_us`, `settled_us` and `granted`.
-        moments_us: name of a result column to the SQL of the time at which it is read; a grant at that time does not count yet.
+        moments_us: name of a result column to the SQL of the time at which it is read; a grant at that time does not
+            count yet.
     """
     rate = f"({math.log(2) / HALF_LIFE_S / 1e6!r})"
     limit = f"({math.log(2) * DAY_S / HALF_LIFE_S!r} * granted)"
