@@ -67,7 +67,7 @@ WITH ours AS (
     SELECT slot, project, state, hash(machine) AS machine, granted, credits, min, max, settled_us,
         if(cardinality(counters) = 0, NULL, hash(array_to_string([entry.key || '=' || entry.value
             FOR entry IN map_entries(counters)], ','))) AS held
-    FROM ledger WHERE getvariable('run_project') IS NULL OR project = getvariable('run_project')
+    FROM run_ledger
 ), joined AS (
     SELECT coalesce(s.slot, o.slot) AS slot, s.* EXCLUDE (slot), o.* EXCLUDE (slot), o.slot IS NULL AS absent,
         s.slot IS NULL AS unsent, if(claims > 0, coalesce(o.credits,
@@ -95,7 +95,7 @@ UPDATE compared SET finding = 'counters differ' WHERE finding = '{UNSURE}' AND s
             WHERE kind = 'counters' AND outcome = 'accepted') GROUP BY slot, counter
     ), held AS (
         SELECT slot, entry.key AS counter, entry.value AS total
-        FROM (SELECT slot, unnest(map_entries(counters)) AS entry FROM ledger SEMI JOIN unsure USING (slot))
+        FROM (SELECT slot, unnest(map_entries(counters)) AS entry FROM run_ledger SEMI JOIN unsure USING (slot))
     )
     SELECT coalesce(s.slot, h.slot) FROM sent s FULL JOIN held h ON s.slot = h.slot AND s.counter = h.counter
     WHERE s.total IS DISTINCT FROM h.total
@@ -131,7 +131,7 @@ SELECT d.slot, finding, coalesce(claims, 0) AS claims_acknowledged, coalesce(dis
     claimant AS claimed_for, acknowledged_credits AS due_credits, state AS ledger_state, machine AS ledger_machine,
     granted AS granted_credits
 FROM differing d LEFT JOIN sent s ON d.slot = s.slot
-LEFT JOIN (SELECT * FROM ledger SEMI JOIN differing USING (slot)) l ON d.slot = l.slot
+LEFT JOIN (SELECT * FROM run_ledger SEMI JOIN differing USING (slot)) l ON d.slot = l.slot
 ORDER BY finding, d.slot
 """
 
@@ -146,5 +146,9 @@ def reconcile(database: duckdb.DuckDBPyConnection, project: str | None, prefix: 
     """
     database.execute("SET VARIABLE run_project = $1::VARCHAR", [project])
     database.execute("SET VARIABLE run_prefix = $1::VARCHAR", [prefix])
+    database.execute(
+        "CREATE TEMP VIEW run_ledger AS SELECT * FROM ledger "
+        "WHERE getvariable('run_project') IS NULL OR project = getvariable('run_project')"
+    )
     database.execute(COMPARED)
     database.execute(RESOLVED)
