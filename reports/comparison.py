@@ -33,13 +33,9 @@ def build(frames: Accounts) -> list[Block]:
         ("machine", frames.machines, others.machines),
         ("user", frames.users, others.users),
     ):
-        both = (
-            here[[kind, "credits"]]
-            .groupby(kind)
-            .sum()
-            .join(there[[kind, "credits"]].groupby(kind).sum(), how="outer", rsuffix="_there")
-        )
-        both = both.fillna(0).reset_index().rename(columns={"credits": "credits_here"})
+        sums = (holders.groupby(kind)["credits"].sum() for holders in (here, there))
+        both = pd.concat(dict(zip(("credits_here", "credits_there"), sums, strict=True)), axis="columns")
+        both = both.fillna(0).rename_axis(kind).reset_index()
         both["difference_credits"] = both["credits_here"] - both["credits_there"]
         differing = both[both["difference_credits"] != 0]
         order = differing["difference_credits"].abs().sort_values(ascending=False, kind="stable").index

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -74,4 +75,6 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever a report's author put 
     if isinstance(value, pd.Timestamp):
         return value.to_pydatetime(warn=False)
     plain = value.item() if hasattr(value, "item") else value
+    if isinstance(plain, float) and not math.isfinite(plain):
+        return None
     return plain if isinstance(plain, bool | int | float | str | dt.datetime) else str(plain)
