@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 MOST_ROWS: Final = 100
 """Rows of a table on the page; the other formats have all."""
+LONG: Final = 40
+"""Characters from which a text is broken into lines."""
 TILES: Final = ("credits", "claimed", "outstanding", "discarded", "expired", "machines", "users")
 
 
@@ -75,9 +77,10 @@ def _block(block: Block, accounts: Accounts) -> dict[str, Any]:
 
 
 def _table(frame: pd.DataFrame, most: int) -> dict[str, Any]:
+    shown_rows = frame.head(most)
     return {
-        "heads": [(heading(name), _class(frame, name)) for name in frame.columns],
-        "rows": [[(human_text(value), _key(value)) for value in row] for row in records(frame.head(most))],
+        "heads": [(heading(name), _class(shown_rows, name)) for name in frame.columns],
+        "rows": [[(human_text(value), _key(value)) for value in row] for row in records(shown_rows)],
         "total": len(frame),
     }
 
@@ -86,7 +89,9 @@ def _class(frame: pd.DataFrame, column: str) -> str:
     """How cells of a column are set."""
     if is_numeric(frame, column):
         return "num"
-    return "time" if frame[column].dtype.kind == "M" else ""
+    if frame[column].dtype.kind == "M":
+        return "time"
+    return "long" if max((len(str(value)) for value in frame[column]), default=0) > LONG else ""
 
 
 def _key(value: object) -> str | None:

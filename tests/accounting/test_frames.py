@@ -11,7 +11,16 @@ from .conftest import DAY_US, START_US, cells
 
 def test_projects(week):
     with week.load() as accounts:
-        columns = ("project", "allocated", "outstanding", "claimed", "discarded", "expired", "credits", "waiting_credits")
+        columns = (
+            "project",
+            "allocated",
+            "outstanding",
+            "claimed",
+            "discarded",
+            "expired",
+            "credits",
+            "waiting_credits",
+        )
         # p: fixed 7, low 5, high 20, asked 12, free 1; the 12 wait on m3
         assert cells(accounts.projects, *columns) == [("p", 8, 1, 5, 1, 1, 45, 12), ("q", 1, 0, 1, 0, 0, 50, 0)]
         assert cells(accounts.projects, "machines", "users") == [(3, 2), (1, 1)]
@@ -153,7 +162,9 @@ def test_recent_average_of_machines_users_and_projects(site):
         # a week before the end is 1 microsecond after the first grant
         assert accounts.machines["earlier_recent_credits_a_day"].tolist() == [pytest.approx(100, rel=1e-9)]
     with site.load(until="2026-01-16") as accounts:
-        assert accounts.machines["recent_credits_a_day"].tolist() == [pytest.approx(27.5, rel=1e-9)]  # a week after the last
+        assert accounts.machines["recent_credits_a_day"].tolist() == [
+            pytest.approx(27.5, rel=1e-9)
+        ]  # a week after the last
 
 
 def test_durations(site):

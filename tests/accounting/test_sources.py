@@ -94,7 +94,7 @@ def _log(path):
 def test_a_store_in_use_is_told(tmp_path):
     store = Store(tmp_path / "store")
     try:
-        with pytest.raises(Problem, match="store is in use by another process.*by its URL"):
+        with pytest.raises(Problem, match=r"store is in use by another process.*by its URL"):
             Accounts.load(tmp_path / "store")
     finally:
         store.close()
@@ -126,7 +126,7 @@ def test_a_journal_that_is_full_is_no_reason_not_to_report(tmp_path):
 
 
 def test_a_server_that_is_not_there_is_told():
-    with pytest.raises(Problem, match="cannot reach http://127.0.0.1:9/api.*is it running"):
+    with pytest.raises(Problem, match=r"cannot reach http://127.0.0.1:9/api.*is it running"):
         Accounts.load("http://127.0.0.1:9/api")
 
 
@@ -151,11 +151,14 @@ def test_names_that_mean_something_to_a_shell_or_to_sql(exported, tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda folder: shutil.rmtree(folder), "no such file or folder"),
+        (shutil.rmtree, "no such file or folder"),
         (lambda folder: (folder / "slots.parquet").unlink(), "is not a run folder: it has no run.json"),
         (lambda folder: _cut(folder / "slots.parquet"), "slots.parquet is damaged or cut short"),
         (lambda folder: _cut(folder / "accounts.parquet"), "accounts.parquet is damaged or cut short"),
-        (lambda folder: shutil.copy(folder / "accounts.parquet", folder / "slots.parquet"), "has no column slot, state"),
+        (
+            lambda folder: shutil.copy(folder / "accounts.parquet", folder / "slots.parquet"),
+            "has no column slot, state",
+        ),
         (lambda folder: (folder / "run.json").write_text("{}"), "has no ledger.parquet"),
         (lambda folder: (folder / "run.json").write_text('{"scen'), "run.json is damaged or cut short"),
         (lambda folder: (folder / "run.json").write_text("[]"), "run.json is not what cpsim run writes"),
