@@ -433,13 +433,12 @@ def _moment(name: str, text: str | None, zone: ZoneInfo) -> int | None:
         return None
     try:
         moment = pd.Timestamp(text)
-        if moment is pd.NaT:
-            raise ValueError(text)
         if moment.tzinfo is None:
             moment = moment.tz_localize(zone)
-        return int(moment.value) // 1_000
+        microseconds: int = int(moment.timestamp()) * 1_000_000 + moment.microsecond
     except (ValueError, TypeError) as error:
         raise Problem(f'{name} = "{text}" is not a time: expected 2026-03-01 or 2026-03-01T12:00+01:00') from error
+    return microseconds
 
 
 @contextmanager

@@ -27,13 +27,16 @@ CREATE VIEW owned AS
 SELECT ledger.*, owners.user FROM ledger LEFT JOIN owners ON ledger.project = owners.project
 AND ledger.machine = owners.machine WHERE {owned};
 
-CREATE VIEW slots AS
+CREATE VIEW states AS
 SELECT project, slot, if(settled, state, 'allocated') AS state, if(settled, machine, NULL) AS machine,
-    if(settled, user, NULL) AS user, if(settled, reason, NULL) AS reason, credits, min, max,
-    if(settled, granted, NULL) AS granted, allocated_us, expires_us, if(settled, settled_us, NULL) AS settled_us,
-    counters, meta
-FROM (SELECT *, coalesce(settled_us < getvariable('until_us'), false) AS settled FROM owned)
+    if(settled, reason, NULL) AS reason, credits, min, max, if(settled, granted, NULL) AS granted, allocated_us,
+    expires_us, if(settled, settled_us, NULL) AS settled_us, counters, meta
+FROM (SELECT *, coalesce(settled_us < getvariable('until_us'), false) AS settled FROM ledger)
 WHERE allocated_us < getvariable('until_us');
+
+CREATE VIEW slots AS
+SELECT states.*, owners.user FROM states LEFT JOIN owners ON states.project = owners.project
+AND states.machine = owners.machine;
 
 CREATE VIEW claims AS
 SELECT NULL::VARCHAR AS project, slot, arguments FROM journal WHERE kind = 'claim' AND outcome <> 'refused'
@@ -53,15 +56,21 @@ RULE: Final = """CASE
     WHEN defaulted THEN 'default of 1' ELSE 'as asked' END"""
 """What decided a grant, from a slot's terms and, where a journal tells it, what the claim asked for."""
 
-ASKED: Final = """
-SELECT any_value(project) AS project, slot, machine, bool_and(NOT gave) AS defaulted,
+MACHINE: Final = """if(starts_with(arguments, 'machine='), split_part(substr(arguments, 9), ',', 1),
+        regexp_extract(arguments, '(?:^|,)machine=([^,]*)', 1))"""
+CREDITS: Final = """if(starts_with(arguments, 'machine='), substr(split_part(arguments, ',', 2), 9),
+        regexp_extract(arguments, '(?:^|,)credits=([^,]*)', 1))"""
+"""The arguments of a claim. A run's own journal has the machine first, so that it need not be searched for."""
+
+ASKED_CREDITS: Final = "if(text = '', 1, if(contains(text, '.'), NULL, TRY_CAST(text AS BIGINT)))"
+"""What a claim asks for by the `text` of its credits; DuckDB would round a fraction."""
+
+ASKED: Final = f"""
+SELECT any_value(project) AS project, slot, machine, bool_and(text = '') AS defaulted,
     if(count(credits) = count(*) AND min(credits) = max(credits), min(credits), NULL) AS asked
 FROM (
-    SELECT project, slot, regexp_extract(arguments, '(?:^|,)machine=([^,]*)', 1) AS machine,
-        regexp_matches(arguments, '(?:^|,)credits=') AS gave,
-        if(gave, TRY_CAST(nullif(regexp_extract(arguments, '(?:^|,)credits=(-?[0-9]+)(?:,|$)', 1), '') AS BIGINT), 1)
-            AS credits
-    FROM {claims}
+    SELECT project, slot, {MACHINE} AS machine, {CREDITS} AS text, {ASKED_CREDITS} AS credits
+    FROM {{claims}}
 ) GROUP BY slot, machine"""
 """What each machine asked for each slot, where that is certain: a row per slot and machine of {claims}."""
 

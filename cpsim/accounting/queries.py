@@ -91,7 +91,7 @@ def rules(*, journal: bool) -> str:
     """How many grants of the period each rule decided, and of how many credits."""
     claims = _joined("claims") if journal else "SELECT *, NULL AS asked, NULL AS defaulted FROM chosen"
     return f"""
-    WITH chosen AS (SELECT * FROM slots WHERE state = 'claimed' AND {PERIOD})
+    WITH chosen AS (SELECT * FROM states WHERE state = 'claimed' AND {PERIOD})
     SELECT project, {RULE} AS rule, count(*) AS slots, sum(granted)::BIGINT AS credits
     FROM ({claims}) GROUP BY project, rule ORDER BY project, slots DESC, rule"""
 

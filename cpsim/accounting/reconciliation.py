@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from cpsim.accounting.books import RULE
+from cpsim.accounting.books import ASKED_CREDITS, CREDITS, MACHINE, RULE
 
 if TYPE_CHECKING:
     import duckdb
@@ -20,31 +20,27 @@ NO_DIFFERENCE: Final = (AGREES, APPLIED, LOST)
 """What is no difference: a command whose reply was lost may have been applied or not."""
 UNSURE: Final = "counters of several commands"
 
-SENT: Final = """
+SENT: Final = f"""
 SELECT slot, bit_or(flag) AS flags, count(*) FILTER (flag = 2) AS claims, count(*) FILTER (flag = 8) AS counted,
     bit_xor(claimant) AS claimant, bit_xor(counters) AS counters, bool_and(gave) IS NOT TRUE AS defaulted,
     if(count(claimant) = 1, max(credits), NULL) AS asked
 FROM (
-    SELECT slot, flag, hash(machine) AS claimant, text <> '' AS gave,
-        if(text = '', 1, TRY_CAST(text AS BIGINT)) AS credits, NULL AS counters
-    FROM (SELECT slot, if(outcome = 'accepted', 2, 16) AS flag,
-            regexp_extract(arguments, '(?:^|,)machine=([^,]*)', 1) AS machine,
-            regexp_extract(arguments, '(?:^|,)credits=([^,]*)', 1) AS text
-        FROM journal WHERE kind = 'claim' AND outcome <> 'refused')
-    UNION ALL
-    SELECT slot, CASE kind WHEN 'alloc' THEN 1 WHEN 'discard' THEN 4 ELSE 8 END, NULL, NULL, NULL,
-        if(kind = 'counters', hash(arguments), NULL)
-    FROM journal WHERE kind IN ('alloc', 'discard', 'counters') AND outcome = 'accepted'
-    UNION ALL
-    SELECT slot, CASE WHEN outcome = 'refused' THEN 0 WHEN kind = 'discard' THEN 32 WHEN kind = 'counters' THEN 64
-        ELSE 0 END, NULL, NULL, NULL, NULL
-    FROM journal WHERE kind IN ('alloc', 'discard', 'counters') AND outcome <> 'accepted'
+    SELECT slot, flag, if(flag & 18 > 0, hash(machine), NULL) AS claimant, if(flag & 18 > 0, text <> '', NULL) AS gave,
+        if(flag & 18 > 0, {ASKED_CREDITS}, NULL) AS credits, if(flag = 8, hash(arguments), NULL) AS counters
+    FROM (SELECT slot, arguments, CASE outcome
+            WHEN 'accepted' THEN CASE kind WHEN 'alloc' THEN 1 WHEN 'claim' THEN 2 WHEN 'discard' THEN 4 ELSE 8 END
+            WHEN 'unknown' THEN CASE kind WHEN 'claim' THEN 16 WHEN 'discard' THEN 32 WHEN 'counters' THEN 64 ELSE 0 END
+            ELSE 0 END AS flag, if(kind = 'claim', {MACHINE}, NULL) AS machine,
+            if(kind = 'claim', {CREDITS}, NULL) AS text
+        FROM journal WHERE kind IN ('alloc', 'claim', 'discard', 'counters'))
 ) GROUP BY slot
 """
 """What was sent for each slot; `flags` has a bit for each kind of command that was acknowledged (alloc 1, claim 2,
 discard 4, counters 8) or whose reply was lost (claim 16, discard 32, counters 64)."""
 
 FINDING: Final = f"""CASE
+    WHEN state = 'claimed' AND claims = 1 AND flags IN (3, 11) AND machine = claimant AND granted = due
+        AND held IS NOT DISTINCT FROM counters THEN '{AGREES}'
     WHEN absent THEN if(flags & 7 > 0, 'acknowledged, but the ledger has no such slot', '{AGREES}')
     WHEN unsent THEN 'in the ledger, but the journal has no such slot'
     WHEN claims > 1 THEN 'claims acknowledged more than once'
