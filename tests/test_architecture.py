@@ -21,7 +21,7 @@ PURE = [
 ]
 IMPURE = {"_socket", "asyncio", "concurrent", "random", "secrets", "select", "selectors", "socket", "threading", "time"}
 TOP_LEVEL = {
-    *("cpdaemon", "cpsim", "scenarios", "reports", "tests", "pyproject.toml", "noxfile.py"),
+    *("cpdaemon", "cpsim", "scenarios", "reports", "docs", "tests", "pyproject.toml", "noxfile.py"),
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", ".ci", ".gitignore"),
 }
 
