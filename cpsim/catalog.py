@@ -5,6 +5,7 @@ They are content, not code: in a wheel they lie inside the package, in a checkou
 
 from __future__ import annotations
 
+import ast
 import difflib
 from pathlib import Path
 from typing import Final
@@ -35,6 +36,37 @@ def find_scenario(name_or_path: str) -> Path:
 def scenario_names() -> list[str]:
     """The names of the scenarios that come with the project, sorted."""
     return names("scenarios")
+
+
+def find_report(name_or_path: str) -> Path:
+    """The file of a report that comes with the project, or of one's own.
+
+    Args:
+        name_or_path: a name such as "leaderboards", or a path to a `.py` file.
+
+    Raises:
+        NotFound: there is none; the message lists the names and suggests the nearest.
+    """
+    return find("reports", name_or_path)
+
+
+def report_names() -> list[str]:
+    """The names of the reports that come with the project, sorted, but for the summary, which comes first."""
+    return sorted(names("reports"), key=lambda name: (name != "summary", name))
+
+
+def describe_report(path: Path) -> tuple[str, str]:
+    """What a report is about, and what else its docstring says; read without running it.
+
+    Raises:
+        Problem: the file is not Python.
+    """
+    try:
+        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    except (SyntaxError, ValueError) as error:
+        raise Problem(f"{path} is not Python: {error}") from error
+    title, _, rest = (text or path.stem).partition("\n")
+    return title.removesuffix("."), " ".join(rest.split())
 
 
 def find(kind: str, name_or_path: str) -> Path:

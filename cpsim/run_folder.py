@@ -128,6 +128,7 @@ def run_document(run: Run, summary: Summary) -> dict[str, Any]:
         "slot_prefix": run.slot_prefix,
         "endpoint": "embedded" if run.embedded else str(run.target.endpoint),
         "server": None if run.embedded or run.target.server is None else str(run.target.server),
+        "project": None if run.target.credentials is None else run.target.credentials[0],
         "pace": str(run.pace),
         "started": run.started.isoformat(timespec="milliseconds"),
         "interrupted": run.interrupted,

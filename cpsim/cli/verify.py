@@ -139,7 +139,9 @@ def verify(
     from cpsim.verify.conformance.suite import Outcome, examine
     from cpsim.verify.conformance.target import checked_prefix
 
-    if sequences is not None and (clauses or only_list or dry_run or junit is not None or behind is not None):
+    if sequences is not None and (
+        clauses or only_list or dry_run or junit is not None or options["behind"] is not None
+    ):
         raise click.UsageError(
             "--random is in the place of the clauses: leave out -k, --list, --dry-run, --junit, --behind"
         )

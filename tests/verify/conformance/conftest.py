@@ -87,7 +87,7 @@ def examine_fake(tmp_path, monkeypatch):
 def examine_stranger():
     """examine_stranger(bug, clauses, tier=..., **target): what the suite finds in a stranger."""
 
-    def run(bug="", clauses=OF_THE_PAIR, *, tier="pair", **target):
+    def run(bug="", clauses=(), *, tier="pair", **target):
         with stranger(bug) as (daemon, server):
             if tier != "server":
                 target["daemon"] = daemon

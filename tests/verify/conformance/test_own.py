@@ -174,7 +174,7 @@ def test_long_listings_are_read_page_by_page(examine_fake, monkeypatch):
     assert outcome.deviant == {}
 
 
-def test_a_rehearsal_lists_what_is_sent_and_sends_nothing(examine_fake):
+def test_a_rehearsal_lists_what_is_sent_and_sends_nothing(examine_fake, of_the_pair):
     def lines(outcome, begin):
         """What is sent for each clause, without the run's own id, signatures, and the looks at what came of it."""
         return {
@@ -193,7 +193,7 @@ def test_a_rehearsal_lists_what_is_sent_and_sends_nothing(examine_fake):
     planned = examine_fake(rehearse=True)
     sent = examine_fake()
     assert planned.sent == 0
-    assert planned.counts == {"planned": len(catalogue())}
+    assert planned.counts == {"planned": len(of_the_pair)}
     planned_lines, sent_lines = lines(planned, ""), lines(sent, "> ")
     for id in ("CONCUR-6", "CONCUR-7"):  # these send from several threads
         planned_lines[id].sort()

@@ -1,0 +1,458 @@
+"""Accounts as pandas frames, computed when they are asked for.
+
+Every frame has a row per what its docstring says. Credits and counters are whole numbers (`Int64`), never floats, and
+missing where there is nothing to know; ids are text; columns that end in `_us` are microseconds since 1970, UTC, those
+in `_s` seconds, those in `_credits_a_day` credits a day. `Accounts.when` turns microseconds into times of a zone.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import duckdb
+import pandas as pd
+import pyarrow as pa
+
+from cpsim.accounting import conservation, intervals, queries, reconciliation
+from cpsim.accounting.books import MEMORY_MB, Books
+from cpsim.accounting.engines import Cluster, Engine, Here
+from cpsim.accounting.sources import Source, gather
+from cpsim.errors import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import TracebackType
+    from typing import Self
+
+WEEK_US: Final = 7 * 86_400_000_000
+BUCKETS_US: Final = (1_000, 10_000, 100_000, 1_000_000, 60_000_000, 900_000_000)
+"""Widths of the shortest interval told apart; a quarter of an hour fits the days of every time zone."""
+MOST_BUCKETS: Final = 2_000
+INTEGERS: Final = {kind: pd.Int64Dtype() for kind in (pa.int8(), pa.int16(), pa.int32(), pa.int64())}
+
+
+class Accounts:
+    """The accounts of a ledger; `Accounts.load` opens them. A context manager that gives its temporary files back.
+
+    Attributes:
+        source: where they come from.
+        books: which part of them counts: the period and the projects.
+        timezone: in which days begin and times are shown.
+        top: how many rows a leaderboard has.
+        subjects: ids of the machines and users that statements are for; empty for those that lead.
+        against: other accounts to compare these with, if there are any.
+    """
+
+    def __init__(self, source: Source, books: Books, engine: Engine, spill: Path, memory_mb: int) -> None:
+        self.source = source
+        self.books = books
+        self.timezone = ZoneInfo("UTC")
+        self.top = 10
+        self.subjects: tuple[str, ...] = ()
+        self.against: Accounts | None = None
+        self.projects_known: list[str] = []
+        self._engine = engine
+        self._spill = spill
+        self._memory_mb = memory_mb
+        self._rolled: set[str] = set()
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    @classmethod
+    def load(
+        cls,
+        where: str | Path,
+        *,
+        since: str | None = None,
+        until: str | None = None,
+        projects: Sequence[str] = (),
+        timezone: str = "UTC",
+        top: int = 10,
+        scheduler: str | None = None,
+        token: str | None = None,
+        memory_mb: int = MEMORY_MB,
+    ) -> Self:
+        """Open the accounts of a run folder, a store, an export, or a fake that is running.
+
+        Args:
+            where: a path, or a URL.
+            since: begin of the period, such as "2026-03-01" or "2026-03-01T12:00", in `timezone` unless it has one of
+                its own; by default that of the ledger.
+            until: its end, which is not part of it; by default that of the ledger.
+            projects: ids of those that count; by default all.
+            timezone: a name such as "Europe/Zurich".
+            top: how many rows a leaderboard has.
+            scheduler: address of a Dask scheduler whose workers do the sums.
+            token: of the control API at the URL, if it asks for one.
+            memory_mb: what the sums may take before they spill to disk.
+
+        Raises:
+            Problem: there are no accounts, they are damaged or in use, or an argument makes no sense.
+        """
+        try:
+            zone = ZoneInfo(timezone)
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise Problem(f'no time zone "{timezone}": expected a name such as UTC or Europe/Zurich') from error
+        since_us, until_us = _moment("since", since, zone), _moment("until", until, zone)
+        folder = tempfile.TemporaryDirectory(prefix="cpsim-report-")
+        try:
+            source = gather(where, Path(folder.name), token)
+            engine = Here() if scheduler is None else Cluster(scheduler)
+            spill = Path(folder.name) / "spill"
+            accounts = cls(source, Books.of(source), engine, spill, memory_mb)
+            accounts.timezone, accounts.top, accounts._folder = zone, top, folder
+            accounts._cut(since_us, until_us, tuple(projects))
+        except BaseException:
+            folder.cleanup()
+            raise
+        return accounts
+
+    def close(self) -> None:
+        """Give back the files and the memory."""
+        if "_database" in vars(self):
+            self._database.close()
+        if isinstance(self._engine, Cluster):
+            self._engine.close()
+        if self._folder is not None:
+            self._folder.cleanup()
+        if self.against is not None:
+            self.against.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def empty(self) -> bool:
+        """Whether no slot was allocated before the period's end."""
+        return bool(self.projects.empty)
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The ids of the projects that count."""
+        return self.books.projects or tuple(self.projects_known)
+
+    @property
+    def has_accounts(self) -> bool:
+        """Whether the balances of machines and users are known, and who owns which machine."""
+        return self.source.accounts is not None
+
+    def when(self, moments_us: pd.Series) -> pd.Series:
+        """Microseconds as times of the chosen zone (`datetime64[us, tz]`)."""
+        return (
+            pd.to_datetime(moments_us.astype("Int64"), unit="us", utc=True)
+            .dt.as_unit("us")
+            .dt.tz_convert(self.timezone)
+        )
+
+    def at(self, moment_us: int) -> pd.Timestamp:
+        """One moment as a time of the chosen zone."""
+        return pd.Timestamp(moment_us, unit="us", tz="UTC").tz_convert(self.timezone)
+
+    def query(self, sql: str, parameters: Sequence[object] = ()) -> pd.DataFrame:
+        """The rows of a DuckDB query, for what no frame has.
+
+        There are the views `slots` (as of the period's end, with the machine's present `user`), `ledger` (all there
+        is), `accounts`, `owners`, `journal` (what a client sent) and `received` (what the server was sent), and every
+        table of `cpsim.accounting.rollups` that a frame has needed so far.
+
+        Raises:
+            Problem: a sum is beyond 64 bits, or a file is damaged.
+        """
+        with _told(self.source.name):
+            return frame(self._database.sql(sql, params=list(parameters)).to_arrow_table())
+
+    # -- frames ------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def projects(self) -> pd.DataFrame:
+        """A row per project: its slots by state and credits, at the period's end and within it.
+
+        Columns: project, allocated, outstanding, claimed, discarded, expired, credits, period_allocated,
+        period_claimed, period_credits, refused (commands, where the server told), machines, users, waiting_credits,
+        recent_credits_a_day (sum over its machines), first_us, last_us.
+        """
+        refused = pd.DataFrame(
+            [(project, counts["refused"]) for project, counts in (self.source.totals or {}).items()],
+            columns=["project", "refused"],
+        ).astype({"project": "str", "refused": "Int64"})
+        found = self._frame(queries.PROJECTS, "project_sums", "machine_averages")
+        return found.merge(refused, on="project", how="left")
+
+    @cached_property
+    def machines(self) -> pd.DataFrame:
+        """A row per machine and project, those with most credits first.
+
+        Columns: project, machine, user (missing: nobody), claimed (slots), credits (at the period's end),
+        period_credits, earlier_credits (at the time ranks are compared with), waiting_credits (at the ledger's end),
+        recent_credits_a_day, earlier_recent_credits_a_day, first_us and last_us (its grants), turnaround_s (mean),
+        ranged (claims of slots with a range), at_max (of these, granted the maximum), against_terms (grants that the
+        slot's terms do not allow), unexplained_credits (held, but granted by no slot that is there).
+        """
+        return self._frame(queries.MACHINES, "machine_sums", "machine_averages")
+
+    @cached_property
+    def users(self) -> pd.DataFrame:
+        """A row per user and project, those with most credits first; its grants are those of the machines owned now.
+
+        Columns: project, user, machines (owned now), claimed, credits, period_credits, earlier_credits,
+        recent_credits_a_day, earlier_recent_credits_a_day, first_us, last_us, unexplained_credits (held, but granted
+        through machines that have since been released or linked to others: the ledger keeps no history of links).
+        """
+        return self._frame(queries.USERS, "machine_sums", "user_averages")
+
+    @cached_property
+    def slots(self) -> pd.DataFrame:
+        """A row per slot, as of the period's end: the whole ledger in memory, some 300 bytes a slot.
+
+        Columns: project, slot, state, machine, user, reason, credits, min, max, granted, allocated_us, expires_us,
+        settled_us, counters, meta (both lists of pairs).
+        """
+        return self._frame("SELECT * FROM slots ORDER BY allocated_us, slot")
+
+    @cached_property
+    def counters(self) -> pd.DataFrame:
+        """A row per project and counter: what claimed slots granted.
+
+        Columns: project, counter, total, slots (that had it), machines.
+        """
+        return self._frame(queries.COUNTERS, "counter_sums")
+
+    @cached_property
+    def reasons(self) -> pd.DataFrame:
+        """A row per project and reason of discards within the period: project, reason, slots."""
+        return self._frame("SELECT * FROM reason_sums ORDER BY slots DESC, project, reason", "reason_sums")
+
+    @cached_property
+    def rules(self) -> pd.DataFrame:
+        """A row per project and rule that decided grants within the period: project, rule, slots, credits."""
+        if self.reconciliation is not None:
+            return self.query(reconciliation.RULES)
+        return self._frame(queries.rules(journal=self.has_claims))
+
+    @cached_property
+    def outstanding(self) -> pd.DataFrame:
+        """A row per project and age of slots that are not settled.
+
+        Columns: project, age, slots, least_credits and most_credits (that claims can still cost; most counts the slots
+        with a limit), unlimited (slots without one), oldest_us (allocation), next_expiry_us.
+        """
+        return self._frame(queries.OUTSTANDING, "outstanding_sums")
+
+    @cached_property
+    def durations(self) -> pd.DataFrame:
+        """A row per project, what, and length of time: a histogram of how long slots took.
+
+        Columns: project, what (claimed, discarded, expired: from allocation to the end; outstanding: age so far;
+        waited: turnaround without the CPU time in `job/cpuusage`), from_s and to_s (of the bin), slots, total_s,
+        least_s, most_s.
+        """
+        return self._frame(queries.DURATIONS, "duration_sums")
+
+    @cached_property
+    def times(self) -> pd.DataFrame:
+        """A row per project and shortest interval: slots allocated and settled, and credits granted, within the period.
+
+        Columns: project, start_us, allocated, claimed, discarded, expired, credits.
+        """
+        return self._frame(queries.TIMES, "time_sums")
+
+    @cached_property
+    def checks(self) -> pd.DataFrame:
+        """A row per conservation law of the whole ledger, whatever the period.
+
+        Columns: project, law, expected, found, difference, holds.
+        """
+        whole = replace(self.books, until_us=max(self.books.until_us, self.end_us))
+        with _told(self.source.name):
+            if whole == self.books:
+                return self._laws(self._database, whole)
+            with whole.open(self._spill, self._memory_mb) as database:
+                return self._laws(database, whole)
+
+    @property
+    def balanced(self) -> bool:
+        """Whether every conservation law holds."""
+        return bool(self.checks["holds"].all())
+
+    @cached_property
+    def reconciliation(self) -> pd.DataFrame | None:
+        """A row per kind of finding when the client's journal is compared with the ledger; None without a journal.
+
+        Columns: finding, slots, acknowledged_credits, granted_credits, difference_credits.
+        """
+        if self.source.journal is None:
+            return None
+        run = self.source.run or {}
+        prefix = run.get("slot_prefix")
+        with _told(self.source.name):
+            reconciliation.reconcile(self._database, run.get("project"), "" if prefix is None else f"{prefix}-")
+        return self.query(reconciliation.TOTALS)
+
+    # -- frames with arguments ---------------------------------------------------------------------------------------
+
+    def differences(self, limit: int = 1_000) -> pd.DataFrame:
+        """The first slots about which the client's journal and the ledger differ, a row each.
+
+        Columns: slot, finding, claims_acknowledged, discards_acknowledged, claimed_for, due_credits, ledger_state,
+        ledger_machine, granted_credits.
+        """
+        if self.reconciliation is None:
+            return pd.DataFrame()
+        return self.query(reconciliation.DIFFERENCES, (limit,))
+
+    def grants(self, holder: str, ids: Sequence[tuple[str, str]]) -> pd.DataFrame:
+        """A row per grant within the period to some machines or users, in the order of time.
+
+        Columns: project, id, at_us, slot, machine, rule (what decided the credits), credits.
+
+        Args:
+            holder: "machine" or "user".
+            ids: pairs of project and id.
+        """
+        sql = queries.grants(holder, journal=self.has_claims)
+        return self.query(sql, ([project for project, _ in ids], [name for _, name in ids]))
+
+    def leading_counters(self, holder: str, top: int) -> pd.DataFrame:
+        """The machines or users that have most of each counter: project, counter, rank, id, total."""
+        self._roll_up("counter_sums")
+        return self.query(queries.leading_counters(holder), (top,))
+
+    def over_time(self, every: str = "auto") -> pd.DataFrame:
+        """A row per project and interval of the period in which something happened.
+
+        Columns: project, start_at (a time of the chosen zone), allocated, claimed, discarded, expired, credits,
+        cumulative_credits (from the period's begin).
+
+        Args:
+            every: "hour", "day" or "week" (from Monday), as clocks of the zone have them; "auto" takes what divides
+                the period into some hundred.
+        """
+        times = self.times
+        starts = intervals.starts(times["start_us"], self.timezone, every)
+        found = times.assign(start_at=self.when(starts)).drop(columns="start_us")
+        found = found.groupby(["project", "start_at"], as_index=False).sum()
+        return found.assign(cumulative_credits=found.groupby("project")["credits"].cumsum())
+
+    def quantiles(self, what: str) -> pd.DataFrame:
+        """A row per project: how long slots took, exact to about one percent.
+
+        Columns: project, slots, mean_s, least_s, p50_s, p90_s, p99_s, most_s.
+
+        Args:
+            what: as in `durations`.
+        """
+        rows = []
+        for project, bins in self.durations[self.durations["what"] == what].groupby("project"):
+            reached = bins["slots"].cumsum()
+            slots = int(bins["slots"].sum())
+            row = {"project": project, "slots": slots, "mean_s": bins["total_s"].sum() / slots}
+            row["least_s"], most_s = bins["least_s"].min(), bins["most_s"].max()
+            for name, share in (("p50_s", 0.5), ("p90_s", 0.9), ("p99_s", 0.99)):
+                row[name] = min(most_s, bins.loc[reached >= share * slots, "to_s"].iloc[0])
+            rows.append({**row, "most_s": most_s})
+        columns = ["project", "slots", "mean_s", "least_s", "p50_s", "p90_s", "p99_s", "most_s"]
+        return pd.DataFrame(rows, columns=columns).astype({"slots": "Int64"})
+
+    @property
+    def has_claims(self) -> bool:
+        """Whether there is a journal that tells what claims asked for."""
+        return self.source.journal is not None or self.source.received is not None
+
+    # -- how ---------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _database(self) -> duckdb.DuckDBPyConnection:
+        return self.books.open(self._spill, self._memory_mb)
+
+    def _frame(self, sql: str, *rollups: str) -> pd.DataFrame:
+        for rollup in rollups:
+            self._roll_up(rollup)
+        return self.query(sql)
+
+    def _roll_up(self, name: str) -> None:
+        if name not in self._rolled:
+            with _told(self.source.name):
+                self._engine.roll_up(name, self.books, self._database)
+            self._rolled.add(name)
+
+    def _laws(self, database: duckdb.DuckDBPyConnection, books: Books) -> pd.DataFrame:
+        for name in ("project_sums", "counter_sums"):
+            if books == self.books:
+                self._roll_up(name)
+            else:
+                self._engine.roll_up(name, books, database)
+        conservation.prepare(database, self.source.totals, books.projects, has_accounts=self.has_accounts)
+        return frame(database.sql(conservation.LAWS).to_arrow_table())
+
+    def _cut(self, since_us: int | None, until_us: int | None, projects: tuple[str, ...]) -> None:
+        """Choose the period and the projects."""
+        with _told(self.source.name), self.books.open(self._spill, self._memory_mb) as database:
+            known = [name for (name,) in database.sql("SELECT DISTINCT project FROM ledger ORDER BY ALL").fetchall()]
+            span = "SELECT min(allocated_us), max(greatest(allocated_us, settled_us)) FROM ledger"
+            ((first_us, last_us),) = database.sql(span).fetchall()
+        self.projects_known = [*known, *(name for name in self.source.totals or () if name not in known)]
+        for project in projects:
+            if project not in self.projects_known:
+                there = ", ".join(self.projects_known) or "none"
+                raise Problem(f'no project "{project}" in {self.source.name}; there are: {there}')
+        self.end_us: int = max(last_us or 0, self.source.now_us or 0) + 1
+        begin_us = (first_us or 0) if since_us is None else since_us
+        self.since_us: int = begin_us
+        stop_us = self.end_us if until_us is None else until_us
+        if begin_us > stop_us:
+            raise Problem(f"the period is empty: it would begin at {self.at(begin_us)} and end at {self.at(stop_us)}")
+        width_us = max(1, min(stop_us, self.end_us) - max(begin_us, first_us or 0))
+        self.books = replace(
+            self.books,
+            since_us=begin_us,
+            until_us=stop_us,
+            earlier_us=max(0, stop_us - WEEK_US) if since_us is None else since_us,
+            bucket_us=next((width for width in BUCKETS_US if width_us <= width * MOST_BUCKETS), BUCKETS_US[-1]),
+            projects=projects,
+        )
+
+
+def frame(table: pa.Table) -> pd.DataFrame:
+    """An Arrow table as pandas, whole numbers as `Int64`."""
+    return table.to_pandas(types_mapper=INTEGERS.get)
+
+
+def _moment(name: str, text: str | None, zone: ZoneInfo) -> int | None:
+    """A time as microseconds."""
+    if text is None:
+        return None
+    try:
+        moment = pd.Timestamp(text)
+        if moment.tzinfo is None:
+            moment = moment.tz_localize(zone)
+        microseconds: int = int(moment.timestamp()) * 1_000_000 + moment.microsecond
+    except (ValueError, TypeError) as error:
+        raise Problem(f'{name} = "{text}" is not a time: expected 2026-03-01 or 2026-03-01T12:00+01:00') from error
+    return microseconds
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """The engine's errors as problems that name the source."""
+    try:
+        yield
+    except (duckdb.ConversionException, duckdb.OutOfRangeException) as error:
+        raise Problem(f"{name}: a number is beyond 64 bits: {_first_line(error)}") from error
+    except duckdb.OutOfMemoryException as error:
+        raise Problem(f"{name}: not enough memory or disk for this ledger: {_first_line(error)}") from error
+    except (duckdb.IOException, duckdb.InvalidInputException, duckdb.SerializationException) as error:
+        raise Problem(f"{name} is damaged or cut short: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

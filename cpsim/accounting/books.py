@@ -1,0 +1,162 @@
+"""The views that every figure is computed from, in a DuckDB over Parquet files that may be larger than memory."""
+
+from __future__ import annotations
+
+import glob
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import duckdb
+
+from cpsim.accounting.sources import ACCOUNT_COLUMNS, RECEIVED, SLOT_COLUMNS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Self
+
+    from cpsim.accounting.sources import Source
+
+MEMORY_MB: Final = 700
+"""What the engine may take before it spills to disk; the process as a whole needs some 400 MB more."""
+
+VIEWS: Final = """
+CREATE VIEW owners AS
+SELECT project, id AS machine, user FROM accounts WHERE kind = 'machine' AND user IS NOT NULL;
+
+CREATE VIEW owned AS
+SELECT ledger.*, owners.user FROM ledger LEFT JOIN owners ON ledger.project = owners.project
+AND ledger.machine = owners.machine WHERE {owned};
+
+CREATE VIEW states AS
+SELECT project, slot, if(settled, state, 'allocated') AS state, if(settled, machine, NULL) AS machine,
+    if(settled, reason, NULL) AS reason, credits, min, max, if(settled, granted, NULL) AS granted, allocated_us,
+    expires_us, if(settled, settled_us, NULL) AS settled_us, counters, meta
+FROM (SELECT *, coalesce(settled_us < getvariable('until_us'), false) AS settled FROM ledger)
+WHERE allocated_us < getvariable('until_us');
+
+CREATE VIEW slots AS
+SELECT states.*, owners.user FROM states LEFT JOIN owners ON states.project = owners.project
+AND states.machine = owners.machine;
+
+CREATE VIEW claims AS
+SELECT NULL::VARCHAR AS project, slot, arguments FROM journal WHERE kind = 'claim' AND outcome <> 'refused'
+UNION ALL
+SELECT project, slot, arguments FROM received WHERE kind = 'claim' AND outcome <> 'refused';
+"""
+
+RULE: Final = """CASE
+    WHEN credits IS NOT NULL THEN if(granted = credits, 'fixed at allocation', 'against the terms')
+    WHEN granted < min OR granted > max THEN 'against the terms'
+    WHEN min = max THEN 'the only amount allowed'
+    WHEN asked IS NULL THEN CASE WHEN granted = max THEN 'at the maximum' WHEN granted = min THEN 'at the minimum'
+        ELSE 'as asked, or default' END
+    WHEN greatest(least(asked, coalesce(max, asked)), coalesce(min, asked)) <> granted THEN 'against the terms'
+    WHEN asked < min THEN 'raised to the minimum'
+    WHEN asked > max THEN 'limited to the maximum'
+    WHEN defaulted THEN 'default of 1' ELSE 'as asked' END"""
+"""What decided a grant, from a slot's terms and, where a journal tells it, what the claim asked for."""
+
+MACHINE: Final = """if(starts_with(arguments, 'machine='), split_part(substr(arguments, 9), ',', 1),
+        regexp_extract(arguments, '(?:^|,)machine=([^,]*)', 1))"""
+CREDITS: Final = """if(starts_with(arguments, 'machine='), substr(split_part(arguments, ',', 2), 9),
+        regexp_extract(arguments, '(?:^|,)credits=([^,]*)', 1))"""
+"""The arguments of a claim. A run's own journal has the machine first, so that it need not be searched for."""
+
+ASKED_CREDITS: Final = "if(text = '', 1, if(contains(text, '.'), NULL, TRY_CAST(text AS BIGINT)))"
+"""What a claim asks for by the `text` of its credits; DuckDB would round a fraction."""
+
+ASKED: Final = f"""
+SELECT any_value(project) AS project, slot, machine, bool_and(text = '') AS defaulted,
+    if(count(credits) = count(*) AND min(credits) = max(credits), min(credits), NULL) AS asked
+FROM (
+    SELECT project, slot, {MACHINE} AS machine, {CREDITS} AS text, {ASKED_CREDITS} AS credits
+    FROM {{claims}}
+) GROUP BY slot, machine"""
+"""What each machine asked for each slot, where that is certain: a row per slot and machine of {claims}."""
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """What to open, and which part of it counts; small, so that it can be sent to a worker.
+
+    Attributes:
+        slots, accounts, journal, received: Parquet files; see `Source`.
+        since_us: grants before it are the opening balance.
+        until_us: what happened from then on has not happened yet.
+        earlier_us: the time with which ranks are compared.
+        bucket_us: the width of the smallest interval of time told apart.
+        projects: ids of those that count; empty for all.
+    """
+
+    slots: str | None
+    accounts: str | None
+    journal: str | None
+    received: str | None
+    since_us: int = 0
+    until_us: int = 2**62
+    earlier_us: int = 0
+    bucket_us: int = 1
+    projects: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, source: Source) -> Self:
+        """All that a source has."""
+        files = (source.slots, source.accounts, source.journal, source.received)
+        slots, accounts, journal, received = (None if file is None else str(file.resolve()) for file in files)
+        return cls(slots, accounts, journal, received)
+
+    def open(
+        self, spill: Path | None, memory_mb: int = MEMORY_MB, part: tuple[str, int, int] | None = None
+    ) -> duckdb.DuckDBPyConnection:
+        """A connection that has the views.
+
+        Args:
+            spill: folder for what does not fit into memory; None keeps all in memory.
+            memory_mb: how much of it may be used.
+            part: a column of the slots, the number of this part and how many there are: only slots whose value in
+                that column falls into the part are seen.
+        """
+        config: dict[str, Any] = {
+            "autoinstall_known_extensions": False,
+            "memory_limit": f"{memory_mb}MB",
+            "preserve_insertion_order": False,
+            "temp_directory": "" if spill is None else str(spill),
+        }
+        database = duckdb.connect(config=config)
+        conditions, owned = [], "true"
+        if self.projects:
+            names = ", ".join(map(_literal, self.projects))
+            conditions.append(f"project IN ({names})")
+        kept = " AND ".join(conditions) or "true"
+        if part is not None:
+            column, number, parts = part
+            chosen = f"hash({column}) % {parts} = {number}"
+            if column == "user":  # which a slot has only through its machine
+                owned = chosen
+            else:
+                conditions.append(chosen)
+        chosen = " AND ".join(conditions) or "true"
+        received = dict.fromkeys(RECEIVED.names, "VARCHAR") | {"at_us": "BIGINT"}
+        sent = dict.fromkeys(("slot", "kind", "arguments", "outcome", "error"), "VARCHAR")
+        sent |= dict.fromkeys(("sent_us", "answered_us"), "BIGINT")
+        for name, value in (("since_us", self.since_us), ("until_us", self.until_us), ("earlier_us", self.earlier_us)):
+            database.execute(f"SET VARIABLE {name} = {value}::BIGINT")
+        database.execute(f"SET VARIABLE bucket_us = {self.bucket_us}::BIGINT")
+        database.execute(f"CREATE VIEW ledger AS SELECT * FROM {_table(self.slots, SLOT_COLUMNS)} WHERE {chosen}")
+        database.execute(f"CREATE VIEW accounts AS SELECT * FROM {_table(self.accounts, ACCOUNT_COLUMNS)} WHERE {kept}")
+        database.execute(f"CREATE VIEW journal AS SELECT * FROM {_table(self.journal, sent)}")
+        database.execute(f"CREATE VIEW received AS SELECT * FROM {_table(self.received, received)} WHERE {kept}")
+        database.execute(VIEWS.replace("{owned}", owned))
+        return database
+
+
+def _table(path: str | None, columns: dict[str, str]) -> str:
+    """What to select from: a file, or nothing of that shape."""
+    if path is not None:
+        return f"read_parquet({_literal(glob.escape(path))})"
+    nothing = ", ".join(f'NULL::{kind} AS "{name}"' for name, kind in columns.items())
+    return f"(SELECT {nothing} WHERE false)"
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

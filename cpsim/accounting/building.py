@@ -1,0 +1,74 @@
+"""Reports made of accounts: every file of `reports/` is one, and so is any of one's own."""
+
+from __future__ import annotations
+
+import importlib.util
+import traceback
+from itertools import count
+from typing import TYPE_CHECKING, Final
+
+from cpsim import catalog
+from cpsim.accounting.blocks import Figure, Note, Report, Table
+from cpsim.errors import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+    from types import ModuleType
+
+    from cpsim.accounting.accounts import Accounts
+    from cpsim.accounting.blocks import Block
+
+_serial: Final = count()
+
+
+def build(
+    accounts: Accounts, names: Sequence[str] = (), on_stage: Callable[[str], None] = lambda _: None
+) -> list[Report]:
+    """Make reports.
+
+    Args:
+        accounts: what they are about.
+        names: names or paths; by default all that come with the project and have something to say about these
+            accounts, in the order in which `cpsim reports` lists them.
+        on_stage: told what is being done.
+
+    Raises:
+        Problem: there is no such report, or it failed.
+    """
+    paths = [catalog.find_report(name) for name in names or catalog.report_names()]
+    reports = []
+    for number, path in enumerate(paths, 1):
+        on_stage(f"{path.stem} ({number} of {len(paths)})")
+        title, needs = catalog.describe_report(path)
+        blocks = _build(path, accounts)
+        if blocks or names:
+            reports.append(Report(path.stem, title, blocks or [Note(needs or "There is nothing to report.")]))
+    return reports
+
+
+def _build(path: Path, accounts: Accounts) -> list[Block]:
+    spec = importlib.util.spec_from_file_location(f"_cpsim_report_{next(_serial)}", path)
+    if spec is None or spec.loader is None:
+        raise Problem(f"{path} is not a report: expected a Python file (.py)")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        blocks = list(_function(module, path)(accounts))
+    except Problem:
+        raise
+    except Exception as error:  # whatever somebody's own report does
+        lines = [line.lineno for line in traceback.extract_tb(error.__traceback__) if line.filename == str(path)]
+        place = f", line {lines[-1]}" if lines else ""
+        raise Problem(f"report {path}{place}: {type(error).__name__}: {error}") from error
+    for block in blocks:
+        if not isinstance(block, Table | Figure | Note):
+            raise Problem(f"report {path}: build() returned a {type(block).__name__}, not a Table, Figure or Note")
+    return blocks
+
+
+def _function(module: ModuleType, path: Path) -> Callable[[Accounts], Sequence[Block]]:
+    make: Callable[[Accounts], Sequence[Block]] | None = getattr(module, "build", None)
+    if not callable(make):
+        raise Problem(f"{path} is not a report: it has no function build(frames)")
+    return make

@@ -1,0 +1,81 @@
+"""What computes rollups: this process, or the workers of a Dask cluster."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
+
+from cpsim.accounting.rollups import ROLLUPS
+from cpsim.errors import Problem
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+    from cpsim.accounting.books import Books
+
+PARTS_A_WORKER: Final = 2
+CONNECT_S: Final = 10
+
+
+class Engine(Protocol):
+    """Computes a rollup into a table of a database that has the views of the same books."""
+
+    def roll_up(self, name: str, books: Books, database: duckdb.DuckDBPyConnection) -> None:
+        """Make the table `name` from the rollup of that name."""
+
+
+class Here:
+    """Computes in this process."""
+
+    def roll_up(self, name: str, books: Books, database: duckdb.DuckDBPyConnection) -> None:  # noqa: ARG002
+        """Make the table `name` from the rollup of that name."""
+        database.execute(f"CREATE TEMP TABLE {name} AS {ROLLUPS[name].query}")
+
+
+class Cluster:
+    """Computes on the workers of a Dask cluster, which must see the files under the same paths.
+
+    Args:
+        scheduler: its address, such as tcp://127.0.0.1:8786.
+
+    Raises:
+        Problem: Dask is not installed, or there is no scheduler.
+    """
+
+    def __init__(self, scheduler: str) -> None:
+        try:
+            from distributed import Client  # noqa: PLC0415 - not everybody has a cluster
+        except ImportError as error:
+            raise Problem("--engine dask needs Dask: pip install 'dask[distributed]'") from error
+        try:
+            self._client = Client(scheduler, timeout=CONNECT_S, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise Problem(f"cannot reach a Dask scheduler at {scheduler}: {error}") from error
+        self._parts = PARTS_A_WORKER * max(1, len(self._client.scheduler_info(n_workers=-1)["workers"]))
+
+    def roll_up(self, name: str, books: Books, database: duckdb.DuckDBPyConnection) -> None:
+        """Make the table `name` from the rollup of that name."""
+        import pyarrow as pa  # noqa: PLC0415
+
+        numbers = range(self._parts)
+        futures = self._client.map(part_of, numbers, name=name, books=books, parts=self._parts, pure=False)
+        parts = pa.concat_tables(self._client.gather(futures))
+        database.register("parts", parts)
+        database.execute(f"CREATE TEMP TABLE {name} AS {ROLLUPS[name].combined('parts')}")
+        database.unregister("parts")
+
+    def close(self) -> None:
+        """Leave the cluster."""
+        self._client.close()
+
+
+def part_of(number: int, name: str, books: Books, parts: int) -> pa.Table:
+    """One part of a rollup, as a worker computes it."""
+    rollup = ROLLUPS[name]
+    with (
+        tempfile.TemporaryDirectory(prefix="cpsim-") as spill,
+        books.open(Path(spill), part=(rollup.by, number, parts)) as database,
+    ):
+        return database.sql(rollup.query).to_arrow_table()

@@ -1,0 +1,103 @@
+"""Reports as one HTML file that needs nothing else: to look at, to print, and to publish."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from importlib.metadata import version
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, Final
+
+import jinja2
+
+from cpsim.accounting import charts
+from cpsim.accounting.blocks import Figure, Note
+from cpsim.accounting.screen import balance, notices
+from cpsim.accounting.values import heading, human_text, is_numeric, machine_text, records, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+
+    from cpsim.accounting.accounts import Accounts
+    from cpsim.accounting.blocks import Block, Report
+
+MOST_ROWS: Final = 100
+"""Rows of a table on the page; the other formats have all."""
+LONG: Final = 40
+"""Characters from which a text is broken into lines."""
+TILES: Final = ("credits", "claimed", "outstanding", "discarded", "expired", "machines", "users")
+
+
+def html(accounts: Accounts, reports: Sequence[Report]) -> str:
+    """The page."""
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    package = files("cpsim.accounting")
+    template = environment.from_string(package.joinpath("page.html.j2").read_text(encoding="utf-8"))
+    projects = accounts.projects
+    return template.render(
+        title=f"Credit of {', '.join(accounts.chosen) or accounts.source.name}",
+        style=package.joinpath("page.css").read_text(encoding="utf-8"),
+        script=package.joinpath("page.js").read_text(encoding="utf-8"),
+        source=accounts.source,
+        since=accounts.at(accounts.since_us),
+        until=accounts.at(accounts.books.until_us),
+        zone=accounts.timezone.key,
+        made=datetime.now(accounts.timezone),
+        version=version("cpsim"),
+        notices=notices(accounts),
+        tiles=[(heading(name), human_text(int(projects[name].sum()))) for name in TILES],
+        balanced=accounts.balanced,
+        balance=balance(accounts),
+        checks=_table(accounts.checks, 10_000),
+        broken=_table(accounts.checks[~accounts.checks["holds"]], MOST_ROWS),
+        reports=[
+            {
+                "name": _anchor(report.name),
+                "title": report.title,
+                "blocks": [_block(block, accounts) for block in report.blocks],
+            }
+            for report in reports
+        ],
+    )
+
+
+def _block(block: Block, accounts: Accounts) -> dict[str, Any]:
+    if isinstance(block, Note):
+        return {"text": block.text, "warning": block.warning}
+    table: dict[str, Any] = {
+        "title": block.title,
+        "note": block.note,
+        "table": _table(shown(block.frame, accounts.chosen), MOST_ROWS),
+    }
+    if isinstance(block, Figure):
+        table |= {"chart": charts.draw(block), "legend": charts.legend(block)}
+    return table
+
+
+def _table(frame: pd.DataFrame, most: int) -> dict[str, Any]:
+    shown_rows = frame.head(most)
+    return {
+        "heads": [(heading(name), _class(shown_rows, name)) for name in frame.columns],
+        "rows": [[(human_text(value), _key(value)) for value in row] for row in records(shown_rows)],
+        "total": len(frame),
+    }
+
+
+def _class(frame: pd.DataFrame, column: str) -> str:
+    """How cells of a column are set."""
+    if is_numeric(frame, column):
+        return "num"
+    if frame[column].dtype.kind == "M":
+        return "time"
+    return "long" if max((len(str(value)) for value in frame[column]), default=0) > LONG else ""
+
+
+def _key(value: object) -> str | None:
+    """What a cell is sorted by, where that is not its text."""
+    return None if isinstance(value, str) else machine_text(value)
+
+
+def _anchor(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9-]+", "-", name)

@@ -1,0 +1,134 @@
+"""The queries behind the frames of `Accounts`, over the views of `Books` and the tables of `rollups`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from cpsim.accounting.books import ASKED, RULE
+from cpsim.accounting.rollups import BINS_AN_OCTAVE, PERIOD
+
+PROJECTS: Final = """
+WITH holders AS (
+    SELECT project, count(*) FILTER (kind = 'machine') AS machines, count(*) FILTER (kind = 'user') AS users,
+        coalesce(sum(waiting_credits), 0)::BIGINT AS waiting_credits FROM accounts GROUP BY project
+), averages AS (SELECT project, sum(recent) AS recent FROM machine_averages GROUP BY project)
+SELECT p.project, allocated, outstanding, claimed, discarded, expired, credits, period_allocated, period_claimed,
+    period_credits, machines, users, waiting_credits, coalesce(recent, 0) AS recent_credits_a_day, first_us, last_us
+FROM project_sums p LEFT JOIN holders h ON p.project = h.project LEFT JOIN averages a ON p.project = a.project
+ORDER BY p.project
+"""
+
+MACHINES: Final = """
+WITH held AS (SELECT * FROM accounts WHERE kind = 'machine'), sums AS (
+    SELECT *, before_credits + period_credits + after_credits AS granted FROM machine_sums
+)
+SELECT coalesce(h.project, s.project) AS project, coalesce(h.id, s.machine) AS machine, h.user,
+    coalesce(claimed, 0) AS claimed, coalesce(h.credits, granted) - coalesce(after_credits, 0) AS credits,
+    coalesce(period_credits, 0) AS period_credits, coalesce(earlier_credits, 0) AS earlier_credits,
+    h.waiting_credits, coalesce(recent, 0) AS recent_credits_a_day,
+    coalesce(earlier_recent, 0) AS earlier_recent_credits_a_day, first_us, last_us,
+    turnaround_s / nullif(claimed, 0) AS turnaround_s, coalesce(ranged, 0) AS ranged, coalesce(at_max, 0) AS at_max,
+    coalesce(against_terms, 0) AS against_terms, h.credits - coalesce(granted, 0) AS unexplained_credits
+FROM held h FULL JOIN sums s ON h.project = s.project AND h.id = s.machine
+LEFT JOIN machine_averages r ON r.project = s.project AND r.machine = s.machine
+WHERE getvariable('until_us') > coalesce(first_us, 0)
+ORDER BY credits DESC, project, machine
+"""
+
+USERS: Final = """
+WITH held AS (SELECT project, id, credits FROM accounts WHERE kind = 'user'), owning AS (
+    SELECT project, user, count(*) AS machines FROM owners GROUP BY project, user
+), sums AS (
+    SELECT o.project, o.user, sum(claimed)::BIGINT AS claimed, sum(period_credits)::BIGINT AS period_credits,
+        sum(after_credits)::BIGINT AS after_credits, sum(before_credits)::BIGINT AS before_credits,
+        sum(earlier_credits)::BIGINT AS earlier_credits, min(first_us) AS first_us, max(last_us) AS last_us
+    FROM machine_sums m JOIN owners o ON m.project = o.project AND m.machine = o.machine GROUP BY o.project, o.user
+)
+SELECT h.project, h.id AS user, coalesce(machines, 0) AS machines, coalesce(claimed, 0) AS claimed,
+    h.credits - coalesce(after_credits, 0) AS credits, coalesce(s.period_credits, 0) AS period_credits,
+    h.credits - coalesce(after_credits + period_credits + before_credits - earlier_credits, 0) AS earlier_credits,
+    coalesce(recent, 0) AS recent_credits_a_day, coalesce(earlier_recent, 0) AS earlier_recent_credits_a_day,
+    first_us, last_us,
+    h.credits - coalesce(before_credits + period_credits + after_credits, 0) AS unexplained_credits
+FROM held h LEFT JOIN owning w ON h.project = w.project AND h.id = w.user
+LEFT JOIN sums s ON h.project = s.project AND h.id = s.user
+LEFT JOIN user_averages r ON h.project = r.project AND h.id = r.user
+ORDER BY credits DESC, h.project, h.id
+"""
+
+COUNTERS: Final = """
+SELECT project, counter, sum(total)::BIGINT AS total, sum(slots)::BIGINT AS slots, count(*) AS machines
+FROM counter_sums GROUP BY project, counter ORDER BY project, counter
+"""
+
+AGES: Final = ("under an hour", "1 to 6 hours", "6 to 24 hours", "1 to 7 days", "over 7 days")
+
+OUTSTANDING: Final = f"""
+SELECT project, {list(AGES)!r}[age + 1] AS age, slots, least_credits, most_credits, unlimited, oldest_us,
+    next_expiry_us
+FROM outstanding_sums ORDER BY project, outstanding_sums.age
+"""
+
+DURATIONS: Final = f"""
+SELECT project, what, if(bin < 0, 0.0, pow(2, bin / {BINS_AN_OCTAVE}.0) / 1e6) AS from_s,
+    if(bin < 0, 0.0, pow(2, (bin + 1) / {BINS_AN_OCTAVE}.0) / 1e6) AS to_s, slots, total_s, least_us / 1e6 AS least_s,
+    most_us / 1e6 AS most_s
+FROM duration_sums ORDER BY project, what, bin
+"""
+
+TIMES: Final = """
+SELECT project, start_us, coalesce(sum(slots) FILTER (event = 'allocated'), 0)::BIGINT AS allocated,
+    coalesce(sum(slots) FILTER (event = 'claimed'), 0)::BIGINT AS claimed,
+    coalesce(sum(slots) FILTER (event = 'discarded'), 0)::BIGINT AS discarded,
+    coalesce(sum(slots) FILTER (event = 'expired'), 0)::BIGINT AS expired, sum(credits)::BIGINT AS credits
+FROM time_sums
+WHERE start_us + getvariable('bucket_us') > getvariable('since_us')
+GROUP BY project, start_us ORDER BY project, start_us
+"""
+
+
+def rules(*, journal: bool) -> str:
+    """How many grants of the period each rule decided, and of how many credits."""
+    claims = _joined("claims") if journal else "SELECT *, NULL AS asked, NULL AS defaulted FROM chosen"
+    return f"""
+    WITH chosen AS (SELECT * FROM states WHERE state = 'claimed' AND {PERIOD})
+    SELECT project, {RULE} AS rule, count(*) AS slots, sum(granted)::BIGINT AS credits
+    FROM ({claims}) GROUP BY project, rule ORDER BY project, slots DESC, rule"""
+
+
+def grants(holder: str, *, journal: bool) -> str:
+    """The grants of the period to some holders; its parameters are the lists of their projects and of their ids."""
+    claims = (
+        _joined("(SELECT * FROM claims SEMI JOIN chosen ON claims.slot = chosen.slot)")
+        if journal
+        else "SELECT *, NULL AS asked, NULL AS defaulted FROM chosen"
+    )
+    return f"""
+    WITH wanted AS (SELECT unnest($1::VARCHAR[]) AS project, unnest($2::VARCHAR[]) AS id), chosen AS (
+        SELECT slots.*, wanted.id FROM slots
+        JOIN wanted ON slots.project = wanted.project AND slots.{holder} = wanted.id
+        WHERE state = 'claimed' AND {PERIOD}
+    )
+    SELECT project, id, settled_us AS at_us, slot, machine, {RULE} AS rule, granted AS credits
+    FROM ({claims}) ORDER BY project, id, settled_us, slot"""
+
+
+def leading_counters(holder: str) -> str:
+    """Who has most of each counter; its parameter is how many of them."""
+    if holder == "machine":
+        sums = "SELECT project, counter, machine AS id, total FROM counter_sums"
+    else:
+        sums = """SELECT project, entry.key AS counter, id, entry.value AS total
+        FROM (SELECT project, id, unnest(map_entries(counters)) AS entry FROM accounts WHERE kind = 'user')"""
+    return f"""
+    WITH sums AS ({sums})
+    SELECT project, counter, row_number() OVER (PARTITION BY project, counter ORDER BY total DESC, id) AS rank, id,
+        total
+    FROM sums QUALIFY rank <= $1 ORDER BY project, counter, rank"""
+
+
+def _joined(claims: str) -> str:
+    """The chosen slots with what was asked for them, where that is known."""
+    return f"""
+    SELECT chosen.*, asked, defaulted FROM chosen LEFT JOIN ({ASKED.format(claims=claims)}) a
+    ON a.slot = chosen.slot AND a.machine = chosen.machine AND coalesce(a.project, chosen.project) = chosen.project"""

@@ -1,0 +1,98 @@
+"""Reports on a terminal."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Final
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as Grid
+
+from cpsim.accounting.blocks import Note
+from cpsim.accounting.values import heading, human_text, is_numeric, records, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+
+    from cpsim.accounting.accounts import Accounts
+    from cpsim.accounting.blocks import Report
+
+MOST_ROWS: Final = 40
+FILE_WIDTH: Final = 160
+
+
+def show(accounts: Accounts, reports: Sequence[Report], console: Console) -> None:
+    """Print reports, each under whether the books balance."""
+    period = f"{accounts.at(accounts.since_us):%Y-%m-%d %H:%M} to {accounts.at(accounts.books.until_us):%Y-%m-%d %H:%M}"
+    source = accounts.source
+    console.print(f"[bold]{escape(source.name)}[/], {source.kind}, {period} {accounts.timezone.key}", highlight=False)
+    for sentence in notices(accounts):
+        console.print(f"[yellow]{escape(sentence)}[/]", highlight=False)
+    for report in reports:
+        console.print(f"\n[bold]{escape(report.title)}[/]", highlight=False)
+        _show_balance(accounts, console)
+        for block in report.blocks:
+            if isinstance(block, Note):
+                text = escape(block.text)
+                console.print(f"\n[yellow]{text}[/]" if block.warning else f"\n{text}", highlight=False)
+                continue
+            console.print(f"\n[cyan]{escape(block.title)}[/]", highlight=False)
+            console.print(_grid(shown(block.frame, accounts.chosen)))
+            rest = len(block.frame) - MOST_ROWS
+            if rest > 0:
+                console.print(f"... and {rest:,} rows more: --format csv has them all", highlight=False)
+            if block.note:
+                console.print(f"[dim]{escape(block.note)}[/]", highlight=False)
+
+
+def text(accounts: Accounts, reports: Sequence[Report]) -> str:
+    """The same as text, without colours."""
+    console = Console(file=io.StringIO(), width=FILE_WIDTH, record=True)
+    show(accounts, reports, console)
+    return console.export_text()
+
+
+def notices(accounts: Accounts) -> list[str]:
+    """What a reader must know before anything else."""
+    found = [accounts.source.note] if accounts.source.note else []
+    run = accounts.source.run or {}
+    if run.get("interrupted"):
+        found.append("The run was interrupted: these are its accounts as far as it went.")
+    if accounts.empty:
+        found.append("The ledger is empty: no slot was allocated in the period or before it.")
+    return found
+
+
+def balance(accounts: Accounts) -> str:
+    """Whether the books balance, in a sentence."""
+    checks = accounts.checks
+    if checks.empty:
+        return "There is nothing to balance."
+    if accounts.balanced:
+        seen = "" if accounts.has_accounts else ", but balances of machines and users are not known"
+        return f"The books balance: {len(checks):,} conservation laws hold{seen}."
+    return (
+        f"The books do not balance: {int((~checks['holds']).sum()):,} of {len(checks):,} conservation laws are broken."
+    )
+
+
+def _show_balance(accounts: Accounts, console: Console) -> None:
+    colour = "green" if accounts.balanced else "bold red"
+    console.print(f"[{colour}]{balance(accounts)}[/]", highlight=False)
+    broken = accounts.checks[~accounts.checks["holds"]]
+    if not broken.empty:
+        console.print(_grid(broken))
+
+
+def _grid(frame: pd.DataFrame) -> Grid:
+    grid = Grid(box=None, pad_edge=False)
+    for column in frame.columns:
+        grid.add_column(
+            escape(heading(column)), justify="right" if is_numeric(frame, column) else "left", overflow="fold"
+        )
+    for row in records(frame.head(MOST_ROWS)):
+        grid.add_row(*(escape(human_text(value)) for value in row))
+    return grid

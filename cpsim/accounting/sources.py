@@ -1,0 +1,291 @@
+"""Where accounts come from: a run folder, a fake's store, an export of the control API, or a fake that is running."""
+
+from __future__ import annotations
+
+import glob
+import http.client
+import json
+import ssl
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlencode
+
+import duckdb
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cpdaemon.endpoint import UrlEndpoint, parse_endpoint
+from cpsim.errors import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SLOT_COLUMNS: Final = {
+    **dict.fromkeys(("project", "slot", "state", "machine", "reason"), "VARCHAR"),
+    **dict.fromkeys(("credits", "min", "max", "granted", "allocated_us", "expires_us", "settled_us"), "BIGINT"),
+    "counters": "MAP(VARCHAR, BIGINT)",
+    "meta": "MAP(VARCHAR, VARCHAR)",
+}
+ACCOUNT_COLUMNS: Final = {
+    **dict.fromkeys(("project", "kind", "id", "user"), "VARCHAR"),
+    "credits": "BIGINT",
+    "counters": "MAP(VARCHAR, BIGINT)",
+    "waiting_credits": "BIGINT",
+    "waiting_counters": "MAP(VARCHAR, BIGINT)",
+}
+JOURNAL_COLUMNS: Final = ("slot", "kind", "arguments", "outcome", "sent_us", "answered_us")
+RECEIVED: Final = pa.schema(
+    [(name, pa.string()) for name in ("project", "slot", "kind", "arguments", "outcome", "error")]
+    + [("at_us", pa.int64())]
+)
+SQLITE: Final = b"SQLite format 3\0"
+CONTROL_PATH: Final = "/__cpsim/"
+TIMEOUT_S: Final = 60.0
+PAGE: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Accounts as files.
+
+    Attributes:
+        kind: "run folder", "store", "export" or "running server".
+        name: what the user called it.
+        slots: Parquet with a row per slot, as `cpsim.server.export` has it.
+        accounts: Parquet with a row per machine and user, if there is any.
+        journal: Parquet with a row per operation that a client sent, if there is any.
+        received: Parquet with a row per command that the server received, if it could be asked.
+        totals: what the server itself counted in each project, if it could be asked.
+        run: `run.json`, of a run folder.
+        now_us: the server's time, if it could be asked.
+        note: what could not be had, in a sentence.
+    """
+
+    kind: str
+    name: str
+    slots: Path
+    accounts: Path | None = None
+    journal: Path | None = None
+    received: Path | None = None
+    totals: dict[str, dict[str, Any]] | None = None
+    run: dict[str, Any] | None = None
+    now_us: int | None = None
+    note: str = ""
+
+
+def gather(where: str | Path, folder: Path, token: str | None = None) -> Source:
+    """Find accounts, and make Parquet of them where they are something else.
+
+    Args:
+        where: a path, or the URL of a fake that is running.
+        folder: for files that have to be made.
+        token: of the control API at that URL, if it asks for one.
+
+    Raises:
+        Problem: there are none, they are damaged, or a store is in use.
+    """
+    if isinstance(where, str) and where.startswith(("http://", "https://")):
+        return _running(where, folder, token)
+    path = Path(where)
+    if path.is_dir():
+        return _folder(path)
+    if not path.exists():
+        raise Problem(f"{path}: no such file or folder; name a run folder, a store, an export or a server's URL")
+    with path.open("rb") as file:
+        head = file.read(16)
+    if head == SQLITE:
+        return _store(path, folder)
+    if path.suffix == ".jsonl":
+        return _lines(path, folder)
+    if path.suffix == ".parquet":
+        return _tables("export", str(path), path)
+    raise Problem(
+        f"{path} holds no accounts: expected a run folder, a store (cpsim serve --store), or an export "
+        "(slots.parquet, ledger.jsonl)"
+    )
+
+
+def check_table(path: Path, columns: tuple[str, ...]) -> None:
+    """Raise Problem if a file is not whole Parquet with these columns."""
+    try:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+    except (pa.ArrowException, OSError) as error:
+        raise Problem(f"{path} is damaged or cut short: {str(error).splitlines()[0]}") from error
+    missing = [name for name in columns if name not in names]
+    if missing:
+        raise Problem(f"{path} is another kind of table: it has no column {', '.join(missing)}")
+
+
+def _folder(path: Path) -> Source:
+    run = path / "run.json"
+    if run.is_file():
+        return _run_folder(path, run)
+    if (path / "slots.parquet").is_file():
+        return _tables("export", str(path), path / "slots.parquet")
+    if (path / "ledger.jsonl").is_file():
+        raise Problem(f"{path} holds an export as JSON lines; name the file: {path / 'ledger.jsonl'}")
+    raise Problem(
+        f"{path} is not a run folder: it has no run.json. A run folder is what cpsim run writes; an export's folder "
+        "has slots.parquet"
+    )
+
+
+def _run_folder(path: Path, run: Path) -> Source:
+    ledger, journal = path / "ledger.parquet", path / "journal.parquet"
+    try:
+        document = json.loads(run.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Problem(f"{run} is damaged or cut short: {error}") from error
+    if not isinstance(document, dict):
+        raise Problem(f"{run} is not what cpsim run writes: expected an object")
+    if not ledger.is_file():
+        raise Problem(
+            f"{path} has no ledger.parquet: that run could not see the server's accounts. Run it with --server at a "
+            "server that has the control API, or report on the server itself"
+        )
+    if journal.is_file():
+        check_table(journal, JOURNAL_COLUMNS)
+    source = _tables("run folder", str(path), ledger)
+    return replace(source, journal=journal if journal.is_file() else None, run=document)
+
+
+def _tables(kind: str, name: str, slots: Path) -> Source:
+    """An export: a table of slots, and beside it one of accounts, if it is there."""
+    accounts = slots.with_name("accounts.parquet")
+    check_table(slots, tuple(SLOT_COLUMNS))
+    if not accounts.is_file():
+        note = f"There is no {accounts.name} beside {slots.name}: owners and balances are unknown."
+        return Source(kind, name, slots, note=note)
+    check_table(accounts, tuple(ACCOUNT_COLUMNS))
+    return Source(kind, name, slots, accounts)
+
+
+def _store(path: Path, folder: Path) -> Source:
+    """A store that no server has open, as of its last change; nothing is written to it."""
+    from cpsim.server.inspection import Inspector  # noqa: PLC0415 - only a store needs a server to be read
+    from cpsim.server.service import AccountServer  # noqa: PLC0415
+    from cpsim.server.store import Store  # noqa: PLC0415
+
+    try:
+        store = Store(path)
+    except Problem as problem:
+        hint = "; or report on the server that has it open, by its URL" if "in use" in str(problem) else ""
+        raise Problem(f"{problem}{hint}") from problem
+    try:
+        kept = store.snapshot()
+        quirks, now_us = kept.quirks, kept.at_us
+        for at_us, what, arguments in store.changes():
+            now_us = max(now_us, at_us)
+            if what == "behave":
+                quirks = arguments[0]
+        last_us = now_us
+        inspector = Inspector(AccountServer({}, lambda: last_us, frozenset(quirks), store=store))
+        (folder / "slots.parquet").write_bytes(inspector.slots_parquet())
+        (folder / "accounts.parquet").write_bytes(inspector.accounts_parquet())
+        totals = msgspec.to_builtins(inspector.totals())["projects"]
+    finally:
+        store.close()
+    source = _tables("store", str(path), folder / "slots.parquet")
+    return replace(source, totals=totals, now_us=now_us)
+
+
+def _lines(path: Path, folder: Path) -> Source:
+    """`ledger.jsonl`, made into the two tables."""
+    slots, accounts = folder / "slots.parquet", folder / "accounts.parquet"
+    fields = {"type": "VARCHAR", **SLOT_COLUMNS, **ACCOUNT_COLUMNS}
+    try:
+        with duckdb.connect(config={"autoinstall_known_extensions": False}) as database:
+            lines = database.read_json(  # its types are ours: what is not given is NULL
+                glob.escape(str(path)), columns=fields, format="newline_delimited"
+            )
+            database.register("lines", lines)
+            chosen = ", ".join(f'"{name}"' for name in SLOT_COLUMNS)
+            database.sql(f"SELECT {chosen} FROM lines WHERE type = 'slot'").write_parquet(str(slots))
+            database.sql(
+                """SELECT project, type AS kind, coalesce(CASE type WHEN 'machine' THEN machine END, "user") AS id,
+                CASE type WHEN 'machine' THEN "user" END AS "user", credits, counters, waiting_credits, waiting_counters
+                FROM lines WHERE type IN ('machine', 'user')"""
+            ).write_parquet(str(accounts))
+    except duckdb.Error as error:
+        raise Problem(f"{path} is not the ledger as JSON lines: {str(error).splitlines()[0]}") from error
+    return _tables("export", str(path), slots)
+
+
+def _running(url: str, folder: Path, token: str | None) -> Source:
+    server = parse_endpoint(url)
+    assert isinstance(server, UrlEndpoint)
+    control = _Control(server, token)
+    for name in ("slots.parquet", "accounts.parquet"):
+        (folder / name).write_bytes(control.get(name))
+    source = _tables("running server", url, folder / "slots.parquet")
+    projects = json.loads(control.get("projects"))
+    totals = json.loads(control.get("totals"))["projects"]
+    now_us = json.loads(control.get("clock"))["now_us"]
+    received = folder / "received.parquet"
+    try:
+        with pq.ParquetWriter(received, RECEIVED) as writer:
+            for page in (page for project in projects for page in control.journal(project)):
+                writer.write_table(page)
+    except Problem as problem:  # the accounts are there all the same
+        return replace(source, totals=totals, now_us=now_us, note=f"The server's journal cannot be read: {problem}.")
+    return replace(source, received=received, totals=totals, now_us=now_us)
+
+
+class _Control:
+    """Reads from a control API."""
+
+    def __init__(self, server: UrlEndpoint, token: str | None) -> None:
+        self._server = server
+        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+
+    def get(self, name: str) -> bytes:
+        """The answer to a request. Raises Problem."""
+        server = self._server
+        connection = (
+            http.client.HTTPSConnection(
+                server.host, server.port, timeout=TIMEOUT_S, context=ssl.create_default_context()
+            )
+            if server.scheme == "https"
+            else http.client.HTTPConnection(server.host, server.port, timeout=TIMEOUT_S)
+        )
+        try:
+            connection.request("GET", f"{CONTROL_PATH}{name}", headers=self._headers)
+            response = connection.getresponse()
+            status, body = response.status, response.read()
+        except (OSError, UnicodeError, http.client.HTTPException) as error:
+            said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise Problem(f"cannot reach {server}: {said}; is it running there?") from error
+        finally:
+            connection.close()
+        if status == 401:
+            raise Problem(f"{server} asks for the token of its control API: name its file with --control-token-file")
+        if status != 200:
+            said = " ".join(body[:200].decode("utf-8", "replace").split())
+            raise Problem(f"GET {CONTROL_PATH}{name} on {server} answered {status}: {said}; only cpsim serve has it")
+        return body
+
+    def journal(self, project: str) -> Iterator[pa.Table]:
+        """What was received for a project, a page at a time. Raises Problem."""
+        cursor: int | None = 0
+        while cursor is not None:
+            query = urlencode({"project": project, "cursor": cursor, "limit": PAGE})
+            page = json.loads(self.get(f"journal?{query}"))
+            rows = [
+                {
+                    "project": project,
+                    "slot": None if slot is None else str(slot),
+                    "kind": command["kind"],
+                    "arguments": ",".join(f"{name}={value}" for name, value in arguments.items()),
+                    "outcome": "accepted" if command["refusal"] is None else "refused",
+                    "error": command["refusal"],
+                    "at_us": command["at_us"],
+                }
+                for command in page["items"]
+                for arguments in [dict(command["arguments"])]
+                for slot in [arguments.pop("slot", None)]
+            ]
+            yield pa.Table.from_pylist(rows, RECEIVED)
+            cursor = page["next"]

@@ -1,0 +1,168 @@
+"""`cpsim report` and `cpsim reports`."""
+
+from __future__ import annotations
+
+import importlib.util
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from cpsim.cli.group import cli
+from cpsim.cli.options import FILE, secret_in
+from cpsim.errors import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cpsim.accounting import Accounts, Report
+
+SUFFIXES: Final = {".html": "html", ".json": "json", ".md": "markdown", ".xlsx": "excel"}
+TEXTS: Final = ("terminal", "json", "markdown")
+FOLDERS: Final = ("csv", "parquet", "boinc")
+FORMATS: Final = (*TEXTS, "html", "excel", *FOLDERS)
+
+
+@cli.command()
+@click.argument("path")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--since", metavar="TIME", help="Begin of the period: 2026-03-01, or 2026-03-01T12:00+01:00.")
+@click.option("--until", metavar="TIME", help="Its end, which is not part of it.")
+@click.option("--project", "projects", multiple=True, metavar="ID", help="Only this project; again for more.")
+@click.option(
+    "--for", "subjects", multiple=True, metavar="ID", help="A machine or user to make the statement of; again for more."
+)
+@click.option("--against", metavar="PATH", help="Other accounts, for the comparison.")
+@click.option("--top", type=click.IntRange(1, 10_000), default=10, show_default=True, help="Rows of a leaderboard.")
+@click.option("--timezone", default="UTC", show_default=True, metavar="NAME", help="Such as Europe/Zurich.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    help="By default what --output ends in (.html, .xlsx, .json, .md), else terminal.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="A file; a folder for csv, parquet and boinc. What is of that name is replaced.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["duckdb", "dask"]),
+    default="duckdb",
+    show_default=True,
+    help="Sum in this process, or on a Dask cluster.",
+)
+@click.option("--scheduler", metavar="ADDRESS", help="The Dask cluster's, such as tcp://127.0.0.1:8786.")
+@click.option("--control-token-file", type=FILE, metavar="FILE", help="File with the token of a control API.")
+def report(
+    path: str,
+    names: tuple[str, ...],
+    subjects: tuple[str, ...],
+    against: str | None,
+    form: str | None,
+    output: Path | None,
+    engine: str,
+    scheduler: str | None,
+    control_token_file: Path | None,
+    **options: Any,  # noqa: ANN401 - those that Accounts.load has
+) -> None:
+    """Report on the accounts at PATH: a run folder, a store, an export, or the URL of a fake that is running.
+
+    NAME is a report that `cpsim reports` lists, or a file of one's own; by default there are all.
+
+    \b
+    cpsim report runs/smoke-20260301
+    cpsim report runs/smoke-20260301 --output credit.html
+    cpsim report ledger.db machine-statement --for worker-7
+    cpsim report http://127.0.0.1:8080/api leaderboards --top 3
+    cpsim report runs/a comparison --against runs/b
+    cpsim report ledger.db --format csv --output tables
+    """
+    chosen = _format(form, output)
+    if (engine == "dask") != (scheduler is not None):
+        raise click.UsageError("--engine dask and --scheduler ADDRESS go together")
+    _check_installed()
+    from cpsim.accounting import Accounts, build
+    from cpsim.terminal import Stages
+
+    options["token"] = None if control_token_file is None else secret_in(control_token_file, "--control-token-file")
+    options["scheduler"] = scheduler
+    with ExitStack() as stack:
+        with Stages() as stages:
+            stages.begin("reading the accounts")
+            accounts = stack.enter_context(Accounts.load(path, **options))
+            accounts.subjects = subjects
+            if against is not None:
+                accounts.against = Accounts.load(against, **options)
+            stages.begin("checking that the books balance")
+            _ = accounts.checks
+            reports = [] if chosen == "boinc" else build(accounts, names, stages.begin)
+        _write(chosen, accounts, reports, output)
+
+
+@cli.command("reports")
+def list_reports() -> None:
+    """List the reports that come with the project.
+
+    \b
+    cpsim report runs/smoke-20260301 leaderboards
+    cpsim report runs/smoke-20260301 my-report.py
+    """
+    from cpsim.catalog import describe_report, find_report, report_names
+
+    width = max(map(len, report_names()))
+    for name in report_names():
+        click.echo(f"{name:<{width}}  {describe_report(find_report(name))[0]}")
+
+
+def _format(form: str | None, output: Path | None) -> str:
+    """The format, and whether it can go there. Raises click.UsageError."""
+    if form is None and output is None:
+        return "terminal"
+    if form is None:
+        assert output is not None
+        if output.suffix not in SUFFIXES:
+            known = ", ".join(SUFFIXES)
+            raise click.UsageError(f"--output {output} does not say which format: end it in {known}, or add --format")
+        return SUFFIXES[output.suffix]
+    if output is None and form not in TEXTS:
+        where = "DIR" if form in FOLDERS else "FILE"
+        raise click.UsageError(f"--format {form} needs --output {where}")
+    if output is not None and form in FOLDERS and output.is_file():
+        raise click.UsageError(f"--output {output} is a file: {form} is a folder of files")
+    if output is not None and form not in FOLDERS and output.is_dir():
+        raise click.UsageError(f"--output {output} is a folder: {form} is one file")
+    return form
+
+
+def _check_installed() -> None:
+    missing = [name for name in ("pandas", "duckdb") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise Problem(f"cpsim report needs {' and '.join(missing)}: pip install 'cpsim[report]'")
+
+
+def _write(form: str, accounts: Accounts, reports: Sequence[Report], output: Path | None) -> None:
+    from cpsim.accounting import boinc, files, page, screen
+
+    folders = {"csv": files.write_csv, "parquet": files.write_parquet}
+    texts = {"json": files.json_text, "markdown": files.markdown, "html": page.html, "terminal": screen.text}
+    if output is None and form == "terminal":
+        from cpsim.terminal import console
+
+        screen.show(accounts, reports, console)
+    elif output is None:
+        click.echo(texts[form](accounts, reports), nl=False)
+    elif form in texts:
+        with files.replacing(output) as partial:
+            partial.write_text(texts[form](accounts, reports), encoding="utf-8")
+    elif form == "excel":
+        files.write_excel(accounts, reports, output)
+    elif form == "boinc":
+        boinc.write(accounts, output)
+    else:
+        folders[form](accounts, reports, output)
+    if output is not None:
+        click.echo(f"{output} is written")

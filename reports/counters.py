@@ -1,0 +1,27 @@
+"""Counters: what claimed slots counted, by project, machine and user."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cpsim.accounting import Note, Table
+
+if TYPE_CHECKING:
+    from cpsim.accounting import Accounts
+    from cpsim.accounting.blocks import Block
+
+
+def build(frames: Accounts) -> list[Block]:
+    """Totals, and who leads each."""
+    if frames.empty:
+        return []
+    counters = frames.counters
+    if counters.empty:
+        return [Note("No claimed slot has counters.")]
+    machines = frames.leading_counters("machine", frames.top).rename(columns={"id": "machine"})
+    users = frames.leading_counters("user", frames.top).rename(columns={"id": "user"})
+    return [
+        Table("By project", counters.assign(mean_per_slot=(counters["total"] / counters["slots"]).astype("Float64"))),
+        Table("Leading machines", machines),
+        Table("Leading users", users, "At the end of the ledger, whatever the period."),
+    ]

@@ -1,0 +1,51 @@
+"""Leaderboards: who has most credits, in all and recently, and who has moved up or down."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cpsim.accounting import Figure, Note, Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from cpsim.accounting import Accounts
+    from cpsim.accounting.blocks import Block
+
+DAY_US = 86_400_000_000
+
+
+def build(frames: Accounts) -> list[Block]:
+    """The leading machines, users and projects."""
+    if frames.empty:
+        return []
+    since = f"Ranks are compared with those at {frames.at(frames.books.earlier_us):%Y-%m-%d %H:%M %Z}."
+    blocks: list[Block] = []
+    if frames.books.until_us - frames.since_us < DAY_US:
+        blocks.append(
+            Note(
+                "These accounts span less than a day, as those of a replay do. The recent average is a rate per day: "
+                "of so short a time, it tells who was fast, and not who gave much."
+            )
+        )
+    for kind, holders in (("machine", frames.machines), ("user", frames.users)):
+        ranked = _ranked(holders, kind).head(frames.top)
+        columns = ["rank", "rank_change", "project", kind, "credits", "recent_credits_a_day", "claimed"]
+        if kind == "machine":
+            columns.insert(4, "user")
+        blocks.append(Figure(f"Leading {kind}s", ranked[columns], "ranking", kind, ["credits"], since))
+        recent = holders.nlargest(frames.top, "recent_credits_a_day")
+        recent = recent.assign(rank=range(1, len(recent) + 1)).astype({"rank": "Int64"})
+        shown = ["rank", "project", kind, "recent_credits_a_day", "credits"]
+        blocks.append(Table(f"Leading {kind}s by recent average credit", recent[shown]))
+    projects = frames.projects.sort_values("credits", ascending=False)
+    blocks.append(Table("Projects", projects[["project", "credits", "recent_credits_a_day", "machines", "users"]]))
+    return blocks
+
+
+def _ranked(holders: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """By credits within each project; the change is missing for who had none before."""
+    ranked = holders.sort_values(["credits", "project", kind], ascending=[False, True, True])
+    ranks = ranked["credits"].rank(method="min", ascending=False).astype("Int64")
+    before = ranked["earlier_credits"].rank(method="min", ascending=False).astype("Int64")
+    return ranked.assign(rank=ranks, rank_change=(before - ranks).where(ranked["earlier_credits"] > 0))

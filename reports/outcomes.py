@@ -1,0 +1,54 @@
+"""Outcomes: how slots ended, and why they were discarded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from cpsim.accounting import Figure, Table
+
+if TYPE_CHECKING:
+    from cpsim.accounting import Accounts
+    from cpsim.accounting.blocks import Block
+
+ENDS = ["claimed", "discarded", "expired"]
+
+
+def build(frames: Accounts) -> list[Block]:
+    """Ends by project, reason, hour and machine."""
+    if frames.empty:
+        return []
+    ends = frames.over_time("hour").groupby("project", as_index=False)[ENDS].sum()
+    settled = ends[ENDS].sum(axis=1)
+    shares = ends.assign(
+        **{f"{end}_percent": (100 * ends[end] / settled.where(settled > 0)).astype("Float64") for end in ENDS}
+    )
+    reasons = frames.reasons
+    total = reasons.groupby("project")["slots"].transform("sum")
+    hours = frames.over_time("hour")
+    by_hour = hours.assign(hour_of_day=hours["start_at"].dt.hour).groupby("hour_of_day", as_index=False)[ENDS].sum()
+    machines = frames.machines.nlargest(frames.top, "claimed")
+    return [
+        Figure("Ends", shares, "ranking", "project", ENDS, "Of the slots that were settled within the period."),
+        Figure(
+            "Discards by reason",
+            reasons.assign(percent=(100 * reasons["slots"] / total).astype("Float64")),
+            "ranking",
+            "reason",
+            ["slots"],
+        ),
+        Figure(
+            "Ends by hour of the day",
+            by_hour.astype({"hour_of_day": pd.Int64Dtype()}),
+            "stacked",
+            "hour_of_day",
+            ENDS,
+            f"As clocks in {frames.timezone.key} have it.",
+        ),
+        Table(
+            "Claims by machine",
+            machines[["project", "machine", "user", "claimed", "credits", "turnaround_s"]],
+            "A discard names no machine, so a machine's discards cannot be told.",
+        ),
+    ]

@@ -1,0 +1,42 @@
+"""Reconciliation: what the client's journal says was acknowledged, against what the ledger says happened.
+
+There is no client's journal here: it is in the folder of a run.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cpsim.accounting import Note, Table
+from cpsim.accounting.reconciliation import NO_DIFFERENCE
+
+if TYPE_CHECKING:
+    from cpsim.accounting import Accounts
+    from cpsim.accounting.blocks import Block
+
+
+def build(frames: Accounts) -> list[Block]:
+    """Totals by kind of difference, and the slots that differ."""
+    totals = frames.reconciliation
+    if totals is None:
+        return []
+    differing = totals[~totals["finding"].isin(NO_DIFFERENCE)]
+    slots, credits = int(differing["slots"].sum()), int(totals["difference_credits"].sum())
+    blocks: list[Block] = [
+        Note(
+            f"{slots:,} of {int(totals['slots'].sum()):,} slots differ; the ledger granted {credits:+,} credits more "
+            "than were acknowledged."
+            if slots or credits
+            else f"All {int(totals['slots'].sum()):,} slots agree, and so do the credits.",
+            warning=bool(slots),
+        ),
+        Table(
+            "By finding",
+            totals,
+            "Of the whole ledger, whatever the period. What a claim was due follows from the slot's terms and from "
+            "what it asked for.",
+        ),
+    ]
+    if slots:
+        blocks.append(Table("Slots that differ", frames.differences()))
+    return blocks

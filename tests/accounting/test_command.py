@@ -1,0 +1,163 @@
+"""`cpsim report` and `cpsim reports`: what they say, write, and exit with."""
+
+import importlib.util
+import json
+import re
+import sys
+
+import pytest
+
+from cpsim import cli
+from cpsim.server.store import Store
+
+from .conftest import Site
+
+
+@pytest.fixture
+def cpsim(monkeypatch, capsys):
+    """Return cpsim(*arguments) -> (exit status, standard output, standard error)."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["cpsim", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exited:
+            cli.main()
+        return exited.value.code, *capsys.readouterr()
+
+    return call
+
+
+def test_reports_are_listed(cpsim):
+    status, out, _ = cpsim("reports")
+    assert status == 0
+    lines = out.splitlines()
+    assert lines[0].startswith("summary  ")
+    assert any(line.startswith("leaderboards  ") and "who has most credits" in line for line in lines)
+
+
+def test_without_a_name_there_are_all(cpsim, week):
+    status, out, _ = cpsim("report", week.export())
+    assert status == 0
+    assert out.count("The books balance: 10 conservation laws hold.") == 12
+    assert "Leaderboards: who has most credits" in out
+
+
+def test_one_report_with_options(cpsim, week):
+    status, out, _ = cpsim(
+        *("report", week.export(), "leaderboards", "--project", "p", "--top", 1, "--timezone", "Europe/Zurich"),
+        *("--since", "2026-01-03", "--until", "2026-01-05"),
+    )
+    assert status == 0
+    assert "2026-01-03 00:00 to 2026-01-05 00:00 Europe/Zurich" in out
+    assert "m2" in out
+    assert "m3" not in out
+
+
+def test_books_that_do_not_balance_are_told(cpsim, make_site):
+    site = make_site("reclaim")
+    site.alloc("a", credits=5)
+    site.claim("a", "m")
+    site.claim("a", "n")
+    status, out, _ = cpsim("report", site.export(), "summary")
+    assert status == 0
+    assert "The books do not balance: 1 of 3 conservation laws are broken." in out
+    assert re.search(r"p +credits: granted .* 5 +10 +5 +no", out)
+
+
+@pytest.mark.parametrize(
+    ("name", "begins"),
+    [("credit.html", b"<!doctype html>"), ("credit.json", b"{"), ("credit.md", b"# Credit"), ("credit.xlsx", b"PK")],
+)
+def test_the_name_of_the_output_says_its_format(cpsim, week, tmp_path, name, begins):
+    (tmp_path / name).write_text("what was there is replaced")
+    status, out, _ = cpsim("report", week.export(), "summary", "--output", tmp_path / name)
+    assert (status, out) == (0, f"{tmp_path / name} is written\n")
+    assert (tmp_path / name).read_bytes().startswith(begins)
+
+
+@pytest.mark.parametrize(
+    ("form", "file"),
+    [("csv", "summary-projects.csv"), ("parquet", "summary-projects.parquet"), ("boinc", "p/user.gz")],
+)
+def test_folders_of_files(cpsim, week, tmp_path, form, file):
+    for _ in range(2):  # there already, the second time
+        assert cpsim("report", week.export(), "summary", "--format", form, "--output", tmp_path / "out")[0] == 0
+    assert (tmp_path / "out" / file).stat().st_size > 20
+
+
+def test_text_goes_to_standard_output(cpsim, week, tmp_path):
+    status, out, _ = cpsim("report", week.export(), "counters", "--format", "json")
+    assert status == 0
+    assert json.loads(out)["reports"][0]["name"] == "counters"
+    status, out, _ = cpsim("report", week.export(), "counters", "--format", "markdown")
+    assert out.startswith("# Credit of")
+    assert cpsim("report", week.export(), "--format", "terminal", "--output", tmp_path / "t.txt")[0] == 0
+    assert "The books balance" in (tmp_path / "t.txt").read_text(encoding="utf-8")
+
+
+def test_a_comparison(cpsim, week, tmp_path):
+    other = Site(tmp_path / "other")
+    other.alloc("a", credits=50)
+    status, out, _ = cpsim("report", week.export(), "comparison", "--against", other.export())
+    assert status == 0
+    assert "Machines that differ most" in out
+
+
+def test_a_statement(cpsim, week):
+    status, out, _ = cpsim("report", week.export(), "user-statement", "--for", "bob")
+    assert status == 0
+    assert "User bob" in out
+    assert "User ann" not in out
+
+
+def test_an_empty_ledger(cpsim, site):
+    status, out, _ = cpsim("report", site.export())
+    assert status == 0
+    assert "The ledger is empty" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["nowhere"], 2, "nowhere: no such file or folder"),
+        (["HERE", "leaderbord"], 2, 'did you mean "leaderboards"?'),
+        (["HERE", "mine.py"], 2, "mine.py: no such file"),
+        (["HERE", "--project", "z"], 2, 'no project "z"'),
+        (["HERE", "--timezone", "Nowhere"], 2, 'no time zone "Nowhere"'),
+        (["HERE", "--since", "soon"], 2, 'since = "soon" is not a time'),
+        (["HERE", "--top", "0"], 64, "0 is not in the range"),
+        (["HERE", "--format", "csv"], 64, "--format csv needs --output DIR"),
+        (["HERE", "--format", "html"], 64, "--format html needs --output FILE"),
+        (["HERE", "--output", "x.pdf"], 64, "does not say which format"),
+        (["HERE", "--format", "csv", "--output", "HERE/slots.parquet"], 64, "is a file: csv is a folder of files"),
+        (["HERE", "--format", "json", "--output", "HERE"], 64, "is a folder: json is one file"),
+        (["HERE", "--format", "pdf"], 64, "'pdf' is not one of"),
+        (["HERE", "--engine", "dask"], 64, "--engine dask and --scheduler ADDRESS go together"),
+        (["HERE", "--against", "nowhere"], 2, "nowhere: no such file or folder"),
+        ([], 64, "Missing argument 'PATH'"),
+    ],
+)
+def test_what_is_wrong_is_told_in_a_line(cpsim, week, monkeypatch, tmp_path, arguments, status, message):
+    monkeypatch.chdir(tmp_path)
+    here = str(week.export())
+    found, out, err = cpsim("report", *(argument.replace("HERE", here) for argument in arguments))
+    assert found == status
+    assert out == ""
+    assert message in " ".join(err.split())
+    assert "Traceback" not in err
+
+
+def test_a_store_in_use(cpsim, tmp_path):
+    store = Store(tmp_path / "store")
+    try:
+        status, _, err = cpsim("report", tmp_path / "store")
+    finally:
+        store.close()
+    assert status == 2
+    assert "in use by another process" in err
+
+
+def test_without_the_extra_it_says_what_to_install(cpsim, week, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "duckdb" else find(name))
+    status, _, err = cpsim("report", week.export())
+    assert (status, err) == (2, "cpsim: cpsim report needs duckdb: pip install 'cpsim[report]'\n")

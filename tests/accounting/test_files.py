@@ -1,0 +1,215 @@
+"""Reports as files: every value survives, and none is taken for something else."""
+
+import csv
+import gzip
+import hashlib
+import json
+import xml.etree.ElementTree as ET
+from datetime import datetime
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from openpyxl import load_workbook
+
+from cpsim.accounting import Note, Report, Table, boinc, build, files
+from cpsim.errors import Problem
+
+HOSTILE = [
+    "=1+1",
+    "+cmd|' /C calc'!A0",
+    "@sum",
+    "-1",
+    'a"b,c\nd',
+    "<script>alert(1)</script>",
+    "| x |",
+    "\u202eevil",
+    "ä\x07",
+]
+
+
+@pytest.fixture
+def hostile(week):
+    """Accounts, and a report whose values want to be something else."""
+    frame = pd.DataFrame(
+        {
+            "machine": HOSTILE,
+            "credits": pd.array([2**53 - 1, *range(len(HOSTILE) - 2), None], dtype="Int64"),
+            "share": [0.1, float("nan"), float("inf"), *[1e-12] * (len(HOSTILE) - 3)],
+            "holds": [True] * len(HOSTILE),
+            "at": pd.to_datetime(["2026-10-25T00:30Z"] * len(HOSTILE)).tz_convert("Europe/Zurich"),
+        }
+    )
+    with week.load(timezone="Europe/Zurich") as accounts:
+        yield accounts, [Report("own", "Own: values", [Table("Odd values", frame), Note("A note.")])]
+
+
+def test_csv(hostile, tmp_path):
+    files.write_csv(*hostile, tmp_path / "csv")
+    with (tmp_path / "csv" / "own-odd-values.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["machine"] for row in rows] == HOSTILE
+    assert rows[0]["credits"] == "9007199254740991"
+    assert rows[-1]["credits"] == ""
+    assert rows[1]["share"] == ""
+    assert rows[0]["at"] == "2026-10-25T02:30:00+02:00"
+    assert rows[0]["holds"] == "true"
+    with (tmp_path / "csv" / "checks.csv").open(encoding="utf-8") as file:
+        assert {row["holds"] for row in csv.DictReader(file)} == {"true"}
+
+
+def test_parquet(hostile, tmp_path):
+    files.write_parquet(*hostile, tmp_path / "tables")
+    found = pq.read_table(tmp_path / "tables" / "own-odd-values.parquet")
+    assert found["machine"].to_pylist() == HOSTILE
+    assert str(found.schema.field("credits").type) == "int64"
+    assert found["credits"].to_pylist()[0] == 2**53 - 1
+    assert found["credits"].to_pylist()[-1] is None
+
+
+def test_json(hostile):
+    document = json.loads(files.json_text(*hostile), parse_constant=pytest.fail)
+    assert document["balanced"] is True
+    assert document["timezone"] == "Europe/Zurich"
+    assert document["projects"] == ["p", "q"]
+    assert all(row[-1] for row in document["checks"]["rows"])
+    (report,) = document["reports"]
+    (table,) = report["tables"]
+    assert [row[0] for row in table["rows"]] == HOSTILE
+    assert table["rows"][0][1] == 2**53 - 1
+    assert table["rows"][2][2] is None  # JSON has no infinity
+    assert report["notes"] == ["A note."]
+
+
+def test_excel(hostile, tmp_path):
+    files.write_excel(*hostile, tmp_path / "credit.xlsx")
+    book = load_workbook(tmp_path / "credit.xlsx")
+    assert book.sheetnames == ["checks", "own-odd-values"]
+    rows = list(book["own-odd-values"].iter_rows(min_row=2))
+    assert {row[0].data_type for row in rows} == {"s"}  # none is a formula
+    assert [row[0].value for row in rows][:3] == HOSTILE[:3]
+    assert rows[0][1].value == "9007199254740991"  # a number of Excel's would lose the last digit
+    assert rows[1][1].value == 0
+    assert rows[0][3].value is True
+
+
+def test_markdown(hostile):
+    text = files.markdown(*hostile)
+    assert "<script>" not in text
+    assert r"\| x \|" in text
+    assert "The books balance." in text
+    widths = {line.replace(r"\|", "").count("|") for line in text.splitlines() if line.startswith("| ")}
+    assert widths == {7, 6}  # of the checks, and of the values
+
+
+def test_tables_of_one_title_have_names_of_their_own():
+    frame = pd.DataFrame({"a": [1]})
+    reports = [Report("r", "R", [Table("Machine x/1", frame), Table("Machine x-1", frame), Table("../../etc", frame)])]
+    assert [name for name, _ in files.tables(reports)] == ["r-machine-x-1", "r-machine-x-1-2", "r-..-..-etc"]
+
+
+def test_sheets_have_short_names_of_their_own(week, tmp_path):
+    frame = pd.DataFrame({"a": [1]})
+    reports = [Report("r", "R", [Table(f"A very long title that goes on and on {n}", frame) for n in range(12)])]
+    with week.load() as accounts:
+        files.write_excel(accounts, reports, tmp_path / "x.xlsx")
+    names = load_workbook(tmp_path / "x.xlsx").sheetnames
+    assert len(names) == len(set(names)) == 13
+    assert max(map(len, names)) <= 31
+
+
+def test_a_file_takes_its_name_only_when_it_is_whole(tmp_path):
+    path = tmp_path / "credit.md"
+    path.write_text("before")
+    with pytest.raises(OSError, match="no such reader"), files.replacing(path) as partial:
+        _write_half(partial)
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def _write_half(path):
+    path.write_text("half")
+    raise OSError("no such reader")
+
+
+def test_the_boinc_export_has_the_documented_elements(site, tmp_path):
+    site.server.link([("m<1>", "ann & co"), ("m2", "bob")])
+    for slot, machine, credits in (("a", "m<1>", 100), ("b", "m3", 5), ("c", "m2", 0)):
+        site.alloc(slot, credits=credits)
+        site.at(1).claim(slot, machine)
+    site.at(8).alloc("later")
+    with site.load() as accounts:
+        boinc.write(accounts, tmp_path / "stats")
+    assert sorted(path.name for path in (tmp_path / "stats").iterdir()) == ["host.gz", "tables.xml", "user.gz"]
+    tables = ET.parse(tmp_path / "stats" / "tables.xml").getroot()
+    assert tables.tag == "tables"
+    end_s = datetime.fromisoformat("2026-01-09T00:00:00+00:00").timestamp()
+    assert {child.tag: child.text for child in tables if not len(child)} == {
+        "update_time": str(int(end_s)),
+        "nusers_total": "2",
+        "nteams_total": "0",
+        "nhosts_total": "3",
+        "total_credit": "105",
+    }
+    assert [name.text for name in tables.iterfind("applications/application/name")] == ["p"]
+    users = list(_rows(tmp_path / "stats" / "user.gz", "users", "user"))
+    (ann,) = users  # bob has no credit, and is not listed
+    assert list(ann) == ["id", "name", "create_time", "total_credit", "expavg_credit", "expavg_time", "cpid"]
+    assert (ann["id"], ann["name"], ann["total_credit"]) == ("1", "ann & co", "100")
+    assert float(ann["expavg_credit"]) == pytest.approx(50, rel=1e-6)  # 100 in its first day, read a week later
+    assert float(ann["expavg_time"]) == pytest.approx(end_s, abs=1)
+    assert ann["cpid"] == hashlib.md5(b"ann & co").hexdigest()
+    first, second = _rows(tmp_path / "stats" / "host.gz", "hosts", "host")
+    assert list(first)[:5] == ["id", "userid", "total_credit", "expavg_credit", "expavg_time"]
+    assert {"p_vendor", "p_model", "os_name", "os_version"} <= set(first)
+    assert (first["id"], first["userid"], first["total_credit"]) == ("1", "1", "100")
+    assert "userid" not in second
+    assert second["total_credit"] == "5"
+
+
+def _rows(path, root, row):
+    tree = ET.fromstring(gzip.decompress(path.read_bytes()))
+    assert tree.tag == root
+    for element in tree:
+        assert element.tag == row
+        yield {child.tag: child.text for child in element}
+
+
+def test_numbers_of_the_boinc_export_stay(site, tmp_path):
+    """Whoever comes later does not renumber those who were there, and the same accounts give the same bytes."""
+    for number in range(3):
+        site.alloc(f"s{number}", credits=3 - number)
+        site.claim(f"s{number}", f"m{number}")
+        with site.load() as accounts:
+            boinc.write(accounts, tmp_path / str(number))
+            boinc.write(accounts, tmp_path / "again")
+    assert (tmp_path / "again" / "host.gz").read_bytes() == (tmp_path / "2" / "host.gz").read_bytes()
+    hosts = [[host["id"] for host in _rows(tmp_path / str(n) / "host.gz", "hosts", "host")] for n in range(3)]
+    assert hosts == [["1"], ["1", "2"], ["1", "2", "3"]]
+
+
+def test_the_boinc_export_of_several_projects_is_several(week, tmp_path):
+    with week.load() as accounts:
+        boinc.write(accounts, tmp_path / "stats")
+    assert sorted(path.name for path in (tmp_path / "stats").iterdir()) == ["p", "q"]
+
+
+def test_the_boinc_export_needs_accounts(week, tmp_path):
+    (week.export() / "accounts.parquet").unlink()
+    from cpsim.accounting import Accounts
+
+    with Accounts.load(week.folder) as accounts, pytest.raises(Problem, match="no table of machines and users"):
+        boinc.write(accounts, tmp_path / "stats")
+
+
+def test_all_reports_in_all_formats(week, tmp_path):
+    with week.load() as accounts:
+        reports = build(accounts)
+        files.write_csv(accounts, reports, tmp_path / "csv")
+        files.write_parquet(accounts, reports, tmp_path / "parquet")
+        files.write_excel(accounts, reports, tmp_path / "x.xlsx")
+        names = {path.stem for path in (tmp_path / "csv").iterdir()}
+        assert names == {path.stem for path in (tmp_path / "parquet").iterdir()}
+        assert "leaderboards-leading-machines" in names
+        assert json.loads(files.json_text(accounts, reports))
+        assert files.markdown(accounts, reports).count("\n## ") == len(reports)

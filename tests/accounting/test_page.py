@@ -1,0 +1,276 @@
+"""The HTML file, as text and as a browser shows it."""
+
+import base64
+import json
+import re
+import shutil
+
+import pytest
+
+from cpsim.accounting import Accounts, Figure, Report, build, page
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+DRIVER = shutil.which("chromedriver")
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+)
+EVIL = "<img src=x onerror=\"document.title='caught'\">"
+LARGEST_BYTES = 1_500_000
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """Four weeks of a site with a few machines, one of which has a name that would like to be run."""
+    from .conftest import Site
+
+    site = Site(tmp_path_factory.mktemp("site") / "export", projects=("p",))
+    machines = ["alpha", "beta", "gamma", EVIL, "a-machine-with-a-name-that-goes-on-and-on.example.org"]
+    site.server.link([(machine, f"user of {machine}") for machine in machines[:4]])
+    for number in range(200):
+        site.at(number / 7).alloc(f"job-{number}", min=1, max=20)
+        site.count(f"job-{number}", **{"job/cpuusage": 60 * (1 + number % 50), "job/success": 1})
+        site.at((number + 0.5 + number % 3 / 10) / 7)
+        if number % 9 == 0:
+            site.apply(("discard", {"slot": f"job-{number}", "reason": "lost"}))
+        elif number % 19:
+            site.claim(f"job-{number}", machines[(number + number // 5) % 5], credits=1 + number % 30)
+    return site
+
+
+@pytest.fixture(scope="module")
+def text(site):
+    with site.load(timezone="Europe/Zurich") as accounts:
+        return page.html(accounts, build(accounts))
+
+
+def test_it_is_one_file_that_fetches_nothing(text):
+    assert len(text.encode()) < LARGEST_BYTES
+    assert not re.findall(r"<(?:script|img|iframe|audio|video|object|embed)[^>]*\ssrc=", text.replace(EVIL, ""))
+    assert {link for link in re.findall(r'href="([^"]*)"', text) if not link.startswith("#")} == {"data:,"}
+    assert "url(" not in text
+    assert "@import" not in text
+    assert EVIL not in text
+
+
+def test_every_report_begins_with_whether_the_books_balance(text):
+    sections = re.findall(r"<section.*?</section>", text, re.DOTALL)
+    assert len(sections) > 10
+    for section in sections:
+        assert re.search(
+            r"</h2>\s*<p class=\"balance good\">The books balance: \d+ conservation laws hold.</p>", section
+        )
+
+
+def test_books_that_do_not_balance_say_so_at_the_top_of_each(make_site):
+    site = make_site("reclaim")
+    site.alloc("a", credits=5)
+    site.claim("a", "m")
+    site.claim("a", "n")
+    with site.load() as accounts:
+        text = page.html(accounts, build(accounts, ["summary", "leaderboards"]))
+    assert text.count("The books do not balance: 1 of 3 conservation laws are broken.") == 3
+    assert text.count("Broken conservation laws</h3>") == 2
+
+
+def test_an_empty_ledger_is_said_to_be_empty(make_site):
+    with make_site().load() as accounts:
+        assert "The ledger is empty" in page.html(accounts, build(accounts))
+
+
+def test_a_large_ledger_makes_no_large_page(tmp_path):
+    """A page shows so many rows of a table, however many there are."""
+    from .conftest import Site
+
+    site = Site(tmp_path / "export", projects=tuple(f"project-{n}" for n in range(8)))
+    for number in range(4_000):
+        project = f"project-{number % 8}"
+        site.at(number / 20).alloc(f"a-slot-with-a-long-name-{number}", project=project, credits=number)
+        site.claim(f"a-slot-with-a-long-name-{number}", f"a-machine-with-a-long-name-{number % 50}", project=project)
+    with Accounts.load(site.export(), top=20) as accounts:
+        text = page.html(accounts, build(accounts))
+    assert "rows; the CSV and Parquet formats have all" in text
+    assert len(text.encode()) < LARGEST_BYTES
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if BROWSER is None or DRIVER is None:
+        pytest.skip("no browser: install chromium and its chromedriver to look at the page")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium drives the browser")
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for flag in FLAGS:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def shown(browser, text, tmp_path):
+    """Return shown(width, dark=, media=) -> the browser, with the page in it."""
+    path = tmp_path / "credit.html"
+    path.write_text(text, encoding="utf-8")
+
+    def show(width=1400, *, dark=False, media="screen"):
+        size = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": [scheme]})
+        browser.get(path.as_uri())
+        return browser
+
+    return show
+
+
+def ask(browser, script, *arguments):
+    return browser.execute_script(f"return {script}", *arguments)
+
+
+def test_the_console_is_silent_and_nothing_is_fetched(shown):
+    browser = shown()
+    browser.get_log("performance")
+    browser = shown()
+    assert browser.get_log("browser") == []
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    fetched = {event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"}
+    assert {url.partition(":")[0] for url in fetched} <= {"file", "data"}
+    assert len([url for url in fetched if url.startswith("file")]) == 1
+    assert browser.title == "Credit of p"
+
+
+def test_every_figure_is_drawn(shown, site):
+    browser = shown()
+    with site.load() as accounts:
+        figures = [block for report in build(accounts) for block in report.blocks if isinstance(block, Figure)]
+    charts = ask(
+        browser,
+        "[...document.querySelectorAll('svg')].map(svg => { const box = svg.getBoundingClientRect(); return ["
+        "box.width, box.height, [...svg.querySelectorAll('.l, .a, [class^=b]')].filter(mark => { const b = "
+        "mark.getBoundingClientRect(); return b.width + b.height > 0 }).length, svg.getAttribute('aria-label')] })",
+    )
+    assert len(charts) == len(figures) > 8
+    for width, height, marks, label in charts:
+        assert width > 200, label
+        assert height > 20, label
+        assert marks > 0, label
+
+
+def test_each_chart_has_its_table_beside_it(shown):
+    browser = shown()
+    assert ask(browser, "document.querySelectorAll('.both').length == document.querySelectorAll('svg').length")
+    assert ask(browser, "[...document.querySelectorAll('.both')].every(both => both.querySelector('tbody tr'))")
+
+
+def test_a_table_sorts_by_the_column_that_is_pressed(shown):
+    browser = shown()
+    table = ask(
+        browser,
+        "[...document.querySelectorAll('#leaderboards table')]"
+        ".find(table => table.caption.textContent == 'Leading machines')",
+    )
+
+    def column(name):
+        return ask(
+            browser,
+            "(() => { const heads = [...arguments[0].tHead.rows[0].cells]; const at = heads.findIndex(head => "
+            "head.textContent == arguments[1]); return [[...arguments[0].tBodies[0].rows].map(row => "
+            "row.cells[at].textContent), heads[at].getAttribute('aria-sort')] })()",
+            table,
+            name,
+        )
+
+    def press(name):
+        script = "[...arguments[0].querySelectorAll('th button')].find(button => button.textContent == arguments[1])"
+        button = ask(browser, script, table, name)
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", button)
+        button.click()
+
+    before, _ = column("credits")
+    assert len(before) == 5
+    for name, key in (("credits", lambda text: int(text.replace(",", ""))), ("machine", str)):
+        for _ in range(2):
+            press(name)
+            values, direction = column(name)
+            assert direction in {"ascending", "descending"}
+            assert values == sorted(values, key=key, reverse=direction == "descending")
+    assert sorted(column("credits")[0]) == sorted(before)
+    assert column("credits")[1] == "none"
+
+
+def test_a_pointer_over_a_chart_shows_its_figures(shown):
+    from selenium.webdriver import ActionChains
+
+    browser = shown()
+    target = ask(browser, "document.querySelector('#leaderboards svg .t')")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", target)
+    ActionChains(browser).move_to_element(target).perform()
+    tip = ask(browser, "[document.getElementById('tip').hidden, document.getElementById('tip').textContent]")
+    assert tip[0] is False
+    assert re.fullmatch(r"machine .*\ncredits [\d,]+", tip[1])
+
+
+def test_names_are_text(shown):
+    browser = shown()
+    assert ask(browser, "document.querySelectorAll('img').length") == 0
+    assert "caught" not in browser.title
+    assert EVIL in ask(browser, "document.querySelector('#leaderboards').textContent")
+
+
+def test_light_and_dark(shown):
+    def colours(browser):
+        return ask(browser, "(s => [s.backgroundColor, s.color])(getComputedStyle(document.body))")
+
+    light, dark = colours(shown()), colours(shown(dark=True))
+    assert light != dark
+    browser = shown()
+    ask(browser, "document.querySelector('.theme')").click()
+    assert colours(browser) == dark
+    ask(browser, "document.querySelector('.theme')").click()
+    assert colours(browser) == light
+
+
+@pytest.mark.parametrize("width", [1400, 800, 420])
+def test_the_page_fits_its_window(shown, width):
+    browser = shown(width)
+    assert ask(browser, "document.documentElement.scrollWidth") <= width
+
+
+def test_print_shows_tables_whole(shown):
+    browser = shown(media="print")
+    assert ask(browser, "getComputedStyle(document.querySelector('nav')).display") == "none"
+    cut = "[...document.querySelectorAll('.table')].filter(table => table.scrollHeight > table.clientHeight + 1).length"
+    assert ask(browser, cut) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "options"),
+    [
+        ("wide-light", 1400, {}),
+        ("wide-dark", 1400, {"dark": True}),
+        ("narrow-light", 420, {}),
+        ("narrow-dark", 420, {"dark": True}),
+        ("print", 800, {"media": "print"}),
+    ],
+)
+def test_pictures_are_kept(shown, request, name, width, options):
+    """In `.artefacts/`, for somebody to look at."""
+    browser = shown(width, **options)
+    height = min(12_000, ask(browser, "document.documentElement.scrollHeight"))
+    clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
+    taken = browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
+    folder = request.config.rootpath / ".artefacts"
+    folder.mkdir(exist_ok=True)
+    picture = folder / f"report-{name}.png"
+    picture.write_bytes(base64.b64decode(taken["data"]))
+    assert picture.stat().st_size > 50_000
+
+
+def test_a_report_without_blocks_is_a_heading(week):
+    with week.load() as accounts:
+        text = page.html(accounts, [Report("own", "Own: nothing")])
+    assert "<h2>Own: nothing</h2>" in text
