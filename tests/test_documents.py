@@ -46,6 +46,7 @@ def snippets(document):
     return [Snippet(*block) for block in blocks if not block[2].startswith(FRESH)]
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("document", [*filter(snippets, DOCUMENTS)], ids=lambda document: document.name)
 def test_the_snippets_run_one_after_the_other(document, tmp_path, tools):
     with socket.create_server(("127.0.0.1", 0)) as free:
