@@ -10,7 +10,16 @@ import click
 from cpdaemon.endpoint import Endpoint, TcpEndpoint, UnixEndpoint, UrlEndpoint
 from cpsim.cli.announce import announcing
 from cpsim.cli.group import cli
-from cpsim.cli.options import FILE, LONGEST_S, EndpointType, FaultType, ListenType, NumberType, QuirkType, secret_in
+from cpsim.cli.options import (
+    FILE,
+    LONGEST_S,
+    EndpointType,
+    ListenType,
+    NumberType,
+    fault_option,
+    quirk_option,
+    secret_in,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,12 +62,8 @@ if TYPE_CHECKING:
     show_default=True,
     help="Behave as the protocol's document says, or as the daemon in production does.",
 )
-@click.option(
-    "--quirk", "quirks", type=QuirkType(), multiple=True, metavar="NAME", help="One difference; see cpsim quirks."
-)
-@click.option(
-    "--fault", "faults", type=FaultType(), multiple=True, metavar="FAULT", help="What goes wrong; see cpsim faults."
-)
+@quirk_option
+@fault_option
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Of the faults' probabilities.")
 @click.option(
     "--ready-file",

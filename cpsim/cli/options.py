@@ -85,6 +85,14 @@ class FaultType(click.ParamType[str]):
         return value
 
 
+quirk_option = click.option(
+    "--quirk", "quirks", type=QuirkType(), multiple=True, metavar="NAME", help="One difference; see cpsim quirks."
+)
+fault_option = click.option(
+    "--fault", "faults", type=FaultType(), multiple=True, metavar="FAULT", help="What goes wrong; see cpsim faults."
+)
+
+
 def secret_in(path: Path, option: str = "--secret-file") -> str:
     """The secret that a file holds. Raises click.UsageError."""
     from cpsim.serve import read_secret

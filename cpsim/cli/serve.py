@@ -9,7 +9,7 @@ import click
 
 from cpsim.cli.announce import announcing
 from cpsim.cli.group import cli
-from cpsim.cli.options import FILE, LONGEST_S, FaultType, ListenType, NumberType, QuirkType, secret_in
+from cpsim.cli.options import FILE, LONGEST_S, ListenType, NumberType, fault_option, quirk_option, secret_in
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,12 +68,8 @@ def _secrets(project_ids: Sequence[str], secret_files: Sequence[Path]) -> dict[s
     type=click.Choice(["documented", "deployed"]),
     help="Behave as the protocol's document says (the default), or as the system in production does.",
 )
-@click.option(
-    "--quirk", "quirks", type=QuirkType(), multiple=True, metavar="NAME", help="One difference; see cpsim quirks."
-)
-@click.option(
-    "--fault", "faults", type=FaultType(), multiple=True, metavar="FAULT", help="What goes wrong; see cpsim faults."
-)
+@quirk_option
+@fault_option
 @click.option("--seed", type=int, metavar="N", help="Same seed, same faults where they are a matter of chance.")
 @click.option(
     "--ready-file",
