@@ -9,6 +9,7 @@ import numpy as np
 
 from cpdaemon.endpoint import UrlEndpoint
 from cpsim.replay.journal import Outcome
+from cpsim.scenario.workload import FRAME
 from cpsim.verify.books import judge_books
 from cpsim.verify.history import History
 from cpsim.verify.model import Span
@@ -125,11 +126,16 @@ def _wait_until_quiet(signal: Callable[[], object], quiet_s: float, deadline: fl
 def _judge_replies(run: Run) -> None:
     verdict = run.verdict
     verdict.checked["replies"] += len(run.records)
+    subject = str(run.target.endpoint)
+    is_frame = run.workload.kind[run.records["op"]] == FRAME
     for code, error in enumerate(run.errors):
         if error == "ER" or error.startswith(UNFIT):
-            refused = int(np.count_nonzero(run.records["error"] == code))
-            subject = str(run.target.endpoint)
-            verdict.find("wrongly refused", subject, f"{refused:,} well-formed commands were answered {error}")
+            refused = int(np.count_nonzero((run.records["error"] == code) & ~is_frame))
+            if refused:
+                verdict.find("wrongly refused", subject, f"{refused:,} well-formed commands were answered {error}")
+    taken = int(np.count_nonzero(is_frame & (run.records["outcome"] == Outcome.ACCEPTED)))
+    if taken:
+        verdict.find("wrongly accepted", subject, f"{taken:,} frames that are no commands were answered with success")
     if len(run.workload) and not np.any(run.records["outcome"] == Outcome.ACCEPTED):
         verdict.unseen.append("Everything: no operation was accepted.")
     if run.interrupted:

@@ -9,8 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cpsim.scenario import schema, swf
-from cpsim.scenario.schema import Scenario, ScenarioError
-from cpsim.scenario.workload import Workload, generate
+from cpsim.scenario.generation import generate
+from cpsim.scenario.schema import Scenario
+from cpsim.scenario.values import ScenarioError
+from cpsim.scenario.workload import Workload
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from cpsim.replay.journal import Outcome
+from cpsim.scenario.workload import FRAME
 from cpsim.verify.model import Span, Step
 from cpsim.verify.orders import in_order
 
@@ -24,7 +25,7 @@ CHUNK: Final = 20_000
 
 
 class History:
-    """What became of a workload's operations.
+    """What became of a workload's commands; frames that are none are left out, for no slot may show them.
 
     Args:
         workload: what was to be sent.
@@ -52,7 +53,7 @@ class History:
         self.direct = direct
         self.seen = seen
         self.errors = errors
-        self.records = records
+        self.records = records = records[workload.kind[records["op"]] != FRAME]
         self.slot = workload.slot[records["op"]]
         self.kind = workload.kind[records["op"]]
         by_rule = np.array([error.startswith(BY_RULE) for error in errors], bool)

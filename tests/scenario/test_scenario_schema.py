@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from cpsim import catalog
-from cpsim.scenario import ScenarioError, generate, load_workload, schema
+from cpsim.scenario import ScenarioError, generate, load_workload, schema, values
 
 VALID = """
 description = "test"
@@ -128,7 +128,7 @@ def test_other_suffixes_are_refused(tmp_path):
     [("500ms", 500_000), ("90s", 90_000_000), ("1.5h", 5_400_000_000), ("2 d", 172_800_000_000)],
 )
 def test_durations(text, time_us):
-    assert schema.Duration(text) == time_us
+    assert values.Duration(text) == time_us
 
 
 @pytest.mark.parametrize("name", catalog.scenario_names())

@@ -12,8 +12,8 @@ from cpsim import catalog, tables
 from cpsim.scenario import generate, identities, load_workload, schema
 from cpsim.scenario.workload import ABSENT
 
-NUMBERS_DIGEST = "a89bb97a7315269f78a1f2a1bf08b1db0c0afddc5253efdd6ec938f6a4352e79"
-DIGEST, FAKER = "024d021f591bde71cd1fe0efcc180fe710300fce1fd249ea4917e9eb755fc00d", "40.63.0"
+NUMBERS_DIGEST = "6717152559b9fc290549fe56aae8679c3abaee6d8b4761ceb794ded81482ad64"
+DIGEST, FAKER = "338a098f0b9e5a101ca3ba1dca441a6575889f4406f8f90f7edebbfb3fea6b2b", "40.63.0"
 
 
 @pytest.fixture(scope="module")
