@@ -146,11 +146,13 @@ def run(
         observer = _observer(result.target, timeout_s)
         if observer is not None:
             observer.outstanding()  # a wrong address or secret should show before anything is sent
-            if result.embedded:
+            if result.embedded and not workload.link_after:
                 observer.link(list(result.links().items()))
         on_stage("replaying")
         with _failing(result, observer, [*workload.faults, *faults], timeout_s):
             start = _replay(result, in_flight, timeout_s, on_progress)
+        if observer is not None and result.embedded and workload.link_after:
+            observer.link(list(result.links().items()))
         on_stage("verifying")
         judge(result, observer, start, timeout_s)
         return result

@@ -32,6 +32,13 @@ if TYPE_CHECKING:
 @click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), help="Same seed, same workload; by default the scenario's own, or 1."
 )
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set a key of the scenario, as population.machines=500.",
+)
 @click.option("--rate", type=NumberType(1e-6, 1e9), metavar="R", help="Send R operations/s.")
 @click.option(
     "--speed",
@@ -80,6 +87,7 @@ def run(
     project: str | None,
     secret_file: Path | None,
     seed: int | None,
+    settings: tuple[str, ...],
     rate: float | None,
     speed: float | None,
     asap: bool,
@@ -92,8 +100,9 @@ def run(
 ) -> None:
     """Replay SCENARIO, verify the effect, and measure.
 
-    SCENARIO is a name (smoke, challenge), a scenario file (.toml) or a workload log (.swf, .swf.gz). The exit status is
-    0 if the verdict is valid, 1 if invalid, 2 if unknown.
+    SCENARIO is a name (see cpsim scenarios), a scenario file (.toml), a job log (.swf, .swf.gz), a trace (.csv,
+    .parquet), which a run's journal is, or a program (.py). The exit status is 0 if the verdict is valid, 1 if invalid,
+    2 if unknown.
 
     \b
     cpsim run smoke
@@ -122,7 +131,7 @@ def run(
     try:
         with Stages() as stages:
             result = perform(
-                lambda: load_workload(path, seed),
+                lambda: load_workload(path, seed, settings),
                 where,
                 pace,
                 in_flight=in_flight,

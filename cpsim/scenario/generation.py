@@ -104,6 +104,7 @@ def generate(scenario: Scenario, seed: int | None = None) -> Workload:
         users=identities.users(draw.seed, scenario.population.users),
         owner=_owners(scenario.population, draw.seed),
         faults=tuple(scenario.faults),
+        link_after=scenario.population.link == "after",
         frame=FrameTable((*MALFORMED, *OVERSIZED) if plan.forms else (), _joined(plan.forms)),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-from msgspec import Meta
+from msgspec import Meta, field
 
 from cpsim.scenario import lublin, models
 from cpsim.scenario.arithmetic import exp, log
@@ -34,7 +34,7 @@ class LognormalTime(Model, frozen=True, tag="lognormal"):
 
     median: Time
     sigma: Sigma
-    max: Time = LONGEST
+    max: Time = field(default_factory=lambda: LONGEST)
 
 
 class WeibullTime(Model, frozen=True, tag="weibull"):
@@ -42,7 +42,7 @@ class WeibullTime(Model, frozen=True, tag="weibull"):
 
     scale: Time
     shape: Shape
-    max: Time = LONGEST
+    max: Time = field(default_factory=lambda: LONGEST)
 
 
 class GammaTime(Model, frozen=True, tag="gamma"):
@@ -50,7 +50,7 @@ class GammaTime(Model, frozen=True, tag="gamma"):
 
     scale: Time
     shape: Shape
-    max: Time = LONGEST
+    max: Time = field(default_factory=lambda: LONGEST)
 
 
 class HyperGammaTime(Model, frozen=True, tag="hyper_gamma"):
@@ -62,7 +62,7 @@ class HyperGammaTime(Model, frozen=True, tag="hyper_gamma"):
     first: LogGamma
     second: LogGamma
     share: Share
-    max: Time = Duration("45h")
+    max: Time = field(default_factory=lambda: Duration("45h"))
 
 
 class LublinTime(Model, frozen=True, tag="lublin"):
@@ -70,7 +70,7 @@ class LublinTime(Model, frozen=True, tag="lublin"):
 
     kind: JobKind = "untyped"
     nodes: Annotated[int, Meta(ge=8, le=2**20, description="a whole number from 8 to 1,048,576")] = 128
-    max: Time = LONGEST
+    max: Time = field(default_factory=lambda: LONGEST)
 
 
 class EmpiricalTime(Model, frozen=True, tag="empirical"):

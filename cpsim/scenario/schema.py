@@ -1,14 +1,11 @@
 """A scenario file: its sections as types, and mistakes in it told precisely.
 
-The types below are the format; `scenarios/README.md` explains it key by key.
+The types below are the format; `docs/scenarios.md` explains it key by key.
 """
 
 from __future__ import annotations
 
-import re
-import tomllib
-from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta, field
 
@@ -27,7 +24,6 @@ from cpsim.scenario.values import (
     Machines,
     Model,
     Name,
-    ScenarioError,
     Section,
     Seed,
     Share,
@@ -42,11 +38,12 @@ SLOT_ID_CHARACTERS: Final = 100
 
 
 class Population(Section, frozen=True):
-    """Who computes: `linked` is the share of machines that belong to a user."""
+    """Who computes: `linked` is the share of machines that belong to a user, `link` when it becomes known."""
 
     machines: Machines
     users: Users
     linked: Share = 1.0
+    link: Annotated[Literal["before", "after"], Meta(description='"before" or "after"')] = "before"
 
     def __post_init__(self) -> None:
         if self.linked and not self.users:
@@ -141,6 +138,10 @@ class FromFaker(Section, frozen=True):
 Choices = Annotated[list[Text], Meta(min_length=1, description="a list of at least one text")]
 
 
+Faults = Annotated[list[str], Meta(description="a list of faults; see cpsim faults")]
+Ruling = Annotated[Literal["valid", "invalid", "unknown"], Meta(description='"valid", "invalid" or "unknown"')]
+
+
 class Scenario(Section, frozen=True):
     """What should happen.
 
@@ -151,6 +152,7 @@ class Scenario(Section, frozen=True):
         seed: used unless another is given.
         expire: how long a slot stays allocated, in whole minutes; None leaves it to the server.
         faults: what goes wrong meanwhile, as `cpsim faults` has it; times in seconds since the replay began.
+        verdict: what a right CreditPiggy gets for it.
     """
 
     name: Text
@@ -167,7 +169,8 @@ class Scenario(Section, frozen=True):
     credits: FixedCredits | RangeCredits | NoCredits = NoCredits()
     counters: Counters = Counters()
     metadata: dict[Name, Choices | FromFaker] = field(default_factory=dict)
-    faults: Annotated[list[str], Meta(description="a list of faults; see cpsim faults")] = field(default_factory=list)
+    faults: Faults = field(default_factory=list)
+    verdict: Ruling = "valid"
 
     def __post_init__(self) -> None:
         _check_faults(self.faults)
@@ -193,6 +196,19 @@ class Scenario(Section, frozen=True):
                 )
 
 
+class Generated(Section, frozen=True):
+    """A scenario whose workload a Python file makes."""
+
+    name: Text
+    description: str
+    generator: Text
+    seed: Seed = 1
+    faults: Faults = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        _check_faults(self.faults)
+
+
 def _check_faults(texts: list[str]) -> None:
     for index, text in enumerate(texts):
         try:
@@ -215,43 +231,3 @@ def _longest(values: list[str] | FromFaker) -> str:
     if isinstance(values, FromFaker):
         return "x" * identities.MAX_CHOICE_CHARACTERS
     return max(values, key=lambda value: len(value.encode()))
-
-
-def load(path: Path) -> Scenario:
-    """Read a scenario file.
-
-    Raises:
-        ScenarioError: it has a mistake.
-        OSError: it cannot be read.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ScenarioError(f"{path}: not UTF-8 text: {error}") from error
-    return parse(text, str(path))
-
-
-def parse(text: str, source: str) -> Scenario:
-    """Read the text of a scenario file.
-
-    Args:
-        text: TOML.
-        source: its path, for messages and for the scenario's name.
-
-    Raises:
-        ScenarioError: it has a mistake.
-    """
-    try:
-        tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ScenarioError(f"{source}: not TOML: {error}") from error
-    tree.setdefault("name", safe_name(Path(source)))
-    try:
-        return tables.convert(tree, Scenario)
-    except ValueError as error:
-        raise ScenarioError(f"{source}: {error}") from error
-
-
-def safe_name(path: Path) -> str:
-    """A file's name as it may begin the ids of slots."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.name.removesuffix(".gz").rpartition(".")[0]) or "scenario"

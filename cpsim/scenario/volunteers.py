@@ -11,6 +11,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from msgspec import field
 
 from cpsim.scenario import models
 from cpsim.scenario.arithmetic import exp, log
@@ -76,7 +77,7 @@ class BlackHoles(Section, frozen=True):
 
     machines: Share
     jobs: Share
-    run_time: RunTimes = ConstantTime(Duration("1min"))
+    run_time: RunTimes = field(default_factory=lambda: ConstantTime(Duration("1min")))
     reason: Text = "failed"
 
     def __post_init__(self) -> None:

@@ -46,11 +46,11 @@ class CountersTable:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MetaTable:
-    """Arguments of meta: values of shape (rows, names) are indices into the choices of their name."""
+    """Arguments of meta: values of shape (rows, names) index the choices of their name, or are ABSENT."""
 
     names: tuple[str, ...]
     choices: tuple[tuple[str, ...], ...]
-    values: Int32
+    values: Int32 | Int64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,6 +95,7 @@ class Workload:
         users: ids of users.
         owner: int32[machines], index into `users`, -1 for a machine without a user.
         faults: what goes wrong meanwhile, as `cpsim faults` has it.
+        link_after: whether machines are linked to their users only when all is done.
     """
 
     name: str
@@ -115,6 +116,7 @@ class Workload:
     owner: Int32
     faults: tuple[str, ...] = ()
     frame: FrameTable = FrameTable((), np.empty(0, dtype=np.int32))
+    link_after: bool = False
 
     def __len__(self) -> int:
         return len(self.due_us)
@@ -145,7 +147,7 @@ class Workload:
         match kind:
             case "meta":
                 values = zip(self.meta.names, self.meta.choices, self.meta.values[row], strict=True)
-                return {name: choices[value] for name, choices, value in values}
+                return {name: choices[value] for name, choices, value in values if value != ABSENT}
             case "frame":
                 return {"frame": self.frame.forms[self.frame.form[row]]}
             case "discard":

@@ -12,8 +12,8 @@ from cpsim import catalog, tables
 from cpsim.scenario import generate, identities, load_workload, schema
 from cpsim.scenario.workload import ABSENT
 
-NUMBERS_DIGEST = "6717152559b9fc290549fe56aae8679c3abaee6d8b4761ceb794ded81482ad64"
-DIGEST, FAKER = "338a098f0b9e5a101ca3ba1dca441a6575889f4406f8f90f7edebbfb3fea6b2b", "40.63.0"
+NUMBERS_DIGEST = "1836d5ccff3a7888c419299c00bd391e0e3c88be6e9e3840534c4c7967286aa5"
+DIGEST, FAKER = "6a2ec346e7658e96dbf905365cb809b858013fa98caa207dee9f4af12aa06735", "40.63.0"
 
 
 @pytest.fixture(scope="module")
