@@ -102,7 +102,14 @@ def _judge_accounts(run: Run, observer: Observer, seen_from_ns: int, start_ns: i
 
 def _history(run: Run, seen: Span) -> History:
     direct = isinstance(run.target.endpoint, UrlEndpoint)
-    return History(run.workload, run.slot_prefix, run.records, run.errors, direct=direct, seen=seen)
+    records = run.records
+    if run.virtual_ns is not None:
+        records = records.copy()
+        records["sent_ns"] = records["answered_ns"] = run.virtual_ns[records["op"]]
+        end_ns = max(int(run.virtual_ns[-1]), run.workload.duration_us * 1_000) if len(run.virtual_ns) else 0
+        seen = Span(end_ns, end_ns)
+    prompt = run.virtual_ns is not None
+    return History(run.workload, run.slot_prefix, records, run.errors, direct=direct, seen=seen, prompt=prompt)
 
 
 def _wait(is_so: Callable[[], bool], deadline: float) -> bool:

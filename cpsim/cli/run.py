@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     metavar="X",
     help="Keep the scenario's times, X times faster.",
 )
+@click.option("--virtual", is_flag=True, help="Let the embedded fake's clock jump from one time to the next.")
 @click.option("--asap", is_flag=True, help="Send as fast as possible (the default).")
 @click.option(
     "--in-flight",
@@ -90,6 +91,7 @@ def run(
     settings: tuple[str, ...],
     rate: float | None,
     speed: float | None,
+    virtual: bool,
     asap: bool,
     in_flight: int,
     timeout_s: float,
@@ -118,7 +120,7 @@ def run(
     from cpsim.summary import show, summarise
     from cpsim.terminal import Stages, console
 
-    pace = _pace(rate, speed, asap)
+    pace = _pace(rate, speed, virtual=virtual, asap=asap)
     where = _target(target, server, project, secret_file)
     if slot_prefix is not None:
         try:
@@ -171,13 +173,15 @@ def _command(context: click.Context, seed: int) -> str:
     return shlex.join(words)
 
 
-def _pace(rate: float | None, speed: float | None, asap: bool) -> Pace:
-    from cpsim.replay.clock import AsFastAsPossible, Rate, Speed
+def _pace(rate: float | None, speed: float | None, *, virtual: bool, asap: bool) -> Pace:
+    from cpsim.replay.clock import AsFastAsPossible, Rate, Speed, Virtual
 
-    if (rate is not None) + (speed is not None) + asap > 1:
-        raise click.UsageError("--rate, --speed and --asap exclude one another")
+    if (rate is not None) + (speed is not None) + virtual + asap > 1:
+        raise click.UsageError("--rate, --speed, --virtual and --asap exclude one another")
     if rate is not None:
         return Rate(rate)
+    if virtual:
+        return Virtual()
     return AsFastAsPossible() if speed is None else Speed(speed)
 
 

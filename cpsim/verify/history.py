@@ -33,6 +33,7 @@ class History:
         records: one per operation sent, in the order of the operations (dtype `RECORD_TYPE`). Operations of one slot
             may overlap.
         errors: the texts that `records["error"]` indexes.
+        prompt: whether what was accepted had been done when it was answered; always, if the server itself answered.
         direct: whether the server itself answered, so that what it accepted is done, and what it refuses by the
             protocol's rules it refuses for what the slot was.
         seen: when the effect was looked at.
@@ -47,10 +48,11 @@ class History:
         *,
         direct: bool,
         seen: Span,
+        prompt: bool = False,
     ) -> None:
         self.workload = workload
         self.prefix = prefix
-        self.direct = direct
+        self.prompt = direct or prompt
         self.seen = seen
         self.errors = errors
         self.records = records = records[workload.kind[records["op"]] != FRAME]
@@ -79,7 +81,7 @@ class History:
     def until_ns(self, places: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
         """By when the commands of some records, which were accepted, had been applied."""
         chosen = self.records[places]
-        by_ns = chosen["answered_ns"] if self.direct else self.seen.latest_ns
+        by_ns = chosen["answered_ns"] if self.prompt else self.seen.latest_ns
         until_ns: npt.NDArray[np.int64] = np.maximum(chosen["sent_ns"], by_ns)
         return until_ns
 
@@ -110,7 +112,7 @@ class History:
             kind, arguments = next(self.workload.calls(op, op + 1, self.prefix))
             accepted = outcome == Outcome.ACCEPTED
             applied = None if outcome == Outcome.UNKNOWN else accepted or judged
-            by_ns = answered_ns if self.direct and applied else last_ns
+            by_ns = answered_ns if self.prompt and applied else last_ns
             span = Span(sent_ns, max(sent_ns, by_ns))
             steps.append(Step(kind, arguments, span, applied, accepted if judged else None, answered_ns))
         return steps
