@@ -182,7 +182,7 @@ def _write_journal(run: Run, path: Path) -> None:
             chunk = records[first:last]
             is_frame = (run.workload.kind[chunk["op"]] == FRAME).tolist()
             texts = [
-                ["", "", rendered[op].decode(errors="replace")] if alone else rendered[op].decode().split(",", 2)
+                ["", "", rendered[op].decode("latin-1")] if alone else rendered[op].decode().split(",", 2)
                 for op, alone in zip((chunk["op"] - start).tolist(), is_frame, strict=True)
             ]
             due = None if run.schedule_us is None else run.schedule_us[chunk["op"]]

@@ -2,7 +2,8 @@
 
 A trace is CSV or Parquet, a row per command: `kind`, `slot`, `arguments` as `name=value,name=value`, and the time in a
 column `due_us`, `sent_us` or `time_s`; other columns do not count. The `journal.parquet` of a run folder is one, and so
-is what `cpsim record` writes. A row whose kind is `frame` is a frame that is no command, in `arguments`.
+is what `cpsim record` writes. A row whose kind is `frame` is a frame that is no command, in `arguments`, a character
+for each of its bytes.
 
 Slots get numbers in the order of their appearance, and the first time becomes 0.
 """
@@ -223,6 +224,7 @@ def _calls(path: Path) -> Iterator[Call]:
 
 def _arguments(kind: str, slot: str, text: str) -> dict[str, str | int]:
     if kind == "frame":
+        text.encode("latin-1")  # which says what is wrong
         return {"frame": text.replace(slot, SLOT) if slot else text}
     if not slot:
         raise ValueError("slot is missing: expected the id of one")

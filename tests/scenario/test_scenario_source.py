@@ -5,7 +5,12 @@ import re
 import numpy as np
 import pytest
 
+from cpsim import run_folder
+from cpsim.replay.clock import AsFastAsPossible
+from cpsim.replay.payloads import frames
+from cpsim.run import run as perform
 from cpsim.scenario import ScenarioError, load_workload, source
+from cpsim.summary import summarise
 
 BASE = """
 description = "base"
@@ -184,12 +189,48 @@ def test_a_trace_is_replayed(write):
         ("13,alloc,,,", "row 6: slot is missing"),
         ("13,meta,a,x,", "row 6: arguments = 'x': expected name=value"),
         ("13,counters,a,,", "counters of slot a: expected at least one argument"),
+        ("13,frame,,\u20ac,", "row 6: 'latin-1' codec can't encode character"),
         ("soon,alloc,a,,", "row 6: could not convert string to float|soon"),
     ],
 )
 def test_a_mistake_in_a_trace(write, line, message):
     with pytest.raises(ScenarioError, match=f"mine.csv.*{message}"):
         load_workload(write("mine.csv", TRACE + line + "\n"))
+
+
+def test_what_a_run_has_sent_is_sent_again(write):
+    misbehaving = 'extends = "smoke"\n[misbehaviour]\nmalformed = 0.1\noversized = 0.1\nforged = 0.1\nclaim_twice = 0.1'
+    first = load_workload(write("first.toml", misbehaving))
+    folder = write("x", "").with_name("run")
+
+    def replay(made, output):
+        run = perform(
+            lambda: made,
+            None,
+            AsFastAsPossible(),
+            in_flight=1,
+            timeout_s=10.0,
+            slot_prefix="again",
+            on_stage=lambda stage: None,
+            on_progress=lambda planned, progress: None,
+        )
+        assert run.verdict.ruling == "valid", run.verdict.anomalies[:3]
+        partial = run_folder.claim_folder(output)
+        run_folder.write(run, summarise(run), partial, output)
+        return run
+
+    replay(first, folder)
+    second = load_workload(folder / "journal.parquet")
+    assert [k for k, _ in second.calls(0, len(second), "p")] == [k for k, _ in first.calls(0, len(first), "p")]
+    sent, again = (
+        [
+            frame.split(b",slot=")[0] + frame.partition(b",slot=")[2].partition(b",")[2]
+            for part in frames(w, "p")
+            for frame in part
+        ]
+        for w in (first, second)
+    )
+    assert sent == again
 
 
 def test_what_is_no_trace(write):
