@@ -14,7 +14,7 @@ from cpsim.errors import Problem
 
 _PACKAGE: Final = Path(__file__).parent
 _SUFFIXES: Final = {"scenarios": ".toml", "reports": ".py"}
-_FILE_SUFFIXES: Final = {".toml", ".swf", ".gz", ".py"}
+_FILE_SUFFIXES: Final = {".toml", ".swf", ".gz", ".py", ".csv", ".parquet"}
 
 
 class NotFound(Problem, LookupError):  # noqa: N818 - a name here says what happened
@@ -25,7 +25,7 @@ def find_scenario(name_or_path: str) -> Path:
     """The file of a scenario that comes with the project, or of one's own.
 
     Args:
-        name_or_path: a name such as "smoke", or a path to a `.toml`, `.swf` or `.swf.gz` file.
+        name_or_path: a name such as "smoke", or a path to a file of any kind that `load_workload` reads.
 
     Raises:
         NotFound: there is none; the message lists the names and suggests the nearest.

@@ -9,6 +9,7 @@ import numpy as np
 
 from cpdaemon.endpoint import UrlEndpoint
 from cpsim.replay.journal import Outcome
+from cpsim.scenario.workload import FRAME
 from cpsim.verify.books import judge_books
 from cpsim.verify.history import History
 from cpsim.verify.model import Span
@@ -101,7 +102,14 @@ def _judge_accounts(run: Run, observer: Observer, seen_from_ns: int, start_ns: i
 
 def _history(run: Run, seen: Span) -> History:
     direct = isinstance(run.target.endpoint, UrlEndpoint)
-    return History(run.workload, run.slot_prefix, run.records, run.errors, direct=direct, seen=seen)
+    records = run.records
+    if run.virtual_ns is not None:
+        records = records.copy()
+        records["sent_ns"] = records["answered_ns"] = run.virtual_ns[records["op"]]
+        end_ns = max(int(run.virtual_ns[-1]), run.workload.duration_us * 1_000) if len(run.virtual_ns) else 0
+        seen = Span(end_ns, end_ns)
+    prompt = run.virtual_ns is not None
+    return History(run.workload, run.slot_prefix, records, run.errors, direct=direct, seen=seen, prompt=prompt)
 
 
 def _wait(is_so: Callable[[], bool], deadline: float) -> bool:
@@ -125,11 +133,16 @@ def _wait_until_quiet(signal: Callable[[], object], quiet_s: float, deadline: fl
 def _judge_replies(run: Run) -> None:
     verdict = run.verdict
     verdict.checked["replies"] += len(run.records)
+    subject = str(run.target.endpoint)
+    is_frame = run.workload.kind[run.records["op"]] == FRAME
     for code, error in enumerate(run.errors):
         if error == "ER" or error.startswith(UNFIT):
-            refused = int(np.count_nonzero(run.records["error"] == code))
-            subject = str(run.target.endpoint)
-            verdict.find("wrongly refused", subject, f"{refused:,} well-formed commands were answered {error}")
+            refused = int(np.count_nonzero((run.records["error"] == code) & ~is_frame))
+            if refused:
+                verdict.find("wrongly refused", subject, f"{refused:,} well-formed commands were answered {error}")
+    taken = int(np.count_nonzero(is_frame & (run.records["outcome"] == Outcome.ACCEPTED)))
+    if taken:
+        verdict.find("wrongly accepted", subject, f"{taken:,} frames that are no commands were answered with success")
     if len(run.workload) and not np.any(run.records["outcome"] == Outcome.ACCEPTED):
         verdict.unseen.append("Everything: no operation was accepted.")
     if run.interrupted:

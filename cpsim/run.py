@@ -22,12 +22,14 @@ from cpsim.errors import Problem
 from cpsim.fake import FakeProcess
 from cpsim.faults import Fault
 from cpsim.judging import judge
+from cpsim.replay.clock import Virtual
 from cpsim.replay.connect import open_wire
 from cpsim.replay.engine import Engine, Progress, operations
 from cpsim.replay.journal import RECORD_TYPE, Journal
 from cpsim.replay.payloads import frames, requests
 from cpsim.verify.observer import CannotObserve, Observer
 from cpsim.verify.verdict import Verdict
+from cpsim.virtual import replay as replay_in_virtual_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -67,6 +69,7 @@ class Target:
 class Run:
     """One run and all that came of it. Times are nanoseconds since the replay began.
 
+    `schedule_us` says when each operation was due, `virtual_ns` when it was sent in virtual time, where there are such.
     `fresh` says that no other run has slot ids that begin like these; `command` is the command line that repeats it.
     `faults` are those that were set meanwhile and what came of each, and `firings` each time that one came to pass.
     """
@@ -81,6 +84,7 @@ class Run:
     elapsed_s: float = 0.0
     interrupted: bool = False
     schedule_us: npt.NDArray[np.int64] | None = None
+    virtual_ns: npt.NDArray[np.int64] | None = None
     records: npt.NDArray[np.void] = field(default_factory=lambda: np.empty(0, RECORD_TYPE))
     errors: list[str] = field(default_factory=list)
     faults: list[dict[str, Any]] = field(default_factory=list)
@@ -123,12 +127,14 @@ def run(
 
     Raises:
         CannotObserve, OSError: the target cannot be reached or looked at.
-        Problem: the embedded fake did not start, so many operations cannot be in flight here, or there are faults and
-            no fake to have them.
+        Problem: the embedded fake did not start, or is none whose time could be virtual; so many operations cannot be
+            in flight here; or there are faults and no fake to have them.
         InvalidCommand: the slot prefix cannot be in a command.
     """
     if slot_prefix is not None:
         check_prefix(slot_prefix)
+    if target is not None and isinstance(pace, Virtual):
+        raise Problem("only an embedded CreditPiggy lives in virtual time: leave out --target, or --virtual")
     _allow_open_files(in_flight + FILES_BESIDE)
     with _embedded() if target is None else contextlib.nullcontext(lambda: target) as locate:
         on_stage("making the workload")
@@ -146,11 +152,13 @@ def run(
         observer = _observer(result.target, timeout_s)
         if observer is not None:
             observer.outstanding()  # a wrong address or secret should show before anything is sent
-            if result.embedded:
+            if result.embedded and not workload.link_after:
                 observer.link(list(result.links().items()))
         on_stage("replaying")
         with _failing(result, observer, [*workload.faults, *faults], timeout_s):
-            start = _replay(result, in_flight, timeout_s, on_progress)
+            start = _replay(result, observer, in_flight, timeout_s, on_progress)
+        if observer is not None and result.embedded and workload.link_after:
+            observer.link(list(result.links().items()))
         on_stage("verifying")
         judge(result, observer, start, timeout_s)
         return result
@@ -241,7 +249,13 @@ def _observer(target: Target, timeout_s: float) -> Observer | None:
     return Observer(target.server, target.credentials, timeout_s)
 
 
-def _replay(result: Run, in_flight: int, timeout_s: float, on_progress: Callable[[int, Progress], None]) -> int:
+def _replay(
+    result: Run,
+    observer: Observer | None,
+    in_flight: int,
+    timeout_s: float,
+    on_progress: Callable[[int, Progress], None],
+) -> int:
     """Replay, and put what came of it into the run; returns when it began, on the performance counter."""
     workload, endpoint = result.workload, result.target.endpoint
     if isinstance(endpoint, UrlEndpoint):
@@ -266,8 +280,17 @@ def _replay(result: Run, in_flight: int, timeout_s: float, on_progress: Callable
 
     previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        result.elapsed_s = engine.run(operations(workload.slot, result.schedule_us, payloads))
-        result.records, result.errors = journal.records(), journal.errors
+        if isinstance(result.pace, Virtual):
+            assert observer is not None
+            moved = replay_in_virtual_time(engine, workload, payloads, observer, timeout_s)
+            result.elapsed_s, result.virtual_ns, shift_ns = moved
+            result.records = journal.records()
+            for column in ("sent_ns", "answered_ns"):
+                result.records[column] += shift_ns[result.records["op"]]
+        else:
+            result.elapsed_s = engine.run(operations(workload.slot, result.schedule_us, payloads))
+            result.records = journal.records()
+        result.errors = journal.errors
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -33,12 +33,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cpdaemon.commands import KINDS
 from cpdaemon.endpoint import UnixEndpoint
 from cpsim.errors import Problem
 from cpsim.replay.journal import Outcome
 from cpsim.replay.latency import write_hgrm
 from cpsim.replay.payloads import CHUNK, frames
+from cpsim.scenario.workload import FRAME, KIND_NAMES
 from cpsim.verify.repeat import shell_lines
 from cpsim.verify.timeline import timeline
 
@@ -167,7 +167,7 @@ def _repeat(run: Run, example: Example) -> list[str]:
 def _write_journal(run: Run, path: Path) -> None:
     """Write a chunk at a time; the texts of operations are rendered once more, instead of kept."""
     records = run.records
-    kinds = pa.array(KINDS)
+    kinds = pa.array(KIND_NAMES)
     outcomes = pa.array([outcome.name.lower() for outcome in Outcome])
     errors = pa.array(run.errors)
     encodings = dict.fromkeys(INTEGERS, "DELTA_BINARY_PACKED")
@@ -181,7 +181,11 @@ def _write_journal(run: Run, path: Path) -> None:
         for start, rendered in zip(itertools.count(0, CHUNK), frames(run.workload, run.slot_prefix), strict=False):
             first, last = np.searchsorted(records["op"], [start, start + len(rendered)]).tolist()
             chunk = records[first:last]
-            texts = [rendered[op].decode().split(",", 2) for op in (chunk["op"] - start).tolist()]
+            is_frame = (run.workload.kind[chunk["op"]] == FRAME).tolist()
+            texts = [
+                ["", "", rendered[op].decode("latin-1")] if alone else rendered[op].decode().split(",", 2)
+                for op, alone in zip((chunk["op"] - start).tolist(), is_frame, strict=True)
+            ]
             due = None if run.schedule_us is None else run.schedule_us[chunk["op"]]
             writer.write_table(
                 pa.table(

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pyarrow.compute as pc
 
-from cpdaemon.commands import KINDS
 from cpsim.replay.journal import Outcome
 from cpsim.replay.latency import histogram, percentiles_ms
+from cpsim.scenario.workload import KIND_NAMES
 from cpsim.verify.timeline import timeline
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def summarise(run: Run) -> Summary:
     records = run.records
     kinds = run.workload.kind[records["op"]] if len(records) else np.empty(0, np.uint8)
     by_kind = {}
-    for code, kind in enumerate(KINDS):
+    for code, kind in enumerate(KIND_NAMES):
         planned = int(np.count_nonzero(run.workload.kind == code))
         if planned:
             counts = np.bincount(records["outcome"][kinds == code], minlength=len(Outcome)).tolist()

@@ -263,7 +263,7 @@ def test_wrong_usage(cpsim, arguments, said):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["run", "smok"], r'no scenario "smok": expected .*challenge, smoke; did you mean "smoke"\?'),
+        (["run", "smok"], r'no scenario "smok": expected .*challenge, .*smoke, .*; did you mean "smoke"\?'),
         (["run", "missing.toml"], r"missing.toml: no such file"),
         (["run", "binary"], r"binary: expected a scenario .*"),
         (["run", "broken.toml"], r"broken.toml: not TOML: .*"),

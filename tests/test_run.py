@@ -28,7 +28,7 @@ from cpsim.catalog import find_scenario
 from cpsim.errors import Problem
 from cpsim.replay.clock import AsFastAsPossible, Rate
 from cpsim.run import Target, check_prefix
-from cpsim.scenario import generate, load_workload, schema
+from cpsim.scenario import generate, load_workload, source
 from cpsim.server.http import Api
 from cpsim.server.messages import Response
 from cpsim.summary import summarise
@@ -82,7 +82,7 @@ def cpsim(monkeypatch, capsys):
 def perform(target, *, scenario=SMALL, pace=None, timeout_s=5.0, on_stage=print, on_progress=None, prefix="w"):
     """A run without the command line."""
     return run_module.run(
-        lambda: generate(schema.parse(scenario, "small.toml"), 7),
+        lambda: generate(source.parse(scenario, "small.toml"), 7),
         target,
         pace or AsFastAsPossible(),
         in_flight=8,

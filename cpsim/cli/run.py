@@ -32,6 +32,13 @@ if TYPE_CHECKING:
 @click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), help="Same seed, same workload; by default the scenario's own, or 1."
 )
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set a key of the scenario, as population.machines=500.",
+)
 @click.option("--rate", type=NumberType(1e-6, 1e9), metavar="R", help="Send R operations/s.")
 @click.option(
     "--speed",
@@ -39,6 +46,7 @@ if TYPE_CHECKING:
     metavar="X",
     help="Keep the scenario's times, X times faster.",
 )
+@click.option("--virtual", is_flag=True, help="Let the embedded fake's clock jump from one time to the next.")
 @click.option("--asap", is_flag=True, help="Send as fast as possible (the default).")
 @click.option(
     "--in-flight",
@@ -80,8 +88,10 @@ def run(
     project: str | None,
     secret_file: Path | None,
     seed: int | None,
+    settings: tuple[str, ...],
     rate: float | None,
     speed: float | None,
+    virtual: bool,
     asap: bool,
     in_flight: int,
     timeout_s: float,
@@ -92,8 +102,9 @@ def run(
 ) -> None:
     """Replay SCENARIO, verify the effect, and measure.
 
-    SCENARIO is a name (smoke, challenge), a scenario file (.toml) or a workload log (.swf, .swf.gz). The exit status is
-    0 if the verdict is valid, 1 if invalid, 2 if unknown.
+    SCENARIO is a name (see cpsim scenarios), a scenario file (.toml), a job log (.swf, .swf.gz), a trace (.csv,
+    .parquet), which a run's journal is, or a program (.py). The exit status is 0 if the verdict is valid, 1 if invalid,
+    2 if unknown.
 
     \b
     cpsim run smoke
@@ -109,7 +120,7 @@ def run(
     from cpsim.summary import show, summarise
     from cpsim.terminal import Stages, console
 
-    pace = _pace(rate, speed, asap)
+    pace = _pace(rate, speed, virtual=virtual, asap=asap)
     where = _target(target, server, project, secret_file)
     if slot_prefix is not None:
         try:
@@ -122,7 +133,7 @@ def run(
     try:
         with Stages() as stages:
             result = perform(
-                lambda: load_workload(path, seed),
+                lambda: load_workload(path, seed, settings),
                 where,
                 pace,
                 in_flight=in_flight,
@@ -162,13 +173,15 @@ def _command(context: click.Context, seed: int) -> str:
     return shlex.join(words)
 
 
-def _pace(rate: float | None, speed: float | None, asap: bool) -> Pace:
-    from cpsim.replay.clock import AsFastAsPossible, Rate, Speed
+def _pace(rate: float | None, speed: float | None, *, virtual: bool, asap: bool) -> Pace:
+    from cpsim.replay.clock import AsFastAsPossible, Rate, Speed, Virtual
 
-    if (rate is not None) + (speed is not None) + asap > 1:
-        raise click.UsageError("--rate, --speed and --asap exclude one another")
+    if (rate is not None) + (speed is not None) + virtual + asap > 1:
+        raise click.UsageError("--rate, --speed, --virtual and --asap exclude one another")
     if rate is not None:
         return Rate(rate)
+    if virtual:
+        return Virtual()
     return AsFastAsPossible() if speed is None else Speed(speed)
 
 

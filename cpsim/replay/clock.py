@@ -56,9 +56,21 @@ class Rate:
         return f"{self.operations_per_s:g} operations/s"
 
 
+@dataclass(frozen=True, slots=True)
+class Virtual:
+    """The scenario's times on the clock of an embedded fake, which jumps from one to the next."""
+
+    def schedule(self, due_us: Times) -> Times | None:  # noqa: ARG002 - as for the other paces
+        """None: nothing is waited for in real time."""
+        return None
+
+    def __str__(self) -> str:
+        return "in virtual time"
+
+
 def _microseconds(times_us: npt.NDArray[np.floating[Any]]) -> Times:
     whole: Times = np.minimum(times_us, LATEST_US).astype(np.int64)
     return whole
 
 
-Pace = AsFastAsPossible | Speed | Rate
+Pace = AsFastAsPossible | Speed | Rate | Virtual

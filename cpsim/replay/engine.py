@@ -100,6 +100,11 @@ class Engine:
         """Send nothing more; what is in flight is recorded as unknown. Safe to call from a signal handler."""
         self._stopping = True
 
+    @property
+    def stopping(self) -> bool:
+        """Whether it was told to stop."""
+        return self._stopping
+
     def run(self, upcoming: Iterator[Operation]) -> float:
         """Replay the operations to the end, or until `stop`; returns the seconds it took."""
         self._upcoming = upcoming

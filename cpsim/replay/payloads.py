@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 
 from cpdaemon.commands import KINDS
-from cpsim.scenario.workload import ABSENT
+from cpsim.scenario.workload import ABSENT, FRAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -84,7 +84,7 @@ def requests(
     heads = [
         f"POST {endpoint.path}/batch/{kind} HTTP/1.1\r\nHost: {endpoint.authority}\r\n"
         f"Content-Type: application/json\r\nAuthorization: sha-256,{project_id},".encode()
-        for kind in KINDS
+        for kind in (*KINDS, KINDS[0])  # a frame that is no command has no path of its own
     ]
     secret_bytes = secret.encode()
     sha256 = hashlib.sha256
@@ -109,6 +109,10 @@ def _rendered(workload: Workload, prefix: str, syntax: Syntax) -> Iterator[list[
         rendered: list[bytes] = [b""] * (stop - start)
         for code in np.unique(kinds).tolist():
             places = np.flatnonzero(kinds == code)
+            if code == FRAME:
+                for place in places.tolist():
+                    rendered[place] = _frame(workload, int(rows[place]), f"{prefix}-{numbers[place]}")
+                continue
             columns = pools.columns(code, rows[places])
             for given, selected in _patterns(columns, len(places)):
                 chosen = [columns[c] for c in given]
@@ -125,6 +129,12 @@ def _rendered(workload: Workload, prefix: str, syntax: Syntax) -> Iterator[list[
                 ):
                     rendered[place] = template % arguments
         yield rendered
+
+
+def _frame(workload: Workload, row: int, slot_id: str) -> bytes:
+    """A frame that is no command, the same in every syntax."""
+    form: str = workload.frame.forms[workload.frame.form[row]]
+    return form.encode("latin-1").replace(b"{slot}", slot_id.encode())
 
 
 class _Pools:

@@ -1,36 +1,57 @@
-"""What should happen: a scenario or a job log, made exact as a workload.
+"""What should happen: a scenario, a log, a trace or a program, made exact as a workload.
 
-TOML ──▶ schema ──▶ Scenario ──▶ workload (models, identities, streams) ──▶ Workload
-SWF log ──▶ swf (identities, streams) ────────────────────────────────────▶ Workload
+TOML ──▶ source, schema ──▶ Scenario ──▶ generation (models, identities, streams) ──▶ Workload
+SWF log ──▶ swf (identities, streams) ───────────────────────────────────────────────▶ Workload
+CSV, Parquet ──▶ trace ──────────────────────────────────────────────────────────────▶ Workload
+Python ──▶ generator ──▶ trace ──────────────────────────────────────────────────────▶ Workload
 """
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
-from cpsim.scenario import schema, swf
-from cpsim.scenario.schema import Scenario, ScenarioError
-from cpsim.scenario.workload import Workload, generate
+from cpsim.scenario import generator, source, swf, trace
+from cpsim.scenario.generation import generate
+from cpsim.scenario.schema import Generated, Scenario
+from cpsim.scenario.values import ScenarioError
+from cpsim.scenario.workload import Workload
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["Scenario", "ScenarioError", "Workload", "generate", "load_workload"]
+__all__ = ["Generated", "Scenario", "ScenarioError", "Workload", "generate", "load_workload"]
 
 
-def load_workload(path: Path, seed: int | None = None) -> Workload:
-    """Read a scenario (`.toml`) or a job log (`.swf`, `.swf.gz`) and make its workload.
+def load_workload(path: Path, seed: int | None = None, settings: Sequence[str] = ()) -> Workload:
+    """Read a scenario (`.toml`), a job log (`.swf`, `.swf.gz`), a trace (`.csv`, `.parquet`) or a program (`.py`).
 
     Args:
         path: the file.
-        seed: reproduces the workload byte for byte; None takes the scenario's own, which is 1 for a log.
+        seed: reproduces the workload byte for byte; None takes the scenario's own, which is 1 elsewhere.
+        settings: what is set in a scenario beside its file, as `population.machines=50000`.
 
     Raises:
         ScenarioError: the file has a mistake, which the message locates.
         OSError: the file cannot be read.
     """
-    if path.suffix.lower() == ".toml":
-        return generate(schema.load(path), seed)
-    if path.name.lower().endswith((".swf", ".swf.gz")):
-        return swf.load(path, 1 if seed is None else seed)
-    raise ScenarioError(f"{path}: expected a scenario (.toml) or a job log (.swf, .swf.gz)")
+    name = path.name.lower()
+    if name.endswith(".toml"):
+        scenario = source.load(path, settings)
+        if isinstance(scenario, Scenario):
+            return generate(scenario, seed)
+        made = generator.load(path.parent / scenario.generator, scenario.seed if seed is None else seed, scenario.name)
+        return dataclasses.replace(made, faults=(*made.faults, *scenario.faults))
+    if settings:
+        raise ScenarioError(f"{path}: --set is for a scenario (.toml), and this has no keys to set")
+    seed = 1 if seed is None else seed
+    if name.endswith((".swf", ".swf.gz")):
+        return swf.load(path, seed)
+    if name.endswith(trace.SUFFIXES):
+        return trace.load(path, seed)
+    if name.endswith(".py"):
+        return generator.load(path, seed)
+    raise ScenarioError(
+        f"{path}: expected a scenario (.toml) or a job log (.swf, .swf.gz), a trace (.csv, .parquet) or a program (.py)"
+    )

@@ -1,171 +1,61 @@
 """A scenario file: its sections as types, and mistakes in it told precisely.
 
-The types below are the format; `scenarios/README.md` explains it key by key.
+The types below are the format; `docs/scenarios.md` explains it key by key.
 """
 
 from __future__ import annotations
 
-import re
-import tomllib
-from pathlib import Path
-from typing import Annotated, Final, Self
+from typing import Annotated, Final, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, field
 
 from cpdaemon.commands import MAX_FRAME_BYTES
 from cpsim import tables
 from cpsim.errors import Problem
 from cpsim.faults import Fault
 from cpsim.scenario import identities
+from cpsim.scenario.arrivals import Arrivals
+from cpsim.scenario.misbehaviour import Misbehaviour
+from cpsim.scenario.numbers import Cobblestones, Number, Uniform
+from cpsim.scenario.run_times import RunTimes
+from cpsim.scenario.values import (
+    UNIT_US,
+    Credits,
+    Machines,
+    Model,
+    Name,
+    Section,
+    Seed,
+    Share,
+    Text,
+    Time,
+    Users,
+)
+from cpsim.scenario.volunteers import Volunteers
 
 SLOT_ID_CHARACTERS: Final = 100
 """How long a slot id may become at replay without a frame growing too large."""
 
-_UNIT_US: Final = {"ms": 1_000, "s": 1_000_000, "min": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
-_LONGEST_US: Final = 3_650 * _UNIT_US["d"]
-_NO_FRAME: Final = r",=\x00-\x1f\x7f-\x9f"
-_TEXT: Final = rf"[^\s{_NO_FRAME}]([^{_NO_FRAME}]*[^\s{_NO_FRAME}])?$(?!\n)"
 
-
-_DURATION: Final = "a time with its unit, up to 3650d, such as 500ms, 90s, 5min, 8h or 1d"
-
-
-class ScenarioError(Problem, ValueError):
-    """A mistake in a scenario or a job log: names the file, the place, the value and what is allowed."""
-
-
-class Duration(int):
-    """A length of time in microseconds, written as a number and a unit, such as "90s" or "1.5h"."""
-
-    def __new__(cls, text: str) -> Self:
-        """Read "90s", "5min", "8h", "1d".
-
-        Raises:
-            ValueError: it is something else, or nothing, or above ten years.
-        """
-        found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(ms|s|min|h|d)", text) if isinstance(text, str) else None
-        time_us = round(float(found[1]) * _UNIT_US[found[2]]) if found else 0
-        if not 0 < time_us <= _LONGEST_US:
-            raise ValueError(f"expected {_DURATION}")
-        return super().__new__(cls, time_us)
-
-
-Time = Annotated[Duration, Meta(description=_DURATION)]
-Text = Annotated[
-    str, Meta(pattern="^" + _TEXT, description="text without , = or control characters, nor white space around it")
-]
-Name = Annotated[
-    str,
-    Meta(
-        pattern=f"^(?![sS][lL][oO][tT]$){_TEXT}",
-        description="a name without , = or control characters, nor white space around it, other than slot",
-    ),
-]
-Share = Annotated[float, Meta(ge=0, le=1, description="a number from 0 to 1")]
-Hour = Annotated[float, Meta(ge=0, lt=24, description="an hour of the day, from 0 to below 24")]
-Sigma = Annotated[float, Meta(ge=0, le=10, description="a number from 0 to 10")]
-Shape = Annotated[float, Meta(ge=0.1, le=100, description="a number from 0.1 to 100")]
-Mean = Annotated[float, Meta(gt=0, le=1e9, description="a number above 0, up to 1,000,000,000")]
-Seed = Annotated[int, Meta(ge=0, le=2**63 - 1, description="a whole number from 0 up, below 2**63")]
-Machines = Annotated[int, Meta(ge=1, le=10_000_000, description="a whole number from 1 to 10,000,000")]
-Users = Annotated[int, Meta(ge=0, le=10_000_000, description="a whole number from 0 to 10,000,000")]
-Jobs = Annotated[int, Meta(ge=1, le=100_000_000, description="a whole number from 1 to 100,000,000")]
-Whole = Annotated[int, Meta(ge=-(10**12), le=10**12, description="a whole number within 10**12 of 0")]
-Credits = Annotated[int, Meta(ge=0, le=10**12, description="a whole number from 0 to 10**12")]
-
-
-class _Section(Struct, frozen=True, forbid_unknown_fields=True): ...
-
-
-class _Model(_Section, frozen=True, tag_field="model"): ...
-
-
-class Population(_Section, frozen=True):
-    """Who computes: `linked` is the share of machines that belong to a user."""
+class Population(Section, frozen=True):
+    """Who computes: `linked` is the share of machines that belong to a user, `link` when it becomes known."""
 
     machines: Machines
     users: Users
     linked: Share = 1.0
+    link: Annotated[Literal["before", "after"], Meta(description='"before" or "after"')] = "before"
 
     def __post_init__(self) -> None:
         if self.linked and not self.users:
             raise ValueError(f"linked = {self.linked:g} needs at least one user: raise users, or set linked = 0")
 
 
-class ConstantArrivals(_Model, frozen=True, tag="constant"):
-    """Evenly spaced."""
-
-    jobs: Jobs
-
-
-class PoissonArrivals(_Model, frozen=True, tag="poisson"):
-    """At random, at an even rate."""
-
-    jobs: Jobs
-
-
-class DiurnalArrivals(_Model, frozen=True, tag="diurnal"):
-    """At random, at a rate that follows the time of day."""
-
-    jobs: Jobs
-    peak_hour: Hour
-    amplitude: Share
-
-
-class ConstantTime(_Model, frozen=True, tag="constant"):
-    """All jobs run equally long."""
-
-    value: Time
-
-
-class LognormalTime(_Model, frozen=True, tag="lognormal"):
-    """`sigma` is the standard deviation of the natural logarithm."""
-
-    median: Time
-    sigma: Sigma
-    max: Time = Duration("365d")
-
-
-class WeibullTime(_Model, frozen=True, tag="weibull"):
-    """`shape` below 1 has a heavy tail, 1 is exponential with mean `scale`."""
-
-    scale: Time
-    shape: Shape
-    max: Time = Duration("365d")
-
-
-class Uniform(_Model, frozen=True, tag="uniform"):
-    """Whole numbers from `low` to `high`, all equally likely."""
-
-    low: Whole
-    high: Whole
-
-    def __post_init__(self) -> None:
-        if self.low > self.high:
-            raise ValueError(f"low = {self.low} is above high = {self.high}: swap them")
-
-
-class Poisson(_Model, frozen=True, tag="poisson"):
-    """Counts of rare events."""
-
-    mean: Mean
-
-
-class RunTime(_Model, frozen=True, tag="run_time"):
-    """The job's run time in whole seconds."""
-
-
-Arrivals = ConstantArrivals | PoissonArrivals | DiurnalArrivals
-RunTimes = ConstantTime | LognormalTime | WeibullTime
-Number = Whole | Uniform | Poisson | RunTime
-
-
-class Outcome(_Section, frozen=True):
+class Outcome(Section, frozen=True):
     """How jobs end, as shares of 1: claimed, discarded (by reason), or never heard of again."""
 
     claim: Share = 0.0
     never: Share = 0.0
-    discard: dict[Text, Share] = {}
+    discard: dict[Text, Share] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         total = self.claim + self.never + sum(self.discard.values())
@@ -173,7 +63,7 @@ class Outcome(_Section, frozen=True):
             raise ValueError(f"the shares (claim, never, discard) sum to {total:.6g}, and must sum to 1")
 
 
-class _Policy(_Section, frozen=True, tag_field="policy"): ...
+class _Policy(Section, frozen=True, tag_field="policy"): ...
 
 
 class FixedCredits(_Policy, frozen=True, tag="fixed"):
@@ -182,19 +72,34 @@ class FixedCredits(_Policy, frozen=True, tag="fixed"):
     credits: Credits
 
 
+class AroundRange(Model, frozen=True, tag="around"):
+    """So large shares of the claims ask for less than `min` and for more than `max`, the others for what is between."""
+
+    below: Share = 0.0
+    above: Share = 0.0
+
+    def __post_init__(self) -> None:
+        if self.below + self.above > 1:
+            raise ValueError(f"below and above sum to {self.below + self.above:.6g}, and must not be above 1")
+
+
 class RangeCredits(_Policy, frozen=True, tag="range"):
     """The allocation limits what the claim asks for to `min`, `max` or both."""
 
     min: Credits | None = None
     max: Credits | None = None
-    claim: Number | None = None
+    claim: Number | AroundRange | None = None
 
     def __post_init__(self) -> None:
         if self.min is None and self.max is None:
             raise ValueError("a range needs min or max, or both")
         if self.min is not None and self.max is not None and self.min > self.max:
             raise ValueError(f"min = {self.min} is above max = {self.max}: swap them")
-        _check_claim(self.claim)
+        if isinstance(self.claim, AroundRange):
+            if not self.min or self.max is None:
+                raise ValueError('a claim "around" a range needs min, above 0, and max')
+        else:
+            _check_claim(self.claim)
 
 
 class NoCredits(_Policy, frozen=True, tag="none"):
@@ -212,14 +117,14 @@ def _check_claim(claim: Number | None) -> None:
         raise ValueError(f"claim = {least}: a claim cannot ask for less than 0")
 
 
-class Counters(_Section, frozen=True):
+class Counters(Section, frozen=True):
     """What is counted just before a slot is settled, by how it is settled."""
 
-    claim: dict[Name, Number] = {}
-    discard: dict[Name, Number] = {}
+    claim: dict[Name, Number] = field(default_factory=dict)
+    discard: dict[Name, Number] = field(default_factory=dict)
 
 
-class FromFaker(_Section, frozen=True):
+class FromFaker(Section, frozen=True):
     """Values drawn from a provider of Faker."""
 
     faker: str
@@ -233,7 +138,11 @@ class FromFaker(_Section, frozen=True):
 Choices = Annotated[list[Text], Meta(min_length=1, description="a list of at least one text")]
 
 
-class Scenario(_Section, frozen=True):
+Faults = Annotated[list[str], Meta(description="a list of faults; see cpsim faults")]
+Ruling = Annotated[Literal["valid", "invalid", "unknown"], Meta(description='"valid", "invalid" or "unknown"')]
+
+
+class Scenario(Section, frozen=True):
     """What should happen.
 
     Attributes:
@@ -243,6 +152,7 @@ class Scenario(_Section, frozen=True):
         seed: used unless another is given.
         expire: how long a slot stays allocated, in whole minutes; None leaves it to the server.
         faults: what goes wrong meanwhile, as `cpsim faults` has it; times in seconds since the replay began.
+        verdict: what a right CreditPiggy gets for it.
     """
 
     name: Text
@@ -254,18 +164,49 @@ class Scenario(_Section, frozen=True):
     seed: Seed = 1
     expire: Time | None = None
     outcome: Outcome = Outcome(claim=1.0)
+    volunteers: Volunteers = Volunteers()
+    misbehaviour: Misbehaviour = Misbehaviour()
     credits: FixedCredits | RangeCredits | NoCredits = NoCredits()
     counters: Counters = Counters()
-    metadata: dict[Name, Choices | FromFaker] = {}
-    faults: Annotated[list[str], Meta(description="a list of faults; see cpsim faults")] = []
+    metadata: dict[Name, Choices | FromFaker] = field(default_factory=dict)
+    faults: Faults = field(default_factory=list)
+    verdict: Ruling = "valid"
 
     def __post_init__(self) -> None:
         _check_faults(self.faults)
-        if self.expire is not None and self.expire % _UNIT_US["min"]:
+        if self.expire is not None and self.expire % UNIT_US["min"]:
             raise ValueError(f"expire = {self.expire / 1e6:g}s: expected whole minutes, such as 90min, 36h or 7d")
+        self._check_speed()
         _check_frame("counters.claim", dict.fromkeys(self.counters.claim, str(-(10**12))))
         _check_frame("counters.discard", dict.fromkeys(self.counters.discard, str(-(10**12))))
         _check_frame("metadata", {name: _longest(values) for name, values in self.metadata.items()})
+
+    def _check_speed(self) -> None:
+        """Cobblestones are counted by the speed of hosts."""
+        numbers = {
+            f"counters.{how}.{name}": number
+            for how in ("claim", "discard")
+            for name, number in getattr(self.counters, how).items()
+        }
+        numbers["credits.claim"] = getattr(self.credits, "claim", None)
+        for place, number in numbers.items():
+            if isinstance(number, Cobblestones) and self.volunteers.speed is None:
+                raise ValueError(
+                    f'{place}: cobblestones need the hosts\' speed: add volunteers.speed, such as {{ model = "lhc" }}'
+                )
+
+
+class Generated(Section, frozen=True):
+    """A scenario whose workload a Python file makes."""
+
+    name: Text
+    description: str
+    generator: Text
+    seed: Seed = 1
+    faults: Faults = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        _check_faults(self.faults)
 
 
 def _check_faults(texts: list[str]) -> None:
@@ -290,43 +231,3 @@ def _longest(values: list[str] | FromFaker) -> str:
     if isinstance(values, FromFaker):
         return "x" * identities.MAX_CHOICE_CHARACTERS
     return max(values, key=lambda value: len(value.encode()))
-
-
-def load(path: Path) -> Scenario:
-    """Read a scenario file.
-
-    Raises:
-        ScenarioError: it has a mistake.
-        OSError: it cannot be read.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ScenarioError(f"{path}: not UTF-8 text: {error}") from error
-    return parse(text, str(path))
-
-
-def parse(text: str, source: str) -> Scenario:
-    """Read the text of a scenario file.
-
-    Args:
-        text: TOML.
-        source: its path, for messages and for the scenario's name.
-
-    Raises:
-        ScenarioError: it has a mistake.
-    """
-    try:
-        tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ScenarioError(f"{source}: not TOML: {error}") from error
-    tree.setdefault("name", safe_name(Path(source)))
-    try:
-        return tables.convert(tree, Scenario)
-    except ValueError as error:
-        raise ScenarioError(f"{source}: {error}") from error
-
-
-def safe_name(path: Path) -> str:
-    """A file's name as it may begin the ids of slots."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.name.removesuffix(".gz").rpartition(".")[0]) or "scenario"

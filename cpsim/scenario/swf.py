@@ -34,8 +34,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cpsim.scenario import identities, models
-from cpsim.scenario.schema import ScenarioError, safe_name
+from cpsim.scenario.source import safe_name
 from cpsim.scenario.streams import uniforms
+from cpsim.scenario.values import ScenarioError
 from cpsim.scenario.workload import (
     ABSENT,
     AllocTable,

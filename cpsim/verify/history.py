@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from cpsim.replay.journal import Outcome
+from cpsim.scenario.workload import FRAME
 from cpsim.verify.model import Span, Step
 from cpsim.verify.orders import in_order
 
@@ -24,7 +25,7 @@ CHUNK: Final = 20_000
 
 
 class History:
-    """What became of a workload's operations.
+    """What became of a workload's commands; frames that are none are left out, for no slot may show them.
 
     Args:
         workload: what was to be sent.
@@ -32,6 +33,7 @@ class History:
         records: one per operation sent, in the order of the operations (dtype `RECORD_TYPE`). Operations of one slot
             may overlap.
         errors: the texts that `records["error"]` indexes.
+        prompt: whether what was accepted had been done when it was answered; always, if the server itself answered.
         direct: whether the server itself answered, so that what it accepted is done, and what it refuses by the
             protocol's rules it refuses for what the slot was.
         seen: when the effect was looked at.
@@ -46,13 +48,14 @@ class History:
         *,
         direct: bool,
         seen: Span,
+        prompt: bool = False,
     ) -> None:
         self.workload = workload
         self.prefix = prefix
-        self.direct = direct
+        self.prompt = direct or prompt
         self.seen = seen
         self.errors = errors
-        self.records = records
+        self.records = records = records[workload.kind[records["op"]] != FRAME]
         self.sent_ns, self.answered_ns = (np.ascontiguousarray(records[name]) for name in ("sent_ns", "answered_ns"))
         self.slot = workload.slot[records["op"]]
         self.kind = workload.kind[records["op"]]
@@ -77,7 +80,7 @@ class History:
 
     def until_ns(self, places: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
         """By when the commands of some records, which were accepted, had been applied."""
-        by_ns = self.answered_ns[places] if self.direct else self.seen.latest_ns
+        by_ns = self.answered_ns[places] if self.prompt else self.seen.latest_ns
         until_ns: npt.NDArray[np.int64] = np.maximum(self.sent_ns[places], by_ns)
         return until_ns
 
@@ -108,7 +111,7 @@ class History:
             kind, arguments = next(self.workload.calls(op, op + 1, self.prefix))
             accepted = outcome == Outcome.ACCEPTED
             applied = None if outcome == Outcome.UNKNOWN else accepted or judged
-            by_ns = answered_ns if self.direct and applied else last_ns
+            by_ns = answered_ns if self.prompt and applied else last_ns
             span = Span(sent_ns, max(sent_ns, by_ns))
             steps.append(Step(kind, arguments, span, applied, accepted if judged else None, answered_ns))
         return steps

@@ -72,6 +72,14 @@ class Observer:
         """Link machines to users."""
         self._fetch("POST", f"{CONTROL_PATH}links", json.dumps(links).encode())
 
+    def freeze_clock(self) -> int:
+        """Let a fake's clock stand still; returns its time, in microseconds since 1970."""
+        return int(json.loads(self._fetch("POST", f"{CONTROL_PATH}clock/freeze"))["now_us"])
+
+    def set_clock(self, now_us: int) -> None:
+        """Set a fake's clock, to no time before the one it shows."""
+        self._fetch("POST", f"{CONTROL_PATH}clock/set?now_us={now_us}")
+
     def faults(self) -> list[dict[str, Any]]:
         """The faults that are set at a fake, how many commands each has selected, and how often it fired."""
         found: list[dict[str, Any]] = json.loads(self._fetch("GET", f"{CONTROL_PATH}faults"))

@@ -12,8 +12,8 @@ from cpsim import catalog, tables
 from cpsim.scenario import generate, identities, load_workload, schema
 from cpsim.scenario.workload import ABSENT
 
-NUMBERS_DIGEST = "a89bb97a7315269f78a1f2a1bf08b1db0c0afddc5253efdd6ec938f6a4352e79"
-DIGEST, FAKER = "024d021f591bde71cd1fe0efcc180fe710300fce1fd249ea4917e9eb755fc00d", "40.63.0"
+NUMBERS_DIGEST = "1836d5ccff3a7888c419299c00bd391e0e3c88be6e9e3840534c4c7967286aa5"
+DIGEST, FAKER = "6a2ec346e7658e96dbf905365cb809b858013fa98caa207dee9f4af12aa06735", "40.63.0"
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from cpsim import cli, run_folder
 from cpsim.fake import ANY_PORT, Fake
 from cpsim.replay.clock import AsFastAsPossible
 from cpsim.run import Target, run
-from cpsim.scenario import generate, schema
+from cpsim.scenario import generate, source
 from cpsim.server.ledger import Ledger
 from cpsim.summary import summarise
 from cpsim.verify.model import Fate, Span, Step
@@ -105,7 +105,7 @@ def target(site, where):
 
 def perform(where, *, timeout_s=2.0):
     return run(
-        lambda: generate(schema.parse(SMALL, "small.toml"), 7),
+        lambda: generate(source.parse(SMALL, "small.toml"), 7),
         where,
         AsFastAsPossible(),
         in_flight=8,

@@ -9,12 +9,12 @@ from cpdaemon.endpoint import UnixEndpoint, parse_endpoint
 from cpsim.fake import ANY_PORT, Fake
 from cpsim.replay.clock import AsFastAsPossible
 from cpsim.run import Target, run
-from cpsim.scenario import generate, schema
+from cpsim.scenario import generate, source
 from cpsim.server.ledger import Account, Ledger, Refused, State
 
 CREDENTIALS = ("p", "secret")
 WORKLOAD = generate(
-    schema.parse(
+    source.parse(
         """
         description = "everything, in small"
         duration = "1d"

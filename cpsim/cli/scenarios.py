@@ -1,0 +1,62 @@
+"""`cpsim scenarios`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cpsim.cli.group import cli
+
+
+@cli.group("scenarios", invoke_without_command=True)
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of the file format, for editors.")
+@click.pass_context
+def scenarios(context: click.Context, schema: bool) -> None:
+    """List the scenarios that come along, with the verdict that each must get.
+
+    \b
+    cpsim scenarios show challenge
+    cpsim scenarios show black-friday --plot black-friday.svg
+    """
+    if schema:
+        from cpsim.scenario.json_schema import json_schema
+
+        click.echo(json_schema(), nl=False)
+    elif context.invoked_subcommand is None:
+        from cpsim.catalog import find_scenario, scenario_names
+        from cpsim.scenario import Scenario, source
+
+        names = scenario_names()
+        width = max(map(len, names))
+        for name in names:
+            scenario = source.load(find_scenario(name))
+            ruling = scenario.verdict if isinstance(scenario, Scenario) else "valid"
+            click.echo(f"{name:<{width}}  {ruling:<7}  {scenario.description}")
+
+
+@scenarios.command("show")
+@click.argument("scenario")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set a key, as population.machines=500.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="By default the scenario's own, or 1.")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Draw it as SVG instead.")
+def show(scenario: str, settings: tuple[str, ...], seed: int | None, plot: Path | None) -> None:
+    """Print SCENARIO, and a picture of when its jobs arrive and end.
+
+    SCENARIO is whatever cpsim run takes.
+    """
+    from cpsim.catalog import find_scenario
+    from cpsim.scenario import load_workload, picture
+
+    path = find_scenario(scenario)
+    workload = load_workload(path, seed, settings)
+    if plot is not None:
+        plot.write_text(picture.svg(workload), encoding="utf-8")
+        return
+    if path.suffix.lower() in {".toml", ".py"}:
+        click.echo(path.read_text(encoding="utf-8"))
+    for setting in settings:
+        click.echo(f"# --set {setting}")
+    operations, slots = len(workload), len(workload.slot_numbers)
+    click.echo(f"{workload.name}, seed {workload.seed}: {operations:,} operations on {slots:,} slots\n")
+    click.echo(picture.text(workload), nl=False)

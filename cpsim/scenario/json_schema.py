@@ -1,0 +1,49 @@
+"""The format of scenario files as JSON Schema, from which editors complete and check TOML."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+import msgspec
+
+from cpsim.scenario.schema import Generated, Scenario
+from cpsim.scenario.values import Duration
+
+TIME: Final = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? ?(ms|s|min|h|d)$"}
+CHANGED: Final = "Changed"
+"""Begins the names of tables in a scenario that extends another: they need not be whole."""
+EXTENDS: Final = {"type": "string", "description": "the name or the path of a scenario that this one changes"}
+
+
+def json_schema() -> str:
+    """The document, as `scenarios/scenario.schema.json` has it."""
+    (scenario, generated), parts = msgspec.json.schema_components(
+        [Scenario, Generated], schema_hook=_of_type, ref_template="#/$defs/{name}"
+    )
+    for part in ("Scenario", "Generated"):
+        parts[part]["required"].remove("name")  # it is the file's, unless it says otherwise
+    changes = {f"{CHANGED}{name}": _in_part(part) for name, part in parts.items() if name != "Generated"}
+    extending = changes[f"{CHANGED}Scenario"]
+    extending["properties"]["extends"] = EXTENDS
+    extending["required"] = ["extends"]
+    document = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A scenario of cpsim",
+        "anyOf": [scenario, {"$ref": f"#/$defs/{CHANGED}Scenario"}, generated],
+        "$defs": {**parts, **changes},
+    }
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def _in_part(table: dict[str, Any]) -> dict[str, Any]:
+    """A table that may lack what the one below it has."""
+    text = json.dumps({key: value for key, value in table.items() if key != "required"})
+    changed: dict[str, Any] = json.loads(text.replace("#/$defs/", f"#/$defs/{CHANGED}"))
+    return changed
+
+
+def _of_type(kind: type) -> dict[str, Any]:
+    if kind is Duration:
+        return dict(TIME)
+    raise NotImplementedError(kind)

@@ -1,0 +1,164 @@
+"""A scenario file read: what it extends, what is set beside it, and the files that it names.
+
+mine.toml, extends = "challenge" ──▶ challenge.toml below, mine.toml above it, --set on top ──▶ Scenario
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from cpsim import tables
+from cpsim.catalog import NotFound, find_scenario
+from cpsim.scenario.schema import Generated, Scenario
+from cpsim.scenario.values import ScenarioError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    Tree = dict[str, Any]
+
+DEEPEST: Final = 10
+"""How many files may extend one another."""
+TAGS: Final = ("model", "policy")
+"""Keys that say which others a table has: where they differ, the table below is not kept."""
+
+
+def load(path: Path, settings: Sequence[str] = ()) -> Scenario | Generated:
+    """Read a scenario file.
+
+    Args:
+        path: the file.
+        settings: what is set beside it, as `population.machines=50000`.
+
+    Raises:
+        ScenarioError: it, a file that it extends, or a setting has a mistake.
+        OSError: it cannot be read.
+    """
+    return parse(_text(path), str(path), settings)
+
+
+def parse(text: str, source: str, settings: Sequence[str] = ()) -> Scenario | Generated:
+    """Read the text of a scenario file.
+
+    Args:
+        text: TOML.
+        source: its path, for messages, the scenario's name and the files beside it.
+        settings: what is set beside it.
+
+    Raises:
+        ScenarioError: it has a mistake.
+    """
+    path = Path(source)
+    tree = _merged(_extended(_tree(text, source), path, [path]), _settings(settings))
+    tree["name"] = tree.get("name", safe_name(path))
+    place = source if not settings else f"{source} with --set {' --set '.join(settings)}"
+    try:
+        if "generator" in tree:
+            return tables.convert(tree, Generated)
+        _read_times(tree.get("run_time"), path.parent)
+        return tables.convert(tree, Scenario)
+    except ValueError as error:
+        raise ScenarioError(f"{place}: {error}") from error
+
+
+def safe_name(path: Path) -> str:
+    """A file's name as it may begin the ids of slots."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.name.removesuffix(".gz").rpartition(".")[0]) or "scenario"
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ScenarioError(f"{path}: not UTF-8 text: {error}") from error
+
+
+def _tree(text: str, source: str) -> Tree:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ScenarioError(f"{source}: not TOML: {error}") from error
+
+
+def _extended(tree: Tree, path: Path, above: list[Path]) -> Tree:
+    """A tree with what it extends below it."""
+    if "extends" not in tree:
+        return tree
+    named = tree.pop("extends")
+    if not isinstance(named, str):
+        raise ScenarioError(f"{path}: extends = {named!r}: expected the name or the path of a scenario")
+    beside = path.parent / named
+    try:
+        below = beside if beside.is_file() else find_scenario(named)
+    except NotFound as error:
+        raise ScenarioError(f"{path}: extends: {error}") from error
+    if below.suffix.lower() != ".toml":
+        raise ScenarioError(f"{path}: extends = {json.dumps(named)}: expected a scenario (.toml)")
+    if below.resolve() in {known.resolve() for known in above} or len(above) >= DEEPEST:
+        chain = " -> ".join(known.name for known in (*above, below))
+        raise ScenarioError(f"{path}: extends: {chain} has no end, or more than {DEEPEST} files")
+    foundation = _extended(_tree(_text(below), str(below)), below, [*above, below])
+    _read_times(foundation.get("run_time"), below.parent)
+    foundation.pop("name", None)
+    return _merged(foundation, tree)
+
+
+def _merged(below: Tree, above: Tree) -> Tree:
+    """Tables merged key by key, the upper one's values first; whole where their models differ."""
+    merged = dict(below)
+    for key, value in above.items():
+        known = merged.get(key)
+        if isinstance(value, dict) and isinstance(known, dict) and _alike(known, value):
+            merged[key] = _merged(known, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _alike(below: Tree, above: Tree) -> bool:
+    return all(above.get(tag, below.get(tag)) == below.get(tag) for tag in TAGS)
+
+
+def _settings(settings: Sequence[str]) -> Tree:
+    """What is set, as a tree: the value is TOML, or else text."""
+    tree: Tree = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        for text in (setting, f"{key} = {json.dumps(value)}"):
+            try:
+                one = tomllib.loads(text)
+                break
+            except tomllib.TOMLDecodeError:
+                continue
+        else:
+            equals = ""
+        if not equals:
+            raise ScenarioError(f"--set {setting}: expected KEY=VALUE, such as population.machines=50000")
+        tree = _merged(tree, one)
+    return tree
+
+
+def _read_times(run_time: object, folder: Path) -> None:
+    """Put the times that a file holds in its place."""
+    if not isinstance(run_time, dict) or run_time.get("model") != "empirical" or "values" in run_time:
+        return
+    named = run_time.get("file")
+    if not isinstance(named, str):
+        return
+    path = folder / named
+    values = [line.split("#")[0].strip() for line in _text(path).splitlines()]
+    numbered = [(number, value) for number, value in enumerate(values, 1) if value]
+    for number, value in numbered:
+        if not re.fullmatch(r"\d+(\.\d+)?( ?(ms|s|min|h|d))?", value) or not float(re.sub(r"[ a-z]", "", value)):
+            raise ScenarioError(
+                f"{path}, line {number}: {value!r}: expected a time above 0, in seconds or with a unit, such as 90 "
+                "or 1.5h"
+            )
+    if not numbered:
+        raise ScenarioError(f"{path}: holds no time: expected one on a line, in seconds or with a unit")
+    del run_time["file"]
+    run_time["values"] = [value if value[-1].isalpha() else f"{value}s" for _, value in numbered]

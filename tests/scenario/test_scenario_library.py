@@ -1,0 +1,156 @@
+"""The scenarios that come along: each is what it says, and gets the verdict that it must get."""
+
+import json
+import sys
+import tomllib
+import xml.etree.ElementTree as ET
+
+import jsonschema_rs
+import pytest
+
+from cpsim import catalog, cli
+from cpsim.replay.clock import AsFastAsPossible
+from cpsim.run import run as perform
+from cpsim.scenario import load_workload, picture, source
+from cpsim.scenario.json_schema import json_schema
+
+NAMES = catalog.scenario_names()
+SMALL = ["arrivals.jobs=400", "population.machines=60", "population.users=20"]
+ONE_USER = ["arrivals.jobs=400", "population.machines=60"]
+LISTED = {
+    *("smoke", "challenge", "lhc-scale", "million-machines", "steady", "thundering-herd", "duplicate-claims"),
+    *("expiry-storm", "black-hole", "black-friday", "flaky-server", "daemon-restart", "counters-only", "linked-late"),
+    "misbehaviour",
+}
+
+
+@pytest.fixture
+def cpsim(monkeypatch, capsys):
+    """Return cpsim(*arguments) -> (exit status, standard output, standard error)."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["cpsim", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exited:
+            cli.main()
+        return exited.value.code, *capsys.readouterr()
+
+    return call
+
+
+def settings(name):
+    return ONE_USER if name == "linked-late" else SMALL
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_gets_its_verdict_in_small(name):
+    path = catalog.find_scenario(name)
+    run = perform(
+        lambda: load_workload(path, None, settings(name)),
+        None,
+        AsFastAsPossible(),
+        in_flight=16,
+        timeout_s=20.0,
+        slot_prefix=None,
+        on_stage=lambda stage: None,
+        on_progress=lambda planned, progress: None,
+    )
+    assert run.verdict.ruling == source.load(path).verdict, (run.verdict.anomalies[:3], run.verdict.unseen)
+    assert run.verdict.checked["slots"] >= 300
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_begins_with_its_purpose(name):
+    text = catalog.find_scenario(name).read_text(encoding="utf-8")
+    assert text.startswith("# ")
+    assert len(text.splitlines()) < 70
+
+
+def test_machines_that_are_linked_late_earn_all_the_same():
+    path = catalog.find_scenario("linked-late")
+    assert load_workload(path, None, ONE_USER).link_after
+
+
+def test_they_are_listed(cpsim):
+    status, out, err = cpsim("scenarios")
+    assert (status, err) == (0, "")
+    assert {line.split()[0] for line in out.splitlines()} == set(NAMES) == LISTED
+
+
+def test_one_is_shown_with_its_curves(cpsim):
+    status, out, _ = cpsim("scenarios", "show", "smoke", "--set", "arrivals.jobs=100")
+    assert status == 0
+    assert "Twenty machines, 500 jobs" in out
+    assert "# --set arrivals.jobs=100" in out
+    assert "jobs arrive: 100, up to" in out
+    assert "jobs are claimed: " in out
+    assert "█" in out
+
+
+def test_curves_are_drawn(cpsim, tmp_path):
+    drawing = tmp_path / "curves.svg"
+    status, out, err = cpsim("scenarios", "show", "black-friday", "--plot", drawing)
+    assert (status, out, err) == (0, "", "")
+    root = ET.fromstring(drawing.read_text(encoding="utf-8"))
+    assert len(root.findall("{*}polygon")) == 2
+    assert any("20,000" in (text.text or "") for text in root.findall("{*}text"))
+
+
+def test_curves_hold_every_operation():
+    workload = load_workload(catalog.find_scenario("smoke"))
+    arrivals = picture.curves(workload)[0][0]
+    assert arrivals.kind == "alloc"
+    assert arrivals.counts.sum() == 500
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "smok"], 'did you mean "smoke"'),
+        (["show", "smoke", "--set", "arrivals.job=1"], 'did you mean "jobs"'),
+        (["show", "smoke", "--plot", "no/such/folder.svg"], "No such file"),
+    ],
+)
+def test_what_cannot_be_shown(cpsim, arguments, message):
+    status, out, err = cpsim("scenarios", *arguments)
+    assert status == 2
+    assert message in err
+    assert "Traceback" not in out + err
+
+
+def test_the_schema_beside_them_is_the_generated_one(cpsim):
+    beside = catalog.find_scenario("smoke").with_name("scenario.schema.json").read_text(encoding="utf-8")
+    assert beside == json_schema()
+    assert cpsim("scenarios", "--schema")[:2] == (0, beside)
+
+
+VALIDATOR = jsonschema_rs.validator_for(json.loads(json_schema()))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_schema_accepts_each(name):
+    assert VALIDATOR.is_valid(tomllib.loads(catalog.find_scenario(name).read_text(encoding="utf-8")))
+
+
+WHOLE = tomllib.loads(catalog.find_scenario("smoke").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"durration": "1h"},
+        {"duration": "1 parsec"},
+        {"population": {"machines": 0, "users": 1}},
+        {"arrivals": {"model": "poison", "jobs": 1}},
+        {"arrivals": {"model": "diurnal", "jobs": 1}},
+        {"misbehaviour": {"claim_twice": 2}},
+    ],
+)
+def test_the_schema_refuses_mistakes(change):
+    assert not VALIDATOR.is_valid(WHOLE | change)
+
+
+def test_the_schema_knows_what_extends_and_programs():
+    assert VALIDATOR.is_valid({"extends": "smoke", "population": {"machines": 3}})
+    assert not VALIDATOR.is_valid({"extends": "smoke", "population": {"machine": 3}})
+    assert VALIDATOR.is_valid({"description": "mine", "generator": "mine.py"})
+    assert not VALIDATOR.is_valid({"population": {"machines": 3, "users": 1}})

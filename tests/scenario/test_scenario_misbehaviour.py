@@ -1,0 +1,97 @@
+"""What should not be done, done on purpose, end to end: refused, without effect, and judged so."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint, UrlEndpoint, parse_endpoint
+from cpdaemon.wire import MalformedFrame, parse
+from cpsim import fake
+from cpsim.replay.clock import AsFastAsPossible
+from cpsim.run import Target
+from cpsim.run import run as perform
+from cpsim.scenario import generate, source
+from cpsim.scenario.misbehaviour import MALFORMED, OVERSIZED, Misbehaviour
+from cpsim.scenario.workload import FRAME
+
+PROJECT, SECRET = "Proj", "hush"
+PLAIN = """
+description = "misbehaving"
+duration = "1h"
+expire = "2d"
+population = { machines = 9, users = 3 }
+arrivals = { model = "poisson", jobs = 200 }
+run_time = { model = "lognormal", median = "5min", sigma = 0.5 }
+outcome = { claim = 0.6, never = 0.2, discard = { late = 0.2 } }
+"""
+NAMES = list(Misbehaviour.__struct_fields__)
+
+
+def workload(**shares):
+    lines = "".join(f"{name} = {share}\n" for name, share in shares.items())
+    return generate(source.parse(f"{PLAIN}[misbehaviour]\n{lines}", "bad.toml"))
+
+
+@pytest.fixture
+def site(tmp_path):
+    with fake.Fake({PROJECT: SECRET}, unix=tmp_path / "s", tcp=fake.ANY_PORT, http=fake.ANY_PORT) as started:
+        yield started
+
+
+def replay(site, made, kind):
+    server = parse_endpoint(site.addresses["http"])
+    assert isinstance(server, UrlEndpoint)
+    endpoint = server if kind == "http" else parse_endpoint(site.addresses[kind])
+    assert isinstance(endpoint, UnixEndpoint | TcpEndpoint | UrlEndpoint)
+    return perform(
+        lambda: made,
+        Target(endpoint, server, (PROJECT, SECRET)),
+        AsFastAsPossible(),
+        in_flight=8,
+        timeout_s=10.0,
+        slot_prefix="m",
+        on_stage=lambda stage: None,
+        on_progress=lambda planned, progress: None,
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_is_sent_and_judged_valid_at_a_server(site, name):
+    made = workload(**{name: 0.5})
+    assert len(made) > len(workload())
+    run = replay(site, made, "http")
+    assert run.verdict.ruling == "valid", run.verdict.anomalies
+    refused = int(np.count_nonzero(run.records["outcome"] == 1))
+    expires_in_time = name == "claim_after_expiry"  # as fast as possible, two days do not pass
+    assert refused >= (0 if expires_in_time else len(made) - len(workload()))
+
+
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+def test_all_together_are_judged_valid_at_a_daemon(site, kind):
+    made = workload(**dict.fromkeys(NAMES, 0.1))
+    run = replay(site, made, kind)
+    assert run.verdict.ruling == "valid", run.verdict.anomalies
+    is_frame = made.kind[run.records["op"]] == FRAME
+    assert is_frame.sum() > 20
+    assert {run.errors[code] for code in run.records["error"][is_frame]} == {"ER"}
+    assert not run.records["outcome"][~is_frame].any()
+
+
+def test_a_frame_that_is_taken_is_a_finding(site):
+    made = workload(malformed=0.1)
+    forms = ("alloc,slot={slot}",) * len(made.frame.forms)
+    run = replay(site, dataclasses.replace(made, frame=dataclasses.replace(made.frame, forms=forms)), "unix")
+    assert run.verdict.counts["wrongly accepted"]
+
+
+@pytest.mark.parametrize("form", [*MALFORMED, *OVERSIZED])
+def test_every_frame_is_none(form):
+    with pytest.raises(MalformedFrame):
+        parse(form.encode("latin-1").replace(b"{slot}", b"some-1"))
+
+
+def test_shares_are_of_those_concerned():
+    made = workload(claim_after_discard=1.0)
+    assert len(made) - len(workload()) == len(made.discard.reason)
+    assert len(workload(unknown_slot=1.0).slot_numbers) == 400

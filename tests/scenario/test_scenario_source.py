@@ -1,0 +1,242 @@
+"""What a scenario is made of beside its own file: what it extends, what is set, and files, programs and traces."""
+
+import re
+
+import numpy as np
+import pytest
+
+from cpsim import run_folder
+from cpsim.replay.clock import AsFastAsPossible
+from cpsim.replay.payloads import frames
+from cpsim.run import run as perform
+from cpsim.scenario import ScenarioError, load_workload, source
+from cpsim.summary import summarise
+
+BASE = """
+description = "base"
+duration = "1h"
+population = { machines = 3, users = 2 }
+arrivals = { model = "constant", jobs = 10 }
+run_time = { model = "constant", value = "1min" }
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    (tmp_path / "base.toml").write_text(BASE, encoding="utf-8")
+
+    def write(name, text):
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def test_a_scenario_extends_another(write):
+    path = write(
+        "mine.toml", 'extends = "base.toml"\npopulation.machines = 7\narrivals = { model = "poisson", jobs = 5 }'
+    )
+    scenario = source.load(path)
+    assert (scenario.name, scenario.population.machines, scenario.population.users) == ("mine", 7, 2)
+    assert scenario.arrivals.jobs == 5
+    assert source.load(write("more.toml", 'extends = "mine.toml"\nseed = 9')).population.machines == 7
+
+
+def test_a_scenario_extends_one_that_comes_along(write):
+    assert source.load(write("mine.toml", 'extends = "challenge"\nseed = 3')).arrivals.jobs == 16_000
+
+
+def test_another_model_takes_nothing_over(write):
+    path = write("mine.toml", 'extends = "base.toml"\nrun_time = { model = "weibull", scale = "1h" }')
+    with pytest.raises(ScenarioError, match=r"run_time\.shape is missing"):
+        source.load(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("extends = 3", "extends = 3: expected the name or the path"),
+        ('extends = "bas"', 'extends: no scenario "bas"'),
+        ('extends = "mine.toml"', "extends: mine.toml -> mine.toml has no end"),
+        ('extends = "log.swf"', r'extends = "log.swf": expected a scenario \(.toml\)'),
+    ],
+)
+def test_what_cannot_be_extended(write, line, message):
+    write("log.swf", "")
+    with pytest.raises(ScenarioError, match=f"mine.toml: {message}"):
+        source.load(write("mine.toml", line))
+
+
+def test_keys_are_set(write):
+    path = write("mine.toml", BASE)
+    settings = ["population.machines=50", "duration=2h", 'counters.claim."job/events"=5', "arrivals.jobs = 4"]
+    scenario = source.load(path, settings)
+    assert (scenario.population.machines, scenario.duration, scenario.arrivals.jobs) == (50, 7_200_000_000, 4)
+    assert scenario.counters.claim == {"job/events": 5}
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("machines", "--set machines: expected KEY=VALUE, such as population.machines=50000"),
+        ("=3", "--set =3: expected KEY=VALUE"),
+        ("population.machine=3", "with --set population.machine=3: population.machine: unknown key: .* did you mean"),
+        ("population.machines=many", 'population.machines = "many": expected a whole number'),
+    ],
+)
+def test_what_cannot_be_set(write, setting, message):
+    with pytest.raises(ScenarioError, match=message):
+        source.load(write("mine.toml", BASE), [setting])
+
+
+def test_run_times_from_a_file(write):
+    write("times.txt", "# measured\n60\n2min  # slow\n\n1.5 h\n")
+    path = write("mine.toml", 'extends = "base.toml"\nrun_time = { model = "empirical", file = "times.txt" }')
+    scenario = source.load(path)
+    assert scenario.run_time.values == [60_000_000, 120_000_000, 5_400_000_000]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("60\nsoon\n", "times.txt, line 2: 'soon'"), ("0", "line 1: '0'"), ("", "holds no time")]
+)
+def test_a_mistake_in_a_file_of_run_times(write, text, message):
+    write("times.txt", text)
+    path = write("mine.toml", 'extends = "base.toml"\nrun_time = { model = "empirical", file = "times.txt" }')
+    with pytest.raises(ScenarioError, match=message):
+        source.load(path)
+
+
+PROGRAM = """
+import random
+from cpdaemon import Alloc, Claim, Counters, Meta
+
+def commands(seed):
+    draw = random.Random(seed)
+    for job in range(5):
+        yield job, Alloc(f"job-{job}", min=2)
+        yield job + 1.5, Claim(f"job-{job}", "m", draw.randint(1, 9))
+    yield 2, Counters("job-1", {"a": 3})
+    yield 2, Meta("job-2", {"b": "x"})
+"""
+
+
+def test_a_program_makes_a_workload(write):
+    path = write("mine.py", PROGRAM)
+    made = load_workload(path, 3)
+    assert made.digest() == load_workload(path, 3).digest() != load_workload(path, 4).digest()
+    assert len(made) == 12
+    assert np.all(np.diff(made.due_us) >= 0)
+    calls = list(made.calls(0, 12, "p"))
+    assert calls[0] == ("alloc", {"slot": "p-1", "min": 2})
+    assert ("counters", {"slot": "p-2", "a": 3}) in calls
+    assert not (path.parent / "__pycache__").exists()
+
+
+def test_a_scenario_names_a_program(write):
+    write("mine.py", PROGRAM)
+    path = write("site.toml", 'description = "mine"\ngenerator = "mine.py"\nseed = 4\nfaults = ["late=0.1"]')
+    made = load_workload(path)
+    assert (made.name, made.seed, made.faults) == ("site", 4, ("late=0.1",))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1", "there is neither workload nor commands: expected a function"),
+        ("def commands(seed):\n    raise KeyError('no')", "mine.py, line 2: commands: KeyError: 'no'"),
+        ("def commands(seed):\n    return [1]", r"commands yielded 1 as number 1: expected \(seconds, command\)"),
+        ("def commands(seed):\n    return []", r"commands\(1\) yielded nothing"),
+        ("def commands(seed):\n    return 5", "commands: TypeError"),
+        ("def workload(seed):\n    return 5", r"workload\(1\) returned 5: expected a Workload"),
+        ("import nothing_of_that_name", "mine.py, line 1: ModuleNotFoundError"),
+        ("def (", "mine.py, line 1: SyntaxError"),
+    ],
+)
+def test_what_is_wrong_with_a_program(write, text, message):
+    with pytest.raises(ScenarioError, match=message):
+        load_workload(write("mine.py", text))
+
+
+TRACE = """time_s,kind,slot,arguments,remark
+10,alloc,a,"credits=5,expire=60",
+12.5,claim,a,"machine=m,credits=3",late
+11,alloc,b,,
+11,frame,,"claim,slot=b",
+12,discard,b,reason=bad,
+"""
+
+
+def test_a_trace_is_replayed(write):
+    made = load_workload(write("mine.csv", TRACE))
+    assert made.due_us.tolist() == [0, 1_000_000, 1_000_000, 2_000_000, 2_500_000]
+    assert list(made.calls(0, 5, "t")) == [
+        ("alloc", {"slot": "t-1", "credits": 5, "expire": 60}),
+        ("alloc", {"slot": "t-2"}),
+        ("frame", {"slot": "t-3", "frame": "claim,slot=b"}),
+        ("discard", {"slot": "t-2", "reason": "bad"}),
+        ("claim", {"slot": "t-1", "machine": "m", "credits": 3}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("13,fly,a,,", "kind = 'fly': expected one of alloc"),
+        ("13,claim,a,credits=3,", "row 6: arguments = 'credits=3': expected a machine"),
+        ("13,alloc,a,credits=7.9,", "alloc of slot a: credits = '7.9': expected a whole number"),
+        ("13,alloc,a,colour=3,", "alloc: no argument 'colour': expected credits, min, max, expire"),
+        ("13,alloc,,,", "row 6: slot is missing"),
+        ("13,meta,a,x,", "row 6: arguments = 'x': expected name=value"),
+        ("13,counters,a,,", "counters of slot a: expected at least one argument"),
+        ("13,frame,,\u20ac,", "row 6: 'latin-1' codec can't encode character"),
+        ("soon,alloc,a,,", "row 6: could not convert string to float|soon"),
+    ],
+)
+def test_a_mistake_in_a_trace(write, line, message):
+    with pytest.raises(ScenarioError, match=f"mine.csv.*{message}"):
+        load_workload(write("mine.csv", TRACE + line + "\n"))
+
+
+def test_what_a_run_has_sent_is_sent_again(write):
+    misbehaving = 'extends = "smoke"\n[misbehaviour]\nmalformed = 0.1\noversized = 0.1\nforged = 0.1\nclaim_twice = 0.1'
+    first = load_workload(write("first.toml", misbehaving))
+    folder = write("x", "").with_name("run")
+
+    def replay(made, output):
+        run = perform(
+            lambda: made,
+            None,
+            AsFastAsPossible(),
+            in_flight=1,
+            timeout_s=10.0,
+            slot_prefix="again",
+            on_stage=lambda stage: None,
+            on_progress=lambda planned, progress: None,
+        )
+        assert run.verdict.ruling == "valid", run.verdict.anomalies[:3]
+        partial = run_folder.claim_folder(output)
+        run_folder.write(run, summarise(run), partial, output)
+        return run
+
+    replay(first, folder)
+    second = load_workload(folder / "journal.parquet")
+    assert [k for k, _ in second.calls(0, len(second), "p")] == [k for k, _ in first.calls(0, len(first), "p")]
+    sent, again = (
+        [
+            frame.split(b",slot=")[0] + frame.partition(b",slot=")[2].partition(b",")[2]
+            for part in frames(w, "p")
+            for frame in part
+        ]
+        for w in (first, second)
+    )
+    assert sent == again
+
+
+def test_what_is_no_trace(write):
+    with pytest.raises(ScenarioError, match=re.escape("no column slot, arguments, due_us (or sent_us, or time_s)")):
+        load_workload(write("mine.csv", "kind,x\nalloc,1\n"))
+    with pytest.raises(ScenarioError, match="cannot be read as PARQUET"):
+        load_workload(write("mine.parquet", "no"))
+    with pytest.raises(ScenarioError, match="--set is for a scenario"):
+        load_workload(write("mine.csv", TRACE), settings=["a=1"])

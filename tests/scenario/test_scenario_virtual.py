@@ -1,0 +1,100 @@
+"""Virtual time: the embedded fake lives on the scenario's clock."""
+
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from cpdaemon.commands import KINDS
+from cpdaemon.endpoint import parse_endpoint
+from cpsim.errors import Problem
+from cpsim.judging import _history
+from cpsim.replay.clock import AsFastAsPossible, Virtual
+from cpsim.run import Target
+from cpsim.run import run as perform
+from cpsim.scenario import generate, source
+from cpsim.verify.model import Span
+from cpsim.verify.slots import judge_slots
+from cpsim.verify.verdict import Verdict
+from cpsim.virtual import step_times_us
+
+MONTH = """
+description = "a month"
+duration = "30d"
+expire = "6h"
+population = { machines = 20, users = 5 }
+arrivals = { model = "poisson", jobs = 600 }
+run_time = { model = "lognormal", median = "5h", sigma = 0.7, max = "2d" }
+outcome = { claim = 0.7, never = 0.2, discard = { late = 0.1 } }
+[misbehaviour]
+claim_after_expiry = 0.5
+"""
+
+
+def run(text=MONTH, pace=None, target=None):
+    return perform(
+        lambda: generate(source.parse(text, "month.toml")),
+        target,
+        pace or Virtual(),
+        in_flight=8,
+        timeout_s=10.0,
+        slot_prefix="v",
+        on_stage=lambda stage: None,
+        on_progress=lambda planned, progress: None,
+    )
+
+
+def expected_states(workload):
+    """What becomes of each slot, from the scenario's times alone."""
+    times = step_times_us(workload)
+    allocated, states = {}, {}
+    end_us = max(int(times[-1]), workload.duration_us)
+    for kind, slot, at in zip(workload.kind.tolist(), workload.slot.tolist(), times.tolist(), strict=True):
+        if KINDS[kind] == "alloc":
+            allocated[slot] = at
+        elif at - allocated[slot] < 6 * 3_600_000_000 and slot not in states:
+            states[slot] = {"claim": "claimed", "discard": "discarded"}[KINDS[kind]]
+    for slot, at in allocated.items():
+        states.setdefault(slot, "expired" if end_us - at >= 6 * 3_600_000_000 else "allocated")
+    return states
+
+
+def test_slots_expire_when_they_should():
+    began = time.monotonic()
+    month = run()
+    assert month.verdict.ruling == "valid", month.verdict.anomalies[:3]
+    assert month.verdict.uncertain == 0
+    expected = expected_states(month.workload)
+    shown = dict(zip(month.slots["slot"].to_pylist(), month.slots["state"].to_pylist(), strict=True))
+    assert shown == {f"v-{slot + 1}": state for slot, state in expected.items()}
+    assert Counter(shown.values())["expired"] > 200
+    assert time.monotonic() - began < 60
+    assert np.all(np.diff(month.records["sent_ns"]) >= -1e9)
+
+
+def test_a_server_that_forgets_to_expire_is_found():
+    month = run(MONTH.replace('expire = "6h"', 'expire = "30d"'))
+    workload = generate(source.parse(MONTH, "month.toml"))
+    assert not np.array_equal(workload.alloc.expire_min, month.workload.alloc.expire_min)
+    month.workload = workload  # as if six hours had been promised
+    verdict = Verdict()
+    judge_slots(_history(month, Span(0, 0)), month.slots, "cpsim", verdict)
+    assert verdict.counts["late expiry"] > 200
+
+
+def test_without_it_no_time_passes():
+    states = Counter(run(pace=AsFastAsPossible()).slots["state"].to_pylist())
+    assert states["expired"] == 0
+
+
+def test_it_needs_the_embedded_fake():
+    with pytest.raises(Problem, match="only an embedded CreditPiggy lives in virtual time"):
+        run(target=Target(parse_endpoint("127.0.0.1:1")))
+
+
+def test_steps_follow_the_shortest_life():
+    workload = generate(source.parse(MONTH, "month.toml"))
+    late = workload.due_us - step_times_us(workload)
+    assert late.min() >= 0
+    assert late.max() < 6 * 60_000_000
