@@ -250,7 +250,7 @@ def _replay(result: Run, in_flight: int, timeout_s: float, on_progress: Callable
     else:
         payloads = frames(workload, result.slot_prefix)
     result.schedule_us = result.pace.schedule(workload.due_us)
-    wire = open_wire(endpoint, timeout_s)
+    wire = open_wire(endpoint, timeout_s, in_flight)
     journal = Journal()
     engine = Engine(
         wire,

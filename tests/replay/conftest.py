@@ -10,7 +10,7 @@ import pytest
 
 from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint, UrlEndpoint
 from cpsim.replay.connect import open_wire
-from cpsim.replay.engine import Engine, Operation
+from cpsim.replay.engine import Engine
 from cpsim.replay.journal import Journal
 from cpsim.scenario.workload import (
     ABSENT,
@@ -174,8 +174,8 @@ def replay():
     def run(endpoint, payloads, *, slots=None, due_ns=None, in_flight=8, timeout_s=5.0, on_progress=None):
         slots = range(len(payloads)) if slots is None else slots
         due_ns = [0] * len(payloads) if due_ns is None else due_ns
-        operations = map(Operation, range(len(payloads)), slots, due_ns, payloads)
-        journal, wire, progress = Journal(), open_wire(endpoint, timeout_s), []
+        operations = zip(range(len(payloads)), slots, due_ns, payloads, strict=True)
+        journal, wire, progress = Journal(), open_wire(endpoint, timeout_s, in_flight), []
         opened.extend((journal, wire))
         engine = Engine(wire, journal, in_flight=in_flight, timeout_s=timeout_s, on_progress=progress.append)
         if on_progress is not None:
