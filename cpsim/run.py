@@ -22,10 +22,11 @@ from cpsim.errors import Problem
 from cpsim.fake import FakeProcess
 from cpsim.faults import Fault
 from cpsim.judging import judge
+from cpsim.replay.assignment import Assignment
 from cpsim.replay.connect import open_wire
-from cpsim.replay.engine import Engine, Progress, operations
+from cpsim.replay.engine import Engine, Progress
 from cpsim.replay.journal import RECORD_TYPE, Journal
-from cpsim.replay.payloads import frames, requests
+from cpsim.replay.processes import Processes
 from cpsim.verify.observer import CannotObserve, Observer
 from cpsim.verify.verdict import Verdict
 
@@ -103,6 +104,7 @@ def run(
     *,
     in_flight: int,
     timeout_s: float,
+    processes: int = 1,
     slot_prefix: str | None,
     faults: Sequence[str] = (),
     on_stage: Callable[[str], None],
@@ -116,6 +118,7 @@ def run(
         pace: when operations are due.
         in_flight: operations under way at once.
         timeout_s: for one operation, and for its effect to show.
+        processes: that replay, each its own slots.
         slot_prefix: begins the ids of the slots; None makes one that no earlier run has used.
         faults: what goes wrong during the replay beside what the workload says, as `cpsim faults` has it.
         on_stage: told what is being done, in words.
@@ -150,7 +153,17 @@ def run(
                 observer.link(list(result.links().items()))
         on_stage("replaying")
         with _failing(result, observer, [*workload.faults, *faults], timeout_s):
-            start = _replay(result, in_flight, timeout_s, on_progress)
+            assignment = Assignment(
+                workload=workload,
+                ops=np.arange(len(workload)),
+                schedule_us=pace.schedule(workload.due_us),
+                slot_prefix=result.slot_prefix,
+                endpoint=result.target.endpoint,
+                credentials=result.target.credentials,
+                in_flight=in_flight,
+                timeout_s=timeout_s,
+            )
+            start = _replay(result, assignment, processes, lambda progress: on_progress(len(workload), progress))
         on_stage("verifying")
         judge(result, observer, start, timeout_s)
         return result
@@ -241,36 +254,40 @@ def _observer(target: Target, timeout_s: float) -> Observer | None:
     return Observer(target.server, target.credentials, timeout_s)
 
 
-def _replay(result: Run, in_flight: int, timeout_s: float, on_progress: Callable[[int, Progress], None]) -> int:
+def _replay(result: Run, assignment: Assignment, processes: int, on_progress: Callable[[Progress], None]) -> int:
     """Replay, and put what came of it into the run; returns when it began, on the performance counter."""
-    workload, endpoint = result.workload, result.target.endpoint
-    if isinstance(endpoint, UrlEndpoint):
-        assert result.target.credentials is not None
-        payloads = requests(workload, result.slot_prefix, endpoint, result.target.credentials)
-    else:
-        payloads = frames(workload, result.slot_prefix)
-    result.schedule_us = result.pace.schedule(workload.due_us)
-    wire = open_wire(endpoint, timeout_s, in_flight)
+    result.schedule_us = assignment.schedule_us
+    if processes > 1:
+        with Processes(assignment, processes, on_progress) as several:
+            with _interrupting(result, several.stop):
+                result.elapsed_s, result.records, result.errors = several.run()
+            return several.start_ns
+    wire = open_wire(assignment.endpoint, assignment.timeout_s, assignment.in_flight)
     journal = Journal()
     engine = Engine(
-        wire,
-        journal,
-        in_flight=in_flight,
-        timeout_s=timeout_s,
-        on_progress=lambda progress: on_progress(len(workload), progress),
+        wire, journal, in_flight=assignment.in_flight, timeout_s=assignment.timeout_s, on_progress=on_progress
     )
-
-    def interrupt(*_: object) -> None:
-        result.interrupted = True
-        engine.stop()
-
-    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        result.elapsed_s = engine.run(operations(workload.slot, result.schedule_us, payloads))
-        result.records, result.errors = journal.records(), journal.errors
+        with _interrupting(result, engine.stop):
+            result.elapsed_s = engine.run(assignment.operations())
+            result.records, result.errors = journal.records(), journal.errors
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
         journal.close()
         wire.close()
     return engine.start_ns
+
+
+@contextlib.contextmanager
+def _interrupting(result: Run, stop: Callable[[], None]) -> Iterator[None]:
+    """Have Ctrl-C and SIGTERM end the replay, and not the run, while the context lasts."""
+
+    def interrupt(*_: object) -> None:
+        result.interrupted = True
+        stop()
+
+    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -49,6 +49,14 @@ if TYPE_CHECKING:
     help="Operations under way at once.",
 )
 @click.option(
+    "--processes",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Processes that replay, each its own slots; they share --in-flight.",
+)
+@click.option(
     "--timeout",
     "timeout_s",
     type=NumberType(0.001, LONGEST_S),
@@ -84,6 +92,7 @@ def run(
     speed: float | None,
     asap: bool,
     in_flight: int,
+    processes: int,
     timeout_s: float,
     faults: tuple[str, ...],
     slot_prefix: str | None,
@@ -126,6 +135,7 @@ def run(
                 where,
                 pace,
                 in_flight=in_flight,
+                processes=processes,
                 timeout_s=timeout_s,
                 slot_prefix=slot_prefix,
                 faults=faults,

@@ -66,10 +66,13 @@ class KeepAlive:
         except OSError as error:
             self.abandon(fd)
             return Outcome.UNKNOWN, f"reply lost: {error.strerror or error}"
-        begins = connection.at_rest
-        if begins and data in self._known:
+        if connection.at_rest and data in self._known:
             self._idle.append(fd)
             return self._known[data]
+        return self._parsed(fd, connection, data)
+
+    def _parsed(self, fd: int, connection: _HttpConnection, data: bytes) -> Answer | None:
+        begins = connection.at_rest
         try:
             connection.feed(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
