@@ -23,8 +23,9 @@ from cpsim.fake import FakeProcess
 from cpsim.faults import Fault
 from cpsim.judging import judge
 from cpsim.replay.assignment import Assignment
+from cpsim.replay.clock import Users
 from cpsim.replay.connect import open_wire
-from cpsim.replay.engine import Engine, Progress
+from cpsim.replay.engine import Effort, Engine, Progress
 from cpsim.replay.journal import RECORD_TYPE, Journal
 from cpsim.replay.processes import Processes
 from cpsim.verify.observer import CannotObserve, Observer
@@ -69,7 +70,8 @@ class Run:
     """One run and all that came of it. Times are nanoseconds since the replay began.
 
     `fresh` says that no other run has slot ids that begin like these; `command` is the command line that repeats it.
-    `faults` are those that were set meanwhile and what came of each, and `firings` each time that one came to pass.
+    `effort` is what sending cost. `faults` are those that were set meanwhile and what came of each, and `firings` each
+    time that one came to pass.
     """
 
     workload: Workload
@@ -84,6 +86,7 @@ class Run:
     schedule_us: npt.NDArray[np.int64] | None = None
     records: npt.NDArray[np.void] = field(default_factory=lambda: np.empty(0, RECORD_TYPE))
     errors: list[str] = field(default_factory=list)
+    effort: Effort = field(default_factory=lambda: Effort(0.0, {}))
     faults: list[dict[str, Any]] = field(default_factory=list)
     firings: list[dict[str, Any]] = field(default_factory=list)
     slots: pa.Table | None = None
@@ -116,7 +119,7 @@ def run(
         load: makes the workload; called while an embedded fake starts up.
         target: where to; None embeds a fake in a process of its own.
         pace: when operations are due.
-        in_flight: operations under way at once.
+        in_flight: operations under way at once; users are in flight one each.
         timeout_s: for one operation, and for its effect to show.
         processes: that replay, each its own slots.
         slot_prefix: begins the ids of the slots; None makes one that no earlier run has used.
@@ -132,6 +135,8 @@ def run(
     """
     if slot_prefix is not None:
         check_prefix(slot_prefix)
+    if isinstance(pace, Users):
+        in_flight = pace.number
     _allow_open_files(in_flight + FILES_BESIDE)
     with _embedded() if target is None else contextlib.nullcontext(lambda: target) as locate:
         on_stage("making the workload")
@@ -162,6 +167,7 @@ def run(
                 credentials=result.target.credentials,
                 in_flight=in_flight,
                 timeout_s=timeout_s,
+                think_s=pace.think_s if isinstance(pace, Users) else 0.0,
             )
             start = _replay(result, assignment, processes, lambda progress: on_progress(len(workload), progress))
         on_stage("verifying")
@@ -261,16 +267,23 @@ def _replay(result: Run, assignment: Assignment, processes: int, on_progress: Ca
         with Processes(assignment, processes, on_progress) as several:
             with _interrupting(result, several.stop):
                 result.elapsed_s, result.records, result.errors = several.run()
+                result.effort = several.effort()
             return several.start_ns
     wire = open_wire(assignment.endpoint, assignment.timeout_s, assignment.in_flight)
     journal = Journal()
     engine = Engine(
-        wire, journal, in_flight=assignment.in_flight, timeout_s=assignment.timeout_s, on_progress=on_progress
+        wire,
+        journal,
+        in_flight=assignment.in_flight,
+        timeout_s=assignment.timeout_s,
+        think_s=assignment.think_s,
+        on_progress=on_progress,
     )
     try:
         with _interrupting(result, engine.stop):
             result.elapsed_s = engine.run(assignment.operations())
             result.records, result.errors = journal.records(), journal.errors
+            result.effort = engine.effort(result.elapsed_s)
     finally:
         journal.close()
         wire.close()

@@ -12,11 +12,23 @@ import click
 from cpdaemon.endpoint import Endpoint, UrlEndpoint
 from cpdaemon.errors import InvalidCommand
 from cpsim.cli.group import FAILED, INVALID, cli
-from cpsim.cli.options import FILE, LONGEST_S, EndpointType, FaultType, NumberType, secret_in
+from cpsim.cli.options import (
+    FILE,
+    LONGEST_S,
+    EndpointType,
+    FaultType,
+    NumberType,
+    RateType,
+    ThresholdType,
+    pace_at,
+    secret_in,
+)
 
 if TYPE_CHECKING:
     from cpsim.replay.clock import Pace
-    from cpsim.run import Target
+    from cpsim.run import Run, Target
+    from cpsim.summary import Summary
+    from cpsim.thresholds import Threshold
 
 
 @cli.command()
@@ -32,7 +44,12 @@ if TYPE_CHECKING:
 @click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), help="Same seed, same workload; by default the scenario's own, or 1."
 )
-@click.option("--rate", type=NumberType(1e-6, 1e9), metavar="R", help="Send R operations/s.")
+@click.option(
+    "--rate",
+    type=RateType(),
+    metavar="R",
+    help="Send R operations/s; or FROM..TO:10s,R:5s for ramps, steps and spikes.",
+)
 @click.option(
     "--speed",
     type=NumberType(1e-6, 1e9),
@@ -40,6 +57,19 @@ if TYPE_CHECKING:
     help="Keep the scenario's times, X times faster.",
 )
 @click.option("--asap", is_flag=True, help="Send as fast as possible (the default).")
+@click.option(
+    "--users",
+    type=click.IntRange(1, 10_000),
+    metavar="N",
+    help="A closed model: N users, who wait for each answer before they send again.",
+)
+@click.option(
+    "--think-time",
+    "think_s",
+    type=NumberType(0, LONGEST_S),
+    metavar="S",
+    help="Seconds for which each of --users waits after an answer.",
+)
 @click.option(
     "--in-flight",
     type=click.IntRange(1, 10_000),
@@ -73,6 +103,14 @@ if TYPE_CHECKING:
     metavar="FAULT",
     help="What goes wrong at the embedded fake, or at the cpsim serve behind --target; see cpsim faults.",
 )
+@click.option(
+    "--assert",
+    "thresholds",
+    type=ThresholdType(),
+    multiple=True,
+    metavar="METRIC<N",
+    help="Exit with 1 unless a figure keeps to this: p99_ms<20, error_rate<0.001, operations_per_s>500, ...",
+)
 @click.option("--slot-prefix", metavar="TEXT", help="Begin slot ids with TEXT; by default they are new with every run.")
 @click.option(
     "--output",
@@ -88,13 +126,16 @@ def run(
     project: str | None,
     secret_file: Path | None,
     seed: int | None,
-    rate: float | None,
+    rate: str | None,
     speed: float | None,
     asap: bool,
+    users: int | None,
+    think_s: float | None,
     in_flight: int,
     processes: int,
     timeout_s: float,
     faults: tuple[str, ...],
+    thresholds: tuple[Threshold, ...],
     slot_prefix: str | None,
     output: Path | None,
     as_json: bool,
@@ -102,12 +143,13 @@ def run(
     """Replay SCENARIO, verify the effect, and measure.
 
     SCENARIO is a name (smoke, challenge), a scenario file (.toml) or a workload log (.swf, .swf.gz). The exit status is
-    0 if the verdict is valid, 1 if invalid, 2 if unknown.
+    0 if the verdict is valid, 1 if invalid or an --assert fails, 2 if unknown.
 
     \b
     cpsim run smoke
     cpsim run smoke --fault server.status=503:probability=0.1
     cpsim run smoke --target 127.0.0.1:5667
+    cpsim run smoke --rate 50..500:5s,500:5s --assert "p99_ms<20" --assert "error_rate<0.001"
     cpsim run smoke --target https://cp.example.org/api --project ID --secret-file FILE
     """
     from cpsim import run_folder
@@ -115,10 +157,10 @@ def run(
     from cpsim.run import check_prefix
     from cpsim.run import run as perform
     from cpsim.scenario import load_workload
-    from cpsim.summary import show, summarise
-    from cpsim.terminal import Stages, console
+    from cpsim.summary import summarise
+    from cpsim.terminal import Stages
 
-    pace = _pace(rate, speed, asap)
+    pace = _pace(rate, speed, asap, users, think_s)
     where = _target(target, server, project, secret_file)
     if slot_prefix is not None:
         try:
@@ -145,18 +187,25 @@ def run(
             result.command = _command(click.get_current_context(), result.workload.seed)
             stages.begin("writing the run folder")
             summary = summarise(result)
+            summary.check(thresholds)
             run_folder.write(result, summary, partial, folder)
     finally:
         run_folder.abandon(partial)
+    _tell(result, summary, folder, as_json=as_json)
+    sys.exit({"valid": 0, "invalid": INVALID, "unknown": FAILED}[result.verdict.ruling] if summary.holds else INVALID)
+
+
+def _tell(result: Run, summary: Summary, folder: Path, *, as_json: bool) -> None:
+    from cpsim import run_folder
+    from cpsim.summary import show
+    from cpsim.terminal import console
+
     if as_json:
-        click.echo(
-            run_folder.json_text(run_folder.run_document(result, summary) | run_folder.verdict_document(result)),
-            nl=False,
-        )
+        document = run_folder.run_document(result, summary) | run_folder.verdict_document(result)
+        click.echo(run_folder.json_text(document), nl=False)
     else:
         show(result, summary, console)
         console.print(f"run folder    {folder}", highlight=False, markup=False)
-    sys.exit({"valid": 0, "invalid": INVALID, "unknown": FAILED}[result.verdict.ruling])
 
 
 def _command(context: click.Context, seed: int) -> str:
@@ -172,13 +221,17 @@ def _command(context: click.Context, seed: int) -> str:
     return shlex.join(words)
 
 
-def _pace(rate: float | None, speed: float | None, asap: bool) -> Pace:
-    from cpsim.replay.clock import AsFastAsPossible, Rate, Speed
+def _pace(rate: str | None, speed: float | None, asap: bool, users: int | None, think_s: float | None) -> Pace:
+    from cpsim.replay.clock import AsFastAsPossible, Speed, Users
 
-    if (rate is not None) + (speed is not None) + asap > 1:
-        raise click.UsageError("--rate, --speed and --asap exclude one another")
+    if (rate is not None) + (speed is not None) + asap + (users is not None) > 1:
+        raise click.UsageError("--rate, --speed, --asap and --users exclude one another")
+    if think_s is not None and users is None:
+        raise click.UsageError("--think-time is how long --users wait: say how many there are")
     if rate is not None:
-        return Rate(rate)
+        return pace_at(rate)
+    if users is not None:
+        return Users(users, think_s or 0.0)
     return AsFastAsPossible() if speed is None else Speed(speed)
 
 

@@ -38,6 +38,7 @@ class Assignment:
         credentials: (project id, secret), for a server.
         in_flight: operations under way at once.
         timeout_s: for one operation.
+        think_s: how long nothing is sent in the place of an operation that was answered.
     """
 
     workload: Workload
@@ -48,6 +49,7 @@ class Assignment:
     credentials: tuple[str, str] | None
     in_flight: int
     timeout_s: float
+    think_s: float = 0.0
 
     def operations(self) -> Iterator[Operation]:
         """The operations ready to go, under their own numbers from 0; made as they are asked for."""

@@ -32,6 +32,17 @@ Operation = tuple[int, int, int, bytes]
 """One operation ready to go: its number, its slot, when it is due in nanoseconds from the start, and its bytes."""
 
 
+class Effort(NamedTuple):
+    """What a replay cost the one who sends.
+
+    `busy` is the share of its time in which it did not wait for the target or for something to be due; near 1, the
+    sender is what limits the rate. `retried` counts attempts that had to be repeated, by why.
+    """
+
+    busy: float
+    retried: dict[str, int]
+
+
 class Progress(NamedTuple):
     """How far a replay is."""
 
@@ -65,6 +76,7 @@ class Engine:
         journal: takes one record per operation sent.
         in_flight: how many operations may be under way at once.
         timeout_s: after which an operation without an answer is given up as unknown.
+        think_s: how long nothing is sent in the place of an operation that was answered.
         on_progress: called about twenty times a second.
     """
 
@@ -75,6 +87,7 @@ class Engine:
         *,
         in_flight: int,
         timeout_s: float,
+        think_s: float = 0.0,
         on_progress: Callable[[Progress], None],
     ) -> None:
         self._wire = wire
@@ -86,7 +99,11 @@ class Engine:
         self._busy: dict[int, deque[Operation] | None] = {}
         self._ready: deque[Operation] = deque()
         self._retries: deque[tuple[int, int, Operation]] = deque()
+        self._think_ns = int(think_s * 1e9)
+        self._thinking: deque[int] = deque()
         self._next: Operation | None = None
+        self._waited_ns = 0
+        self._retried: dict[str, int] = {}
         self._stopping = False
         self.start_ns = 0
         """When the replay began, on the performance counter: the zero of the journal's times."""
@@ -115,15 +132,25 @@ class Engine:
         tick_ns = now_ns + TICK_NS
         while not self._stopping:
             self._launch(now_ns)
-            if not self._flying and not self._retries and self._next is None:
+            if self._next is None and not (self._flying or self._retries or self._ready):
                 return False
-            self._land(self._wire.poll(self._patience_s(now_ns)))
+            patience_s = self._patience_s(now_ns)
+            before_ns = clock()
+            fds = self._wire.poll(patience_s)
+            if patience_s or not fds:
+                self._waited_ns += clock() - before_ns
+            self._land(fds)
             now_ns = clock() - start_ns
             if now_ns >= tick_ns:
                 self._give_up(now_ns - self._timeout_ns, "no answer in time")
                 self._on_progress(Progress(now_ns / 1e9, *self._journal.counts))
                 return True
         return False
+
+    def effort(self, elapsed_s: float) -> Effort:
+        """What the replay cost, of which it is known how long it took."""
+        busy = 1 - self._waited_ns / 1e9 / elapsed_s if elapsed_s else 0.0
+        return Effort(min(max(busy, 0.0), 1.0), self._retried)
 
     def end(self) -> float:
         """Give up what is in flight; returns the seconds since the start."""
@@ -139,7 +166,10 @@ class Engine:
         while retries and retries[0][0] <= now_ns:
             _, since_ns, operation = retries.popleft()
             self._try_again(operation, since_ns)
-        for _ in range(self._in_flight - len(flying) - len(retries)):
+        thinking = self._thinking
+        while thinking and thinking[0] <= now_ns:
+            thinking.popleft()
+        for _ in range(self._in_flight - len(flying) - len(retries) - len(thinking)):
             if ready:
                 operation = ready.popleft()
             else:
@@ -172,12 +202,13 @@ class Engine:
         now_ns = time.perf_counter_ns() - self.start_ns
         if isinstance(error, BacklogFull) and now_ns - since_ns <= self._timeout_ns:
             self._retries.append((now_ns + RETRY_NS, since_ns, operation))
+            self._retried[str(error)] = self._retried.get(str(error), 0) + 1
         else:
             self._record(operation, Outcome.REFUSED, str(error), since_ns)
 
     def _land(self, fds: Iterable[int]) -> None:
         """Read what has come, and record what was answered."""
-        flying, busy, ready = self._flying, self._busy, self._ready
+        flying, busy, ready, think_ns = self._flying, self._busy, self._ready, self._think_ns
         receive, record = self._wire.receive, self._journal.record
         clock, start_ns = time.perf_counter_ns, self.start_ns
         for fd in fds:
@@ -188,7 +219,10 @@ class Engine:
             if answer is None:
                 continue
             (op, slot, _, _), sent_ns = flying.pop(fd)
-            record(op, *answer, sent_ns, clock() - start_ns)
+            answered_ns = clock() - start_ns
+            record(op, *answer, sent_ns, answered_ns)
+            if think_ns:
+                self._thinking.append(answered_ns + think_ns)
             waiting = busy[slot]
             if waiting:
                 ready.append(waiting.popleft())
@@ -215,7 +249,9 @@ class Engine:
         wait_ns = TICK_NS
         if self._retries:
             wait_ns = RETRY_NS
-        if len(self._flying) + len(self._retries) < self._in_flight:
+        if self._thinking:
+            wait_ns = min(wait_ns, max(0, self._thinking[0] - now_ns))
+        if len(self._flying) + len(self._retries) + len(self._thinking) < self._in_flight:
             if self._ready:
                 return 0.0
             if self._next is not None:

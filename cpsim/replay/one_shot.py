@@ -17,6 +17,7 @@ from cpsim.replay.wire import ACCEPTED, READ_BYTES, Answer, BacklogFull
 
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 NOT_YET_CONNECTED: Final = {errno.EAGAIN, errno.ENOTCONN}
+FULL: Final = {errno.EAGAIN: "backlog full", errno.EADDRNOTAVAIL: "cannot connect: no port is free here"}
 NONBLOCKING: Final[int] = getattr(socket, "SOCK_NONBLOCK", 0)
 """Makes a socket that does not block at once, where the system can."""
 STREAM: Final = int(socket.SOCK_STREAM) | NONBLOCKING
@@ -65,8 +66,8 @@ class OneShot:
         error = sock.connect_ex(self._address)
         if error and error != errno.EINPROGRESS:
             sock.close()
-            if error == errno.EAGAIN:
-                raise BacklogFull("backlog full")
+            if error in FULL:
+                raise BacklogFull(FULL[error])
             raise NotSent(f"cannot connect: {os.strerror(error)}")
         fd = sock.fileno()
         try:

@@ -12,11 +12,12 @@ import struct
 import subprocess
 import sys
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from cpsim.errors import Problem
 from cpsim.replay.connect import open_wire
-from cpsim.replay.engine import Engine, Progress
+from cpsim.replay.engine import Effort, Engine, Progress
 from cpsim.replay.journal import Journal, merged
 
 if TYPE_CHECKING:
@@ -77,6 +78,13 @@ class Processes:
         elapsed_s = max(replayer.elapsed_s or 0.0 for replayer in self._replayers)
         return elapsed_s, *merged(shares)
 
+    def effort(self) -> Effort:
+        """What the replay cost, in the busiest of the processes and in all of them."""
+        retried: Counter[str] = Counter()
+        for replayer in self._replayers:
+            retried.update(replayer.effort.retried)
+        return Effort(max(replayer.effort.busy for replayer in self._replayers), dict(retried))
+
     def _until(self, selector: selectors.DefaultSelector, is_so: Callable[[_Replayer], bool]) -> None:
         while not all(map(is_so, self._replayers)):
             for key, _ in selector.select():
@@ -107,6 +115,7 @@ class _Replayer:
         self.assignment = assignment
         self.journal = Journal()
         self.progress = Progress(0.0, 0, 0, 0)
+        self.effort = Effort(0.0, {})
         self.ready = False
         self.is_running = True
         self.elapsed_s: float | None = None
@@ -147,6 +156,7 @@ class _Replayer:
                 self.progress = Progress(*said["progress"])
             if "elapsed_s" in said:
                 self.journal.errors, self.elapsed_s = said["errors"], said["elapsed_s"]
+                self.effort = Effort(*said["effort"])
         self.is_running = bool(data)
         if not data and self.elapsed_s is None:
             status = self.process.wait()
@@ -178,6 +188,7 @@ def main() -> None:
         journal,
         in_flight=assignment.in_flight,
         timeout_s=assignment.timeout_s,
+        think_s=assignment.think_s,
         on_progress=lambda progress: _say(progress=progress),
     )
     signal.signal(signal.SIGTERM, lambda *_: engine.stop())
@@ -189,7 +200,7 @@ def main() -> None:
     elapsed_s = engine.end()
     journal.flush()
     wire.close()
-    _say(elapsed_s=elapsed_s, errors=journal.errors)
+    _say(elapsed_s=elapsed_s, errors=journal.errors, effort=engine.effort(elapsed_s))
 
 
 def _primed(assignment: Assignment) -> Iterator[Any]:
