@@ -161,7 +161,7 @@ def run(
     from cpsim.terminal import Stages
 
     pace = _pace(rate, speed, asap, users, think_s)
-    where = _target(target, server, project, secret_file)
+    where = target_at(target, server, project, secret_file)
     if slot_prefix is not None:
         try:
             check_prefix(slot_prefix)
@@ -235,9 +235,10 @@ def _pace(rate: str | None, speed: float | None, asap: bool, users: int | None, 
     return AsFastAsPossible() if speed is None else Speed(speed)
 
 
-def _target(
+def target_at(
     target: Endpoint | None, server: Endpoint | None, project: str | None, secret_file: Path | None
 ) -> Target | None:
+    """The target that options name, None if it is the embedded fake. Raises click.UsageError."""
     from cpsim.run import Target
 
     if server is not None and not isinstance(server, UrlEndpoint):

@@ -74,6 +74,12 @@ class Journal:
         """The descriptor of its file, to give to the process that writes it."""
         return self._file.fileno()
 
+    def tail(self, offset: int) -> bytes:
+        """The records from an offset in bytes on, as they are in the file."""
+        self._file.flush()
+        end = self._file.tell()
+        return os.pread(self._file.fileno(), end - offset, offset)
+
     def flush(self) -> None:
         """Have all that was recorded in the file."""
         self._file.flush()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import re
-import select
 import socket
 import ssl
+from _socket import socket as RawSocket  # noqa: N812 - a class, as the other wire has it
+from select import POLLIN, poll
 from typing import TYPE_CHECKING, Final
 
 import httptools
@@ -123,12 +124,14 @@ class KeepAlive:
         return self._connect()
 
     def _connect(self) -> int:
-        sock = None
+        sock: socket.socket | RawSocket | None = None
         try:
-            sock = socket.create_connection((self._endpoint.host, self._endpoint.port), self._timeout_s)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self._tls is not None:
+            if self._tls is None:
+                sock = _connected(self._endpoint.host, self._endpoint.port, self._timeout_s)
+            else:
+                sock = socket.create_connection((self._endpoint.host, self._endpoint.port), self._timeout_s)
                 sock = self._tls.wrap_socket(sock, server_hostname=self._endpoint.host)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.settimeout(0.0)
         except OSError as error:
             if sock is not None:
@@ -140,13 +143,29 @@ class KeepAlive:
         return fd
 
 
+def _connected(host: str, port: int, timeout_s: float) -> RawSocket:
+    """A connection to the first of a host's addresses that takes it. Raises OSError."""
+    failure = OSError(f"{host} has no address")
+    for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        sock = RawSocket(int(family), int(socket.SOCK_STREAM), 0)
+        sock.settimeout(timeout_s)
+        try:
+            sock.connect(address)
+        except OSError as error:
+            sock.close()
+            failure = error
+        else:
+            return sock
+    raise failure
+
+
 class _HttpConnection:
     """One connection and the response being read from it."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket | RawSocket) -> None:
         self.sock = sock
-        watching = select.poll()
-        watching.register(sock, select.POLLIN)
+        watching = poll()
+        watching.register(sock.fileno(), POLLIN)
         self.poll = watching.poll
         self._parser = httptools.HttpResponseParser(self)
         self.begin()

@@ -66,7 +66,7 @@ def test_a_sender_that_waits_is_not_busy(peer, replay):
 def test_each_second_has_what_was_due_in_it():
     records = np.zeros(5, RECORD_TYPE)
     due_ns = np.array([0, 500, 2_100, 2_200, 2_900]) * MS
-    records["sent_ns"] = [*due_ns, 0, 0, 0, 1000 * MS, 0]
+    records["sent_ns"] = due_ns + np.array([0, 0, 0, 1_000, 0]) * MS
     records["answered_ns"] = records["sent_ns"] + 10 * MS
     records["outcome"][3] = 2
     first, second, third = by_second(records, due_ns)
