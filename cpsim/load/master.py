@@ -44,6 +44,7 @@ class Share:
     ready: bool = False
     ended: bool = False
     lost: bool = False
+    interrupted: bool = False
     elapsed_s: float = 0.0
     effort: Effort = field(default_factory=lambda: Effort(0.0, {}))
     records: list[bytes] = field(default_factory=list)
@@ -121,7 +122,7 @@ class Master:
         if self._failure is None:
             self._tell("cpsim-go", {})
         self._wait(lambda share: share.ended)
-        result.interrupted = self._stopping
+        result.interrupted = self._stopping or any(share.interrupted for share in self._shares)
         if self._failure is not None:
             print(f"cpsim: {self._failure}", file=sys.stderr)
             self._environment.process_exit_code = FAILED
@@ -177,6 +178,7 @@ class Master:
         del environment
         share = self._shares[msg.data["index"]]
         share.ended, share.elapsed_s, share.effort = True, msg.data["elapsed_s"], Effort(*msg.data["effort"])
+        share.interrupted = msg.data["interrupted"]
 
     def _failed(self, environment: Environment, msg: Message) -> None:
         del environment

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import gevent
 import numpy as np
 from gevent.event import Event
+from locust.runners import WorkerRunner
 from locust.stats import StatsEntry, StatsError
 
 from cpdaemon.commands import KINDS
@@ -19,6 +22,8 @@ from cpsim.replay.failures import kind_of
 from cpsim.replay.journal import RECORD_TYPE, Journal, Outcome
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy.typing as npt
     from locust.env import Environment
     from locust.rpc.protocol import Message
@@ -52,6 +57,7 @@ class Worker:
         self._runner = runner
         self._plan = plan
         self._engine: Engine | None = None
+        self._interrupted = False
         self._go = Event()
         self._idle = Event()
         self._idle.set()
@@ -94,20 +100,38 @@ class Worker:
             self._go.wait()
             outbox = _Outbox(self, index, journal, assignment)
             engine.begin(upcoming, time.perf_counter_ns() + int(HEADSTART_S * 1e9))
-            while engine.turn():
-                outbox.show()
-                gevent.sleep(PAUSE_S)
+            with self._interruptible():
+                while engine.turn():
+                    outbox.show()
+                    gevent.sleep(PAUSE_S)
             elapsed_s = engine.end()
             outbox.show()
             outbox.pass_on()
             wire.close()
-            self.send("cpsim-done", index=index, elapsed_s=elapsed_s, effort=list(engine.effort(elapsed_s)))
+            effort = list(engine.effort(elapsed_s))
+            self.send("cpsim-done", index=index, elapsed_s=elapsed_s, effort=effort, interrupted=self._interrupted)
+            if self._interrupted and isinstance(self._runner, WorkerRunner):
+                gevent.spawn(self._runner.quit)
         except (Problem, OSError) as problem:
             self.send("cpsim-failed", index=index, problem=str(problem))
         finally:
             journal.close()
             self._engine = None
             self._idle.set()
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Have Ctrl-C end the replay: it would otherwise end whatever greenlet happens to run."""
+
+        def interrupt(*_: object) -> None:
+            self._interrupted = True
+            self.stop()
+
+        previous = signal.signal(signal.SIGINT, interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, previous)
 
     def send(self, name: str, **data: object) -> None:
         """Send a message to the master."""
