@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import signal
 import sys
 import time
 from dataclasses import dataclass, field
@@ -73,6 +74,7 @@ class Master:
         self._shares: list[Share] = []
         self._conducting: gevent.Greenlet | None = None
         self._stopping = False
+        self._interrupted = False
         self._failure: str | None = None
         for name, listener in {
             "cpsim-ready": self._ready,
@@ -87,7 +89,7 @@ class Master:
 
     def _begin(self) -> None:
         if self._conducting is None:
-            self._stopping, self._failure = False, None
+            self._stopping, self._interrupted, self._failure = False, False, None
             self._conducting = gevent.spawn(self._conduct)
 
     def _stop(self) -> None:
@@ -100,6 +102,23 @@ class Master:
         conducting.join()
 
     def _conduct(self) -> None:
+        """Have Ctrl-C end the replay and not the greenlet that happens to run; a second one is Locust's."""
+
+        def interrupt(*_: object) -> None:
+            signal.signal(signal.SIGINT, previous)
+            self._interrupted = True
+            gevent.spawn(self._tell, "cpsim-stop", {})
+
+        previous = signal.signal(signal.SIGINT, interrupt)
+        try:
+            self._replay()
+        finally:
+            signal.signal(signal.SIGINT, previous)
+            self._conducting = None
+        if not self._stopping:  # else somebody else is ending the test
+            gevent.spawn(self._runner.quit if self._headless else self._runner.stop)
+
+    def _replay(self) -> None:
         workers = self._workers()
         started = datetime.now(UTC)
         suffix = f"-{started:%Y%m%d%H%M%S}-{secrets.token_hex(3)}"
@@ -122,7 +141,7 @@ class Master:
         if self._failure is None:
             self._tell("cpsim-go", {})
         self._wait(lambda share: share.ended)
-        result.interrupted = self._stopping or any(share.interrupted for share in self._shares)
+        result.interrupted = self._stopping or self._interrupted or any(share.interrupted for share in self._shares)
         if self._failure is not None:
             print(f"cpsim: {self._failure}", file=sys.stderr)
             self._environment.process_exit_code = FAILED
@@ -132,9 +151,6 @@ class Master:
             except (Problem, OSError) as problem:
                 print(f"cpsim: {problem}", file=sys.stderr)
                 self._environment.process_exit_code = FAILED
-        was_stopped, self._conducting = self._stopping, None
-        if not was_stopped:  # else somebody else is ending the test
-            gevent.spawn(self._runner.quit if self._headless else self._runner.stop)
 
     def _workers(self) -> list[str]:
         clients = getattr(self._runner, "clients", None)
@@ -149,7 +165,7 @@ class Master:
                 share.lost = share.lost or (not share.ended and share.worker not in here)
             if all(share.lost or is_so(share) for share in self._shares):
                 return
-            if self._stopping and deadline_s == float("inf"):
+            if (self._stopping or self._interrupted) and deadline_s == float("inf"):
                 deadline_s = time.monotonic() + STOPPING_S + self._plan.timeout_s
             if time.monotonic() > deadline_s:
                 for share in self._shares:
