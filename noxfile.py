@@ -57,6 +57,6 @@ def readme(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Print ratios measured side by side."""
-    install_wheel(session)
+    """Print ratios measured side by side; `nox -s bench -- NEW.json --compare OLD.json` also those of before."""
+    install_wheel(session, "[load]")
     session.run("python", "tests/benchmarks/ratios.py", *session.posargs)

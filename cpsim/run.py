@@ -22,11 +22,12 @@ from cpsim.errors import Problem
 from cpsim.fake import FakeProcess
 from cpsim.faults import Fault
 from cpsim.judging import judge
-from cpsim.replay.clock import Virtual
+from cpsim.replay.assignment import Assignment
+from cpsim.replay.clock import Users, Virtual
 from cpsim.replay.connect import open_wire
-from cpsim.replay.engine import Engine, Progress, operations
+from cpsim.replay.engine import Effort, Engine, Progress
 from cpsim.replay.journal import RECORD_TYPE, Journal
-from cpsim.replay.payloads import frames, requests
+from cpsim.replay.processes import Processes
 from cpsim.verify.observer import CannotObserve, Observer
 from cpsim.verify.verdict import Verdict
 from cpsim.virtual import replay as replay_in_virtual_time
@@ -71,7 +72,8 @@ class Run:
 
     `schedule_us` says when each operation was due, `virtual_ns` when it was sent in virtual time, where there are such.
     `fresh` says that no other run has slot ids that begin like these; `command` is the command line that repeats it.
-    `faults` are those that were set meanwhile and what came of each, and `firings` each time that one came to pass.
+    `effort` is what sending cost. `faults` are those that were set meanwhile and what came of each, and `firings` each
+    time that one came to pass.
     """
 
     workload: Workload
@@ -87,6 +89,7 @@ class Run:
     virtual_ns: npt.NDArray[np.int64] | None = None
     records: npt.NDArray[np.void] = field(default_factory=lambda: np.empty(0, RECORD_TYPE))
     errors: list[str] = field(default_factory=list)
+    effort: Effort = field(default_factory=lambda: Effort(0.0, {}))
     faults: list[dict[str, Any]] = field(default_factory=list)
     firings: list[dict[str, Any]] = field(default_factory=list)
     slots: pa.Table | None = None
@@ -107,6 +110,7 @@ def run(
     *,
     in_flight: int,
     timeout_s: float,
+    processes: int = 1,
     slot_prefix: str | None,
     faults: Sequence[str] = (),
     on_stage: Callable[[str], None],
@@ -118,8 +122,9 @@ def run(
         load: makes the workload; called while an embedded fake starts up.
         target: where to; None embeds a fake in a process of its own.
         pace: when operations are due.
-        in_flight: operations under way at once.
+        in_flight: operations under way at once; users are in flight one each.
         timeout_s: for one operation, and for its effect to show.
+        processes: that replay, each its own slots.
         slot_prefix: begins the ids of the slots; None makes one that no earlier run has used.
         faults: what goes wrong during the replay beside what the workload says, as `cpsim faults` has it.
         on_stage: told what is being done, in words.
@@ -135,6 +140,10 @@ def run(
         check_prefix(slot_prefix)
     if target is not None and isinstance(pace, Virtual):
         raise Problem("only an embedded CreditPiggy lives in virtual time: leave out --target, or --virtual")
+    if processes > 1 and isinstance(pace, Virtual):
+        raise Problem("one process moves the clock in virtual time: leave out --processes, or --virtual")
+    if isinstance(pace, Users):
+        in_flight = pace.number
     _allow_open_files(in_flight + FILES_BESIDE)
     with _embedded() if target is None else contextlib.nullcontext(lambda: target) as locate:
         on_stage("making the workload")
@@ -156,7 +165,20 @@ def run(
                 observer.link(list(result.links().items()))
         on_stage("replaying")
         with _failing(result, observer, [*workload.faults, *faults], timeout_s):
-            start = _replay(result, observer, in_flight, timeout_s, on_progress)
+            assignment = Assignment(
+                workload=workload,
+                ops=np.arange(len(workload)),
+                schedule_us=pace.schedule(workload.due_us),
+                slot_prefix=result.slot_prefix,
+                endpoint=result.target.endpoint,
+                credentials=result.target.credentials,
+                in_flight=in_flight,
+                timeout_s=timeout_s,
+                think_s=pace.think_s if isinstance(pace, Users) else 0.0,
+            )
+            start = _replay(
+                result, observer, assignment, processes, lambda progress: on_progress(len(workload), progress)
+            )
         if observer is not None and result.embedded and workload.link_after:
             observer.link(list(result.links().items()))
         on_stage("verifying")
@@ -252,48 +274,58 @@ def _observer(target: Target, timeout_s: float) -> Observer | None:
 def _replay(
     result: Run,
     observer: Observer | None,
-    in_flight: int,
-    timeout_s: float,
-    on_progress: Callable[[int, Progress], None],
+    assignment: Assignment,
+    processes: int,
+    on_progress: Callable[[Progress], None],
 ) -> int:
     """Replay, and put what came of it into the run; returns when it began, on the performance counter."""
-    workload, endpoint = result.workload, result.target.endpoint
-    if isinstance(endpoint, UrlEndpoint):
-        assert result.target.credentials is not None
-        payloads = requests(workload, result.slot_prefix, endpoint, result.target.credentials)
-    else:
-        payloads = frames(workload, result.slot_prefix)
-    result.schedule_us = result.pace.schedule(workload.due_us)
-    wire = open_wire(endpoint, timeout_s)
+    result.schedule_us = assignment.schedule_us
+    if processes > 1:
+        with Processes(assignment, processes, on_progress) as several:
+            with _interrupting(result, several.stop):
+                result.elapsed_s, result.records, result.errors = several.run()
+                result.effort = several.effort()
+            return several.start_ns
+    wire = open_wire(assignment.endpoint, assignment.timeout_s, assignment.in_flight)
     journal = Journal()
     engine = Engine(
         wire,
         journal,
-        in_flight=in_flight,
-        timeout_s=timeout_s,
-        on_progress=lambda progress: on_progress(len(workload), progress),
+        in_flight=assignment.in_flight,
+        timeout_s=assignment.timeout_s,
+        think_s=assignment.think_s,
+        on_progress=on_progress,
     )
-
-    def interrupt(*_: object) -> None:
-        result.interrupted = True
-        engine.stop()
-
-    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        if isinstance(result.pace, Virtual):
-            assert observer is not None
-            moved = replay_in_virtual_time(engine, workload, payloads, observer, timeout_s)
-            result.elapsed_s, result.virtual_ns, shift_ns = moved
-            result.records = journal.records()
-            for column in ("sent_ns", "answered_ns"):
-                result.records[column] += shift_ns[result.records["op"]]
-        else:
-            result.elapsed_s = engine.run(operations(workload.slot, result.schedule_us, payloads))
-            result.records = journal.records()
-        result.errors = journal.errors
+        with _interrupting(result, engine.stop):
+            if isinstance(result.pace, Virtual):
+                assert observer is not None
+                result.elapsed_s, result.virtual_ns, shift_ns = replay_in_virtual_time(engine, assignment, observer)
+                result.records = journal.records()
+                for column in ("sent_ns", "answered_ns"):
+                    result.records[column] += shift_ns[result.records["op"]]
+            else:
+                result.elapsed_s = engine.run(assignment.operations())
+                result.records = journal.records()
+            result.errors = journal.errors
+            result.effort = engine.effort(result.elapsed_s)
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
         journal.close()
         wire.close()
     return engine.start_ns
+
+
+@contextlib.contextmanager
+def _interrupting(result: Run, stop: Callable[[], None]) -> Iterator[None]:
+    """Have Ctrl-C and SIGTERM end the replay, and not the run, while the context lasts."""
+
+    def interrupt(*_: object) -> None:
+        result.interrupted = True
+        stop()
+
+    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

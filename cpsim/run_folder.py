@@ -9,6 +9,7 @@
 | `verdict.json` | the verdict, findings with examples and the commands to repeat them, and what could not be verified |
 | `latency.hgrm` | service time, as HdrHistogram's tools read it, in milliseconds |
 | `response.hgrm` | response time, likewise, where operations had times to keep |
+| `seconds.parquet` | a row per second: operations, failures, and their times in milliseconds |
 | `faults.json` | what went wrong on demand and each time that it did, if anything was to |
 | `report.html` | the run on one page |
 
@@ -112,6 +113,8 @@ def write(run: Run, summary: Summary, partial: Path, folder: Path) -> None:
     write_hgrm(summary.service, partial / "latency.hgrm")
     if summary.response is not None:
         write_hgrm(summary.response, partial / "response.hgrm")
+    if summary.seconds:
+        pq.write_table(pa.Table.from_pylist(summary.seconds), partial / "seconds.parquet", compression="zstd")
     if run.faults:
         text = json_text({"faults": run.faults, "firings": run.firings})
         (partial / "faults.json").write_text(text, encoding="utf-8")

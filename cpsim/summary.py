@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow.compute as pc
 
+from cpsim.replay.clock import Users
+from cpsim.replay.failures import OURS, kind_of
 from cpsim.replay.journal import Outcome
-from cpsim.replay.latency import histogram, percentiles_ms
+from cpsim.replay.latency import by_second, histogram, percentiles_ms
 from cpsim.scenario.workload import KIND_NAMES
+from cpsim.thresholds import Checked, Threshold, metrics
 from cpsim.verify.timeline import timeline
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from hdrh.histogram import HdrHistogram
     from rich.console import Console
@@ -24,9 +28,18 @@ if TYPE_CHECKING:
 
 LATE_MS: Final = 10.0
 """Lateness at the 99th percentile from which a run has not kept its pace."""
+LIMITS: Final = {
+    "target": "the target answered no faster",
+    "backlog": "the target's queue of connections was full",
+    "generator": "this generator was at its limit: try --processes, or a machine with less to do",
+    "ports": "this machine had no port free for a connection: that says nothing of the target",
+    "files": "this process could have no more files open: that says nothing of the target",
+}
+BUSY: Final = 0.9
+"""Share of its time from which on the sender had none to spare."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Summary:
     """What a run amounts to.
 
@@ -34,10 +47,15 @@ class Summary:
         elapsed_s: from the first send to the last answer.
         by_kind: operations of each kind: planned, and with each outcome.
         errors: how often each error occurred, most frequent first.
+        failures: the same by kind: timeout, ER, reset, HTTP 503, ...
+        limit: what kept the run from being faster: the target, the generator, the backlog, ports, files; None if it
+            kept the times that it was given.
+        busy: the share of its time in which the sender did not wait.
         service: from send to answer.
         response: from due to answer, where operations had times to keep.
         lateness_p99_ms: how late operations were sent, likewise.
         per_second: operations answered in each second of the replay.
+        seconds: a row per second of the replay, see `latency.by_second`.
         slots: this run's slots by state, where the ledger was seen.
         credits: credits they granted, likewise.
     """
@@ -45,12 +63,27 @@ class Summary:
     elapsed_s: float
     by_kind: dict[str, dict[str, int]]
     errors: dict[str, int]
+    failures: dict[str, int]
+    limit: str | None
+    busy: float
     service: HdrHistogram
     response: HdrHistogram | None
     lateness_p99_ms: float | None
     per_second: list[int]
+    seconds: list[dict[str, float | None]]
     slots: dict[str, int] | None
     credits: int | None
+    checked: list[Checked] = field(default_factory=list)
+
+    def check(self, thresholds: Sequence[Threshold]) -> None:
+        """Compare the run with thresholds."""
+        found = metrics(self.figures())
+        self.checked = [Checked(threshold, found.get(threshold.metric)) for threshold in thresholds]
+
+    @property
+    def holds(self) -> bool:
+        """Whether the run kept to all thresholds."""
+        return all(checked.holds for checked in self.checked)
 
     @property
     def operations(self) -> int:
@@ -75,12 +108,16 @@ class Summary:
             "elapsed_s": round(self.elapsed_s, 6),
             "by_kind": self.by_kind,
             "errors": self.errors,
+            "failures": self.failures,
+            "limit": self.limit,
+            "busy": round(self.busy, 3),
             "service_ms": percentiles_ms(self.service),
             "response_ms": None if self.response is None else percentiles_ms(self.response),
             "lateness_p99_ms": self.lateness_p99_ms,
             "pace_kept": None if self.lateness_p99_ms is None else not self.fell_behind,
             "slots_by_state": self.slots,
             "credits_granted": self.credits,
+            "asserts": [checked.document() for checked in self.checked],
         }
 
 
@@ -98,7 +135,10 @@ def summarise(run: Run) -> Summary:
     named = {
         run.errors[code]: int(errors[code]) for code in np.argsort(-errors, kind="stable") if code and errors[code]
     }
-    response = lateness_p99_ms = None
+    failures: Counter[str] = Counter()
+    for error, count in named.items():
+        failures[kind_of(error)] += count
+    response = lateness_p99_ms = due_ns = None
     if run.schedule_us is not None and len(records):
         due_ns = run.schedule_us[records["op"]] * 1000
         response = histogram(records["answered_ns"] - due_ns)
@@ -112,13 +152,30 @@ def summarise(run: Run) -> Summary:
         elapsed_s=run.elapsed_s,
         by_kind=by_kind,
         errors=named,
+        failures=dict(failures.most_common()),
+        limit=_limit(run, lateness_p99_ms),
+        busy=run.effort.busy,
         service=histogram(records["answered_ns"] - records["sent_ns"]),
         response=response,
         lateness_p99_ms=lateness_p99_ms,
         per_second=np.bincount(records["answered_ns"] // 1_000_000_000).tolist() if len(records) else [],
+        seconds=by_second(records, due_ns),
         slots=slots,
         credits=credits,
     )
+
+
+def _limit(run: Run, lateness_p99_ms: float | None) -> str | None:
+    """What kept a run from being faster."""
+    if isinstance(run.pace, Users) or (lateness_p99_ms is not None and lateness_p99_ms <= LATE_MS):
+        return None
+    retried = {kind_of(error): count for error, count in run.effort.retried.items()}
+    ours = {kind: retried[kind] for kind in OURS & retried.keys()}
+    if ours:
+        return max(ours, key=ours.__getitem__)
+    if run.effort.busy > BUSY:
+        return "generator"
+    return "backlog" if retried.get("backlog", 0) > len(run.records) else "target"
 
 
 def show(run: Run, summary: Summary, console: Console) -> None:
@@ -130,7 +187,7 @@ def show(run: Run, summary: Summary, console: Console) -> None:
     console.print(f"\n[bold]{name}[/], seed {run.workload.seed}, at {_escaped(where)}, {run.pace}", highlight=False)
     if summary.fell_behind:
         late = f"operations were sent up to {summary.lateness_p99_ms:,.0f} ms late (p99)"
-        console.print(f"[yellow]The pace was not kept[/]: {late}; the target, or this machine, is at its limit")
+        console.print(f"[yellow]The pace was not kept[/]: {late}; {LIMITS[summary.limit or 'target']}")
     table = Table("operations", "planned", "accepted", "refused", "unknown", box=None, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
@@ -145,7 +202,11 @@ def _lines(run: Run, summary: Summary) -> Iterator[str]:
     for error, count in summary.errors.items():
         yield f"[red]{count:,} x[/] {_escaped(error)}"
     done = f"{summary.operations:,} in {summary.elapsed_s:.2f} s"
+    for error, count in run.effort.retried.items():
+        yield f"[yellow]{count:,} x[/] {_escaped(error)}, and tried again"
     yield f"throughput    {summary.operations_per_s:,.0f} operations/s ({done})"
+    if summary.limit is not None and not summary.fell_behind:
+        yield f"limit         {LIMITS[summary.limit]}"
     for name, recorded in (("service time", summary.service), ("response time", summary.response)):
         if recorded is not None and recorded.get_total_count():
             figures = "  ".join(f"{name} {value:.2f}" for name, value in percentiles_ms(recorded).items())
@@ -159,6 +220,8 @@ def _lines(run: Run, summary: Summary) -> Iterator[str]:
         kept = "conserved" if not run.verdict.counts["not conserved"] else "[red]not conserved[/]"
         yield f"slots         {states}"
         yield f"credits       {summary.credits:,} granted, {kept}"
+    for checked in summary.checked:
+        yield f"assert        {'[green]holds[/]' if checked.holds else '[red]fails[/]'}  {_escaped(str(checked))}"
     yield from _verdict_lines(run)
 
 

@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from cpsim.errors import Problem
-from cpsim.replay.engine import operations
 from cpsim.scenario.workload import ABSENT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     import numpy.typing as npt
 
+    from cpsim.replay.assignment import Assignment
     from cpsim.replay.engine import Engine
     from cpsim.scenario.workload import Workload
     from cpsim.verify.observer import Observer
@@ -47,17 +45,13 @@ def step_times_us(workload: Workload) -> Times:
     return times
 
 
-def replay(
-    engine: Engine, workload: Workload, payloads: Iterable[list[bytes]], observer: Observer, timeout_s: float
-) -> tuple[float, Times, Times]:
+def replay(engine: Engine, assignment: Assignment, observer: Observer) -> tuple[float, Times, Times]:
     """Replay a workload step by step, and move the fake's clock between.
 
     Args:
         engine: sends the operations.
-        workload: what is sent.
-        payloads: its operations, rendered.
+        assignment: what is sent; its time-out is also that of a step's commands on their way to the accounts.
         observer: of the fake whose clock it is.
-        timeout_s: for what was acknowledged to reach the accounts, in each step.
 
     Returns:
         The seconds it took; for each operation when it was sent, in nanoseconds on the scenario's clock; and by how
@@ -67,10 +61,10 @@ def replay(
         Problem: something that was acknowledged did not reach the accounts in time.
         CannotObserve: the fake's clock cannot be moved.
     """
-    times_us = step_times_us(workload)
+    times_us = step_times_us(assignment.workload)
     starts = np.flatnonzero(np.diff(times_us, prepend=-1))
     stops = np.append(starts[1:], len(times_us))
-    upcoming = operations(workload.slot, None, payloads)
+    upcoming = assignment.operations()
     epoch_us = observer.freeze_clock()
     shifts = np.zeros(len(starts), dtype=np.int64)
     began_ns = 0
@@ -81,9 +75,9 @@ def replay(
         shifts[step] = engine.start_ns - began_ns
         if engine.stopping:
             break
-        _settle(observer, timeout_s)
+        _settle(observer, assignment.timeout_s)
     elapsed_s = (time.perf_counter_ns() - began_ns) / 1e9
-    end_us = max(int(times_us[-1]) if len(times_us) else 0, workload.duration_us)
+    end_us = max(int(times_us[-1]) if len(times_us) else 0, assignment.workload.duration_us)
     observer.set_clock(epoch_us + end_us)
     engine.start_ns = began_ns
     return elapsed_s, times_us * 1_000, np.repeat(shifts, stops - starts)

@@ -35,7 +35,7 @@ from cpsim.summary import summarise
 from cpsim.verify.observer import Observer
 
 PROJECT, SECRET = "Proj", "hush"
-FILES = {"run.json", "journal.parquet", "verdict.json", "latency.hgrm", "report.html"}
+FILES = {"run.json", "journal.parquet", "verdict.json", "latency.hgrm", "seconds.parquet", "report.html"}
 TABLES = {"ledger.parquet", "accounts.parquet"}
 SMALL = """
 description = "everything, in small"
@@ -525,7 +525,7 @@ def test_a_run_without_any_answer_is_written_too(place):
         run_folder.write(result, summary, run_folder.claim_folder(Path(name)), Path(name))
         assert pq.read_schema(f"{name}/journal.parquet").equals(run_folder.JOURNAL_SCHEMA)
         assert pq.read_metadata(f"{name}/journal.parquet").num_rows == 0
-        assert names(name) == FILES
+        assert names(name) == FILES - {"seconds.parquet"}
 
 
 def test_the_journal_goes_over_borders_of_chunks(place, monkeypatch):
@@ -629,3 +629,26 @@ def test_the_limit_of_open_files_is_raised_as_far_as_it_goes(place, monkeypatch)
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 1024))
     with pytest.raises(Problem, match=r"10,064 files .* allows 1,024: lower --in-flight"):
         run_module._allow_open_files(10_064)
+
+
+@pytest.mark.parametrize(
+    ("busy", "retried", "lateness_ms", "limit"),
+    [
+        (0.5, {}, None, "target"),
+        (0.95, {}, None, "generator"),
+        (0.95, {}, 0.5, None),
+        (0.95, {}, 50.0, "generator"),
+        (0.5, {}, 50.0, "target"),
+        (0.95, {"cannot connect: no port is free here": 3}, None, "ports"),
+        (0.5, {"backlog full": 3}, None, "backlog"),
+    ],
+)
+def test_what_limited_a_run(busy, retried, lateness_ms, limit):
+    from types import SimpleNamespace
+
+    from cpsim.replay.clock import AsFastAsPossible
+    from cpsim.replay.engine import Effort
+    from cpsim.summary import _limit
+
+    run = SimpleNamespace(pace=AsFastAsPossible(), effort=Effort(busy, retried), records=[1])
+    assert _limit(run, lateness_ms) == limit

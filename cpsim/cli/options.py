@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -15,6 +15,10 @@ from cpsim.errors import Problem
 from cpsim.faults import Fault
 from cpsim.listen import Listen
 from cpsim.quirks import QUIRKS
+from cpsim.thresholds import Threshold
+
+if TYPE_CHECKING:
+    from cpsim.replay.clock import Pace
 
 LONGEST_S: Final = 86_400
 FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -83,6 +87,42 @@ class FaultType(click.ParamType[str]):
         except Problem as problem:
             self.fail(str(problem), param, ctx)
         return value
+
+
+class RateType(click.ParamType[str]):
+    """A rate, or how it changes; `pace_at` reads it."""
+
+    name = "rate"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check it."""
+        try:
+            pace_at(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return value
+
+
+def pace_at(rate: str) -> Pace:
+    """The pace that a rate stands for: `1000`, or `100..1000:30s,1000:10s`. Raises ValueError."""
+    from cpsim.replay.clock import Profile, Rate
+
+    if ":" in rate:
+        return Profile.parse(rate)
+    return Rate(NumberType(1e-6, 1e9)(rate))
+
+
+class ThresholdType(click.ParamType["Threshold"]):
+    """A threshold on a figure, as text."""
+
+    name = "threshold"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Threshold:
+        """Read it."""
+        try:
+            return Threshold.parse(value)
+        except Problem as problem:
+            self.fail(str(problem), param, ctx)
 
 
 quirk_option = click.option(

@@ -12,11 +12,23 @@ import click
 from cpdaemon.endpoint import Endpoint, UrlEndpoint
 from cpdaemon.errors import InvalidCommand
 from cpsim.cli.group import FAILED, INVALID, cli
-from cpsim.cli.options import FILE, LONGEST_S, EndpointType, FaultType, NumberType, secret_in
+from cpsim.cli.options import (
+    FILE,
+    LONGEST_S,
+    EndpointType,
+    FaultType,
+    NumberType,
+    RateType,
+    ThresholdType,
+    pace_at,
+    secret_in,
+)
 
 if TYPE_CHECKING:
     from cpsim.replay.clock import Pace
-    from cpsim.run import Target
+    from cpsim.run import Run, Target
+    from cpsim.summary import Summary
+    from cpsim.thresholds import Threshold
 
 
 @cli.command()
@@ -39,7 +51,12 @@ if TYPE_CHECKING:
     metavar="KEY=VALUE",
     help="Set a key of the scenario, as population.machines=500.",
 )
-@click.option("--rate", type=NumberType(1e-6, 1e9), metavar="R", help="Send R operations/s.")
+@click.option(
+    "--rate",
+    type=RateType(),
+    metavar="R",
+    help="Send R operations/s; or FROM..TO:10s,R:5s for ramps, steps and spikes.",
+)
 @click.option(
     "--speed",
     type=NumberType(1e-6, 1e9),
@@ -49,12 +66,33 @@ if TYPE_CHECKING:
 @click.option("--virtual", is_flag=True, help="Let the embedded fake's clock jump from one time to the next.")
 @click.option("--asap", is_flag=True, help="Send as fast as possible (the default).")
 @click.option(
+    "--users",
+    type=click.IntRange(1, 10_000),
+    metavar="N",
+    help="A closed model: N users, who wait for each answer before they send again.",
+)
+@click.option(
+    "--think-time",
+    "think_s",
+    type=NumberType(0, LONGEST_S),
+    metavar="S",
+    help="Seconds for which each of --users waits after an answer.",
+)
+@click.option(
     "--in-flight",
     type=click.IntRange(1, 10_000),
     default=64,
     show_default=True,
     metavar="N",
     help="Operations under way at once.",
+)
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Processes that replay, each its own slots; they share --in-flight.",
 )
 @click.option(
     "--timeout",
@@ -73,6 +111,14 @@ if TYPE_CHECKING:
     metavar="FAULT",
     help="What goes wrong at the embedded fake, or at the cpsim serve behind --target; see cpsim faults.",
 )
+@click.option(
+    "--assert",
+    "thresholds",
+    type=ThresholdType(),
+    multiple=True,
+    metavar="METRIC<N",
+    help="Exit with 1 unless a figure keeps to this: p99_ms<20, error_rate<0.001, operations_per_s>500, ...",
+)
 @click.option("--slot-prefix", metavar="TEXT", help="Begin slot ids with TEXT; by default they are new with every run.")
 @click.option(
     "--output",
@@ -89,13 +135,17 @@ def run(
     secret_file: Path | None,
     seed: int | None,
     settings: tuple[str, ...],
-    rate: float | None,
+    rate: str | None,
     speed: float | None,
     virtual: bool,
     asap: bool,
+    users: int | None,
+    think_s: float | None,
     in_flight: int,
+    processes: int,
     timeout_s: float,
     faults: tuple[str, ...],
+    thresholds: tuple[Threshold, ...],
     slot_prefix: str | None,
     output: Path | None,
     as_json: bool,
@@ -103,13 +153,14 @@ def run(
     """Replay SCENARIO, verify the effect, and measure.
 
     SCENARIO is a name (see cpsim scenarios), a scenario file (.toml), a job log (.swf, .swf.gz), a trace (.csv,
-    .parquet), which a run's journal is, or a program (.py). The exit status is 0 if the verdict is valid, 1 if invalid,
-    2 if unknown.
+    .parquet), which a run's journal is, or a program (.py). The exit status is 0 if the verdict is valid, 1 if invalid
+    or an --assert fails, 2 if unknown.
 
     \b
     cpsim run smoke
     cpsim run smoke --fault server.status=503:probability=0.1
     cpsim run smoke --target 127.0.0.1:5667
+    cpsim run smoke --rate 50..500:5s,500:5s --assert "p99_ms<20" --assert "error_rate<0.001"
     cpsim run smoke --target https://cp.example.org/api --project ID --secret-file FILE
     """
     from cpsim import run_folder
@@ -117,11 +168,11 @@ def run(
     from cpsim.run import check_prefix
     from cpsim.run import run as perform
     from cpsim.scenario import load_workload
-    from cpsim.summary import show, summarise
-    from cpsim.terminal import Stages, console
+    from cpsim.summary import summarise
+    from cpsim.terminal import Stages
 
-    pace = _pace(rate, speed, virtual=virtual, asap=asap)
-    where = _target(target, server, project, secret_file)
+    pace = _pace(rate, speed, users, think_s, virtual=virtual, asap=asap)
+    where = target_at(target, server, project, secret_file)
     if slot_prefix is not None:
         try:
             check_prefix(slot_prefix)
@@ -137,6 +188,7 @@ def run(
                 where,
                 pace,
                 in_flight=in_flight,
+                processes=processes,
                 timeout_s=timeout_s,
                 slot_prefix=slot_prefix,
                 faults=faults,
@@ -146,18 +198,25 @@ def run(
             result.command = _command(click.get_current_context(), result.workload.seed)
             stages.begin("writing the run folder")
             summary = summarise(result)
+            summary.check(thresholds)
             run_folder.write(result, summary, partial, folder)
     finally:
         run_folder.abandon(partial)
+    _tell(result, summary, folder, as_json=as_json)
+    sys.exit({"valid": 0, "invalid": INVALID, "unknown": FAILED}[result.verdict.ruling] if summary.holds else INVALID)
+
+
+def _tell(result: Run, summary: Summary, folder: Path, *, as_json: bool) -> None:
+    from cpsim import run_folder
+    from cpsim.summary import show
+    from cpsim.terminal import console
+
     if as_json:
-        click.echo(
-            run_folder.json_text(run_folder.run_document(result, summary) | run_folder.verdict_document(result)),
-            nl=False,
-        )
+        document = run_folder.run_document(result, summary) | run_folder.verdict_document(result)
+        click.echo(run_folder.json_text(document), nl=False)
     else:
         show(result, summary, console)
         console.print(f"run folder    {folder}", highlight=False, markup=False)
-    sys.exit({"valid": 0, "invalid": INVALID, "unknown": FAILED}[result.verdict.ruling])
 
 
 def _command(context: click.Context, seed: int) -> str:
@@ -173,21 +232,28 @@ def _command(context: click.Context, seed: int) -> str:
     return shlex.join(words)
 
 
-def _pace(rate: float | None, speed: float | None, *, virtual: bool, asap: bool) -> Pace:
-    from cpsim.replay.clock import AsFastAsPossible, Rate, Speed, Virtual
+def _pace(
+    rate: str | None, speed: float | None, users: int | None, think_s: float | None, *, virtual: bool, asap: bool
+) -> Pace:
+    from cpsim.replay.clock import AsFastAsPossible, Speed, Users, Virtual
 
-    if (rate is not None) + (speed is not None) + virtual + asap > 1:
-        raise click.UsageError("--rate, --speed, --virtual and --asap exclude one another")
-    if rate is not None:
-        return Rate(rate)
+    if (rate is not None) + (speed is not None) + virtual + asap + (users is not None) > 1:
+        raise click.UsageError("--rate, --speed, --virtual, --asap and --users exclude one another")
+    if think_s is not None and users is None:
+        raise click.UsageError("--think-time is how long --users wait: say how many there are")
     if virtual:
         return Virtual()
+    if rate is not None:
+        return pace_at(rate)
+    if users is not None:
+        return Users(users, think_s or 0.0)
     return AsFastAsPossible() if speed is None else Speed(speed)
 
 
-def _target(
+def target_at(
     target: Endpoint | None, server: Endpoint | None, project: str | None, secret_file: Path | None
 ) -> Target | None:
+    """The target that options name, None if it is the embedded fake. Raises click.UsageError."""
     from cpsim.run import Target
 
     if server is not None and not isinstance(server, UrlEndpoint):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
 
 LATEST_US: Final = 2.0**53
 """What would be due later, after three centuries, is due then."""
+HIGHEST_RATE: Final = 1e9
+LONGEST_LEG_S: Final = 86_400.0
+NUMBER: Final = r"(\d+(?:\.\d+)?(?:e\d+)?)"
+LEG: Final = re.compile(rf"{NUMBER}(?:\.\.{NUMBER})?:{NUMBER}s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +73,81 @@ class Virtual:
         return "in virtual time"
 
 
+class Leg(NamedTuple):
+    """A part of a profile: from one rate to another, operations/s, in so many seconds."""
+
+    first: float
+    last: float
+    lasts_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """The scenario's order at a rate that changes: ramps, steps, spikes. After its last leg, the last rate stays."""
+
+    legs: tuple[Leg, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Profile:
+        """Read `100..1000:30s,1000:10s`: a ramp of 30 s, then 10 s at its end.
+
+        Raises:
+            ValueError: it is not that.
+        """
+        legs = []
+        for part in text.split(","):
+            found = LEG.fullmatch(part.strip())
+            if found is None:
+                raise ValueError(f"{part!r} is neither RATE:SECONDSs nor RATE..RATE:SECONDSs, such as 100..1000:30s")
+            first = float(found[1])
+            leg = Leg(first, float(found[2] or first), float(found[3]))
+            if not (0 <= first <= HIGHEST_RATE and 0 < leg.last <= HIGHEST_RATE and 0 < leg.lasts_s <= LONGEST_LEG_S):
+                raise ValueError(f"{part!r}: a rate ends above 0 and at most at 1e9, and a leg lasts up to a day")
+            legs.append(leg)
+        return cls(tuple(legs))
+
+    def schedule(self, due_us: Times) -> Times:
+        """Microseconds from the start of the replay at which each operation is due."""
+        numbers = np.arange(len(due_us), dtype=np.float64)
+        times_s = np.zeros(len(due_us))
+        before, begins_s = 0.0, 0.0
+        for leg in (*self.legs, Leg(self.legs[-1].last, self.legs[-1].last, np.inf)):
+            mine = numbers >= before
+            growth = (leg.last - leg.first) / leg.lasts_s
+            into = numbers[mine] - before
+            speed = np.sqrt(np.maximum(leg.first**2 + 2 * growth * into, 0.0))
+            times_s[mine] = begins_s + 2 * into / np.maximum(leg.first + speed, 1e-9)
+            before += (leg.first + leg.last) / 2 * leg.lasts_s
+            begins_s += leg.lasts_s
+        return _microseconds(times_s * 1e6)
+
+    def __str__(self) -> str:
+        return ", then ".join(
+            f"{leg.first:g} operations/s for {leg.lasts_s:g} s"
+            if leg.first == leg.last
+            else f"{leg.first:g} to {leg.last:g} operations/s in {leg.lasts_s:g} s"
+            for leg in self.legs
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Users:
+    """A closed model: so many users, each of whom sends, waits for the answer, and thinks before the next."""
+
+    number: int
+    think_s: float
+
+    def schedule(self, due_us: Times) -> Times | None:  # noqa: ARG002 - as for the other paces
+        """None: an operation is due when a user comes to it."""
+        return None
+
+    def __str__(self) -> str:
+        return f"{self.number:,} users who think {self.think_s:g} s"
+
+
 def _microseconds(times_us: npt.NDArray[np.floating[Any]]) -> Times:
     whole: Times = np.minimum(times_us, LATEST_US).astype(np.int64)
     return whole
 
 
-Pace = AsFastAsPossible | Speed | Rate | Virtual
+Pace = AsFastAsPossible | Speed | Rate | Profile | Users | Virtual

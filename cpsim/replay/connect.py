@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from cpsim.replay.wire import Wire
 
 
-def open_wire(endpoint: UnixEndpoint | TcpEndpoint | UrlEndpoint, timeout_s: float) -> Wire:
-    """The wire to an endpoint that can be reached.
+def open_wire(endpoint: UnixEndpoint | TcpEndpoint | UrlEndpoint, timeout_s: float, in_flight: int = 64) -> Wire:
+    """The wire to an endpoint that can be reached, for about so many operations in flight.
 
     Raises:
         Problem: nobody answers there.
@@ -24,7 +24,7 @@ def open_wire(endpoint: UnixEndpoint | TcpEndpoint | UrlEndpoint, timeout_s: flo
         if isinstance(endpoint, UrlEndpoint):
             socket.create_connection((endpoint.host, endpoint.port), timeout_s).close()
             return KeepAlive(endpoint, timeout_s)
-        wire = OneShot(endpoint)
+        wire = OneShot(endpoint, in_flight)
         wire.reach(timeout_s)
     except (OSError, UnicodeError) as error:  # UnicodeError: a name that cannot be one of a host
         said = error.strerror if isinstance(error, OSError) else None

@@ -6,6 +6,7 @@ columns of the run folder's `journal.parquet` are made from them afterwards.
 
 from __future__ import annotations
 
+import os
 import struct
 import tempfile
 from enum import IntEnum
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
 
 RECORD: Final = struct.Struct("<iBHqq")
@@ -36,10 +39,16 @@ class Journal:
     """Collects records during a replay; `records` reads them back.
 
     Times are nanoseconds since the replay began.
+
+    Args:
+        descriptor: of the file of another process's journal, to write for it; None makes a file.
     """
 
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(buffering=1 << 20)  # noqa: SIM115 - open as long as the journal
+    def __init__(self, descriptor: int | None = None) -> None:
+        if descriptor is None:
+            self._file = tempfile.TemporaryFile(buffering=1 << 20)  # noqa: SIM115 - open as long as the journal
+        else:
+            self._file = os.fdopen(descriptor, "r+b", buffering=1 << 20)
         self._write = self._file.write
         self._pack = RECORD.pack
         self.errors = [""]
@@ -61,6 +70,20 @@ class Journal:
         records = np.fromfile(self._file, dtype=RECORD_TYPE)
         return records[np.argsort(records["op"], kind="stable")]
 
+    def fileno(self) -> int:
+        """The descriptor of its file, to give to the process that writes it."""
+        return self._file.fileno()
+
+    def tail(self, offset: int) -> bytes:
+        """The records from an offset in bytes on, as they are in the file."""
+        self._file.flush()
+        end = self._file.tell()
+        return os.pread(self._file.fileno(), end - offset, offset)
+
+    def flush(self) -> None:
+        """Have all that was recorded in the file."""
+        self._file.flush()
+
     def close(self) -> None:
         """Give up the file."""
         self._file.close()
@@ -72,3 +95,21 @@ class Journal:
             self._codes[error] = len(self.errors)
             self.errors.append(error)
         return self._codes[error]
+
+
+def merged(shares: Sequence[tuple[Journal, npt.NDArray[np.int64]]]) -> tuple[npt.NDArray[np.void], list[str]]:
+    """The records of several journals as those of one, and the error texts of all.
+
+    Args:
+        shares: journals, each with the numbers in the whole of the operations that it numbers from 0.
+    """
+    errors: dict[str, int] = {"": 0}
+    parts = []
+    for journal, ops in shares:
+        records = journal.records()
+        codes = [errors.setdefault(error, len(errors)) for error in journal.errors]
+        records["op"] = ops[records["op"]]
+        records["error"] = np.array(codes, np.uint16)[records["error"]]
+        parts.append(records)
+    records = np.concatenate(parts)
+    return records[np.argsort(records["op"], kind="stable")], list(errors)

@@ -40,6 +40,41 @@ def percentiles_ms(recorded: HdrHistogram) -> dict[str, float]:
     return figures | {"max": recorded.get_max_value() / 1000}
 
 
+def by_second(records: npt.NDArray[np.void], due_ns: npt.NDArray[np.int64] | None) -> list[dict[str, float | None]]:
+    """What each second of a replay was like, for the operations that were due in it, or else sent.
+
+    Args:
+        records: of a journal.
+        due_ns: when each of them was due; None if they had no times to keep.
+
+    Returns:
+        A row per second: how many operations, how many not accepted, and milliseconds of service, response, lateness.
+    """
+    since_ns = records["sent_ns"] if due_ns is None else due_ns
+    order = np.argsort(since_ns, kind="stable")
+    seconds = since_ns[order] // 1_000_000_000
+    last = int(seconds[-1]) if len(seconds) else -1
+    borders = np.searchsorted(seconds, np.arange(last + 2))
+    rows: list[dict[str, float | None]] = []
+    for second, (start, stop) in enumerate(zip(borders[:-1].tolist(), borders[1:].tolist(), strict=True)):
+        mine = records[order[start:stop]]
+        row: dict[str, float | None] = {
+            "second": second,
+            "operations": len(mine),
+            "not_accepted": int(np.count_nonzero(mine["outcome"])),
+        }
+        times = {"service": mine["answered_ns"] - mine["sent_ns"]}
+        if due_ns is not None:
+            times["response"] = mine["answered_ns"] - due_ns[order[start:stop]]
+            times["lateness"] = mine["sent_ns"] - due_ns[order[start:stop]]
+        for name, values in times.items():
+            for q in (50, 99, 100):
+                figure = round(float(np.percentile(values, q)) / 1e6, 4) if len(values) else None
+                row[f"{name}_{'max' if q == 100 else f'p{q}'}_ms"] = figure
+        rows.append(row)
+    return rows
+
+
 def write_hgrm(recorded: HdrHistogram, path: Path) -> None:
     """Write the percentile distribution that HdrHistogram's own tools read and plot, in milliseconds."""
     distribution = io.BytesIO()

@@ -12,11 +12,15 @@ from typing import Final
 from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint
 from cpdaemon.errors import NotSent
 from cpsim.replay.journal import Outcome
-from cpsim.replay.poller import Poller
+from cpsim.replay.poller import FEW, Few, Many
 from cpsim.replay.wire import ACCEPTED, READ_BYTES, Answer, BacklogFull
 
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 NOT_YET_CONNECTED: Final = {errno.EAGAIN, errno.ENOTCONN}
+FULL: Final = {errno.EAGAIN: "backlog full", errno.EADDRNOTAVAIL: "cannot connect: no port is free here"}
+NONBLOCKING: Final[int] = getattr(socket, "SOCK_NONBLOCK", 0)
+"""Makes a socket that does not block at once, where the system can."""
+STREAM: Final = int(socket.SOCK_STREAM) | NONBLOCKING
 
 
 class OneShot:
@@ -24,11 +28,14 @@ class OneShot:
 
     Args:
         endpoint: the daemon.
+        in_flight: how many commands will be under way at once, about.
     """
 
-    def __init__(self, endpoint: UnixEndpoint | TcpEndpoint) -> None:
-        self._poller = Poller()
+    def __init__(self, endpoint: UnixEndpoint | TcpEndpoint, in_flight: int) -> None:
+        self._poller: Few | Many = Few() if in_flight <= FEW else Many()
         self.poll = self._poller.poll
+        self._watch = self._poller.watch
+        self._forget = self._poller.forget
         self._sockets: dict[int, RawSocket] = {}
         self._connecting: dict[int, bytes] = {}
         self._partial: dict[int, bytes] = {}
@@ -49,41 +56,37 @@ class OneShot:
     def send(self, payload: bytes) -> int:
         """See `Wire`."""
         try:
-            sock = RawSocket(self._family, socket.SOCK_STREAM, 0)
+            sock = RawSocket(self._family, STREAM, 0)
         except OSError as full:  # no descriptor is left: others will be given back
             raise BacklogFull(f"cannot connect: {full.strerror}") from full
-        sock.settimeout(0.0)
+        if not NONBLOCKING:
+            sock.settimeout(0.0)
         if self._resets:  # a connection closed by a reset leaves no port in TIME_WAIT
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         error = sock.connect_ex(self._address)
-        fd = sock.fileno()
-        if error in {0, errno.EINPROGRESS}:
-            self._begin(sock, fd, payload)
-        else:
+        if error and error != errno.EINPROGRESS:
             sock.close()
-            if error == errno.EAGAIN:
-                raise BacklogFull("backlog full")
+            if error in FULL:
+                raise BacklogFull(FULL[error])
             raise NotSent(f"cannot connect: {os.strerror(error)}")
+        fd = sock.fileno()
+        try:
+            sock.send(payload)  # being made, the connection usually is by now
+        except OSError as broken:
+            if broken.errno not in NOT_YET_CONNECTED:
+                sock.close()
+                raise NotSent(f"cannot connect: {broken.strerror}") from broken
+            self._connecting[fd] = payload
+            self._watch(fd, writing=True)
+        else:
+            self._watch(fd)
         self._sockets[fd] = sock
         return fd
-
-    def _begin(self, sock: RawSocket, fd: int, payload: bytes) -> None:
-        """The connection is being made; on loopback it usually is by now."""
-        try:
-            sock.send(payload)
-        except OSError as error:
-            if error.errno not in NOT_YET_CONNECTED:
-                sock.close()
-                raise NotSent(f"cannot connect: {error.strerror}") from error
-            self._connecting[fd] = payload
-            self._poller.watch(fd, writing=True)
-        else:
-            self._poller.watch(fd)
 
     def receive(self, fd: int) -> Answer | None:
         """See `Wire`."""
         sock = self._sockets[fd]
-        if fd in self._connecting:
+        if self._connecting and fd in self._connecting:
             return self._connected(sock, fd)
         try:
             data = sock.recv(READ_BYTES)
@@ -93,6 +96,7 @@ class OneShot:
             return self._ended(fd, (Outcome.UNKNOWN, f"reply lost: {error.strerror}"))
         if data == b"OK" and fd not in self._partial:
             del self._sockets[fd]
+            self._forget(fd)
             sock.close()
             return ACCEPTED
         reply = self._partial.pop(fd, b"") + data
@@ -107,6 +111,7 @@ class OneShot:
         self._partial.pop(fd, None)
         sock = self._sockets.pop(fd, None)
         if sock is not None:
+            self._forget(fd)
             sock.close()
 
     def close(self) -> None:

@@ -71,15 +71,15 @@ def _literal(text: str) -> str:
     return text.replace("%", "%%")
 
 
-def frames(workload: Workload, prefix: str) -> Iterator[list[bytes]]:
-    """The daemon frames of a workload's operations, in order, a chunk at a time."""
-    yield from _rendered(workload, prefix, Frames())
+def frames(workload: Workload, prefix: str, at_once: int = CHUNK) -> Iterator[list[bytes]]:
+    """The daemon frames of a workload's operations, in order, so many at once."""
+    yield from _rendered(workload, prefix, Frames(), at_once)
 
 
 def requests(
-    workload: Workload, prefix: str, endpoint: UrlEndpoint, credentials: tuple[str, str]
+    workload: Workload, prefix: str, endpoint: UrlEndpoint, credentials: tuple[str, str], at_once: int = CHUNK
 ) -> Iterator[list[bytes]]:
-    """The signed HTTP requests of a workload's operations, in order, a chunk at a time."""
+    """The signed HTTP requests of a workload's operations, in order, so many at once."""
     project_id, secret = credentials
     heads = [
         f"POST {endpoint.path}/batch/{kind} HTTP/1.1\r\nHost: {endpoint.authority}\r\n"
@@ -89,7 +89,7 @@ def requests(
     secret_bytes = secret.encode()
     sha256 = hashlib.sha256
     start = 0
-    for bodies in _rendered(workload, prefix, Bodies()):
+    for bodies in _rendered(workload, prefix, Bodies(), at_once):
         kinds = workload.kind[start : start + len(bodies)].tolist()
         start += len(bodies)
         yield [
@@ -99,10 +99,10 @@ def requests(
         ]
 
 
-def _rendered(workload: Workload, prefix: str, syntax: Syntax) -> Iterator[list[bytes]]:
+def _rendered(workload: Workload, prefix: str, syntax: Syntax, at_once: int) -> Iterator[list[bytes]]:
     pools = _Pools(workload, syntax)
-    for start in range(0, len(workload), CHUNK):
-        stop = min(start + CHUNK, len(workload))
+    for start in range(0, len(workload), at_once):
+        stop = min(start + at_once, len(workload))
         kinds = workload.kind[start:stop]
         rows = workload.row[start:stop]
         numbers = workload.slot_numbers[workload.slot[start:stop]]

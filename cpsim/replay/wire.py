@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 from cpdaemon.errors import NotSent
 from cpsim.replay.journal import Outcome
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 Answer = tuple[Outcome, str]
 """What became of an operation, and why, unless it was accepted."""
@@ -27,7 +24,7 @@ class Wire(Protocol):
     def send(self, payload: bytes) -> int:
         """Begin an operation; returns the descriptor to watch. Raises NotSent."""
 
-    def poll(self, patience_s: float) -> Iterable[int]:
+    def poll(self, patience_s: float) -> list[int]:
         """Descriptors with something to read, after at most `patience_s` seconds."""
 
     def receive(self, fd: int) -> Answer | None:

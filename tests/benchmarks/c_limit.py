@@ -16,7 +16,7 @@ ROUND_S = 1.0
 
 
 class Limit:
-    """The two programs, built into a folder.
+    """The programs, built into a folder.
 
     Raises:
         FileNotFoundError: this machine has no C compiler.
@@ -28,7 +28,7 @@ class Limit:
             raise FileNotFoundError("there is no C compiler (cc, gcc or clang)")
         self._folder = folder / "limit"
         self._folder.mkdir()
-        for name in ("server", "client"):
+        for name in ("server", "client", "http"):
             command = [compiler, "-O2", "-pthread", "-o", self._folder / name, SOURCES / f"{name}.c"]
             subprocess.run(command, check=True)
 
@@ -44,6 +44,14 @@ class Limit:
             finally:
                 process.terminate()
         path.unlink()
+
+    @contextmanager
+    def serving_http(self) -> Iterator[str]:
+        """The URL at which a server answers over HTTP, while the context lasts."""
+        with subprocess.Popen([self._folder / "http"], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            yield f"http://127.0.0.1:{process.stdout.readline().strip()}/api"
+            process.terminate()
 
     def oneshot(self, path: str, threads: int) -> float:
         """One-shot commands a second that the client gets answered."""

@@ -6,6 +6,7 @@ The two take turns, and the ratio is the median of those of the rounds.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import subprocess
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import limits
 import memory
+import replaying
 from rich.console import Console
 from rich.table import Table
 from rounds import Row, in_turns
@@ -40,7 +42,12 @@ CLIENT_COMMANDS = 3_000
 
 
 def main() -> None:
-    """Measure all rows, print them, and write them as JSON where the first argument says."""
+    """Measure all rows, print them, beside those of before if asked to, and write them as JSON if asked to."""
+    parser = argparse.ArgumentParser(description="Ratios measured side by side.")
+    parser.add_argument("output", nargs="?", type=Path, help="where to write the rows as JSON")
+    parser.add_argument("--compare", metavar="OLD.json", type=Path, help="rows to show beside these")
+    given = parser.parse_args()
+    before = json.loads(given.compare.read_text(encoding="utf-8")) if given.compare else {}
     rows: dict[str, Row] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -51,16 +58,21 @@ def main() -> None:
         for kind in ("unix", "tcp", "http"):
             rows[f"client beside {IDLE:,} idle connections / alone, {kind}, commands/s"] = beside_idle(kind)
         try:
+            (folder / "replaying").mkdir()
+            rows.update(replaying.rows(folder / "replaying"))
             rows.update(limits.rows(folder))
         except FileNotFoundError as missing:
             print(f"{missing}, so nothing is compared with what the machine allows", file=sys.stderr)
-    table = Table("first / second", "first", "second", "ratio")
+    columns = ["first", "second", "ratio", *(["ratio before", "change"] if before else [])]
+    table = Table("first / second", *columns)
     for title, row in rows.items():
-        table.add_row(title, f"{row.first:,.4g}", f"{row.second:,.4g}", f"{row.ratio:.2f}")
+        old = before.get(title, {}).get("ratio")
+        change = [] if not before else ["-", "-"] if not old else [f"{old:.2f}", f"{row.ratio / old - 1:+.0%}"]
+        table.add_row(title, f"{row.first:,.4g}", f"{row.second:,.4g}", f"{row.ratio:.2f}", *change)
     Console().print(table)
-    if len(sys.argv) > 1:
+    if given.output:
         figures = {title: row._asdict() for title, row in rows.items()}
-        Path(sys.argv[1]).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        given.output.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
 def beside_idle(kind: str) -> Row:

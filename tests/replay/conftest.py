@@ -10,7 +10,7 @@ import pytest
 
 from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint, UrlEndpoint
 from cpsim.replay.connect import open_wire
-from cpsim.replay.engine import Engine, Operation
+from cpsim.replay.engine import Effort, Engine
 from cpsim.replay.journal import Journal
 from cpsim.scenario.workload import (
     ABSENT,
@@ -32,6 +32,7 @@ class Replayed(NamedTuple):
     records: np.ndarray
     elapsed_s: float
     progress: list
+    effort: Effort
 
 
 class Peer:
@@ -171,19 +172,21 @@ def replay():
     """Return replay(endpoint, payloads, ...) -> Replayed, with the outcomes and error texts in order."""
     opened = []
 
-    def run(endpoint, payloads, *, slots=None, due_ns=None, in_flight=8, timeout_s=5.0, on_progress=None):
+    def run(endpoint, payloads, *, slots=None, due_ns=None, in_flight=8, timeout_s=5.0, think_s=0.0, on_progress=None):
         slots = range(len(payloads)) if slots is None else slots
         due_ns = [0] * len(payloads) if due_ns is None else due_ns
-        operations = map(Operation, range(len(payloads)), slots, due_ns, payloads)
-        journal, wire, progress = Journal(), open_wire(endpoint, timeout_s), []
+        operations = zip(range(len(payloads)), slots, due_ns, payloads, strict=True)
+        journal, wire, progress = Journal(), open_wire(endpoint, timeout_s, in_flight), []
         opened.extend((journal, wire))
-        engine = Engine(wire, journal, in_flight=in_flight, timeout_s=timeout_s, on_progress=progress.append)
+        engine = Engine(
+            wire, journal, in_flight=in_flight, timeout_s=timeout_s, think_s=think_s, on_progress=progress.append
+        )
         if on_progress is not None:
             engine._on_progress = lambda figures: (progress.append(figures), on_progress(engine, figures))
         elapsed_s = engine.run(operations)
         records = journal.records()
         texts = [journal.errors[code] for code in records["error"].tolist()]
-        return Replayed(records["outcome"].tolist(), texts, records, elapsed_s, progress)
+        return Replayed(records["outcome"].tolist(), texts, records, elapsed_s, progress, engine.effort(elapsed_s))
 
     yield run
     for each in opened:

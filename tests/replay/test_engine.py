@@ -16,6 +16,7 @@ from cpsim.replay import engine as engine_module
 from cpsim.replay import one_shot
 from cpsim.replay.connect import open_wire
 from cpsim.replay.engine import Progress
+from cpsim.replay.failures import OURS, kind_of
 from cpsim.replay.journal import Outcome
 
 ACCEPTED, REFUSED, UNKNOWN = Outcome
@@ -401,3 +402,16 @@ def test_times_are_in_order_and_within_the_replay(peer, replay):
     assert (records["sent_ns"] >= 0).all()
     assert (records["answered_ns"] > records["sent_ns"]).all()
     assert (records["answered_ns"] <= replayed.elapsed_s * 1e9).all()
+
+
+def test_running_out_of_ports_is_waited_for_and_told(peer, replay, monkeypatch):
+    numbers = count()
+
+    def connect(sock, original, address):
+        return errno.EADDRNOTAVAIL if next(numbers) % 4 == 1 else original(sock, address)
+
+    unruly(monkeypatch, connect_ex=connect)
+    replayed = replay(peer(acknowledge).endpoint, PAYLOADS[:20])
+    assert replayed.outcomes == [ACCEPTED] * 20
+    (why,) = replayed.effort.retried
+    assert kind_of(why) in OURS

@@ -67,15 +67,14 @@ def test_requests_are_those_of_the_client_library(workload, prefix):
 
 
 @pytest.mark.parametrize("size", [1, 7, 16, 55, 10_000])
-def test_chunks_border_anywhere(awkward, monkeypatch, size):
+def test_chunks_border_anywhere(awkward, size):
     whole = flat(payloads.frames(awkward, "x"))
     signed = flat(payloads.requests(awkward, "x", URL, CREDENTIALS))
-    monkeypatch.setattr(payloads, "CHUNK", size)
-    sizes = [len(chunk) for chunk in payloads.frames(awkward, "x")]
+    sizes = [len(chunk) for chunk in payloads.frames(awkward, "x", size)]
     full, rest = divmod(len(awkward), size)
     assert sizes == [size] * full + [rest] * (rest > 0)
-    assert flat(payloads.frames(awkward, "x")) == whole
-    assert flat(payloads.requests(awkward, "x", URL, CREDENTIALS)) == signed
+    assert flat(payloads.frames(awkward, "x", size)) == whole
+    assert flat(payloads.requests(awkward, "x", URL, CREDENTIALS, size)) == signed
 
 
 def test_the_awkward_workload_has_every_pattern_of_arguments(awkward):

@@ -1,0 +1,8 @@
+"""A load from many processes and machines: Locust starts, shows and stops it, the replay engine sends it.
+
+Importing this imports Locust, which makes the process's sockets and sleeps its own.
+"""
+
+from cpsim.load.user import CreditPiggyUser
+
+__all__ = ["CreditPiggyUser"]

@@ -1,0 +1,96 @@
+"""A Locust user for anybody's locustfile."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from typing import TYPE_CHECKING, ClassVar
+from uuid import uuid4
+
+from locust import User
+
+from cpdaemon import Client
+from cpdaemon.endpoint import UrlEndpoint, parse_endpoint
+from cpdaemon.errors import CreditPiggyError
+from cpsim.replay.failures import kind_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from locust.env import Environment
+
+_process = uuid4().hex[:12]
+_numbers = itertools.count()
+
+
+class CreditPiggyUser(User):
+    """Sends commands to a daemon or a server, its `host`, and reports each to Locust under the command's name.
+
+    A command that fails is a failure in Locust's statistics, under its kind, and raises nothing.
+
+    Attributes:
+        host: a socket's path, HOST:PORT or URL; Locust's --host.
+        credentials: (project id, secret), for a URL.
+        timeout_s: for one command.
+    """
+
+    abstract = True
+    credentials: ClassVar[tuple[str, str] | None] = None
+    timeout_s: ClassVar[float] = 10.0
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        endpoint = parse_endpoint(self.host or environment.host or "")
+        self._method = "POST" if isinstance(endpoint, UrlEndpoint) else "SEND"
+        self._client = Client(endpoint, self.credentials, self.timeout_s)
+
+    def new_slot(self) -> str:
+        """A slot id that no other user has, in this process or another, or in one that comes after it."""
+        return f"load-{_process}-{next(_numbers)}"
+
+    def alloc(self, slot: str, **arguments: int) -> bool:
+        """Allocate a slot, with what `Client.alloc` takes; returns whether it was accepted."""
+        return self._send(self._client.alloc, slot, **arguments)
+
+    def claim(self, slot: str, machine: str, credits: int | None = None) -> bool:
+        """Claim a slot for a machine; returns whether that was accepted."""
+        return self._send(self._client.claim, slot, machine, *(() if credits is None else (credits,)))
+
+    def discard(self, slot: str, *reason: str) -> bool:
+        """Discard a slot; returns whether that was accepted."""
+        return self._send(self._client.discard, slot, *reason)
+
+    def counters(self, slot: str, **values: int) -> bool:
+        """Add to a slot's counters; returns whether that was accepted."""
+        return self._send(self._client.counters, slot, **values)
+
+    def meta(self, slot: str, **values: str) -> bool:
+        """Set a slot's metadata; returns whether that was accepted."""
+        return self._send(self._client.meta, slot, **values)
+
+    def on_stop(self) -> None:
+        """Close what is open."""
+        self._client.close()
+
+    def _send(self, command: Callable[..., None], *arguments: str | int, **named: str | int) -> bool:
+        begun_s = time.perf_counter()
+        failure: CreditPiggyError | None = None
+        try:
+            command(*arguments, **named)
+        except CreditPiggyError as error:
+            failure = error
+        self.environment.events.request.fire(
+            request_type=self._method,
+            name=command.__name__,
+            response_time=(time.perf_counter() - begun_s) * 1000,
+            response_length=0,
+            # slot ids stay out of the texts: each would be a line of its own in Locust's report
+            exception=failure and type(failure)(_kind(failure)),
+            context=self.context(),
+        )
+        return failure is None
+
+
+def _kind(error: CreditPiggyError) -> str:
+    kind = kind_of(str(error))
+    return type(error).__name__ if kind == "other" else kind

@@ -1,0 +1,209 @@
+"""A worker: it takes a share of the slots, replays it between Locust's own turns, and passes on its journal."""
+
+from __future__ import annotations
+
+import signal
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+import gevent
+import numpy as np
+from gevent.event import Event
+from locust.runners import WorkerRunner
+from locust.stats import StatsEntry, StatsError
+
+from cpdaemon.commands import KINDS
+from cpdaemon.endpoint import UrlEndpoint
+from cpsim.errors import Problem
+from cpsim.replay.connect import open_wire
+from cpsim.replay.engine import Engine
+from cpsim.replay.failures import kind_of
+from cpsim.replay.journal import RECORD_TYPE, Journal, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy.typing as npt
+    from locust.env import Environment
+    from locust.rpc.protocol import Message
+    from locust.runners import Runner
+    from locust.stats import RequestStats
+
+    Floats = npt.NDArray[np.float64]
+
+    from cpsim.load.plan import Plan
+    from cpsim.replay.assignment import Assignment
+
+PAUSE_S: Final = 0.001
+"""Between turns; with 0, gevent's timers starve, and Locust's reports lose a third of the requests."""
+PASS_ON_S: Final = 0.5
+HEADSTART_S: Final = 0.05
+HALVES: Final = ((100, 1), (1_000, 10), (10_000, 100))
+"""Locust's own rounding of milliseconds: up to the first, to the second; above all, to whole seconds."""
+
+
+class Worker:
+    """Answers the master's messages.
+
+    Args:
+        environment: Locust's.
+        runner: through which messages go.
+        plan: what is replayed.
+    """
+
+    def __init__(self, environment: Environment, runner: Runner, plan: Plan) -> None:
+        self._environment = environment
+        self._runner = runner
+        self._plan = plan
+        self._engine: Engine | None = None
+        self._interrupted = False
+        self._go = Event()
+        self._idle = Event()
+        self._idle.set()
+        runner.register_message("cpsim-share", self._take)
+        runner.register_message("cpsim-go", lambda **_: self._go.set())
+        runner.register_message("cpsim-stop", lambda **_: self.stop())
+        environment.events.quitting.add_listener(lambda **_: self._leave())
+
+    def stop(self) -> None:
+        """Send nothing more; what is in flight is recorded as unknown."""
+        if self._engine is not None:
+            self._engine.stop()
+            self._go.set()
+
+    def _leave(self) -> None:
+        self.stop()
+        self._idle.wait(HEADSTART_S + self._plan.timeout_s)
+
+    def _take(self, environment: Environment, msg: Message) -> None:
+        del environment
+        if self._idle.is_set():
+            self._idle.clear()
+            self._go.clear()
+            gevent.spawn(self._replay, **msg.data)
+
+    def _replay(self, index: int, count: int, slot_prefix: str) -> None:
+        journal = Journal()
+        try:
+            assignment = self._plan.assignment(slot_prefix).part(index, count)
+            wire = open_wire(assignment.endpoint, assignment.timeout_s, assignment.in_flight)
+            engine = self._engine = Engine(
+                wire,
+                journal,
+                in_flight=assignment.in_flight,
+                timeout_s=assignment.timeout_s,
+                on_progress=lambda _: None,
+            )
+            upcoming = assignment.operations()
+            self.send("cpsim-ready", index=index, digest=self._plan.workload.digest())
+            self._go.wait()
+            outbox = _Outbox(self, index, journal, assignment)
+            engine.begin(upcoming, time.perf_counter_ns() + int(HEADSTART_S * 1e9))
+            with self._interruptible():
+                while engine.turn():
+                    outbox.show()
+                    gevent.sleep(PAUSE_S)
+            elapsed_s = engine.end()
+            outbox.show()
+            outbox.pass_on()
+            wire.close()
+            effort = list(engine.effort(elapsed_s))
+            self.send("cpsim-done", index=index, elapsed_s=elapsed_s, effort=effort, interrupted=self._interrupted)
+            if self._interrupted and isinstance(self._runner, WorkerRunner):
+                gevent.spawn(self._runner.quit)
+        except (Problem, OSError) as problem:
+            self.send("cpsim-failed", index=index, problem=str(problem))
+        finally:
+            journal.close()
+            self._engine = None
+            self._idle.set()
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Have Ctrl-C end the replay: it would otherwise end whatever greenlet happens to run."""
+
+        def interrupt(*_: object) -> None:
+            self._interrupted = True
+            self.stop()
+
+        previous = signal.signal(signal.SIGINT, interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
+    def send(self, name: str, **data: object) -> None:
+        """Send a message to the master."""
+        self._runner.send_message(name, data)
+
+    def log(self, method: str, name: str, times_ms: Floats, failures: dict[str, int]) -> None:
+        """Put operations of a kind into Locust's statistics, all at once."""
+        stats = self._runner.stats
+        batch = _entry(stats, method, name, times_ms, sum(failures.values()))
+        for entry in (stats.total, stats.get(name, method)):
+            entry.extend(batch)
+        for failure, times in failures.items():
+            key = StatsError.create_key(method, name, failure)
+            stats.errors.setdefault(key, StatsError(method, name, failure)).occurrences += times
+
+
+class _Outbox:
+    """What of a journal has been shown to Locust, and what has been passed on to the master."""
+
+    def __init__(self, worker: Worker, index: int, journal: Journal, assignment: Assignment) -> None:
+        self._worker = worker
+        self._index = index
+        self._journal = journal
+        self._assignment = assignment
+        self._method = "POST" if isinstance(assignment.endpoint, UrlEndpoint) else "SEND"
+        self._shown = 0
+        self._waiting: list[bytes] = []
+        self._passed_on_s = time.monotonic()
+
+    def show(self) -> None:
+        """Put what is new into Locust's statistics, and pass it on now and then."""
+        data = self._journal.tail(self._shown)
+        self._shown += len(data)
+        self._waiting.append(data)
+        records = np.frombuffer(data, RECORD_TYPE)
+        since_ns = records["sent_ns"]
+        if self._assignment.schedule_us is not None:
+            since_ns = self._assignment.schedule_us[records["op"]] * 1000
+        times_ms = (records["answered_ns"] - since_ns) / 1e6
+        kinds = self._assignment.workload.kind[records["op"]]
+        for code in np.unique(kinds).tolist():
+            mine = kinds == code
+            failed = records["error"][mine & (records["outcome"] != Outcome.ACCEPTED)]
+            failures: dict[str, int] = {}
+            for error, times in zip(*np.unique(failed, return_counts=True), strict=True):
+                kind = kind_of(self._journal.errors[error])
+                failures[kind] = failures.get(kind, 0) + int(times)
+            self._worker.log(self._method, KINDS[code], times_ms[mine], failures)
+        if time.monotonic() - self._passed_on_s > PASS_ON_S:
+            self.pass_on()
+
+    def pass_on(self) -> None:
+        """Send the master what it does not have yet."""
+        data, self._waiting = b"".join(self._waiting), []
+        self._passed_on_s = time.monotonic()
+        self._worker.send("cpsim-records", index=self._index, records=data, errors=self._journal.errors)
+
+
+def _entry(stats: RequestStats, method: str, name: str, times_ms: Floats, failures: int) -> StatsEntry:
+    """Statistics of one batch, as `StatsEntry.log` would have made them one by one."""
+    entry = StatsEntry(stats, name, method)
+    now_s = time.time()
+    entry.start_time, entry.last_request_timestamp = now_s, now_s
+    entry.num_requests, entry.num_failures = len(times_ms), failures
+    entry.num_reqs_per_sec[int(now_s)] = len(times_ms)
+    if failures:
+        entry.num_fail_per_sec[int(now_s)] = failures
+    entry.total_response_time = float(times_ms.sum())
+    entry.min_response_time, entry.max_response_time = float(times_ms.min()), float(times_ms.max())
+    rounded = np.round(times_ms / 1_000) * 1_000
+    for below, to in reversed(HALVES):
+        rounded = np.where(times_ms < below, np.round(times_ms / to) * to, rounded)
+    for time_ms, count in zip(*np.unique(rounded.astype(np.int64), return_counts=True), strict=True):
+        entry.response_times[int(time_ms)] = int(count)
+    return entry

@@ -1,0 +1,74 @@
+"""What one process replays: all of a workload, or the slots of it that are its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from cpdaemon.endpoint import UrlEndpoint
+from cpsim.replay.engine import operations
+from cpsim.replay.payloads import frames, requests
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy.typing as npt
+
+    from cpdaemon.endpoint import Endpoint
+    from cpsim.replay.engine import Operation
+    from cpsim.scenario.workload import Workload
+
+FRAMES_AT_ONCE: Final = 1_024
+REQUESTS_AT_ONCE: Final = 512
+"""Rendered in one go, about a millisecond's work: nothing is sent or read meanwhile."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Assignment:
+    """Operations for one engine, and all it needs to know to send them.
+
+    Attributes:
+        workload: the operations; where they are part of a whole, its tables are those of the whole.
+        ops: int64[operations], their numbers in the whole.
+        schedule_us: int64[operations], when they are due; None if they are not waited for.
+        slot_prefix: begins the ids of the slots.
+        endpoint: a daemon or a server.
+        credentials: (project id, secret), for a server.
+        in_flight: operations under way at once.
+        timeout_s: for one operation.
+        think_s: how long nothing is sent in the place of an operation that was answered.
+    """
+
+    workload: Workload
+    ops: npt.NDArray[np.int64]
+    schedule_us: npt.NDArray[np.int64] | None
+    slot_prefix: str
+    endpoint: Endpoint
+    credentials: tuple[str, str] | None
+    in_flight: int
+    timeout_s: float
+    think_s: float = 0.0
+
+    def operations(self) -> Iterator[Operation]:
+        """The operations ready to go, under their own numbers from 0; made as they are asked for."""
+        if isinstance(self.endpoint, UrlEndpoint):
+            assert self.credentials is not None
+            payloads = requests(self.workload, self.slot_prefix, self.endpoint, self.credentials, REQUESTS_AT_ONCE)
+        else:
+            payloads = frames(self.workload, self.slot_prefix, FRAMES_AT_ONCE)
+        return operations(self.workload.slot, self.schedule_us, payloads)
+
+    def part(self, index: int, count: int) -> Assignment:
+        """The share number `index` of `count`: every slot is in one of them, with all its operations."""
+        ops = np.flatnonzero(self.workload.slot % count == index)
+        whole = self.workload
+        share = replace(whole, due_us=whole.due_us[ops], kind=whole.kind[ops], slot=whole.slot[ops], row=whole.row[ops])
+        return replace(
+            self,
+            workload=share,
+            ops=self.ops[ops],
+            schedule_us=None if self.schedule_us is None else self.schedule_us[ops],
+            in_flight=max(1, (self.in_flight + index) // count),
+        )

@@ -1,0 +1,220 @@
+"""A replay by several processes: each has the slots that are its own, and all begin at the same moment."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import selectors
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
+
+from cpsim.errors import Problem
+from cpsim.replay.connect import open_wire
+from cpsim.replay.engine import Effort, Engine, Progress
+from cpsim.replay.journal import Journal, merged
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+    from typing import Self
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from cpsim.replay.assignment import Assignment
+
+HEADSTART_NS: Final = 20_000_000
+"""From the moment when all processes are ready to that when they begin."""
+START: Final = struct.Struct("<q")
+
+
+class Processes:
+    """Replays an assignment with several processes; a context manager that leaves none of them running.
+
+    Args:
+        assignment: is split among them.
+        count: how many.
+        on_progress: called as `Engine` calls it, for all of them together.
+    """
+
+    def __init__(self, assignment: Assignment, count: int, on_progress: Callable[[Progress], None]) -> None:
+        self._on_progress = on_progress
+        self._replayers = [_Replayer(assignment.part(index, count)) for index in range(count)]
+        self._stopping = False
+        self.start_ns = 0
+        """When the replay began, on the performance counter."""
+
+    def stop(self) -> None:
+        """Send nothing more; what is in flight is recorded as unknown. Safe to call from a signal handler."""
+        self._stopping = True
+        for replayer in self._replayers:
+            if replayer.ready:  # the others would die of it, and are told when they are
+                replayer.process.terminate()
+
+    def run(self) -> tuple[float, npt.NDArray[np.void], list[str]]:
+        """Replay to the end, or until `stop`; returns the seconds it took, the records of all, and their errors.
+
+        Raises:
+            Problem: the target cannot be reached, or a process has died.
+        """
+        with selectors.DefaultSelector() as selector:
+            for replayer in self._replayers:
+                selector.register(replayer.output, selectors.EVENT_READ, replayer)
+            self._until(selector, lambda replayer: replayer.ready)
+            self.start_ns = time.perf_counter_ns() + HEADSTART_NS
+            for replayer in self._replayers:
+                replayer.give(START.pack(self.start_ns))
+            if self._stopping:
+                self.stop()
+            self._until(selector, lambda replayer: replayer.elapsed_s is not None)
+        shares = [(replayer.journal, replayer.assignment.ops) for replayer in self._replayers]
+        elapsed_s = max(replayer.elapsed_s or 0.0 for replayer in self._replayers)
+        return elapsed_s, *merged(shares)
+
+    def effort(self) -> Effort:
+        """What the replay cost, in the busiest of the processes and in all of them."""
+        retried: Counter[str] = Counter()
+        for replayer in self._replayers:
+            retried.update(replayer.effort.retried)
+        return Effort(max(replayer.effort.busy for replayer in self._replayers), dict(retried))
+
+    def _until(self, selector: selectors.DefaultSelector, is_so: Callable[[_Replayer], bool]) -> None:
+        while not all(map(is_so, self._replayers)):
+            for key, _ in selector.select():
+                key.data.hear()
+                if not key.data.is_running:
+                    selector.unregister(key.fileobj)
+            self._on_progress(
+                Progress(
+                    max(replayer.progress.elapsed_s for replayer in self._replayers),
+                    *(sum(counts) for counts in zip(*(r.progress[1:] for r in self._replayers), strict=True)),
+                )
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for replayer in self._replayers:
+            replayer.close()
+
+
+class _Replayer:
+    """One process, as the one that started it sees it."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        self.assignment = assignment
+        self.journal = Journal()
+        self.progress = Progress(0.0, 0, 0, 0)
+        self.effort = Effort(0.0, {})
+        self.ready = False
+        self.is_running = True
+        self.elapsed_s: float | None = None
+        self._heard = b""
+        file = self.journal.fileno()
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-c", "from cpsim.replay.processes import main; main()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=[file],
+            start_new_session=True,  # Ctrl-C is for the caller, who asks for the end
+        )
+        assert self.process.stdout is not None
+        self.output = self.process.stdout.fileno()
+        self.give(pickle.dumps((file, assignment)))  # over a pipe of our own, so that nobody else's is read
+
+    def give(self, data: bytes) -> None:
+        """Send to the process; that one which has died cannot be sent to shows when it is heard."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write(data)
+            self.process.stdin.flush()
+
+    def hear(self) -> None:
+        """Take what the process has said.
+
+        Raises:
+            Problem: it has failed, and says why; or it has died.
+        """
+        data = os.read(self.output, 65_536)
+        *lines, self._heard = (self._heard + data).split(b"\n")
+        for line in lines:
+            said = json.loads(line)
+            if "problem" in said:
+                raise Problem(said["problem"])
+            self.ready = True
+            if "progress" in said:
+                self.progress = Progress(*said["progress"])
+            if "elapsed_s" in said:
+                self.journal.errors, self.elapsed_s = said["errors"], said["elapsed_s"]
+                self.effort = Effort(*said["effort"])
+        self.is_running = bool(data)
+        if not data and self.elapsed_s is None:
+            status = self.process.wait()
+            raise Problem(f"a process of the replay ended with status {status}; what it had sent is not known")
+
+    def close(self) -> None:
+        """End the process, if it has not ended by itself."""
+        if self.elapsed_s is None:
+            self.process.kill()
+        self.process.communicate()
+        self.journal.close()
+
+
+def main() -> None:
+    """Be one of the processes: an assignment and the start on standard input, what happens on standard output."""
+    from cpsim.process import settle_in  # noqa: PLC0415 - for this process only
+
+    settle_in()
+    assignment: Assignment
+    file, assignment = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the process that started this one
+    journal = Journal(file)
+    try:
+        wire = open_wire(assignment.endpoint, assignment.timeout_s, assignment.in_flight)
+    except Problem as problem:
+        _say(problem=str(problem))
+        return
+    engine = Engine(
+        wire,
+        journal,
+        in_flight=assignment.in_flight,
+        timeout_s=assignment.timeout_s,
+        think_s=assignment.think_s,
+        on_progress=lambda progress: _say(progress=progress),
+    )
+    signal.signal(signal.SIGTERM, lambda *_: engine.stop())
+    upcoming = _primed(assignment)
+    _say()
+    engine.begin(upcoming, *START.unpack(sys.stdin.buffer.read(START.size)))
+    while engine.turn():
+        pass
+    elapsed_s = engine.end()
+    journal.flush()
+    wire.close()
+    _say(elapsed_s=elapsed_s, errors=journal.errors, effort=engine.effort(elapsed_s))
+
+
+def _primed(assignment: Assignment) -> Iterator[Any]:
+    """The operations, of which the first are made now."""
+    upcoming = assignment.operations()
+    first = next(upcoming, None)
+
+    def all_of_them() -> Iterator[Any]:
+        if first is not None:
+            yield first
+            yield from upcoming
+
+    return all_of_them()
+
+
+def _say(**what: object) -> None:
+    print(json.dumps(what), flush=True)

@@ -1,0 +1,101 @@
+"""Thresholds on a run's figures: `p99_ms<20`. One on a figure that a run does not have fails."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections import Counter
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Final
+
+from cpsim.errors import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+COMPARISONS: Final = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq}
+FORM: Final = re.compile(r"\s*([\w.]+)\s*(<=|>=|==|<|>)\s*(\d+(?:\.\d+)?(?:e-?\d+)?)\s*")
+TIMES: Final = ("p50", "p90", "p99", "p99.9", "p99.99", "max")
+RATES: Final = {"error_rate": ("refused", "unknown"), "refused_rate": ("refused",), "unknown_rate": ("unknown",)}
+METRICS: Final = (
+    *(f"{time}_ms" for time in TIMES),
+    *(f"service_{time}_ms" for time in TIMES),
+    *(f"response_{time}_ms" for time in TIMES),
+    *("lateness_p99_ms", "operations", "operations_per_s", "elapsed_s", "busy"),
+    *RATES,
+)
+"""What can be compared. Without `service_` or `response_`, times are from due to answer where operations had times to
+keep, and else from send to answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """A figure, a comparison and a number."""
+
+    metric: str
+    comparison: str
+    limit: float
+
+    @classmethod
+    def parse(cls, text: str) -> Threshold:
+        """Read `METRIC<NUMBER`; also <=, >, >= and ==.
+
+        Raises:
+            Problem: it is not that, or there is no such metric.
+        """
+        found = FORM.fullmatch(text)
+        if found is None:
+            raise Problem(f"{text!r} is not METRIC<NUMBER, such as p99_ms<20 or error_rate<0.001")
+        metric, comparison, limit = found.groups()
+        if metric not in METRICS:
+            close = get_close_matches(metric, METRICS, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(METRICS)}"
+            raise Problem(f"no metric {metric!r}; {hint}")
+        return cls(metric, comparison, float(limit))
+
+    def holds(self, value: float | None) -> bool:
+        """Whether a value, None if there is none, keeps to it."""
+        return value is not None and bool(COMPARISONS[self.comparison](value, self.limit))
+
+    def __str__(self) -> str:
+        return f"{self.metric}{self.comparison}{self.limit:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A threshold, what it was compared with, and whether it was kept."""
+
+    threshold: Threshold
+    value: float | None
+
+    @property
+    def holds(self) -> bool:
+        """Whether the run kept to it."""
+        return self.threshold.holds(self.value)
+
+    def document(self) -> dict[str, Any]:
+        """As `run.json` has it."""
+        return {"assert": str(self.threshold), "value": self.value, "holds": self.holds}
+
+    def __str__(self) -> str:
+        found = "there is no such figure in this run" if self.value is None else f"it was {self.value:g}"
+        return f"{self.threshold}: {found}"
+
+
+def metrics(figures: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics that a run has, of its figures as `run.json` has them."""
+    found = {name: figures[name] for name in ("operations", "operations_per_s", "elapsed_s", "lateness_p99_ms", "busy")}
+    for kind in ("service", "response"):
+        times = figures[f"{kind}_ms"] or {}
+        found |= {f"{kind}_{name}_ms": value for name, value in times.items()}
+        found |= {f"{name}_ms": value for name, value in times.items()}
+    if figures["operations"]:
+        counts = Counter[str]()
+        for of_kind in figures["by_kind"].values():
+            counts.update(of_kind)
+        for name, outcomes in RATES.items():
+            found[name] = sum(counts[outcome] for outcome in outcomes) / figures["operations"]
+    else:
+        del found["operations_per_s"]
+    return {name: value for name, value in found.items() if value is not None}

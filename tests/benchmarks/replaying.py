@@ -1,0 +1,187 @@
+"""How near the replay engine comes to what the machine allows, and whether it stays there."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from c_limit import Limit
+from rounds import Row, in_turns
+from served import CREDENTIALS, single
+
+from cpdaemon.endpoint import Endpoint, UnixEndpoint, parse_endpoint
+from cpsim.catalog import find_scenario
+from cpsim.replay.assignment import Assignment
+from cpsim.replay.clock import AsFastAsPossible, Rate
+from cpsim.replay.connect import open_wire
+from cpsim.replay.engine import Engine
+from cpsim.replay.journal import Journal
+from cpsim.replay.processes import Processes
+from cpsim.scenario import load_workload
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cpsim.replay.clock import Pace
+    from cpsim.scenario.workload import Workload
+
+THREADS = 16
+IN_FLIGHT = 64
+LOCUST_S = 3
+FEW_JOBS, MANY_JOBS = 16_000, 160_000
+SCENARIO = """
+description = "As many jobs as are asked for"
+duration = "1d"
+population = {{ machines = 5_000, users = 3_000 }}
+arrivals = {{ model = "poisson", jobs = {jobs} }}
+run_time = {{ model = "lognormal", median = "40min", sigma = 0.8 }}
+"""
+
+
+def rows(folder: Path) -> Iterator[tuple[str, Row]]:
+    """All that is measured with the engine.
+
+    Raises:
+        FileNotFoundError: there is no C compiler.
+    """
+    limit = Limit(folder)
+    challenge = load_workload(find_scenario("challenge"))
+    with limit.serving() as path:
+        least = UnixEndpoint(path)
+
+        def client(_: int) -> float:
+            return limit.oneshot(path, THREADS)
+
+        yield (
+            f"replay engine / C client with {THREADS} threads, one-shot, commands/s",
+            in_turns(lambda turn: rate(challenge, least, f"one-{turn}"), client),
+        )
+        yield (
+            "two replay processes / C client, one-shot, commands/s",
+            in_turns(lambda turn: rate_of_two(challenge, least, f"two-{turn}"), client),
+        )
+        if find_spec("locust"):
+            yield (
+                "replay engine / plain Locust user, one-shot, commands/s",
+                in_turns(lambda turn: rate(challenge, least, f"locust-{turn}"), lambda _: plain_locust(path, folder)),
+            )
+        else:
+            print("Locust is not installed, so nothing is compared with it", file=sys.stderr)
+        few, many = (load_workload(scenario(folder, jobs)) for jobs in (FEW_JOBS, MANY_JOBS))
+        yield (
+            f"replay of {len(many):,} operations / of {len(few):,}, commands/s",
+            in_turns(lambda turn: rate(many, least, f"m{turn}"), lambda turn: rate(few, least, f"f{turn}")),
+        )
+        yield (
+            "workload generation / replay, operations/s",
+            in_turns(lambda turn: generation(folder, turn), lambda turn: rate(few, least, f"g{turn}")),
+        )
+        half = rate(challenge, least, "half") / 2
+        yield (
+            "lateness p99 in ms at half of the engine's rate / service time p50",
+            in_turns(lambda turn: lateness_ms(challenge, least, f"l{turn}", half), lambda _: service_ms[-1]),
+        )
+    with limit.serving_http() as url:
+        requests = [request.replace(b"bench", b"limit") for request in single("c", 20_000)]
+        yield (
+            f"replay engine / C client with {THREADS} threads, kept HTTP connections, requests/s",
+            in_turns(
+                lambda turn: rate(challenge, parse_endpoint(url), f"h{turn}"),
+                lambda _: limit.http(url, requests, THREADS),
+            ),
+        )
+    yield "start of cpsim --version / bare interpreter, time", in_turns(lambda _: started("cpsim"), lambda _: started())
+
+
+def assignment(workload: Workload, endpoint: Endpoint, prefix: str, pace: Pace) -> Assignment:
+    """A whole workload at an endpoint."""
+    ops, due_us = np.arange(len(workload)), pace.schedule(workload.due_us)
+    return Assignment(workload, ops, due_us, prefix, endpoint, CREDENTIALS, IN_FLIGHT, 10.0)
+
+
+def replayed(given: Assignment) -> tuple[float, np.ndarray]:
+    """Operations a second of one engine, and its records."""
+    journal = Journal()
+    wire = open_wire(given.endpoint, given.timeout_s, given.in_flight)
+    engine = Engine(wire, journal, in_flight=IN_FLIGHT, timeout_s=given.timeout_s, on_progress=lambda _: None)
+    elapsed_s = engine.run(given.operations())
+    records = journal.records()
+    wire.close()
+    journal.close()
+    assert not records["outcome"].any(), journal.errors
+    return len(given.workload) / elapsed_s, records
+
+
+def rate(workload: Workload, endpoint: Endpoint, prefix: str) -> float:
+    """Operations a second, as fast as possible."""
+    return replayed(assignment(workload, endpoint, prefix, AsFastAsPossible()))[0]
+
+
+def rate_of_two(workload: Workload, endpoint: Endpoint, prefix: str) -> float:
+    """Operations a second of two processes."""
+    with Processes(assignment(workload, endpoint, prefix, AsFastAsPossible()), 2, lambda _: None) as processes:
+        elapsed_s, records, errors = processes.run()
+    assert not records["outcome"].any(), errors
+    return len(records) / elapsed_s
+
+
+service_ms: list[float] = []
+
+
+def lateness_ms(workload: Workload, endpoint: Endpoint, prefix: str, operations_per_s: float) -> float:
+    """Milliseconds by which operations were late at the 99th percentile; the median service time is noted."""
+    given = assignment(workload, endpoint, prefix, Rate(operations_per_s))
+    _, records = replayed(given)
+    service_ms.append(float(np.median(records["answered_ns"] - records["sent_ns"])) / 1e6)
+    assert given.schedule_us is not None
+    return float(np.percentile(records["sent_ns"] - given.schedule_us[records["op"]] * 1000, 99)) / 1e6
+
+
+def plain_locust(path: str, folder: Path) -> float:
+    """Requests a second of a plain Locust user's sixteen."""
+    script = Path(__file__).with_name("locust_user.py")
+    options = [
+        "--headless",
+        "-u",
+        str(THREADS),
+        "-r",
+        "100",
+        "-t",
+        f"{LOCUST_S}s",
+        "--json-file",
+        str(folder / "locust"),
+    ]
+    command = [sys.executable, "-m", "locust", "-f", script, *options]
+    subprocess.run(command, env=os.environ | {"LIMIT_SOCKET": path}, stderr=subprocess.DEVNULL, check=True)
+    (entry,) = json.loads((folder / "locust.json").read_text(encoding="utf-8"))
+    assert not entry["num_failures"]
+    return float(entry["num_requests"] / (entry["last_request_timestamp"] - entry["start_time"]))
+
+
+def scenario(folder: Path, jobs: int) -> Path:
+    """A scenario of that many jobs."""
+    path = folder / f"jobs-{jobs}.toml"
+    path.write_text(SCENARIO.format(jobs=jobs), encoding="utf-8")
+    return path
+
+
+def generation(folder: Path, seed: int) -> float:
+    """Operations a second that are made of a scenario."""
+    begun_s = time.perf_counter()
+    workload = load_workload(scenario(folder, MANY_JOBS), seed)
+    return len(workload) / (time.perf_counter() - begun_s)
+
+
+def started(module: str = "") -> float:
+    """Seconds until an interpreter is done that imports nothing, or shows a version."""
+    begun_s = time.perf_counter()
+    command = ["-m", module, "--version"] if module else ["-c", ""]
+    subprocess.run([sys.executable, "-P", *command], check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - begun_s

@@ -1,0 +1,74 @@
+"""A site to load, and `cpsim load` in processes of its own."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from cpsim.fake import ANY_PORT, Fake
+
+PROJECT, SECRET = "demo", "demo-secret"
+
+
+class Site(NamedTuple):
+    """A daemon and its server, with the options that lead there."""
+
+    fake: Fake
+    options: list
+
+
+class Loads:
+    """Starts `cpsim load` in a folder; none of them outlives its test."""
+
+    def __init__(self, folder, options):
+        self.folder = folder
+        self.options = options
+        self.started = []
+
+    def start(self, scenario, *locust, options=()):
+        command = [sys.executable, "-P", "-m", "cpsim", "load", scenario, *self.options, *options, "--", *locust]
+        process = subprocess.Popen(
+            command,
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            env=os.environ | {"LOCUST_SKIP_URL_CHECK": "1"},
+        )
+        self.started.append(process)
+        return process
+
+    def end(self):
+        for process in self.started:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret").write_text(SECRET)
+    with Fake({PROJECT: SECRET}, unix=Path("d.sock"), http=ANY_PORT) as fake:
+        server = ["--server", fake.addresses["http"], "--project", PROJECT, "--secret-file", "secret"]
+        yield Site(fake, ["--target", "./d.sock", *server])
+
+
+@pytest.fixture
+def loads(site, tmp_path):
+    started = Loads(tmp_path, site.options)
+    yield started
+    started.end()
+
+
+@pytest.fixture
+def port():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return str(free.getsockname()[1])

@@ -1,0 +1,182 @@
+"""`cpsim load` under a real Locust: alone, with workers as processes, and with one that dies."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pyarrow.parquet as pq
+import pytest
+
+SMOKE = 1_968
+
+
+def said(process):
+    output, _ = process.communicate(timeout=60)
+    return output
+
+
+def document(path):
+    return json.loads((path / "run.json").read_text()) | json.loads((path / "verdict.json").read_text())
+
+
+def requests_in(path):
+    """Requests and failures that Locust counted, by name."""
+    return {entry["name"]: (entry["num_requests"], entry["num_failures"]) for entry in json.loads(path.read_text())}
+
+
+def test_one_process_replays_verifies_and_agrees_with_locust(loads, tmp_path):
+    process = loads.start(
+        "smoke", "--headless", "--json-file", "stats", options=["--output", "run", "--assert", "error_rate<=0"]
+    )
+    output = said(process)
+    assert process.returncode == 0, output
+    run = document(tmp_path / "run")
+    assert (run["verdict"], run["operations"], run["failures"]) == ("valid", SMOKE, {})
+    counted = requests_in(tmp_path / "stats.json")
+    assert counted == {kind: (counts["accepted"], 0) for kind, counts in run["by_kind"].items()}
+
+
+def test_an_assertion_that_fails_is_the_exit_status(loads):
+    process = loads.start("smoke", "--headless", options=["--assert", "operations>5000"])
+    output = said(process)
+    assert process.returncode == 1, output
+    assert "operations>5000: it was 1968" in output
+
+
+def test_a_master_and_two_workers_share_the_slots(loads, tmp_path, site, port):
+    master = loads.start(
+        *("smoke", "--headless", "--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", port),
+        *("--expect-workers", "2", "--json-file", "stats"),
+        options=["--output", "run"],
+    )
+    workers = [loads.start("smoke", "--worker", "--master-host", "127.0.0.1", "--master-port", port) for _ in range(2)]
+    output = said(master)
+    assert master.returncode == 0, output
+    assert [worker.wait(30) for worker in workers] == [0, 0]
+    run = document(tmp_path / "run")
+    assert (run["verdict"], run["operations"]) == ("valid", SMOKE)
+    journal = pq.read_table(tmp_path / "run" / "journal.parquet")
+    assert sorted(journal["id"].to_pylist()) == list(range(SMOKE))
+    assert sum(requests for requests, _ in requests_in(tmp_path / "stats.json").values()) == SMOKE
+    with site.fake.accounts.reading() as ledger:
+        assert len(ledger.projects["demo"].slots) == 500
+
+
+def test_workers_of_another_workload_are_turned_away(loads, port):
+    bind = ["--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--expect-workers", "1"]
+    master = loads.start("smoke", "--headless", *bind)
+    loads.start("smoke", "--worker", "--master-host", "127.0.0.1", "--master-port", port, options=["--seed", "2"])
+    output = said(master)
+    assert master.returncode == 2
+    assert "has another workload" in output
+
+
+def test_a_worker_killed_in_the_middle_leaves_its_slots_unknown_and_no_other(loads, tmp_path, site, port):
+    master = loads.start(
+        *("smoke", "--headless", "--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", port),
+        *("--expect-workers", "2"),
+        options=["--output", "run", "--rate", "300", "--timeout", "2"],
+    )
+    worker = ["smoke", "--worker", "--master-host", "127.0.0.1", "--master-port", port]
+    same = ["--rate", "300", "--timeout", "2"]
+    survivor, victim = (loads.start(*worker, options=same) for _ in range(2))
+    wait_for_slots(site, 100)
+    os.killpg(victim.pid, signal.SIGKILL)
+    successor = loads.start(*worker, options=same)  # gets nothing of what the victim had
+    output = said(master)
+    run = document(tmp_path / "run")
+    assert run["verdict"] == "unknown", output
+    assert master.returncode == 2
+    assert set(run["failures"]) == {"worker"}
+    journal = pq.read_table(tmp_path / "run" / "journal.parquet").to_pylist()
+    assert len(journal) == SMOKE
+    lost = {row["slot"] for row in journal if row["error"] == "lost with its worker"}
+    kept = {row["slot"] for row in journal if row["outcome"] == "accepted"} - lost
+    numbers = {int(slot.rpartition("-")[2]) % 2 for slot in lost}
+    assert lost
+    assert len(kept) >= 250
+    assert len(numbers) == 1 or not kept & lost
+    assert "lost in the middle of the replay" in str(run)
+    with site.fake.accounts.reading() as ledger:
+        assert len(ledger.projects["demo"].slots) <= 500
+    assert survivor.wait(30) == 0
+    successor.terminate()
+
+
+def wait_for_slots(site, count):
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        with site.fake.accounts.reading() as ledger:
+            if "demo" in ledger.projects and len(ledger.projects["demo"].slots) >= count:
+                return
+        time.sleep(0.01)
+    raise AssertionError("no slots")
+
+
+def test_ctrl_c_ends_it_with_what_was_sent(loads, tmp_path, site):
+    process = loads.start("smoke", "--headless", "--processes", "2", options=["--output", "run", "--rate", "100"])
+    wait_for_slots(site, 20)
+    os.killpg(process.pid, signal.SIGINT)
+    output = said(process)
+    run = document(tmp_path / "run")
+    assert process.returncode == 2, output
+    assert run["interrupted"] is True
+    assert 20 <= run["operations"] < SMOKE
+    assert "Traceback" not in output
+
+
+def test_a_target_that_is_not_there_is_named(loads, site):
+    loads.options[1] = "./nowhere.sock"
+    process = loads.start("smoke", "--headless")
+    output = said(process)
+    assert process.returncode == 2
+    assert "cannot reach ./nowhere.sock" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("extra", [["--rate", "5", "--speed", "2"], ["--assert", "p9<1"], ["--project", "x"]])
+def test_options_that_cannot_be_are_wrong_usage(loads, extra):
+    loads.options = ["--target", "./d.sock"]
+    process = loads.start("smoke", "--headless", options=extra)
+    said(process)
+    assert process.returncode == 64
+
+
+LOCUSTFILE = """
+from locust import constant, task
+from cpsim.load import CreditPiggyUser
+
+class Jobs(CreditPiggyUser):
+    wait_time = constant(0.01)
+
+    @task
+    def job(self):
+        slot = self.new_slot()
+        assert self.alloc(slot, credits=5)
+        assert self.counters(slot, **{"job/success": 1})
+        assert self.claim(slot, "worker-1")
+
+    @task
+    def overdue(self):
+        slot = self.new_slot()
+        assert self.alloc(slot)
+        assert self.meta(slot, queue="short")
+        assert self.discard(slot, "expired")
+"""
+
+
+def test_a_user_for_anybodys_locustfile(site, tmp_path):
+    (tmp_path / "mine.py").write_text(LOCUSTFILE)
+    locust = [sys.executable, "-m", "locust", "-f", "mine.py", "--host", "./d.sock", "--headless", "-u", "5", "-r", "5"]
+    options = ["-t", "2s", "--stop-timeout", "5", "--json-file", "stats"]
+    done = subprocess.run([*locust, *options], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    counted = requests_in(tmp_path / "stats.json")
+    with site.fake.accounts.reading() as ledger:
+        slots = ledger.projects["demo"].slots
+    assert counted["alloc"][0] > 10
+    assert 0 <= len(slots) - counted["alloc"][0] <= 5  # what each user was at when it was stopped
+    assert {failures for _, failures in counted.values()} == {0}
