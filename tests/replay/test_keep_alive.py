@@ -50,8 +50,8 @@ def test_connections_that_the_server_ends_are_replaced(http_peer, replay, raw):
 
 def test_connections_that_end_while_idle_are_replaced(http_peer, replay):
     peer = http_peer(lambda number: (reply(), "close"))
-    every_20_ms = [n * 20_000_000 for n in range(10)]
-    replayed = replay(peer.url, REQUESTS[:10], in_flight=1, due_ns=every_20_ms)
+    every_100_ms = [n * 100_000_000 for n in range(10)]  # in which the end of a connection has arrived
+    replayed = replay(peer.url, REQUESTS[:10], in_flight=1, due_ns=every_100_ms)
     assert replayed.outcomes == [ACCEPTED] * 10
     assert peer.connections == 11
 

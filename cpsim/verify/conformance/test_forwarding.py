@@ -21,7 +21,7 @@ DOWN_S: Final = 0.5
 QUEUED: Final = 5_100
 """Commands past which the deployed daemon is busy when its server is down."""
 SAMPLE: Final = 320
-SLOWER: Final = 4.0
+SLOWER: Final = 2.5
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from cpsim.verify.repeat import shell_lines
 from cpsim.verify.verdict import Ruling
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from cpsim.verify.conformance.target import Sight, Target
 
@@ -157,6 +157,7 @@ def walk(sight: Sight, count: int, seed: int, on_sequence: Callable[[int], objec
         database=None,
         print_blob=False,
         report_multiple_bugs=False,
+        phases=[hypothesis.Phase.generate],  # its shrinking would send thousands of commands
         verbosity=hypothesis.Verbosity.quiet,
         suppress_health_check=list(hypothesis.HealthCheck),
     )
@@ -170,17 +171,47 @@ def walk(sight: Sight, count: int, seed: int, on_sequence: Callable[[int], objec
 
 
 def _shorten(walks: Walks, begin: Callable[[], _Course]) -> None:
-    """Leave out of the sequence whatever it deviates without; Hypothesis ends its search before that is certain."""
-    place = len(walks.sequence)
+    """Leave out of a sequence that deviates whatever it deviates without: commands first, then what they say."""
     walks.deviation = _deviation(begin(), walks.sequence)
     if walks.deviation is None:
         raise CannotRun("the same commands did not come to the same thing twice: something else acts there too")
-    while place:
-        place -= 1
-        shorter = walks.sequence[:place] + walks.sequence[place + 1 :]
-        deviation = _deviation(begin(), shorter)
-        if deviation is not None:
-            walks.sequence, walks.deviation = shorter, deviation
+    while True:
+        for shorter in _shorter(walks.sequence):
+            deviation = _deviation(begin(), shorter)
+            if deviation is not None:
+                walks.sequence, walks.deviation = shorter, deviation
+                break
+        else:
+            return
+
+
+def _shorter(sequence: list[Command]) -> Iterator[list[Command]]:
+    """The sequence without one of its commands, the last first, or without a part of one that can do without."""
+    for place in reversed(range(len(sequence))):
+        yield sequence[:place] + sequence[place + 1 :]
+    for place, command in enumerate(sequence):
+        for simpler in _simpler(command):
+            yield [*sequence[:place], simpler, *sequence[place + 1 :]]
+
+
+def _simpler(command: Command) -> Iterator[Command]:
+    """The command without one of the things that it says."""
+    match command:
+        case Alloc(slot, credits, least, most):
+            terms = [credits, least, most]
+            for place, term in enumerate(terms):
+                if term is not None:
+                    yield Alloc(slot, *(None if place == number else terms[number] for number in range(3)))
+        case Claim(slot, machine, credits) if credits is not None:
+            yield Claim(slot, machine)
+        case Discard(slot, reason) if reason is not None:
+            yield Discard(slot)
+        case Counters(slot, counters) if len(counters) > 1:
+            for name in counters:
+                yield Counters(slot, {other: value for other, value in counters.items() if other != name})
+        case Meta(slot, texts) if len(texts) > 1:
+            for name in texts:
+                yield Meta(slot, {other: text for other, text in texts.items() if other != name})
 
 
 def _deviation(course: _Course, commands: Iterable[Command]) -> Deviation | None:

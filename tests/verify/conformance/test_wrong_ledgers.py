@@ -4,7 +4,7 @@ import pytest
 
 from cpsim.server import http
 from cpsim.server.http import Api
-from cpsim.server.ledger import Account, Ledger, Project, Refused, State
+from cpsim.server.ledger import Account, Ledger, Project, Refusal, Refused, State
 
 
 @pytest.fixture
@@ -14,7 +14,34 @@ def sabotage(monkeypatch):
     `right(arguments)` does what is right.
     """
 
+    def put_before_all(wrong):
+        """An id that is used is refused before the ledger's alloc sees it, so this has to come before that."""
+        apply_all = Ledger.apply_all
+
+        def patched(ledger, project_id, calls, now_us):
+            refusals = []
+            for position, (kind, arguments) in enumerate(calls):
+
+                def right(given, kind=kind, arguments=arguments):
+                    call = kind, {"slot": arguments.get("slot"), **given}
+                    for refusal in apply_all(ledger, project_id, [call], now_us):
+                        raise Refused(refusal.message)
+
+                try:
+                    if kind == "alloc":
+                        wrong(right, ledger, ledger.project(project_id), arguments.get("slot"), arguments)
+                    else:
+                        right(arguments)
+                except Refused as refused:
+                    refusals.append(Refusal(position, str(refused)))
+            return refusals
+
+        monkeypatch.setattr(Ledger, "apply_all", patched)
+
     def put(kind, wrong):
+        if kind == "alloc":
+            put_before_all(wrong)
+            return
         method = getattr(Ledger, f"_{kind}")
 
         def patched(ledger, project, slot_id, arguments, now_us):
