@@ -30,7 +30,7 @@ def install_wheel(session: nox.Session, extra: str = "") -> None:
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """Run the tests against the built wheel."""
-    install_wheel(session, "[report,test]")
+    install_wheel(session, "[all]")
     environment = {"CPSIM_TEST_INSTALLED": "1", "TMPDIR": "/tmp"}  # noqa: S108 - sockets need short paths
     session.run("pytest", *(session.posargs or ["-n", "2"]), env=environment)
 
