@@ -138,10 +138,8 @@ def run(
     """
     if slot_prefix is not None:
         check_prefix(slot_prefix)
-    if target is not None and isinstance(pace, Virtual):
-        raise Problem("only an embedded CreditPiggy lives in virtual time: leave out --target, or --virtual")
-    if processes > 1 and isinstance(pace, Virtual):
-        raise Problem("one process moves the clock in virtual time: leave out --processes, or --virtual")
+    if isinstance(pace, Virtual):
+        _check_virtual(target, processes)
     if isinstance(pace, Users):
         in_flight = pace.number
     _allow_open_files(in_flight + FILES_BESIDE)
@@ -165,17 +163,7 @@ def run(
                 observer.link(list(result.links().items()))
         on_stage("replaying")
         with _failing(result, observer, [*workload.faults, *faults], timeout_s):
-            assignment = Assignment(
-                workload=workload,
-                ops=np.arange(len(workload)),
-                schedule_us=pace.schedule(workload.due_us),
-                slot_prefix=result.slot_prefix,
-                endpoint=result.target.endpoint,
-                credentials=result.target.credentials,
-                in_flight=in_flight,
-                timeout_s=timeout_s,
-                think_s=pace.think_s if isinstance(pace, Users) else 0.0,
-            )
+            assignment = _assignment(result, in_flight, timeout_s)
             start = _replay(
                 result, observer, assignment, processes, lambda progress: on_progress(len(workload), progress)
             )
@@ -184,6 +172,30 @@ def run(
         on_stage("verifying")
         judge(result, observer, start, timeout_s)
         return result
+
+
+def _check_virtual(target: Target | None, processes: int) -> None:
+    """Raise Problem if time cannot be virtual."""
+    if target is not None:
+        raise Problem("only an embedded CreditPiggy lives in virtual time: leave out --target, or --virtual")
+    if processes > 1:
+        raise Problem("one process moves the clock in virtual time: leave out --processes, or --virtual")
+
+
+def _assignment(result: Run, in_flight: int, timeout_s: float) -> Assignment:
+    """All of the workload, for one engine or to be shared out."""
+    workload, pace, target = result.workload, result.pace, result.target
+    return Assignment(
+        workload=workload,
+        ops=np.arange(len(workload)),
+        schedule_us=pace.schedule(workload.due_us),
+        slot_prefix=result.slot_prefix,
+        endpoint=target.endpoint,
+        credentials=target.credentials,
+        in_flight=in_flight,
+        timeout_s=timeout_s,
+        think_s=pace.think_s if isinstance(pace, Users) else 0.0,
+    )
 
 
 @contextlib.contextmanager
