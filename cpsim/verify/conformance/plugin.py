@@ -49,7 +49,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--cp-other-project", metavar="ID", help="a second project at the server")
     group.addoption("--cp-other-secret-file", metavar="FILE", type=Path, help="file with its secret")
     group.addoption("--cp-behind", metavar="HOST:PORT", help="be the server there, that the daemon forwards to")
-    group.addoption("--cp-flush-interval", metavar="S", type=float, default=1.0, help="of the daemon, in seconds")
+    group.addoption(
+        "--cp-target-flush-interval", metavar="S", type=float, default=1.0, help="of the daemon, in seconds"
+    )
     group.addoption(
         "--cp-restart-command", metavar="COMMAND", help="stops the daemon (by {signal}) and starts it again"
     )
@@ -204,7 +206,7 @@ def _target(config: pytest.Config) -> Target:
             timeout_s=option("--cp-timeout"),
             max_rate=option("--cp-max-rate") or None,
             slot_prefix=prefix,
-            flush_interval_s=option("--cp-flush-interval"),
+            flush_interval_s=option("--cp-target-flush-interval"),
             restart_command=option("--cp-restart-command"),
             failed_command=option("--cp-failed-command"),
         )

@@ -186,6 +186,8 @@ def pytest_suite(*options):
         "--pyargs",
         "cpsim.verify.conformance",
         "-p",
+        "cpsim.pytest_plugin",  # which is there wherever cpsim is installed
+        "-p",
         "cpsim.verify.conformance.plugin",
         "-p",
         "no:cacheprovider",
