@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import secrets
 import sys
-import tempfile
 from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
 from pathlib import Path
@@ -229,6 +227,9 @@ def _check_clauses(patterns: Sequence[str]) -> None:
 @contextmanager
 def _embedded(dry_run: bool) -> Iterator[Target]:
     """A fake in a process of its own; none is started for a dry run."""
+    import secrets
+    import tempfile
+
     from cpsim.fake import FakeProcess
     from cpsim.verify.conformance.target import Target
 
