@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from cpsim.cli.group import cli
-from cpsim.cli.options import FILE, LONGEST_S, EndpointType, NumberType, RateType, ThresholdType
+from cpsim.cli.options import (
+    FILE,
+    EndpointType,
+    NumberType,
+    RateType,
+    ThresholdType,
+    seed_option,
+    timeout_option,
+)
 from cpsim.cli.run import target_at
 from cpsim.errors import Problem
 
@@ -31,9 +39,7 @@ START: Final = "import cpsim.replay.connect, locust.main; locust.main.main()"
 @click.option("--server", type=EndpointType(), help="URL of the server behind the --target daemon, to see the effect.")
 @click.option("--project", metavar="ID", help="Project id at the server.")
 @click.option("--secret-file", type=FILE, help="File with the project's secret.")
-@click.option(
-    "--seed", type=click.IntRange(0, 2**63 - 1), help="Same seed, same workload; by default the scenario's own, or 1."
-)
+@seed_option
 @click.option("--rate", type=RateType(), metavar="R", help="Send R operations/s in all; or a profile, as in cpsim run.")
 @click.option("--speed", type=NumberType(1e-6, 1e9), metavar="X", help="Keep the scenario's times, X times faster.")
 @click.option(
@@ -44,15 +50,7 @@ START: Final = "import cpsim.replay.connect, locust.main; locust.main.main()"
     metavar="N",
     help="Operations under way at once, of all workers.",
 )
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=NumberType(0.001, LONGEST_S),
-    default=10.0,
-    show_default=True,
-    metavar="S",
-    help="Seconds for an answer, and for its effect to show.",
-)
+@timeout_option
 @click.option(
     "--assert",
     "thresholds",

@@ -125,6 +125,18 @@ class ThresholdType(click.ParamType["Threshold"]):
             self.fail(str(problem), param, ctx)
 
 
+seed_option = click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), help="Same seed, same workload; by default the scenario's own, or 1."
+)
+timeout_option = click.option(
+    "--timeout",
+    "timeout_s",
+    type=NumberType(0.001, LONGEST_S),
+    default=10.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds for an answer, and for its effect to show.",
+)
 quirk_option = click.option(
     "--quirk", "quirks", type=QuirkType(), multiple=True, metavar="NAME", help="One difference; see cpsim quirks."
 )

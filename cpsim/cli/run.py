@@ -22,6 +22,8 @@ from cpsim.cli.options import (
     ThresholdType,
     pace_at,
     secret_in,
+    seed_option,
+    timeout_option,
 )
 
 if TYPE_CHECKING:
@@ -41,9 +43,7 @@ if TYPE_CHECKING:
 @click.option("--server", type=EndpointType(), help="URL of the server behind the --target daemon, to see the effect.")
 @click.option("--project", metavar="ID", help="Project id at the server.")
 @click.option("--secret-file", type=FILE, help="File with the project's secret.")
-@click.option(
-    "--seed", type=click.IntRange(0, 2**63 - 1), help="Same seed, same workload; by default the scenario's own, or 1."
-)
+@seed_option
 @click.option(
     "--set",
     "settings",
@@ -94,15 +94,7 @@ if TYPE_CHECKING:
     metavar="N",
     help="Processes that replay, each its own slots; they share --in-flight.",
 )
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=NumberType(0.001, LONGEST_S),
-    default=10.0,
-    show_default=True,
-    metavar="S",
-    help="Seconds for an answer, and for its effect to show.",
-)
+@timeout_option
 @click.option(
     "--fault",
     "faults",
