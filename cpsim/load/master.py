@@ -73,6 +73,7 @@ class Master:
         self._headless = options is not None and bool(options.headless)
         self._shares: list[Share] = []
         self._conducting: gevent.Greenlet | None = None
+        self._due = False
         self._stopping = False
         self._interrupted = False
         self._failure: str | None = None
@@ -83,13 +84,19 @@ class Master:
             "cpsim-failed": self._failed,
         }.items():
             runner.register_message(name, listener)
+        environment.events.test_start.add_listener(lambda **_: self._expect())
         environment.events.spawning_complete.add_listener(lambda **_: self._begin())
         environment.events.test_stopping.add_listener(lambda **_: self._stop())
         environment.events.quitting.add_listener(lambda **_: self._stop())
 
+    def _expect(self) -> None:
+        """Let the next spawning begin a replay: Locust spawns again whenever a worker leaves or returns."""
+        self._due = True
+
     def _begin(self) -> None:
-        if self._conducting is None:
-            self._stopping, self._interrupted, self._failure = False, False, None
+        if self._due and self._conducting is None:
+            self._due = self._stopping = self._interrupted = False
+            self._failure = None
             self._conducting = gevent.spawn(self._conduct)
 
     def _stop(self) -> None:
@@ -120,6 +127,8 @@ class Master:
 
     def _replay(self) -> None:
         workers = self._workers()
+        if not workers:
+            self._failure = "all workers left before the replay could begin"
         started = datetime.now(UTC)
         suffix = f"-{started:%Y%m%d%H%M%S}-{secrets.token_hex(3)}"
         prefix = self._plan.slot_prefix or f"{self._plan.workload.name[:40]}{suffix}"
