@@ -143,8 +143,7 @@ class Ledger:
         self._due: list[tuple[int, int, Project, int]] = []
         """A heap: when the first of each lifetime of each project expires."""
         self._serial = count()
-        self._commands: dict[str, Callable[[Project, str, Mapping[str, object], int], None]] = {
-            "alloc": self._alloc,
+        self._changes: dict[str, Callable[[Project, Slot, Mapping[str, object], int], None]] = {
             "counters": self._counters,
             "meta": self._meta,
             "discard": self._discard,
@@ -189,7 +188,7 @@ class Ledger:
         """Apply commands of a project at one time, in the order given; what is refused stops nothing."""
         self.expire(now_us)
         project = self.project(project_id)
-        slots, commands = project.slots, self._commands
+        slots, changes = project.slots, self._changes
         refusals: list[Refusal] = []
         for position, (kind, arguments) in enumerate(calls):
             try:
@@ -197,23 +196,22 @@ class Ledger:
                 if type(slot_id) is not str or not slot_id:
                     slot_id = _text(arguments, "slot")
                 slot = slots.get(slot_id)
-                if slot is None:
-                    is_acceptable = kind == "alloc"
+                if slot is None and kind == "alloc":
+                    self._alloc(project, slot_id, arguments, now_us)
+                elif slot is not None and kind in changes and (slot.state is ALLOCATED or self._admits(slot, kind)):
+                    changes[kind](project, slot, arguments, now_us)
                 else:
-                    is_acceptable = kind != "alloc" and (slot.state is ALLOCATED or self._admits(slot, kind))
-                if not is_acceptable or kind not in commands:
                     self._refuse(kind, slot_id, slot)
-                commands[kind](project, slot_id, arguments, now_us)
             except Refused as refused:
                 refusals.append(Refusal(position, str(refused)))
         return refusals
 
     def _refuse(self, kind: str, slot_id: str, slot: Slot | None) -> NoReturn:
         """Say why a command of a kind is not acceptable for a slot."""
-        if kind not in self._commands:
-            raise Refused(f"unknown command {kind!r}")
         if kind == "alloc":
             raise Refused(f"slot {slot_id!r} was already allocated")
+        if kind not in self._changes:
+            raise Refused(f"unknown command {kind!r}")
         if slot is None:
             raise Refused(f"slot {slot_id!r} was never allocated")
         raise Refused(f"slot {slot_id!r} is settled: it was {slot.state}")
@@ -274,21 +272,26 @@ class Ledger:
             yield from (f"project {project_id!r}: {law}" for law in _violations(project))
 
     def _alloc(self, project: Project, slot_id: str, arguments: Mapping[str, object], now_us: int) -> None:
-        exactly = self._whole(arguments, "credits") if "credits" in arguments else None
+        exactly = arguments.get("credits")
+        if exactly is not None and (type(exactly) is not int or not 0 <= exactly <= LARGEST_INTEGER):
+            exactly = self._whole(arguments, "credits")
         least = self._whole(arguments, "min") if "min" in arguments else None
         most = self._whole(arguments, "max") if "max" in arguments else None
         if least is not None and most is not None:
             self._check_range(least, most)
-        expire = self._whole(arguments, "expire") if "expire" in arguments else None
-        if expire == 0:
-            raise Refused("expire=0 is not a positive number of minutes")
-        lifetime_us = DEFAULT_LIFETIME_US if expire is None else expire * MINUTE_US
+        lifetime_us = DEFAULT_LIFETIME_US
+        if "expire" in arguments:
+            expire = self._whole(arguments, "expire")
+            if expire == 0:
+                raise Refused("expire=0 is not a positive number of minutes")
+            if expire is not None:
+                lifetime_us = expire * MINUTE_US
         if now_us + lifetime_us > LAST_US:
             lifetime_us = LAST_US - now_us
         project.slots[slot_id] = slot = Slot(now_us, now_us + lifetime_us, exactly, least, most)
-        if lifetime_us in project.lifetimes:
+        try:
             project.lifetimes[lifetime_us].append(slot)
-        else:
+        except KeyError:
             self._await(project, slot)
 
     def _await(self, project: Project, slot: Slot) -> None:
@@ -300,8 +303,7 @@ class Ledger:
             heappush(self._due, (slot.expires_us, next(self._serial), project, lifetime_us))
         slots.append(slot)
 
-    def _counters(self, project: Project, slot_id: str, arguments: Mapping[str, object], _: int) -> None:
-        slot = project.slots[slot_id]
+    def _counters(self, _: Project, slot: Slot, arguments: Mapping[str, object], __: int) -> None:
         given: dict[str, Any] = {**arguments}
         given.pop("slot", None)
         for name, value in given.items():
@@ -314,23 +316,23 @@ class Ledger:
         else:
             add_up(given, slot.counters)
 
-    def _meta(self, project: Project, slot_id: str, arguments: Mapping[str, object], _: int) -> None:
-        slot = project.slots[slot_id]
+    def _meta(self, _: Project, slot: Slot, arguments: Mapping[str, object], __: int) -> None:
         given = {name: _text(arguments, name) for name in arguments if name != "slot"}
         if not given:
             raise Refused("meta without a name")
         slot.meta = given if slot.meta is None else slot.meta | given
 
-    def _discard(self, project: Project, slot_id: str, arguments: Mapping[str, object], now_us: int) -> None:
-        slot = project.slots[slot_id]
+    def _discard(self, project: Project, slot: Slot, arguments: Mapping[str, object], now_us: int) -> None:
         reason = _text(arguments, "reason") if "reason" in arguments else DEFAULT_REASON
         slot.reason = reason
         project.reasons[reason] = project.reasons.get(reason, 0) + 1
         _settle(project, slot, DISCARDED, now_us)
 
-    def _claim(self, project: Project, slot_id: str, arguments: Mapping[str, object], now_us: int) -> None:
-        slot = project.slots[slot_id]
-        machine_id = intern(_text(arguments, "machine"))  # one text for all the slots of a machine
+    def _claim(self, project: Project, slot: Slot, arguments: Mapping[str, object], now_us: int) -> None:
+        machine_id = arguments.get("machine")
+        if type(machine_id) is not str or not machine_id:
+            machine_id = _text(arguments, "machine")
+        machine_id = intern(machine_id)  # one text for all the slots of a machine
         granted = slot.credits
         if granted is None:
             asked = self._whole(arguments, "credits")
@@ -354,7 +356,11 @@ class Ledger:
         earned.credits += granted
         account.credits += granted
         if slot.counters:
-            add_up(slot.counters, total.counters, earned.counters, account.counters)
+            totals, earns, accounts = total.counters, earned.counters, account.counters
+            for name, value in slot.counters.items():
+                totals[name] = totals.get(name, 0) + value
+                earns[name] = earns.get(name, 0) + value
+                accounts[name] = accounts.get(name, 0) + value
 
     def _admits(self, slot: Slot, kind: str) -> bool:  # noqa: ARG002 - a quirk looks at them
         """Whether a settled slot admits a command of a kind."""
