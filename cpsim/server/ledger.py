@@ -81,16 +81,10 @@ class Account:
         add_up(counters, self.counters)
 
 
-@dataclass(slots=True)
-class Machine:
-    """What one machine earned in one project, and what of it still waits for a user."""
-
-    earned: Account = field(default_factory=Account)
-    waiting: Account = field(default_factory=Account)
-
-
 class Slot(msgspec.Struct, gc=False):
     """One unit of creditable work. Times are microseconds; `counters` and `meta` are None until given.
+
+    `user` has what it granted, and is None while that waits on the machine.
 
     There are millions, and no cycles among them: the garbage collector need not look.
     """
@@ -104,9 +98,19 @@ class Slot(msgspec.Struct, gc=False):
     settled_us: int | None = None
     machine: str | None = None
     granted: int | None = None
+    user: str | None = None
     reason: str | None = None
     counters: dict[str, int] | None = None
     meta: dict[str, str] | None = None
+
+
+@dataclass(slots=True)
+class Machine:
+    """What one machine earned in one project, and what of it still waits for a user, from which slots."""
+
+    earned: Account = field(default_factory=Account)
+    waiting: Account = field(default_factory=Account)
+    waiting_slots: list[Slot] = field(default_factory=list, repr=False, compare=False)
 
 
 @dataclass(slots=True)
@@ -156,9 +160,13 @@ class Ledger:
         self._due = []
         for project in projects.values():
             project.lifetimes = {}
+            for machine in project.machines.values():
+                machine.waiting_slots = []
             for slot in project.slots.values():
                 if slot.state is ALLOCATED:
                     self._await(project, slot)
+                elif slot.machine is not None and slot.user is None:
+                    project.machines[slot.machine].waiting_slots.append(slot)
 
     def project(self, project_id: str) -> Project:
         """The project of that id, made when it is new."""
@@ -249,6 +257,9 @@ class Ledger:
             machine = project.machines.get(machine_id)
             if machine is not None:
                 waited, machine.waiting = machine.waiting, Account()
+                for slot in machine.waiting_slots:
+                    slot.user = user_id
+                machine.waiting_slots = []
                 project.users.setdefault(user_id, Account()).add(waited.credits, waited.counters)
 
     def release(self, machine_id: str) -> None:
@@ -347,8 +358,10 @@ class Ledger:
         if machine is None:
             machine = project.machines[machine_id] = Machine()
         owner = self.owners.get(machine_id)
+        slot.user = owner
         if owner is None:
             account = machine.waiting
+            machine.waiting_slots.append(slot)
         else:
             account = project.users.get(owner) or project.users.setdefault(owner, Account())
         total, earned = project.granted, machine.earned
@@ -435,11 +448,12 @@ def _is_whole(digits: str) -> bool:
 
 def _violations(project: Project) -> Iterator[str]:
     states = dict.fromkeys(State, 0)
-    from_slots, reasons = Account(), dict[str, int]()
+    from_slots, reasons, to_users = Account(), dict[str, int](), dict[str | None, int]()
     for slot in project.slots.values():
         states[slot.state] += 1
         if slot.state is CLAIMED:
             from_slots.add(slot.granted or 0, slot.counters or NO_COUNTERS)
+            to_users[slot.user] = to_users.get(slot.user, 0) + (slot.granted or 0)
         elif slot.state is DISCARDED and slot.reason is not None:
             reasons[slot.reason] = reasons.get(slot.reason, 0) + 1
     machines, owned = Account(), Account()
@@ -453,6 +467,8 @@ def _violations(project: Project) -> Iterator[str]:
             yield f"{states[state]} slots are {state}, but {counted} were counted"
     if reasons != project.reasons:
         yield f"discards by reason are {reasons}, but {project.reasons} were counted"
+    if any(user.credits != to_users.get(user_id, 0) for user_id, user in project.users.items()):
+        yield "users hold other credits than the slots granted to them"
     for where, account in (("slots", from_slots), ("machines", machines), ("users and waiting", owned)):
         if account != project.granted:
             yield f"granted {project.granted}, but the {where} hold {account}"
