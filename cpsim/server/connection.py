@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cpsim.server.messages import Headers
 
 MAX_HEAD_BYTES: Final = 2**20
+MOST_HEADERS: Final = 1_000
 TARGETS_KEPT: Final = 256
 HEADS_KEPT: Final = 256
 LONGEST_TARGET: Final = 1_024
@@ -59,6 +60,8 @@ class Connection(HttpToolsProtocol):
             self._head_size += len(data)
             if self._head_size > MAX_HEAD_BYTES:
                 self.send_400_response(f"The head of the request is over {MAX_HEAD_BYTES} bytes.")
+        if self.headers and len(self.headers) > MOST_HEADERS and not self.transport.is_closing():
+            self.send_400_response(f"The request has over {MOST_HEADERS} headers and trailers.")
 
     def on_message_begin(self) -> None:  # noqa: D102 - inherited
         self._head_size = 0

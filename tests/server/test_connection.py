@@ -121,6 +121,18 @@ def test_a_head_without_end_is_broken_off(site):
     assert site.raw(CLOSE).startswith(b"HTTP/1.1 200 ")
 
 
+@pytest.mark.parametrize("after", [b"", b"Transfer-Encoding: chunked\r\n\r\n0\r\n"], ids=["headers", "trailers"])
+def test_headers_and_trailers_without_end_are_broken_off(site, after):
+    received = b""
+    with socket.create_connection(site.address, timeout=5) as sock, contextlib.suppress(OSError):
+        sock.sendall(b"GET /api/heartbeat HTTP/1.1\r\n" + after)
+        for _ in range(100):
+            sock.sendall(b"x: y\r\n" * 10_000)
+        received = sock.recv(1000)
+    assert not received or received.startswith(b"HTTP/1.1 400 ")
+    assert site.raw(CLOSE).startswith(b"HTTP/1.1 200 ")
+
+
 @pytest.mark.parametrize("length", [1_000, 2_000, 60_000])
 def test_long_targets_are_read_whole(site, length):
     query = f"slot={'s' * length}"
