@@ -85,6 +85,9 @@ class Connection(HttpToolsProtocol):
             self._hand_over()
 
     def on_message_complete(self) -> None:  # noqa: D102 - inherited
+        if self.transport.is_closing():
+            self._body = None  # it was told that there is no more
+            return
         if self._body is not None:
             response = self._answer(self._body)
             if response is not None:

@@ -143,12 +143,12 @@ def test_long_targets_are_read_whole(site, length):
 
 @pytest.mark.parametrize("path", [b"heartbeat", b"heart%62eat"])
 def test_what_is_idle_for_long_is_closed_and_nothing_else(monkeypatch, visit, path):
-    monkeypatch.setattr(serving, "KEEP_ALIVE_S", 0.2)
+    monkeypatch.setattr(serving, "KEEP_ALIVE_S", 1)
     with Fake({"p": "s"}, http=ANY_PORT) as fake, socket.create_connection(visit(fake).address, timeout=5) as sock:
         begun = time.monotonic()
-        while time.monotonic() < begun + 0.5:
+        while time.monotonic() < begun + 1.5:
             sock.sendall(b"GET /api/%s HTTP/1.1\r\n\r\n" % path)
             assert sock.recv(1000).endswith(b"OK")
         idle = time.monotonic()
         assert sock.recv(1000) == b""
-        assert 0.15 < time.monotonic() - idle < 5
+        assert 0.9 < time.monotonic() - idle < 5
