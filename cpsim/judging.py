@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from cpdaemon.endpoint import UrlEndpoint
+from cpdaemon.wire import MalformedFrame, parse
 from cpsim.replay.journal import Outcome
 from cpsim.scenario.workload import FRAME
 from cpsim.verify.books import judge_books
@@ -20,7 +21,10 @@ from cpsim.verify.verdict import Verdict
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy.typing as npt
+
     from cpsim.run import Run
+    from cpsim.scenario.workload import Workload
     from cpsim.verify.observer import Observer
 
 LONGEST_WAIT: Final = 20
@@ -140,7 +144,7 @@ def _judge_replies(run: Run) -> None:
             refused = int(np.count_nonzero((run.records["error"] == code) & ~is_frame))
             if refused:
                 verdict.find("wrongly refused", subject, f"{refused:,} well-formed commands were answered {error}")
-    taken = int(np.count_nonzero(is_frame & (run.records["outcome"] == Outcome.ACCEPTED)))
+    taken = _taken(run.workload, run.records["op"][is_frame & (run.records["outcome"] == Outcome.ACCEPTED)])
     if taken:
         verdict.find("wrongly accepted", subject, f"{taken:,} frames that are no commands were answered with success")
     if len(run.workload) and not np.any(run.records["outcome"] == Outcome.ACCEPTED):
@@ -148,3 +152,17 @@ def _judge_replies(run: Run) -> None:
     if run.interrupted:
         missing = len(run.workload) - len(run.records)
         verdict.unseen.append(f"{missing:,} operations were not sent: the run was interrupted.")
+
+
+def _taken(workload: Workload, accepted: npt.NDArray[np.integer]) -> int:
+    """How many of the frames that were answered with success are no commands: a recorded one may be, of 7.9 credits."""
+    wrong = np.array([not _is_command(form) for form in workload.frame.forms], bool)
+    return int(np.count_nonzero(wrong[workload.frame.form[workload.row[accepted]]])) if len(accepted) else 0
+
+
+def _is_command(form: str) -> bool:
+    try:
+        parse(form.replace("{slot}", "slot").encode("latin-1"))
+    except MalformedFrame:
+        return False
+    return True

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 TIMES_US: Final = {"due_us": 1.0, "sent_us": 1.0, "time_s": 1e6}
 SUFFIXES: Final = (".csv", ".parquet")
 TERMS: Final = ("credits", "min", "max", "expire")
+ARGUMENTS: Final = {"alloc": TERMS, "claim": ("machine", "credits"), "discard": ("reason",)}
+"""The arguments of a kind beside the slot; those that are missing here have any."""
 UNSPECIFIED: Final = "unspecified"
 
 
@@ -86,6 +88,11 @@ def of_calls(name: str, seed: int, calls: Iterable[Call]) -> Workload:
     return tables.workload(name, seed, due_us=due_us, kind=kind, slot=slot, row=row, slots=len(numbers))
 
 
+def check(kind: str, slot: str, arguments: Mapping[str, str | int]) -> None:
+    """Raise ValueError if no workload can have a command."""
+    _Tables().add(kind, slot, arguments)
+
+
 class _Tables:
     """The argument tables as they grow."""
 
@@ -114,16 +121,16 @@ class _Tables:
         rows: list[Any]
         match kind:
             case "alloc":
-                _only(kind, arguments, TERMS)
+                _only(kind, arguments)
                 rows = self._alloc
                 rows.append([_whole(kind, slot, name, arguments.get(name, ABSENT)) for name in TERMS])
             case "claim":
-                _only(kind, arguments, ("machine", "credits"))
+                _only(kind, arguments)
                 rows = self._claims
                 machine = self._machines.setdefault(str(arguments.get("machine")), len(self._machines))
                 rows.append((machine, _whole(kind, slot, "credits", arguments.get("credits", ABSENT))))
             case "discard":
-                _only(kind, arguments, ("reason",))
+                _only(kind, arguments)
                 rows = self._discards
                 reason = str(arguments.get("reason", UNSPECIFIED))
                 rows.append(self._reasons.setdefault(reason, len(self._reasons)))
@@ -186,7 +193,8 @@ def _names(rows: Iterable[Mapping[str, object]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for row in rows for name in row))
 
 
-def _only(kind: str, arguments: Mapping[str, object], known: tuple[str, ...]) -> None:
+def _only(kind: str, arguments: Mapping[str, object]) -> None:
+    known = ARGUMENTS[kind]
     for name in arguments:
         if name not in known:
             raise ValueError(f"{kind}: no argument {name!r}: expected {', '.join(known)}")
@@ -205,7 +213,9 @@ def _whole(kind: str, slot: str, name: str, value: str | int) -> int:
 def _calls(path: Path) -> Iterator[Call]:
     table = _table(path)
     names = table.column_names
-    times = [column for column in TIMES_US if column in names and table[column].null_count < len(table)]
+    times = [
+        column for column in TIMES_US if column in names and (table[column].null_count < len(table) or not len(table))
+    ]
     missing = [column for column in ("kind", "slot", "arguments") if column not in names]
     if not times:
         missing.append("due_us (or sent_us, or time_s)")
@@ -250,6 +260,7 @@ def _table(path: Path) -> Any:  # noqa: ANN401 - pyarrow has no types
         texts = pyarrow.csv.ConvertOptions(
             column_types={"kind": pa.string(), "slot": pa.string(), "arguments": pa.string()}
         )
-        return pyarrow.csv.read_csv(path, convert_options=texts)
+        lines = pyarrow.csv.ParseOptions(newlines_in_values=True)  # as a frame that is no command may have them
+        return pyarrow.csv.read_csv(path, convert_options=texts, parse_options=lines)
     except pa.ArrowInvalid as error:
         raise ScenarioError(f"{path}: cannot be read as {path.suffix[1:].upper()}: {error}") from error
