@@ -6,6 +6,8 @@ import time
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from cpdaemon.endpoint import UrlEndpoint
 from cpdaemon.wire import MalformedFrame, parse
@@ -100,7 +102,15 @@ def _judge_accounts(run: Run, observer: Observer, seen_from_ns: int, start_ns: i
     run.slots, run.accounts = observer.slots(), observer.accounts()
     history = _history(run, Span(seen_from_ns, time.perf_counter_ns() - start_ns))
     assert run.target.credentials is not None
-    judge_slots(history, run.slots, run.target.credentials[0], run.verdict, fresh=run.fresh)
+    if not run.workload.sites:
+        judge_slots(history, run.slots, run.target.credentials[0], run.verdict, fresh=run.fresh)
+    for project in run.workload.projects:
+        run.verdict.within = f"in project {project}, "
+        # slots of the same ids in the other projects are theirs, and judged there
+        others = pa.array([other for other in run.workload.projects if other != project], pa.string())
+        slots = run.slots.filter(pc.invert(pc.is_in(run.slots["project"], value_set=others)))
+        judge_slots(history.of_project(project), slots, project, run.verdict, fresh=run.fresh)
+    run.verdict.within = ""
     judge_books(run.slots, run.accounts, run.verdict, run.links() if run.embedded else None)
 
 

@@ -31,9 +31,9 @@ from cpsim.scenario.workload import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from cpsim.scenario.schema import Counters, NoCredits, Population, Scenario
+    from cpsim.scenario.schema import Counters, NoCredits, Population, Scenario, Site
 
 DEFAULT_EXPIRE_US: Final = models.DAY_US
 MISBEHAVED: Final = "misbehaved"
@@ -61,6 +61,7 @@ def generate(scenario: Scenario, seed: int | None = None) -> Workload:
     everyone = np.arange(draw.jobs, dtype=np.int32)
     asked = _asked(scenario.credits, draw, jobs.work)
     plan = _Plan(draw.jobs, jobs, asked)
+    sites, site = _sites(scenario.site, draw)
     wrong = Chooser(scenario.misbehaviour, draw)
     arrival_us, end_us = jobs.arrival_us, jobs.end_us
     plan.claim(arrival_us, wrong("claim_before_alloc", everyone))
@@ -94,7 +95,7 @@ def generate(scenario: Scenario, seed: int | None = None) -> Workload:
         kind=kind,
         slot=slot,
         row=row,
-        slot_numbers=np.arange(1, plan.slots + 1),
+        slot_numbers=_slot_numbers(sites, site := plan.of_slots(site), plan.slots),
         alloc=_alloc(scenario, draw.jobs + len(again), len(forged)),
         counters=_with_late(counters, len(late)),
         meta=meta,
@@ -105,6 +106,8 @@ def generate(scenario: Scenario, seed: int | None = None) -> Workload:
         owner=_owners(scenario.population, draw.seed),
         faults=tuple(scenario.faults),
         link_after=scenario.population.link == "after",
+        sites=sites,
+        site=site,
         frame=FrameTable((*MALFORMED, *OVERSIZED) if plan.forms else (), _joined(plan.forms)),
     )
 
@@ -173,6 +176,7 @@ class _Plan:
 
     def __init__(self, slots: int, jobs: _Jobs, asked: Int64) -> None:
         self.slots = slots
+        self._beside: list[Int32] = []
         self.blocks: list[tuple[str, Int64, Int32]] = []
         self.machines: list[Int32] = []
         self.credits: list[Int64] = []
@@ -190,11 +194,11 @@ class _Plan:
 
     def claim_beside(self, jobs: Int32) -> None:
         """Claims of slots beside those of the jobs, when they arrive."""
-        self._claim(self._jobs.arrival_us[jobs], self._new(len(jobs)), jobs)
+        self._claim(self._jobs.arrival_us[jobs], self._new(jobs), jobs)
 
     def forge(self, jobs: Int32) -> None:
         """Allocations beside those of the jobs that must be refused, and claims of them."""
-        slots = self._new(len(jobs))
+        slots = self._new(jobs)
         self._put("alloc", self._jobs.arrival_us[jobs], slots)
         self._claim(self._jobs.arrival_us[jobs], slots, jobs)
 
@@ -202,7 +206,7 @@ class _Plan:
         """Frames that are no commands, when jobs arrive."""
         texts, first = (MALFORMED, 0) if name == "malformed" else (OVERSIZED, len(MALFORMED))
         if len(jobs):
-            self._put("frame", self._jobs.arrival_us[jobs], self._new(len(jobs)))
+            self._put("frame", self._jobs.arrival_us[jobs], self._new(jobs))
             self.forms.append(forms(texts, len(jobs), first))
 
     def _claim(self, due_us: Int64, slots: Int32, jobs: Int32, others: int = 0) -> None:
@@ -213,9 +217,31 @@ class _Plan:
     def _put(self, kind: str, due_us: Int64, slots: Int32) -> None:
         self.blocks.append((kind, due_us, slots))
 
-    def _new(self, count: int) -> Int32:
-        self.slots += count
-        return np.arange(self.slots - count, self.slots, dtype=np.int32)
+    def of_slots(self, of_jobs: Int32) -> Int32:
+        """What each job has, for each slot: one beside those of the jobs has what its job has."""
+        return of_jobs[np.concatenate([np.arange(len(of_jobs)), *self._beside])] if len(of_jobs) else of_jobs
+
+    def _new(self, jobs: Int32) -> Int32:
+        self._beside.append(jobs)
+        self.slots += len(jobs)
+        return np.arange(self.slots - len(jobs), self.slots, dtype=np.int32)
+
+
+def _sites(sites: Sequence[Site], draw: Draw) -> tuple[tuple[str, ...], Int32]:
+    """The project of each site, and the site of each job; none if there is but one."""
+    if len(sites) < 2:
+        return (), np.empty(0, dtype=np.int32)
+    shares = np.array([site.share for site in sites])
+    return tuple(site.project for site in sites), models.choose(draw("site"), shares / shares.sum()).astype(np.int32)
+
+
+def _slot_numbers(sites: tuple[str, ...], site: Int32, slots: int) -> Int64:
+    """Each project counts its slots from 1."""
+    numbers = np.arange(1, slots + 1)
+    for project in set(sites):
+        own = np.isin(site, [index for index, name in enumerate(sites) if name == project])
+        numbers[own] = np.arange(1, np.count_nonzero(own) + 1)
+    return numbers
 
 
 def _alloc(scenario: Scenario, rows: int, forged: int) -> AllocTable:
