@@ -62,8 +62,9 @@ class Assignment:
         sites = self.workload.sites
         if len(sites) != len(self.lanes):
             raise Problem(
-                f"{self.workload.name} has {len(sites)} sites, of the projects {', '.join(self.workload.projects)}, and "
-                f"{self.endpoint} is one: leave out --target, and cpsim run embeds them all; or extend it with site = []"
+                f"{self.workload.name} has {len(sites)} sites (projects {', '.join(self.workload.projects)}), and "
+                f"{self.endpoint} is one: leave out --target, and cpsim run embeds them all, or replay it as one site "
+                "with --set site=[]"
             )
 
     def operations(self) -> Iterator[Operation]:

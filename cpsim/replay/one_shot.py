@@ -32,9 +32,7 @@ class OneShot:
         poller: watches them, where it is another's, too.
     """
 
-    def __init__(
-        self, endpoint: UnixEndpoint | TcpEndpoint, in_flight: int, poller: Few | Many | None = None
-    ) -> None:
+    def __init__(self, endpoint: UnixEndpoint | TcpEndpoint, in_flight: int, poller: Few | Many | None = None) -> None:
         if poller is None:
             poller = Few() if in_flight <= FEW else Many()
         self._poller = poller

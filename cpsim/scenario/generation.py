@@ -27,6 +27,7 @@ from cpsim.scenario.workload import (
     MetaTable,
     Workload,
     constant,
+    slot_numbers,
     timeline,
 )
 
@@ -95,7 +96,7 @@ def generate(scenario: Scenario, seed: int | None = None) -> Workload:
         kind=kind,
         slot=slot,
         row=row,
-        slot_numbers=_slot_numbers(sites, site := plan.of_slots(site), plan.slots),
+        slot_numbers=slot_numbers(sites, site := plan.of_slots(site)) if sites else np.arange(1, plan.slots + 1),
         alloc=_alloc(scenario, draw.jobs + len(again), len(forged)),
         counters=_with_late(counters, len(late)),
         meta=meta,
@@ -233,15 +234,6 @@ def _sites(sites: Sequence[Site], draw: Draw) -> tuple[tuple[str, ...], Int32]:
         return (), np.empty(0, dtype=np.int32)
     shares = np.array([site.share for site in sites])
     return tuple(site.project for site in sites), models.choose(draw("site"), shares / shares.sum()).astype(np.int32)
-
-
-def _slot_numbers(sites: tuple[str, ...], site: Int32, slots: int) -> Int64:
-    """Each project counts its slots from 1."""
-    numbers = np.arange(1, slots + 1)
-    for project in set(sites):
-        own = np.isin(site, [index for index, name in enumerate(sites) if name == project])
-        numbers[own] = np.arange(1, np.count_nonzero(own) + 1)
-    return numbers
 
 
 def _alloc(scenario: Scenario, rows: int, forged: int) -> AllocTable:

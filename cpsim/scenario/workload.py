@@ -233,3 +233,17 @@ def timeline(blocks: Sequence[tuple[str, Int64, Int32]]) -> tuple[Int64, UInt8, 
 def constant(value: int | None, rows: int) -> Int64:
     """A read-only column of one value (None: ABSENT) that takes no memory."""
     return np.broadcast_to(np.int64(ABSENT if value is None else value), rows)
+
+
+def slot_numbers(sites: Sequence[str], site: Int32) -> Int64:
+    """The numbers of slots, where each project counts its own from 1.
+
+    Args:
+        sites: the project of each site.
+        site: of each slot.
+    """
+    numbers = np.empty(len(site), dtype=np.int64)
+    for project in set(sites):
+        own = np.isin(site, [index for index, name in enumerate(sites) if name == project])
+        numbers[own] = np.arange(1, np.count_nonzero(own) + 1)
+    return numbers
