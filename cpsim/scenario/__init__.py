@@ -9,19 +9,19 @@ Python ──▶ generator ──▶ trace ────────────�
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cpsim.scenario import generator, source, swf, trace
 from cpsim.scenario.generation import generate
-from cpsim.scenario.schema import Generated, Scenario
+from cpsim.scenario.schema import Generated, Logged, Scenario
 from cpsim.scenario.values import ScenarioError
 from cpsim.scenario.workload import Workload
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
-__all__ = ["Generated", "Scenario", "ScenarioError", "Workload", "generate", "load_workload"]
+__all__ = ["Generated", "Logged", "Scenario", "ScenarioError", "Workload", "generate", "load_workload"]
 
 
 def load_workload(path: Path, seed: int | None = None, settings: Sequence[str] = ()) -> Workload:
@@ -41,6 +41,9 @@ def load_workload(path: Path, seed: int | None = None, settings: Sequence[str] =
         scenario = source.load(path, settings)
         if isinstance(scenario, Scenario):
             return generate(scenario, seed)
+        if isinstance(scenario, Logged):
+            log = swf.load(Path(scenario.log.file), scenario.seed if seed is None else seed, scenario.log)
+            return dataclasses.replace(log, name=scenario.name, faults=tuple(scenario.faults))
         made = generator.load(path.parent / scenario.generator, scenario.seed if seed is None else seed, scenario.name)
         return dataclasses.replace(made, faults=(*made.faults, *scenario.faults))
     if settings:

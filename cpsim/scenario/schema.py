@@ -16,12 +16,13 @@ from cpsim.faults import Fault
 from cpsim.scenario import identities
 from cpsim.scenario.arrivals import Arrivals
 from cpsim.scenario.misbehaviour import Misbehaviour
-from cpsim.scenario.numbers import Cobblestones, Number, Uniform
+from cpsim.scenario.numbers import Cobblestones, Number, RunTime, Uniform
 from cpsim.scenario.run_times import RunTimes
 from cpsim.scenario.values import (
     UNIT_US,
     Credits,
     Machines,
+    Mean,
     Model,
     Name,
     Section,
@@ -218,6 +219,53 @@ class Generated(Section, frozen=True):
     generator: Text
     seed: Seed = 1
     faults: Faults = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        _check_faults(self.faults)
+
+
+Status = Literal["completed", "failed", "cancelled", "unknown"]
+
+
+class Log(Section, frozen=True):
+    """How a job log becomes slots.
+
+    Attributes:
+        file: the log (`.swf`, `.swf.gz`), beside the scenario file.
+        outcome: by a job's status: "claim", "never", or the reason of a discard; others stay as in `OUTCOMES`.
+        credits: what a claim asks for: a number, or the run time in whole seconds.
+        run_time_scale: run times are multiplied by it.
+        machines: how many; as many as the log's nodes without it.
+        machine: which of them runs a job: one of its user's "own", or "any".
+        projects: the field of the log that says which project a job is of; each is a site of its own. One without it.
+    """
+
+    file: Text
+    outcome: dict[Status, Text] = field(default_factory=dict)
+    credits: Credits | RunTime = 1
+    run_time_scale: Mean = 1.0
+    machines: Machines | None = None
+    machine: Annotated[Literal["own", "any"], Meta(description='"own" or "any"')] = "own"
+    projects: Literal["user", "group", "executable", "queue", "partition"] | None = None
+
+
+OUTCOMES: Final[dict[Status, str]] = {
+    "completed": "claim",
+    "unknown": "claim",
+    "failed": "failed",
+    "cancelled": "cancelled",
+}
+
+
+class Logged(Section, frozen=True):
+    """A scenario that a job log tells."""
+
+    name: Text
+    description: str
+    log: Log
+    seed: Seed = 1
+    faults: Faults = field(default_factory=list)
+    verdict: Ruling = "valid"
 
     def __post_init__(self) -> None:
         _check_faults(self.faults)
