@@ -2,6 +2,7 @@
 
 TOML ──▶ source, schema ──▶ Scenario ──▶ generation (models, identities, streams) ──▶ Workload
 SWF log ──▶ swf (identities, streams) ───────────────────────────────────────────────▶ Workload
+Parquet ◀──▶ columns ◀───────────────────────────────────────────────────────────────▶ Workload
 CSV, Parquet ──▶ trace ──────────────────────────────────────────────────────────────▶ Workload
 Python ──▶ generator ──▶ trace ──────────────────────────────────────────────────────▶ Workload
 """
@@ -12,7 +13,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cpsim.scenario import generator, source, swf, trace
+from cpsim.scenario import columns, generator, source, swf, trace
 from cpsim.scenario.generation import generate
 from cpsim.scenario.schema import Generated, Logged, Scenario
 from cpsim.scenario.values import ScenarioError
@@ -52,7 +53,8 @@ def load_workload(path: Path, seed: int | None = None, settings: Sequence[str] =
     if name.endswith((".swf", ".swf.gz")):
         return swf.load(path, seed)
     if name.endswith(trace.SUFFIXES):
-        return trace.load(path, seed)
+        is_workload = name.endswith(".parquet") and columns.is_one(path)
+        return columns.read(path) if is_workload else trace.load(path, seed)
     if name.endswith(".py"):
         return generator.load(path, seed)
     raise ScenarioError(

@@ -14,7 +14,7 @@ from cpsim.scenario.numbers import Work, numbers
 from cpsim.scenario.run_times import run_times
 from cpsim.scenario.schema import AroundRange, FixedCredits, FromFaker, RangeCredits
 from cpsim.scenario.streams import Draw, uniforms
-from cpsim.scenario.values import LONGEST_US
+from cpsim.scenario.values import LONGEST_US, ScenarioError
 from cpsim.scenario.workload import (
     ABSENT,
     AllocTable,
@@ -32,16 +32,28 @@ from cpsim.scenario.workload import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from cpsim.scenario.schema import Counters, NoCredits, Population, Scenario, Site
 
 DEFAULT_EXPIRE_US: Final = models.DAY_US
+JOBS_AT_ONCE: Final = 500_000
 MISBEHAVED: Final = "misbehaved"
 """The reason of a discard that should not be."""
 
 
-def generate(scenario: Scenario, seed: int | None = None) -> Workload:
+def parts(scenario: Scenario, seed: int | None = None, jobs: int = JOBS_AT_ONCE) -> Iterator[Workload]:
+    """Make a scenario exact, so many jobs at a time in the order of their arrival: memory does not grow with length.
+
+    Raises:
+        ScenarioError: it has several sites.
+    """
+    total = scenario.arrivals.jobs
+    for first in range(0, total, jobs):
+        yield generate(scenario, seed, (first, min(first + jobs, total)))
+
+
+def generate(scenario: Scenario, seed: int | None = None, part: tuple[int, int] | None = None) -> Workload:
     """Make a scenario exact.
 
     The same scenario and seed give the same columns, bit for bit, on every Python, numpy and processor. The
@@ -53,15 +65,20 @@ def generate(scenario: Scenario, seed: int | None = None) -> Workload:
     Args:
         scenario: what should happen.
         seed: 0 or more; None takes the scenario's own.
+        part: the first of the jobs that are made, from 0, and the one after the last: they are what they are in the
+            whole, which is not made. (All arrivals are, where they come in bursts or as Lublin's.)
+
+    Raises:
+        ScenarioError: it has several sites, and a part is asked for.
     """
-    draw = Draw(scenario.seed if seed is None else seed, scenario.arrivals.jobs)
+    draw = _draw(scenario, scenario.seed if seed is None else seed, part)
     jobs = _jobs(scenario, draw)
     claimed, discarded = jobs.ended(0), jobs.ended(1, len(jobs.reasons))
     counters, counted = _counters(scenario.counters, draw, jobs.work, claimed, discarded)
     meta = _metadata(scenario.metadata, draw)
     everyone = np.arange(draw.jobs, dtype=np.int32)
     asked = _asked(scenario.credits, draw, jobs.work)
-    plan = _Plan(draw.jobs, jobs, asked)
+    plan = _Plan(draw, jobs, asked)
     sites, site = _sites(scenario.site, draw)
     wrong = Chooser(scenario.misbehaviour, draw)
     arrival_us, end_us = jobs.arrival_us, jobs.end_us
@@ -82,11 +99,11 @@ def generate(scenario: Scenario, seed: int | None = None) -> Workload:
     plan.add("discard", end_us, undone := wrong("discard_after_claim", claimed))
     lasts_us = DEFAULT_EXPIRE_US if scenario.expire is None else int(scenario.expire)
     plan.claim(arrival_us + lasts_us + models.MINUTE_US, wrong("claim_after_expiry", jobs.ended(len(jobs.reasons) + 1)))
-    plan.claim_beside(wrong("unknown_slot", everyone))
-    forged = wrong("forged", everyone)
-    plan.forge(forged)
-    plan.send("malformed", wrong("malformed", everyone))
-    plan.send("oversized", wrong("oversized", everyone))
+    plan.claim_beside(wrong("unknown_slot", everyone), wrong.counts("unknown_slot"))
+    forged, forged_in_all = wrong("forged", everyone), wrong.counts("forged")
+    plan.forge(forged, forged_in_all)
+    plan.send("malformed", wrong("malformed", everyone), wrong.counts("malformed"))
+    plan.send("oversized", wrong("oversized", everyone), wrong.counts("oversized"))
     due_us, kind, slot, row = timeline(plan.blocks)
     return Workload(
         name=scenario.name,
@@ -96,11 +113,11 @@ def generate(scenario: Scenario, seed: int | None = None) -> Workload:
         kind=kind,
         slot=slot,
         row=row,
-        slot_numbers=slot_numbers(sites, site := plan.of_slots(site)) if sites else np.arange(1, plan.slots + 1),
-        alloc=_alloc(scenario, draw.jobs + len(again), len(forged)),
-        counters=_with_late(counters, len(late)),
+        slot_numbers=slot_numbers(sites, site := plan.of_slots(site)) if sites else np.concatenate(plan.numbers),
+        alloc=_alloc(scenario, draw.jobs + len(again), len(forged), forged_in_all[0]),
+        counters=_with_late(counters, len(late), scenario.misbehaviour.counters_after_claim),
         meta=meta,
-        discard=_discards(jobs, discarded, len(undone)),
+        discard=_discards(jobs, discarded, len(undone), scenario.misbehaviour.discard_after_claim),
         claim=ClaimTable(np.concatenate(plan.machines), np.concatenate(plan.credits)),
         machines=identities.machines(draw.seed, scenario.population.machines),
         users=identities.users(draw.seed, scenario.population.users),
@@ -175,8 +192,10 @@ def _jobs(scenario: Scenario, draw: Draw) -> _Jobs:
 class _Plan:
     """The blocks of operations, and the rows of claims and frames, as they are added."""
 
-    def __init__(self, slots: int, jobs: _Jobs, asked: Int64) -> None:
-        self.slots = slots
+    def __init__(self, draw: Draw, jobs: _Jobs, asked: Int64) -> None:
+        self.slots = draw.jobs
+        self.numbers = [np.arange(draw.first + 1, draw.first + draw.jobs + 1)]
+        self._next = draw.whole.jobs + 1
         self._beside: list[Int32] = []
         self.blocks: list[tuple[str, Int64, Int32]] = []
         self.machines: list[Int32] = []
@@ -193,22 +212,23 @@ class _Plan:
         """Claims of jobs' slots by their machines, or by others."""
         self._claim(due_us[jobs], jobs, jobs, others)
 
-    def claim_beside(self, jobs: Int32) -> None:
+    def claim_beside(self, jobs: Int32, in_all: tuple[int, int]) -> None:
         """Claims of slots beside those of the jobs, when they arrive."""
-        self._claim(self._jobs.arrival_us[jobs], self._new(jobs), jobs)
+        self._claim(self._jobs.arrival_us[jobs], self._new(jobs, in_all), jobs)
 
-    def forge(self, jobs: Int32) -> None:
+    def forge(self, jobs: Int32, in_all: tuple[int, int]) -> None:
         """Allocations beside those of the jobs that must be refused, and claims of them."""
-        slots = self._new(jobs)
+        slots = self._new(jobs, in_all)
         self._put("alloc", self._jobs.arrival_us[jobs], slots)
         self._claim(self._jobs.arrival_us[jobs], slots, jobs)
 
-    def send(self, name: str, jobs: Int32) -> None:
+    def send(self, name: str, jobs: Int32, in_all: tuple[int, int]) -> None:
         """Frames that are no commands, when jobs arrive."""
         texts, first = (MALFORMED, 0) if name == "malformed" else (OVERSIZED, len(MALFORMED))
-        if len(jobs):
-            self._put("frame", self._jobs.arrival_us[jobs], self._new(jobs))
-            self.forms.append(forms(texts, len(jobs), first))
+        slots = self._new(jobs, in_all)
+        if in_all[1]:
+            self._put("frame", self._jobs.arrival_us[jobs], slots)
+            self.forms.append(forms(texts, len(jobs), first, in_all[0]))
 
     def _claim(self, due_us: Int64, slots: Int32, jobs: Int32, others: int = 0) -> None:
         self._put("claim", due_us, slots)
@@ -222,7 +242,11 @@ class _Plan:
         """What each job has, for each slot: one beside those of the jobs has what its job has."""
         return of_jobs[np.concatenate([np.arange(len(of_jobs)), *self._beside])] if len(of_jobs) else of_jobs
 
-    def _new(self, jobs: Int32) -> Int32:
+    def _new(self, jobs: Int32, in_all: tuple[int, int]) -> Int32:
+        """Slots beside those of the jobs, numbered after all of those."""
+        before, total = in_all
+        self.numbers.append(np.arange(self._next + before, self._next + before + len(jobs)))
+        self._next += total
         self._beside.append(jobs)
         self.slots += len(jobs)
         return np.arange(self.slots - len(jobs), self.slots, dtype=np.int32)
@@ -236,14 +260,23 @@ def _sites(sites: Sequence[Site], draw: Draw) -> tuple[tuple[str, ...], Int32]:
     return tuple(site.project for site in sites), models.choose(draw("site"), shares / shares.sum()).astype(np.int32)
 
 
-def _alloc(scenario: Scenario, rows: int, forged: int) -> AllocTable:
+def _draw(scenario: Scenario, seed: int, part: tuple[int, int] | None) -> Draw:
+    if part is None:
+        return Draw(seed, scenario.arrivals.jobs)
+    if len(scenario.site) > 1:
+        raise ScenarioError(f"{scenario.name}: a scenario of several sites is made whole: set site=[] for a part")
+    first, last = part
+    return Draw(seed, last - first, first, scenario.arrivals.jobs)
+
+
+def _alloc(scenario: Scenario, rows: int, forged: int, forged_before: int) -> AllocTable:
     policy = scenario.credits
     fixed = policy.credits if isinstance(policy, FixedCredits) else None
     low, high = (policy.min, policy.max) if isinstance(policy, RangeCredits) else (None, None)
     expire_min = None if scenario.expire is None else scenario.expire // models.MINUTE_US
     columns = [constant(value, rows) for value in (fixed, low, high, expire_min)]
     if forged:
-        tricks = [FORGED[i % len(FORGED)] for i in range(forged)]
+        tricks = [FORGED[i % len(FORGED)] for i in range(forged_before, forged_before + forged)]
         names = ("credits", "min", "max", "expire")
         columns = [
             np.append(column, [trick.get(name, ABSENT) for trick in tricks])
@@ -252,9 +285,9 @@ def _alloc(scenario: Scenario, rows: int, forged: int) -> AllocTable:
     return AllocTable(*columns)
 
 
-def _with_late(counters: CountersTable, count: int) -> CountersTable:
+def _with_late(counters: CountersTable, count: int, share: float) -> CountersTable:
     """A table with so many rows more, for slots that are claimed already."""
-    if not count:
+    if not share:
         return counters
     names = counters.names or ("job/events",)
     values = np.full((len(counters.values) + count, len(names)), ABSENT)
@@ -263,9 +296,9 @@ def _with_late(counters: CountersTable, count: int) -> CountersTable:
     return CountersTable(names, values)
 
 
-def _discards(jobs: _Jobs, discarded: Int32, undone: int) -> DiscardTable:
+def _discards(jobs: _Jobs, discarded: Int32, undone: int, share: float) -> DiscardTable:
     reason = (jobs.outcome[discarded] - 1).astype(np.int32)
-    if not undone:
+    if not share:
         return DiscardTable(jobs.reasons, reason)
     last = np.full(undone, len(jobs.reasons), dtype=np.int32)
     return DiscardTable((*jobs.reasons, MISBEHAVED), np.append(reason, last))

@@ -91,7 +91,11 @@ class Chooser:
         share: float = getattr(self._misbehaviour, name)
         return among[self._draw(f"misbehaviour.{name}")[among] < share] if share else among[:0]
 
+    def counts(self, name: str) -> tuple[int, int]:
+        """How many of all jobs before these misbehave so, and how many in the whole."""
+        return self._draw.chosen(f"misbehaviour.{name}", getattr(self._misbehaviour, name))
 
-def forms(texts: Sequence[str], count: int, first: int) -> Integers:
-    """Which of some frames each of so many is, one after another; they begin at `first` among all."""
-    return first + np.arange(count) % len(texts)
+
+def forms(texts: Sequence[str], count: int, first: int, before: int) -> Integers:
+    """Which of some frames each of so many is, one after another; they begin at `first` among all, `before` came."""
+    return first + np.arange(before, before + count) % len(texts)

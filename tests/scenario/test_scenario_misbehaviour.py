@@ -79,10 +79,16 @@ def test_all_together_are_judged_valid_at_a_daemon(site, kind):
 
 
 def test_a_frame_that_is_taken_is_a_finding(site):
-    made = workload(malformed=0.1)
-    forms = ("alloc,slot={slot}",) * len(made.frame.forms)
-    run = replay(site, dataclasses.replace(made, frame=dataclasses.replace(made.frame, forms=forms)), "unix")
+    site.behave(frozenset({"cut-values"}))  # which takes alloc,slot=ID=x for slot ID
+    run = replay(site, workload(malformed=0.1), "unix")
     assert run.verdict.counts["wrongly accepted"]
+
+
+def test_a_frame_that_is_a_command_may_be_taken_though_its_server_must_refuse_it(site):
+    made = workload(malformed=0.1)
+    forms = ("alloc,slot={slot},credits=7.9",) * len(made.frame.forms)
+    run = replay(site, dataclasses.replace(made, frame=dataclasses.replace(made.frame, forms=forms)), "unix")
+    assert run.verdict.ruling == "valid", run.verdict.anomalies
 
 
 @pytest.mark.parametrize("form", [*MALFORMED, *OVERSIZED])
