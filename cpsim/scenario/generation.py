@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from cpsim.scenario import identities, models, volunteers
 from cpsim.scenario.arrivals import arrive
-from cpsim.scenario.misbehaviour import FORGED, MALFORMED, OVERSIZED, Chooser, forms
+from cpsim.scenario.misbehaviour import FORGED, FRAMES, Chooser, forms
 from cpsim.scenario.numbers import Work, numbers
 from cpsim.scenario.run_times import run_times
 from cpsim.scenario.schema import AroundRange, FixedCredits, FromFaker, RangeCredits
@@ -102,8 +103,8 @@ def generate(scenario: Scenario, seed: int | None = None, part: tuple[int, int] 
     plan.claim_beside(wrong("unknown_slot", everyone), wrong.counts("unknown_slot"))
     forged, forged_in_all = wrong("forged", everyone), wrong.counts("forged")
     plan.forge(forged, forged_in_all)
-    plan.send("malformed", wrong("malformed", everyone), wrong.counts("malformed"))
-    plan.send("oversized", wrong("oversized", everyone), wrong.counts("oversized"))
+    for name in FRAMES:
+        plan.send(name, wrong(name, everyone), wrong.counts(name))
     due_us, kind, slot, row = timeline(plan.blocks)
     return Workload(
         name=scenario.name,
@@ -126,7 +127,7 @@ def generate(scenario: Scenario, seed: int | None = None, part: tuple[int, int] 
         link_after=scenario.population.link == "after",
         sites=sites,
         site=site,
-        frame=FrameTable((*MALFORMED, *OVERSIZED) if plan.forms else (), _joined(plan.forms)),
+        frame=FrameTable(tuple(chain.from_iterable(FRAMES.values())) if plan.forms else (), _joined(plan.forms)),
     )
 
 
@@ -224,11 +225,10 @@ class _Plan:
 
     def send(self, name: str, jobs: Int32, in_all: tuple[int, int]) -> None:
         """Frames that are no commands, when jobs arrive."""
-        texts, first = (MALFORMED, 0) if name == "malformed" else (OVERSIZED, len(MALFORMED))
         slots = self._new(jobs, in_all)
         if in_all[1]:
             self._put("frame", self._jobs.arrival_us[jobs], slots)
-            self.forms.append(forms(texts, len(jobs), first, in_all[0]))
+            self.forms.append(forms(name, len(jobs), in_all[0]))
 
     def _claim(self, due_us: Int64, slots: Int32, jobs: Int32, others: int = 0) -> None:
         self._put("claim", due_us, slots)

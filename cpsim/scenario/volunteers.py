@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import numpy as np
-from msgspec import field
+from msgspec import Meta, field
 
 from cpsim.scenario import models
 from cpsim.scenario.arithmetic import exp, log
-from cpsim.scenario.run_times import ConstantTime, LognormalTime, RunTimes, WeibullTime, run_times
+from cpsim.scenario.run_times import ConstantTime, GammaTime, LognormalTime, RunTimes, WeibullTime, run_times
 from cpsim.scenario.streams import Draw
 from cpsim.scenario.values import Duration, Mean, Model, Section, Share, Sigma, Text, Time
 
@@ -48,7 +48,9 @@ class ConstantSpeed(Model, frozen=True, tag="constant"):
 
 
 class SetiAvailability(Model, frozen=True, tag="seti"):
-    """As the hosts of SETI@home: on for 10.3 hours on average, off for 31.8."""
+    """As the hosts of SETI@home: on for 10.3 hours on average, off for 31.8; or as those of a `cluster` of them."""
+
+    cluster: Annotated[int, Meta(ge=1, le=6, description="a cluster of hosts, from 1 to 6")] | None = None
 
 
 class OwnAvailability(Model, frozen=True, tag="turns"):
@@ -110,6 +112,18 @@ SETI: Final = OwnAvailability(
 )
 """B. Javadi et al., Discovering statistical models of availability in large distributed systems, IEEE TPDS 22(11),
 2011, all hosts: Weibull of shape 0.393 and scale 2.964 h; lognormal of mu -0.586 (log hours) and sigma 2.844."""
+
+
+SETI_CLUSTERS: Final = (
+    (GammaTime(Duration("311.7h"), 0.289), Duration("18h")),
+    (GammaTime(Duration("152.2h"), 0.340), Duration("11h")),
+    (WeibullTime(Duration("1.682h"), 0.431), Duration("13h")),
+    (GammaTime(Duration("371.6h"), 0.357), Duration("12h")),
+    (GammaTime(Duration("89.2h"), 0.342), Duration("12h")),
+    (GammaTime(Duration("43.7h"), 0.357), Duration("12h")),
+)
+"""Javadi et al. 2011, likewise: how long the hosts of each of six clusters are on, and for how long they are off on
+average; of the latter only the mean is known here, and the times are exponential with it."""
 
 
 @cache
@@ -195,13 +209,20 @@ def turns(availability: SetiAvailability | OwnAvailability, draw: Draw) -> Turns
         availability: the model.
         draw: a host's random numbers.
     """
-    model = SETI if isinstance(availability, SetiAvailability) else availability
+    model = _seti(availability.cluster) if isinstance(availability, SetiAvailability) else availability
     each = Draw(draw.seed, draw.jobs * TURNS)
     up_us, down_us = (
         np.maximum(run_times(times, each, f"volunteers.{name}").reshape(-1, TURNS), 1)
         for name, times in (("up", model.up), ("down", model.down))
     )
     return Turns(up_us, down_us, draw("volunteers.phase"))
+
+
+def _seti(cluster: int | None) -> OwnAvailability:
+    if cluster is None:
+        return SETI
+    up, mean_down = SETI_CLUSTERS[cluster - 1]
+    return OwnAvailability(up, WeibullTime(mean_down, 1.0))
 
 
 def gone(lifetime_us: int, draw: Draw, turnaround_us: Integers) -> npt.NDArray[np.bool_]:

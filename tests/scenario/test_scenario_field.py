@@ -194,6 +194,22 @@ def test_seti_hosts_are_on_and_off_as_published():
     assert math.exp(log_down.mean() + log_down.var() / 2) == pytest.approx(31.8, rel=0.06)  # a mean converges slowly
 
 
+@pytest.mark.parametrize(
+    ("cluster", "mean_up", "mean_down"),
+    [(1, 90, 18), (2, 52, 11), (3, 4.6, 13), (4, 133, 12), (5, 31, 12), (6, 16, 12)],
+)
+def test_each_cluster_of_seti_hosts_is_on_and_off_as_published(cluster, mean_up, mean_down):
+    up, down = volunteers.SETI_CLUSTERS[cluster - 1]
+    assert (run_times(up, Draw(1, N)) / HOUR).mean() == pytest.approx(mean_up, rel=0.05)
+    assert down / HOUR == mean_down
+    host, hour_us = np.arange(200, dtype=np.int32), np.full(200, HOUR, dtype=np.int64)
+    ends = [
+        volunteers.turns(convert(model, volunteers.SetiAvailability), Draw(1, 200)).ends_us(host, hour_us, hour_us)
+        for model in ({"model": "seti", "cluster": cluster}, {"model": "seti"})
+    ]
+    assert not np.array_equal(*ends)
+
+
 def on_by_the_minute(up, down, passed, start, run):
     """The end of a job, minute by minute; all in minutes."""
     pattern = [on for a, b in zip(up, down, strict=True) for on in [True] * a + [False] * b]

@@ -12,7 +12,7 @@ from cpsim.replay.clock import AsFastAsPossible
 from cpsim.run import Target
 from cpsim.run import run as perform
 from cpsim.scenario import generate, source
-from cpsim.scenario.misbehaviour import MALFORMED, OVERSIZED, Misbehaviour
+from cpsim.scenario.misbehaviour import MALFORMED, OVERSIZED, WRONG_CREDENTIALS, Misbehaviour
 from cpsim.scenario.workload import FRAME
 
 PROJECT, SECRET = "Proj", "hush"
@@ -91,7 +91,31 @@ def test_a_frame_that_is_a_command_may_be_taken_though_its_server_must_refuse_it
     assert run.verdict.ruling == "valid", run.verdict.anomalies
 
 
-@pytest.mark.parametrize("form", [*MALFORMED, *OVERSIZED])
+def test_wrong_credentials_are_answered_401(site):
+    run = replay(site, workload(wrong_credentials=0.5), "http")
+    is_frame = run.workload.kind[run.records["op"]] == FRAME
+    (said,) = {run.errors[code] for code in run.records["error"][is_frame]}
+    assert said.startswith("HTTP 401: ")
+
+
+def test_a_server_that_takes_wrong_credentials_is_found():
+    made = workload(wrong_credentials=0.5)
+    with fake.Fake({PROJECT: f"not {SECRET}"}, http=fake.ANY_PORT) as lax:  # which is what they are signed with
+        run = perform(
+            lambda: made,
+            Target(parse_endpoint(lax.addresses["http"]), None, (PROJECT, SECRET)),
+            AsFastAsPossible(),
+            in_flight=8,
+            timeout_s=10.0,
+            slot_prefix="m",
+            on_stage=lambda stage: None,
+            on_progress=lambda planned, progress: None,
+        )
+    taken = next(anomaly for anomaly in run.verdict.anomalies if anomaly.name == "wrongly accepted")
+    assert taken.detail.startswith(f"{(made.kind == FRAME).sum()} frames")
+
+
+@pytest.mark.parametrize("form", [*MALFORMED, *OVERSIZED, *WRONG_CREDENTIALS])
 def test_every_frame_is_none(form):
     with pytest.raises(MalformedFrame):
         parse(form.encode("latin-1").replace(b"{slot}", b"some-1"))
