@@ -95,8 +95,5 @@ def write(scenario: str, settings: tuple[str, ...], seed: int | None, output: Pa
         raise Problem(f"{output} is there already: name another file with --output")
     path = find_scenario(scenario)
     found = source.load(path, settings) if path.suffix.lower() == ".toml" else None
-    if isinstance(found, Scenario) and len(found.site) < 2:
-        made = parts(found, seed)
-    else:
-        made = iter([load_workload(path, seed, settings)])
+    made = parts(found, seed) if isinstance(found, Scenario) else iter([load_workload(path, seed, settings)])
     click.echo(f"{columns.write(made, output):,} operations in {output}")

@@ -46,10 +46,12 @@ MISBEHAVED: Final = "misbehaved"
 def parts(scenario: Scenario, seed: int | None = None, jobs: int = JOBS_AT_ONCE) -> Iterator[Workload]:
     """Make a scenario exact, so many jobs at a time in the order of their arrival: memory does not grow with length.
 
-    Raises:
-        ScenarioError: it has several sites.
+    It is one part if it has several sites, or black holes that back off.
     """
     total = scenario.arrivals.jobs
+    if _indivisible(scenario):
+        yield generate(scenario, seed)
+        return
     for first in range(0, total, jobs):
         yield generate(scenario, seed, (first, min(first + jobs, total)))
 
@@ -70,7 +72,7 @@ def generate(scenario: Scenario, seed: int | None = None, part: tuple[int, int] 
             whole, which is not made. (All arrivals are, where they come in bursts or as Lublin's.)
 
     Raises:
-        ScenarioError: it has several sites, and a part is asked for.
+        ScenarioError: it has several sites, or black holes that back off, and a part is asked for.
     """
     draw = _draw(scenario, scenario.seed if seed is None else seed, part)
     jobs = _jobs(scenario, draw)
@@ -174,11 +176,16 @@ def _jobs(scenario: Scenario, draw: Draw) -> _Jobs:
             reasons = (*reasons, holes.reason)
         swallowed = np.flatnonzero(draw("volunteers.black_holes") < holes.jobs)
         bad = np.argsort(hosts("volunteers.bad"), kind="stable")[: max(1, round(holes.machines * machines))]
-        drawn = models.pick(draw("volunteers.black_holes.machine"), len(bad))[swallowed]
+        hole = models.pick(draw("volunteers.black_holes.machine"), len(bad))
+        lasts_us = run_times(holes.run_time, draw, "volunteers.black_holes.run_time")
+        if holes.back_off:
+            takes = volunteers.taken(arrival_us[swallowed], hole[swallowed], lasts_us[swallowed])
+            swallowed = swallowed[takes]
+        drawn = hole[swallowed]
         machine[swallowed] = bad[drawn]
         outcome[swallowed] = 1 + reasons.index(holes.reason)
         run_us = run_us.copy()
-        run_us[swallowed] = run_times(holes.run_time, draw, "volunteers.black_holes.run_time")[swallowed]
+        run_us[swallowed] = lasts_us[swallowed]
     end_us = arrival_us + run_us
     if field.availability is not None:
         end_us = volunteers.turns(field.availability, hosts).ends_us(machine, arrival_us, run_us)
@@ -260,11 +267,19 @@ def _sites(sites: Sequence[Site], draw: Draw) -> tuple[tuple[str, ...], Int32]:
     return tuple(site.project for site in sites), models.choose(draw("site"), shares / shares.sum()).astype(np.int32)
 
 
+def _indivisible(scenario: Scenario) -> str:
+    """Why no part of a scenario can be made without the rest, if none can."""
+    if len(scenario.site) > 1:
+        return "a scenario of several sites"
+    holes = scenario.volunteers.black_holes
+    return "a scenario whose black holes back off" if holes is not None and holes.back_off else ""
+
+
 def _draw(scenario: Scenario, seed: int, part: tuple[int, int] | None) -> Draw:
     if part is None:
         return Draw(seed, scenario.arrivals.jobs)
-    if len(scenario.site) > 1:
-        raise ScenarioError(f"{scenario.name}: a scenario of several sites is made whole: set site=[] for a part")
+    if why := _indivisible(scenario):
+        raise ScenarioError(f"{scenario.name}: {why} is made whole, for what a job is depends on those before it")
     first, last = part
     return Draw(seed, last - first, first, scenario.arrivals.jobs)
 

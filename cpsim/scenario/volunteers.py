@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 TURNS: Final = 16
 """Each host has so many turns of its own of being on and off, which follow one another for ever."""
+FAST_US: Final = 300 * models.SECOND_US
+FIRST_DELAY_US: Final = 10 * models.SECOND_US
+LONGEST_DELAY_US: Final = 3_600 * models.SECOND_US
 LONGEST_TURN: Final = Duration("3650d")
 
 
@@ -75,12 +78,16 @@ class Duplicates(Section, frozen=True):
 
 
 class BlackHoles(Section, frozen=True):
-    """A share of the `machines` that draw a share of the `jobs`, and fail each after `run_time`."""
+    """A share of the `machines` that draw a share of the `jobs`, and fail each after `run_time`.
+
+    With `back_off`, a host takes one at a time, and waits the longer the more of them it has failed fast.
+    """
 
     machines: Share
     jobs: Share
     run_time: RunTimes = field(default_factory=lambda: ConstantTime(Duration("1min")))
     reason: Text = "failed"
+    back_off: bool = False
 
     def __post_init__(self) -> None:
         if self.jobs and not self.machines:
@@ -216,6 +223,29 @@ def turns(availability: SetiAvailability | OwnAvailability, draw: Draw) -> Turns
         for name, times in (("up", model.up), ("down", model.down))
     )
     return Turns(up_us, down_us, draw("volunteers.phase"))
+
+
+def taken(arrival_us: Integers, host: npt.NDArray[np.int32], run_us: Integers) -> npt.NDArray[np.bool_]:
+    """Which jobs hosts take that back off: one at a time, and none for a while after one that ended fast.
+
+    As the worker agent of CERN's volunteers does it: a job under 300 s doubles a delay of 10 s, up to 3,600 s.
+
+    Args:
+        arrival_us: of each job, in order.
+        host: that it comes to.
+        run_us: how long it would run there.
+    """
+    ready_us: dict[int, int] = {}
+    delay_us: dict[int, int] = {}
+    is_taken = np.zeros(len(host), dtype=np.bool_)
+    for job, (now_us, at, lasts_us) in enumerate(zip(arrival_us.tolist(), host.tolist(), run_us.tolist(), strict=True)):
+        if now_us < ready_us.get(at, 0):
+            continue
+        is_taken[job] = True
+        pause_us = delay_us.get(at, FIRST_DELAY_US) if lasts_us < FAST_US else 0
+        ready_us[at] = now_us + lasts_us + pause_us
+        delay_us[at] = min(2 * pause_us, LONGEST_DELAY_US) if pause_us else FIRST_DELAY_US
+    return is_taken
 
 
 def _seti(cluster: int | None) -> OwnAvailability:
