@@ -35,6 +35,7 @@ GRACE_S: Final = 1.0
 """How long connections under way may take to end when the proxy is told to stop; a second signal ends them at once."""
 PROBE_S: Final = 0.1
 """How often a target that refused is asked whether it is back."""
+PATIENCE_S: Final = 1.0
 RESET: Final = struct.pack("ii", 1, 0)
 ABSENT: Final = (ConnectionRefusedError, FileNotFoundError)
 
@@ -118,13 +119,14 @@ class _Proxy:
     def begin(self, relay: _Relay) -> None:
         """A connection is under way."""
         self._relays.add(relay)
-        self.start(relay.connect())
+        relay.connecting = self.start(relay.connect())
 
-    def start(self, work: Coroutine[Any, Any, None]) -> None:
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Have something done meanwhile."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def ended(self, relay: _Relay) -> None:
         """A connection is over; what was said on it is written."""
@@ -156,10 +158,11 @@ class _Proxy:
 
     async def _is_there(self) -> bool:
         try:
-            await self.connect(_Probe)
+            async with asyncio.timeout(PATIENCE_S):
+                await self.connect(_Probe)
         except ABSENT:
             return False
-        except OSError:  # whatever else is wrong, clients are to see it
+        except OSError:  # whatever else is wrong, and that it takes its time, clients are to see
             return True
         return True
 
@@ -308,7 +311,9 @@ class _Target(_Side):
 class _Relay:
     """A connection: its two ends, and what is said between them."""
 
-    __slots__ = ("_client", "_proxy", "_target", "exchange")
+    __slots__ = ("_client", "_proxy", "_target", "connecting", "exchange")
+
+    connecting: asyncio.Task[None]
 
     def __init__(self, proxy: _Proxy, client: _Client) -> None:
         self._proxy = proxy
@@ -319,10 +324,10 @@ class _Relay:
         self._client.hear, self._target.hear = self.exchange.asked, self.exchange.answered
 
     async def connect(self) -> None:
-        """Connect to the target; where it cannot be, the client is reset."""
+        """Connect to the target; where it cannot be, or is not waited for, the client is reset."""
         try:
             await self._proxy.connect(lambda: self._target)
-        except OSError as error:
+        except (OSError, asyncio.CancelledError) as error:
             self._target.lost = True
             if isinstance(error, ABSENT):
                 self._proxy.target_is_absent()
@@ -342,5 +347,6 @@ class _Relay:
 
     def reset(self) -> None:
         """Break off both ends."""
+        self.connecting.cancel()
         self._client.reset()
         self._target.reset()

@@ -7,7 +7,7 @@ import socket
 import struct
 import threading
 from collections import Counter
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 import pyarrow.parquet
 import pytest
@@ -381,6 +381,18 @@ def test_what_is_under_way_at_the_end_is_recorded(number, recording):
     assert (recorder.status, recorder.said) == (0, "")
     assert {row["outcome"] for row in rows(recorder.file)} == {"unknown"}
     assert not recorder.file.with_name("traffic.parquet.partial").exists()
+
+
+def test_a_target_that_takes_no_connection_is_not_waited_for_at_the_end(recording):
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as waiting:
+        for _ in range(8):
+            other = waiting.enter_context(socket.socket())
+            other.setblocking(False)
+            other.connect_ex(full.getsockname())
+        with recording(f"127.0.0.1:{full.getsockname()[1]}") as recorder, connected(recorder.address) as client:
+            client.sendall(b"alloc,slot=a")
+            recorder.stop()
+    assert (recorder.status, recorder.said) == (0, "")
 
 
 def test_a_recording_of_nothing_is_whole(fake, cpsim, recording):

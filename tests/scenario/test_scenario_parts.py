@@ -154,3 +154,43 @@ def test_mistakes_are_told(cpsim, tmp_path):
     status, _, err = cpsim("run", "cut.parquet", "--output", "run")
     assert status == 2
     assert "cut.parquet" in err
+
+
+# The same everywhere, in flat memory
+
+PINNED = "474a34793d43450368d19bbaaf52973ae8ee210f6952be047eeccac49ca4816c"
+PEAK = """
+import resource, sys
+from cpsim import catalog
+from cpsim.scenario import source
+from cpsim.scenario.generation import parts
+found = source.load(catalog.find_scenario("lhc-scale"), [f"arrivals.jobs={sys.argv[1]}"])
+print(sum(map(len, parts(found, 1, 50_000))), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def numbers(workloads):
+    """A digest of what happens to each slot, and when, but for the names that Faker draws."""
+    operations = sorted(
+        (slot, at, due_us, kind, str([value for name, value in arguments.items() if name != "machine"]))
+        for slot, steps in by_slot(workloads).items()
+        for at, (due_us, kind, arguments) in enumerate(steps)
+    )
+    return hashlib.sha256(repr(operations).encode()).hexdigest()
+
+
+@pytest.mark.parametrize("jobs", [3_000, 1_000, 401])
+def test_the_field_is_the_same_on_every_machine_in_any_number_of_parts(jobs):
+    assert numbers(parts(scenario("lhc-scale", ["arrivals.jobs=3000"]), 1, jobs)) == PINNED
+
+
+def test_memory_does_not_grow_with_length():
+    peaks = []
+    for jobs in (200_000, 800_000):
+        done = subprocess.run(
+            [sys.executable, "-c", PEAK, str(jobs)], capture_output=True, text=True, check=True, timeout=110
+        )
+        operations, peak = map(int, done.stdout.split())
+        assert operations > 2.5 * jobs
+        peaks.append(peak)
+    assert peaks[1] < 1.15 * peaks[0], peaks
