@@ -6,8 +6,11 @@ import time
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from cpdaemon.endpoint import UrlEndpoint
+from cpdaemon.wire import MalformedFrame, parse
 from cpsim.replay.journal import Outcome
 from cpsim.scenario.workload import FRAME
 from cpsim.verify.books import judge_books
@@ -20,7 +23,10 @@ from cpsim.verify.verdict import Verdict
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy.typing as npt
+
     from cpsim.run import Run
+    from cpsim.scenario.workload import Workload
     from cpsim.verify.observer import Observer
 
 LONGEST_WAIT: Final = 20
@@ -96,7 +102,15 @@ def _judge_accounts(run: Run, observer: Observer, seen_from_ns: int, start_ns: i
     run.slots, run.accounts = observer.slots(), observer.accounts()
     history = _history(run, Span(seen_from_ns, time.perf_counter_ns() - start_ns))
     assert run.target.credentials is not None
-    judge_slots(history, run.slots, run.target.credentials[0], run.verdict, fresh=run.fresh)
+    if not run.workload.sites:
+        judge_slots(history, run.slots, run.target.credentials[0], run.verdict, fresh=run.fresh)
+    for project in run.workload.projects:
+        run.verdict.within = f"in project {project}, "
+        # slots of the same ids in the other projects are theirs, and judged there
+        others = pa.array([other for other in run.workload.projects if other != project], pa.string())
+        slots = run.slots.filter(pc.invert(pc.is_in(run.slots["project"], value_set=others)))
+        judge_slots(history.of_project(project), slots, project, run.verdict, fresh=run.fresh)
+    run.verdict.within = ""
     judge_books(run.slots, run.accounts, run.verdict, run.links() if run.embedded else None)
 
 
@@ -140,7 +154,7 @@ def _judge_replies(run: Run) -> None:
             refused = int(np.count_nonzero((run.records["error"] == code) & ~is_frame))
             if refused:
                 verdict.find("wrongly refused", subject, f"{refused:,} well-formed commands were answered {error}")
-    taken = int(np.count_nonzero(is_frame & (run.records["outcome"] == Outcome.ACCEPTED)))
+    taken = _taken(run.workload, run.records["op"][is_frame & (run.records["outcome"] == Outcome.ACCEPTED)])
     if taken:
         verdict.find("wrongly accepted", subject, f"{taken:,} frames that are no commands were answered with success")
     if len(run.workload) and not np.any(run.records["outcome"] == Outcome.ACCEPTED):
@@ -148,3 +162,17 @@ def _judge_replies(run: Run) -> None:
     if run.interrupted:
         missing = len(run.workload) - len(run.records)
         verdict.unseen.append(f"{missing:,} operations were not sent: the run was interrupted.")
+
+
+def _taken(workload: Workload, accepted: npt.NDArray[np.integer]) -> int:
+    """How many of the frames that were answered with success are no commands: a recorded one may be, of 7.9 credits."""
+    wrong = np.array([not _is_command(form) for form in workload.frame.forms], bool)
+    return int(np.count_nonzero(wrong[workload.frame.form[workload.row[accepted]]])) if len(accepted) else 0
+
+
+def _is_command(form: str) -> bool:
+    try:
+        parse(form.replace("{slot}", "slot").encode("latin-1"))
+    except MalformedFrame:
+        return False
+    return True

@@ -59,11 +59,13 @@ class Target:
         endpoint: a daemon or a server.
         server: the server whose accounts show the effect, if there is one to look at.
         credentials: (project id, secret) at that server.
+        lanes: the daemon of each site of the workload, where it has several; they stand for the endpoint then.
     """
 
     endpoint: Endpoint
     server: UrlEndpoint | None = None
     credentials: tuple[str, str] | None = None
+    lanes: tuple[UnixEndpoint, ...] = ()
 
 
 @dataclass(slots=True)
@@ -143,19 +145,20 @@ def run(
     if isinstance(pace, Users):
         in_flight = pace.number
     _allow_open_files(in_flight + FILES_BESIDE)
-    with _embedded() if target is None else contextlib.nullcontext(lambda: target) as locate:
+    with _embedded() if target is None else contextlib.nullcontext(lambda _: target) as locate:
         on_stage("making the workload")
         workload = load()
         started = datetime.now(UTC)
         result = Run(
             workload=workload,
-            target=locate(),
+            target=locate(workload.sites),
             embedded=target is None,
             pace=pace,
             slot_prefix=slot_prefix or _fresh_prefix(workload, started, embedded=target is None),
             fresh=slot_prefix is None or target is None,
             started=started,
         )
+        assignment = _assignment(result, in_flight, timeout_s)
         observer = _observer(result.target, timeout_s)
         if observer is not None:
             observer.outstanding()  # a wrong address or secret should show before anything is sent
@@ -163,7 +166,6 @@ def run(
                 observer.link(list(result.links().items()))
         on_stage("replaying")
         with _failing(result, observer, [*workload.faults, *faults], timeout_s):
-            assignment = _assignment(result, in_flight, timeout_s)
             start = _replay(
                 result, observer, assignment, processes, lambda progress: on_progress(len(workload), progress)
             )
@@ -195,6 +197,7 @@ def _assignment(result: Run, in_flight: int, timeout_s: float) -> Assignment:
         in_flight=in_flight,
         timeout_s=timeout_s,
         think_s=pace.think_s if isinstance(pace, Users) else 0.0,
+        lanes=target.lanes,
     )
 
 
@@ -235,18 +238,21 @@ def _reached(ask: Callable[[], T], until_s: float) -> T:
 
 
 @contextlib.contextmanager
-def _embedded() -> Iterator[Callable[[], Target]]:
-    """A fake in a process of its own; yields a function that waits for it and says where it is."""
+def _embedded() -> Iterator[Callable[[Sequence[str]], Target]]:
+    """A fake in a process of its own; yields a function that waits for it, and says where it and its sites are."""
     secret = secrets.token_hex(16)
     with tempfile.TemporaryDirectory(prefix="cpsim-") as folder:
         socket_path = Path(folder) / "daemon.sock"
         with FakeProcess({EMBEDDED_PROJECT: secret}, socket_path) as process:
 
-            def locate() -> Target:
+            def locate(sites: Sequence[str]) -> Target:
                 addresses = process.addresses()
                 server = parse_endpoint(addresses["http"])
                 assert isinstance(server, UrlEndpoint)
-                return Target(UnixEndpoint(addresses["unix"]), server, (EMBEDDED_PROJECT, secret))
+                lanes = tuple(UnixEndpoint(str(Path(folder) / f"site-{index}.sock")) for index in range(len(sites)))
+                for project_id, lane in zip(sites, lanes, strict=True):
+                    process.add_site(project_id, secrets.token_hex(16), Path(lane.path))
+                return Target(UnixEndpoint(addresses["unix"]), server, (EMBEDDED_PROJECT, secret), lanes)
 
             yield locate
 
@@ -298,7 +304,7 @@ def _replay(
                 result.elapsed_s, result.records, result.errors = several.run()
                 result.effort = several.effort()
             return several.start_ns
-    wire = open_wire(assignment.endpoint, assignment.timeout_s, assignment.in_flight)
+    wire = open_wire(assignment.endpoint, assignment.timeout_s, assignment.in_flight, assignment.lanes)
     journal = Journal()
     engine = Engine(
         wire,

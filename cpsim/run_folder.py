@@ -61,6 +61,8 @@ JOURNAL_SCHEMA: Final = pa.schema(
         ("error", pa.dictionary(pa.int16(), pa.string())),
     ]
 )
+PROJECT: Final = pa.field("project", pa.dictionary(pa.int8(), pa.string()))
+"""One column more, where there are several."""
 SOCKET: Final = "creditapi.socket"
 SERVE: Final = f"cpsim serve --unix {SOCKET} --http 127.0.0.1:8080 &"
 INTEGERS: Final = ("id", "due_us", "sent_us", "answered_us")
@@ -131,7 +133,8 @@ def run_document(run: Run, summary: Summary) -> dict[str, Any]:
         "slot_prefix": run.slot_prefix,
         "endpoint": "embedded" if run.embedded else str(run.target.endpoint),
         "server": None if run.embedded or run.target.server is None else str(run.target.server),
-        "project": None if run.target.credentials is None else run.target.credentials[0],
+        "project": None if run.workload.sites or run.target.credentials is None else run.target.credentials[0],
+        "projects": list(run.workload.projects) or None,
         "pace": str(run.pace),
         "started": run.started.isoformat(timespec="milliseconds"),
         "interrupted": run.interrupted,
@@ -173,12 +176,16 @@ def _write_journal(run: Run, path: Path) -> None:
     kinds = pa.array(KIND_NAMES)
     outcomes = pa.array([outcome.name.lower() for outcome in Outcome])
     errors = pa.array(run.errors)
+    projects = pa.array(run.workload.projects, pa.string())
     encodings = dict.fromkeys(INTEGERS, "DELTA_BINARY_PACKED")
+    workload = run.workload
+    schema = JOURNAL_SCHEMA.append(PROJECT) if workload.sites else JOURNAL_SCHEMA
+    project = np.array([workload.projects.index(name) for name in workload.sites], np.int8)
     with pq.ParquetWriter(
         path,
-        JOURNAL_SCHEMA,
+        schema,
         compression="zstd",
-        use_dictionary=["kind", "outcome", "error"],
+        use_dictionary=["kind", "outcome", "error", "project"],
         column_encoding=encodings,
     ) as writer:
         for start, rendered in zip(itertools.count(0, CHUNK), frames(run.workload, run.slot_prefix), strict=False):
@@ -189,6 +196,7 @@ def _write_journal(run: Run, path: Path) -> None:
                 ["", "", rendered[op].decode("latin-1")] if alone else rendered[op].decode().split(",", 2)
                 for op, alone in zip((chunk["op"] - start).tolist(), is_frame, strict=True)
             ]
+            whose = project[workload.site[workload.slot[chunk["op"]]]] if workload.sites else None
             due = None if run.schedule_us is None else run.schedule_us[chunk["op"]]
             writer.write_table(
                 pa.table(
@@ -202,8 +210,9 @@ def _write_journal(run: Run, path: Path) -> None:
                         pa.array(chunk["answered_ns"] // 1000),
                         pa.DictionaryArray.from_arrays(pa.array(chunk["outcome"].astype(np.int8)), outcomes),
                         pa.DictionaryArray.from_arrays(pa.array(chunk["error"].astype(np.int16)), errors),
+                        *([] if whose is None else [pa.DictionaryArray.from_arrays(pa.array(whose), projects)]),
                     ],
-                    schema=JOURNAL_SCHEMA,
+                    schema=schema,
                 )
             )
 

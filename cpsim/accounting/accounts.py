@@ -286,13 +286,15 @@ class Accounts:
 
     @cached_property
     def reconciliation(self) -> pd.DataFrame | None:
-        """A row per kind of finding when the client's journal is compared with the ledger; None without a journal.
+        """A row per kind of finding when the client's journal is compared with the ledger.
+
+        None without a journal, or if it is of several projects, whose slots have ids in common.
 
         Columns: finding, slots, acknowledged_credits, granted_credits, difference_credits.
         """
-        if self.source.journal is None:
-            return None
         run = self.source.run or {}
+        if self.source.journal is None or run.get("projects"):
+            return None
         prefix = run.get("slot_prefix")
         with _told(self.source.name):
             reconciliation.reconcile(self._database, run.get("project"), "" if prefix is None else f"{prefix}-")

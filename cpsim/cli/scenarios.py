@@ -18,6 +18,7 @@ def scenarios(context: click.Context, schema: bool) -> None:
     \b
     cpsim scenarios show challenge
     cpsim scenarios show black-friday --plot black-friday.svg
+    cpsim scenarios write lhc-scale -o lhc-scale.parquet
     """
     if schema:
         from cpsim.scenario.json_schema import json_schema
@@ -60,3 +61,39 @@ def show(scenario: str, settings: tuple[str, ...], seed: int | None, plot: Path 
     operations, slots = len(workload), len(workload.slot_numbers)
     click.echo(f"{workload.name}, seed {workload.seed}: {operations:,} operations on {slots:,} slots\n")
     click.echo(picture.text(workload), nl=False)
+
+
+@scenarios.command("write")
+@click.argument("scenario")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set a key, as population.machines=500.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="By default the scenario's own, or 1.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="The workload, .parquet.",
+)
+def write(scenario: str, settings: tuple[str, ...], seed: int | None, output: Path) -> None:
+    """Write the workload of SCENARIO, which cpsim run and every other command take in its place.
+
+    It is made part by part: memory does not grow with its length.
+
+    \b
+    cpsim scenarios write lhc-scale --set arrivals.jobs=10_000_000 -o ten-million.parquet
+    cpsim run ten-million.parquet
+    """
+    from cpsim.catalog import find_scenario
+    from cpsim.errors import Problem
+    from cpsim.scenario import Scenario, columns, load_workload, source
+    from cpsim.scenario.generation import parts
+
+    if output.suffix.lower() != ".parquet":
+        raise Problem(f"{output}: a workload is written as Parquet: name it .parquet")
+    if output.exists():
+        raise Problem(f"{output} is there already: name another file with --output")
+    path = find_scenario(scenario)
+    found = source.load(path, settings) if path.suffix.lower() == ".toml" else None
+    made = parts(found, seed) if isinstance(found, Scenario) else iter([load_workload(path, seed, settings)])
+    click.echo(f"{columns.write(made, output):,} operations in {output}")

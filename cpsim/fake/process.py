@@ -6,9 +6,10 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cpsim.errors import Problem
+from cpsim.fake.daemons import Site
 from cpsim.fake.fake import ANY_PORT, Fake
 from cpsim.process import settle_in
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
     from typing import Self
+
+
+SERVES: Final = "serves\n"
 
 
 class FakeProcess:
@@ -52,6 +56,19 @@ class FakeProcess:
         addresses: dict[str, str] = json.loads(line)
         return addresses
 
+    def add_site(self, project_id: str, secret: str, unix: Path) -> None:
+        """One more daemon, for a project that is added if there is none of that id; it serves when this returns.
+
+        Raises:
+            Problem: it cannot be.
+        """
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps([project_id, secret, str(unix)]) + "\n")
+        self._process.stdin.flush()
+        assert self._process.stdout is not None
+        if self._process.stdout.readline() != SERVES:
+            raise Problem(f"the embedded fake has no site for project {project_id!r}")
+
     def __enter__(self) -> Self:
         return self
 
@@ -68,4 +85,9 @@ def main() -> None:
     projects, unix = configuration["projects"], Path(configuration["unix"])
     with Fake(projects, unix=unix, http=ANY_PORT, journal_limit=0) as fake:  # a run keeps a journal of its own
         print(json.dumps(fake.addresses), flush=True)
-        sys.stdin.read()
+        for line in sys.stdin:
+            project_id, secret, path = json.loads(line)
+            if project_id not in fake.accounts.projects:
+                fake.add_project(project_id, secret)
+            fake.add_site(Site(project_id=project_id, unix=Path(path)))
+            print(SERVES, end="", flush=True)

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from cpdaemon.endpoint import UrlEndpoint
+from cpsim.errors import Problem
 from cpsim.replay.engine import operations
+from cpsim.replay.lanes import addressed
 from cpsim.replay.payloads import frames, requests
 
 if TYPE_CHECKING:
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from cpdaemon.endpoint import Endpoint
+    from cpdaemon.endpoint import Endpoint, TcpEndpoint, UnixEndpoint
     from cpsim.replay.engine import Operation
     from cpsim.scenario.workload import Workload
 
@@ -39,6 +41,10 @@ class Assignment:
         in_flight: operations under way at once.
         timeout_s: for one operation.
         think_s: how long nothing is sent in the place of an operation that was answered.
+        lanes: the daemon of each of the workload's sites, where it has several; they stand for the endpoint then.
+
+    Raises:
+        Problem: the workload has several sites, and there are no daemons for them.
     """
 
     workload: Workload
@@ -50,6 +56,16 @@ class Assignment:
     in_flight: int
     timeout_s: float
     think_s: float = 0.0
+    lanes: tuple[UnixEndpoint | TcpEndpoint, ...] = ()
+
+    def __post_init__(self) -> None:
+        sites = self.workload.sites
+        if len(sites) != len(self.lanes):
+            raise Problem(
+                f"{self.workload.name} has {len(sites)} sites (projects {', '.join(self.workload.projects)}), and "
+                f"{self.endpoint} is one: leave out --target, and cpsim run embeds them all, or replay it as one site "
+                "with --set site=[]"
+            )
 
     def operations(self) -> Iterator[Operation]:
         """The operations ready to go, under their own numbers from 0; made as they are asked for."""
@@ -58,7 +74,16 @@ class Assignment:
             payloads = requests(self.workload, self.slot_prefix, self.endpoint, self.credentials, REQUESTS_AT_ONCE)
         else:
             payloads = frames(self.workload, self.slot_prefix, FRAMES_AT_ONCE)
+        if self.lanes:
+            payloads = self._to_their_lanes(payloads)
         return operations(self.workload.slot, self.schedule_us, payloads)
+
+    def _to_their_lanes(self, payloads: Iterator[list[bytes]]) -> Iterator[list[bytes]]:
+        start = 0
+        for chunk in payloads:
+            slots = self.workload.slot[start : start + len(chunk)]
+            start += len(chunk)
+            yield addressed(chunk, self.workload.site[slots])
 
     def part(self, index: int, count: int) -> Assignment:
         """The share number `index` of `count`: every slot is in one of them, with all its operations."""

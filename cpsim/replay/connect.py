@@ -8,14 +8,22 @@ from typing import TYPE_CHECKING
 from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint, UrlEndpoint
 from cpsim.errors import Problem
 from cpsim.replay.keep_alive import KeepAlive
+from cpsim.replay.lanes import Lanes
 from cpsim.replay.one_shot import OneShot
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cpsim.replay.wire import Wire
 
 
-def open_wire(endpoint: UnixEndpoint | TcpEndpoint | UrlEndpoint, timeout_s: float, in_flight: int = 64) -> Wire:
-    """The wire to an endpoint that can be reached, for about so many operations in flight.
+def open_wire(
+    endpoint: UnixEndpoint | TcpEndpoint | UrlEndpoint,
+    timeout_s: float,
+    in_flight: int = 64,
+    lanes: Sequence[UnixEndpoint | TcpEndpoint] = (),
+) -> Wire:
+    """The wire to an endpoint that can be reached, or to several daemons, for about so many operations in flight.
 
     Raises:
         Problem: nobody answers there.
@@ -24,7 +32,7 @@ def open_wire(endpoint: UnixEndpoint | TcpEndpoint | UrlEndpoint, timeout_s: flo
         if isinstance(endpoint, UrlEndpoint):
             socket.create_connection((endpoint.host, endpoint.port), timeout_s).close()
             return KeepAlive(endpoint, timeout_s)
-        wire = OneShot(endpoint, in_flight)
+        wire = Lanes(lanes, in_flight) if lanes else OneShot(endpoint, in_flight)
         wire.reach(timeout_s)
     except (OSError, UnicodeError) as error:  # UnicodeError: a name that cannot be one of a host
         said = error.strerror if isinstance(error, OSError) else None

@@ -29,10 +29,13 @@ class OneShot:
     Args:
         endpoint: the daemon.
         in_flight: how many commands will be under way at once, about.
+        poller: watches them, where it is another's, too.
     """
 
-    def __init__(self, endpoint: UnixEndpoint | TcpEndpoint, in_flight: int) -> None:
-        self._poller: Few | Many = Few() if in_flight <= FEW else Many()
+    def __init__(self, endpoint: UnixEndpoint | TcpEndpoint, in_flight: int, poller: Few | Many | None = None) -> None:
+        if poller is None:
+            poller = Few() if in_flight <= FEW else Many()
+        self._poller = poller
         self.poll = self._poller.poll
         self._watch = self._poller.watch
         self._forget = self._poller.forget

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 
 from cpdaemon.commands import KINDS
+from cpsim.scenario.misbehaviour import UNSIGNED
 from cpsim.scenario.workload import ABSENT, FRAME
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from cpsim.scenario.workload import Workload
 
 CHUNK: Final = 16_384
+UNSIGNED_BYTES: Final = UNSIGNED.encode()
 
 
 class Syntax(Protocol):
@@ -92,11 +94,17 @@ def requests(
     for bodies in _rendered(workload, prefix, Bodies(), at_once):
         kinds = workload.kind[start : start + len(bodies)].tolist()
         start += len(bodies)
-        yield [
+        made = [
             b"%b%b\r\nContent-Length: %d\r\n\r\n%b"
             % (heads[kind], sha256(body + secret_bytes).hexdigest().encode(), len(body), body)
             for kind, body in zip(kinds, bodies, strict=True)
         ]
+        for place in [place for place, kind in enumerate(kinds) if kind == FRAME]:
+            if bodies[place].startswith(UNSIGNED_BYTES):
+                own = bodies[place].removeprefix(UNSIGNED_BYTES)
+                digest = sha256(own + b"not " + secret_bytes).hexdigest().encode()
+                made[place] = b"%b%b\r\nContent-Length: %d\r\n\r\n%b" % (heads[FRAME], digest, len(own), own)
+        yield made
 
 
 def _rendered(workload: Workload, prefix: str, syntax: Syntax, at_once: int) -> Iterator[list[bytes]]:

@@ -179,7 +179,7 @@ def main() -> None:
     file, assignment = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the process that started this one
     journal = Journal(file)
     try:
-        wire = open_wire(assignment.endpoint, assignment.timeout_s, assignment.in_flight)
+        wire = open_wire(assignment.endpoint, assignment.timeout_s, assignment.in_flight, assignment.lanes)
     except Problem as problem:
         _say(problem=str(problem))
         return

@@ -2,6 +2,7 @@
 
 TOML ──▶ source, schema ──▶ Scenario ──▶ generation (models, identities, streams) ──▶ Workload
 SWF log ──▶ swf (identities, streams) ───────────────────────────────────────────────▶ Workload
+Parquet ◀──▶ columns ◀───────────────────────────────────────────────────────────────▶ Workload
 CSV, Parquet ──▶ trace ──────────────────────────────────────────────────────────────▶ Workload
 Python ──▶ generator ──▶ trace ──────────────────────────────────────────────────────▶ Workload
 """
@@ -9,19 +10,19 @@ Python ──▶ generator ──▶ trace ────────────�
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cpsim.scenario import generator, source, swf, trace
+from cpsim.scenario import columns, generator, source, swf, trace
 from cpsim.scenario.generation import generate
-from cpsim.scenario.schema import Generated, Scenario
+from cpsim.scenario.schema import Generated, Logged, Scenario
 from cpsim.scenario.values import ScenarioError
 from cpsim.scenario.workload import Workload
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
-__all__ = ["Generated", "Scenario", "ScenarioError", "Workload", "generate", "load_workload"]
+__all__ = ["Generated", "Logged", "Scenario", "ScenarioError", "Workload", "generate", "load_workload"]
 
 
 def load_workload(path: Path, seed: int | None = None, settings: Sequence[str] = ()) -> Workload:
@@ -41,6 +42,9 @@ def load_workload(path: Path, seed: int | None = None, settings: Sequence[str] =
         scenario = source.load(path, settings)
         if isinstance(scenario, Scenario):
             return generate(scenario, seed)
+        if isinstance(scenario, Logged):
+            log = swf.load(Path(scenario.log.file), scenario.seed if seed is None else seed, scenario.log)
+            return dataclasses.replace(log, name=scenario.name, faults=tuple(scenario.faults))
         made = generator.load(path.parent / scenario.generator, scenario.seed if seed is None else seed, scenario.name)
         return dataclasses.replace(made, faults=(*made.faults, *scenario.faults))
     if settings:
@@ -49,7 +53,8 @@ def load_workload(path: Path, seed: int | None = None, settings: Sequence[str] =
     if name.endswith((".swf", ".swf.gz")):
         return swf.load(path, seed)
     if name.endswith(trace.SUFFIXES):
-        return trace.load(path, seed)
+        is_workload = name.endswith(".parquet") and columns.is_one(path)
+        return columns.read(path) if is_workload else trace.load(path, seed)
     if name.endswith(".py"):
         return generator.load(path, seed)
     raise ScenarioError(

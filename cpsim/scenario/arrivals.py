@@ -100,15 +100,17 @@ Arrivals = (
 
 def arrive(arrivals: Arrivals, draw: Draw, duration_us: int) -> Integers:  # noqa: PLR0911 - one for each model
     """When each job arrives, in order: microseconds from midnight of a Monday, below the duration."""
+    if draw.total is not None and isinstance(arrivals, BurstArrivals | LublinArrivals):  # each depends on those before
+        return arrive(arrivals, draw.whole, duration_us)[draw.first : draw.first + draw.jobs]
     match arrivals:
         case ConstantArrivals():
-            return models.constant_arrivals(draw.jobs, duration_us)
+            return models.constant_arrivals(draw.whole.jobs, duration_us, draw.first, draw.first + draw.jobs)
         case PoissonArrivals():
-            return models.poisson_arrivals(draw("arrivals"), duration_us)
+            return models.poisson_arrivals(draw.in_order("arrivals"), duration_us)
         case DiurnalArrivals(_, peak_hour, amplitude):
-            return models.diurnal_arrivals(draw("arrivals"), duration_us, peak_hour, amplitude)
+            return models.diurnal_arrivals(draw.in_order("arrivals"), duration_us, peak_hour, amplitude)
         case WeeklyArrivals(_, days, peak_hour, amplitude):
-            return models.diurnal_arrivals(draw("arrivals"), duration_us, peak_hour, amplitude, tuple(days))
+            return models.diurnal_arrivals(draw.in_order("arrivals"), duration_us, peak_hour, amplitude, tuple(days))
         case BurstArrivals(_, bursts, length, share):
             begin_us = draw("arrivals.bursts", bursts) * max(1, duration_us - length)
             return models.burst_arrivals(
@@ -125,7 +127,7 @@ def arrive(arrivals: Arrivals, draw: Draw, duration_us: int) -> Integers:  # noq
             return models.renewal_arrivals(gaps_s, weights, models.DAY_US // len(weights), duration_us)
         case PhasedArrivals(_, phases):
             ramps = [(int(p.length), p.rate, p.rate if p.to is None else p.to) for p in phases]
-            return models.ramp_arrivals(draw("arrivals"), ramps, duration_us)
+            return models.ramp_arrivals(draw.in_order("arrivals"), ramps, duration_us)
 
 
 def phase_bounds_us(arrivals: Arrivals) -> list[tuple[str, int, int]]:

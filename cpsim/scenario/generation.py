@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from cpsim.scenario import identities, models, volunteers
 from cpsim.scenario.arrivals import arrive
-from cpsim.scenario.misbehaviour import FORGED, MALFORMED, OVERSIZED, Chooser, forms
+from cpsim.scenario.misbehaviour import FORGED, FRAMES, Chooser, forms
 from cpsim.scenario.numbers import Work, numbers
 from cpsim.scenario.run_times import run_times
 from cpsim.scenario.schema import AroundRange, FixedCredits, FromFaker, RangeCredits
 from cpsim.scenario.streams import Draw, uniforms
-from cpsim.scenario.values import LONGEST_US
+from cpsim.scenario.values import LONGEST_US, ScenarioError
 from cpsim.scenario.workload import (
     ABSENT,
     AllocTable,
@@ -27,20 +28,35 @@ from cpsim.scenario.workload import (
     MetaTable,
     Workload,
     constant,
+    slot_numbers,
     timeline,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from cpsim.scenario.schema import Counters, NoCredits, Population, Scenario
+    from cpsim.scenario.schema import Counters, NoCredits, Population, Scenario, Site
 
 DEFAULT_EXPIRE_US: Final = models.DAY_US
+JOBS_AT_ONCE: Final = 500_000
 MISBEHAVED: Final = "misbehaved"
 """The reason of a discard that should not be."""
 
 
-def generate(scenario: Scenario, seed: int | None = None) -> Workload:
+def parts(scenario: Scenario, seed: int | None = None, jobs: int = JOBS_AT_ONCE) -> Iterator[Workload]:
+    """Make a scenario exact, so many jobs at a time in the order of their arrival: memory does not grow with length.
+
+    It is one part if it has several sites, or black holes that back off.
+    """
+    total = scenario.arrivals.jobs
+    if _indivisible(scenario):
+        yield generate(scenario, seed)
+        return
+    for first in range(0, total, jobs):
+        yield generate(scenario, seed, (first, min(first + jobs, total)))
+
+
+def generate(scenario: Scenario, seed: int | None = None, part: tuple[int, int] | None = None) -> Workload:
     """Make a scenario exact.
 
     The same scenario and seed give the same columns, bit for bit, on every Python, numpy and processor. The
@@ -52,15 +68,21 @@ def generate(scenario: Scenario, seed: int | None = None) -> Workload:
     Args:
         scenario: what should happen.
         seed: 0 or more; None takes the scenario's own.
+        part: the first of the jobs that are made, from 0, and the one after the last: they are what they are in the
+            whole, which is not made. (All arrivals are, where they come in bursts or as Lublin's.)
+
+    Raises:
+        ScenarioError: it has several sites, or black holes that back off, and a part is asked for.
     """
-    draw = Draw(scenario.seed if seed is None else seed, scenario.arrivals.jobs)
+    draw = _draw(scenario, scenario.seed if seed is None else seed, part)
     jobs = _jobs(scenario, draw)
     claimed, discarded = jobs.ended(0), jobs.ended(1, len(jobs.reasons))
     counters, counted = _counters(scenario.counters, draw, jobs.work, claimed, discarded)
     meta = _metadata(scenario.metadata, draw)
     everyone = np.arange(draw.jobs, dtype=np.int32)
     asked = _asked(scenario.credits, draw, jobs.work)
-    plan = _Plan(draw.jobs, jobs, asked)
+    plan = _Plan(draw, jobs, asked)
+    sites, site = _sites(scenario.site, draw)
     wrong = Chooser(scenario.misbehaviour, draw)
     arrival_us, end_us = jobs.arrival_us, jobs.end_us
     plan.claim(arrival_us, wrong("claim_before_alloc", everyone))
@@ -80,11 +102,11 @@ def generate(scenario: Scenario, seed: int | None = None) -> Workload:
     plan.add("discard", end_us, undone := wrong("discard_after_claim", claimed))
     lasts_us = DEFAULT_EXPIRE_US if scenario.expire is None else int(scenario.expire)
     plan.claim(arrival_us + lasts_us + models.MINUTE_US, wrong("claim_after_expiry", jobs.ended(len(jobs.reasons) + 1)))
-    plan.claim_beside(wrong("unknown_slot", everyone))
-    forged = wrong("forged", everyone)
-    plan.forge(forged)
-    plan.send("malformed", wrong("malformed", everyone))
-    plan.send("oversized", wrong("oversized", everyone))
+    plan.claim_beside(wrong("unknown_slot", everyone), wrong.counts("unknown_slot"))
+    forged, forged_in_all = wrong("forged", everyone), wrong.counts("forged")
+    plan.forge(forged, forged_in_all)
+    for name in FRAMES:
+        plan.send(name, wrong(name, everyone), wrong.counts(name))
     due_us, kind, slot, row = timeline(plan.blocks)
     return Workload(
         name=scenario.name,
@@ -94,18 +116,20 @@ def generate(scenario: Scenario, seed: int | None = None) -> Workload:
         kind=kind,
         slot=slot,
         row=row,
-        slot_numbers=np.arange(1, plan.slots + 1),
-        alloc=_alloc(scenario, draw.jobs + len(again), len(forged)),
-        counters=_with_late(counters, len(late)),
+        slot_numbers=slot_numbers(sites, site := plan.of_slots(site)) if sites else np.concatenate(plan.numbers),
+        alloc=_alloc(scenario, draw.jobs + len(again), len(forged), forged_in_all[0]),
+        counters=_with_late(counters, len(late), scenario.misbehaviour.counters_after_claim),
         meta=meta,
-        discard=_discards(jobs, discarded, len(undone)),
+        discard=_discards(jobs, discarded, len(undone), scenario.misbehaviour.discard_after_claim),
         claim=ClaimTable(np.concatenate(plan.machines), np.concatenate(plan.credits)),
         machines=identities.machines(draw.seed, scenario.population.machines),
         users=identities.users(draw.seed, scenario.population.users),
         owner=_owners(scenario.population, draw.seed),
         faults=tuple(scenario.faults),
         link_after=scenario.population.link == "after",
-        frame=FrameTable((*MALFORMED, *OVERSIZED) if plan.forms else (), _joined(plan.forms)),
+        sites=sites,
+        site=site,
+        frame=FrameTable(tuple(chain.from_iterable(FRAMES.values())) if plan.forms else (), _joined(plan.forms)),
     )
 
 
@@ -152,11 +176,16 @@ def _jobs(scenario: Scenario, draw: Draw) -> _Jobs:
             reasons = (*reasons, holes.reason)
         swallowed = np.flatnonzero(draw("volunteers.black_holes") < holes.jobs)
         bad = np.argsort(hosts("volunteers.bad"), kind="stable")[: max(1, round(holes.machines * machines))]
-        drawn = models.pick(draw("volunteers.black_holes.machine"), len(bad))[swallowed]
+        hole = models.pick(draw("volunteers.black_holes.machine"), len(bad))
+        lasts_us = run_times(holes.run_time, draw, "volunteers.black_holes.run_time")
+        if holes.back_off:
+            takes = volunteers.taken(arrival_us[swallowed], hole[swallowed], lasts_us[swallowed])
+            swallowed = swallowed[takes]
+        drawn = hole[swallowed]
         machine[swallowed] = bad[drawn]
         outcome[swallowed] = 1 + reasons.index(holes.reason)
         run_us = run_us.copy()
-        run_us[swallowed] = run_times(holes.run_time, draw, "volunteers.black_holes.run_time")[swallowed]
+        run_us[swallowed] = lasts_us[swallowed]
     end_us = arrival_us + run_us
     if field.availability is not None:
         end_us = volunteers.turns(field.availability, hosts).ends_us(machine, arrival_us, run_us)
@@ -171,8 +200,11 @@ def _jobs(scenario: Scenario, draw: Draw) -> _Jobs:
 class _Plan:
     """The blocks of operations, and the rows of claims and frames, as they are added."""
 
-    def __init__(self, slots: int, jobs: _Jobs, asked: Int64) -> None:
-        self.slots = slots
+    def __init__(self, draw: Draw, jobs: _Jobs, asked: Int64) -> None:
+        self.slots = draw.jobs
+        self.numbers = [np.arange(draw.first + 1, draw.first + draw.jobs + 1)]
+        self._next = draw.whole.jobs + 1
+        self._beside: list[Int32] = []
         self.blocks: list[tuple[str, Int64, Int32]] = []
         self.machines: list[Int32] = []
         self.credits: list[Int64] = []
@@ -188,22 +220,22 @@ class _Plan:
         """Claims of jobs' slots by their machines, or by others."""
         self._claim(due_us[jobs], jobs, jobs, others)
 
-    def claim_beside(self, jobs: Int32) -> None:
+    def claim_beside(self, jobs: Int32, in_all: tuple[int, int]) -> None:
         """Claims of slots beside those of the jobs, when they arrive."""
-        self._claim(self._jobs.arrival_us[jobs], self._new(len(jobs)), jobs)
+        self._claim(self._jobs.arrival_us[jobs], self._new(jobs, in_all), jobs)
 
-    def forge(self, jobs: Int32) -> None:
+    def forge(self, jobs: Int32, in_all: tuple[int, int]) -> None:
         """Allocations beside those of the jobs that must be refused, and claims of them."""
-        slots = self._new(len(jobs))
+        slots = self._new(jobs, in_all)
         self._put("alloc", self._jobs.arrival_us[jobs], slots)
         self._claim(self._jobs.arrival_us[jobs], slots, jobs)
 
-    def send(self, name: str, jobs: Int32) -> None:
+    def send(self, name: str, jobs: Int32, in_all: tuple[int, int]) -> None:
         """Frames that are no commands, when jobs arrive."""
-        texts, first = (MALFORMED, 0) if name == "malformed" else (OVERSIZED, len(MALFORMED))
-        if len(jobs):
-            self._put("frame", self._jobs.arrival_us[jobs], self._new(len(jobs)))
-            self.forms.append(forms(texts, len(jobs), first))
+        slots = self._new(jobs, in_all)
+        if in_all[1]:
+            self._put("frame", self._jobs.arrival_us[jobs], slots)
+            self.forms.append(forms(name, len(jobs), in_all[0]))
 
     def _claim(self, due_us: Int64, slots: Int32, jobs: Int32, others: int = 0) -> None:
         self._put("claim", due_us, slots)
@@ -213,19 +245,53 @@ class _Plan:
     def _put(self, kind: str, due_us: Int64, slots: Int32) -> None:
         self.blocks.append((kind, due_us, slots))
 
-    def _new(self, count: int) -> Int32:
-        self.slots += count
-        return np.arange(self.slots - count, self.slots, dtype=np.int32)
+    def of_slots(self, of_jobs: Int32) -> Int32:
+        """What each job has, for each slot: one beside those of the jobs has what its job has."""
+        return of_jobs[np.concatenate([np.arange(len(of_jobs)), *self._beside])] if len(of_jobs) else of_jobs
+
+    def _new(self, jobs: Int32, in_all: tuple[int, int]) -> Int32:
+        """Slots beside those of the jobs, numbered after all of those."""
+        before, total = in_all
+        self.numbers.append(np.arange(self._next + before, self._next + before + len(jobs)))
+        self._next += total
+        self._beside.append(jobs)
+        self.slots += len(jobs)
+        return np.arange(self.slots - len(jobs), self.slots, dtype=np.int32)
 
 
-def _alloc(scenario: Scenario, rows: int, forged: int) -> AllocTable:
+def _sites(sites: Sequence[Site], draw: Draw) -> tuple[tuple[str, ...], Int32]:
+    """The project of each site, and the site of each job; none if there is but one."""
+    if len(sites) < 2:
+        return (), np.empty(0, dtype=np.int32)
+    shares = np.array([site.share for site in sites])
+    return tuple(site.project for site in sites), models.choose(draw("site"), shares / shares.sum()).astype(np.int32)
+
+
+def _indivisible(scenario: Scenario) -> str:
+    """Why no part of a scenario can be made without the rest, if none can."""
+    if len(scenario.site) > 1:
+        return "a scenario of several sites"
+    holes = scenario.volunteers.black_holes
+    return "a scenario whose black holes back off" if holes is not None and holes.back_off else ""
+
+
+def _draw(scenario: Scenario, seed: int, part: tuple[int, int] | None) -> Draw:
+    if part is None:
+        return Draw(seed, scenario.arrivals.jobs)
+    if why := _indivisible(scenario):
+        raise ScenarioError(f"{scenario.name}: {why} is made whole, for what a job is depends on those before it")
+    first, last = part
+    return Draw(seed, last - first, first, scenario.arrivals.jobs)
+
+
+def _alloc(scenario: Scenario, rows: int, forged: int, forged_before: int) -> AllocTable:
     policy = scenario.credits
     fixed = policy.credits if isinstance(policy, FixedCredits) else None
     low, high = (policy.min, policy.max) if isinstance(policy, RangeCredits) else (None, None)
     expire_min = None if scenario.expire is None else scenario.expire // models.MINUTE_US
     columns = [constant(value, rows) for value in (fixed, low, high, expire_min)]
     if forged:
-        tricks = [FORGED[i % len(FORGED)] for i in range(forged)]
+        tricks = [FORGED[i % len(FORGED)] for i in range(forged_before, forged_before + forged)]
         names = ("credits", "min", "max", "expire")
         columns = [
             np.append(column, [trick.get(name, ABSENT) for trick in tricks])
@@ -234,9 +300,9 @@ def _alloc(scenario: Scenario, rows: int, forged: int) -> AllocTable:
     return AllocTable(*columns)
 
 
-def _with_late(counters: CountersTable, count: int) -> CountersTable:
+def _with_late(counters: CountersTable, count: int, share: float) -> CountersTable:
     """A table with so many rows more, for slots that are claimed already."""
-    if not count:
+    if not share:
         return counters
     names = counters.names or ("job/events",)
     values = np.full((len(counters.values) + count, len(names)), ABSENT)
@@ -245,9 +311,9 @@ def _with_late(counters: CountersTable, count: int) -> CountersTable:
     return CountersTable(names, values)
 
 
-def _discards(jobs: _Jobs, discarded: Int32, undone: int) -> DiscardTable:
+def _discards(jobs: _Jobs, discarded: Int32, undone: int, share: float) -> DiscardTable:
     reason = (jobs.outcome[discarded] - 1).astype(np.int32)
-    if not undone:
+    if not share:
         return DiscardTable(jobs.reasons, reason)
     last = np.full(undone, len(jobs.reasons), dtype=np.int32)
     return DiscardTable((*jobs.reasons, MISBEHAVED), np.append(reason, last))

@@ -8,7 +8,7 @@ workload changes with it.
 from __future__ import annotations
 
 import re
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ CHOICES: Final = 64
 MAX_CHOICE_CHARACTERS: Final = 64
 
 
+@lru_cache(2)
 def machines(seed: int, count: int) -> tuple[str, ...]:
     """Unique machine ids that read as host names, such as "laptop-75-3.clark.biz"."""
     hosts = _pool(seed, "machines", "hostname", min(count, POOL))
@@ -27,6 +28,7 @@ def machines(seed: int, count: int) -> tuple[str, ...]:
     return tuple([f"{names[i % size]}-{i}.{domains[i % size]}" for i in range(count)])
 
 
+@lru_cache(2)
 def users(seed: int, count: int) -> tuple[str, ...]:
     """Unique user ids that read as login names, such as "shelby29-1"."""
     names = _pool(seed, "users", "user_name", min(count, POOL))

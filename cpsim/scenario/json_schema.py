@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from cpsim.scenario.schema import Generated, Scenario
+from cpsim.scenario.schema import Generated, Logged, Scenario
 from cpsim.scenario.values import Duration
 
 TIME: Final = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? ?(ms|s|min|h|d)$"}
@@ -18,19 +18,20 @@ EXTENDS: Final = {"type": "string", "description": "the name or the path of a sc
 
 def json_schema() -> str:
     """The document, as `scenarios/scenario.schema.json` has it."""
-    (scenario, generated), parts = msgspec.json.schema_components(
-        [Scenario, Generated], schema_hook=_of_type, ref_template="#/$defs/{name}"
+    (scenario, generated, logged), parts = msgspec.json.schema_components(
+        [Scenario, Generated, Logged], schema_hook=_of_type, ref_template="#/$defs/{name}"
     )
-    for part in ("Scenario", "Generated"):
+    for part in ("Scenario", "Generated", "Logged"):
         parts[part]["required"].remove("name")  # it is the file's, unless it says otherwise
     changes = {f"{CHANGED}{name}": _in_part(part) for name, part in parts.items() if name != "Generated"}
-    extending = changes[f"{CHANGED}Scenario"]
-    extending["properties"]["extends"] = EXTENDS
-    extending["required"] = ["extends"]
+    extending = [f"{CHANGED}Scenario", f"{CHANGED}Logged"]
+    for part in extending:
+        changes[part]["properties"]["extends"] = EXTENDS
+        changes[part]["required"] = ["extends"]
     document = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A scenario of cpsim",
-        "anyOf": [scenario, {"$ref": f"#/$defs/{CHANGED}Scenario"}, generated],
+        "anyOf": [scenario, generated, logged, *({"$ref": f"#/$defs/{part}"} for part in extending)],
         "$defs": {**parts, **changes},
     }
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"

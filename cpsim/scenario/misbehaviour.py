@@ -14,8 +14,9 @@
 | `forged` | an allocation of negative credits, of min above max, or without time; then a claim | both refused |
 | `malformed` | a frame that is no command | answered ER; a server answers 400 |
 | `oversized` | a frame of more bytes than a daemon reads | answered ER; a server answers 400 |
+| `wrong_credentials` | an allocation, signed with another secret | answered 401; by a daemon, which takes none, ER |
 
-Each is a share: of the jobs to which it can happen, or, for the last four, of all jobs, beside which it happens.
+Each is a share: of the jobs to which it can happen, or, for the last five, of all jobs, beside which it happens.
 """
 
 from __future__ import annotations
@@ -28,8 +29,6 @@ from cpdaemon.commands import MAX_FRAME_BYTES
 from cpsim.scenario.values import Section, Share
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import numpy.typing as npt
 
     from cpsim.scenario.models import Integers
@@ -54,6 +53,11 @@ MALFORMED: Final = (
 OVERSIZED: Final = tuple(
     f"counters,slot={SLOT},{'x' * (size - 20)}=1" for size in (MAX_FRAME_BYTES + 20, 2 * MAX_FRAME_BYTES - 200)
 )
+UNSIGNED: Final = "Authorization: sha-256,nobody,0\r\n\r\n"
+"""Begins what is signed with another secret; a daemon, which knows no credentials, is told these."""
+WRONG_CREDENTIALS: Final = (f'{UNSIGNED}{{"slot":"{SLOT}"}}',)
+FRAMES: Final = {"malformed": MALFORMED, "oversized": OVERSIZED, "wrong_credentials": WRONG_CREDENTIALS}
+"""What a misbehaviour sends that is no command."""
 FORGED: Final = ({"credits": -5}, {"min": 9, "max": 2}, {"expire": 0}, {"max": -1})
 
 
@@ -72,6 +76,7 @@ class Misbehaviour(Section, frozen=True):
     forged: Share = 0.0
     malformed: Share = 0.0
     oversized: Share = 0.0
+    wrong_credentials: Share = 0.0
 
 
 class Chooser:
@@ -91,7 +96,13 @@ class Chooser:
         share: float = getattr(self._misbehaviour, name)
         return among[self._draw(f"misbehaviour.{name}")[among] < share] if share else among[:0]
 
+    def counts(self, name: str) -> tuple[int, int]:
+        """How many of all jobs before these misbehave so, and how many in the whole."""
+        return self._draw.chosen(f"misbehaviour.{name}", getattr(self._misbehaviour, name))
 
-def forms(texts: Sequence[str], count: int, first: int) -> Integers:
-    """Which of some frames each of so many is, one after another; they begin at `first` among all."""
-    return first + np.arange(count) % len(texts)
+
+def forms(name: str, count: int, before: int) -> Integers:
+    """Which of all `FRAMES` each of so many of a misbehaviour is, one after another; so many came before."""
+    names = list(FRAMES)
+    first = sum(len(FRAMES[other]) for other in names[: names.index(name)])
+    return first + np.arange(before, before + count) % len(FRAMES[name])

@@ -24,9 +24,9 @@ LEAST_RATE: Final = 1e-9
 """Stands for no rate, so that there is a time for every arrival."""
 
 
-def constant_arrivals(jobs: int, duration_us: int) -> Integers:
-    """Evenly spaced, the first at 0."""
-    return _floor(np.arange(jobs, dtype=np.float64) * (duration_us / jobs))
+def constant_arrivals(jobs: int, duration_us: int, first: int = 0, last: int | None = None) -> Integers:
+    """Evenly spaced, the first at 0; of them those from one number up to another."""
+    return _floor(np.arange(first, jobs if last is None else last, dtype=np.float64) * (duration_us / jobs))
 
 
 def poisson_arrivals(uniforms: Floats, duration_us: int) -> Integers:
@@ -34,7 +34,7 @@ def poisson_arrivals(uniforms: Floats, duration_us: int) -> Integers:
 
     Source: Devroye 1986, chapter VI.
     """
-    return np.sort(_floor(uniforms * duration_us))
+    return np.sort(_floor(uniforms * duration_us), kind="stable")  # which is quick if they are in order
 
 
 def diurnal_arrivals(
@@ -57,7 +57,7 @@ def diurnal_arrivals(
     rates = np.maximum(1 + amplitude * cos_turns((middles - peak_us) / DAY_US), LEAST_RATE)
     if days != (1.0,):
         rates *= np.maximum(np.array(days)[np.floor(middles / DAY_US).astype(np.int64) % len(days)], LEAST_RATE)
-    return arrivals_at(np.sort(uniforms), edges, rates)
+    return arrivals_at(np.sort(uniforms, kind="stable"), edges, rates)
 
 
 def burst_arrivals(
@@ -97,7 +97,7 @@ def ramp_arrivals(uniforms: Floats, ramps: list[tuple[int, float, float]], durat
     edges = np.concatenate(parts)
     used = edges[:-1] < duration_us
     edges = np.minimum(edges, duration_us)[: np.count_nonzero(used) + 1]
-    return arrivals_at(np.sort(uniforms), edges, np.maximum(np.concatenate(rates)[used], LEAST_RATE))
+    return arrivals_at(np.sort(uniforms, kind="stable"), edges, np.maximum(np.concatenate(rates)[used], LEAST_RATE))
 
 
 def renewal_arrivals(gaps: Floats, weights: Floats, step_us: int, duration_us: int) -> Integers:

@@ -16,12 +16,13 @@ from cpsim.faults import Fault
 from cpsim.scenario import identities
 from cpsim.scenario.arrivals import Arrivals
 from cpsim.scenario.misbehaviour import Misbehaviour
-from cpsim.scenario.numbers import Cobblestones, Number, Uniform
+from cpsim.scenario.numbers import Cobblestones, Number, RunTime, Uniform
 from cpsim.scenario.run_times import RunTimes
 from cpsim.scenario.values import (
     UNIT_US,
     Credits,
     Machines,
+    Mean,
     Model,
     Name,
     Section,
@@ -30,11 +31,15 @@ from cpsim.scenario.values import (
     Text,
     Time,
     Users,
+    Weight,
 )
 from cpsim.scenario.volunteers import Volunteers
 
 SLOT_ID_CHARACTERS: Final = 100
 """How long a slot id may become at replay without a frame growing too large."""
+
+
+MOST_SITES: Final = 100
 
 
 class Population(Section, frozen=True):
@@ -124,6 +129,13 @@ class Counters(Section, frozen=True):
     discard: dict[Name, Number] = field(default_factory=dict)
 
 
+class Site(Section, frozen=True):
+    """A site with a daemon of its own, which works for a `project` and has a `share` of the jobs, relative."""
+
+    project: Text
+    share: Weight = 1.0
+
+
 class FromFaker(Section, frozen=True):
     """Values drawn from a provider of Faker."""
 
@@ -153,6 +165,7 @@ class Scenario(Section, frozen=True):
         expire: how long a slot stays allocated, in whole minutes; None leaves it to the server.
         faults: what goes wrong meanwhile, as `cpsim faults` has it; times in seconds since the replay began.
         verdict: what a right CreditPiggy gets for it.
+        site: the sites, where there are several; all machines work for all of them.
     """
 
     name: Text
@@ -171,9 +184,11 @@ class Scenario(Section, frozen=True):
     metadata: dict[Name, Choices | FromFaker] = field(default_factory=dict)
     faults: Faults = field(default_factory=list)
     verdict: Ruling = "valid"
+    site: list[Site] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         _check_faults(self.faults)
+        _check_sites(self.site)
         if self.expire is not None and self.expire % UNIT_US["min"]:
             raise ValueError(f"expire = {self.expire / 1e6:g}s: expected whole minutes, such as 90min, 36h or 7d")
         self._check_speed()
@@ -207,6 +222,65 @@ class Generated(Section, frozen=True):
 
     def __post_init__(self) -> None:
         _check_faults(self.faults)
+
+
+Status = Literal["completed", "failed", "cancelled", "unknown"]
+
+
+class Log(Section, frozen=True):
+    """How a job log becomes slots.
+
+    Attributes:
+        file: the log (`.swf`, `.swf.gz`), beside the scenario file.
+        outcome: by a job's status: "claim", "never", or the reason of a discard; others stay as in `OUTCOMES`.
+        credits: what a claim asks for: a number, or the run time in whole seconds.
+        run_time_scale: run times are multiplied by it.
+        machines: how many; as many as the log's nodes without it.
+        machine: which of them runs a job: one of its user's "own", or "any".
+        projects: the field of the log that says which project a job is of; each is a site of its own. One without it.
+    """
+
+    file: Text
+    outcome: dict[Status, Text] = field(default_factory=dict)
+    credits: Credits | RunTime = 1
+    run_time_scale: Mean = 1.0
+    machines: Machines | None = None
+    machine: Annotated[Literal["own", "any"], Meta(description='"own" or "any"')] = "own"
+    projects: Literal["user", "group", "executable", "queue", "partition"] | None = None
+
+
+OUTCOMES: Final[dict[Status, str]] = {
+    "completed": "claim",
+    "unknown": "claim",
+    "failed": "failed",
+    "cancelled": "cancelled",
+}
+
+
+class Logged(Section, frozen=True):
+    """A scenario that a job log tells."""
+
+    name: Text
+    description: str
+    log: Log
+    seed: Seed = 1
+    faults: Faults = field(default_factory=list)
+    verdict: Ruling = "valid"
+
+    def __post_init__(self) -> None:
+        _check_faults(self.faults)
+
+
+def _check_sites(sites: list[Site]) -> None:
+    if sites and not any(site.share for site in sites):
+        raise ValueError("site: all have the share 0: give one of them a share")
+    if len(sites) > MOST_SITES:
+        raise ValueError(f"site: {len(sites)} of them, and {MOST_SITES} can be: each is a daemon of its own")
+    spelt: dict[str, str] = {}
+    for index, site in enumerate(sites):
+        other = spelt.setdefault(site.project.lower(), site.project)
+        if other != site.project:
+            raise ValueError(f'site[{index}]: project = "{site.project}" and "{other}" are one: case does not count')
 
 
 def _check_faults(texts: list[str]) -> None:

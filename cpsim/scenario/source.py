@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cpsim import tables
 from cpsim.catalog import NotFound, find_scenario
-from cpsim.scenario.schema import Generated, Scenario
+from cpsim.scenario.schema import Generated, Logged, Scenario
 from cpsim.scenario.values import ScenarioError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ TAGS: Final = ("model", "policy")
 """Keys that say which others a table has: where they differ, the table below is not kept."""
 
 
-def load(path: Path, settings: Sequence[str] = ()) -> Scenario | Generated:
+def load(path: Path, settings: Sequence[str] = ()) -> Scenario | Generated | Logged:
     """Read a scenario file.
 
     Args:
@@ -40,7 +40,7 @@ def load(path: Path, settings: Sequence[str] = ()) -> Scenario | Generated:
     return parse(_text(path), str(path), settings)
 
 
-def parse(text: str, source: str, settings: Sequence[str] = ()) -> Scenario | Generated:
+def parse(text: str, source: str, settings: Sequence[str] = ()) -> Scenario | Generated | Logged:
     """Read the text of a scenario file.
 
     Args:
@@ -58,6 +58,9 @@ def parse(text: str, source: str, settings: Sequence[str] = ()) -> Scenario | Ge
     try:
         if "generator" in tree:
             return tables.convert(tree, Generated)
+        if "log" in tree:
+            _place_log(tree["log"], path.parent)
+            return tables.convert(tree, Logged)
         _read_times(tree.get("run_time"), path.parent)
         return tables.convert(tree, Scenario)
     except ValueError as error:
@@ -102,6 +105,7 @@ def _extended(tree: Tree, path: Path, above: list[Path]) -> Tree:
         raise ScenarioError(f"{path}: extends: {chain} has no end, or more than {DEEPEST} files")
     foundation = _extended(_tree(_text(below), str(below)), below, [*above, below])
     _read_times(foundation.get("run_time"), below.parent)
+    _place_log(foundation.get("log"), below.parent)
     foundation.pop("name", None)
     return _merged(foundation, tree)
 
@@ -139,6 +143,12 @@ def _settings(settings: Sequence[str]) -> Tree:
             raise ScenarioError(f"--set {setting}: expected KEY=VALUE, such as population.machines=50000")
         tree = _merged(tree, one)
     return tree
+
+
+def _place_log(log: object, folder: Path) -> None:
+    """Have a log's file beside the file that names it."""
+    if isinstance(log, dict) and isinstance(log.get("file"), str):
+        log["file"] = str(folder / log["file"])
 
 
 def _read_times(run_time: object, folder: Path) -> None:

@@ -21,6 +21,8 @@ that occurs again is another job, and gets a number of its own.
 There is a machine for each of the log's nodes (`MaxNodes`; else 1,000). They are dealt out among its users, and a
 job runs on a machine of its own user: what a user's machines earn is what that user's jobs did. Jobs without a
 user run on machines without one.
+
+All this is what a log is by default; a scenario file with a `[log]` has it otherwise.
 """
 
 from __future__ import annotations
@@ -28,12 +30,15 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from cpsim.scenario import identities, models
+from cpsim.scenario.numbers import RunTime
+from cpsim.scenario.schema import MOST_SITES, OUTCOMES, Log
 from cpsim.scenario.source import safe_name
 from cpsim.scenario.streams import uniforms
 from cpsim.scenario.values import ScenarioError
@@ -65,6 +70,7 @@ FIELDS: Final = (
     "executable", "queue", "partition", "preceding job", "think time",
 )  # fmt: skip
 JOB, SUBMIT, WAIT, RUN, STATUS, USER = 0, 1, 2, 3, 10, 11
+STATUSES: Final = {"unknown": (-1,), "failed": (0, 4), "completed": (1, 3), "cancelled": (5,)}
 FAILED, COMPLETED, PART, LAST_COMPLETED, LAST_FAILED, CANCELLED = range(6)
 
 _NUMBER: Final = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
@@ -79,12 +85,13 @@ _LIMITS: Final = {
 }
 
 
-def load(path: Path, seed: int) -> Workload:
+def load(path: Path, seed: int, mapping: Log | None = None) -> Workload:
     """Read a log (`.swf`, or compressed `.swf.gz`).
 
     Args:
         path: the file.
         seed: for the ids of machines and users, and which machine runs which job.
+        mapping: how it becomes slots.
 
     Raises:
         ScenarioError: a line is wrong, there is no job, or the compressed file is damaged.
@@ -95,8 +102,14 @@ def load(path: Path, seed: int) -> Workload:
     part = _is_part(log)
     used = ~(part & np.isin(log[:, JOB], log[~part, JOB]))
     log = log[used]
+    mapping = Log(file=str(path)) if mapping is None else mapping
+    log[:, RUN] = np.where(log[:, RUN] > 0, log[:, RUN] * mapping.run_time_scale, log[:, RUN])
+    if log[:, RUN].max() > _TIME[1]:
+        raise ScenarioError(f"{path}: run_time_scale = {mapping.run_time_scale:g} makes run times longer than 1e11 s")
     head, end_us = _jobs(log, line_numbers[used], path)
-    return _workload(log, head, end_us, machine_count=_machine_count(text), name=safe_name(path), seed=seed)
+    sites, site = _sites(log[np.unique(head)], mapping, path)
+    made = _workload(log, head, end_us, mapping, machine_count=_machine_count(text), name=safe_name(path), seed=seed)
+    return replace(made, sites=sites, site=site)
 
 
 def _read(path: Path) -> str:
@@ -188,7 +201,37 @@ def _microseconds(seconds: Table) -> Int64:
     return np.rint(seconds * models.SECOND_US).astype(np.int64)
 
 
-def _workload(log: Table, head: Int64, end_us: Int64, *, machine_count: int, name: str, seed: int) -> Workload:
+def _sites(first: Table, mapping: Log, path: Path) -> tuple[tuple[str, ...], Int32]:
+    """A site for each project, and the site of each job."""
+    if mapping.projects is None:
+        return (), np.empty(0, dtype=np.int32)
+    numbers, site = np.unique(first[:, FIELDS.index(mapping.projects)], return_inverse=True)
+    if len(numbers) > MOST_SITES:
+        raise ScenarioError(
+            f'{path}: projects = "{mapping.projects}": the log has {len(numbers):,} of them, and {MOST_SITES} can be, '
+            "each with a daemon of its own: choose another field"
+        )
+    if len(numbers) < 2:
+        return (), np.empty(0, dtype=np.int32)
+    names = (f"{number:.0f}" if number >= 0 else "unknown" for number in numbers.tolist())
+    return tuple(f"{mapping.projects}-{name}" for name in names), site.astype(np.int32)
+
+
+def _outcomes(status: Table, mapping: Log) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], DiscardTable]:
+    """Which lines claim their slot, which discard it, and why."""
+    words = {**OUTCOMES, **mapping.outcome}
+    claims = [code for name, word in words.items() if word == "claim" for code in STATUSES[name]]
+    reasons = tuple(dict.fromkeys(word for word in words.values() if word not in {"claim", "never"}))
+    reason = np.full(len(status), -1, dtype=np.int32)
+    for name, word in words.items():
+        if word in reasons:
+            reason[np.isin(status, STATUSES[name])] = reasons.index(word)
+    return np.isin(status, claims), reason >= 0, DiscardTable(reasons, reason[reason >= 0])
+
+
+def _workload(
+    log: Table, head: Int64, end_us: Int64, mapping: Log, *, machine_count: int, name: str, seed: int
+) -> Workload:
     first, inverse = np.unique(head, return_inverse=True)
     slot: Int32 = inverse.astype(np.int32)
     submit_us = _microseconds(log[first, SUBMIT])
@@ -197,8 +240,9 @@ def _workload(log: Table, head: Int64, end_us: Int64, *, machine_count: int, nam
     np.maximum.at(last_us, slot, end_us)
     status, run_s = log[:, STATUS], np.floor(log[:, RUN]).astype(np.int64)
     ran = np.flatnonzero(run_s > 0)
-    claimed = np.flatnonzero(np.isin(status, [-1, COMPLETED, LAST_COMPLETED]))
-    discarded = np.flatnonzero(np.isin(status, [FAILED, LAST_FAILED, CANCELLED]))
+    claims, discards, reasons = _outcomes(status, mapping)
+    claimed, discarded = np.flatnonzero(claims), np.flatnonzero(discards)
+    asked = run_s[claimed] if isinstance(mapping.credits, RunTime) else constant(mapping.credits, len(claimed))
     succeeded = np.isin(status[ran], [-1, COMPLETED, LAST_COMPLETED])
     failed = np.isin(status[ran], [FAILED, LAST_FAILED])
     counted = np.stack([run_s[ran], np.where(succeeded, 1, ABSENT), np.where(failed, 1, ABSENT)], axis=1)
@@ -211,7 +255,9 @@ def _workload(log: Table, head: Int64, end_us: Int64, *, machine_count: int, nam
         ]
     )
     absent = constant(None, len(first))
-    machine, owner, user_count = _machines(log[first, USER], machine_count, seed)
+    machine, owner, user_count = _machines(log[first, USER], mapping.machines or machine_count, seed)
+    if mapping.machine == "any":
+        machine = models.pick(uniforms(seed, "machine", len(first)), len(owner))
     return Workload(
         name=name,
         seed=seed,
@@ -224,8 +270,8 @@ def _workload(log: Table, head: Int64, end_us: Int64, *, machine_count: int, nam
         alloc=AllocTable(absent, absent, absent, -((submit_us - last_us) // models.MINUTE_US) + 1_440),
         counters=CountersTable(("job/cpuusage", "job/success", "job/failure"), counted),
         meta=MetaTable((), (), np.empty((0, 0), dtype=np.int32)),
-        discard=DiscardTable(("failed", "cancelled"), (status[discarded] == CANCELLED).astype(np.int32)),
-        claim=ClaimTable(machine[slot[claimed]], constant(1, len(claimed))),
+        discard=reasons,
+        claim=ClaimTable(machine[slot[claimed]], np.maximum(asked, 0)),
         machines=identities.machines(seed, len(owner)),
         users=identities.users(seed, user_count),
         owner=owner,

@@ -1,7 +1,8 @@
 """What was sent, read as a workload: a table of commands with their times, and commands from anywhere.
 
 A trace is CSV or Parquet, a row per command: `kind`, `slot`, `arguments` as `name=value,name=value`, and the time in a
-column `due_us`, `sent_us` or `time_s`; other columns do not count. The `journal.parquet` of a run folder is one, and so
+column `due_us`, `sent_us` or `time_s`; a column `project` says whose site a command came from, where there are several;
+other columns do not count. The `journal.parquet` of a run folder is one, and so
 is what `cpsim record` writes. A row whose kind is `frame` is a frame that is no command, in `arguments`, a character
 for each of its bytes.
 
@@ -10,6 +11,7 @@ Slots get numbers in the order of their appearance, and the first time becomes 0
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -31,10 +33,11 @@ from cpsim.scenario.workload import (
     MetaTable,
     UInt8,
     Workload,
+    slot_numbers,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     Call = tuple[int, str, str, Mapping[str, str | int]]
@@ -42,6 +45,8 @@ if TYPE_CHECKING:
 TIMES_US: Final = {"due_us": 1.0, "sent_us": 1.0, "time_s": 1e6}
 SUFFIXES: Final = (".csv", ".parquet")
 TERMS: Final = ("credits", "min", "max", "expire")
+ARGUMENTS: Final = {"alloc": TERMS, "claim": ("machine", "credits"), "discard": ("reason",)}
+"""The arguments of a kind beside the slot; those that are missing here have any."""
 UNSPECIFIED: Final = "unspecified"
 
 
@@ -52,16 +57,18 @@ def load(path: Path, seed: int) -> Workload:
         ScenarioError: it is no trace, or a row of it is wrong.
         OSError: it cannot be read.
     """
-    calls = list(_calls(path))
+    table = _table(path)
+    calls = list(_calls(path, table))
     if not calls:
         raise ScenarioError(f"{path}: no command in this trace")
+    projects = table["project"].to_pylist() if "project" in table.column_names else ()
     try:
-        return of_calls(safe_name(path), seed, calls)
+        return of_calls(safe_name(path), seed, calls, [str(project) for project in projects])
     except ValueError as error:
         raise ScenarioError(f"{path}: {error}") from error
 
 
-def of_calls(name: str, seed: int, calls: Iterable[Call]) -> Workload:
+def of_calls(name: str, seed: int, calls: Iterable[Call], projects: Sequence[str] = ()) -> Workload:
     """The workload of commands.
 
     Args:
@@ -69,21 +76,38 @@ def of_calls(name: str, seed: int, calls: Iterable[Call]) -> Workload:
         seed: what they were made from, if from one.
         calls: for each its time in microseconds, its kind, its slot's id, and its other arguments. Those of a slot
             with equal times stay in order. The kind `frame` has a `frame`.
+        projects: for each the project that its site works for, if there are several.
 
     Raises:
         ValueError: an argument is none that the protocol has, or no whole number where it has one.
     """
-    ordered = sorted(calls, key=lambda call: call[0])
+    calls = list(calls)
+    order = sorted(range(len(calls)), key=lambda at: calls[at][0])
+    ordered = [calls[at] for at in order]
+    sites = {project: index for index, project in enumerate(dict.fromkeys(projects))}
+    site = [sites[projects[at]] for at in order] if len(sites) > 1 else [0] * len(order)
     tables = _Tables()
     kind = np.array([tables.kind(call[1]) for call in ordered], dtype=np.uint8)
     row = np.array([tables.add(kind, slot, arguments) for _, kind, slot, arguments in ordered], dtype=np.int32)
-    numbers: dict[tuple[str, int], int] = {}
+    numbers: dict[tuple[int, str, int], int] = {}
     # A frame that is no command has a slot of its own: no command of a slot waits for it.
-    keys = [("", at) if call[1] == "frame" else (call[2], -1) for at, call in enumerate(ordered)]
+    keys = [
+        (place, "", at) if call[1] == "frame" else (place, call[2], -1)
+        for at, (place, call) in enumerate(zip(site, ordered, strict=True))
+    ]
     slot = np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int32)
     due_us = np.array([call[0] for call in ordered], dtype=np.int64)
     due_us -= due_us[:1]
-    return tables.workload(name, seed, due_us=due_us, kind=kind, slot=slot, row=row, slots=len(numbers))
+    made = tables.workload(name, seed, due_us=due_us, kind=kind, slot=slot, row=row, slots=len(numbers))
+    if len(sites) < 2:
+        return made
+    of_slot = np.array([place for place, _, _ in numbers], dtype=np.int32)
+    return replace(made, sites=tuple(sites), site=of_slot, slot_numbers=slot_numbers(tuple(sites), of_slot))
+
+
+def check(kind: str, slot: str, arguments: Mapping[str, str | int]) -> None:
+    """Raise ValueError if no workload can have a command."""
+    _Tables().add(kind, slot, arguments)
 
 
 class _Tables:
@@ -114,16 +138,16 @@ class _Tables:
         rows: list[Any]
         match kind:
             case "alloc":
-                _only(kind, arguments, TERMS)
+                _only(kind, arguments)
                 rows = self._alloc
                 rows.append([_whole(kind, slot, name, arguments.get(name, ABSENT)) for name in TERMS])
             case "claim":
-                _only(kind, arguments, ("machine", "credits"))
+                _only(kind, arguments)
                 rows = self._claims
                 machine = self._machines.setdefault(str(arguments.get("machine")), len(self._machines))
                 rows.append((machine, _whole(kind, slot, "credits", arguments.get("credits", ABSENT))))
             case "discard":
-                _only(kind, arguments, ("reason",))
+                _only(kind, arguments)
                 rows = self._discards
                 reason = str(arguments.get("reason", UNSPECIFIED))
                 rows.append(self._reasons.setdefault(reason, len(self._reasons)))
@@ -186,7 +210,8 @@ def _names(rows: Iterable[Mapping[str, object]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for row in rows for name in row))
 
 
-def _only(kind: str, arguments: Mapping[str, object], known: tuple[str, ...]) -> None:
+def _only(kind: str, arguments: Mapping[str, object]) -> None:
+    known = ARGUMENTS[kind]
     for name in arguments:
         if name not in known:
             raise ValueError(f"{kind}: no argument {name!r}: expected {', '.join(known)}")
@@ -202,10 +227,11 @@ def _whole(kind: str, slot: str, name: str, value: str | int) -> int:
     return number
 
 
-def _calls(path: Path) -> Iterator[Call]:
-    table = _table(path)
+def _calls(path: Path, table: Any) -> Iterator[Call]:  # noqa: ANN401 - pyarrow has no types
     names = table.column_names
-    times = [column for column in TIMES_US if column in names and table[column].null_count < len(table)]
+    times = [
+        column for column in TIMES_US if column in names and (table[column].null_count < len(table) or not len(table))
+    ]
     missing = [column for column in ("kind", "slot", "arguments") if column not in names]
     if not times:
         missing.append("due_us (or sent_us, or time_s)")
@@ -248,8 +274,9 @@ def _table(path: Path) -> Any:  # noqa: ANN401 - pyarrow has no types
         if path.suffix.lower() == ".parquet":
             return pyarrow.parquet.read_table(path)
         texts = pyarrow.csv.ConvertOptions(
-            column_types={"kind": pa.string(), "slot": pa.string(), "arguments": pa.string()}
+            column_types={**dict.fromkeys(("kind", "slot", "arguments", "project"), pa.string())}
         )
-        return pyarrow.csv.read_csv(path, convert_options=texts)
+        lines = pyarrow.csv.ParseOptions(newlines_in_values=True)  # as a frame that is no command may have them
+        return pyarrow.csv.read_csv(path, convert_options=texts, parse_options=lines)
     except pa.ArrowInvalid as error:
         raise ScenarioError(f"{path}: cannot be read as {path.suffix[1:].upper()}: {error}") from error

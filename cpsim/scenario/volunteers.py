@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import numpy as np
-from msgspec import field
+from msgspec import Meta, field
 
 from cpsim.scenario import models
 from cpsim.scenario.arithmetic import exp, log
-from cpsim.scenario.run_times import ConstantTime, LognormalTime, RunTimes, WeibullTime, run_times
+from cpsim.scenario.run_times import ConstantTime, GammaTime, LognormalTime, RunTimes, WeibullTime, run_times
 from cpsim.scenario.streams import Draw
 from cpsim.scenario.values import Duration, Mean, Model, Section, Share, Sigma, Text, Time
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 TURNS: Final = 16
 """Each host has so many turns of its own of being on and off, which follow one another for ever."""
+FAST_US: Final = 300 * models.SECOND_US
+FIRST_DELAY_US: Final = 10 * models.SECOND_US
+LONGEST_DELAY_US: Final = 3_600 * models.SECOND_US
 LONGEST_TURN: Final = Duration("3650d")
 
 
@@ -48,7 +51,9 @@ class ConstantSpeed(Model, frozen=True, tag="constant"):
 
 
 class SetiAvailability(Model, frozen=True, tag="seti"):
-    """As the hosts of SETI@home: on for 10.3 hours on average, off for 31.8."""
+    """As the hosts of SETI@home: on for 10.3 hours on average, off for 31.8; or as those of a `cluster` of them."""
+
+    cluster: Annotated[int, Meta(ge=1, le=6, description="a cluster of hosts, from 1 to 6")] | None = None
 
 
 class OwnAvailability(Model, frozen=True, tag="turns"):
@@ -73,12 +78,16 @@ class Duplicates(Section, frozen=True):
 
 
 class BlackHoles(Section, frozen=True):
-    """A share of the `machines` that draw a share of the `jobs`, and fail each after `run_time`."""
+    """A share of the `machines` that draw a share of the `jobs`, and fail each after `run_time`.
+
+    With `back_off`, a host takes one at a time, and waits the longer the more of them it has failed fast.
+    """
 
     machines: Share
     jobs: Share
     run_time: RunTimes = field(default_factory=lambda: ConstantTime(Duration("1min")))
     reason: Text = "failed"
+    back_off: bool = False
 
     def __post_init__(self) -> None:
         if self.jobs and not self.machines:
@@ -110,6 +119,18 @@ SETI: Final = OwnAvailability(
 )
 """B. Javadi et al., Discovering statistical models of availability in large distributed systems, IEEE TPDS 22(11),
 2011, all hosts: Weibull of shape 0.393 and scale 2.964 h; lognormal of mu -0.586 (log hours) and sigma 2.844."""
+
+
+SETI_CLUSTERS: Final = (
+    (GammaTime(Duration("311.7h"), 0.289), Duration("18h")),
+    (GammaTime(Duration("152.2h"), 0.340), Duration("11h")),
+    (WeibullTime(Duration("1.682h"), 0.431), Duration("13h")),
+    (GammaTime(Duration("371.6h"), 0.357), Duration("12h")),
+    (GammaTime(Duration("89.2h"), 0.342), Duration("12h")),
+    (GammaTime(Duration("43.7h"), 0.357), Duration("12h")),
+)
+"""Javadi et al. 2011, likewise: how long the hosts of each of six clusters are on, and for how long they are off on
+average; of the latter only the mean is known here, and the times are exponential with it."""
 
 
 @cache
@@ -195,13 +216,43 @@ def turns(availability: SetiAvailability | OwnAvailability, draw: Draw) -> Turns
         availability: the model.
         draw: a host's random numbers.
     """
-    model = SETI if isinstance(availability, SetiAvailability) else availability
+    model = _seti(availability.cluster) if isinstance(availability, SetiAvailability) else availability
     each = Draw(draw.seed, draw.jobs * TURNS)
     up_us, down_us = (
         np.maximum(run_times(times, each, f"volunteers.{name}").reshape(-1, TURNS), 1)
         for name, times in (("up", model.up), ("down", model.down))
     )
     return Turns(up_us, down_us, draw("volunteers.phase"))
+
+
+def taken(arrival_us: Integers, host: npt.NDArray[np.int32], run_us: Integers) -> npt.NDArray[np.bool_]:
+    """Which jobs hosts take that back off: one at a time, and none for a while after one that ended fast.
+
+    As the worker agent of CERN's volunteers does it: a job under 300 s doubles a delay of 10 s, up to 3,600 s.
+
+    Args:
+        arrival_us: of each job, in order.
+        host: that it comes to.
+        run_us: how long it would run there.
+    """
+    ready_us: dict[int, int] = {}
+    delay_us: dict[int, int] = {}
+    is_taken = np.zeros(len(host), dtype=np.bool_)
+    for job, (now_us, at, lasts_us) in enumerate(zip(arrival_us.tolist(), host.tolist(), run_us.tolist(), strict=True)):
+        if now_us < ready_us.get(at, 0):
+            continue
+        is_taken[job] = True
+        pause_us = delay_us.get(at, FIRST_DELAY_US) if lasts_us < FAST_US else 0
+        ready_us[at] = now_us + lasts_us + pause_us
+        delay_us[at] = min(2 * pause_us, LONGEST_DELAY_US) if pause_us else FIRST_DELAY_US
+    return is_taken
+
+
+def _seti(cluster: int | None) -> OwnAvailability:
+    if cluster is None:
+        return SETI
+    up, mean_down = SETI_CLUSTERS[cluster - 1]
+    return OwnAvailability(up, WeibullTime(mean_down, 1.0))
 
 
 def gone(lifetime_us: int, draw: Draw, turnaround_us: Integers) -> npt.NDArray[np.bool_]:

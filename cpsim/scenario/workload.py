@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -89,13 +89,16 @@ class Workload:
         kind: uint8[operations], index into `cpdaemon.commands.KINDS`, or FRAME.
         slot: int32[operations], index of the slot.
         row: int32[operations], row in the argument table of its kind.
-        slot_numbers: int64[slots], distinct, the number that ends the slot's id.
+        slot_numbers: int64[slots], the number that ends the slot's id; distinct within a project.
         alloc, counters, meta, discard, claim, frame: the argument tables.
         machines: ids of machines.
         users: ids of users.
         owner: int32[machines], index into `users`, -1 for a machine without a user.
         faults: what goes wrong meanwhile, as `cpsim faults` has it.
         link_after: whether machines are linked to their users only when all is done.
+        sites: the project that each site works for, if there are several sites; else none. A slot's number is its own
+            within its project.
+        site: int32[slots], index into `sites`; empty without them.
     """
 
     name: str
@@ -117,6 +120,30 @@ class Workload:
     faults: tuple[str, ...] = ()
     frame: FrameTable = FrameTable((), np.empty(0, dtype=np.int32))
     link_after: bool = False
+    sites: tuple[str, ...] = ()
+    site: Int32 = field(default_factory=lambda: np.empty(0, dtype=np.int32))
+
+    @property
+    def projects(self) -> tuple[str, ...]:
+        """The projects of its sites, each once; none if it is of one site."""
+        return tuple(dict.fromkeys(self.sites))
+
+    def of_project(self, project: str) -> tuple[Workload, Int64]:
+        """The part that is a project's, with slots of its own, and which operations of the whole it has."""
+        own = np.isin(self.site, [index for index, name in enumerate(self.sites) if name == project])
+        ops = np.flatnonzero(own[self.slot])
+        number = (np.cumsum(own) - 1).astype(np.int32)
+        part = replace(
+            self,
+            due_us=self.due_us[ops],
+            kind=self.kind[ops],
+            slot=number[self.slot[ops]],
+            row=self.row[ops],
+            slot_numbers=self.slot_numbers[own],
+            sites=(),
+            site=self.site[:0],
+        )
+        return part, ops
 
     def __len__(self) -> int:
         return len(self.due_us)
@@ -175,9 +202,9 @@ def _update(update: Callable[[bytes], None], value: object) -> None:
             chunk = value[start : start + (1 << 20)]
             update(chunk.astype(chunk.dtype.newbyteorder("<"), order="C", copy=False).tobytes())
     elif is_dataclass(value):
-        for field in fields(value):
-            update(f"{field.name}:".encode())
-            _update(update, getattr(value, field.name))
+        for part in fields(value):
+            update(f"{part.name}:".encode())
+            _update(update, getattr(value, part.name))
     else:
         update(json.dumps(value).encode())
 
@@ -206,3 +233,17 @@ def timeline(blocks: Sequence[tuple[str, Int64, Int32]]) -> tuple[Int64, UInt8, 
 def constant(value: int | None, rows: int) -> Int64:
     """A read-only column of one value (None: ABSENT) that takes no memory."""
     return np.broadcast_to(np.int64(ABSENT if value is None else value), rows)
+
+
+def slot_numbers(sites: Sequence[str], site: Int32) -> Int64:
+    """The numbers of slots, where each project counts its own from 1.
+
+    Args:
+        sites: the project of each site.
+        site: of each slot.
+    """
+    numbers = np.empty(len(site), dtype=np.int64)
+    for project in set(sites):
+        own = np.isin(site, [index for index, name in enumerate(sites) if name == project])
+        numbers[own] = np.arange(1, np.count_nonzero(own) + 1)
+    return numbers

@@ -52,6 +52,7 @@ class History:
     ) -> None:
         self.workload = workload
         self.prefix = prefix
+        self._direct = direct
         self.prompt = direct or prompt
         self.seen = seen
         self.errors = errors
@@ -62,6 +63,16 @@ class History:
         by_rule = np.array([error.startswith(BY_RULE) for error in errors], bool)
         self.accepted = records["outcome"] == Outcome.ACCEPTED
         self.judged = (self.accepted | by_rule[records["error"]]) if direct else np.zeros(len(records), bool)
+
+    def of_project(self, project: str) -> History:
+        """The part of it that is a project's."""
+        workload, ops = self.workload.of_project(project)
+        own = np.isin(self.records["op"], ops)
+        records = self.records[own]
+        records["op"] = np.searchsorted(ops, records["op"])
+        return History(
+            workload, self.prefix, records, self.errors, direct=self._direct, seen=self.seen, prompt=self.prompt
+        )
 
     @property
     def slots(self) -> int:

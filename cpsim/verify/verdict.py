@@ -73,6 +73,7 @@ class Verdict:
         anomalies: the first of them.
         examples: by the anomaly's name, the slots with the fewest commands that show it.
         unseen: sentences: what could not be verified, and what would make it visible.
+        within: begins the details of what is found now, where there are several projects.
     """
 
     checked: Counter[str] = field(default_factory=Counter)
@@ -81,6 +82,7 @@ class Verdict:
     anomalies: list[Anomaly] = field(default_factory=list)
     examples: defaultdict[str, list[Example]] = field(default_factory=lambda: defaultdict(list))
     unseen: list[str] = field(default_factory=list)
+    within: str = ""
 
     @property
     def ruling(self) -> Ruling:
@@ -92,7 +94,7 @@ class Verdict:
     def find(self, name: str, subject: str, detail: str, slots: Sequence[str] = ()) -> Anomaly:
         """Add an anomaly; `name` is one of `ANOMALIES`."""
         assert name in ANOMALIES, name
-        anomaly = Anomaly(name, subject, detail, tuple(slots))
+        anomaly = Anomaly(name, subject, f"{self.within}{detail}", tuple(slots))
         self.counts[name] += 1
         if len(self.anomalies) < SHOWN_ANOMALIES:
             self.anomalies.append(anomaly)

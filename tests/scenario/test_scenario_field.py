@@ -194,6 +194,22 @@ def test_seti_hosts_are_on_and_off_as_published():
     assert math.exp(log_down.mean() + log_down.var() / 2) == pytest.approx(31.8, rel=0.06)  # a mean converges slowly
 
 
+@pytest.mark.parametrize(
+    ("cluster", "mean_up", "mean_down"),
+    [(1, 90, 18), (2, 52, 11), (3, 4.6, 13), (4, 133, 12), (5, 31, 12), (6, 16, 12)],
+)
+def test_each_cluster_of_seti_hosts_is_on_and_off_as_published(cluster, mean_up, mean_down):
+    up, down = volunteers.SETI_CLUSTERS[cluster - 1]
+    assert (run_times(up, Draw(1, N)) / HOUR).mean() == pytest.approx(mean_up, rel=0.05)
+    assert down / HOUR == mean_down
+    host, hour_us = np.arange(200, dtype=np.int32), np.full(200, HOUR, dtype=np.int64)
+    ends = [
+        volunteers.turns(convert(model, volunteers.SetiAvailability), Draw(1, 200)).ends_us(host, hour_us, hour_us)
+        for model in ({"model": "seti", "cluster": cluster}, {"model": "seti"})
+    ]
+    assert not np.array_equal(*ends)
+
+
 def on_by_the_minute(up, down, passed, start, run):
     """The end of a job, minute by minute; all in minutes."""
     pattern = [on for a, b in zip(up, down, strict=True) for on in [True] * a + [False] * b]
@@ -270,3 +286,25 @@ def test_empirical_run_times_are_those_given():
     values, counts = np.unique(workload.counters.values[:, 0], return_counts=True)
     assert values.tolist() == [60, 120, 3600]
     np.testing.assert_allclose(counts / 10_000, [0.25, 0.5, 0.25], atol=0.02)
+
+
+def test_black_holes_that_back_off_take_one_job_at_a_time_and_ever_fewer():
+    second = models.SECOND_US
+    arrival_us = np.arange(20_000, dtype=np.int64) * second
+    fast = np.full(20_000, 30 * second)
+    taken = volunteers.taken(arrival_us, np.zeros(20_000, dtype=np.int32), fast)
+    times = np.flatnonzero(taken)
+    waits = [10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600, 3600]
+    assert np.diff(times)[: len(waits)].tolist() == [30 + wait for wait in waits]
+    slow = volunteers.taken(arrival_us, np.zeros(20_000, dtype=np.int32), np.full(20_000, 400 * second))
+    assert set(np.diff(np.flatnonzero(slow)).tolist()) == {400}
+
+
+def test_what_black_holes_do_not_take_goes_to_others():
+    def failed(**how):
+        holes = {"machines": 0.01, "jobs": 0.4, "run_time": {"model": "constant", "value": "1s"}, **how}
+        workload = generate(build(jobs=10_000, volunteers={"black_holes": holes}))
+        assert len(workload.claim.machine) + len(workload.discard.reason) == 10_000
+        return len(workload.discard.reason)
+
+    assert failed(back_off=True) < failed() / 2

@@ -20,7 +20,7 @@ ONE_USER = ["arrivals.jobs=400", "population.machines=60"]
 LISTED = {
     *("smoke", "challenge", "lhc-scale", "million-machines", "steady", "thundering-herd", "duplicate-claims"),
     *("expiry-storm", "black-hole", "black-friday", "flaky-server", "daemon-restart", "counters-only", "linked-late"),
-    "misbehaviour",
+    *("misbehaviour", "two-projects"),
 }
 
 

@@ -12,7 +12,7 @@ from cpsim.replay.clock import AsFastAsPossible
 from cpsim.run import Target
 from cpsim.run import run as perform
 from cpsim.scenario import generate, source
-from cpsim.scenario.misbehaviour import MALFORMED, OVERSIZED, Misbehaviour
+from cpsim.scenario.misbehaviour import MALFORMED, OVERSIZED, WRONG_CREDENTIALS, Misbehaviour
 from cpsim.scenario.workload import FRAME
 
 PROJECT, SECRET = "Proj", "hush"
@@ -79,13 +79,43 @@ def test_all_together_are_judged_valid_at_a_daemon(site, kind):
 
 
 def test_a_frame_that_is_taken_is_a_finding(site):
-    made = workload(malformed=0.1)
-    forms = ("alloc,slot={slot}",) * len(made.frame.forms)
-    run = replay(site, dataclasses.replace(made, frame=dataclasses.replace(made.frame, forms=forms)), "unix")
+    site.behave(frozenset({"cut-values"}))  # which takes alloc,slot=ID=x for slot ID
+    run = replay(site, workload(malformed=0.1), "unix")
     assert run.verdict.counts["wrongly accepted"]
 
 
-@pytest.mark.parametrize("form", [*MALFORMED, *OVERSIZED])
+def test_a_frame_that_is_a_command_may_be_taken_though_its_server_must_refuse_it(site):
+    made = workload(malformed=0.1)
+    forms = ("alloc,slot={slot},credits=7.9",) * len(made.frame.forms)
+    run = replay(site, dataclasses.replace(made, frame=dataclasses.replace(made.frame, forms=forms)), "unix")
+    assert run.verdict.ruling == "valid", run.verdict.anomalies
+
+
+def test_wrong_credentials_are_answered_401(site):
+    run = replay(site, workload(wrong_credentials=0.5), "http")
+    is_frame = run.workload.kind[run.records["op"]] == FRAME
+    (said,) = {run.errors[code] for code in run.records["error"][is_frame]}
+    assert said.startswith("HTTP 401: ")
+
+
+def test_a_server_that_takes_wrong_credentials_is_found():
+    made = workload(wrong_credentials=0.5)
+    with fake.Fake({PROJECT: f"not {SECRET}"}, http=fake.ANY_PORT) as lax:  # which is what they are signed with
+        run = perform(
+            lambda: made,
+            Target(parse_endpoint(lax.addresses["http"]), None, (PROJECT, SECRET)),
+            AsFastAsPossible(),
+            in_flight=8,
+            timeout_s=10.0,
+            slot_prefix="m",
+            on_stage=lambda stage: None,
+            on_progress=lambda planned, progress: None,
+        )
+    taken = next(anomaly for anomaly in run.verdict.anomalies if anomaly.name == "wrongly accepted")
+    assert taken.detail.startswith(f"{(made.kind == FRAME).sum()} frames")
+
+
+@pytest.mark.parametrize("form", [*MALFORMED, *OVERSIZED, *WRONG_CREDENTIALS])
 def test_every_frame_is_none(form):
     with pytest.raises(MalformedFrame):
         parse(form.encode("latin-1").replace(b"{slot}", b"some-1"))

@@ -1,3 +1,4 @@
+import dataclasses
 import gzip
 
 import numpy as np
@@ -173,3 +174,102 @@ def test_a_compressed_log_is_known_by_its_content(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(gzip.compress(b"1 0 5 60 1 -1 -1 1 -1 -1 1 1 1 1 1 1 -1 -1\n"))
     assert len(load_workload(path).slot_numbers) == 1
+
+
+# A mapping of one's own
+
+
+def mapped(tmp_path, mapping, *lines):
+    write(tmp_path, *lines)
+    path = tmp_path / "mapped.toml"
+    path.write_text(f'description = "x"\n[log]\nfile = "log.swf"\n{mapping}\n', encoding="utf-8")
+    return path
+
+
+EACH = (line(1, 0, 0, 10, 1), line(2, 0, 0, 20, 0), line(3, 0, 0, 30, 5), line(4, 0, 0, 40, -1))
+
+
+def settled(path):
+    return {
+        arguments["slot"]: arguments.get("reason", kind)
+        for _, kind, arguments in calls(path)
+        if kind in {"claim", "discard"}
+    }
+
+
+def test_a_mapping_that_says_nothing_changes_nothing_but_the_name(tmp_path):
+    path = mapped(tmp_path, "", *EACH)
+    plain = dataclasses.replace(load_workload(tmp_path / "log.swf", 1), name="mapped")
+    assert load_workload(path, 1).digest() == plain.digest()
+
+
+def test_statuses_become_what_the_mapping_says(tmp_path):
+    path = mapped(tmp_path, 'outcome = { failed = "claim", cancelled = "never", unknown = "no idea" }', *EACH)
+    assert settled(path) == {"j-1": "claim", "j-2": "claim", "j-4": "no idea"}
+    assert settled(mapped(tmp_path, "", *EACH)) == {"j-1": "claim", "j-2": "failed", "j-3": "cancelled", "j-4": "claim"}
+
+
+def test_run_times_are_scaled_and_paid_for(tmp_path):
+    path = mapped(tmp_path, 'run_time_scale = 2.5\ncredits = { model = "run_time" }', *EACH)
+    found = calls(path)
+    assert [(time_s, arguments["credits"]) for time_s, kind, arguments in found if kind == "claim"] == [
+        (25, 25),
+        (100, 100),
+    ]
+    assert {arguments["job/cpuusage"] for _, kind, arguments in found if kind == "counters"} == {25, 50, 75, 100}
+
+
+def test_jobs_run_on_any_machine(tmp_path):
+    lines = [line(job, 0, 0, 5, 1, user=job % 2) for job in range(1, 401)]
+    owners = {}
+    for machine in ("own", "any"):
+        workload = load_workload(mapped(tmp_path, f'machines = 10\nmachine = "{machine}"', *lines))
+        assert len(workload.machines) == 10
+        user_of_job = workload.slot_numbers[workload.slot[workload.kind == 4]] % 2
+        owners[machine] = np.mean(workload.owner[workload.claim.machine] == user_of_job)
+    assert owners["own"] == 1
+    assert 0.4 < owners["any"] < 0.6
+
+
+def test_a_field_of_the_log_says_which_project_a_job_is_of(tmp_path):
+    lines = [line(1, 0, 0, 5, 1, user=3), line(2, 0, 0, 5, 1, user=-1), line(3, 0, 0, 5, 1, user=3)]
+    workload = load_workload(mapped(tmp_path, 'projects = "user"', *lines))
+    assert workload.projects == ("user-unknown", "user-3")
+    assert [workload.of_project(project)[0].slot_numbers.tolist() for project in workload.projects] == [[2], [1, 3]]
+    assert load_workload(mapped(tmp_path, 'projects = "queue"', *lines)).sites == ()
+
+
+def test_a_log_is_beside_the_file_that_names_it(tmp_path):
+    mapped(tmp_path, "credits = 7", *EACH)
+    (tmp_path / "below").mkdir()
+    above = tmp_path / "below" / "above.toml"
+    above.write_text('extends = "../mapped.toml"\nlog.machine = "any"\nverdict = "unknown"\n', encoding="utf-8")
+    workload = load_workload(above, None, ["log.machines=3"])
+    assert (workload.name, len(workload.machines), set(workload.claim.credits.tolist())) == ("above", 3, {7})
+
+
+@pytest.mark.parametrize(
+    ("mapping", "told"),
+    [
+        ('outcome = { done = "claim" }', "log.outcome"),
+        ('outcome = { failed = "a,b" }', "log.outcome.failed"),
+        ("run_time_scale = 0", "log.run_time_scale = 0"),
+        ("run_time_scale = 1e9\n", "run_time_scale = 1e+09 makes run times longer"),
+        ('machine = "mine"', 'log.machine = "mine": expected "own" or "any"'),
+        ('projects = "day"', "log.projects"),
+        ('projects = "user"', 'projects = "user": the log has 150 of them, and 100 can be'),
+        ("speed = 3", "log.speed: unknown key"),
+    ],
+)
+def test_mistakes_in_a_mapping_are_told(tmp_path, mapping, told):
+    lines = [line(job, 0, 0, 1_000, 1, user=job) for job in range(1, 151)]
+    with pytest.raises(ScenarioError) as raised:
+        load_workload(mapped(tmp_path, mapping, *lines))
+    assert told in str(raised.value)
+
+
+def test_a_log_that_is_not_there_is_named(tmp_path):
+    path = mapped(tmp_path, "", *EACH)
+    (tmp_path / "log.swf").unlink()
+    with pytest.raises(FileNotFoundError, match=r"log\.swf"):
+        load_workload(path)

@@ -12,8 +12,8 @@ from cpsim import catalog, tables
 from cpsim.scenario import generate, identities, load_workload, schema
 from cpsim.scenario.workload import ABSENT
 
-NUMBERS_DIGEST = "1836d5ccff3a7888c419299c00bd391e0e3c88be6e9e3840534c4c7967286aa5"
-DIGEST, FAKER = "6a2ec346e7658e96dbf905365cb809b858013fa98caa207dee9f4af12aa06735", "40.63.0"
+NUMBERS_DIGEST = "ec8cbf0abdac7ce76b109fc872eda8922f854048962c83625325d76d6ecfbdf1"
+DIGEST, FAKER = "528e4ca691381dcced35293a21072da1317594c845b0d09972c285c752f8146b", "40.63.0"
 
 
 @pytest.fixture(scope="module")

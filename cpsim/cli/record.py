@@ -1,0 +1,142 @@
+"""`cpsim record`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cpdaemon.endpoint import Endpoint, TcpEndpoint, UnixEndpoint, UrlEndpoint, parse_endpoint
+from cpdaemon.errors import EndpointError
+from cpsim.cli.announce import announcing
+from cpsim.cli.group import cli
+from cpsim.cli.options import EndpointType
+from cpsim.listen import Listen, is_loopback
+
+if TYPE_CHECKING:
+    from cpsim.record.recording import Recording
+
+    Place = UnixEndpoint | TcpEndpoint
+
+
+class PlaceType(click.ParamType["Place"]):
+    """Where to listen: PATH, HOST:PORT, or :PORT of this machine alone; port 0 takes a free one."""
+
+    name = "addr"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Place:
+        """Read it."""
+        if value.startswith(":"):
+            value = f"127.0.0.1{value}"
+        try:
+            return Listen(value)
+        except ValueError as error:
+            if "/" not in value and not value.startswith("unix:"):
+                self.fail(f"{error}, and no PATH, which has a '/'", param, ctx)
+        try:
+            endpoint = parse_endpoint(value)
+        except EndpointError as error:
+            self.fail(str(error), param, ctx)
+        if isinstance(endpoint, UrlEndpoint):
+            self.fail(f"{value}: write HOST:PORT, without a scheme: what is spoken there is the target's", param, ctx)
+        return endpoint
+
+
+@cli.command()
+@click.option(
+    "--listen",
+    type=PlaceType(),
+    required=True,
+    help="Where clients connect: PATH, HOST:PORT, or :PORT of this machine alone; port 0 takes a free one.",
+)
+@click.option(
+    "--target",
+    type=EndpointType(),
+    required=True,
+    help="Whom they mean: a daemon (PATH or HOST:PORT) or a server (URL).",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="The recording, .parquet or .csv: a trace for cpsim run.",
+)
+@click.option(
+    "--pseudonymise",
+    is_flag=True,
+    help="Write other names for slots, machines and the texts of metadata: always the same for the same.",
+)
+@click.option(
+    "--ready-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Written once it listens: a line 'KIND ADDRESS'.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the summary, after that line, as one JSON document.")
+def record(
+    listen: Place, target: Endpoint, output: Path, pseudonymise: bool, ready_file: Path | None, as_json: bool
+) -> None:
+    """Record what passes to a live daemon or server, until Ctrl-C.
+
+    Clients connect to --listen instead of --target, and notice nothing: every byte passes unchanged, both ways. Secrets
+    and signatures are never written. The recording is a scenario:
+
+    \b
+    cpsim record --listen ./record.socket --target /var/run/creditapi.socket -o traffic.parquet
+    cpsim record --listen :5668 --target 127.0.0.1:5667 -o traffic.csv --pseudonymise
+    cpsim record --listen :8080 --target https://cp.example.org/api -o traffic.parquet
+    cpsim run traffic.parquet --speed 10
+    """
+    from cpsim.errors import Problem
+    from cpsim.process import settle_in
+    from cpsim.record import proxy
+    from cpsim.record.pseudonyms import Pseudonyms
+    from cpsim.record.recording import Recording
+
+    if str(listen) == str(target):
+        raise click.UsageError(f"--listen and --target are both {listen}: the proxy cannot stand in front of itself")
+    settle_in()
+    recording = Recording(output, Pseudonyms() if pseudonymise else None)
+    listened = False
+
+    with announcing(ready_file) as announce:
+
+        def on_ready(address: str) -> None:
+            nonlocal listened
+            listened = True
+            if isinstance(listen, TcpEndpoint) and not is_loopback(listen.host):
+                click.echo(f"cpsim: warning: other machines can reach {address.partition(' ')[2]}", err=True)
+            announce(f"{address}\n")
+
+        try:
+            proxy.record(listen, target, recording, on_ready)
+            recording.close()
+        except OSError as error:
+            if listened:
+                raise Problem(f"{output} cannot be written: {error.strerror or error}") from error
+            recording.abandon()
+            raise
+    _tell(recording, as_json=as_json)
+
+
+def _tell(recording: Recording, *, as_json: bool) -> None:
+    figures = {
+        "recording": str(recording.path),
+        "commands": dict(recording.commands),
+        "frames": recording.frames,
+        "left_out": dict(recording.left_out),
+    }
+    if as_json:
+        click.echo(json.dumps(figures, indent=2))
+        return
+    outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in recording.commands.items())
+    click.echo(f"recorded      {recording.commands.total():,} commands{outcomes and f' ({outcomes})'}")
+    if recording.frames:
+        click.echo(f"              {recording.frames:,} frames that are no commands")
+    for why, count in recording.left_out.items():
+        click.echo(f"left out      {count:,} {why}")
+    click.echo(f"recording     {recording.path}")

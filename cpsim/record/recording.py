@@ -1,0 +1,208 @@
+"""The file of a recording: a trace, a row per command, which `cpsim run` replays.
+
+| column | |
+|---|---|
+| `sent_us` | when the first byte of it came, in microseconds since the recording began |
+| `answered_us` | when the last byte of its answer came; missing if none did |
+| `kind`, `slot`, `arguments` | the command as a trace has it |
+| `outcome` | `accepted`, `refused` or `unknown` |
+| `error` | `ER`, `HTTP 500` and the like; empty if it was accepted |
+
+What a signature or a secret could be in is never a command's, and is not written. Rows are written thousands at a time,
+into a file beside the one that was asked for; it gets its name when it is whole.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from cpdaemon.wire import MalformedFrame, parse
+from cpsim.errors import Problem
+from cpsim.record.pseudonyms import SLOT
+from cpsim.scenario import trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from cpsim.record.pseudonyms import Pseudonyms
+
+ROWS_AT_ONCE: Final = 16_384
+SCHEMA: Final = pa.schema(
+    [
+        ("sent_us", pa.int64()),
+        ("answered_us", pa.int64()),
+        ("kind", pa.string()),
+        ("slot", pa.string()),
+        ("arguments", pa.string()),
+        ("outcome", pa.string()),
+        ("error", pa.string()),
+    ]
+)
+_SIGNATURE: Final = re.compile(rb"(?i)[0-9a-f]{32,}|(?<=auth=)[^&\s]+|(?<=authorization:)[^\r\n]+|(?<=secret=)[^,&\s]+")
+
+
+class Answer(NamedTuple):
+    """What became of a command: when it was sent and answered (None: never), how, and which error it was."""
+
+    sent_us: int
+    answered_us: int | None
+    outcome: str
+    error: str = ""
+
+
+class Recording:
+    """A trace while it is written.
+
+    Args:
+        path: the file, `.csv` or `.parquet`.
+        pseudonyms: what stands for the names in it; without them, names are written as they are.
+
+    Attributes:
+        commands: how many were written, by outcome.
+        frames: how many frames were written that are no commands.
+        left_out: how many requests and connections were not, by why.
+
+    Raises:
+        Problem: the path has another ending, or there is such a file.
+        OSError: it cannot be made.
+    """
+
+    def __init__(self, path: Path, pseudonyms: Pseudonyms | None = None) -> None:
+        if path.suffix.lower() not in trace.SUFFIXES:
+            raise Problem(f"{path}: a recording is a trace: name it .parquet or .csv")
+        if path.exists() or path.is_symlink():
+            raise Problem(f"{path} is there already: name another file with --output")
+        self.path = path
+        self._pseudonyms = pseudonyms
+        self._partial = path.with_name(f"{path.name}.partial")
+        self._file = self._partial.open("wb")
+        is_csv = path.suffix.lower() == ".csv"
+        self._writer: Any = (
+            pa.csv.CSVWriter(self._file, SCHEMA)
+            if is_csv
+            else pa.parquet.ParquetWriter(self._file, SCHEMA, compression="zstd")
+        )
+        self._rows: list[tuple[object, ...]] = []
+        self._failure: OSError | None = None
+        self.on_failure: Callable[[], object] = bool
+        """Called when the file cannot be written any more; `close` says why."""
+        self.commands: Counter[str] = Counter()
+        self.frames = 0
+        self.left_out: Counter[str] = Counter()
+
+    def frame(self, frame: bytes, answer: Answer) -> None:
+        """Write what came to a daemon: a command, or a frame that is none.
+
+        A command that no workload can have, such as one of 7.9 credits, is written as the bytes that it was.
+        """
+        slot = ""
+        try:
+            kind, arguments = parse(frame)
+            slot = arguments.pop("slot")
+            arguments = self._meant(kind, arguments)
+            trace.check(kind, slot, arguments)
+        except MalformedFrame:
+            self._frame(frame, answer)
+        except ValueError:
+            self._frame(frame.replace(f"slot={slot}".encode(), b"slot=" + SLOT, 1), answer)
+        else:
+            self._command(kind, slot, arguments, answer)
+
+    def call(self, kind: str, arguments: Mapping[str, object], answer: Answer) -> None:
+        """Write what came to a server, which may hold what no frame does: then it is left out."""
+        texts = [f"{name}={value}" for name, value in arguments.items() if type(value) in {str, int}]
+        try:
+            known, read = parse(",".join([kind, *texts]).encode())
+            slot = read.pop("slot")
+            read = self._meant(known, read)
+            trace.check(known, slot, read)
+            is_read = [name for name, *_ in (pair.split("=", 1) for pair in texts)] == list(arguments)
+        except ValueError:
+            is_read = False
+        if not is_read:
+            self.left_out["commands that no workload can have"] += 1
+        else:
+            self._command(known, slot, read, answer)
+
+    def body(self, body: bytes, answer: Answer) -> None:
+        """Write what came to a server and is no command."""
+        self._frame(body, answer)
+
+    def close(self) -> None:
+        """Write what is left, and give the file its name.
+
+        Raises:
+            OSError: it cannot be written; what there is stays in the file beside it.
+        """
+        self._flush()
+        if self._failure is not None:
+            raise self._failure
+        self._writer.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._partial.rename(self.path)
+
+    def abandon(self) -> None:
+        """Close a file that holds nothing, and remove it."""
+        self._file.close()
+        self._partial.unlink(missing_ok=True)
+
+    def _meant(self, kind: str, arguments: dict[str, str]) -> dict[str, str]:
+        """A command's arguments but for those that the protocol does not have, which a server passes over."""
+        known = trace.ARGUMENTS.get(kind)
+        if known is None or all(name in known for name in arguments):
+            return arguments
+        meant = {name: value for name, value in arguments.items() if name in known}
+        self.left_out["arguments that the protocol does not have"] += len(arguments) - len(meant)
+        return meant
+
+    def _command(self, kind: str, slot: str, arguments: Mapping[str, str], answer: Answer) -> None:
+        if self._pseudonyms is not None:
+            slot, arguments = self._pseudonyms.slot(slot), self._pseudonyms.arguments(kind, arguments)
+        self.commands[answer.outcome] += 1
+        self._add(kind, slot, ",".join([f"{name}={value}" for name, value in arguments.items()]), answer)
+
+    def _frame(self, frame: bytes, answer: Answer) -> None:
+        written = _SIGNATURE.sub(lambda found: b"0" * len(found[0]), frame)
+        if self._pseudonyms is not None:
+            written = self._pseudonyms.frame(written)
+            if _is_command(written) and not _is_command(frame):
+                self.left_out["frames whose names were what is wrong with them"] += 1
+                return
+        self.frames += 1
+        self._add("frame", "", written.decode("latin-1"), answer)
+
+    def _add(self, kind: str, slot: str, arguments: str, answer: Answer) -> None:
+        self._rows.append((answer.sent_us, answer.answered_us, kind, slot, arguments, answer.outcome, answer.error))
+        if len(self._rows) >= ROWS_AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._rows and self._failure is None:
+            columns = [
+                pa.array(column, field.type)
+                for column, field in zip(zip(*self._rows, strict=True), SCHEMA, strict=True)
+            ]
+            try:
+                self._writer.write_table(pa.Table.from_arrays(columns, schema=SCHEMA))
+            except OSError as error:
+                self._failure = error
+                self.on_failure()
+        self._rows = []
+
+
+def _is_command(frame: bytes) -> bool:
+    try:
+        parse(frame)
+    except MalformedFrame:
+        return False
+    return True
