@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import resource
 import secrets
 import signal
@@ -113,6 +114,7 @@ def run(
     processes: int = 1,
     slot_prefix: str | None,
     faults: Sequence[str] = (),
+    stop_after_s: float = math.inf,
     on_stage: Callable[[str], None],
     on_progress: Callable[[int, Progress], None],
 ) -> Run:
@@ -127,6 +129,7 @@ def run(
         processes: that replay, each its own slots.
         slot_prefix: begins the ids of the slots; None makes one that no earlier run has used.
         faults: what goes wrong during the replay beside what the workload says, as `cpsim faults` has it.
+        stop_after_s: the replay ends then, whatever is left to send.
         on_stage: told what is being done, in words.
         on_progress: told the number of operations in all, and how far the replay is.
 
@@ -165,7 +168,12 @@ def run(
         with _failing(result, observer, [*workload.faults, *faults], timeout_s):
             assignment = _assignment(result, in_flight, timeout_s)
             start = _replay(
-                result, observer, assignment, processes, lambda progress: on_progress(len(workload), progress)
+                result,
+                observer,
+                assignment,
+                processes=processes,
+                stop_after_s=stop_after_s,
+                on_progress=lambda progress: on_progress(len(workload), progress),
             )
         if observer is not None and result.embedded and workload.link_after:
             observer.link(list(result.links().items()))
@@ -287,14 +295,23 @@ def _replay(
     result: Run,
     observer: Observer | None,
     assignment: Assignment,
+    *,
     processes: int,
+    stop_after_s: float,
     on_progress: Callable[[Progress], None],
 ) -> int:
     """Replay, and put what came of it into the run; returns when it began, on the performance counter."""
     result.schedule_us = assignment.schedule_us
+
+    def progressed(progress: Progress) -> None:
+        on_progress(progress)
+        if progress.elapsed_s > stop_after_s:
+            stop()
+
     if processes > 1:
-        with Processes(assignment, processes, on_progress) as several:
-            with _interrupting(result, several.stop):
+        with Processes(assignment, processes, progressed) as several:
+            stop = several.stop
+            with _interrupting(result, stop):
                 result.elapsed_s, result.records, result.errors = several.run()
                 result.effort = several.effort()
             return several.start_ns
@@ -306,10 +323,11 @@ def _replay(
         in_flight=assignment.in_flight,
         timeout_s=assignment.timeout_s,
         think_s=assignment.think_s,
-        on_progress=on_progress,
+        on_progress=progressed,
     )
+    stop = engine.stop
     try:
-        with _interrupting(result, engine.stop):
+        with _interrupting(result, stop):
             if isinstance(result.pace, Virtual):
                 assert observer is not None
                 result.elapsed_s, result.virtual_ns, shift_ns = replay_in_virtual_time(engine, assignment, observer)

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from cpsim.replay.clock import Users
-from cpsim.replay.failures import OURS, kind_of
+from cpsim.replay.failures import kind_of
 from cpsim.replay.journal import Outcome
 from cpsim.replay.latency import by_second, histogram, percentiles_ms
 from cpsim.scenario.workload import KIND_NAMES
@@ -35,8 +35,6 @@ LIMITS: Final = {
     "ports": "this machine had no port free for a connection: that says nothing of the target",
     "files": "this process could have no more files open: that says nothing of the target",
 }
-BUSY: Final = 0.9
-"""Share of its time from which on the sender had none to spare."""
 
 
 @dataclass(slots=True)
@@ -169,13 +167,7 @@ def _limit(run: Run, lateness_p99_ms: float | None) -> str | None:
     """What kept a run from being faster."""
     if isinstance(run.pace, Users) or (lateness_p99_ms is not None and lateness_p99_ms <= LATE_MS):
         return None
-    retried = {kind_of(error): count for error, count in run.effort.retried.items()}
-    ours = {kind: retried[kind] for kind in OURS & retried.keys()}
-    if ours:
-        return max(ours, key=ours.__getitem__)
-    if run.effort.busy > BUSY:
-        return "generator"
-    return "backlog" if retried.get("backlog", 0) > len(run.records) else "target"
+    return run.effort.limit(len(run.records))
 
 
 def show(run: Run, summary: Summary, console: Console) -> None:

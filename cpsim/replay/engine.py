@@ -7,11 +7,12 @@ slot are never in flight together: the later one waits for the answer of the ear
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cpdaemon.errors import NotSent
+from cpsim.replay.failures import OURS, kind_of
 from cpsim.replay.journal import Journal, Outcome
 from cpsim.replay.wire import BacklogFull, Wire
 
@@ -26,6 +27,8 @@ TICK_NS: Final = 50_000_000
 RETRY_NS: Final = 1_000_000
 SPIN_NS: Final = 2_000_000
 """The poll's time-out counts whole milliseconds: what is due sooner than this is waited for in a busy loop."""
+BUSY: Final = 0.9
+"""Share of its time from which on a sender had none to spare."""
 
 
 Operation = tuple[int, int, int, bytes]
@@ -41,6 +44,18 @@ class Effort(NamedTuple):
 
     busy: float
     retried: dict[str, int]
+
+    def limit(self, operations: int) -> str:
+        """What kept a replay of so many operations from being faster: ports, files, generator, backlog or target."""
+        retried: Counter[str] = Counter()
+        for error, times in self.retried.items():
+            retried[kind_of(error)] += times
+        ours = {kind: retried[kind] for kind in OURS & retried.keys()}
+        if ours:
+            return max(ours, key=ours.__getitem__)
+        if retried["backlog"] > operations:
+            return "backlog"
+        return "generator" if self.busy > BUSY else "target"
 
 
 class Progress(NamedTuple):
