@@ -47,6 +47,10 @@ IN_FLIGHT: Final = (64, 10_000)
 """Operations under way at once, at least and at most."""
 
 
+PREFIX_CHARACTERS: Final = 40
+"""Of a slot prefix that steps keep: each adds its number."""
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What is searched for, and how.
@@ -272,7 +276,7 @@ def _measure(
         in_flight=in_flight,
         timeout_s=asked.timeout_s,
         processes=asked.processes,
-        slot_prefix=None if asked.slot_prefix is None else f"{asked.slot_prefix}-{number}",
+        slot_prefix=None if asked.slot_prefix is None else f"{asked.slot_prefix[:PREFIX_CHARACTERS]}-{number}",
         stop_after_s=lasts_s * 1.5 + asked.p99_ms / 1e3,
         on_stage=on_stage,
         on_progress=on_progress,

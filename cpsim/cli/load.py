@@ -125,13 +125,8 @@ def load(
     where = target_at(target, server, project, secret_file)
     assert where is not None
     path = find_scenario(scenario)
+    _check(context)
     if find_capacity:
-        in_flight_given = context.get_parameter_source("in_flight") is not click.core.ParameterSource.DEFAULT
-        if rate is not None or speed is not None or in_flight_given or locust:
-            raise click.UsageError(
-                "--find-capacity chooses rates and operations in flight itself, and runs without Locust: leave out "
-                + (" ".join(locust) or "--rate, --speed and --in-flight")
-            )
         from cpsim.capacity import Asked
 
         ask = partial(
@@ -144,12 +139,6 @@ def load(
             slot_prefix=slot_prefix,
         )
         sys.exit(_search(path, seed, ask, thresholds, output, as_json=as_json))
-    if p99_ms is not None or step_s is not None or as_json:
-        raise click.UsageError("--p99-ms, --step-time and --json go with --find-capacity")
-    if find_spec("locust") is None:
-        raise Problem("cpsim load needs Locust: pip install 'cpsim[load]'")
-    if rate is not None and speed is not None:
-        raise click.UsageError("--rate and --speed exclude one another")
     plan = {
         "scenario": str(path),
         "seed": seed,
@@ -166,6 +155,27 @@ def load(
         "thresholds": [str(threshold) for threshold in thresholds],
     }
     _start_locust(plan, (*(["--processes", str(processes)] if processes else []), *locust))
+
+
+def _check(context: click.Context) -> None:
+    """Raise click.UsageError if options do not go together, and Problem if Locust is needed and not there."""
+    given = {
+        name for name in context.params if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+    }
+    locust = context.params["locust"]
+    if context.params["find_capacity"]:
+        if given & {"rate", "speed", "in_flight"} or locust:
+            raise click.UsageError(
+                "--find-capacity chooses rates and operations in flight itself, and runs without Locust: leave out "
+                + (" ".join(locust) or "--rate, --speed and --in-flight")
+            )
+        return
+    if given & {"p99_ms", "step_s", "as_json"}:
+        raise click.UsageError("--p99-ms, --step-time and --json go with --find-capacity")
+    if given >= {"rate", "speed"}:
+        raise click.UsageError("--rate and --speed exclude one another")
+    if find_spec("locust") is None:
+        raise Problem("cpsim load needs Locust: pip install 'cpsim[load]'")
 
 
 def _start_locust(plan: Mapping[str, object], locust: tuple[str, ...]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from cpdaemon.endpoint import Endpoint, TcpEndpoint, parse_endpoint
-from cpdaemon.errors import EndpointError
+from cpdaemon.errors import EndpointError, InvalidCommand
 from cpsim.errors import Problem
 from cpsim.faults import Fault
 from cpsim.listen import Listen
@@ -125,6 +125,22 @@ class ThresholdType(click.ParamType["Threshold"]):
             self.fail(str(problem), param, ctx)
 
 
+class SlotPrefixType(click.ParamType[str]):
+    """What slot ids can begin with."""
+
+    name = "slot prefix"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check it."""
+        from cpsim.run import check_prefix
+
+        try:
+            check_prefix(value)
+        except InvalidCommand as error:
+            self.fail(str(error), param, ctx)
+        return value
+
+
 server_option = click.option(
     "--server", type=EndpointType(), help="URL of the server behind the --target daemon, to see the effect."
 )
@@ -156,7 +172,10 @@ threshold_option = click.option(
     help="Exit with 1 unless a figure keeps to this: p99_ms<20, error_rate<0.001, operations_per_s>500, ...",
 )
 slot_prefix_option = click.option(
-    "--slot-prefix", metavar="TEXT", help="Begin slot ids with TEXT; by default they are new with every run."
+    "--slot-prefix",
+    type=SlotPrefixType(),
+    metavar="TEXT",
+    help="Begin slot ids with TEXT; by default they are new with every run.",
 )
 output_option = click.option(
     "--output",

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import click
 
 from cpdaemon.endpoint import Endpoint, UrlEndpoint
-from cpdaemon.errors import InvalidCommand
 from cpsim.cli.group import FAILED, INVALID, cli
 from cpsim.cli.options import (
     LONGEST_S,
@@ -135,7 +134,6 @@ def run(
     """
     from cpsim import run_folder
     from cpsim.catalog import find_scenario
-    from cpsim.run import check_prefix
     from cpsim.run import run as perform
     from cpsim.scenario import load_workload
     from cpsim.summary import summarise
@@ -143,11 +141,6 @@ def run(
 
     pace = _pace(rate, speed, users, think_s, virtual=virtual, asap=asap)
     where = target_at(target, server, project, secret_file)
-    if slot_prefix is not None:
-        try:
-            check_prefix(slot_prefix)
-        except InvalidCommand as error:
-            raise click.BadParameter(str(error), param_hint="--slot-prefix") from error
     path = find_scenario(scenario)
     folder = output or run_folder.new_name(path)
     partial = run_folder.claim_folder(folder)
