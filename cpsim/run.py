@@ -23,6 +23,7 @@ from cpsim.errors import Problem
 from cpsim.fake import FakeProcess
 from cpsim.faults import Fault
 from cpsim.judging import judge
+from cpsim.process import undisturbed
 from cpsim.replay.assignment import Assignment
 from cpsim.replay.clock import Users, Virtual
 from cpsim.replay.connect import open_wire
@@ -327,7 +328,7 @@ def _replay(
     )
     stop = engine.stop
     try:
-        with _interrupting(result, stop):
+        with _interrupting(result, stop), undisturbed():
             if isinstance(result.pace, Virtual):
                 assert observer is not None
                 result.elapsed_s, result.virtual_ns, shift_ns = replay_in_virtual_time(engine, assignment, observer)

@@ -32,12 +32,12 @@ class OneShot:
     """
 
     def __init__(self, endpoint: UnixEndpoint | TcpEndpoint, in_flight: int) -> None:
-        self._poller: Few | Many = Few() if in_flight <= FEW else Many()
+        self._sockets: dict[int, RawSocket] = {}
+        self._connecting: dict[int, bytes] = {}
+        self._poller: Few | Many = Few(self._sockets, self._connecting) if in_flight <= FEW else Many()
         self.poll = self._poller.poll
         self._watch = self._poller.watch
         self._forget = self._poller.forget
-        self._sockets: dict[int, RawSocket] = {}
-        self._connecting: dict[int, bytes] = {}
         self._partial: dict[int, bytes] = {}
         self._address: str | tuple[str, int]
         if isinstance(endpoint, UnixEndpoint):
