@@ -19,6 +19,7 @@ import numpy as np
 from cpdaemon.commands import Discard
 from cpdaemon.endpoint import UnixEndpoint, UrlEndpoint, parse_endpoint
 from cpdaemon.errors import InvalidCommand
+from cpsim.effect import effect_delays_ns
 from cpsim.errors import Problem
 from cpsim.fake import FakeProcess
 from cpsim.faults import Fault
@@ -74,8 +75,8 @@ class Run:
 
     `schedule_us` says when each operation was due, `virtual_ns` when it was sent in virtual time, where there are such.
     `fresh` says that no other run has slot ids that begin like these; `command` is the command line that repeats it.
-    `effort` is what sending cost. `faults` are those that were set meanwhile and what came of each, and `firings` each
-    time that one came to pass.
+    `effort` is what sending cost, and `effect_ns` how long after its answer each command was applied, where that shows.
+    `faults` are those that were set meanwhile and what came of each, and `firings` each time that one came to pass.
     """
 
     workload: Workload
@@ -96,6 +97,7 @@ class Run:
     firings: list[dict[str, Any]] = field(default_factory=list)
     slots: pa.Table | None = None
     accounts: pa.Table | None = None
+    effect_ns: npt.NDArray[np.int64] | None = None
     verdict: Verdict = field(default_factory=Verdict)
     command: str = ""
 
@@ -180,6 +182,8 @@ def run(
             observer.link(list(result.links().items()))
         on_stage("verifying")
         judge(result, observer, start, timeout_s)
+        if observer is not None and result.slots is not None and not isinstance(pace, Virtual):
+            result.effect_ns = effect_delays_ns(result, observer, start)
         return result
 
 

@@ -9,6 +9,7 @@
 | `verdict.json` | the verdict, findings with examples and the commands to repeat them, and what could not be verified |
 | `latency.hgrm` | service time, as HdrHistogram's tools read it, in milliseconds |
 | `response.hgrm` | response time, likewise, where operations had times to keep |
+| `effect.hgrm` | from OK to applied, likewise, where the server's ledger shows it |
 | `seconds.parquet` | a row per second: operations, failures, and their times in milliseconds |
 | `faults.json` | what went wrong on demand and each time that it did, if anything was to |
 | `report.html` | the run on one page |
@@ -170,9 +171,10 @@ def write_capacity(found: Capacity, asked: Asked, partial: Path, folder: Path) -
 
 
 def _write_times(summary: Summary, partial: Path) -> None:
-    write_hgrm(summary.service, partial / "latency.hgrm")
-    if summary.response is not None:
-        write_hgrm(summary.response, partial / "response.hgrm")
+    times = {"latency": summary.service, "response": summary.response, "effect": summary.effect}
+    for name, recorded in times.items():
+        if recorded is not None:
+            write_hgrm(recorded, partial / f"{name}.hgrm")
 
 
 def verdict_document(run: Run) -> dict[str, Any]:

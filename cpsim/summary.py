@@ -51,6 +51,7 @@ class Summary:
         busy: the share of its time in which the sender did not wait.
         service: from send to answer.
         response: from due to answer, where operations had times to keep.
+        effect: from answer to when it was applied, where the server's ledger shows that.
         lateness_p99_ms: how late operations were sent, likewise.
         per_second: operations answered in each second of the replay.
         seconds: a row per second of the replay, see `latency.by_second`.
@@ -66,6 +67,7 @@ class Summary:
     busy: float
     service: HdrHistogram
     response: HdrHistogram | None
+    effect: HdrHistogram | None
     lateness_p99_ms: float | None
     per_second: list[int]
     seconds: list[dict[str, float | None]]
@@ -111,6 +113,7 @@ class Summary:
             "busy": round(self.busy, 3),
             "service_ms": percentiles_ms(self.service),
             "response_ms": None if self.response is None else percentiles_ms(self.response),
+            "effect_ms": None if self.effect is None else percentiles_ms(self.effect),
             "lateness_p99_ms": self.lateness_p99_ms,
             "pace_kept": None if self.lateness_p99_ms is None else not self.fell_behind,
             "slots_by_state": self.slots,
@@ -155,6 +158,7 @@ def summarise(run: Run) -> Summary:
         busy=run.effort.busy,
         service=histogram(records["answered_ns"] - records["sent_ns"]),
         response=response,
+        effect=None if run.effect_ns is None else histogram(run.effect_ns),
         lateness_p99_ms=lateness_p99_ms,
         per_second=np.bincount(records["answered_ns"] // 1_000_000_000).tolist() if len(records) else [],
         seconds=by_second(records, due_ns),
@@ -199,7 +203,8 @@ def _lines(run: Run, summary: Summary) -> Iterator[str]:
     yield f"throughput    {summary.operations_per_s:,.0f} operations/s ({done})"
     if summary.limit is not None and not summary.fell_behind:
         yield f"limit         {LIMITS[summary.limit]}"
-    for name, recorded in (("service time", summary.service), ("response time", summary.response)):
+    times = {"service time": summary.service, "response time": summary.response, "OK to applied": summary.effect}
+    for name, recorded in times.items():
         if recorded is not None and recorded.get_total_count():
             figures = "  ".join(f"{name} {value:.2f}" for name, value in percentiles_ms(recorded).items())
             yield f"{name:<13} ms  {figures}"
