@@ -88,6 +88,14 @@ def rows(folder: Path) -> Iterator[tuple[str, Row]]:
             "lateness p99 in ms at half of the engine's rate / service time p50",
             in_turns(lambda turn: lateness_ms(challenge, least, f"l{turn}", half), lambda _: service_ms[-1]),
         )
+    with limit.serving_tcp() as address:
+        yield (
+            f"replay engine / C client with {THREADS} threads, one-shot over TCP, commands/s",
+            in_turns(
+                lambda turn: rate(challenge, parse_endpoint(address), f"t{turn}"),
+                lambda _: limit.oneshot(address, THREADS),
+            ),
+        )
     with limit.serving_http() as url:
         requests = [request.replace(b"bench", b"limit") for request in single("c", 20_000)]
         yield (
