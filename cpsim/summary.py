@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from cpsim.replay.clock import Users
 from cpsim.replay.failures import kind_of
 from cpsim.replay.journal import Outcome
-from cpsim.replay.latency import by_second, histogram, percentiles_ms
+from cpsim.replay.latency import by_second, histogram, percentiles_ms, senders_lateness_ns
 from cpsim.scenario.workload import KIND_NAMES
 from cpsim.thresholds import Checked, Threshold, metrics
 from cpsim.verify.timeline import timeline
@@ -171,7 +171,13 @@ def _limit(run: Run, lateness_p99_ms: float | None) -> str | None:
     """What kept a run from being faster."""
     if isinstance(run.pace, Users) or (lateness_p99_ms is not None and lateness_p99_ms <= LATE_MS):
         return None
-    return run.effort.limit(len(run.records))
+    limit = run.effort.limit(len(run.records))
+    if limit == "target" and run.schedule_us is not None:
+        ops = run.records["op"]
+        late_ns = senders_lateness_ns(run.records, run.schedule_us[ops] * 1000, run.workload.slot[ops])
+        if len(late_ns) and np.percentile(late_ns, 99) / 1e6 > LATE_MS / 2:
+            return "generator"
+    return limit
 
 
 def show(run: Run, summary: Summary, console: Console) -> None:

@@ -650,5 +650,5 @@ def test_what_limited_a_run(busy, retried, lateness_ms, limit):
     from cpsim.replay.engine import Effort
     from cpsim.summary import _limit
 
-    run = SimpleNamespace(pace=AsFastAsPossible(), effort=Effort(busy, retried), records=[1])
+    run = SimpleNamespace(pace=AsFastAsPossible(), effort=Effort(busy, retried), records=[1], schedule_us=None)
     assert _limit(run, lateness_ms) == limit

@@ -41,7 +41,7 @@ def percentiles_ms(recorded: HdrHistogram) -> dict[str, float]:
 
 
 def senders_lateness_ns(
-    records: npt.NDArray[np.void], due_ns: npt.NDArray[np.int64], slots: npt.NDArray[np.int32], in_flight: int
+    records: npt.NDArray[np.void], due_ns: npt.NDArray[np.int64], slots: npt.NDArray[np.int32], in_flight: int = 0
 ) -> npt.NDArray[np.int64]:
     """By how much operations were sent late for which the sender had nothing to wait for.
 
@@ -52,7 +52,7 @@ def senders_lateness_ns(
         records: of a journal, in the order of the operations.
         due_ns: when each of them was due.
         slots: the slot of each.
-        in_flight: how many could be under way at once.
+        in_flight: how many could be under way at once; 0 takes nine tenths of the most that were.
 
     Returns:
         Nanoseconds, for the operations that found a place free when they were sent.
@@ -65,7 +65,8 @@ def senders_lateness_ns(
     ready_ns[later] = np.maximum(ready_ns[later], answered_ns[earlier])
     order = np.sort(sent_ns)
     flying = np.searchsorted(order, sent_ns) - np.searchsorted(np.sort(answered_ns), sent_ns)
-    late_ns: npt.NDArray[np.int64] = np.maximum(sent_ns - ready_ns, 0)[flying < in_flight - 1]
+    places = in_flight - 1 if in_flight else 0.9 * flying.max(initial=0)
+    late_ns: npt.NDArray[np.int64] = np.maximum(sent_ns - ready_ns, 0)[flying < places]
     return late_ns
 
 
