@@ -14,6 +14,7 @@ import numpy as np
 
 from cpsim.errors import Problem
 from cpsim.replay.clock import Rate
+from cpsim.replay.journal import Outcome
 from cpsim.replay.latency import percentiles_ms, senders_lateness_ns
 from cpsim.run import run
 from cpsim.summary import summarise
@@ -299,7 +300,7 @@ def _measure(
     answered_s = max(int(records["answered_ns"].max(initial=1)) / 1e9, len(result.workload) / rate)
     step = Step(
         offered_per_s=rate,
-        achieved_per_s=len(records) / answered_s,
+        achieved_per_s=np.count_nonzero(records["outcome"] != Outcome.UNKNOWN) / answered_s,
         unsent=unsent,
         in_flight=in_flight,
         sender_late_p99_ms=late_p99_ms,
