@@ -59,5 +59,5 @@ def readme(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Print ratios measured side by side; `nox -s bench -- NEW.json --compare OLD.json` also those of before."""
-    install_wheel(session, "[load]")
+    install_wheel(session, "[load,report]")
     session.run("python", "tests/benchmarks/ratios.py", *session.posargs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import resource
 import secrets
 import signal
@@ -18,10 +19,12 @@ import numpy as np
 from cpdaemon.commands import Discard
 from cpdaemon.endpoint import UnixEndpoint, UrlEndpoint, parse_endpoint
 from cpdaemon.errors import InvalidCommand
+from cpsim.effect import effect_delays_ns
 from cpsim.errors import Problem
 from cpsim.fake import FakeProcess
 from cpsim.faults import Fault
 from cpsim.judging import judge
+from cpsim.process import undisturbed
 from cpsim.replay.assignment import Assignment
 from cpsim.replay.clock import Users, Virtual
 from cpsim.replay.connect import open_wire
@@ -74,8 +77,8 @@ class Run:
 
     `schedule_us` says when each operation was due, `virtual_ns` when it was sent in virtual time, where there are such.
     `fresh` says that no other run has slot ids that begin like these; `command` is the command line that repeats it.
-    `effort` is what sending cost. `faults` are those that were set meanwhile and what came of each, and `firings` each
-    time that one came to pass.
+    `effort` is what sending cost, and `effect_ns` how long after its answer each command was applied, where that shows.
+    `faults` are those that were set meanwhile and what came of each, and `firings` each time that one came to pass.
     """
 
     workload: Workload
@@ -96,6 +99,7 @@ class Run:
     firings: list[dict[str, Any]] = field(default_factory=list)
     slots: pa.Table | None = None
     accounts: pa.Table | None = None
+    effect_ns: npt.NDArray[np.int64] | None = None
     verdict: Verdict = field(default_factory=Verdict)
     command: str = ""
 
@@ -115,6 +119,7 @@ def run(
     processes: int = 1,
     slot_prefix: str | None,
     faults: Sequence[str] = (),
+    stop_after_s: float = math.inf,
     on_stage: Callable[[str], None],
     on_progress: Callable[[int, Progress], None],
 ) -> Run:
@@ -129,6 +134,7 @@ def run(
         processes: that replay, each its own slots.
         slot_prefix: begins the ids of the slots; None makes one that no earlier run has used.
         faults: what goes wrong during the replay beside what the workload says, as `cpsim faults` has it.
+        stop_after_s: the replay ends then, whatever is left to send.
         on_stage: told what is being done, in words.
         on_progress: told the number of operations in all, and how far the replay is.
 
@@ -167,12 +173,19 @@ def run(
         on_stage("replaying")
         with _failing(result, observer, [*workload.faults, *faults], timeout_s):
             start = _replay(
-                result, observer, assignment, processes, lambda progress: on_progress(len(workload), progress)
+                result,
+                observer,
+                assignment,
+                processes=processes,
+                stop_after_s=stop_after_s,
+                on_progress=lambda progress: on_progress(len(workload), progress),
             )
         if observer is not None and result.embedded and workload.link_after:
             observer.link(list(result.links().items()))
         on_stage("verifying")
         judge(result, observer, start, timeout_s)
+        if observer is not None and result.slots is not None and not isinstance(pace, Virtual):
+            result.effect_ns = effect_delays_ns(result, observer, start)
         return result
 
 
@@ -293,14 +306,23 @@ def _replay(
     result: Run,
     observer: Observer | None,
     assignment: Assignment,
+    *,
     processes: int,
+    stop_after_s: float,
     on_progress: Callable[[Progress], None],
 ) -> int:
     """Replay, and put what came of it into the run; returns when it began, on the performance counter."""
     result.schedule_us = assignment.schedule_us
+
+    def progressed(progress: Progress) -> None:
+        on_progress(progress)
+        if progress.elapsed_s > stop_after_s:
+            stop()
+
     if processes > 1:
-        with Processes(assignment, processes, on_progress) as several:
-            with _interrupting(result, several.stop):
+        with Processes(assignment, processes, progressed) as several:
+            stop = several.stop
+            with _interrupting(result, stop):
                 result.elapsed_s, result.records, result.errors = several.run()
                 result.effort = several.effort()
             return several.start_ns
@@ -312,10 +334,11 @@ def _replay(
         in_flight=assignment.in_flight,
         timeout_s=assignment.timeout_s,
         think_s=assignment.think_s,
-        on_progress=on_progress,
+        on_progress=progressed,
     )
+    stop = engine.stop
     try:
-        with _interrupting(result, engine.stop):
+        with _interrupting(result, stop), undisturbed():
             if isinstance(result.pace, Virtual):
                 assert observer is not None
                 result.elapsed_s, result.virtual_ns, shift_ns = replay_in_virtual_time(engine, assignment, observer)

@@ -9,9 +9,12 @@
 | `verdict.json` | the verdict, findings with examples and the commands to repeat them, and what could not be verified |
 | `latency.hgrm` | service time, as HdrHistogram's tools read it, in milliseconds |
 | `response.hgrm` | response time, likewise, where operations had times to keep |
+| `effect.hgrm` | from OK to applied, likewise, where the server's ledger shows it |
 | `seconds.parquet` | a row per second: operations, failures, and their times in milliseconds |
 | `faults.json` | what went wrong on demand and each time that it did, if anything was to |
 | `report.html` | the run on one page |
+
+A search for capacity leaves `capacity.json`, and the two `.hgrm` of the highest rate that was kept.
 
 It is made whole: everything is written into a folder beside it, which is renamed at the end.
 """
@@ -44,6 +47,7 @@ from cpsim.verify.repeat import shell_lines
 from cpsim.verify.timeline import timeline
 
 if TYPE_CHECKING:
+    from cpsim.capacity import Asked, Capacity
     from cpsim.run import Run
     from cpsim.summary import Summary
     from cpsim.verify.verdict import Example
@@ -112,9 +116,7 @@ def write(run: Run, summary: Summary, partial: Path, folder: Path) -> None:
     for table, name in ((run.slots, "ledger"), (run.accounts, "accounts")):
         if table is not None:
             pq.write_table(table, partial / f"{name}.parquet", compression="zstd")
-    write_hgrm(summary.service, partial / "latency.hgrm")
-    if summary.response is not None:
-        write_hgrm(summary.response, partial / "response.hgrm")
+    _write_times(summary, partial)
     if summary.seconds:
         pq.write_table(pa.Table.from_pylist(summary.seconds), partial / "seconds.parquet", compression="zstd")
     if run.faults:
@@ -140,10 +142,42 @@ def run_document(run: Run, summary: Summary) -> dict[str, Any]:
         "interrupted": run.interrupted,
         "faults": [{name: fault[name] for name in ("fault", "selected", "fired")} for fault in run.faults],
         **summary.figures(),
+        **_where(),
+    }
+
+
+def _where() -> dict[str, Any]:
+    """Versions and machine."""
+    return {
         "versions": {name: version(name) for name in ("cpsim", "numpy", "faker", "pyarrow")}
         | {"python": platform.python_version()},
         "machine": {"system": platform.platform(), "processors": os.cpu_count()},
     }
+
+
+def write_capacity(found: Capacity, asked: Asked, partial: Path, folder: Path) -> dict[str, Any]:
+    """Write what a search for capacity found, then give the folder its name; returns `capacity.json`."""
+    document = {
+        "scenario": asked.workload.name,
+        "seed": asked.workload.seed,
+        "endpoint": str(asked.target.endpoint),
+        "server": None if asked.target.server is None else str(asked.target.server),
+        "processes": asked.processes,
+        **found.document(),
+        **_where(),
+    }
+    (partial / "capacity.json").write_text(json_text(document), encoding="utf-8")
+    if found.best is not None:
+        _write_times(found.best.summary, partial)
+    partial.rename(folder)
+    return document
+
+
+def _write_times(summary: Summary, partial: Path) -> None:
+    times = {"latency": summary.service, "response": summary.response, "effect": summary.effect}
+    for name, recorded in times.items():
+        if recorded is not None:
+            write_hgrm(recorded, partial / f"{name}.hgrm")
 
 
 def verdict_document(run: Run) -> dict[str, Any]:

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow.compute as pc
 
 from cpsim.replay.clock import Users
-from cpsim.replay.failures import OURS, kind_of
+from cpsim.replay.failures import kind_of
 from cpsim.replay.journal import Outcome
-from cpsim.replay.latency import by_second, histogram, percentiles_ms
+from cpsim.replay.latency import by_second, histogram, percentiles_ms, senders_lateness_ns
 from cpsim.scenario.workload import KIND_NAMES
 from cpsim.thresholds import Checked, Threshold, metrics
 from cpsim.verify.timeline import timeline
@@ -35,8 +35,6 @@ LIMITS: Final = {
     "ports": "this machine had no port free for a connection: that says nothing of the target",
     "files": "this process could have no more files open: that says nothing of the target",
 }
-BUSY: Final = 0.9
-"""Share of its time from which on the sender had none to spare."""
 
 
 @dataclass(slots=True)
@@ -53,6 +51,7 @@ class Summary:
         busy: the share of its time in which the sender did not wait.
         service: from send to answer.
         response: from due to answer, where operations had times to keep.
+        effect: from answer to when it was applied, where the server's ledger shows that.
         lateness_p99_ms: how late operations were sent, likewise.
         per_second: operations answered in each second of the replay.
         seconds: a row per second of the replay, see `latency.by_second`.
@@ -68,6 +67,7 @@ class Summary:
     busy: float
     service: HdrHistogram
     response: HdrHistogram | None
+    effect: HdrHistogram | None
     lateness_p99_ms: float | None
     per_second: list[int]
     seconds: list[dict[str, float | None]]
@@ -113,6 +113,7 @@ class Summary:
             "busy": round(self.busy, 3),
             "service_ms": percentiles_ms(self.service),
             "response_ms": None if self.response is None else percentiles_ms(self.response),
+            "effect_ms": None if self.effect is None else percentiles_ms(self.effect),
             "lateness_p99_ms": self.lateness_p99_ms,
             "pace_kept": None if self.lateness_p99_ms is None else not self.fell_behind,
             "slots_by_state": self.slots,
@@ -157,6 +158,7 @@ def summarise(run: Run) -> Summary:
         busy=run.effort.busy,
         service=histogram(records["answered_ns"] - records["sent_ns"]),
         response=response,
+        effect=None if run.effect_ns is None else histogram(run.effect_ns),
         lateness_p99_ms=lateness_p99_ms,
         per_second=np.bincount(records["answered_ns"] // 1_000_000_000).tolist() if len(records) else [],
         seconds=by_second(records, due_ns),
@@ -169,13 +171,13 @@ def _limit(run: Run, lateness_p99_ms: float | None) -> str | None:
     """What kept a run from being faster."""
     if isinstance(run.pace, Users) or (lateness_p99_ms is not None and lateness_p99_ms <= LATE_MS):
         return None
-    retried = {kind_of(error): count for error, count in run.effort.retried.items()}
-    ours = {kind: retried[kind] for kind in OURS & retried.keys()}
-    if ours:
-        return max(ours, key=ours.__getitem__)
-    if run.effort.busy > BUSY:
-        return "generator"
-    return "backlog" if retried.get("backlog", 0) > len(run.records) else "target"
+    limit = run.effort.limit(len(run.records))
+    if limit == "target" and run.schedule_us is not None:
+        ops = run.records["op"]
+        late_ns = senders_lateness_ns(run.records, run.schedule_us[ops] * 1000, run.workload.slot[ops])
+        if len(late_ns) and np.percentile(late_ns, 99) / 1e6 > LATE_MS / 2:
+            return "generator"
+    return limit
 
 
 def show(run: Run, summary: Summary, console: Console) -> None:
@@ -207,7 +209,8 @@ def _lines(run: Run, summary: Summary) -> Iterator[str]:
     yield f"throughput    {summary.operations_per_s:,.0f} operations/s ({done})"
     if summary.limit is not None and not summary.fell_behind:
         yield f"limit         {LIMITS[summary.limit]}"
-    for name, recorded in (("service time", summary.service), ("response time", summary.response)):
+    times = {"service time": summary.service, "response time": summary.response, "OK to applied": summary.effect}
+    for name, recorded in times.items():
         if recorded is not None and recorded.get_total_count():
             figures = "  ".join(f"{name} {value:.2f}" for name, value in percentiles_ms(recorded).items())
             yield f"{name:<13} ms  {figures}"

@@ -22,6 +22,7 @@ METRICS: Final = (
     *(f"{time}_ms" for time in TIMES),
     *(f"service_{time}_ms" for time in TIMES),
     *(f"response_{time}_ms" for time in TIMES),
+    *(f"effect_{time}_ms" for time in TIMES),
     *("lateness_p99_ms", "operations", "operations_per_s", "elapsed_s", "busy"),
     *RATES,
 )
@@ -90,6 +91,7 @@ def metrics(figures: Mapping[str, Any]) -> dict[str, float]:
         times = figures[f"{kind}_ms"] or {}
         found |= {f"{kind}_{name}_ms": value for name, value in times.items()}
         found |= {f"{name}_ms": value for name, value in times.items()}
+    found |= {f"effect_{name}_ms": value for name, value in (figures["effect_ms"] or {}).items()}
     if figures["operations"]:
         counts = Counter[str]()
         for of_kind in figures["by_kind"].values():

@@ -36,7 +36,7 @@ from cpsim.verify.observer import Observer
 
 PROJECT, SECRET = "Proj", "hush"
 FILES = {"run.json", "journal.parquet", "verdict.json", "latency.hgrm", "seconds.parquet", "report.html"}
-TABLES = {"ledger.parquet", "accounts.parquet"}
+EFFECT = {"ledger.parquet", "accounts.parquet", "effect.hgrm"}
 SMALL = """
 description = "everything, in small"
 duration = "1d"
@@ -114,7 +114,7 @@ def test_an_embedded_site_is_valid(place, cpsim):
     assert re.search(r"^verdict +valid \(500 slots, 20 machines, .* 1,968 replies checked\)$", out, re.MULTILINE)
     assert re.search(r"^credits +[\d,]+ granted, conserved$", out, re.MULTILINE)
     assert out.endswith("run folder    out\n")
-    assert names("out") == FILES | TABLES
+    assert names("out") == FILES | EFFECT
     assert names(".") == {"out", "small.toml", "secret"}
     with pytest.raises(ChildProcessError):  # the embedded site's process is gone
         os.waitpid(-1, os.WNOHANG)
@@ -138,7 +138,7 @@ def test_a_daemon_and_its_server_are_valid(site, cpsim, kind):
     for output in ("first", "second"):  # slot ids are new with every run
         status, out, _ = cpsim("run", "small.toml", *arguments, "--output", output)
         assert status == 0, out
-        assert names(output) == FILES | TABLES
+        assert names(output) == FILES | EFFECT
     assert pq.read_metadata("second/ledger.parquet").num_rows == 120
     assert document("second/run.json")["slots_by_state"] == document("first/run.json")["slots_by_state"]
     assert document("second/run.json")["credits_granted"] == document("first/run.json")["credits_granted"]
@@ -150,7 +150,7 @@ def test_a_server_is_valid(site, cpsim, project):
     status, out, _ = cpsim("run", "small.toml", *arguments, "--in-flight", 4, "--output", "out")
     assert status == 0, out
     assert document("out/run.json")["endpoint"] == site.addresses["http"]
-    assert names("out") == FILES | TABLES
+    assert names("out") == FILES | EFFECT
 
 
 def test_what_a_daemon_keeps_for_a_while_is_waited_for(place):
@@ -352,7 +352,7 @@ def test_to_be_stopped_writes_what_happened(site, place, number):
         out, err = run.communicate(timeout=30)
     assert (run.returncode, err) == (2, "")
     assert "operations were not sent: the run was interrupted" in out
-    assert names("out") == FILES | TABLES | {"response.hgrm"}
+    assert names("out") == FILES | EFFECT | {"response.hgrm"}
     assert names(".") == {"out", "small.toml", "secret", "cp.sock"}
     figures = document("out/run.json")
     assert figures["interrupted"] is True
@@ -650,5 +650,5 @@ def test_what_limited_a_run(busy, retried, lateness_ms, limit):
     from cpsim.replay.engine import Effort
     from cpsim.summary import _limit
 
-    run = SimpleNamespace(pace=AsFastAsPossible(), effort=Effort(busy, retried), records=[1])
+    run = SimpleNamespace(pace=AsFastAsPossible(), effort=Effort(busy, retried), records=[1], schedule_us=None)
     assert _limit(run, lateness_ms) == limit

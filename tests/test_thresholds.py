@@ -22,6 +22,7 @@ FIGURES = {
     },
     "service_ms": dict.fromkeys(("p50", "p90", "p99", "p99.9", "p99.99", "max"), 1.0),
     "response_ms": dict.fromkeys(("p50", "p90", "p99", "p99.9", "p99.99", "max"), 2.0),
+    "effect_ms": dict.fromkeys(("p50", "p90", "p99", "p99.9", "p99.99", "max"), 30.0),
 }
 
 
@@ -32,6 +33,7 @@ FIGURES = {
         ("p99_ms<2", False),  # of the response time, where there is one
         ("p99_ms <= 2", True),
         ("service_p99.9_ms==1", True),
+        ("effect_p99_ms<30", False),
         ("error_rate<0.3", False),
         ("error_rate<=0.3", True),
         ("refused_rate<0.11", True),
@@ -57,7 +59,7 @@ def test_a_figure_that_is_missing_keeps_to_nothing():
 
 
 def test_without_operations_there_are_no_rates():
-    nothing = {"operations": 0, "by_kind": {}, "service_ms": {}, "response_ms": None}
+    nothing = {"operations": 0, "by_kind": {}, "service_ms": {}, "response_ms": None, "effect_ms": None}
     found = metrics(FIGURES | nothing)
     assert {"error_rate", "operations_per_s", "p99_ms"} & set(found) == set()
 

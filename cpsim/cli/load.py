@@ -6,67 +6,86 @@ import itertools
 import json
 import os
 import sys
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
-from cpsim.cli.group import cli
+from cpsim.cli.group import FAILED, INVALID, cli
 from cpsim.cli.options import (
-    FILE,
+    LONGEST_S,
     EndpointType,
     NumberType,
-    RateType,
-    ThresholdType,
+    in_flight_option,
+    output_option,
+    project_option,
+    rate_option,
+    secret_file_option,
     seed_option,
+    server_option,
+    slot_prefix_option,
+    speed_option,
+    threshold_option,
     timeout_option,
 )
 from cpsim.cli.run import target_at
 from cpsim.errors import Problem
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from cpdaemon.endpoint import Endpoint
+    from cpsim.capacity import Asked
+    from cpsim.scenario.workload import Workload
     from cpsim.thresholds import Threshold
 
 START: Final = "import cpsim.replay.connect, locust.main; locust.main.main()"
 """The engine comes first: what its modules use must not be gevent's."""
+P99_MS: Final = 50.0
+STEP_S: Final = 2.0
 
 
 @cli.command(context_settings={"ignore_unknown_options": True})
 @click.argument("scenario")
 @click.option("--target", type=EndpointType(), required=True, help="A daemon (PATH or HOST:PORT) or a server (URL).")
-@click.option("--server", type=EndpointType(), help="URL of the server behind the --target daemon, to see the effect.")
-@click.option("--project", metavar="ID", help="Project id at the server.")
-@click.option("--secret-file", type=FILE, help="File with the project's secret.")
+@server_option
+@project_option
+@secret_file_option
 @seed_option
-@click.option("--rate", type=RateType(), metavar="R", help="Send R operations/s in all; or a profile, as in cpsim run.")
-@click.option("--speed", type=NumberType(1e-6, 1e9), metavar="X", help="Keep the scenario's times, X times faster.")
-@click.option(
-    "--in-flight",
-    type=click.IntRange(1, 10_000),
-    default=64,
-    show_default=True,
-    metavar="N",
-    help="Operations under way at once, of all workers.",
-)
+@rate_option
+@speed_option
+@in_flight_option
 @timeout_option
+@click.option("--find-capacity", is_flag=True, help="Search the highest rate kept within --p99-ms; without Locust.")
 @click.option(
-    "--assert",
-    "thresholds",
-    type=ThresholdType(),
-    multiple=True,
-    metavar="METRIC<N",
-    help="Exit with 1 unless a figure keeps to this, as in cpsim run.",
+    "--p99-ms",
+    type=NumberType(0.01, 60_000),
+    metavar="MS",
+    help=f"Response time to keep, at the 99th percentile; {P99_MS:g} by default.",
 )
 @click.option(
-    "--slot-prefix", metavar="TEXT", help="Begin slot ids with TEXT; by default they are new with every load."
+    "--step-time",
+    "step_s",
+    type=NumberType(0.1, LONGEST_S),
+    metavar="S",
+    help=f"Seconds for which each rate is tried, at least; {STEP_S:g} by default.",
 )
 @click.option(
-    "--output", type=click.Path(path_type=Path), metavar="DIR", help="The run folder; by default under runs/."
+    "--processes",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="Processes that replay; Locust's, unless it is a search.",
 )
+@threshold_option
+@slot_prefix_option
+@output_option
+@click.option("--json", "as_json", is_flag=True, help="Print what a search found as one JSON document.")
 @click.argument("locust", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
 def load(
+    context: click.Context,
     scenario: str,
     target: Endpoint,
     server: Endpoint | None,
@@ -77,30 +96,51 @@ def load(
     speed: float | None,
     in_flight: int,
     timeout_s: float,
+    find_capacity: bool,
+    p99_ms: float | None,
+    step_s: float | None,
+    processes: int | None,
     thresholds: tuple[Threshold, ...],
     slot_prefix: str | None,
     output: Path | None,
+    as_json: bool,
     locust: tuple[str, ...],
 ) -> None:
-    """Replay SCENARIO under Locust, with any number of processes and machines.
+    """Replay SCENARIO under Locust, with any number of processes and machines; or search a target's capacity.
 
     What follows -- is Locust's: --headless, --processes N, --master, --worker, --web-port N, ... Workers elsewhere
     are started with the same command line and -- --worker --master-host HOST. The exit status is that of cpsim run.
 
+    With --find-capacity, SCENARIO's slots are replayed at one rate after the other, without Locust: the highest that is
+    kept is found, and what gave way above it. The exit status is 1 if none was kept or an --assert fails on the figures
+    of the highest, 2 if the search did not come to its end.
+
     \b
     cpsim load challenge --target 127.0.0.1:5667
     cpsim load challenge --target 127.0.0.1:5667 -- --headless --processes 2
+    cpsim load challenge --target 127.0.0.1:5667 --find-capacity --p99-ms 50
     """
     from cpsim.catalog import find_scenario
 
-    if find_spec("locust") is None:
-        raise Problem("cpsim load needs Locust: pip install 'cpsim[load]'")
-    if rate is not None and speed is not None:
-        raise click.UsageError("--rate and --speed exclude one another")
     where = target_at(target, server, project, secret_file)
     assert where is not None
+    path = find_scenario(scenario)
+    _check(context)
+    if find_capacity:
+        from cpsim.capacity import Asked
+
+        ask = partial(
+            Asked,
+            target=where,
+            p99_ms=p99_ms or P99_MS,
+            step_s=step_s or STEP_S,
+            timeout_s=timeout_s,
+            processes=processes or 1,
+            slot_prefix=slot_prefix,
+        )
+        sys.exit(_search(path, seed, ask, thresholds, output, as_json=as_json))
     plan = {
-        "scenario": str(find_scenario(scenario)),
+        "scenario": str(path),
         "seed": seed,
         "target": str(target),
         "server": None if where.server is None else str(where.server),
@@ -114,23 +154,40 @@ def load(
         "output": None if output is None else str(output),
         "thresholds": [str(threshold) for threshold in thresholds],
     }
+    _start_locust(plan, (*(["--processes", str(processes)] if processes else []), *locust))
+
+
+def _check(context: click.Context) -> None:
+    """Raise click.UsageError if options do not go together, and Problem if Locust is needed and not there."""
+    given = {
+        name for name in context.params if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+    }
+    locust = context.params["locust"]
+    if context.params["find_capacity"]:
+        if given & {"rate", "speed", "in_flight"} or locust:
+            raise click.UsageError(
+                "--find-capacity chooses rates and operations in flight itself, and runs without Locust: leave out "
+                + (" ".join(locust) or "--rate, --speed and --in-flight")
+            )
+        return
+    if given & {"p99_ms", "step_s", "as_json"}:
+        raise click.UsageError("--p99-ms, --step-time and --json go with --find-capacity")
+    if given >= {"rate", "speed"}:
+        raise click.UsageError("--rate and --speed exclude one another")
+    if find_spec("locust") is None:
+        raise Problem("cpsim load needs Locust: pip install 'cpsim[load]'")
+
+
+def _start_locust(plan: Mapping[str, object], locust: tuple[str, ...]) -> None:
+    """Become Locust, with a plan for its master and its workers."""
     import cpsim
 
     locustfile = Path(cpsim.__file__).parent / "load" / "locustfile.py"
-    command = [
-        sys.executable,
-        "-P",
-        "-c",
-        START,
-        "-f",
-        str(locustfile),
-        "--host",
-        str(target),
-        *_users(locust),
-        *locust,
-    ]
+    options = ["-f", str(locustfile), "--host", str(plan["target"]), *_users(locust), *locust]
     os.execve(  # noqa: S606 - no shell is wanted
-        sys.executable, command, os.environ | {"CPSIM_LOAD": json.dumps(plan)}
+        sys.executable,
+        [sys.executable, "-P", "-c", START, *options],
+        os.environ | {"CPSIM_LOAD": json.dumps(plan)},
     )
 
 
@@ -142,3 +199,42 @@ def _users(locust: tuple[str, ...]) -> list[str]:
     workers = words.get("--processes") or words.get("--expect-workers") or "1"
     count = str(os.cpu_count() or 1) if workers == "-1" else workers
     return ["--users", count, "--spawn-rate", count]
+
+
+def _search(
+    path: Path,
+    seed: int | None,
+    ask: Callable[[Workload], Asked],
+    thresholds: tuple[Threshold, ...],
+    output: Path | None,
+    *,
+    as_json: bool,
+) -> int:
+    """Search the capacity, write its folder, and tell; returns the exit status."""
+    from cpsim import run_folder
+    from cpsim.capacity import Capacity, find
+    from cpsim.curve import show
+    from cpsim.scenario import load_workload
+    from cpsim.terminal import Stages, console
+
+    folder = output or run_folder.new_name(path)
+    partial = run_folder.claim_folder(folder)
+    try:
+        with Stages() as stages:
+            stages.begin("making the workload")
+            asked = ask(load_workload(path, seed))
+            found = Capacity(asked.p99_ms)
+            find(asked, found, on_stage=stages.begin, on_progress=stages.progress)
+        if found.best is not None:
+            found.best.summary.check(thresholds)
+        document = run_folder.write_capacity(found, asked, partial, folder)
+    finally:
+        run_folder.abandon(partial)
+    if as_json:
+        click.echo(run_folder.json_text(document), nl=False)
+    else:
+        show(found, console)
+        console.print(f"run folder    {folder}", highlight=False, markup=False)
+    if found.ended is not None:
+        return FAILED
+    return 0 if found.best is not None and found.best.summary.holds else INVALID

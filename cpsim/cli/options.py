@@ -1,4 +1,4 @@
-"""Types of the command line's options."""
+"""Types of the command line's options, and options that more than one command has."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from cpdaemon.endpoint import Endpoint, TcpEndpoint, parse_endpoint
-from cpdaemon.errors import EndpointError
+from cpdaemon.errors import EndpointError, InvalidCommand
 from cpsim.errors import Problem
 from cpsim.faults import Fault
 from cpsim.listen import Listen
@@ -125,6 +125,64 @@ class ThresholdType(click.ParamType["Threshold"]):
             self.fail(str(problem), param, ctx)
 
 
+class SlotPrefixType(click.ParamType[str]):
+    """What slot ids can begin with."""
+
+    name = "slot prefix"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check it."""
+        from cpsim.run import check_prefix
+
+        try:
+            check_prefix(value)
+        except InvalidCommand as error:
+            self.fail(str(error), param, ctx)
+        return value
+
+
+server_option = click.option(
+    "--server", type=EndpointType(), help="URL of the server behind the --target daemon, to see the effect."
+)
+project_option = click.option("--project", metavar="ID", help="Project id at the server.")
+secret_file_option = click.option("--secret-file", type=FILE, help="File with the project's secret.")
+rate_option = click.option(
+    "--rate",
+    type=RateType(),
+    metavar="R",
+    help="Send R operations/s; or FROM..TO:10s,R:5s for ramps, steps and spikes.",
+)
+speed_option = click.option(
+    "--speed", type=NumberType(1e-6, 1e9), metavar="X", help="Keep the scenario's times, X times faster."
+)
+in_flight_option = click.option(
+    "--in-flight",
+    type=click.IntRange(1, 10_000),
+    default=64,
+    show_default=True,
+    metavar="N",
+    help="Operations under way at once, of all processes together.",
+)
+threshold_option = click.option(
+    "--assert",
+    "thresholds",
+    type=ThresholdType(),
+    multiple=True,
+    metavar="METRIC<N",
+    help="Exit with 1 unless a figure keeps to this: p99_ms<20, error_rate<0.001, operations_per_s>500, ...",
+)
+slot_prefix_option = click.option(
+    "--slot-prefix",
+    type=SlotPrefixType(),
+    metavar="TEXT",
+    help="Begin slot ids with TEXT; by default they are new with every run.",
+)
+output_option = click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The run folder; by default a new one under runs/.",
+)
 seed_option = click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), help="Same seed, same workload; by default the scenario's own, or 1."
 )

@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import shlex
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from cpdaemon.endpoint import Endpoint, UrlEndpoint
-from cpdaemon.errors import InvalidCommand
 from cpsim.cli.group import FAILED, INVALID, cli
 from cpsim.cli.options import (
-    FILE,
     LONGEST_S,
     EndpointType,
     FaultType,
     NumberType,
-    RateType,
-    ThresholdType,
+    in_flight_option,
+    output_option,
     pace_at,
+    project_option,
+    rate_option,
+    secret_file_option,
     secret_in,
     seed_option,
+    server_option,
+    slot_prefix_option,
+    speed_option,
+    threshold_option,
     timeout_option,
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cpsim.replay.clock import Pace
     from cpsim.run import Run, Target
     from cpsim.summary import Summary
@@ -40,9 +46,9 @@ if TYPE_CHECKING:
     type=EndpointType(),
     help="A daemon (PATH or HOST:PORT) or a server (URL); without it, an embedded fake.",
 )
-@click.option("--server", type=EndpointType(), help="URL of the server behind the --target daemon, to see the effect.")
-@click.option("--project", metavar="ID", help="Project id at the server.")
-@click.option("--secret-file", type=FILE, help="File with the project's secret.")
+@server_option
+@project_option
+@secret_file_option
 @seed_option
 @click.option(
     "--set",
@@ -51,18 +57,8 @@ if TYPE_CHECKING:
     metavar="KEY=VALUE",
     help="Set a key of the scenario, as population.machines=500.",
 )
-@click.option(
-    "--rate",
-    type=RateType(),
-    metavar="R",
-    help="Send R operations/s; or FROM..TO:10s,R:5s for ramps, steps and spikes.",
-)
-@click.option(
-    "--speed",
-    type=NumberType(1e-6, 1e9),
-    metavar="X",
-    help="Keep the scenario's times, X times faster.",
-)
+@rate_option
+@speed_option
 @click.option("--virtual", is_flag=True, help="Let the embedded fake's clock jump from one time to the next.")
 @click.option("--asap", is_flag=True, help="Send as fast as possible (the default).")
 @click.option(
@@ -78,14 +74,7 @@ if TYPE_CHECKING:
     metavar="S",
     help="Seconds for which each of --users waits after an answer.",
 )
-@click.option(
-    "--in-flight",
-    type=click.IntRange(1, 10_000),
-    default=64,
-    show_default=True,
-    metavar="N",
-    help="Operations under way at once.",
-)
+@in_flight_option
 @click.option(
     "--processes",
     type=click.IntRange(1, 64),
@@ -103,21 +92,9 @@ if TYPE_CHECKING:
     metavar="FAULT",
     help="What goes wrong at the embedded fake, or at the cpsim serve behind --target; see cpsim faults.",
 )
-@click.option(
-    "--assert",
-    "thresholds",
-    type=ThresholdType(),
-    multiple=True,
-    metavar="METRIC<N",
-    help="Exit with 1 unless a figure keeps to this: p99_ms<20, error_rate<0.001, operations_per_s>500, ...",
-)
-@click.option("--slot-prefix", metavar="TEXT", help="Begin slot ids with TEXT; by default they are new with every run.")
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="The run folder; by default a new one under runs/.",
-)
+@threshold_option
+@slot_prefix_option
+@output_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the summary.")
 def run(
     scenario: str,
@@ -157,7 +134,6 @@ def run(
     """
     from cpsim import run_folder
     from cpsim.catalog import find_scenario
-    from cpsim.run import check_prefix
     from cpsim.run import run as perform
     from cpsim.scenario import load_workload
     from cpsim.summary import summarise
@@ -165,11 +141,6 @@ def run(
 
     pace = _pace(rate, speed, users, think_s, virtual=virtual, asap=asap)
     where = target_at(target, server, project, secret_file)
-    if slot_prefix is not None:
-        try:
-            check_prefix(slot_prefix)
-        except InvalidCommand as error:
-            raise click.BadParameter(str(error), param_hint="--slot-prefix") from error
     path = find_scenario(scenario)
     folder = output or run_folder.new_name(path)
     partial = run_folder.claim_folder(folder)

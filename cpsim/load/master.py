@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import gevent
 import numpy as np
+from locust.runners import MasterRunner
 
 from cpsim.errors import Problem
 from cpsim.load.outcome import conclude
@@ -84,6 +85,9 @@ class Master:
             "cpsim-failed": self._failed,
         }.items():
             runner.register_message(name, listener)
+        if self._headless and isinstance(runner, MasterRunner):
+            main = gevent.getcurrent()
+            signal.signal(signal.SIGINT, lambda *_: gevent.spawn(self._leave, main))
         environment.events.test_start.add_listener(lambda **_: self._expect())
         environment.events.spawning_complete.add_listener(lambda **_: self._begin())
         environment.events.test_stopping.add_listener(lambda **_: self._stop())
@@ -98,6 +102,12 @@ class Master:
             self._due = self._stopping = self._interrupted = False
             self._failure = None
             self._conducting = gevent.spawn(self._conduct)
+
+    def _leave(self, main: object) -> None:
+        """End a test that has not begun: Locust waits for its workers where Ctrl-C would show a traceback."""
+        print("cpsim: interrupted before the replay began", file=sys.stderr)
+        self._runner.quit()
+        gevent.kill(main, SystemExit(FAILED))
 
     def _stop(self) -> None:
         """Have the workers stop, and wait for the verdict."""

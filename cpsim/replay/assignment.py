@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from cpsim.replay.engine import Operation
     from cpsim.scenario.workload import Workload
 
-FRAMES_AT_ONCE: Final = 1_024
-REQUESTS_AT_ONCE: Final = 512
-"""Rendered in one go, about a millisecond's work: nothing is sent or read meanwhile."""
+AT_ONCE: Final = 512
+"""Operations rendered in one go, half a millisecond's work: nothing is sent or read meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,9 +70,9 @@ class Assignment:
         """The operations ready to go, under their own numbers from 0; made as they are asked for."""
         if isinstance(self.endpoint, UrlEndpoint):
             assert self.credentials is not None
-            payloads = requests(self.workload, self.slot_prefix, self.endpoint, self.credentials, REQUESTS_AT_ONCE)
+            payloads = requests(self.workload, self.slot_prefix, self.endpoint, self.credentials, AT_ONCE)
         else:
-            payloads = frames(self.workload, self.slot_prefix, FRAMES_AT_ONCE)
+            payloads = frames(self.workload, self.slot_prefix, AT_ONCE)
         if self.lanes:
             payloads = self._to_their_lanes(payloads)
         return operations(self.workload.slot, self.schedule_us, payloads)

@@ -7,11 +7,12 @@ slot are never in flight together: the later one waits for the answer of the ear
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cpdaemon.errors import NotSent
+from cpsim.replay.failures import OURS, kind_of
 from cpsim.replay.journal import Journal, Outcome
 from cpsim.replay.wire import BacklogFull, Wire
 
@@ -24,8 +25,12 @@ if TYPE_CHECKING:
 TICK_NS: Final = 50_000_000
 """How often deadlines, progress and the wish to stop are looked at."""
 RETRY_NS: Final = 1_000_000
-SPIN_NS: Final = 2_000_000
-"""The poll's time-out counts whole milliseconds: what is due sooner than this is waited for in a busy loop."""
+SPIN_NS: Final = 100_000
+"""A poll wakes up about so late: what is due sooner than this is waited for in a busy loop."""
+SOME: Final = 0.001
+"""Attempts in vain, for each operation, up to which a sender was not held up by them."""
+BUSY: Final = 0.9
+"""Share of its time from which on a sender had none to spare."""
 
 
 Operation = tuple[int, int, int, bytes]
@@ -41,6 +46,18 @@ class Effort(NamedTuple):
 
     busy: float
     retried: dict[str, int]
+
+    def limit(self, operations: int) -> str:
+        """What kept a replay of so many operations from being faster: ports, files, generator, backlog or target."""
+        retried: Counter[str] = Counter()
+        for error, times in self.retried.items():
+            retried[kind_of(error)] += times
+        ours = {kind: retried[kind] for kind in OURS & retried.keys() if retried[kind] > SOME * operations}
+        if ours:
+            return max(ours, key=ours.__getitem__)
+        if retried["backlog"] > operations:
+            return "backlog"
+        return "generator" if self.busy > BUSY else "target"
 
 
 class Progress(NamedTuple):
@@ -135,17 +152,23 @@ class Engine:
         clock, start_ns = time.perf_counter_ns, self.start_ns
         now_ns = clock() - start_ns
         tick_ns = now_ns + TICK_NS
+        flying = self._flying
         while not self._stopping:
+            began_ns, under_way = now_ns, len(flying)
             self._launch(now_ns)
             if self._next is None and not (self._flying or self._retries or self._ready):
                 return False
             patience_s = self._patience_s(now_ns)
             before_ns = clock()
             fds = self._wire.poll(patience_s)
-            if patience_s or not fds:
+            if patience_s:
                 self._waited_ns += clock() - before_ns
             self._land(fds)
             now_ns = clock() - start_ns
+            if (
+                not (patience_s or fds) and len(flying) == under_way
+            ):  # a turn of the busy loop in which nothing was done
+                self._waited_ns += now_ns - began_ns
             if now_ns >= tick_ns:
                 self._give_up(now_ns - self._timeout_ns, "no answer in time")
                 self._on_progress(Progress(now_ns / 1e9, *self._journal.counts))

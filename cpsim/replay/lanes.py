@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cpsim.replay.one_shot import OneShot
-from cpsim.replay.poller import FEW, Few, Many
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,9 +25,9 @@ class Lanes:
     """
 
     def __init__(self, endpoints: Sequence[UnixEndpoint | TcpEndpoint], in_flight: int) -> None:
-        poller = Few() if in_flight <= FEW else Many()
-        self.poll = poller.poll
-        self._wires = [OneShot(endpoint, in_flight, poller) for endpoint in endpoints]
+        first = OneShot(endpoints[0], in_flight)
+        self._wires = [first, *(OneShot(endpoint, in_flight, first) for endpoint in endpoints[1:])]
+        self.poll = first.poll
         self._of: dict[int, OneShot] = {}
 
     def reach(self, timeout_s: float) -> None:

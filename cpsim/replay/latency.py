@@ -40,6 +40,36 @@ def percentiles_ms(recorded: HdrHistogram) -> dict[str, float]:
     return figures | {"max": recorded.get_max_value() / 1000}
 
 
+def senders_lateness_ns(
+    records: npt.NDArray[np.void], due_ns: npt.NDArray[np.int64], slots: npt.NDArray[np.int32], in_flight: int = 0
+) -> npt.NDArray[np.int64]:
+    """By how much operations were sent late for which the sender had nothing to wait for.
+
+    An operation waits for its time, for the answer to the one before it in its slot, and for a place among those in
+    flight. What is sent later than that is late by the sender's doing alone.
+
+    Args:
+        records: of a journal, in the order of the operations.
+        due_ns: when each of them was due.
+        slots: the slot of each.
+        in_flight: how many could be under way at once; 0 takes nine tenths of the most that were.
+
+    Returns:
+        Nanoseconds, for the operations that found a place free when they were sent.
+    """
+    sent_ns, answered_ns = records["sent_ns"], records["answered_ns"]
+    by_slot = np.argsort(slots, kind="stable")
+    follows = slots[by_slot][1:] == slots[by_slot][:-1]
+    ready_ns = due_ns.copy()
+    later, earlier = by_slot[1:][follows], by_slot[:-1][follows]
+    ready_ns[later] = np.maximum(ready_ns[later], answered_ns[earlier])
+    order = np.sort(sent_ns)
+    flying = np.searchsorted(order, sent_ns) - np.searchsorted(np.sort(answered_ns), sent_ns)
+    places = in_flight - 1 if in_flight else 0.9 * flying.max(initial=0)
+    late_ns: npt.NDArray[np.int64] = np.maximum(sent_ns - ready_ns, 0)[flying < places]
+    return late_ns
+
+
 def by_second(records: npt.NDArray[np.void], due_ns: npt.NDArray[np.int64] | None) -> list[dict[str, float | None]]:
     """What each second of a replay was like, for the operations that were due in it, or else sent.
 

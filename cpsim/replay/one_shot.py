@@ -6,8 +6,10 @@ import errno
 import os
 import socket
 import struct
+import sys
 from _socket import socket as RawSocket  # noqa: N812 - a class, whose checks-and-enums subclass costs microseconds
-from typing import Final
+from itertools import cycle
+from typing import TYPE_CHECKING, Final
 
 from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint
 from cpdaemon.errors import NotSent
@@ -15,12 +17,19 @@ from cpsim.replay.journal import Outcome
 from cpsim.replay.poller import FEW, Few, Many
 from cpsim.replay.wire import ACCEPTED, READ_BYTES, Answer, BacklogFull
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 NOT_YET_CONNECTED: Final = {errno.EAGAIN, errno.ENOTCONN}
 FULL: Final = {errno.EAGAIN: "backlog full", errno.EADDRNOTAVAIL: "cannot connect: no port is free here"}
 NONBLOCKING: Final[int] = getattr(socket, "SOCK_NONBLOCK", 0)
 """Makes a socket that does not block at once, where the system can."""
 STREAM: Final = int(socket.SOCK_STREAM) | NONBLOCKING
+SOURCES: Final = 16
+"""Addresses of loopback to connect from, each with ports of its own, once the first has none left."""
+PORT_WHEN_CONNECTED: Final[int] = getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24)
+"""Leaves the choice of a port to connecting, which knows what it is to be distinct from."""
 
 
 class OneShot:
@@ -29,26 +38,32 @@ class OneShot:
     Args:
         endpoint: the daemon.
         in_flight: how many commands will be under way at once, about.
-        poller: watches them, where it is another's, too.
+        beside: another daemon's, whose answers are waited for together with these.
     """
 
-    def __init__(self, endpoint: UnixEndpoint | TcpEndpoint, in_flight: int, poller: Few | Many | None = None) -> None:
-        if poller is None:
-            poller = Few() if in_flight <= FEW else Many()
-        self._poller = poller
+    def __init__(self, endpoint: UnixEndpoint | TcpEndpoint, in_flight: int, beside: OneShot | None = None) -> None:
+        if beside is None:
+            self._sockets: dict[int, RawSocket] = {}
+            self._connecting: dict[int, bytes] = {}
+            self._poller: Few | Many = Few(self._sockets, self._connecting) if in_flight <= FEW else Many()
+        else:
+            self._sockets, self._connecting = beside._sockets, beside._connecting  # noqa: SLF001 - of its own class
+            self._poller = beside._poller  # noqa: SLF001
         self.poll = self._poller.poll
         self._watch = self._poller.watch
         self._forget = self._poller.forget
-        self._sockets: dict[int, RawSocket] = {}
-        self._connecting: dict[int, bytes] = {}
         self._partial: dict[int, bytes] = {}
         self._address: str | tuple[str, int]
+        self._source: tuple[str, int] | None = None
+        self._sources: Iterator[tuple[str, int]] | None = None
         if isinstance(endpoint, UnixEndpoint):
             self._family, self._address = int(socket.AF_UNIX), endpoint.path
             self._resets = False
         else:
             self._family, self._address = _resolve(endpoint.host, endpoint.port)
             self._resets = True
+            if sys.platform == "linux" and self._address[0].startswith("127."):  # where all of 127.0.0.0/8 is ours
+                self._sources = cycle((f"127.0.0.{number}", 0) for number in range(2, 2 + SOURCES))
 
     def reach(self, timeout_s: float) -> None:
         """Connect once, and say nothing. Raises OSError."""
@@ -66,9 +81,14 @@ class OneShot:
             sock.settimeout(0.0)
         if self._resets:  # a connection closed by a reset leaves no port in TIME_WAIT
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            if self._source is not None:
+                sock.setsockopt(socket.IPPROTO_IP, PORT_WHEN_CONNECTED, 1)
+                sock.bind(self._source)
         error = sock.connect_ex(self._address)
         if error and error != errno.EINPROGRESS:
             sock.close()
+            if error == errno.EADDRNOTAVAIL and self._sources is not None:
+                self._source = next(self._sources)
             if error in FULL:
                 raise BacklogFull(FULL[error])
             raise NotSent(f"cannot connect: {os.strerror(error)}")

@@ -1,25 +1,41 @@
-"""Which descriptors are ready, without the cost of `selectors`' bookkeeping.
+"""Which descriptors are ready, without the cost of `selectors`' bookkeeping, and soon enough.
 
 `Few` asks with poll: nothing is registered with the kernel, which spares a connection per command two microseconds of
 sixteen; what it costs grows with the descriptors watched. `Many` is epoll on Linux and kqueue on macOS.
+poll and epoll count whole milliseconds, and wait one more rather than one less. So the last of a wait is left to
+select, which counts microseconds, but asks more for each descriptor and knows none above a thousand.
 What it uses is taken when this is imported, and stays what it is when gevent puts its own in place later.
 """
 
 from __future__ import annotations
 
 import sys
-from select import POLLIN, POLLOUT, poll
-from typing import Final
+from select import POLLIN, POLLOUT, poll, select
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 FEW: Final = 128
 """Descriptors up to which poll costs less."""
 EVENTS_A_POLL: Final = 256
+COARSE_S: Final = 0.002
+"""What is shorter than this cannot be told in whole milliseconds."""
+SELECTABLE: Final = 1_024
+"""Descriptors that select can ask for are below this."""
 
 
 class Few:
-    """Descriptors to watch for answers; each must be forgotten before it is closed."""
+    """Descriptors to watch for answers; each must be forgotten before it is closed.
 
-    def __init__(self) -> None:
+    Args:
+        watched: the descriptors, as whoever watches them knows them.
+        writing: those of them that are to be reported when they can be written.
+    """
+
+    def __init__(self, watched: Mapping[int, object], writing: Mapping[int, object]) -> None:
+        self._watched = watched
+        self._writing = writing
         self._poll = poll()
         self._register = self._poll.register
         self.forget = self._poll.unregister
@@ -34,6 +50,14 @@ class Few:
 
     def poll(self, patience_s: float) -> list[int]:
         """The descriptors to report, after at most `patience_s` seconds."""
+        if patience_s >= COARSE_S:
+            patience_s = int(patience_s * 1000 - 1) / 1000
+        elif patience_s > 0:
+            if max(self._watched, default=0) < SELECTABLE:
+                reading = self._watched.keys() - self._writing.keys()
+                readable, writable, _ = select(reading, self._writing, (), patience_s)
+                return readable + writable
+            patience_s = 0.0
         return [fd for fd, _ in self._poll.poll(patience_s * 1000)]
 
     def close(self) -> None:
@@ -79,6 +103,7 @@ else:
         def __init__(self) -> None:
             self._epoll = epoll()
             self._poll = self._epoll.poll
+            self._own_fd = self._epoll.fileno()
 
         def watch(self, fd: int, *, writing: bool = False) -> None:
             """Report a descriptor once it can be read or, first, written."""
@@ -93,6 +118,12 @@ else:
 
         def poll(self, patience_s: float) -> list[int]:
             """The descriptors to report, after at most `patience_s` seconds."""
+            if patience_s >= COARSE_S:
+                patience_s = int(patience_s * 1000 - 1) / 1000
+            elif patience_s > 0:
+                if self._own_fd < SELECTABLE:
+                    select((self._own_fd,), (), (), patience_s)
+                patience_s = 0.0
             return [fd for fd, _ in self._poll(patience_s, EVENTS_A_POLL)]
 
         def close(self) -> None:

@@ -72,6 +72,11 @@ class Observer:
         """Link machines to users."""
         self._fetch("POST", f"{CONTROL_PATH}links", json.dumps(links).encode())
 
+    def clock(self) -> tuple[int, float]:
+        """A server's time, in microseconds since 1970, and how many times real time it runs."""
+        shown = json.loads(self._fetch("GET", f"{CONTROL_PATH}clock"))
+        return int(shown["now_us"]), float(shown["rate"])
+
     def freeze_clock(self) -> int:
         """Let a fake's clock stand still; returns its time, in microseconds since 1970."""
         return int(json.loads(self._fetch("POST", f"{CONTROL_PATH}clock/freeze"))["now_us"])

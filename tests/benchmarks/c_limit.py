@@ -46,16 +46,29 @@ class Limit:
         path.unlink()
 
     @contextmanager
+    def serving_tcp(self) -> Iterator[str]:
+        """The HOST:PORT at which the server answers, while the context lasts."""
+        with subprocess.Popen([self._folder / "server"], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            try:
+                yield f"127.0.0.1:{process.stdout.readline().strip()}"
+            finally:
+                process.terminate()
+
+    @contextmanager
     def serving_http(self) -> Iterator[str]:
         """The URL at which a server answers over HTTP, while the context lasts."""
         with subprocess.Popen([self._folder / "http"], stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
-            yield f"http://127.0.0.1:{process.stdout.readline().strip()}/api"
-            process.terminate()
+            try:
+                yield f"http://127.0.0.1:{process.stdout.readline().strip()}/api"
+            finally:
+                process.terminate()
 
-    def oneshot(self, path: str, threads: int) -> float:
-        """One-shot commands a second that the client gets answered."""
-        return self._ask("oneshot", path, str(ROUND_S), threads)
+    def oneshot(self, address: str, threads: int) -> float:
+        """One-shot commands a second that the client gets answered at a path or a HOST:PORT."""
+        port = address.removeprefix("127.0.0.1:")
+        return self._ask("oneshot" if port == address else "tcp", port, str(ROUND_S), threads)
 
     def http(self, url: str, requests: Sequence[bytes], threads: int) -> float:
         """Requests a second that the client gets answered on kept connections, each request once."""

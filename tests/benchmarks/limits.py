@@ -8,7 +8,6 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from c_limit import Limit
 from rounds import in_turns
 from served import IN_BULK, bulk, forwarding, serving, single
 
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from c_limit import Limit
     from rounds import Row
 
 FEW, MANY = 16, 256
@@ -26,24 +26,18 @@ SINGLE, BULK = 10_000, 100
 HTTP_THREADS = {1: 16, IN_BULK: 2}
 
 
-def rows(folder: Path) -> Iterator[tuple[str, Row]]:
-    """All that is measured with the clients in C.
-
-    Raises:
-        FileNotFoundError: there is no C compiler.
-    """
-    limit = Limit(folder)
-    with limit.serving() as least:
-        with serving(folder / "memory") as fake:
-            yield f"fake / C limit, commands/s, {FEW} clients", against(limit, least, fake["unix"], FEW)
-        with serving(folder / "stored", "--store", str(folder / "stored" / "store")) as fake:
-            for clients in (MANY, FEW):
-                title = f"fake with a store / C limit, commands/s, {clients} clients"
-                yield title, against(limit, least, fake["unix"], clients)
-        with serving(folder / "server") as server, forwarding(folder / "daemon", server["http"]) as daemon:
-            for clients in (MANY, FEW):
-                title = f"daemon with its spool / C limit, commands/s, {clients} clients"
-                yield title, against(limit, least, daemon, clients)
+def rows(limit: Limit, least: str, folder: Path) -> Iterator[tuple[str, Row]]:
+    """All that is measured with the clients in C, beside the server in C at a UNIX socket."""
+    with serving(folder / "memory") as fake:
+        yield f"fake / C limit, commands/s, {FEW} clients", against(limit, least, fake["unix"], FEW)
+    with serving(folder / "stored", "--store", str(folder / "stored" / "store")) as fake:
+        for clients in (MANY, FEW):
+            title = f"fake with a store / C limit, commands/s, {clients} clients"
+            yield title, against(limit, least, fake["unix"], clients)
+    with serving(folder / "server") as server, forwarding(folder / "daemon", server["http"]) as daemon:
+        for clients in (MANY, FEW):
+            title = f"daemon with its spool / C limit, commands/s, {clients} clients"
+            yield title, against(limit, least, daemon, clients)
     yield f"fake with {SLOTS:,} slots / with few, commands/s, {FEW} clients", full_against_empty(limit, folder)
     yield from over_http(limit, folder)
 

@@ -17,9 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import judging
 import limits
 import memory
 import replaying
+from c_limit import Limit
 from rich.console import Console
 from rich.table import Table
 from rounds import Row, in_turns
@@ -35,34 +37,24 @@ from cpsim.replay.payloads import frames
 from cpsim.scenario import load_workload
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 IDLE = 10_000
 CLIENT_COMMANDS = 3_000
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure all rows, print them, beside those of before if asked to, and write them as JSON if asked to."""
     parser = argparse.ArgumentParser(description="Ratios measured side by side.")
     parser.add_argument("output", nargs="?", type=Path, help="where to write the rows as JSON")
     parser.add_argument("--compare", metavar="OLD.json", type=Path, help="rows to show beside these")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     before = json.loads(given.compare.read_text(encoding="utf-8")) if given.compare else {}
     rows: dict[str, Row] = {}
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        rows["replay engine / one client, commands/s"] = engine_against_client(folder)
-        rows["fake daemon and ledger / asyncio daemon that only answers, commands/s"] = fake_against_asyncio(folder)
-        rows["import cpdaemon / bare interpreter, start-up time"] = import_cost()
-        rows["memory of a slot claimed with two counters / allocated, bytes"] = memory.per_slot()
-        for kind in ("unix", "tcp", "http"):
-            rows[f"client beside {IDLE:,} idle connections / alone, {kind}, commands/s"] = beside_idle(kind)
-        try:
-            (folder / "replaying").mkdir()
-            rows.update(replaying.rows(folder / "replaying"))
-            rows.update(limits.rows(folder))
-        except FileNotFoundError as missing:
-            print(f"{missing}, so nothing is compared with what the machine allows", file=sys.stderr)
+        for title, row in measured(Path(name)):
+            print(f"{row.ratio:8.2f}  {title}", file=sys.stderr, flush=True)
+            rows[title] = row
     columns = ["first", "second", "ratio", *(["ratio before", "change"] if before else [])]
     table = Table("first / second", *columns)
     for title, row in rows.items():
@@ -73,6 +65,35 @@ def main() -> None:
     if given.output:
         figures = {title: row._asdict() for title, row in rows.items()}
         given.output.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+def measured(folder: Path) -> Iterator[tuple[str, Row]]:
+    """All rows; without a C compiler, those that need none."""
+    limit = None
+    try:
+        limit = Limit(folder)
+    except FileNotFoundError as missing:
+        print(f"{missing}, so nothing is compared with what the machine allows", file=sys.stderr)
+    yield from anywhere(folder)
+    with limit.serving() if limit else asyncio_daemon(folder) as least:
+        (folder / "replaying").mkdir()
+        yield from replaying.rows(folder / "replaying", least)
+        if limit:
+            yield from replaying.against_the_limit(limit, least)
+            yield from limits.rows(limit, least, folder)
+
+
+def anywhere(folder: Path) -> Iterator[tuple[str, Row]]:
+    """What needs nothing but Python."""
+    yield "import cpdaemon / bare interpreter, start-up time", starting("-c", "import cpdaemon")
+    yield "cpsim --version / bare interpreter, start-up time", starting("-m", "cpsim", "--version")
+    yield "cpsim run --help / bare interpreter, start-up time", starting("-m", "cpsim", "run", "--help")
+    yield "replay engine / one client, commands/s", engine_against_client(folder)
+    yield "fake daemon and ledger / asyncio daemon that only answers, commands/s", fake_against_asyncio(folder)
+    yield from judging.rows(folder)
+    yield "memory of a slot claimed with two counters / allocated, bytes", memory.per_slot()
+    for kind in ("unix", "tcp", "http"):
+        yield f"client beside {IDLE:,} idle connections / alone, {kind}, commands/s", beside_idle(kind)
 
 
 def beside_idle(kind: str) -> Row:
@@ -148,15 +169,15 @@ async def answer(path: str) -> None:
     await server.serve_forever()
 
 
-def import_cost() -> Row:
-    """Seconds for an interpreter that imports `cpdaemon`, and for one that imports nothing."""
+def starting(*arguments: str) -> Row:
+    """Seconds for an interpreter that does something, and for one that does nothing."""
 
-    def start(code: str) -> float:
-        begun = time.perf_counter()
-        subprocess.run([sys.executable, "-P", "-c", code], check=True)
-        return time.perf_counter() - begun
+    def start(*words: str) -> float:
+        begun_s = time.perf_counter()
+        subprocess.run([sys.executable, "-P", *words], check=True, stdout=subprocess.DEVNULL)
+        return time.perf_counter() - begun_s
 
-    return in_turns(lambda _: start("import cpdaemon"), lambda _: start(""))
+    return in_turns(lambda _: start(*arguments), lambda _: start("-c", ""))
 
 
 if __name__ == "__main__":

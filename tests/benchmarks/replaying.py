@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -11,11 +12,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import memory
 import numpy as np
-from c_limit import Limit
 from rounds import Row, in_turns
 from served import CREDENTIALS, single
 
+from cpdaemon import Client
 from cpdaemon.endpoint import Endpoint, UnixEndpoint, parse_endpoint
 from cpsim.catalog import find_scenario
 from cpsim.replay.assignment import Assignment
@@ -27,7 +29,9 @@ from cpsim.replay.processes import Processes
 from cpsim.scenario import load_workload
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from c_limit import Limit
 
     from cpsim.replay.clock import Pace
     from cpsim.scenario.workload import Workload
@@ -35,69 +39,103 @@ if TYPE_CHECKING:
 THREADS = 16
 IN_FLIGHT = 64
 LOCUST_S = 3
+CALLS = 5_000
 FEW_JOBS, MANY_JOBS = 16_000, 160_000
-SCENARIO = """
-description = "As many jobs as are asked for"
-duration = "1d"
-population = {{ machines = 5_000, users = 3_000 }}
-arrivals = {{ model = "poisson", jobs = {jobs} }}
-run_time = {{ model = "lognormal", median = "40min", sigma = 0.8 }}
-"""
 
 
-def rows(folder: Path) -> Iterator[tuple[str, Row]]:
-    """All that is measured with the engine.
-
-    Raises:
-        FileNotFoundError: there is no C compiler.
-    """
-    limit = Limit(folder)
+def rows(folder: Path, path: str) -> Iterator[tuple[str, Row]]:
+    """What is measured with the engine at a daemon that only answers, at a UNIX socket."""
     challenge = load_workload(find_scenario("challenge"))
-    with limit.serving() as path:
-        least = UnixEndpoint(path)
+    least = UnixEndpoint(path)
+    if find_spec("locust"):
+        yield (
+            "replay engine / plain Locust user, one-shot, commands/s",
+            in_turns(lambda turn: rate(challenge, least, f"locust-{turn}"), lambda _: plain_locust(path, folder)),
+        )
+        yield (
+            "replay under cpsim load / under cpsim run, commands/s",
+            in_turns(lambda turn: under("load", folder, path, turn), lambda turn: under("run", folder, path, turn)),
+        )
+    else:
+        print("Locust is not installed, so nothing is compared with it", file=sys.stderr)
+    few, many = (load_workload(scenario(folder, jobs)) for jobs in (FEW_JOBS, MANY_JOBS))
+    yield (
+        f"replay of {len(many):,} operations / of {len(few):,}, commands/s",
+        in_turns(lambda turn: rate(many, least, f"m{turn}"), lambda turn: rate(few, least, f"f{turn}")),
+    )
+    yield (
+        "workload generation / replay, operations/s",
+        in_turns(lambda turn: generation(folder, turn), lambda turn: rate(few, least, f"g{turn}")),
+    )
+    half = rate(challenge, least, "half") / 2
+    yield (
+        "lateness p99 in ms at half of the engine's rate / service time p50",
+        in_turns(lambda turn: lateness_ms(challenge, least, f"l{turn}", half), lambda _: service_ms[-1]),
+    )
+    yield (
+        "a call of the client / of a bare socket, calls/s",
+        in_turns(lambda _: calls(path), lambda _: bare_calls(path)),
+    )
+    yield memory.per_operation(folder, path)
 
-        def client(_: int) -> float:
-            return limit.oneshot(path, THREADS)
 
+def against_the_limit(limit: Limit, path: str) -> Iterator[tuple[str, Row]]:
+    """The engine and the client in C, at servers in C."""
+    challenge = load_workload(find_scenario("challenge"))
+
+    def engine(endpoint: Endpoint, prefix: str) -> Callable[[int], float]:
+        return lambda turn: rate(challenge, endpoint, f"{prefix}{turn}")
+
+    least = UnixEndpoint(path)
+    yield (
+        f"replay engine / C client with {THREADS} threads, one-shot, commands/s",
+        in_turns(engine(least, "one"), lambda _: limit.oneshot(path, THREADS)),
+    )
+    yield (
+        "two replay processes / C client, one-shot, commands/s",
+        in_turns(lambda turn: rate_of_two(challenge, least, f"two{turn}"), lambda _: limit.oneshot(path, THREADS)),
+    )
+    with limit.serving_tcp() as address:
         yield (
-            f"replay engine / C client with {THREADS} threads, one-shot, commands/s",
-            in_turns(lambda turn: rate(challenge, least, f"one-{turn}"), client),
-        )
-        yield (
-            "two replay processes / C client, one-shot, commands/s",
-            in_turns(lambda turn: rate_of_two(challenge, least, f"two-{turn}"), client),
-        )
-        if find_spec("locust"):
-            yield (
-                "replay engine / plain Locust user, one-shot, commands/s",
-                in_turns(lambda turn: rate(challenge, least, f"locust-{turn}"), lambda _: plain_locust(path, folder)),
-            )
-        else:
-            print("Locust is not installed, so nothing is compared with it", file=sys.stderr)
-        few, many = (load_workload(scenario(folder, jobs)) for jobs in (FEW_JOBS, MANY_JOBS))
-        yield (
-            f"replay of {len(many):,} operations / of {len(few):,}, commands/s",
-            in_turns(lambda turn: rate(many, least, f"m{turn}"), lambda turn: rate(few, least, f"f{turn}")),
-        )
-        yield (
-            "workload generation / replay, operations/s",
-            in_turns(lambda turn: generation(folder, turn), lambda turn: rate(few, least, f"g{turn}")),
-        )
-        half = rate(challenge, least, "half") / 2
-        yield (
-            "lateness p99 in ms at half of the engine's rate / service time p50",
-            in_turns(lambda turn: lateness_ms(challenge, least, f"l{turn}", half), lambda _: service_ms[-1]),
+            f"replay engine / C client with {THREADS} threads, one-shot over TCP, commands/s",
+            in_turns(engine(parse_endpoint(address), "tcp"), lambda _: limit.oneshot(address, THREADS)),
         )
     with limit.serving_http() as url:
         requests = [request.replace(b"bench", b"limit") for request in single("c", 20_000)]
         yield (
             f"replay engine / C client with {THREADS} threads, kept HTTP connections, requests/s",
-            in_turns(
-                lambda turn: rate(challenge, parse_endpoint(url), f"h{turn}"),
-                lambda _: limit.http(url, requests, THREADS),
-            ),
+            in_turns(engine(parse_endpoint(url), "http"), lambda _: limit.http(url, requests, THREADS)),
         )
-    yield "start of cpsim --version / bare interpreter, time", in_turns(lambda _: started("cpsim"), lambda _: started())
+
+
+def under(command: str, folder: Path, path: str, turn: int) -> float:
+    """Operations a second of `cpsim run` or `cpsim load`, as the run folder has them."""
+    output = folder / f"{command}-{turn}"
+    words = [sys.executable, "-P", "-m", "cpsim", command, str(scenario(folder, FEW_JOBS)), "--target", path]
+    options = ["--output", str(output), *(["--", "--headless"] if command == "load" else [])]
+    subprocess.run([*words, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+    return float(json.loads((output / "run.json").read_text(encoding="utf-8"))["operations_per_s"])
+
+
+def calls(path: str) -> float:
+    """Calls a second of the client library."""
+    with Client(path) as client:
+        begun_s = time.perf_counter()
+        for number in range(CALLS):
+            client.alloc(f"call-{number}", credits=5)
+        return CALLS / (time.perf_counter() - begun_s)
+
+
+def bare_calls(path: str) -> float:
+    """Calls a second of the least that anybody could write."""
+    begun_s = time.perf_counter()
+    for number in range(CALLS):
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(10)
+            sock.connect(path)
+            sock.sendall(b"alloc,slot=bare-%d,credits=5" % number)
+            assert sock.recv(8) == b"OK"
+    return CALLS / (time.perf_counter() - begun_s)
 
 
 def assignment(workload: Workload, endpoint: Endpoint, prefix: str, pace: Pace) -> Assignment:
@@ -168,7 +206,7 @@ def plain_locust(path: str, folder: Path) -> float:
 def scenario(folder: Path, jobs: int) -> Path:
     """A scenario of that many jobs."""
     path = folder / f"jobs-{jobs}.toml"
-    path.write_text(SCENARIO.format(jobs=jobs), encoding="utf-8")
+    path.write_text(memory.SCENARIO.format(jobs=jobs), encoding="utf-8")
     return path
 
 
@@ -177,11 +215,3 @@ def generation(folder: Path, seed: int) -> float:
     begun_s = time.perf_counter()
     workload = load_workload(scenario(folder, MANY_JOBS), seed)
     return len(workload) / (time.perf_counter() - begun_s)
-
-
-def started(module: str = "") -> float:
-    """Seconds until an interpreter is done that imports nothing, or shows a version."""
-    begun_s = time.perf_counter()
-    command = ["-m", module, "--version"] if module else ["-c", ""]
-    subprocess.run([sys.executable, "-P", *command], check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - begun_s

@@ -14,7 +14,7 @@ SMOKE = 1_968
 
 
 def said(process):
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=110)
     return output
 
 
@@ -55,7 +55,7 @@ def test_a_master_and_two_workers_share_the_slots(loads, tmp_path, site, port):
     workers = [loads.start("smoke", "--worker", "--master-host", "127.0.0.1", "--master-port", port) for _ in range(2)]
     output = said(master)
     assert master.returncode == 0, output
-    assert [worker.wait(30) for worker in workers] == [0, 0]
+    assert [worker.wait(90) for worker in workers] == [0, 0]
     run = document(tmp_path / "run")
     assert (run["verdict"], run["operations"]) == ("valid", SMOKE)
     journal = pq.read_table(tmp_path / "run" / "journal.parquet")
@@ -102,12 +102,12 @@ def test_a_worker_killed_in_the_middle_leaves_its_slots_unknown_and_no_other(loa
     assert "lost in the middle of the replay" in str(run)
     with site.fake.accounts.reading() as ledger:
         assert len(ledger.projects["demo"].slots) <= 500
-    assert survivor.wait(30) == 0
+    assert survivor.wait(90) == 0
     successor.terminate()
 
 
 def wait_for_slots(site, count):
-    end = time.monotonic() + 30
+    end = time.monotonic() + 90
     while time.monotonic() < end:
         with site.fake.accounts.reading() as ledger:
             if "demo" in ledger.projects and len(ledger.projects["demo"].slots) >= count:
@@ -126,6 +126,23 @@ def test_ctrl_c_ends_it_with_what_was_sent(loads, tmp_path, site):
     assert run["interrupted"] is True
     assert 20 <= run["operations"] < SMOKE
     assert "Traceback" not in output
+
+
+def test_ctrl_c_while_workers_are_waited_for(loads, port):
+    bind = ["--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--expect-workers", "2"]
+    master = loads.start("smoke", "--headless", *bind)
+    worker = loads.start("smoke", "--worker", "--master-host", "127.0.0.1", "--master-port", port)
+    heard = []
+    for line in master.stdout:
+        heard.append(line)
+        if "reported as ready" in line:
+            break
+    os.killpg(master.pid, signal.SIGINT)
+    output = "".join(heard) + said(master)
+    assert master.returncode == 2, output
+    assert "interrupted before the replay began" in output
+    assert "Traceback" not in output
+    assert worker.wait(90) == 0
 
 
 def test_a_target_that_is_not_there_is_named(loads, site):

@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 import struct
+import sys
 import threading
 from itertools import count
 from pathlib import Path
@@ -415,3 +416,42 @@ def test_running_out_of_ports_is_waited_for_and_told(peer, replay, monkeypatch):
     assert replayed.outcomes == [ACCEPTED] * 20
     (why,) = replayed.effort.retried
     assert kind_of(why) in OURS
+
+
+TIME_WAIT = "06"
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, loopback is one address")
+
+
+@on_linux
+def test_where_one_address_has_no_port_left_another_is_connected_from(peer, replay, monkeypatch):
+    def connect(sock, original, address):
+        if sock.getsockname()[0] in {"0.0.0.0", "127.0.0.2"}:
+            return errno.EADDRNOTAVAIL
+        return original(sock, address)
+
+    sources = set()
+
+    def handle(connection, served):
+        source = connection.getpeername()[0]
+        if connection.recv(1500):  # nothing comes from where the target is looked for
+            sources.add(source)
+            connection.sendall(b"OK")
+
+    unruly(monkeypatch, connect_ex=connect)
+    target = peer(handle)
+    replayed = replay(target.endpoint, PAYLOADS[:20], in_flight=1)
+    assert replayed.outcomes == [ACCEPTED] * 20
+    assert sources == {"127.0.0.3"}
+    assert list(replayed.effort.retried.values()) == [2]
+    assert replayed.effort.limit(20) == "ports"
+    assert replayed.effort.limit(20_000) == "target"  # so few are made up for at once
+
+
+@on_linux
+def test_a_connection_leaves_no_port_that_waits(peer, replay):
+    target = peer(acknowledge)
+    replay(target.endpoint, PAYLOADS[:20])
+    port = f":{target.address[1]:04X}"
+    rows = [line.split()[1:4] for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    waiting = [row for row in rows if (row[0].endswith(port) or row[1].endswith(port)) and row[2] == TIME_WAIT]
+    assert len(waiting) <= 1  # of the connection by which the target was looked for

@@ -5,7 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from cpsim.replay.latency import PERCENTILES, histogram, percentiles_ms, write_hgrm
+from cpsim.replay.journal import RECORD_TYPE
+from cpsim.replay.latency import PERCENTILES, histogram, percentiles_ms, senders_lateness_ns, write_hgrm
 
 LINE = re.compile(r" *(\d+\.\d{3}) (\d\.\d{12}) +(\d+)(?: +(\d+\.\d\d))?")
 
@@ -63,3 +64,16 @@ def test_no_latencies(tmp_path):
     assert percentiles_ms(recorded) == {}
     write_hgrm(recorded, tmp_path / "latency.hgrm")
     assert "Value" in (tmp_path / "latency.hgrm").read_text()
+
+
+def test_what_the_sender_was_late_by_is_told_from_what_it_waited_for():
+    ms = 1_000_000
+    records = np.zeros(6, RECORD_TYPE)
+    slots = np.array([0, 0, 1, 2, 3, 4], np.int32)
+    due_ns = np.array([0, 1, 2, 3, 4, 50]) * ms
+    records["sent_ns"] = np.array([0, 30, 2, 12, 31, 57]) * ms
+    records["answered_ns"] = np.array([29, 40, 60, 33, 41, 58]) * ms
+    late_ms = senders_lateness_ns(records, due_ns, slots, in_flight=3) / ms
+    assert late_ms.tolist() == [0, 0, 7]
+    # with room for all, only the second had to wait: for the answer to the one before it in its slot
+    assert senders_lateness_ns(records, due_ns, slots, in_flight=64).tolist() == [0, ms, 0, 9 * ms, 27 * ms, 7 * ms]

@@ -52,6 +52,7 @@ def test_operations_are_sent_when_they_are_due(peer, replay, pace):
     assert (lateness_ns >= 0).all()
     assert np.median(lateness_ns) < 2 * MS
     assert 0.295 <= replayed.elapsed_s < 1
+    assert replayed.effort.busy < 0.7  # it waits for the next to be due, and says so
 
 
 def test_a_stall_counts_against_what_it_held_up(peer, replay):

@@ -1,6 +1,7 @@
 /* Asks as fast as its threads can, each waiting for one answer before it asks again, and prints how many were right.
  *
  *     client oneshot PATH SECONDS THREADS    one alloc on each connection to a UNIX socket
+ *     client tcp PORT SECONDS THREADS        likewise to a port of loopback
  *     client http PORT FILE THREADS          the requests of FILE, once each, on one connection a thread
  *
  * FILE holds requests, each after a line with its length in bytes. What is printed is "ANSWERED WRONG SECONDS".
@@ -24,6 +25,9 @@ enum { MOST_THREADS = 512, ANSWER_BYTES = 1 << 16 };
 
 static struct sockaddr_un local = {.sun_family = AF_UNIX};
 static struct sockaddr_in remote = {.sin_family = AF_INET};
+static struct sockaddr *peer = (struct sockaddr *)&local;
+static socklen_t peer_size = sizeof local;
+static const struct linger reset = {.l_onoff = 1, .l_linger = 0};
 static double end_s;
 static char *requests, *requests_end;
 static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
@@ -40,8 +44,10 @@ static void *ask_once_a_connection(void *number) {
     char frame[128], answer[8];
     for (long turns = 0; now_s() < end_s; turns++) {
         int size = snprintf(frame, sizeof frame, "alloc,slot=limit-%d-%ld-%ld,credits=5", (int)getpid(), (long)number, turns);
-        int server = socket(AF_UNIX, SOCK_STREAM, 0);
-        int ok = !connect(server, (struct sockaddr *)&local, sizeof local) && send(server, frame, (size_t)size, MSG_NOSIGNAL) == size &&
+        int server = socket(peer->sa_family, SOCK_STREAM, 0);
+        /* Closed by a reset, a connection leaves no port that waits. */
+        if (peer->sa_family == AF_INET) setsockopt(server, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+        int ok = !connect(server, peer, peer_size) && send(server, frame, (size_t)size, MSG_NOSIGNAL) == size &&
                  recv(server, answer, sizeof answer, 0) == 2 && !memcmp(answer, "OK", 2);
         ok ? right++ : others++;
         close(server);
@@ -118,24 +124,27 @@ static void read_requests(const char *path) {
 }
 
 int main(int argc, char **argv) {
-    int oneshot = argc == 5 && !strcmp(argv[1], "oneshot"), threads = argc == 5 ? atoi(argv[4]) : 0;
-    if (argc != 5 || !(oneshot || !strcmp(argv[1], "http")) || threads < 1 || threads > MOST_THREADS ||
+    int http = argc == 5 && !strcmp(argv[1], "http"), tcp = argc == 5 && !strcmp(argv[1], "tcp");
+    int threads = argc == 5 ? atoi(argv[4]) : 0;
+    if (argc != 5 || !(http || tcp || !strcmp(argv[1], "oneshot")) || threads < 1 || threads > MOST_THREADS ||
         strlen(argv[2]) >= sizeof local.sun_path) {
-        fprintf(stderr, "usage: client oneshot PATH SECONDS THREADS | client http PORT FILE THREADS\n");
+        fprintf(stderr, "usage: client oneshot PATH SECONDS THREADS | client tcp PORT SECONDS THREADS | client http PORT FILE THREADS\n");
         return 64;
     }
-    if (oneshot) {
-        strcpy(local.sun_path, argv[2]);
-    } else {
+    if (http || tcp) {
         remote.sin_port = htons((uint16_t)atoi(argv[2]));
         remote.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-        read_requests(argv[3]);
+        peer = (struct sockaddr *)&remote;
+        peer_size = sizeof remote;
+    } else {
+        strcpy(local.sun_path, argv[2]);
     }
+    if (http) read_requests(argv[3]);
     pthread_t thread[MOST_THREADS];
     double begun_s = now_s();
-    if (oneshot) end_s = begun_s + atof(argv[3]);
+    if (!http) end_s = begun_s + atof(argv[3]);
     for (long number = 0; number < threads; number++)
-        pthread_create(&thread[number], NULL, oneshot ? ask_once_a_connection : ask_over_http, (void *)number);
+        pthread_create(&thread[number], NULL, http ? ask_over_http : ask_once_a_connection, (void *)number);
     for (int number = 0; number < threads; number++) pthread_join(thread[number], NULL);
     printf("%ld %ld %.6f\n", answered, wrong, now_s() - begun_s);
     return wrong != 0;

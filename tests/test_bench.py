@@ -1,0 +1,69 @@
+"""`nox -s bench`: what is measured where there is no C compiler, and how two runs are compared."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent / "benchmarks"
+
+
+@pytest.fixture
+def ratios(monkeypatch):
+    """The benchmarks, of which each measures nothing but once."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import ratios
+    import replaying
+    from rounds import Row
+
+    monkeypatch.setattr(ratios, "anywhere", lambda _: iter([("anywhere", Row(3.0, 2.0, 1.5))]))
+    monkeypatch.setattr(replaying, "rows", lambda _, path: iter([(served(path), Row(1.0, 4.0, 0.25))]))
+    monkeypatch.setattr(replaying, "against_the_limit", lambda *_: iter([("limit", Row(1.0, 2.0, 0.5))]))
+    monkeypatch.setattr(ratios.limits, "rows", lambda *_: iter([]))
+    yield ratios
+    for name in ("ratios", "replaying", "limits", "memory", "judging", "ledger", "rounds", "served", "c_limit"):
+        sys.modules.pop(name, None)
+
+
+def served(path):
+    """What a daemon that only answers says to a client."""
+    from cpdaemon import Client
+
+    with Client(path) as client:
+        client.alloc("x", credits=5)
+    return "a daemon that only answers"
+
+
+def test_without_a_compiler_all_else_is_measured(ratios, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    ratios.main([str(tmp_path / "new.json")])
+    assert "there is no C compiler" in capsys.readouterr().err
+    measured = json.loads((tmp_path / "new.json").read_text())
+    assert set(measured) == {"anywhere", "a daemon that only answers"}
+
+
+def test_two_runs_are_compared(ratios, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "120")
+    (tmp_path / "old.json").write_text(json.dumps({"anywhere": {"first": 1.0, "second": 1.0, "ratio": 1.0}}))
+    ratios.main([str(tmp_path / "new.json"), "--compare", str(tmp_path / "old.json")])
+    rows = [line.replace("│", " ").split() for line in capsys.readouterr().out.splitlines()]
+    assert [row for row in rows if row[:1] == ["anywhere"]] == [["anywhere", "3", "2", "1.50", "1.00", "+50%"]]
+    assert [row[-3:] for row in rows if row[:2] == ["a", "daemon"]] == [["0.25", "-", "-"]]
+
+
+def test_with_a_compiler_the_programs_in_c_answer_and_ask(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import c_limit
+
+    monkeypatch.setattr(c_limit, "ROUND_S", 0.1)
+    try:
+        limit = c_limit.Limit(tmp_path)
+    except FileNotFoundError:
+        pytest.skip("there is no C compiler")
+    with limit.serving() as path, limit.serving_tcp() as address:
+        assert limit.oneshot(path, 2) > 100
+        assert limit.oneshot(address, 2) > 100
+        served(path)
+        served(address)
