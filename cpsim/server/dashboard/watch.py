@@ -7,9 +7,8 @@ of commands.
 from __future__ import annotations
 
 import threading
-from collections import Counter, deque
+from collections import deque
 from itertools import islice
-from operator import itemgetter
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
@@ -29,7 +28,6 @@ MINUTE_S: Final = 60
 RECENT_S: Final = 5
 """Over how many seconds a rate is taken."""
 MARKS_KEPT: Final = 6_000
-_kind = itemgetter(0)
 
 
 class Daemon(Protocol):
@@ -154,7 +152,7 @@ class Watch:
         return found
 
     def _begin(self) -> None:
-        self._counts = Counter(dict.fromkeys(KINDS, 0))
+        self._counts = dict.fromkeys(KINDS, 0)
         self._before = dict(self._counts)
         self._second_s = self._clock()
         self._seconds: deque[Mapping[str, int]] = deque(maxlen=MINUTE_S)
@@ -162,7 +160,9 @@ class Watch:
 
     def _applied(self, calls: Sequence[Call]) -> None:
         """Count commands; one caller at a time."""
-        self._counts.update(map(_kind, calls))
+        counts = self._counts
+        for call in calls:
+            counts[call[0]] += 1
 
     def _run(self) -> None:
         while True:
