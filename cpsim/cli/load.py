@@ -19,6 +19,7 @@ from cpsim.cli.options import (
     NumberType,
     RateType,
     ThresholdType,
+    complete_scenario,
     seed_option,
     timeout_option,
 )
@@ -34,7 +35,7 @@ START: Final = "import cpsim.replay.connect, locust.main; locust.main.main()"
 
 
 @cli.command(context_settings={"ignore_unknown_options": True})
-@click.argument("scenario")
+@click.argument("scenario", shell_complete=complete_scenario)
 @click.option("--target", type=EndpointType(), required=True, help="A daemon (PATH or HOST:PORT) or a server (URL).")
 @click.option("--server", type=EndpointType(), help="URL of the server behind the --target daemon, to see the effect.")
 @click.option("--project", metavar="ID", help="Project id at the server.")

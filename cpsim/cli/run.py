@@ -20,6 +20,7 @@ from cpsim.cli.options import (
     NumberType,
     RateType,
     ThresholdType,
+    complete_scenario,
     pace_at,
     secret_in,
     seed_option,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 
 @cli.command()
-@click.argument("scenario")
+@click.argument("scenario", shell_complete=complete_scenario)
 @click.option(
     "--target",
     type=EndpointType(),

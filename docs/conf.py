@@ -1,0 +1,53 @@
+"""How the documentation is built: `nox -s docs`. It fetches nothing, and neither does what is built."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pygments.lexers import TextLexer
+
+if TYPE_CHECKING:
+    import click
+    from sphinx.application import Sphinx
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+project = "cpsim"
+author = "the cpsim authors"
+release = version = installed("cpsim")
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_click", "generated"]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"cpsim {version}"
+html_show_sourcelink = False
+html_copy_source = False
+html_show_copyright = False
+html_theme_options = {"footer_icons": []}
+pygments_style = "default"
+pygments_dark_style = "github-dark"
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+default_role = "code"
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"
+autodoc_default_options = {"members": True, "inherited-members": False}
+autoclass_content = "class"
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+suppress_warnings = ["config.cache"]
+
+
+def as_text(_: Sphinx, __: click.Context, lines: list[str]) -> None:
+    """Let a star in the help of a command be a star, and no emphasis."""
+    lines[:] = [line.replace("*", r"\*") for line in lines]
+
+
+def setup(app: Sphinx) -> None:
+    """Make known what the extensions do not know."""
+    app.add_lexer("csv", TextLexer)
+    for part in ("description", "options"):
+        app.connect(f"sphinx-click-process-{part}", as_text)
