@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pygments.lexers import TextLexer
+from sphinx.errors import ExtensionError
 
 if TYPE_CHECKING:
     import click
@@ -15,6 +17,10 @@ if TYPE_CHECKING:
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+FETCHED = {
+    ".html": re.compile(r"<(?:script|img|iframe|link)\b[^>]*\s(?:src|href)=\"(?:https?:)?//[^\"]*"),
+    ".css": re.compile(r"(?:@import|url\()\s*['\"]?(?:https?:)?//[^'\")]*"),
+}
 project = "cpsim"
 author = "the cpsim authors"
 release = version = installed("cpsim")
@@ -46,8 +52,18 @@ def as_text(_: Sphinx, __: click.Context, lines: list[str]) -> None:
     lines[:] = [line.replace("*", r"\*") for line in lines]
 
 
+def fetches_nothing(app: Sphinx, error: Exception | None) -> None:
+    """See to it that no page asks another site for anything."""
+    if error is None:
+        for path in Path(app.outdir).rglob("*"):
+            pattern = FETCHED.get(path.suffix)
+            if pattern is not None and (found := pattern.search(path.read_text(encoding="utf-8"))):
+                raise ExtensionError(f"{path} would fetch {found[0]}")
+
+
 def setup(app: Sphinx) -> None:
     """Make known what the extensions do not know."""
+    app.connect("build-finished", fetches_nothing)
     app.add_lexer("csv", TextLexer)
     for part in ("description", "options"):
         app.connect(f"sphinx-click-process-{part}", as_text)

@@ -36,6 +36,7 @@ def list_faults(as_json: bool) -> None:
     \b
     cpsim serve --fault daemon.hang:kind=claim,slot=job-*,nth=3
     cpsim serve --fault server.status=503:probability=0.1,from=10,until=20
+    cpsim faults --json
     """
     from cpsim.faults import ACTIONS, KEYS
 

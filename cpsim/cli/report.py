@@ -111,6 +111,7 @@ def list_reports(as_json: bool) -> None:
     \b
     cpsim report runs/smoke-20260301 leaderboards
     cpsim report runs/smoke-20260301 my-report.py
+    cpsim reports --json
     """
     from cpsim.catalog import describe_report, find_report, report_names
 
