@@ -21,6 +21,7 @@ FETCHED = {
     ".html": re.compile(r"<(?:script|img|iframe|link)\b[^>]*\s(?:src|href)=\"(?:https?:)?//[^\"]*"),
     ".css": re.compile(r"(?:@import|url\()\s*['\"]?(?:https?:)?//[^'\")]*"),
 }
+LONE_STAR = re.compile(r"(?<!\*)\*(?!\*)")
 project = "cpsim"
 author = "the cpsim authors"
 release = version = installed("cpsim")
@@ -37,8 +38,9 @@ pygments_dark_style = "github-dark"
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 default_role = "code"
+smartquotes = False
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"
+autodoc_typehints = "signature"
 autodoc_default_options = {"members": True, "inherited-members": False}
 autoclass_content = "class"
 napoleon_google_docstring = True
@@ -48,8 +50,17 @@ suppress_warnings = ["config.cache"]
 
 
 def as_text(_: Sphinx, __: click.Context, lines: list[str]) -> None:
-    """Let a star in the help of a command be a star, and no emphasis."""
-    lines[:] = [line.replace("*", r"\*") for line in lines]
+    """Show the examples in the help of a command as they are, and a star as a star."""
+    shown: list[str] = []
+    before = ""
+    for line in lines:
+        if line.startswith("| "):
+            shown += [] if before.startswith("| ") else ["", ".. code-block:: text", ""]
+            shown.append(f"    {line[2:]}")
+        else:
+            shown.append(LONE_STAR.sub(r"\*", line))
+        before = line
+    lines[:] = shown
 
 
 def fetches_nothing(app: Sphinx, error: Exception | None) -> None:

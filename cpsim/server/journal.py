@@ -95,7 +95,8 @@ class Journal:
 
     def latest_refusals(self, most: int) -> list[Refused]:
         """The latest refusals of all projects, the latest first."""
-        return nlargest(most, (refused for kept in list(self._refused.values()) for refused in list(kept)))
+        latest = (refused for kept in list(self._refused.values()) for refused in reversed(list(kept)))
+        return nlargest(most, latest, key=itemgetter(0))
 
     def about(self, project_id: str, slot_id: str) -> Iterator[Entry]:
         """What was received for a slot, and perhaps some of what was for others; soon found in a long journal.
