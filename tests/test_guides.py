@@ -148,7 +148,7 @@ def test_clients_reach_it_through_tls(tmp_path, monkeypatch):
     text = snippet("tls", "cpsim.conf")
     assert text.count("{") == text.count("}") == 2
     host, port = re.search(r"proxy_pass http://([\d.]+):(\d+);", text).groups()
-    assert "proxy_set_header Host $host;" in text
+    assert "proxy_set_header Host $http_host;" in text
     assert f"--http {host}:{port} --control-token-file" in (ROOT / "docs/how-to/tls.md").read_text(encoding="utf-8")
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")

@@ -108,9 +108,10 @@ class Journal:
         """
         self.read(project_id)
         batches = self._batches.get(project_id, ())
-        quoted = msgspec.json.encode(slot_id)
-        bare = slot_id.encode() if slot_id.lstrip("-").isdigit() else quoted
-        found = (batch for batch in islice(batches, len(batches)) if quoted in batch[2] or bare in batch[2])
+        come = islice(batches, len(batches))
+        is_number = slot_id.removeprefix("-").isdecimal()  # then it may have come as one
+        text = slot_id.encode() if is_number else msgspec.json.encode(slot_id)
+        found = (batch for batch in come if text in batch[2])
         return (entry for batch in found for entry in _entries([batch], 0))
 
     def read(self, project_id: str, start: int = 0) -> Iterator[Entry]:

@@ -363,3 +363,33 @@ def test_a_million_slots_cost_no_more_than_a_thousand(start):
                 assert len(text) < 60_000
         few, many = map(min, taken)
         assert many < 5 * few + 0.02, (page, query, few, many)
+
+
+@pytest.mark.parametrize("slot", ["7", "-7", "007", 'ü"\\\u2028/,=', "\x00", "<&>"])
+def test_the_history_of_a_slot_is_found_by_any_id(start, slot):
+    visitor = start()
+    others = [("alloc", {"slot": f"{slot}x"}), ("alloc", {"slot": "other"}), ("meta", {"slot": "other", "of": slot})]
+    visitor.fake.accounts.apply("physics", [*others, ("alloc", {"slot": slot})])
+    visitor.fake.accounts.apply("physics", [("claim", {"slot": slot, "machine": "m"})])
+    history = visitor.fake.inspector.slot("physics", slot).history
+    assert [each.kind for each in history] == ["alloc", "claim"]
+    assert visitor.text("slot", project="physics", id=slot).count('<th scope="row">') == 2
+
+
+def test_a_slot_may_have_come_as_a_number(start):
+    visitor = start()
+    visitor.fake.accounts.apply("physics", [("alloc", {"slot": 7}), ("claim", {"slot": "7", "machine": "m"})])
+    assert [each.kind for each in visitor.fake.inspector.slot("physics", "7").history] == ["alloc", "claim"]
+
+
+def test_a_full_record_of_faults_is_said_to_be_full(start, monkeypatch):
+    monkeypatch.setattr("cpsim.fault_plan.MAX_FIRINGS", 2)
+    visitor = start(faults=["daemon.close"])
+    visitor.fake.accounts.apply("physics", [("alloc", {"slot": "a"})])
+    for _ in range(3):
+        visitor.fake.faults.draw("daemon", [("alloc", "a")])
+    status, text = visitor.request("GET", "/__cpsim/firings")
+    assert status == 507
+    assert "the record of faults is full" in text
+    assert "the record of faults is full" in visitor.text("slot", project="physics", id="a")
+    assert visitor.text().count("daemon.close") > 1
