@@ -70,7 +70,8 @@ class Access:
         if self._token is None:
             self._check_host(request)
             return
-        if not hmac.compare_digest(_password(request.headers.get(b"authorization", b"")), self._token):
+        password = _password(request.headers.get(b"authorization", b""))
+        if password is None or not hmac.compare_digest(password, self._token):
             message = "the dashboard needs the token that the control API was started with as password, and any name"
             raise Failure(401, message, ((b"www-authenticate", b'Basic realm="cpsim", charset="UTF-8"'),))
         self._check_origin(request)
@@ -89,11 +90,11 @@ class Access:
             raise Failure(403, f"pages of {origin!r} may not use the control API")
 
 
-def _password(shown: bytes) -> bytes:
-    """The password of HTTP's Basic authentication; nothing, if that is not it."""
+def _password(shown: bytes) -> bytes | None:
+    """The password of HTTP's Basic authentication; None, if that is not it."""
     if shown[: len(BASIC)].lower() != BASIC:
-        return b""
+        return None
     try:
         return b64decode(shown[len(BASIC) :].strip(), validate=True).partition(b":")[2]
     except ValueError:
-        return b""
+        return None
