@@ -42,6 +42,7 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("mypy")
+    session.run("mypy", "tests/typing/public_api.py")
 
 
 @nox.session

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 MAX_WAITING: Final = 64 * 2**20
 """Characters that may wait for the next commit; whoever hands over more is held up until it has ended."""
 BUSY_S: Final = 5.0
+PRIVATE: Final = 0o600
+"""What was sent is its senders' business: nobody else reads it."""
 TABLES: Final = """
 CREATE TABLE IF NOT EXISTS log (position INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, record TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS cut (position INTEGER NOT NULL);
@@ -59,6 +61,10 @@ class Log:
         with ExitStack() as undo:
             self._lock_file = _lock(path)
             undo.callback(os.close, self._lock_file)
+            try:
+                path.touch(PRIVATE)
+            except OSError as error:
+                raise Problem(f"cannot open {path}: {error.strerror}") from error
             self._writing = undo.enter_context(closing(connect(path, kind)))
             with told(path):
                 self._writing.execute("PRAGMA journal_mode = WAL")
@@ -221,7 +227,7 @@ def in_use(path: Path) -> bool:
 def _lock(path: Path) -> int:
     """Take the lock file beside a log; closing the descriptor that is returned, or dying, gives it back."""
     try:
-        file = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        file = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
     except OSError as error:
         raise Problem(f"cannot open {path}: {error.strerror}") from error
     try:

@@ -6,7 +6,6 @@ import signal
 import sys
 import tempfile
 import threading
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -165,7 +164,7 @@ def load(path: Path) -> Configuration:
         OSError: it cannot be read.
     """
     try:
-        file = tables.convert(tomllib.loads(path.read_text(encoding="utf-8")), ServeFile)
+        file = tables.convert(tables.parse(path.read_text(encoding="utf-8")), ServeFile)
         folder, start = path.parent, file.clock.start
         projects = dict(_projects(file, folder)) or {DEMO_PROJECT: DEMO_PROJECT}
         return Configuration(
@@ -183,8 +182,6 @@ def load(path: Path) -> Configuration:
             rate=file.clock.rate,
             links=file.links,
         )
-    except tomllib.TOMLDecodeError as error:
-        raise Problem(f"{path}: not TOML: {error}") from error
     except ValueError as error:
         raise Problem(f"{path}: {error}") from error
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import tomllib
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -20,6 +21,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 T = TypeVar("T")
+
+
+def parse(text: str) -> dict[str, Any]:
+    """The tables of a TOML document.
+
+    Raises:
+        ValueError: it is no such document, or is nested too deeply.
+    """
+    try:
+        return tomllib.loads(text)
+    except ValueError as error:
+        raise ValueError(f"not TOML: {error}") from error
+    except RecursionError:
+        raise ValueError("not TOML that can be read: nested too deeply") from None
 
 
 def convert(tree: object, kind: type[T]) -> T:

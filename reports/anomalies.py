@@ -19,10 +19,11 @@ FAST_S = 300.0
 
 FAST = """
 WITH limits AS (SELECT unnest($1::VARCHAR[]) AS project, unnest($2::DOUBLE[]) AS limit_us)
-SELECT slots.project, machine, any_value(user) AS user, count(*) AS claimed,
+SELECT slots.project, slots.machine, any_value(owners.user) AS user, count(*) AS claimed,
     count(*) FILTER (settled_us - allocated_us < limit_us) AS fast, min(settled_us - allocated_us) / 1e6 AS fastest_s
-FROM slots JOIN limits ON slots.project = limits.project WHERE state = 'claimed'
-GROUP BY slots.project, machine HAVING fast >= $3 AND 2 * fast >= claimed ORDER BY fast DESC, machine
+FROM slots JOIN limits ON slots.project = limits.project
+LEFT JOIN owners ON slots.project = owners.project AND slots.machine = owners.machine WHERE state = 'claimed'
+GROUP BY slots.project, slots.machine HAVING fast >= $3 AND 2 * fast >= claimed ORDER BY fast DESC, slots.machine
 """
 REPEATED = """
 SELECT project, slot, count(*) AS claims_received, count(*) FILTER (outcome = 'refused') AS claims_refused

@@ -161,7 +161,7 @@ class Accounts:
     def query(self, sql: str, parameters: Sequence[object] = ()) -> pd.DataFrame:
         """The rows of a DuckDB query, for what no frame has.
 
-        There are the views `slots` (as of the period's end, with the machine's present `user`), `ledger` (all there
+        There are the views `slots` (as of the period's end), `ledger` (all there
         is), `accounts`, `owners`, `journal` (what a client sent) and `received` (what the server was sent), and every
         table of `cpsim.accounting.rollups` that a frame has needed so far.
 
@@ -198,17 +198,17 @@ class Accounts:
         ranged (claims of slots with a range), at_max (of these, granted the maximum), against_terms (grants that the
         slot's terms do not allow), unexplained_credits (held, but granted by no slot that is there).
         """
-        return self._frame(queries.MACHINES, "machine_sums", "machine_averages")
+        return self._frame(queries.MACHINES, "grant_sums", "machine_averages")
 
     @cached_property
     def users(self) -> pd.DataFrame:
-        """A row per user and project, those with most credits first; its grants are those of the machines owned now.
+        """A row per user and project, those with most credits first.
 
         Columns: project, user, machines (owned now), claimed, credits, period_credits, earlier_credits,
         recent_credits_a_day, earlier_recent_credits_a_day, first_us, last_us, unexplained_credits (held, but granted
-        through machines that have since been released or linked to others: the ledger keeps no history of links).
+        by no slot that is there). A grant is the user's who has its credits, whoever owns the machine now.
         """
-        return self._frame(queries.USERS, "machine_sums", "user_averages")
+        return self._frame(queries.USERS, "grant_sums", "user_averages")
 
     @cached_property
     def slots(self) -> pd.DataFrame:

@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import io
 from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
 from xml.sax.saxutils import escape
 
 import pyarrow.parquet as pq
@@ -41,7 +42,13 @@ def write(accounts: Accounts, folder: Path) -> None:
         raise Problem(f"{accounts.source.name} has no table of machines and users, which the BOINC export is made of")
     projects = accounts.projects["project"].tolist()
     for project in projects:
-        _write_project(accounts, project, folder if len(projects) == 1 else folder / project.replace("/", "_"))
+        _write_project(accounts, project, folder if len(projects) == 1 else folder / _folder_name(project))
+
+
+def _folder_name(project: str) -> str:
+    """A name that is a project's alone, whatever its id: no path, and nothing that leads out of the folder."""
+    name = quote(project, safe=" ")
+    return name if name.strip(".") else name.replace(".", "%2E")
 
 
 def _write_project(accounts: Accounts, project: str, folder: Path) -> None:

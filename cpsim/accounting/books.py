@@ -23,20 +23,13 @@ VIEWS: Final = """
 CREATE VIEW owners AS
 SELECT project, id AS machine, user FROM accounts WHERE kind = 'machine' AND user IS NOT NULL;
 
-CREATE VIEW owned AS
-SELECT ledger.*, owners.user FROM ledger LEFT JOIN owners ON ledger.project = owners.project
-AND ledger.machine = owners.machine WHERE {owned};
-
-CREATE VIEW states AS
+CREATE VIEW slots AS
 SELECT project, slot, if(settled, state, 'allocated') AS state, if(settled, machine, NULL) AS machine,
-    if(settled, reason, NULL) AS reason, credits, min, max, if(settled, granted, NULL) AS granted, allocated_us,
-    expires_us, if(settled, settled_us, NULL) AS settled_us, counters, meta
+    if(settled, user, NULL) AS user, if(settled, reason, NULL) AS reason, credits, min, max,
+    if(settled, granted, NULL) AS granted, allocated_us, expires_us, if(settled, settled_us, NULL) AS settled_us,
+    counters, meta
 FROM (SELECT *, coalesce(settled_us < getvariable('until_us'), false) AS settled FROM ledger)
 WHERE allocated_us < getvariable('until_us');
-
-CREATE VIEW slots AS
-SELECT states.*, owners.user FROM states LEFT JOIN owners ON states.project = owners.project
-AND states.machine = owners.machine;
 
 CREATE VIEW claims AS
 SELECT NULL::VARCHAR AS project, slot, arguments FROM journal WHERE kind = 'claim' AND outcome <> 'refused'
@@ -123,18 +116,14 @@ class Books:
             "temp_directory": "" if spill is None else str(spill),
         }
         database = duckdb.connect(config=config)
-        conditions, owned = [], "true"
+        conditions = []
         if self.projects:
             names = ", ".join(map(_literal, self.projects))
             conditions.append(f"project IN ({names})")
         kept = " AND ".join(conditions) or "true"
         if part is not None:
             column, number, parts = part
-            chosen = f"hash({column}) % {parts} = {number}"
-            if column == "user":  # which a slot has only through its machine
-                owned = chosen
-            else:
-                conditions.append(chosen)
+            conditions.append(f"hash({column}) % {parts} = {number}")
         chosen = " AND ".join(conditions) or "true"
         received = dict.fromkeys(RECEIVED.names, "VARCHAR") | {"at_us": "BIGINT"}
         sent = dict.fromkeys(("slot", "kind", "arguments", "outcome", "error"), "VARCHAR")
@@ -146,7 +135,7 @@ class Books:
         database.execute(f"CREATE VIEW accounts AS SELECT * FROM {_table(self.accounts, ACCOUNT_COLUMNS)} WHERE {kept}")
         database.execute(f"CREATE VIEW journal AS SELECT * FROM {_table(self.journal, sent)}")
         database.execute(f"CREATE VIEW received AS SELECT * FROM {_table(self.received, received)} WHERE {kept}")
-        database.execute(VIEWS.replace("{owned}", owned))
+        database.execute(VIEWS)
         return database
 
 

@@ -20,7 +20,10 @@ ORDER BY p.project
 
 MACHINES: Final = """
 WITH held AS (SELECT * FROM accounts WHERE kind = 'machine'), sums AS (
-    SELECT *, before_credits + period_credits + after_credits AS granted FROM machine_sums
+    SELECT project, machine, sum(COLUMNS(* EXCLUDE (project, machine, user, first_us, last_us, turnaround_s)))::BIGINT,
+        min(first_us) AS first_us, max(last_us) AS last_us, sum(turnaround_s) AS turnaround_s,
+        sum(before_credits + period_credits + after_credits)::BIGINT AS granted
+    FROM grant_sums GROUP BY project, machine
 )
 SELECT coalesce(h.project, s.project) AS project, coalesce(h.id, s.machine) AS machine, h.user,
     coalesce(claimed, 0) AS claimed, coalesce(h.credits, granted) - coalesce(after_credits, 0) AS credits,
@@ -39,10 +42,10 @@ USERS: Final = """
 WITH held AS (SELECT project, id, credits FROM accounts WHERE kind = 'user'), owning AS (
     SELECT project, user, count(*) AS machines FROM owners GROUP BY project, user
 ), sums AS (
-    SELECT o.project, o.user, sum(claimed)::BIGINT AS claimed, sum(period_credits)::BIGINT AS period_credits,
+    SELECT project, user, sum(claimed)::BIGINT AS claimed, sum(period_credits)::BIGINT AS period_credits,
         sum(after_credits)::BIGINT AS after_credits, sum(before_credits)::BIGINT AS before_credits,
         sum(earlier_credits)::BIGINT AS earlier_credits, min(first_us) AS first_us, max(last_us) AS last_us
-    FROM machine_sums m JOIN owners o ON m.project = o.project AND m.machine = o.machine GROUP BY o.project, o.user
+    FROM grant_sums WHERE user IS NOT NULL GROUP BY project, user
 )
 SELECT h.project, h.id AS user, coalesce(machines, 0) AS machines, coalesce(claimed, 0) AS claimed,
     h.credits - coalesce(after_credits, 0) AS credits, coalesce(s.period_credits, 0) AS period_credits,
@@ -91,7 +94,7 @@ def rules(*, journal: bool) -> str:
     """How many grants of the period each rule decided, and of how many credits."""
     claims = _joined("claims") if journal else "SELECT *, NULL AS asked, NULL AS defaulted FROM chosen"
     return f"""
-    WITH chosen AS (SELECT * FROM states WHERE state = 'claimed' AND {PERIOD})
+    WITH chosen AS (SELECT * FROM slots WHERE state = 'claimed' AND {PERIOD})
     SELECT project, {RULE} AS rule, count(*) AS slots, sum(granted)::BIGINT AS credits
     FROM ({claims}) GROUP BY project, rule ORDER BY project, slots DESC, rule"""
 

@@ -59,7 +59,7 @@ ROLLUPS: Final = {
             count(*) FILTER (state = 'claimed' AND {PERIOD}) AS period_claimed,
             coalesce(sum(granted) FILTER (state = 'claimed' AND {PERIOD}), 0)::BIGINT AS period_credits,
             min(allocated_us) AS first_us, max(greatest(allocated_us, settled_us)) AS last_us
-        FROM states GROUP BY project""",
+        FROM slots GROUP BY project""",
         ("project",),
         (
             *("allocated", "outstanding", "claimed", "discarded", "expired", "credits"),
@@ -68,9 +68,9 @@ ROLLUPS: Final = {
         least=("first_us",),
         most=("last_us",),
     ),
-    "machine_sums": Rollup(
+    "grant_sums": Rollup(
         f"""
-        SELECT project, machine, count(*) FILTER (settled_us < getvariable('until_us')) AS claimed,
+        SELECT project, machine, user, count(*) FILTER (settled_us < getvariable('until_us')) AS claimed,
             coalesce(sum(granted) FILTER (settled_us < getvariable('since_us')), 0)::BIGINT AS before_credits,
             coalesce(sum(granted) FILTER ({PERIOD}), 0)::BIGINT AS period_credits,
             coalesce(sum(granted) FILTER (settled_us >= getvariable('until_us')), 0)::BIGINT AS after_credits,
@@ -85,8 +85,8 @@ ROLLUPS: Final = {
                 AND settled_us < getvariable('until_us')) AS at_max,
             count(*) FILTER (granted <> credits OR (credits IS NULL AND (granted < min OR granted > max)))
                 AS against_terms
-        FROM ledger WHERE state = 'claimed' GROUP BY project, machine""",
-        ("project", "machine"),
+        FROM ledger WHERE state = 'claimed' GROUP BY project, machine, user""",
+        ("project", "machine", "user"),
         (
             *("claimed", "before_credits", "period_credits", "after_credits", "earlier_credits", "turnaround_s"),
             *("ranged", "at_max", "against_terms"),
@@ -98,25 +98,25 @@ ROLLUPS: Final = {
         """
         SELECT project, allocated_us // getvariable('bucket_us') * getvariable('bucket_us') AS start_us,
             'allocated' AS event, count(*) AS slots, 0::BIGINT AS credits
-        FROM states GROUP BY ALL
+        FROM slots GROUP BY ALL
         UNION ALL
         SELECT project, settled_us // getvariable('bucket_us') * getvariable('bucket_us'), state, count(*),
             coalesce(sum(granted), 0)::BIGINT
-        FROM states WHERE settled_us IS NOT NULL GROUP BY ALL""",
+        FROM slots WHERE settled_us IS NOT NULL GROUP BY ALL""",
         ("project", "start_us", "event"),
         ("slots", "credits"),
     ),
     "reason_sums": Rollup(
         f"""
         SELECT project, coalesce(reason, 'unspecified') AS reason, count(*) AS slots
-        FROM states WHERE state = 'discarded' AND {PERIOD} GROUP BY ALL""",
+        FROM slots WHERE state = 'discarded' AND {PERIOD} GROUP BY ALL""",
         ("project", "reason"),
         ("slots",),
     ),
     "counter_sums": Rollup(
         """
         SELECT project, machine, entry.key AS counter, sum(entry.value)::BIGINT AS total, count(*) AS slots
-        FROM (SELECT project, machine, unnest(map_entries(counters)) AS entry FROM states WHERE state = 'claimed')
+        FROM (SELECT project, machine, unnest(map_entries(counters)) AS entry FROM slots WHERE state = 'claimed')
         GROUP BY ALL""",
         ("project", "machine", "counter"),
         ("total", "slots"),
@@ -124,12 +124,12 @@ ROLLUPS: Final = {
     "duration_sums": Rollup(
         f"""
         WITH durations AS (
-            SELECT project, state AS what, settled_us - allocated_us AS took_us FROM states WHERE {PERIOD}
+            SELECT project, state AS what, settled_us - allocated_us AS took_us FROM slots WHERE {PERIOD}
             UNION ALL
-            SELECT project, 'outstanding', getvariable('until_us') - allocated_us FROM states WHERE state = 'allocated'
+            SELECT project, 'outstanding', getvariable('until_us') - allocated_us FROM slots WHERE state = 'allocated'
             UNION ALL
             SELECT project, 'waited', greatest(settled_us - allocated_us - cpu_s * 1000000, 0)
-            FROM (SELECT project, settled_us, allocated_us, counters['job/cpuusage'] AS cpu_s FROM states
+            FROM (SELECT project, settled_us, allocated_us, counters['job/cpuusage'] AS cpu_s FROM slots
                 WHERE state = 'claimed' AND {PERIOD}) WHERE cpu_s BETWEEN 0 AND 1e9
         )
         SELECT project, what, if(took_us > 0, floor(log2(took_us) * {BINS_AN_OCTAVE})::INTEGER, -1) AS bin,
@@ -150,7 +150,7 @@ ROLLUPS: Final = {
                 WHEN allocated_us > getvariable('until_us') - 21600000000 THEN 1
                 WHEN allocated_us > getvariable('until_us') - 86400000000 THEN 2
                 WHEN allocated_us > getvariable('until_us') - 604800000000 THEN 3 ELSE 4 END AS age
-            FROM states WHERE state = 'allocated')
+            FROM slots WHERE state = 'allocated')
         GROUP BY project, age""",
         ("project", "age"),
         ("slots", "least_credits", "most_credits", "unlimited"),
@@ -169,7 +169,7 @@ ROLLUPS: Final = {
     "user_averages": Rollup(
         recent_average.sql(
             "project, user",
-            "(SELECT project, user, allocated_us, settled_us, granted FROM owned "
+            "(SELECT project, user, allocated_us, settled_us, granted FROM ledger "
             "WHERE state = 'claimed' AND user IS NOT NULL)",
             {"recent": "getvariable('until_us')", "earlier_recent": "getvariable('earlier_us')"},
         ),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SLOT_COLUMNS: Final = {
-    **dict.fromkeys(("project", "slot", "state", "machine", "reason"), "VARCHAR"),
+    **dict.fromkeys(("project", "slot", "state", "machine", "user", "reason"), "VARCHAR"),
     **dict.fromkeys(("credits", "min", "max", "granted", "allocated_us", "expires_us", "settled_us"), "BIGINT"),
     "counters": "MAP(VARCHAR, BIGINT)",
     "meta": "MAP(VARCHAR, VARCHAR)",

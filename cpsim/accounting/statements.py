@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pandas as pd
 
@@ -13,10 +13,7 @@ if TYPE_CHECKING:
     from cpsim.accounting.accounts import Accounts
     from cpsim.accounting.blocks import Block
 
-UNEXPLAINED = {
-    "machine": "granted by no slot that is there",
-    "user": "through machines since released or linked to others",
-}
+UNEXPLAINED: Final = "granted by no slot that is there"
 
 
 def statements(accounts: Accounts, kind: str) -> list[Block]:
@@ -57,7 +54,7 @@ def _statement(accounts: Accounts, kind: str, holder: dict[str, object], grants:
     columns = ["at", "entry", "slot", *(["machine"] if kind == "user" else []), "rule", "credits", "balance_credits"]
     first = [{"at": accounts.at(accounts.since_us), "entry": "opening balance", "balance_credits": opening}]
     if carried:
-        first.append({"entry": UNEXPLAINED[kind], "credits": carried, "balance_credits": opening + carried})
+        first.append({"entry": UNEXPLAINED, "credits": carried, "balance_credits": opening + carried})
     middle = grants.assign(entry="grant", balance_credits=grants["credits"].cumsum() + opening + carried)
     last = [{"at": accounts.at(accounts.books.until_us), "entry": "closing balance", "balance_credits": credits}]
     types = dict.fromkeys(("credits", "balance_credits"), "Int64")
@@ -73,5 +70,5 @@ def _statement(accounts: Accounts, kind: str, holder: dict[str, object], grants:
     if kind == "machine":
         note += f", linked to {owner}." if isinstance(owner, str) else ", linked to nobody: its credits wait."
     else:
-        note += " through the machines linked to the user now."
+        note += ", whoever the machines are linked to now."
     return Table(f"{kind.title()} {holder[kind]}", whole.reset_index(drop=True), note)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import gevent
 from locust import User, events, task
 from locust.runners import LocalRunner, MasterRunner
 
-from cpsim.load.master import Master
+from cpsim.errors import Problem
+from cpsim.load.master import FAILED, Master
 from cpsim.load.plan import Plan
 from cpsim.load.worker import Worker
 
@@ -30,6 +32,11 @@ class Replay(User):
 def take_part(environment: Environment, runner: Runner, **_: object) -> None:
     """Have this process do what its place in the test asks."""
     plan = Plan.given()
+    try:
+        len(plan.workload)
+    except (Problem, OSError) as problem:
+        print(f"cpsim: {problem}", file=sys.stderr)
+        sys.exit(FAILED)
     if not isinstance(runner, MasterRunner):
         Worker(environment, runner, plan)
     if isinstance(runner, MasterRunner | LocalRunner):

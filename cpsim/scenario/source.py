@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -79,9 +78,9 @@ def _text(path: Path) -> str:
 
 def _tree(text: str, source: str) -> Tree:
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ScenarioError(f"{source}: not TOML: {error}") from error
+        return tables.parse(text)
+    except ValueError as error:
+        raise ScenarioError(f"{source}: {error}") from error
 
 
 def _extended(tree: Tree, path: Path, above: list[Path]) -> Tree:
@@ -130,9 +129,9 @@ def _settings(settings: Sequence[str]) -> Tree:
         key, equals, value = setting.partition("=")
         for text in (setting, f"{key} = {json.dumps(value)}"):
             try:
-                one = tomllib.loads(text)
+                one = tables.parse(text)
                 break
-            except tomllib.TOMLDecodeError:
+            except ValueError:
                 continue
         else:
             equals = ""

@@ -10,15 +10,22 @@ from __future__ import annotations
 
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from cpsim.server.messages import Request, Response
 
+if TYPE_CHECKING:
+    from asyncio import TimerHandle
+
+    from cpsim.server.messages import Headers
+
 MAX_HEAD_BYTES: Final = 2**20
+MOST_HEADERS: Final = 1_000
 TARGETS_KEPT: Final = 256
+HEADS_KEPT: Final = 256
 LONGEST_TARGET: Final = 1_024
 FAILED: Final = Response(HTTPStatus.INTERNAL_SERVER_ERROR, b"Internal Server Error", b"text/plain; charset=utf-8")
 
@@ -37,13 +44,24 @@ class Connection(HttpToolsProtocol):
     """That of the request which is only noted, as far as it has come; None while there is none."""
     _head_size: int | None = None
     """How many bytes there are of a head that has not ended."""
+    _idle_since_s: float | None = None
+    """When the last request was answered at once; None when something came after it."""
+    _idle_timer: TimerHandle | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102 - inherited
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:  # noqa: D102 - inherited
+        self._idle_since_s = None
         super().data_received(data)
         if self._head_size is not None and not self.transport.is_closing():
             self._head_size += len(data)
             if self._head_size > MAX_HEAD_BYTES:
                 self.send_400_response(f"The head of the request is over {MAX_HEAD_BYTES} bytes.")
+        if self.headers and len(self.headers) > MOST_HEADERS and not self.transport.is_closing():
+            self.send_400_response(f"The request has over {MOST_HEADERS} headers and trailers.")
 
     def on_message_begin(self) -> None:  # noqa: D102 - inherited
         self._head_size = 0
@@ -115,19 +133,34 @@ class Connection(HttpToolsProtocol):
             return FAILED
 
     def _send(self, response: Response) -> None:
-        head = b"%scontent-type: %s\r\ncontent-length: %d\r\n" % (
-            STATUS_LINE[response.status],
-            response.content_type,
-            len(response.body),
-        )
-        for name, value in response.headers:
-            head += b"%s: %s\r\n" % (name, value)
-        if response is not FAILED and self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0":
-            self.transport.write(b"%s\r\n%s" % (head, response.body))
-        else:
-            self.transport.write(b"%sconnection: close\r\n\r\n%s" % (head, response.body))
+        stays = response is not FAILED and self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
+        head = _head(response.status, response.content_type, len(response.body), response.headers, stays)
+        self.transport.write(head + response.body)
+        if not stays:
             self.transport.close()
-        self.on_response_complete()
+            return
+        self._idle_since_s = self.loop.time()
+        if self._idle_timer is None:
+            self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._close_if_idle)
+
+    def _close_if_idle(self) -> None:
+        """Close what has been idle for long; one timer at a time, for a timer a request would cost a tenth of it."""
+        self._idle_timer = None
+        if self._idle_since_s is not None:
+            left_s = self._idle_since_s + self.timeout_keep_alive - self.loop.time()
+            if left_s > 0:
+                self._idle_timer = self.loop.call_later(left_s, self._close_if_idle)
+            else:
+                self.timeout_keep_alive_handler()
+
+
+@lru_cache(HEADS_KEPT)
+def _head(status: int, content_type: bytes, length: int, headers: Headers, stays: bool) -> bytes:  # noqa: FBT001
+    """What comes before the body of a response."""
+    lines = [(b"content-type", content_type), (b"content-length", b"%d" % length), *headers]
+    if not stays:
+        lines.append((b"connection", b"close"))
+    return STATUS_LINE[status] + b"".join(b"%s: %s\r\n" % line for line in lines) + b"\r\n"
 
 
 @lru_cache(TARGETS_KEPT)

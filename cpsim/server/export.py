@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def slots_parquet(ledger: Ledger) -> bytes:
-    """One row per slot: where it is in its life, its terms, and what it granted. Times in microseconds."""
+    """One row per slot: where it is in its life, its terms, and what it granted to whom. Times in microseconds."""
     import pyarrow as pa  # noqa: PLC0415 - slow to import, and few ask
 
     rows = [
@@ -31,6 +31,7 @@ def slots_parquet(ledger: Ledger) -> bytes:
         "slot": pa.array([slot_id for _, slot_id, _ in rows], pa.string()),
         "state": pa.array([slot.state for slot in slots], pa.string()),
         "machine": pa.array([slot.machine for slot in slots], pa.string()),
+        "user": pa.array([slot.user for slot in slots], pa.string()),
         "reason": pa.array([slot.reason for slot in slots], pa.string()),
     }
     for name in ("credits", "min", "max", "granted", "allocated_us", "expires_us", "settled_us"):

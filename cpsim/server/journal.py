@@ -79,8 +79,12 @@ class Journal:
         """How many frames a project's daemons could not take, and the first of them with their times."""
         return self._malformed_count.get(project_id, 0), tuple(self._malformed.get(project_id, ()))
 
+    def has_room(self, project_id: str, count: int) -> bool:
+        """Whether so many more commands of a project would be kept."""
+        return self._received[project_id] + count <= self._limit
+
     def add(self, project_id: str, at_us: int, count: int, calls: bytes, refusals: Refusals) -> None:
-        """Keep a batch of a project's commands: so many, as JSON."""
+        """Keep a batch of a project's commands: so many, as JSON; what there is no room for is only counted."""
         place = self._received[project_id]
         self._received[project_id] = end = place + count
         if place < end <= self._limit:

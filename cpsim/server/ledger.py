@@ -81,16 +81,10 @@ class Account:
         add_up(counters, self.counters)
 
 
-@dataclass(slots=True)
-class Machine:
-    """What one machine earned in one project, and what of it still waits for a user."""
-
-    earned: Account = field(default_factory=Account)
-    waiting: Account = field(default_factory=Account)
-
-
 class Slot(msgspec.Struct, gc=False):
     """One unit of creditable work. Times are microseconds; `counters` and `meta` are None until given.
+
+    `user` has what it granted, and is None while that waits on the machine.
 
     There are millions, and no cycles among them: the garbage collector need not look.
     """
@@ -104,9 +98,19 @@ class Slot(msgspec.Struct, gc=False):
     settled_us: int | None = None
     machine: str | None = None
     granted: int | None = None
+    user: str | None = None
     reason: str | None = None
     counters: dict[str, int] | None = None
     meta: dict[str, str] | None = None
+
+
+@dataclass(slots=True)
+class Machine:
+    """What one machine earned in one project, and what of it still waits for a user, from which slots."""
+
+    earned: Account = field(default_factory=Account)
+    waiting: Account = field(default_factory=Account)
+    waiting_slots: list[Slot] = field(default_factory=list, repr=False, compare=False)
 
 
 @dataclass(slots=True)
@@ -143,8 +147,7 @@ class Ledger:
         self._due: list[tuple[int, int, Project, int]] = []
         """A heap: when the first of each lifetime of each project expires."""
         self._serial = count()
-        self._commands: dict[str, Callable[[Project, str, Mapping[str, object], int], None]] = {
-            "alloc": self._alloc,
+        self._changes: dict[str, Callable[[Project, Slot, Mapping[str, object], int], None]] = {
             "counters": self._counters,
             "meta": self._meta,
             "discard": self._discard,
@@ -157,9 +160,13 @@ class Ledger:
         self._due = []
         for project in projects.values():
             project.lifetimes = {}
+            for machine in project.machines.values():
+                machine.waiting_slots = []
             for slot in project.slots.values():
                 if slot.state is ALLOCATED:
                     self._await(project, slot)
+                elif slot.machine is not None and slot.user is None:
+                    project.machines[slot.machine].waiting_slots.append(slot)
 
     def project(self, project_id: str) -> Project:
         """The project of that id, made when it is new."""
@@ -189,7 +196,7 @@ class Ledger:
         """Apply commands of a project at one time, in the order given; what is refused stops nothing."""
         self.expire(now_us)
         project = self.project(project_id)
-        slots, commands = project.slots, self._commands
+        slots, changes = project.slots, self._changes
         refusals: list[Refusal] = []
         for position, (kind, arguments) in enumerate(calls):
             try:
@@ -197,23 +204,22 @@ class Ledger:
                 if type(slot_id) is not str or not slot_id:
                     slot_id = _text(arguments, "slot")
                 slot = slots.get(slot_id)
-                if slot is None:
-                    is_acceptable = kind == "alloc"
+                if slot is None and kind == "alloc":
+                    self._alloc(project, slot_id, arguments, now_us)
+                elif slot is not None and kind in changes and (slot.state is ALLOCATED or self._admits(slot, kind)):
+                    changes[kind](project, slot, arguments, now_us)
                 else:
-                    is_acceptable = kind != "alloc" and (slot.state is ALLOCATED or self._admits(slot, kind))
-                if not is_acceptable or kind not in commands:
                     self._refuse(kind, slot_id, slot)
-                commands[kind](project, slot_id, arguments, now_us)
             except Refused as refused:
                 refusals.append(Refusal(position, str(refused)))
         return refusals
 
     def _refuse(self, kind: str, slot_id: str, slot: Slot | None) -> NoReturn:
         """Say why a command of a kind is not acceptable for a slot."""
-        if kind not in self._commands:
-            raise Refused(f"unknown command {kind!r}")
         if kind == "alloc":
             raise Refused(f"slot {slot_id!r} was already allocated")
+        if kind not in self._changes:
+            raise Refused(f"unknown command {kind!r}")
         if slot is None:
             raise Refused(f"slot {slot_id!r} was never allocated")
         raise Refused(f"slot {slot_id!r} is settled: it was {slot.state}")
@@ -251,6 +257,9 @@ class Ledger:
             machine = project.machines.get(machine_id)
             if machine is not None:
                 waited, machine.waiting = machine.waiting, Account()
+                for slot in machine.waiting_slots:
+                    slot.user = user_id
+                machine.waiting_slots = []
                 project.users.setdefault(user_id, Account()).add(waited.credits, waited.counters)
 
     def release(self, machine_id: str) -> None:
@@ -274,21 +283,26 @@ class Ledger:
             yield from (f"project {project_id!r}: {law}" for law in _violations(project))
 
     def _alloc(self, project: Project, slot_id: str, arguments: Mapping[str, object], now_us: int) -> None:
-        exactly = self._whole(arguments, "credits") if "credits" in arguments else None
+        exactly = arguments.get("credits")
+        if exactly is not None and (type(exactly) is not int or not 0 <= exactly <= LARGEST_INTEGER):
+            exactly = self._whole(arguments, "credits")
         least = self._whole(arguments, "min") if "min" in arguments else None
         most = self._whole(arguments, "max") if "max" in arguments else None
         if least is not None and most is not None:
             self._check_range(least, most)
-        expire = self._whole(arguments, "expire") if "expire" in arguments else None
-        if expire == 0:
-            raise Refused("expire=0 is not a positive number of minutes")
-        lifetime_us = DEFAULT_LIFETIME_US if expire is None else expire * MINUTE_US
+        lifetime_us = DEFAULT_LIFETIME_US
+        if "expire" in arguments:
+            expire = self._whole(arguments, "expire")
+            if expire == 0:
+                raise Refused("expire=0 is not a positive number of minutes")
+            if expire is not None:
+                lifetime_us = expire * MINUTE_US
         if now_us + lifetime_us > LAST_US:
             lifetime_us = LAST_US - now_us
         project.slots[slot_id] = slot = Slot(now_us, now_us + lifetime_us, exactly, least, most)
-        if lifetime_us in project.lifetimes:
+        try:
             project.lifetimes[lifetime_us].append(slot)
-        else:
+        except KeyError:
             self._await(project, slot)
 
     def _await(self, project: Project, slot: Slot) -> None:
@@ -300,8 +314,7 @@ class Ledger:
             heappush(self._due, (slot.expires_us, next(self._serial), project, lifetime_us))
         slots.append(slot)
 
-    def _counters(self, project: Project, slot_id: str, arguments: Mapping[str, object], _: int) -> None:
-        slot = project.slots[slot_id]
+    def _counters(self, _: Project, slot: Slot, arguments: Mapping[str, object], __: int) -> None:
         given: dict[str, Any] = {**arguments}
         given.pop("slot", None)
         for name, value in given.items():
@@ -314,23 +327,23 @@ class Ledger:
         else:
             add_up(given, slot.counters)
 
-    def _meta(self, project: Project, slot_id: str, arguments: Mapping[str, object], _: int) -> None:
-        slot = project.slots[slot_id]
+    def _meta(self, _: Project, slot: Slot, arguments: Mapping[str, object], __: int) -> None:
         given = {name: _text(arguments, name) for name in arguments if name != "slot"}
         if not given:
             raise Refused("meta without a name")
         slot.meta = given if slot.meta is None else slot.meta | given
 
-    def _discard(self, project: Project, slot_id: str, arguments: Mapping[str, object], now_us: int) -> None:
-        slot = project.slots[slot_id]
+    def _discard(self, project: Project, slot: Slot, arguments: Mapping[str, object], now_us: int) -> None:
         reason = _text(arguments, "reason") if "reason" in arguments else DEFAULT_REASON
         slot.reason = reason
         project.reasons[reason] = project.reasons.get(reason, 0) + 1
         _settle(project, slot, DISCARDED, now_us)
 
-    def _claim(self, project: Project, slot_id: str, arguments: Mapping[str, object], now_us: int) -> None:
-        slot = project.slots[slot_id]
-        machine_id = intern(_text(arguments, "machine"))  # one text for all the slots of a machine
+    def _claim(self, project: Project, slot: Slot, arguments: Mapping[str, object], now_us: int) -> None:
+        machine_id = arguments.get("machine")
+        if type(machine_id) is not str or not machine_id:
+            machine_id = _text(arguments, "machine")
+        machine_id = intern(machine_id)  # one text for all the slots of a machine
         granted = slot.credits
         if granted is None:
             asked = self._whole(arguments, "credits")
@@ -345,8 +358,10 @@ class Ledger:
         if machine is None:
             machine = project.machines[machine_id] = Machine()
         owner = self.owners.get(machine_id)
+        slot.user = owner
         if owner is None:
             account = machine.waiting
+            machine.waiting_slots.append(slot)
         else:
             account = project.users.get(owner) or project.users.setdefault(owner, Account())
         total, earned = project.granted, machine.earned
@@ -354,7 +369,11 @@ class Ledger:
         earned.credits += granted
         account.credits += granted
         if slot.counters:
-            add_up(slot.counters, total.counters, earned.counters, account.counters)
+            totals, earns, accounts = total.counters, earned.counters, account.counters
+            for name, value in slot.counters.items():
+                totals[name] = totals.get(name, 0) + value
+                earns[name] = earns.get(name, 0) + value
+                accounts[name] = accounts.get(name, 0) + value
 
     def _admits(self, slot: Slot, kind: str) -> bool:  # noqa: ARG002 - a quirk looks at them
         """Whether a settled slot admits a command of a kind."""
@@ -429,11 +448,12 @@ def _is_whole(digits: str) -> bool:
 
 def _violations(project: Project) -> Iterator[str]:
     states = dict.fromkeys(State, 0)
-    from_slots, reasons = Account(), dict[str, int]()
+    from_slots, reasons, to_users = Account(), dict[str, int](), dict[str | None, int]()
     for slot in project.slots.values():
         states[slot.state] += 1
         if slot.state is CLAIMED:
             from_slots.add(slot.granted or 0, slot.counters or NO_COUNTERS)
+            to_users[slot.user] = to_users.get(slot.user, 0) + (slot.granted or 0)
         elif slot.state is DISCARDED and slot.reason is not None:
             reasons[slot.reason] = reasons.get(slot.reason, 0) + 1
     machines, owned = Account(), Account()
@@ -447,6 +467,8 @@ def _violations(project: Project) -> Iterator[str]:
             yield f"{states[state]} slots are {state}, but {counted} were counted"
     if reasons != project.reasons:
         yield f"discards by reason are {reasons}, but {project.reasons} were counted"
+    if any(user.credits != to_users.get(user_id, 0) for user_id, user in project.users.items()):
+        yield "users hold other credits than the slots granted to them"
     for where, account in (("slots", from_slots), ("machines", machines), ("users and waiting", owned)):
         if account != project.granted:
             yield f"granted {project.granted}, but the {where} hold {account}"

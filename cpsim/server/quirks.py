@@ -40,15 +40,15 @@ class QuirkyLedger(Ledger):
         super()._alloc(project, slot_id, arguments, now_us)
         self.expire(now_us)  # with `float-credits`, its time may have come already
 
-    def _meta(self, project: Project, slot_id: str, arguments: Mapping[str, object], now_us: int) -> None:
-        super()._meta(project, slot_id, arguments, now_us)
+    def _meta(self, project: Project, slot: Slot, arguments: Mapping[str, object], now_us: int) -> None:
+        super()._meta(project, slot, arguments, now_us)
         if "meta-dropped" in self.quirks:
-            project.slots[slot_id].meta = None
+            slot.meta = None
 
-    def _claim(self, project: Project, slot_id: str, arguments: Mapping[str, object], now_us: int) -> None:
-        super()._claim(project, slot_id, arguments, now_us)
-        if "slots-vanish" in self.quirks and project.slots[slot_id].machine in self.owners:
-            del project.slots[slot_id]
+    def _claim(self, project: Project, slot: Slot, arguments: Mapping[str, object], now_us: int) -> None:
+        super()._claim(project, slot, arguments, now_us)
+        if "slots-vanish" in self.quirks and slot.machine in self.owners:
+            del project.slots[str(arguments["slot"])]
             project.settled[State.CLAIMED] -= 1
 
     def _admits(self, slot: Slot, kind: str) -> bool:

@@ -124,10 +124,11 @@ class AccountServer:
         Raises:
             RecursionError: an argument is nested too deeply to be written down; nothing was applied.
         """
-        written = _encode(calls)
         with self._lock:
             if batch_id is not None and batch_id in self._answers.get(project_id, ()):
                 return self._answers[project_id][batch_id]
+            is_kept = self.store is not None or self.journal.has_room(project_id, len(calls))
+            written = _encode(calls) if is_kept else b""
             now_us = self.clock.now_us()
             refusals = self._apply(now_us, project_id, calls, batch_id)
             self.journal.add(project_id, now_us, len(calls), written, refusals)

@@ -102,7 +102,8 @@ class Store:
             slots = iter(project.slots.items())
             while part := dict(islice(slots, SLOTS_A_PART)):
                 contents.append(msgspec.json.encode((project_id, part)).decode())
-            accounts.projects[project_id] = dataclasses.replace(project, slots={}, lifetimes={})
+            machines = {name: dataclasses.replace(one, waiting_slots=[]) for name, one in project.machines.items()}
+            accounts.projects[project_id] = dataclasses.replace(project, slots={}, lifetimes={}, machines=machines)
         contents[0] = msgspec.json.encode(accounts).decode()
         self._logged, self._snapshot_size = 0, sum(map(len, contents))
         self._log.append(

@@ -20,12 +20,13 @@ class View(Struct, frozen=True, kw_only=True, tag_field="type", tag=lambda name:
 
 
 class SlotView(View, frozen=True, kw_only=True):
-    """Where a slot is in its life, its terms (credits, min, max), and what it granted."""
+    """Where a slot is in its life, its terms (credits, min, max), and what it granted to whom."""
 
     project: str
     slot: str
     state: State
     machine: str | None
+    user: str | None
     reason: str | None
     credits: int | None
     min: int | None
@@ -187,6 +188,7 @@ def slot_view(project_id: str, slot_id: str, slot: Slot) -> SlotView:
         slot=slot_id,
         state=slot.state,
         machine=slot.machine,
+        user=slot.user,
         reason=slot.reason,
         credits=slot.credits,
         min=slot.min,

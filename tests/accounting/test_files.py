@@ -132,6 +132,17 @@ def _write_half(path):
     raise OSError("no such reader")
 
 
+def test_no_project_leads_the_boinc_export_out_of_its_folder(site, tmp_path):
+    hostile = ["..", ".", "../up", "a/b", "a_b", "~", "q"]
+    for project in hostile:
+        site.server.apply(project, [("alloc", {"slot": "s", "credits": 5}), ("claim", {"slot": "s", "machine": "m"})])
+    with site.load() as accounts:
+        boinc.write(accounts, tmp_path / "deep" / "stats")
+    written = list(tmp_path.rglob("tables.xml"))
+    assert len({path.parent for path in written}) == len(hostile)
+    assert all(path.parent.parent == tmp_path / "deep" / "stats" for path in written)
+
+
 def test_the_boinc_export_has_the_documented_elements(site, tmp_path):
     site.server.link([("m<1>", "ann & co"), ("m2", "bob")])
     for slot, machine, credits in (("a", "m<1>", 100), ("b", "m3", 5), ("c", "m2", 0)):

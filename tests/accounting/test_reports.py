@@ -78,10 +78,14 @@ def test_a_machine_statement(week):
 
 
 def test_a_user_statement_shows_what_came_through_machines_that_left(site):
+    site.alloc("waiting", credits=2)
+    site.claim("waiting", "m")
     site.server.link([("m", "ann")])
     site.alloc("a", credits=5)
     site.claim("a", "m")
     site.server.release(["m"])
+    site.alloc("since", credits=9)
+    site.claim("since", "m")
     site.at(1).server.link([("n", "ann")])
     site.alloc("b", credits=3)
     site.claim("b", "n")
@@ -89,9 +93,10 @@ def test_a_user_statement_shows_what_came_through_machines_that_left(site):
         found = table(accounts, "user-statement", "User ann")
         assert cells(found, "entry", "slot", "machine", "credits", "balance_credits") == [
             ("opening balance", None, None, None, 0),
-            ("through machines since released or linked to others", None, None, 5, 5),
-            ("grant", "b", "n", 3, 8),
-            ("closing balance", None, None, None, 8),
+            ("grant", "a", "m", 5, 5),
+            ("grant", "waiting", "m", 2, 7),
+            ("grant", "b", "n", 3, 10),
+            ("closing balance", None, None, None, 10),
         ]
 
 

@@ -16,7 +16,8 @@ SLOTS = """
 CREATE VIEW slots AS
 SELECT 'lhc' AS project, 'job-' || n AS slot,
     CASE WHEN n % 97 = 0 THEN 'allocated' WHEN n % 23 = 0 THEN 'discarded' ELSE 'claimed' END AS state,
-    if(state = 'claimed', 'host-' || machine, NULL) AS machine,
+    if(state = 'claimed', 'host-' || number, NULL) AS machine,
+    if(hash(machine) % 10 < 7, 'user-' || hash(machine || 'u') % {users}, NULL) AS user,
     if(state = 'discarded', if(hash(n) % 2 = 0, 'expired', 'unknown-vmid'), NULL) AS reason,
     if(n % 5 = 0, 10, NULL)::BIGINT AS credits, if(n % 5 = 0, NULL, 1)::BIGINT AS min,
     if(n % 5 = 0, NULL, 40)::BIGINT AS max,
@@ -27,17 +28,16 @@ SELECT 'lhc' AS project, 'job-' || n AS slot,
         'job/success': 1::BIGINT}} AS counters,
     MAP {{}}::MAP(VARCHAR, VARCHAR) AS meta, asked, n
 FROM (SELECT n, (1 + hash(n + 1) % 60)::BIGINT AS asked,
-    floor(pow((hash(n) % 1000003) / 1000003.0, 2) * {machines})::BIGINT AS machine FROM range({slots}) t(n))
+    floor(pow((hash(n) % 1000003) / 1000003.0, 2) * {machines})::BIGINT AS number FROM range({slots}) t(n))
 """
 ACCOUNTS = """
 WITH earned AS (
-    SELECT project, machine, sum(granted)::BIGINT AS credits, sum(counters['job/cpuusage'])::BIGINT AS cpu,
+    SELECT project, machine, user, sum(granted)::BIGINT AS credits, sum(counters['job/cpuusage'])::BIGINT AS cpu,
         sum(counters['job/events'])::BIGINT AS events, count(*) AS success
-    FROM slots WHERE state = 'claimed' GROUP BY project, machine
+    FROM slots WHERE state = 'claimed' GROUP BY project, machine, user
 ), machines AS (
     SELECT project, machine AS id, credits, MAP {'job/cpuusage': cpu, 'job/events': events, 'job/success': success}
-        AS counters, cpu, events, success,
-        if(hash(machine) % 10 < 7, 'user-' || hash(machine || 'u') % $users, NULL) AS user FROM earned
+        AS counters, cpu, events, success, user FROM earned
 )
 SELECT project, 'machine' AS kind, id, user, credits, counters, if(user IS NULL, credits, 0)::BIGINT AS waiting_credits,
     if(user IS NULL, counters, MAP {}::MAP(VARCHAR, BIGINT)) AS waiting_counters FROM machines
@@ -64,14 +64,19 @@ def make(folder: Path, operations: int) -> None:
     slots = operations // 3
     step_us = 90 * DAY_US / slots
     with duckdb.connect(config={"memory_limit": "2GB", "temp_directory": str(folder)}) as database:
-        fields = {"start": START_US, "step": step_us, "day": DAY_US, "machines": MACHINES, "slots": slots}
+        fields = {
+            "start": START_US,
+            "step": step_us,
+            "day": DAY_US,
+            "machines": MACHINES,
+            "users": USERS,
+            "slots": slots,
+        }
         database.execute(SLOTS.format(**fields))
         database.sql("SELECT * EXCLUDE (asked, n) FROM slots").write_parquet(
             str(folder / "ledger.parquet"), compression="zstd"
         )
-        database.sql(ACCOUNTS.replace("$users", str(USERS))).write_parquet(
-            str(folder / "accounts.parquet"), compression="zstd"
-        )
+        database.sql(ACCOUNTS).write_parquet(str(folder / "accounts.parquet"), compression="zstd")
         database.sql(JOURNAL).write_parquet(str(folder / "journal.parquet"), compression="zstd")
     document = {"scenario": "lhc", "seed": 1, "slot_prefix": "job", "project": "lhc"}
     (folder / "run.json").write_text(json.dumps(document), encoding="utf-8")

@@ -185,3 +185,10 @@ def test_what_was_durable_outlives_the_process(opened, path):
     records = [int(record) for _, record in everything(opened())]
     assert records[: len(seen)] == seen
     assert len(records) - len(seen) <= 1
+
+
+def test_what_was_sent_is_read_by_nobody_else(opened, path):
+    opened().append(["a"])
+    opened()
+    modes = {file.name: file.stat().st_mode & 0o777 for file in path.parent.iterdir()}
+    assert modes == dict.fromkeys(("log", "log-shm", "log-wal", "log.lock"), 0o600)

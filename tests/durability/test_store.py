@@ -156,3 +156,17 @@ def test_a_store_that_cannot_be_written_takes_no_more(restarted):
     with pytest.raises(Problem, match="nowhere"):
         accounts.apply("p", [("alloc", {"slot": "b"})])
     assert list(books(restarted())[0]["p"].slots) == ["a"]
+
+
+@pytest.mark.parametrize("least_log", [store.LEAST_LOG, 0])
+def test_whose_credits_a_slot_granted_is_kept_and_so_is_what_waits(restarted, monkeypatch, least_log):
+    monkeypatch.setattr(store, "LEAST_LOG", least_log)
+    for number, user in enumerate(("u", "v", None)):
+        accounts = restarted()
+        accounts.apply("p", [("alloc", {"slot": f"s{number}"}), ("claim", {"slot": f"s{number}", "machine": "m"})])
+        if user is not None:
+            accounts = restarted()
+            accounts.link([("m", user)])
+            accounts.release(["m"])
+    slots = books(restarted())[0]["p"].slots
+    assert [slot.user for slot in slots.values()] == ["u", "v", None]

@@ -145,6 +145,16 @@ def test_options_that_cannot_be_are_wrong_usage(loads, extra):
     assert process.returncode == 64
 
 
+@pytest.mark.parametrize("processes", [[], ["--processes", "2"]])
+def test_a_scenario_with_a_mistake_is_told_at_once(loads, tmp_path, processes):
+    (tmp_path / "mine.toml").write_text("duration = 5", encoding="utf-8")
+    process = loads.start("mine.toml", "--headless", *processes)
+    output = said(process)
+    assert process.returncode == 2
+    assert "cpsim: mine.toml: " in output
+    assert "Traceback" not in output
+
+
 LOCUSTFILE = """
 from locust import constant, task
 from cpsim.load import CreditPiggyUser

@@ -24,3 +24,9 @@ def test_malformed_frames_and_requests_are_answered_or_closed():
 def test_idle_connections_starve_nobody():
     figures = run("idle.py", "--connections", "300", "--commands", "200")
     assert figures.keys() == {"unix", "tcp", "http"}
+
+
+def test_what_is_soaked_stays_as_it_was():
+    figures = run("soak.py", "--minutes", "0", "--round", "1")
+    assert figures["rounds"] == 4
+    assert figures["last"]["operations"] > 100

@@ -77,6 +77,16 @@ def test_keys_are_set(write):
 
 
 @pytest.mark.parametrize(
+    ("text", "message"), [(f"seed = {'[' * 5_000}", "nested too deeply"), (f"seed = {'9' * 10_000}", "not TOML")]
+)
+def test_hostile_toml(write, text, message):
+    with pytest.raises(ScenarioError, match=f"mine.toml: .*{message}"):
+        source.load(write("mine.toml", text))
+    with pytest.raises(ScenarioError, match=r"--set seed = .*: expected"):
+        source.load(write("mine.toml", BASE), [text])
+
+
+@pytest.mark.parametrize(
     ("setting", "message"),
     [
         ("machines", "--set machines: expected KEY=VALUE, such as population.machines=50000"),

@@ -3,9 +3,12 @@
 import contextlib
 import json
 import socket
+import time
 
 import pytest
 
+from cpsim.fake import ANY_PORT, Fake
+from cpsim.server import serving
 from cpsim.server.http import Api
 
 CLOSE = b"GET /api/heartbeat HTTP/1.1\r\nConnection: close\r\n\r\n"
@@ -118,9 +121,34 @@ def test_a_head_without_end_is_broken_off(site):
     assert site.raw(CLOSE).startswith(b"HTTP/1.1 200 ")
 
 
+@pytest.mark.parametrize("after", [b"", b"Transfer-Encoding: chunked\r\n\r\n0\r\n"], ids=["headers", "trailers"])
+def test_headers_and_trailers_without_end_are_broken_off(site, after):
+    received = b""
+    with socket.create_connection(site.address, timeout=5) as sock, contextlib.suppress(OSError):
+        sock.sendall(b"GET /api/heartbeat HTTP/1.1\r\n" + after)
+        for _ in range(100):
+            sock.sendall(b"x: y\r\n" * 10_000)
+        received = sock.recv(1000)
+    assert not received or received.startswith(b"HTTP/1.1 400 ")
+    assert site.raw(CLOSE).startswith(b"HTTP/1.1 200 ")
+
+
 @pytest.mark.parametrize("length", [1_000, 2_000, 60_000])
 def test_long_targets_are_read_whole(site, length):
     query = f"slot={'s' * length}"
     status, _ = site.get("alloc", query)
     assert status == 200
     assert list(site.slots()) == ["s" * length]
+
+
+@pytest.mark.parametrize("path", [b"heartbeat", b"heart%62eat"])
+def test_what_is_idle_for_long_is_closed_and_nothing_else(monkeypatch, visit, path):
+    monkeypatch.setattr(serving, "KEEP_ALIVE_S", 0.2)
+    with Fake({"p": "s"}, http=ANY_PORT) as fake, socket.create_connection(visit(fake).address, timeout=5) as sock:
+        begun = time.monotonic()
+        while time.monotonic() < begun + 0.5:
+            sock.sendall(b"GET /api/%s HTTP/1.1\r\n\r\n" % path)
+            assert sock.recv(1000).endswith(b"OK")
+        idle = time.monotonic()
+        assert sock.recv(1000) == b""
+        assert 0.15 < time.monotonic() - idle < 5

@@ -30,6 +30,7 @@ SLOT_COLUMNS = {
     "slot": pa.string(),
     "state": pa.string(),
     "machine": pa.string(),
+    "user": pa.string(),
     "reason": pa.string(),
     "credits": pa.int64(),
     "min": pa.int64(),

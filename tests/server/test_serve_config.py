@@ -164,6 +164,8 @@ PROJECT = '[[project]]\nid = "p"\nsecret = "s"\n'
     ("text", "said"),
     [
         ("http = ", "not TOML: "),
+        (f"http = {'[' * 5_000}", "nested too deeply"),
+        (f"seed = {'9' * 10_000}", "not TOML: "),
         ('htp = "127.0.0.1:80"', 'htp: unknown key: expected one of project, daemon, http, .*; did you mean "http"'),
         ('http = "127.0.0.1"', 'http = "127.0.0.1": expected HOST:PORT, with a port from 0'),
         ("http = 80", "http = 80: expected HOST:PORT"),
