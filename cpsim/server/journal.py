@@ -12,6 +12,8 @@ from typing import Any, Final
 
 import msgspec
 
+from cpsim.server.ledger import shown
+
 Call = tuple[str, Mapping[str, object]]
 Refusals = Sequence[tuple[int, str]]
 """Positions in a batch of commands that were refused, and why."""
@@ -93,7 +95,7 @@ class Journal:
     def add_refusals(self, project_id: str, at_us: int, calls: Sequence[Call], refusals: Refusals) -> None:
         """Have at hand the latest of a project's commands that were refused."""
         self._refused[project_id].extend(
-            (at_us, project_id, calls[position][0], str(calls[position][1].get("slot", "")), why)
+            (at_us, project_id, calls[position][0], _slot_of(calls[position]), why)
             for position, why in refusals[-REFUSALS_KEPT:]
         )
 
@@ -141,6 +143,12 @@ class Journal:
         """Begin anew with every project."""
         for kept in self._kept:
             kept.clear()
+
+
+def _slot_of(call: Call) -> str:
+    """The slot that a command names, whatever it has put there."""
+    slot = call[1].get("slot", "")
+    return slot if type(slot) is str else shown(slot)
 
 
 def _entries(batches: Sequence[Batch], start: int) -> Iterator[Entry]:
