@@ -1,4 +1,4 @@
-"""What is checked, and how: `nox -s tests`, `lint`, `readme`, `bench`."""
+"""What is checked, and how: `nox -s tests`, `lint`, `docs`, `readme`, `bench`."""
 
 from __future__ import annotations
 
@@ -43,6 +43,13 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check")
     session.run("mypy")
     session.run("mypy", "tests/typing/public_api.py")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation, in which a warning is an error, into `build/docs`."""
+    session.install("-e", ".[all]", *nox.project.dependency_groups(PROJECT, "docs"))
+    session.run("sphinx-build", "-W", "--keep-going", "-q", "-b", "html", "docs", "build/docs", *session.posargs)
 
 
 @nox.session(python=False)

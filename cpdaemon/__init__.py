@@ -1,5 +1,7 @@
 """The CreditPiggy client library: tells a daemon, or a server directly, what became of slots.
 
+As documented::
+
     cpapi_setup("/var/run/creditapi.socket")     or "HOST:PORT", or a URL with credentials
     cpapi_alloc("job-1", credits=5)
     cpapi_counters("job-1", **{"job/events": 1000})

@@ -195,6 +195,11 @@ class FaultPlan:
                 )
             return list(self._firings)
 
+    def latest(self, most: int = MAX_FIRINGS) -> list[Firing]:
+        """The last of what came to pass, in order, as far as it is kept."""
+        with self._lock:
+            return self._firings[-most:]
+
     def forget_firings(self) -> None:
         """Begin the record of what came to pass anew."""
         with self._lock:

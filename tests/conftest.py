@@ -23,6 +23,32 @@ print(urllib.request.urlopen(urllib.request.Request(sys.argv[-1], body), timeout
 """
 
 
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+DRIVER = shutil.which("chromedriver")
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A browser that keeps a log of what it says and fetches."""
+    if BROWSER is None or DRIVER is None:
+        pytest.skip("no browser: install chromium and its chromedriver to look at the page")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium drives the browser")
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for flag in FLAGS:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
 def speaks_unix(netcat):
     """Whether an `nc` has -U: not every one can."""
     told = subprocess.run([netcat, "-h"], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)

@@ -22,7 +22,7 @@ PURE = [
 IMPURE = {"_socket", "asyncio", "concurrent", "random", "secrets", "select", "selectors", "socket", "threading", "time"}
 TOP_LEVEL = {
     *("cpdaemon", "cpsim", "scenarios", "reports", "docs", "tests", "pyproject.toml", "noxfile.py"),
-    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", ".ci", ".gitignore"),
+    *("README.md", "CHANGELOG.md", "Containerfile", "CONTRIBUTING.md", "LICENSE", ".ci", ".gitignore"),
 }
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 FRESH = "python3 -m venv"
 LEFT_BEHIND = ("ready", "forwarding", "creditapi.socket", "site.socket")
 
@@ -47,7 +47,9 @@ def snippets(document):
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("document", [*filter(snippets, DOCUMENTS)], ids=lambda document: document.name)
+@pytest.mark.parametrize(
+    "document", [*filter(snippets, DOCUMENTS)], ids=lambda document: str(document.relative_to(ROOT))
+)
 def test_the_snippets_run_one_after_the_other(document, tmp_path, tools):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
@@ -93,7 +95,9 @@ def test_there_are_two_commands_for_a_fresh_machine():
 
 
 LINKS = [
-    (document, link) for document in DOCUMENTS for link in re.findall(r"\]\(([^)#:]+)\)", document.read_text("utf-8"))
+    (document, link)
+    for document in DOCUMENTS
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text("utf-8"))
 ]
 
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("cpdaemon", "cpsim")
 CONTENT = {"scenarios": "cpsim/_content/scenarios", "reports": "cpsim/_content/reports"}
 SHIPPED = (*PACKAGES, *CONTENT, "docs", "tests")
-FILES = {"CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "noxfile.py", "pyproject.toml"}
+FILES = {"CHANGELOG.md", "CONTRIBUTING.md", "Containerfile", "LICENSE", "README.md", "noxfile.py", "pyproject.toml"}
 
 
 @pytest.fixture(scope="module")

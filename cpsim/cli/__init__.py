@@ -1,6 +1,19 @@
 """The command line: a group, and the commands that add themselves to it."""
 
-from cpsim.cli import daemon, lists, load, record, report, run, scenarios, serve, verify
+from cpsim.cli import completion, daemon, lists, load, record, report, run, scenarios, serve, verify
 from cpsim.cli.group import cli, main
 
-__all__ = ["cli", "daemon", "lists", "load", "main", "record", "report", "run", "scenarios", "serve", "verify"]
+__all__ = [
+    "cli",
+    "completion",
+    "daemon",
+    "lists",
+    "load",
+    "main",
+    "record",
+    "report",
+    "run",
+    "scenarios",
+    "serve",
+    "verify",
+]

@@ -10,6 +10,7 @@ import click
 
 from cpdaemon.errors import CreditPiggyError
 
+PROGRAM: Final = "cpsim"
 INVALID: Final = 1
 FAILED: Final = 2
 WRONG_USAGE: Final = 64
@@ -49,7 +50,7 @@ def main() -> NoReturn:
     from cpsim.errors import Problem
 
     try:
-        cli.main(prog_name="cpsim", standalone_mode=False)
+        cli.main(prog_name=PROGRAM, standalone_mode=False)
     except click.UsageError as error:
         error.show()
         sys.exit(WRONG_USAGE)

@@ -5,33 +5,48 @@ from __future__ import annotations
 import click
 
 from cpsim.cli.group import cli
+from cpsim.cli.options import json_option, print_json
 
 
 @cli.command("quirks")
-def list_quirks() -> None:
+@json_option
+def list_quirks(as_json: bool) -> None:
     """List how the system in production differs from its document.
 
     \b
     cpsim serve --quirk reclaim          with this difference alone
     cpsim serve --profile deployed       with all of them
+    cpsim quirks --json
     """
     from cpsim.quirks import QUIRKS
 
+    if as_json:
+        print_json([{"quirk": name, "tier": tier, "effect": effect} for name, tier, effect in QUIRKS.values()])
+        return
     width = max(map(len, QUIRKS))
     for quirk in QUIRKS.values():
         click.echo(f"{quirk.name:<{width}}  {quirk.tier}  {quirk.effect}")
 
 
 @cli.command("faults")
-def list_faults() -> None:
+@json_option
+def list_faults(as_json: bool) -> None:
     """List what can go wrong, at the daemon and at the server.
 
     \b
     cpsim serve --fault daemon.hang:kind=claim,slot=job-*,nth=3
     cpsim serve --fault server.status=503:probability=0.1,from=10,until=20
+    cpsim faults --json
     """
     from cpsim.faults import ACTIONS, KEYS
 
+    if as_json:
+        actions = [
+            {"action": name, "value": action.value or None, "stages": list(action.stages), "effect": action.effect}
+            for name, action in ACTIONS.items()
+        ]
+        print_json({"actions": actions, "keys": {key: attribute.allowed for key, attribute in KEYS.items()}})
+        return
     for name, action in ACTIONS.items():
         text = f"{name}={action.value.upper()}" if action.value else name
         click.echo(f"{text:<19} {' '.join(action.stages):<13}  {action.effect}")

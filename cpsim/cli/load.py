@@ -18,6 +18,7 @@ from cpsim.cli.options import (
     LONGEST_S,
     EndpointType,
     NumberType,
+    complete_scenario,
     in_flight_option,
     output_option,
     project_option,
@@ -48,7 +49,7 @@ STEP_S: Final = 2.0
 
 
 @cli.command(context_settings={"ignore_unknown_options": True})
-@click.argument("scenario")
+@click.argument("scenario", shell_complete=complete_scenario)
 @click.option("--target", type=EndpointType(), required=True, help="A daemon (PATH or HOST:PORT) or a server (URL).")
 @server_option
 @project_option

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
+from click.shell_completion import CompletionItem
 
 from cpdaemon.endpoint import Endpoint, TcpEndpoint, parse_endpoint
 from cpdaemon.errors import EndpointError, InvalidCommand
 from cpsim.errors import Problem
-from cpsim.faults import Fault
+from cpsim.faults import ACTIONS, Fault
 from cpsim.listen import Listen
 from cpsim.quirks import QUIRKS
 from cpsim.thresholds import Threshold
@@ -74,6 +76,13 @@ class QuirkType(click.ParamType[str]):
             self.fail(f"no quirk {value!r}; {hint}", param, ctx)
         return value
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Those that begin so."""
+        del ctx, param
+        return [
+            CompletionItem(name, help=quirk.effect) for name, quirk in QUIRKS.items() if name.startswith(incomplete)
+        ]
+
 
 class FaultType(click.ParamType[str]):
     """A fault, as text."""
@@ -87,6 +96,12 @@ class FaultType(click.ParamType[str]):
         except Problem as problem:
             self.fail(str(problem), param, ctx)
         return value
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The stages and their actions."""
+        del ctx, param
+        names = ((f"{stage}.{name}", action.effect) for name, action in ACTIONS.items() for stage in action.stages)
+        return [CompletionItem(name, help=effect) for name, effect in names if name.startswith(incomplete)]
 
 
 class RateType(click.ParamType[str]):
@@ -201,6 +216,22 @@ quirk_option = click.option(
 fault_option = click.option(
     "--fault", "faults", type=FaultType(), multiple=True, metavar="FAULT", help="What goes wrong; see cpsim faults."
 )
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead.")
+
+
+def print_json(document: object) -> None:
+    """Print a document for programs."""
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def complete_scenario(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The scenarios that come along; and whatever file there is."""
+    from cpsim.catalog import scenario_names
+
+    names = [name for name in scenario_names() if name.startswith(incomplete)]
+    return [CompletionItem(name) for name in names] or [CompletionItem(incomplete, type="file")]
 
 
 def secret_in(path: Path, option: str = "--secret-file") -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from cpsim.cli.group import cli
-from cpsim.cli.options import FILE, secret_in
+from cpsim.cli.options import FILE, json_option, print_json, secret_in
 from cpsim.errors import Problem
 
 if TYPE_CHECKING:
@@ -104,15 +104,20 @@ def report(
 
 
 @cli.command("reports")
-def list_reports() -> None:
+@json_option
+def list_reports(as_json: bool) -> None:
     """List the reports that come with the project.
 
     \b
     cpsim report runs/smoke-20260301 leaderboards
     cpsim report runs/smoke-20260301 my-report.py
+    cpsim reports --json
     """
     from cpsim.catalog import describe_report, find_report, report_names
 
+    if as_json:
+        print_json([{"report": name, "description": describe_report(find_report(name))[0]} for name in report_names()])
+        return
     width = max(map(len, report_names()))
     for name in report_names():
         click.echo(f"{name:<{width}}  {describe_report(find_report(name))[0]}")

@@ -15,6 +15,7 @@ from cpsim.cli.options import (
     EndpointType,
     FaultType,
     NumberType,
+    complete_scenario,
     in_flight_option,
     output_option,
     pace_at,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 
 @cli.command()
-@click.argument("scenario")
+@click.argument("scenario", shell_complete=complete_scenario)
 @click.option(
     "--target",
     type=EndpointType(),

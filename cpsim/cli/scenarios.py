@@ -7,12 +7,14 @@ from pathlib import Path
 import click
 
 from cpsim.cli.group import cli
+from cpsim.cli.options import complete_scenario, json_option, print_json
 
 
 @cli.group("scenarios", invoke_without_command=True)
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of the file format, for editors.")
+@json_option
 @click.pass_context
-def scenarios(context: click.Context, schema: bool) -> None:
+def scenarios(context: click.Context, schema: bool, as_json: bool) -> None:
     """List the scenarios that come along, with the verdict that each must get.
 
     \b
@@ -28,16 +30,21 @@ def scenarios(context: click.Context, schema: bool) -> None:
         from cpsim.catalog import find_scenario, scenario_names
         from cpsim.scenario import Scenario, source
 
-        names = scenario_names()
-        width = max(map(len, names))
-        for name in names:
+        listed = []
+        for name in scenario_names():
             scenario = source.load(find_scenario(name))
             ruling = scenario.verdict if isinstance(scenario, Scenario) else "valid"
-            click.echo(f"{name:<{width}}  {ruling:<7}  {scenario.description}")
+            listed.append({"scenario": name, "verdict": ruling, "description": scenario.description})
+        if as_json:
+            print_json(listed)
+            return
+        width = max(len(each["scenario"]) for each in listed)
+        for each in listed:
+            click.echo(f"{each['scenario']:<{width}}  {each['verdict']:<7}  {each['description']}")
 
 
 @scenarios.command("show")
-@click.argument("scenario")
+@click.argument("scenario", shell_complete=complete_scenario)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set a key, as population.machines=500.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="By default the scenario's own, or 1.")
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Draw it as SVG instead.")
@@ -45,6 +52,10 @@ def show(scenario: str, settings: tuple[str, ...], seed: int | None, plot: Path 
     """Print SCENARIO, and a picture of when its jobs arrive and end.
 
     SCENARIO is whatever cpsim run takes.
+
+    \b
+    cpsim scenarios show smoke --set population.machines=500
+    cpsim scenarios show challenge --plot challenge.svg
     """
     from cpsim.catalog import find_scenario
     from cpsim.scenario import load_workload, picture

@@ -102,7 +102,8 @@ def serve(
     echo "alloc,slot=job-1,credits=5" | nc -U /tmp/creditapi.socket
     curl http://127.0.0.1:8080/__cpsim/totals
 
-    What there is under /__cpsim/ is described by /__cpsim/openapi.json. All of this can be in a file, and several
+    A browser shows what goes on at http://127.0.0.1:8080/, and what there is under /__cpsim/ is described by
+    /__cpsim/openapi.json. All of this can be in a file, and several
     daemons only there:
 
     \b

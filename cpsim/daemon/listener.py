@@ -119,6 +119,11 @@ class Listener:
         """How many acknowledged commands have not been passed on."""
         return self._acknowledged - self._passed_on
 
+    @property
+    def passed_on(self) -> int:
+        """How many commands have been passed on."""
+        return self._passed_on
+
     def _serve(self) -> None:
         while not self._stopping:
             for key, _ in self._selector.select(self._patience_s()):

@@ -90,6 +90,15 @@ class Daemon:
             return self._spool.pending
         return self._listener.pending + self._spool.pending
 
+    @property
+    def progress(self) -> tuple[int, int]:
+        """How many commands it has taken, and how many of them have been delivered; counted from any number."""
+        if isinstance(self._spool, Spool) or self._listener is None:
+            delivered = self._spool.delivered_to
+            return delivered + self._spool.pending, delivered
+        delivered = self._listener.passed_on - self._spool.pending
+        return self._listener.passed_on + self._listener.pending, delivered
+
     def behave(self, quirks: frozenset[str]) -> None:
         """Have these quirks from now on; what was taken before may still meet those that were."""
         self._quirks = quirks

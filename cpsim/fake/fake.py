@@ -17,6 +17,8 @@ from cpsim.fault_plan import FaultPlan
 from cpsim.listen import is_loopback
 from cpsim.server.access import Access
 from cpsim.server.control import Control
+from cpsim.server.dashboard.pages import Dashboard
+from cpsim.server.dashboard.watch import Watch
 from cpsim.server.faults import FaultyApi
 from cpsim.server.http import API_PATH
 from cpsim.server.inspection import Inspector
@@ -90,6 +92,7 @@ class Fake:
         self._store = None if store is None else Store(store)
         self.accounts = AccountServer(projects, quirks=quirks, journal_limit=journal_limit, store=self._store)
         self.inspector = Inspector(self.accounts, lambda: self.pending, self.faults, self.behave)
+        self._watch = Watch(self.accounts, lambda: self.daemons)
         self.addresses: dict[str, str] = {}
         self._http = http
         self._control_token = control_token
@@ -142,6 +145,7 @@ class Fake:
             daemon.stop()
         if self._server is not None:
             self._server.stop()
+        self._watch.close()
         self._close_store()
 
     def add_site(self, site: Site, *, faults: FaultPlan | None = None, waits: Waits | None = None) -> SiteDaemon:
@@ -250,4 +254,6 @@ class Fake:
         assert self._http is not None
         if self._control_token is None and not is_loopback(self._http.host):
             return None
-        return Control(self.inspector, Access(self._http.host, self._control_token))
+        access = Access(self._http.host, self._control_token)
+        dashboard = Dashboard(self.inspector, self.accounts, self.faults, self._watch, access)
+        return Control(self.inspector, access, dashboard)

@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from cpsim.errors import Problem
 from cpsim.server import openapi
 from cpsim.server.actions import ACTIONS, JSON
 from cpsim.server.inspection import Inspector, Unknown
@@ -20,6 +21,7 @@ from cpsim.server.messages import Failure, Request, Response
 if TYPE_CHECKING:
     from cpsim.server.access import Access
     from cpsim.server.actions import Action
+    from cpsim.server.dashboard.pages import Dashboard
     from cpsim.server.messages import Headers
 
 CONTROL_PATH: Final = "/__cpsim/"
@@ -32,15 +34,23 @@ class Control:
     Args:
         inspector: what shows the accounts.
         access: who is let in.
+        dashboard: the pages for those who would rather look than ask.
     """
 
-    def __init__(self, inspector: Inspector, access: Access) -> None:
+    def __init__(self, inspector: Inspector, access: Access, dashboard: Dashboard | None = None) -> None:
         self._inspector = inspector
         self._access = access
+        self._dashboard = dashboard
 
     def covers(self, path: str) -> bool:
         """Whether a request path is the control API's to answer."""
         return path.startswith(CONTROL_PATH)
+
+    def page(self, request: Request) -> Response | None:
+        """The page that a request asks for; None, if there is no such page."""
+        if self._dashboard is None or not self._dashboard.covers(request.path):
+            return None
+        return self._dashboard.respond(request)
 
     def respond(self, request: Request) -> Response:
         """Answer one control request."""
@@ -53,7 +63,7 @@ class Control:
             return _error(404, error)
         except ValueError as error:  # of clock, faults and quirks: arguments of another shape have failed before
             return _error(409, error)
-        except JournalFull as error:
+        except (JournalFull, Problem) as error:  # a record is full
             return _error(507, error)
 
     def _answer(self, request: Request, name: str) -> Response:

@@ -50,7 +50,7 @@ class Api:
 
     Args:
         accounts: who answers.
-        control: the inspection API under `/__cpsim/`, where it is enabled.
+        control: the inspection API under `/__cpsim/`, and its pages under `/`, where it is enabled.
     """
 
     def __init__(self, accounts: AccountServer, control: Control | None = None) -> None:
@@ -63,7 +63,8 @@ class Api:
             return self._control.respond(request)
         folder, name, suffix = ROUTES.get(request.path) or _route(request.path)
         if folder not in REQUESTS:
-            return _json(Failure(404, f"no such path {request.path!r}"))
+            page = None if self._control is None else self._control.page(request)
+            return _json(Failure(404, f"no such path {request.path!r}")) if page is None else page
         if request.method not in {"GET", "POST"}:
             return _json(Failure(405, f"{request.method} is not understood; use GET or POST"))
         if folder == "heartbeat":

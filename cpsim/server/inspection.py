@@ -136,13 +136,13 @@ class Inspector:
         """
         with self._project(project) as (_, found):
             known = found.slots.get(slot)
-            entries = self._accounts.journal.read(project)
-            history = [_command(project, entry) for entry in entries if _is_for(entry, slot)]
-            if known is None and not history:
-                raise Unknown(f"no command of project {project!r} was received for a slot {slot!r}")
             view = None if known is None else slot_view(project, slot, known)
+            entries = self._accounts.journal.about(project, slot)
             firings = [_firing(firing) for firing in self._faults.firings if firing.slot == slot]
-            return SlotHistory(slot=view, history=history, firings=firings)
+        history = [_command(project, entry) for entry in entries if _is_for(entry, slot)]
+        if view is None and not history:
+            raise Unknown(f"no command of project {project!r} was received for a slot {slot!r}")
+        return SlotHistory(slot=view, history=history, firings=firings)
 
     def machines(self, project: Id, cursor: Cursor = 0, limit: Limit = 1000) -> Page[MachineView]:
         """The machines that claimed slots of a project."""

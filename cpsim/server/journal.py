@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
+from heapq import nlargest
+from itertools import islice
 from operator import itemgetter
 from typing import Any, Final
 
 import msgspec
+
+from cpsim.server.ledger import shown
 
 Call = tuple[str, Mapping[str, object]]
 Refusals = Sequence[tuple[int, str]]
@@ -23,11 +27,16 @@ As objects they would take four times the memory, and most of the time it takes 
 Entry = tuple[int, str, Mapping[str, object], str | None]
 """Time in microseconds, kind, arguments, and why it was refused, if it was."""
 
+Refused = tuple[int, str, str, str, str]
+"""Time in microseconds, project, kind, slot id, and why."""
+
 DEFAULT_LIMIT: Final = 1_000_000
 """Commands that are kept of each project. One takes 70 bytes of memory where they come in batches and 300 where they
 come alone, measured with a slot id and two arguments: up to 300 megabytes for a project."""
 MALFORMED_KEPT: Final = 1_000
 """Frames that are kept of those that a project's daemons could not take; the others are only counted."""
+REFUSALS_KEPT: Final = 20
+"""The latest refusals of a project that are at hand, whether or not the journal is full."""
 
 
 _decode = msgspec.json.Decoder(list[tuple[str, dict[str, Any]]]).decode
@@ -53,7 +62,9 @@ class Journal:
         self._received: defaultdict[str, int] = defaultdict(int)
         self._malformed: defaultdict[str, list[tuple[int, bytes]]] = defaultdict(list)
         self._malformed_count: defaultdict[str, int] = defaultdict(int)
+        self._refused: defaultdict[str, deque[Refused]] = defaultdict(lambda: deque(maxlen=REFUSALS_KEPT))
         self._kept: Sequence[dict[str, Any]] = (
+            self._refused,
             self._batches,
             self._received,
             self._malformed,
@@ -81,6 +92,34 @@ class Journal:
         if place < end <= self._limit:
             self._batches[project_id].append((place, at_us, calls, refusals or ()))
 
+    def add_refusals(self, project_id: str, at_us: int, calls: Sequence[Call], refusals: Refusals) -> None:
+        """Have at hand the latest of a project's commands that were refused."""
+        self._refused[project_id].extend(
+            (at_us, project_id, calls[position][0], _slot_of(calls[position]), why)
+            for position, why in refusals[-REFUSALS_KEPT:]
+        )
+
+    def latest_refusals(self, most: int) -> list[Refused]:
+        """The latest refusals of all projects, the latest first."""
+        latest = (refused for kept in list(self._refused.values()) for refused in reversed(list(kept)))
+        return nlargest(most, latest, key=itemgetter(0))
+
+    def about(self, project_id: str, slot_id: str) -> Iterator[Entry]:
+        """What was received for a slot, and perhaps some of what was for others; soon found in a long journal.
+
+        What is found is what has come by now, whenever it is read.
+
+        Raises:
+            JournalFull: more was received than is kept.
+        """
+        self.read(project_id)
+        batches = self._batches.get(project_id, ())
+        come = islice(batches, len(batches))
+        is_number = slot_id.removeprefix("-").isdecimal()  # then it may have come as one
+        text = slot_id.encode() if is_number else msgspec.json.encode(slot_id)
+        found = (batch for batch in come if text in batch[2])
+        return (entry for batch in found for entry in _entries([batch], 0))
+
     def read(self, project_id: str, start: int = 0) -> Iterator[Entry]:
         """What was received for a project, from the `start`-th command on.
 
@@ -104,6 +143,12 @@ class Journal:
         """Begin anew with every project."""
         for kept in self._kept:
             kept.clear()
+
+
+def _slot_of(call: Call) -> str:
+    """The slot that a command names, whatever it has put there."""
+    slot = call[1].get("slot", "")
+    return slot if type(slot) is str else shown(slot)
 
 
 def _entries(batches: Sequence[Batch], start: int) -> Iterator[Entry]:

@@ -71,6 +71,8 @@ class AccountServer:
             "reset": self._reset,
             "behave": self._have_quirks,
         }
+        self.on_applied: Callable[[Sequence[Call]], object] | None = None
+        """Called with the commands of each batch, refused ones too, one batch at a time; must be quick."""
         self.store = store
         if store is not None:
             self._restore(store)
@@ -130,6 +132,10 @@ class AccountServer:
             now_us = self.clock.now_us()
             refusals = self._apply(now_us, project_id, calls, batch_id)
             self.journal.add(project_id, now_us, len(calls), written, refusals)
+            if refusals:
+                self.journal.add_refusals(project_id, now_us, calls, refusals)
+            if self.on_applied is not None:
+                self.on_applied(calls)
             if self.store is not None:
                 self._keep(self.store, now_us, "apply", (project_id, msgspec.Raw(written), batch_id))
         return refusals

@@ -3,18 +3,11 @@
 import base64
 import json
 import re
-import shutil
 
 import pytest
 
 from cpsim.accounting import Accounts, Figure, Report, build, page
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-DRIVER = shutil.which("chromedriver")
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-)
 EVIL = "<img src=x onerror=\"document.title='caught'\">"
 LARGEST_BYTES = 1_500_000
 
@@ -91,23 +84,6 @@ def test_a_large_ledger_makes_no_large_page(tmp_path):
         text = page.html(accounts, build(accounts))
     assert "rows; the CSV and Parquet formats have all" in text
     assert len(text.encode()) < LARGEST_BYTES
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if BROWSER is None or DRIVER is None:
-        pytest.skip("no browser: install chromium and its chromedriver to look at the page")
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium drives the browser")
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for flag in FLAGS:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture

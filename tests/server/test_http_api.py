@@ -119,7 +119,7 @@ def test_an_unknown_suffix(site, name):
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/api", "/api/", "/api/batch", "/apibatch/alloc", "/api/heartbeat/", "/batch/alloc", "/é", "*"]
+    "path", ["/nothing", "/api", "/api/", "/api/batch", "/apibatch/alloc", "/api/heartbeat/", "/batch/alloc", "/é", "*"]
 )
 def test_paths_that_do_not_exist(site, path):
     status, document = answer(site.request("GET", quote(path, safe="/*")))

@@ -1,0 +1,168 @@
+"""What a page shows of the accounts: a bounded part, whose cost does not grow with what there is.
+
+Lists are read from their newest end. What is looked for and not found among so many of the newest is looked for further
+on the next page.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
+
+from cpsim.server.inspection import Unknown
+from cpsim.server.ledger import Project
+from cpsim.server.views import machine_view, slot_view, user_view
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cpsim.server.ledger import Ledger, Machine, Slot, State
+    from cpsim.server.service import AccountServer
+    from cpsim.server.views import MachineView, SlotView, UserView
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+ROWS: Final = 50
+"""Rows of a list on one page."""
+LOOKED_AT: Final = 5_000
+"""Of how many, at most, the rows of a page are chosen."""
+PROJECTS: Final = 100
+"""How many projects a page shows, or looks into."""
+
+
+class Part(NamedTuple, Generic[V]):
+    """Rows of a list, newest first, out of so many; `older` is where the next page begins, if there is one."""
+
+    rows: list[V]
+    total: int
+    older: int | None
+
+
+class Hits(NamedTuple):
+    """What a search has found: pairs of a project and an id, exactly so or by how the id begins."""
+
+    slots: list[tuple[str, str]]
+    machines: list[tuple[str, str]]
+    users: list[tuple[str, str]]
+    looked_at: int
+
+    @property
+    def all(self) -> list[tuple[str, str, str]]:
+        """Each with the page that shows it."""
+        groups = (("slot", self.slots), ("machine", self.machines), ("user", self.users))
+        return [(page, *hit) for page, hits in groups for hit in hits]
+
+
+class Finder:
+    """Reads parts of the accounts.
+
+    A method that takes the id of a project, slot, machine or user raises Unknown if there is none.
+
+    Args:
+        accounts: whose ledger it is.
+    """
+
+    def __init__(self, accounts: AccountServer) -> None:
+        self._accounts = accounts
+
+    def projects(self) -> list[str]:
+        """The ids of the first projects."""
+        with self._accounts.reading() as ledger:
+            return list(islice(dict.fromkeys((*self._accounts.projects, *ledger.projects)), PROJECTS))
+
+    def slots(
+        self, project: str, before: int | None, state: State | None = None, machine: str | None = None
+    ) -> Part[SlotView]:
+        """A project's slots, or those in one state or of one machine."""
+
+        def show(slot_id: str, slot: Slot) -> SlotView | None:
+            fits = (state is None or slot.state is state) and (machine is None or slot.machine == machine)
+            return slot_view(project, slot_id, slot) if fits else None
+
+        with self._accounts.reading() as ledger:
+            return _part(self._project(ledger, project).slots, before, show)
+
+    def slot(self, project: str, slot_id: str) -> SlotView:
+        """A slot of a project."""
+        with self._accounts.reading() as ledger:
+            found = self._project(ledger, project).slots.get(slot_id)
+            if found is None:
+                raise Unknown(f"no slot {slot_id!r} was ever allocated in project {project!r}")
+            return slot_view(project, slot_id, found)
+
+    def machines(self, project: str, before: int | None) -> Part[MachineView]:
+        """The machines that claimed slots of a project."""
+        with self._accounts.reading() as ledger:
+            owners = ledger.owners
+
+            def show(machine_id: str, machine: Machine) -> MachineView:
+                return machine_view(project, machine_id, machine, owners.get(machine_id))
+
+            return _part(self._project(ledger, project).machines, before, show)
+
+    def users(self, project: str, before: int | None) -> Part[UserView]:
+        """The users who have an account in a project."""
+        with self._accounts.reading() as ledger:
+            return _part(self._project(ledger, project).users, before, lambda *item: user_view(project, *item))
+
+    def machine(self, project: str, machine_id: str) -> MachineView:
+        """A machine of a project; one that is only linked to a user has earned nothing."""
+        with self._accounts.reading() as ledger:
+            found = self._project(ledger, project).machines.get(machine_id)
+            owner = ledger.owners.get(machine_id)
+            if found is None:
+                raise Unknown(f"no machine {machine_id!r} has claimed a slot of project {project!r}")
+            return machine_view(project, machine_id, found, owner)
+
+    def user(self, project: str, user_id: str) -> UserView:
+        """A user's account in a project."""
+        with self._accounts.reading() as ledger:
+            found = self._project(ledger, project).users.get(user_id)
+            if found is None:
+                raise Unknown(f"no user {user_id!r} has an account in project {project!r}")
+            return user_view(project, user_id, found)
+
+    def machines_of(self, user_id: str, before: int | None) -> Part[str]:
+        """The machines that are linked to a user."""
+        with self._accounts.reading() as ledger:
+            return _part(ledger.owners, before, lambda machine_id, owner: machine_id if owner == user_id else None)
+
+    def search(self, text: str) -> Hits:
+        """Slots, machines and users of that id; and of the newest, those whose ids begin with it."""
+        hits = Hits([], [], [], LOOKED_AT)
+        with self._accounts.reading() as ledger:
+            projects = list(islice(ledger.projects.items(), PROJECTS))
+            share = LOOKED_AT // max(1, len(projects))
+            for name, project in projects:
+                kinds: tuple[tuple[list[tuple[str, str]], dict[str, Any]], ...] = (
+                    (hits.slots, project.slots),
+                    (hits.machines, project.machines),
+                    (hits.users, project.users),
+                )
+                for found, items in kinds:
+                    exactly = [text] if text in items else []
+                    newest = islice(reversed(items), share)
+                    others = (key for key in newest if key.startswith(text) and key != text)
+                    found += [(name, key) for key in (*exactly, *islice(others, ROWS))]
+        return hits
+
+    def _project(self, ledger: Ledger, project_id: str) -> Project:
+        project = ledger.projects.get(project_id)
+        if project is None and project_id not in self._accounts.projects:
+            raise Unknown(f"there is no project {project_id!r}")
+        return project or Project()
+
+
+def _part(items: dict[str, K], before: int | None, show: Callable[[str, K], V | None]) -> Part[V]:
+    """The newest of a dictionary's items that `show` shows, of those that came before the `before`-th."""
+    total = len(items)
+    end = total if before is None else min(before, total)
+    rows: list[V] = []
+    for looked_at, (key, value) in enumerate(islice(reversed(items.items()), total - end, None)):
+        if len(rows) == ROWS or looked_at == LOOKED_AT:
+            return Part(rows, total, end - looked_at)
+        row = show(key, value)
+        if row is not None:
+            rows.append(row)
+    return Part(rows, total, None)

@@ -1,0 +1,287 @@
+"""The dashboard: what a browser asks for under `/`, and what it may change.
+
+It is there where the control API is, and for whom the control API is. Where that needs a token, the browser asks
+for it: as a password, with any name. A page changes nothing; a form does, and shows that it came from a page of this
+server.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qsl, urlencode
+
+import msgspec
+
+from cpsim.errors import Problem
+from cpsim.server.actions import ACTIONS
+from cpsim.server.dashboard.finding import Finder, Hits
+from cpsim.server.inspection import Unknown
+from cpsim.server.journal import JournalFull
+from cpsim.server.ledger import State
+from cpsim.server.messages import Failure, Request, Response
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from cpsim.fault_plan import FaultPlan
+    from cpsim.server.access import Access
+    from cpsim.server.dashboard.watch import Watch
+    from cpsim.server.inspection import Inspector
+    from cpsim.server.messages import Headers
+    from cpsim.server.service import AccountServer
+
+HTML: Final = b"text/html; charset=utf-8"
+FILES: Final = {"/dashboard.css": b"text/css; charset=utf-8", "/dashboard.js": b"text/javascript; charset=utf-8"}
+DO: Final = "/do/"
+DONE: Final = {
+    "reset": "Begun anew.",
+    "clock/freeze": "The clock stands still.",
+    "clock/run": "The clock runs.",
+    "clock/advance": "The clock has jumped ahead.",
+    "faults/add": "The faults are set.",
+    "faults/remove": "The fault is removed.",
+    "faults": "The faults are as you said.",
+}
+"""What a form may do, each a request of the control API, and what is said when it is done."""
+MOST_FORM_BYTES: Final = 65_536
+HISTORY: Final = 200
+"""How many commands of a slot a page shows, the last of them."""
+LATEST: Final = 10
+"""How many refusals and firings a page shows."""
+DAEMONS: Final = 50
+"""How many daemons."""
+POLICY: Final = (
+    b"default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; "
+    b"form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+SAFE: Final[Headers] = (
+    (b"content-security-policy", POLICY),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cache-control", b"no-store"),
+)
+
+
+class Dashboard:
+    """Answers requests for pages.
+
+    Args:
+        inspector: what looks into the accounts, and changes what can be changed.
+        accounts: those accounts.
+        faults: what goes wrong.
+        watch: what counts while somebody looks.
+        access: who is let in.
+    """
+
+    def __init__(
+        self, inspector: Inspector, accounts: AccountServer, faults: FaultPlan, watch: Watch, access: Access
+    ) -> None:
+        self._inspector = inspector
+        self._accounts = accounts
+        self._finder = Finder(accounts)
+        self._faults = faults
+        self._watch = watch
+        self._access = access
+        self._form_token = secrets.token_urlsafe(24)
+        self._pages: dict[str, Callable[[Mapping[str, str]], Response]] = {
+            "/": self._overview,
+            "/slots": self._slots,
+            "/slot": self._slot,
+            "/machines": self._machines,
+            "/machine": self._machine,
+            "/users": self._users,
+            "/user": self._user,
+            "/search": self._search,
+        }
+
+    def covers(self, path: str) -> bool:
+        """Whether a request path is a page's, or belongs to one."""
+        return path in self._pages or path in FILES or path.startswith(DO)
+
+    def respond(self, request: Request) -> Response:
+        """Answer a request for a page."""
+        try:
+            self._access.check_page(request)
+            if request.path in FILES:
+                return self._file(request)
+            if request.path.startswith(DO):
+                return self._do(request)
+            _check_method(request, "GET")
+            return self._pages[request.path](_fields(request.query))
+        except Failure as failure:
+            return self._failed(failure.status, str(failure), failure.headers)
+        except Unknown as error:
+            return self._failed(404, str(error))
+
+    def _overview(self, asked: Mapping[str, str], error: str | None = None, status: int = 200) -> Response:
+        self._watch.look()
+        totals = self._inspector.totals()
+        projects = {name: totals.projects.get(name) for name in self._finder.projects()}
+        with_totals = {name: found for name, found in projects.items() if found is not None}
+        fired = self._faults.latest(LATEST)
+        return self._page(
+            "overview",
+            status,
+            totals=totals,
+            projects=projects,
+            credits=sum(found.credits for found in totals.projects.values()),
+            outstanding=sum(found.outstanding for found in totals.projects.values()),
+            claimed=sum(found.claimed for found in totals.projects.values()),
+            others=len(totals.projects) - len(with_totals),
+            rates=self._watch.rates,
+            seconds=self._watch.seconds,
+            deliveries=self._watch.deliveries(DAEMONS),
+            refusals=self._accounts.journal.latest_refusals(LATEST),
+            faults=self._inspector.faults(),
+            fired=fired,
+            clock=self._inspector.clock(),
+            quirks=sorted(self._accounts.quirks),
+            done=DONE.get(asked.get("done", "")),
+            error=error,
+        )
+
+    def _slots(self, asked: Mapping[str, str]) -> Response:
+        project = self._project(asked)
+        state = asked.get("state") or None
+        if state is not None and state not in set(State):
+            raise Failure(400, f"there is no state {state!r}; there are {', '.join(State)}")
+        machine = asked.get("machine") or None
+        chosen = None if state is None else State(state)
+        part = self._finder.slots(project, _before(asked), chosen, machine)
+        return self._list("slots", asked, project, part=part, state=state, machine=machine, states=list(State))
+
+    def _machines(self, asked: Mapping[str, str]) -> Response:
+        project = self._project(asked)
+        return self._list("machines", asked, project, part=self._finder.machines(project, _before(asked)))
+
+    def _users(self, asked: Mapping[str, str]) -> Response:
+        project = self._project(asked)
+        return self._list("users", asked, project, part=self._finder.users(project, _before(asked)))
+
+    def _slot(self, asked: Mapping[str, str]) -> Response:
+        project, slot_id = self._project(asked), _id(asked)
+        full = None
+        try:
+            found = self._inspector.slot(project, slot_id)
+            view, history = found.slot, found.history
+        except (JournalFull, Problem) as error:
+            full = str(error)
+            view, history = self._finder.slot(project, slot_id), []
+        return self._page(
+            "slot",
+            project=project,
+            id=slot_id,
+            slot=view,
+            history=history[-HISTORY:],
+            left_out=max(0, len(history) - HISTORY),
+            full=full,
+            firings=[firing for firing in self._faults.latest() if firing.slot == slot_id][-LATEST:],
+        )
+
+    def _machine(self, asked: Mapping[str, str]) -> Response:
+        project, machine_id = self._project(asked), _id(asked)
+        machine = self._finder.machine(project, machine_id)
+        part = self._finder.slots(project, _before(asked), machine=machine_id)
+        return self._page("machine", project=project, id=machine_id, machine=machine, part=part)
+
+    def _user(self, asked: Mapping[str, str]) -> Response:
+        project, user_id = self._project(asked), _id(asked)
+        user = self._finder.user(project, user_id)
+        part = self._finder.machines_of(user_id, _before(asked))
+        return self._page("user", project=project, id=user_id, user=user, part=part)
+
+    def _search(self, asked: Mapping[str, str]) -> Response:
+        text = asked.get("q", "").strip()
+        hits = self._finder.search(text) if text else Hits([], [], [], 0)
+        exact = [hit for hit in hits.all if hit[2] == text]
+        if len(exact) == 1 and len(hits.all) == 1:
+            page, project, found = exact[0]
+            return _redirect(f"/{page}?{urlencode({'project': project, 'id': found})}")
+        return self._page("search", q=text, hits=hits)
+
+    def _do(self, request: Request) -> Response:
+        """Do what a form asks for, and show the overview again."""
+        name = request.path.removeprefix(DO)
+        if name not in DONE:
+            raise Failure(404, f"there is no {request.path!r}")
+        _check_method(request, "POST")
+        if len(request.body) > MOST_FORM_BYTES:
+            raise Failure(413, f"the form is over {MOST_FORM_BYTES} bytes")
+        form = _fields(request.body)
+        if not hmac.compare_digest(form.pop("token", "").encode(), self._form_token.encode()):
+            raise Failure(403, "this form is not of a page that this server has shown: go back, reload it, try again")
+        action = ACTIONS["POST", name]
+        arguments: dict[str, Any] = {}
+        try:
+            if action.body is not None:
+                lines = [line.strip() for line in form.pop(action.body, "").splitlines() if line.strip()]
+                arguments[action.body] = msgspec.convert(lines, action.hints[action.body])
+            query = msgspec.convert(form, action.query, strict=False)
+            given = ((each, getattr(query, each)) for each in query.__struct_fields__)
+            arguments |= {each: value for each, value in given if value is not msgspec.UNSET}
+            action.perform(self._inspector, **arguments)
+        except msgspec.ValidationError as error:
+            return self._overview({}, f"That does not fit: {error}", 400)
+        except Unknown as error:
+            return self._overview({}, str(error), 404)
+        except ValueError as error:
+            return self._overview({}, str(error), 409)
+        return _redirect(f"/?{urlencode({'done': name})}")
+
+    def _project(self, asked: Mapping[str, str]) -> str:
+        """The project that is asked about, or the first."""
+        return asked.get("project") or next(iter(self._finder.projects()))
+
+    def _list(self, name: str, asked: Mapping[str, str], project: str, **values: Any) -> Response:  # noqa: ANN401 - what a template shows
+        return self._page(name, project=project, projects=self._finder.projects(), before=_before(asked), **values)
+
+    def _page(self, name: str, status: int = 200, **values: object) -> Response:
+        from cpsim.server.dashboard import rendering  # noqa: PLC0415 - slow to import, and few look
+
+        text = rendering.page(name, form_token=self._form_token, **values)
+        return Response(status, text.encode("utf-8", "replace"), HTML, SAFE)
+
+    def _failed(self, status: int, message: str, headers: Headers = ()) -> Response:
+        page = self._page("failed", status, message=message)
+        return Response(status, page.body, HTML, (*SAFE, *headers))
+
+    def _file(self, request: Request) -> Response:
+        content = files("cpsim.server.dashboard").joinpath(request.path[1:]).read_bytes()
+        return Response(200, content, FILES[request.path], SAFE)
+
+
+def _redirect(where: str) -> Response:
+    return Response(303, b"", HTML, (*SAFE, (b"location", where.encode("ascii"))))
+
+
+def _check_method(request: Request, method: str) -> None:
+    if request.method != method:
+        raise Failure(405, f"{request.path} understands {method}", ((b"allow", method.encode()),))
+
+
+def _fields(text: bytes) -> dict[str, str]:
+    """The fields of a query or a form; those that are empty are left out."""
+    try:
+        return dict(parse_qsl(text.decode("utf-8", "replace"), max_num_fields=50))
+    except ValueError as error:
+        raise Failure(400, str(error)) from error
+
+
+def _id(asked: Mapping[str, str]) -> str:
+    if "id" not in asked:
+        raise Failure(400, "the page needs an id; search for it, or choose it from a list")
+    return asked["id"]
+
+
+def _before(asked: Mapping[str, str]) -> int | None:
+    text = asked.get("before")
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 16):
+        raise Failure(400, "before is not a whole number")
+    return int(text)

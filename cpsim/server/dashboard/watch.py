@@ -1,0 +1,187 @@
+"""What comes and how long it takes to have its effect, counted for as long as somebody looks.
+
+Nothing is counted while nobody does: all that is left then is one question whether anybody is looking, for each batch
+of commands.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from itertools import islice
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from weakref import WeakKeyDictionary
+
+from cpdaemon.commands import KINDS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from cpsim.server.service import AccountServer, Call
+
+LOOK_S: Final = 10.0
+"""For how long a look lasts."""
+SAMPLE_S: Final = 0.01
+"""How often daemons are asked how far they are: what takes less cannot be told from nothing."""
+MINUTE_S: Final = 60
+RECENT_S: Final = 5
+"""Over how many seconds a rate is taken."""
+MARKS_KEPT: Final = 6_000
+
+
+class Daemon(Protocol):
+    """A daemon as it is watched."""
+
+    project_id: str
+    addresses: dict[str, str]
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """How many commands it has taken, and how many of those have had their effect."""
+
+
+class Delivery(NamedTuple):
+    """How a daemon does: its queue, and the seconds from an acknowledgement to the effect.
+
+    `delay_s` is the median of the last minute and `longest_s` the longest; None where nothing was seen. `oldest_s` is
+    how long the first of the queue has been seen to wait.
+    """
+
+    project: str
+    addresses: Sequence[str]
+    pending: int
+    delay_s: float | None
+    longest_s: float | None
+    oldest_s: float | None
+
+
+class _Marks:
+    """When a daemon had taken so many commands, until those have had their effect; and how long that took."""
+
+    def __init__(self, taken: int) -> None:
+        self.last = taken
+        self.open: deque[tuple[int, float]] = deque()
+        self.delays: deque[tuple[float, float]] = deque(maxlen=MARKS_KEPT)
+
+    def note(self, taken: int, delivered: int, now_s: float) -> None:
+        """A daemon is so far now."""
+        if taken > self.last and len(self.open) < MARKS_KEPT:
+            self.last = taken
+            self.open.append((taken, now_s))
+        while self.open and self.open[0][0] <= delivered:
+            self.delays.append((now_s, now_s - self.open.popleft()[1]))
+        while self.delays and self.delays[0][0] < now_s - MINUTE_S:
+            self.delays.popleft()
+
+
+class Watch:
+    """Counts what is applied, and follows the daemons, while somebody looks.
+
+    Args:
+        accounts: where commands are applied.
+        daemons: those that there are now.
+        clock: seconds since any moment.
+    """
+
+    def __init__(
+        self,
+        accounts: AccountServer,
+        daemons: Callable[[], Sequence[Daemon]],
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._accounts = accounts
+        self._daemons = daemons
+        self._clock = clock
+        self._until_s = 0.0
+        self._lock = threading.Lock()
+        self._ending = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._begin()
+
+    def look(self) -> None:
+        """Count from now on, if it is not done already, and for some time."""
+        with self._lock:
+            self._until_s = self._clock() + LOOK_S
+            if self._thread is None and not self._ending.is_set():
+                self._begin()
+                self._accounts.on_applied = self._applied
+                self._thread = threading.Thread(target=self._run, name="cpsim-watch", daemon=True)
+                self._thread.start()
+
+    def close(self) -> None:
+        """Count no more."""
+        self._ending.set()
+        with self._lock:
+            thread = self._thread
+        if thread is not None:
+            thread.join()
+
+    @property
+    def seconds(self) -> list[Mapping[str, int]]:
+        """How many commands of each kind came in each of the last seconds, up to a minute."""
+        with self._lock:
+            return list(self._seconds)
+
+    @property
+    def rates(self) -> dict[str, float] | None:
+        """Commands a second of each kind, of late; None until a second has been counted."""
+        seconds = self.seconds[-RECENT_S:]
+        return {kind: sum(each[kind] for each in seconds) / len(seconds) for kind in KINDS} if seconds else None
+
+    def deliveries(self, most: int) -> list[Delivery]:
+        """How the daemons do, the first so many of them."""
+        now_s = self._clock()
+        found = []
+        for daemon in islice(self._daemons(), most):
+            taken, delivered = daemon.progress
+            with self._lock:
+                marks = self._marks.get(daemon) or _Marks(taken)
+                delays = sorted(delay_s for _, delay_s in marks.delays)
+                oldest_s = now_s - marks.open[0][1] if marks.open else None
+            found.append(
+                Delivery(
+                    daemon.project_id,
+                    [f"{kind} {address}" for kind, address in daemon.addresses.items()],
+                    max(0, taken - delivered),
+                    delays[len(delays) // 2] if delays else None,
+                    delays[-1] if delays else None,
+                    oldest_s,
+                )
+            )
+        return found
+
+    def _begin(self) -> None:
+        self._counts = dict.fromkeys(KINDS, 0)
+        self._before = dict(self._counts)
+        self._second_s = self._clock()
+        self._seconds: deque[Mapping[str, int]] = deque(maxlen=MINUTE_S)
+        self._marks: WeakKeyDictionary[Any, _Marks] = WeakKeyDictionary()
+
+    def _applied(self, calls: Sequence[Call]) -> None:
+        """Count commands; one caller at a time."""
+        counts = self._counts
+        for call in calls:
+            counts[call[0]] += 1
+
+    def _run(self) -> None:
+        while True:
+            now_s = self._clock()
+            with self._lock:
+                if now_s > self._until_s or self._ending.is_set():
+                    self._accounts.on_applied = None
+                    self._thread = None
+                    return
+                self._sample(now_s)
+            self._ending.wait(SAMPLE_S)
+
+    def _sample(self, now_s: float) -> None:
+        for daemon in self._daemons():
+            taken, delivered = daemon.progress
+            self._marks.setdefault(daemon, _Marks(taken)).note(taken, delivered, now_s)
+        if now_s - self._second_s >= 1:
+            counts = dict(self._counts)
+            share = now_s - self._second_s
+            self._seconds.append({kind: round((counts[kind] - self._before[kind]) / share) for kind in KINDS})
+            self._before = counts
+            self._second_s = now_s
