@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ from cpdaemon.endpoint import Endpoint, TcpEndpoint, UnixEndpoint, UrlEndpoint, 
 from cpdaemon.errors import EndpointError
 from cpsim.cli.announce import announcing
 from cpsim.cli.group import cli
-from cpsim.cli.options import EndpointType
+from cpsim.cli.options import EndpointType, print_json
 from cpsim.listen import Listen, is_loopback
 
 if TYPE_CHECKING:
@@ -91,7 +90,6 @@ def record(
     cpsim record --listen :8080 --target https://cp.example.org/api -o traffic.parquet
     cpsim run traffic.parquet --speed 10
     """
-    from cpsim.errors import Problem
     from cpsim.process import settle_in
     from cpsim.record import proxy
     from cpsim.record.pseudonyms import Pseudonyms
@@ -107,20 +105,30 @@ def record(
 
         def on_ready(address: str) -> None:
             nonlocal listened
-            listened = True
             if isinstance(listen, TcpEndpoint) and not is_loopback(listen.host):
                 click.echo(f"cpsim: warning: other machines can reach {address.partition(' ')[2]}", err=True)
             announce(f"{address}\n")
+            listened = True
 
         try:
             proxy.record(listen, target, recording, on_ready)
-            recording.close()
-        except OSError as error:
+        except OSError:
             if listened:
-                raise Problem(f"{output} cannot be written: {error.strerror or error}") from error
-            recording.abandon()
+                _close(recording)
+            else:
+                recording.abandon()
             raise
+        _close(recording)
     _tell(recording, as_json=as_json)
+
+
+def _close(recording: Recording) -> None:
+    from cpsim.errors import Problem
+
+    try:
+        recording.close()
+    except OSError as error:
+        raise Problem(f"{recording.path} cannot be written: {error.strerror or error}") from error
 
 
 def _tell(recording: Recording, *, as_json: bool) -> None:
@@ -131,7 +139,7 @@ def _tell(recording: Recording, *, as_json: bool) -> None:
         "left_out": dict(recording.left_out),
     }
     if as_json:
-        click.echo(json.dumps(figures, indent=2))
+        print_json(figures)
         return
     outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in recording.commands.items())
     click.echo(f"recorded      {recording.commands.total():,} commands{outcomes and f' ({outcomes})'}")
