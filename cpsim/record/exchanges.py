@@ -23,13 +23,15 @@ if TYPE_CHECKING:
     from cpsim.record.recording import Recording
 
 MOST_FRAME_BYTES: Final = 65_536
-"""As much of a frame is kept; a daemon reads 1,500 bytes."""
+"""As much of what is no command is kept; a daemon reads 1,500 bytes of a frame."""
 MOST_REPLY_BYTES: Final = 64
+MOST_URL_BYTES: Final = 16_384
 MOST_HELD_BYTES: Final = 256 * 2**20
 """As much of the bodies under way is kept, on all connections together: what is beyond passes unrecorded."""
 BEYOND: Final = "requests too large to be kept"
 NOT_HTTP: Final = "connections on which something was said that is not HTTP"
 BESIDE: Final = "requests that carry no command"
+UNREAD: Final = "requests whose commands cannot be read"
 UNSIGNED: Final = "requests that were turned away as not signed well"
 CUT_SHORT: Final = "requests that were cut short"
 EMPTY: Final = "connections on which nothing was sent"
@@ -113,7 +115,10 @@ class Asked(NamedTuple):
     @property
     def name(self) -> tuple[str, str]:
         """What it is about, below `/batch/`, and the suffix that picks the format; empty if it is about no command."""
-        _, batch, last = urlsplit(self.url).path.rpartition("/batch/")
+        try:
+            _, batch, last = urlsplit(self.url).path.rpartition("/batch/")
+        except ValueError:
+            return "", ""
         name, _, suffix = last.partition(".")
         return (name, suffix) if batch and name in {*KINDS, "bulk"} else ("", suffix)
 
@@ -172,6 +177,9 @@ class Http:
     def on_url(self, url: bytes) -> None:
         """Part of its target."""
         self._url += url
+        if len(self._url) > MOST_URL_BYTES:
+            self._url = self._url[:MOST_URL_BYTES]
+            self._body, self._is_beyond = None, True
 
     def on_body(self, body: bytes) -> None:
         """Part of its body."""
@@ -258,10 +266,12 @@ def _record(recording: Recording, asked: Asked, status: int, reply: bytes, answe
     try:
         calls = _calls(name, suffix, asked)
     except (ValueError, RecursionError):
-        calls = []
         if status == 400 and asked.method == "POST":
-            recording.body(asked.body, Answer(asked.sent_us, answered_us, REFUSED, "HTTP 400"))
-            return
+            body = asked.body[:MOST_FRAME_BYTES]
+            recording.body(body, Answer(asked.sent_us, answered_us, REFUSED, "HTTP 400"))
+        else:
+            recording.left_out[UNSIGNED if status in {400, 401} else UNREAD] += 1
+        return
     if status in {400, 401}:
         recording.left_out[UNSIGNED] += 1
         return
@@ -285,10 +295,10 @@ def _calls(name: str, suffix: str, asked: Asked) -> list[Call]:
         arguments = {name: [arguments]}
     if not isinstance(arguments, dict):
         raise ValueError("not an object")  # noqa: TRY004 - a mistake in what was read
-    calls = [(kind, call) for kind in KINDS for call in arguments.get(kind, ())]
-    if not all(isinstance(call, dict) for _, call in calls):
-        raise ValueError("not a list of objects")
-    return calls
+    lists = [arguments.get(kind, []) for kind in KINDS]
+    if not all(isinstance(each, list) and all(isinstance(call, dict) for call in each) for each in lists):
+        raise ValueError("not lists of objects")
+    return [(kind, call) for kind, each in zip(KINDS, lists, strict=True) for call in each]
 
 
 def _outcomes(name: str, suffix: str, calls: list[Call], status: int, reply: bytes) -> list[tuple[str, str]]:

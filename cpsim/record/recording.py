@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import pyarrow as pa
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from cpsim.record.pseudonyms import Pseudonyms
 
 ROWS_AT_ONCE: Final = 16_384
+MOST_WAITING: Final = 16 * 2**20
+"""Characters of arguments that wait to be written, at most, but for those of the last row."""
 SCHEMA: Final = pa.schema(
     [
         ("sent_us", pa.int64()),
@@ -91,6 +94,7 @@ class Recording:
             else pa.parquet.ParquetWriter(self._file, SCHEMA, compression="zstd")
         )
         self._rows: list[tuple[object, ...]] = []
+        self._waiting = 0
         self._failure: OSError | None = None
         self.on_failure: Callable[[], object] = bool
         """Called when the file cannot be written any more; `close` says why."""
@@ -118,19 +122,19 @@ class Recording:
 
     def call(self, kind: str, arguments: Mapping[str, object], answer: Answer) -> None:
         """Write what came to a server, which may hold what no frame does: then it is left out."""
-        texts = [f"{name}={value}" for name, value in arguments.items() if type(value) in {str, int}]
+        texts = {name: str(value) for name, value in arguments.items() if type(value) in {str, int}}
         try:
-            known, read = parse(",".join([kind, *texts]).encode())
+            known, read = parse(",".join([kind, *map("=".join, texts.items())]).encode())
+            is_read = len(texts) == len(arguments) and read == texts  # what a value holds may read as another argument
             slot = read.pop("slot")
-            read = self._meant(known, read)
-            trace.check(known, slot, read)
-            is_read = [name for name, *_ in (pair.split("=", 1) for pair in texts)] == list(arguments)
+            meant = self._meant(known, read) if is_read else read
+            trace.check(known, slot, meant)
         except ValueError:
             is_read = False
         if not is_read:
             self.left_out["commands that no workload can have"] += 1
         else:
-            self._command(known, slot, read, answer)
+            self._command(known, slot, meant, answer)
 
     def body(self, body: bytes, answer: Answer) -> None:
         """Write what came to a server and is no command."""
@@ -153,6 +157,8 @@ class Recording:
 
     def abandon(self) -> None:
         """Close a file that holds nothing, and remove it."""
+        with suppress(OSError):
+            self._writer.close()
         self._file.close()
         self._partial.unlink(missing_ok=True)
 
@@ -183,7 +189,8 @@ class Recording:
 
     def _add(self, kind: str, slot: str, arguments: str, answer: Answer) -> None:
         self._rows.append((answer.sent_us, answer.answered_us, kind, slot, arguments, answer.outcome, answer.error))
-        if len(self._rows) >= ROWS_AT_ONCE:
+        self._waiting += len(arguments)
+        if len(self._rows) >= ROWS_AT_ONCE or self._waiting >= MOST_WAITING:
             self._flush()
 
     def _flush(self) -> None:
@@ -197,7 +204,7 @@ class Recording:
             except OSError as error:
                 self._failure = error
                 self.on_failure()
-        self._rows = []
+        self._rows, self._waiting = [], 0
 
 
 def _is_command(frame: bytes) -> bool:

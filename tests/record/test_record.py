@@ -205,6 +205,40 @@ def test_everything_that_carries_commands_is_read(fake, recording):
     }
 
 
+def test_what_cannot_be_read_is_counted_and_keeps_nothing_from_being_read(fake, recording):
+    with recording(fake.addresses["http"]) as recorder:
+        host, _, port = recorder.address.removeprefix("http://").removesuffix("/api").rpartition(":")
+        connection = http.client.HTTPConnection(host, int(port), timeout=10)
+
+        def post(path, body):
+            connection.request("POST", path, body, {"Authorization": token((PROJECT, SECRET), body)})
+            response = connection.getresponse()
+            response.read()
+            return response.status
+
+        assert post("/api/batch/bulk", b'{"alloc":5}') == 200
+        assert post("//[x/batch/alloc", b'{"slot":"a"}') == 404
+        assert post("/api/batch/alloc?" + 50_000 * "x", b'{"slot":"a"}') == 200
+        assert post("/api/batch/alloc", b'{"slot":"a,credits=5"}') in {200, 500}
+        assert post("/api/batch/alloc", b'{"slot":"b"}') == 200
+        connection.close()
+        recorder.stop()
+    assert [(row["slot"], row["arguments"], row["outcome"]) for row in rows(recorder.file)] == [("b", "", "accepted")]
+    assert recorder.summary["left_out"] == {
+        "requests whose commands cannot be read": 1,
+        "requests that carry no command": 1,
+        "requests too large to be kept": 1,
+        "commands that no workload can have": 1,
+    }
+
+
+def test_of_a_body_that_is_no_command_no_more_is_kept_than_of_a_frame(fake, recording):
+    with recording(fake.addresses["http"]) as recorder:
+        assert request(recorder.address, "batch/alloc", 100_000 * b"x")[0] == 400
+        recorder.stop()
+    assert [(row["kind"], len(row["arguments"])) for row in rows(recorder.file)] == [("frame", 65_536)]
+
+
 def test_secrets_and_signatures_are_not_written(fake, recording):
     with recording(fake.addresses["http"], output="traffic.csv") as recorder:
         signatures = [
@@ -361,6 +395,35 @@ def test_while_the_target_is_away_connections_are_refused(kind, recording, tmp_p
     assert [row["outcome"] for row in rows(recorder.file)] == ["accepted"]
 
 
+def test_an_address_that_is_taken_meanwhile_is_told_and_nothing_is_lost(recording):
+    def agree(client):
+        client.recv(1000)
+        client.sendall(b"OK")
+
+    with ExitStack() as target, ExitStack() as others:
+        address = target.enter_context(peer(agree))
+        recorder = others.enter_context(recording(address))
+        assert said(recorder.address, b"alloc,slot=a,credits=5") == b"OK"
+        target.close()
+        with pytest.raises(ConnectionError):
+            said(recorder.address, b"alloc,slot=b")
+        others.enter_context(until_listening(recorder.address))
+        others.enter_context(until_listening(address))
+        recorder.ended()
+    assert recorder.status == 2
+    assert f"cannot listen at {recorder.address}" in recorder.said
+    assert "Traceback" not in recorder.said
+    assert ("a", "accepted") in {(row["slot"], row["outcome"]) for row in rows(recorder.file)}
+
+
+def until_listening(address):
+    """A server's socket at HOST:PORT, as soon as nobody else has one."""
+    host, _, port = address.rpartition(":")
+    while True:
+        with suppress(OSError):
+            return socket.create_server((host, int(port)))
+
+
 def until_connected(address):
     """A client's socket, as soon as there can be one."""
     while True:
@@ -423,6 +486,14 @@ def test_a_recording_that_cannot_be_written_is_told(fake, recording):
     assert "traffic.parquet cannot be written: File too large" in recorder.said
     assert "Traceback" not in recorder.said
     assert not recorder.file.exists()
+
+
+def test_a_ready_file_that_cannot_be_written_is_told(fake, recording, tmp_path):
+    with recording(fake.addresses["tcp"], "--ready-file", "no/where") as recorder:
+        recorder.ended()
+    assert recorder.status == 2
+    assert recorder.said == "cpsim: no/where.partial: No such file or directory\n"
+    assert list(tmp_path.glob("traffic*")) == []
 
 
 def test_mistakes_are_told(fake, cpsim, recording, tmp_path):
