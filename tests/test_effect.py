@@ -21,6 +21,7 @@ from cpsim.scenario import load_workload
 from cpsim.scenario.workload import KIND_NAMES
 from cpsim.summary import summarise
 from cpsim.thresholds import Threshold
+from cpsim.verify.observer import CannotObserve, Observer
 
 START_US = 1_700_000_000_000_000
 """On the server's clock, when the replay began."""
@@ -139,6 +140,17 @@ def test_a_server_that_is_down_delays_the_effect_and_not_the_answers(place):
     assert "#[Max" in (folder / "effect.hgrm").read_text()
     assert json.loads((folder / "run.json").read_text())["effect_ms"] == times
     assert "from OK to applied" in (folder / "report.html").read_text()
+
+
+def test_a_server_that_is_gone_once_all_is_judged_costs_the_figure_alone(place, monkeypatch):
+    def gone(_):
+        raise CannotObserve("cannot reach it")
+
+    monkeypatch.setattr(Observer, "clock", gone)
+    with Fake({"p": "s"}, unix=Path("d.sock"), http=ANY_PORT) as fake:
+        result = replayed(fake)
+    assert result.verdict.ruling == "valid"
+    assert summarise(result).figures()["effect_ms"] is None
 
 
 def test_without_a_server_to_look_at_there_is_no_such_figure(place):

@@ -75,7 +75,7 @@ def show(scenario: str, settings: tuple[str, ...], seed: int | None, plot: Path 
 
 
 @scenarios.command("write")
-@click.argument("scenario")
+@click.argument("scenario", shell_complete=complete_scenario)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set a key, as population.machines=500.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="By default the scenario's own, or 1.")
 @click.option(
