@@ -8,11 +8,10 @@ import resource
 import secrets
 import signal
 import tempfile
-import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -21,8 +20,8 @@ from cpdaemon.endpoint import UnixEndpoint, UrlEndpoint, parse_endpoint
 from cpdaemon.errors import InvalidCommand
 from cpsim.effect import effect_delays_ns
 from cpsim.errors import Problem
+from cpsim.failing import failing
 from cpsim.fake import FakeProcess
-from cpsim.faults import Fault
 from cpsim.judging import judge
 from cpsim.process import undisturbed
 from cpsim.replay.assignment import Assignment
@@ -31,7 +30,7 @@ from cpsim.replay.connect import open_wire
 from cpsim.replay.engine import Effort, Engine, Progress
 from cpsim.replay.journal import RECORD_TYPE, Journal
 from cpsim.replay.processes import Processes
-from cpsim.verify.observer import CannotObserve, Observer
+from cpsim.verify.observer import Observer
 from cpsim.verify.verdict import Verdict
 from cpsim.virtual import replay as replay_in_virtual_time
 
@@ -42,12 +41,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from cpdaemon.endpoint import Endpoint
+    from cpsim.failing import Outages
     from cpsim.replay.clock import Pace
     from cpsim.scenario.workload import Workload
 
-T = TypeVar("T")
 EMBEDDED_PROJECT: Final = "cpsim"
-POLL_S: Final = 0.05
 PREFIX_BYTES: Final = 80
 """The longest slot prefix: workloads are checked for slot ids of up to a hundred bytes."""
 FILES_BESIDE: Final = 64
@@ -171,11 +169,12 @@ def run(
             if result.embedded and not workload.link_after:
                 observer.link(list(result.links().items()))
         on_stage("replaying")
-        with _failing(result, observer, [*workload.faults, *faults], timeout_s):
+        with failing(result, observer, [*workload.faults, *faults], timeout_s) as outages:
             start = _replay(
                 result,
                 observer,
                 assignment,
+                outages=outages,
                 processes=processes,
                 stop_after_s=stop_after_s,
                 on_progress=lambda progress: on_progress(len(workload), progress),
@@ -213,42 +212,6 @@ def _assignment(result: Run, in_flight: int, timeout_s: float) -> Assignment:
         think_s=pace.think_s if isinstance(pace, Users) else 0.0,
         lanes=target.lanes,
     )
-
-
-@contextlib.contextmanager
-def _failing(result: Run, observer: Observer | None, faults: Sequence[str], timeout_s: float) -> Iterator[None]:
-    """Have the fake fail while the context lasts; then note what came of it."""
-    if not faults:
-        yield
-        return
-    if observer is None or not observer.has_control():
-        raise Problem(
-            "only a fake can have faults: leave out --target, or name the cpsim serve behind it with --server"
-        )
-    before = [str(fault["fault"]) for fault in observer.faults()]
-    earlier = len(observer.firings())
-    observer.set_faults([*before, *faults])
-    began_s = time.monotonic()
-    try:
-        yield
-    finally:
-        outage_s = max(
-            (fault.until_s or 0.0 for fault in map(Fault.parse, faults) if fault.action == "down"), default=0
-        )
-        result.faults = _reached(observer.faults, began_s + outage_s + timeout_s)[len(before) :]
-        result.firings = observer.firings()[earlier:]
-        observer.set_faults(before)
-
-
-def _reached(ask: Callable[[], T], until_s: float) -> T:
-    """What a server says, which may be out of reach until then, by a fault."""
-    while True:
-        try:
-            return ask()
-        except CannotObserve:
-            if time.monotonic() > until_s:
-                raise
-            time.sleep(POLL_S)
 
 
 @contextlib.contextmanager
@@ -308,6 +271,7 @@ def _replay(
     observer: Observer | None,
     assignment: Assignment,
     *,
+    outages: Outages | None,
     processes: int,
     stop_after_s: float,
     on_progress: Callable[[Progress], None],
@@ -342,7 +306,8 @@ def _replay(
         with _interrupting(result, stop), undisturbed():
             if isinstance(result.pace, Virtual):
                 assert observer is not None
-                result.elapsed_s, result.virtual_ns, shift_ns = replay_in_virtual_time(engine, assignment, observer)
+                virtual = replay_in_virtual_time(engine, assignment, observer, outages)
+                result.elapsed_s, result.virtual_ns, shift_ns = virtual
                 result.records = journal.records()
                 for column in ("sent_ns", "answered_ns"):
                     result.records[column] += shift_ns[result.records["op"]]

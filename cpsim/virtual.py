@@ -19,6 +19,7 @@ from cpsim.scenario.workload import ABSENT
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from cpsim.failing import Outages
     from cpsim.replay.assignment import Assignment
     from cpsim.replay.engine import Engine
     from cpsim.scenario.workload import Workload
@@ -45,13 +46,16 @@ def step_times_us(workload: Workload) -> Times:
     return times
 
 
-def replay(engine: Engine, assignment: Assignment, observer: Observer) -> tuple[float, Times, Times]:
+def replay(
+    engine: Engine, assignment: Assignment, observer: Observer, outages: Outages | None
+) -> tuple[float, Times, Times]:
     """Replay a workload step by step, and move the fake's clock between.
 
     Args:
         engine: sends the operations.
         assignment: what is sent; its time-out is also that of a step's commands on their way to the accounts.
         observer: of the fake whose clock it is.
+        outages: what goes wrong at times of that clock; what begins or ends within a step does at the next one.
 
     Returns:
         The seconds it took; for each operation when it was sent, in nanoseconds on the scenario's clock; and by how
@@ -70,6 +74,8 @@ def replay(engine: Engine, assignment: Assignment, observer: Observer) -> tuple[
     began_ns = 0
     for step, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
         observer.set_clock(epoch_us + int(times_us[start]))
+        if outages is not None:
+            outages.at(int(times_us[start]) / 1e6)
         engine.run(islice(upcoming, stop - start))
         began_ns = began_ns or engine.start_ns
         shifts[step] = engine.start_ns - began_ns

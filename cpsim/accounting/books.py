@@ -37,13 +37,16 @@ UNION ALL
 SELECT project, slot, arguments FROM received WHERE kind = 'claim' AND outcome <> 'refused';
 """
 
-RULE: Final = """CASE
+DUE: Final = "greatest(least(asked, max), min)"
+"""What a claim within a range is worth; DuckDB's `least` and `greatest` leave out what is NULL."""
+
+RULE: Final = f"""CASE
     WHEN credits IS NOT NULL THEN if(granted = credits, 'fixed at allocation', 'against the terms')
     WHEN granted < min OR granted > max THEN 'against the terms'
     WHEN min = max THEN 'the only amount allowed'
     WHEN asked IS NULL THEN CASE WHEN granted = max THEN 'at the maximum' WHEN granted = min THEN 'at the minimum'
         ELSE 'as asked, or default' END
-    WHEN greatest(least(asked, coalesce(max, asked)), coalesce(min, asked)) <> granted THEN 'against the terms'
+    WHEN {DUE} <> granted THEN 'against the terms'
     WHEN asked < min THEN 'raised to the minimum'
     WHEN asked > max THEN 'limited to the maximum'
     WHEN defaulted THEN 'default of 1' ELSE 'as asked' END"""

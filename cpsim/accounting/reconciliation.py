@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from cpsim.accounting.books import ASKED_CREDITS, CREDITS, MACHINE, RULE
+from cpsim.accounting.books import ASKED_CREDITS, CREDITS, DUE, MACHINE, RULE
 
 if TYPE_CHECKING:
     import duckdb
@@ -66,8 +66,7 @@ WITH ours AS (
     FROM run_ledger
 ), joined AS (
     SELECT coalesce(s.slot, o.slot) AS slot, s.* EXCLUDE (slot), o.* EXCLUDE (slot), o.slot IS NULL AS absent,
-        s.slot IS NULL AS unsent, if(claims > 0, coalesce(o.credits,
-            greatest(least(asked, coalesce(max, asked)), coalesce(min, asked))), 0) AS due
+        s.slot IS NULL AS unsent, if(claims > 0, coalesce(o.credits, {DUE}), 0) AS due
     FROM ({SENT}) s FULL JOIN ours o ON s.slot = o.slot
 ), judged AS (
     SELECT {FINDING} AS finding, if(state = 'claimed' AND settled_us >= getvariable('since_us')

@@ -163,7 +163,7 @@ class Scenario(Section, frozen=True):
         duration: time within which jobs arrive; their work may end later.
         seed: used unless another is given.
         expire: how long a slot stays allocated, in whole minutes; None leaves it to the server.
-        faults: what goes wrong meanwhile, as `cpsim faults` has it; times in seconds since the replay began.
+        faults: what goes wrong meanwhile, as `cpsim faults` has it; times in seconds of the scenario.
         verdict: what a right CreditPiggy gets for it.
         site: the sites, where there are several; all machines work for all of them.
     """

@@ -94,6 +94,14 @@ class Observer:
         """Have a fake fail like this from now on, and no other way."""
         self._fetch("POST", f"{CONTROL_PATH}faults", json.dumps(faults).encode())
 
+    def add_faults(self, faults: Sequence[str]) -> None:
+        """Have a fake fail like this besides."""
+        self._fetch("POST", f"{CONTROL_PATH}faults/add", json.dumps(faults).encode())
+
+    def remove_faults(self, faults: Sequence[str]) -> None:
+        """Have a fake fail like this no more."""
+        self._fetch("POST", f"{CONTROL_PATH}faults/remove", json.dumps(faults).encode())
+
     def firings(self) -> list[dict[str, Any]]:
         """The faults of a fake that came to pass, in order."""
         found: list[dict[str, Any]] = []

@@ -207,6 +207,10 @@ def test_a_difference_is_told_with_both_sides(run):
         ({"min": 5, "max": 20}, "credits=4", 5, "raised to the minimum"),
         ({"min": 5, "max": 20}, "", 5, "raised to the minimum"),
         ({"max": 20}, "", 1, "default of 1"),
+        ({"max": 20}, "credits=9", 9, "as asked"),
+        ({"max": 20}, "credits=30", 20, "limited to the maximum"),
+        ({"min": 5}, "credits=30", 30, "as asked"),
+        ({"min": 5}, "credits=3", 5, "raised to the minimum"),
         ({}, "credits=0", 0, "as asked"),
         ({"min": 6, "max": 6}, "credits=9", 6, "the only amount allowed"),
     ],
@@ -220,6 +224,7 @@ def test_the_rule_that_decided_a_grant(run, terms, asked, granted, rule):
     with run.load() as accounts:
         assert cells(accounts.grants("machine", [("p", "m")]), "slot", "rule", "credits") == [("x-1", rule, granted)]
         assert cells(accounts.rules, "rule", "slots", "credits") == [(rule, 1, granted)]
+        assert accounts.reconciliation["finding"].tolist() == ["agrees"]
 
 
 def test_a_grant_that_the_terms_do_not_allow(run, make_site):

@@ -10,7 +10,7 @@ from cpdaemon.commands import KINDS
 from cpdaemon.endpoint import parse_endpoint
 from cpsim.errors import Problem
 from cpsim.judging import _history
-from cpsim.replay.clock import AsFastAsPossible, Virtual
+from cpsim.replay.clock import AsFastAsPossible, Speed, Virtual
 from cpsim.run import Target
 from cpsim.run import run as perform
 from cpsim.scenario import generate, source
@@ -98,3 +98,54 @@ def test_steps_follow_the_shortest_life():
     late = workload.due_us - step_times_us(workload)
     assert late.min() >= 0
     assert late.max() < 6 * 60_000_000
+
+
+DAY_S = 86_400
+OUTAGE = f'faults = ["{{fault}}:from={10 * DAY_S},until={20 * DAY_S}"]\n'
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [("daemon.refuse", "cannot connect: Connection refused"), ("daemon.close", "reply lost: closed without an answer")],
+)
+def test_faults_come_and_go_at_the_scenarios_times(fault, error):
+    month = run(OUTAGE.format(fault=fault) + MONTH)
+    assert month.verdict.ruling == "valid", month.verdict.anomalies[:3]
+    at_s = step_times_us(month.workload)[month.records["op"]] / 1e6
+    during = (at_s >= 10 * DAY_S) & (at_s < 20 * DAY_S)
+    errors = np.array(month.errors)[month.records["error"]]
+    assert during.any()
+    assert set(errors[during]) == {error}
+    assert error not in set(errors[~during])
+    assert [each["fault"] for each in month.faults] == [f"{fault}:from={10 * DAY_S},until={20 * DAY_S}"]
+    assert {firing["action"] for firing in month.firings} <= {fault.partition(".")[2]}
+
+
+def test_a_server_that_fails_now_and_then_in_virtual_time():
+    faults = f'faults = ["server.status=503:probability=0.1,from={5 * DAY_S}", "server.cut:from={40 * DAY_S}"]\n'
+    month = run(faults + MONTH.replace("jobs = 600", "jobs = 100"))
+    assert month.verdict.ruling == "valid", month.verdict.anomalies[:3]
+    seen = {each["fault"].partition(":")[0]: each["fired"] for each in month.faults}
+    assert seen["server.status=503"] > 0
+    assert seen["server.cut"] == 0
+
+
+def test_a_server_cannot_be_down_in_virtual_time():
+    with pytest.raises(Problem, match="server that is down could not be told in virtual time"):
+        run('faults = ["server.down:from=5,until=10"]\n' + MONTH)
+
+
+def test_faults_keep_the_scenarios_times_at_another_speed():
+    minute = (
+        MONTH.partition("[misbehaviour]")[0]
+        .replace('duration = "30d"', 'duration = "60s"')
+        .replace("5h", "1s")
+        .replace("2d", "2s")
+    )
+    quick = run('faults = ["daemon.error:from=20,until=40"]\n' + minute, pace=Speed(30))
+    due_s = quick.workload.due_us[quick.records["op"]] / 1e6
+    failed = np.array(quick.errors)[quick.records["error"]] == "ER"
+    at_fault = failed & np.isin(quick.workload.kind[quick.records["op"]], [KINDS.index("alloc")])
+    assert at_fault.any()
+    assert due_s[at_fault].min() > 15
+    assert due_s[at_fault].max() < 45

@@ -68,10 +68,9 @@ def miserly(monkeypatch):
     """A ledger that grants nothing for slots whose number ends with 3."""
     claim = Ledger._claim
 
-    def wrong(ledger, project, slot_id, arguments, now_us):
-        claim(ledger, project, slot_id, arguments, now_us)
-        if "3" in slot_id.removesuffix("-again")[-1:]:
-            slot = project.slots[slot_id]
+    def wrong(ledger, project, slot, arguments, now_us):
+        claim(ledger, project, slot, arguments, now_us)
+        if "3" in arguments["slot"].removesuffix("-again")[-1:]:
             slot.granted = 0
 
     monkeypatch.setattr(Ledger, "_claim", wrong)

@@ -217,14 +217,13 @@ def mutant(*names):
 class Claiming(Ledger):
     """Changes the terms just before a claim, and what the claim asks."""
 
-    def _claim(self, project, slot_id, arguments, now_us):
-        slot = project.slots.get(slot_id)
-        if slot is None or slot.state is not State.ALLOCATED:
-            return super()._claim(project, slot_id, arguments, now_us)
+    def _claim(self, project, slot, arguments, now_us):
+        if slot.state is not State.ALLOCATED:
+            return super()._claim(project, slot, arguments, now_us)
         kept = slot.credits, slot.min, slot.max
         changed = self.change(slot, dict(arguments))
         try:
-            super()._claim(project, slot_id, arguments if changed is None else changed, now_us)
+            super()._claim(project, slot, arguments if changed is None else changed, now_us)
         finally:
             slot.credits, slot.min, slot.max = kept
         return None
@@ -323,12 +322,9 @@ class LimitsBeforeItDefaults(Claiming):
 class Crediting(Ledger):
     """Does something more when a slot has been claimed."""
 
-    def _claim(self, project, slot_id, arguments, now_us):
-        before = project.slots.get(slot_id)
-        settled = before is not None and before.state is not State.ALLOCATED
-        super()._claim(project, slot_id, arguments, now_us)
-        assert not settled
-        slot = project.slots[slot_id]
+    def _claim(self, project, slot, arguments, now_us):
+        assert slot.state is State.ALLOCATED
+        super()._claim(project, slot, arguments, now_us)
         machine = project.machines[slot.machine]
         owner = self.owners.get(slot.machine)
         account = machine.waiting if owner is None else project.users[owner]
@@ -446,9 +442,9 @@ class CreditsTheFirstUser(Crediting):
 
 @mutant("altered")
 class CutsNamesOfMachines(Ledger):
-    def _claim(self, project, slot_id, arguments, now_us):
+    def _claim(self, project, slot, arguments, now_us):
         cut = {name: value[:1] if name == "machine" else value for name, value in arguments.items()}
-        super()._claim(project, slot_id, cut, now_us)
+        super()._claim(project, slot, cut, now_us)
 
 
 # Links
@@ -506,9 +502,9 @@ class TakesCreditsBack(Ledger):
 class Counting(Ledger):
     """Counts something else."""
 
-    def _counters(self, project, slot_id, arguments, now_us):
-        counted = self.counted(project.slots.get(slot_id), arguments)
-        super()._counters(project, slot_id, {"slot": slot_id, **counted}, now_us)
+    def _counters(self, project, slot, arguments, now_us):
+        counted = self.counted(slot, arguments)
+        super()._counters(project, slot, {"slot": arguments["slot"], **counted}, now_us)
 
 
 def numbers(arguments):
@@ -569,10 +565,9 @@ class CountsHalves(Counting):
 class Describing(Ledger):
     """Notes something else."""
 
-    def _meta(self, project, slot_id, arguments, now_us):
-        slot = project.slots.get(slot_id)
-        before = dict(slot.meta or {}) if slot is not None else {}
-        super()._meta(project, slot_id, arguments, now_us)
+    def _meta(self, project, slot, arguments, now_us):
+        before = dict(slot.meta or {})
+        super()._meta(project, slot, arguments, now_us)
         slot.meta = self.noted(before, slot.meta, arguments)
 
 
@@ -602,22 +597,22 @@ class ForgetsTexts(Describing):
 
 @mutant("altered")
 class LosesTheReason(Ledger):
-    def _discard(self, project, slot_id, arguments, now_us):
-        super()._discard(project, slot_id, {"slot": slot_id}, now_us)
+    def _discard(self, project, slot, arguments, now_us):
+        super()._discard(project, slot, {}, now_us)
 
 
 @mutant("altered")
 class HasAnotherReasonByDefault(Ledger):
-    def _discard(self, project, slot_id, arguments, now_us):
-        super()._discard(project, slot_id, {"reason": "unknown", **arguments}, now_us)
+    def _discard(self, project, slot, arguments, now_us):
+        super()._discard(project, slot, {"reason": "unknown", **arguments}, now_us)
 
 
 class Discarding(Ledger):
     """Does something more when a slot has been discarded."""
 
-    def _discard(self, project, slot_id, arguments, now_us):
-        super()._discard(project, slot_id, arguments, now_us)
-        self.discarded(project, project.slots[slot_id])
+    def _discard(self, project, slot, arguments, now_us):
+        super()._discard(project, slot, arguments, now_us)
+        self.discarded(project, slot)
 
 
 @mutant("over-credited")
@@ -750,30 +745,30 @@ class TakesNegativeCredits(Ledger):
 
 @mutant("wrongly refused")
 class WantsCreditsInAClaim(Ledger):
-    def _claim(self, project, slot_id, arguments, now_us):
+    def _claim(self, project, slot, arguments, now_us):
         if "credits" not in arguments:
             raise Refused("how many?")
-        super()._claim(project, slot_id, arguments, now_us)
+        super()._claim(project, slot, arguments, now_us)
 
 
 @mutant("wrongly refused")
 class CountsOnce(Ledger):
-    def _counters(self, project, slot_id, arguments, now_us):
-        if slot_id in project.slots and project.slots[slot_id].counters:
+    def _counters(self, project, slot, arguments, now_us):
+        if slot.counters:
             raise Refused("counted already")
-        super()._counters(project, slot_id, arguments, now_us)
+        super()._counters(project, slot, arguments, now_us)
 
 
 @mutant("lost")
 class SaysYesAndDoesNothing(Ledger):
-    def _claim(self, project, slot_id, arguments, now_us):
+    def _claim(self, project, slot, arguments, now_us):
         pass
 
 
 @mutant("resurrected")
 class ClaimsWhatIsDiscarded(Ledger):
-    def _discard(self, project, slot_id, arguments, now_us):
-        self._claim(project, slot_id, {"machine": "m1"}, now_us)
+    def _discard(self, project, slot, arguments, now_us):
+        self._claim(project, slot, {"machine": "m1"}, now_us)
 
 
 class Lasting(Ledger):

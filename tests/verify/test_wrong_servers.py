@@ -145,7 +145,7 @@ def forget_the_reason(discard, ledger, project, slot_id, arguments):
 
 def claim_instead(discard, ledger, project, slot_id, arguments):
     slot = project.slots[slot_id]
-    ledger._claim(project, slot_id, {"machine": "somebody"}, slot.allocated_us)
+    ledger._claim(project, slot, {"machine": "somebody"}, slot.allocated_us)
 
 
 def do_nothing(right, ledger, project, slot_id, arguments):
