@@ -30,7 +30,7 @@ from cpsim.replay.connect import open_wire
 from cpsim.replay.engine import Effort, Engine, Progress
 from cpsim.replay.journal import RECORD_TYPE, Journal
 from cpsim.replay.processes import Processes
-from cpsim.verify.observer import Observer
+from cpsim.verify.observer import CannotObserve, Observer
 from cpsim.verify.verdict import Verdict
 from cpsim.virtual import replay as replay_in_virtual_time
 
