@@ -1,7 +1,9 @@
-"""Progress: what is being done and, during a replay, how far it is. Silent where there is no terminal."""
+"""What is printed, and progress: what is being done and, during a replay, how far it is; on a terminal alone."""
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
@@ -13,7 +15,17 @@ if TYPE_CHECKING:
 
     from cpsim.replay import engine
 
-console: Final = Console(soft_wrap=True)
+
+class _Console(Console):
+    """Goes on without a reader: what `| head` leaves unread does not change what a run has found."""
+
+    def on_broken_pipe(self) -> None:
+        """Print nothing more."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+console: Final = _Console(soft_wrap=True)
 _errors: Final = Console(stderr=True)
 
 

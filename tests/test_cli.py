@@ -415,14 +415,24 @@ def test_serve_says_when_it_cannot_write_that_it_is_ready(cpsim):
     assert not Path("cp.sock").exists()
 
 
-def test_output_that_nobody_reads(cpsim):
-    """Like `cpsim --help | head -1`."""
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (["run", "--help"], 2),
+        (["scenarios"], 2),
+        (["run", "small.toml", "--output", "out"], 0),
+        (["verify", "-k", "WIRE-1"], 0),
+    ],
+)
+def test_output_that_nobody_reads(cpsim, arguments, status):
+    """Like `cpsim run small.toml | head -1`: what was found does not depend on who reads it."""
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-m", "cpsim", "run", "--help"]
+    command = [sys.executable, "-m", "cpsim", *arguments]
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=30, check=False)
     os.close(writer)
     assert "Traceback" not in done.stderr
+    assert done.returncode == status, done.stderr
 
 
 def test_a_server_that_cannot_start_leaves_the_ready_file_of_another(cpsim):

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 START: Final = "import cpsim.replay.connect, locust.main; locust.main.main()"
 """The engine comes first: what its modules use must not be gevent's."""
 P99_MS: Final = 50.0
+LOOPBACK: Final = "127.0.0.1"
 STEP_S: Final = 2.0
 
 
@@ -110,7 +111,8 @@ def load(
     """Replay SCENARIO under Locust, with any number of processes and machines; or search a target's capacity.
 
     What follows -- is Locust's: --headless, --processes N, --master, --worker, --web-port N, ... Workers elsewhere
-    are started with the same command line and -- --worker --master-host HOST. The exit status is that of cpsim run.
+    are started with the same command line and -- --worker --master-host HOST, once the master listens beyond loopback:
+    --master-bind-host HOST, and --web-host HOST for its page. The exit status is that of cpsim run.
 
     With --find-capacity, SCENARIO's slots are replayed at one rate after the other, without Locust: the highest that is
     kept is found, and what gave way above it. The exit status is 1 if none was kept or an --assert fails on the figures
@@ -140,6 +142,7 @@ def load(
             slot_prefix=slot_prefix,
         )
         sys.exit(_search(path, seed, ask, thresholds, output, as_json=as_json))
+    _check_file(path, seed)
     plan = {
         "scenario": str(path),
         "seed": seed,
@@ -179,12 +182,22 @@ def _check(context: click.Context) -> None:
         raise Problem("cpsim load needs Locust: pip install 'cpsim[load]'")
 
 
+def _check_file(path: Path, seed: int | None) -> None:
+    """Raise Problem if nothing can be replayed: Locust's processes would wait for one another before they said so."""
+    from cpsim.scenario import load_workload, source
+
+    if path.suffix == ".toml":
+        source.load(path)
+    else:
+        load_workload(path, seed)
+
+
 def _start_locust(plan: Mapping[str, object], locust: tuple[str, ...]) -> None:
     """Become Locust, with a plan for its master and its workers."""
     import cpsim
 
     locustfile = Path(cpsim.__file__).parent / "load" / "locustfile.py"
-    options = ["-f", str(locustfile), "--host", str(plan["target"]), *_users(locust), *locust]
+    options = ["-f", str(locustfile), "--host", str(plan["target"]), *_users(locust), *_listening(locust), *locust]
     os.execve(  # noqa: S606 - no shell is wanted
         sys.executable,
         [sys.executable, "-P", "-c", START, *options],
@@ -200,6 +213,16 @@ def _users(locust: tuple[str, ...]) -> list[str]:
     workers = words.get("--processes") or words.get("--expect-workers") or "1"
     count = str(os.cpu_count() or 1) if workers == "-1" else workers
     return ["--users", count, "--spawn-rate", count]
+
+
+def _listening(locust: tuple[str, ...]) -> list[str]:
+    """Where Locust's page and its master listen unless they are told: on loopback alone, not everywhere."""
+    if "--worker" in locust:
+        return []
+    given = {option.partition("=")[0] for option in locust}
+    return [
+        word for option in ("--web-host", "--master-bind-host") if option not in given for word in (option, LOOPBACK)
+    ]
 
 
 def _search(

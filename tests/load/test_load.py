@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -160,6 +161,30 @@ def test_options_that_cannot_be_are_wrong_usage(loads, extra):
     process = loads.start("smoke", "--headless", options=extra)
     said(process)
     assert process.returncode == 64
+
+
+def test_its_page_and_its_master_listen_on_loopback_alone(loads, port):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        master_port = str(free.getsockname()[1])
+    process = loads.start("smoke", "--web-port", port, "--master", "--master-bind-port", master_port)
+    for line in process.stdout:
+        if "Starting web interface at" in line:
+            break
+    assert f"http://127.0.0.1:{port}" in line
+    for number in (port, master_port):
+        connected(int(number)).close()
+        with pytest.raises(OSError, match=r"refused|assign"):
+            socket.create_connection(("127.0.0.2", int(number)), 1)
+
+
+def connected(port):
+    end = time.monotonic() + 30
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port), 5)
+        except ConnectionRefusedError:
+            assert time.monotonic() < end
+            time.sleep(0.05)
 
 
 @pytest.mark.parametrize("processes", [[], ["--processes", "2"]])

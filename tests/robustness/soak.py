@@ -24,7 +24,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FAULTS = ("server.status=503:probability=0.02", "server.lose-reply:probability=0.01", "server.cut:probability=0.01")
+FAULTS = (
+    "server.status=503:probability=0.02,kind=bulk",
+    "server.lose-reply:probability=0.01,kind=bulk",
+    "server.cut:probability=0.01,kind=bulk",
+)
 ACCOUNT = ("--project", "demo", "--secret-file", "secret")
 ROUND_S = 30.0
 TELLING_S = 10.0
