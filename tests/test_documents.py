@@ -69,10 +69,12 @@ def test_the_snippets_run_one_after_the_other(document, tmp_path, tools):
 
 def run(command, folder, path):
     """The status of a command and what it said, and nothing of it left running."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])  # for Locust's master: other tests may have one
     with subprocess.Popen(
         command,
         cwd=folder,
-        env=os.environ | {"PATH": path},
+        env=os.environ | {"PATH": path, "LOCUST_MASTER_BIND_PORT": port, "LOCUST_MASTER_NODE_PORT": port},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -111,7 +111,7 @@ def write_excel(accounts: Accounts, reports: Sequence[Report], path: Path) -> No
         from openpyxl.cell import WriteOnlyCell  # noqa: PLC0415
         from openpyxl.styles import Font  # noqa: PLC0415
     except ImportError as error:
-        raise Problem("a workbook needs openpyxl: pip install 'cpsim[report]'") from error
+        raise Problem("a workbook needs openpyxl: pip install openpyxl") from error
     book = Workbook(write_only=True)
     used: set[str] = set()
     for name, block in _all_tables(accounts, reports):

@@ -179,7 +179,7 @@ def _check(context: click.Context) -> None:
     if given >= {"rate", "speed"}:
         raise click.UsageError("--rate and --speed exclude one another")
     if find_spec("locust") is None:
-        raise Problem("cpsim load needs Locust: pip install 'cpsim[load]'")
+        raise Problem("cpsim load needs Locust: pip install locust")
 
 
 def _check_file(path: Path, seed: int | None) -> None:

@@ -146,7 +146,7 @@ def _format(form: str | None, output: Path | None) -> str:
 def _check_installed() -> None:
     missing = [name for name in ("pandas", "duckdb") if importlib.util.find_spec(name) is None]
     if missing:
-        raise Problem(f"cpsim report needs {' and '.join(missing)}: pip install 'cpsim[report]'")
+        raise Problem(f"cpsim report needs {' and '.join(missing)}: pip install {' '.join(missing)}")
 
 
 def _write(form: str, accounts: Accounts, reports: Sequence[Report], output: Path | None) -> None:

@@ -195,7 +195,7 @@ def _require_pytest() -> None:
     from cpsim.errors import Problem
 
     if find_spec("pytest") is None:
-        raise Problem("the clauses are a pytest suite, and pytest is not installed: pip install 'cpsim[test]'")
+        raise Problem("the clauses are a pytest suite, and pytest is not installed: pip install pytest hypothesis")
 
 
 def _given(endpoint: str | None, **options: Any) -> Target | None:  # noqa: ANN401 - those of `aim`

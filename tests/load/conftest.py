@@ -33,6 +33,7 @@ class Loads:
 
     def start(self, scenario, *locust, options=()):
         command = [sys.executable, "-P", "-m", "cpsim", "load", scenario, *self.options, *options, "--", *locust]
+        own = free_port()  # of a master that has its workers as children: others may have the usual one
         process = subprocess.Popen(
             command,
             cwd=self.folder,
@@ -40,7 +41,8 @@ class Loads:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            env=os.environ | {"LOCUST_SKIP_URL_CHECK": "1"},
+            env=os.environ
+            | {"LOCUST_SKIP_URL_CHECK": "1", "LOCUST_MASTER_BIND_PORT": own, "LOCUST_MASTER_NODE_PORT": own},
         )
         self.started.append(process)
         return process
@@ -70,5 +72,9 @@ def loads(site, tmp_path):
 
 @pytest.fixture
 def port():
+    return free_port()
+
+
+def free_port():
     with socket.create_server(("127.0.0.1", 0)) as free:
         return str(free.getsockname()[1])
