@@ -32,12 +32,12 @@ class Replay(User):
 def take_part(environment: Environment, runner: Runner, **_: object) -> None:
     """Have this process do what its place in the test asks."""
     plan = Plan.given()
+    if not isinstance(runner, MasterRunner):
+        Worker(environment, runner, plan)
+    if isinstance(runner, MasterRunner | LocalRunner):
+        Master(environment, runner, plan)
     try:
         len(plan.workload)
     except (Problem, OSError) as problem:
         print(f"cpsim: {problem}", file=sys.stderr)
         sys.exit(FAILED)
-    if not isinstance(runner, MasterRunner):
-        Worker(environment, runner, plan)
-    if isinstance(runner, MasterRunner | LocalRunner):
-        Master(environment, runner, plan)
