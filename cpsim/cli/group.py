@@ -47,7 +47,7 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """Run the command line; a problem is one line on standard error, and never a traceback."""
-    from cpsim.errors import Problem
+    from cpsim.errors import Problem, WrongUsage
 
     try:
         cli.main(prog_name=PROGRAM, standalone_mode=False)
@@ -67,6 +67,9 @@ def main() -> NoReturn:
         what = error.strerror or str(error)
         click.echo(f"cpsim: {error.filename}: {what}" if error.filename else f"cpsim: {what}", err=True)
         sys.exit(FAILED)
+    except WrongUsage as error:
+        click.echo(f"cpsim: {error}", err=True)
+        sys.exit(WRONG_USAGE)
     except (Problem, CreditPiggyError) as error:
         click.echo(f"cpsim: {error}", err=True)
         sys.exit(FAILED)

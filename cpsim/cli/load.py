@@ -48,7 +48,19 @@ P99_MS: Final = 50.0
 STEP_S: Final = 2.0
 
 
-@cli.command(context_settings={"ignore_unknown_options": True})
+class _Load(click.Command):
+    """A command whose own options end at --."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read them; one that is not known may be Locust's, in the wrong place."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            error.message = f"{error.message.rstrip('.')} of cpsim load; Locust's own follow --."
+            raise
+
+
+@cli.command(cls=_Load)
 @click.argument("scenario", shell_complete=complete_scenario)
 @click.option("--target", type=EndpointType(), required=True, help="A daemon (PATH or HOST:PORT) or a server (URL).")
 @server_option
