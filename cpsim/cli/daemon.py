@@ -67,7 +67,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Of the faults' probabilities.")
 @click.option(
     "--ready-file",
-    type=click.Path(path_type=Path),
+    type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
     help="Written once it serves: a line 'KIND ADDRESS'.",
 )
@@ -122,6 +122,8 @@ def daemon(
     from cpsim.daemon.config import Config, read_config
 
     config = Config() if config_file is None else read_config(config_file)
+    for sentence in config.unknown:
+        click.echo(f"cpsim: warning: {config_file}: {sentence}", err=True)
     if unix is not None and tcp is not None:
         raise click.UsageError("--unix and --tcp exclude one another: a daemon listens at one address")
     if server is not None and not isinstance(server, UrlEndpoint):

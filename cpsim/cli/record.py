@@ -72,7 +72,7 @@ class PlaceType(click.ParamType["Place"]):
 )
 @click.option(
     "--ready-file",
-    type=click.Path(path_type=Path),
+    type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
     help="Written once it listens: a line 'KIND ADDRESS'.",
 )
@@ -107,10 +107,10 @@ def record(
 
         def on_ready(address: str) -> None:
             nonlocal listened
-            listened = True
             if isinstance(listen, TcpEndpoint) and not is_loopback(listen.host):
                 click.echo(f"cpsim: warning: other machines can reach {address.partition(' ')[2]}", err=True)
             announce(f"{address}\n")
+            listened = True
 
         try:
             proxy.record(listen, target, recording, on_ready)
@@ -118,6 +118,9 @@ def record(
         except OSError as error:
             if listened:
                 raise Problem(f"{output} cannot be written: {error.strerror or error}") from error
+            recording.abandon()
+            raise
+        except Problem:
             recording.abandon()
             raise
     _tell(recording, as_json=as_json)

@@ -60,9 +60,12 @@ def show(scenario: str, settings: tuple[str, ...], seed: int | None, plot: Path 
     from cpsim.catalog import find_scenario
     from cpsim.scenario import load_workload, picture
 
+    if plot is not None and plot.suffix.lower() != ".svg":
+        raise click.UsageError(f"--plot {plot}: a picture is SVG: name it .svg")
     path = find_scenario(scenario)
     workload = load_workload(path, seed, settings)
     if plot is not None:
+        plot.parent.mkdir(parents=True, exist_ok=True)
         plot.write_text(picture.svg(workload), encoding="utf-8")
         return
     if path.suffix.lower() in {".toml", ".py"}:
