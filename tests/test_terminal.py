@@ -172,3 +172,9 @@ def test_an_error_says_what_to_type_next(arguments, next_step):
     assert done.returncode in {2, 64}
     assert next_step in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_clauses_as_a_document():
+    listed = json.loads(run("verify", "--list", "--json", "-k", "CLAIM-*").stdout)
+    assert {each["clause"].partition("-")[0] for each in listed} == {"CLAIM"}
+    assert set(listed[0]) == {"clause", "section", "level", "sentence", "needs", "quirks"}

@@ -137,6 +137,12 @@ def daemon(
         "flush_interval_s": flush_interval_s,
     }
     config = replace(config, **{name: value for name, value in said.items() if value is not None})
+    if status and failed:
+        raise click.UsageError("--status and --failed exclude one another: each prints something else")
+    if (status or failed) and (requeue or forget):
+        raise click.UsageError("--requeue and --forget change what --status and --failed show: give them one by one")
+    if as_json and not (status or failed):
+        raise click.UsageError("--json is how --status or --failed is printed: add one of them")
     if status or failed or requeue or forget:
         _look_after(config, status=status, as_json=as_json, requeue=requeue, forget=forget)
     else:

@@ -56,8 +56,8 @@ class _Load(click.Command):
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
-            error.message = f"{error.message.rstrip('.')} of cpsim load; Locust's own follow --."
-            raise
+            message = f"No such option '{error.option_name}' of cpsim load; Locust's own follow --."
+            raise click.NoSuchOption(error.option_name, message, error.possibilities, ctx) from error
 
 
 @cli.command(cls=_Load)

@@ -141,5 +141,5 @@ def _tell(recording: Recording, *, as_json: bool) -> None:
     if recording.frames:
         click.echo(f"              {recording.frames:,} frames that are no commands")
     for why, count in recording.left_out.items():
-        click.echo(f"left out      {count:,} {why}")
+        click.echo(f"left out      {why}: {count:,}")
     click.echo(f"recording     {recording.path}")

@@ -54,7 +54,7 @@ def parse(text: str, source: str, settings: Sequence[str] = ()) -> Scenario | Ge
     path = Path(source)
     tree = _merged(_extended(_tree(text, source), path, [path]), _settings(settings))
     tree["name"] = tree.get("name", safe_name(path))
-    place = source if not settings else f"{source} with --set {' --set '.join(settings)}"
+    place = source if not settings else f"{path.name} with --set {' --set '.join(settings)}"
     try:
         if "generator" in tree:
             return tables.convert(tree, Generated)

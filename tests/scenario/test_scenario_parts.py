@@ -142,7 +142,7 @@ def test_mistakes_are_told(cpsim, tmp_path):
     for output, wrong, told in (
         ("x.csv", 64, "name it .parquet"),
         ("there.parquet", 2, "is there already"),
-        ("there.parquet/x.parquet", 2, "Not a directory"),
+        ("there.parquet/x.parquet", 2, "File exists"),
     ):
         status, _, err = cpsim("scenarios", "write", "smoke", "-o", output)
         assert status == wrong
