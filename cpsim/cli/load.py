@@ -42,7 +42,15 @@ if TYPE_CHECKING:
     from cpsim.scenario.workload import Workload
     from cpsim.thresholds import Threshold
 
-START: Final = "import cpsim.replay.connect, locust.main; locust.main.main()"
+START: Final = """
+import sys
+try:
+    import cpsim.replay.connect, locust.main
+    locust.main.main()
+except KeyboardInterrupt:
+    sys.stderr.write("cpsim: interrupted\\n")
+    sys.exit(2)
+"""
 """The engine comes first: what its modules use must not be gevent's."""
 P99_MS: Final = 50.0
 STEP_S: Final = 2.0
@@ -195,6 +203,8 @@ def _start_locust(plan: Mapping[str, object], locust: tuple[str, ...]) -> None:
     """Become Locust, with a plan for its master and its workers."""
     import cpsim
 
+    if "--worker" in locust:
+        click.echo("cpsim: a worker: it does nothing until its master is there", err=True)
     locustfile = Path(cpsim.__file__).parent / "load" / "locustfile.py"
     options = ["-f", str(locustfile), "--host", str(plan["target"]), *_users(locust), *locust]
     os.execve(  # noqa: S606 - no shell is wanted
