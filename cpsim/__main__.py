@@ -1,5 +1,18 @@
-"""`python -m cpsim`."""
+"""The program: `cpsim`, and `python -m cpsim`."""
 
-from cpsim.cli import main
+import sys
 
-main()
+
+def main() -> None:
+    """Run the command line; what interrupts it while it is loaded is told as anywhere else."""
+    try:
+        from cpsim.cli import main as run  # noqa: PLC0415 - slow enough to be interrupted
+
+        run()
+    except KeyboardInterrupt:
+        sys.stderr.write("cpsim: interrupted\n")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -79,15 +79,24 @@ def find(kind: str, name_or_path: str) -> Path:
     path = Path(name_or_path)
     if path.is_file():
         return path
-    if "/" in name_or_path or path.suffix.lower() in _FILE_SUFFIXES:
-        raise NotFound(f"{name_or_path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
     known = names(kind)
+    if name_or_path not in known and ("/" in name_or_path or path.suffix.lower() in _FILE_SUFFIXES or path.exists()):
+        raise NotFound(f"{name_or_path}: {_what_is_there(path)}")
     if name_or_path in known:
         return _folder(kind) / f"{name_or_path}{_SUFFIXES[kind]}"
     close = difflib.get_close_matches(name_or_path, known, n=1)
     suggestion = f'; did you mean "{close[0]}"?' if close else ""
     allowed = f"a path or one of {', '.join(known)}" if known else "a path, for none comes with the project"
     raise NotFound(f'no {kind[:-1]} "{name_or_path}": expected {allowed}{suggestion}')
+
+
+def _what_is_there(path: Path) -> str:
+    if not path.exists():
+        return "no such file"
+    if not path.is_dir():
+        return "not a regular file, which can be read more than once"
+    journal = path / "journal.parquet"
+    return f"a folder, not a file; a run is replayed from {journal}" if journal.is_file() else "a folder, not a file"
 
 
 def names(kind: str) -> list[str]:

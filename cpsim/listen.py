@@ -18,7 +18,9 @@ class Listen(TcpEndpoint):
 
     def __init__(self, text: str) -> None:
         host, colon, port = text.rpartition(":") if isinstance(text, str) else ("", "", "")
-        if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+        if "://" in host:
+            raise ValueError(f"{text!r} has a scheme: write HOST:PORT, as {text.partition('://')[2].partition('/')[0]}")
+        if not colon or "/" in host or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
             raise ValueError(f"{text!r} is not HOST:PORT with a port from 0 (any free one) to 65535")
         super().__init__(host.removeprefix("[").removesuffix("]"), int(port))
 

@@ -19,7 +19,7 @@ from cpdaemon.commands import Discard
 from cpdaemon.endpoint import UnixEndpoint, UrlEndpoint, parse_endpoint
 from cpdaemon.errors import InvalidCommand
 from cpsim.effect import effect_delays_ns
-from cpsim.errors import Problem
+from cpsim.errors import Problem, WrongUsage
 from cpsim.failing import failing
 from cpsim.fake import FakeProcess
 from cpsim.judging import judge
@@ -145,7 +145,7 @@ def run(
     if slot_prefix is not None:
         check_prefix(slot_prefix)
     if isinstance(pace, Virtual):
-        _check_virtual(target, processes)
+        check_virtual(target, processes)
     if isinstance(pace, Users):
         in_flight = pace.number
     _allow_open_files(in_flight + FILES_BESIDE)
@@ -189,12 +189,12 @@ def run(
         return result
 
 
-def _check_virtual(target: Target | None, processes: int) -> None:
-    """Raise Problem if time cannot be virtual."""
+def check_virtual(target: Target | None, processes: int) -> None:
+    """Raise WrongUsage if time cannot be virtual."""
     if target is not None:
-        raise Problem("only an embedded CreditPiggy lives in virtual time: leave out --target, or --virtual")
+        raise WrongUsage("only an embedded CreditPiggy lives in virtual time: leave out --target, or --virtual")
     if processes > 1:
-        raise Problem("one process moves the clock in virtual time: leave out --processes, or --virtual")
+        raise WrongUsage("one process moves the clock in virtual time: leave out --processes, or --virtual")
 
 
 def _assignment(result: Run, in_flight: int, timeout_s: float) -> Assignment:

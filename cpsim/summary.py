@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pyarrow.compute as pc
 
+from cpsim.printable import printable
 from cpsim.replay.clock import Users
 from cpsim.replay.failures import kind_of
 from cpsim.replay.journal import Outcome
@@ -252,4 +253,4 @@ def _verdict_lines(run: Run) -> Iterator[str]:
 def _escaped(text: str) -> str:
     from rich.markup import escape  # noqa: PLC0415
 
-    return escape(text)
+    return escape(printable(text))

@@ -230,6 +230,9 @@ def test_a_fake_has_its_own_faults_back_after_a_run(cpsim):
         (["run", "smoke", "--rate", "inf"], "'--rate': inf is not in the range"),
         (["run", "smoke", "--rate", "nan"], "'--rate': nan is not a number"),
         (["run", "smoke", "--rate", "fast"], "'fast' is not a valid float"),
+        (["run", "smoke", "--rate", "fast"], "expected operations/s, or FROM..TO:10s,R:5s"),
+        (["scenarios", "show", "smoke", "--plot", "x.pdf"], "--plot x.pdf: a picture is SVG: name it .svg"),
+        (["serve", "--ready-file", "."], "'.' is a directory"),
         (["run", "smoke", "--speed", "-2"], "'--speed': -2.0 is not in the range"),
         (["run", "smoke", "--speed", "nan"], "'--speed': nan is not a number"),
         (["run", "smoke", "--rate", "5", "--asap"], "exclude one another"),
@@ -241,10 +244,27 @@ def test_a_fake_has_its_own_faults_back_after_a_run(cpsim):
         (["run", "smoke", "--slot-prefix", "a,credits=9"], "slot 'a,credits=9' contains ','"),
         (["run", "smoke", "--slot-prefix", ""], "is empty"),
         (["run", "smoke", "--slot-prefix", "x" * 81], "has 81 bytes: at most 80"),
+        (["run", "smoke", "--processes", "2", "--virtual"], "leave out --processes, or --virtual"),
+        (["load", "smoke", "--target", "./x", "--sed", "5"], "Locust's own follow --. (Did you mean one of: '--seed'"),
+        (["load", "smoke", "--target", "./x", "--headless"], "No such option '--headless' of cpsim load"),
+        (["verify", "--seed", "5"], "--seed is for --random N"),
+        (["verify", "--restart-command", "true"], "--restart-command is for --behind HOST:PORT"),
+        (["verify", "--failed-command", "true"], "--failed-command is for --behind HOST:PORT"),
+        (["verify", "--flush-interval", "1"], "--flush-interval is for --behind HOST:PORT"),
+        (["daemon", "--spool", "x", "--status", "--failed"], "exclude one another"),
+        (["daemon", "--spool", "x", "--json"], "add one of them"),
+        (["report", ".", "comparison"], "name them with --against PATH"),
         (["serve", "more"], "unexpected extra argument"),
         (["serve", "--tcp", "5667"], "is not HOST:PORT"),
         (["serve", "--tcp", "127.0.0.1:65536"], "is not HOST:PORT"),
         (["serve", "--http", ":80"], "is not HOST:PORT"),
+        (["serve", "--http", "http://127.0.0.1:8080"], "has a scheme: write HOST:PORT, as 127.0.0.1:8080"),
+        (["record", "-o", "x.csv", "--target", "./x", "--listen", "http://127.0.0.1:1"], "HOST:PORT, without a scheme"),
+        (["record", "-o", "x.txt", "--target", "./x", "--listen", ":0"], "x.txt: a recording is a trace"),
+        (["scenarios", "write", "smoke", "-o", "x.txt"], "x.txt: a workload is written as Parquet"),
+        (["scenarios", "show", "smoke", "--set", "foo"], "--set foo: expected KEY=VALUE"),
+        (["report", ".", "--since", "yesterday"], 'since = "yesterday" is not a time'),
+        (["report", ".", "--timezone", "Europe/Zuric"], "did you mean Europe/Zurich?"),
         (["serve", "--project", ""], "--project"),
         (["serve", "--project", "a,b"], "'a,b' needs an id without commas"),
         (["serve", "--secret-file", "empty"], "empty is empty"),
@@ -266,6 +286,11 @@ def test_wrong_usage(cpsim, arguments, said):
         (["run", "smok"], r'no scenario "smok": expected .*challenge, .*smoke, .*; did you mean "smoke"\?'),
         (["run", "missing.toml"], r"missing.toml: no such file"),
         (["run", "binary"], r"binary: expected a scenario .*"),
+        (["run", "/dev/null"], r"/dev/null: not a regular file, .*"),
+        (["run", "folder"], r"folder: a folder, not a file; a run is replayed from folder/journal.parquet"),
+        (["run", "binary.py"], r"binary.py: (?!.*line None).*"),
+        (["run", "binary.csv"], r"binary.csv: cannot be read as CSV: [^\x00-\x09\x0b-\x1f]*"),
+        (["run", "failing.py"], r"failing.py, line 2: ValueError: no"),
         (["run", "broken.toml"], r"broken.toml: not TOML: .*"),
         (["run", "wrong.toml"], r"wrong.toml: duration = .*: expected .*"),
         (["run", "."], r".*"),
@@ -293,6 +318,11 @@ def test_wrong_usage(cpsim, arguments, said):
 )
 def test_what_cannot_be_done_is_said_in_one_line(cpsim, monkeypatch, arguments, said):
     Path("broken.toml").write_text("= 5", encoding="utf-8")
+    Path("folder").mkdir()
+    Path("folder/journal.parquet").touch()
+    for name in ("binary.py", "binary.csv"):
+        Path(name).write_bytes(b"a,b\n\x1b[31m\x00\xff,2,3\n")
+    Path("failing.py").write_text("\nraise ValueError('no')\n", encoding="utf-8")
     Path("wrong.toml").write_text(SMALL.replace('"1d"', '"1x"'), encoding="utf-8")
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     before = sorted(path.name for path in Path().iterdir())
@@ -413,6 +443,14 @@ def test_serve_says_when_it_cannot_write_that_it_is_ready(cpsim):
     assert done.returncode == 2
     assert re.fullmatch(r"cpsim: .*missing/ready.*\n", done.stderr)
     assert not Path("cp.sock").exists()
+
+
+@pytest.mark.parametrize(
+    "command", [["show", "smoke", "--plot", "new/x.svg"], ["write", "smoke", "-o", "new/x.parquet"]]
+)
+def test_the_folder_of_a_file_is_made(cpsim, command):
+    assert cpsim("scenarios", *command)[0] == 0
+    assert Path(command[-1]).stat().st_size > 100
 
 
 @pytest.mark.parametrize(

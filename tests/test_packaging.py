@@ -45,7 +45,7 @@ def test_the_wheel_has_the_packages_the_scenarios_and_the_reports(built):
     assert wheel.name.endswith("-py3-none-any.whl")
     assert info.keys() == {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE"}
     assert info["entry_points.txt"].decode().split() == [
-        *("[console_scripts]", "cpsim", "=", "cpsim.cli:main"),
+        *("[console_scripts]", "cpsim", "=", "cpsim.__main__:main"),
         *("[pytest11]", "cpsim", "=", "cpsim.pytest_plugin"),
     ]
 

@@ -12,6 +12,7 @@ import click
 import pytest
 
 from cpsim.cli import cli
+from cpsim.cli.load import START
 from cpsim.faults import ACTIONS
 from cpsim.quirks import QUIRKS
 
@@ -172,3 +173,34 @@ def test_an_error_says_what_to_type_next(arguments, next_step):
     assert done.returncode in {2, 64}
     assert next_step in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_clauses_as_a_document():
+    listed = json.loads(run("verify", "--list", "--json", "-k", "CLAIM-*").stdout)
+    assert {each["clause"].partition("-")[0] for each in listed} == {"CLAIM"}
+    assert set(listed[0]) == {"clause", "section", "level", "sentence", "needs", "quirks"}
+
+
+INTERRUPTED = """
+import os, runpy, signal, sys
+
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == "{module}":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+{begin}
+"""
+
+
+def test_ctrl_c_while_the_program_is_loaded():
+    code = INTERRUPTED.format(module="cpsim.cli.group", begin="runpy.run_module('cpsim', run_name='__main__')")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "cpsim: interrupted\n")
+
+
+def test_ctrl_c_while_locust_is_loaded():
+    code = INTERRUPTED.format(module="locust.main", begin=START)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "cpsim: interrupted\n")

@@ -10,10 +10,11 @@ from __future__ import annotations
 import tempfile
 from contextlib import contextmanager
 from dataclasses import replace
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 import duckdb
 import pandas as pd
@@ -23,7 +24,7 @@ from cpsim.accounting import conservation, intervals, queries, reconciliation
 from cpsim.accounting.books import MEMORY_MB, Books
 from cpsim.accounting.engines import Cluster, Engine, Here
 from cpsim.accounting.sources import Source, gather
-from cpsim.errors import Problem
+from cpsim.errors import Problem, WrongUsage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -92,12 +93,15 @@ class Accounts:
             memory_mb: what the sums may take before they spill to disk.
 
         Raises:
-            Problem: there are no accounts, they are damaged or in use, or an argument makes no sense.
+            Problem: there are no accounts, they are damaged or in use, or an argument makes no sense; it is a
+                WrongUsage if a time or a time zone is none.
         """
         try:
             zone = ZoneInfo(timezone)
         except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-            raise Problem(f'no time zone "{timezone}": expected a name such as UTC or Europe/Zurich') from error
+            close = get_close_matches(timezone, available_timezones(), n=1)
+            hint = f"did you mean {close[0]}?" if close else "expected a name such as UTC or Europe/Zurich"
+            raise WrongUsage(f'no time zone "{timezone}": {hint}') from error
         since_us, until_us = _moment("since", since, zone), _moment("until", until, zone)
         folder = tempfile.TemporaryDirectory(prefix="cpsim-report-")
         try:
@@ -439,7 +443,7 @@ def _moment(name: str, text: str | None, zone: ZoneInfo) -> int | None:
             moment = moment.tz_localize(zone)
         microseconds: int = int(moment.timestamp()) * 1_000_000 + moment.microsecond
     except (ValueError, TypeError) as error:
-        raise Problem(f'{name} = "{text}" is not a time: expected 2026-03-01 or 2026-03-01T12:00+01:00') from error
+        raise WrongUsage(f'{name} = "{text}" is not a time: expected 2026-03-01 or 2026-03-01T12:00+01:00') from error
     return microseconds
 
 

@@ -58,7 +58,8 @@ def _build(path: Path, accounts: Accounts) -> list[Block]:
     except Problem:
         raise
     except Exception as error:  # whatever somebody's own report does
-        lines = [line.lineno for line in traceback.extract_tb(error.__traceback__) if line.filename == str(path)]
+        file = str(path.absolute())
+        lines = [line.lineno for line in traceback.extract_tb(error.__traceback__) if line.filename == file]
         place = f", line {lines[-1]}" if lines else ""
         raise Problem(f"report {path}{place}: {type(error).__name__}: {error}") from error
     for block in blocks:

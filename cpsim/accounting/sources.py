@@ -41,6 +41,8 @@ RECEIVED: Final = pa.schema(
     + [("at_us", pa.int64())]
 )
 SQLITE: Final = b"SQLite format 3\0"
+SPOOL: Final = b"spoo"
+"""What marks a daemon's spool (see `cpsim.log`), which holds commands and no accounts."""
 CONTROL_PATH: Final = "/__cpsim/"
 TIMEOUT_S: Final = 60.0
 PAGE: Final = 10_000
@@ -93,9 +95,11 @@ def gather(where: str | Path, folder: Path, token: str | None = None) -> Source:
         return _folder(path)
     if not path.exists():
         raise Problem(f"{path}: no such file or folder; name a run folder, a store, an export or a server's URL")
+    if not path.is_file():
+        raise Problem(f"{path} is neither a file nor a folder; name the URL of a server whose accounts are meant")
     with path.open("rb") as file:
-        head = file.read(16)
-    if head == SQLITE:
+        head = file.read(72)
+    if head.startswith(SQLITE) and not head.endswith(SPOOL):
         return _store(path, folder)
     if path.suffix == ".jsonl":
         return _lines(path, folder)

@@ -67,7 +67,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Of the faults' probabilities.")
 @click.option(
     "--ready-file",
-    type=click.Path(path_type=Path),
+    type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
     help="Written once it serves: a line 'KIND ADDRESS'.",
 )
@@ -122,6 +122,8 @@ def daemon(
     from cpsim.daemon.config import Config, read_config
 
     config = Config() if config_file is None else read_config(config_file)
+    for sentence in config.unknown:
+        click.echo(f"cpsim: warning: {config_file}: {sentence}", err=True)
     if unix is not None and tcp is not None:
         raise click.UsageError("--unix and --tcp exclude one another: a daemon listens at one address")
     if server is not None and not isinstance(server, UrlEndpoint):
@@ -135,6 +137,12 @@ def daemon(
         "flush_interval_s": flush_interval_s,
     }
     config = replace(config, **{name: value for name, value in said.items() if value is not None})
+    if status and failed:
+        raise click.UsageError("--status and --failed exclude one another: each prints something else")
+    if (status or failed) and (requeue or forget):
+        raise click.UsageError("--requeue and --forget change what --status and --failed show: give them one by one")
+    if as_json and not (status or failed):
+        raise click.UsageError("--json is how --status or --failed is printed: add one of them")
     if status or failed or requeue or forget:
         _look_after(config, status=status, as_json=as_json, requeue=requeue, forget=forget)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from io import TextIOWrapper
 from typing import Final, NoReturn
 
 import click
@@ -47,7 +48,12 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """Run the command line; a problem is one line on standard error, and never a traceback."""
-    from cpsim.errors import Problem
+    from cpsim.errors import Problem, WrongUsage
+    from cpsim.printable import printable
+
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
     try:
         cli.main(prog_name=PROGRAM, standalone_mode=False)
@@ -67,7 +73,10 @@ def main() -> NoReturn:
         what = error.strerror or str(error)
         click.echo(f"cpsim: {error.filename}: {what}" if error.filename else f"cpsim: {what}", err=True)
         sys.exit(FAILED)
+    except WrongUsage as error:
+        click.echo(f"cpsim: {printable(str(error))}", err=True)
+        sys.exit(WRONG_USAGE)
     except (Problem, CreditPiggyError) as error:
-        click.echo(f"cpsim: {error}", err=True)
+        click.echo(f"cpsim: {printable(str(error))}", err=True)
         sys.exit(FAILED)
     sys.exit(0)

@@ -42,14 +42,34 @@ if TYPE_CHECKING:
     from cpsim.scenario.workload import Workload
     from cpsim.thresholds import Threshold
 
-START: Final = "import cpsim.replay.connect, locust.main; locust.main.main()"
+START: Final = """
+import sys
+try:
+    import cpsim.replay.connect, locust.main
+    locust.main.main()
+except KeyboardInterrupt:
+    sys.stderr.write("cpsim: interrupted\\n")
+    sys.exit(2)
+"""
 """The engine comes first: what its modules use must not be gevent's."""
 P99_MS: Final = 50.0
 LOOPBACK: Final = "127.0.0.1"
 STEP_S: Final = 2.0
 
 
-@cli.command(context_settings={"ignore_unknown_options": True})
+class _Load(click.Command):
+    """A command whose own options end at --."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read them; one that is not known may be Locust's, in the wrong place."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            message = f"No such option '{error.option_name}' of cpsim load; Locust's own follow --."
+            raise click.NoSuchOption(error.option_name, message, error.possibilities, ctx) from error
+
+
+@cli.command(cls=_Load)
 @click.argument("scenario", shell_complete=complete_scenario)
 @click.option("--target", type=EndpointType(), required=True, help="A daemon (PATH or HOST:PORT) or a server (URL).")
 @server_option
@@ -196,6 +216,8 @@ def _start_locust(plan: Mapping[str, object], locust: tuple[str, ...]) -> None:
     """Become Locust, with a plan for its master and its workers."""
     import cpsim
 
+    if "--worker" in locust:
+        click.echo("cpsim: a worker: it does nothing until its master is there", err=True)
     locustfile = Path(cpsim.__file__).parent / "load" / "locustfile.py"
     options = ["-f", str(locustfile), "--host", str(plan["target"]), *_users(locust), *_listening(locust), *locust]
     os.execve(  # noqa: S606 - no shell is wanted

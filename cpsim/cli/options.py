@@ -115,6 +115,9 @@ class RateType(click.ParamType[str]):
             pace_at(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
+        except click.BadParameter as error:
+            hint = "operations/s, or FROM..TO:10s,R:5s for ramps and steps"
+            self.fail(f"{error.message.rstrip('.')}: expected {hint}", param, ctx)
         return value
 
 

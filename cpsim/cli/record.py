@@ -12,6 +12,7 @@ from cpdaemon.errors import EndpointError
 from cpsim.cli.announce import announcing
 from cpsim.cli.group import cli
 from cpsim.cli.options import EndpointType, print_json
+from cpsim.errors import Problem
 from cpsim.listen import Listen, is_loopback
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class PlaceType(click.ParamType["Place"]):
 )
 @click.option(
     "--ready-file",
-    type=click.Path(path_type=Path),
+    type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
     help="Written once it listens: a line 'KIND ADDRESS'.",
 )
@@ -118,13 +119,14 @@ def record(
             else:
                 recording.abandon()
             raise
+        except Problem:
+            recording.abandon()
+            raise
         _close(recording)
     _tell(recording, as_json=as_json)
 
 
 def _close(recording: Recording) -> None:
-    from cpsim.errors import Problem
-
     try:
         recording.close()
     except OSError as error:
@@ -146,5 +148,5 @@ def _tell(recording: Recording, *, as_json: bool) -> None:
     if recording.frames:
         click.echo(f"              {recording.frames:,} frames that are no commands")
     for why, count in recording.left_out.items():
-        click.echo(f"left out      {count:,} {why}")
+        click.echo(f"left out      {why}: {count:,}")
     click.echo(f"recording     {recording.path}")

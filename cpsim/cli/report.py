@@ -84,6 +84,8 @@ def report(
     chosen = _format(form, output)
     if (engine == "dask") != (scheduler is not None):
         raise click.UsageError("--engine dask and --scheduler ADDRESS go together")
+    if "comparison" in names and against is None:
+        raise click.UsageError("the comparison is with other accounts: name them with --against PATH")
     _check_installed()
     from cpsim.accounting import Accounts, build
     from cpsim.terminal import Stages
@@ -99,7 +101,7 @@ def report(
                 accounts.against = Accounts.load(against, **options)
             stages.begin("checking that the books balance")
             _ = accounts.checks
-            reports = [] if chosen == "boinc" else build(accounts, names, stages.begin)
+            reports = [] if chosen == "boinc" else build(accounts, [*dict.fromkeys(names)], stages.begin)
         _write(chosen, accounts, reports, output)
 
 

@@ -135,6 +135,7 @@ def run(
     """
     from cpsim import run_folder
     from cpsim.catalog import find_scenario
+    from cpsim.run import check_virtual
     from cpsim.run import run as perform
     from cpsim.scenario import load_workload
     from cpsim.summary import summarise
@@ -142,6 +143,8 @@ def run(
 
     pace = _pace(rate, speed, users, think_s, virtual=virtual, asap=asap)
     where = target_at(target, server, project, secret_file)
+    if virtual:
+        check_virtual(where, processes)
     path = find_scenario(scenario)
     folder = output or run_folder.new_name(path)
     partial = run_folder.claim_folder(folder)

@@ -60,9 +60,12 @@ def show(scenario: str, settings: tuple[str, ...], seed: int | None, plot: Path 
     from cpsim.catalog import find_scenario
     from cpsim.scenario import load_workload, picture
 
+    if plot is not None and plot.suffix.lower() != ".svg":
+        raise click.UsageError(f"--plot {plot}: a picture is SVG: name it .svg")
     path = find_scenario(scenario)
     workload = load_workload(path, seed, settings)
     if plot is not None:
+        plot.parent.mkdir(parents=True, exist_ok=True)
         plot.write_text(picture.svg(workload), encoding="utf-8")
         return
     if path.suffix.lower() in {".toml", ".py"}:
@@ -101,10 +104,11 @@ def write(scenario: str, settings: tuple[str, ...], seed: int | None, output: Pa
     from cpsim.scenario.generation import parts
 
     if output.suffix.lower() != ".parquet":
-        raise Problem(f"{output}: a workload is written as Parquet: name it .parquet")
+        raise click.UsageError(f"{output}: a workload is written as Parquet: name it .parquet")
     if output.exists():
         raise Problem(f"{output} is there already: name another file with --output")
     path = find_scenario(scenario)
     found = source.load(path, settings) if path.suffix.lower() == ".toml" else None
     made = parts(found, seed) if isinstance(found, Scenario) else iter([load_workload(path, seed, settings)])
+    output.parent.mkdir(parents=True, exist_ok=True)
     click.echo(f"{columns.write(made, output):,} operations in {output}")

@@ -73,7 +73,7 @@ def _secrets(project_ids: Sequence[str], secret_files: Sequence[Path]) -> dict[s
 @click.option("--seed", type=int, metavar="N", help="Same seed, same faults where they are a matter of chance.")
 @click.option(
     "--ready-file",
-    type=click.Path(path_type=Path),
+    type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
     help="Written once it serves: a line 'KIND ADDRESS' for each address.",
 )

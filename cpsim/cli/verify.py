@@ -13,7 +13,7 @@ import click
 
 from cpdaemon.endpoint import UnixEndpoint, UrlEndpoint, parse_endpoint
 from cpsim.cli.group import FAILED, INVALID, cli
-from cpsim.cli.options import FILE, LONGEST_S, ListenType, NumberType
+from cpsim.cli.options import FILE, LONGEST_S, ListenType, NumberType, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -143,7 +143,11 @@ def verify(
         raise click.UsageError(
             "--random is in the place of the clauses: leave out -k, --list, --dry-run, --junit, --behind"
         )
+    _check_given(click.get_current_context())
     _check_clauses(clauses)
+    if only_list and as_json:
+        print_json(table.listed(clause for clause in catalogue().values() if is_chosen(clause, clauses)))
+        return
     if only_list:
         table.show_clauses([clause for clause in catalogue().values() if is_chosen(clause, clauses)], console)
         return
@@ -172,6 +176,20 @@ def verify(
         table.show(outcome, console)
     if not dry_run:
         sys.exit({"valid": 0, "invalid": INVALID, "unknown": FAILED}[outcome.ruling])
+
+
+def _check_given(context: click.Context) -> None:
+    """Raise click.UsageError if an option is given that nothing would come of."""
+    for name, option, needed in (
+        ("flush_interval_s", "--flush-interval", "behind"),
+        ("restart_command", "--restart-command", "behind"),
+        ("failed_command", "--failed-command", "behind"),
+        ("seed", "--seed", "sequences"),
+    ):
+        is_given = context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+        if is_given and context.params[needed] is None:
+            other = "--behind HOST:PORT" if needed == "behind" else "--random N"
+            raise click.UsageError(f"{option} is for {other}: add that, or leave out {option}")
 
 
 def _walk(target: Target, count: int, seed: int, on_sequence: Callable[[int], object]) -> Walks:

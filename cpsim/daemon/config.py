@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 from configparser import ConfigParser
 from configparser import Error as IniError
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,10 +16,14 @@ from cpdaemon.errors import EndpointError
 from cpsim.errors import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 DEFAULT_FLUSH_INTERVAL_S: Final = 1.0
 LONGEST_FLUSH_INTERVAL_S: Final = 86_400.0
+KEYS: Final = {
+    "api": ("api_url", "api_key", "api_secret", "project_id", "project_auth", "flush_interval"),
+    "server": ("socket", "bind", "pidfile", "logfile", "loglevel", "spool"),
+}
 LEVELS: Final = {"debug", "info", "warn", "warning", "error", "critical"}
 
 
@@ -34,6 +40,8 @@ class Config:
     pidfile: Path | None = None
     logfile: Path | None = None
     loglevel: int = logging.INFO
+    unknown: tuple[str, ...] = ()
+    """Keys of the file that were passed over, each in a sentence."""
 
 
 def read_config(path: Path) -> Config:
@@ -41,7 +49,7 @@ def read_config(path: Path) -> Config:
 
     Section `[api]` has api_url, api_key and api_secret (older files: project_id and project_auth), flush_interval in
     seconds; section `[server]` has socket (unix or tcp), bind (PATH or HOST:PORT), pidfile, logfile, loglevel, and
-    may have spool. What is not known is left alone.
+    may have spool. What is not known is passed over, as the deployed daemon does, and told in `unknown`.
 
     Raises:
         Problem: the file cannot be read, or a value cannot be used. No message quotes a secret.
@@ -66,9 +74,18 @@ def read_config(path: Path) -> Config:
             pidfile=_path(server.get("pidfile")),
             logfile=_path(server.get("logfile")),
             loglevel=_level(server.get("loglevel")),
+            unknown=(*_unknown("api", api), *_unknown("server", server)),
         )
     except (ValueError, EndpointError) as error:
         raise Problem(f"{path}: {error}") from error
+
+
+def _unknown(section: str, given: Mapping[str, str]) -> Iterator[str]:
+    for key in given:
+        if key not in KEYS[section]:
+            close = get_close_matches(key, KEYS[section], n=1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(KEYS[section])}"
+            yield f"[{section}] {key} is not known, and passed over; {hint}"
 
 
 def _listen(server: Mapping[str, str]) -> UnixEndpoint | TcpEndpoint | None:
@@ -98,7 +115,10 @@ def _path(text: str | None) -> Path | None:
 
 
 def _seconds(text: str | None) -> float:
-    seconds = DEFAULT_FLUSH_INTERVAL_S if not text else float(text)
+    try:
+        seconds = DEFAULT_FLUSH_INTERVAL_S if not text else float(text)
+    except ValueError:
+        seconds = math.nan
     if not 0 <= seconds <= LONGEST_FLUSH_INTERVAL_S:
         raise ValueError(f"flush_interval={text} is not a number of seconds up to {LONGEST_FLUSH_INTERVAL_S:g}")
     return seconds

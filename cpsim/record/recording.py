@@ -25,7 +25,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from cpdaemon.wire import MalformedFrame, parse
-from cpsim.errors import Problem
+from cpsim.errors import Problem, WrongUsage
 from cpsim.record.pseudonyms import SLOT
 from cpsim.scenario import trace
 
@@ -74,18 +74,20 @@ class Recording:
         left_out: how many requests and connections were not, by why.
 
     Raises:
-        Problem: the path has another ending, or there is such a file.
+        WrongUsage: the path has another ending.
+        Problem: there is such a file.
         OSError: it cannot be made.
     """
 
     def __init__(self, path: Path, pseudonyms: Pseudonyms | None = None) -> None:
         if path.suffix.lower() not in trace.SUFFIXES:
-            raise Problem(f"{path}: a recording is a trace: name it .parquet or .csv")
+            raise WrongUsage(f"{path}: a recording is a trace: name it .parquet or .csv")
         if path.exists() or path.is_symlink():
             raise Problem(f"{path} is there already: name another file with --output")
         self.path = path
         self._pseudonyms = pseudonyms
         self._partial = path.with_name(f"{path.name}.partial")
+        path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._partial.open("wb")
         is_csv = path.suffix.lower() == ".csv"
         self._writer: Any = (

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from cpsim.scenario import columns, generator, source, swf, trace
 from cpsim.scenario.generation import generate
 from cpsim.scenario.schema import Generated, Logged, Scenario
-from cpsim.scenario.values import ScenarioError
+from cpsim.scenario.values import ScenarioError, SettingError
 from cpsim.scenario.workload import Workload
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def load_workload(path: Path, seed: int | None = None, settings: Sequence[str] =
         made = generator.load(path.parent / scenario.generator, scenario.seed if seed is None else seed, scenario.name)
         return dataclasses.replace(made, faults=(*made.faults, *scenario.faults))
     if settings:
-        raise ScenarioError(f"{path}: --set is for a scenario (.toml), and this has no keys to set")
+        raise SettingError(f"{path}: --set is for a scenario (.toml), and this has no keys to set")
     seed = 1 if seed is None else seed
     if name.endswith((".swf", ".swf.gz")):
         return swf.load(path, seed)

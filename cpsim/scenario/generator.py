@@ -78,8 +78,10 @@ def _asked(path: Path, function: str, ask: Any) -> Any:  # noqa: ANN401 - whatev
     except ScenarioError:
         raise
     except Exception as error:
-        own = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        where = f", line {own[-1]}" if own else f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
+        file = str(path.absolute())
+        own = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        line = own[-1] if own else getattr(error, "lineno", None)
+        where = f", line {line}" if line else ""
         during = f"{function}: " if function else ""
         raise ScenarioError(f"{path}{where}: {during}{type(error).__name__}: {error}") from error
 

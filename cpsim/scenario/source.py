@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cpsim import tables
 from cpsim.catalog import NotFound, find_scenario
 from cpsim.scenario.schema import Generated, Logged, Scenario
-from cpsim.scenario.values import ScenarioError
+from cpsim.scenario.values import ScenarioError, SettingError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +34,7 @@ def load(path: Path, settings: Sequence[str] = ()) -> Scenario | Generated | Log
         settings: what is set beside it, as `population.machines=50000`.
 
     Raises:
-        ScenarioError: it, a file that it extends, or a setting has a mistake.
+        ScenarioError: it, a file that it extends, or a setting has a mistake; a SettingError if it is no KEY=VALUE.
         OSError: it cannot be read.
     """
     return parse(_text(path), str(path), settings)
@@ -54,7 +54,7 @@ def parse(text: str, source: str, settings: Sequence[str] = ()) -> Scenario | Ge
     path = Path(source)
     tree = _merged(_extended(_tree(text, source), path, [path]), _settings(settings))
     tree["name"] = tree.get("name", safe_name(path))
-    place = source if not settings else f"{source} with --set {' --set '.join(settings)}"
+    place = source if not settings else f"{path.name} with --set {' --set '.join(settings)}"
     try:
         if "generator" in tree:
             return tables.convert(tree, Generated)
@@ -140,7 +140,7 @@ def _settings(settings: Sequence[str]) -> Tree:
         else:
             equals = ""
         if not equals:
-            raise ScenarioError(f"--set {setting}: expected KEY=VALUE, such as population.machines=50000")
+            raise SettingError(f"--set {setting}: expected KEY=VALUE, such as population.machines=50000")
         tree = _merged(tree, one)
     return tree
 

@@ -107,7 +107,8 @@ class Assertions(Project):
         close = get_close_matches(slot, known, 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         gone = " (the quirk slots-vanish deletes what is claimed)" if "slots-vanish" in self._quirks else ""
-        return f"there is no slot {slot!r}{gone}; there are {len(known):,} others{hint}"
+        others = "is 1 other" if len(known) == 1 else f"are {len(known):,} others"
+        return f"there is no slot {slot!r}{gone}; there {others}{hint}"
 
     def _context(self, slot: str) -> list[str]:
         """What a failure shows besides: the slot's history, and what has not arrived yet."""

@@ -2,7 +2,9 @@
 
 import importlib.util
 import json
+import os
 import re
+import subprocess
 import sys
 
 import pytest
@@ -122,8 +124,8 @@ def test_an_empty_ledger(cpsim, site):
         (["HERE", "leaderbord"], 2, 'did you mean "leaderboards"?'),
         (["HERE", "mine.py"], 2, "mine.py: no such file"),
         (["HERE", "--project", "z"], 2, 'no project "z"'),
-        (["HERE", "--timezone", "Nowhere"], 2, 'no time zone "Nowhere"'),
-        (["HERE", "--since", "soon"], 2, 'since = "soon" is not a time'),
+        (["HERE", "--timezone", "Nowhere"], 64, 'no time zone "Nowhere"'),
+        (["HERE", "--since", "soon"], 64, 'since = "soon" is not a time'),
         (["HERE", "--top", "0"], 64, "0 is not in the range"),
         (["HERE", "--format", "csv"], 64, "--format csv needs --output DIR"),
         (["HERE", "--format", "html"], 64, "--format html needs --output FILE"),
@@ -161,3 +163,27 @@ def test_without_the_extra_it_says_what_to_install(cpsim, week, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "duckdb" else find(name))
     status, _, err = cpsim("report", week.export())
     assert (status, err) == (2, "cpsim: cpsim report needs duckdb: pip install duckdb\n")
+
+
+def test_a_report_that_is_named_twice_is_made_once(cpsim, week):
+    out = cpsim("report", week.export(), "summary", "summary")[1]
+    assert out.count("The books balance") == 1
+
+
+def test_names_move_nothing_on_a_terminal(cpsim, site):
+    site.alloc("a", credits=5)
+    site.claim("a", "m\u202e\x1b[2Jx")
+    status, out, _ = cpsim("report", site.export(), "leaderboards")
+    assert status == 0
+    assert r"m\u202e\x1b[2Jx" in out
+    assert "\u202e" not in out
+
+
+def test_letters_that_the_output_cannot_have(site):
+    site.alloc("a", credits=5)
+    site.claim("a", "m\u00e9")
+    command = [sys.executable, "-m", "cpsim", "report", str(site.export()), "leaderboards"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"m\xe9" in done.stdout

@@ -2,12 +2,14 @@
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
 
 import pytest
 
 from cpsim.accounting import Accounts
+from cpsim.daemon.spool import Spool
 from cpsim.errors import Problem
 from cpsim.fake import ANY_PORT, Fake
 from cpsim.server.store import Store
@@ -209,3 +211,13 @@ def test_a_fake_that_asks_for_its_token():
             Accounts.load(fake.addresses["http"])
         with Accounts.load(fake.addresses["http"], token="sesame") as accounts:
             assert accounts.empty
+
+
+def test_what_is_no_file_of_accounts(tmp_path):
+    Spool(tmp_path / "spool").close()
+    with pytest.raises(Problem, match="spool holds no accounts: expected a run folder, a store"):
+        Accounts.load(tmp_path / "spool")
+    with socket.socket(socket.AF_UNIX) as daemon:
+        daemon.bind(str(tmp_path / "s"))
+        with pytest.raises(Problem, match="is neither a file nor a folder; name the URL"):
+            Accounts.load(tmp_path / "s")

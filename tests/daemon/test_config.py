@@ -59,7 +59,7 @@ def test_an_empty_file_says_nothing(read):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[api]\nflush_interval=soon", "soon"),
+        ("[api]\nflush_interval=soon", "flush_interval=soon is not a number of seconds"),
         ("[api]\nflush_interval=-1", "flush_interval=-1"),
         ("[api]\nflush_interval=nan", "flush_interval=nan"),
         ("[api]\napi_url=cp.example.org", "cp.example.org"),
@@ -81,3 +81,11 @@ def test_what_cannot_be_used_is_told_with_the_file(read, text, said):
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(Problem, match="No such file"):
         read_config(tmp_path / "none")
+
+
+def test_a_key_that_is_not_known_is_told_with_the_nearest(read):
+    found = read("[api]\nflush_intervl=5\napi_secret=hush\n[server]\ncolour=red\n[other]\nx=y\n")
+    assert found.flush_interval_s == Config().flush_interval_s
+    misspelt, foreign = found.unknown
+    assert misspelt == "[api] flush_intervl is not known, and passed over; did you mean flush_interval?"
+    assert foreign.startswith("[server] colour is not known, and passed over; there are socket, bind,")

@@ -488,14 +488,6 @@ def test_a_recording_that_cannot_be_written_is_told(fake, recording):
     assert not recorder.file.exists()
 
 
-def test_a_ready_file_that_cannot_be_written_is_told(fake, recording, tmp_path):
-    with recording(fake.addresses["tcp"], "--ready-file", "no/where") as recorder:
-        recorder.ended()
-    assert recorder.status == 2
-    assert recorder.said == "cpsim: no/where.partial: No such file or directory\n"
-    assert list(tmp_path.glob("traffic*")) == []
-
-
 def test_mistakes_are_told(fake, cpsim, recording, tmp_path):
     target = fake.addresses["tcp"]
     (tmp_path / "there.csv").touch()
@@ -503,8 +495,8 @@ def test_mistakes_are_told(fake, cpsim, recording, tmp_path):
         (target, "new.csv", 64, "in front of itself"),
         (fake.addresses["http"].removeprefix("http://").removesuffix("/api"), "new.csv", 2, "cannot listen at"),
         (":0", "there.csv", 2, "there.csv is there already: name another file with --output"),
-        (":0", "new.txt", 2, "new.txt: a recording is a trace: name it .parquet or .csv"),
-        (":0", "no/where.csv", 2, "No such file or directory"),
+        (":0", "new.txt", 64, "new.txt: a recording is a trace: name it .parquet or .csv"),
+        (":0", "there.csv/where.csv", 2, "File exists"),
         ("http://127.0.0.1:1/api", "new.csv", 64, "without a scheme"),
         ("nonsense", "new.csv", 64, "'nonsense' is not HOST:PORT"),
     ):
@@ -514,3 +506,10 @@ def test_mistakes_are_told(fake, cpsim, recording, tmp_path):
         assert "Traceback" not in result.stderr
         assert not (tmp_path / "new.csv").exists()
         assert not (tmp_path / "new.csv.partial").exists()
+
+
+def test_a_ready_file_that_cannot_be_written_leaves_no_recording(tmp_path, cpsim):
+    where = ("--listen", "./r.socket", "--target", "./nobody.socket", "-o", "new/new.csv")
+    result = cpsim("record", *where, "--ready-file", "missing/ready")
+    assert (result.returncode, "--ready-file missing/ready cannot be written" in result.stderr) == (2, True)
+    assert [*(tmp_path / "new").iterdir()] == []

@@ -78,7 +78,7 @@ def test_a_slot_that_is_not_there(creditpiggy, client):
     client.claim("job-1", "worker-7")
     client.alloc("job-2")
     lines = failure_of(creditpiggy.assert_claimed, "job-1")
-    assert lines[0] == "there is no slot 'job-1'; there are 1 others; did you mean 'job-2'?"
+    assert lines[0] == "there is no slot 'job-1'; there is 1 other; did you mean 'job-2'?"
     assert lines[2].endswith("claim,slot=job-1,machine=worker-7   refused: slot 'job-1' was never allocated")
     assert failure_of(creditpiggy.assert_claimed, "elsewhere")[1] == "nothing has come for it"
 

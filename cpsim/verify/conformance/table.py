@@ -90,7 +90,7 @@ def explained(finding: Finding) -> str:
 def summary(outcome: Outcome) -> str:
     """The verdict in a line or two."""
     counts = outcome.counts
-    parts = [f"{counts[name]:,} {words}" for name, words in _WORDS.items() if counts[name]]
+    parts = [f"{counts[name]:,} {_WORDS[name][counts[name] != 1]}" for name in _WORDS if counts[name]]
     should = sum(finding.result == FAILED and finding.clause.level is Level.SHOULD for finding in outcome.findings)
     if should:
         parts.append(f"{should:,} of the deviations from a should, which does not decide")
@@ -101,11 +101,11 @@ def summary(outcome: Outcome) -> str:
 
 
 _WORDS: Final = {
-    PASSED: "clauses pass",
-    FAILED: "deviate",
-    QUIRK: "show a known quirk",
-    UNSEEN: "cannot be verified here",
-    ERROR: "could not be checked",
+    PASSED: ("clause passes", "clauses pass"),
+    FAILED: ("deviates", "deviate"),
+    QUIRK: ("shows a known quirk", "show a known quirk"),
+    UNSEEN: ("cannot be verified here", "cannot be verified here"),
+    ERROR: ("could not be checked", "could not be checked"),
 }
 
 
@@ -130,6 +130,21 @@ def show_clauses(clauses: Iterable[Clause], console: Console) -> None:
         quirks = f"; may show {', '.join(clause.quirks)}" if clause.quirks else ""
         _say(console, f"{clause.id:<11} {clause.sentence}")
         _say(console, f"{'':<11} {clause.level}, section {clause.section}, needs {needs}{quirks}")
+
+
+def listed(clauses: Iterable[Clause]) -> list[dict[str, object]]:
+    """The same as a document."""
+    return [
+        {
+            "clause": clause.id,
+            "section": clause.section,
+            "level": str(clause.level),
+            "sentence": clause.sentence,
+            "needs": [need.name.lower() for need in Need if need in clause.needs],
+            "quirks": list(clause.quirks),
+        }
+        for clause in clauses
+    ]
 
 
 def _unseen(findings: Iterable[Finding]) -> dict[str, list[str]]:

@@ -66,7 +66,7 @@ def test_the_table_has_a_line_a_clause_and_names_what_cannot_be_seen(served):
     assert any(re.match(r"CLAIM-6 +2 +pass +A claimed slot", line) for line in lines)
     assert any(re.match(r"PROJECT-1 +2 +not verifiable ", line) for line in lines)
     assert "--other-project ID" in done.stdout
-    assert lines[-1].startswith("verdict valid: 1 clauses pass, 6 cannot be verified here; ")
+    assert lines[-1].startswith("verdict valid: 1 clause passes, 6 cannot be verified here; ")
 
 
 def test_a_deviation_shows_what_was_sent_expected_and_got(served):

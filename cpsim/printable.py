@@ -1,0 +1,8 @@
+"""Text that others chose, as a terminal may have it."""
+
+
+def printable(text: str) -> str:
+    r"""A text with `\x1b`, `\u202e` and the like in the place of what is not seen, or moves what is; lines are kept."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text)
