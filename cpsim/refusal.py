@@ -13,8 +13,11 @@ def refusing(family: int, address: str | tuple[str, int]) -> socket.socket:
     """
     sock = socket.socket(family, socket.SOCK_STREAM)
     if isinstance(address, str):
-        Path(address).unlink(missing_ok=True)
+        beside = Path(address[:-1] + ("_" if address.endswith("~") else "~"))  # no longer: such paths are short
+        beside.unlink(missing_ok=True)
+        sock.bind(str(beside))
+        beside.replace(address)  # so that there is a socket at every moment
     else:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    sock.bind(address)
+        sock.bind(address)
     return sock
