@@ -147,12 +147,10 @@ class Ledger:
         self._due: list[tuple[int, int, Project, int]] = []
         """A heap: when the first of each lifetime of each project expires."""
         self._serial = count()
-        self._changes: dict[str, Callable[[Project, Slot, Mapping[str, object], int], None]] = {
-            "counters": self._counters,
-            "meta": self._meta,
-            "discard": self._discard,
-            "claim": self._claim,
+        self._changes: dict[str, Callable[[Any, Project, Slot, Mapping[str, object], int], None]] = {
+            kind: getattr(type(self), f"_{kind}") for kind in ("counters", "meta", "discard", "claim")
         }
+        """Functions and not methods, which would be a cycle: a ledger that nobody has is gone at once."""
 
     def restore(self, projects: dict[str, Project], owners: dict[str, str]) -> None:
         """Take over the accounts of an earlier ledger."""
@@ -207,7 +205,7 @@ class Ledger:
                 if slot is None and kind == "alloc":
                     self._alloc(project, slot_id, arguments, now_us)
                 elif slot is not None and kind in changes and (slot.state is ALLOCATED or self._admits(slot, kind)):
-                    changes[kind](project, slot, arguments, now_us)
+                    changes[kind](self, project, slot, arguments, now_us)
                 else:
                     self._refuse(kind, slot_id, slot)
             except Refused as refused:

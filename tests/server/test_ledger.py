@@ -1,6 +1,7 @@
 """The accounts: every command, every refusal, and books that always balance."""
 
 import copy
+import weakref
 
 import pytest
 from hypothesis import given, settings
@@ -494,3 +495,12 @@ def test_the_judge_agrees(steps, last_pause_s):
 def fate_of(slot):
     counters, meta = frozenset((slot.counters or {}).items()), frozenset((slot.meta or {}).items())
     return Fate(str(slot.state), slot.machine, slot.granted, slot.reason, counters, meta)
+
+
+def test_a_ledger_that_nobody_has_is_gone_at_once():
+    """No cycle keeps it: the collector of garbage would leave millions of slots for a long time."""
+    books = Ledger()
+    books.apply("p", "alloc", {"slot": "s"}, 0)
+    gone = weakref.ref(books)
+    del books
+    assert gone() is None
