@@ -66,7 +66,7 @@ def kept(folder):
     [
         ("run", "small.toml", "--target", "{url}", "--output", "run", "--timeout", "1"),
         ("run", "small.toml", "--target", "./cp.sock", "--server", "{url}", "--output", "run", "--processes", "2"),
-        ("load", "small.toml", "--target", "{url}", "--headless", "--output", "run"),
+        ("load", "small.toml", "--target", "{url}", "--output", "run"),
         ("verify", "{url}", "--junit", "verify.xml", "--json", "-k", "ALLOC-*", "-k", "AUTH-*"),
     ],
     ids=["run over HTTP", "run in two processes", "load", "verify"],
@@ -74,7 +74,8 @@ def kept(folder):
 def test_what_speaks_to_a_server_does_not_repeat_its_secret(place, site, command, secret):
     Path("wrong").write_text(f"{SECRET}-not", encoding="utf-8")
     account = ["--project", PROJECT, "--secret-file", secret]
-    found = cpsim(*(word.format(url=site.addresses["http"]) for word in command), *account)
+    locust = ["--", "--headless"] if command[0] == "load" else []
+    found = cpsim(*(word.format(url=site.addresses["http"]) for word in command), *account, *locust)
     assert "Traceback" not in found.stderr
     assert found.returncode in ({0} if secret == "secret" and command[0] != "verify" else {0, 1, 2}), found.stderr
     Path("wrong").unlink()

@@ -136,7 +136,7 @@ def test_ctrl_c_while_workers_are_waited_for(loads, port):
     heard = []
     for line in master.stdout:
         heard.append(line)
-        if "reported as ready" in line:
+        if "Waiting for workers to be ready, 1 of 2" in line:
             break
     os.killpg(master.pid, signal.SIGINT)
     output = "".join(heard) + said(master)
