@@ -427,7 +427,7 @@ def until_listening(address):
 def until_connected(address):
     """A client's socket, as soon as there can be one."""
     while True:
-        with suppress(ConnectionRefusedError):
+        with suppress(ConnectionRefusedError, FileNotFoundError):  # a path is made anew when it is listened at again
             return connected(address)
 
 
