@@ -17,7 +17,9 @@ from cpsim.cli.options import (
     ListenType,
     NumberType,
     fault_option,
+    project_option,
     quirk_option,
+    secret_file_option,
     secret_in,
 )
 
@@ -32,8 +34,8 @@ if TYPE_CHECKING:
 @click.option("--unix", metavar="PATH", help="Listen at a UNIX socket.")
 @click.option("--tcp", type=ListenType(), help="Listen on TCP; port 0 takes a free one.")
 @click.option("--server", type=EndpointType(), help="URL of the server that commands go to.")
-@click.option("--project", metavar="ID", help="Project id at the server.")
-@click.option("--secret-file", type=FILE, help="File with the project's secret.")
+@project_option
+@secret_file_option
 @click.option(
     "--spool",
     type=click.Path(dir_okay=False, path_type=Path),

@@ -13,7 +13,15 @@ import click
 
 from cpdaemon.endpoint import UnixEndpoint, UrlEndpoint, parse_endpoint
 from cpsim.cli.group import FAILED, INVALID, cli
-from cpsim.cli.options import FILE, LONGEST_S, ListenType, NumberType, print_json
+from cpsim.cli.options import (
+    FILE,
+    LONGEST_S,
+    ListenType,
+    NumberType,
+    print_json,
+    project_option,
+    secret_file_option,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -30,8 +38,8 @@ POLITE_RATE: Final = 100.0
 @cli.command()
 @click.argument("endpoint", required=False)
 @click.option("--server", metavar="URL", help="The server behind an ENDPOINT that is a daemon.")
-@click.option("--project", metavar="ID", help="Project id at the server.")
-@click.option("--secret-file", type=FILE, help="File with the project's secret.")
+@project_option
+@secret_file_option
 @click.option("--other-project", metavar="ID", help="A second project there: shows whether projects are kept apart.")
 @click.option("--other-secret-file", type=FILE, help="File with its secret.")
 @click.option(
