@@ -8,6 +8,8 @@ over. All others, and all else that HTTP asks for, are uvicorn's from the beginn
 
 from __future__ import annotations
 
+import logging
+import time
 from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Protocol
@@ -18,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from cpsim.server.messages import Request, Response
 
 if TYPE_CHECKING:
-    from asyncio import TimerHandle
+    from asyncio import TimerHandle, Transport
 
     from cpsim.server.messages import Headers
 
@@ -26,8 +28,30 @@ MAX_HEAD_BYTES: Final = 2**20
 MOST_HEADERS: Final = 1_000
 TARGETS_KEPT: Final = 256
 HEADS_KEPT: Final = 256
+QUIET_S: Final = 60.0
 LONGEST_TARGET: Final = 1_024
 FAILED: Final = Response(HTTPStatus.INTERNAL_SERVER_ERROR, b"Internal Server Error", b"text/plain; charset=utf-8")
+
+
+class _Seldom(logging.Filter):
+    """Lets a warning through once a minute: who sends rubbish is answered, and does not fill the log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._quiet_until_s: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is written."""
+        now_s = time.monotonic()
+        if record.levelno > logging.WARNING or now_s >= self._quiet_until_s.get(record.msg, 0.0):
+            self._quiet_until_s[record.msg] = now_s + QUIET_S
+            return True
+        return False
+
+
+LOGGER: Final = logging.getLogger("cpsim.http")
+"""Not uvicorn's own, which a program that has a fake may use, too."""
+LOGGER.addFilter(_Seldom())
 
 
 class Prompt(Protocol):
@@ -47,6 +71,10 @@ class Connection(HttpToolsProtocol):
     _idle_since_s: float | None = None
     """When the last request was answered at once; None when something came after it."""
     _idle_timer: TimerHandle | None = None
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # noqa: D102 - inherited
+        self.logger = LOGGER
+        super().connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102 - inherited
         if self._idle_timer is not None:

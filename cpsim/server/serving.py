@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
-import time
 from typing import TYPE_CHECKING, Final, cast
 
 import uvicorn
@@ -25,28 +23,8 @@ if TYPE_CHECKING:
 
 BACKLOG: Final = 4096
 KEEP_ALIVE_S: Final = 75
-QUIET_S: Final = 60.0
 FINISH_S: Final = 1.0
 """How long requests under way are given when the server stops."""
-
-
-class _Seldom(logging.Filter):
-    """Lets a warning through once a minute: who sends rubbish is answered, and does not fill the log."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._quiet_until_s: dict[str, float] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a record is written."""
-        now_s = time.monotonic()
-        if record.levelno > logging.WARNING or now_s >= self._quiet_until_s.get(record.msg, 0.0):
-            self._quiet_until_s[record.msg] = now_s + QUIET_S
-            return True
-        return False
-
-
-logging.getLogger("uvicorn.error").addFilter(_Seldom())
 
 
 class HttpServer:
