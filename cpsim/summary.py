@@ -185,6 +185,8 @@ def show(run: Run, summary: Summary, console: Console) -> None:
     """Print the summary of a run."""
     from rich.table import Table  # noqa: PLC0415 - only a run prints tables
 
+    from cpsim.terminal import print_table  # noqa: PLC0415
+
     where = "an embedded CreditPiggy" if run.embedded else str(run.target.endpoint)
     name = _escaped(run.workload.name)
     console.print(f"\n[bold]{name}[/], seed {run.workload.seed}, at {_escaped(where)}, {run.pace}", highlight=False)
@@ -196,7 +198,7 @@ def show(run: Run, summary: Summary, console: Console) -> None:
         column.justify = "right"
     for kind, counts in summary.by_kind.items():
         table.add_row(kind, *(f"{count:,}" for count in counts.values()))
-    console.print(table)
+    print_table(table, console)
     for line in _lines(run, summary):
         console.print(line, highlight=False)
 

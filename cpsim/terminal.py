@@ -7,13 +7,19 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from rich.table import Table
+
     from cpsim.replay import engine
+
+NARROWEST: Final = 80
+"""Columns that a table may have, however narrow the terminal is."""
 
 
 class _Console(Console):
@@ -27,6 +33,13 @@ class _Console(Console):
 
 console: Final = _Console(soft_wrap=True)
 _errors: Final = Console(stderr=True)
+
+
+def print_table(table: Table, console: Console) -> None:
+    """Print a table; a narrow terminal has its lines broken, which can be read, and not its words and numbers."""
+    if console.width < NARROWEST:
+        table.width = Measurement.get(console, console.options.update(max_width=NARROWEST), table).maximum
+    console.print(table)
 
 
 class Stages:

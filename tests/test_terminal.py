@@ -94,6 +94,13 @@ def test_a_narrow_terminal_loses_nothing(columns):
     assert json.loads(summary.stdout)["verdict"] == "valid"
 
 
+def test_a_narrow_terminal_breaks_no_word_and_no_number(tmp_path):
+    summary = on_a_terminal("run", "smoke", "--output", str(tmp_path / "run"), COLUMNS="30", TERM="dumb")
+    assert re.search(r"operations +planned +accepted +refused +unknown", summary)
+    report = on_a_terminal("report", str(tmp_path / "run"), COLUMNS="30", TERM="dumb")
+    assert re.search(r"allocated +claimed +discarded +expired +outstanding", report)
+
+
 def test_a_reader_that_has_enough_is_no_error_to_be_seen():
     command = f"{sys.executable} -m cpsim quirks | head -n 1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, timeout=60)

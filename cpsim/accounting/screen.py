@@ -12,6 +12,7 @@ from rich.table import Table as Grid
 from cpsim.accounting.blocks import Note
 from cpsim.accounting.values import heading, human_text, is_numeric, records, shown
 from cpsim.printable import printable
+from cpsim.terminal import print_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +42,7 @@ def show(accounts: Accounts, reports: Sequence[Report], console: Console) -> Non
                 console.print(f"\n[yellow]{text}[/]" if block.warning else f"\n{text}", highlight=False)
                 continue
             console.print(f"\n[cyan]{_safe(block.title)}[/]", highlight=False)
-            console.print(_grid(shown(block.frame, accounts.chosen)))
+            print_table(_grid(shown(block.frame, accounts.chosen)), console)
             rest = len(block.frame) - MOST_ROWS
             if rest > 0:
                 console.print(f"... and {rest:,} rows more: --format csv has them all", highlight=False)
@@ -85,7 +86,7 @@ def _show_balance(accounts: Accounts, console: Console) -> None:
     console.print(f"[{colour}]{balance(accounts)}[/]", highlight=False)
     broken = accounts.checks[~accounts.checks["holds"]]
     if not broken.empty:
-        console.print(_grid(broken))
+        print_table(_grid(broken), console)
 
 
 def _grid(frame: pd.DataFrame) -> Grid:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from cpsim.daemon.spool import Spool, check_exists, read_failed, read_status
+from cpsim.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -42,9 +43,13 @@ def shown_failed(spool: Path, as_json: bool) -> str:  # noqa: FBT001
         return json.dumps([row._asdict() for row in rows], ensure_ascii=False) + "\n"
     return "".join(
         f"{row.position:>8}  {datetime.fromtimestamp(row.at_us / 1e6, UTC):%Y-%m-%dT%H:%M:%SZ}  "
-        f"{row.why}  {row.command}  {row.error}\n"
+        f"{row.why}  {_in_a_line(row.command)}  {_in_a_line(row.error)}\n"
         for row in rows
     )
+
+
+def _in_a_line(text: str) -> str:
+    return printable(text).replace("\n", "\\n")
 
 
 def requeue(spool: Path, numbers: Collection[int] | None) -> str:

@@ -188,6 +188,15 @@ def test_what_failed_is_requeued_or_forgotten(here, server, ini):
     assert told(*spool, "--failed") == (0, "", "")
 
 
+def test_what_failed_cannot_move_about_the_terminal_of_who_looks(here, server, ini):
+    with running(here, "--config", str(ini(server.addresses["http"]))):
+        assert exchange(UnixEndpoint("./cp.sock"), "claim,slot=a\u202eb,machine=m".encode(), 5) == b"OK"
+    _, text, _ = told("--spool", "spool", "--failed")
+    assert r"claim,slot=a\u202eb,machine=m" in text
+    assert text.count("\n") == 1
+    assert text.rstrip("\n").isprintable()
+
+
 def test_the_daemon_in_production_keeps_nothing_on_disk(here, server, ini):
     ini_file = str(ini(server.addresses["http"]))
     command = [*CPSIM, "daemon", "--config", ini_file, "--profile", "deployed"]

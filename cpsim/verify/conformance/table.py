@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Final
 from rich.table import Table
 from rich.text import Text
 
+from cpsim.printable import printable
+from cpsim.terminal import print_table
 from cpsim.verify.conformance.clause import SECTIONS, Level, Need
 from cpsim.verify.conformance.plugin import ERROR, FAILED, PASSED, QUIRK, UNSEEN
 
@@ -34,7 +36,7 @@ def show(outcome: Outcome, console: Console) -> None:
     for finding, (id, section, result, sentence) in zip(outcome.findings, rows, strict=True):
         table.add_row(id, section, Text(result, STYLES[finding.result]), Text(sentence))
     if console.is_terminal:
-        console.print(table)
+        print_table(table, console)
     else:  # a line each, however wide
         widths = [max(map(len, column)) for column in zip(HEADINGS, *rows, strict=True)]
         for row in (HEADINGS, *rows):
@@ -156,4 +158,4 @@ def _unseen(findings: Iterable[Finding]) -> dict[str, list[str]]:
 
 
 def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+    console.print(printable(text), markup=False, highlight=False, emoji=False, soft_wrap=True)
