@@ -50,6 +50,9 @@ try:
 except KeyboardInterrupt:
     sys.stderr.write("cpsim: interrupted\\n")
     sys.exit(2)
+except locust.exception.RPCError as error:
+    from cpsim.load.leaving import leave
+    leave(f"Locust's master: {error}; choose another port for it by -- --master-bind-port N")
 """
 """The engine comes first: what its modules use must not be gevent's."""
 P99_MS: Final = 50.0

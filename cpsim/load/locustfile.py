@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+import os
+import socket
 from typing import TYPE_CHECKING
 
 import gevent
@@ -10,13 +11,15 @@ from locust import User, events, task
 from locust.runners import LocalRunner, MasterRunner
 
 from cpsim.errors import Problem
-from cpsim.load.master import FAILED, Master
+from cpsim.load.leaving import leave
+from cpsim.load.master import Master
 from cpsim.load.plan import Plan
 from cpsim.load.worker import Worker
 
 if TYPE_CHECKING:
     from locust.env import Environment
     from locust.runners import Runner
+    from locust.web import WebUI
 
 
 class Replay(User):
@@ -29,8 +32,10 @@ class Replay(User):
 
 
 @events.init.add_listener
-def take_part(environment: Environment, runner: Runner, **_: object) -> None:
+def take_part(environment: Environment, runner: Runner, web_ui: WebUI | None, **_: object) -> None:
     """Have this process do what its place in the test asks."""
+    if web_ui is not None:
+        _check_free(web_ui)
     plan = Plan.given()
     if not isinstance(runner, MasterRunner):
         Worker(environment, runner, plan)
@@ -39,5 +44,15 @@ def take_part(environment: Environment, runner: Runner, **_: object) -> None:
     try:
         len(plan.workload)
     except (Problem, OSError) as problem:
-        print(f"cpsim: {problem}", file=sys.stderr)
-        sys.exit(FAILED)
+        leave(problem)
+
+
+def _check_free(page: WebUI) -> None:
+    """Leave if the page's address cannot be had: Locust would show a traceback."""
+    try:
+        socket.create_server((page.host, page.port)).close()
+    except OSError as error:
+        leave(
+            f"Locust's page cannot be served at {page.host}:{page.port}: {os.strerror(error.errno or 0)}; "
+            "choose another port for it by -- --web-port N, or do without it by -- --headless"
+        )

@@ -197,6 +197,20 @@ def test_a_scenario_with_a_mistake_is_told_at_once(loads, tmp_path, processes):
     assert "Traceback" not in output
 
 
+@pytest.mark.parametrize("taken", ["--web-port", "--master-bind-port"])
+def test_a_port_that_others_have_is_named_and_nobody_is_left_waiting(loads, port, taken):
+    with socket.create_server(("127.0.0.1", int(port))):
+        process = loads.start("smoke", "--processes", "2", taken, port)
+        output = said(process)
+    assert process.returncode == 2
+    assert f"cpsim: Locust's {'page' if taken == '--web-port' else 'master'}" in output
+    assert port in output
+    assert f"choose another port for it by -- {taken}" in output
+    assert "Traceback" not in output
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+
+
 LOCUSTFILE = """
 from locust import constant, task
 from cpsim.load import CreditPiggyUser

@@ -1,0 +1,18 @@
+"""The end of a test that cannot begin."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import psutil
+
+from cpsim.load.master import FAILED
+
+
+def leave(why: object) -> NoReturn:
+    """Say why, and exit with the workers that were begun here: Locust leaves them waiting for a master."""
+    print(f"cpsim: {why}", file=sys.stderr)
+    for worker in psutil.Process().children():
+        worker.kill()
+    sys.exit(FAILED)
