@@ -28,6 +28,7 @@ All this is what a log is by default; a scenario file with a `[log]` has it othe
 from __future__ import annotations
 
 import gzip
+import io
 import re
 import zlib
 from dataclasses import replace
@@ -63,6 +64,8 @@ Table = npt.NDArray[np.float64]
 
 DEFAULT_MACHINES: Final = 1_000
 GZIP_MAGIC: Final = b"\x1f\x8b"
+MOST_BYTES: Final = 2**29
+"""Of a log that is decompressed: some 7 million jobs; a small file can hold far more of nothing."""
 MAX_MACHINES: Final = 10_000_000
 FIELDS: Final = (
     "job number", "submit time", "wait time", "run time", "allocated processors", "average CPU time",
@@ -116,9 +119,14 @@ def _read(path: Path) -> str:
     content = path.read_bytes()
     if path.suffix.lower() == ".gz" or content.startswith(GZIP_MAGIC):
         try:
-            content = gzip.decompress(content)
+            with gzip.open(io.BytesIO(content)) as packed:
+                content = packed.read(MOST_BYTES + 1)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise ScenarioError(f"{path}: damaged or cut short, it cannot be decompressed: {error}") from error
+        if len(content) > MOST_BYTES:
+            raise ScenarioError(
+                f"{path}: over {MOST_BYTES // 2**20} MiB when it is decompressed: decompress it, if it is to be trusted"
+            )
     return content.decode("utf-8", "replace")
 
 

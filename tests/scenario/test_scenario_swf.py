@@ -160,6 +160,13 @@ def test_an_empty_log(tmp_path, lines):
         load_workload(write(tmp_path, *lines))
 
 
+def test_a_small_file_that_holds_endless_padding_is_refused(tmp_path):
+    path = tmp_path / "log.swf.gz"
+    path.write_bytes(gzip.compress(bytes(2**26)) * 9)
+    with pytest.raises(ScenarioError, match=r"log.swf.gz: over 512 MiB when it is decompressed"):
+        load_workload(path)
+
+
 def test_damaged_gzip(tmp_path):
     path = tmp_path / "log.swf.gz"
     whole = gzip.compress(line(1, 0, 0, 1, 1).encode())
