@@ -4,7 +4,8 @@
 
 A `cpsim daemon` with its spool forwards to a `cpsim serve` with its store, which now and then refuses, breaks off or
 loses a reply. Round after round is replayed, verified and forgotten. The exit status is 0 if every round was valid, and
-memory, open files, threads and latency at the end are as they were once it had warmed up. Figures are printed as JSON.
+memory, open files, threads and latency at the end are as they were once it had warmed up. Figures are printed
+as JSON, and those of each round on standard error.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ def main() -> int:
             while time.monotonic() < end or len(rounds) < 4:
                 seen = replay(folder, server, "--rate", f"{rate:.0f}", operations=int(rate * chosen.round))
                 rounds.append(seen | {"server": server.size(), "daemon": daemon.size()})
+                print(len(rounds), json.dumps(rounds[-1]), file=sys.stderr, flush=True)
     problems = [f"round {number}: {seen['ruling']}" for number, seen in enumerate(rounds) if seen["verdict"] != "valid"]
     problems += grown(rounds, [what for what in MOST if what != "p99_ms" or chosen.round >= TELLING_S])
     figures = {"half_of": round(capacity), "rounds": len(rounds), "first": rounds[0], "last": rounds[-1]}
