@@ -75,7 +75,7 @@ class Recording:
 
     Raises:
         WrongUsage: the path has another ending.
-        Problem: there is such a file.
+        Problem: there is such a file, or one that was not finished.
         OSError: it cannot be made.
     """
 
@@ -88,7 +88,12 @@ class Recording:
         self._pseudonyms = pseudonyms
         self._partial = path.with_name(f"{path.name}.partial")
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._partial.open("wb")
+        try:
+            self._file = self._partial.open("xb")
+        except FileExistsError as error:
+            raise Problem(
+                f"{self._partial} is there already, of a recorder that runs or of one that was killed: move it away"
+            ) from error
         is_csv = path.suffix.lower() == ".csv"
         self._writer: Any = (
             pa.csv.CSVWriter(self._file, SCHEMA)

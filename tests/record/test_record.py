@@ -491,10 +491,12 @@ def test_a_recording_that_cannot_be_written_is_told(fake, recording):
 def test_mistakes_are_told(fake, cpsim, recording, tmp_path):
     target = fake.addresses["tcp"]
     (tmp_path / "there.csv").touch()
+    (tmp_path / "killed.csv.partial").write_text("1,2,3")
     for listen, output, status, told in (
         (target, "new.csv", 64, "in front of itself"),
         (fake.addresses["http"].removeprefix("http://").removesuffix("/api"), "new.csv", 2, "cannot listen at"),
         (":0", "there.csv", 2, "there.csv is there already: name another file with --output"),
+        (":0", "killed.csv", 2, "killed.csv.partial is there already, of a recorder that runs or of one"),
         (":0", "new.txt", 64, "new.txt: a recording is a trace: name it .parquet or .csv"),
         (":0", "there.csv/where.csv", 2, "File exists"),
         ("http://127.0.0.1:1/api", "new.csv", 64, "without a scheme"),
@@ -506,6 +508,7 @@ def test_mistakes_are_told(fake, cpsim, recording, tmp_path):
         assert "Traceback" not in result.stderr
         assert not (tmp_path / "new.csv").exists()
         assert not (tmp_path / "new.csv.partial").exists()
+    assert (tmp_path / "killed.csv.partial").read_text() == "1,2,3"
 
 
 def test_a_ready_file_that_cannot_be_written_leaves_no_recording(tmp_path, cpsim):
