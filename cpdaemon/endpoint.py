@@ -163,7 +163,13 @@ def _host_and_port(text: str, default: int | None) -> tuple[str, int]:
         if text.count(":") > 1:
             raise EndpointError(f"{text!r} has several ':': write an IPv6 address in brackets, as [::1]:5667")
         host, colon, port = text.partition(":")
-        if not _HOST_CHARACTERS.issuperset(host) or host[:1] in {"", ".", "-"} or len(host) > 253 or ".." in host:
+        if (
+            not _HOST_CHARACTERS.issuperset(host)
+            or host[:1] in {"", ".", "-"}
+            or ".." in host
+            or len(host) > 253
+            or max(map(len, host.split("."))) > 63
+        ):
             raise EndpointError(f"{text!r}: {host!r} is not a host name: write HOST:PORT, or a path with a '/'")
     if not colon and default is not None:
         return host, default

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
-from rich.markup import escape
 from rich.table import Table
 
+from cpsim.printable import escaped
 from cpsim.replay.latency import percentiles_ms
 from cpsim.summary import LIMITS
+from cpsim.terminal import print_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +45,7 @@ def show(found: Capacity, console: Console) -> None:
             step.gave_way or "kept",
         )
     console.print()
-    console.print(table)
+    print_table(table, console)
     for line in _lines(found, steps):
         console.print(line, highlight=False)
 
@@ -57,7 +58,7 @@ def _lines(found: Capacity, steps: list[Step]) -> Iterator[str]:
         yield ""
     best, border = found.best, found.border
     if found.ended is not None:
-        yield f"[yellow]The search is not complete[/]: {escape(found.ended)}"
+        yield f"[yellow]The search is not complete[/]: {escaped(found.ended)}"
     if best is not None:
         yield f"capacity      [bold]{best.offered_per_s:,.0f} operations/s[/] within {found.p99_ms:g} ms (p99)"
     elif steps:
@@ -65,10 +66,10 @@ def _lines(found: Capacity, steps: list[Step]) -> Iterator[str]:
     if border is not None and border.gave_way is not None:
         yield f"gave way      {border.gave_way}, at {border.offered_per_s:,.0f}/s: {REASONS[border.gave_way]}"
         for error, count in border.summary.errors.items():
-            yield f"              {count:,} x {escape(error)}"
+            yield f"              {count:,} x {escaped(error)}"
     if best is not None:
         for checked in best.summary.checked:
-            yield f"assert        {'[green]holds[/]' if checked.holds else '[red]fails[/]'}  {escape(str(checked))}"
+            yield f"assert        {'[green]holds[/]' if checked.holds else '[red]fails[/]'}  {escaped(str(checked))}"
 
 
 def _decades(found: Capacity) -> tuple[int, int]:

@@ -6,3 +6,10 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text)
+
+
+def escaped(text: str) -> str:
+    """The same for rich, which would take what stands in brackets for its markup."""
+    from rich.markup import escape  # noqa: PLC0415 - most that is printable is not for rich
+
+    return escape(printable(text))

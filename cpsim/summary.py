@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pyarrow.compute as pc
 
-from cpsim.printable import printable
+from cpsim.printable import escaped
 from cpsim.replay.clock import Users
 from cpsim.replay.failures import kind_of
 from cpsim.replay.journal import Outcome
@@ -188,8 +188,8 @@ def show(run: Run, summary: Summary, console: Console) -> None:
     from cpsim.terminal import print_table  # noqa: PLC0415
 
     where = "an embedded CreditPiggy" if run.embedded else str(run.target.endpoint)
-    name = _escaped(run.workload.name)
-    console.print(f"\n[bold]{name}[/], seed {run.workload.seed}, at {_escaped(where)}, {run.pace}", highlight=False)
+    name = escaped(run.workload.name)
+    console.print(f"\n[bold]{name}[/], seed {run.workload.seed}, at {escaped(where)}, {run.pace}", highlight=False)
     if summary.fell_behind:
         late = f"operations were sent up to {summary.lateness_p99_ms:,.0f} ms late (p99)"
         console.print(f"[yellow]The pace was not kept[/]: {late}; {LIMITS[summary.limit or 'target']}")
@@ -205,10 +205,10 @@ def show(run: Run, summary: Summary, console: Console) -> None:
 
 def _lines(run: Run, summary: Summary) -> Iterator[str]:
     for error, count in summary.errors.items():
-        yield f"[red]{count:,} x[/] {_escaped(error)}"
+        yield f"[red]{count:,} x[/] {escaped(error)}"
     done = f"{summary.operations:,} in {summary.elapsed_s:.2f} s"
     for error, count in run.effort.retried.items():
-        yield f"[yellow]{count:,} x[/] {_escaped(error)}, and tried again"
+        yield f"[yellow]{count:,} x[/] {escaped(error)}, and tried again"
     yield f"throughput    {summary.operations_per_s:,.0f} operations/s ({done})"
     if summary.limit is not None and not summary.fell_behind:
         yield f"limit         {LIMITS[summary.limit]}"
@@ -220,14 +220,14 @@ def _lines(run: Run, summary: Summary) -> Iterator[str]:
     if summary.lateness_p99_ms is not None:
         yield f"lateness      ms  p99 {summary.lateness_p99_ms:.2f}"
     for fault in run.faults:
-        yield f"fault         {_escaped(fault['fault'])} fired {fault['fired']:,} times"
+        yield f"fault         {escaped(fault['fault'])} fired {fault['fired']:,} times"
     if summary.slots is not None:
         states = ", ".join(f"{count:,} {state}" for state, count in summary.slots.items()) or "none"
         kept = "conserved" if not run.verdict.counts["not conserved"] else "[red]not conserved[/]"
         yield f"slots         {states}"
         yield f"credits       {summary.credits:,} granted, {kept}"
     for checked in summary.checked:
-        yield f"assert        {'[green]holds[/]' if checked.holds else '[red]fails[/]'}  {_escaped(str(checked))}"
+        yield f"assert        {'[green]holds[/]' if checked.holds else '[red]fails[/]'}  {escaped(str(checked))}"
     yield from _verdict_lines(run)
 
 
@@ -239,20 +239,14 @@ def _verdict_lines(run: Run) -> Iterator[str]:
     for name, count in verdict.counts.items():
         yield f"  [red]{count:,} {name}[/]"
         for found in [found for found in verdict.anomalies if found.name == name][:3]:
-            yield f"    {_escaped(found.subject)}: {_escaped(found.detail)}"
+            yield f"    {escaped(found.subject)}: {escaped(found.detail)}"
         for example in verdict.examples[name][:1] if name in verdict.examples else []:
-            yield f"    {_escaped(example.anomaly.subject)}:"
-            yield from (f"      {_escaped(line)}" for line in timeline(example).lines)
+            yield f"    {escaped(example.anomaly.subject)}:"
+            yield from (f"      {escaped(line)}" for line in timeline(example).lines)
     if verdict.uncertain:
         why = "as outcomes were unknown or commands overlapped"
         yield f"  {verdict.uncertain:,} slots had more than one acceptable state, {why}"
     if verdict.counts and run.command:
-        yield f"repeat with   {_escaped(run.command)}"
+        yield f"repeat with   {escaped(run.command)}"
     for sentence in verdict.unseen:
-        yield f"  [yellow]not verified:[/] {_escaped(sentence)}"
-
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape  # noqa: PLC0415
-
-    return escape(printable(text))
+        yield f"  [yellow]not verified:[/] {escaped(sentence)}"

@@ -181,6 +181,9 @@ def test_what_is_known_is_told_when_the_target_goes_away(one_by_one, smoke):
     screen = Console(record=True, width=80)
     show(found, screen)
     assert "The search is not complete" in screen.export_text()
+    found.ended = "HTTP 500: \x1b[2J [bold]"
+    show(found, screen)
+    assert r"HTTP 500: \x1b[2J [bold]" in screen.export_text()
 
 
 def test_a_target_that_is_not_there_is_an_error(smoke, tmp_path, monkeypatch):

@@ -6,12 +6,11 @@ import io
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table as Grid
 
 from cpsim.accounting.blocks import Note
 from cpsim.accounting.values import heading, human_text, is_numeric, records, shown
-from cpsim.printable import printable
+from cpsim.printable import escaped
 from cpsim.terminal import print_table
 
 if TYPE_CHECKING:
@@ -30,24 +29,24 @@ def show(accounts: Accounts, reports: Sequence[Report], console: Console) -> Non
     """Print reports, each under whether the books balance."""
     period = f"{accounts.at(accounts.since_us):%Y-%m-%d %H:%M} to {accounts.at(accounts.books.until_us):%Y-%m-%d %H:%M}"
     source = accounts.source
-    console.print(f"[bold]{_safe(source.name)}[/], {source.kind}, {period} {accounts.timezone.key}", highlight=False)
+    console.print(f"[bold]{escaped(source.name)}[/], {source.kind}, {period} {accounts.timezone.key}", highlight=False)
     for sentence in notices(accounts):
-        console.print(f"[yellow]{_safe(sentence)}[/]", highlight=False)
+        console.print(f"[yellow]{escaped(sentence)}[/]", highlight=False)
     for report in reports:
-        console.print(f"\n[bold]{_safe(report.title)}[/]", highlight=False)
+        console.print(f"\n[bold]{escaped(report.title)}[/]", highlight=False)
         _show_balance(accounts, console)
         for block in report.blocks:
             if isinstance(block, Note):
-                text = _safe(block.text)
+                text = escaped(block.text)
                 console.print(f"\n[yellow]{text}[/]" if block.warning else f"\n{text}", highlight=False)
                 continue
-            console.print(f"\n[cyan]{_safe(block.title)}[/]", highlight=False)
+            console.print(f"\n[cyan]{escaped(block.title)}[/]", highlight=False)
             print_table(_grid(shown(block.frame, accounts.chosen)), console)
             rest = len(block.frame) - MOST_ROWS
             if rest > 0:
                 console.print(f"... and {rest:,} rows more: --format csv has them all", highlight=False)
             if block.note:
-                console.print(f"[dim]{_safe(block.note)}[/]", highlight=False)
+                console.print(f"[dim]{escaped(block.note)}[/]", highlight=False)
 
 
 def text(accounts: Accounts, reports: Sequence[Report]) -> str:
@@ -93,13 +92,8 @@ def _grid(frame: pd.DataFrame) -> Grid:
     grid = Grid(box=None, pad_edge=False)
     for column in frame.columns:
         grid.add_column(
-            _safe(heading(column)), justify="right" if is_numeric(frame, column) else "left", overflow="fold"
+            escaped(heading(column)), justify="right" if is_numeric(frame, column) else "left", overflow="fold"
         )
     for row in records(frame.head(MOST_ROWS)):
-        grid.add_row(*(_safe(human_text(value)) for value in row))
+        grid.add_row(*(escaped(human_text(value)) for value in row))
     return grid
-
-
-def _safe(text: str) -> str:
-    """A text without what would be read as markup or as a terminal's control."""
-    return escape(printable(text))

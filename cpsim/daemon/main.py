@@ -17,6 +17,7 @@ from cpsim.daemon.courier import HttpServer
 from cpsim.daemon.site import Daemon
 from cpsim.errors import Problem
 from cpsim.fault_plan import FaultPlan
+from cpsim.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,6 +27,14 @@ if TYPE_CHECKING:
     from cpsim.daemon.courier import Outcomes
 
 REQUEST_TIMEOUT_S: Final = 30.0
+
+
+class _Printable(logging.Formatter):
+    """Lets nothing that clients and servers wrote move about a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """A record as it is written."""
+        return printable(super().format(record))
 
 
 def run(
@@ -62,9 +71,8 @@ def run(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     handler = logging.StreamHandler() if config.logfile is None else WatchedFileHandler(config.logfile)
-    logging.basicConfig(
-        level=config.loglevel, handlers=[handler], format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    handler.setFormatter(_Printable("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=config.loglevel, handlers=[handler])
     credentials = config.project or "", config.secret or ""
     with (
         closing(_Server(plan, config.server, credentials, REQUEST_TIMEOUT_S)) as server,

@@ -8,11 +8,12 @@ from typing import NoReturn
 import psutil
 
 from cpsim.load.master import FAILED
+from cpsim.printable import printable
 
 
 def leave(why: object) -> NoReturn:
     """Say why, and exit with the workers that were begun here: Locust leaves them waiting for a master."""
-    print(f"cpsim: {why}", file=sys.stderr)
+    print(f"cpsim: {printable(str(why))}", file=sys.stderr)
     for worker in psutil.Process().children():
         worker.kill()
     sys.exit(FAILED)

@@ -16,6 +16,7 @@ from locust.runners import MasterRunner
 
 from cpsim.errors import Problem
 from cpsim.load.outcome import conclude
+from cpsim.printable import printable
 from cpsim.replay.engine import Effort
 from cpsim.replay.journal import RECORD_TYPE
 from cpsim.run import Run, Target
@@ -162,13 +163,13 @@ class Master:
         self._wait(lambda share: share.ended)
         result.interrupted = self._stopping or self._interrupted or any(share.interrupted for share in self._shares)
         if self._failure is not None:
-            print(f"cpsim: {self._failure}", file=sys.stderr)
+            print(f"cpsim: {printable(self._failure)}", file=sys.stderr)
             self._environment.process_exit_code = FAILED
         else:
             try:
                 self._environment.process_exit_code = conclude(result, self._plan, self._shares, start_ns)
             except (Problem, OSError) as problem:
-                print(f"cpsim: {problem}", file=sys.stderr)
+                print(f"cpsim: {printable(str(problem))}", file=sys.stderr)
                 self._environment.process_exit_code = FAILED
 
     def _workers(self) -> list[str]:

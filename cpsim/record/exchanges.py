@@ -155,6 +155,7 @@ class Http:
             self._reply.end()
             while self._pending:
                 self.done(0, b"")
+        self._reply.give_back()
 
     def status(self) -> int:
         """Of the response that is coming."""
@@ -228,7 +229,11 @@ class _Responses:
         """Nothing more will come: that, too, ends a response."""
         if self._lasts_to_the_end:
             self.on_message_complete()
+
+    def give_back(self) -> None:
+        """Hold no more of what has come of a response."""
         self._session.held_bytes -= len(self._body)
+        self._body.clear()
 
     def on_message_begin(self) -> None:
         self._is_counted = False
@@ -248,8 +253,7 @@ class _Responses:
     def on_message_complete(self) -> None:
         self._lasts_to_the_end = False
         status, body = self._http.status(), bytes(self._body)
-        self._session.held_bytes -= len(self._body)
-        self._body.clear()
+        self.give_back()
         if status >= 200:
             self._http.done(status, body)
 

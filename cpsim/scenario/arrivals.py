@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import numpy as np
 from msgspec import Meta
 
 from cpsim.scenario import lublin, models
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
     from cpsim.scenario.models import Integers
     from cpsim.scenario.streams import Draw
 
-DAYS: Final = 7
 JobKind = Annotated[Literal["batch", "interactive", "untyped"], Meta(description='"batch", "interactive" or "untyped"')]
 
 
@@ -128,11 +126,3 @@ def arrive(arrivals: Arrivals, draw: Draw, duration_us: int) -> Integers:  # noq
         case PhasedArrivals(_, phases):
             ramps = [(int(p.length), p.rate, p.rate if p.to is None else p.to) for p in phases]
             return models.ramp_arrivals(draw.in_order("arrivals"), ramps, duration_us)
-
-
-def phase_bounds_us(arrivals: Arrivals) -> list[tuple[str, int, int]]:
-    """The name, begin and end of each phase; none where there are no phases."""
-    if not isinstance(arrivals, PhasedArrivals):
-        return []
-    ends = np.cumsum([phase.length for phase in arrivals.phases]).tolist()
-    return [(phase.name, end - phase.length, end) for phase, end in zip(arrivals.phases, ends, strict=True)]

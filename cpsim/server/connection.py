@@ -14,13 +14,14 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Protocol
 
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from cpsim.server.messages import Request, Response
 
 if TYPE_CHECKING:
     from asyncio import TimerHandle, Transport
+    from collections.abc import Sized
 
     from cpsim.server.messages import Headers
 
@@ -54,6 +55,19 @@ LOGGER: Final = logging.getLogger("cpsim.http")
 LOGGER.addFilter(_Seldom())
 
 
+class _Flow(FlowControl):
+    """Reads no more while requests wait: uvicorn reads on with every request that it begins, and so without end."""
+
+    def __init__(self, transport: Transport, waiting: Sized) -> None:
+        super().__init__(transport)
+        self._waiting = waiting
+
+    def resume_reading(self) -> None:
+        """Read on, if all that was read has begun."""
+        if not self._waiting:
+            super().resume_reading()
+
+
 class Prompt(Protocol):
     """An ASGI application that can do without."""
 
@@ -75,6 +89,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # noqa: D102 - inherited
         self.logger = LOGGER
         super().connection_made(transport)
+        self.flow = _Flow(transport, self.pipeline)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102 - inherited
         if self._idle_timer is not None:
@@ -136,6 +151,7 @@ class Connection(HttpToolsProtocol):
             (self.cycle is None or self.cycle.response_complete)
             and not self.expect_100_continue
             and not self.parser.should_upgrade()
+            and self.transport.get_write_buffer_size() <= HIGH_WATER_LIMIT  # else uvicorn lets it wait
             and self.parser.get_method() in {b"GET", b"POST"}
             and len(self.url) <= LONGEST_TARGET
             and _target(self.url) is not None

@@ -93,6 +93,6 @@ def aborts_bulk(kind: str, arguments: Mapping[str, object]) -> bool:
 def _is_number(value: object) -> bool:
     try:
         float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
     return True

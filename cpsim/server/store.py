@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -122,7 +123,16 @@ class Store:
         """
         loop = asyncio.get_running_loop()
         written: asyncio.Future[None] = loop.create_future()
-        self._log.append([], then=lambda _: loop.call_soon_threadsafe(written.set_result, None))
+
+        def tell() -> None:
+            if not written.done():
+                written.set_result(None)
+
+        def on_disk(_: Problem | None) -> None:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits
+                loop.call_soon_threadsafe(tell)
+
+        self._log.append([], then=on_disk)
         await written
         if self._failure is not None:
             raise self._failure

@@ -127,7 +127,12 @@ class Project:
             else:
                 if self._owns_project:
                     self.fake.add_project(self.project, self._secret)
-                self._daemon = self.fake.add_site(site, faults=self._faults, waits=self._waits)
+                try:
+                    self._daemon = self.fake.add_site(site, faults=self._faults, waits=self._waits)
+                except BaseException:
+                    if self._owns_project:
+                        self.fake.remove_project(self.project)
+                    raise
         except BaseException:
             shutil.rmtree(self._folder)
             raise
@@ -239,9 +244,10 @@ class Project:
             ValueError: one belongs to another user; the others are linked.
         """
         links = list(links)
+        with self.fake.accounts.reading() as ledger:
+            owned = ledger.owners.keys() & {machine for machine, _ in links}
         refusals = self.fake.accounts.link(links)
-        refused = {refusal.position for refusal in refusals}
-        self._linked |= {machine for position, (machine, _) in enumerate(links) if position not in refused}
+        self._linked |= {machine for machine, _ in links} - owned
         for refusal in refusals:
             raise ValueError(refusal.message)
 

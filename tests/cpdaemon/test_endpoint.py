@@ -56,6 +56,7 @@ def test_home_directories(monkeypatch):
         ("localhost:", "no port"),
         (":5667", "not a host name"),
         ("a b:1", "not a host name"),
+        ("x" * 64 + ".org:1", "not a host name"),
         ("localhost:0", "port '0' is not a number from 1 to 65535"),
         ("localhost:65536", "port '65536'"),
         ("localhost:-1", "port '-1'"),

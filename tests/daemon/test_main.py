@@ -195,6 +195,7 @@ def test_what_failed_cannot_move_about_the_terminal_of_who_looks(here, server, i
     assert r"claim,slot=a\u202eb,machine=m" in text
     assert text.count("\n") == 1
     assert text.rstrip("\n").isprintable()
+    assert r"refused: claim,slot=a\u202eb,machine=m: slot 'a\u202eb' was never allocated" in (here / "log").read_text()
 
 
 def test_the_daemon_in_production_keeps_nothing_on_disk(here, server, ini):

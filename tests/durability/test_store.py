@@ -1,5 +1,9 @@
 """What the server knows after a restart."""
 
+import asyncio
+import sqlite3
+from contextlib import closing
+
 import pytest
 
 from cpsim.errors import Problem
@@ -32,6 +36,19 @@ def restarted(tmp_path):
     restart.clock = clock
     yield restart
     stores.pop().close()
+
+
+def test_a_loop_that_has_ended_meanwhile_does_not_end_the_writing(restarted, tmp_path):
+    accounts = restarted()
+    with closing(sqlite3.connect(tmp_path / "store", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")  # the writer has to wait
+        accounts.apply("p", [("alloc", {"slot": "a"})])
+        with pytest.raises(TimeoutError):
+            asyncio.run(asyncio.wait_for(accounts.store.durable(), 0.1))
+        other.execute("ROLLBACK")
+    accounts.apply("p", [("alloc", {"slot": "b"})])
+    asyncio.run(asyncio.wait_for(accounts.store.durable(), 10))
+    assert list(books(restarted())[0]["p"].slots) == ["a", "b"]
 
 
 def books(accounts):

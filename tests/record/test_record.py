@@ -13,6 +13,8 @@ import pyarrow.parquet
 import pytest
 
 from cpdaemon.signing import token
+from cpsim.record.exchanges import Http, Session
+from cpsim.record.recording import Recording
 
 from .conftest import PROJECT, SECRET, rows
 
@@ -516,3 +518,16 @@ def test_a_ready_file_that_cannot_be_written_leaves_no_recording(tmp_path, cpsim
     result = cpsim("record", *where, "--ready-file", "missing/ready")
     assert (result.returncode, "--ready-file missing/ready cannot be written" in result.stderr) == (2, True)
     assert [*(tmp_path / "new").iterdir()] == []
+
+
+def test_of_an_answer_that_ceases_to_be_http_nothing_is_held(tmp_path):
+    recording = Recording(tmp_path / "r.csv")
+    session = Session(recording)
+    exchange = Http(session)
+    exchange.asked(b"GET /api/heartbeat HTTP/1.1\r\nHost: x\r\n\r\n")
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    exchange.answered(head + b"400\r\n" + b"x" * 1024 + b"\r\nnonsense\r\n")
+    assert session.held_bytes == 1024
+    exchange.end()
+    assert session.held_bytes == 0
+    recording.abandon()

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import select
 import socket
 import time
 
@@ -11,6 +12,8 @@ from cpsim.fake import ANY_PORT, Fake
 from cpsim.server import serving
 from cpsim.server.http import Api
 
+MOST_UNREAD_BYTES = 40_000_000
+"""More than the system's own buffers, both ways."""
 CLOSE = b"GET /api/heartbeat HTTP/1.1\r\nConnection: close\r\n\r\n"
 
 
@@ -34,6 +37,21 @@ def test_many_requests_in_one_segment_are_answered_in_order(site):
     assert received.count(b"HTTP/1.1 200") == 3
     assert received.index(b"200 OK") < received.index(b"'a' was already") < received.index(b"\r\n\r\nOK")
     assert list(site.slots()) == ["a", "b"]
+
+
+def test_who_reads_no_answers_is_not_read_from(site):
+    requests = b"GET /%b HTTP/1.1\r\nHost: x\r\n\r\n" % (b"x" * 1_000) * 1_000  # the answers repeat what was asked
+    with socket.create_connection(site.address, timeout=5) as sock:
+        sent = 0
+        while writable(sock, 1) and sent < MOST_UNREAD_BYTES:
+            sent += sock.send(requests[sent % len(requests) :])
+        assert sent < MOST_UNREAD_BYTES
+        while not writable(sock, 0):
+            assert sock.recv(65_536)
+
+
+def writable(sock, timeout_s):
+    return select.select([], [sock], [], timeout_s)[1]
 
 
 def test_a_body_in_pieces(site):

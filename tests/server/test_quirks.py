@@ -126,9 +126,10 @@ def test_float_credits(on: bool, arguments: dict[str, object], granted: int) -> 
             assert s.credits() == granted
 
 
-def test_bulk_abort(on: bool) -> None:
+@pytest.mark.parametrize("credits", ["many", 10**400])
+def test_bulk_abort(on: bool, credits: object) -> None:
     with site_with("bulk-abort", on) as s:
-        calls = [{"slot": "a"}, {"slot": "b", "credits": "many"}, {"slot": "c"}]
+        calls = [{"slot": "a"}, {"slot": "b", "credits": credits}, {"slot": "c"}]
         url = Observer(s.client._endpoint, ("one", "secret"), 5.0)
         body = json.dumps({"alloc": calls}).encode()
         from cpdaemon.signing import token

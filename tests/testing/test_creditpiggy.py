@@ -213,6 +213,16 @@ def test_another_site_of_the_same_project(creditpiggy):
     assert list(creditpiggy.slots) == ["job-1", "job-2"]
 
 
+def test_a_link_that_was_there_before_outlives_the_project():
+    with CreditPiggyServer() as server:
+        server.fake.accounts.link([("worker-7", "alice")])
+        with server.project() as one:
+            one.link("worker-7", "alice")
+            one.link("worker-8", "alice")
+        with server.fake.accounts.reading() as ledger:
+            assert ledger.owners == {"worker-7": "alice"}
+
+
 def test_a_server_isolates_projects():
     with CreditPiggyServer() as server:
         with server.project() as one, server.project() as other:
