@@ -545,6 +545,14 @@ def test_the_journal_goes_over_borders_of_chunks(place, monkeypatch):
 # Runs that fail leave nothing
 
 
+def test_a_host_that_can_be_none_is_wrong_usage_and_leaves_nothing(site, cpsim):
+    before = names(".")
+    status, out, err = cpsim("run", "small.toml", "--target", site.addresses["tcp"].replace("127.0.0.1", "a" * 64))
+    assert (status, out) == (64, "")
+    assert "is not a host name" in err
+    assert names(".") == before
+
+
 def test_a_run_that_fails_leaves_nothing(site, cpsim):
     before = names(".")
     Path("wrong").write_text("wrong", encoding="utf-8")
