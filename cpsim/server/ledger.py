@@ -121,7 +121,7 @@ class Project:
     the order in which they were allocated.
     """
 
-    slots: dict[str, Slot] = field(default_factory=dict)
+    slots: dict[str, Slot] = field(default_factory=lambda: hashed({}))
     lifetimes: dict[int, deque[Slot]] = field(default_factory=dict, repr=False, compare=False)
     machines: dict[str, Machine] = field(default_factory=dict)
     users: dict[str, Account] = field(default_factory=dict)
@@ -133,6 +133,16 @@ class Project:
     def outstanding(self) -> int:
         """How many slots are not settled."""
         return len(self.slots) - sum(self.settled.values())
+
+
+def hashed(slots: Mapping[str, Slot]) -> dict[str, Slot]:
+    """The same slots in a dict that keeps the hash of each id, as CPython's do once a key was anything but text.
+
+    A search among many then looks at fewer places in memory, of which each is a wait.
+    """
+    larger: dict[Any, Any] = {None: None, **slots}
+    del larger[None]
+    return larger
 
 
 NO_COUNTERS: Final[dict[str, int]] = {}
@@ -157,6 +167,7 @@ class Ledger:
         self.projects, self.owners = projects, owners
         self._due = []
         for project in projects.values():
+            project.slots = hashed(project.slots)
             project.lifetimes = {}
             for machine in project.machines.values():
                 machine.waiting_slots = []
@@ -195,6 +206,9 @@ class Ledger:
         self.expire(now_us)
         project = self.project(project_id)
         slots, changes = project.slots, self._changes
+        expires_us = now_us + DEFAULT_LIFETIME_US
+        is_plain = type(self) is Ledger and expires_us <= LAST_US
+        usual = project.lifetimes.get(DEFAULT_LIFETIME_US) if is_plain else None
         refusals: list[Refusal] = []
         for position, (kind, arguments) in enumerate(calls):
             try:
@@ -203,7 +217,18 @@ class Ledger:
                     slot_id = _text(arguments, "slot")
                 slot = slots.get(slot_id)
                 if slot is None and kind == "alloc":
-                    self._alloc(project, slot_id, arguments, now_us)
+                    credits = arguments.get("credits")
+                    if (
+                        usual is not None
+                        and len(arguments) == 2
+                        and type(credits) is int
+                        and 0 <= credits <= LARGEST_INTEGER
+                    ):
+                        # as `_alloc` does it: a bulk of such allocs takes two thirds of the time
+                        slots[slot_id] = slot = Slot(now_us, expires_us, credits, None, None)
+                        usual.append(slot)
+                    else:
+                        self._alloc(project, slot_id, arguments, now_us)
                 elif slot is not None and kind in changes and (slot.state is ALLOCATED or self._admits(slot, kind)):
                     changes[kind](self, project, slot, arguments, now_us)
                 else:
