@@ -109,5 +109,9 @@ def write_hgrm(recorded: HdrHistogram, path: Path) -> None:
     """Write the percentile distribution that HdrHistogram's own tools read and plot, in milliseconds."""
     distribution = io.BytesIO()
     recorded.output_percentile_distribution(distribution, 1000.0)
-    deviation = b"StdDeviation   = %12.3f" % (recorded.get_stddev() / 1000)  # which it leaves in microseconds
-    path.write_bytes(re.sub(rb"StdDeviation   = +[\d.]+", deviation, distribution.getvalue()))
+    path.write_bytes(re.sub(rb"(?<=StdDeviation   = ) *[\d.]+", _in_ms, distribution.getvalue()))
+
+
+def _in_ms(microseconds: re.Match[bytes]) -> bytes:
+    """The standard deviation, which is the one figure that is not scaled with the others."""
+    return b"%12.3f" % (float(microseconds[0]) / 1000)
