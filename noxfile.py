@@ -32,7 +32,7 @@ def tests(session: nox.Session) -> None:
     """Run the tests against the built wheel."""
     install_wheel(session, "[all]")
     environment = {"CPSIM_TEST_INSTALLED": "1", "TMPDIR": "/tmp"}  # noqa: S108 - sockets need short paths
-    session.run("pytest", *(session.posargs or ["-n", "2"]), env=environment)
+    session.run("pytest", *(session.posargs or ["-n", "3", "--dist", "worksteal"]), env=environment)
 
 
 @nox.session

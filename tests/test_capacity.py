@@ -131,6 +131,7 @@ def test_a_generator_without_time_is_not_taken_for_a_slow_target(smoke, tmp_path
 
 def test_a_generator_without_ports_is_not_taken_for_a_slow_target(smoke, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(capacity, "MOST_STEPS", 2)
     numbers = count()
 
     class Portless(one_shot.RawSocket):
