@@ -101,7 +101,8 @@ class Configuration:
         quirks: others beside those of the profile.
         faults: what goes wrong.
         seed: of the faults' probabilities.
-        start_us: the time at which the clock starts, in microseconds since 1970.
+        start_us: the time at which the clock starts, in microseconds since 1970; a store that knows a later one has it
+            go on from there.
         rate: of the clock, as a multiple of real time.
         links: machine to user.
     """
@@ -150,7 +151,7 @@ class Configuration:
         )
         fake.accounts.clock.run(self.rate)
         if self.start_us is not None:
-            fake.accounts.clock.set(self.start_us)
+            fake.accounts.clock.set(max(self.start_us, fake.accounts.clock.told_us))
         for refusal in fake.accounts.link(list(self.links.items())):
             raise Problem(f"links: {refusal.message}")
         return fake

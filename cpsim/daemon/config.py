@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from configparser import ConfigParser
+from configparser import ConfigParser, DuplicateOptionError, DuplicateSectionError, MissingSectionHeaderError
 from configparser import Error as IniError
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -49,18 +49,21 @@ def read_config(path: Path) -> Config:
 
     Section `[api]` has api_url, api_key and api_secret (older files: project_id and project_auth), flush_interval in
     seconds; section `[server]` has socket (unix or tcp), bind (PATH or HOST:PORT), pidfile, logfile, loglevel, and
-    may have spool. What is not known is passed over, as the deployed daemon does, and told in `unknown`.
+    may have spool. What comes after white space and a semicolon is a comment. What is not known is passed over, as the
+    deployed daemon does, and told in `unknown`.
 
     Raises:
         Problem: the file cannot be read, or a value cannot be used. No message quotes a secret.
     """
-    ini = ConfigParser(interpolation=None)  # a secret may well contain a %
+    ini = ConfigParser(interpolation=None, inline_comment_prefixes=(";",))  # a secret may well contain a %
     try:
-        ini.read_string(path.read_text(encoding="utf-8"))
+        ini.read_string(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise Problem(f"{path}: {error.strerror}") from error
-    except (IniError, UnicodeDecodeError) as error:
-        raise Problem(f"{path} is not an INI file: {type(error).__name__}") from None
+    except UnicodeDecodeError as error:
+        raise Problem(f"{path} is not UTF-8 from byte {error.start} on: save it as UTF-8") from None
+    except IniError as error:
+        raise Problem(f"{path} is not an INI file: {_mistake(error)}") from None
     api: Mapping[str, str] = ini["api"] if ini.has_section("api") else {}
     server: Mapping[str, str] = ini["server"] if ini.has_section("server") else {}
     try:
@@ -74,10 +77,29 @@ def read_config(path: Path) -> Config:
             pidfile=_path(server.get("pidfile")),
             logfile=_path(server.get("logfile")),
             loglevel=_level(server.get("loglevel")),
-            unknown=(*_unknown("api", api), *_unknown("server", server)),
+            unknown=(*_unknown_sections(ini), *_unknown("api", api), *_unknown("server", server)),
         )
     except (ValueError, EndpointError) as error:
         raise Problem(f"{path}: {error}") from error
+
+
+def _mistake(error: IniError) -> str:
+    """What is wrong, and where, without the line itself, which may have the secret."""
+    if isinstance(error, DuplicateOptionError):
+        return f"line {error.lineno}: [{error.section}] {error.option} is given twice"
+    if isinstance(error, DuplicateSectionError):
+        return f"line {error.lineno}: [{error.section}] is given twice"
+    if isinstance(error, MissingSectionHeaderError):
+        return f"line {error.lineno}: there is no [section] before it; it begins with [api] or [server]"
+    return "a line is no KEY = VALUE"
+
+
+def _unknown_sections(ini: ConfigParser) -> Iterator[str]:
+    for section in ini.sections():
+        if section not in KEYS:
+            close = get_close_matches(section.lower(), KEYS, n=1)
+            hint = f"did you mean [{close[0]}]?" if close else "there are [api] and [server]"
+            yield f"[{section}] is not known, and passed over; {hint}"
 
 
 def _unknown(section: str, given: Mapping[str, str]) -> Iterator[str]:

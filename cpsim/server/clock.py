@@ -34,6 +34,13 @@ class Clock:
         self._since_us = self._start_us = 0  # a moment of real time, and what this clock told then
         self._told_us = 0
         self._lock = threading.Lock()
+        self.on_jump: Callable[[], object] | None = None
+        """Called after the clock has jumped."""
+
+    @property
+    def told_us(self) -> int:
+        """The latest time that was told; 0 if none was."""
+        return self._told_us
 
     @property
     def rate(self) -> float:
@@ -73,6 +80,7 @@ class Clock:
         with self._lock:
             real_us = self._real_us()
             self._jump(real_us, self._tell(real_us) + step_us)
+        self._tell_of_jump()
 
     def set(self, now_us: int) -> None:
         """Jump to a time.
@@ -82,6 +90,19 @@ class Clock:
         """
         with self._lock:
             self._jump(self._real_us(), now_us)
+        self._tell_of_jump()
+
+    def resume(self, told_us: int) -> None:
+        """Go on from a time that was told in an earlier life, unless it is later by now."""
+        with self._lock:
+            real_us = self._real_us()
+            if told_us > self._at(real_us):
+                self._since_us, self._start_us = real_us, told_us
+            self._told_us = max(self._told_us, told_us)
+
+    def _tell_of_jump(self) -> None:
+        if self.on_jump is not None:
+            self.on_jump()
 
     def _jump(self, real_us: int, now_us: int) -> None:
         if now_us < self._told_us:

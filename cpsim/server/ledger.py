@@ -247,8 +247,9 @@ class Ledger:
             raise Refused(f"slot {slot_id!r} was never allocated")
         raise Refused(f"slot {slot_id!r} is settled: it was {slot.state}")
 
-    def expire(self, now_us: int) -> None:
-        """Expire every slot whose time has come."""
+    def expire(self, now_us: int) -> bool:
+        """Expire every slot whose time has come; tells whether there was one."""
+        expired = False
         while self._due and self._due[0][0] <= now_us:
             _, _, project, lifetime_us = heappop(self._due)
             slots = project.lifetimes[lifetime_us]
@@ -256,10 +257,12 @@ class Ledger:
                 slot = slots.popleft()
                 if slot.state is ALLOCATED:
                     _settle(project, slot, EXPIRED, slot.expires_us)
+                    expired = True
             if slots:
                 heappush(self._due, (slots[0].expires_us, next(self._serial), project, lifetime_us))
             else:
                 del project.lifetimes[lifetime_us]
+        return expired
 
     def forget(self, project_id: str) -> None:
         """Begin anew with a project: its slots and accounts are gone; who owns which machine stays."""

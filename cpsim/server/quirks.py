@@ -29,10 +29,9 @@ class QuirkyLedger(Ledger):
         super().__init__()
         self.quirks = quirks
 
-    def expire(self, now_us: int) -> None:
+    def expire(self, now_us: int) -> bool:
         """Expire every slot whose time has come, unless `expire-live`."""
-        if "expire-live" not in self.quirks:
-            super().expire(now_us)
+        return "expire-live" not in self.quirks and super().expire(now_us)
 
     def _alloc(self, project: Project, slot_id: str, arguments: Mapping[str, object], now_us: int) -> None:
         if "global-slot-ids" in self.quirks and any(slot_id in other.slots for other in self.projects.values()):

@@ -70,12 +70,14 @@ class AccountServer:
             "release": self._release,
             "reset": self._reset,
             "behave": self._have_quirks,
+            "expire": self._expire,
         }
         self.on_applied: Callable[[Sequence[Call]], object] | None = None
         """Called with the commands of each batch, refused ones too, one batch at a time; must be quick."""
         self.store = store
         if store is not None:
             self._restore(store)
+            self.clock.on_jump = self._keep_time
         if self.quirks != quirks:
             self.behave(quirks)
 
@@ -147,8 +149,8 @@ class AccountServer:
 
     def outstanding(self, project_id: str) -> list[str]:
         """The ids of a project's slots that are not settled."""
-        with self._lock:
-            return self._ledger.outstanding(project_id, self.clock.now_us())
+        with self.reading() as ledger:
+            return ledger.outstanding(project_id, self.clock.told_us)
 
     def link(self, links: Sequence[Sequence[str]]) -> list[Refusal]:
         """Link each (machine id, user id); what is refused stops nothing."""
@@ -179,7 +181,9 @@ class AccountServer:
     def reading(self) -> Iterator[Ledger]:
         """The ledger, up to date and standing still while the context lasts."""
         with self._lock:
-            self._ledger.expire(self.clock.now_us())
+            now_us = self.clock.now_us()
+            if self._ledger.expire(now_us) and self.store is not None:
+                self._keep(self.store, now_us, "expire", ())  # what was seen to have expired has
             yield self._ledger
 
     def _change(self, what: str, *arguments: object) -> list[Refusal]:
@@ -190,6 +194,10 @@ class AccountServer:
             if self.store is not None:
                 self._keep(self.store, now_us, what, arguments)
         return refusals
+
+    def _keep_time(self) -> None:
+        """Keep what the time is: after a jump, nothing else in the store may tell it."""
+        self._change("expire")
 
     def _keep(self, store: Store, now_us: int, what: str, arguments: Sequence[object]) -> None:
         store.keep(now_us, what, arguments)
@@ -226,6 +234,10 @@ class AccountServer:
             self.journal.forget(project_id)
         return []
 
+    def _expire(self, now_us: int) -> list[Refusal]:
+        self._ledger.expire(now_us)
+        return []
+
     def _have_quirks(self, _: int, quirks: Iterable[str]) -> list[Refusal]:
         projects, owners = self._ledger.projects, self._ledger.owners
         self.quirks = frozenset(quirks)
@@ -238,7 +250,7 @@ class AccountServer:
         return Accounts(now_us, self._refused, dict(ledger.projects), ledger.owners, self._answers, sorted(self.quirks))
 
     def _restore(self, store: Store) -> None:
-        """Take over what a store holds. The journal begins anew, and so does the clock, if that is no step back."""
+        """Take over what a store holds. The journal begins anew, and the clock goes on where that is no step back."""
         kept = store.snapshot()
         self._refused = kept.refused
         self.quirks = frozenset(kept.quirks)
@@ -252,8 +264,7 @@ class AccountServer:
         for changed_us, what, arguments in store.changes():
             self._changes[what](changed_us, *arguments)
             at_us = max(at_us, changed_us)
-        if at_us > self.clock.now_us():
-            self.clock.set(at_us)
+        self.clock.resume(at_us)
 
     def _new_ledger(self) -> Ledger:
         return QuirkyLedger(self.quirks) if self.quirks else Ledger()

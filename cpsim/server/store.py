@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from cpsim.errors import Problem
 from cpsim.log import Log, cut
 from cpsim.server.ledger import Project, Slot
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from cpsim.errors import Problem
+log = logging.getLogger(__name__)
 
 KIND: Final = "store"
 TABLES: Final = "CREATE TABLE IF NOT EXISTS snapshot (part INTEGER PRIMARY KEY, content TEXT NOT NULL);"
@@ -152,4 +154,6 @@ class Store:
         self._log.close()
 
     def _note(self, problem: Problem | None) -> None:
-        self._failure = self._failure or problem
+        if problem is not None and self._failure is None:
+            self._failure = Problem(f"{problem}; nothing more is taken: mend that, then start the server anew")
+            log.error("%s", self._failure)

@@ -52,6 +52,21 @@ def test_an_older_file(read):
     assert config.spool == Path("/s")
 
 
+def test_a_comment_behind_a_value_and_a_byte_order_mark_are_none_of_it(read):
+    config = read("\ufeff[api]\napi_key = key   ; the project\napi_secret = a;b\n[server]\nbind = d.sock ; here\n")
+    assert (config.project, config.secret, config.listen) == ("key", "a;b", UnixEndpoint("d.sock"))
+
+
+def test_a_section_in_capitals_is_told_with_its_name(read):
+    assert read("[API]\nx=y\n").unknown == ("[API] is not known, and passed over; did you mean [api]?",)
+
+
+def test_what_is_not_utf_8_is_told_with_its_place(tmp_path):
+    (tmp_path / "creditapi.ini").write_bytes("[api]\napi_secret=é".encode("latin-1"))
+    with pytest.raises(Problem, match="not UTF-8 from byte 17 on"):
+        read_config(tmp_path / "creditapi.ini")
+
+
 def test_an_empty_file_says_nothing(read):
     assert read("") == Config()
 
@@ -67,8 +82,11 @@ def test_an_empty_file_says_nothing(read):
         ("[server]\nsocket=tcp\nbind=/var/run/x", "HOST:PORT"),
         ("[server]\nsocket=udp\nbind=/var/run/x", "socket=udp"),
         ("[server]\nloglevel=loud", "loud"),
-        ("no section", "not an INI file"),
-        ("[api\napi_secret=hush", "not an INI file"),
+        ("no section", r"not an INI file: line 1: there is no \[section\] before it"),
+        ("[api\napi_secret=hush", "not an INI file: line 1"),
+        ("[api]\napi_secret=hush\n[server]\n[api]", r"line 4: \[api\] is given twice"),
+        ("[api]\napi_secret=hush\napi_secret=x", r"line 3: \[api\] api_secret is given twice"),
+        ("[api]\napi_secret=hush\nnothing", "a line is no KEY = VALUE"),
     ],
 )
 def test_what_cannot_be_used_is_told_with_the_file(read, text, said):
@@ -86,6 +104,7 @@ def test_a_file_that_is_not_there(tmp_path):
 def test_a_key_that_is_not_known_is_told_with_the_nearest(read):
     found = read("[api]\nflush_intervl=5\napi_secret=hush\n[server]\ncolour=red\n[other]\nx=y\n")
     assert found.flush_interval_s == Config().flush_interval_s
-    misspelt, foreign = found.unknown
+    section, misspelt, foreign = found.unknown
+    assert section == "[other] is not known, and passed over; there are [api] and [server]"
     assert misspelt == "[api] flush_intervl is not known, and passed over; did you mean flush_interval?"
     assert foreign.startswith("[server] colour is not known, and passed over; there are socket, bind,")

@@ -69,6 +69,24 @@ def fill(accounts):
     accounts.reset("q")
 
 
+def test_what_has_expired_after_a_jump_stays_so(restarted):
+    accounts = restarted()
+    accounts.apply("p", [("alloc", {"slot": "a", "expire": 10})])
+    accounts.clock.advance(hours=1)
+    told_us = accounts.clock.told_us
+    accounts = restarted()
+    assert accounts.clock.now_us() >= told_us
+    assert accounts.outstanding("p") == []
+
+
+def test_what_was_seen_to_have_expired_stays_so(restarted):
+    accounts = restarted()
+    accounts.apply("p", [("alloc", {"slot": "a", "expire": 10})])
+    accounts.clock.run(10**9)
+    assert accounts.outstanding("p") == []
+    assert restarted().outstanding("p") == []
+
+
 @pytest.mark.parametrize("least_log", [store.LEAST_LOG, 0, 300])
 def test_a_restart_changes_nothing(restarted, monkeypatch, least_log):
     monkeypatch.setattr(store, "LEAST_LOG", least_log)

@@ -284,6 +284,15 @@ def test_what_is_acknowledged_before_the_end_is_not_lost(started, here):
         assert [slot.slot for slot in fake.inspector.slots("demo").items] == ["a"]
 
 
+def test_a_clock_that_starts_in_the_past_goes_on_where_its_store_ends(write, here):
+    configuration = load(write('store = "ledger.db"\n[clock]\nstart = 2015-03-01T00:00:00+00:00\nrate = 0\n'))
+    start_us = configuration.start_us
+    for hours in (1, 2, 3):
+        with configuration.fake() as fake:
+            fake.accounts.clock.advance(hours=1)
+            assert fake.accounts.clock.now_us() == start_us + hours * 3_600_000_000
+
+
 def test_help_shows_a_file_that_can_be_served(write, here):
     text = CliRunner().invoke(cli, ["serve", "--help"], prog_name="cpsim").output
     example = text[text.index("  http =") : text.index("  There are also")]
