@@ -1,6 +1,7 @@
 """`cpsim serve`: its configuration, from a file or from options, and serving until it is told to stop."""
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -24,6 +25,8 @@ from cpsim.faults import Fault
 from cpsim.listen import Listen, is_loopback
 from cpsim.quirks import QUIRKS, chosen
 from cpsim.server.journal import DEFAULT_LIMIT
+
+log = logging.getLogger(__name__)
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 DEMO_PROJECT: Final = "demo"
@@ -153,7 +156,7 @@ class Configuration:
         if self.start_us is not None:
             fake.accounts.clock.set(max(self.start_us, fake.accounts.clock.told_us))
         for refusal in fake.accounts.link(list(self.links.items())):
-            raise Problem(f"links: {refusal.message}")
+            log.warning("cpsim: warning: links: %s; it stays as the store has it", refusal.message)
         return fake
 
 
@@ -218,7 +221,10 @@ def serve(configuration: Configuration, on_ready: Callable[[str], None]) -> None
         signal.signal(number, lambda *_: stop.set())
     with _somewhere(configuration) as placed, placed.fake() as fake:
         if exposed := _exposed(placed):
-            print(f"cpsim: warning: other machines can reach {', '.join(exposed)}", file=sys.stderr, flush=True)
+            hidden = str(placed.http) in exposed and placed.control_token is None
+            control = "; the control API is off: control_token_file turns it on" if hidden else ""
+            reached = ", ".join(exposed)
+            print(f"cpsim: warning: other machines can reach {reached}{control}", file=sys.stderr, flush=True)
         addresses = [pair for daemon in fake.daemons for pair in daemon.addresses.items()]
         if placed.http is not None:
             addresses.append(("http", fake.addresses["http"]))

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 WHEN_UNKNOWN: Final = ("set-aside", "resend")
 FIRST_RETRY_S: Final = 0.1
 LAST_RETRY_S: Final = 30.0
-WHOLE: Final = {413, 500}
+WHOLE: Final = {400, 413, 500}
 """Statuses by which a server refuses a batch because of what is in it; others come from anything else."""
 UNAVAILABLE: Final = 503
 BATCH_HEADER: Final = "CreditPiggy-Batch"

@@ -16,12 +16,13 @@ UNKNOWN = [ReplyLost("cut"), BadReply("<h1>Oops</h1>")]
 class Server:
     """Answers from a script of what to raise, None for a success; then always with success."""
 
-    def __init__(self, *script, knows_batches=True, spoiled=(), refused=(), reachable=True):
+    def __init__(self, *script, knows_batches=True, spoiled=(), refused=(), reachable=True, turns_away_with=500):
         self.script = list(script)
         self.knows = knows_batches
         self.spoiled = set(spoiled)
         self.refused = set(refused)
         self.reachable = reachable
+        self.turns_away_with = turns_away_with
         self.asked = 0
         self.batches = []
         self.answered = set()
@@ -41,7 +42,7 @@ class Server:
         if failure is not None:
             raise failure
         if self.spoiled & set(slots):
-            raise Refused("spoiled", 500)
+            raise Refused("spoiled", self.turns_away_with)
         return [Refused("no") if slot in self.refused else None for slot in slots]
 
     @property
@@ -166,9 +167,10 @@ def test_a_command_that_always_breaks_the_server_is_set_aside_in_the_end(deliver
     assert status.delivered == 3
 
 
+@pytest.mark.parametrize("turns_away_with", [400, 413, 500])
 @pytest.mark.parametrize("spoiled", [["0"], ["63"], ["31", "32"], ["5", "6", "40"]])
-def test_a_command_that_spoils_a_batch_is_found_by_halves(deliver, path, spoiled):
-    server = Server(spoiled=spoiled)
+def test_a_command_that_spoils_a_batch_is_found_by_halves(deliver, path, spoiled, turns_away_with):
+    server = Server(spoiled=spoiled, turns_away_with=turns_away_with)
     status = deliver(server, 64)
     assert failed(path) == [(slot, "refused") for slot in spoiled]
     assert (status.delivered, status.refused) == (64 - len(spoiled), len(spoiled))

@@ -263,7 +263,9 @@ def test_beyond_loopback_it_warns_and_control_needs_the_token(started):
     with pytest.raises(urllib.error.HTTPError, match="404") as refused:
         ask(server, "projects")
     refused.value.close()
-    assert end(process) == "cpsim: warning: other machines can reach 0.0.0.0:0\n"
+    warning, control = end(process).split("; ")
+    assert warning == "cpsim: warning: other machines can reach 0.0.0.0:0"
+    assert control == "the control API is off: control_token_file turns it on\n"
     process, ((_, server),) = started("--http", "0.0.0.0:0", "--control-token-file", "token", lines=1)
     assert ask(server.replace("0.0.0.0", "127.0.0.1"), "projects") == ["demo"]
     end(process)
@@ -291,6 +293,16 @@ def test_a_clock_that_starts_in_the_past_goes_on_where_its_store_ends(write, her
         with configuration.fake() as fake:
             fake.accounts.clock.advance(hours=1)
             assert fake.accounts.clock.now_us() == start_us + hours * 3_600_000_000
+
+
+def test_a_link_that_was_changed_stays_as_the_store_has_it(write, here, caplog):
+    configuration = load(write('store = "ledger.db"\n[links]\nm = "alice"\n'))
+    with configuration.fake() as fake:
+        fake.accounts.release(["m"])
+        fake.accounts.link([("m", "bob")])
+    with configuration.fake() as fake, fake.accounts.reading() as ledger:
+        assert ledger.owners == {"m": "bob"}
+    assert "machine 'm' is linked to user 'bob'" in caplog.text
 
 
 def test_help_shows_a_file_that_can_be_served(write, here):
