@@ -9,6 +9,7 @@ daemon is killed in that moment, the command is delivered as it was answered.
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from cpsim.daemon.listener import Call, _Connection
     from cpsim.daemon.spool import Spool
 
+log = logging.getLogger(__name__)
+
 
 class DurableListener(Listener):
     """Serves the daemon protocol on bound stream sockets, into a spool.
@@ -41,6 +44,7 @@ class DurableListener(Listener):
         self._taken: list[_Connection] = []
         self._written: SimpleQueue[tuple[list[_Connection], Problem | None]] = SimpleQueue()
         self._writing = 0
+        self._can_write = True
         self._wake.setblocking(False)  # noqa: FBT003
 
     def stop(self) -> None:
@@ -95,6 +99,11 @@ class DurableListener(Listener):
 
     def _answer(self, taken: list[_Connection], problem: Problem | None) -> None:
         self._writing -= 1
+        if self._can_write and problem is not None:
+            log.error("%s: until the spool can be written, commands are answered ER", problem)
+        elif not self._can_write and problem is None:
+            log.info("the spool can be written again")
+        self._can_write = problem is None
         for connection in taken:
             if problem is not None:
                 connection.call = None

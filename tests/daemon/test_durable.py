@@ -164,3 +164,25 @@ def test_a_spool_that_another_process_writes_to_for_long(connect, spool, monkeyp
         other.execute("ROLLBACK")
         assert read_all(sock) == b"OK"
     other.close()
+
+
+def test_that_the_spool_cannot_be_written_is_told_once_and_so_is_its_end(connect, spool, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    put, full = spool.put, Problem("spool: database or disk is full")
+    monkeypatch.setattr(spool, "put", lambda *frames: put(*frames[:2], lambda _: frames[2](full)))
+    assert answers(connect, "a", "b") == [b"ER", b"ER"]
+    monkeypatch.setattr(spool, "put", put)
+    assert answers(connect, "c", "d") == [b"OK", b"OK"]
+    assert [record.message for record in caplog.records] == [
+        "spool: database or disk is full: until the spool can be written, commands are answered ER",
+        "the spool can be written again",
+    ]
+
+
+def answers(connect, *slots):
+    said = []
+    for slot in slots:
+        with connect() as sock:
+            sock.sendall(f"alloc,slot={slot}\n".encode())
+            said.append(read_all(sock))
+    return said
