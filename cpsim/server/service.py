@@ -264,6 +264,7 @@ class AccountServer:
         for changed_us, what, arguments in store.changes():
             self._changes[what](changed_us, *arguments)
             at_us = max(at_us, changed_us)
+        self._ledger.expire(at_us)
         self.clock.resume(at_us)
 
     def _new_ledger(self) -> Ledger:

@@ -8,6 +8,7 @@ import pytest
 
 from cpsim.errors import Problem
 from cpsim.server import service, store
+from cpsim.server.ledger import State
 from cpsim.server.service import AccountServer
 from cpsim.server.store import Store
 
@@ -85,6 +86,24 @@ def test_what_was_seen_to_have_expired_stays_so(restarted):
     accounts.clock.run(10**9)
     assert accounts.outstanding("p") == []
     assert restarted().outstanding("p") == []
+
+
+def test_to_look_at_what_expired_before_the_last_change_writes_nothing(restarted, tmp_path):
+    accounts = restarted()
+    accounts.apply("p", [("alloc", {"slot": "a", "expire": 10})])
+    restarted.clock.now_us += 10**9
+    accounts.link([("m", "u")])
+    accounts = restarted()
+    restarted.clock.now_us = 0
+    before = changes(tmp_path)
+    assert books(accounts)[0]["p"].settled[State.EXPIRED] == 1
+    accounts.store.wait()
+    assert changes(tmp_path) == before
+
+
+def changes(folder):
+    with closing(sqlite3.connect(folder / "store")) as database:
+        return database.execute("SELECT count(*) FROM log").fetchone()
 
 
 @pytest.mark.parametrize("least_log", [store.LEAST_LOG, 0, 300])
