@@ -47,6 +47,12 @@ def wait_for(condition):
     return found
 
 
+def listens(path):
+    """Whether a socket is there, and bound, and listening: one after the other."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        return sock.connect_ex(str(path)) == 0
+
+
 @contextmanager
 def running(command, **options):
     """A process, told to end at the end."""
@@ -83,7 +89,7 @@ def test_the_unit_starts_a_daemon_that_loses_nothing(unit, tmp_path):
         )
         path = tmp_path / "creditapi.socket"
         with running(command) as process:
-            wait_for(path.exists)
+            wait_for(lambda: listens(path))
             with Client(parse_endpoint(str(path))) as client:
                 client.send(Alloc("job-1", credits=5))
             process.kill()
