@@ -18,6 +18,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
 from cpsim.errors import Problem
+from cpsim.reserve import Reserve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -51,30 +52,32 @@ class Log:
         path: the file; made if it is not there.
         kind: what the log is for; its first four letters mark the file, and one of another kind is not opened.
         tables: SQL that makes the owner's own tables, where they are not there.
+        reserve_bytes: room on the disk that is kept in a file beside it, and used when the disk has no other.
 
     Raises:
         Problem: the file is in use, damaged, or something else; or it cannot be made.
     """
 
-    def __init__(self, path: Path, kind: str, tables: str = "") -> None:
+    def __init__(self, path: Path, kind: str, tables: str = "", reserve_bytes: int = 0) -> None:
         self.path = path
         with ExitStack() as undo:
             self._lock_file = _lock(path)
             undo.callback(os.close, self._lock_file)
             try:
                 path.touch(PRIVATE)
+                self._reserve = Reserve(reserve_of(path), reserve_bytes) if reserve_bytes else None
             except OSError as error:
                 raise Problem(f"cannot open {path}: {error.strerror}") from error
-            self._writing = undo.enter_context(closing(connect(path, kind)))
+            try:
+                self._writing = _open(path, kind, tables)
+            except Problem:  # on a full disk, there is not even room to read it
+                if not self._give_up_reserve():
+                    raise
+                self._writing = _open(path, kind, tables)
+            undo.enter_context(closing(self._writing))
+            last = "SELECT max(position) FROM (SELECT position FROM log UNION ALL SELECT position FROM cut)"
             with told(path):
-                self._writing.execute("PRAGMA journal_mode = WAL")
-                self._writing.execute("PRAGMA synchronous = FULL")
-                self._writing.executescript(TABLES + tables)
-                (health,) = self._writing.execute("PRAGMA quick_check(1)").fetchone()
-                last = "SELECT max(position) FROM (SELECT position FROM log UNION ALL SELECT position FROM cut)"
                 self.last: int = self._writing.execute(last).fetchone()[0]
-            if health != "ok":
-                raise Problem(f"{path} is damaged: {health}")
             self._reading = connect(path, kind)
             undo.pop_all()
         self._read_lock = threading.Lock()
@@ -86,6 +89,10 @@ class Log:
         self._busy = self._closing = False
         self._thread = threading.Thread(target=self._write, name=f"cpsim-{kind}", daemon=True)
         self._thread.start()
+
+    def has_room(self) -> bool:
+        """Whether there is a reserve, if there should be; it is made again if the disk has room for it."""
+        return self._reserve is None or self._reserve.hold()
 
     def append(self, records: Sequence[str], *statements: Statement, then: Then | None = None) -> int:
         """Hand over what one commit is to write: records, in this order, and SQL to be run after them.
@@ -169,9 +176,19 @@ class Log:
                 callback(problem)
 
     def _commit(self, first: int, records: list[str], statements: list[Statement]) -> Problem | None:
-        """Write all or nothing."""
+        """Write all or nothing, with the room of the reserve if the disk has no other."""
         if not (records or statements):
             return None
+        problem = self._attempt(first, records, statements)
+        if problem is not None and self._give_up_reserve():
+            problem = self._attempt(first, records, statements)
+        return problem
+
+    def _give_up_reserve(self) -> bool:
+        return self._reserve is not None and self._reserve.give_up()
+
+    def _attempt(self, first: int, records: list[str], statements: list[Statement]) -> Problem | None:
+        """Write all or nothing."""
         try:
             with told(self.path):
                 self._writing.execute("BEGIN IMMEDIATE")
@@ -185,6 +202,26 @@ class Log:
                 self._writing.execute("ROLLBACK")
             return error if isinstance(error, Problem) else Problem(f"{self.path}: {error}")
         return None
+
+
+def _open(path: Path, kind: str, tables: str) -> sqlite3.Connection:
+    """The connection that writes a log, once its file is found whole and has its tables."""
+    with ExitStack() as undo:
+        database = undo.enter_context(closing(connect(path, kind)))
+        with told(path):
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = FULL")
+            database.executescript(TABLES + tables)
+            (health,) = database.execute("PRAGMA quick_check(1)").fetchone()
+        if health != "ok":
+            raise Problem(f"{path} is damaged: {health}")
+        undo.pop_all()
+    return database
+
+
+def reserve_of(path: Path) -> Path:
+    """The file that keeps room for a log."""
+    return path.with_name(f"{path.name}.reserve")
 
 
 def cut(position: int) -> tuple[Statement, ...]:

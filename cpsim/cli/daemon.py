@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     "--spool",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Keeps commands until they are delivered; not on a RAM disk.",
+    help="Keeps commands until they are delivered, and 16 MiB of its disk free, in FILE.reserve; not on a RAM disk.",
 )
 @click.option(
     "--flush-interval",

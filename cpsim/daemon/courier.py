@@ -8,6 +8,9 @@ What an attempt leaves behind decides what follows:
   applies it once. With any other, it is `set-aside` for a person, because credit must not double; or `resend`,
   because none must be missing. Either way nothing is sent before the server is seen to answer again.
 
+A batch that fails again and again while the server answers what comes between has a command in it that the server
+cannot bear. It is given up, which a server that knows batch ids confirms, and halved like one that was refused.
+
 A pause doubles from one failure to the next, up to a limit, and varies at random, so that sites do not return all
 at once.
 """
@@ -18,9 +21,10 @@ import logging
 import random
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
-from cpdaemon.errors import BadReply, CreditPiggyError, Refused
+from cpdaemon.errors import BadReply, CreditPiggyError, NotSent, Refused
 from cpdaemon.signing import bulk_body, bulk_errors, read_reply, token
 from cpdaemon.transport import HttpPool
 from cpsim.daemon.spool import MAX_BATCH, REFUSED, SET_ASIDE, SOME, Failed
@@ -42,6 +46,12 @@ LAST_RETRY_S: Final = 30.0
 WHOLE: Final = {400, 413, 500}
 """Statuses by which a server refuses a batch because of what is in it; others come from anything else."""
 UNAVAILABLE: Final = 503
+TRIES: Final = 5
+"""Failures in a row, the server answering between, after which a batch is halved."""
+TRIES_ALONE: Final = 8
+"""Likewise, after which a command that was sent alone is kept for a person."""
+MORE_PATIENCE: Final = 4
+"""How many times as often the next one is tried, if none was accepted between: all may fail for another reason."""
 BATCH_HEADER: Final = "CreditPiggy-Batch"
 
 log = logging.getLogger(__name__)
@@ -55,6 +65,12 @@ class Server(Protocol):
 
     def post(self, batch_id: str | None, calls: Sequence[Call]) -> Outcomes:
         """What became of each call; raises CreditPiggyError if they were not applied, or may not have been."""
+
+    def give_up(self, batch_id: str | None, calls: Sequence[Call]) -> Outcomes | None:
+        """What became of each call of a batch whose reply never came; None if it was not applied and never will be.
+
+        For a batch without an id, None says only that the server answers. Raises CreditPiggyError if it does not.
+        """
 
 
 class HttpServer:
@@ -81,6 +97,13 @@ class HttpServer:
     def post(self, batch_id: str | None, calls: Sequence[Call]) -> Outcomes:
         """Send one batch."""
         return bulk_errors(calls, self._bulk(batch_id, bulk_body(calls)))
+
+    def give_up(self, batch_id: str | None, calls: Sequence[Call]) -> Outcomes | None:
+        """Send a batch of nothing under the id, which has the server say what it knows of it."""
+        reply = self._bulk(batch_id, b"{}")
+        if batch_id is not None and type(reply.get("applied")) is not bool:
+            raise BadReply(f"the server does not say whether it has applied batch {batch_id}")
+        return bulk_errors(calls, reply) if reply.get("applied") else None
 
     def close(self) -> None:
         """Close the connections."""
@@ -126,12 +149,15 @@ class Courier:
         self._size = MAX_BATCH
         self._longest_pause_s = LAST_RETRY_S if longest_pause_s is None else longest_pause_s
         self._retry_s = self._first_pause_s = min(FIRST_RETRY_S, self._longest_pause_s)
+        self._failures = 0
+        self._tries_alone = TRIES_ALONE
         self._said: str | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="cpsim-courier", daemon=True)
 
     def start(self) -> None:
         """Begin to deliver."""
+        self._spool.complain(None)
         self._thread.start()
 
     def stop(self, within_s: float) -> bool:
@@ -148,6 +174,7 @@ class Courier:
                 while self._spool.delivered_to < due:
                     self._attempt()
             except (CreditPiggyError, Problem) as error:
+                self._spool.retried()
                 self._complain(error)
                 if self._pause(error):
                     return
@@ -156,11 +183,14 @@ class Courier:
                 self._complain(None)
 
     def _complain(self, error: Exception | None) -> None:
-        """Log a failure, once for as long as it goes on, and that it is over."""
+        """Log a failure, once for as long as it goes on, and that it is over; the spool's status says so too."""
         said, self._said = self._said, None if error is None else str(error)
-        if error is None and said is not None:
+        if said == self._said:
+            return
+        self._spool.complain(self._said)
+        if error is None:
             log.info("the server takes commands again")
-        elif error is not None and said != self._said:
+        else:
             log.log(logging.ERROR if isinstance(error, Problem) else logging.WARNING, "%s", error)
 
     def _wait(self) -> int:
@@ -183,7 +213,7 @@ class Courier:
 
     def _take(self) -> Batch | None:
         """The next batch."""
-        return self._spool.take(self._size)
+        return self._spool.take(self._size, careful=not self._knows_batches)
 
     def _attempt(self) -> None:
         """Send one batch, once.
@@ -197,11 +227,9 @@ class Courier:
         batch = self._take()
         if batch is None:
             return
-        if batch.resumed:
-            if not (self._knows_batches or self._resends):
-                self._fail(batch, SET_ASIDE, self._doubt)
-                return
-            self._spool.retried()
+        if batch.resumed and not (self._knows_batches or self._resends):
+            self._fail(batch, SET_ASIDE, self._doubt)
+            return
         try:
             outcomes = self._server.post(batch.id if self._knows_batches else None, batch.calls)
         except CreditPiggyError as error:
@@ -211,30 +239,46 @@ class Courier:
 
     def _fall_back(self, batch: Batch, error: CreditPiggyError) -> None:
         """Do what an attempt that failed asks for; raises the error where that is to try again."""
-        careless = self._resends and not self._knows_batches
-        self._knows_batches = None  # nothing is risked before it is seen to answer again
-        if (isinstance(error, Refused) and error.status in WHOLE) or (careless and isinstance(error, BadReply)):
-            self._turned_away(batch, error)
+        knew, self._knows_batches = self._knows_batches, None  # nothing is risked before it is seen to answer again
+        if isinstance(error, Refused) and error.status in WHOLE:
+            self._halve(batch, REFUSED, str(error))
             return
+        self._failures += not isinstance(error, NotSent)
         if not error.definite:
             self._doubt = str(error)
-        elif not batch.resumed:
+        if self._failures >= (TRIES if len(batch.calls) > 1 else self._tries_alone):
+            with suppress(CreditPiggyError):  # if it does not answer now, the batch is not to blame
+                self._give_up(batch, error, batch.id if knew else None)
+                return
+        if error.definite and not batch.resumed:
             self._spool.put_back()
         raise error
 
-    def _turned_away(self, batch: Batch, error: CreditPiggyError) -> None:
-        """Find the command that spoils a batch: try the first half of it, or set aside the one that is left."""
+    def _give_up(self, batch: Batch, error: CreditPiggyError, batch_id: str | None) -> None:
+        """Send a batch no more as it is, if the server answers, and unless it has applied it; see `Server.give_up`."""
+        outcomes = self._server.give_up(batch_id, batch.calls)
+        if outcomes is not None:
+            self._account(batch, outcomes)
+            return
         if len(batch.calls) == 1:
-            self._fail(batch, REFUSED if error.definite else SET_ASIDE, str(error))
+            self._tries_alone *= MORE_PATIENCE
+        why = REFUSED if error.definite or batch_id is not None else SET_ASIDE
+        self._halve(batch, why, f"{error} ({self._failures} times, while other requests were answered)")
+
+    def _halve(self, batch: Batch, why: str, error: str) -> None:
+        """Find the command that spoils a batch: try the first half of it, or keep the one that is left for a person."""
+        self._failures, self._retry_s = 0, self._first_pause_s
+        if len(batch.calls) == 1:
+            self._fail(batch, why, error)
         else:
-            log.warning(
-                "the server refused %d commands as a whole, which are now sent by halves: %s", len(batch.calls), error
-            )
+            log.warning("%d commands failed as a whole, and are now sent by halves: %s", len(batch.calls), error)
             self._size = len(batch.calls) // 2
+            self._spool.retried()
             self._spool.put_back()
 
     def _account(self, batch: Batch, outcomes: Outcomes) -> None:
         """Strike out a batch whose reply has come."""
+        self._failures, self._tries_alone = 0, TRIES_ALONE
         failed = []
         doubts = [error for error in outcomes if error is not None and not error.definite]
         now_us = time.time_ns() // 1000

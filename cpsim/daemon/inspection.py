@@ -25,11 +25,7 @@ def shown_status(spool: Path, as_json: bool) -> str:  # noqa: FBT001
     figures = asdict(read_status(spool))
     if as_json:
         return json.dumps(figures) + "\n"
-    figures["running"] = "yes" if figures["running"] else "no"
-    return "".join(
-        f"{name.replace('_', ' '):<10}  {value if isinstance(value, str) else f'{value:,}'}\n"
-        for name, value in figures.items()
-    )
+    return "".join(f"{name.replace('_', ' '):<10}  {_shown(value)}\n" for name, value in figures.items())
 
 
 def shown_failed(spool: Path, as_json: bool) -> str:  # noqa: FBT001
@@ -46,6 +42,12 @@ def shown_failed(spool: Path, as_json: bool) -> str:  # noqa: FBT001
         f"{row.why}  {_in_a_line(row.command)}  {_in_a_line(row.error)}\n"
         for row in rows
     )
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return _in_a_line(value or "none") if isinstance(value, str) else f"{value:,}"
 
 
 def _in_a_line(text: str) -> str:

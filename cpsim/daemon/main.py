@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cpdaemon.endpoint import UnixEndpoint
 from cpsim.daemon.courier import HttpServer
 from cpsim.daemon.site import Daemon
+from cpsim.daemon.spool import RESERVE_BYTES, Spool
 from cpsim.errors import Problem
 from cpsim.fault_plan import FaultPlan
 from cpsim.printable import printable
@@ -80,7 +81,7 @@ def run(
             server,
             unix=Path(config.listen.path) if isinstance(config.listen, UnixEndpoint) else None,
             tcp=None if isinstance(config.listen, UnixEndpoint) else config.listen,
-            spool=None if "ack-before-delivery" in quirks else config.spool,
+            spool=_spool(config) if "ack-before-delivery" not in quirks else None,
             flush_interval_s=config.flush_interval_s,
             when_unknown=when_unknown,
             quirks=quirks,
@@ -91,6 +92,18 @@ def run(
         ((kind, address),) = daemon.addresses.items()
         ready(f"{kind} {address}")
         stop.wait()
+
+
+def _spool(config: Config) -> Spool:
+    assert config.spool is not None
+    assert config.project is not None
+    spool = Spool(config.spool, reserve_bytes=RESERVE_BYTES)
+    try:
+        spool.belong_to(config.project)
+    except Problem:
+        spool.close()
+        raise
+    return spool
 
 
 class _Server(HttpServer):

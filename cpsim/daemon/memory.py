@@ -9,8 +9,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from cpdaemon.signing import bulk_batches
-from cpsim.daemon.spool import MAX_BATCH, MAX_COMMANDS, Batch, text_of
+from cpsim.daemon.spool import MAX_BATCH, MAX_COMMANDS, Batch, text_of, together
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +48,7 @@ class MemorySpool:
             if before == 0 or self.ready >= MAX_BATCH:
                 self.released.notify_all()
 
-    def take(self, size: int = MAX_BATCH, *, in_order: bool = True) -> Batch | None:
+    def take(self, size: int = MAX_BATCH, *, in_order: bool = True, careful: bool = False) -> Batch | None:
         """The next commands to be sent: see `Spool.take`."""
         if self._open is not None:
             return replace(self._open, resumed=True)
@@ -57,8 +56,7 @@ class MemorySpool:
             calls = list(islice(self._calls, size))
         if not calls:
             return None
-        if in_order:
-            calls = next(bulk_batches(calls))
+        calls = calls[: together(calls, in_order=in_order, careful=careful)]
         commands = [(position, text_of(call)) for position, call in enumerate(calls, self.delivered_to + 1)]
         self._open = Batch(uuid.uuid4().hex, self.delivered_to + len(calls), commands, calls)
         return self._open
@@ -78,3 +76,6 @@ class MemorySpool:
 
     def retried(self) -> None:
         """See `Spool.retried`."""
+
+    def complain(self, error: str | None) -> None:
+        """See `Spool.complain`."""

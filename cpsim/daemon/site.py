@@ -39,7 +39,7 @@ class Daemon:
         server: where commands go.
         unix: where to put its socket.
         tcp: where it listens; port 0 takes a free one.
-        spool: the file that keeps commands until they are delivered; without one, memory does.
+        spool: keeps commands until they are delivered, and is closed with the daemon; without one, memory keeps them.
         flush_interval_s: how long a command waits for others.
         when_unknown: `set-aside` or `resend`; see `cpsim.daemon.courier`.
         longest_pause_s: the limit of the pause after a failure.
@@ -49,9 +49,6 @@ class Daemon:
 
     Attributes:
         addresses: where it listens, once it is bound: `unix`, `tcp`.
-
-    Raises:
-        Problem: the spool cannot be used.
     """
 
     def __init__(
@@ -60,7 +57,7 @@ class Daemon:
         *,
         unix: Path | None = None,
         tcp: TcpEndpoint | None = None,
-        spool: Path | None = None,
+        spool: Spool | None = None,
         flush_interval_s: float = 0.0,
         when_unknown: str = WHEN_UNKNOWN[0],
         longest_pause_s: float = LAST_RETRY_S,
@@ -74,7 +71,7 @@ class Daemon:
         self._waits = waits
         self._quirks = quirks
         self._faults = FaultPlan() if faults is None else faults
-        self._spool = MemorySpool() if spool is None else Spool(spool)
+        self._spool = MemorySpool() if spool is None else spool
         self._courier = QuirkyCourier(
             self._spool, server, flush_interval_s, when_unknown, longest_pause_s, quirks=quirks
         )

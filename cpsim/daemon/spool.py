@@ -7,6 +7,8 @@ at the start may or may not have been applied: its `resumed` says so.
 
 from __future__ import annotations
 
+import logging
+import re
 import threading
 import time
 import uuid
@@ -18,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from cpdaemon.signing import bulk_batches
 from cpdaemon.wire import parse
 from cpsim.errors import Problem
-from cpsim.log import Log, connect, cut, in_use, told
+from cpsim.log import Log, connect, cut, in_use, reserve_of, told
+from cpsim.reserve import is_given_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -27,16 +30,24 @@ if TYPE_CHECKING:
     from cpdaemon.signing import Call
     from cpsim.log import Statement, Then
 
+log = logging.getLogger(__name__)
+
 KIND: Final = "spool"
 TABLES: Final = """
 CREATE TABLE IF NOT EXISTS batch (id TEXT NOT NULL, last INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS failed
 (position INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, why TEXT NOT NULL, command TEXT NOT NULL, error TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS tally (name TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS trouble (error TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS owner (project TEXT NOT NULL);
 """
 MAX_COMMANDS: Final = 1_000_000
 """Commands in the spool, those set aside included; when it holds more, the daemon answers ER."""
+RESERVE_BYTES: Final = 16 * 2**20
+"""As much as may be written to the spool's file at once, when it has caught up with its write-ahead log, and more."""
 MAX_BATCH: Final = 1_000
+NUMBERS: Final = {"alloc": frozenset({"credits", "min", "max", "expire"}), "claim": frozenset({"credits"})}
+WHOLE_NUMBER: Final = re.compile("-?[0-9]+")
 REFUSED: Final = "refused"
 SET_ASIDE: Final = "set aside"
 SOME: Final = "(some of "
@@ -64,6 +75,10 @@ class Status:
     refused: int
     set_aside: int
     retries: int
+    full: bool
+    """Whether commands are answered ER, because the spool, or the disk, has no room for more."""
+    trouble: str
+    """Why the last attempt to deliver failed; empty, if it did not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +98,21 @@ class Spool:
     Args:
         path: the file; made if it is not there.
         max_commands: when it holds so many, it is full.
+        reserve_bytes: room on the disk that is kept to deliver with, in a file beside it. Without that room, the spool
+            is full too.
 
     Raises:
         Problem: the file is in use, damaged, or something else; or it cannot be made.
     """
 
-    def __init__(self, path: Path, max_commands: int = MAX_COMMANDS) -> None:
-        self._log = Log(path, KIND, TABLES)
+    def __init__(self, path: Path, max_commands: int = MAX_COMMANDS, reserve_bytes: int = 0) -> None:
+        self._log = Log(path, KIND, TABLES, reserve_bytes)
         self._max_commands = max_commands
         self._released = self._log.last
         self._sent: int = self._log.query("SELECT position FROM cut")[0][0]
         self._failed: int = self._log.query("SELECT count(*) FROM failed")[0][0]
         self._open: tuple[str, int] | None = next(iter(self._log.query("SELECT id, last FROM batch")), None)
+        self._had_room = True
         self.released = threading.Condition()
 
     @property
@@ -120,7 +138,30 @@ class Spool:
     @property
     def is_full(self) -> bool:
         """Whether no more commands should be put."""
-        return self._log.last - self._sent + self._failed >= self._max_commands
+        return not self._has_room() or self._log.last - self._sent + self._failed >= self._max_commands
+
+    def belong_to(self, project: str) -> None:
+        """Keep commands of one project alone.
+
+        Raises:
+            Problem: there are some of another; or it cannot be written.
+        """
+        held = self.pending + self._failed
+        for (owner,) in self._log.query("SELECT project FROM owner"):
+            if owner != project and held:
+                raise Problem(
+                    f"{self._log.path} holds {held:,} commands of project {owner!r}, not of {project!r}; "
+                    f"name another file, or have a daemon of {owner!r} deliver them"
+                )
+        self._log.wait(("DELETE FROM owner", ()), ("INSERT INTO owner VALUES (?)", (project,)))
+
+    def _has_room(self) -> bool:
+        had_room, self._had_room = self._had_room, self._log.has_room()
+        if had_room and not self._had_room:
+            log.error("%s: the disk is full: until it has room, commands are answered ER", self._log.path)
+        elif self._had_room and not had_room:
+            log.info("%s: the disk has room again", self._log.path)
+        return self._had_room
 
     def put(self, frames: Sequence[str], amended: Mapping[int, str], then: Then) -> int:
         """Take frames, which stay until they are released; put others, or nothing, in the place of earlier ones.
@@ -144,11 +185,12 @@ class Spool:
             if before == 0 or self.ready >= MAX_BATCH:
                 self.released.notify_all()
 
-    def take(self, size: int = MAX_BATCH, *, in_order: bool = True) -> Batch | None:
+    def take(self, size: int = MAX_BATCH, *, in_order: bool = True, careful: bool = False) -> Batch | None:
         """The next commands to be sent, at most so many, written down as a batch; None if there are none.
 
         It is the same batch, now resumed, until it is put back or settled. A server applies a batch class by class:
-        `in_order` ends it before a command that would overtake one of its slot.
+        `in_order` ends it before a command that would overtake one of its slot. A `careful` batch has no command beside
+        others at which a server may break it off, as the one in production does at a number that is none.
 
         Raises:
             Problem: it cannot be written down.
@@ -159,7 +201,7 @@ class Spool:
         while commands := self._log.read(self._sent, self._released, size):
             batch = self._batch(uuid.uuid4().hex, commands[-1][0], commands)
             if batch.calls:
-                taken = len(next(bulk_batches(batch.calls))) if in_order else len(batch.calls)
+                taken = together(batch.calls, in_order=in_order, careful=careful)
                 if taken < len(batch.calls):
                     batch = self._batch(batch.id, batch.commands[taken - 1][0], batch.commands[:taken])
                 self._log.wait(("INSERT INTO batch VALUES (?, ?)", (batch.id, batch.last)))
@@ -175,7 +217,7 @@ class Spool:
         Raises:
             Problem: that cannot be written.
         """
-        self._log.wait(("DELETE FROM batch", ()), _add("retries", 1))
+        self._log.wait(("DELETE FROM batch", ()))
         self._open = None
 
     def settle(self, batch: Batch, failed: Sequence[Failed], delivered: int) -> None:
@@ -243,8 +285,13 @@ class Spool:
         self._failed -= len(rows)
 
     def retried(self) -> None:
-        """Count a batch that is sent once more under its id."""
+        """Count an attempt that failed, and that another will follow."""
         self._log.append([], _add("retries", 1))
+
+    def complain(self, error: str | None) -> None:
+        """Have the status say why an attempt failed, or that one did not."""
+        said = () if error is None else (("INSERT INTO trouble VALUES (?)", (error,)),)
+        self._log.append([], ("DELETE FROM trouble", ()), *said)
 
     def wait(self) -> None:
         """Return once what was put before is on disk, and whoever put it has been told.
@@ -261,6 +308,22 @@ class Spool:
     def _batch(self, id_: str, last: int, records: Iterable[tuple[int, str]], *, resumed: bool = False) -> Batch:
         commands = [(position, frame) for position, frame in records if frame]
         return Batch(id_, last, commands, [parse(frame.encode()) for _, frame in commands], resumed)
+
+
+def together(calls: Sequence[Call], *, in_order: bool, careful: bool) -> int:
+    """How many of these calls may be sent in one batch: see `Spool.take`."""
+    taken = len(next(bulk_batches(calls))) if in_order else len(calls)
+    if careful:
+        risk = next((place for place, call in enumerate(calls[:taken]) if _is_risky(call)), taken)
+        taken = max(1, risk)
+    return taken
+
+
+def _is_risky(call: Call) -> bool:
+    """Whether a number in a command is none."""
+    kind, arguments = call
+    names = arguments.keys() - {"slot"} if kind == "counters" else NUMBERS.get(kind, frozenset())
+    return not all(WHOLE_NUMBER.fullmatch(str(arguments.get(name, 0))) for name in names)
 
 
 def text_of(call: Call) -> str:
@@ -288,7 +351,8 @@ def read_status(path: Path) -> Status:
     with _looking_into(path) as rows:
         tally = dict(rows("SELECT name, count FROM tally"))
         ((queued, oldest_us),) = rows("SELECT count(*), min(at_us) FROM log")
-        ((set_aside,),) = rows("SELECT count(*) FROM failed WHERE why = ?", SET_ASIDE)
+        ((failed, set_aside),) = rows("SELECT count(*), count(*) FILTER (WHERE why = ?) FROM failed", SET_ASIDE)
+        trouble = "; ".join(error for (error,) in rows("SELECT error FROM trouble"))
     age_s = 0.0 if oldest_us is None else max(0.0, time.time() - oldest_us / 1e6)
     return Status(
         running=in_use(path),
@@ -298,6 +362,8 @@ def read_status(path: Path) -> Status:
         refused=tally.get(REFUSED, 0),
         set_aside=set_aside,
         retries=tally.get("retries", 0),
+        full=queued + failed >= MAX_COMMANDS or is_given_up(reserve_of(path)),
+        trouble=trouble,
     )
 
 

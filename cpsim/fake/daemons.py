@@ -8,9 +8,10 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from cpdaemon.errors import ConnectFailed, ReplyLost, ReplyTimeout
+from cpdaemon.errors import ConnectFailed, Refused, ReplyLost, ReplyTimeout
 from cpsim.daemon.courier import accepted
 from cpsim.daemon.site import Daemon
+from cpsim.daemon.spool import Spool
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,7 +84,7 @@ class SiteDaemon(Daemon):
             self._server,
             unix=site.unix,
             tcp=site.tcp,
-            spool=spool,
+            spool=None if spool is None else Spool(spool),
             flush_interval_s=interval_s if spool is None else max(interval_s, GATHER_S),
             longest_pause_s=PAUSE_S,
             quirks=accounts.quirks,
@@ -139,6 +140,10 @@ class InProcess:
         if fault is not None and fault.action in {"lose-reply", "cut"}:
             raise ReplyLost(f"the reply was lost, by the fault {fault}")
         return [None] * len(calls)
+
+    def give_up(self, batch_id: str | None, _: Sequence[Call]) -> None:
+        """They give up nothing: a fault is why a batch fails, and it may pass."""
+        raise Refused(f"batch {batch_id} is tried again")
 
     def _meet(self, fault: Fault) -> None:
         """Fail as a fault of the server wants it, if the batch is not to be applied; else return in time for that."""

@@ -18,7 +18,7 @@ from cpsim.errors import Problem
 from cpsim.server.ledger import shown
 from cpsim.server.messages import Failure, Request, Response
 from cpsim.server.quirks import aborts_bulk
-from cpsim.server.service import DIGESTS
+from cpsim.server.service import DIGESTS, GivenUp
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
@@ -102,9 +102,14 @@ class Api:
             batch = request.headers.get(BATCH, b"").decode("latin-1")
             if "bulk-abort" in self._accounts.quirks:
                 batch = ""  # who breaks off a batch cannot promise to apply it once
+            if batch and not arguments:
+                return {"result": "ok", "batch": batch} | self._given_up(project_id, batch)
             # other commands under the same id are another batch
             batch_id = f"{batch} {hashlib.sha256(signed).hexdigest()}" if batch else None
-            errors = list(self._bulk(project_id, arguments, batch_id))
+            try:
+                errors = list(self._bulk(project_id, arguments, batch_id))
+            except GivenUp as given_up:
+                raise Failure(409, str(given_up)) from given_up
             return {"result": "ok"} | ({"batch": batch} if batch else {}) | ({"errors": errors} if errors else {})
         for refusal in self._accounts.apply(project_id, [(name, arguments)]):
             raise Failure(500, refusal.message)
@@ -152,6 +157,14 @@ class Api:
             if owner not in {None, user_id}:
                 raise Failure(500, f"machine {machine_id!r} is linked to user {owner!r}, not to {user_id!r}")
         return self._accounts.release([machine_id])
+
+    def _given_up(self, project_id: str, batch: str) -> dict[str, object]:
+        """Whether a batch was applied, and what was refused of it; if it was not, it never will be."""
+        refusals = self._accounts.give_up(project_id, batch)
+        if refusals is None:
+            return {"applied": False}
+        errors = [{"message": refusal.message, "code": 500} for refusal in refusals]
+        return {"applied": True} | ({"errors": errors} if errors else {})
 
     def _bulk(
         self, project_id: str, classes: Mapping[str, object], batch_id: str | None

@@ -32,6 +32,10 @@ ANSWERS_KEPT: Final = 10_000
 _encode = msgspec.json.Encoder().encode
 
 
+class GivenUp(Exception):  # noqa: N818 - an answer, not a fault
+    """A batch came after its sender had given it up."""
+
+
 class AccountServer:
     """Applies commands to a ledger, one batch at a time.
 
@@ -124,11 +128,15 @@ class AccountServer:
         A batch with an id is applied once: when it comes again, it is answered as it was before.
 
         Raises:
+            GivenUp: its sender has given it up; nothing was applied.
             RecursionError: an argument is nested too deeply to be written down; nothing was applied.
         """
         with self._lock:
-            if batch_id is not None and batch_id in self._answers.get(project_id, ()):
-                return self._answers[project_id][batch_id]
+            if batch_id is not None and (answers := self._answers.get(project_id)):
+                if batch_id in answers:
+                    return answers[batch_id]
+                if _given_up(batch_id) in answers:
+                    raise GivenUp(f"batch {batch_id.rpartition(' ')[0]!r} was given up by its sender")
             is_kept = self.store is not None or self.journal.has_room(project_id, len(calls))
             written = _encode(calls) if is_kept else b""
             now_us = self.clock.now_us()
@@ -141,6 +149,24 @@ class AccountServer:
             if self.store is not None:
                 self._keep(self.store, now_us, "apply", (project_id, msgspec.Raw(written), batch_id))
         return refusals
+
+    def give_up(self, project_id: str, batch: str) -> list[Refusal] | None:
+        """What a batch of this name was answered; None if it was not applied, and from now on never will be.
+
+        Args:
+            project_id: whose it is.
+            batch: what stands before the last blank of its id.
+        """
+        mark = _given_up(f"{batch} ")
+        with self._lock:
+            for batch_id, refusals in self._answers.get(project_id, {}).items():
+                if _given_up(batch_id) == mark != batch_id:
+                    return refusals
+            now_us = self.clock.now_us()
+            self._apply(now_us, project_id, [], mark)
+            if self.store is not None:
+                self._keep(self.store, now_us, "apply", (project_id, [], mark))
+        return None
 
     def note_malformed(self, project_id: str, frame: bytes) -> None:
         """Keep in the journal that a project's daemon could not take a frame."""
@@ -269,6 +295,11 @@ class AccountServer:
 
     def _new_ledger(self) -> Ledger:
         return QuirkyLedger(self.quirks) if self.quirks else Ledger()
+
+
+def _given_up(batch_id: str) -> str:
+    """The id under which it is kept that a batch was given up."""
+    return f"{batch_id.rpartition(' ')[0]} "
 
 
 def _each(change: Callable[[T], None], subjects: Iterable[T]) -> list[Refusal]:

@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from cpdaemon.errors import BadReply, ConnectFailed, Refused, ReplyLost
+from cpdaemon.errors import BadReply, ConnectFailed, Refused, ReplyLost, ReplyTimeout
 from cpsim.daemon import courier
-from cpsim.daemon.courier import Courier
+from cpsim.daemon.courier import MORE_PATIENCE, TRIES, TRIES_ALONE, Courier
 from cpsim.daemon.spool import Spool, read_failed, read_status
 
 UNKNOWN = [ReplyLost("cut"), BadReply("<h1>Oops</h1>")]
@@ -23,9 +23,10 @@ class Server:
         self.refused = set(refused)
         self.reachable = reachable
         self.turns_away_with = turns_away_with
+        self.knows_of = {}
         self.asked = 0
         self.batches = []
-        self.answered = set()
+        self.given_up = []
         self.posted = threading.Event()
 
     def knows_batches(self):
@@ -44,6 +45,10 @@ class Server:
         if self.spoiled & set(slots):
             raise Refused("spoiled", self.turns_away_with)
         return [Refused("no") if slot in self.refused else None for slot in slots]
+
+    def give_up(self, batch_id, calls):
+        self.given_up.append(batch_id)
+        return self.knows_of.get(batch_id) if self.knows_batches() else None
 
     @property
     def applied(self):
@@ -176,6 +181,113 @@ def test_a_command_that_spoils_a_batch_is_found_by_halves(deliver, path, spoiled
     assert (status.delivered, status.refused) == (64 - len(spoiled), len(spoiled))
     good = [slot for _, slots in server.batches if not set(spoiled) & set(slots) for slot in slots]
     assert good == [slot for slot in map(str, range(64)) if slot not in spoiled]
+
+
+class Overwhelmed(Server):
+    """Fails in some way wherever a command is in a batch that it cannot bear."""
+
+    def __init__(self, failure, **behaviour):
+        super().__init__(**behaviour)
+        self.failure = failure
+
+    def post(self, batch_id, calls):
+        try:
+            return super().post(batch_id, calls)
+        except Refused:
+            raise self.failure from None
+
+
+@pytest.mark.parametrize("failure", [*UNKNOWN, Refused("unavailable", 503)], ids=repr)
+def test_a_command_that_the_server_never_answers_is_found_by_halves(deliver, path, failure):
+    server = Overwhelmed(failure, spoiled=["2"])
+    status = deliver(server, 6)
+    (row,) = read_failed(path)
+    assert (row.command, row.why) == ("alloc,slot=2", "refused")
+    assert str(failure) in row.error
+    assert (status.delivered, status.refused) == (5, 1)
+    good = [slot for _, slots in server.batches if "2" not in slots for slot in slots]
+    assert sorted(good) == ["0", "1", "3", "4", "5"]  # each once
+    tries = [slots for _, slots in server.batches if "2" in slots]
+    assert [tries.count(slots) for slots in (tries[0], ["2"])] == [TRIES, TRIES_ALONE]
+    assert status.retries == len(tries) - 1
+
+
+def test_a_server_that_hangs_is_not_a_command_that_spoils(deliver, path):
+    status = deliver(Server(*[ConnectFailed("gone meanwhile")] * 3 * TRIES_ALONE))
+    assert (status.delivered, failed(path)) == (4, [])
+
+
+def test_the_more_commands_fail_the_longer_they_are_tried(deliver, path):
+    server = Overwhelmed(ReplyLost("cut"), spoiled=["0", "1", "3"])
+    deliver(server)
+    sent = [slots for _, slots in server.batches]
+    assert [sent.count([slot]) for slot in "0123"] == [TRIES_ALONE, MORE_PATIENCE * TRIES_ALONE, 1, TRIES_ALONE]
+
+
+def test_a_batch_is_not_halved_while_the_server_does_not_say_what_became_of_it(deliver, path):
+    class Slow(Overwhelmed):
+        def give_up(self, batch_id, calls):
+            if len(self.given_up) < 2:
+                self.given_up.append(batch_id)
+                raise ReplyTimeout("no reply came in time")
+            return super().give_up(batch_id, calls)
+
+    server = Slow(ReplyLost("cut"), spoiled=["2"])
+    assert deliver(server, 3).delivered == 2
+    whole = [slots for _, slots in server.batches].count(["0", "1", "2"])
+    assert whole == TRIES + 2
+
+
+def test_a_batch_that_was_applied_and_never_answered_is_settled(deliver, path):
+    class Mute(Server):
+        def post(self, batch_id, calls):
+            self.knows_of[batch_id] = super().post(batch_id, calls)
+            raise ReplyLost("cut")
+
+    status = deliver(Mute(refused=["1"]))
+    assert failed(path) == [("1", "refused")]
+    assert (status.delivered, status.retries) == (3, TRIES - 1)
+
+
+def test_a_server_that_may_break_off_a_batch_is_sent_bad_numbers_alone(spool, path, wait_for):
+    frames = [
+        "alloc,slot=a,credits=5",
+        "alloc,slot=b,min=x",
+        "counters,slot=a,n=-1",
+        "counters,slot=a,n=1.5",
+        "meta,slot=a,k=v",
+    ]
+    kept = threading.Event()
+    last = spool.put(frames, {}, lambda _: kept.set())
+    assert kept.wait(5)
+    spool.release(last)
+
+    class Production(Server):
+        def post(self, batch_id, calls):
+            super().post(batch_id, calls)
+            if any("x" in arguments.values() or "1.5" in arguments.values() for _, arguments in calls):
+                raise BadReply("<h1>Server Error (500)</h1>")
+            return [None] * len(calls)
+
+    worker = Courier(spool, Production(knows_batches=False), 0.0)
+    worker.start()
+    wait_for(lambda: spool.pending == 0)
+    assert worker.stop(5)
+    assert [row.command for row in read_failed(path)] == [frames[1], frames[3]]
+    assert read_status(path).delivered == 3
+
+
+def test_the_status_says_what_the_trouble_is(spool, path, wait_for):
+    server = Server(reachable=False)
+    worker = Courier(spool, server, 0.0)
+    put(spool, "a")
+    worker.start()
+    wait_for(lambda: read_status(path).retries > 1)
+    assert read_status(path).trouble == "down"
+    server.reachable = True
+    wait_for(lambda: read_status(path).delivered)
+    wait_for(lambda: not read_status(path).trouble)
+    assert worker.stop(5)
 
 
 def test_refused_commands_are_listed(deliver, path):

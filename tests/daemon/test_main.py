@@ -9,11 +9,12 @@ from contextlib import closing, contextmanager, suppress
 
 import pytest
 
-from cpdaemon import Client, CreditPiggyError, UnixEndpoint
+from cpdaemon import Alloc, Client, CreditPiggyError, Refused, UnixEndpoint
 from cpdaemon.endpoint import parse_endpoint
 from cpdaemon.transport import exchange
 from cpsim.daemon.courier import HttpServer
-from cpsim.daemon.spool import read_status
+from cpsim.daemon.site import Daemon
+from cpsim.daemon.spool import Spool, read_failed, read_status
 from cpsim.fake import ANY_PORT, Fake
 
 SECRET = "hush%hush"
@@ -251,6 +252,61 @@ def test_the_server_applies_a_batch_once(server):
         assert [error is None for error in sender.post("other", [("counters", {"slot": "a", "x": 1})])] == [True]
     with server.accounts.reading() as ledger:
         assert ledger.project("p").slots["a"].counters == {"x": 1}
+
+
+def test_a_batch_that_was_given_up_is_never_applied(server):
+    call = ("alloc", {"slot": "a"})
+    with closing(HttpServer(parse_endpoint(server.addresses["http"]), ("p", SECRET), 5)) as sender:
+        assert sender.give_up("late", [call]) is None
+        with pytest.raises(Refused, match="'late' was given up by its sender") as refusal:
+            sender.post("late", [call])
+        assert refusal.value.status == 409
+        sender.post("in time", [call, call])
+        assert [str(error) for error in sender.give_up("in time", [call])] == ["slot 'a' was already allocated"]
+        assert sender.give_up("late", [call]) is None
+    with server.accounts.reading() as ledger:
+        assert list(ledger.project("p").slots) == ["a"]
+
+
+def test_what_was_given_up_stays_so(here):
+    for _ in range(2):
+        with (
+            Fake({"p": SECRET}, http=ANY_PORT, store=here / "store") as fake,
+            closing(HttpServer(parse_endpoint(fake.addresses["http"]), ("p", SECRET), 5)) as sender,
+        ):
+            assert sender.give_up("late", []) is None
+            with pytest.raises(Refused, match="was given up"):
+                sender.post("late", [("alloc", {"slot": "a"})])
+
+
+def test_a_command_that_the_server_answers_by_closing_is_set_aside_and_the_rest_goes_on(here, server, wait_for):
+    server.faults.add("server.close:slot=bad")
+    with (
+        closing(HttpServer(parse_endpoint(server.addresses["http"]), ("p", SECRET), 5)) as sender,
+        Daemon(sender, unix=here / "cp.sock", spool=Spool(here / "spool"), longest_pause_s=0.001) as daemon,
+    ):
+        for slot in ("a", "bad", "c"):
+            Client("./cp.sock").send(Alloc(slot))
+        wait_for(lambda: daemon.pending == 0)
+    (row,) = read_failed(here / "spool")
+    assert (row.why, row.command) == ("refused", "alloc,slot=bad")
+    with server.accounts.reading() as ledger:
+        assert sorted(ledger.project("p").slots) == ["a", "c"]
+
+
+def test_a_spool_is_of_one_project(here, server, ini, wait_for):
+    with running(here, "--server", "http://127.0.0.1:9/api", "--config", str(ini("http://127.0.0.1:9/api"))) as (
+        _,
+        address,
+    ):
+        Client(address.split()[1]).send(Alloc("a"))
+    other = ini(server.addresses["http"])
+    other.write_text(other.read_text().replace("api_key=p\n", "api_key=q\n"))
+    status, _, said = told("--spool", "spool", "--config", str(other))
+    assert status == 2
+    assert "spool holds 1 commands of project 'p', not of 'q'; name another file" in said
+    with running(here, "--config", str(ini(server.addresses["http"]))):
+        wait_for(lambda: read_status(here / "spool").delivered)
 
 
 def test_a_server_that_breaks_off_batches_does_not_know_them(here):

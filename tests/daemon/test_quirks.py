@@ -13,7 +13,7 @@ from cpsim.daemon.courier import HttpServer
 from cpsim.daemon.memory import MemorySpool
 from cpsim.daemon.quirks import STARVED, QuirkyCourier
 from cpsim.daemon.site import Daemon
-from cpsim.daemon.spool import read_failed, read_status
+from cpsim.daemon.spool import Spool, read_failed, read_status
 from cpsim.fake import ANY_PORT, Fake
 from cpsim.quirks import chosen
 
@@ -136,7 +136,7 @@ def quirky_courier(server, interval_s, names):
     return spool, courier
 
 
-def test_flush_starves(on):
+def test_flush_starves(on, wait_for):
     server = Recorder()
     spool, courier = quirky_courier(server, 0.05, ["flush-starves"] if on else [])
     deadline = time.monotonic() + 0.4
@@ -153,7 +153,7 @@ def test_flush_starves(on):
     assert sum(server.batches) == put + (STARVED if on else 0)
 
 
-def test_a_starved_flush_comes_once_it_is_quiet():
+def test_a_starved_flush_comes_once_it_is_quiet(wait_for):
     server = Recorder()
     spool, courier = quirky_courier(server, 0.02, ["flush-starves"])
     spool.put([("alloc", {"slot": "x"})])
@@ -162,7 +162,7 @@ def test_a_starved_flush_comes_once_it_is_quiet():
     assert server.batches == [1]
 
 
-def test_busy_when_down(on):
+def test_busy_when_down(on, wait_for):
     """With it, the daemon tries again without a pause, and its loop is held up."""
     server = Recorder(reachable=False)
     spool, courier = quirky_courier(server, 0, ["busy-when-down"] if on else [])
@@ -180,13 +180,6 @@ def test_busy_when_down(on):
     assert courier.stop(5)
 
 
-def wait_for(condition):
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-
-
 @pytest.fixture(params=["spool", "memory"])
 def forwarding(request, here, on):
     """Return forwarding(server, name) -> a daemon in front of a fake's HTTP server, with the quirk or without."""
@@ -196,7 +189,7 @@ def forwarding(request, here, on):
         http = running.enter_context(
             closing(HttpServer(parse_endpoint(server.addresses["http"]), ("p", "s"), timeout_s=5))
         )
-        spool = here / "spool" if request.param == "spool" else None
+        spool = Spool(here / "spool") if request.param == "spool" else None
         quirks = frozenset([name] if on else [])
         daemon = Daemon(http, unix=here / "site.sock", spool=spool, longest_pause_s=0.01, quirks=quirks)
         return running.enter_context(daemon)
@@ -211,16 +204,21 @@ def server():
         yield server
 
 
-def claim_one(daemon):
-    """One slot's commands, each delivered alone."""
-    with Client("./site.sock") as client:
-        for send in (
-            lambda: client.alloc("a", credits=5),
-            lambda: client.counters("a", n=1),
-            lambda: client.claim("a", "m"),
-        ):
-            send()
-            wait_for(lambda: daemon.pending == 0)
+@pytest.fixture
+def claim_one(wait_for):
+    """Return claim_one(daemon), which sends one slot's commands, each delivered alone."""
+
+    def claim(daemon):
+        with Client("./site.sock") as client:
+            for send in (
+                lambda: client.alloc("a", credits=5),
+                lambda: client.counters("a", n=1),
+                lambda: client.claim("a", "m"),
+            ):
+                send()
+                wait_for(lambda: daemon.pending == 0)
+
+    return claim
 
 
 def granted(server):
@@ -230,20 +228,20 @@ def granted(server):
 
 
 @pytest.mark.parametrize("fault", ["server.status=503:kind=counters,count=1", "server.not-json:kind=counters,count=1"])
-def test_drop_on_error(forwarding, server, on, fault):
+def test_drop_on_error(forwarding, server, on, fault, claim_one):
     server.faults.add(fault)
     claim_one(forwarding(server, "drop-on-error"))
     assert len(server.faults.firings) == 1
     assert granted(server) == (5, 0 if on else 1)
 
 
-def test_resend_duplicates(forwarding, server, on):
+def test_resend_duplicates(forwarding, server, on, claim_one):
     server.faults.add("server.lose-reply:kind=counters,count=1")
     claim_one(forwarding(server, "resend-duplicates"))
     assert granted(server) == (5, 2 if on else 1)
 
 
-def test_errors_ignored(forwarding, server, on, here):
+def test_errors_ignored(forwarding, server, on, here, wait_for):
     daemon = forwarding(server, "errors-ignored")
     with Client("./site.sock") as client:
         client.claim("nowhere", "m")
@@ -255,7 +253,7 @@ def test_errors_ignored(forwarding, server, on, here):
         assert read_status(here / "spool").delivered == int(on)
 
 
-def test_reorder_classes_over_http(forwarding, server, on, here):
+def test_reorder_classes_over_http(forwarding, server, on, here, wait_for):
     server.faults.add("down")
     daemon = forwarding(server, "reorder-classes")
     with Client("./site.sock") as client:
@@ -267,7 +265,7 @@ def test_reorder_classes_over_http(forwarding, server, on, here):
     assert granted(server) == (5, int(on))
 
 
-def test_cut_values_with_a_spool(forwarding, server, on, by_hand):
+def test_cut_values_with_a_spool(forwarding, server, on, by_hand, wait_for):
     daemon = forwarding(server, "cut-values")
     assert say(by_hand, b"alloc,slot=a=b,credits=5=6\n", "site.sock") == (b"OK" if on else b"ER")
     wait_for(lambda: daemon.pending == 0)
