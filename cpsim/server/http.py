@@ -15,7 +15,7 @@ import msgspec
 
 from cpdaemon.commands import KINDS
 from cpsim.errors import Problem
-from cpsim.server.ledger import shown
+from cpsim.server.ledger import Refusal, shown
 from cpsim.server.messages import Failure, Request, Response
 from cpsim.server.quirks import aborts_bulk
 from cpsim.server.service import DIGESTS, GivenUp
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 
     from cpsim.server.control import Control
-    from cpsim.server.ledger import Refusal
     from cpsim.server.service import AccountServer, Call
 
     Scope = MutableMapping[str, Any]
@@ -95,7 +94,9 @@ class Api:
             return {"result": "ok", "data": self._accounts.outstanding(project_id)}
         arguments = _arguments(request, signed, name, suffix)
         if folder == "lib":
-            for refusal in self._own(name, arguments):
+            refusals = self._own(name, arguments)
+            self._accounts.note(project_id, (f"lib/{name}", arguments), refusals)
+            for refusal in refusals:
                 raise Failure(500, refusal.message)
             return {"result": "ok"}
         if name == "bulk":
@@ -155,7 +156,7 @@ class Api:
                 owner = ledger.owners.get(machine_id)
             user_id = _identity(arguments, "webid")
             if owner not in {None, user_id}:
-                raise Failure(500, f"machine {machine_id!r} is linked to user {owner!r}, not to {user_id!r}")
+                return [Refusal(0, f"machine {machine_id!r} is linked to user {owner!r}, not to {user_id!r}")]
         return self._accounts.release([machine_id])
 
     def _given_up(self, project_id: str, batch: str) -> dict[str, object]:

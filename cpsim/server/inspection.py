@@ -163,7 +163,7 @@ class Inspector:
             return _page(islice(found.users.items(), cursor, None), cursor, limit, show)
 
     def journal(self, project: Id, cursor: Cursor = 0, limit: Limit = 1000) -> Page[CommandView]:
-        """Every command that was received for a project, in the order of its coming."""
+        """Every command of a project that was received, and every `lib/` request, in the order of their coming."""
 
         def show(entry: Entry) -> CommandView:
             return _command(project, entry)
@@ -172,7 +172,7 @@ class Inspector:
             return _page(self._accounts.journal.read(project, cursor), cursor, limit, show)
 
     def refusals(self, project: Id, cursor: Cursor = 0, limit: Limit = 1000) -> Page[CommandView]:
-        """The commands of a project that were refused, in the order of their coming."""
+        """What of that was refused, in the order of its coming."""
 
         def show(entry: Entry) -> CommandView | None:
             return None if entry[3] is None else _command(project, entry)

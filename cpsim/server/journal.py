@@ -60,6 +60,7 @@ class Journal:
         self._limit = limit
         self._batches: defaultdict[str, list[Batch]] = defaultdict(list)
         self._received: defaultdict[str, int] = defaultdict(int)
+        self._full: dict[str, bool] = {}
         self._malformed: defaultdict[str, list[tuple[int, bytes]]] = defaultdict(list)
         self._malformed_count: defaultdict[str, int] = defaultdict(int)
         self._refused: defaultdict[str, deque[Refused]] = defaultdict(lambda: deque(maxlen=REFUSALS_KEPT))
@@ -67,6 +68,7 @@ class Journal:
             self._refused,
             self._batches,
             self._received,
+            self._full,
             self._malformed,
             self._malformed_count,
         )
@@ -83,14 +85,28 @@ class Journal:
 
     def has_room(self, project_id: str, count: int) -> bool:
         """Whether so many more commands of a project would be kept."""
-        return self._received[project_id] + count <= self._limit
+        return project_id not in self._full and self._received[project_id] + count <= self._limit
+
+    @property
+    def overflows(self) -> dict[str, int]:
+        """How many commands of a project were received, where that was more than is kept."""
+        return {project_id: self._received[project_id] for project_id in self._full}
+
+    def overflow(self, project_id: str, received: int) -> None:
+        """Take it that so many commands of a project were received, and have not been kept."""
+        self._received[project_id] = received
+        self._full[project_id] = True
 
     def add(self, project_id: str, at_us: int, count: int, calls: bytes, refusals: Refusals) -> None:
         """Keep a batch of a project's commands: so many, as JSON; what there is no room for is only counted."""
+        if not count:
+            return
         place = self._received[project_id]
-        self._received[project_id] = end = place + count
-        if place < end <= self._limit:
+        if self.has_room(project_id, count):
+            self._received[project_id] = place + count
             self._batches[project_id].append((place, at_us, calls, refusals or ()))
+        else:
+            self.overflow(project_id, place + count)
 
     def add_refusals(self, project_id: str, at_us: int, calls: Sequence[Call], refusals: Refusals) -> None:
         """Have at hand the latest of a project's commands that were refused."""
@@ -126,11 +142,10 @@ class Journal:
         Raises:
             JournalFull: that was more than is kept.
         """
-        received = self._received.get(project_id, 0)
-        if received > self._limit:
+        if project_id in self._full:
             raise JournalFull(
-                f"the journal of project {project_id!r} is full: {received:,} commands came, and it keeps "
-                f"{self._limit:,}; reset the project to begin anew, or serve with a higher journal limit"
+                f"the journal of project {project_id!r} is full: {self._received[project_id]:,} commands came, and it "
+                f"keeps {self._limit:,}; reset the project to begin anew, or serve with a higher journal limit"
             )
         return _entries(self._batches.get(project_id, ()), start)
 

@@ -7,7 +7,7 @@ import hmac
 import threading
 from contextlib import contextmanager
 from itertools import starmap
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
@@ -70,6 +70,7 @@ class AccountServer:
         self._answers: dict[str, dict[str, list[Refusal]]] = {}
         self._changes: dict[str, Callable[..., list[Refusal]]] = {
             "apply": self._apply,
+            "note": self._note,
             "link": self._link,
             "release": self._release,
             "reset": self._reset,
@@ -141,14 +142,16 @@ class AccountServer:
             written = _encode(calls) if is_kept else b""
             now_us = self.clock.now_us()
             refusals = self._apply(now_us, project_id, calls, batch_id)
-            self.journal.add(project_id, now_us, len(calls), written, refusals)
-            if refusals:
-                self.journal.add_refusals(project_id, now_us, calls, refusals)
+            self._remember(now_us, project_id, calls, written, refusals)
             if self.on_applied is not None:
                 self.on_applied(calls)
             if self.store is not None:
-                self._keep(self.store, now_us, "apply", (project_id, msgspec.Raw(written), batch_id))
+                self._keep(self.store, now_us, "apply", (project_id, msgspec.Raw(written), batch_id, refusals))
         return refusals
+
+    def note(self, project_id: str, call: Call, refusals: Sequence[Refusal]) -> None:
+        """Keep in the journal a request of a project that is no command."""
+        self._change("note", project_id, [call], None, refusals)
 
     def give_up(self, project_id: str, batch: str) -> list[Refusal] | None:
         """What a batch of this name was answered; None if it was not applied, and from now on never will be.
@@ -165,7 +168,7 @@ class AccountServer:
             now_us = self.clock.now_us()
             self._apply(now_us, project_id, [], mark)
             if self.store is not None:
-                self._keep(self.store, now_us, "apply", (project_id, [], mark))
+                self._keep(self.store, now_us, "apply", (project_id, [], mark, []))
         return None
 
     def note_malformed(self, project_id: str, frame: bytes) -> None:
@@ -230,7 +233,9 @@ class AccountServer:
         if store.wants_snapshot:
             store.replace(self._accounts(now_us))
 
-    def _apply(self, now_us: int, project_id: str, calls: Sequence[Call], batch_id: str | None) -> list[Refusal]:
+    def _apply(
+        self, now_us: int, project_id: str, calls: Sequence[Call], batch_id: str | None, _: object = None
+    ) -> list[Refusal]:
         refusals = self._ledger.apply_all(project_id, calls, now_us)
         if refusals:
             self._refused[project_id] = self._refused.get(project_id, 0) + len(refusals)
@@ -240,6 +245,20 @@ class AccountServer:
             if len(answers) > ANSWERS_KEPT:
                 del answers[next(iter(answers))]
         return refusals
+
+    def _note(
+        self, now_us: int, project_id: str, calls: Sequence[Call], _: str | None, refusals: Sequence[Sequence[Any]]
+    ) -> list[Refusal]:
+        self._remember(now_us, project_id, calls, _encode(calls), list(starmap(Refusal, refusals)))
+        return []
+
+    def _remember(
+        self, now_us: int, project_id: str, calls: Sequence[Any], written: bytes, refusals: list[Refusal]
+    ) -> None:
+        """Put what was received into the journal."""
+        self.journal.add(project_id, now_us, len(calls), written, refusals)
+        if refusals:
+            self.journal.add_refusals(project_id, now_us, calls, refusals)
 
     def _link(self, _: int, links: Iterable[Sequence[str]]) -> list[Refusal]:
         return _each(lambda link: self._ledger.link(*link), links)
@@ -273,10 +292,18 @@ class AccountServer:
 
     def _accounts(self, now_us: int) -> Accounts:
         ledger = self._ledger
-        return Accounts(now_us, self._refused, dict(ledger.projects), ledger.owners, self._answers, sorted(self.quirks))
+        return Accounts(
+            now_us,
+            self._refused,
+            dict(ledger.projects),
+            ledger.owners,
+            self._answers,
+            sorted(self.quirks),
+            self.journal.overflows,
+        )
 
     def _restore(self, store: Store) -> None:
-        """Take over what a store holds. The journal begins anew, and the clock goes on where that is no step back."""
+        """Take over what a store holds; the clock goes on where that is no step back."""
         kept = store.snapshot()
         self._refused = kept.refused
         self.quirks = frozenset(kept.quirks)
@@ -286,9 +313,17 @@ class AccountServer:
             self._answers[project_id] = {
                 batch_id: list(starmap(Refusal, refusals)) for batch_id, refusals in answers.items()
             }
+        for project_id, received_us, encoded, refused in store.received():
+            written = b"[%s]" % b",".join(map(bytes, encoded))
+            calls = msgspec.json.decode(written) if refused else encoded
+            self._remember(received_us, project_id, calls, written, list(starmap(Refusal, refused)))
+        for project_id, received in kept.overflows.items():
+            self.journal.overflow(project_id, received)
         at_us = kept.at_us
         for changed_us, what, arguments in store.changes():
-            self._changes[what](changed_us, *arguments)
+            refusals = self._changes[what](changed_us, *arguments)
+            if what == "apply":
+                self._remember(changed_us, arguments[0], arguments[1], _encode(arguments[1]), refusals)
             at_us = max(at_us, changed_us)
         self._ledger.expire(at_us)
         self.clock.resume(at_us)

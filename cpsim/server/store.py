@@ -2,7 +2,7 @@
 
 The accounts are a function of their changes, so the log of changes is what must survive. A snapshot replaces the
 changes before it, in one commit; it is due when the log has grown to the size of the last one, so a restart
-reads at most about twice what the accounts themselves take.
+reads at most about twice what the accounts themselves take. What was received is kept beside it, for the journal.
 """
 
 from __future__ import annotations
@@ -27,7 +27,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 KIND: Final = "store"
-TABLES: Final = "CREATE TABLE IF NOT EXISTS snapshot (part INTEGER PRIMARY KEY, content TEXT NOT NULL);"
+TABLES: Final = """
+CREATE TABLE IF NOT EXISTS snapshot (part INTEGER PRIMARY KEY, content TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS received (position INTEGER PRIMARY KEY, project TEXT NOT NULL, record TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS received_by ON received (project, position);
+"""
+KEEP_RECEIVED: Final = """
+INSERT INTO received SELECT position, json_extract(record, '$[2][0]'), record FROM log
+WHERE position <= ? AND json_extract(record, '$[1]') IN ('apply', 'note')
+"""
+"""Both have a project, calls, a batch id, and refusals."""
 LEAST_LOG: Final = 16 * 2**20
 """Characters of log before a first snapshot."""
 SLOTS_A_PART: Final = 10_000
@@ -43,6 +52,12 @@ class Accounts(msgspec.Struct):
     owners: dict[str, str] = {}
     answers: dict[str, dict[str, list[Any]]] = {}
     quirks: list[str] = []
+    overflows: dict[str, int] = {}
+
+
+_decode_received = msgspec.json.Decoder(
+    tuple[int, str, tuple[str, list[msgspec.Raw], str | None, list[tuple[int, str]]]]
+).decode
 
 
 class Store:
@@ -58,6 +73,7 @@ class Store:
     def __init__(self, path: Path) -> None:
         self._log = Log(path, KIND, TABLES)
         self._logged = self._snapshot_size = 0
+        self._resets: dict[str | None, int] = {}
         self._failure: Problem | None = None
 
     def snapshot(self) -> Accounts:
@@ -76,10 +92,20 @@ class Store:
         """What changed since the snapshot, in order: when, what, with which arguments."""
         position = 0
         while found := self._log.read(position, self._log.last, CHANGES_A_READ):
-            for position, record in found:  # noqa: B007 - the next read goes on from there
+            for position, record in found:
                 self._logged += len(record)
                 at_us, what, arguments = msgspec.json.decode(record)
+                if what == "reset":
+                    self._resets[arguments[0]] = position
                 yield at_us, what, arguments
+
+    def received(self) -> Iterator[tuple[str, int, list[msgspec.Raw], list[tuple[int, str]]]]:
+        """What the journal had when the snapshot was written: project, time, commands as JSON, and refusals."""
+        last = 0
+        while found := self._log.query("SELECT position, record FROM received WHERE position > ? LIMIT 1000", (last,)):
+            for last, record in found:  # noqa: B007 - the next query goes on from there
+                at_us, _, (project_id, calls, _, refusals) = _decode_received(record)
+                yield project_id, at_us, calls, refusals
 
     def keep(self, at_us: int, what: str, arguments: Sequence[object]) -> None:
         """Write one change.
@@ -91,7 +117,11 @@ class Store:
             raise self._failure
         record = msgspec.json.encode((at_us, what, arguments)).decode()
         self._logged += len(record)
-        self._log.append([record], then=self._note)
+        position = self._log.append([record], then=self._note)
+        if what == "reset":
+            (project_id,) = arguments
+            assert project_id is None or isinstance(project_id, str)
+            self._resets[project_id] = position
 
     @property
     def wants_snapshot(self) -> bool:
@@ -109,11 +139,19 @@ class Store:
             accounts.projects[project_id] = dataclasses.replace(project, slots={}, lifetimes={}, machines=machines)
         contents[0] = msgspec.json.encode(accounts).decode()
         self._logged, self._snapshot_size = 0, sum(map(len, contents))
+        last = self._log.last
+        forgotten = self._resets | dict.fromkeys(accounts.overflows, last)
+        self._resets = {}
         self._log.append(
             [],
+            (KEEP_RECEIVED, (last,)),
+            *(
+                ("DELETE FROM received WHERE position <= ? AND project = coalesce(?, project)", (position, project_id))
+                for project_id, position in forgotten.items()
+            ),
             ("DELETE FROM snapshot", ()),
             *(("INSERT INTO snapshot VALUES (?, ?)", numbered) for numbered in enumerate(contents)),
-            *cut(self._log.last),
+            *cut(last),
             then=self._note,
         )
 

@@ -116,7 +116,7 @@ class Rules(Project):
         """The commands that came for each slot, in order."""
         histories: defaultdict[str, list[CommandView]] = defaultdict(list)
         for command in self.journal:
-            if self._is_own(command):
+            if command.kind in KINDS and self._is_own(command):
                 histories[str(command.arguments.get("slot"))].append(command)
         return histories
 

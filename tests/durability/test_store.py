@@ -8,6 +8,7 @@ import pytest
 
 from cpsim.errors import Problem
 from cpsim.server import service, store
+from cpsim.server.journal import JournalFull
 from cpsim.server.ledger import State
 from cpsim.server.service import AccountServer
 from cpsim.server.store import Store
@@ -28,11 +29,11 @@ def restarted(tmp_path):
     clock = Clock()
     stores = []
 
-    def restart(*quirks):
+    def restart(*quirks, **options):
         if stores:
             stores.pop().close()
         stores.append(Store(tmp_path / "store"))
-        return AccountServer({"p": "s", "q": "t"}, clock, frozenset(quirks), store=stores[-1])
+        return AccountServer({"p": "s", "q": "t"}, clock, frozenset(quirks), store=stores[-1], **options)
 
     restart.clock = clock
     yield restart
@@ -120,6 +121,65 @@ def test_a_restart_changes_nothing(restarted, monkeypatch, least_log):
     expected = books(accounts)
     assert books(restarted()) == expected
     assert books(restarted())[0]["p"].users["u"].credits == 4
+
+
+@pytest.mark.parametrize("least_log", [store.LEAST_LOG, 0, 300])
+def test_the_journal_is_there_after_a_restart(restarted, monkeypatch, least_log):
+    monkeypatch.setattr(store, "LEAST_LOG", least_log)
+    accounts = restarted()
+    fill(accounts)
+    expected = journal(accounts)
+    assert len(expected) == 16
+    assert [refusal for *_, refusal in expected if refusal]
+    latest = accounts.journal.latest_refusals(20)
+    for _ in range(2):
+        accounts = restarted()
+        assert journal(accounts) == expected
+        assert list(accounts.journal.read("q")) == []
+        assert accounts.journal.latest_refusals(20) == latest
+    accounts.apply("q", [("alloc", {"slot": "a"})])
+    accounts.apply("p", [("alloc", {"slot": "a"})])
+    accounts = restarted()
+    assert [entry[1:3] for entry in accounts.journal.read("q")] == [("alloc", {"slot": "a"})]
+    assert journal(accounts)[:-1] == expected
+    accounts.reset()
+    accounts.apply("p", [("alloc", {"slot": "b"})])
+    assert [entry[1:3] for entry in journal(restarted())] == [("alloc", {"slot": "b"})]
+    assert list(restarted().journal.read("q")) == []
+
+
+def journal(accounts):
+    return list(accounts.journal.read("p"))
+
+
+@pytest.mark.parametrize("least_log", [store.LEAST_LOG, 0])
+def test_a_full_journal_is_full_after_a_restart(restarted, monkeypatch, least_log):
+    monkeypatch.setattr(store, "LEAST_LOG", least_log)
+    accounts = restarted(journal_limit=3)
+    accounts.apply("p", [("alloc", {"slot": f"s{number}"}) for number in range(3)])
+    accounts.apply("q", [("alloc", {"slot": "a"})])
+    assert len(journal(restarted(journal_limit=3))) == 3
+    restarted(journal_limit=3).apply("p", [("alloc", {"slot": "d"})])
+    for _ in range(2):
+        accounts = restarted(journal_limit=3)
+        with pytest.raises(JournalFull, match="4 commands came"):
+            journal(accounts)
+        assert len(list(accounts.journal.read("q"))) == 1
+    accounts.reset("p")
+    accounts.apply("p", [("alloc", {"slot": "e"})])
+    assert len(journal(restarted(journal_limit=3))) == 1
+
+
+def test_what_is_kept_of_a_full_or_forgotten_journal_takes_no_room(restarted, monkeypatch):
+    monkeypatch.setattr(store, "LEAST_LOG", 1_000)
+    accounts = restarted(journal_limit=10)
+    for project_id in ("p", "q"):
+        for number in range(100):
+            accounts.apply(project_id, [("alloc", {"slot": f"s{number}"})])
+    accounts.reset("q")
+    accounts.apply("q", [("alloc", {"slot": "x" * 100_000})])
+    accounts.store.wait()
+    assert accounts.store._log.query("SELECT project, count(*) FROM received GROUP BY project") == [("q", 1)]
 
 
 @pytest.mark.parametrize("least_log", [store.LEAST_LOG, 0])

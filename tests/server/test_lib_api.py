@@ -52,6 +52,15 @@ def test_a_release_may_name_the_user(site):
     assert send(site, "release", {"vmid": "7", "webid": "8"}) == error("machine '7' is linked to no user")
 
 
+def test_what_was_asked_is_in_the_journal(site):
+    send(site, "claim", CLAIM)
+    send(site, "release", {"vmid": "m", "webid": "v"})
+    assert [entry[1:] for entry in site.fake.accounts.journal.read("Physics")] == [
+        ("lib/claim", CLAIM, None),
+        ("lib/release", {"vmid": "m", "webid": "v"}, "machine 'm' is linked to user 'u', not to 'v'"),
+    ]
+
+
 def test_in_every_format(site):
     query = "vmid=m&webid=u"
     for name in ("claim", "release"):

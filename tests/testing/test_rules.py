@@ -1,10 +1,12 @@
 """Rules over a whole run: each finds the run that breaks it, and lets a good one pass."""
 
 import socket
+from urllib.request import Request, urlopen
 
 import pytest
 
 from cpdaemon import Client
+from cpdaemon.signing import token
 
 
 def failure_of(assertion, *arguments):
@@ -31,6 +33,16 @@ def test_a_good_run_keeps_all_rules(creditpiggy):
     creditpiggy.assert_no_slot_leaked()
     creditpiggy.assert_nothing_sent_twice()
     creditpiggy.assert_never_blocked(1.0)
+
+
+@pytest.mark.usefixtures("good_run")
+def test_a_machine_that_is_linked_over_http_is_no_slot(creditpiggy):
+    body = b'{"vmid":"worker-7","webid":"alice"}'
+    headers = {"Authorization": token(creditpiggy.credentials, body)}
+    urlopen(Request(f"{creditpiggy.url}/lib/claim", body, headers)).close()
+    assert creditpiggy.journal[-1].arguments == {"vmid": "worker-7", "webid": "alice"}
+    creditpiggy.assert_settled_once()
+    creditpiggy.assert_no_slot_leaked()
 
 
 @pytest.mark.usefixtures("good_run")
