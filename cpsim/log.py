@@ -13,7 +13,7 @@ import os
 import sqlite3
 import threading
 import time
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
@@ -53,13 +53,18 @@ class Log:
         kind: what the log is for; its first four letters mark the file, and one of another kind is not opened.
         tables: SQL that makes the owner's own tables, where they are not there.
         reserve_bytes: room on the disk that is kept in a file beside it, and used when the disk has no other.
+        in_sequence: once a commit has failed, the ones after it fail too, until `resume`.
 
     Raises:
         Problem: the file is in use, damaged, or something else; or it cannot be made.
     """
 
-    def __init__(self, path: Path, kind: str, tables: str = "", reserve_bytes: int = 0) -> None:
+    def __init__(
+        self, path: Path, kind: str, tables: str = "", *, reserve_bytes: int = 0, in_sequence: bool = False
+    ) -> None:
         self.path = path
+        self._in_sequence = in_sequence
+        self._failure: Problem | None = None
         with ExitStack() as undo:
             self._lock_file = _lock(path)
             undo.callback(os.close, self._lock_file)
@@ -120,8 +125,9 @@ class Log:
                     then = None
                 self._changed.notify_all()
             last = self.last
+            failure = self._failure
         if then is not None:
-            then(None)
+            then(failure)
         return last
 
     def wait(self, *statements: Statement, records: Sequence[str] = ()) -> None:
@@ -134,6 +140,17 @@ class Log:
         self.append(records, *statements, then=outcome.put)
         if (problem := outcome.get()) is not None:
             raise problem
+
+    def resume(self) -> None:
+        """Write again after a commit has failed. What was handed over since is lost; nobody hands over more meanwhile.
+
+        Raises:
+            Problem: it cannot be written yet.
+        """
+        with suppress(Problem):
+            self.wait()
+        self._failure = None
+        self.wait(("UPDATE cut SET position = position", ()))
 
     def read(self, after: int, up_to: int, limit: int) -> list[tuple[int, str]]:
         """The next records behind a position, each with its own; only what is on disk."""
@@ -171,7 +188,9 @@ class Log:
                 self._waiting = 0
                 first = self.last - len(records) + 1
                 self._changed.notify_all()
-            problem = self._commit(first, records, statements)
+            problem = self._failure or self._commit(first, records, statements)
+            if self._in_sequence:
+                self._failure = problem
             for callback in then:
                 callback(problem)
 

@@ -106,7 +106,7 @@ class Spool:
     """
 
     def __init__(self, path: Path, max_commands: int = MAX_COMMANDS, reserve_bytes: int = 0) -> None:
-        self._log = Log(path, KIND, TABLES, reserve_bytes)
+        self._log = Log(path, KIND, TABLES, reserve_bytes=reserve_bytes)
         self._max_commands = max_commands
         self._released = self._log.last
         self._sent: int = self._log.query("SELECT position FROM cut")[0][0]

@@ -132,9 +132,11 @@ class InProcess:
             fault = self._faults.draw("delivery", [("bulk", ""), *subjects])
         if fault is not None:
             self._meet(fault)
+        store = self._accounts.store
+        failures = 0 if store is None else store.failures
         self._accounts.apply(self._project_id, calls, batch_id)
-        if self._accounts.store is not None:
-            self._accounts.store.wait()
+        if store is not None:
+            store.wait(failures)
         if fault is not None and fault.action == "crash-after-commit":
             self._faults.crash()
         if fault is not None and fault.action in {"lose-reply", "cut"}:

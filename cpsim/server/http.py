@@ -212,9 +212,10 @@ class Api:
         store = self._accounts.store
         if store is None:
             return self.respond(request)
+        failures = store.failures
         try:
             response = self.respond(request)
-            await store.durable()
+            await store.durable(failures)
         except Problem as problem:
             return _json(Failure(503, str(problem)))
         return response

@@ -130,9 +130,11 @@ class AccountServer:
 
         Raises:
             GivenUp: its sender has given it up; nothing was applied.
+            Problem: the store cannot be written.
             RecursionError: an argument is nested too deeply to be written down; nothing was applied.
         """
         with self._lock:
+            self._mend()
             if batch_id is not None and (answers := self._answers.get(project_id)):
                 if batch_id in answers:
                     return answers[batch_id]
@@ -162,6 +164,7 @@ class AccountServer:
         """
         mark = _given_up(f"{batch} ")
         with self._lock:
+            self._mend()
             for batch_id, refusals in self._answers.get(project_id, {}).items():
                 if _given_up(batch_id) == mark != batch_id:
                     return refusals
@@ -202,6 +205,7 @@ class AccountServer:
         """Have these quirks, and no others, from now on; what was applied before stays as it was."""
         names = sorted(quirks)
         with self._lock:
+            self._mend()
             self._have_quirks(0, names)
             if self.store is not None:
                 self.store.keep(0, "behave", [names])  # at no time: the clock need not have been started
@@ -210,6 +214,7 @@ class AccountServer:
     def reading(self) -> Iterator[Ledger]:
         """The ledger, up to date and standing still while the context lasts."""
         with self._lock:
+            self._mend()
             now_us = self.clock.now_us()
             if self._ledger.expire(now_us) and self.store is not None:
                 self._keep(self.store, now_us, "expire", ())  # what was seen to have expired has
@@ -218,11 +223,20 @@ class AccountServer:
     def _change(self, what: str, *arguments: object) -> list[Refusal]:
         """Change the accounts, and keep the change."""
         with self._lock:
+            self._mend()
             now_us = self.clock.now_us()
             refusals = self._changes[what](now_us, *arguments)
             if self.store is not None:
                 self._keep(self.store, now_us, what, arguments)
         return refusals
+
+    def _mend(self) -> None:
+        """Go back to what the store holds, if it could not be written and can be now."""
+        if self.store is not None and self.store.is_broken:
+            self.store.resume()
+            self._answers.clear()
+            self.journal.forget_all()
+            self._restore(self.store)
 
     def _keep_time(self) -> None:
         """Keep what the time is: after a jump, nothing else in the store may tell it."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import shutil
 from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
@@ -39,6 +40,8 @@ WHERE position <= ? AND json_extract(record, '$[1]') IN ('apply', 'note')
 """Both have a project, calls, a batch id, and refusals."""
 LEAST_LOG: Final = 16 * 2**20
 """Characters of log before a first snapshot."""
+LEAST_FREE: Final = 16 * 2**20
+"""Bytes of the disk that must be free before a store that could not be written is read again."""
 SLOTS_A_PART: Final = 10_000
 CHANGES_A_READ: Final = 1_000
 
@@ -71,10 +74,27 @@ class Store:
     """
 
     def __init__(self, path: Path) -> None:
-        self._log = Log(path, KIND, TABLES)
+        self._log = Log(path, KIND, TABLES, in_sequence=True)
         self._logged = self._snapshot_size = 0
         self._resets: dict[str | None, int] = {}
-        self._failure: Problem | None = None
+        self._problem: Problem | None = None
+        self.is_broken = False
+        """Whether a change could not be written, so that none is taken before `resume`."""
+        self.failures = 0
+        """How often that came to be so."""
+
+    def resume(self) -> None:
+        """Take changes again. Those that were not written are lost: the accounts are what is in the store now.
+
+        Raises:
+            Problem: it cannot be written yet, or not for long.
+        """
+        if shutil.disk_usage(self._log.path.parent).free < LEAST_FREE:
+            self._check(self.failures)
+        self._log.resume()
+        self._logged, self._resets = 0, {}
+        self.is_broken = False
+        log.info("%s can be written again; changes that were not written are undone", self._log.path)
 
     def snapshot(self) -> Accounts:
         """The accounts as they were last written whole."""
@@ -113,8 +133,7 @@ class Store:
         Raises:
             Problem: an earlier one could not be written.
         """
-        if self._failure is not None:
-            raise self._failure
+        self._check(self.failures)
         record = msgspec.json.encode((at_us, what, arguments)).decode()
         self._logged += len(record)
         position = self._log.append([record], then=self._note)
@@ -155,11 +174,14 @@ class Store:
             then=self._note,
         )
 
-    async def durable(self) -> None:
+    async def durable(self, failures: int) -> None:
         """Return once every change so far is on disk.
 
+        Args:
+            failures: what `failures` was before these changes.
+
         Raises:
-            Problem: one could not be written; from then on, none is taken.
+            Problem: one could not be written.
         """
         loop = asyncio.get_running_loop()
         written: asyncio.Future[None] = loop.create_future()
@@ -174,24 +196,25 @@ class Store:
 
         self._log.append([], then=on_disk)
         await written
-        if self._failure is not None:
-            raise self._failure
+        self._check(failures)
 
-    def wait(self) -> None:
-        """Return once every change so far is on disk.
-
-        Raises:
-            Problem: one could not be written; from then on, none is taken.
-        """
-        self._log.wait()
-        if self._failure is not None:
-            raise self._failure
+    def wait(self, failures: int) -> None:
+        """Likewise, for a thread."""
+        with suppress(Problem):  # `_check` knows it too
+            self._log.wait()
+        self._check(failures)
 
     def close(self) -> None:
         """Write what is left, and let go of the file."""
         self._log.close()
 
+    def _check(self, failures: int) -> None:
+        if self._problem is not None and (self.is_broken or self.failures != failures):
+            raise self._problem
+
     def _note(self, problem: Problem | None) -> None:
-        if problem is not None and self._failure is None:
-            self._failure = Problem(f"{problem}; nothing more is taken: mend that, then start the server anew")
-            log.error("%s", self._failure)
+        if problem is not None and not self.is_broken:
+            self._problem = Problem(f"{problem}; until it can be written, nothing is taken")
+            self.failures += 1
+            self.is_broken = True
+            log.error("%s", self._problem)

@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import time
 from contextlib import closing
 
 import pytest
@@ -46,10 +47,10 @@ def test_a_loop_that_has_ended_meanwhile_does_not_end_the_writing(restarted, tmp
         other.execute("BEGIN IMMEDIATE")  # the writer has to wait
         accounts.apply("p", [("alloc", {"slot": "a"})])
         with pytest.raises(TimeoutError):
-            asyncio.run(asyncio.wait_for(accounts.store.durable(), 0.1))
+            asyncio.run(asyncio.wait_for(accounts.store.durable(0), 0.1))
         other.execute("ROLLBACK")
     accounts.apply("p", [("alloc", {"slot": "b"})])
-    asyncio.run(asyncio.wait_for(accounts.store.durable(), 10))
+    asyncio.run(asyncio.wait_for(accounts.store.durable(0), 10))
     assert list(books(restarted())[0]["p"].slots) == ["a", "b"]
 
 
@@ -98,7 +99,7 @@ def test_to_look_at_what_expired_before_the_last_change_writes_nothing(restarted
     restarted.clock.now_us = 0
     before = changes(tmp_path)
     assert books(accounts)[0]["p"].settled[State.EXPIRED] == 1
-    accounts.store.wait()
+    accounts.store.wait(0)
     assert changes(tmp_path) == before
 
 
@@ -178,7 +179,7 @@ def test_what_is_kept_of_a_full_or_forgotten_journal_takes_no_room(restarted, mo
             accounts.apply(project_id, [("alloc", {"slot": f"s{number}"})])
     accounts.reset("q")
     accounts.apply("q", [("alloc", {"slot": "x" * 100_000})])
-    accounts.store.wait()
+    accounts.store.wait(0)
     assert accounts.store._log.query("SELECT project, count(*) FROM received GROUP BY project") == [("q", 1)]
 
 
@@ -253,23 +254,76 @@ def test_the_log_is_kept_short(restarted, monkeypatch, tmp_path):
     accounts = restarted()
     for number in range(1000):
         accounts.apply("p", [("alloc", {"slot": f"slot-{number}"})])
-    accounts.store.wait()
+    accounts.store.wait(0)
     ((changes,),) = accounts.store._log.query("SELECT sum(length(record)) FROM log")
     ((snapshot,),) = accounts.store._log.query("SELECT sum(length(content)) FROM snapshot")
     assert changes <= max(10_000, snapshot) + 200
     assert len(books(restarted())[0]["p"].slots) == 1000
 
 
-def test_a_store_that_cannot_be_written_takes_no_more(restarted):
+@pytest.fixture
+def read_only():
+    """Return read_only(accounts, on), which lets SQLite write the store no more, or again."""
+    return lambda accounts, on: accounts.store._log._writing.execute(f"PRAGMA query_only = {int(on)}")
+
+
+def test_a_store_that_cannot_be_written_takes_nothing_until_it_can(restarted, read_only):
     accounts = restarted()
     accounts.apply("p", [("alloc", {"slot": "a"})])
-    accounts.store.wait()
-    accounts.store._log.append([], ("INSERT INTO nowhere VALUES (1)", ()), then=accounts.store._note)
+    accounts.store.wait(0)
+    read_only(accounts, on=True)
+    accounts.apply("p", [("alloc", {"slot": "lost"})], "id")
+    with pytest.raises(Problem, match="readonly database; until it can be written, nothing is taken"):
+        accounts.store.wait(0)
+    for change in (lambda: accounts.apply("p", [("alloc", {"slot": "b"})]), lambda: accounts.link([("m", "u")])):
+        with pytest.raises(Problem, match="readonly"):
+            change()
+    read_only(accounts, on=False)
+    assert accounts.apply("p", [("alloc", {"slot": "c"})], "id") == []
+    accounts.store.wait(1)
+    with pytest.raises(Problem, match="readonly"):  # who asks only now learns what became of a change before
+        accounts.store.wait(0)
+    assert list(books(accounts)[0]["p"].slots) == ["a", "c"]
+    assert [entry[2]["slot"] for entry in journal(accounts)] == ["a", "c"]
+    assert list(books(restarted())[0]["p"].slots) == ["a", "c"]
+
+
+def test_what_comes_after_a_change_that_could_not_be_written_is_not_written_either(restarted):
+    """Or it would be there after a restart, though it was answered that it was not taken."""
+    accounts = restarted()
+    with closing(sqlite3.connect(accounts.store._log.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")  # the writer has to wait
+        accounts.store._log.append([], ("INSERT INTO nowhere VALUES (1)", ()), then=accounts.store._note)
+        accounts.store._log.append([])
+        wait_for(lambda: not accounts.store._log._statements)
+        accounts.apply("p", [("alloc", {"slot": "a"})])
+        other.execute("ROLLBACK")
     with pytest.raises(Problem, match="nowhere"):
-        accounts.store.wait()
-    with pytest.raises(Problem, match="nowhere"):
-        accounts.apply("p", [("alloc", {"slot": "b"})])
-    assert list(books(restarted())[0]["p"].slots) == ["a"]
+        accounts.store.wait(0)
+    assert books(restarted())[0] == {}
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("least_log", [store.LEAST_LOG, 0])
+def test_what_was_undone_comes_back_from_the_store(restarted, monkeypatch, read_only, least_log):
+    monkeypatch.setattr(store, "LEAST_LOG", least_log)
+    accounts = restarted()
+    fill(accounts)
+    accounts.store.wait(0)
+    expected, received = books(accounts), journal(accounts)
+    read_only(accounts, on=True)
+    accounts.reset()
+    with pytest.raises(Problem):
+        accounts.store.wait(0)
+    read_only(accounts, on=False)
+    assert books(accounts) == expected
+    assert journal(accounts) == received
 
 
 @pytest.mark.parametrize("least_log", [store.LEAST_LOG, 0])
