@@ -262,8 +262,9 @@ class Courier:
             return
         if len(batch.calls) == 1:
             self._tries_alone *= MORE_PATIENCE
-        why = REFUSED if error.definite or batch_id is not None else SET_ASIDE
-        self._halve(batch, why, f"{error} ({self._failures} times, while other requests were answered)")
+        is_known = batch_id is not None or (error.definite and not batch.resumed)
+        told = f"{error} ({self._failures} times, while other requests were answered)"
+        self._halve(batch, REFUSED if is_known else SET_ASIDE, told)
 
     def _halve(self, batch: Batch, why: str, error: str) -> None:
         """Find the command that spoils a batch: try the first half of it, or keep the one that is left for a person."""
