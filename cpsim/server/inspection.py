@@ -282,12 +282,20 @@ class Inspector:
         return self.clock()
 
     def slots_parquet(self) -> bytes:
-        """Every slot, as a Parquet table with a row each."""
+        """Every slot, as a Parquet table with a row each.
+
+        Raises:
+            Problem: a sum is beyond 64 bits.
+        """
         with self._accounts.reading() as ledger:
             return export.slots_parquet(ledger)
 
     def accounts_parquet(self) -> bytes:
-        """Every machine and user of each project, as a Parquet table with a row each."""
+        """Every machine and user of each project, as a Parquet table with a row each.
+
+        Raises:
+            Problem: a sum is beyond 64 bits.
+        """
         with self._accounts.reading() as ledger:
             return export.accounts_parquet(ledger)
 

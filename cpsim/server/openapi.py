@@ -23,7 +23,7 @@ ERRORS: Final = {
     409: "The clock would go back, or beyond its end; or there is no such fault or quirk, or it cannot be had.",
     413: "The body is too large.",
     503: "The store cannot keep changes any more.",
-    507: "More commands were received than the journal keeps: reset the project.",
+    507: "There is more than is kept, or than a Parquet column holds; the message says what to do.",
 }
 
 

@@ -278,6 +278,34 @@ def test_slots_as_parquet(filled):
     assert (rows["d"]["state"], rows["d"]["reason"], rows["d"]["granted"]) == ("discarded", "lost", None)
 
 
+@pytest.mark.parametrize(
+    ("slots", "counters", "told"),
+    [
+        (1, {"n": LARGEST_INTEGER}, {"slots": "slot '0': counters n", "accounts": "machine 'm': counters n"}),
+        (1, {"n": -LARGEST_INTEGER}, {"slots": "slot '0': counters n", "accounts": "machine 'm': counters n"}),
+        (1025, {}, {"accounts": "machine 'm': credits"}),
+    ],
+)
+def test_a_sum_beyond_64_bits_is_told_and_is_in_the_json_lines(site, slots, counters, told):
+    for slot in map(str, range(slots)):
+        counted = [("counters", {"slot": slot, **counters})] * 1025 if counters else []
+        calls = [
+            ("alloc", {"slot": slot, "credits": LARGEST_INTEGER}),
+            *counted,
+            ("claim", {"slot": slot, "machine": "m"}),
+        ]
+        assert site.fake.accounts.apply("Physics", calls) == []
+    number = 1025 * counters.get("n", LARGEST_INTEGER)
+    for name, where in told.items():
+        assert refuse(site, f"{name}.parquet") == (
+            507,
+            f"project 'Physics', {where} is {number}, beyond the 64 bits of a Parquet column; ledger.jsonl has it",
+        )
+    status, body = site.request("GET", "/__cpsim/ledger.jsonl")
+    assert status == 200
+    assert b":%d" % number in body
+
+
 def test_the_ledger_as_json_lines(filled):
     filled.fake.accounts.link([("m", "u")])
     status, body = filled.request("GET", "/__cpsim/ledger.jsonl")
