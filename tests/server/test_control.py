@@ -622,14 +622,20 @@ def test_faults_are_set_and_what_comes_of_them_is_shown(filled):
 
 
 def test_faults_are_added_and_removed(site):
-    ask(site, "faults/add", "POST", b'["down:from=60"]')
+    ask(site, "faults/add", "POST", b'["down:from=60,until=90"]')
     assert len(ask(site, "faults/add", "POST", b'["hang", "hang"]')) == 3
     assert [fault["fault"] for fault in ask(site, "faults/remove", "POST", b'["hang"]')] == [
-        "server.down:from=60",
+        "server.down:from=60,until=90",
         "hang",
     ]
     assert ask(site, "faults", "POST", b"[]") == []
     assert list(site.fake.faults) == []
+
+
+def test_a_fault_without_an_end_that_was_set_elsewhere_is_kept(site):
+    site.fake.faults.add("down:from=60")
+    answer = ask(site, "faults", "POST", b'["server.down:from=60", "hang"]')
+    assert [fault["fault"] for fault in answer] == ["server.down:from=60", "hang"]
 
 
 @pytest.mark.parametrize(
@@ -637,6 +643,8 @@ def test_faults_are_added_and_removed(site):
     [
         ("faults", '["hangs"]', "did you mean 'hang'"),
         ("faults/add", '["crash-after-ok"]', "would end the process"),
+        ("faults", '["down"]', "'server.down' would shut out the control API for good: give it an until=SECONDS"),
+        ("faults/add", '["hang", "server.down:from=60"]', "would shut out the control API for good"),
         ("faults/remove", '["hang"]', "is not set; these are: none"),
         ("quirks", '["reclaims"]', "no quirk 'reclaims'"),
     ],
