@@ -17,6 +17,7 @@ from cpsim.daemon.courier import HttpServer
 from cpsim.daemon.site import Daemon
 from cpsim.errors import Problem
 from cpsim.fault_plan import FaultPlan
+from cpsim.faults import SERVER_REQUESTS
 from cpsim.printable import printable
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def run(
     assert config.server is not None
     plan = FaultPlan(faults, seed=seed, crash=partial(os.kill, os.getpid(), signal.SIGKILL))
     for fault in plan:
-        if fault.stage == "server":
+        if fault.stage == "server" or fault.kind in SERVER_REQUESTS:
             raise Problem(f"fault {str(fault)!r} is one of a server: give it to the cpsim serve behind this daemon")
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -232,11 +232,12 @@ def test_a_daemon_that_crashes_loses_nothing_it_acknowledged(here, server, ini, 
     assert server.accounts.refused == 0
 
 
-def test_a_daemon_has_no_faults_of_a_server(here, ini):
+@pytest.mark.parametrize("fault", ["server.status=500", "late=1.5:kind=bulk"])
+def test_a_daemon_has_no_faults_of_a_server(here, ini, fault):
     path = str(ini("http://127.0.0.1:1/api"))
-    status, _, error = told("--config", path, "--spool", "spool", "--fault", "status=500")
+    status, _, error = told("--config", path, "--spool", "spool", "--fault", fault)
     assert status == 2
-    assert "fault 'server.status=500' is one of a server" in error
+    assert f"fault '{fault}' is one of a server" in error
     assert not (here / "spool").exists()
 
 
