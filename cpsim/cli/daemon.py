@@ -185,8 +185,11 @@ def _serve(
     """Run the daemon, if all that it needs was said."""
     from cpsim.daemon import main
     from cpsim.process import settle_in
-    from cpsim.quirks import chosen
+    from cpsim.quirks import QUIRKS, chosen
 
+    for name in quirks:
+        if QUIRKS[name].tier == "server":
+            raise click.UsageError(f"--quirk {name} is one of a server: give it to the cpsim serve behind this daemon")
     behaviour = chosen(profile, quirks)
     needed = {
         "--spool FILE: it keeps commands until they are delivered": config.spool or "ack-before-delivery" in behaviour,
@@ -198,6 +201,8 @@ def _serve(
     for option, value in needed.items():
         if not value:
             raise click.UsageError(f"give {option}, or a --config that says it")
+    if config.spool is not None and "ack-before-delivery" in behaviour:
+        _pass_over(config.spool)
     settle_in()
     with announcing(ready_file) as announce:
         main.run(
@@ -208,3 +213,17 @@ def _serve(
             faults=faults,
             seed=seed,
         )
+
+
+def _pass_over(spool: Path) -> None:
+    """Warn that a spool is not used, unless it holds commands that would never be delivered."""
+    from cpsim.daemon.spool import read_status
+    from cpsim.errors import Problem
+
+    queued = read_status(spool).queued if spool.exists() and spool.stat().st_size else 0
+    if queued:
+        raise Problem(
+            f"spool {spool} holds {queued:,} commands, which the quirk ack-before-delivery would leave there: "
+            "run the daemon without that quirk until they are delivered, or name another file"
+        )
+    click.echo(f"cpsim: warning: spool {spool} is not used: the quirk ack-before-delivery needs none", err=True)

@@ -42,10 +42,10 @@ def ini(here):
 
 
 @contextmanager
-def running(here, *options):
+def running(here, *options, stderr=None):
     """A daemon, stopped in the end."""
     command = [*CPSIM, "daemon", "--spool", "spool", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True) as process:
         address = process.stdout.readline()
         try:
             yield process, address
@@ -146,6 +146,10 @@ def test_a_second_daemon_on_one_spool(here, server, ini):
         (("--requeue", "1"), "give --spool FILE"),
         (("--spool", "s", "--forget", "first"), "'first' is neither a number that --failed shows nor all"),
         (("--spool", "s", "--quirk", "drops-on-error"), "did you mean 'drop-on-error'"),
+        (
+            ("--spool", "s", "--quirk", "reclaim"),
+            "--quirk reclaim is one of a server: give it to the cpsim serve behind",
+        ),
         (("--spool", "s", "--fault", "hangs"), "did you mean 'hang'"),
     ],
 )
@@ -209,6 +213,26 @@ def test_the_daemon_in_production_keeps_nothing_on_disk(here, server, ini):
     with server.accounts.reading() as ledger:
         assert list(ledger.project("p").slots) == ["a"]
     assert not (here / "spool").exists()
+
+
+def test_the_daemon_in_production_passes_no_commands_over(here, server, ini):
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        nowhere = f"http://127.0.0.1:{nobody.getsockname()[1]}/api"
+    with running(here, "--config", str(ini(nowhere))), Client("./cp.sock") as client:
+        client.alloc("a")
+    config = ("--config", str(ini(server.addresses["http"])))
+    deployed = ("--profile", "deployed", "--spool", "spool")
+    status, _, error = told(*config, *deployed)
+    assert status == 2
+    assert error.startswith("cpsim: spool spool holds 1 commands, which the quirk ack-before-delivery would leave ")
+    assert error.endswith(": run the daemon without that quirk until they are delivered, or name another file\n")
+    with running(here, *config), Client("./cp.sock") as client:
+        client.alloc("b")
+    with running(here, *config, *deployed, stderr=subprocess.PIPE) as (process, _):
+        warning = process.stderr.readline()
+    assert warning == "cpsim: warning: spool spool is not used: the quirk ack-before-delivery needs none\n"
+    with server.accounts.reading() as ledger:
+        assert list(ledger.project("p").slots) == ["a", "b"]
 
 
 @pytest.mark.parametrize(
