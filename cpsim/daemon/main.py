@@ -71,7 +71,8 @@ def run(
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    handler = logging.StreamHandler() if config.logfile is None else WatchedFileHandler(config.logfile)
+    with _named("logfile"):
+        handler = logging.StreamHandler() if config.logfile is None else WatchedFileHandler(config.logfile)
     handler.setFormatter(_Printable("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=config.loglevel, handlers=[handler])
     credentials = config.project or "", config.secret or ""
@@ -116,8 +117,18 @@ def _pid_in(path: Path | None) -> Iterator[None]:
     if path is None:
         yield
         return
-    path.write_text(f"{os.getpid()}\n", encoding="utf-8")
+    with _named("pidfile"):
+        path.write_text(f"{os.getpid()}\n", encoding="utf-8")
     try:
         yield
     finally:
         path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _named(key: str) -> Iterator[None]:
+    """Tell of which key a file is that cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise Problem(f"[server] {key} = {error.filename}: {error.strerror}") from error

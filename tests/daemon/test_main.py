@@ -109,6 +109,13 @@ def test_options_without_a_configuration(here, server):
         assert list(ledger.project("p").slots) == ["a"]
 
 
+def test_a_configuration_may_leave_the_port_open(here, server, ini):
+    path = ini(server.addresses["http"])
+    path.write_text(path.read_text().replace("socket=unix\nbind=cp.sock", "socket=tcp\nbind=127.0.0.1:0"))
+    with running(here, "--config", str(path)) as (_, address), Client(address.split()[1]) as client:
+        client.alloc("a")
+
+
 def test_what_a_server_that_is_down_cannot_take_stays(here, server, ini):
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         nowhere = f"http://127.0.0.1:{nobody.getsockname()[1]}/api"
@@ -137,10 +144,10 @@ def test_a_second_daemon_on_one_spool(here, server, ini):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ((), "give --spool FILE"),
-        (("--spool", "s"), "give --unix or --tcp"),
-        (("--spool", "s", "--unix", "u"), "give --server"),
-        (("--spool", "s", "--unix", "u", "--server", "http://x/api"), "give --project"),
+        ((), "give --spool FILE, which keeps commands until they are delivered, or [server] spool in a --config FILE"),
+        (("--spool", "s"), "give --unix, --tcp, or [server] bind in a --config FILE"),
+        (("--spool", "s", "--unix", "u"), "give --server, or [api] api_url in a --config FILE"),
+        (("--spool", "s", "--unix", "u", "--server", "http://x/api"), "give --project, or [api] api_key in a --config"),
         (("--spool", "s", "--unix", "u", "--tcp", "127.0.0.1:0"), "exclude one another"),
         (("--spool", "s", "--unix", "u", "--server", "127.0.0.1:1"), "must be a URL"),
         (("--requeue", "1"), "give --spool FILE"),
@@ -158,6 +165,23 @@ def test_wrong_usage(here, options, said):
     assert status == 64
     assert said in error
     assert list(here.iterdir()) == []
+
+
+def test_what_is_missing_in_a_configuration_is_told_with_its_key(here, ini):
+    path = ini("http://127.0.0.1:1/api")
+    path.write_text(path.read_text().replace(f"api_secret={SECRET}", "api_secret="))
+    status, _, error = told("--config", str(path), "--spool", "spool")
+    assert status == 64
+    assert error.endswith(f"give --secret-file, or [api] api_secret in {path}\n")
+
+
+@pytest.mark.parametrize("key", ["logfile", "pidfile"])
+def test_a_file_that_cannot_be_written_is_told_with_its_key(here, ini, key):
+    path = ini("http://127.0.0.1:1/api")
+    path.write_text(path.read_text().replace(f"{key}=", f"{key}={here.absolute()}/none/"))
+    status, _, error = told("--config", str(path), "--spool", "spool")
+    file = here.absolute() / "none" / key.removesuffix("file")
+    assert (status, error) == (2, f"cpsim: [server] {key} = {file}: No such file or directory\n")
 
 
 @pytest.mark.parametrize("options", [("--status",), ("--failed",), ("--requeue", "all"), ("--forget", "1")])
