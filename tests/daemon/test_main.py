@@ -13,7 +13,7 @@ from cpdaemon import Client, CreditPiggyError, UnixEndpoint
 from cpdaemon.endpoint import parse_endpoint
 from cpdaemon.transport import exchange
 from cpsim.daemon.courier import HttpServer
-from cpsim.daemon.spool import read_status
+from cpsim.daemon.spool import Spool, read_status
 from cpsim.fake import ANY_PORT, Fake
 
 SECRET = "hush%hush"
@@ -207,13 +207,22 @@ def test_what_failed_is_requeued_or_forgotten(here, server, ini):
         f"cpsim: no failed command has the number {numbers[1]}; --failed lists those that there are\n",
     )
     with running(here, "--config", path):
-        status, _, error = told(*spool, "--requeue", "all")
-        assert (status, error) == (2, "cpsim: spool is in use by another process; stop it, or name another file\n")
+        for option in ("--requeue", "--forget"):
+            status, _, error = told(*spool, option, "all")
+            stopping = "stop the daemon, give this command again, and then start it"
+            assert (status, error) == (2, f"cpsim: spool is in use by a daemon: {stopping}\n")
     with server.accounts.reading() as ledger:
         assert ledger.project("p").slots["b"].granted == 7
     assert [row["command"] for row in json.loads(told(*spool, "--failed", "--json")[1])] == ["claim,slot=c,machine=m"]
     assert told(*spool, "--forget", "all")[1] == "1 commands are struck from the list\n"
     assert told(*spool, "--failed") == (0, "", "")
+
+
+def test_a_spool_that_cannot_be_opened_is_not_said_to_be_in_use(here):
+    Spool(here / "s").close()
+    (here / "s.lock").unlink()
+    (here / "s.lock").mkdir()
+    assert told("--spool", "s", "--forget", "all") == (2, "", "cpsim: cannot open s: Is a directory\n")
 
 
 def test_what_failed_cannot_move_about_the_terminal_of_who_looks(here, server, ini):
