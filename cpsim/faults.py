@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Self
 
-REQUESTS: Final = (*KINDS, "bulk", "slots", "heartbeat")
+SERVER_REQUESTS: Final = ("bulk", "slots", "heartbeat")
+"""What a fault's `kind` may be at a server alone."""
+REQUESTS: Final = (*KINDS, *SERVER_REQUESTS)
 """What a fault's `kind` may be: a command, or one of the server's other requests."""
 LONGEST_S: Final = 86_400.0
 
@@ -86,7 +88,12 @@ def _is_count(value: object) -> bool:
 
 
 KEYS: Final = {
-    "kind": _Key("kind", f"one of {', '.join(REQUESTS)}", str, lambda value: value in REQUESTS),
+    "kind": _Key(
+        "kind",
+        f"one of {', '.join(KINDS)}; at a server, {', '.join(SERVER_REQUESTS)} too",
+        str,
+        lambda value: value in REQUESTS,
+    ),
     "slot": _Key("slot", "a pattern such as job-*", str, lambda value: isinstance(value, str) and bool(value)),
     "nth": _Key("nth", "a whole number from 1 up", int, _is_count),
     "count": _Key("count", "a whole number from 1 up", int, _is_count),
@@ -165,6 +172,8 @@ class Fault:
                 yield f"{key} is {value!r}, and must be {attribute.allowed}"
             if value is not None and action.hook == "state" and key not in {"from", "until"}:
                 yield f"{key} cannot choose here, for a refused connection tells nothing; from and until can"
+        if "server" not in ([self.stage] if self.stage else action.stages) and self.kind in SERVER_REQUESTS:
+            yield f"kind is {self.kind!r}, and must be one of {', '.join(KINDS)} at a daemon"
         if self.until_s is not None and self.until_s <= (self.from_s or 0):
             yield "until must be later than from"
 

@@ -45,6 +45,10 @@ SELECT json_group_array(json_array(position, record)) FROM
 """
 
 
+class InUse(Problem):  # noqa: N818 - it may be no error
+    """Another process has a log open."""
+
+
 class Log:
     """An open log. Its methods may be called from any thread.
 
@@ -275,7 +279,7 @@ def in_use(path: Path) -> bool:
     """Whether a process has the log open."""
     try:
         os.close(_lock(path))
-    except Problem:
+    except InUse:
         return True
     return False
 
@@ -290,7 +294,7 @@ def _lock(path: Path) -> int:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(file)
-        raise Problem(f"{path} is in use by another process; stop it, or name another file") from None
+        raise InUse(f"{path} is in use by another process; stop it, or name another file") from None
     return file
 
 

@@ -83,7 +83,7 @@ class ServeFile(_Table, frozen=True):
     profile: Profile = "documented"
     quirks: Annotated[list[Text], Meta(description="a list of names that cpsim quirks lists")] = []
     faults: Annotated[list[Text], Meta(description="a list of faults; see cpsim faults")] = []
-    seed: int = 1
+    seed: Count = 1
     clock: ClockTable = ClockTable()
     links: Annotated[dict[Text, Text], Meta(description='a table of machine = "user"')] = {}
 
@@ -263,6 +263,7 @@ def _projects(file: ServeFile, folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def _sites(file: ServeFile, folder: Path, projects: Mapping[str, str]) -> Iterator[Site]:
+    taken: dict[object, str] = {file.http: "http"}
     for index, daemon in enumerate(file.daemon):
         place = f"daemon[{index}]"
         if daemon.project not in projects:
@@ -271,6 +272,17 @@ def _sites(file: ServeFile, folder: Path, projects: Mapping[str, str]) -> Iterat
             raise ValueError(f"{place}.project = {json.dumps(daemon.project)}: expected {known}{close}")
         if daemon.unix is None and daemon.tcp is None:
             raise ValueError(f"{place}: expected unix, tcp, or both")
+        unix = None if daemon.unix is None else (folder / daemon.unix).resolve()
+        tcp = daemon.tcp if daemon.tcp is not None and daemon.tcp.port else None
+        for key, address in (("unix", unix), ("tcp", tcp)):
+            if address is None:
+                continue
+            if address in taken:
+                given = json.dumps(str(getattr(daemon, key)))
+                raise ValueError(
+                    f"{place}.{key} = {given}: expected an address of its own; {taken[address]} has the same"
+                )
+            taken[address] = f"{place}.{key}"
         yield Site(
             project_id=daemon.project,
             unix=None if daemon.unix is None else folder / daemon.unix,

@@ -11,6 +11,7 @@ import difflib
 import json
 import re
 import tomllib
+from datetime import date, time
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -141,5 +142,7 @@ def _join(path: str, key: object) -> str:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, date | time):
+        return value.isoformat()
     text = json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
     return text if len(text) <= 80 else f"{text[:79]}…"

@@ -124,7 +124,7 @@ def daemon(
     from cpsim.daemon.config import Config, read_config
 
     config = Config() if config_file is None else read_config(config_file)
-    for sentence in config.unknown:
+    for sentence in config.warnings:
         click.echo(f"cpsim: warning: {config_file}: {sentence}", err=True)
     if unix is not None and tcp is not None:
         raise click.UsageError("--unix and --tcp exclude one another: a daemon listens at one address")
@@ -148,7 +148,7 @@ def daemon(
     if status or failed or requeue or forget:
         _look_after(config, status=status, as_json=as_json, requeue=requeue, forget=forget)
     else:
-        _serve(config, ready_file, **behaviour)
+        _serve(config, config_file, ready_file, **behaviour)
 
 
 def _look_after(config: Config, *, status: bool, as_json: bool, requeue: Sequence[str], forget: Sequence[str]) -> None:
@@ -174,6 +174,7 @@ def _number(text: str) -> int:
 
 def _serve(
     config: Config,
+    config_file: Path | None,
     ready_file: Path | None,
     *,
     profile: str,
@@ -185,19 +186,25 @@ def _serve(
     """Run the daemon, if all that it needs was said."""
     from cpsim.daemon import main
     from cpsim.process import settle_in
-    from cpsim.quirks import chosen
+    from cpsim.quirks import QUIRKS, chosen
 
+    for name in quirks:
+        if QUIRKS[name].tier == "server":
+            raise click.UsageError(f"--quirk {name} is one of a server: give it to the cpsim serve behind this daemon")
     behaviour = chosen(profile, quirks)
     needed = {
-        "--spool FILE: it keeps commands until they are delivered": config.spool or "ack-before-delivery" in behaviour,
-        "--unix or --tcp": config.listen,
-        "--server": config.server,
-        "--project": config.project,
-        "--secret-file": config.secret,
+        "--spool FILE, which keeps commands until they are delivered, or [server] spool": config.spool
+        or "ack-before-delivery" in behaviour,
+        "--unix, --tcp, or [server] bind": config.listen,
+        "--server, or [api] api_url": config.server,
+        "--project, or [api] api_key": config.project,
+        "--secret-file, or [api] api_secret": config.secret,
     }
-    for option, value in needed.items():
+    for way, value in needed.items():
         if not value:
-            raise click.UsageError(f"give {option}, or a --config that says it")
+            raise click.UsageError(f"give {way} in {config_file or 'a --config FILE'}")
+    if config.spool is not None and "ack-before-delivery" in behaviour:
+        _pass_over(config.spool)
     settle_in()
     with announcing(ready_file) as announce:
         main.run(
@@ -208,3 +215,17 @@ def _serve(
             faults=faults,
             seed=seed,
         )
+
+
+def _pass_over(spool: Path) -> None:
+    """Warn that a spool is not used, unless it holds commands that would never be delivered."""
+    from cpsim.daemon.spool import read_status
+    from cpsim.errors import Problem
+
+    queued = read_status(spool).queued if spool.exists() and spool.stat().st_size else 0
+    if queued:
+        raise Problem(
+            f"spool {spool} holds {queued:,} commands, which the quirk ack-before-delivery would leave there: "
+            "run the daemon without that quirk until they are delivered, or name another file"
+        )
+    click.echo(f"cpsim: warning: spool {spool} is not used: the quirk ack-before-delivery needs none", err=True)

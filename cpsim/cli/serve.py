@@ -70,7 +70,9 @@ def _secrets(project_ids: Sequence[str], secret_files: Sequence[Path]) -> dict[s
 )
 @quirk_option
 @fault_option
-@click.option("--seed", type=int, metavar="N", help="Same seed, same faults where they are a matter of chance.")
+@click.option(
+    "--seed", type=click.IntRange(0), metavar="N", help="Same seed, same faults where they are a matter of chance."
+)
 @click.option(
     "--ready-file",
     type=click.Path(dir_okay=False, path_type=Path),

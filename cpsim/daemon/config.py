@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from configparser import ConfigParser, DuplicateOptionError, DuplicateSectionError, MissingSectionHeaderError
 from configparser import Error as IniError
+from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint, UrlEndpoint, parse_endpoint
+from cpdaemon.endpoint import UnixEndpoint, UrlEndpoint, parse_endpoint
 from cpdaemon.errors import EndpointError
 from cpsim.errors import Problem
+from cpsim.listen import Listen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from cpdaemon.endpoint import TcpEndpoint
 
 DEFAULT_FLUSH_INTERVAL_S: Final = 1.0
 LONGEST_FLUSH_INTERVAL_S: Final = 86_400.0
@@ -40,8 +45,8 @@ class Config:
     pidfile: Path | None = None
     logfile: Path | None = None
     loglevel: int = logging.INFO
-    unknown: tuple[str, ...] = ()
-    """Keys of the file that were passed over, each in a sentence."""
+    warnings: tuple[str, ...] = ()
+    """Keys of the file that were passed over, or whose values are in quotes, each in a sentence."""
 
 
 def read_config(path: Path) -> Config:
@@ -49,8 +54,8 @@ def read_config(path: Path) -> Config:
 
     Section `[api]` has api_url, api_key and api_secret (older files: project_id and project_auth), flush_interval in
     seconds; section `[server]` has socket (unix or tcp), bind (PATH or HOST:PORT), pidfile, logfile, loglevel, and
-    may have spool. What comes after white space and a semicolon is a comment. What is not known is passed over, as the
-    deployed daemon does, and told in `unknown`.
+    may have spool. What comes after white space and a semicolon is a comment. What is not known is passed over, and
+    quotes are part of a value, as with the deployed daemon; both are told in `warnings`.
 
     Raises:
         Problem: the file cannot be read, or a value cannot be used. No message quotes a secret.
@@ -77,7 +82,7 @@ def read_config(path: Path) -> Config:
             pidfile=_path(server.get("pidfile")),
             logfile=_path(server.get("logfile")),
             loglevel=_level(server.get("loglevel")),
-            unknown=(*_unknown_sections(ini), *_unknown("api", api), *_unknown("server", server)),
+            warnings=(*_unknown_sections(ini), *_odd("api", api), *_odd("server", server)),
         )
     except (ValueError, EndpointError) as error:
         raise Problem(f"{path}: {error}") from error
@@ -102,12 +107,14 @@ def _unknown_sections(ini: ConfigParser) -> Iterator[str]:
             yield f"[{section}] is not known, and passed over; {hint}"
 
 
-def _unknown(section: str, given: Mapping[str, str]) -> Iterator[str]:
-    for key in given:
+def _odd(section: str, given: Mapping[str, str]) -> Iterator[str]:
+    for key, value in given.items():
         if key not in KEYS[section]:
             close = get_close_matches(key, KEYS[section], n=1)
             hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(KEYS[section])}"
             yield f"[{section}] {key} is not known, and passed over; {hint}"
+        elif re.fullmatch(r"""(["']).*\1""", value, re.DOTALL):
+            yield f"[{section}] {key} is in quotes, which are part of its value; leave them out if they are not meant"
 
 
 def _listen(server: Mapping[str, str]) -> UnixEndpoint | TcpEndpoint | None:
@@ -117,9 +124,9 @@ def _listen(server: Mapping[str, str]) -> UnixEndpoint | TcpEndpoint | None:
     kind = server.get("socket", "unix").lower()
     if kind == "unix":
         return UnixEndpoint(bind)
-    endpoint = parse_endpoint(bind) if kind == "tcp" else None
-    if isinstance(endpoint, TcpEndpoint):
-        return endpoint
+    if kind == "tcp":
+        with suppress(ValueError):
+            return Listen(bind)
     raise ValueError(f"socket={kind} with bind={bind}: use unix with a PATH, or tcp with HOST:PORT")
 
 

@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from cpsim.daemon.spool import Spool, check_exists, read_failed, read_status
+from cpsim.errors import Problem
+from cpsim.log import InUse
 from cpsim.printable import printable
 
 if TYPE_CHECKING:
@@ -64,13 +66,20 @@ def requeue(spool: Path, numbers: Collection[int] | None) -> str:
     Raises:
         Problem: there is no such spool or command, the spool is in use, or nobody knows which command is meant.
     """
-    check_exists(spool)
-    with closing(Spool(spool)) as opened:
+    with closing(_opened(spool)) as opened:
         return f"{opened.requeue(numbers):,} commands are to be delivered again\n"
 
 
 def forget(spool: Path, numbers: Collection[int] | None) -> str:
     """Strike failed commands from the list; says how many. Arguments and errors are those of `requeue`."""
-    check_exists(spool)
-    with closing(Spool(spool)) as opened:
+    with closing(_opened(spool)) as opened:
         return f"{opened.forget(numbers):,} commands are struck from the list\n"
+
+
+def _opened(spool: Path) -> Spool:
+    check_exists(spool)
+    try:
+        return Spool(spool)
+    except InUse as problem:
+        advice = "stop the daemon, give this command again, and then start it"
+        raise Problem(f"{spool} is in use by a daemon: {advice}") from problem

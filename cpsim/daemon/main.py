@@ -18,6 +18,7 @@ from cpsim.daemon.site import Daemon
 from cpsim.daemon.spool import RESERVE_BYTES, Spool
 from cpsim.errors import Problem
 from cpsim.fault_plan import FaultPlan
+from cpsim.faults import SERVER_REQUESTS
 from cpsim.printable import printable
 
 if TYPE_CHECKING:
@@ -66,12 +67,13 @@ def run(
     assert config.server is not None
     plan = FaultPlan(faults, seed=seed, crash=partial(os.kill, os.getpid(), signal.SIGKILL))
     for fault in plan:
-        if fault.stage == "server":
+        if fault.stage == "server" or fault.kind in SERVER_REQUESTS:
             raise Problem(f"fault {str(fault)!r} is one of a server: give it to the cpsim serve behind this daemon")
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    handler = logging.StreamHandler() if config.logfile is None else WatchedFileHandler(config.logfile)
+    with _named("logfile"):
+        handler = logging.StreamHandler() if config.logfile is None else WatchedFileHandler(config.logfile)
     handler.setFormatter(_Printable("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=config.loglevel, handlers=[handler])
     credentials = config.project or "", config.secret or ""
@@ -128,8 +130,18 @@ def _pid_in(path: Path | None) -> Iterator[None]:
     if path is None:
         yield
         return
-    path.write_text(f"{os.getpid()}\n", encoding="utf-8")
+    with _named("pidfile"):
+        path.write_text(f"{os.getpid()}\n", encoding="utf-8")
     try:
         yield
     finally:
         path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _named(key: str) -> Iterator[None]:
+    """Tell of which key a file is that cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise Problem(f"[server] {key} = {error.filename}: {error.strerror}") from error

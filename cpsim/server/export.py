@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from cpsim.server.views import LinkView, View, machine_view, slot_view, user_view
+from cpsim.errors import Problem
+from cpsim.server.views import LinkView, MachineView, SlotView, UserView, View, machine_view, slot_view, user_view
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +19,11 @@ T = TypeVar("T")
 
 
 def slots_parquet(ledger: Ledger) -> bytes:
-    """One row per slot: where it is in its life, its terms, and what it granted to whom. Times in microseconds."""
+    """One row per slot: where it is in its life, its terms, and what it granted to whom. Times in microseconds.
+
+    Raises:
+        Problem: a counter has been added up to more than 64 bits hold.
+    """
     import pyarrow as pa  # noqa: PLC0415 - slow to import, and few ask
 
     rows = [
@@ -37,13 +43,18 @@ def slots_parquet(ledger: Ledger) -> bytes:
     for name in ("credits", "min", "max", "granted", "allocated_us", "expires_us", "settled_us"):
         columns[name] = pa.array([getattr(slot, name) for slot in slots], pa.int64())
     counters, meta = pa.map_(pa.string(), pa.int64()), pa.map_(pa.string(), pa.string())
-    columns["counters"] = pa.array([_items(slot.counters) for slot in slots], counters)
+    with _beyond_64_bits_told(ledger, SlotView):
+        columns["counters"] = pa.array([_items(slot.counters) for slot in slots], counters)
     columns["meta"] = pa.array([_items(slot.meta) for slot in slots], meta)
     return _parquet(pa.table(columns))
 
 
 def accounts_parquet(ledger: Ledger) -> bytes:
-    """One row per machine and per user of each project: what it earned, and what waits for an owner."""
+    """One row per machine and per user of each project: what it earned, and what waits for an owner.
+
+    Raises:
+        Problem: credits or a counter have been added up to more than 64 bits hold.
+    """
     import pyarrow as pa  # noqa: PLC0415
 
     rows = [
@@ -56,17 +67,39 @@ def accounts_parquet(ledger: Ledger) -> bytes:
         for user_id, account in project.users.items()
     ]
     counters = pa.map_(pa.string(), pa.int64())
-    columns = {
-        "project": pa.array([row[0] for row in rows], pa.string()),
-        "kind": pa.array([row[1] for row in rows], pa.string()),
-        "id": pa.array([row[2] for row in rows], pa.string()),
-        "user": pa.array([row[3] for row in rows], pa.string()),
-        "credits": pa.array([row[4].credits for row in rows], pa.int64()),
-        "counters": pa.array([_items(row[4].counters) for row in rows], counters),
-        "waiting_credits": pa.array([row[5] and row[5].credits for row in rows], pa.int64()),
-        "waiting_counters": pa.array([row[5] and _items(row[5].counters) for row in rows], counters),
-    }
+    with _beyond_64_bits_told(ledger, MachineView, UserView):
+        columns = {
+            "project": pa.array([row[0] for row in rows], pa.string()),
+            "kind": pa.array([row[1] for row in rows], pa.string()),
+            "id": pa.array([row[2] for row in rows], pa.string()),
+            "user": pa.array([row[3] for row in rows], pa.string()),
+            "credits": pa.array([row[4].credits for row in rows], pa.int64()),
+            "counters": pa.array([_items(row[4].counters) for row in rows], counters),
+            "waiting_credits": pa.array([row[5] and row[5].credits for row in rows], pa.int64()),
+            "waiting_counters": pa.array([row[5] and _items(row[5].counters) for row in rows], counters),
+        }
     return _parquet(pa.table(columns))
+
+
+@contextmanager
+def _beyond_64_bits_told(ledger: Ledger, *kinds: type[View]) -> Iterator[None]:
+    """Tell whose sum no column can hold."""
+    try:
+        yield
+    except OverflowError:
+        told = (_beyond_64_bits(view) for view in _views(ledger) if isinstance(view, kinds))
+        raise Problem(next(filter(None, told))) from None
+
+
+def _beyond_64_bits(view: Any) -> str | None:  # noqa: ANN401 - of a slot, a machine or a user
+    kind = view.__struct_config__.tag
+    for name, value in msgspec.structs.asdict(view).items():
+        sums = {f"{name} {key}": number for key, number in value.items()} if isinstance(value, dict) else {name: value}
+        for shown, number in sums.items():
+            if isinstance(number, int) and not -(2**63) <= number < 2**63:
+                whose = f"project {view.project!r}, {kind} {getattr(view, kind)!r}"
+                return f"{whose}: {shown} is {number}, beyond the 64 bits of a Parquet column; ledger.jsonl has it"
+    return None
 
 
 def _items(values: dict[str, T] | None) -> list[tuple[str, T]]:

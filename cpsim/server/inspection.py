@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from cpsim.errors import Problem
 from cpsim.fault_plan import FaultPlan, Firing
+from cpsim.faults import Fault
 from cpsim.quirks import QUIRKS, chosen
 from cpsim.server import export
 from cpsim.server.clock import LATEST_US
@@ -226,16 +227,19 @@ class Inspector:
         ]
 
     def set_faults(self, faults: list[FaultText]) -> list[FaultView]:
-        """Have these faults, and no others; what they count and their times begin anew. An empty list is none."""
-        return self._change_faults(self._faults.replace, faults)
+        """Have these faults, and no others; what they count and their times begin anew. An empty list is none.
+
+        One that shuts this API out, `down`, has to have an `until`.
+        """
+        return self._change_faults(lambda: self._faults.replace(self._with_an_end(faults)))
 
     def add_faults(self, faults: list[FaultText]) -> list[FaultView]:
-        """Have these faults besides."""
-        return self._change_faults(lambda added: self._faults.add(*added), faults)
+        """Have these faults besides; `down` has to have an `until`."""
+        return self._change_faults(lambda: self._faults.add(*self._with_an_end(faults)))
 
     def remove_faults(self, faults: list[FaultText]) -> list[FaultView]:
         """Have one fault less of each that is given."""
-        return self._change_faults(lambda removed: self._faults.remove(*removed), faults)
+        return self._change_faults(lambda: self._faults.remove(*faults))
 
     def firings(self, cursor: Cursor = 0, limit: Limit = 1000) -> Page[FiringView]:
         """The faults that came to pass, in order."""
@@ -282,12 +286,20 @@ class Inspector:
         return self.clock()
 
     def slots_parquet(self) -> bytes:
-        """Every slot, as a Parquet table with a row each."""
+        """Every slot, as a Parquet table with a row each.
+
+        Raises:
+            Problem: a sum is beyond 64 bits.
+        """
         with self._accounts.reading() as ledger:
             return export.slots_parquet(ledger)
 
     def accounts_parquet(self) -> bytes:
-        """Every machine and user of each project, as a Parquet table with a row each."""
+        """Every machine and user of each project, as a Parquet table with a row each.
+
+        Raises:
+            Problem: a sum is beyond 64 bits.
+        """
         with self._accounts.reading() as ledger:
             return export.accounts_parquet(ledger)
 
@@ -296,9 +308,19 @@ class Inspector:
         with self._accounts.reading() as ledger:
             return export.json_lines(ledger)
 
-    def _change_faults(self, change: Callable[[list[str]], object], faults: list[str]) -> list[FaultView]:
+    def _with_an_end(self, faults: list[str]) -> list[str]:
+        """Faults after which this API is in reach again, or that are set already."""
+        for fault in map(Fault.parse, faults):
+            if fault.action == "down" and fault.until_s is None and fault not in self._faults:
+                raise Problem(
+                    f"fault {str(fault)!r} would shut out the control API for good: give it an until=SECONDS, or set "
+                    "it in Python or with cpsim serve --fault"
+                )
+        return faults
+
+    def _change_faults(self, change: Callable[[], object]) -> list[FaultView]:
         try:
-            change(faults)
+            change()
         except Problem as problem:
             raise ValueError(str(problem)) from problem
         return self.faults()

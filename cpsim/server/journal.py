@@ -145,7 +145,8 @@ class Journal:
         if project_id in self._full:
             raise JournalFull(
                 f"the journal of project {project_id!r} is full: {self._received[project_id]:,} commands came, and it "
-                f"keeps {self._limit:,}; reset the project to begin anew, or serve with a higher journal limit"
+                f"keeps {self._limit:,}; reset the project to begin anew, or serve with a higher journal_limit, which "
+                "a --config file has"
             )
         return _entries(self._batches.get(project_id, ()), start)
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint
+from cpdaemon.endpoint import UnixEndpoint
 from cpsim.daemon.config import Config, read_config
 from cpsim.errors import Problem
+from cpsim.listen import Listen
 
 DEPLOYED = """
 [api]
@@ -48,8 +49,19 @@ def test_the_deployed_file(read):
 def test_an_older_file(read):
     config = read("[api]\nproject_id=old\nproject_auth=word\n[server]\nsocket=tcp\nbind=127.0.0.1:5667\nspool=/s\n")
     assert (config.project, config.secret) == ("old", "word")
-    assert config.listen == TcpEndpoint("127.0.0.1", 5667)
+    assert config.listen == Listen("127.0.0.1:5667")
     assert config.spool == Path("/s")
+
+
+def test_port_0_takes_a_free_one(read):
+    assert read("[server]\nsocket=tcp\nbind=127.0.0.1:0").listen == Listen("127.0.0.1:0")
+
+
+def test_quotes_are_part_of_a_value_and_told(read):
+    config = read('[api]\napi_secret=\'hush\'\napi_key="\n[server]\nbind = "/var/run/x"\n')
+    assert (config.secret, config.listen) == ("'hush'", UnixEndpoint('"/var/run/x"'))
+    quoted = "is in quotes, which are part of its value; leave them out if they are not meant"
+    assert config.warnings == (f"[api] api_secret {quoted}", f"[server] bind {quoted}")
 
 
 def test_a_comment_behind_a_value_and_a_byte_order_mark_are_none_of_it(read):
@@ -58,7 +70,7 @@ def test_a_comment_behind_a_value_and_a_byte_order_mark_are_none_of_it(read):
 
 
 def test_a_section_in_capitals_is_told_with_its_name(read):
-    assert read("[API]\nx=y\n").unknown == ("[API] is not known, and passed over; did you mean [api]?",)
+    assert read("[API]\nx=y\n").warnings == ("[API] is not known, and passed over; did you mean [api]?",)
 
 
 def test_what_is_not_utf_8_is_told_with_its_place(tmp_path):
@@ -80,6 +92,7 @@ def test_an_empty_file_says_nothing(read):
         ("[api]\napi_url=cp.example.org", "cp.example.org"),
         ("[api]\napi_url=/var/run/x", "not a URL"),
         ("[server]\nsocket=tcp\nbind=/var/run/x", "HOST:PORT"),
+        ("[server]\nsocket=tcp\nbind=127.0.0.1:65536", "socket=tcp with bind=127.0.0.1:65536: use unix with a PATH"),
         ("[server]\nsocket=udp\nbind=/var/run/x", "socket=udp"),
         ("[server]\nloglevel=loud", "loud"),
         ("no section", r"not an INI file: line 1: there is no \[section\] before it"),
@@ -104,7 +117,7 @@ def test_a_file_that_is_not_there(tmp_path):
 def test_a_key_that_is_not_known_is_told_with_the_nearest(read):
     found = read("[api]\nflush_intervl=5\napi_secret=hush\n[server]\ncolour=red\n[other]\nx=y\n")
     assert found.flush_interval_s == Config().flush_interval_s
-    section, misspelt, foreign = found.unknown
+    section, misspelt, foreign = found.warnings
     assert section == "[other] is not known, and passed over; there are [api] and [server]"
     assert misspelt == "[api] flush_intervl is not known, and passed over; did you mean flush_interval?"
     assert foreign.startswith("[server] colour is not known, and passed over; there are socket, bind,")

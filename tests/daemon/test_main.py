@@ -43,10 +43,10 @@ def ini(here):
 
 
 @contextmanager
-def running(here, *options):
+def running(here, *options, stderr=None):
     """A daemon, stopped in the end."""
     command = [*CPSIM, "daemon", "--spool", "spool", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True) as process:
         address = process.stdout.readline()
         try:
             yield process, address
@@ -110,6 +110,13 @@ def test_options_without_a_configuration(here, server):
         assert list(ledger.project("p").slots) == ["a"]
 
 
+def test_a_configuration_may_leave_the_port_open(here, server, ini):
+    path = ini(server.addresses["http"])
+    path.write_text(path.read_text().replace("socket=unix\nbind=cp.sock", "socket=tcp\nbind=127.0.0.1:0"))
+    with running(here, "--config", str(path)) as (_, address), Client(address.split()[1]) as client:
+        client.alloc("a")
+
+
 def test_what_a_server_that_is_down_cannot_take_stays(here, server, ini):
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         nowhere = f"http://127.0.0.1:{nobody.getsockname()[1]}/api"
@@ -138,15 +145,19 @@ def test_a_second_daemon_on_one_spool(here, server, ini):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ((), "give --spool FILE"),
-        (("--spool", "s"), "give --unix or --tcp"),
-        (("--spool", "s", "--unix", "u"), "give --server"),
-        (("--spool", "s", "--unix", "u", "--server", "http://x/api"), "give --project"),
+        ((), "give --spool FILE, which keeps commands until they are delivered, or [server] spool in a --config FILE"),
+        (("--spool", "s"), "give --unix, --tcp, or [server] bind in a --config FILE"),
+        (("--spool", "s", "--unix", "u"), "give --server, or [api] api_url in a --config FILE"),
+        (("--spool", "s", "--unix", "u", "--server", "http://x/api"), "give --project, or [api] api_key in a --config"),
         (("--spool", "s", "--unix", "u", "--tcp", "127.0.0.1:0"), "exclude one another"),
         (("--spool", "s", "--unix", "u", "--server", "127.0.0.1:1"), "must be a URL"),
         (("--requeue", "1"), "give --spool FILE"),
         (("--spool", "s", "--forget", "first"), "'first' is neither a number that --failed shows nor all"),
         (("--spool", "s", "--quirk", "drops-on-error"), "did you mean 'drop-on-error'"),
+        (
+            ("--spool", "s", "--quirk", "reclaim"),
+            "--quirk reclaim is one of a server: give it to the cpsim serve behind",
+        ),
         (("--spool", "s", "--fault", "hangs"), "did you mean 'hang'"),
     ],
 )
@@ -155,6 +166,23 @@ def test_wrong_usage(here, options, said):
     assert status == 64
     assert said in error
     assert list(here.iterdir()) == []
+
+
+def test_what_is_missing_in_a_configuration_is_told_with_its_key(here, ini):
+    path = ini("http://127.0.0.1:1/api")
+    path.write_text(path.read_text().replace(f"api_secret={SECRET}", "api_secret="))
+    status, _, error = told("--config", str(path), "--spool", "spool")
+    assert status == 64
+    assert error.endswith(f"give --secret-file, or [api] api_secret in {path}\n")
+
+
+@pytest.mark.parametrize("key", ["logfile", "pidfile"])
+def test_a_file_that_cannot_be_written_is_told_with_its_key(here, ini, key):
+    path = ini("http://127.0.0.1:1/api")
+    path.write_text(path.read_text().replace(f"{key}=", f"{key}={here.absolute()}/none/"))
+    status, _, error = told("--config", str(path), "--spool", "spool")
+    file = here.absolute() / "none" / key.removesuffix("file")
+    assert (status, error) == (2, f"cpsim: [server] {key} = {file}: No such file or directory\n")
 
 
 @pytest.mark.parametrize("options", [("--status",), ("--failed",), ("--requeue", "all"), ("--forget", "1")])
@@ -180,13 +208,22 @@ def test_what_failed_is_requeued_or_forgotten(here, server, ini):
         f"cpsim: no failed command has the number {numbers[1]}; --failed lists those that there are\n",
     )
     with running(here, "--config", path):
-        status, _, error = told(*spool, "--requeue", "all")
-        assert (status, error) == (2, "cpsim: spool is in use by another process; stop it, or name another file\n")
+        for option in ("--requeue", "--forget"):
+            status, _, error = told(*spool, option, "all")
+            stopping = "stop the daemon, give this command again, and then start it"
+            assert (status, error) == (2, f"cpsim: spool is in use by a daemon: {stopping}\n")
     with server.accounts.reading() as ledger:
         assert ledger.project("p").slots["b"].granted == 7
     assert [row["command"] for row in json.loads(told(*spool, "--failed", "--json")[1])] == ["claim,slot=c,machine=m"]
     assert told(*spool, "--forget", "all")[1] == "1 commands are struck from the list\n"
     assert told(*spool, "--failed") == (0, "", "")
+
+
+def test_a_spool_that_cannot_be_opened_is_not_said_to_be_in_use(here):
+    Spool(here / "s").close()
+    (here / "s.lock").unlink()
+    (here / "s.lock").mkdir()
+    assert told("--spool", "s", "--forget", "all") == (2, "", "cpsim: cannot open s: Is a directory\n")
 
 
 def test_what_failed_cannot_move_about_the_terminal_of_who_looks(here, server, ini):
@@ -212,6 +249,26 @@ def test_the_daemon_in_production_keeps_nothing_on_disk(here, server, ini):
     assert not (here / "spool").exists()
 
 
+def test_the_daemon_in_production_passes_no_commands_over(here, server, ini):
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        nowhere = f"http://127.0.0.1:{nobody.getsockname()[1]}/api"
+    with running(here, "--config", str(ini(nowhere))), Client("./cp.sock") as client:
+        client.alloc("a")
+    config = ("--config", str(ini(server.addresses["http"])))
+    deployed = ("--profile", "deployed", "--spool", "spool")
+    status, _, error = told(*config, *deployed)
+    assert status == 2
+    assert error.startswith("cpsim: spool spool holds 1 commands, which the quirk ack-before-delivery would leave ")
+    assert error.endswith(": run the daemon without that quirk until they are delivered, or name another file\n")
+    with running(here, *config), Client("./cp.sock") as client:
+        client.alloc("b")
+    with running(here, *config, *deployed, stderr=subprocess.PIPE) as (process, _):
+        warning = process.stderr.readline()
+    assert warning == "cpsim: warning: spool spool is not used: the quirk ack-before-delivery needs none\n"
+    with server.accounts.reading() as ledger:
+        assert list(ledger.project("p").slots) == ["a", "b"]
+
+
 @pytest.mark.parametrize(
     ("fault", "applied"), [("crash-before-ok", []), ("crash-after-ok", ["a"]), ("daemon.crash-after-commit", ["a"])]
 )
@@ -233,11 +290,12 @@ def test_a_daemon_that_crashes_loses_nothing_it_acknowledged(here, server, ini, 
     assert server.accounts.refused == 0
 
 
-def test_a_daemon_has_no_faults_of_a_server(here, ini):
+@pytest.mark.parametrize("fault", ["server.status=500", "late=1.5:kind=bulk"])
+def test_a_daemon_has_no_faults_of_a_server(here, ini, fault):
     path = str(ini("http://127.0.0.1:1/api"))
-    status, _, error = told("--config", path, "--spool", "spool", "--fault", "status=500")
+    status, _, error = told("--config", path, "--spool", "spool", "--fault", fault)
     assert status == 2
-    assert "fault 'server.status=500' is one of a server" in error
+    assert f"fault '{fault}' is one of a server" in error
     assert not (here / "spool").exists()
 
 

@@ -37,6 +37,8 @@ def fired(plan, commands, hook="daemon"):
         "late=0.5:count=20",
         "server.down:from=1.5",
         "daemon.crash-after-ok:slot=a:b=c",
+        "server.late=1:kind=bulk",
+        "late=1:kind=heartbeat",
     ],
 )
 def test_a_fault_is_the_text_it_was_read_from(text):
@@ -67,6 +69,9 @@ def test_an_action_of_one_stage_has_that_stage():
         ("hang:count=two", "count is 'two', and must be a whole number from 1 up"),
         ("hang:knd=claim", "no key 'knd'; there are kind, .*; did you mean 'kind'?"),
         ("hang:kind=clam", "kind is 'clam', and must be one of alloc, "),
+        ("daemon.late=1:kind=bulk", "kind is 'bulk', and must be one of alloc, .*, claim at a daemon"),
+        ("pieces:kind=slots", "kind is 'slots', and must be one of alloc, .* at a daemon"),
+        ("crash-after-ok:kind=heartbeat", "kind is 'heartbeat', and must be one of alloc, .* at a daemon"),
         ("hang:slot", "slot is '', and must be a pattern"),
         ("hang:nth=1,nth=2", "nth is given twice"),
         ("hang:probability=1.1", "probability is 1.1, and must be a number above 0 and at most 1"),

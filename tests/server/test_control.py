@@ -278,6 +278,34 @@ def test_slots_as_parquet(filled):
     assert (rows["d"]["state"], rows["d"]["reason"], rows["d"]["granted"]) == ("discarded", "lost", None)
 
 
+@pytest.mark.parametrize(
+    ("slots", "counters", "told"),
+    [
+        (1, {"n": LARGEST_INTEGER}, {"slots": "slot '0': counters n", "accounts": "machine 'm': counters n"}),
+        (1, {"n": -LARGEST_INTEGER}, {"slots": "slot '0': counters n", "accounts": "machine 'm': counters n"}),
+        (1025, {}, {"accounts": "machine 'm': credits"}),
+    ],
+)
+def test_a_sum_beyond_64_bits_is_told_and_is_in_the_json_lines(site, slots, counters, told):
+    for slot in map(str, range(slots)):
+        counted = [("counters", {"slot": slot, **counters})] * 1025 if counters else []
+        calls = [
+            ("alloc", {"slot": slot, "credits": LARGEST_INTEGER}),
+            *counted,
+            ("claim", {"slot": slot, "machine": "m"}),
+        ]
+        assert site.fake.accounts.apply("Physics", calls) == []
+    number = 1025 * counters.get("n", LARGEST_INTEGER)
+    for name, where in told.items():
+        assert refuse(site, f"{name}.parquet") == (
+            507,
+            f"project 'Physics', {where} is {number}, beyond the 64 bits of a Parquet column; ledger.jsonl has it",
+        )
+    status, body = site.request("GET", "/__cpsim/ledger.jsonl")
+    assert status == 200
+    assert b":%d" % number in body
+
+
 def test_the_ledger_as_json_lines(filled):
     filled.fake.accounts.link([("m", "u")])
     status, body = filled.request("GET", "/__cpsim/ledger.jsonl")
@@ -594,14 +622,20 @@ def test_faults_are_set_and_what_comes_of_them_is_shown(filled):
 
 
 def test_faults_are_added_and_removed(site):
-    ask(site, "faults/add", "POST", b'["down:from=60"]')
+    ask(site, "faults/add", "POST", b'["down:from=60,until=90"]')
     assert len(ask(site, "faults/add", "POST", b'["hang", "hang"]')) == 3
     assert [fault["fault"] for fault in ask(site, "faults/remove", "POST", b'["hang"]')] == [
-        "server.down:from=60",
+        "server.down:from=60,until=90",
         "hang",
     ]
     assert ask(site, "faults", "POST", b"[]") == []
     assert list(site.fake.faults) == []
+
+
+def test_a_fault_without_an_end_that_was_set_elsewhere_is_kept(site):
+    site.fake.faults.add("down:from=60")
+    answer = ask(site, "faults", "POST", b'["server.down:from=60", "hang"]')
+    assert [fault["fault"] for fault in answer] == ["server.down:from=60", "hang"]
 
 
 @pytest.mark.parametrize(
@@ -609,6 +643,8 @@ def test_faults_are_added_and_removed(site):
     [
         ("faults", '["hangs"]', "did you mean 'hang'"),
         ("faults/add", '["crash-after-ok"]', "would end the process"),
+        ("faults", '["down"]', "'server.down' would shut out the control API for good: give it an until=SECONDS"),
+        ("faults/add", '["hang", "server.down:from=60"]', "would shut out the control API for good"),
         ("faults/remove", '["hang"]', "is not set; these are: none"),
         ("quirks", '["reclaims"]', "no quirk 'reclaims'"),
     ],

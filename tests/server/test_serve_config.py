@@ -145,6 +145,13 @@ def test_an_empty_file_is_served_like_no_file(write):
     assert load(write("")) == Configuration()
 
 
+def test_daemons_may_share_what_is_no_address_of_one_alone(write):
+    daemons = [
+        DAEMON.format(f'tcp = "{address}"') for address in ("127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:1", "[::1]:1")
+    ]
+    assert len(load(write('http = "127.0.0.1:0"\n' + PROJECT + "".join(daemons))).sites) == 4
+
+
 def test_paths_are_relative_to_the_file(here, monkeypatch):
     Path("sub/serve.toml").write_text(
         'store = "x.store"\n[[project]]\nid = "p"\nsecret_file = "physics.secret"\n'
@@ -157,6 +164,7 @@ def test_paths_are_relative_to_the_file(here, monkeypatch):
     assert configuration.store == Path("sub/x.store")
 
 
+DAEMON = '[[daemon]]\nproject = "p"\n{}\n'
 PROJECT = '[[project]]\nid = "p"\nsecret = "s"\n'
 
 
@@ -172,7 +180,11 @@ PROJECT = '[[project]]\nid = "p"\nsecret = "s"\n'
         ("journal_limit = -1", "journal_limit = -1: expected a whole number from 0 up"),
         ('profile = "real"', 'profile = "real": expected "documented" or "deployed"'),
         ('quirks = ["reclame"]', r'quirks\[0\] = "reclame": expected reclaim, .*; did you mean "reclaim"'),
-        ("[clock]\nstart = 2026-03-01T00:00:00", r"clock.start = datetime.*: expected a time with its offset"),
+        ('seed = "x"', 'seed = "x": expected a whole number from 0 up'),
+        ("seed = -1", "seed = -1: expected a whole number from 0 up"),
+        ("[clock]\nstart = 2026-03-01T00:00:00", "clock.start = 2026-03-01T00:00:00: expected a time with its offset"),
+        ("[clock]\nstart = 2026-03-01", "clock.start = 2026-03-01: expected a time with its offset"),
+        ("[clock]\nrate = 07:32:00", "clock.rate = 07:32:00: expected a multiple of real time"),
         ("[clock]\nrate = -1", "clock.rate = -1: expected a multiple of real time, from 0"),
         ("[clock]\nrate = nan", "clock.rate = nan: expected a multiple"),
         ("[links]\nm = 5", "links.m = 5: expected text"),
@@ -189,6 +201,18 @@ PROJECT = '[[project]]\nid = "p"\nsecret = "s"\n'
         ('[[project]]\nid = "p"\nsecret_file = "empty"', r'project\[0\].secret_file = "empty": is empty'),
         ('control_token_file = "empty"', 'control_token_file = "empty": is empty'),
         (PROJECT + '[[daemon]]\nproject = "q"\nunix = "x"', r'daemon\[0\].project = "q": expected "p"'),
+        (
+            PROJECT + DAEMON.format('unix = "d"') + DAEMON.format('unix = "sub/../d"'),
+            r'daemon\[1\].unix = "sub/../d": expected an address of its own; daemon\[0\].unix has the same',
+        ),
+        (
+            PROJECT + DAEMON.format('tcp = "127.0.0.1:1"') + DAEMON.format('unix = "d"\ntcp = "127.0.0.1:1"'),
+            r'daemon\[1\].tcp = "127.0.0.1:1": expected an address of its own; daemon\[0\].tcp has the same',
+        ),
+        (
+            'http = "127.0.0.1:1"\n' + PROJECT + DAEMON.format('tcp = "127.0.0.1:1"'),
+            r'daemon\[0\].tcp = "127.0.0.1:1": expected an address of its own; http has the same',
+        ),
         (PROJECT + '[[daemon]]\nproject = "p"', r"daemon\[0\]: expected unix, tcp, or both"),
         (PROJECT + '[[daemon]]\nproject = "p"\ntcp = "x:70000"', r'daemon\[0\].tcp = "x:70000": expected HOST:PORT'),
         (PROJECT + '[[daemon]]\nproject = "p"\nflush_interval = "5s"', r'flush_interval = "5s": expected seconds'),
@@ -245,6 +269,7 @@ def test_several_projects_by_options(here, asked):
         (["--project", "a", "--project", "a"], "a is given twice"),
         (["--control-token-file", "empty"], "--control-token-file empty is empty"),
         (["--config", "missing"], "'missing' does not exist"),
+        (["--seed", "-1"], "-1 is not in the range x>=0"),
     ],
 )
 def test_options_that_do_not_go_together(asked, here, arguments, said):
