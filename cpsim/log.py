@@ -45,7 +45,7 @@ SELECT json_group_array(json_array(position, record)) FROM
 """
 
 
-class InUse(Problem):  # noqa: N818 - it may be no error
+class InUse(Problem):
     """Another process has a log open."""
 
 
