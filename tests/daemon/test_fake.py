@@ -223,6 +223,19 @@ def test_a_site_with_a_store_has_a_spool(here):
         assert fake.inspector.slot("r", "a").slot.state == "allocated"
 
 
+def test_each_daemon_of_a_project_has_a_spool_of_its_own(here):
+    sites = [Site(project_id="p", unix=here / f"{number}.sock", flush_interval_s=60) for number in (1, 2)]
+    for started in range(2):  # and the same one when all begin anew
+        with Fake(PROJECTS, sites=sites, store=here / "store") as fake:
+            for site in sites:
+                with Client(f"./{site.unix}") as client:
+                    client.alloc(f"{started} {site.unix}")
+            assert fake.pending == 2
+    with Fake(PROJECTS, store=here / "store") as fake:
+        assert len(fake.inspector.slots("p").items) == 4
+    assert {path.name for path in here.glob("*.spool")} == {"store.p.spool", "store.p+2.spool"}
+
+
 def test_waits_are_noted_where_that_is_asked_for(here):
     waits = Waits()
     with Fake(PROJECTS, unix=here / "cp.sock", http=ANY_PORT, waits=waits) as fake:
