@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cpdaemon.endpoint import UrlEndpoint
 
 CONTROL_PATH: Final = "/__cpsim/"
-POLL_S: Final = 0.05
+POLL_S: Final = 0.01
 TABLE_TAKES: Final = 20
 """How many time-outs long a server may take to make a table: it has a row for each of millions of slots."""
 

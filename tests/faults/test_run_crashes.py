@@ -31,9 +31,9 @@ def crashing(tmp_path, monkeypatch):
         return perform(
             lambda: generate(source.parse(scenario, "small.toml")),
             None,
-            pace or Rate(800),
+            pace or Rate(400),
             in_flight=16,
-            timeout_s=5.0,
+            timeout_s=20.0,
             processes=processes,
             slot_prefix=None,
             faults=faults,
@@ -50,15 +50,14 @@ def crashing(tmp_path, monkeypatch):
 def met(run):
     """(fault, how often it fired) of a run, of which nothing that was acknowledged was lost."""
     assert run.verdict.ruling == "valid", (run.verdict.anomalies[:3], run.verdict.unseen)
-    assert len(run.firings) == sum(fault["fired"] for fault in run.faults)
     return [(fault["fault"], fault["fired"]) for fault in run.faults]
 
 
 @pytest.mark.parametrize(
     ("fault", "nth"),
     [
-        ("daemon.crash-before-ok", 100),
-        ("daemon.crash-after-ok", 100),
+        ("daemon.crash-before-ok", 50),
+        ("daemon.crash-after-ok", 50),
         ("daemon.crash-after-commit", 5),
         ("server.crash-after-commit", 5),
     ],
@@ -67,22 +66,23 @@ def test_a_crash_comes_once_and_loses_nothing(crashing, fault, nth):
     run = crashing(f"{fault}:nth={nth}")
     assert met(run) == [(f"{fault}:nth={nth}", 1)]
     assert run.faults[0]["selected"] > nth
-    assert (run.firings[0]["stage"], run.firings[0]["action"]) == tuple(fault.split("."))
+    assert [f"{firing['stage']}.{firing['action']}" for firing in run.firings] == [fault]
     outcomes = run.records["outcome"]
     assert (outcomes != Outcome.ACCEPTED).any()
-    assert (outcomes[-20:] == Outcome.ACCEPTED).all()
+    assert (outcomes[-5:] == Outcome.ACCEPTED).all()
 
 
 def test_faults_go_on_after_crashes_where_they_were(crashing):
     """Each of the crashes is another life's, and what else was asked for comes to pass as in one."""
     run = crashing(
         "daemon.crash-after-ok:kind=alloc,nth=20,count=3",
-        "server.crash-after-commit:nth=12",
+        "server.crash-after-commit:nth=9",
         "daemon.lose-reply:kind=claim,nth=100,count=2",
         "daemon.lose-reply:until=0.02,kind=claim",  # is over before the first crash
         scenario='faults = ["daemon.crash-before-ok:kind=claim,nth=60"]' + SCENARIO,
     )
     assert [fired for _, fired in met(run)] == [1, 3, 1, 2, 0]
+    assert len(run.firings) == 7
     assert [firing["time_s"] for firing in run.firings] == sorted(firing["time_s"] for firing in run.firings)
 
 
