@@ -5,22 +5,18 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from cpsim.errors import Problem
 from cpsim.faults import Fault
 from cpsim.replay.clock import Speed, Virtual
-from cpsim.verify.observer import CannotObserve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from cpsim.replay.clock import Pace
     from cpsim.run import Run
     from cpsim.verify.observer import Observer
-
-T = TypeVar("T")
-POLL_S: Final = 0.05
 
 
 class Outages:
@@ -94,6 +90,12 @@ def failing(
     lasting = [_at_the_pace(Fault.parse(text), result.pace) for text in faults]
     outages = None
     if isinstance(result.pace, Virtual):
+        for fault in lasting:
+            if fault.crashes:
+                raise Problem(
+                    f"fault {str(fault)!r}: a process that crashes takes along the clock, which stands still in "
+                    "virtual time: leave out --virtual, or the fault"
+                )
         timed = [fault for fault in lasting if fault.from_s is not None or fault.until_s is not None]
         outages = Outages(observer, timed)
         lasting = [fault for fault in lasting if fault not in timed]
@@ -108,7 +110,8 @@ def failing(
             outages.end()
             result.faults = outages.met
         outage_s = max((fault.until_s or 0.0 for fault in lasting if fault.action == "down"), default=0.0)
-        result.faults += _reached(observer.faults, began_s + outage_s + timeout_s)[len(before) :]
+        observer.outage_s = max(0.0, began_s + outage_s - time.monotonic()) + timeout_s
+        result.faults += observer.faults()[len(before) :]
         result.firings = observer.firings()[earlier:]
         observer.set_faults(before)
 
@@ -123,14 +126,3 @@ def _at_the_pace(fault: Fault, pace: Pace) -> Fault:
 
 def _without_times(fault: Fault) -> Fault:
     return replace(fault, from_s=None, until_s=None)
-
-
-def _reached(ask: Callable[[], T], until_s: float) -> T:
-    """What a server says, which may be out of reach until then, by a fault."""
-    while True:
-        try:
-            return ask()
-        except CannotObserve:
-            if time.monotonic() > until_s:
-                raise
-            time.sleep(POLL_S)

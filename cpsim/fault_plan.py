@@ -1,6 +1,7 @@
 """The plan of the faults of a fake: which are set, which fires for a command, and which have fired.
 
-A command meets one fault at most: of several that would fire for it, the first in the plan. Whether a probability is
+A command meets one fault at most: of several that would fire for it, the first in the plan; and a process one crash.
+Whether a probability is
 met depends on the seed, the fault and the number of the command alone, so that the same commands meet the same faults.
 """
 
@@ -47,6 +48,22 @@ class Firing(NamedTuple):
     action: str
     kind: str
     slot: str
+
+
+class Progress(NamedTuple):
+    """How far a plan is.
+
+    Attributes:
+        begun_s: when it began, on its clock.
+        faults: for each fault its text, how many commands it has selected, and how often it fired.
+        firings: what came to pass.
+        missed: how much more did, for which the record has no room.
+    """
+
+    begun_s: float
+    faults: list[tuple[str, int, int]]
+    firings: list[Firing]
+    missed: int
 
 
 class _Armed:
@@ -122,7 +139,8 @@ class FaultPlan:
         self._clock = clock
         self._seed = seed
         self._crash = crash
-        self._lock = threading.Lock()
+        self._crashing = self._resumed = False
+        self._lock = threading.RLock()
         self._armed: list[_Armed] = []
         self._watchers: list[Callable[[], object]] = []
         self._firings: list[Firing] = []
@@ -211,6 +229,20 @@ class FaultPlan:
         with self._lock:
             return [(str(armed.fault), armed.selected, armed.fired) for armed in self._armed]
 
+    def progress(self) -> Progress:
+        """How far it is, for a plan of another process of this machine to `resume`."""
+        with self._lock:
+            return Progress(self._begun_s, self.describe(), list(self._firings), self._missed)
+
+    def resume(self, progress: Progress) -> None:
+        """Go on where another plan was; `begin` then lets the seconds of the faults' times count on."""
+        self.replace([text for text, *_ in progress.faults])
+        with self._lock:
+            for armed, (_, selected, fired) in zip(self._armed, progress.faults, strict=True):
+                armed.selected, armed.fired = selected, fired
+            self._begun_s, self._resumed = progress.begun_s, True
+            self._firings, self._missed = list(progress.firings), progress.missed
+
     # Each of these is a context in which there is one fault more: `with faults.hang(kind="claim"): ...`
 
     def refuse(self, **selection: Unpack[Selection]) -> AbstractContextManager[None]:
@@ -264,8 +296,9 @@ class FaultPlan:
     # For the tiers
 
     def begin(self) -> None:
-        """Count the seconds of the faults' times from now."""
-        self._begun_s = self._clock()
+        """Count the seconds of the faults' times from now, unless this goes on with another plan."""
+        if not self._resumed:
+            self._begun_s = self._clock()
 
     def draw(self, hook: str, subjects: Sequence[tuple[str, str]]) -> Fault | None:
         """The fault that fires now, if one does.
@@ -284,8 +317,10 @@ class FaultPlan:
                 if subject is None:
                     continue
                 armed.selected += 1
-                if firing is None and armed.fires(self._seed):
+                dies = armed.fault.crashes
+                if firing is None and armed.fires(self._seed) and not (dies and self._crashing):
                     firing = armed
+                    self._crashing = self._crashing or dies
                     stage = armed.fault.stage or ("daemon" if hook == "delivery" else hook)
                     self._record(armed, now_s, stage, subject)
         return None if firing is None else firing.fault
@@ -316,9 +351,10 @@ class FaultPlan:
         self._watchers.remove(watcher)
 
     def crash(self) -> None:
-        """End this process at once."""
+        """End this process at once; nothing comes to pass meanwhile."""
         assert self._crash is not None
-        self._crash()
+        with self._lock:
+            self._crash()
 
     def _elapsed_s(self) -> float:
         return self._clock() - self._begun_s
@@ -326,7 +362,7 @@ class FaultPlan:
     def _made(self, faults: Iterable[Fault | str]) -> list[_Armed]:
         made = [_fault(fault) for fault in faults]
         for fault in made:
-            if fault.action.startswith("crash") and self._crash is None:
+            if fault.crashes and self._crash is None:
                 raise Problem(
                     f"fault {str(fault)!r} would end the process that runs this fake: serve it in a process of its "
                     "own, as cpsim serve does"

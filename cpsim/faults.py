@@ -207,6 +207,11 @@ class Fault:
         return f"{self.stage and f'{self.stage}.'}{self.action}{value}{chosen and f':{chosen}'}"
 
     @property
+    def crashes(self) -> bool:
+        """Whether it ends the process."""
+        return self.action.startswith("crash")
+
+    @property
     def hooks(self) -> frozenset[str]:
         """The moments at which it may fire, "daemon", "server" and "delivery"; none if it is a state.
 

@@ -22,6 +22,7 @@ from cpsim.effect import effect_delays_ns
 from cpsim.errors import Problem, WrongUsage
 from cpsim.failing import failing
 from cpsim.fake import FakeProcess
+from cpsim.faults import Fault
 from cpsim.judging import judge
 from cpsim.process import undisturbed
 from cpsim.replay.assignment import Assignment
@@ -149,31 +150,31 @@ def run(
     if isinstance(pace, Users):
         in_flight = pace.number
     _allow_open_files(in_flight + FILES_BESIDE)
-    with _embedded() if target is None else contextlib.nullcontext(lambda _: target) as locate:
+    with _embedded() if target is None else contextlib.nullcontext(lambda *_: target) as locate:
         on_stage("making the workload")
         workload = load()
+        faults = [*workload.faults, *faults]
         started = datetime.now(UTC)
         result = Run(
             workload=workload,
-            target=locate(workload.sites),
+            target=locate(workload.sites, faults),
             embedded=target is None,
             pace=pace,
             slot_prefix=slot_prefix or _fresh_prefix(workload, started, embedded=target is None),
             fresh=slot_prefix is None or target is None,
             started=started,
         )
-        assignment = _assignment(result, in_flight, timeout_s)
         observer = _observer(result.target, timeout_s)
         if observer is not None:
             observer.outstanding()  # a wrong address or secret should show before anything is sent
             if result.embedded and not workload.link_after:
                 observer.link(list(result.links().items()))
         on_stage("replaying")
-        with failing(result, observer, [*workload.faults, *faults], timeout_s) as outages:
+        with failing(result, observer, faults, timeout_s) as outages:
             start = _replay(
                 result,
                 observer,
-                assignment,
+                _assignment(result, in_flight, timeout_s),
                 outages=outages,
                 processes=processes,
                 stop_after_s=stop_after_s,
@@ -215,23 +216,35 @@ def _assignment(result: Run, in_flight: int, timeout_s: float) -> Assignment:
 
 
 @contextlib.contextmanager
-def _embedded() -> Iterator[Callable[[Sequence[str]], Target]]:
-    """A fake in a process of its own; yields a function that waits for it, and says where it and its sites are."""
+def _embedded() -> Iterator[Callable[[Sequence[str], Sequence[str]], Target]]:
+    """A fake in a process of its own, which starts up.
+
+    Yields:
+        A function that has it serve, with a daemon for each site, and be able to fail like this; returns where.
+    """
     secret = secrets.token_hex(16)
-    with tempfile.TemporaryDirectory(prefix="cpsim-") as folder:
-        socket_path = Path(folder) / "daemon.sock"
-        with FakeProcess({EMBEDDED_PROJECT: secret}, socket_path) as process:
+    with tempfile.TemporaryDirectory(prefix="cpsim-") as name, FakeProcess() as process:
+        folder = Path(name)
 
-            def locate(sites: Sequence[str]) -> Target:
-                addresses = process.addresses()
-                server = parse_endpoint(addresses["http"])
-                assert isinstance(server, UrlEndpoint)
-                lanes = tuple(UnixEndpoint(str(Path(folder) / f"site-{index}.sock")) for index in range(len(sites)))
-                for project_id, lane in zip(sites, lanes, strict=True):
-                    process.add_site(project_id, secrets.token_hex(16), Path(lane.path))
-                return Target(UnixEndpoint(addresses["unix"]), server, (EMBEDDED_PROJECT, secret), lanes)
+        def locate(sites: Sequence[str], faults: Sequence[str]) -> Target:
+            crashes = any(Fault.parse(text).crashes for text in faults)
+            lanes = [folder / f"site-{index}.sock" for index in range(len(sites))]
+            addresses = process.serve(
+                dict.fromkeys([EMBEDDED_PROJECT, *sites], secret),
+                folder / "daemon.sock",
+                sites=zip(sites, lanes, strict=True),
+                store=folder / "store.db" if crashes else None,
+            )
+            server = parse_endpoint(addresses["http"])
+            assert isinstance(server, UrlEndpoint)
+            return Target(
+                UnixEndpoint(addresses["unix"]),
+                server,
+                (EMBEDDED_PROJECT, secret),
+                tuple(UnixEndpoint(str(lane)) for lane in lanes),
+            )
 
-            yield locate
+        yield locate
 
 
 def check_prefix(slot_prefix: str) -> None:

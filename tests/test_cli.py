@@ -309,7 +309,10 @@ def test_wrong_usage(cpsim, arguments, said):
             ["run", "small.toml", "--target", SERVER, "--project", "p", "--secret-file", "secret"],
             r"cannot reach http://127.0.0.1:1/api: Connection refused; is it running there\?",
         ),
-        (["run", "small.toml", "--fault", "crash-after-ok"], r".*would end the process that runs this fake.*"),
+        (
+            ["run", "small.toml", "--virtual", "--fault", "crash-after-ok"],
+            r"fault 'daemon.crash-after-ok': .*--virtual.*",
+        ),
         (["serve", "--unix", "missing/cp.sock"], r"cannot listen at missing/cp.sock: .*"),
         (["serve", "--unix", "small.toml"], r"cannot listen at small.toml: .*"),
         (["serve", "--unix", "x" * 200], r"cannot listen at x+: .*"),

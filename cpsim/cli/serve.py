@@ -83,7 +83,8 @@ def _secrets(project_ids: Sequence[str], secret_files: Sequence[Path]) -> dict[s
     "--store",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Keep the ledger in FILE, and what a daemon has in FILE.PROJECT.spool: they survive a crash.",
+    help="Keep the ledger in FILE, and what a daemon has in FILE.PROJECT.spool (a project's second one in "
+    "FILE.PROJECT+2.spool): they survive a crash.",
 )
 def serve(
     config: Path | None,

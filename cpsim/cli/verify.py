@@ -270,8 +270,8 @@ def _embedded(dry_run: bool) -> Iterator[Target]:
         return
     with tempfile.TemporaryDirectory(prefix="cpsim-") as folder:
         socket_path = Path(folder) / "daemon.sock"
-        with FakeProcess(dict([credentials, other]), socket_path) as process:
-            addresses = process.addresses()
+        with FakeProcess() as process:
+            addresses = process.serve(dict([credentials, other]), socket_path)
             server = parse_endpoint(addresses["http"])
             assert isinstance(server, UrlEndpoint)
             yield Target(daemon=UnixEndpoint(addresses["unix"]), server=server, credentials=credentials, other=other)

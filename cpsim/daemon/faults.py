@@ -182,7 +182,8 @@ class _Answering(RawSocket):
         """Send all of the answer, its end, or nothing."""
         if self._action == "lose-reply":
             return len(reply)
-        sent = super().send(reply[1:] if self._action == "pieces" else reply, flags)
-        if self._action == "crash-after-ok":
-            self._crash()
-        return sent
+        try:
+            return super().send(reply[1:] if self._action == "pieces" else reply, flags)
+        finally:
+            if self._action == "crash-after-ok":
+                self._crash()

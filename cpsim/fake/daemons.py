@@ -64,6 +64,7 @@ class SiteDaemon(Daemon):
 
     Attributes:
         project_id: whose commands it takes.
+        spool: the file that keeps them.
 
     Raises:
         Problem: the spool cannot be used.
@@ -78,6 +79,7 @@ class SiteDaemon(Daemon):
         waits: Waits | None = None,
     ) -> None:
         self.project_id = site.project_id
+        self.spool = spool
         self._server = InProcess(accounts, site.project_id, faults)
         interval_s = site.flush_interval_s
         super().__init__(

@@ -54,8 +54,8 @@ class Fake:
             where `http` is loopback, and is not there elsewhere.
         quirks: how it differs from what is documented: names from `cpsim.quirks.QUIRKS`.
         journal_limit: how many commands of each project the journal keeps.
-        store: the file that keeps the accounts; what a daemon has acknowledged is in `FILE.PROJECT.spool` beside it.
-            Without it, all is in memory.
+        store: the file that keeps the accounts; what a daemon has acknowledged is in `FILE.PROJECT.spool` beside it,
+            of a project's second daemon in `FILE.PROJECT+2.spool`. Without it, all is in memory.
         faults: what goes wrong, as text or as `Fault`s; `faults` is then the plan that has them, and can be changed.
         seed: of the faults' probabilities.
         crash: ends this process at once; without it, a fault that crashes is a problem.
@@ -163,7 +163,7 @@ class Fake:
         """
         if site.project_id not in self.accounts.projects:
             raise ValueError(f"there is no project {site.project_id!r}; there are {', '.join(self.accounts.projects)}")
-        spool = None if self._spools is None else Path(f"{self._spools}.{quote(site.project_id, safe='')}.spool")
+        spool = None if self._spools is None else self._free_spool(self._spools, site.project_id)
         daemon = SiteDaemon(site, self.accounts, self.faults if faults is None else faults, spool, waits)
         if self._serving:
             try:
@@ -238,6 +238,13 @@ class Fake:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    def _free_spool(self, store: Path, project_id: str) -> Path:
+        """The first of the files for a project's daemons that none of them has."""
+        name = f"{store}.{quote(project_id, safe='')}"
+        numbers = ("", *(f"+{number}" for number in range(2, len(self.daemons) + 2)))
+        taken = {daemon.spool for daemon in self.daemons}
+        return next(path for number in numbers if (path := Path(f"{name}{number}.spool")) not in taken)
 
     def _close_store(self) -> None:
         if self._store is not None:

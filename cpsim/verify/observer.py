@@ -6,6 +6,7 @@ import http.client
 import io
 import json
 import ssl
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow.parquet
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from cpdaemon.endpoint import UrlEndpoint
 
 CONTROL_PATH: Final = "/__cpsim/"
+POLL_S: Final = 0.01
 TABLE_TAKES: Final = 20
 """How many time-outs long a server may take to make a table: it has a row for each of millions of slots."""
 
@@ -37,6 +39,9 @@ class Observer:
         credentials: (project id, secret).
         timeout_s: for each look.
 
+    Attributes:
+        outage_s: how long the server may be out of reach, by a fault; until then, a request is made again.
+
     Raises:
         EndpointError: the credentials cannot be used (from the first look that needs them).
     """
@@ -45,6 +50,7 @@ class Observer:
         self._server = server
         self._credentials = credentials
         self._timeout_s = timeout_s
+        self.outage_s = 0.0
 
     def has_control(self) -> bool:
         """Whether the server lets its accounts be looked into."""
@@ -153,6 +159,18 @@ class Observer:
         headers: dict[str, str] | None = None,
         patience_s: float | None = None,
     ) -> tuple[int, bytes]:
+        until_s = time.monotonic() + self.outage_s
+        while True:
+            try:
+                return self._exchange(method, path, body, headers or {}, patience_s)
+            except CannotObserve:
+                if time.monotonic() > until_s:
+                    raise
+                time.sleep(POLL_S)
+
+    def _exchange(
+        self, method: str, path: str, body: bytes, headers: dict[str, str], patience_s: float | None
+    ) -> tuple[int, bytes]:
         arguments: dict[str, Any] = {
             "host": self._server.host,
             "port": self._server.port,
@@ -166,7 +184,7 @@ class Observer:
         try:
             connection.connect()
             connection.sock.settimeout(self._timeout_s if patience_s is None else patience_s)
-            connection.request(method, path, body, headers or {})
+            connection.request(method, path, body, headers)
             response = connection.getresponse()
             return response.status, response.read()
         except (OSError, UnicodeError, http.client.HTTPException) as error:

@@ -106,8 +106,8 @@ def beside_idle(kind: str) -> Row:
 
 def engine_against_client(folder: Path) -> Row:
     """The replay engine, and `Client.alloc` in a loop, at one fake."""
-    with FakeProcess({"bench": "secret"}, folder / "fake.sock") as process:
-        address = process.addresses()["unix"]
+    with FakeProcess() as process:
+        address = process.serve({"bench": "secret"}, folder / "fake.sock")["unix"]
 
         def client(turn: int) -> float:
             with Client(address) as sender:
@@ -121,8 +121,8 @@ def engine_against_client(folder: Path) -> Row:
 
 def fake_against_asyncio(folder: Path) -> Row:
     """The fake daemon with its ledger in a process of its own, and the least daemon asyncio can be, likewise."""
-    with FakeProcess({"bench": "secret"}, folder / "fake.sock") as process, asyncio_daemon(folder) as other:
-        address = process.addresses()["unix"]
+    with FakeProcess() as process, asyncio_daemon(folder) as other:
+        address = process.serve({"bench": "secret"}, folder / "fake.sock")["unix"]
         return in_turns(lambda turn: replay(address, f"fake-{turn}"), lambda turn: replay(other, f"other-{turn}"))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cpdaemon import Client, NotSent, Refused, TcpEndpoint
+from cpsim.errors import Problem
 from cpsim.fake import ANY_PORT, Fake, FakeProcess, Site
 from cpsim.fault_plan import FaultPlan
 from cpsim.waits import Waits
@@ -136,13 +137,27 @@ def test_a_fake_needs_a_project():
 
 
 def test_a_process_of_its_own(here):
-    with FakeProcess(PROJECTS, here / "cp.sock") as process:
-        addresses = process.addresses()
+    with FakeProcess() as process:
+        addresses = process.serve(PROJECTS, here / "cp.sock")
         with Client(addresses["unix"]) as client:
             client.alloc("a")
         with Client(addresses["http"], ("q", "t")) as client:
             client.alloc("a")
     assert list(here.iterdir()) == []
+
+
+def test_a_process_that_has_nothing_to_serve_ends(capfd):
+    with FakeProcess():
+        pass
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("store", [None, Path("store")])
+def test_a_process_that_cannot_serve_says_why(here, capfd, store):
+    with FakeProcess() as process, pytest.raises(Problem, match="the embedded fake ended with status 1"):
+        process.serve(PROJECTS, here / "missing" / "cp.sock", store=store)
+    said = "cannot listen at missing/cp.sock: No such file or directory"
+    assert capfd.readouterr() == ("", f"cpsim: the embedded fake: {said}\n")
 
 
 @pytest.mark.usefixtures("nothing_left")
@@ -221,6 +236,19 @@ def test_a_site_with_a_store_has_a_spool(here):
         fake.remove_site(site)
         assert (here / "store.r.spool").exists()
         assert fake.inspector.slot("r", "a").slot.state == "allocated"
+
+
+def test_each_daemon_of_a_project_has_a_spool_of_its_own(here):
+    sites = [Site(project_id="p", unix=here / f"{number}.sock", flush_interval_s=60) for number in (1, 2)]
+    for started in range(2):  # and the same one when all begin anew
+        with Fake(PROJECTS, sites=sites, store=here / "store") as fake:
+            for site in sites:
+                with Client(f"./{site.unix}") as client:
+                    client.alloc(f"{started} {site.unix}")
+            assert fake.pending == 2
+    with Fake(PROJECTS, store=here / "store") as fake:
+        assert len(fake.inspector.slots("p").items) == 4
+    assert {path.name for path in here.glob("*.spool")} == {"store.p.spool", "store.p+2.spool"}
 
 
 def test_waits_are_noted_where_that_is_asked_for(here):

@@ -207,6 +207,26 @@ def test_a_crash_needs_a_process_that_may_end():
     assert (plan.daemon, plan.server, plan.delivery) == (False, True, True)
 
 
+def test_one_crash_at_a_time(clock):
+    plan = FaultPlan(["daemon.crash-after-ok:nth=2,count=3", "daemon.hang:nth=4"], crash=lambda: None)
+    assert fired(plan, CLAIM * 5) == [2, 4]  # what crashes has not yet, and nobody else need
+
+
+def test_a_plan_goes_on_where_another_was(clock):
+    earlier = FaultPlan(["close:count=1", "hang:nth=4", "daemon.refuse:from=5,until=8"], clock=clock)
+    plan = FaultPlan(clock=clock)
+    assert fired(earlier, CLAIM * 3) == [1]
+    clock.now_s += 4
+    plan.resume(earlier.progress())
+    plan.begin()
+    assert not plan.refuses("daemon")
+    assert fired(plan, CLAIM * 3) == [1]
+    assert plan.describe()[:2] == [("close:count=1", 6, 1), ("hang:nth=4", 6, 1)]
+    clock.now_s += 3
+    assert plan.refuses("daemon")
+    assert [(firing.time_s, firing.action) for firing in plan.firings] == [(0, "close"), (4, "hang"), (7, "refuse")]
+
+
 def test_watchers_are_told_of_each_change():
     plan = FaultPlan()
     seen = []

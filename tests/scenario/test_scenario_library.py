@@ -6,6 +6,7 @@ import tomllib
 import xml.etree.ElementTree as ET
 
 import jsonschema_rs
+import pyarrow.parquet as pq
 import pytest
 
 from cpsim import catalog, cli
@@ -20,7 +21,7 @@ ONE_USER = ["arrivals.jobs=400", "population.machines=60"]
 LISTED = {
     *("smoke", "challenge", "lhc-scale", "million-machines", "steady", "thundering-herd", "duplicate-claims"),
     *("expiry-storm", "black-hole", "black-friday", "flaky-server", "daemon-restart", "counters-only", "linked-late"),
-    *("misbehaviour", "two-projects"),
+    *("misbehaviour", "two-projects", "crash"),
 }
 
 
@@ -68,6 +69,21 @@ def test_each_begins_with_its_purpose(name):
 def test_machines_that_are_linked_late_earn_all_the_same():
     path = catalog.find_scenario("linked-late")
     assert load_workload(path, None, ONE_USER).link_after
+
+
+def test_what_a_crash_leaves_is_complete(cpsim, tmp_path):
+    status, out, err = cpsim("run", "crash", "--speed", 2, "--json", "--output", tmp_path / "out")
+    assert (status, err) == (0, "")
+    run = json.loads(out)
+    assert [fault["fired"] for fault in run["faults"]] == [1, 1, 1, 1]
+    firings = json.loads((tmp_path / "out/faults.json").read_text(encoding="utf-8"))["firings"]
+    assert {firing["action"] for firing in firings} == {"crash-before-ok", "crash-after-ok", "crash-after-commit"}
+    assert run["anomalies_by_name"] == {}
+    ledger = set(pq.read_table(tmp_path / "out/ledger.parquet")["slot"].to_pylist())
+    journal = pq.read_table(tmp_path / "out/journal.parquet").to_pylist()
+    acknowledged = {row["slot"] for row in journal if (row["kind"], row["outcome"]) == ("alloc", "accepted")}
+    assert 500 < len(acknowledged) < 1_000
+    assert acknowledged <= ledger
 
 
 def test_they_are_listed(cpsim):

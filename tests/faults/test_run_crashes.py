@@ -1,0 +1,123 @@
+"""Crashes in a run of the embedded fake: its process dies, is there again, and has all that it acknowledged."""
+
+import os
+import signal
+import tempfile
+
+import pytest
+
+from cpsim.errors import Problem
+from cpsim.replay.clock import AsFastAsPossible, Rate, Virtual
+from cpsim.replay.journal import Outcome
+from cpsim.run import run as perform
+from cpsim.scenario import generate, source
+
+SCENARIO = """
+description = "small"
+duration = "1h"
+population = { machines = 10, users = 5 }
+arrivals = { model = "poisson", jobs = 200 }
+run_time = { model = "constant", value = "5min" }
+credits = { policy = "fixed", credits = 2 }
+"""
+
+
+@pytest.fixture
+def crashing(tmp_path, monkeypatch):
+    """Return crashing(*faults) -> the run that had them, which left neither files nor processes."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def run(*faults, scenario=SCENARIO, pace=None, processes=1, on_progress=lambda planned, progress: None):
+        return perform(
+            lambda: generate(source.parse(scenario, "small.toml")),
+            None,
+            pace or Rate(400),
+            in_flight=16,
+            timeout_s=20.0,
+            processes=processes,
+            slot_prefix=None,
+            faults=faults,
+            on_stage=lambda stage: None,
+            on_progress=on_progress,
+        )
+
+    yield run
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def met(run):
+    """(fault, how often it fired) of a run, of which nothing that was acknowledged was lost."""
+    assert run.verdict.ruling == "valid", (run.verdict.anomalies[:3], run.verdict.unseen)
+    return [(fault["fault"], fault["fired"]) for fault in run.faults]
+
+
+@pytest.mark.parametrize(
+    ("fault", "nth"),
+    [
+        ("daemon.crash-before-ok", 50),
+        ("daemon.crash-after-ok", 50),
+        ("daemon.crash-after-commit", 5),
+        ("server.crash-after-commit", 5),
+    ],
+)
+def test_a_crash_comes_once_and_loses_nothing(crashing, fault, nth):
+    run = crashing(f"{fault}:nth={nth}")
+    assert met(run) == [(f"{fault}:nth={nth}", 1)]
+    assert run.faults[0]["selected"] > nth
+    assert [f"{firing['stage']}.{firing['action']}" for firing in run.firings] == [fault]
+    outcomes = run.records["outcome"]
+    assert (outcomes != Outcome.ACCEPTED).any()
+    assert (outcomes[-5:] == Outcome.ACCEPTED).all()
+
+
+def test_faults_go_on_after_crashes_where_they_were(crashing):
+    """Each of the crashes is another life's, and what else was asked for comes to pass as in one."""
+    run = crashing(
+        "daemon.crash-after-ok:kind=alloc,nth=20,count=3",
+        "server.crash-after-commit:nth=4",
+        "daemon.lose-reply:kind=claim,nth=40,count=2",
+        "daemon.lose-reply:until=0.02,kind=claim",  # is over before the first crash
+        scenario='faults = ["daemon.crash-before-ok:kind=claim,nth=20"]' + SCENARIO,
+    )
+    assert [fired for _, fired in met(run)] == [1, 3, 1, 2, 0]
+    assert len(run.firings) == 7
+
+
+def test_a_process_that_cannot_live_long_is_looked_at_all_the_same(crashing):
+    """Each delivery crashes it, until the faults end, which only a life between two crashes can be told."""
+    late = SCENARIO.replace("users = 5", 'users = 5, link = "after"')
+    [(_, fired)] = met(crashing("daemon.crash-after-commit", scenario=late))
+    assert fired > 2
+
+
+def test_sites_crash_together(crashing):
+    sites = '[[site]]\nproject = "a"\n[[site]]\nproject = "b"\n[[site]]\nproject = "b"\n'
+    run = crashing("crash-after-ok:nth=150", scenario=SCENARIO + sites, processes=2)
+    assert met(run) == [("daemon.crash-after-ok:nth=150", 1)]
+
+
+def test_interrupting_leaves_nothing(crashing):
+    def interrupt(planned, progress):
+        if progress.accepted >= 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    run = crashing("crash-after-ok:nth=5,count=1000", on_progress=interrupt)
+    assert run.interrupted
+    assert run.verdict.counts == {}
+
+
+def test_a_clock_that_stands_still_cannot_be_taken_along(crashing):
+    with pytest.raises(Problem, match=r"'daemon.crash-after-ok:nth=2': a process that crashes .*leave out --virtual"):
+        crashing("crash-after-ok:nth=2", pace=Virtual())
+
+
+def test_without_crashes_nothing_is_kept_on_disk(crashing, tmp_path):
+    seen = set()
+
+    def look(planned, progress):
+        seen.update(path.name for path in tmp_path.glob("*/*"))
+
+    crashing("daemon.lose-reply:nth=3", pace=AsFastAsPossible(), on_progress=look)
+    assert seen == {"daemon.sock"}
