@@ -1,8 +1,8 @@
 """The plan of the faults of a fake: which are set, which fires for a command, and which have fired.
 
 A command meets one fault at most: of several that would fire for it, the first in the plan; and a process one crash.
-Whether a probability is
-met depends on the seed, the fault and the number of the command alone, so that the same commands meet the same faults.
+Whether a probability is met depends on the seed, the fault and the number of the command alone, so that the same
+commands meet the same faults.
 """
 
 from __future__ import annotations

@@ -170,11 +170,13 @@ def run(
             if result.embedded and not workload.link_after:
                 observer.link(list(result.links().items()))
         on_stage("replaying")
+        assignment = _assignment(result, in_flight, timeout_s)
+        open_wire(assignment.endpoint, timeout_s, in_flight, assignment.lanes).close()  # before a fault prevents it
         with failing(result, observer, faults, timeout_s) as outages:
             start = _replay(
                 result,
                 observer,
-                _assignment(result, in_flight, timeout_s),
+                assignment,
                 outages=outages,
                 processes=processes,
                 stop_after_s=stop_after_s,
@@ -304,7 +306,9 @@ def _replay(
                 result.elapsed_s, result.records, result.errors = several.run()
                 result.effort = several.effort()
             return several.start_ns
-    wire = open_wire(assignment.endpoint, assignment.timeout_s, assignment.in_flight, assignment.lanes)
+    wire = open_wire(
+        assignment.endpoint, assignment.timeout_s, assignment.in_flight, assignment.lanes, was_reached=True
+    )
     journal = Journal()
     engine = Engine(
         wire,

@@ -22,18 +22,24 @@ def open_wire(
     timeout_s: float,
     in_flight: int = 64,
     lanes: Sequence[UnixEndpoint | TcpEndpoint] = (),
+    *,
+    was_reached: bool = False,
 ) -> Wire:
     """The wire to an endpoint that can be reached, or to several daemons, for about so many operations in flight.
+
+    Where it `was_reached` already, it need not be now: that may be what is tried.
 
     Raises:
         Problem: nobody answers there.
     """
     try:
         if isinstance(endpoint, UrlEndpoint):
-            socket.create_connection((endpoint.host, endpoint.port), timeout_s).close()
+            if not was_reached:
+                socket.create_connection((endpoint.host, endpoint.port), timeout_s).close()
             return KeepAlive(endpoint, timeout_s)
         wire = Lanes(lanes, in_flight) if lanes else OneShot(endpoint, in_flight)
-        wire.reach(timeout_s)
+        if not was_reached:
+            wire.reach(timeout_s)
     except (OSError, UnicodeError) as error:  # UnicodeError: a name that cannot be one of a host
         said = error.strerror if isinstance(error, OSError) else None
         raise Problem(f"cannot reach {endpoint}: {said or error}; is it running there?") from error

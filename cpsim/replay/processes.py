@@ -179,7 +179,9 @@ def main() -> None:
     file, assignment = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the process that started this one
     journal = Journal(file)
     try:
-        wire = open_wire(assignment.endpoint, assignment.timeout_s, assignment.in_flight, assignment.lanes)
+        wire = open_wire(
+            assignment.endpoint, assignment.timeout_s, assignment.in_flight, assignment.lanes, was_reached=True
+        )
     except Problem as problem:
         _say(problem=str(problem))
         return

@@ -4,6 +4,7 @@ import os
 import signal
 import tempfile
 
+import numpy as np
 import pytest
 
 from cpsim.errors import Problem
@@ -51,6 +52,13 @@ def met(run):
     """(fault, how often it fired) of a run, of which nothing that was acknowledged was lost."""
     assert run.verdict.ruling == "valid", (run.verdict.anomalies[:3], run.verdict.unseen)
     return [(fault["fault"], fault["fired"]) for fault in run.faults]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_daemon_may_refuse_from_the_start(crashing, processes):
+    run = crashing("daemon.refuse:until=0.3", processes=processes)
+    assert met(run) == [("daemon.refuse:until=0.3", 1)]
+    assert 0 < np.count_nonzero(run.records["outcome"] == Outcome.REFUSED) < len(run.records)
 
 
 @pytest.mark.parametrize(
