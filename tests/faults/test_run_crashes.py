@@ -54,11 +54,16 @@ def met(run):
     return [(fault["fault"], fault["fired"]) for fault in run.faults]
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_daemon_may_refuse_from_the_start(crashing, processes):
-    run = crashing("daemon.refuse:until=0.3", processes=processes)
+def test_a_daemon_may_refuse_from_the_start(crashing):
+    run = crashing("daemon.refuse:until=0.3")
     assert met(run) == [("daemon.refuse:until=0.3", 1)]
     assert 0 < np.count_nonzero(run.records["outcome"] == Outcome.REFUSED) < len(run.records)
+
+
+def test_a_daemon_may_refuse_several_processes_all_the_time(crashing):
+    run = crashing("daemon.refuse", processes=2)
+    assert run.verdict.unseen == ["Everything: no operation was accepted."]
+    assert set(run.records["outcome"]) == {Outcome.REFUSED}
 
 
 @pytest.mark.parametrize(
