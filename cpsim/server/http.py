@@ -107,8 +107,10 @@ class Api:
                 return {"result": "ok", "batch": batch} | self._given_up(project_id, batch)
             # other commands under the same id are another batch
             batch_id = f"{batch} {hashlib.sha256(signed).hexdigest()}" if batch else None
+            is_json = request.method == "POST" and suffix != "text" and signed.startswith(b"{")
+            document = signed if is_json and b"\\" not in signed else None  # as the journal is searched
             try:
-                errors = list(self._bulk(project_id, arguments, batch_id))
+                errors = list(self._bulk(project_id, arguments, batch_id, document))
             except GivenUp as given_up:
                 raise Failure(409, str(given_up)) from given_up
             return {"result": "ok"} | ({"batch": batch} if batch else {}) | ({"errors": errors} if errors else {})
@@ -168,7 +170,7 @@ class Api:
         return {"applied": True} | ({"errors": errors} if errors else {})
 
     def _bulk(
-        self, project_id: str, classes: Mapping[str, object], batch_id: str | None
+        self, project_id: str, classes: Mapping[str, object], batch_id: str | None, document: bytes | None
     ) -> Iterator[dict[str, object]]:
         """Apply a bulk document class by class; yields an error for each command refused."""
         calls: list[Call] = []
@@ -177,6 +179,7 @@ class Api:
             commands = classes.get(kind, [])
             if not isinstance(commands, list):
                 yield _bulk_error(f"{kind} is not a list of commands", kind)
+                document = None
                 continue
             lists[kind] = commands
             if not {dict}.issuperset(map(type, commands)):
@@ -184,13 +187,14 @@ class Api:
                     if type(arguments) is not dict:
                         yield _bulk_error(f"{shown(arguments)} is not an object", kind, index)
                 commands = [arguments for arguments in commands if type(arguments) is dict]
+                document = None
             calls += zip(repeat(kind), commands)
         if "bulk-abort" in self._accounts.quirks:
             whole = list(takewhile(lambda call: not aborts_bulk(*call), calls))
             if len(whole) < len(calls):
                 self._accounts.apply(project_id, whole)
                 raise _BulkAborted
-        if refusals := self._accounts.apply(project_id, calls, batch_id):
+        if refusals := self._accounts.apply(project_id, calls, batch_id, document):
             origins = [
                 (kind, index)
                 for kind, commands in lists.items()

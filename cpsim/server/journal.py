@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from cpdaemon.commands import KINDS
 from cpsim.server.ledger import shown
 
 Call = tuple[str, Mapping[str, object]]
@@ -19,7 +20,7 @@ Refusals = Sequence[tuple[int, str]]
 """Positions in a batch of commands that were refused, and why."""
 
 Batch = tuple[int, int, bytes, Refusals]
-"""Place of its first command, time in microseconds, commands as JSON, refusals.
+"""Place of its first command, time in microseconds, commands as JSON (a list, or a bulk document), refusals.
 
 As objects they would take four times the memory, and most of the time it takes to apply them.
 """
@@ -167,11 +168,16 @@ def _slot_of(call: Call) -> str:
     return slot if type(slot) is str else shown(slot)
 
 
+def _of_bulk(document: bytes) -> list[Call]:
+    classes = msgspec.json.decode(document)
+    return [(kind, arguments) for kind in KINDS for arguments in classes.get(kind, ())]
+
+
 def _entries(batches: Sequence[Batch], start: int) -> Iterator[Entry]:
     first = max(0, bisect_right(batches, start, key=itemgetter(0)) - 1)
     for index in range(first, len(batches)):
         place, at_us, encoded, refusals = batches[index]
-        calls = _decode(encoded)
+        calls = _decode(encoded) if encoded.startswith(b"[") else _of_bulk(encoded)
         refused = dict(refusals)
         for position in range(max(0, start - place), len(calls)):
             yield at_us, *calls[position], refused.get(position)

@@ -123,10 +123,17 @@ class AccountServer:
         expected = DIGESTS[algorithm](payload + secret).hexdigest()
         return known_id if hmac.compare_digest(expected.encode(), digest.lower().encode()) else None
 
-    def apply(self, project_id: str, calls: Sequence[Call], batch_id: str | None = None) -> list[Refusal]:
+    def apply(
+        self,
+        project_id: str,
+        calls: Sequence[Call],
+        batch_id: str | None = None,
+        document: bytes | None = None,
+    ) -> list[Refusal]:
         """Apply commands in the order given; what is refused stops nothing.
 
-        A batch with an id is applied once: when it comes again, it is answered as it was before.
+        A batch with an id is applied once: when it comes again, it is answered as it was before. The `document` of a
+        bulk, if it holds these commands and nothing else, is kept in the journal as it is.
 
         Raises:
             GivenUp: its sender has given it up; nothing was applied.
@@ -141,7 +148,7 @@ class AccountServer:
                 if _given_up(batch_id) in answers:
                     raise GivenUp(f"batch {batch_id.rpartition(' ')[0]!r} was given up by its sender")
             is_kept = self.store is not None or self.journal.has_room(project_id, len(calls))
-            written = _encode(calls) if is_kept else b""
+            written = (document if self.store is None else None) or (_encode(calls) if is_kept else b"")
             now_us = self.clock.now_us()
             refusals = self._apply(now_us, project_id, calls, batch_id)
             self._remember(now_us, project_id, calls, written, refusals)

@@ -353,6 +353,36 @@ def test_bulk_errors_name_their_command_and_stop_nothing(site):
     assert {name: slot.state for name, slot in site.slots().items()} == {"a": "claimed", "c": "allocated"}
 
 
+@pytest.mark.parametrize(
+    ("body", "received"),
+    [
+        (b'{"claim":[{"slot":"a","machine":"m"}], "alloc":[{"slot":"a"},{"slot":"a"}]}', "alloc a, alloc a, claim a"),
+        (b' {"alloc":[{"slot":"a"}]}', "alloc a"),
+        (b'{"alloc":[{"slot":"Z\\u00fcrich"}]}', "alloc Z\u00fcrich"),
+        (b'{"alloc":[{"slot":"a"},7],"discard":9,"nothing":[{"slot":"b"}]}', "alloc a"),
+        (b'{"alloc":[{"slot":"a"}],"alloc":[{"slot":"b"}]}', "alloc b"),
+        (b'{"alloc":[{"slot":12}]}', "alloc 12"),
+    ],
+)
+def test_the_journal_has_what_a_bulk_brought(site, body, received):
+    site.post("bulk", body)
+    journal = site.fake.inspector.journal("Physics").items
+    assert ", ".join(f"{command.kind} {command.arguments['slot']}" for command in journal) == received
+    for command in journal:
+        slot = str(command.arguments["slot"])
+        assert command in site.fake.inspector.slot("Physics", slot).history
+    if "alloc a, alloc a" in received:
+        assert [command.refusal for command in journal] == [None, "slot 'a' was already allocated", None]
+
+
+def test_a_query_or_a_text_that_looks_like_a_document_is_read_as_what_it_is(site):
+    query = '{"alloc":[]}=7&alloc=' + quote('[{"slot":"a"}]')
+    status, reply = answer(site.get("bulk", query))
+    assert (status, reply["errors"][0]["message"]) == (200, "unknown class '{\"alloc\":[]}'")
+    assert site.post("bulk.text", b'{"alloc":[]}=1,alloc=x')[0] == 200
+    assert [command.kind for command in site.fake.inspector.journal("Physics").items] == ["alloc"]
+
+
 def test_bulk_by_get_and_as_text(site):
     query = f"alloc={quote(json.dumps([{'slot': 'a'}]))}&claim={quote(json.dumps([{'slot': 'a', 'machine': 'm'}]))}"
     assert answer(site.get("bulk", query)) == (200, OK)
