@@ -7,6 +7,7 @@ commands meet the same faults.
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
     from typing import Unpack
+
+log = logging.getLogger(__name__)
 
 MAX_FIRINGS: Final = 100_000
 """How many firings are kept."""
@@ -351,9 +354,11 @@ class FaultPlan:
         self._watchers.remove(watcher)
 
     def crash(self) -> None:
-        """End this process at once; nothing comes to pass meanwhile."""
+        """End this process at once; nothing comes to pass meanwhile, and only the log can tell what has."""
         assert self._crash is not None
         with self._lock:
+            for firing in self._firings[-1:]:
+                log.warning("%s.%s, for %s of slot %r: this process dies", *firing[1:])
             self._crash()
 
     def _elapsed_s(self) -> float:

@@ -186,10 +186,16 @@ def run(
             observer.link(list(result.links().items()))
         on_stage("verifying")
         judge(result, observer, start, timeout_s)
-        if observer is not None and result.slots is not None and not isinstance(pace, Virtual):
-            with contextlib.suppress(CannotObserve):  # the run is judged: what is amiss now costs a figure alone
-                result.effect_ns = effect_delays_ns(result, observer, start)
+        if observer is not None:
+            _measure_effect(result, observer, start)
         return result
+
+
+def _measure_effect(result: Run, observer: Observer, start: int) -> None:
+    """Put into a run how long after its answer each command was applied, where that shows."""
+    if result.slots is not None and not isinstance(result.pace, Virtual):
+        with contextlib.suppress(CannotObserve):  # the run is judged: what is amiss now costs a figure alone
+            result.effect_ns = effect_delays_ns(result, observer, start)
 
 
 def check_virtual(target: Target | None, processes: int) -> None:

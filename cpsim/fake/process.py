@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -99,6 +100,7 @@ class FakeProcess:
 def main() -> None:
     """Serve as a `FakeProcess`: a life on standard input, addresses out, until the input ends."""
     settle_in()
+    logging.getLogger("cpsim").addHandler(logging.NullHandler())  # the terminal is the caller's
     line = sys.stdin.readline()
     if not line:
         return  # there was nothing to serve after all
