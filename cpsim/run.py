@@ -164,14 +164,11 @@ def run(
             fresh=slot_prefix is None or target is None,
             started=started,
         )
-        observer = _observer(result.target, timeout_s)
-        if observer is not None:
-            observer.outstanding()  # a wrong address or secret should show before anything is sent
-            if result.embedded and not workload.link_after:
-                observer.link(list(result.links().items()))
-        on_stage("replaying")
         assignment = _assignment(result, in_flight, timeout_s)
-        open_wire(assignment.endpoint, timeout_s, in_flight, assignment.lanes).close()  # before a fault prevents it
+        observer = _reach(result.target, assignment)
+        if observer is not None and result.embedded and not workload.link_after:
+            observer.link(list(result.links().items()))
+        on_stage("replaying")
         with failing(result, observer, faults, timeout_s) as outages:
             start = _replay(
                 result,
@@ -281,10 +278,14 @@ def _allow_open_files(count: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (count, highest))
 
 
-def _observer(target: Target, timeout_s: float) -> Observer | None:
+def _reach(target: Target, assignment: Assignment) -> Observer | None:
+    """See that the target is there, before anything is sent and a fault prevents it; who can look at its accounts."""
+    open_wire(assignment.endpoint, assignment.timeout_s, assignment.in_flight, assignment.lanes).close()
     if target.server is None or target.credentials is None:
         return None
-    return Observer(target.server, target.credentials, timeout_s)
+    observer = Observer(target.server, target.credentials, assignment.timeout_s)
+    observer.outstanding()
+    return observer
 
 
 def _replay(
