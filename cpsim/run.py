@@ -280,11 +280,11 @@ def _allow_open_files(count: int) -> None:
 
 def _reach(target: Target, assignment: Assignment) -> Observer | None:
     """See that the target is there, before anything is sent and a fault prevents it; who can look at its accounts."""
+    observer = None
+    if target.server is not None and target.credentials is not None:
+        observer = Observer(target.server, target.credentials, assignment.timeout_s)
+        observer.outstanding()
     open_wire(assignment.endpoint, assignment.timeout_s, assignment.in_flight, assignment.lanes).close()
-    if target.server is None or target.credentials is None:
-        return None
-    observer = Observer(target.server, target.credentials, assignment.timeout_s)
-    observer.outstanding()
     return observer
 
 
