@@ -94,7 +94,8 @@ class Journal:
         return {project_id: self._received[project_id] for project_id in self._full}
 
     def overflow(self, project_id: str, received: int) -> None:
-        """Take it that so many commands of a project were received, and have not been kept."""
+        """Take it that so many commands of a project were received, of which none can be read any more."""
+        self._batches.pop(project_id, None)
         self._received[project_id] = received
         self._full[project_id] = True
 

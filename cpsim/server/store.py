@@ -38,6 +38,7 @@ INSERT INTO received SELECT position, json_extract(record, '$[2][0]'), record FR
 WHERE position <= ? AND json_extract(record, '$[1]') IN ('apply', 'note')
 """
 """Both have a project, calls, a batch id, and refusals."""
+READ_RECEIVED: Final = "SELECT position, record FROM received WHERE position > ? ORDER BY position LIMIT ?"
 LEAST_LOG: Final = 16 * 2**20
 """Characters of log before a first snapshot."""
 LEAST_FREE: Final = 16 * 2**20
@@ -122,7 +123,7 @@ class Store:
     def received(self) -> Iterator[tuple[str, int, list[msgspec.Raw], list[tuple[int, str]]]]:
         """What the journal had when the snapshot was written: project, time, commands as JSON, and refusals."""
         last = 0
-        while found := self._log.query("SELECT position, record FROM received WHERE position > ? LIMIT 1000", (last,)):
+        while found := self._log.query(READ_RECEIVED, (last, CHANGES_A_READ)):
             for last, record in found:  # noqa: B007 - the next query goes on from there
                 at_us, _, (project_id, calls, _, refusals) = _decode_received(record)
                 yield project_id, at_us, calls, refusals
