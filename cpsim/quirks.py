@@ -35,7 +35,11 @@ QUIRKS: Final = {
         Quirk(
             "bulk-abort", "server", "a number that is none in a bulk ends it with an HTML 500; what was before it stays"
         ),
-        Quirk("expire-live", "server", "no slot expires when its time has come"),
+        Quirk(
+            "expire-live",
+            "server",
+            "no slot expires; a housekeeping job (POST /__cpsim/housekeep) expires those whose time has not come",
+        ),
         Quirk("slots-vanish", "server", "a slot claimed by a machine with a user is deleted; its id is free again"),
         Quirk("ack-before-delivery", "daemon", "OK is sent when the command is in memory; a crash loses the queue"),
         Quirk("drop-on-error", "daemon", "a batch answered with anything but 200 and result: ok is dropped"),

@@ -24,11 +24,13 @@ from cpsim.fake import ANY_PORT, Fake, Site
 from cpsim.faults import Fault
 from cpsim.listen import Listen, is_loopback
 from cpsim.quirks import QUIRKS, chosen
+from cpsim.server.clock import LATEST_US
 from cpsim.server.journal import DEFAULT_LIMIT
 
 log = logging.getLogger(__name__)
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+LATEST_YEAR: Final = (EPOCH + timedelta(microseconds=LATEST_US)).year
 DEMO_PROJECT: Final = "demo"
 """Project id and secret when none are given: it is a fake, on loopback."""
 
@@ -169,7 +171,7 @@ def load(path: Path) -> Configuration:
     """
     try:
         file = tables.convert(tables.parse(path.read_text(encoding="utf-8")), ServeFile)
-        folder, start = path.parent, file.clock.start
+        folder, start_us = path.parent, _start_us(file.clock)
         projects = dict(_projects(file, folder)) or {DEMO_PROJECT: DEMO_PROJECT}
         return Configuration(
             projects=projects,
@@ -182,7 +184,7 @@ def load(path: Path) -> Configuration:
             quirks=tuple(_known_quirks(file.quirks)),
             faults=tuple(_known_faults(file.faults)),
             seed=file.seed,
-            start_us=None if start is None else (start - EPOCH) // timedelta(microseconds=1),
+            start_us=start_us,
             rate=file.clock.rate,
             links=file.links,
         )
@@ -225,6 +227,9 @@ def serve(configuration: Configuration, on_ready: Callable[[str], None]) -> None
             control = "; the control API is off: control_token_file turns it on" if hidden else ""
             reached = ", ".join(exposed)
             print(f"cpsim: warning: other machines can reach {reached}{control}", file=sys.stderr, flush=True)
+        for path, queued in fake.left_spools().items():
+            said = f"{path} holds {queued:,} commands, and stays as it is: no daemon that is served here uses it"
+            print(f"cpsim: warning: {said}", file=sys.stderr, flush=True)
         addresses = [pair for daemon in fake.daemons for pair in daemon.addresses.items()]
         if placed.http is not None:
             addresses.append(("http", fake.addresses["http"]))
@@ -248,6 +253,15 @@ def _exposed(configuration: Configuration) -> list[str]:
     """The addresses that are not of this machine alone."""
     listening = [*(site.tcp for site in configuration.sites), configuration.http]
     return [str(address) for address in listening if address is not None and not is_loopback(address.host)]
+
+
+def _start_us(clock: ClockTable) -> int | None:
+    if clock.start is None:
+        return None
+    start_us = (clock.start - EPOCH) // timedelta(microseconds=1)
+    if not 0 <= start_us <= LATEST_US:
+        raise ValueError(f"clock.start = {clock.start.isoformat()}: expected a time from 1970 to {LATEST_YEAR}")
+    return start_us
 
 
 def _projects(file: ServeFile, folder: Path) -> Iterator[tuple[str, str]]:

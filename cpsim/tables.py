@@ -144,5 +144,7 @@ def _join(path: str, key: object) -> str:
 def _shown(value: object) -> str:
     if isinstance(value, date | time):
         return value.isoformat()
-    text = json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+    if isinstance(value, dict):
+        return "a table"
+    text = json.dumps(value, ensure_ascii=False) if isinstance(value, str | bool) else repr(value)
     return text if len(text) <= 80 else f"{text[:79]}…"

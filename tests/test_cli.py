@@ -477,7 +477,21 @@ def test_output_that_nobody_reads(cpsim, arguments, status):
 
 
 def test_a_server_that_cannot_start_leaves_the_ready_file_of_another(cpsim):
-    Path("ready").write_text("tcp 127.0.0.1:5667\n", encoding="utf-8")
-    status, _, err = cpsim("serve", "--unix", "missing/cp.sock", "--ready-file", "ready")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        told = f"tcp 127.0.0.1:{other.getsockname()[1]}\n"
+        Path("ready").write_text(told, encoding="utf-8")
+        status, _, err = cpsim("serve", "--unix", "missing/cp.sock", "--ready-file", "ready")
     assert (status, err.startswith("cpsim: cannot listen")) == (2, True)
-    assert Path("ready").read_text(encoding="utf-8") == "tcp 127.0.0.1:5667\n"
+    assert Path("ready").read_text(encoding="utf-8") == told
+
+
+@pytest.mark.parametrize(
+    "left", ["unix {here}/gone.sock\n", "unix {here}/old.sock\nhttp http://127.0.0.1:{port}/api\n"]
+)
+def test_a_ready_file_that_a_killed_server_has_left_is_removed_before_the_next_one_serves(cpsim, left):
+    with socket.create_server(("127.0.0.1", 0)) as free, socket.socket(socket.AF_UNIX) as killed:
+        port = free.getsockname()[1]
+        killed.bind("old.sock")
+    Path("ready").write_text(left.format(here=Path.cwd(), port=port), encoding="utf-8")
+    assert cpsim("serve", "--unix", "missing/cp.sock", "--ready-file", "ready")[0] == 2
+    assert not Path("ready").exists()

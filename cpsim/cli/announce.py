@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import socket
 from contextlib import ExitStack, contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
+from cpdaemon.endpoint import UnixEndpoint, parse_endpoint
+from cpdaemon.errors import EndpointError
 from cpsim.errors import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+PATIENCE_S: Final = 1.0
 
 
 @contextmanager
@@ -19,9 +24,11 @@ def announcing(ready_file: Path | None) -> Iterator[Callable[[str], None]]:
     """What to call with the lines that say where a server serves.
 
     They stand in the ready file, never half written, until the context ends, and are printed. A ready file that another
-    server has written is left alone. Raises Problem if it cannot be written.
+    server has written is left alone, unless that one was killed. Raises Problem if it cannot be written.
     """
     with ExitStack() as written:
+        if ready_file is not None and _is_left_over(ready_file):
+            ready_file.unlink(missing_ok=True)
 
         def announce(lines: str) -> None:
             if ready_file is not None:
@@ -37,3 +44,29 @@ def announcing(ready_file: Path | None) -> Iterator[Callable[[str], None]]:
             click.echo(lines, nl=False)
 
         yield announce
+
+
+def _is_left_over(ready_file: Path) -> bool:
+    """Whether nobody serves at any address that it has."""
+    try:
+        addresses = [line.partition(" ")[2] for line in ready_file.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError):
+        return False
+    return not any(map(_is_served, addresses))
+
+
+def _is_served(address: str) -> bool:
+    try:
+        endpoint = parse_endpoint(address)
+    except EndpointError:
+        return True  # it is no ready file
+    try:
+        if isinstance(endpoint, UnixEndpoint):
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.settimeout(PATIENCE_S)
+                probe.connect(endpoint.path)
+        else:
+            socket.create_connection((endpoint.host, endpoint.port), PATIENCE_S).close()
+    except OSError as error:
+        return not isinstance(error, ConnectionRefusedError | FileNotFoundError)
+    return True

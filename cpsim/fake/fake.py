@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
@@ -11,6 +12,7 @@ from urllib.parse import quote
 from cpdaemon.endpoint import TcpEndpoint
 from cpsim.daemon.addresses import listen_tcp
 from cpsim.daemon.site import address_of
+from cpsim.daemon.spool import read_status
 from cpsim.errors import Problem
 from cpsim.fake.daemons import Site, SiteDaemon
 from cpsim.fault_plan import FaultPlan
@@ -97,6 +99,7 @@ class Fake:
         self._http = http
         self._control_token = control_token
         self._waits = waits
+        self._store_path = store
         self._spools = None if "ack-before-delivery" in quirks else store
         self._serving = False
         self._server: HttpServer | None = None
@@ -202,6 +205,14 @@ class Fake:
     def pending(self) -> int:
         """How many commands the daemons acknowledged that have not reached the accounts."""
         return sum(daemon.pending for daemon in self.daemons)
+
+    def left_spools(self) -> dict[Path, int]:
+        """The spools beside the store that none of the daemons has, with how many commands wait in each."""
+        if self._store_path is None:
+            return {}
+        beside = self._store_path.parent.glob(f"{escape(self._store_path.name)}.*.spool")
+        left = sorted(set(beside) - {daemon.spool for daemon in self.daemons if daemon.spool is not None})
+        return {path: queued for path in left if (queued := read_status(path).queued)}
 
     def behave(self, quirks: frozenset[str]) -> None:
         """Have these quirks, and no others, from now on.

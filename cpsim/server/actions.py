@@ -75,6 +75,7 @@ ACTIONS: Final = {
     ("POST", "links"): Action(Inspector.link, body="links"),
     ("POST", "releases"): Action(Inspector.release, body="machines"),
     ("POST", "reset"): Action(Inspector.reset, errors=(404,)),
+    ("POST", "housekeep"): Action(Inspector.housekeep),
     ("GET", "faults"): Action(Inspector.faults),
     ("POST", "faults"): Action(Inspector.set_faults, body="faults", errors=(409,)),
     ("POST", "faults/add"): Action(Inspector.add_faults, body="faults", errors=(409,)),

@@ -34,8 +34,8 @@ class Clock:
         self._since_us = self._start_us = 0  # a moment of real time, and what this clock told then
         self._told_us = 0
         self._lock = threading.Lock()
-        self.on_jump: Callable[[], object] | None = None
-        """Called after the clock has jumped."""
+        self.before_jump: Callable[[int], object] | None = None
+        """Called with the time to which the clock is about to jump; what it raises keeps the clock from it."""
 
     @property
     def told_us(self) -> int:
@@ -77,10 +77,7 @@ class Clock:
             ValueError: that is backwards, or beyond the end of time.
         """
         step_us = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds) // timedelta(microseconds=1)
-        with self._lock:
-            real_us = self._real_us()
-            self._jump(real_us, self._tell(real_us) + step_us)
-        self._tell_of_jump()
+        self.set(self.now_us() + step_us)
 
     def set(self, now_us: int) -> None:
         """Jump to a time.
@@ -89,8 +86,12 @@ class Clock:
             ValueError: it is before a time that was told already, or beyond the end of time.
         """
         with self._lock:
-            self._jump(self._real_us(), now_us)
-        self._tell_of_jump()
+            self._check(now_us)
+        if self.before_jump is not None:
+            self.before_jump(now_us)
+        with self._lock:
+            self._since_us, self._start_us = self._real_us(), max(now_us, self._told_us)
+            self._told_us = self._start_us
 
     def resume(self, told_us: int) -> None:
         """Go on from a time that was told in an earlier life, unless it is later by now."""
@@ -100,21 +101,11 @@ class Clock:
                 self._since_us, self._start_us = real_us, told_us
             self._told_us = max(self._told_us, told_us)
 
-    def _tell_of_jump(self) -> None:
-        if self.on_jump is not None:
-            self.on_jump()
-
-    def _jump(self, real_us: int, now_us: int) -> None:
+    def _check(self, now_us: int) -> None:
         if now_us < self._told_us:
             raise ValueError(f"the clock cannot go back from {self._told_us} to {now_us} microseconds since 1970")
         if now_us > LATEST_US:
             raise ValueError(f"the clock ends at {LATEST_US} microseconds since 1970, before {now_us}")
-        self._since_us, self._start_us = real_us, now_us
-        self._told_us = now_us
-
-    def _tell(self, real_us: int) -> int:
-        self._told_us = self._at(real_us)
-        return self._told_us
 
     def _at(self, real_us: int) -> int:
         passed_us = real_us - self._since_us

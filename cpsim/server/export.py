@@ -22,7 +22,7 @@ def slots_parquet(ledger: Ledger) -> bytes:
     """One row per slot: where it is in its life, its terms, and what it granted to whom. Times in microseconds.
 
     Raises:
-        Problem: a counter has been added up to more than 64 bits hold.
+        Problem: credits or a counter are more than 64 bits hold.
     """
     import pyarrow as pa  # noqa: PLC0415 - slow to import, and few ask
 
@@ -32,20 +32,20 @@ def slots_parquet(ledger: Ledger) -> bytes:
         for slot_id, slot in project.slots.items()
     ]
     slots = [slot for _, _, slot in rows]
-    columns = {
-        "project": pa.array([project_id for project_id, _, _ in rows], pa.string()),
-        "slot": pa.array([slot_id for _, slot_id, _ in rows], pa.string()),
-        "state": pa.array([slot.state for slot in slots], pa.string()),
-        "machine": pa.array([slot.machine for slot in slots], pa.string()),
-        "user": pa.array([slot.user for slot in slots], pa.string()),
-        "reason": pa.array([slot.reason for slot in slots], pa.string()),
-    }
-    for name in ("credits", "min", "max", "granted", "allocated_us", "expires_us", "settled_us"):
-        columns[name] = pa.array([getattr(slot, name) for slot in slots], pa.int64())
     counters, meta = pa.map_(pa.string(), pa.int64()), pa.map_(pa.string(), pa.string())
     with _beyond_64_bits_told(ledger, SlotView):
+        columns = {
+            "project": pa.array([project_id for project_id, _, _ in rows], pa.string()),
+            "slot": pa.array([slot_id for _, slot_id, _ in rows], pa.string()),
+            "state": pa.array([slot.state for slot in slots], pa.string()),
+            "machine": pa.array([slot.machine for slot in slots], pa.string()),
+            "user": pa.array([slot.user for slot in slots], pa.string()),
+            "reason": pa.array([slot.reason for slot in slots], pa.string()),
+        }
+        for name in ("credits", "min", "max", "granted", "allocated_us", "expires_us", "settled_us"):
+            columns[name] = pa.array([getattr(slot, name) for slot in slots], pa.int64())
         columns["counters"] = pa.array([_items(slot.counters) for slot in slots], counters)
-    columns["meta"] = pa.array([_items(slot.meta) for slot in slots], meta)
+        columns["meta"] = pa.array([_items(slot.meta) for slot in slots], meta)
     return _parquet(pa.table(columns))
 
 
@@ -53,7 +53,7 @@ def accounts_parquet(ledger: Ledger) -> bytes:
     """One row per machine and per user of each project: what it earned, and what waits for an owner.
 
     Raises:
-        Problem: credits or a counter have been added up to more than 64 bits hold.
+        Problem: credits or a counter are more than 64 bits hold.
     """
     import pyarrow as pa  # noqa: PLC0415
 

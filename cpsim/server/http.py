@@ -94,6 +94,9 @@ class Api:
             return {"result": "ok", "data": self._accounts.outstanding(project_id)}
         arguments = _arguments(request, signed, name, suffix)
         if folder == "lib":
+            odd = next((key for key, value in arguments.items() if type(value) not in {str, int}), None)
+            if odd is not None:
+                raise Failure(500, f"{odd} must be text, not {shown(arguments[odd])}")
             refusals = self._own(name, arguments)
             self._accounts.note(project_id, (f"lib/{name}", arguments), refusals)
             for refusal in refusals:
@@ -150,13 +153,16 @@ class Api:
         Both are signed as every other request is: who earns a machine's credits is not for anybody to say. A release
         may leave out the user; if it names one, the machine must be that user's.
         """
-        machine_id = _identity(arguments, "vmid")
+        named = ("vmid", "webid") if name == "claim" or "webid" in arguments else ("vmid",)
+        for argument in named:
+            if arguments.get(argument) in {None, ""}:
+                return [Refusal(0, f"missing argument {argument!r}")]
+        machine_id, *user_ids = (str(arguments[argument]) for argument in named)
         if name == "claim":
-            return self._accounts.link([(machine_id, _identity(arguments, "webid"))])
-        if "webid" in arguments:
-            with self._accounts.reading() as ledger:
-                owner = ledger.owners.get(machine_id)
-            user_id = _identity(arguments, "webid")
+            return self._accounts.link([(machine_id, *user_ids)])
+        with self._accounts.reading() as ledger:
+            owner = ledger.owners.get(machine_id)
+        for user_id in user_ids:
             if owner not in {None, user_id}:
                 return [Refusal(0, f"machine {machine_id!r} is linked to user {owner!r}, not to {user_id!r}")]
         return self._accounts.release([machine_id])
@@ -216,8 +222,9 @@ class Api:
         store = self._accounts.store
         if store is None:
             return self.respond(request)
-        failures = store.failures
         try:
+            self._accounts.mend()  # before anything is done
+            failures = store.failures
             response = self.respond(request)
             await store.durable(failures)
         except Problem as problem:
@@ -281,15 +288,6 @@ def _arguments(request: Request, signed: bytes, name: str, suffix: str) -> dict[
     if not isinstance(arguments, dict):
         raise Failure(400, "the body is not a JSON object")
     return arguments
-
-
-def _identity(arguments: Mapping[str, object], name: str) -> str:
-    value = arguments.get(name)
-    if value is None or value == "":
-        raise Failure(500, f"missing argument {name!r}")
-    if type(value) not in {str, int}:
-        raise Failure(500, f"{name} must be text, not {shown(value)}")
-    return str(value)
 
 
 def _decoded(text: bytes) -> object:

@@ -220,6 +220,11 @@ class Inspector:
         self._accounts.reset(project)
         return self.totals()
 
+    def housekeep(self) -> Totals:
+        """Run the server's housekeeping job once: it expires what is due, or under `expire-live` what is not."""
+        self._accounts.housekeep()
+        return self.totals()
+
     def faults(self) -> list[FaultView]:
         """The faults that are set."""
         return [

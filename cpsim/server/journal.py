@@ -65,14 +65,8 @@ class Journal:
         self._malformed: defaultdict[str, list[tuple[int, bytes]]] = defaultdict(list)
         self._malformed_count: defaultdict[str, int] = defaultdict(int)
         self._refused: defaultdict[str, deque[Refused]] = defaultdict(lambda: deque(maxlen=REFUSALS_KEPT))
-        self._kept: Sequence[dict[str, Any]] = (
-            self._refused,
-            self._batches,
-            self._received,
-            self._full,
-            self._malformed,
-            self._malformed_count,
-        )
+        self._of_commands: Sequence[dict[str, Any]] = (self._refused, self._batches, self._received, self._full)
+        self._kept = (*self._of_commands, self._malformed, self._malformed_count)
 
     def add_malformed(self, project_id: str, at_us: int, frame: bytes) -> None:
         """Count a frame that a project's daemon could not take, and keep it if it is among the first."""
@@ -146,9 +140,9 @@ class Journal:
         """
         if project_id in self._full:
             raise JournalFull(
-                f"the journal of project {project_id!r} is full: {self._received[project_id]:,} commands came, and it "
-                f"keeps {self._limit:,}; reset the project to begin anew, or serve with a higher journal_limit, which "
-                "a --config file has"
+                f"the journal of project {project_id!r} is full: it had no room for all {self._received[project_id]:,} "
+                f"commands that came; reset the project to begin anew, with a higher journal_limit in a --config file "
+                f"if {self._limit:,} are too few"
             )
         return _entries(self._batches.get(project_id, ()), start)
 
@@ -160,6 +154,11 @@ class Journal:
     def forget_all(self) -> None:
         """Begin anew with every project."""
         for kept in self._kept:
+            kept.clear()
+
+    def forget_received(self) -> None:
+        """Likewise, but for the frames that could not be taken."""
+        for kept in self._of_commands:
             kept.clear()
 
 

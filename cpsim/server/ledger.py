@@ -256,13 +256,17 @@ class Ledger:
             while slots and (slots[0].state is not ALLOCATED or slots[0].expires_us <= now_us):
                 slot = slots.popleft()
                 if slot.state is ALLOCATED:
-                    _settle(project, slot, EXPIRED, slot.expires_us)
+                    settle(project, slot, EXPIRED, slot.expires_us)
                     expired = True
             if slots:
                 heappush(self._due, (slots[0].expires_us, next(self._serial), project, lifetime_us))
             else:
                 del project.lifetimes[lifetime_us]
         return expired
+
+    def housekeep(self, now_us: int) -> None:
+        """Do what an operator's housekeeping job does: expire every slot whose time has come."""
+        self.expire(now_us)
 
     def forget(self, project_id: str) -> None:
         """Begin anew with a project: its slots and accounts are gone; who owns which machine stays."""
@@ -363,7 +367,7 @@ class Ledger:
         reason = _text(arguments, "reason") if "reason" in arguments else DEFAULT_REASON
         slot.reason = reason
         project.reasons[reason] = project.reasons.get(reason, 0) + 1
-        _settle(project, slot, DISCARDED, now_us)
+        settle(project, slot, DISCARDED, now_us)
 
     def _claim(self, project: Project, slot: Slot, arguments: Mapping[str, object], now_us: int) -> None:
         machine_id = arguments.get("machine")
@@ -379,7 +383,7 @@ class Ledger:
             if slot.max is not None:
                 granted = min(granted, slot.max)
         slot.machine, slot.granted = machine_id, granted
-        _settle(project, slot, CLAIMED, now_us)
+        settle(project, slot, CLAIMED, now_us)
         machine = project.machines.get(machine_id)
         if machine is None:
             machine = project.machines[machine_id] = Machine()
@@ -436,7 +440,8 @@ def shown(value: object) -> str:
     return text if len(text) <= LONGEST_QUOTE else f"{text[: LONGEST_QUOTE - 1]}…"
 
 
-def _settle(project: Project, slot: Slot, state: State, now_us: int) -> None:
+def settle(project: Project, slot: Slot, state: State, now_us: int) -> None:
+    """Bring a slot to one of its ends, and count it there."""
     if slot.state is not ALLOCATED:  # only where a quirk lets a settled slot be settled again
         project.settled[slot.state] -= 1
     slot.state = state

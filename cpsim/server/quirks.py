@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from cpsim.server.ledger import Ledger, Project, Refused, Slot, State
+from cpsim.server.ledger import Ledger, Project, Refused, Slot, State, settle
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +32,16 @@ class QuirkyLedger(Ledger):
     def expire(self, now_us: int) -> bool:
         """Expire every slot whose time has come, unless `expire-live`."""
         return "expire-live" not in self.quirks and super().expire(now_us)
+
+    def housekeep(self, now_us: int) -> None:
+        """Expire every slot whose time has come; under `expire-live`, every one whose time has not."""
+        if "expire-live" not in self.quirks:
+            super().housekeep(now_us)
+            return
+        for project in self.projects.values():
+            for slot in project.slots.values():
+                if slot.state is State.ALLOCATED and slot.expires_us > now_us:
+                    settle(project, slot, State.EXPIRED, now_us)
 
     def _alloc(self, project: Project, slot_id: str, arguments: Mapping[str, object], now_us: int) -> None:
         if "global-slot-ids" in self.quirks and any(slot_id in other.slots for other in self.projects.values()):

@@ -29,7 +29,11 @@ DIGESTS: Final = {"sha-1": hashlib.sha1, "sha-256": hashlib.sha256, "sha-512": h
 ANSWERS_KEPT: Final = 10_000
 """For how many batches of a project the server remembers what it answered."""
 
+READ_DEEPER: Final = 100
+"""By how many levels, of objects and of the stack, what is taken now may be deeper when it is read again."""
+
 _encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
 
 
 class GivenUp(Exception):  # noqa: N818 - an answer, not a fault
@@ -76,13 +80,14 @@ class AccountServer:
             "reset": self._reset,
             "behave": self._have_quirks,
             "expire": self._expire,
+            "housekeep": self._housekeep,
         }
         self.on_applied: Callable[[Sequence[Call]], object] | None = None
         """Called with the commands of each batch, refused ones too, one batch at a time; must be quick."""
         self.store = store
         if store is not None:
             self._restore(store)
-            self.clock.on_jump = self._keep_time
+            self.clock.before_jump = self._keep_time
         if self.quirks != quirks:
             self.behave(quirks)
 
@@ -149,6 +154,8 @@ class AccountServer:
                     raise GivenUp(f"batch {batch_id.rpartition(' ')[0]!r} was given up by its sender")
             is_kept = self.store is not None or self.journal.has_room(project_id, len(calls))
             written = (document if self.store is None else None) or (_encode(calls) if is_kept else b"")
+            if written.count(b"[") + written.count(b"{") > 2 * len(calls) + READ_DEEPER:
+                _decode(b"[" * READ_DEEPER + written + b"]" * READ_DEEPER)
             now_us = self.clock.now_us()
             refusals = self._apply(now_us, project_id, calls, batch_id)
             self._remember(now_us, project_id, calls, written, refusals)
@@ -208,14 +215,25 @@ class AccountServer:
         """
         self._change("reset", project_id)
 
+    def housekeep(self) -> None:
+        """Run the housekeeping job once: see `Ledger.housekeep`."""
+        self._change("housekeep")
+
     def behave(self, quirks: frozenset[str]) -> None:
-        """Have these quirks, and no others, from now on; what was applied before stays as it was."""
+        """Have these quirks, and no others, from now on; what was applied before stays as it was.
+
+        Raises:
+            Problem: the store cannot be written.
+        """
         names = sorted(quirks)
         with self._lock:
             self._mend()
             self._have_quirks(0, names)
-            if self.store is not None:
-                self.store.keep(0, "behave", [names])  # at no time: the clock need not have been started
+            if self.store is None:
+                return
+            failures = self.store.failures
+            self.store.keep(0, "behave", [names])  # at no time: the clock need not have been started
+        self.store.wait(failures)
 
     @contextmanager
     def reading(self) -> Iterator[Ledger]:
@@ -237,17 +255,30 @@ class AccountServer:
                 self._keep(self.store, now_us, what, arguments)
         return refusals
 
+    def mend(self) -> None:
+        """Go back to what the store holds, if it could not be written and can be now.
+
+        Raises:
+            Problem: it cannot be written yet.
+        """
+        with self._lock:
+            self._mend()
+
     def _mend(self) -> None:
-        """Go back to what the store holds, if it could not be written and can be now."""
         if self.store is not None and self.store.is_broken:
             self.store.resume()
             self._answers.clear()
-            self.journal.forget_all()
+            self.journal.forget_received()
             self._restore(self.store)
 
-    def _keep_time(self) -> None:
-        """Keep what the time is: after a jump, nothing else in the store may tell it."""
-        self._change("expire")
+    def _keep_time(self, now_us: int) -> None:
+        """Keep what the time is about to be: after a jump, nothing else in the store may tell it."""
+        assert self.store is not None
+        with self._lock:
+            self._mend()
+            failures = self.store.failures
+            self._keep(self.store, now_us, "expire", ())
+        self.store.wait(failures)
 
     def _keep(self, store: Store, now_us: int, what: str, arguments: Sequence[object]) -> None:
         store.keep(now_us, what, arguments)
@@ -258,8 +289,7 @@ class AccountServer:
         self, now_us: int, project_id: str, calls: Sequence[Call], batch_id: str | None, _: object = None
     ) -> list[Refusal]:
         refusals = self._ledger.apply_all(project_id, calls, now_us)
-        if refusals:
-            self._refused[project_id] = self._refused.get(project_id, 0) + len(refusals)
+        self._count_refused(project_id, len(refusals))
         if batch_id is not None:
             answers = self._answers.setdefault(project_id, {})
             answers[batch_id] = refusals
@@ -270,8 +300,13 @@ class AccountServer:
     def _note(
         self, now_us: int, project_id: str, calls: Sequence[Call], _: str | None, refusals: Sequence[Sequence[Any]]
     ) -> list[Refusal]:
+        self._count_refused(project_id, len(refusals))
         self._remember(now_us, project_id, calls, _encode(calls), list(starmap(Refusal, refusals)))
         return []
+
+    def _count_refused(self, project_id: str, count: int) -> None:
+        if count:
+            self._refused[project_id] = self._refused.get(project_id, 0) + count
 
     def _remember(
         self, now_us: int, project_id: str, calls: Sequence[Any], written: bytes, refusals: list[Refusal]
@@ -302,6 +337,10 @@ class AccountServer:
 
     def _expire(self, now_us: int) -> list[Refusal]:
         self._ledger.expire(now_us)
+        return []
+
+    def _housekeep(self, now_us: int) -> list[Refusal]:
+        self._ledger.housekeep(now_us)
         return []
 
     def _have_quirks(self, _: int, quirks: Iterable[str]) -> list[Refusal]:

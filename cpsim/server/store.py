@@ -41,7 +41,7 @@ WHERE position <= ? AND json_extract(record, '$[1]') IN ('apply', 'note')
 READ_RECEIVED: Final = "SELECT position, record FROM received WHERE position > ? ORDER BY position LIMIT ?"
 LEAST_LOG: Final = 16 * 2**20
 """Characters of log before a first snapshot."""
-LEAST_FREE: Final = 16 * 2**20
+LEAST_FREE: Final = 2**20
 """Bytes of the disk that must be free before a store that could not be written is read again."""
 SLOTS_A_PART: Final = 10_000
 CHANGES_A_READ: Final = 1_000
@@ -91,7 +91,7 @@ class Store:
             Problem: it cannot be written yet, or not for long.
         """
         if shutil.disk_usage(self._log.path.parent).free < LEAST_FREE:
-            self._check(self.failures)
+            raise Problem(f"{self._log.path}: its disk has less than 1 MiB free: until it has, nothing is taken")
         self._log.resume()
         self._logged, self._resets = 0, {}
         self.is_broken = False

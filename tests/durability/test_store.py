@@ -4,13 +4,17 @@ import asyncio
 import sqlite3
 import time
 from contextlib import closing
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
+import msgspec
 import pytest
 
 from cpsim.errors import Problem
+from cpsim.fake import ANY_PORT, Fake
 from cpsim.server import service, store
 from cpsim.server.journal import JournalFull
-from cpsim.server.ledger import State
+from cpsim.server.ledger import Project, State
 from cpsim.server.service import AccountServer
 from cpsim.server.store import Store
 
@@ -70,6 +74,7 @@ def fill(accounts):
     accounts.release(["n"])
     accounts.apply("q", [("alloc", {"slot": "gone"})])
     accounts.reset("q")
+    accounts.housekeep()
 
 
 def test_what_has_expired_after_a_jump_stays_so(restarted):
@@ -163,7 +168,7 @@ def test_a_full_journal_is_full_after_a_restart(restarted, monkeypatch, least_lo
     restarted(journal_limit=3).apply("p", [("alloc", {"slot": "d"})])
     for _ in range(2):
         accounts = restarted(journal_limit=3)
-        with pytest.raises(JournalFull, match="4 commands came"):
+        with pytest.raises(JournalFull, match="all 4 commands that came"):
             journal(accounts)
         assert len(list(accounts.journal.read("q"))) == 1
     accounts.reset("p")
@@ -261,6 +266,49 @@ def test_the_log_is_kept_short(restarted, monkeypatch, tmp_path):
     assert len(books(restarted())[0]["p"].slots) == 1000
 
 
+@pytest.mark.parametrize("levels", [10, 90, *range(700, 1000, 3)])
+def test_what_is_taken_can_be_read_again(restarted, levels):
+    """However deeply its arguments are nested."""
+    accounts = restarted()
+    nested = msgspec.json.decode(b"[" * levels + b"]" * levels) if levels < 300 else deep(levels)
+    try:
+        accounts.apply("p", [("alloc", {"slot": "a", "x": nested})])
+    except RecursionError:
+        expected = []
+    else:
+        expected = ["a"]
+    assert [entry[2]["slot"] for entry in journal(accounts)] == expected
+    assert list(restarted().journal.read("p"))[: len(expected)] == journal(accounts)
+    assert [*books(restarted())[0].get("p", Project()).slots] == expected
+
+
+def deep(levels):
+    value = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def test_the_clock_does_not_jump_where_that_cannot_be_kept(restarted, read_only):
+    accounts = restarted()
+    accounts.apply("p", [("alloc", {"slot": "a", "expire": 10})])
+    accounts.store.wait(0)
+    accounts.clock.freeze()
+    now_us = accounts.clock.now_us()
+    read_only(accounts, on=True)
+    for _ in range(2):
+        with pytest.raises(Problem, match="readonly"):
+            accounts.clock.advance(hours=1)
+    with pytest.raises(Problem, match="readonly"):
+        accounts.behave(frozenset({"reclaim"}))
+    read_only(accounts, on=False)
+    assert accounts.outstanding("p") == ["a"]
+    assert accounts.clock.now_us() == now_us
+    assert not accounts.quirks
+    accounts.clock.advance(hours=1)
+    assert accounts.outstanding("p") == []
+
+
 @pytest.fixture
 def read_only():
     """Return read_only(accounts, on), which lets SQLite write the store no more, or again."""
@@ -286,6 +334,19 @@ def test_a_store_that_cannot_be_written_takes_nothing_until_it_can(restarted, re
     assert list(books(accounts)[0]["p"].slots) == ["a", "c"]
     assert [entry[2]["slot"] for entry in journal(accounts)] == ["a", "c"]
     assert list(books(restarted())[0]["p"].slots) == ["a", "c"]
+
+
+def test_every_request_finds_a_server_that_can_write_again(tmp_path, read_only):
+    with Fake({"p": "s"}, http=ANY_PORT, store=tmp_path / "store") as fake:
+        for path in ("/api/heartbeat", "/__cpsim/clock", "/__cpsim/openapi.json"):
+            url = fake.addresses["http"].removesuffix("/api") + path
+            read_only(fake.accounts, on=True)
+            fake.accounts.apply("p", [("alloc", {"slot": "lost"})])
+            with pytest.raises(HTTPError, match="503"):
+                urlopen(url)
+            read_only(fake.accounts, on=False)
+            assert urlopen(url).status == 200
+        assert fake.accounts.outstanding("p") == []
 
 
 def test_what_comes_after_a_change_that_could_not_be_written_is_not_written_either(restarted):

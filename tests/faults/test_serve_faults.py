@@ -80,6 +80,21 @@ def test_what_a_crash_leaves(here, fault, survives):
         assert list(ledger.project("demo").slots) == ["harmless", *(["fatal"] if survives else [])]
 
 
+def test_what_waits_in_a_spool_that_is_not_served_is_told(here):
+    (here / "serve.toml").write_text('[[daemon]]\nproject = "demo"\nunix = "cp.sock"\nflush_interval = 60\n')
+    with served("--store", "accounts", "--config", "serve.toml") as (addresses, process):
+        with Client(addresses["unix"]) as client:
+            client.alloc("a")
+        process.kill()
+        process.wait(10)
+    (here / "cp.sock").unlink()
+    with served("--store", "accounts", "--quirk", "ack-before-delivery") as (_, process):
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+        said = process.stderr.read()
+    assert said.startswith("cpsim: warning: accounts.demo.spool holds 1 commands, and stays as it is")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -12,6 +12,7 @@ import pyarrow.parquet
 import pytest
 
 from cpdaemon import TcpEndpoint
+from cpsim.errors import Problem
 from cpsim.fake import Fake
 from cpsim.server.access import Access
 from cpsim.server.clock import LATEST_US, Clock
@@ -243,7 +244,7 @@ def test_a_full_journal_says_so_until_it_is_reset():
             request = Request("GET", f"/__cpsim/{name}", arguments.encode(), HERE, b"")
             response = control.respond(request)
             assert response.status == 507
-            assert b"3 commands came, and it keeps 2; reset the project" in response.body
+            assert b"no room for all 3 commands that came; reset the project" in response.body
         assert len(fake.inspector.journal("q").items) == 1
         assert len(fake.inspector.slots("p").items) == 3
         fake.inspector.reset("p")
@@ -304,6 +305,14 @@ def test_a_sum_beyond_64_bits_is_told_and_is_in_the_json_lines(site, slots, coun
     status, body = site.request("GET", "/__cpsim/ledger.jsonl")
     assert status == 200
     assert b":%d" % number in body
+
+
+def test_credits_of_one_slot_beyond_64_bits_are_told():
+    with Fake({"p": "s"}, quirks=frozenset({"float-credits"})) as fake:
+        calls = [("alloc", {"slot": "a", "credits": "1e30"}), ("claim", {"slot": "a", "machine": "m"})]
+        assert fake.accounts.apply("p", calls) == []
+        with pytest.raises(Problem, match="project 'p', slot 'a': credits is 1000"):
+            fake.inspector.slots_parquet()
 
 
 def test_the_ledger_as_json_lines(filled):

@@ -301,6 +301,18 @@ def test_deep_nesting_at_every_depth_that_can_be_read(site):
             assert len(json.dumps(document)) < 500
 
 
+def test_what_is_taken_however_deep_can_be_shown(site):
+    for depth in range(700, 1000):
+        nest = b"[" * depth + b"]" * depth
+        for name, body in (
+            ("alloc", b'{"slot":"a%d","x":%s}' % (depth, nest)),
+            ("bulk", b'{"alloc":[{"slot":"b%d","x":%s}]}' % (depth, nest)),
+        ):
+            assert answer(site.post(name, body))[0] in {200, 400}
+    shown = site.request("GET", "/__cpsim/journal?project=Physics")[1]
+    assert len(json.loads(shown)["items"]) == len(site.slots()) > 100
+
+
 # Bulk
 
 

@@ -55,9 +55,12 @@ def test_a_release_may_name_the_user(site):
 def test_what_was_asked_is_in_the_journal(site):
     send(site, "claim", CLAIM)
     send(site, "release", {"vmid": "m", "webid": "v"})
+    send(site, "claim", {"vmid": "m"})
+    assert site.fake.inspector.totals().refused == 2
     assert [entry[1:] for entry in site.fake.accounts.journal.read("Physics")] == [
         ("lib/claim", CLAIM, None),
         ("lib/release", {"vmid": "m", "webid": "v"}, "machine 'm' is linked to user 'u', not to 'v'"),
+        ("lib/claim", {"vmid": "m"}, "missing argument 'webid'"),
     ]
 
 
@@ -91,6 +94,7 @@ def test_a_request_that_is_not_signed_changes_nothing(site):
         ("claim", {"vmid": "m", "webid": ["u"]}, "webid must be text, not a list"),
         ("claim", {"vmid": True, "webid": "u"}, "vmid must be text, not True"),
         ("release", {}, "missing argument 'vmid'"),
+        ("claim", CLAIM | {"other": {}}, "other must be text, not an object"),
     ],
 )
 def test_arguments_that_do_not_fit(site, name, arguments, message):

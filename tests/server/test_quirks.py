@@ -151,6 +151,19 @@ def test_expire_live(on: bool) -> None:
     assert accounts.outstanding("one") == (["x"] if on else [])
 
 
+def test_the_housekeeping_of_expire_live(on: bool) -> None:
+    now_us = 0
+    from cpsim.server.service import AccountServer
+
+    accounts = AccountServer({"one": "secret"}, lambda: now_us, chosen("documented", ["expire-live"] if on else []))
+    accounts.apply("one", [("alloc", {"slot": name, "expire": minutes}) for name, minutes in (("due", 1), ("live", 9))])
+    now_us = 5 * 60_000_000
+    accounts.housekeep()
+    assert accounts.outstanding("one") == (["due"] if on else ["live"])
+    with accounts.reading() as ledger:
+        assert list(ledger.violations()) == []
+
+
 def test_slots_vanish(on: bool) -> None:
     with site_with("slots-vanish", on) as s:
         s.client.alloc("x", credits=5)
