@@ -16,6 +16,7 @@ PURE = [
     *(Path("cpdaemon", f"{name}.py") for name in ("commands", "wire", "signing", "endpoint", "value", "errors")),
     *(path for path in SOURCES if path.is_relative_to("cpsim/scenario")),
     Path("cpsim/tables.py"),
+    Path("cpsim/server/accounts.py"),
     Path("cpsim/server/ledger.py"),
     *(Path("cpsim/verify", f"{name}.py") for name in ("model", "orders", "anomalies", "timeline", "repeat")),
 ]

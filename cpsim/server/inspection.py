@@ -16,9 +16,10 @@ from cpsim.fault_plan import FaultPlan, Firing
 from cpsim.faults import Fault
 from cpsim.quirks import QUIRKS, chosen
 from cpsim.server import export
+from cpsim.server.accounts import Account, Machine, Project, Slot, State
 from cpsim.server.clock import LATEST_US
 from cpsim.server.journal import Entry
-from cpsim.server.ledger import Account, Ledger, Machine, Project, Refusal, Slot, State
+from cpsim.server.ledger import Ledger, Refusal
 from cpsim.server.service import AccountServer
 from cpsim.server.views import (
     Balance,

@@ -18,14 +18,24 @@ The ledger is pure: time is an argument, in integer microseconds, and must not g
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
-from enum import StrEnum
 from heapq import heapify, heappop, heappush
 from itertools import count
 from sys import intern
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
-import msgspec
+from cpsim.server.accounts import (
+    ALLOCATED,
+    CLAIMED,
+    DISCARDED,
+    EXPIRED,
+    Account,
+    Machine,
+    Project,
+    Slot,
+    State,
+    add_up,
+    hashed,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -53,99 +63,6 @@ class Refusal(NamedTuple):
 
     position: int
     message: str
-
-
-class State(StrEnum):
-    """Where a slot is in its life."""
-
-    ALLOCATED = "allocated"
-    CLAIMED = "claimed"
-    DISCARDED = "discarded"
-    EXPIRED = "expired"
-
-
-ALLOCATED, CLAIMED, DISCARDED, EXPIRED = State
-"""By names of their own: Python takes nine times as long to find a member in its class."""
-
-
-@dataclass(slots=True)
-class Account:
-    """Credits and counters that add up."""
-
-    credits: int = 0
-    counters: dict[str, int] = field(default_factory=dict)
-
-    def add(self, credits: int, counters: Mapping[str, int]) -> None:
-        """Add credits and, name by name, counters."""
-        self.credits += credits
-        add_up(counters, self.counters)
-
-
-class Slot(msgspec.Struct, gc=False):
-    """One unit of creditable work. Times are microseconds; `counters` and `meta` are None until given.
-
-    `user` has what it granted, and is None while that waits on the machine.
-
-    There are millions, and no cycles among them: the garbage collector need not look.
-    """
-
-    allocated_us: int
-    expires_us: int
-    credits: int | None
-    min: int | None
-    max: int | None
-    state: State = ALLOCATED
-    settled_us: int | None = None
-    machine: str | None = None
-    granted: int | None = None
-    user: str | None = None
-    reason: str | None = None
-    counters: dict[str, int] | None = None
-    meta: dict[str, str] | None = None
-
-
-@dataclass(slots=True)
-class Machine:
-    """What one machine earned in one project, and what of it still waits for a user, from which slots."""
-
-    earned: Account = field(default_factory=Account)
-    waiting: Account = field(default_factory=Account)
-    waiting_slots: list[Slot] = field(default_factory=list, repr=False, compare=False)
-
-
-@dataclass(slots=True)
-class Project:
-    """One project's slots and accounts, and its running totals.
-
-    `lifetimes` has the slots once more, by their lifetimes in microseconds: those that live equally long expire in
-    the order in which they were allocated.
-    """
-
-    slots: dict[str, Slot] = field(default_factory=lambda: hashed({}))
-    lifetimes: dict[int, deque[Slot]] = field(default_factory=dict, repr=False, compare=False)
-    machines: dict[str, Machine] = field(default_factory=dict)
-    users: dict[str, Account] = field(default_factory=dict)
-    settled: dict[State, int] = field(default_factory=lambda: {CLAIMED: 0, DISCARDED: 0, EXPIRED: 0})
-    reasons: dict[str, int] = field(default_factory=dict)
-    granted: Account = field(default_factory=Account)
-
-    @property
-    def outstanding(self) -> int:
-        """How many slots are not settled."""
-        return len(self.slots) - sum(self.settled.values())
-
-
-def hashed(slots: Mapping[str, Slot]) -> dict[str, Slot]:
-    """The same slots in a dict that keeps the hash of each id, as CPython's do once a key was anything but text.
-
-    A search among many then looks at fewer places in memory, of which each is a wait.
-    """
-    larger: dict[Any, Any] = {None: None, **slots}
-    del larger[None]
-    return larger
-
-
-NO_COUNTERS: Final[dict[str, int]] = {}
 
 
 class Ledger:
@@ -310,7 +227,7 @@ class Ledger:
     def violations(self) -> Iterator[str]:
         """The conservation laws that do not hold, each as a sentence; none, if the books balance."""
         for project_id, project in self.projects.items():
-            yield from (f"project {project_id!r}: {law}" for law in _violations(project))
+            yield from (f"project {project_id!r}: {law}" for law in project.violations())
 
     def _alloc(self, project: Project, slot_id: str, arguments: Mapping[str, object], now_us: int) -> None:
         exactly = arguments.get("credits")
@@ -426,12 +343,6 @@ class Ledger:
             raise Refused(f"min={least} is above max={most}")
 
 
-def add_up(counters: Mapping[str, int], account: dict[str, int]) -> None:
-    """Add counters, name by name, to those of an account."""
-    for name, value in counters.items():
-        account[name] = account.get(name, 0) + value
-
-
 def shown(value: object) -> str:
     """A value as a message quotes it: short, however long or deeply nested it is."""
     if isinstance(value, dict | list):
@@ -474,31 +385,3 @@ def _integer(name: str, value: object) -> int:
 
 def _is_whole(digits: str) -> bool:
     return digits.isdecimal() and digits.isascii() and len(digits) <= MOST_DIGITS
-
-
-def _violations(project: Project) -> Iterator[str]:
-    states = dict.fromkeys(State, 0)
-    from_slots, reasons, to_users = Account(), dict[str, int](), dict[str | None, int]()
-    for slot in project.slots.values():
-        states[slot.state] += 1
-        if slot.state is CLAIMED:
-            from_slots.add(slot.granted or 0, slot.counters or NO_COUNTERS)
-            to_users[slot.user] = to_users.get(slot.user, 0) + (slot.granted or 0)
-        elif slot.state is DISCARDED and slot.reason is not None:
-            reasons[slot.reason] = reasons.get(slot.reason, 0) + 1
-    machines, owned = Account(), Account()
-    for machine in project.machines.values():
-        machines.add(machine.earned.credits, machine.earned.counters)
-        owned.add(machine.waiting.credits, machine.waiting.counters)
-    for user in project.users.values():
-        owned.add(user.credits, user.counters)
-    for state, counted in project.settled.items():
-        if states[state] != counted:
-            yield f"{states[state]} slots are {state}, but {counted} were counted"
-    if reasons != project.reasons:
-        yield f"discards by reason are {reasons}, but {project.reasons} were counted"
-    if any(user.credits != to_users.get(user_id, 0) for user_id, user in project.users.items()):
-        yield "users hold other credits than the slots granted to them"
-    for where, account in (("slots", from_slots), ("machines", machines), ("users and waiting", owned)):
-        if account != project.granted:
-            yield f"granted {project.granted}, but the {where} hold {account}"

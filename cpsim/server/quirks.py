@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from cpsim.server.ledger import Ledger, Project, Refused, Slot, State, settle
+from cpsim.server.accounts import Project, Slot, State
+from cpsim.server.ledger import Ledger, Refused, settle
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -19,7 +19,7 @@ import msgspec
 
 from cpsim.errors import Problem
 from cpsim.log import Log, cut
-from cpsim.server.ledger import Project, Slot
+from cpsim.server.accounts import Project, Slot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

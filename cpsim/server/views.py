@@ -4,7 +4,7 @@ from typing import Any, Generic, TypeVar
 
 from msgspec import Struct
 
-from cpsim.server.ledger import Account, Machine, Slot, State
+from cpsim.server.accounts import Account, Machine, Slot, State
 
 T = TypeVar("T")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from cpsim.server.ledger import State
+from cpsim.server.accounts import State
 from cpsim.testing import telling
 from cpsim.testing.project import Project
 

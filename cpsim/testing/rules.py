@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Final
 
 from cpdaemon.commands import KINDS
-from cpsim.server.ledger import State
+from cpsim.server.accounts import State
 from cpsim.testing import telling
 from cpsim.testing.project import Project
 

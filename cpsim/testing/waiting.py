@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from cpsim.fake.fake import IDLE_POLL_S
-from cpsim.server.ledger import State
+from cpsim.server.accounts import State
 from cpsim.server.views import slot_view
 from cpsim.testing import telling
 from cpsim.testing.project import Project

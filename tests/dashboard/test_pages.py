@@ -9,9 +9,9 @@ from urllib.parse import quote
 import pytest
 
 from cpdaemon import TcpEndpoint
+from cpsim.server.accounts import State
 from cpsim.server.dashboard.finding import LOOKED_AT, ROWS
 from cpsim.server.dashboard.pages import HISTORY
-from cpsim.server.ledger import State
 
 from .conftest import EVIL, POSTED
 

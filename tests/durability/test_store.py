@@ -13,8 +13,8 @@ import pytest
 from cpsim.errors import Problem
 from cpsim.fake import ANY_PORT, Fake
 from cpsim.server import service, store
+from cpsim.server.accounts import Project, State
 from cpsim.server.journal import JournalFull
-from cpsim.server.ledger import Project, State
 from cpsim.server.service import AccountServer
 from cpsim.server.store import Store
 

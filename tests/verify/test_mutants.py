@@ -11,7 +11,8 @@ import pytest
 
 from cpsim.fake import Fake
 from cpsim.replay.journal import Outcome
-from cpsim.server.ledger import MINUTE_US, Account, Ledger, Machine, Refused, Slot, State
+from cpsim.server.accounts import Account, Machine, Slot, State
+from cpsim.server.ledger import MINUTE_US, Ledger, Refused
 from cpsim.verify.books import judge_books
 from cpsim.verify.model import Span, Step
 from cpsim.verify.slots import judge_histories, judge_slots

@@ -10,7 +10,8 @@ from cpsim.fake import ANY_PORT, Fake
 from cpsim.replay.clock import AsFastAsPossible
 from cpsim.run import Target, run
 from cpsim.scenario import generate, source
-from cpsim.server.ledger import Account, Ledger, Refused, State
+from cpsim.server.accounts import Account, State
+from cpsim.server.ledger import Ledger, Refused
 
 CREDENTIALS = ("p", "secret")
 WORKLOAD = generate(

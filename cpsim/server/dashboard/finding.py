@@ -9,14 +9,15 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
+from cpsim.server.accounts import Project
 from cpsim.server.inspection import Unknown
-from cpsim.server.ledger import Project
 from cpsim.server.views import machine_view, slot_view, user_view
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cpsim.server.ledger import Ledger, Machine, Slot, State
+    from cpsim.server.accounts import Machine, Slot, State
+    from cpsim.server.ledger import Ledger
     from cpsim.server.service import AccountServer
     from cpsim.server.views import MachineView, SlotView, UserView
 

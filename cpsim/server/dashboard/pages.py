@@ -16,11 +16,11 @@ from urllib.parse import parse_qsl, urlencode
 import msgspec
 
 from cpsim.errors import Problem
+from cpsim.server.accounts import State
 from cpsim.server.actions import ACTIONS
 from cpsim.server.dashboard.finding import Finder, Hits
 from cpsim.server.inspection import Unknown
 from cpsim.server.journal import JournalFull
-from cpsim.server.ledger import State
 from cpsim.server.messages import Failure, Request, Response
 
 if TYPE_CHECKING:

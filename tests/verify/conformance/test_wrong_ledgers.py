@@ -3,8 +3,9 @@
 import pytest
 
 from cpsim.server import http
+from cpsim.server.accounts import Account, Project, State
 from cpsim.server.http import Api
-from cpsim.server.ledger import Account, Ledger, Project, Refusal, Refused, State
+from cpsim.server.ledger import Ledger, Refusal, Refused
 
 
 @pytest.fixture
