@@ -62,7 +62,7 @@ class Processes:
         """Replay to the end, or until `stop`; returns the seconds it took, the records of all, and their errors.
 
         Raises:
-            Problem: the target cannot be reached, or a process has died.
+            Problem: a process has died.
         """
         with selectors.DefaultSelector() as selector:
             for replayer in self._replayers:
@@ -143,14 +143,12 @@ class _Replayer:
         """Take what the process has said.
 
         Raises:
-            Problem: it has failed, and says why; or it has died.
+            Problem: it has died.
         """
         data = os.read(self.output, 65_536)
         *lines, self._heard = (self._heard + data).split(b"\n")
         for line in lines:
             said = json.loads(line)
-            if "problem" in said:
-                raise Problem(said["problem"])
             self.ready = True
             if "progress" in said:
                 self.progress = Progress(*said["progress"])
@@ -178,13 +176,9 @@ def main() -> None:
     assignment: Assignment
     file, assignment = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the process that started this one
     journal = Journal(file)
-    try:
-        wire = open_wire(
-            assignment.endpoint, assignment.timeout_s, assignment.in_flight, assignment.lanes, was_reached=True
-        )
-    except Problem as problem:
-        _say(problem=str(problem))
-        return
+    wire = open_wire(
+        assignment.endpoint, assignment.timeout_s, assignment.in_flight, assignment.lanes, was_reached=True
+    )
     engine = Engine(
         wire,
         journal,

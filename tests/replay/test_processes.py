@@ -106,12 +106,6 @@ def test_stopping_records_what_was_under_way_as_unknown(smoke, peer):
     assert {errors[code] for code in unknown["error"]} == {"interrupted"}
 
 
-def test_a_target_that_is_not_there_is_named(smoke, tmp_path):
-    nowhere = UnixEndpoint(str(tmp_path / "nowhere"))
-    with Processes(assignment(smoke, nowhere), 2, lambda _: None) as processes, pytest.raises(Problem, match="nowhere"):
-        processes.run()
-
-
 def test_a_process_that_dies_is_an_error(smoke, peer):
     served = peer(lambda connection, served: connection.recv(1500) and served.stopping.wait(10))
 

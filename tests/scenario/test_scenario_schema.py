@@ -64,7 +64,7 @@ MISTAKES = [
     ("", 'expire = "90s"', "expire = 90s: expected whole minutes"),
     ("", "credits = 3", "credits = 3: expected a table with its policy"),
     ("population", "machines = 0", "population.machines = 0: expected a whole number from 1 to 10,000,000"),
-    ("population", "machines = true", "population.machines = True: expected a whole number"),
+    ("population", "machines = true", "population.machines = true: expected a whole number"),
     ("population", "machines = 2.5", "population.machines = 2.5: expected a whole number"),
     ("population", f"machines = {'9' * 200}", "population.machines = 9+…: expected a whole number"),
     ("population", "linked = 1.5", "population.linked = 1.5: expected a number from 0 to 1"),
