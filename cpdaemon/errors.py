@@ -78,6 +78,15 @@ class ReplyTimeout(ReplyLost, TimeoutError):
 
 
 class BadReply(CreditPiggyError):
-    """The reply is not one that the protocol knows, or does not say what became of the command."""
+    """The reply is not one that the protocol knows, or does not say what became of the command.
+
+    Attributes:
+        unnamed: of a bulk's commands, how many were refused without being named.
+    """
 
     definite = False
+    unnamed: int = 0
+
+    def __init__(self, message: str, unnamed: int = 0) -> None:
+        super().__init__(message)
+        self.unnamed = unnamed

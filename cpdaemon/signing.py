@@ -161,7 +161,8 @@ def bulk_errors(calls: Sequence[Call], reply: Mapping[str, Any]) -> list[CreditP
     left = len(calls) - len(found)
     doubt: CreditPiggyError = _refusal(astray)
     if len(astray) != left:
-        doubt = BadReply(f"the server refused {len(astray)} of {left} commands without saying which: {doubt}")
+        said = f"the server refused {len(astray)} of {left} commands without saying which: {doubt}"
+        doubt = BadReply(said, len(astray))
     return [found.get(place, doubt) for place in range(len(calls))]
 
 

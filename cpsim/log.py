@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 MAX_WAITING: Final = 64 * 2**20
 """Characters that may wait for the next commit; whoever hands over more is held up until it has ended."""
 BUSY_S: Final = 5.0
+LEAST_FREE: Final = 2**20
+"""Bytes of its disk without which a log can hardly be opened, or written for long."""
 PRIVATE: Final = 0o600
 """What was sent is its senders' business: nobody else reads it."""
 TABLES: Final = """
@@ -79,9 +82,9 @@ class Log:
                 raise Problem(f"cannot open {path}: {error.strerror}") from error
             try:
                 self._writing = _open(path, kind, tables)
-            except Problem:  # on a full disk, there is not even room to read it
+            except Problem as problem:  # on a full disk, there is not even room to read it
                 if not self._give_up_reserve():
-                    raise
+                    raise _with_room_told(problem, path) from problem
                 self._writing = _open(path, kind, tables)
             undo.enter_context(closing(self._writing))
             last = "SELECT max(position) FROM (SELECT position FROM log UNION ALL SELECT position FROM cut)"
@@ -240,6 +243,12 @@ def _open(path: Path, kind: str, tables: str) -> sqlite3.Connection:
             raise Problem(f"{path} is damaged: {health}")
         undo.pop_all()
     return database
+
+
+def _with_room_told(problem: Problem, path: Path) -> Problem:
+    """A problem, which says so if there is hardly any room on the disk."""
+    free = shutil.disk_usage(path.parent).free
+    return Problem(f"{problem}; its disk has only {free // 1024} KiB free: make room") if free < LEAST_FREE else problem
 
 
 def reserve_of(path: Path) -> Path:

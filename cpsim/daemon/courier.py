@@ -8,8 +8,9 @@ What an attempt leaves behind decides what follows:
   applies it once. With any other, it is `set-aside` for a person, because credit must not double; or `resend`,
   because none must be missing. Either way nothing is sent before the server is seen to answer again.
 
-A batch that fails again and again while the server answers what comes between has a command in it that the server
-cannot bear. It is given up, which a server that knows batch ids confirms, and halved like one that was refused.
+A batch that fails again and again, while the server answers others, has a command in it that the server cannot bear.
+(The other is a command for a slot that there is not: it changes nothing, and takes the server what a real one takes.)
+Then the batch is given up, which a server that knows batch ids confirms, and halved like one that was refused.
 
 A pause doubles from one failure to the next, up to a limit, and varies at random, so that sites do not return all
 at once.
@@ -21,10 +22,11 @@ import logging
 import random
 import threading
 import time
-from contextlib import suppress
-from typing import TYPE_CHECKING, Final, Protocol
+import uuid
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from cpdaemon.errors import BadReply, CreditPiggyError, NotSent, Refused
+from cpdaemon.commands import KINDS
+from cpdaemon.errors import BadReply, CreditPiggyError, NotSent, Refused, ReplyTimeout
 from cpdaemon.signing import bulk_body, bulk_errors, read_reply, token
 from cpdaemon.transport import HttpPool
 from cpsim.daemon.spool import MAX_BATCH, REFUSED, SET_ASIDE, SOME, Failed
@@ -47,11 +49,11 @@ WHOLE: Final = {400, 413, 500}
 """Statuses by which a server refuses a batch because of what is in it; others come from anything else."""
 UNAVAILABLE: Final = 503
 TRIES: Final = 5
-"""Failures in a row, the server answering between, after which a batch is halved."""
-TRIES_ALONE: Final = 8
+"""Failures in a row after which a batch is halved, if the server answers others."""
+TRIES_ALONE: Final = 6
 """Likewise, after which a command that was sent alone is kept for a person."""
-MORE_PATIENCE: Final = 4
-"""How many times as often the next one is tried, if none was accepted between: all may fail for another reason."""
+TIMEOUT_TRIES: Final = 3
+"""As how many failures one counts that took all the time that a request may take."""
 BATCH_HEADER: Final = "CreditPiggy-Batch"
 
 log = logging.getLogger(__name__)
@@ -69,7 +71,7 @@ class Server(Protocol):
     def give_up(self, batch_id: str | None, calls: Sequence[Call]) -> Outcomes | None:
         """What became of each call of a batch whose reply never came; None if it was not applied and never will be.
 
-        For a batch without an id, None says only that the server answers. Raises CreditPiggyError if it does not.
+        Of a batch without an id, None says only that the server answers others. Raises CreditPiggyError if it does not.
         """
 
 
@@ -96,14 +98,27 @@ class HttpServer:
 
     def post(self, batch_id: str | None, calls: Sequence[Call]) -> Outcomes:
         """Send one batch."""
-        return bulk_errors(calls, self._bulk(batch_id, bulk_body(calls)))
+        reply = self._bulk(batch_id, bulk_body(calls))
+        if not isinstance(reply.get("errors", []), list):
+            raise BadReply("the server's list of errors cannot be read")
+        return bulk_errors(calls, reply)
 
     def give_up(self, batch_id: str | None, calls: Sequence[Call]) -> Outcomes | None:
-        """Send a batch of nothing under the id, which has the server say what it knows of it."""
+        """Have another command refused, then send a batch of nothing under the id, to be told what became of it."""
+        self._bulk(None, bulk_body([("meta", {"slot": f"cpsim-{uuid.uuid4().hex}", "is": "there"})]))
+        if batch_id is None:
+            return None
         reply = self._bulk(batch_id, b"{}")
-        if batch_id is not None and type(reply.get("applied")) is not bool:
-            raise BadReply(f"the server does not say whether it has applied batch {batch_id}")
-        return bulk_errors(calls, reply) if reply.get("applied") else None
+        if type(reply.get("applied")) is not bool:
+            raise BadReply(
+                f"the server does not say whether it has applied batch {batch_id}, which fails again and again"
+            )
+        if not reply["applied"]:
+            return None
+        places = [(kind, index) for kind in KINDS for index, _ in enumerate(call for call in calls if call[0] == kind)]
+        errors: Any = reply.get("errors", [])
+        named = [error | dict(zip(("class", "index"), places[error["position"]], strict=True)) for error in errors]
+        return bulk_errors(calls, {"errors": named})
 
     def close(self) -> None:
         """Close the connections."""
@@ -150,7 +165,6 @@ class Courier:
         self._longest_pause_s = LAST_RETRY_S if longest_pause_s is None else longest_pause_s
         self._retry_s = self._first_pause_s = min(FIRST_RETRY_S, self._longest_pause_s)
         self._failures = 0
-        self._tries_alone = TRIES_ALONE
         self._said: str | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="cpsim-courier", daemon=True)
@@ -213,7 +227,8 @@ class Courier:
 
     def _take(self) -> Batch | None:
         """The next batch."""
-        return self._spool.take(self._size, careful=not self._knows_batches)
+        knows = bool(self._knows_batches)
+        return self._spool.take(self._size, careful=not knows, named=knows)
 
     def _attempt(self) -> None:
         """Send one batch, once.
@@ -227,11 +242,12 @@ class Courier:
         batch = self._take()
         if batch is None:
             return
-        if batch.resumed and not (self._knows_batches or self._resends):
+        knows = self._knows_batches and batch.named
+        if batch.resumed and not (knows or self._resends):
             self._fail(batch, SET_ASIDE, self._doubt)
             return
         try:
-            outcomes = self._server.post(batch.id if self._knows_batches else None, batch.calls)
+            outcomes = self._server.post(batch.id if knows else None, batch.calls)
         except CreditPiggyError as error:
             self._fall_back(batch, error)
         else:
@@ -239,36 +255,38 @@ class Courier:
 
     def _fall_back(self, batch: Batch, error: CreditPiggyError) -> None:
         """Do what an attempt that failed asks for; raises the error where that is to try again."""
-        knew, self._knows_batches = self._knows_batches, None  # nothing is risked before it is seen to answer again
+        knew = self._knows_batches and batch.named
+        self._knows_batches = None  # nothing is risked before it is seen to answer again
         if isinstance(error, Refused) and error.status in WHOLE:
             self._halve(batch, REFUSED, str(error))
             return
-        self._failures += not isinstance(error, NotSent)
+        if not isinstance(error, NotSent):
+            self._failures += TIMEOUT_TRIES if isinstance(error, ReplyTimeout) else 1
         if not error.definite:
             self._doubt = str(error)
-        if self._failures >= (TRIES if len(batch.calls) > 1 else self._tries_alone):
-            with suppress(CreditPiggyError):  # if it does not answer now, the batch is not to blame
+        if self._failures >= (TRIES if len(batch.calls) > 1 else TRIES_ALONE):
+            try:
                 self._give_up(batch, error, batch.id if knew else None)
+            except CreditPiggyError as reason:  # it answers no other either: the batch is not to blame
+                log.debug("batch %s is not given up: %s", batch.id, reason)
+            else:
                 return
         if error.definite and not batch.resumed:
             self._spool.put_back()
         raise error
 
     def _give_up(self, batch: Batch, error: CreditPiggyError, batch_id: str | None) -> None:
-        """Send a batch no more as it is, if the server answers, and unless it has applied it; see `Server.give_up`."""
+        """Send a batch no more as it is, if the server answers others, and unless it has applied it."""
         outcomes = self._server.give_up(batch_id, batch.calls)
         if outcomes is not None:
             self._account(batch, outcomes)
             return
-        if len(batch.calls) == 1:
-            self._tries_alone *= MORE_PATIENCE
         is_known = batch_id is not None or (error.definite and not batch.resumed)
-        told = f"{error} ({self._failures} times, while other requests were answered)"
-        self._halve(batch, REFUSED if is_known else SET_ASIDE, told)
+        self._halve(batch, REFUSED if is_known else SET_ASIDE, f"{error}, again and again, while others are answered")
 
     def _halve(self, batch: Batch, why: str, error: str) -> None:
         """Find the command that spoils a batch: try the first half of it, or keep the one that is left for a person."""
-        self._failures, self._retry_s = 0, self._first_pause_s
+        self._go_on()
         if len(batch.calls) == 1:
             self._fail(batch, why, error)
         else:
@@ -277,9 +295,13 @@ class Courier:
             self._spool.retried()
             self._spool.put_back()
 
+    def _go_on(self) -> None:
+        """Be as patient as at first: something has come of a batch."""
+        self._failures, self._retry_s = 0, self._first_pause_s
+
     def _account(self, batch: Batch, outcomes: Outcomes) -> None:
         """Strike out a batch whose reply has come."""
-        self._failures, self._tries_alone = 0, TRIES_ALONE
+        self._go_on()
         failed = []
         doubts = [error for error in outcomes if error is not None and not error.definite]
         now_us = time.time_ns() // 1000
@@ -293,7 +315,8 @@ class Courier:
             failed.append(Failed(position, now_us, REFUSED, anyone, str(doubts[0])))
         for row in failed:
             log.warning("refused: %s: %s", row.command, row.error)
-        self._spool.settle(batch, failed, len(batch.calls) - len(failed))
+        unnamed = doubts[0].unnamed if doubts and isinstance(doubts[0], BadReply) else 0
+        self._spool.settle(batch, failed, unnamed)
         self._size = min(2 * self._size, MAX_BATCH)
 
     def _fail(self, batch: Batch, why: str, error: str) -> None:
@@ -301,4 +324,5 @@ class Courier:
         now_us = time.time_ns() // 1000
         log.error("%s: %d commands, listed by `cpsim daemon --failed`: %s", why, len(batch.calls), error)
         failed = [Failed(position, now_us, why, command, error) for position, command in batch.commands]
-        self._spool.settle(batch, failed, 0)
+        self._go_on()
+        self._spool.settle(batch, failed)

@@ -48,7 +48,9 @@ class MemorySpool:
             if before == 0 or self.ready >= MAX_BATCH:
                 self.released.notify_all()
 
-    def take(self, size: int = MAX_BATCH, *, in_order: bool = True, careful: bool = False) -> Batch | None:
+    def take(
+        self, size: int = MAX_BATCH, *, in_order: bool = True, careful: bool = False, named: bool = True
+    ) -> Batch | None:
         """The next commands to be sent: see `Spool.take`."""
         if self._open is not None:
             return replace(self._open, resumed=True)
@@ -58,16 +60,16 @@ class MemorySpool:
             return None
         calls = calls[: together(calls, in_order=in_order, careful=careful)]
         commands = [(position, text_of(call)) for position, call in enumerate(calls, self.delivered_to + 1)]
-        self._open = Batch(uuid.uuid4().hex, self.delivered_to + len(calls), commands, calls)
+        self._open = Batch(uuid.uuid4().hex, self.delivered_to + len(calls), commands, calls, named)
         return self._open
 
     def put_back(self) -> None:
         """See `Spool.put_back`."""
         self._open = None
 
-    def settle(self, batch: Batch, failed: Sequence[Failed], delivered: int) -> None:
+    def settle(self, batch: Batch, failed: Sequence[Failed], unnamed: int = 0) -> None:
         """See `Spool.settle`."""
-        del failed, delivered
+        del failed, unnamed
         with self.released:
             for _ in batch.commands:
                 self._calls.popleft()

@@ -130,7 +130,7 @@ class QuirkyCourier(Courier):
     def _take(self) -> Batch | None:
         if "reorder-classes" not in self._quirks:
             return super()._take()
-        batch = self._spool.take(self._size, in_order=False)
+        batch = self._spool.take(self._size, in_order=False, named=bool(self._knows_batches))
         if batch is None:
             return None
         order = sorted(range(len(batch.calls)), key=lambda place: RANK[batch.calls[place][0]])
@@ -142,7 +142,7 @@ class QuirkyCourier(Courier):
 
     def _fall_back(self, batch: Batch, error: CreditPiggyError) -> None:
         if "drop-on-error" in self._quirks and isinstance(error, Refused | BadReply):
-            self._spool.settle(batch, [], 0)
+            self._spool.settle(batch, [])
         else:
             super()._fall_back(batch, error)
 

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 KIND: Final = "spool"
 TABLES: Final = """
-CREATE TABLE IF NOT EXISTS batch (id TEXT NOT NULL, last INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS batch (id TEXT NOT NULL, last INTEGER NOT NULL, named INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS failed
 (position INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, why TEXT NOT NULL, command TEXT NOT NULL, error TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS tally (name TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
@@ -83,12 +83,13 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The commands that are sent together, first to last, and the id under which they are."""
+    """The commands that are sent together, first to last, and the id under which they are, if the server knows ids."""
 
     id: str
     last: int
     commands: list[tuple[int, str]]
     calls: list[Call]
+    named: bool = True
     resumed: bool = False
 
 
@@ -111,7 +112,9 @@ class Spool:
         self._released = self._log.last
         self._sent: int = self._log.query("SELECT position FROM cut")[0][0]
         self._failed: int = self._log.query("SELECT count(*) FROM failed")[0][0]
-        self._open: tuple[str, int] | None = next(iter(self._log.query("SELECT id, last FROM batch")), None)
+        self._open: tuple[str, int, bool] | None = next(
+            iter(self._log.query("SELECT id, last, named FROM batch")), None
+        )
         self._had_room = True
         self.released = threading.Condition()
 
@@ -185,27 +188,31 @@ class Spool:
             if before == 0 or self.ready >= MAX_BATCH:
                 self.released.notify_all()
 
-    def take(self, size: int = MAX_BATCH, *, in_order: bool = True, careful: bool = False) -> Batch | None:
+    def take(
+        self, size: int = MAX_BATCH, *, in_order: bool = True, careful: bool = False, named: bool = True
+    ) -> Batch | None:
         """The next commands to be sent, at most so many, written down as a batch; None if there are none.
 
         It is the same batch, now resumed, until it is put back or settled. A server applies a batch class by class:
         `in_order` ends it before a command that would overtake one of its slot. A `careful` batch has no command beside
-        others at which a server may break it off, as the one in production does at a number that is none.
+        others at which a server may break it off, as the one in production does at a number that is none. Whether it is
+        `named` when it is sent is written down too.
 
         Raises:
             Problem: it cannot be written down.
         """
         if self._open is not None:
-            id_, last = self._open
-            return self._batch(id_, last, self._log.read(self._sent, last, last - self._sent), resumed=True)
+            id_, last, was_named = self._open
+            commands = self._log.read(self._sent, last, last - self._sent)
+            return self._batch(id_, last, commands, named=bool(was_named), resumed=True)
         while commands := self._log.read(self._sent, self._released, size):
-            batch = self._batch(uuid.uuid4().hex, commands[-1][0], commands)
+            batch = self._batch(uuid.uuid4().hex, commands[-1][0], commands, named=named)
             if batch.calls:
                 taken = together(batch.calls, in_order=in_order, careful=careful)
                 if taken < len(batch.calls):
-                    batch = self._batch(batch.id, batch.commands[taken - 1][0], batch.commands[:taken])
-                self._log.wait(("INSERT INTO batch VALUES (?, ?)", (batch.id, batch.last)))
-                self._open = batch.id, batch.last
+                    batch = self._batch(batch.id, batch.commands[taken - 1][0], batch.commands[:taken], named=named)
+                self._log.wait(("INSERT INTO batch VALUES (?, ?, ?)", (batch.id, batch.last, named)))
+                self._open = batch.id, batch.last, named
                 return batch
             self._sent = batch.last
         self._sent = self._released
@@ -220,18 +227,20 @@ class Spool:
         self._log.wait(("DELETE FROM batch", ()))
         self._open = None
 
-    def settle(self, batch: Batch, failed: Sequence[Failed], delivered: int) -> None:
-        """Strike out a batch and its commands.
+    def settle(self, batch: Batch, failed: Sequence[Failed], unnamed: int = 0) -> None:
+        """Strike out a batch and its commands; those that did not fail were delivered.
 
         Args:
             batch: the one that was taken.
             failed: what is to be kept of it for a person to see.
-            delivered: how many of its commands the server has accepted.
+            unnamed: for how many refused commands one of these stands.
 
         Raises:
             Problem: that cannot be written.
         """
-        refused = sum(row.why == REFUSED for row in failed)
+        more = max(0, unnamed - 1)
+        refused = sum(row.why == REFUSED for row in failed) + more
+        delivered = len(batch.calls) - len(failed) - more
         self._log.wait(
             ("DELETE FROM batch", ()),
             *(("INSERT INTO failed VALUES (?, ?, ?, ?, ?)", row) for row in failed),
@@ -305,9 +314,11 @@ class Spool:
         """Write what is left, and let go of the file."""
         self._log.close()
 
-    def _batch(self, id_: str, last: int, records: Iterable[tuple[int, str]], *, resumed: bool = False) -> Batch:
+    def _batch(
+        self, id_: str, last: int, records: Iterable[tuple[int, str]], *, named: bool, resumed: bool = False
+    ) -> Batch:
         commands = [(position, frame) for position, frame in records if frame]
-        return Batch(id_, last, commands, [parse(frame.encode()) for _, frame in commands], resumed)
+        return Batch(id_, last, commands, [parse(frame.encode()) for _, frame in commands], named, resumed)
 
 
 def together(calls: Sequence[Call], *, in_order: bool, careful: bool) -> int:
@@ -354,15 +365,16 @@ def read_status(path: Path) -> Status:
         ((failed, set_aside),) = rows("SELECT count(*), count(*) FILTER (WHERE why = ?) FROM failed", SET_ASIDE)
         trouble = "; ".join(error for (error,) in rows("SELECT error FROM trouble"))
     age_s = 0.0 if oldest_us is None else max(0.0, time.time() - oldest_us / 1e6)
+    running = in_use(path)
     return Status(
-        running=in_use(path),
+        running=running,
         queued=queued,
         oldest_s=round(age_s, 3),
         delivered=tally.get("delivered", 0),
         refused=tally.get(REFUSED, 0),
         set_aside=set_aside,
         retries=tally.get("retries", 0),
-        full=queued + failed >= MAX_COMMANDS or is_given_up(reserve_of(path)),
+        full=queued + failed >= MAX_COMMANDS or (running and is_given_up(reserve_of(path))),
         trouble=trouble,
     )
 

@@ -172,7 +172,7 @@ class Api:
         refusals = self._accounts.give_up(project_id, batch)
         if refusals is None:
             return {"applied": False}
-        errors = [{"message": refusal.message, "code": 500} for refusal in refusals]
+        errors = [{"message": message, "code": 500, "position": position} for position, message in refusals]
         return {"applied": True} | ({"errors": errors} if errors else {})
 
     def _bulk(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from cpsim.errors import Problem
-from cpsim.log import Log, cut
+from cpsim.log import LEAST_FREE, Log, cut
 from cpsim.server.accounts import Project, Slot
 
 if TYPE_CHECKING:
@@ -41,8 +41,6 @@ WHERE position <= ? AND json_extract(record, '$[1]') IN ('apply', 'note')
 READ_RECEIVED: Final = "SELECT position, record FROM received WHERE position > ? ORDER BY position LIMIT ?"
 LEAST_LOG: Final = 16 * 2**20
 """Characters of log before a first snapshot."""
-LEAST_FREE: Final = 2**20
-"""Bytes of the disk that must be free before a store that could not be written is read again."""
 SLOTS_A_PART: Final = 10_000
 CHANGES_A_READ: Final = 1_000
 

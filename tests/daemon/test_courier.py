@@ -7,7 +7,7 @@ import pytest
 
 from cpdaemon.errors import BadReply, ConnectFailed, Refused, ReplyLost, ReplyTimeout
 from cpsim.daemon import courier
-from cpsim.daemon.courier import MORE_PATIENCE, TRIES, TRIES_ALONE, Courier
+from cpsim.daemon.courier import TIMEOUT_TRIES, TRIES, TRIES_ALONE, Courier
 from cpsim.daemon.spool import Spool, read_failed, read_status
 
 UNKNOWN = [ReplyLost("cut"), BadReply("<h1>Oops</h1>")]
@@ -217,11 +217,18 @@ def test_a_server_that_hangs_is_not_a_command_that_spoils(deliver, path):
     assert (status.delivered, failed(path)) == (4, [])
 
 
-def test_the_more_commands_fail_the_longer_they_are_tried(deliver, path):
+def test_commands_that_follow_one_another_are_found_as_soon_as_one(deliver, path):
     server = Overwhelmed(ReplyLost("cut"), spoiled=["0", "1", "3"])
     deliver(server)
     sent = [slots for _, slots in server.batches]
-    assert [sent.count([slot]) for slot in "0123"] == [TRIES_ALONE, MORE_PATIENCE * TRIES_ALONE, 1, TRIES_ALONE]
+    assert [sent.count([slot]) for slot in "0123"] == [TRIES_ALONE, TRIES_ALONE, 1, TRIES_ALONE]
+    assert failed(path) == [(slot, "refused") for slot in "013"]
+
+
+def test_time_that_runs_out_counts_for_more(deliver):
+    server = Overwhelmed(ReplyTimeout("no reply came in time"), spoiled=["1"])
+    assert deliver(server, 2).delivered == 1
+    assert [slots for _, slots in server.batches].count(["1"]) == -(-TRIES_ALONE // TIMEOUT_TRIES)
 
 
 def test_a_batch_is_not_halved_while_the_server_does_not_say_what_became_of_it(deliver, path):
@@ -300,12 +307,12 @@ def test_a_refusal_that_names_no_command(deliver, path):
     class Vague(Server):
         def post(self, batch_id, calls):
             super().post(batch_id, calls)
-            return [BadReply("the server refused 1 of 4 commands")] * 4
+            return [BadReply("the server refused 3 of 4 commands", 3)] * 4
 
     status = deliver(Vague())
     (row,) = read_failed(path)
     assert (row.why, row.command) == ("refused", "(some of 4 commands up to 'alloc,slot=3')")
-    assert (status.delivered, status.refused, status.set_aside) == (3, 1, 0)
+    assert (status.delivered, status.refused, status.set_aside) == (1, 3, 0)
 
 
 @pytest.mark.parametrize("knows_batches", [True, False])
@@ -321,6 +328,29 @@ def test_what_an_earlier_daemon_had_sent(path, spool, deliver, knows_batches):
         assert failed(path) == [("sent", "set aside")]
         assert "ended before" in read_failed(path)[0].error
         assert status.delivered == 4
+
+
+def test_a_server_that_has_come_to_know_batches_did_not_know_those_before(path, spool, deliver):
+    put(spool, "sent")
+    spool.take(named=False)
+    assert deliver(Server()).delivered == 4
+    assert failed(path) == [("sent", "set aside")]
+
+
+def test_pauses_begin_anew_with_each_batch_that_comes_through(spool, monkeypatch):
+    monkeypatch.setattr(courier, "FIRST_RETRY_S", 0.01)
+    server = Server(*[failure for _ in range(20) for failure in (ReplyLost("cut"), None)])
+    for slot in range(20):
+        put(spool, slot)
+    worker = Courier(spool, server, 0.0, longest_pause_s=3600.0)
+    worker._size = 1
+    monkeypatch.setattr(courier, "MAX_BATCH", 1)
+    started = time.monotonic()
+    worker.start()
+    while spool.pending:
+        time.sleep(0.002)
+    assert time.monotonic() - started < 5  # doubled twenty times, a pause would be of hours
+    assert worker.stop(5)
 
 
 def test_to_stop_leaves_what_cannot_be_delivered(spool):

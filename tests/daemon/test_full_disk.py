@@ -56,7 +56,7 @@ def test_what_takes_away_is_written_with_the_room_of_the_reserve(spool, tmp_path
     assert spool.is_full
     assert read_status(tmp_path / "spool").full
     batch = spool.take()
-    spool.settle(batch, [], 100)
+    spool.settle(batch, [])
     assert read_status(tmp_path / "spool").delivered == 100
     disk(2 * RESERVE_BYTES)
     assert not spool.is_full
@@ -106,7 +106,7 @@ def test_a_daemon_that_starts_on_a_full_disk_delivers_what_it_has(small_disk):
     assert spool.is_full
     batch = spool.take()
     assert batch.calls == [("alloc", {"slot": "a"})]
-    spool.settle(batch, [], 1)
+    spool.settle(batch, [])
     (small_disk / "log").unlink()
     assert not spool.is_full
     assert put(spool, "alloc,slot=b") is None

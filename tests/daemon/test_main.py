@@ -319,8 +319,10 @@ def test_a_batch_that_was_given_up_is_never_applied(server):
         with pytest.raises(Refused, match="'late' was given up by its sender") as refusal:
             sender.post("late", [call])
         assert refusal.value.status == 409
-        sender.post("in time", [call, call])
-        assert [str(error) for error in sender.give_up("in time", [call])] == ["slot 'a' was already allocated"]
+        calls = [("claim", {"slot": "never", "machine": "m"}), call, call]
+        refused = ["slot 'never' was never allocated", "None", "slot 'a' was already allocated"]
+        assert [str(error) for error in sender.post("in time", calls)] == refused
+        assert [str(error) for error in sender.give_up("in time", calls)] == refused
         assert sender.give_up("late", [call]) is None
     with server.accounts.reading() as ledger:
         assert list(ledger.project("p").slots) == ["a"]

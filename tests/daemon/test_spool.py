@@ -55,7 +55,7 @@ def test_what_is_put_is_taken_in_order(opened):
         ("alloc", {"slot": "b"}),
     ]
     assert (spool.pending, batch.resumed) == (3, False)
-    spool.settle(batch, [], 3)
+    spool.settle(batch, [])
     assert spool.take() is None
     assert spool.pending == 0
 
@@ -94,7 +94,7 @@ def test_a_batch_keeps_the_order_within_a_slot(opened):
     taken = []
     while batch := spool.take():
         taken.append(batch.calls)
-        spool.settle(batch, [], len(batch.calls))
+        spool.settle(batch, [])
     assert [[kind for kind, _ in calls] for calls in taken] == [["counters", "alloc"], ["alloc", "counters"]]
 
 
@@ -103,7 +103,7 @@ def test_a_batch_has_at_most_so_many(opened):
     keep(spool, *(f"alloc,slot={number}" for number in range(5)))
     batch = spool.take(2)
     assert slots(batch) == ["0", "1"]
-    spool.settle(batch, [], 2)
+    spool.settle(batch, [])
     assert slots(spool.take(10)) == ["2", "3", "4"]
 
 
@@ -134,9 +134,9 @@ def test_a_full_spool(opened, path):
     keep(spool, "alloc,slot=b")
     assert spool.is_full
     batch = spool.take(1)
-    spool.settle(batch, [Failed(batch.last, 1, SET_ASIDE, "alloc,slot=a", "who knows")], 0)
+    spool.settle(batch, [Failed(batch.last, 1, SET_ASIDE, "alloc,slot=a", "who knows")])
     assert spool.is_full
-    spool.settle(spool.take(), [], 1)
+    spool.settle(spool.take(), [])
     assert not spool.is_full
     spool = opened(max_commands=1)
     assert spool.is_full
@@ -146,7 +146,7 @@ def test_the_status_of_a_spool(opened, path):
     spool = opened()
     keep(spool, *(f"alloc,slot={number}" for number in range(10)))
     rows = [Failed(2, 20, REFUSED, "alloc,slot=1", "no"), Failed(1, 10, SET_ASIDE, "alloc,slot=0", "who knows")]
-    spool.settle(spool.take(4), rows, 2)
+    spool.settle(spool.take(4), rows)
     spool.retried()
     put(spool)
     status = read_status(path)
@@ -163,7 +163,7 @@ def test_the_status_of_a_spool(opened, path):
         trouble="",
     )
     assert read_failed(path) == sorted(rows)
-    spool.settle(spool.take(), [], 6)
+    spool.settle(spool.take(), [])
     opened()
     assert (read_status(path).queued, read_status(path).oldest_s) == (0, 0.0)
 
