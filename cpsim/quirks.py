@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 from cpsim.errors import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 
 class Quirk(NamedTuple):
@@ -56,7 +56,17 @@ QUIRKS: Final = {
         ),
     )
 }
+NUMBERS: Final = {"alloc": ("credits", "min", "max", "expire"), "claim": ("credits",)}
 PROFILES: Final = {"documented": frozenset[str](), "deployed": frozenset(QUIRKS)}
+
+
+def numbers_in(kind: str, arguments: Mapping[str, object]) -> list[object]:
+    """What should be a number in a command: where it is none, a server with `bulk-abort` breaks off."""
+    return [
+        value
+        for name, value in arguments.items()
+        if (name != "slot" if kind == "counters" else name in NUMBERS.get(kind, ()))
+    ]
 
 
 def chosen(profile: str, names: Iterable[str]) -> frozenset[str]:

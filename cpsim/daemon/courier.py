@@ -98,10 +98,11 @@ class HttpServer:
 
     def post(self, batch_id: str | None, calls: Sequence[Call]) -> Outcomes:
         """Send one batch."""
-        reply = self._bulk(batch_id, bulk_body(calls))
-        if not isinstance(reply.get("errors", []), list):
-            raise BadReply("the server's list of errors cannot be read")
-        return bulk_errors(calls, reply)
+        outcomes = bulk_errors(calls, self._bulk(batch_id, bulk_body(calls)))
+        for error in outcomes:
+            if isinstance(error, BadReply) and not error.unnamed:
+                raise error  # of no command is known what became of it
+        return outcomes
 
     def give_up(self, batch_id: str | None, calls: Sequence[Call]) -> Outcomes | None:
         """Have another command refused, then send a batch of nothing under the id, to be told what became of it."""

@@ -21,6 +21,7 @@ from cpdaemon.signing import bulk_batches
 from cpdaemon.wire import parse
 from cpsim.errors import Problem
 from cpsim.log import Log, connect, cut, in_use, reserve_of, told
+from cpsim.quirks import numbers_in
 from cpsim.reserve import is_given_up
 
 if TYPE_CHECKING:
@@ -46,7 +47,6 @@ MAX_COMMANDS: Final = 1_000_000
 RESERVE_BYTES: Final = 16 * 2**20
 """As much as may be written to the spool's file at once, when it has caught up with its write-ahead log, and more."""
 MAX_BATCH: Final = 1_000
-NUMBERS: Final = {"alloc": frozenset({"credits", "min", "max", "expire"}), "claim": frozenset({"credits"})}
 WHOLE_NUMBER: Final = re.compile("-?[0-9]+")
 REFUSED: Final = "refused"
 SET_ASIDE: Final = "set aside"
@@ -332,9 +332,7 @@ def together(calls: Sequence[Call], *, in_order: bool, careful: bool) -> int:
 
 def _is_risky(call: Call) -> bool:
     """Whether a number in a command is none."""
-    kind, arguments = call
-    names = arguments.keys() - {"slot"} if kind == "counters" else NUMBERS.get(kind, frozenset())
-    return not all(WHOLE_NUMBER.fullmatch(str(arguments.get(name, 0))) for name in names)
+    return not all(WHOLE_NUMBER.fullmatch(str(value)) for value in numbers_in(*call))
 
 
 def text_of(call: Call) -> str:

@@ -5,18 +5,14 @@ It is told by its own books when a quirk has broken a conservation law: `violati
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from cpsim.quirks import numbers_in
 from cpsim.server.accounts import Project, Slot, State
 from cpsim.server.ledger import Ledger, Refused, settle
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-NUMBERS: Final = {
-    "alloc": ("credits", "min", "max", "expire"),
-    "claim": ("credits",),
-}
 
 
 class QuirkyLedger(Ledger):
@@ -96,8 +92,7 @@ class QuirkyLedger(Ledger):
 
 def aborts_bulk(kind: str, arguments: Mapping[str, object]) -> bool:
     """Whether the server in production breaks off a bulk request at a command: `bulk-abort`."""
-    names = arguments.keys() - {"slot"} if kind == "counters" else NUMBERS.get(kind, ())
-    return any(name in arguments and not _is_number(arguments[name]) for name in names)
+    return not all(map(_is_number, numbers_in(kind, arguments)))
 
 
 def _is_number(value: object) -> bool:

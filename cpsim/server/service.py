@@ -182,10 +182,7 @@ class AccountServer:
             for batch_id, refusals in self._answers.get(project_id, {}).items():
                 if _given_up(batch_id) == mark != batch_id:
                     return refusals
-            now_us = self.clock.now_us()
-            self._apply(now_us, project_id, [], mark)
-            if self.store is not None:
-                self._keep(self.store, now_us, "apply", (project_id, [], mark, []))
+            self._make("apply", project_id, [], mark, [])
         return None
 
     def note_malformed(self, project_id: str, frame: bytes) -> None:
@@ -249,10 +246,13 @@ class AccountServer:
         """Change the accounts, and keep the change."""
         with self._lock:
             self._mend()
-            now_us = self.clock.now_us()
-            refusals = self._changes[what](now_us, *arguments)
-            if self.store is not None:
-                self._keep(self.store, now_us, what, arguments)
+            return self._make(what, *arguments)
+
+    def _make(self, what: str, *arguments: object) -> list[Refusal]:
+        now_us = self.clock.now_us()
+        refusals = self._changes[what](now_us, *arguments)
+        if self.store is not None:
+            self._keep(self.store, now_us, what, arguments)
         return refusals
 
     def mend(self) -> None:

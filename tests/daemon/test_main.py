@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager, suppress
 
 import pytest
 
-from cpdaemon import Alloc, Client, CreditPiggyError, Refused, UnixEndpoint
+from cpdaemon import Alloc, BadReply, Client, CreditPiggyError, Refused, UnixEndpoint
 from cpdaemon.endpoint import parse_endpoint
 from cpdaemon.transport import exchange
 from cpsim.daemon.courier import HttpServer
@@ -326,6 +326,15 @@ def test_a_batch_that_was_given_up_is_never_applied(server):
         assert sender.give_up("late", [call]) is None
     with server.accounts.reading() as ledger:
         assert list(ledger.project("p").slots) == ["a"]
+
+
+@pytest.mark.parametrize("errors", ["many", [1, 2], {"slot": "a"}])
+def test_errors_that_cannot_be_read_say_nothing_of_any_command(server, monkeypatch, errors):
+    calls = [("alloc", {"slot": "a"}), ("alloc", {"slot": "b"})]
+    with closing(HttpServer(parse_endpoint(server.addresses["http"]), ("p", SECRET), 5)) as sender:
+        monkeypatch.setattr(sender, "_bulk", lambda *_: {"result": "ok", "errors": errors})
+        with pytest.raises(BadReply, match="list of errors cannot be read"):
+            sender.post("id", calls)
 
 
 def test_what_was_given_up_stays_so(here):
