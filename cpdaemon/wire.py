@@ -32,10 +32,13 @@ def parse(frame: bytes) -> tuple[str, dict[str, str]]:
         MalformedFrame: the frame is not a command; the message says why.
     """
     frame = frame.strip()
+    arguments: dict[str, str] = {}
     try:
         text = frame.decode()
         kind, *pairs = text.split(",")
-        arguments = dict([pair.split("=") for pair in pairs])
+        for pair in pairs:
+            name, value = pair.split("=")
+            arguments[name] = value
     except ValueError:
         raise MalformedFrame(_problem(frame)) from None
     kind = kind.lower()

@@ -18,6 +18,7 @@ The ledger is pure: time is an argument, in integer microseconds, and must not g
 from __future__ import annotations
 
 from collections import deque
+from functools import lru_cache
 from heapq import heapify, heappop, heappush
 from itertools import count
 from sys import intern
@@ -51,7 +52,9 @@ LAST_US: Final = 2**63 - 1
 """The end of time: every reader of 64-bit integers carries it. What would expire later, expires then."""
 
 LONGEST_QUOTE: Final = 80
-MOST_DIGITS: Final = 16
+MOST_DIGITS: Final = 17
+"""Of a number that comes as text, with its sign."""
+NUMBERS_KEPT: Final = 1_024
 
 
 class Refused(Exception):  # noqa: N818 - a refusal is an answer, not a fault
@@ -135,6 +138,8 @@ class Ledger:
                 slot = slots.get(slot_id)
                 if slot is None and kind == "alloc":
                     credits = arguments.get("credits")
+                    if type(credits) is str and len(credits) <= MOST_DIGITS:
+                        credits = _number(credits)
                     if (
                         usual is not None
                         and len(arguments) == 2
@@ -372,16 +377,22 @@ def _text(arguments: Mapping[str, object], name: str) -> str:
 
 
 def _integer(name: str, value: object) -> int:
-    if type(value) is int:
+    if type(value) is str and _is_whole(value):
+        number = _number(value) if len(value) <= MOST_DIGITS else None
+    elif type(value) is int:
         number = value
-    elif type(value) is str and _is_whole(value.removeprefix("-")):
-        number = int(value)
     else:
         raise Refused(f"{name}={shown(value)} is not a whole number")
-    if abs(number) > LARGEST_INTEGER:
-        raise Refused(f"{name}={number} is beyond {LARGEST_INTEGER}")
+    if number is None or abs(number) > LARGEST_INTEGER:
+        raise Refused(f"{name}={shown(value)} is beyond {LARGEST_INTEGER}")
     return number
 
 
-def _is_whole(digits: str) -> bool:
-    return digits.isdecimal() and digits.isascii() and len(digits) <= MOST_DIGITS
+def _is_whole(text: str) -> bool:
+    return text.removeprefix("-").isdecimal() and text.isascii()
+
+
+@lru_cache(NUMBERS_KEPT)
+def _number(text: str) -> int | None:
+    """What a short text says, if that is a whole number; the same few come again and again."""
+    return int(text) if _is_whole(text) else None
