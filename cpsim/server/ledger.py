@@ -138,12 +138,12 @@ class Ledger:
                 slot = slots.get(slot_id)
                 if slot is None and kind == "alloc":
                     credits = arguments.get("credits")
-                    if type(credits) is str and len(credits) <= MOST_DIGITS:
-                        credits = _number(credits)
+                    if type(credits) is not int:
+                        credits = _number(credits) if type(credits) is str and len(credits) <= MOST_DIGITS else None
                     if (
                         usual is not None
                         and len(arguments) == 2
-                        and type(credits) is int
+                        and credits is not None
                         and 0 <= credits <= LARGEST_INTEGER
                     ):
                         # as `_alloc` does it: a bulk of such allocs takes two thirds of the time
