@@ -50,6 +50,15 @@ if TYPE_CHECKING:
     help="Seconds that a command waits for others; 1 by default.",
 )
 @click.option(
+    "--timeout",
+    "timeout_s",
+    type=NumberType(0.01, LONGEST_S),
+    default=30.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds that the server may take to answer a batch.",
+)
+@click.option(
     "--when-unknown",
     type=click.Choice(["set-aside", "resend"]),
     default="set-aside",
@@ -143,6 +152,8 @@ def daemon(
         raise click.UsageError("--status and --failed exclude one another: each prints something else")
     if (status or failed) and (requeue or forget):
         raise click.UsageError("--requeue and --forget change what --status and --failed show: give them one by one")
+    if requeue and forget:
+        raise click.UsageError("--requeue and --forget exclude one another: give them one by one")
     if as_json and not (status or failed):
         raise click.UsageError("--json is how --status or --failed is printed: add one of them")
     if status or failed or requeue or forget:
@@ -157,13 +168,13 @@ def _look_after(config: Config, *, status: bool, as_json: bool, requeue: Sequenc
 
     if config.spool is None:
         raise click.UsageError("give --spool FILE, the spool that is meant")
-    for numbers, act in ((requeue, inspection.requeue), (forget, inspection.forget)):
-        if numbers:
-            chosen = None if "all" in numbers else [_number(text) for text in numbers]
-            click.echo(act(config.spool, chosen), nl=False)
-    if not (requeue or forget):
+    if numbers := requeue or forget:
+        act = inspection.requeue if requeue else inspection.forget
+        shown = act(config.spool, None if "all" in numbers else [_number(text) for text in numbers])
+    else:
         show = inspection.shown_status if status else inspection.shown_failed
-        click.echo(show(config.spool, as_json), nl=False)
+        shown = show(config.spool, as_json)
+    click.echo(shown, nl=False)
 
 
 def _number(text: str) -> int:
@@ -179,9 +190,7 @@ def _serve(
     *,
     profile: str,
     quirks: Sequence[str],
-    faults: Sequence[str],
-    seed: int,
-    when_unknown: str,
+    **how: Any,  # noqa: ANN401 - handed on as they are
 ) -> None:
     """Run the daemon, if all that it needs was said."""
     from cpsim.daemon import main
@@ -209,11 +218,9 @@ def _serve(
     with announcing(ready_file) as announce:
         main.run(
             config,
-            when_unknown,
             lambda address: announce(f"{address}\n"),
             quirks=behaviour,
-            faults=faults,
-            seed=seed,
+            **how,
         )
 
 

@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from functools import partial
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from cpdaemon.endpoint import UnixEndpoint
 from cpsim.daemon.courier import HttpServer
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from cpsim.daemon.config import Config
     from cpsim.daemon.courier import Outcomes
 
-REQUEST_TIMEOUT_S: Final = 30.0
-
 
 class _Printable(logging.Formatter):
     """Lets nothing that clients and servers wrote move about a terminal."""
@@ -41,9 +39,10 @@ class _Printable(logging.Formatter):
 
 def run(
     config: Config,
-    when_unknown: str,
     ready: Callable[[str], object],
     *,
+    timeout_s: float,
+    when_unknown: str,
     quirks: frozenset[str],
     faults: Iterable[str],
     seed: int,
@@ -52,8 +51,9 @@ def run(
 
     Args:
         config: with everything said that a daemon needs.
-        when_unknown: `set-aside` or `resend`.
         ready: told the address, as `KIND ADDRESS`, once commands are accepted.
+        timeout_s: how long the server may take to answer a batch.
+        when_unknown: `set-aside` or `resend`.
         quirks: names from `cpsim.quirks.QUIRKS`; with "ack-before-delivery" there is no spool.
         faults: what goes wrong, as text.
         seed: of the faults' probabilities.
@@ -78,7 +78,7 @@ def run(
     logging.basicConfig(level=config.loglevel, handlers=[handler])
     credentials = config.project or "", config.secret or ""
     with (
-        closing(_Server(plan, config.server, credentials, REQUEST_TIMEOUT_S)) as server,
+        closing(_Server(plan, config.server, credentials, timeout_s)) as server,
         Daemon(
             server,
             unix=Path(config.listen.path) if isinstance(config.listen, UnixEndpoint) else None,

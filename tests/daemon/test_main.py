@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import closing, contextmanager, suppress
 
 import pytest
@@ -134,6 +135,18 @@ def test_what_a_server_that_is_down_cannot_take_stays(here, server, ini):
         assert list(ledger.project("p").slots) == ["a", "b"]
 
 
+def test_a_batch_that_is_not_answered_in_time_is_sent_again(here, server, ini):
+    server.faults.add("server.hang:kind=bulk,nth=2")  # the first asks whether it knows batch ids
+    options = ("--config", str(ini(server.addresses["http"])), "--timeout", "0.2")
+    with running(here, *options), Client("./cp.sock") as client:
+        client.alloc("a")
+        deadline = time.monotonic() + 10
+        while not (status := read_status(here / "spool")).delivered and time.monotonic() < deadline:
+            time.sleep(0.02)
+    assert (status.delivered, status.retries) == (1, 1)
+    assert f"no reply from {server.addresses['http']} in time" in (here / "log").read_text()
+
+
 def test_a_second_daemon_on_one_spool(here, server, ini):
     path = str(ini(server.addresses["http"]))
     with running(here, "--config", path):
@@ -153,6 +166,7 @@ def test_a_second_daemon_on_one_spool(here, server, ini):
         (("--spool", "s", "--unix", "u", "--server", "127.0.0.1:1"), "must be a URL"),
         (("--requeue", "1"), "give --spool FILE"),
         (("--spool", "s", "--forget", "first"), "'first' is neither a number that --failed shows nor all"),
+        (("--spool", "s", "--requeue", "4", "--forget", "4"), "--requeue and --forget exclude one another"),
         (("--spool", "s", "--quirk", "drops-on-error"), "did you mean 'drop-on-error'"),
         (
             ("--spool", "s", "--quirk", "reclaim"),
