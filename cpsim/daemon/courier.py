@@ -250,17 +250,18 @@ class Courier:
         try:
             outcomes = self._server.post(batch.id if knows else None, batch.calls)
         except CreditPiggyError as error:
-            self._fall_back(batch, error)
+            if not self._fall_back(batch, error):
+                raise
         else:
             self._account(batch, outcomes)
 
-    def _fall_back(self, batch: Batch, error: CreditPiggyError) -> None:
-        """Do what an attempt that failed asks for; raises the error where that is to try again."""
+    def _fall_back(self, batch: Batch, error: CreditPiggyError) -> bool:
+        """Do what an attempt that failed asks for; False if that is to try again."""
         knew = self._knows_batches and batch.named
         self._knows_batches = None  # nothing is risked before it is seen to answer again
         if isinstance(error, Refused) and error.status in WHOLE:
             self._halve(batch, REFUSED, str(error))
-            return
+            return True
         if not isinstance(error, NotSent):
             self._failures += TIMEOUT_TRIES if isinstance(error, ReplyTimeout) else 1
         if not error.definite:
@@ -271,10 +272,10 @@ class Courier:
             except CreditPiggyError as reason:  # it answers no other either: the batch is not to blame
                 log.debug("batch %s is not given up: %s", batch.id, reason)
             else:
-                return
+                return True
         if error.definite and not batch.resumed:
             self._spool.put_back()
-        raise error
+        return False
 
     def _give_up(self, batch: Batch, error: CreditPiggyError, batch_id: str | None) -> None:
         """Send a batch no more as it is, if the server answers others, and unless it has applied it."""

@@ -140,11 +140,11 @@ class QuirkyCourier(Courier):
             calls=[batch.calls[place] for place in order],
         )
 
-    def _fall_back(self, batch: Batch, error: CreditPiggyError) -> None:
+    def _fall_back(self, batch: Batch, error: CreditPiggyError) -> bool:
         if "drop-on-error" in self._quirks and isinstance(error, Refused | BadReply):
             self._spool.settle(batch, [])
-        else:
-            super()._fall_back(batch, error)
+            return True
+        return super()._fall_back(batch, error)
 
     def _account(self, batch: Batch, outcomes: Outcomes) -> None:
         super()._account(batch, [None] * len(outcomes) if "errors-ignored" in self._quirks else outcomes)

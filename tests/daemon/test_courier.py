@@ -1,5 +1,6 @@
 """The courier, against servers that fail in every way."""
 
+import gc
 import threading
 import time
 
@@ -132,6 +133,27 @@ def test_what_has_waited_goes_in_as_many_batches_as_it_takes(spool):
 def test_a_server_that_was_not_reached_gets_it_later(deliver, path):
     status = deliver(Server(ConnectFailed("no"), Refused("not you", 401), Refused("later", 503)))
     assert (status.delivered, status.retries, failed(path)) == (4, 3, [])
+
+
+def test_a_failure_leaves_nothing_to_the_garbage_collector(deliver):
+    class LosesReplies(Server):
+        def post(self, batch_id, calls):
+            outcomes = super().post(batch_id, calls)
+            if len(self.batches) < 4:
+                raise ReplyLost("cut")
+            return outcomes
+
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        assert deliver(LosesReplies()).retries == 3
+        gc.collect()
+        assert not [thing for thing in gc.garbage if isinstance(thing, ReplyLost)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
 
 
 @pytest.mark.parametrize("failure", UNKNOWN, ids=repr)
