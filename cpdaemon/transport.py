@@ -224,7 +224,7 @@ class _HttpConnection:
             return self._chunks(), True
         if length := headers.get("content-length"):
             if not (length.isascii() and length.isdigit() and len(length) <= 10):
-                raise self._bad(f"a Content-Length that is no number: {length[:60]!r}")
+                raise self._bad(f"a Content-Length that is no number, or too large: {length[:60]!r}")
             return self._exactly(int(length)), True
         while self._fill(at_end=False):
             self._check_size(len(self._buffer))

@@ -51,6 +51,7 @@ class Firing(NamedTuple):
     action: str
     kind: str
     slot: str
+    project: str
 
 
 class Progress(NamedTuple):
@@ -221,11 +222,14 @@ class FaultPlan:
         with self._lock:
             return self._firings[-most:]
 
-    def forget_firings(self) -> None:
-        """Begin the record of what came to pass anew."""
+    def forget_firings(self, project: str | None = None) -> None:
+        """Begin the record of what came to pass anew, or that of a project."""
         with self._lock:
-            self._firings.clear()
-            self._missed = 0
+            if project is None:
+                self._firings.clear()
+                self._missed = 0
+            else:
+                self._firings = [firing for firing in self._firings if firing.project != project]
 
     def describe(self) -> list[tuple[str, int, int]]:
         """For each fault: its text, how many commands it has selected, and how often it fired."""
@@ -303,12 +307,13 @@ class FaultPlan:
         if not self._resumed:
             self._begun_s = self._clock()
 
-    def draw(self, hook: str, subjects: Sequence[tuple[str, str]]) -> Fault | None:
+    def draw(self, hook: str, subjects: Sequence[tuple[str, str]], project: str = "") -> Fault | None:
         """The fault that fires now, if one does.
 
         Args:
             hook: "daemon", "server" or "delivery": the moment.
             subjects: what it is about: (kind, slot id), "" where there is no slot. Several are one request.
+            project: whose they are.
         """
         now_s = self._elapsed_s()
         firing = None
@@ -325,7 +330,7 @@ class FaultPlan:
                     firing = armed
                     self._crashing = self._crashing or dies
                     stage = armed.fault.stage or ("daemon" if hook == "delivery" else hook)
-                    self._record(armed, now_s, stage, subject)
+                    self._record(armed, now_s, stage, subject, project)
         return None if firing is None else firing.fault
 
     def refuses(self, stage: str) -> bool:
@@ -335,7 +340,7 @@ class FaultPlan:
             due = [armed for armed in self._states(stage) if armed.is_due(now_s)]
             for armed in due:
                 if not armed.fired:
-                    self._record(armed, now_s, stage, ("", ""))
+                    self._record(armed, now_s, stage, ("", ""), "")
         return bool(due)
 
     def next_change_s(self, stage: str) -> float | None:
@@ -358,7 +363,7 @@ class FaultPlan:
         assert self._crash is not None
         with self._lock:
             for firing in self._firings[-1:]:
-                log.warning("%s.%s, for %s of slot %r: this process dies", *firing[1:])
+                log.warning("%s.%s, for %s of slot %r: this process dies", *firing[1:5])
             self._crash()
 
     def _elapsed_s(self) -> float:
@@ -387,10 +392,10 @@ class FaultPlan:
     def _states(self, stage: str) -> Iterator[_Armed]:
         return (armed for armed in self._armed if armed.fault.stage == stage and not armed.hooks)
 
-    def _record(self, armed: _Armed, now_s: float, stage: str, subject: tuple[str, str]) -> None:
+    def _record(self, armed: _Armed, now_s: float, stage: str, subject: tuple[str, str], project: str) -> None:
         armed.fired += 1
         if len(self._firings) < MAX_FIRINGS:
-            self._firings.append(Firing(now_s, stage, armed.fault.action, *subject))
+            self._firings.append(Firing(now_s, stage, armed.fault.action, *subject, project))
         else:
             self._missed += 1
 

@@ -42,6 +42,8 @@ INSERT INTO cut SELECT 0 WHERE NOT EXISTS (SELECT * FROM cut);
 """
 INSERT: Final = "INSERT INTO log SELECT ? + key, ?, value FROM json_each(?)"
 """In one step for all records: each step gives Python's lock away, and must wait to have it back."""
+ROOM_INSIDE: Final = "SELECT freelist_count * page_size FROM pragma_freelist_count, pragma_page_size"
+"""Bytes of a file that hold nothing any more: what is written next goes there."""
 READ: Final = """
 SELECT json_group_array(json_array(position, record)) FROM
 (SELECT position, record FROM log WHERE position > ? AND position <= ? ORDER BY position LIMIT ?)
@@ -72,6 +74,7 @@ class Log:
         self.path = path
         self._in_sequence = in_sequence
         self._failure: Problem | None = None
+        self._reserve_bytes = reserve_bytes
         with ExitStack() as undo:
             self._lock_file = _lock(path)
             undo.callback(os.close, self._lock_file)
@@ -103,8 +106,11 @@ class Log:
         self._thread.start()
 
     def has_room(self) -> bool:
-        """Whether there is a reserve, if there should be; it is made again if the disk has room for it."""
-        return self._reserve is None or self._reserve.hold()
+        """Whether there is a reserve, if there should be, on the disk or in the file itself.
+
+        On the disk it is made again where there is room for it.
+        """
+        return self._reserve is None or self._reserve.hold() or self.query(ROOM_INSIDE)[0][0] >= self._reserve_bytes
 
     def append(self, records: Sequence[str], *statements: Statement, then: Then | None = None) -> int:
         """Hand over what one commit is to write: records, in this order, and SQL to be run after them.

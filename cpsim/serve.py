@@ -26,6 +26,7 @@ from cpsim.listen import Listen, is_loopback
 from cpsim.quirks import QUIRKS, chosen
 from cpsim.server.clock import LATEST_US
 from cpsim.server.journal import DEFAULT_LIMIT
+from cpsim.server.service import AccountServer
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ class Configuration:
         start_us: the time at which the clock starts, in microseconds since 1970; a store that knows a later one has it
             go on from there.
         rate: of the clock, as a multiple of real time.
-        links: machine to user.
+        links: machine to user, where the store does not know otherwise.
     """
 
     projects: Mapping[str, str] = field(default_factory=lambda: {DEMO_PROJECT: DEMO_PROJECT})
@@ -154,12 +155,29 @@ class Configuration:
             seed=self.seed,
             crash=partial(os.kill, os.getpid(), signal.SIGKILL),
         )
+        has_history = bool(fake.accounts.clock.told_us)
         fake.accounts.clock.run(self.rate)
         if self.start_us is not None:
             fake.accounts.clock.set(max(self.start_us, fake.accounts.clock.told_us))
-        for refusal in fake.accounts.link(list(self.links.items())):
-            log.warning("cpsim: warning: links: %s; it stays as the store has it", refusal.message)
+        if has_history:
+            self._compare_links(fake.accounts)
+        else:
+            fake.accounts.link(list(self.links.items()))
         return fake
+
+    def _compare_links(self, accounts: AccountServer) -> None:
+        """Warn of links that are not as the store has them, where they may have been changed since it was made."""
+        with accounts.reading() as ledger:
+            for machine, user in self.links.items():
+                owner = ledger.owners.get(machine)
+                if owner != user:
+                    has = "no user" if owner is None else f"user {owner!r}"
+                    log.warning(
+                        "cpsim: warning: links: %r stays with %s, as the store has it, and does not go to %r",
+                        machine,
+                        has,
+                        user,
+                    )
 
 
 def load(path: Path) -> Configuration:

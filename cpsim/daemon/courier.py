@@ -47,6 +47,8 @@ FIRST_RETRY_S: Final = 0.1
 LAST_RETRY_S: Final = 30.0
 WHOLE: Final = {400, 413, 500}
 """Statuses by which a server refuses a batch because of what is in it; others come from anything else."""
+ALWAYS: Final = {400, 413}
+"""Those of them that come again however often it is sent."""
 UNAVAILABLE: Final = 503
 TRIES: Final = 5
 """Failures in a row after which a batch is halved, if the server answers others."""
@@ -168,6 +170,7 @@ class Courier:
         self._failures = 0
         self._said: str | None = None
         self._stopping = threading.Event()
+        self._hurries = False
         self._thread = threading.Thread(target=self._run, name="cpsim-courier", daemon=True)
 
     def start(self) -> None:
@@ -182,6 +185,12 @@ class Courier:
             self._spool.released.notify_all()
         self._thread.join(within_s)
         return not self._thread.is_alive()
+
+    def hurry(self, hurries: bool) -> None:  # noqa: FBT001
+        """Have no command wait for others, until told otherwise."""
+        with self._spool.released:
+            self._hurries = hurries
+            self._spool.released.notify_all()
 
     def _run(self) -> None:
         while (due := self._wait()) > self._spool.delivered_to:
@@ -213,8 +222,12 @@ class Courier:
         spool, stopping = self._spool, self._stopping.is_set
         with spool.released:
             spool.released.wait_for(lambda: spool.ready or stopping())
-            spool.released.wait_for(lambda: spool.ready >= MAX_BATCH or stopping(), self._flush_interval_s)
+            spool.released.wait_for(lambda: spool.ready >= MAX_BATCH or self._is_pressed(), self._flush_interval_s)
             return spool.released_to
+
+    def _is_pressed(self) -> bool:
+        """Whether nothing is to wait any longer."""
+        return self._hurries or self._stopping.is_set()
 
     def _pause(self, _: Exception) -> bool:
         """Wait before the next attempt; whether to end instead."""
@@ -260,31 +273,47 @@ class Courier:
         knew = self._knows_batches and batch.named
         self._knows_batches = None  # nothing is risked before it is seen to answer again
         if isinstance(error, Refused) and error.status in WHOLE:
-            self._halve(batch, REFUSED, str(error))
-            return True
-        if not isinstance(error, NotSent):
-            self._failures += TIMEOUT_TRIES if isinstance(error, ReplyTimeout) else 1
-        if not error.definite:
-            self._doubt = str(error)
-        if self._failures >= (TRIES if len(batch.calls) > 1 else TRIES_ALONE):
-            try:
-                self._give_up(batch, error, batch.id if knew else None)
-            except CreditPiggyError as reason:  # it answers no other either: the batch is not to blame
-                log.debug("batch %s is not given up: %s", batch.id, reason)
-            else:
+            if self._is_to_blame(batch, error.status):
+                self._halve(batch, REFUSED, str(error))
                 return True
+        elif self._is_given_up(batch, error, batch.id if knew else None):
+            return True
         if error.definite and not batch.resumed:
             self._spool.put_back()
         return False
 
-    def _give_up(self, batch: Batch, error: CreditPiggyError, batch_id: str | None) -> None:
-        """Send a batch no more as it is, if the server answers others, and unless it has applied it."""
-        outcomes = self._server.give_up(batch_id, batch.calls)
+    def _is_to_blame(self, batch: Batch, status: int) -> bool:
+        """Whether a batch was refused as a whole because of what is in it, as far as is known by now."""
+        if len(batch.calls) > 1:
+            return True  # its halves will tell
+        self._failures += TRIES_ALONE if status in ALWAYS else 1
+        if self._failures < TRIES_ALONE:
+            return False
+        try:
+            self._ask()
+        except CreditPiggyError:
+            return False  # the server refuses a batch of nothing, too
+        return True
+
+    def _is_given_up(self, batch: Batch, error: CreditPiggyError, batch_id: str | None) -> bool:
+        """Count a failure; after many, send a batch no more as it is, if the server answers others."""
+        if not isinstance(error, NotSent):
+            self._failures += TIMEOUT_TRIES if isinstance(error, ReplyTimeout) else 1
+        if not error.definite:
+            self._doubt = str(error)
+        if self._failures < (TRIES if len(batch.calls) > 1 else TRIES_ALONE):
+            return False
+        try:
+            outcomes = self._server.give_up(batch_id, batch.calls)
+        except CreditPiggyError as reason:  # it answers no other either: the batch is not to blame
+            log.debug("batch %s is not given up: %s", batch.id, reason)
+            return False
         if outcomes is not None:
             self._account(batch, outcomes)
-            return
+            return True
         is_known = batch_id is not None or (error.definite and not batch.resumed)
         self._halve(batch, REFUSED if is_known else SET_ASIDE, f"{error}, again and again, while others are answered")
+        return True
 
     def _halve(self, batch: Batch, why: str, error: str) -> None:
         """Find the command that spoils a batch: try the first half of it, or keep the one that is left for a person."""
@@ -317,7 +346,7 @@ class Courier:
             failed.append(Failed(position, now_us, REFUSED, anyone, str(doubts[0])))
         for row in failed:
             log.warning("refused: %s: %s", row.command, row.error)
-        unnamed = doubts[0].unnamed if doubts and isinstance(doubts[0], BadReply) else 0
+        unnamed = min(doubts[0].unnamed, len(doubts)) if doubts and isinstance(doubts[0], BadReply) else 0
         self._spool.settle(batch, failed, unnamed)
         self._size = min(2 * self._size, MAX_BATCH)
 

@@ -36,11 +36,13 @@ class FaultyListener(Listener):
     Args:
         arguments: those of `Listener`, or of the listener that this one is mixed with.
         faults: the plan.
+        project: whose commands they are.
     """
 
-    def __init__(self, *arguments: Any, faults: FaultPlan) -> None:  # noqa: ANN401 - not ours to know
+    def __init__(self, *arguments: Any, faults: FaultPlan, project: str) -> None:  # noqa: ANN401 - not ours to know
         super().__init__(*arguments)
         self._faults = faults
+        self._project = project
         self._addresses = [(sock.family, sock.getsockname()) for sock in self._sockets]
         self._refusing = False
         self._hung: set[_Connection] = set()
@@ -114,7 +116,7 @@ class FaultyListener(Listener):
             heappop(self._later)[-1]()
 
     def _draw(self, connection: _Connection, call: Call, ended: bool) -> None:  # noqa: FBT001
-        fault = self._faults.draw("daemon", [(call[0], call[1]["slot"])])
+        fault = self._faults.draw("daemon", [(call[0], call[1]["slot"])], self._project)
         if fault is None:
             self._acknowledge(connection, call, ended)
         else:

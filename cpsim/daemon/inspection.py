@@ -67,7 +67,12 @@ def requeue(spool: Path, numbers: Collection[int] | None) -> str:
         Problem: there is no such spool or command, the spool is in use, or nobody knows which command is meant.
     """
     with closing(_opened(spool)) as opened:
-        return f"{opened.requeue(numbers):,} commands are to be delivered again\n"
+        said = f"{opened.requeue(numbers):,} commands are to be delivered again\n"
+        if opened.failed and numbers is None:
+            said += (
+                f"{opened.failed:,} entries stand for commands that the server did not name: --forget strikes them\n"
+            )
+    return said
 
 
 def forget(spool: Path, numbers: Collection[int] | None) -> str:

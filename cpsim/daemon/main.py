@@ -81,6 +81,7 @@ def run(
         closing(_Server(plan, config.server, credentials, timeout_s)) as server,
         Daemon(
             server,
+            credentials[0],
             unix=Path(config.listen.path) if isinstance(config.listen, UnixEndpoint) else None,
             tcp=None if isinstance(config.listen, UnixEndpoint) else config.listen,
             spool=_spool(config) if "ack-before-delivery" not in quirks else None,
@@ -120,7 +121,7 @@ class _Server(HttpServer):
         outcomes = super().post(batch_id, calls)
         if self._faults.delivery:
             subjects = [(kind, str(arguments["slot"])) for kind, arguments in calls]
-            if self._faults.draw("delivery", subjects) is not None:
+            if self._faults.draw("delivery", subjects, self._credentials[0]) is not None:
                 self._faults.crash()
         return outcomes
 

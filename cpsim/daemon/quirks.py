@@ -38,6 +38,7 @@ class QuirkyListener(FaultyListener):
     Args:
         arguments: those of `Listener`, or of the listener that this one is mixed with.
         faults: the plan of faults.
+        project: whose commands they are.
         quirks: names from `cpsim.quirks.QUIRKS`; those of the server make no difference here.
         on_turn: called in every turn of the loop, with the number of commands that it has acknowledged.
     """
@@ -46,10 +47,11 @@ class QuirkyListener(FaultyListener):
         self,
         *arguments: Any,  # noqa: ANN401 - not ours to know
         faults: FaultPlan,
+        project: str,
         quirks: frozenset[str],
         on_turn: Callable[[int], object],
     ) -> None:
-        super().__init__(*arguments, faults=faults)
+        super().__init__(*arguments, faults=faults, project=project)
         self._on_turn = on_turn
         self._seen = 0
         self.behave(quirks)
@@ -119,9 +121,9 @@ class QuirkyCourier(Courier):
         with spool.released:
             spool.released.wait_for(lambda: spool.ready or stopping())
             seen = -1
-            while seen < spool.ready <= STARVED and not stopping():
+            while seen < spool.ready <= STARVED and not self._is_pressed():
                 seen = spool.ready
-                spool.released.wait_for(lambda: spool.ready > STARVED or stopping(), self._flush_interval_s)
+                spool.released.wait_for(lambda: spool.ready > STARVED or self._is_pressed(), self._flush_interval_s)
             return spool.released_to
 
     def _ask(self) -> bool:

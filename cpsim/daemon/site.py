@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Final
 
 from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint, parse_endpoint
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from cpsim.daemon.courier import Server
     from cpsim.waits import Waits
 
+POLL_S: Final = 0.001
 STOP_WITHIN_S: Final = 10.0
 """How long a daemon that is told to stop tries to deliver what it has."""
 
@@ -37,6 +39,7 @@ class Daemon:
 
     Args:
         server: where commands go.
+        project: whose they are.
         unix: where to put its socket.
         tcp: where it listens; port 0 takes a free one.
         spool: keeps commands until they are delivered, and is closed with the daemon; without one, memory keeps them.
@@ -48,12 +51,14 @@ class Daemon:
         waits: where it notes how long callers wait, if it keeps commands in memory and that is asked for.
 
     Attributes:
+        project_id: whose commands it takes.
         addresses: where it listens, once it is bound: `unix`, `tcp`.
     """
 
     def __init__(
         self,
         server: Server,
+        project: str,
         *,
         unix: Path | None = None,
         tcp: TcpEndpoint | None = None,
@@ -66,6 +71,7 @@ class Daemon:
         waits: Waits | None = None,
     ) -> None:
         self.addresses: dict[str, str] = {}
+        self.project_id = project
         self._unix = unix
         self._tcp = tcp
         self._waits = waits
@@ -95,6 +101,17 @@ class Daemon:
             return delivered + self._spool.pending, delivered
         delivered = self._listener.passed_on - self._spool.pending
         return self._listener.passed_on + self._listener.pending, delivered
+
+    def catch_up(self, within_s: float) -> bool:
+        """Deliver, without waiting for more, what has been acknowledged by now; whether that was in time."""
+        taken, delivered = self.progress
+        deadline = monotonic() + within_s
+        self._courier.hurry(True)  # noqa: FBT003
+        while delivered < taken and monotonic() < deadline:
+            sleep(POLL_S)
+            _, delivered = self.progress
+        self._courier.hurry(False)  # noqa: FBT003
+        return delivered >= taken
 
     def behave(self, quirks: frozenset[str]) -> None:
         """Have these quirks from now on; what was taken before may still meet those that were."""
@@ -160,6 +177,7 @@ class Daemon:
     def _listen(self, spool: Spool | MemorySpool) -> QuirkyListener:
         behaviour: dict[str, Any] = {
             "faults": self._faults,
+            "project": self.project_id,
             "quirks": self._quirks,
             "on_turn": self._courier.hold_up,
         }

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from cpdaemon.signing import bulk_batches
 from cpdaemon.wire import parse
 from cpsim.errors import Problem
-from cpsim.log import Log, connect, cut, in_use, reserve_of, told
+from cpsim.log import ROOM_INSIDE, Log, connect, cut, in_use, reserve_of, told
 from cpsim.quirks import numbers_in
 from cpsim.reserve import is_given_up
 
@@ -122,6 +122,11 @@ class Spool:
     def pending(self) -> int:
         """How many commands have not been delivered."""
         return self._log.last - self._sent
+
+    @property
+    def failed(self) -> int:
+        """How many entries there are for commands that were refused or set aside."""
+        return self._failed
 
     @property
     def ready(self) -> int:
@@ -362,6 +367,7 @@ def read_status(path: Path) -> Status:
         ((queued, oldest_us),) = rows("SELECT count(*), min(at_us) FROM log")
         ((failed, set_aside),) = rows("SELECT count(*), count(*) FILTER (WHERE why = ?) FROM failed", SET_ASIDE)
         trouble = "; ".join(error for (error,) in rows("SELECT error FROM trouble"))
+        ((room_inside,),) = rows(ROOM_INSIDE)
     age_s = 0.0 if oldest_us is None else max(0.0, time.time() - oldest_us / 1e6)
     running = in_use(path)
     return Status(
@@ -372,7 +378,8 @@ def read_status(path: Path) -> Status:
         refused=tally.get(REFUSED, 0),
         set_aside=set_aside,
         retries=tally.get("retries", 0),
-        full=queued + failed >= MAX_COMMANDS or (running and is_given_up(reserve_of(path))),
+        full=queued + failed >= MAX_COMMANDS
+        or (running and is_given_up(reserve_of(path)) and room_inside < RESERVE_BYTES),
         trouble=trouble,
     )
 

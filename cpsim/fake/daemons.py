@@ -63,7 +63,6 @@ class SiteDaemon(Daemon):
         waits: where it notes how long callers wait, if it keeps commands in memory and that is asked for.
 
     Attributes:
-        project_id: whose commands it takes.
         spool: the file that keeps them.
 
     Raises:
@@ -78,12 +77,12 @@ class SiteDaemon(Daemon):
         spool: Path | None = None,
         waits: Waits | None = None,
     ) -> None:
-        self.project_id = site.project_id
         self.spool = spool
         self._server = InProcess(accounts, site.project_id, faults)
         interval_s = site.flush_interval_s
         super().__init__(
             self._server,
+            site.project_id,
             unix=site.unix,
             tcp=site.tcp,
             spool=None if spool is None else Spool(spool),
@@ -131,7 +130,7 @@ class InProcess:
             if self._faults.refuses("server"):
                 raise ConnectFailed("the server is down, by a fault")
             subjects = [(kind, str(arguments["slot"])) for kind, arguments in calls]
-            fault = self._faults.draw("delivery", [("bulk", ""), *subjects])
+            fault = self._faults.draw("delivery", [("bulk", ""), *subjects], self._project_id)
         if fault is not None:
             self._meet(fault)
         store = self._accounts.store

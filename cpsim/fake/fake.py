@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from cpsim.waits import Waits
 
 ANY_PORT: Final = TcpEndpoint("127.0.0.1", 0)
+CATCH_UP_S: Final = 2.0
+"""How long a reset waits for what daemons have acknowledged."""
 IDLE_POLL_S: Final = 0.001
 
 
@@ -93,7 +96,7 @@ class Fake:
         self.faults = FaultPlan(faults, seed=seed, crash=crash)
         self._store = None if store is None else Store(store)
         self.accounts = AccountServer(projects, quirks=quirks, journal_limit=journal_limit, store=self._store)
-        self.inspector = Inspector(self.accounts, lambda: self.pending, self.faults, self.behave)
+        self.inspector = Inspector(self.accounts, lambda: self.pending, self.faults, self.behave, self._catch_up)
         self._watch = Watch(self.accounts, lambda: self.daemons)
         self.addresses: dict[str, str] = {}
         self._http = http
@@ -149,6 +152,8 @@ class Fake:
         if self._server is not None:
             self._server.stop()
         self._watch.close()
+        with suppress(Problem):  # then the store has the time of what was last changed
+            self.accounts.keep_time()
         self._close_store()
 
     def add_site(self, site: Site, *, faults: FaultPlan | None = None, waits: Waits | None = None) -> SiteDaemon:
@@ -240,6 +245,15 @@ class Fake:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{self.pending:,} commands have not reached the accounts in {timeout_s:g} s")
             time.sleep(IDLE_POLL_S)
+
+    def _catch_up(self, project_id: str | None) -> None:
+        """Have in the accounts what daemons have acknowledged by now: those of a project, or all."""
+        for daemon in self.daemons:
+            if project_id in {None, daemon.project_id} and not daemon.catch_up(CATCH_UP_S):
+                raise Problem(
+                    f"{daemon.pending:,} commands that a daemon of project {daemon.project_id!r} acknowledged have not "
+                    f"reached the accounts in {CATCH_UP_S:g} s: remove the fault that holds them up"
+                )
 
     def __enter__(self) -> Self:
         self.start()

@@ -74,7 +74,7 @@ ACTIONS: Final = {
     ("GET", "links"): Action(Inspector.links),
     ("POST", "links"): Action(Inspector.link, body="links"),
     ("POST", "releases"): Action(Inspector.release, body="machines"),
-    ("POST", "reset"): Action(Inspector.reset, errors=(404,)),
+    ("POST", "reset"): Action(Inspector.reset, errors=(404, 409)),
     ("POST", "housekeep"): Action(Inspector.housekeep),
     ("GET", "faults"): Action(Inspector.faults),
     ("POST", "faults"): Action(Inspector.set_faults, body="faults", errors=(409,)),

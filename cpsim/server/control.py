@@ -96,6 +96,8 @@ def _arguments(action: Action, request: Request) -> dict[str, Any]:
             arguments[action.body] = msgspec.json.decode(request.body, type=action.hints[action.body])
         except (ValueError, RecursionError) as error:
             raise Failure(400, f"the body does not fit: {error}") from error
+    elif request.body.strip():
+        raise Failure(400, f"{request.path} takes no body: give what it needs in the query")
     return arguments
 
 

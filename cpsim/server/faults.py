@@ -54,7 +54,8 @@ class FaultyApi(Api):
             return
         request = _Request(receive)
         await request.read()
-        fault = self._faults.draw("server", list(subjects(scope, request.body)))
+        project_id = self._accounts.known_id(_signed_for(scope))
+        fault = self._faults.draw("server", list(subjects(scope, request.body)), project_id)
         if fault is None:
             await super().__call__(scope, request.receive, send)
         else:
@@ -134,6 +135,15 @@ async def _answer(fault: Fault, send: Send) -> None:
     headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def _signed_for(scope: Scope) -> str:
+    """The project that a request's token names."""
+    if scope["method"] == "GET":
+        token: bytes = dict(parse_qsl(scope["query_string"])).get(b"auth", b"")
+    else:
+        token = dict(scope["headers"]).get(b"authorization", b"")
+    return token.decode("utf-8", "replace").partition(",")[2].partition(",")[0]
 
 
 def subjects(scope: Scope, body: bytes) -> Iterator[tuple[str, str]]:

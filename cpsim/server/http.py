@@ -94,9 +94,6 @@ class Api:
             return {"result": "ok", "data": self._accounts.outstanding(project_id)}
         arguments = _arguments(request, signed, name, suffix)
         if folder == "lib":
-            odd = next((key for key, value in arguments.items() if type(value) not in {str, int}), None)
-            if odd is not None:
-                raise Failure(500, f"{odd} must be text, not {shown(arguments[odd])}")
             refusals = self._own(name, arguments)
             self._accounts.note(project_id, (f"lib/{name}", arguments), refusals)
             for refusal in refusals:
@@ -153,6 +150,9 @@ class Api:
         Both are signed as every other request is: who earns a machine's credits is not for anybody to say. A release
         may leave out the user; if it names one, the machine must be that user's.
         """
+        odd = next((key for key, value in arguments.items() if type(value) not in {str, int}), None)
+        if odd is not None:
+            return [Refusal(0, f"{odd} must be text, not {shown(arguments[odd])}")]
         named = ("vmid", "webid") if name == "claim" or "webid" in arguments else ("vmid",)
         for argument in named:
             if arguments.get(argument) in {None, ""}:

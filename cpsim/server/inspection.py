@@ -81,6 +81,7 @@ class Inspector:
         pending: how many commands were acknowledged by a daemon and have not reached the accounts.
         faults: those of the server and of its daemons.
         behave: gives quirks to the server and its daemons; raises Problem. That of the server, if it is None.
+        catch_up: has in the accounts what was acknowledged before, in a project or in all; raises Problem.
     """
 
     def __init__(
@@ -89,11 +90,13 @@ class Inspector:
         pending: Callable[[], int] = lambda: 0,
         faults: FaultPlan | None = None,
         behave: Callable[[frozenset[str]], object] | None = None,
+        catch_up: Callable[[str | None], object] = lambda _: None,
     ) -> None:
         self._accounts = accounts
         self._pending = pending
         self._faults = FaultPlan() if faults is None else faults
         self._behave = accounts.behave if behave is None else behave
+        self._catch_up = catch_up
 
     def projects(self) -> list[str]:
         """The ids of the projects."""
@@ -104,7 +107,8 @@ class Inspector:
         """Slots by state, credits, counters, discards and refusals of each project; commands under way."""
         pending = self._pending()
         with self._accounts.reading() as ledger:
-            projects = {name: self._totals(name, project) for name, project in ledger.projects.items()}
+            known = dict.fromkeys(self._accounts.projects, Project()) | ledger.projects
+            projects = {name: self._totals(name, project) for name, project in known.items()}
             return Totals(pending=pending, refused=self._accounts.refused, projects=projects)
 
     def balance(self) -> Balance:
@@ -140,9 +144,11 @@ class Inspector:
             known = found.slots.get(slot)
             view = None if known is None else slot_view(project, slot, known)
             entries = self._accounts.journal.about(project, slot)
-            firings = [_firing(firing) for firing in self._faults.firings if firing.slot == slot]
+            firings = [
+                _firing(firing) for firing in self._faults.firings if (firing.project, firing.slot) == (project, slot)
+            ]
         history = [_command(project, entry) for entry in entries if _is_for(entry, slot)]
-        if view is None and not history:
+        if view is None and not history and not firings:
             raise Unknown(f"no command of project {project!r} was received for a slot {slot!r}")
         return SlotHistory(slot=view, history=history, firings=firings)
 
@@ -211,13 +217,20 @@ class Inspector:
     def reset(self, project: Id | None = None) -> Totals:
         """Begin anew: with one project, whose machines stay linked to their users, or with everything.
 
-        The clock, the faults and the quirks stay as they are; the record of what came to pass goes with everything.
+        What daemons have acknowledged goes too, and the record of the faults that came to pass. The clock, the faults
+        with what they have counted, and the quirks stay as they are.
+
+        Raises:
+            ValueError: a fault keeps what was acknowledged from the accounts.
         """
-        if project is None:
-            self._faults.forget_firings()
-        else:
+        if project is not None:
             with self._project(project):
                 pass
+        try:
+            self._catch_up(project)
+        except Problem as problem:
+            raise ValueError(str(problem)) from problem
+        self._faults.forget_firings(project)
         self._accounts.reset(project)
         return self.totals()
 
@@ -272,13 +285,15 @@ class Inspector:
         return ClockView(now_us=clock.now_us(), rate=clock.rate)
 
     def freeze_clock(self) -> ClockView:
-        """Let the clock stand still; it can still be advanced and set."""
+        """Let the clock stand still, as long as the server runs; it can still be advanced and set."""
         self._accounts.clock.freeze()
+        self._accounts.keep_time()
         return self.clock()
 
     def run_clock(self, rate: Rate = 1.0) -> ClockView:
-        """Let the clock run, at a multiple of real time."""
+        """Let the clock run, at a multiple of real time; a server that is started anew has its own again."""
         self._accounts.clock.run(rate)
+        self._accounts.keep_time()
         return self.clock()
 
     def advance_clock(self, seconds: Seconds) -> ClockView:

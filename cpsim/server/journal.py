@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_right
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,8 @@ import msgspec
 
 from cpdaemon.commands import KINDS
 from cpsim.server.ledger import shown
+
+log = logging.getLogger(__name__)
 
 Call = tuple[str, Mapping[str, object]]
 Refusals = Sequence[tuple[int, str]]
@@ -102,6 +105,13 @@ class Journal:
             self._received[project_id] = place + count
             self._batches[project_id].append((place, at_us, calls, refusals or ()))
         else:
+            if project_id not in self._full:
+                log.warning(
+                    "cpsim: warning: the journal of project %r is full with %s commands, and cannot be read any more: "
+                    "journal_limit in a --config FILE may be higher",
+                    project_id,
+                    f"{self._limit:,}",
+                )
             self.overflow(project_id, place + count)
 
     def add_refusals(self, project_id: str, at_us: int, calls: Sequence[Call], refusals: Refusals) -> None:
@@ -141,8 +151,8 @@ class Journal:
         if project_id in self._full:
             raise JournalFull(
                 f"the journal of project {project_id!r} is full: it had no room for all {self._received[project_id]:,} "
-                f"commands that came; reset the project to begin anew, with a higher journal_limit in a --config file "
-                f"if {self._limit:,} are too few"
+                f"commands that came; give it a journal_limit above {self._limit:,} in a --config FILE, and reset the "
+                "project if what came is not there then"
             )
         return _entries(self._batches.get(project_id, ()), start)
 

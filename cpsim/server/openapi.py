@@ -20,8 +20,8 @@ ERRORS: Final = {
     401: "The token is missing or wrong.",
     403: "The request is for another host, or comes from a page of another site.",
     404: "There is no such project or slot.",
-    409: "The clock would go back, or beyond its end; or there is no such fault or quirk, or it cannot be had, such as "
-    "`down` without `until`.",
+    409: "The clock would go back, or beyond its end; there is no such fault or quirk, or it cannot be had, such as "
+    "`down` without `until`; or a fault keeps from the accounts what a daemon has acknowledged.",
     413: "The body is too large.",
     503: "The store cannot be written now.",
     507: "There is more than is kept, or than a Parquet column holds; the message says what to do.",

@@ -108,6 +108,10 @@ class AccountServer:
             raise ValueError(f"project id {project_id!r} is given twice; case makes no difference")
         self._secrets[project_id.lower()] = (project_id, secret.encode())
 
+    def known_id(self, project_id: str) -> str:
+        """A project's id as it is known, whatever the case in which it is given; nothing if there is none."""
+        return self._secrets.get(project_id.lower(), ("", b""))[0]
+
     def remove_project(self, project_id: str) -> None:
         """Let a project sign no more requests, and forget all it has."""
         self._secrets.pop(project_id.lower(), None)
@@ -271,8 +275,17 @@ class AccountServer:
             self.journal.forget_received()
             self._restore(self.store)
 
+    def keep_time(self) -> None:
+        """Keep what the time is, where there is a store and the time has been told.
+
+        Raises:
+            Problem: the store cannot be written.
+        """
+        if self.store is not None and self.clock.told_us:
+            self._keep_time(self.clock.now_us())
+
     def _keep_time(self, now_us: int) -> None:
-        """Keep what the time is about to be: after a jump, nothing else in the store may tell it."""
+        """Keep what the time is, or is about to be: nothing else in the store may tell it."""
         assert self.store is not None
         with self._lock:
             self._mend()

@@ -101,13 +101,14 @@ class FaultView(View, frozen=True, kw_only=True):
 
 
 class FiringView(View, frozen=True, kw_only=True):
-    """A fault that came to pass, so many seconds after the faults were set; for no command if it was for all."""
+    """A fault that came to pass, so many seconds after the fake started; for no command if it was for all."""
 
     time_s: float
     stage: str
     action: str
     kind: str
     slot: str
+    project: str
 
 
 class QuirkView(View, frozen=True, kw_only=True):

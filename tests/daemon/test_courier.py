@@ -156,6 +156,30 @@ def test_a_failure_leaves_nothing_to_the_garbage_collector(deliver):
         gc.enable()
 
 
+def test_a_command_that_is_alone_is_tried_again_after_an_error_that_may_pass(deliver, path):
+    status = deliver(Server(*[Refused("a worker died", 500)] * (TRIES_ALONE - 1)), 1)
+    assert (status.delivered, status.retries, failed(path)) == (1, TRIES_ALONE - 1, [])
+
+
+@pytest.mark.parametrize("status", [400, 413, 500])
+def test_no_command_is_to_blame_where_a_batch_of_nothing_is_refused_too(deliver, path, status):
+    class Closed(Server):
+        def knows_batches(self):
+            self.asked += 1
+            if 1 < self.asked <= 8:
+                raise Refused("closed", status)
+            return True
+
+        def post(self, batch_id, calls):
+            outcomes = super().post(batch_id, calls)
+            if self.asked <= 8:
+                raise Refused("closed", status)
+            return outcomes
+
+    assert deliver(Closed(), 1).delivered == 1
+    assert failed(path) == []
+
+
 @pytest.mark.parametrize("failure", UNKNOWN, ids=repr)
 def test_a_lost_reply_of_a_server_that_knows_batches(deliver, path, failure):
     server = Server(failure, ConnectFailed("no"), failure)
@@ -325,16 +349,17 @@ def test_refused_commands_are_listed(deliver, path):
     assert (status.delivered, status.refused) == (2, 2)
 
 
-def test_a_refusal_that_names_no_command(deliver, path):
+@pytest.mark.parametrize(("unnamed", "refused"), [(3, 3), (9, 4)])
+def test_a_refusal_that_names_no_command(deliver, path, unnamed, refused):
     class Vague(Server):
         def post(self, batch_id, calls):
             super().post(batch_id, calls)
-            return [BadReply("the server refused 3 of 4 commands", 3)] * 4
+            return [BadReply(f"the server refused {unnamed} of 4 commands", unnamed)] * 4
 
     status = deliver(Vague())
     (row,) = read_failed(path)
     assert (row.why, row.command) == ("refused", "(some of 4 commands up to 'alloc,slot=3')")
-    assert (status.delivered, status.refused, status.set_aside) == (1, 3, 0)
+    assert (status.delivered, status.refused, status.set_aside) == (4 - refused, refused, 0)
 
 
 @pytest.mark.parametrize("knows_batches", [True, False])

@@ -366,7 +366,7 @@ def test_a_command_that_the_server_answers_by_closing_is_set_aside_and_the_rest_
     server.faults.add("server.close:slot=bad")
     with (
         closing(HttpServer(parse_endpoint(server.addresses["http"]), ("p", SECRET), 5)) as sender,
-        Daemon(sender, unix=here / "cp.sock", spool=Spool(here / "spool"), longest_pause_s=0.001) as daemon,
+        Daemon(sender, "p", unix=here / "cp.sock", spool=Spool(here / "spool"), longest_pause_s=0.001) as daemon,
     ):
         for slot in ("a", "bad", "c"):
             Client("./cp.sock").send(Alloc(slot))

@@ -191,7 +191,7 @@ def forwarding(request, here, on):
         )
         spool = Spool(here / "spool") if request.param == "spool" else None
         quirks = frozenset([name] if on else [])
-        daemon = Daemon(http, unix=here / "site.sock", spool=spool, longest_pause_s=0.01, quirks=quirks)
+        daemon = Daemon(http, "p", unix=here / "site.sock", spool=spool, longest_pause_s=0.01, quirks=quirks)
         return running.enter_context(daemon)
 
     with running:

@@ -14,6 +14,7 @@ from cpsim.errors import Problem
 from cpsim.fake import ANY_PORT, Fake
 from cpsim.server import service, store
 from cpsim.server.accounts import Project, State
+from cpsim.server.inspection import Inspector
 from cpsim.server.journal import JournalFull
 from cpsim.server.service import AccountServer
 from cpsim.server.store import Store
@@ -85,6 +86,18 @@ def test_what_has_expired_after_a_jump_stays_so(restarted):
     accounts = restarted()
     assert accounts.clock.now_us() >= told_us
     assert accounts.outstanding("p") == []
+
+
+@pytest.mark.parametrize("end", ["stopped", "frozen", "slowed"])
+def test_time_that_ran_faster_is_not_run_again(restarted, end):
+    accounts = restarted()
+    inspector = Inspector(accounts)
+    inspector.run_clock(1000)
+    restarted.clock.now_us += 10**9
+    {"stopped": accounts.keep_time, "frozen": inspector.freeze_clock, "slowed": inspector.run_clock}[end]()
+    told_us = accounts.clock.told_us
+    assert told_us >= 10**12
+    assert restarted().clock.now_us() >= told_us
 
 
 def test_what_was_seen_to_have_expired_stays_so(restarted):

@@ -27,7 +27,7 @@ def test_refuse(fake, client, slots):
         assert caught.value.definite
         client.alloc(f"after-{number}")
     assert slots() == ["before", "after-0", "after-1"]
-    assert [firing[1:] for firing in fake.faults.firings] == [("daemon", "refuse", "", "")] * 2
+    assert [firing[1:] for firing in fake.faults.firings] == [("daemon", "refuse", "", "", "")] * 2
 
 
 def test_refuse_for_a_while(fake, client):
@@ -126,7 +126,7 @@ def test_lose_reply(fake, client, slots):
             client.alloc("c")
         client.alloc("d")
     assert slots() == ["a", "b", "c", "d"]
-    assert [firing[1:] for firing in fake.faults.firings] == [("daemon", "lose-reply", "alloc", "c")]
+    assert [firing[1:] for firing in fake.faults.firings] == [("daemon", "lose-reply", "alloc", "c", "p")]
 
 
 def test_a_malformed_frame_meets_no_fault(fake, client):

@@ -143,7 +143,7 @@ def test_what_refuses_is_told_with_its_changes(clock):
     assert (plan.refuses("server"), plan.next_change_s("server")) == (False, None)
     clock.now_s += 5
     assert (plan.refuses("daemon"), plan.next_change_s("daemon")) == (False, None)
-    assert plan.firings == [(15, "daemon", "refuse", "", "")]
+    assert plan.firings == [(15, "daemon", "refuse", "", "", "")]
 
 
 def test_the_first_fault_of_several_fires():
@@ -156,7 +156,7 @@ def test_a_request_is_one_however_many_commands_it_has():
     plan = FaultPlan(["status=503:slot=b,nth=2"])
     bulk = [("bulk", ""), ("alloc", "b"), ("claim", "b")]
     assert [bool(plan.draw("server", bulk)) for _ in range(3)] == [False, True, False]
-    assert plan.firings[0][2:] == ("status", "alloc", "b")
+    assert plan.firings[0][2:] == ("status", "alloc", "b", "")
 
 
 def test_a_plan_changes_as_a_whole_or_not_at_all():

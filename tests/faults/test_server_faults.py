@@ -34,7 +34,7 @@ def test_down(fake, web, slots):
             assert caught.value.definite
         web.alloc(f"after-{number}")
     assert slots() == ["before", "after-0", "after-1"]
-    assert [firing[1:] for firing in fake.faults.firings] == [("server", "down", "", "")] * 2
+    assert [firing[1:] for firing in fake.faults.firings] == [("server", "down", "", "", "")] * 2
 
 
 def test_down_for_a_while(fake, web):
@@ -78,7 +78,7 @@ def test_a_status_by_kind_and_slot(fake, web, slots):
         with pytest.raises(BadReply, match="503"):
             web.claim("b1", "m")
         assert get(fake, "/api/heartbeat") == (200, b"OK")
-    assert [firing[1:] for firing in fake.faults.firings] == [("server", "status", "claim", "b1")]
+    assert [firing[1:] for firing in fake.faults.firings] == [("server", "status", "claim", "b1", "p")]
 
 
 def test_a_bulk_request_is_selected_by_what_it_carries(fake, slots):

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from cpdaemon import TcpEndpoint
+from cpdaemon import Client, TcpEndpoint
 from cpsim.errors import Problem
-from cpsim.fake import Fake
+from cpsim.fake import ANY_PORT, Fake, Site
 from cpsim.server.access import Access
 from cpsim.server.clock import LATEST_US, Clock
 from cpsim.server.control import Control
@@ -113,14 +113,15 @@ TOTALS = {
     "counters": {"job/events": 7},
     "reasons": {"lost": 1},
 }
+NOTHING = {name: type(figure)() for name, figure in TOTALS.items()}
 
 
 def test_totals(filled):
-    assert ask(filled, "totals") == {"pending": 0, "refused": 1, "projects": {"Physics": TOTALS}}
+    assert ask(filled, "totals") == {"pending": 0, "refused": 1, "projects": {"Physics": TOTALS, "q": NOTHING}}
 
 
 def test_totals_of_nothing(site):
-    assert ask(site, "totals") == {"pending": 0, "refused": 0, "projects": {}}
+    assert ask(site, "totals") == {"pending": 0, "refused": 0, "projects": {"Physics": NOTHING, "q": NOTHING}}
 
 
 def test_projects(site):
@@ -231,7 +232,7 @@ def test_only_the_first_malformed_frames_are_kept():
     assert (malformed.count, len(malformed.first), malformed.first[-1].frame) == (1005, 1000, "999")
 
 
-def test_a_full_journal_says_so_until_it_is_reset():
+def test_a_full_journal_says_so_until_it_is_reset(caplog):
     with Fake({"p": "s", "q": "t"}, journal_limit=2) as fake:
         fake.accounts.apply("q", [("alloc", {"slot": "a"})])
         fake.accounts.apply("p", [("alloc", {"slot": "a"})])
@@ -244,7 +245,9 @@ def test_a_full_journal_says_so_until_it_is_reset():
             request = Request("GET", f"/__cpsim/{name}", arguments.encode(), HERE, b"")
             response = control.respond(request)
             assert response.status == 507
-            assert b"no room for all 3 commands that came; reset the project" in response.body
+            assert b"no room for all 3 commands that came; give it a journal_limit above 2" in response.body
+        (record,) = caplog.records
+        assert "the journal of project 'p' is full with 2 commands, and cannot be read any more" in record.getMessage()
         assert len(fake.inspector.journal("q").items) == 1
         assert len(fake.inspector.slots("p").items) == 3
         fake.inspector.reset("p")
@@ -384,7 +387,7 @@ def test_links_that_cannot_be_read(filled, body):
 def test_reset_of_one_project(filled):
     filled.fake.accounts.apply("q", CALLS)
     ask(filled, "links", "POST", b'[["m","u"]]')
-    assert ask(filled, "reset?project=Physics", "POST")["projects"] == {"q": TOTALS}
+    assert ask(filled, "reset?project=Physics", "POST")["projects"] == {"Physics": NOTHING, "q": TOTALS}
     assert ask(filled, "totals")["refused"] == 1
     assert ask(filled, "journal?project=Physics")["items"] == []
     assert len(ask(filled, "journal?project=q")["items"]) == len(CALLS)
@@ -396,10 +399,50 @@ def test_reset_of_one_project(filled):
 
 def test_reset_of_everything(filled):
     ask(filled, "links", "POST", b'[["m","u"]]')
-    assert ask(filled, "reset", "POST") == {"pending": 0, "refused": 0, "projects": {}}
+    nothing = {"Physics": NOTHING, "q": NOTHING}
+    assert ask(filled, "reset", "POST") == {"pending": 0, "refused": 0, "projects": nothing}
     assert ask(filled, "links")["items"] == []
     filled.fake.accounts.apply("Physics", CALLS)
-    assert ask(filled, "totals")["projects"] == {"Physics": TOTALS}
+    assert ask(filled, "totals")["projects"] == {"Physics": TOTALS, "q": NOTHING}
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("stored", [False, True])
+def test_reset_takes_what_daemons_have_acknowledged(here, visit, stored, whole):
+    sites = [
+        Site(project_id=project_id, unix=here / f"{project_id}.sock", flush_interval_s=3600)
+        for project_id in ("p", "q")
+    ]
+    with Fake({"p": "s", "q": "t"}, http=ANY_PORT, sites=sites, store=here / "store" if stored else None) as fake:
+        for site in sites:
+            with Client(str(site.unix.absolute())) as client:
+                client.alloc("a")
+        assert fake.pending == 2
+        ask(visit(fake), "reset" if whole else "reset?project=p", "POST")
+        assert fake.pending == (0 if whole else 1)
+        with fake.accounts.reading() as ledger:
+            assert [dict(project.slots) for project in ledger.projects.values()] in ([], [{}])
+
+
+def test_reset_says_what_keeps_it_from_what_was_acknowledged(here):
+    with Fake({"p": "s"}, unix=here / "d.sock", faults=["server.down"]) as fake:
+        with Client("./d.sock") as client:
+            client.alloc("a")
+        with pytest.raises(
+            ValueError, match=r"1 commands .* of project 'p' acknowledged have not reached .* the fault"
+        ):
+            fake.inspector.reset()
+        fake.faults.replace([])
+        fake.inspector.reset()
+        assert fake.inspector.totals().projects["p"].allocated == 0
+
+
+@pytest.mark.parametrize("name", ["reset", "clock/run", "clock/freeze", "housekeep"])
+def test_a_body_where_none_is_expected(filled, name):
+    status, reply = filled.request("POST", f"/__cpsim/{name}", b'{"project":"Physics"}')
+    assert status == 400
+    assert f"/__cpsim/{name} takes no body: give what it needs in the query" in reply.decode()
+    assert ask(filled, "totals")["projects"]["Physics"] == TOTALS
 
 
 def test_what_was_reset_does_not_expire(site):
@@ -620,12 +663,22 @@ def test_faults_are_set_and_what_comes_of_them_is_shown(filled):
     assert firings["next"] is None
     ((firing),) = firings["items"]
     assert 0 < firing.pop("time_s") < 60
-    assert firing == {"type": "firing", "stage": "server", "action": "lose-reply", "kind": "claim", "slot": "c"}
+    assert firing == {
+        "type": "firing",
+        "stage": "server",
+        "action": "lose-reply",
+        "kind": "claim",
+        "slot": "c",
+        "project": "Physics",
+    }
     history = ask(filled, "slot?project=Physics&slot=c")
     assert history["slot"]["state"] == "claimed"
     assert [firing["action"] for firing in history["firings"]] == ["lose-reply"]
     assert ask(filled, "slot?project=Physics&slot=a")["firings"] == []
-    ask(filled, "reset", "POST")
+    assert refuse(filled, "slot?project=q&slot=c")[0] == 404
+    ask(filled, "reset?project=q", "POST")
+    assert len(ask(filled, "firings")["items"]) == 1
+    ask(filled, "reset?project=Physics", "POST")
     assert ask(filled, "firings")["items"] == []
     assert [fault["fault"] for fault in ask(filled, "faults")] == faults
 

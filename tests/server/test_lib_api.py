@@ -56,11 +56,13 @@ def test_what_was_asked_is_in_the_journal(site):
     send(site, "claim", CLAIM)
     send(site, "release", {"vmid": "m", "webid": "v"})
     send(site, "claim", {"vmid": "m"})
-    assert site.fake.inspector.totals().refused == 2
+    send(site, "claim", {"vmid": ["m"], "webid": "u"})
+    assert site.fake.inspector.totals().refused == 3
     assert [entry[1:] for entry in site.fake.accounts.journal.read("Physics")] == [
         ("lib/claim", CLAIM, None),
         ("lib/release", {"vmid": "m", "webid": "v"}, "machine 'm' is linked to user 'u', not to 'v'"),
         ("lib/claim", {"vmid": "m"}, "missing argument 'webid'"),
+        ("lib/claim", {"vmid": ["m"], "webid": "u"}, "vmid must be text, not a list"),
     ]
 
 

@@ -331,7 +331,18 @@ def test_a_link_that_was_changed_stays_as_the_store_has_it(write, here, caplog):
         fake.accounts.link([("m", "bob")])
     with configuration.fake() as fake, fake.accounts.reading() as ledger:
         assert ledger.owners == {"m": "bob"}
-    assert "machine 'm' is linked to user 'bob'" in caplog.text
+    assert "links: 'm' stays with user 'bob', as the store has it, and does not go to 'alice'" in caplog.text
+
+
+def test_a_link_that_was_released_stays_so(write, here, caplog):
+    configuration = load(write('store = "ledger.db"\n[links]\nm = "alice"\n'))
+    with configuration.fake() as fake:
+        fake.accounts.release(["m"])
+        fake.accounts.apply("demo", [("alloc", {"slot": "a"}), ("claim", {"slot": "a", "machine": "m"})])
+    with configuration.fake() as fake, fake.accounts.reading() as ledger:
+        assert ledger.owners == {}
+        assert ledger.project("demo").machines["m"].waiting.credits == 1
+    assert "links: 'm' stays with no user" in caplog.text
 
 
 def test_help_shows_a_file_that_can_be_served(write, here):

@@ -180,7 +180,9 @@ class Dashboard:
             history=history[-HISTORY:],
             left_out=max(0, len(history) - HISTORY),
             full=full,
-            firings=[firing for firing in self._faults.latest() if firing.slot == slot_id][-LATEST:],
+            firings=[firing for firing in self._faults.latest() if (firing.project, firing.slot) == (project, slot_id)][
+                -LATEST:
+            ],
         )
 
     def _machine(self, asked: Mapping[str, str]) -> Response:
