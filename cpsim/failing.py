@@ -37,6 +37,10 @@ class Outages:
                     f"fault {str(fault)!r}: a server that is down could not be told in virtual time that it is over; "
                     "take daemon.refuse, or server.status=503 with a probability"
                 )
+        self.moments_us = [
+            round(at_s * 1e6) for fault in faults for at_s in (fault.from_s, fault.until_s) if at_s is not None
+        ]
+        """When one begins or ends."""
         self._observer = observer
         self._coming = list(faults)
         self._present: list[Fault] = []
@@ -52,13 +56,19 @@ class Outages:
             if fault.until_s is None or now_s < fault.until_s:
                 self._observer.add_faults([str(_without_times(fault))])
                 self._present.append(fault)
+            else:
+                self._note_missed(fault)
 
     def end(self) -> None:
         """Have none any more."""
         for fault in list(self._present):
             self._end(fault)
-        self.met += [{"fault": str(fault), "selected": 0, "fired": 0} for fault in self._coming]
+        for fault in self._coming:
+            self._note_missed(fault)
         self._coming.clear()
+
+    def _note_missed(self, fault: Fault) -> None:
+        self.met.append({"fault": str(fault), "selected": 0, "fired": 0})
 
     def _end(self, fault: Fault) -> None:
         text = str(_without_times(fault))

@@ -394,6 +394,7 @@ class FaultPlan:
 
     def _record(self, armed: _Armed, now_s: float, stage: str, subject: tuple[str, str], project: str) -> None:
         armed.fired += 1
+        log.info("fault %s fires, for %s of slot %r", armed.fault, subject[0] or "all", subject[1])
         if len(self._firings) < MAX_FIRINGS:
             self._firings.append(Firing(now_s, stage, armed.fault.action, *subject, project))
         else:

@@ -11,7 +11,7 @@ A fault is written `STAGE.ACTION=VALUE:KEY=VALUE,KEY=VALUE...`, and most of it m
 
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -100,8 +100,8 @@ KEYS: Final = {
     "probability": _Key(
         "probability", "a number above 0 and at most 1", float, lambda value: value != 0 and _is_number(value, 0, 1)
     ),
-    "from": _Key("from_s", "seconds from 0 up", float, lambda value: _is_number(value, 0, math.inf)),
-    "until": _Key("until_s", "seconds from 0 up", float, lambda value: _is_number(value, 0, math.inf)),
+    "from": _Key("from_s", "seconds from 0 up", float, lambda value: _is_number(value, 0, sys.float_info.max)),
+    "until": _Key("until_s", "seconds from 0 up", float, lambda value: _is_number(value, 0, sys.float_info.max)),
 }
 VALUES: Final = {
     "delay_s": _Key(

@@ -33,7 +33,9 @@ QUIRKS: Final = {
         Quirk("meta-dropped", "server", "metadata is accepted and thrown away"),
         Quirk("float-credits", "server", "7.9 is accepted and truncated; negative credits and min > max are accepted"),
         Quirk(
-            "bulk-abort", "server", "a number that is none in a bulk ends it with an HTML 500; what was before it stays"
+            "bulk-abort",
+            "server",
+            "a number that is none in a bulk ends it with an HTML 500; what was before it stays; errors name no command",
         ),
         Quirk(
             "expire-live",

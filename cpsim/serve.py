@@ -242,7 +242,7 @@ def serve(configuration: Configuration, on_ready: Callable[[str], None]) -> None
     with _somewhere(configuration) as placed, placed.fake() as fake:
         if exposed := _exposed(placed):
             hidden = str(placed.http) in exposed and placed.control_token is None
-            control = "; the control API is off: control_token_file turns it on" if hidden else ""
+            control = "; the control API is off: --control-token-file turns it on" if hidden else ""
             reached = ", ".join(exposed)
             print(f"cpsim: warning: other machines can reach {reached}{control}", file=sys.stderr, flush=True)
         for path, queued in fake.left_spools().items():

@@ -2,7 +2,8 @@
 
 All that is due within a step is sent at its beginning, and has reached the accounts before the next. So a month passes
 in seconds, and slots expire when they should. A step is a sixtieth of the shortest time that a slot lives, or a
-50,000th of the whole, if that is longer: what would expire within a step expires at its end.
+50,000th of the whole, if that is longer: what would expire within a step expires at its end. Where a fault begins or
+ends, so does a step.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from cpsim.errors import Problem
 from cpsim.scenario.workload import ABSENT
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
 
     from cpsim.failing import Outages
@@ -34,15 +37,22 @@ MINUTE_US: Final = 60_000_000
 POLL_S: Final = 0.001
 
 
-def step_times_us(workload: Workload) -> Times:
-    """For each operation, the beginning of the step in which it is due, on the scenario's clock."""
+def step_times_us(workload: Workload, moments_us: Sequence[int] = ()) -> Times:
+    """For each operation, the beginning of the step in which it is due, on the scenario's clock.
+
+    Args:
+        workload: the operations.
+        moments_us: when else steps begin.
+    """
     lives = np.unique(workload.alloc.expire_min)
     shortest_min = min([int(life) for life in lives if life > 0], default=DAY_MIN)
     if ABSENT in lives:
         shortest_min = min(shortest_min, DAY_MIN)
     span_us = int(workload.due_us[-1]) if len(workload) else 0
     step_us = max(shortest_min * MINUTE_US // STEPS_A_LIFE, span_us // MOST_STEPS, 1)
-    times: Times = workload.due_us // step_us * step_us
+    moments = np.array([0, *sorted(moments_us)])
+    begun_us = moments[np.searchsorted(moments, workload.due_us, side="right") - 1]
+    times: Times = np.maximum(workload.due_us // step_us * step_us, begun_us)
     return times
 
 
@@ -55,7 +65,7 @@ def replay(
         engine: sends the operations.
         assignment: what is sent; its time-out is also that of a step's commands on their way to the accounts.
         observer: of the fake whose clock it is.
-        outages: what goes wrong at times of that clock; what begins or ends within a step does at the next one.
+        outages: what goes wrong at times of that clock.
 
     Returns:
         The seconds it took; for each operation when it was sent, in nanoseconds on the scenario's clock; and by how
@@ -65,7 +75,7 @@ def replay(
         Problem: something that was acknowledged did not reach the accounts in time.
         CannotObserve: the fake's clock cannot be moved.
     """
-    times_us = step_times_us(assignment.workload)
+    times_us = step_times_us(assignment.workload, outages.moments_us if outages is not None else ())
     starts = np.flatnonzero(np.diff(times_us, prepend=-1))
     stops = np.append(starts[1:], len(times_us))
     upcoming = assignment.operations()

@@ -94,11 +94,11 @@ def test_the_unit_starts_a_daemon_that_loses_nothing(unit, tmp_path):
                 client.send(Alloc("job-1", credits=5))
             process.kill()
             process.wait(30)
-        assert fake.inspector.totals().projects == {}
+        assert fake.inspector.totals().projects["demo"].allocated == 0
         path.unlink(missing_ok=True)
         (tmp_path / "daemon.ini").write_text(config, encoding="utf-8")
         with running(command) as process:
-            wait_for(lambda: "demo" in fake.inspector.totals().projects)
+            wait_for(lambda: fake.inspector.totals().projects["demo"].allocated)
         assert process.returncode == 0
     assert [slot.slot for slot in fake.inspector.slots("demo").items] == ["job-1"]
     assert parsed["Service"]["Restart"] == "on-failure"  # a status of 0 is no failure

@@ -131,7 +131,7 @@ async def _answer(fault: Fault, send: Send) -> None:
     else:
         assert fault.value is not None
         status, kind = int(fault.value), b"application/json"
-        body = b"" if status in {204, 304} else b'{"result":"error","message":"a fault that was asked for"}'
+        body = b"" if status in {204, 304} else b'{"result": "error", "message": "a fault that was asked for"}'
     headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -101,7 +101,8 @@ class Api:
             return {"result": "ok"}
         if name == "bulk":
             batch = request.headers.get(BATCH, b"").decode("latin-1")
-            if "bulk-abort" in self._accounts.quirks:
+            is_bare = "bulk-abort" in self._accounts.quirks
+            if is_bare:
                 batch = ""  # who breaks off a batch cannot promise to apply it once
             if batch and not arguments:
                 return {"result": "ok", "batch": batch} | self._given_up(project_id, batch)
@@ -113,6 +114,8 @@ class Api:
                 errors = list(self._bulk(project_id, arguments, batch_id, document))
             except GivenUp as given_up:
                 raise Failure(409, str(given_up)) from given_up
+            if is_bare:  # in production, nothing says of which command an error is
+                errors = [{"message": error["message"], "code": error["code"]} for error in errors]
             return {"result": "ok"} | ({"batch": batch} if batch else {}) | ({"errors": errors} if errors else {})
         for refusal in self._accounts.apply(project_id, [(name, arguments)]):
             raise Failure(500, refusal.message)
@@ -303,9 +306,14 @@ def _document(answer: Mapping[str, object] | Failure) -> tuple[int, Mapping[str,
     return 200, answer
 
 
+def _encoded(document: object) -> bytes:
+    """JSON with the blanks that the server in production has in it."""
+    return msgspec.json.format(msgspec.json.encode(document), indent=0)
+
+
 def _json(answer: Mapping[str, object] | Failure) -> Response:
     status, document = _document(answer)
-    return Response(status, msgspec.json.encode(document))
+    return Response(status, _encoded(document))
 
 
 def _as_json(_: Request, answer: Mapping[str, object] | Failure) -> Response:
@@ -330,7 +338,7 @@ def _as_line(value: object) -> str:
 
 def _as_jsonp(request: Request, answer: Mapping[str, object] | Failure) -> Response:
     status, document = _document(answer)
-    script = b"%s(%s);" % (_callback(request).encode(), msgspec.json.encode(document))
+    script = b"%s(%s);" % (_callback(request).encode(), _encoded(document))
     return Response(status, script, b"text/javascript; charset=utf-8")
 
 

@@ -64,6 +64,17 @@ def test_what_takes_away_is_written_with_the_room_of_the_reserve(spool, tmp_path
     assert (tmp_path / "spool.reserve").stat().st_size == RESERVE_BYTES
 
 
+def test_what_was_delivered_leaves_room_in_the_spool_itself(spool, tmp_path, disk, monkeypatch):
+    assert put(spool, *(f"alloc,slot={number}{'x' * 1000}" for number in range(200))) is None
+    (tmp_path / "spool.reserve").write_bytes(b"")
+    monkeypatch.setattr(spool._log._reserve, "_is_held", False)
+    disk(RESERVE_BYTES)
+    assert spool.is_full
+    spool.settle(spool.take(), [])
+    assert not spool.is_full
+    assert put(spool, "alloc,slot=a") is None
+
+
 def test_a_disk_that_is_nearly_full_from_the_start(tmp_path, disk, caplog):
     caplog.set_level("INFO")
     disk(RESERVE_BYTES)

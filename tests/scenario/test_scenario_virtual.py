@@ -101,7 +101,8 @@ def test_steps_follow_the_shortest_life():
 
 
 DAY_S = 86_400
-OUTAGE = f'faults = ["{{fault}}:from={10 * DAY_S},until={20 * DAY_S}"]\n'
+BEGIN_S, END_S = 10 * DAY_S + 100, 20 * DAY_S + 10  # in the midst of steps
+OUTAGE = f'faults = ["{{fault}}:from={BEGIN_S},until={END_S}"]\n'
 
 
 @pytest.mark.parametrize(
@@ -111,23 +112,27 @@ OUTAGE = f'faults = ["{{fault}}:from={10 * DAY_S},until={20 * DAY_S}"]\n'
 def test_faults_come_and_go_at_the_scenarios_times(fault, error):
     month = run(OUTAGE.format(fault=fault) + MONTH)
     assert month.verdict.ruling == "valid", month.verdict.anomalies[:3]
-    at_s = step_times_us(month.workload)[month.records["op"]] / 1e6
-    during = (at_s >= 10 * DAY_S) & (at_s < 20 * DAY_S)
+    at_s = month.workload.due_us[month.records["op"]] / 1e6
+    during = (at_s >= BEGIN_S) & (at_s < END_S)
     errors = np.array(month.errors)[month.records["error"]]
     assert during.any()
     assert set(errors[during]) == {error}
     assert error not in set(errors[~during])
-    assert [each["fault"] for each in month.faults] == [f"{fault}:from={10 * DAY_S},until={20 * DAY_S}"]
+    assert [each["fault"] for each in month.faults] == [f"{fault}:from={BEGIN_S},until={END_S}"]
     assert {firing["action"] for firing in month.firings} <= {fault.partition(".")[2]}
 
 
 def test_a_server_that_fails_now_and_then_in_virtual_time():
-    faults = f'faults = ["server.status=503:probability=0.1,from={5 * DAY_S}", "server.cut:from={40 * DAY_S}"]\n'
-    month = run(faults + MONTH.replace("jobs = 600", "jobs = 100"))
+    faults = [
+        f"server.status=503:probability=0.1,from={5 * DAY_S}",
+        f"server.cut:from={40 * DAY_S}",
+        f"server.close:from={DAY_S},until={DAY_S + 1}",
+    ]
+    month = run(f"faults = {faults}\n" + MONTH.replace("jobs = 600", "jobs = 100"))
     assert month.verdict.ruling == "valid", month.verdict.anomalies[:3]
     seen = {each["fault"].partition(":")[0]: each["fired"] for each in month.faults}
     assert seen["server.status=503"] > 0
-    assert seen["server.cut"] == 0
+    assert seen["server.cut"] == seen["server.close"] == 0
 
 
 def test_a_server_cannot_be_down_in_virtual_time():

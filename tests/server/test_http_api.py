@@ -94,12 +94,12 @@ def test_text(site):
 
 
 def test_jsonp(site):
-    assert site.post("alloc.jsonp", {"slot": "s"}) == (200, b'jsonp_callback({"result":"ok"});')
+    assert site.post("alloc.jsonp", {"slot": "s"}) == (200, b'jsonp_callback({"result": "ok"});')
     assert site.headers["Content-Type"].startswith("text/javascript")
-    assert site.get("slots.jsonp", "callback=my.back_1") == (200, b'my.back_1({"result":"ok","data":["s"]});')
+    assert site.get("slots.jsonp", "callback=my.back_1") == (200, b'my.back_1({"result": "ok", "data": ["s"]});')
     status, script = site.get("alloc.jsonp", "slot=s&callback=f")
     assert status == 500
-    assert script.startswith(b'f({"result":"error"')
+    assert script.startswith(b'f({"result": "error"')
     assert site.get("meta.jsonp", "slot=s&a=b&callback=f")[0] == 200
     assert site.slots()["s"].meta == {"a": "b"}
 
@@ -464,7 +464,7 @@ def test_http_1_0_ends_with_the_reply(site):
     body = b'{"slot":"s"}'
     reply = site.raw(signed_post(site, body, version="1.0") + body)
     assert reply.partition(b" ")[2].startswith(b"200")
-    assert reply.endswith(b'{"result":"ok"}')
+    assert reply.endswith(b'{"result": "ok"}')
 
 
 @pytest.mark.parametrize("chunked", [False, True])

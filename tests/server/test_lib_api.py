@@ -78,7 +78,7 @@ def test_in_every_format(site):
     query = "vmid=m&webid=u&callback=got"
     for name in ("claim", "release"):
         signed = f"{query}&auth={site.sign(query.encode())}"
-        assert site.request("GET", f"/api/lib/{name}.jsonp?{signed}") == (200, b'got({"result":"ok"});')
+        assert site.request("GET", f"/api/lib/{name}.jsonp?{signed}") == (200, b'got({"result": "ok"});')
 
 
 def test_a_request_that_is_not_signed_changes_nothing(site):

@@ -294,7 +294,7 @@ def test_beyond_loopback_it_warns_and_control_needs_the_token(started):
     refused.value.close()
     warning, control = end(process).split("; ")
     assert warning == "cpsim: warning: other machines can reach 0.0.0.0:0"
-    assert control == "the control API is off: control_token_file turns it on\n"
+    assert control == "the control API is off: --control-token-file turns it on\n"
     process, ((_, server),) = started("--http", "0.0.0.0:0", "--control-token-file", "token", lines=1)
     assert ask(server.replace("0.0.0.0", "127.0.0.1"), "projects") == ["demo"]
     end(process)
