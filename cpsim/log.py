@@ -110,7 +110,12 @@ class Log:
 
         On the disk it is made again where there is room for it.
         """
-        return self._reserve is None or self._reserve.hold() or self.query(ROOM_INSIDE)[0][0] >= self._reserve_bytes
+        if self._reserve is None or self._reserve.hold():
+            return True
+        try:
+            return bool(self.query(ROOM_INSIDE)[0][0] >= self._reserve_bytes)
+        except Problem:
+            return False  # a disk that cannot be read has no room to write
 
     def append(self, records: Sequence[str], *statements: Statement, then: Then | None = None) -> int:
         """Hand over what one commit is to write: records, in this order, and SQL to be run after them.

@@ -35,7 +35,7 @@ QUIRKS: Final = {
         Quirk(
             "bulk-abort",
             "server",
-            "a number that is none in a bulk ends it with an HTML 500; what was before it stays; errors name no command",
+            "a number that is none ends a bulk with an HTML 500; what was before it stays; errors name no command",
         ),
         Quirk(
             "expire-live",

@@ -23,6 +23,7 @@ import random
 import threading
 import time
 import uuid
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from cpdaemon.commands import KINDS
@@ -33,7 +34,7 @@ from cpsim.daemon.spool import MAX_BATCH, REFUSED, SET_ASIDE, SOME, Failed
 from cpsim.errors import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from cpdaemon.endpoint import UrlEndpoint
     from cpdaemon.signing import Call
@@ -170,7 +171,7 @@ class Courier:
         self._failures = 0
         self._said: str | None = None
         self._stopping = threading.Event()
-        self._hurries = False
+        self._hurried = 0
         self._thread = threading.Thread(target=self._run, name="cpsim-courier", daemon=True)
 
     def start(self) -> None:
@@ -186,11 +187,16 @@ class Courier:
         self._thread.join(within_s)
         return not self._thread.is_alive()
 
-    def hurry(self, hurries: bool) -> None:  # noqa: FBT001
-        """Have no command wait for others, until told otherwise."""
+    @contextmanager
+    def hurrying(self) -> Iterator[None]:
+        """Have no command wait for others while the context lasts."""
         with self._spool.released:
-            self._hurries = hurries
+            self._hurried += 1
             self._spool.released.notify_all()
+        try:
+            yield
+        finally:
+            self._hurried -= 1
 
     def _run(self) -> None:
         while (due := self._wait()) > self._spool.delivered_to:
@@ -227,7 +233,7 @@ class Courier:
 
     def _is_pressed(self) -> bool:
         """Whether nothing is to wait any longer."""
-        return self._hurries or self._stopping.is_set()
+        return bool(self._hurried) or self._stopping.is_set()
 
     def _pause(self, _: Exception) -> bool:
         """Wait before the next attempt; whether to end instead."""

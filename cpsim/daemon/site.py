@@ -106,11 +106,10 @@ class Daemon:
         """Deliver, without waiting for more, what has been acknowledged by now; whether that was in time."""
         taken, delivered = self.progress
         deadline = monotonic() + within_s
-        self._courier.hurry(True)  # noqa: FBT003
-        while delivered < taken and monotonic() < deadline:
-            sleep(POLL_S)
-            _, delivered = self.progress
-        self._courier.hurry(False)  # noqa: FBT003
+        with self._courier.hurrying():
+            while delivered < taken and monotonic() < deadline:
+                sleep(POLL_S)
+                _, delivered = self.progress
         return delivered >= taken
 
     def behave(self, quirks: frozenset[str]) -> None:
