@@ -119,7 +119,7 @@ def test_a_reset_wants_to_be_confirmed(shown, visitor):
     assert visitor.fake.inspector.totals().projects["physics"].allocated == 201
     ask(browser, "document.querySelector('.sure input')").send_keys(Keys.SPACE)
     button.send_keys(Keys.ENTER)
-    wait_for(lambda: not visitor.fake.inspector.totals().projects)
+    wait_for(lambda: not visitor.fake.inspector.totals().projects["physics"].allocated)
     wait_for(lambda: "Begun anew." in ask(browser, "document.body.textContent"))
 
 
