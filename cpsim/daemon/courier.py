@@ -57,6 +57,10 @@ TRIES_ALONE: Final = 6
 """Likewise, after which a command that was sent alone is kept for a person."""
 TIMEOUT_TRIES: Final = 3
 """As how many failures one counts that took all the time that a request may take."""
+ADVICE: Final = {
+    REFUSED: "",
+    SET_ASIDE: ", for nobody knows whether they were applied; --when-unknown resend would send such again",
+}
 BATCH_HEADER: Final = "CreditPiggy-Batch"
 
 log = logging.getLogger(__name__)
@@ -359,7 +363,7 @@ class Courier:
     def _fail(self, batch: Batch, why: str, error: str) -> None:
         """Keep a whole batch for a person to see."""
         now_us = time.time_ns() // 1000
-        log.error("%s: %d commands, listed by `cpsim daemon --failed`: %s", why, len(batch.calls), error)
+        log.error("%s: %d commands, listed by `cpsim daemon --failed`%s: %s", why, len(batch.calls), ADVICE[why], error)
         failed = [Failed(position, now_us, why, command, error) for position, command in batch.commands]
         self._go_on()
         self._spool.settle(batch, failed)

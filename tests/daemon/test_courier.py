@@ -189,9 +189,10 @@ def test_a_lost_reply_of_a_server_that_knows_batches(deliver, path, failure):
 
 
 @pytest.mark.parametrize("failure", UNKNOWN, ids=repr)
-def test_a_lost_reply_is_set_aside(deliver, path, failure):
+def test_a_lost_reply_is_set_aside(deliver, path, failure, caplog):
     server = Server(failure, knows_batches=False)
     status = deliver(server)
+    assert "nobody knows whether they were applied; --when-unknown resend would" in caplog.text
     assert len(server.batches) == 1
     assert failed(path) == [(slot, "set aside") for slot in "0123"]
     assert (status.delivered, status.set_aside) == (0, 4)
