@@ -85,7 +85,6 @@ class BadReply(CreditPiggyError):
     """
 
     definite = False
-    unnamed: int = 0
 
     def __init__(self, message: str, unnamed: int = 0) -> None:
         super().__init__(message)

@@ -74,7 +74,6 @@ class Log:
         self.path = path
         self._in_sequence = in_sequence
         self._failure: Problem | None = None
-        self._reserve_bytes = reserve_bytes
         with ExitStack() as undo:
             self._lock_file = _lock(path)
             undo.callback(os.close, self._lock_file)
@@ -113,7 +112,7 @@ class Log:
         if self._reserve is None or self._reserve.hold():
             return True
         try:
-            return bool(self.query(ROOM_INSIDE)[0][0] >= self._reserve_bytes)
+            return bool(self.query(ROOM_INSIDE)[0][0] >= self._reserve.size)
         except Problem:
             return False  # a disk that cannot be read has no room to write
 

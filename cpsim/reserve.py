@@ -23,16 +23,16 @@ class Reserve:
 
     def __init__(self, path: Path, size: int) -> None:
         self._path = path
-        self._size = size
+        self.size = size
         path.touch()
         self._is_held = path.stat().st_size == size
         self.hold()
 
     def hold(self) -> bool:
         """Whether the room is kept; it is taken where it was not, if the disk has as much again."""
-        if not self._is_held and shutil.disk_usage(self._path.parent).free >= 2 * self._size:
+        if not self._is_held and shutil.disk_usage(self._path.parent).free >= 2 * self.size:
             try:
-                self._path.write_bytes(bytes(self._size))
+                self._path.write_bytes(bytes(self.size))
                 self._is_held = True
             except OSError:
                 os.truncate(self._path, 0)

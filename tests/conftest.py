@@ -31,6 +31,13 @@ FLAGS = (
 )
 
 
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A directory of the test's own, which is the current one: socket paths stay short."""
+    monkeypatch.chdir(tmp_path)
+    return Path()
+
+
 @pytest.fixture(scope="module")
 def browser():
     """A browser that keeps a log of what it says and fetches."""

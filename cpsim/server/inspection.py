@@ -226,10 +226,8 @@ class Inspector:
         if project is not None:
             with self._project(project):
                 pass
-        try:
+        with _as_value_error():
             self._catch_up(project)
-        except Problem as problem:
-            raise ValueError(str(problem)) from problem
         self._faults.forget_firings(project)
         self._accounts.reset(project)
         return self.totals()
@@ -250,15 +248,21 @@ class Inspector:
 
         One that shuts this API out, `down`, has to have an `until`.
         """
-        return self._change_faults(lambda: self._faults.replace(self._with_an_end(faults)))
+        with _as_value_error():
+            self._faults.replace(self._with_an_end(faults))
+        return self.faults()
 
     def add_faults(self, faults: list[FaultText]) -> list[FaultView]:
         """Have these faults besides; `down` has to have an `until`."""
-        return self._change_faults(lambda: self._faults.add(*self._with_an_end(faults)))
+        with _as_value_error():
+            self._faults.add(*self._with_an_end(faults))
+        return self.faults()
 
     def remove_faults(self, faults: list[FaultText]) -> list[FaultView]:
         """Have one fault less of each that is given."""
-        return self._change_faults(lambda: self._faults.remove(*faults))
+        with _as_value_error():
+            self._faults.remove(*faults)
+        return self.faults()
 
     def firings(self, cursor: Cursor = 0, limit: Limit = 1000) -> Page[FiringView]:
         """The faults that came to pass, in order."""
@@ -273,10 +277,8 @@ class Inspector:
 
     def set_quirks(self, quirks: list[QuirkName], profile: Profile = "documented") -> list[QuirkView]:
         """Have the quirks of a profile and these besides, and no others, from now on."""
-        try:
+        with _as_value_error():
             self._behave(chosen(profile, quirks))
-        except Problem as problem:
-            raise ValueError(str(problem)) from problem
         return self.quirks()
 
     def clock(self) -> ClockView:
@@ -339,13 +341,6 @@ class Inspector:
                 )
         return faults
 
-    def _change_faults(self, change: Callable[[], object]) -> list[FaultView]:
-        try:
-            change()
-        except Problem as problem:
-            raise ValueError(str(problem)) from problem
-        return self.faults()
-
     @contextmanager
     def _project(self, project_id: str) -> Iterator[tuple[Ledger, Project]]:
         """The ledger and a project in it, standing still while the context lasts."""
@@ -368,6 +363,15 @@ class Inspector:
             counters=dict(project.granted.counters),
             reasons=dict(project.reasons),
         )
+
+
+@contextmanager
+def _as_value_error() -> Iterator[None]:
+    """Tell a problem with what was asked for as this interface does."""
+    try:
+        yield
+    except Problem as problem:
+        raise ValueError(str(problem)) from problem
 
 
 def _page(items: Iterable[T], cursor: int, limit: int, show: Callable[[T], V | None]) -> Page[V]:

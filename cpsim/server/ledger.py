@@ -377,11 +377,12 @@ def _text(arguments: Mapping[str, object], name: str) -> str:
 
 
 def _integer(name: str, value: object) -> int:
-    if type(value) is str and _is_whole(value):
-        number = _number(value) if len(value) <= MOST_DIGITS else None
-    elif type(value) is int:
+    number = None
+    if type(value) is int:
         number = value
-    else:
+    elif type(value) is str and len(value) <= MOST_DIGITS:
+        number = _number(value)
+    if number is None and not (type(value) is str and _is_whole(value)):
         raise Refused(f"{name}={shown(value)} is not a whole number")
     if number is None or abs(number) > LARGEST_INTEGER:
         raise Refused(f"{name}={shown(value)} is beyond {LARGEST_INTEGER}")

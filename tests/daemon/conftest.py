@@ -5,7 +5,6 @@ import socket
 import struct
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
@@ -89,13 +88,6 @@ def wait_for():
             time.sleep(0.002)
 
     return wait
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A directory of the test's own, which is the current one: socket paths stay short."""
-    monkeypatch.chdir(tmp_path)
-    return Path()
 
 
 @pytest.fixture

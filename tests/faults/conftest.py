@@ -1,18 +1,9 @@
 """A fake with faults, on real sockets."""
 
-from pathlib import Path
-
 import pytest
 
 from cpdaemon import Client
 from cpsim.fake import ANY_PORT, Fake
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A directory of the test's own, which is the current one: socket paths stay short."""
-    monkeypatch.chdir(tmp_path)
-    return Path()
 
 
 @pytest.fixture(params=["memory", "store"])

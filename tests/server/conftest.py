@@ -4,7 +4,6 @@ import hashlib
 import http.client
 import json
 import socket
-from pathlib import Path
 
 import pytest
 
@@ -87,10 +86,3 @@ def visit():
     yield visit
     for site in sites:
         site.connection.close()
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A directory of the test's own, which is the current one: socket paths stay short."""
-    monkeypatch.chdir(tmp_path)
-    return Path()
