@@ -50,8 +50,9 @@ class Clock:
     def now_us(self) -> int:
         """The time."""
         with self._lock:
-            self._told_us = told_us = self._at(self._real_us())
-            return told_us
+            now_us = self._at(self._real_us())
+            self._told_us = now_us
+            return now_us
 
     def freeze(self) -> None:
         """Stand still, until told to run; it can still be advanced and set."""
@@ -110,4 +111,6 @@ class Clock:
     def _at(self, real_us: int) -> int:
         passed_us = real_us - self._since_us
         now_us = self._start_us + (passed_us if self._rate == 1 else int(passed_us * self._rate))
-        return self._told_us if now_us < self._told_us else min(now_us, LATEST_US)
+        if now_us < self._told_us:
+            return self._told_us
+        return min(now_us, LATEST_US)

@@ -12,7 +12,7 @@ import logging
 import time
 from functools import lru_cache
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -21,14 +21,21 @@ from cpsim.server.messages import Request, Response
 
 if TYPE_CHECKING:
     from asyncio import TimerHandle, Transport
-    from collections.abc import Sized
+    from collections.abc import Sequence, Sized
+
+    from uvicorn import Config
+    from uvicorn.server import ServerState
 
     from cpsim.server.messages import Headers
 
+C = TypeVar("C")
 MAX_HEAD_BYTES: Final = 2**20
 MOST_HEADERS: Final = 1_000
+FEW: Final = 3
+"""With fewer connections, to wait for the end of a turn costs more than it saves, as measured."""
 TARGETS_KEPT: Final = 256
 HEADS_KEPT: Final = 256
+METHODS: Final = {b"GET": "GET", b"POST": "POST"}
 QUIET_S: Final = 60.0
 LONGEST_TARGET: Final = 1_024
 FAILED: Final = Response(HTTPStatus.INTERNAL_SERVER_ERROR, b"Internal Server Error", b"text/plain; charset=utf-8")
@@ -68,23 +75,72 @@ class _Flow(FlowControl):
             super().resume_reading()
 
 
-class Prompt(Protocol):
+class Prompt(Protocol[C]):
     """An ASGI application that can do without."""
 
-    def at_once(self, request: Request) -> Response | None:
-        """The answer to a whole request, or None if it must be waited for."""
+    def at_once(self, request: Request) -> Response | C | None:
+        """The answer to a whole request, or a command that is to be finished; None if that must be waited for."""
+
+    def finish(self, commands: Sequence[C]) -> Sequence[Response]:
+        """The answers to commands."""
+
+
+class Turn(Generic[C]):
+    """The commands that came in one step of the event loop: to finish them together takes a fraction of the time."""
+
+    def __init__(self, app: Prompt[C]) -> None:
+        self._app = app
+        self._waiting: list[tuple[Connection, C]] = []
+
+    def add(self, connection: Connection, command: C) -> None:
+        """Finish a command in this turn, and send the answer over a connection."""
+        self._waiting.append((connection, command))
+        if len(connection.connections) < FEW:
+            self.end()
+        elif len(self._waiting) == 1:
+            connection.loop.call_soon(self.end)
+
+    def end(self) -> None:
+        """Finish and answer what has come."""
+        if not self._waiting:
+            return
+        waiting, self._waiting = self._waiting, []
+        try:
+            responses = self._app.finish([command for _, command in waiting])
+        except Exception:
+            LOGGER.exception("Exception in the application")
+            responses = [FAILED] * len(waiting)
+        for (connection, _), response in zip(waiting, responses, strict=True):
+            connection.finish(response)
 
 
 class Connection(HttpToolsProtocol):
-    """Serves a `Prompt` application."""
+    """Serves a `Prompt` application.
+
+    Args:
+        config: uvicorn's, with the application.
+        state: the server's, which knows all connections.
+        shared: what requests find in their scopes.
+        turn: of all connections of an event loop.
+    """
 
     _body: bytes | None = None
     """That of the request which is only noted, as far as it has come; None while there is none."""
+    _asked: tuple[str, str, bytes]
+    """Its method, path and query."""
     _head_size: int | None = None
     """How many bytes there are of a head that has not ended."""
     _idle_since_s: float | None = None
     """When the last request was answered at once; None when something came after it."""
     _idle_timer: TimerHandle | None = None
+    _stays: bool
+    """Whether the connection is kept when the request has been answered."""
+    _in_turn = False
+    """Whether a command waits for the end of the turn."""
+
+    def __init__(self, config: Config, state: ServerState, shared: dict[str, Any], turn: Turn[Any]) -> None:
+        super().__init__(config, state, shared)
+        self._turn = turn
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # noqa: D102 - inherited
         self.logger = LOGGER
@@ -106,7 +162,15 @@ class Connection(HttpToolsProtocol):
         if self.headers and len(self.headers) > MOST_HEADERS and not self.transport.is_closing():
             self.send_400_response(f"The request has over {MOST_HEADERS} headers and trailers.")
 
+    def eof_received(self) -> None:  # noqa: D102 - inherited
+        self._end_turn()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: D102 - inherited
+        self._end_turn()
+        super().send_400_response(msg)
+
     def on_message_begin(self) -> None:  # noqa: D102 - inherited
+        self._end_turn()
         self._head_size = 0
         self.url = b""
         self.headers = []
@@ -114,10 +178,20 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:  # noqa: D102 - inherited
         self._head_size = None
-        if self._is_plain():
-            self._body = b""
-        else:
+        method = METHODS.get(self.parser.get_method())
+        target = _target(self.url) if len(self.url) <= LONGEST_TARGET else None
+        if (
+            method is None
+            or target is None
+            or (self.cycle is not None and not self.cycle.response_complete)
+            or self.expect_100_continue
+            or self.parser.should_upgrade()
+            or self.transport.get_write_buffer_size() > HIGH_WATER_LIMIT  # then uvicorn lets it wait
+        ):
             self._hand_over()
+        else:
+            self._body = b""
+            self._asked = method, *target
 
     def on_body(self, body: bytes) -> None:  # noqa: D102 - inherited
         if self._body is None:
@@ -132,30 +206,32 @@ class Connection(HttpToolsProtocol):
             self._body = None  # it was told that there is no more
             return
         if self._body is not None:
-            response = self._answer(self._body)
-            if response is not None:
+            request = Request(*self._asked, dict(self.headers), self._body)
+            answer = self._answer(request)
+            if answer is not None:
                 self._body = None
-                self._send(response)
+                is_usual = b"connection" not in request.headers  # then HTTP/1.0 does not stay
+                self._stays = self.parser.should_keep_alive() and (is_usual or self.parser.get_http_version() != "1.0")
+                if isinstance(answer, Response):
+                    self._send(answer)
+                else:
+                    self._in_turn = True
+                    self._turn.add(self, answer)
                 return
             self._hand_over()
         super().on_message_complete()
 
+    def finish(self, response: Response) -> None:
+        """Answer the command that waits."""
+        self._in_turn = False
+        if not self.transport.is_closing():
+            self._send(response)
+
     def shutdown(self) -> None:  # noqa: D102 - inherited
+        self._end_turn()
         if self._body is not None:
             self._hand_over()  # what has begun is answered
         super().shutdown()
-
-    def _is_plain(self) -> bool:
-        """Whether nothing about a request needs uvicorn."""
-        return (
-            (self.cycle is None or self.cycle.response_complete)
-            and not self.expect_100_continue
-            and not self.parser.should_upgrade()
-            and self.transport.get_write_buffer_size() <= HIGH_WATER_LIMIT  # else uvicorn lets it wait
-            and self.parser.get_method() in {b"GET", b"POST"}
-            and len(self.url) <= LONGEST_TARGET
-            and _target(self.url) is not None
-        )
 
     def _hand_over(self) -> None:
         """Let uvicorn have the request."""
@@ -168,11 +244,13 @@ class Connection(HttpToolsProtocol):
         if body:
             super().on_body(body)
 
-    def _answer(self, body: bytes) -> Response | None:
-        target = _target(self.url)
-        assert target is not None
-        request = Request(self.parser.get_method().decode(), *target, dict(self.headers), body)
-        app: Prompt = self.config.app  # type: ignore[assignment]
+    def _end_turn(self) -> None:
+        """Answer what has come before anything else is sent."""
+        if self._in_turn:
+            self._turn.end()
+
+    def _answer(self, request: Request) -> Any:  # noqa: ANN401 - a response, or a command of the application's
+        app: Prompt[Any] = self.config.app  # type: ignore[assignment]
         try:
             return app.at_once(request)
         except Exception:
@@ -180,7 +258,7 @@ class Connection(HttpToolsProtocol):
             return FAILED
 
     def _send(self, response: Response) -> None:
-        stays = response is not FAILED and self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
+        stays = self._stays and response is not FAILED
         head = _head(response.status, response.content_type, len(response.body), response.headers, stays)
         self.transport.write(head + response.body)
         if not stays:

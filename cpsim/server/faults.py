@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cpsim.fault_plan import FaultPlan
     from cpsim.faults import Fault
     from cpsim.server.control import Control
-    from cpsim.server.http import Receive, Scope, Send
+    from cpsim.server.http import Command, Receive, Scope, Send
     from cpsim.server.messages import Request, Response
     from cpsim.server.service import AccountServer
 
@@ -43,8 +43,8 @@ class FaultyApi(Api):
         super().__init__(accounts, control)
         self._faults = faults
 
-    def at_once(self, request: Request) -> Response | None:
-        """Answer one request, unless the answer has to be waited for, or may meet a fault."""
+    def at_once(self, request: Request) -> Response | Command | None:
+        """Likewise; what may meet a fault has to be waited for, too."""
         return None if self._faults.server else super().at_once(request)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

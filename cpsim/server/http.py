@@ -21,7 +21,7 @@ from cpsim.server.quirks import aborts_bulk
 from cpsim.server.service import DIGESTS, GivenUp
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
 
     from cpsim.server.control import Control
     from cpsim.server.service import AccountServer, Call
@@ -29,15 +29,30 @@ if TYPE_CHECKING:
     Scope = MutableMapping[str, Any]
     Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
     Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+    Answer = Mapping[str, object] | Failure
+    Render = Callable[[Request, Answer], Response]
 
 API_PATH: Final = "/api"
 MAX_BODY_BYTES: Final = 64 * 2**20
 CALLBACK_NAME: Final = re.compile(r"[A-Za-z_$][\w$]*(\.[A-Za-z_$][\w$]*)*", re.ASCII)
 TEXT: Final = b"text/plain; charset=utf-8"
+WRITTEN: Final = {kind: b'["%s",' % kind.encode() for kind in KINDS}
 BATCH: Final = b"creditpiggy-batch"
 """The header by which a client names a bulk request, so that it may send it again: it is applied once."""
 DEFAULT_CALLBACK: Final = "jsonp_callback"
 REQUESTS: Final = {"heartbeat": {""}, "batch": {"bulk", "slots", *KINDS}, "lib": {"claim", "release"}}
+
+
+class Command(msgspec.Struct):
+    """A command that came in a request of its own, and is still to be applied."""
+
+    project_id: str
+    call: Call
+    document: bytes
+    """The command as JSON, if that is at hand."""
+    request: Request
+    render: Render
+    answer: Answer
 
 
 class _BulkAborted(Exception):  # noqa: N818 - an answer, not a fault
@@ -58,9 +73,52 @@ class Api:
 
     def respond(self, request: Request) -> Response:
         """Answer one request."""
-        if self._control is not None and self._control.covers(request.path):
-            return self._control.respond(request)
-        folder, name, suffix = ROUTES.get(request.path) or _route(request.path)
+        answer = self._begin(request)
+        return answer if isinstance(answer, Response) else self.finish([answer])[0]
+
+    def at_once(self, request: Request) -> Response | Command | None:
+        """Answer one request or, if it is a command, say what is to be applied; None if this has to be waited for.
+
+        Waited for is what is kept in a store.
+        """
+        return self._begin(request) if self._accounts.store is None else None
+
+    def finish(self, commands: Sequence[Command]) -> list[Response]:
+        """Apply commands, those of a project in one step, and answer each as if it had come alone."""
+        of_project: dict[str, list[Command]] = {}
+        for command in commands:
+            of_project.setdefault(command.project_id, []).append(command)
+        for project_id, its in of_project.items():
+            self._apply(project_id, its)
+        return [command.render(command.request, command.answer) for command in commands]
+
+    def _apply(self, project_id: str, commands: Sequence[Command]) -> None:
+        """Apply commands of a project, and note what they are answered."""
+        calls, documents = [], []
+        for command in commands:
+            calls.append(command.call)
+            documents.append(command.document)
+        document = None if b"" in documents else b"[" + b",".join(documents) + b"]"
+        try:
+            refusals = self._accounts.apply(project_id, calls, None, document)
+        except RecursionError:
+            if len(commands) > 1:
+                for command in commands:
+                    self._apply(project_id, [command])
+            else:
+                commands[0].answer = TOO_DEEP
+            return
+        for position, message in refusals:
+            commands[position].answer = Failure(500, message)
+
+    def _begin(self, request: Request) -> Response | Command:
+        """Answer one request or, if it is a command, say what is to be applied."""
+        route = ROUTES.get(request.path)
+        if route is None:
+            if self._control is not None and self._control.covers(request.path):
+                return self._control.respond(request)
+            route = _route(request.path)
+        folder, name, suffix = route
         if folder not in REQUESTS:
             page = None if self._control is None else self._control.page(request)
             return _json(Failure(404, f"no such path {request.path!r}")) if page is None else page
@@ -70,7 +128,7 @@ class Api:
             return Response(200, b"OK", TEXT)
         return self._answer(request, folder, name, suffix)
 
-    def _answer(self, request: Request, folder: str, name: str, suffix: str) -> Response:
+    def _answer(self, request: Request, folder: str, name: str, suffix: str) -> Response | Command:
         """Perform what a path names, and answer in the format that its suffix asks for."""
         render = FORMATS.get(suffix)
         if render is None:
@@ -78,15 +136,16 @@ class Api:
         if suffix == "jsonp" and not CALLBACK_NAME.fullmatch(_callback(request)):
             return _json(Failure(400, "callback is not the name of a JavaScript function"))
         try:
-            return render(request, self._perform(request, folder, name, suffix))
+            answer: Answer | Command = self._perform(request, folder, name, suffix)
         except Failure as failure:
-            return render(request, failure)
+            answer = failure
         except RecursionError:
-            return render(request, Failure(400, "the body is nested too deeply"))
+            answer = TOO_DEEP
         except _BulkAborted:
             return Response(500, b"<h1>Server Error (500)</h1>", b"text/html")
+        return answer if isinstance(answer, Command) else render(request, answer)
 
-    def _perform(self, request: Request, folder: str, name: str, suffix: str) -> dict[str, object]:
+    def _perform(self, request: Request, folder: str, name: str, suffix: str) -> dict[str, object] | Command:
         project_id, signed = self._authenticate(request)
         if name not in REQUESTS[folder]:
             raise Failure(404, f"no such path {request.path!r}")
@@ -94,32 +153,14 @@ class Api:
             return {"result": "ok", "data": self._accounts.outstanding(project_id)}
         arguments = _arguments(request, signed, name, suffix)
         if folder == "lib":
-            refusals = self._own(name, arguments)
-            self._accounts.note(project_id, (f"lib/{name}", arguments), refusals)
-            for refusal in refusals:
-                raise Failure(500, refusal.message)
-            return {"result": "ok"}
+            return self._lib(project_id, name, arguments)
+        document = None
+        if request.method == "POST" and suffix != "text" and signed.startswith(b"{") and b"\\" not in signed:
+            document = signed  # as the journal is searched
         if name == "bulk":
-            batch = request.headers.get(BATCH, b"").decode("latin-1")
-            is_bare = "bulk-abort" in self._accounts.quirks
-            if is_bare:
-                batch = ""  # who breaks off a batch cannot promise to apply it once
-            if batch and not arguments:
-                return {"result": "ok", "batch": batch} | self._given_up(project_id, batch)
-            # other commands under the same id are another batch
-            batch_id = f"{batch} {hashlib.sha256(signed).hexdigest()}" if batch else None
-            is_json = request.method == "POST" and suffix != "text" and signed.startswith(b"{")
-            document = signed if is_json and b"\\" not in signed else None  # as the journal is searched
-            try:
-                errors = list(self._bulk(project_id, arguments, batch_id, document))
-            except GivenUp as given_up:
-                raise Failure(409, str(given_up)) from given_up
-            if is_bare:  # in production, nothing says of which command an error is
-                errors = [{"message": error["message"], "code": error["code"]} for error in errors]
-            return {"result": "ok"} | ({"batch": batch} if batch else {}) | ({"errors": errors} if errors else {})
-        for refusal in self._accounts.apply(project_id, [(name, arguments)]):
-            raise Failure(500, refusal.message)
-        return DONE
+            return self._bulk(request, project_id, arguments, signed, document)
+        written = b"" if document is None else WRITTEN[name] + document + b"]"
+        return Command(project_id, (name, arguments), written, request, FORMATS[suffix], DONE)
 
     def _authenticate(self, request: Request) -> tuple[str, bytes]:
         """The project a request comes from, and the bytes its digest covers."""
@@ -133,9 +174,9 @@ class Api:
             token = unquote_to_bytes(last)
         else:
             signed = request.body
-            if b"authorization" not in request.headers:
+            if (header := request.headers.get(b"authorization")) is None:
                 raise Failure(400, "no Authorization header")
-            token = request.headers[b"authorization"]
+            token = header
         parts = token.decode("utf-8", "replace").strip().lower().split(",")
         if len(parts) != 3:
             raise Failure(400, "the token is not ALGORITHM,PROJECT,DIGEST")
@@ -146,6 +187,13 @@ class Api:
         if project_id is None:
             raise Failure(401, "unknown project, or the digest does not match")
         return project_id, signed
+
+    def _lib(self, project_id: str, name: str, arguments: Mapping[str, object]) -> dict[str, object]:
+        refusals = self._own(name, arguments)
+        self._accounts.note(project_id, (f"lib/{name}", arguments), refusals)
+        if refusals:
+            raise Failure(500, refusals[0].message)
+        return DONE
 
     def _own(self, name: str, arguments: Mapping[str, object]) -> list[Refusal]:
         """Give a machine, `vmid`, to a user, `webid`, or take it back.
@@ -170,6 +218,29 @@ class Api:
                 return [Refusal(0, f"machine {machine_id!r} is linked to user {owner!r}, not to {user_id!r}")]
         return self._accounts.release([machine_id])
 
+    def _bulk(
+        self,
+        request: Request,
+        project_id: str,
+        classes: Mapping[str, object],
+        signed: bytes,
+        document: bytes | None,
+    ) -> dict[str, object]:
+        is_bare = "bulk-abort" in self._accounts.quirks
+        # who breaks off a batch cannot promise to apply it once
+        batch = "" if is_bare else request.headers.get(BATCH, b"").decode("latin-1")
+        if batch and not classes:
+            return {"result": "ok", "batch": batch} | self._given_up(project_id, batch)
+        # other commands under the same id are another batch
+        batch_id = f"{batch} {hashlib.sha256(signed).hexdigest()}" if batch else None
+        try:
+            errors = list(self._apply_bulk(project_id, classes, batch_id, document))
+        except GivenUp as given_up:
+            raise Failure(409, str(given_up)) from given_up
+        if is_bare:  # in production, nothing says of which command an error is
+            errors = [{"message": error["message"], "code": error["code"]} for error in errors]
+        return {"result": "ok"} | ({"batch": batch} if batch else {}) | ({"errors": errors} if errors else {})
+
     def _given_up(self, project_id: str, batch: str) -> dict[str, object]:
         """Whether a batch was applied, and what was refused of it; if it was not, it never will be."""
         refusals = self._accounts.give_up(project_id, batch)
@@ -178,7 +249,7 @@ class Api:
         errors = [{"message": message, "code": 500, "position": position} for position, message in refusals]
         return {"applied": True} | ({"errors": errors} if errors else {})
 
-    def _bulk(
+    def _apply_bulk(
         self, project_id: str, classes: Mapping[str, object], batch_id: str | None, document: bytes | None
     ) -> Iterator[dict[str, object]]:
         """Apply a bulk document class by class; yields an error for each command refused."""
@@ -215,10 +286,6 @@ class Api:
         for kind in classes:
             if kind not in KINDS:
                 yield _bulk_error(f"unknown class {kind!r}", kind)
-
-    def at_once(self, request: Request) -> Response | None:
-        """Answer one request, unless the answer has to be waited for, as it has where there is a store."""
-        return self.respond(request) if self._accounts.store is None else None
 
     async def _durable(self, request: Request) -> Response:
         """Answer one request once all that the answer rests on is on disk, where there is a store."""
@@ -300,7 +367,7 @@ def _decoded(text: bytes) -> object:
         raise Failure(400, f"the body is not JSON: {error}") from error
 
 
-def _document(answer: Mapping[str, object] | Failure) -> tuple[int, Mapping[str, object]]:
+def _document(answer: Answer) -> tuple[int, Mapping[str, object]]:
     if isinstance(answer, Failure):
         return answer.status, {"result": "error", "message": str(answer)}
     return 200, answer
@@ -311,16 +378,16 @@ def _encoded(document: object) -> bytes:
     return msgspec.json.format(msgspec.json.encode(document), indent=0)
 
 
-def _json(answer: Mapping[str, object] | Failure) -> Response:
+def _json(answer: Answer) -> Response:
     status, document = _document(answer)
     return Response(status, _encoded(document))
 
 
-def _as_json(_: Request, answer: Mapping[str, object] | Failure) -> Response:
+def _as_json(_: Request, answer: Answer) -> Response:
     return DONE_AS_JSON if answer is DONE else _json(answer)
 
 
-def _as_text(_: Request, answer: Mapping[str, object] | Failure) -> Response:
+def _as_text(_: Request, answer: Answer) -> Response:
     status, document = _document(answer)
     data = document.get("data")
     if isinstance(answer, Failure):
@@ -336,7 +403,7 @@ def _as_line(value: object) -> str:
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
-def _as_jsonp(request: Request, answer: Mapping[str, object] | Failure) -> Response:
+def _as_jsonp(request: Request, answer: Answer) -> Response:
     status, document = _document(answer)
     script = b"%s(%s);" % (_callback(request).encode(), _encoded(document))
     return Response(status, script, b"text/javascript; charset=utf-8")
@@ -356,7 +423,8 @@ ROUTES: Final = {
 """The usual paths, read once for all."""
 DONE: Final[dict[str, object]] = {"result": "ok"}
 DONE_AS_JSON: Final = _json(DONE)
-FORMATS: Final[dict[str, Callable[[Request, Mapping[str, object] | Failure], Response]]] = {
+TOO_DEEP: Final = Failure(400, "the body is nested too deeply")
+FORMATS: Final[dict[str, Render]] = {
     "": _as_json,
     "json": _as_json,
     "text": _as_text,

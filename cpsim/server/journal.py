@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from array import array
 from bisect import bisect_right
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from heapq import nlargest
-from itertools import islice
+from itertools import chain, islice
 from operator import itemgetter
 from typing import Any, Final
 
@@ -21,12 +22,6 @@ log = logging.getLogger(__name__)
 Call = tuple[str, Mapping[str, object]]
 Refusals = Sequence[tuple[int, str]]
 """Positions in a batch of commands that were refused, and why."""
-
-Batch = tuple[int, int, bytes, Refusals]
-"""Place of its first command, time in microseconds, commands as JSON (a list, or a bulk document), refusals.
-
-As objects they would take four times the memory, and most of the time it takes to apply them.
-"""
 
 Entry = tuple[int, str, Mapping[str, object], str | None]
 """Time in microseconds, kind, arguments, and why it was refused, if it was."""
@@ -50,6 +45,39 @@ class JournalFull(Exception):  # noqa: N818 - an answer, not a fault
     """More was received than the journal has room for, so it cannot say what was received."""
 
 
+class _Batches:
+    """A project's batches of commands, in columns: an object for each would cost more than applying it does.
+
+    They may be read while one is added, as far as `ends` goes, which grows last.
+    """
+
+    def __init__(self) -> None:
+        self.places = array("q")
+        """Of the first command of each."""
+        self.times_us = array("q")
+        self.refusals: dict[int, Refusals] = {}
+        """Of those of which some were refused."""
+        self.text = bytearray()
+        """The commands of each as JSON, a list or a bulk document: as objects they would take four times the memory."""
+        self.ends = array("q")
+        """Where the text of each ends."""
+
+    def find(self, text: bytes, come: int) -> Iterator[int]:
+        """Which of the first `come` have a text in them."""
+        index, found = -1, self.text.find(text)
+        while found >= 0 and (index := bisect_right(self.ends, found, index + 1)) < come:
+            yield index
+            found = self.text.find(text, self.ends[index])
+
+    def entries(self, index: int) -> Iterator[Entry]:
+        """The commands of one."""
+        document = self.text[self.ends[index - 1] if index else 0 : self.ends[index]]
+        calls = _decode(document) if document.startswith(b"[") else _of_bulk(document)
+        at_us, refused = self.times_us[index], dict(self.refusals.get(index, ()))
+        for position, (kind, arguments) in enumerate(calls):
+            yield at_us, kind, arguments, refused.get(position)
+
+
 class Journal:
     """Keeps what is received, up to a limit; it never gives up one command for another.
 
@@ -62,13 +90,14 @@ class Journal:
 
     def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
         self._limit = limit
-        self._batches: defaultdict[str, list[Batch]] = defaultdict(list)
-        self._received: defaultdict[str, int] = defaultdict(int)
-        self._full: dict[str, bool] = {}
+        self._batches: defaultdict[str, _Batches] = defaultdict(_Batches)
+        self._room: defaultdict[str, int] = defaultdict(lambda: limit)
+        self._refused: defaultdict[str, deque[Refused]] = defaultdict(lambda: deque(maxlen=REFUSALS_KEPT))
+        self.overflows: dict[str, int] = {}
+        """How many commands of a project were received, where that was more than is kept."""
         self._malformed: defaultdict[str, list[tuple[int, bytes]]] = defaultdict(list)
         self._malformed_count: defaultdict[str, int] = defaultdict(int)
-        self._refused: defaultdict[str, deque[Refused]] = defaultdict(lambda: deque(maxlen=REFUSALS_KEPT))
-        self._of_commands: Sequence[dict[str, Any]] = (self._refused, self._batches, self._received, self._full)
+        self._of_commands: Sequence[dict[str, Any]] = (self._refused, self._batches, self._room, self.overflows)
         self._kept = (*self._of_commands, self._malformed, self._malformed_count)
 
     def add_malformed(self, project_id: str, at_us: int, frame: bytes) -> None:
@@ -83,43 +112,51 @@ class Journal:
 
     def has_room(self, project_id: str, count: int) -> bool:
         """Whether so many more commands of a project would be kept."""
-        return project_id not in self._full and self._received[project_id] + count <= self._limit
-
-    @property
-    def overflows(self) -> dict[str, int]:
-        """How many commands of a project were received, where that was more than is kept."""
-        return {project_id: self._received[project_id] for project_id in self._full}
+        return count <= self._room[project_id]
 
     def overflow(self, project_id: str, received: int) -> None:
         """Take it that so many commands of a project were received, of which none can be read any more."""
         self._batches.pop(project_id, None)
-        self._received[project_id] = received
-        self._full[project_id] = True
+        self._room[project_id] = -1
+        self.overflows[project_id] = received
 
-    def add(self, project_id: str, at_us: int, count: int, calls: bytes, refusals: Refusals) -> None:
-        """Keep a batch of a project's commands: so many, as JSON; what there is no room for is only counted."""
+    def add(self, project_id: str, at_us: int, calls: Sequence[Any], written: bytes, refusals: Refusals) -> None:
+        """Keep a batch of a project's commands, as JSON; what there is no room for is only counted.
+
+        Args:
+            project_id: whose they are.
+            at_us: when they came, in microseconds.
+            calls: the commands; those that were not refused may still be JSON.
+            written: the commands as JSON: a list, or a bulk document. Need not be given where there is no room.
+            refusals: what was refused of them.
+        """
+        count = len(calls)
+        if refusals:
+            self._refused[project_id].extend(
+                (at_us, project_id, calls[position][0], _slot_of(calls[position]), why)
+                for position, why in refusals[-REFUSALS_KEPT:]
+            )
         if not count:
             return
-        place = self._received[project_id]
-        if self.has_room(project_id, count):
-            self._received[project_id] = place + count
-            self._batches[project_id].append((place, at_us, calls, refusals or ()))
-        else:
-            if project_id not in self._full:
-                log.warning(
-                    "cpsim: warning: the journal of project %r is full with %s commands, and cannot be read any more: "
-                    "journal_limit in a --config FILE may be higher",
-                    project_id,
-                    f"{self._limit:,}",
-                )
-            self.overflow(project_id, place + count)
-
-    def add_refusals(self, project_id: str, at_us: int, calls: Sequence[Call], refusals: Refusals) -> None:
-        """Have at hand the latest of a project's commands that were refused."""
-        self._refused[project_id].extend(
-            (at_us, project_id, calls[position][0], _slot_of(calls[position]), why)
-            for position, why in refusals[-REFUSALS_KEPT:]
-        )
+        room = self._room[project_id]
+        if count <= room:
+            self._room[project_id] = room - count
+            batches = self._batches[project_id]
+            if refusals:
+                batches.refusals[len(batches.ends)] = refusals
+            batches.places.append(self._limit - room)
+            batches.times_us.append(at_us)
+            batches.text += written
+            batches.ends.append(len(batches.text))
+            return
+        if project_id not in self.overflows:
+            log.warning(
+                "cpsim: warning: the journal of project %r is full with %s commands, and cannot be read any more: "
+                "journal_limit in a --config FILE may be higher",
+                project_id,
+                f"{self._limit:,}",
+            )
+        self.overflow(project_id, self.overflows.get(project_id, self._limit - room) + count)
 
     def latest_refusals(self, most: int) -> list[Refused]:
         """The latest refusals of all projects, the latest first."""
@@ -135,12 +172,10 @@ class Journal:
             JournalFull: more was received than is kept.
         """
         self.read(project_id)
-        batches = self._batches.get(project_id, ())
-        come = islice(batches, len(batches))
+        batches = self._batches.get(project_id, _Batches())
         is_number = slot_id.removeprefix("-").isdecimal()  # then it may have come as one
         text = slot_id.encode() if is_number else msgspec.json.encode(slot_id)
-        found = (batch for batch in come if text in batch[2])
-        return (entry for batch in found for entry in _entries([batch], 0))
+        return chain.from_iterable(map(batches.entries, batches.find(text, len(batches.ends))))
 
     def read(self, project_id: str, start: int = 0) -> Iterator[Entry]:
         """What was received for a project, from the `start`-th command on.
@@ -148,13 +183,17 @@ class Journal:
         Raises:
             JournalFull: that was more than is kept.
         """
-        if project_id in self._full:
+        if project_id in self.overflows:
             raise JournalFull(
-                f"the journal of project {project_id!r} is full: it had no room for all {self._received[project_id]:,} "
+                f"the journal of project {project_id!r} is full: it had no room for all {self.overflows[project_id]:,} "
                 f"commands that came; give it a journal_limit above {self._limit:,} in a --config FILE, and reset the "
                 "project if what came is not there then"
             )
-        return _entries(self._batches.get(project_id, ()), start)
+        batches = self._batches.get(project_id, _Batches())
+        come = len(batches.ends)
+        first = max(0, bisect_right(batches.places, start, hi=come) - 1)
+        entries = chain.from_iterable(map(batches.entries, range(first, come)))
+        return islice(entries, start - batches.places[first] if come else 0, None)
 
     def forget(self, project_id: str) -> None:
         """Begin anew with one project."""
@@ -178,16 +217,6 @@ def _slot_of(call: Call) -> str:
     return slot if type(slot) is str else shown(slot)
 
 
-def _of_bulk(document: bytes) -> list[Call]:
+def _of_bulk(document: bytearray) -> list[Call]:
     classes = msgspec.json.decode(document)
     return [(kind, arguments) for kind in KINDS for arguments in classes.get(kind, ())]
-
-
-def _entries(batches: Sequence[Batch], start: int) -> Iterator[Entry]:
-    first = max(0, bisect_right(batches, start, key=itemgetter(0)) - 1)
-    for index in range(first, len(batches)):
-        place, at_us, encoded, refusals = batches[index]
-        calls = _decode(encoded) if encoded.startswith(b"[") else _of_bulk(encoded)
-        refused = dict(refusals)
-        for position in range(max(0, start - place), len(calls)):
-            yield at_us, *calls[position], refused.get(position)

@@ -127,10 +127,10 @@ class AccountServer:
         return self._refused.get(project_id, 0)
 
     def authenticate(self, algorithm: str, project_id: str, digest: str, payload: bytes) -> str | None:
-        """The project whose secret signed the payload, or None. Case makes no difference."""
-        known_id, secret = self._secrets.get(project_id.lower(), (None, b""))
+        """The project whose secret signed the payload, or None; what it is asked by is in lower case."""
+        known_id, secret = self._secrets.get(project_id, (None, b""))
         expected = DIGESTS[algorithm](payload + secret).hexdigest()
-        return known_id if hmac.compare_digest(expected.encode(), digest.lower().encode()) else None
+        return known_id if hmac.compare_digest(expected.encode(), digest.encode()) else None
 
     def apply(
         self,
@@ -141,8 +141,8 @@ class AccountServer:
     ) -> list[Refusal]:
         """Apply commands in the order given; what is refused stops nothing.
 
-        A batch with an id is applied once: when it comes again, it is answered as it was before. The `document` of a
-        bulk, if it holds these commands and nothing else, is kept in the journal as it is.
+        A batch with an id is applied once: when it comes again, it is answered as it was before. The `document` of
+        these commands, a list or a bulk, is kept in the journal as it is, if it is given.
 
         Raises:
             GivenUp: its sender has given it up; nothing was applied.
@@ -156,13 +156,17 @@ class AccountServer:
                     return answers[batch_id]
                 if _given_up(batch_id) in answers:
                     raise GivenUp(f"batch {batch_id.rpartition(' ')[0]!r} was given up by its sender")
-            is_kept = self.store is not None or self.journal.has_room(project_id, len(calls))
-            written = (document if self.store is None else None) or (_encode(calls) if is_kept else b"")
-            if written.count(b"[") + written.count(b"{") > 2 * len(calls) + READ_DEEPER:
+            if self.store is not None:
+                written = _encode(calls)
+            elif not self.journal.has_room(project_id, len(calls)):
+                written = b""
+            else:
+                written = document or _encode(calls)
+            if len(written) > READ_DEEPER and written.count(b"[") + written.count(b"{") > 2 * len(calls) + READ_DEEPER:
                 _decode(b"[" * READ_DEEPER + written + b"]" * READ_DEEPER)
             now_us = self.clock.now_us()
             refusals = self._apply(now_us, project_id, calls, batch_id)
-            self._remember(now_us, project_id, calls, written, refusals)
+            self.journal.add(project_id, now_us, calls, written, refusals)
             if self.on_applied is not None:
                 self.on_applied(calls)
             if self.store is not None:
@@ -302,7 +306,8 @@ class AccountServer:
         self, now_us: int, project_id: str, calls: Sequence[Call], batch_id: str | None, _: object = None
     ) -> list[Refusal]:
         refusals = self._ledger.apply_all(project_id, calls, now_us)
-        self._count_refused(project_id, len(refusals))
+        if refusals:
+            self._count_refused(project_id, len(refusals))
         if batch_id is not None:
             answers = self._answers.setdefault(project_id, {})
             answers[batch_id] = refusals
@@ -314,20 +319,12 @@ class AccountServer:
         self, now_us: int, project_id: str, calls: Sequence[Call], _: str | None, refusals: Sequence[Sequence[Any]]
     ) -> list[Refusal]:
         self._count_refused(project_id, len(refusals))
-        self._remember(now_us, project_id, calls, _encode(calls), list(starmap(Refusal, refusals)))
+        self.journal.add(project_id, now_us, calls, _encode(calls), list(starmap(Refusal, refusals)))
         return []
 
     def _count_refused(self, project_id: str, count: int) -> None:
         if count:
             self._refused[project_id] = self._refused.get(project_id, 0) + count
-
-    def _remember(
-        self, now_us: int, project_id: str, calls: Sequence[Any], written: bytes, refusals: list[Refusal]
-    ) -> None:
-        """Put what was received into the journal."""
-        self.journal.add(project_id, now_us, len(calls), written, refusals)
-        if refusals:
-            self.journal.add_refusals(project_id, now_us, calls, refusals)
 
     def _link(self, _: int, links: Iterable[Sequence[str]]) -> list[Refusal]:
         return _each(lambda link: self._ledger.link(*link), links)
@@ -389,14 +386,14 @@ class AccountServer:
         for project_id, received_us, encoded, refused in store.received():
             written = b"[%s]" % b",".join(map(bytes, encoded))
             calls = msgspec.json.decode(written) if refused else encoded
-            self._remember(received_us, project_id, calls, written, list(starmap(Refusal, refused)))
+            self.journal.add(project_id, received_us, calls, written, list(starmap(Refusal, refused)))
         for project_id, received in kept.overflows.items():
             self.journal.overflow(project_id, received)
         at_us = kept.at_us
         for changed_us, what, arguments in store.changes():
             refusals = self._changes[what](changed_us, *arguments)
             if what == "apply":
-                self._remember(changed_us, arguments[0], arguments[1], _encode(arguments[1]), refusals)
+                self.journal.add(arguments[0], changed_us, arguments[1], _encode(arguments[1]), refusals)
             at_us = max(at_us, changed_us)
         self._ledger.expire(at_us)
         self.clock.resume(at_us)

@@ -12,7 +12,7 @@ from uvicorn.server import ServerState
 
 from cpsim.fault_plan import FaultPlan
 from cpsim.refusal import refusing
-from cpsim.server.connection import Connection
+from cpsim.server.connection import Connection, Turn
 
 if TYPE_CHECKING:
     import socket
@@ -57,6 +57,7 @@ class HttpServer:
         self._servers: list[asyncio.Server] = []
         self._down: bool | None = None
         self._state = ServerState()
+        self._turn = Turn(app)
         self._ready = threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="cpsim-http", daemon=True)
@@ -116,7 +117,7 @@ class HttpServer:
             await asyncio.wait(state.tasks, timeout=FINISH_S)  # they find their clients gone, and end
 
     def _protocol(self) -> asyncio.Protocol:
-        return Connection(self._config, self._state, {"stopping": self._stop})
+        return Connection(self._config, self._state, {"stopping": self._stop}, self._turn)
 
     def _refresh(self) -> None:
         """Do as the plan of faults has it now; from another thread, it is done on return."""

@@ -10,18 +10,22 @@ import pytest
 
 from cpsim.fake import ANY_PORT, Fake
 from cpsim.server import serving
-from cpsim.server.http import Api
+from cpsim.server.connection import FEW
+from cpsim.server.service import AccountServer
 
 MOST_UNREAD_BYTES = 40_000_000
 """More than the system's own buffers, both ways."""
 CLOSE = b"GET /api/heartbeat HTTP/1.1\r\nConnection: close\r\n\r\n"
 
 
-@pytest.fixture(params=["at once", "by uvicorn"], autouse=True)
+@pytest.fixture(params=["at once", "in turns", "by uvicorn"], autouse=True)
 def way(request, site):
     if request.param == "by uvicorn":
         site.fake.faults.add("server.status=503:slot=no-such-slot")
-    return request.param
+    with contextlib.ExitStack() as stack:
+        for _ in range(FEW if request.param == "in turns" else 0):
+            stack.enter_context(socket.create_connection(site.address, timeout=5))
+        yield request.param
 
 
 def alloc(site, slot, *headers, path="alloc"):
@@ -119,8 +123,8 @@ def test_a_server_that_fails_says_so_and_goes_on(site, monkeypatch, caplog):
     def fail(*_):
         raise ArithmeticError("a fault of ours")
 
-    monkeypatch.setattr(Api, "respond", fail)
-    received = site.raw(b"GET /api/heartbeat HTTP/1.1\r\n\r\n" + CLOSE)
+    monkeypatch.setattr(AccountServer, "authenticate", fail)
+    received = site.raw(alloc(site, "s") + CLOSE)
     assert received.startswith(b"HTTP/1.1 500 ")
     assert received.count(b"HTTP/1.1") == 1
     assert "a fault of ours" in caplog.text
