@@ -90,27 +90,30 @@ class Turn(Generic[C]):
 
     def __init__(self, app: Prompt[C]) -> None:
         self._app = app
-        self._waiting: list[tuple[Connection, C]] = []
+        self._connections: list[Connection] = []
+        self._commands: list[C] = []
 
     def add(self, connection: Connection, command: C) -> None:
         """Finish a command in this turn, and send the answer over a connection."""
-        self._waiting.append((connection, command))
+        self._connections.append(connection)
+        self._commands.append(command)
         if len(connection.connections) < FEW:
             self.end()
-        elif len(self._waiting) == 1:
+        elif len(self._commands) == 1:
             connection.loop.call_soon(self.end)
 
     def end(self) -> None:
         """Finish and answer what has come."""
-        if not self._waiting:
+        if not self._commands:
             return
-        waiting, self._waiting = self._waiting, []
+        connections, commands = self._connections, self._commands
+        self._connections, self._commands = [], []
         try:
-            responses = self._app.finish([command for _, command in waiting])
+            responses = self._app.finish(commands)
         except Exception:
             LOGGER.exception("Exception in the application")
-            responses = [FAILED] * len(waiting)
-        for (connection, _), response in zip(waiting, responses, strict=True):
+            responses = [FAILED] * len(commands)
+        for connection, response in zip(connections, responses, strict=True):
             connection.finish(response)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from array import array
 from bisect import bisect_right
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from heapq import nlargest
 from itertools import chain, islice
 from operator import itemgetter
+from struct import Struct
 from typing import Any, Final
 
 import msgspec
@@ -29,6 +29,7 @@ Entry = tuple[int, str, Mapping[str, object], str | None]
 Refused = tuple[int, str, str, str, str]
 """Time in microseconds, project, kind, slot id, and why."""
 
+RECORD: Final = Struct("qqq")
 DEFAULT_LIMIT: Final = 1_000_000
 """Commands that are kept of each project. One takes 70 bytes of memory where they come in batches and 300 where they
 come alone, measured with a slot id and two arguments: up to 300 megabytes for a project."""
@@ -46,34 +47,48 @@ class JournalFull(Exception):  # noqa: N818 - an answer, not a fault
 
 
 class _Batches:
-    """A project's batches of commands, in columns: an object for each would cost more than applying it does.
+    """A project's batches of commands, as bytes: an object for each would cost more than applying it does.
 
-    They may be read while one is added, as far as `ends` goes, which grows last.
+    They may be read while one is added, as far as `records` goes, which grows last.
     """
 
     def __init__(self) -> None:
-        self.places = array("q")
-        """Of the first command of each."""
-        self.times_us = array("q")
-        self.refusals: dict[int, Refusals] = {}
-        """Of those of which some were refused."""
         self.text = bytearray()
         """The commands of each as JSON, a list or a bulk document: as objects they would take four times the memory."""
-        self.ends = array("q")
-        """Where the text of each ends."""
+        self.records = bytearray()
+        """Of each the place of its first command, its time in microseconds, and where its text ends."""
+        self.refusals: dict[int, Refusals] = {}
+        """Of those of which some were refused."""
+
+    def __len__(self) -> int:
+        return len(self.records) // RECORD.size
+
+    def record(self, index: int) -> tuple[int, int, int]:
+        """The record of one."""
+        place, at_us, end = RECORD.unpack_from(self.records, index * RECORD.size)
+        return place, at_us, end
+
+    def place(self, index: int) -> int:
+        """The place of the first command of one."""
+        return self.record(index)[0]
+
+    def end(self, index: int) -> int:
+        """Where the text of one ends."""
+        return self.record(index)[2]
 
     def find(self, text: bytes, come: int) -> Iterator[int]:
         """Which of the first `come` have a text in them."""
         index, found = -1, self.text.find(text)
-        while found >= 0 and (index := bisect_right(self.ends, found, index + 1)) < come:
+        while found >= 0 and (index := bisect_right(range(come), found, index + 1, key=self.end)) < come:
             yield index
-            found = self.text.find(text, self.ends[index])
+            found = self.text.find(text, self.end(index))
 
     def entries(self, index: int) -> Iterator[Entry]:
         """The commands of one."""
-        document = self.text[self.ends[index - 1] if index else 0 : self.ends[index]]
+        _, at_us, end = self.record(index)
+        document = self.text[self.end(index - 1) if index else 0 : end]
         calls = _decode(document) if document.startswith(b"[") else _of_bulk(document)
-        at_us, refused = self.times_us[index], dict(self.refusals.get(index, ()))
+        refused = dict(self.refusals.get(index, ()))
         for position, (kind, arguments) in enumerate(calls):
             yield at_us, kind, arguments, refused.get(position)
 
@@ -143,11 +158,9 @@ class Journal:
             self._room[project_id] = room - count
             batches = self._batches[project_id]
             if refusals:
-                batches.refusals[len(batches.ends)] = refusals
-            batches.places.append(self._limit - room)
-            batches.times_us.append(at_us)
+                batches.refusals[len(batches)] = refusals
             batches.text += written
-            batches.ends.append(len(batches.text))
+            batches.records += RECORD.pack(self._limit - room, at_us, len(batches.text))
             return
         if project_id not in self.overflows:
             log.warning(
@@ -175,7 +188,7 @@ class Journal:
         batches = self._batches.get(project_id, _Batches())
         is_number = slot_id.removeprefix("-").isdecimal()  # then it may have come as one
         text = slot_id.encode() if is_number else msgspec.json.encode(slot_id)
-        return chain.from_iterable(map(batches.entries, batches.find(text, len(batches.ends))))
+        return chain.from_iterable(map(batches.entries, batches.find(text, len(batches))))
 
     def read(self, project_id: str, start: int = 0) -> Iterator[Entry]:
         """What was received for a project, from the `start`-th command on.
@@ -190,10 +203,12 @@ class Journal:
                 "project if what came is not there then"
             )
         batches = self._batches.get(project_id, _Batches())
-        come = len(batches.ends)
-        first = max(0, bisect_right(batches.places, start, hi=come) - 1)
+        come = len(batches)
+        if not come:
+            return iter(())
+        first = bisect_right(range(come), start, key=batches.place) - 1
         entries = chain.from_iterable(map(batches.entries, range(first, come)))
-        return islice(entries, start - batches.places[first] if come else 0, None)
+        return islice(entries, start - batches.place(first), None)
 
     def forget(self, project_id: str) -> None:
         """Begin anew with one project."""
