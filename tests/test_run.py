@@ -240,8 +240,9 @@ def every(number, *, applied, answer):
     def wrong(api, request):
         if "/batch/" not in request.path or request.path.endswith("/slots") or next(numbers) % number:
             return respond(api, request)
+        right = respond(api, request)
         if applied:
-            respond(api, request)
+            api.finish([right])
         return answer
 
     return wrong

@@ -50,9 +50,8 @@ class Clock:
     def now_us(self) -> int:
         """The time."""
         with self._lock:
-            now_us = self._at(self._real_us())
-            self._told_us = now_us
-            return now_us
+            self._told_us = told_us = self._at(self._real_us())
+            return told_us
 
     def freeze(self) -> None:
         """Stand still, until told to run; it can still be advanced and set."""
@@ -111,6 +110,4 @@ class Clock:
     def _at(self, real_us: int) -> int:
         passed_us = real_us - self._since_us
         now_us = self._start_us + (passed_us if self._rate == 1 else int(passed_us * self._rate))
-        if now_us < self._told_us:
-            return self._told_us
-        return min(now_us, LATEST_US)
+        return self._told_us if now_us < self._told_us else min(now_us, LATEST_US)

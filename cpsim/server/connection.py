@@ -2,8 +2,9 @@
 
 For each request uvicorn starts a task, which exchanges events with the application. That is for requests whose
 bodies or answers must be waited for. One that is soon here whole, and whose answer needs no waiting, is answered in
-the step in which it is complete, in half the time. Until then it is only noted, so that uvicorn can still take it
-over. All others, and all else that HTTP asks for, are uvicorn's from the beginning.
+the step in which it is complete, in half the time, or at the end of that step together with others like it. Until it
+is complete it is only noted, so that uvicorn can still take it over. All others, and all else that HTTP asks for, are
+uvicorn's from the beginning.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ FEW: Final = 3
 """With fewer connections, to wait for the end of a turn costs more than it saves, as measured."""
 TARGETS_KEPT: Final = 256
 HEADS_KEPT: Final = 256
+STAYING: Final = {b"connection", b"proxy-connection"}
+"""Without one of these, HTTP/1.0 does not stay anyway; the version takes long to read."""
 METHODS: Final = {b"GET": "GET", b"POST": "POST"}
 QUIET_S: Final = 60.0
 LONGEST_TARGET: Final = 1_024
@@ -79,17 +82,17 @@ class Prompt(Protocol[C]):
     """An ASGI application that can do without."""
 
     def at_once(self, request: Request) -> Response | C | None:
-        """The answer to a whole request, or a command that is to be finished; None if that must be waited for."""
+        """The answer to a whole request, or a command to `finish`; None if the answer must be waited for."""
 
     def finish(self, commands: Sequence[C]) -> Sequence[Response]:
-        """The answers to commands."""
+        """The answers to commands, one for each, in their order."""
 
 
 class Turn(Generic[C]):
     """The commands that came in one step of the event loop: to finish them together takes a fraction of the time."""
 
     def __init__(self, app: Prompt[C]) -> None:
-        self._app = app
+        self.app = app
         self._connections: list[Connection] = []
         self._commands: list[C] = []
 
@@ -109,12 +112,12 @@ class Turn(Generic[C]):
         connections, commands = self._connections, self._commands
         self._connections, self._commands = [], []
         try:
-            responses = self._app.finish(commands)
+            responses = self.app.finish(commands)
         except Exception:
             LOGGER.exception("Exception in the application")
             responses = [FAILED] * len(commands)
         for connection, response in zip(connections, responses, strict=True):
-            connection.finish(response)
+            connection.answer(response)
 
 
 class Connection(HttpToolsProtocol):
@@ -210,11 +213,12 @@ class Connection(HttpToolsProtocol):
             return
         if self._body is not None:
             request = Request(*self._asked, dict(self.headers), self._body)
-            answer = self._answer(request)
+            answer = self._ask(request)
             if answer is not None:
                 self._body = None
-                is_usual = b"connection" not in request.headers  # then HTTP/1.0 does not stay
-                self._stays = self.parser.should_keep_alive() and (is_usual or self.parser.get_http_version() != "1.0")
+                self._stays = self.parser.should_keep_alive() and (
+                    STAYING.isdisjoint(request.headers) or self.parser.get_http_version() != "1.0"
+                )
                 if isinstance(answer, Response):
                     self._send(answer)
                 else:
@@ -224,7 +228,7 @@ class Connection(HttpToolsProtocol):
             self._hand_over()
         super().on_message_complete()
 
-    def finish(self, response: Response) -> None:
+    def answer(self, response: Response) -> None:
         """Answer the command that waits."""
         self._in_turn = False
         if not self.transport.is_closing():
@@ -252,10 +256,9 @@ class Connection(HttpToolsProtocol):
         if self._in_turn:
             self._turn.end()
 
-    def _answer(self, request: Request) -> Any:  # noqa: ANN401 - a response, or a command of the application's
-        app: Prompt[Any] = self.config.app  # type: ignore[assignment]
+    def _ask(self, request: Request) -> Any:  # noqa: ANN401 - a response, or a command of the application's
         try:
-            return app.at_once(request)
+            return self._turn.app.at_once(request)
         except Exception:
             self.logger.exception("Exception in the application")
             return FAILED

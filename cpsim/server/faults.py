@@ -44,7 +44,7 @@ class FaultyApi(Api):
         self._faults = faults
 
     def at_once(self, request: Request) -> Response | Command | None:
-        """Likewise; what may meet a fault has to be waited for, too."""
+        """Answer one request, unless the answer has to be waited for, or may meet a fault."""
         return None if self._faults.server else super().at_once(request)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,6 +1,6 @@
 """The server's HTTP API: what a request asks for, and the bytes of its answer.
 
-`Api.respond` is a function from request to response; the ASGI call around it only moves bytes.
+`Api.respond` and `Api.finish` are functions from requests to responses; the ASGI call around them only moves bytes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ API_PATH: Final = "/api"
 MAX_BODY_BYTES: Final = 64 * 2**20
 CALLBACK_NAME: Final = re.compile(r"[A-Za-z_$][\w$]*(\.[A-Za-z_$][\w$]*)*", re.ASCII)
 TEXT: Final = b"text/plain; charset=utf-8"
-WRITTEN: Final = {kind: b'["%s",' % kind.encode() for kind in KINDS}
+CALL_BEGINS: Final = {kind: b'["%s",' % kind.encode() for kind in KINDS}
+"""A call as JSON, up to its arguments."""
 BATCH: Final = b"creditpiggy-batch"
 """The header by which a client names a bulk request, so that it may send it again: it is applied once."""
 DEFAULT_CALLBACK: Final = "jsonp_callback"
@@ -48,11 +49,12 @@ class Command(msgspec.Struct):
 
     project_id: str
     call: Call
-    document: bytes
-    """The command as JSON, if that is at hand."""
+    written: bytes
+    """The call as JSON."""
     request: Request
     render: Render
-    answer: Answer
+    failure: Failure | None = None
+    """Why it was refused, once it has been applied."""
 
 
 class _BulkAborted(Exception):  # noqa: N818 - an answer, not a fault
@@ -71,48 +73,8 @@ class Api:
         self._accounts = accounts
         self._control = control
 
-    def respond(self, request: Request) -> Response:
-        """Answer one request."""
-        answer = self._begin(request)
-        return answer if isinstance(answer, Response) else self.finish([answer])[0]
-
-    def at_once(self, request: Request) -> Response | Command | None:
-        """Answer one request or, if it is a command, say what is to be applied; None if this has to be waited for.
-
-        Waited for is what is kept in a store.
-        """
-        return self._begin(request) if self._accounts.store is None else None
-
-    def finish(self, commands: Sequence[Command]) -> list[Response]:
-        """Apply commands, those of a project in one step, and answer each as if it had come alone."""
-        of_project: dict[str, list[Command]] = {}
-        for command in commands:
-            of_project.setdefault(command.project_id, []).append(command)
-        for project_id, its in of_project.items():
-            self._apply(project_id, its)
-        return [command.render(command.request, command.answer) for command in commands]
-
-    def _apply(self, project_id: str, commands: Sequence[Command]) -> None:
-        """Apply commands of a project, and note what they are answered."""
-        calls, documents = [], []
-        for command in commands:
-            calls.append(command.call)
-            documents.append(command.document)
-        document = None if b"" in documents else b"[" + b",".join(documents) + b"]"
-        try:
-            refusals = self._accounts.apply(project_id, calls, None, document)
-        except RecursionError:
-            if len(commands) > 1:
-                for command in commands:
-                    self._apply(project_id, [command])
-            else:
-                commands[0].answer = TOO_DEEP
-            return
-        for position, message in refusals:
-            commands[position].answer = Failure(500, message)
-
-    def _begin(self, request: Request) -> Response | Command:
-        """Answer one request or, if it is a command, say what is to be applied."""
+    def respond(self, request: Request) -> Response | Command:
+        """Answer one request; one that is a command is answered by `finish`."""
         route = ROUTES.get(request.path)
         if route is None:
             if self._control is not None and self._control.covers(request.path):
@@ -128,8 +90,35 @@ class Api:
             return Response(200, b"OK", TEXT)
         return self._answer(request, folder, name, suffix)
 
+    def finish(self, commands: Sequence[Command]) -> list[Response]:
+        """Apply commands, those of a project in one step, and answer each, in their order, as if it had come alone."""
+        of_project: dict[str, list[Command]] = {}
+        for command in commands:
+            of_project.setdefault(command.project_id, []).append(command)
+        for project_id, its in of_project.items():
+            self._apply(project_id, its)
+        return [command.render(command.request, command.failure or DONE) for command in commands]
+
+    def _apply(self, project_id: str, commands: Sequence[Command]) -> None:
+        """Apply commands of a project, and note which are refused."""
+        calls, written = [], []
+        for command in commands:
+            calls.append(command.call)
+            written.append(command.written)
+        try:
+            refusals = self._accounts.apply(project_id, calls, None, b"[" + b",".join(written) + b"]")
+        except RecursionError:
+            if len(commands) > 1:
+                for command in commands:
+                    self._apply(project_id, [command])
+            else:
+                commands[0].failure = TOO_DEEP
+            return
+        for position, message in refusals:
+            commands[position].failure = Failure(500, message)
+
     def _answer(self, request: Request, folder: str, name: str, suffix: str) -> Response | Command:
-        """Perform what a path names, and answer in the format that its suffix asks for."""
+        """Perform what a path names; the answer is in the format that its suffix asks for."""
         render = FORMATS.get(suffix)
         if render is None:
             return Response(500, f"Unknown API protocol {suffix!r} requested".encode(), TEXT)
@@ -159,8 +148,9 @@ class Api:
             document = signed  # as the journal is searched
         if name == "bulk":
             return self._bulk(request, project_id, arguments, signed, document)
-        written = b"" if document is None else WRITTEN[name] + document + b"]"
-        return Command(project_id, (name, arguments), written, request, FORMATS[suffix], DONE)
+        call = (name, arguments)
+        written = msgspec.json.encode(call) if document is None else CALL_BEGINS[name] + document + b"]"
+        return Command(project_id, call, written, request, FORMATS[suffix])
 
     def _authenticate(self, request: Request) -> tuple[str, bytes]:
         """The project a request comes from, and the bytes its digest covers."""
@@ -287,15 +277,23 @@ class Api:
             if kind not in KINDS:
                 yield _bulk_error(f"unknown class {kind!r}", kind)
 
+    def at_once(self, request: Request) -> Response | Command | None:
+        """Answer one request, unless the answer has to be waited for, as it has where there is a store."""
+        return self.respond(request) if self._accounts.store is None else None
+
+    def _answered(self, request: Request) -> Response:
+        answer = self.respond(request)
+        return answer if isinstance(answer, Response) else self.finish([answer])[0]
+
     async def _durable(self, request: Request) -> Response:
         """Answer one request once all that the answer rests on is on disk, where there is a store."""
         store = self._accounts.store
         if store is None:
-            return self.respond(request)
+            return self._answered(request)
         try:
             self._accounts.mend()  # before anything is done
             failures = store.failures
-            response = self.respond(request)
+            response = self._answered(request)
             await store.durable(failures)
         except Problem as problem:
             return _json(Failure(503, str(problem)))

@@ -125,9 +125,9 @@ class Journal:
 
     def overflow(self, project_id: str, received: int) -> None:
         """Take it that so many commands of a project were received, of which none can be read any more."""
-        self._batches.pop(project_id, None)
-        self._room[project_id] = -1
         self.overflows[project_id] = received
+        self._room[project_id] = -1
+        self._batches.pop(project_id, None)
 
     def add(self, project_id: str, at_us: int, calls: Sequence[Any], written: bytes, refusals: Refusals) -> None:
         """Keep a batch of a project's commands, as JSON; what there is no room for is only counted.
@@ -190,9 +190,10 @@ class Journal:
         Raises:
             JournalFull: that was more than is kept.
         """
-        if project_id in self.overflows:
+        received = self.overflows.get(project_id)
+        if received is not None:
             raise JournalFull(
-                f"the journal of project {project_id!r} is full: it had no room for all {self.overflows[project_id]:,} "
+                f"the journal of project {project_id!r} is full: it had no room for all {received:,} "
                 f"commands that came; give it a journal_limit above {self._limit:,} in a --config FILE, and reset the "
                 "project if what came is not there then"
             )

@@ -92,9 +92,17 @@ def test_a_client_that_waits_to_be_told_to_go_on(site):
         assert b" 200 OK\r\n" in sock.recv(1000)
 
 
-@pytest.mark.parametrize("request_line", [b"GET /api/heartbeat HTTP/1.0\r\n\r\n", CLOSE])
-def test_a_client_that_wants_no_more_is_told_so(site, request_line):
-    received = site.raw(request_line)
+@pytest.mark.parametrize(
+    "asked",
+    [
+        CLOSE,
+        b"GET /api/heartbeat HTTP/1.0\r\n\r\n",
+        b"GET /api/heartbeat HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+        b"GET /api/heartbeat HTTP/1.0\r\nProxy-Connection: keep-alive\r\n\r\n",
+    ],
+)
+def test_a_client_that_wants_no_more_is_told_so(site, asked):
+    received = site.raw(asked)
     assert received.startswith(b"HTTP/1.1 200 OK\r\n")
     assert b"connection: close\r\n" in received
     assert received.endswith(b"\r\n\r\nOK")

@@ -94,9 +94,24 @@ def test_each_is_answered_for_itself(site, together):
 
 
 def test_many_are_applied_once_each(site, together):
+    sizes = []
+    site.fake.accounts.on_applied = lambda calls: sizes.append(len(calls))
     got = together(*[single(site, "alloc", {"slot": f"s-{number % 40}"}) for number in range(80)])
     assert Counter(status for status, _ in got) == {200: 40, 500: 40}
     assert len(site.slots()) == 41
+    assert sum(sizes) == 81
+    assert len(sizes) <= 41
+
+
+def test_with_few_connections_each_is_applied_when_it_comes(site, connect):
+    sizes = []
+    site.fake.accounts.on_applied = lambda calls: sizes.append(len(calls))
+    socks = connect(FEW - 1)
+    with site.fake.accounts.reading():
+        for number, sock in enumerate(socks):
+            sock.sendall(single(site, "alloc", {"slot": str(number)}))
+    assert [answer(sock) for sock in socks] == [OK] * len(socks)
+    assert sizes == [1] * len(socks)
 
 
 def test_one_that_is_nested_too_deeply_is_refused_alone(site, together):

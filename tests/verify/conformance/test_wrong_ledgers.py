@@ -537,10 +537,10 @@ def test_classes_in_another_order(examine_fake, monkeypatch, order, clause):
 
 
 def test_a_bulk_that_forgets_its_last_command(examine_fake, monkeypatch):
-    def bulk(api, project_id, classes, batch_id):
+    def bulk(api, project_id, classes, batch_id, _):
         cut = {kind: commands[:-1] for kind, commands in classes.items() if isinstance(commands, list)}
-        return right(api, project_id, cut, batch_id)
+        return right(api, project_id, cut, batch_id, None)
 
-    right = Api._bulk
-    monkeypatch.setattr(Api, "_bulk", bulk)
+    right = Api._apply_bulk
+    monkeypatch.setattr(Api, "_apply_bulk", bulk)
     assert "BULK-1" in examine_fake(clauses=["BULK-*"], tier="server").deviant
