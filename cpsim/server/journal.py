@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from heapq import nlargest
-from itertools import chain, islice
+from itertools import islice
 from operator import itemgetter
 from struct import Struct
 from typing import Any, Final
@@ -30,6 +30,8 @@ Refused = tuple[int, str, str, str, str]
 """Time in microseconds, project, kind, slot id, and why."""
 
 RECORD: Final = Struct("qqq")
+SEGMENT_BYTES: Final = 2**20
+"""Of text, after which the next segment begins: what grows without end is moved again and again, and leaves holes."""
 DEFAULT_LIMIT: Final = 1_000_000
 """Commands that are kept of each project. One takes some 50 bytes of memory where they come in bulk and 75 where they
 come alone, measured with a slot id and two arguments: up to 75 megabytes for a project."""
@@ -46,8 +48,8 @@ class JournalFull(Exception):  # noqa: N818 - an answer, not a fault
     """More was received than the journal has room for, so it cannot say what was received."""
 
 
-class _Batches:
-    """A project's batches of commands, as bytes: an object for each would cost more than applying it does.
+class _Segment:
+    """Batches of commands, as bytes: an object for each would cost more than applying it does.
 
     They may be read while one is added, as far as `records` goes, which grows last.
     """
@@ -67,6 +69,10 @@ class _Batches:
         """The record of one."""
         place, at_us, end = RECORD.unpack_from(self.records, index * RECORD.size)
         return place, at_us, end
+
+    def place(self, index: int) -> int:
+        """The place of the first command of one."""
+        return self.record(index)[0]
 
     def find(self, text: bytes, come: int) -> Iterator[int]:
         """Which of the first `come` have a text in them."""
@@ -99,14 +105,14 @@ class Journal:
 
     def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
         self._limit = limit
-        self._batches: defaultdict[str, _Batches] = defaultdict(_Batches)
+        self._segments: defaultdict[str, list[_Segment]] = defaultdict(lambda: [_Segment()])
         self._room: defaultdict[str, int] = defaultdict(lambda: limit)
         self._refused: defaultdict[str, deque[Refused]] = defaultdict(lambda: deque(maxlen=REFUSALS_KEPT))
         self.overflows: dict[str, int] = {}
         """How many commands of a project were received, where that was more than is kept."""
         self._malformed: defaultdict[str, list[tuple[int, bytes]]] = defaultdict(list)
         self._malformed_count: defaultdict[str, int] = defaultdict(int)
-        self._of_commands: Sequence[dict[str, Any]] = (self._refused, self._batches, self._room, self.overflows)
+        self._of_commands: Sequence[dict[str, Any]] = (self._refused, self._segments, self._room, self.overflows)
         self._kept = (*self._of_commands, self._malformed, self._malformed_count)
 
     def add_malformed(self, project_id: str, at_us: int, frame: bytes) -> None:
@@ -127,7 +133,7 @@ class Journal:
         """Take it that so many commands of a project were received, of which none can be read any more."""
         self.overflows[project_id] = received
         self._room[project_id] = -1
-        self._batches.pop(project_id, None)
+        self._segments.pop(project_id, None)
 
     def add(self, project_id: str, at_us: int, calls: Sequence[Any], written: bytes, refusals: Refusals) -> None:
         """Keep a batch of a project's commands, as JSON; what there is no room for is only counted.
@@ -150,11 +156,14 @@ class Journal:
         room = self._room[project_id]
         if count <= room:
             self._room[project_id] = room - count
-            batches = self._batches[project_id]
+            segments = self._segments[project_id]
+            segment = segments[-1]
             if refusals:
-                batches.refusals[len(batches)] = refusals
-            batches.text += written
-            batches.records += RECORD.pack(self._limit - room, at_us, len(batches.text))
+                segment.refusals[len(segment)] = refusals
+            segment.text += written
+            segment.records += RECORD.pack(self._limit - room, at_us, len(segment.text))
+            if len(segment.text) >= SEGMENT_BYTES:
+                segments.append(_Segment())
             return
         if project_id not in self.overflows:
             log.warning(
@@ -179,10 +188,14 @@ class Journal:
             JournalFull: more was received than is kept.
         """
         self.read(project_id)
-        batches = self._batches.get(project_id, _Batches())
         is_number = slot_id.removeprefix("-").isdecimal()  # then it may have come as one
         text = slot_id.encode() if is_number else msgspec.json.encode(slot_id)
-        return chain.from_iterable(map(batches.entries, batches.find(text, len(batches))))
+        return (
+            entry
+            for segment, count in self._come(project_id)
+            for index in segment.find(text, count)
+            for entry in segment.entries(index)
+        )
 
     def read(self, project_id: str, start: int = 0) -> Iterator[Entry]:
         """What was received for a project, from the `start`-th command on.
@@ -197,13 +210,20 @@ class Journal:
                 f"commands that came; give it a journal_limit above {self._limit:,} in a --config FILE, and reset the "
                 "project if what came is not there then"
             )
-        batches = self._batches.get(project_id, _Batches())
-        come = len(batches)
+        come = self._come(project_id)
         if not come:
             return iter(())
-        first = bisect_right(range(come), start, key=lambda index: batches.record(index)[0]) - 1
-        entries = chain.from_iterable(map(batches.entries, range(first, come)))
-        return islice(entries, start - batches.record(first)[0], None)
+        first = bisect_right(come, start, key=lambda segment: segment[0].place(0)) - 1
+        segment, count = come[first]
+        index = bisect_right(range(count), start, key=segment.place) - 1
+        parts = [(segment, range(index, count)), *((segment, range(count)) for segment, count in come[first + 1 :])]
+        entries = (entry for segment, indices in parts for index in indices for entry in segment.entries(index))
+        return islice(entries, start - segment.place(index), None)
+
+    def _come(self, project_id: str) -> list[tuple[_Segment, int]]:
+        """The segments that a project has by now, with how many batches each has."""
+        come = [(segment, len(segment)) for segment in self._segments.get(project_id, ())]
+        return [(segment, count) for segment, count in come if count]
 
     def forget(self, project_id: str) -> None:
         """Begin anew with one project."""
