@@ -125,11 +125,11 @@ class Api:
         if suffix == "jsonp" and not CALLBACK_NAME.fullmatch(_callback(request)):
             return _json(Failure(400, "callback is not the name of a JavaScript function"))
         try:
-            answer: Answer | Command = self._perform(request, folder, name, suffix)
+            answer = self._perform(request, folder, name, suffix)
         except Failure as failure:
-            answer = failure
+            return render(request, failure)
         except RecursionError:
-            answer = TOO_DEEP
+            return render(request, TOO_DEEP)
         except _BulkAborted:
             return Response(500, b"<h1>Server Error (500)</h1>", b"text/html")
         return answer if isinstance(answer, Command) else render(request, answer)

@@ -31,7 +31,7 @@ Refused = tuple[int, str, str, str, str]
 
 RECORD: Final = Struct("qqq")
 SEGMENT_BYTES: Final = 2**20
-"""Of text, after which the next segment begins: what grows without end is moved again and again, and leaves holes."""
+"""Of text, after which the next segment begins: one that grows without end may have to be moved, while all wait."""
 DEFAULT_LIMIT: Final = 1_000_000
 """Commands that are kept of each project. One takes some 50 bytes of memory where they come in bulk and 75 where they
 come alone, measured with a slot id and two arguments: up to 75 megabytes for a project."""

@@ -1,5 +1,6 @@
 """The HTTP API over a real socket: what is asked, what is answered, and what is left in the accounts."""
 
+import gc
 import json
 import logging
 import socket
@@ -10,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cpsim.server import http as api
+from cpsim.server.messages import Failure, Request
 
 OK = {"result": "ok"}
 ALGORITHMS = ["sha-1", "sha-256", "sha-512"]
@@ -566,3 +568,25 @@ def test_any_body_gets_an_answer(shared_site, name, suffix, body):
 def test_any_request_gets_an_answer(shared_site, method, path, token):
     status, _ = shared_site.request(method, path, b"{}", {"Authorization": token})
     assert status in {400, 401, 404, 500}
+
+
+def test_what_is_refused_leaves_nothing_to_the_garbage_collector(site):
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        statuses = [
+            site.post("alloc", {"slot": "s"}, secret="wrong")[0],
+            site.post("alloc", b"no JSON")[0],
+            site.post("claim", {"slot": "never"})[0],
+            site.post("bulk", {"claim": [{"slot": "never"}]})[0],
+            site.get("alloc", "slot=s", secret="wrong")[0],
+            site.post("nothing", {})[0],
+        ]
+        assert statuses == [401, 400, 500, 200, 401, 404]
+        gc.collect()
+        assert not [thing for thing in gc.garbage if isinstance(thing, Failure | Request)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
