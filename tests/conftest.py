@@ -1,9 +1,11 @@
 """What several folders of tests need."""
 
+import gc
 import os
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,28 @@ FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync"),
 )
+
+
+@pytest.fixture
+def left_to_the_collector():
+    """What only the garbage collector finds of a context, when it has ended."""
+
+    @contextmanager
+    def left():
+        left = []
+        gc.collect()
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            yield left
+            gc.collect()
+            left += gc.garbage
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+
+    return left
 
 
 @pytest.fixture

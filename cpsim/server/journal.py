@@ -187,7 +187,6 @@ class Journal:
         Raises:
             JournalFull: more was received than is kept.
         """
-        self.read(project_id)
         is_number = slot_id.removeprefix("-").isdecimal()  # then it may have come as one
         text = slot_id.encode() if is_number else msgspec.json.encode(slot_id)
         return (
@@ -203,13 +202,6 @@ class Journal:
         Raises:
             JournalFull: that was more than is kept.
         """
-        received = self.overflows.get(project_id)
-        if received is not None:
-            raise JournalFull(
-                f"the journal of project {project_id!r} is full: it had no room for all {received:,} "
-                f"commands that came; give it a journal_limit above {self._limit:,} in a --config FILE, and reset the "
-                "project if what came is not there then"
-            )
         come = self._come(project_id)
         if not come:
             return iter(())
@@ -222,6 +214,13 @@ class Journal:
 
     def _come(self, project_id: str) -> list[tuple[_Segment, int]]:
         """The segments that a project has by now, with how many batches each has."""
+        received = self.overflows.get(project_id)
+        if received is not None:
+            raise JournalFull(
+                f"the journal of project {project_id!r} is full: it had no room for all {received:,} "
+                f"commands that came; give it a journal_limit above {self._limit:,} in a --config FILE, and reset the "
+                "project if what came is not there then"
+            )
         come = [(segment, len(segment)) for segment in self._segments.get(project_id, ())]
         return [(segment, count) for segment, count in come if count]
 

@@ -308,8 +308,7 @@ class AccountServer:
         self, now_us: int, project_id: str, calls: Sequence[Call], batch_id: str | None, _: object = None
     ) -> list[Refusal]:
         refusals = self._ledger.apply_all(project_id, calls, now_us)
-        if refusals:
-            self._count_refused(project_id, len(refusals))
+        self._count_refused(project_id, len(refusals))
         if batch_id is not None:
             answers = self._answers.setdefault(project_id, {})
             answers[batch_id] = refusals

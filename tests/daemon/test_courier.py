@@ -1,6 +1,5 @@
 """The courier, against servers that fail in every way."""
 
-import gc
 import threading
 import time
 
@@ -135,7 +134,7 @@ def test_a_server_that_was_not_reached_gets_it_later(deliver, path):
     assert (status.delivered, status.retries, failed(path)) == (4, 3, [])
 
 
-def test_a_failure_leaves_nothing_to_the_garbage_collector(deliver):
+def test_a_failure_leaves_nothing_to_the_garbage_collector(deliver, left_to_the_collector):
     class LosesReplies(Server):
         def post(self, batch_id, calls):
             outcomes = super().post(batch_id, calls)
@@ -143,17 +142,9 @@ def test_a_failure_leaves_nothing_to_the_garbage_collector(deliver):
                 raise ReplyLost("cut")
             return outcomes
 
-    gc.collect()
-    gc.disable()
-    gc.set_debug(gc.DEBUG_SAVEALL)
-    try:
+    with left_to_the_collector() as left:
         assert deliver(LosesReplies()).retries == 3
-        gc.collect()
-        assert not [thing for thing in gc.garbage if isinstance(thing, ReplyLost)]
-    finally:
-        gc.set_debug(0)
-        gc.garbage.clear()
-        gc.enable()
+    assert not [thing for thing in left if isinstance(thing, ReplyLost)]
 
 
 def test_a_command_that_is_alone_is_tried_again_after_an_error_that_may_pass(deliver, path):

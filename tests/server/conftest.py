@@ -34,6 +34,11 @@ class Site:
         body = body if isinstance(body, bytes) else json.dumps(body).encode()
         return self.request("POST", f"/api/batch/{path}", body, {"Authorization": self.sign(body, **signing)})
 
+    def signed(self, path, body, *headers, **signing):
+        """The bytes of a request that posts a body."""
+        lines = [f"POST /api/batch/{path} HTTP/1.1", f"Authorization: {self.sign(body, **signing)}", *headers]
+        return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
+
     def get(self, path, query="", **signing):
         """GET with the query signed, and the token as its last argument."""
         signed = f"{query}&" if query else ""

@@ -29,9 +29,7 @@ def way(request, site):
 
 
 def alloc(site, slot, *headers, path="alloc"):
-    body = json.dumps({"slot": slot} if path == "alloc" else {"alloc": slot}).encode()
-    lines = [f"POST /api/batch/{path} HTTP/1.1", f"Authorization: {site.sign(body)}", *headers]
-    return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
+    return site.signed(path, json.dumps({"slot": slot} if path == "alloc" else {"alloc": slot}).encode(), *headers)
 
 
 def test_many_requests_in_one_segment_are_answered_in_order(site):

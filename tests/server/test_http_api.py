@@ -1,6 +1,5 @@
 """The HTTP API over a real socket: what is asked, what is answered, and what is left in the accounts."""
 
-import gc
 import json
 import logging
 import socket
@@ -570,11 +569,8 @@ def test_any_request_gets_an_answer(shared_site, method, path, token):
     assert status in {400, 401, 404, 500}
 
 
-def test_what_is_refused_leaves_nothing_to_the_garbage_collector(site):
-    gc.collect()
-    gc.disable()
-    gc.set_debug(gc.DEBUG_SAVEALL)
-    try:
+def test_what_is_refused_leaves_nothing_to_the_garbage_collector(site, left_to_the_collector):
+    with left_to_the_collector() as left:
         statuses = [
             site.post("alloc", {"slot": "s"}, secret="wrong")[0],
             site.post("alloc", b"no JSON")[0],
@@ -583,10 +579,5 @@ def test_what_is_refused_leaves_nothing_to_the_garbage_collector(site):
             site.get("alloc", "slot=s", secret="wrong")[0],
             site.post("nothing", {})[0],
         ]
-        assert statuses == [401, 400, 500, 200, 401, 404]
-        gc.collect()
-        assert not [thing for thing in gc.garbage if isinstance(thing, Failure | Request)]
-    finally:
-        gc.set_debug(0)
-        gc.garbage.clear()
-        gc.enable()
+    assert statuses == [401, 400, 500, 200, 401, 404]
+    assert not [thing for thing in left if isinstance(thing, Failure | Request)]

@@ -17,10 +17,9 @@ RESET = struct.pack("ii", 1, 0)
 HEARTBEAT = b"GET /api/heartbeat HTTP/1.1\r\n\r\n"
 
 
-def single(site, kind, arguments, path="", **signing):
+def single(site, path, arguments, **signing):
     body = arguments if isinstance(arguments, bytes) else json.dumps(arguments).encode()
-    head = f"POST /api/batch/{kind}{path} HTTP/1.1\r\nAuthorization: {site.sign(body, **signing)}\r\n"
-    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    return site.signed(path, body, **signing)
 
 
 @pytest.fixture
@@ -68,7 +67,7 @@ def test_each_is_answered_for_itself(site, together):
         single(site, "alloc", {"slot": "a"}, project="q", secret="other"),
         single(site, "alloc", {"slot": "b"}, secret="wrong"),
         single(site, "claim", {"slot": "never", "machine": "m"}),
-        single(site, "alloc", b"slot=c,credits=3", path=".text"),
+        single(site, "alloc.text", b"slot=c,credits=3"),
         single(site, "discard", {"slot": "a"}, project="q", secret="wrong"),
         single(site, "alloc", {"slot": 'd"\\'}),
     )
