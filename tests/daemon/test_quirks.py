@@ -80,13 +80,16 @@ def test_single_read_of_a_frame_in_two_segments(quirky, on):
 
 def test_single_read_of_a_frame_that_is_no_command_yet(quirky, on):
     fake = quirky("single-read")
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(5)
-        sock.connect("cp.sock")
-        sock.sendall(b"alloc,sl")
-        started_s = time.monotonic()
-        assert sock.recv(100) == b"ER"
-        assert (time.monotonic() - started_s < 0.09) is on
+    took_s = []
+    for _ in range(5):
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(5)
+            sock.connect("cp.sock")
+            sock.sendall(b"alloc,sl")
+            started_s = time.monotonic()
+            assert sock.recv(100) == b"ER"
+            took_s.append(time.monotonic() - started_s)
+    assert (min(took_s) < 0.09) is on
     assert slots(fake) == {}
 
 
@@ -138,8 +141,8 @@ def quirky_courier(server, interval_s, names):
 
 def test_flush_starves(on, wait_for):
     server = Recorder()
-    spool, courier = quirky_courier(server, 0.05, ["flush-starves"] if on else [])
-    deadline = time.monotonic() + 0.4
+    spool, courier = quirky_courier(server, 0.2, ["flush-starves"] if on else [])
+    deadline = time.monotonic() + 0.6
     put = 0
     while time.monotonic() < deadline and put < 500:
         spool.put([("alloc", {"slot": str(put)})])
@@ -169,14 +172,14 @@ def test_busy_when_down(on, wait_for):
     spool.put([("alloc", {"slot": "x"})] * (STARVED + 1))
     wait_for(lambda: server.attempts > 2)
     began, seen = time.monotonic(), server.attempts
-    courier.hold_up(20)
+    courier.hold_up(100)
     held_up_s = time.monotonic() - began
-    assert (held_up_s >= 0.1, server.attempts - seen > 20) == (on, on)
+    assert (held_up_s >= 0.5, server.attempts - seen > 20) == (on, on)
     server.reachable = True
     wait_for(lambda: spool.pending == 0)
     began = time.monotonic()
-    courier.hold_up(20)
-    assert time.monotonic() - began < 0.1
+    courier.hold_up(100)
+    assert time.monotonic() - began < 0.5
     assert courier.stop(5)
 
 
