@@ -237,12 +237,12 @@ class Jobs(CreditPiggyUser):
 def test_a_user_for_anybodys_locustfile(site, tmp_path):
     (tmp_path / "mine.py").write_text(LOCUSTFILE)
     locust = [sys.executable, "-m", "locust", "-f", "mine.py", "--host", "./d.sock", "--headless", "-u", "5", "-r", "5"]
-    options = ["-t", "2s", "--stop-timeout", "5", "--json-file", "stats"]
+    options = ["-t", "4s", "--stop-timeout", "5", "--json-file", "stats"]
     done = subprocess.run([*locust, *options], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     counted = requests_in(tmp_path / "stats.json")
     with site.fake.accounts.reading() as ledger:
         slots = ledger.projects["demo"].slots
-    assert counted["alloc"][0] > 10
+    assert counted["alloc"][0] > 5  # each user goes on to a next job
     assert 0 <= len(slots) - counted["alloc"][0] <= 5  # what each user was at when it was stopped
     assert {failures for _, failures in counted.values()} == {0}

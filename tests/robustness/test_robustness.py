@@ -5,10 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.timeout(400)
+
 
 def run(script, *options):
     command = [sys.executable, Path(__file__).with_name(script), *options]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=100, check=False)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=300, check=False)
     figures = json.loads(done.stdout)
     assert done.returncode == 0, figures
     return figures
