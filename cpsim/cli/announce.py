@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import socket
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from cpdaemon.endpoint import UnixEndpoint, parse_endpoint
 from cpdaemon.errors import EndpointError
+from cpsim.daemon.addresses import is_served
 from cpsim.errors import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 PATIENCE_S: Final = 1.0
 
@@ -62,11 +63,10 @@ def _is_served(address: str) -> bool:
         return True  # it is no ready file
     try:
         if isinstance(endpoint, UnixEndpoint):
-            with socket.socket(socket.AF_UNIX) as probe:
-                probe.settimeout(PATIENCE_S)
-                probe.connect(endpoint.path)
-        else:
-            socket.create_connection((endpoint.host, endpoint.port), PATIENCE_S).close()
-    except OSError as error:
-        return not isinstance(error, ConnectionRefusedError | FileNotFoundError)
+            return is_served(Path(endpoint.path))
+        socket.create_connection((endpoint.host, endpoint.port), PATIENCE_S).close()
+    except ConnectionRefusedError:
+        return False
+    except OSError:
+        return True
     return True

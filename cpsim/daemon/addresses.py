@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BACKLOG: Final = 4096
-SERVED: Final = "another process is serving there"
 
 
 def listen_unix(path: Path) -> socket.socket:
@@ -60,13 +59,23 @@ def _clear(path: Path) -> None:
         return
     if not is_socket:
         raise OSError(errno.EEXIST, "there is a file of that name that is not a socket")
+    if is_served(path):
+        raise OSError(errno.EADDRINUSE, "another process is serving there")
+    path.unlink(missing_ok=True)
+
+
+def is_served(path: Path) -> bool:
+    """Whether a process listens at a UNIX path.
+
+    Raises:
+        OSError: that cannot be told.
+    """
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)  # noqa: FBT003 - a server that is behind would keep us waiting
         try:
             probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink()
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
         except BlockingIOError:
-            raise OSError(errno.EADDRINUSE, SERVED) from None
-        else:
-            raise OSError(errno.EADDRINUSE, SERVED)
+            pass
+    return True
