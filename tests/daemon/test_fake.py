@@ -45,18 +45,15 @@ def nothing_left(here, first_loop):
 @pytest.mark.parametrize("flush_interval_s", [0.0, 0.05])
 def test_it_starts_and_stops_at_once(here, flush_interval_s):
     everything = {"unix": here / "cp.sock", "tcp": ANY_PORT, "http": ANY_PORT, "flush_interval_s": flush_interval_s}
-    starting_s, stopping_s = [], []
     for _ in range(5):
         started_s = time.monotonic()
         fake = Fake(PROJECTS, **everything)
         fake.start()
         ready_s = time.monotonic()
+        assert ready_s - started_s < 0.5
         assert list(fake.addresses) == ["unix", "tcp", "http"]
         fake.stop()
-        starting_s.append(ready_s - started_s)
-        stopping_s.append(time.monotonic() - ready_s)
-    assert sorted(starting_s)[2] < 0.5
-    assert sorted(stopping_s)[2] < 0.5
+        assert time.monotonic() - ready_s < 0.5
 
 
 @pytest.mark.usefixtures("nothing_left")
@@ -105,7 +102,7 @@ def test_clients_under_way_do_not_hold_up_the_end(here):
         silent = socket.socket(socket.AF_UNIX)
         silent.connect("cp.sock")
         started_s = time.monotonic()
-    assert time.monotonic() - started_s < 0.9
+    assert time.monotonic() - started_s < 0.5
     http.close()
     silent.close()
 

@@ -63,7 +63,7 @@ def test_a_hanging_client_does_not_hold_up_the_end(here):
             with pytest.raises(ReplyTimeout):
                 sock.alloc("x")
         started_s = time.monotonic()
-    assert time.monotonic() - started_s < 0.9
+    assert time.monotonic() - started_s < 0.5
     assert len(fake.faults.firings) == 3
 
 

@@ -125,7 +125,7 @@ def test_a_hanging_request_does_not_hold_up_the_end(here):
         while len(fake.faults.firings) < 2 and time.monotonic() < deadline:
             time.sleep(0.001)
         started_s = time.monotonic()
-    assert time.monotonic() - started_s < 0.9
+    assert time.monotonic() - started_s < 0.5
     assert waiting[0].recv(100) == b""
     assert waiting[1].recv(100).startswith(b"HTTP/1.1 400")
     for sock in waiting:

@@ -50,7 +50,7 @@ def test_operations_are_sent_when_they_are_due(peer, replay, pace):
     replayed = replay(peer(acknowledge, "unix").endpoint, [b"x"] * 60, due_ns=due_ns.tolist())
     lateness_ns = replayed.records["sent_ns"] - due_ns
     assert (lateness_ns >= 0).all()
-    assert np.quantile(lateness_ns, 0.25) < 2 * MS  # the others, when the machine has time
+    assert np.median(lateness_ns) < 2 * MS
     assert 0.295 <= replayed.elapsed_s < 1
     assert replayed.effort.busy < 0.7  # it waits for the next to be due, and says so
 
