@@ -11,10 +11,99 @@ from types import MappingProxyType
 from cpdaemon.errors import InvalidCommand
 from cpdaemon.value import Value
 
-__all__ = ["KINDS", "MAX_FRAME_BYTES", "Alloc", "Claim", "Command", "Counters", "Discard", "Meta"]
+__all__ = [
+    "COMMANDS",
+    "KINDS",
+    "MAX_FRAME_BYTES",
+    "Alloc",
+    "Claim",
+    "Command",
+    "Counters",
+    "Description",
+    "Discard",
+    "Field",
+    "Meta",
+]
 
-KINDS = ("alloc", "counters", "meta", "discard", "claim")
-"""Every kind of command, in the order in which a server applies the classes of a bulk request."""
+
+class Field(Value):
+    """One argument of a command, beside its slot.
+
+    Attributes:
+        name: on the wire.
+        value: type of its value: `int`, a whole number, or `str`.
+        required: whether a command without it is malformed.
+        least: of a number, the smallest that is accepted.
+    """
+
+    __match_args__ = ("name", "value", "required", "least")
+    __slots__ = __match_args__
+    name: str
+    value: type[int] | type[str]
+    required: bool
+    least: int
+
+    def __init__(self, name: str, value: type[int] | type[str], required: bool = False, least: int = 0) -> None:  # noqa: FBT001, FBT002 - copied by position
+        self._freeze(name=name, value=value, required=required, least=least)
+
+
+class Description(Value):
+    """A kind of command. Each has a `slot`, a text, first among its arguments.
+
+    Attributes:
+        kind: its word on the wire.
+        does: what it does, in a line.
+        rank: when a server applies it, among the commands of one slot in a bulk request; those of equal rank do not
+            depend on one another.
+        fields: its arguments under fixed names, in wire order.
+        free: type of the values that it has under free names, at least one of them; None if it has none.
+    """
+
+    __match_args__ = ("kind", "does", "rank", "fields", "free")
+    __slots__ = __match_args__
+    kind: str
+    does: str
+    rank: int
+    fields: tuple[Field, ...]
+    free: type[int] | type[str] | None
+
+    def __init__(
+        self,
+        kind: str,
+        does: str,
+        rank: int,
+        fields: tuple[Field, ...] = (),
+        free: type[int] | type[str] | None = None,
+    ) -> None:
+        self._freeze(kind=kind, does=does, rank=rank, fields=fields, free=free)
+
+
+COMMANDS: Mapping[str, Description] = MappingProxyType(
+    {
+        command.kind: command
+        for command in (
+            Description(
+                "alloc",
+                "allocates a slot: with exact credits, or a range, or neither",
+                0,
+                (Field("credits", int), Field("min", int), Field("max", int), Field("expire", int, least=1)),
+            ),
+            Description("counters", "adds to counters of a slot, which its claim grants", 1, free=int),
+            Description("meta", "notes metadata on a slot", 1, free=str),
+            Description("discard", "gives a slot up: nothing is granted", 2, (Field("reason", str),)),
+            Description(
+                "claim",
+                "grants a slot's credits and counters to a machine",
+                3,
+                (Field("machine", str, required=True), Field("credits", int)),
+            ),
+        )
+    }
+)
+"""Every command of the protocol, by kind, in the order in which a server applies the classes of a bulk request."""
+
+KINDS = tuple(COMMANDS)
+"""Every kind of command, in the same order."""
 
 MAX_FRAME_BYTES = 1_500
 """The deployed daemon reads no further."""
