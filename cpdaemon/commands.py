@@ -1,4 +1,4 @@
-"""The five commands of the protocol, as values that cannot exist invalid.
+"""The commands of the protocol: a table that describes each once, and values that cannot exist invalid.
 
 There is no escaping on the wire: a `,` or `=` inside a slot id would become an argument of its own. So every
 name and value is checked where the command is made.
@@ -112,7 +112,7 @@ _MAX_NUMBER = 2**63 - 1
 
 
 class Command(Value, ABC):
-    """What all commands share: immutable, compared by value, checked on construction.
+    """What all commands share: immutable, compared by value, checked against the table on construction.
 
     Attributes:
         kind: the command's word on the wire, such as "alloc".
@@ -129,10 +129,20 @@ class Command(Value, ABC):
 
     def arguments(self) -> dict[str, str | int]:
         """Return the arguments given, under their wire names and in wire order."""
-        given = {name: getattr(self, name) for name in self.__match_args__}
-        return {name: value for name, value in given.items() if value is not None}
+        arguments: dict[str, str | int] = {}
+        names: tuple[str, ...] = self.__match_args__
+        for name in names:
+            value = getattr(self, name)
+            if name == "values":
+                arguments.update(value)
+            elif value is not None:
+                arguments[name] = value
+        return arguments
 
     def _freeze(self, **fields: object) -> None:
+        _check(self.kind, fields)
+        if "values" in fields:
+            fields["values"] = MappingProxyType(dict(fields["values"]))  # type: ignore[call-overload]
         super()._freeze(**fields)
         size = len(self.kind) + sum(len(f",{name}={value}".encode()) for name, value in self.arguments().items())
         if size > MAX_FRAME_BYTES:
@@ -175,18 +185,9 @@ class Alloc(Command):
         max: int | None = None,
         expire: int | None = None,
     ) -> None:
-        _check_text(self.kind, "slot", slot)
-        for name, value, least in (
-            ("credits", credits, 0),
-            ("min", min, 0),
-            ("max", max, 0),
-            ("expire", expire, 1),
-        ):
-            if value is not None:
-                _check_number(self.kind, name, value, least)
+        self._freeze(slot=slot, credits=credits, min=min, max=max, expire=expire)
         if min is not None and max is not None and min > max:
             raise InvalidCommand(f"alloc: min {min} is over max {max}: swap them, or leave one out")
-        self._freeze(slot=slot, credits=credits, min=min, max=max, expire=expire)
 
 
 class Claim(Command):
@@ -208,10 +209,6 @@ class Claim(Command):
     credits: int | None
 
     def __init__(self, slot: str, machine: str, credits: int | None = None) -> None:
-        _check_text(self.kind, "slot", slot)
-        _check_text(self.kind, "machine", machine)
-        if credits is not None:
-            _check_number(self.kind, "credits", credits, 0)
         self._freeze(slot=slot, machine=machine, credits=credits)
 
 
@@ -232,9 +229,6 @@ class Discard(Command):
     reason: str | None
 
     def __init__(self, slot: str, reason: str | None = None) -> None:
-        _check_text(self.kind, "slot", slot)
-        if reason is not None:
-            _check_text(self.kind, "reason", reason)
         self._freeze(slot=slot, reason=reason)
 
 
@@ -255,14 +249,7 @@ class Counters(Command):
     values: Mapping[str, int]
 
     def __init__(self, slot: str, values: Mapping[str, int]) -> None:
-        _check_text(self.kind, "slot", slot)
-        _check_names(self.kind, values)
-        for name, value in values.items():
-            _check_number(self.kind, name, value, -_MAX_NUMBER)
-        self._freeze(slot=slot, values=MappingProxyType(dict(values)))
-
-    def arguments(self) -> dict[str, str | int]:  # noqa: D102 - inherited
-        return {"slot": self.slot, **self.values}
+        self._freeze(slot=slot, values=values)
 
 
 class Meta(Command):
@@ -282,17 +269,31 @@ class Meta(Command):
     values: Mapping[str, str]
 
     def __init__(self, slot: str, values: Mapping[str, str]) -> None:
-        _check_text(self.kind, "slot", slot)
-        _check_names(self.kind, values)
-        for name, value in values.items():
-            _check_text(self.kind, name, value)
-        self._freeze(slot=slot, values=MappingProxyType(dict(values)))
-
-    def arguments(self) -> dict[str, str | int]:  # noqa: D102 - inherited
-        return {"slot": self.slot, **self.values}
+        self._freeze(slot=slot, values=values)
 
 
-def _check_names(kind: str, values: object) -> None:
+def _check(kind: str, given: Mapping[str, object]) -> None:
+    """Raise InvalidCommand if an argument is none that the table has, or cannot be written."""
+    command = COMMANDS[kind]
+    _check_text(kind, "slot", given["slot"])
+    for field in command.fields:
+        value = given[field.name]
+        if value is not None or field.required:
+            _check_value(kind, field.name, value, field.value, field.least)
+    if command.free is not None:
+        for name, value in _named(kind, given["values"]).items():
+            _check_value(kind, name, value, command.free, -_MAX_NUMBER)
+
+
+def _check_value(kind: str, name: str, value: object, wanted: type[int] | type[str], least: int) -> None:
+    if wanted is int:
+        _check_number(kind, name, value, least)
+    else:
+        _check_text(kind, name, value)
+
+
+def _named(kind: str, values: object) -> Mapping[str, object]:
+    """The values under free names, whose names can be written."""
     if not isinstance(values, Mapping):
         raise InvalidCommand(f"{kind}: values {_shown(values)} must be a mapping of names to values")
     if not values:
@@ -301,6 +302,7 @@ def _check_names(kind: str, values: object) -> None:
         _check_text(kind, "the name", name)
         if name.lower() == "slot":
             raise InvalidCommand(f"{kind}: the name {name!r} is taken by the slot id: choose another")
+    return values
 
 
 def _check_text(kind: str, name: str, value: object) -> None:
