@@ -7,6 +7,7 @@ name and value is checked where the command is made.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from cpdaemon.errors import InvalidCommand
 from cpdaemon.value import Value
@@ -15,6 +16,7 @@ __all__ = [
     "COMMANDS",
     "KINDS",
     "MAX_FRAME_BYTES",
+    "REQUIRED",
     "Alloc",
     "Claim",
     "Command",
@@ -23,6 +25,7 @@ __all__ = [
     "Discard",
     "Field",
     "Meta",
+    "command_of",
 ]
 
 
@@ -104,6 +107,11 @@ COMMANDS: Mapping[str, Description] = MappingProxyType(
 
 KINDS = tuple(COMMANDS)
 """Every kind of command, in the same order."""
+
+REQUIRED = {
+    kind: ("slot", *(field.name for field in command.fields if field.required)) for kind, command in COMMANDS.items()
+}
+"""The arguments that each kind cannot do without, slot first."""
 
 MAX_FRAME_BYTES = 1_500
 """The deployed daemon reads no further."""
@@ -270,6 +278,28 @@ class Meta(Command):
 
     def __init__(self, slot: str, values: Mapping[str, str]) -> None:
         self._freeze(slot=slot, values=values)
+
+
+def command_of(kind: str, arguments: Mapping[str, str | int]) -> Command:
+    """Return the command of a kind with these arguments, under their wire names, slot among them.
+
+    Raises:
+        InvalidCommand: the protocol has no such command, or a value cannot be represented.
+    """
+    if kind not in COMMANDS:
+        raise InvalidCommand(f"{kind!r} is no command: there are {', '.join(KINDS)}")
+    names = ["slot", *(field.name for field in COMMANDS[kind].fields)]
+    given: dict[str, Any] = {name: arguments[name] for name in names if name in arguments}
+    rest = {name: value for name, value in arguments.items() if name not in given}
+    if COMMANDS[kind].free is not None:
+        given["values"] = rest
+    elif rest:
+        raise InvalidCommand(f"{kind}: there is no argument {min(rest)!r}: there are {', '.join(names)}")
+    missing = [name for name in REQUIRED[kind] if name not in given]
+    if missing:
+        raise InvalidCommand(f"{kind}: there is no {missing[0]}: give one")
+    (of_kind,) = (made for made in Command.__subclasses__() if made.kind == kind)
+    return of_kind(**given)
 
 
 def _check(kind: str, given: Mapping[str, object]) -> None:

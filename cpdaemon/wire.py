@@ -3,12 +3,11 @@
 A frame is `COMMAND,name=value,name=value...` in UTF-8, one on a connection, without terminator or escaping.
 """
 
-from cpdaemon.commands import COMMANDS, KINDS, MAX_FRAME_BYTES, Command
+from cpdaemon.commands import KINDS, MAX_FRAME_BYTES, REQUIRED, Command
 
 __all__ = ["MAX_FRAME_BYTES", "MalformedFrame", "encode", "parse"]
 
-_BESIDE_SLOT = {kind: [field.name for field in command.fields if field.required] for kind, command in COMMANDS.items()}
-"""What else a frame of each kind must have."""
+_BESIDE_SLOT = {kind: required[1:] for kind, required in REQUIRED.items()}
 
 
 class MalformedFrame(ValueError):  # noqa: N818 - says what happened
@@ -92,5 +91,5 @@ def _argument_problem(kind: str, pairs: list[str]) -> str:
         if name in arguments:
             return f"argument {name[:80]!r} is given twice"
         arguments[name] = value
-    missing = next(name for name in ("slot", *_BESIDE_SLOT[kind.lower()]) if not arguments.get(name))
+    missing = next(name for name in REQUIRED[kind.lower()] if not arguments.get(name))
     return f"there is no {missing}: add {missing}=... to the {kind}"
