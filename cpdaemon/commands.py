@@ -1,4 +1,4 @@
-"""The five commands of the protocol, as values that cannot exist invalid.
+"""The commands of the protocol: a table that describes each once, and values that cannot exist invalid.
 
 There is no escaping on the wire: a `,` or `=` inside a slot id would become an argument of its own. So every
 name and value is checked where the command is made.
@@ -7,14 +7,111 @@ name and value is checked where the command is made.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from cpdaemon.errors import InvalidCommand
 from cpdaemon.value import Value
 
-__all__ = ["KINDS", "MAX_FRAME_BYTES", "Alloc", "Claim", "Command", "Counters", "Discard", "Meta"]
+__all__ = [
+    "COMMANDS",
+    "KINDS",
+    "MAX_FRAME_BYTES",
+    "REQUIRED",
+    "Alloc",
+    "Claim",
+    "Command",
+    "Counters",
+    "Description",
+    "Discard",
+    "Field",
+    "Meta",
+    "command_of",
+]
 
-KINDS = ("alloc", "counters", "meta", "discard", "claim")
-"""Every kind of command, in the order in which a server applies the classes of a bulk request."""
+
+class Field(Value):
+    """One argument of a command, beside its slot.
+
+    Attributes:
+        name: on the wire.
+        value: type of its value: `int`, a whole number, or `str`.
+        required: whether a command without it is malformed.
+        least: of a number, the smallest that is accepted.
+    """
+
+    __match_args__ = ("name", "value", "required", "least")
+    __slots__ = __match_args__
+    name: str
+    value: type[int] | type[str]
+    required: bool
+    least: int
+
+    def __init__(self, name: str, value: type[int] | type[str], required: bool = False, least: int = 0) -> None:  # noqa: FBT001, FBT002 - copied by position
+        self._freeze(name=name, value=value, required=required, least=least)
+
+
+class Description(Value):
+    """A kind of command. Each has a `slot`, a text, first among its arguments.
+
+    Attributes:
+        kind: its word on the wire.
+        does: what it does, in a line.
+        rank: when a server applies it, among the commands of one slot in a bulk request; those of equal rank do not
+            depend on one another.
+        fields: its arguments under fixed names, in wire order.
+        free: type of the values that it has under free names, at least one of them; None if it has none.
+    """
+
+    __match_args__ = ("kind", "does", "rank", "fields", "free")
+    __slots__ = __match_args__
+    kind: str
+    does: str
+    rank: int
+    fields: tuple[Field, ...]
+    free: type[int] | type[str] | None
+
+    def __init__(
+        self,
+        kind: str,
+        does: str,
+        rank: int,
+        fields: tuple[Field, ...] = (),
+        free: type[int] | type[str] | None = None,
+    ) -> None:
+        self._freeze(kind=kind, does=does, rank=rank, fields=fields, free=free)
+
+
+COMMANDS: Mapping[str, Description] = MappingProxyType(
+    {
+        command.kind: command
+        for command in (
+            Description(
+                "alloc",
+                "allocates a slot: with exact credits, or a range, or neither",
+                0,
+                (Field("credits", int), Field("min", int), Field("max", int), Field("expire", int, least=1)),
+            ),
+            Description("counters", "adds to counters of a slot, which its claim grants", 1, free=int),
+            Description("meta", "notes metadata on a slot", 1, free=str),
+            Description("discard", "gives a slot up: nothing is granted", 2, (Field("reason", str),)),
+            Description(
+                "claim",
+                "grants a slot's credits and counters to a machine",
+                3,
+                (Field("machine", str, required=True), Field("credits", int)),
+            ),
+        )
+    }
+)
+"""Every command of the protocol, by kind, in the order in which a server applies the classes of a bulk request."""
+
+KINDS = tuple(COMMANDS)
+"""Every kind of command, in the same order."""
+
+REQUIRED = {
+    kind: ("slot", *(field.name for field in command.fields if field.required)) for kind, command in COMMANDS.items()
+}
+"""The arguments that each kind cannot do without, slot first."""
 
 MAX_FRAME_BYTES = 1_500
 """The deployed daemon reads no further."""
@@ -23,7 +120,7 @@ _MAX_NUMBER = 2**63 - 1
 
 
 class Command(Value, ABC):
-    """What all commands share: immutable, compared by value, checked on construction.
+    """What all commands share: immutable, compared by value, checked against the table on construction.
 
     Attributes:
         kind: the command's word on the wire, such as "alloc".
@@ -40,10 +137,20 @@ class Command(Value, ABC):
 
     def arguments(self) -> dict[str, str | int]:
         """Return the arguments given, under their wire names and in wire order."""
-        given = {name: getattr(self, name) for name in self.__match_args__}
-        return {name: value for name, value in given.items() if value is not None}
+        arguments: dict[str, str | int] = {}
+        names: tuple[str, ...] = self.__match_args__
+        for name in names:
+            value = getattr(self, name)
+            if name == "values":
+                arguments.update(value)
+            elif value is not None:
+                arguments[name] = value
+        return arguments
 
     def _freeze(self, **fields: object) -> None:
+        _check(self.kind, fields)
+        if "values" in fields:
+            fields["values"] = MappingProxyType(dict(fields["values"]))  # type: ignore[call-overload]
         super()._freeze(**fields)
         size = len(self.kind) + sum(len(f",{name}={value}".encode()) for name, value in self.arguments().items())
         if size > MAX_FRAME_BYTES:
@@ -86,18 +193,9 @@ class Alloc(Command):
         max: int | None = None,
         expire: int | None = None,
     ) -> None:
-        _check_text(self.kind, "slot", slot)
-        for name, value, least in (
-            ("credits", credits, 0),
-            ("min", min, 0),
-            ("max", max, 0),
-            ("expire", expire, 1),
-        ):
-            if value is not None:
-                _check_number(self.kind, name, value, least)
+        self._freeze(slot=slot, credits=credits, min=min, max=max, expire=expire)
         if min is not None and max is not None and min > max:
             raise InvalidCommand(f"alloc: min {min} is over max {max}: swap them, or leave one out")
-        self._freeze(slot=slot, credits=credits, min=min, max=max, expire=expire)
 
 
 class Claim(Command):
@@ -119,10 +217,6 @@ class Claim(Command):
     credits: int | None
 
     def __init__(self, slot: str, machine: str, credits: int | None = None) -> None:
-        _check_text(self.kind, "slot", slot)
-        _check_text(self.kind, "machine", machine)
-        if credits is not None:
-            _check_number(self.kind, "credits", credits, 0)
         self._freeze(slot=slot, machine=machine, credits=credits)
 
 
@@ -143,9 +237,6 @@ class Discard(Command):
     reason: str | None
 
     def __init__(self, slot: str, reason: str | None = None) -> None:
-        _check_text(self.kind, "slot", slot)
-        if reason is not None:
-            _check_text(self.kind, "reason", reason)
         self._freeze(slot=slot, reason=reason)
 
 
@@ -166,14 +257,7 @@ class Counters(Command):
     values: Mapping[str, int]
 
     def __init__(self, slot: str, values: Mapping[str, int]) -> None:
-        _check_text(self.kind, "slot", slot)
-        _check_names(self.kind, values)
-        for name, value in values.items():
-            _check_number(self.kind, name, value, -_MAX_NUMBER)
-        self._freeze(slot=slot, values=MappingProxyType(dict(values)))
-
-    def arguments(self) -> dict[str, str | int]:  # noqa: D102 - inherited
-        return {"slot": self.slot, **self.values}
+        self._freeze(slot=slot, values=values)
 
 
 class Meta(Command):
@@ -193,17 +277,53 @@ class Meta(Command):
     values: Mapping[str, str]
 
     def __init__(self, slot: str, values: Mapping[str, str]) -> None:
-        _check_text(self.kind, "slot", slot)
-        _check_names(self.kind, values)
-        for name, value in values.items():
-            _check_text(self.kind, name, value)
-        self._freeze(slot=slot, values=MappingProxyType(dict(values)))
-
-    def arguments(self) -> dict[str, str | int]:  # noqa: D102 - inherited
-        return {"slot": self.slot, **self.values}
+        self._freeze(slot=slot, values=values)
 
 
-def _check_names(kind: str, values: object) -> None:
+def command_of(kind: str, arguments: Mapping[str, str | int]) -> Command:
+    """Return the command of a kind with these arguments, under their wire names, slot among them.
+
+    Raises:
+        InvalidCommand: the protocol has no such command, or a value cannot be represented.
+    """
+    if kind not in COMMANDS:
+        raise InvalidCommand(f"{kind!r} is no command: there are {', '.join(KINDS)}")
+    names = ["slot", *(field.name for field in COMMANDS[kind].fields)]
+    given: dict[str, Any] = {name: arguments[name] for name in names if name in arguments}
+    rest = {name: value for name, value in arguments.items() if name not in given}
+    if COMMANDS[kind].free is not None:
+        given["values"] = rest
+    elif rest:
+        raise InvalidCommand(f"{kind}: there is no argument {min(rest)!r}: there are {', '.join(names)}")
+    missing = [name for name in REQUIRED[kind] if name not in given]
+    if missing:
+        raise InvalidCommand(f"{kind}: there is no {missing[0]}: give one")
+    (of_kind,) = (made for made in Command.__subclasses__() if made.kind == kind)
+    return of_kind(**given)
+
+
+def _check(kind: str, given: Mapping[str, object]) -> None:
+    """Raise InvalidCommand if an argument is none that the table has, or cannot be written."""
+    command = COMMANDS[kind]
+    _check_text(kind, "slot", given["slot"])
+    for field in command.fields:
+        value = given[field.name]
+        if value is not None or field.required:
+            _check_value(kind, field.name, value, field.value, field.least)
+    if command.free is not None:
+        for name, value in _named(kind, given["values"]).items():
+            _check_value(kind, name, value, command.free, -_MAX_NUMBER)
+
+
+def _check_value(kind: str, name: str, value: object, wanted: type[int] | type[str], least: int) -> None:
+    if wanted is int:
+        _check_number(kind, name, value, least)
+    else:
+        _check_text(kind, name, value)
+
+
+def _named(kind: str, values: object) -> Mapping[str, object]:
+    """The values under free names, whose names can be written."""
     if not isinstance(values, Mapping):
         raise InvalidCommand(f"{kind}: values {_shown(values)} must be a mapping of names to values")
     if not values:
@@ -212,6 +332,7 @@ def _check_names(kind: str, values: object) -> None:
         _check_text(kind, "the name", name)
         if name.lower() == "slot":
             raise InvalidCommand(f"{kind}: the name {name!r} is taken by the slot id: choose another")
+    return values
 
 
 def _check_text(kind: str, name: str, value: object) -> None:

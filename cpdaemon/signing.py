@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from cpdaemon.commands import KINDS
+from cpdaemon.commands import COMMANDS, KINDS
 from cpdaemon.errors import BadReply, CreditPiggyError, EndpointError, Refused
 
 __all__ = [
@@ -24,8 +24,7 @@ ALGORITHMS = ("sha-1", "sha-256", "sha-512")
 Call = tuple[str, Mapping[str, str | int]]
 """A command that need not be checked: its kind, and its arguments under their wire names."""
 
-_RANK = {"alloc": 0, "counters": 1, "meta": 1, "discard": 2, "claim": 3}
-"""The order of the classes in a bulk; counters and metadata of a slot do not depend on one another."""
+_RANK = {kind: command.rank for kind, command in COMMANDS.items()}
 
 
 def token(credentials: tuple[str, str], payload: bytes, algorithm: str = "sha-256") -> str:

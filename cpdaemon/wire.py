@@ -3,11 +3,11 @@
 A frame is `COMMAND,name=value,name=value...` in UTF-8, one on a connection, without terminator or escaping.
 """
 
-from cpdaemon.commands import KINDS, MAX_FRAME_BYTES, Command
+from cpdaemon.commands import KINDS, MAX_FRAME_BYTES, REQUIRED, Command
 
 __all__ = ["MAX_FRAME_BYTES", "MalformedFrame", "encode", "parse"]
 
-_KINDS = frozenset(KINDS)
+_BESIDE_SLOT = {kind: required[1:] for kind, required in REQUIRED.items()}
 
 
 class MalformedFrame(ValueError):  # noqa: N818 - says what happened
@@ -43,11 +43,11 @@ def parse(frame: bytes) -> tuple[str, dict[str, str]]:
         raise MalformedFrame(_problem(frame)) from None
     kind = kind.lower()
     if (
-        kind in _KINDS
+        kind in _BESIDE_SLOT
         and arguments.get("slot")
+        and (not (required := _BESIDE_SLOT[kind]) or all(map(arguments.get, required)))
         and len(arguments) == len(pairs)
         and "" not in arguments
-        and (kind != "claim" or arguments.get("machine"))
         and len(frame) <= MAX_FRAME_BYTES
         and (text.isprintable() or not _control(text))
     ):
@@ -73,7 +73,7 @@ def _problem(frame: bytes) -> str:
     if found := _control(text):
         return f"the frame contains the control character {found!r}"
     kind, *pairs = text.split(",")
-    if kind.lower() not in _KINDS:
+    if kind.lower() not in KINDS:
         return f"unknown command {kind[:80]!r}: there are {', '.join(KINDS)}"
     return f"{kind}: {_argument_problem(kind, pairs)}"
 
@@ -91,6 +91,5 @@ def _argument_problem(kind: str, pairs: list[str]) -> str:
         if name in arguments:
             return f"argument {name[:80]!r} is given twice"
         arguments[name] = value
-    if not arguments.get("slot"):
-        return "there is no slot: add slot=ID"
-    return f"there is no machine: add machine=ID to the {kind}"
+    missing = next(name for name in REQUIRED[kind.lower()] if not arguments.get(name))
+    return f"there is no {missing}: add {missing}=... to the {kind}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
+from cpdaemon.commands import COMMANDS
 from cpsim.errors import Problem
 
 if TYPE_CHECKING:
@@ -58,17 +59,14 @@ QUIRKS: Final = {
         ),
     )
 }
-NUMBERS: Final = {"alloc": ("credits", "min", "max", "expire"), "claim": ("credits",)}
 PROFILES: Final = {"documented": frozenset[str](), "deployed": frozenset(QUIRKS)}
 
 
 def numbers_in(kind: str, arguments: Mapping[str, object]) -> list[object]:
     """What should be a number in a command: where it is none, a server with `bulk-abort` breaks off."""
-    return [
-        value
-        for name, value in arguments.items()
-        if (name != "slot" if kind == "counters" else name in NUMBERS.get(kind, ()))
-    ]
+    command = COMMANDS[kind]
+    fixed = {field.name for field in command.fields if field.value is int}
+    return [value for name, value in arguments.items() if name in fixed or (command.free is int and name != "slot")]
 
 
 def chosen(profile: str, names: Iterable[str]) -> frozenset[str]:

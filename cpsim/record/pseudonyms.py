@@ -13,7 +13,7 @@ import secrets
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from cpdaemon.commands import KINDS
+from cpdaemon.commands import COMMANDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,8 +22,15 @@ NAMES_KEPT: Final = 1 << 16
 """Pseudonyms that are kept at hand: the others are worked out again."""
 DIGITS: Final = 16
 SAID_BY_THE_PROTOCOL: Final = frozenset(
-    word.encode() for word in (*KINDS, "slot", "machine", "credits", "min", "max", "expire", "reason")
+    word.encode()
+    for command in COMMANDS.values()
+    for word in (command.kind, "slot", *(field.name for field in command.fields))
 )
+NAMING: Final = {
+    command.kind: [field.name for field in command.fields if field.value is str and field.required]
+    for command in COMMANDS.values()
+}
+"""The arguments of each kind that name somebody: texts that it cannot do without."""
 SLOT: Final = b"{slot}"
 """Stands in a trace for the slot's id."""
 
@@ -49,12 +56,10 @@ class Pseudonyms:
 
     def arguments(self, kind: str, arguments: Mapping[str, str]) -> dict[str, str]:
         """For what names somebody in a command's arguments: the machine, and the texts of metadata."""
-        if kind == "claim":
-            digits = self._digits("machine", arguments["machine"].encode())
-            return {**arguments, "machine": f"machine-{digits[:DIGITS]}"}
-        if kind == "meta":
-            return {name: self._digits("meta", text.encode())[:DIGITS] for name, text in arguments.items()}
-        return dict(arguments)
+        told = {name: f"{name}-{self._digits(name, arguments[name].encode())[:DIGITS]}" for name in NAMING[kind]}
+        if COMMANDS[kind].free is str:
+            told |= {name: self._digits(kind, text.encode())[:DIGITS] for name, text in arguments.items()}
+        return {**arguments, **told}
 
     def frame(self, frame: bytes) -> bytes:
         """For every word of a frame that is no command; it stays as long as it was, and as broken."""

@@ -1,16 +1,9 @@
-r"""The accounts: what each command does to slots, machines and users.
+"""The accounts: what each command does to slots, machines and users.
 
-A slot lives once::
-
-                 alloc                claim
-      (unknown) -------> ALLOCATED ----------> CLAIMED     credits and counters are granted
-                           |  |  \-- discard -> DISCARDED   the reason is counted, nothing is granted
-                           |  \----- time ----> EXPIRED     at allocation + `expire` minutes, not before
-                           \-- counters, meta stay ALLOCATED
-
-A settled slot (claimed, discarded, expired) is closed: any further command on it is refused and changes
-nothing. What a claim grants goes to the machine, and on to the user the machine is linked to; while it is
-linked to nobody, it waits on the machine.
+`TRANSITIONS` is the life of a slot. Beside commands, time moves it: an allocated slot expires at its allocation +
+`expire` minutes, and not before. A settled slot (claimed, discarded, expired) is closed: any further command on it is
+refused and changes nothing. What a claim grants goes to the machine, and on to the user the machine is linked to;
+while it is linked to nobody, it waits on the machine.
 
 The ledger is pure: time is an argument, in integer microseconds, and must not go backwards.
 """
@@ -57,6 +50,26 @@ MOST_DIGITS: Final = 17
 NUMBERS_KEPT: Final = 1_024
 
 
+class Transition(NamedTuple):
+    """What a command does to a slot: from which state to which; None is that of an id that was never used."""
+
+    kind: str
+    before: State | None
+    after: State
+
+
+TRANSITIONS: Final = (
+    Transition("alloc", None, ALLOCATED),
+    Transition("counters", ALLOCATED, ALLOCATED),
+    Transition("meta", ALLOCATED, ALLOCATED),
+    Transition("discard", ALLOCATED, DISCARDED),
+    Transition("claim", ALLOCATED, CLAIMED),
+)
+"""The life of a slot. Any other command is refused; what else an accepted one does, the method of its name says."""
+MAKING: Final = frozenset(row.kind for row in TRANSITIONS if row.before is None)
+AFTER: Final = {row.kind: row.after for row in TRANSITIONS if row.before is not None}
+
+
 class Refused(Exception):  # noqa: N818 - a refusal is an answer, not a fault
     """The command was refused and changed nothing; the message says why."""
 
@@ -77,8 +90,8 @@ class Ledger:
         self._due: list[tuple[int, int, Project, int]] = []
         """A heap: when the first of each lifetime of each project expires."""
         self._serial = count()
-        self._changes: dict[str, Callable[[Any, Project, Slot, Mapping[str, object], int], None]] = {
-            kind: getattr(type(self), f"_{kind}") for kind in ("counters", "meta", "discard", "claim")
+        self._changes: dict[str, Callable[[Any, Project, Any, Mapping[str, object], int], None]] = {
+            row.kind: getattr(type(self), f"_{row.kind}") for row in TRANSITIONS
         }
         """Functions and not methods, which would be a cycle: a ledger that nobody has is gone at once."""
 
@@ -109,7 +122,7 @@ class Ledger:
 
         Args:
             project_id: whose slots are meant.
-            kind: `alloc`, `counters`, `meta`, `discard` or `claim`.
+            kind: one of `TRANSITIONS`.
             arguments: the command's arguments by their wire names; numbers as integers or as text.
             now_us: the time, in microseconds; never before that of an earlier call.
 
@@ -126,9 +139,6 @@ class Ledger:
         self.expire(now_us)
         project = self.project(project_id)
         slots, changes = project.slots, self._changes
-        expires_us = now_us + DEFAULT_LIFETIME_US
-        is_plain = type(self) is Ledger and expires_us <= LAST_US
-        usual = project.lifetimes.get(DEFAULT_LIFETIME_US) if is_plain else None
         refusals: list[Refusal] = []
         for position, (kind, arguments) in enumerate(calls):
             try:
@@ -136,23 +146,12 @@ class Ledger:
                 if type(slot_id) is not str or not slot_id:
                     slot_id = _text(arguments, "slot")
                 slot = slots.get(slot_id)
-                if slot is None and kind == "alloc":
-                    credits = arguments.get("credits")
-                    if type(credits) is not int:
-                        credits = _number(credits) if type(credits) is str and len(credits) <= MOST_DIGITS else None
-                    if (
-                        usual is not None
-                        and len(arguments) == 2
-                        and credits is not None
-                        and 0 <= credits <= LARGEST_INTEGER
-                    ):
-                        # as `_alloc` does it: a bulk of such allocs takes two thirds of the time
-                        slots[slot_id] = slot = Slot(now_us, expires_us, credits, None, None)
-                        usual.append(slot)
-                    else:
-                        self._alloc(project, slot_id, arguments, now_us)
-                elif slot is not None and kind in changes and (slot.state is ALLOCATED or self._admits(slot, kind)):
+                if slot is None and kind in MAKING:
+                    changes[kind](self, project, slot_id, arguments, now_us)
+                elif slot is not None and kind in AFTER and (slot.state is ALLOCATED or self._admits(slot, kind)):
                     changes[kind](self, project, slot, arguments, now_us)
+                    if (after := AFTER[kind]) is not ALLOCATED:
+                        settle(project, slot, after, now_us)
                 else:
                     self._refuse(kind, slot_id, slot)
             except Refused as refused:
@@ -161,9 +160,9 @@ class Ledger:
 
     def _refuse(self, kind: str, slot_id: str, slot: Slot | None) -> NoReturn:
         """Say why a command of a kind is not acceptable for a slot."""
-        if kind == "alloc":
+        if kind in MAKING:
             raise Refused(f"slot {slot_id!r} was already allocated")
-        if kind not in self._changes:
+        if kind not in AFTER:
             raise Refused(f"unknown command {kind!r}")
         if slot is None:
             raise Refused(f"slot {slot_id!r} was never allocated")
@@ -238,17 +237,19 @@ class Ledger:
         exactly = arguments.get("credits")
         if exactly is not None and (type(exactly) is not int or not 0 <= exactly <= LARGEST_INTEGER):
             exactly = self._whole(arguments, "credits")
-        least = self._whole(arguments, "min") if "min" in arguments else None
-        most = self._whole(arguments, "max") if "max" in arguments else None
-        if least is not None and most is not None:
-            self._check_range(least, most)
+        least = most = None
         lifetime_us = DEFAULT_LIFETIME_US
-        if "expire" in arguments:
-            expire = self._whole(arguments, "expire")
-            if expire == 0:
-                raise Refused("expire=0 is not a positive number of minutes")
-            if expire is not None:
-                lifetime_us = expire * MINUTE_US
+        if len(arguments) > 2 or exactly is None:
+            least = self._whole(arguments, "min") if "min" in arguments else None
+            most = self._whole(arguments, "max") if "max" in arguments else None
+            if least is not None and most is not None:
+                self._check_range(least, most)
+            if "expire" in arguments:
+                expire = self._whole(arguments, "expire")
+                if expire == 0:
+                    raise Refused("expire=0 is not a positive number of minutes")
+                if expire is not None:
+                    lifetime_us = expire * MINUTE_US
         if now_us + lifetime_us > LAST_US:
             lifetime_us = LAST_US - now_us
         project.slots[slot_id] = slot = Slot(now_us, now_us + lifetime_us, exactly, least, most)
@@ -285,13 +286,12 @@ class Ledger:
             raise Refused("meta without a name")
         slot.meta = given if slot.meta is None else slot.meta | given
 
-    def _discard(self, project: Project, slot: Slot, arguments: Mapping[str, object], now_us: int) -> None:
+    def _discard(self, project: Project, slot: Slot, arguments: Mapping[str, object], _: int) -> None:
         reason = _text(arguments, "reason") if "reason" in arguments else DEFAULT_REASON
         slot.reason = reason
         project.reasons[reason] = project.reasons.get(reason, 0) + 1
-        settle(project, slot, DISCARDED, now_us)
 
-    def _claim(self, project: Project, slot: Slot, arguments: Mapping[str, object], now_us: int) -> None:
+    def _claim(self, project: Project, slot: Slot, arguments: Mapping[str, object], _: int) -> None:
         machine_id = arguments.get("machine")
         if type(machine_id) is not str or not machine_id:
             machine_id = _text(arguments, "machine")
@@ -305,7 +305,6 @@ class Ledger:
             if slot.max is not None:
                 granted = min(granted, slot.max)
         slot.machine, slot.granted = machine_id, granted
-        settle(project, slot, CLAIMED, now_us)
         machine = project.machines.get(machine_id)
         if machine is None:
             machine = project.machines[machine_id] = Machine()

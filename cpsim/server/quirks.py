@@ -5,7 +5,7 @@ It is told by its own books when a quirk has broken a conservation law: `violati
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cpsim.quirks import numbers_in
 from cpsim.server.accounts import Project, Slot, State
@@ -13,6 +13,17 @@ from cpsim.server.ledger import Ledger, Refused, settle
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+ADMITTING: Final = {
+    ("claim", State.CLAIMED): "reclaim",
+    ("claim", State.DISCARDED): "claim-settled",
+    ("claim", State.EXPIRED): "claim-settled",
+    ("discard", State.CLAIMED): "discard-settled",
+    ("counters", State.CLAIMED): "counters-settled",
+    ("counters", State.DISCARDED): "counters-settled",
+}
+"""Rows that a quirk adds to the ledger's transitions: `reclaim` while the slot's machine has no user."""
 
 
 class QuirkyLedger(Ledger):
@@ -59,17 +70,8 @@ class QuirkyLedger(Ledger):
 
     def _admits(self, slot: Slot, kind: str) -> bool:
         """Whether a quirk lets a command of a kind through to a settled slot."""
-        match kind, slot.state:
-            case "claim", State.CLAIMED:
-                return "reclaim" in self.quirks and slot.machine not in self.owners
-            case "claim", State.DISCARDED | State.EXPIRED:
-                return "claim-settled" in self.quirks
-            case "discard", State.CLAIMED:
-                return "discard-settled" in self.quirks
-            case "counters", State.CLAIMED | State.DISCARDED:
-                return "counters-settled" in self.quirks
-            case _:
-                return False
+        quirk = ADMITTING.get((kind, slot.state))
+        return quirk in self.quirks and (quirk != "reclaim" or slot.machine not in self.owners)
 
     def _is_outstanding(self, slot: Slot) -> bool:
         if "slots-list-claimed" in self.quirks and slot.state is State.CLAIMED:

@@ -12,7 +12,7 @@ import pytest
 from cpsim.fake import Fake
 from cpsim.replay.journal import Outcome
 from cpsim.server.accounts import Account, Machine, Slot, State
-from cpsim.server.ledger import MINUTE_US, Ledger, Refused
+from cpsim.server.ledger import MINUTE_US, Ledger, Refused, settle
 from cpsim.verify.books import judge_books
 from cpsim.verify.model import Span, Step
 from cpsim.verify.slots import judge_histories, judge_slots
@@ -761,15 +761,19 @@ class CountsOnce(Ledger):
 
 
 @mutant("lost")
-class SaysYesAndDoesNothing(Ledger):
-    def _claim(self, project, slot, arguments, now_us):
-        pass
+class SaysYesAndDoesNothing(Meddling):
+    def meddle(self, project, slot, kind, arguments, now_us):
+        return kind == "claim" and slot is not None and slot.state is State.ALLOCATED
 
 
 @mutant("resurrected")
-class ClaimsWhatIsDiscarded(Ledger):
-    def _discard(self, project, slot, arguments, now_us):
-        self._claim(project, slot, {"machine": "m1"}, now_us)
+class ClaimsWhatIsDiscarded(Meddling):
+    def meddle(self, project, slot, kind, arguments, now_us):
+        if kind == "discard" and slot is not None and slot.state is State.ALLOCATED:
+            self._claim(project, slot, {"machine": "m1"}, now_us)
+            settle(project, slot, State.CLAIMED, now_us)
+            return True
+        return False
 
 
 class Lasting(Ledger):

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.errors import Flaky
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
-from cpdaemon.commands import Alloc, Claim, Command, Counters, Discard, Meta
+from cpdaemon.commands import COMMANDS, REQUIRED, Command, Description, Field, command_of
+from cpdaemon.errors import InvalidCommand
 from cpsim.verify.conformance.clause import Clause, Level, Need
 from cpsim.verify.conformance.examiner import Examiner
 from cpsim.verify.conformance.findings import CannotRun, Deviation, NotVerifiable
@@ -34,10 +35,39 @@ CLAUSE: Final = Clause(
     "RANDOM", "Whatever commands are sent, each does what the protocol says.", "2", (), (), Level.MUST
 )
 
-numbers: Final = st.integers(0, 9)
-maybe: Final = st.none() | numbers
-slots: Final = st.sampled_from(["slot-1", "slot-2", "slot-3"])
-machines: Final = st.sampled_from(["machine-1", "machine-2"])
+NEVER: Final = 1_000
+"""Times the least that a number may be: of minutes, more than a sequence takes."""
+NUMBERS: Final = 20
+
+
+def _values(field: Field) -> st.SearchStrategy[str | int | None]:
+    """What an argument may be; ids and numbers are few, so that commands meet."""
+    if field.value is int:
+        least = field.least * NEVER
+        return st.none() | st.integers(least, least + NUMBERS)
+    if field.required:
+        return st.sampled_from([f"{field.name}-1", f"{field.name}-2"])
+    return st.none() | st.sampled_from(["lost", "expired"])
+
+
+def _commands(description: Description) -> st.SearchStrategy[Command]:
+    """Commands of a kind."""
+    free: st.SearchStrategy[dict[str, Any]] = st.just({})
+    if description.free is not None:
+        values = st.integers(-NUMBERS, NUMBERS) if description.free is int else st.sampled_from(["a", "ä b"])
+        free = st.dictionaries(st.sampled_from(["job/events", "n"]), values, min_size=1)
+    slots = st.sampled_from(["slot-1", "slot-2", "slot-3"])
+    fixed = st.fixed_dictionaries({"slot": slots, **{field.name: _values(field) for field in description.fields}})
+    made = st.tuples(fixed, free).map(lambda each: _command(description.kind, each[0] | each[1]))
+    return cast("st.SearchStrategy[Command]", made.filter(lambda command: command is not None))
+
+
+def _command(kind: str, arguments: dict[str, str | int | None]) -> Command | None:
+    """A command of these arguments, without those that are None; None if there is no such command."""
+    try:
+        return command_of(kind, {name: value for name, value in arguments.items() if value is not None})
+    except InvalidCommand:
+        return None
 
 
 @dataclass
@@ -196,22 +226,11 @@ def _shorter(sequence: list[Command]) -> Iterator[list[Command]]:
 
 def _simpler(command: Command) -> Iterator[Command]:
     """The command without one of the things that it says."""
-    match command:
-        case Alloc(slot, credits, least, most):
-            terms = [credits, least, most]
-            for place, term in enumerate(terms):
-                if term is not None:
-                    yield Alloc(slot, *(None if place == number else terms[number] for number in range(3)))
-        case Claim(slot, machine, credits) if credits is not None:
-            yield Claim(slot, machine)
-        case Discard(slot, reason) if reason is not None:
-            yield Discard(slot)
-        case Counters(slot, counters) if len(counters) > 1:
-            for name in counters:
-                yield Counters(slot, {other: value for other, value in counters.items() if other != name})
-        case Meta(slot, texts) if len(texts) > 1:
-            for name in texts:
-                yield Meta(slot, {other: text for other, text in texts.items() if other != name})
+    arguments = command.arguments()
+    for name in arguments:
+        simpler = _command(command.kind, {**arguments, name: None})
+        if simpler is not None:
+            yield simpler
 
 
 def _deviation(course: _Course, commands: Iterable[Command]) -> Deviation | None:
@@ -308,39 +327,15 @@ class _Walk(RuleBasedStateMachine):
         self._course = course
         self._has_deviated = False
 
-    @rule(slot=slots, credits=maybe, least=maybe, more=maybe)
-    def alloc(self, slot: str, credits: int | None, least: int | None, more: int | None) -> None:
-        """Allocate a slot, with exact credits, a range, both, or neither."""
-        most = None if more is None else more + (least or 0)
-        self._send(Alloc(slot, credits, least, most))
-
-    @rule(slot=slots, machine=machines, credits=st.none() | st.integers(0, 20))
-    def claim(self, slot: str, machine: str, credits: int | None) -> None:
-        """Claim a slot."""
-        self._send(Claim(slot, machine, credits))
-
-    @rule(slot=slots, reason=st.none() | st.sampled_from(["lost", "expired"]))
-    def discard(self, slot: str, reason: str | None) -> None:
-        """Discard a slot."""
-        self._send(Discard(slot, reason))
-
-    @rule(slot=slots, values=st.dictionaries(st.sampled_from(["job/events", "n"]), st.integers(-9, 9), min_size=1))
-    def counters(self, slot: str, values: dict[str, int]) -> None:
-        """Count something."""
-        self._send(Counters(slot, values))
-
-    @rule(slot=slots, values=st.dictionaries(st.sampled_from(["site", "k"]), st.sampled_from(["a", "ä b"]), min_size=1))
-    def meta(self, slot: str, values: dict[str, str]) -> None:
-        """Note something."""
-        self._send(Meta(slot, values))
+    @rule(command=st.one_of(*map(_commands, COMMANDS.values())))
+    def send(self, command: Command) -> None:
+        """Send a command."""
+        self._watch(lambda: self._course.send(command))
 
     def teardown(self) -> None:
         """Look at what became of every slot."""
         if not self._has_deviated:
             self._watch(self._course.look_back)
-
-    def _send(self, command: Command) -> None:
-        self._watch(lambda: self._course.send(command))
 
     def _watch(self, act: Callable[[], object]) -> None:
         try:
@@ -352,12 +347,10 @@ class _Walk(RuleBasedStateMachine):
 
 
 def _renamed(command: Command, rename: Callable[[str], str]) -> Command:
-    """A command with other ids of its slot and machine."""
-    make, (slot, *fields) = command.__reduce__()
-    if isinstance(command, Claim):
-        fields[0] = rename(command.machine)
-    remake = cast("Callable[..., Command]", make)
-    return remake(rename(str(slot)), *fields)
+    """A command with other ids of its slot and of whatever else it names."""
+    arguments = command.arguments()
+    ids = {name: rename(str(arguments[name])) for name in REQUIRED[command.kind]}
+    return command_of(command.kind, {**arguments, **ids})
 
 
 def _seen(fate: Fate) -> dict[str, object]:
@@ -382,12 +375,10 @@ def _frame(command: Command) -> str:
 
 def _call(command: Command) -> str:
     """A command as the rest of a call of `tell`."""
-    arguments = dict(command.arguments())
-    words = [repr(arguments.pop("slot"))]
-    if isinstance(command, Claim):
-        words.append(repr(arguments.pop("machine")))
-    if isinstance(command, Counters | Meta):
-        named = [f"**{arguments!r}"]
-    else:
+    arguments = command.arguments()
+    words = [repr(arguments.pop(name)) for name in REQUIRED[command.kind]]
+    if COMMANDS[command.kind].free is None:
         named = [f"{name}={value!r}" for name, value in arguments.items()]
+    else:
+        named = [f"**{arguments!r}"]
     return ", ".join([command.kind, *words, *named])
