@@ -134,10 +134,11 @@ class InProcess:
         if fault is not None:
             self._meet(fault)
         store = self._accounts.store
-        failures = 0 if store is None else store.failures
+        if store is not None:
+            store.begin()
         self._accounts.apply(self._project_id, calls, batch_id)
         if store is not None:
-            store.wait(failures)
+            store.wait()
         if fault is not None and fault.action == "crash-after-commit":
             self._faults.crash()
         if fault is not None and fault.action in {"lose-reply", "cut"}:

@@ -15,7 +15,8 @@ import msgspec
 
 from cpdaemon.commands import KINDS
 from cpsim.errors import Problem
-from cpsim.server.ledger import Refusal, shown
+from cpsim.log import InDoubt
+from cpsim.server.ledger import shown
 from cpsim.server.messages import Failure, Request, Response
 from cpsim.server.quirks import aborts_bulk
 from cpsim.server.service import DIGESTS, GivenUp
@@ -179,34 +180,10 @@ class Api:
         return project_id, signed
 
     def _lib(self, project_id: str, name: str, arguments: Mapping[str, object]) -> dict[str, object]:
-        refusals = self._own(name, arguments)
-        self._accounts.note(project_id, (f"lib/{name}", arguments), refusals)
+        refusals = self._accounts.own(project_id, (f"lib/{name}", arguments))
         if refusals:
             raise Failure(500, refusals[0].message)
         return DONE
-
-    def _own(self, name: str, arguments: Mapping[str, object]) -> list[Refusal]:
-        """Give a machine, `vmid`, to a user, `webid`, or take it back.
-
-        Both are signed as every other request is: who earns a machine's credits is not for anybody to say. A release
-        may leave out the user; if it names one, the machine must be that user's.
-        """
-        odd = next((key for key, value in arguments.items() if type(value) not in {str, int}), None)
-        if odd is not None:
-            return [Refusal(0, f"{odd} must be text, not {shown(arguments[odd])}")]
-        named = ("vmid", "webid") if name == "claim" or "webid" in arguments else ("vmid",)
-        for argument in named:
-            if arguments.get(argument) in {None, ""}:
-                return [Refusal(0, f"missing argument {argument!r}")]
-        machine_id, *user_ids = (str(arguments[argument]) for argument in named)
-        if name == "claim":
-            return self._accounts.link([(machine_id, *user_ids)])
-        with self._accounts.reading() as ledger:
-            owner = ledger.owners.get(machine_id)
-        for user_id in user_ids:
-            if owner not in {None, user_id}:
-                return [Refusal(0, f"machine {machine_id!r} is linked to user {owner!r}, not to {user_id!r}")]
-        return self._accounts.release([machine_id])
 
     def _bulk(
         self,
@@ -292,9 +269,11 @@ class Api:
             return self._answered(request)
         try:
             self._accounts.mend()  # before anything is done
-            failures = store.failures
+            store.begin()
             response = self._answered(request)
-            await store.durable(failures)
+            await store.durable()
+        except InDoubt as problem:
+            return _json(Failure(504, str(problem)))
         except Problem as problem:
             return _json(Failure(503, str(problem)))
         return response

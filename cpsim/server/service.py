@@ -13,12 +13,13 @@ import msgspec
 
 from cpsim.server.clock import Clock, wall_clock_us
 from cpsim.server.journal import DEFAULT_LIMIT, Journal
-from cpsim.server.ledger import Ledger, Refusal, Refused
+from cpsim.server.ledger import Ledger, Refusal, Refused, shown
 from cpsim.server.quirks import QuirkyLedger
-from cpsim.server.store import Accounts
+from cpsim.server.store import SEEN, Accounts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from concurrent.futures import Future
 
     from cpsim.server.store import Store
 
@@ -69,7 +70,7 @@ class AccountServer:
             self.add_project(project_id, secret)
         self.quirks = frozenset[str]()
         self._ledger = self._new_ledger()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.clock = Clock(now_us)
         self.journal = Journal(journal_limit)
         self._refused: dict[str, int] = {}
@@ -172,12 +173,48 @@ class AccountServer:
             if self.on_applied is not None:
                 self.on_applied(calls)
             if self.store is not None:
-                self._keep(self.store, now_us, "apply", (project_id, msgspec.Raw(written), batch_id, refusals))
+                self._keep(self.store, now_us, ("apply", (project_id, msgspec.Raw(written), batch_id, refusals)))
         return refusals
 
-    def note(self, project_id: str, call: Call, refusals: Sequence[Refusal]) -> None:
-        """Keep in the journal a request of a project that is no command."""
-        self._change("note", project_id, [call], None, refusals)
+    def own(self, project_id: str, call: Call) -> list[Refusal]:
+        """Give a machine to a user, or take it back, as a project asks, and keep in its journal that it did.
+
+        Args:
+            project_id: who asks.
+            call: `lib/claim` or `lib/release`, with `vmid` and `webid`. A release may leave out the user; if it names
+                one, the machine must be that user's.
+
+        Raises:
+            Problem: the store cannot be written.
+        """
+        with self._lock:
+            self._mend()
+            now_us = self.clock.now_us()
+            refusals, changes = self._owned(now_us, *call)
+            noted = (project_id, [call], None, refusals)
+            self._note(now_us, *noted)
+            if self.store is not None:
+                self._keep(self.store, now_us, *changes, ("note", noted))
+        return refusals
+
+    def _owned(
+        self, now_us: int, name: str, arguments: Mapping[str, object]
+    ) -> tuple[list[Refusal], list[tuple[str, list[Any]]]]:
+        """What is refused of a request for a machine, and what it has changed."""
+        odd = next((key for key, value in arguments.items() if type(value) not in {str, int}), None)
+        if odd is not None:
+            return [Refusal(0, f"{odd} must be text, not {shown(arguments[odd])}")], []
+        is_claim = name == "lib/claim"
+        named = ("vmid", "webid") if is_claim or "webid" in arguments else ("vmid",)
+        for argument in named:
+            if arguments.get(argument) in {None, ""}:
+                return [Refusal(0, f"missing argument {argument!r}")], []
+        machine_id, *user_ids = (str(arguments[argument]) for argument in named)
+        owner = self._ledger.owners.get(machine_id)
+        if not is_claim and user_ids and owner not in {None, *user_ids}:
+            return [Refusal(0, f"machine {machine_id!r} is linked to user {owner!r}, not to {user_ids[0]!r}")], []
+        what, subject = ("link", (machine_id, *user_ids)) if is_claim else ("release", machine_id)
+        return self._changes[what](now_us, [subject]), [(what, [[subject]])]
 
     def give_up(self, project_id: str, batch: str) -> list[Refusal] | None:
         """What a batch of this name was answered; None if it was not applied, and from now on never will be.
@@ -238,9 +275,8 @@ class AccountServer:
             self._have_quirks(0, names)
             if self.store is None:
                 return
-            failures = self.store.failures
-            self.store.keep(0, "behave", [names])  # at no time: the clock need not have been started
-        self.store.wait(failures)
+            outcome = self.store.keep(0, ("behave", [names]))  # at no time: the clock need not have been started
+        outcome.result()
 
     @contextmanager
     def reading(self) -> Iterator[Ledger]:
@@ -249,8 +285,14 @@ class AccountServer:
             self._mend()
             now_us = self.clock.now_us()
             if self._ledger.expire(now_us) and self.store is not None:
-                self._keep(self.store, now_us, "expire", ())  # what was seen to have expired has
+                self._keep(self.store, now_us, (SEEN, ()))  # what was seen to have expired has
             yield self._ledger
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """No other thread reads or changes anything while the context lasts."""
+        with self._lock:
+            yield
 
     def _change(self, what: str, *arguments: object) -> list[Refusal]:
         """Change the accounts, and keep the change."""
@@ -262,7 +304,7 @@ class AccountServer:
         now_us = self.clock.now_us()
         refusals = self._changes[what](now_us, *arguments)
         if self.store is not None:
-            self._keep(self.store, now_us, what, arguments)
+            self._keep(self.store, now_us, (what, arguments))
         return refusals
 
     def mend(self) -> None:
@@ -295,14 +337,14 @@ class AccountServer:
         assert self.store is not None
         with self._lock:
             self._mend()
-            failures = self.store.failures
-            self._keep(self.store, now_us, "expire", ())
-        self.store.wait(failures)
+            outcome = self._keep(self.store, now_us, (SEEN, ()))
+        outcome.result()
 
-    def _keep(self, store: Store, now_us: int, what: str, arguments: Sequence[object]) -> None:
-        store.keep(now_us, what, arguments)
+    def _keep(self, store: Store, now_us: int, *changes: tuple[str, Sequence[object]]) -> Future[None]:
+        outcome = store.keep(now_us, *changes)
         if store.wants_snapshot:
             store.replace(self._accounts(now_us))
+        return outcome
 
     def _apply(
         self, now_us: int, project_id: str, calls: Sequence[Call], batch_id: str | None, _: object = None
