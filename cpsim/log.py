@@ -380,7 +380,7 @@ def _lock(path: Path) -> int:
 
 
 def _is_full(error: BaseException | None) -> bool:
-    """Whether SQLite found no room for a page; then the last one, which ends a commit, is not in the write-ahead log."""
+    """Whether SQLite found no room for a page: then the last, which ends a commit, is not in the write-ahead log."""
     return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
 
 
