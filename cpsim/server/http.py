@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 import msgspec
 
 from cpdaemon.commands import KINDS
+from cpsim import depth
 from cpsim.errors import Problem
 from cpsim.log import InDoubt
 from cpsim.server.ledger import shown
@@ -106,16 +107,7 @@ class Api:
         for command in commands:
             calls.append(command.call)
             written.append(command.written)
-        try:
-            refusals = self._accounts.apply(project_id, calls, None, b"[" + b",".join(written) + b"]")
-        except RecursionError:
-            if len(commands) > 1:
-                for command in commands:
-                    self._apply(project_id, [command])
-            else:
-                commands[0].failure = TOO_DEEP
-            return
-        for position, message in refusals:
+        for position, message in self._accounts.apply(project_id, calls, None, b"[" + b",".join(written) + b"]"):
             commands[position].failure = Failure(500, message)
 
     def _answer(self, request: Request, folder: str, name: str, suffix: str) -> Response | Command:
@@ -129,8 +121,6 @@ class Api:
             answer = self._perform(request, folder, name, suffix)
         except Failure as failure:
             return render(request, failure)
-        except RecursionError:
-            return render(request, TOO_DEEP)
         except _BulkAborted:
             return Response(500, b"<h1>Server Error (500)</h1>", b"text/html")
         return answer if isinstance(answer, Command) else render(request, answer)
@@ -324,24 +314,40 @@ def _arguments(request: Request, signed: bytes, name: str, suffix: str) -> dict[
         pairs = dict(parse_qsl(signed.decode("utf-8", "replace"), keep_blank_values=True))
         if suffix == "jsonp":
             pairs.pop("callback", None)
-        return {kind: _decoded(text.encode()) for kind, text in pairs.items()} if name == "bulk" else pairs
+        return {kind: _decoded(text.encode(), 2) for kind, text in pairs.items()} if name == "bulk" else pairs
     if suffix == "text":
         text = request.body.decode("utf-8", "replace").strip()
         fields = [field.partition("=") for field in text.split(",")]
         if not all(equals for _, equals, _ in fields):
             raise Failure(400, "the body is not name=value,name=value")
         return {key.strip(): value for key, _, value in fields}
-    arguments = _decoded(request.body)
+    arguments = _decoded(request.body, 3 if name == "bulk" else 1)
     if not isinstance(arguments, dict):
         raise Failure(400, "the body is not a JSON object")
     return arguments
 
 
-def _decoded(text: bytes) -> object:
+def _decoded(text: bytes, levels: int) -> object:
+    """JSON, in which arguments are so many levels down: of a command alone, a class of a bulk, or a bulk."""
     try:
-        return msgspec.json.decode(text)
-    except (ValueError, RecursionError) as error:  # ValueError: not JSON, or not UTF-8
+        value = msgspec.json.decode(text)
+        levels += depth.MAX_DEPTH
+        # one of the commands is on the way down
+        if len(text) > 2 * levels and depth.opened(text) - _commands(value) >= levels:
+            depth.check([value], levels)
+    except (RecursionError, depth.TooDeep) as error:
+        raise Failure(400, f"an argument is nested deeper than {depth.MAX_DEPTH} levels") from error
+    except ValueError as error:  # not JSON, or not UTF-8
         raise Failure(400, f"the body is not JSON: {error}") from error
+    return value
+
+
+def _commands(value: object) -> int:
+    """How many objects there are in the lists of a bulk, or in a list; they are beside one another."""
+    if isinstance(value, list):
+        return list(map(type, value)).count(dict)
+    lists = value.values() if isinstance(value, dict) else ()
+    return sum(list(map(type, commands)).count(dict) for commands in lists if type(commands) is list)
 
 
 def _document(answer: Answer) -> tuple[int, Mapping[str, object]]:
@@ -400,7 +406,6 @@ ROUTES: Final = {
 """The usual paths, read once for all."""
 DONE: Final[dict[str, object]] = {"result": "ok"}
 DONE_AS_JSON: Final = _json(DONE)
-TOO_DEEP: Final = Failure(400, "the body is nested too deeply")
 FORMATS: Final[dict[str, Render]] = {
     "": _as_json,
     "json": _as_json,

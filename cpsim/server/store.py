@@ -12,19 +12,21 @@ import dataclasses
 import logging
 import shutil
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
+from cpsim import depth
 from cpsim.errors import Problem
 from cpsim.log import LEAST_FREE, InDoubt, Log, cut
 from cpsim.server.accounts import Project, Slot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -35,13 +37,20 @@ CREATE TABLE IF NOT EXISTS snapshot (part INTEGER PRIMARY KEY, content TEXT NOT 
 CREATE TABLE IF NOT EXISTS received (position INTEGER PRIMARY KEY, project TEXT NOT NULL, record TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS received_by ON received (project, position);
 """
+RECEIVED: Final = ("apply", "note")
+"""The changes that the journal shows."""
 SEEN: Final = "expire"
 """The change that only says how late it was when somebody looked."""
 KEEP_RECEIVED: Final = """
-INSERT INTO received SELECT position, json_extract(record, '$[2][0]'), record FROM log
-WHERE position <= ? AND json_extract(record, '$[1]') IN ('apply', 'note')
+INSERT INTO received SELECT position, json_extract(substr(call, 1, instr(call, ',') - 1), '$'), record FROM (
+    SELECT position, record, CASE
+        WHEN substr(change, 1, 9) = '"apply",[' THEN substr(change, 10)
+        WHEN substr(change, 1, 8) = '"note",[' THEN substr(change, 9)
+    END AS call FROM (SELECT position, record, substr(record, instr(record, ',') + 1) AS change FROM log)
+) WHERE position <= ? AND call IS NOT NULL
 """
-"""Both have a project, calls, a batch id, and refusals."""
+"""Both have a project, which has no comma, calls, a batch id, and refusals. SQLite does not read the calls, because how
+deep they may be nested there depends on its release."""
 READ_RECEIVED: Final = "SELECT position, record FROM received WHERE position > ? ORDER BY position LIMIT ?"
 LEAST_LOG: Final = 16 * 2**20
 """Characters of log before a first snapshot."""
@@ -61,9 +70,13 @@ class Accounts(msgspec.Struct):
     overflows: dict[str, int] = {}
 
 
+_decode = msgspec.json.Decoder(tuple[int, str, list[Any]]).decode
 _decode_received = msgspec.json.Decoder(
     tuple[int, str, tuple[str, list[msgspec.Raw], str | None, list[tuple[int, str]]]]
 ).decode
+R = TypeVar("R", bound=tuple[int, str, Sequence[Any]])
+LEVELS: Final = depth.MAX_DEPTH + 5
+"""Of a record: its own, and those of the change, the calls, a call and its arguments."""
 
 
 class Store:
@@ -121,7 +134,7 @@ class Store:
         while found := self._log.read(position, self._log.last, CHANGES_A_READ):
             for position, record in found:
                 self._logged += len(record)
-                at_us, what, arguments = msgspec.json.decode(record)
+                at_us, what, arguments = _read(_decode, record)
                 if what == "reset":
                     self._resets[arguments[0]] = position
                 yield at_us, what, arguments
@@ -131,7 +144,7 @@ class Store:
         last = 0
         while found := self._log.query(READ_RECEIVED, (last, CHANGES_A_READ)):
             for last, record in found:  # noqa: B007 - the next query goes on from there
-                at_us, _, (project_id, calls, _, refusals) = _decode_received(record)
+                at_us, _, (project_id, calls, _, refusals) = _read(_decode_received, record)
                 yield project_id, at_us, calls, refusals
 
     def begin(self) -> None:
@@ -241,6 +254,20 @@ class Store:
                 "each of them is kept: %s",
                 problem,
             )
+
+
+def _read(decode: Callable[[str], R], record: str) -> R:
+    """A record; what an earlier version has taken, and is nested deeper than is taken now, is null in it."""
+    try:
+        change = decode(record)
+    except RecursionError:
+        return decode(depth.cut(record, LEVELS))
+    _, what, arguments = change
+    expected = LEVELS
+    if what in RECEIVED:
+        _, calls, _, refusals = arguments
+        expected += 2 * len(calls) + len(refusals)
+    return change if depth.opened(record.encode()) <= expected else decode(depth.cut(record, LEVELS))
 
 
 def _done() -> Future[None]:

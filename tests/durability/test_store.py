@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from cpdaemon.signing import token
+from cpsim.depth import TooDeep
 from cpsim.errors import Problem
 from cpsim.fake import ANY_PORT, Fake
 from cpsim.server import service, store
@@ -282,27 +283,71 @@ def test_the_log_is_kept_short(restarted, monkeypatch, tmp_path):
     assert len(books(restarted())[0]["p"].slots) == 1000
 
 
-@pytest.mark.parametrize("levels", [10, 90, *range(700, 1000, 3)])
-def test_what_is_taken_can_be_read_again(restarted, levels):
+@pytest.mark.parametrize(("levels", "expected"), [(10, ["a"]), (32, ["a"]), (33, []), (900, []), (3_000, [])])
+def test_what_is_taken_can_be_read_again(restarted, levels, expected):
     """However deeply its arguments are nested."""
     accounts = restarted()
-    nested = msgspec.json.decode(b"[" * levels + b"]" * levels) if levels < 300 else deep(levels)
     try:
-        accounts.apply("p", [("alloc", {"slot": "a", "x": nested})])
-    except RecursionError:
-        expected = []
-    else:
-        expected = ["a"]
+        accounts.apply("p", [("alloc", {"slot": "a", "x": deep(levels)})])
+    except TooDeep:
+        assert not expected
     assert [entry[2]["slot"] for entry in journal(accounts)] == expected
-    assert list(restarted().journal.read("p"))[: len(expected)] == journal(accounts)
+    assert list(restarted().journal.read("p")) == journal(accounts)
     assert [*books(restarted())[0].get("p", Project()).slots] == expected
 
 
 def deep(levels):
     value = []
-    for _ in range(levels):
+    for _ in range(levels - 1):
         value = [value]
     return value
+
+
+OLD_STORE = f"""
+PRAGMA application_id = {int.from_bytes(b"stor")};
+CREATE TABLE log (position INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, record TEXT NOT NULL);
+CREATE TABLE cut (position INTEGER NOT NULL);
+INSERT INTO cut VALUES (2);
+CREATE TABLE snapshot (part INTEGER PRIMARY KEY, content TEXT NOT NULL);
+CREATE TABLE received (position INTEGER PRIMARY KEY, project TEXT NOT NULL, record TEXT NOT NULL);
+CREATE INDEX received_by ON received (project, position);
+"""
+
+
+@pytest.mark.parametrize("levels", [33, 300, 900, 950, 3_000, 30_000])
+@pytest.mark.parametrize("project", ["p", 'Zü"rich'])
+def test_a_store_that_holds_what_is_nested_too_deeply_opens_and_goes_on(tmp_path, monkeypatch, levels, project):
+    """An earlier version may have taken it, where Python let it."""
+    path = tmp_path / "store"
+    nest = f'{"[" * levels}"]"{"]" * levels}'
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.executescript(OLD_STORE)
+
+        def record(*slots, refusals="[]"):
+            calls = ",".join(f'["alloc",{{"slot":{slot},"x":{nest},"y":"[{{"}}]' for slot in slots)
+            return f'[1000001,"apply",[{json.dumps(project)},[{calls}],null,{refusals}]]'
+
+        database.execute("INSERT INTO received VALUES (1, ?, ?)", (project, record('"then"')))
+        refused = record(nest, refusals='[[0,"slot must be text, not a list"]]')
+        database.execute("INSERT INTO received VALUES (2, ?, ?)", (project, refused))
+        database.execute("INSERT INTO log VALUES (3, 0, ?)", (record('"a"', '"b"'),))
+        database.execute("INSERT INTO log VALUES (4, 0, ?)", (refused,))
+    for least_log in (10**9, 0, 0):
+        monkeypatch.setattr(store, "LEAST_LOG", least_log)
+        with closing(Store(path)) as kept:
+            accounts = AccountServer({project: "s"}, Clock(), store=kept)
+            accounts.link([("m", "u")])
+            kept.wait()
+            assert list(books(accounts)[0][project].slots) == ["a", "b"]
+            assert accounts.refused == 1
+            found = [(kind, arguments["slot"], why) for _, kind, arguments, why in accounts.journal.read(project)]
+            assert found[0] == ("alloc", "then", None)
+            assert found[2:4] == [("alloc", "a", None), ("alloc", "b", None)]
+            assert found[1][2] == found[4][2] == "slot must be text, not a list"
+            msgspec.json.encode(list(accounts.journal.read(project)))
+    with closing(Store(path)) as kept:
+        assert kept._log.query("SELECT count(*) FROM received") == [(4,)]
+        assert len(list(AccountServer({project: "s"}, Clock(), store=kept).journal.read(project))) == 5
 
 
 def test_the_clock_does_not_jump_where_that_cannot_be_kept(restarted, read_only):
