@@ -17,10 +17,11 @@ from cpdaemon.commands import KINDS
 from cpsim import depth
 from cpsim.errors import Problem
 from cpsim.log import InDoubt
+from cpsim.server.batches import LONGEST_ID, NotAgain
 from cpsim.server.ledger import shown
 from cpsim.server.messages import Failure, Request, Response
 from cpsim.server.quirks import aborts_bulk
-from cpsim.server.service import DIGESTS, GivenUp
+from cpsim.server.service import DIGESTS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
@@ -186,14 +187,16 @@ class Api:
         is_bare = "bulk-abort" in self._accounts.quirks
         # who breaks off a batch cannot promise to apply it once
         batch = "" if is_bare else request.headers.get(BATCH, b"").decode("latin-1")
-        if batch and not classes:
-            return {"result": "ok", "batch": batch} | self._given_up(project_id, batch)
+        if len(batch) > LONGEST_ID:
+            raise Failure(400, f"the id of the batch is {len(batch):,} characters long: {LONGEST_ID} at most are taken")
         # other commands under the same id are another batch
         batch_id = f"{batch} {hashlib.sha256(signed).hexdigest()}" if batch else None
         try:
+            if batch and not classes:
+                return {"result": "ok", "batch": batch} | self._given_up(project_id, batch)
             errors = list(self._apply_bulk(project_id, classes, batch_id, document))
-        except GivenUp as given_up:
-            raise Failure(409, str(given_up)) from given_up
+        except NotAgain as reason:
+            raise Failure(409, str(reason)) from reason
         if is_bare:  # in production, nothing says of which command an error is
             errors = [{"message": error["message"], "code": error["code"]} for error in errors]
         return {"result": "ok"} | ({"batch": batch} if batch else {}) | ({"errors": errors} if errors else {})

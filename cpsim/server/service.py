@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 
 from cpsim import depth
+from cpsim.server.batches import Batches, GivenUp
 from cpsim.server.clock import Clock, wall_clock_us
 from cpsim.server.journal import DEFAULT_LIMIT, Journal
 from cpsim.server.ledger import Ledger, Refusal, Refused, shown
@@ -28,14 +29,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 DIGESTS: Final = {"sha-1": hashlib.sha1, "sha-256": hashlib.sha256, "sha-512": hashlib.sha512}
-ANSWERS_KEPT: Final = 10_000
-"""For how many batches of a project the server remembers what it answered."""
-
 _encode = msgspec.json.Encoder().encode
-
-
-class GivenUp(Exception):  # noqa: N818 - an answer, not a fault
-    """A batch came after its sender had given it up."""
 
 
 class AccountServer:
@@ -69,7 +63,7 @@ class AccountServer:
         self.clock = Clock(now_us)
         self.journal = Journal(journal_limit)
         self._refused: dict[str, int] = {}
-        self._answers: dict[str, dict[str, list[Refusal]]] = {}
+        self._batches: dict[str, Batches] = {}
         self._changes: dict[str, Callable[..., list[Refusal]]] = {
             "apply": self._apply,
             "note": self._note,
@@ -139,11 +133,12 @@ class AccountServer:
     ) -> list[Refusal]:
         """Apply commands in the order given; what is refused stops nothing.
 
-        A batch with an id is applied once: when it comes again, it is answered as it was before. The `document` of
-        these commands, a list or a bulk, is kept in the journal as it is, if it is given.
+        A batch with an id is applied once: when it comes again, it is answered as it was before. The id is a name, and
+        perhaps a blank and a digest of the commands: see `cpsim.server.batches`. The `document` of these commands, a
+        list or a bulk, is kept in the journal as it is, if it is given.
 
         Raises:
-            GivenUp: its sender has given it up; nothing was applied.
+            NotAgain: the batch was given up, or has been seen and its answer is not kept; nothing was applied.
             Problem: the store cannot be written.
             TooDeep: an argument is nested too deeply; nothing was applied. Whoever gives a document has looked.
         """
@@ -151,11 +146,10 @@ class AccountServer:
             depth.check(value for _, arguments in calls for value in arguments.values())
         with self._lock:
             self._mend()
-            if batch_id is not None and (answers := self._answers.get(project_id)):
-                if batch_id in answers:
-                    return answers[batch_id]
-                if _given_up(batch_id) in answers:
-                    raise GivenUp(f"batch {batch_id.rpartition(' ')[0]!r} was given up by its sender")
+            if batch_id is not None and (batches := self._batches.get(project_id)):
+                answer = batches.answer(batch_id)
+                if answer is not None:
+                    return answer
             if self.store is not None:
                 written = _encode(calls)
             elif not self.journal.has_room(project_id, len(calls)):
@@ -216,16 +210,21 @@ class AccountServer:
 
         Args:
             project_id: whose it is.
-            batch: what stands before the last blank of its id.
+            batch: its name.
+
+        Raises:
+            Seen: that is not known any more.
+            Problem: the store cannot be written.
         """
-        mark = _given_up(f"{batch} ")
         with self._lock:
             self._mend()
-            for batch_id, refusals in self._answers.get(project_id, {}).items():
-                if _given_up(batch_id) == mark != batch_id:
-                    return refusals
-            self._make("apply", project_id, [], mark, [])
-        return None
+            try:
+                answer = self._batches.get(project_id, Batches()).named(batch)
+            except GivenUp:
+                return None
+            if answer is None:
+                self._make("apply", project_id, [], f"{batch} ", [])
+        return answer
 
     def note_malformed(self, project_id: str, frame: bytes) -> None:
         """Keep in the journal that a project's daemon could not take a frame."""
@@ -314,7 +313,6 @@ class AccountServer:
     def _mend(self) -> None:
         if self.store is not None and self.store.is_broken:
             self.store.resume()
-            self._answers.clear()
             self.journal.forget_received()
             self._restore(self.store)
 
@@ -347,10 +345,7 @@ class AccountServer:
         refusals = self._ledger.apply_all(project_id, calls, now_us)
         self._count_refused(project_id, len(refusals))
         if batch_id is not None:
-            answers = self._answers.setdefault(project_id, {})
-            answers[batch_id] = refusals
-            if len(answers) > ANSWERS_KEPT:
-                del answers[next(iter(answers))]
+            self._batches.setdefault(project_id, Batches()).add(batch_id, now_us, refusals)
         return refusals
 
     def _note(
@@ -374,12 +369,12 @@ class AccountServer:
         if project_id is None:
             self._ledger = self._new_ledger()
             self._refused.clear()
-            self._answers.clear()
+            self._batches.clear()
             self.journal.forget_all()
         else:
             self._ledger.forget(project_id)
             self._refused.pop(project_id, None)
-            self._answers.pop(project_id, None)
+            self._batches.pop(project_id, None)
             self.journal.forget(project_id)
         return []
 
@@ -405,9 +400,9 @@ class AccountServer:
             self._refused,
             dict(ledger.projects),
             ledger.owners,
-            self._answers,
-            sorted(self.quirks),
-            self.journal.overflows,
+            quirks=sorted(self.quirks),
+            overflows=self.journal.overflows,
+            batches=self._batches,
         )
 
     def _restore(self, store: Store) -> None:
@@ -417,10 +412,10 @@ class AccountServer:
         self.quirks = frozenset(kept.quirks)
         self._ledger = self._new_ledger()
         self._ledger.restore(kept.projects, kept.owners)
+        self._batches = kept.batches
         for project_id, answers in kept.answers.items():
-            self._answers[project_id] = {
-                batch_id: list(starmap(Refusal, refusals)) for batch_id, refusals in answers.items()
-            }
+            for batch_id, refusals in answers.items():
+                self._batches.setdefault(project_id, Batches()).add(batch_id, kept.at_us, refusals)
         for project_id, received_us, encoded, refused in store.received():
             written = b"[%s]" % b",".join(map(bytes, encoded))
             calls = msgspec.json.decode(written) if refused else encoded
@@ -438,11 +433,6 @@ class AccountServer:
 
     def _new_ledger(self) -> Ledger:
         return QuirkyLedger(self.quirks) if self.quirks else Ledger()
-
-
-def _given_up(batch_id: str) -> str:
-    """The id under which it is kept that a batch was given up."""
-    return f"{batch_id.rpartition(' ')[0]} "
 
 
 def _each(change: Callable[[T], None], subjects: Iterable[T]) -> list[Refusal]:

@@ -24,6 +24,8 @@ from cpsim import depth
 from cpsim.errors import Problem
 from cpsim.log import LEAST_FREE, InDoubt, Log, cut
 from cpsim.server.accounts import Project, Slot
+from cpsim.server.batches import Batches  # noqa: TC001 - msgspec reads it
+from cpsim.server.ledger import Refusal  # noqa: TC001
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -65,9 +67,11 @@ class Accounts(msgspec.Struct):
     refused: dict[str, int] = {}
     projects: dict[str, Project] = {}
     owners: dict[str, str] = {}
-    answers: dict[str, dict[str, list[Any]]] = {}
+    answers: dict[str, dict[str, list[Refusal]]] = {}
+    """Of batches by their ids, as earlier versions had them."""
     quirks: list[str] = []
     overflows: dict[str, int] = {}
+    batches: dict[str, Batches] = {}
 
 
 _decode = msgspec.json.Decoder(tuple[int, str, list[Any]]).decode

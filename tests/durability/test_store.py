@@ -16,8 +16,9 @@ from cpdaemon.signing import token
 from cpsim.depth import TooDeep
 from cpsim.errors import Problem
 from cpsim.fake import ANY_PORT, Fake
-from cpsim.server import service, store
+from cpsim.server import batches, store
 from cpsim.server.accounts import Project, State
+from cpsim.server.batches import GivenUp, Seen
 from cpsim.server.inspection import Inspector
 from cpsim.server.journal import JournalFull
 from cpsim.server.service import AccountServer
@@ -260,7 +261,7 @@ def test_a_batch_is_applied_once(restarted, monkeypatch, least_log):
 
 
 def test_so_many_answers_are_remembered(restarted, monkeypatch):
-    monkeypatch.setattr(service, "ANSWERS_KEPT", 2)
+    monkeypatch.setattr(batches, "OTHERS_KEPT", 2)
     accounts = restarted()
     for number in range(3):
         accounts.apply("p", [("alloc", {"slot": f"s{number}"})], f"id{number}")
@@ -269,6 +270,47 @@ def test_so_many_answers_are_remembered(restarted, monkeypatch):
         False,
         True,
     ]
+
+
+SENDER = "0123456789abcdef" * 2
+
+
+@pytest.mark.parametrize("least_log", [store.LEAST_LOG, 0])
+def test_what_a_sender_has_sent_is_known_after_a_restart(restarted, monkeypatch, least_log):
+    monkeypatch.setattr(store, "LEAST_LOG", least_log)
+    accounts = restarted()
+    answer = accounts.apply("p", [("claim", {"slot": "a", "machine": "m"})], f"{SENDER}-1 digest")
+    assert len(answer) == 1
+    accounts = restarted()
+    assert accounts.apply("p", [("claim", {"slot": "a", "machine": "m"})], f"{SENDER}-1 digest") == answer
+    assert accounts.give_up("p", f"{SENDER}-2") is None
+    accounts = restarted()
+    with pytest.raises(GivenUp):
+        accounts.apply("p", [("alloc", {"slot": "late"})], f"{SENDER}-2 digest")
+    accounts.apply("p", [("alloc", {"slot": "b"})], f"{SENDER}-3 digest")
+    accounts = restarted()
+    with pytest.raises(Seen, match="gone on to number 3"):
+        accounts.apply("p", [("alloc", {"slot": "late"})], f"{SENDER}-2 digest")
+    assert list(books(accounts)[0]["p"].slots) == ["b"]
+
+
+def test_the_answers_of_an_older_store_are_known(tmp_path):
+    """It has them by their ids alone."""
+    old = {
+        "at_us": 5,
+        "projects": {"p": {}},
+        "answers": {"p": {"0123abcd 77": [[0, "slot 'b' was never allocated"]], "late ": []}},
+    }
+    with closing(sqlite3.connect(tmp_path / "store", isolation_level=None)) as database:
+        database.executescript(OLD_STORE)
+        database.execute("INSERT INTO snapshot VALUES (0, ?)", (json.dumps(old),))
+    for _ in range(2):
+        with closing(Store(tmp_path / "store")) as kept:
+            accounts = AccountServer({"p": "s"}, Clock(), store=kept)
+            assert accounts.apply("p", [], "0123abcd 77") == [(0, "slot 'b' was never allocated")]
+            with pytest.raises(GivenUp):
+                accounts.apply("p", [], "late 88")
+            kept.replace(accounts._accounts(6))
 
 
 def test_the_log_is_kept_short(restarted, monkeypatch, tmp_path):
