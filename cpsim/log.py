@@ -3,6 +3,11 @@
 A writer thread commits as soon as its last commit has ended; all that was handed over meanwhile goes into the
 next one. So a lone record waits for one commit, and a thousand at once share one. What is committed survives a
 killed process and a power cut (write-ahead log, synchronous=FULL). One process at a time may open a file.
+
+Whoever hands something over is told the outcome of the commit that has it, and of no other. A commit that failed is
+not there after a restart either: SQLite may have written it whole to the write-ahead log and failed only then, and at
+the next start would find it there; so another commit is written over it at once. Where that fails too, the outcome is
+`InDoubt`.
 """
 
 from __future__ import annotations
@@ -14,7 +19,9 @@ import shutil
 import sqlite3
 import threading
 import time
+from collections import deque
 from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
@@ -42,6 +49,11 @@ INSERT INTO cut SELECT 0 WHERE NOT EXISTS (SELECT * FROM cut);
 """
 INSERT: Final = "INSERT INTO log SELECT ? + key, ?, value FROM json_each(?)"
 """In one step for all records: each step gives Python's lock away, and must wait to have it back."""
+NOTHING_NEW: Final = (
+    ("UPDATE cut SET position = position + 1", ()),
+    ("UPDATE cut SET position = position - 1", ()),
+)
+"""A commit of one page that changes nothing: SQLite does not write a row that stays as it is."""
 ROOM_INSIDE: Final = "SELECT freelist_count * page_size FROM pragma_freelist_count, pragma_page_size"
 """Bytes of a file that hold nothing any more: what is written next goes there."""
 READ: Final = """
@@ -54,6 +66,30 @@ class InUse(Problem):
     """Another process has a log open."""
 
 
+class InDoubt(Problem):
+    """A commit failed, and may be there after a restart all the same.
+
+    Args:
+        problem: how it failed.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(f"{problem}; what was to be written may be there after a restart, or not")
+        self.problem = problem
+
+
+@dataclass(slots=True)
+class _Commit:
+    """What one commit is to write, and who is told its outcome."""
+
+    alone: bool
+    last: int = 0
+    """The position of its last record."""
+    records: list[str] = field(default_factory=list)
+    statements: list[Statement] = field(default_factory=list)
+    then: list[Then] = field(default_factory=list)
+
+
 class Log:
     """An open log. Its methods may be called from any thread.
 
@@ -62,7 +98,7 @@ class Log:
         kind: what the log is for; its first four letters mark the file, and one of another kind is not opened.
         tables: SQL that makes the owner's own tables, where they are not there.
         reserve_bytes: room on the disk that is kept in a file beside it, and used when the disk has no other.
-        in_sequence: once a commit has failed, the ones after it fail too, until `resume`.
+        in_sequence: once a commit that was not `alone` has failed, the ones after it fail too, until `resume`.
 
     Raises:
         Problem: the file is in use, damaged, or something else; or it cannot be made.
@@ -96,9 +132,7 @@ class Log:
             undo.pop_all()
         self._read_lock = threading.Lock()
         self._changed = threading.Condition()
-        self._records: list[str] = []
-        self._statements: list[Statement] = []
-        self._then: list[Then] = []
+        self._commits: deque[_Commit] = deque()
         self._waiting = 0
         self._busy = self._closing = False
         self._thread = threading.Thread(target=self._write, name=f"cpsim-{kind}", daemon=True)
@@ -116,14 +150,18 @@ class Log:
         except Problem:
             return False  # a disk that cannot be read has no room to write
 
-    def append(self, records: Sequence[str], *statements: Statement, then: Then | None = None) -> int:
+    def append(
+        self, records: Sequence[str], *statements: Statement, then: Then | None = None, alone: bool = False
+    ) -> int:
         """Hand over what one commit is to write: records, in this order, and SQL to be run after them.
 
         Args:
             records: texts without NUL.
             statements: each with its parameters.
-            then: called once that and all before it has been written, with None, or once that has failed, with the
-                problem; by the writer's thread, or at once if there is nothing to write.
+            then: called once the commit that has this has been written, with None, or once it has failed, with the
+                problem, which is `InDoubt` if it may have been written; by the writer's thread, or at once if there is
+                nothing to write.
+            alone: nothing else is in this commit, and nothing else fails with it.
 
         Returns:
             The position of the last record.
@@ -132,13 +170,17 @@ class Log:
         with self._changed:
             while records and self._waiting > MAX_WAITING:
                 self._changed.wait()
-            self._records += records
-            self._statements += statements
-            self._waiting += size
             self.last += len(records)
-            if self._busy or self._records or self._statements:
+            self._waiting += size
+            if self._busy or self._commits or records or statements:
+                if alone or not self._commits or self._commits[-1].alone:
+                    self._commits.append(_Commit(alone))
+                commit = self._commits[-1]
+                commit.last = self.last
+                commit.records += records
+                commit.statements += statements
                 if then is not None:
-                    self._then.append(then)
+                    commit.then.append(then)
                     then = None
                 self._changed.notify_all()
             last = self.last
@@ -167,7 +209,7 @@ class Log:
         with suppress(Problem):
             self.wait()
         self._failure = None
-        self.wait(("UPDATE cut SET position = position", ()))
+        self.wait(*NOTHING_NEW)
 
     def read(self, after: int, up_to: int, limit: int) -> list[tuple[int, str]]:
         """The next records behind a position, each with its own; only what is on disk."""
@@ -194,21 +236,19 @@ class Log:
         while True:
             with self._changed:
                 self._busy = False
-                while not (self._records or self._statements or self._then or self._closing):
+                while not (self._commits or self._closing):
                     self._changed.wait()
-                if not (self._records or self._statements or self._then):
+                if not self._commits:
                     return
                 self._busy = True
-                records, self._records = self._records, []
-                statements, self._statements = self._statements, []
-                then, self._then = self._then, []
-                self._waiting = 0
-                first = self.last - len(records) + 1
+                commit = self._commits.popleft()
+                self._waiting -= sum(map(len, commit.records))
+                first = commit.last - len(commit.records) + 1
                 self._changed.notify_all()
-            problem = self._failure or self._commit(first, records, statements)
-            if self._in_sequence:
-                self._failure = problem
-            for callback in then:
+            problem = self._failure or self._commit(first, commit.records, commit.statements)
+            if self._in_sequence and not commit.alone:
+                self._failure = problem.problem if isinstance(problem, InDoubt) else problem
+            for callback in commit.then:
                 callback(problem)
 
     def _commit(self, first: int, records: list[str], statements: list[Statement]) -> Problem | None:
@@ -217,7 +257,8 @@ class Log:
             return None
         problem = self._attempt(first, records, statements)
         if problem is not None and self._give_up_reserve():
-            problem = self._attempt(first, records, statements)
+            again = self._attempt(first, records, statements)
+            return problem if again is not None and isinstance(problem, InDoubt) else again
         return problem
 
     def _give_up_reserve(self) -> bool:
@@ -225,6 +266,7 @@ class Log:
 
     def _attempt(self, first: int, records: list[str], statements: list[Statement]) -> Problem | None:
         """Write all or nothing."""
+        is_written = False
         try:
             with told(self.path):
                 self._writing.execute("BEGIN IMMEDIATE")
@@ -232,12 +274,32 @@ class Log:
                     self._writing.execute(INSERT, (first, time.time_ns() // 1000, json.dumps(records)))
                 for statement in statements:
                     self._writing.execute(*statement)
+                is_written = True
                 self._writing.execute("COMMIT")
         except Exception as error:  # noqa: BLE001 - a writer that dies leaves everybody waiting for ever
+            problem = error if isinstance(error, Problem) else Problem(f"{self.path}: {error}")
+            self._roll_back()
+            if is_written and not _is_full(problem.__cause__) and not self._write_over():
+                return InDoubt(problem)
+            return problem
+        return None
+
+    def _write_over(self) -> bool:
+        """Write over what a commit that failed may have left in the write-ahead log; whether that was possible."""
+        try:
+            self._writing.execute("BEGIN IMMEDIATE")
+            for statement in NOTHING_NEW:
+                self._writing.execute(*statement)
+            self._writing.execute("COMMIT")
+        except sqlite3.Error:
+            self._roll_back()
+            return False
+        return True
+
+    def _roll_back(self) -> None:
+        with suppress(sqlite3.Error):
             if self._writing.in_transaction:
                 self._writing.execute("ROLLBACK")
-            return error if isinstance(error, Problem) else Problem(f"{self.path}: {error}")
-        return None
 
 
 def _open(path: Path, kind: str, tables: str) -> sqlite3.Connection:
@@ -315,6 +377,11 @@ def _lock(path: Path) -> int:
         os.close(file)
         raise InUse(f"{path} is in use by another process; stop it, or name another file") from None
     return file
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Whether SQLite found no room for a page: then the last, which ends a commit, is not in the write-ahead log."""
+    return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
 
 
 @contextmanager

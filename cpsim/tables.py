@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args, get_
 import msgspec
 from msgspec import Struct, ValidationError
 
+from cpsim import depth
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -30,12 +32,15 @@ def parse(text: str) -> dict[str, Any]:
     Raises:
         ValueError: it is no such document, or is nested too deeply.
     """
+    said = f"nested too deeply: {depth.MAX_DEPTH} levels of tables and lists are read"
     try:
-        return tomllib.loads(text)
+        tables = tomllib.loads(text)
+        depth.check([tables])
+    except (RecursionError, depth.TooDeep):
+        raise ValueError(said) from None
     except ValueError as error:
         raise ValueError(f"not TOML: {error}") from error
-    except RecursionError:
-        raise ValueError("not TOML that can be read: nested too deeply") from None
+    return tables
 
 
 def convert(tree: object, kind: type[T]) -> T:

@@ -12,6 +12,9 @@ A batch that fails again and again, while the server answers others, has a comma
 (The other is a command for a slot that there is not: it changes nothing, and takes the server what a real one takes.)
 Then the batch is given up, which a server that knows batch ids confirms, and halved like one that was refused.
 
+A server that knows batch ids refuses one whose number comes too late, or has come with other commands, as where a spool
+was put back from a copy. Nobody knows then whether its commands were applied: it is set aside.
+
 A pause doubles from one failure to the next, up to a limit, and varies at random, so that sites do not return all
 at once.
 """
@@ -50,6 +53,8 @@ WHOLE: Final = {400, 413, 500}
 """Statuses by which a server refuses a batch because of what is in it; others come from anything else."""
 ALWAYS: Final = {400, 413}
 """Those of them that come again however often it is sent."""
+NOT_AGAIN: Final = 409
+"""The status by which a server refuses a batch that was given up, or whose number has come before."""
 UNAVAILABLE: Final = 503
 TRIES: Final = 5
 """Failures in a row after which a batch is halved, if the server answers others."""
@@ -286,11 +291,28 @@ class Courier:
             if self._is_to_blame(batch, error.status):
                 self._halve(batch, REFUSED, str(error))
                 return True
+        elif knew and isinstance(error, Refused) and error.status == NOT_AGAIN:
+            return self._was_given_up(batch, error)
         elif self._is_given_up(batch, error, batch.id if knew else None):
             return True
         if error.definite and not batch.resumed:
             self._spool.put_back()
         return False
+
+    def _was_given_up(self, batch: Batch, error: Refused) -> bool:
+        """Make a batch anew that was given up; any other that is refused so may have been applied, or was another."""
+        try:
+            was_given_up = self._server.give_up(batch.id, batch.calls) is None
+        except CreditPiggyError as reason:
+            if not isinstance(reason, Refused) or reason.status != NOT_AGAIN:
+                return False  # ask again later
+            was_given_up = False
+        if was_given_up:
+            self._spool.retried()
+            self._spool.put_back()
+        else:
+            self._fail(batch, SET_ASIDE, str(error), ", for nobody knows whether they were applied")
+        return True
 
     def _is_to_blame(self, batch: Batch, status: int) -> bool:
         """Whether a batch was refused as a whole because of what is in it, as far as is known by now."""
@@ -360,10 +382,11 @@ class Courier:
         self._spool.settle(batch, failed, unnamed)
         self._size = min(2 * self._size, MAX_BATCH)
 
-    def _fail(self, batch: Batch, why: str, error: str) -> None:
+    def _fail(self, batch: Batch, why: str, error: str, advice: str | None = None) -> None:
         """Keep a whole batch for a person to see."""
         now_us = time.time_ns() // 1000
-        log.error("%s: %d commands, listed by `cpsim daemon --failed`%s: %s", why, len(batch.calls), ADVICE[why], error)
+        advice = ADVICE[why] if advice is None else advice
+        log.error("%s: %d commands, listed by `cpsim daemon --failed`%s: %s", why, len(batch.calls), advice, error)
         failed = [Failed(position, now_us, why, command, error) for position, command in batch.commands]
         self._go_on()
         self._spool.settle(batch, failed)

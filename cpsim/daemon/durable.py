@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from cpdaemon.wire import MalformedFrame
 from cpsim.daemon.listener import READ_BYTES, Listener
 from cpsim.errors import Problem
+from cpsim.log import InDoubt
 
 if TYPE_CHECKING:
     import socket
@@ -108,7 +109,10 @@ class DurableListener(Listener):
             if problem is not None:
                 connection.call = None
                 connection.grown = True  # if a shorter frame is on disk, it goes
-                self._refuse(connection)
+                if isinstance(problem, InDoubt):
+                    self._close(connection)  # neither OK nor ER is known to be true
+                else:
+                    self._refuse(connection)
             elif not self._has_grown(connection):
                 self._reply(connection, b"OK")
                 if connection.ended:

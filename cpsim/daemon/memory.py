@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from cpsim.daemon.spool import MAX_BATCH, MAX_COMMANDS, Batch, text_of, together
+from cpsim.daemon.spool import MAX_BATCH, MAX_COMMANDS, Batch, numbered, text_of, together
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +24,8 @@ class MemorySpool:
     def __init__(self) -> None:
         self._calls: deque[Call] = deque()
         self._open: Batch | None = None
+        self._sender = uuid.uuid4().hex
+        self._sequence = 0
         self.delivered_to = self.released_to = 0
         self.released = threading.Condition()
 
@@ -60,7 +62,9 @@ class MemorySpool:
             return None
         calls = calls[: together(calls, in_order=in_order, careful=careful)]
         commands = [(position, text_of(call)) for position, call in enumerate(calls, self.delivered_to + 1)]
-        self._open = Batch(uuid.uuid4().hex, self.delivered_to + len(calls), commands, calls, named)
+        self._sequence += 1
+        batch_id = numbered(self._sender, self._sequence)
+        self._open = Batch(batch_id, self.delivered_to + len(calls), commands, calls, named)
         return self._open
 
     def put_back(self) -> None:

@@ -41,7 +41,10 @@ CREATE TABLE IF NOT EXISTS failed
 CREATE TABLE IF NOT EXISTS tally (name TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS trouble (error TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS owner (project TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS sender (id TEXT PRIMARY KEY, sequence INTEGER NOT NULL) WITHOUT ROWID;
 """
+SENT: Final = "INSERT INTO sender VALUES (?, ?) ON CONFLICT DO UPDATE SET sequence = excluded.sequence"
+"""Under which id, and how often: no two batches have the same number."""
 MAX_COMMANDS: Final = 1_000_000
 """Commands in the spool, those set aside included; when it holds more, the daemon answers ER."""
 RESERVE_BYTES: Final = 16 * 2**20
@@ -115,6 +118,8 @@ class Spool:
         self._open: tuple[str, int, bool] | None = next(
             iter(self._log.query("SELECT id, last, named FROM batch")), None
         )
+        senders = self._log.query("SELECT id, sequence FROM sender")
+        self._sender, self._sequence = senders[0] if senders else (uuid.uuid4().hex, 0)
         self._had_room = True
         self.released = threading.Condition()
 
@@ -211,12 +216,16 @@ class Spool:
             commands = self._log.read(self._sent, last, last - self._sent)
             return self._batch(id_, last, commands, named=bool(was_named), resumed=True)
         while commands := self._log.read(self._sent, self._released, size):
-            batch = self._batch(uuid.uuid4().hex, commands[-1][0], commands, named=named)
+            self._sequence += 1  # also where it cannot be written down: no number is used again
+            batch = self._batch(numbered(self._sender, self._sequence), commands[-1][0], commands, named=named)
             if batch.calls:
                 taken = together(batch.calls, in_order=in_order, careful=careful)
                 if taken < len(batch.calls):
                     batch = self._batch(batch.id, batch.commands[taken - 1][0], batch.commands[:taken], named=named)
-                self._log.wait(("INSERT INTO batch VALUES (?, ?, ?)", (batch.id, batch.last, named)))
+                self._log.wait(
+                    ("INSERT INTO batch VALUES (?, ?, ?)", (batch.id, batch.last, named)),
+                    (SENT, (self._sender, self._sequence)),
+                )
                 self._open = batch.id, batch.last, named
                 return batch
             self._sent = batch.last
@@ -324,6 +333,11 @@ class Spool:
     ) -> Batch:
         commands = [(position, frame) for position, frame in records if frame]
         return Batch(id_, last, commands, [parse(frame.encode()) for _, frame in commands], named, resumed)
+
+
+def numbered(sender: str, sequence: int) -> str:
+    """The id of a batch, by which a server knows what was sent before it: see `cpsim.server.batches`."""
+    return f"{sender}-{sequence}"
 
 
 def together(calls: Sequence[Call], *, in_order: bool, careful: bool) -> int:

@@ -9,9 +9,10 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from cpdaemon.errors import ConnectFailed, Refused, ReplyLost, ReplyTimeout
-from cpsim.daemon.courier import accepted
+from cpsim.daemon.courier import NOT_AGAIN, accepted
 from cpsim.daemon.site import Daemon
 from cpsim.daemon.spool import Spool
+from cpsim.server.batches import NotAgain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -134,10 +135,14 @@ class InProcess:
         if fault is not None:
             self._meet(fault)
         store = self._accounts.store
-        failures = 0 if store is None else store.failures
-        self._accounts.apply(self._project_id, calls, batch_id)
         if store is not None:
-            store.wait(failures)
+            store.begin()
+        try:
+            self._accounts.apply(self._project_id, calls, batch_id)
+        except NotAgain as reason:
+            raise Refused(str(reason), NOT_AGAIN) from reason
+        if store is not None:
+            store.wait()
         if fault is not None and fault.action == "crash-after-commit":
             self._faults.crash()
         if fault is not None and fault.action in {"lose-reply", "cut"}:
@@ -146,7 +151,7 @@ class InProcess:
 
     def give_up(self, batch_id: str | None, _: Sequence[Call]) -> None:
         """They give up nothing: a fault is why a batch fails, and it may pass."""
-        raise Refused(f"batch {batch_id} is tried again")
+        raise Refused(f"batch {batch_id} is tried again", NOT_AGAIN)
 
     def _meet(self, fault: Fault) -> None:
         """Fail as a fault of the server wants it, if the batch is not to be applied; else return in time for that."""

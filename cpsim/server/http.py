@@ -14,11 +14,14 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 import msgspec
 
 from cpdaemon.commands import KINDS
+from cpsim import depth
 from cpsim.errors import Problem
-from cpsim.server.ledger import Refusal, shown
+from cpsim.log import InDoubt
+from cpsim.server.batches import LONGEST_ID, NotAgain
+from cpsim.server.ledger import shown
 from cpsim.server.messages import Failure, Request, Response
 from cpsim.server.quirks import aborts_bulk
-from cpsim.server.service import DIGESTS, GivenUp
+from cpsim.server.service import DIGESTS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
@@ -105,16 +108,7 @@ class Api:
         for command in commands:
             calls.append(command.call)
             written.append(command.written)
-        try:
-            refusals = self._accounts.apply(project_id, calls, None, b"[" + b",".join(written) + b"]")
-        except RecursionError:
-            if len(commands) > 1:
-                for command in commands:
-                    self._apply(project_id, [command])
-            else:
-                commands[0].failure = TOO_DEEP
-            return
-        for position, message in refusals:
+        for position, message in self._accounts.apply(project_id, calls, None, b"[" + b",".join(written) + b"]"):
             commands[position].failure = Failure(500, message)
 
     def _answer(self, request: Request, folder: str, name: str, suffix: str) -> Response | Command:
@@ -128,8 +122,6 @@ class Api:
             answer = self._perform(request, folder, name, suffix)
         except Failure as failure:
             return render(request, failure)
-        except RecursionError:
-            return render(request, TOO_DEEP)
         except _BulkAborted:
             return Response(500, b"<h1>Server Error (500)</h1>", b"text/html")
         return answer if isinstance(answer, Command) else render(request, answer)
@@ -179,34 +171,10 @@ class Api:
         return project_id, signed
 
     def _lib(self, project_id: str, name: str, arguments: Mapping[str, object]) -> dict[str, object]:
-        refusals = self._own(name, arguments)
-        self._accounts.note(project_id, (f"lib/{name}", arguments), refusals)
+        refusals = self._accounts.own(project_id, (f"lib/{name}", arguments))
         if refusals:
             raise Failure(500, refusals[0].message)
         return DONE
-
-    def _own(self, name: str, arguments: Mapping[str, object]) -> list[Refusal]:
-        """Give a machine, `vmid`, to a user, `webid`, or take it back.
-
-        Both are signed as every other request is: who earns a machine's credits is not for anybody to say. A release
-        may leave out the user; if it names one, the machine must be that user's.
-        """
-        odd = next((key for key, value in arguments.items() if type(value) not in {str, int}), None)
-        if odd is not None:
-            return [Refusal(0, f"{odd} must be text, not {shown(arguments[odd])}")]
-        named = ("vmid", "webid") if name == "claim" or "webid" in arguments else ("vmid",)
-        for argument in named:
-            if arguments.get(argument) in {None, ""}:
-                return [Refusal(0, f"missing argument {argument!r}")]
-        machine_id, *user_ids = (str(arguments[argument]) for argument in named)
-        if name == "claim":
-            return self._accounts.link([(machine_id, *user_ids)])
-        with self._accounts.reading() as ledger:
-            owner = ledger.owners.get(machine_id)
-        for user_id in user_ids:
-            if owner not in {None, user_id}:
-                return [Refusal(0, f"machine {machine_id!r} is linked to user {owner!r}, not to {user_id!r}")]
-        return self._accounts.release([machine_id])
 
     def _bulk(
         self,
@@ -219,14 +187,16 @@ class Api:
         is_bare = "bulk-abort" in self._accounts.quirks
         # who breaks off a batch cannot promise to apply it once
         batch = "" if is_bare else request.headers.get(BATCH, b"").decode("latin-1")
-        if batch and not classes:
-            return {"result": "ok", "batch": batch} | self._given_up(project_id, batch)
+        if len(batch) > LONGEST_ID:
+            raise Failure(400, f"the id of the batch is {len(batch):,} characters long: {LONGEST_ID} at most are taken")
         # other commands under the same id are another batch
         batch_id = f"{batch} {hashlib.sha256(signed).hexdigest()}" if batch else None
         try:
+            if batch and not classes:
+                return {"result": "ok", "batch": batch} | self._given_up(project_id, batch)
             errors = list(self._apply_bulk(project_id, classes, batch_id, document))
-        except GivenUp as given_up:
-            raise Failure(409, str(given_up)) from given_up
+        except NotAgain as reason:
+            raise Failure(409, str(reason)) from reason
         if is_bare:  # in production, nothing says of which command an error is
             errors = [{"message": error["message"], "code": error["code"]} for error in errors]
         return {"result": "ok"} | ({"batch": batch} if batch else {}) | ({"errors": errors} if errors else {})
@@ -292,9 +262,11 @@ class Api:
             return self._answered(request)
         try:
             self._accounts.mend()  # before anything is done
-            failures = store.failures
+            store.begin()
             response = self._answered(request)
-            await store.durable(failures)
+            await store.durable()
+        except InDoubt as problem:
+            return _json(Failure(504, str(problem)))
         except Problem as problem:
             return _json(Failure(503, str(problem)))
         return response
@@ -345,24 +317,40 @@ def _arguments(request: Request, signed: bytes, name: str, suffix: str) -> dict[
         pairs = dict(parse_qsl(signed.decode("utf-8", "replace"), keep_blank_values=True))
         if suffix == "jsonp":
             pairs.pop("callback", None)
-        return {kind: _decoded(text.encode()) for kind, text in pairs.items()} if name == "bulk" else pairs
+        return {kind: _decoded(text.encode(), 2) for kind, text in pairs.items()} if name == "bulk" else pairs
     if suffix == "text":
         text = request.body.decode("utf-8", "replace").strip()
         fields = [field.partition("=") for field in text.split(",")]
         if not all(equals for _, equals, _ in fields):
             raise Failure(400, "the body is not name=value,name=value")
         return {key.strip(): value for key, _, value in fields}
-    arguments = _decoded(request.body)
+    arguments = _decoded(request.body, 3 if name == "bulk" else 1)
     if not isinstance(arguments, dict):
         raise Failure(400, "the body is not a JSON object")
     return arguments
 
 
-def _decoded(text: bytes) -> object:
+def _decoded(text: bytes, levels: int) -> object:
+    """JSON, in which arguments are so many levels down: of a command alone, a class of a bulk, or a bulk."""
     try:
-        return msgspec.json.decode(text)
-    except (ValueError, RecursionError) as error:  # ValueError: not JSON, or not UTF-8
+        value = msgspec.json.decode(text)
+        levels += depth.MAX_DEPTH
+        # one of the commands is on the way down
+        if len(text) > 2 * levels and depth.opened(text) - _commands(value) >= levels:
+            depth.check([value], levels)
+    except (RecursionError, depth.TooDeep) as error:
+        raise Failure(400, f"an argument is nested deeper than {depth.MAX_DEPTH} levels") from error
+    except ValueError as error:  # not JSON, or not UTF-8
         raise Failure(400, f"the body is not JSON: {error}") from error
+    return value
+
+
+def _commands(value: object) -> int:
+    """How many objects there are in the lists of a bulk, or in a list; they are beside one another."""
+    if isinstance(value, list):
+        return list(map(type, value)).count(dict)
+    lists = value.values() if isinstance(value, dict) else ()
+    return sum(list(map(type, commands)).count(dict) for commands in lists if type(commands) is list)
 
 
 def _document(answer: Answer) -> tuple[int, Mapping[str, object]]:
@@ -421,7 +409,6 @@ ROUTES: Final = {
 """The usual paths, read once for all."""
 DONE: Final[dict[str, object]] = {"result": "ok"}
 DONE_AS_JSON: Final = _json(DONE)
-TOO_DEEP: Final = Failure(400, "the body is nested too deeply")
 FORMATS: Final[dict[str, Render]] = {
     "": _as_json,
     "json": _as_json,

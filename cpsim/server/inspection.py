@@ -229,13 +229,15 @@ class Inspector:
         with _as_value_error():
             self._catch_up(project)
         self._faults.forget_firings(project)
-        self._accounts.reset(project)
-        return self.totals()
+        with self._accounts.alone():  # or what another changes after the reset could fail, and the answer with it
+            self._accounts.reset(project)
+            return self.totals()
 
     def housekeep(self) -> Totals:
         """Run the server's housekeeping job once: it expires what is due, or under `expire-live` what is not."""
-        self._accounts.housekeep()
-        return self.totals()
+        with self._accounts.alone():
+            self._accounts.housekeep()
+            return self.totals()
 
     def faults(self) -> list[FaultView]:
         """The faults that are set."""

@@ -23,7 +23,8 @@ ERRORS: Final = {
     409: "The clock would go back, or beyond its end; there is no such fault or quirk, or it cannot be had, such as "
     "`down` without `until`; or a fault keeps from the accounts what a daemon has acknowledged.",
     413: "The body is too large.",
-    503: "The store cannot be written now.",
+    503: "The store cannot be written now; nothing is done.",
+    504: "The store cannot be written now, and nobody knows whether this will have been done after a restart.",
     507: "There is more than is kept, or than a Parquet column holds; the message says what to do.",
 }
 
@@ -70,7 +71,7 @@ def document(*, needs_token: bool) -> dict[str, Any]:
 
 
 def _operation(action: Action, answer: object, error: object, *, needs_token: bool) -> dict[str, Any]:
-    statuses = {400, 401 if needs_token else 403, 413, 503, *action.errors}
+    statuses = {400, 401 if needs_token else 403, 413, 503, 504, *action.errors}
     refused = {JSON: {"schema": error}}
     return {
         "summary": inspect.getdoc(action.perform).partition("\n")[0],  # type: ignore[union-attr]

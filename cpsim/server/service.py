@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
+from cpsim import depth
+from cpsim.server.batches import Batches, GivenUp
 from cpsim.server.clock import Clock, wall_clock_us
 from cpsim.server.journal import DEFAULT_LIMIT, Journal
-from cpsim.server.ledger import Ledger, Refusal, Refused
+from cpsim.server.ledger import Ledger, Refusal, Refused, shown
 from cpsim.server.quirks import QuirkyLedger
-from cpsim.server.store import Accounts
+from cpsim.server.store import SEEN, Accounts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from concurrent.futures import Future
 
     from cpsim.server.store import Store
 
@@ -26,20 +29,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 DIGESTS: Final = {"sha-1": hashlib.sha1, "sha-256": hashlib.sha256, "sha-512": hashlib.sha512}
-ANSWERS_KEPT: Final = 10_000
-"""For how many batches of a project the server remembers what it answered."""
-
-READ_DEEPER: Final = 100
-"""By how many levels, of objects and of the stack, what is taken now may be deeper when it is read again."""
-NO_OPENING: Final = bytes(set(range(256)) - set(b"[{"))
-"""All that does not begin a level; to leave it out takes a third of the time of counting what does."""
-
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder().decode
-
-
-class GivenUp(Exception):  # noqa: N818 - an answer, not a fault
-    """A batch came after its sender had given it up."""
 
 
 class AccountServer:
@@ -69,11 +59,11 @@ class AccountServer:
             self.add_project(project_id, secret)
         self.quirks = frozenset[str]()
         self._ledger = self._new_ledger()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.clock = Clock(now_us)
         self.journal = Journal(journal_limit)
         self._refused: dict[str, int] = {}
-        self._answers: dict[str, dict[str, list[Refusal]]] = {}
+        self._batches: dict[str, Batches] = {}
         self._changes: dict[str, Callable[..., list[Refusal]]] = {
             "apply": self._apply,
             "note": self._note,
@@ -143,57 +133,98 @@ class AccountServer:
     ) -> list[Refusal]:
         """Apply commands in the order given; what is refused stops nothing.
 
-        A batch with an id is applied once: when it comes again, it is answered as it was before. The `document` of
-        these commands, a list or a bulk, is kept in the journal as it is, if it is given.
+        A batch with an id is applied once: when it comes again, it is answered as it was before. The id is a name, and
+        perhaps a blank and a digest of the commands: see `cpsim.server.batches`. The `document` of these commands, a
+        list or a bulk, is kept in the journal as it is, if it is given.
 
         Raises:
-            GivenUp: its sender has given it up; nothing was applied.
+            NotAgain: the batch was given up, or has been seen and its answer is not kept; nothing was applied.
             Problem: the store cannot be written.
-            RecursionError: an argument is nested too deeply to be written down; nothing was applied.
+            TooDeep: an argument is nested too deeply; nothing was applied. Whoever gives a document has looked.
         """
+        if document is None:
+            depth.check(value for _, arguments in calls for value in arguments.values())
         with self._lock:
             self._mend()
-            if batch_id is not None and (answers := self._answers.get(project_id)):
-                if batch_id in answers:
-                    return answers[batch_id]
-                if _given_up(batch_id) in answers:
-                    raise GivenUp(f"batch {batch_id.rpartition(' ')[0]!r} was given up by its sender")
+            if batch_id is not None and (batches := self._batches.get(project_id)):
+                answer = batches.answer(batch_id)
+                if answer is not None:
+                    return answer
             if self.store is not None:
                 written = _encode(calls)
             elif not self.journal.has_room(project_id, len(calls)):
                 written = b""
             else:
                 written = document or _encode(calls)
-            if len(written) > READ_DEEPER and len(written.translate(None, NO_OPENING)) > 2 * len(calls) + READ_DEEPER:
-                _decode(b"[" * READ_DEEPER + written + b"]" * READ_DEEPER)
             now_us = self.clock.now_us()
             refusals = self._apply(now_us, project_id, calls, batch_id)
             self.journal.add(project_id, now_us, calls, written, refusals)
             if self.on_applied is not None:
                 self.on_applied(calls)
             if self.store is not None:
-                self._keep(self.store, now_us, "apply", (project_id, msgspec.Raw(written), batch_id, refusals))
+                self._keep(self.store, now_us, ("apply", (project_id, msgspec.Raw(written), batch_id, refusals)))
         return refusals
 
-    def note(self, project_id: str, call: Call, refusals: Sequence[Refusal]) -> None:
-        """Keep in the journal a request of a project that is no command."""
-        self._change("note", project_id, [call], None, refusals)
+    def own(self, project_id: str, call: Call) -> list[Refusal]:
+        """Give a machine to a user, or take it back, as a project asks, and keep in its journal that it did.
+
+        Args:
+            project_id: who asks.
+            call: `lib/claim` or `lib/release`, with `vmid` and `webid`. A release may leave out the user; if it names
+                one, the machine must be that user's.
+
+        Raises:
+            Problem: the store cannot be written.
+        """
+        with self._lock:
+            self._mend()
+            now_us = self.clock.now_us()
+            refusals, changes = self._owned(now_us, *call)
+            noted = (project_id, [call], None, refusals)
+            self._note(now_us, *noted)
+            if self.store is not None:
+                self._keep(self.store, now_us, *changes, ("note", noted))
+        return refusals
+
+    def _owned(
+        self, now_us: int, name: str, arguments: Mapping[str, object]
+    ) -> tuple[list[Refusal], list[tuple[str, list[Any]]]]:
+        """What is refused of a request for a machine, and what it has changed."""
+        odd = next((key for key, value in arguments.items() if type(value) not in {str, int}), None)
+        if odd is not None:
+            return [Refusal(0, f"{odd} must be text, not {shown(arguments[odd])}")], []
+        is_claim = name == "lib/claim"
+        named = ("vmid", "webid") if is_claim or "webid" in arguments else ("vmid",)
+        for argument in named:
+            if arguments.get(argument) in {None, ""}:
+                return [Refusal(0, f"missing argument {argument!r}")], []
+        machine_id, *user_ids = (str(arguments[argument]) for argument in named)
+        owner = self._ledger.owners.get(machine_id)
+        if not is_claim and user_ids and owner not in {None, *user_ids}:
+            return [Refusal(0, f"machine {machine_id!r} is linked to user {owner!r}, not to {user_ids[0]!r}")], []
+        what, subject = ("link", (machine_id, *user_ids)) if is_claim else ("release", machine_id)
+        return self._changes[what](now_us, [subject]), [(what, [[subject]])]
 
     def give_up(self, project_id: str, batch: str) -> list[Refusal] | None:
         """What a batch of this name was answered; None if it was not applied, and from now on never will be.
 
         Args:
             project_id: whose it is.
-            batch: what stands before the last blank of its id.
+            batch: its name.
+
+        Raises:
+            Seen: that is not known any more.
+            Problem: the store cannot be written.
         """
-        mark = _given_up(f"{batch} ")
         with self._lock:
             self._mend()
-            for batch_id, refusals in self._answers.get(project_id, {}).items():
-                if _given_up(batch_id) == mark != batch_id:
-                    return refusals
-            self._make("apply", project_id, [], mark, [])
-        return None
+            try:
+                answer = self._batches.get(project_id, Batches()).named(batch)
+            except GivenUp:
+                return None
+            if answer is None:
+                self._make("apply", project_id, [], f"{batch} ", [])
+        return answer
 
     def note_malformed(self, project_id: str, frame: bytes) -> None:
         """Keep in the journal that a project's daemon could not take a frame."""
@@ -238,9 +269,8 @@ class AccountServer:
             self._have_quirks(0, names)
             if self.store is None:
                 return
-            failures = self.store.failures
-            self.store.keep(0, "behave", [names])  # at no time: the clock need not have been started
-        self.store.wait(failures)
+            outcome = self.store.keep(0, ("behave", [names]))  # at no time: the clock need not have been started
+        outcome.result()
 
     @contextmanager
     def reading(self) -> Iterator[Ledger]:
@@ -249,8 +279,14 @@ class AccountServer:
             self._mend()
             now_us = self.clock.now_us()
             if self._ledger.expire(now_us) and self.store is not None:
-                self._keep(self.store, now_us, "expire", ())  # what was seen to have expired has
+                self._keep(self.store, now_us, (SEEN, ()))  # what was seen to have expired has
             yield self._ledger
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """No other thread reads or changes anything while the context lasts."""
+        with self._lock:
+            yield
 
     def _change(self, what: str, *arguments: object) -> list[Refusal]:
         """Change the accounts, and keep the change."""
@@ -262,7 +298,7 @@ class AccountServer:
         now_us = self.clock.now_us()
         refusals = self._changes[what](now_us, *arguments)
         if self.store is not None:
-            self._keep(self.store, now_us, what, arguments)
+            self._keep(self.store, now_us, (what, arguments))
         return refusals
 
     def mend(self) -> None:
@@ -277,7 +313,6 @@ class AccountServer:
     def _mend(self) -> None:
         if self.store is not None and self.store.is_broken:
             self.store.resume()
-            self._answers.clear()
             self.journal.forget_received()
             self._restore(self.store)
 
@@ -295,14 +330,14 @@ class AccountServer:
         assert self.store is not None
         with self._lock:
             self._mend()
-            failures = self.store.failures
-            self._keep(self.store, now_us, "expire", ())
-        self.store.wait(failures)
+            outcome = self._keep(self.store, now_us, (SEEN, ()))
+        outcome.result()
 
-    def _keep(self, store: Store, now_us: int, what: str, arguments: Sequence[object]) -> None:
-        store.keep(now_us, what, arguments)
+    def _keep(self, store: Store, now_us: int, *changes: tuple[str, Sequence[object]]) -> Future[None]:
+        outcome = store.keep(now_us, *changes)
         if store.wants_snapshot:
             store.replace(self._accounts(now_us))
+        return outcome
 
     def _apply(
         self, now_us: int, project_id: str, calls: Sequence[Call], batch_id: str | None, _: object = None
@@ -310,10 +345,7 @@ class AccountServer:
         refusals = self._ledger.apply_all(project_id, calls, now_us)
         self._count_refused(project_id, len(refusals))
         if batch_id is not None:
-            answers = self._answers.setdefault(project_id, {})
-            answers[batch_id] = refusals
-            if len(answers) > ANSWERS_KEPT:
-                del answers[next(iter(answers))]
+            self._batches.setdefault(project_id, Batches()).add(batch_id, now_us, refusals)
         return refusals
 
     def _note(
@@ -337,12 +369,12 @@ class AccountServer:
         if project_id is None:
             self._ledger = self._new_ledger()
             self._refused.clear()
-            self._answers.clear()
+            self._batches.clear()
             self.journal.forget_all()
         else:
             self._ledger.forget(project_id)
             self._refused.pop(project_id, None)
-            self._answers.pop(project_id, None)
+            self._batches.pop(project_id, None)
             self.journal.forget(project_id)
         return []
 
@@ -368,9 +400,9 @@ class AccountServer:
             self._refused,
             dict(ledger.projects),
             ledger.owners,
-            self._answers,
-            sorted(self.quirks),
-            self.journal.overflows,
+            quirks=sorted(self.quirks),
+            overflows=self.journal.overflows,
+            batches=self._batches,
         )
 
     def _restore(self, store: Store) -> None:
@@ -380,10 +412,10 @@ class AccountServer:
         self.quirks = frozenset(kept.quirks)
         self._ledger = self._new_ledger()
         self._ledger.restore(kept.projects, kept.owners)
+        self._batches = kept.batches
         for project_id, answers in kept.answers.items():
-            self._answers[project_id] = {
-                batch_id: list(starmap(Refusal, refusals)) for batch_id, refusals in answers.items()
-            }
+            for batch_id, refusals in answers.items():
+                self._batches.setdefault(project_id, Batches()).add(batch_id, kept.at_us, refusals)
         for project_id, received_us, encoded, refused in store.received():
             written = b"[%s]" % b",".join(map(bytes, encoded))
             calls = msgspec.json.decode(written) if refused else encoded
@@ -401,11 +433,6 @@ class AccountServer:
 
     def _new_ledger(self) -> Ledger:
         return QuirkyLedger(self.quirks) if self.quirks else Ledger()
-
-
-def _given_up(batch_id: str) -> str:
-    """The id under which it is kept that a batch was given up."""
-    return f"{batch_id.rpartition(' ')[0]} "
 
 
 def _each(change: Callable[[T], None], subjects: Iterable[T]) -> list[Refusal]:

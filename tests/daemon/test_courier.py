@@ -7,7 +7,7 @@ import pytest
 
 from cpdaemon.errors import BadReply, ConnectFailed, Refused, ReplyLost, ReplyTimeout
 from cpsim.daemon import courier
-from cpsim.daemon.courier import TIMEOUT_TRIES, TRIES, TRIES_ALONE, Courier
+from cpsim.daemon.courier import NOT_AGAIN, TIMEOUT_TRIES, TRIES, TRIES_ALONE, Courier
 from cpsim.daemon.spool import Spool, read_failed, read_status
 
 UNKNOWN = [ReplyLost("cut"), BadReply("<h1>Oops</h1>")]
@@ -367,6 +367,37 @@ def test_what_an_earlier_daemon_had_sent(path, spool, deliver, knows_batches):
         assert failed(path) == [("sent", "set aside")]
         assert "ended before" in read_failed(path)[0].error
         assert status.delivered == 4
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_a_batch_that_was_given_up_is_made_anew_and_one_that_was_seen_is_kept_for_a_person(path, deliver, is_known):
+    """Of the one it is certain that it was not applied; of the other, perhaps other commands were under its number."""
+    seen = Refused("batch comes too late", NOT_AGAIN)
+
+    class Knowing(Server):
+        def give_up(self, batch_id, calls):
+            if is_known:
+                return super().give_up(batch_id, calls)
+            raise seen
+
+    server = Knowing(seen)
+    status = deliver(server)
+    first, *later = server.batches
+    if is_known:
+        assert status.delivered == 4
+        assert [slots for _, slots in later] == [first[1]]
+        assert later[0][0] != first[0]
+    else:
+        assert failed(path) == [(str(number), "set aside") for number in range(4)]
+        assert read_failed(path)[0].error == "batch comes too late"
+
+
+def test_a_batch_under_whose_number_others_were_applied_is_kept_for_a_person(path, deliver):
+    class Mistaken(Server):
+        def give_up(self, batch_id, calls):
+            return [None] * len(calls)
+
+    assert deliver(Mistaken(Refused("other commands", NOT_AGAIN))).set_aside == 4
 
 
 def test_a_server_that_has_come_to_know_batches_did_not_know_those_before(path, spool, deliver):

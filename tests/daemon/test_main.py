@@ -1,6 +1,7 @@
 """`cpsim daemon` as a process of its own."""
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -349,6 +350,34 @@ def test_errors_that_cannot_be_read_say_nothing_of_any_command(server, monkeypat
         monkeypatch.setattr(sender, "_bulk", lambda *_: {"result": "ok", "errors": errors})
         with pytest.raises(BadReply, match="list of errors cannot be read"):
             sender.post("id", calls)
+
+
+def test_a_spool_that_was_put_back_from_a_copy_doubles_nothing_and_loses_nothing(here, server, wait_for):
+    """Its numbers have come before: what is under them is kept for a person, and the rest goes on."""
+
+    def deliver(*slots):
+        with (
+            closing(HttpServer(parse_endpoint(server.addresses["http"]), ("p", SECRET), 5)) as sender,
+            Daemon(sender, "p", unix=here / "cp.sock", spool=Spool(here / "spool")) as daemon,
+        ):
+            for slot in slots:
+                Client("./cp.sock").send(Alloc(slot))
+                wait_for(lambda: daemon.pending == 0)
+
+    deliver("a")
+    shutil.copy(here / "spool", here / "copy")
+    deliver("b", "c")
+    shutil.copy(here / "copy", here / "spool")
+    deliver("b", "d", "e")
+    with server.accounts.reading() as ledger:
+        assert list(ledger.project("p").slots) == ["a", "b", "c", "e"]
+    late, other = read_failed(here / "spool")
+    assert [(row.why, row.command) for row in (late, other)] == [
+        ("set aside", "alloc,slot=b"),
+        ("set aside", "alloc,slot=d"),
+    ]
+    assert "comes too late" in late.error
+    assert "has come before, with other commands" in other.error
 
 
 def test_what_was_given_up_stays_so(here):

@@ -1,6 +1,8 @@
 """The spool on its own."""
 
+import sqlite3
 import threading
+from contextlib import closing
 
 import pytest
 
@@ -125,6 +127,45 @@ def test_a_batch_that_was_put_back_is_made_anew(opened, path):
     assert slots(again) == ["a", "b"]
     assert again.id != batch.id
     assert not again.resumed
+
+
+def test_batches_are_numbered_for_good(opened, path):
+    """Each has a number of its own, above those before it, also after a restart and where it could not be written."""
+    spool = opened()
+    keep(spool, *(f"alloc,slot={number}" for number in range(4)))
+    ids = []
+    for number in range(4):
+        batch = spool.take(1)
+        ids.append(batch.id)
+        if number % 2:
+            spool.put_back()
+        else:
+            spool.settle(batch, [])
+        spool = opened()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("ALTER TABLE batch RENAME TO elsewhere")
+        with pytest.raises(Problem, match="no such table"):
+            spool.take()
+        other.execute("ALTER TABLE elsewhere RENAME TO batch")
+    ids.append(spool.take().id)
+    senders, numbers = zip(*(id_.split("-") for id_ in ids), strict=True)
+    assert len(set(senders)) == 1
+    assert [int(number) for number in numbers] == [1, 2, 3, 4, 6]
+
+
+def test_a_spool_of_an_older_version_is_delivered(opened, path):
+    """It has no sender, and its open batch has an id without a number."""
+    spool = opened()
+    keep(spool, "alloc,slot=a", "alloc,slot=b")
+    spool.take(1)
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("UPDATE batch SET id = 'f00d'")
+        database.execute("DROP TABLE sender")
+    spool = opened()
+    batch = spool.take()
+    assert (batch.id, slots(batch), batch.resumed) == ("f00d", ["a"], True)
+    spool.settle(batch, [])
+    assert spool.take().id.endswith("-1")
 
 
 def test_a_full_spool(opened, path):

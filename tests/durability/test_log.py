@@ -1,6 +1,7 @@
 """The durable log on its own."""
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -12,9 +13,10 @@ from queue import SimpleQueue
 import pytest
 
 from cpsim.errors import Problem
-from cpsim.log import Log, cut, in_use
+from cpsim.log import NOTHING_NEW, InDoubt, Log, cut, in_use
 
 KIND = "TEST"
+PAGE = 4096
 
 
 @pytest.fixture
@@ -86,6 +88,68 @@ def test_one_commit_takes_all_or_nothing(opened):
     log.append(["c"])
     log.wait()
     assert everything(log) == [(1, "a"), (3, "c")]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 60 megabytes of its own, where this system lets us have one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mount.returncode:
+        pytest.skip("only root can mount a disk")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize(("frames", "outcome"), [(4040, Problem), (4062, InDoubt)])
+def test_a_commit_that_fails_when_it_is_written_is_not_there_after_a_restart(small_disk, tmp_path, frames, outcome):
+    """SQLite writes it whole to the write-ahead log, and then finds no room to index what is beyond page 4,062."""
+    path, copy = small_disk / "log", tmp_path / "log"
+    with closing(Log(path, KIND)) as log, closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        log.append(["kept"])
+        log.wait()
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM log").fetchall()  # the write-ahead log cannot begin anew
+
+        def written():
+            return ((small_disk / "log-wal").stat().st_size - 32) // (24 + PAGE)
+
+        while written() < frames:
+            log.wait(*NOTHING_NEW)
+        assert written() == frames
+        with (small_disk / "others").open("wb", buffering=0) as others:
+            for _ in range(shutil.disk_usage(small_disk).free // PAGE - 44):
+                others.write(bytes(PAGE))
+        problems = SimpleQueue()
+        log.append(["x" * (35 * PAGE)], then=problems.put)
+        assert type(problems.get(timeout=60)) is outcome
+        for name in ("log", "log-wal"):
+            shutil.copy(small_disk / name, copy.with_name(name))  # as they are if this process is killed now
+        (small_disk / "others").unlink()
+        with closing(Log(copy, KIND)) as again:
+            assert everything(again) == [(1, "kept")]
+        log.append(["after"])
+        log.wait()
+        assert everything(log) == [(1, "kept"), (3, "after")]
+
+
+def test_what_fails_alone_fails_nothing_else(path):
+    outcomes = SimpleQueue()
+    bad = ("INSERT INTO nowhere VALUES (1)", ())
+    with closing(Log(path, KIND, in_sequence=True)) as log:
+        for records, statements, alone in ((["a"], (), False), ([], (bad,), True), (["b"], (), False)):
+            log.append(records, *statements, then=outcomes.put, alone=alone)
+        log.wait()
+        assert [outcomes.get(timeout=60) is None for _ in range(3)] == [True, False, True]
+        with pytest.raises(Problem, match="nowhere"):
+            log.wait(bad)
+        log.append([], *cut(1), then=outcomes.put, alone=True)  # what is cut is in what failed
+        assert outcomes.get(timeout=60) is not None
+        log.resume()
+        assert everything(log) == [(1, "a"), (2, "b")]
 
 
 def test_many_writers(opened):

@@ -172,7 +172,9 @@ PROJECT = '[[project]]\nid = "p"\nsecret = "s"\n'
     ("text", "said"),
     [
         ("http = ", "not TOML: "),
-        (f"http = {'[' * 5_000}", "nested too deeply"),
+        (f"http = {'[' * 5_000}", "nested too deeply: 32 levels of tables and lists are read"),
+        (f"http = {'[' * 32}{']' * 32}", "nested too deeply"),
+        (f"http = {'[' * 31}{']' * 31}", "expected HOST:PORT"),
         (f"seed = {'9' * 10_000}", "not TOML: "),
         ('htp = "127.0.0.1:80"', 'htp: unknown key: expected one of project, daemon, http, .*; did you mean "http"'),
         ('http = "127.0.0.1"', 'http = "127.0.0.1": expected HOST:PORT, with a port from 0'),

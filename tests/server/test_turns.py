@@ -8,6 +8,7 @@ from collections import Counter
 
 import pytest
 
+from cpsim.depth import MAX_DEPTH
 from cpsim.server.connection import FEW
 from cpsim.server.service import AccountServer
 
@@ -115,7 +116,7 @@ def test_with_few_connections_each_is_applied_when_it_comes(site, connect):
 
 def test_one_that_is_nested_too_deeply_is_refused_alone(site, together):
     deep = b'{"slot": "deep", "x": %s%s}' % (b"[" * DEEPER_THAN_THE_STACK, b"]" * DEEPER_THAN_THE_STACK)
-    nearly = b'{"slot": "nearly", "x": %s%s}' % (b"[" * 950, b"]" * 950)
+    nearly = b'{"slot": "nearly", "x": %s%s}' % (b"[" * (MAX_DEPTH + 1), b"]" * (MAX_DEPTH + 1))
     got = together(single(site, "alloc", {"slot": "a"}), *[single(site, "alloc", body) for body in (nearly, deep)])
     assert [status for status, _ in got] == [200, 400, 400]
     assert sorted(site.slots()) == ["a", "first"]

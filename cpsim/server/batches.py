@@ -1,0 +1,150 @@
+"""Which batches a project has sent, so that each is applied once, however often and however late it comes."""
+
+from __future__ import annotations
+
+import re
+from itertools import chain
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from cpsim.server.ledger import Refusal  # noqa: TC001 - msgspec reads it
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+LONGEST_ID: Final = 200
+"""Characters of a batch's id."""
+NUMBERED: Final = re.compile("([0-9a-f]{32})-([1-9][0-9]{0,15})")
+"""An id of cpsim's daemons: sender and sequence number."""
+SENDERS_KEPT: Final = 10_000
+"""Senders of a project of which the highest sequence number is known: those that sent last."""
+OTHERS_KEPT: Final = 10_000
+"""Ids of other kinds that are known of a project: those that came last."""
+OTHERS_KEPT_US: Final = 7 * 86_400_000_000
+"""For how long they are."""
+REFUSALS_KEPT: Final = 100_000
+"""Refusals of a project's batches that are kept, for the answer when such a batch comes again."""
+
+
+class NotAgain(Exception):  # noqa: N818 - an answer, not a fault
+    """A batch is not applied, because of what came before it."""
+
+
+class GivenUp(NotAgain):
+    """Its sender had given it up."""
+
+
+class Seen(NotAgain):
+    """It has come before, or its sender has gone on without it; what it was answered is not known any more."""
+
+
+class Answer(msgspec.Struct):
+    """The answer to a batch.
+
+    Attributes:
+        batch_id: its name, a blank, and a digest of its commands; without a digest, the batch was given up.
+        at_us: when it came.
+        refusals: what was refused of it; None if that is not kept any more.
+        sequence: its number, where it has one.
+    """
+
+    batch_id: str
+    at_us: int
+    refusals: list[Refusal] | None
+    sequence: int = 0
+
+
+class Batches(msgspec.Struct):
+    """The batches of a project that are known.
+
+    A sender sends a batch only when it knows the outcome of the one before. So of a sender the latest is known, and
+    whatever has a lower number comes too late. Batches with other ids are known one by one.
+    """
+
+    senders: dict[str, Answer] = {}
+    others: dict[str, Answer] = {}
+    refused: int = 0
+    """How many refusals are kept."""
+
+    def answer(self, batch_id: str) -> list[Refusal] | None:
+        """What was refused of a batch when it came before; None, if it did not.
+
+        Args:
+            batch_id: as that of an `Answer`.
+
+        Raises:
+            GivenUp: its sender has given it up.
+            Seen: it was applied, perhaps, and nobody knows what it was answered.
+        """
+        name = _name(batch_id)
+        known = self._of_sender(name)
+        if known is None:
+            known = self.others.get(f"{name} ") or self.others.get(batch_id)
+        elif known.batch_id not in {batch_id, f"{name} "}:
+            raise Seen(f"batch {name!r} has come before, with other commands")
+        return None if known is None else _refusals(known)
+
+    def named(self, name: str) -> list[Refusal] | None:
+        """Likewise of a batch by its name, whatever its commands; raises as `answer` does."""
+        known = self._of_sender(name) or self.others.get(f"{name} ")
+        if known is None:
+            known = next((answer for answer in self.others.values() if _name(answer.batch_id) == name), None)
+        return None if known is None else _refusals(known)
+
+    def add(self, batch_id: str, at_us: int, refusals: Sequence[Refusal]) -> None:
+        """Take note of a batch that has not come before, and was applied or, without commands, given up."""
+        answer = Answer(batch_id, at_us, list(refusals))
+        self.refused += len(refusals)
+        if match := NUMBERED.fullmatch(_name(batch_id)):
+            answer.sequence = int(match[2])
+            self._forget(self.senders, match[1])
+            self.senders[match[1]] = answer
+            if len(self.senders) > SENDERS_KEPT:
+                self._forget(self.senders, next(iter(self.senders)))
+        else:
+            self._forget(self.others, batch_id)
+            self.others[batch_id] = answer
+            while len(self.others) > OTHERS_KEPT or next(iter(self.others.values())).at_us < at_us - OTHERS_KEPT_US:
+                self._forget(self.others, next(iter(self.others)))
+        if self.refused > REFUSALS_KEPT:
+            self._forget_refusals()
+
+    def _of_sender(self, name: str) -> Answer | None:
+        """The latest batch of a sender, if that is the one of this name; None, if the sender has not come so far."""
+        match = NUMBERED.fullmatch(name)
+        known = self.senders.get(match[1]) if match else None
+        if match is None or known is None or known.sequence < int(match[2]):
+            return None
+        if known.sequence > int(match[2]):
+            raise Seen(f"batch {name!r} comes too late: its sender has gone on to number {known.sequence}")
+        return known
+
+    def _forget(self, answers: dict[str, Answer], key: str) -> None:
+        answer = answers.pop(key, None)
+        if answer is not None:
+            self.refused -= len(answer.refusals or ())
+
+    def _forget_refusals(self) -> None:
+        """Keep half as many as may be; the oldest go first, and those of senders last."""
+        for answer in chain(self.others.values(), self.senders.values()):
+            if self.refused <= REFUSALS_KEPT // 2:
+                break
+            if answer.refusals:
+                self.refused -= len(answer.refusals)
+                answer.refusals = None
+
+
+def _name(batch_id: str) -> str:
+    """What stands before the digest, if there is one."""
+    name, blank, _ = batch_id.rpartition(" ")
+    return name if blank else batch_id
+
+
+def _refusals(known: Answer) -> list[Refusal]:
+    name = _name(known.batch_id)
+    if known.batch_id.endswith(" "):
+        raise GivenUp(f"batch {name!r} was given up by its sender")
+    if known.refusals is None:
+        raise Seen(f"batch {name!r} was applied, and what was refused of it is not kept any more")
+    return known.refusals
