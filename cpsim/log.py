@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cpsim.errors import Problem
 from cpsim.reserve import Reserve
+from cpsim.threads import Thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -101,7 +102,7 @@ class Log:
         self._then: list[Then] = []
         self._waiting = 0
         self._busy = self._closing = False
-        self._thread = threading.Thread(target=self._write, name=f"cpsim-{kind}", daemon=True)
+        self._thread = Thread(self._write, f"cpsim-{kind}")
         self._thread.start()
 
     def has_room(self) -> bool:
@@ -179,6 +180,10 @@ class Log:
         with self._read_lock, told(self.path):
             return self._reading.execute(sql, parameters).fetchall()
 
+    def check(self) -> None:
+        """Raise ThreadFailed if its writer has met an error that nobody expected."""
+        self._thread.check()
+
     def close(self) -> None:
         """Write what is left, and let go of the file."""
         with self._changed:
@@ -209,7 +214,10 @@ class Log:
             if self._in_sequence:
                 self._failure = problem
             for callback in then:
-                callback(problem)
+                try:
+                    callback(problem)
+                except Exception as error:  # noqa: BLE001 - the others are to hear of their commit
+                    self._thread.fail(error)
 
     def _commit(self, first: int, records: list[str], statements: list[Statement]) -> Problem | None:
         """Write all or nothing, with the room of the reserve if the disk has no other."""
@@ -234,8 +242,9 @@ class Log:
                     self._writing.execute(*statement)
                 self._writing.execute("COMMIT")
         except Exception as error:  # noqa: BLE001 - a writer that dies leaves everybody waiting for ever
-            if self._writing.in_transaction:
-                self._writing.execute("ROLLBACK")
+            with suppress(sqlite3.Error):  # what is not rolled back makes the next attempt fail
+                if self._writing.in_transaction:
+                    self._writing.execute("ROLLBACK")
             return error if isinstance(error, Problem) else Problem(f"{self.path}: {error}")
         return None
 

@@ -203,6 +203,10 @@ class Store:
             self._log.wait()
         self._check(failures)
 
+    def check(self) -> None:
+        """Raise ThreadFailed if its writer has met an error that nobody expected."""
+        self._log.check()
+
     def close(self) -> None:
         """Write what is left, and let go of the file."""
         self._log.close()
