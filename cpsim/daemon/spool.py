@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from cpdaemon.signing import bulk_batches
 from cpdaemon.wire import MalformedFrame, parse
 from cpsim.errors import Problem
-from cpsim.log import ROOM_INSIDE, Log, connect, cut, in_use, reserve_of, told
+from cpsim.log import ROOM_INSIDE, Log, connect, cut, in_use, real_path, reserve_of, told
 from cpsim.quirks import numbers_in
 from cpsim.reserve import is_given_up
 
@@ -421,10 +421,12 @@ def _add(name: str, count: int) -> Statement:
     return ("INSERT INTO tally VALUES (?, ?) ON CONFLICT DO UPDATE SET count = count + excluded.count", (name, count))
 
 
-def check_exists(path: Path) -> None:
-    """Raise Problem if there is no such spool."""
-    if not path.exists():
+def existing(path: Path) -> Path:
+    """The file of a spool; raises Problem if there is none."""
+    real = real_path(path)
+    if not real.exists():
         raise Problem(f"there is no spool {path}")
+    return real
 
 
 def read_status(path: Path) -> Status:
@@ -433,6 +435,7 @@ def read_status(path: Path) -> Status:
     Raises:
         Problem: there is no such spool, or it cannot be read.
     """
+    path = existing(path)
     with _looking_into(path) as rows:
         tally = dict(rows("SELECT name, count FROM tally"))
         ((queued, oldest_us),) = rows("SELECT count(*), min(at_us) FROM log")
@@ -461,12 +464,11 @@ def read_failed(path: Path) -> list[Failed]:
     Raises:
         Problem: there is no such spool, or it cannot be read.
     """
-    with _looking_into(path) as rows:
+    with _looking_into(existing(path)) as rows:
         return list(starmap(Failed, rows("SELECT * FROM failed ORDER BY position")))
 
 
 @contextmanager
 def _looking_into(path: Path) -> Iterator[Callable[..., list[tuple[Any, ...]]]]:
-    check_exists(path)
     with closing(connect(path, KIND)) as database, told(path):
         yield lambda sql, *parameters: database.execute(sql, parameters).fetchall()

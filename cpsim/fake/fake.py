@@ -102,8 +102,8 @@ class Fake:
         self._http = http
         self._control_token = control_token
         self._waits = waits
-        self._store_path = store
-        self._spools = None if "ack-before-delivery" in quirks else store
+        self._stores = {store, self._store.path} if store is not None and self._store is not None else set()
+        self._spools = None if "ack-before-delivery" in quirks or self._store is None else self._store.path
         self._serving = False
         self._server: HttpServer | None = None
         self.daemons: list[SiteDaemon] = []
@@ -225,10 +225,8 @@ class Fake:
 
     def left_spools(self) -> dict[Path, int]:
         """The spools beside the store that none of the daemons has, with how many commands wait in each."""
-        if self._store_path is None:
-            return {}
-        beside = self._store_path.parent.glob(f"{escape(self._store_path.name)}.*.spool")
-        left = sorted(set(beside) - {daemon.spool for daemon in self.daemons if daemon.spool is not None})
+        beside = {path for store in self._stores for path in store.parent.glob(f"{escape(store.name)}.*.spool")}
+        left = sorted(beside - {daemon.spool for daemon in self.daemons if daemon.spool is not None})
         return {path: queued for path in left if (queued := read_status(path).queued)}
 
     def behave(self, quirks: frozenset[str]) -> None:

@@ -82,6 +82,11 @@ class Store:
         self.failures = 0
         """How often that came to be so."""
 
+    @property
+    def path(self) -> Path:
+        """The file itself, whatever links lead to it."""
+        return self._log.path
+
     def resume(self) -> None:
         """Take changes again. Those that were not written are lost: the accounts are what is in the store now.
 
