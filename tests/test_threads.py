@@ -1,11 +1,14 @@
 """Threads that meet an error which nobody expected: whoever relies on them is told, and no client is left waiting."""
 
+import json
+import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import pytest
 
@@ -14,7 +17,8 @@ from cpsim.daemon.courier import Courier
 from cpsim.daemon.listener import Listener
 from cpsim.daemon.memory import MemorySpool
 from cpsim.daemon.site import Daemon
-from cpsim.fake import ANY_PORT, Fake
+from cpsim.errors import Problem
+from cpsim.fake import ANY_PORT, Fake, FakeProcess
 from cpsim.fault_plan import FaultPlan
 from cpsim.log import Log
 from cpsim.server.dashboard.watch import Watch
@@ -51,8 +55,9 @@ def test_the_error_that_ends_a_thread_is_told_and_kept(failed, caplog):
 
 
 def test_a_listener(failed):
-    listener = Listener([socket.create_server(("127.0.0.1", 0))], boom)
-    address = listener._sockets[0].getsockname()
+    listening = socket.create_server(("127.0.0.1", 0))
+    address = listening.getsockname()
+    listener = Listener([listening], boom)
     listener.start()
     with socket.create_connection(address, LONG_S) as waiting, socket.create_connection(address, LONG_S) as client:
         client.sendall(b"alloc,slot=a\n")
@@ -95,10 +100,12 @@ def test_a_daemon(here, failed):
 
 def test_the_writer_of_a_log_tells_the_others_all_the_same(here, failed):
     log = Log(here / "log", "TEST")
-    outcome = threading.Event()
-    with log._changed:  # both in one commit
-        log.append(["a"], then=boom)
-        log.append(["b"], then=lambda _: outcome.set())
+    written, go_on, outcome = threading.Event(), threading.Event(), threading.Event()
+    log.append(["first"], then=lambda _: (written.set(), go_on.wait(LONG_S)))
+    assert written.wait(LONG_S)
+    log.append(["a"], then=boom)  # in one commit with the next
+    log.append(["b"], then=lambda _: outcome.set())
+    go_on.set()
     assert outcome.wait(LONG_S)
     assert failed.is_set()
     log.wait(records=["c"])
@@ -106,7 +113,7 @@ def test_the_writer_of_a_log_tells_the_others_all_the_same(here, failed):
         log.check()
     log.close()
     with closing(Log(here / "log", "TEST")) as log:
-        assert [record for _, record in log.read(0, 9, 9)] == ["a", "b", "c"]
+        assert [record for _, record in log.read(0, 9, 9)] == ["first", "a", "b", "c"]
 
 
 def test_a_server(failed):
@@ -188,38 +195,65 @@ PROCESSES = {
 }
 
 
+BREAKING = """
+import sys
+def boom(*_, **__):
+    raise RuntimeError("boom")
+"""
+
+
+@contextmanager
+def started(program, *arguments):
+    """A Python program; killed in the end."""
+    command = [sys.executable, "-c", BREAKING + program, *arguments]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 @pytest.mark.parametrize("name", PROCESSES)
 def test_a_process_ends_with_a_message(here, name):
     (here / "secret").write_text("s")
     breaking, arguments = PROCESSES[name]
-    program = f"""
-import sys
-def boom(*_, **__):
-    raise RuntimeError("boom")
-{breaking}
-sys.argv = ["cpsim", *sys.argv[1:]]
-from cpsim.cli import main
-main()
-"""
-    with (
-        Fake({"p": "s"}, unix=here / "target.sock"),
-        subprocess.Popen(
-            [sys.executable, "-c", program, *arguments.split()],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process,
-    ):
-        try:
-            assert process.stdout.readline()
-            with socket.socket(socket.AF_UNIX) as client:
-                client.settimeout(LONG_S)
-                client.connect("cp.sock")
-                client.sendall(b"alloc,slot=a\n")
-                _, error = process.communicate(timeout=LONG_S)
-        finally:
-            process.send_signal(signal.SIGKILL)
+    program = f"{breaking}\nsys.argv[0] = 'cpsim'\nfrom cpsim.cli import main\nmain()"
+    with Fake({"p": "s"}, unix=here / "target.sock"), started(program, *arguments.split()) as process:
+        assert process.stdout.readline()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(LONG_S)
+            client.connect("cp.sock")
+            client.sendall(b"alloc,slot=a\n")
+            _, error = process.communicate(timeout=LONG_S)
     assert process.returncode == 2
     assert error.splitlines()[-1].startswith("cpsim: ")
     assert error.splitlines()[-1].endswith(BOOM)
     assert not (here / "cp.sock").exists()
+
+
+@pytest.mark.parametrize("store", [None, "store"])
+def test_an_embedded_fake_ends_while_it_waits_for_its_caller(here, store):
+    program = "import cpsim.server.service as broken; broken.AccountServer.apply = boom\n"
+    with started(f"{program}from cpsim.fake.process import main; main()") as process:
+        life = {"projects": {"p": "s"}, "unix": "cp.sock", "sites": [], "store": store}
+        process.stdin.write(json.dumps(life) + "\n")
+        process.stdin.flush()
+        assert process.stdout.readline()
+        with Client("./cp.sock") as client:
+            client.alloc("a")
+        assert process.wait(LONG_S) == 2
+        assert process.stderr.read().endswith(f"failed: {BOOM}\n")
+
+
+@pytest.mark.skipif(not hasattr(socket, "SO_PEERCRED"), reason="nothing says which process it is")
+def test_an_embedded_fake_that_has_failed_is_told(here):
+    def serve_and_die():
+        with FakeProcess() as process, socket.socket(socket.AF_UNIX) as client:
+            process.serve({"p": "s"}, here / "cp.sock")
+            client.connect("cp.sock")
+            credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+            os.kill(struct.unpack("3i", credentials)[0], signal.SIGKILL)
+
+    with pytest.raises(Problem, match="the embedded fake ended with status -9"):
+        serve_and_die()
