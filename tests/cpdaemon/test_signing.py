@@ -4,12 +4,14 @@ import json
 from itertools import combinations_with_replacement, pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cpdaemon import BadReply, EndpointError, Refused
 from cpdaemon.commands import KINDS
 from cpdaemon.signing import bulk_batches, bulk_body, bulk_errors, read_reply, single_body, token
+
+UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 SHA_512 = (
     "d25354ae78810bb76d12600f666341b2a917560e80f2f5291c6e53dd1cc7cdd2"
@@ -74,6 +76,7 @@ calls = st.lists(st.tuples(st.sampled_from(KINDS), st.sampled_from("abc")), max_
 )
 
 
+@UNTIMED
 @given(calls, st.integers(1, 8))
 def test_batches_keep_the_order_of_every_slot(calls, max_commands):
     batches = list(bulk_batches(calls, max_commands))
@@ -92,6 +95,7 @@ def test_batches_keep_the_order_of_every_slot(calls, max_commands):
             assert all(of(slot, kinds, applied) == of(slot, kinds, calls) for slot in "abc")
 
 
+@UNTIMED
 @given(calls)
 def test_batches_are_cut_only_where_they_must_be(calls):
     batches = list(bulk_batches(calls))
@@ -224,6 +228,7 @@ def is_plausible(errors):
     return True
 
 
+@UNTIMED
 @given(VALUES | st.lists(ERRORS | VALUES, max_size=4))
 def test_any_list_of_errors_can_be_read(errors):
     results, found = outcomes(errors)
@@ -254,11 +259,13 @@ def said_of(status, body):
         return str(error)
 
 
+@UNTIMED
 @given(st.integers(0, 999) | st.sampled_from([200, 500]), st.binary() | VALUES.map(json.dumps).map(str.encode))
 def test_any_reply_is_read_or_an_error_that_can_be_told(status, body):
     assert said_of(status, body).encode()
 
 
+@UNTIMED
 @given(st.sampled_from([200, 400, 500, 503]), st.sampled_from(["ok", "error", None, 5, []]), VALUES)
 def test_any_document_is_read_or_an_error_that_can_be_told(status, result, message):
     assert said_of(status, json.dumps({"result": result, "message": message}).encode()).encode()

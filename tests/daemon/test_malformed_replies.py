@@ -194,7 +194,9 @@ def test_a_server_that_repeats_another_batch_id_knows_none(deliver, name):
     st.lists(st.sampled_from([*POSTED.values()]), max_size=20),
     st.lists(st.sampled_from([*GIVEN_UP.values()]), max_size=6),
 )
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_whatever_a_server_says_nothing_is_lost_and_nothing_is_applied_twice(deliver, probed, posted, given_up):
     ledger = Ledger(probed, posted, given_up)
     failed, _ = deliver(ledger)
