@@ -129,7 +129,8 @@ def bulk_errors(calls: Sequence[Call], reply: Mapping[str, Any]) -> list[CreditP
     """Find which commands of a bulk request were refused.
 
     An error in the reply may name its command by `class` and `index`, its position within that class in the
-    request. Errors without them are laid to no single command, unless they are as many as the commands left.
+    request. Errors without them are laid to no single command, unless they are as many as the commands left. One that
+    names no command of the request, or one that was named before, makes the reply malformed: then all is unknown.
 
     Args:
         calls: the request's commands.
@@ -140,7 +141,7 @@ def bulk_errors(calls: Sequence[Call], reply: Mapping[str, Any]) -> list[CreditP
     """
     listed = reply.get("errors", [])
     if not isinstance(listed, list) or not all(isinstance(error, dict) for error in listed):
-        return [BadReply(f"the server's list of errors cannot be read: {_clipped(listed)}")] * len(calls)
+        return _unreadable(listed, len(calls))
     seen = dict.fromkeys(KINDS, 0)
     places: dict[tuple[object, object], int] = {}
     for place, (kind, _) in enumerate(calls):
@@ -150,11 +151,13 @@ def bulk_errors(calls: Sequence[Call], reply: Mapping[str, Any]) -> list[CreditP
     astray = []
     for error in listed:
         kind, index = error.get("class"), error.get("index")
+        if kind is None and index is None:
+            astray.append(error)
+            continue
         named = places.get((kind, index)) if type(kind) is str and type(index) is int else None
         if named is None or named in found:
-            astray.append(error)
-        else:
-            found[named] = _refusal([error])
+            return _unreadable(listed, len(calls))
+        found[named] = _refusal([error])
     if not astray:
         return [found.get(place) for place in range(len(calls))]
     left = len(calls) - len(found)
@@ -165,15 +168,24 @@ def bulk_errors(calls: Sequence[Call], reply: Mapping[str, Any]) -> list[CreditP
     return [found.get(place, doubt) for place in range(len(calls))]
 
 
+def _unreadable(listed: object, count: int) -> list[CreditPiggyError | None]:
+    return [BadReply(f"the server's list of errors cannot be read: {_clipped(listed)}")] * count
+
+
 def _refusal(errors: list[dict[str, Any]]) -> Refused:
     messages = dict.fromkeys(_clipped(error.get("message", "no message")) for error in errors)
     code = errors[0].get("code")
     return Refused(_clipped("; ".join(messages)), code if type(code) is int else None)
 
 
-def _clipped(text: object) -> str:
-    text = " ".join(str(text).split())
-    return text if len(text) <= 300 else f"{text[:299]}…"
+def _clipped(value: object) -> str:
+    """Return what a server wrote as a short line that can be encoded."""
+    try:
+        text = " ".join(str(value).split())
+    except RecursionError:
+        return "(nested too deeply to be shown)"
+    text = text if len(text) <= 300 else f"{text[:299]}…"
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _compact(value: object) -> bytes:

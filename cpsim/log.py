@@ -17,20 +17,22 @@ import json
 import os
 import shutil
 import sqlite3
+import stat
 import threading
 import time
 from collections import deque
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
 from cpsim.errors import Problem
 from cpsim.reserve import Reserve
+from cpsim.threads import Thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     Then = Callable[[Problem | None], object]
     Statement = tuple[str, Sequence[object]]
@@ -94,7 +96,7 @@ class Log:
     """An open log. Its methods may be called from any thread.
 
     Args:
-        path: the file; made if it is not there.
+        path: the file, or a symbolic link to it; made if it is not there.
         kind: what the log is for; its first four letters mark the file, and one of another kind is not opened.
         tables: SQL that makes the owner's own tables, where they are not there.
         reserve_bytes: room on the disk that is kept in a file beside it, and used when the disk has no other.
@@ -102,12 +104,15 @@ class Log:
 
     Raises:
         Problem: the file is in use, damaged, or something else; or it cannot be made.
+
+    Attributes:
+        path: the file itself, beside which are the others that belong to it.
     """
 
     def __init__(
         self, path: Path, kind: str, tables: str = "", *, reserve_bytes: int = 0, in_sequence: bool = False
     ) -> None:
-        self.path = path
+        self.path = path = real_path(path)
         self._in_sequence = in_sequence
         self._failure: Problem | None = None
         with ExitStack() as undo:
@@ -135,7 +140,7 @@ class Log:
         self._commits: deque[_Commit] = deque()
         self._waiting = 0
         self._busy = self._closing = False
-        self._thread = threading.Thread(target=self._write, name=f"cpsim-{kind}", daemon=True)
+        self._thread = Thread(self._write, f"cpsim-{kind}")
         self._thread.start()
 
     def has_room(self) -> bool:
@@ -221,6 +226,10 @@ class Log:
         with self._read_lock, told(self.path):
             return self._reading.execute(sql, parameters).fetchall()
 
+    def check(self) -> None:
+        """Raise ThreadFailed if its writer has met an error that nobody expected."""
+        self._thread.check()
+
     def close(self) -> None:
         """Write what is left, and let go of the file."""
         with self._changed:
@@ -249,7 +258,10 @@ class Log:
             if self._in_sequence and not commit.alone:
                 self._failure = problem.problem if isinstance(problem, InDoubt) else problem
             for callback in commit.then:
-                callback(problem)
+                try:
+                    callback(problem)
+                except Exception as error:  # noqa: BLE001 - the others are to hear of their commit
+                    self._thread.fail(error)
 
     def _commit(self, first: int, records: list[str], statements: list[Statement]) -> Problem | None:
         """Write all or nothing, with the room of the reserve if the disk has no other."""
@@ -323,6 +335,32 @@ def _with_room_told(problem: Problem, path: Path) -> Problem:
     return Problem(f"{problem}; its disk has only {free // 1024} KiB free: make room") if free < LEAST_FREE else problem
 
 
+def real_path(path: Path) -> Path:
+    """The file that a path leads to, by which everybody who uses it is to name it; it need not be there yet.
+
+    Raises:
+        Problem: it leads nowhere, or to something else than a file with one name.
+    """
+    try:
+        is_there = path.is_symlink() or path.exists()
+        real = os.path.realpath(path if is_there else path.parent, strict=True)
+        real = real if is_there else os.path.join(real, path.name)  # noqa: PTH118 - `real` is a text
+        status = path.stat() if is_there else None
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and path.is_symlink():
+            target = path.readlink()
+            raise Problem(f"{path} is a link to {target}, which is not there: make that, or name a file") from error
+        raise Problem(f"cannot open {path}: {error.strerror}") from error
+    if status is not None and not stat.S_ISREG(status.st_mode):
+        raise Problem(f"{path} is a folder, or something else that is not a file: name a file")
+    if status is not None and status.st_nlink > 1:
+        raise Problem(
+            f"{path} has {status.st_nlink} names (hard links), and no lock holds for all of them: "
+            "copy it to a file of its own, or remove the other names"
+        )
+    return path if real == os.path.abspath(path) else Path(real)  # noqa: PTH100 - which resolves no links
+
+
 def reserve_of(path: Path) -> Path:
     """The file that keeps room for a log."""
     return path.with_name(f"{path.name}.reserve")
@@ -357,9 +395,9 @@ def connect(path: Path, kind: str) -> sqlite3.Connection:
 
 
 def in_use(path: Path) -> bool:
-    """Whether a process has the log open."""
+    """Whether a process has the log open; raises Problem as `real_path` does."""
     try:
-        os.close(_lock(path))
+        os.close(_lock(real_path(path)))
     except InUse:
         return True
     return False

@@ -27,6 +27,7 @@ from cpsim.quirks import QUIRKS, chosen
 from cpsim.server.clock import LATEST_US
 from cpsim.server.journal import DEFAULT_LIMIT
 from cpsim.server.service import AccountServer
+from cpsim.threads import notified
 
 log = logging.getLogger(__name__)
 
@@ -235,11 +236,12 @@ def serve(configuration: Configuration, on_ready: Callable[[str], None]) -> None
     Raises:
         Problem, ValueError: see `Configuration.fake`.
         OSError: an address cannot be listened at.
+        ThreadFailed: a thread met an error that nobody expected.
     """
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    with _somewhere(configuration) as placed, placed.fake() as fake:
+    with _somewhere(configuration) as placed, notified(lambda _: stop.set()), placed.fake() as fake:
         if exposed := _exposed(placed):
             hidden = str(placed.http) in exposed and placed.control_token is None
             control = "; the control API is off: --control-token-file turns it on" if hidden else ""

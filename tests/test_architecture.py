@@ -90,6 +90,16 @@ def test_sockets_of_the_client_library_are_in_one_module() -> None:
     assert {path for path in importers("socket", "ssl") if path.startswith("cpdaemon")} == {"cpdaemon/transport.py"}
 
 
+def test_no_thread_of_ours_can_end_unseen() -> None:
+    starts = {
+        str(path)
+        for path in SOURCES
+        for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in {"threading.Thread", "threading.Timer"}
+    }
+    assert starts == {"cpsim/threads.py"}
+
+
 def test_heavy_libraries_stay_where_they_belong() -> None:
     assert all(path.startswith("cpsim/accounting") for path in importers("pandas", "duckdb"))
     assert all(path.startswith("cpsim/load") for path in importers("locust"))

@@ -113,7 +113,7 @@ def record(
 
         try:
             proxy.record(listen, target, recording, on_ready)
-        except OSError:
+        except (OSError, proxy.Failed):
             if listened:
                 _close(recording)
             else:

@@ -56,6 +56,8 @@ def _clear(path: Path) -> None:
     try:
         is_socket = stat.S_ISSOCK(path.stat().st_mode)
     except FileNotFoundError:
+        if path.is_symlink():
+            raise OSError(errno.ENOENT, f"it is a link to {path.readlink()}, which is not there") from None
         return
     if not is_socket:
         raise OSError(errno.EEXIST, "there is a file of that name that is not a socket")

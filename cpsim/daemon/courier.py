@@ -27,7 +27,7 @@ import threading
 import time
 import uuid
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from cpdaemon.commands import KINDS
 from cpdaemon.errors import BadReply, CreditPiggyError, NotSent, Refused, ReplyTimeout
@@ -35,9 +35,10 @@ from cpdaemon.signing import bulk_body, bulk_errors, read_reply, token
 from cpdaemon.transport import HttpPool
 from cpsim.daemon.spool import MAX_BATCH, REFUSED, SET_ASIDE, SOME, Failed
 from cpsim.errors import Problem
+from cpsim.threads import Thread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from cpdaemon.endpoint import UrlEndpoint
     from cpdaemon.signing import Call
@@ -110,11 +111,7 @@ class HttpServer:
 
     def post(self, batch_id: str | None, calls: Sequence[Call]) -> Outcomes:
         """Send one batch."""
-        outcomes = bulk_errors(calls, self._bulk(batch_id, bulk_body(calls)))
-        for error in outcomes:
-            if isinstance(error, BadReply) and not error.unnamed:
-                raise error  # of no command is known what became of it
-        return outcomes
+        return _outcomes(calls, self._bulk(batch_id, bulk_body(calls)))
 
     def give_up(self, batch_id: str | None, calls: Sequence[Call]) -> Outcomes | None:
         """Have another command refused, then send a batch of nothing under the id, to be told what became of it."""
@@ -129,9 +126,9 @@ class HttpServer:
         if not reply["applied"]:
             return None
         places = [(kind, index) for kind in KINDS for index, _ in enumerate(call for call in calls if call[0] == kind)]
-        errors: Any = reply.get("errors", [])
-        named = [error | dict(zip(("class", "index"), places[error["position"]], strict=True)) for error in errors]
-        return bulk_errors(calls, {"errors": named})
+        errors = reply.get("errors", [])
+        named = [_named(error, places) for error in errors] if isinstance(errors, list) else errors
+        return _outcomes(calls, {"errors": named})
 
     def close(self) -> None:
         """Close the connections."""
@@ -147,6 +144,25 @@ def accepted(status: int, body: bytes) -> dict[str, object]:
     if status == UNAVAILABLE:
         raise Refused("the server is unavailable", status)
     return read_reply(status, body)
+
+
+def _named(error: object, places: Sequence[tuple[str, int]]) -> dict[str, object]:
+    """An error of a batch that was given up, by the class and index of its command; raises BadReply."""
+    position = error.get("position") if isinstance(error, dict) else None
+    if type(position) is not int or position not in range(len(places)):
+        raise BadReply(f"the server lists an error whose position is that of none of the {len(places)} commands")
+    assert isinstance(error, dict)
+    kind, index = places[position]
+    return error | {"class": kind, "index": index}
+
+
+def _outcomes(calls: Sequence[Call], reply: Mapping[str, object]) -> Outcomes:
+    """What became of each call; raises BadReply if the reply does not say it."""
+    outcomes = bulk_errors(calls, reply)
+    for error in outcomes:
+        if isinstance(error, BadReply) and not error.unnamed:
+            raise error
+    return outcomes
 
 
 class Courier:
@@ -181,7 +197,7 @@ class Courier:
         self._said: str | None = None
         self._stopping = threading.Event()
         self._hurried = 0
-        self._thread = threading.Thread(target=self._run, name="cpsim-courier", daemon=True)
+        self._thread = Thread(self._run, "cpsim-courier")
 
     def start(self) -> None:
         """Begin to deliver."""
@@ -195,6 +211,10 @@ class Courier:
             self._spool.released.notify_all()
         self._thread.join(within_s)
         return not self._thread.is_alive()
+
+    def check(self) -> None:
+        """Raise ThreadFailed if it has ended by an error that nobody expected."""
+        self._thread.check()
 
     @contextmanager
     def hurrying(self) -> Iterator[None]:

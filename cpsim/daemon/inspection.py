@@ -8,7 +8,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from cpsim.daemon.spool import Spool, check_exists, read_failed, read_status
+from cpsim.daemon.spool import Spool, existing, read_failed, read_status
 from cpsim.errors import Problem
 from cpsim.log import InUse
 from cpsim.printable import printable
@@ -82,9 +82,8 @@ def forget(spool: Path, numbers: Collection[int] | None) -> str:
 
 
 def _opened(spool: Path) -> Spool:
-    check_exists(spool)
     try:
-        return Spool(spool)
+        return Spool(existing(spool))
     except InUse as problem:
         advice = "stop the daemon, give this command again, and then start it"
         raise Problem(f"{spool} is in use by a daemon: {advice}") from problem

@@ -18,7 +18,6 @@ from __future__ import annotations
 import errno
 import selectors
 import socket
-import threading
 from _socket import socket as RawSocket  # noqa: N812 - the class below `socket.socket`
 from collections import OrderedDict, deque
 from contextlib import suppress
@@ -27,6 +26,7 @@ from typing import TYPE_CHECKING, Final
 
 from cpdaemon.commands import KINDS
 from cpdaemon.wire import MAX_FRAME_BYTES, MalformedFrame, parse
+from cpsim.threads import Thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -90,7 +90,7 @@ class Listener:
         self._fresh: deque[_Connection] = deque()
         self._silent: OrderedDict[_Connection, None] = OrderedDict()
         self._quiet: OrderedDict[_Connection, None] = OrderedDict()
-        self._thread = threading.Thread(target=self._serve, name="cpsim-daemon", daemon=True)
+        self._thread = Thread(self._serve, "cpsim-daemon")
         self._stopping = False
         self._acknowledged = self._passed_on = 0
         self.malformed = 0
@@ -112,6 +112,10 @@ class Listener:
         self._wake.close()
         self._wake_end.close()
 
+    def check(self) -> None:
+        """Raise ThreadFailed if it has ended by an error that nobody expected."""
+        self._thread.check()
+
     @property
     def pending(self) -> int:
         """How many acknowledged commands have not been passed on."""
@@ -123,6 +127,22 @@ class Listener:
         return self._passed_on
 
     def _serve(self) -> None:
+        try:
+            self._turn_until_stopped()
+        except BaseException:
+            self._break_off()
+            raise
+        self._finish()
+
+    def _break_off(self) -> None:
+        """Let nobody wait for an answer that does not come."""
+        waiting = {key.data.sock for key in self._selector.get_map().values() if key.data is not None}
+        waiting |= {connection.sock for connection in (*self._fresh, *self._queue)}
+        for sock in (*waiting, *self._sockets):
+            sock.close()
+        self._selector.close()
+
+    def _turn_until_stopped(self) -> None:
         while not self._stopping:
             events = self._selector.select(self._patience_s())
             self._full = self._is_full()
@@ -137,7 +157,6 @@ class Listener:
                 self._receive(self._fresh.popleft())
             self._end_waits(monotonic())
             self._pass_on()
-        self._finish()
 
     def _woken(self) -> None:
         """Something was sent to `_wake`."""

@@ -20,6 +20,7 @@ from cpsim.errors import Problem
 from cpsim.fault_plan import FaultPlan
 from cpsim.faults import SERVER_REQUESTS
 from cpsim.printable import printable
+from cpsim.threads import notified
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -62,6 +63,7 @@ def run(
         CreditPiggyError: the credentials cannot be used.
         OSError: the address or a file cannot be used.
         Problem: the spool cannot be used, or a fault is none of a daemon's.
+        ThreadFailed: a thread met an error that nobody expected.
     """
     assert config.listen is not None
     assert config.server is not None
@@ -78,6 +80,7 @@ def run(
     logging.basicConfig(level=config.loglevel, handlers=[handler])
     credentials = config.project or "", config.secret or ""
     with (
+        notified(lambda _: stop.set()),
         closing(_Server(plan, config.server, credentials, timeout_s)) as server,
         Daemon(
             server,

@@ -103,11 +103,16 @@ class Daemon:
         return self._listener.passed_on + self._listener.pending, delivered
 
     def catch_up(self, within_s: float) -> bool:
-        """Deliver, without waiting for more, what has been acknowledged by now; whether that was in time."""
+        """Deliver, without waiting for more, what has been acknowledged by now; whether that was in time.
+
+        Raises:
+            ThreadFailed: see `check`.
+        """
         taken, delivered = self.progress
         deadline = monotonic() + within_s
         with self._courier.hurrying():
             while delivered < taken and monotonic() < deadline:
+                self.check()
                 sleep(POLL_S)
                 _, delivered = self.progress
         return delivered >= taken
@@ -147,7 +152,11 @@ class Daemon:
         self._listener.start()
 
     def stop(self) -> None:
-        """Stop listening, deliver what was acknowledged as far as the server takes it, and remove the socket file."""
+        """Stop listening, deliver what was acknowledged as far as the server takes it, and remove the socket file.
+
+        Raises:
+            ThreadFailed: see `check`; it has stopped all the same.
+        """
         if self._listener is None:
             self.release()
             return
@@ -155,6 +164,15 @@ class Daemon:
         self._remove_socket_file()
         if self._courier.stop(STOP_WITHIN_S):
             self._close_spool()
+        self.check()
+
+    def check(self) -> None:
+        """Raise ThreadFailed if one of its threads has failed."""
+        self._courier.check()
+        if self._listener is not None:
+            self._listener.check()
+        if isinstance(self._spool, Spool):
+            self._spool.check()
 
     def __enter__(self) -> Self:
         try:

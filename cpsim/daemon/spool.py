@@ -3,6 +3,9 @@
 Commands leave in the order in which they came, one batch at a time. A batch is written down before it is sent
 and struck out once its outcome is known, in one commit with what became of its commands. So one that is found
 at the start may or may not have been applied: its `resumed` says so.
+
+A record that is no command becomes a dead letter, with its text and the reason, and the others go on. In a resumed
+batch all of them do: without it, the replies of the server would be laid to the wrong commands.
 """
 
 from __future__ import annotations
@@ -13,14 +16,14 @@ import threading
 import time
 import uuid
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import starmap
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from cpdaemon.signing import bulk_batches
-from cpdaemon.wire import parse
+from cpdaemon.wire import MalformedFrame, parse
 from cpsim.errors import Problem
-from cpsim.log import ROOM_INSIDE, Log, connect, cut, in_use, reserve_of, told
+from cpsim.log import ROOM_INSIDE, Log, connect, cut, in_use, real_path, reserve_of, told
 from cpsim.quirks import numbers_in
 from cpsim.reserve import is_given_up
 
@@ -53,12 +56,19 @@ MAX_BATCH: Final = 1_000
 WHOLE_NUMBER: Final = re.compile("-?[0-9]+")
 REFUSED: Final = "refused"
 SET_ASIDE: Final = "set aside"
+READ_BYTES: Final = """
+SELECT position, CAST(record AS BLOB) FROM log WHERE position > ? AND position <= ? ORDER BY position LIMIT ?
+"""
+"""Of records that `Log.read` cannot read, because one of them is not UTF-8."""
 SOME: Final = "(some of "
 """How the text begins that stands for refused commands which the server did not name."""
 
 
 class Failed(NamedTuple):
-    """A command that was `refused` by the server, or `set aside` because nobody knows whether it was applied."""
+    """A dead letter: a command that was `refused` by the server, or `set aside`, as the error says.
+
+    It is set aside when nobody knows whether it was applied, or when the record in the spool is no command.
+    """
 
     position: int
     at_us: int
@@ -211,17 +221,27 @@ class Spool:
         Raises:
             Problem: it cannot be written down.
         """
-        if self._open is not None:
+        while self._open is not None:
             id_, last, was_named = self._open
-            commands = self._log.read(self._sent, last, last - self._sent)
-            return self._batch(id_, last, commands, named=bool(was_named), resumed=True)
-        while commands := self._log.read(self._sent, self._released, size):
+            records = self._read(last, last - self._sent)
+            batch, dead = _batch(id_, last, records, named=bool(was_named), resumed=True)
+            if not dead:
+                return batch
+            self._bury(batch, dead)
+        while records := self._read(self._released, size):
             self._sequence += 1  # also where it cannot be written down: no number is used again
-            batch = self._batch(numbered(self._sender, self._sequence), commands[-1][0], commands, named=named)
+            batch, dead = _batch(numbered(self._sender, self._sequence), records[-1][0], records, named=named)
+            if dead:
+                self._bury_each(dead)
             if batch.calls:
                 taken = together(batch.calls, in_order=in_order, careful=careful)
                 if taken < len(batch.calls):
-                    batch = self._batch(batch.id, batch.commands[taken - 1][0], batch.commands[:taken], named=named)
+                    batch = replace(
+                        batch,
+                        last=batch.commands[taken - 1][0],
+                        commands=batch.commands[:taken],
+                        calls=batch.calls[:taken],
+                    )
                 self._log.wait(
                     ("INSERT INTO batch VALUES (?, ?, ?)", (batch.id, batch.last, named)),
                     (SENT, (self._sender, self._sequence)),
@@ -254,10 +274,10 @@ class Spool:
         """
         more = max(0, unnamed - 1)
         refused = sum(row.why == REFUSED for row in failed) + more
-        delivered = len(batch.calls) - len(failed) - more
+        delivered = max(0, len(batch.calls) - len(failed) - more)
         self._log.wait(
             ("DELETE FROM batch", ()),
-            *(("INSERT INTO failed VALUES (?, ?, ?, ?, ?)", row) for row in failed),
+            *map(_insert_failed, failed),
             *(_add(name, count) for name, count in (("delivered", delivered), (REFUSED, refused)) if count),
             *cut(batch.last),
         )
@@ -324,15 +344,62 @@ class Spool:
         """
         self._log.wait()
 
+    def check(self) -> None:
+        """Raise ThreadFailed if its writer has met an error that nobody expected."""
+        self._log.check()
+
     def close(self) -> None:
         """Write what is left, and let go of the file."""
         self._log.close()
 
-    def _batch(
-        self, id_: str, last: int, records: Iterable[tuple[int, str]], *, named: bool, resumed: bool = False
-    ) -> Batch:
-        commands = [(position, frame) for position, frame in records if frame]
-        return Batch(id_, last, commands, [parse(frame.encode()) for _, frame in commands], named, resumed)
+    def _read(self, up_to: int, limit: int) -> list[tuple[int, str]]:
+        """The next records that have not been delivered; bytes that are not UTF-8 stand as surrogates."""
+        try:
+            return self._log.read(self._sent, up_to, limit)
+        except Problem:
+            rows = self._log.query(READ_BYTES, (self._sent, up_to, limit))
+            return [(position, record.decode(errors="surrogateescape")) for position, record in rows]
+
+    def _bury_each(self, dead: Sequence[Failed]) -> None:
+        """Move records out of the way of the others, to the list of those that failed."""
+        self._log.wait(
+            *(("UPDATE log SET record = '' WHERE position = ?", (row.position,)) for row in dead),
+            *(_insert_failed(row) for row in dead),
+        )
+        self._failed += len(dead)
+        _log_dead(dead)
+
+    def _bury(self, batch: Batch, dead: Sequence[Failed]) -> None:
+        """Strike out a resumed batch in which there are records that are no commands."""
+        error = "it was sent with a record that is no command any more: nobody knows whether it was applied"
+        doubtful = [Failed(position, dead[0].at_us, SET_ASIDE, text, error) for position, text in batch.commands]
+        self.settle(batch, [*dead, *doubtful])
+        _log_dead([*dead, *doubtful])
+
+
+def _batch(
+    id_: str, last: int, records: Iterable[tuple[int, str]], *, named: bool, resumed: bool = False
+) -> tuple[Batch, list[Failed]]:
+    """A batch of records, and those that are no commands."""
+    commands: list[tuple[int, str]] = []
+    calls: list[Call] = []
+    dead: list[Failed] = []
+    for position, text in records:
+        frame = text.encode(errors="surrogateescape")
+        try:
+            if frame:
+                calls.append(parse(frame))
+                commands.append((position, text))
+        except MalformedFrame as error:
+            shown = text if text.isprintable() else repr(frame)  # which is no command either, if it is requeued
+            dead.append(
+                Failed(position, time.time_ns() // 1000, SET_ASIDE, shown, f"the record is no command: {error}")
+            )
+    return Batch(id_, last, commands, calls, named, resumed), dead
+
+
+def _log_dead(dead: Sequence[Failed]) -> None:
+    log.error("%d records, listed by `cpsim daemon --failed`: %s: %s", len(dead), dead[0].command, dead[0].error)
 
 
 def numbered(sender: str, sequence: int) -> str:
@@ -360,14 +427,20 @@ def text_of(call: Call) -> str:
     return ",".join([kind, *(f"{name}={value}" for name, value in arguments.items())])
 
 
+def _insert_failed(row: Failed) -> Statement:
+    return ("INSERT INTO failed VALUES (?, ?, ?, ?, ?)", row)
+
+
 def _add(name: str, count: int) -> Statement:
     return ("INSERT INTO tally VALUES (?, ?) ON CONFLICT DO UPDATE SET count = count + excluded.count", (name, count))
 
 
-def check_exists(path: Path) -> None:
-    """Raise Problem if there is no such spool."""
-    if not path.exists():
+def existing(path: Path) -> Path:
+    """The file of a spool; raises Problem if there is none."""
+    real = real_path(path)
+    if not real.exists():
         raise Problem(f"there is no spool {path}")
+    return real
 
 
 def read_status(path: Path) -> Status:
@@ -376,6 +449,7 @@ def read_status(path: Path) -> Status:
     Raises:
         Problem: there is no such spool, or it cannot be read.
     """
+    path = existing(path)
     with _looking_into(path) as rows:
         tally = dict(rows("SELECT name, count FROM tally"))
         ((queued, oldest_us),) = rows("SELECT count(*), min(at_us) FROM log")
@@ -404,12 +478,11 @@ def read_failed(path: Path) -> list[Failed]:
     Raises:
         Problem: there is no such spool, or it cannot be read.
     """
-    with _looking_into(path) as rows:
+    with _looking_into(existing(path)) as rows:
         return list(starmap(Failed, rows("SELECT * FROM failed ORDER BY position")))
 
 
 @contextmanager
 def _looking_into(path: Path) -> Iterator[Callable[..., list[tuple[Any, ...]]]]:
-    check_exists(path)
     with closing(connect(path, KIND)) as database, told(path):
         yield lambda sql, *parameters: database.execute(sql, parameters).fetchall()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -102,8 +102,8 @@ class Fake:
         self._http = http
         self._control_token = control_token
         self._waits = waits
-        self._store_path = store
-        self._spools = None if "ack-before-delivery" in quirks else store
+        self._stores = {store, self._store.path} if store is not None and self._store is not None else set()
+        self._spools = None if "ack-before-delivery" in quirks or self._store is None else self._store.path
         self._serving = False
         self._server: HttpServer | None = None
         self.daemons: list[SiteDaemon] = []
@@ -143,18 +143,30 @@ class Fake:
         """Stop listening, pass on what was acknowledged unless a fault forbids it, and remove the socket files.
 
         In a process forked from the one that serves, nothing is done: the addresses are the other's.
+
+        Raises:
+            ThreadFailed: see `check`; it has stopped all the same.
         """
         if self._serving and os.getpid() != self._pid:
             return
         self._serving = False
+        with ExitStack() as last_first:  # all of it ends, whatever fails
+            last_first.callback(self._close_store)
+            last_first.callback(self._keep_time)
+            last_first.callback(self._watch.close)
+            if self._server is not None:
+                last_first.callback(self._server.stop)
+            for daemon in reversed(self.daemons):
+                last_first.callback(daemon.stop)
+        self.check()
+
+    def check(self) -> None:
+        """Raise ThreadFailed if one of its threads has failed: what it serves then is not to be relied on."""
         for daemon in self.daemons:
-            daemon.stop()
-        if self._server is not None:
-            self._server.stop()
-        self._watch.close()
-        with suppress(Problem):  # then the store has the time of what was last changed
-            self.accounts.keep_time()
-        self._close_store()
+            daemon.check()
+        for part in (self._server, self._watch, self._store):
+            if part is not None:
+                part.check()
 
     def add_site(self, site: Site, *, faults: FaultPlan | None = None, waits: Waits | None = None) -> SiteDaemon:
         """One more daemon; it serves when the fake does.
@@ -213,10 +225,8 @@ class Fake:
 
     def left_spools(self) -> dict[Path, int]:
         """The spools beside the store that none of the daemons has, with how many commands wait in each."""
-        if self._store_path is None:
-            return {}
-        beside = self._store_path.parent.glob(f"{escape(self._store_path.name)}.*.spool")
-        left = sorted(set(beside) - {daemon.spool for daemon in self.daemons if daemon.spool is not None})
+        beside = {path for store in self._stores for path in store.parent.glob(f"{escape(store.name)}.*.spool")}
+        left = sorted(beside - {daemon.spool for daemon in self.daemons if daemon.spool is not None})
         return {path: queued for path in left if (queued := read_status(path).queued)}
 
     def behave(self, quirks: frozenset[str]) -> None:
@@ -239,9 +249,11 @@ class Fake:
 
         Raises:
             TimeoutError: that took longer.
+            ThreadFailed: see `check`.
         """
         deadline = time.monotonic() + timeout_s
         while self.pending:
+            self.check()
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{self.pending:,} commands have not reached the accounts in {timeout_s:g} s")
             time.sleep(IDLE_POLL_S)
@@ -270,6 +282,10 @@ class Fake:
         numbers = ("", *(f"+{number}" for number in range(2, len(self.daemons) + 2)))
         taken = {daemon.spool for daemon in self.daemons}
         return next(path for number in numbers if (path := Path(f"{name}{number}.spool")) not in taken)
+
+    def _keep_time(self) -> None:
+        with suppress(Problem):  # then the store has the time of what was last changed
+            self.accounts.keep_time()
 
     def _close_store(self) -> None:
         if self._store is not None:

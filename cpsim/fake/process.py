@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -19,11 +19,15 @@ from cpsim.fake.daemons import Site
 from cpsim.fake.fake import ANY_PORT, Fake
 from cpsim.fault_plan import Progress  # noqa: TC001 - msgspec reads it
 from cpsim.process import settle_in
+from cpsim.threads import ThreadFailed, notified
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from types import TracebackType
     from typing import Self
+
+
+FAILED: Final = 2
 
 
 class Life(msgspec.Struct):
@@ -94,7 +98,10 @@ class FakeProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        was_told = self._process.returncode is not None
         self._process.communicate()
+        if self._process.returncode and error is None and not was_told:
+            raise Problem(f"the embedded fake ended with status {self._process.returncode}")
 
 
 def main() -> None:
@@ -153,7 +160,7 @@ def _live(life: Life, write_end: int | None = None) -> None:
     )
     if life.faults is not None:
         fake.faults.resume(life.faults)
-    with fake:
+    with notified(_end), fake:
         if life.faults is None:
             server = parse_endpoint(fake.addresses["http"])
             assert isinstance(server, UrlEndpoint)
@@ -161,3 +168,9 @@ def _live(life: Life, write_end: int | None = None) -> None:
             print(json.dumps(fake.addresses), flush=True)
         sys.stdin.read()
         fake.faults.clear()  # or what is passed on now might crash it once more
+
+
+def _end(failed: ThreadFailed) -> None:
+    """End this process, whatever its main thread waits for."""
+    print(f"cpsim: the embedded fake: {failed}", file=sys.stderr, flush=True)
+    os._exit(FAILED)

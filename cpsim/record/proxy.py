@@ -8,6 +8,7 @@ refuses connections, the proxy does, too: it stops listening, and asks now and t
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 import ssl
@@ -22,6 +23,7 @@ import uvloop
 from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint, UrlEndpoint
 from cpsim.daemon.addresses import BACKLOG, listen_tcp, listen_unix
 from cpsim.daemon.site import address_of
+from cpsim.errors import Problem
 from cpsim.record.exchanges import Http, OneShot, Session
 
 if TYPE_CHECKING:
@@ -40,6 +42,13 @@ RESET: Final = struct.pack("ii", 1, 0)
 ABSENT: Final = (ConnectionRefusedError, FileNotFoundError)
 
 
+log = logging.getLogger(__name__)
+
+
+class Failed(Problem):
+    """The recorder met an error that nobody expected; what it had recorded until then is whole."""
+
+
 def record(
     listen: UnixEndpoint | TcpEndpoint, target: Endpoint, recording: Recording, on_ready: Callable[[str], None]
 ) -> None:
@@ -53,6 +62,7 @@ def record(
 
     Raises:
         OSError: the address cannot be listened at.
+        Failed: the recorder met an error that nobody expected.
     """
     proxy = _Proxy(listen, target, recording)
     try:
@@ -80,10 +90,11 @@ class _Proxy:
         self.has_listened = False
         self._stopped = asyncio.Event()
         self._idle = asyncio.Event()
-        self._failure: OSError | None = None
+        self._failure: BaseException | None = None
 
     async def serve(self, on_ready: Callable[[str], None]) -> None:
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._note)
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop)
         self._session.recording.on_failure = self._stop
@@ -95,14 +106,14 @@ class _Proxy:
         on_ready(self._address())
         await self._stopped.wait()
         self._close()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(GRACE_S):
-                await self._end_of_all()
+        await self._end_of_all()
         for relay in list(self._relays):
             relay.reset()
         await self._end_of_all()
-        if self._failure is not None:
+        if isinstance(self._failure, OSError):
             raise self._failure
+        if self._failure is not None:
+            raise Failed(f"{type(self._failure).__name__}: {self._failure}") from self._failure
 
     def exchange(self) -> Exchange:
         """What hears a new connection."""
@@ -125,8 +136,28 @@ class _Proxy:
         """Have something done meanwhile."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
         return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
+
+    def _note(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What a connection could not do is its own affair; any other error is one of the recorder's."""
+        error = context.get("exception")
+        if error is None or isinstance(error, OSError):
+            loop.default_exception_handler(context)
+        else:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """End with an error that nobody expected: what would be recorded from here on might be wrong."""
+        if self._failure is None:
+            log.critical("the recorder failed", exc_info=error)
+            self._failure = error
+            self._stop()
 
     def ended(self, relay: _Relay) -> None:
         """A connection is over; what was said on it is written."""
@@ -197,9 +228,12 @@ class _Proxy:
         self._stopped.set()
 
     async def _end_of_all(self) -> None:
-        while self._relays:
-            self._idle.clear()
-            await self._idle.wait()
+        """Wait, not for long, until all connections have ended."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GRACE_S):
+                while self._relays:
+                    self._idle.clear()
+                    await self._idle.wait()
 
 
 class _Probe(asyncio.Protocol):

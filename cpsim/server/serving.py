@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, cast
 
 import uvicorn
@@ -13,6 +14,7 @@ from uvicorn.server import ServerState
 from cpsim.fault_plan import FaultPlan
 from cpsim.refusal import refusing
 from cpsim.server.connection import Connection, Turn
+from cpsim.threads import Thread
 
 if TYPE_CHECKING:
     import socket
@@ -60,7 +62,7 @@ class HttpServer:
         self._turn = Turn(app)
         self._ready = threading.Event()
         self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="cpsim-http", daemon=True)
+        self._thread = Thread(self._run, "cpsim-http")
 
     def start(self) -> None:
         """Begin to serve; returns once connections are accepted.
@@ -77,8 +79,13 @@ class HttpServer:
 
     def stop(self) -> None:
         """Stop accepting, finish the requests under way, and close."""
-        self._loop.call_soon_threadsafe(self._stop.set)
+        with suppress(RuntimeError):  # its loop has ended by an error
+            self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
+
+    def check(self) -> None:
+        """Raise ThreadFailed if it has ended by an error that nobody expected."""
+        self._thread.check()
 
     def _run(self) -> None:
         try:
@@ -89,6 +96,8 @@ class HttpServer:
                 raise
             self._failure = error
         finally:
+            for sock in self._sockets:
+                sock.close()
             self._ready.set()
 
     async def _serve(self) -> None:
@@ -97,6 +106,7 @@ class HttpServer:
         self._addresses = [(sock.family, sock.getsockname()) for sock in self._sockets]
         self._following = asyncio.Lock()
         self._timer = self._loop.call_soon(lambda: None)
+        self._error: BaseException | None = None
         await self._follow()
         self._ready.set()
         await self._stop.wait()
@@ -115,6 +125,8 @@ class HttpServer:
             connection.transport.abort()
         if state.tasks:
             await asyncio.wait(state.tasks, timeout=FINISH_S)  # they find their clients gone, and end
+        if self._error is not None:
+            raise self._error
 
     def _protocol(self) -> asyncio.Protocol:
         return Connection(self._config, self._state, {"stopping": self._stop}, self._turn)
@@ -128,6 +140,13 @@ class HttpServer:
 
     def _follow_soon(self) -> None:
         self._follower = self._loop.create_task(self._follow())
+        self._follower.add_done_callback(self._followed)
+
+    def _followed(self, follower: asyncio.Task[None]) -> None:
+        """End with the error of a task, if it has one: nobody else hears of it."""
+        if not follower.cancelled() and (error := follower.exception()) is not None:
+            self._error = error
+            self._stop.set()
 
     async def _follow(self) -> None:
         """Accept or refuse connections, as the plan of faults has it now, and look again when that is to change."""

@@ -105,6 +105,11 @@ class Store:
         self.is_broken = False
         """Whether a change could not be written, so that none is taken before `resume`."""
 
+    @property
+    def path(self) -> Path:
+        """The file itself, whatever links lead to it."""
+        return self._log.path
+
     def resume(self) -> None:
         """Take changes again. Those that were not written are lost: the accounts are what is in the store now.
 
@@ -227,6 +232,10 @@ class Store:
     def wait(self) -> None:
         """Likewise, for a thread."""
         self._outcome().result()
+
+    def check(self) -> None:
+        """Raise ThreadFailed if its writer has met an error that nobody expected."""
+        self._log.check()
 
     def close(self) -> None:
         """Write what is left, and let go of the file."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from cpdaemon.endpoint import parse_endpoint
@@ -13,6 +13,7 @@ from cpsim.replay.engine import Engine, Progress, operations
 from cpsim.replay.journal import Journal
 from cpsim.replay.payloads import frames
 from cpsim.scenario import load_workload
+from cpsim.threads import Thread
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -67,9 +68,7 @@ class Replay:
         self._stopping = False
         self._engine: Engine | None = None
         project.link_all(_links(self.workload))
-        self._thread = threading.Thread(
-            target=self._run, args=(project.unix, prefix, pace), name="cpsim-replay", daemon=True
-        )
+        self._thread = Thread(partial(self._run, project.unix, prefix, pace), "cpsim-replay")
         self._thread.start()
 
     @property

@@ -354,7 +354,9 @@ class Project:
             )
         deadline_s = time.monotonic() + SETTLE_S
         while self.pending and not self._faults.refuses("server") and time.monotonic() < deadline_s:
+            self.fake.check()
             time.sleep(IDLE_POLL_S)
+        self.fake.check()
         return self.fake
 
     @property

@@ -36,7 +36,7 @@ class _Awaiting(Project):
     """What can be waited for."""
 
     def _idleness(self) -> _Awaited:
-        return _Awaited(lambda: not self.pending, lambda: False, self._pending_text)
+        return _Awaited(lambda: not self.pending, self._cannot_come, self._pending_text)
 
     def _arrival(self, slot: str, *states: State) -> _Awaited:
         """A slot comes into one of these states."""
@@ -48,6 +48,7 @@ class _Awaiting(Project):
                 return None if found is None else found.state
 
         def is_too_late() -> bool:
+            self.fake.check()
             return state() in {State.CLAIMED, State.DISCARDED, State.EXPIRED} and not self._quirks
 
         def explain() -> str:
@@ -57,6 +58,11 @@ class _Awaiting(Project):
             return "\n".join([text, *([self._pending_text()] if self.pending else []), *history])
 
         return _Awaited(lambda: state() in states, is_too_late, explain)
+
+    def _cannot_come(self) -> bool:
+        """Nothing is waited for in vain: a thread that has failed is told at once."""
+        self.fake.check()
+        return False
 
     def _view(self, slot: str) -> SlotView:
         with self.fake.accounts.reading() as ledger:

@@ -10,15 +10,18 @@ import hashlib
 import hmac
 import json
 import socket
+import sys
 import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl
 
 from cpdaemon.commands import KINDS
+from cpsim.threads import Thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -89,7 +92,7 @@ class Upstream:
         self._orders = _Orders()
         self._told = 0
         self._server: _Server | None = None
-        self._thread: threading.Thread | None = None
+        self._thread: Thread | None = None
         self._placeholder: socket.socket | None = None
 
     def start(self) -> None:
@@ -99,7 +102,7 @@ class Upstream:
             self._placeholder = None
         self._server = _Server(self, (self.host, self.port))
         self.port = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
+        self._thread = Thread(partial(self._server.serve_forever, 0.01), "cpsim-upstream")
         self._thread.start()
 
     def serve_well(self) -> None:
@@ -116,7 +119,11 @@ class Upstream:
         self._placeholder.bind((self.host, self.port))
 
     def stop(self) -> None:
-        """Break off every connection, and give back the address."""
+        """Break off every connection, and give back the address.
+
+        Raises:
+            ThreadFailed: an error that nobody expected kept a request from being answered; it has stopped all the same.
+        """
         self.answer("ok")
         if self._placeholder is not None:
             self._placeholder.close()
@@ -126,7 +133,8 @@ class Upstream:
             self._thread.join()
             self._server.break_off()
             self._server.server_close()
-            self._server = self._thread = None
+            thread, self._server, self._thread = self._thread, None, None
+            thread.check()
 
     def __enter__(self) -> Self:
         self.start()
@@ -150,6 +158,11 @@ class Upstream:
             self._orders = _Orders(answer, count, refused)
             self._told += 1
             self._changed.notify_all()
+
+    def fail(self, error: BaseException) -> None:
+        """Have `stop` raise an error that nobody expected."""
+        if self._thread is not None:
+            self._thread.fail(error)
 
     @property
     def deliveries(self) -> list[Delivery]:
@@ -221,7 +234,11 @@ class _Server(ThreadingHTTPServer):
             _end(connection)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - as socketserver has it
-        """Say nothing: clients come and go."""
+        """Say nothing of clients that have gone."""
+        del request, client_address
+        error = sys.exception()
+        if error is not None and not isinstance(error, OSError):
+            self.upstream.fail(error)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -246,11 +263,13 @@ class _Handler(BaseHTTPRequestHandler):
         self._take(path, signed.removesuffix("&").encode(), dict(parse_qsl(signed)), token)
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        try:
-            document = json.loads(body or b"{}")
-        except ValueError:
-            document = None
+        length = self.headers.get("Content-Length", "0")
+        if not (length.isascii() and length.isdigit()):
+            self.close_connection = True
+            self._say(400, b"Content-Length is no number", "text/plain")
+            return
+        body = self.rfile.read(int(length))
+        document = _decoded(body or b"{}")
         self._take(self.path.partition("?")[0], body, document, self.headers.get("Authorization", ""))
 
     def _take(self, path: str, payload: bytes, document: object, token: str) -> None:
@@ -298,6 +317,14 @@ def _commands(path: str, document: object) -> Iterator[Call]:
         yield kind, document
     elif kind == "bulk":
         for name in KINDS:
-            members = document.get(name, [])
-            members = json.loads(members) if isinstance(members, str) else members
-            yield from ((name, arguments) for arguments in members if isinstance(arguments, dict))
+            members = document.get(name)
+            members = _decoded(members) if isinstance(members, str) else members
+            if isinstance(members, list):
+                yield from ((name, arguments) for arguments in members if isinstance(arguments, dict))
+
+
+def _decoded(text: bytes | str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None

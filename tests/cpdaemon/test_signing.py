@@ -4,12 +4,14 @@ import json
 from itertools import combinations_with_replacement, pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cpdaemon import BadReply, EndpointError, Refused
 from cpdaemon.commands import KINDS
 from cpdaemon.signing import bulk_batches, bulk_body, bulk_errors, read_reply, single_body, token
+
+UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 SHA_512 = (
     "d25354ae78810bb76d12600f666341b2a917560e80f2f5291c6e53dd1cc7cdd2"
@@ -74,6 +76,7 @@ calls = st.lists(st.tuples(st.sampled_from(KINDS), st.sampled_from("abc")), max_
 )
 
 
+@UNTIMED
 @given(calls, st.integers(1, 8))
 def test_batches_keep_the_order_of_every_slot(calls, max_commands):
     batches = list(bulk_batches(calls, max_commands))
@@ -92,6 +95,7 @@ def test_batches_keep_the_order_of_every_slot(calls, max_commands):
             assert all(of(slot, kinds, applied) == of(slot, kinds, calls) for slot in "abc")
 
 
+@UNTIMED
 @given(calls)
 def test_batches_are_cut_only_where_they_must_be(calls):
     batches = list(bulk_batches(calls))
@@ -164,16 +168,104 @@ def test_mixed_errors_leave_only_the_rest_in_doubt():
     exact = {"message": "no", "class": "alloc", "index": 0}
     assert outcomes([exact, {"message": "?"}])[0] == ["unknown", "refused", "unknown"]
     assert outcomes([exact, {"message": "?"}, {"message": "?"}])[0] == ["refused"] * 3
-    assert outcomes([exact, exact])[0] == ["unknown", "refused", "unknown"]
 
 
 @pytest.mark.parametrize(
-    "place", [{"class": [], "index": 0}, {"class": "claim", "index": 2}, {"class": "claim", "index": True}]
+    "place",
+    [
+        {"class": [], "index": 0},
+        {"class": "claim", "index": 2},
+        {"class": "claim", "index": -1},
+        {"class": "claim", "index": True},
+        {"class": "claim", "index": 1.0},
+        {"class": "claim", "index": "1"},
+        {"class": "claim", "index": 10**30},
+        {"class": "alloc", "index": 1},
+        {"class": "nothing", "index": 0},
+        {"class": "claim"},
+        {"index": 0},
+    ],
 )
-def test_places_that_do_not_exist_are_no_places(place):
+def test_an_error_that_names_no_command_makes_the_reply_malformed(place):
     assert outcomes([{"message": "no", **place}])[0] == ["unknown"] * 3
+    assert outcomes([{"message": "no", **place}] * 3)[0] == ["unknown"] * 3
+    exact = {"message": "no", "class": "alloc", "index": 0}
+    results, errors = outcomes([exact, {"message": "no", **place}])
+    assert results == ["unknown"] * 3
+    assert errors[0].unnamed == 0
+
+
+def test_a_command_that_is_named_twice_makes_the_reply_malformed():
+    exact = {"message": "no", "class": "alloc", "index": 0}
+    assert outcomes([exact, exact])[0] == ["unknown"] * 3
 
 
 @pytest.mark.parametrize("errors", [None, "no", [5], {"message": "no"}])
 def test_unreadable_lists_of_errors_leave_all_in_doubt(errors):
     assert outcomes(errors)[0] == ["unknown"] * 3
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+SCALARS |= st.sampled_from(["alloc", "claim", 0, 1, -1, 10**400, "\ud800", "\0"])
+VALUES = st.recursive(
+    SCALARS, lambda each: st.lists(each, max_size=4) | st.dictionaries(st.text(max_size=5), each, max_size=4)
+)
+ERRORS = st.dictionaries(st.sampled_from(["class", "index", "message", "code", "position"]), VALUES)
+
+
+def is_plausible(errors):
+    """Whether each error names a command of its own, of those in `outcomes`, or none."""
+    there = [("claim", 0), ("alloc", 0), ("claim", 1)]
+    for error in errors if isinstance(errors, list) else [None]:
+        if not isinstance(error, dict):
+            return False
+        place = error.get("class"), error.get("index")
+        if place == (None, None):
+            continue
+        if place not in there or type(place[1]) is not int:
+            return False
+        there.remove(place)
+    return True
+
+
+@UNTIMED
+@given(VALUES | st.lists(ERRORS | VALUES, max_size=4))
+def test_any_list_of_errors_can_be_read(errors):
+    results, found = outcomes(errors)
+    if not is_plausible(errors):
+        assert results == ["unknown"] * 3
+    for error in found:
+        assert error is None or str(error).encode()  # it can be written down
+
+
+def nested(depth):
+    value = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("depth", [500, 100_000])
+def test_what_is_nested_deeply_can_be_told(depth):
+    assert outcomes(nested(depth))[0] == ["unknown"] * 3
+    assert outcomes([{"message": nested(depth), "class": "alloc", "index": 0}])[0] == ["ok", "refused", "ok"]
+
+
+def said_of(status, body):
+    """What a reply says, or the error that it is, as text."""
+    try:
+        return read_reply(status, body)["result"]
+    except (Refused, BadReply) as error:
+        return str(error)
+
+
+@UNTIMED
+@given(st.integers(0, 999) | st.sampled_from([200, 500]), st.binary() | VALUES.map(json.dumps).map(str.encode))
+def test_any_reply_is_read_or_an_error_that_can_be_told(status, body):
+    assert said_of(status, body).encode()
+
+
+@UNTIMED
+@given(st.sampled_from([200, 400, 500, 503]), st.sampled_from(["ok", "error", None, 5, []]), VALUES)
+def test_any_document_is_read_or_an_error_that_can_be_told(status, result, message):
+    assert said_of(status, json.dumps({"result": result, "message": message}).encode()).encode()

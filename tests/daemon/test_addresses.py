@@ -53,6 +53,13 @@ def test_another_file_is_left_alone(here):
         listen_unix(here / "folder")
 
 
+def test_a_link_to_nothing_is_left_alone(here):
+    (here / "cp.sock").symlink_to("nowhere")
+    with pytest.raises(FileNotFoundError, match=r"cannot listen at cp\.sock: it is a link to nowhere, which is not"):
+        listen_unix(here / "cp.sock")
+    assert (here / "cp.sock").is_symlink()
+
+
 @pytest.mark.parametrize(
     ("path", "said"),
     [("nowhere/cp.sock", "No such file or directory"), ("x" * 200, "path too long")],

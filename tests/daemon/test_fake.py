@@ -4,11 +4,13 @@ import os
 import socket
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from cpdaemon import Client, NotSent, Refused, TcpEndpoint
+from cpsim.daemon.spool import Spool
 from cpsim.errors import Problem
 from cpsim.fake import ANY_PORT, Fake, FakeProcess, Site
 from cpsim.fault_plan import FaultPlan
@@ -249,6 +251,30 @@ def test_each_daemon_of_a_project_has_a_spool_of_its_own(here):
     with Fake(PROJECTS, store=here / "store") as fake:
         assert len(fake.inspector.slots("p").items) == 4
     assert {path.name for path in here.glob("*.spool")} == {"store.p.spool", "store.p+2.spool"}
+
+
+def test_a_store_through_a_link_has_the_spools_of_the_store_itself(here):
+    (here / "other").mkdir()
+    (here / "other" / "link").symlink_to("../store")
+    with Fake({"p": "s"}, store=here / "store"):
+        pass
+    with Fake({"p": "s"}, unix=here / "cp.sock", store=here / "other" / "link") as fake:
+        assert [daemon.spool for daemon in fake.daemons] == [(here / "store.p.spool").resolve()]
+        with pytest.raises(Problem, match="is in use by another process"):
+            Fake({"p": "s"}, store=here / "store")
+    assert [path.name for path in (here / "other").iterdir()] == ["link"]
+
+
+def test_spools_beside_a_link_to_the_store_are_told(here):
+    (here / "other").mkdir()
+    (here / "other" / "link").symlink_to("../store")
+    with Fake({"p": "s"}, store=here / "store"):
+        pass
+    left = here / "other" / "link.p.spool"
+    with closing(Spool(left)) as spool:
+        spool.put(["alloc,slot=a"], {}, lambda _: None)
+    with Fake({"p": "s"}, unix=here / "cp.sock", store=here / "other" / "link") as fake:
+        assert fake.left_spools() == {left: 1}
 
 
 def test_waits_are_noted_where_that_is_asked_for(here):

@@ -156,6 +156,36 @@ def test_a_second_daemon_on_one_spool(here, server, ini):
     assert not (here / "other.sock").exists()
 
 
+def test_a_second_daemon_on_one_spool_through_a_link(here, server, ini):
+    path = str(ini(server.addresses["http"]))
+    (here / "other").mkdir()
+    (here / "other" / "link").symlink_to("../spool")
+    link = ("--spool", "other/link")
+    with running(here, "--config", path), Client("./cp.sock") as client:
+        client.claim("never", "m")
+        status, _, error = told("--config", path, *link, "--unix", "other.sock")
+        real = (here / "spool").resolve()
+        assert (status, error) == (2, f"cpsim: {real} is in use by another process; stop it, or name another file\n")
+        assert json.loads(told(*link, "--status", "--json")[1])["running"] is True
+        status, _, error = told(*link, "--requeue", "all")
+        assert status == 2
+        assert error.startswith("cpsim: other/link is in use by a daemon: ")
+    assert json.loads(told(*link, "--status", "--json")[1])["running"] is False
+    assert [row["command"] for row in json.loads(told(*link, "--failed", "--json")[1])] == [
+        "claim,slot=never,machine=m"
+    ]
+    assert told(*link, "--forget", "all")[1] == "1 commands are struck from the list\n"
+    assert [path.name for path in (here / "other").iterdir()] == ["link"]
+
+
+@pytest.mark.parametrize("options", [("--status",), ("--failed",), ("--requeue", "all"), ("--forget", "1")])
+def test_a_spool_that_is_a_link_to_nothing(here, options):
+    (here / "s").symlink_to("nowhere")
+    said = "cpsim: s is a link to nowhere, which is not there: make that, or name a file\n"
+    assert told("--spool", "s", *options) == (2, "", said)
+    assert [path.name for path in here.iterdir()] == ["s"]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

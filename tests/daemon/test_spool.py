@@ -183,6 +183,63 @@ def test_a_full_spool(opened, path):
     assert spool.is_full
 
 
+NO_COMMANDS = {
+    "'nonsense'": "nonsense",
+    "CAST(X'616C6C6F632C736C6F743DFF' AS TEXT)": repr(b"alloc,slot=\xff"),
+    "X'616C6C6F632C736C6F743DFF'": repr(b"alloc,slot=\xff"),
+    "'alloc,slot=a' || char(0)": repr(b"alloc,slot=a\0"),
+    "'claim,slot=a'": "claim,slot=a",
+    "'alloc,slot=' || hex(zeroblob(2000))": "alloc,slot=" + "0" * 4000,
+}
+
+
+def spoil(path, position, record):
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute(f"UPDATE log SET record = {record} WHERE position = {position}")
+
+
+@pytest.mark.parametrize("record", NO_COMMANDS)
+def test_a_record_that_is_no_command_becomes_a_dead_letter(opened, path, record):
+    spool = opened()
+    keep(spool, *(f"alloc,slot={slot}" for slot in "abcd"))
+    spoil(path, 2, record)
+    batch = spool.take()
+    assert slots(batch) == ["a", "c", "d"]
+    spool.settle(batch, [])
+    assert (spool.take(), spool.pending, spool.failed) == (None, 0, 1)
+    (row,) = read_failed(path)
+    assert (row.position, row.why, row.command) == (2, SET_ASIDE, NO_COMMANDS[record])
+    assert "the record is no command: " in row.error
+    assert read_status(path).delivered == 3
+    spool = opened()
+    assert spool.requeue(None) == 1
+    spool = opened()
+    assert (spool.take(), spool.failed) == (None, 1)  # it is none now, either
+
+
+def test_nothing_but_records_that_are_no_commands(opened, path):
+    spool = opened()
+    keep(spool, "alloc,slot=a", "alloc,slot=b")
+    spoil(path, 1, "'a'")
+    spoil(path, 2, "'b'")
+    assert (spool.take(), spool.ready) == (None, 0)
+    assert [row.command for row in read_failed(path)] == ["a", "b"]
+
+
+def test_a_batch_that_was_sent_with_what_is_no_command_becomes_dead_letters(opened, path):
+    spool = opened()
+    keep(spool, *(f"alloc,slot={slot}" for slot in "abc"))
+    spool.take(2)
+    spoil(path, 1, "'nonsense'")
+    spool = opened()
+    batch = spool.take()
+    assert (slots(batch), batch.resumed) == (["c"], False)
+    rows = read_failed(path)
+    assert [(row.command, row.why) for row in rows] == [("nonsense", SET_ASIDE), ("alloc,slot=b", SET_ASIDE)]
+    assert "nobody knows whether it was applied" in rows[1].error
+    assert read_status(path).delivered == 0
+
+
 def test_the_status_of_a_spool(opened, path):
     spool = opened()
     keep(spool, *(f"alloc,slot={number}" for number in range(10)))

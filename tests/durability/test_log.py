@@ -8,12 +8,13 @@ import subprocess
 import sys
 import threading
 from contextlib import closing
+from pathlib import Path
 from queue import SimpleQueue
 
 import pytest
 
 from cpsim.errors import Problem
-from cpsim.log import NOTHING_NEW, InDoubt, Log, cut, in_use
+from cpsim.log import NOTHING_NEW, InDoubt, InUse, Log, cut, in_use
 
 KIND = "TEST"
 PAGE = 4096
@@ -55,6 +56,71 @@ def test_records_come_back_in_order(opened):
     assert log.read(1, 3, 10) == expected[1:3]
     assert log.read(1, 4, 1) == expected[1:2]
     assert everything(opened()) == expected
+
+
+def names(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.fixture
+def real(tmp_path, monkeypatch):
+    """A log in a folder, and links to it from another, which is the current one."""
+    for folder in ("real", "links"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / "links")
+    Path("folder").symlink_to("../real")
+    Path("file").symlink_to(tmp_path / "real" / "log")
+    Path("chain").symlink_to("file")
+    return tmp_path / "real" / "log"
+
+
+WAYS = ["folder/log", "file", "chain", "../real/log", "folder/../real/log"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_whatever_leads_to_a_log_is_one_log(real, way):
+    before = names(Path())
+    with closing(Log(real, KIND, reserve_bytes=1)) as log:
+        log.wait(records=["a"])
+        with pytest.raises(InUse, match=f"{real} is in use by another process|{way} is in use"):
+            Log(Path(way), KIND)
+        assert in_use(Path(way))
+    assert not in_use(Path(way))
+    with closing(Log(Path(way), KIND, reserve_bytes=1)) as log:
+        with pytest.raises(InUse):
+            Log(real, KIND)
+        log.wait(records=["b"])
+        assert [record for _, record in everything(log)] == ["a", "b"]
+        beside = {"log", "log-shm", "log-wal", "log.lock", "log.reserve"}
+        assert names(real.parent) == beside
+    assert names(Path()) == before
+
+
+def test_a_log_may_be_made_in_a_folder_that_a_link_leads_to(real):
+    with closing(Log(Path("folder/log"), KIND)), pytest.raises(InUse):
+        Log(real, KIND)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda path: path.symlink_to("nowhere"), "log is a link to nowhere, which is not there"),
+        (lambda path: path.symlink_to(path.name), "cannot open log: Too many levels of symbolic links"),
+        (lambda path: path.symlink_to("nowhere/log"), "is a link to nowhere/log, which is not there"),
+        (lambda path: path.mkdir(), "log is a folder, or something else"),
+        (lambda path: path.symlink_to("."), "log is a folder, or something else"),
+        (os.mkfifo, "log is a folder, or something else"),
+        (lambda path: (Path("other").touch(), path.hardlink_to("other")), r"log has 2 names \(hard links\)"),
+    ],
+)
+def test_a_path_that_leads_to_no_file_of_its_own(tmp_path, monkeypatch, make, said):
+    monkeypatch.chdir(tmp_path)
+    make(Path("log"))
+    before = names(Path())
+    for look in (lambda path: Log(path, KIND), in_use):
+        with pytest.raises(Problem, match=said):
+            look(Path("log"))
+    assert names(Path()) == before
 
 
 def test_positions_are_never_used_again(opened):

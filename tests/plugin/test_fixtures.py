@@ -243,3 +243,26 @@ def test_a_unittest_case_can_use_the_fixture(run):
                 run_job(self.creditpiggy.endpoint, "job-1", on="worker-7")
     """)
     result.assert_outcomes(passed=2, errors=1)
+
+
+def test_a_thread_of_the_fake_that_fails_fails_the_test(run):
+    result = run("""
+        import threading
+        from manager import run_job
+        from cpsim.threads import notified
+
+        def boom(_):
+            raise RuntimeError("boom")
+
+        def test_it(creditpiggy):
+            creditpiggy.fake.accounts.on_applied = boom
+            failed = threading.Event()
+            with notified(lambda _: failed.set()):
+                try:
+                    run_job(creditpiggy.endpoint, "job-1", on="worker-7")
+                except OSError:
+                    pass
+                assert failed.wait(60)
+    """)
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*ThreadFailed: thread cpsim-daemon failed: RuntimeError: boom"])

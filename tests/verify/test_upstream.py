@@ -1,5 +1,6 @@
 """The server that a daemon under test forwards to, on real sockets."""
 
+import socket
 import threading
 from contextlib import closing
 
@@ -105,3 +106,33 @@ def test_it_goes_away_and_comes_back_at_its_address(upstream, sender):
     upstream.stop()
     with pytest.raises(ConnectFailed):
         sender.post("b4", CALLS)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"Content-Length: many\r\n\r\n",
+        b"Content-Length: -1\r\n\r\n",
+        *(
+            b"Content-Length: %d\r\n\r\n" % len(body) + body
+            for body in (
+                b"[" * 50_000,
+                b'{"alloc":5}',
+                b'{"alloc":null}',
+                b'{"alloc":"["}',
+                b'{"alloc":[5]}',
+                b"[]",
+                b"\xff",
+            )
+        ),
+    ],
+    ids=lambda request: request[-20:],
+)
+def test_nonsense_is_answered(upstream, request_):
+    with socket.create_connection(("127.0.0.1", upstream.port), 60) as sock:
+        sock.sendall(b"POST /api/batch/bulk HTTP/1.1\r\nConnection: close\r\n" + request_)
+        answer = b""
+        while piece := sock.recv(65_536):
+            answer += piece
+    assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 401 "))
+    assert upstream.deliveries == []

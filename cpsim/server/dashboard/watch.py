@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
 from cpdaemon.commands import KINDS
+from cpsim.threads import Thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -96,7 +97,7 @@ class Watch:
         self._until_s = 0.0
         self._lock = threading.Lock()
         self._ending = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread: Thread | None = None
         self._begin()
 
     def look(self) -> None:
@@ -106,7 +107,7 @@ class Watch:
             if self._thread is None and not self._ending.is_set():
                 self._begin()
                 self._accounts.on_applied = self._applied
-                self._thread = threading.Thread(target=self._run, name="cpsim-watch", daemon=True)
+                self._thread = Thread(self._run, "cpsim-watch")
                 self._thread.start()
 
     def close(self) -> None:
@@ -116,6 +117,12 @@ class Watch:
             thread = self._thread
         if thread is not None:
             thread.join()
+
+    def check(self) -> None:
+        """Raise ThreadFailed if it has ended by an error that nobody expected."""
+        thread = self._thread
+        if thread is not None:
+            thread.check()
 
     @property
     def seconds(self) -> list[Mapping[str, int]]:
