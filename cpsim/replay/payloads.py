@@ -36,6 +36,9 @@ class Syntax(Protocol):
     def text(self, value: str) -> bytes:
         """A text value as it stands in the template."""
 
+    def slot(self, slot_id: str) -> bytes:
+        """A slot's id as it stands in a frame that is no command."""
+
 
 class Frames:
     """A daemon's frames: `claim,slot=run-1,machine=m-7`."""
@@ -49,23 +52,28 @@ class Frames:
         """See `Syntax`."""
         return value.encode()
 
+    def slot(self, slot_id: str) -> bytes:
+        """See `Syntax`."""
+        return slot_id.encode()
+
 
 class Bodies:
-    """The server's JSON bodies: `{"slot":"run-1","machine":"m-7"}`."""
+    """The server's JSON bodies, in ASCII: `{"slot":"run-1","machine":"m-7"}`."""
 
     def template(self, kind: str, prefix: str, arguments: Iterable[tuple[str, bool]]) -> bytes:
         """See `Syntax`."""
         del kind
-        slot = _literal(json.dumps(prefix, ensure_ascii=False)[:-1])
-        fields = [
-            f",{_literal(json.dumps(name, ensure_ascii=False))}:%{'b' if is_text else 'd'}"
-            for name, is_text in arguments
-        ]
+        slot = _literal(json.dumps(prefix)[:-1])
+        fields = [f",{_literal(json.dumps(name))}:%{'b' if is_text else 'd'}" for name, is_text in arguments]
         return f'{{"slot":{slot}-%d"{"".join(fields)}}}'.encode()
 
     def text(self, value: str) -> bytes:
         """See `Syntax`."""
-        return json.dumps(value, ensure_ascii=False).encode()
+        return json.dumps(value).encode()
+
+    def slot(self, slot_id: str) -> bytes:
+        """See `Syntax`."""
+        return self.text(slot_id)[1:-1]
 
 
 def _literal(text: str) -> str:
@@ -118,7 +126,7 @@ def _rendered(workload: Workload, prefix: str, syntax: Syntax, at_once: int) -> 
             places = np.flatnonzero(kinds == code)
             if code == FRAME:
                 for place in places.tolist():
-                    rendered[place] = _frame(workload, int(rows[place]), f"{prefix}-{numbers[place]}")
+                    rendered[place] = _frame(workload, int(rows[place]), syntax.slot(f"{prefix}-{numbers[place]}"))
                 continue
             columns = pools.columns(code, rows[places])
             for given, selected in _patterns(columns, len(places)):
@@ -138,10 +146,10 @@ def _rendered(workload: Workload, prefix: str, syntax: Syntax, at_once: int) -> 
         yield rendered
 
 
-def _frame(workload: Workload, row: int, slot_id: str) -> bytes:
-    """A frame that is no command, the same in every syntax."""
+def _frame(workload: Workload, row: int, slot_id: bytes) -> bytes:
+    """A frame that is no command: its bytes as they are, for what is wrong with it may be any of them."""
     form: str = workload.frame.forms[workload.frame.form[row]]
-    return form.encode("latin-1").replace(b"{slot}", slot_id.encode())
+    return form.encode("latin-1").replace(b"{slot}", slot_id)
 
 
 class _Pools:

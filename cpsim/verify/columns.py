@@ -32,9 +32,7 @@ if TYPE_CHECKING:
 
 PHASES: Final = ("allocated", "claimed", "discarded", "expired")
 ALLOCATED, CLAIMED, DISCARDED, EXPIRED = range(4)
-ALLOC, META, COUNTERS, DISCARD, CLAIM = (
-    KIND_CODES[kind] for kind in ("alloc", "meta", "counters", "discard", "claim")
-)
+ALLOC, META, COUNTERS, DISCARD, CLAIM = (KIND_CODES[kind] for kind in ("alloc", "meta", "counters", "discard", "claim"))
 LONGEST_MIN: Final = 100_000_000
 """Minutes to expiry are cut to this: 190 years, the most that nanoseconds can add up."""
 ROWS: Final = 1_048_576
