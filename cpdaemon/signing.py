@@ -189,4 +189,5 @@ def _clipped(value: object) -> str:
 
 
 def _compact(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    """JSON in ASCII, for the server in production answers any other byte with an error."""
+    return json.dumps(value, separators=(",", ":")).encode()

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from cpsim.printable import escaped
 from cpsim.replay.clock import Users
-from cpsim.replay.failures import kind_of
+from cpsim.replay.failures import LOST, kind_of
 from cpsim.replay.journal import Outcome
 from cpsim.replay.latency import by_second, histogram, percentiles_ms, senders_lateness_ns
 from cpsim.scenario.workload import KIND_NAMES
@@ -48,7 +48,7 @@ class Summary:
         errors: how often each error occurred, most frequent first.
         failures: the same by kind: timeout, ER, reset, HTTP 503, ...
         limit: what kept the run from being faster: the target, the generator, the backlog, ports, files; None if it
-            kept the times that it was given.
+            kept the times that it was given, or a worker was lost.
         busy: the share of its time in which the sender did not wait.
         service: from send to answer.
         response: from due to answer, where operations had times to keep.
@@ -94,7 +94,7 @@ class Summary:
     @property
     def operations_per_s(self) -> float:
         """Operations answered per second of the replay."""
-        return self.operations / self.elapsed_s if self.elapsed_s else 0.0
+        return sum(self.per_second) / self.elapsed_s if self.elapsed_s else 0.0
 
     @property
     def fell_behind(self) -> bool:
@@ -140,11 +140,13 @@ def summarise(run: Run) -> Summary:
     failures: Counter[str] = Counter()
     for error, count in named.items():
         failures[kind_of(error)] += count
+    lost = [code for code, error in enumerate(run.errors) if error == LOST]
+    timed = records[~np.isin(records["error"], lost)] if lost else records
     response = lateness_p99_ms = due_ns = None
-    if run.schedule_us is not None and len(records):
-        due_ns = run.schedule_us[records["op"]] * 1000
-        response = histogram(records["answered_ns"] - due_ns)
-        lateness_p99_ms = float(np.percentile(records["sent_ns"] - due_ns, 99)) / 1e6
+    if run.schedule_us is not None and len(timed):
+        due_ns = run.schedule_us[timed["op"]] * 1000
+        response = histogram(timed["answered_ns"] - due_ns)
+        lateness_p99_ms = float(np.percentile(timed["sent_ns"] - due_ns, 99)) / 1e6
     slots = credits = None
     if run.slots is not None:
         ours = run.slots.filter(pc.starts_with(run.slots["slot"], f"{run.slot_prefix}-"))
@@ -155,14 +157,14 @@ def summarise(run: Run) -> Summary:
         by_kind=by_kind,
         errors=named,
         failures=dict(failures.most_common()),
-        limit=_limit(run, lateness_p99_ms),
+        limit=None if lost else _limit(run, lateness_p99_ms),
         busy=run.effort.busy,
-        service=histogram(records["answered_ns"] - records["sent_ns"]),
+        service=histogram(timed["answered_ns"] - timed["sent_ns"]),
         response=response,
         effect=None if run.effect_ns is None else histogram(run.effect_ns),
         lateness_p99_ms=lateness_p99_ms,
-        per_second=np.bincount(records["answered_ns"] // 1_000_000_000).tolist() if len(records) else [],
-        seconds=by_second(records, due_ns),
+        per_second=np.bincount(timed["answered_ns"] // 1_000_000_000).tolist() if len(timed) else [],
+        seconds=by_second(timed, due_ns),
         slots=slots,
         credits=credits,
     )
@@ -192,7 +194,8 @@ def show(run: Run, summary: Summary, console: Console) -> None:
     console.print(f"\n[bold]{name}[/], seed {run.workload.seed}, at {escaped(where)}, {run.pace}", highlight=False)
     if summary.fell_behind:
         late = f"operations were sent up to {summary.lateness_p99_ms:,.0f} ms late (p99)"
-        console.print(f"[yellow]The pace was not kept[/]: {late}; {LIMITS[summary.limit or 'target']}")
+        why = "" if summary.limit is None else f"; {LIMITS[summary.limit]}"
+        console.print(f"[yellow]The pace was not kept[/]: {late}{why}")
     table = Table("operations", "planned", "accepted", "refused", "unknown", box=None, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
@@ -206,7 +209,7 @@ def show(run: Run, summary: Summary, console: Console) -> None:
 def _lines(run: Run, summary: Summary) -> Iterator[str]:
     for error, count in summary.errors.items():
         yield f"[red]{count:,} x[/] {escaped(error)}"
-    done = f"{summary.operations:,} in {summary.elapsed_s:.2f} s"
+    done = f"{sum(summary.per_second):,} in {summary.elapsed_s:.2f} s"
     for error, count in run.effort.retried.items():
         yield f"[yellow]{count:,} x[/] {escaped(error)}, and tried again"
     yield f"throughput    {summary.operations_per_s:,.0f} operations/s ({done})"

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import psutil
 
-from cpsim.load.master import FAILED
+from cpsim.load.guard import FAILED
 from cpsim.printable import printable
 
 

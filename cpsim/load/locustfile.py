@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 
 import gevent
 from locust import User, events, task
-from locust.runners import LocalRunner, MasterRunner
+from locust.runners import MasterRunner, WorkerRunner
 
-from cpsim.errors import Problem
+from cpsim.load.guard import guarded
 from cpsim.load.leaving import leave
 from cpsim.load.master import Master
 from cpsim.load.plan import Plan
 from cpsim.load.worker import Worker
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from locust.env import Environment
     from locust.runners import Runner
     from locust.web import WebUI
@@ -37,14 +39,15 @@ def take_part(environment: Environment, runner: Runner, web_ui: WebUI | None, **
     if web_ui is not None:
         _check_free(web_ui)
     plan = Plan.given()
+
+    fail: Callable[[str], object] = leave
     if not isinstance(runner, MasterRunner):
-        Worker(environment, runner, plan)
-    if isinstance(runner, MasterRunner | LocalRunner):
+        worker = Worker(environment, runner, plan)
+    if isinstance(runner, WorkerRunner):
+        fail = worker.fail
+    else:
         Master(environment, runner, plan)
-    try:
-        len(plan.workload)
-    except (Problem, OSError) as problem:
-        leave(problem)
+    guarded(lambda: len(plan.workload), fail)()
 
 
 def _check_free(page: WebUI) -> None:

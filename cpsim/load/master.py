@@ -6,15 +6,18 @@ import secrets
 import signal
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import gevent
 import numpy as np
+from locust.exception import RPCError, RPCSendError
 from locust.runners import MasterRunner
 
-from cpsim.errors import Problem
+from cpsim.load.guard import FAILED, guarded
 from cpsim.load.outcome import conclude
 from cpsim.printable import printable
 from cpsim.replay.engine import Effort
@@ -31,7 +34,6 @@ if TYPE_CHECKING:
 
     from cpsim.load.plan import Plan
 
-FAILED: Final = 2
 LOOK_S: Final = 0.05
 LOCAL: Final = "local"
 STOPPING_S: Final = 5.0
@@ -45,6 +47,7 @@ class Share:
     worker: str
     index: int
     ready: bool = False
+    begun: bool = False
     ended: bool = False
     lost: bool = False
     interrupted: bool = False
@@ -52,6 +55,10 @@ class Share:
     effort: Effort = field(default_factory=lambda: Effort(0.0, {}))
     records: list[bytes] = field(default_factory=list)
     errors: list[str] = field(default_factory=lambda: [""])
+
+    def seconds(self) -> float:
+        """How long it took; of a worker that was lost, until the last answer that it reported."""
+        return self.elapsed_s or float(self.table()["answered_ns"].max(initial=0) / 1e9)
 
     def table(self) -> npt.NDArray[np.void]:
         """The records that have arrived, numbered as the worker numbers them."""
@@ -79,38 +86,57 @@ class Master:
         self._stopping = False
         self._interrupted = False
         self._failure: str | None = None
-        for name, listener in {
-            "cpsim-ready": self._ready,
-            "cpsim-records": self._records,
-            "cpsim-done": self._done,
+        self._main = gevent.getcurrent()
+        listeners: dict[str, Callable[..., None]] = {
+            "cpsim-ready": partial(self._hear, self._ready),
+            "cpsim-records": partial(self._hear, self._records),
+            "cpsim-done": partial(self._hear, self._done),
             "cpsim-failed": self._failed,
-        }.items():
-            runner.register_message(name, listener)
+        }
+        for name, listener in listeners.items():
+            runner.register_message(name, guarded(listener, self._fail))
         if self._headless and isinstance(runner, MasterRunner):
-            main = gevent.getcurrent()
-            signal.signal(signal.SIGINT, lambda *_: gevent.spawn(self._leave, main))
-        environment.events.test_start.add_listener(lambda **_: self._expect())
-        environment.events.spawning_complete.add_listener(lambda **_: self._begin())
-        environment.events.test_stopping.add_listener(lambda **_: self._stop())
-        environment.events.quitting.add_listener(lambda **_: self._stop())
+            signal.signal(signal.SIGINT, lambda *_: gevent.spawn(self._leave, "interrupted before the replay began"))
+        for event, listener in (
+            (environment.events.test_start, self._expect),
+            (environment.events.spawning_complete, self._begin),
+            (environment.events.test_stopping, self._stop),
+            (environment.events.quitting, self._stop),
+        ):
+            event.add_listener(guarded(listener, self._fail))
 
-    def _expect(self) -> None:
+    def _expect(self, **_: object) -> None:
         """Let the next spawning begin a replay: Locust spawns again whenever a worker leaves or returns."""
         self._due = True
 
-    def _begin(self) -> None:
+    def _begin(self, **_: object) -> None:
         if self._due and self._conducting is None:
             self._due = self._stopping = self._interrupted = False
             self._failure = None
+            self._shares = []
             self._conducting = gevent.spawn(self._conduct)
 
-    def _leave(self, main: object) -> None:
+    def _leave(self, why: str) -> None:
         """End a test that has not begun: Locust waits for its workers where Ctrl-C would show a traceback."""
-        print("cpsim: interrupted before the replay began", file=sys.stderr)
+        _complain(why)
         self._runner.quit()
-        gevent.kill(main, SystemExit(FAILED))
+        gevent.kill(self._main, SystemExit(FAILED))
 
-    def _stop(self) -> None:
+    def _fail(self, why: str) -> None:
+        """End the replay that is under way, or the test that has not begun, everywhere; what fails first says why."""
+        if self._failure is not None:
+            return
+        self._failure = why
+        with suppress(RPCError, RPCSendError):  # a worker that cannot be told so misses the master
+            self._runner.send_message("cpsim-end", {"why": why})
+        if self._conducting is None:
+            if self._headless:
+                gevent.spawn(self._leave, why)
+            else:
+                _complain(why)
+                gevent.spawn(self._runner.stop)
+
+    def _stop(self, **_: object) -> None:
         """Have the workers stop, and wait for the verdict."""
         conducting = self._conducting
         if conducting is None or conducting is gevent.getcurrent():
@@ -129,17 +155,41 @@ class Master:
 
         previous = signal.signal(signal.SIGINT, interrupt)
         try:
-            self._replay()
+            guarded(self._replay, self._fail)()
+            if self._failure is not None:
+                _complain(self._failure)
+                self._environment.process_exit_code = FAILED
         finally:
             signal.signal(signal.SIGINT, previous)
             self._conducting = None
-        if not self._stopping:  # else somebody else is ending the test
-            gevent.spawn(self._runner.quit if self._headless else self._runner.stop)
+            if self._headless:
+                gevent.spawn(self._runner.quit)
+            elif not self._stopping:  # else somebody else is ending the test
+                gevent.spawn(self._runner.stop)
 
     def _replay(self) -> None:
+        result, start_ns = self._prepare(), time.perf_counter_ns()
+        if self._failure is not None:
+            return
+        for share in self._shares:
+            share.begun = not share.lost
+        self._tell("cpsim-go", {})
+        self._wait(lambda share: share.ended)
+        if self._failure is not None:
+            self._wait(lambda share: share.ended, is_over=True)
+        result.interrupted = (
+            self._failure is not None
+            or self._stopping
+            or self._interrupted
+            or any(share.interrupted for share in self._shares)
+        )
+        self._environment.process_exit_code = conclude(result, self._plan, self._shares, start_ns, self._failure)
+
+    def _prepare(self) -> Run:
+        """Hand out the slots, and wait until all workers are ready to begin."""
         workers = self._workers()
         if not workers:
-            self._failure = "all workers left before the replay could begin"
+            self._fail("all workers left before the replay could begin")
         started = datetime.now(UTC)
         suffix = f"-{started:%Y%m%d%H%M%S}-{secrets.token_hex(3)}"
         prefix = self._plan.slot_prefix or f"{self._plan.workload.name[:40]}{suffix}"
@@ -148,7 +198,10 @@ class Master:
             data = {"index": share.index, "count": len(workers), "slot_prefix": prefix}
             self._runner.send_message("cpsim-share", data, share.worker)
         self._wait(lambda share: share.ready)
-        result = Run(
+        lost = [share.worker for share in self._shares if share.lost]
+        if lost and not (self._stopping or self._interrupted):
+            self._fail(f"{', '.join(lost)} left before the replay could begin")
+        return Run(
             workload=self._plan.workload,
             target=Target(self._plan.endpoint, self._plan.accounts, self._plan.credentials),
             embedded=False,
@@ -157,35 +210,23 @@ class Master:
             fresh=self._plan.slot_prefix is None,
             started=started,
         )
-        start_ns = time.perf_counter_ns()
-        if self._failure is None:
-            self._tell("cpsim-go", {})
-        self._wait(lambda share: share.ended)
-        result.interrupted = self._stopping or self._interrupted or any(share.interrupted for share in self._shares)
-        if self._failure is not None:
-            print(f"cpsim: {printable(self._failure)}", file=sys.stderr)
-            self._environment.process_exit_code = FAILED
-        else:
-            try:
-                self._environment.process_exit_code = conclude(result, self._plan, self._shares, start_ns)
-            except (Problem, OSError) as problem:
-                print(f"cpsim: {printable(str(problem))}", file=sys.stderr)
-                self._environment.process_exit_code = FAILED
 
     def _workers(self) -> list[str]:
         clients = getattr(self._runner, "clients", None)
         return [LOCAL] if clients is None else [client.id for client in clients.all if client.state != "missing"]
 
-    def _wait(self, is_so: Callable[[Share], bool]) -> None:
-        """Until something is so of each share, unless its worker is lost."""
+    def _wait(self, is_so: Callable[[Share], bool], *, is_over: bool = False) -> None:
+        """Until something is so of each share, unless its worker is lost, or the run fails; `is_over` if it has."""
         deadline_s = float("inf")
-        while self._failure is None:
+        while is_over or self._failure is None:
             here = set(self._workers())
             for share in self._shares:
-                share.lost = share.lost or (not share.ended and share.worker not in here)
+                if not (share.lost or share.ended or share.worker in here):
+                    share.lost = True
+                    _complain(f"{share.worker} is lost: nothing is heard of it any more")
             if all(share.lost or is_so(share) for share in self._shares):
                 return
-            if (self._stopping or self._interrupted) and deadline_s == float("inf"):
+            if (is_over or self._stopping or self._interrupted) and deadline_s == float("inf"):
                 deadline_s = time.monotonic() + STOPPING_S + self._plan.timeout_s
             if time.monotonic() > deadline_s:
                 for share in self._shares:
@@ -198,24 +239,37 @@ class Master:
             if not share.lost:
                 self._runner.send_message(name, data, share.worker)
 
-    def _ready(self, environment: Environment, msg: Message) -> None:
+    def _hear(self, listener: Callable[[Share, dict[str, Any]], None], environment: Environment, msg: Message) -> None:
+        """Pass on what is said of a share; a worker without one may speak of a replay that is over."""
         del environment
-        self._shares[msg.data["index"]].ready = True
-        if msg.data["digest"] != self._plan.workload.digest():
-            self._failure = f"{msg.node_id} has another workload: all need the same scenario, seed and version of cpsim"
+        for share in self._shares:
+            if share.worker == msg.node_id:
+                listener(share, msg.data)
 
-    def _records(self, environment: Environment, msg: Message) -> None:
-        del environment
-        share = self._shares[msg.data["index"]]
-        share.records.append(msg.data["records"])
-        share.errors = msg.data["errors"]
+    def _ready(self, share: Share, data: dict[str, Any]) -> None:
+        share.ready = True
+        if data["digest"] != self._plan.workload.digest():
+            self._fail(f"{share.worker} has another workload: all need the same scenario, seed and version of cpsim")
 
-    def _done(self, environment: Environment, msg: Message) -> None:
-        del environment
-        share = self._shares[msg.data["index"]]
-        share.ended, share.elapsed_s, share.effort = True, msg.data["elapsed_s"], Effort(*msg.data["effort"])
-        share.interrupted = msg.data["interrupted"]
+    def _records(self, share: Share, data: dict[str, Any]) -> None:
+        share.records.append(data["records"])
+        share.errors = data["errors"]
+
+    def _done(self, share: Share, data: dict[str, Any]) -> None:
+        share.ended, share.elapsed_s, share.effort = True, data["elapsed_s"], Effort(*data["effort"])
+        share.interrupted = data["interrupted"]
 
     def _failed(self, environment: Environment, msg: Message) -> None:
         del environment
-        self._failure = f"{msg.node_id}: {msg.data['problem']}"
+        problem = msg.data["problem"] if msg.node_id == LOCAL else f"{msg.node_id}: {msg.data['problem']}"
+        share = next((share for share in self._shares if share.worker == msg.node_id), None)
+        if share is None and self._shares:
+            _complain(problem)  # it came too late to have a part in the replay
+            return
+        if share is not None:
+            share.lost = not share.ended
+        self._fail(problem)
+
+
+def _complain(why: str) -> None:
+    print(f"cpsim: {printable(why)}", file=sys.stderr)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cpsim import run_folder
 from cpsim.judging import judge
-from cpsim.replay.engine import Effort
-from cpsim.replay.journal import RECORD_TYPE, Outcome
+from cpsim.replay.engine import joint_effort
+from cpsim.replay.failures import LOST
+from cpsim.replay.journal import RECORD_TYPE, Outcome, merged
 from cpsim.summary import show, summarise
 from cpsim.terminal import console
 from cpsim.thresholds import Threshold
@@ -26,26 +27,31 @@ if TYPE_CHECKING:
     from cpsim.replay.assignment import Assignment
     from cpsim.run import Run
 
-LOST: Final = "lost with its worker"
 
+def conclude(result: Run, plan: Plan, shares: Sequence[Share], start_ns: int, failure: str | None) -> int:
+    """Judge a load, write its run folder, and print its summary; returns the exit status.
 
-def conclude(result: Run, plan: Plan, shares: Sequence[Share], start_ns: int) -> int:
-    """Judge a load, write its run folder, and print its summary; returns the exit status."""
+    Args:
+        result: what is known of the run before it is judged.
+        plan: what was replayed.
+        shares: what each worker has reported.
+        start_ns: when the replay began, on the performance counter.
+        failure: why it ended before its time; None if it did not fail.
+    """
     whole = plan.assignment(result.slot_prefix)
     result.schedule_us = whole.schedule_us
-    result.elapsed_s = max(share.elapsed_s for share in shares)
-    result.records, result.errors = _journal(whole, shares, interrupted=result.interrupted)
-    result.effort = Effort(
-        max(share.effort.busy for share in shares),
-        {error: count for share in shares for error, count in share.effort.retried.items()},
-    )
+    result.elapsed_s = max(share.seconds() for share in shares)
+    result.records, result.errors = _journal(whole, shares)
+    result.effort = joint_effort(share.effort for share in shares)
     observer = None
     if result.target.server is not None and result.target.credentials is not None:
         observer = Observer(result.target.server, result.target.credentials, plan.timeout_s)
     judge(result, observer, start_ns, plan.timeout_s)
-    lost = [share.worker for share in shares if share.lost]
+    lost = [share.worker for share in shares if share.lost and share.begun]
     if lost:
         result.verdict.unseen.append(f"What {', '.join(lost)} had sent: lost in the middle of the replay.")
+    if failure is not None:
+        result.verdict.unseen.append(f"What was not sent any more, for the run failed: {failure}.")
     summary = summarise(result)
     summary.check([Threshold.parse(text) for text in plan.thresholds])
     folder = Path(plan.output) if plan.output else run_folder.new_name(Path(plan.scenario))
@@ -59,23 +65,17 @@ def conclude(result: Run, plan: Plan, shares: Sequence[Share], start_ns: int) ->
     return {"valid": 0, "invalid": 1, "unknown": 2}[result.verdict.ruling] if summary.holds else 1
 
 
-def _journal(
-    whole: Assignment, shares: Sequence[Share], *, interrupted: bool
-) -> tuple[npt.NDArray[np.void], list[str]]:
+def _journal(whole: Assignment, shares: Sequence[Share]) -> tuple[npt.NDArray[np.void], list[str]]:
     """The records of all workers as those of one; what a lost one may have sent is unknown."""
-    errors: dict[str, int] = {"": 0}
     parts = []
     for share in shares:
         part = whole.part(share.index, len(shares))
-        records = share.table()
-        codes = [errors.setdefault(error, len(errors)) for error in share.errors]
-        records["error"] = np.array(codes, np.uint16)[records["error"]]
-        if share.lost and not (interrupted and not share.ready):
-            records = np.concatenate([records, _missing(part, records, errors.setdefault(LOST, len(errors)))])
-        records["op"] = part.ops[records["op"]]
-        parts.append(records)
-    records = np.concatenate(parts)
-    return records[np.argsort(records["op"], kind="stable")], list(errors)
+        records, errors = share.table(), share.errors
+        if share.lost and share.begun:
+            records = np.concatenate([records, _missing(part, records, len(errors))])
+            errors = [*errors, LOST]
+        parts.append((records, errors, part.ops))
+    return merged(parts)
 
 
 def _missing(part: Assignment, known: npt.NDArray[np.void], code: int) -> npt.NDArray[np.void]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import time
 from typing import TYPE_CHECKING, ClassVar
 from uuid import uuid4
@@ -12,6 +13,8 @@ from locust import User
 from cpdaemon import Client
 from cpdaemon.endpoint import UrlEndpoint, parse_endpoint
 from cpdaemon.errors import CreditPiggyError
+from cpsim.load.guard import FAILED
+from cpsim.printable import printable
 from cpsim.replay.failures import kind_of
 
 if TYPE_CHECKING:
@@ -26,7 +29,8 @@ _numbers = itertools.count()
 class CreditPiggyUser(User):
     """Sends commands to a daemon or a server, its `host`, and reports each to Locust under the command's name.
 
-    A command that fails is a failure in Locust's statistics, under its kind, and raises nothing.
+    A command that fails is a failure in Locust's statistics, under its kind, and raises nothing. A host or credentials
+    that cannot be used end the test.
 
     Attributes:
         host: a socket's path, HOST:PORT or URL; Locust's --host.
@@ -40,9 +44,16 @@ class CreditPiggyUser(User):
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
-        endpoint = parse_endpoint(self.host or environment.host or "")
+        try:
+            endpoint = parse_endpoint(self.host or environment.host or "")
+            self._client = Client(endpoint, self.credentials, self.timeout_s)
+        except CreditPiggyError as error:
+            # Locust waits for ever for a user that could not be made, unless its worker quits
+            environment.events.user_error.fire(user_instance=self, exception=error, tb=error.__traceback__)
+            environment.events.quitting.fire(environment=environment)
+            print(f"cpsim: {printable(str(error))}", file=sys.stderr)
+            sys.exit(FAILED)
         self._method = "POST" if isinstance(endpoint, UrlEndpoint) else "SEND"
-        self._client = Client(endpoint, self.credentials, self.timeout_s)
 
     def new_slot(self) -> str:
         """A slot id that no other user has, in this process or another, or in one that comes after it."""

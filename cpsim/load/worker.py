@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 import gevent
 import numpy as np
 from gevent.event import Event
+from locust.exception import RPCError, RPCSendError
 from locust.runners import WorkerRunner
 from locust.stats import StatsEntry, StatsError
 
-from cpdaemon.commands import KINDS
 from cpdaemon.endpoint import UrlEndpoint
 from cpsim.errors import Problem
+from cpsim.load.guard import FAILED, guarded
+from cpsim.printable import printable
 from cpsim.replay.connect import open_wire
 from cpsim.replay.engine import Engine
 from cpsim.replay.failures import kind_of
 from cpsim.replay.journal import RECORD_TYPE, Journal, Outcome
+from cpsim.scenario.workload import KIND_NAMES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import numpy.typing as npt
     from locust.env import Environment
@@ -57,67 +61,92 @@ class Worker:
         self._runner = runner
         self._plan = plan
         self._engine: Engine | None = None
-        self._interrupted = False
+        self._interrupted = self._stopping = False
         self._go = Event()
         self._idle = Event()
         self._idle.set()
-        runner.register_message("cpsim-share", self._take)
-        runner.register_message("cpsim-go", lambda **_: self._go.set())
-        runner.register_message("cpsim-stop", lambda **_: self.stop())
+        listeners: dict[str, Callable[..., None]] = {
+            "cpsim-share": self._take,
+            "cpsim-go": lambda **_: self._go.set(),
+            "cpsim-stop": lambda **_: self.stop(),
+            "cpsim-end": self._end,
+        }
+        for name, listener in listeners.items():
+            runner.register_message(name, guarded(listener, self.fail))
         environment.events.quitting.add_listener(lambda **_: self._leave())
 
     def stop(self) -> None:
         """Send nothing more; what is in flight is recorded as unknown."""
+        self._stopping = True
         if self._engine is not None:
             self._engine.stop()
-            self._go.set()
+        self._go.set()
 
     def _leave(self) -> None:
         self.stop()
         self._idle.wait(HEADSTART_S + self._plan.timeout_s)
 
+    def fail(self, problem: str) -> None:
+        """Send nothing more, and have the master end the run."""
+        self.stop()
+        with suppress(RPCError, RPCSendError):  # a master that cannot be told so misses this worker
+            self.send("cpsim-failed", problem=problem)
+
+    def _end(self, environment: Environment, msg: Message) -> None:
+        """End with the run, which has failed somewhere; whoever started this worker alone is to know why."""
+        if "--worker" in sys.argv:
+            print(f"cpsim: {printable(msg.data['why'])}", file=sys.stderr)
+            environment.process_exit_code = FAILED
+        self.stop()
+
     def _take(self, environment: Environment, msg: Message) -> None:
-        del environment
-        if self._idle.is_set():
-            self._idle.clear()
-            self._go.clear()
-            gevent.spawn(self._replay, **msg.data)
+        if not self._idle.is_set():
+            raise Problem("the replay before this one has not ended here")
+        replay = gevent.Greenlet(guarded(self._replay, self.fail), **msg.data)
+        environment.process_exit_code = None
+        self._idle.clear()
+        self._go.clear()
+        self._stopping = False
+        replay.start()
 
     def _replay(self, index: int, count: int, slot_prefix: str) -> None:
         journal = Journal()
         try:
             assignment = self._plan.assignment(slot_prefix).part(index, count)
-            wire = open_wire(assignment.endpoint, assignment.timeout_s, assignment.in_flight)
-            engine = self._engine = Engine(
-                wire,
-                journal,
-                in_flight=assignment.in_flight,
-                timeout_s=assignment.timeout_s,
-                on_progress=lambda _: None,
-            )
-            upcoming = assignment.operations()
-            self.send("cpsim-ready", index=index, digest=self._plan.workload.digest())
-            self._go.wait()
-            outbox = _Outbox(self, index, journal, assignment)
-            engine.begin(upcoming, time.perf_counter_ns() + int(HEADSTART_S * 1e9))
-            with self._interruptible():
-                while engine.turn():
-                    outbox.show()
-                    gevent.sleep(PAUSE_S)
-            elapsed_s = engine.end()
-            outbox.show()
-            outbox.pass_on()
-            wire.close()
-            effort = list(engine.effort(elapsed_s))
-            self.send("cpsim-done", index=index, elapsed_s=elapsed_s, effort=effort, interrupted=self._interrupted)
-            if self._interrupted and isinstance(self._runner, WorkerRunner):
-                gevent.spawn(self._runner.quit)
-        except (Problem, OSError) as problem:
-            self.send("cpsim-failed", index=index, problem=str(problem))
+            with closing(open_wire(assignment.endpoint, assignment.timeout_s, assignment.in_flight)) as wire:
+                engine = self._engine = Engine(
+                    wire,
+                    journal,
+                    in_flight=assignment.in_flight,
+                    timeout_s=assignment.timeout_s,
+                    on_progress=lambda _: None,
+                )
+                if self._stopping:
+                    engine.stop()
+                self._send_share(engine, journal, assignment)
         finally:
             journal.close()
             self._engine = None
             self._idle.set()
+
+    def _send_share(self, engine: Engine, journal: Journal, assignment: Assignment) -> None:
+        """Replay when the master says so, and pass on what comes of it."""
+        upcoming = assignment.operations()
+        self.send("cpsim-ready", digest=self._plan.workload.digest())
+        self._go.wait()
+        outbox = _Outbox(self, journal, assignment)
+        engine.begin(upcoming, time.perf_counter_ns() + int(HEADSTART_S * 1e9))
+        with self._interruptible():
+            while engine.turn():
+                outbox.show()
+                gevent.sleep(PAUSE_S)
+        elapsed_s = engine.end()
+        outbox.show()
+        outbox.pass_on()
+        effort = list(engine.effort(elapsed_s))
+        self.send("cpsim-done", elapsed_s=elapsed_s, effort=effort, interrupted=self._interrupted)
+        if self._interrupted and isinstance(self._runner, WorkerRunner):
+            gevent.spawn(self._runner.quit)
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
@@ -151,9 +180,8 @@ class Worker:
 class _Outbox:
     """What of a journal has been shown to Locust, and what has been passed on to the master."""
 
-    def __init__(self, worker: Worker, index: int, journal: Journal, assignment: Assignment) -> None:
+    def __init__(self, worker: Worker, journal: Journal, assignment: Assignment) -> None:
         self._worker = worker
-        self._index = index
         self._journal = journal
         self._assignment = assignment
         self._method = "POST" if isinstance(assignment.endpoint, UrlEndpoint) else "SEND"
@@ -179,7 +207,7 @@ class _Outbox:
             for error, times in zip(*np.unique(failed, return_counts=True), strict=True):
                 kind = kind_of(self._journal.errors[error])
                 failures[kind] = failures.get(kind, 0) + int(times)
-            self._worker.log(self._method, KINDS[code], times_ms[mine], failures)
+            self._worker.log(self._method, KIND_NAMES[code], times_ms[mine], failures)
         if time.monotonic() - self._passed_on_s > PASS_ON_S:
             self.pass_on()
 
@@ -187,7 +215,7 @@ class _Outbox:
         """Send the master what it does not have yet."""
         data, self._waiting = b"".join(self._waiting), []
         self._passed_on_s = time.monotonic()
-        self._worker.send("cpsim-records", index=self._index, records=data, errors=self._journal.errors)
+        self._worker.send("cpsim-records", records=data, errors=self._journal.errors)
 
 
 def _entry(stats: RequestStats, method: str, name: str, times_ms: Floats, failures: int) -> StatsEntry:

@@ -60,6 +60,15 @@ class Effort(NamedTuple):
         return "generator" if self.busy > BUSY else "target"
 
 
+def joint_effort(efforts: Iterable[Effort]) -> Effort:
+    """What a replay by several senders cost: the busiest one's share of its time, and the attempts of all."""
+    busy, retried = 0.0, Counter[str]()
+    for effort in efforts:
+        busy = max(busy, effort.busy)
+        retried.update(effort.retried)
+    return Effort(busy, dict(retried))
+
+
 class Progress(NamedTuple):
     """How far a replay is."""
 

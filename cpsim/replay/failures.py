@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+LOST: Final = "lost with its worker"
+"""An operation of which nothing was heard any more; the times in its record are only bounds."""
 KINDS: Final = (
     ("backlog full", "backlog"),
     ("cannot connect: no port is free here", "ports"),
@@ -17,7 +19,7 @@ KINDS: Final = (
     ("reply lost: Connection reset", "reset"),
     ("reply lost", "closed"),
     ("garbage reply", "garbage"),
-    ("lost with its worker", "worker"),
+    (LOST, "worker"),
 )
 """How a text begins, and what is meant; the first that fits."""
 OURS: Final = {"ports", "files"}

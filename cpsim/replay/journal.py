@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
     import numpy.typing as npt
 
@@ -97,17 +97,19 @@ class Journal:
         return self._codes[error]
 
 
-def merged(shares: Sequence[tuple[Journal, npt.NDArray[np.int64]]]) -> tuple[npt.NDArray[np.void], list[str]]:
-    """The records of several journals as those of one, and the error texts of all.
+def merged(
+    shares: Iterable[tuple[npt.NDArray[np.void], list[str], npt.NDArray[np.int64]]],
+) -> tuple[npt.NDArray[np.void], list[str]]:
+    """The records of several journals as those of one, in the order of the operations, and the error texts of all.
 
     Args:
-        shares: journals, each with the numbers in the whole of the operations that it numbers from 0.
+        shares: records (dtype RECORD_TYPE) and errors of each journal, and the numbers in the whole of the operations
+            that it numbers from 0. The records are changed.
     """
     errors: dict[str, int] = {"": 0}
     parts = []
-    for journal, ops in shares:
-        records = journal.records()
-        codes = [errors.setdefault(error, len(errors)) for error in journal.errors]
+    for records, texts, ops in shares:
+        codes = [errors.setdefault(error, len(errors)) for error in texts]
         records["op"] = ops[records["op"]]
         records["error"] = np.array(codes, np.uint16)[records["error"]]
         parts.append(records)

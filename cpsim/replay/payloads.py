@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
-from cpdaemon.commands import KINDS
 from cpsim.scenario.misbehaviour import UNSIGNED
-from cpsim.scenario.workload import ABSENT, FRAME
+from cpsim.scenario.workload import ABSENT, FRAME, KIND_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -37,6 +36,9 @@ class Syntax(Protocol):
     def text(self, value: str) -> bytes:
         """A text value as it stands in the template."""
 
+    def slot(self, slot_id: str) -> bytes:
+        """A slot's id as it stands in a frame that is no command."""
+
 
 class Frames:
     """A daemon's frames: `claim,slot=run-1,machine=m-7`."""
@@ -50,23 +52,28 @@ class Frames:
         """See `Syntax`."""
         return value.encode()
 
+    def slot(self, slot_id: str) -> bytes:
+        """See `Syntax`."""
+        return slot_id.encode()
+
 
 class Bodies:
-    """The server's JSON bodies: `{"slot":"run-1","machine":"m-7"}`."""
+    """The server's JSON bodies, in ASCII: `{"slot":"run-1","machine":"m-7"}`."""
 
     def template(self, kind: str, prefix: str, arguments: Iterable[tuple[str, bool]]) -> bytes:
         """See `Syntax`."""
         del kind
-        slot = _literal(json.dumps(prefix, ensure_ascii=False)[:-1])
-        fields = [
-            f",{_literal(json.dumps(name, ensure_ascii=False))}:%{'b' if is_text else 'd'}"
-            for name, is_text in arguments
-        ]
+        slot = _literal(json.dumps(prefix)[:-1])
+        fields = [f",{_literal(json.dumps(name))}:%{'b' if is_text else 'd'}" for name, is_text in arguments]
         return f'{{"slot":{slot}-%d"{"".join(fields)}}}'.encode()
 
     def text(self, value: str) -> bytes:
         """See `Syntax`."""
-        return json.dumps(value, ensure_ascii=False).encode()
+        return json.dumps(value).encode()
+
+    def slot(self, slot_id: str) -> bytes:
+        """See `Syntax`."""
+        return self.text(slot_id)[1:-1]
 
 
 def _literal(text: str) -> str:
@@ -84,9 +91,9 @@ def requests(
     """The signed HTTP requests of a workload's operations, in order, so many at once."""
     project_id, secret = credentials
     heads = [
-        f"POST {endpoint.path}/batch/{kind} HTTP/1.1\r\nHost: {endpoint.authority}\r\n"
+        f"POST {endpoint.path}/batch/{'alloc' if kind == 'frame' else kind} HTTP/1.1\r\nHost: {endpoint.authority}\r\n"
         f"Content-Type: application/json\r\nAuthorization: sha-256,{project_id},".encode()
-        for kind in (*KINDS, KINDS[0])  # a frame that is no command has no path of its own
+        for kind in KIND_NAMES  # a frame that is no command has no path of its own
     ]
     secret_bytes = secret.encode()
     sha256 = hashlib.sha256
@@ -119,13 +126,13 @@ def _rendered(workload: Workload, prefix: str, syntax: Syntax, at_once: int) -> 
             places = np.flatnonzero(kinds == code)
             if code == FRAME:
                 for place in places.tolist():
-                    rendered[place] = _frame(workload, int(rows[place]), f"{prefix}-{numbers[place]}")
+                    rendered[place] = _frame(workload, int(rows[place]), syntax.slot(f"{prefix}-{numbers[place]}"))
                 continue
             columns = pools.columns(code, rows[places])
             for given, selected in _patterns(columns, len(places)):
                 chosen = [columns[c] for c in given]
                 template = syntax.template(
-                    KINDS[code], prefix, [(name, texts is not None) for name, texts, _ in chosen]
+                    KIND_NAMES[code], prefix, [(name, texts is not None) for name, texts, _ in chosen]
                 )
                 values = [
                     column[selected].tolist() if texts is None else [texts[i] for i in column[selected].tolist()]
@@ -139,10 +146,10 @@ def _rendered(workload: Workload, prefix: str, syntax: Syntax, at_once: int) -> 
         yield rendered
 
 
-def _frame(workload: Workload, row: int, slot_id: str) -> bytes:
-    """A frame that is no command, the same in every syntax."""
+def _frame(workload: Workload, row: int, slot_id: bytes) -> bytes:
+    """A frame that is no command: its bytes as they are, for what is wrong with it may be any of them."""
     form: str = workload.frame.forms[workload.frame.form[row]]
-    return form.encode("latin-1").replace(b"{slot}", slot_id.encode())
+    return form.encode("latin-1").replace(b"{slot}", slot_id)
 
 
 class _Pools:
@@ -159,7 +166,7 @@ class _Pools:
     ) -> list[tuple[str, Sequence[bytes] | None, npt.NDArray[np.int64]]]:
         """The arguments of rows of a kind: name, texts that the numbers index (or None), numbers."""
         workload = self._workload
-        match KINDS[code]:
+        match KIND_NAMES[code]:
             case "alloc":
                 table = workload.alloc
                 return [

@@ -12,12 +12,11 @@ import struct
 import subprocess
 import sys
 import time
-from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
-from cpsim.errors import Problem
+from cpsim.errors import Problem, in_one_line
 from cpsim.replay.connect import open_wire
-from cpsim.replay.engine import Effort, Engine, Progress
+from cpsim.replay.engine import Effort, Engine, Progress, joint_effort
 from cpsim.replay.journal import Journal, merged
 
 if TYPE_CHECKING:
@@ -74,16 +73,13 @@ class Processes:
             if self._stopping:
                 self.stop()
             self._until(selector, lambda replayer: replayer.elapsed_s is not None)
-        shares = [(replayer.journal, replayer.assignment.ops) for replayer in self._replayers]
+        shares = [(r.journal.records(), r.journal.errors, r.assignment.ops) for r in self._replayers]
         elapsed_s = max(replayer.elapsed_s or 0.0 for replayer in self._replayers)
         return elapsed_s, *merged(shares)
 
     def effort(self) -> Effort:
         """What the replay cost, in the busiest of the processes and in all of them."""
-        retried: Counter[str] = Counter()
-        for replayer in self._replayers:
-            retried.update(replayer.effort.retried)
-        return Effort(max(replayer.effort.busy for replayer in self._replayers), dict(retried))
+        return joint_effort(replayer.effort for replayer in self._replayers)
 
     def _until(self, selector: selectors.DefaultSelector, is_so: Callable[[_Replayer], bool]) -> None:
         while not all(map(is_so, self._replayers)):
@@ -155,6 +151,8 @@ class _Replayer:
             if "elapsed_s" in said:
                 self.journal.errors, self.elapsed_s = said["errors"], said["elapsed_s"]
                 self.effort = Effort(*said["effort"])
+            if "failed" in said:
+                raise Problem(f"a process of the replay failed: {said['failed']}; what it had sent is not known")
         self.is_running = bool(data)
         if not data and self.elapsed_s is None:
             status = self.process.wait()
@@ -170,6 +168,14 @@ class _Replayer:
 
 def main() -> None:
     """Be one of the processes: an assignment and the start on standard input, what happens on standard output."""
+    try:
+        _replay()
+    except Exception as error:  # noqa: BLE001 - whatever it is, the run ends of it
+        _say(failed=in_one_line(error))
+        sys.exit(1)
+
+
+def _replay() -> None:
     from cpsim.process import settle_in  # noqa: PLC0415 - for this process only
 
     settle_in()

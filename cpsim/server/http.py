@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from itertools import repeat, takewhile
 from typing import TYPE_CHECKING, Any, Final
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 API_PATH: Final = "/api"
 MAX_BODY_BYTES: Final = 64 * 2**20
 CALLBACK_NAME: Final = re.compile(r"[A-Za-z_$][\w$]*(\.[A-Za-z_$][\w$]*)*", re.ASCII)
+BEYOND_ASCII: Final = re.compile(r"[^\x00-\x7f]+")
 TEXT: Final = b"text/plain; charset=utf-8"
 CALL_BEGINS: Final = {kind: b'["%s",' % kind.encode() for kind in KINDS}
 """A call as JSON, up to its arguments."""
@@ -360,8 +362,13 @@ def _document(answer: Answer) -> tuple[int, Mapping[str, object]]:
 
 
 def _encoded(document: object) -> bytes:
-    """JSON with the blanks that the server in production has in it."""
-    return msgspec.json.format(msgspec.json.encode(document), indent=0)
+    """JSON as the server in production writes it: in ASCII, and with blanks."""
+    written = msgspec.json.format(msgspec.json.encode(document), indent=0)
+    return written if written.isascii() else BEYOND_ASCII.sub(_escaped, written.decode()).encode()
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return json.dumps(found[0])[1:-1]
 
 
 def _json(answer: Answer) -> Response:

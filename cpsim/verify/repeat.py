@@ -36,7 +36,7 @@ def shell_lines(steps: Iterable[Step], endpoint: Endpoint, project_id: str | Non
             continue
         arguments = {**step.arguments, "slot": f"{step.arguments['slot']}{AGAIN}"}
         if isinstance(endpoint, UrlEndpoint):
-            body = shlex.quote(json.dumps(arguments, ensure_ascii=False))
+            body = shlex.quote(json.dumps(arguments))
             url = shlex.quote(f"{endpoint}/batch/{step.kind}")
             lines.append(f"body={body}; {SIGNED.format(project=shlex.quote(project_id or ''), url=url)}")
         else:

@@ -31,7 +31,7 @@ class Loads:
         self.options = options
         self.started = []
 
-    def start(self, scenario, *locust, options=()):
+    def start(self, scenario, *locust, options=(), variables=None):
         command = [sys.executable, "-P", "-m", "cpsim", "load", scenario, *self.options, *options, "--", *locust]
         own = free_port()  # of a master that has its workers as children: others may have the usual one
         process = subprocess.Popen(
@@ -42,7 +42,8 @@ class Loads:
             text=True,
             start_new_session=True,
             env=os.environ
-            | {"LOCUST_SKIP_URL_CHECK": "1", "LOCUST_MASTER_BIND_PORT": own, "LOCUST_MASTER_NODE_PORT": own},
+            | {"LOCUST_SKIP_URL_CHECK": "1", "LOCUST_MASTER_BIND_PORT": own, "LOCUST_MASTER_NODE_PORT": own}
+            | (variables or {}),
         )
         self.started.append(process)
         return process

@@ -1,5 +1,6 @@
 """A replay by several processes is that of one: every operation once, each slot in its order, one start."""
 
+import dataclasses
 import threading
 
 import numpy as np
@@ -10,6 +11,7 @@ from cpsim.catalog import find_scenario
 from cpsim.errors import Problem
 from cpsim.replay.assignment import Assignment
 from cpsim.replay.clock import AsFastAsPossible, Rate
+from cpsim.replay.engine import Effort, joint_effort
 from cpsim.replay.journal import Outcome
 from cpsim.replay.payloads import frames
 from cpsim.replay.processes import Processes
@@ -115,3 +117,17 @@ def test_a_process_that_dies_is_an_error(smoke, peer):
 
     with Processes(assignment(smoke, served.endpoint), 2, kill) as processes, pytest.raises(Problem, match="status -9"):
         processes.run()
+
+
+def test_an_exception_in_a_process_ends_the_replay_with_its_message(smoke, peer, capfd):
+    served = peer(acknowledge)
+    broken = assignment(dataclasses.replace(smoke, machines=()), served.endpoint)
+    raised = r"IndexError: list index out of range \(cpsim\.replay\.payloads, line \d+\); what it had sent is not known"
+    with Processes(broken, 2, lambda _: None) as processes, pytest.raises(Problem, match=raised):
+        processes.run()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_several_senders_tried_again_adds_up():
+    joint = joint_effort([Effort(0.25, {"backlog full": 3}), Effort(0.75, {"backlog full": 4, "other": 1})])
+    assert joint == Effort(0.75, {"backlog full": 7, "other": 1})

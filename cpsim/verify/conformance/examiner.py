@@ -457,7 +457,7 @@ class _Noted(Connection):
 
 def compact(document: object) -> bytes:
     """JSON as the daemon writes it."""
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    return json.dumps(document, separators=(",", ":")).encode()
 
 
 def form(arguments: Mapping[str, object]) -> bytes:

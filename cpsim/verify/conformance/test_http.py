@@ -177,6 +177,7 @@ def test_unknown_suffix(cp: Examiner) -> None:
 def test_beyond_ascii(cp: Examiner) -> None:
     """A body may hold any text, as UTF-8 or as JSON escapes it."""
     plain, escaped = f"{cp.new()}-é-名", f"{cp.new()}-é-名"
-    cp.check("answer", "accepted", cp.request("/batch/alloc", compact({"slot": plain})).outcome)
-    cp.check("answer", "accepted", cp.request("/batch/alloc", json.dumps({"slot": escaped}).encode()).outcome)
+    raw = json.dumps({"slot": plain}, ensure_ascii=False).encode()
+    cp.check("answer", "accepted", cp.request("/batch/alloc", raw).outcome)
+    cp.check("answer", "accepted", cp.request("/batch/alloc", compact({"slot": escaped})).outcome)
     cp.check("slots", sorted([plain, escaped]), sorted(cp.outstanding()))
