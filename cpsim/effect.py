@@ -149,7 +149,7 @@ def effect_delays_ns(run: Run, readings: Sequence[Reading], start_ns: int) -> tu
     clock = offset(readings)
     records = run.records[run.records["outcome"] != Outcome.REFUSED]
     kinds, slots = run.workload.kind[records["op"]], run.workload.slot[records["op"]]
-    mine = run.slots.filter(pc.equal(run.slots["project"], run.target.credentials[0]))
+    mine = run.slots.filter(pc.equal(pc.utf8_lower(run.slots["project"]), run.target.credentials[0].lower()))
     meant = _meant(run, mine["slot"])
     delays = []
     for column, states, commands in SHOWN:

@@ -136,6 +136,10 @@ def test_what_others_did_and_what_is_not_certain_is_left_out():
     assert made_up(commands, [*LEDGER[:2], *others]) == [3, 3, 100]
 
 
+def test_the_case_of_a_projects_id_makes_no_difference():
+    assert made_up(COMMANDS, [("P", *row[1:]) for row in LEDGER]) == [0, 3, 100, 300, 700]
+
+
 def test_a_command_whose_answer_was_lost_may_have_been_the_one():
     commands = [*COMMANDS, ("claim", 1, Outcome.UNKNOWN, 39), ("discard", 2, Outcome.REFUSED, 45)]
     assert made_up(commands, LEDGER) == [0, 3, 100, 700]
