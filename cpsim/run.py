@@ -18,12 +18,13 @@ import numpy as np
 from cpdaemon.commands import Discard
 from cpdaemon.endpoint import UnixEndpoint, UrlEndpoint, parse_endpoint
 from cpdaemon.errors import InvalidCommand
-from cpsim.effect import effect_delays_ns
+from cpsim.effect import ClockWatch, effect_delays_ns
 from cpsim.errors import Problem, WrongUsage
 from cpsim.failing import failing
 from cpsim.fake import FakeProcess
 from cpsim.faults import Fault
 from cpsim.judging import judge
+from cpsim.offset import NotComparable
 from cpsim.process import undisturbed
 from cpsim.replay.assignment import Assignment
 from cpsim.replay.clock import Users, Virtual
@@ -76,7 +77,8 @@ class Run:
 
     `schedule_us` says when each operation was due, `virtual_ns` when it was sent in virtual time, where there are such.
     `fresh` says that no other run has slot ids that begin like these; `command` is the command line that repeats it.
-    `effort` is what sending cost, and `effect_ns` how long after its answer each command was applied, where that shows.
+    `effort` is what sending cost, and `effect_ns` how long after its answer each command was applied, to within
+    `effect_uncertainty_ns`; where that is not known, `effect_unknown` says why.
     `faults` are those that were set meanwhile and what came of each, and `firings` each time that one came to pass.
     """
 
@@ -99,6 +101,8 @@ class Run:
     slots: pa.Table | None = None
     accounts: pa.Table | None = None
     effect_ns: npt.NDArray[np.int64] | None = None
+    effect_uncertainty_ns: float = 0.0
+    effect_unknown: str = ""
     verdict: Verdict = field(default_factory=Verdict)
     command: str = ""
 
@@ -169,30 +173,34 @@ def run(
         if observer is not None and result.embedded and not workload.link_after:
             observer.link(list(result.links().items()))
         on_stage("replaying")
-        with failing(result, observer, faults, timeout_s) as outages:
-            start = _replay(
-                result,
-                observer,
-                assignment,
-                outages=outages,
-                processes=processes,
-                stop_after_s=stop_after_s,
-                on_progress=lambda progress: on_progress(len(workload), progress),
-            )
-        if observer is not None and result.embedded and workload.link_after:
-            observer.link(list(result.links().items()))
-        on_stage("verifying")
-        judge(result, observer, start, timeout_s)
-        if observer is not None:
-            _measure_effect(result, observer, start)
+        with ClockWatch(None if isinstance(pace, Virtual) else observer) as watch:
+            with failing(result, observer, faults, timeout_s) as outages:
+                start = _replay(
+                    result,
+                    observer,
+                    assignment,
+                    outages=outages,
+                    processes=processes,
+                    stop_after_s=stop_after_s,
+                    on_progress=lambda progress: on_progress(len(workload), progress),
+                )
+            if observer is not None and result.embedded and workload.link_after:
+                observer.link(list(result.links().items()))
+            on_stage("verifying")
+            judge(result, observer, start, timeout_s)
+            _measure_effect(result, watch, start)
         return result
 
 
-def _measure_effect(result: Run, observer: Observer, start: int) -> None:
-    """Put into a run how long after its answer each command was applied, where that shows."""
-    if result.slots is not None and not isinstance(result.pace, Virtual):
-        with contextlib.suppress(CannotObserve):  # the run is judged: what is amiss now costs a figure alone
-            result.effect_ns = effect_delays_ns(result, observer, start)
+def _measure_effect(result: Run, watch: ClockWatch, start: int) -> None:
+    """Put into a run how long after its answer each command was applied, or why that is not known."""
+    if isinstance(result.pace, Virtual):
+        result.effect_unknown = "the server's clock is virtual, and jumps from one moment of the scenario to the next"
+        return
+    try:
+        result.effect_ns, result.effect_uncertainty_ns = effect_delays_ns(result, watch.readings(), start)
+    except (NotComparable, CannotObserve) as error:  # the run is judged: what is amiss now costs a figure alone
+        result.effect_unknown = str(error)
 
 
 def check_virtual(target: Target | None, processes: int) -> None:

@@ -53,6 +53,8 @@ class Summary:
         service: from send to answer.
         response: from due to answer, where operations had times to keep.
         effect: from answer to when it was applied, where the server's ledger shows that.
+        effect_uncertainty_ms: how wrong that may be, because two clocks were compared.
+        effect_unknown: why it is not known; None if it is.
         lateness_p99_ms: how late operations were sent, likewise.
         per_second: operations answered in each second of the replay.
         seconds: a row per second of the replay, see `latency.by_second`.
@@ -69,6 +71,8 @@ class Summary:
     service: HdrHistogram
     response: HdrHistogram | None
     effect: HdrHistogram | None
+    effect_uncertainty_ms: float | None
+    effect_unknown: str | None
     lateness_p99_ms: float | None
     per_second: list[int]
     seconds: list[dict[str, float | None]]
@@ -79,7 +83,14 @@ class Summary:
     def check(self, thresholds: Sequence[Threshold]) -> None:
         """Compare the run with thresholds."""
         found = metrics(self.figures())
-        self.checked = [Checked(threshold, found.get(threshold.metric)) for threshold in thresholds]
+        self.checked = [
+            Checked(
+                threshold,
+                found.get(threshold.metric),
+                self.effect_unknown if threshold.metric.startswith("effect_") else None,
+            )
+            for threshold in thresholds
+        ]
 
     @property
     def holds(self) -> bool:
@@ -115,6 +126,8 @@ class Summary:
             "service_ms": percentiles_ms(self.service),
             "response_ms": None if self.response is None else percentiles_ms(self.response),
             "effect_ms": None if self.effect is None else percentiles_ms(self.effect),
+            "effect_uncertainty_ms": self.effect_uncertainty_ms,
+            "effect_unknown": self.effect_unknown,
             "lateness_p99_ms": self.lateness_p99_ms,
             "pace_kept": None if self.lateness_p99_ms is None else not self.fell_behind,
             "slots_by_state": self.slots,
@@ -162,6 +175,8 @@ def summarise(run: Run) -> Summary:
         service=histogram(timed["answered_ns"] - timed["sent_ns"]),
         response=response,
         effect=None if run.effect_ns is None else histogram(run.effect_ns),
+        effect_uncertainty_ms=None if run.effect_ns is None else round(run.effect_uncertainty_ns / 1e6, 3),
+        effect_unknown=run.effect_unknown if run.effect_ns is None else None,
         lateness_p99_ms=lateness_p99_ms,
         per_second=np.bincount(timed["answered_ns"] // 1_000_000_000).tolist() if len(timed) else [],
         seconds=by_second(timed, due_ns),
@@ -220,6 +235,10 @@ def _lines(run: Run, summary: Summary) -> Iterator[str]:
         if recorded is not None and recorded.get_total_count():
             figures = "  ".join(f"{name} {value:.2f}" for name, value in percentiles_ms(recorded).items())
             yield f"{name:<13} ms  {figures}"
+    if summary.effect_unknown is not None:
+        yield f"OK to applied [yellow]unknown[/]: {escaped(summary.effect_unknown)}"
+    elif summary.effect_uncertainty_ms is not None:
+        yield f"clocks        compared to {summary.effect_uncertainty_ms:.2f} ms"
     if summary.lateness_p99_ms is not None:
         yield f"lateness      ms  p99 {summary.lateness_p99_ms:.2f}"
     for fault in run.faults:

@@ -65,10 +65,11 @@ class Threshold:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A threshold, what it was compared with, and whether it was kept."""
+    """A threshold, what it was compared with, and whether it was kept; of a value that is unknown, why."""
 
     threshold: Threshold
     value: float | None
+    unknown: str | None = None
 
     @property
     def holds(self) -> bool:
@@ -77,10 +78,12 @@ class Checked:
 
     def document(self) -> dict[str, Any]:
         """As `run.json` has it."""
-        return {"assert": str(self.threshold), "value": self.value, "holds": self.holds}
+        document = {"assert": str(self.threshold), "value": self.value, "holds": self.holds}
+        return document if self.unknown is None else document | {"unknown": self.unknown}
 
     def __str__(self) -> str:
-        found = "there is no such figure in this run" if self.value is None else f"it was {self.value:g}"
+        missing = f"unknown: {self.unknown}" if self.unknown else "there is no such figure in this run"
+        found = missing if self.value is None else f"it was {self.value:g}"
         return f"{self.threshold}: {found}"
 
 

@@ -15,6 +15,7 @@ SOURCES = sorted(
 PURE = [
     *(Path("cpdaemon", f"{name}.py") for name in ("commands", "wire", "signing", "endpoint", "value", "errors")),
     *(path for path in SOURCES if path.is_relative_to("cpsim/scenario")),
+    Path("cpsim/offset.py"),
     Path("cpsim/tables.py"),
     Path("cpsim/server/accounts.py"),
     Path("cpsim/server/ledger.py"),

@@ -80,8 +80,12 @@ class Observer:
 
     def clock(self) -> tuple[int, float]:
         """A server's time, in microseconds since 1970, and how many times real time it runs."""
-        shown = json.loads(self._fetch("GET", f"{CONTROL_PATH}clock"))
-        return int(shown["now_us"]), float(shown["rate"])
+        body = self._fetch("GET", f"{CONTROL_PATH}clock")
+        try:
+            shown = json.loads(body)
+            return int(shown["now_us"]), float(shown["rate"])
+        except (ValueError, TypeError, LookupError):
+            raise CannotObserve(f"GET {CONTROL_PATH}clock on {self._server} answered no time and rate") from None
 
     def freeze_clock(self) -> int:
         """Let a fake's clock stand still; returns its time, in microseconds since 1970."""

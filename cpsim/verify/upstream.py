@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 from cpdaemon.commands import KINDS
 from cpsim.threads import Thread
@@ -36,6 +36,7 @@ LONGEST_HANG_S: Final = 600.0
 PAGE: Final = b"<h1>Server Error (500)</h1>"
 ANSWERS: Final = ("ok", "500", "503", "not-json", "hang", "cut", "lose", "errors")
 """How a batch may be answered: `cut` and `lose` apply it first; `errors` applies all of it but what is refused."""
+LONGEST_LINE_BYTES: Final = 65_536
 APPLYING: Final = {"ok", "cut", "lose", "errors"}
 
 
@@ -175,8 +176,8 @@ class Upstream:
         with self._changed:
             return self._changed.wait_for(lambda: condition(self._deliveries), timeout_s)
 
-    def take(self, path: str, batch_id: str, commands: tuple[Call, ...], unsigned: str) -> tuple[str, bytes]:
-        """Write down a request; how to answer it, and the body of the answer."""
+    def take(self, path: str, batch_id: str, commands: tuple[Call, ...], unsigned: str) -> tuple[str, int, bytes]:
+        """Write down a request; how to answer it, and the status and body of an answer that is well-formed."""
         with self._changed:
             orders = self._orders
             answer = orders.answer if commands else "ok"
@@ -196,10 +197,15 @@ class Upstream:
         document: dict[str, Any] = {"result": "ok"}
         if batch_id and self.knows_batches:
             document["batch"] = batch_id
+        if unsigned:
+            return answer, *_reply(401, {"result": "error", "message": unsigned}, path)
         if answer == "errors":
             refused = [call for call in commands if str(call[1].get("slot")) in orders.refused]
-            document["errors"] = [{"message": f"slot {call[1]['slot']} is refused", "code": 500} for call in refused]
-        return answer, json.dumps(document).encode()
+            errors = [{"message": f"slot {call[1]['slot']} is refused", "code": 500} for call in refused]
+            if errors and _place(path)[0] != "bulk":
+                return answer, *_reply(500, {"result": "error", "message": errors[0]["message"]}, path)
+            document["errors"] = errors
+        return answer, *_reply(200, document, path)
 
     def unsigned(self, token: str, payload: bytes) -> str:
         """What is wrong with the token that a request carries; "" if nothing is."""
@@ -260,17 +266,31 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path, _, query = self.path.partition("?")
         signed, _, token = query.rpartition("auth=")
-        self._take(path, signed.removesuffix("&").encode(), dict(parse_qsl(signed)), token)
+        signed = signed.removesuffix("&")
+        self._take(path, signed.encode(), dict(parse_qsl(signed, keep_blank_values=True)), unquote(token))
 
     def do_POST(self) -> None:
-        length = self.headers.get("Content-Length", "0")
-        if not (length.isascii() and length.isdigit()):
+        try:
+            body = self._body()
+        except ValueError:
             self.close_connection = True
-            self._say(400, b"Content-Length is no number", "text/plain")
+            self._say(400, b"the length of the body is no number", "text/plain")
             return
-        body = self.rfile.read(int(length))
-        document = _decoded(body or b"{}")
-        self._take(self.path.partition("?")[0], body, document, self.headers.get("Authorization", ""))
+        path = self.path.partition("?")[0]
+        document = _pairs(body) if _place(path)[1] == "text" else _decoded(body or b"{}")
+        self._take(path, body, document, self.headers.get("Authorization", ""))
+
+    def _body(self) -> bytes:
+        """The body, whole or in chunks, as HTTP/1.1 lets a client choose. Raises ValueError if it is neither."""
+        if self.headers.get("Transfer-Encoding", "").strip().lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = b""
+        while size := int(self.rfile.readline(LONGEST_LINE_BYTES).partition(b";")[0], 16):
+            body += self.rfile.read(size)
+            self.rfile.readline(LONGEST_LINE_BYTES)
+        while self.rfile.readline(LONGEST_LINE_BYTES).strip():
+            pass  # trailers
+        return body
 
     def _take(self, path: str, payload: bytes, document: object, token: str) -> None:
         upstream = self.server.upstream
@@ -279,7 +299,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         commands = tuple(_commands(path, document))
         unsigned = upstream.unsigned(token, payload)
-        answer, body = upstream.take(path, self.headers.get(BATCH_HEADER, ""), commands, unsigned)
+        answer, status, body = upstream.take(path, self.headers.get(BATCH_HEADER, ""), commands, unsigned)
         if answer in {"lose", "hang"}:
             self.close_connection = True
             _end(self.request)
@@ -290,10 +310,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._say(200, PAGE, "text/html")
         elif answer in {"500", "503"}:
             self._say(int(answer), PAGE, "text/html")
-        elif unsigned:
-            self._say(401, json.dumps({"result": "error", "message": unsigned}).encode())
         else:
-            self._say(200, body)
+            self._say(status, body, "text/plain" if _place(path)[1] == "text" else "application/json")
 
     def _say(self, status: int, body: bytes, kind: str = "application/json", sent: int | None = None) -> None:
         self.send_response(status)
@@ -308,9 +326,31 @@ def _end(connection: socket.socket) -> None:
         connection.shutdown(socket.SHUT_RDWR)
 
 
+def _place(path: str) -> tuple[str, str]:
+    """What a path names, such as bulk, and its suffix, which picks the format."""
+    name, _, suffix = path.rpartition("/")[2].partition(".")
+    return name, suffix
+
+
+def _pairs(text: bytes) -> dict[str, str] | None:
+    """`name=value,name=value`; None if it is not that."""
+    try:
+        return dict(pair.split("=", 1) for pair in text.decode().strip().split(",") if pair)
+    except ValueError:
+        return None
+
+
+def _reply(status: int, document: dict[str, Any], path: str) -> tuple[int, bytes]:
+    """A status, and a document in the format that a path asks for."""
+    if _place(path)[1] == "text":
+        lines = [f"{name}: {value}" for name, value in document.items()]
+        return status, "\n".join(lines if status == 200 else ["ERROR", *lines]).encode()
+    return status, json.dumps(document).encode()
+
+
 def _commands(path: str, document: object) -> Iterator[Call]:
     """The commands of a request, in the order in which a server applies them."""
-    kind = path.rpartition("/")[2].removesuffix(".json")
+    kind = _place(path)[0]
     if not isinstance(document, dict):
         return
     if kind in KINDS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from cpsim.verify.conformance.clause import Known
 from cpsim.verify.conformance.findings import Deviation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Hashable, Iterable, Mapping
     from types import TracebackType
     from typing import Self
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from cpsim.verify.conformance.examiner import Examiner
     from cpsim.verify.upstream import Delivery
 
+    Same = tuple[str, frozenset[tuple[str, Hashable]]]
+
+WHOLE_NUMBERS: Final = {"alloc": {"credits", "min", "max", "expire"}, "claim": {"credits"}}
+"""Whole numbers, beside every counter: a daemon may forward them as numbers of JSON."""
 AT_ONCE: Final = 16
 SLACK_S: Final = 1.0
 """What a delivery may take beside the flush interval."""
@@ -37,6 +42,11 @@ class Told:
     def slot(self) -> str:
         """Whose it is."""
         return dict(self.arguments)["slot"]
+
+    @property
+    def same(self) -> Same:
+        """Equal to that of a command which says the same."""
+        return self.kind, frozenset(self.arguments)
 
     def __str__(self) -> str:
         return ",".join([self.kind, *(f"{name}={value}" for name, value in self.arguments)])
@@ -95,7 +105,7 @@ class Forwarding:
 
     def wait_for(self, told: Iterable[Told], within_s: float) -> None:
         """Wait until the server has applied commands, or a time has passed."""
-        wanted = set(map(str, told))
+        wanted = {each.same for each in told}
         self.upstream.wait_for(lambda deliveries: wanted <= set(_applied(deliveries)), within_s)
 
     def drain(self, down_s: float = 0.0) -> None:
@@ -110,7 +120,7 @@ class Forwarding:
         within_s = self._cp.timeout_s + self._cp.flush_interval_s + 3 * down_s
         fence = self.tell("alloc", self._cp.new())
         self.wait_for([fence], within_s)
-        came = str(fence) in set(_applied(self.upstream.deliveries))
+        came = fence.same in set(_applied(self.upstream.deliveries))
         for delivery in self.deliveries:
             self._cp.note(f"at the server: {_described(delivery)}")
         if not came:
@@ -124,8 +134,12 @@ class Forwarding:
             twice: likewise for what was applied more than once.
         """
         times = Counter(_applied(self.upstream.deliveries))
-        missing = [str(told) for told in self._told if not times[str(told)]]
-        several = [f"{told} ({times[str(told)]} times)" for told in self._told if times[str(told)] > 1]
+        missing = [str(told) for told in self._told if not times[told.same]]
+        several = [f"{told} ({times[told.same]} times)" for told in self._told if times[told.same] > 1]
+        sent = {told.same for told in self._told}
+        for call in (call for delivery in self.deliveries for call in delivery.commands):
+            if missing and _same(call) not in sent:
+                self._cp.note(f"at the server, and never sent: {_text(call)}")
         for what, found, quirk in (("never applied", missing, lost), ("applied more than once", several, twice)):
             self._cp.check(
                 f"commands that were acknowledged and {what}", [], found, *([Known(quirk, found)] if quirk else [])
@@ -161,31 +175,50 @@ class Forwarding:
 
     def repeated(self) -> list[str]:
         """The commands that came to the server more often than once, applied or not."""
-        times = Counter(_text(call) for delivery in self.deliveries for call in delivery.commands)
-        return [str(told) for told in self._told if times[str(told)] > 1]
+        times = Counter(_same(call) for delivery in self.deliveries for call in delivery.commands)
+        return [str(told) for told in self._told if times[told.same] > 1]
 
     def delays_s(self) -> list[float]:
         """How long each command took from its acknowledgement to the server, in the order of telling."""
-        arrived: dict[str, float] = {}
+        arrived: dict[Same, float] = {}
         for delivery in self.upstream.deliveries:
             for call in delivery.commands:
-                arrived.setdefault(_text(call), delivery.at_s)
-        return [arrived[str(told)] - told.at_s for told in self._told if str(told) in arrived]
+                arrived.setdefault(_same(call), delivery.at_s)
+        return [arrived[told.same] - told.at_s for told in self._told if told.same in arrived]
 
 
-def _applied(deliveries: Iterable[Delivery]) -> list[str]:
-    return [_text(call) for delivery in deliveries if delivery.applied for call in delivery.commands]
+def _applied(deliveries: Iterable[Delivery]) -> list[Same]:
+    return [_same(call) for delivery in deliveries if delivery.applied for call in delivery.commands]
 
 
 def _slot(call: Call) -> str:
     return str(call[1].get("slot", ""))
 
 
-def _text(call: Call) -> str:
-    """A command as a frame has it, its slot first."""
+def _same(call: Call) -> Same:
+    """What a command says: its kind, and a value for each name, for the names of an object have no order.
+
+    Values of a frame are text. A whole number may come as a number of JSON or as its text; any other value has to come
+    as that text.
+    """
     kind, arguments = call
-    pairs = [("slot", _slot(call)), *((name, value) for name, value in arguments.items() if name != "slot")]
-    return ",".join([kind, *(f"{name}={value}" for name, value in pairs)])
+    return kind, frozenset((name, _value(kind, name, value)) for name, value in arguments.items())
+
+
+def _value(kind: str, name: str, value: object) -> str | tuple[str]:
+    """The text of a value; in a tuple, which no text equals, the JSON of one that the argument cannot have."""
+    if isinstance(value, str):
+        return value
+    is_whole = name in WHOLE_NUMBERS.get(kind, ()) or (kind == "counters" and name != "slot")
+    if is_whole and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return (json.dumps(value),)
+
+
+def _text(call: Call) -> str:
+    """A command as its document has it."""
+    kind, arguments = call
+    return f"{kind} {json.dumps(arguments, ensure_ascii=False)}"
 
 
 def _described(delivery: Delivery) -> str:

@@ -42,12 +42,13 @@ def test_each_arrives_once(forwarding: Forwarding) -> None:
 
 @clause("FORWARD-2", "3", Need.DAEMON, Need.BEHIND)
 def test_unaltered(cp: Examiner, forwarding: Forwarding) -> None:
-    """Commands arrive as they were told: their kind, and every name and value."""
+    """Commands arrive as they were told: their kind, and the exact value of every name, in any order of the names."""
     slot = cp.new()
     forwarding.tell("alloc", slot, min=1, max=10, expire=90)
     forwarding.tell(
         "meta", slot, site="Zürich, nämlich".replace(",", ""), **{"job/kind": "two words", "x": "-+.:/'\"\\"}
     )
+    forwarding.tell("meta", slot, build="007", count=12)
     forwarding.tell("counters", slot, **{"job/cpuusage": 86_400, "smashed/partons": -7})
     forwarding.tell("claim", slot, machine=cp.new("machine"), credits=5)
     forwarding.drain()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 from cpsim.verify.conformance.clause import Need, clause
@@ -131,11 +132,9 @@ def test_text_list(cp: Examiner) -> None:
 
 def unwrapped(text: str, callback: str) -> object:
     """What a call of a function in JavaScript is given, if the text is that and no more."""
-    text = text.strip().removesuffix(";").rstrip()
-    if not text.startswith(f"{callback}(") or not text.endswith(")"):
-        return text
+    call = re.fullmatch(rf"\s*(?:/\*.*?\*/)?\s*{re.escape(callback)}\s*\((.*)\)\s*;?\s*", text, re.DOTALL)
     try:
-        return json.loads(text[len(callback) + 1 : -1])
+        return json.loads(call[1]) if call else text
     except ValueError:
         return text
 
