@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cpdaemon.commands import KINDS
 from cpsim.replay.journal import Outcome
+from cpsim.scenario.workload import KIND_CODES
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -62,7 +62,7 @@ def effect_delays_ns(run: Run, observer: Observer, start_ns: int) -> Ints | None
     for column, states, commands in SHOWN:
         answered_ns = _of_slots(
             len(run.workload.slot_numbers),
-            slots[chosen := np.isin(kinds, [KINDS.index(command) for command in commands])],
+            slots[chosen := np.isin(kinds, [KIND_CODES[command] for command in commands])],
             accepted["answered_ns"][chosen],
         )
         there = pc.and_(pc.is_in(mine["state"], pa.array(states)), pc.is_valid(mine[column]))

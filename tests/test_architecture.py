@@ -105,6 +105,18 @@ def test_asking_for_help_loads_nothing_heavy() -> None:
     assert loaded.stdout.split() == []
 
 
+def test_one_table_numbers_the_kinds_of_operations() -> None:
+    using = importers("cpdaemon.commands.KINDS") - {"cpsim/scenario/workload.py"}
+    numbering = {
+        path
+        for path in using
+        for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8")))
+        if ast.unparse(node) in {"KINDS.index", "len(KINDS)"}
+        or (isinstance(node, ast.Subscript) and ast.unparse(node.value) == "KINDS")
+    }
+    assert not numbering
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=str)
 def test_modules_and_functions_stay_readable(path: Path) -> None:
     text = (ROOT / path).read_text(encoding="utf-8")

@@ -13,13 +13,13 @@ from gevent.event import Event
 from locust.runners import WorkerRunner
 from locust.stats import StatsEntry, StatsError
 
-from cpdaemon.commands import KINDS
 from cpdaemon.endpoint import UrlEndpoint
 from cpsim.errors import Problem
 from cpsim.replay.connect import open_wire
 from cpsim.replay.engine import Engine
 from cpsim.replay.failures import kind_of
 from cpsim.replay.journal import RECORD_TYPE, Journal, Outcome
+from cpsim.scenario.workload import KIND_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -179,7 +179,7 @@ class _Outbox:
             for error, times in zip(*np.unique(failed, return_counts=True), strict=True):
                 kind = kind_of(self._journal.errors[error])
                 failures[kind] = failures.get(kind, 0) + int(times)
-            self._worker.log(self._method, KINDS[code], times_ms[mine], failures)
+            self._worker.log(self._method, KIND_NAMES[code], times_ms[mine], failures)
         if time.monotonic() - self._passed_on_s > PASS_ON_S:
             self.pass_on()
 

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
-from cpdaemon.commands import KINDS
 from cpsim.scenario.misbehaviour import UNSIGNED
-from cpsim.scenario.workload import ABSENT, FRAME
+from cpsim.scenario.workload import ABSENT, FRAME, KIND_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -84,9 +83,9 @@ def requests(
     """The signed HTTP requests of a workload's operations, in order, so many at once."""
     project_id, secret = credentials
     heads = [
-        f"POST {endpoint.path}/batch/{kind} HTTP/1.1\r\nHost: {endpoint.authority}\r\n"
+        f"POST {endpoint.path}/batch/{'alloc' if kind == 'frame' else kind} HTTP/1.1\r\nHost: {endpoint.authority}\r\n"
         f"Content-Type: application/json\r\nAuthorization: sha-256,{project_id},".encode()
-        for kind in (*KINDS, KINDS[0])  # a frame that is no command has no path of its own
+        for kind in KIND_NAMES  # a frame that is no command has no path of its own
     ]
     secret_bytes = secret.encode()
     sha256 = hashlib.sha256
@@ -125,7 +124,7 @@ def _rendered(workload: Workload, prefix: str, syntax: Syntax, at_once: int) -> 
             for given, selected in _patterns(columns, len(places)):
                 chosen = [columns[c] for c in given]
                 template = syntax.template(
-                    KINDS[code], prefix, [(name, texts is not None) for name, texts, _ in chosen]
+                    KIND_NAMES[code], prefix, [(name, texts is not None) for name, texts, _ in chosen]
                 )
                 values = [
                     column[selected].tolist() if texts is None else [texts[i] for i in column[selected].tolist()]
@@ -159,7 +158,7 @@ class _Pools:
     ) -> list[tuple[str, Sequence[bytes] | None, npt.NDArray[np.int64]]]:
         """The arguments of rows of a kind: name, texts that the numbers index (or None), numbers."""
         workload = self._workload
-        match KINDS[code]:
+        match KIND_NAMES[code]:
             case "alloc":
                 table = workload.alloc
                 return [

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from cpsim.scenario.values import ScenarioError
 from cpsim.scenario.workload import (
     ABSENT,
+    KIND_CODES,
     KIND_NAMES,
     AllocTable,
     ClaimTable,
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 
 KEY: Final = b"cpsim.workload"
 TERMS: Final = ("credits", "min", "max", "expire_min")
-CODES: Final = {name: code for code, name in enumerate(KIND_NAMES)}
 
 
 def write(parts: Iterable[Workload], path: Path) -> int:
@@ -121,7 +121,7 @@ def _beside(part: Workload) -> dict[str, Any]:
 
 def _table(part: Workload) -> pa.Table:
     """The operations of a part."""
-    of_kind = {name: np.flatnonzero(part.kind == code) for name, code in CODES.items()}
+    of_kind = {name: np.flatnonzero(part.kind == code) for name, code in KIND_CODES.items()}
     columns: dict[str, pa.Array] = {
         "due_us": pa.array(part.due_us),
         "kind": pa.DictionaryArray.from_arrays(pa.array(part.kind.astype(np.int8)), pa.array(KIND_NAMES)),
@@ -156,7 +156,7 @@ def _workload(file: Any, beside: dict[str, Any]) -> Workload:  # noqa: ANN401 - 
     due_us = _column(file, "due_us").to_numpy()
     order = np.argsort(due_us, kind="stable")
     numbers, slot = np.unique(_column(file, "number").to_numpy(), return_inverse=True)
-    of_kind = {name: np.flatnonzero(kind == code) for name, code in CODES.items()}
+    of_kind = {name: np.flatnonzero(kind == code) for name, code in KIND_CODES.items()}
     row = np.empty(len(kind), dtype=np.int32)
     for places in of_kind.values():
         row[places] = np.arange(len(places), dtype=np.int32)

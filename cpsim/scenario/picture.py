@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from cpdaemon.commands import KINDS
+from cpsim.scenario.workload import KIND_CODES
 
 if TYPE_CHECKING:
     from cpsim.scenario.workload import Int64, Workload
@@ -34,7 +34,7 @@ def curves(workload: Workload, columns: int = COLUMNS) -> tuple[list[Curve], int
     end_us = max(workload.duration_us, last_us, 1)
     found = []
     for kind in CURVES:
-        due_us = workload.due_us[workload.kind == KINDS.index(kind)]
+        due_us = workload.due_us[workload.kind == KIND_CODES[kind]]
         if len(due_us):
             found.append(Curve(kind, np.histogram(due_us, bins=columns, range=(0, end_us))[0].astype(np.int64)))
     return found, end_us

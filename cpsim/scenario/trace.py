@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from cpdaemon.commands import KINDS
 from cpsim.scenario.misbehaviour import SLOT
 from cpsim.scenario.source import safe_name
 from cpsim.scenario.values import ScenarioError
 from cpsim.scenario.workload import (
     ABSENT,
-    FRAME,
+    KIND_CODES,
+    KIND_NAMES,
     AllocTable,
     ClaimTable,
     CountersTable,
@@ -127,11 +127,9 @@ class _Tables:
     @staticmethod
     def kind(name: str) -> int:
         """Its code."""
-        if name == "frame":
-            return FRAME
-        if name not in KINDS:
-            raise ValueError(f"kind = {name!r}: expected one of {', '.join(KINDS)}, frame")
-        return KINDS.index(name)
+        if name not in KIND_CODES:
+            raise ValueError(f"kind = {name!r}: expected one of {', '.join(KIND_NAMES)}")
+        return KIND_CODES[name]
 
     def add(self, kind: str, slot: str, arguments: Mapping[str, str | int]) -> int:
         """Add a row; returns its number."""

@@ -21,9 +21,11 @@ Int64 = npt.NDArray[np.int64]
 
 ABSENT: Final = int(np.iinfo(np.int64).min)
 """Stands in an int64 column of arguments for one that is not given."""
-FRAME: Final = len(KINDS)
-"""The kind of an operation that is no command, but a frame which must be answered ER."""
 KIND_NAMES: Final = (*KINDS, "frame")
+"""What the numbers of the column `kind` mean: no other table numbers it."""
+KIND_CODES: Final = {name: code for code, name in enumerate(KIND_NAMES)}
+FRAME: Final = KIND_CODES["frame"]
+"""The kind of an operation that is no command, but a frame which must be answered ER."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,7 +88,7 @@ class Workload:
         seed: what it was generated from.
         duration_us: time within which slots are allocated; operations may be due later.
         due_us: int64[operations], non-decreasing, microseconds since the scenario starts.
-        kind: uint8[operations], index into `cpdaemon.commands.KINDS`, or FRAME.
+        kind: uint8[operations], index into KIND_NAMES.
         slot: int32[operations], index of the slot.
         row: int32[operations], row in the argument table of its kind.
         slot_numbers: int64[slots], the number that ends the slot's id; distinct within a project.
@@ -221,7 +223,7 @@ def timeline(blocks: Sequence[tuple[str, Int64, Int32]]) -> tuple[Int64, UInt8, 
     """
     due_us = np.concatenate([due for _, due, _ in blocks])
     order = np.argsort(due_us, kind="stable")
-    kind = np.concatenate([np.full(len(due), KIND_NAMES.index(name), dtype=np.uint8) for name, due, _ in blocks])
+    kind = np.concatenate([np.full(len(due), KIND_CODES[name], dtype=np.uint8) for name, due, _ in blocks])
     slot = np.concatenate([slot for _, _, slot in blocks])
     rows, first = [], dict.fromkeys(KIND_NAMES, 0)
     for name, due, _ in blocks:

@@ -17,8 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cpdaemon.commands import KINDS
-from cpsim.scenario.workload import ABSENT
+from cpsim.scenario.workload import ABSENT, FRAME, KIND_CODES
 from cpsim.verify.model import DAY_MINUTES, MINUTE_NS
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 PHASES: Final = ("allocated", "claimed", "discarded", "expired")
 ALLOCATED, CLAIMED, DISCARDED, EXPIRED = range(4)
 ALLOC, META, COUNTERS, DISCARD, CLAIM = (
-    KINDS.index(kind) for kind in ("alloc", "meta", "counters", "discard", "claim")
+    KIND_CODES[kind] for kind in ("alloc", "meta", "counters", "discard", "claim")
 )
 LONGEST_MIN: Final = 100_000_000
 """Minutes to expiry are cut to this: 190 years, the most that nanoseconds can add up."""
@@ -69,8 +68,8 @@ def expected(history: History) -> Expected:
     workload = history.workload
     ordinary = history.sent_for()
     ordinary[history.slot[~history.accepted]] = False
-    place = np.full((len(KINDS), history.slots), -1, np.int32)
-    for kind in range(len(KINDS)):
+    place = np.full((FRAME, history.slots), -1, np.int32)
+    for kind in range(FRAME):  # of a frame there is no history
         places = np.flatnonzero(history.kind == kind).astype(np.int32)
         slots = history.slot[places]
         place[kind, slots] = places
