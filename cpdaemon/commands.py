@@ -37,17 +37,26 @@ class Field(Value):
         value: type of its value: `int`, a whole number, or `str`.
         required: whether a command without it is malformed.
         least: of a number, the smallest that is accepted.
+        default: of a text, what the accounts say where it is not given; None if they say nothing.
     """
 
-    __match_args__ = ("name", "value", "required", "least")
+    __match_args__ = ("name", "value", "required", "least", "default")
     __slots__ = __match_args__
     name: str
     value: type[int] | type[str]
     required: bool
     least: int
+    default: str | None
 
-    def __init__(self, name: str, value: type[int] | type[str], required: bool = False, least: int = 0) -> None:  # noqa: FBT001, FBT002 - copied by position
-        self._freeze(name=name, value=value, required=required, least=least)
+    def __init__(
+        self,
+        name: str,
+        value: type[int] | type[str],
+        required: bool = False,  # noqa: FBT001, FBT002 - copied by position
+        least: int = 0,
+        default: str | None = None,
+    ) -> None:
+        self._freeze(name=name, value=value, required=required, least=least, default=default)
 
 
 class Description(Value):
@@ -60,25 +69,28 @@ class Description(Value):
             depend on one another.
         fields: its arguments under fixed names, in wire order.
         free: type of the values that it has under free names, at least one of them; None if it has none.
+        state: in which it leaves a slot; None if it leaves that as it is.
     """
 
-    __match_args__ = ("kind", "does", "rank", "fields", "free")
+    __match_args__ = ("kind", "does", "rank", "fields", "free", "state")
     __slots__ = __match_args__
     kind: str
     does: str
     rank: int
     fields: tuple[Field, ...]
     free: type[int] | type[str] | None
+    state: str | None
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - copied by position
         self,
         kind: str,
         does: str,
         rank: int,
         fields: tuple[Field, ...] = (),
         free: type[int] | type[str] | None = None,
+        state: str | None = None,
     ) -> None:
-        self._freeze(kind=kind, does=does, rank=rank, fields=fields, free=free)
+        self._freeze(kind=kind, does=does, rank=rank, fields=fields, free=free, state=state)
 
 
 COMMANDS: Mapping[str, Description] = MappingProxyType(
@@ -90,15 +102,23 @@ COMMANDS: Mapping[str, Description] = MappingProxyType(
                 "allocates a slot: with exact credits, or a range, or neither",
                 0,
                 (Field("credits", int), Field("min", int), Field("max", int), Field("expire", int, least=1)),
+                state="allocated",
             ),
             Description("counters", "adds to counters of a slot, which its claim grants", 1, free=int),
             Description("meta", "notes metadata on a slot", 1, free=str),
-            Description("discard", "gives a slot up: nothing is granted", 2, (Field("reason", str),)),
+            Description(
+                "discard",
+                "gives a slot up: nothing is granted",
+                2,
+                (Field("reason", str, default="unspecified"),),
+                state="discarded",
+            ),
             Description(
                 "claim",
                 "grants a slot's credits and counters to a machine",
                 3,
                 (Field("machine", str, required=True), Field("credits", int)),
+                state="claimed",
             ),
         )
     }

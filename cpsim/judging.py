@@ -166,8 +166,9 @@ def _judge_replies(run: Run) -> None:
 
 def _taken(workload: Workload, accepted: npt.NDArray[np.integer]) -> int:
     """How many of the frames that were answered with success are no commands: a recorded one may be, of 7.9 credits."""
-    wrong = np.array([not _is_command(form) for form in workload.frame.forms], bool)
-    return int(np.count_nonzero(wrong[workload.frame.form[workload.row[accepted]]])) if len(accepted) else 0
+    form, forms = workload.arguments["frame"]["frame"]
+    wrong = np.array([not _is_command(text) for text in forms or ()], bool)
+    return int(np.count_nonzero(wrong[form[workload.row[accepted]]])) if len(accepted) else 0
 
 
 def _is_command(form: str) -> bool:

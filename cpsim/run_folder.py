@@ -3,7 +3,7 @@
 | file | holds |
 |---|---|
 | `run.json` | scenario, seed, versions, endpoint, machine, figures |
-| `journal.parquet` | a row per operation sent: id, slot, kind, arguments, due, sent, answered, outcome, error |
+| `journal.parquet` | a row per operation sent: id, slot, kind, due, sent, answered, outcome, error, arguments |
 | `ledger.parquet` | a row per slot of the server, where it can be seen |
 | `accounts.parquet` | a row per machine and user of the server, where they can be seen |
 | `verdict.json` | the verdict, findings with examples and the commands to repeat them, and what could not be verified |
@@ -15,6 +15,9 @@
 | `report.html` | the run on one page |
 
 A search for capacity leaves `capacity.json`, and the two `.hgrm` of the highest rate that was kept.
+
+The arguments in the journal are typed columns, those of `cpsim.arguments`. Earlier, they were a text in a column
+`arguments`; `cpsim run` and `cpsim report` open such a journal, too.
 
 It is made whole: everything is written into a folder beside it, which is renamed at the end.
 """
@@ -38,11 +41,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cpdaemon.endpoint import UnixEndpoint
+from cpsim import arguments
 from cpsim.errors import Problem
 from cpsim.replay.journal import Outcome
 from cpsim.replay.latency import write_hgrm
-from cpsim.replay.payloads import CHUNK, frames
-from cpsim.scenario.workload import FRAME, KIND_NAMES
+from cpsim.scenario.arrow import Operations
 from cpsim.verify.repeat import shell_lines
 from cpsim.verify.timeline import timeline
 
@@ -57,12 +60,12 @@ JOURNAL_SCHEMA: Final = pa.schema(
         ("id", pa.int64()),
         ("slot", pa.string()),
         ("kind", pa.dictionary(pa.int8(), pa.string())),
-        ("arguments", pa.string()),
         ("due_us", pa.int64()),
         ("sent_us", pa.int64()),
         ("answered_us", pa.int64()),
         ("outcome", pa.dictionary(pa.int8(), pa.string())),
         ("error", pa.dictionary(pa.int16(), pa.string())),
+        *arguments.fields(),
     ]
 )
 PROJECT: Final = pa.field("project", pa.dictionary(pa.int8(), pa.string()))
@@ -70,6 +73,8 @@ PROJECT: Final = pa.field("project", pa.dictionary(pa.int8(), pa.string()))
 SOCKET: Final = "creditapi.socket"
 SERVE: Final = f"cpsim serve --unix {SOCKET} --http 127.0.0.1:8080 &"
 INTEGERS: Final = ("id", "due_us", "sent_us", "answered_us")
+ROWS: Final = 65_536
+"""Rows of the journal in memory at a time."""
 
 
 class FolderExists(Problem):
@@ -112,7 +117,7 @@ def write(run: Run, summary: Summary, partial: Path, folder: Path) -> None:
     """Write all files of a run, then give the folder its name."""
     (partial / "run.json").write_text(json_text(run_document(run, summary)), encoding="utf-8")
     (partial / "verdict.json").write_text(json_text(verdict_document(run)), encoding="utf-8")
-    _write_journal(run, partial / "journal.parquet")
+    write_journal(run, partial / "journal.parquet")
     for table, name in ((run.slots, "ledger"), (run.accounts, "accounts")):
         if table is not None:
             pq.write_table(table, partial / f"{name}.parquet", compression="zstd")
@@ -204,46 +209,40 @@ def _repeat(run: Run, example: Example) -> list[str]:
     return shell_lines(example.steps, run.target.endpoint, credentials and credentials[0])
 
 
-def _write_journal(run: Run, path: Path) -> None:
-    """Write a chunk at a time; the texts of operations are rendered once more, instead of kept."""
-    records = run.records
-    kinds = pa.array(KIND_NAMES)
+def write_journal(run: Run, path: Path, at_once: int = ROWS) -> None:
+    """Write what a run has sent, so many rows at a time."""
     outcomes = pa.array([outcome.name.lower() for outcome in Outcome])
     errors = pa.array(run.errors)
-    projects = pa.array(run.workload.projects, pa.string())
-    encodings = dict.fromkeys(INTEGERS, "DELTA_BINARY_PACKED")
     workload = run.workload
+    projects = pa.array(workload.projects, pa.string())
     schema = JOURNAL_SCHEMA.append(PROJECT) if workload.sites else JOURNAL_SCHEMA
     project = np.array([workload.projects.index(name) for name in workload.sites], np.int8)
+    operations = Operations(workload, run.slot_prefix)
+    texts = [field.name for field in schema if pa.types.is_string(field.type) and field.name != "slot"]
     with pq.ParquetWriter(
         path,
         schema,
         compression="zstd",
-        use_dictionary=["kind", "outcome", "error", "project"],
-        column_encoding=encodings,
+        use_dictionary=["kind", "outcome", "error", "project", *texts],
+        column_encoding=dict.fromkeys(INTEGERS, "DELTA_BINARY_PACKED"),
     ) as writer:
-        for start, rendered in zip(itertools.count(0, CHUNK), frames(run.workload, run.slot_prefix), strict=False):
-            first, last = np.searchsorted(records["op"], [start, start + len(rendered)]).tolist()
-            chunk = records[first:last]
-            is_frame = (run.workload.kind[chunk["op"]] == FRAME).tolist()
-            texts = [
-                ["", "", rendered[op].decode("latin-1")] if alone else rendered[op].decode().split(",", 2)
-                for op, alone in zip((chunk["op"] - start).tolist(), is_frame, strict=True)
-            ]
-            whose = project[workload.site[workload.slot[chunk["op"]]]] if workload.sites else None
-            due = None if run.schedule_us is None else run.schedule_us[chunk["op"]]
+        for start in range(0, len(run.records), at_once):
+            chunk = run.records[start : start + at_once]
+            ops = chunk["op"]
+            whose = project[workload.site[workload.slot[ops]]] if workload.sites else None
+            due = None if run.schedule_us is None else run.schedule_us[ops]
             writer.write_table(
                 pa.table(
                     [
-                        pa.array(chunk["op"].astype(np.int64)),
-                        pa.array([text[1].partition("=")[2] for text in texts], pa.string()),
-                        pa.DictionaryArray.from_arrays(pa.array(run.workload.kind[chunk["op"]].astype(np.int8)), kinds),
-                        pa.array([text[2] if len(text) > 2 else "" for text in texts], pa.string()),
+                        pa.array(ops.astype(np.int64)),
+                        operations.slots(ops),
+                        operations.kinds(ops),
                         pa.nulls(len(chunk), pa.int64()) if due is None else pa.array(due),
                         pa.array(chunk["sent_ns"] // 1000),
                         pa.array(chunk["answered_ns"] // 1000),
                         pa.DictionaryArray.from_arrays(pa.array(chunk["outcome"].astype(np.int8)), outcomes),
                         pa.DictionaryArray.from_arrays(pa.array(chunk["error"].astype(np.int16)), errors),
+                        *operations.arguments(ops),
                         *([] if whose is None else [pa.DictionaryArray.from_arrays(pa.array(whose), projects)]),
                     ],
                     schema=schema,

@@ -44,7 +44,7 @@ def step_times_us(workload: Workload, moments_us: Sequence[int] = ()) -> Times:
         workload: the operations.
         moments_us: when else steps begin.
     """
-    lives = np.unique(workload.alloc.expire_min)
+    lives = np.unique(workload.arguments["alloc"]["expire"].values)
     shortest_min = min([int(life) for life in lives if life > 0], default=DAY_MIN)
     if ABSENT in lives:
         shortest_min = min(shortest_min, DAY_MIN)

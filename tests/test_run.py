@@ -22,6 +22,7 @@ import pytest
 from cpdaemon.commands import KINDS
 from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint, parse_endpoint
 from cpdaemon.errors import InvalidCommand
+from cpsim import arguments as typed
 from cpsim import cli, fake, run_folder
 from cpsim import run as run_module
 from cpsim.catalog import find_scenario
@@ -408,6 +409,15 @@ def folder(tmp_path_factory):
     return place / "out", result
 
 
+def given(row):
+    """The arguments of a row of a journal; other kinds' columns have nothing."""
+    own = row["kind"]
+    columns = {field.name: row[field.name] for field in typed.fields() if row[field.name] is not None}
+    assert all(column == own or column.startswith(f"{own}.") for column in columns)
+    free = dict(columns.pop(own, None) or {})
+    return {column.removeprefix(f"{own}."): value for column, value in columns.items()} | free
+
+
 def test_the_journal_says_what_happened(folder):
     path, result = folder
     assert pq.read_schema(path / "journal.parquet").remove_metadata() == run_folder.JOURNAL_SCHEMA
@@ -419,9 +429,9 @@ def test_the_journal_says_what_happened(folder):
     assert outcomes["refused"] == pytest.approx(len(calls) / 5, abs=2)
     due_us = Rate(4000).schedule(result.workload.due_us).tolist()
     errors = {"accepted": {""}, "refused": {"ER"}, "unknown": {"garbage reply", "reply lost: closed without an answer"}}
-    for number, (row, (kind, arguments)) in enumerate(zip(rows, calls, strict=True)):
-        assert (row["id"], row["kind"], row["slot"]) == (number, kind, arguments.pop("slot"))
-        assert row["arguments"] == ",".join(f"{name}={value}" for name, value in arguments.items())
+    for number, (row, (kind, sent)) in enumerate(zip(rows, calls, strict=True)):
+        assert (row["id"], row["kind"], row["slot"]) == (number, kind, sent.pop("slot"))
+        assert given(row) == sent
         assert row["due_us"] == due_us[number] <= row["sent_us"] <= row["answered_us"]
         assert row["error"] in errors[row["outcome"]]
     assert (np.array([row["sent_us"] for row in rows]) == result.records["sent_ns"] // 1000).all()
@@ -532,18 +542,16 @@ def test_a_run_without_any_answer_is_written_too(place):
         assert names(name) == FILES - {"seconds.parquet"}
 
 
-def test_the_journal_goes_over_borders_of_chunks(place, monkeypatch):
+def test_the_journal_goes_over_borders_of_chunks(place):
     with fake.Fake({PROJECT: SECRET}, unix=Path("cp.sock")):
         result = perform(Target(UnixEndpoint("cp.sock")))
     result.records = result.records[np.arange(len(result.records)) % 3 > 0]  # some were not sent
     for name, size in (("whole", 16_384), ("cut", 10)):
-        monkeypatch.setattr(run_folder, "CHUNK", size)
-        monkeypatch.setattr("cpsim.replay.payloads.CHUNK", size)
-        run_folder.write(result, summarise(result), run_folder.claim_folder(Path(name)), Path(name))
-    whole, cut = (pq.read_table(f"{name}/journal.parquet").to_pylist() for name in ("whole", "cut"))
+        run_folder.write_journal(result, Path(name), size)
+    whole, cut = (pq.read_table(name).to_pylist() for name in ("whole", "cut"))
     assert whole == cut
     assert len(whole) == len(result.records)
-    assert isinstance(pq.read_schema("whole/journal.parquet").field("kind").type, pa.DictionaryType)
+    assert isinstance(pq.read_schema("whole").field("kind").type, pa.DictionaryType)
 
 
 # Runs that fail leave nothing

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import duckdb
 
-from cpsim.accounting.sources import ACCOUNT_COLUMNS, RECEIVED, SLOT_COLUMNS
+from cpdaemon.commands import COMMANDS
+from cpsim.accounting.sources import ACCOUNT_COLUMNS, RECEIVED_COLUMNS, SLOT_COLUMNS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,9 +33,11 @@ FROM (SELECT *, coalesce(settled_us < getvariable('until_us'), false) AS settled
 WHERE allocated_us < getvariable('until_us');
 
 CREATE VIEW claims AS
-SELECT NULL::VARCHAR AS project, slot, arguments FROM journal WHERE kind = 'claim' AND outcome <> 'refused'
+SELECT NULL::VARCHAR AS project, slot, "claim.machine" AS machine, "claim.credits" AS credits, true AS readable
+FROM journal WHERE kind = 'claim' AND outcome <> 'refused'
 UNION ALL
-SELECT project, slot, arguments FROM received WHERE kind = 'claim' AND outcome <> 'refused';
+SELECT project, slot, "claim.machine", "claim.credits", readable
+FROM received WHERE kind = 'claim' AND outcome <> 'refused';
 """
 
 DUE: Final = "greatest(least(asked, max), min)"
@@ -52,23 +55,40 @@ RULE: Final = f"""CASE
     WHEN defaulted THEN 'default of 1' ELSE 'as asked' END"""
 """What decided a grant, from a slot's terms and, where a journal tells it, what the claim asked for."""
 
-MACHINE: Final = """if(starts_with(arguments, 'machine='), split_part(substr(arguments, 9), ',', 1),
-        regexp_extract(arguments, '(?:^|,)machine=([^,]*)', 1))"""
-CREDITS: Final = """if(starts_with(arguments, 'machine='), substr(split_part(arguments, ',', 2), 9),
-        regexp_extract(arguments, '(?:^|,)credits=([^,]*)', 1))"""
-"""The arguments of a claim. A run's own journal has the machine first, so that it need not be searched for."""
-
-ASKED_CREDITS: Final = "if(text = '', 1, if(contains(text, '.'), NULL, TRY_CAST(text AS BIGINT)))"
-"""What a claim asks for by the `text` of its credits; DuckDB would round a fraction."""
-
-ASKED: Final = f"""
-SELECT any_value(project) AS project, slot, machine, bool_and(text = '') AS defaulted,
-    if(count(credits) = count(*) AND min(credits) = max(credits), min(credits), NULL) AS asked
-FROM (
-    SELECT project, slot, {MACHINE} AS machine, {CREDITS} AS text, {ASKED_CREDITS} AS credits
-    FROM {{claims}}
-) GROUP BY slot, machine"""
+ASKED: Final = """
+SELECT any_value(project) AS project, slot, machine, bool_and(readable AND credits IS NULL) AS defaulted,
+    if(bool_and(readable) AND min(coalesce(credits, 1)) = max(coalesce(credits, 1)), min(coalesce(credits, 1)), NULL)
+        AS asked
+FROM {claims} GROUP BY slot, machine"""
 """What each machine asked for each slot, where that is certain: a row per slot and machine of {claims}."""
+
+SQL_TYPES: Final = {int: "BIGINT", str: "VARCHAR"}
+
+
+def argument_columns() -> dict[str, str]:
+    """The columns of arguments that a journal has, and their types in SQL."""
+    columns: dict[str, str] = {}
+    for kind, command in COMMANDS.items():
+        columns |= {f"{kind}.{field.name}": SQL_TYPES[field.value] for field in command.fields}
+        if command.free is not None:
+            columns[kind] = f"MAP(VARCHAR, {SQL_TYPES[command.free]})"
+    return columns
+
+
+def read_from_text() -> dict[str, str]:
+    """For each of these columns, how SQL reads it from the text `arguments` of an earlier journal."""
+    columns = {}
+    for kind, command in COMMANDS.items():
+        for field in command.fields:
+            text = f"nullif(regexp_extract(arguments, '(?:^|,){field.name}=([^,]*)', 1), '')"
+            columns[f"{kind}.{field.name}"] = f"if(kind = '{kind}', {text}, NULL)"
+        if command.free is not None:
+            value = f"TRY_CAST(split_part(pair, '=', 2) AS {SQL_TYPES[command.free]})"
+            pairs = (
+                f"[struct_pack(k := split_part(pair, '=', 1), v := {value}) FOR pair IN string_split(arguments, ',')]"
+            )
+            columns[kind] = f"if(kind = '{kind}', map_from_entries({pairs}), NULL)"
+    return columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,15 +148,16 @@ class Books:
             column, number, parts = part
             conditions.append(f"hash({column}) % {parts} = {number}")
         chosen = " AND ".join(conditions) or "true"
-        received = dict.fromkeys(RECEIVED.names, "VARCHAR") | {"at_us": "BIGINT"}
-        sent = dict.fromkeys(("slot", "kind", "arguments", "outcome", "error"), "VARCHAR")
-        sent |= dict.fromkeys(("sent_us", "answered_us"), "BIGINT")
+        received = dict.fromkeys(RECEIVED_COLUMNS, "VARCHAR") | {"at_us": "BIGINT", "readable": "BOOLEAN"}
+        received |= argument_columns()
+        sent = dict.fromkeys(("slot", "kind", "outcome", "error"), "VARCHAR")
+        sent |= dict.fromkeys(("sent_us", "answered_us"), "BIGINT") | argument_columns()
         for name, value in (("since_us", self.since_us), ("until_us", self.until_us), ("earlier_us", self.earlier_us)):
             database.execute(f"SET VARIABLE {name} = {value}::BIGINT")
         database.execute(f"SET VARIABLE bucket_us = {self.bucket_us}::BIGINT")
         database.execute(f"CREATE VIEW ledger AS SELECT * FROM {_table(self.slots, SLOT_COLUMNS)} WHERE {chosen}")
         database.execute(f"CREATE VIEW accounts AS SELECT * FROM {_table(self.accounts, ACCOUNT_COLUMNS)} WHERE {kept}")
-        database.execute(f"CREATE VIEW journal AS SELECT * FROM {_table(self.journal, sent)}")
+        database.execute(f"CREATE VIEW journal AS {_journal(database, _table(self.journal, sent))}")
         database.execute(f"CREATE VIEW received AS SELECT * FROM {_table(self.received, received)} WHERE {kept}")
         database.execute(VIEWS)
         return database
@@ -148,6 +169,16 @@ def _table(path: str | None, columns: dict[str, str]) -> str:
         return f"read_parquet({_literal(glob.escape(path))})"
     nothing = ", ".join(f'NULL::{kind} AS "{name}"' for name, kind in columns.items())
     return f"(SELECT {nothing} WHERE false)"
+
+
+def _journal(database: duckdb.DuckDBPyConnection, table: str) -> str:
+    """The rows of a journal with all columns of arguments; one of an earlier version has a text, or lacks some."""
+    there = database.sql(f"SELECT * FROM {table}").columns
+    how = read_from_text() if "arguments" in there else dict.fromkeys(argument_columns(), "NULL")
+    missing = [
+        f'TRY_CAST({how[name]} AS {of}) AS "{name}"' for name, of in argument_columns().items() if name not in there
+    ]
+    return f"SELECT {', '.join(['*', *missing])} FROM {table}"
 
 
 def _literal(text: str) -> str:

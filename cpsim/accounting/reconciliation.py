@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from cpsim.accounting.books import ASKED_CREDITS, CREDITS, DUE, MACHINE, RULE
+from cpsim.accounting.books import DUE, RULE
 
 if TYPE_CHECKING:
     import duckdb
@@ -20,18 +20,18 @@ NO_DIFFERENCE: Final = (AGREES, APPLIED, LOST)
 """What is no difference: a command whose reply was lost may have been applied or not."""
 UNSURE: Final = "counters of several commands"
 
-SENT: Final = f"""
+SENT: Final = """
 SELECT slot, bit_or(flag) AS flags, count(*) FILTER (flag = 2) AS claims, count(*) FILTER (flag = 8) AS counted,
     bit_xor(claimant) AS claimant, bit_xor(counters) AS counters, bool_and(gave) IS NOT TRUE AS defaulted,
     if(count(claimant) = 1, max(credits), NULL) AS asked
 FROM (
-    SELECT slot, flag, if(flag & 18 > 0, hash(machine), NULL) AS claimant, if(flag & 18 > 0, text <> '', NULL) AS gave,
-        if(flag & 18 > 0, {ASKED_CREDITS}, NULL) AS credits, if(flag = 8, hash(arguments), NULL) AS counters
-    FROM (SELECT slot, arguments, CASE outcome
+    SELECT slot, flag, if(flag & 18 > 0, hash(machine), NULL) AS claimant,
+        if(flag & 18 > 0, credits IS NOT NULL, NULL) AS gave, if(flag & 18 > 0, coalesce(credits, 1), NULL) AS credits,
+        if(flag = 8, hash(counters), NULL) AS counters
+    FROM (SELECT slot, counters, "claim.machine" AS machine, "claim.credits" AS credits, CASE outcome
             WHEN 'accepted' THEN CASE kind WHEN 'alloc' THEN 1 WHEN 'claim' THEN 2 WHEN 'discard' THEN 4 ELSE 8 END
             WHEN 'unknown' THEN CASE kind WHEN 'claim' THEN 16 WHEN 'discard' THEN 32 WHEN 'counters' THEN 64 ELSE 0 END
-            ELSE 0 END AS flag, if(kind = 'claim', {MACHINE}, NULL) AS machine,
-            if(kind = 'claim', {CREDITS}, NULL) AS text
+            ELSE 0 END AS flag
         FROM journal WHERE kind IN ('alloc', 'claim', 'discard', 'counters'))
 ) GROUP BY slot
 """
@@ -61,8 +61,7 @@ COMPARED: Final = f"""
 CREATE TEMP TABLE compared AS
 WITH ours AS (
     SELECT slot, project, state, hash(machine) AS machine, granted, credits, min, max, settled_us,
-        if(cardinality(counters) = 0, NULL, hash(array_to_string([entry.key || '=' || entry.value
-            FOR entry IN map_entries(counters)], ','))) AS held
+        if(cardinality(counters) = 0, NULL, hash(counters)) AS held
     FROM run_ledger
 ), joined AS (
     SELECT coalesce(s.slot, o.slot) AS slot, s.* EXCLUDE (slot), o.* EXCLUDE (slot), o.slot IS NULL AS absent,
@@ -84,9 +83,8 @@ RESOLVED: Final = f"""
 CREATE TEMP TABLE unsure AS SELECT slot FROM compared WHERE finding = '{UNSURE}';
 UPDATE compared SET finding = 'counters differ' WHERE finding = '{UNSURE}' AND slot IN (
     WITH sent AS (
-        SELECT slot, split_part(argument, '=', 1) AS counter,
-            sum(TRY_CAST(split_part(argument, '=', 2) AS BIGINT))::BIGINT AS total
-        FROM (SELECT slot, unnest(string_split(arguments, ',')) AS argument FROM journal SEMI JOIN unsure USING (slot)
+        SELECT slot, entry.key AS counter, sum(entry.value)::BIGINT AS total
+        FROM (SELECT slot, unnest(map_entries(counters)) AS entry FROM journal SEMI JOIN unsure USING (slot)
             WHERE kind = 'counters' AND outcome = 'accepted') GROUP BY slot, counter
     ), held AS (
         SELECT slot, entry.key AS counter, entry.value AS total
@@ -119,7 +117,7 @@ WITH differing AS (
 ), sent AS (
     SELECT slot, count(*) FILTER (kind = 'claim' AND outcome = 'accepted') AS claims,
         count(*) FILTER (kind = 'discard' AND outcome = 'accepted') AS discards,
-        min(regexp_extract(arguments, '(?:^|,)machine=([^,]*)', 1)) FILTER (kind = 'claim') AS claimant
+        min("claim.machine") FILTER (kind = 'claim') AS claimant
     FROM journal SEMI JOIN differing USING (slot) GROUP BY slot
 )
 SELECT d.slot, finding, coalesce(claims, 0) AS claims_acknowledged, coalesce(discards, 0) AS discards_acknowledged,

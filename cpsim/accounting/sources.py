@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cpdaemon.endpoint import UrlEndpoint, parse_endpoint
+from cpsim import arguments as typed
 from cpsim.errors import Problem
 
 if TYPE_CHECKING:
@@ -35,11 +36,19 @@ ACCOUNT_COLUMNS: Final = {
     "waiting_credits": "BIGINT",
     "waiting_counters": "MAP(VARCHAR, BIGINT)",
 }
-JOURNAL_COLUMNS: Final = ("slot", "kind", "arguments", "outcome", "sent_us", "answered_us")
+JOURNAL_COLUMNS: Final = ("slot", "kind", "outcome", "sent_us", "answered_us")
+ARGUMENT_COLUMNS: Final = {"arguments", *(field.name for field in typed.fields())}
+"""A journal has some of these, or, of an earlier version, the first."""
+RECEIVED_COLUMNS: Final = ("project", "slot", "kind", "outcome", "error")
 RECEIVED: Final = pa.schema(
-    [(name, pa.string()) for name in ("project", "slot", "kind", "arguments", "outcome", "error")]
-    + [("at_us", pa.int64())]
+    [
+        *((name, pa.string()) for name in RECEIVED_COLUMNS),
+        ("at_us", pa.int64()),
+        ("readable", pa.bool_()),
+        *typed.fields(),
+    ]
 )
+"""A row per command that a server received; `readable` unless an argument is not of the type that the protocol has."""
 SQLITE: Final = b"SQLite format 3\0"
 SPOOL: Final = b"spoo"
 """What marks a daemon's spool (see `cpsim.log`), which holds commands and no accounts."""
@@ -111,16 +120,17 @@ def gather(where: str | Path, folder: Path, token: str | None = None) -> Source:
     )
 
 
-def check_table(path: Path, columns: tuple[str, ...]) -> None:
-    """Raise Problem if a file is not whole Parquet with these columns."""
+def check_table(path: Path, columns: tuple[str, ...]) -> list[str]:
+    """The names of a table's columns. Raises Problem if it is not whole Parquet, or has not these."""
     try:
         with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
+            names: list[str] = file.schema_arrow.names
     except (pa.ArrowException, OSError) as error:
         raise Problem(f"{path} is damaged or cut short: {str(error).splitlines()[0]}") from error
     missing = [name for name in columns if name not in names]
     if missing:
         raise Problem(f"{path} is another kind of table: it has no column {', '.join(missing)}")
+    return names
 
 
 def _folder(path: Path) -> Source:
@@ -150,8 +160,8 @@ def _run_folder(path: Path, run: Path) -> Source:
             f"{path} has no ledger.parquet: that run could not see the server's accounts. Run it with --server at a "
             "server that has the control API, or report on the server itself"
         )
-    if journal.is_file():
-        check_table(journal, JOURNAL_COLUMNS)
+    if journal.is_file() and not {*check_table(journal, JOURNAL_COLUMNS)} & ARGUMENT_COLUMNS:
+        raise Problem(f"{journal} is another kind of table: it has no column of arguments")
     source = _tables("run folder", str(path), ledger)
     return replace(source, journal=journal if journal.is_file() else None, run=document)
 
@@ -277,19 +287,20 @@ class _Control:
         while cursor is not None:
             query = urlencode({"project": project, "cursor": cursor, "limit": PAGE})
             page = json.loads(self.get(f"journal?{query}"))
-            rows = [
-                {
-                    "project": project,
-                    "slot": None if slot is None else str(slot),
-                    "kind": command["kind"],
-                    "arguments": ",".join(f"{name}={value}" for name, value in arguments.items()),
-                    "outcome": "accepted" if command["refusal"] is None else "refused",
-                    "error": command["refusal"],
-                    "at_us": command["at_us"],
-                }
-                for command in page["items"]
-                for arguments in [dict(command["arguments"])]
-                for slot in [arguments.pop("slot", None)]
-            ]
-            yield pa.Table.from_pylist(rows, RECEIVED)
+            rows = [(command, dict(command["arguments"])) for command in page["items"]]
+            slots = [arguments.pop("slot", None) for _, arguments in rows]
+            read = [(command["kind"], *typed.readable(command["kind"], arguments)) for command, arguments in rows]
+            yield pa.Table.from_arrays(
+                [
+                    pa.array([project] * len(rows), pa.string()),
+                    pa.array([None if slot is None else str(slot) for slot in slots], pa.string()),
+                    pa.array([kind for kind, _, _ in read], pa.string()),
+                    pa.array(["accepted" if each["refusal"] is None else "refused" for each, _ in rows], pa.string()),
+                    pa.array([each["refusal"] for each, _ in rows], pa.string()),
+                    pa.array([each["at_us"] for each, _ in rows], pa.int64()),
+                    pa.array([readable for _, _, readable in read], pa.bool_()),
+                    *typed.of_rows([(kind, given) for kind, given, _ in read]),
+                ],
+                schema=RECEIVED,
+            )
             cursor = page["next"]

@@ -4,7 +4,8 @@
 |---|---|
 | `sent_us` | when the first byte of it came, in microseconds since the recording began |
 | `answered_us` | when the last byte of its answer came; missing if none did |
-| `kind`, `slot`, `arguments` | the command as a trace has it |
+| `kind`, `slot` | the command; `frame` and none, if it is a malformed frame |
+| `arguments` in CSV; in Parquet the columns of `cpsim.arguments` | its arguments, as a trace has them |
 | `outcome` | `accepted`, `refused` or `unknown` |
 | `error` | `ER`, `HTTP 500` and the like; empty if it was accepted |
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -24,13 +26,15 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from cpdaemon.commands import COMMANDS
 from cpdaemon.wire import MalformedFrame, parse
+from cpsim import arguments as typed
 from cpsim.errors import Problem, WrongUsage
 from cpsim.record.pseudonyms import SLOT
 from cpsim.scenario import trace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from pathlib import Path
 
     from cpsim.record.pseudonyms import Pseudonyms
@@ -38,17 +42,20 @@ if TYPE_CHECKING:
 ROWS_AT_ONCE: Final = 16_384
 MOST_WAITING: Final = 16 * 2**20
 """Characters of arguments that wait to be written, at most, but for those of the last row."""
+Given = Mapping[str, str] | bytes
+"""The arguments of a command, or a malformed frame."""
 SCHEMA: Final = pa.schema(
     [
         ("sent_us", pa.int64()),
         ("answered_us", pa.int64()),
         ("kind", pa.string()),
         ("slot", pa.string()),
-        ("arguments", pa.string()),
         ("outcome", pa.string()),
         ("error", pa.string()),
     ]
 )
+PARQUET_SCHEMA: Final = pa.schema([*SCHEMA, *typed.fields()])
+CSV_SCHEMA: Final = SCHEMA.insert(SCHEMA.get_field_index("outcome"), pa.field("arguments", pa.string()))
 _SIGNATURE: Final = re.compile(rb"(?i)[0-9a-f]{32,}|(?<=auth=)[^&\s]+|(?<=authorization:)[^\r\n]+|(?<=secret=)[^,&\s]+")
 
 
@@ -94,13 +101,14 @@ class Recording:
             raise Problem(
                 f"{self._partial} is there already, of a recorder that runs or of one that was killed: move it away"
             ) from error
-        is_csv = path.suffix.lower() == ".csv"
+        self._is_csv = path.suffix.lower() == ".csv"
         self._writer: Any = (
-            pa.csv.CSVWriter(self._file, SCHEMA)
-            if is_csv
-            else pa.parquet.ParquetWriter(self._file, SCHEMA, compression="zstd")
+            pa.csv.CSVWriter(self._file, CSV_SCHEMA)
+            if self._is_csv
+            else pa.parquet.ParquetWriter(self._file, PARQUET_SCHEMA, compression="zstd")
         )
         self._rows: list[tuple[object, ...]] = []
+        self._given: list[tuple[str, Given]] = []
         self._waiting = 0
         self._failure: OSError | None = None
         self.on_failure: Callable[[], object] = bool
@@ -171,8 +179,9 @@ class Recording:
 
     def _meant(self, kind: str, arguments: dict[str, str]) -> dict[str, str]:
         """A command's arguments but for those that the protocol does not have, which a server passes over."""
-        known = trace.ARGUMENTS.get(kind)
-        if known is None or all(name in known for name in arguments):
+        command = COMMANDS[kind]
+        known = {field.name for field in command.fields}
+        if command.free is not None or known >= arguments.keys():
             return arguments
         meant = {name: value for name, value in arguments.items() if name in known}
         self.left_out["arguments that the protocol does not have"] += len(arguments) - len(meant)
@@ -182,7 +191,7 @@ class Recording:
         if self._pseudonyms is not None:
             slot, arguments = self._pseudonyms.slot(slot), self._pseudonyms.arguments(kind, arguments)
         self.commands[answer.outcome] += 1
-        self._add(kind, slot, ",".join([f"{name}={value}" for name, value in arguments.items()]), answer)
+        self._add(kind, slot, arguments, answer)
 
     def _frame(self, frame: bytes, answer: Answer) -> None:
         written = _SIGNATURE.sub(lambda found: b"0" * len(found[0]), frame)
@@ -192,11 +201,12 @@ class Recording:
                 self.left_out["frames whose names were what is wrong with them"] += 1
                 return
         self.frames += 1
-        self._add("frame", "", written.decode("latin-1"), answer)
+        self._add("frame", "", written, answer)
 
-    def _add(self, kind: str, slot: str, arguments: str, answer: Answer) -> None:
-        self._rows.append((answer.sent_us, answer.answered_us, kind, slot, arguments, answer.outcome, answer.error))
-        self._waiting += len(arguments)
+    def _add(self, kind: str, slot: str, given: Given, answer: Answer) -> None:
+        self._rows.append((answer.sent_us, answer.answered_us, kind, slot, answer.outcome, answer.error))
+        self._given.append((kind, given))
+        self._waiting += len(_text(given))
         if len(self._rows) >= ROWS_AT_ONCE or self._waiting >= MOST_WAITING:
             self._flush()
 
@@ -206,12 +216,25 @@ class Recording:
                 pa.array(column, field.type)
                 for column, field in zip(zip(*self._rows, strict=True), SCHEMA, strict=True)
             ]
+            if self._is_csv:
+                texts = pa.array([_text(given) for _, given in self._given], pa.string())
+                columns.insert(CSV_SCHEMA.get_field_index("arguments"), texts)
+            else:
+                columns += typed.of_rows(self._given)
             try:
-                self._writer.write_table(pa.Table.from_arrays(columns, schema=SCHEMA))
+                self._writer.write_table(
+                    pa.Table.from_arrays(columns, schema=CSV_SCHEMA if self._is_csv else PARQUET_SCHEMA)
+                )
             except OSError as error:
                 self._failure = error
                 self.on_failure()
-        self._rows, self._waiting = [], 0
+        self._rows, self._given, self._waiting = [], [], 0
+
+
+def _text(given: Given) -> str:
+    if isinstance(given, bytes):
+        return given.decode("latin-1")
+    return ",".join([f"{name}={value}" for name, value in given.items()])
 
 
 def _is_command(frame: bytes) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
-from cpsim.scenario.misbehaviour import UNSIGNED
+from cpsim.scenario.misbehaviour import UNSIGNED, frame_bytes
 from cpsim.scenario.workload import ABSENT, FRAME, KIND_NAMES
 
 if TYPE_CHECKING:
@@ -91,9 +91,9 @@ def requests(
     """The signed HTTP requests of a workload's operations, in order, so many at once."""
     project_id, secret = credentials
     heads = [
-        f"POST {endpoint.path}/batch/{'alloc' if kind == 'frame' else kind} HTTP/1.1\r\nHost: {endpoint.authority}\r\n"
+        f"POST {endpoint.path}/batch/{kind} HTTP/1.1\r\nHost: {endpoint.authority}\r\n"
         f"Content-Type: application/json\r\nAuthorization: sha-256,{project_id},".encode()
-        for kind in KIND_NAMES  # a frame that is no command has no path of its own
+        for kind in (*KIND_NAMES[:FRAME], KIND_NAMES[0])  # a malformed frame has no path of its own
     ]
     secret_bytes = secret.encode()
     sha256 = hashlib.sha256
@@ -125,8 +125,10 @@ def _rendered(workload: Workload, prefix: str, syntax: Syntax, at_once: int) -> 
         for code in np.unique(kinds).tolist():
             places = np.flatnonzero(kinds == code)
             if code == FRAME:
-                for place in places.tolist():
-                    rendered[place] = _frame(workload, int(rows[place]), syntax.slot(f"{prefix}-{numbers[place]}"))
+                forms = workload.arguments["frame"]["frame"]
+                assert forms.texts is not None
+                for place, form in zip(places.tolist(), forms.values[rows[places]].tolist(), strict=True):
+                    rendered[place] = frame_bytes(forms.texts[form], syntax.slot(f"{prefix}-{numbers[place]}"))
                 continue
             columns = pools.columns(code, rows[places])
             for given, selected in _patterns(columns, len(places)):
@@ -146,52 +148,26 @@ def _rendered(workload: Workload, prefix: str, syntax: Syntax, at_once: int) -> 
         yield rendered
 
 
-def _frame(workload: Workload, row: int, slot_id: bytes) -> bytes:
-    """A frame that is no command: its bytes as they are, for what is wrong with it may be any of them."""
-    form: str = workload.frame.forms[workload.frame.form[row]]
-    return form.encode("latin-1").replace(b"{slot}", slot_id)
-
-
 class _Pools:
-    """A workload's argument tables with their texts spelt in a syntax."""
+    """A workload's arguments with their texts spelt in a syntax."""
 
     def __init__(self, workload: Workload, syntax: Syntax) -> None:
-        self._workload = workload
-        self._machines = [syntax.text(machine) for machine in workload.machines]
-        self._reasons = [syntax.text(reason) for reason in workload.discard.reasons]
-        self._choices = [[syntax.text(choice) for choice in choices] for choices in workload.meta.choices]
+        self._arguments = [workload.arguments[kind] for kind in KIND_NAMES[:FRAME]]
+        pools = {id(texts): texts for table in self._arguments for _, texts in table.columns.values()}
+        self._spelt = {
+            key: None if texts is None else [syntax.text(text) for text in texts] for key, texts in pools.items()
+        }
 
     def columns(
         self, code: int, rows: npt.NDArray[np.int32]
-    ) -> list[tuple[str, Sequence[bytes] | None, npt.NDArray[np.int64]]]:
+    ) -> list[tuple[str, Sequence[bytes] | None, npt.NDArray[np.integer]]]:
         """The arguments of rows of a kind: name, texts that the numbers index (or None), numbers."""
-        workload = self._workload
-        match KIND_NAMES[code]:
-            case "alloc":
-                table = workload.alloc
-                return [
-                    ("credits", None, table.credits[rows]),
-                    ("min", None, table.min[rows]),
-                    ("max", None, table.max[rows]),
-                    ("expire", None, table.expire_min[rows]),
-                ]
-            case "claim":
-                return [
-                    ("machine", self._machines, workload.claim.machine[rows].astype(np.int64)),
-                    ("credits", None, workload.claim.credits[rows]),
-                ]
-            case "discard":
-                return [("reason", self._reasons, workload.discard.reason[rows].astype(np.int64))]
-            case "counters":
-                values = workload.counters.values[rows]
-                return [(name, None, values[:, c]) for c, name in enumerate(workload.counters.names)]
-            case _:
-                chosen = workload.meta.values[rows].astype(np.int64)
-                return [(name, self._choices[c], chosen[:, c]) for c, name in enumerate(workload.meta.names)]
+        columns = self._arguments[code].columns.items()
+        return [(name, self._spelt[id(texts)], values[rows]) for name, (values, texts) in columns]
 
 
 def _patterns(
-    columns: Sequence[tuple[str, Sequence[bytes] | None, npt.NDArray[np.int64]]], count: int
+    columns: Sequence[tuple[str, Sequence[bytes] | None, npt.NDArray[np.integer]]], count: int
 ) -> Iterator[tuple[list[int], npt.NDArray[np.intp]]]:
     """Rows that give the same arguments: which columns those are, and which rows."""
     given = np.zeros(count, dtype=np.int64)

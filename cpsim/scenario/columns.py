@@ -3,11 +3,11 @@
 | column | |
 |---|---|
 | `due_us` | when it is due, microseconds since the scenario starts |
-| `kind` | `alloc`, `counters`, `meta`, `discard`, `claim`, or `frame` for one that is no command |
+| `kind` | `alloc`, `counters`, `meta`, `discard`, `claim`, or `frame` for a malformed frame |
 | `number` | what ends the slot's id |
-| `credits`, `min`, `max`, `expire_min` | of an alloc; `credits` of a claim, too |
-| `machine`, `reason`, `form` | of a claim, a discard, a frame: indices into the texts beside the schema |
-| `counters.NAME`, `meta.NAME` | of that name; a text of metadata is an index likewise |
+| `KIND.NAME` | an argument of a kind: a number, or an index into the texts beside the schema |
+
+A file of an earlier version has `NAME` for some of these, such as `credits` of both an alloc and a claim.
 
 A scenario is written a part at a time, so that memory does not grow with its length. Each part is in order of time, and
 they are merged when they are read.
@@ -26,16 +26,11 @@ import pyarrow.parquet as pq
 from cpsim.scenario.values import ScenarioError
 from cpsim.scenario.workload import (
     ABSENT,
-    KIND_CODES,
     KIND_NAMES,
-    AllocTable,
-    ClaimTable,
-    CountersTable,
-    DiscardTable,
-    FrameTable,
-    Int32,
+    OPERATIONS,
+    Arguments,
+    Column,
     Int64,
-    MetaTable,
     Workload,
 )
 
@@ -43,8 +38,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    import numpy.typing as npt
+
 KEY: Final = b"cpsim.workload"
-TERMS: Final = ("credits", "min", "max", "expire_min")
+EARLIER: Final = {"expire": "expire_min", "frame": "form"}
+"""What an earlier version called a column, if not by its own name."""
 
 
 def write(parts: Iterable[Workload], path: Path) -> int:
@@ -111,9 +109,12 @@ def _beside(part: Workload) -> dict[str, Any]:
         "machines": part.machines,
         "users": part.users,
         "owner": part.owner.tolist(),
-        "reasons": part.discard.reasons,
-        "forms": part.frame.forms,
-        "choices": part.meta.choices,
+        "texts": {
+            f"{kind}.{name}": column.texts
+            for kind, table in part.arguments.items()
+            for name, column in table.columns.items()
+            if column.texts is not None and column.texts is not part.machines
+        },
         "faults": part.faults,
         "link_after": part.link_after,
     }
@@ -121,58 +122,32 @@ def _beside(part: Workload) -> dict[str, Any]:
 
 def _table(part: Workload) -> pa.Table:
     """The operations of a part."""
-    of_kind = {name: np.flatnonzero(part.kind == code) for name, code in KIND_CODES.items()}
     columns: dict[str, pa.Array] = {
         "due_us": pa.array(part.due_us),
         "kind": pa.DictionaryArray.from_arrays(pa.array(part.kind.astype(np.int8)), pa.array(KIND_NAMES)),
         "number": pa.array(part.slot_numbers[part.slot]),
     }
-
-    def add(column: str, *given: tuple[str, Int64 | Int32]) -> None:
-        values = np.full(len(part), ABSENT)
-        for kind, of_rows in given:
-            values[of_kind[kind]] = of_rows[part.row[of_kind[kind]]]
-        columns[column] = pa.array(values, mask=values == ABSENT)
-
-    for term in TERMS:
-        table: Int64 = getattr(part.alloc, term)
-        add(term, ("alloc", table), *([("claim", part.claim.credits)] if term == "credits" else []))
-    add("machine", ("claim", part.claim.machine))
-    add("reason", ("discard", part.discard.reason))
-    add("form", ("frame", part.frame.form))
-    for kind, names, values in (
-        ("counters", part.counters.names, part.counters.values),
-        ("meta", part.meta.names, part.meta.values),
-    ):
-        for place, name in enumerate(names):
-            add(f"{kind}.{name}", (kind, values[:, place]))
+    for code, (kind, table) in enumerate(part.arguments.items()):
+        places = np.flatnonzero(part.kind == code)
+        for name, column in table.columns.items():
+            values = np.full(len(part), ABSENT)
+            values[places] = column.values[part.row[places]]
+            columns[f"{kind}.{name}"] = pa.array(values, mask=values == ABSENT)
     return pa.table(columns)
 
 
 def _workload(file: Any, beside: dict[str, Any]) -> Workload:  # noqa: ANN401 - pyarrow has no types
-    names = file.schema_arrow.names
     kind = np.asarray(pc.index_in(_column(file, "kind").cast(pa.string()), value_set=pa.array(KIND_NAMES)))
     kind = kind.astype(np.uint8)
     due_us = _column(file, "due_us").to_numpy()
     order = np.argsort(due_us, kind="stable")
     numbers, slot = np.unique(_column(file, "number").to_numpy(), return_inverse=True)
-    of_kind = {name: np.flatnonzero(kind == code) for name, code in KIND_CODES.items()}
     row = np.empty(len(kind), dtype=np.int32)
-    for places in of_kind.values():
+    arguments = {}
+    for code, name in enumerate(KIND_NAMES):
+        places = np.flatnonzero(kind == code)
         row[places] = np.arange(len(places), dtype=np.int32)
-
-    def values(column: str, of: str) -> Int64:
-        found: Int64 = np.asarray(pc.fill_null(_column(file, column), ABSENT))[of_kind[of]]
-        return found
-
-    def table(of: str) -> tuple[tuple[str, ...], Int64]:
-        own = [name for name in names if name.startswith(f"{of}.")]
-        found = np.full((len(of_kind[of]), len(own)), ABSENT)
-        for place, name in enumerate(own):
-            found[:, place] = values(name, of)
-        return tuple(name.removeprefix(f"{of}.") for name in own), found
-
-    meta = table("meta")
+        arguments[name] = _arguments(file, beside, name, places)
     return Workload(
         name=beside["name"],
         seed=beside["seed"],
@@ -182,18 +157,51 @@ def _workload(file: Any, beside: dict[str, Any]) -> Workload:  # noqa: ANN401 - 
         slot=slot.astype(np.int32)[order],
         row=row[order],
         slot_numbers=numbers,
-        alloc=AllocTable(*(values(term, "alloc") for term in TERMS)),
-        counters=CountersTable(*table("counters")),
-        meta=MetaTable(meta[0], tuple(map(tuple, beside["choices"])), meta[1]),
-        discard=DiscardTable(tuple(beside["reasons"]), values("reason", "discard").astype(np.int32)),
-        claim=ClaimTable(values("machine", "claim").astype(np.int32), values("credits", "claim")),
+        arguments=arguments,
         machines=tuple(beside["machines"]),
         users=tuple(beside["users"]),
         owner=np.array(beside["owner"], dtype=np.int32),
         faults=tuple(beside["faults"]),
-        frame=FrameTable(tuple(beside["forms"]), values("form", "frame").astype(np.int32)),
         link_after=beside["link_after"],
     )
+
+
+def _arguments(file: Any, beside: dict[str, Any], kind: str, places: npt.NDArray[np.intp]) -> Arguments:  # noqa: ANN401 - pyarrow has no types
+    """The arguments of a kind, whose operations are in these places."""
+    description, names = OPERATIONS[kind], file.schema_arrow.names
+
+    def values(name: str) -> Int64:
+        known = [column for column in (f"{kind}.{name}", EARLIER.get(name, name)) if column in names]
+        if not known and not len(places):
+            return np.empty(0, np.int64)
+        found: Int64 = np.asarray(pc.fill_null(_column(file, known[0] if known else name), ABSENT))[places]
+        return found
+
+    def texts(name: str) -> tuple[str, ...]:
+        if "texts" in beside:
+            return tuple(beside["texts"].get(f"{kind}.{name}", ()))
+        return tuple(beside.get(f"{EARLIER.get(name, name)}s", ()))
+
+    fixed = {}
+    for field in description.fields:
+        column = values(field.name)
+        if field.value is int:
+            fixed[field.name] = Column(column)
+        else:
+            codes = column if np.any(column == ABSENT) else column.astype(np.int32)
+            fixed[field.name] = Column(codes, texts(field.name))
+    own = [name.removeprefix(f"{kind}.") for name in names if name.startswith(f"{kind}.")]
+    free = [name for name in own if name not in fixed]
+    if description.free is None:
+        return Arguments(fixed)
+    matrix = np.full((len(places), len(free)), ABSENT)
+    for place, name in enumerate(free):
+        matrix[:, place] = values(name)
+    choices = None
+    if description.free is str:
+        earlier = beside.get("choices", ())
+        choices = tuple(tuple(earlier[at]) if earlier else texts(name) for at, name in enumerate(free))
+    return Arguments(fixed, tuple(free), matrix, choices)
 
 
 def _column(file: Any, name: str) -> Any:  # noqa: ANN401 - pyarrow has no types

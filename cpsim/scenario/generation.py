@@ -18,18 +18,13 @@ from cpsim.scenario.streams import Draw, uniforms
 from cpsim.scenario.values import LONGEST_US, ScenarioError
 from cpsim.scenario.workload import (
     ABSENT,
-    AllocTable,
-    ClaimTable,
-    CountersTable,
-    DiscardTable,
-    FrameTable,
+    Blocks,
+    Column,
+    Given,
     Int32,
     Int64,
-    MetaTable,
     Workload,
-    constant,
     slot_numbers,
-    timeline,
 )
 
 if TYPE_CHECKING:
@@ -41,6 +36,7 @@ DEFAULT_EXPIRE_US: Final = models.DAY_US
 JOBS_AT_ONCE: Final = 500_000
 MISBEHAVED: Final = "misbehaved"
 """The reason of a discard that should not be."""
+FORMS: Final = tuple(chain.from_iterable(FRAMES.values()))
 
 
 def parts(scenario: Scenario, seed: int | None = None, jobs: int = JOBS_AT_ONCE) -> Iterator[Workload]:
@@ -77,20 +73,23 @@ def generate(scenario: Scenario, seed: int | None = None, part: tuple[int, int] 
     draw = _draw(scenario, scenario.seed if seed is None else seed, part)
     jobs = _jobs(scenario, draw)
     claimed, discarded = jobs.ended(0), jobs.ended(1, len(jobs.reasons))
-    counters, counted = _counters(scenario.counters, draw, jobs.work, claimed, discarded)
+    counted, counters = _counters(scenario.counters, draw, jobs.work, claimed, discarded)
     meta = _metadata(scenario.metadata, draw)
+    terms = _terms(scenario)
+    reasons = (*jobs.reasons, MISBEHAVED) if scenario.misbehaviour.discard_after_claim else jobs.reasons
     everyone = np.arange(draw.jobs, dtype=np.int32)
-    asked = _asked(scenario.credits, draw, jobs.work)
-    plan = _Plan(draw, jobs, asked)
+    machines = identities.machines(draw.seed, scenario.population.machines)
+    plan = _Plan(draw, jobs, machines, _asked(scenario.credits, draw, jobs.work))
     sites, site = _sites(scenario.site, draw)
     wrong = Chooser(scenario.misbehaviour, draw)
     arrival_us, end_us = jobs.arrival_us, jobs.end_us
     plan.claim(arrival_us, wrong("claim_before_alloc", everyone))
-    plan.add("alloc", arrival_us, everyone)
-    plan.add("alloc", arrival_us, again := wrong("alloc_twice", everyone))
-    plan.add("meta", arrival_us, everyone[: len(meta.values)])
-    plan.add("counters", end_us, counted)
-    plan.add("discard", end_us, discarded)
+    plan.add("alloc", arrival_us, everyone, terms)
+    plan.add("alloc", arrival_us, wrong("alloc_twice", everyone), terms)
+    if meta:
+        plan.add("meta", arrival_us, everyone, meta)
+    plan.add("counters", end_us, counted, counters)
+    plan.add("discard", end_us, discarded, {"reason": Column((jobs.outcome[discarded] - 1).astype(np.int32), reasons)})
     plan.claim(end_us, claimed)
     plan.claim(end_us, wrong("claim_twice", claimed))
     plan.claim(end_us, wrong("claim_by_two", claimed), others=1)
@@ -98,16 +97,19 @@ def generate(scenario: Scenario, seed: int | None = None, part: tuple[int, int] 
         delays_us = run_times(twice.after, draw, "volunteers.duplicates.after")
         plan.claim(end_us + delays_us, claimed[draw("volunteers.duplicates")[claimed] < twice.share])
     plan.claim(end_us, wrong("claim_after_discard", discarded))
-    plan.add("counters", end_us, late := wrong("counters_after_claim", claimed))
-    plan.add("discard", end_us, undone := wrong("discard_after_claim", claimed))
+    if scenario.misbehaviour.counters_after_claim:
+        late = wrong("counters_after_claim", claimed)
+        plan.add("counters", end_us, late, {next(iter(counters), "job/events"): 1})
+    undone = wrong("discard_after_claim", claimed)
+    last = np.full(len(undone), len(jobs.reasons), dtype=np.int32)
+    plan.add("discard", end_us, undone, {"reason": Column(last, reasons)})
     lasts_us = DEFAULT_EXPIRE_US if scenario.expire is None else int(scenario.expire)
     plan.claim(arrival_us + lasts_us + models.MINUTE_US, wrong("claim_after_expiry", jobs.ended(len(jobs.reasons) + 1)))
     plan.claim_beside(wrong("unknown_slot", everyone), wrong.counts("unknown_slot"))
-    forged, forged_in_all = wrong("forged", everyone), wrong.counts("forged")
-    plan.forge(forged, forged_in_all)
+    plan.forge(wrong("forged", everyone), wrong.counts("forged"))
     for name in FRAMES:
         plan.send(name, wrong(name, everyone), wrong.counts(name))
-    due_us, kind, slot, row = timeline(plan.blocks)
+    due_us, kind, slot, row = plan.blocks.timeline()
     return Workload(
         name=scenario.name,
         seed=draw.seed,
@@ -117,19 +119,14 @@ def generate(scenario: Scenario, seed: int | None = None, part: tuple[int, int] 
         slot=slot,
         row=row,
         slot_numbers=slot_numbers(sites, site := plan.of_slots(site)) if sites else np.concatenate(plan.numbers),
-        alloc=_alloc(scenario, draw.jobs + len(again), len(forged), forged_in_all[0]),
-        counters=_with_late(counters, len(late), scenario.misbehaviour.counters_after_claim),
-        meta=meta,
-        discard=_discards(jobs, discarded, len(undone), scenario.misbehaviour.discard_after_claim),
-        claim=ClaimTable(np.concatenate(plan.machines), np.concatenate(plan.credits)),
-        machines=identities.machines(draw.seed, scenario.population.machines),
+        arguments=plan.blocks.arguments(),
+        machines=machines,
         users=identities.users(draw.seed, scenario.population.users),
         owner=_owners(scenario.population, draw.seed),
         faults=tuple(scenario.faults),
         link_after=scenario.population.link == "after",
         sites=sites,
         site=site,
-        frame=FrameTable(tuple(chain.from_iterable(FRAMES.values())) if plan.forms else (), _joined(plan.forms)),
     )
 
 
@@ -198,23 +195,21 @@ def _jobs(scenario: Scenario, draw: Draw) -> _Jobs:
 
 
 class _Plan:
-    """The blocks of operations, and the rows of claims and frames, as they are added."""
+    """The operations as they are added, block by block."""
 
-    def __init__(self, draw: Draw, jobs: _Jobs, asked: Int64) -> None:
+    def __init__(self, draw: Draw, jobs: _Jobs, machines: tuple[str, ...], asked: Int64 | None) -> None:
         self.slots = draw.jobs
         self.numbers = [np.arange(draw.first + 1, draw.first + draw.jobs + 1)]
+        self.blocks = Blocks()
         self._next = draw.whole.jobs + 1
         self._beside: list[Int32] = []
-        self.blocks: list[tuple[str, Int64, Int32]] = []
-        self.machines: list[Int32] = []
-        self.credits: list[Int64] = []
-        self.forms: list[Int64] = []
         self._jobs = jobs
+        self._machines = machines
         self._asked = asked
 
-    def add(self, kind: str, due_us: Int64, jobs: Int32) -> None:
-        """Operations of jobs on their slots, at the jobs' times."""
-        self._put(kind, due_us[jobs], jobs)
+    def add(self, kind: str, due_us: Int64, jobs: Int32, given: Mapping[str, Given]) -> None:
+        """Operations of jobs on their slots, at the jobs' times, with arguments for each of them."""
+        self.blocks.add(kind, due_us[jobs], jobs, given)
 
     def claim(self, due_us: Int64, jobs: Int32, *, others: int = 0) -> None:
         """Claims of jobs' slots by their machines, or by others."""
@@ -227,23 +222,23 @@ class _Plan:
     def forge(self, jobs: Int32, in_all: tuple[int, int]) -> None:
         """Allocations beside those of the jobs that must be refused, and claims of them."""
         slots = self._new(jobs, in_all)
-        self._put("alloc", self._jobs.arrival_us[jobs], slots)
+        tricks = [FORGED[number % len(FORGED)] for number in range(in_all[0], in_all[0] + len(jobs))]
+        names = dict.fromkeys(name for trick in FORGED for name in trick)
+        given = {name: np.array([trick.get(name, ABSENT) for trick in tricks], np.int64) for name in names}
+        self.blocks.add("alloc", self._jobs.arrival_us[jobs], slots, given)
         self._claim(self._jobs.arrival_us[jobs], slots, jobs)
 
     def send(self, name: str, jobs: Int32, in_all: tuple[int, int]) -> None:
         """Frames that are no commands, when jobs arrive."""
         slots = self._new(jobs, in_all)
         if in_all[1]:
-            self._put("frame", self._jobs.arrival_us[jobs], slots)
-            self.forms.append(forms(name, len(jobs), in_all[0]))
+            chosen = forms(name, len(jobs), in_all[0]).astype(np.int32)
+            self.blocks.add("frame", self._jobs.arrival_us[jobs], slots, {"frame": Column(chosen, FORMS)})
 
     def _claim(self, due_us: Int64, slots: Int32, jobs: Int32, others: int = 0) -> None:
-        self._put("claim", due_us, slots)
-        self.machines.append((self._jobs.machine[jobs] + others) % np.int32(self._jobs.machines))
-        self.credits.append(self._asked[jobs])
-
-    def _put(self, kind: str, due_us: Int64, slots: Int32) -> None:
-        self.blocks.append((kind, due_us, slots))
+        machine = (self._jobs.machine[jobs] + others) % np.int32(self._jobs.machines)
+        asked = None if self._asked is None else self._asked[jobs]
+        self.blocks.add("claim", due_us, slots, {"machine": Column(machine, self._machines), "credits": asked})
 
     def of_slots(self, of_jobs: Int32) -> Int32:
         """What each job has, for each slot: one beside those of the jobs has what its job has."""
@@ -284,50 +279,20 @@ def _draw(scenario: Scenario, seed: int, part: tuple[int, int] | None) -> Draw:
     return Draw(seed, last - first, first, scenario.arrivals.jobs)
 
 
-def _alloc(scenario: Scenario, rows: int, forged: int, forged_before: int) -> AllocTable:
+def _terms(scenario: Scenario) -> dict[str, Given]:
+    """What every allocation says."""
     policy = scenario.credits
-    fixed = policy.credits if isinstance(policy, FixedCredits) else None
-    low, high = (policy.min, policy.max) if isinstance(policy, RangeCredits) else (None, None)
-    expire_min = None if scenario.expire is None else scenario.expire // models.MINUTE_US
-    columns = [constant(value, rows) for value in (fixed, low, high, expire_min)]
-    if forged:
-        tricks = [FORGED[i % len(FORGED)] for i in range(forged_before, forged_before + forged)]
-        names = ("credits", "min", "max", "expire")
-        columns = [
-            np.append(column, [trick.get(name, ABSENT) for trick in tricks])
-            for name, column in zip(names, columns, strict=True)
-        ]
-    return AllocTable(*columns)
+    terms: dict[str, Given] = {"expire": None if scenario.expire is None else scenario.expire // models.MINUTE_US}
+    if isinstance(policy, FixedCredits):
+        return terms | {"credits": policy.credits}
+    return terms | {"min": policy.min, "max": policy.max} if isinstance(policy, RangeCredits) else terms
 
 
-def _with_late(counters: CountersTable, count: int, share: float) -> CountersTable:
-    """A table with so many rows more, for slots that are claimed already."""
-    if not share:
-        return counters
-    names = counters.names or ("job/events",)
-    values = np.full((len(counters.values) + count, len(names)), ABSENT)
-    values[: len(counters.values), : counters.values.shape[1]] = counters.values
-    values[len(counters.values) :, 0] = 1
-    return CountersTable(names, values)
-
-
-def _discards(jobs: _Jobs, discarded: Int32, undone: int, share: float) -> DiscardTable:
-    reason = (jobs.outcome[discarded] - 1).astype(np.int32)
-    if not share:
-        return DiscardTable(jobs.reasons, reason)
-    last = np.full(undone, len(jobs.reasons), dtype=np.int32)
-    return DiscardTable((*jobs.reasons, MISBEHAVED), np.append(reason, last))
-
-
-def _joined(parts: list[Int64]) -> Int32:
-    return np.concatenate([np.empty(0, dtype=np.int64), *parts]).astype(np.int32)
-
-
-def _asked(credits: FixedCredits | RangeCredits | NoCredits, draw: Draw, work: Work) -> Int64:
-    """What the claim of each job asks for."""
+def _asked(credits: FixedCredits | RangeCredits | NoCredits, draw: Draw, work: Work) -> Int64 | None:
+    """What the claim of each job asks for, if claims ask for anything."""
     asked = None if isinstance(credits, FixedCredits) else credits.claim
     if asked is None:
-        return constant(None, draw.jobs)
+        return None
     if isinstance(asked, AroundRange):
         assert isinstance(credits, RangeCredits)
         return _around(asked, credits, draw)
@@ -347,29 +312,25 @@ def _around(asked: AroundRange, credits: RangeCredits, draw: Draw) -> Int64:
 
 def _counters(
     counters: Counters, draw: Draw, work: Work, claimed: Int32, discarded: Int32
-) -> tuple[CountersTable, Int32]:
-    """The table, and the slot of each of its rows."""
+) -> tuple[Int32, dict[str, Given]]:
+    """The jobs that are counted, and what each adds to each counter."""
     groups = [("claim", counters.claim, claimed), ("discard", counters.discard, discarded)]
     counted = np.sort(np.concatenate([slots for _, given, slots in groups if given] or [claimed[:0]]))
-    names = tuple(dict.fromkeys([*counters.claim, *counters.discard]))
-    values = np.full((len(counted), len(names)), ABSENT)
+    values = {name: np.full(len(counted), ABSENT) for _, given, _ in groups for name in given}
     for outcome, given, slots in groups:
         rows = np.searchsorted(counted, slots)
         for name, number in given.items():
-            drawn = numbers(number, draw, f"counters.{outcome}.{name}", work)
-            values[rows, names.index(name)] = drawn[slots]
-    return CountersTable(names, values), counted
+            values[name][rows] = numbers(number, draw, f"counters.{outcome}.{name}", work)[slots]
+    return counted, dict(values)
 
 
-def _metadata(metadata: Mapping[str, list[str] | FromFaker], draw: Draw) -> MetaTable:
-    choices = tuple(
-        identities.choices(draw.seed, name, values.faker) if isinstance(values, FromFaker) else tuple(values)
-        for name, values in metadata.items()
-    )
-    values = np.empty((draw.jobs if metadata else 0, len(metadata)), dtype=np.int32)
-    for column, name in enumerate(metadata):
-        values[:, column] = models.pick(draw(f"metadata.{name}"), len(choices[column]))
-    return MetaTable(tuple(metadata), choices, values)
+def _metadata(metadata: Mapping[str, list[str] | FromFaker], draw: Draw) -> dict[str, Given]:
+    """What is noted on each slot."""
+    given: dict[str, Given] = {}
+    for name, values in metadata.items():
+        choices = identities.choices(draw.seed, name, values.faker) if isinstance(values, FromFaker) else tuple(values)
+        given[name] = Column(models.pick(draw(f"metadata.{name}"), len(choices)), choices)
+    return given
 
 
 def _owners(population: Population, seed: int) -> Int32:

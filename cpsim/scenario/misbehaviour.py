@@ -106,3 +106,8 @@ def forms(name: str, count: int, before: int) -> Integers:
     names = list(FRAMES)
     first = sum(len(FRAMES[other]) for other in names[: names.index(name)])
     return first + np.arange(before, before + count) % len(FRAMES[name])
+
+
+def frame_bytes(form: str, slot_id: bytes) -> bytes:
+    """A malformed frame about a slot, whose form is text in Latin-1."""
+    return form.encode("latin-1").replace(SLOT.encode(), slot_id)

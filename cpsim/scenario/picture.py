@@ -1,12 +1,14 @@
-"""A workload as a picture: when jobs arrive, and when and how they end. For a terminal, and as SVG."""
+"""A workload as a picture: when jobs are allocated, and when and how they end. For a terminal, and as SVG."""
 
 from __future__ import annotations
 
+import itertools
 from html import escape
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
+from cpdaemon.commands import COMMANDS
 from cpsim.scenario.workload import KIND_CODES
 
 if TYPE_CHECKING:
@@ -15,8 +17,9 @@ if TYPE_CHECKING:
 COLUMNS: Final = 64
 ROWS: Final = 6
 BLOCKS: Final = " ▁▂▃▄▅▆▇█"
-CURVES: Final = {"alloc": "jobs arrive", "claim": "jobs are claimed", "discard": "jobs are discarded"}
-COLOURS: Final = {"alloc": "#4477aa", "claim": "#228833", "discard": "#ee6677"}
+CURVES: Final = {kind: f"jobs are {command.state}" for kind, command in COMMANDS.items() if command.state is not None}
+"""The commands that begin or end a job's slot, and what becomes of it."""
+COLOURS: Final = dict(zip(CURVES, itertools.cycle(("#4477aa", "#ee6677", "#228833", "#aa3377")), strict=False))
 UNITS: Final = ((86_400e6, "d"), (3_600e6, "h"), (60e6, "min"), (1e6, "s"))
 WIDTH, HEIGHT, LEFT, GAP = 800, 120, 60, 60
 

@@ -45,16 +45,11 @@ from cpsim.scenario.streams import uniforms
 from cpsim.scenario.values import ScenarioError
 from cpsim.scenario.workload import (
     ABSENT,
-    AllocTable,
-    ClaimTable,
-    CountersTable,
-    DiscardTable,
+    Blocks,
+    Column,
     Int32,
     Int64,
-    MetaTable,
     Workload,
-    constant,
-    timeline,
 )
 
 if TYPE_CHECKING:
@@ -225,8 +220,8 @@ def _sites(first: Table, mapping: Log, path: Path) -> tuple[tuple[str, ...], Int
     return tuple(f"{mapping.projects}-{name}" for name in names), site.astype(np.int32)
 
 
-def _outcomes(status: Table, mapping: Log) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], DiscardTable]:
-    """Which lines claim their slot, which discard it, and why."""
+def _outcomes(status: Table, mapping: Log) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], Column]:
+    """Which lines claim their slot, which discard it, and why the latter do."""
     words = {**OUTCOMES, **mapping.outcome}
     claims = [code for name, word in words.items() if word == "claim" for code in STATUSES[name]]
     reasons = tuple(dict.fromkeys(word for word in words.values() if word not in {"claim", "never"}))
@@ -234,7 +229,7 @@ def _outcomes(status: Table, mapping: Log) -> tuple[npt.NDArray[np.bool_], npt.N
     for name, word in words.items():
         if word in reasons:
             reason[np.isin(status, STATUSES[name])] = reasons.index(word)
-    return np.isin(status, claims), reason >= 0, DiscardTable(reasons, reason[reason >= 0])
+    return np.isin(status, claims), reason >= 0, Column(reason[reason >= 0], reasons)
 
 
 def _workload(
@@ -250,22 +245,26 @@ def _workload(
     ran = np.flatnonzero(run_s > 0)
     claims, discards, reasons = _outcomes(status, mapping)
     claimed, discarded = np.flatnonzero(claims), np.flatnonzero(discards)
-    asked = run_s[claimed] if isinstance(mapping.credits, RunTime) else constant(mapping.credits, len(claimed))
+    asked = np.maximum(run_s[claimed], 0) if isinstance(mapping.credits, RunTime) else mapping.credits
     succeeded = np.isin(status[ran], [-1, COMPLETED, LAST_COMPLETED])
     failed = np.isin(status[ran], [FAILED, LAST_FAILED])
-    counted = np.stack([run_s[ran], np.where(succeeded, 1, ABSENT), np.where(failed, 1, ABSENT)], axis=1)
-    due_us, kind, slot_column, row = timeline(
-        [
-            ("alloc", submit_us - start_us, np.arange(len(first), dtype=np.int32)),
-            ("counters", end_us[ran] - start_us, slot[ran]),
-            ("discard", end_us[discarded] - start_us, slot[discarded]),
-            ("claim", end_us[claimed] - start_us, slot[claimed]),
-        ]
-    )
-    absent = constant(None, len(first))
+    counted = {
+        "job/cpuusage": run_s[ran],
+        "job/success": np.where(succeeded, 1, ABSENT),
+        "job/failure": np.where(failed, 1, ABSENT),
+    }
     machine, owner, user_count = _machines(log[first, USER], mapping.machines or machine_count, seed)
     if mapping.machine == "any":
         machine = models.pick(uniforms(seed, "machine", len(first)), len(owner))
+    machines = identities.machines(seed, len(owner))
+    lasts_min = -((submit_us - last_us) // models.MINUTE_US) + 1_440
+    blocks = Blocks()
+    blocks.add("alloc", submit_us - start_us, np.arange(len(first), dtype=np.int32), {"expire": lasts_min})
+    blocks.add("counters", end_us[ran] - start_us, slot[ran], counted)
+    blocks.add("discard", end_us[discarded] - start_us, slot[discarded], {"reason": reasons})
+    asking = {"machine": Column(machine[slot[claimed]], machines), "credits": asked}
+    blocks.add("claim", end_us[claimed] - start_us, slot[claimed], asking)
+    due_us, kind, slot_column, row = blocks.timeline()
     return Workload(
         name=name,
         seed=seed,
@@ -275,12 +274,8 @@ def _workload(
         slot=slot_column,
         row=row,
         slot_numbers=_distinct(log[first, JOB].astype(np.int64)),
-        alloc=AllocTable(absent, absent, absent, -((submit_us - last_us) // models.MINUTE_US) + 1_440),
-        counters=CountersTable(("job/cpuusage", "job/success", "job/failure"), counted),
-        meta=MetaTable((), (), np.empty((0, 0), dtype=np.int32)),
-        discard=reasons,
-        claim=ClaimTable(machine[slot[claimed]], np.maximum(asked, 0)),
-        machines=identities.machines(seed, len(owner)),
+        arguments=blocks.arguments(),
+        machines=machines,
         users=identities.users(seed, user_count),
         owner=owner,
     )

@@ -1,10 +1,11 @@
 """What was sent, read as a workload: a table of commands with their times, and commands from anywhere.
 
-A trace is CSV or Parquet, a row per command: `kind`, `slot`, `arguments` as `name=value,name=value`, and the time in a
-column `due_us`, `sent_us` or `time_s`; a column `project` says whose site a command came from, where there are several;
-other columns do not count. The `journal.parquet` of a run folder is one, and so
-is what `cpsim record` writes. A row whose kind is `frame` is a frame that is no command, in `arguments`, a character
-for each of its bytes.
+A trace is CSV or Parquet, a row per command: `kind`, `slot`, its arguments, and the time in a column `due_us`,
+`sent_us` or `time_s`; a column `project` says whose site a command came from, where there are several; other columns
+do not count. Arguments are a text in a column `arguments`, `name=value,name=value`, or else typed, as
+`cpsim.arguments` has them; in CSV, each argument then has a column `KIND.NAME`. A row whose kind is `frame` is a
+malformed frame, in `arguments` or `frame`; a text has a character for each of its bytes. The `journal.parquet` of a run
+folder is a trace, and so is what `cpsim record` writes.
 
 Slots get numbers in the order of their appearance, and the first time becomes 0.
 """
@@ -21,33 +22,30 @@ from cpsim.scenario.source import safe_name
 from cpsim.scenario.values import ScenarioError
 from cpsim.scenario.workload import (
     ABSENT,
+    FRAME,
     KIND_CODES,
     KIND_NAMES,
-    AllocTable,
-    ClaimTable,
-    CountersTable,
-    DiscardTable,
-    FrameTable,
+    OPERATIONS,
+    SHARED,
+    Arguments,
+    Column,
     Int32,
     Int64,
-    MetaTable,
     UInt8,
     Workload,
     slot_numbers,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     Call = tuple[int, str, str, Mapping[str, str | int]]
+    Given = Callable[[int, str], dict[str, str | int]]
+    """The arguments of a row, whose kind is known."""
 
 TIMES_US: Final = {"due_us": 1.0, "sent_us": 1.0, "time_s": 1e6}
 SUFFIXES: Final = (".csv", ".parquet")
-TERMS: Final = ("credits", "min", "max", "expire")
-ARGUMENTS: Final = {"alloc": TERMS, "claim": ("machine", "credits"), "discard": ("reason",)}
-"""The arguments of a kind beside the slot; those that are missing here have any."""
-UNSPECIFIED: Final = "unspecified"
 
 
 def load(path: Path, seed: int) -> Workload:
@@ -87,7 +85,7 @@ def of_calls(name: str, seed: int, calls: Iterable[Call], projects: Sequence[str
     sites = {project: index for index, project in enumerate(dict.fromkeys(projects))}
     site = [sites[projects[at]] for at in order] if len(sites) > 1 else [0] * len(order)
     tables = _Tables()
-    kind = np.array([tables.kind(call[1]) for call in ordered], dtype=np.uint8)
+    kind = np.array([_code(call[1]) for call in ordered], dtype=np.uint8)
     row = np.array([tables.add(kind, slot, arguments) for _, kind, slot, arguments in ordered], dtype=np.int32)
     numbers: dict[tuple[int, str, int], int] = {}
     # A frame that is no command has a slot of its own: no command of a slot waits for it.
@@ -111,69 +109,44 @@ def check(kind: str, slot: str, arguments: Mapping[str, str | int]) -> None:
 
 
 class _Tables:
-    """The argument tables as they grow."""
+    """The arguments of each kind as they grow: a number or an index into the texts of its name, by name."""
 
     def __init__(self) -> None:
-        self._alloc: list[list[int]] = []
-        self._claims: list[tuple[int, int]] = []
-        self._machines: dict[str, int] = {}
-        self._reasons: dict[str, int] = {}
-        self._discards: list[int] = []
-        self._counters: list[Mapping[str, int]] = []
-        self._meta: list[Mapping[str, str]] = []
-        self._forms: dict[str, int] = {}
-        self._frames: list[int] = []
-
-    @staticmethod
-    def kind(name: str) -> int:
-        """Its code."""
-        if name not in KIND_CODES:
-            raise ValueError(f"kind = {name!r}: expected one of {', '.join(KIND_NAMES)}")
-        return KIND_CODES[name]
+        self._rows: dict[str, list[dict[str, int]]] = {kind: [] for kind in OPERATIONS}
+        self._texts: dict[str, dict[str, int]] = {SHARED: {}}
 
     def add(self, kind: str, slot: str, arguments: Mapping[str, str | int]) -> int:
         """Add a row; returns its number."""
-        rows: list[Any]
-        match kind:
-            case "alloc":
-                _only(kind, arguments)
-                rows = self._alloc
-                rows.append([_whole(kind, slot, name, arguments.get(name, ABSENT)) for name in TERMS])
-            case "claim":
-                _only(kind, arguments)
-                rows = self._claims
-                machine = self._machines.setdefault(str(arguments.get("machine")), len(self._machines))
-                rows.append((machine, _whole(kind, slot, "credits", arguments.get("credits", ABSENT))))
-            case "discard":
-                _only(kind, arguments)
-                rows = self._discards
-                reason = str(arguments.get("reason", UNSPECIFIED))
-                rows.append(self._reasons.setdefault(reason, len(self._reasons)))
-            case "counters":
-                rows = self._counters
-                rows.append({name: _whole(kind, slot, name, value) for name, value in arguments.items()})
-            case "meta":
-                rows = self._meta
-                rows.append({name: str(value) for name, value in arguments.items()})
-            case _:
-                rows = self._frames
-                form = str(arguments["frame"])
-                rows.append(self._forms.setdefault(form, len(self._forms)))
-        if kind in {"counters", "meta"} and not arguments:
-            raise ValueError(f"{kind} of slot {slot}: expected at least one argument beside the slot")
-        return len(rows) - 1
+        command = OPERATIONS[kind]
+        given = dict(arguments)
+        row = {}
+        for field in command.fields:
+            value = given.pop(field.name, field.default)
+            if value is not None:
+                shared = field.name if field.name == SHARED else f"{kind}.{field.name}"
+                row[field.name] = self._number(kind, slot, field.name, value, shared if field.value is str else "")
+        if command.free is not None:
+            texts = f"{kind}.{{}}" if command.free is str else ""
+            row |= {name: self._number(kind, slot, name, value, texts.format(name)) for name, value in given.items()}
+            if not given:
+                raise ValueError(f"{kind} of slot {slot}: expected at least one argument beside the slot")
+        elif given:
+            known = ", ".join(field.name for field in command.fields)
+            raise ValueError(f"{kind}: no argument {next(iter(given))!r}: expected {known}")
+        self._rows[kind].append(row)
+        return len(self._rows[kind]) - 1
+
+    def _number(self, kind: str, slot: str, name: str, value: str | int, texts: str) -> int:
+        if not texts:
+            return _whole(kind, slot, name, value)
+        pool = self._texts.setdefault(texts, {})
+        return pool.setdefault(str(value), len(pool))
 
     def workload(
         self, name: str, seed: int, *, due_us: Int64, kind: UInt8, slot: Int32, row: Int32, slots: int
     ) -> Workload:
         """All of it."""
-        alloc = np.array(self._alloc, dtype=np.int64).reshape(-1, len(TERMS))
-        claims = np.array(self._claims, dtype=np.int64).reshape(-1, 2)
-        counters = _names(self._counters)
-        meta = _names(self._meta)
-        choices = {name: list(dict.fromkeys(texts[name] for texts in self._meta if name in texts)) for name in meta}
-        places = {name: {text: at for at, text in enumerate(texts)} for name, texts in choices.items()}
-        chosen = [[places[n][texts[n]] if n in texts else ABSENT for n in meta] for texts in self._meta]
+        machines = tuple(self._texts[SHARED])
         return Workload(
             name=name,
             seed=seed,
@@ -183,36 +156,34 @@ class _Tables:
             slot=slot,
             row=row,
             slot_numbers=np.arange(1, slots + 1),
-            alloc=AllocTable(*alloc.T),
-            counters=CountersTable(
-                counters,
-                np.array(
-                    [[values.get(n, ABSENT) for n in counters] for values in self._counters], dtype=np.int64
-                ).reshape(len(self._counters), len(counters)),
-            ),
-            meta=MetaTable(
-                meta,
-                tuple(map(tuple, choices.values())),
-                np.array(chosen, dtype=np.int64).reshape(len(self._meta), len(meta)),
-            ),
-            discard=DiscardTable(tuple(self._reasons), np.array(self._discards, dtype=np.int32)),
-            claim=ClaimTable(claims[:, 0].astype(np.int32), claims[:, 1]),
-            machines=tuple(self._machines),
+            arguments={kind: self._arguments(kind) for kind in OPERATIONS},
+            machines=machines,
             users=(),
-            owner=np.full(len(self._machines), -1, dtype=np.int32),
-            frame=FrameTable(tuple(self._forms), np.array(self._frames, dtype=np.int32)),
+            owner=np.full(len(machines), -1, dtype=np.int32),
         )
 
+    def _arguments(self, kind: str) -> Arguments:
+        command, rows = OPERATIONS[kind], self._rows[kind]
+        fixed = {}
+        for field in command.fields:
+            values = np.array([row.get(field.name, ABSENT) for row in rows], dtype=np.int64)
+            if field.value is str:
+                codes = values if np.any(values == ABSENT) else values.astype(np.int32)
+                fixed[field.name] = Column(codes, tuple(self._texts.get(f"{kind}.{field.name}", ())))
+            else:
+                fixed[field.name] = Column(values)
+        if command.free is None:
+            return Arguments(fixed)
+        names = tuple(dict.fromkeys(name for row in rows for name in row if name not in fixed))
+        values = np.array([[row.get(name, ABSENT) for name in names] for row in rows], dtype=np.int64)
+        choices = tuple(tuple(self._texts[f"{kind}.{name}"]) for name in names) if command.free is str else None
+        return Arguments(fixed, names, values.reshape(len(rows), len(names)), choices)
 
-def _names(rows: Iterable[Mapping[str, object]]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name for row in rows for name in row))
 
-
-def _only(kind: str, arguments: Mapping[str, object]) -> None:
-    known = ARGUMENTS[kind]
-    for name in arguments:
-        if name not in known:
-            raise ValueError(f"{kind}: no argument {name!r}: expected {', '.join(known)}")
+def _code(kind: str) -> int:
+    if kind not in OPERATIONS:
+        raise ValueError(f"kind = {kind!r}: expected one of {', '.join(OPERATIONS)}")
+    return KIND_CODES[kind]
 
 
 def _whole(kind: str, slot: str, name: str, value: str | int) -> int:
@@ -230,37 +201,86 @@ def _calls(path: Path, table: Any) -> Iterator[Call]:  # noqa: ANN401 - pyarrow 
     times = [
         column for column in TIMES_US if column in names and (table[column].null_count < len(table) or not len(table))
     ]
-    missing = [column for column in ("kind", "slot", "arguments") if column not in names]
+    given = _texts(table) if "arguments" in names else _typed(table)
+    missing = [column for column in ("kind", "slot") if column not in names]
+    if given is None:
+        missing.append("arguments")
     if not times:
         missing.append("due_us (or sent_us, or time_s)")
-    if missing:
+    if missing or given is None:
         raise ScenarioError(
             f"{path}: no column {', '.join(missing)}: this is no trace; its columns are {', '.join(names)}"
         )
-    columns = (table[column].to_pylist() for column in (times[0], "kind", "slot", "arguments"))
-    for number, (time, kind, slot, text) in enumerate(zip(*columns, strict=True), 1):
+    columns = (table[column].to_pylist() for column in (times[0], "kind", "slot"))
+    for row, (time, kind, slot) in enumerate(zip(*columns, strict=True)):
         try:
             due_us = round(float(time) * TIMES_US[times[0]])
-            yield due_us, str(kind), str(slot or ""), _arguments(str(kind), str(slot or ""), str(text or ""))
+            yield due_us, str(kind), str(slot or ""), _checked(str(kind), str(slot or ""), given(row, str(kind)))
         except (TypeError, ValueError, OverflowError) as error:
-            raise ScenarioError(f"{path}, row {number}: {error}") from error
+            raise ScenarioError(f"{path}, row {row + 1}: {error}") from error
 
 
-def _arguments(kind: str, slot: str, text: str) -> dict[str, str | int]:
-    if kind == "frame":
-        text.encode("latin-1")  # which says what is wrong
-        return {"frame": text.replace(slot, SLOT) if slot else text}
+def _checked(kind: str, slot: str, given: dict[str, str | int]) -> dict[str, str | int]:
+    """The arguments of a row, where a workload could have them."""
+    if kind == KIND_NAMES[FRAME]:
+        form = str(given.get(kind, ""))
+        form.encode("latin-1")  # which says what is wrong
+        return {kind: form.replace(slot, SLOT) if slot else form}
     if not slot:
         raise ValueError("slot is missing: expected the id of one")
-    arguments: dict[str, str | int] = {}
-    for pair in text.split(",") if text else ():
-        name, equals, value = pair.partition("=")
-        if not equals or not name or "=" in value or name in arguments:
-            raise ValueError(f"arguments = {text!r}: expected name=value,name=value, each name once")
-        arguments[name] = value
-    if kind == "claim" and not arguments.get("machine"):
-        raise ValueError(f"arguments = {text!r}: expected a machine for the claim")
-    return arguments
+    for field in OPERATIONS[kind].fields if kind in OPERATIONS else ():
+        if field.required and not given.get(field.name):
+            text = ",".join(f"{name}={value}" for name, value in given.items())
+            raise ValueError(f"arguments = {text!r}: expected a {field.name} for the {kind}")
+    return given
+
+
+def _texts(table: Any) -> Given:  # noqa: ANN401 - pyarrow has no types
+    """What rows have as a text."""
+    texts = table["arguments"].to_pylist()
+
+    def given(row: int, kind: str) -> dict[str, str | int]:
+        text = str(texts[row] or "")
+        if kind == KIND_NAMES[FRAME]:
+            return {kind: text}
+        arguments: dict[str, str | int] = {}
+        for pair in text.split(",") if text else ():
+            name, equals, value = pair.partition("=")
+            if not equals or not name or "=" in value or name in arguments:
+                raise ValueError(f"arguments = {text!r}: expected name=value,name=value, each name once")
+            arguments[name] = value
+        return arguments
+
+    return given
+
+
+def _typed(table: Any) -> Given | None:  # noqa: ANN401 - pyarrow has no types
+    """What rows have in typed columns; None if there are none."""
+    own = {
+        kind: [(name, table[name].to_pylist()) for name in table.column_names if _is_of(name, kind)]
+        for kind in OPERATIONS
+    }
+
+    def given(row: int, kind: str) -> dict[str, str | int]:
+        arguments: dict[str, str | int] = {}
+        for column, values in own.get(kind, ()):
+            value = values[row]
+            if isinstance(value, bytes):
+                value = value.decode("latin-1")
+            if isinstance(value, list):
+                arguments.update(value)
+                if len(value) > len(arguments):
+                    raise ValueError(f"{column} = {value}: expected each name once")
+            elif value is not None and value != "":
+                arguments[column.removeprefix(f"{kind}.")] = value
+        return arguments
+
+    return given if any(own.values()) else None
+
+
+def _is_of(column: str, kind: str) -> bool:
+    """Whether a column has arguments of a kind."""
+    return column == kind or column.startswith(f"{kind}.")
 
 
 def _table(path: Path) -> Any:  # noqa: ANN401 - pyarrow has no types
@@ -271,10 +291,13 @@ def _table(path: Path) -> Any:  # noqa: ANN401 - pyarrow has no types
     try:
         if path.suffix.lower() == ".parquet":
             return pyarrow.parquet.read_table(path)
-        texts = pyarrow.csv.ConvertOptions(
-            column_types={**dict.fromkeys(("kind", "slot", "arguments", "project"), pa.string())}
-        )
-        lines = pyarrow.csv.ParseOptions(newlines_in_values=True)  # as a frame that is no command may have them
+        lines = pyarrow.csv.ParseOptions(newlines_in_values=True)  # as a malformed frame may have them
+        with pyarrow.csv.open_csv(path, parse_options=lines) as file:
+            names = file.schema.names
+        is_text = {"kind", "slot", "arguments", "project"} | {
+            name for name in names for kind in OPERATIONS if _is_of(name, kind)
+        }
+        texts = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(is_text, pa.string()))
         return pyarrow.csv.read_csv(path, convert_options=texts, parse_options=lines)
     except pa.ArrowInvalid as error:
         raise ScenarioError(f"{path}: cannot be read as {path.suffix[1:].upper()}: {error}") from error

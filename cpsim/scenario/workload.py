@@ -4,79 +4,97 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from cpdaemon.commands import KINDS
+from cpdaemon.commands import COMMANDS, Description, Field
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 UInt8 = npt.NDArray[np.uint8]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
 ABSENT: Final = int(np.iinfo(np.int64).min)
-"""Stands in an int64 column of arguments for one that is not given."""
-KIND_NAMES: Final = (*KINDS, "frame")
+"""Stands in a column of arguments for one that is not given."""
+OPERATIONS: Final[Mapping[str, Description]] = MappingProxyType(
+    {
+        **COMMANDS,
+        "frame": Description("frame", "is a malformed frame", len(COMMANDS), (Field("frame", str, required=True),)),
+    }
+)
+"""What an operation may be: a command, or a malformed frame, whose text is in Latin-1, {slot} for the slot's id."""
+KIND_NAMES: Final = tuple(OPERATIONS)
 """What the numbers of the column `kind` mean: no other table numbers it."""
 KIND_CODES: Final = {name: code for code, name in enumerate(KIND_NAMES)}
 FRAME: Final = KIND_CODES["frame"]
 """The kind of an operation that is no command, but a frame which must be answered ER."""
+SHARED: Final = "machine"
+"""The argument whose texts are the workload's machines."""
+DIGESTED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "alloc": ("credits", "min", "max", "expire"),
+        "counters": (),
+        "meta": (),
+        "discard": ("reason",),
+        "claim": ("machine", "credits"),
+        "frame": ("frame",),
+    }
+)
+"""What every digest covers, in this order and under these codes; other kinds and fields count where they are used.
+
+So a digest stays what it is, whatever is added to the protocol."""
+DIGEST_LABELS: Final[Mapping[str, str]] = MappingProxyType({"expire": "expire_min", "frame": "form"})
+
+
+class Column(NamedTuple):
+    """One argument of all commands of a kind.
+
+    Attributes:
+        values: a row per command. Of whole numbers int64, ABSENT where it is not given. Of texts an index into `texts`:
+            int32 if each command gives one, otherwise int64 with ABSENT, too.
+        texts: those that it may be; None for a number.
+    """
+
+    values: Int64 | Int32
+    texts: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class AllocTable:
-    """Arguments of alloc, one row per slot; ABSENT where not given."""
+class Arguments:
+    """The arguments of all commands of a kind beside their slots, a row per command.
 
-    credits: Int64
-    min: Int64
-    max: Int64
-    expire_min: Int64
+    Attributes:
+        fixed: a column for each field of the kind.
+        names: those of arguments under free names, in the order in which they are sent.
+        free: their values, of shape (rows, names), as those of a `Column`.
+        choices: for each of these names the texts that `free` indexes; None if they are numbers.
+        columns: all of them by name, in the order in which they are sent.
+    """
 
+    fixed: Mapping[str, Column] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    free: Int64 | Int32 = field(default_factory=lambda: np.empty((0, 0), dtype=np.int64))
+    choices: tuple[tuple[str, ...], ...] | None = None
+    columns: Mapping[str, Column] = field(init=False)
 
-@dataclass(frozen=True, slots=True, eq=False)
-class CountersTable:
-    """Arguments of counters: values of shape (rows, names); ABSENT where not given, never a whole row."""
+    def __post_init__(self) -> None:
+        choices = self.choices or [None] * len(self.names)
+        free = {name: Column(self.free[:, at], choices[at]) for at, name in enumerate(self.names)}
+        object.__setattr__(self, "columns", {**self.fixed, **free})
 
-    names: tuple[str, ...]
-    values: Int64
+    def __getitem__(self, name: str) -> Column:
+        return self.columns[name]
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class MetaTable:
-    """Arguments of meta: values of shape (rows, names) index the choices of their name, or are ABSENT."""
-
-    names: tuple[str, ...]
-    choices: tuple[tuple[str, ...], ...]
-    values: Int32 | Int64
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class DiscardTable:
-    """Arguments of discard: `reason` holds indices into `reasons`."""
-
-    reasons: tuple[str, ...]
-    reason: Int32
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ClaimTable:
-    """Arguments of claim: `machine` indexes the workload's machines; credits are ABSENT where not given."""
-
-    machine: Int32
-    credits: Int64
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class FrameTable:
-    """Frames that are no commands: `form` holds indices into `forms`, as text in Latin-1, {slot} for the slot's id."""
-
-    forms: tuple[str, ...]
-    form: Int32
+    def row(self, row: int) -> dict[str, str | int]:
+        """The arguments of one command, by name."""
+        numbers = ((name, int(values[row]), texts) for name, (values, texts) in self.columns.items())
+        return {name: number if texts is None else texts[number] for name, number, texts in numbers if number != ABSENT}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,10 +108,10 @@ class Workload:
         due_us: int64[operations], non-decreasing, microseconds since the scenario starts.
         kind: uint8[operations], index into KIND_NAMES.
         slot: int32[operations], index of the slot.
-        row: int32[operations], row in the argument table of its kind.
+        row: int32[operations], row among the arguments of its kind.
         slot_numbers: int64[slots], the number that ends the slot's id; distinct within a project.
-        alloc, counters, meta, discard, claim, frame: the argument tables.
-        machines: ids of machines.
+        arguments: of each kind in OPERATIONS; a kind of which there is no operation may be left out.
+        machines: ids of machines, which are the texts of every argument `machine`.
         users: ids of users.
         owner: int32[machines], index into `users`, -1 for a machine without a user.
         faults: what goes wrong meanwhile, as `cpsim faults` has it.
@@ -101,6 +119,9 @@ class Workload:
         sites: the project that each site works for, if there are several sites; else none. A slot's number is its own
             within its project.
         site: int32[slots], index into `sites`; empty without them.
+
+    Raises:
+        ValueError: the arguments are not those that the protocol has.
     """
 
     name: str
@@ -111,19 +132,29 @@ class Workload:
     slot: Int32
     row: Int32
     slot_numbers: Int64
-    alloc: AllocTable
-    counters: CountersTable
-    meta: MetaTable
-    discard: DiscardTable
-    claim: ClaimTable
+    arguments: Mapping[str, Arguments]
     machines: tuple[str, ...]
     users: tuple[str, ...]
     owner: Int32
     faults: tuple[str, ...] = ()
-    frame: FrameTable = FrameTable((), np.empty(0, dtype=np.int32))
     link_after: bool = False
     sites: tuple[str, ...] = ()
     site: Int32 = field(default_factory=lambda: np.empty(0, dtype=np.int32))
+
+    def __post_init__(self) -> None:
+        if unknown := self.arguments.keys() - OPERATIONS.keys():
+            raise ValueError(f"no operation {min(unknown)!r}: expected some of {', '.join(OPERATIONS)}")
+        tables = {}
+        for kind, description in OPERATIONS.items():
+            table = self.arguments.get(kind) or joined(description, [])
+            names = [field.name for field in description.fields]
+            if list(table.fixed) != names:
+                raise ValueError(f"{kind}: arguments {', '.join(table.fixed)}: expected {', '.join(names) or 'none'}")
+            if SHARED in table.fixed:
+                shared = Column(table.fixed[SHARED].values, self.machines)
+                table = replace(table, fixed={**table.fixed, SHARED: shared})
+            tables[kind] = table
+        object.__setattr__(self, "arguments", tables)
 
     @property
     def projects(self) -> tuple[str, ...]:
@@ -153,8 +184,41 @@ class Workload:
     def digest(self) -> str:
         """SHA-256 over everything, in hex: equal for equal workloads, on any machine."""
         digest = hashlib.sha256()
-        _update(digest.update, self)
+        add = digest.update
+        used = np.bincount(self.kind, minlength=len(KIND_NAMES)) > 0
+        more = [kind for code, kind in enumerate(KIND_NAMES) if used[code] and kind not in DIGESTED]
+        codes = {kind: code for code, kind in enumerate((*DIGESTED, *more))}
+        for name in ("name", "seed", "duration_us", "due_us"):
+            _update(add, name, getattr(self, name))
+        _update(add, "kind", np.array([codes.get(kind, 0) for kind in KIND_NAMES], np.uint8)[self.kind])
+        for name in ("slot", "row", "slot_numbers"):
+            _update(add, name, getattr(self, name))
+        *commands, frame = DIGESTED
+        for kind in commands:
+            self._update_arguments(add, kind, DIGESTED[kind])
+        for name in ("machines", "users", "owner", "faults"):
+            _update(add, name, getattr(self, name))
+        self._update_arguments(add, frame, DIGESTED[frame])
+        for name in ("link_after", "sites", "site"):
+            _update(add, name, getattr(self, name))
+        for kind in more:
+            self._update_arguments(add, kind, tuple(self.arguments[kind].fixed))
+        for kind, known in DIGESTED.items():
+            for name, column in self.arguments[kind].fixed.items():
+                if name not in known and np.any(column.values != ABSENT):
+                    _update_column(add, f"{kind}.{name}", column)
         return digest.hexdigest()
+
+    def _update_arguments(self, update: Callable[[bytes], None], kind: str, names: Sequence[str]) -> None:
+        table = self.arguments[kind]
+        update(f"{kind}:".encode())
+        for name in names:
+            _update_column(update, name, table.fixed[name])
+        if OPERATIONS[kind].free is not None:
+            _update(update, "names", table.names)
+            if table.choices is not None:
+                _update(update, "choices", table.choices)
+            _update(update, "values", table.free)
 
     def calls(self, start: int, stop: int, prefix: str) -> Iterator[tuple[str, dict[str, str | int]]]:
         """The operations from `start` up to `stop` in readable form, one by one: for looking, not for speed.
@@ -170,45 +234,112 @@ class Workload:
         for op in range(start, min(stop, len(self))):
             kind = KIND_NAMES[self.kind[op]]
             slot = f"{prefix}-{self.slot_numbers[self.slot[op]]}"
-            yield kind, {"slot": slot, **self._arguments(kind, int(self.row[op]))}
-
-    def _arguments(self, kind: str, row: int) -> dict[str, str | int]:
-        match kind:
-            case "meta":
-                values = zip(self.meta.names, self.meta.choices, self.meta.values[row], strict=True)
-                return {name: choices[value] for name, choices, value in values if value != ABSENT}
-            case "frame":
-                return {"frame": self.frame.forms[self.frame.form[row]]}
-            case "discard":
-                return {"reason": self.discard.reasons[self.discard.reason[row]]}
-            case "alloc":
-                table = self.alloc
-                numbers = {
-                    "credits": table.credits[row],
-                    "min": table.min[row],
-                    "max": table.max[row],
-                    "expire": table.expire_min[row],
-                }
-            case "counters":
-                numbers = dict(zip(self.counters.names, self.counters.values[row], strict=True))
-            case _:
-                numbers = {"credits": self.claim.credits[row]}
-        given: dict[str, str | int] = {name: int(value) for name, value in numbers.items() if value != ABSENT}
-        return {"machine": self.machines[self.claim.machine[row]], **given} if kind == "claim" else given
+            yield kind, {"slot": slot, **self.arguments[kind].row(int(self.row[op]))}
 
 
-def _update(update: Callable[[bytes], None], value: object) -> None:
+def _update_column(update: Callable[[bytes], None], name: str, column: Column) -> None:
+    label = DIGEST_LABELS.get(name, name)
+    if column.texts is not None and name != SHARED:
+        _update(update, f"{label}s", column.texts)
+    _update(update, label, column.values)
+
+
+def _update(update: Callable[[bytes], None], name: str, value: object) -> None:
+    update(f"{name}:".encode())
     if isinstance(value, np.ndarray):
         update(f"{value.dtype.newbyteorder('<').str}{value.shape}".encode())
         for start in range(0, len(value), 1 << 20):
             chunk = value[start : start + (1 << 20)]
             update(chunk.astype(chunk.dtype.newbyteorder("<"), order="C", copy=False).tobytes())
-    elif is_dataclass(value):
-        for part in fields(value):
-            update(f"{part.name}:".encode())
-            _update(update, getattr(value, part.name))
     else:
         update(json.dumps(value).encode())
+
+
+Given = int | Int64 | Column | None
+"""An argument of some commands: the same number for all, or none, or a value for each."""
+
+
+class Blocks:
+    """Operations as they are put together, a block of one kind at a time.
+
+    Operations of a slot that are due at the same microsecond happen in the order of their blocks.
+    """
+
+    def __init__(self) -> None:
+        self._blocks: list[tuple[str, Int64, Int32]] = []
+        self._given: dict[str, list[tuple[int, Mapping[str, Given]]]] = {kind: [] for kind in OPERATIONS}
+
+    def add(self, kind: str, due_us: Int64, slot: Int32, given: Mapping[str, Given] | None = None) -> None:
+        """Add operations.
+
+        Args:
+            kind: one of OPERATIONS.
+            due_us: when each is due.
+            slot: of each.
+            given: arguments by name; what is missing is not given. Columns of texts under one name have the same texts.
+        """
+        self._blocks.append((kind, due_us, slot))
+        self._given[kind].append((len(slot), given or {}))
+
+    def timeline(self) -> tuple[Int64, UInt8, Int32, Int32]:
+        """The columns due_us, kind, slot and row of a workload."""
+        return timeline(self._blocks)
+
+    def arguments(self) -> dict[str, Arguments]:
+        """The arguments of each kind."""
+        return {kind: joined(description, self._given[kind]) for kind, description in OPERATIONS.items()}
+
+
+def joined(description: Description, blocks: Sequence[tuple[int, Mapping[str, Given]]]) -> Arguments:
+    """The arguments of a kind, of blocks one after the other.
+
+    Args:
+        description: of the kind.
+        blocks: for each how many commands it has, and their arguments.
+
+    Raises:
+        ValueError: an argument is none that the kind has, or texts of one name differ.
+    """
+    fixed = {
+        field.name: _joined(field.value, [(rows, given.get(field.name)) for rows, given in blocks])
+        for field in description.fields
+    }
+    names = tuple(dict.fromkeys(name for _, given in blocks for name in given if name not in fixed))
+    if description.free is None:
+        if names:
+            raise ValueError(f"{description.kind}: no argument {names[0]!r}: expected {', '.join(fixed) or 'none'}")
+        return Arguments(fixed)
+    columns = [_joined(description.free, [(rows, given.get(name)) for rows, given in blocks]) for name in names]
+    is_text = description.free is str
+    narrow = is_text and all(column.values.dtype == np.int32 for column in columns)
+    shape = (sum(rows for rows, _ in blocks), len(names))
+    free: Int64 | Int32 = np.empty(shape, np.int32) if narrow else np.empty(shape, np.int64)
+    for place, column in enumerate(columns):
+        free[:, place] = column.values
+    return Arguments(fixed, names, free, tuple(column.texts or () for column in columns) if is_text else None)
+
+
+def _joined(value: type[int | str], parts: Sequence[tuple[int, Given]]) -> Column:
+    """One argument of blocks, one after the other; without memory where it is one number for all."""
+    texts: tuple[str, ...] | None = () if value is str else None
+    for _, part in parts:
+        if isinstance(part, Column):
+            if texts and part.texts is not texts and part.texts != texts:
+                raise ValueError("the texts of an argument are the same in all blocks")
+            texts = part.texts
+    plain = [(rows, part.values if isinstance(part, Column) else part) for rows, part in parts if rows]
+    if not plain:
+        return Column(np.empty(0, np.int64) if texts is None else np.empty(0, np.int32), texts)
+    numbers = {part for _, part in plain if not isinstance(part, np.ndarray)}
+    if len(numbers) == 1 and not any(isinstance(part, np.ndarray) for _, part in plain):
+        return Column(constant(numbers.pop(), sum(rows for rows, _ in plain)), texts)
+    arrays: list[Int64 | Int32] = [
+        part if isinstance(part, np.ndarray) else constant(part, rows) for rows, part in plain
+    ]
+    if len(arrays) == 1:
+        return Column(arrays[0], texts)
+    narrow = texts is not None and all(array.dtype == np.int32 for array in arrays)
+    return Column(np.concatenate(arrays, dtype=np.int32) if narrow else np.concatenate(arrays, dtype=np.int64), texts)
 
 
 def timeline(blocks: Sequence[tuple[str, Int64, Int32]]) -> tuple[Int64, UInt8, Int32, Int32]:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 PHASES: Final = ("allocated", "claimed", "discarded", "expired")
 ALLOCATED, CLAIMED, DISCARDED, EXPIRED = range(4)
 ALLOC, META, COUNTERS, DISCARD, CLAIM = (KIND_CODES[kind] for kind in ("alloc", "meta", "counters", "discard", "claim"))
+KNOWN: Final = [ALLOC, META, COUNTERS, DISCARD, CLAIM]
 LONGEST_MIN: Final = 100_000_000
 """Minutes to expiry are cut to this: 190 years, the most that nanoseconds can add up."""
 ROWS: Final = 1_048_576
@@ -48,8 +49,8 @@ class Expected:
         phase: index into PHASES.
         granted: credits, ABSENT unless claimed.
         machine: index into the workload's machines, -1 unless claimed.
-        reason: index into the workload's reasons, -1 unless discarded.
-        counters, meta: row of the workload's table, -1 for none.
+        reason: index into the texts of the workload's reasons, -1 unless discarded.
+        counters, meta: row of the workload's arguments, -1 for none.
     """
 
     ordinary: Bools
@@ -65,7 +66,7 @@ def expected(history: History) -> Expected:
     """Tell the ordinary slots from the others, and compute their states."""
     workload = history.workload
     ordinary = history.sent_for()
-    ordinary[history.slot[~history.accepted]] = False
+    ordinary[history.slot[~history.accepted | ~np.isin(history.kind, KNOWN)]] = False
     place = np.full((FRAME, history.slots), -1, np.int32)
     for kind in range(FRAME):  # of a frame there is no history
         places = np.flatnonzero(history.kind == kind).astype(np.int32)
@@ -79,13 +80,15 @@ def expected(history: History) -> Expected:
     granted, agreed = _granted(history, row)
     settled = np.where(place[CLAIM] >= 0, CLAIMED, np.where(place[DISCARD] >= 0, DISCARDED, ALLOCATED))
     in_time, over = _times(history, place, row[ALLOC])
-    ordinary &= agreed & (in_time | over)
+    machine = _taken(workload.arguments["claim"]["machine"].values, row[CLAIM], -1)
+    reason = _taken(workload.arguments["discard"]["reason"].values, row[DISCARD], -1)
+    ordinary &= agreed & (in_time | over) & (machine != ABSENT) & (reason != ABSENT)
     return Expected(
         ordinary=ordinary,
         phase=np.where(over & (settled == ALLOCATED), EXPIRED, settled),
         granted=np.where(settled == CLAIMED, granted, ABSENT),
-        machine=_taken(workload.claim.machine, row[CLAIM], -1),
-        reason=_taken(workload.discard.reason, row[DISCARD], -1),
+        machine=machine,
+        reason=reason,
         counters=row[COUNTERS],
         meta=row[META],
     )
@@ -153,9 +156,9 @@ def _in_turn(history: History, place: npt.NDArray[np.int32]) -> Bools:
 
 def _granted(history: History, row: list[Ints]) -> tuple[Ints, Bools]:
     """What a claim of each slot grants, and whether alloc and claim say what the protocol accepts."""
-    terms, claim = history.workload.alloc, history.workload.claim
-    credits, least, most = (_taken(column, row[ALLOC]) for column in (terms.credits, terms.min, terms.max))
-    asked = _taken(claim.credits, row[CLAIM])
+    terms, claim = history.workload.arguments["alloc"], history.workload.arguments["claim"]
+    credits, least, most = (_taken(terms[name].values, row[ALLOC]) for name in ("credits", "min", "max"))
+    asked = _taken(claim["credits"].values, row[CLAIM])
     agreed = (least == ABSENT) | (most == ABSENT) | (least <= most)
     for given in (credits, least, most, asked):
         agreed &= (given == ABSENT) | (given >= 0)
@@ -172,7 +175,7 @@ def _times(history: History, place: npt.NDArray[np.int32], alloc_row: Ints) -> t
     for places in (place[META], place[COUNTERS], place[CLAIM], place[DISCARD]):
         there = np.flatnonzero(places >= 0)
         last_ns[there] = np.maximum(last_ns[there], history.until_ns(places[there]))
-    minutes = _taken(history.workload.alloc.expire_min, alloc_row)
+    minutes = _taken(history.workload.arguments["alloc"]["expire"].values, alloc_row)
     minutes = np.where(minutes == ABSENT, DAY_MINUTES, np.minimum(minutes, LONGEST_MIN))
     there = np.flatnonzero(place[ALLOC] >= 0)
     earliest_ns, latest_ns = np.zeros((2, history.slots), np.int64)
@@ -200,13 +203,14 @@ class _Comparison:
         workload = history.workload
         self._should = should
         self._machines = pa.array(workload.machines, pa.string())
-        self._reasons = pa.array(workload.discard.reasons, pa.string())
-        self._counters, self._meta = workload.counters, workload.meta
-        self._texts = pa.array([text for choices in workload.meta.choices for text in choices], pa.string())
+        self._reasons = pa.array(workload.arguments["discard"]["reason"].texts, pa.string())
+        self._counters, self._meta = workload.arguments["counters"], workload.arguments["meta"]
+        choices = self._meta.choices or ()
+        self._texts = pa.array([text for texts in choices for text in texts], pa.string())
         self._first_machine = indices(self._machines, self._machines)
         self._first_reason = indices(self._reasons, self._reasons)
         firsts = indices(self._texts, self._texts)
-        bounds = np.cumsum([0, *map(len, workload.meta.choices)])
+        bounds = np.cumsum([0, *map(len, choices)])
         self._first_texts = [firsts[start:end] for start, end in pairwise(bounds)]
 
     def same(self, rows: pa.Table, slots: Ints) -> Bools:
@@ -222,10 +226,8 @@ class _Comparison:
             same &= np.asarray(pc.is_null(values)) == (wanted < 0)
         same &= _numbers(rows["granted"]) == should.granted[slots]
         counters, meta = self._counters, self._meta
-        same &= _entries_are(
-            rows["counters"], counters.names, _matrix(counters.values, should.counters[slots]), _numbers
-        )
-        texts = _matrix(meta.values, should.meta[slots])
+        same &= _entries_are(rows["counters"], counters.names, _matrix(counters.free, should.counters[slots]), _numbers)
+        texts = _matrix(meta.free, should.meta[slots])
         for column, firsts in zip(texts.T, self._first_texts, strict=True):
             column[:] = _taken(firsts, np.where(column == ABSENT, -1, column))
         same &= _entries_are(rows["meta"], meta.names, texts, lambda values: indices(values, self._texts))

@@ -6,18 +6,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cpsim import arguments
 from cpsim.accounting import Accounts
 
 from .conftest import cells
 
 
 class Run:
-    """A run folder whose journal is written by hand."""
+    """A run folder whose journal is written by hand, with typed arguments or as text, as earlier versions did."""
 
-    def __init__(self, site, tmp_path):
+    def __init__(self, site, tmp_path, is_typed):
         self.site = site
         self.folder = tmp_path / "run"
         self.rows = []
+        self.is_typed = is_typed
 
     def sent(self, slot, kind, arguments="", outcome="accepted"):
         row = {"id": len(self.rows), "slot": slot, "kind": kind, "arguments": arguments, "outcome": outcome}
@@ -33,14 +35,25 @@ class Run:
             schema = schema.append(pa.field(name, pa.string()))
         for name in ("sent_us", "answered_us"):
             schema = schema.append(pa.field(name, pa.int64()))
-        pq.write_table(pa.Table.from_pylist(self.rows, schema), self.folder / "journal.parquet")
+        table = pa.Table.from_pylist(self.rows, schema)
+        pq.write_table(typed(table) if self.is_typed else table, self.folder / "journal.parquet")
         (self.folder / "run.json").write_text(json.dumps({"slot_prefix": "x", "project": "p"}))
         return Accounts.load(self.folder, **options)
 
 
-@pytest.fixture
-def run(site, tmp_path):
-    return Run(site, tmp_path)
+def typed(table):
+    """A journal with its arguments in columns."""
+    texts = zip(table["kind"].to_pylist(), table["arguments"].to_pylist(), strict=True)
+    rows = [(kind, dict(pair.split("=") for pair in text.split(",") if pair)) for kind, text in texts]
+    table = table.drop_columns("arguments")
+    for field, column in zip(arguments.fields(), arguments.of_rows(rows), strict=True):
+        table = table.append_column(field, column)
+    return table
+
+
+@pytest.fixture(params=[True, False], ids=["typed", "text"])
+def run(request, site, tmp_path):
+    return Run(site, tmp_path, request.param)
 
 
 def allocated(run, **terms):

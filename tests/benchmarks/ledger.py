@@ -47,11 +47,12 @@ SELECT project, 'user', user, NULL, sum(credits)::BIGINT, MAP {'job/cpuusage': s
 FROM machines WHERE user IS NOT NULL GROUP BY project, user
 """
 JOURNAL = """
-SELECT (n * 3 + k)::BIGINT AS id, slot, kind, CASE kind
-    WHEN 'alloc' THEN if(credits IS NULL, 'min=1,max=40', 'credits=10')
-    WHEN 'counters' THEN array_to_string([e.key || '=' || e.value FOR e IN map_entries(counters)], ',')
-    WHEN 'claim' THEN 'machine=' || machine || ',credits=' || asked ELSE 'reason=' || reason END AS arguments,
-    NULL::BIGINT AS due_us, (n * 300 + k * 10)::BIGINT AS sent_us, sent_us + 90 AS answered_us,
+SELECT (n * 3 + k)::BIGINT AS id, slot, kind, if(kind = 'alloc', credits, NULL) AS "alloc.credits",
+    if(kind = 'alloc', min, NULL) AS "alloc.min", if(kind = 'alloc', max, NULL) AS "alloc.max",
+    NULL::BIGINT AS "alloc.expire", if(kind = 'counters', counters, NULL) AS counters,
+    NULL::MAP(VARCHAR, VARCHAR) AS meta, if(kind = 'discard', reason, NULL) AS "discard.reason",
+    if(kind = 'claim', machine, NULL) AS "claim.machine", if(kind = 'claim', asked, NULL) AS "claim.credits",
+    NULL::BLOB AS frame, NULL::BIGINT AS due_us, (n * 300 + k * 10)::BIGINT AS sent_us, sent_us + 90 AS answered_us,
     'accepted' AS outcome, '' AS error
 FROM (SELECT *, unnest([0, 1, 2]) AS k, ['alloc', 'counters', if(state = 'claimed', 'claim', 'discard')][k + 1] AS kind
     FROM slots) WHERE kind <> 'discard' OR state = 'discarded'

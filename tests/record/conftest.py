@@ -110,6 +110,16 @@ def recording(tmp_path):
 
 
 def rows(path):
-    """A recording's rows, in order of their times."""
+    """A recording's rows, in order of their times, with arguments as text."""
     read = pyarrow.csv.read_csv if path.suffix == ".csv" else pyarrow.parquet.read_table
-    return sorted(read(path).to_pylist(), key=lambda row: row["sent_us"])
+    found = sorted(read(path).to_pylist(), key=lambda row: row["sent_us"])
+    return [{"arguments": as_text(row), **row} for row in found]
+
+
+def as_text(row):
+    """The typed arguments of a row; none, if they are no typed ones."""
+    if row.get("frame") is not None:
+        return row["frame"].decode("latin-1")
+    own = {column.removeprefix(f"{row['kind']}."): value for column, value in row.items() if "." in column}
+    given = [(name, value) for name, value in own.items() if value is not None] + (row.get(row["kind"]) or [])
+    return ",".join(f"{name}={value}" for name, value in given)

@@ -14,13 +14,9 @@ from cpsim.replay.engine import Effort, Engine
 from cpsim.replay.journal import Journal
 from cpsim.scenario.workload import (
     ABSENT,
-    AllocTable,
-    ClaimTable,
-    CountersTable,
-    DiscardTable,
-    MetaTable,
+    Blocks,
+    Column,
     Workload,
-    timeline,
 )
 
 
@@ -198,19 +194,26 @@ def awkward():
     """A valid workload of sixteen slots: every pattern of arguments, and names that need care."""
     slots = np.arange(16, dtype=np.int32)
     given = [slots & bit != 0 for bit in (1, 2, 4, 8)]
-    columns = [np.where(there, value, ABSENT) for there, value in zip(given, (7, 2, 50, 1440), strict=True)]
+    terms = zip(("credits", "min", "max", "expire"), given, (7, 2, 50, 1440), strict=True)
+    alloc = {name: np.where(there, value, ABSENT) for name, there, value in terms}
     patterns = np.arange(1, 8)
-    values = np.array([[-3, 0, 10**12]] * 7)
-    counted = np.where(np.stack([patterns & bit != 0 for bit in (1, 2, 4)], axis=1), values, ABSENT)
+    counts = {"50%": (1, -3), 'q"uote': (2, 0), "é/%d": (4, 10**12)}
+    counters = {name: np.where(patterns & bit != 0, value, ABSENT) for name, (bit, value) in counts.items()}
+    meta = {
+        "%s": Column(slots % 3, ("100%", 'say "hi"', "back\\slash")),
+        "na ïve": Column(slots % 2, ("日本", "%(x)s")),
+    }
     claimed, discarded = slots[:12], slots[12:]
-    blocks = [
-        ("alloc", slots * 1000, slots),
-        ("meta", slots * 1000 + 500, slots),
-        ("counters", slots[:7] * 1000 + 20_000, slots[:7]),
-        ("discard", discarded * 1000 + 40_000, discarded),
-        ("claim", claimed * 1000 + 40_000, claimed),
-    ]
-    due_us, kind, slot, row = timeline([(name, due.astype(np.int64), where) for name, due, where in blocks])
+    reason = Column(slots[:4] % 2, ("no%", 'lo"st'))
+    asked = np.where(claimed % 2, ABSENT, 5 * claimed.astype(np.int64))
+    blocks = Blocks()
+    due_us = slots.astype(np.int64) * 1000
+    blocks.add("alloc", due_us, slots, alloc)
+    blocks.add("meta", due_us + 500, slots, meta)
+    blocks.add("counters", due_us[:7] + 20_000, slots[:7], counters)
+    blocks.add("discard", due_us[12:] + 40_000, discarded, {"reason": reason})
+    blocks.add("claim", due_us[:12] + 40_000, claimed, {"machine": Column(claimed % 3), "credits": asked})
+    due_us, kind, slot, row = blocks.timeline()
     return Workload(
         name="awkward",
         seed=1,
@@ -220,15 +223,7 @@ def awkward():
         slot=slot,
         row=row,
         slot_numbers=np.arange(16) * 1_000_003,
-        alloc=AllocTable(*columns),
-        counters=CountersTable(("50%", 'q"uote', "é/%d"), counted),
-        meta=MetaTable(
-            ("%s", "na ïve"),
-            (("100%", 'say "hi"', "back\\slash"), ("日本", "%(x)s")),
-            np.stack([slots % 3, slots % 2], axis=1).astype(np.int32),
-        ),
-        discard=DiscardTable(("no%", 'lo"st'), (slots[:4] % 2).astype(np.int32)),
-        claim=ClaimTable((claimed % 3).astype(np.int32), np.where(claimed % 2, ABSENT, 5 * claimed.astype(np.int64))),
+        arguments=blocks.arguments(),
         machines=("m%d-1", 'm"2', "машина"),
         users=("u",),
         owner=np.array([0, -1, 0], dtype=np.int32),

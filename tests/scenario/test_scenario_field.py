@@ -169,7 +169,7 @@ def test_cobblestones_are_200_for_a_day_at_1_gflops():
             volunteers={"speed": {"model": "constant", "value": 2.5}},
         )
     )
-    assert set(workload.claim.credits.tolist()) == {500}
+    assert set(workload.arguments["claim"]["credits"].values.tolist()) == {500}
 
 
 def test_work_is_worth_the_same_on_every_host():
@@ -181,8 +181,10 @@ def test_work_is_worth_the_same_on_every_host():
             volunteers={"speed": {"model": "lhc"}},
         )
     )
-    assert set(workload.claim.credits.tolist()) == {round(200 * 10 / 24 * volunteers.lhc_gflops().mean())}
-    assert len(set(workload.counters.values[:, 0].tolist())) > 50
+    assert set(workload.arguments["claim"]["credits"].values.tolist()) == {
+        round(200 * 10 / 24 * volunteers.lhc_gflops().mean())
+    }
+    assert len(set(workload.arguments["counters"].free[:, 0].tolist())) > 50
 
 
 def test_seti_hosts_are_on_and_off_as_published():
@@ -253,7 +255,7 @@ def test_black_holes_swallow_their_share_fast():
               {"model": "constant", "value": "30s"}, "reason": "broken"}})
     )  # fmt: skip
     assert kinds(workload)["discard"] / 10_000 == pytest.approx(0.4, abs=0.02)
-    assert workload.discard.reasons == ("broken",)
+    assert workload.arguments["discard"]["reason"].texts == ("broken",)
     arrived = {int(s): t for s, t, k in zip(workload.slot, workload.due_us, workload.kind, strict=True) if k == 0}
     assert {int(t) - arrived[int(s)] for s, t, k in zip(workload.slot, workload.due_us, workload.kind, strict=True)
             if k == 3} == {30 * models.SECOND_US}  # fmt: skip
@@ -273,7 +275,7 @@ def test_claims_around_a_range():
         build(jobs=10_000, credits={"policy": "range", "min": 5, "max": 20,
                                     "claim": {"model": "around", "below": 0.3, "above": 0.2}})
     )  # fmt: skip
-    asked = workload.claim.credits
+    asked = workload.arguments["claim"]["credits"].values
     assert (asked < 5).mean() == pytest.approx(0.3, abs=0.02)
     assert (asked > 20).mean() == pytest.approx(0.2, abs=0.02)
     assert asked.min() == 0
@@ -283,7 +285,7 @@ def test_claims_around_a_range():
 def test_empirical_run_times_are_those_given():
     times = {"model": "empirical", "values": ["1min", "2min", "2min", "1h"]}
     workload = generate(build(jobs=10_000, run_time=times, counters={"claim": {"s": {"model": "run_time"}}}))
-    values, counts = np.unique(workload.counters.values[:, 0], return_counts=True)
+    values, counts = np.unique(workload.arguments["counters"].free[:, 0], return_counts=True)
     assert values.tolist() == [60, 120, 3600]
     np.testing.assert_allclose(counts / 10_000, [0.25, 0.5, 0.25], atol=0.02)
 
@@ -304,7 +306,10 @@ def test_what_black_holes_do_not_take_goes_to_others():
     def failed(**how):
         holes = {"machines": 0.01, "jobs": 0.4, "run_time": {"model": "constant", "value": "1s"}, **how}
         workload = generate(build(jobs=10_000, volunteers={"black_holes": holes}))
-        assert len(workload.claim.machine) + len(workload.discard.reason) == 10_000
-        return len(workload.discard.reason)
+        assert (
+            len(workload.arguments["claim"]["machine"].values) + len(workload.arguments["discard"]["reason"].values)
+            == 10_000
+        )
+        return len(workload.arguments["discard"]["reason"].values)
 
     assert failed(back_off=True) < failed() / 2

@@ -97,7 +97,7 @@ def test_one_is_shown_with_its_curves(cpsim):
     assert status == 0
     assert "Twenty machines, 500 jobs" in out
     assert "# --set arrivals.jobs=100" in out
-    assert "jobs arrive: 100, up to" in out
+    assert "jobs are allocated: 100, up to" in out
     assert "jobs are claimed: " in out
     assert "█" in out
 

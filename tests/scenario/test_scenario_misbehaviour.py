@@ -13,7 +13,7 @@ from cpsim.run import Target
 from cpsim.run import run as perform
 from cpsim.scenario import generate, source
 from cpsim.scenario.misbehaviour import MALFORMED, OVERSIZED, WRONG_CREDENTIALS, Misbehaviour
-from cpsim.scenario.workload import FRAME
+from cpsim.scenario.workload import FRAME, Arguments, Column
 
 PROJECT, SECRET = "Proj", "hush"
 PLAIN = """
@@ -86,8 +86,9 @@ def test_a_frame_that_is_taken_is_a_finding(site):
 
 def test_a_frame_that_is_a_command_may_be_taken_though_its_server_must_refuse_it(site):
     made = workload(malformed=0.1)
-    forms = ("alloc,slot={slot},credits=7.9",) * len(made.frame.forms)
-    run = replay(site, dataclasses.replace(made, frame=dataclasses.replace(made.frame, forms=forms)), "unix")
+    form, forms = made.arguments["frame"]["frame"]
+    taken = Arguments({"frame": Column(form, ("alloc,slot={slot},credits=7.9",) * len(forms))})
+    run = replay(site, dataclasses.replace(made, arguments={**made.arguments, "frame": taken}), "unix")
     assert run.verdict.ruling == "valid", run.verdict.anomalies
 
 
@@ -123,5 +124,5 @@ def test_every_frame_is_none(form):
 
 def test_shares_are_of_those_concerned():
     made = workload(claim_after_discard=1.0)
-    assert len(made) - len(workload()) == len(made.discard.reason)
+    assert len(made) - len(workload()) == len(made.arguments["discard"]["reason"].values)
     assert len(workload(unknown_slot=1.0).slot_numbers) == 400

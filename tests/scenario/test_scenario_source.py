@@ -3,9 +3,11 @@
 import re
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from cpsim import run_folder
+from cpsim import arguments, run_folder
 from cpsim.replay.clock import AsFastAsPossible
 from cpsim.replay.payloads import frames
 from cpsim.run import run as perform
@@ -208,6 +210,69 @@ def test_a_mistake_in_a_trace(write, line, message):
         load_workload(write("mine.csv", TRACE + line + "\n"))
 
 
+TYPED = """time_s,kind,slot,alloc.credits,claim.machine,claim.credits,discard.reason,frame,counters.n,meta.of
+10,alloc,a,5,,,,,,
+12.5,claim,a,,007,3,,,,
+11,alloc,b,,,,,,,
+11,frame,,,,,,"claim,slot=b",,
+12,discard,b,,,,bad,,,
+12,counters,a,,,,,,-4,
+12,meta,a,,,,,,,1e5
+"""
+
+
+def test_a_trace_may_have_a_column_for_each_argument(write):
+    made = load_workload(write("mine.csv", TYPED))
+    assert list(made.calls(0, 7, "t")) == [
+        ("alloc", {"slot": "t-1", "credits": 5}),
+        ("alloc", {"slot": "t-2"}),
+        ("frame", {"slot": "t-3", "frame": "claim,slot=b"}),
+        ("discard", {"slot": "t-2", "reason": "bad"}),
+        ("counters", {"slot": "t-1", "n": -4}),
+        ("meta", {"slot": "t-1", "of": "1e5"}),
+        ("claim", {"slot": "t-1", "machine": "007", "credits": 3}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("13,fly,a,,,,,,,", "kind = 'fly': expected one of alloc"),
+        ("13,claim,a,,,3,,,,", "row 8: arguments = 'credits=3': expected a machine for the claim"),
+        ("13,alloc,a,7.9,,,,,,", "alloc of slot a: credits = '7.9': expected a whole number"),
+        ("13,meta,a,,,,,,,", "meta of slot a: expected at least one argument"),
+        ("13,alloc,,,,,,,,", "row 8: slot is missing"),
+    ],
+)
+def test_a_mistake_in_a_typed_trace(write, line, message):
+    with pytest.raises(ScenarioError, match=f"mine.csv.*{message}"):
+        load_workload(write("mine.csv", TYPED + line + "\n"))
+
+
+def test_an_argument_that_no_kind_has_is_a_mistake(write):
+    with pytest.raises(ScenarioError, match="alloc: no argument 'colour': expected credits, min, max, expire"):
+        load_workload(write("mine.csv", "time_s,kind,slot,alloc.colour\n1,alloc,a,red\n"))
+
+
+def as_before(path):
+    """The workload of a journal, written as an earlier version did: with arguments as a text."""
+    table = pq.read_table(path)
+    texts = []
+    for row in table.to_pylist():
+        own = {name.removeprefix(f"{row['kind']}."): row[name] for name in row if name.startswith(f"{row['kind']}.")}
+        given = [(name, value) for name, value in own.items() if value is not None] + (
+            row[row["kind"]] or [] if row["kind"] in {"counters", "meta"} else []
+        )
+        pairs = ",".join(f"{name}={value}" for name, value in given)
+        texts.append(row["frame"].decode("latin-1") if row["kind"] == "frame" else pairs)
+    earlier = table.drop_columns([field.name for field in arguments.fields()])
+    earlier = earlier.append_column("arguments", pa.array(texts, pa.string()))
+    before = path.parent / "before" / path.name
+    before.parent.mkdir()
+    pq.write_table(earlier, before)
+    return load_workload(before)
+
+
 def test_what_a_run_has_sent_is_sent_again(write):
     misbehaving = 'extends = "smoke"\n[misbehaviour]\nmalformed = 0.1\noversized = 0.1\nforged = 0.1\nclaim_twice = 0.1'
     first = load_workload(write("first.toml", misbehaving))
@@ -231,6 +296,7 @@ def test_what_a_run_has_sent_is_sent_again(write):
 
     replay(first, folder)
     second = load_workload(folder / "journal.parquet")
+    assert as_before(folder / "journal.parquet").digest() == second.digest()
     assert [k for k, _ in second.calls(0, len(second), "p")] == [k for k, _ in first.calls(0, len(first), "p")]
     sent, again = (
         [

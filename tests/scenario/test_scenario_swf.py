@@ -96,7 +96,7 @@ def test_oddities_of_real_logs(tmp_path):
 
 def test_slots_outlive_their_jobs_by_a_day(tmp_path):
     workload = load_workload(write(tmp_path, line(1, 0, 0, 61, 1), line(2, 0, 0, 0, 5), line(3, 0, 60, 60, 1)))
-    assert workload.alloc.expire_min.tolist() == [1442, 1440, 1442]
+    assert workload.arguments["alloc"]["expire"].values.tolist() == [1442, 1440, 1442]
 
 
 def test_jobs_run_on_machines_of_their_user(tmp_path):
@@ -105,11 +105,11 @@ def test_jobs_run_on_machines_of_their_user(tmp_path):
     workload = load_workload(path)
     assert len(workload.users) == 3
     assert np.bincount(workload.owner + 1).tolist() == [3, 3, 2, 2]
-    owners = workload.owner[workload.claim.machine]
+    owners = workload.owner[workload.arguments["claim"]["machine"].values]
     slots = workload.slot[workload.kind == 4]
     expected = {-1: -1, 3: 0, 8: 1, 15: 2}
     assert owners.tolist() == [expected[users[slot]] for slot in slots]
-    assert len(np.unique(workload.claim.machine)) == 10
+    assert len(np.unique(workload.arguments["claim"]["machine"].values)) == 10
 
 
 def test_more_users_than_nodes(tmp_path):
@@ -233,7 +233,7 @@ def test_jobs_run_on_any_machine(tmp_path):
         workload = load_workload(mapped(tmp_path, f'machines = 10\nmachine = "{machine}"', *lines))
         assert len(workload.machines) == 10
         user_of_job = workload.slot_numbers[workload.slot[workload.kind == 4]] % 2
-        owners[machine] = np.mean(workload.owner[workload.claim.machine] == user_of_job)
+        owners[machine] = np.mean(workload.owner[workload.arguments["claim"]["machine"].values] == user_of_job)
     assert owners["own"] == 1
     assert 0.4 < owners["any"] < 0.6
 
@@ -252,7 +252,11 @@ def test_a_log_is_beside_the_file_that_names_it(tmp_path):
     above = tmp_path / "below" / "above.toml"
     above.write_text('extends = "../mapped.toml"\nlog.machine = "any"\nverdict = "unknown"\n', encoding="utf-8")
     workload = load_workload(above, None, ["log.machines=3"])
-    assert (workload.name, len(workload.machines), set(workload.claim.credits.tolist())) == ("above", 3, {7})
+    assert (workload.name, len(workload.machines), set(workload.arguments["claim"]["credits"].values.tolist())) == (
+        "above",
+        3,
+        {7},
+    )
 
 
 @pytest.mark.parametrize(

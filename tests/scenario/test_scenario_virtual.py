@@ -76,7 +76,9 @@ def test_slots_expire_when_they_should():
 def test_a_server_that_forgets_to_expire_is_found():
     month = run(MONTH.replace('expire = "6h"', 'expire = "30d"'))
     workload = generate(source.parse(MONTH, "month.toml"))
-    assert not np.array_equal(workload.alloc.expire_min, month.workload.alloc.expire_min)
+    assert not np.array_equal(
+        workload.arguments["alloc"]["expire"].values, month.workload.arguments["alloc"]["expire"].values
+    )
     month.workload = workload  # as if six hours had been promised
     verdict = Verdict()
     judge_slots(_history(month, Span(0, 0)), month.slots, "cpsim", verdict)

@@ -22,8 +22,9 @@ def smoke():
 
 
 def without_faker(workload):
-    meta = dataclasses.replace(workload.meta, choices=())
-    return dataclasses.replace(workload, machines=(), users=(), meta=meta)
+    meta = dataclasses.replace(workload.arguments["meta"], choices=())
+    arguments = {**workload.arguments, "meta": meta}
+    return dataclasses.replace(workload, machines=(), users=(), arguments=arguments)
 
 
 def test_smoke_is_the_same_everywhere(smoke):
@@ -83,20 +84,23 @@ def test_streams_do_not_shift_each_other():
     for kind in ("alloc", "claim"):
         code = commands.KINDS.index(kind)
         assert np.array_equal(plain.due_us[plain.kind == code], richer.due_us[richer.kind == code])
-    assert np.array_equal(plain.claim.machine, richer.claim.machine)
+    assert np.array_equal(plain.arguments["claim"]["machine"].values, richer.arguments["claim"]["machine"].values)
     assert plain.machines == richer.machines
     more = generate(build(counters={"claim": {"new": {"model": "poisson", "mean": 3},
                                               "job/events": {"model": "poisson", "mean": 10}}}))  # fmt: skip
-    assert np.array_equal(more.counters.values[:, 1], richer.counters.values[:, 0])
+    assert np.array_equal(
+        more.arguments["counters"]["job/events"].values, richer.arguments["counters"]["job/events"].values
+    )
+    assert tuple(more.arguments["counters"].columns) == ("new", "job/events")
 
 
 def test_credits_policies():
     fixed = generate(build(credits={"policy": "fixed", "credits": 7}))
-    assert set(fixed.alloc.credits) == {7}
-    assert set(fixed.claim.credits) == {ABSENT}
+    assert set(fixed.arguments["alloc"]["credits"].values) == {7}
+    assert set(fixed.arguments["claim"]["credits"].values) == {ABSENT}
     least = generate(build(credits={"policy": "range", "min": 3, "claim": 1}))
     assert next(least.calls(0, 1, "p")) == ("alloc", {"slot": "p-1", "min": 3})
-    assert set(least.claim.credits) == {1}
+    assert set(least.arguments["claim"]["credits"].values) == {1}
 
 
 def test_run_time_counter_is_the_time_between():

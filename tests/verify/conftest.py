@@ -3,24 +3,16 @@
 import numpy as np
 import pytest
 
-from cpdaemon.commands import KINDS
+from cpdaemon.commands import COMMANDS, KINDS
 from cpsim.replay.journal import RECORD_TYPE
-from cpsim.scenario.workload import (
-    ABSENT,
-    AllocTable,
-    ClaimTable,
-    CountersTable,
-    DiscardTable,
-    MetaTable,
-    Workload,
-)
+from cpsim.scenario.workload import ABSENT, Column, Workload, joined
 from cpsim.verify.history import History
 
 ERRORS = ["", "HTTP 500: no", "ER", "lost"]
 
 
 def workload_of(calls):
-    """A workload of (kind, slot number, arguments); meta gives the same names each time, discard always a reason."""
+    """A workload of (kind, slot number, arguments)."""
     rows = {kind: [arguments for each, _, arguments in calls if each == kind] for kind in KINDS}
     counts = dict.fromkeys(KINDS, 0)
     row = []
@@ -28,24 +20,23 @@ def workload_of(calls):
         row.append(counts[kind])
         counts[kind] += 1
 
-    def column(kind, name):
-        return np.array([arguments.get(name, ABSENT) for arguments in rows[kind]], np.int64)
+    def column(kind, name, value):
+        given = [arguments.get(name, ABSENT) for arguments in rows[kind]]
+        if value is int:
+            return np.array(given, np.int64)
+        texts = tuple(dict.fromkeys(text for text in given if text != ABSENT))
+        codes = [ABSENT if text == ABSENT else texts.index(text) for text in given]
+        return Column(np.array(codes, np.int64 if ABSENT in codes else np.int32), texts)
 
-    def names(kind):
-        return tuple(dict.fromkeys(name for arguments in rows[kind] for name in arguments))
-
-    def pool(values):
-        return tuple(dict.fromkeys(values))
+    def arguments_of(command):
+        fields = {field.name: field.value for field in command.fields}
+        free = {name: command.free for arguments in rows[command.kind] for name in arguments if name not in fields}
+        columns = {name: column(command.kind, name, value) for name, value in (fields | free).items()}
+        return joined(command, [(len(rows[command.kind]), columns)])
 
     numbers = sorted({number for _, number, _ in calls})
-    machines = pool(arguments["machine"] for arguments in rows["claim"])
-    reasons = pool(arguments["reason"] for arguments in rows["discard"])
-    choices = tuple(pool(arguments[name] for arguments in rows["meta"]) for name in names("meta"))
-    counters = [column("counters", name) for name in names("counters")]
-    meta = [
-        [texts.index(arguments[name]) for arguments in rows["meta"]]
-        for name, texts in zip(names("meta"), choices, strict=True)
-    ]
+    arguments = {kind: arguments_of(command) for kind, command in COMMANDS.items()}
+    machines = arguments["claim"]["machine"].texts
     return Workload(
         name="calls",
         seed=1,
@@ -55,18 +46,7 @@ def workload_of(calls):
         slot=np.array([numbers.index(number) for _, number, _ in calls], np.int32),
         row=np.array(row, np.int32),
         slot_numbers=np.array(numbers, np.int64),
-        alloc=AllocTable(*(column("alloc", name) for name in ("credits", "min", "max", "expire"))),
-        counters=CountersTable(
-            names("counters"), np.array(counters, np.int64).T.reshape(len(rows["counters"]), len(counters))
-        ),
-        meta=MetaTable(names("meta"), choices, np.array(meta, np.int32).T.reshape(len(rows["meta"]), len(meta))),
-        discard=DiscardTable(
-            reasons, np.array([reasons.index(given["reason"]) for given in rows["discard"]], np.int32)
-        ),
-        claim=ClaimTable(
-            np.array([machines.index(given["machine"]) for given in rows["claim"]], np.int32),
-            column("claim", "credits"),
-        ),
+        arguments=arguments,
         machines=machines,
         users=(),
         owner=np.full(len(machines), -1, np.int32),

@@ -130,15 +130,15 @@ def plain(verdict):
 def fate_of(made, should, slot):
     """The state that is expected of an ordinary slot, as the model has it."""
     counters, meta = should.counters[slot], should.meta[slot]
-    sums = [] if counters < 0 else zip(made.counters.names, made.counters.values[counters].tolist(), strict=True)
-    texts = [] if meta < 0 else zip(made.meta.names, made.meta.choices, made.meta.values[meta], strict=True)
+    sums = {} if counters < 0 else made.arguments["counters"].row(counters)
+    texts = {} if meta < 0 else made.arguments["meta"].row(meta)
     return Fate(
         columns.PHASES[should.phase[slot]],
         None if should.machine[slot] < 0 else made.machines[should.machine[slot]],
         None if should.granted[slot] == ABSENT else should.granted[slot],
-        None if should.reason[slot] < 0 else made.discard.reasons[should.reason[slot]],
-        frozenset((name, value) for name, value in sums if value != ABSENT),
-        frozenset((name, choices[text]) for name, choices, text in texts),
+        None if should.reason[slot] < 0 else made.arguments["discard"]["reason"].texts[should.reason[slot]],
+        frozenset(sums.items()),
+        frozenset(texts.items()),
     )
 
 
@@ -158,6 +158,14 @@ def test_ordinary_slots_have_the_one_state_that_the_model_allows(history_of, see
             assert possible(steps, seen) == {fate}
             phases.add(fate.phase)
     assert phases == set(columns.PHASES) - (set() if direct else {"expired"})
+
+
+def test_a_discard_without_a_reason_is_for_the_model(history_of):
+    calls = [call for number in (1, 2) for call in (("alloc", number, {}), ("discard", number, {"reason": "r"}))]
+    calls[3] = ("discard", 2, {})
+    marks = [(op, 0, 0, op, op) for op in range(4)]
+    should = columns.expected(history_of(calls, marks, direct=True, seen=Span(9, 9)))
+    assert should.ordinary.tolist() == [True, False]
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -1,0 +1,81 @@
+"""The arguments of commands as Arrow columns, as journals and recordings have them: typed, and made from the table.
+
+| column | type | |
+|---|---|---|
+| `KIND.NAME` | int64 or string | an argument that a kind has under a fixed name: `claim.machine` |
+| `KIND` | map of int64 or string | a kind's arguments under free names, as they are sent: `counters`, `meta` |
+| `frame` | binary | a malformed frame, whole |
+
+A column is null in the rows of other kinds, and where an argument is not given.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+import pyarrow as pa
+
+from cpdaemon.commands import COMMANDS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from cpdaemon.commands import Description
+
+    Rows = Sequence[tuple[str, Mapping[str, str | int] | bytes]]
+
+TYPES: Final = {int: pa.int64(), str: pa.string()}
+WHOLE: Final = re.compile("-?[0-9]{1,18}")
+
+
+def fields(commands: Mapping[str, Description] = COMMANDS) -> list[pa.Field]:
+    """The columns of the arguments of some commands, and that of malformed frames."""
+    found = []
+    for kind, command in commands.items():
+        found += [pa.field(f"{kind}.{field.name}", TYPES[field.value]) for field in command.fields]
+        if command.free is not None:
+            found.append(pa.field(kind, pa.map_(pa.string(), TYPES[command.free])))
+    return [*found, pa.field("frame", pa.binary())]
+
+
+def of_rows(rows: Rows, commands: Mapping[str, Description] = COMMANDS) -> list[pa.Array]:
+    """The columns of commands that come one by one.
+
+    Args:
+        rows: the kind of each and its arguments, whole numbers as `int` or text; of a malformed frame its bytes.
+        commands: those that there are.
+    """
+    columns: dict[str, list[object]] = {field.name: [None] * len(rows) for field in fields(commands)}
+    for row, (kind, given) in enumerate(rows):
+        if isinstance(given, bytes):
+            columns[kind][row] = given
+        elif kind in commands:
+            named = {field.name: field.value for field in commands[kind].fields}
+            for name in named.keys() & given.keys():
+                columns[f"{kind}.{name}"][row] = named[name](given[name])
+            if (free := commands[kind].free) is not None:
+                columns[kind][row] = [(name, free(value)) for name, value in given.items() if name not in named]
+    return [pa.array(columns[field.name], field.type) for field in fields(commands)]
+
+
+def readable(kind: str, arguments: Mapping[str, object]) -> tuple[dict[str, str | int], bool]:
+    """The arguments of a command whose values are of the types that the protocol has, and whether all are.
+
+    Arguments that the protocol does not have are left out: a server passes over them.
+    """
+    command = COMMANDS.get(kind)
+    named = {} if command is None else {field.name: field.value for field in command.fields}
+    free = None if command is None else command.free
+    found: dict[str, str | int] = {}
+    wrong = 0
+    for name, value in arguments.items():
+        wanted = named.get(name, free)
+        if wanted is str:
+            found[name] = str(value)
+        elif wanted is int:
+            if type(value) in {int, str} and WHOLE.fullmatch(str(value)):
+                found[name] = int(str(value))
+            else:
+                wrong += 1
+    return found, not wrong
