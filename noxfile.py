@@ -38,7 +38,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style and types."""
-    session.install("-e", ".", *LINTERS)
+    session.install("-e", ".[run]", *LINTERS)
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("mypy")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import tomllib
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +37,12 @@ def find_scenario(name_or_path: str) -> Path:
 def scenario_names() -> list[str]:
     """The names of the scenarios that come with the project, sorted."""
     return names("scenarios")
+
+
+def describe_scenario(path: Path) -> tuple[str, str]:
+    """What a scenario that comes with the project is for, and the verdict that it must get; read without its models."""
+    document = tomllib.loads(path.read_text(encoding="utf-8"))
+    return document["description"], document.get("verdict", "valid")
 
 
 def find_report(name_or_path: str) -> Path:

@@ -106,12 +106,10 @@ def json_text(accounts: Accounts, reports: Sequence[Report]) -> str:
 
 def write_excel(accounts: Accounts, reports: Sequence[Report], path: Path) -> None:
     """A workbook with a sheet for each table. Ids are text, whatever they begin with: none becomes a formula."""
-    try:
-        from openpyxl import Workbook  # noqa: PLC0415 - only a workbook needs it
-        from openpyxl.cell import WriteOnlyCell  # noqa: PLC0415
-        from openpyxl.styles import Font  # noqa: PLC0415
-    except ImportError as error:
-        raise Problem("a workbook needs openpyxl: pip install openpyxl") from error
+    from openpyxl import Workbook  # noqa: PLC0415 - only a workbook needs it
+    from openpyxl.cell import WriteOnlyCell  # noqa: PLC0415
+    from openpyxl.styles import Font  # noqa: PLC0415
+
     book = Workbook(write_only=True)
     used: set[str] = set()
     for name, block in _all_tables(accounts, reports):

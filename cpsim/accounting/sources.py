@@ -232,8 +232,13 @@ def _running(url: str, folder: Path, token: str | None) -> Source:
     server = parse_endpoint(url)
     assert isinstance(server, UrlEndpoint)
     control = _Control(server, token)
-    for name in ("slots.parquet", "accounts.parquet"):
-        (folder / name).write_bytes(control.get(name))
+    try:
+        for name in ("slots.parquet", "accounts.parquet"):
+            (folder / name).write_bytes(control.get(name))
+    except _NoParquet:
+        lines = folder / "ledger.jsonl"
+        lines.write_bytes(control.get(lines.name))
+        _lines(lines, folder)
     source = _tables("running server", url, folder / "slots.parquet")
     projects = json.loads(control.get("projects"))
     totals = json.loads(control.get("totals"))["projects"]
@@ -248,6 +253,10 @@ def _running(url: str, folder: Path, token: str | None) -> Source:
     return replace(source, received=received, totals=totals, now_us=now_us)
 
 
+class _NoParquet(Problem):
+    """The server is installed without what writes Parquet."""
+
+
 class _Control:
     """Reads from a control API."""
 
@@ -256,7 +265,7 @@ class _Control:
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
 
     def get(self, name: str) -> bytes:
-        """The answer to a request. Raises Problem."""
+        """The answer to a request. Raises Problem; _NoParquet, if it is a table that the server cannot write."""
         server = self._server
         connection = (
             http.client.HTTPSConnection(
@@ -278,7 +287,8 @@ class _Control:
             raise Problem(f"{server} asks for the token of its control API: name its file with --control-token-file")
         if status != 200:
             said = " ".join(body[:200].decode("utf-8", "replace").split())
-            raise Problem(f"GET {CONTROL_PATH}{name} on {server} answered {status}: {said}; only cpsim serve has it")
+            kind = _NoParquet if status == 501 else Problem
+            raise kind(f"GET {CONTROL_PATH}{name} on {server} answered {status}: {said}; only cpsim serve has it")
         return body
 
     def journal(self, project: str) -> Iterator[pa.Table]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from io import TextIOWrapper
-from typing import Final, NoReturn
+from itertools import takewhile
+from typing import Any, Final, NoReturn
 
 import click
 
 from cpdaemon.errors import CreditPiggyError
+from cpsim.extras import require
 
 PROGRAM: Final = "cpsim"
 INVALID: Final = 1
@@ -30,6 +32,29 @@ class _Cli(click.Group):
             return super().invoke(ctx)
         except BrokenPipeError as error:
             raise _ReaderGone from error
+
+
+class ExtraCommand(click.Command):
+    """A command that needs an extra, and says so before it reads its options, which may need it too.
+
+    Args:
+        extra: its name.
+    """
+
+    def __init__(self, *args: Any, extra: str, **kwargs: Any) -> None:  # noqa: ANN401 - those of click
+        super().__init__(*args, **kwargs)
+        self.extra = extra
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the command line."""
+        own = list(takewhile("--".__ne__, args))
+        if not ctx.resilient_parsing and not set(ctx.help_option_names) & set(own):
+            require(self.extra_for(own), ctx.command_path)
+        return super().parse_args(ctx, args)
+
+    def extra_for(self, args: list[str]) -> str:  # noqa: ARG002 - for commands that need one or the other
+        """The extra that such arguments need."""
+        return self.extra
 
 
 @click.group(cls=_Cli, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

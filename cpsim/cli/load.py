@@ -7,13 +7,12 @@ import json
 import os
 import sys
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
-from cpsim.cli.group import FAILED, INVALID, cli
+from cpsim.cli.group import FAILED, INVALID, ExtraCommand, cli
 from cpsim.cli.options import (
     LONGEST_S,
     EndpointType,
@@ -32,7 +31,6 @@ from cpsim.cli.options import (
     timeout_option,
 )
 from cpsim.cli.run import target_at
-from cpsim.errors import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -60,7 +58,7 @@ LOOPBACK: Final = "127.0.0.1"
 STEP_S: Final = 2.0
 
 
-class _Load(click.Command):
+class _Load(ExtraCommand):
     """A command whose own options end at --."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -71,8 +69,12 @@ class _Load(click.Command):
             message = f"No such option '{error.option_name}' of cpsim load; Locust's own follow --."
             raise click.NoSuchOption(error.option_name, message, error.possibilities, ctx) from error
 
+    def extra_for(self, args: list[str]) -> str:
+        """A search runs without Locust."""
+        return "run" if "--find-capacity" in args else self.extra
 
-@cli.command(cls=_Load)
+
+@cli.command(cls=_Load, extra="load")
 @click.argument("scenario", shell_complete=complete_scenario)
 @click.option("--target", type=EndpointType(), required=True, help="A daemon (PATH or HOST:PORT) or a server (URL).")
 @server_option
@@ -185,7 +187,7 @@ def load(
 
 
 def _check(context: click.Context) -> None:
-    """Raise click.UsageError if options do not go together, and Problem if Locust is needed and not there."""
+    """Raise click.UsageError if options do not go together."""
     given = {
         name for name in context.params if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
     }
@@ -201,8 +203,6 @@ def _check(context: click.Context) -> None:
         raise click.UsageError("--p99-ms, --step-time and --json go with --find-capacity")
     if given >= {"rate", "speed"}:
         raise click.UsageError("--rate and --speed exclude one another")
-    if find_spec("locust") is None:
-        raise Problem("cpsim load needs Locust: pip install locust")
 
 
 def _check_file(path: Path, seed: int | None) -> None:

@@ -10,7 +10,7 @@ import click
 from cpdaemon.endpoint import Endpoint, TcpEndpoint, UnixEndpoint, UrlEndpoint, parse_endpoint
 from cpdaemon.errors import EndpointError
 from cpsim.cli.announce import announcing
-from cpsim.cli.group import cli
+from cpsim.cli.group import ExtraCommand, cli
 from cpsim.cli.options import EndpointType, print_json
 from cpsim.errors import Problem
 from cpsim.listen import Listen, is_loopback
@@ -44,7 +44,7 @@ class PlaceType(click.ParamType["Place"]):
         return endpoint
 
 
-@cli.command()
+@cli.command(cls=ExtraCommand, extra="run")
 @click.option(
     "--listen",
     type=PlaceType(),

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from cpsim.cli.group import cli
+from cpsim.cli.group import ExtraCommand, cli
 from cpsim.cli.options import FILE, json_option, print_json, secret_in
-from cpsim.errors import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +22,7 @@ FOLDERS: Final = ("csv", "parquet", "boinc")
 FORMATS: Final = (*TEXTS, "html", "excel", *FOLDERS)
 
 
-@cli.command()
+@cli.command(cls=ExtraCommand, extra="report")
 @click.argument("path")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--since", metavar="TIME", help="Begin of the period: 2026-03-01, or 2026-03-01T12:00+01:00.")
@@ -86,7 +84,6 @@ def report(
         raise click.UsageError("--engine dask and --scheduler ADDRESS go together")
     if "comparison" in names and against is None:
         raise click.UsageError("the comparison is with other accounts: name them with --against PATH")
-    _check_installed()
     from cpsim.accounting import Accounts, build
     from cpsim.terminal import Stages
 
@@ -143,12 +140,6 @@ def _format(form: str | None, output: Path | None) -> str:
     if output is not None and form not in FOLDERS and output.is_dir():
         raise click.UsageError(f"--output {output} is a folder: {form} is one file")
     return form
-
-
-def _check_installed() -> None:
-    missing = [name for name in ("pandas", "duckdb") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise Problem(f"cpsim report needs {' and '.join(missing)}: pip install {' '.join(missing)}")
 
 
 def _write(form: str, accounts: Accounts, reports: Sequence[Report], output: Path | None) -> None:

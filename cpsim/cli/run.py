@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cpdaemon.endpoint import Endpoint, UrlEndpoint
-from cpsim.cli.group import FAILED, INVALID, cli
+from cpsim.cli.group import FAILED, INVALID, ExtraCommand, cli
 from cpsim.cli.options import (
     LONGEST_S,
     EndpointType,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from cpsim.thresholds import Threshold
 
 
-@cli.command()
+@cli.command(cls=ExtraCommand, extra="run")
 @click.argument("scenario", shell_complete=complete_scenario)
 @click.option(
     "--target",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cpsim.cli.group import cli
+from cpsim.cli.group import ExtraCommand, cli
 from cpsim.cli.options import complete_scenario, json_option, print_json
 
 
@@ -23,18 +23,19 @@ def scenarios(context: click.Context, schema: bool, as_json: bool) -> None:
     cpsim scenarios write lhc-scale -o lhc-scale.parquet
     """
     if schema:
+        from cpsim.extras import require
+
+        require("run", "cpsim scenarios --schema")
         from cpsim.scenario.json_schema import json_schema
 
         click.echo(json_schema(), nl=False)
     elif context.invoked_subcommand is None:
-        from cpsim.catalog import find_scenario, scenario_names
-        from cpsim.scenario import Scenario, source
+        from cpsim.catalog import describe_scenario, find_scenario, scenario_names
 
         listed = []
         for name in scenario_names():
-            scenario = source.load(find_scenario(name))
-            ruling = scenario.verdict if isinstance(scenario, Scenario) else "valid"
-            listed.append({"scenario": name, "verdict": ruling, "description": scenario.description})
+            description, verdict = describe_scenario(find_scenario(name))
+            listed.append({"scenario": name, "verdict": verdict, "description": description})
         if as_json:
             print_json(listed)
             return
@@ -43,7 +44,7 @@ def scenarios(context: click.Context, schema: bool, as_json: bool) -> None:
             click.echo(f"{each['scenario']:<{width}}  {each['verdict']:<7}  {each['description']}")
 
 
-@scenarios.command("show")
+@scenarios.command("show", cls=ExtraCommand, extra="run")
 @click.argument("scenario", shell_complete=complete_scenario)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set a key, as population.machines=500.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="By default the scenario's own, or 1.")
@@ -77,7 +78,7 @@ def show(scenario: str, settings: tuple[str, ...], seed: int | None, plot: Path 
     click.echo(picture.text(workload), nl=False)
 
 
-@scenarios.command("write")
+@scenarios.command("write", cls=ExtraCommand, extra="run")
 @click.argument("scenario", shell_complete=complete_scenario)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set a key, as population.machines=500.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="By default the scenario's own, or 1.")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from cpdaemon.endpoint import UnixEndpoint, UrlEndpoint, parse_endpoint
-from cpsim.cli.group import FAILED, INVALID, cli
+from cpsim.cli.group import FAILED, INVALID, ExtraCommand, cli
 from cpsim.cli.options import (
     FILE,
     LONGEST_S,
@@ -35,7 +35,7 @@ POLITE_RATE: Final = 100.0
 """Commands/s to an endpoint that was given: somebody may be working there."""
 
 
-@cli.command()
+@cli.command(cls=ExtraCommand, extra="test")
 @click.argument("endpoint", required=False)
 @click.option("--server", metavar="URL", help="The server behind an ENDPOINT that is a daemon.")
 @project_option
@@ -136,7 +136,6 @@ def verify(
     control API, its clock is moved ahead, by two hours or so. The clauses are also a suite for pytest: see
     docs/conformance.md.
     """
-    _require_pytest()
     from dataclasses import replace
 
     from cpsim.terminal import Stages, console
@@ -213,15 +212,6 @@ def _walk(target: Target, count: int, seed: int, on_sequence: Callable[[int], ob
         return walk(sight, count, seed, on_sequence)
     except CannotRun as error:
         raise Problem(str(error)) from error
-
-
-def _require_pytest() -> None:
-    from importlib.util import find_spec
-
-    from cpsim.errors import Problem
-
-    if find_spec("pytest") is None:
-        raise Problem("the clauses are a pytest suite, and pytest is not installed: pip install pytest hypothesis")
 
 
 def _given(endpoint: str | None, **options: Any) -> Target | None:  # noqa: ANN401 - those of `aim`

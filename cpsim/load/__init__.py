@@ -2,6 +2,11 @@
 
 Importing this imports Locust, which makes the process's sockets and sleeps its own.
 """
+# ruff: noqa: E402 - what is not installed is named before it is imported
+
+from cpsim.extras import require
+
+require("load", "cpsim.load")
 
 from cpsim.load.user import CreditPiggyUser
 

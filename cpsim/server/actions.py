@@ -88,7 +88,7 @@ ACTIONS: Final = {
     ("POST", "clock/run"): Action(Inspector.run_clock),
     ("POST", "clock/advance"): Action(Inspector.advance_clock, errors=(409,)),
     ("POST", "clock/set"): Action(Inspector.set_clock, errors=(409,)),
-    ("GET", "slots.parquet"): Action(Inspector.slots_parquet, content_type=PARQUET, errors=(507,)),
-    ("GET", "accounts.parquet"): Action(Inspector.accounts_parquet, content_type=PARQUET, errors=(507,)),
+    ("GET", "slots.parquet"): Action(Inspector.slots_parquet, content_type=PARQUET, errors=(501, 507)),
+    ("GET", "accounts.parquet"): Action(Inspector.accounts_parquet, content_type=PARQUET, errors=(501, 507)),
     ("GET", "ledger.jsonl"): Action(Inspector.ledger_jsonl, content_type=JSON_LINES),
 }

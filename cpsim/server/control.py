@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from cpsim.errors import Problem
+from cpsim.extras import MissingExtra
 from cpsim.server import openapi
 from cpsim.server.actions import ACTIONS, JSON
 from cpsim.server.inspection import Inspector, Unknown
@@ -63,6 +64,8 @@ class Control:
             return _error(404, error)
         except ValueError as error:  # of clock, faults and quirks: arguments of another shape have failed before
             return _error(409, error)
+        except MissingExtra as error:
+            return _error(501, error)
         except (JournalFull, Problem) as error:  # a record is full
             return _error(507, error)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
 from cpsim.errors import Problem
+from cpsim.extras import require
 from cpsim.server.views import LinkView, MachineView, SlotView, UserView, View, machine_view, slot_view, user_view
 
 if TYPE_CHECKING:
@@ -16,14 +17,17 @@ if TYPE_CHECKING:
     from cpsim.server.ledger import Ledger
 
 T = TypeVar("T")
+PARQUET: Final = "a table as Parquet, unlike ledger.jsonl,"
 
 
 def slots_parquet(ledger: Ledger) -> bytes:
     """One row per slot: where it is in its life, its terms, and what it granted to whom. Times in microseconds.
 
     Raises:
+        MissingExtra: the extra `run` is not installed.
         Problem: credits or a counter are more than 64 bits hold.
     """
+    require("run", PARQUET)
     import pyarrow as pa  # noqa: PLC0415 - slow to import, and few ask
 
     rows = [
@@ -53,8 +57,10 @@ def accounts_parquet(ledger: Ledger) -> bytes:
     """One row per machine and per user of each project: what it earned, and what waits for an owner.
 
     Raises:
+        MissingExtra: the extra `run` is not installed.
         Problem: credits or a counter are more than 64 bits hold.
     """
+    require("run", PARQUET)
     import pyarrow as pa  # noqa: PLC0415
 
     rows = [

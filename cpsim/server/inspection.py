@@ -314,6 +314,7 @@ class Inspector:
         """Every slot, as a Parquet table with a row each.
 
         Raises:
+            MissingExtra: the extra `run` is not installed.
             Problem: a sum is beyond 64 bits.
         """
         with self._accounts.reading() as ledger:
@@ -323,6 +324,7 @@ class Inspector:
         """Every machine and user of each project, as a Parquet table with a row each.
 
         Raises:
+            MissingExtra: the extra `run` is not installed.
             Problem: a sum is beyond 64 bits.
         """
         with self._accounts.reading() as ledger:

@@ -23,6 +23,7 @@ ERRORS: Final = {
     409: "The clock would go back, or beyond its end; there is no such fault or quirk, or it cannot be had, such as "
     "`down` without `until`; or a fault keeps from the accounts what a daemon has acknowledged.",
     413: "The body is too large.",
+    501: "The server is installed without what writes Parquet; the message says what to install.",
     503: "The store cannot be written now; nothing is done.",
     504: "The store cannot be written now, and nobody knows whether this will have been done after a restart.",
     507: "There is more than is kept, or than a Parquet column holds; the message says what to do.",

@@ -6,6 +6,7 @@ import asyncio
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
+from cpsim.extras import require
 from cpsim.fake import ANY_PORT, Fake
 from cpsim.quirks import chosen
 from cpsim.testing.assertions import Assertions
@@ -41,7 +42,11 @@ class _Site(Assertions, Rules):
             rate: operations a second; without it and `speed`, they follow one another as fast as they are answered.
             speed: a multiple of the scenario's own times.
             seed: of the workload; the scenario's own, if it is None.
+
+        Raises:
+            MissingExtra: the extra `run` is not installed.
         """
+        require("run", "a replay")
         from cpsim.testing.background import Replay  # noqa: PLC0415 - numpy and pyarrow, for those who replay
 
         replay = Replay(self, scenario, number=len(self._replays), rate=rate, speed=speed, seed=seed)

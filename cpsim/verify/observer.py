@@ -9,15 +9,14 @@ import ssl
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+import pyarrow as pa
 import pyarrow.parquet
 
 from cpdaemon.signing import token
 from cpsim.errors import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import pyarrow as pa
+    from collections.abc import Callable, Mapping, Sequence
 
     from cpdaemon.endpoint import UrlEndpoint
 
@@ -25,10 +24,25 @@ CONTROL_PATH: Final = "/__cpsim/"
 POLL_S: Final = 0.01
 TABLE_TAKES: Final = 20
 """How many time-outs long a server may take to make a table: it has a row for each of millions of slots."""
+Row = dict[str, Any]
+_NUMBERS: Final = pa.map_(pa.string(), pa.int64())
+SLOTS: Final = pa.schema(
+    [(name, pa.string()) for name in ("project", "slot", "state", "machine", "user", "reason")]
+    + [(name, pa.int64()) for name in ("credits", "min", "max", "granted", "allocated_us", "expires_us", "settled_us")]
+    + [("counters", _NUMBERS), ("meta", pa.map_(pa.string(), pa.string()))]
+)
+ACCOUNTS: Final = pa.schema(
+    [(name, pa.string()) for name in ("project", "kind", "id", "user")]
+    + [("credits", pa.int64()), ("counters", _NUMBERS), ("waiting_credits", pa.int64()), ("waiting_counters", _NUMBERS)]
+)
 
 
 class CannotObserve(Problem):
     """The server did not show what was asked for; the message says what came instead."""
+
+
+class _NoParquet(CannotObserve):
+    """The server is installed without what writes Parquet."""
 
 
 class Observer:
@@ -68,11 +82,11 @@ class Observer:
 
     def slots(self) -> pa.Table:
         """One row per slot of the server's ledger."""
-        return self._table("slots.parquet")
+        return self._table("slots.parquet", SLOTS, {"slot": _slot})
 
     def accounts(self) -> pa.Table:
         """One row per machine and user of the server's ledger."""
-        return self._table("accounts.parquet")
+        return self._table("accounts.parquet", ACCOUNTS, {"machine": _account, "user": _account})
 
     def link(self, links: Sequence[tuple[str, str]]) -> None:
         """Link machines to users."""
@@ -131,8 +145,20 @@ class Observer:
         except (ValueError, TypeError, LookupError):
             raise CannotObserve(f"POST {path} on {self._server} answered what no API server does") from None
 
-    def _table(self, name: str) -> pa.Table:
-        body = self._fetch("GET", f"{CONTROL_PATH}{name}", patience_s=TABLE_TAKES * self._timeout_s)
+    def _table(self, name: str, schema: pa.Schema, rows: Mapping[str, Callable[[Row], Row]]) -> pa.Table:
+        patience_s = TABLE_TAKES * self._timeout_s
+        try:
+            body = self._fetch("GET", f"{CONTROL_PATH}{name}", patience_s=patience_s)
+        except _NoParquet:
+            body = self._fetch("GET", f"{CONTROL_PATH}ledger.jsonl", patience_s=patience_s)
+            try:
+                lines = [json.loads(line) for line in body.splitlines()]
+                return pa.Table.from_pylist(
+                    [rows[line["type"]](line) for line in lines if line["type"] in rows], schema
+                )
+            except (ValueError, TypeError, LookupError, AttributeError, OverflowError, pa.ArrowException) as error:
+                where = f"{CONTROL_PATH}ledger.jsonl on {self._server}"
+                raise CannotObserve(f"{where} is not the ledger as JSON lines: {error}") from error
         try:
             with pyarrow.parquet.ParquetFile(io.BytesIO(body)) as file:  # `read_table` would import pandas
                 return file.read()
@@ -152,7 +178,8 @@ class Observer:
             said = " ".join(answer[:200].decode("utf-8", "replace").split())
             if status == 404 and not self._server.path:
                 said += " (a server's URL usually ends in /api)"
-            raise CannotObserve(f"{method} {path} on {self._server} answered {status}: {said}")
+            kind = _NoParquet if status == 501 else CannotObserve
+            raise kind(f"{method} {path} on {self._server} answered {status}: {said}")
         return answer
 
     def _request(
@@ -196,3 +223,21 @@ class Observer:
             raise CannotObserve(f"cannot reach {self._server}: {said}; is it running there?") from error
         finally:
             connection.close()
+
+
+def _slot(line: Row) -> Row:
+    """A row of the table of slots."""
+    return line | {"counters": list(line["counters"].items()), "meta": list(line["meta"].items())}
+
+
+def _account(line: Row) -> Row:
+    """A row of the table of accounts."""
+    kind = line["type"]
+    waiting = line.get("waiting_counters")
+    return line | {
+        "kind": kind,
+        "id": line[kind],
+        "user": line["user"] if kind == "machine" else None,
+        "counters": list(line["counters"].items()),
+        "waiting_counters": None if waiting is None else list(waiting.items()),
+    }

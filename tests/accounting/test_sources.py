@@ -1,5 +1,6 @@
 """Where accounts come from: the same ledger from each, and what is wrong with what holds none."""
 
+import importlib.util
 import json
 import shutil
 import socket
@@ -100,6 +101,18 @@ def test_a_store_in_use_is_told(tmp_path):
             Accounts.load(tmp_path / "store")
     finally:
         store.close()
+
+
+def test_a_running_fake_without_parquet_is_read_as_json(monkeypatch):
+    with Fake({"p": "s"}, http=ANY_PORT) as fake:
+        fake.accounts.link([("m1", "ann")])
+        fake.accounts.apply("p", [("alloc", {"slot": "a", "min": 5, "max": 9}), ("counters", {"slot": "a", "n": 3})])
+        fake.accounts.apply("p", [("claim", {"slot": "a", "machine": "m1", "credits": 7})])
+        with Accounts.load(fake.addresses["http"]) as accounts:
+            expected = accounts.source.kind, books(accounts)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+        with Accounts.load(fake.addresses["http"]) as accounts:
+            assert (accounts.source.kind, books(accounts)) == expected
 
 
 def test_a_running_fake_is_read_through_its_control_api(tmp_path):

@@ -1,13 +1,17 @@
 """Every kind of damage to a ledger is found, under its name; an undamaged one is valid."""
 
+import importlib.util
+
 import pyarrow as pa
 import pytest
 
 from cpdaemon.endpoint import parse_endpoint
 from cpsim.fake import ANY_PORT, Fake
+from cpsim.server.http import Api
+from cpsim.server.messages import Response
 from cpsim.verify.books import judge_books
 from cpsim.verify.model import DAY_MINUTES, MINUTE_NS, Span, Step
-from cpsim.verify.observer import Observer
+from cpsim.verify.observer import CannotObserve, Observer
 from cpsim.verify.slots import judge_histories, judge_outstanding, judge_slots
 from cpsim.verify.verdict import SHOWN_ANOMALIES, Ruling, Verdict
 
@@ -33,15 +37,36 @@ def histories():
 
 
 @pytest.fixture(scope="module")
-def tables():
-    """The slots and the accounts of a server that has applied the calls, and something of another project."""
+def observer():
+    """What looks at a server that has applied the calls, and something of another project."""
     with Fake({"p": "hush", "other": "hush"}, http=ANY_PORT) as fake:
         fake.accounts.link([("linked", "ann")])
         fake.accounts.apply("p", CALLS)
         elsewhere = {"slot": "s0"}
         fake.accounts.apply("other", [("alloc", elsewhere), ("claim", elsewhere | {"machine": "alone", "credits": 3})])
-        observer = Observer(parse_endpoint(fake.addresses["http"]), ("p", "hush"), 5.0)
-        return observer.slots(), observer.accounts()
+        yield Observer(parse_endpoint(fake.addresses["http"]), ("p", "hush"), 60.0)
+
+
+@pytest.fixture(scope="module")
+def tables(observer):
+    """The slots and the accounts of that server."""
+    return observer.slots(), observer.accounts()
+
+
+def test_a_server_that_cannot_write_parquet_shows_the_same(observer, tables, monkeypatch):
+    slots, accounts = tables
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    assert observer.slots().equals(slots)
+    order = [("project", "ascending"), ("kind", "ascending")]
+    assert observer.accounts().sort_by(order).equals(accounts.sort_by(order))
+
+
+@pytest.mark.parametrize("body", [b'{"type": "slot"}', b"[]", b"not JSON"])
+def test_lines_that_are_no_ledger_cannot_be_observed(observer, monkeypatch, body):
+    answers = {"/__cpsim/slots.parquet": Response(501), "/__cpsim/ledger.jsonl": Response(200, body)}
+    monkeypatch.setattr(Api, "respond", lambda _, request: answers[request.path])
+    with pytest.raises(CannotObserve, match=r"ledger.jsonl on .* is not the ledger as JSON lines"):
+        observer.slots()
 
 
 @pytest.fixture
