@@ -7,12 +7,14 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from contextlib import closing, contextmanager, suppress
 
 import pytest
 
 from cpdaemon import Alloc, BadReply, Client, CreditPiggyError, Refused, UnixEndpoint
 from cpdaemon.endpoint import parse_endpoint
+from cpdaemon.signing import token
 from cpdaemon.transport import exchange
 from cpsim.daemon.courier import HttpServer
 from cpsim.daemon.site import Daemon
@@ -355,6 +357,21 @@ def test_the_server_applies_a_batch_once(server):
         assert [error is None for error in sender.post("other", [("counters", {"slot": "a", "x": 1})])] == [True]
     with server.accounts.reading() as ledger:
         assert ledger.project("p").slots["a"].counters == {"x": 1}
+
+
+def test_a_batch_that_an_earlier_version_had_sent_is_applied_once(server):
+    """It wrote its bodies in UTF-8, and the server compares them byte for byte."""
+    earlier = "0123456789abcdef0123456789abcdef"
+    body = '{"alloc":[{"slot":"ü"}],"counters":[{"slot":"ü","n":1}]}'.encode()
+    headers = {"Authorization": token(("p", SECRET), body), "CreditPiggy-Batch": earlier}
+    request = urllib.request.Request(f"{server.addresses['http']}/batch/bulk", body, headers)
+    with urllib.request.urlopen(request) as reply:
+        assert reply.status == 200
+    calls = [("alloc", {"slot": "ü"}), ("counters", {"slot": "ü", "n": 1})]
+    with closing(HttpServer(parse_endpoint(server.addresses["http"]), ("p", SECRET), 5)) as sender:
+        assert sender.post(earlier, calls) == [None, None]
+    with server.accounts.reading() as ledger:
+        assert ledger.project("p").slots["ü"].counters == {"n": 1}
 
 
 def test_a_batch_that_was_given_up_is_never_applied(server):
