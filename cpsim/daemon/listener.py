@@ -124,7 +124,8 @@ class Listener:
 
     def _serve(self) -> None:
         while not self._stopping:
-            events = self._selector.select(self._patience_s())
+            patience_s, now = self._patience_s(), monotonic()
+            events = self._selector.select(patience_s)
             self._full = self._is_full()
             for key, _ in events:
                 if key.data is not None:
@@ -135,7 +136,7 @@ class Listener:
                     self._accept(key.fileobj)  # type: ignore[arg-type]
             for _ in range(len(self._fresh)):
                 self._receive(self._fresh.popleft())
-            self._end_waits(monotonic())
+            self._end_waits(now)  # before the sockets were looked at: what has arrived since then is read first
             self._pass_on()
         self._finish()
 
