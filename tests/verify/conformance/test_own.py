@@ -243,7 +243,7 @@ def test_what_expires_because_somebody_else_moves_the_clock_says_nothing_of_the_
             """An examiner beside whom another moves the clock with every command."""
 
             def ask(self, request):
-                self.accounts.advance(30)
+                self.accounts.advance(90)
                 return super().ask(request)
 
         with pytest.raises(NotVerifiable, match="somebody else moves"):
