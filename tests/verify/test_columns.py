@@ -160,6 +160,7 @@ def test_ordinary_slots_have_the_one_state_that_the_model_allows(history_of, see
     assert phases == set(columns.PHASES) - (set() if direct else {"expired"})
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("direct", [False, True])
 def test_both_ways_find_the_same(history_of, seed, direct, monkeypatch):

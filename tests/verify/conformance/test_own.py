@@ -70,6 +70,7 @@ def test_a_server_alone_is_seen_whole_but_for_the_daemon(examine_fake):
     }
 
 
+@pytest.mark.thorough
 def test_deployed_shows_exactly_the_quirks_that_are_listed(examine_fake, page):
     outcome = examine_fake(PROFILES["deployed"], profile="deployed", flush_interval_s=0.2)
     assert set(outcome.quirks) == PROFILES["deployed"] - page.OF_THE_MIDDLE.keys()
@@ -90,6 +91,7 @@ def test_a_quirk_is_a_deviation_from_the_document(examine_fake):
     assert any("/batch/claim" in line for line in finding.transcript)
 
 
+@pytest.mark.thorough
 def test_what_earlier_runs_left_changes_nothing(tmp_path, monkeypatch, of_the_pair):
     monkeypatch.chdir(tmp_path)
     with Fake(dict([MINE, OTHER]), unix=Path("cp.sock"), http=ANY_PORT) as fake:
@@ -101,6 +103,7 @@ def test_what_earlier_runs_left_changes_nothing(tmp_path, monkeypatch, of_the_pa
             assert outcome.counts["not verifiable"] == 0
 
 
+@pytest.mark.thorough
 def test_cpsim_daemon_in_front_of_a_server_keeps_every_clause(tmp_path, monkeypatch, of_the_pair):
     monkeypatch.chdir(tmp_path)
     Path("secret").write_text(MINE[1], encoding="utf-8")
