@@ -1,44 +1,134 @@
-"""What is checked, and how: `nox -s tests`, `lint`, `docs`, `readme`, `bench`."""
+"""What is checked, and how: `nox --list` says which sessions there are.
+
+`tests/requirements.txt` names all that a session installs, with versions and hashes; `nox -s lock` makes that anew.
+"""
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import nox
 
 nox.options.sessions = ["tests", "lint"]
-nox.options.error_on_missing_interpreters = False
+nox.options.error_on_missing_interpreters = True
 
-PROJECT = nox.project.load_toml("pyproject.toml")
-DEVELOPMENT = nox.project.dependency_groups(PROJECT, "dev")
-LINTERS = nox.project.dependency_groups(PROJECT, "lint")
+PYTHONS = ("3.11", "3.12", "3.13")
 THIS_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-PYTHONS = sorted({"3.11", "3.12", "3.13", THIS_PYTHON})
+LOCK = "tests/requirements.txt"
+LOCK_OF_NOX = "tests/requirements-nox.txt"
+EVERYTHING = ("pyproject.toml", "--all-extras", "--group", "dev", "--group", "docs", "--group", "lint")
 
 
-def install_wheel(session: nox.Session, extra: str = "") -> None:
-    """Build the wheel and install that: what is tested is what is shipped."""
+def find_python(version: str) -> str:
+    """The path of a Python of that version, or its bare name if there is none.
+
+    It is looked for on the PATH, where a name may be a shim that does not run, and in the folders of pyenv and uv.
+    """
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
+    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share")
+    uv = Path(os.environ.get("UV_PYTHON_INSTALL_DIR") or data / "uv/python")
+    folders = [Path(folder) for folder in os.environ["PATH"].split(os.pathsep)]
+    for folder in (*folders, *sorted(pyenv.glob(f"{version}.*/bin")), *sorted(uv.glob(f"cpython-{version}.*/bin"))):
+        python = folder / f"python{version}"
+        if python.is_file() and is_python(python, version):
+            return str(python)
+    return f"python{version}"
+
+
+def is_python(path: Path, version: str) -> bool:
+    """Whether a program is a Python of that version."""
+    said = "import sys; print(*sys.version_info[:2], sep='.')"
+    try:
+        done = subprocess.run([path, "-c", said], capture_output=True, text=True, check=False, timeout=60)  # noqa: S603
+    except OSError:
+        return False
+    return done.stdout.strip() == version
+
+
+def install_locked(session: nox.Session) -> None:
+    """Install what the lock names, the build backend too, and the wheel that is built with it: what is shipped."""
+    session.install("--no-deps", "--require-hashes", "-r", LOCK)
+    install_wheel(session)
+
+
+def install_wheel(session: nox.Session) -> None:
+    """Build the wheel with the backend that is here, and install it."""
     folder = Path(session.create_tmp())
     for old in folder.glob("*.whl"):
         old.unlink()
-    session.run("python", "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder), ".", silent=True)
+    command = ("python", "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(folder), ".")
+    session.run(*command, silent=True)
     (wheel,) = folder.glob("*.whl")
-    session.install(f"{wheel}{extra}", *DEVELOPMENT)
+    session.install("--no-deps", "--force-reinstall", str(wheel))
 
 
-@nox.session(python=PYTHONS)
-def tests(session: nox.Session) -> None:
-    """Run the tests against the built wheel."""
-    install_wheel(session, "[all]")
+def run_tests(session: nox.Session, *chosen: str) -> None:
+    """Run tests against the wheel that is installed."""
     environment = {"CPSIM_TEST_INSTALLED": "1", "TMPDIR": "/tmp"}  # noqa: S108 - sockets need short paths
-    session.run("pytest", *(session.posargs or ["-n", "3", "--dist", "worksteal"]), env=environment)
+    session.run("pytest", *chosen, *(session.posargs or ["-n", "3", "--dist", "worksteal"]), env=environment)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests that take minutes, on the Python that runs nox."""
+    install_locked(session)
+    run_tests(session)
+
+
+for version in PYTHONS:
+    others = [] if version == THIS_PYTHON else ["other-pythons"]
+    nox.session(name=f"tests-{version}", python=find_python(version), tags=others)(tests.func)
+
+
+@nox.session
+def thorough(session: nox.Session) -> None:
+    """Run the other tests: those that start processes, browsers or foreign servers, or take long."""
+    install_locked(session)
+    run_tests(session, "-m", "thorough")
+
+
+@nox.session
+def lowest(session: nox.Session) -> None:
+    """Run all tests with the lowest versions that pyproject.toml allows."""
+    test_resolution(session, "lowest-direct")
+
+
+@nox.session
+def newest(session: nox.Session) -> None:
+    """Run all tests with the newest versions that pyproject.toml allows today."""
+    test_resolution(session, "highest")
+
+
+def test_resolution(session: nox.Session, resolution: str) -> None:
+    """Run all tests with the versions that are found so."""
+    chosen = str(Path(session.create_tmp()) / "requirements.txt")
+    session.install("uv")
+    compile_ = ("uv", "pip", "compile", "-q", *EVERYTHING, "--resolution", resolution, "--python", "python")
+    session.run(*compile_, "--no-emit-index-url", "--only-binary", ":all:", "-o", chosen)
+    session.install("--no-deps", "-r", chosen)
+    install_wheel(session)
+    run_tests(session, "-m", "")
+
+
+@nox.session
+def lock(session: nox.Session) -> None:
+    """Make the locks anew, of the newest versions that pyproject.toml allows, for all Pythons and systems."""
+    session.install("uv")
+    compile_ = ("uv", "pip", "compile", "-q", "--universal", "--python-version", PYTHONS[0], "--generate-hashes")
+    written = ("--no-emit-index-url", "--no-annotate", "--custom-compile-command", "nox -s lock", "-o")
+    session.run(*compile_, "--upgrade", *EVERYTHING, *written, LOCK)
+    of_nox = Path(session.create_tmp()) / "nox.in"
+    of_nox.write_text("nox\n", encoding="utf-8")
+    session.run(*compile_, "--constraints", LOCK, str(of_nox), *written, LOCK_OF_NOX)
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style and types."""
-    session.install("-e", ".[run]", *LINTERS)
+    session.install("--no-deps", "--require-hashes", "-r", LOCK)
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("mypy")
@@ -48,7 +138,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation, in which a warning is an error, into `build/docs`."""
-    session.install("-e", ".[all]", *nox.project.dependency_groups(PROJECT, "docs"))
+    install_locked(session)
     session.run("sphinx-build", "-W", "--keep-going", "-q", "-b", "html", "docs", "build/docs", *session.posargs)
 
 
@@ -66,5 +156,5 @@ def readme(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Print ratios measured side by side; `nox -s bench -- NEW.json --compare OLD.json` also those of before."""
-    install_wheel(session, "[load,report]")
+    install_locked(session)
     session.run("python", "tests/benchmarks/ratios.py", *session.posargs)

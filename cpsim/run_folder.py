@@ -154,7 +154,8 @@ def run_document(run: Run, summary: Summary) -> dict[str, Any]:
 def _where() -> dict[str, Any]:
     """Versions and machine."""
     return {
-        "versions": {name: version(name) for name in ("cpsim", "numpy", "faker", "pyarrow")}
+        "versions": {"cpsim": version("creditpiggy-sim")}
+        | {name: version(name) for name in ("numpy", "faker", "pyarrow")}
         | {"python": platform.python_version()},
         "machine": {"system": platform.platform(), "processors": os.cpu_count()},
     }

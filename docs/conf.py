@@ -24,7 +24,7 @@ FETCHED = {
 LONE_STAR = re.compile(r"(?<!\*)\*(?!\*)")
 project = "cpsim"
 author = "the cpsim authors"
-release = version = installed("cpsim")
+release = version = installed("creditpiggy-sim")
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_click", "generated"]
 exclude_patterns = ["_build"]
 html_theme = "furo"

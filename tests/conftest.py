@@ -25,12 +25,47 @@ print(urllib.request.urlopen(urllib.request.Request(sys.argv[-1], body), timeout
 """
 
 
+THOROUGH = {
+    "accounting/test_large.py": "a cluster, and more than fits into memory",
+    "dashboard/test_browser.py": "a browser",
+    "durability/test_kill.py": "a process that is killed again and again",
+    "examples": "job managers of others",
+    "faults/test_run_crashes.py": "processes that crash",
+    "faults/test_serve_faults.py": "processes that crash",
+    "load": "Locust, in several processes",
+    "plugin/test_companions.py": "pytest in processes of its own",
+    "plugin/test_cost.py": "pytest in processes of its own, with a thousand tests",
+    "robustness": "soaking and fuzzing",
+    "server/test_openapi.py": "requests by the hundred that are made up from the OpenAPI document",
+    "test_bench.py": "the benchmarks, small",
+    "test_capacity.py": "runs one after the other, in processes of their own",
+    "test_guides.py": "the container and the unit, as processes",
+    "test_secrets.py": "every command, as a process",
+    "test_terminal.py": "processes on terminals",
+    "verify/conformance/test_command.py": "the suite, in processes of its own",
+    "verify/conformance/test_forwarding.py": "daemons that are stopped and killed",
+    "verify/conformance/test_quirks.py": "the suite, once for each quirk",
+    "verify/conformance/test_strangers.py": "processes, and the suite for each bug of theirs",
+    "verify/conformance/test_wrong_daemons.py": "the suite, once for each bug",
+    "verify/conformance/test_wrong_ledgers.py": "the suite, once for each bug",
+    "verify/test_naive.py": "commands by the ten thousand",
+}
+"""What the default run leaves out, by file or folder, what takes long there; a single test has the marker itself."""
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 DRIVER = shutil.which("chromedriver")
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync"),
 )
+
+
+def pytest_collection_modifyitems(items):
+    """Mark what is thorough: by its file or folder, or because it looks at a page in a browser."""
+    for item in items:
+        path = item.path.relative_to(Path(__file__).parent)
+        places = {path.as_posix(), *(folder.as_posix() for folder in path.parents)}
+        if places & THOROUGH.keys() or "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker("thorough")
 
 
 @pytest.fixture

@@ -74,12 +74,12 @@ def test_help(cpsim, arguments, said):
 
 
 def test_the_version(cpsim):
-    assert cpsim("--version") == (0, f"cpsim, version {version('cpsim')}\n", "")
+    assert cpsim("--version") == (0, f"cpsim, version {version('creditpiggy-sim')}\n", "")
 
 
 def test_python_m_cpsim():
     done = shell("--version", module=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"cpsim, version {version('cpsim')}\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"cpsim, version {version('creditpiggy-sim')}\n", "")
 
 
 def test_help_imports_little():

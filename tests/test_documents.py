@@ -46,6 +46,7 @@ def snippets(document):
     return [Snippet(*block) for block in blocks if not block[2].startswith(FRESH)]
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "document", [*filter(snippets, DOCUMENTS)], ids=lambda document: str(document.relative_to(ROOT))

@@ -58,6 +58,7 @@ def test_the_wheel_says_what_it_needs(built):
     with zipfile.ZipFile(wheel) as archive:
         (name,) = [name for name in archive.namelist() if name.endswith("METADATA")]
         metadata = email.message_from_bytes(archive.read(name))
+    assert metadata["Name"] == "creditpiggy-sim"
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata["License-Expression"] == "Apache-2.0"
     assert set(metadata.get_all("Provides-Extra")) == {"all", "load", "report", "run", "test"}

@@ -45,7 +45,7 @@ def html(accounts: Accounts, reports: Sequence[Report]) -> str:
         until=accounts.at(accounts.books.until_us),
         zone=accounts.timezone.key,
         made=datetime.now(accounts.timezone),
-        version=version("cpsim"),
+        version=version("creditpiggy-sim"),
         notices=notices(accounts),
         tiles=[(heading(name), human_text(int(projects[name].sum()))) for name in TILES],
         balanced=accounts.balanced,

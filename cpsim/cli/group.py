@@ -58,7 +58,7 @@ class ExtraCommand(click.Command):
 
 
 @click.group(cls=_Cli, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="cpsim")
+@click.version_option(package_name="creditpiggy-sim")
 def cli() -> None:
     """Test harness and simulator for CreditPiggy.
 

@@ -144,7 +144,8 @@ class Listener:
 
     def _turn_until_stopped(self) -> None:
         while not self._stopping:
-            events = self._selector.select(self._patience_s())
+            patience_s, now = self._patience_s(), monotonic()
+            events = self._selector.select(patience_s)
             self._full = self._is_full()
             for key, _ in events:
                 if key.data is not None:
@@ -155,7 +156,7 @@ class Listener:
                     self._accept(key.fileobj)  # type: ignore[arg-type]
             for _ in range(len(self._fresh)):
                 self._receive(self._fresh.popleft())
-            self._end_waits(monotonic())
+            self._end_waits(now)  # before the sockets were looked at: what has arrived since then is read first
             self._pass_on()
 
     def _woken(self) -> None:

@@ -61,7 +61,7 @@ def document(*, needs_token: bool) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "cpsim control API",
-            "version": version("cpsim"),
+            "version": version("creditpiggy-sim"),
             "description": "Look into the accounts of a fake CreditPiggy server, and change what an operator can. "
             "Times are microseconds since 1970, UTC.",
         },

@@ -156,6 +156,28 @@ def test_an_answered_client_is_given_its_time_from_the_answer_on(bare_listener, 
     assert recorder.slots == ["xyz"]
 
 
+def test_what_arrives_in_time_is_read_however_late_the_daemon_looks(bare_listener, recorder, by_hand):
+    listener, address = bare_listener
+    entered, go_on = threading.Event(), threading.Event()
+
+    def hold_up(_frame):
+        entered.set()
+        assert go_on.wait(60)
+        time.sleep(2 * listening.QUIET_S)  # the first client's time is over when the daemon looks again
+
+    listener.on_malformed = hold_up
+    with socket.create_connection(address, 5) as sock, socket.create_connection(address, 5) as other:
+        sock.sendall(b"alloc,slot=x")
+        assert by_hand.read_all(sock) == b"OK"  # its time begins with the end of what is sent to it
+        other.sendall(b"nonsense\n")
+        assert entered.wait(60)
+        sock.sendall(b"yz\n")
+        go_on.set()
+        assert by_hand.read_all(other) == b"ER"
+    listener.stop()
+    assert recorder.slots == ["xyz"]
+
+
 def test_a_client_that_trickles(daemon, by_hand):
     with daemon.connect() as slow:
         for number, byte in enumerate(b"claim,slot=x,machine"):

@@ -133,18 +133,41 @@ def test_what_cannot_be_shown(cpsim, arguments, message):
     assert "Traceback" not in out + err
 
 
-def test_the_schema_beside_them_is_the_generated_one(cpsim):
-    beside = catalog.find_scenario("smoke").with_name("scenario.schema.json").read_text(encoding="utf-8")
-    assert beside == json_schema()
-    assert cpsim("scenarios", "--schema")[:2] == (0, beside)
+SCHEMAS = {
+    "generated": json.loads(json_schema()),
+    "committed": json.loads(catalog.find_scenario("smoke").with_name("scenario.schema.json").read_text("utf-8")),
+}
 
 
-VALIDATOR = jsonschema_rs.validator_for(json.loads(json_schema()))
+@pytest.fixture(params=SCHEMAS)
+def validator(request):
+    """What accepts and refuses documents: the schema beside the scenarios, and the one that is generated."""
+    return jsonschema_rs.validator_for(SCHEMAS[request.param])
+
+
+def outline(schema):
+    """What our own code decides of a schema: the tables, their keys, what is said of them, and which are required."""
+    return {
+        name: (
+            sorted(table.get("required", [])),
+            {key: " ".join(each.get("description", "").split()) for key, each in table["properties"].items()},
+        )
+        for name, table in schema["$defs"].items()
+    }
+
+
+def test_the_schema_beside_them_is_current():
+    assert outline(SCHEMAS["committed"]) == outline(SCHEMAS["generated"])
+
+
+def test_the_schema_is_printed(cpsim):
+    status, out, _ = cpsim("scenarios", "--schema")
+    assert (status, json.loads(out)) == (0, SCHEMAS["generated"])
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_schema_accepts_each(name):
-    assert VALIDATOR.is_valid(tomllib.loads(catalog.find_scenario(name).read_text(encoding="utf-8")))
+def test_the_schema_accepts_each(name, validator):
+    assert validator.is_valid(tomllib.loads(catalog.find_scenario(name).read_text(encoding="utf-8")))
 
 
 WHOLE = tomllib.loads(catalog.find_scenario("smoke").read_text(encoding="utf-8"))
@@ -161,12 +184,12 @@ WHOLE = tomllib.loads(catalog.find_scenario("smoke").read_text(encoding="utf-8")
         {"misbehaviour": {"claim_twice": 2}},
     ],
 )
-def test_the_schema_refuses_mistakes(change):
-    assert not VALIDATOR.is_valid(WHOLE | change)
+def test_the_schema_refuses_mistakes(change, validator):
+    assert not validator.is_valid(WHOLE | change)
 
 
-def test_the_schema_knows_what_extends_and_programs():
-    assert VALIDATOR.is_valid({"extends": "smoke", "population": {"machines": 3}})
-    assert not VALIDATOR.is_valid({"extends": "smoke", "population": {"machine": 3}})
-    assert VALIDATOR.is_valid({"description": "mine", "generator": "mine.py"})
-    assert not VALIDATOR.is_valid({"population": {"machines": 3, "users": 1}})
+def test_the_schema_knows_what_extends_and_programs(validator):
+    assert validator.is_valid({"extends": "smoke", "population": {"machines": 3}})
+    assert not validator.is_valid({"extends": "smoke", "population": {"machine": 3}})
+    assert validator.is_valid({"description": "mine", "generator": "mine.py"})
+    assert not validator.is_valid({"population": {"machines": 3, "users": 1}})

@@ -184,6 +184,7 @@ def test_the_field_is_the_same_on_every_machine_in_any_number_of_parts(jobs):
     assert numbers(parts(scenario("lhc-scale", ["arrivals.jobs=3000"]), 1, jobs)) == PINNED
 
 
+@pytest.mark.thorough
 def test_memory_does_not_grow_with_length():
     peaks = []
     for jobs in (200_000, 800_000):

@@ -168,6 +168,7 @@ def test_a_discard_without_a_reason_is_for_the_model(history_of):
     assert should.ordinary.tolist() == [True, False]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("direct", [False, True])
 def test_both_ways_find_the_same(history_of, seed, direct, monkeypatch):

@@ -41,7 +41,12 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {"number": _number, "moment": _moment, "short": _short, "seconds": _seconds}
-    environment.globals |= {"at": _at, "columns": _columns, "kinds": tuple(KINDS), "version": version("cpsim")}
+    environment.globals |= {
+        "at": _at,
+        "columns": _columns,
+        "kinds": tuple(KINDS),
+        "version": version("creditpiggy-sim"),
+    }
     return environment
 
 

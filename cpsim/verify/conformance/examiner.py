@@ -10,6 +10,7 @@ import json
 import subprocess
 import tempfile
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 from urllib.parse import quote, urlencode
 
@@ -20,7 +21,7 @@ from cpsim.verify.conformance.findings import CannotRun, Deviation, Late, NotVer
 from cpsim.verify.conformance.frames import Connection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from cpsim.verify.conformance.accounts import Accounts
     from cpsim.verify.conformance.clause import Clause
@@ -33,6 +34,10 @@ FIRST_LOOK_S: Final = 0.002
 LONGEST_LOOK_S: Final = 0.25
 LONGEST_COMMAND_S: Final = 60.0
 MOST_LISTED_BYTES: Final = 4_000_000
+BETWEEN_SEGMENTS_S: Final = 0.02
+AT_ONCE_S: Final = 0.04
+"""A second segment that is sent within this time follows the first at once."""
+ATTEMPTS: Final = 50
 
 
 class Examiner:
@@ -289,11 +294,23 @@ class Examiner:
         """The server's time, microseconds since 1970."""
         return self.accounts.now_us()
 
-    def see_alive(self, slot: str, until_us: int, *known: Known) -> None:
-        """A slot has to be allocated, if the server's clock has not come to a time."""
+    @contextmanager
+    def before(self, until_us: int) -> Iterator[None]:
+        """What is checked within holds only before a time of the server's clock.
+
+        Raises:
+            NotVerifiable: it does not hold, and the server's clock has come to that time.
+        """
+        try:
+            yield
+        except Deviation:
+            if self.clock_us() >= until_us:
+                self.give_up("somebody else moves the server's clock")
+            raise
+
+    def see_alive(self, slot: str, *known: Known) -> None:
+        """A slot has to be allocated."""
         view = self.accounts.slot(self.project[0], slot)
-        if self.clock_us() >= until_us:
-            self.give_up("somebody else moves the server's clock")
         self.check(f"state of {slot} before its time", "allocated", (view or NOT_THERE)["state"], *known)
 
     def see_lifetime(self, slot: str, minutes: int) -> None:
@@ -315,6 +332,32 @@ class Examiner:
         with self.connect() as connection:
             connection.send(data)
             self.check(f"answer to {shown_bytes(data)}", expected, connection.reply(), *known)
+
+    def tell_in_two_segments(self, first: str, second: str) -> tuple[str, bool]:
+        """Send a frame in two segments; returns the answer, and whether the second segment was sent at once."""
+        with self.connect() as connection:
+            began_s = time.monotonic()
+            connection.send(first.encode())
+            self.pause(BETWEEN_SEGMENTS_S)
+            connection.send(second.encode())
+            at_once = time.monotonic() - began_s < AT_ONCE_S
+            return connection.reply(), at_once
+
+    def try_at_once(self, expected: object, attempt: Callable[[], tuple[object, bool]]) -> object:
+        """What an attempt gives, repeated while this machine is too busy to send two segments at once.
+
+        Args:
+            expected: what is right however late the second segment is.
+            attempt: returns what it got, and whether the second segment was sent at once.
+
+        Raises:
+            NotVerifiable: no attempt was in time.
+        """
+        for _ in range(ATTEMPTS):
+            got, at_once = attempt()
+            if at_once or got == expected:
+                return got
+        raise NotVerifiable(f"this machine is too busy to send two segments within {AT_ONCE_S:g} s")
 
     def restart(self, signal: str) -> None:
         """Have the daemon stopped, or killed, and started again, and wait until it listens.
@@ -414,6 +457,14 @@ class Examiner:
             return self.wait_for(what, happened)
         except Late as late:
             self.give_up(f"what the daemon acknowledges does not show at the server: {late}; DELIVER-1 is about that")
+
+    def repeat(self, happened: Callable[[], bool], seconds: float) -> bool:
+        """Ask again and again, for some time, whether something has happened; whether it has."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if happened():
+                return True
+        return False
 
     def pause(self, seconds: float) -> None:
         """Let time pass between two things that are sent."""

@@ -94,6 +94,9 @@ class Rehearsal(Examiner):
     def pause(self, seconds: float) -> None:  # noqa: D102 - inherited
         pass
 
+    def repeat(self, happened: Callable[[], bool], seconds: float) -> bool:  # noqa: ARG002, D102 - inherited
+        return True
+
     def release(self, machine: str) -> None:  # noqa: D102 - inherited
         self.note(f"release {machine}, through the control API")
 

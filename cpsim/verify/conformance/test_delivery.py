@@ -10,7 +10,6 @@ from cpsim.verify.conformance.clause import Known, Level, Need, clause
 if TYPE_CHECKING:
     from cpsim.verify.conformance.examiner import Examiner
 
-BETWEEN_SEGMENTS_S = 0.02
 LONGEST_FRAME_BYTES = 1_500
 STEADY_INTERVALS = 4
 """For how many of the daemon's flush intervals steady traffic is kept up."""
@@ -18,6 +17,8 @@ STEADY_COMMANDS = 20
 SHORTEST_GAP_S = 0.015
 """Who delivers within twice that delivers at once: traffic that is steadier than that is a flood."""
 LONGEST_GAP_S = 1.0
+LONG_ENOUGH_S = 3.0
+"""For how long steady traffic is kept up at least, where nothing arrives: a busy machine is slow without starving."""
 
 
 @clause("DELIVER-1", "3", Need.DAEMON, Need.SERVER)
@@ -154,15 +155,16 @@ def test_a_long_frame_is_never_cut(cp: Examiner) -> None:
 @clause("DELIVER-11", "3", Need.DAEMON, Need.SERVER, quirks=["single-read"], level=Level.SHOULD)
 def test_segments_that_look_whole(cp: Examiner) -> None:
     """A frame whose first segment could be one by itself is read whole, if the second follows at once."""
-    slot = cp.new()
-    with cp.connect() as connection:
-        connection.send(f"alloc,slot={slot}".encode())
-        cp.pause(BETWEEN_SEGMENTS_S)
-        connection.send(b"-whole\n")
-        connection.reply()
-    cp.wait_until_applied()
-    got = [each for each in cp.outstanding() if each.startswith(slot)]
-    cp.check("slots made of the frame", [f"{slot}-whole"], got, Known("single-read", [slot]))
+
+    def ends() -> tuple[list[str], bool]:
+        """What follows the first segment in the ids of the slots that are made of the frame."""
+        slot = cp.new()
+        _, at_once = cp.tell_in_two_segments(f"alloc,slot={slot}", "-whole\n")
+        cp.wait_until_applied()
+        return [each.removeprefix(slot) for each in cp.outstanding() if each.startswith(slot)], at_once
+
+    got = cp.try_at_once(["-whole"], ends)
+    cp.check("slots made of the frame, without its first segment", ["-whole"], got, Known("single-read", [""]))
 
 
 @clause("DELIVER-12", "5", Need.DAEMON, Need.SERVER, quirks=["flush-starves"])
@@ -174,13 +176,19 @@ def test_steady_traffic(cp: Examiner) -> None:
     if gap_s > LONGEST_GAP_S:
         cp.give_up(f"the daemon delivers after {interval_s:.1f} s: to keep up steady traffic that long takes too much")
     cp.tell(f"alloc,slot={first}\n")
-    told, longest_s, seen = time.monotonic(), 0.0, False
-    for _ in range(STEADY_COMMANDS):
+    told, longest_s = time.monotonic(), 0.0
+
+    def has_arrived() -> bool:
+        """Send one more command; whether the first is at the server."""
+        nonlocal told, longest_s
         cp.pause(gap_s)
         cp.tell(f"alloc,slot={cp.new()}\n")
         before, told = told, time.monotonic()
         longest_s = max(longest_s, told - before)
-        seen = seen or cp.listed(first)
+        return cp.listed(first)
+
+    looks = [has_arrived() for _ in range(STEADY_COMMANDS)]
+    seen = any(looks) or cp.repeat(has_arrived, LONG_ENOUGH_S)
     if seen and longest_s >= interval_s > 2 * SHORTEST_GAP_S:
         cp.give_up(f"{longest_s:.3f} s between two commands is no steady traffic: a higher --max-rate may do")
     arrived = "is at the server" if seen else "is not at the server"

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from cpsim.verify.conformance.examiner import Examiner
 
 
+MINUTE_US = 60_000_000
 LIVE: Known = Known("expire-live", {"state": "allocated"})
 
 
@@ -36,10 +37,11 @@ def test_not_outstanding(cp: Examiner) -> None:
 @clause("EXPIRE-3", "2", Need.SERVER, Need.ACCOUNTS, quirks=["expire-live"])
 def test_not_before(cp: Examiner) -> None:
     """A slot does not expire before its time has come."""
-    slot, until_us = cp.new(), cp.clock_us() + 120 * 60_000_000
-    cp.accept("alloc", slot, expire=120)
-    cp.advance(100)
-    cp.see_alive(slot, until_us, Known("expire-live", "expired"))
+    slot = cp.new()
+    with cp.before(cp.clock_us() + 120 * MINUTE_US):
+        cp.accept("alloc", slot, expire=120)
+        cp.advance(100)
+        cp.see_alive(slot, Known("expire-live", "expired"))
 
 
 @clause("EXPIRE-4", "2", Need.SERVER, Need.ACCOUNTS)
@@ -80,10 +82,11 @@ def test_the_id_stays_used(cp: Examiner) -> None:
 def test_settled_slots_do_not_expire(cp: Examiner) -> None:
     """A slot that was claimed or discarded in time stays so."""
     claimed, discarded, machine = cp.new(), cp.new(), cp.new("machine")
-    cp.accept("alloc", claimed, credits=3, expire=1)
-    cp.accept("alloc", discarded, expire=1)
-    cp.accept("claim", claimed, machine=machine)
-    cp.accept("discard", discarded)
+    with cp.before(cp.clock_us() + MINUTE_US):
+        cp.accept("alloc", claimed, credits=3, expire=1)
+        cp.accept("alloc", discarded, expire=1)
+        cp.accept("claim", claimed, machine=machine)
+        cp.accept("discard", discarded)
     cp.advance(1)
     cp.see_slot(claimed, state="claimed", granted=3)
     cp.see_slot(discarded, state="discarded")
@@ -94,8 +97,9 @@ def test_settled_slots_do_not_expire(cp: Examiner) -> None:
 def test_grants_nothing(cp: Examiner) -> None:
     """Neither credits nor counters of an expired slot are granted."""
     slot, counter = cp.new(), cp.new("counter")
-    cp.accept("alloc", slot, credits=9, expire=1)
-    cp.accept("counters", slot, {counter: 7})
+    with cp.before(cp.clock_us() + MINUTE_US):
+        cp.accept("alloc", slot, credits=9, expire=1)
+        cp.accept("counters", slot, {counter: 7})
     cp.advance(1)
     cp.see_slot(slot, granted=None, machine=None)
     cp.see_total("counters", counter, None)

@@ -16,6 +16,8 @@ from cpsim.verify.conformance.clause import catalogue
 MINE, OTHER = ("alpha", "first secret"), ("beta", "second secret")
 
 
+# not verifiable on a machine that is busy, or while another process moves the clock
+OF_TIME = {"DELIVER-11", "DELIVER-12", "WIRE-14", "EXPIRE-3", "EXPIRE-8", "EXPIRE-9"}
 CPSIM = ["-c", "from cpsim.cli import main; main()"]
 
 
@@ -89,13 +91,19 @@ def test_a_known_quirk_counts_apart(served):
     assert done.stdout.splitlines()[-1] == "quirks  claim-settled"
 
 
+def clauses_in(junit):
+    """What a JUnit file says of each clause."""
+    cases = ET.parse(junit).getroot().iter("testcase")
+    said = [{each.get("name"): each.get("value") for each in case.iter("property")} for case in cases]
+    return {each["clause"]: each for each in said}
+
+
 def test_junit_has_what_each_clause_came_to(served, tmp_path):
     done = run("verify", *served("claim-settled"), "-k", "CLAIM-8", "-k", "CLAIM-6", "--junit", "out.xml")
     assert done.returncode == 1
     suite = ET.parse(tmp_path / "out.xml").getroot().find("testsuite")
     assert (suite.get("tests"), suite.get("failures")) == ("2", "1")
-    said = [{each.get("name"): each.get("value") for each in case.iter("property")} for case in suite.iter("testcase")]
-    assert {(each["clause"], each["result"], each["quirk"]) for each in said} == {
+    assert {(clause, each["result"], each["quirk"]) for clause, each in clauses_in(tmp_path / "out.xml").items()} == {
         ("CLAIM-6", "pass", ""),
         ("CLAIM-8", "deviation", "claim-settled"),
     }
@@ -212,7 +220,7 @@ def test_pytest_runs_the_clauses(served):
     assert "needs a second project at the server" in done.stdout
 
 
-def test_pytest_runs_them_in_several_processes(served, of_the_pair):
+def test_pytest_runs_them_in_several_processes(served, of_the_pair, tmp_path):
     others = ["--other-project", OTHER[0], "--other-secret-file", "other"]
     done = pytest_suite(
         *as_pytest_options([*served("meta-dropped"), *others]),
@@ -222,9 +230,20 @@ def test_pytest_runs_them_in_several_processes(served, of_the_pair):
         "2",
         "--cp-target-profile",
         "deployed",
+        "--junit-xml",
+        "out.xml",
     )
     assert done.returncode == 0, done.stdout
-    assert f"{len(of_the_pair) - 3} passed, {len(catalogue()) - len(of_the_pair)} skipped, 3 xfailed" in done.stdout
+    said = clauses_in(tmp_path / "out.xml")
+    assert said.keys() == set(catalogue())
+    assert {clause: each["quirk"] for clause, each in said.items() if each["result"] == "known quirk"} == {
+        "META-2": "meta-dropped",
+        "META-3": "meta-dropped",
+        "DELIVER-6": "meta-dropped",
+    }
+    behind = set(catalogue()) - set(of_the_pair)
+    unseen = {clause for clause, each in said.items() if each["result"] == "not verifiable"}
+    assert behind <= unseen <= behind | OF_TIME
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,20 @@ import pytest
 from cpdaemon.endpoint import parse_endpoint
 from cpsim.fake import ANY_PORT, Fake
 from cpsim.quirks import PROFILES
+from cpsim.verify.conformance import test_delivery, test_expiry, test_wire
 from cpsim.verify.conformance.clause import Need, catalogue
+from cpsim.verify.conformance.examiner import Examiner
+from cpsim.verify.conformance.findings import NotVerifiable
 from cpsim.verify.conformance.suite import examine
-from cpsim.verify.conformance.target import Target
+from cpsim.verify.conformance.target import Target, reach
 
 MINE, OTHER = ("alpha", "first secret"), ("beta", "second secret")
+CLAUSES = {
+    "WIRE-14": test_wire.test_two_segments,
+    "DELIVER-11": test_delivery.test_segments_that_look_whole,
+    "EXPIRE-8": test_expiry.test_settled_slots_do_not_expire,
+    "EXPIRE-9": test_expiry.test_grants_nothing,
+}
 
 
 def test_every_clause_passes_on_the_pair(examine_fake, of_the_pair):
@@ -61,6 +70,7 @@ def test_a_server_alone_is_seen_whole_but_for_the_daemon(examine_fake):
     }
 
 
+@pytest.mark.thorough
 def test_deployed_shows_exactly_the_quirks_that_are_listed(examine_fake, page):
     outcome = examine_fake(PROFILES["deployed"], profile="deployed", flush_interval_s=0.2)
     assert set(outcome.quirks) == PROFILES["deployed"] - page.OF_THE_MIDDLE.keys()
@@ -81,6 +91,7 @@ def test_a_quirk_is_a_deviation_from_the_document(examine_fake):
     assert any("/batch/claim" in line for line in finding.transcript)
 
 
+@pytest.mark.thorough
 def test_what_earlier_runs_left_changes_nothing(tmp_path, monkeypatch, of_the_pair):
     monkeypatch.chdir(tmp_path)
     with Fake(dict([MINE, OTHER]), unix=Path("cp.sock"), http=ANY_PORT) as fake:
@@ -92,6 +103,7 @@ def test_what_earlier_runs_left_changes_nothing(tmp_path, monkeypatch, of_the_pa
             assert outcome.counts["not verifiable"] == 0
 
 
+@pytest.mark.thorough
 def test_cpsim_daemon_in_front_of_a_server_keeps_every_clause(tmp_path, monkeypatch, of_the_pair):
     monkeypatch.chdir(tmp_path)
     Path("secret").write_text(MINE[1], encoding="utf-8")
@@ -198,4 +210,44 @@ def test_a_rehearsal_lists_what_is_sent_and_sends_nothing(examine_fake, of_the_p
     for id in ("CONCUR-6", "CONCUR-7"):  # these send from several threads
         planned_lines[id].sort()
         sent_lines[id].sort()
+    for id in ("DELIVER-11", "DELIVER-12", "WIRE-14"):  # these send more on a machine that is busy
+        del sent_lines[id][len(planned_lines[id]) :]
     assert planned_lines == sent_lines
+
+
+class Busy(Examiner):
+    """An examiner whose machine is busy for a while: the first pauses are longer than a daemon waits for a segment."""
+
+    def __init__(self, sight, clause):
+        super().__init__(sight, clause)
+        self.too_long_s = [0.2, 0.2]
+
+    def pause(self, seconds):
+        super().pause(self.too_long_s.pop() if self.too_long_s else seconds)
+
+
+@pytest.mark.parametrize("id", ["WIRE-14", "DELIVER-11"])
+def test_a_second_segment_that_a_busy_machine_sends_late_says_nothing_of_the_daemon(id, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with Fake(dict([MINE]), unix=Path("cp.sock"), http=ANY_PORT) as fake:
+        server = parse_endpoint(fake.addresses["http"])
+        sight = reach(Target(daemon=parse_endpoint("./cp.sock"), server=server, credentials=MINE))
+        examiner = Busy(sight, catalogue()[id])
+        CLAUSES[id](examiner)
+    assert not examiner.too_long_s
+
+
+@pytest.mark.parametrize("id", ["EXPIRE-8", "EXPIRE-9"])
+def test_what_expires_because_somebody_else_moves_the_clock_says_nothing_of_the_server(id):
+    with Fake(dict([MINE]), http=ANY_PORT) as fake:
+        sight = reach(Target(server=parse_endpoint(fake.addresses["http"]), credentials=MINE))
+
+        class Disturbed(Examiner):
+            """An examiner beside whom another moves the clock with every command."""
+
+            def ask(self, request):
+                self.accounts.advance(90)
+                return super().ask(request)
+
+        with pytest.raises(NotVerifiable, match="somebody else moves"):
+            CLAUSES[id](Disturbed(sight, catalogue()[id]))
