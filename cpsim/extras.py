@@ -7,7 +7,7 @@ from typing import Final
 
 from cpsim.errors import Problem
 
-DISTRIBUTION: Final = "cpsim"
+DISTRIBUTION: Final = "creditpiggy-sim"
 """What pip installs."""
 _RUN: Final = ("faker", "hdrhistogram", "numpy", "pyarrow")
 EXTRAS: Final = {

@@ -162,7 +162,7 @@ def test_without_the_extra_it_says_what_to_install(cpsim, week, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "duckdb" else find(name))
     status, _, err = cpsim("report", week.export())
-    assert (status, err) == (2, "cpsim: cpsim report needs duckdb: pip install 'cpsim[report]'\n")
+    assert (status, err) == (2, "cpsim: cpsim report needs duckdb: pip install 'creditpiggy-sim[report]'\n")
 
 
 def test_a_report_that_is_named_twice_is_made_once(cpsim, week):
