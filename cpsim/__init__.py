@@ -6,7 +6,7 @@ a **journal** records what was answered, **verify** says whether it was right, a
     scenarios/*.toml -> cpsim.scenario -> cpsim.replay -> an endpoint: somebody's, or ours,
                                               |           cpsim.daemon -> cpsim.server
                                               v                               |
-                                           journal ------> cpsim.verify <-----+
+                                           journal ------> cpsim.judge <-----+
                                                                 |
                                                                 v
                                                          verdict, run folder

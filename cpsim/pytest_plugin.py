@@ -132,9 +132,9 @@ def _admits(name: str, value: object) -> bool:
 def _unknown(settings: Mapping[str, Any]) -> str | None:
     """The profile, quirk or fault that there is not."""
     from cpsim.errors import Problem
-    from cpsim.fault_plan import FaultPlan
-    from cpsim.faults import Fault
-    from cpsim.quirks import chosen
+    from cpsim.faults.plan import FaultPlan
+    from cpsim.faults.spec import Fault
+    from cpsim.protocol.quirks import chosen
 
     faults = settings.get("faults", ())
     if not all(isinstance(fault, str | Fault) for fault in faults):

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from sphinx.util.docutils import SphinxDirective
 
-from cpsim.faults import ACTIONS, KEYS
-from cpsim.quirks import QUIRKS
+from cpsim.faults.spec import ACTIONS, KEYS
+from cpsim.protocol.quirks import QUIRKS
 from cpsim.scenario.json_schema import CHANGED, json_schema
-from cpsim.server import openapi
+from cpsim.server.control import openapi
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

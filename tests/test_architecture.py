@@ -15,11 +15,11 @@ SOURCES = sorted(
 PURE = [
     *(Path("cpdaemon", f"{name}.py") for name in ("commands", "wire", "signing", "endpoint", "value", "errors")),
     *(path for path in SOURCES if path.is_relative_to("cpsim/scenario")),
-    Path("cpsim/offset.py"),
-    Path("cpsim/tables.py"),
+    Path("cpsim/judge/clock_offset.py"),
+    Path("cpsim/config/tables.py"),
     Path("cpsim/server/accounts.py"),
     Path("cpsim/server/ledger.py"),
-    *(Path("cpsim/verify", f"{name}.py") for name in ("model", "orders", "anomalies", "timeline", "repeat")),
+    *(Path("cpsim/judge", f"{name}.py") for name in ("model", "orders", "anomalies", "timeline", "repeat")),
 ]
 IMPURE = {"_socket", "asyncio", "concurrent", "random", "secrets", "select", "selectors", "socket", "threading", "time"}
 TOP_LEVEL = {
@@ -77,7 +77,7 @@ def test_pure_modules_touch_neither_the_world_nor_the_clock(path: Path) -> None:
 
 def test_the_judge_shares_no_code_with_the_judged() -> None:
     assert not {
-        path for path in importers("cpsim.server", "cpsim.daemon", "cpsim.fake") if path.startswith("cpsim/verify/")
+        path for path in importers("cpsim.server", "cpsim.daemon", "cpsim.fake") if path.startswith("cpsim/judge/")
     }
 
 
@@ -98,7 +98,7 @@ def test_no_thread_of_ours_can_end_unseen() -> None:
         for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute) and ast.unparse(node) in {"threading.Thread", "threading.Timer"}
     }
-    assert starts == {"cpsim/threads.py"}
+    assert starts == {"cpsim/system/threads.py"}
 
 
 def test_heavy_libraries_stay_where_they_belong() -> None:

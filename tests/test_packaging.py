@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cpsim.extras import EXTRAS
+from cpsim.system.extras import EXTRAS
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("cpdaemon", "cpsim")

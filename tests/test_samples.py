@@ -19,7 +19,7 @@ from cpsim.daemon.courier import HttpServer
 from cpsim.daemon.site import Daemon
 from cpsim.daemon.spool import Spool
 from cpsim.fake import ANY_PORT, Fake
-from cpsim.serve import load
+from cpsim.fake.settings import load
 
 SAMPLES = Path(__file__).parent / "samples"
 SECRETS = {"physics": "physics-secret", "chemistry": "chemistry-secret"}

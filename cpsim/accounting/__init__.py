@@ -1,7 +1,7 @@
 """Who earned what: a ledger as pandas frames, and the reports that are made of them."""
 # ruff: noqa: E402 - what is not installed is named before it is imported
 
-from cpsim.extras import require
+from cpsim.system.extras import require
 
 require("report", "cpsim.accounting")
 

@@ -7,8 +7,8 @@ import traceback
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
-from cpsim import catalog
 from cpsim.accounting.blocks import Figure, Note, Report, Table
+from cpsim.config import catalog
 from cpsim.errors import Problem
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from rich.table import Table as Grid
 
 from cpsim.accounting.blocks import Note
 from cpsim.accounting.values import heading, human_text, is_numeric, records, shown
-from cpsim.printable import escaped
-from cpsim.terminal import print_table
+from cpsim.ui.printable import escaped
+from cpsim.ui.terminal import print_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cpdaemon.endpoint import UrlEndpoint, parse_endpoint
-from cpsim import arguments as typed
 from cpsim.errors import Problem
+from cpsim.protocol import arguments as typed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +51,7 @@ RECEIVED: Final = pa.schema(
 """A row per command that a server received; `readable` unless an argument is not of the type that the protocol has."""
 SQLITE: Final = b"SQLite format 3\0"
 SPOOL: Final = b"spoo"
-"""What marks a daemon's spool (see `cpsim.log`), which holds commands and no accounts."""
+"""What marks a daemon's spool (see `cpsim.store.log`), which holds commands and no accounts."""
 CONTROL_PATH: Final = "/__cpsim/"
 TIMEOUT_S: Final = 60.0
 PAGE: Final = 10_000
@@ -64,7 +64,7 @@ class Source:
     Attributes:
         kind: "run folder", "store", "export" or "running server".
         name: what the user called it.
-        slots: Parquet with a row per slot, as `cpsim.server.export` has it.
+        slots: Parquet with a row per slot, as `cpsim.server.control.export` has it.
         accounts: Parquet with a row per machine and user, if there is any.
         journal: Parquet with a row per operation that a client sent, if there is any.
         received: Parquet with a row per command that the server received, if it could be asked.
@@ -179,7 +179,7 @@ def _tables(kind: str, name: str, slots: Path) -> Source:
 
 def _store(path: Path, folder: Path) -> Source:
     """A store that no server has open, as of its last change; nothing is written to it."""
-    from cpsim.server.inspection import Inspector  # noqa: PLC0415 - only a store needs a server to be read
+    from cpsim.server.control.inspection import Inspector  # noqa: PLC0415 - only a store needs a server to be read
     from cpsim.server.service import AccountServer  # noqa: PLC0415
     from cpsim.server.store import Store  # noqa: PLC0415
 

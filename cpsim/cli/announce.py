@@ -11,8 +11,8 @@ import click
 
 from cpdaemon.endpoint import UnixEndpoint, parse_endpoint
 from cpdaemon.errors import EndpointError
-from cpsim.daemon.addresses import is_served
 from cpsim.errors import Problem
+from cpsim.net.addresses import is_served
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -194,8 +194,8 @@ def _serve(
 ) -> None:
     """Run the daemon, if all that it needs was said."""
     from cpsim.daemon import main
-    from cpsim.process import settle_in
-    from cpsim.quirks import QUIRKS, chosen
+    from cpsim.protocol.quirks import QUIRKS, chosen
+    from cpsim.system.process import settle_in
 
     for name in quirks:
         if QUIRKS[name].tier == "server":

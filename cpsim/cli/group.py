@@ -11,7 +11,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from cpdaemon.errors import CreditPiggyError
-from cpsim.extras import require
+from cpsim.system.extras import require
 
 PROGRAM: Final = "cpsim"
 INVALID: Final = 1
@@ -74,7 +74,7 @@ def cli() -> None:
 def main() -> NoReturn:
     """Run the command line; a problem is one line on standard error, and never a traceback."""
     from cpsim.errors import Problem, WrongUsage
-    from cpsim.printable import printable
+    from cpsim.ui.printable import printable
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):

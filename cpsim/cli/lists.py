@@ -18,7 +18,7 @@ def list_quirks(as_json: bool) -> None:
     cpsim serve --profile deployed       with all of them
     cpsim quirks --json
     """
-    from cpsim.quirks import QUIRKS
+    from cpsim.protocol.quirks import QUIRKS
 
     if as_json:
         print_json([{"quirk": name, "tier": tier, "effect": effect} for name, tier, effect in QUIRKS.values()])
@@ -38,7 +38,7 @@ def list_faults(as_json: bool) -> None:
     cpsim serve --fault server.status=503:probability=0.1,from=10,until=20
     cpsim faults --json
     """
-    from cpsim.faults import ACTIONS, KEYS
+    from cpsim.faults.spec import ACTIONS, KEYS
 
     if as_json:
         actions = [

@@ -36,14 +36,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from cpdaemon.endpoint import Endpoint
-    from cpsim.capacity import Asked
+    from cpsim.config.thresholds import Threshold
+    from cpsim.run.capacity import Asked
     from cpsim.scenario.workload import Workload
-    from cpsim.thresholds import Threshold
 
 START: Final = """
 import sys
 try:
-    import cpsim.replay.connect, locust.main
+    import cpsim.replay.wires.connect, locust.main
     locust.main.main()
 except KeyboardInterrupt:
     sys.stderr.write("cpsim: interrupted\\n")
@@ -148,14 +148,14 @@ def load(
     cpsim load challenge --target 127.0.0.1:5667 -- --headless --processes 2
     cpsim load challenge --target 127.0.0.1:5667 --find-capacity --p99-ms 50
     """
-    from cpsim.catalog import find_scenario
+    from cpsim.config.catalog import find_scenario
 
     where = target_at(target, server, project, secret_file)
     assert where is not None
     path = find_scenario(scenario)
     _check(context)
     if find_capacity:
-        from cpsim.capacity import Asked
+        from cpsim.run.capacity import Asked
 
         ask = partial(
             Asked,
@@ -260,11 +260,11 @@ def _search(
     as_json: bool,
 ) -> int:
     """Search the capacity, write its folder, and tell; returns the exit status."""
-    from cpsim import run_folder
-    from cpsim.capacity import Capacity, find
-    from cpsim.curve import show
+    from cpsim.run import folder as run_folder
+    from cpsim.run.capacity import Capacity, find
+    from cpsim.run.curve import show
     from cpsim.scenario import load_workload
-    from cpsim.terminal import Stages, console
+    from cpsim.ui.terminal import Stages, console
 
     folder = output or run_folder.new_name(path)
     partial = run_folder.claim_folder(folder)

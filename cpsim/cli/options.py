@@ -13,14 +13,14 @@ from click.shell_completion import CompletionItem
 
 from cpdaemon.endpoint import Endpoint, TcpEndpoint, parse_endpoint
 from cpdaemon.errors import EndpointError, InvalidCommand
+from cpsim.config.thresholds import Threshold
 from cpsim.errors import Problem
-from cpsim.faults import ACTIONS, Fault
-from cpsim.listen import Listen
-from cpsim.quirks import QUIRKS
-from cpsim.thresholds import Threshold
+from cpsim.faults.spec import ACTIONS, Fault
+from cpsim.net.listen import Listen
+from cpsim.protocol.quirks import QUIRKS
 
 if TYPE_CHECKING:
-    from cpsim.replay.clock import Pace
+    from cpsim.replay.pace import Pace
 
 LONGEST_S: Final = 86_400
 FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -123,7 +123,7 @@ class RateType(click.ParamType[str]):
 
 def pace_at(rate: str) -> Pace:
     """The pace that a rate stands for: `1000`, or `100..1000:30s,1000:10s`. Raises ValueError."""
-    from cpsim.replay.clock import Profile, Rate
+    from cpsim.replay.pace import Profile, Rate
 
     if ":" in rate:
         return Profile.parse(rate)
@@ -150,7 +150,7 @@ class SlotPrefixType(click.ParamType[str]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Check it."""
-        from cpsim.run import check_prefix
+        from cpsim.run.pipeline import check_prefix
 
         try:
             check_prefix(value)
@@ -231,7 +231,7 @@ def print_json(document: object) -> None:
 
 def complete_scenario(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The scenarios that come along; and whatever file there is."""
-    from cpsim.catalog import scenario_names
+    from cpsim.config.catalog import scenario_names
 
     names = [name for name in scenario_names() if name.startswith(incomplete)]
     return [CompletionItem(name) for name in names] or [CompletionItem(incomplete, type="file")]
@@ -239,7 +239,7 @@ def complete_scenario(_: click.Context, __: click.Parameter, incomplete: str) ->
 
 def secret_in(path: Path, option: str = "--secret-file") -> str:
     """The secret that a file holds. Raises click.UsageError."""
-    from cpsim.serve import read_secret
+    from cpsim.fake.settings import read_secret
 
     try:
         return read_secret(path)

@@ -13,7 +13,7 @@ from cpsim.cli.announce import announcing
 from cpsim.cli.group import ExtraCommand, cli
 from cpsim.cli.options import EndpointType, print_json
 from cpsim.errors import Problem
-from cpsim.listen import Listen, is_loopback
+from cpsim.net.listen import Listen, is_loopback
 
 if TYPE_CHECKING:
     from cpsim.record.recording import Recording
@@ -91,10 +91,10 @@ def record(
     cpsim record --listen :8080 --target https://cp.example.org/api -o traffic.parquet
     cpsim run traffic.parquet --speed 10
     """
-    from cpsim.process import settle_in
     from cpsim.record import proxy
     from cpsim.record.pseudonyms import Pseudonyms
     from cpsim.record.recording import Recording
+    from cpsim.system.process import settle_in
 
     if str(listen) == str(target):
         raise click.UsageError(f"--listen and --target are both {listen}: the proxy cannot stand in front of itself")

@@ -85,7 +85,7 @@ def report(
     if "comparison" in names and against is None:
         raise click.UsageError("the comparison is with other accounts: name them with --against PATH")
     from cpsim.accounting import Accounts, build
-    from cpsim.terminal import Stages
+    from cpsim.ui.terminal import Stages
 
     options["token"] = None if control_token_file is None else secret_in(control_token_file, "--control-token-file")
     options["scheduler"] = scheduler
@@ -112,7 +112,7 @@ def list_reports(as_json: bool) -> None:
     cpsim report runs/smoke-20260301 my-report.py
     cpsim reports --json
     """
-    from cpsim.catalog import describe_report, find_report, report_names
+    from cpsim.config.catalog import describe_report, find_report, report_names
 
     if as_json:
         print_json([{"report": name, "description": describe_report(find_report(name))[0]} for name in report_names()])
@@ -148,7 +148,7 @@ def _write(form: str, accounts: Accounts, reports: Sequence[Report], output: Pat
     folders = {"csv": files.write_csv, "parquet": files.write_parquet}
     texts = {"json": files.json_text, "markdown": files.markdown, "html": page.html, "terminal": screen.text}
     if output is None and form == "terminal":
-        from cpsim.terminal import console
+        from cpsim.ui.terminal import console
 
         screen.show(accounts, reports, console)
     elif output is None:

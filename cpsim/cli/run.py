@@ -34,10 +34,10 @@ from cpsim.cli.options import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cpsim.replay.clock import Pace
-    from cpsim.run import Run, Target
-    from cpsim.summary import Summary
-    from cpsim.thresholds import Threshold
+    from cpsim.config.thresholds import Threshold
+    from cpsim.replay.pace import Pace
+    from cpsim.run.pipeline import Run, Target
+    from cpsim.run.summary import Summary
 
 
 @cli.command(cls=ExtraCommand, extra="run")
@@ -133,13 +133,13 @@ def run(
     cpsim run smoke --rate 50..500:5s,500:5s --assert "p99_ms<20" --assert "error_rate<0.001"
     cpsim run smoke --target https://cp.example.org/api --project ID --secret-file FILE
     """
-    from cpsim import run_folder
-    from cpsim.catalog import find_scenario
-    from cpsim.run import check_virtual
-    from cpsim.run import run as perform
+    from cpsim.config.catalog import find_scenario
+    from cpsim.run import folder as run_folder
+    from cpsim.run.pipeline import check_virtual
+    from cpsim.run.pipeline import run as perform
+    from cpsim.run.summary import summarise
     from cpsim.scenario import load_workload
-    from cpsim.summary import summarise
-    from cpsim.terminal import Stages
+    from cpsim.ui.terminal import Stages
 
     pace = _pace(rate, speed, users, think_s, virtual=virtual, asap=asap)
     where = target_at(target, server, project, secret_file)
@@ -174,9 +174,9 @@ def run(
 
 
 def _tell(result: Run, summary: Summary, folder: Path, *, as_json: bool) -> None:
-    from cpsim import run_folder
-    from cpsim.summary import show
-    from cpsim.terminal import console
+    from cpsim.run import folder as run_folder
+    from cpsim.run.summary import show
+    from cpsim.ui.terminal import console
 
     if as_json:
         document = run_folder.run_document(result, summary) | run_folder.verdict_document(result)
@@ -202,7 +202,7 @@ def _command(context: click.Context, seed: int) -> str:
 def _pace(
     rate: str | None, speed: float | None, users: int | None, think_s: float | None, *, virtual: bool, asap: bool
 ) -> Pace:
-    from cpsim.replay.clock import AsFastAsPossible, Speed, Users, Virtual
+    from cpsim.replay.pace import AsFastAsPossible, Speed, Users, Virtual
 
     if (rate is not None) + (speed is not None) + virtual + asap + (users is not None) > 1:
         raise click.UsageError("--rate, --speed, --virtual, --asap and --users exclude one another")
@@ -221,7 +221,7 @@ def target_at(
     target: Endpoint | None, server: Endpoint | None, project: str | None, secret_file: Path | None
 ) -> Target | None:
     """The target that options name, None if it is the embedded fake. Raises click.UsageError."""
-    from cpsim.run import Target
+    from cpsim.run.pipeline import Target
 
     if server is not None and not isinstance(server, UrlEndpoint):
         raise click.UsageError(f"--server must be a URL such as http://127.0.0.1:8080/api, not {server}")

@@ -23,14 +23,14 @@ def scenarios(context: click.Context, schema: bool, as_json: bool) -> None:
     cpsim scenarios write lhc-scale -o lhc-scale.parquet
     """
     if schema:
-        from cpsim.extras import require
+        from cpsim.system.extras import require
 
         require("run", "cpsim scenarios --schema")
         from cpsim.scenario.json_schema import json_schema
 
         click.echo(json_schema(), nl=False)
     elif context.invoked_subcommand is None:
-        from cpsim.catalog import describe_scenario, find_scenario, scenario_names
+        from cpsim.config.catalog import describe_scenario, find_scenario, scenario_names
 
         listed = []
         for name in scenario_names():
@@ -58,7 +58,7 @@ def show(scenario: str, settings: tuple[str, ...], seed: int | None, plot: Path 
     cpsim scenarios show smoke --set population.machines=500
     cpsim scenarios show challenge --plot challenge.svg
     """
-    from cpsim.catalog import find_scenario
+    from cpsim.config.catalog import find_scenario
     from cpsim.scenario import load_workload, picture
 
     if plot is not None and plot.suffix.lower() != ".svg":
@@ -99,9 +99,10 @@ def write(scenario: str, settings: tuple[str, ...], seed: int | None, output: Pa
     cpsim scenarios write lhc-scale --set arrivals.jobs=10_000_000 -o ten-million.parquet
     cpsim run ten-million.parquet
     """
-    from cpsim.catalog import find_scenario
+    from cpsim.config.catalog import find_scenario
     from cpsim.errors import Problem
-    from cpsim.scenario import Scenario, columns, load_workload, source
+    from cpsim.scenario import Scenario, load_workload, source
+    from cpsim.scenario.formats import columns
     from cpsim.scenario.generation import parts
 
     if output.suffix.lower() != ".parquet":

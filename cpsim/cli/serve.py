@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def _secrets(project_ids: Sequence[str], secret_files: Sequence[Path]) -> dict[str, str]:
     """The secret of each project, from the file of the same place in the list."""
-    from cpsim.serve import DEMO_PROJECT
+    from cpsim.fake.settings import DEMO_PROJECT
 
     ids = project_ids or (DEMO_PROJECT,)
     if secret_files and len(secret_files) != len(ids):
@@ -129,9 +129,9 @@ def serve(
     from dataclasses import replace
 
     from cpsim.fake import Site
-    from cpsim.process import settle_in
-    from cpsim.serve import Configuration, load
-    from cpsim.serve import serve as perform
+    from cpsim.fake.settings import Configuration, load
+    from cpsim.fake.settings import serve as perform
+    from cpsim.system.process import settle_in
 
     changes = {name: value for name, value in options.items() if value not in {None, ()}}
     if projects or secret_files:

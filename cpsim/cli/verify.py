@@ -13,21 +13,13 @@ import click
 
 from cpdaemon.endpoint import UnixEndpoint, UrlEndpoint, parse_endpoint
 from cpsim.cli.group import FAILED, INVALID, ExtraCommand, cli
-from cpsim.cli.options import (
-    FILE,
-    LONGEST_S,
-    ListenType,
-    NumberType,
-    print_json,
-    project_option,
-    secret_file_option,
-)
+from cpsim.cli.options import FILE, LONGEST_S, ListenType, NumberType, print_json, project_option, secret_file_option
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from cpsim.verify.conformance.target import Target
-    from cpsim.verify.conformance.walk import Walks
+    from cpsim.conformance.target import Target
+    from cpsim.conformance.walk import Walks
 
 WHERE: Final = ("server", "project", "secret_file", "other_project", "other_secret_file", "behind")
 """The options that say where a target is; the others say how it is examined."""
@@ -138,11 +130,11 @@ def verify(
     """
     from dataclasses import replace
 
-    from cpsim.terminal import Stages, console
-    from cpsim.verify.conformance import table
-    from cpsim.verify.conformance.clause import catalogue, is_chosen
-    from cpsim.verify.conformance.suite import Outcome, examine
-    from cpsim.verify.conformance.target import checked_prefix
+    from cpsim.conformance import table
+    from cpsim.conformance.clause import catalogue, is_chosen
+    from cpsim.conformance.suite import Outcome, examine
+    from cpsim.conformance.target import checked_prefix
+    from cpsim.ui.terminal import Stages, console
 
     if sequences is not None and (
         clauses or only_list or dry_run or junit is not None or options["behind"] is not None
@@ -201,10 +193,10 @@ def _check_given(context: click.Context) -> None:
 
 def _walk(target: Target, count: int, seed: int, on_sequence: Callable[[int], object]) -> Walks:
     """Send random sequences of commands to a target."""
+    from cpsim.conformance.findings import CannotRun
+    from cpsim.conformance.target import Traffic, reach
+    from cpsim.conformance.walk import COMMANDS_A_SEQUENCE, walk
     from cpsim.errors import Problem
-    from cpsim.verify.conformance.findings import CannotRun
-    from cpsim.verify.conformance.target import Traffic, reach
-    from cpsim.verify.conformance.walk import COMMANDS_A_SEQUENCE, walk
 
     sight = reach(target)
     sight.traffic = Traffic(target.max_rate, 1_000 + 2 * count * COMMANDS_A_SEQUENCE)
@@ -216,7 +208,7 @@ def _walk(target: Target, count: int, seed: int, on_sequence: Callable[[int], ob
 
 def _given(endpoint: str | None, **options: Any) -> Target | None:  # noqa: ANN401 - those of `aim`
     """The target that the options speak of, if there is an endpoint."""
-    from cpsim.verify.conformance.target import aim
+    from cpsim.conformance.target import aim
 
     if endpoint is None:
         if any(value is not None for value in options.values()):
@@ -230,7 +222,7 @@ def _given(endpoint: str | None, **options: Any) -> Target | None:  # noqa: ANN4
 
 def _check_clauses(patterns: Sequence[str]) -> None:
     """Raise click.BadParameter if a pattern is for no clause."""
-    from cpsim.verify.conformance.clause import catalogue, is_chosen
+    from cpsim.conformance.clause import catalogue, is_chosen
 
     known = catalogue()
     for pattern in patterns:
@@ -246,8 +238,8 @@ def _embedded(dry_run: bool) -> Iterator[Target]:
     import secrets
     import tempfile
 
+    from cpsim.conformance.target import Target
     from cpsim.fake import FakeProcess
-    from cpsim.verify.conformance.target import Target
 
     credentials, other = ((name, secrets.token_hex(16)) for name in ("cpsim", "cpsim-other"))
     if dry_run:

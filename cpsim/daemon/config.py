@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from cpdaemon.endpoint import UnixEndpoint, UrlEndpoint, parse_endpoint
 from cpdaemon.errors import EndpointError
 from cpsim.errors import Problem
-from cpsim.listen import Listen
+from cpsim.net.listen import Listen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -36,7 +36,7 @@ from cpdaemon.signing import bulk_body, bulk_errors, read_reply, token
 from cpdaemon.transport import HttpPool
 from cpsim.daemon.spool import MAX_BATCH, REFUSED, SET_ASIDE, SOME, Failed
 from cpsim.errors import Problem
-from cpsim.threads import Thread
+from cpsim.system.threads import Thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

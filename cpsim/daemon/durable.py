@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from cpdaemon.wire import MalformedFrame
 from cpsim.daemon.listener import READ_BYTES, Listener
 from cpsim.errors import Problem
-from cpsim.log import InDoubt
+from cpsim.store.log import InDoubt
 
 if TYPE_CHECKING:
     import socket

@@ -15,14 +15,14 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from cpsim.daemon.listener import BACKLOG, READ_BYTES, Listener
-from cpsim.refusal import refusing
+from cpsim.net.refusal import refusing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cpsim.daemon.listener import Call, _Connection
-    from cpsim.fault_plan import FaultPlan
-    from cpsim.faults import Fault
+    from cpsim.faults.plan import FaultPlan
+    from cpsim.faults.spec import Fault
 
 RESET: Final = struct.pack("ii", 1, 0)
 """Linger for no time: closing resets."""

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from cpsim.daemon.spool import Spool, existing, read_failed, read_status
 from cpsim.errors import Problem
-from cpsim.log import InUse
-from cpsim.printable import printable
+from cpsim.store.log import InUse
+from cpsim.ui.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Collection

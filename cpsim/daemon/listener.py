@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final
 
 from cpdaemon.commands import KINDS
 from cpdaemon.wire import MAX_FRAME_BYTES, MalformedFrame, parse
-from cpsim.threads import Thread
+from cpsim.system.threads import Thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -17,10 +17,10 @@ from cpsim.daemon.courier import HttpServer
 from cpsim.daemon.site import Daemon
 from cpsim.daemon.spool import RESERVE_BYTES, Spool
 from cpsim.errors import Problem
-from cpsim.fault_plan import FaultPlan
-from cpsim.faults import SERVER_REQUESTS
-from cpsim.printable import printable
-from cpsim.threads import notified
+from cpsim.faults.plan import FaultPlan
+from cpsim.faults.spec import SERVER_REQUESTS
+from cpsim.system.threads import notified
+from cpsim.ui.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -55,7 +55,7 @@ def run(
         ready: told the address, as `KIND ADDRESS`, once commands are accepted.
         timeout_s: how long the server may take to answer a batch.
         when_unknown: `set-aside` or `resend`.
-        quirks: names from `cpsim.quirks.QUIRKS`; with "ack-before-delivery" there is no spool.
+        quirks: names from `cpsim.protocol.quirks.QUIRKS`; with "ack-before-delivery" there is no spool.
         faults: what goes wrong, as text.
         seed: of the faults' probabilities.
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cpsim.daemon.courier import Outcomes
     from cpsim.daemon.listener import Call, _Connection
     from cpsim.daemon.spool import Batch
-    from cpsim.fault_plan import FaultPlan
+    from cpsim.faults.plan import FaultPlan
 
 STARVED: Final = 5_000
 """Commands past which a batch is passed on however fast others follow, and past which a daemon is busy."""
@@ -39,7 +39,7 @@ class QuirkyListener(FaultyListener):
         arguments: those of `Listener`, or of the listener that this one is mixed with.
         faults: the plan of faults.
         project: whose commands they are.
-        quirks: names from `cpsim.quirks.QUIRKS`; those of the server make no difference here.
+        quirks: names from `cpsim.protocol.quirks.QUIRKS`; those of the server make no difference here.
         on_turn: called in every turn of the loop, with the number of commands that it has acknowledged.
     """
 
@@ -94,7 +94,7 @@ class QuirkyCourier(Courier):
 
     Args:
         arguments: those of `Courier`.
-        quirks: names from `cpsim.quirks.QUIRKS`; those of the server make no difference here.
+        quirks: names from `cpsim.protocol.quirks.QUIRKS`; those of the server make no difference here.
     """
 
     def __init__(self, *arguments: Any, quirks: frozenset[str]) -> None:  # noqa: ANN401 - not ours to know

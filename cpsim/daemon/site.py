@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint, parse_endpoint
 from cpdaemon.errors import EndpointError
-from cpsim.daemon.addresses import listen_tcp, listen_unix
 from cpsim.daemon.courier import LAST_RETRY_S, WHEN_UNKNOWN
 from cpsim.daemon.memory import MemorySpool
 from cpsim.daemon.quirks import QuirkyCourier, QuirkyDurableListener, QuirkyListener
 from cpsim.daemon.spool import Spool
 from cpsim.daemon.timed import TimedListener
-from cpsim.fault_plan import FaultPlan
+from cpsim.faults.plan import FaultPlan
+from cpsim.net.addresses import listen_tcp, listen_unix
 
 if TYPE_CHECKING:
     import socket
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from cpdaemon.signing import Call
     from cpsim.daemon.courier import Server
-    from cpsim.waits import Waits
+    from cpsim.metrics.waits import Waits
 
 POLL_S: Final = 0.001
 STOP_WITHIN_S: Final = 10.0
@@ -46,7 +46,7 @@ class Daemon:
         flush_interval_s: how long a command waits for others.
         when_unknown: `set-aside` or `resend`; see `cpsim.daemon.courier`.
         longest_pause_s: the limit of the pause after a failure.
-        quirks: how it differs from what is documented: names from `cpsim.quirks.QUIRKS`.
+        quirks: how it differs from what is documented: names from `cpsim.protocol.quirks.QUIRKS`.
         faults: what goes wrong.
         waits: where it notes how long callers wait, if it keeps commands in memory and that is asked for.
 

@@ -23,16 +23,16 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from cpdaemon.signing import bulk_batches
 from cpdaemon.wire import MalformedFrame, parse
 from cpsim.errors import Problem
-from cpsim.log import ROOM_INSIDE, Log, connect, cut, in_use, real_path, reserve_of, told
-from cpsim.quirks import numbers_in
-from cpsim.reserve import is_given_up
+from cpsim.protocol.quirks import numbers_in
+from cpsim.store.log import ROOM_INSIDE, Log, connect, cut, in_use, real_path, reserve_of, told
+from cpsim.store.reserve import is_given_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from cpdaemon.signing import Call
-    from cpsim.log import Statement, Then
+    from cpsim.store.log import Statement, Then
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from cpsim.daemon.quirks import QuirkyListener
 
 if TYPE_CHECKING:
     from cpsim.daemon.listener import Call, _Connection
-    from cpsim.faults import Fault
-    from cpsim.waits import Waits
+    from cpsim.faults.spec import Fault
+    from cpsim.metrics.waits import Waits
 
 
 class TimedListener(QuirkyListener):

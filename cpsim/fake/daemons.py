@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
     from cpdaemon.endpoint import TcpEndpoint
     from cpdaemon.signing import Call
-    from cpsim.fault_plan import FaultPlan
-    from cpsim.faults import Fault
+    from cpsim.faults.plan import FaultPlan
+    from cpsim.faults.spec import Fault
+    from cpsim.metrics.waits import Waits
     from cpsim.server.service import AccountServer
-    from cpsim.waits import Waits
 
 GATHER_S: Final = 0.02
 """How long a stored command waits for others at least: a batch costs three commits, however small it is."""

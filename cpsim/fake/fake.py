@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from cpdaemon.endpoint import TcpEndpoint
-from cpsim.daemon.addresses import listen_tcp
 from cpsim.daemon.site import address_of
 from cpsim.daemon.spool import read_status
 from cpsim.errors import Problem
 from cpsim.fake.daemons import Site, SiteDaemon
-from cpsim.fault_plan import FaultPlan
-from cpsim.listen import is_loopback
-from cpsim.server.access import Access
-from cpsim.server.control import Control
+from cpsim.faults.plan import FaultPlan
+from cpsim.net.addresses import listen_tcp
+from cpsim.net.listen import is_loopback
+from cpsim.server.control.access import Access
+from cpsim.server.control.api import Control
+from cpsim.server.control.inspection import Inspector
 from cpsim.server.dashboard.pages import Dashboard
 from cpsim.server.dashboard.watch import Watch
 from cpsim.server.faults import FaultyApi
 from cpsim.server.http import API_PATH
-from cpsim.server.inspection import Inspector
 from cpsim.server.journal import DEFAULT_LIMIT
 from cpsim.server.service import AccountServer
 from cpsim.server.serving import HttpServer
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from cpsim.faults import Fault
-    from cpsim.waits import Waits
+    from cpsim.faults.spec import Fault
+    from cpsim.metrics.waits import Waits
 
 ANY_PORT: Final = TcpEndpoint("127.0.0.1", 0)
 CATCH_UP_S: Final = 2.0
@@ -57,7 +57,7 @@ class Fake:
         sites: other daemons.
         control_token: what a request of the control API has to show. Without one, the control API asks for nothing
             where `http` is loopback, and is not there elsewhere.
-        quirks: how it differs from what is documented: names from `cpsim.quirks.QUIRKS`.
+        quirks: how it differs from what is documented: names from `cpsim.protocol.quirks.QUIRKS`.
         journal_limit: how many commands of each project the journal keeps.
         store: the file that keeps the accounts; what a daemon has acknowledged is in `FILE.PROJECT.spool` beside it,
             of a project's second daemon in `FILE.PROJECT+2.spool`. Without it, all is in memory.
@@ -233,7 +233,7 @@ class Fake:
         """Have these quirks, and no others, from now on.
 
         Args:
-            quirks: names from `cpsim.quirks.QUIRKS`.
+            quirks: names from `cpsim.protocol.quirks.QUIRKS`.
 
         Raises:
             Problem: with a store, "ack-before-delivery" would come or go: that is decided when the fake is made.

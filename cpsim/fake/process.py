@@ -17,9 +17,9 @@ from cpdaemon.endpoint import TcpEndpoint, UrlEndpoint, parse_endpoint
 from cpsim.errors import Problem
 from cpsim.fake.daemons import Site
 from cpsim.fake.fake import ANY_PORT, Fake
-from cpsim.fault_plan import Progress  # noqa: TC001 - msgspec reads it
-from cpsim.process import settle_in
-from cpsim.threads import ThreadFailed, notified
+from cpsim.faults.plan import Progress  # noqa: TC001 - msgspec reads it
+from cpsim.system.process import settle_in
+from cpsim.system.threads import ThreadFailed, notified
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -4,7 +4,7 @@ Importing this imports Locust, which makes the process's sockets and sleeps its 
 """
 # ruff: noqa: E402 - what is not installed is named before it is imported
 
-from cpsim.extras import require
+from cpsim.system.extras import require
 
 require("load", "cpsim.load")
 

@@ -8,7 +8,7 @@ from typing import NoReturn
 import psutil
 
 from cpsim.load.guard import FAILED
-from cpsim.printable import printable
+from cpsim.ui.printable import printable
 
 
 def leave(why: object) -> NoReturn:

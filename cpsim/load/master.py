@@ -17,12 +17,12 @@ import numpy as np
 from locust.exception import RPCError, RPCSendError
 from locust.runners import MasterRunner
 
+from cpsim.evidence.journal import RECORD_TYPE
 from cpsim.load.guard import FAILED, guarded
 from cpsim.load.outcome import conclude
-from cpsim.printable import printable
 from cpsim.replay.engine import Effort
-from cpsim.replay.journal import RECORD_TYPE
-from cpsim.run import Run, Target
+from cpsim.run.pipeline import Run, Target
+from cpsim.ui.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

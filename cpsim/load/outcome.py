@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cpsim import run_folder
-from cpsim.judging import judge
+from cpsim.accounts.observer import Observer
+from cpsim.config.thresholds import Threshold
+from cpsim.evidence.journal import RECORD_TYPE, Outcome, merged
 from cpsim.replay.engine import joint_effort
 from cpsim.replay.failures import LOST
-from cpsim.replay.journal import RECORD_TYPE, Outcome, merged
-from cpsim.summary import show, summarise
-from cpsim.terminal import console
-from cpsim.thresholds import Threshold
-from cpsim.verify.observer import Observer
+from cpsim.run import folder as run_folder
+from cpsim.run.judging import judge
+from cpsim.run.summary import show, summarise
+from cpsim.ui.terminal import console
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cpsim.load.master import Share
     from cpsim.load.plan import Plan
     from cpsim.replay.assignment import Assignment
-    from cpsim.run import Run
+    from cpsim.run.pipeline import Run
 
 
 def conclude(result: Run, plan: Plan, shares: Sequence[Share], start_ns: int, failure: str | None) -> int:

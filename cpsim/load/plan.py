@@ -13,12 +13,12 @@ import numpy as np
 
 from cpdaemon.endpoint import UrlEndpoint, parse_endpoint
 from cpsim.replay.assignment import Assignment
-from cpsim.replay.clock import AsFastAsPossible, Profile, Rate, Speed
+from cpsim.replay.pace import AsFastAsPossible, Profile, Rate, Speed
 from cpsim.scenario import load_workload
 
 if TYPE_CHECKING:
     from cpdaemon.endpoint import Endpoint
-    from cpsim.replay.clock import Pace
+    from cpsim.replay.pace import Pace
     from cpsim.scenario.workload import Workload
 
 VARIABLE: Final = "CPSIM_LOAD"

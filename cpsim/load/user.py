@@ -14,8 +14,8 @@ from cpdaemon import Client
 from cpdaemon.endpoint import UrlEndpoint, parse_endpoint
 from cpdaemon.errors import CreditPiggyError
 from cpsim.load.guard import FAILED
-from cpsim.printable import printable
 from cpsim.replay.failures import kind_of
+from cpsim.ui.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

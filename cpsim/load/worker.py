@@ -17,13 +17,13 @@ from locust.stats import StatsEntry, StatsError
 
 from cpdaemon.endpoint import UrlEndpoint
 from cpsim.errors import Problem
+from cpsim.evidence.journal import RECORD_TYPE, Journal, Outcome
 from cpsim.load.guard import FAILED, guarded
-from cpsim.printable import printable
-from cpsim.replay.connect import open_wire
 from cpsim.replay.engine import Engine
 from cpsim.replay.failures import kind_of
-from cpsim.replay.journal import RECORD_TYPE, Journal, Outcome
+from cpsim.replay.wires.connect import open_wire
 from cpsim.scenario.workload import KIND_NAMES
+from cpsim.ui.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

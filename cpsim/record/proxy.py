@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, Final
 import uvloop
 
 from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint, UrlEndpoint
-from cpsim.daemon.addresses import BACKLOG, listen_tcp, listen_unix
 from cpsim.daemon.site import address_of
 from cpsim.errors import Problem
+from cpsim.net.addresses import BACKLOG, listen_tcp, listen_unix
 from cpsim.record.exchanges import Http, OneShot, Session
 
 if TYPE_CHECKING:

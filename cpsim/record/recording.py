@@ -5,7 +5,7 @@
 | `sent_us` | when the first byte of it came, in microseconds since the recording began |
 | `answered_us` | when the last byte of its answer came; missing if none did |
 | `kind`, `slot` | the command; `frame` and none, if it is a malformed frame |
-| `arguments` in CSV; in Parquet the columns of `cpsim.arguments` | its arguments, as a trace has them |
+| `arguments` in CSV; in Parquet the columns of `cpsim.protocol.arguments` | its arguments, as a trace has them |
 | `outcome` | `accepted`, `refused` or `unknown` |
 | `error` | `ER`, `HTTP 500` and the like; empty if it was accepted |
 
@@ -28,10 +28,10 @@ import pyarrow.parquet
 
 from cpdaemon.commands import COMMANDS
 from cpdaemon.wire import MalformedFrame, parse
-from cpsim import arguments as typed
 from cpsim.errors import Problem, WrongUsage
+from cpsim.protocol import arguments as typed
 from cpsim.record.pseudonyms import SLOT
-from cpsim.scenario import trace
+from cpsim.scenario.formats import trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable

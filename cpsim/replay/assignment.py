@@ -10,8 +10,8 @@ import numpy as np
 from cpdaemon.endpoint import UrlEndpoint
 from cpsim.errors import Problem
 from cpsim.replay.engine import operations
-from cpsim.replay.lanes import addressed
 from cpsim.replay.payloads import frames, requests
+from cpsim.replay.wires.lanes import addressed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

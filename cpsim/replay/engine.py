@@ -12,9 +12,9 @@ from itertools import chain, repeat
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cpdaemon.errors import NotSent
+from cpsim.evidence.journal import Journal, Outcome
 from cpsim.replay.failures import OURS, kind_of
-from cpsim.replay.journal import Journal, Outcome
-from cpsim.replay.wire import BacklogFull, Wire
+from cpsim.replay.wires.wire import BacklogFull, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
-from cpsim.scenario.misbehaviour import UNSIGNED, frame_bytes
+from cpsim.scenario.models.misbehaviour import UNSIGNED, frame_bytes
 from cpsim.scenario.workload import ABSENT, FRAME, KIND_NAMES
 
 if TYPE_CHECKING:

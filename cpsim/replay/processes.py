@@ -15,9 +15,9 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from cpsim.errors import Problem, in_one_line
-from cpsim.replay.connect import open_wire
+from cpsim.evidence.journal import Journal, merged
 from cpsim.replay.engine import Effort, Engine, Progress, joint_effort
-from cpsim.replay.journal import Journal, merged
+from cpsim.replay.wires.connect import open_wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -176,7 +176,7 @@ def main() -> None:
 
 
 def _replay() -> None:
-    from cpsim.process import settle_in  # noqa: PLC0415 - for this process only
+    from cpsim.system.process import settle_in  # noqa: PLC0415 - for this process only
 
     settle_in()
     assignment: Assignment

@@ -13,7 +13,8 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cpsim.scenario import columns, generator, source, swf, trace
+from cpsim.scenario import generator, source
+from cpsim.scenario.formats import columns, swf, trace
 from cpsim.scenario.generation import generate
 from cpsim.scenario.schema import Generated, Logged, Scenario
 from cpsim.scenario.values import ScenarioError, SettingError

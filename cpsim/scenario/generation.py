@@ -8,24 +8,16 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from cpsim.scenario import identities, models, volunteers
-from cpsim.scenario.arrivals import arrive
-from cpsim.scenario.misbehaviour import FORGED, FRAMES, Chooser, forms
-from cpsim.scenario.numbers import Work, numbers
-from cpsim.scenario.run_times import run_times
+from cpsim.scenario.models import distributions as models
+from cpsim.scenario.models import identities, volunteers
+from cpsim.scenario.models.arrivals import arrive
+from cpsim.scenario.models.misbehaviour import FORGED, FRAMES, Chooser, forms
+from cpsim.scenario.models.numbers import Work, numbers
+from cpsim.scenario.models.run_times import run_times
 from cpsim.scenario.schema import AroundRange, FixedCredits, FromFaker, RangeCredits
 from cpsim.scenario.streams import Draw, uniforms
 from cpsim.scenario.values import LONGEST_US, ScenarioError
-from cpsim.scenario.workload import (
-    ABSENT,
-    Blocks,
-    Column,
-    Given,
-    Int32,
-    Int64,
-    Workload,
-    slot_numbers,
-)
+from cpsim.scenario.workload import ABSENT, Blocks, Column, Given, Int32, Int64, Workload, slot_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

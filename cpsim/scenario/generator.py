@@ -14,8 +14,8 @@ import traceback
 from typing import TYPE_CHECKING, Any, Final
 
 from cpdaemon.commands import Command
+from cpsim.scenario.formats.trace import of_calls
 from cpsim.scenario.source import safe_name
-from cpsim.scenario.trace import of_calls
 from cpsim.scenario.values import ScenarioError
 from cpsim.scenario.workload import Workload
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from cpsim.scenario.trace import Call
+    from cpsim.scenario.formats.trace import Call
 
 LONGEST_S: Final = 1e9
 FUNCTIONS: Final = "a function workload(seed) that returns a Workload, or commands(seed) that yields (seconds, command)"

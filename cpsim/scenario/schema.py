@@ -10,14 +10,15 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, field
 
 from cpdaemon.commands import MAX_FRAME_BYTES
-from cpsim import tables
+from cpsim.config import tables
 from cpsim.errors import Problem
-from cpsim.faults import Fault
-from cpsim.scenario import identities
-from cpsim.scenario.arrivals import Arrivals
-from cpsim.scenario.misbehaviour import Misbehaviour
-from cpsim.scenario.numbers import Cobblestones, Number, RunTime, Uniform
-from cpsim.scenario.run_times import RunTimes
+from cpsim.faults.spec import Fault
+from cpsim.scenario.models import identities
+from cpsim.scenario.models.arrivals import Arrivals
+from cpsim.scenario.models.misbehaviour import Misbehaviour
+from cpsim.scenario.models.numbers import Cobblestones, Number, RunTime, Uniform
+from cpsim.scenario.models.run_times import RunTimes
+from cpsim.scenario.models.volunteers import Volunteers
 from cpsim.scenario.values import (
     UNIT_US,
     Credits,
@@ -33,7 +34,6 @@ from cpsim.scenario.values import (
     Users,
     Weight,
 )
-from cpsim.scenario.volunteers import Volunteers
 
 SLOT_ID_CHARACTERS: Final = 100
 """How long a slot id may become at replay without a frame growing too large."""

@@ -10,8 +10,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from cpsim import tables
-from cpsim.catalog import NotFound, find_scenario
+from cpsim.config import tables
+from cpsim.config.catalog import NotFound, find_scenario
 from cpsim.scenario.schema import Generated, Logged, Scenario
 from cpsim.scenario.values import ScenarioError, SettingError
 

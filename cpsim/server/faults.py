@@ -17,11 +17,11 @@ from cpsim.server.http import API_PATH, MAX_BODY_BYTES, Api
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cpsim.fault_plan import FaultPlan
-    from cpsim.faults import Fault
-    from cpsim.server.control import Control
+    from cpsim.faults.plan import FaultPlan
+    from cpsim.faults.spec import Fault
+    from cpsim.net.http.messages import Request, Response
+    from cpsim.server.control.api import Control
     from cpsim.server.http import Command, Receive, Scope, Send
-    from cpsim.server.messages import Request, Response
     from cpsim.server.service import AccountServer
 
 RESET: Final = struct.pack("ii", 1, 0)

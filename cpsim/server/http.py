@@ -15,19 +15,19 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 import msgspec
 
 from cpdaemon.commands import KINDS
-from cpsim import depth
 from cpsim.errors import Problem
-from cpsim.log import InDoubt
+from cpsim.net.http.messages import Failure, Request, Response
+from cpsim.protocol import depth
 from cpsim.server.batches import LONGEST_ID, NotAgain
 from cpsim.server.ledger import shown
-from cpsim.server.messages import Failure, Request, Response
 from cpsim.server.quirks import aborts_bulk
 from cpsim.server.service import DIGESTS
+from cpsim.store.log import InDoubt
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
 
-    from cpsim.server.control import Control
+    from cpsim.server.control.api import Control
     from cpsim.server.service import AccountServer, Call
 
     Scope = MutableMapping[str, Any]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from cpsim.quirks import numbers_in
+from cpsim.protocol.quirks import numbers_in
 from cpsim.server.accounts import Project, Slot, State
 from cpsim.server.ledger import Ledger, Refused, settle
 
@@ -30,7 +30,7 @@ class QuirkyLedger(Ledger):
     """A ledger with quirks.
 
     Args:
-        quirks: names from `cpsim.quirks.QUIRKS`; those of the daemon make no difference here.
+        quirks: names from `cpsim.protocol.quirks.QUIRKS`; those of the daemon make no difference here.
     """
 
     def __init__(self, quirks: frozenset[str]) -> None:

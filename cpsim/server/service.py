@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
-from cpsim import depth
+from cpsim.protocol import depth
 from cpsim.server.batches import Batches, GivenUp
 from cpsim.server.clock import Clock, wall_clock_us
 from cpsim.server.journal import DEFAULT_LIMIT, Journal
@@ -38,7 +38,7 @@ class AccountServer:
     Args:
         projects: project id to secret.
         now_us: real time, microseconds since 1970; `clock` follows it until it is changed.
-        quirks: how it differs from what is documented: names from `cpsim.quirks.QUIRKS`.
+        quirks: how it differs from what is documented: names from `cpsim.protocol.quirks.QUIRKS`.
         journal_limit: how many commands of each project `journal` keeps.
         store: what it knew before, and where it keeps every change; without one, it forgets.
 

@@ -11,10 +11,10 @@ import uvicorn
 import uvloop
 from uvicorn.server import ServerState
 
-from cpsim.fault_plan import FaultPlan
-from cpsim.refusal import refusing
-from cpsim.server.connection import Connection, Turn
-from cpsim.threads import Thread
+from cpsim.faults.plan import FaultPlan
+from cpsim.net.http.connection import Connection, Turn
+from cpsim.net.refusal import refusing
+from cpsim.system.threads import Thread
 
 if TYPE_CHECKING:
     import socket

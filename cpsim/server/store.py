@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
-from cpsim import depth
 from cpsim.errors import Problem
-from cpsim.log import LEAST_FREE, InDoubt, Log, cut
+from cpsim.protocol import depth
 from cpsim.server.accounts import Project, Slot
 from cpsim.server.batches import Batches  # noqa: TC001 - msgspec reads it
 from cpsim.server.ledger import Refusal  # noqa: TC001
+from cpsim.store.log import LEAST_FREE, InDoubt, Log, cut
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,12 +8,12 @@ from cpsim.server.faults import FaultyApi
 from cpsim.server.http import API_PATH
 
 if TYPE_CHECKING:
-    from cpsim.fault_plan import FaultPlan
-    from cpsim.server.control import Control
+    from cpsim.faults.plan import FaultPlan
+    from cpsim.metrics.waits import Waits
+    from cpsim.net.http.messages import Request
+    from cpsim.server.control.api import Control
     from cpsim.server.http import Receive, Scope, Send
-    from cpsim.server.messages import Request
     from cpsim.server.service import AccountServer
-    from cpsim.waits import Waits
 
 
 class TimedApi(FaultyApi):

@@ -12,7 +12,7 @@ from cpsim.testing.project import Project
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from cpsim.server.views import SlotView
+    from cpsim.server.control.views import SlotView
 
 
 class Assertions(Project):

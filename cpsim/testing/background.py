@@ -6,20 +6,20 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from cpdaemon.endpoint import parse_endpoint
-from cpsim.catalog import find_scenario
-from cpsim.replay.clock import AsFastAsPossible, Rate, Speed
-from cpsim.replay.connect import open_wire
+from cpsim.config.catalog import find_scenario
+from cpsim.evidence.journal import Journal
 from cpsim.replay.engine import Engine, Progress, operations
-from cpsim.replay.journal import Journal
+from cpsim.replay.pace import AsFastAsPossible, Rate, Speed
 from cpsim.replay.payloads import frames
+from cpsim.replay.wires.connect import open_wire
 from cpsim.scenario import load_workload
-from cpsim.threads import Thread
+from cpsim.system.threads import Thread
 
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from cpsim.replay.clock import Pace
+    from cpsim.replay.pace import Pace
     from cpsim.scenario.workload import Workload
     from cpsim.testing.project import Project
 

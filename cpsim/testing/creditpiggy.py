@@ -6,9 +6,9 @@ import asyncio
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
-from cpsim.extras import require
 from cpsim.fake import ANY_PORT, Fake
-from cpsim.quirks import chosen
+from cpsim.protocol.quirks import chosen
+from cpsim.system.extras import require
 from cpsim.testing.assertions import Assertions
 from cpsim.testing.project import PROJECT
 from cpsim.testing.rules import Rules

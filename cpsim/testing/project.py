@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from cpsim.errors import Problem
 from cpsim.fake import ANY_PORT, Fake, Site
 from cpsim.fake.fake import IDLE_POLL_S
-from cpsim.fault_plan import FaultPlan
-from cpsim.quirks import chosen
+from cpsim.faults.plan import FaultPlan
+from cpsim.metrics.waits import Waits
+from cpsim.protocol.quirks import chosen
 from cpsim.server.journal import JournalFull
 from cpsim.testing import telling
-from cpsim.waits import Waits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from cpsim.fake.daemons import SiteDaemon
-    from cpsim.faults import Fault
+    from cpsim.faults.spec import Fault
     from cpsim.server.clock import Clock
-    from cpsim.server.views import CommandView, FrameView, MachineView, Page, SlotView, UserView
+    from cpsim.server.control.views import CommandView, FrameView, MachineView, Page, SlotView, UserView
     from cpsim.testing.background import Replay
 
     V = TypeVar("V")

@@ -13,7 +13,7 @@ from cpsim.testing.project import Project
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from cpsim.server.views import CommandView
+    from cpsim.server.control.views import CommandView
 
 SETTLING: Final = ("claim", "discard")
 HISTORIES: Final = 5

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from cpsim.fault_plan import Firing
-    from cpsim.server.views import CommandView, FrameView
+    from cpsim.faults.plan import Firing
+    from cpsim.server.control.views import CommandView, FrameView
 
 MISSING: Final = "missing"
 MOST_LINES: Final = 20

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cpsim.fake.fake import IDLE_POLL_S
 from cpsim.server.accounts import State
-from cpsim.server.views import slot_view
+from cpsim.server.control.views import slot_view
 from cpsim.testing import telling
 from cpsim.testing.project import Project
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cpsim.server.views import SlotView
+    from cpsim.server.control.views import SlotView
 
 DEFAULT_TIMEOUT_S = 5.0
 

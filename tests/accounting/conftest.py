@@ -3,7 +3,7 @@
 import pytest
 
 from cpsim.accounting import Accounts
-from cpsim.server.inspection import Inspector
+from cpsim.server.control.inspection import Inspector
 from cpsim.server.service import AccountServer
 
 DAY_US = 86_400_000_000

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cpsim import arguments
 from cpsim.accounting import Accounts
+from cpsim.protocol import arguments
 
 from .conftest import cells
 

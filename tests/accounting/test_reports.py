@@ -2,8 +2,8 @@
 
 import pytest
 
-from cpsim import catalog
 from cpsim.accounting import Accounts, Figure, Note, Table, build
+from cpsim.config import catalog
 from cpsim.errors import Problem
 
 from .conftest import cells

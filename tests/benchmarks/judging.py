@@ -10,15 +10,15 @@ import ledger
 import pyarrow.parquet as pq
 from rounds import Row, in_turns
 
-from cpsim.catalog import find_scenario
-from cpsim.replay.clock import AsFastAsPossible
-from cpsim.run import Run, run
+from cpsim.config.catalog import find_scenario
+from cpsim.judge.books import judge_books
+from cpsim.judge.history import History
+from cpsim.judge.model import Span
+from cpsim.judge.slots import judge_slots
+from cpsim.judge.verdict import Verdict
+from cpsim.replay.pace import AsFastAsPossible
+from cpsim.run.pipeline import Run, run
 from cpsim.scenario import load_workload
-from cpsim.verify.books import judge_books
-from cpsim.verify.history import History
-from cpsim.verify.model import Span
-from cpsim.verify.slots import judge_slots
-from cpsim.verify.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

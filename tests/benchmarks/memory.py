@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rounds import Row
 
-from cpsim.replay.journal import RECORD
+from cpsim.evidence.journal import RECORD
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -28,12 +28,12 @@ from rounds import Row, in_turns
 
 from cpdaemon import Client
 from cpdaemon.endpoint import UnixEndpoint
-from cpsim.catalog import find_scenario
+from cpsim.config.catalog import find_scenario
+from cpsim.evidence.journal import Journal
 from cpsim.fake import FakeProcess
-from cpsim.replay.connect import open_wire
 from cpsim.replay.engine import Engine, operations
-from cpsim.replay.journal import Journal
 from cpsim.replay.payloads import frames
+from cpsim.replay.wires.connect import open_wire
 from cpsim.scenario import load_workload
 
 if TYPE_CHECKING:

@@ -19,13 +19,13 @@ from served import CREDENTIALS, single
 
 from cpdaemon import Client
 from cpdaemon.endpoint import Endpoint, UnixEndpoint, parse_endpoint
-from cpsim.catalog import find_scenario
+from cpsim.config.catalog import find_scenario
+from cpsim.evidence.journal import Journal
 from cpsim.replay.assignment import Assignment
-from cpsim.replay.clock import AsFastAsPossible, Rate
-from cpsim.replay.connect import open_wire
 from cpsim.replay.engine import Engine
-from cpsim.replay.journal import Journal
+from cpsim.replay.pace import AsFastAsPossible, Rate
 from cpsim.replay.processes import Processes
+from cpsim.replay.wires.connect import open_wire
 from cpsim.scenario import load_workload
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from c_limit import Limit
 
-    from cpsim.replay.clock import Pace
+    from cpsim.replay.pace import Pace
     from cpsim.scenario.workload import Workload
 
 THREADS = 16

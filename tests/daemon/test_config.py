@@ -8,7 +8,7 @@ import pytest
 from cpdaemon.endpoint import UnixEndpoint
 from cpsim.daemon.config import Config, read_config
 from cpsim.errors import Problem
-from cpsim.listen import Listen
+from cpsim.net.listen import Listen
 
 DEPLOYED = """
 [api]

@@ -13,8 +13,8 @@ from cpdaemon import Client, NotSent, Refused, TcpEndpoint
 from cpsim.daemon.spool import Spool
 from cpsim.errors import Problem
 from cpsim.fake import ANY_PORT, Fake, FakeProcess, Site
-from cpsim.fault_plan import FaultPlan
-from cpsim.waits import Waits
+from cpsim.faults.plan import FaultPlan
+from cpsim.metrics.waits import Waits
 
 PROJECTS = {"p": "s", "q": "t"}
 

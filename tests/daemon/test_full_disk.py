@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from cpsim.daemon.spool import Spool, read_status
-from cpsim.reserve import Reserve
+from cpsim.store.reserve import Reserve
 
 RESERVE_BYTES = 64 * 1024
 

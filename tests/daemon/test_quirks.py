@@ -15,7 +15,7 @@ from cpsim.daemon.quirks import STARVED, QuirkyCourier
 from cpsim.daemon.site import Daemon
 from cpsim.daemon.spool import Spool, read_failed, read_status
 from cpsim.fake import ANY_PORT, Fake
-from cpsim.quirks import chosen
+from cpsim.protocol.quirks import chosen
 
 PROJECTS = {"p": "s"}
 

@@ -1,6 +1,6 @@
 """The record of how long callers wait."""
 
-from cpsim.waits import LONGEST_KEPT, Wait, Waits
+from cpsim.metrics.waits import LONGEST_KEPT, Wait, Waits
 
 
 class Time:

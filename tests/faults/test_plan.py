@@ -5,8 +5,8 @@ import threading
 import pytest
 
 from cpsim.errors import Problem
-from cpsim.fault_plan import MAX_FIRINGS, FaultPlan
-from cpsim.faults import ACTIONS, Fault
+from cpsim.faults.plan import MAX_FIRINGS, FaultPlan
+from cpsim.faults.spec import ACTIONS, Fault
 
 CLAIM = [("claim", "job-1")]
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from cpsim.errors import Problem
-from cpsim.replay.clock import AsFastAsPossible, Rate, Virtual
-from cpsim.replay.journal import Outcome
-from cpsim.run import run as perform
+from cpsim.evidence.journal import Outcome
+from cpsim.replay.pace import AsFastAsPossible, Rate, Virtual
+from cpsim.run.pipeline import run as perform
 from cpsim.scenario import generate, source
 
 SCENARIO = """

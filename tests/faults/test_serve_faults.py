@@ -14,7 +14,7 @@ from cpdaemon.errors import BadReply, CreditPiggyError, ReplyLost
 from cpsim.cli import cli
 from cpsim.errors import Problem
 from cpsim.fake import Fake
-from cpsim.faults import ACTIONS, KEYS
+from cpsim.faults.spec import ACTIONS, KEYS
 
 
 @contextmanager

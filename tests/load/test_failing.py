@@ -52,7 +52,7 @@ def spoil(environment, runner, **_):
 """
 PROGRAM = """
 import sys
-from cpsim.catalog import find_scenario
+from cpsim.config.catalog import find_scenario
 from cpsim.scenario import load_workload
 
 def workload(seed):

@@ -13,7 +13,7 @@ import pytest
 
 from cpsim import cli
 from cpsim.fake import Fake
-from cpsim.listen import Listen
+from cpsim.net.listen import Listen
 
 PROJECT, SECRET = "demo", "a-secret-nobody-may-read"
 CPSIM = [sys.executable, "-m", "cpsim"]

@@ -9,15 +9,10 @@ import numpy as np
 import pytest
 
 from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint, UrlEndpoint
-from cpsim.replay.connect import open_wire
+from cpsim.evidence.journal import Journal
 from cpsim.replay.engine import Effort, Engine
-from cpsim.replay.journal import Journal
-from cpsim.scenario.workload import (
-    ABSENT,
-    Blocks,
-    Column,
-    Workload,
-)
+from cpsim.replay.wires.connect import open_wire
+from cpsim.scenario.workload import ABSENT, Blocks, Column, Workload
 
 
 class Replayed(NamedTuple):

@@ -16,7 +16,7 @@ from cpsim.daemon.courier import HttpServer
 from cpsim.daemon.site import Daemon
 from cpsim.fake import ANY_PORT, Fake
 from cpsim.replay import payloads
-from cpsim.scenario.misbehaviour import WRONG_CREDENTIALS
+from cpsim.scenario.models.misbehaviour import WRONG_CREDENTIALS
 from cpsim.scenario.workload import FRAME, FrameTable
 
 CREDENTIALS = ("demo", "s3crét")

@@ -13,12 +13,12 @@ import pytest
 
 from cpdaemon.endpoint import TcpEndpoint, parse_endpoint
 from cpsim.errors import Problem
+from cpsim.evidence.journal import Outcome
 from cpsim.replay import engine as engine_module
-from cpsim.replay import one_shot
-from cpsim.replay.connect import open_wire
 from cpsim.replay.engine import Progress
 from cpsim.replay.failures import OURS, kind_of
-from cpsim.replay.journal import Outcome
+from cpsim.replay.wires import one_shot
+from cpsim.replay.wires.connect import open_wire
 
 ACCEPTED, REFUSED, UNKNOWN = Outcome
 PAYLOADS = [f"alloc,slot=x-{n}".encode() for n in range(100)]

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from cpsim.replay.journal import OTHER_ERRORS, Journal, Outcome
+from cpsim.evidence.journal import OTHER_ERRORS, Journal, Outcome
 
 
 @pytest.fixture

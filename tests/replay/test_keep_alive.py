@@ -7,9 +7,9 @@ import threading
 import pytest
 import trustme
 
-from cpsim.replay import keep_alive
-from cpsim.replay.connect import open_wire
-from cpsim.replay.journal import Outcome
+from cpsim.evidence.journal import Outcome
+from cpsim.replay.wires import keep_alive
+from cpsim.replay.wires.connect import open_wire
 
 ACCEPTED, REFUSED, UNKNOWN = Outcome
 OK = b'{"result":"ok"}'

@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from cpsim.replay.journal import RECORD_TYPE
-from cpsim.replay.latency import PERCENTILES, histogram, percentiles_ms, senders_lateness_ns, write_hgrm
+from cpsim.evidence.journal import RECORD_TYPE
+from cpsim.run.latency import PERCENTILES, histogram, percentiles_ms, senders_lateness_ns, write_hgrm
 
 LINE = re.compile(r" *(\d+\.\d{3}) (\d\.\d{12}) +(\d+)(?: +(\d+\.\d\d))?")
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from cpsim.replay.clock import Profile, Users
+from cpsim.evidence.journal import RECORD_TYPE
 from cpsim.replay.failures import kind_of
-from cpsim.replay.journal import RECORD_TYPE
-from cpsim.replay.latency import by_second
+from cpsim.replay.pace import Profile, Users
+from cpsim.run.latency import by_second
 
 MS = 1_000_000
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from cpsim.replay.clock import LATEST_US, AsFastAsPossible, Rate, Speed
 from cpsim.replay.engine import operations
+from cpsim.replay.pace import LATEST_US, AsFastAsPossible, Rate, Speed
 
 MS = 1_000_000
 

@@ -4,7 +4,7 @@ import pytest
 
 from cpdaemon import commands, signing, wire
 from cpdaemon.endpoint import parse_endpoint
-from cpsim.catalog import find_scenario
+from cpsim.config.catalog import find_scenario
 from cpsim.fake import ANY_PORT, Fake
 from cpsim.replay import payloads
 from cpsim.scenario import load_workload

@@ -6,8 +6,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from cpsim.replay import poller as poller_module
-from cpsim.replay.poller import Few, Many
+from cpsim.replay.wires import poller as poller_module
+from cpsim.replay.wires.poller import Few, Many
 
 
 @pytest.fixture(params=["few", "many"])

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from cpdaemon.endpoint import UnixEndpoint
-from cpsim.catalog import find_scenario
+from cpsim.config.catalog import find_scenario
 from cpsim.errors import Problem
+from cpsim.evidence.journal import Outcome
 from cpsim.replay.assignment import Assignment
-from cpsim.replay.clock import AsFastAsPossible, Rate
 from cpsim.replay.engine import Effort, joint_effort
-from cpsim.replay.journal import Outcome
+from cpsim.replay.pace import AsFastAsPossible, Rate
 from cpsim.replay.payloads import frames
 from cpsim.replay.processes import Processes
 from cpsim.scenario import load_workload

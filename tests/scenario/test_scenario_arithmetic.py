@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cpsim.scenario import arithmetic
+from cpsim.scenario.models import arithmetic
 
 
 def test_exp_and_log_agree_with_numpy():

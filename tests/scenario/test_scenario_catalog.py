@@ -1,6 +1,6 @@
 import pytest
 
-from cpsim import catalog
+from cpsim.config import catalog
 
 
 @pytest.fixture

@@ -5,12 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from cpsim.scenario import gamma, generate, lublin, models, schema, volunteers
-from cpsim.scenario.arrivals import arrive
-from cpsim.scenario.run_times import run_times
+from cpsim.config.tables import convert
+from cpsim.scenario import generate, schema
+from cpsim.scenario.models import distributions as models
+from cpsim.scenario.models import gamma, lublin, volunteers
+from cpsim.scenario.models.arrivals import arrive
+from cpsim.scenario.models.run_times import run_times
 from cpsim.scenario.streams import Draw, uniforms
 from cpsim.scenario.workload import KIND_NAMES
-from cpsim.tables import convert
 
 N = 200_000
 HOUR = 3_600 * models.SECOND_US

@@ -9,9 +9,10 @@ import jsonschema_rs
 import pyarrow.parquet as pq
 import pytest
 
-from cpsim import catalog, cli
-from cpsim.replay.clock import AsFastAsPossible
-from cpsim.run import run as perform
+from cpsim import cli
+from cpsim.config import catalog
+from cpsim.replay.pace import AsFastAsPossible
+from cpsim.run.pipeline import run as perform
 from cpsim.scenario import load_workload, picture, source
 from cpsim.scenario.json_schema import json_schema
 

@@ -8,11 +8,11 @@ import pytest
 from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint, UrlEndpoint, parse_endpoint
 from cpdaemon.wire import MalformedFrame, parse
 from cpsim import fake
-from cpsim.replay.clock import AsFastAsPossible
-from cpsim.run import Target
-from cpsim.run import run as perform
+from cpsim.replay.pace import AsFastAsPossible
+from cpsim.run.pipeline import Target
+from cpsim.run.pipeline import run as perform
 from cpsim.scenario import generate, source
-from cpsim.scenario.misbehaviour import MALFORMED, OVERSIZED, WRONG_CREDENTIALS, Misbehaviour
+from cpsim.scenario.models.misbehaviour import MALFORMED, OVERSIZED, WRONG_CREDENTIALS, Misbehaviour
 from cpsim.scenario.workload import FRAME, Arguments, Column
 
 PROJECT, SECRET = "Proj", "hush"

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from cpsim.scenario import models
+from cpsim.scenario.models import distributions as models
 from cpsim.scenario.streams import uniforms
 
 N = 200_000

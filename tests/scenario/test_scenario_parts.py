@@ -8,8 +8,10 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from cpsim import catalog, cli
-from cpsim.scenario import ScenarioError, columns, generate, load_workload, source
+from cpsim import cli
+from cpsim.config import catalog
+from cpsim.scenario import ScenarioError, generate, load_workload, source
+from cpsim.scenario.formats import columns
 from cpsim.scenario.generation import parts
 from cpsim.scenario.streams import Draw, uniforms
 
@@ -161,7 +163,7 @@ def test_mistakes_are_told(cpsim, tmp_path):
 PINNED = "474a34793d43450368d19bbaaf52973ae8ee210f6952be047eeccac49ca4816c"
 PEAK = """
 import resource, sys
-from cpsim import catalog
+from cpsim.config import catalog
 from cpsim.scenario import source
 from cpsim.scenario.generation import parts
 found = source.load(catalog.find_scenario("lhc-scale"), [f"arrivals.jobs={sys.argv[1]}"])

@@ -3,18 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from cpsim import catalog
-from cpsim.scenario import (
-    ScenarioError,
-    arrivals,
-    load_workload,
-    numbers,
-    run_times,
-    schema,
-    source,
-    values,
-    volunteers,
-)
+from cpsim.config import catalog
+from cpsim.scenario import ScenarioError, load_workload, schema, source, values
+from cpsim.scenario.models import arrivals, numbers, run_times, volunteers
 
 VALID = """
 description = "test"

@@ -6,13 +6,15 @@ import pyarrow.parquet
 import pytest
 
 from cpdaemon.endpoint import UnixEndpoint, parse_endpoint
-from cpsim import catalog, run_folder, summary
+from cpsim.config import catalog
 from cpsim.errors import Problem
 from cpsim.fake.daemons import Site
 from cpsim.fake.fake import ANY_PORT, Fake
-from cpsim.replay.clock import AsFastAsPossible, Virtual
-from cpsim.run import Target
-from cpsim.run import run as perform
+from cpsim.replay.pace import AsFastAsPossible, Virtual
+from cpsim.run import folder as run_folder
+from cpsim.run import summary
+from cpsim.run.pipeline import Target
+from cpsim.run.pipeline import run as perform
 from cpsim.scenario import ScenarioError, load_workload, source
 
 PATH = catalog.find_scenario("two-projects")

@@ -7,12 +7,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cpsim import arguments, run_folder
-from cpsim.replay.clock import AsFastAsPossible
+from cpsim.protocol import arguments
+from cpsim.replay.pace import AsFastAsPossible
 from cpsim.replay.payloads import frames
-from cpsim.run import run as perform
+from cpsim.run import folder as run_folder
+from cpsim.run.pipeline import run as perform
+from cpsim.run.summary import summarise
 from cpsim.scenario import ScenarioError, load_workload, source
-from cpsim.summary import summarise
 
 BASE = """
 description = "base"

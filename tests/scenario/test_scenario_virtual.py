@@ -9,15 +9,15 @@ import pytest
 from cpdaemon.commands import KINDS
 from cpdaemon.endpoint import parse_endpoint
 from cpsim.errors import Problem
-from cpsim.judging import _history
-from cpsim.replay.clock import AsFastAsPossible, Speed, Virtual
-from cpsim.run import Target
-from cpsim.run import run as perform
+from cpsim.judge.model import Span
+from cpsim.judge.slots import judge_slots
+from cpsim.judge.verdict import Verdict
+from cpsim.replay.pace import AsFastAsPossible, Speed, Virtual
+from cpsim.run.judging import _history
+from cpsim.run.pipeline import Target
+from cpsim.run.pipeline import run as perform
+from cpsim.run.virtual import step_times_us
 from cpsim.scenario import generate, source
-from cpsim.verify.model import Span
-from cpsim.verify.slots import judge_slots
-from cpsim.verify.verdict import Verdict
-from cpsim.virtual import step_times_us
 
 MONTH = """
 description = "a month"

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cpdaemon import commands
-from cpsim import catalog, tables
-from cpsim.scenario import generate, identities, load_workload, schema
+from cpsim.config import catalog, tables
+from cpsim.scenario import generate, load_workload, schema
+from cpsim.scenario.models import identities
 from cpsim.scenario.workload import ABSENT
 
 NUMBERS_DIGEST = "ec8cbf0abdac7ce76b109fc872eda8922f854048962c83625325d76d6ecfbdf1"

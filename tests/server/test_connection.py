@@ -9,8 +9,8 @@ import time
 import pytest
 
 from cpsim.fake import ANY_PORT, Fake
+from cpsim.net.http.connection import FEW
 from cpsim.server import serving
-from cpsim.server.connection import FEW
 from cpsim.server.service import AccountServer
 
 MOST_UNREAD_BYTES = 40_000_000

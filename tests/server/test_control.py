@@ -14,14 +14,14 @@ import pytest
 from cpdaemon import Client, TcpEndpoint
 from cpsim.errors import Problem
 from cpsim.fake import ANY_PORT, Fake, Site
-from cpsim.server.access import Access
+from cpsim.net.http.messages import Request
 from cpsim.server.clock import LATEST_US, Clock
-from cpsim.server.control import Control
+from cpsim.server.control.access import Access
+from cpsim.server.control.api import Control
+from cpsim.server.control.inspection import Inspector
 from cpsim.server.http import Api
-from cpsim.server.inspection import Inspector
 from cpsim.server.journal import MALFORMED_KEPT, JournalFull
 from cpsim.server.ledger import LARGEST_INTEGER, LAST_US
-from cpsim.server.messages import Request
 from cpsim.server.service import AccountServer
 
 HERE = {b"host": b"localhost"}

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cpsim.net.http.messages import Failure, Request
 from cpsim.server import http as api
-from cpsim.server.messages import Failure, Request
 
 OK = {"result": "ok"}
 ALGORITHMS = ["sha-1", "sha-256", "sha-512"]

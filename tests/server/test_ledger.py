@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cpsim.judge.model import Fate, Span, Step, fates
 from cpsim.server.accounts import Account, State
 from cpsim.server.ledger import LARGEST_INTEGER, LAST_US, MINUTE_US, Ledger, Refused
-from cpsim.verify.model import Fate, Span, Step, fates
 
 DAY_US = 1440 * MINUTE_US
 

@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
 
 from cpsim.fake import ANY_PORT, Fake
-from cpsim.server import openapi
-from cpsim.server.actions import ACTIONS
+from cpsim.server.control import openapi
+from cpsim.server.control.actions import ACTIONS
 
 CALLS = [
     ("alloc", {"slot": "a", "min": 1, "max": 3}),

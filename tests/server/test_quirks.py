@@ -8,10 +8,10 @@ import pytest
 
 from cpdaemon import Client
 from cpdaemon.errors import Refused
+from cpsim.accounts.observer import Observer
 from cpsim.errors import Problem
 from cpsim.fake import ANY_PORT, Fake
-from cpsim.quirks import PROFILES, QUIRKS, chosen
-from cpsim.verify.observer import Observer
+from cpsim.protocol.quirks import PROFILES, QUIRKS, chosen
 
 DAY_MINUTES = 1440
 

@@ -17,7 +17,7 @@ from cpdaemon import Client, TcpEndpoint
 from cpsim.cli import cli
 from cpsim.errors import Problem
 from cpsim.fake import Site
-from cpsim.serve import Configuration, load
+from cpsim.fake.settings import Configuration, load
 
 WHOLE = """
 http = "127.0.0.1:0"
@@ -235,7 +235,7 @@ def asked(monkeypatch):
 
     def asked(*arguments):
         seen = []
-        monkeypatch.setattr("cpsim.serve.serve", lambda configuration, on_ready: seen.append(configuration))
+        monkeypatch.setattr("cpsim.fake.settings.serve", lambda configuration, on_ready: seen.append(configuration))
         result = CliRunner().invoke(cli, ["serve", *arguments])
         return seen[0] if seen else result.output
 

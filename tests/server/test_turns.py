@@ -8,8 +8,8 @@ from collections import Counter
 
 import pytest
 
-from cpsim.depth import MAX_DEPTH
-from cpsim.server.connection import FEW
+from cpsim.net.http.connection import FEW
+from cpsim.protocol.depth import MAX_DEPTH
 from cpsim.server.service import AccountServer
 
 OK = (200, b'{"result": "ok"}')

@@ -10,16 +10,16 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 from cpsim.server.accounts import Project
-from cpsim.server.inspection import Unknown
-from cpsim.server.views import machine_view, slot_view, user_view
+from cpsim.server.control.inspection import Unknown
+from cpsim.server.control.views import machine_view, slot_view, user_view
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cpsim.server.accounts import Machine, Slot, State
+    from cpsim.server.control.views import MachineView, SlotView, UserView
     from cpsim.server.ledger import Ledger
     from cpsim.server.service import AccountServer
-    from cpsim.server.views import MachineView, SlotView, UserView
 
 K = TypeVar("K")
 V = TypeVar("V")

@@ -16,21 +16,21 @@ from urllib.parse import parse_qsl, urlencode
 import msgspec
 
 from cpsim.errors import Problem
+from cpsim.net.http.messages import Failure, Request, Response
 from cpsim.server.accounts import State
-from cpsim.server.actions import ACTIONS
+from cpsim.server.control.actions import ACTIONS
+from cpsim.server.control.inspection import Unknown
 from cpsim.server.dashboard.finding import Finder, Hits
-from cpsim.server.inspection import Unknown
 from cpsim.server.journal import JournalFull
-from cpsim.server.messages import Failure, Request, Response
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from cpsim.fault_plan import FaultPlan
-    from cpsim.server.access import Access
+    from cpsim.faults.plan import FaultPlan
+    from cpsim.net.http.messages import Headers
+    from cpsim.server.control.access import Access
+    from cpsim.server.control.inspection import Inspector
     from cpsim.server.dashboard.watch import Watch
-    from cpsim.server.inspection import Inspector
-    from cpsim.server.messages import Headers
     from cpsim.server.service import AccountServer
 
 HTML: Final = b"text/html; charset=utf-8"

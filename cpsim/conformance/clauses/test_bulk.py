@@ -1,0 +1,155 @@
+"""Bulk: many commands in one request, class by class."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cpsim.conformance.clause import Known, Need, clause
+
+if TYPE_CHECKING:
+    from cpsim.conformance.examiner import Examiner
+
+
+@clause("BULK-1", "4", Need.SERVER)
+def test_every_class(cp: Examiner) -> None:
+    """A bulk of every class is answered 200 and {"result": "ok"}, without errors."""
+    slots = [cp.new() for _ in range(3)]
+    errors = cp.bulk(
+        {
+            "alloc": [{"slot": slot} for slot in slots],
+            "counters": [{"slot": slots[0], "job/events": 5}],
+            "meta": [{"slot": slots[0], "site": "here"}],
+            "discard": [{"slot": slots[1], "reason": "lost"}],
+        }
+    )
+    cp.check("errors", [], errors)
+    cp.check("slots", sorted([slots[0], slots[2]]), sorted(cp.outstanding()))
+    cp.check("errors", [], cp.bulk({"claim": [{"slot": slots[0], "machine": cp.new("machine")}]}))
+
+
+@clause("BULK-2", "4", Need.SERVER)
+def test_order_of_classes(cp: Examiner) -> None:
+    """Classes are applied in the order alloc, counters, meta, discard, claim, whatever their order in the document."""
+    first, second = cp.new(), cp.new()
+    errors = cp.bulk(
+        {
+            "claim": [{"slot": first, "machine": cp.new("machine")}],
+            "discard": [{"slot": second}],
+            "meta": [{"slot": first, "site": "here"}],
+            "counters": [{"slot": first, "job/events": 5}],
+            "alloc": [{"slot": first}, {"slot": second}],
+        }
+    )
+    cp.check("errors", [], errors)
+
+
+@clause("BULK-3", "4", Need.SERVER, Need.ACCOUNTS)
+def test_effect(cp: Examiner) -> None:
+    """What a bulk does is what its commands do one by one in that order."""
+    slot, machine, counter = cp.new(), cp.new("machine"), cp.new("counter")
+    cp.bulk(
+        {
+            "claim": [{"slot": slot, "machine": machine, "credits": 25}],
+            "counters": [{"slot": slot, counter: 5}, {"slot": slot, counter: 6}],
+            "alloc": [{"slot": slot, "max": 10}],
+        }
+    )
+    cp.see_slot(slot, state="claimed", granted=10)
+    cp.see_machine(machine, credits=10, counters={counter: 11})
+
+
+@clause("BULK-4", "4", Need.SERVER, Need.ACCOUNTS, quirks=["claim-settled"])
+def test_discard_before_claim(cp: Examiner) -> None:
+    """A slot that one bulk discards and claims is discarded, and the claim is refused."""
+    slot = cp.new()
+    errors = cp.bulk(
+        {
+            "claim": [{"slot": slot, "machine": cp.new("machine")}],
+            "discard": [{"slot": slot}],
+            "alloc": [{"slot": slot}],
+        }
+    )
+    cp.see_slot(slot, Known("claim-settled", {"state": "claimed"}), state="discarded")
+    cp.check("how many errors", 1, len(errors))
+
+
+@clause("BULK-5", "4", Need.SERVER)
+def test_errors(cp: Examiner) -> None:
+    """Refused commands are listed in errors, each with a message and code 500, and stop nothing."""
+    used, last = cp.new(), cp.new()
+    cp.accept("alloc", used)
+    errors = cp.bulk(
+        {
+            "alloc": [{"slot": used}, {}, {"slot": last}],
+            "counters": [{"slot": cp.new(), "job/events": 1}, {"slot": last, "job/events": 1}],
+        }
+    )
+    cp.check("how many errors", 3, len(errors))
+    for error in errors:
+        fields = error if isinstance(error, dict) else {}
+        cp.check("there is a message", expected=True, got=bool(fields.get("message")))
+        cp.check("code", 500, fields.get("code"))
+    cp.see_listed(last)
+
+
+@clause("BULK-6", "4", Need.SERVER)
+def test_unknown_class(cp: Examiner) -> None:
+    """An unknown class is one such error, and stops nothing."""
+    slot = cp.new()
+    errors = cp.bulk({"release": [{"slot": slot}], "alloc": [{"slot": slot}]})
+    cp.check("how many errors", 1, len(errors))
+    cp.see_listed(slot)
+
+
+@clause("BULK-7", "4", Need.SERVER, quirks=["bulk-abort"])
+def test_no_number(cp: Examiner) -> None:
+    """A number that is none is one such error, and stops nothing."""
+    first, second = cp.new(), cp.new()
+    classes = {
+        "alloc": [{"slot": first}, {"slot": cp.new(), "credits": "many"}, {"slot": second}],
+        "counters": [{"slot": first, "job/events": "many"}],
+    }
+    errors = cp.bulk(classes, Known("bulk-abort", 500))
+    cp.check("how many errors", 2, len(errors))
+    cp.see_listed(first)
+    cp.see_listed(second)
+
+
+@clause("BULK-8", "4", Need.SERVER)
+def test_empty(cp: Examiner) -> None:
+    """A bulk without commands is answered 200 and {"result": "ok"}."""
+    cp.check("errors", [], cp.bulk({}))
+    cp.check("errors", [], cp.bulk({"alloc": [], "claim": []}))
+
+
+@clause("BULK-9", "4", Need.SERVER, Need.ACCOUNTS)
+def test_order_in_a_class(cp: Examiner) -> None:
+    """Commands of one class are applied in their order: of two allocs of an id, the first one counts."""
+    slot, machine = cp.new(), cp.new("machine")
+    errors = cp.bulk({"alloc": [{"slot": slot, "credits": 5}, {"slot": slot, "credits": 9}]})
+    cp.check("how many errors", 1, len(errors))
+    cp.accept("claim", slot, machine=machine)
+    cp.see_machine(machine, credits=5)
+
+
+@clause("BULK-10", "4", Need.SERVER)
+def test_many(cp: Examiner) -> None:
+    """A bulk may have hundreds of commands."""
+    slots = [cp.new() for _ in range(300)]
+    cp.check("errors", [], cp.bulk({"alloc": [{"slot": slot} for slot in slots]}))
+    cp.check("slots that are missing", [], sorted(set(slots) - set(cp.outstanding())))
+
+
+@clause("BULK-11", "4", Need.SERVER)
+def test_counters_before_discard(cp: Examiner) -> None:
+    """Counters and metadata of a slot that the same bulk discards are accepted, for they come before."""
+    slot = cp.new()
+    errors = cp.bulk(
+        {
+            "discard": [{"slot": slot}],
+            "meta": [{"slot": slot, "site": "here"}],
+            "counters": [{"slot": slot, "job/events": 5}],
+            "alloc": [{"slot": slot}],
+        }
+    )
+    cp.check("errors", [], errors)

@@ -1,0 +1,149 @@
+"""counters: they add up on the slot, and go to machine and user when it is claimed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cpsim.conformance.clause import Known, Level, Need, clause
+
+if TYPE_CHECKING:
+    from cpsim.conformance.examiner import Examiner
+
+
+@clause("COUNTER-1", "2", Need.SERVER)
+def test_an_allocated_slot(cp: Examiner) -> None:
+    """Counters of an allocated slot are accepted: one, several, negative, with a slash in the name."""
+    slot = cp.new()
+    cp.accept("alloc", slot)
+    cp.accept("counters", slot, {"job/events": 1000})
+    cp.accept("counters", slot, {"job/success": 1, "smashed/partons": 17, "energy": -5})
+    cp.see_listed(slot)
+
+
+@clause("COUNTER-2", "2", Need.SERVER, Need.ACCOUNTS)
+def test_they_add_up(cp: Examiner) -> None:
+    """Values of one name add up, negative ones too; names are apart, and are kept as they are."""
+    slot = cp.new()
+    cp.accept("alloc", slot)
+    cp.accept("counters", slot, {"job/events": 1000, "Energy": 7})
+    cp.accept("counters", slot, {"job/events": 1, "job/cpuusage": 60})
+    cp.accept("counters", slot, {"job/events": -500})
+    cp.see_slot(slot, state="allocated", counters={"job/events": 501, "Energy": 7, "job/cpuusage": 60})
+
+
+@clause("COUNTER-3", "2", Need.SERVER, Need.ACCOUNTS)
+def test_machine(cp: Examiner) -> None:
+    """They go to the machine that claims the slot."""
+    slot, machine, counter = cp.new(), cp.new("machine"), cp.new("counter")
+    cp.accept("alloc", slot)
+    cp.accept("counters", slot, {counter: 7, "job/diskusage": -2})
+    cp.accept("claim", slot, machine=machine)
+    cp.see_machine(machine, counters={counter: 7, "job/diskusage": -2})
+    cp.see_total("counters", counter, 7)
+
+
+@clause("COUNTER-4", "2", Need.SERVER, Need.ACCOUNTS)
+def test_not_before_the_claim(cp: Examiner) -> None:
+    """Until the slot is claimed, they are nobody's."""
+    slot, counter = cp.new(), cp.new("counter")
+    cp.accept("alloc", slot)
+    cp.accept("counters", slot, {counter: 7})
+    cp.see_total("counters", counter, None)
+
+
+@clause("COUNTER-5", "2", Need.SERVER, Need.ACCOUNTS)
+def test_machine_adds_up(cp: Examiner) -> None:
+    """A machine's counters add up over the slots that it claims."""
+    machine, counter = cp.new("machine"), cp.new("counter")
+    for value in (5, 11, -3):
+        slot = cp.new()
+        cp.accept("alloc", slot)
+        cp.accept("counters", slot, {counter: value})
+        cp.accept("claim", slot, machine=machine)
+    cp.see_machine(machine, counters={counter: 13}, waiting_counters={counter: 13})
+
+
+@clause("COUNTER-6", "2", Need.SERVER, Need.ACCOUNTS)
+def test_user(cp: Examiner) -> None:
+    """They go to the user of the machine that claims the slot, and add up there."""
+    machine, user, counter = cp.new("machine"), cp.new("user"), cp.new("counter")
+    cp.link(machine, user)
+    for value in (5, 11):
+        slot = cp.new()
+        cp.accept("alloc", slot)
+        cp.accept("counters", slot, {counter: value})
+        cp.accept("claim", slot, machine=machine)
+    cp.see_user(user, counters={counter: 16})
+    cp.see_machine(machine, counters={counter: 16}, waiting_counters={})
+
+
+@clause("COUNTER-7", "2", Need.SERVER)
+def test_an_unknown_slot(cp: Examiner) -> None:
+    """Counters of a slot that was never allocated are refused."""
+    cp.refuse("counters", cp.new(), {"job/events": 1})
+
+
+@clause("COUNTER-8", "2", Need.SERVER, quirks=["counters-settled"])
+def test_a_claimed_slot(cp: Examiner) -> None:
+    """Counters of a claimed slot are refused."""
+    slot = cp.new()
+    cp.accept("alloc", slot)
+    cp.accept("claim", slot, machine=cp.new("machine"))
+    cp.refuse("counters", slot, {"job/events": 1}, quirk="counters-settled")
+
+
+@clause("COUNTER-9", "2", Need.SERVER, quirks=["counters-settled"])
+def test_a_discarded_slot(cp: Examiner) -> None:
+    """Counters of a discarded slot are refused."""
+    slot = cp.new()
+    cp.accept("alloc", slot)
+    cp.accept("discard", slot)
+    cp.refuse("counters", slot, {"job/events": 1}, quirk="counters-settled")
+
+
+@clause("COUNTER-10", "2", Need.SERVER)
+def test_no_number(cp: Examiner) -> None:
+    """A counter that is no whole number is refused."""
+    slot = cp.new()
+    cp.accept("alloc", slot)
+    cp.refuse("counters", slot, {"job/events": "many"})
+    cp.refuse("counters", slot, {"job/events": "1.5"})
+    cp.refuse("counters", slot, {"job/events": ""})
+
+
+@clause("COUNTER-11", "2", Need.SERVER)
+def test_no_counter(cp: Examiner) -> None:
+    """Without a counter, or without a slot, it is refused."""
+    slot = cp.new()
+    cp.accept("alloc", slot)
+    cp.refuse("counters", slot)
+    cp.refuse("counters", None, {"job/events": 1})
+
+
+@clause("COUNTER-12", "2", Need.SERVER, Need.ACCOUNTS, level=Level.SHOULD)
+def test_all_or_nothing(cp: Examiner) -> None:
+    """Where one counter of a command is no number, none of them is added."""
+    slot = cp.new()
+    cp.accept("alloc", slot)
+    cp.refuse("counters", slot, {"job/events": 1, "job/cpuusage": "many"})
+    cp.see_slot(slot, counters={})
+
+
+@clause("COUNTER-13", "2", Need.SERVER, Need.ACCOUNTS, quirks=["counters-settled"])
+def test_after_the_claim(cp: Examiner) -> None:
+    """What comes after the claim changes neither the slot nor what the machine has."""
+    slot, machine, counter = cp.new(), cp.new("machine"), cp.new("counter")
+    cp.accept("alloc", slot)
+    cp.accept("counters", slot, {counter: 5})
+    cp.accept("claim", slot, machine=machine)
+    cp.command("counters", slot, {counter: 3})
+    cp.see_machine(machine, counters={counter: 5})
+    cp.see_slot(slot, Known("counters-settled", {"counters": {counter: 8}}), counters={counter: 5})
+
+
+@clause("COUNTER-14", "2", Need.SERVER, level=Level.SHOULD)
+def test_numbers_as_text(cp: Examiner) -> None:
+    """Numbers are taken as text too, as a frame has them."""
+    slot = cp.new()
+    cp.accept("alloc", slot)
+    cp.accept("counters", slot, {"job/events": "1000", "energy": "-5"})

@@ -1,0 +1,96 @@
+"""discard: a slot is given up, and nobody earns anything by it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cpsim.conformance.clause import Known, Need, clause
+
+if TYPE_CHECKING:
+    from cpsim.conformance.examiner import Examiner
+
+
+@clause("DISCARD-1", "2", Need.SERVER)
+def test_an_allocated_slot(cp: Examiner) -> None:
+    """An allocated slot is discarded, with a reason or without, and is not outstanding any more."""
+    first, second = cp.new(), cp.new()
+    cp.accept("alloc", first)
+    cp.accept("discard", first)
+    cp.see_unlisted(first)
+    cp.accept("alloc", second)
+    cp.accept("discard", second, reason="lost")
+    cp.see_unlisted(second)
+
+
+@clause("DISCARD-2", "2", Need.SERVER, Need.ACCOUNTS)
+def test_the_reason(cp: Examiner) -> None:
+    """The reason is kept, and counted."""
+    reason = cp.new("reason")
+    slots = [cp.new(), cp.new()]
+    for slot in slots:
+        cp.accept("alloc", slot)
+        cp.accept("discard", slot, reason=reason)
+    cp.see_slot(slots[0], state="discarded", reason=reason, machine=None)
+    cp.see_total("reasons", reason, 2)
+
+
+@clause("DISCARD-3", "2", Need.SERVER, Need.ACCOUNTS)
+def test_no_reason(cp: Examiner) -> None:
+    """Without a reason, it is "unspecified"."""
+    slot = cp.new()
+    cp.accept("alloc", slot)
+    cp.accept("discard", slot)
+    cp.see_slot(slot, state="discarded", reason="unspecified")
+
+
+@clause("DISCARD-4", "2", Need.SERVER)
+def test_an_unknown_slot(cp: Examiner) -> None:
+    """A slot that was never allocated is refused, and so is none."""
+    cp.refuse("discard", cp.new(), reason="lost")
+    cp.refuse("discard", None, reason="lost")
+
+
+@clause("DISCARD-5", "2", Need.SERVER)
+def test_a_discarded_slot(cp: Examiner) -> None:
+    """A discarded slot is refused."""
+    slot = cp.new()
+    cp.accept("alloc", slot)
+    cp.accept("discard", slot)
+    cp.refuse("discard", slot)
+
+
+@clause("DISCARD-6", "2", Need.SERVER, quirks=["discard-settled"])
+def test_a_claimed_slot(cp: Examiner) -> None:
+    """A claimed slot is refused."""
+    slot = cp.new()
+    cp.accept("alloc", slot)
+    cp.accept("claim", slot, machine=cp.new("machine"))
+    cp.refuse("discard", slot, quirk="discard-settled")
+
+
+@clause("DISCARD-7", "2", Need.SERVER, Need.ACCOUNTS)
+def test_grants_nothing(cp: Examiner) -> None:
+    """Neither credits nor counters of a discarded slot are granted."""
+    slot, counter = cp.new(), cp.new("counter")
+    cp.accept("alloc", slot, credits=50)
+    cp.accept("counters", slot, {counter: 7})
+    cp.accept("discard", slot)
+    cp.see_slot(slot, state="discarded", granted=None, machine=None)
+    cp.see_total("counters", counter, None)
+
+
+@clause("DISCARD-8", "2", Need.SERVER, Need.ACCOUNTS, quirks=["discard-settled"])
+def test_takes_nothing_back(cp: Examiner) -> None:
+    """A discard of a claimed slot takes nothing back: it stays claimed, and its reason is not counted."""
+    slot, machine, reason = cp.new(), cp.new("machine"), cp.new("reason")
+    cp.accept("alloc", slot, credits=5)
+    cp.accept("claim", slot, machine=machine)
+    cp.command("discard", slot, reason=reason)
+    cp.see_machine(machine, credits=5)
+    cp.see_slot(
+        slot,
+        Known("discard-settled", {"state": "discarded", "granted": 5}),
+        state="claimed",
+        granted=5,
+    )
+    cp.see_total("reasons", reason, None)

@@ -1,0 +1,528 @@
+"""What a clause works with: it sends, it sees, and it says what it expects.
+
+Everything that is sent and everything that comes back is written down, so that a deviation can be shown whole.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import tempfile
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+from urllib.parse import quote, urlencode
+
+from cpdaemon.signing import token
+from cpsim.conformance.clause import Known
+from cpsim.conformance.exchange import Reply, Request
+from cpsim.conformance.findings import CannotRun, Deviation, Late, NotVerifiable
+from cpsim.conformance.frames import Connection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from cpsim.conformance.accounts import Accounts
+    from cpsim.conformance.clause import Clause
+    from cpsim.conformance.target import Sight
+    from cpsim.conformance.upstream import Upstream
+
+NOT_THERE: Final = {"state": "not there"}
+SHOWN: Final = 300
+FIRST_LOOK_S: Final = 0.002
+LONGEST_LOOK_S: Final = 0.25
+LONGEST_COMMAND_S: Final = 60.0
+MOST_LISTED_BYTES: Final = 4_000_000
+BETWEEN_SEGMENTS_S: Final = 0.02
+AT_ONCE_S: Final = 0.04
+"""A second segment that is sent within this time follows the first at once."""
+ATTEMPTS: Final = 50
+
+
+class Examiner:
+    """Checks one clause.
+
+    Args:
+        sight: what is examined.
+        clause: what it is examined for.
+    """
+
+    def __init__(self, sight: Sight, clause: Clause) -> None:
+        self._sight = sight
+        self._clause = clause
+        self._serial = itertools.count(1)
+        self.transcript: list[str] = []
+        self.measured: dict[str, str] = {}
+
+    @property
+    def timeout_s(self) -> float:
+        """How long a reply may take."""
+        return self._sight.target.timeout_s
+
+    @property
+    def flush_interval_s(self) -> float:
+        """For how long the daemon keeps commands."""
+        return self._sight.target.flush_interval_s
+
+    @property
+    def upstream(self) -> Upstream:
+        """The server behind the daemon, which is ours."""
+        assert self._sight.upstream is not None
+        return self._sight.upstream
+
+    @property
+    def accounts(self) -> Accounts:
+        """The server's accounts."""
+        return self._sight.accounts
+
+    @property
+    def project(self) -> tuple[str, str]:
+        """The project that is examined: its id, and its secret."""
+        assert self._sight.target.credentials is not None
+        return self._sight.target.credentials
+
+    @property
+    def other(self) -> tuple[str, str]:
+        """A second project of the server."""
+        assert self._sight.target.other is not None
+        return self._sight.target.other
+
+    def new(self, kind: str = "slot") -> str:
+        """An id that nobody has used: of a slot, a machine, a user, or a counter."""
+        prefix = self._sight.target.slot_prefix
+        name = f"{prefix}-{self._sight.run}-{self._clause.id.lower()}-{next(self._serial)}"
+        return name if kind == "slot" else f"{name}-{kind}"
+
+    # what is expected
+
+    def check(self, what: str, expected: object, got: object, *known: Known) -> None:
+        """Compare; where it is not as expected but as a quirk has it, the deviation is reported by the quirk's name.
+
+        Raises:
+            Deviation: they differ.
+        """
+        if got == expected:
+            return
+        quirk = next((quirk for quirk, seen in known if seen == got), "")
+        assert not quirk or quirk in self._clause.quirks, f"{self._clause.id} does not say that it shows {quirk}"
+        raise Deviation(what, shown(expected), shown(got), quirk)
+
+    def note(self, line: str) -> None:
+        """Write down what was sent or seen."""
+        self.transcript.append(line)
+
+    def measure(self, what: str, figure: str) -> None:
+        """Keep a figure for the verdict."""
+        self.note(f"{what}: {figure}")
+        self.measured[what] = figure
+
+    # at the server
+
+    def request(
+        self,
+        path: str,
+        body: bytes = b"",
+        *,
+        method: str = "POST",
+        query: bytes = b"",
+        authorization: str | None = "",
+        project: tuple[str, str] | None = None,
+    ) -> Reply:
+        """Send a request below the server's base URL.
+
+        Args:
+            path: below the base URL.
+            body: the exact bytes.
+            method: POST or GET.
+            query: as it is sent; a GET's token follows it.
+            authorization: the token; "" signs as the document says, None leaves it out.
+            project: who signs.
+        """
+        assert self._sight.target.server is not None
+        if authorization == "":
+            authorization = token(project or self.project, query if method == "GET" else body)
+        headers = {}
+        if method == "GET":
+            if authorization is not None:
+                query += (b"&" if query else b"") + b"auth=" + quote(authorization, safe=",-").encode()
+        elif authorization is not None:
+            headers["Authorization"] = authorization
+        target = f"{self._sight.target.server.path}{path}" + (f"?{query.decode()}" if query else "")
+        return self.ask(Request(method, target, body, headers))
+
+    def ask(self, request: Request) -> Reply:
+        """Send a request as it is."""
+        self.note(f"> {request.method} {request.path} {shown_bytes(request.body)}".rstrip())
+        reply = self._sight.ask(request)
+        self.note(f"< {reply}")
+        return reply
+
+    def command(
+        self,
+        kind: str,
+        slot: str | None,
+        arguments: Mapping[str, object] | None = None,
+        project: tuple[str, str] | None = None,
+        **more: object,
+    ) -> Reply:
+        """Send one command to the server."""
+        document = ({} if slot is None else {"slot": slot}) | dict(arguments or {}) | more
+        return self.request(f"/batch/{kind}", compact(document), project=project)
+
+    def accept(
+        self,
+        kind: str,
+        slot: str | None,
+        arguments: Mapping[str, object] | None = None,
+        *known: Known,
+        project: tuple[str, str] | None = None,
+        **more: object,
+    ) -> None:
+        """Send one command, which the server has to accept."""
+        reply = self.command(kind, slot, arguments, project, **more)
+        self.check(f"answer to {kind}", "accepted", reply.outcome, *known)
+
+    def refuse(
+        self,
+        kind: str,
+        slot: str | None,
+        arguments: Mapping[str, object] | None = None,
+        *,
+        quirk: str = "",
+        project: tuple[str, str] | None = None,
+        **more: object,
+    ) -> None:
+        """Send one command, which the server has to refuse; a quirk may have it accepted."""
+        reply = self.command(kind, slot, arguments, project, **more)
+        self.check(f"answer to {kind}", "refused", reply.outcome, Known(quirk, "accepted"))
+
+    def bulk(self, classes: Mapping[str, object], *known: Known) -> list[object]:
+        """Send a bulk request, which has to be answered 200 and ok; returns its errors."""
+        reply = self.request("/batch/bulk", compact(classes))
+        self.check("status of the bulk", 200, reply.status, *known)
+        self.check("result of the bulk", "ok", reply.document.get("result"))
+        errors = reply.document.get("errors", [])
+        return errors if isinstance(errors, list) else [errors]
+
+    def listed(self, slot: str, project: tuple[str, str] | None = None) -> bool:
+        """Whether `/batch/slots` lists a slot."""
+        return slot in self.outstanding(project)
+
+    def outstanding(self, project: tuple[str, str] | None = None) -> list[str]:
+        """The ids of the slots that `/batch/slots` lists and that this clause may have made."""
+        if self._sight.listing_bytes > MOST_LISTED_BYTES:
+            self.give_up(
+                f"/batch/slots lists {self._sight.listing_bytes:,} bytes, too much to look at again and again: "
+                "a project with fewer outstanding slots would do"
+            )
+        reply = self.request("/batch/slots", project=project)
+        data = reply.document.get("data")
+        if reply.status != 200 or not isinstance(data, list):
+            raise Deviation("answer to /batch/slots", '200 and {"result": "ok", "data": [...]}', str(reply))
+        mine = f"{self._sight.target.slot_prefix}-{self._sight.run}-{self._clause.id.lower()}-"
+        return [slot for slot in data if isinstance(slot, str) and slot.startswith(mine)]
+
+    def see_listed(self, slot: str, project: tuple[str, str] | None = None) -> None:
+        """A slot has to be listed as outstanding."""
+        self.check(f"{slot} is listed by /batch/slots", expected=True, got=self.listed(slot, project))
+
+    def see_unlisted(self, slot: str, *known: Known, project: tuple[str, str] | None = None) -> None:
+        """A slot must not be listed as outstanding."""
+        self.check(f"{slot} is listed by /batch/slots", False, self.listed(slot, project), *known)  # noqa: FBT003
+
+    # in the accounts
+
+    def see_slot(self, slot: str, *known: Known, project: tuple[str, str] | None = None, **expected: object) -> None:
+        """A slot has to look like this in the accounts."""
+        view = self.accounts.slot((project or self.project)[0], slot)
+        got = NOT_THERE if view is None else {name: view.get(name) for name in expected}
+        self.note(f"slot {slot} is {shown(got)}")
+        self.check(f"slot {slot}", expected, got, *known)
+
+    def see_machine(
+        self, machine: str, *known: Known, project: tuple[str, str] | None = None, **expected: object
+    ) -> None:
+        """A machine has to have this in the accounts; one that has nothing need not be there."""
+        self._see("machine", machine, self.accounts.machine((project or self.project)[0], machine), known, expected)
+
+    def see_user(self, user: str, *known: Known, project: tuple[str, str] | None = None, **expected: object) -> None:
+        """A user has to have this in the accounts; one who has nothing need not be there."""
+        self._see("user", user, self.accounts.user((project or self.project)[0], user), known, expected)
+
+    def _see(
+        self, kind: str, id: str, view: Mapping[str, Any] | None, known: tuple[Known, ...], expected: dict[str, object]
+    ) -> None:
+        nothing: dict[str, object] = {"credits": 0, "counters": {}, "waiting_credits": 0, "waiting_counters": {}}
+        view = nothing if view is None else view
+        got = {name: view.get(name) for name in expected}
+        for name, counters in got.items():  # a counter that came to nothing may be shown or not
+            if isinstance(counters, dict):
+                got[name] = {counter: value for counter, value in counters.items() if value}
+        self.note(f"{kind} {id} has {shown(got)}")
+        self.check(f"{kind} {id}", expected, got, *known)
+
+    def see_total(self, name: str, key: str, expected: object, *known: Known) -> None:
+        """A project's totals have to hold this: `reasons` or `counters`, by name."""
+        got = self.accounts.totals(self.project[0]).get(name, {}).get(key)
+        self.note(f"{name} {key} of the project: {shown(got)}")
+        self.check(f"{name} {key} of the project", expected, got, *known)
+
+    def link(self, machine: str, user: str) -> None:
+        """Link a machine to a user."""
+        self.note(f"> link {machine} to {user}")
+        if not self.accounts.link(machine, user):
+            raise Deviation(f"link of {machine}", "done", "refused")
+
+    def see_no_link(self, machine: str, user: str) -> None:
+        """A machine must not be given to a user."""
+        self.note(f"> link {machine} to {user}")
+        self.check(f"{machine} is given to {user}", expected=False, got=self.accounts.link(machine, user))
+
+    def release(self, machine: str) -> None:
+        """Release a machine."""
+        self.note(f"> release {machine}")
+        if not self.accounts.release(machine):
+            raise Deviation(f"release of {machine}", "done", "refused")
+
+    def advance(self, minutes: int) -> None:
+        """Let the server's clock jump ahead, and a second more."""
+        self.note(f"> advance the server's clock by {minutes} minutes and a second")
+        self.accounts.advance(60 * minutes + 1)
+
+    def clock_us(self) -> int:
+        """The server's time, microseconds since 1970."""
+        return self.accounts.now_us()
+
+    @contextmanager
+    def before(self, until_us: int) -> Iterator[None]:
+        """What is checked within holds only before a time of the server's clock.
+
+        Raises:
+            NotVerifiable: it does not hold, and the server's clock has come to that time.
+        """
+        try:
+            yield
+        except Deviation:
+            if self.clock_us() >= until_us:
+                self.give_up("somebody else moves the server's clock")
+            raise
+
+    def see_alive(self, slot: str, *known: Known) -> None:
+        """A slot has to be allocated."""
+        view = self.accounts.slot(self.project[0], slot)
+        self.check(f"state of {slot} before its time", "allocated", (view or NOT_THERE)["state"], *known)
+
+    def see_lifetime(self, slot: str, minutes: int) -> None:
+        """A slot has to live so long, by the accounts."""
+        view = self.accounts.slot(self.project[0], slot) or {"expires_us": 0, "allocated_us": 0}
+        self.check(f"minutes that {slot} has", minutes, (view["expires_us"] - view["allocated_us"]) / 60e6)
+
+    # at the daemon
+
+    def connect(self) -> Connection:
+        """A connection to the daemon; the caller closes it."""
+        assert self._sight.target.daemon is not None
+        self._sight.traffic.pass_on()
+        return _Noted(self, self._sight)
+
+    def tell(self, frame: bytes | str, expected: str = "OK", *known: Known) -> None:
+        """Send a frame to the daemon on a connection of its own, which has to answer this."""
+        data = frame.encode() if isinstance(frame, str) else frame
+        with self.connect() as connection:
+            connection.send(data)
+            self.check(f"answer to {shown_bytes(data)}", expected, connection.reply(), *known)
+
+    def tell_in_two_segments(self, first: str, second: str) -> tuple[str, bool]:
+        """Send a frame in two segments; returns the answer, and whether the second segment was sent at once."""
+        with self.connect() as connection:
+            began_s = time.monotonic()
+            connection.send(first.encode())
+            self.pause(BETWEEN_SEGMENTS_S)
+            connection.send(second.encode())
+            at_once = time.monotonic() - began_s < AT_ONCE_S
+            return connection.reply(), at_once
+
+    def try_at_once(self, expected: object, attempt: Callable[[], tuple[object, bool]]) -> object:
+        """What an attempt gives, repeated while this machine is too busy to send two segments at once.
+
+        Args:
+            expected: what is right however late the second segment is.
+            attempt: returns what it got, and whether the second segment was sent at once.
+
+        Raises:
+            NotVerifiable: no attempt was in time.
+        """
+        for _ in range(ATTEMPTS):
+            got, at_once = attempt()
+            if at_once or got == expected:
+                return got
+        raise NotVerifiable(f"this machine is too busy to send two segments within {AT_ONCE_S:g} s")
+
+    def restart(self, signal: str) -> None:
+        """Have the daemon stopped, or killed, and started again, and wait until it listens.
+
+        Args:
+            signal: TERM or KILL, which stands where the command has `{signal}`.
+        """
+        assert self._sight.target.restart_command is not None
+        self._run(self._sight.target.restart_command.replace("{signal}", signal))
+        deadline = time.monotonic() + self.timeout_s
+        while True:
+            try:
+                self.connect().close()
+            except CannotRun:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(FIRST_LOOK_S)
+            else:
+                return
+
+    @property
+    def kills(self) -> bool:
+        """Whether the daemon can be killed, and not only stopped."""
+        return "{signal}" in (self._sight.target.restart_command or "")
+
+    def failed_commands(self) -> str:
+        """What the daemon says of commands that were refused."""
+        assert self._sight.target.failed_command is not None
+        return self._run(self._sight.target.failed_command)
+
+    def _run(self, command: str) -> str:
+        self.note(f"$ {command}")
+        with tempfile.TemporaryFile("w+") as said:  # a pipe would be held open by the daemon that it starts
+            try:
+                status = subprocess.run(  # noqa: S602 - the user's own words
+                    command,
+                    shell=True,
+                    stdin=subprocess.DEVNULL,
+                    stdout=said,
+                    stderr=subprocess.STDOUT,
+                    timeout=LONGEST_COMMAND_S,
+                    check=False,
+                ).returncode
+            except subprocess.TimeoutExpired as error:
+                raise CannotRun(f"{command!r} took longer than {LONGEST_COMMAND_S:g} s") from error
+            said.seek(0)
+            text = said.read()
+        if status:
+            raise CannotRun(f"{command!r} ended with status {status}: {shown(text.strip())}")
+        return text
+
+    def tell_unseen(self, frame: str) -> None:
+        """The same, where there are so many that nobody wants to see them: nothing is written down."""
+        assert self._sight.target.daemon is not None
+        self._sight.traffic.pass_on()
+        with Connection(self._sight.target.daemon, self.timeout_s) as connection:
+            connection.send(frame.encode())
+            reply = connection.reply()
+        if reply != "OK":
+            raise Deviation(f"answer to {shown(frame)}", "OK", reply)
+
+    def wait_until_applied(self) -> None:
+        """Wait until all that the daemon has acknowledged has reached the server.
+
+        A slot of its own is allocated and discarded through the daemon after all else; what came before is then there.
+
+        Raises:
+            NotVerifiable: that took longer than the time-out; DELIVER-1 is the clause for it.
+        """
+        fence = self.new()
+        self.tell(f"alloc,slot={fence}")
+        self.wait_or_give_up(f"alloc of {fence}", lambda: self.listed(fence))
+        self.tell(f"discard,slot={fence}")
+        self.wait_or_give_up(f"discard of {fence}", lambda: not self.listed(fence))
+
+    def wait_for(self, what: str, happened: Callable[[], bool]) -> float:
+        """Wait until something has happened; returns how long that took, in seconds.
+
+        Raises:
+            Late: that took longer than the time-out.
+        """
+        began, pause_s = time.monotonic(), FIRST_LOOK_S
+        while not happened():
+            if time.monotonic() - began > self.timeout_s:
+                raise Late(what, f"within {self.timeout_s:g} s (--timeout)", "nothing of the kind")
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_LOOK_S)
+        return time.monotonic() - began
+
+    def wait_or_give_up(self, what: str, happened: Callable[[], bool]) -> float:
+        """Wait until the effect of a command shows that is not what the clause is about.
+
+        Raises:
+            NotVerifiable: that took longer than the time-out.
+        """
+        try:
+            return self.wait_for(what, happened)
+        except Late as late:
+            self.give_up(f"what the daemon acknowledges does not show at the server: {late}; DELIVER-1 is about that")
+
+    def repeat(self, happened: Callable[[], bool], seconds: float) -> bool:
+        """Ask again and again, for some time, whether something has happened; whether it has."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if happened():
+                return True
+        return False
+
+    def pause(self, seconds: float) -> None:
+        """Let time pass between two things that are sent."""
+        time.sleep(seconds)
+
+    def give_up(self, why: str) -> NoReturn:
+        """Say that this cannot be verified here.
+
+        Raises:
+            NotVerifiable: always.
+        """
+        raise NotVerifiable(why)
+
+
+class _Noted(Connection):
+    """A connection to a daemon whose traffic is written down."""
+
+    def __init__(self, examiner: Examiner, sight: Sight) -> None:
+        assert sight.target.daemon is not None
+        super().__init__(sight.target.daemon, sight.target.timeout_s)
+        self._examiner = examiner
+
+    def send(self, data: bytes) -> None:
+        self._examiner.note(f"> {shown_bytes(data)}")
+        super().send(data)
+
+    def end(self) -> None:
+        self._examiner.note("> (end of what is sent)")
+        super().end()
+
+    def reply(self) -> str:
+        reply = super().reply()
+        self._examiner.note(f"< {reply}")
+        return reply
+
+    def everything(self) -> str:
+        reply = super().everything()
+        self._examiner.note(f"< {reply!r}, and the daemon closes" if reply else f"< {reply}")
+        return reply
+
+
+def compact(document: object) -> bytes:
+    """JSON as the daemon writes it."""
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def form(arguments: Mapping[str, object]) -> bytes:
+    """A query string."""
+    return urlencode(arguments).encode()
+
+
+def shown(value: object) -> str:
+    """A value as it is shown: whole, or its beginning."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
+
+
+def shown_bytes(data: bytes) -> str:
+    """Bytes as they are shown: as text, with escapes where they are none."""
+    return shown(data.decode("utf-8", "backslashreplace"))

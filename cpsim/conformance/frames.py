@@ -1,0 +1,108 @@
+"""Raw connections to a daemon: what is sent, in which pieces, and what comes back, are the caller's."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint
+from cpsim.conformance.findings import CannotRun
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+NO_REPLY: Final = "no reply"
+CLOSED: Final = "closed without a reply"
+STAYS_OPEN: Final = "the connection stays open"
+REPLY_BYTES: Final = 2
+MOST_BYTES: Final = 4_096
+
+
+class Connection:
+    """One connection to a daemon; a context manager.
+
+    Args:
+        daemon: where it listens.
+        timeout_s: for each step.
+
+    Raises:
+        CannotRun: there is no connection to be had.
+    """
+
+    def __init__(self, daemon: UnixEndpoint | TcpEndpoint, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        try:
+            if isinstance(daemon, UnixEndpoint):
+                self._sock = socket.socket(socket.AF_UNIX)
+                self._sock.settimeout(timeout_s)
+                self._sock.connect(daemon.path)
+            else:
+                self._sock = socket.create_connection((daemon.host, daemon.port), timeout_s)
+                self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError as error:
+            if isinstance(daemon, UnixEndpoint):
+                self._sock.close()
+            said = error.strerror or str(error)
+            raise CannotRun(f"cannot connect to the daemon at {daemon}: {said}") from error
+
+    def send(self, data: bytes) -> None:
+        """Send; a daemon that is gone shows in its reply."""
+        with suppress(OSError):  # the reply may have been sent before
+            self._sock.sendall(data)
+
+    def end(self) -> None:
+        """Say that nothing more will be sent, as nc does at the end of its input."""
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_WR)
+
+    def reply(self) -> str:
+        """The first two bytes that come back as text, or what came instead."""
+        data = b""
+        while len(data) < REPLY_BYTES:
+            more = self._receive(data)
+            if isinstance(more, str):
+                return more
+            data += more
+        return data[:REPLY_BYTES].decode("latin-1")
+
+    def everything(self) -> str:
+        """All that comes back until the daemon closes, as text, or what came instead."""
+        data = b""
+        while len(data) < MOST_BYTES:
+            try:
+                more = self._sock.recv(MOST_BYTES)
+            except TimeoutError:
+                return f"{data.decode('latin-1')!r}, and {STAYS_OPEN}" if data else NO_REPLY
+            except OSError:
+                break
+            if not more:
+                break
+            data += more
+        return data.decode("latin-1") if data else CLOSED
+
+    def close(self) -> None:
+        """Go away."""
+        self._sock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _receive(self, data: bytes) -> bytes | str:
+        try:
+            more = self._sock.recv(MOST_BYTES)
+        except TimeoutError:
+            more, missing = b"", NO_REPLY
+        except OSError:
+            more, missing = b"", CLOSED
+        else:
+            missing = CLOSED
+        if more:
+            return more
+        return f"{data.decode('latin-1')!r} and no more" if data else missing

@@ -1,0 +1,161 @@
+"""What a run came to, for people."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Final
+
+from rich.table import Table
+from rich.text import Text
+
+from cpsim.conformance.clause import SECTIONS, Level, Need
+from cpsim.conformance.plugin import ERROR, FAILED, PASSED, QUIRK, UNSEEN
+from cpsim.ui.printable import printable
+from cpsim.ui.terminal import print_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rich.console import Console
+
+    from cpsim.conformance.clause import Clause
+    from cpsim.conformance.suite import Finding, Outcome
+    from cpsim.conformance.walk import Walks
+
+STYLES: Final = {PASSED: "green", FAILED: "bold red", QUIRK: "yellow", UNSEEN: "dim", ERROR: "bold magenta"}
+HEADINGS: Final = ("clause", "section", "result", "what it says")
+
+
+def show(outcome: Outcome, console: Console) -> None:
+    """Print what each clause came to, what was sent and seen where it deviates, and the verdict."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in HEADINGS[:-1]:
+        table.add_column(heading, no_wrap=True)
+    table.add_column(HEADINGS[-1])
+    rows = [_row(finding) for finding in outcome.findings]
+    for finding, (id, section, result, sentence) in zip(outcome.findings, rows, strict=True):
+        table.add_row(id, section, Text(result, STYLES[finding.result]), Text(sentence))
+    if console.is_terminal:
+        print_table(table, console)
+    else:  # a line each, however wide
+        widths = [max(map(len, column)) for column in zip(HEADINGS, *rows, strict=True)]
+        for row in (HEADINGS, *rows):
+            cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+            _say(console, "  ".join(cells).rstrip())
+    for finding in outcome.findings:
+        if finding.result in {FAILED, QUIRK, ERROR}:
+            _say(console, "\n" + explained(finding))
+    for finding in outcome.findings:
+        for figure in finding.measured:
+            _say(console, f"\nmeasured by {finding.clause.id}: {figure}")
+    for reason, ids in _unseen(outcome.findings).items():
+        _say(console, f"\nnot verifiable: {', '.join(ids)}\n  {reason}")
+    _say(console, "\n" + summary(outcome))
+
+
+def show_walks(walks: Walks, console: Console) -> None:
+    """Print what came of random sequences, and the lines that repeat the shortest one that deviates."""
+    if walks.deviation is not None:
+        deviation = walks.deviation
+        _say(console, f"deviation: {deviation.what}\n  expected  {deviation.expected}\n  got       {deviation.got}")
+        for title, lines in (("in Python", walks.python()), ("in a shell", walks.shell())):
+            _say(console, "\n".join([f"\nthe same, {title}; a second time it needs other ids:\n", *lines]))
+    if walks.unseen:
+        _say(console, f"not verifiable: {walks.unseen}")
+    sent = f"{walks.sequences:,} sequences, {walks.commands:,} commands, seed {walks.seed}"
+    _say(console, f"\nverdict {walks.ruling}: {sent}")
+
+
+def _row(finding: Finding) -> tuple[str, str, str, str]:
+    clause = finding.clause
+    result = f"{finding.result} {finding.quirk}".rstrip() if finding.result in {FAILED, QUIRK} else finding.result
+    sentence = clause.sentence if clause.level is Level.MUST else f"{clause.sentence} (should)"
+    return clause.id, clause.section, result, sentence
+
+
+def explained(finding: Finding) -> str:
+    """A finding with all that was sent and seen."""
+    clause = finding.clause
+    quirk = f" ({finding.quirk})" if finding.quirk else ""
+    lines = [
+        f"{clause.id}  {finding.result}{quirk}: {clause.sentence}",
+        f"  protocol  section {clause.section}, {SECTIONS[clause.section]}",
+    ]
+    if finding.expected:
+        what = finding.detail.partition(": expected ")[0]
+        lines += [f"  expected  {what} = {finding.expected}", f"  got       {finding.got}"]
+    else:
+        lines.append(f"  because   {finding.detail}")
+    return "\n".join([*lines, *(f"  | {line}" for line in finding.transcript)])
+
+
+def summary(outcome: Outcome) -> str:
+    """The verdict in a line or two."""
+    counts = outcome.counts
+    parts = [f"{counts[name]:,} {_WORDS[name][counts[name] != 1]}" for name in _WORDS if counts[name]]
+    should = sum(finding.result == FAILED and finding.clause.level is Level.SHOULD for finding in outcome.findings)
+    if should:
+        parts.append(f"{should:,} of the deviations from a should, which does not decide")
+    lines = [f"verdict {outcome.ruling}: {', '.join(parts)}; {outcome.sent:,} commands and requests were sent"]
+    if outcome.quirks:
+        lines.append(f"quirks  {', '.join(outcome.quirks)}")
+    return "\n".join(lines)
+
+
+_WORDS: Final = {
+    PASSED: ("clause passes", "clauses pass"),
+    FAILED: ("deviates", "deviate"),
+    QUIRK: ("shows a known quirk", "show a known quirk"),
+    UNSEEN: ("cannot be verified here", "cannot be verified here"),
+    ERROR: ("could not be checked", "could not be checked"),
+}
+
+
+def show_plan(outcome: Outcome, console: Console) -> None:
+    """Print what each clause would send."""
+    for finding in outcome.findings:
+        _say(console, f"{finding.clause.id}  {finding.clause.sentence}")
+        lines = finding.transcript if finding.result != UNSEEN else (f"nothing: it {finding.detail}",)
+        for line in lines:
+            _say(console, f"  {line}")
+    count = sum(len(finding.transcript) for finding in outcome.findings)
+    _say(
+        console,
+        f"\n{len(outcome.findings):,} clauses, about {count:,} commands and requests, and those to look and wait",
+    )
+
+
+def show_clauses(clauses: Iterable[Clause], console: Console) -> None:
+    """Print the clauses."""
+    for clause in clauses:
+        needs = ", ".join(need.name.lower() for need in Need if need in clause.needs)
+        quirks = f"; may show {', '.join(clause.quirks)}" if clause.quirks else ""
+        _say(console, f"{clause.id:<11} {clause.sentence}")
+        _say(console, f"{'':<11} {clause.level}, section {clause.section}, needs {needs}{quirks}")
+
+
+def listed(clauses: Iterable[Clause]) -> list[dict[str, object]]:
+    """The same as a document."""
+    return [
+        {
+            "clause": clause.id,
+            "section": clause.section,
+            "level": str(clause.level),
+            "sentence": clause.sentence,
+            "needs": [need.name.lower() for need in Need if need in clause.needs],
+            "quirks": list(clause.quirks),
+        }
+        for clause in clauses
+    ]
+
+
+def _unseen(findings: Iterable[Finding]) -> dict[str, list[str]]:
+    reasons = defaultdict[str, list[str]](list)
+    for finding in findings:
+        if finding.result == UNSEEN:
+            reasons[finding.detail].append(finding.clause.id)
+    return reasons
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(printable(text), markup=False, highlight=False, emoji=False, soft_wrap=True)

@@ -1,0 +1,280 @@
+"""What is examined: a daemon, a server, or a daemon and the server behind it; and how much of it can be seen."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from cpdaemon.endpoint import UrlEndpoint, parse_endpoint
+from cpdaemon.errors import EndpointError
+from cpdaemon.signing import token
+from cpsim.conformance.accounts import Accounts
+from cpsim.conformance.clause import Need
+from cpsim.conformance.exchange import Request, ask
+from cpsim.conformance.findings import CannotRun
+from cpsim.conformance.frames import Connection
+from cpsim.conformance.upstream import Upstream
+from cpsim.errors import Problem
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint
+    from cpsim.conformance.exchange import Reply
+
+DEFAULT_PREFIX: Final = "verify"
+LONGEST_PREFIX_BYTES: Final = 80
+MOST_COMMANDS: Final = 5_000
+"""What one run may send in all, whatever goes wrong; it sends a tenth of it or so."""
+MOST_COMMANDS_TO_US: Final = 20_000
+"""Likewise where the server is ours: nobody else is disturbed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Where to send, and as whom.
+
+    Attributes:
+        daemon: takes frames.
+        server: takes requests: the endpoint itself, or what stands behind the daemon.
+        behind: where the daemon's server is to be, which is then ours.
+        credentials: (project id, secret) at the server.
+        other: those of a second project, which shows whether projects are kept apart.
+        profile: `documented`, or `deployed`, where quirks are known and do not count.
+        timeout_s: for a reply, and for what was acknowledged to take effect.
+        max_rate: commands/s at most; None for no limit.
+        slot_prefix: begins the ids of slots, machines and users.
+        flush_interval_s: for how long the daemon keeps commands.
+        restart_command: for a shell; stops the daemon, or kills it where it has `{signal}`, and starts it again.
+        failed_command: for a shell; prints the commands that the daemon knows to be refused.
+    """
+
+    daemon: UnixEndpoint | TcpEndpoint | None = None
+    server: UrlEndpoint | None = None
+    behind: TcpEndpoint | None = None
+    credentials: tuple[str, str] | None = None
+    other: tuple[str, str] | None = None
+    profile: str = "documented"
+    timeout_s: float = 10.0
+    max_rate: float | None = None
+    slot_prefix: str = DEFAULT_PREFIX
+    flush_interval_s: float = 1.0
+    restart_command: str | None = None
+    failed_command: str | None = None
+
+    def __str__(self) -> str:
+        places = " and ".join(str(place) for place in (self.daemon, self.server) if place is not None)
+        return places if self.behind is None else f"{places} in front of {self.behind}"
+
+
+def aim(
+    endpoint: str,
+    *,
+    server: str | None = None,
+    project: str | None = None,
+    secret_file: Path | None = None,
+    other_project: str | None = None,
+    other_secret_file: Path | None = None,
+    behind: TcpEndpoint | None = None,
+) -> Target:
+    """Make a target of what a user says.
+
+    Raises:
+        ValueError: something is missing, or does not go together; the message names the option.
+    """
+    try:
+        where = parse_endpoint(endpoint)
+        at = None if server is None else parse_endpoint(server)
+    except EndpointError as error:
+        raise ValueError(str(error)) from error
+    if isinstance(where, UrlEndpoint):
+        if at is not None:
+            raise ValueError("--server is for an endpoint that is a daemon; this one is a server itself")
+        at, daemon = where, None
+    else:
+        daemon = where
+    if at is not None and not isinstance(at, UrlEndpoint):
+        raise ValueError(f"--server must be a URL such as http://127.0.0.1:8080/api, not {at}")
+    if behind is not None and daemon is None:
+        raise ValueError("--behind is for an endpoint that is a daemon; this one is a server itself")
+    if behind is not None and at is not None:
+        raise ValueError("--server and --behind exclude one another: either there is a server, or it is ours")
+    credentials = _credentials(project, secret_file, "")
+    other = _credentials(other_project, other_secret_file, "other-")
+    if at is None and behind is None and credentials is not None:
+        raise ValueError("--project and --secret-file are for a server: add --server URL, or --behind HOST:PORT")
+    if (at is not None or behind is not None) and credentials is None:
+        raise ValueError(f"{at or behind} needs --project ID and --secret-file FILE")
+    if other is not None and credentials is None:
+        raise ValueError("--other-project goes with --project")
+    if other is not None and credentials is not None and other[0].lower() == credentials[0].lower():
+        raise ValueError(f"--other-project {other[0]} is the --project itself")
+    return Target(daemon=daemon, server=at, behind=behind, credentials=credentials, other=other)
+
+
+def _credentials(project: str | None, secret_file: Path | None, prefix: str) -> tuple[str, str] | None:
+    if project is None and secret_file is None:
+        return None
+    if project is None or secret_file is None:
+        raise ValueError(f"--{prefix}project ID and --{prefix}secret-file FILE go together")
+    try:
+        secret = secret_file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--{prefix}secret-file {secret_file} cannot be read: {error}") from error
+    try:
+        token((project, secret), b"")
+    except EndpointError as error:
+        raise ValueError(f"--{prefix}project {project}: {error}") from error
+    return project, secret
+
+
+def checked_prefix(text: str) -> str:
+    """The text, if ids of slots can begin with it.
+
+    Raises:
+        ValueError: they cannot; the message says why.
+    """
+    if not text or not text.isprintable() or set(text) & set(",=") or text != text.strip():
+        raise ValueError(f"{text!r} cannot begin the id of a slot: use printable characters other than ',' and '='")
+    if len(text.encode()) > LONGEST_PREFIX_BYTES:
+        raise ValueError(f"it has {len(text.encode())} bytes; at most {LONGEST_PREFIX_BYTES} leave room for the rest")
+    return text
+
+
+class Traffic:
+    """Everything that is sent passes here: it is counted, and kept to a rate.
+
+    Args:
+        max_rate: commands/s at most; None for no limit.
+        most: how many commands at most.
+    """
+
+    def __init__(self, max_rate: float | None, most: int = MOST_COMMANDS) -> None:
+        self.sent = 0
+        self._most = most
+        self._lock = threading.Lock()
+        self._interval_s = 0.0 if max_rate is None else 1 / max_rate
+        self._next = 0.0
+
+    def pass_on(self) -> None:
+        """Wait until one more may be sent.
+
+        Raises:
+            CannotRun: as much as a run may send has been sent.
+        """
+        with self._lock:
+            if self.sent >= self._most:
+                raise CannotRun(f"{self._most:,} commands and requests were sent: that is enough for any endpoint")
+            self.sent += 1
+            now = time.monotonic()
+            due = max(self._next, now)
+            self._next = due + self._interval_s
+        if due > now:
+            time.sleep(due - now)
+
+
+@dataclass
+class Sight:
+    """A target that was reached, and what of it can be seen.
+
+    Attributes:
+        target: what is examined.
+        needs: what is there.
+        run: part of every id, so that no other run has the same.
+        listing_bytes: how much `/batch/slots` listed when it was first looked at.
+    """
+
+    target: Target
+    needs: frozenset[Need]
+    traffic: Traffic
+    run: str = field(default_factory=lambda: secrets.token_hex(4))
+    listing_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        self.accounts = Accounts(self.ask)
+        self.upstream: Upstream | None = None
+
+    def ask(self, request: Request) -> Reply:
+        """Send a request to the server."""
+        assert self.target.server is not None
+        self.traffic.pass_on()
+        return ask(self.target.server, request, self.target.timeout_s)
+
+    def close(self) -> None:
+        """Stop being the server behind the daemon, where that was asked for."""
+        if self.upstream is not None:
+            self.upstream.stop()
+
+    def missing(self, needs: tuple[Need, ...]) -> list[Need]:
+        """What of the needs is not there."""
+        return [need for need in needs if need not in self.needs]
+
+
+def promised(target: Target) -> frozenset[Need]:
+    """What a target can show, before anybody has looked: all that its server might."""
+    needs = set()
+    if target.daemon is not None:
+        needs.add(Need.DAEMON)
+    if target.server is not None:
+        needs |= {Need.SERVER, Need.ACCOUNTS}
+    for there, need in (
+        (target.other, Need.OTHER),
+        (target.behind, Need.BEHIND),
+        (target.restart_command, Need.RESTART),
+        (target.failed_command, Need.FAILED),
+    ):
+        if there is not None:
+            needs.add(need)
+    return frozenset(needs)
+
+
+def reach(target: Target, workers: int = 1) -> Sight:
+    """Connect, and find out what can be seen.
+
+    Args:
+        target: what is examined.
+        workers: how many processes share its rate.
+
+    Raises:
+        Problem: an address does not answer, or the server does not accept the credentials.
+    """
+    rate = None if target.max_rate is None else target.max_rate / workers
+    most = MOST_COMMANDS if target.behind is None else MOST_COMMANDS_TO_US
+    sight = Sight(target, promised(target), Traffic(rate, most))
+    if target.behind is not None:
+        assert target.credentials is not None
+        sight.upstream = Upstream(target.behind, target.credentials, knows_batches=True)
+        try:
+            sight.upstream.start()
+        except OSError as error:
+            raise Problem(f"cannot be the server at {target.behind}: {error.strerror}") from error
+    try:
+        if target.daemon is not None:
+            Connection(target.daemon, target.timeout_s).close()
+        if target.server is not None:
+            for credentials in filter(None, (target.credentials, target.other)):
+                _check_credentials(sight, credentials)
+            if sight.accounts.are_there():
+                for project, _ in filter(None, (target.credentials, target.other)):
+                    sight.accounts.note_ends(project)
+            else:
+                sight.needs -= {Need.ACCOUNTS}
+    except CannotRun as error:
+        raise Problem(f"{error}; is it running there?") from error
+    return sight
+
+
+def _check_credentials(sight: Sight, credentials: tuple[str, str]) -> None:
+    assert sight.target.server is not None
+    path = f"{sight.target.server.path}/batch/slots"
+    reply = sight.ask(Request("POST", path, headers={"Authorization": token(credentials, b"")}))
+    if reply.status in {401, 403}:
+        raise Problem(f"{sight.target.server} does not accept the secret of project {credentials[0]}: {reply}")
+    if reply.status == 404:
+        raise Problem(f"{sight.target.server} has no {path}: a server's URL usually ends in /api")
+    if not reply.status:
+        raise Problem(f"{sight.target.server} takes connections and gives no HTTP reply: {reply}")
+    sight.listing_bytes = max(sight.listing_bytes, len(reply.body))

@@ -1,0 +1,351 @@
+"""`cpsim serve`: its configuration, from a file or from options, and serving until it is told to stop."""
+
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta, Struct
+
+from cpdaemon.endpoint import TcpEndpoint
+from cpsim.config import tables
+from cpsim.errors import Problem
+from cpsim.fake import ANY_PORT, Fake, Site
+from cpsim.faults.spec import Fault
+from cpsim.net.listen import Listen, is_loopback
+from cpsim.protocol.quirks import QUIRKS, chosen
+from cpsim.server.clock import LATEST_US
+from cpsim.server.journal import DEFAULT_LIMIT
+from cpsim.server.service import AccountServer
+from cpsim.system.threads import notified
+
+log = logging.getLogger(__name__)
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+LATEST_YEAR: Final = (EPOCH + timedelta(microseconds=LATEST_US)).year
+DEMO_PROJECT: Final = "demo"
+"""Project id and secret when none are given: it is a fake, on loopback."""
+
+
+Text = Annotated[str, Meta(min_length=1, description="text")]
+File = Annotated[str, Meta(min_length=1, description="the path of a file")]
+Id = Annotated[str, Meta(pattern=r"^[^,]+$(?!\n)", description="a project id: text without commas")]
+Address = Annotated[Listen, Meta(description="HOST:PORT, with a port from 0 (any free one) to 65535")]
+Seconds = Annotated[float, Meta(ge=0, le=86_400, description="seconds, from 0 to 86,400")]
+Rate = Annotated[float, Meta(ge=0, le=1e6, description="a multiple of real time, from 0 (frozen) to 1,000,000")]
+Count = Annotated[int, Meta(ge=0, description="a whole number from 0 up")]
+Moment = Annotated[datetime, Meta(tz=True, description="a time with its offset, such as 2026-03-01T00:00:00Z")]
+Profile = Annotated[Literal["documented", "deployed"], Meta(description='"documented" or "deployed"')]
+
+
+class _Table(Struct, frozen=True, forbid_unknown_fields=True): ...
+
+
+class ProjectTable(_Table, frozen=True):
+    """A project, and its secret or the file that holds it."""
+
+    id: Id
+    secret: Text | None = None
+    secret_file: File | None = None
+
+
+class DaemonTable(_Table, frozen=True):
+    """A daemon of a project: where it listens, and for how long it keeps commands."""
+
+    project: Id
+    unix: File | None = None
+    tcp: Address | None = None
+    flush_interval: Seconds = 0.0
+
+
+class ClockTable(_Table, frozen=True):
+    """The server's clock."""
+
+    start: Moment | None = None
+    rate: Rate = 1.0
+
+
+class ServeFile(_Table, frozen=True):
+    """The whole file."""
+
+    project: Annotated[list[ProjectTable], Meta(description="[[project]] tables")] = []
+    daemon: Annotated[list[DaemonTable], Meta(description="[[daemon]] tables")] = []
+    http: Address | None = None
+    control_token_file: File | None = None
+    store: File | None = None
+    journal_limit: Count = DEFAULT_LIMIT
+    profile: Profile = "documented"
+    quirks: Annotated[list[Text], Meta(description="a list of names that cpsim quirks lists")] = []
+    faults: Annotated[list[Text], Meta(description="a list of faults; see cpsim faults")] = []
+    seed: Count = 1
+    clock: ClockTable = ClockTable()
+    links: Annotated[dict[Text, Text], Meta(description='a table of machine = "user"')] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Configuration:
+    """What is served.
+
+    Attributes:
+        projects: project id to secret.
+        sites: where daemons listen.
+        http: where the server listens. Without it and without sites, all listen at free addresses of this machine.
+        control_token: what a request of the control API has to show.
+        flush_interval_s: that of every daemon, in place of its own.
+        store: the file that keeps the accounts.
+        journal_limit: how many commands of each project the journal keeps.
+        profile: of the quirks.
+        quirks: others beside those of the profile.
+        faults: what goes wrong.
+        seed: of the faults' probabilities.
+        start_us: the time at which the clock starts, in microseconds since 1970; a store that knows a later one has it
+            go on from there.
+        rate: of the clock, as a multiple of real time.
+        links: machine to user, where the store does not know otherwise.
+    """
+
+    projects: Mapping[str, str] = field(default_factory=lambda: {DEMO_PROJECT: DEMO_PROJECT})
+    sites: Sequence[Site] = ()
+    http: TcpEndpoint | None = None
+    control_token: str | None = None
+    flush_interval_s: float | None = None
+    store: Path | None = None
+    journal_limit: int = DEFAULT_LIMIT
+    profile: str = "documented"
+    quirks: Sequence[str] = ()
+    faults: Sequence[str] = ()
+    seed: int = 1
+    start_us: int | None = None
+    rate: float = 1.0
+    links: Mapping[str, str] = field(default_factory=dict)
+
+    def fake(self) -> Fake:
+        """The fake that it describes.
+
+        Raises:
+            Problem: a daemon is for a project that there is not, or a quirk, a fault, the store or a spool cannot be
+                used.
+            ValueError: a project cannot be, or the clock cannot start then.
+        """
+        for site in self.sites:
+            if site.project_id not in self.projects:
+                known = ", ".join(map(repr, self.projects))
+                raise Problem(f"there is a daemon for project {site.project_id!r}, and the projects are {known}")
+        interval_s = self.flush_interval_s
+        fake = Fake(
+            self.projects,
+            http=self.http,
+            sites=[replace(site, flush_interval_s=interval_s) for site in self.sites]
+            if interval_s is not None
+            else self.sites,
+            control_token=self.control_token,
+            quirks=chosen(self.profile, self.quirks),
+            journal_limit=self.journal_limit,
+            store=self.store,
+            faults=self.faults,
+            seed=self.seed,
+            crash=partial(os.kill, os.getpid(), signal.SIGKILL),
+        )
+        has_history = bool(fake.accounts.clock.told_us)
+        fake.accounts.clock.run(self.rate)
+        if self.start_us is not None:
+            fake.accounts.clock.set(max(self.start_us, fake.accounts.clock.told_us))
+        if has_history:
+            self._compare_links(fake.accounts)
+        else:
+            fake.accounts.link(list(self.links.items()))
+        return fake
+
+    def _compare_links(self, accounts: AccountServer) -> None:
+        """Warn of links that are not as the store has them, where they may have been changed since it was made."""
+        with accounts.reading() as ledger:
+            for machine, user in self.links.items():
+                owner = ledger.owners.get(machine)
+                if owner != user:
+                    has = "no user" if owner is None else f"user {owner!r}"
+                    log.warning(
+                        "cpsim: warning: links: %r stays with %s, as the store has it, and does not go to %r",
+                        machine,
+                        has,
+                        user,
+                    )
+
+
+def load(path: Path) -> Configuration:
+    """Read a configuration file; paths in it are relative to its folder.
+
+    Raises:
+        Problem: it has a mistake; the message names the file, the place, the value and what is allowed.
+        OSError: it cannot be read.
+    """
+    try:
+        file = tables.convert(tables.parse(path.read_text(encoding="utf-8")), ServeFile)
+        folder, start_us = path.parent, _start_us(file.clock)
+        projects = dict(_projects(file, folder)) or {DEMO_PROJECT: DEMO_PROJECT}
+        return Configuration(
+            projects=projects,
+            sites=tuple(_sites(file, folder, projects)),
+            http=file.http,
+            control_token=_secret(folder, file.control_token_file, "control_token_file"),
+            store=None if file.store is None else folder / file.store,
+            journal_limit=file.journal_limit,
+            profile=file.profile,
+            quirks=tuple(_known_quirks(file.quirks)),
+            faults=tuple(_known_faults(file.faults)),
+            seed=file.seed,
+            start_us=start_us,
+            rate=file.clock.rate,
+            links=file.links,
+        )
+    except ValueError as error:
+        raise Problem(f"{path}: {error}") from error
+
+
+def read_secret(path: Path) -> str:
+    """The text of a file that holds a secret, without the white space around it.
+
+    Raises:
+        ValueError: it cannot be read, or is empty.
+    """
+    try:
+        secret = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot be read: {error}") from error
+    if not secret:
+        raise ValueError("is empty; it should hold the secret")
+    return secret
+
+
+def serve(configuration: Configuration, on_ready: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM; then stop listening and pass on what was acknowledged.
+
+    Args:
+        configuration: what is served.
+        on_ready: called once it serves, with a line `KIND ADDRESS` for each address, daemons first and in order.
+
+    Raises:
+        Problem, ValueError: see `Configuration.fake`.
+        OSError: an address cannot be listened at.
+        ThreadFailed: a thread met an error that nobody expected.
+    """
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with _somewhere(configuration) as placed, notified(lambda _: stop.set()), placed.fake() as fake:
+        if exposed := _exposed(placed):
+            hidden = str(placed.http) in exposed and placed.control_token is None
+            control = "; the control API is off: --control-token-file turns it on" if hidden else ""
+            reached = ", ".join(exposed)
+            print(f"cpsim: warning: other machines can reach {reached}{control}", file=sys.stderr, flush=True)
+        for path, queued in fake.left_spools().items():
+            said = f"{path} holds {queued:,} commands, and stays as it is: no daemon that is served here uses it"
+            print(f"cpsim: warning: {said}", file=sys.stderr, flush=True)
+        addresses = [pair for daemon in fake.daemons for pair in daemon.addresses.items()]
+        if placed.http is not None:
+            addresses.append(("http", fake.addresses["http"]))
+        on_ready("".join(f"{kind} {address}\n" for kind, address in addresses))
+        stop.wait()
+
+
+@contextmanager
+def _somewhere(configuration: Configuration) -> Iterator[Configuration]:
+    """The configuration itself, or with free addresses of this machine where it has none."""
+    if configuration.sites or configuration.http is not None:
+        yield configuration
+        return
+    with tempfile.TemporaryDirectory(prefix="cpsim-") as folder:
+        project_id = next(iter(configuration.projects))
+        site = Site(project_id=project_id, unix=Path(folder) / "daemon.sock", tcp=ANY_PORT)
+        yield replace(configuration, sites=[site], http=ANY_PORT)
+
+
+def _exposed(configuration: Configuration) -> list[str]:
+    """The addresses that are not of this machine alone."""
+    listening = [*(site.tcp for site in configuration.sites), configuration.http]
+    return [str(address) for address in listening if address is not None and not is_loopback(address.host)]
+
+
+def _start_us(clock: ClockTable) -> int | None:
+    if clock.start is None:
+        return None
+    start_us = (clock.start - EPOCH) // timedelta(microseconds=1)
+    if not 0 <= start_us <= LATEST_US:
+        raise ValueError(f"clock.start = {clock.start.isoformat()}: expected a time from 1970 to {LATEST_YEAR}")
+    return start_us
+
+
+def _projects(file: ServeFile, folder: Path) -> Iterator[tuple[str, str]]:
+    taken: set[str] = set()
+    for index, project in enumerate(file.project):
+        place = f"project[{index}]"
+        if project.id.lower() in taken:
+            raise ValueError(f"{place}.id = {json.dumps(project.id)}: expected an id of its own; case does not count")
+        taken.add(project.id.lower())
+        if (project.secret is None) == (project.secret_file is None):
+            raise ValueError(f"{place}: expected secret or secret_file, and not both")
+        yield project.id, project.secret or _secret(folder, project.secret_file, f"{place}.secret_file") or ""
+
+
+def _sites(file: ServeFile, folder: Path, projects: Mapping[str, str]) -> Iterator[Site]:
+    taken: dict[object, str] = {file.http: "http"}
+    for index, daemon in enumerate(file.daemon):
+        place = f"daemon[{index}]"
+        if daemon.project not in projects:
+            known = ", ".join(map(json.dumps, projects))
+            close = tables.suggestion(daemon.project, projects)
+            raise ValueError(f"{place}.project = {json.dumps(daemon.project)}: expected {known}{close}")
+        if daemon.unix is None and daemon.tcp is None:
+            raise ValueError(f"{place}: expected unix, tcp, or both")
+        unix = None if daemon.unix is None else (folder / daemon.unix).resolve()
+        tcp = daemon.tcp if daemon.tcp is not None and daemon.tcp.port else None
+        for key, address in (("unix", unix), ("tcp", tcp)):
+            if address is None:
+                continue
+            if address in taken:
+                given = json.dumps(str(getattr(daemon, key)))
+                raise ValueError(
+                    f"{place}.{key} = {given}: expected an address of its own; {taken[address]} has the same"
+                )
+            taken[address] = f"{place}.{key}"
+        yield Site(
+            project_id=daemon.project,
+            unix=None if daemon.unix is None else folder / daemon.unix,
+            tcp=daemon.tcp,
+            flush_interval_s=daemon.flush_interval,
+        )
+
+
+def _known_quirks(names: Sequence[str]) -> Sequence[str]:
+    for index, name in enumerate(names):
+        if name not in QUIRKS:
+            known = ", ".join(QUIRKS)
+            raise ValueError(f"quirks[{index}] = {json.dumps(name)}: expected {known}{tables.suggestion(name, QUIRKS)}")
+    return names
+
+
+def _known_faults(texts: Sequence[str]) -> Sequence[str]:
+    for index, text in enumerate(texts):
+        try:
+            Fault.parse(text)
+        except Problem as problem:
+            raise ValueError(f"faults[{index}]: {problem}") from None
+    return texts
+
+
+def _secret(folder: Path, name: str | None, place: str) -> str | None:
+    if name is None:
+        return None
+    try:
+        return read_secret(folder / name)
+    except ValueError as error:
+        raise ValueError(f"{place} = {json.dumps(name)}: {error}") from error

@@ -1,0 +1,226 @@
+"""The accounts of a server as a whole.
+
+What its claimed slots granted is what its machines earned, and no credit or counter is made or lost on the way to its
+users. Sums are of 64 bits and may wrap, on all sides alike.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cpsim.judge.columns import indices, map_entries
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy.typing as npt
+
+    from cpsim.judge.verdict import Verdict
+
+    Ints = npt.NDArray[np.int64]
+
+CREDITS: Final = "credits"
+SEPARATOR: Final = "\x1f"
+"""Between a project's id and a machine's; in neither, as no command can carry it."""
+ROWS: Final = 1_048_576
+"""Rows added up at a time."""
+TRACED: Final = 20
+"""Machines whose slots are looked up; each takes a look at all claims."""
+CULPRITS: Final = 5
+
+
+class Holder(NamedTuple):
+    """A machine or a user in a project."""
+
+    project: str
+    subject: str
+
+
+class _Rows(NamedTuple):
+    """Rows of a table, and whose each is: the project's id and the machine's or user's."""
+
+    table: pa.Table
+    holders: pa.Array
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Amounts added up: int64[holders, names]."""
+
+    holders: list[Holder]
+    names: list[str]
+    values: Ints
+
+    def of_projects(self) -> defaultdict[tuple[str, str], int]:
+        """The sums of each project, by (project, name)."""
+        projects = sorted({project for project, _ in self.holders})
+        codes = {project: code for code, project in enumerate(projects)}
+        sums = np.zeros((len(projects), len(self.names)), np.int64)
+        np.add.at(sums, [codes[project] for project, _ in self.holders], self.values)
+        return defaultdict(
+            int,
+            {
+                (project, name): int(sums[p, n])
+                for p, project in enumerate(projects)
+                for n, name in enumerate(self.names)
+            },
+        )
+
+
+def judge_books(slots: pa.Table, accounts: pa.Table, verdict: Verdict, owners: Mapping[str, str] | None = None) -> None:
+    """Check the conservation laws on the whole of a ledger, of all its projects.
+
+    Args:
+        slots: the server's slots, one row each, as the control API exports them.
+        accounts: its machines and users, likewise.
+        verdict: takes the findings.
+        owners: machine to user, where these are all links and were made before the first claim.
+    """
+    claimed = _rows(slots.filter(pc.equal(slots["state"], "claimed")), "machine")
+    machines, users = (_rows(accounts.filter(pc.equal(accounts["kind"], kind)), "id") for kind in ("machine", "user"))
+    holders = pc.unique(pa.concat_arrays([machines.holders, claimed.holders]))
+    names = _counter_names(slots["counters"], accounts["counters"], accounts["waiting_counters"])
+    granted = _sums(claimed, ("granted", "counters"), holders, names)
+    earned = _sums(machines, ("credits", "counters"), holders, names)
+    waiting = _sums(machines, ("waiting_credits", "waiting_counters"), holders, names)
+    owned = _sums(users, ("credits", "counters"), pc.unique(users.holders), names)
+    _judge_machines(granted, earned, _Claims(claimed), verdict)
+    verdict.checked["machines"] += len(machines.holders)
+    _judge_totals(granted, earned, waiting, owned, verdict)
+    linked = machines.holders.filter(_whole(pc.is_valid(machines.table["user"])))
+    _judge_waiting(linked, waiting, verdict)
+    if owners is not None:
+        _judge_users(earned, owned, owners, verdict)
+        verdict.checked["users"] += len(users.holders)
+
+
+def _judge_machines(granted: Sums, earned: Sums, claims: _Claims, verdict: Verdict) -> None:
+    """Each machine has what its own claimed slots granted, no more and no less."""
+    surplus = earned.values - granted.values
+    places = sorted(np.argwhere(surplus).tolist(), key=lambda place: (granted.holders[place[0]].subject, place))
+    machines = {granted.holders[h].subject for h, _ in places}
+    of_machine: defaultdict[str, list[int]] = defaultdict(list)
+    for h, holder in enumerate(granted.holders):
+        if holder.subject in machines:
+            of_machine[holder.subject].append(h)
+    for h, n in places:
+        (project, machine), name = granted.holders[h], granted.names[n]
+        wanted, has, more = int(granted.values[h, n]), int(earned.values[h, n]), int(surplus[h, n])
+        detail = f"in project {project}, its slots granted {wanted} {name}, it has {has}"
+        sources = [
+            granted.holders[other].project
+            for other in of_machine[machine]
+            if other != h and more > 0 and more in {-int(surplus[other, n]), int(granted.values[other, n])}
+        ]
+        if sources:
+            verdict.find("leaked", machine, f"{detail}: the rest is of project {sources[0]}")
+        else:
+            slots = claims.that_show(granted.holders[h], name, more)
+            verdict.find("over-credited" if more > 0 else "under-credited", machine, detail, slots)
+
+
+def _judge_totals(granted: Sums, earned: Sums, waiting: Sums, owned: Sums, verdict: Verdict) -> None:
+    """Project by project: what claims granted, machines earned, and users have or will have."""
+    by_claims, by_machines, held = granted.of_projects(), earned.of_projects(), owned.of_projects()
+    for place, amount in waiting.of_projects().items():
+        held[place] += amount
+    for project, name in sorted(by_claims.keys() | by_machines.keys() | held.keys()):
+        place = (project, name)
+        for where, amount in (
+            ("machines earned", by_machines[place]),
+            ("users and waiting machines hold", held[place]),
+        ):
+            if amount != by_claims[place]:
+                subject = f"{name} of project {project}"
+                verdict.find("not conserved", subject, f"claims granted {by_claims[place]}, but {where} {amount}")
+        verdict.checked["sums"] += 2
+
+
+def _judge_waiting(linked: pa.Array, waiting: Sums, verdict: Verdict) -> None:
+    """What a machine with a user earned, waits no more."""
+    known = pa.array([SEPARATOR.join(holder) for holder in waiting.holders], pa.string())
+    places = indices(linked, known)
+    for h, n in np.argwhere(waiting.values[places]).tolist():
+        holder, amount = waiting.holders[places[h]], int(waiting.values[places[h], n])
+        detail = f"{amount} {waiting.names[n]} wait on it, though it belongs to a user"
+        verdict.find("not conserved", holder.subject, detail)
+
+
+def _judge_users(earned: Sums, owned: Sums, owners: Mapping[str, str], verdict: Verdict) -> None:
+    """Each user has what the user's machines earned."""
+    should: defaultdict[Holder, Ints] = defaultdict(lambda: np.zeros(len(earned.names), np.int64))
+    for holder, values in zip(earned.holders, earned.values, strict=True):
+        owner = owners.get(holder.subject)
+        if owner is not None:
+            should[Holder(holder.project, owner)] += values
+    has = dict(zip(owned.holders, owned.values, strict=True))
+    nothing = np.zeros(len(earned.names), np.int64)
+    for user in sorted(should.keys() | has.keys()):
+        for name, wanted, found in zip(
+            earned.names, should.get(user, nothing).tolist(), has.get(user, nothing).tolist(), strict=True
+        ):
+            if found != wanted:
+                detail = f"the user's machines earned {wanted} {name}, the user has {found}"
+                verdict.find("over-credited" if found > wanted else "under-credited", user.subject, detail)
+
+
+class _Claims:
+    """The claimed slots, to find those that show what is wrong with a machine."""
+
+    def __init__(self, claimed: _Rows) -> None:
+        self._claimed = claimed
+        self._looks = TRACED
+
+    def that_show(self, holder: Holder, name: str, difference: int) -> list[str]:
+        """The one slot whose grant is just the difference, or else some of the machine's."""
+        if not self._looks:
+            return []
+        self._looks -= 1
+        own = self._claimed.table.filter(pc.equal(self._claimed.holders, SEPARATOR.join(holder)))
+        slots: list[str] = own["slot"].to_pylist()
+        for slot, granted, counters in zip(slots, own["granted"].to_pylist(), own["counters"].to_pylist(), strict=True):
+            if abs(difference) == (granted if name == CREDITS else dict(counters or ()).get(name)):
+                return [slot]
+        return slots[:CULPRITS]
+
+
+def _rows(table: pa.Table, column: str) -> _Rows:
+    subjects = pc.fill_null(table[column], "")
+    return _Rows(table, _whole(pc.binary_join_element_wise(table["project"], subjects, SEPARATOR)))
+
+
+def _split(holders: pa.Array) -> list[Holder]:
+    return [Holder(*text.split(SEPARATOR, 1)) for text in holders.to_pylist()]
+
+
+def _counter_names(*columns: pa.ChunkedArray) -> list[str]:
+    """Credits, and each counter there is."""
+    found: set[str] = {name for column in columns for name in pc.unique(map_entries(column)[1]).to_pylist()}
+    return [CREDITS, *sorted(found - {CREDITS})]
+
+
+def _sums(rows: _Rows, columns: tuple[str, str], known: pa.Array, names: list[str]) -> Sums:
+    """What rows hold in a column of credits and one of counters, by holder and name."""
+    credits, counters = columns
+    table, holder = rows.table, indices(rows.holders, known)
+    values = np.zeros((len(known), len(names)), np.int64)
+    for start in range(0, len(table), ROWS):
+        chunk, whose = table.slice(start, ROWS), holder[start : start + ROWS]
+        np.add.at(values[:, 0], whose, np.asarray(pc.fill_null(chunk[credits], 0)).astype(np.int64))
+        offsets, keys, amounts = map_entries(chunk[counters])
+        place = np.repeat(whose, np.diff(offsets)) * len(names) + indices(keys, pa.array(names, pa.string()))
+        np.add.at(values.reshape(-1), place, np.asarray(pc.fill_null(amounts, 0)).astype(np.int64))
+    return Sums(_split(known), names, values)
+
+
+def _whole(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """A column in one piece."""
+    if not isinstance(column, pa.ChunkedArray):
+        return column
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)

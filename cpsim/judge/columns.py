@@ -1,0 +1,271 @@
+"""The many slots to which nothing out of the ordinary happened, judged in columns.
+
+An ordinary slot was allocated, perhaps counted, described and settled, once each, every command was accepted, each
+after the other, and the slot's time was clearly not out, or clearly was. Its state is then known, and can be computed
+and compared for millions of slots at once. `fine` says which slots are ordinary and just as they should be; all
+others are for the model, which alone makes findings. So this module can be wrong in one way only: to call a slot fine
+that is not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cpsim.judge.model import DAY_MINUTES, MINUTE_NS
+from cpsim.scenario.workload import ABSENT, FRAME, KIND_CODES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy.typing as npt
+
+    from cpsim.judge.history import History
+
+    Bools = npt.NDArray[np.bool_]
+    Ints = npt.NDArray[np.int64]
+
+PHASES: Final = ("allocated", "claimed", "discarded", "expired")
+ALLOCATED, CLAIMED, DISCARDED, EXPIRED = range(4)
+ALLOC, META, COUNTERS, DISCARD, CLAIM = (KIND_CODES[kind] for kind in ("alloc", "meta", "counters", "discard", "claim"))
+KNOWN: Final = [ALLOC, META, COUNTERS, DISCARD, CLAIM]
+LONGEST_MIN: Final = 100_000_000
+"""Minutes to expiry are cut to this: 190 years, the most that nanoseconds can add up."""
+ROWS: Final = 1_048_576
+"""Rows of the ledger compared at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """The states of ordinary slots, in columns with a row per slot of the workload.
+
+    Attributes:
+        ordinary: whether the slot is; the other columns hold for these.
+        phase: index into PHASES.
+        granted: credits, ABSENT unless claimed.
+        machine: index into the workload's machines, -1 unless claimed.
+        reason: index into the texts of the workload's reasons, -1 unless discarded.
+        counters, meta: row of the workload's arguments, -1 for none.
+    """
+
+    ordinary: Bools
+    phase: Ints
+    granted: Ints
+    machine: Ints
+    reason: Ints
+    counters: Ints
+    meta: Ints
+
+
+def expected(history: History) -> Expected:
+    """Tell the ordinary slots from the others, and compute their states."""
+    workload = history.workload
+    ordinary = history.sent_for()
+    ordinary[history.slot[~history.accepted | ~np.isin(history.kind, KNOWN)]] = False
+    place = np.full((FRAME, history.slots), -1, np.int32)
+    for kind in range(FRAME):  # of a frame there is no history
+        places = np.flatnonzero(history.kind == kind).astype(np.int32)
+        slots = history.slot[places]
+        place[kind, slots] = places
+        ordinary[slots[place[kind, slots] != places]] = False  # there is another of its kind
+    ordinary &= (place[ALLOC] >= 0) & ((place[CLAIM] < 0) | (place[DISCARD] < 0))
+    ordinary &= _in_turn(history, place)
+    rows = workload.row[history.records["op"]]
+    row = [_taken(rows, places, -1) for places in place]
+    granted, agreed = _granted(history, row)
+    settled = np.where(place[CLAIM] >= 0, CLAIMED, np.where(place[DISCARD] >= 0, DISCARDED, ALLOCATED))
+    in_time, over = _times(history, place, row[ALLOC])
+    machine = _taken(workload.arguments["claim"]["machine"].values, row[CLAIM], -1)
+    reason = _taken(workload.arguments["discard"]["reason"].values, row[DISCARD], -1)
+    ordinary &= agreed & (in_time | over) & (machine != ABSENT) & (reason != ABSENT)
+    return Expected(
+        ordinary=ordinary,
+        phase=np.where(over & (settled == ALLOCATED), EXPIRED, settled),
+        granted=np.where(settled == CLAIMED, granted, ABSENT),
+        machine=machine,
+        reason=reason,
+        counters=row[COUNTERS],
+        meta=row[META],
+    )
+
+
+def fine(history: History, slots: pa.Table, slot_of_row: Ints) -> Bools:
+    """For each slot of the workload, whether it is ordinary and the ledger shows it just as it should be.
+
+    Args:
+        history: what was sent and answered.
+        slots: the ledger, one row per slot, as the control API exports it.
+        slot_of_row: which slot of the workload each row shows, -1 for none. The last row of a slot counts.
+    """
+    should = expected(history)
+    shown = np.zeros(history.slots, bool)
+    comparison = _Comparison(history, should)
+    for start in range(0, len(slots), ROWS):
+        meant = slot_of_row[start : start + ROWS]
+        known = meant >= 0
+        rows = slots.slice(start, ROWS)
+        shown[meant[known]] = comparison.same(rows if known.all() else rows.filter(pa.array(known)), meant[known])
+    good: Bools = should.ordinary & shown
+    return good
+
+
+def fine_outstanding(history: History, outstanding: set[str]) -> Bools:
+    """For each slot of the workload, whether it is ordinary, and listed as outstanding if it should be."""
+    should = expected(history)
+    listed = indices(slot_ids(history), pa.array(sorted(outstanding), pa.string())) >= 0
+    good: Bools = should.ordinary & (listed == (should.phase == ALLOCATED))
+    return good
+
+
+def slot_ids(history: History) -> pa.Array:
+    """The ids of a workload's slots."""
+    numbers = pa.array(history.workload.slot_numbers).cast(pa.string())
+    return pc.binary_join_element_wise(pa.scalar(history.prefix), numbers, "-")
+
+
+def indices(values: pa.Array, known: pa.Array) -> Ints:
+    """Where each value stands among those that are known, the first of equal ones; -1 for the others."""
+    found = pc.fill_null(pc.index_in(values, value_set=known, skip_nulls=True), -1)
+    return np.asarray(found).astype(np.int64)
+
+
+def _in_turn(history: History, place: npt.NDArray[np.int32]) -> Bools:
+    """Whether the allocation came before all else, and what settled the slot after all else."""
+    sent_ns, answered_ns = history.sent_ns, history.answered_ns
+
+    def follows(first: npt.NDArray[np.int32], second: npt.NDArray[np.int32]) -> Bools:
+        """Whether one came after the other, where there are both."""
+        both = np.flatnonzero((first >= 0) & (second >= 0))
+        a, b = first[both], second[both]
+        good = np.ones(len(first), bool)
+        answered, sent = answered_ns[a], sent_ns[b]
+        good[both] = (answered < sent) | ((answered == sent) & (a < b))
+        return good
+
+    settling = np.maximum(place[CLAIM], place[DISCARD])
+    inner = [place[META], place[COUNTERS]]
+    turns = [follows(place[ALLOC], each) for each in (*inner, settling)] + [follows(each, settling) for each in inner]
+    all_follow: Bools = np.logical_and.reduce(turns)
+    return all_follow
+
+
+def _granted(history: History, row: list[Ints]) -> tuple[Ints, Bools]:
+    """What a claim of each slot grants, and whether alloc and claim say what the protocol accepts."""
+    terms, claim = history.workload.arguments["alloc"], history.workload.arguments["claim"]
+    credits, least, most = (_taken(terms[name].values, row[ALLOC]) for name in ("credits", "min", "max"))
+    asked = _taken(claim["credits"].values, row[CLAIM])
+    agreed = (least == ABSENT) | (most == ABSENT) | (least <= most)
+    for given in (credits, least, most, asked):
+        agreed &= (given == ABSENT) | (given >= 0)
+    granted = np.where(asked == ABSENT, 1, asked)
+    granted = np.where((least != ABSENT) & (granted < least), least, granted)
+    granted = np.where((most != ABSENT) & (granted > most), most, granted)
+    return np.where(credits == ABSENT, granted, credits), agreed
+
+
+def _times(history: History, place: npt.NDArray[np.int32], alloc_row: Ints) -> tuple[Bools, Bools]:
+    """Whether a slot's time was not out when all was done and seen; and whether all was done, and then it was out."""
+    seen = history.seen
+    last_ns = np.zeros(history.slots, np.int64)
+    for places in (place[META], place[COUNTERS], place[CLAIM], place[DISCARD]):
+        there = np.flatnonzero(places >= 0)
+        last_ns[there] = np.maximum(last_ns[there], history.until_ns(places[there]))
+    minutes = _taken(history.workload.arguments["alloc"]["expire"].values, alloc_row)
+    minutes = np.where(minutes == ABSENT, DAY_MINUTES, np.minimum(minutes, LONGEST_MIN))
+    there = np.flatnonzero(place[ALLOC] >= 0)
+    earliest_ns, latest_ns = np.zeros((2, history.slots), np.int64)
+    earliest_ns[there] = history.sent_ns[place[ALLOC][there]]
+    latest_ns[there] = history.until_ns(place[ALLOC][there])
+    earliest_ns += minutes * MINUTE_NS
+    latest_ns += minutes * MINUTE_NS
+    in_time = (last_ns < earliest_ns) & (minutes > 0)
+    settled = (place[CLAIM] >= 0) | (place[DISCARD] >= 0)
+    return in_time & (settled | (seen.latest_ns < earliest_ns)), in_time & (seen.earliest_ns >= latest_ns)
+
+
+def _taken(column: npt.NDArray[np.integer], rows: npt.NDArray[np.integer], absent: int = ABSENT) -> Ints:
+    """A column's values at some rows; `absent` where the row is -1."""
+    values = np.full(len(rows), absent, np.int64)
+    there = np.flatnonzero(rows >= 0)
+    values[there] = column[rows[there]]
+    return values
+
+
+class _Comparison:
+    """Rows of the ledger against the states expected of their slots."""
+
+    def __init__(self, history: History, should: Expected) -> None:
+        workload = history.workload
+        self._should = should
+        self._machines = pa.array(workload.machines, pa.string())
+        self._reasons = pa.array(workload.arguments["discard"]["reason"].texts, pa.string())
+        self._counters, self._meta = workload.arguments["counters"], workload.arguments["meta"]
+        choices = self._meta.choices or ()
+        self._texts = pa.array([text for texts in choices for text in texts], pa.string())
+        self._first_machine = indices(self._machines, self._machines)
+        self._first_reason = indices(self._reasons, self._reasons)
+        firsts = indices(self._texts, self._texts)
+        bounds = np.cumsum([0, *map(len, choices)])
+        self._first_texts = [firsts[start:end] for start, end in pairwise(bounds)]
+
+    def same(self, rows: pa.Table, slots: Ints) -> Bools:
+        """For each row, whether it is as expected of the slot of the same place."""
+        should = self._should
+        same: Bools = indices(rows["state"], pa.array(PHASES)) == should.phase[slots]
+        for column, known, firsts, wanted in (
+            ("machine", self._machines, self._first_machine, should.machine[slots]),
+            ("reason", self._reasons, self._first_reason, should.reason[slots]),
+        ):
+            values = rows[column]
+            same &= indices(values, known) == _taken(firsts, wanted, -1)
+            same &= np.asarray(pc.is_null(values)) == (wanted < 0)
+        same &= _numbers(rows["granted"]) == should.granted[slots]
+        counters, meta = self._counters, self._meta
+        same &= _entries_are(rows["counters"], counters.names, _matrix(counters.free, should.counters[slots]), _numbers)
+        texts = _matrix(meta.free, should.meta[slots])
+        for column, firsts in zip(texts.T, self._first_texts, strict=True):
+            column[:] = _taken(firsts, np.where(column == ABSENT, -1, column))
+        same &= _entries_are(rows["meta"], meta.names, texts, lambda values: indices(values, self._texts))
+        return same
+
+
+def _numbers(values: pa.Array) -> Ints:
+    return np.asarray(pc.fill_null(values, ABSENT)).astype(np.int64)
+
+
+def _matrix(values: npt.NDArray[np.integer], rows: Ints) -> Ints:
+    """Rows of a table of arguments; all ABSENT where the row is -1."""
+    matrix = np.full((len(rows), values.shape[1]), ABSENT)
+    there = np.flatnonzero(rows >= 0)
+    matrix[there] = values[rows[there]]
+    return matrix
+
+
+def _entries_are(
+    column: pa.ChunkedArray, names: Sequence[str], wanted: Ints, coded: Callable[[pa.Array], Ints]
+) -> Bools:
+    """For each row of a map column, whether it holds just the entries wanted: a column per name, ABSENT for none."""
+    offsets, keys, values = map_entries(column)
+    sizes = np.diff(offsets)
+    row = np.repeat(np.arange(len(sizes)), sizes)
+    name = indices(keys, pa.array(names, pa.string()))
+    known = name >= 0
+    found = np.full(wanted.shape, ABSENT)
+    found[row[known], name[known]] = coded(values)[known]
+    same: Bools = (sizes == (wanted != ABSENT).sum(axis=1)) & (found == wanted).all(axis=1)
+    return same
+
+
+def map_entries(column: pa.ChunkedArray) -> tuple[Ints, pa.Array, pa.Array]:
+    """A map column's entries: where those of each row begin (and the last end), the keys, the values."""
+    maps = column.combine_chunks()
+    if isinstance(maps, pa.ChunkedArray):
+        maps = maps.chunk(0) if maps.num_chunks else pa.array([], maps.type)
+    offsets = np.asarray(maps.offsets).astype(np.int64)
+    first, size = int(offsets[0]), int(offsets[-1] - offsets[0])
+    return offsets - first, maps.keys.slice(first, size), maps.items.slice(first, size)

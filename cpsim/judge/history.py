@@ -1,0 +1,128 @@
+"""What was sent and answered, in columns; and any slot's part of it as the model's steps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from cpsim.evidence.journal import Outcome
+from cpsim.judge.model import Span, Step
+from cpsim.judge.orders import in_order
+from cpsim.scenario.workload import FRAME
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy.typing as npt
+
+    from cpsim.scenario.workload import Workload
+
+BY_RULE: Final = "HTTP 500: "
+"""How errors begin by which a server says that the protocol's rules refuse a command."""
+CHUNK: Final = 20_000
+"""Slots whose steps are made at a time."""
+
+
+class History:
+    """What became of a workload's commands; frames that are none are left out, for no slot may show them.
+
+    Args:
+        workload: what was to be sent.
+        prefix: begins the slot ids.
+        records: one per operation sent, in the order of the operations (dtype `RECORD_TYPE`). Operations of one slot
+            may overlap.
+        errors: the texts that `records["error"]` indexes.
+        prompt: whether what was accepted had been done when it was answered; always, if the server itself answered.
+        direct: whether the server itself answered, so that what it accepted is done, and what it refuses by the
+            protocol's rules it refuses for what the slot was.
+        seen: when the effect was looked at.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        prefix: str,
+        records: npt.NDArray[np.void],
+        errors: Sequence[str],
+        *,
+        direct: bool,
+        seen: Span,
+        prompt: bool = False,
+    ) -> None:
+        self.workload = workload
+        self.prefix = prefix
+        self._direct = direct
+        self.prompt = direct or prompt
+        self.seen = seen
+        self.errors = errors
+        self.records = records = records[workload.kind[records["op"]] != FRAME]
+        self.sent_ns, self.answered_ns = (np.ascontiguousarray(records[name]) for name in ("sent_ns", "answered_ns"))
+        self.slot = workload.slot[records["op"]]
+        self.kind = workload.kind[records["op"]]
+        by_rule = np.array([error.startswith(BY_RULE) for error in errors], bool)
+        self.accepted = records["outcome"] == Outcome.ACCEPTED
+        self.judged = (self.accepted | by_rule[records["error"]]) if direct else np.zeros(len(records), bool)
+
+    def of_project(self, project: str) -> History:
+        """The part of it that is a project's."""
+        workload, ops = self.workload.of_project(project)
+        own = np.isin(self.records["op"], ops)
+        records = self.records[own]
+        records["op"] = np.searchsorted(ops, records["op"])
+        return History(
+            workload, self.prefix, records, self.errors, direct=self._direct, seen=self.seen, prompt=self.prompt
+        )
+
+    @property
+    def slots(self) -> int:
+        """How many slots the workload has."""
+        return len(self.workload.slot_numbers)
+
+    def sent_for(self) -> npt.NDArray[np.bool_]:
+        """For each slot of the workload, whether anything was sent."""
+        sent = np.zeros(self.slots, bool)
+        sent[self.slot] = True
+        return sent
+
+    def slot_id(self, slot: int) -> str:
+        """The id of a slot of the workload."""
+        return f"{self.prefix}-{self.workload.slot_numbers[slot]}"
+
+    def until_ns(self, places: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+        """By when the commands of some records, which were accepted, had been applied."""
+        by_ns = self.answered_ns[places] if self.prompt else self.seen.latest_ns
+        until_ns: npt.NDArray[np.int64] = np.maximum(self.sent_ns[places], by_ns)
+        return until_ns
+
+    def steps(self, wanted: npt.NDArray[np.bool_]) -> Iterator[tuple[int, list[Step]]]:
+        """The steps of some slots, as they were sent, slot by slot; a chunk of slots is in memory at a time.
+
+        Args:
+            wanted: which of the workload's slots.
+        """
+        places = np.flatnonzero(wanted[self.slot])
+        places = places[np.argsort(self.slot[places], kind="stable")]
+        slots, starts = np.unique(self.slot[places], return_index=True)
+        ends = np.append(starts[1:], len(places))
+        for chunk in range(0, len(slots), CHUNK):
+            first, last = starts[chunk], ends[min(chunk + CHUNK, len(slots)) - 1]
+            steps = self._steps(places[first:last])
+            bounds = zip(slots[chunk : chunk + CHUNK].tolist(), starts[chunk:].tolist(), ends[chunk:].tolist())  # noqa: B905 - the slots of a chunk
+            for slot, start, end in bounds:
+                yield slot, in_order(steps[start - first : end - first])
+
+    def _steps(self, places: npt.NDArray[np.intp]) -> list[Step]:
+        chosen = self.records[places]
+        last_ns = self.seen.latest_ns
+        steps = []
+        for (op, outcome, _, sent_ns, answered_ns), judged in zip(
+            chosen.tolist(), self.judged[places].tolist(), strict=True
+        ):
+            kind, arguments = next(self.workload.calls(op, op + 1, self.prefix))
+            accepted = outcome == Outcome.ACCEPTED
+            applied = None if outcome == Outcome.UNKNOWN else accepted or judged
+            by_ns = answered_ns if self.prompt and applied else last_ns
+            span = Span(sent_ns, max(sent_ns, by_ns))
+            steps.append(Step(kind, arguments, span, applied, accepted if judged else None, answered_ns))
+        return steps

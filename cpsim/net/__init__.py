@@ -1,0 +1,1 @@
+"""Addresses: bound, reached, refused."""

@@ -1,0 +1,1 @@
+"""HTTP requests and responses, and the connections that carry them."""

@@ -1,0 +1,1 @@
+"""Names of the protocol that every room knows."""

@@ -1,0 +1,1 @@
+"""The ways that lead to an endpoint."""

@@ -1,0 +1,1 @@
+"""A run: from a scenario to a verdict, a summary and a run folder."""

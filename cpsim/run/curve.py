@@ -1,0 +1,92 @@
+"""What a search for capacity found, on a terminal: a table with a row per step, and response times drawn over rates."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+from rich.table import Table
+
+from cpsim.run.latency import percentiles_ms
+from cpsim.run.summary import LIMITS
+from cpsim.ui.printable import escaped
+from cpsim.ui.terminal import print_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import Console
+
+    from cpsim.run.capacity import Capacity, Step
+
+COLUMNS: Final = 48
+EIGHTHS: Final = " ▏▎▍▌▋▊▉"
+REASONS: Final = LIMITS | {"effect": "what was acknowledged did not have its effect"}
+
+
+def show(found: Capacity, console: Console) -> None:
+    """Print the curve, and what it says."""
+    steps = sorted(found.steps, key=lambda step: step.offered_per_s)
+    headings = ("offered/s", "achieved/s", "p50 ms", "p99 ms", "service", "late", "busy")
+    table = Table(*headings, "", box=None, pad_edge=False)
+    for column in table.columns:
+        column.no_wrap = True
+        column.justify = "right"
+    for step in steps:
+        response = percentiles_ms(step.summary.response) if step.summary.response is not None else {}
+        service = percentiles_ms(step.summary.service)
+        times = [response.get("p50"), response.get("p99"), service.get("p99")]
+        table.add_row(
+            f"{step.offered_per_s:,.0f}",
+            f"{step.achieved_per_s:,.0f}",
+            *("-" if time_ms is None else f"{time_ms:,.2f}" for time_ms in times),
+            f"{step.sender_late_p99_ms:,.2f}",
+            f"{step.summary.busy:.0%}",
+            step.gave_way or "kept",
+        )
+    console.print()
+    print_table(table, console)
+    for line in _lines(found, steps):
+        console.print(line, highlight=False)
+
+
+def _lines(found: Capacity, steps: list[Step]) -> Iterator[str]:
+    if steps:
+        low, high = _decades(found)
+        yield f"\nresponse time (p99) from {10**low:g} to {10**high:g} ms, to be kept: {found.p99_ms:g} ms"
+        yield from (f"{step.offered_per_s:>9,.0f}/s │{_bar(step, found)}" for step in steps)
+        yield ""
+    best, border = found.best, found.border
+    if found.ended is not None:
+        yield f"[yellow]The search is not complete[/]: {escaped(found.ended)}"
+    if best is not None:
+        yield f"capacity      [bold]{best.offered_per_s:,.0f} operations/s[/] within {found.p99_ms:g} ms (p99)"
+    elif steps:
+        yield f"capacity      [red]none[/]: no rate was kept within {found.p99_ms:g} ms (p99)"
+    if border is not None and border.gave_way is not None:
+        yield f"gave way      {border.gave_way}, at {border.offered_per_s:,.0f}/s: {REASONS[border.gave_way]}"
+        for error, count in border.summary.errors.items():
+            yield f"              {count:,} x {escaped(error)}"
+    if best is not None:
+        for checked in best.summary.checked:
+            yield f"assert        {'[green]holds[/]' if checked.holds else '[red]fails[/]'}  {escaped(str(checked))}"
+
+
+def _decades(found: Capacity) -> tuple[int, int]:
+    """The powers of ten between which all response times are drawn."""
+    times = [found.p99_ms, *(step.response_p99_ms for step in found.steps if math.isfinite(step.response_p99_ms))]
+    low, high = math.floor(math.log10(min(times))), math.ceil(math.log10(max(times)))
+    return low, max(high, low + 1)
+
+
+def _bar(step: Step, found: Capacity) -> str:
+    """A bar whose length is the logarithm of the response time, and a mark where it should end."""
+    low, high = _decades(found)
+
+    def place(time_ms: float) -> float:
+        return COLUMNS * (math.log10(min(time_ms, 10.0**high)) - low) / (high - low)
+
+    eighths = max(1, round(8 * place(step.response_p99_ms)))
+    bar = f"{'█' * (eighths // 8)}{EIGHTHS[eighths % 8]}".ljust(COLUMNS)
+    mark = min(COLUMNS - 1, int(place(found.p99_ms)))
+    return bar if bar[mark] != " " else f"{bar[:mark]}┊{bar[mark + 1 :]}"

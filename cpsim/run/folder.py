@@ -1,0 +1,264 @@
+"""The run folder: what a run leaves on disk.
+
+| file | holds |
+|---|---|
+| `run.json` | scenario, seed, versions, endpoint, machine, figures |
+| `journal.parquet` | a row per operation sent: id, slot, kind, due, sent, answered, outcome, error, arguments |
+| `ledger.parquet` | a row per slot of the server, where it can be seen |
+| `accounts.parquet` | a row per machine and user of the server, where they can be seen |
+| `verdict.json` | the verdict, findings with examples and the commands to repeat them, and what could not be verified |
+| `latency.hgrm` | service time, as HdrHistogram's tools read it, in milliseconds |
+| `response.hgrm` | response time, likewise, where operations had times to keep |
+| `effect.hgrm` | from OK to applied, likewise, where the server's ledger shows it |
+| `seconds.parquet` | a row per second: operations, failures, and their times in milliseconds |
+| `faults.json` | what went wrong on demand and each time that it did, if anything was to |
+| `report.html` | the run on one page |
+
+A search for capacity leaves `capacity.json`, and the two `.hgrm` of the highest rate that was kept.
+
+The arguments in the journal are typed columns, those of `cpsim.protocol.arguments`. Earlier, they were a text in a
+column `arguments`; `cpsim run` and `cpsim report` open such a journal, too.
+
+It is made whole: everything is written into a folder beside it, which is renamed at the end.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import platform
+import shutil
+from datetime import UTC, datetime
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import jinja2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cpdaemon.endpoint import UnixEndpoint
+from cpsim.errors import Problem
+from cpsim.evidence.journal import Outcome
+from cpsim.judge.repeat import shell_lines
+from cpsim.judge.timeline import timeline
+from cpsim.protocol import arguments
+from cpsim.run.latency import write_hgrm
+from cpsim.scenario.formats.arrow import Operations
+
+if TYPE_CHECKING:
+    from cpsim.judge.verdict import Example
+    from cpsim.run.capacity import Asked, Capacity
+    from cpsim.run.pipeline import Run
+    from cpsim.run.summary import Summary
+
+JOURNAL_SCHEMA: Final = pa.schema(
+    [
+        ("id", pa.int64()),
+        ("slot", pa.string()),
+        ("kind", pa.dictionary(pa.int8(), pa.string())),
+        ("due_us", pa.int64()),
+        ("sent_us", pa.int64()),
+        ("answered_us", pa.int64()),
+        ("outcome", pa.dictionary(pa.int8(), pa.string())),
+        ("error", pa.dictionary(pa.int16(), pa.string())),
+        *arguments.fields(),
+    ]
+)
+PROJECT: Final = pa.field("project", pa.dictionary(pa.int8(), pa.string()))
+"""One column more, where there are several."""
+SOCKET: Final = "creditapi.socket"
+SERVE: Final = f"cpsim serve --unix {SOCKET} --http 127.0.0.1:8080 &"
+INTEGERS: Final = ("id", "due_us", "sent_us", "answered_us")
+ROWS: Final = 65_536
+"""Rows of the journal in memory at a time."""
+
+
+class FolderExists(Problem):
+    """The output folder is there already."""
+
+
+def claim_folder(folder: Path) -> Path:
+    """Make the folder that a run is written into until it is whole; returns it.
+
+    Raises:
+        FolderExists: there is something of that name.
+        OSError: it cannot be made.
+    """
+    if folder.exists() or folder.is_symlink():
+        raise FolderExists(f"{folder} is there already; name another folder with --output")
+    partial = folder.with_name(f"{folder.name}.partial")
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    return partial
+
+
+def new_name(scenario: Path) -> Path:
+    """A folder for a run of a scenario, below `runs/`, named after the scenario and the time."""
+    name = scenario.name.removesuffix(".gz").rpartition(".")[0]
+    return Path("runs") / f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
+
+
+def abandon(partial: Path) -> None:
+    """Remove what a run that failed has left."""
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def json_text(document: dict[str, Any]) -> str:
+    """A document as the run folder has it."""
+    return json.dumps(document, indent=2) + "\n"
+
+
+def write(run: Run, summary: Summary, partial: Path, folder: Path) -> None:
+    """Write all files of a run, then give the folder its name."""
+    (partial / "run.json").write_text(json_text(run_document(run, summary)), encoding="utf-8")
+    (partial / "verdict.json").write_text(json_text(verdict_document(run)), encoding="utf-8")
+    write_journal(run, partial / "journal.parquet")
+    for table, name in ((run.slots, "ledger"), (run.accounts, "accounts")):
+        if table is not None:
+            pq.write_table(table, partial / f"{name}.parquet", compression="zstd")
+    _write_times(summary, partial)
+    if summary.seconds:
+        pq.write_table(pa.Table.from_pylist(summary.seconds), partial / "seconds.parquet", compression="zstd")
+    if run.faults:
+        text = json_text({"faults": run.faults, "firings": run.firings})
+        (partial / "faults.json").write_text(text, encoding="utf-8")
+    (partial / "report.html").write_text(_report(run, summary), encoding="utf-8")
+    partial.rename(folder)
+
+
+def run_document(run: Run, summary: Summary) -> dict[str, Any]:
+    """`run.json`: what was run, on what, and its figures."""
+    return {
+        "scenario": run.workload.name,
+        "seed": run.workload.seed,
+        "workload_sha256": run.workload.digest(),
+        "slot_prefix": run.slot_prefix,
+        "endpoint": "embedded" if run.embedded else str(run.target.endpoint),
+        "server": None if run.embedded or run.target.server is None else str(run.target.server),
+        "project": None if run.workload.sites or run.target.credentials is None else run.target.credentials[0],
+        "projects": list(run.workload.projects) or None,
+        "pace": str(run.pace),
+        "started": run.started.isoformat(timespec="milliseconds"),
+        "interrupted": run.interrupted,
+        "faults": [{name: fault[name] for name in ("fault", "selected", "fired")} for fault in run.faults],
+        **summary.figures(),
+        **_where(),
+    }
+
+
+def _where() -> dict[str, Any]:
+    """Versions and machine."""
+    return {
+        "versions": {"cpsim": version("creditpiggy-sim")}
+        | {name: version(name) for name in ("numpy", "faker", "pyarrow")}
+        | {"python": platform.python_version()},
+        "machine": {"system": platform.platform(), "processors": os.cpu_count()},
+    }
+
+
+def write_capacity(found: Capacity, asked: Asked, partial: Path, folder: Path) -> dict[str, Any]:
+    """Write what a search for capacity found, then give the folder its name; returns `capacity.json`."""
+    document = {
+        "scenario": asked.workload.name,
+        "seed": asked.workload.seed,
+        "endpoint": str(asked.target.endpoint),
+        "server": None if asked.target.server is None else str(asked.target.server),
+        "processes": asked.processes,
+        **found.document(),
+        **_where(),
+    }
+    (partial / "capacity.json").write_text(json_text(document), encoding="utf-8")
+    if found.best is not None:
+        _write_times(found.best.summary, partial)
+    partial.rename(folder)
+    return document
+
+
+def _write_times(summary: Summary, partial: Path) -> None:
+    times = {"latency": summary.service, "response": summary.response, "effect": summary.effect}
+    for name, recorded in times.items():
+        if recorded is not None:
+            write_hgrm(recorded, partial / f"{name}.hgrm")
+
+
+def verdict_document(run: Run) -> dict[str, Any]:
+    """`verdict.json`: the verdict, and how to repeat what was found."""
+    examples = [
+        {
+            "name": name,
+            "slot": example.anomaly.subject,
+            "detail": example.anomaly.detail,
+            "timeline": timeline(example).lines,
+            "repeat": _repeat(run, example),
+        }
+        for name, examples in run.verdict.examples.items()
+        for example in examples
+    ]
+    return run.verdict.document() | {"examples": examples, "repeat": run.command}
+
+
+def _repeat(run: Run, example: Example) -> list[str]:
+    """Lines for a shell that do to another slot what was done to this one."""
+    if run.embedded:
+        return [SERVE, *shell_lines(example.steps, UnixEndpoint(SOCKET))]
+    credentials = run.target.credentials
+    return shell_lines(example.steps, run.target.endpoint, credentials and credentials[0])
+
+
+def write_journal(run: Run, path: Path, at_once: int = ROWS) -> None:
+    """Write what a run has sent, so many rows at a time."""
+    outcomes = pa.array([outcome.name.lower() for outcome in Outcome])
+    errors = pa.array(run.errors)
+    workload = run.workload
+    projects = pa.array(workload.projects, pa.string())
+    schema = JOURNAL_SCHEMA.append(PROJECT) if workload.sites else JOURNAL_SCHEMA
+    project = np.array([workload.projects.index(name) for name in workload.sites], np.int8)
+    operations = Operations(workload, run.slot_prefix)
+    texts = [field.name for field in schema if pa.types.is_string(field.type) and field.name != "slot"]
+    with pq.ParquetWriter(
+        path,
+        schema,
+        compression="zstd",
+        use_dictionary=["kind", "outcome", "error", "project", *texts],
+        column_encoding=dict.fromkeys(INTEGERS, "DELTA_BINARY_PACKED"),
+    ) as writer:
+        for start in range(0, len(run.records), at_once):
+            chunk = run.records[start : start + at_once]
+            ops = chunk["op"]
+            whose = project[workload.site[workload.slot[ops]]] if workload.sites else None
+            due = None if run.schedule_us is None else run.schedule_us[ops]
+            writer.write_table(
+                pa.table(
+                    [
+                        pa.array(ops.astype(np.int64)),
+                        operations.slots(ops),
+                        operations.kinds(ops),
+                        pa.nulls(len(chunk), pa.int64()) if due is None else pa.array(due),
+                        pa.array(chunk["sent_ns"] // 1000),
+                        pa.array(chunk["answered_ns"] // 1000),
+                        pa.DictionaryArray.from_arrays(pa.array(chunk["outcome"].astype(np.int8)), outcomes),
+                        pa.DictionaryArray.from_arrays(pa.array(chunk["error"].astype(np.int16)), errors),
+                        *operations.arguments(ops),
+                        *([] if whose is None else [pa.DictionaryArray.from_arrays(pa.array(whose), projects)]),
+                    ],
+                    schema=schema,
+                )
+            )
+
+
+def _report(run: Run, summary: Summary) -> str:
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(files("cpsim.run").joinpath("page.html.j2").read_text(encoding="utf-8"))
+    verdict = verdict_document(run)
+    examples = zip(verdict["examples"], itertools.chain(*run.verdict.examples.values()), strict=True)
+    return template.render(
+        run=run_document(run, summary),
+        summary=summary,
+        verdict=verdict,
+        examples=[(document, timeline(example)) for document, example in examples],
+    )

@@ -1,0 +1,179 @@
+"""The judgement on a run: its effect is waited for, looked at, and compared with what was sent and answered."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cpdaemon.endpoint import UrlEndpoint
+from cpdaemon.wire import MalformedFrame, parse
+from cpsim.accounts.observer import CannotObserve
+from cpsim.evidence.journal import Outcome
+from cpsim.judge.books import judge_books
+from cpsim.judge.history import History
+from cpsim.judge.model import Span
+from cpsim.judge.slots import judge_outstanding, judge_slots
+from cpsim.judge.verdict import Verdict
+from cpsim.scenario.workload import FRAME
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy.typing as npt
+
+    from cpsim.accounts.observer import Observer
+    from cpsim.run.pipeline import Run
+    from cpsim.scenario.workload import Workload
+
+LONGEST_WAIT: Final = 20
+"""How many time-outs long an effect is waited for that goes on arriving."""
+SHORTEST_QUIET_S: Final = 0.05
+LONGEST_QUIET_S: Final = 1.0
+"""How long nothing may move before all is judged once more: as long as judging takes, within these."""
+POLL_S: Final = 0.01
+UNFIT: Final = ("HTTP 400: ", "HTTP 401: ")
+"""How errors begin by which a server says that a request is malformed or not signed; none is."""
+
+
+def judge(run: Run, observer: Observer | None, start_ns: int, timeout_s: float) -> None:
+    """Judge the effect of a run, as far as it can be seen, and the replies.
+
+    Args:
+        run: takes the verdict, and the server's tables where they can be seen.
+        observer: looks at the server, if there is one to look at.
+        start_ns: when the replay began, on the performance counter.
+        timeout_s: how long nothing may move before what is missing counts as lost.
+    """
+    try:
+        if observer is None:
+            run.verdict.unseen.append(
+                "The effect of every command: a daemon shows only its acknowledgements. Give the server behind it "
+                "with --server URL --project ID --secret-file FILE."
+            )
+        else:
+            _judge_effect(run, observer, start_ns, timeout_s)
+    except CannotObserve as error:
+        run.slots = run.accounts = None
+        run.verdict = Verdict(unseen=[f"The effect: {error}."])
+    _judge_replies(run)
+
+
+def _judge_effect(run: Run, observer: Observer, start_ns: int, timeout_s: float) -> None:
+    """Judge until the effect is as it should be, or nothing has moved for `timeout_s`.
+
+    A daemon may take its time to pass commands on; as long as it does, it is waited for, within a bound. What is
+    asked while waiting is cheap; all is judged only when nothing moves any more.
+    """
+    end = time.monotonic() + LONGEST_WAIT * timeout_s
+    control = observer.has_control()
+    signal = observer.totals if control else observer.outstanding
+    if control:
+        _wait(lambda: not observer.totals()[0], time.monotonic() + timeout_s)
+    moved = True
+    while True:
+        begun = time.monotonic()
+        shown, counts = signal(), run.verdict.counts
+        verdict = run.verdict = Verdict()
+        seen_from = time.perf_counter_ns() - start_ns
+        if control:
+            _judge_accounts(run, observer, seen_from, start_ns)
+        else:
+            outstanding = observer.outstanding()
+            judge_outstanding(_history(run, Span(seen_from, time.perf_counter_ns() - start_ns)), outstanding, verdict)
+            verdict.unseen.append(
+                "Credits, counters and how slots were settled: the server has no control API, and shows only which "
+                "slots are outstanding."
+            )
+        now = time.monotonic()
+        if not verdict.counts or now > end or isinstance(run.target.endpoint, UrlEndpoint):
+            return
+        if not moved and counts == verdict.counts:
+            return
+        moved = _wait(lambda: signal() != shown, min(now + timeout_s, end))  # noqa: B023 - called at once
+        if moved:
+            _wait_until_quiet(signal, min(max(now - begun, SHORTEST_QUIET_S), LONGEST_QUIET_S), end)
+
+
+def _judge_accounts(run: Run, observer: Observer, seen_from_ns: int, start_ns: int) -> None:
+    run.slots, run.accounts = observer.slots(), observer.accounts()
+    history = _history(run, Span(seen_from_ns, time.perf_counter_ns() - start_ns))
+    assert run.target.credentials is not None
+    if not run.workload.sites:
+        judge_slots(history, run.slots, run.target.credentials[0], run.verdict, fresh=run.fresh)
+    for project in run.workload.projects:
+        run.verdict.within = f"in project {project}, "
+        # slots of the same ids in the other projects are theirs, and judged there
+        others = pa.array([other for other in run.workload.projects if other != project], pa.string())
+        slots = run.slots.filter(pc.invert(pc.is_in(run.slots["project"], value_set=others)))
+        judge_slots(history.of_project(project), slots, project, run.verdict, fresh=run.fresh)
+    run.verdict.within = ""
+    judge_books(run.slots, run.accounts, run.verdict, run.links() if run.embedded else None)
+
+
+def _history(run: Run, seen: Span) -> History:
+    direct = isinstance(run.target.endpoint, UrlEndpoint)
+    records = run.records
+    if run.virtual_ns is not None:
+        records = records.copy()
+        records["sent_ns"] = records["answered_ns"] = run.virtual_ns[records["op"]]
+        end_ns = max(int(run.virtual_ns[-1]), run.workload.duration_us * 1_000) if len(run.virtual_ns) else 0
+        seen = Span(end_ns, end_ns)
+    prompt = run.virtual_ns is not None
+    return History(run.workload, run.slot_prefix, records, run.errors, direct=direct, seen=seen, prompt=prompt)
+
+
+def _wait(is_so: Callable[[], bool], deadline: float) -> bool:
+    """Ask again and again, ever more seldom, until it is so; False if it is not by the deadline."""
+    pause_s = POLL_S
+    while not is_so():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(pause_s)
+        pause_s = min(1.5 * pause_s, LONGEST_QUIET_S)
+    return True
+
+
+def _wait_until_quiet(signal: Callable[[], object], quiet_s: float, deadline: float) -> None:
+    shown, now = None, signal()
+    while shown != now and time.monotonic() < deadline:
+        time.sleep(quiet_s)
+        shown, now = now, signal()
+
+
+def _judge_replies(run: Run) -> None:
+    verdict = run.verdict
+    verdict.checked["replies"] += len(run.records)
+    subject = str(run.target.endpoint)
+    is_frame = run.workload.kind[run.records["op"]] == FRAME
+    for code, error in enumerate(run.errors):
+        if error == "ER" or error.startswith(UNFIT):
+            refused = int(np.count_nonzero((run.records["error"] == code) & ~is_frame))
+            if refused:
+                verdict.find("wrongly refused", subject, f"{refused:,} well-formed commands were answered {error}")
+    taken = _taken(run.workload, run.records["op"][is_frame & (run.records["outcome"] == Outcome.ACCEPTED)])
+    if taken:
+        verdict.find("wrongly accepted", subject, f"{taken:,} frames that are no commands were answered with success")
+    if len(run.workload) and not np.any(run.records["outcome"] == Outcome.ACCEPTED):
+        verdict.unseen.append("Everything: no operation was accepted.")
+    if run.interrupted:
+        missing = len(run.workload) - len(run.records)
+        verdict.unseen.append(f"{missing:,} operations were not sent: the run was interrupted.")
+
+
+def _taken(workload: Workload, accepted: npt.NDArray[np.integer]) -> int:
+    """How many of the frames that were answered with success are no commands: a recorded one may be, of 7.9 credits."""
+    form, forms = workload.arguments["frame"]["frame"]
+    wrong = np.array([not _is_command(text) for text in forms or ()], bool)
+    return int(np.count_nonzero(wrong[form[workload.row[accepted]]])) if len(accepted) else 0
+
+
+def _is_command(form: str) -> bool:
+    try:
+        parse(form.replace("{slot}", "slot").encode("latin-1"))
+    except MalformedFrame:
+        return False
+    return True

@@ -1,0 +1,274 @@
+"""The figures of a run, and how they look on a terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pyarrow.compute as pc
+
+from cpsim.config.thresholds import Checked, Threshold, metrics
+from cpsim.evidence.journal import Outcome
+from cpsim.judge.timeline import timeline
+from cpsim.replay.failures import LOST, kind_of
+from cpsim.replay.pace import Users
+from cpsim.run.latency import by_second, histogram, percentiles_ms, senders_lateness_ns
+from cpsim.scenario.workload import KIND_NAMES
+from cpsim.ui.printable import escaped
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from hdrh.histogram import HdrHistogram
+    from rich.console import Console
+
+    from cpsim.run.pipeline import Run
+
+
+LATE_MS: Final = 10.0
+"""Lateness at the 99th percentile from which a run has not kept its pace."""
+LIMITS: Final = {
+    "target": "the target answered no faster",
+    "backlog": "the target's queue of connections was full",
+    "generator": "this generator was at its limit: try --processes, or a machine with less to do",
+    "ports": "this machine had no port free for a connection: that says nothing of the target",
+    "files": "this process could have no more files open: that says nothing of the target",
+}
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a run amounts to.
+
+    Attributes:
+        elapsed_s: from the first send to the last answer.
+        by_kind: operations of each kind: planned, and with each outcome.
+        errors: how often each error occurred, most frequent first.
+        failures: the same by kind: timeout, ER, reset, HTTP 503, ...
+        limit: what kept the run from being faster: the target, the generator, the backlog, ports, files; None if it
+            kept the times that it was given, or a worker was lost.
+        busy: the share of its time in which the sender did not wait.
+        service: from send to answer.
+        response: from due to answer, where operations had times to keep.
+        effect: from answer to when it was applied, where the server's ledger shows that.
+        effect_uncertainty_ms: how wrong that may be, because two clocks were compared.
+        effect_unknown: why it is not known; None if it is.
+        lateness_p99_ms: how late operations were sent, likewise.
+        per_second: operations answered in each second of the replay.
+        seconds: a row per second of the replay, see `latency.by_second`.
+        slots: this run's slots by state, where the ledger was seen.
+        credits: credits they granted, likewise.
+    """
+
+    elapsed_s: float
+    by_kind: dict[str, dict[str, int]]
+    errors: dict[str, int]
+    failures: dict[str, int]
+    limit: str | None
+    busy: float
+    service: HdrHistogram
+    response: HdrHistogram | None
+    effect: HdrHistogram | None
+    effect_uncertainty_ms: float | None
+    effect_unknown: str | None
+    lateness_p99_ms: float | None
+    per_second: list[int]
+    seconds: list[dict[str, float | None]]
+    slots: dict[str, int] | None
+    credits: int | None
+    checked: list[Checked] = field(default_factory=list)
+
+    def check(self, thresholds: Sequence[Threshold]) -> None:
+        """Compare the run with thresholds."""
+        found = metrics(self.figures())
+        self.checked = [
+            Checked(
+                threshold,
+                found.get(threshold.metric),
+                self.effect_unknown if threshold.metric.startswith("effect_") else None,
+            )
+            for threshold in thresholds
+        ]
+
+    @property
+    def holds(self) -> bool:
+        """Whether the run kept to all thresholds."""
+        return all(checked.holds for checked in self.checked)
+
+    @property
+    def operations(self) -> int:
+        """Operations sent."""
+        return sum(count for outcomes in self.by_kind.values() for name, count in outcomes.items() if name != "planned")
+
+    @property
+    def operations_per_s(self) -> float:
+        """Operations answered per second of the replay."""
+        return sum(self.per_second) / self.elapsed_s if self.elapsed_s else 0.0
+
+    @property
+    def fell_behind(self) -> bool:
+        """Whether operations were sent notably later than they were due."""
+        return self.lateness_p99_ms is not None and self.lateness_p99_ms > LATE_MS
+
+    def figures(self) -> dict[str, Any]:
+        """The figures as `run.json` and `--json` have them."""
+        return {
+            "operations": self.operations,
+            "operations_per_s": round(self.operations_per_s, 1),
+            "elapsed_s": round(self.elapsed_s, 6),
+            "by_kind": self.by_kind,
+            "errors": self.errors,
+            "failures": self.failures,
+            "limit": self.limit,
+            "busy": round(self.busy, 3),
+            "service_ms": percentiles_ms(self.service),
+            "response_ms": None if self.response is None else percentiles_ms(self.response),
+            "effect_ms": None if self.effect is None else percentiles_ms(self.effect),
+            "effect_uncertainty_ms": self.effect_uncertainty_ms,
+            "effect_unknown": self.effect_unknown,
+            "lateness_p99_ms": self.lateness_p99_ms,
+            "pace_kept": None if self.lateness_p99_ms is None else not self.fell_behind,
+            "slots_by_state": self.slots,
+            "credits_granted": self.credits,
+            "asserts": [checked.document() for checked in self.checked],
+        }
+
+
+def summarise(run: Run) -> Summary:
+    """The figures of a run."""
+    records = run.records
+    kinds = run.workload.kind[records["op"]] if len(records) else np.empty(0, np.uint8)
+    by_kind = {}
+    for code, kind in enumerate(KIND_NAMES):
+        planned = int(np.count_nonzero(run.workload.kind == code))
+        if planned:
+            counts = np.bincount(records["outcome"][kinds == code], minlength=len(Outcome)).tolist()
+            by_kind[kind] = {"planned": planned} | {outcome.name.lower(): counts[outcome] for outcome in Outcome}
+    errors = np.bincount(records["error"], minlength=len(run.errors))
+    named = {
+        run.errors[code]: int(errors[code]) for code in np.argsort(-errors, kind="stable") if code and errors[code]
+    }
+    failures: Counter[str] = Counter()
+    for error, count in named.items():
+        failures[kind_of(error)] += count
+    lost = [code for code, error in enumerate(run.errors) if error == LOST]
+    timed = records[~np.isin(records["error"], lost)] if lost else records
+    response = lateness_p99_ms = due_ns = None
+    if run.schedule_us is not None and len(timed):
+        due_ns = run.schedule_us[timed["op"]] * 1000
+        response = histogram(timed["answered_ns"] - due_ns)
+        lateness_p99_ms = float(np.percentile(timed["sent_ns"] - due_ns, 99)) / 1e6
+    slots = credits = None
+    if run.slots is not None:
+        ours = run.slots.filter(pc.starts_with(run.slots["slot"], f"{run.slot_prefix}-"))
+        slots = {entry["values"]: entry["counts"] for entry in ours["state"].value_counts().to_pylist()}
+        credits = pc.sum(ours["granted"]).as_py() or 0
+    return Summary(
+        elapsed_s=run.elapsed_s,
+        by_kind=by_kind,
+        errors=named,
+        failures=dict(failures.most_common()),
+        limit=None if lost else _limit(run, lateness_p99_ms),
+        busy=run.effort.busy,
+        service=histogram(timed["answered_ns"] - timed["sent_ns"]),
+        response=response,
+        effect=None if run.effect_ns is None else histogram(run.effect_ns),
+        effect_uncertainty_ms=None if run.effect_ns is None else round(run.effect_uncertainty_ns / 1e6, 3),
+        effect_unknown=run.effect_unknown if run.effect_ns is None else None,
+        lateness_p99_ms=lateness_p99_ms,
+        per_second=np.bincount(timed["answered_ns"] // 1_000_000_000).tolist() if len(timed) else [],
+        seconds=by_second(timed, due_ns),
+        slots=slots,
+        credits=credits,
+    )
+
+
+def _limit(run: Run, lateness_p99_ms: float | None) -> str | None:
+    """What kept a run from being faster."""
+    if isinstance(run.pace, Users) or (lateness_p99_ms is not None and lateness_p99_ms <= LATE_MS):
+        return None
+    limit = run.effort.limit(len(run.records))
+    if limit == "target" and run.schedule_us is not None:
+        ops = run.records["op"]
+        late_ns = senders_lateness_ns(run.records, run.schedule_us[ops] * 1000, run.workload.slot[ops])
+        if len(late_ns) and np.percentile(late_ns, 99) / 1e6 > LATE_MS / 2:
+            return "generator"
+    return limit
+
+
+def show(run: Run, summary: Summary, console: Console) -> None:
+    """Print the summary of a run."""
+    from rich.table import Table  # noqa: PLC0415 - only a run prints tables
+
+    from cpsim.ui.terminal import print_table  # noqa: PLC0415
+
+    where = "an embedded CreditPiggy" if run.embedded else str(run.target.endpoint)
+    name = escaped(run.workload.name)
+    console.print(f"\n[bold]{name}[/], seed {run.workload.seed}, at {escaped(where)}, {run.pace}", highlight=False)
+    if summary.fell_behind:
+        late = f"operations were sent up to {summary.lateness_p99_ms:,.0f} ms late (p99)"
+        why = "" if summary.limit is None else f"; {LIMITS[summary.limit]}"
+        console.print(f"[yellow]The pace was not kept[/]: {late}{why}")
+    table = Table("operations", "planned", "accepted", "refused", "unknown", box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for kind, counts in summary.by_kind.items():
+        table.add_row(kind, *(f"{count:,}" for count in counts.values()))
+    print_table(table, console)
+    for line in _lines(run, summary):
+        console.print(line, highlight=False)
+
+
+def _lines(run: Run, summary: Summary) -> Iterator[str]:
+    for error, count in summary.errors.items():
+        yield f"[red]{count:,} x[/] {escaped(error)}"
+    done = f"{sum(summary.per_second):,} in {summary.elapsed_s:.2f} s"
+    for error, count in run.effort.retried.items():
+        yield f"[yellow]{count:,} x[/] {escaped(error)}, and tried again"
+    yield f"throughput    {summary.operations_per_s:,.0f} operations/s ({done})"
+    if summary.limit is not None and not summary.fell_behind:
+        yield f"limit         {LIMITS[summary.limit]}"
+    times = {"service time": summary.service, "response time": summary.response, "OK to applied": summary.effect}
+    for name, recorded in times.items():
+        if recorded is not None and recorded.get_total_count():
+            figures = "  ".join(f"{name} {value:.2f}" for name, value in percentiles_ms(recorded).items())
+            yield f"{name:<13} ms  {figures}"
+    if summary.effect_unknown is not None:
+        yield f"OK to applied [yellow]unknown[/]: {escaped(summary.effect_unknown)}"
+    elif summary.effect_uncertainty_ms is not None:
+        yield f"clocks        compared to {summary.effect_uncertainty_ms:.2f} ms"
+    if summary.lateness_p99_ms is not None:
+        yield f"lateness      ms  p99 {summary.lateness_p99_ms:.2f}"
+    for fault in run.faults:
+        yield f"fault         {escaped(fault['fault'])} fired {fault['fired']:,} times"
+    if summary.slots is not None:
+        states = ", ".join(f"{count:,} {state}" for state, count in summary.slots.items()) or "none"
+        kept = "conserved" if not run.verdict.counts["not conserved"] else "[red]not conserved[/]"
+        yield f"slots         {states}"
+        yield f"credits       {summary.credits:,} granted, {kept}"
+    for checked in summary.checked:
+        yield f"assert        {'[green]holds[/]' if checked.holds else '[red]fails[/]'}  {escaped(str(checked))}"
+    yield from _verdict_lines(run)
+
+
+def _verdict_lines(run: Run) -> Iterator[str]:
+    verdict = run.verdict
+    colour = {"valid": "green", "invalid": "red", "unknown": "yellow"}[verdict.ruling]
+    checked = ", ".join(f"{count:,} {what}" for what, count in verdict.checked.items())
+    yield f"verdict       [bold {colour}]{verdict.ruling}[/] ({checked} checked)"
+    for name, count in verdict.counts.items():
+        yield f"  [red]{count:,} {name}[/]"
+        for found in [found for found in verdict.anomalies if found.name == name][:3]:
+            yield f"    {escaped(found.subject)}: {escaped(found.detail)}"
+        for example in verdict.examples[name][:1] if name in verdict.examples else []:
+            yield f"    {escaped(example.anomaly.subject)}:"
+            yield from (f"      {escaped(line)}" for line in timeline(example).lines)
+    if verdict.uncertain:
+        why = "as outcomes were unknown or commands overlapped"
+        yield f"  {verdict.uncertain:,} slots had more than one acceptable state, {why}"
+    if verdict.counts and run.command:
+        yield f"repeat with   {escaped(run.command)}"
+    for sentence in verdict.unseen:
+        yield f"  [yellow]not verified:[/] {escaped(sentence)}"

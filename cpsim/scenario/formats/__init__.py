@@ -1,0 +1,1 @@
+"""Logs and traces that a workload is read from."""

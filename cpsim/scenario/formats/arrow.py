@@ -1,0 +1,101 @@
+"""A workload's operations as Arrow columns, as the journal of a run has them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cpsim.protocol.arguments import TYPES
+from cpsim.scenario.models.misbehaviour import frame_bytes
+from cpsim.scenario.workload import ABSENT, FRAME, KIND_NAMES, OPERATIONS, Column, Int32, Int64
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from cpsim.scenario.workload import Arguments, Workload
+
+
+class Operations:
+    """A workload's operations as columns, so many at a time: what is in memory does not grow with the workload.
+
+    Args:
+        workload: what has them.
+        prefix: begins the ids of its slots.
+    """
+
+    def __init__(self, workload: Workload, prefix: str) -> None:
+        self._workload = workload
+        self._prefix = pa.scalar(prefix)
+        pools = {id(texts): texts for table in workload.arguments.values() for texts in _texts(table)}
+        self._pools = {key: pa.array(texts, pa.string()) for key, texts in pools.items()}
+
+    def kinds(self, ops: npt.NDArray[np.integer]) -> pa.DictionaryArray:
+        """Their kinds."""
+        return pa.DictionaryArray.from_arrays(pa.array(self._workload.kind[ops].astype(np.int8)), pa.array(KIND_NAMES))
+
+    def slots(self, ops: npt.NDArray[np.integer]) -> pa.Array:
+        """The ids of their slots; empty for a malformed frame."""
+        is_frame = pa.array(self._workload.kind[ops] == FRAME)
+        return pc.if_else(is_frame, pa.scalar(""), self._ids(ops))
+
+    def arguments(self, ops: npt.NDArray[np.integer]) -> list[pa.Array]:
+        """The columns of `cpsim.protocol.arguments.fields`."""
+        workload = self._workload
+        kinds, rows = workload.kind[ops], workload.row[ops]
+        found: list[pa.Array] = []
+        for code, kind in enumerate(KIND_NAMES):
+            table, places = workload.arguments[kind], np.flatnonzero(kinds == code)
+            if code == FRAME:
+                found.append(self._frames(ops, places))
+                continue
+            of_kind = rows[places]
+            found += [self._column(column, places, of_kind, len(ops)) for column in table.fixed.values()]
+            if (free := OPERATIONS[kind].free) is not None:
+                found.append(self._maps(table, TYPES[free], places, of_kind, len(ops)))
+        return found
+
+    def _ids(self, ops: npt.NDArray[np.integer]) -> pa.Array:
+        numbers = pa.array(self._workload.slot_numbers[self._workload.slot[ops]]).cast(pa.string())
+        return pc.binary_join_element_wise(self._prefix, numbers, "-")
+
+    def _column(self, column: Column, places: npt.NDArray[np.intp], rows: Int32, count: int) -> pa.Array:
+        values = np.full(count, ABSENT)
+        values[places] = column.values[rows]
+        numbers = pa.array(values, mask=values == ABSENT)
+        return numbers if column.texts is None else self._pools[id(column.texts)].take(numbers)
+
+    def _maps(
+        self, table: Arguments, of: pa.DataType, places: npt.NDArray[np.intp], rows: Int32, count: int
+    ) -> pa.Array:
+        values: Int64 | Int32 = table.free[rows]
+        given = values != ABSENT
+        sizes = np.zeros(count + 1, np.int32)
+        sizes[places + 1] = given.sum(axis=1)
+        absent = np.ones(count + 1, bool)
+        absent[places] = absent[-1] = False
+        offsets = pa.array(np.cumsum(sizes, dtype=np.int32), mask=absent)
+        column = np.nonzero(given)[1]
+        items = pa.array(values[given], pa.int64())
+        if table.choices is not None:
+            firsts = np.cumsum([0, *map(len, table.choices)])
+            texts = pa.array([text for choices in table.choices for text in choices], pa.string())
+            items = texts.take(pa.array(values[given] + firsts[column]))
+        return pa.MapArray.from_arrays(offsets, pa.array(table.names, pa.string()).take(pa.array(column)), items).cast(
+            pa.map_(pa.string(), of)
+        )
+
+    def _frames(self, ops: npt.NDArray[np.integer], places: npt.NDArray[np.intp]) -> pa.Array:
+        frames: list[bytes | None] = [None] * len(ops)
+        form = self._workload.arguments[KIND_NAMES[FRAME]].fixed["frame"]
+        slots = self._ids(ops[places]).to_pylist()
+        for place, slot, row in zip(places.tolist(), slots, self._workload.row[ops[places]].tolist(), strict=True):
+            assert form.texts is not None
+            frames[place] = frame_bytes(form.texts[form.values[row]], slot.encode())
+        return pa.array(frames, pa.binary())
+
+
+def _texts(table: Arguments) -> list[tuple[str, ...]]:
+    return [column.texts for column in table.fixed.values() if column.texts is not None]

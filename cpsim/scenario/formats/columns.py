@@ -1,0 +1,200 @@
+"""A workload as Parquet: a row per operation, its arguments in typed columns, and all else beside the schema.
+
+| column | |
+|---|---|
+| `due_us` | when it is due, microseconds since the scenario starts |
+| `kind` | `alloc`, `counters`, `meta`, `discard`, `claim`, or `frame` for a malformed frame |
+| `number` | what ends the slot's id |
+| `KIND.NAME` | an argument of a kind: a number, or an index into the texts beside the schema |
+
+A file of an earlier version has `NAME` for some of these, such as `credits` of both an alloc and a claim.
+
+A scenario is written a part at a time, so that memory does not grow with its length. Each part is in order of time, and
+they are merged when they are read.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cpsim.scenario.values import ScenarioError
+from cpsim.scenario.workload import ABSENT, KIND_NAMES, OPERATIONS, Arguments, Column, Int64, Workload
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+KEY: Final = b"cpsim.workload"
+EARLIER: Final = {"expire": "expire_min", "frame": "form"}
+"""What an earlier version called a column, if not by its own name."""
+
+
+def write(parts: Iterable[Workload], path: Path) -> int:
+    """Write a workload that comes in parts; returns how many operations it has.
+
+    Raises:
+        ScenarioError: it is of several sites, or its parts do not fit together.
+        OSError: it cannot be written; then there is no file.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    writer: Any = None
+    beside: dict[str, Any] = {}
+    operations = 0
+    try:
+        for part in parts:
+            if part.sites:
+                raise ScenarioError(f"{part.name}: a workload of several sites is kept as a scenario")
+            table = _table(part)
+            if writer is None:
+                beside = _beside(part)
+                schema = table.schema.with_metadata({KEY: json.dumps(beside)})
+                writer = pq.ParquetWriter(partial, schema, compression="zstd", use_dictionary=["kind"])
+            elif beside != _beside(part):
+                raise ScenarioError(f"{part.name}: the parts of a workload have the same machines, users and texts")
+            operations += len(table)
+            writer.write_table(table)
+        if writer is None:
+            raise ScenarioError(f"{path}: there is no operation to write")
+        writer.close()
+        partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return operations
+
+
+def is_one(path: Path) -> bool:
+    """Whether a Parquet file is a workload; others are traces."""
+    try:
+        return KEY in (pq.read_schema(path).metadata or {})
+    except pa.ArrowInvalid:
+        return False
+
+
+def read(path: Path) -> Workload:
+    """The workload that a file holds.
+
+    Raises:
+        ScenarioError: it is damaged.
+        OSError: it cannot be read.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            return _workload(file, json.loads(file.schema_arrow.metadata[KEY]))
+    except (pa.ArrowInvalid, KeyError, ValueError) as error:
+        raise ScenarioError(f"{path}: a damaged workload, write it anew with cpsim scenarios write: {error}") from error
+
+
+def _beside(part: Workload) -> dict[str, Any]:
+    """What a workload is beside its operations."""
+    return {
+        "name": part.name,
+        "seed": part.seed,
+        "duration_us": part.duration_us,
+        "machines": part.machines,
+        "users": part.users,
+        "owner": part.owner.tolist(),
+        "texts": {
+            f"{kind}.{name}": column.texts
+            for kind, table in part.arguments.items()
+            for name, column in table.columns.items()
+            if column.texts is not None and column.texts is not part.machines
+        },
+        "faults": part.faults,
+        "link_after": part.link_after,
+    }
+
+
+def _table(part: Workload) -> pa.Table:
+    """The operations of a part."""
+    columns: dict[str, pa.Array] = {
+        "due_us": pa.array(part.due_us),
+        "kind": pa.DictionaryArray.from_arrays(pa.array(part.kind.astype(np.int8)), pa.array(KIND_NAMES)),
+        "number": pa.array(part.slot_numbers[part.slot]),
+    }
+    for code, (kind, table) in enumerate(part.arguments.items()):
+        places = np.flatnonzero(part.kind == code)
+        for name, column in table.columns.items():
+            values = np.full(len(part), ABSENT)
+            values[places] = column.values[part.row[places]]
+            columns[f"{kind}.{name}"] = pa.array(values, mask=values == ABSENT)
+    return pa.table(columns)
+
+
+def _workload(file: Any, beside: dict[str, Any]) -> Workload:  # noqa: ANN401 - pyarrow has no types
+    kind = np.asarray(pc.index_in(_column(file, "kind").cast(pa.string()), value_set=pa.array(KIND_NAMES)))
+    kind = kind.astype(np.uint8)
+    due_us = _column(file, "due_us").to_numpy()
+    order = np.argsort(due_us, kind="stable")
+    numbers, slot = np.unique(_column(file, "number").to_numpy(), return_inverse=True)
+    row = np.empty(len(kind), dtype=np.int32)
+    arguments = {}
+    for code, name in enumerate(KIND_NAMES):
+        places = np.flatnonzero(kind == code)
+        row[places] = np.arange(len(places), dtype=np.int32)
+        arguments[name] = _arguments(file, beside, name, places)
+    return Workload(
+        name=beside["name"],
+        seed=beside["seed"],
+        duration_us=beside["duration_us"],
+        due_us=due_us[order],
+        kind=kind[order],
+        slot=slot.astype(np.int32)[order],
+        row=row[order],
+        slot_numbers=numbers,
+        arguments=arguments,
+        machines=tuple(beside["machines"]),
+        users=tuple(beside["users"]),
+        owner=np.array(beside["owner"], dtype=np.int32),
+        faults=tuple(beside["faults"]),
+        link_after=beside["link_after"],
+    )
+
+
+def _arguments(file: Any, beside: dict[str, Any], kind: str, places: npt.NDArray[np.intp]) -> Arguments:  # noqa: ANN401 - pyarrow has no types
+    """The arguments of a kind, whose operations are in these places."""
+    description, names = OPERATIONS[kind], file.schema_arrow.names
+
+    def values(name: str) -> Int64:
+        known = [column for column in (f"{kind}.{name}", EARLIER.get(name, name)) if column in names]
+        if not known and not len(places):
+            return np.empty(0, np.int64)
+        found: Int64 = np.asarray(pc.fill_null(_column(file, known[0] if known else name), ABSENT))[places]
+        return found
+
+    def texts(name: str) -> tuple[str, ...]:
+        if "texts" in beside:
+            return tuple(beside["texts"].get(f"{kind}.{name}", ()))
+        return tuple(beside.get(f"{EARLIER.get(name, name)}s", ()))
+
+    fixed = {}
+    for field in description.fields:
+        column = values(field.name)
+        if field.value is int:
+            fixed[field.name] = Column(column)
+        else:
+            codes = column if np.any(column == ABSENT) else column.astype(np.int32)
+            fixed[field.name] = Column(codes, texts(field.name))
+    own = [name.removeprefix(f"{kind}.") for name in names if name.startswith(f"{kind}.")]
+    free = [name for name in own if name not in fixed]
+    if description.free is None:
+        return Arguments(fixed)
+    matrix = np.full((len(places), len(free)), ABSENT)
+    for place, name in enumerate(free):
+        matrix[:, place] = values(name)
+    choices = None
+    if description.free is str:
+        earlier = beside.get("choices", ())
+        choices = tuple(tuple(earlier[at]) if earlier else texts(name) for at, name in enumerate(free))
+    return Arguments(fixed, tuple(free), matrix, choices)
+
+
+def _column(file: Any, name: str) -> Any:  # noqa: ANN401 - pyarrow has no types
+    return file.read([name])[name].combine_chunks()

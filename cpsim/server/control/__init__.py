@@ -1,0 +1,1 @@
+"""The control API: what can be seen and changed of a fake from outside."""

@@ -1,0 +1,94 @@
+"""The requests of the control API: a method of the inspector each."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from functools import cached_property
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Final, Union, get_args, get_type_hints
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from cpsim.server.control.inspection import Inspector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+JSON: Final = "application/json"
+PARQUET: Final = "application/vnd.apache.parquet"
+JSON_LINES: Final = "application/jsonl"
+
+
+@dataclass(frozen=True)
+class Action:
+    """What a request does: a method of the inspector.
+
+    Attributes:
+        perform: the method.
+        body: which of its arguments the body is; the others are the query.
+        content_type: of its answer.
+        errors: statuses by which it may be refused, and when.
+    """
+
+    perform: Callable[..., Any]
+    body: str | None = None
+    content_type: str = JSON
+    errors: tuple[int, ...] = ()
+
+    @cached_property
+    def hints(self) -> dict[str, Any]:
+        """The types of the arguments by name, and that of the answer, as `return`."""
+        return get_type_hints(self.perform, include_extras=True)
+
+    @cached_property
+    def query(self) -> type[msgspec.Struct]:
+        """The query, as a type; what a request leaves out is UNSET, and what may be None is left out."""
+        fields: list[Any] = []
+        for name, parameter in inspect.signature(self.perform).parameters.items():
+            if name in {"self", self.body}:
+                continue
+            hint = self.hints[name]
+            if parameter.default is inspect.Parameter.empty:
+                fields.append((name, hint))
+            elif parameter.default is None:
+                given = [option for option in get_args(hint) if option is not NoneType]
+                fields.append((name, Union[(*given, UnsetType)], UNSET))
+            else:
+                fields.append((name, hint, parameter.default))
+        return msgspec.defstruct("Query", fields, kw_only=True, forbid_unknown_fields=True)
+
+
+ACTIONS: Final = {
+    ("GET", "projects"): Action(Inspector.projects),
+    ("GET", "totals"): Action(Inspector.totals),
+    ("GET", "balance"): Action(Inspector.balance),
+    ("GET", "slots"): Action(Inspector.slots, errors=(404,)),
+    ("GET", "slot"): Action(Inspector.slot, errors=(404, 507)),
+    ("GET", "machines"): Action(Inspector.machines, errors=(404,)),
+    ("GET", "users"): Action(Inspector.users, errors=(404,)),
+    ("GET", "journal"): Action(Inspector.journal, errors=(404, 507)),
+    ("GET", "refusals"): Action(Inspector.refusals, errors=(404, 507)),
+    ("GET", "malformed"): Action(Inspector.malformed, errors=(404,)),
+    ("GET", "links"): Action(Inspector.links),
+    ("POST", "links"): Action(Inspector.link, body="links"),
+    ("POST", "releases"): Action(Inspector.release, body="machines"),
+    ("POST", "reset"): Action(Inspector.reset, errors=(404, 409)),
+    ("POST", "housekeep"): Action(Inspector.housekeep),
+    ("GET", "faults"): Action(Inspector.faults),
+    ("POST", "faults"): Action(Inspector.set_faults, body="faults", errors=(409,)),
+    ("POST", "faults/add"): Action(Inspector.add_faults, body="faults", errors=(409,)),
+    ("POST", "faults/remove"): Action(Inspector.remove_faults, body="faults", errors=(409,)),
+    ("GET", "firings"): Action(Inspector.firings, errors=(507,)),
+    ("GET", "quirks"): Action(Inspector.quirks),
+    ("POST", "quirks"): Action(Inspector.set_quirks, body="quirks", errors=(409,)),
+    ("GET", "clock"): Action(Inspector.clock),
+    ("POST", "clock/freeze"): Action(Inspector.freeze_clock),
+    ("POST", "clock/run"): Action(Inspector.run_clock),
+    ("POST", "clock/advance"): Action(Inspector.advance_clock, errors=(409,)),
+    ("POST", "clock/set"): Action(Inspector.set_clock, errors=(409,)),
+    ("GET", "slots.parquet"): Action(Inspector.slots_parquet, content_type=PARQUET, errors=(501, 507)),
+    ("GET", "accounts.parquet"): Action(Inspector.accounts_parquet, content_type=PARQUET, errors=(501, 507)),
+    ("GET", "ledger.jsonl"): Action(Inspector.ledger_jsonl, content_type=JSON_LINES),
+}

@@ -1,0 +1,109 @@
+"""The control API under `/__cpsim/`: an `Inspector` over HTTP.
+
+A request names a method of the inspector; its query and its body are the method's arguments, and the answer is what
+the method returns, as JSON unless the request's name says otherwise. `GET /__cpsim/openapi.json` describes them all.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from cpsim.errors import Problem
+from cpsim.net.http.messages import Failure, Request, Response
+from cpsim.server.control import openapi
+from cpsim.server.control.actions import ACTIONS, JSON
+from cpsim.server.control.inspection import Inspector, Unknown
+from cpsim.server.journal import JournalFull
+from cpsim.system.extras import MissingExtra
+
+if TYPE_CHECKING:
+    from cpsim.net.http.messages import Headers
+    from cpsim.server.control.access import Access
+    from cpsim.server.control.actions import Action
+    from cpsim.server.dashboard.pages import Dashboard
+
+CONTROL_PATH: Final = "/__cpsim/"
+DESCRIPTION: Final = "openapi.json"
+
+
+class Control:
+    """Answers control requests.
+
+    Args:
+        inspector: what shows the accounts.
+        access: who is let in.
+        dashboard: the pages for those who would rather look than ask.
+    """
+
+    def __init__(self, inspector: Inspector, access: Access, dashboard: Dashboard | None = None) -> None:
+        self._inspector = inspector
+        self._access = access
+        self._dashboard = dashboard
+
+    def covers(self, path: str) -> bool:
+        """Whether a request path is the control API's to answer."""
+        return path.startswith(CONTROL_PATH)
+
+    def page(self, request: Request) -> Response | None:
+        """The page that a request asks for; None, if there is no such page."""
+        if self._dashboard is None or not self._dashboard.covers(request.path):
+            return None
+        return self._dashboard.respond(request)
+
+    def respond(self, request: Request) -> Response:
+        """Answer one control request."""
+        try:
+            self._access.check(request)
+            return self._answer(request, request.path.removeprefix(CONTROL_PATH))
+        except Failure as failure:
+            return _error(failure.status, failure, failure.headers)
+        except Unknown as error:
+            return _error(404, error)
+        except ValueError as error:  # of clock, faults and quirks: arguments of another shape have failed before
+            return _error(409, error)
+        except MissingExtra as error:
+            return _error(501, error)
+        except (JournalFull, Problem) as error:  # a record is full
+            return _error(507, error)
+
+    def _answer(self, request: Request, name: str) -> Response:
+        methods = ["GET"] if name == DESCRIPTION else [method for method, known in ACTIONS if known == name]
+        if not methods:
+            raise Failure(404, f"there is no {request.path!r}; {CONTROL_PATH}{DESCRIPTION} describes what there is")
+        if request.method not in methods:
+            allowed = ", ".join(methods)
+            raise Failure(405, f"{request.path} understands {allowed}", ((b"allow", allowed.encode()),))
+        if name == DESCRIPTION:
+            return Response(200, msgspec.json.encode(openapi.document(needs_token=self._access.needs_token)))
+        action = ACTIONS[request.method, name]
+        answer = action.perform(self._inspector, **_arguments(action, request))
+        body = msgspec.json.encode(answer) if action.content_type == JSON else answer
+        return Response(200, body, action.content_type.encode())
+
+
+def _arguments(action: Action, request: Request) -> dict[str, Any]:
+    pairs = parse_qsl(request.query.decode("utf-8", "replace"), keep_blank_values=True)
+    if len(dict(pairs)) < len(pairs):
+        raise Failure(400, "an argument of the query is given twice")
+    try:
+        query = msgspec.convert(dict(pairs), action.query, strict=False)
+    except ValueError as error:
+        raise Failure(400, f"the query does not fit: {error}") from error
+    given = ((name, getattr(query, name)) for name in query.__struct_fields__)
+    arguments = {name: value for name, value in given if value is not msgspec.UNSET}
+    if action.body is not None:
+        try:
+            arguments[action.body] = msgspec.json.decode(request.body, type=action.hints[action.body])
+        except (ValueError, RecursionError) as error:
+            raise Failure(400, f"the body does not fit: {error}") from error
+    elif request.body.strip():
+        raise Failure(400, f"{request.path} takes no body: give what it needs in the query")
+    return arguments
+
+
+def _error(status: int, message: object, headers: Headers = ()) -> Response:
+    body = msgspec.json.encode(openapi.Error(result="error", message=str(message)))
+    return Response(status, body, headers=headers)

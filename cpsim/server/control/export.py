@@ -1,0 +1,147 @@
+"""The whole ledger as a file: Parquet tables of slots and of accounts, or JSON lines of both."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import msgspec
+
+from cpsim.errors import Problem
+from cpsim.server.control.views import (
+    LinkView,
+    MachineView,
+    SlotView,
+    UserView,
+    View,
+    machine_view,
+    slot_view,
+    user_view,
+)
+from cpsim.system.extras import require
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cpsim.server.ledger import Ledger
+
+T = TypeVar("T")
+PARQUET: Final = "a table as Parquet, unlike ledger.jsonl,"
+
+
+def slots_parquet(ledger: Ledger) -> bytes:
+    """One row per slot: where it is in its life, its terms, and what it granted to whom. Times in microseconds.
+
+    Raises:
+        MissingExtra: the extra `run` is not installed.
+        Problem: credits or a counter are more than 64 bits hold.
+    """
+    require("run", PARQUET)
+    import pyarrow as pa  # noqa: PLC0415 - slow to import, and few ask
+
+    rows = [
+        (project_id, slot_id, slot)
+        for project_id, project in ledger.projects.items()
+        for slot_id, slot in project.slots.items()
+    ]
+    slots = [slot for _, _, slot in rows]
+    counters, meta = pa.map_(pa.string(), pa.int64()), pa.map_(pa.string(), pa.string())
+    with _beyond_64_bits_told(ledger, SlotView):
+        columns = {
+            "project": pa.array([project_id for project_id, _, _ in rows], pa.string()),
+            "slot": pa.array([slot_id for _, slot_id, _ in rows], pa.string()),
+            "state": pa.array([slot.state for slot in slots], pa.string()),
+            "machine": pa.array([slot.machine for slot in slots], pa.string()),
+            "user": pa.array([slot.user for slot in slots], pa.string()),
+            "reason": pa.array([slot.reason for slot in slots], pa.string()),
+        }
+        for name in ("credits", "min", "max", "granted", "allocated_us", "expires_us", "settled_us"):
+            columns[name] = pa.array([getattr(slot, name) for slot in slots], pa.int64())
+        columns["counters"] = pa.array([_items(slot.counters) for slot in slots], counters)
+        columns["meta"] = pa.array([_items(slot.meta) for slot in slots], meta)
+    return _parquet(pa.table(columns))
+
+
+def accounts_parquet(ledger: Ledger) -> bytes:
+    """One row per machine and per user of each project: what it earned, and what waits for an owner.
+
+    Raises:
+        MissingExtra: the extra `run` is not installed.
+        Problem: credits or a counter are more than 64 bits hold.
+    """
+    require("run", PARQUET)
+    import pyarrow as pa  # noqa: PLC0415
+
+    rows = [
+        (project_id, "machine", machine_id, ledger.owners.get(machine_id), machine.earned, machine.waiting)
+        for project_id, project in ledger.projects.items()
+        for machine_id, machine in project.machines.items()
+    ] + [
+        (project_id, "user", user_id, None, account, None)
+        for project_id, project in ledger.projects.items()
+        for user_id, account in project.users.items()
+    ]
+    counters = pa.map_(pa.string(), pa.int64())
+    with _beyond_64_bits_told(ledger, MachineView, UserView):
+        columns = {
+            "project": pa.array([row[0] for row in rows], pa.string()),
+            "kind": pa.array([row[1] for row in rows], pa.string()),
+            "id": pa.array([row[2] for row in rows], pa.string()),
+            "user": pa.array([row[3] for row in rows], pa.string()),
+            "credits": pa.array([row[4].credits for row in rows], pa.int64()),
+            "counters": pa.array([_items(row[4].counters) for row in rows], counters),
+            "waiting_credits": pa.array([row[5] and row[5].credits for row in rows], pa.int64()),
+            "waiting_counters": pa.array([row[5] and _items(row[5].counters) for row in rows], counters),
+        }
+    return _parquet(pa.table(columns))
+
+
+@contextmanager
+def _beyond_64_bits_told(ledger: Ledger, *kinds: type[View]) -> Iterator[None]:
+    """Tell whose sum no column can hold."""
+    try:
+        yield
+    except OverflowError:
+        told = (_beyond_64_bits(view) for view in _views(ledger) if isinstance(view, kinds))
+        raise Problem(next(filter(None, told))) from None
+
+
+def _beyond_64_bits(view: Any) -> str | None:  # noqa: ANN401 - of a slot, a machine or a user
+    kind = view.__struct_config__.tag
+    for name, value in msgspec.structs.asdict(view).items():
+        sums = {f"{name} {key}": number for key, number in value.items()} if isinstance(value, dict) else {name: value}
+        for shown, number in sums.items():
+            if isinstance(number, int) and not -(2**63) <= number < 2**63:
+                whose = f"project {view.project!r}, {kind} {getattr(view, kind)!r}"
+                return f"{whose}: {shown} is {number}, beyond the 64 bits of a Parquet column; ledger.jsonl has it"
+    return None
+
+
+def _items(values: dict[str, T] | None) -> list[tuple[str, T]]:
+    return [] if values is None else list(values.items())
+
+
+def _parquet(table: object) -> bytes:
+    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.parquet  # noqa: PLC0415
+
+    sink = pa.BufferOutputStream()
+    pyarrow.parquet.write_table(table, sink, compression="zstd")
+    return bytes(sink.getvalue())
+
+
+def json_lines(ledger: Ledger) -> bytes:
+    """One JSON object per slot, machine and user of each project, then per link; `type` says which."""
+    return msgspec.json.Encoder().encode_lines(_views(ledger))
+
+
+def _views(ledger: Ledger) -> Iterator[View]:
+    for project_id, project in ledger.projects.items():
+        for slot_id, slot in project.slots.items():
+            yield slot_view(project_id, slot_id, slot)
+        for machine_id, machine in project.machines.items():
+            yield machine_view(project_id, machine_id, machine, ledger.owners.get(machine_id))
+        for user_id, account in project.users.items():
+            yield user_view(project_id, user_id, account)
+    for machine_id, user_id in ledger.owners.items():
+        yield LinkView(machine=machine_id, user=user_id)

@@ -1,0 +1,53 @@
+"""Each quirk, switched on alone, is found by the clauses that docs/conformance.md says, and nothing else is found."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cpsim.conformance.clause import catalogue
+from cpsim.protocol.quirks import QUIRKS
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/conformance.md").read_text(encoding="utf-8")
+FOUND = {
+    quirk: ids.split(", ")
+    for quirk, ids in re.findall(r"^\| `([\w-]+)` \| (?:server|daemon) \| (.+) \|$", PAGE, re.MULTILINE)
+}
+
+
+OF_THE_PAIR = {quirk: seen for quirk, ids in FOUND.items() if (seen := [id for id in ids if "FORWARD" not in id])}
+
+
+@pytest.mark.parametrize("quirk", OF_THE_PAIR)
+def test_a_quirk_is_found_under_its_own_name_and_nothing_else_is(examine_fake, page, quirk):
+    outcome = examine_fake({quirk}, flush_interval_s=page.FLUSH_INTERVAL_S.get(quirk, 0.0))
+    assert outcome.deviant == dict.fromkeys(OF_THE_PAIR[quirk], quirk)
+    assert outcome.ruling == "invalid"
+    assert outcome.counts["not verifiable"] == 0
+
+
+@pytest.mark.parametrize("quirk", OF_THE_PAIR)
+def test_and_does_not_count_where_it_is_known(examine_fake, page, quirk):
+    interval_s = page.FLUSH_INTERVAL_S.get(quirk, 0.0)
+    outcome = examine_fake({quirk}, OF_THE_PAIR[quirk], profile="deployed", flush_interval_s=interval_s)
+    assert outcome.ruling == "valid"
+    assert outcome.quirks == [quirk]
+    assert outcome.counts == {"known quirk": len(OF_THE_PAIR[quirk])}
+
+
+def test_the_page_speaks_of_every_quirk(page):
+    assert list(FOUND) == list(QUIRKS)
+    middle = {quirk: seen for quirk, ids in FOUND.items() if (seen := [id for id in ids if "FORWARD" in id])}
+    assert middle == page.OF_THE_MIDDLE | page.OF_BOTH
+
+
+def test_the_page_is_current(page):
+    assert page.page(FOUND) == PAGE
+
+
+def test_every_clause_that_can_name_a_quirk_does():
+    for clause in catalogue().values():
+        for quirk in clause.quirks:
+            # what the operator of a deployed server can turn on, the fake has not
+            assert clause.id in FOUND[quirk] or (clause.id, quirk) == ("EXPIRE-3", "expire-live")

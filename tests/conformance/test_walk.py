@@ -1,0 +1,106 @@
+"""`cpsim verify --random`: sequences that Hypothesis thinks up, and what is left of one that deviates."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cpdaemon.commands import Alloc, Claim, Meta
+from cpdaemon.endpoint import parse_endpoint
+from cpsim.conformance.target import Target, Traffic, reach
+from cpsim.conformance.walk import walk
+from cpsim.fake import ANY_PORT, Fake
+
+CREDENTIALS = ("p", "hush")
+
+
+@pytest.fixture
+def walks(tmp_path, monkeypatch):
+    """walks(quirks, tier=...) -> what random sequences show of a fake with these quirks, and the fake's addresses."""
+    monkeypatch.chdir(tmp_path)
+    Path("secret").write_text(CREDENTIALS[1], encoding="utf-8")
+
+    def run(*quirks, tier="server", count=25, then=lambda found: None):
+        with Fake(dict([CREDENTIALS]), unix=Path("cp.sock"), http=ANY_PORT, quirks=frozenset(quirks)) as fake:
+            server = parse_endpoint(fake.addresses["http"])
+            daemon = parse_endpoint("./cp.sock")
+            target = {
+                "server": Target(server=server, credentials=CREDENTIALS),
+                "pair": Target(daemon=daemon, server=server, credentials=CREDENTIALS),
+                "daemon": Target(daemon=daemon),
+            }[tier]
+            sight = reach(target)
+            sight.traffic = Traffic(None, 100_000)
+            found = walk(sight, count, seed=7)
+            then(found)
+        return found
+
+    return run
+
+
+@pytest.mark.parametrize("tier", ["server", "pair"])
+def test_nothing_deviates_from_what_is_documented(walks, tier):
+    found = walks(tier=tier)
+    assert (found.ruling, found.deviation, found.unseen) == ("valid", None, "")
+    assert found.sequences >= 25
+    assert found.commands > found.sequences
+    assert found.python() == found.shell() == []
+
+
+@pytest.mark.parametrize("tier", ["server", "pair"])
+def test_nothing_can_be_left_out_of_what_is_shown(walks, tier):
+    found = walks("reclaim", tier=tier, count=60)
+    assert found.ruling == "invalid"
+    kinds = [command.kind for command in found.sequence]
+    assert kinds == ["alloc", "claim", "claim"]
+    assert len({command.slot for command in found.sequence}) == 1
+
+
+def test_metadata_that_is_lost_shows_in_the_accounts(walks):
+    found = walks("meta-dropped")
+    assert [type(command) for command in found.sequence] == [Alloc, Meta]
+    assert '"meta": {}' in found.deviation.got
+
+
+def test_a_daemon_alone_proves_nothing(walks):
+    found = walks(tier="daemon", count=5)
+    assert found.ruling == "unknown"
+    assert "--server URL" in found.unseen
+
+
+def test_one_seed_sends_the_same_commands(walks):
+    counts = {walks(count=10).commands for _ in range(2)}
+    assert len(counts) == 1
+
+
+def test_the_script_of_client_calls_repeats_it(walks):
+    def repeat(found):
+        lines = "\n".join(found.python())
+        done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True, timeout=60)
+        assert [line.rpartition(" ")[2] for line in done.stdout.splitlines()] == ["accepted"] * 3, done.stdout
+
+    found = walks("reclaim", count=60, then=repeat)
+    assert isinstance(found.sequence[-1], Claim)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--random", "0"), "0 is not in the range"),
+        (("--random", "5", "-k", "CLAIM-1"), "in the place of the clauses"),
+        (("--random", "5", "--dry-run"), "in the place of the clauses"),
+    ],
+)
+def test_wrong_usage(tmp_path, options, said):
+    command = [sys.executable, "-P", "-m", "cpsim", "verify", *options]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=60)
+    assert run.returncode == 64
+    assert said in run.stderr
+
+
+def test_the_command_line(tmp_path):
+    command = [sys.executable, "-P", "-m", "cpsim", "verify", "--random", "5", "--json"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=60)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert '"verdict": "valid"' in run.stdout

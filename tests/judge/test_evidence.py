@@ -1,0 +1,275 @@
+"""What is wrong is shown with what happened, and with lines that repeat it; all is judged only when nothing moves."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from cpdaemon.endpoint import UnixEndpoint, parse_endpoint
+from cpsim import cli
+from cpsim.accounts.observer import Observer
+from cpsim.fake import ANY_PORT, Fake
+from cpsim.judge.model import Fate, Span, Step
+from cpsim.judge.repeat import shell_lines
+from cpsim.judge.timeline import timeline
+from cpsim.judge.verdict import Verdict
+from cpsim.replay.pace import AsFastAsPossible
+from cpsim.run import folder as run_folder
+from cpsim.run.pipeline import Target, run
+from cpsim.run.summary import summarise
+from cpsim.scenario import generate, source
+from cpsim.server.ledger import Ledger
+
+CREDENTIALS = ("p", "se'cret")
+OPEN = Fate("allocated")
+NETCAT = """
+import socket, sys
+with socket.socket(socket.AF_UNIX if sys.argv[1] == "-U" else socket.AF_INET) as sock:
+    sock.connect(sys.argv[2] if sys.argv[1] == "-U" else (sys.argv[1], int(sys.argv[2])))
+    sock.sendall(sys.stdin.buffer.read())
+    while data := sock.recv(100):
+        sys.stdout.buffer.write(data)
+"""
+SMALL = """
+description = "everything, in small"
+duration = "1d"
+population = { machines = 8, users = 4 }
+arrivals = { model = "constant", jobs = 40 }
+run_time = { model = "constant", value = "10min" }
+outcome = { claim = 0.8, discard = { "too 'late'" = 0.2 } }
+credits = { policy = "range", min = 5, max = 20, claim = { model = "uniform", low = 1, high = 30 } }
+counters.claim = { "job/events" = { model = "poisson", mean = 100 } }
+metadata = { site = ["here", "the%re"] }
+"""
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("small.toml").write_text(SMALL, encoding="utf-8")
+    Path("secret").write_text(f"{CREDENTIALS[1]}\n", encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+def site(place):
+    """A fake of its own in this process."""
+    with Fake(dict([CREDENTIALS]), unix=Path("cp.sock"), tcp=ANY_PORT, http=ANY_PORT) as started:
+        yield started
+
+
+@pytest.fixture
+def miserly(monkeypatch):
+    """A ledger that grants nothing for slots whose number ends with 3."""
+    claim = Ledger._claim
+
+    def wrong(ledger, project, slot, arguments, now_us):
+        claim(ledger, project, slot, arguments, now_us)
+        if "3" in arguments["slot"].removesuffix("-again")[-1:]:
+            slot.granted = 0
+
+    monkeypatch.setattr(Ledger, "_claim", wrong)
+
+
+@pytest.fixture
+def forgetful(monkeypatch):
+    """A ledger that knows no metadata."""
+    monkeypatch.setattr(Ledger, "_meta", lambda *_: None)
+
+
+@pytest.fixture
+def netcat(place):
+    """A stand-in for nc, as not every machine has it; returns the environment that finds it."""
+    program = place / "bin" / "nc"
+    program.parent.mkdir()
+    (place / "netcat.py").write_text(NETCAT, encoding="utf-8")
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{place}/netcat.py" "$@"\n', encoding="utf-8")
+    program.chmod(0o755)
+    return os.environ | {"PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def target(site, where):
+    server = parse_endpoint(site.addresses["http"])
+    return Target(
+        {"unix": UnixEndpoint("cp.sock"), "http": server}.get(where) or parse_endpoint(site.addresses[where]),
+        server,
+        CREDENTIALS,
+    )
+
+
+def perform(where, *, timeout_s=2.0):
+    return run(
+        lambda: generate(source.parse(SMALL, "small.toml"), 7),
+        where,
+        AsFastAsPossible(),
+        in_flight=8,
+        timeout_s=timeout_s,
+        slot_prefix="it's %d",
+        on_stage=lambda stage: None,
+        on_progress=lambda planned, progress: None,
+    )
+
+
+@pytest.mark.parametrize("where", ["unix", "tcp", "http"])
+def test_the_lines_of_a_finding_repeat_it(miserly, site, netcat, where):
+    result = perform(target(site, where))
+    document = run_folder.verdict_document(result)
+    example = next(example for example in document["examples"] if example["name"] == "under-credited")
+    script = "\n".join(["set -e", *example["repeat"]])
+    subprocess.run(["bash", "-c", script], check=True, capture_output=True, timeout=30, env=netcat)
+    site.wait_until_idle()
+    with site.accounts.reading() as ledger:
+        slots = ledger.project("p").slots
+        first, again = slots[example["slot"]], slots[f"{example['slot']}-again"]
+    for name in ("state", "machine", "granted", "counters", "meta", "min", "max"):
+        assert getattr(again, name) == getattr(first, name)
+    assert again.granted == 0
+
+
+def test_a_command_that_was_never_sent_is_not_repeated():
+    steps = [Step("alloc", {"slot": "s"}, Span(0, 1), applied) for applied in (True, None, False)]
+    assert (
+        shell_lines(steps, parse_endpoint("127.0.0.1:5667"))
+        == ["printf '%s\\n' alloc,slot=s-again | nc 127.0.0.1 5667"] * 2
+    )
+
+
+def test_the_command_line_that_repeats_a_run(miserly, site, monkeypatch, capsys):
+    where = ["--target", "./cp.sock", "--server", site.addresses["http"], "--project", "p", "--secret-file", "secret"]
+    typed = ["cpsim", "run", "small.toml", *where, "--timeout", "2", "--output", "out", "--slot-prefix", "mine"]
+    monkeypatch.setattr("sys.argv", typed)
+    with pytest.raises(SystemExit, match="1"):
+        cli.main()
+    printed = capsys.readouterr().out
+    command = f"cpsim run small.toml {' '.join(where)} --seed 1 --timeout 2.0"
+    assert f"repeat with   {command}\n" in printed
+    verdict = json.loads(Path("out/verdict.json").read_text(encoding="utf-8"))
+    assert verdict["repeat"] == command
+    assert (
+        set(verdict["meanings"])
+        == set(verdict["anomalies_by_name"])
+        == {"under-credited", "over-credited", "not conserved"}
+    )
+    example = next(example for example in verdict["examples"] if example["name"] == "under-credited")
+    assert "seen: claimed by" in example["timeline"][-1]
+    for line in example["timeline"]:
+        assert line in printed
+    found = [finding for finding in verdict["anomalies"] if finding["subject"] == example["slot"]]
+    assert found == [
+        {"name": "under-credited", "subject": example["slot"], "detail": example["detail"], "slots": [example["slot"]]}
+    ]
+
+
+class Picture(HTMLParser):
+    """The tags of a page with their attributes, and its text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_report_shows_a_slots_timeline_as_text_and_as_a_picture(miserly, site):
+    result = perform(target(site, "http"))
+    run_folder.write(result, summarise(result), run_folder.claim_folder(Path("out")), Path("out"))
+    text = Path("out/report.html").read_text(encoding="utf-8")
+    assert not re.search(r"https?://(?!127\.0\.0\.1)|@import|url\(|<script", text)
+    page = Picture(text)
+    examples = [example for kept in result.verdict.examples.values() for example in kept]
+    pictures = [attributes for tag, attributes in page.tags if tag == "svg" and attributes.get("class") == "timeline"]
+    assert len(pictures) == len(examples) > 0
+    assert all(
+        picture["role"] == "img" and example.anomaly.subject in picture["aria-label"]
+        for picture, example in zip(pictures, examples, strict=True)
+    )
+    bars = [attributes["class"] for tag, attributes in page.tags if tag == "rect"]
+    assert bars.count("seen") == len(examples)
+    assert bars.count("accepted") == sum(len(example.steps) for example in examples)
+    for example in examples:
+        for line in timeline(example).lines:
+            assert line in page.text
+
+
+def example(steps, found=OPEN):
+    verdict = Verdict()
+    verdict.exemplify(verdict.find("lost", "s", "it is gone", ["s"]), steps, Span(5_000_000, 6_000_000), found)
+    return verdict.examples["lost"][0]
+
+
+def test_a_timeline_tells_what_happened():
+    steps = [
+        Step("alloc", {"slot": "s", "min": 1}, Span(1_000_000, 6_000_000), True, None, 1_500_000),
+        Step("meta", {"slot": "s", "a": "x" * 60}, Span(2_000_000, 6_000_000), None, None, 4_000_000),
+        Step("claim", {"slot": "s", "machine": "m"}, Span(3_000_000, 3_000_001), True, accepted=False),
+        Step("discard", {"slot": "s"}, Span(3_000_000, 3_000_000), applied=False),
+    ]
+    shown = timeline(example(steps))
+    assert shown.title == "s: lost: it is gone"
+    assert [re.sub(" +", " ", line).strip() for line in shown.lines] == [
+        "+0.000000 s alloc min=1 accepted after 0.500 ms",
+        f"+0.001000 s meta a={'x' * 60} unknown after 2.000 ms",
+        "+0.002000 s claim machine=m refused after 0.000 ms",
+        "+0.002000 s discard refused after 0.000 ms",
+        "+0.004000 s seen: allocated",
+    ]
+    assert [bar.outcome for bar in shown.bars] == ["accepted", "unknown", "refused", "refused", "seen"]
+    assert all(bar.x >= 400 and bar.x + bar.width <= 1000.1 and bar.width >= 4 for bar in shown.bars)
+    assert max(len(bar.label) for bar in shown.bars) == 42
+    assert shown.height == 5 * (shown.bars[1].y - shown.bars[0].y)
+
+
+def test_states_are_told_in_words():
+    fate = Fate("claimed", "m", 3, None, frozenset({("n", 1), ("a", -2)}), frozenset({("site", "x")}))
+    lines = timeline(example([Step("alloc", {"slot": "s"}, Span(0, 0), True)], fate)).lines
+    assert lines[-1].endswith("seen: claimed by m for 3 credits, a=-2,n=1,site=x")
+    assert timeline(example([Step("alloc", {"slot": "s"}, Span(0, 0), True)], None)).lines[-1].endswith("not there")
+
+
+# Waiting
+
+
+@pytest.fixture
+def looks(monkeypatch):
+    """How often the slots were read."""
+    count, slots = [], Observer.slots
+    monkeypatch.setattr(Observer, "slots", lambda observer: count.append(1) or slots(observer))
+    return count
+
+
+def test_while_an_effect_arrives_nothing_is_judged(place, looks, monkeypatch):
+    totals = Observer.totals
+    monkeypatch.setattr(Observer, "totals", lambda observer: (0, totals(observer)[1]))  # as of a server far away
+    with Fake(dict([CREDENTIALS]), unix=Path("cp.sock"), http=ANY_PORT, flush_interval_s=0.5) as slow:
+        result = perform(target(slow, "unix"), timeout_s=5.0)
+    assert result.verdict.ruling == "valid"
+    assert len(looks) <= 4
+
+
+def test_what_never_comes_is_waited_for_once(forgetful, site, looks):
+    result = perform(target(site, "unix"), timeout_s=2.0)
+    assert result.verdict.counts == {"lost": 40}
+    assert len(looks) == 2
+
+
+def test_what_a_server_has_answered_is_not_waited_for(miserly, site, looks):
+    assert perform(target(site, "http"), timeout_s=60.0).verdict.ruling == "invalid"
+    assert len(looks) == 1
+
+
+def test_a_server_may_take_longer_for_a_table_than_for_an_answer(site, monkeypatch):
+    made = site.inspector.slots_parquet
+    monkeypatch.setattr(site.inspector, "slots_parquet", lambda: threading.Event().wait(0.6) or made())
+    assert perform(target(site, "http"), timeout_s=0.3).verdict.ruling == "valid"
