@@ -36,6 +36,8 @@ def test_one_process_replays_verifies_and_agrees_with_locust(loads, tmp_path):
     assert process.returncode == 0, output
     run = document(tmp_path / "run")
     assert (run["verdict"], run["operations"], run["failures"]) == ("valid", SMOKE, {})
+    assert run["effect_ms"] is None
+    assert "under Locust" in run["effect_unknown"]
     counted = requests_in(tmp_path / "stats.json")
     assert counted == {kind: (counts["accepted"], 0) for kind, counts in run["by_kind"].items()}
 
