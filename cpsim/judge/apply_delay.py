@@ -25,14 +25,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from concurrent.futures import Future
     from types import TracebackType
-    from typing import Self
+    from typing import Protocol, Self
 
     import numpy.typing as npt
 
     from cpsim.accounts.observer import Observer
-    from cpsim.run.pipeline import Run
+    from cpsim.scenario.workload import Workload
 
     Ints = npt.NDArray[np.int64]
+
+    class Replayed(Protocol):
+        """What a replay has left: its records, and the ledger's slots where they were seen."""
+
+        workload: Workload
+        slot_prefix: str
+        records: npt.NDArray[np.void]
+        slots: pa.Table | None
+
 
 LOOKS: Final = 9
 """At the server's clock, before and after: the quickest says most exactly what it shows."""
@@ -124,7 +133,9 @@ class ClockWatch:
             pause_s = min(1.5 * pause_s, LONGEST_PAUSE_S)
 
 
-def effect_delays_ns(run: Run, readings: Sequence[Reading], start_ns: int) -> tuple[Ints, float]:
+def effect_delays_ns(
+    run: Replayed, project: str | None, readings: Sequence[Reading], start_ns: int
+) -> tuple[Ints, float]:
     """How long after its answer each command was applied.
 
     One that was applied after it was sent, and before its answer had arrived, counts as 0: it was applied when the
@@ -132,6 +143,7 @@ def effect_delays_ns(run: Run, readings: Sequence[Reading], start_ns: int) -> tu
 
     Args:
         run: its records, and the ledger's slots.
+        project: whose slots they are; None if that is not known.
         readings: of the clock of the server whose ledger that is, from before the replay to after the ledger was read.
         start_ns: when the replay began, on the clock of the readings.
 
@@ -142,14 +154,14 @@ def effect_delays_ns(run: Run, readings: Sequence[Reading], start_ns: int) -> tu
     Raises:
         NotComparable: they cannot be known; the message says why.
     """
-    if run.slots is None or run.target.credentials is None:
+    if run.slots is None or project is None:
         raise NotComparable("the server's ledger was not seen")
     if run.workload.sites:
         raise NotComparable("it is not measured where a scenario has several sites")
     clock = offset(readings)
     records = run.records[run.records["outcome"] != Outcome.REFUSED]
     kinds, slots = run.workload.kind[records["op"]], run.workload.slot[records["op"]]
-    mine = run.slots.filter(pc.equal(pc.utf8_lower(run.slots["project"]), run.target.credentials[0].lower()))
+    mine = run.slots.filter(pc.equal(pc.utf8_lower(run.slots["project"]), project.lower()))
     meant = _meant(run, mine["slot"])
     delays = []
     for column, states, commands in SHOWN:
@@ -181,7 +193,7 @@ def _check_possible(wrong_ns: npt.NDArray[np.floating[Any]], uncertainty_ns: flo
         )
 
 
-def _meant(run: Run, ids: pa.ChunkedArray) -> Ints:
+def _meant(run: Replayed, ids: pa.ChunkedArray) -> Ints:
     """The slot of the workload that each id names; -1 for those of others."""
     prefix = f"{run.slot_prefix}-"
     ends = pc.utf8_slice_codeunits(ids, len(prefix))

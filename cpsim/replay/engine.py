@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cpdaemon.errors import NotSent
 from cpsim.evidence.journal import Journal, Outcome
+from cpsim.metrics.progress import Progress
 from cpsim.replay.failures import OURS, kind_of
 from cpsim.replay.wires.wire import BacklogFull, Wire
 
@@ -67,15 +68,6 @@ def joint_effort(efforts: Iterable[Effort]) -> Effort:
         busy = max(busy, effort.busy)
         retried.update(effort.retried)
     return Effort(busy, dict(retried))
-
-
-class Progress(NamedTuple):
-    """How far a replay is."""
-
-    elapsed_s: float
-    accepted: int
-    refused: int
-    unknown: int
 
 
 def operations(

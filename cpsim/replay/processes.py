@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cpsim.errors import Problem, in_one_line
 from cpsim.evidence.journal import Journal, merged
-from cpsim.replay.engine import Effort, Engine, Progress, joint_effort
+from cpsim.metrics.progress import Progress
+from cpsim.replay.engine import Effort, Engine, joint_effort
 from cpsim.replay.wires.connect import open_wire
 
 if TYPE_CHECKING:

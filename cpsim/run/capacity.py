@@ -22,7 +22,7 @@ from cpsim.run.summary import summarise
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cpsim.replay.engine import Progress
+    from cpsim.metrics.progress import Progress
     from cpsim.run.pipeline import Run, Target
     from cpsim.run.summary import Summary
     from cpsim.scenario.workload import Workload

@@ -27,7 +27,7 @@ from cpsim.judge.apply_delay import ClockWatch, effect_delays_ns
 from cpsim.judge.clock_offset import NotComparable
 from cpsim.judge.verdict import Verdict
 from cpsim.replay.assignment import Assignment
-from cpsim.replay.engine import Effort, Engine, Progress
+from cpsim.replay.engine import Effort, Engine
 from cpsim.replay.pace import Users, Virtual
 from cpsim.replay.processes import Processes
 from cpsim.replay.wires.connect import open_wire
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from cpdaemon.endpoint import Endpoint
+    from cpsim.metrics.progress import Progress
     from cpsim.replay.pace import Pace
     from cpsim.run.outages import Outages
     from cpsim.scenario.workload import Workload
@@ -197,8 +198,9 @@ def _measure_effect(result: Run, watch: ClockWatch, start: int) -> None:
     if isinstance(result.pace, Virtual):
         result.effect_unknown = "the server's clock is virtual, and jumps from one moment of the scenario to the next"
         return
+    project = result.target.credentials and result.target.credentials[0]
     try:
-        result.effect_ns, result.effect_uncertainty_ns = effect_delays_ns(result, watch.readings(), start)
+        result.effect_ns, result.effect_uncertainty_ns = effect_delays_ns(result, project, watch.readings(), start)
     except (NotComparable, CannotObserve) as error:  # the run is judged: what is amiss now costs a figure alone
         result.effect_unknown = str(error)
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 from cpdaemon.endpoint import parse_endpoint
 from cpsim.config.catalog import find_scenario
 from cpsim.evidence.journal import Journal
-from cpsim.replay.engine import Engine, Progress, operations
+from cpsim.metrics.progress import Progress
+from cpsim.replay.engine import Engine, operations
 from cpsim.replay.pace import AsFastAsPossible, Rate, Speed
 from cpsim.replay.payloads import frames
 from cpsim.replay.wires.connect import open_wire

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from cpsim.replay import engine
+    from cpsim.metrics import progress as counted
 
 NARROWEST: Final = 80
 """Columns that a table may have, however narrow the terminal is."""
@@ -62,7 +62,7 @@ class Stages:
         """Say what is being done now."""
         self._progress.update(self._task, description=stage, total=None, figures="")
 
-    def progress(self, planned: int, progress: engine.Progress) -> None:
+    def progress(self, planned: int, progress: counted.Progress) -> None:
         """Say how far the replay is."""
         done = progress.accepted + progress.refused + progress.unknown
         rate = done / progress.elapsed_s if progress.elapsed_s else 0.0

@@ -87,15 +87,9 @@ def made_up(commands, ledger, *, clock=real_time, rate=1.0, looked_ms=LOOKED_MS)
             "settled_us": pa.array([on_clock(row[4]) for row in ledger], pa.int64()),
         }
     )
-    told = SimpleNamespace(
-        workload=workload,
-        records=records,
-        slots=slots,
-        slot_prefix="a.b",
-        target=SimpleNamespace(credentials=("p", "s")),
-    )
+    told = SimpleNamespace(workload=workload, records=records, slots=slots, slot_prefix="a.b")
     readings = [reading(clock, time_ms, rate=rate) for time_ms in looked_ms]
-    found, uncertainty_ns = effect_delays_ns(told, readings, START_NS)
+    found, uncertainty_ns = effect_delays_ns(told, "p", readings, START_NS)
     assert 0 < uncertainty_ns < 1e6
     return sorted(round(delay_ns / 1e6) for delay_ns in found.tolist())
 

@@ -14,8 +14,8 @@ import pytest
 from cpdaemon.endpoint import TcpEndpoint, parse_endpoint
 from cpsim.errors import Problem
 from cpsim.evidence.journal import Outcome
+from cpsim.metrics.progress import Progress
 from cpsim.replay import engine as engine_module
-from cpsim.replay.engine import Progress
 from cpsim.replay.failures import OURS, kind_of
 from cpsim.replay.wires import one_shot
 from cpsim.replay.wires.connect import open_wire

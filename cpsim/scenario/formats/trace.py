@@ -4,8 +4,8 @@ A trace is CSV or Parquet, a row per command: `kind`, `slot`, its arguments, and
 `sent_us` or `time_s`; a column `project` says whose site a command came from, where there are several; other columns
 do not count. Arguments are a text in a column `arguments`, `name=value,name=value`, or else typed, as
 `cpsim.protocol.arguments` has them; in CSV, each argument then has a column `KIND.NAME`. A row whose kind is `frame` is
-a malformed frame, in `arguments` or `frame`; a text has a character for each of its bytes. The `journal.parquet` of a run
-folder is a trace, and so is what `cpsim record` writes.
+a malformed frame, in `arguments` or `frame`; a text has a character for each of its bytes. The `journal.parquet` of a
+run folder is a trace, and so is what `cpsim record` writes.
 
 Slots get numbers in the order of their appearance, and the first time becomes 0.
 """
