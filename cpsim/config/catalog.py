@@ -13,7 +13,7 @@ from typing import Final
 
 from cpsim.errors import Problem
 
-_PACKAGE: Final = Path(__file__).parent
+_PACKAGE: Final = Path(__file__).parents[1]
 _SUFFIXES: Final = {"scenarios": ".toml", "reports": ".py"}
 _FILE_SUFFIXES: Final = {".toml", ".swf", ".gz", ".py", ".csv", ".parquet"}
 
