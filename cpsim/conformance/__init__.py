@@ -7,9 +7,10 @@ exchange   raw HTTP requests to a server
 accounts   a server's accounts, through its control API
 examiner   what a clause sends, sees and expects
 rehearsal  the same, but nothing is sent
-forwarding what a daemon was told, and what came of it at the server behind it, which is ours
+forwarding what a daemon was told, and what came of it at the server behind it
+upstream   that server, which is ours
 walk       random sequences of commands, against the model
-test_*     the clauses
+clauses    the clauses
 plugin     the pytest plugin: pytest --pyargs cpsim.conformance -p cpsim.conformance.plugin
 suite      a run of it, and its verdict
 table      the verdict for people

@@ -9,7 +9,7 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-import cpsim.conformance
+from cpsim.conformance import clauses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -111,9 +111,8 @@ def clause(
 
 def catalogue() -> dict[str, Clause]:
     """Every clause of the suite, by id, in the order of the modules."""
-    for module in pkgutil.iter_modules(cpsim.conformance.__path__):
-        if module.name.startswith("test_"):
-            importlib.import_module(f"{cpsim.conformance.__name__}.{module.name}")
+    for module in pkgutil.iter_modules(clauses.__path__):
+        importlib.import_module(f"{clauses.__name__}.{module.name}")
     return CATALOGUE
 
 
