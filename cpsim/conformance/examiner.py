@@ -34,10 +34,6 @@ FIRST_LOOK_S: Final = 0.002
 LONGEST_LOOK_S: Final = 0.25
 LONGEST_COMMAND_S: Final = 60.0
 MOST_LISTED_BYTES: Final = 4_000_000
-BETWEEN_SEGMENTS_S: Final = 0.02
-AT_ONCE_S: Final = 0.04
-"""A second segment that is sent within this time follows the first at once."""
-ATTEMPTS: Final = 50
 
 
 class Examiner:
@@ -332,32 +328,6 @@ class Examiner:
         with self.connect() as connection:
             connection.send(data)
             self.check(f"answer to {shown_bytes(data)}", expected, connection.reply(), *known)
-
-    def tell_in_two_segments(self, first: str, second: str) -> tuple[str, bool]:
-        """Send a frame in two segments; returns the answer, and whether the second segment was sent at once."""
-        with self.connect() as connection:
-            began_s = time.monotonic()
-            connection.send(first.encode())
-            self.pause(BETWEEN_SEGMENTS_S)
-            connection.send(second.encode())
-            at_once = time.monotonic() - began_s < AT_ONCE_S
-            return connection.reply(), at_once
-
-    def try_at_once(self, expected: object, attempt: Callable[[], tuple[object, bool]]) -> object:
-        """What an attempt gives, repeated while this machine is too busy to send two segments at once.
-
-        Args:
-            expected: what is right however late the second segment is.
-            attempt: returns what it got, and whether the second segment was sent at once.
-
-        Raises:
-            NotVerifiable: no attempt was in time.
-        """
-        for _ in range(ATTEMPTS):
-            got, at_once = attempt()
-            if at_once or got == expected:
-                return got
-        raise NotVerifiable(f"this machine is too busy to send two segments within {AT_ONCE_S:g} s")
 
     def restart(self, signal: str) -> None:
         """Have the daemon stopped, or killed, and started again, and wait until it listens.

@@ -19,6 +19,9 @@ MINE, OTHER = ("alpha", "first secret"), ("beta", "second secret")
 OF_THE_PAIR = [id for id, clause in catalogue().items() if Need.BEHIND not in clause.needs]
 """The clauses that a daemon and its own server can show; those about the middle need a server that is ours."""
 
+OF_TIME = {"DELIVER-11", "DELIVER-12", "WIRE-14"}
+"""The clauses that are not verifiable on a machine that is too busy to send in time."""
+
 
 def load(name):
     """A program of this folder, as a module."""
@@ -38,6 +41,22 @@ def page():
 def of_the_pair():
     """The clauses that a daemon and its own server can show."""
     return OF_THE_PAIR
+
+
+@pytest.fixture(scope="session")
+def unseen_when_busy():
+    """The clauses that are not verifiable on a machine that is too busy to send in time."""
+    return OF_TIME
+
+
+@pytest.fixture(scope="session")
+def unseen():
+    """unseen(outcome): the clauses that are not verifiable, and not because this machine is busy."""
+
+    def unseen(outcome):
+        return {each.clause.id for each in outcome.findings if each.result == "not verifiable"} - OF_TIME
+
+    return unseen
 
 
 @pytest.fixture(scope="session")

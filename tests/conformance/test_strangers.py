@@ -64,7 +64,7 @@ WRONG = {
     ("tier", "profile"),
     [("pair", "documented"), ("daemon", "documented"), ("server", "documented"), ("pair", "deployed")],
 )
-def test_a_stranger_who_does_as_documented_is_found_right(examine_stranger, tier, profile):
+def test_a_stranger_who_does_as_documented_is_found_right(examine_stranger, unseen_when_busy, tier, profile):
     there = {
         "pair": {Need.DAEMON, Need.SERVER, Need.OTHER},
         "daemon": {Need.DAEMON},
@@ -73,11 +73,12 @@ def test_a_stranger_who_does_as_documented_is_found_right(examine_stranger, tier
     outcome = examine_stranger(tier=tier, profile=profile, timeout_s=10.0)
     assert outcome.deviant == {}
     results = {finding.clause.id: finding.result for finding in outcome.findings}
-    if tier == "pair" and results["DELIVER-12"] == "not verifiable":
-        results["DELIVER-12"] = "pass"  # traffic cannot be kept steady on a machine that is busy otherwise
-    assert results == {
+    expected = {
         id: "pass" if there.issuperset(clause.needs) else "not verifiable" for id, clause in catalogue().items()
     }
+    for id in unseen_when_busy & expected.keys():
+        assert results.pop(id) in {expected.pop(id), "not verifiable"}
+    assert results == expected
     assert outcome.ruling == "valid"
 
 

@@ -214,6 +214,7 @@ def test_a_port_that_others_have_is_named_and_nobody_is_left_waiting(loads, port
 
 
 LOCUSTFILE = """
+import gevent
 from locust import constant, task
 from cpsim.load import CreditPiggyUser
 
@@ -226,6 +227,8 @@ class Jobs(CreditPiggyUser):
         assert self.alloc(slot, credits=5)
         assert self.counters(slot, **{"job/success": 1})
         assert self.claim(slot, "worker-1")
+        if self.environment.stats.total.num_requests > 30:  # however long that takes
+            gevent.spawn(self.environment.runner.quit)
 
     @task
     def overdue(self):
@@ -252,12 +255,12 @@ def test_a_host_that_cannot_be_used_ends_anybodys_locustfile(loads, tmp_path, po
 def test_a_user_for_anybodys_locustfile(site, tmp_path):
     (tmp_path / "mine.py").write_text(LOCUSTFILE)
     locust = [sys.executable, "-m", "locust", "-f", "mine.py", "--host", "./d.sock", "--headless", "-u", "5", "-r", "5"]
-    options = ["-t", "4s", "--stop-timeout", "5", "--json-file", "stats"]
+    options = ["--stop-timeout", "5", "--json-file", "stats"]
     done = subprocess.run([*locust, *options], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     counted = requests_in(tmp_path / "stats.json")
     with site.fake.accounts.reading() as ledger:
         slots = ledger.projects["demo"].slots
-    assert counted["alloc"][0] > 10
+    assert counted["alloc"][0] > 0
     assert 0 <= len(slots) - counted["alloc"][0] <= 5  # what each user was at when it was stopped
     assert {failures for _, failures in counted.values()} == {0}

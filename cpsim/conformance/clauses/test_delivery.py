@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from cpsim.conformance.clause import Known, Level, Need, clause
+from cpsim.conformance.segments import tell_in_two, try_at_once
 
 if TYPE_CHECKING:
     from cpsim.conformance.examiner import Examiner
@@ -159,11 +160,11 @@ def test_segments_that_look_whole(cp: Examiner) -> None:
     def ends() -> tuple[list[str], bool]:
         """What follows the first segment in the ids of the slots that are made of the frame."""
         slot = cp.new()
-        _, at_once = cp.tell_in_two_segments(f"alloc,slot={slot}", "-whole\n")
+        _, at_once = tell_in_two(cp, f"alloc,slot={slot}", "-whole\n")
         cp.wait_until_applied()
         return [each.removeprefix(slot) for each in cp.outstanding() if each.startswith(slot)], at_once
 
-    got = cp.try_at_once(["-whole"], ends)
+    got = try_at_once(["-whole"], ends)
     cp.check("slots made of the frame, without its first segment", ["-whole"], got, Known("single-read", [""]))
 
 

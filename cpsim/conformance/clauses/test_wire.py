@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cpsim.conformance.clause import Known, Level, Need, clause
 from cpsim.conformance.frames import CLOSED, NO_REPLY
+from cpsim.conformance.segments import tell_in_two, try_at_once
 
 if TYPE_CHECKING:
     from cpsim.conformance.examiner import Examiner
@@ -139,7 +140,7 @@ def test_sizes(cp: Examiner) -> None:
 def test_two_segments(cp: Examiner) -> None:
     """A frame that comes in two segments is read whole."""
     for first, second in (("al", f"loc,slot={cp.new()}\n"), ("alloc,slot", f"={cp.new()}\n")):
-        got = cp.try_at_once("OK", partial(cp.tell_in_two_segments, first, second))
+        got = try_at_once("OK", partial(tell_in_two, cp, first, second))
         cp.check("answer", "OK", got, CUT)
 
 
