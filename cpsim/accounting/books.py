@@ -80,7 +80,7 @@ def read_from_text() -> dict[str, str]:
     columns = {}
     for kind, command in COMMANDS.items():
         for field in command.fields:
-            text = f"nullif(regexp_extract(arguments, '(?:^|,){field.name}=([^,]*)', 1), '')"
+            text = f"nullif(split_part(split_part(',' || arguments, ',{field.name}=', 2), ',', 1), '')"
             columns[f"{kind}.{field.name}"] = f"if(kind = '{kind}', {text}, NULL)"
         if command.free is not None:
             value = f"TRY_CAST(split_part(pair, '=', 2) AS {SQL_TYPES[command.free]})"

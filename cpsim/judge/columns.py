@@ -66,13 +66,14 @@ def expected(history: History) -> Expected:
     """Tell the ordinary slots from the others, and compute their states."""
     workload = history.workload
     ordinary = history.sent_for()
-    ordinary[history.slot[~history.accepted | ~np.isin(history.kind, KNOWN)]] = False
+    ordinary[history.slot[~history.accepted]] = False
     place = np.full((FRAME, history.slots), -1, np.int32)
     for kind in range(FRAME):  # of a frame there is no history
         places = np.flatnonzero(history.kind == kind).astype(np.int32)
         slots = history.slot[places]
         place[kind, slots] = places
-        ordinary[slots[place[kind, slots] != places]] = False  # there is another of its kind
+        again = place[kind, slots] != places
+        ordinary[slots[again] if kind in KNOWN else slots] = False
     ordinary &= (place[ALLOC] >= 0) & ((place[CLAIM] < 0) | (place[DISCARD] < 0))
     ordinary &= _in_turn(history, place)
     rows = workload.row[history.records["op"]]

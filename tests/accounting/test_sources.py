@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cpsim.accounting import Accounts
@@ -130,6 +132,25 @@ def test_a_running_fake_is_read_through_its_control_api(tmp_path):
                 ("raised to the minimum", 5),
             }
             assert accounts.balanced
+
+
+def test_what_a_claim_asks_for_is_not_made_up_where_it_is_no_whole_number():
+    with Fake({"p": "s"}, http=ANY_PORT, quirks={"float-credits"}) as fake:
+        fake.accounts.apply("p", [("alloc", {"slot": "a", "max": 20}), ("alloc", {"slot": "b", "max": 20})])
+        fake.accounts.apply("p", [("claim", {"slot": "a", "machine": "m", "credits": 7.9})])
+        fake.accounts.apply("p", [("claim", {"slot": "b", "machine": "m", "credits": "8"})])
+        with Accounts.load(fake.addresses["http"]) as accounts:
+            assert cells(accounts.rules, "rule", "credits") == [("as asked", 8), ("as asked, or default", 7)]
+
+
+def test_a_journal_without_arguments_is_another_kind_of_table(tmp_path, site):
+    site.export()
+    (site.folder / "slots.parquet").rename(site.folder / "ledger.parquet")
+    (site.folder / "run.json").write_text("{}")
+    names = ("slot", "kind", "outcome", "sent_us", "answered_us")
+    pq.write_table(pa.table({name: pa.array([], pa.string()) for name in names}), site.folder / "journal.parquet")
+    with pytest.raises(Problem, match="another kind of table: it has no column of arguments"):
+        Accounts.load(site.folder)
 
 
 def test_a_journal_that_is_full_is_no_reason_not_to_report(tmp_path):

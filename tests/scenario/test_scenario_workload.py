@@ -11,9 +11,10 @@ from cpdaemon import commands
 from cpsim.config import catalog, tables
 from cpsim.scenario import generate, load_workload, schema
 from cpsim.scenario.models import identities
-from cpsim.scenario.workload import ABSENT
+from cpsim.scenario.workload import ABSENT, KIND_CODES, Arguments, Column, constant
 
 NUMBERS_DIGEST = "ec8cbf0abdac7ce76b109fc872eda8922f854048962c83625325d76d6ecfbdf1"
+MISBEHAVING_DIGEST = "77b6db7d70b13934501a989f5349596e157ca5c6f7bac068a745a9a7227bd36b"
 DIGEST, FAKER = "528e4ca691381dcced35293a21072da1317594c845b0d09972c285c752f8146b", "40.63.0"
 
 
@@ -93,6 +94,27 @@ def test_streams_do_not_shift_each_other():
         more.arguments["counters"]["job/events"].values, richer.arguments["counters"]["job/events"].values
     )
     assert tuple(more.arguments["counters"].columns) == ("new", "job/events")
+
+
+def test_what_should_not_be_done_is_the_same_everywhere():
+    names = (
+        *("claim_twice", "claim_by_two", "claim_before_alloc", "alloc_twice", "counters_after_claim", "unknown_slot"),
+        *("discard_after_claim", "forged", "malformed", "oversized", "wrong_credentials"),
+    )
+    made = generate(build(misbehaviour=dict.fromkeys(names, 0.2)))
+    assert dataclasses.replace(made, machines=(), users=()).digest() == MISBEHAVING_DIGEST
+
+
+def test_a_workload_has_the_arguments_that_the_protocol_has(smoke):
+    for kind in smoke.arguments:
+        less = {name: table for name, table in smoke.arguments.items() if name != kind}
+        if not np.any(smoke.kind == KIND_CODES[kind]):  # it may be left out
+            assert dataclasses.replace(smoke, arguments=less).digest() == smoke.digest()
+    with pytest.raises(ValueError, match="no operation 'fly': expected some of alloc"):
+        dataclasses.replace(smoke, arguments={"fly": Arguments()})
+    with pytest.raises(ValueError, match="claim: arguments credits: expected machine, credits"):
+        dataclasses.replace(smoke, arguments={"claim": Arguments({"credits": Column(constant(1, 3))})})
+    assert smoke.arguments["claim"]["machine"].texts is smoke.machines
 
 
 def test_credits_policies():
