@@ -63,7 +63,7 @@ def test_a_server_that_cannot_write_parquet_shows_the_same(observer, tables, mon
 
 @pytest.mark.parametrize("body", [b'{"type": "slot"}', b"[]", b"not JSON"])
 def test_lines_that_are_no_ledger_cannot_be_observed(observer, monkeypatch, body):
-    answers = {"/__cpsim/slots.parquet": Response(501), "/__cpsim/ledger.jsonl": Response(200, body)}
+    answers = {"/__cpsim/slots.parquet": Response(501, b""), "/__cpsim/ledger.jsonl": Response(200, body)}
     monkeypatch.setattr(Api, "respond", lambda _, request: answers[request.path])
     with pytest.raises(CannotObserve, match=r"ledger.jsonl on .* is not the ledger as JSON lines"):
         observer.slots()
