@@ -178,14 +178,15 @@ class Accounts:
         """A row per project: its slots by state and credits, at the period's end and within it.
 
         Columns: project, allocated, outstanding, claimed, discarded, expired, credits, period_allocated,
-        period_claimed, period_credits, refused (commands, where the server told), machines, users, waiting_credits,
+        period_claimed, period_discarded, period_expired, period_credits, refused (commands, where the server told),
+        machines, users, waiting_credits (of the credits, those that no user had at the ledger's end),
         recent_credits_a_day (sum over its machines), first_us, last_us.
         """
         refused = pd.DataFrame(
             [(project, counts["refused"]) for project, counts in (self.source.totals or {}).items()],
             columns=["project", "refused"],
         ).astype({"project": "str", "refused": "Int64"})
-        found = self._frame(queries.PROJECTS, "project_sums", "machine_averages")
+        found = self._frame(queries.PROJECTS, "project_sums", "grant_sums", "machine_averages")
         return found.merge(refused, on="project", how="left")
 
     @cached_property
@@ -193,10 +194,11 @@ class Accounts:
         """A row per machine and project, those with most credits first.
 
         Columns: project, machine, user (missing: nobody), claimed (slots), credits (at the period's end),
-        period_credits, earlier_credits (at the time ranks are compared with), waiting_credits (at the ledger's end),
-        recent_credits_a_day, earlier_recent_credits_a_day, first_us and last_us (its grants), turnaround_s (mean),
-        ranged (claims of slots with a range), at_max (of these, granted the maximum), against_terms (grants that the
-        slot's terms do not allow), unexplained_credits (held, but granted by no slot that is there).
+        period_credits, earlier_credits (at the time ranks are compared with), waiting_credits (of the credits, those
+        that no user had at the ledger's end), recent_credits_a_day, earlier_recent_credits_a_day, first_us and last_us
+        (its grants), turnaround_s (mean), ranged (claims of slots with a range), at_max (of these, granted the
+        maximum), against_terms (grants that the slot's terms do not allow), unexplained_credits (held, but granted by
+        no slot that is there).
         """
         return self._frame(queries.MACHINES, "grant_sums", "machine_averages")
 
@@ -288,16 +290,18 @@ class Accounts:
     def reconciliation(self) -> pd.DataFrame | None:
         """A row per kind of finding when the client's journal is compared with the ledger.
 
-        None without a journal, or if it is of several projects, whose slots have ids in common.
+        None without a journal, if it is of a project that does not count, or of several projects, whose slots have ids
+        in common.
 
         Columns: finding, slots, acknowledged_credits, granted_credits, difference_credits.
         """
         run = self.source.run or {}
-        if self.source.journal is None or run.get("projects"):
+        project, chosen = run.get("project"), self.books.projects
+        if self.source.journal is None or run.get("projects") or (chosen and project and project not in chosen):
             return None
         prefix = run.get("slot_prefix")
         with _told(self.source.name):
-            reconciliation.reconcile(self._database, run.get("project"), "" if prefix is None else f"{prefix}-")
+            reconciliation.reconcile(self._database, project, "" if prefix is None else f"{prefix}-")
         return self.query(reconciliation.TOTALS)
 
     # -- frames with arguments ---------------------------------------------------------------------------------------
