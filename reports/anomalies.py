@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cpsim.accounting import Note, Table
+from cpsim.accounting import Note, Table, first_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +28,7 @@ GROUP BY slots.project, slots.machine HAVING fast >= $3 AND 2 * fast >= claimed 
 REPEATED = """
 SELECT project, slot, count(*) AS claims_received, count(*) FILTER (outcome = 'refused') AS claims_refused
 FROM received WHERE kind = 'claim' GROUP BY project, slot HAVING count(*) > 1
-ORDER BY claims_received DESC, slot LIMIT $1
+ORDER BY claims_received DESC, slot
 """
 
 
@@ -65,7 +65,7 @@ def build(frames: Accounts) -> list[Block]:
     ]
     clean = [title.lower() for title, table, _ in found if table.empty]
     blocks: list[Block] = [
-        Table(title, table.head(frames.top), f"{note} {len(table):,} in all." if len(table) > frames.top else note)
+        Table(title, table.head(frames.top), f"{note} {first_of(frames.top, len(table))}".rstrip(), None)
         for title, table, note in found
         if not table.empty
     ]
@@ -74,14 +74,14 @@ def build(frames: Accounts) -> list[Block]:
 
 def _double(frames: Accounts) -> list[tuple[str, pd.DataFrame, str]]:
     title = "Slots claimed more than once"
-    if frames.source.journal is not None:
+    if frames.reconciliation is not None:
         differing = frames.differences(100_000)
         repeated = differing.loc[
             differing["claims_acknowledged"] > 1, ["slot", "claims_acknowledged", "ledger_machine", "granted_credits"]
         ]
         return [(title, repeated, "From the client's journal.")]
     if frames.source.received is not None:
-        return [(title, frames.query(REPEATED, (1_000,)), "From the server's journal; all but one should be refused.")]
+        return [(title, frames.query(REPEATED), "From the server's journal; all but one should be refused.")]
     return []
 
 

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from cpsim.accounting import Note, Table
+from cpsim.accounting import Note, Table, first_of
 
 if TYPE_CHECKING:
     from cpsim.accounting import Accounts
     from cpsim.accounting.blocks import Block
 
-COUNTS = ["allocated", "outstanding", "claimed", "discarded", "expired", "credits", "machines", "users"]
+COUNTS = ["allocated", "outstanding", "claimed", "discarded", "expired", "credits"]
+COUNTS += ["period_claimed", "period_credits", "machines", "users"]
+RULES = {"slots": "period_claimed", "credits": "period_credits"}
 
 
 def build(frames: Accounts) -> list[Block]:
@@ -25,9 +27,16 @@ def build(frames: Accounts) -> list[Block]:
         return []
     blocks: list[Block] = [
         Note(f"These are {frames.source.name}; the others are {others.source.name}."),
-        Table("Counts", _counts(frames, others)),
+        Table("Counts", _counts(frames, others), "Those of a period are of --since and --until.", None),
         Table("Times and rates", _measures(frames, others)),
-        Table("What decided the credits", _rules(frames, others)),
+        Table(
+            "What decided the credits",
+            _rules(frames, others),
+            sums={
+                **{f"{column}_here": total for column, total in RULES.items()},
+                **{f"{column}_there": f"against.{total}" for column, total in RULES.items()},
+            },
+        ),
     ]
     for kind, here, there in (
         ("machine", frames.machines, others.machines),
@@ -39,13 +48,13 @@ def build(frames: Accounts) -> list[Block]:
         both["difference_credits"] = both["credits_here"] - both["credits_there"]
         differing = both[both["difference_credits"] != 0]
         order = differing["difference_credits"].abs().sort_values(ascending=False, kind="stable").index
-        note = f"{len(differing):,} of {len(both):,} {kind}s differ."
-        blocks.append(Table(f"{kind.title()}s that differ most", differing.loc[order].head(frames.top), note))
+        note = f"{len(differing):,} of {len(both):,} {kind}s differ. {first_of(frames.top, len(differing))}".rstrip()
+        blocks.append(Table(f"{kind.title()}s that differ most", differing.loc[order].head(frames.top), note, None))
     return blocks
 
 
 def _counts(frames: Accounts, others: Accounts) -> pd.DataFrame:
-    here, there = (accounts.projects[COUNTS].sum() for accounts in (frames, others))
+    here, there = (accounts.projects[COUNTS].sum(min_count=1) for accounts in (frames, others))
     table = pd.DataFrame({"what": COUNTS, "here": here.to_numpy(), "there": there.to_numpy()})
     table = table.astype({"here": "Int64", "there": "Int64"})
     return table.assign(difference=table["here"] - table["there"])

@@ -33,8 +33,12 @@ def build(frames: Accounts) -> list[Block]:
             rows.append(row)
             blocks.append(_lorenz(credits, f"{project}: share of credits held by {kind}, the poorest first"))
     note = "Gini is 0 where all have the same and tends to 1 where one has all. Top shares are percent of the credits."
+    waiting = frames.projects["waiting_credits"].sum()
+    if waiting and not frames.users.empty:
+        note += f" Those of users are of what users have: {waiting:,} credits wait for an owner."
     columns = ["project", "of", "holders", "gini", *(f"top_{percent}_percent" for percent in SHARES)]
-    return [Table("Concentration", pd.DataFrame(rows, columns=columns).astype({"holders": "Int64"}), note), *blocks]
+    table = pd.DataFrame(rows, columns=columns).astype({"holders": "Int64"})
+    return [Table("Concentration", table, note, None), *blocks]
 
 
 def gini(credits: np.ndarray) -> float:

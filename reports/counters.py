@@ -20,8 +20,14 @@ def build(frames: Accounts) -> list[Block]:
         return [Note("No claimed slot has counters.")]
     machines = frames.leading_counters("machine", frames.top).rename(columns={"id": "machine"})
     users = frames.leading_counters("user", frames.top).rename(columns={"id": "user"})
+    short = f"The first {frames.top:,} of each counter."
+    notes = [short if (leading["rank"] == frames.top).any() else "" for leading in (machines, users)]
     return [
-        Table("By project", counters.assign(mean_per_slot=(counters["total"] / counters["slots"]).astype("Float64"))),
-        Table("Leading machines", machines),
-        Table("Leading users", users, "At the end of the ledger, whatever the period."),
+        Table(
+            "By project",
+            counters.assign(mean_per_slot=(counters["total"] / counters["slots"]).astype("Float64")),
+            sums=None,
+        ),
+        Table("Leading machines", machines, notes[0], None),
+        Table("Leading users", users, f"At the end of the ledger, whatever the period. {notes[1]}".rstrip(), None),
     ]

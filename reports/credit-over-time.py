@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from cpsim.accounting.blocks import Block
 
 SLOTS = ["allocated", "claimed", "discarded", "expired"]
+CREDITS = {"credits": "period_credits"}
+SUMS = {name: f"period_{name}" for name in SLOTS}
 
 
 def build(frames: Accounts) -> list[Block]:
@@ -26,13 +28,16 @@ def build(frames: Accounts) -> list[Block]:
             "start_at",
             ["cumulative_credits"],
         ),
-        Figure("Credits granted", fine[["project", "start_at", "credits"]], "bars", "start_at", ["credits"]),
-        Figure("Slots settled", fine[["project", "start_at", *SLOTS]], "stacked", "start_at", SLOTS[1:]),
+        Figure(
+            "Credits granted", fine[["project", "start_at", "credits"]], "bars", "start_at", ["credits"], sums=CREDITS
+        ),
+        Figure("Slots settled", fine[["project", "start_at", *SLOTS]], "stacked", "start_at", SLOTS[1:], sums=SUMS),
         *(
             Table(
                 f"By {every}",
                 frames.over_time(every)[["project", "start_at", *SLOTS, "credits", "cumulative_credits"]],
                 f"As clocks in {frames.timezone.key} have it; intervals in which nothing happened are left out.",
+                SUMS | CREDITS,
             )
             for every in ("hour", "day", "week")
         ),

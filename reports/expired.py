@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cpsim.accounting import Figure, Note, Table
+from cpsim.accounting import Figure, Note, Table, first_of
 
 if TYPE_CHECKING:
     from cpsim.accounting import Accounts
@@ -27,12 +27,26 @@ def build(frames: Accounts) -> list[Block]:
         return [Note("No slot expired within the period.")]
     last = frames.query(LAST, (frames.top,))
     last = last.assign(allocated_at=frames.when(last["allocated_us"]), expired_at=frames.when(last["expires_us"]))
-    projects = frames.projects[["project", "allocated", "expired"]]
+    projects = frames.projects[["project", "allocated", "expired", "period_expired"]]
+    there = int(projects["period_expired"].sum())
     return [
         Table(
             "By project",
             projects.assign(expired_percent=(100 * projects["expired"] / projects["allocated"]).astype("Float64")),
+            sums={name: name for name in ("allocated", "expired", "period_expired")},
         ),
-        Figure("Over time", expired[["project", "start_at", "expired"]], "bars", "start_at", ["expired"]),
-        Table("The last to expire", last[["project", "slot", "allocated_at", "expired_at", "allowed_s"]]),
+        Figure(
+            "Over time",
+            expired[["project", "start_at", "expired"]],
+            "bars",
+            "start_at",
+            ["expired"],
+            sums={"expired": "period_expired"},
+        ),
+        Table(
+            "The last to expire",
+            last[["project", "slot", "allocated_at", "expired_at", "allowed_s"]],
+            first_of(frames.top, there),
+            None,
+        ),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cpsim.accounting import Figure, Note, Table
+from cpsim.accounting import Figure, Note, Table, first_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,17 +29,22 @@ def build(frames: Accounts) -> list[Block]:
             )
         )
     for kind, holders in (("machine", frames.machines), ("user", frames.users)):
-        ranked = _ranked(holders, kind).head(frames.top)
+        ranked = _ranked(holders, kind)
+        others = f"{ranked['credits'].iloc[frames.top :].sum():,} credits"
+        note = f"{since} {first_of(frames.top, len(ranked), others)}".rstrip()
         columns = ["rank", "rank_change", "project", kind, "credits", "recent_credits_a_day", "claimed"]
         if kind == "machine":
             columns.insert(4, "user")
-        blocks.append(Figure(f"Leading {kind}s", ranked[columns], "ranking", kind, ["credits"], since))
+        leading = ranked[columns].head(frames.top)
+        blocks.append(Figure(f"Leading {kind}s", leading, "ranking", kind, ["credits"], note, None))
         recent = holders.nlargest(frames.top, "recent_credits_a_day")
         recent = recent.assign(rank=range(1, len(recent) + 1)).astype({"rank": "Int64"})
         shown = ["rank", "project", kind, "recent_credits_a_day", "credits"]
-        blocks.append(Table(f"Leading {kind}s by recent average credit", recent[shown]))
+        note = first_of(frames.top, len(holders))
+        blocks.append(Table(f"Leading {kind}s by recent average credit", recent[shown], note, None))
     projects = frames.projects.sort_values("credits", ascending=False)
-    blocks.append(Table("Projects", projects[["project", "credits", "recent_credits_a_day", "machines", "users"]]))
+    columns = ["project", "credits", "recent_credits_a_day", "machines", "users"]
+    blocks.append(Table("Projects", projects[columns], sums={name: name for name in ("credits", "machines", "users")}))
     return blocks
 
 

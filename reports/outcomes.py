@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from cpsim.accounting import Figure, Table
+from cpsim.accounting import Figure, Table, first_of
 
 if TYPE_CHECKING:
     from cpsim.accounting import Accounts
     from cpsim.accounting.blocks import Block
 
 ENDS = ["claimed", "discarded", "expired"]
+SUMS = {end: f"period_{end}" for end in ENDS}
 
 
 def build(frames: Accounts) -> list[Block]:
@@ -28,15 +29,16 @@ def build(frames: Accounts) -> list[Block]:
     total = reasons.groupby("project")["slots"].transform("sum")
     hours = frames.over_time("hour")
     by_hour = hours.assign(hour_of_day=hours["start_at"].dt.hour).groupby("hour_of_day", as_index=False)[ENDS].sum()
-    machines = frames.machines.nlargest(frames.top, "claimed")
+    machines = frames.machines.sort_values("claimed", ascending=False, kind="stable")
     return [
-        Figure("Ends", shares, "ranking", "project", ENDS, "Of the slots that were settled within the period."),
+        Figure("Ends", shares, "ranking", "project", ENDS, "Of the slots that were settled within the period.", SUMS),
         Figure(
             "Discards by reason",
             reasons.assign(percent=(100 * reasons["slots"] / total).astype("Float64")),
             "ranking",
             "reason",
             ["slots"],
+            sums={"slots": "period_discarded"},
         ),
         Figure(
             "Ends by hour of the day",
@@ -45,10 +47,21 @@ def build(frames: Accounts) -> list[Block]:
             "hour_of_day",
             ENDS,
             f"As clocks in {frames.timezone.key} have it.",
+            SUMS,
         ),
         Table(
             "Claims by machine",
-            machines[["project", "machine", "user", "claimed", "credits", "turnaround_s"]],
-            "A discard names no machine, so a machine's discards cannot be told.",
+            machines[["project", "machine", "user", "claimed", "credits", "turnaround_s"]].head(frames.top),
+            _about_machines(frames, machines),
+            None,
         ),
     ]
+
+
+def _about_machines(frames: Accounts, machines: pd.DataFrame) -> str:
+    sentences = ["A discard names no machine, so a machine's discards cannot be told."]
+    if frames.projects["claimed"].sum() > frames.projects["period_claimed"].sum():
+        sentences.append("Claims before the period count.")
+    others = machines[frames.top :]
+    rest = f"{others['claimed'].sum():,} claims and {others['credits'].sum():,} credits"
+    return " ".join([*sentences, first_of(frames.top, len(machines), rest)]).rstrip()

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cpsim.accounting import Figure, Note, Table
+from cpsim.accounting import Figure, Note, Table, first_of
 
 if TYPE_CHECKING:
     from cpsim.accounting import Accounts
     from cpsim.accounting.blocks import Block
 
+SUMS = {
+    "slots": "outstanding",
+    **{name: f"Liability: {name}" for name in ("least_credits", "most_credits", "slots_without_limit")},
+}
 OLDEST = """
 SELECT project, slot, allocated_us, expires_us, (getvariable('until_us') - allocated_us) / 1e6 AS age_s,
     coalesce(credits, min, 0) AS least_credits, coalesce(credits, max) AS most_credits
@@ -33,6 +37,7 @@ def build(frames: Accounts) -> list[Block]:
             sums.rename(columns={"unlimited": "slots_without_limit"}),
             "The least and the most credits that claims of these slots can still cost. A slot without a maximum can "
             "cost any number: such slots are counted apart, and are not in the most.",
+            SUMS,
         ),
         Figure(
             "By age",
@@ -42,9 +47,12 @@ def build(frames: Accounts) -> list[Block]:
             "ranking",
             "age",
             ["slots"],
+            sums=SUMS,
         ),
         Table(
             "The oldest",
             oldest[["project", "slot", "allocated_at", "expires_at", "age_s", "least_credits", "most_credits"]],
+            first_of(frames.top, int(sums["slots"].sum())),
+            None,
         ),
     ]

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cpsim.accounting import Note, Table
-from cpsim.accounting.reconciliation import NO_DIFFERENCE
+import pandas as pd
+
+from cpsim.accounting import Note, Table, first_of
+from cpsim.accounting.reconciliation import NO_DIFFERENCE, NOT_COMPARED
 
 if TYPE_CHECKING:
     from cpsim.accounting import Accounts
@@ -32,11 +34,13 @@ def build(frames: Accounts) -> list[Block]:
         ),
         Table(
             "By finding",
-            totals,
+            pd.concat([totals, frames.query(NOT_COMPARED)], ignore_index=True),
             "Of the whole ledger, whatever the period. What a claim was due follows from the slot's terms and from "
             "what it asked for.",
+            None,
         ),
     ]
     if slots:
-        blocks.append(Table("Slots that differ", frames.differences()))
+        found = frames.differences()
+        blocks.append(Table("Slots that differ", found, first_of(len(found), slots), None))
     return blocks

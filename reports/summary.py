@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from cpsim.accounting.blocks import Block
 
 STATES = ["claimed", "discarded", "expired", "outstanding"]
+TOTALS = ("credits", "period_credits", "machines", "users")
 
 
 def build(frames: Accounts) -> list[Block]:
@@ -27,24 +28,43 @@ def build(frames: Accounts) -> list[Block]:
             credit,
             "Credits without owner wait on machines that no user is linked to, and are among the credits. The recent "
             "average is BOINC's: credits a day, of which what is a week old counts half.",
+            {**{name: name for name in TOTALS}, "credits_without_owner": "waiting_credits"},
         ),
-        Figure("Slots by state", slots, "ranking", "project", STATES, "As they were at the end of the period."),
+        Figure(
+            "Slots by state",
+            slots,
+            "ranking",
+            "project",
+            STATES,
+            "As they were at the end of the period.",
+            {name: name for name in ("allocated", *STATES)},
+        ),
         Figure(
             "Credits granted",
             frames.over_time()[["project", "start_at", "credits", "cumulative_credits"]],
             "area",
             "start_at",
             ["cumulative_credits"],
+            sums={"credits": "period_credits"},
         ),
-        Table("What decided the credits", frames.rules, _about_rules(frames)),
-        Table("Time", spans[["project", "first_at", "last_at", "period_allocated", "period_claimed"]]),
+        Table(
+            "What decided the credits",
+            frames.rules,
+            _about_rules(frames),
+            {"slots": "period_claimed", "credits": "period_credits"},
+        ),
+        Table(
+            "Time",
+            spans[["project", "first_at", "last_at", "period_allocated", "period_claimed"]],
+            sums={name: name for name in ("period_allocated", "period_claimed")},
+        ),
     ]
     if projects["refused"].notna().any():
-        blocks.append(Table("Commands refused", projects[["project", "refused"]]))
+        blocks.append(Table("Commands refused", projects[["project", "refused"]], sums={"refused": "refused"}))
     return blocks
 
 
 def _about_rules(frames: Accounts) -> str:
     if frames.has_claims:
-        return "From the terms of the slots, and what claims asked for."
+        return "From the terms of the slots, and what claims asked for, where the journal has them."
     return "From the terms of the slots alone: without a journal, nothing says what claims asked for."

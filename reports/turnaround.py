@@ -19,6 +19,12 @@ WHAT = {
     "waited": "Wait: turnaround without the CPU time of job/cpuusage",
     "outstanding": "Age of outstanding slots",
 }
+SUMS = {
+    "claimed": {"slots": "period_claimed"},
+    "discarded": {"slots": "period_discarded"},
+    "waited": None,
+    "outstanding": {"slots": "outstanding"},
+}
 
 
 def build(frames: Accounts) -> list[Block]:
@@ -29,7 +35,11 @@ def build(frames: Accounts) -> list[Block]:
     for what, title in WHAT.items():
         quantiles = frames.quantiles(what)
         if not quantiles.empty:
-            blocks.append(Table(title, quantiles, "Quantiles are exact to about one percent."))
+            note = "Quantiles are exact to about one percent."
+            if what == "waited":
+                counted, claimed = quantiles["slots"].sum(), frames.projects["period_claimed"].sum()
+                note += f" {counted:,} of {claimed:,} claimed slots have the counter."
+            blocks.append(Table(title, quantiles, note, SUMS[what]))
             if what in {"claimed", "waited"}:
                 blocks.append(_distribution(frames, what, f"{title.partition(':')[0]}, distribution"))
     return blocks
@@ -45,4 +55,4 @@ def _distribution(frames: Accounts, what: str, title: str) -> Figure:
     slots = np.bincount(place, weights=bins["slots"].to_numpy(float), minlength=len(edges)).astype(np.int64)
     shown = pd.DataFrame({"from_s": edges[:-1], "to_s": edges[1:], "slots": pd.array(slots[:-1], dtype="Int64")})
     note = f"{int(slots[-1]):,} slots that took longer are not shown."
-    return Figure(title, shown, "bars", "from_s", ["slots"], note)
+    return Figure(title, shown, "bars", "from_s", ["slots"], note, None)

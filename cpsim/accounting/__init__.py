@@ -6,7 +6,7 @@ from cpsim.system.extras import require
 require("report", "cpsim.accounting")
 
 from cpsim.accounting.accounts import Accounts
-from cpsim.accounting.blocks import Figure, Note, Report, Table
+from cpsim.accounting.blocks import Figure, Note, Report, Table, first_of
 from cpsim.accounting.building import build
 
-__all__ = ["Accounts", "Figure", "Note", "Report", "Table", "build"]
+__all__ = ["Accounts", "Figure", "Note", "Report", "Table", "build", "first_of"]

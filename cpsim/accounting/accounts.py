@@ -10,11 +10,9 @@ from __future__ import annotations
 import tempfile
 from contextlib import contextmanager
 from dataclasses import replace
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 import duckdb
 import pandas as pd
@@ -24,7 +22,7 @@ from cpsim.accounting import conservation, intervals, queries, reconciliation
 from cpsim.accounting.books import MEMORY_MB, Books
 from cpsim.accounting.engines import Cluster, Engine, Here
 from cpsim.accounting.sources import Source, gather
-from cpsim.errors import Problem, WrongUsage
+from cpsim.errors import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,7 +31,8 @@ if TYPE_CHECKING:
 
 WEEK_US: Final = 7 * 86_400_000_000
 BUCKETS_US: Final = (1_000, 10_000, 100_000, 1_000_000, 60_000_000, 900_000_000)
-"""Widths of the shortest interval told apart; a quarter of an hour fits the days of every time zone."""
+"""Widths of the shortest interval told apart; a quarter of an hour fits the days of every time zone, but
+for a few of the past on which clocks were changed at one minute past midnight."""
 MOST_BUCKETS: Final = 2_000
 INTEGERS: Final = {kind: pd.Int64Dtype() for kind in (pa.int8(), pa.int16(), pa.int32(), pa.int64())}
 
@@ -53,7 +52,7 @@ class Accounts:
     def __init__(self, source: Source, books: Books, engine: Engine, spill: Path, memory_mb: int) -> None:
         self.source = source
         self.books = books
-        self.timezone = ZoneInfo("UTC")
+        self.timezone = intervals.find_zone("UTC")
         self.top = 10
         self.subjects: tuple[str, ...] = ()
         self.against: Accounts | None = None
@@ -82,8 +81,9 @@ class Accounts:
 
         Args:
             where: a path, or a URL.
-            since: begin of the period, such as "2026-03-01" or "2026-03-01T12:00", in `timezone` unless it has one of
-                its own; by default that of the ledger.
+            since: begin of the period, an ISO date such as "2026-03-01", which is the start of that day, or a date
+                and time such as "2026-03-01T12:00" or "2026-03-01T12:00:00.5+01:00"; in `timezone` unless it has an
+                offset of its own; by default that of the ledger.
             until: its end, which is not part of it; by default that of the ledger.
             projects: ids of those that count; by default all.
             timezone: a name such as "Europe/Zurich".
@@ -96,13 +96,9 @@ class Accounts:
             Problem: there are no accounts, they are damaged or in use, or an argument makes no sense; it is a
                 WrongUsage if a time or a time zone is none.
         """
-        try:
-            zone = ZoneInfo(timezone)
-        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-            close = get_close_matches(timezone, available_timezones(), n=1)
-            hint = f"did you mean {close[0]}?" if close else "expected a name such as UTC or Europe/Zurich"
-            raise WrongUsage(f'no time zone "{timezone}": {hint}') from error
-        since_us, until_us = _moment("since", since, zone), _moment("until", until, zone)
+        zone = intervals.find_zone(timezone)
+        since_us = None if since is None else intervals.moment_us("since", since, zone)
+        until_us = None if until is None else intervals.moment_us("until", until, zone)
         folder = tempfile.TemporaryDirectory(prefix="cpsim-report-")
         try:
             source = gather(where, Path(folder.name), token)
@@ -182,14 +178,15 @@ class Accounts:
         """A row per project: its slots by state and credits, at the period's end and within it.
 
         Columns: project, allocated, outstanding, claimed, discarded, expired, credits, period_allocated,
-        period_claimed, period_credits, refused (commands, where the server told), machines, users, waiting_credits,
+        period_claimed, period_discarded, period_expired, period_credits, refused (commands, where the server told),
+        machines, users, waiting_credits (of the credits, those that no user had at the ledger's end),
         recent_credits_a_day (sum over its machines), first_us, last_us.
         """
         refused = pd.DataFrame(
             [(project, counts["refused"]) for project, counts in (self.source.totals or {}).items()],
             columns=["project", "refused"],
         ).astype({"project": "str", "refused": "Int64"})
-        found = self._frame(queries.PROJECTS, "project_sums", "machine_averages")
+        found = self._frame(queries.PROJECTS, "project_sums", "grant_sums", "machine_averages")
         return found.merge(refused, on="project", how="left")
 
     @cached_property
@@ -197,10 +194,11 @@ class Accounts:
         """A row per machine and project, those with most credits first.
 
         Columns: project, machine, user (missing: nobody), claimed (slots), credits (at the period's end),
-        period_credits, earlier_credits (at the time ranks are compared with), waiting_credits (at the ledger's end),
-        recent_credits_a_day, earlier_recent_credits_a_day, first_us and last_us (its grants), turnaround_s (mean),
-        ranged (claims of slots with a range), at_max (of these, granted the maximum), against_terms (grants that the
-        slot's terms do not allow), unexplained_credits (held, but granted by no slot that is there).
+        period_credits, earlier_credits (at the time ranks are compared with), waiting_credits (of the credits, those
+        that no user had at the ledger's end), recent_credits_a_day, earlier_recent_credits_a_day, first_us and last_us
+        (its grants), turnaround_s (mean), ranged (claims of slots with a range), at_max (of these, granted the
+        maximum), against_terms (grants that the slot's terms do not allow), unexplained_credits (held, but granted by
+        no slot that is there).
         """
         return self._frame(queries.MACHINES, "grant_sums", "machine_averages")
 
@@ -292,16 +290,18 @@ class Accounts:
     def reconciliation(self) -> pd.DataFrame | None:
         """A row per kind of finding when the client's journal is compared with the ledger.
 
-        None without a journal, or if it is of several projects, whose slots have ids in common.
+        None without a journal, if it is of a project that does not count, or of several projects, whose slots have ids
+        in common.
 
         Columns: finding, slots, acknowledged_credits, granted_credits, difference_credits.
         """
         run = self.source.run or {}
-        if self.source.journal is None or run.get("projects"):
+        project, chosen = run.get("project"), self.books.projects
+        if self.source.journal is None or run.get("projects") or (chosen and project and project not in chosen):
             return None
         prefix = run.get("slot_prefix")
         with _told(self.source.name):
-            reconciliation.reconcile(self._database, run.get("project"), "" if prefix is None else f"{prefix}-")
+            reconciliation.reconcile(self._database, project, "" if prefix is None else f"{prefix}-")
         return self.query(reconciliation.TOTALS)
 
     # -- frames with arguments ---------------------------------------------------------------------------------------
@@ -431,20 +431,6 @@ class Accounts:
 def frame(table: pa.Table) -> pd.DataFrame:
     """An Arrow table as pandas, whole numbers as `Int64`."""
     return table.to_pandas(types_mapper=INTEGERS.get)
-
-
-def _moment(name: str, text: str | None, zone: ZoneInfo) -> int | None:
-    """A time as microseconds."""
-    if text is None:
-        return None
-    try:
-        moment = pd.Timestamp(text)
-        if moment.tzinfo is None:
-            moment = moment.tz_localize(zone)
-        microseconds: int = int(moment.timestamp()) * 1_000_000 + moment.microsecond
-    except (ValueError, TypeError) as error:
-        raise WrongUsage(f'{name} = "{text}" is not a time: expected 2026-03-01 or 2026-03-01T12:00+01:00') from error
-    return microseconds
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
 
@@ -21,11 +21,16 @@ class Table:
         title: what they are.
         frame: one row per what the title says, with units last in the columns' names; its index is not shown.
         note: what a reader must know to read it right, in a sentence or two.
+        sums: the columns that break a figure down, each with the name of that figure: a column of `Accounts.projects`
+            ("against.COLUMN": of the accounts compared with), or "TITLE: COLUMN" of the same report. Their rows add up
+            to it, project by project where there is a column of projects. None where rows are no breakdown, such as
+            those of a list of the leading ones.
     """
 
     title: str
     frame: pd.DataFrame
     note: str = ""
+    sums: Mapping[str, str] | None = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +43,7 @@ class Figure:
         kind: "line" or "area" over `x`; "bars" or "stacked" for each `x`; "ranking", bars that lie.
         x: the column of times, numbers or names.
         y: the columns of numbers.
-        note: as of a table.
+        note, sums: as of a table.
     """
 
     title: str
@@ -47,6 +52,7 @@ class Figure:
     x: str
     y: Sequence[str]
     note: str = ""
+    sums: Mapping[str, str] | None = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,19 @@ class Note:
 
 
 Block = Table | Figure | Note
+
+
+def first_of(shown: int, there: int, rest: str = "") -> str:
+    """What a list leaves out, in a sentence for its note; nothing if it is whole.
+
+    Args:
+        shown: rows of the list.
+        there: how many there are.
+        rest: what the others have, such as "1,200 credits".
+    """
+    if shown >= there:
+        return ""
+    return f"The first {shown:,} of {there:,}{f'; the others have {rest}' if rest else ''}."
 
 
 @dataclass(frozen=True, slots=True)

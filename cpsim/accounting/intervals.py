@@ -1,14 +1,27 @@
-"""Hours, days and weeks as clocks of a time zone have them."""
+"""Moments, hours, days and weeks as clocks of a time zone have them."""
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_left
+from datetime import UTC, date, datetime, time, timedelta
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 import pandas as pd
 
-if TYPE_CHECKING:
-    from zoneinfo import ZoneInfo
+from cpsim.errors import WrongUsage
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+DATE: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+MOMENT: Final = re.compile(
+    r"\d{4}-\d\d-\d\d[T ]([01]\d|2[0-3]):\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:\d\d(:\d\d)?)?", re.ASCII
+)
+"""ISO 8601's extended format and nothing else, whichever other forms a Python release reads; or a space for the T."""
 SECOND_US: Final = 1_000_000
 HOUR_US: Final = 3_600 * SECOND_US
 DAY_US: Final = 24 * HOUR_US
@@ -18,6 +31,71 @@ SHORT_US: Final = (
 )
 MOST: Final = 150
 """Intervals that a chart can show."""
+
+
+def find_zone(name: str) -> ZoneInfo:
+    """The time zone of a name.
+
+    Raises:
+        WrongUsage: there is none, or this machine has no time zones at all.
+    """
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError, TypeError) as error:
+        known = available_timezones()
+        if not known:
+            raise WrongUsage(
+                f'timezone = "{name}": this machine has no data of time zones: install tzdata, a package of the '
+                "system, or pip install tzdata"
+            ) from error
+        close = get_close_matches(str(name), known, n=1)
+        hint = f"did you mean {close[0]}?" if close else "expected a name such as UTC or Europe/Zurich"
+        raise WrongUsage(f'timezone = "{name}": no time zone "{name}": {hint}') from error
+
+
+def moment_us(name: str, text: str, zone: ZoneInfo) -> int:
+    """A time in microseconds since 1970, UTC.
+
+    Args:
+        name: of the option or argument, for messages.
+        text: a date, which means the start of that day (see `day_start_us`), or a date and a time; ISO 8601.
+        zone: whose clocks count where the text has no offset.
+
+    Raises:
+        WrongUsage: it is something else, is finer than microseconds, or the zone's clocks show it twice or never.
+    """
+    place = f'{name} = "{text}"'
+    try:
+        moment = datetime.fromisoformat(text) if DATE.fullmatch(text) or MOMENT.fullmatch(text) else None
+    except (ValueError, TypeError):
+        moment = None
+    if moment is None:
+        raise WrongUsage(
+            f"{place} is not a time: expected an ISO date, such as 2026-03-01, or an ISO date and time down to "
+            "microseconds, such as 2026-03-01T12:00 or 2026-03-01T12:00:00.5+01:00"
+        )
+    if DATE.fullmatch(text):
+        return day_start_us(moment.date(), zone)
+    if moment.tzinfo is not None:
+        return _since_1970_us(moment)
+    first, second = (moment.replace(tzinfo=zone, fold=fold) for fold in (0, 1))
+    if first.utcoffset() != second.utcoffset():
+        happens = "comes twice" if _since_1970_us(first) < _since_1970_us(second) else "is skipped"
+        offsets = " or ".join(one.isoformat()[len(moment.isoformat()) :] for one in (first, second))
+        raise WrongUsage(f"{place} {happens} in {zone.key}: add its offset, {offsets}")
+    return _since_1970_us(first)
+
+
+def day_start_us(day: date, zone: ZoneInfo) -> int:
+    """The first moment, in microseconds since 1970, at which the date in a zone is this day.
+
+    That is the first midnight where there are two; the end of the gap where midnight is skipped; and the start of the
+    next day where a whole day is.
+    """
+    first, second = (_since_1970_us(datetime.combine(day, time(fold=fold), zone)) for fold in (0, 1))
+    if first <= second:
+        return first
+    return _first_us(second, first, lambda moment: moment.astimezone(zone).date() >= day)
 
 
 def starts(moments_us: pd.Series, zone: ZoneInfo, every: str) -> pd.Series:
@@ -36,12 +114,39 @@ def starts(moments_us: pd.Series, zone: ZoneInfo, every: str) -> pd.Series:
             if span_us <= width_us * MOST:
                 return moments_us // width_us * width_us
         every = "hour" if span_us <= MOST * HOUR_US else "day" if span_us <= 3 * MOST * DAY_US else "week"
-    local = pd.to_datetime(moments_us, unit="us", utc=True).dt.as_unit("us").dt.tz_convert(zone)
-    wall = local.dt.tz_localize(None)
+    wall = _wall_clock(moments_us, zone)
     if every == "hour":  # twice the same one when clocks are set back
-        return moments_us - (wall.astype("int64") % HOUR_US)
+        return _hour_starts(moments_us, wall.astype("int64"), zone)
     days = wall.dt.floor("D")
     if every == "week":
         days -= pd.to_timedelta(days.dt.day_of_week, unit="D")
-    begun = days.dt.tz_localize(zone, ambiguous=True, nonexistent="shift_forward")
-    return begun.dt.tz_convert("UTC").dt.as_unit("us").astype("int64").astype("Int64")
+    return days.map({day: day_start_us(day.date(), zone) for day in days.unique()}).astype("Int64")
+
+
+def _hour_starts(moments_us: pd.Series, wall_us: pd.Series, zone: ZoneInfo) -> pd.Series:
+    """When the hours began: where clocks were changed within one, its rest is an hour of its own."""
+    begun = moments_us - wall_us % HOUR_US
+
+    def changed_us(place: Hashable) -> int:
+        offset = timedelta(microseconds=int(wall_us[place] - moments_us[place]))
+        limits_us = int(begun[place]), int(moments_us[place])
+        return _first_us(*limits_us, lambda moment: moment.astimezone(zone).utcoffset() == offset)
+
+    for place in begun.index[_wall_clock(begun, zone).astype("int64") - begun != wall_us - moments_us]:
+        begun[place] = changed_us(place)
+    return begun.astype("Int64")
+
+
+def _wall_clock(moments_us: pd.Series, zone: ZoneInfo) -> pd.Series:
+    return pd.to_datetime(moments_us, unit="us", utc=True).dt.as_unit("us").dt.tz_convert(zone).dt.tz_localize(None)
+
+
+def _since_1970_us(moment: datetime) -> int:
+    return (moment - EPOCH) // timedelta(microseconds=1)
+
+
+def _first_us(begin_us: int, end_us: int, holds: Callable[[datetime], bool]) -> int:
+    """The first whole second after `begin_us` from which on something holds; at the latest `end_us`."""
+    seconds = range(begin_us // SECOND_US, end_us // SECOND_US)
+    found = bisect_left(seconds, True, key=lambda second: holds(EPOCH + timedelta(seconds=second)))  # noqa: FBT003
+    return min(end_us, (begin_us // SECOND_US + found) * SECOND_US)

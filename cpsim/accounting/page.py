@@ -47,7 +47,7 @@ def html(accounts: Accounts, reports: Sequence[Report]) -> str:
         made=datetime.now(accounts.timezone),
         version=version("creditpiggy-sim"),
         notices=notices(accounts),
-        tiles=[(heading(name), human_text(int(projects[name].sum()))) for name in TILES],
+        tiles=[(heading(name), _total(projects[name])) for name in TILES],
         balanced=accounts.balanced,
         balance=balance(accounts),
         checks=_table(accounts.checks, 10_000),
@@ -61,6 +61,11 @@ def html(accounts: Accounts, reports: Sequence[Report]) -> str:
             for report in reports
         ],
     )
+
+
+def _total(counts: pd.Series) -> str:
+    known = counts.dropna()
+    return human_text(0 if counts.empty else None if known.empty else int(known.sum()))
 
 
 def _block(block: Block, accounts: Accounts) -> dict[str, Any]:

@@ -11,10 +11,15 @@ PROJECTS: Final = """
 WITH holders AS (
     SELECT project, count(*) FILTER (kind = 'machine') AS machines, count(*) FILTER (kind = 'user') AS users,
         coalesce(sum(waiting_credits), 0)::BIGINT AS waiting_credits FROM accounts GROUP BY project
+), later AS (
+    SELECT project, sum(after_credits)::BIGINT AS waiting_credits FROM grant_sums WHERE user IS NULL GROUP BY project
 ), averages AS (SELECT project, sum(recent) AS recent FROM machine_averages GROUP BY project)
 SELECT p.project, allocated, outstanding, claimed, discarded, expired, credits, period_allocated, period_claimed,
-    period_credits, machines, users, waiting_credits, coalesce(recent, 0) AS recent_credits_a_day, first_us, last_us
-FROM project_sums p LEFT JOIN holders h ON p.project = h.project LEFT JOIN averages a ON p.project = a.project
+    period_discarded, period_expired, period_credits, machines, users,
+    h.waiting_credits - coalesce(l.waiting_credits, 0) AS waiting_credits, coalesce(recent, 0) AS recent_credits_a_day,
+    first_us, last_us
+FROM project_sums p LEFT JOIN holders h ON p.project = h.project LEFT JOIN later l ON p.project = l.project
+LEFT JOIN averages a ON p.project = a.project
 ORDER BY p.project
 """
 
@@ -22,13 +27,14 @@ MACHINES: Final = """
 WITH held AS (SELECT * FROM accounts WHERE kind = 'machine'), sums AS (
     SELECT project, machine, sum(COLUMNS(* EXCLUDE (project, machine, user, first_us, last_us, turnaround_s)))::BIGINT,
         min(first_us) AS first_us, max(last_us) AS last_us, sum(turnaround_s) AS turnaround_s,
-        sum(before_credits + period_credits + after_credits)::BIGINT AS granted
+        sum(before_credits + period_credits + after_credits)::BIGINT AS granted,
+        sum(after_credits) FILTER (user IS NULL)::BIGINT AS waiting_later
     FROM grant_sums GROUP BY project, machine
 )
 SELECT coalesce(h.project, s.project) AS project, coalesce(h.id, s.machine) AS machine, h.user,
     coalesce(claimed, 0) AS claimed, coalesce(h.credits, granted) - coalesce(after_credits, 0) AS credits,
     coalesce(period_credits, 0) AS period_credits, coalesce(earlier_credits, 0) AS earlier_credits,
-    h.waiting_credits, coalesce(recent, 0) AS recent_credits_a_day,
+    h.waiting_credits - coalesce(waiting_later, 0) AS waiting_credits, coalesce(recent, 0) AS recent_credits_a_day,
     coalesce(earlier_recent, 0) AS earlier_recent_credits_a_day, first_us, last_us,
     turnaround_s / nullif(claimed, 0) AS turnaround_s, coalesce(ranged, 0) AS ranged, coalesce(at_max, 0) AS at_max,
     coalesce(against_terms, 0) AS against_terms, h.credits - coalesce(granted, 0) AS unexplained_credits
@@ -84,9 +90,7 @@ SELECT project, start_us, coalesce(sum(slots) FILTER (event = 'allocated'), 0)::
     coalesce(sum(slots) FILTER (event = 'claimed'), 0)::BIGINT AS claimed,
     coalesce(sum(slots) FILTER (event = 'discarded'), 0)::BIGINT AS discarded,
     coalesce(sum(slots) FILTER (event = 'expired'), 0)::BIGINT AS expired, sum(credits)::BIGINT AS credits
-FROM time_sums
-WHERE start_us + getvariable('bucket_us') > getvariable('since_us')
-GROUP BY project, start_us ORDER BY project, start_us
+FROM time_sums GROUP BY project, start_us ORDER BY project, start_us
 """
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from cpsim.accounting.books import DUE, RULE
+from cpsim.accounting.rollups import PERIOD
 
 if TYPE_CHECKING:
     import duckdb
@@ -18,6 +19,8 @@ APPLIED: Final = "a reply was lost: the command was applied"
 LOST: Final = "a reply was lost: the command was not applied"
 NO_DIFFERENCE: Final = (AGREES, APPLIED, LOST)
 """What is no difference: a command whose reply was lost may have been applied or not."""
+OTHERS: Final = "not of this run"
+"""Slots that the journal does not know and whose ids are not the run's: they are not compared."""
 UNSURE: Final = "counters of several commands"
 
 SENT: Final = """
@@ -42,7 +45,8 @@ FINDING: Final = f"""CASE
     WHEN state = 'claimed' AND claims = 1 AND flags IN (3, 11) AND machine = claimant AND granted = due
         AND held IS NOT DISTINCT FROM counters THEN '{AGREES}'
     WHEN absent THEN if(flags & 7 > 0, 'acknowledged, but the ledger has no such slot', '{AGREES}')
-    WHEN unsent THEN 'in the ledger, but the journal has no such slot'
+    WHEN unsent THEN if(starts_with(slot, getvariable('run_prefix')),
+        'in the ledger, but the journal has no such slot', '{OTHERS}')
     WHEN claims > 1 THEN 'claims acknowledged more than once'
     WHEN flags & 6 = 6 THEN 'both a claim and a discard acknowledged'
     WHEN claims > 0 AND state <> 'claimed' THEN 'claim acknowledged, but the slot is ' || state
@@ -68,11 +72,10 @@ WITH ours AS (
         s.slot IS NULL AS unsent, if(claims > 0, coalesce(o.credits, {DUE}), 0) AS due
     FROM ({SENT}) s FULL JOIN ours o ON s.slot = o.slot
 ), judged AS (
-    SELECT {FINDING} AS finding, if(state = 'claimed' AND settled_us >= getvariable('since_us')
-            AND settled_us < getvariable('until_us'), {RULE}, NULL) AS rule,
-        if(finding IN {NO_DIFFERENCE!r}, NULL, slot) AS slot, project, due,
+    SELECT {FINDING} AS finding, if(state = 'claimed' AND {PERIOD}, {RULE}, NULL) AS rule,
+        if(finding IN {(*NO_DIFFERENCE, OTHERS)!r}, NULL, slot) AS slot, project, due,
         if(state = 'claimed', granted, 0) AS granted
-    FROM joined WHERE NOT unsent OR starts_with(slot, getvariable('run_prefix'))
+    FROM joined
 )
 SELECT finding, rule, project, slot, count(*) AS slots, coalesce(sum(due), 0)::BIGINT AS acknowledged_credits,
     coalesce(sum(granted), 0)::BIGINT AS granted_credits
@@ -98,21 +101,37 @@ DROP TABLE unsure;
 """
 """Counters that came in several commands, or in another order, are added up name by name."""
 
-TOTALS: Final = """
+TOTALS: Final = f"""
 SELECT finding, sum(slots)::BIGINT AS slots, sum(acknowledged_credits)::BIGINT AS acknowledged_credits,
     sum(granted_credits)::BIGINT AS granted_credits,
     sum(granted_credits)::BIGINT - sum(acknowledged_credits)::BIGINT AS difference_credits
-FROM compared GROUP BY finding ORDER BY slots DESC, finding
+FROM compared WHERE finding <> '{OTHERS}' GROUP BY finding ORDER BY slots DESC, finding
 """
 
-RULES: Final = """
+NOT_COMPARED: Final = f"""
+SELECT '{OTHERS}: not compared' AS finding, sum(slots)::BIGINT AS slots, sum(credits)::BIGINT AS granted_credits
+FROM (
+    SELECT slots, granted_credits AS credits FROM compared WHERE finding = '{OTHERS}'
+    UNION ALL
+    SELECT 1, if(state = 'claimed', granted, 0) FROM ledger WHERE project <> getvariable('run_project')
+) HAVING sum(slots) > 0
+"""
+"""The rest of the ledger, if there is any; `TOTALS` leaves it out."""
+
+RULES: Final = f"""
 SELECT project, rule, sum(slots)::BIGINT AS slots, sum(granted_credits)::BIGINT AS credits
-FROM compared WHERE rule IS NOT NULL GROUP BY project, rule ORDER BY project, slots DESC, rule
+FROM (
+    SELECT project, rule, slots, granted_credits FROM compared WHERE rule IS NOT NULL
+    UNION ALL
+    SELECT project, {RULE}, 1, granted FROM (
+        SELECT *, NULL AS asked, NULL AS defaulted FROM ledger
+        WHERE project <> getvariable('run_project') AND state = 'claimed' AND {PERIOD})
+) GROUP BY project, rule ORDER BY project, slots DESC, rule
 """
 
 DIFFERENCES: Final = f"""
 WITH differing AS (
-    SELECT slot, finding, acknowledged_credits FROM compared WHERE finding NOT IN {NO_DIFFERENCE!r}
+    SELECT slot, finding, acknowledged_credits FROM compared WHERE finding NOT IN {(*NO_DIFFERENCE, OTHERS)!r}
     ORDER BY finding, slot LIMIT $1
 ), sent AS (
     SELECT slot, count(*) FILTER (kind = 'claim' AND outcome = 'accepted') AS claims,

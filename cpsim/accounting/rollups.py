@@ -57,13 +57,15 @@ ROLLUPS: Final = {
             coalesce(sum(granted) FILTER (state = 'claimed'), 0)::BIGINT AS credits,
             count(*) FILTER (allocated_us >= getvariable('since_us')) AS period_allocated,
             count(*) FILTER (state = 'claimed' AND {PERIOD}) AS period_claimed,
+            count(*) FILTER (state = 'discarded' AND {PERIOD}) AS period_discarded,
+            count(*) FILTER (state = 'expired' AND {PERIOD}) AS period_expired,
             coalesce(sum(granted) FILTER (state = 'claimed' AND {PERIOD}), 0)::BIGINT AS period_credits,
             min(allocated_us) AS first_us, max(greatest(allocated_us, settled_us)) AS last_us
         FROM slots GROUP BY project""",
         ("project",),
         (
             *("allocated", "outstanding", "claimed", "discarded", "expired", "credits"),
-            *("period_allocated", "period_claimed", "period_credits"),
+            *("period_allocated", "period_claimed", "period_discarded", "period_expired", "period_credits"),
         ),
         least=("first_us",),
         most=("last_us",),
@@ -83,8 +85,8 @@ ROLLUPS: Final = {
                 AS ranged,
             count(*) FILTER (credits IS NULL AND min IS DISTINCT FROM max AND granted = max
                 AND settled_us < getvariable('until_us')) AS at_max,
-            count(*) FILTER (granted <> credits OR (credits IS NULL AND (granted < min OR granted > max)))
-                AS against_terms
+            count(*) FILTER ((granted <> credits OR (credits IS NULL AND (granted < min OR granted > max)))
+                AND settled_us < getvariable('until_us')) AS against_terms
         FROM ledger WHERE state = 'claimed' GROUP BY project, machine, user""",
         ("project", "machine", "user"),
         (
@@ -95,14 +97,14 @@ ROLLUPS: Final = {
         most=("last_us",),
     ),
     "time_sums": Rollup(
-        """
+        f"""
         SELECT project, allocated_us // getvariable('bucket_us') * getvariable('bucket_us') AS start_us,
             'allocated' AS event, count(*) AS slots, 0::BIGINT AS credits
-        FROM slots GROUP BY ALL
+        FROM slots WHERE allocated_us >= getvariable('since_us') GROUP BY ALL
         UNION ALL
         SELECT project, settled_us // getvariable('bucket_us') * getvariable('bucket_us'), state, count(*),
             coalesce(sum(granted), 0)::BIGINT
-        FROM slots WHERE settled_us IS NOT NULL GROUP BY ALL""",
+        FROM slots WHERE {PERIOD} GROUP BY ALL""",
         ("project", "start_us", "event"),
         ("slots", "credits"),
     ),

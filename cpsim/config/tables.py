@@ -11,7 +11,7 @@ import difflib
 import json
 import re
 import tomllib
-from datetime import date, time
+from datetime import date, datetime, time
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -63,7 +63,8 @@ def suggestion(word: object, known: Iterable[str]) -> str:
 
 
 def _convert(value: object, hint: Any) -> Any:  # noqa: ANN401 - a type hint has no type of its own
-    return msgspec.convert(value, hint, dec_hook=lambda kind, value: kind(value))
+    # TOML has times of its own: of text, msgspec would make one too, and round its fraction up
+    return msgspec.convert(value, hint, builtin_types=(datetime,), dec_hook=lambda kind, value: kind(value))
 
 
 def _mistake(value: object, hint: Any, path: str) -> str | None:  # noqa: ANN401

@@ -44,7 +44,9 @@ Address = Annotated[Listen, Meta(description="HOST:PORT, with a port from 0 (any
 Seconds = Annotated[float, Meta(ge=0, le=86_400, description="seconds, from 0 to 86,400")]
 Rate = Annotated[float, Meta(ge=0, le=1e6, description="a multiple of real time, from 0 (frozen) to 1,000,000")]
 Count = Annotated[int, Meta(ge=0, description="a whole number from 0 up")]
-Moment = Annotated[datetime, Meta(tz=True, description="a time with its offset, such as 2026-03-01T00:00:00Z")]
+Moment = Annotated[
+    datetime, Meta(tz=True, description="a time with its offset, such as 2026-03-01T00:00:00Z, without quotes")
+]
 Profile = Annotated[Literal["documented", "deployed"], Meta(description='"documented" or "deployed"')]
 
 

@@ -284,3 +284,35 @@ def test_days_of_the_fixture_are_where_they_should_be(week):
     with week.load() as accounts:
         assert accounts.at(START_US).isoformat() == "2026-01-01T00:00:00+00:00"
         assert accounts.books.until_us == START_US + 6 * DAY_US + 1
+
+
+def test_what_came_shortly_before_a_period_is_not_in_it(site):
+    """Though the shortest interval that a week's sums tell apart began before the period does."""
+    site.alloc("first", credits=1)
+    for minutes, slot, credits in ((5, "before", 10), (15, "within", 100)):
+        site.at(1 + minutes / 1440).alloc(slot, credits=credits)
+        site.claim(slot, "m")
+    site.at(7).claim("first", "m")
+    with site.load(since="2026-01-02T00:10") as accounts:
+        assert accounts.projects["period_credits"].tolist() == [101]
+        assert accounts.over_time("day")["credits"].tolist() == [100, 1]
+        assert accounts.over_time("day")["allocated"].tolist() == [1, 0]
+
+
+def test_credits_without_owner_are_among_those_of_the_period(site):
+    site.alloc("a", credits=5)
+    site.alloc("b", min=3, max=4)
+    site.claim("a", "m")
+    site.at(2).claim("b", "m")
+    with site.load(until="2026-01-02") as accounts:
+        assert cells(accounts.projects, "credits", "waiting_credits") == [(5, 5)]
+        assert cells(accounts.machines, "credits", "waiting_credits") == [(5, 5)]
+
+
+def test_grants_after_a_period_are_not_held_against_its_machines(make_site):
+    site = make_site("float-credits")  # takes a minimum above the maximum
+    site.alloc("a", min=9, max=5)
+    site.at(2).claim("a", "m", credits=7)
+    for until, against_terms in (("2026-01-02", 0), (None, 1)):
+        with site.load(until=until) as accounts:
+            assert accounts.machines["against_terms"].tolist() == [against_terms]

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cpsim.accounting import Accounts
+from cpsim.accounting import Accounts, build
 from cpsim.protocol import arguments
 
 from .conftest import cells
@@ -254,3 +254,34 @@ def test_without_a_journal_there_is_nothing_to_reconcile(site):
     with site.load() as accounts:
         assert accounts.reconciliation is None
         assert accounts.differences().empty
+
+
+def test_the_rule_of_a_grant_to_others_follows_from_the_terms(run):
+    """Of the same project, which the journal does not know, and of another one: sums of rules are those of all."""
+    agreeing(run)
+    run.site.alloc("of-others", min=2, max=9)
+    run.site.claim("of-others", "m", credits=20)
+    run.site.alloc("x-1", project="q", credits=30)
+    run.site.claim("x-1", "m", project="q")
+    with run.load() as accounts:
+        assert cells(accounts.rules, "project", "rule", "slots", "credits") == [
+            ("p", "at the maximum", 1, 9),
+            ("p", "raised to the minimum", 1, 5),
+            ("q", "fixed at allocation", 1, 30),
+        ]
+        assert cells(accounts.reconciliation, "finding", "slots", "granted_credits") == [("agrees", 1, 5)]
+        (report,) = build(accounts, ["reconciliation"])
+        note, by_finding = report.blocks
+        assert note.text == "All 1 slots agree, and so do the credits."
+        assert cells(by_finding.frame, "finding", "slots", "acknowledged_credits", "granted_credits") == [
+            ("agrees", 1, 5, 5),
+            ("not of this run: not compared", 2, None, 39),
+        ]
+
+
+def test_a_journal_is_not_compared_with_another_project(run):
+    agreeing(run)
+    run.site.alloc("x-1", project="q")
+    with run.load(projects=["q"]) as accounts:
+        assert accounts.reconciliation is None
+        assert build(accounts, ["anomalies"])

@@ -262,3 +262,40 @@ def test_accounts_can_be_loaded_again(week):
     for _ in range(2):
         with Accounts.load(week.export()) as accounts:
             assert build(accounts, ["summary"])
+
+
+def test_a_list_of_the_leading_ones_says_what_the_others_have(week):
+    with week.load(projects=["p"], top=1) as accounts:
+        for report, title, said in (
+            ("leaderboards", "Leading machines", "The first 1 of 3; the others have 25 credits."),
+            ("leaderboards", "Leading users by recent average credit", "The first 1 of 2."),
+            ("outcomes", "Claims by machine", "The first 1 of 3; the others have 2 claims and 32 credits."),
+            ("counters", "Leading machines", "The first 1 of each counter."),
+        ):
+            (made,) = build(accounts, [report])
+            assert next(block.note for block in made.blocks if getattr(block, "title", "") == title).endswith(said)
+    with week.load(projects=["p"]) as accounts:
+        assert not [block for report in build(accounts) for block in report.blocks if "The first" in str(block)]
+
+
+def test_a_distribution_and_what_it_does_not_show_are_all_slots(site):
+    for number in range(1, 201):
+        site.alloc(f"s{number}")
+    for number in range(1, 201):
+        site.at(number / 100).claim(f"s{number}", "m")
+    with site.load() as accounts:
+        (report,) = build(accounts, ["turnaround"])
+        (figure,) = [block for block in report.blocks if isinstance(block, Figure)]
+        hidden = int(figure.note.split()[0])
+        assert (figure.frame["slots"].sum() + hidden, hidden > 0) == (200, True)
+
+
+def test_without_accounts_their_number_is_not_known(week):
+    folder = week.export()
+    (folder / "accounts.parquet").unlink()
+    with Accounts.load(folder) as accounts, Accounts.load(folder) as others:
+        accounts.against = others
+        counts = table(accounts, "comparison", "Counts")
+        assert ("machines", None, None) in cells(counts, "what", "here", "there")
+        assert ("claimed", 6, 6) in cells(counts, "what", "here", "there")
+        accounts.against = None

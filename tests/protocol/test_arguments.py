@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from cpdaemon.commands import COMMANDS, Description, Field
-from cpsim import arguments
+from cpsim.protocol import arguments
 from cpsim.scenario.workload import ABSENT, Column, joined
 
 EXTEND = Description(

@@ -186,6 +186,7 @@ PROJECT = '[[project]]\nid = "p"\nsecret = "s"\n'
         ("seed = -1", "seed = -1: expected a whole number from 0 up"),
         ("[clock]\nstart = 2026-03-01T00:00:00", "clock.start = 2026-03-01T00:00:00: expected a time with its offset"),
         ("[clock]\nstart = 2026-03-01", "clock.start = 2026-03-01: expected a time with its offset"),
+        ('[clock]\nstart = "2026-03-01T00:00:00Z"', '"2026-03-01T00:00:00Z": expected a time .*, without quotes'),
         ("[clock]\nrate = 07:32:00", "clock.rate = 07:32:00: expected a multiple of real time"),
         ("[clock]\nstart = 1960-01-01T00:00:00Z", r"clock.start = 1960-01-01T00:00:00\+00:00: expected a time from"),
         ("[clock]\nstart = 9999-01-01T00:00:00Z", r"clock.start = 9999-01-01T00:00:00\+00:00: expected a time from"),
