@@ -16,7 +16,6 @@ CreditPiggyError
 error it may have been applied, and sending it again may apply it twice. Errors of the operating system keep
 its `errno`.
 """
-# ruff: noqa: N818 - a name here says what happened; the root says that it is an error
 
 
 class CreditPiggyError(Exception):

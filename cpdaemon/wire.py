@@ -10,7 +10,7 @@ __all__ = ["MAX_FRAME_BYTES", "MalformedFrame", "encode", "parse"]
 _BESIDE_SLOT = {kind: required[1:] for kind, required in REQUIRED.items()}
 
 
-class MalformedFrame(ValueError):  # noqa: N818 - says what happened
+class MalformedFrame(ValueError):
     """A frame that a daemon answers with ER."""
 
 

@@ -7,18 +7,18 @@ import traceback
 from cpdaemon.errors import CreditPiggyError
 
 
-class Problem(Exception):  # noqa: N818 - the name is the point
+class CpsimError(Exception):
     """Something the user can mend; the message names the thing, what is wrong with it, and what to do."""
 
 
-class WrongUsage(Problem):
+class UsageError(CpsimError):
     """A wish that is not said as it has to be, or that nothing could grant; on the command line, exit status 64."""
 
 
 def in_one_line(error: BaseException) -> str:
     """What an exception says, in one line; one that nobody foresaw says its type and where it was raised, too."""
     said = " ".join(str(error).split())
-    if isinstance(error, (Problem, CreditPiggyError)) and said:
+    if isinstance(error, (CpsimError, CreditPiggyError)) and said:
         return said
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror

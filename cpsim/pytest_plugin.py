@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
 
     from cpsim.testing import AsyncCreditPiggy, CreditPiggy, CreditPiggyServer
-    from cpsim.testing.project import Project
+    from cpsim.testing.project import ProjectFixture
 
 MARKER: Final = (
     "creditpiggy(profile='documented', quirks=[], faults=[], flush_interval_s=0.0, allow_refusals=False, "
@@ -33,7 +33,7 @@ SETTINGS: Final = {
 }
 FAILED: Final = pytest.StashKey[bool]()
 LONGEST_FLUSH_S: Final = 86_400
-USED: Final = pytest.StashKey["list[Project]"]()
+USED: Final = pytest.StashKey["list[ProjectFixture]"]()
 
 
 # Options and settings
@@ -131,7 +131,7 @@ def _admits(name: str, value: object) -> bool:
 
 def _unknown(settings: Mapping[str, Any]) -> str | None:
     """The profile, quirk or fault that there is not."""
-    from cpsim.errors import Problem
+    from cpsim.errors import CpsimError
     from cpsim.faults.plan import FaultPlan
     from cpsim.faults.spec import Fault
     from cpsim.protocol.quirks import chosen
@@ -142,7 +142,7 @@ def _unknown(settings: Mapping[str, Any]) -> str | None:
     try:
         chosen(settings.get("profile", "documented"), settings.get("quirks", ()))
         FaultPlan(faults)
-    except Problem as problem:
+    except CpsimError as problem:
         return str(problem)
     return None
 
@@ -168,7 +168,7 @@ def creditpiggy_async(creditpiggy_factory: Callable[..., AsyncCreditPiggy]) -> A
 
 
 @pytest.fixture
-def creditpiggy_factory(request: pytest.FixtureRequest) -> Iterator[Callable[..., Project]]:
+def creditpiggy_factory(request: pytest.FixtureRequest) -> Iterator[Callable[..., ProjectFixture]]:
     """Makes one more CreditPiggy at each call, which ends with the test.
 
     It takes what `cpsim.testing.CreditPiggy` takes, in the place of what marker and options say. With `beside=another`
@@ -179,11 +179,11 @@ def creditpiggy_factory(request: pytest.FixtureRequest) -> Iterator[Callable[...
     settings = _settings(request.node)
     environment = settings.pop("environment", False)
     request.node.stash[FAILED] = False  # it may be run again
-    used: list[Project] = request.node.stash.setdefault(USED, [])
+    used: list[ProjectFixture] = request.node.stash.setdefault(USED, [])
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
 
-        def make(kind: type[Project] = CreditPiggy, **options: Any) -> Project:  # noqa: ANN401
+        def make(kind: type[ProjectFixture] = CreditPiggy, **options: Any) -> ProjectFixture:  # noqa: ANN401
             shared = {"profile", "quirks"} if options.keys() & {"beside", "fake"} else set()  # as that one has them
             made = kind(**({name: value for name, value in settings.items() if name not in shared} | options))
             made.start()

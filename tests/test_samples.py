@@ -15,7 +15,7 @@ import pytest
 from cpdaemon.endpoint import parse_endpoint
 from cpdaemon.signing import token
 from cpsim import cli
-from cpsim.daemon.courier import HttpServer
+from cpsim.daemon.courier import BulkClient
 from cpsim.daemon.site import Daemon
 from cpsim.daemon.spool import Spool
 from cpsim.fake import ANY_PORT, Fake
@@ -110,7 +110,7 @@ def delivered(fake, spool):
     """Have a daemon deliver what a spool holds."""
     endpoint = parse_endpoint(fake.addresses["http"])
     with (
-        closing(HttpServer(endpoint, ("physics", SECRETS["physics"]), GUARD_S)) as server,
+        closing(BulkClient(endpoint, ("physics", SECRETS["physics"]), GUARD_S)) as server,
         Daemon(server, "physics", tcp=ANY_PORT, spool=Spool(spool)) as daemon,
     ):
         assert daemon.catch_up(GUARD_S)

@@ -20,9 +20,9 @@ import pyarrow as pa
 
 from cpsim.accounting import conservation, intervals, queries, reconciliation
 from cpsim.accounting.books import MEMORY_MB, Books
-from cpsim.accounting.engines import Cluster, Engine, Here
+from cpsim.accounting.engines import Cluster, Here, RollupEngine
 from cpsim.accounting.sources import Source, gather
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -49,7 +49,7 @@ class Accounts:
         against: other accounts to compare these with, if there are any.
     """
 
-    def __init__(self, source: Source, books: Books, engine: Engine, spill: Path, memory_mb: int) -> None:
+    def __init__(self, source: Source, books: Books, engine: RollupEngine, spill: Path, memory_mb: int) -> None:
         self.source = source
         self.books = books
         self.timezone = intervals.find_zone("UTC")
@@ -93,8 +93,8 @@ class Accounts:
             memory_mb: what the sums may take before they spill to disk.
 
         Raises:
-            Problem: there are no accounts, they are damaged or in use, or an argument makes no sense; it is a
-                WrongUsage if a time or a time zone is none.
+            CpsimError: there are no accounts, they are damaged or in use, or an argument makes no sense; it is a
+                UsageError if a time or a time zone is none.
         """
         zone = intervals.find_zone(timezone)
         since_us = None if since is None else intervals.moment_us("since", since, zone)
@@ -166,7 +166,7 @@ class Accounts:
         table of `cpsim.accounting.rollups` that a frame has needed so far.
 
         Raises:
-            Problem: a sum is beyond 64 bits, or a file is damaged.
+            CpsimError: a sum is beyond 64 bits, or a file is damaged.
         """
         with _told(self.source.name):
             return frame(self._database.sql(sql, params=list(parameters)).to_arrow_table())
@@ -410,13 +410,13 @@ class Accounts:
         for project in projects:
             if project not in self.projects_known:
                 there = ", ".join(self.projects_known) or "none"
-                raise Problem(f'no project "{project}" in {self.source.name}; there are: {there}')
+                raise CpsimError(f'no project "{project}" in {self.source.name}; there are: {there}')
         self.end_us: int = max(last_us or 0, self.source.now_us or 0) + 1
         begin_us = (first_us or 0) if since_us is None else since_us
         self.since_us: int = begin_us
         stop_us = self.end_us if until_us is None else until_us
         if begin_us > stop_us:
-            raise Problem(f"the period is empty: it would begin at {self.at(begin_us)} and end at {self.at(stop_us)}")
+            raise CpsimError(f"the period is empty: it would begin at {self.at(begin_us)}, end at {self.at(stop_us)}")
         width_us = max(1, min(stop_us, self.end_us) - max(begin_us, first_us or 0))
         self.books = replace(
             self.books,
@@ -439,11 +439,11 @@ def _told(name: str) -> Iterator[None]:
     try:
         yield
     except (duckdb.ConversionException, duckdb.OutOfRangeException) as error:
-        raise Problem(f"{name}: a number is beyond 64 bits: {_first_line(error)}") from error
+        raise CpsimError(f"{name}: a number is beyond 64 bits: {_first_line(error)}") from error
     except duckdb.OutOfMemoryException as error:
-        raise Problem(f"{name}: not enough memory or disk for this ledger: {_first_line(error)}") from error
+        raise CpsimError(f"{name}: not enough memory or disk for this ledger: {_first_line(error)}") from error
     except (duckdb.IOException, duckdb.InvalidInputException, duckdb.SerializationException) as error:
-        raise Problem(f"{name} is damaged or cut short: {_first_line(error)}") from error
+        raise CpsimError(f"{name} is damaged or cut short: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:

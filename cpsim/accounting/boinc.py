@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from cpsim.accounting.files import FORBIDDEN, replacing
 from cpsim.accounting.values import records
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,10 +36,12 @@ def write(accounts: Accounts, folder: Path) -> None:
     """Write the export; with more than one project, a folder for each.
 
     Raises:
-        Problem: machines and users are not known.
+        CpsimError: machines and users are not known.
     """
     if not accounts.has_accounts:
-        raise Problem(f"{accounts.source.name} has no table of machines and users, which the BOINC export is made of")
+        raise CpsimError(
+            f"{accounts.source.name} has no table of machines and users, of which the BOINC export is made"
+        )
     projects = accounts.projects["project"].tolist()
     for project in projects:
         _write_project(accounts, project, folder if len(projects) == 1 else folder / _folder_name(project))

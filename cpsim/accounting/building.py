@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from cpsim.accounting.blocks import Figure, Note, Report, Table
 from cpsim.config import catalog
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ def build(
         on_stage: told what is being done.
 
     Raises:
-        Problem: there is no such report, or it failed.
+        CpsimError: there is no such report, or it failed.
     """
     paths = [catalog.find_report(name) for name in names or catalog.report_names()]
     reports = []
@@ -50,26 +50,26 @@ def build(
 def _build(path: Path, accounts: Accounts) -> list[Block]:
     spec = importlib.util.spec_from_file_location(f"_cpsim_report_{next(_serial)}", path)
     if spec is None or spec.loader is None:
-        raise Problem(f"{path} is not a report: expected a Python file (.py)")
+        raise CpsimError(f"{path} is not a report: expected a Python file (.py)")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
         blocks = list(_function(module, path)(accounts))
-    except Problem:
+    except CpsimError:
         raise
     except Exception as error:  # whatever somebody's own report does
         file = str(path.absolute())
         lines = [line.lineno for line in traceback.extract_tb(error.__traceback__) if line.filename == file]
         place = f", line {lines[-1]}" if lines else ""
-        raise Problem(f"report {path}{place}: {type(error).__name__}: {error}") from error
+        raise CpsimError(f"report {path}{place}: {type(error).__name__}: {error}") from error
     for block in blocks:
         if not isinstance(block, Table | Figure | Note):
-            raise Problem(f"report {path}: build() returned a {type(block).__name__}, not a Table, Figure or Note")
+            raise CpsimError(f"report {path}: build() returned a {type(block).__name__}, not a Table, Figure or Note")
     return blocks
 
 
 def _function(module: ModuleType, path: Path) -> Callable[[Accounts], Sequence[Block]]:
     make: Callable[[Accounts], Sequence[Block]] | None = getattr(module, "build", None)
     if not callable(make):
-        raise Problem(f"{path} is not a report: it has no function build(frames)")
+        raise CpsimError(f"{path} is not a report: it has no function build(frames)")
     return make

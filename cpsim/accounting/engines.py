@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from cpsim.accounting.rollups import ROLLUPS
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 
 if TYPE_CHECKING:
     import duckdb
@@ -19,7 +19,7 @@ PARTS_A_WORKER: Final = 2
 CONNECT_S: Final = 10
 
 
-class Engine(Protocol):
+class RollupEngine(Protocol):
     """Computes a rollup into a table of a database that has the views of the same books."""
 
     def roll_up(self, name: str, books: Books, database: duckdb.DuckDBPyConnection) -> None:
@@ -41,18 +41,18 @@ class Cluster:
         scheduler: its address, such as tcp://127.0.0.1:8786.
 
     Raises:
-        Problem: Dask is not installed, or there is no scheduler.
+        CpsimError: Dask is not installed, or there is no scheduler.
     """
 
     def __init__(self, scheduler: str) -> None:
         try:
             from distributed import Client  # noqa: PLC0415 - not everybody has a cluster
         except ImportError as error:
-            raise Problem("--engine dask needs Dask: pip install 'dask[distributed]'") from error
+            raise CpsimError("--engine dask needs Dask: pip install 'dask[distributed]'") from error
         try:
             self._client = Client(scheduler, timeout=CONNECT_S, set_as_default=False)
         except (OSError, ValueError) as error:
-            raise Problem(f"cannot reach a Dask scheduler at {scheduler}: {error}") from error
+            raise CpsimError(f"cannot reach a Dask scheduler at {scheduler}: {error}") from error
         self._parts = PARTS_A_WORKER * max(1, len(self._client.scheduler_info(n_workers=-1)["workers"]))
 
     def roll_up(self, name: str, books: Books, database: duckdb.DuckDBPyConnection) -> None:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from cpsim.accounting.blocks import Note, Table
 from cpsim.accounting.values import machine_text, records
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -128,7 +128,7 @@ def write_excel(accounts: Accounts, reports: Sequence[Report], path: Path) -> No
         sheet.append([cell(column, bold=True) for column in block.frame.columns])
         for number, row in enumerate(records(block.frame)):
             if number == EXCEL_ROWS:
-                raise Problem(f"{name} has more rows than a sheet can hold: choose --format csv or parquet")
+                raise CpsimError(f"{name} has more rows than a sheet can hold: choose --format csv or parquet")
             sheet.append([None if value is None else cell(value) for value in row])
     with replacing(path) as partial:
         book.save(partial)

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 import pandas as pd
 
-from cpsim.errors import WrongUsage
+from cpsim.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -37,20 +37,20 @@ def find_zone(name: str) -> ZoneInfo:
     """The time zone of a name.
 
     Raises:
-        WrongUsage: there is none, or this machine has no time zones at all.
+        UsageError: there is none, or this machine has no time zones at all.
     """
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError, TypeError) as error:
         known = available_timezones()
         if not known:
-            raise WrongUsage(
+            raise UsageError(
                 f'timezone = "{name}": this machine has no data of time zones: install tzdata, a package of the '
                 "system, or pip install tzdata"
             ) from error
         close = get_close_matches(str(name), known, n=1)
         hint = f"did you mean {close[0]}?" if close else "expected a name such as UTC or Europe/Zurich"
-        raise WrongUsage(f'timezone = "{name}": no time zone "{name}": {hint}') from error
+        raise UsageError(f'timezone = "{name}": no time zone "{name}": {hint}') from error
 
 
 def moment_us(name: str, text: str, zone: ZoneInfo) -> int:
@@ -62,7 +62,7 @@ def moment_us(name: str, text: str, zone: ZoneInfo) -> int:
         zone: whose clocks count where the text has no offset.
 
     Raises:
-        WrongUsage: it is something else, is finer than microseconds, or the zone's clocks show it twice or never.
+        UsageError: it is something else, is finer than microseconds, or the zone's clocks show it twice or never.
     """
     place = f'{name} = "{text}"'
     try:
@@ -70,7 +70,7 @@ def moment_us(name: str, text: str, zone: ZoneInfo) -> int:
     except (ValueError, TypeError):
         moment = None
     if moment is None:
-        raise WrongUsage(
+        raise UsageError(
             f"{place} is not a time: expected an ISO date, such as 2026-03-01, or an ISO date and time down to "
             "microseconds, such as 2026-03-01T12:00 or 2026-03-01T12:00:00.5+01:00"
         )
@@ -82,7 +82,7 @@ def moment_us(name: str, text: str, zone: ZoneInfo) -> int:
     if first.utcoffset() != second.utcoffset():
         happens = "comes twice" if _since_1970_us(first) < _since_1970_us(second) else "is skipped"
         offsets = " or ".join(one.isoformat()[len(moment.isoformat()) :] for one in (first, second))
-        raise WrongUsage(f"{place} {happens} in {zone.key}: add its offset, {offsets}")
+        raise UsageError(f"{place} {happens} in {zone.key}: add its offset, {offsets}")
     return _since_1970_us(first)
 
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cpdaemon.endpoint import UrlEndpoint, parse_endpoint
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.protocol import arguments as typed
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def gather(where: str | Path, folder: Path, token: str | None = None) -> Source:
         token: of the control API at that URL, if it asks for one.
 
     Raises:
-        Problem: there are none, they are damaged, or a store is in use.
+        CpsimError: there are none, they are damaged, or a store is in use.
     """
     if isinstance(where, str) and where.startswith(("http://", "https://")):
         return _running(where, folder, token)
@@ -103,9 +103,9 @@ def gather(where: str | Path, folder: Path, token: str | None = None) -> Source:
     if path.is_dir():
         return _folder(path)
     if not path.exists():
-        raise Problem(f"{path}: no such file or folder; name a run folder, a store, an export or a server's URL")
+        raise CpsimError(f"{path}: no such file or folder; name a run folder, a store, an export or a server's URL")
     if not path.is_file():
-        raise Problem(f"{path} is neither a file nor a folder; name the URL of a server whose accounts are meant")
+        raise CpsimError(f"{path} is neither a file nor a folder; name the URL of a server whose accounts are meant")
     with path.open("rb") as file:
         head = file.read(72)
     if head.startswith(SQLITE) and not head.endswith(SPOOL):
@@ -114,22 +114,22 @@ def gather(where: str | Path, folder: Path, token: str | None = None) -> Source:
         return _lines(path, folder)
     if path.suffix == ".parquet":
         return _tables("export", str(path), path)
-    raise Problem(
+    raise CpsimError(
         f"{path} holds no accounts: expected a run folder, a store (cpsim serve --store), or an export "
         "(slots.parquet, ledger.jsonl)"
     )
 
 
 def check_table(path: Path, columns: tuple[str, ...]) -> list[str]:
-    """The names of a table's columns. Raises Problem if it is not whole Parquet, or has not these."""
+    """The names of a table's columns. Raises CpsimError if it is not whole Parquet, or has not these."""
     try:
         with pq.ParquetFile(path) as file:
             names: list[str] = file.schema_arrow.names
     except (pa.ArrowException, OSError) as error:
-        raise Problem(f"{path} is damaged or cut short: {str(error).splitlines()[0]}") from error
+        raise CpsimError(f"{path} is damaged or cut short: {str(error).splitlines()[0]}") from error
     missing = [name for name in columns if name not in names]
     if missing:
-        raise Problem(f"{path} is another kind of table: it has no column {', '.join(missing)}")
+        raise CpsimError(f"{path} is another kind of table: it has no column {', '.join(missing)}")
     return names
 
 
@@ -140,8 +140,8 @@ def _folder(path: Path) -> Source:
     if (path / "slots.parquet").is_file():
         return _tables("export", str(path), path / "slots.parquet")
     if (path / "ledger.jsonl").is_file():
-        raise Problem(f"{path} holds an export as JSON lines; name the file: {path / 'ledger.jsonl'}")
-    raise Problem(
+        raise CpsimError(f"{path} holds an export as JSON lines; name the file: {path / 'ledger.jsonl'}")
+    raise CpsimError(
         f"{path} is not a run folder: it has no run.json. A run folder is what cpsim run writes; an export's folder "
         "has slots.parquet"
     )
@@ -152,16 +152,16 @@ def _run_folder(path: Path, run: Path) -> Source:
     try:
         document = json.loads(run.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise Problem(f"{run} is damaged or cut short: {error}") from error
+        raise CpsimError(f"{run} is damaged or cut short: {error}") from error
     if not isinstance(document, dict):
-        raise Problem(f"{run} is not what cpsim run writes: expected an object")
+        raise CpsimError(f"{run} is not what cpsim run writes: expected an object")
     if not ledger.is_file():
-        raise Problem(
+        raise CpsimError(
             f"{path} has no ledger.parquet: that run could not see the server's accounts. Run it with --server at a "
             "server that has the control API, or report on the server itself"
         )
     if journal.is_file() and not {*check_table(journal, JOURNAL_COLUMNS)} & ARGUMENT_COLUMNS:
-        raise Problem(f"{journal} is another kind of table: it has no column of arguments")
+        raise CpsimError(f"{journal} is another kind of table: it has no column of arguments")
     source = _tables("run folder", str(path), ledger)
     return replace(source, journal=journal if journal.is_file() else None, run=document)
 
@@ -185,9 +185,9 @@ def _store(path: Path, folder: Path) -> Source:
 
     try:
         store = Store(path)
-    except Problem as problem:
+    except CpsimError as problem:
         hint = "; or report on the server that has it open, by its URL" if "in use" in str(problem) else ""
-        raise Problem(f"{problem}{hint}") from problem
+        raise CpsimError(f"{problem}{hint}") from problem
     try:
         kept = store.snapshot()
         quirks, now_us = kept.quirks, kept.at_us
@@ -224,7 +224,7 @@ def _lines(path: Path, folder: Path) -> Source:
                 FROM lines WHERE type IN ('machine', 'user')"""
             ).write_parquet(str(accounts))
     except duckdb.Error as error:
-        raise Problem(f"{path} is not the ledger as JSON lines: {str(error).splitlines()[0]}") from error
+        raise CpsimError(f"{path} is not the ledger as JSON lines: {str(error).splitlines()[0]}") from error
     return _tables("export", str(path), slots)
 
 
@@ -248,12 +248,12 @@ def _running(url: str, folder: Path, token: str | None) -> Source:
         with pq.ParquetWriter(received, RECEIVED) as writer:
             for page in (page for project in projects for page in control.journal(project)):
                 writer.write_table(page)
-    except Problem as problem:  # the accounts are there all the same
+    except CpsimError as problem:  # the accounts are there all the same
         return replace(source, totals=totals, now_us=now_us, note=f"The server's journal cannot be read: {problem}.")
     return replace(source, received=received, totals=totals, now_us=now_us)
 
 
-class _NoParquet(Problem):
+class _NoParquet(CpsimError):
     """The server is installed without what writes Parquet."""
 
 
@@ -265,7 +265,7 @@ class _Control:
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
 
     def get(self, name: str) -> bytes:
-        """The answer to a request. Raises Problem; _NoParquet, if it is a table that the server cannot write."""
+        """The answer to a request. Raises CpsimError; _NoParquet, if it is a table that the server cannot write."""
         server = self._server
         connection = (
             http.client.HTTPSConnection(
@@ -280,19 +280,19 @@ class _Control:
             status, body = response.status, response.read()
         except (OSError, UnicodeError, http.client.HTTPException) as error:
             said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise Problem(f"cannot reach {server}: {said}; is it running there?") from error
+            raise CpsimError(f"cannot reach {server}: {said}; is it running there?") from error
         finally:
             connection.close()
         if status == 401:
-            raise Problem(f"{server} asks for the token of its control API: name its file with --control-token-file")
+            raise CpsimError(f"{server} asks for the token of its control API: name its file with --control-token-file")
         if status != 200:
             said = " ".join(body[:200].decode("utf-8", "replace").split())
-            kind = _NoParquet if status == 501 else Problem
+            kind = _NoParquet if status == 501 else CpsimError
             raise kind(f"GET {CONTROL_PATH}{name} on {server} answered {status}: {said}; only cpsim serve has it")
         return body
 
     def journal(self, project: str) -> Iterator[pa.Table]:
-        """What was received for a project, a page at a time. Raises Problem."""
+        """What was received for a project, a page at a time. Raises CpsimError."""
         cursor: int | None = 0
         while cursor is not None:
             query = urlencode({"project": project, "cursor": cursor, "limit": PAGE})

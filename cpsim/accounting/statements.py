@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import pandas as pd
 
 from cpsim.accounting.blocks import Note, Table
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 
 if TYPE_CHECKING:
     from cpsim.accounting.accounts import Accounts
@@ -24,13 +24,13 @@ def statements(accounts: Accounts, kind: str) -> list[Block]:
         kind: "machine" or "user".
 
     Raises:
-        Problem: a subject is neither a machine nor a user.
+        CpsimError: a subject is neither a machine nor a user.
     """
     holders = accounts.machines if kind == "machine" else accounts.users
     if accounts.subjects:
         for subject in accounts.subjects:
             if not ((accounts.machines["machine"] == subject).any() or (accounts.users["user"] == subject).any()):
-                raise Problem(f'no machine and no user "{subject}" in {accounts.source.name}')
+                raise CpsimError(f'no machine and no user "{subject}" in {accounts.source.name}')
         chosen = holders[holders[kind].isin(accounts.subjects)]
     else:
         chosen = holders.head(accounts.top)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from cpdaemon.signing import token
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +37,7 @@ ACCOUNTS: Final = pa.schema(
 )
 
 
-class CannotObserve(Problem):
+class CannotObserve(CpsimError):
     """The server did not show what was asked for; the message says what came instead."""
 
 

@@ -11,7 +11,7 @@ import click
 
 from cpdaemon.endpoint import UnixEndpoint, parse_endpoint
 from cpdaemon.errors import EndpointError
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.net.addresses import is_served
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def announcing(ready_file: Path | None) -> Iterator[Callable[[str], None]]:
     """What to call with the lines that say where a server serves.
 
     They stand in the ready file, never half written, until the context ends, and are printed. A ready file that another
-    server has written is left alone, unless that one was killed. Raises Problem if it cannot be written.
+    server has written is left alone, unless that one was killed. Raises CpsimError if it cannot be written.
     """
     with ExitStack() as written:
         if ready_file is not None and _is_left_over(ready_file):
@@ -40,7 +40,7 @@ def announcing(ready_file: Path | None) -> Iterator[Callable[[str], None]]:
                 except OSError as error:
                     with suppress(OSError):
                         partial.unlink()
-                    raise Problem(f"--ready-file {ready_file} cannot be written: {error.strerror}") from error
+                    raise CpsimError(f"--ready-file {ready_file} cannot be written: {error.strerror}") from error
                 written.callback(ready_file.unlink, missing_ok=True)
             click.echo(lines, nl=False)
 

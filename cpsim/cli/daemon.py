@@ -227,11 +227,11 @@ def _serve(
 def _pass_over(spool: Path) -> None:
     """Warn that a spool is not used, unless it holds commands that would never be delivered."""
     from cpsim.daemon.spool import read_status
-    from cpsim.errors import Problem
+    from cpsim.errors import CpsimError
 
     queued = read_status(spool).queued if spool.exists() and spool.stat().st_size else 0
     if queued:
-        raise Problem(
+        raise CpsimError(
             f"spool {spool} holds {queued:,} commands, which the quirk ack-before-delivery would leave there: "
             "run the daemon without that quirk until they are delivered, or name another file"
         )

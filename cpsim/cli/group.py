@@ -19,7 +19,7 @@ FAILED: Final = 2
 WRONG_USAGE: Final = 64
 
 
-class _ReaderGone(Exception):  # noqa: N818 - says what happened
+class _ReaderGone(Exception):
     """Nobody reads the output any more."""
 
 
@@ -73,7 +73,7 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """Run the command line; a problem is one line on standard error, and never a traceback."""
-    from cpsim.errors import Problem, WrongUsage
+    from cpsim.errors import CpsimError, UsageError
     from cpsim.ui.printable import printable
 
     for stream in (sys.stdout, sys.stderr):
@@ -98,10 +98,10 @@ def main() -> NoReturn:
         what = error.strerror or str(error)
         click.echo(f"cpsim: {error.filename}: {what}" if error.filename else f"cpsim: {what}", err=True)
         sys.exit(FAILED)
-    except WrongUsage as error:
+    except UsageError as error:
         click.echo(f"cpsim: {printable(str(error))}", err=True)
         sys.exit(WRONG_USAGE)
-    except (Problem, CreditPiggyError) as error:
+    except (CpsimError, CreditPiggyError) as error:
         click.echo(f"cpsim: {printable(str(error))}", err=True)
         sys.exit(FAILED)
     sys.exit(0)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from cpdaemon.endpoint import Endpoint
     from cpsim.config.thresholds import Threshold
-    from cpsim.run.capacity import Asked
+    from cpsim.run.capacity import SearchRequest
     from cpsim.scenario.workload import Workload
 
 START: Final = """
@@ -155,10 +155,10 @@ def load(
     path = find_scenario(scenario)
     _check(context)
     if find_capacity:
-        from cpsim.run.capacity import Asked
+        from cpsim.run.capacity import SearchRequest
 
         ask = partial(
-            Asked,
+            SearchRequest,
             target=where,
             p99_ms=p99_ms or P99_MS,
             step_s=step_s or STEP_S,
@@ -206,7 +206,7 @@ def _check(context: click.Context) -> None:
 
 
 def _check_file(path: Path, seed: int | None) -> None:
-    """Raise Problem if nothing can be replayed: Locust's processes would wait for one another before they said so."""
+    """Raise CpsimError if nothing can be replayed: Locust's processes would wait for one another first."""
     from cpsim.scenario import load_workload, source
 
     if path.suffix == ".toml":
@@ -253,7 +253,7 @@ def _listening(locust: tuple[str, ...]) -> list[str]:
 def _search(
     path: Path,
     seed: int | None,
-    ask: Callable[[Workload], Asked],
+    ask: Callable[[Workload], SearchRequest],
     thresholds: tuple[Threshold, ...],
     output: Path | None,
     *,

@@ -14,7 +14,7 @@ from click.shell_completion import CompletionItem
 from cpdaemon.endpoint import Endpoint, TcpEndpoint, parse_endpoint
 from cpdaemon.errors import EndpointError, InvalidCommand
 from cpsim.config.thresholds import Threshold
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.faults.spec import ACTIONS, Fault
 from cpsim.net.listen import Listen
 from cpsim.protocol.quirks import QUIRKS
@@ -93,7 +93,7 @@ class FaultType(click.ParamType[str]):
         """Read it."""
         try:
             Fault.parse(value)
-        except Problem as problem:
+        except CpsimError as problem:
             self.fail(str(problem), param, ctx)
         return value
 
@@ -139,7 +139,7 @@ class ThresholdType(click.ParamType["Threshold"]):
         """Read it."""
         try:
             return Threshold.parse(value)
-        except Problem as problem:
+        except CpsimError as problem:
             self.fail(str(problem), param, ctx)
 
 

@@ -12,7 +12,7 @@ from cpdaemon.errors import EndpointError
 from cpsim.cli.announce import announcing
 from cpsim.cli.group import ExtraCommand, cli
 from cpsim.cli.options import EndpointType, print_json
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.net.listen import Listen, is_loopback
 
 if TYPE_CHECKING:
@@ -113,13 +113,13 @@ def record(
 
         try:
             proxy.record(listen, target, recording, on_ready)
-        except (OSError, proxy.Failed):
+        except (OSError, proxy.RecorderFailed):
             if listened:
                 _close(recording)
             else:
                 recording.abandon()
             raise
-        except Problem:
+        except CpsimError:
             recording.abandon()
             raise
         _close(recording)
@@ -130,7 +130,7 @@ def _close(recording: Recording) -> None:
     try:
         recording.close()
     except OSError as error:
-        raise Problem(f"{recording.path} cannot be written: {error.strerror or error}") from error
+        raise CpsimError(f"{recording.path} cannot be written: {error.strerror or error}") from error
 
 
 def _tell(recording: Recording, *, as_json: bool) -> None:

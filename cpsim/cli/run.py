@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from cpsim.config.thresholds import Threshold
     from cpsim.replay.pace import Pace
-    from cpsim.run.pipeline import Run, Target
+    from cpsim.run.pipeline import ReplayTarget, Run
     from cpsim.run.summary import Summary
 
 
@@ -219,9 +219,9 @@ def _pace(
 
 def target_at(
     target: Endpoint | None, server: Endpoint | None, project: str | None, secret_file: Path | None
-) -> Target | None:
+) -> ReplayTarget | None:
     """The target that options name, None if it is the embedded fake. Raises click.UsageError."""
-    from cpsim.run.pipeline import Target
+    from cpsim.run.pipeline import ReplayTarget
 
     if server is not None and not isinstance(server, UrlEndpoint):
         raise click.UsageError(f"--server must be a URL such as http://127.0.0.1:8080/api, not {server}")
@@ -236,7 +236,7 @@ def target_at(
     if server is None:
         if project is not None or secret_file is not None:
             raise click.UsageError("--project and --secret-file are for a server: add --server URL")
-        return Target(target)
+        return ReplayTarget(target)
     if project is None or secret_file is None:
         raise click.UsageError(f"{server} needs --project ID and --secret-file FILE")
-    return Target(target, server, (project, secret_in(secret_file)))
+    return ReplayTarget(target, server, (project, secret_in(secret_file)))

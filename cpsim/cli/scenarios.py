@@ -100,7 +100,7 @@ def write(scenario: str, settings: tuple[str, ...], seed: int | None, output: Pa
     cpsim run ten-million.parquet
     """
     from cpsim.config.catalog import find_scenario
-    from cpsim.errors import Problem
+    from cpsim.errors import CpsimError
     from cpsim.scenario import Scenario, load_workload, source
     from cpsim.scenario.formats import columns
     from cpsim.scenario.generation import parts
@@ -108,7 +108,7 @@ def write(scenario: str, settings: tuple[str, ...], seed: int | None, output: Pa
     if output.suffix.lower() != ".parquet":
         raise click.UsageError(f"{output}: a workload is written as Parquet: name it .parquet")
     if output.exists():
-        raise Problem(f"{output} is there already: name another file with --output")
+        raise CpsimError(f"{output} is there already: name another file with --output")
     path = find_scenario(scenario)
     found = source.load(path, settings) if path.suffix.lower() == ".toml" else None
     made = parts(found, seed) if isinstance(found, Scenario) else iter([load_workload(path, seed, settings)])

@@ -132,7 +132,7 @@ def verify(
 
     from cpsim.conformance import table
     from cpsim.conformance.clause import catalogue, is_chosen
-    from cpsim.conformance.suite import Outcome, examine
+    from cpsim.conformance.suite import SuiteResult, examine
     from cpsim.conformance.target import checked_prefix
     from cpsim.ui.terminal import Stages, console
 
@@ -160,14 +160,14 @@ def verify(
     embedding = _embedded(dry_run) if given is None else nullcontext(given)
     with embedding as where, Stages() as stages:
         target = replace(where, max_rate=max_rate, slot_prefix=prefix, **options)
-        outcome: Outcome | Walks
+        outcome: SuiteResult | Walks
         if sequences is None:
             outcome = examine(target, clauses, junit=junit, rehearse=dry_run, on_clause=stages.begin)
         else:
             outcome = _walk(target, sequences, seed, lambda number: stages.begin(f"sequence {number:,}"))
     if as_json:
         click.echo(json.dumps(outcome.document(), indent=2))
-    elif not isinstance(outcome, Outcome):
+    elif not isinstance(outcome, SuiteResult):
         table.show_walks(outcome, console)
     elif dry_run:
         table.show_plan(outcome, console)
@@ -196,14 +196,14 @@ def _walk(target: Target, count: int, seed: int, on_sequence: Callable[[int], ob
     from cpsim.conformance.findings import CannotRun
     from cpsim.conformance.target import Traffic, reach
     from cpsim.conformance.walk import COMMANDS_A_SEQUENCE, walk
-    from cpsim.errors import Problem
+    from cpsim.errors import CpsimError
 
     sight = reach(target)
     sight.traffic = Traffic(target.max_rate, 1_000 + 2 * count * COMMANDS_A_SEQUENCE)
     try:
         return walk(sight, count, seed, on_sequence)
     except CannotRun as error:
-        raise Problem(str(error)) from error
+        raise CpsimError(str(error)) from error
 
 
 def _given(endpoint: str | None, **options: Any) -> Target | None:  # noqa: ANN401 - those of `aim`

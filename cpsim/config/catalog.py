@@ -11,14 +11,14 @@ import tomllib
 from pathlib import Path
 from typing import Final
 
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 
 _PACKAGE: Final = Path(__file__).parents[1]
 _SUFFIXES: Final = {"scenarios": ".toml", "reports": ".py"}
 _FILE_SUFFIXES: Final = {".toml", ".swf", ".gz", ".py", ".csv", ".parquet"}
 
 
-class NotFound(Problem, LookupError):  # noqa: N818 - a name here says what happened
+class NotFound(CpsimError, LookupError):
     """No such content, or no such file."""
 
 
@@ -66,12 +66,12 @@ def describe_report(path: Path) -> tuple[str, str]:
     """What a report is about, and what else its docstring says; read without running it.
 
     Raises:
-        Problem: the file is not Python.
+        CpsimError: the file is not Python.
     """
     try:
         text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     except (SyntaxError, ValueError) as error:
-        raise Problem(f"{path} is not Python: {error}") from error
+        raise CpsimError(f"{path} is not Python: {error}") from error
     title, _, rest = (text or path.stem).partition("\n")
     return title.removesuffix("."), " ".join(rest.split())
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final
 
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,16 +43,16 @@ class Threshold:
         """Read `METRIC<NUMBER`; also <=, >, >= and ==.
 
         Raises:
-            Problem: it is not that, or there is no such metric.
+            CpsimError: it is not that, or there is no such metric.
         """
         found = FORM.fullmatch(text)
         if found is None:
-            raise Problem(f"{text!r} is not METRIC<NUMBER, such as p99_ms<20 or error_rate<0.001")
+            raise CpsimError(f"{text!r} is not METRIC<NUMBER, such as p99_ms<20 or error_rate<0.001")
         metric, comparison, limit = found.groups()
         if metric not in METRICS:
             close = get_close_matches(metric, METRICS, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(METRICS)}"
-            raise Problem(f"no metric {metric!r}; {hint}")
+            raise CpsimError(f"no metric {metric!r}; {hint}")
         return cls(metric, comparison, float(limit))
 
     def holds(self, value: float | None) -> bool:

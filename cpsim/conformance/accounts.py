@@ -9,7 +9,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
 
-from cpsim.conformance.exchange import Request
+from cpsim.conformance.exchange import HttpRequest
 from cpsim.conformance.findings import CannotRun
 
 if TYPE_CHECKING:
@@ -21,20 +21,20 @@ CONTROL_PATH: Final = "/__cpsim/"
 PAGE: Final = 10_000
 
 
-class Accounts:
+class AccountsView:
     """Looks into a server's accounts, moves its clock and links its machines.
 
     Args:
         ask: sends a request.
     """
 
-    def __init__(self, ask: Callable[[Request], Reply]) -> None:
+    def __init__(self, ask: Callable[[HttpRequest], Reply]) -> None:
         self._ask = ask
         self._ends: dict[tuple[str, str], int] = {}
 
     def are_there(self) -> bool:
         """Whether the server has a control API, and lets it be used."""
-        reply = self._ask(Request("GET", f"{CONTROL_PATH}totals"))
+        reply = self._ask(HttpRequest("GET", f"{CONTROL_PATH}totals"))
         return reply.status == 200 and "pending" in reply.document
 
     def slot(self, project: str, slot: str) -> dict[str, Any] | None:
@@ -56,7 +56,7 @@ class Accounts:
 
     def holdings(self, project: str) -> Iterator[dict[str, Any]]:
         """Every machine and every user of a project, as of one moment."""
-        reply = self._ask(Request("GET", f"{CONTROL_PATH}ledger.jsonl"))
+        reply = self._ask(HttpRequest("GET", f"{CONTROL_PATH}ledger.jsonl"))
         if reply.status != 200:
             raise CannotRun(f"the control API answered ledger.jsonl with {reply}")
         for line in reply.body.splitlines():
@@ -108,7 +108,7 @@ class Accounts:
 
     def _read(self, method: str, name: str, body: object = None) -> Any:  # noqa: ANN401 - JSON
         data = b"" if body is None else json.dumps(body).encode()
-        reply = self._ask(Request(method, f"{CONTROL_PATH}{name}", data))
+        reply = self._ask(HttpRequest(method, f"{CONTROL_PATH}{name}", data))
         try:
             if reply.status == 200:
                 return json.loads(reply.body)

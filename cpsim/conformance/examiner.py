@@ -16,16 +16,16 @@ from urllib.parse import quote, urlencode
 
 from cpdaemon.signing import token
 from cpsim.conformance.clause import Known
-from cpsim.conformance.exchange import Reply, Request
-from cpsim.conformance.findings import CannotRun, Deviation, Late, NotVerifiable
-from cpsim.conformance.frames import Connection
+from cpsim.conformance.exchange import HttpRequest, Reply
+from cpsim.conformance.findings import CannotRun, Deviation, NotInTime, NotVerifiable
+from cpsim.conformance.frames import DaemonConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from cpsim.conformance.accounts import Accounts
+    from cpsim.conformance.accounts import AccountsView
     from cpsim.conformance.clause import Clause
-    from cpsim.conformance.target import Sight
+    from cpsim.conformance.target import TargetView
     from cpsim.conformance.upstream import Upstream
 
 NOT_THERE: Final = {"state": "not there"}
@@ -44,7 +44,7 @@ class Examiner:
         clause: what it is examined for.
     """
 
-    def __init__(self, sight: Sight, clause: Clause) -> None:
+    def __init__(self, sight: TargetView, clause: Clause) -> None:
         self._sight = sight
         self._clause = clause
         self._serial = itertools.count(1)
@@ -68,7 +68,7 @@ class Examiner:
         return self._sight.upstream
 
     @property
-    def accounts(self) -> Accounts:
+    def accounts(self) -> AccountsView:
         """The server's accounts."""
         return self._sight.accounts
 
@@ -145,9 +145,9 @@ class Examiner:
         elif authorization is not None:
             headers["Authorization"] = authorization
         target = f"{self._sight.target.server.path}{path}" + (f"?{query.decode()}" if query else "")
-        return self.ask(Request(method, target, body, headers))
+        return self.ask(HttpRequest(method, target, body, headers))
 
-    def ask(self, request: Request) -> Reply:
+    def ask(self, request: HttpRequest) -> Reply:
         """Send a request as it is."""
         self.note(f"> {request.method} {request.path} {shown_bytes(request.body)}".rstrip())
         reply = self._sight.ask(request)
@@ -316,7 +316,7 @@ class Examiner:
 
     # at the daemon
 
-    def connect(self) -> Connection:
+    def connect(self) -> DaemonConnection:
         """A connection to the daemon; the caller closes it."""
         assert self._sight.target.daemon is not None
         self._sight.traffic.pass_on()
@@ -383,7 +383,7 @@ class Examiner:
         """The same, where there are so many that nobody wants to see them: nothing is written down."""
         assert self._sight.target.daemon is not None
         self._sight.traffic.pass_on()
-        with Connection(self._sight.target.daemon, self.timeout_s) as connection:
+        with DaemonConnection(self._sight.target.daemon, self.timeout_s) as connection:
             connection.send(frame.encode())
             reply = connection.reply()
         if reply != "OK":
@@ -407,12 +407,12 @@ class Examiner:
         """Wait until something has happened; returns how long that took, in seconds.
 
         Raises:
-            Late: that took longer than the time-out.
+            NotInTime: that took longer than the time-out.
         """
         began, pause_s = time.monotonic(), FIRST_LOOK_S
         while not happened():
             if time.monotonic() - began > self.timeout_s:
-                raise Late(what, f"within {self.timeout_s:g} s (--timeout)", "nothing of the kind")
+                raise NotInTime(what, f"within {self.timeout_s:g} s (--timeout)", "nothing of the kind")
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_LOOK_S)
         return time.monotonic() - began
@@ -425,7 +425,7 @@ class Examiner:
         """
         try:
             return self.wait_for(what, happened)
-        except Late as late:
+        except NotInTime as late:
             self.give_up(f"what the daemon acknowledges does not show at the server: {late}; DELIVER-1 is about that")
 
     def repeat(self, happened: Callable[[], bool], seconds: float) -> bool:
@@ -449,10 +449,10 @@ class Examiner:
         raise NotVerifiable(why)
 
 
-class _Noted(Connection):
+class _Noted(DaemonConnection):
     """A connection to a daemon whose traffic is written down."""
 
-    def __init__(self, examiner: Examiner, sight: Sight) -> None:
+    def __init__(self, examiner: Examiner, sight: TargetView) -> None:
         assert sight.target.daemon is not None
         super().__init__(sight.target.daemon, sight.target.timeout_s)
         self._examiner = examiner

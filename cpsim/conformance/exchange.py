@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Request:
+class HttpRequest:
     """One request.
 
     Attributes:
@@ -75,7 +75,7 @@ class Reply:
         return f"HTTP {self.status} {said}" if self.status else said
 
 
-def ask(server: UrlEndpoint, request: Request, timeout_s: float) -> Reply:
+def ask(server: UrlEndpoint, request: HttpRequest, timeout_s: float) -> Reply:
     """Send a request and read the reply, whatever version of HTTP it is in.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Deviation(AssertionError):  # noqa: N818 - says what happened
+class Deviation(AssertionError):
     """The endpoint did something else than the clause says.
 
     Attributes:
@@ -21,13 +21,13 @@ class Deviation(AssertionError):  # noqa: N818 - says what happened
         self.quirk = quirk
 
 
-class Late(Deviation):
+class NotInTime(Deviation):
     """Something that has to happen has not happened in time."""
 
 
-class NotVerifiable(Exception):  # noqa: N818 - says what happened
+class NotVerifiable(Exception):
     """The endpoint cannot show what the clause speaks of; the message says what would make it visible."""
 
 
-class CannotRun(Exception):  # noqa: N818 - says what happened
+class CannotRun(Exception):
     """The clause could not be checked, for a reason that says nothing about the protocol."""

@@ -31,7 +31,7 @@ SLACK_S: Final = 1.0
 
 
 @dataclass(frozen=True)
-class Told:
+class AcknowledgedCommand:
     """A command that the daemon has acknowledged, and when, on the monotonic clock."""
 
     kind: str
@@ -61,7 +61,7 @@ class Forwarding:
 
     def __init__(self, cp: Examiner) -> None:
         self._cp = cp
-        self._told: list[Told] = []
+        self._told: list[AcknowledgedCommand] = []
         self.upstream = cp.upstream
         self._seen = len(self.upstream.deliveries)
 
@@ -73,14 +73,16 @@ class Forwarding:
     ) -> None:
         self.upstream.serve_well()
 
-    def tell(self, kind: str, slot: str, **arguments: object) -> Told:
+    def tell(self, kind: str, slot: str, **arguments: object) -> AcknowledgedCommand:
         """Have the daemon acknowledge a command."""
         return self._tell(self._cp.tell, kind, slot, arguments)
 
-    def _tell(self, send: Callable[[str], None], kind: str, slot: str, arguments: Mapping[str, object]) -> Told:
+    def _tell(
+        self, send: Callable[[str], None], kind: str, slot: str, arguments: Mapping[str, object]
+    ) -> AcknowledgedCommand:
         pairs = (("slot", slot), *((name, str(value)) for name, value in arguments.items()))
         send(",".join([kind, *(f"{name}={value}" for name, value in pairs)]))
-        told = Told(kind, pairs, time.monotonic())
+        told = AcknowledgedCommand(kind, pairs, time.monotonic())
         self._told.append(told)
         return told
 
@@ -103,7 +105,7 @@ class Forwarding:
         mine = {told.slot for told in self._told}
         return [delivery for delivery in self.upstream.deliveries if mine & {_slot(call) for call in delivery.commands}]
 
-    def wait_for(self, told: Iterable[Told], within_s: float) -> None:
+    def wait_for(self, told: Iterable[AcknowledgedCommand], within_s: float) -> None:
         """Wait until the server has applied commands, or a time has passed."""
         wanted = {each.same for each in told}
         self.upstream.wait_for(lambda deliveries: wanted <= set(_applied(deliveries)), within_s)

@@ -20,7 +20,7 @@ REPLY_BYTES: Final = 2
 MOST_BYTES: Final = 4_096
 
 
-class Connection:
+class DaemonConnection:
     """One connection to a daemon; a context manager.
 
     Args:

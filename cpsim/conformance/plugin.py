@@ -15,9 +15,9 @@ import pytest
 from cpsim.conformance.clause import is_chosen
 from cpsim.conformance.examiner import Examiner
 from cpsim.conformance.findings import CannotRun, Deviation, NotVerifiable
-from cpsim.conformance.rehearsal import Enough, Rehearsal
-from cpsim.conformance.target import Sight, Target, Traffic, aim, checked_prefix, promised, reach
-from cpsim.errors import Problem
+from cpsim.conformance.rehearsal import Rehearsal, RehearsalEnd
+from cpsim.conformance.target import Target, TargetView, Traffic, aim, checked_prefix, promised, reach
+from cpsim.errors import CpsimError
 from cpsim.net.listen import Listen
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ ERROR: Final = "error"
 PLANNED: Final = "planned"
 
 TARGET: Final = pytest.StashKey[Target]()
-SIGHT: Final = pytest.StashKey[Sight]()
+SIGHT: Final = pytest.StashKey[TargetView]()
 EXAMINER: Final = pytest.StashKey[Examiner]()
 MOST_LINES: Final = 200
 """Of what a clause has sent and seen; the last are kept."""
@@ -163,7 +163,7 @@ def _tell_pytest(report: pytest.TestReport, result: str, quirk: str, text: str) 
 
 def _finding(config: pytest.Config, error: BaseException | None) -> tuple[str, str, str]:
     """What a clause came to: the result, the quirk, and a sentence."""
-    if error is None or isinstance(error, Enough):
+    if error is None or isinstance(error, RehearsalEnd):
         return (PLANNED if config.getoption("--cp-dry-run") else PASSED), "", ""
     if isinstance(error, NotVerifiable):
         return UNSEEN, "", str(error)
@@ -213,17 +213,17 @@ def _target(config: pytest.Config) -> Target:
     return config.stash[TARGET]
 
 
-def _sight(config: pytest.Config) -> Sight:
+def _sight(config: pytest.Config) -> TargetView:
     """What can be seen of the target."""
     if SIGHT not in config.stash:
         target = _target(config)
         if target.behind is not None and "PYTEST_XDIST_WORKER" in os.environ:
             raise pytest.UsageError("--cp-behind: only one process can be the server there: leave out -n")
         if config.getoption("--cp-dry-run"):
-            config.stash[SIGHT] = Sight(target, promised(target), Traffic(None))
+            config.stash[SIGHT] = TargetView(target, promised(target), Traffic(None))
         else:
             try:
                 config.stash[SIGHT] = reach(target, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
-            except Problem as problem:
+            except CpsimError as problem:
                 pytest.exit(str(problem), returncode=2)
     return config.stash[SIGHT]

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from typing import Self
 
     from cpsim.conformance.clause import Known
-    from cpsim.conformance.exchange import Request
+    from cpsim.conformance.exchange import HttpRequest
 
 
-class Enough(Exception):  # noqa: N818 - says what happened
+class RehearsalEnd(Exception):
     """The clause has sent all that it will, and wants to see what came of it."""
 
 
@@ -28,9 +28,9 @@ class Rehearsal(Examiner):
         """Nothing is there to be looked into.
 
         Raises:
-            Enough: always.
+            RehearsalEnd: always.
         """
-        raise Enough
+        raise RehearsalEnd
 
     @property
     def upstream(self) -> RehearsedUpstream:  # type: ignore[override]  # noqa: D102 - inherited
@@ -49,7 +49,7 @@ class Rehearsal(Examiner):
     def check(self, what: str, expected: object, got: object, *known: Known) -> None:  # noqa: D102 - inherited
         pass
 
-    def ask(self, request: Request) -> Reply:  # noqa: D102 - inherited
+    def ask(self, request: HttpRequest) -> Reply:  # noqa: D102 - inherited
         self.note(f"{request.method} {request.path} {shown_bytes(request.body)}".rstrip())
         return Reply(200, "", b"{}")
 

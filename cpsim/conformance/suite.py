@@ -14,8 +14,8 @@ import pytest
 from cpsim.conformance import plugin
 from cpsim.conformance.clause import Level, catalogue
 from cpsim.conformance.plugin import ERROR, FAILED, PASSED, QUIRK, SIGHT, TARGET, UNSEEN
-from cpsim.conformance.target import Sight, Traffic, promised, reach
-from cpsim.errors import Problem
+from cpsim.conformance.target import TargetView, Traffic, promised, reach
+from cpsim.errors import CpsimError
 from cpsim.judge.verdict import Ruling
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Finding:
 
 
 @dataclass
-class Outcome:
+class SuiteResult:
     """What a run came to.
 
     Attributes:
@@ -127,8 +127,8 @@ class Outcome:
 class _Collector:
     """The pytest plugin that takes what each clause came to."""
 
-    def __init__(self, target: Target, sight: Sight, on_clause: Callable[[str], None]) -> None:
-        self.outcome = Outcome(target)
+    def __init__(self, target: Target, sight: TargetView, on_clause: Callable[[str], None]) -> None:
+        self.outcome = SuiteResult(target)
         self._sight = sight
         self._on_clause = on_clause
         self._clauses = catalogue()
@@ -166,7 +166,7 @@ def examine(
     junit: Path | None = None,
     rehearse: bool = False,
     on_clause: Callable[[str], None] = lambda _: None,
-) -> Outcome:
+) -> SuiteResult:
     """Run the suite.
 
     Args:
@@ -177,9 +177,9 @@ def examine(
         on_clause: told which clause begins.
 
     Raises:
-        Problem: the target cannot be reached, or pytest cannot run.
+        CpsimError: the target cannot be reached, or pytest cannot run.
     """
-    sight = Sight(target, promised(target), Traffic(None)) if rehearse else reach(target)
+    sight = TargetView(target, promised(target), Traffic(None)) if rehearse else reach(target)
     collector = _Collector(target, sight, on_clause)
     arguments = [
         *("--rootdir", str(FOLDER), "-c", os.devnull, "--import-mode=importlib", "--assert=plain"),
@@ -194,7 +194,7 @@ def examine(
     if status not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
         if status == pytest.ExitCode.INTERRUPTED:
             raise KeyboardInterrupt
-        raise Problem(f"pytest could not run the suite: status {int(status)}")
+        raise CpsimError(f"pytest could not run the suite: status {int(status)}")
     sight.close()
     outcome = collector.outcome
     order = {id: number for number, id in enumerate(catalogue())}

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from cpsim.conformance.clause import Clause
-    from cpsim.conformance.suite import Finding, Outcome
+    from cpsim.conformance.suite import Finding, SuiteResult
     from cpsim.conformance.walk import Walks
 
 STYLES: Final = {PASSED: "green", FAILED: "bold red", QUIRK: "yellow", UNSEEN: "dim", ERROR: "bold magenta"}
 HEADINGS: Final = ("clause", "section", "result", "what it says")
 
 
-def show(outcome: Outcome, console: Console) -> None:
+def show(outcome: SuiteResult, console: Console) -> None:
     """Print what each clause came to, what was sent and seen where it deviates, and the verdict."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in HEADINGS[:-1]:
@@ -89,7 +89,7 @@ def explained(finding: Finding) -> str:
     return "\n".join([*lines, *(f"  | {line}" for line in finding.transcript)])
 
 
-def summary(outcome: Outcome) -> str:
+def summary(outcome: SuiteResult) -> str:
     """The verdict in a line or two."""
     counts = outcome.counts
     parts = [f"{counts[name]:,} {_WORDS[name][counts[name] != 1]}" for name in _WORDS if counts[name]]
@@ -111,7 +111,7 @@ _WORDS: Final = {
 }
 
 
-def show_plan(outcome: Outcome, console: Console) -> None:
+def show_plan(outcome: SuiteResult, console: Console) -> None:
     """Print what each clause would send."""
     for finding in outcome.findings:
         _say(console, f"{finding.clause.id}  {finding.clause.sentence}")

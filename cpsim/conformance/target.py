@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Final
 from cpdaemon.endpoint import UrlEndpoint, parse_endpoint
 from cpdaemon.errors import EndpointError
 from cpdaemon.signing import token
-from cpsim.conformance.accounts import Accounts
+from cpsim.conformance.accounts import AccountsView
 from cpsim.conformance.clause import Need
-from cpsim.conformance.exchange import Request, ask
+from cpsim.conformance.exchange import HttpRequest, ask
 from cpsim.conformance.findings import CannotRun
-from cpsim.conformance.frames import Connection
+from cpsim.conformance.frames import DaemonConnection
 from cpsim.conformance.upstream import Upstream
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -177,7 +177,7 @@ class Traffic:
 
 
 @dataclass
-class Sight:
+class TargetView:
     """A target that was reached, and what of it can be seen.
 
     Attributes:
@@ -194,10 +194,10 @@ class Sight:
     listing_bytes: int = 0
 
     def __post_init__(self) -> None:
-        self.accounts = Accounts(self.ask)
+        self.accounts = AccountsView(self.ask)
         self.upstream: Upstream | None = None
 
-    def ask(self, request: Request) -> Reply:
+    def ask(self, request: HttpRequest) -> Reply:
         """Send a request to the server."""
         assert self.target.server is not None
         self.traffic.pass_on()
@@ -231,7 +231,7 @@ def promised(target: Target) -> frozenset[Need]:
     return frozenset(needs)
 
 
-def reach(target: Target, workers: int = 1) -> Sight:
+def reach(target: Target, workers: int = 1) -> TargetView:
     """Connect, and find out what can be seen.
 
     Args:
@@ -239,21 +239,21 @@ def reach(target: Target, workers: int = 1) -> Sight:
         workers: how many processes share its rate.
 
     Raises:
-        Problem: an address does not answer, or the server does not accept the credentials.
+        CpsimError: an address does not answer, or the server does not accept the credentials.
     """
     rate = None if target.max_rate is None else target.max_rate / workers
     most = MOST_COMMANDS if target.behind is None else MOST_COMMANDS_TO_US
-    sight = Sight(target, promised(target), Traffic(rate, most))
+    sight = TargetView(target, promised(target), Traffic(rate, most))
     if target.behind is not None:
         assert target.credentials is not None
         sight.upstream = Upstream(target.behind, target.credentials, knows_batches=True)
         try:
             sight.upstream.start()
         except OSError as error:
-            raise Problem(f"cannot be the server at {target.behind}: {error.strerror}") from error
+            raise CpsimError(f"cannot be the server at {target.behind}: {error.strerror}") from error
     try:
         if target.daemon is not None:
-            Connection(target.daemon, target.timeout_s).close()
+            DaemonConnection(target.daemon, target.timeout_s).close()
         if target.server is not None:
             for credentials in filter(None, (target.credentials, target.other)):
                 _check_credentials(sight, credentials)
@@ -263,18 +263,18 @@ def reach(target: Target, workers: int = 1) -> Sight:
             else:
                 sight.needs -= {Need.ACCOUNTS}
     except CannotRun as error:
-        raise Problem(f"{error}; is it running there?") from error
+        raise CpsimError(f"{error}; is it running there?") from error
     return sight
 
 
-def _check_credentials(sight: Sight, credentials: tuple[str, str]) -> None:
+def _check_credentials(sight: TargetView, credentials: tuple[str, str]) -> None:
     assert sight.target.server is not None
     path = f"{sight.target.server.path}/batch/slots"
-    reply = sight.ask(Request("POST", path, headers={"Authorization": token(credentials, b"")}))
+    reply = sight.ask(HttpRequest("POST", path, headers={"Authorization": token(credentials, b"")}))
     if reply.status in {401, 403}:
-        raise Problem(f"{sight.target.server} does not accept the secret of project {credentials[0]}: {reply}")
+        raise CpsimError(f"{sight.target.server} does not accept the secret of project {credentials[0]}: {reply}")
     if reply.status == 404:
-        raise Problem(f"{sight.target.server} has no {path}: a server's URL usually ends in /api")
+        raise CpsimError(f"{sight.target.server} has no {path}: a server's URL usually ends in /api")
     if not reply.status:
-        raise Problem(f"{sight.target.server} takes connections and gives no HTTP reply: {reply}")
+        raise CpsimError(f"{sight.target.server} takes connections and gives no HTTP reply: {reply}")
     sight.listing_bytes = max(sight.listing_bytes, len(reply.body))

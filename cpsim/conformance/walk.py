@@ -19,14 +19,14 @@ from cpdaemon.errors import InvalidCommand
 from cpsim.conformance.clause import Clause, Level, Need
 from cpsim.conformance.examiner import Examiner
 from cpsim.conformance.findings import CannotRun, Deviation, NotVerifiable
-from cpsim.judge.model import NOTHING, START, Branch, Fate, Span, Step, taken
+from cpsim.judge.model import NOTHING, START, Branch, SlotState, Span, Step, taken
 from cpsim.judge.repeat import shell_lines
 from cpsim.judge.verdict import Ruling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from cpsim.conformance.target import Sight, Target
+    from cpsim.conformance.target import Target, TargetView
 
 STEPS: Final = 15
 COMMANDS_A_SEQUENCE: Final = 4 * STEPS
@@ -153,7 +153,7 @@ class Walks:
         return shell_lines(steps, endpoint, self.target.credentials and self.target.credentials[0])
 
 
-def walk(sight: Sight, count: int, seed: int, on_sequence: Callable[[int], object] = lambda _: None) -> Walks:
+def walk(sight: TargetView, count: int, seed: int, on_sequence: Callable[[int], object] = lambda _: None) -> Walks:
     """Drive a target with random sequences of commands.
 
     Args:
@@ -353,7 +353,7 @@ def _renamed(command: Command, rename: Callable[[str], str]) -> Command:
     return command_of(command.kind, {**arguments, **ids})
 
 
-def _seen(fate: Fate) -> dict[str, object]:
+def _seen(fate: SlotState) -> dict[str, object]:
     """A state as the accounts show it."""
     return {
         "state": fate.phase,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from cpdaemon.endpoint import UnixEndpoint, UrlEndpoint, parse_endpoint
 from cpdaemon.errors import EndpointError
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.net.listen import Listen
 
 if TYPE_CHECKING:
@@ -58,17 +58,17 @@ def read_config(path: Path) -> Config:
     quotes are part of a value, as with the deployed daemon; both are told in `warnings`.
 
     Raises:
-        Problem: the file cannot be read, or a value cannot be used. No message quotes a secret.
+        CpsimError: the file cannot be read, or a value cannot be used. No message quotes a secret.
     """
     ini = ConfigParser(interpolation=None, inline_comment_prefixes=(";",))  # a secret may well contain a %
     try:
         ini.read_string(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise Problem(f"{path}: {error.strerror}") from error
+        raise CpsimError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise Problem(f"{path} is not UTF-8 from byte {error.start} on: save it as UTF-8") from None
+        raise CpsimError(f"{path} is not UTF-8 from byte {error.start} on: save it as UTF-8") from None
     except IniError as error:
-        raise Problem(f"{path} is not an INI file: {_mistake(error)}") from None
+        raise CpsimError(f"{path} is not an INI file: {_mistake(error)}") from None
     api: Mapping[str, str] = ini["api"] if ini.has_section("api") else {}
     server: Mapping[str, str] = ini["server"] if ini.has_section("server") else {}
     try:
@@ -85,7 +85,7 @@ def read_config(path: Path) -> Config:
             warnings=(*_unknown_sections(ini), *_odd("api", api), *_odd("server", server)),
         )
     except (ValueError, EndpointError) as error:
-        raise Problem(f"{path}: {error}") from error
+        raise CpsimError(f"{path}: {error}") from error
 
 
 def _mistake(error: IniError) -> str:

@@ -34,8 +34,8 @@ from cpdaemon.commands import KINDS
 from cpdaemon.errors import BadReply, CreditPiggyError, NotSent, Refused, ReplyTimeout
 from cpdaemon.signing import bulk_body, bulk_errors, read_reply, token
 from cpdaemon.transport import HttpPool
-from cpsim.daemon.spool import MAX_BATCH, REFUSED, SET_ASIDE, SOME, Failed
-from cpsim.errors import Problem
+from cpsim.daemon.spool import MAX_BATCH, REFUSED, SET_ASIDE, UNNAMED, DeadLetter
+from cpsim.errors import CpsimError
 from cpsim.system.threads import Thread
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Server(Protocol):
         """
 
 
-class HttpServer:
+class BulkClient:
     """A server's `/batch/bulk`, on connections that are kept.
 
     Args:
@@ -236,7 +236,7 @@ class Courier:
             try:
                 while self._spool.delivered_to < due:
                     self._attempt()
-            except (CreditPiggyError, Problem) as error:
+            except (CreditPiggyError, CpsimError) as error:
                 self._spool.retried()
                 self._complain(error)
                 if self._pause(error):
@@ -254,7 +254,7 @@ class Courier:
         if error is None:
             log.info("the server takes commands again")
         else:
-            log.log(logging.ERROR if isinstance(error, Problem) else logging.WARNING, "%s", error)
+            log.log(logging.ERROR if isinstance(error, CpsimError) else logging.WARNING, "%s", error)
 
     def _wait(self) -> int:
         """Wait for a full batch, or until the first command has waited long enough; up to where to deliver then."""
@@ -288,7 +288,7 @@ class Courier:
 
         Raises:
             CreditPiggyError: the server cannot be reached, or did not say what became of the batch.
-            Problem: the spool cannot be written.
+            CpsimError: the spool cannot be written.
         """
         if self._knows_batches is None:
             self._knows_batches = self._ask()
@@ -394,12 +394,12 @@ class Courier:
         now_us = time.time_ns() // 1000
         for (position, command), error in zip(batch.commands, outcomes, strict=True):
             if error is not None and error.definite:
-                failed.append(Failed(position, now_us, REFUSED, command, str(error)))
+                failed.append(DeadLetter(position, now_us, REFUSED, command, str(error)))
         if doubts:
             named = {row.position for row in failed}
             position = next(position for position, _ in batch.commands if position not in named)
-            anyone = f"{SOME}{len(doubts)} commands up to {batch.commands[-1][1]!r})"
-            failed.append(Failed(position, now_us, REFUSED, anyone, str(doubts[0])))
+            anyone = f"{UNNAMED}{len(doubts)} commands up to {batch.commands[-1][1]!r})"
+            failed.append(DeadLetter(position, now_us, REFUSED, anyone, str(doubts[0])))
         for row in failed:
             log.warning("refused: %s: %s", row.command, row.error)
         unnamed = min(doubts[0].unnamed, len(doubts)) if doubts and isinstance(doubts[0], BadReply) else 0
@@ -411,6 +411,6 @@ class Courier:
         now_us = time.time_ns() // 1000
         advice = ADVICE[why] if advice is None else advice
         log.error("%s: %d commands, listed by `cpsim daemon --failed`%s: %s", why, len(batch.calls), advice, error)
-        failed = [Failed(position, now_us, why, command, error) for position, command in batch.commands]
+        failed = [DeadLetter(position, now_us, why, command, error) for position, command in batch.commands]
         self._go_on()
         self._spool.settle(batch, failed)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from cpdaemon.wire import MalformedFrame
 from cpsim.daemon.listener import READ_BYTES, Listener
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.store.log import InDoubt
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class DurableListener(Listener):
         super().__init__(sockets, _nowhere, lambda: spool.is_full)
         self._spool = spool
         self._taken: list[_Connection] = []
-        self._written: SimpleQueue[tuple[list[_Connection], Problem | None]] = SimpleQueue()
+        self._written: SimpleQueue[tuple[list[_Connection], CpsimError | None]] = SimpleQueue()
         self._writing = 0
         self._can_write = True
         self._wake.setblocking(False)  # noqa: FBT003
@@ -51,7 +51,7 @@ class DurableListener(Listener):
     def stop(self) -> None:
         """Stop accepting, answer what has arrived, and leave every command that was answered ready to be delivered."""
         super().stop()
-        with suppress(Problem):  # then those answered last stay in the spool until the next start
+        with suppress(CpsimError):  # then those answered last stay in the spool until the next start
             self._spool.wait()
 
     def _acknowledge(self, connection: _Connection, call: Call, ended: bool) -> None:  # noqa: FBT001
@@ -87,7 +87,7 @@ class DurableListener(Listener):
         for position, connection in enumerate(new, last - len(new) + 1):
             connection.position = position
 
-    def _tell(self, taken: list[_Connection], problem: Problem | None) -> None:
+    def _tell(self, taken: list[_Connection], problem: CpsimError | None) -> None:
         """From the spool's thread: that has been written, or could not be."""
         self._written.put((taken, problem))
         with suppress(OSError):  # it will wake up as it is, or has ended
@@ -98,7 +98,7 @@ class DurableListener(Listener):
         while not self._written.empty():
             self._answer(*self._written.get())
 
-    def _answer(self, taken: list[_Connection], problem: Problem | None) -> None:
+    def _answer(self, taken: list[_Connection], problem: CpsimError | None) -> None:
         self._writing -= 1
         if self._can_write and problem is not None:
             log.error("%s: until the spool can be written, commands are answered ER", problem)
@@ -155,7 +155,7 @@ class DurableListener(Listener):
     def _release(self, position: int, amended: Mapping[int, str]) -> None:
         """Let commands go once their amendments, and those of the commands before them, are on disk."""
 
-        def written(problem: Problem | None) -> None:
+        def written(problem: CpsimError | None) -> None:
             if problem is None or not amended:
                 self._spool.release(position)
             else:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from cpsim.daemon.spool import Spool, existing, read_failed, read_status
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.store.log import InUse
 from cpsim.ui.printable import printable
 
@@ -22,7 +22,7 @@ def shown_status(spool: Path, as_json: bool) -> str:  # noqa: FBT001
     """The state of a spool, one figure a line or as a JSON document.
 
     Raises:
-        Problem: there is no such spool, or it cannot be read.
+        CpsimError: there is no such spool, or it cannot be read.
     """
     figures = asdict(read_status(spool))
     if as_json:
@@ -34,7 +34,7 @@ def shown_failed(spool: Path, as_json: bool) -> str:  # noqa: FBT001
     """The commands of a spool that were refused or set aside, one a line with its number, or as a JSON document.
 
     Raises:
-        Problem: there is no such spool, or it cannot be read.
+        CpsimError: there is no such spool, or it cannot be read.
     """
     rows = read_failed(spool)
     if as_json:
@@ -64,7 +64,7 @@ def requeue(spool: Path, numbers: Collection[int] | None) -> str:
         numbers: which, as `shown_failed` numbers them; None for all.
 
     Raises:
-        Problem: there is no such spool or command, the spool is in use, or nobody knows which command is meant.
+        CpsimError: there is no such spool or command, the spool is in use, or nobody knows which command is meant.
     """
     with closing(_opened(spool)) as opened:
         said = f"{opened.requeue(numbers):,} commands are to be delivered again\n"
@@ -86,4 +86,4 @@ def _opened(spool: Path) -> Spool:
         return Spool(existing(spool))
     except InUse as problem:
         advice = "stop the daemon, give this command again, and then start it"
-        raise Problem(f"{spool} is in use by a daemon: {advice}") from problem
+        raise CpsimError(f"{spool} is in use by a daemon: {advice}") from problem

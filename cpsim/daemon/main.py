@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cpdaemon.endpoint import UnixEndpoint
-from cpsim.daemon.courier import HttpServer
+from cpsim.daemon.courier import BulkClient
 from cpsim.daemon.site import Daemon
 from cpsim.daemon.spool import RESERVE_BYTES, Spool
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.faults.plan import FaultPlan
 from cpsim.faults.spec import SERVER_REQUESTS
 from cpsim.system.threads import notified
@@ -62,7 +62,7 @@ def run(
     Raises:
         CreditPiggyError: the credentials cannot be used.
         OSError: the address or a file cannot be used.
-        Problem: the spool cannot be used, or a fault is none of a daemon's.
+        CpsimError: the spool cannot be used, or a fault is none of a daemon's.
         ThreadFailed: a thread met an error that nobody expected.
     """
     assert config.listen is not None
@@ -70,7 +70,7 @@ def run(
     plan = FaultPlan(faults, seed=seed, crash=partial(os.kill, os.getpid(), signal.SIGKILL))
     for fault in plan:
         if fault.stage == "server" or fault.kind in SERVER_REQUESTS:
-            raise Problem(f"fault {str(fault)!r} is one of a server: give it to the cpsim serve behind this daemon")
+            raise CpsimError(f"fault {str(fault)!r} is one of a server: give it to the cpsim serve behind this daemon")
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -106,16 +106,16 @@ def _spool(config: Config) -> Spool:
     spool = Spool(config.spool, reserve_bytes=RESERVE_BYTES)
     try:
         spool.belong_to(config.project)
-    except Problem:
+    except CpsimError:
         spool.close()
         raise
     return spool
 
 
-class _Server(HttpServer):
+class _Server(BulkClient):
     """A server in front of which this process may die once it has a batch."""
 
-    def __init__(self, faults: FaultPlan, *arguments: Any) -> None:  # noqa: ANN401 - those of `HttpServer`
+    def __init__(self, faults: FaultPlan, *arguments: Any) -> None:  # noqa: ANN401 - those of `BulkClient`
         super().__init__(*arguments)
         self._faults = faults
 
@@ -148,4 +148,4 @@ def _named(key: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Problem(f"[server] {key} = {error.filename}: {error.strerror}") from error
+        raise CpsimError(f"[server] {key} = {error.filename}: {error.strerror}") from error

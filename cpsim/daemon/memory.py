@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cpdaemon.signing import Call
-    from cpsim.daemon.spool import Failed
+    from cpsim.daemon.spool import DeadLetter
 
 
 class MemorySpool:
@@ -71,7 +71,7 @@ class MemorySpool:
         """See `Spool.put_back`."""
         self._open = None
 
-    def settle(self, batch: Batch, failed: Sequence[Failed], unnamed: int = 0) -> None:
+    def settle(self, batch: Batch, failed: Sequence[DeadLetter], unnamed: int = 0) -> None:
         """See `Spool.settle`."""
         del failed, unnamed
         with self.released:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from cpdaemon.signing import bulk_batches
 from cpdaemon.wire import MalformedFrame, parse
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.protocol.quirks import numbers_in
 from cpsim.store.log import ROOM_INSIDE, Log, connect, cut, in_use, real_path, reserve_of, told
 from cpsim.store.reserve import is_given_up
@@ -60,11 +60,11 @@ READ_BYTES: Final = """
 SELECT position, CAST(record AS BLOB) FROM log WHERE position > ? AND position <= ? ORDER BY position LIMIT ?
 """
 """Of records that `Log.read` cannot read, because one of them is not UTF-8."""
-SOME: Final = "(some of "
+UNNAMED: Final = "(some of "
 """How the text begins that stands for refused commands which the server did not name."""
 
 
-class Failed(NamedTuple):
+class DeadLetter(NamedTuple):
     """A dead letter: a command that was `refused` by the server, or `set aside`, as the error says.
 
     It is set aside when nobody knows whether it was applied, or when the record in the spool is no command.
@@ -116,7 +116,7 @@ class Spool:
             is full too.
 
     Raises:
-        Problem: the file is in use, damaged, or something else; or it cannot be made.
+        CpsimError: the file is in use, damaged, or something else; or it cannot be made.
     """
 
     def __init__(self, path: Path, max_commands: int = MAX_COMMANDS, reserve_bytes: int = 0) -> None:
@@ -167,12 +167,12 @@ class Spool:
         """Keep commands of one project alone.
 
         Raises:
-            Problem: there are some of another; or it cannot be written.
+            CpsimError: there are some of another; or it cannot be written.
         """
         held = self.pending + self._failed
         for (owner,) in self._log.query("SELECT project FROM owner"):
             if owner != project and held:
-                raise Problem(
+                raise CpsimError(
                     f"{self._log.path} holds {held:,} commands of project {owner!r}, not of {project!r}; "
                     f"name another file, or have a daemon of {owner!r} deliver them"
                 )
@@ -219,7 +219,7 @@ class Spool:
         `named` when it is sent is written down too.
 
         Raises:
-            Problem: it cannot be written down.
+            CpsimError: it cannot be written down.
         """
         while self._open is not None:
             id_, last, was_named = self._open
@@ -256,12 +256,12 @@ class Spool:
         """Strike out the batch that was taken: it certainly was not applied, and its commands stay.
 
         Raises:
-            Problem: that cannot be written.
+            CpsimError: that cannot be written.
         """
         self._log.wait(("DELETE FROM batch", ()))
         self._open = None
 
-    def settle(self, batch: Batch, failed: Sequence[Failed], unnamed: int = 0) -> None:
+    def settle(self, batch: Batch, failed: Sequence[DeadLetter], unnamed: int = 0) -> None:
         """Strike out a batch and its commands; those that did not fail were delivered.
 
         Args:
@@ -270,7 +270,7 @@ class Spool:
             unnamed: for how many refused commands one of these stands.
 
         Raises:
-            Problem: that cannot be written.
+            CpsimError: that cannot be written.
         """
         more = max(0, unnamed - 1)
         refused = sum(row.why == REFUSED for row in failed) + more
@@ -292,12 +292,12 @@ class Spool:
             positions: which; None for all whose text is known.
 
         Raises:
-            Problem: there is none at a position, or nobody knows which it was; or it cannot be written.
+            CpsimError: there is none at a position, or nobody knows which it was; or it cannot be written.
         """
         rows = self._failed_at(positions)
-        unknown = [row.position for row in rows if row.command.startswith(SOME)]
+        unknown = [row.position for row in rows if row.command.startswith(UNNAMED)]
         if unknown and positions is not None:
-            raise Problem(f"{unknown[0]} stands for commands that the server did not name: it can only be forgotten")
+            raise CpsimError(f"{unknown[0]} stands for commands that the server did not name: it can only be forgotten")
         rows = [row for row in rows if row.position not in unknown]
         self._strike(rows, [row.command for row in rows])
         return len(rows)
@@ -306,22 +306,22 @@ class Spool:
         """Strike failed commands, or all of them, from the list; returns how many.
 
         Raises:
-            Problem: there is none at a position, or it cannot be written.
+            CpsimError: there is none at a position, or it cannot be written.
         """
         rows = self._failed_at(positions)
         self._strike(rows)
         return len(rows)
 
-    def _failed_at(self, positions: Collection[int] | None) -> list[Failed]:
-        rows = list(starmap(Failed, self._log.query("SELECT * FROM failed ORDER BY position")))
+    def _failed_at(self, positions: Collection[int] | None) -> list[DeadLetter]:
+        rows = list(starmap(DeadLetter, self._log.query("SELECT * FROM failed ORDER BY position")))
         if positions is None:
             return rows
         missing = set(positions) - {row.position for row in rows}
         if missing:
-            raise Problem(f"no failed command has the number {min(missing)}; --failed lists those that there are")
+            raise CpsimError(f"no failed command has the number {min(missing)}; --failed lists those that there are")
         return [row for row in rows if row.position in positions]
 
-    def _strike(self, rows: Sequence[Failed], back: Sequence[str] = ()) -> None:
+    def _strike(self, rows: Sequence[DeadLetter], back: Sequence[str] = ()) -> None:
         """Take commands from the list of those that failed and put frames into the spool, in one commit."""
         deletions = (("DELETE FROM failed WHERE position = ?", (row.position,)) for row in rows)
         self._log.wait(*deletions, records=back)
@@ -340,7 +340,7 @@ class Spool:
         """Return once what was put before is on disk, and whoever put it has been told.
 
         Raises:
-            Problem: it could not be written.
+            CpsimError: it could not be written.
         """
         self._log.wait()
 
@@ -356,11 +356,11 @@ class Spool:
         """The next records that have not been delivered; bytes that are not UTF-8 stand as surrogates."""
         try:
             return self._log.read(self._sent, up_to, limit)
-        except Problem:
+        except CpsimError:
             rows = self._log.query(READ_BYTES, (self._sent, up_to, limit))
             return [(position, record.decode(errors="surrogateescape")) for position, record in rows]
 
-    def _bury_each(self, dead: Sequence[Failed]) -> None:
+    def _bury_each(self, dead: Sequence[DeadLetter]) -> None:
         """Move records out of the way of the others, to the list of those that failed."""
         self._log.wait(
             *(("UPDATE log SET record = '' WHERE position = ?", (row.position,)) for row in dead),
@@ -369,21 +369,21 @@ class Spool:
         self._failed += len(dead)
         _log_dead(dead)
 
-    def _bury(self, batch: Batch, dead: Sequence[Failed]) -> None:
+    def _bury(self, batch: Batch, dead: Sequence[DeadLetter]) -> None:
         """Strike out a resumed batch in which there are records that are no commands."""
         error = "it was sent with a record that is no command any more: nobody knows whether it was applied"
-        doubtful = [Failed(position, dead[0].at_us, SET_ASIDE, text, error) for position, text in batch.commands]
+        doubtful = [DeadLetter(position, dead[0].at_us, SET_ASIDE, text, error) for position, text in batch.commands]
         self.settle(batch, [*dead, *doubtful])
         _log_dead([*dead, *doubtful])
 
 
 def _batch(
     id_: str, last: int, records: Iterable[tuple[int, str]], *, named: bool, resumed: bool = False
-) -> tuple[Batch, list[Failed]]:
+) -> tuple[Batch, list[DeadLetter]]:
     """A batch of records, and those that are no commands."""
     commands: list[tuple[int, str]] = []
     calls: list[Call] = []
-    dead: list[Failed] = []
+    dead: list[DeadLetter] = []
     for position, text in records:
         frame = text.encode(errors="surrogateescape")
         try:
@@ -393,12 +393,12 @@ def _batch(
         except MalformedFrame as error:
             shown = text if text.isprintable() else repr(frame)  # which is no command either, if it is requeued
             dead.append(
-                Failed(position, time.time_ns() // 1000, SET_ASIDE, shown, f"the record is no command: {error}")
+                DeadLetter(position, time.time_ns() // 1000, SET_ASIDE, shown, f"the record is no command: {error}")
             )
     return Batch(id_, last, commands, calls, named, resumed), dead
 
 
-def _log_dead(dead: Sequence[Failed]) -> None:
+def _log_dead(dead: Sequence[DeadLetter]) -> None:
     log.error("%d records, listed by `cpsim daemon --failed`: %s: %s", len(dead), dead[0].command, dead[0].error)
 
 
@@ -427,7 +427,7 @@ def text_of(call: Call) -> str:
     return ",".join([kind, *(f"{name}={value}" for name, value in arguments.items())])
 
 
-def _insert_failed(row: Failed) -> Statement:
+def _insert_failed(row: DeadLetter) -> Statement:
     return ("INSERT INTO failed VALUES (?, ?, ?, ?, ?)", row)
 
 
@@ -436,10 +436,10 @@ def _add(name: str, count: int) -> Statement:
 
 
 def existing(path: Path) -> Path:
-    """The file of a spool; raises Problem if there is none."""
+    """The file of a spool; raises CpsimError if there is none."""
     real = real_path(path)
     if not real.exists():
-        raise Problem(f"there is no spool {path}")
+        raise CpsimError(f"there is no spool {path}")
     return real
 
 
@@ -447,7 +447,7 @@ def read_status(path: Path) -> Status:
     """The state of a spool, whether or not a daemon is running on it.
 
     Raises:
-        Problem: there is no such spool, or it cannot be read.
+        CpsimError: there is no such spool, or it cannot be read.
     """
     path = existing(path)
     with _looking_into(path) as rows:
@@ -472,14 +472,14 @@ def read_status(path: Path) -> Status:
     )
 
 
-def read_failed(path: Path) -> list[Failed]:
+def read_failed(path: Path) -> list[DeadLetter]:
     """The commands of a spool that were refused or set aside, in the order in which they came.
 
     Raises:
-        Problem: there is no such spool, or it cannot be read.
+        CpsimError: there is no such spool, or it cannot be read.
     """
     with _looking_into(existing(path)) as rows:
-        return list(starmap(Failed, rows("SELECT * FROM failed ORDER BY position")))
+        return list(starmap(DeadLetter, rows("SELECT * FROM failed ORDER BY position")))
 
 
 @contextmanager

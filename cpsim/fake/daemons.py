@@ -67,7 +67,7 @@ class SiteDaemon(Daemon):
         spool: the file that keeps them.
 
     Raises:
-        Problem: the spool cannot be used.
+        CpsimError: the spool cannot be used.
     """
 
     def __init__(

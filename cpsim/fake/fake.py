@@ -13,7 +13,7 @@ from urllib.parse import quote
 from cpdaemon.endpoint import TcpEndpoint
 from cpsim.daemon.site import address_of
 from cpsim.daemon.spool import read_status
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.fake.daemons import Site, SiteDaemon
 from cpsim.faults.plan import FaultPlan
 from cpsim.net.addresses import listen_tcp
@@ -69,7 +69,7 @@ class Fake:
 
     Raises:
         OSError: an address cannot be listened at (from `start`).
-        Problem: the store or a spool cannot be used, or there is no such fault (from the constructor).
+        CpsimError: the store or a spool cannot be used, or there is no such fault (from the constructor).
         ValueError: no project, or one that cannot be (from the constructor).
     """
 
@@ -178,7 +178,7 @@ class Fake:
 
         Raises:
             OSError: it cannot listen there.
-            Problem: its spool cannot be used.
+            CpsimError: its spool cannot be used.
             ValueError: there is no such project.
         """
         if site.project_id not in self.accounts.projects:
@@ -236,10 +236,10 @@ class Fake:
             quirks: names from `cpsim.protocol.quirks.QUIRKS`.
 
         Raises:
-            Problem: with a store, "ack-before-delivery" would come or go: that is decided when the fake is made.
+            CpsimError: with a store, "ack-before-delivery" would come or go: that is decided when the fake is made.
         """
         if self._store is not None and "ack-before-delivery" in self.accounts.quirks ^ quirks:
-            raise Problem("with a store, ack-before-delivery cannot be switched while it serves: start anew with it")
+            raise CpsimError("with a store, ack-before-delivery cannot be switched while it serves: start anew with it")
         self.accounts.behave(quirks)
         for daemon in self.daemons:
             daemon.behave(quirks)
@@ -262,7 +262,7 @@ class Fake:
         """Have in the accounts what daemons have acknowledged by now: those of a project, or all."""
         for daemon in self.daemons:
             if project_id in {None, daemon.project_id} and not daemon.catch_up(CATCH_UP_S):
-                raise Problem(
+                raise CpsimError(
                     f"{daemon.pending:,} commands that a daemon of project {daemon.project_id!r} acknowledged have not "
                     f"reached the accounts in {CATCH_UP_S:g} s: remove the fault that holds them up"
                 )
@@ -284,7 +284,7 @@ class Fake:
         return next(path for number in numbers if (path := Path(f"{name}{number}.spool")) not in taken)
 
     def _keep_time(self) -> None:
-        with suppress(Problem):  # then the store has the time of what was last changed
+        with suppress(CpsimError):  # then the store has the time of what was last changed
             self.accounts.keep_time()
 
     def _close_store(self) -> None:

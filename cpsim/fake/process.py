@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from cpdaemon.endpoint import TcpEndpoint, UrlEndpoint, parse_endpoint
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.fake.daemons import Site
 from cpsim.fake.fake import ANY_PORT, Fake
-from cpsim.faults.plan import Progress  # noqa: TC001 - msgspec reads it
+from cpsim.faults.plan import FaultProgress  # noqa: TC001 - msgspec reads it
 from cpsim.system.process import settle_in
 from cpsim.system.threads import ThreadFailed, notified
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 FAILED: Final = 2
 
 
-class Life(msgspec.Struct):
+class ServedProcess(msgspec.Struct):
     """What a process serves until it ends or crashes; after a crash, at the same port and with the faults so far."""
 
     projects: dict[str, str]
@@ -38,7 +38,7 @@ class Life(msgspec.Struct):
     sites: list[tuple[str, str]]
     store: str | None
     port: int = ANY_PORT.port
-    faults: Progress | None = None
+    faults: FaultProgress | None = None
 
 
 class FakeProcess:
@@ -74,11 +74,11 @@ class FakeProcess:
                 then started again at once, with the faults where they were.
 
         Raises:
-            Problem: it cannot.
+            CpsimError: it cannot.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        life = Life(
+        life = ServedProcess(
             dict(projects),
             str(unix),
             [(project_id, str(path)) for project_id, path in sites],
@@ -88,7 +88,7 @@ class FakeProcess:
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
-            raise Problem(f"the embedded fake ended with status {self._process.wait()}")
+            raise CpsimError(f"the embedded fake ended with status {self._process.wait()}")
         addresses: dict[str, str] = json.loads(line)
         return addresses
 
@@ -101,7 +101,7 @@ class FakeProcess:
         was_told = self._process.returncode is not None
         self._process.communicate()
         if self._process.returncode and error is None and not was_told:
-            raise Problem(f"the embedded fake ended with status {self._process.returncode}")
+            raise CpsimError(f"the embedded fake ended with status {self._process.returncode}")
 
 
 def main() -> None:
@@ -111,17 +111,17 @@ def main() -> None:
     line = sys.stdin.readline()
     if not line:
         return  # there was nothing to serve after all
-    life = msgspec.json.decode(line, type=Life)
+    life = msgspec.json.decode(line, type=ServedProcess)
     try:
         if life.store is None:
             _live(life)
         else:
             _live_again_and_again(life)
-    except (OSError, Problem) as error:
+    except (OSError, CpsimError) as error:
         sys.exit(f"cpsim: the embedded fake: {getattr(error, 'strerror', None) or error}")
 
 
-def _live_again_and_again(life: Life) -> None:
+def _live_again_and_again(life: ServedProcess) -> None:
     """Have a child of this process live, and the next one after each crash: all that it takes to begin is here."""
     while True:
         read_end, write_end = os.pipe()
@@ -136,10 +136,10 @@ def _live_again_and_again(life: Life) -> None:
         _, status = os.waitpid(child, 0)
         if not next_life:
             sys.exit(os.waitstatus_to_exitcode(status))
-        life = msgspec.json.decode(next_life, type=Life)
+        life = msgspec.json.decode(next_life, type=ServedProcess)
 
 
-def _live(life: Life, write_end: int | None = None) -> None:
+def _live(life: ServedProcess, write_end: int | None = None) -> None:
     """Serve until standard input ends; with a pipe, a fault may crash this process, and the pipe has the next life."""
 
     def crash() -> None:

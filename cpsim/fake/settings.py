@@ -19,7 +19,7 @@ from msgspec import Meta, Struct
 
 from cpdaemon.endpoint import TcpEndpoint
 from cpsim.config import tables
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.fake import ANY_PORT, Fake, Site
 from cpsim.faults.spec import Fault
 from cpsim.net.listen import Listen, is_loopback
@@ -135,14 +135,14 @@ class Configuration:
         """The fake that it describes.
 
         Raises:
-            Problem: a daemon is for a project that there is not, or a quirk, a fault, the store or a spool cannot be
+            CpsimError: a daemon is for a project that there is not, or a quirk, a fault, the store or a spool cannot be
                 used.
             ValueError: a project cannot be, or the clock cannot start then.
         """
         for site in self.sites:
             if site.project_id not in self.projects:
                 known = ", ".join(map(repr, self.projects))
-                raise Problem(f"there is a daemon for project {site.project_id!r}, and the projects are {known}")
+                raise CpsimError(f"there is a daemon for project {site.project_id!r}, and the projects are {known}")
         interval_s = self.flush_interval_s
         fake = Fake(
             self.projects,
@@ -187,7 +187,7 @@ def load(path: Path) -> Configuration:
     """Read a configuration file; paths in it are relative to its folder.
 
     Raises:
-        Problem: it has a mistake; the message names the file, the place, the value and what is allowed.
+        CpsimError: it has a mistake; the message names the file, the place, the value and what is allowed.
         OSError: it cannot be read.
     """
     try:
@@ -210,7 +210,7 @@ def load(path: Path) -> Configuration:
             links=file.links,
         )
     except ValueError as error:
-        raise Problem(f"{path}: {error}") from error
+        raise CpsimError(f"{path}: {error}") from error
 
 
 def read_secret(path: Path) -> str:
@@ -236,7 +236,7 @@ def serve(configuration: Configuration, on_ready: Callable[[str], None]) -> None
         on_ready: called once it serves, with a line `KIND ADDRESS` for each address, daemons first and in order.
 
     Raises:
-        Problem, ValueError: see `Configuration.fake`.
+        CpsimError, ValueError: see `Configuration.fake`.
         OSError: an address cannot be listened at.
         ThreadFailed: a thread met an error that nobody expected.
     """
@@ -339,7 +339,7 @@ def _known_faults(texts: Sequence[str]) -> Sequence[str]:
     for index, text in enumerate(texts):
         try:
             Fault.parse(text)
-        except Problem as problem:
+        except CpsimError as problem:
             raise ValueError(f"faults[{index}]: {problem}") from None
     return texts
 

@@ -16,7 +16,7 @@ from hashlib import blake2b
 from time import monotonic
 from typing import TYPE_CHECKING, Final, NamedTuple, TypedDict
 
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.faults.spec import Fault
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Firing(NamedTuple):
     project: str
 
 
-class Progress(NamedTuple):
+class FaultProgress(NamedTuple):
     """How far a plan is.
 
     Attributes:
@@ -128,7 +128,7 @@ class FaultPlan:
         delivery: likewise for the next commands that a daemon in the same process passes on, or they may be refused.
 
     Raises:
-        Problem: there is no such fault, or it is a crash and this process must not end.
+        CpsimError: there is no such fault, or it is a crash and this process must not end.
     """
 
     def __init__(
@@ -175,14 +175,16 @@ class FaultPlan:
         """Have one fault less of each that is given.
 
         Raises:
-            Problem: there is no such fault in the plan.
+            CpsimError: there is no such fault in the plan.
         """
         with self._lock:
             left = list(self._armed)
             for fault in map(_fault, faults):
                 found = next((armed for armed in reversed(left) if armed.fault == fault), None)
                 if found is None:
-                    raise Problem(f"fault {str(fault)!r} is not set; these are: {', '.join(map(str, self)) or 'none'}")
+                    raise CpsimError(
+                        f"fault {str(fault)!r} is not set; these are: {', '.join(map(str, self)) or 'none'}"
+                    )
                 left.remove(found)
             self._set(left)
         self._tell()
@@ -207,11 +209,11 @@ class FaultPlan:
         """What came to pass, in order.
 
         Raises:
-            Problem: more than `MAX_FIRINGS` did.
+            CpsimError: more than `MAX_FIRINGS` did.
         """
         with self._lock:
             if self._missed:
-                raise Problem(
+                raise CpsimError(
                     f"the record of faults is full: it keeps {MAX_FIRINGS:,} firings, and {self._missed:,} came after "
                     "them; forget them to begin anew"
                 )
@@ -236,12 +238,12 @@ class FaultPlan:
         with self._lock:
             return [(str(armed.fault), armed.selected, armed.fired) for armed in self._armed]
 
-    def progress(self) -> Progress:
+    def progress(self) -> FaultProgress:
         """How far it is, for a plan of another process of this machine to `resume`."""
         with self._lock:
-            return Progress(self._begun_s, self.describe(), list(self._firings), self._missed)
+            return FaultProgress(self._begun_s, self.describe(), list(self._firings), self._missed)
 
-    def resume(self, progress: Progress) -> None:
+    def resume(self, progress: FaultProgress) -> None:
         """Go on where another plan was; `begin` then lets the seconds of the faults' times count on."""
         self.replace([text for text, *_ in progress.faults])
         with self._lock:
@@ -373,7 +375,7 @@ class FaultPlan:
         made = [_fault(fault) for fault in faults]
         for fault in made:
             if fault.crashes and self._crash is None:
-                raise Problem(
+                raise CpsimError(
                     f"fault {str(fault)!r} would end the process that runs this fake: serve it in a process of its "
                     "own, as cpsim serve does"
                 )

@@ -17,7 +17,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from cpdaemon.commands import KINDS
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -129,7 +129,7 @@ class Fault:
         until_s: seconds since the fake started from which on it does not fire.
 
     Raises:
-        Problem: there is no such fault; the message says what there is.
+        CpsimError: there is no such fault; the message says what there is.
     """
 
     action: str
@@ -145,7 +145,7 @@ class Fault:
 
     def __post_init__(self) -> None:
         if problem := next(self._problems(), None):
-            raise Problem(f"fault {str(self)!r}: {problem}")
+            raise CpsimError(f"fault {str(self)!r}: {problem}")
         action = ACTIONS[self.action]
         if self.value is None:
             object.__setattr__(self, "value", action.default)
@@ -182,7 +182,7 @@ class Fault:
         """Read a fault as the command line and configuration files have it.
 
         Raises:
-            Problem: the text is no fault; the message says what is wrong, and what there is.
+            CpsimError: the text is no fault; the message says what is wrong, and what there is.
         """
         what, colon, chosen = text.strip().partition(":")
         name, equals, value = what.partition("=")
@@ -191,9 +191,9 @@ class Fault:
         for pair in chosen.split(",") if colon else ():
             key, _, given = pair.partition("=")
             if key not in KEYS:
-                raise Problem(f"fault {text!r}: no key {_unknown(key, KEYS)}")
+                raise CpsimError(f"fault {text!r}: no key {_unknown(key, KEYS)}")
             if KEYS[key].name in fields:
-                raise Problem(f"fault {text!r}: {key} is given twice")
+                raise CpsimError(f"fault {text!r}: {key} is given twice")
             fields[KEYS[key].name] = _read(KEYS[key], given)
         if equals:
             takes = ACTIONS[action].value if action in ACTIONS else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from cpsim.judge.model import NOTHING, START, Fate, aged_by, fates, taken
+from cpsim.judge.model import NOTHING, START, SlotState, aged_by, possible_states, taken
 from cpsim.judge.orders import TooManyOrders, possible
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ EXPLAINED: Final = 3_000
 NEVER_MIN: Final = 10**12
 
 
-def name_of(steps: Sequence[Step], seen: Span, expected: Fate, found: Fate, *, explain: bool = True) -> str:
+def name_of(steps: Sequence[Step], seen: Span, expected: SlotState, found: SlotState, *, explain: bool = True) -> str:
     """The name of what explains that a slot is not in a state in which it may be.
 
     Args:
@@ -62,7 +62,7 @@ def name_of(steps: Sequence[Step], seen: Span, expected: Fate, found: Fate, *, e
     return "lost" if found.counters <= expected.counters and found.meta <= expected.meta else "altered"
 
 
-def contradiction(steps: Sequence[Step], seen: Span, found: Fate | None) -> tuple[str, str]:
+def contradiction(steps: Sequence[Step], seen: Span, found: SlotState | None) -> tuple[str, str]:
     """The name and the sentence for replies that no order explains.
 
     Args:
@@ -70,7 +70,7 @@ def contradiction(steps: Sequence[Step], seen: Span, found: Fate | None) -> tupl
         seen: when it was looked at.
         found: the state in which it is, if that was seen.
     """
-    ends = {fate.phase for fate in fates([step for step in steps if step.kind == "alloc"], seen)}
+    ends = {fate.phase for fate in possible_states([step for step in steps if step.kind == "alloc"], seen)}
     if found is not None and found.phase == "expired" and ends == {"allocated"}:
         return "early expiry", "expired, and refused commands, before its time was out"
     branches = {START}
@@ -82,20 +82,20 @@ def contradiction(steps: Sequence[Step], seen: Span, found: Fate | None) -> tupl
     return "contradiction", "the replies to its commands contradict the protocol, in whatever order they were applied"
 
 
-def _explanations(steps: Sequence[Step], seen: Span) -> Iterator[tuple[str, set[Fate]]]:
+def _explanations(steps: Sequence[Step], seen: Span) -> Iterator[tuple[str, set[SlotState]]]:
     """The states that each kind of mishap leads to."""
     untold = [step._replace(accepted=None) for step in steps]
     effective = [step._replace(applied=None) for step in _effective(untold)]
-    yield "lost", fates(effective, seen)
+    yield "lost", possible_states(effective, seen)
     for place, step in enumerate(untold):
-        yield "duplicated", fates([*untold[: place + 1], step, *untold[place + 1 :]], seen)
-    yield "duplicated", fates([*untold, *untold], seen)
-    yield "duplicated", fates([again for step in untold for again in (step, step)], seen)
+        yield "duplicated", possible_states([*untold[: place + 1], step, *untold[place + 1 :]], seen)
+    yield "duplicated", possible_states([*untold, *untold], seen)
+    yield "duplicated", possible_states([again for step in untold for again in (step, step)], seen)
     if any(step.accepted is False for step in steps):
-        yield "resurrected", fates(sorted(untold, key=lambda step: step.kind in {"claim", "discard"}), seen)
+        yield "resurrected", possible_states(sorted(untold, key=lambda step: step.kind in {"claim", "discard"}), seen)
     with suppress(TooManyOrders):
         yield "reordered", possible(steps, seen, any_order=True)
-    yield "late expiry", fates([_endless(step) for step in untold], seen)
+    yield "late expiry", possible_states([_endless(step) for step in untold], seen)
 
 
 def _effective(steps: Sequence[Step]) -> list[Step]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,7 @@ LARGEST_DRIFT: Final = 0.1
 HALVINGS: Final = 60
 
 
-class NotComparable(Problem):
+class NotComparable(CpsimError):
     """Times of the server's clock cannot be told on ours; the message says why."""
 
 

@@ -20,7 +20,7 @@ DAY_MINUTES: Final = 1440
 WHOLE: Final = re.compile(r"-?[0-9]+")
 
 
-class Fate(NamedTuple):
+class SlotState(NamedTuple):
     """A state a slot can be seen in. `phase` is the ledger's word for it, or `absent`."""
 
     phase: str
@@ -71,16 +71,16 @@ class Step(NamedTuple):
 class Branch(NamedTuple):
     """One possible history so far."""
 
-    fate: Fate
+    fate: SlotState
     terms: Terms | None
 
 
-NOTHING: Final = Fate("absent")
+NOTHING: Final = SlotState("absent")
 START: Final = Branch(NOTHING, None)
 """Where every slot's history begins."""
 
 
-def fates(steps: Iterable[Step], seen: Span) -> set[Fate]:
+def possible_states(steps: Iterable[Step], seen: Span) -> set[SlotState]:
     """Every state in which a slot may be seen after its steps; empty when no history explains the replies.
 
     Args:
@@ -126,10 +126,10 @@ def _after(branch: Branch, step: Step) -> Branch | None:
     arguments = step.arguments
     if step.kind == "alloc":
         promised = _terms(arguments, step.span) if fate.phase == "absent" else None
-        return None if promised is None else Branch(Fate("allocated"), promised)
+        return None if promised is None else Branch(SlotState("allocated"), promised)
     if fate.phase != "allocated" or terms is None:
         return None
-    changed: Fate | None
+    changed: SlotState | None
     match step.kind:
         case "claim":
             changed = _claimed(fate, terms, arguments)
@@ -143,7 +143,7 @@ def _after(branch: Branch, step: Step) -> Branch | None:
     return None if changed is None else Branch(changed, terms)
 
 
-def _claimed(fate: Fate, terms: Terms, arguments: Mapping[str, str | int]) -> Fate | None:
+def _claimed(fate: SlotState, terms: Terms, arguments: Mapping[str, str | int]) -> SlotState | None:
     asked = None
     if terms.credits is None and "credits" in arguments:
         asked = _whole(arguments["credits"])
@@ -154,7 +154,7 @@ def _claimed(fate: Fate, terms: Terms, arguments: Mapping[str, str | int]) -> Fa
     return fate._replace(phase="claimed", machine=str(arguments["machine"]), granted=_granted(terms, asked))
 
 
-def _counted(fate: Fate, arguments: Mapping[str, str | int]) -> Fate | None:
+def _counted(fate: SlotState, arguments: Mapping[str, str | int]) -> SlotState | None:
     sums = dict(fate.counters)
     for name, value in arguments.items():
         if name != "slot":

@@ -14,12 +14,12 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from cpsim.judge.model import START, aged_by, fates, taken
+from cpsim.judge.model import START, aged_by, possible_states, taken
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from cpsim.judge.model import Branch, Fate, Span, Step
+    from cpsim.judge.model import Branch, SlotState, Span, Step
 
 UNSETTLED: Final = {"absent", "allocated"}
 """A slot in any other phase refuses whatever comes, so only what was accepted must have come before."""
@@ -27,7 +27,7 @@ MOST_POSITIONS: Final = 10_000
 """Positions of one search: about half a second of work."""
 
 
-class TooManyOrders(Exception):  # noqa: N818 - an answer: nobody knows
+class TooManyOrders(Exception):
     """So many commands of a slot overlap that not all of their orders were tried."""
 
 
@@ -38,7 +38,7 @@ def in_order(steps: Iterable[Step]) -> list[Step]:
 
 def possible(
     steps: Sequence[Step], seen: Span, *, any_order: bool = False, most_positions: int = MOST_POSITIONS
-) -> set[Fate]:
+) -> set[SlotState]:
     """Every state in which a slot may be seen after its steps; empty when no order explains the replies.
 
     Args:
@@ -54,7 +54,7 @@ def possible(
     if not any_order and all(
         before.applied and before.over_ns <= after.span.earliest_ns for before, after in pairwise(steps)
     ):
-        return fates(steps, seen)
+        return possible_states(steps, seen)
     waits_for = [0] * len(steps) if any_order else _predecessors(steps)
     needed = sum(1 << place for place, step in enumerate(steps) if step.applied)
     welcome = sum(1 << place for place, step in enumerate(steps) if step.applied and step.accepted)

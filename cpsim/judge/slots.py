@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from cpsim.judge.anomalies import EXPLAINED, contradiction, name_of
 from cpsim.judge.columns import fine, fine_outstanding, indices, slot_ids
-from cpsim.judge.model import NOTHING, Fate
+from cpsim.judge.model import NOTHING, SlotState
 from cpsim.judge.orders import MOST_POSITIONS, TooManyOrders, possible
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def judge_slot(
     slot_id: str,
     steps: Sequence[Step],
     seen: Span,
-    found: Fate,
+    found: SlotState,
     verdict: Verdict,
     *,
     stray: str | None = None,
@@ -133,11 +133,11 @@ def judge_outstanding(history: History, outstanding: set[str], verdict: Verdict)
     verdict.checked["slots"] += int(np.count_nonzero(sent_for))
 
 
-def fates_in(slots: pa.Table) -> list[Fate]:
+def fates_in(slots: pa.Table) -> list[SlotState]:
     """The states that rows of a ledger show."""
     columns = (slots[name].to_pylist() for name in ("state", "machine", "granted", "reason", "counters", "meta"))
     return [
-        Fate(state, machine, granted, reason, frozenset(counters or ()), frozenset(meta or ()))
+        SlotState(state, machine, granted, reason, frozenset(counters or ()), frozenset(meta or ()))
         for state, machine, granted, reason, counters, meta in zip(*columns, strict=True)
     ]
 
@@ -211,7 +211,7 @@ def _give_up(count: int, verdict: Verdict) -> None:
 
 
 def _difference(
-    steps: Sequence[Step], seen: Span, allowed: set[Fate], found: Fate, *, explain: bool
+    steps: Sequence[Step], seen: Span, allowed: set[SlotState], found: SlotState, *, explain: bool
 ) -> tuple[str, str]:
     """The anomaly's name, and what is different, field by field, from the likeliest state."""
     if not allowed:
@@ -223,7 +223,7 @@ def _difference(
         expected = min(candidates, key=lambda fate: (sum(a != b for a, b in zip(fate, found, strict=True)), str(fate)))
     differences = "; ".join(
         f"{field} is {_shown(has)}, should be {_shown(wanted)}"
-        for field, has, wanted in zip(Fate._fields, found, expected, strict=True)
+        for field, has, wanted in zip(SlotState._fields, found, expected, strict=True)
         if has != wanted
     )
     return name_of(steps, seen, expected, found, explain=explain), differences

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from cpsim.judge.model import Fate, Step
+    from cpsim.judge.model import SlotState, Step
     from cpsim.judge.verdict import Example
 
 WIDTH: Final = 1000
@@ -69,7 +69,7 @@ def timeline(example: Example) -> Timeline:
     return Timeline(title, lines, bars, len(rows) * ROW, (last_ns - start_ns) / 1e9)
 
 
-def shown(fate: Fate) -> str:
+def shown(fate: SlotState) -> str:
     """A state in a few words."""
     words = [fate.phase]
     if fate.machine is not None:

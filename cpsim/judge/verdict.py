@@ -12,7 +12,7 @@ from cpsim.judge.anomalies import ANOMALIES
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cpsim.judge.model import Fate, Span, Step
+    from cpsim.judge.model import SlotState, Span, Step
 
 SHOWN_ANOMALIES: Final = 1_000
 """Anomalies kept one by one; all are counted."""
@@ -59,7 +59,7 @@ class Example:
     anomaly: Anomaly
     steps: tuple[Step, ...]
     seen: Span
-    found: Fate | None
+    found: SlotState | None
 
 
 @dataclass(slots=True)
@@ -100,7 +100,7 @@ class Verdict:
             self.anomalies.append(anomaly)
         return anomaly
 
-    def exemplify(self, anomaly: Anomaly, steps: Sequence[Step], seen: Span, found: Fate | None) -> None:
+    def exemplify(self, anomaly: Anomaly, steps: Sequence[Step], seen: Span, found: SlotState | None) -> None:
         """Keep a slot's history as an example of an anomaly, if it is among the shortest."""
         examples = self.examples[anomaly.name]
         if len(examples) == EXAMPLES and len(steps) >= len(examples[-1].steps):

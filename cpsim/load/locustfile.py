@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from locust.web import WebUI
 
 
-class Replay(User):
+class ReplayUser(User):
     """Stands for a worker's replay, which runs beside it."""
 
     @task

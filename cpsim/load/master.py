@@ -21,7 +21,7 @@ from cpsim.evidence.journal import RECORD_TYPE
 from cpsim.load.guard import FAILED, guarded
 from cpsim.load.outcome import conclude
 from cpsim.replay.engine import Effort
-from cpsim.run.pipeline import Run, Target
+from cpsim.run.pipeline import ReplayTarget, Run
 from cpsim.ui.printable import printable
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ class Master:
             self._fail(f"{', '.join(lost)} left before the replay could begin")
         return Run(
             workload=self._plan.workload,
-            target=Target(self._plan.endpoint, self._plan.accounts, self._plan.credentials),
+            target=ReplayTarget(self._plan.endpoint, self._plan.accounts, self._plan.credentials),
             embedded=False,
             pace=self._plan.pace,
             slot_prefix=prefix,

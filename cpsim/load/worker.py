@@ -16,7 +16,7 @@ from locust.runners import WorkerRunner
 from locust.stats import StatsEntry, StatsError
 
 from cpdaemon.endpoint import UrlEndpoint
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.evidence.journal import RECORD_TYPE, Journal, Outcome
 from cpsim.load.guard import FAILED, guarded
 from cpsim.replay.engine import Engine
@@ -101,7 +101,7 @@ class Worker:
 
     def _take(self, environment: Environment, msg: Message) -> None:
         if not self._idle.is_set():
-            raise Problem("the replay before this one has not ended here")
+            raise CpsimError("the replay before this one has not ended here")
         replay = gevent.Greenlet(guarded(self._replay, self.fail), **msg.data)
         environment.process_exit_code = None
         self._idle.clear()

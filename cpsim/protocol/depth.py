@@ -16,7 +16,7 @@ NO_OPENING: Final = bytes(set(range(256)) - set(b"[{"))
 TOKEN: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[][{}]')
 
 
-class TooDeep(ValueError):  # noqa: N818 - an answer, not a fault
+class TooDeep(ValueError):
     """Something is nested too deeply."""
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from cpdaemon.commands import COMMANDS
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -73,11 +73,11 @@ def chosen(profile: str, names: Iterable[str]) -> frozenset[str]:
     """The quirks of a profile, and those named besides.
 
     Raises:
-        Problem: there is no quirk or profile of that name.
+        CpsimError: there is no quirk or profile of that name.
     """
     unknown = [name for name in names if name not in QUIRKS]
     if unknown:
-        raise Problem(f"no quirk {unknown[0]!r}; there are {', '.join(QUIRKS)}")
+        raise CpsimError(f"no quirk {unknown[0]!r}; there are {', '.join(QUIRKS)}")
     if profile not in PROFILES:
-        raise Problem(f"no profile {profile!r}; there are {', '.join(PROFILES)}")
+        raise CpsimError(f"no profile {profile!r}; there are {', '.join(PROFILES)}")
     return PROFILES[profile] | frozenset(names)

@@ -16,7 +16,7 @@ import httptools
 from cpdaemon.commands import KINDS
 from cpdaemon.errors import CreditPiggyError, Refused
 from cpdaemon.signing import bulk_errors, read_reply
-from cpsim.record.recording import Answer
+from cpsim.record.recording import RecordedReply
 
 if TYPE_CHECKING:
     from cpdaemon.signing import Call
@@ -68,7 +68,7 @@ class Session:
         return (monotonic_ns() - self._began_ns) // 1_000
 
 
-class OneShot:
+class FrameExchange:
     """A daemon's connection: one frame, one reply."""
 
     __slots__ = ("_answered_us", "_frame", "_reply", "_sent_us", "_session")
@@ -100,11 +100,11 @@ class OneShot:
         reply = self._reply.strip()
         known = {b"OK": (ACCEPTED, ""), b"ER": (REFUSED, "ER")}
         what = known.get(reply, (UNKNOWN, "no answer" if not reply else "an answer that is none"))
-        answer = Answer(self._sent_us, self._answered_us, *what)
+        answer = RecordedReply(self._sent_us, self._answered_us, *what)
         self._session.recording.frame(self._frame[:MOST_FRAME_BYTES], answer)
 
 
-class Asked(NamedTuple):
+class RecordedRequest(NamedTuple):
     """A request as it came; no body if it was too large to be kept."""
 
     method: str
@@ -128,7 +128,7 @@ class Http:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._pending: deque[Asked] = deque()
+        self._pending: deque[RecordedRequest] = deque()
         self._requests: Any = httptools.HttpRequestParser(self)
         self._reply = _Responses(self, session)
         self._responses: Any = httptools.HttpResponseParser(self._reply)
@@ -197,7 +197,7 @@ class Http:
         """It is whole."""
         method, url = self._requests.get_method().decode(), self._url.decode("latin-1")
         body = None if self._body is None else bytes(self._body)
-        self._pending.append(Asked(method, url, body, self._sent_us))
+        self._pending.append(RecordedRequest(method, url, body, self._sent_us))
         self._body, self._is_beyond = None, False
 
     def _feed(self, parser: Any, data: bytes) -> None:  # noqa: ANN401 - httptools has no type for both
@@ -258,7 +258,7 @@ class _Responses:
             self._http.done(status, body)
 
 
-def _record(recording: Recording, asked: Asked, status: int, reply: bytes, answered_us: int | None) -> None:
+def _record(recording: Recording, asked: RecordedRequest, status: int, reply: bytes, answered_us: int | None) -> None:
     """Write the commands of a request."""
     name, suffix = asked.name
     if not name:
@@ -272,7 +272,7 @@ def _record(recording: Recording, asked: Asked, status: int, reply: bytes, answe
     except (ValueError, RecursionError):
         if status == 400 and asked.method == "POST":
             body = asked.body[:MOST_FRAME_BYTES]
-            recording.body(body, Answer(asked.sent_us, answered_us, REFUSED, "HTTP 400"))
+            recording.body(body, RecordedReply(asked.sent_us, answered_us, REFUSED, "HTTP 400"))
         else:
             recording.left_out[UNSIGNED if status in {400, 401} else UNREAD] += 1
         return
@@ -282,10 +282,10 @@ def _record(recording: Recording, asked: Asked, status: int, reply: bytes, answe
     if not calls:
         recording.left_out[BESIDE] += 1
     for (kind, arguments), (outcome, error) in zip(calls, _outcomes(name, suffix, calls, status, reply), strict=True):
-        recording.call(kind, arguments, Answer(asked.sent_us, answered_us, outcome, error))
+        recording.call(kind, arguments, RecordedReply(asked.sent_us, answered_us, outcome, error))
 
 
-def _calls(name: str, suffix: str, asked: Asked) -> list[Call]:
+def _calls(name: str, suffix: str, asked: RecordedRequest) -> list[Call]:
     """The commands of a request, in the order in which a server applies them; its signature is no part of them."""
     assert asked.body is not None
     if asked.method != "POST":

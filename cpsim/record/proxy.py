@@ -22,9 +22,9 @@ import uvloop
 
 from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint, UrlEndpoint
 from cpsim.daemon.site import address_of
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.net.addresses import BACKLOG, listen_tcp, listen_unix
-from cpsim.record.exchanges import Http, OneShot, Session
+from cpsim.record.exchanges import FrameExchange, Http, Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -45,7 +45,7 @@ ABSENT: Final = (ConnectionRefusedError, FileNotFoundError)
 log = logging.getLogger(__name__)
 
 
-class Failed(Problem):
+class RecorderFailed(CpsimError):
     """The recorder met an error that nobody expected; what it had recorded until then is whole."""
 
 
@@ -62,7 +62,7 @@ def record(
 
     Raises:
         OSError: the address cannot be listened at.
-        Failed: the recorder met an error that nobody expected.
+        RecorderFailed: the recorder met an error that nobody expected.
     """
     proxy = _Proxy(listen, target, recording)
     try:
@@ -113,11 +113,11 @@ class _Proxy:
         if isinstance(self._failure, OSError):
             raise self._failure
         if self._failure is not None:
-            raise Failed(f"{type(self._failure).__name__}: {self._failure}") from self._failure
+            raise RecorderFailed(f"{type(self._failure).__name__}: {self._failure}") from self._failure
 
     def exchange(self) -> Exchange:
         """What hears a new connection."""
-        return Http(self._session) if isinstance(self._target, UrlEndpoint) else OneShot(self._session)
+        return Http(self._session) if isinstance(self._target, UrlEndpoint) else FrameExchange(self._session)
 
     async def connect(self, protocol: Callable[[], asyncio.Protocol]) -> None:
         """Connect to the target."""

@@ -28,7 +28,7 @@ import pyarrow.parquet
 
 from cpdaemon.commands import COMMANDS
 from cpdaemon.wire import MalformedFrame, parse
-from cpsim.errors import Problem, WrongUsage
+from cpsim.errors import CpsimError, UsageError
 from cpsim.protocol import arguments as typed
 from cpsim.record.pseudonyms import SLOT
 from cpsim.scenario.formats import trace
@@ -59,7 +59,7 @@ CSV_SCHEMA: Final = SCHEMA.insert(SCHEMA.get_field_index("outcome"), pa.field("a
 _SIGNATURE: Final = re.compile(rb"(?i)[0-9a-f]{32,}|(?<=auth=)[^&\s]+|(?<=authorization:)[^\r\n]+|(?<=secret=)[^,&\s]+")
 
 
-class Answer(NamedTuple):
+class RecordedReply(NamedTuple):
     """What became of a command: when it was sent and answered (None: never), how, and which error it was."""
 
     sent_us: int
@@ -81,16 +81,16 @@ class Recording:
         left_out: how many requests and connections were not, by why.
 
     Raises:
-        WrongUsage: the path has another ending.
-        Problem: there is such a file, or one that was not finished.
+        UsageError: the path has another ending.
+        CpsimError: there is such a file, or one that was not finished.
         OSError: it cannot be made.
     """
 
     def __init__(self, path: Path, pseudonyms: Pseudonyms | None = None) -> None:
         if path.suffix.lower() not in trace.SUFFIXES:
-            raise WrongUsage(f"{path}: a recording is a trace: name it .parquet or .csv")
+            raise UsageError(f"{path}: a recording is a trace: name it .parquet or .csv")
         if path.exists() or path.is_symlink():
-            raise Problem(f"{path} is there already: name another file with --output")
+            raise CpsimError(f"{path} is there already: name another file with --output")
         self.path = path
         self._pseudonyms = pseudonyms
         self._partial = path.with_name(f"{path.name}.partial")
@@ -98,7 +98,7 @@ class Recording:
         try:
             self._file = self._partial.open("xb")
         except FileExistsError as error:
-            raise Problem(
+            raise CpsimError(
                 f"{self._partial} is there already, of a recorder that runs or of one that was killed: move it away"
             ) from error
         self._is_csv = path.suffix.lower() == ".csv"
@@ -117,7 +117,7 @@ class Recording:
         self.frames = 0
         self.left_out: Counter[str] = Counter()
 
-    def frame(self, frame: bytes, answer: Answer) -> None:
+    def frame(self, frame: bytes, answer: RecordedReply) -> None:
         """Write what came to a daemon: a command, or a frame that is none.
 
         A command that no workload can have, such as one of 7.9 credits, is written as the bytes that it was.
@@ -135,7 +135,7 @@ class Recording:
         else:
             self._command(kind, slot, arguments, answer)
 
-    def call(self, kind: str, arguments: Mapping[str, object], answer: Answer) -> None:
+    def call(self, kind: str, arguments: Mapping[str, object], answer: RecordedReply) -> None:
         """Write what came to a server, which may hold what no frame does: then it is left out."""
         texts = {name: str(value) for name, value in arguments.items() if type(value) in {str, int}}
         try:
@@ -151,7 +151,7 @@ class Recording:
         else:
             self._command(known, slot, meant, answer)
 
-    def body(self, body: bytes, answer: Answer) -> None:
+    def body(self, body: bytes, answer: RecordedReply) -> None:
         """Write what came to a server and is no command."""
         self._frame(body, answer)
 
@@ -187,13 +187,13 @@ class Recording:
         self.left_out["arguments that the protocol does not have"] += len(arguments) - len(meant)
         return meant
 
-    def _command(self, kind: str, slot: str, arguments: Mapping[str, str], answer: Answer) -> None:
+    def _command(self, kind: str, slot: str, arguments: Mapping[str, str], answer: RecordedReply) -> None:
         if self._pseudonyms is not None:
             slot, arguments = self._pseudonyms.slot(slot), self._pseudonyms.arguments(kind, arguments)
         self.commands[answer.outcome] += 1
         self._add(kind, slot, arguments, answer)
 
-    def _frame(self, frame: bytes, answer: Answer) -> None:
+    def _frame(self, frame: bytes, answer: RecordedReply) -> None:
         written = _SIGNATURE.sub(lambda found: b"0" * len(found[0]), frame)
         if self._pseudonyms is not None:
             written = self._pseudonyms.frame(written)
@@ -203,7 +203,7 @@ class Recording:
         self.frames += 1
         self._add("frame", "", written, answer)
 
-    def _add(self, kind: str, slot: str, given: Given, answer: Answer) -> None:
+    def _add(self, kind: str, slot: str, given: Given, answer: RecordedReply) -> None:
         self._rows.append((answer.sent_us, answer.answered_us, kind, slot, answer.outcome, answer.error))
         self._given.append((kind, given))
         self._waiting += len(_text(given))

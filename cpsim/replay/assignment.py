@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from cpdaemon.endpoint import UrlEndpoint
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.replay.engine import operations
 from cpsim.replay.payloads import frames, requests
 from cpsim.replay.wires.lanes import addressed
@@ -43,7 +43,7 @@ class Assignment:
         lanes: the daemon of each of the workload's sites, where it has several; they stand for the endpoint then.
 
     Raises:
-        Problem: the workload has several sites, and there are no daemons for them.
+        CpsimError: the workload has several sites, and there are no daemons for them.
     """
 
     workload: Workload
@@ -60,7 +60,7 @@ class Assignment:
     def __post_init__(self) -> None:
         sites = self.workload.sites
         if len(sites) != len(self.lanes):
-            raise Problem(
+            raise CpsimError(
                 f"{self.workload.name} has {len(sites)} sites (projects {', '.join(self.workload.projects)}), and "
                 f"{self.endpoint} is one: leave out --target, and cpsim run embeds them all, or replay it as one site "
                 "with --set site=[]"

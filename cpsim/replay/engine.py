@@ -28,7 +28,7 @@ TICK_NS: Final = 50_000_000
 RETRY_NS: Final = 1_000_000
 SPIN_NS: Final = 100_000
 """A poll wakes up about so late: what is due sooner than this is waited for in a busy loop."""
-SOME: Final = 0.001
+LEAST_SHARE: Final = 0.001
 """Attempts in vain, for each operation, up to which a sender was not held up by them."""
 BUSY: Final = 0.9
 """Share of its time from which on a sender had none to spare."""
@@ -53,7 +53,7 @@ class Effort(NamedTuple):
         retried: Counter[str] = Counter()
         for error, times in self.retried.items():
             retried[kind_of(error)] += times
-        ours = {kind: retried[kind] for kind in OURS & retried.keys() if retried[kind] > SOME * operations}
+        ours = {kind: retried[kind] for kind in OURS & retried.keys() if retried[kind] > LEAST_SHARE * operations}
         if ours:
             return max(ours, key=ours.__getitem__)
         if retried["backlog"] > operations:

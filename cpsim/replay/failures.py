@@ -6,7 +6,7 @@ from typing import Final
 
 LOST: Final = "lost with its worker"
 """An operation of which nothing was heard any more; the times in its record are only bounds."""
-KINDS: Final = (
+FAILURES: Final = (
     ("backlog full", "backlog"),
     ("cannot connect: no port is free here", "ports"),
     ("cannot connect: Too many open files", "files"),
@@ -30,4 +30,4 @@ def kind_of(error: str) -> str:
     """The kind of a failure: `timeout`, `ER`, `HTTP 503`, ...; `other` if it is none of these."""
     if error.startswith("HTTP "):
         return error[:8]
-    return next((kind for beginning, kind in KINDS if error.startswith(beginning)), "other")
+    return next((kind for beginning, kind in FAILURES if error.startswith(beginning)), "other")

@@ -14,7 +14,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from cpsim.errors import Problem, in_one_line
+from cpsim.errors import CpsimError, in_one_line
 from cpsim.evidence.journal import Journal, merged
 from cpsim.metrics.progress import Progress
 from cpsim.replay.engine import Effort, Engine, joint_effort
@@ -62,7 +62,7 @@ class Processes:
         """Replay to the end, or until `stop`; returns the seconds it took, the records of all, and their errors.
 
         Raises:
-            Problem: a process has died.
+            CpsimError: a process has died.
         """
         with selectors.DefaultSelector() as selector:
             for replayer in self._replayers:
@@ -140,7 +140,7 @@ class _Replayer:
         """Take what the process has said.
 
         Raises:
-            Problem: it has died.
+            CpsimError: it has died.
         """
         data = os.read(self.output, 65_536)
         *lines, self._heard = (self._heard + data).split(b"\n")
@@ -153,11 +153,11 @@ class _Replayer:
                 self.journal.errors, self.elapsed_s = said["errors"], said["elapsed_s"]
                 self.effort = Effort(*said["effort"])
             if "failed" in said:
-                raise Problem(f"a process of the replay failed: {said['failed']}; what it had sent is not known")
+                raise CpsimError(f"a process of the replay failed: {said['failed']}; what it had sent is not known")
         self.is_running = bool(data)
         if not data and self.elapsed_s is None:
             status = self.process.wait()
-            raise Problem(f"a process of the replay ended with status {status}; what it had sent is not known")
+            raise CpsimError(f"a process of the replay ended with status {status}; what it had sent is not known")
 
     def close(self) -> None:
         """End the process, if it has not ended by itself."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.evidence.journal import Outcome
 from cpsim.replay.pace import Rate
 from cpsim.run.latency import percentiles_ms, senders_lateness_ns
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cpsim.metrics.progress import Progress
-    from cpsim.run.pipeline import Run, Target
+    from cpsim.run.pipeline import ReplayTarget, Run
     from cpsim.run.summary import Summary
     from cpsim.scenario.workload import Workload
 
@@ -40,7 +40,7 @@ P99S: Final = 10
 """A step lasts at least this many times the response time that is to be kept, or a queue could hide in it."""
 KEPT_RATE: Final = 0.9
 """The share of the offered rate at which a step must have been answered."""
-FAR: Final = 2.0
+HOPELESS_FACTOR: Final = 2.0
 """Times the response time to be kept, beyond which a rate is not tried a second time."""
 FAILED: Final = 0.001
 """The share of operations that may be refused or unknown."""
@@ -53,7 +53,7 @@ PREFIX_CHARACTERS: Final = 40
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SearchRequest:
     """What is searched for, and how.
 
     Attributes:
@@ -67,7 +67,7 @@ class Asked:
     """
 
     workload: Workload
-    target: Target
+    target: ReplayTarget
     p99_ms: float
     step_s: float
     timeout_s: float
@@ -87,7 +87,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class SearchStep:
     """What became of one rate.
 
     Attributes:
@@ -145,16 +145,16 @@ class Capacity:
     """
 
     p99_ms: float
-    steps: list[Step] = field(default_factory=list)
+    steps: list[SearchStep] = field(default_factory=list)
     ended: str | None = None
 
     @property
-    def best(self) -> Step | None:
+    def best(self) -> SearchStep | None:
         """The highest rate that was kept."""
         return max((step for step in self.steps if step.gave_way is None), key=_offered, default=None)
 
     @property
-    def border(self) -> Step | None:
+    def border(self) -> SearchStep | None:
         """The lowest rate above it that was not."""
         floor = self.best.offered_per_s if self.best is not None else 0.0
         above = (step for step in self.steps if step.gave_way is not None and step.offered_per_s > floor)
@@ -174,12 +174,12 @@ class Capacity:
         }
 
 
-def _offered(step: Step) -> float:
+def _offered(step: SearchStep) -> float:
     return step.offered_per_s
 
 
 def find(
-    asked: Asked,
+    asked: SearchRequest,
     found: Capacity,
     *,
     on_stage: Callable[[str], None],
@@ -194,7 +194,7 @@ def find(
         on_progress: told the number of operations of a step in all, and how far it is.
 
     Raises:
-        Problem: the target cannot be reached or looked at, at the first step.
+        CpsimError: the target cannot be reached or looked at, at the first step.
     """
     bracket = Bracket(asked.p99_ms)
     while (rate := bracket.next()) is not None:
@@ -211,7 +211,7 @@ def find(
         except KeyboardInterrupt:
             found.ended = "interrupted"
             return
-        except Problem as problem:
+        except CpsimError as problem:
             if not found.steps:
                 raise
             found.ended = str(problem)
@@ -227,7 +227,7 @@ class Bracket:
     """The highest rate that was kept and the lowest that was not, as far as is known; and which to try next."""
 
     def __init__(self, p99_ms: float) -> None:
-        self._far_ms = FAR * p99_ms
+        self._far_ms = HOPELESS_FACTOR * p99_ms
         self._kept: float | None = None
         self._not_kept: float | None = None
         self._again: float | None = None
@@ -247,7 +247,7 @@ class Bracket:
                 return float(f"{math.sqrt(kept * not_kept):.4g}")
         return None
 
-    def take(self, step: Step) -> None:
+    def take(self, step: SearchStep) -> None:
         """Note what came of a rate. One that is not kept is tried again, unless it was far from it."""
         rate = step.offered_per_s
         if step.gave_way is None:
@@ -261,12 +261,12 @@ class Bracket:
 
 
 def _measure(
-    asked: Asked,
+    asked: SearchRequest,
     rate: float,
     number: int,
     on_stage: Callable[[str], None],
     on_progress: Callable[[int, Progress], None],
-) -> Step | None:
+) -> SearchStep | None:
     """Replay at a rate; None if that was interrupted."""
     lasts_s = asked.lasts_s(rate)
     in_flight = asked.in_flight(rate)
@@ -298,7 +298,7 @@ def _measure(
     summary = summarise(result)
     unsent = len(result.workload) - len(records)
     answered_s = max(int(records["answered_ns"].max(initial=1)) / 1e9, len(result.workload) / rate)
-    step = Step(
+    step = SearchStep(
         offered_per_s=rate,
         achieved_per_s=np.count_nonzero(records["outcome"] != Outcome.UNKNOWN) / answered_s,
         unsent=unsent,
@@ -311,7 +311,7 @@ def _measure(
     return replace(step, gave_way=_gave_way(step, result, asked.p99_ms))
 
 
-def _gave_way(step: Step, result: Run, p99_ms: float) -> str | None:
+def _gave_way(step: SearchStep, result: Run, p99_ms: float) -> str | None:
     """Why a rate was not kept; None if it was."""
     if step.ruling == "invalid":
         return "effect"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from cpsim.run.capacity import Capacity, Step
+    from cpsim.run.capacity import Capacity, SearchStep
 
 COLUMNS: Final = 48
 EIGHTHS: Final = " ▏▎▍▌▋▊▉"
@@ -50,7 +50,7 @@ def show(found: Capacity, console: Console) -> None:
         console.print(line, highlight=False)
 
 
-def _lines(found: Capacity, steps: list[Step]) -> Iterator[str]:
+def _lines(found: Capacity, steps: list[SearchStep]) -> Iterator[str]:
     if steps:
         low, high = _decades(found)
         yield f"\nresponse time (p99) from {10**low:g} to {10**high:g} ms, to be kept: {found.p99_ms:g} ms"
@@ -79,7 +79,7 @@ def _decades(found: Capacity) -> tuple[int, int]:
     return low, max(high, low + 1)
 
 
-def _bar(step: Step, found: Capacity) -> str:
+def _bar(step: SearchStep, found: Capacity) -> str:
     """A bar whose length is the logarithm of the response time, and a mark where it should end."""
     low, high = _decades(found)
 

@@ -41,7 +41,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cpdaemon.endpoint import UnixEndpoint
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.evidence.journal import Outcome
 from cpsim.judge.repeat import shell_lines
 from cpsim.judge.timeline import timeline
@@ -51,7 +51,7 @@ from cpsim.scenario.formats.arrow import Operations
 
 if TYPE_CHECKING:
     from cpsim.judge.verdict import Example
-    from cpsim.run.capacity import Asked, Capacity
+    from cpsim.run.capacity import Capacity, SearchRequest
     from cpsim.run.pipeline import Run
     from cpsim.run.summary import Summary
 
@@ -77,7 +77,7 @@ ROWS: Final = 65_536
 """Rows of the journal in memory at a time."""
 
 
-class FolderExists(Problem):
+class FolderExists(CpsimError):
     """The output folder is there already."""
 
 
@@ -161,7 +161,7 @@ def _where() -> dict[str, Any]:
     }
 
 
-def write_capacity(found: Capacity, asked: Asked, partial: Path, folder: Path) -> dict[str, Any]:
+def write_capacity(found: Capacity, asked: SearchRequest, partial: Path, folder: Path) -> dict[str, Any]:
     """Write what a search for capacity found, then give the folder its name; returns `capacity.json`."""
     document = {
         "scenario": asked.workload.name,

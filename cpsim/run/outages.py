@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.faults.spec import Fault
 from cpsim.replay.pace import Speed, Virtual
 
@@ -27,13 +27,13 @@ class Outages:
         faults: each with a `from` or an `until`, in seconds on that clock.
 
     Raises:
-        Problem: the server would be out of reach, and its clock with it.
+        CpsimError: the server would be out of reach, and its clock with it.
     """
 
     def __init__(self, observer: Observer, faults: Sequence[Fault]) -> None:
         for fault in faults:
             if fault.action == "down":
-                raise Problem(
+                raise CpsimError(
                     f"fault {str(fault)!r}: a server that is down could not be told in virtual time that it is over; "
                     "take daemon.refuse, or server.status=503 with a probability"
                 )
@@ -88,13 +88,13 @@ def failing(
         In virtual time, the faults that have times; whoever moves the clock tells them the time.
 
     Raises:
-        Problem: there is no fake to fail, or it cannot fail like this in virtual time.
+        CpsimError: there is no fake to fail, or it cannot fail like this in virtual time.
     """
     if not faults:
         yield None
         return
     if observer is None or not observer.has_control():
-        raise Problem(
+        raise CpsimError(
             "only a fake can have faults: leave out --target, or name the cpsim serve behind it with --server"
         )
     lasting = [_at_the_pace(Fault.parse(text), result.pace) for text in faults]
@@ -102,7 +102,7 @@ def failing(
     if isinstance(result.pace, Virtual):
         for fault in lasting:
             if fault.crashes:
-                raise Problem(
+                raise CpsimError(
                     f"fault {str(fault)!r}: a process that crashes takes along the clock, which stands still in "
                     "virtual time: leave out --virtual, or the fault"
                 )

@@ -19,7 +19,7 @@ from cpdaemon.commands import Discard
 from cpdaemon.endpoint import UnixEndpoint, UrlEndpoint, parse_endpoint
 from cpdaemon.errors import InvalidCommand
 from cpsim.accounts.observer import CannotObserve, Observer
-from cpsim.errors import Problem, WrongUsage
+from cpsim.errors import CpsimError, UsageError
 from cpsim.evidence.journal import RECORD_TYPE, Journal
 from cpsim.fake import FakeProcess
 from cpsim.faults.spec import Fault
@@ -56,7 +56,7 @@ FILES_BESIDE: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class ReplayTarget:
     """Where to replay, and where to look.
 
     Attributes:
@@ -84,7 +84,7 @@ class Run:
     """
 
     workload: Workload
-    target: Target
+    target: ReplayTarget
     embedded: bool
     pace: Pace
     slot_prefix: str
@@ -115,7 +115,7 @@ class Run:
 
 def run(
     load: Callable[[], Workload],
-    target: Target | None,
+    target: ReplayTarget | None,
     pace: Pace,
     *,
     in_flight: int,
@@ -144,8 +144,8 @@ def run(
 
     Raises:
         CannotObserve, OSError: the target cannot be reached or looked at.
-        Problem: the embedded fake did not start, or is none whose time could be virtual; so many operations cannot be
-            in flight here; or there are faults and no fake to have them.
+        CpsimError: the embedded fake did not start, or is none whose time could be virtual; so many operations cannot
+            be in flight here; or there are faults and no fake to have them.
         InvalidCommand: the slot prefix cannot be in a command.
     """
     if slot_prefix is not None:
@@ -205,12 +205,12 @@ def _measure_effect(result: Run, watch: ClockWatch, start: int) -> None:
         result.effect_unknown = str(error)
 
 
-def check_virtual(target: Target | None, processes: int) -> None:
-    """Raise WrongUsage if time cannot be virtual."""
+def check_virtual(target: ReplayTarget | None, processes: int) -> None:
+    """Raise UsageError if time cannot be virtual."""
     if target is not None:
-        raise WrongUsage("only an embedded CreditPiggy lives in virtual time: leave out --target, or --virtual")
+        raise UsageError("only an embedded CreditPiggy lives in virtual time: leave out --target, or --virtual")
     if processes > 1:
-        raise WrongUsage("one process moves the clock in virtual time: leave out --processes, or --virtual")
+        raise UsageError("one process moves the clock in virtual time: leave out --processes, or --virtual")
 
 
 def _assignment(result: Run, in_flight: int, timeout_s: float) -> Assignment:
@@ -231,7 +231,7 @@ def _assignment(result: Run, in_flight: int, timeout_s: float) -> Assignment:
 
 
 @contextlib.contextmanager
-def _embedded() -> Iterator[Callable[[Sequence[str], Sequence[str]], Target]]:
+def _embedded() -> Iterator[Callable[[Sequence[str], Sequence[str]], ReplayTarget]]:
     """A fake in a process of its own, which starts up.
 
     Yields:
@@ -241,7 +241,7 @@ def _embedded() -> Iterator[Callable[[Sequence[str], Sequence[str]], Target]]:
     with tempfile.TemporaryDirectory(prefix="cpsim-") as name, FakeProcess() as process:
         folder = Path(name)
 
-        def locate(sites: Sequence[str], faults: Sequence[str]) -> Target:
+        def locate(sites: Sequence[str], faults: Sequence[str]) -> ReplayTarget:
             crashes = any(Fault.parse(text).crashes for text in faults)
             lanes = [folder / f"site-{index}.sock" for index in range(len(sites))]
             addresses = process.serve(
@@ -252,7 +252,7 @@ def _embedded() -> Iterator[Callable[[Sequence[str], Sequence[str]], Target]]:
             )
             server = parse_endpoint(addresses["http"])
             assert isinstance(server, UrlEndpoint)
-            return Target(
+            return ReplayTarget(
                 UnixEndpoint(addresses["unix"]),
                 server,
                 (EMBEDDED_PROJECT, secret),
@@ -281,14 +281,14 @@ def _allow_open_files(count: int) -> None:
     if limit == resource.RLIM_INFINITY or count <= limit:
         return
     if highest != resource.RLIM_INFINITY and count > highest:
-        raise Problem(
+        raise CpsimError(
             f"{count:,} files would be open at once, and this system allows {highest:,}: lower --in-flight, or raise "
             "the limit with ulimit -n"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (count, highest))
 
 
-def _reach(target: Target, assignment: Assignment) -> Observer | None:
+def _reach(target: ReplayTarget, assignment: Assignment) -> Observer | None:
     """See that the target is there, before anything is sent and a fault prevents it; who can look at its accounts."""
     observer = None
     if target.server is not None and target.credentials is not None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.scenario.workload import ABSENT
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def replay(
         many nanoseconds its record is to be moved, for the engine counts from the beginning of each step.
 
     Raises:
-        Problem: something that was acknowledged did not reach the accounts in time.
+        CpsimError: something that was acknowledged did not reach the accounts in time.
         CannotObserve: the fake's clock cannot be moved.
     """
     times_us = step_times_us(assignment.workload, outages.moments_us if outages is not None else ())
@@ -104,7 +104,7 @@ def _settle(observer: Observer, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     while observer.totals()[0]:
         if time.monotonic() > deadline:
-            raise Problem(
+            raise CpsimError(
                 f"what was acknowledged did not arrive within {timeout_s:g} s, and until then time stands still: "
                 "raise --timeout, or leave out the faults that delay it"
             )

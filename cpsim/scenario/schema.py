@@ -11,7 +11,7 @@ from msgspec import Meta, field
 
 from cpdaemon.commands import MAX_FRAME_BYTES
 from cpsim.config import tables
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.faults.spec import Fault
 from cpsim.scenario.models import identities
 from cpsim.scenario.models.arrivals import Arrivals
@@ -287,7 +287,7 @@ def _check_faults(texts: list[str]) -> None:
     for index, text in enumerate(texts):
         try:
             Fault.parse(text)
-        except Problem as problem:
+        except CpsimError as problem:
             raise ValueError(f"faults[{index}]: {problem}") from None
 
 

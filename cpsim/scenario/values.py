@@ -7,7 +7,7 @@ from typing import Annotated, Final, Self
 
 from msgspec import Meta, Struct
 
-from cpsim.errors import Problem, WrongUsage
+from cpsim.errors import CpsimError, UsageError
 
 UNIT_US: Final = {"ms": 1_000, "s": 1_000_000, "min": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
 LONGEST_US: Final = 3_650 * UNIT_US["d"]
@@ -18,11 +18,11 @@ TEXT_PATTERN: Final = rf"[^\s{_NO_FRAME}]([^{_NO_FRAME}]*[^\s{_NO_FRAME}])?$(?!\
 _DURATION: Final = "a time with its unit, up to 3650d, such as 500ms, 90s, 5min, 8h or 1d"
 
 
-class ScenarioError(Problem, ValueError):
+class ScenarioError(CpsimError, ValueError):
     """A mistake in a scenario or a job log: names the file, the place, the value and what is allowed."""
 
 
-class SettingError(ScenarioError, WrongUsage):
+class SettingError(ScenarioError, UsageError):
     """What is set beside a scenario is no KEY=VALUE, or there are no keys to set."""
 
 

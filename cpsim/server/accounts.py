@@ -74,7 +74,7 @@ class Machine:
 
 
 @dataclass(slots=True)
-class Project:
+class ProjectAccounts:
     """One project's slots and accounts, and its running totals.
 
     `lifetimes` has the slots once more, by their lifetimes in microseconds: those that live equally long expire in

@@ -27,7 +27,7 @@ REFUSALS_KEPT: Final = 100_000
 """Refusals of a project's batches that are kept, for the answer when such a batch comes again."""
 
 
-class NotAgain(Exception):  # noqa: N818 - an answer, not a fault
+class NotAgain(Exception):
     """A batch is not applied, because of what came before it."""
 
 
@@ -39,7 +39,7 @@ class Seen(NotAgain):
     """It has come before, or its sender has gone on without it; what it was answered is not known any more."""
 
 
-class Answer(msgspec.Struct):
+class BatchAnswer(msgspec.Struct):
     """The answer to a batch.
 
     Attributes:
@@ -62,8 +62,8 @@ class Batches(msgspec.Struct):
     whatever has a lower number comes too late. Batches with other ids are known one by one.
     """
 
-    senders: dict[str, Answer] = {}
-    others: dict[str, Answer] = {}
+    senders: dict[str, BatchAnswer] = {}
+    others: dict[str, BatchAnswer] = {}
     refused: int = 0
     """How many refusals are kept."""
 
@@ -71,7 +71,7 @@ class Batches(msgspec.Struct):
         """What was refused of a batch when it came before; None, if it did not.
 
         Args:
-            batch_id: as that of an `Answer`.
+            batch_id: as that of an `BatchAnswer`.
 
         Raises:
             GivenUp: its sender has given it up.
@@ -94,7 +94,7 @@ class Batches(msgspec.Struct):
 
     def add(self, batch_id: str, at_us: int, refusals: Sequence[Refusal]) -> None:
         """Take note of a batch that has not come before, and was applied or, without commands, given up."""
-        answer = Answer(batch_id, at_us, list(refusals))
+        answer = BatchAnswer(batch_id, at_us, list(refusals))
         self.refused += len(refusals)
         if match := NUMBERED.fullmatch(_name(batch_id)):
             answer.sequence = int(match[2])
@@ -110,7 +110,7 @@ class Batches(msgspec.Struct):
         if self.refused > REFUSALS_KEPT:
             self._forget_refusals()
 
-    def _of_sender(self, name: str) -> Answer | None:
+    def _of_sender(self, name: str) -> BatchAnswer | None:
         """The latest batch of a sender, if that is the one of this name; None, if the sender has not come so far."""
         match = NUMBERED.fullmatch(name)
         known = self.senders.get(match[1]) if match else None
@@ -120,7 +120,7 @@ class Batches(msgspec.Struct):
             raise Seen(f"batch {name!r} comes too late: its sender has gone on to number {known.sequence}")
         return known
 
-    def _forget(self, answers: dict[str, Answer], key: str) -> None:
+    def _forget(self, answers: dict[str, BatchAnswer], key: str) -> None:
         answer = answers.pop(key, None)
         if answer is not None:
             self.refused -= len(answer.refusals or ())
@@ -141,7 +141,7 @@ def _name(batch_id: str) -> str:
     return name if blank else batch_id
 
 
-def _refusals(known: Answer) -> list[Refusal]:
+def _refusals(known: BatchAnswer) -> list[Refusal]:
     name = _name(known.batch_id)
     if known.batch_id.endswith(" "):
         raise GivenUp(f"batch {name!r} was given up by its sender")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cpsim.faults.spec import Fault
     from cpsim.net.http.messages import Request, Response
     from cpsim.server.control.api import Control
-    from cpsim.server.http import Command, Receive, Scope, Send
+    from cpsim.server.http import Receive, Scope, Send, SingleCommand
     from cpsim.server.service import AccountServer
 
 RESET: Final = struct.pack("ii", 1, 0)
@@ -43,7 +43,7 @@ class FaultyApi(Api):
         super().__init__(accounts, control)
         self._faults = faults
 
-    def at_once(self, request: Request) -> Response | Command | None:
+    def at_once(self, request: Request) -> Response | SingleCommand | None:
         """Answer one request, unless the answer has to be waited for, or may meet a fault."""
         return None if self._faults.server else super().at_once(request)
 

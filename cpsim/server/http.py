@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 import msgspec
 
 from cpdaemon.commands import KINDS
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.net.http.messages import Failure, Request, Response
 from cpsim.protocol import depth
 from cpsim.server.batches import LONGEST_ID, NotAgain
@@ -49,7 +49,7 @@ DEFAULT_CALLBACK: Final = "jsonp_callback"
 REQUESTS: Final = {"heartbeat": {""}, "batch": {"bulk", "slots", *KINDS}, "lib": {"claim", "release"}}
 
 
-class Command(msgspec.Struct):
+class SingleCommand(msgspec.Struct):
     """A command that came in a request of its own, and is still to be applied."""
 
     project_id: str
@@ -62,7 +62,7 @@ class Command(msgspec.Struct):
     """Why it was refused, once it has been applied."""
 
 
-class _BulkAborted(Exception):  # noqa: N818 - an answer, not a fault
+class _BulkAborted(Exception):
     """The quirk `bulk-abort` has broken off a request."""
 
 
@@ -78,7 +78,7 @@ class Api:
         self._accounts = accounts
         self._control = control
 
-    def respond(self, request: Request) -> Response | Command:
+    def respond(self, request: Request) -> Response | SingleCommand:
         """Answer one request; one that is a command is answered by `finish`."""
         route = ROUTES.get(request.path)
         if route is None:
@@ -95,16 +95,16 @@ class Api:
             return Response(200, b"OK", TEXT)
         return self._answer(request, folder, name, suffix)
 
-    def finish(self, commands: Sequence[Command]) -> list[Response]:
+    def finish(self, commands: Sequence[SingleCommand]) -> list[Response]:
         """Apply commands, those of a project in one step, and answer each, in their order, as if it had come alone."""
-        of_project: dict[str, list[Command]] = {}
+        of_project: dict[str, list[SingleCommand]] = {}
         for command in commands:
             of_project.setdefault(command.project_id, []).append(command)
         for project_id, its in of_project.items():
             self._apply(project_id, its)
         return [command.render(command.request, command.failure or DONE) for command in commands]
 
-    def _apply(self, project_id: str, commands: Sequence[Command]) -> None:
+    def _apply(self, project_id: str, commands: Sequence[SingleCommand]) -> None:
         """Apply commands of a project, and note which are refused."""
         calls, written = [], []
         for command in commands:
@@ -113,7 +113,7 @@ class Api:
         for position, message in self._accounts.apply(project_id, calls, None, b"[" + b",".join(written) + b"]"):
             commands[position].failure = Failure(500, message)
 
-    def _answer(self, request: Request, folder: str, name: str, suffix: str) -> Response | Command:
+    def _answer(self, request: Request, folder: str, name: str, suffix: str) -> Response | SingleCommand:
         """Perform what a path names; the answer is in the format that its suffix asks for."""
         render = FORMATS.get(suffix)
         if render is None:
@@ -126,9 +126,9 @@ class Api:
             return render(request, failure)
         except _BulkAborted:
             return Response(500, b"<h1>Server Error (500)</h1>", b"text/html")
-        return answer if isinstance(answer, Command) else render(request, answer)
+        return answer if isinstance(answer, SingleCommand) else render(request, answer)
 
-    def _perform(self, request: Request, folder: str, name: str, suffix: str) -> dict[str, object] | Command:
+    def _perform(self, request: Request, folder: str, name: str, suffix: str) -> dict[str, object] | SingleCommand:
         project_id, signed = self._authenticate(request)
         if name not in REQUESTS[folder]:
             raise Failure(404, f"no such path {request.path!r}")
@@ -144,7 +144,7 @@ class Api:
             return self._bulk(request, project_id, arguments, signed, document)
         call = (name, arguments)
         written = msgspec.json.encode(call) if document is None else CALL_BEGINS[name] + document + b"]"
-        return Command(project_id, call, written, request, FORMATS[suffix])
+        return SingleCommand(project_id, call, written, request, FORMATS[suffix])
 
     def _authenticate(self, request: Request) -> tuple[str, bytes]:
         """The project a request comes from, and the bytes its digest covers."""
@@ -249,7 +249,7 @@ class Api:
             if kind not in KINDS:
                 yield _bulk_error(f"unknown class {kind!r}", kind)
 
-    def at_once(self, request: Request) -> Response | Command | None:
+    def at_once(self, request: Request) -> Response | SingleCommand | None:
         """Answer one request, unless the answer has to be waited for, as it has where there is a store."""
         return self.respond(request) if self._accounts.store is None else None
 
@@ -269,7 +269,7 @@ class Api:
             await store.durable()
         except InDoubt as problem:
             return _json(Failure(504, str(problem)))
-        except Problem as problem:
+        except CpsimError as problem:
             return _json(Failure(503, str(problem)))
         return response
 

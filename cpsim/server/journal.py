@@ -44,7 +44,7 @@ REFUSALS_KEPT: Final = 20
 _decode = msgspec.json.Decoder(list[tuple[str, dict[str, Any]]]).decode
 
 
-class JournalFull(Exception):  # noqa: N818 - an answer, not a fault
+class JournalFull(Exception):
     """More was received than the journal has room for, so it cannot say what was received."""
 
 
@@ -93,7 +93,7 @@ class _Segment:
             yield at_us, kind, arguments, refused.get(position)
 
 
-class Journal:
+class CommandJournal:
     """Keeps what is received, up to a limit; it never gives up one command for another.
 
     What comes when a project's journal is full is applied but not kept, and from then on that journal cannot be

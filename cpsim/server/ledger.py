@@ -24,7 +24,7 @@ from cpsim.server.accounts import (
     EXPIRED,
     Account,
     Machine,
-    Project,
+    ProjectAccounts,
     Slot,
     State,
     add_up,
@@ -70,7 +70,7 @@ MAKING: Final = frozenset(row.kind for row in TRANSITIONS if row.before is None)
 AFTER: Final = {row.kind: row.after for row in TRANSITIONS if row.before is not None}
 
 
-class Refused(Exception):  # noqa: N818 - a refusal is an answer, not a fault
+class CommandRefused(Exception):
     """The command was refused and changed nothing; the message says why."""
 
 
@@ -85,17 +85,17 @@ class Ledger:
     """The accounts of every project, and which user owns which machine."""
 
     def __init__(self) -> None:
-        self.projects: dict[str, Project] = {}
+        self.projects: dict[str, ProjectAccounts] = {}
         self.owners: dict[str, str] = {}
-        self._due: list[tuple[int, int, Project, int]] = []
+        self._due: list[tuple[int, int, ProjectAccounts, int]] = []
         """A heap: when the first of each lifetime of each project expires."""
         self._serial = count()
-        self._changes: dict[str, Callable[[Any, Project, Any, Mapping[str, object], int], None]] = {
+        self._changes: dict[str, Callable[[Any, ProjectAccounts, Any, Mapping[str, object], int], None]] = {
             row.kind: getattr(type(self), f"_{row.kind}") for row in TRANSITIONS
         }
         """Functions and not methods, which would be a cycle: a ledger that nobody has is gone at once."""
 
-    def restore(self, projects: dict[str, Project], owners: dict[str, str]) -> None:
+    def restore(self, projects: dict[str, ProjectAccounts], owners: dict[str, str]) -> None:
         """Take over the accounts of an earlier ledger."""
         self.projects, self.owners = projects, owners
         self._due = []
@@ -110,12 +110,12 @@ class Ledger:
                 elif slot.machine is not None and slot.user is None:
                     project.machines[slot.machine].waiting_slots.append(slot)
 
-    def project(self, project_id: str) -> Project:
+    def project(self, project_id: str) -> ProjectAccounts:
         """The project of that id, made when it is new."""
         try:
             return self.projects[project_id]
         except KeyError:
-            return self.projects.setdefault(project_id, Project())
+            return self.projects.setdefault(project_id, ProjectAccounts())
 
     def apply(self, project_id: str, kind: str, arguments: Mapping[str, object], now_us: int) -> None:
         """Apply one command of a project.
@@ -127,10 +127,10 @@ class Ledger:
             now_us: the time, in microseconds; never before that of an earlier call.
 
         Raises:
-            Refused: the command is not acceptable now; nothing has changed.
+            CommandRefused: the command is not acceptable now; nothing has changed.
         """
         for refusal in self.apply_all(project_id, [(kind, arguments)], now_us):
-            raise Refused(refusal.message)
+            raise CommandRefused(refusal.message)
 
     def apply_all(
         self, project_id: str, calls: Iterable[tuple[str, Mapping[str, object]]], now_us: int
@@ -154,19 +154,19 @@ class Ledger:
                         settle(project, slot, after, now_us)
                 else:
                     self._refuse(kind, slot_id, slot)
-            except Refused as refused:
+            except CommandRefused as refused:
                 refusals.append(Refusal(position, str(refused)))
         return refusals
 
     def _refuse(self, kind: str, slot_id: str, slot: Slot | None) -> NoReturn:
         """Say why a command of a kind is not acceptable for a slot."""
         if kind in MAKING:
-            raise Refused(f"slot {slot_id!r} was already allocated")
+            raise CommandRefused(f"slot {slot_id!r} was already allocated")
         if kind not in AFTER:
-            raise Refused(f"unknown command {kind!r}")
+            raise CommandRefused(f"unknown command {kind!r}")
         if slot is None:
-            raise Refused(f"slot {slot_id!r} was never allocated")
-        raise Refused(f"slot {slot_id!r} is settled: it was {slot.state}")
+            raise CommandRefused(f"slot {slot_id!r} was never allocated")
+        raise CommandRefused(f"slot {slot_id!r} is settled: it was {slot.state}")
 
     def expire(self, now_us: int) -> bool:
         """Expire every slot whose time has come; tells whether there was one."""
@@ -199,11 +199,11 @@ class Ledger:
         """Give a machine to a user, with all that waited on it, in every project.
 
         Raises:
-            Refused: the machine belongs to another user; release it first.
+            CommandRefused: the machine belongs to another user; release it first.
         """
         owner = self.owners.setdefault(machine_id, user_id)
         if owner != user_id:
-            raise Refused(f"machine {machine_id!r} is linked to user {owner!r}; release it first")
+            raise CommandRefused(f"machine {machine_id!r} is linked to user {owner!r}; release it first")
         for project in self.projects.values():
             machine = project.machines.get(machine_id)
             if machine is not None:
@@ -217,10 +217,10 @@ class Ledger:
         """Take a machine from its user; what the user has, the user keeps.
 
         Raises:
-            Refused: the machine is linked to nobody.
+            CommandRefused: the machine is linked to nobody.
         """
         if self.owners.pop(machine_id, None) is None:
-            raise Refused(f"machine {machine_id!r} is linked to no user")
+            raise CommandRefused(f"machine {machine_id!r} is linked to no user")
 
     def outstanding(self, project_id: str, now_us: int) -> list[str]:
         """The ids of a project's slots that are not settled, oldest first."""
@@ -233,7 +233,7 @@ class Ledger:
         for project_id, project in self.projects.items():
             yield from (f"project {project_id!r}: {law}" for law in project.violations())
 
-    def _alloc(self, project: Project, slot_id: str, arguments: Mapping[str, object], now_us: int) -> None:
+    def _alloc(self, project: ProjectAccounts, slot_id: str, arguments: Mapping[str, object], now_us: int) -> None:
         exactly = arguments.get("credits")
         if exactly is not None and (type(exactly) is not int or not 0 <= exactly <= LARGEST_INTEGER):
             exactly = self._whole(arguments, "credits")
@@ -247,7 +247,7 @@ class Ledger:
             if "expire" in arguments:
                 expire = self._whole(arguments, "expire")
                 if expire == 0:
-                    raise Refused("expire=0 is not a positive number of minutes")
+                    raise CommandRefused("expire=0 is not a positive number of minutes")
                 if expire is not None:
                     lifetime_us = expire * MINUTE_US
         if now_us + lifetime_us > LAST_US:
@@ -258,7 +258,7 @@ class Ledger:
         except KeyError:
             self._await(project, slot)
 
-    def _await(self, project: Project, slot: Slot) -> None:
+    def _await(self, project: ProjectAccounts, slot: Slot) -> None:
         """See to it that an allocated slot expires."""
         lifetime_us = slot.expires_us - slot.allocated_us
         slots = project.lifetimes.get(lifetime_us)
@@ -267,31 +267,31 @@ class Ledger:
             heappush(self._due, (slot.expires_us, next(self._serial), project, lifetime_us))
         slots.append(slot)
 
-    def _counters(self, _: Project, slot: Slot, arguments: Mapping[str, object], __: int) -> None:
+    def _counters(self, _: ProjectAccounts, slot: Slot, arguments: Mapping[str, object], __: int) -> None:
         given: dict[str, Any] = {**arguments}
         given.pop("slot", None)
         for name, value in given.items():
             if type(value) is not int or not -LARGEST_INTEGER <= value <= LARGEST_INTEGER:
                 given[name] = _integer(name, value)
         if not given:
-            raise Refused("counters without a counter")
+            raise CommandRefused("counters without a counter")
         if slot.counters is None:
             slot.counters = given
         else:
             add_up(given, slot.counters)
 
-    def _meta(self, _: Project, slot: Slot, arguments: Mapping[str, object], __: int) -> None:
+    def _meta(self, _: ProjectAccounts, slot: Slot, arguments: Mapping[str, object], __: int) -> None:
         given = {name: _text(arguments, name) for name in arguments if name != "slot"}
         if not given:
-            raise Refused("meta without a name")
+            raise CommandRefused("meta without a name")
         slot.meta = given if slot.meta is None else slot.meta | given
 
-    def _discard(self, project: Project, slot: Slot, arguments: Mapping[str, object], _: int) -> None:
+    def _discard(self, project: ProjectAccounts, slot: Slot, arguments: Mapping[str, object], _: int) -> None:
         reason = _text(arguments, "reason") if "reason" in arguments else DEFAULT_REASON
         slot.reason = reason
         project.reasons[reason] = project.reasons.get(reason, 0) + 1
 
-    def _claim(self, project: Project, slot: Slot, arguments: Mapping[str, object], _: int) -> None:
+    def _claim(self, project: ProjectAccounts, slot: Slot, arguments: Mapping[str, object], _: int) -> None:
         machine_id = arguments.get("machine")
         if type(machine_id) is not str or not machine_id:
             machine_id = _text(arguments, "machine")
@@ -339,12 +339,12 @@ class Ledger:
             return value
         number = _integer(name, value)
         if number < 0:
-            raise Refused(f"{name}={number} is negative")
+            raise CommandRefused(f"{name}={number} is negative")
         return number
 
     def _check_range(self, least: int, most: int) -> None:
         if least > most:
-            raise Refused(f"min={least} is above max={most}")
+            raise CommandRefused(f"min={least} is above max={most}")
 
 
 def shown(value: object) -> str:
@@ -355,7 +355,7 @@ def shown(value: object) -> str:
     return text if len(text) <= LONGEST_QUOTE else f"{text[: LONGEST_QUOTE - 1]}…"
 
 
-def settle(project: Project, slot: Slot, state: State, now_us: int) -> None:
+def settle(project: ProjectAccounts, slot: Slot, state: State, now_us: int) -> None:
     """Bring a slot to one of its ends, and count it there."""
     if slot.state is not ALLOCATED:  # only where a quirk lets a settled slot be settled again
         project.settled[slot.state] -= 1
@@ -369,10 +369,10 @@ def _text(arguments: Mapping[str, object], name: str) -> str:
     if type(value) is str and value:
         return value
     if value is None or value == "":
-        raise Refused(f"missing argument {name!r}")
+        raise CommandRefused(f"missing argument {name!r}")
     if type(value) is int:
         return str(value)
-    raise Refused(f"{name} must be text, not {shown(value)}")
+    raise CommandRefused(f"{name} must be text, not {shown(value)}")
 
 
 def _integer(name: str, value: object) -> int:
@@ -382,9 +382,9 @@ def _integer(name: str, value: object) -> int:
     elif type(value) is str and len(value) <= MOST_DIGITS:
         number = _number(value)
     if number is None and not (type(value) is str and _is_whole(value)):
-        raise Refused(f"{name}={shown(value)} is not a whole number")
+        raise CommandRefused(f"{name}={shown(value)} is not a whole number")
     if number is None or abs(number) > LARGEST_INTEGER:
-        raise Refused(f"{name}={shown(value)} is beyond {LARGEST_INTEGER}")
+        raise CommandRefused(f"{name}={shown(value)} is beyond {LARGEST_INTEGER}")
     return number
 
 

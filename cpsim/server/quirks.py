@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from cpsim.protocol.quirks import numbers_in
-from cpsim.server.accounts import Project, Slot, State
-from cpsim.server.ledger import Ledger, Refused, settle
+from cpsim.server.accounts import ProjectAccounts, Slot, State
+from cpsim.server.ledger import CommandRefused, Ledger, settle
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,18 +51,18 @@ class QuirkyLedger(Ledger):
                 if slot.state is State.ALLOCATED and slot.expires_us > now_us:
                     settle(project, slot, State.EXPIRED, now_us)
 
-    def _alloc(self, project: Project, slot_id: str, arguments: Mapping[str, object], now_us: int) -> None:
+    def _alloc(self, project: ProjectAccounts, slot_id: str, arguments: Mapping[str, object], now_us: int) -> None:
         if "global-slot-ids" in self.quirks and any(slot_id in other.slots for other in self.projects.values()):
-            raise Refused(f"slot {slot_id!r} was already allocated")
+            raise CommandRefused(f"slot {slot_id!r} was already allocated")
         super()._alloc(project, slot_id, arguments, now_us)
         self.expire(now_us)  # with `float-credits`, its time may have come already
 
-    def _meta(self, project: Project, slot: Slot, arguments: Mapping[str, object], now_us: int) -> None:
+    def _meta(self, project: ProjectAccounts, slot: Slot, arguments: Mapping[str, object], now_us: int) -> None:
         super()._meta(project, slot, arguments, now_us)
         if "meta-dropped" in self.quirks:
             slot.meta = None
 
-    def _claim(self, project: Project, slot: Slot, arguments: Mapping[str, object], now_us: int) -> None:
+    def _claim(self, project: ProjectAccounts, slot: Slot, arguments: Mapping[str, object], now_us: int) -> None:
         super()._claim(project, slot, arguments, now_us)
         if "slots-vanish" in self.quirks and slot.machine in self.owners:
             del project.slots[str(arguments["slot"])]

@@ -14,10 +14,10 @@ import msgspec
 from cpsim.protocol import depth
 from cpsim.server.batches import Batches, GivenUp
 from cpsim.server.clock import Clock, wall_clock_us
-from cpsim.server.journal import DEFAULT_LIMIT, Journal
-from cpsim.server.ledger import Ledger, Refusal, Refused, shown
+from cpsim.server.journal import DEFAULT_LIMIT, CommandJournal
+from cpsim.server.ledger import CommandRefused, Ledger, Refusal, shown
 from cpsim.server.quirks import QuirkyLedger
-from cpsim.server.store import SEEN, Accounts
+from cpsim.server.store import SEEN, StoredAccounts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -61,7 +61,7 @@ class AccountServer:
         self._ledger = self._new_ledger()
         self._lock = threading.RLock()
         self.clock = Clock(now_us)
-        self.journal = Journal(journal_limit)
+        self.journal = CommandJournal(journal_limit)
         self._refused: dict[str, int] = {}
         self._batches: dict[str, Batches] = {}
         self._changes: dict[str, Callable[..., list[Refusal]]] = {
@@ -139,7 +139,7 @@ class AccountServer:
 
         Raises:
             NotAgain: the batch was given up, or has been seen and its answer is not kept; nothing was applied.
-            Problem: the store cannot be written.
+            CpsimError: the store cannot be written.
             TooDeep: an argument is nested too deeply; nothing was applied. Whoever gives a document has looked.
         """
         if document is None:
@@ -174,7 +174,7 @@ class AccountServer:
                 one, the machine must be that user's.
 
         Raises:
-            Problem: the store cannot be written.
+            CpsimError: the store cannot be written.
         """
         with self._lock:
             self._mend()
@@ -214,7 +214,7 @@ class AccountServer:
 
         Raises:
             Seen: that is not known any more.
-            Problem: the store cannot be written.
+            CpsimError: the store cannot be written.
         """
         with self._lock:
             self._mend()
@@ -261,7 +261,7 @@ class AccountServer:
         """Have these quirks, and no others, from now on; what was applied before stays as it was.
 
         Raises:
-            Problem: the store cannot be written.
+            CpsimError: the store cannot be written.
         """
         names = sorted(quirks)
         with self._lock:
@@ -305,7 +305,7 @@ class AccountServer:
         """Go back to what the store holds, if it could not be written and can be now.
 
         Raises:
-            Problem: it cannot be written yet.
+            CpsimError: it cannot be written yet.
         """
         with self._lock:
             self._mend()
@@ -320,7 +320,7 @@ class AccountServer:
         """Keep what the time is, where there is a store and the time has been told.
 
         Raises:
-            Problem: the store cannot be written.
+            CpsimError: the store cannot be written.
         """
         if self.store is not None and self.clock.told_us:
             self._keep_time(self.clock.now_us())
@@ -393,9 +393,9 @@ class AccountServer:
         self._ledger.restore(projects, owners)
         return []
 
-    def _accounts(self, now_us: int) -> Accounts:
+    def _accounts(self, now_us: int) -> StoredAccounts:
         ledger = self._ledger
-        return Accounts(
+        return StoredAccounts(
             now_us,
             self._refused,
             dict(ledger.projects),
@@ -440,6 +440,6 @@ def _each(change: Callable[[T], None], subjects: Iterable[T]) -> list[Refusal]:
     for position, subject in enumerate(subjects):
         try:
             change(subject)
-        except Refused as refused:
+        except CommandRefused as refused:
             refusals.append(Refusal(position, str(refused)))
     return refusals

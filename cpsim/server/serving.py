@@ -12,7 +12,7 @@ import uvloop
 from uvicorn.server import ServerState
 
 from cpsim.faults.plan import FaultPlan
-from cpsim.net.http.connection import Connection, Turn
+from cpsim.net.http.connection import ServerConnection, Turn
 from cpsim.net.refusal import refusing
 from cpsim.system.threads import Thread
 
@@ -44,7 +44,7 @@ class HttpServer:
     def __init__(self, app: Api, sockets: list[socket.socket], faults: FaultPlan | None = None) -> None:
         self._config = uvicorn.Config(
             cast("ASGIApplication", app),
-            http=Connection,
+            http=ServerConnection,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -129,7 +129,7 @@ class HttpServer:
             raise self._error
 
     def _protocol(self) -> asyncio.Protocol:
-        return Connection(self._config, self._state, {"stopping": self._stop}, self._turn)
+        return ServerConnection(self._config, self._state, {"stopping": self._stop}, self._turn)
 
     def _refresh(self) -> None:
         """Do as the plan of faults has it now; from another thread, it is done on return."""

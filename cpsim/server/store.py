@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.protocol import depth
-from cpsim.server.accounts import Project, Slot
+from cpsim.server.accounts import ProjectAccounts, Slot
 from cpsim.server.batches import Batches  # noqa: TC001 - msgspec reads it
 from cpsim.server.ledger import Refusal  # noqa: TC001
 from cpsim.store.log import LEAST_FREE, InDoubt, Log, cut
@@ -60,12 +60,12 @@ SLOTS_A_PART: Final = 10_000
 CHANGES_A_READ: Final = 1_000
 
 
-class Accounts(msgspec.Struct):
+class StoredAccounts(msgspec.Struct):
     """What the server knows, to begin with, the ledger's slots among the projects; and how it behaves."""
 
     at_us: int = 0
     refused: dict[str, int] = {}
-    projects: dict[str, Project] = {}
+    projects: dict[str, ProjectAccounts] = {}
     owners: dict[str, str] = {}
     answers: dict[str, dict[str, list[Refusal]]] = {}
     """Of batches by their ids, as earlier versions had them."""
@@ -90,14 +90,14 @@ class Store:
         path: the file; made if it is not there.
 
     Raises:
-        Problem: the file is in use, damaged, or something else; or it cannot be made.
+        CpsimError: the file is in use, damaged, or something else; or it cannot be made.
     """
 
     def __init__(self, path: Path) -> None:
         self._log = Log(path, KIND, TABLES, in_sequence=True)
         self._logged = self._snapshot_size = 0
         self._resets: dict[str | None, int] = {}
-        self._problem = Problem(f"{path} cannot be written")
+        self._problem = CpsimError(f"{path} cannot be written")
         self._own = threading.local()
         self._latest = _done()
         self._undone = 0
@@ -114,10 +114,10 @@ class Store:
         """Take changes again. Those that were not written are lost: the accounts are what is in the store now.
 
         Raises:
-            Problem: it cannot be written yet, or not for long.
+            CpsimError: it cannot be written yet, or not for long.
         """
         if shutil.disk_usage(self._log.path.parent).free < LEAST_FREE:
-            raise Problem(f"{self._log.path}: its disk has less than 1 MiB free: until it has, nothing is taken")
+            raise CpsimError(f"{self._log.path}: its disk has less than 1 MiB free: until it has, nothing is taken")
         self._log.resume()
         self._logged, self._resets = 0, {}
         self._latest = _done()
@@ -125,13 +125,13 @@ class Store:
         self.is_broken = False
         log.info("%s can be written again; changes that were not written are undone", self._log.path)
 
-    def snapshot(self) -> Accounts:
+    def snapshot(self) -> StoredAccounts:
         """The accounts as they were last written whole."""
         head, *parts = [content for (content,) in self._log.query("SELECT content FROM snapshot ORDER BY part")] or [
             "{}"
         ]
         self._snapshot_size = len(head) + sum(map(len, parts))
-        accounts = msgspec.json.decode(head, type=Accounts)
+        accounts = msgspec.json.decode(head, type=StoredAccounts)
         for part in parts:
             project_id, slots = msgspec.json.decode(part, type=tuple[str, dict[str, Slot]])
             accounts.projects[project_id].slots |= slots
@@ -165,10 +165,10 @@ class Store:
         """Write changes, all of them or none: of each, what and its arguments.
 
         Returns:
-            Their outcome: nothing, or a Problem.
+            Their outcome: nothing, or a CpsimError.
 
         Raises:
-            Problem: an earlier one could not be written.
+            CpsimError: an earlier one could not be written.
         """
         if self.is_broken:
             raise self._problem
@@ -192,7 +192,7 @@ class Store:
         """Whether the log has grown so long that the accounts should be written whole."""
         return self._logged > max(LEAST_LOG, self._snapshot_size)
 
-    def replace(self, accounts: Accounts) -> None:
+    def replace(self, accounts: StoredAccounts) -> None:
         """Write the accounts whole, in the place of all changes so far; if that fails, no change fails with it."""
         contents = [""]
         for project_id, project in accounts.projects.items():
@@ -225,7 +225,7 @@ class Store:
         A change is answered by its own commit, whatever became of later ones. Who has made none has seen all.
 
         Raises:
-            Problem: it could not be written; `InDoubt`, if it may be there after a restart.
+            CpsimError: it could not be written; `InDoubt`, if it may be there after a restart.
         """
         await asyncio.wrap_future(self._outcome())
 
@@ -249,18 +249,18 @@ class Store:
             raise self._problem  # what was seen may have been undone since
         return self._latest
 
-    def _note(self, outcome: Future[None], problem: Problem | None) -> None:
+    def _note(self, outcome: Future[None], problem: CpsimError | None) -> None:
         """From the log's thread: a change is on disk, or could not be written."""
         if problem is None:
             outcome.set_result(None)
             return
         if not self.is_broken:
-            self._problem = Problem(f"{problem}; until it can be written, nothing is taken")
+            self._problem = CpsimError(f"{problem}; until it can be written, nothing is taken")
             self.is_broken = True
             log.error("%s", self._problem)
         outcome.set_exception(problem if isinstance(problem, InDoubt) else self._problem)
 
-    def _note_snapshot(self, problem: Problem | None) -> None:
+    def _note_snapshot(self, problem: CpsimError | None) -> None:
         if problem is not None and not self.is_broken:
             log.warning(
                 "the accounts could not be written whole, which is tried again when as many changes have come; "

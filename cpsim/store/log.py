@@ -27,14 +27,14 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.store.reserve import Reserve
 from cpsim.system.threads import Thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    Then = Callable[[Problem | None], object]
+    Then = Callable[[CpsimError | None], object]
     Statement = tuple[str, Sequence[object]]
 
 MAX_WAITING: Final = 64 * 2**20
@@ -64,18 +64,18 @@ SELECT json_group_array(json_array(position, record)) FROM
 """
 
 
-class InUse(Problem):
+class InUse(CpsimError):
     """Another process has a log open."""
 
 
-class InDoubt(Problem):
+class InDoubt(CpsimError):
     """A commit failed, and may be there after a restart all the same.
 
     Args:
         problem: how it failed.
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: CpsimError) -> None:
         super().__init__(f"{problem}; what was to be written may be there after a restart, or not")
         self.problem = problem
 
@@ -103,7 +103,7 @@ class Log:
         in_sequence: once a commit that was not `alone` has failed, the ones after it fail too, until `resume`.
 
     Raises:
-        Problem: the file is in use, damaged, or something else; or it cannot be made.
+        CpsimError: the file is in use, damaged, or something else; or it cannot be made.
 
     Attributes:
         path: the file itself, beside which are the others that belong to it.
@@ -114,7 +114,7 @@ class Log:
     ) -> None:
         self.path = path = real_path(path)
         self._in_sequence = in_sequence
-        self._failure: Problem | None = None
+        self._failure: CpsimError | None = None
         with ExitStack() as undo:
             self._lock_file = _lock(path)
             undo.callback(os.close, self._lock_file)
@@ -122,10 +122,10 @@ class Log:
                 path.touch(PRIVATE)
                 self._reserve = Reserve(reserve_of(path), reserve_bytes) if reserve_bytes else None
             except OSError as error:
-                raise Problem(f"cannot open {path}: {error.strerror}") from error
+                raise CpsimError(f"cannot open {path}: {error.strerror}") from error
             try:
                 self._writing = _open(path, kind, tables)
-            except Problem as problem:  # on a full disk, there is not even room to read it
+            except CpsimError as problem:  # on a full disk, there is not even room to read it
                 if not self._give_up_reserve():
                     raise _with_room_told(problem, path) from problem
                 self._writing = _open(path, kind, tables)
@@ -152,7 +152,7 @@ class Log:
             return True
         try:
             return bool(self.query(ROOM_INSIDE)[0][0] >= self._reserve.size)
-        except Problem:
+        except CpsimError:
             return False  # a disk that cannot be read has no room to write
 
     def append(
@@ -198,9 +198,9 @@ class Log:
         """Return once the last commit, with these records and this SQL in it, is on disk.
 
         Raises:
-            Problem: it could not be written.
+            CpsimError: it could not be written.
         """
-        outcome: SimpleQueue[Problem | None] = SimpleQueue()
+        outcome: SimpleQueue[CpsimError | None] = SimpleQueue()
         self.append(records, *statements, then=outcome.put)
         if (problem := outcome.get()) is not None:
             raise problem
@@ -209,9 +209,9 @@ class Log:
         """Write again after a commit has failed. What was handed over since is lost; nobody hands over more meanwhile.
 
         Raises:
-            Problem: it cannot be written yet.
+            CpsimError: it cannot be written yet.
         """
-        with suppress(Problem):
+        with suppress(CpsimError):
             self.wait()
         self._failure = None
         self.wait(*NOTHING_NEW)
@@ -263,7 +263,7 @@ class Log:
                 except Exception as error:  # noqa: BLE001 - the others are to hear of their commit
                     self._thread.fail(error)
 
-    def _commit(self, first: int, records: list[str], statements: list[Statement]) -> Problem | None:
+    def _commit(self, first: int, records: list[str], statements: list[Statement]) -> CpsimError | None:
         """Write all or nothing, with the room of the reserve if the disk has no other."""
         if not (records or statements):
             return None
@@ -276,7 +276,7 @@ class Log:
     def _give_up_reserve(self) -> bool:
         return self._reserve is not None and self._reserve.give_up()
 
-    def _attempt(self, first: int, records: list[str], statements: list[Statement]) -> Problem | None:
+    def _attempt(self, first: int, records: list[str], statements: list[Statement]) -> CpsimError | None:
         """Write all or nothing."""
         is_written = False
         try:
@@ -289,7 +289,7 @@ class Log:
                 is_written = True
                 self._writing.execute("COMMIT")
         except Exception as error:  # noqa: BLE001 - a writer that dies leaves everybody waiting for ever
-            problem = error if isinstance(error, Problem) else Problem(f"{self.path}: {error}")
+            problem = error if isinstance(error, CpsimError) else CpsimError(f"{self.path}: {error}")
             self._roll_back()
             if is_written and not _is_full(problem.__cause__) and not self._write_over():
                 return InDoubt(problem)
@@ -324,22 +324,24 @@ def _open(path: Path, kind: str, tables: str) -> sqlite3.Connection:
             database.executescript(TABLES + tables)
             (health,) = database.execute("PRAGMA quick_check(1)").fetchone()
         if health != "ok":
-            raise Problem(f"{path} is damaged: {health}")
+            raise CpsimError(f"{path} is damaged: {health}")
         undo.pop_all()
     return database
 
 
-def _with_room_told(problem: Problem, path: Path) -> Problem:
+def _with_room_told(problem: CpsimError, path: Path) -> CpsimError:
     """A problem, which says so if there is hardly any room on the disk."""
     free = shutil.disk_usage(path.parent).free
-    return Problem(f"{problem}; its disk has only {free // 1024} KiB free: make room") if free < LEAST_FREE else problem
+    return (
+        CpsimError(f"{problem}; its disk has only {free // 1024} KiB free: make room") if free < LEAST_FREE else problem
+    )
 
 
 def real_path(path: Path) -> Path:
     """The file that a path leads to, by which everybody who uses it is to name it; it need not be there yet.
 
     Raises:
-        Problem: it leads nowhere, or to something else than a file with one name.
+        CpsimError: it leads nowhere, or to something else than a file with one name.
     """
     try:
         is_there = path.is_symlink() or path.exists()
@@ -349,12 +351,12 @@ def real_path(path: Path) -> Path:
     except OSError as error:
         if isinstance(error, FileNotFoundError) and path.is_symlink():
             target = path.readlink()
-            raise Problem(f"{path} is a link to {target}, which is not there: make that, or name a file") from error
-        raise Problem(f"cannot open {path}: {error.strerror}") from error
+            raise CpsimError(f"{path} is a link to {target}, which is not there: make that, or name a file") from error
+        raise CpsimError(f"cannot open {path}: {error.strerror}") from error
     if status is not None and not stat.S_ISREG(status.st_mode):
-        raise Problem(f"{path} is a folder, or something else that is not a file: name a file")
+        raise CpsimError(f"{path} is a folder, or something else that is not a file: name a file")
     if status is not None and status.st_nlink > 1:
-        raise Problem(
+        raise CpsimError(
             f"{path} has {status.st_nlink} names (hard links), and no lock holds for all of them: "
             "copy it to a file of its own, or remove the other names"
         )
@@ -378,7 +380,7 @@ def connect(path: Path, kind: str) -> sqlite3.Connection:
     """A connection to the file of a log, which need not be the one that writes it.
 
     Raises:
-        Problem: the file is not a log of this kind, or is damaged.
+        CpsimError: the file is not a log of this kind, or is damaged.
     """
     application_id = int.from_bytes(kind.encode()[:4])
     with told(path), ExitStack() as undo:
@@ -389,13 +391,13 @@ def connect(path: Path, kind: str) -> sqlite3.Connection:
         if found == 0 and tables == 0:
             database.execute(f"PRAGMA application_id = {application_id}")
         elif found != application_id:
-            raise Problem(f"{path} is not a {kind} file; name another file, or one that does not exist yet")
+            raise CpsimError(f"{path} is not a {kind} file; name another file, or one that does not exist yet")
         undo.pop_all()
     return database
 
 
 def in_use(path: Path) -> bool:
-    """Whether a process has the log open; raises Problem as `real_path` does."""
+    """Whether a process has the log open; raises CpsimError as `real_path` does."""
     try:
         os.close(_lock(real_path(path)))
     except InUse:
@@ -408,7 +410,7 @@ def _lock(path: Path) -> int:
     try:
         file = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
     except OSError as error:
-        raise Problem(f"cannot open {path}: {error.strerror}") from error
+        raise CpsimError(f"cannot open {path}: {error.strerror}") from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -428,4 +430,4 @@ def told(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise Problem(f"{path}: {error}") from error
+        raise CpsimError(f"{path}: {error}") from error

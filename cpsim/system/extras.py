@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from typing import Final
 
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 
 DISTRIBUTION: Final = "creditpiggy-sim"
 """What pip installs."""
@@ -21,7 +21,7 @@ _MODULES: Final = {"hdrhistogram": "hdrh"}
 """What is imported, where that has another name."""
 
 
-class MissingExtra(Problem, ModuleNotFoundError):  # noqa: N818 - a name here says what happened
+class MissingExtra(CpsimError, ModuleNotFoundError):
     """Libraries of an extra are not installed; the message names them, and what to type."""
 
 

@@ -7,7 +7,7 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 _notified: list[Callable[[ThreadFailed], object]] = []
 
 
-class ThreadFailed(Problem):
+class ThreadFailed(CpsimError):
     """A thread met an error that nobody expected, so that what it does is not done any more."""
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from cpsim.server.accounts import State
 from cpsim.testing import telling
-from cpsim.testing.project import Project
+from cpsim.testing.project import ProjectFixture
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cpsim.server.control.views import SlotView
 
 
-class Assertions(Project):
+class Assertions(ProjectFixture):
     """What can be asserted of one slot.
 
     What is not given is not compared, nor are counters and metadata that are not named; `assert_counters` compares

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from cpsim.replay.pace import Pace
     from cpsim.scenario.workload import Workload
-    from cpsim.testing.project import Project
+    from cpsim.testing.project import ProjectFixture
 
 IN_FLIGHT: Final = 8
 TIMEOUT_S: Final = 5.0
@@ -45,14 +45,14 @@ class Replay:
         workload: what is replayed.
 
     Raises:
-        Problem: there is no such scenario.
+        CpsimError: there is no such scenario.
         ScenarioError: it has a mistake.
         ValueError: both a rate and a speed were given, or one that is not above zero.
     """
 
     def __init__(
         self,
-        project: Project,
+        project: ProjectFixture,
         scenario: str,
         *,
         number: int = 0,
@@ -86,7 +86,7 @@ class Replay:
         """Wait until all of it has been sent.
 
         Raises:
-            Problem: the daemon cannot be reached.
+            CpsimError: the daemon cannot be reached.
             TimeoutError: that took longer.
         """
         self._thread.join(timeout_s)

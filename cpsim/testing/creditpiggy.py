@@ -111,7 +111,7 @@ class CreditPiggyServer:
         options: what its projects have, where they are not given it: other arguments of `CreditPiggy`.
 
     Raises:
-        Problem: there is no such profile or quirk.
+        CpsimError: there is no such profile or quirk.
     """
 
     def __init__(self, *, profile: str = "documented", quirks: Iterable[str] = (), **options: Any) -> None:  # noqa: ANN401

@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.fake import ANY_PORT, Fake, Site
 from cpsim.fake.fake import IDLE_POLL_S
 from cpsim.faults.plan import FaultPlan
@@ -42,7 +42,7 @@ SETTLE_S: Final = 2.0
 PAGE: Final = 10_000
 
 
-class Project:
+class ProjectFixture:
     """What `CreditPiggy` and `AsyncCreditPiggy` have in common.
 
     Args:
@@ -56,7 +56,7 @@ class Project:
         beside: another of these, started: this is then one more site of the same project.
 
     Raises:
-        Problem: there is no such profile, quirk or fault, or it cannot be set here.
+        CpsimError: there is no such profile, quirk or fault, or it cannot be set here.
     """
 
     def __init__(
@@ -69,10 +69,10 @@ class Project:
         flush_interval_s: float = 0.0,
         allow_refusals: bool = False,
         fake: Fake | None = None,
-        beside: Project | None = None,
+        beside: ProjectFixture | None = None,
     ) -> None:
         if not 0 <= flush_interval_s <= LONGEST_FLUSH_S:
-            raise Problem(f"flush_interval_s is {flush_interval_s!r}, and must be from 0 to {LONGEST_FLUSH_S:,.0f}")
+            raise CpsimError(f"flush_interval_s is {flush_interval_s!r}, and must be from 0 to {LONGEST_FLUSH_S:,.0f}")
         had = chosen(profile, quirks)
         self.project: str = project if beside is None else beside.project
         self.allow_refusals = allow_refusals
@@ -86,7 +86,7 @@ class Project:
             fake = Fake({project: self._secret}, http=ANY_PORT, quirks=had, faults=faults, waits=self._waits)
             self._faults = fake.faults
         elif had - fake.accounts.quirks:
-            raise Problem("the profile and the quirks are those of the fake that the project is added to")
+            raise CpsimError("the profile and the quirks are those of the fake that the project is added to")
         else:
             self._faults = FaultPlan(faults)
         self.fake: Fake = fake
@@ -106,11 +106,11 @@ class Project:
 
         Raises:
             OSError: there is no room for that.
-            Problem: it runs, or did so before.
+            CpsimError: it runs, or did so before.
             ValueError: the fake has a project of that id.
         """
         if self._folder is not None:
-            raise Problem(f"{type(self).__name__} has been started before: make another")
+            raise CpsimError(f"{type(self).__name__} has been started before: make another")
         self._folder = _short_folder()
         self._pid = os.getpid()
         site = Site(
@@ -310,7 +310,7 @@ class Project:
             return self._last_words[1]
         try:
             return self._report()
-        except (JournalFull, Problem) as error:  # more came than is kept
+        except (JournalFull, CpsimError) as error:  # more came than is kept
             return f"project {self.project!r}: {error}"
 
     def _report(self) -> str:
@@ -341,14 +341,14 @@ class Project:
     @property
     def _running(self) -> SiteDaemon:
         if self._daemon is None:
-            raise Problem(f"{type(self).__name__} is not running: use it in a `with`, or call start() first")
+            raise CpsimError(f"{type(self).__name__} is not running: use it in a `with`, or call start() first")
         return self._daemon
 
     @property
     def _settled(self) -> Fake:
         """The fake, once what was acknowledged has reached the accounts, or `SETTLE_S` have passed."""
         if not self.is_original:
-            raise Problem(
+            raise CpsimError(
                 "this process was forked from the one that runs CreditPiggy: it can send commands, and only the other "
                 "can look at what became of them"
             )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from cpdaemon.commands import KINDS
 from cpsim.server.accounts import State
 from cpsim.testing import telling
-from cpsim.testing.project import Project
+from cpsim.testing.project import ProjectFixture
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ HISTORIES: Final = 5
 """Slots whose history a failure shows."""
 
 
-class Rules(Project):
+class Rules(ProjectFixture):
     """What can be asserted of all that the code under test has sent; a replay in the background does not count.
 
     Commands are seen in the order in which they reached the accounts.

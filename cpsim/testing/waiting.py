@@ -10,7 +10,7 @@ from cpsim.fake.fake import IDLE_POLL_S
 from cpsim.server.accounts import State
 from cpsim.server.control.views import slot_view
 from cpsim.testing import telling
-from cpsim.testing.project import Project
+from cpsim.testing.project import ProjectFixture
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 DEFAULT_TIMEOUT_S = 5.0
 
 
-class NotInTime(AssertionError, TimeoutError):  # noqa: N818 - it is what the test has found
+class NotInTime(AssertionError, TimeoutError):
     """What was waited for has not happened in time, or cannot happen any more."""
 
 
@@ -32,7 +32,7 @@ class _Awaited(NamedTuple):
     explain: Callable[[], str]
 
 
-class _Awaiting(Project):
+class _Awaiting(ProjectFixture):
     """What can be waited for."""
 
     def _idleness(self) -> _Awaited:

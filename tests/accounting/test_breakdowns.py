@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cpsim import catalog
 from cpsim.accounting import Accounts, Figure, Note, build
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 
 from .conftest import DAY_US, START_US, Site
 
@@ -110,7 +110,7 @@ def load(folder, cut):
     options = {name: cut[name] for name in ("projects", "timezone", "top")}
     try:
         return Accounts.load(folder, since=since, until=until, **options)
-    except Problem:  # there is no such project, or the period ends before the ledger begins
+    except CpsimError:  # there is no such project, or the period ends before the ledger begins
         reject()
 
 

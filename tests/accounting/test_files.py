@@ -13,7 +13,7 @@ import pytest
 from openpyxl import load_workbook
 
 from cpsim.accounting import Note, Report, Table, boinc, build, files
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 
 HOSTILE = [
     "=1+1",
@@ -209,7 +209,7 @@ def test_the_boinc_export_needs_accounts(week, tmp_path):
     (week.export() / "accounts.parquet").unlink()
     from cpsim.accounting import Accounts
 
-    with Accounts.load(week.folder) as accounts, pytest.raises(Problem, match="no table of machines and users"):
+    with Accounts.load(week.folder) as accounts, pytest.raises(CpsimError, match="no table of machines and users"):
         boinc.write(accounts, tmp_path / "stats")
 
 

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from cpsim.accounting import Accounts
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 
 from .conftest import DAY_US, START_US, cells
 
@@ -255,7 +255,7 @@ def test_an_empty_ledger(site):
     ],
 )
 def test_what_makes_no_sense_is_told(week, options, message):
-    with pytest.raises(Problem, match=message):
+    with pytest.raises(CpsimError, match=message):
         week.load(**options)
 
 
@@ -270,7 +270,7 @@ def test_a_sum_beyond_64_bits_is_told(site):
 
     schema = pq.read_schema(site.folder / "slots.parquet")
     pq.write_table(pa.Table.from_pylist(rows, schema), site.folder / "slots.parquet")
-    with Accounts.load(site.folder) as accounts, pytest.raises(Problem, match="a number is beyond 64 bits"):
+    with Accounts.load(site.folder) as accounts, pytest.raises(CpsimError, match="a number is beyond 64 bits"):
         _ = accounts.projects
 
 

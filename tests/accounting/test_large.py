@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from cpsim.accounting import Accounts, build
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 
 FRAMES = ("projects", "machines", "users", "counters", "reasons", "outstanding", "durations", "times", "checks")
 MAKE = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "ledger.py"))["make"]
@@ -64,5 +64,5 @@ def test_a_cluster_gives_the_same_frames(folder, tmp_path):
 
 def test_a_scheduler_that_is_not_there_is_told(folder):
     pytest.importorskip("distributed", reason="a cluster needs dask[distributed]")
-    with pytest.raises(Problem, match=r"cannot reach a Dask scheduler at tcp://127.0.0.1:9"):
+    with pytest.raises(CpsimError, match=r"cannot reach a Dask scheduler at tcp://127.0.0.1:9"):
         Accounts.load(folder, scheduler="tcp://127.0.0.1:9")

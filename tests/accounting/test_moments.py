@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from cpsim.accounting import intervals
-from cpsim.errors import WrongUsage
+from cpsim.errors import UsageError
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FIRST_S, LAST_S = (int(datetime(year, 1, 1, tzinfo=UTC).timestamp()) for year in (1980, 2030))
@@ -112,7 +112,7 @@ def test_a_time_is_taken_to_the_microsecond(text, moment):
     ],
 )
 def test_anything_else_is_refused(week, name, value):
-    with pytest.raises(WrongUsage) as refused:
+    with pytest.raises(UsageError) as refused:
         week.load(**{name: value})
     assert str(refused.value).startswith(f'{name} = "{value}" is not a time: expected an ISO date, such as 2026-03-01')
 
@@ -125,7 +125,7 @@ def test_anything_else_is_refused(week, name, value):
     ],
 )
 def test_a_time_that_clocks_show_twice_or_never_needs_an_offset(week, text, said):
-    with pytest.raises(WrongUsage, match=rf'^until = "{text}" {said}'):
+    with pytest.raises(UsageError, match=rf'^until = "{text}" {said}'):
         week.load(until=text, timezone="Europe/Zurich")
 
 
@@ -142,7 +142,7 @@ def test_the_ends_of_the_calendar_are_times_like_others(week, text, zone):
 
 @pytest.mark.parametrize("name", ["Europe/Zürich", "Europe/Zurch", "../etc/passwd", "", "CET+1", "Europe", 1, None])
 def test_a_zone_that_there_is_not(week, name):
-    with pytest.raises(WrongUsage, match=r"^timezone = .*: no time zone .*: (did you mean|expected a name such as)"):
+    with pytest.raises(UsageError, match=r"^timezone = .*: no time zone .*: (did you mean|expected a name such as)"):
         week.load(timezone=name)
 
 

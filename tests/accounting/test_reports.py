@@ -4,7 +4,7 @@ import pytest
 
 from cpsim.accounting import Accounts, Figure, Note, Table, build
 from cpsim.config import catalog
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 
 from .conftest import cells
 
@@ -103,7 +103,7 @@ def test_a_user_statement_shows_what_came_through_machines_that_left(site):
 def test_a_statement_of_nobody_is_told(week):
     with week.load() as accounts:
         accounts.subjects = ("nobody",)
-        with pytest.raises(Problem, match='no machine and no user "nobody"'):
+        with pytest.raises(CpsimError, match='no machine and no user "nobody"'):
             build(accounts, ["machine-statement"])
         accounts.subjects = ("ann",)
         assert build(accounts, ["machine-statement"])[0].blocks == [Note("There is nothing to report.")]
@@ -237,12 +237,12 @@ def test_ones_own_report(week, tmp_path):
 def test_what_is_wrong_with_ones_own_report_is_told(week, tmp_path, text, message):
     own = tmp_path / "own.py"
     own.write_text(text, encoding="utf-8")
-    with week.load() as accounts, pytest.raises(Problem, match=message):
+    with week.load() as accounts, pytest.raises(CpsimError, match=message):
         build(accounts, [str(own)])
 
 
 def test_an_unknown_name_gets_a_suggestion(week):
-    with week.load() as accounts, pytest.raises(Problem, match='did you mean "leaderboards"'):
+    with week.load() as accounts, pytest.raises(CpsimError, match='did you mean "leaderboards"'):
         build(accounts, ["leaderboard"])
 
 

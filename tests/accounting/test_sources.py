@@ -13,7 +13,7 @@ import pytest
 
 from cpsim.accounting import Accounts
 from cpsim.daemon.spool import Spool
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.fake import ANY_PORT, Fake
 from cpsim.server.store import Store
 
@@ -99,7 +99,7 @@ def _log(path):
 def test_a_store_in_use_is_told(tmp_path):
     store = Store(tmp_path / "store")
     try:
-        with pytest.raises(Problem, match=r"store is in use by another process.*by its URL"):
+        with pytest.raises(CpsimError, match=r"store is in use by another process.*by its URL"):
             Accounts.load(tmp_path / "store")
     finally:
         store.close()
@@ -149,7 +149,7 @@ def test_a_journal_without_arguments_is_another_kind_of_table(tmp_path, site):
     (site.folder / "run.json").write_text("{}")
     names = ("slot", "kind", "outcome", "sent_us", "answered_us")
     pq.write_table(pa.table({name: pa.array([], pa.string()) for name in names}), site.folder / "journal.parquet")
-    with pytest.raises(Problem, match="another kind of table: it has no column of arguments"):
+    with pytest.raises(CpsimError, match="another kind of table: it has no column of arguments"):
         Accounts.load(site.folder)
 
 
@@ -162,7 +162,7 @@ def test_a_journal_that_is_full_is_no_reason_not_to_report(tmp_path):
 
 
 def test_a_server_that_is_not_there_is_told():
-    with pytest.raises(Problem, match=r"cannot reach http://127.0.0.1:9/api.*is it running"):
+    with pytest.raises(CpsimError, match=r"cannot reach http://127.0.0.1:9/api.*is it running"):
         Accounts.load("http://127.0.0.1:9/api")
 
 
@@ -202,7 +202,7 @@ def test_names_that_mean_something_to_a_shell_or_to_sql(exported, tmp_path):
 )
 def test_what_is_wrong_with_a_folder_is_told(exported, spoil, message):
     spoil(exported)
-    with pytest.raises(Problem, match=message):
+    with pytest.raises(CpsimError, match=message):
         Accounts.load(exported)
 
 
@@ -223,7 +223,7 @@ def _cut(path):
 )
 def test_what_is_wrong_with_a_file_is_told(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(Problem, match=message):
+    with pytest.raises(CpsimError, match=message):
         Accounts.load(tmp_path / name)
 
 
@@ -235,13 +235,13 @@ def test_a_table_whose_pages_are_damaged_is_told(tmp_path, site):
     content = bytearray((export / "slots.parquet").read_bytes())
     content[100:-6000] = bytes(len(content[100:-6000]))
     (export / "slots.parquet").write_bytes(content)
-    with pytest.raises(Problem, match="damaged or cut short"), Accounts.load(export) as accounts:
+    with pytest.raises(CpsimError, match="damaged or cut short"), Accounts.load(export) as accounts:
         _ = accounts.slots
 
 
 def test_a_fake_that_asks_for_its_token():
     with Fake({"p": "s"}, http=ANY_PORT, control_token="sesame") as fake:
-        with pytest.raises(Problem, match="--control-token-file"):
+        with pytest.raises(CpsimError, match="--control-token-file"):
             Accounts.load(fake.addresses["http"])
         with Accounts.load(fake.addresses["http"], token="sesame") as accounts:
             assert accounts.empty
@@ -249,9 +249,9 @@ def test_a_fake_that_asks_for_its_token():
 
 def test_what_is_no_file_of_accounts(tmp_path):
     Spool(tmp_path / "spool").close()
-    with pytest.raises(Problem, match="spool holds no accounts: expected a run folder, a store"):
+    with pytest.raises(CpsimError, match="spool holds no accounts: expected a run folder, a store"):
         Accounts.load(tmp_path / "spool")
     with socket.socket(socket.AF_UNIX) as daemon:
         daemon.bind(str(tmp_path / "s"))
-        with pytest.raises(Problem, match="is neither a file nor a folder; name the URL"):
+        with pytest.raises(CpsimError, match="is neither a file nor a folder; name the URL"):
             Accounts.load(tmp_path / "s")

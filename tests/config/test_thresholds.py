@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from cpsim.cli import cli
 from cpsim.config.thresholds import METRICS, Threshold, metrics
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 
 FIGURES = {
     "operations": 10,
@@ -75,7 +75,7 @@ def test_without_operations_there_are_no_rates():
     ],
 )
 def test_one_that_cannot_be_is_refused(text, says):
-    with pytest.raises(Problem, match=re.escape(says)):
+    with pytest.raises(CpsimError, match=re.escape(says)):
         Threshold.parse(text)
 
 

@@ -4,7 +4,7 @@ It has no control API, knows no batch ids, has message texts of its own, answers
 say which command they are for. Run as a program it prints its addresses, a line each, and ends with its input. An
 argument makes it wrong in one way; `BUGS` lists them.
 """
-# ruff: noqa: C901, N818, PLR0911, PLR0912, SIM905 - it is written as a stranger would, with a branch for each bug
+# ruff: noqa: C901, PLR0911, PLR0912, SIM905 - it is written as a stranger would, with a branch for each bug
 
 import asyncio
 import hashlib

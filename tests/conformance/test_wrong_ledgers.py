@@ -3,9 +3,9 @@
 import pytest
 
 from cpsim.server import http
-from cpsim.server.accounts import Account, Project, State
+from cpsim.server.accounts import Account, ProjectAccounts, State
 from cpsim.server.http import Api
-from cpsim.server.ledger import Ledger, Refusal, Refused
+from cpsim.server.ledger import CommandRefused, Ledger, Refusal
 
 
 @pytest.fixture
@@ -26,14 +26,14 @@ def sabotage(monkeypatch):
                 def right(given, kind=kind, arguments=arguments):
                     call = kind, {"slot": arguments.get("slot"), **given}
                     for refusal in apply_all(ledger, project_id, [call], now_us):
-                        raise Refused(refusal.message)
+                        raise CommandRefused(refusal.message)
 
                 try:
                     if kind == "alloc":
                         wrong(right, ledger, ledger.project(project_id), arguments.get("slot"), arguments)
                     else:
                         right(arguments)
-                except Refused as refused:
+                except CommandRefused as refused:
                     refusals.append(Refusal(position, str(refused)))
             return refusals
 
@@ -300,7 +300,7 @@ def realloc(alloc, ledger, project, slot_id, arguments):
 def refused_alloc_changes_terms(alloc, ledger, project, slot_id, arguments):
     try:
         alloc(arguments)
-    except Refused:
+    except CommandRefused:
         if slot_id in project.slots and "credits" in arguments and type(arguments["credits"]) is int:
             project.slots[slot_id].credits = arguments["credits"]
         raise
@@ -309,7 +309,7 @@ def refused_alloc_changes_terms(alloc, ledger, project, slot_id, arguments):
 def refused_alloc_makes_a_slot(alloc, ledger, project, slot_id, arguments):
     try:
         alloc(arguments)
-    except Refused:
+    except CommandRefused:
         if slot_id not in project.slots:
             alloc({})
         raise
@@ -317,13 +317,13 @@ def refused_alloc_makes_a_slot(alloc, ledger, project, slot_id, arguments):
 
 def equal_bounds_refused(alloc, ledger, project, slot_id, arguments):
     if arguments.get("min") is not None and arguments.get("min") == arguments.get("max"):
-        raise Refused("no range")
+        raise CommandRefused("no range")
     alloc(arguments)
 
 
 def zero_refused(alloc, ledger, project, slot_id, arguments):
     if arguments.get("credits") == 0:
-        raise Refused("no credits")
+        raise CommandRefused("no credits")
     alloc(arguments)
 
 
@@ -474,7 +474,7 @@ def test_a_release_takes_back(examine_fake, monkeypatch):
 
 
 def test_claimed_slots_are_outstanding(examine_fake, monkeypatch):
-    monkeypatch.setattr(Project, "outstanding", property(lambda project: len(project.slots)))
+    monkeypatch.setattr(ProjectAccounts, "outstanding", property(lambda project: len(project.slots)))
     assert "CONSERVE-1" in examine_fake(clauses=["CONSERVE-*"], tier="server").deviant
 
 

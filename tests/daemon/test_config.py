@@ -7,7 +7,7 @@ import pytest
 
 from cpdaemon.endpoint import UnixEndpoint
 from cpsim.daemon.config import Config, read_config
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.net.listen import Listen
 
 DEPLOYED = """
@@ -75,7 +75,7 @@ def test_a_section_in_capitals_is_told_with_its_name(read):
 
 def test_what_is_not_utf_8_is_told_with_its_place(tmp_path):
     (tmp_path / "creditapi.ini").write_bytes("[api]\napi_secret=é".encode("latin-1"))
-    with pytest.raises(Problem, match="not UTF-8 from byte 17 on"):
+    with pytest.raises(CpsimError, match="not UTF-8 from byte 17 on"):
         read_config(tmp_path / "creditapi.ini")
 
 
@@ -103,14 +103,14 @@ def test_an_empty_file_says_nothing(read):
     ],
 )
 def test_what_cannot_be_used_is_told_with_the_file(read, text, said):
-    with pytest.raises(Problem, match=said) as told:
+    with pytest.raises(CpsimError, match=said) as told:
         read(text)
     assert "creditapi.ini" in str(told.value)
     assert "hush" not in str(told.value)
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(Problem, match="No such file"):
+    with pytest.raises(CpsimError, match="No such file"):
         read_config(tmp_path / "none")
 
 

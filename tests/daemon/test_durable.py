@@ -9,7 +9,7 @@ import pytest
 from cpsim.daemon import listener as listening
 from cpsim.daemon.durable import DurableListener
 from cpsim.daemon.spool import Spool
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 
 
 class HeldSpool(Spool):
@@ -114,7 +114,7 @@ def test_a_frame_that_grows_after_it_is_answered(connect, spool, monkeypatch, mo
 
 
 def test_what_cannot_be_written_is_refused(connect, spool):
-    spool.problem = Problem("no room")
+    spool.problem = CpsimError("no room")
     assert say(connect, b"alloc,slot=a\n") == b"ER"
     spool.problem = None
     assert say(connect, b"alloc,slot=b\n") == b"OK"
@@ -168,7 +168,7 @@ def test_a_spool_that_another_process_writes_to_for_long(connect, spool, monkeyp
 
 def test_that_the_spool_cannot_be_written_is_told_once_and_so_is_its_end(connect, spool, monkeypatch, caplog):
     caplog.set_level("INFO")
-    put, full = spool.put, Problem("spool: database or disk is full")
+    put, full = spool.put, CpsimError("spool: database or disk is full")
     monkeypatch.setattr(spool, "put", lambda *frames: put(*frames[:2], lambda _: frames[2](full)))
     assert answers(connect, "a", "b") == [b"ER", b"ER"]
     monkeypatch.setattr(spool, "put", put)

@@ -11,7 +11,7 @@ import pytest
 
 from cpdaemon import Client, NotSent, Refused, TcpEndpoint
 from cpsim.daemon.spool import Spool
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.fake import ANY_PORT, Fake, FakeProcess, Site
 from cpsim.faults.plan import FaultPlan
 from cpsim.metrics.waits import Waits
@@ -156,7 +156,7 @@ def test_a_process_that_has_nothing_to_serve_ends(capfd):
 
 @pytest.mark.parametrize("store", [None, Path("store")])
 def test_a_process_that_cannot_serve_says_why(here, capfd, store):
-    with FakeProcess() as process, pytest.raises(Problem, match="the embedded fake ended with status 1"):
+    with FakeProcess() as process, pytest.raises(CpsimError, match="the embedded fake ended with status 1"):
         process.serve(PROJECTS, here / "missing" / "cp.sock", store=store)
     said = "cannot listen at missing/cp.sock: No such file or directory"
     assert capfd.readouterr() == ("", f"cpsim: the embedded fake: {said}\n")
@@ -260,7 +260,7 @@ def test_a_store_through_a_link_has_the_spools_of_the_store_itself(here):
         pass
     with Fake({"p": "s"}, unix=here / "cp.sock", store=here / "other" / "link") as fake:
         assert [daemon.spool for daemon in fake.daemons] == [(here / "store.p.spool").resolve()]
-        with pytest.raises(Problem, match="is in use by another process"):
+        with pytest.raises(CpsimError, match="is in use by another process"):
             Fake({"p": "s"}, store=here / "store")
     assert [path.name for path in (here / "other").iterdir()] == ["link"]
 

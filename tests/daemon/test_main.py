@@ -16,7 +16,7 @@ from cpdaemon import Alloc, BadReply, Client, CreditPiggyError, Refused, UnixEnd
 from cpdaemon.endpoint import parse_endpoint
 from cpdaemon.signing import token
 from cpdaemon.transport import exchange
-from cpsim.daemon.courier import HttpServer
+from cpsim.daemon.courier import BulkClient
 from cpsim.daemon.site import Daemon
 from cpsim.daemon.spool import Spool, read_failed, read_status
 from cpsim.fake import ANY_PORT, Fake
@@ -348,7 +348,7 @@ def test_a_daemon_has_no_faults_of_a_server(here, ini, fault):
 
 def test_the_server_applies_a_batch_once(server):
     alloc, claim = ("alloc", {"slot": "a"}), ("claim", {"slot": "b", "machine": "m"})
-    with closing(HttpServer(parse_endpoint(server.addresses["http"]), ("p", SECRET), 5)) as sender:
+    with closing(BulkClient(parse_endpoint(server.addresses["http"]), ("p", SECRET), 5)) as sender:
         assert sender.knows_batches()
         first = [str(error) for error in sender.post("id", [alloc, claim])]
         assert first == ["None", "slot 'b' was never allocated"]
@@ -368,7 +368,7 @@ def test_a_batch_that_an_earlier_version_had_sent_is_applied_once(server):
     with urllib.request.urlopen(request) as reply:
         assert reply.status == 200
     calls = [("alloc", {"slot": "ü"}), ("counters", {"slot": "ü", "n": 1})]
-    with closing(HttpServer(parse_endpoint(server.addresses["http"]), ("p", SECRET), 5)) as sender:
+    with closing(BulkClient(parse_endpoint(server.addresses["http"]), ("p", SECRET), 5)) as sender:
         assert sender.post(earlier, calls) == [None, None]
     with server.accounts.reading() as ledger:
         assert ledger.project("p").slots["ü"].counters == {"n": 1}
@@ -376,7 +376,7 @@ def test_a_batch_that_an_earlier_version_had_sent_is_applied_once(server):
 
 def test_a_batch_that_was_given_up_is_never_applied(server):
     call = ("alloc", {"slot": "a"})
-    with closing(HttpServer(parse_endpoint(server.addresses["http"]), ("p", SECRET), 5)) as sender:
+    with closing(BulkClient(parse_endpoint(server.addresses["http"]), ("p", SECRET), 5)) as sender:
         assert sender.give_up("late", [call]) is None
         with pytest.raises(Refused, match="'late' was given up by its sender") as refusal:
             sender.post("late", [call])
@@ -393,7 +393,7 @@ def test_a_batch_that_was_given_up_is_never_applied(server):
 @pytest.mark.parametrize("errors", ["many", [1, 2], {"slot": "a"}])
 def test_errors_that_cannot_be_read_say_nothing_of_any_command(server, monkeypatch, errors):
     calls = [("alloc", {"slot": "a"}), ("alloc", {"slot": "b"})]
-    with closing(HttpServer(parse_endpoint(server.addresses["http"]), ("p", SECRET), 5)) as sender:
+    with closing(BulkClient(parse_endpoint(server.addresses["http"]), ("p", SECRET), 5)) as sender:
         monkeypatch.setattr(sender, "_bulk", lambda *_: {"result": "ok", "errors": errors})
         with pytest.raises(BadReply, match="list of errors cannot be read"):
             sender.post("id", calls)
@@ -404,7 +404,7 @@ def test_a_spool_that_was_put_back_from_a_copy_doubles_nothing_and_loses_nothing
 
     def deliver(*slots):
         with (
-            closing(HttpServer(parse_endpoint(server.addresses["http"]), ("p", SECRET), 5)) as sender,
+            closing(BulkClient(parse_endpoint(server.addresses["http"]), ("p", SECRET), 5)) as sender,
             Daemon(sender, "p", unix=here / "cp.sock", spool=Spool(here / "spool")) as daemon,
         ):
             for slot in slots:
@@ -431,7 +431,7 @@ def test_what_was_given_up_stays_so(here):
     for _ in range(2):
         with (
             Fake({"p": SECRET}, http=ANY_PORT, store=here / "store") as fake,
-            closing(HttpServer(parse_endpoint(fake.addresses["http"]), ("p", SECRET), 5)) as sender,
+            closing(BulkClient(parse_endpoint(fake.addresses["http"]), ("p", SECRET), 5)) as sender,
         ):
             assert sender.give_up("late", []) is None
             with pytest.raises(Refused, match="was given up"):
@@ -441,7 +441,7 @@ def test_what_was_given_up_stays_so(here):
 def test_a_command_that_the_server_answers_by_closing_is_set_aside_and_the_rest_goes_on(here, server, wait_for):
     server.faults.add("server.close:slot=bad")
     with (
-        closing(HttpServer(parse_endpoint(server.addresses["http"]), ("p", SECRET), 5)) as sender,
+        closing(BulkClient(parse_endpoint(server.addresses["http"]), ("p", SECRET), 5)) as sender,
         Daemon(sender, "p", unix=here / "cp.sock", spool=Spool(here / "spool"), longest_pause_s=0.001) as daemon,
     ):
         for slot in ("a", "bad", "c"):
@@ -471,6 +471,6 @@ def test_a_spool_is_of_one_project(here, server, ini, wait_for):
 def test_a_server_that_breaks_off_batches_does_not_know_them(here):
     with (
         Fake({"p": SECRET}, http=ANY_PORT, quirks=frozenset({"bulk-abort"})) as fake,
-        closing(HttpServer(parse_endpoint(fake.addresses["http"]), ("p", SECRET), 5)) as sender,
+        closing(BulkClient(parse_endpoint(fake.addresses["http"]), ("p", SECRET), 5)) as sender,
     ):
         assert not sender.knows_batches()

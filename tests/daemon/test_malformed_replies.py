@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cpdaemon.endpoint import parse_endpoint
-from cpsim.daemon.courier import Courier, HttpServer
+from cpsim.daemon.courier import BulkClient, Courier
 from cpsim.daemon.spool import Spool, read_failed, read_status
 
 SLOTS = ["a", "b", "c"]
@@ -132,7 +132,7 @@ def deliver(server, tmp_path_factory, wait_for):
         assert written.wait(DELIVERED_S)
         spool.release(last)
         url = parse_endpoint(f"http://127.0.0.1:{server.server_address[1]}/api")
-        to = HttpServer(url, ("p", "s"), DELIVERED_S)
+        to = BulkClient(url, ("p", "s"), DELIVERED_S)
         courier = Courier(spool, to, 0.0, longest_pause_s=0.001)
         courier.start()
         wait_for(lambda: courier.check() or not spool.pending, DELIVERED_S)

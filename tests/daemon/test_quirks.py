@@ -9,7 +9,7 @@ import pytest
 from cpdaemon import Client
 from cpdaemon.endpoint import parse_endpoint
 from cpdaemon.errors import ConnectFailed
-from cpsim.daemon.courier import HttpServer
+from cpsim.daemon.courier import BulkClient
 from cpsim.daemon.memory import MemorySpool
 from cpsim.daemon.quirks import STARVED, QuirkyCourier
 from cpsim.daemon.site import Daemon
@@ -190,7 +190,7 @@ def forwarding(request, here, on):
 
     def forwarding(server, name):
         http = running.enter_context(
-            closing(HttpServer(parse_endpoint(server.addresses["http"]), ("p", "s"), timeout_s=5))
+            closing(BulkClient(parse_endpoint(server.addresses["http"]), ("p", "s"), timeout_s=5))
         )
         spool = Spool(here / "spool") if request.param == "spool" else None
         quirks = frozenset([name] if on else [])

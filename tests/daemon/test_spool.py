@@ -6,8 +6,8 @@ from contextlib import closing
 
 import pytest
 
-from cpsim.daemon.spool import REFUSED, SET_ASIDE, Failed, Spool, Status, read_failed, read_status
-from cpsim.errors import Problem
+from cpsim.daemon.spool import REFUSED, SET_ASIDE, DeadLetter, Spool, Status, read_failed, read_status
+from cpsim.errors import CpsimError
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_batches_are_numbered_for_good(opened, path):
         spool = opened()
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("ALTER TABLE batch RENAME TO elsewhere")
-        with pytest.raises(Problem, match="no such table"):
+        with pytest.raises(CpsimError, match="no such table"):
             spool.take()
         other.execute("ALTER TABLE elsewhere RENAME TO batch")
     ids.append(spool.take().id)
@@ -175,7 +175,7 @@ def test_a_full_spool(opened, path):
     keep(spool, "alloc,slot=b")
     assert spool.is_full
     batch = spool.take(1)
-    spool.settle(batch, [Failed(batch.last, 1, SET_ASIDE, "alloc,slot=a", "who knows")])
+    spool.settle(batch, [DeadLetter(batch.last, 1, SET_ASIDE, "alloc,slot=a", "who knows")])
     assert spool.is_full
     spool.settle(spool.take(), [])
     assert not spool.is_full
@@ -243,7 +243,7 @@ def test_a_batch_that_was_sent_with_what_is_no_command_becomes_dead_letters(open
 def test_the_status_of_a_spool(opened, path):
     spool = opened()
     keep(spool, *(f"alloc,slot={number}" for number in range(10)))
-    rows = [Failed(2, 20, REFUSED, "alloc,slot=1", "no"), Failed(1, 10, SET_ASIDE, "alloc,slot=0", "who knows")]
+    rows = [DeadLetter(2, 20, REFUSED, "alloc,slot=1", "no"), DeadLetter(1, 10, SET_ASIDE, "alloc,slot=0", "who knows")]
     spool.settle(spool.take(4), rows)
     spool.retried()
     put(spool)
@@ -267,9 +267,9 @@ def test_the_status_of_a_spool(opened, path):
 
 
 def test_there_is_no_status_where_there_is_no_spool(path, tmp_path):
-    with pytest.raises(Problem, match="there is no spool"):
+    with pytest.raises(CpsimError, match="there is no spool"):
         read_status(path)
     assert list(tmp_path.iterdir()) == []
     path.write_text("Dear diary," * 100)
-    with pytest.raises(Problem, match="not a database"):
+    with pytest.raises(CpsimError, match="not a database"):
         read_status(path)

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.faults.plan import MAX_FIRINGS, FaultPlan
 from cpsim.faults.spec import ACTIONS, Fault
 
@@ -82,13 +82,13 @@ def test_an_action_of_one_stage_has_that_stage():
     ],
 )
 def test_what_is_wrong_with_a_text_is_said(text, message):
-    with pytest.raises(Problem, match=f"^fault .*: {message}") as caught:
+    with pytest.raises(CpsimError, match=f"^fault .*: {message}") as caught:
         Fault.parse(text)
     assert text.partition(":")[0] in str(caught.value)
 
 
 def test_what_is_wrong_with_a_value_is_said():
-    with pytest.raises(Problem, match="nth is True, and must be a whole number"):
+    with pytest.raises(CpsimError, match="nth is True, and must be a whole number"):
         Fault("hang", nth=True)
 
 
@@ -162,7 +162,7 @@ def test_a_request_is_one_however_many_commands_it_has():
 def test_a_plan_changes_as_a_whole_or_not_at_all():
     plan = FaultPlan(["hang"])
     for change in (plan.replace, lambda texts: plan.add(*texts), lambda texts: plan.remove("hang", *texts)):
-        with pytest.raises(Problem):
+        with pytest.raises(CpsimError):
             change(["close", "no-such"])
         assert list(plan) == [Fault("hang")]
 
@@ -174,7 +174,7 @@ def test_a_plan_is_changed_piece_by_piece():
     assert (plan.daemon, plan.server, plan.delivery) == (True, True, True)
     plan.remove(Fault("hang"))
     assert list(map(str, plan)) == ["hang", "server.close"]
-    with pytest.raises(Problem, match=r"is not set; these are: hang, server.close"):
+    with pytest.raises(CpsimError, match=r"is not set; these are: hang, server.close"):
         plan.remove("cut")
     plan.clear()
     assert list(plan) == []
@@ -201,7 +201,7 @@ def test_every_action_has_a_context():
 
 
 def test_a_crash_needs_a_process_that_may_end():
-    with pytest.raises(Problem, match=r"'daemon.crash-after-ok' would end the process that runs this fake"):
+    with pytest.raises(CpsimError, match=r"'daemon.crash-after-ok' would end the process that runs this fake"):
         FaultPlan(["crash-after-ok"])
     plan = FaultPlan(["crash-after-commit"], crash=lambda: None)
     assert (plan.daemon, plan.server, plan.delivery) == (False, True, True)
@@ -240,7 +240,7 @@ def test_a_full_record_says_so():
     plan = FaultPlan(["hang"])
     for _ in range(MAX_FIRINGS + 2):
         plan.draw("daemon", CLAIM)
-    with pytest.raises(Problem, match="keeps 100,000 firings, and 2 came after"):
+    with pytest.raises(CpsimError, match="keeps 100,000 firings, and 2 came after"):
         _ = plan.firings
     plan.forget_firings()
     assert plan.firings == []

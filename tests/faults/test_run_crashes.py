@@ -7,7 +7,7 @@ import tempfile
 import numpy as np
 import pytest
 
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.evidence.journal import Outcome
 from cpsim.replay.pace import AsFastAsPossible, Rate, Virtual
 from cpsim.run.pipeline import run as perform
@@ -123,7 +123,9 @@ def test_interrupting_leaves_nothing(crashing):
 
 
 def test_a_clock_that_stands_still_cannot_be_taken_along(crashing):
-    with pytest.raises(Problem, match=r"'daemon.crash-after-ok:nth=2': a process that crashes .*leave out --virtual"):
+    with pytest.raises(
+        CpsimError, match=r"'daemon.crash-after-ok:nth=2': a process that crashes .*leave out --virtual"
+    ):
         crashing("crash-after-ok:nth=2", pace=Virtual())
 
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from cpdaemon import Client
 from cpdaemon.errors import BadReply, CreditPiggyError, ReplyLost
 from cpsim.cli import cli
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.fake import Fake
 from cpsim.faults.spec import ACTIONS, KEYS
 
@@ -104,7 +104,7 @@ def test_what_waits_in_a_spool_that_is_not_served_is_told(here):
 )
 def test_what_is_wrong_with_a_fault_is_said(here, arguments, message):
     (here / "serve.toml").write_text('faults = ["hang:knd=claim"]\n')
-    with pytest.raises((Problem, click.UsageError), match=message):
+    with pytest.raises((CpsimError, click.UsageError), match=message):
         CliRunner().invoke(cli, ["serve", *arguments], catch_exceptions=False, standalone_mode=False)
 
 

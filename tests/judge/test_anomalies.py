@@ -3,13 +3,13 @@
 import pytest
 
 from cpsim.judge.anomalies import ANOMALIES
-from cpsim.judge.model import MINUTE_NS, Fate, Span, Step
+from cpsim.judge.model import MINUTE_NS, SlotState, Span, Step
 from cpsim.judge.slots import judge_slot
 from cpsim.judge.verdict import EXAMPLES, Verdict
 
 SOON = Span(10_000, 10_000)
 LATER = Span(3 * MINUTE_NS, 3 * MINUTE_NS)
-OPEN = Fate("allocated")
+OPEN = SlotState("allocated")
 TOLD = object()
 
 
@@ -30,14 +30,16 @@ X, Y = ("meta", {"a": "x"}), ("meta", {"a": "y", "b": "y"})
 
 
 def claimed(machine="m", granted=1, **entries):
-    return Fate("claimed", machine, granted, **{name: frozenset(values.items()) for name, values in entries.items()})
+    return SlotState(
+        "claimed", machine, granted, **{name: frozenset(values.items()) for name, values in entries.items()}
+    )
 
 
 @pytest.mark.parametrize(
     ("calls", "found", "name"),
     [
         ([ALLOC, M], OPEN, "lost"),
-        ([ALLOC, M], Fate("absent"), "lost"),
+        ([ALLOC, M], SlotState("absent"), "lost"),
         ([ALLOC, COUNTED, AGAIN, M], claimed(counters={"n": 4}), "lost"),
         ([ALLOC, COUNTED, AGAIN, M], claimed(), "lost"),
         ([ALLOC, X, Y, M], claimed(meta={"a": "x"}), "lost"),
@@ -45,7 +47,7 @@ def claimed(machine="m", granted=1, **entries):
         ([ALLOC, COUNTED, AGAIN, M], claimed(counters={"n": 6}), "duplicated"),
         ([ALLOC, COUNTED, AGAIN, M], claimed(counters={"n": 9}), "duplicated"),
         ([ALLOC, COUNTED, AGAIN, M], claimed(counters={"n": 10}), "duplicated"),
-        ([ALLOC, M, DISCARD], Fate("discarded", reason="unspecified"), "reordered"),
+        ([ALLOC, M, DISCARD], SlotState("discarded", reason="unspecified"), "reordered"),
         ([ALLOC, M, N], claimed("n"), "reordered"),
         ([("alloc", {"credits": 5}), ("alloc", {"credits": 7}), M], claimed(granted=7), "reordered"),
         ([ALLOC, X, Y, M], claimed(meta={"a": "x", "b": "y"}), "reordered"),
@@ -53,20 +55,20 @@ def claimed(machine="m", granted=1, **entries):
         ([ALLOC, COUNTED, M], claimed(counters={"k": 1}), "altered"),
         ([ALLOC, X, M], claimed(meta={"a": "z"}), "altered"),
         ([ALLOC, M], claimed("o"), "altered"),
-        ([ALLOC, ("discard", {"reason": "late"})], Fate("discarded", reason="lat"), "altered"),
+        ([ALLOC, ("discard", {"reason": "late"})], SlotState("discarded", reason="lat"), "altered"),
         ([ALLOC, M], claimed(granted=2), "over-credited"),
         ([ALLOC, M], claimed(granted=0), "under-credited"),
-        ([ALLOC, M], Fate("claimed", "m", None), "under-credited"),
-        ([ALLOC, M], Fate("discarded", "m", 1, "unspecified"), "resurrected"),
+        ([ALLOC, M], SlotState("claimed", "m", None), "under-credited"),
+        ([ALLOC, M], SlotState("discarded", "m", 1, "unspecified"), "resurrected"),
         (
             [ALLOC, ("meta", {"a": "x"}, True), ("claim", {"machine": "m"}, True), ("counters", {"n": 1}, False)],
             claimed(meta={"a": "x"}, counters={"n": 1}),
             "resurrected",
         ),
         ([ALLOC, ("claim", {"machine": "m"}, True), ("claim", {"machine": "n"}, True)], claimed("n"), "resurrected"),
-        ([ALLOC], Fate("expired"), "early expiry"),
-        ([ALLOC, M], Fate("expired"), "early expiry"),
-        ([("alloc", {"expire": 2}, True), ("claim", {"machine": "m"}, False)], Fate("expired"), "early expiry"),
+        ([ALLOC], SlotState("expired"), "early expiry"),
+        ([ALLOC, M], SlotState("expired"), "early expiry"),
+        ([("alloc", {"expire": 2}, True), ("claim", {"machine": "m"}, False)], SlotState("expired"), "early expiry"),
         ([ALLOC], claimed(), "phantom"),
         ([M], claimed(), "phantom"),
         ([ALLOC, ("claim", {"machine": "m"}, False)], OPEN, "wrongly refused"),
@@ -86,8 +88,8 @@ def test_a_slots_state_is_named_by_what_explains_it(calls, found, name):
     [
         ([ALLOC], OPEN, "late expiry"),
         ([ALLOC, COUNTED], OPEN._replace(counters=frozenset({("n", 1)})), "late expiry"),
-        ([ALLOC, M], Fate("expired"), "lost"),
-        ([ALLOC, ("claim", {"machine": "m"}, False)], Fate("expired"), "wrongly refused"),
+        ([ALLOC, M], SlotState("expired"), "lost"),
+        ([ALLOC, ("claim", {"machine": "m"}, False)], SlotState("expired"), "wrongly refused"),
     ],
 )
 def test_when_the_time_is_out(calls, found, name):
@@ -122,7 +124,7 @@ def test_the_slots_with_the_fewest_commands_are_the_examples():
     verdict = Verdict()
     for size in (5, 2, 4, 1, 3, 6):
         judge_slot(f"s{size}", history(ALLOC, *[COUNTED] * size), SOON, OPEN, verdict)
-    judge_slot("t", history(ALLOC), SOON, Fate("expired"), verdict)
+    judge_slot("t", history(ALLOC), SOON, SlotState("expired"), verdict)
     assert verdict.counts == {"lost": 6, "early expiry": 1}
     assert [example.anomaly.subject for example in verdict.examples["lost"]] == ["s1", "s2", "s3"][:EXAMPLES]
     assert [example.anomaly.subject for example in verdict.examples["early expiry"]] == ["t"]

@@ -27,7 +27,7 @@ from cpsim.judge.apply_delay import ClockWatch, effect_delays_ns
 from cpsim.judge.clock_offset import NotComparable, Reading, offset
 from cpsim.replay.pace import Rate
 from cpsim.run.folder import claim_folder, write
-from cpsim.run.pipeline import Target, run
+from cpsim.run.pipeline import ReplayTarget, run
 from cpsim.run.summary import show, summarise
 from cpsim.scenario import load_workload
 from cpsim.scenario.workload import KIND_NAMES
@@ -239,7 +239,7 @@ def place(tmp_path, monkeypatch):
 
 
 def replayed(fake, *, on_progress=lambda *_: None, **options):
-    target = Target(UnixEndpoint("./d.sock"), parse_endpoint(fake.addresses["http"]), ("p", "s"))
+    target = ReplayTarget(UnixEndpoint("./d.sock"), parse_endpoint(fake.addresses["http"]), ("p", "s"))
     return run(
         lambda: load_workload(find_scenario("smoke")),
         target,
@@ -326,7 +326,7 @@ def test_without_a_server_to_look_at_there_is_no_such_figure(place):
     with Fake({"p": "s"}, unix=Path("d.sock")):
         result = run(
             lambda: load_workload(find_scenario("smoke")),
-            Target(UnixEndpoint("./d.sock")),
+            ReplayTarget(UnixEndpoint("./d.sock")),
             Rate(4000),
             in_flight=64,
             timeout_s=5.0,

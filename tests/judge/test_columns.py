@@ -7,7 +7,7 @@ import pytest
 
 from cpdaemon.commands import KINDS
 from cpsim.judge import columns
-from cpsim.judge.model import MINUTE_NS, Fate, Span
+from cpsim.judge.model import MINUTE_NS, SlotState, Span
 from cpsim.judge.orders import possible
 from cpsim.judge.slots import judge_histories, judge_outstanding, judge_slots
 from cpsim.judge.verdict import Verdict
@@ -100,7 +100,7 @@ class Chance:
         """A row for each slot of a history, in a state that is allowed, or damaged."""
         rows = []
         for slot, steps in history.steps(history.sent_for()):
-            states = sorted(possible(steps, history.seen), key=str) or [Fate("allocated")]
+            states = sorted(possible(steps, history.seen), key=str) or [SlotState("allocated")]
             fate = self.one(states)
             row = {
                 "project": self.one("pP"),
@@ -132,7 +132,7 @@ def fate_of(made, should, slot):
     counters, meta = should.counters[slot], should.meta[slot]
     sums = {} if counters < 0 else made.arguments["counters"].row(counters)
     texts = {} if meta < 0 else made.arguments["meta"].row(meta)
-    return Fate(
+    return SlotState(
         columns.PHASES[should.phase[slot]],
         None if should.machine[slot] < 0 else made.machines[should.machine[slot]],
         None if should.granted[slot] == ABSENT else should.granted[slot],

@@ -15,19 +15,19 @@ from cpdaemon.endpoint import UnixEndpoint, parse_endpoint
 from cpsim import cli
 from cpsim.accounts.observer import Observer
 from cpsim.fake import ANY_PORT, Fake
-from cpsim.judge.model import Fate, Span, Step
+from cpsim.judge.model import SlotState, Span, Step
 from cpsim.judge.repeat import shell_lines
 from cpsim.judge.timeline import timeline
 from cpsim.judge.verdict import Verdict
 from cpsim.replay.pace import AsFastAsPossible
 from cpsim.run import folder as run_folder
-from cpsim.run.pipeline import Target, run
+from cpsim.run.pipeline import ReplayTarget, run
 from cpsim.run.summary import summarise
 from cpsim.scenario import generate, source
 from cpsim.server.ledger import Ledger
 
 CREDENTIALS = ("p", "se'cret")
-OPEN = Fate("allocated")
+OPEN = SlotState("allocated")
 NETCAT = """
 import socket, sys
 with socket.socket(socket.AF_UNIX if sys.argv[1] == "-U" else socket.AF_INET) as sock:
@@ -96,7 +96,7 @@ def netcat(place):
 
 def target(site, where):
     server = parse_endpoint(site.addresses["http"])
-    return Target(
+    return ReplayTarget(
         {"unix": UnixEndpoint("cp.sock"), "http": server}.get(where) or parse_endpoint(site.addresses[where]),
         server,
         CREDENTIALS,
@@ -232,7 +232,7 @@ def test_a_timeline_tells_what_happened():
 
 
 def test_states_are_told_in_words():
-    fate = Fate("claimed", "m", 3, None, frozenset({("n", 1), ("a", -2)}), frozenset({("site", "x")}))
+    fate = SlotState("claimed", "m", 3, None, frozenset({("n", 1), ("a", -2)}), frozenset({("site", "x")}))
     lines = timeline(example([Step("alloc", {"slot": "s"}, Span(0, 0), True)], fate)).lines
     assert lines[-1].endswith("seen: claimed by m for 3 credits, a=-2,n=1,site=x")
     assert timeline(example([Step("alloc", {"slot": "s"}, Span(0, 0), True)], None)).lines[-1].endswith("not there")

@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cpsim.judge.model import DAY_MINUTES, MINUTE_NS, Fate, Span, Step, fates
-from cpsim.server.ledger import Ledger, Refused
+from cpsim.judge.model import DAY_MINUTES, MINUTE_NS, SlotState, Span, Step, possible_states
+from cpsim.server.ledger import CommandRefused, Ledger
 
 NOW = Span(1_000, 1_000)
-ABSENT = Fate("absent")
-OPEN = Fate("allocated")
+ABSENT = SlotState("absent")
+OPEN = SlotState("allocated")
 
 
 START = Span(0, 0)
@@ -28,7 +28,7 @@ def claim(**arguments):
 
 
 def claimed(granted, **more):
-    return Fate("claimed", "m", granted, **more)
+    return SlotState("claimed", "m", granted, **more)
 
 
 # Known outcomes
@@ -42,10 +42,10 @@ def claimed(granted, **more):
         ([alloc(), alloc(credits=9), claim()], claimed(1)),  # an id is allocated once
         ([claim()], ABSENT),
         ([step("discard"), step("counters", n=1), step("meta", n="x")], ABSENT),
-        ([alloc(), step("discard")], Fate("discarded", reason="unspecified")),
-        ([alloc(), step("discard", reason="late")], Fate("discarded", reason="late")),
+        ([alloc(), step("discard")], SlotState("discarded", reason="unspecified")),
+        ([alloc(), step("discard", reason="late")], SlotState("discarded", reason="late")),
         ([alloc(), claim(), step("discard")], claimed(1)),
-        ([alloc(), step("discard"), claim()], Fate("discarded", reason="unspecified")),
+        ([alloc(), step("discard"), claim()], SlotState("discarded", reason="unspecified")),
         ([alloc(), claim(), claim(credits=5), step("counters", n=1), step("meta", n="x"), alloc()], claimed(1)),
         (
             [alloc(), step("counters", a=2, b=-1), step("counters", a=3)],
@@ -58,12 +58,12 @@ def claimed(granted, **more):
         ),
         (
             [alloc(), step("counters", n=1), step("meta", n="x"), step("discard", reason="r")],
-            Fate("discarded", reason="r", counters=frozenset({("n", 1)}), meta=frozenset({("n", "x")})),
+            SlotState("discarded", reason="r", counters=frozenset({("n", 1)}), meta=frozenset({("n", "x")})),
         ),
     ],
 )
 def test_commands_applied_in_order(steps, fate):
-    assert fates(steps, NOW) == {fate}
+    assert possible_states(steps, NOW) == {fate}
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_commands_applied_in_order(steps, fate):
     ],
 )
 def test_credits_granted(promised, asked, granted):
-    assert fates([alloc(**promised), claim(**asked)], NOW) == {claimed(granted)}
+    assert possible_states([alloc(**promised), claim(**asked)], NOW) == {claimed(granted)}
 
 
 # Unknown outcomes
@@ -103,7 +103,7 @@ def test_credits_granted(promised, asked, granted):
         ([alloc(applied=False)], {ABSENT}),
         ([alloc(applied=None), claim(credits=3)], {ABSENT, claimed(3)}),
         ([alloc(), claim(applied=None)], {OPEN, claimed(1)}),
-        ([alloc(), claim(applied=None), step("discard")], {claimed(1), Fate("discarded", reason="unspecified")}),
+        ([alloc(), claim(applied=None), step("discard")], {claimed(1), SlotState("discarded", reason="unspecified")}),
         (
             [alloc(), step("counters", n=1, applied=None), step("counters", n=1, applied=None)],
             {OPEN, OPEN._replace(counters=frozenset({("n", 1)})), OPEN._replace(counters=frozenset({("n", 2)}))},
@@ -118,7 +118,7 @@ def test_credits_granted(promised, asked, granted):
     ],
 )
 def test_unknown_outcomes_split_the_possibilities(steps, expected):
-    assert fates(steps, NOW) == expected
+    assert possible_states(steps, NOW) == expected
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_unknown_outcomes_split_the_possibilities(steps, expected):
     ],
 )
 def test_replies_that_no_history_explains(steps):
-    assert fates(steps, NOW) == set()
+    assert possible_states(steps, NOW) == set()
 
 
 # Expiry
@@ -144,7 +144,7 @@ def at(kind, earliest, latest=None, **more):
     return step(kind, span=Span(earliest, earliest if latest is None else latest), **more)
 
 
-EXPIRED = Fate("expired")
+EXPIRED = SlotState("expired")
 END = 2 * MINUTE_NS
 
 
@@ -163,13 +163,13 @@ END = 2 * MINUTE_NS
 )
 def test_slots_expire_within_the_window_that_is_known(allocated, seen, expected):
     steps = [at("alloc", *allocated, expire=2)]
-    assert fates(steps, Span(*seen)) == expected
+    assert possible_states(steps, Span(*seen)) == expected
 
 
 def test_slots_expire_after_a_day_by_default():
     last = DAY_MINUTES * MINUTE_NS
-    assert fates([at("alloc", 0)], Span(last - 1, last - 1)) == {OPEN}
-    assert fates([at("alloc", 0)], Span(last, last)) == {EXPIRED}
+    assert possible_states([at("alloc", 0)], Span(last - 1, last - 1)) == {OPEN}
+    assert possible_states([at("alloc", 0)], Span(last, last)) == {EXPIRED}
 
 
 @pytest.mark.parametrize(
@@ -186,18 +186,20 @@ def test_slots_expire_after_a_day_by_default():
 )
 def test_commands_near_the_end_of_a_slot(when, accepted, expected):
     steps = [at("alloc", 0, expire=2), at("claim", *when, machine="m", accepted=accepted)]
-    assert fates(steps, Span(2 * END, 2 * END)) == expected
+    assert possible_states(steps, Span(2 * END, 2 * END)) == expected
 
 
 def test_an_expired_slot_keeps_what_it_had_and_takes_no_more():
     steps = [at("alloc", 0, expire=2), at("counters", 1, n=1), at("meta", 1, n="x"), at("counters", END, n=1)]
-    assert fates(steps, Span(END, END)) == {
+    assert possible_states(steps, Span(END, END)) == {
         EXPIRED._replace(counters=frozenset({("n", 1)}), meta=frozenset({("n", "x")}))
     }
 
 
 def test_a_settled_slot_does_not_expire():
-    assert fates([at("alloc", 0, expire=2), at("claim", 1, machine="m")], Span(9 * END, 9 * END)) == {claimed(1)}
+    assert possible_states([at("alloc", 0, expire=2), at("claim", 1, machine="m")], Span(9 * END, 9 * END)) == {
+        claimed(1)
+    }
 
 
 # Any history
@@ -231,7 +233,8 @@ def test_an_unknown_outcome_allows_what_applied_and_not_applied_allow(history, m
     for place, unknown in enumerate(steps):
         before, after = steps[:place], steps[place + 1 :]
         either, yes, no = (
-            fates([*before, unknown._replace(applied=applied), *after], seen) for applied in (None, True, False)
+            possible_states([*before, unknown._replace(applied=applied), *after], seen)
+            for applied in (None, True, False)
         )
         assert either == yes | no
 
@@ -244,7 +247,7 @@ def test_the_fake_ledger_ends_in_the_only_state_allowed(history, pause):
         now_ns += wait
         try:
             ledger.apply("p", kind, {"slot": "s", **values}, now_ns // 1000)
-        except Refused:
+        except CommandRefused:
             accepted = False
         else:
             accepted = True
@@ -255,7 +258,7 @@ def test_the_fake_ledger_ends_in_the_only_state_allowed(history, pause):
     found = (
         ABSENT
         if slot is None
-        else Fate(
+        else SlotState(
             str(slot.state),
             slot.machine,
             slot.granted,
@@ -264,6 +267,6 @@ def test_the_fake_ledger_ends_in_the_only_state_allowed(history, pause):
             frozenset((slot.meta or {}).items()),
         )
     )
-    told = fates(steps, Span(now_ns, now_ns))
-    untold = fates([each._replace(accepted=None) for each in steps], Span(now_ns, now_ns))
+    told = possible_states(steps, Span(now_ns, now_ns))
+    untold = possible_states([each._replace(accepted=None) for each in steps], Span(now_ns, now_ns))
     assert told == untold == {found}

@@ -16,7 +16,7 @@ from cpsim.judge.model import Span, Step
 from cpsim.judge.slots import judge_histories, judge_slots
 from cpsim.judge.verdict import Verdict
 from cpsim.server.accounts import Account, Machine, Slot, State
-from cpsim.server.ledger import MINUTE_US, Ledger, Refused, settle
+from cpsim.server.ledger import MINUTE_US, CommandRefused, Ledger, settle
 
 START_US = 1_000_000_000
 TERMS = [
@@ -706,7 +706,7 @@ class ForgetsEverySeventhCommand(Meddling):
 class SharesSlotIds(Ledger):
     def _alloc(self, project, slot_id, arguments, now_us):
         if any(slot_id in other.slots for other in self.projects.values()):
-            raise Refused("taken")
+            raise CommandRefused("taken")
         super()._alloc(project, slot_id, arguments, now_us)
 
 
@@ -748,7 +748,7 @@ class TakesNegativeCredits(Ledger):
 class WantsCreditsInAClaim(Ledger):
     def _claim(self, project, slot, arguments, now_us):
         if "credits" not in arguments:
-            raise Refused("how many?")
+            raise CommandRefused("how many?")
         super()._claim(project, slot, arguments, now_us)
 
 
@@ -756,7 +756,7 @@ class WantsCreditsInAClaim(Ledger):
 class CountsOnce(Ledger):
     def _counters(self, project, slot, arguments, now_us):
         if slot.counters:
-            raise Refused("counted already")
+            raise CommandRefused("counted already")
         super()._counters(project, slot, arguments, now_us)
 
 

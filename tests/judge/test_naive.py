@@ -12,8 +12,8 @@ from collections import Counter
 
 import pytest
 
-from cpsim.judge.model import Fate, Span, Step, fates
-from cpsim.server.ledger import Ledger, Refused
+from cpsim.judge.model import SlotState, Span, Step, possible_states
+from cpsim.server.ledger import CommandRefused, Ledger
 
 COMMANDS = int(os.environ.get("CPSIM_NAIVE_COMMANDS", "50000"))
 A_WORLD = 2_500
@@ -154,7 +154,7 @@ def described(events, now_us):
     for kind, arguments in zip(kinds, given, strict=True):
         meta |= {name: str(text) for name, text in arguments.items() if kind == "meta" and name != "slot"}
     claimed, discarded = "claim" in kinds, "discard" in kinds
-    return Fate(
+    return SlotState(
         state(events, now_us).lower(),
         given[-1]["machine"] if claimed else None,
         granted(events) if claimed else None,
@@ -220,7 +220,7 @@ class World:
     def told(self, change, *arguments):
         try:
             change(*arguments)
-        except Refused:
+        except CommandRefused:
             return False
         return True
 
@@ -230,18 +230,18 @@ class World:
         seen = Span(self.now_us * 1000, self.now_us * 1000)
         for (project, slot_id), steps in self.history.items():
             events = self.log.of_slot.get((project, slot_id), [])
-            naive = described(events, self.now_us) if events else Fate("absent")
-            assert fates(steps, seen) == {naive}
-            assert fates([step._replace(accepted=None) for step in steps], seen) == {naive}
+            naive = described(events, self.now_us) if events else SlotState("absent")
+            assert possible_states(steps, seen) == {naive}
+            assert possible_states([step._replace(accepted=None) for step in steps], seen) == {naive}
             slot = self.ledger.project(project).slots.get(slot_id)
-            assert naive == Fate("absent") if slot is None else naive == fate_of(slot)
+            assert naive == SlotState("absent") if slot is None else naive == fate_of(slot)
         assert self.log.books() == dict(held(self.ledger))
         assert list(self.ledger.violations()) == []
 
 
 def fate_of(slot):
     entries = [frozenset((given or {}).items()) for given in (slot.counters, slot.meta)]
-    return Fate(str(slot.state), slot.machine, slot.granted, slot.reason, *entries)
+    return SlotState(str(slot.state), slot.machine, slot.granted, slot.reason, *entries)
 
 
 def held(ledger):

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cpsim.judge.model import MINUTE_NS, Fate, Span, Step, fates
+from cpsim.judge.model import MINUTE_NS, SlotState, Span, Step, possible_states
 from cpsim.judge.orders import TooManyOrders, in_order, possible
 from cpsim.judge.slots import judge_histories
 from cpsim.judge.verdict import Verdict
 
 SEEN = Span(10_000, 10_000)
-OPEN, ABSENT = Fate("allocated"), Fate("absent")
+OPEN, ABSENT = SlotState("allocated"), SlotState("absent")
 
 
 def step(kind, sent, answered, applied=True, accepted=None, **arguments):
@@ -28,7 +28,7 @@ def claim(machine, sent, answered, **more):
 
 
 def claimed(machine, granted=1, **more):
-    return Fate("claimed", machine, granted, **more)
+    return SlotState("claimed", machine, granted, **more)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def claimed(machine, granted=1, **more):
         (
             [alloc(), step("discard", 5, 100), step("meta", 10, 20, a="x"), step("meta", 30, 40, a="y")],
             {
-                Fate("discarded", reason="unspecified", meta=frozenset(meta))
+                SlotState("discarded", reason="unspecified", meta=frozenset(meta))
                 for meta in ([], [("a", "x")], [("a", "y")])
             },
         ),
@@ -76,8 +76,8 @@ def test_a_late_command_meets_a_slot_whose_time_is_out():
         Step("meta", {"slot": "s", "a": "x"}, Span(5, 2 * MINUTE_NS), None),
     ]
     assert possible(steps, Span(2 * MINUTE_NS, 2 * MINUTE_NS)) == {
-        Fate("expired"),
-        Fate("expired", meta=frozenset({("a", "x")})),
+        SlotState("expired"),
+        SlotState("expired", meta=frozenset({("a", "x")})),
     }
 
 
@@ -146,7 +146,7 @@ def by_brute_force(steps):
                 for after in order[place + 1 :]
             )
             if not late:
-                states |= fates([step for _, step in order], SEEN)
+                states |= possible_states([step for _, step in order], SEEN)
     return states
 
 

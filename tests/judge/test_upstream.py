@@ -10,7 +10,7 @@ from cpdaemon import Client, TcpEndpoint
 from cpdaemon.endpoint import UrlEndpoint
 from cpdaemon.errors import BadReply, ConnectFailed, Refused, ReplyLost, ReplyTimeout
 from cpsim.conformance.upstream import Upstream
-from cpsim.daemon.courier import HttpServer
+from cpsim.daemon.courier import BulkClient
 
 CREDENTIALS = ("p", "s")
 CALLS = [("claim", {"slot": "a", "machine": "m"}), ("alloc", {"slot": "a"})]
@@ -25,7 +25,7 @@ def upstream(request):
 @pytest.fixture
 def sender(upstream):
     endpoint = UrlEndpoint("http", "127.0.0.1", upstream.port, "/api")
-    with closing(HttpServer(endpoint, CREDENTIALS, timeout_s=5)) as sender:
+    with closing(BulkClient(endpoint, CREDENTIALS, timeout_s=5)) as sender:
         yield sender
 
 

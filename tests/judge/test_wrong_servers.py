@@ -8,10 +8,10 @@ import pytest
 from cpdaemon.endpoint import UnixEndpoint, parse_endpoint
 from cpsim.fake import ANY_PORT, Fake
 from cpsim.replay.pace import AsFastAsPossible
-from cpsim.run.pipeline import Target, run
+from cpsim.run.pipeline import ReplayTarget, run
 from cpsim.scenario import generate, source
 from cpsim.server.accounts import Account, State
-from cpsim.server.ledger import Ledger, Refused
+from cpsim.server.ledger import CommandRefused, Ledger
 
 CREDENTIALS = ("p", "secret")
 WORKLOAD = generate(
@@ -39,7 +39,7 @@ def perform(fake, where, timeout_s=5.0):
     endpoint = {"unix": UnixEndpoint("cp.sock"), "http": server}.get(where) or parse_endpoint(fake.addresses[where])
     return run(
         lambda: WORKLOAD,
-        Target(endpoint, server, CREDENTIALS),
+        ReplayTarget(endpoint, server, CREDENTIALS),
         AsFastAsPossible(),
         in_flight=8,
         timeout_s=timeout_s,
@@ -173,7 +173,7 @@ def expire_at_once(alloc, ledger, project, slot_id, arguments):
 
 
 def refuse(right, ledger, project, slot_id, arguments):
-    raise Refused("not today")
+    raise CommandRefused("not today")
 
 
 WRONG = [

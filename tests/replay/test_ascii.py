@@ -12,7 +12,7 @@ import pytest
 
 from cpdaemon import Client, commands
 from cpdaemon.endpoint import TcpEndpoint, parse_endpoint
-from cpsim.daemon.courier import HttpServer
+from cpsim.daemon.courier import BulkClient
 from cpsim.daemon.site import Daemon
 from cpsim.fake import ANY_PORT, Fake
 from cpsim.replay import payloads
@@ -75,7 +75,7 @@ def test_the_client_library_sends_ascii(production):
 
 def test_a_batch_with_such_a_command_is_delivered(production):
     slots = ["before", SLOT, "after"]
-    server = HttpServer(production.endpoint, CREDENTIALS, 5.0)
+    server = BulkClient(production.endpoint, CREDENTIALS, 5.0)
     with (
         closing(server),
         Daemon(server, "demo", tcp=TcpEndpoint("127.0.0.1", 0)) as daemon,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cpdaemon.endpoint import TcpEndpoint, parse_endpoint
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.evidence.journal import Outcome
 from cpsim.metrics.progress import Progress
 from cpsim.replay import engine as engine_module
@@ -209,12 +209,12 @@ def test_an_endpoint_that_nobody_serves_is_a_problem(tmp_path, monkeypatch, addr
     monkeypatch.chdir(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with pytest.raises(Problem, match=r"cannot reach .*; is it running there"):
+    with pytest.raises(CpsimError, match=r"cannot reach .*; is it running there"):
         open_wire(parse_endpoint(address.format(port=port)), 1.0)
 
 
 def test_a_name_that_no_host_can_have_is_a_problem():
-    with pytest.raises(Problem, match=r"cannot reach .*; is it running there"):
+    with pytest.raises(CpsimError, match=r"cannot reach .*; is it running there"):
         open_wire(TcpEndpoint("a" * 64, 1), 1.0)
 
 

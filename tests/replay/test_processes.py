@@ -8,7 +8,7 @@ import pytest
 
 from cpdaemon.endpoint import UnixEndpoint
 from cpsim.config.catalog import find_scenario
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.evidence.journal import Outcome
 from cpsim.replay.assignment import Assignment
 from cpsim.replay.engine import Effort, joint_effort
@@ -115,7 +115,10 @@ def test_a_process_that_dies_is_an_error(smoke, peer):
         if served.connections > 4:
             processes._replayers[0].process.kill()
 
-    with Processes(assignment(smoke, served.endpoint), 2, kill) as processes, pytest.raises(Problem, match="status -9"):
+    with (
+        Processes(assignment(smoke, served.endpoint), 2, kill) as processes,
+        pytest.raises(CpsimError, match="status -9"),
+    ):
         processes.run()
 
 
@@ -123,7 +126,7 @@ def test_an_exception_in_a_process_ends_the_replay_with_its_message(smoke, peer,
     served = peer(acknowledge)
     broken = assignment(dataclasses.replace(smoke, machines=()), served.endpoint)
     raised = r"IndexError: list index out of range \(cpsim\.replay\.payloads, line \d+\); what it had sent is not known"
-    with Processes(broken, 2, lambda _: None) as processes, pytest.raises(Problem, match=raised):
+    with Processes(broken, 2, lambda _: None) as processes, pytest.raises(CpsimError, match=raised):
         processes.run()
     assert capfd.readouterr() == ("", "")
 

@@ -19,13 +19,13 @@ from rich.console import Console
 
 from cpdaemon.endpoint import UnixEndpoint, UrlEndpoint, parse_endpoint
 from cpsim.config.catalog import find_scenario
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.fake import ANY_PORT, Fake
 from cpsim.replay.wires import one_shot
 from cpsim.run import capacity
-from cpsim.run.capacity import Asked, Capacity, find, part
+from cpsim.run.capacity import Capacity, SearchRequest, find, part
 from cpsim.run.curve import show
-from cpsim.run.pipeline import Target
+from cpsim.run.pipeline import ReplayTarget
 from cpsim.scenario import load_workload
 
 SERVICE_S = 0.01
@@ -92,9 +92,9 @@ def smoke():
 
 def searched(workload, target=None, *, p99_ms=150.0, processes=1, on_progress=lambda *_: None):
     """What a search with steps of half a second finds."""
-    where = target or Target(UnixEndpoint("./d.sock"))
+    where = target or ReplayTarget(UnixEndpoint("./d.sock"))
     found = Capacity(p99_ms)
-    asked = Asked(workload, where, p99_ms, 0.5, 5.0, processes, None)
+    asked = SearchRequest(workload, where, p99_ms, 0.5, 5.0, processes, None)
     find(asked, found, on_stage=lambda _: None, on_progress=on_progress)
     return found
 
@@ -160,7 +160,7 @@ def test_where_the_effect_shows_it_is_verified(smoke, tmp_path, monkeypatch):
     with Fake({"p": "s"}, unix=Path("d.sock"), http=ANY_PORT) as fake:
         server = parse_endpoint(fake.addresses["http"])
         assert isinstance(server, UrlEndpoint)
-        found = searched(smoke, Target(UnixEndpoint("./d.sock"), server, ("p", "s")))
+        found = searched(smoke, ReplayTarget(UnixEndpoint("./d.sock"), server, ("p", "s")))
         assert [step.ruling for step in found.steps] == ["valid", "valid"]
         assert found.ended == "2 steps were measured"
         with fake.accounts.reading() as ledger:
@@ -189,7 +189,7 @@ def test_what_is_known_is_told_when_the_target_goes_away(one_by_one, smoke):
 
 def test_a_target_that_is_not_there_is_an_error(smoke, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(Problem, match="cannot reach"):
+    with pytest.raises(CpsimError, match="cannot reach"):
         searched(smoke)
 
 

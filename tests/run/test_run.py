@@ -25,13 +25,13 @@ from cpdaemon.errors import InvalidCommand
 from cpsim import cli, fake
 from cpsim.accounts.observer import Observer
 from cpsim.config.catalog import find_scenario
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.net.http.messages import Response
 from cpsim.protocol import arguments as typed
 from cpsim.replay.pace import AsFastAsPossible, Rate
 from cpsim.run import folder as run_folder
 from cpsim.run import pipeline as run_module
-from cpsim.run.pipeline import Target, check_prefix
+from cpsim.run.pipeline import ReplayTarget, check_prefix
 from cpsim.run.summary import summarise
 from cpsim.scenario import generate, load_workload, source
 from cpsim.server.http import Api
@@ -158,7 +158,7 @@ def test_a_server_is_valid(site, cpsim, project):
 def test_what_a_daemon_keeps_for_a_while_is_waited_for(place):
     with fake.Fake({PROJECT: SECRET}, unix=Path("cp.sock"), http=fake.ANY_PORT, flush_interval_s=0.3) as slow:
         server = parse_endpoint(slow.addresses["http"])
-        result = perform(Target(UnixEndpoint("cp.sock"), server, (PROJECT, SECRET)))
+        result = perform(ReplayTarget(UnixEndpoint("cp.sock"), server, (PROJECT, SECRET)))
     assert result.verdict.ruling == "valid"
 
 
@@ -226,7 +226,7 @@ def test_lost_replies_widen_what_is_acceptable(site):
     thread.start()
     try:
         endpoint = TcpEndpoint("127.0.0.1", listener.getsockname()[1])
-        result = perform(Target(endpoint, parse_endpoint(site.addresses["http"]), (PROJECT, SECRET)))
+        result = perform(ReplayTarget(endpoint, parse_endpoint(site.addresses["http"]), (PROJECT, SECRET)))
     finally:
         stopping.set()
         socket.create_connection(listener.getsockname()).close()
@@ -258,7 +258,7 @@ def every(number, *, applied, answer):
 def test_an_answer_that_is_no_answer_is_unknown_not_wrong(site, monkeypatch, status, applied):
     monkeypatch.setattr(Api, "respond", every(7, applied=applied, answer=Response(status, b"<h1>Oops</h1>")))
     server = parse_endpoint(site.addresses["http"])
-    result = perform(Target(server, server, (PROJECT, SECRET)))
+    result = perform(ReplayTarget(server, server, (PROJECT, SECRET)))
     assert result.verdict.ruling == "valid", result.verdict.anomalies
     assert result.verdict.uncertain > 0
     assert f"HTTP {status} with a body that is not the API's" in result.errors
@@ -268,7 +268,7 @@ def test_a_right_signature_that_is_refused_is_wrong(site, monkeypatch):
     answer = Response(401, b'{"result":"error","message":"who?"}')
     monkeypatch.setattr(Api, "respond", every(7, applied=False, answer=answer))
     server = parse_endpoint(site.addresses["http"])
-    result = perform(Target(server, server, (PROJECT, SECRET)))
+    result = perform(ReplayTarget(server, server, (PROJECT, SECRET)))
     assert result.verdict.counts["wrongly refused"] == 1
     assert "well-formed commands were answered HTTP 401: who?" in result.verdict.anomalies[-1].detail
 
@@ -276,7 +276,7 @@ def test_a_right_signature_that_is_refused_is_wrong(site, monkeypatch):
 def test_a_daemon_that_says_er_is_wrong(place, monkeypatch):
     with fake.Fake({PROJECT: SECRET}, unix=Path("cp.sock")) as full:
         monkeypatch.setattr(full.daemons[0]._listener, "_is_full", lambda: True)
-        result = perform(Target(UnixEndpoint("cp.sock")))
+        result = perform(ReplayTarget(UnixEndpoint("cp.sock")))
     assert result.verdict.ruling == "invalid"
     assert result.verdict.counts == {"wrongly refused": 1}
     assert "Everything: no operation was accepted." in result.verdict.unseen
@@ -287,7 +287,7 @@ def test_a_server_that_is_gone_in_the_end_leaves_the_effect_unseen(place):
         accounts = fake.Fake({PROJECT: SECRET}, http=fake.ANY_PORT)
         accounts.start()
         result = perform(
-            Target(UnixEndpoint("cp.sock"), parse_endpoint(accounts.addresses["http"]), (PROJECT, SECRET)),
+            ReplayTarget(UnixEndpoint("cp.sock"), parse_endpoint(accounts.addresses["http"]), (PROJECT, SECRET)),
             on_stage=lambda stage: accounts.stop() if stage == "verifying" else None,
         )
     assert result.verdict.ruling == "unknown"
@@ -307,7 +307,7 @@ def test_a_ledger_that_cannot_be_read_leaves_the_effect_unseen(site, monkeypatch
         ),
     )
     server = parse_endpoint(site.addresses["http"])
-    result = perform(Target(server, server, (PROJECT, SECRET)))
+    result = perform(ReplayTarget(server, server, (PROJECT, SECRET)))
     assert result.verdict.ruling == "unknown"
     assert "is not Parquet" in result.verdict.unseen[0]
 
@@ -317,7 +317,7 @@ def test_a_server_of_another_kind_is_told_apart(site, monkeypatch, body):
     monkeypatch.setattr(Api, "respond", lambda *_: Response(200, body))
     observer = Observer(parse_endpoint(site.addresses["http"]), (PROJECT, SECRET), 5.0)
     assert not observer.has_control()
-    with pytest.raises(Problem, match=r"POST /api/batch/slots on http://.* answered what no API server does"):
+    with pytest.raises(CpsimError, match=r"POST /api/batch/slots on http://.* answered what no API server does"):
         observer.outstanding()
 
 
@@ -393,7 +393,7 @@ def folder(tmp_path_factory):
     thread.start()
     result = run_module.run(
         lambda: workload,
-        Target(TcpEndpoint("127.0.0.1", listener.getsockname()[1])),
+        ReplayTarget(TcpEndpoint("127.0.0.1", listener.getsockname()[1])),
         Rate(4000),
         in_flight=4,
         timeout_s=5.0,
@@ -530,7 +530,7 @@ def test_the_ledger_of_a_run_is_what_its_journal_leads_to(place, cpsim):
 
 def test_a_run_without_any_answer_is_written_too(place):
     with fake.Fake({PROJECT: SECRET}, unix=Path("cp.sock")):
-        result = perform(Target(UnixEndpoint("cp.sock")))
+        result = perform(ReplayTarget(UnixEndpoint("cp.sock")))
     result.records = result.records[:0]
     for schedule_us in (result.schedule_us, Rate(10).schedule(result.workload.due_us)):
         result.schedule_us = schedule_us
@@ -545,7 +545,7 @@ def test_a_run_without_any_answer_is_written_too(place):
 
 def test_the_journal_goes_over_borders_of_chunks(place):
     with fake.Fake({PROJECT: SECRET}, unix=Path("cp.sock")):
-        result = perform(Target(UnixEndpoint("cp.sock")))
+        result = perform(ReplayTarget(UnixEndpoint("cp.sock")))
     result.records = result.records[np.arange(len(result.records)) % 3 > 0]  # some were not sent
     for name, size in (("whole", 16_384), ("cut", 10)):
         run_folder.write_journal(result, Path(name), size)
@@ -623,13 +623,13 @@ def test_prefixes_that_no_slot_id_can_have(prefix):
     with pytest.raises(InvalidCommand):
         check_prefix(prefix)
     with pytest.raises(InvalidCommand):
-        perform(Target(UnixEndpoint("./nobody")), prefix=prefix)
+        perform(ReplayTarget(UnixEndpoint("./nobody")), prefix=prefix)
 
 
 def test_long_names_make_prefixes_that_fit(site):
     named = f"name = '{'é' * 200}'\n{SMALL}"
-    result = perform(Target(UnixEndpoint("./cp.sock")), scenario=named, prefix=None)
-    again = perform(Target(UnixEndpoint("./cp.sock")), scenario=named, prefix=None)
+    result = perform(ReplayTarget(UnixEndpoint("./cp.sock")), scenario=named, prefix=None)
+    again = perform(ReplayTarget(UnixEndpoint("./cp.sock")), scenario=named, prefix=None)
     assert set(result.records["outcome"]) == {0}
     assert result.slot_prefix != again.slot_prefix
     for made in (result, again):
@@ -647,7 +647,7 @@ def test_the_limit_of_open_files_is_raised_as_far_as_it_goes(place, monkeypatch)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 1024))
-    with pytest.raises(Problem, match=r"10,064 files .* allows 1,024: lower --in-flight"):
+    with pytest.raises(CpsimError, match=r"10,064 files .* allows 1,024: lower --in-flight"):
         run_module._allow_open_files(10_064)
 
 

@@ -9,7 +9,7 @@ from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint, UrlEndpoint, parse_endp
 from cpdaemon.wire import MalformedFrame, parse
 from cpsim import fake
 from cpsim.replay.pace import AsFastAsPossible
-from cpsim.run.pipeline import Target
+from cpsim.run.pipeline import ReplayTarget
 from cpsim.run.pipeline import run as perform
 from cpsim.scenario import generate, source
 from cpsim.scenario.models.misbehaviour import MALFORMED, OVERSIZED, WRONG_CREDENTIALS, Misbehaviour
@@ -46,7 +46,7 @@ def replay(site, made, kind):
     assert isinstance(endpoint, UnixEndpoint | TcpEndpoint | UrlEndpoint)
     return perform(
         lambda: made,
-        Target(endpoint, server, (PROJECT, SECRET)),
+        ReplayTarget(endpoint, server, (PROJECT, SECRET)),
         AsFastAsPossible(),
         in_flight=8,
         timeout_s=10.0,
@@ -104,7 +104,7 @@ def test_a_server_that_takes_wrong_credentials_is_found():
     with fake.Fake({PROJECT: f"not {SECRET}"}, http=fake.ANY_PORT) as lax:  # which is what they are signed with
         run = perform(
             lambda: made,
-            Target(parse_endpoint(lax.addresses["http"]), None, (PROJECT, SECRET)),
+            ReplayTarget(parse_endpoint(lax.addresses["http"]), None, (PROJECT, SECRET)),
             AsFastAsPossible(),
             in_flight=8,
             timeout_s=10.0,

@@ -7,13 +7,13 @@ import pytest
 
 from cpdaemon.endpoint import UnixEndpoint, parse_endpoint
 from cpsim.config import catalog
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.fake.daemons import Site
 from cpsim.fake.fake import ANY_PORT, Fake
 from cpsim.replay.pace import AsFastAsPossible, Virtual
 from cpsim.run import folder as run_folder
 from cpsim.run import summary
-from cpsim.run.pipeline import Target
+from cpsim.run.pipeline import ReplayTarget
 from cpsim.run.pipeline import run as perform
 from cpsim.scenario import ScenarioError, load_workload, source
 
@@ -45,7 +45,7 @@ def at(folder, projects=("atlas", "cms", "cms"), quirks=frozenset()):
     def target():
         server = parse_endpoint(fake.addresses["http"])
         main = UnixEndpoint(str(folder / "main.socket"))
-        return Target(main, server, ("main", SECRETS["main"]), tuple(UnixEndpoint(str(lane)) for lane in lanes))
+        return ReplayTarget(main, server, ("main", SECRETS["main"]), tuple(UnixEndpoint(str(lane)) for lane in lanes))
 
     return fake, target
 
@@ -137,7 +137,7 @@ def test_sites_that_are_all_there_are_a_target(tmp_path):
 
 def test_one_endpoint_is_not_enough(tmp_path):
     fake, target = at(tmp_path)
-    with fake, pytest.raises(Problem, match=r"3 sites \(projects atlas, cms\).*leave out --target.*--set site=\[\]"):
+    with fake, pytest.raises(CpsimError, match=r"3 sites \(projects atlas, cms\).*leave out --target.*--set site=\[\]"):
         performed(dataclasses.replace(target(), lanes=()))
 
 

@@ -8,13 +8,13 @@ import pytest
 
 from cpdaemon.commands import KINDS
 from cpdaemon.endpoint import parse_endpoint
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.judge.model import Span
 from cpsim.judge.slots import judge_slots
 from cpsim.judge.verdict import Verdict
 from cpsim.replay.pace import AsFastAsPossible, Speed, Virtual
 from cpsim.run.judging import _history
-from cpsim.run.pipeline import Target
+from cpsim.run.pipeline import ReplayTarget
 from cpsim.run.pipeline import run as perform
 from cpsim.run.virtual import step_times_us
 from cpsim.scenario import generate, source
@@ -91,8 +91,8 @@ def test_without_it_no_time_passes():
 
 
 def test_it_needs_the_embedded_fake():
-    with pytest.raises(Problem, match="only an embedded CreditPiggy lives in virtual time"):
-        run(target=Target(parse_endpoint("127.0.0.1:1")))
+    with pytest.raises(CpsimError, match="only an embedded CreditPiggy lives in virtual time"):
+        run(target=ReplayTarget(parse_endpoint("127.0.0.1:1")))
 
 
 def test_steps_follow_the_shortest_life():
@@ -138,7 +138,7 @@ def test_a_server_that_fails_now_and_then_in_virtual_time():
 
 
 def test_a_server_cannot_be_down_in_virtual_time():
-    with pytest.raises(Problem, match="server that is down could not be told in virtual time"):
+    with pytest.raises(CpsimError, match="server that is down could not be told in virtual time"):
         run('faults = ["server.down:from=5,until=10"]\n' + MONTH)
 
 

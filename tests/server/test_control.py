@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 
 from cpdaemon import Client, TcpEndpoint
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.fake import ANY_PORT, Fake, Site
 from cpsim.net.http.messages import Request
 from cpsim.server.clock import LATEST_US, Clock
@@ -314,7 +314,7 @@ def test_credits_of_one_slot_beyond_64_bits_are_told():
     with Fake({"p": "s"}, quirks=frozenset({"float-credits"})) as fake:
         calls = [("alloc", {"slot": "a", "credits": "1e30"}), ("claim", {"slot": "a", "machine": "m"})]
         assert fake.accounts.apply("p", calls) == []
-        with pytest.raises(Problem, match="project 'p', slot 'a': credits is 1000"):
+        with pytest.raises(CpsimError, match="project 'p', slot 'a': credits is 1000"):
             fake.inspector.slots_parquet()
 
 

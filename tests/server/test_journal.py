@@ -2,7 +2,7 @@
 
 import pytest
 
-from cpsim.server.journal import SEGMENT_BYTES, Journal
+from cpsim.server.journal import SEGMENT_BYTES, CommandJournal
 from cpsim.server.service import AccountServer
 
 PADDING = "x" * 1_000
@@ -56,7 +56,7 @@ def test_a_slot_that_is_everywhere(accounts):
 
 
 def test_what_comes_later_is_not_read():
-    journal = Journal()
+    journal = CommandJournal()
     journal.add("p", 1, [("alloc", {"slot": "a"})], b'[["alloc",{"slot":"a"}]]', ())
     read, about = journal.read("p"), journal.about("p", "a")
     journal.add("p", 2, [("claim", {"slot": "a"})], b'[["claim",{"slot":"a"}]]', ())

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cpsim.judge.model import Fate, Span, Step, fates
+from cpsim.judge.model import SlotState, Span, Step, possible_states
 from cpsim.server.accounts import Account, State
-from cpsim.server.ledger import LARGEST_INTEGER, LAST_US, MINUTE_US, Ledger, Refused
+from cpsim.server.ledger import LARGEST_INTEGER, LAST_US, MINUTE_US, CommandRefused, Ledger
 
 DAY_US = 1440 * MINUTE_US
 
@@ -26,7 +26,7 @@ class Books:
 
     def refuses(self, said, kind, arguments, project="p"):
         before = self.everything()
-        with pytest.raises(Refused, match=said):
+        with pytest.raises(CommandRefused, match=said):
             self.ledger.apply(project, kind, arguments, self.now_us)
         assert self.everything() == before
 
@@ -246,7 +246,7 @@ def test_the_deadline_is_exact(books, kind):
     books.now_us = MINUTE_US - 1
     books(kind, "early", **COMMANDS[kind])
     books.now_us = MINUTE_US
-    with pytest.raises(Refused, match="it was expired"):
+    with pytest.raises(CommandRefused, match="it was expired"):
         books(kind, "late", **COMMANDS[kind])
     assert books.slot("late").settled_us == MINUTE_US
     assert books.slot("early").state != State.EXPIRED or kind in {"counters", "meta"}
@@ -308,9 +308,9 @@ def test_a_release_takes_nothing_back(books):
 
 def test_a_machine_has_one_user(books):
     books.ledger.link("m", "u")
-    with pytest.raises(Refused, match="linked to user 'u'; release it first"):
+    with pytest.raises(CommandRefused, match="linked to user 'u'; release it first"):
         books.ledger.link("m", "v")
-    with pytest.raises(Refused, match="linked to no user"):
+    with pytest.raises(CommandRefused, match="linked to no user"):
         books.ledger.release("n")
     assert books.ledger.owners == {"m": "u"}
 
@@ -451,7 +451,7 @@ def test_the_books_balance_after_every_command(steps):
                 now_us += pause_s * 1_000_000
                 ledger.apply(what, *call, now_us)
                 recounts[what].take(*call)
-        except Refused:
+        except CommandRefused:
             pass
         assert list(ledger.violations()) == []
     ledger.expire(now_us)
@@ -481,7 +481,7 @@ def test_the_judge_agrees(steps, last_pause_s):
         try:
             ledger.apply("p", kind, arguments, now_us)
             accepted = True
-        except Refused:
+        except CommandRefused:
             accepted = False
         span = Span(now_us * 1000, now_us * 1000)
         histories[arguments["slot"]].append(Step(kind, arguments, span, None, accepted))
@@ -489,13 +489,13 @@ def test_the_judge_agrees(steps, last_pause_s):
     ledger.expire(now_us)
     for slot_id, history in histories.items():
         seen = ledger.project("p").slots.get(slot_id)
-        fate = Fate("absent") if seen is None else fate_of(seen)
-        assert fates(history, Span(now_us * 1000, now_us * 1000)) == {fate}
+        fate = SlotState("absent") if seen is None else fate_of(seen)
+        assert possible_states(history, Span(now_us * 1000, now_us * 1000)) == {fate}
 
 
 def fate_of(slot):
     counters, meta = frozenset((slot.counters or {}).items()), frozenset((slot.meta or {}).items())
-    return Fate(str(slot.state), slot.machine, slot.granted, slot.reason, counters, meta)
+    return SlotState(str(slot.state), slot.machine, slot.granted, slot.reason, counters, meta)
 
 
 def test_a_ledger_that_nobody_has_is_gone_at_once():

@@ -9,7 +9,7 @@ import pytest
 from cpdaemon import Client
 from cpdaemon.errors import Refused
 from cpsim.accounts.observer import Observer
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.fake import ANY_PORT, Fake
 from cpsim.protocol.quirks import PROFILES, QUIRKS, chosen
 
@@ -181,5 +181,5 @@ def test_the_deployed_profile_has_every_quirk() -> None:
 
 @pytest.mark.parametrize(("profile", "names"), [("documented", ["reclam"]), ("depolyed", [])])
 def test_an_unknown_name_is_a_problem(profile: str, names: list[str]) -> None:
-    with pytest.raises(Problem, match="there are"):
+    with pytest.raises(CpsimError, match="there are"):
         chosen(profile, names)

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from cpdaemon import Client, TcpEndpoint
 from cpsim.cli import cli
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.fake import Site
 from cpsim.fake.settings import Configuration, load
 
@@ -226,7 +226,7 @@ PROJECT = '[[project]]\nid = "p"\nsecret = "s"\n'
     ],
 )
 def test_mistakes_are_told_precisely(write, text, said):
-    with pytest.raises(Problem, match=rf"^serve\.toml: .*{said}"):
+    with pytest.raises(CpsimError, match=rf"^serve\.toml: .*{said}"):
         load(write(text))
 
 
@@ -285,7 +285,7 @@ def test_options_that_do_not_go_together(asked, here, arguments, said):
 
 def test_a_daemon_needs_its_project():
     sites = [Site(project_id="p", unix=Path("x"))]
-    with pytest.raises(Problem, match="a daemon for project 'p', and the projects are 'q'"):
+    with pytest.raises(CpsimError, match="a daemon for project 'p', and the projects are 'q'"):
         Configuration(projects={"q": "s"}, sites=sites).fake()
 
 

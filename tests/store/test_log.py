@@ -13,7 +13,7 @@ from queue import SimpleQueue
 
 import pytest
 
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.store.log import NOTHING_NEW, InDoubt, InUse, Log, cut, in_use
 
 KIND = "TEST"
@@ -118,7 +118,7 @@ def test_a_path_that_leads_to_no_file_of_its_own(tmp_path, monkeypatch, make, sa
     make(Path("log"))
     before = names(Path())
     for look in (lambda path: Log(path, KIND), in_use):
-        with pytest.raises(Problem, match=said):
+        with pytest.raises(CpsimError, match=said):
             look(Path("log"))
     assert names(Path()) == before
 
@@ -148,7 +148,7 @@ def test_one_commit_takes_all_or_nothing(opened):
     log.append(["b"], ("INSERT INTO nowhere VALUES (1)", ()), then=outcome.put)
     go_on.set()
     assert "nowhere" in str(outcome.get(timeout=5))
-    with pytest.raises(Problem, match="nowhere"):
+    with pytest.raises(CpsimError, match="nowhere"):
         log.wait(("INSERT INTO nowhere VALUES (1)", ()))
     assert everything(log) == [(1, "a")]
     log.append(["c"])
@@ -170,7 +170,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-@pytest.mark.parametrize(("frames", "outcome"), [(4040, Problem), (4062, InDoubt)])
+@pytest.mark.parametrize(("frames", "outcome"), [(4040, CpsimError), (4062, InDoubt)])
 def test_a_commit_that_fails_when_it_is_written_is_not_there_after_a_restart(small_disk, tmp_path, frames, outcome):
     """SQLite writes it whole to the write-ahead log, and then finds no room to index what is beyond page 4,062."""
     path, copy = small_disk / "log", tmp_path / "log"
@@ -210,7 +210,7 @@ def test_what_fails_alone_fails_nothing_else(path):
             log.append(records, *statements, then=outcomes.put, alone=alone)
         log.wait()
         assert [outcomes.get(timeout=60) is None for _ in range(3)] == [True, False, True]
-        with pytest.raises(Problem, match="nowhere"):
+        with pytest.raises(CpsimError, match="nowhere"):
             log.wait(bad)
         log.append([], *cut(1), then=outcomes.put, alone=True)  # what is cut is in what failed
         assert outcomes.get(timeout=60) is not None
@@ -254,14 +254,14 @@ def test_a_file_in_use_is_not_opened(opened, path):
     assert not in_use(path)
     opened()
     assert in_use(path)
-    with pytest.raises(Problem, match=f"{path} is in use"):
+    with pytest.raises(CpsimError, match=f"{path} is in use"):
         Log(path, KIND)
 
 
 def test_a_file_of_another_kind_is_not_opened(opened, path):
     with closing(Log(path, KIND)) as log:
         log.append(["a"])
-    with pytest.raises(Problem, match="is not a MINE file"):
+    with pytest.raises(CpsimError, match="is not a MINE file"):
         Log(path, "MINE")
     assert everything(opened()) == [(1, "a")]
 
@@ -275,7 +275,7 @@ def test_what_is_no_log_is_not_touched(tmp_path):
     other.close()
     for path in (text, database):
         before = path.read_bytes()
-        with pytest.raises(Problem, match=path.name):
+        with pytest.raises(CpsimError, match=path.name):
             Log(path, KIND)
         assert path.read_bytes() == before
         assert not in_use(path)
@@ -287,14 +287,14 @@ def test_a_damaged_file_is_told(opened, path):
     content = bytearray(path.read_bytes())
     content[4096:] = os.urandom(len(content) - 4096)
     path.write_bytes(content)
-    with pytest.raises(Problem, match="log"):
+    with pytest.raises(CpsimError, match="log"):
         Log(path, KIND)
     path.unlink()
     opened()
 
 
 def test_a_place_that_cannot_be_written(tmp_path):
-    with pytest.raises(Problem, match="No such file"):
+    with pytest.raises(CpsimError, match="No such file"):
         Log(tmp_path / "nowhere" / "log", KIND)
 
 

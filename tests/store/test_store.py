@@ -13,11 +13,11 @@ import msgspec
 import pytest
 
 from cpdaemon.signing import token
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.fake import ANY_PORT, Fake
 from cpsim.protocol.depth import TooDeep
 from cpsim.server import batches, store
-from cpsim.server.accounts import Project, State
+from cpsim.server.accounts import ProjectAccounts, State
 from cpsim.server.batches import GivenUp, Seen
 from cpsim.server.control.inspection import Inspector
 from cpsim.server.journal import JournalFull
@@ -335,7 +335,7 @@ def test_what_is_taken_can_be_read_again(restarted, levels, expected):
         assert not expected
     assert [entry[2]["slot"] for entry in journal(accounts)] == expected
     assert list(restarted().journal.read("p")) == journal(accounts)
-    assert [*books(restarted())[0].get("p", Project()).slots] == expected
+    assert [*books(restarted())[0].get("p", ProjectAccounts()).slots] == expected
 
 
 def deep(levels):
@@ -400,9 +400,9 @@ def test_the_clock_does_not_jump_where_that_cannot_be_kept(restarted, read_only)
     now_us = accounts.clock.now_us()
     read_only(accounts, on=True)
     for _ in range(2):
-        with pytest.raises(Problem, match="readonly"):
+        with pytest.raises(CpsimError, match="readonly"):
             accounts.clock.advance(hours=1)
-    with pytest.raises(Problem, match="readonly"):
+    with pytest.raises(CpsimError, match="readonly"):
         accounts.behave(frozenset({"reclaim"}))
     read_only(accounts, on=False)
     assert accounts.outstanding("p") == ["a"]
@@ -424,13 +424,13 @@ def test_a_store_that_cannot_be_written_takes_nothing_until_it_can(restarted, re
     accounts.store.wait()
     read_only(accounts, on=True)
     accounts.apply("p", [("alloc", {"slot": "lost"})], "id")
-    with pytest.raises(Problem, match="readonly database; until it can be written, nothing is taken"):
+    with pytest.raises(CpsimError, match="readonly database; until it can be written, nothing is taken"):
         accounts.store.wait()
     for change in (lambda: accounts.apply("p", [("alloc", {"slot": "b"})]), lambda: accounts.link([("m", "u")])):
-        with pytest.raises(Problem, match="readonly"):
+        with pytest.raises(CpsimError, match="readonly"):
             change()
     read_only(accounts, on=False)
-    with pytest.raises(Problem, match="readonly"):  # who asks only now learns what became of a change before
+    with pytest.raises(CpsimError, match="readonly"):  # who asks only now learns what became of a change before
         accounts.store.wait()
     assert accounts.apply("p", [("alloc", {"slot": "c"})], "id") == []
     accounts.store.wait()
@@ -461,7 +461,7 @@ def test_what_comes_after_a_change_that_could_not_be_written_is_not_written_eith
         wait_for(lambda: not accounts.store._log._commits)
         accounts.apply("p", [("alloc", {"slot": "a"})])
         other.execute("ROLLBACK")
-    with pytest.raises(Problem, match="nowhere"):
+    with pytest.raises(CpsimError, match="nowhere"):
         accounts.store.wait()
     assert books(restarted())[0] == {}
 
@@ -482,7 +482,7 @@ def test_what_was_undone_comes_back_from_the_store(restarted, monkeypatch, read_
     expected, received = books(accounts), journal(accounts)
     read_only(accounts, on=True)
     accounts.reset()
-    with pytest.raises(Problem):
+    with pytest.raises(CpsimError):
         accounts.store.wait()
     read_only(accounts, on=False)
     assert books(accounts) == expected
@@ -514,7 +514,7 @@ def test_a_change_is_answered_by_its_own_commit(restarted, read_only):
     def fails():
         accounts.store.begin()
         accounts.apply("p", [("alloc", {"slot": "lost"})])
-        with pytest.raises(Problem, match="readonly"):
+        with pytest.raises(CpsimError, match="readonly"):
             accounts.store.wait()
 
     accounts.store.begin()
@@ -526,7 +526,7 @@ def test_a_change_is_answered_by_its_own_commit(restarted, read_only):
     accounts.store.begin()
     read_only(accounts, on=False)
     in_a_thread(accounts.mend)
-    with pytest.raises(Problem, match="readonly"):
+    with pytest.raises(CpsimError, match="readonly"):
         accounts.store.wait()
     accounts.store.begin()
     assert accounts.outstanding("p") == ["kept"]
@@ -554,7 +554,7 @@ def test_all_that_a_request_changes_is_kept_or_none_of_it(restarted, read_only):
     accounts = restarted()
     read_only(accounts, on=True)
     accounts.own("p", ("lib/claim", {"vmid": "m", "webid": "u"}))
-    with pytest.raises(Problem, match="readonly"):
+    with pytest.raises(CpsimError, match="readonly"):
         accounts.store.wait()
     read_only(accounts, on=False)
     assert books(accounts)[1] == {}

@@ -17,7 +17,7 @@ from cpsim.daemon.courier import Courier
 from cpsim.daemon.listener import Listener
 from cpsim.daemon.memory import MemorySpool
 from cpsim.daemon.site import Daemon
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.fake import ANY_PORT, Fake, FakeProcess
 from cpsim.faults.plan import FaultPlan
 from cpsim.server.dashboard.watch import Watch
@@ -255,5 +255,5 @@ def test_an_embedded_fake_that_has_failed_is_told(here):
             credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
             os.kill(struct.unpack("3i", credentials)[0], signal.SIGKILL)
 
-    with pytest.raises(Problem, match="the embedded fake ended with status -9"):
+    with pytest.raises(CpsimError, match="the embedded fake ended with status -9"):
         serve_and_die()

@@ -3,7 +3,7 @@
 import pytest
 
 from cpdaemon import Client
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.testing import CreditPiggy
 
 
@@ -67,7 +67,7 @@ def test_it_ends_with_the_test():
 
 
 def test_what_cannot_be_replayed_is_said(strict):
-    with pytest.raises(Problem, match="smoek"):
+    with pytest.raises(CpsimError, match="smoek"):
         strict.replay("smoek")
     with pytest.raises(ValueError, match="rate is 0, and must be above 0"):
         strict.replay("smoke", rate=0)
@@ -78,5 +78,5 @@ def test_what_cannot_be_replayed_is_said(strict):
 def test_an_endpoint_out_of_reach_is_told(strict):
     with strict.faults.refuse():
         replay = strict.replay("smoke")
-        with pytest.raises(Problem, match="cannot reach"):
+        with pytest.raises(CpsimError, match="cannot reach"):
             replay.wait()

@@ -13,7 +13,7 @@ import pytest
 
 import cpsim.testing
 from cpdaemon import Client, NotSent
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.fake import Fake
 from cpsim.server.journal import JournalFull
 from cpsim.testing import AsyncCreditPiggy, CreditPiggy, CreditPiggyServer
@@ -105,16 +105,16 @@ def test_nothing_is_left_behind():
     assert not folder.exists()
     assert cpsim_threads() == []
     creditpiggy.assert_claimed("job-1")  # what was seen can still be looked at
-    with pytest.raises(Problem, match="is not running: use it in a `with`"):
+    with pytest.raises(CpsimError, match="is not running: use it in a `with`"):
         _ = creditpiggy.endpoint
 
 
 def test_it_runs_once(creditpiggy):
-    with pytest.raises(Problem, match="has been started before: make another"):
+    with pytest.raises(CpsimError, match="has been started before: make another"):
         creditpiggy.start()
     creditpiggy.stop()
     creditpiggy.stop()
-    with pytest.raises(Problem, match="has been started before"):
+    with pytest.raises(CpsimError, match="has been started before"):
         creditpiggy.start()
 
 
@@ -193,7 +193,7 @@ def test_a_long_report_shows_the_last(creditpiggy, client):
     ],
 )
 def test_what_cannot_be_is_said(options, message):
-    with pytest.raises(Problem, match=message):
+    with pytest.raises(CpsimError, match=message):
         CreditPiggy(**options)
 
 
@@ -256,7 +256,7 @@ def test_a_server_has_one_set_of_quirks():
             client.alloc("job-1")
             client.meta("job-1", experiment="atlas")
             assert creditpiggy.assert_outstanding("job-1").meta == {}
-        with pytest.raises(Problem, match="those of the fake that the project is added to"):
+        with pytest.raises(CpsimError, match="those of the fake that the project is added to"):
             server.project(quirks=["reclaim"])
 
 
@@ -306,7 +306,7 @@ def test_a_forked_process_can_send_and_not_stop_it(creditpiggy, forked):
         creditpiggy.fake.stop()
         try:
             _ = creditpiggy.slots
-        except Problem as problem:
+        except CpsimError as problem:
             assert "forked" in str(problem)  # noqa: PT017 - pytest.raises is for one process
             return 0
         return 1

@@ -93,10 +93,10 @@ class Turn(Generic[C]):
 
     def __init__(self, app: Prompt[C]) -> None:
         self.app = app
-        self._connections: list[Connection] = []
+        self._connections: list[ServerConnection] = []
         self._commands: list[C] = []
 
-    def add(self, connection: Connection, command: C) -> None:
+    def add(self, connection: ServerConnection, command: C) -> None:
         """Finish a command in this turn, and send the answer over a connection."""
         self._connections.append(connection)
         self._commands.append(command)
@@ -120,7 +120,7 @@ class Turn(Generic[C]):
             connection.answer(response)
 
 
-class Connection(HttpToolsProtocol):
+class ServerConnection(HttpToolsProtocol):
     """Serves a `Prompt` application.
 
     Args:

@@ -31,7 +31,7 @@ class Response(msgspec.Struct, frozen=True):
     headers: Headers = ()
 
 
-class Failure(Exception):  # noqa: N818 - an answer, not a fault
+class Failure(Exception):
     """The request gets an error status and a message."""
 
     def __init__(self, status: int, message: str, headers: Headers = ()) -> None:

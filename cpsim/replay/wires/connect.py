@@ -6,7 +6,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint, UrlEndpoint
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.replay.wires.keep_alive import KeepAlive
 from cpsim.replay.wires.lanes import Lanes
 from cpsim.replay.wires.one_shot import OneShot
@@ -30,7 +30,7 @@ def open_wire(
     Where it `was_reached` already, it need not be now: that may be what is tried.
 
     Raises:
-        Problem: nobody answers there.
+        CpsimError: nobody answers there.
     """
     try:
         if isinstance(endpoint, UrlEndpoint):
@@ -42,5 +42,5 @@ def open_wire(
             wire.reach(timeout_s)
     except (OSError, UnicodeError) as error:  # UnicodeError: a name that cannot be one of a host
         said = error.strerror if isinstance(error, OSError) else None
-        raise Problem(f"cannot reach {endpoint}: {said or error}; is it running there?") from error
+        raise CpsimError(f"cannot reach {endpoint}: {said or error}; is it running there?") from error
     return wire

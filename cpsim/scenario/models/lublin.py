@@ -71,7 +71,7 @@ class Kind(NamedTuple):
     arar: float
 
 
-KINDS: Final = {
+JOB_KINDS: Final = {
     "batch": Kind(
         0.2927, 0.6686, 1.2, 0.875, HyperGamma(6.57, 0.823, 639.1, 0.0156), -0.003, 0.6986, 6.0415, 0.8531, 6.1271,
         5.274, 1.0519,
@@ -93,10 +93,10 @@ def nodes(uniforms: Floats, kind: str, largest: int) -> npt.NDArray[np.int64]:
 
     Args:
         uniforms: shape (3, jobs).
-        kind: one of `KINDS`.
+        kind: one of `JOB_KINDS`.
         largest: 8 or more.
     """
-    of = KINDS[kind]
+    of = JOB_KINDS[kind]
     sort, stage, value = uniforms
     uhi = _log2(largest)
     umed = max(of.ulow, uhi - UMED_BELOW_UHI[kind])
@@ -112,16 +112,16 @@ def run_times_s(uniforms: Floats, node_counts: npt.NDArray[np.int64], kind: str)
     Args:
         uniforms: shape (2, jobs).
         node_counts: of each job.
-        kind: one of `KINDS`.
+        kind: one of `JOB_KINDS`.
     """
-    of = KINDS[kind]
+    of = JOB_KINDS[kind]
     first = np.clip(of.pa * node_counts + of.pb, 0.0, 1.0)
     return exp(of.times.log_times(first, uniforms[0], uniforms[1]))
 
 
 def gaps_s(uniforms: Floats, kind: str) -> Floats:
     """Seconds from each arrival to the next, before the daily cycle stretches the nights."""
-    of = KINDS[kind]
+    of = JOB_KINDS[kind]
     shape = gamma(of.aarr * of.arar)
     most = shape.probability(np.array([LONGEST_GAP_LOG_S / of.barr]))
     return exp(shape.quantile(uniforms * most) * of.barr)
@@ -129,7 +129,7 @@ def gaps_s(uniforms: Floats, kind: str) -> Floats:
 
 def half_hour_weights(kind: str) -> Floats:
     """How much happens in each half-hour from midnight, 1 on average."""
-    of = KINDS[kind]
+    of = JOB_KINDS[kind]
     half_hours = np.arange(FIRST_HALF_HOUR, FIRST_HALF_HOUR + HALF_HOURS)
     shape = gamma(of.anum)
     edges = np.append(half_hours - 0.5, half_hours[-1] + 0.5) / of.bnum

@@ -22,7 +22,7 @@ JSON_LINES: Final = "application/jsonl"
 
 
 @dataclass(frozen=True)
-class Action:
+class ControlAction:
     """What a request does: a method of the inspector.
 
     Attributes:
@@ -61,34 +61,34 @@ class Action:
 
 
 ACTIONS: Final = {
-    ("GET", "projects"): Action(Inspector.projects),
-    ("GET", "totals"): Action(Inspector.totals),
-    ("GET", "balance"): Action(Inspector.balance),
-    ("GET", "slots"): Action(Inspector.slots, errors=(404,)),
-    ("GET", "slot"): Action(Inspector.slot, errors=(404, 507)),
-    ("GET", "machines"): Action(Inspector.machines, errors=(404,)),
-    ("GET", "users"): Action(Inspector.users, errors=(404,)),
-    ("GET", "journal"): Action(Inspector.journal, errors=(404, 507)),
-    ("GET", "refusals"): Action(Inspector.refusals, errors=(404, 507)),
-    ("GET", "malformed"): Action(Inspector.malformed, errors=(404,)),
-    ("GET", "links"): Action(Inspector.links),
-    ("POST", "links"): Action(Inspector.link, body="links"),
-    ("POST", "releases"): Action(Inspector.release, body="machines"),
-    ("POST", "reset"): Action(Inspector.reset, errors=(404, 409)),
-    ("POST", "housekeep"): Action(Inspector.housekeep),
-    ("GET", "faults"): Action(Inspector.faults),
-    ("POST", "faults"): Action(Inspector.set_faults, body="faults", errors=(409,)),
-    ("POST", "faults/add"): Action(Inspector.add_faults, body="faults", errors=(409,)),
-    ("POST", "faults/remove"): Action(Inspector.remove_faults, body="faults", errors=(409,)),
-    ("GET", "firings"): Action(Inspector.firings, errors=(507,)),
-    ("GET", "quirks"): Action(Inspector.quirks),
-    ("POST", "quirks"): Action(Inspector.set_quirks, body="quirks", errors=(409,)),
-    ("GET", "clock"): Action(Inspector.clock),
-    ("POST", "clock/freeze"): Action(Inspector.freeze_clock),
-    ("POST", "clock/run"): Action(Inspector.run_clock),
-    ("POST", "clock/advance"): Action(Inspector.advance_clock, errors=(409,)),
-    ("POST", "clock/set"): Action(Inspector.set_clock, errors=(409,)),
-    ("GET", "slots.parquet"): Action(Inspector.slots_parquet, content_type=PARQUET, errors=(501, 507)),
-    ("GET", "accounts.parquet"): Action(Inspector.accounts_parquet, content_type=PARQUET, errors=(501, 507)),
-    ("GET", "ledger.jsonl"): Action(Inspector.ledger_jsonl, content_type=JSON_LINES),
+    ("GET", "projects"): ControlAction(Inspector.projects),
+    ("GET", "totals"): ControlAction(Inspector.totals),
+    ("GET", "balance"): ControlAction(Inspector.balance),
+    ("GET", "slots"): ControlAction(Inspector.slots, errors=(404,)),
+    ("GET", "slot"): ControlAction(Inspector.slot, errors=(404, 507)),
+    ("GET", "machines"): ControlAction(Inspector.machines, errors=(404,)),
+    ("GET", "users"): ControlAction(Inspector.users, errors=(404,)),
+    ("GET", "journal"): ControlAction(Inspector.journal, errors=(404, 507)),
+    ("GET", "refusals"): ControlAction(Inspector.refusals, errors=(404, 507)),
+    ("GET", "malformed"): ControlAction(Inspector.malformed, errors=(404,)),
+    ("GET", "links"): ControlAction(Inspector.links),
+    ("POST", "links"): ControlAction(Inspector.link, body="links"),
+    ("POST", "releases"): ControlAction(Inspector.release, body="machines"),
+    ("POST", "reset"): ControlAction(Inspector.reset, errors=(404, 409)),
+    ("POST", "housekeep"): ControlAction(Inspector.housekeep),
+    ("GET", "faults"): ControlAction(Inspector.faults),
+    ("POST", "faults"): ControlAction(Inspector.set_faults, body="faults", errors=(409,)),
+    ("POST", "faults/add"): ControlAction(Inspector.add_faults, body="faults", errors=(409,)),
+    ("POST", "faults/remove"): ControlAction(Inspector.remove_faults, body="faults", errors=(409,)),
+    ("GET", "firings"): ControlAction(Inspector.firings, errors=(507,)),
+    ("GET", "quirks"): ControlAction(Inspector.quirks),
+    ("POST", "quirks"): ControlAction(Inspector.set_quirks, body="quirks", errors=(409,)),
+    ("GET", "clock"): ControlAction(Inspector.clock),
+    ("POST", "clock/freeze"): ControlAction(Inspector.freeze_clock),
+    ("POST", "clock/run"): ControlAction(Inspector.run_clock),
+    ("POST", "clock/advance"): ControlAction(Inspector.advance_clock, errors=(409,)),
+    ("POST", "clock/set"): ControlAction(Inspector.set_clock, errors=(409,)),
+    ("GET", "slots.parquet"): ControlAction(Inspector.slots_parquet, content_type=PARQUET, errors=(501, 507)),
+    ("GET", "accounts.parquet"): ControlAction(Inspector.accounts_parquet, content_type=PARQUET, errors=(501, 507)),
+    ("GET", "ledger.jsonl"): ControlAction(Inspector.ledger_jsonl, content_type=JSON_LINES),
 }

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.net.http.messages import Failure, Request, Response
 from cpsim.server.control import openapi
 from cpsim.server.control.actions import ACTIONS, JSON
@@ -22,7 +22,7 @@ from cpsim.system.extras import MissingExtra
 if TYPE_CHECKING:
     from cpsim.net.http.messages import Headers
     from cpsim.server.control.access import Access
-    from cpsim.server.control.actions import Action
+    from cpsim.server.control.actions import ControlAction
     from cpsim.server.dashboard.pages import Dashboard
 
 CONTROL_PATH: Final = "/__cpsim/"
@@ -66,7 +66,7 @@ class Control:
             return _error(409, error)
         except MissingExtra as error:
             return _error(501, error)
-        except (JournalFull, Problem) as error:  # a record is full
+        except (JournalFull, CpsimError) as error:  # a record is full
             return _error(507, error)
 
     def _answer(self, request: Request, name: str) -> Response:
@@ -84,7 +84,7 @@ class Control:
         return Response(200, body, action.content_type.encode())
 
 
-def _arguments(action: Action, request: Request) -> dict[str, Any]:
+def _arguments(action: ControlAction, request: Request) -> dict[str, Any]:
     pairs = parse_qsl(request.query.decode("utf-8", "replace"), keep_blank_values=True)
     if len(dict(pairs)) < len(pairs):
         raise Failure(400, "an argument of the query is given twice")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.server.control.views import (
     LinkView,
     MachineView,
@@ -34,7 +34,7 @@ def slots_parquet(ledger: Ledger) -> bytes:
 
     Raises:
         MissingExtra: the extra `run` is not installed.
-        Problem: credits or a counter are more than 64 bits hold.
+        CpsimError: credits or a counter are more than 64 bits hold.
     """
     require("run", PARQUET)
     import pyarrow as pa  # noqa: PLC0415 - slow to import, and few ask
@@ -67,7 +67,7 @@ def accounts_parquet(ledger: Ledger) -> bytes:
 
     Raises:
         MissingExtra: the extra `run` is not installed.
-        Problem: credits or a counter are more than 64 bits hold.
+        CpsimError: credits or a counter are more than 64 bits hold.
     """
     require("run", PARQUET)
     import pyarrow as pa  # noqa: PLC0415
@@ -103,7 +103,7 @@ def _beyond_64_bits_told(ledger: Ledger, *kinds: type[View]) -> Iterator[None]:
         yield
     except OverflowError:
         told = (_beyond_64_bits(view) for view in _views(ledger) if isinstance(view, kinds))
-        raise Problem(next(filter(None, told))) from None
+        raise CpsimError(next(filter(None, told))) from None
 
 
 def _beyond_64_bits(view: Any) -> str | None:  # noqa: ANN401 - of a slot, a machine or a user

@@ -11,11 +11,11 @@ from typing import Annotated, Literal, TypeVar
 
 from msgspec import Meta
 
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.faults.plan import FaultPlan, Firing
 from cpsim.faults.spec import Fault
 from cpsim.protocol.quirks import QUIRKS, chosen
-from cpsim.server.accounts import Account, Machine, Project, Slot, State
+from cpsim.server.accounts import Account, Machine, ProjectAccounts, Slot, State
 from cpsim.server.clock import LATEST_US
 from cpsim.server.control import export
 from cpsim.server.control.views import (
@@ -31,7 +31,7 @@ from cpsim.server.control.views import (
     Page,
     ProjectTotals,
     QuirkView,
-    Refused,
+    RefusedItem,
     SlotHistory,
     SlotView,
     Totals,
@@ -65,7 +65,7 @@ QuirkName = Annotated[str, Meta(extra_json_schema={"enum": list(QUIRKS)})]
 Moment = Annotated[int, Meta(ge=0, le=LATEST_US, description="Microseconds since 1970, UTC.")]
 
 
-class Unknown(LookupError):  # noqa: N818 - an answer, not a fault
+class Unknown(LookupError):
     """There is no project or slot of that id."""
 
 
@@ -80,8 +80,8 @@ class Inspector:
         accounts: the server.
         pending: how many commands were acknowledged by a daemon and have not reached the accounts.
         faults: those of the server and of its daemons.
-        behave: gives quirks to the server and its daemons; raises Problem. That of the server, if it is None.
-        catch_up: has in the accounts what was acknowledged before, in a project or in all; raises Problem.
+        behave: gives quirks to the server and its daemons; raises CpsimError. That of the server, if it is None.
+        catch_up: has in the accounts what was acknowledged before, in a project or in all; raises CpsimError.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Inspector:
         """Slots by state, credits, counters, discards and refusals of each project; commands under way."""
         pending = self._pending()
         with self._accounts.reading() as ledger:
-            known = dict.fromkeys(self._accounts.projects, Project()) | ledger.projects
+            known = dict.fromkeys(self._accounts.projects, ProjectAccounts()) | ledger.projects
             projects = {name: self._totals(name, project) for name, project in known.items()}
             return Totals(pending=pending, refused=self._accounts.refused, projects=projects)
 
@@ -206,11 +206,11 @@ class Inspector:
         with self._accounts.reading() as ledger:
             return _page(islice(ledger.owners.items(), cursor, None), cursor, limit, show)
 
-    def link(self, links: list[tuple[Id, Id]]) -> list[Refused]:
+    def link(self, links: list[tuple[Id, Id]]) -> list[RefusedItem]:
         """Link machines to users, with all that waits on them: pairs of a machine and its user."""
         return _refused(self._accounts.link(links))
 
-    def release(self, machines: list[Id]) -> list[Refused]:
+    def release(self, machines: list[Id]) -> list[RefusedItem]:
         """Take machines from their users; what the users have, they keep."""
         return _refused(self._accounts.release(machines))
 
@@ -315,7 +315,7 @@ class Inspector:
 
         Raises:
             MissingExtra: the extra `run` is not installed.
-            Problem: a sum is beyond 64 bits.
+            CpsimError: a sum is beyond 64 bits.
         """
         with self._accounts.reading() as ledger:
             return export.slots_parquet(ledger)
@@ -325,7 +325,7 @@ class Inspector:
 
         Raises:
             MissingExtra: the extra `run` is not installed.
-            Problem: a sum is beyond 64 bits.
+            CpsimError: a sum is beyond 64 bits.
         """
         with self._accounts.reading() as ledger:
             return export.accounts_parquet(ledger)
@@ -339,23 +339,23 @@ class Inspector:
         """Faults after which this API is in reach again, or that are set already."""
         for fault in map(Fault.parse, faults):
             if fault.action == "down" and fault.until_s is None and fault not in self._faults:
-                raise Problem(
+                raise CpsimError(
                     f"fault {str(fault)!r} would shut out the control API for good: give it an until=SECONDS, or set "
                     "it in Python or with cpsim serve --fault"
                 )
         return faults
 
     @contextmanager
-    def _project(self, project_id: str) -> Iterator[tuple[Ledger, Project]]:
+    def _project(self, project_id: str) -> Iterator[tuple[Ledger, ProjectAccounts]]:
         """The ledger and a project in it, standing still while the context lasts."""
         with self._accounts.reading() as ledger:
             project = ledger.projects.get(project_id)
             if project is None and project_id not in self._accounts.projects:
                 known = ", ".join(map(repr, self._accounts.projects))
                 raise Unknown(f"there is no project {project_id!r}; there are {known}")
-            yield ledger, project or Project()
+            yield ledger, project or ProjectAccounts()
 
-    def _totals(self, project_id: str, project: Project) -> ProjectTotals:
+    def _totals(self, project_id: str, project: ProjectAccounts) -> ProjectTotals:
         return ProjectTotals(
             allocated=len(project.slots),
             outstanding=project.outstanding,
@@ -374,7 +374,7 @@ def _as_value_error() -> Iterator[None]:
     """Tell a problem with what was asked for as this interface does."""
     try:
         yield
-    except Problem as problem:
+    except CpsimError as problem:
         raise ValueError(str(problem)) from problem
 
 
@@ -404,5 +404,5 @@ def _is_for(entry: Entry, slot_id: str) -> bool:
     return str(slot) == slot_id if type(slot) is int else slot == slot_id
 
 
-def _refused(refusals: Sequence[Refusal]) -> list[Refused]:
-    return [Refused(position=refusal.position, message=refusal.message) for refusal in refusals]
+def _refused(refusals: Sequence[Refusal]) -> list[RefusedItem]:
+    return [RefusedItem(position=refusal.position, message=refusal.message) for refusal in refusals]

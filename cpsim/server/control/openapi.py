@@ -12,7 +12,7 @@ import msgspec
 from cpsim.server.control.actions import ACTIONS, JSON
 
 if TYPE_CHECKING:
-    from cpsim.server.control.actions import Action
+    from cpsim.server.control.actions import ControlAction
 
 SCHEMA_PATH: Final = "#/components/schemas/{name}"
 ERRORS: Final = {
@@ -71,7 +71,7 @@ def document(*, needs_token: bool) -> dict[str, Any]:
     }
 
 
-def _operation(action: Action, answer: object, error: object, *, needs_token: bool) -> dict[str, Any]:
+def _operation(action: ControlAction, answer: object, error: object, *, needs_token: bool) -> dict[str, Any]:
     statuses = {400, 401 if needs_token else 403, 413, 503, 504, *action.errors}
     refused = {JSON: {"schema": error}}
     return {

@@ -163,7 +163,7 @@ class ClockView(Struct, frozen=True, kw_only=True):
     rate: float
 
 
-class Refused(Struct, frozen=True, kw_only=True):
+class RefusedItem(Struct, frozen=True, kw_only=True):
     """One of a list that was refused: its position in the list, and why."""
 
     position: int

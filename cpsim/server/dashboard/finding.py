@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
-from cpsim.server.accounts import Project
+from cpsim.server.accounts import ProjectAccounts
 from cpsim.server.control.inspection import Unknown
 from cpsim.server.control.views import machine_view, slot_view, user_view
 
@@ -148,11 +148,11 @@ class Finder:
                     found += [(name, key) for key in (*exactly, *islice(others, ROWS))]
         return hits
 
-    def _project(self, ledger: Ledger, project_id: str) -> Project:
+    def _project(self, ledger: Ledger, project_id: str) -> ProjectAccounts:
         project = ledger.projects.get(project_id)
         if project is None and project_id not in self._accounts.projects:
             raise Unknown(f"there is no project {project_id!r}")
-        return project or Project()
+        return project or ProjectAccounts()
 
 
 def _part(items: dict[str, K], before: int | None, show: Callable[[str, K], V | None]) -> Part[V]:

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, urlencode
 
 import msgspec
 
-from cpsim.errors import Problem
+from cpsim.errors import CpsimError
 from cpsim.net.http.messages import Failure, Request, Response
 from cpsim.server.accounts import State
 from cpsim.server.control.actions import ACTIONS
@@ -169,7 +169,7 @@ class Dashboard:
         try:
             found = self._inspector.slot(project, slot_id)
             view, history = found.slot, found.history
-        except (JournalFull, Problem) as error:
+        except (JournalFull, CpsimError) as error:
             full = str(error)
             view, history = self._finder.slot(project, slot_id), []
         return self._page(

@@ -31,7 +31,7 @@ RECENT_S: Final = 5
 MARKS_KEPT: Final = 6_000
 
 
-class Daemon(Protocol):
+class WatchedDaemon(Protocol):
     """A daemon as it is watched."""
 
     project_id: str
@@ -42,7 +42,7 @@ class Daemon(Protocol):
         """How many commands it has taken, and how many of those have had their effect."""
 
 
-class Delivery(NamedTuple):
+class DeliveryState(NamedTuple):
     """How a daemon does: its queue, and the seconds from an acknowledgement to the effect.
 
     `delay_s` is the median of the last minute and `longest_s` the longest; None where nothing was seen. `oldest_s` is
@@ -88,7 +88,7 @@ class Watch:
     def __init__(
         self,
         accounts: AccountServer,
-        daemons: Callable[[], Sequence[Daemon]],
+        daemons: Callable[[], Sequence[WatchedDaemon]],
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._accounts = accounts
@@ -136,7 +136,7 @@ class Watch:
         seconds = self.seconds[-RECENT_S:]
         return {kind: sum(each[kind] for each in seconds) / len(seconds) for kind in KINDS} if seconds else None
 
-    def deliveries(self, most: int) -> list[Delivery]:
+    def deliveries(self, most: int) -> list[DeliveryState]:
         """How the daemons do, the first so many of them."""
         now_s = self._clock()
         found = []
@@ -147,7 +147,7 @@ class Watch:
                 delays = sorted(delay_s for _, delay_s in marks.delays)
                 oldest_s = now_s - marks.open[0][1] if marks.open else None
             found.append(
-                Delivery(
+                DeliveryState(
                     daemon.project_id,
                     [f"{kind} {address}" for kind, address in daemon.addresses.items()],
                     max(0, taken - delivered),
