@@ -92,6 +92,12 @@ class Description(Value):
     ) -> None:
         self._freeze(kind=kind, does=does, rank=rank, fields=fields, free=free, state=state)
 
+    def type_of(self, name: str) -> type[int] | type[str] | None:
+        """Return the type of an argument's value; None if there is no such argument."""
+        if name == "slot":
+            return str
+        return next((field.value for field in self.fields if field.name == name), self.free)
+
 
 COMMANDS: Mapping[str, Description] = MappingProxyType(
     {

@@ -22,6 +22,71 @@ PURE = [
     *(Path("cpsim/judge", f"{name}.py") for name in ("model", "orders", "anomalies", "timeline", "repeat")),
 ]
 IMPURE = {"_socket", "asyncio", "concurrent", "random", "secrets", "select", "selectors", "socket", "threading", "time"}
+LOOSE = {"__init__", "__main__", "errors", "pytest_plugin"}
+"""The modules of cpsim outside a room."""
+FLOORS = (
+    {"cli"},
+    {"load", "testing"},
+    {"run", "conformance", "accounting", "record"},
+    {"fake"},
+    {"judge", "replay", "server", "daemon"},
+    {"evidence", "accounts"},
+    {"scenario"},
+    {"faults", "store", "metrics", "config", "net", "ui"},
+    {"protocol"},
+    {"system"},
+    {"errors"},
+    {"cpdaemon"},
+)
+"""The rooms, from the top. What a room needs is below it."""
+SIDEWAYS = {("ui", "metrics"): "progress is what is counted of a replay"}
+ENTRIES = {"__main__": "cli", "pytest_plugin": "testing"}
+"""Entry points, and the room on whose floor each stands."""
+NAMING = {
+    "cpdaemon/commands.py": "the table, and a class for each row",
+    "cpsim/accounting/sources.py": "columns of the ledger, of which two have names of commands",
+    "cpsim/accounts/observer.py": "likewise",
+    "cpsim/conformance/clauses": "each clause is about commands of its own",
+    "cpsim/conformance/examiner.py": "the accounts of a machine, of which one has the name of a command",
+    "cpsim/conformance/walk.py": "likewise, of a slot",
+    "cpsim/judge/books.py": "columns of the ledger, of which one has the name of a command",
+    "cpsim/judge/anomalies.py": "the judge's reading of the protocol",
+    "cpsim/judge/columns.py": "likewise, for ordinary slots",
+    "cpsim/judge/model.py": "likewise",
+    "cpsim/run/virtual.py": "how long slots live, which is an argument of one command",
+    "cpsim/scenario/formats/swf.py": "outcomes of jobs, of which one has the name of a command",
+    "cpsim/scenario/workload.py": "the order in which the digest of a workload has always been made",
+    "cpsim/server/control/export.py": "columns of the ledger, of which two have names of commands",
+    "cpsim/server/quirks.py": "rules that the system in production has",
+    "cpsim/testing/assertions.py": "fields of a slot, of which two have names of commands",
+    "cpsim/testing/rules.py": "rules about which command may follow which",
+}
+"""Where a command's name is told from another's, and why."""
+LONG_FUNCTIONS = {
+    "cpsim/cli/load.py: load": "a command and its options",
+    "cpsim/cli/run.py: run": "likewise",
+    "cpsim/cli/verify.py: verify": "likewise",
+    "cpsim/run/pipeline.py: run": "the pipeline, step by step",
+    "cpsim/scenario/generation.py: generate": "what is drawn, in an order that no seed may see changed",
+}
+MANY_PARAMETERS = {
+    "cpsim/accounting/accounts.py: load": "the options of a report, which notebooks give by name",
+    "cpsim/daemon/site.py: __init__": "the settings of a daemon, given by name",
+    "cpsim/fake/fake.py: __init__": "the settings of a fake, which tests give by name",
+    "cpsim/run/pipeline.py: run": "what a run is made of",
+}
+LARGE_CLASSES = {
+    "cpsim/accounting/accounts.py: Accounts": "the frames that reports and notebooks ask for, a few lines each",
+    "cpsim/conformance/examiner.py: Examiner": "what a clause can send and see, a few lines each",
+    "cpsim/daemon/listener.py: Listener": "one loop over sockets, whose speed is the daemon's",
+    "cpsim/daemon/spool.py: Spool": "what one file holds, and each change of it in one commit",
+    "cpsim/fake/fake.py: Fake": "both tiers, put together and taken apart",
+    "cpsim/faults/plan.py: FaultPlan": "one list of faults, and the methods by which each is named",
+    "cpsim/server/control/inspection.py: Inspector": "the control API is made of its methods",
+    "cpsim/server/ledger.py: Ledger": "the rules, in one place",
+    "cpsim/server/service.py: AccountServer": "each change of the accounts, under one lock",
+    "cpsim/testing/project.py: ProjectFixture": "what a fixture shows, a few lines each",
+}
 TOP_LEVEL = {
     *("cpdaemon", "cpsim", "scenarios", "reports", "docs", "tests", "pyproject.toml", "noxfile.py"),
     *("README.md", "CHANGELOG.md", "Containerfile", "CONTRIBUTING.md", "LICENSE", ".ci", ".gitignore"),
@@ -128,13 +193,95 @@ def test_one_table_numbers_the_kinds_of_operations() -> None:
     assert not numbering
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=str)
-def test_modules_and_functions_stay_readable(path: Path) -> None:
-    text = (ROOT / path).read_text(encoding="utf-8")
-    assert text.count("\n") <= 500
-    functions = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
-    long = {node.name for node in functions if (node.end_lineno or 0) - node.lineno >= 80}
-    assert not long
+def parsed(path: Path) -> ast.Module:
+    return ast.parse((ROOT / path).read_text(encoding="utf-8"))
+
+
+def room(module: str) -> str:
+    """The room of a module, by its dotted name."""
+    package, *rest = module.split(".")
+    name = rest[0] if package == "cpsim" and rest else package
+    return ENTRIES.get(name, name)
+
+
+def test_imports_go_down_the_floors() -> None:
+    floor = {name: number for number, names in enumerate(FLOORS) for name in names}
+    wrong = set()
+    for path in SOURCES:
+        own = room(".".join(path.with_suffix("").parts))
+        for node in ast.walk(parsed(path)):
+            if not isinstance(node, ast.ImportFrom) or node.module is None or node.module == "cpsim":
+                continue
+            other = room(node.module)
+            if other not in floor or own in {other, "cpsim"} or floor[own] < floor[other]:
+                continue
+            if floor[own] > floor[other] or (own, other) not in SIDEWAYS:
+                wrong.add(f"{path} imports {node.module}")
+    assert not wrong
+
+
+def test_every_module_has_a_room() -> None:
+    assert {path.stem for path in SOURCES if len(path.parts) == 2 and path.parts[0] == "cpsim"} == LOOSE
+    rooms = {path.parts[1] for path in SOURCES if len(path.parts) > 2}
+    assert rooms == set().union(*FLOORS) - {"errors", "cpdaemon"}
+
+
+def told_apart(tree: ast.Module, kinds: frozenset[str]) -> Iterator[str]:
+    """Where source branches on a command's name: a comparison, a case, a key, an index."""
+    for node in ast.walk(tree):
+        looked_at: list[ast.AST | None] = []
+        if isinstance(node, ast.Compare):
+            looked_at = [each for each in (node.left, *node.comparators) if not isinstance(each, ast.Call)]
+        elif isinstance(node, ast.match_case):
+            looked_at = [node.pattern]
+        elif isinstance(node, ast.Dict):
+            looked_at = list(node.keys)
+        elif isinstance(node, ast.Subscript):
+            looked_at = [node.slice] if isinstance(node.slice, ast.Constant) and node.slice.value in kinds else []
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "index":
+            looked_at = list(node.args)
+        found = {each.value for part in looked_at if part for each in ast.walk(part) if isinstance(each, ast.Constant)}
+        if found & kinds:
+            yield ast.unparse(node)[:80]
+
+
+def test_only_the_rules_tell_commands_apart_by_name() -> None:
+    from cpdaemon.commands import KINDS
+
+    telling = {str(path): found for path in SOURCES if (found := list(told_apart(parsed(path), frozenset(KINDS))))}
+    allowed = {path for path in telling if any(Path(path).is_relative_to(place) for place in NAMING)}
+    assert not {path: found for path, found in telling.items() if path not in allowed}
+    assert {place for place in NAMING if not any(Path(path).is_relative_to(place) for path in telling)} <= {
+        "cpdaemon/commands.py"
+    }
+
+
+def test_a_name_means_one_thing() -> None:
+    """A section of a scenario has the section's own name."""
+    defined: dict[str, set[str]] = {}
+    for path in SOURCES:
+        for node in parsed(path).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                defined.setdefault(node.name, set()).add(str(path))
+    assert not {name: paths for name, paths in defined.items() if len(paths - {"cpsim/scenario/schema.py"}) > 1}
+
+
+def test_modules_functions_and_classes_stay_readable() -> None:
+    long, many, large = set(), set(), set()
+    for path in SOURCES:
+        assert (ROOT / path).read_text(encoding="utf-8").count("\n") <= 500, path
+        for node in ast.walk(parsed(path)):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                continue
+            lines = (node.end_lineno or 0) - node.lineno + 1
+            if isinstance(node, ast.ClassDef):
+                large |= {f"{path}: {node.name}"} if lines > 250 else set()
+                continue
+            names = [each.arg for each in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+            long |= {f"{path}: {node.name}"} if lines > 70 else set()
+            is_wide = len(names) - (names[:1] in (["self"], ["cls"])) > 8 and not path.is_relative_to("cpsim/cli")
+            many |= {f"{path}: {node.name}"} if is_wide else set()
+    assert (long, many, large) == (set(LONG_FUNCTIONS), set(MANY_PARAMETERS), set(LARGE_CLASSES))
 
 
 def test_every_public_name_is_there() -> None:

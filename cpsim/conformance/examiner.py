@@ -17,7 +17,7 @@ from urllib.parse import quote, urlencode
 from cpdaemon.signing import token
 from cpsim.conformance.clause import Known
 from cpsim.conformance.exchange import HttpRequest, Reply
-from cpsim.conformance.findings import CannotRun, Deviation, NotInTime, NotVerifiable
+from cpsim.conformance.findings import CannotRun, Deviation, NotVerifiable, Overdue
 from cpsim.conformance.frames import DaemonConnection
 
 if TYPE_CHECKING:
@@ -407,12 +407,12 @@ class Examiner:
         """Wait until something has happened; returns how long that took, in seconds.
 
         Raises:
-            NotInTime: that took longer than the time-out.
+            Overdue: that took longer than the time-out.
         """
         began, pause_s = time.monotonic(), FIRST_LOOK_S
         while not happened():
             if time.monotonic() - began > self.timeout_s:
-                raise NotInTime(what, f"within {self.timeout_s:g} s (--timeout)", "nothing of the kind")
+                raise Overdue(what, f"within {self.timeout_s:g} s (--timeout)", "nothing of the kind")
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_LOOK_S)
         return time.monotonic() - began
@@ -425,7 +425,7 @@ class Examiner:
         """
         try:
             return self.wait_for(what, happened)
-        except NotInTime as late:
+        except Overdue as late:
             self.give_up(f"what the daemon acknowledges does not show at the server: {late}; DELIVER-1 is about that")
 
     def repeat(self, happened: Callable[[], bool], seconds: float) -> bool:

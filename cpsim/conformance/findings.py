@@ -21,7 +21,7 @@ class Deviation(AssertionError):
         self.quirk = quirk
 
 
-class NotInTime(Deviation):
+class Overdue(Deviation):
     """Something that has to happen has not happened in time."""
 
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from cpdaemon.commands import COMMANDS
 from cpsim.conformance.clause import Known
 from cpsim.conformance.findings import Deviation
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
     Same = tuple[str, frozenset[tuple[str, Hashable]]]
 
-WHOLE_NUMBERS: Final = {"alloc": {"credits", "min", "max", "expire"}, "claim": {"credits"}}
-"""Whole numbers, beside every counter: a daemon may forward them as numbers of JSON."""
 AT_ONCE: Final = 16
 SLACK_S: Final = 1.0
 """What a delivery may take beside the flush interval."""
@@ -211,7 +210,7 @@ def _value(kind: str, name: str, value: object) -> str | tuple[str]:
     """The text of a value; in a tuple, which no text equals, the JSON of one that the argument cannot have."""
     if isinstance(value, str):
         return value
-    is_whole = name in WHOLE_NUMBERS.get(kind, ()) or (kind == "counters" and name != "slot")
+    is_whole = COMMANDS[kind].type_of(name) is int
     if is_whole and isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return (json.dumps(value),)

@@ -64,9 +64,7 @@ PROFILES: Final = {"documented": frozenset[str](), "deployed": frozenset(QUIRKS)
 
 def numbers_in(kind: str, arguments: Mapping[str, object]) -> list[object]:
     """What should be a number in a command: where it is none, a server with `bulk-abort` breaks off."""
-    command = COMMANDS[kind]
-    fixed = {field.name for field in command.fields if field.value is int}
-    return [value for name, value in arguments.items() if name in fixed or (command.free is int and name != "slot")]
+    return [value for name, value in arguments.items() if COMMANDS[kind].type_of(name) is int]
 
 
 def chosen(profile: str, names: Iterable[str]) -> frozenset[str]:
