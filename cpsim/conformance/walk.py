@@ -44,10 +44,10 @@ def _values(field: Field) -> st.SearchStrategy[str | int | None]:
     """What an argument may be; ids and numbers are few, so that commands meet."""
     if field.value is int:
         least = field.least * NEVER
-        return st.none() | st.integers(least, least + NUMBERS)
-    if field.required:
-        return st.sampled_from([f"{field.name}-1", f"{field.name}-2"])
-    return st.none() | st.sampled_from(["lost", "expired"])
+        values: st.SearchStrategy[str | int] = st.integers(least, least + NUMBERS)
+    else:
+        values = st.sampled_from([f"{field.name}-1", f"{field.name}-2"] if field.required else ["lost", "expired"])
+    return values if field.required else st.none() | values
 
 
 def _commands(description: Description) -> st.SearchStrategy[Command]:
@@ -349,7 +349,8 @@ class _Walk(RuleBasedStateMachine):
 def _renamed(command: Command, rename: Callable[[str], str]) -> Command:
     """A command with other ids of its slot and of whatever else it names."""
     arguments = command.arguments()
-    ids = {name: rename(str(arguments[name])) for name in REQUIRED[command.kind]}
+    named = [name for name in REQUIRED[command.kind] if COMMANDS[command.kind].type_of(name) is str]
+    ids = {name: rename(str(arguments[name])) for name in named}
     return command_of(command.kind, {**arguments, **ids})
 
 
