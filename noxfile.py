@@ -17,6 +17,8 @@ nox.options.error_on_missing_interpreters = True
 
 PYTHONS = ("3.11", "3.12", "3.13")
 THIS_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+PROGRAMS: dict[str, str] = {}
+"""The folder with the programs of each environment, by the name of the session that made it."""
 LOCK = "tests/requirements.txt"
 LOCK_OF_NOX = "tests/requirements-nox.txt"
 EVERYTHING = ("pyproject.toml", "--all-extras", "--group", "dev", "--group", "docs", "--group", "lint")
@@ -48,9 +50,15 @@ def is_python(path: Path, version: str) -> bool:
     return done.stdout.strip() == version
 
 
-def install_locked(session: nox.Session) -> None:
+def environment(session: nox.Session) -> None:
     """Install what the lock names, the build backend too, and the wheel that is built with it: what is shipped."""
-    session.install("--no-deps", "--require-hashes", "-r", LOCK)
+    install_locked(session)
+    PROGRAMS[session.name] = str(Path(session.bin).resolve())
+
+
+def install_locked(session: nox.Session) -> None:
+    """Install what the lock names, and the wheel."""
+    session.install("--no-compile", "--no-deps", "--require-hashes", "-r", LOCK)
     install_wheel(session)
 
 
@@ -65,29 +73,36 @@ def install_wheel(session: nox.Session) -> None:
     session.install("--no-deps", "--force-reinstall", str(wheel))
 
 
-def run_tests(session: nox.Session, *chosen: str) -> None:
-    """Run tests against the wheel that is installed."""
-    environment = {"CPSIM_TEST_INSTALLED": "1", "TMPDIR": "/tmp"}  # noqa: S108 - sockets need short paths
-    session.run("pytest", *chosen, *(session.posargs or ["-n", "3", "--dist", "worksteal"]), env=environment)
+def run(session: nox.Session, name: str, program: str, *arguments: str, **environment: str) -> None:
+    """Run a program of the environment of that name."""
+    path = f"{PROGRAMS[name]}{os.pathsep}{os.environ['PATH']}"
+    session.run(f"{PROGRAMS[name]}/{program}", *arguments, env={"PATH": path, **environment}, external=True)
 
 
-@nox.session
+def run_tests(session: nox.Session, name: str, *chosen: str) -> None:
+    """Run tests against the wheel that is installed in the environment of that name."""
+    # sockets need short paths
+    environment = {"CPSIM_TEST_INSTALLED": "1", "TMPDIR": "/tmp"}  # noqa: S108
+    run(session, name, "pytest", *chosen, *(session.posargs or ["-n", "3", "--dist", "worksteal"]), **environment)
+
+
 def tests(session: nox.Session) -> None:
-    """Run the tests that take minutes, on the Python that runs nox."""
-    install_locked(session)
-    run_tests(session)
+    """Run the tests that take minutes."""
+    run_tests(session, session.name.replace("tests", "environment"))
 
 
+nox.session(environment)
+nox.session(tests, python=False, requires=["environment"])
 for version in PYTHONS:
     others = [] if version == THIS_PYTHON else ["other-pythons"]
-    nox.session(name=f"tests-{version}", python=find_python(version), tags=others)(tests.func)
+    nox.session(environment, name=f"environment-{version}", python=find_python(version))
+    nox.session(tests, name=f"tests-{version}", python=False, requires=[f"environment-{version}"], tags=others)
 
 
-@nox.session
+@nox.session(python=False, requires=["environment"])
 def thorough(session: nox.Session) -> None:
     """Run the other tests: those that start processes, browsers or foreign servers, or take long."""
-    install_locked(session)
-    run_tests(session, "-m", "thorough")
+    run_tests(session, "environment", "-m", "thorough")
 
 
 @nox.session
@@ -110,7 +125,8 @@ def test_resolution(session: nox.Session, resolution: str) -> None:
     session.run(*compile_, "--no-emit-index-url", "--only-binary", ":all:", "-o", chosen)
     session.install("--no-deps", "-r", chosen)
     install_wheel(session)
-    run_tests(session, "-m", "")
+    PROGRAMS[session.name] = session.bin
+    run_tests(session, session.name, "-m", "")
 
 
 @nox.session
@@ -125,21 +141,20 @@ def lock(session: nox.Session) -> None:
     session.run(*compile_, "--constraints", LOCK, str(of_nox), *written, LOCK_OF_NOX)
 
 
-@nox.session
+@nox.session(python=False, requires=["environment"])
 def lint(session: nox.Session) -> None:
     """Check style and types."""
-    session.install("--no-deps", "--require-hashes", "-r", LOCK)
-    session.run("ruff", "check")
-    session.run("ruff", "format", "--check")
-    session.run("mypy")
-    session.run("mypy", "tests/typing/public_api.py")
+    run(session, "environment", "ruff", "check")
+    run(session, "environment", "ruff", "format", "--check")
+    run(session, "environment", "mypy")
+    run(session, "environment", "mypy", "tests/typing/public_api.py")
 
 
-@nox.session
+@nox.session(python=False, requires=["environment"])
 def docs(session: nox.Session) -> None:
     """Build the documentation, in which a warning is an error, into `build/docs`."""
-    install_locked(session)
-    session.run("sphinx-build", "-W", "--keep-going", "-q", "-b", "html", "docs", "build/docs", *session.posargs)
+    options = ("-W", "--keep-going", "-q", "-b", "html", "docs", "build/docs")
+    run(session, "environment", "sphinx-build", *options, *session.posargs)
 
 
 @nox.session(python=False)

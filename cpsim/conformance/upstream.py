@@ -283,14 +283,19 @@ class _Handler(BaseHTTPRequestHandler):
     def _body(self) -> bytes:
         """The body, whole or in chunks, as HTTP/1.1 lets a client choose. Raises ValueError if it is neither."""
         if self.headers.get("Transfer-Encoding", "").strip().lower() != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            return self._read(int(self.headers.get("Content-Length", 0)))
         body = b""
         while size := int(self.rfile.readline(LONGEST_LINE_BYTES).partition(b";")[0], 16):
-            body += self.rfile.read(size)
+            body += self._read(size)
             self.rfile.readline(LONGEST_LINE_BYTES)
         while self.rfile.readline(LONGEST_LINE_BYTES).strip():
             pass  # trailers
         return body
+
+    def _read(self, size: int) -> bytes:
+        if size < 0:
+            raise ValueError(f"a body cannot have {size} bytes")
+        return self.rfile.read(size)
 
     def _take(self, path: str, payload: bytes, document: object, token: str) -> None:
         upstream = self.server.upstream

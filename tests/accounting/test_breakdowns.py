@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from hypothesis import Phase, given, reject, settings
 from hypothesis import strategies as st
 
-from cpsim import catalog
 from cpsim.accounting import Accounts, Figure, Note, build
+from cpsim.config import catalog
 from cpsim.errors import CpsimError
 
 from .conftest import DAY_US, START_US, Site

@@ -134,7 +134,12 @@ def test_a_valid_run_as_json(cpsim):
 
 
 def test_an_invalid_run_exits_with_1(cpsim, monkeypatch):
-    monkeypatch.setattr(Ledger, "_claim", lambda *_: None)
+    apply_all = Ledger.apply_all
+
+    def without_claims(ledger, project_id, calls, now_us):
+        return apply_all(ledger, project_id, [call for call in calls if call[0] != "claim"], now_us)
+
+    monkeypatch.setattr(Ledger, "apply_all", without_claims)
     with fake.Fake({"p": "hush"}, http=fake.ANY_PORT) as site:
         arguments = ["--target", site.addresses["http"], "--project", "p", "--secret-file", "secret", "--json"]
         status, out, err = cpsim("run", "small.toml", *arguments)

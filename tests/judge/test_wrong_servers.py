@@ -73,7 +73,19 @@ def sabotage(monkeypatch):
     `right(arguments)` does what is right.
     """
 
+    def put_other_commands(kind, others):
+        apply_all = Ledger.apply_all
+
+        def patched(ledger, project_id, calls, now_us):
+            done = [other for call in calls for other in (others(call[1]) if call[0] == kind else [call])]
+            return apply_all(ledger, project_id, done, now_us)
+
+        monkeypatch.setattr(Ledger, "apply_all", patched)
+
     def put(kind, wrong):
+        if kind in {"claim", "discard"} and wrong in {do_nothing, claim_instead}:
+            put_other_commands(kind, wrong)
+            return
         method = getattr(Ledger, f"_{kind}")
 
         def patched(ledger, project, slot, arguments, now_us):
@@ -144,13 +156,12 @@ def forget_the_reason(discard, ledger, project, slot_id, arguments):
     discard({})
 
 
-def claim_instead(discard, ledger, project, slot_id, arguments):
-    slot = project.slots[slot_id]
-    ledger._claim(project, slot, {"machine": "somebody"}, slot.allocated_us)
+def claim_instead(arguments):
+    return [("claim", {"slot": arguments["slot"], "machine": "somebody"})]
 
 
-def do_nothing(right, ledger, project, slot_id, arguments):
-    pass
+def do_nothing(*_):
+    return []
 
 
 def do_it_twice(right, ledger, project, slot_id, arguments):

@@ -17,7 +17,7 @@ from cpsim.daemon.site import Daemon
 from cpsim.fake import ANY_PORT, Fake
 from cpsim.replay import payloads
 from cpsim.scenario.models.misbehaviour import WRONG_CREDENTIALS
-from cpsim.scenario.workload import FRAME, FrameTable
+from cpsim.scenario.workload import FRAME, Arguments, Column
 
 CREDENTIALS = ("demo", "s3crét")
 SLOT = "é-名-😀"
@@ -98,10 +98,12 @@ def test_a_replay_sends_ascii(production, awkward, replay):
 
 
 def test_a_body_with_the_wrong_digest_is_ascii_too(production, awkward, replay):
-    frames = FrameTable(WRONG_CREDENTIALS, awkward.row[:1] * 0)
+    frames = Arguments({"frame": Column(awkward.row[:1] * 0, WRONG_CREDENTIALS)})
     one = {name: getattr(awkward, name)[:1] for name in ("due_us", "kind", "slot", "row")}
     workload = dataclasses.replace(
-        awkward, **one | {"kind": one["kind"] * 0 + FRAME, "row": one["row"] * 0, "frame": frames}
+        awkward,
+        **one | {"kind": one["kind"] * 0 + FRAME, "row": one["row"] * 0},
+        arguments={**awkward.arguments, "frame": frames},
     )
     (requests,) = payloads.requests(workload, 'é"', production.endpoint, CREDENTIALS)
     assert replay(production.endpoint, requests).errors == ["HTTP 401: wrong digest"]

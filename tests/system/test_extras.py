@@ -212,7 +212,7 @@ def test_a_package_says_which_extra_it_needs(run, package, extra):
     done = run("-c", f"import {package}")
     last = done.stderr.splitlines()[-1]
     assert re.fullmatch(
-        rf"cpsim\.extras\.MissingExtra: {package} needs .*: pip install '{DISTRIBUTION}\[{extra}\]'", last
+        rf"cpsim\.system\.extras\.MissingExtra: {package} needs .*: pip install '{DISTRIBUTION}\[{extra}\]'", last
     )
     assert issubclass(MissingExtra, ModuleNotFoundError)
 
