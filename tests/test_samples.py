@@ -31,8 +31,9 @@ NEVER_ALLOCATED = "slot 'unknown' was never allocated"
 
 @pytest.fixture
 def sample(here):
-    """A copy of the samples of version 0.1, in the current folder: to open a file may write to it."""
+    """A copy of the samples, those of v0.1 in the current folder: to open a file may write to it."""
     shutil.copytree(SAMPLES / "v0.1", here, dirs_exist_ok=True)
+    shutil.copytree(SAMPLES / "v0.2", here / "v0.2")
     return here
 
 
@@ -116,8 +117,9 @@ def delivered(fake, spool):
         assert daemon.catch_up(GUARD_S)
 
 
-def test_a_run_folder(sample, reported):
-    found = reported("run", "summary", "leaderboards", "reconciliation", "outcomes", "counters", "expired")
+@pytest.mark.parametrize("path", ["run", "v0.2/run"])
+def test_a_run_folder(sample, reported, path):
+    found = reported(path, "summary", "leaderboards", "reconciliation", "outcomes", "counters", "expired")
     states = ("allocated", "claimed", "discarded", "expired", "outstanding")
     assert columns(found["summary"]["Slots by state"], *states) == [(40, 27, 9, 4, 0)]
     whole = ("credits", "credits_without_owner", "machines", "users")
@@ -380,6 +382,8 @@ def test_what_a_killed_server_and_a_killed_daemon_left_is_applied_once(sample, c
         ("run/journal.parquet", 152, {"claimed": 27, "allocated": 4, "discarded": 9}, 334),
         ("run-of-two/journal.parquet", 28, {"claimed": 4, "allocated": 1, "discarded": 3}, 43),
         ("recording.parquet", 8, {"claimed": 1, "allocated": 1, "discarded": 1}, 9),
+        ("v0.2/run/journal.parquet", 152, {"claimed": 27, "allocated": 4, "discarded": 9}, 334),
+        ("v0.2/recording.parquet", 8, {"claimed": 1, "allocated": 1, "discarded": 1}, 9),
         ("recording.csv", 8, {"claimed": 1, "allocated": 1, "discarded": 1}, 9),
     ],
 )
