@@ -1,4 +1,4 @@
-"""What can be seen of a server: its control API where it has one, else the slots that `/batch/slots` lists."""
+"""Reads a server: its control API if it has one, else the slots that `/batch/slots` lists."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 CONTROL_PATH: Final = "/__cpsim/"
 POLL_S: Final = 0.01
 TABLE_TAKES: Final = 20
-"""How many time-outs long a server may take to make a table: it has a row for each of millions of slots."""
+"""Time-outs that a server may take to make a table: it may have millions of rows."""
 Row = dict[str, Any]
 _NUMBERS: Final = pa.map_(pa.string(), pa.int64())
 SLOTS: Final = pa.schema(
@@ -38,26 +38,26 @@ ACCOUNTS: Final = pa.schema(
 
 
 class CannotObserve(CpsimError):
-    """The server did not show what was asked for; the message says what came instead."""
+    """The server did not answer a request as it should; the message says what it answered."""
 
 
 class _NoParquet(CannotObserve):
-    """The server is installed without what writes Parquet."""
+    """The server is installed without the extra that writes Parquet."""
 
 
 class Observer:
-    """Looks at a server.
+    """Reads a server's state.
 
     Args:
         server: its base URL.
         credentials: (project id, secret).
-        timeout_s: for each look.
+        timeout_s: for each request.
 
     Attributes:
-        outage_s: how long the server may be out of reach, by a fault; until then, a request is made again.
+        outage_s: the longest outage, by a fault, for which a request is retried.
 
     Raises:
-        EndpointError: the credentials cannot be used (from the first look that needs them).
+        EndpointError: the credentials cannot be used (from the first request that needs them).
     """
 
     def __init__(self, server: UrlEndpoint, credentials: tuple[str, str], timeout_s: float) -> None:
@@ -67,7 +67,7 @@ class Observer:
         self.outage_s = 0.0
 
     def has_control(self) -> bool:
-        """Whether the server lets its accounts be looked into."""
+        """Whether the server has a control API."""
         status, body = self._request("GET", f"{CONTROL_PATH}totals")
         try:
             totals = json.loads(body)
@@ -76,7 +76,7 @@ class Observer:
         return status == 200 and isinstance(totals, dict) and "pending" in totals
 
     def totals(self) -> tuple[int, object]:
-        """How many acknowledged commands have not reached the accounts, and figures that change as the accounts do."""
+        """How many acknowledged commands have not reached the accounts, and all totals."""
         totals = json.loads(self._fetch("GET", f"{CONTROL_PATH}totals"))
         return int(totals["pending"]), totals
 
@@ -93,7 +93,7 @@ class Observer:
         self._fetch("POST", f"{CONTROL_PATH}links", json.dumps(links).encode())
 
     def clock(self) -> tuple[int, float]:
-        """A server's time, in microseconds since 1970, and how many times real time it runs."""
+        """The server's time, in microseconds since 1970, and its rate, as a multiple of real time."""
         body = self._fetch("GET", f"{CONTROL_PATH}clock")
         try:
             shown = json.loads(body)
@@ -102,11 +102,11 @@ class Observer:
             raise CannotObserve(f"GET {CONTROL_PATH}clock on {self._server} answered no time and rate") from None
 
     def freeze_clock(self) -> int:
-        """Let a fake's clock stand still; returns its time, in microseconds since 1970."""
+        """Freeze a fake's clock; returns its time, in microseconds since 1970."""
         return int(json.loads(self._fetch("POST", f"{CONTROL_PATH}clock/freeze"))["now_us"])
 
     def set_clock(self, now_us: int) -> None:
-        """Set a fake's clock, to no time before the one it shows."""
+        """Set a fake's clock to a time that is not before its own."""
         self._fetch("POST", f"{CONTROL_PATH}clock/set?now_us={now_us}")
 
     def faults(self) -> list[dict[str, Any]]:
@@ -115,19 +115,19 @@ class Observer:
         return found
 
     def set_faults(self, faults: Sequence[str]) -> None:
-        """Have a fake fail like this from now on, and no other way."""
+        """Replace the faults of a fake."""
         self._fetch("POST", f"{CONTROL_PATH}faults", json.dumps(faults).encode())
 
     def add_faults(self, faults: Sequence[str]) -> None:
-        """Have a fake fail like this besides."""
+        """Add faults to a fake."""
         self._fetch("POST", f"{CONTROL_PATH}faults/add", json.dumps(faults).encode())
 
     def remove_faults(self, faults: Sequence[str]) -> None:
-        """Have a fake fail like this no more."""
+        """Remove faults from a fake."""
         self._fetch("POST", f"{CONTROL_PATH}faults/remove", json.dumps(faults).encode())
 
     def firings(self) -> list[dict[str, Any]]:
-        """The faults of a fake that came to pass, in order."""
+        """The faults of a fake that fired, in order."""
         found: list[dict[str, Any]] = []
         cursor: int | None = 0
         while cursor is not None:
@@ -143,7 +143,7 @@ class Observer:
         try:
             return set(json.loads(body)["data"])
         except (ValueError, TypeError, LookupError):
-            raise CannotObserve(f"POST {path} on {self._server} answered what no API server does") from None
+            raise CannotObserve(f"POST {path} on {self._server} answered no list of slots") from None
 
     def _table(self, name: str, schema: pa.Schema, rows: Mapping[str, Callable[[Row], Row]]) -> pa.Table:
         patience_s = TABLE_TAKES * self._timeout_s
@@ -175,11 +175,11 @@ class Observer:
     ) -> bytes:
         status, answer = self._request(method, path, body, headers, patience_s)
         if status != 200:
-            said = " ".join(answer[:200].decode("utf-8", "replace").split())
+            text = " ".join(answer[:200].decode("utf-8", "replace").split())
             if status == 404 and not self._server.path:
-                said += " (a server's URL usually ends in /api)"
+                text += " (a server's URL usually ends in /api)"
             kind = _NoParquet if status == 501 else CannotObserve
-            raise kind(f"{method} {path} on {self._server} answered {status}: {said}")
+            raise kind(f"{method} {path} on {self._server} answered {status}: {text}")
         return answer
 
     def _request(
@@ -219,8 +219,8 @@ class Observer:
             response = connection.getresponse()
             return response.status, response.read()
         except (OSError, UnicodeError, http.client.HTTPException) as error:
-            said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise CannotObserve(f"cannot reach {self._server}: {said}; is it running there?") from error
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise CannotObserve(f"cannot reach {self._server}: {reason}; is it running there?") from error
         finally:
             connection.close()
 

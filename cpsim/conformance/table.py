@@ -60,8 +60,8 @@ def show_walks(walks: Walks, console: Console) -> None:
         _say(console, f"deviation: {deviation.what}\n  expected  {deviation.expected}\n  got       {deviation.got}")
         for title, lines in (("in Python", walks.python()), ("in a shell", walks.shell())):
             _say(console, "\n".join([f"\nthe same, {title}; a second time it needs other ids:\n", *lines]))
-    if walks.unseen:
-        _say(console, f"not verifiable: {walks.unseen}")
+    if walks.not_verified:
+        _say(console, f"not verifiable: {walks.not_verified}")
     sent = f"{walks.sequences:,} sequences, {walks.commands:,} commands, seed {walks.seed}"
     _say(console, f"\nverdict {walks.ruling}: {sent}")
 

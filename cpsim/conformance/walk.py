@@ -19,7 +19,7 @@ from cpdaemon.errors import InvalidCommand
 from cpsim.conformance.clause import Clause, Level, Need
 from cpsim.conformance.examiner import Examiner
 from cpsim.conformance.findings import CannotRun, Deviation, NotVerifiable
-from cpsim.judge.model import NOTHING, START, Branch, SlotState, Span, Step, taken
+from cpsim.judge.model import NOTHING, START, Branch, SlotState, Span, Step, branches_after
 from cpsim.judge.repeat import shell_lines
 from cpsim.judge.verdict import Ruling
 
@@ -82,7 +82,7 @@ class Walks:
         commands: how many were sent in them.
         deviation: what was not as the protocol has it, at the end of a sequence of which nothing can be left out.
         sequence: that sequence; its slots and machines are numbered.
-        unseen: what could not be verified, and what would show it.
+        not_verified: what could not be verified, and what would show it.
     """
 
     target: Target
@@ -92,14 +92,14 @@ class Walks:
     commands: int = 0
     deviation: Deviation | None = None
     sequence: list[Command] = field(default_factory=list)
-    unseen: str = ""
+    not_verified: str = ""
 
     @property
     def ruling(self) -> Ruling:
         """Invalid if there is a deviation; unknown where only acknowledgements can be seen; else valid."""
         if self.deviation is not None:
             return Ruling.INVALID
-        return Ruling.UNKNOWN if self.unseen else Ruling.VALID
+        return Ruling.UNKNOWN if self.not_verified else Ruling.VALID
 
     def document(self) -> dict[str, Any]:
         """It as JSON has it."""
@@ -113,7 +113,7 @@ class Walks:
             "deviation": None if deviation is None else str(deviation),
             "python": self.python(),
             "shell": self.shell(),
-            "not_verified": self.unseen or None,
+            "not_verified": self.not_verified or None,
         }
 
     def python(self) -> list[str]:
@@ -167,7 +167,7 @@ def walk(sight: TargetView, count: int, seed: int, on_sequence: Callable[[int], 
     """
     walks = Walks(sight.target, f"{sight.target.slot_prefix}-{sight.run}", seed)
     if sight.target.server is None:
-        walks.unseen = f"What commands do: a daemon shows only that it acknowledges. It needs {Need.SERVER}"
+        walks.not_verified = f"What commands do: a daemon shows only that it acknowledges. It needs {Need.SERVER}"
 
     examiner = Examiner(sight, CLAUSE)
 
@@ -196,7 +196,7 @@ def walk(sight: TargetView, count: int, seed: int, on_sequence: Callable[[int], 
     except (Deviation, Flaky):
         _shorten(walks, begin)
     except NotVerifiable as error:
-        walks.unseen = str(error)
+        walks.not_verified = str(error)
     return walks
 
 
@@ -267,7 +267,9 @@ class _Course:
         self.sent.append(command)
         self._walks.commands += 1
         command = self._named(command)
-        after = taken(self._branches.get(command.slot, START), _step(command, time.monotonic_ns(), accepted=True))
+        after = branches_after(
+            self._branches.get(command.slot, START), _step(command, time.monotonic_ns(), accepted=True)
+        )
         if self._walks.target.daemon is not None:
             self._examiner.tell(_frame(command))
         else:
@@ -289,10 +291,10 @@ class _Course:
             self._examiner.wait_until_applied()
         for name in dict.fromkeys(command.slot for command in self.sent):
             slot = self._ids[name]
-            fate = self._branches.get(slot, START).fate
+            state = self._branches.get(slot, START).state
             if self._sees_accounts:
-                self._examiner.check(f"slot {slot}", _seen(fate), self._look(slot))
-            elif fate.phase == "allocated":
+                self._examiner.check(f"slot {slot}", _seen(state), self._look(slot))
+            elif state.phase == "allocated":
                 self._examiner.see_listed(slot)
             else:
                 self._examiner.see_unlisted(slot)
@@ -354,15 +356,15 @@ def _renamed(command: Command, rename: Callable[[str], str]) -> Command:
     return command_of(command.kind, {**arguments, **ids})
 
 
-def _seen(fate: SlotState) -> dict[str, object]:
+def _seen(state: SlotState) -> dict[str, object]:
     """A state as the accounts show it."""
     return {
-        "state": fate.phase,
-        "machine": fate.machine,
-        "granted": fate.granted,
-        "reason": fate.reason,
-        "counters": dict(fate.counters),
-        "meta": dict(fate.meta),
+        "state": state.phase,
+        "machine": state.machine,
+        "granted": state.granted,
+        "reason": state.reason,
+        "counters": dict(state.counters),
+        "meta": dict(state.meta),
     }
 
 

@@ -24,11 +24,11 @@ RECORD_TYPE: Final = np.dtype(
     [("op", "<i4"), ("outcome", "u1"), ("error", "<u2"), ("sent_ns", "<i8"), ("answered_ns", "<i8")]
 )
 OTHER_ERRORS: Final = 1_000
-"""Error texts told apart; further ones are counted under one text, so that memory stays bounded."""
+"""Distinct error texts kept; further ones share one text, so that memory stays bounded."""
 
 
 class Outcome(IntEnum):
-    """What is known of an operation: a refusal changed nothing, an unknown one may have been applied."""
+    """The outcome of an operation: a refused one changed nothing, an unknown one may have been applied."""
 
     ACCEPTED = 0
     REFUSED = 1
@@ -41,7 +41,7 @@ class Journal:
     Times are nanoseconds since the replay began.
 
     Args:
-        descriptor: of the file of another process's journal, to write for it; None makes a file.
+        descriptor: of another process's journal file, to write to; None makes a file.
     """
 
     def __init__(self, descriptor: int | None = None) -> None:
@@ -56,7 +56,7 @@ class Journal:
         self.counts = [0, 0, 0]
 
     def record(self, op: int, outcome: Outcome, error: str, sent_ns: int, answered_ns: int) -> None:
-        """Append what became of operation `op`; `error` is empty when it was accepted."""
+        """Append the outcome of operation `op`; `error` is empty if it was accepted."""
         code = self._codes.get(error)
         if code is None:
             code = self._code(error)
@@ -81,11 +81,11 @@ class Journal:
         return os.pread(self._file.fileno(), end - offset, offset)
 
     def flush(self) -> None:
-        """Have all that was recorded in the file."""
+        """Write all records to the file."""
         self._file.flush()
 
     def close(self) -> None:
-        """Give up the file."""
+        """Close the file."""
         self._file.close()
 
     def _code(self, error: str) -> int:
@@ -100,11 +100,11 @@ class Journal:
 def merged(
     shares: Iterable[tuple[npt.NDArray[np.void], list[str], npt.NDArray[np.int64]]],
 ) -> tuple[npt.NDArray[np.void], list[str]]:
-    """The records of several journals as those of one, in the order of the operations, and the error texts of all.
+    """Merge the records of several journals, in the order of the operations, and their error texts.
 
     Args:
-        shares: records (dtype RECORD_TYPE) and errors of each journal, and the numbers in the whole of the operations
-            that it numbers from 0. The records are changed.
+        shares: of each journal the records (dtype RECORD_TYPE), the errors, and the numbers of its operations in the
+            whole workload. The records are changed.
     """
     errors: dict[str, int] = {"": 0}
     parts = []

@@ -12,7 +12,7 @@ from cpdaemon.errors import ConnectFailed, Refused, ReplyLost, ReplyTimeout
 from cpsim.daemon.courier import NOT_AGAIN, accepted
 from cpsim.daemon.site import Daemon
 from cpsim.daemon.spool import Spool
-from cpsim.server.batches import NotAgain
+from cpsim.server.batches import BatchNotApplied
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -139,7 +139,7 @@ class InProcess:
             store.begin()
         try:
             self._accounts.apply(self._project_id, calls, batch_id)
-        except NotAgain as reason:
+        except BatchNotApplied as reason:
             raise Refused(str(reason), NOT_AGAIN) from reason
         if store is not None:
             store.wait()

@@ -240,7 +240,7 @@ class Fake:
         """
         if self._store is not None and "ack-before-delivery" in self.accounts.quirks ^ quirks:
             raise CpsimError("with a store, ack-before-delivery cannot be switched while it serves: start anew with it")
-        self.accounts.behave(quirks)
+        self.accounts.set_quirks(quirks)
         for daemon in self.daemons:
             daemon.behave(quirks)
 
@@ -285,7 +285,7 @@ class Fake:
 
     def _keep_time(self) -> None:
         with suppress(CpsimError):  # then the store has the time of what was last changed
-            self.accounts.keep_time()
+            self.accounts.write_time()
 
     def _close_store(self) -> None:
         if self._store is not None:

@@ -158,10 +158,10 @@ class Configuration:
             seed=self.seed,
             crash=partial(os.kill, os.getpid(), signal.SIGKILL),
         )
-        has_history = bool(fake.accounts.clock.told_us)
+        has_history = bool(fake.accounts.clock.latest_us)
         fake.accounts.clock.run(self.rate)
         if self.start_us is not None:
-            fake.accounts.clock.set(max(self.start_us, fake.accounts.clock.told_us))
+            fake.accounts.clock.set(max(self.start_us, fake.accounts.clock.latest_us))
         if has_history:
             self._compare_links(fake.accounts)
         else:

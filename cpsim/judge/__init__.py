@@ -1,1 +1,1 @@
-"""The judge: says whether what an endpoint did is what the protocol says. It shares no code with the fake."""
+"""The judge compares what an endpoint did with the protocol. The judge shares no code with the fake."""

@@ -1,7 +1,7 @@
-"""The effect of commands in time: how long after its OK each was applied, where a server's ledger shows when.
+"""The apply delay: the time from a command's OK to its application, by the times in a server's ledger.
 
-The ledger has, on the server's clock, when a slot was allocated and when it was claimed or discarded. Of counters and
-metadata it keeps no time. Ours is the performance counter, which nobody sets.
+The ledger has, on the server's clock, the times of a slot's alloc and of its claim or discard; it has no times of
+counters and metadata. The local clock is the performance counter, which nobody sets.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     Ints = npt.NDArray[np.int64]
 
     class Replayed(Protocol):
-        """What a replay has left: its records, and the ledger's slots where they were seen."""
+        """The records of a replay, and the ledger's slots if they were read."""
 
         workload: Workload
         slot_prefix: str
@@ -43,43 +43,43 @@ if TYPE_CHECKING:
         slots: pa.Table | None
 
 
-LOOKS: Final = 9
-"""At the server's clock, before and after: the quickest says most exactly what it shows."""
-LOOKS_BETWEEN: Final = 3
-"""The same during a run, where each costs the sender some time."""
+READINGS: Final = 9
+"""Readings of the server's clock before and after a run: the quickest one is the most exact."""
+READINGS_DURING_RUN: Final = 3
+"""Readings at a time during a run, where each costs the sender some time."""
 FIRST_PAUSE_S: Final = 0.05
 LONGEST_PAUSE_S: Final = 1.0
-"""From one look during a run to the next, which is ever longer within these."""
-SHOWN: Final = (
+"""Pauses between readings during a run grow from the first to the longest."""
+TIME_COLUMNS: Final = (
     ("allocated_us", ("allocated", "claimed", "discarded", "expired"), ("alloc",)),
     ("settled_us", ("claimed", "discarded"), ("claim", "discard")),
 )
-"""A column of the ledger, the states in which it is meant, and the commands whose time it is."""
+"""A column of the ledger, the states in which it is set, and the commands whose time it holds."""
 
 
 class ClockWatch:
-    """Reads a server's clock before, during and after a run; a context manager, which is the run.
+    """Reads a server's clock before, during and after a run; a context manager around the run.
 
     Args:
-        observer: of the server; None if there is none to look at.
-        now_ns: our clock, which is monotonic.
+        observer: of the server; None if there is none.
+        now_ns: the local monotonic clock.
     """
 
     def __init__(self, observer: Observer | None, now_ns: Callable[[], int] = time.perf_counter_ns) -> None:
         self._observer = observer
         self._now_ns = now_ns
         self.seen: list[Reading] = []
-        """The readings until now."""
-        self._unseen = "there is no server whose clock and ledger could be looked at (--server)"
+        """The readings so far."""
+        self._why_unknown = "there is no server with a clock and a ledger to read (--server)"
         self._ending = threading.Event()
         self._pool = ThreadPoolExecutor(1, "cpsim-clock")
         self._watching: Future[None] | None = None
 
-    def look(self, count: int = LOOKS) -> None:
-        """Read the clock, and keep the quickest of so many readings.
+    def read(self, count: int = READINGS) -> None:
+        """Read the clock `count` times, and keep the quickest reading.
 
         Raises:
-            CannotObserve: the server does not show it.
+            CannotObserve: the server does not show its clock.
         """
         assert self._observer is not None
         readings = []
@@ -91,24 +91,24 @@ class ClockWatch:
         self.seen.append(min(odd or readings, key=lambda reading: reading.received_ns - reading.sent_ns))
 
     def readings(self) -> list[Reading]:
-        """All readings, and a last one that is made now.
+        """All readings, with a last one made now.
 
         Raises:
-            NotComparable: there was none before the run.
-            CannotObserve: the server does not show its clock any more.
+            NotComparable: there was no reading before the run.
+            CannotObserve: the server no longer shows its clock.
         """
         if not self.seen:
-            raise NotComparable(self._unseen)
+            raise NotComparable(self._why_unknown)
         self._end()
-        self.look()
+        self.read()
         return self.seen
 
     def __enter__(self) -> Self:
         if self._observer is not None:
             try:
-                self.look()
+                self.read()
             except CannotObserve as error:
-                self._unseen = str(error)
+                self._why_unknown = str(error)
             else:
                 self._watching = self._pool.submit(self._watch)
         return self
@@ -120,7 +120,7 @@ class ClockWatch:
         self._pool.shutdown()
 
     def _end(self) -> None:
-        """Make no more readings; what went wrong with them is raised here."""
+        """Stop the readings during the run, and raise their error."""
         self._ending.set()
         if self._watching is not None:
             self._watching.result()
@@ -128,63 +128,63 @@ class ClockWatch:
     def _watch(self) -> None:
         pause_s = FIRST_PAUSE_S
         while not self._ending.wait(pause_s):
-            with suppress(CannotObserve):  # a fault may have it out of reach
-                self.look(LOOKS_BETWEEN)
+            with suppress(CannotObserve):  # an outage may be on
+                self.read(READINGS_DURING_RUN)
             pause_s = min(1.5 * pause_s, LONGEST_PAUSE_S)
 
 
-def effect_delays_ns(
+def apply_delays_ns(
     run: Replayed, project: str | None, readings: Sequence[Reading], start_ns: int
 ) -> tuple[Ints, float]:
-    """How long after its answer each command was applied.
+    """The apply delays: the time from the answer to the application of each command.
 
-    One that was applied after it was sent, and before its answer had arrived, counts as 0: it was applied when the
-    answer was there. No other time can be before the answer; if one is, all of them are worth nothing.
+    A command that was applied after its sending and before its answer has a delay of 0. A time before the sending is
+    impossible; if there is one, no delay can be computed.
 
     Args:
         run: its records, and the ledger's slots.
-        project: whose slots they are; None if that is not known.
-        readings: of the clock of the server whose ledger that is, from before the replay to after the ledger was read.
-        start_ns: when the replay began, on the clock of the readings.
+        project: the project of the slots; None if unknown.
+        readings: of the server's clock, from before the replay to after the ledger was read.
+        start_ns: the start of the replay, on the local clock.
 
     Returns:
-        Nanoseconds for each accepted alloc, claim or discard that alone of its kind can have been applied to its slot,
-        in no order; and by how many nanoseconds they may all be wrong.
+        The delays in nanoseconds, one for each accepted alloc, claim or discard that is the only one of its kind for
+        its slot, in no order; and the largest error of all of them, in nanoseconds.
 
     Raises:
-        NotComparable: they cannot be known; the message says why.
+        NotComparable: the delays cannot be computed; the message says why.
     """
     if run.slots is None or project is None:
-        raise NotComparable("the server's ledger was not seen")
+        raise NotComparable("the server's ledger was not read")
     if run.workload.sites:
-        raise NotComparable("it is not measured where a scenario has several sites")
+        raise NotComparable("the apply delay is not measured for a scenario of several sites")
     clock = offset(readings)
     records = run.records[run.records["outcome"] != Outcome.REFUSED]
     kinds, slots = run.workload.kind[records["op"]], run.workload.slot[records["op"]]
     mine = run.slots.filter(pc.equal(pc.utf8_lower(run.slots["project"]), project.lower()))
-    meant = _meant(run, mine["slot"])
+    slot_of_row = _slots_of_ids(run, mine["slot"])
     delays = []
-    for column, states, commands in SHOWN:
+    for column, states, commands in TIME_COLUMNS:
         chosen = np.flatnonzero(np.isin(kinds, [KIND_CODES[command] for command in commands]))
-        record_of = _only_of_slots(len(run.workload.slot_numbers), slots[chosen], chosen)
+        record_of = _unique_values(len(run.workload.slot_numbers), slots[chosen], chosen)
         there = pc.and_(pc.is_in(mine["state"], pa.array(states)), pc.is_valid(mine[column]))
-        rows = np.flatnonzero(there.to_numpy(zero_copy_only=False) & (meant >= 0))
-        rows = rows[record_of[meant[rows]] >= 0]
-        rows = rows[records["outcome"][record_of[meant[rows]]] == Outcome.ACCEPTED]
-        of_rows = records[record_of[meant[rows]]]
-        applied_ns = clock.on_ours_ns(mine[column].take(pa.array(rows)).to_numpy())
+        rows = np.flatnonzero(there.to_numpy(zero_copy_only=False) & (slot_of_row >= 0))
+        rows = rows[record_of[slot_of_row[rows]] >= 0]
+        rows = rows[records["outcome"][record_of[slot_of_row[rows]]] == Outcome.ACCEPTED]
+        of_rows = records[record_of[slot_of_row[rows]]]
+        applied_ns = clock.to_local_ns(mine[column].take(pa.array(rows)).to_numpy())
         sent_ns = of_rows["sent_ns"] + start_ns
         _check_possible(sent_ns - applied_ns, clock.uncertainty_ns, "before it was sent")
         _check_possible(applied_ns - readings[-1].received_ns, clock.uncertainty_ns, "after the ledger was read")
         delays.append(np.maximum(applied_ns - start_ns - of_rows["answered_ns"], 0).astype(np.int64))
     found: Ints = np.concatenate(delays)
     if not len(found):
-        raise NotComparable("the ledger has the time of no command of this run")
+        raise NotComparable("the ledger has no times of commands of this run")
     return found, clock.uncertainty_ns
 
 
 def _check_possible(wrong_ns: npt.NDArray[np.floating[Any]], uncertainty_ns: float, when: str) -> None:
-    """Raise NotComparable if a command was applied when it cannot have been, by more than the uncertainty."""
+    """Raise NotComparable if a command was applied at an impossible time, by more than the uncertainty."""
     worst_ns = wrong_ns.max(initial=0.0)
     if worst_ns > uncertainty_ns:
         raise NotComparable(
@@ -193,8 +193,8 @@ def _check_possible(wrong_ns: npt.NDArray[np.floating[Any]], uncertainty_ns: flo
         )
 
 
-def _meant(run: Replayed, ids: pa.ChunkedArray) -> Ints:
-    """The slot of the workload that each id names; -1 for those of others."""
+def _slots_of_ids(run: Replayed, ids: pa.ChunkedArray) -> Ints:
+    """The workload's slot of each id; -1 for other ids."""
     prefix = f"{run.slot_prefix}-"
     ends = pc.utf8_slice_codeunits(ids, len(prefix))
     ours = pc.and_(pc.starts_with(ids, prefix), pc.match_substring_regex(ends, r"^[0-9]{1,18}$"))
@@ -206,8 +206,8 @@ def _meant(run: Replayed, ids: pa.ChunkedArray) -> Ints:
     return found
 
 
-def _only_of_slots(count: int, slots: npt.NDArray[np.int32], values: Ints) -> Ints:
-    """The value of each slot that has just one; -1 for all others."""
+def _unique_values(count: int, slots: npt.NDArray[np.int32], values: Ints) -> Ints:
+    """The value of each slot that has exactly one; -1 for all others."""
     of_slots: Ints = np.full(count, -1, np.int64)
     of_slots[slots] = values
     of_slots[np.bincount(slots, minlength=count) != 1] = -1

@@ -1,7 +1,7 @@
-"""The accounts of a server as a whole.
+"""The conservation laws on the accounts of a server.
 
-What its claimed slots granted is what its machines earned, and no credit or counter is made or lost on the way to its
-users. Sums are of 64 bits and may wrap, on all sides alike.
+Machines earn what claimed slots granted; users have, with what waits, what machines earned. Sums have 64 bits and may
+wrap, on all sides alike.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 CREDITS: Final = "credits"
 SEPARATOR: Final = "\x1f"
-"""Between a project's id and a machine's; in neither, as no command can carry it."""
+"""Separates a project id from a machine id; neither contains it, because no command can."""
 ROWS: Final = 1_048_576
-"""Rows added up at a time."""
-TRACED: Final = 20
-"""Machines whose slots are looked up; each takes a look at all claims."""
-CULPRITS: Final = 5
+"""Rows summed at a time."""
+MACHINES_TRACED: Final = 20
+"""Machines whose slots are looked up; each look-up reads all claims."""
+SLOTS_NAMED: Final = 5
 
 
 class Holder(NamedTuple):
@@ -43,7 +43,7 @@ class Holder(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """Rows of a table, and whose each is: the project's id and the machine's or user's."""
+    """Rows of a table, and the holder of each: a project id and a machine or user id."""
 
     table: pa.Table
     holders: pa.Array
@@ -51,7 +51,7 @@ class _Rows(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """Amounts added up: int64[holders, names]."""
+    """Sums by holder and name: int64[holders, names]."""
 
     holders: list[Holder]
     names: list[str]
@@ -74,13 +74,13 @@ class Sums:
 
 
 def judge_books(slots: pa.Table, accounts: pa.Table, verdict: Verdict, owners: Mapping[str, str] | None = None) -> None:
-    """Check the conservation laws on the whole of a ledger, of all its projects.
+    """Check the conservation laws on a whole ledger, with all its projects.
 
     Args:
         slots: the server's slots, one row each, as the control API exports them.
-        accounts: its machines and users, likewise.
+        accounts: its machines and users, one row each.
         verdict: takes the findings.
-        owners: machine to user, where these are all links and were made before the first claim.
+        owners: machine to user, if these are all the links and came before the first claim.
     """
     claimed = _rows(slots.filter(pc.equal(slots["state"], "claimed")), "machine")
     machines, users = (_rows(accounts.filter(pc.equal(accounts["kind"], kind)), "id") for kind in ("machine", "user"))
@@ -101,7 +101,7 @@ def judge_books(slots: pa.Table, accounts: pa.Table, verdict: Verdict, owners: M
 
 
 def _judge_machines(granted: Sums, earned: Sums, claims: _Claims, verdict: Verdict) -> None:
-    """Each machine has what its own claimed slots granted, no more and no less."""
+    """Each machine has exactly what its own claimed slots granted."""
     surplus = earned.values - granted.values
     places = sorted(np.argwhere(surplus).tolist(), key=lambda place: (granted.holders[place[0]].subject, place))
     machines = {granted.holders[h].subject for h, _ in places}
@@ -121,12 +121,12 @@ def _judge_machines(granted: Sums, earned: Sums, claims: _Claims, verdict: Verdi
         if sources:
             verdict.find("leaked", machine, f"{detail}: the rest is of project {sources[0]}")
         else:
-            slots = claims.that_show(granted.holders[h], name, more)
+            slots = claims.showing(granted.holders[h], name, more)
             verdict.find("over-credited" if more > 0 else "under-credited", machine, detail, slots)
 
 
 def _judge_totals(granted: Sums, earned: Sums, waiting: Sums, owned: Sums, verdict: Verdict) -> None:
-    """Project by project: what claims granted, machines earned, and users have or will have."""
+    """In each project, machines earned what claims granted, and users and waiting machines hold it."""
     by_claims, by_machines, held = granted.of_projects(), earned.of_projects(), owned.of_projects()
     for place, amount in waiting.of_projects().items():
         held[place] += amount
@@ -143,7 +143,7 @@ def _judge_totals(granted: Sums, earned: Sums, waiting: Sums, owned: Sums, verdi
 
 
 def _judge_waiting(linked: pa.Array, waiting: Sums, verdict: Verdict) -> None:
-    """What a machine with a user earned, waits no more."""
+    """Nothing waits on a machine that has a user."""
     known = pa.array([SEPARATOR.join(holder) for holder in waiting.holders], pa.string())
     places = indices(linked, known)
     for h, n in np.argwhere(waiting.values[places]).tolist():
@@ -153,7 +153,7 @@ def _judge_waiting(linked: pa.Array, waiting: Sums, verdict: Verdict) -> None:
 
 
 def _judge_users(earned: Sums, owned: Sums, owners: Mapping[str, str], verdict: Verdict) -> None:
-    """Each user has what the user's machines earned."""
+    """Each user has what the machines of that user earned."""
     should: defaultdict[Holder, Ints] = defaultdict(lambda: np.zeros(len(earned.names), np.int64))
     for holder, values in zip(earned.holders, earned.values, strict=True):
         owner = owners.get(holder.subject)
@@ -171,23 +171,23 @@ def _judge_users(earned: Sums, owned: Sums, owners: Mapping[str, str], verdict: 
 
 
 class _Claims:
-    """The claimed slots, to find those that show what is wrong with a machine."""
+    """Finds the claimed slots that show what is wrong with a machine."""
 
     def __init__(self, claimed: _Rows) -> None:
         self._claimed = claimed
-        self._looks = TRACED
+        self._traces_left = MACHINES_TRACED
 
-    def that_show(self, holder: Holder, name: str, difference: int) -> list[str]:
-        """The one slot whose grant is just the difference, or else some of the machine's."""
-        if not self._looks:
+    def showing(self, holder: Holder, name: str, difference: int) -> list[str]:
+        """The slot whose grant equals the difference, or else some slots of the machine."""
+        if not self._traces_left:
             return []
-        self._looks -= 1
+        self._traces_left -= 1
         own = self._claimed.table.filter(pc.equal(self._claimed.holders, SEPARATOR.join(holder)))
         slots: list[str] = own["slot"].to_pylist()
         for slot, granted, counters in zip(slots, own["granted"].to_pylist(), own["counters"].to_pylist(), strict=True):
             if abs(difference) == (granted if name == CREDITS else dict(counters or ()).get(name)):
                 return [slot]
-        return slots[:CULPRITS]
+        return slots[:SLOTS_NAMED]
 
 
 def _rows(table: pa.Table, column: str) -> _Rows:
@@ -200,13 +200,13 @@ def _split(holders: pa.Array) -> list[Holder]:
 
 
 def _counter_names(*columns: pa.ChunkedArray) -> list[str]:
-    """Credits, and each counter there is."""
+    """Credits, and the name of each counter."""
     found: set[str] = {name for column in columns for name in pc.unique(map_entries(column)[1]).to_pylist()}
     return [CREDITS, *sorted(found - {CREDITS})]
 
 
 def _sums(rows: _Rows, columns: tuple[str, str], known: pa.Array, names: list[str]) -> Sums:
-    """What rows hold in a column of credits and one of counters, by holder and name."""
+    """The sums of a column of credits and a column of counters, by holder and name."""
     credits, counters = columns
     table, holder = rows.table, indices(rows.holders, known)
     values = np.zeros((len(known), len(names)), np.int64)

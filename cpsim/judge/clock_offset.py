@@ -1,8 +1,8 @@
-"""How a server's clock and ours go together, by readings of it before, during and after a run.
+"""The offset between the server's clock and the local clock, from readings before, during and after a run.
 
-A reading bounds the offset between the two: the server looked at its clock after the request was sent, and before the
-answer was there. What agrees with all bounds is what is known: a constant offset, or a steady drift. Where neither
-does, the times of that clock cannot be told on ours.
+A reading bounds the offset: the server read its clock after the request was sent, and before the answer arrived. The
+offset is a constant, or a steady drift, that agrees with all bounds. Where none agrees, times of the server's clock
+cannot be converted to the local clock.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.floating[Any]]
 
 LARGEST_DRIFT: Final = 0.1
-"""Above what a clock is slewed by (chrony: 8.3%, adjtime: 0.05%): a clock that gains more is not keeping real time."""
+"""More than clocks are slewed by (chrony: 8.3%, adjtime: 0.05%): a clock that gains more does not keep real time."""
 HALVINGS: Final = 60
 
 
 class NotComparable(CpsimError):
-    """Times of the server's clock cannot be told on ours; the message says why."""
+    """Times of the server's clock cannot be converted to the local clock; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The server's clock, as it was shown over the network.
+    """A reading of the server's clock over the network.
 
     Attributes:
-        sent_ns: when it was asked for, on our monotonic clock.
-        received_ns: when the answer was there.
-        shown_us: what it showed, in microseconds since 1970.
-        rate: how many times real time it says to run.
+        sent_ns: when the request was sent, on the local monotonic clock.
+        received_ns: when the answer arrived.
+        shown_us: the server's time, in microseconds since 1970.
+        rate: the server's rate, as a multiple of real time.
     """
 
     sent_ns: int
@@ -49,13 +49,13 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Offset:
-    """Where our clock is when the server's shows a time: a line.
+    """The local time as a linear function of the server's time.
 
     Attributes:
         shown_us: a time of the server's clock.
-        local_ns: that time on our monotonic clock.
-        drift: what the server's clock gains on ours: 0.01 in 100 s is a second.
-        uncertainty_ns: how wrong a time that is told on our clock may be.
+        local_ns: that time on the local monotonic clock.
+        drift: the gain of the server's clock on the local clock: 0.01 is one second in 100 s.
+        uncertainty_ns: the largest error of a converted time.
     """
 
     shown_us: int
@@ -63,8 +63,8 @@ class Offset:
     drift: float
     uncertainty_ns: float
 
-    def on_ours_ns(self, shown_us: npt.NDArray[np.int64]) -> Floats:
-        """Times of the server's clock, in microseconds since 1970, as nanoseconds on our monotonic clock."""
+    def to_local_ns(self, shown_us: npt.NDArray[np.int64]) -> Floats:
+        """Convert the server's times, in microseconds since 1970, to nanoseconds on the local monotonic clock."""
         times_ns: Floats = self.local_ns + (shown_us - self.shown_us) * 1e3 / (1 + self.drift)
         return times_ns
 
@@ -73,7 +73,7 @@ def offset(readings: Sequence[Reading]) -> Offset:
     """Compare the clocks.
 
     Args:
-        readings: in the order of time, the first before and the last after what is to be told.
+        readings: in the order of time, the first before and the last after the times to convert.
 
     Raises:
         NotComparable: the server's clock does not keep real time, was set, or ran unevenly.
@@ -99,7 +99,7 @@ def offset(readings: Sequence[Reading]) -> Offset:
     middle_us = (floor_us + ceiling_us) / 2
     line_us = middle_us + drift * at_us[[0, -1]]
     wrong_us = np.maximum(line_us - lowest_us[[0, -1]], highest_us[[0, -1]] - line_us).max()
-    # the server shows `first.shown_us` when ours is at `t`: t + middle_us + drift * t = 0
+    # the server shows `first.shown_us` at local time `t`: t + middle_us + drift * t = 0
     return Offset(first.shown_us, first.sent_ns - middle_us * 1e3 / (1 + drift), drift, float(wrong_us) * 1e3)
 
 
@@ -111,9 +111,7 @@ def _check_not_set(lowest_us: Floats, highest_us: Floats) -> None:
     if len(places):
         place = places[len(places) // 2]
         step_s = (sum(bound[place] for bound in after) - sum(bound[place] for bound in before)) / 2e6
-        raise NotComparable(
-            f"the server's clock was set by about {step_s:+.3g} s during the run, as far as it was seen"
-        )
+        raise NotComparable(f"the server's clock was set by about {step_s:+.3g} s during the run, by its readings")
 
 
 def _drift(at_us: Floats, lowest_us: Floats, highest_us: Floats) -> float:
@@ -133,7 +131,7 @@ def _drift(at_us: Floats, lowest_us: Floats, highest_us: Floats) -> float:
     if gap_us(drift) > 0:
         ahead_s = (lowest_us + highest_us) / 2e6
         raise NotComparable(
-            "the server's clock did not run steadily during the run: against ours, it was between "
-            f"{ahead_s.min():+.3g} s and {ahead_s.max():+.3g} s from where it began"
+            "the server's clock did not run steadily during the run: against the local clock, it was between "
+            f"{ahead_s.min():+.3g} s and {ahead_s.max():+.3g} s from its first offset"
         )
     return drift

@@ -1,10 +1,9 @@
-"""The many slots to which nothing out of the ordinary happened, judged in columns.
+"""Compares ordinary slots with their expected states, in columns.
 
-An ordinary slot was allocated, perhaps counted, described and settled, once each, every command was accepted, each
-after the other, and the slot's time was clearly not out, or clearly was. Its state is then known, and can be computed
-and compared for millions of slots at once. `fine` says which slots are ordinary and just as they should be; all
-others are for the model, which alone makes findings. So this module can be wrong in one way only: to call a slot fine
-that is not.
+An ordinary slot has one alloc, and at most one counters, meta and claim or discard; every command was accepted, none
+overlaps another, and the slot clearly expired or clearly did not. Its state is then known, and is computed and compared
+for millions of slots at once. `correct_slots` says which slots are ordinary and in the expected state; all others are
+for the model, which alone makes findings. So this module can be wrong in one way only: to call a wrong slot correct.
 """
 
 from __future__ import annotations
@@ -35,17 +34,17 @@ ALLOCATED, CLAIMED, DISCARDED, EXPIRED = range(4)
 ALLOC, META, COUNTERS, DISCARD, CLAIM = (KIND_CODES[kind] for kind in ("alloc", "meta", "counters", "discard", "claim"))
 KNOWN: Final = [ALLOC, META, COUNTERS, DISCARD, CLAIM]
 LONGEST_MIN: Final = 100_000_000
-"""Minutes to expiry are cut to this: 190 years, the most that nanoseconds can add up."""
+"""The longest time to expiry, in minutes: 190 years, the most that nanoseconds can hold."""
 ROWS: Final = 1_048_576
 """Rows of the ledger compared at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """The states of ordinary slots, in columns with a row per slot of the workload.
+    """The expected states of ordinary slots: columns with one row per slot of the workload.
 
     Attributes:
-        ordinary: whether the slot is; the other columns hold for these.
+        ordinary: whether the slot is ordinary; the other columns are valid for ordinary slots.
         phase: index into PHASES.
         granted: credits, ABSENT unless claimed.
         machine: index into the workload's machines, -1 unless claimed.
@@ -63,26 +62,26 @@ class Expected:
 
 
 def expected(history: History) -> Expected:
-    """Tell the ordinary slots from the others, and compute their states."""
+    """Find the ordinary slots, and compute their states."""
     workload = history.workload
     ordinary = history.sent_for()
     ordinary[history.slot[~history.accepted]] = False
     place = np.full((FRAME, history.slots), -1, np.int32)
-    for kind in range(FRAME):  # of a frame there is no history
+    for kind in range(FRAME):  # malformed frames are not in the history
         places = np.flatnonzero(history.kind == kind).astype(np.int32)
         slots = history.slot[places]
         place[kind, slots] = places
         again = place[kind, slots] != places
         ordinary[slots[again] if kind in KNOWN else slots] = False
     ordinary &= (place[ALLOC] >= 0) & ((place[CLAIM] < 0) | (place[DISCARD] < 0))
-    ordinary &= _in_turn(history, place)
+    ordinary &= _is_in_order(history, place)
     rows = workload.row[history.records["op"]]
-    row = [_taken(rows, places, -1) for places in place]
+    row = [_values_at(rows, places, -1) for places in place]
     granted, agreed = _granted(history, row)
     settled = np.where(place[CLAIM] >= 0, CLAIMED, np.where(place[DISCARD] >= 0, DISCARDED, ALLOCATED))
     in_time, over = _times(history, place, row[ALLOC])
-    machine = _taken(workload.arguments["claim"]["machine"].values, row[CLAIM], -1)
-    reason = _taken(workload.arguments["discard"]["reason"].values, row[DISCARD], -1)
+    machine = _values_at(workload.arguments["claim"]["machine"].values, row[CLAIM], -1)
+    reason = _values_at(workload.arguments["discard"]["reason"].values, row[DISCARD], -1)
     ordinary &= agreed & (in_time | over) & (machine != ABSENT) & (reason != ABSENT)
     return Expected(
         ordinary=ordinary,
@@ -95,13 +94,13 @@ def expected(history: History) -> Expected:
     )
 
 
-def fine(history: History, slots: pa.Table, slot_of_row: Ints) -> Bools:
-    """For each slot of the workload, whether it is ordinary and the ledger shows it just as it should be.
+def correct_slots(history: History, slots: pa.Table, slot_of_row: Ints) -> Bools:
+    """For each slot of the workload, whether it is ordinary and in the expected state.
 
     Args:
-        history: what was sent and answered.
+        history: the operations and their replies.
         slots: the ledger, one row per slot, as the control API exports it.
-        slot_of_row: which slot of the workload each row shows, -1 for none. The last row of a slot counts.
+        slot_of_row: the workload's slot of each row, -1 for none. The last row of a slot counts.
     """
     should = expected(history)
     shown = np.zeros(history.slots, bool)
@@ -115,8 +114,8 @@ def fine(history: History, slots: pa.Table, slot_of_row: Ints) -> Bools:
     return good
 
 
-def fine_outstanding(history: History, outstanding: set[str]) -> Bools:
-    """For each slot of the workload, whether it is ordinary, and listed as outstanding if it should be."""
+def correct_outstanding(history: History, outstanding: set[str]) -> Bools:
+    """For each slot of the workload, whether it is ordinary, and listed as outstanding exactly if it is."""
     should = expected(history)
     listed = indices(slot_ids(history), pa.array(sorted(outstanding), pa.string())) >= 0
     good: Bools = should.ordinary & (listed == (should.phase == ALLOCATED))
@@ -130,17 +129,17 @@ def slot_ids(history: History) -> pa.Array:
 
 
 def indices(values: pa.Array, known: pa.Array) -> Ints:
-    """Where each value stands among those that are known, the first of equal ones; -1 for the others."""
+    """The index of each value among the known ones, the first of equal ones; -1 for other values."""
     found = pc.fill_null(pc.index_in(values, value_set=known, skip_nulls=True), -1)
     return np.asarray(found).astype(np.int64)
 
 
-def _in_turn(history: History, place: npt.NDArray[np.int32]) -> Bools:
-    """Whether the allocation came before all else, and what settled the slot after all else."""
+def _is_in_order(history: History, place: npt.NDArray[np.int32]) -> Bools:
+    """Whether the alloc came before all other commands, and the claim or discard after them."""
     sent_ns, answered_ns = history.sent_ns, history.answered_ns
 
     def follows(first: npt.NDArray[np.int32], second: npt.NDArray[np.int32]) -> Bools:
-        """Whether one came after the other, where there are both."""
+        """Whether the second came after the first, if there are both."""
         both = np.flatnonzero((first >= 0) & (second >= 0))
         a, b = first[both], second[both]
         good = np.ones(len(first), bool)
@@ -156,10 +155,10 @@ def _in_turn(history: History, place: npt.NDArray[np.int32]) -> Bools:
 
 
 def _granted(history: History, row: list[Ints]) -> tuple[Ints, Bools]:
-    """What a claim of each slot grants, and whether alloc and claim say what the protocol accepts."""
+    """The credits that a claim of each slot grants, and whether the protocol accepts alloc and claim."""
     terms, claim = history.workload.arguments["alloc"], history.workload.arguments["claim"]
-    credits, least, most = (_taken(terms[name].values, row[ALLOC]) for name in ("credits", "min", "max"))
-    asked = _taken(claim["credits"].values, row[CLAIM])
+    credits, least, most = (_values_at(terms[name].values, row[ALLOC]) for name in ("credits", "min", "max"))
+    asked = _values_at(claim["credits"].values, row[CLAIM])
     agreed = (least == ABSENT) | (most == ABSENT) | (least <= most)
     for given in (credits, least, most, asked):
         agreed &= (given == ABSENT) | (given >= 0)
@@ -170,13 +169,13 @@ def _granted(history: History, row: list[Ints]) -> tuple[Ints, Bools]:
 
 
 def _times(history: History, place: npt.NDArray[np.int32], alloc_row: Ints) -> tuple[Bools, Bools]:
-    """Whether a slot's time was not out when all was done and seen; and whether all was done, and then it was out."""
+    """For each slot, whether it clearly did not expire, and whether it clearly did after its last command."""
     seen = history.seen
     last_ns = np.zeros(history.slots, np.int64)
     for places in (place[META], place[COUNTERS], place[CLAIM], place[DISCARD]):
         there = np.flatnonzero(places >= 0)
         last_ns[there] = np.maximum(last_ns[there], history.until_ns(places[there]))
-    minutes = _taken(history.workload.arguments["alloc"]["expire"].values, alloc_row)
+    minutes = _values_at(history.workload.arguments["alloc"]["expire"].values, alloc_row)
     minutes = np.where(minutes == ABSENT, DAY_MINUTES, np.minimum(minutes, LONGEST_MIN))
     there = np.flatnonzero(place[ALLOC] >= 0)
     earliest_ns, latest_ns = np.zeros((2, history.slots), np.int64)
@@ -189,7 +188,7 @@ def _times(history: History, place: npt.NDArray[np.int32], alloc_row: Ints) -> t
     return in_time & (settled | (seen.latest_ns < earliest_ns)), in_time & (seen.earliest_ns >= latest_ns)
 
 
-def _taken(column: npt.NDArray[np.integer], rows: npt.NDArray[np.integer], absent: int = ABSENT) -> Ints:
+def _values_at(column: npt.NDArray[np.integer], rows: npt.NDArray[np.integer], absent: int = ABSENT) -> Ints:
     """A column's values at some rows; `absent` where the row is -1."""
     values = np.full(len(rows), absent, np.int64)
     there = np.flatnonzero(rows >= 0)
@@ -198,7 +197,7 @@ def _taken(column: npt.NDArray[np.integer], rows: npt.NDArray[np.integer], absen
 
 
 class _Comparison:
-    """Rows of the ledger against the states expected of their slots."""
+    """Compares rows of the ledger with the expected states of their slots."""
 
     def __init__(self, history: History, should: Expected) -> None:
         workload = history.workload
@@ -215,7 +214,7 @@ class _Comparison:
         self._first_texts = [firsts[start:end] for start, end in pairwise(bounds)]
 
     def same(self, rows: pa.Table, slots: Ints) -> Bools:
-        """For each row, whether it is as expected of the slot of the same place."""
+        """For each row, whether it is in the expected state of the slot at the same index."""
         should = self._should
         same: Bools = indices(rows["state"], pa.array(PHASES)) == should.phase[slots]
         for column, known, firsts, wanted in (
@@ -223,14 +222,14 @@ class _Comparison:
             ("reason", self._reasons, self._first_reason, should.reason[slots]),
         ):
             values = rows[column]
-            same &= indices(values, known) == _taken(firsts, wanted, -1)
+            same &= indices(values, known) == _values_at(firsts, wanted, -1)
             same &= np.asarray(pc.is_null(values)) == (wanted < 0)
         same &= _numbers(rows["granted"]) == should.granted[slots]
         counters, meta = self._counters, self._meta
         same &= _entries_are(rows["counters"], counters.names, _matrix(counters.free, should.counters[slots]), _numbers)
         texts = _matrix(meta.free, should.meta[slots])
         for column, firsts in zip(texts.T, self._first_texts, strict=True):
-            column[:] = _taken(firsts, np.where(column == ABSENT, -1, column))
+            column[:] = _values_at(firsts, np.where(column == ABSENT, -1, column))
         same &= _entries_are(rows["meta"], meta.names, texts, lambda values: indices(values, self._texts))
         return same
 
@@ -250,7 +249,7 @@ def _matrix(values: npt.NDArray[np.integer], rows: Ints) -> Ints:
 def _entries_are(
     column: pa.ChunkedArray, names: Sequence[str], wanted: Ints, coded: Callable[[pa.Array], Ints]
 ) -> Bools:
-    """For each row of a map column, whether it holds just the entries wanted: a column per name, ABSENT for none."""
+    """For each row of a map column, whether its entries are those wanted: a column per name, ABSENT for none."""
     offsets, keys, values = map_entries(column)
     sizes = np.diff(offsets)
     row = np.repeat(np.arange(len(sizes)), sizes)
@@ -263,7 +262,7 @@ def _entries_are(
 
 
 def map_entries(column: pa.ChunkedArray) -> tuple[Ints, pa.Array, pa.Array]:
-    """A map column's entries: where those of each row begin (and the last end), the keys, the values."""
+    """A map column's entries: the offset of each row (and the end of the last), the keys, the values."""
     maps = column.combine_chunks()
     if isinstance(maps, pa.ChunkedArray):
         maps = maps.chunk(0) if maps.num_chunks else pa.array([], maps.type)

@@ -1,4 +1,4 @@
-"""What was sent and answered, in columns; and any slot's part of it as the model's steps."""
+"""The operations of a run and their replies, as columns; and the operations of a slot as the model's steps."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
     from cpsim.scenario.workload import Workload
 
 BY_RULE: Final = "HTTP 500: "
-"""How errors begin by which a server says that the protocol's rules refuse a command."""
+"""The prefix of errors with which a server refuses a command by the protocol's rules."""
 CHUNK: Final = 20_000
-"""Slots whose steps are made at a time."""
+"""Slots of which the steps are in memory at a time."""
 
 
 class History:
-    """What became of a workload's commands; frames that are none are left out, for no slot may show them.
+    """The outcomes of a workload's commands, without malformed frames, which change no slot.
 
     Args:
-        workload: what was to be sent.
-        prefix: begins the slot ids.
+        workload: the planned operations.
+        prefix: the prefix of the slot ids.
         records: one per operation sent, in the order of the operations (dtype `RECORD_TYPE`). Operations of one slot
             may overlap.
         errors: the texts that `records["error"]` indexes.
-        prompt: whether what was accepted had been done when it was answered; always, if the server itself answered.
-        direct: whether the server itself answered, so that what it accepted is done, and what it refuses by the
-            protocol's rules it refuses for what the slot was.
-        seen: when the effect was looked at.
+        prompt: whether an accepted command was applied before its reply; always true if the server itself answered.
+        direct: whether the server itself answered: then an accepted command is applied, and a refusal by the
+            protocol's rules says something about the slot.
+        seen: when the final state was read.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class History:
         self.judged = (self.accepted | by_rule[records["error"]]) if direct else np.zeros(len(records), bool)
 
     def of_project(self, project: str) -> History:
-        """The part of it that is a project's."""
+        """The history of one project."""
         workload, ops = self.workload.of_project(project)
         own = np.isin(self.records["op"], ops)
         records = self.records[own]
@@ -80,7 +80,7 @@ class History:
         return len(self.workload.slot_numbers)
 
     def sent_for(self) -> npt.NDArray[np.bool_]:
-        """For each slot of the workload, whether anything was sent."""
+        """For each slot of the workload, whether an operation was sent."""
         sent = np.zeros(self.slots, bool)
         sent[self.slot] = True
         return sent
@@ -90,16 +90,16 @@ class History:
         return f"{self.prefix}-{self.workload.slot_numbers[slot]}"
 
     def until_ns(self, places: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
-        """By when the commands of some records, which were accepted, had been applied."""
+        """The latest times at which the accepted commands of some records were applied."""
         by_ns = self.answered_ns[places] if self.prompt else self.seen.latest_ns
         until_ns: npt.NDArray[np.int64] = np.maximum(self.sent_ns[places], by_ns)
         return until_ns
 
     def steps(self, wanted: npt.NDArray[np.bool_]) -> Iterator[tuple[int, list[Step]]]:
-        """The steps of some slots, as they were sent, slot by slot; a chunk of slots is in memory at a time.
+        """The steps of some slots, in the order of sending, slot by slot; a chunk of slots is in memory at a time.
 
         Args:
-            wanted: which of the workload's slots.
+            wanted: for each slot of the workload, whether it is wanted.
         """
         places = np.flatnonzero(wanted[self.slot])
         places = places[np.argsort(self.slot[places], kind="stable")]

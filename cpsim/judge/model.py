@@ -1,8 +1,8 @@
-"""What may have become of a slot: the protocol as a function from a slot's commands to the set of possible states.
+"""The protocol as a function from a slot's commands to the set of its possible states.
 
-An operation whose outcome is unknown may or may not have been applied, so it splits the possibilities; so does a
-command that met a slot just when its time ran out. What is seen in the end must be one of them. Here commands are
-applied in the order given; `orders` tells in which orders they may have been.
+An operation with an unknown outcome may or may not have been applied, so each state splits into two; so does a state
+when a command may have come before or after the slot's expiry. The state seen at the end must be in the set. Commands
+are applied in the order given; `orders` finds the orders in which they may have been applied.
 
 Pure; times are nanoseconds on the replay's clock.
 """
@@ -21,7 +21,7 @@ WHOLE: Final = re.compile(r"-?[0-9]+")
 
 
 class SlotState(NamedTuple):
-    """A state a slot can be seen in. `phase` is the ledger's word for it, or `absent`."""
+    """The state of a slot. `phase` is the ledger's state, or `absent`."""
 
     phase: str
     machine: str | None = None
@@ -32,14 +32,14 @@ class SlotState(NamedTuple):
 
 
 class Span(NamedTuple):
-    """Between when and when something happened."""
+    """The earliest and the latest time of an event."""
 
     earliest_ns: int
     latest_ns: int
 
 
 class Terms(NamedTuple):
-    """What alloc promised."""
+    """The credits, range and expiry set by an alloc."""
 
     credits: int | None
     least: int | None
@@ -48,11 +48,11 @@ class Terms(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One operation of a slot: what it says, when it was applied if it was, and whether it was.
+    """One operation of a slot: kind, arguments, time and outcome.
 
-    `applied` is True when it reached the accounts in its turn, False when it certainly did not, None when nobody
-    knows. `accepted` is True or False when the server itself said that it accepts or refuses it, else None. What is
-    sent from `answered_ns` on comes after it; None: from the end of its span on.
+    `applied` is True if the operation reached the accounts in its turn, False if it certainly did not, None if that is
+    unknown. `accepted` is True or False if the server itself accepted or refused the operation, else None. Operations
+    sent from `answered_ns` on come after this one; if it is None, those sent from the end of the span on.
     """
 
     kind: str
@@ -64,14 +64,14 @@ class Step(NamedTuple):
 
     @property
     def over_ns(self) -> int:
-        """From when on what was sent comes after it."""
+        """The time from which later operations come after this one."""
         return self.span.latest_ns if self.answered_ns is None else self.answered_ns
 
 
 class Branch(NamedTuple):
-    """One possible history so far."""
+    """One possible history: the state reached, and the terms of the alloc."""
 
-    fate: SlotState
+    state: SlotState
     terms: Terms | None
 
 
@@ -81,33 +81,33 @@ START: Final = Branch(NOTHING, None)
 
 
 def possible_states(steps: Iterable[Step], seen: Span) -> set[SlotState]:
-    """Every state in which a slot may be seen after its steps; empty when no history explains the replies.
+    """The states in which a slot may be after its steps; empty if no history explains the replies.
 
     Args:
         steps: the slot's operations, in the order in which they were applied.
-        seen: when the state was looked at.
+        seen: when the state was read.
     """
     branches = {START}
     for step in steps:
-        branches = {after for branch in branches for after in taken(branch, step)}
-    return {aged.fate for branch in branches for aged in aged_by(branch, seen)}
+        branches = {after for branch in branches for after in branches_after(branch, step)}
+    return {aged.state for branch in branches for aged in branches_at(branch, seen)}
 
 
-def taken(branch: Branch, step: Step) -> set[Branch]:
-    """The branches that a step leads to; none when the server's own word contradicts the protocol."""
-    return {after for alive in aged_by(branch, step.span) for after in _taken(alive, step)}
+def branches_after(branch: Branch, step: Step) -> set[Branch]:
+    """The branches after a step; none if the server's reply contradicts the protocol."""
+    return {after for alive in branches_at(branch, step.span) for after in _branches_of_one(alive, step)}
 
 
-def aged_by(branch: Branch, now: Span) -> Iterable[Branch]:
-    """A branch at a time: as it was, expired, or possibly either."""
-    fate, terms = branch
-    if fate.phase != "allocated" or terms is None or now.latest_ns < terms.expiry.earliest_ns:
+def branches_at(branch: Branch, now: Span) -> Iterable[Branch]:
+    """A branch at a time: unchanged, expired, or both if the time is uncertain."""
+    state, terms = branch
+    if state.phase != "allocated" or terms is None or now.latest_ns < terms.expiry.earliest_ns:
         return (branch,)
-    expired = Branch(fate._replace(phase="expired"), terms)
+    expired = Branch(state._replace(phase="expired"), terms)
     return (expired,) if now.earliest_ns >= terms.expiry.latest_ns else (branch, expired)
 
 
-def _taken(branch: Branch, step: Step) -> Iterable[Branch]:
+def _branches_of_one(branch: Branch, step: Step) -> Iterable[Branch]:
     if step.applied is False:
         return (branch,)
     after = _after(branch, step)
@@ -121,29 +121,29 @@ def _taken(branch: Branch, step: Step) -> Iterable[Branch]:
 
 
 def _after(branch: Branch, step: Step) -> Branch | None:
-    """The branch with a command applied, or None when the protocol refuses it."""
-    fate, terms = branch
+    """The branch with a command applied, or None if the protocol refuses the command."""
+    state, terms = branch
     arguments = step.arguments
     if step.kind == "alloc":
-        promised = _terms(arguments, step.span) if fate.phase == "absent" else None
-        return None if promised is None else Branch(SlotState("allocated"), promised)
-    if fate.phase != "allocated" or terms is None:
+        alloc_terms = _terms(arguments, step.span) if state.phase == "absent" else None
+        return None if alloc_terms is None else Branch(SlotState("allocated"), alloc_terms)
+    if state.phase != "allocated" or terms is None:
         return None
     changed: SlotState | None
     match step.kind:
         case "claim":
-            changed = _claimed(fate, terms, arguments)
+            changed = _claimed(state, terms, arguments)
         case "discard":
-            changed = fate._replace(phase="discarded", reason=str(arguments.get("reason", "unspecified")))
+            changed = state._replace(phase="discarded", reason=str(arguments.get("reason", "unspecified")))
         case "counters":
-            changed = _counted(fate, arguments)
+            changed = _counted(state, arguments)
         case _:
             given = {name: str(value) for name, value in arguments.items() if name != "slot"}
-            changed = fate._replace(meta=frozenset((dict(fate.meta) | given).items())) if given else None
+            changed = state._replace(meta=frozenset((dict(state.meta) | given).items())) if given else None
     return None if changed is None else Branch(changed, terms)
 
 
-def _claimed(fate: SlotState, terms: Terms, arguments: Mapping[str, str | int]) -> SlotState | None:
+def _claimed(state: SlotState, terms: Terms, arguments: Mapping[str, str | int]) -> SlotState | None:
     asked = None
     if terms.credits is None and "credits" in arguments:
         asked = _whole(arguments["credits"])
@@ -151,22 +151,22 @@ def _claimed(fate: SlotState, terms: Terms, arguments: Mapping[str, str | int]) 
             return None
     if "machine" not in arguments:
         return None
-    return fate._replace(phase="claimed", machine=str(arguments["machine"]), granted=_granted(terms, asked))
+    return state._replace(phase="claimed", machine=str(arguments["machine"]), granted=_granted(terms, asked))
 
 
-def _counted(fate: SlotState, arguments: Mapping[str, str | int]) -> SlotState | None:
-    sums = dict(fate.counters)
+def _counted(state: SlotState, arguments: Mapping[str, str | int]) -> SlotState | None:
+    sums = dict(state.counters)
     for name, value in arguments.items():
         if name != "slot":
             number = _whole(value)
             if number is None:
                 return None
             sums[name] = sums.get(name, 0) + number
-    return None if len(arguments) < 2 else fate._replace(counters=frozenset(sums.items()))
+    return None if len(arguments) < 2 else state._replace(counters=frozenset(sums.items()))
 
 
 def _terms(arguments: Mapping[str, str | int], span: Span) -> Terms | None:
-    """What an alloc promises, or None where the protocol refuses it."""
+    """The terms of an alloc, or None if the protocol refuses the alloc."""
     numbers = {name: _whole(arguments[name]) for name in ("credits", "min", "max", "expire") if name in arguments}
     if any(number is None or number < 0 for number in numbers.values()):
         return None

@@ -1,4 +1,4 @@
-"""The commands of a slot as lines for a shell, to repeat a finding by hand."""
+"""The commands of a slot as shell lines that repeat a finding."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cpsim.judge.model import Step
 
 AGAIN: Final = "-again"
-"""Ends the slot's id: where the finding was made, the slot is used up."""
+"""The suffix of the slot's id: the original id is already used at the endpoint."""
 SIGNED: Final = (
     'curl -s -H "Authorization: sha-256,"{project}",$(printf %s "$body$(cat secret)" | openssl dgst -sha256 -r | '
     'cut -c1-64)" -d "$body" {url}; echo'
@@ -23,12 +23,12 @@ SIGNED: Final = (
 
 
 def shell_lines(steps: Iterable[Step], endpoint: Endpoint, project_id: str | None = None) -> list[str]:
-    """Send a slot's commands again, one after another, as another slot.
+    """Shell lines that send a slot's commands again, in order, under another slot id.
 
     Args:
-        steps: the slot's operations; those that were certainly never sent are left out.
-        endpoint: where they went.
-        project_id: whose requests they are, at a server; its secret is read from a file named `secret`.
+        steps: the slot's operations; operations that certainly never reached the accounts are left out.
+        endpoint: the endpoint under test.
+        project_id: the project that signs requests to a server; the lines read its secret from a file `secret`.
     """
     lines = []
     for step in steps:

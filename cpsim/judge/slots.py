@@ -1,4 +1,4 @@
-"""Slot by slot: the state seen against the states that what was sent and answered allows."""
+"""Compares the final state of each slot with the states that its commands and their replies allow."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cpsim.judge.anomalies import EXPLAINED, contradiction, name_of
-from cpsim.judge.columns import fine, fine_outstanding, indices, slot_ids
+from cpsim.judge.anomalies import MOST_EXPLAINED, contradiction, name_of
+from cpsim.judge.columns import correct_outstanding, correct_slots, indices, slot_ids
 from cpsim.judge.model import NOTHING, SlotState
 from cpsim.judge.orders import MOST_POSITIONS, TooManyOrders, possible
 
@@ -22,25 +22,25 @@ if TYPE_CHECKING:
     from cpsim.judge.verdict import Verdict
 
 FEW_POSITIONS: Final = 500
-PATIENCE: Final = 50
-"""Slots whose orders are searched as far as `orders` goes without a result; after these, a search ends earlier."""
+FULL_SEARCHES: Final = 50
+"""Slots whose search may end without a result at `MOST_POSITIONS`; after these, at `FEW_POSITIONS`."""
 CHUNK: Final = 10_000
-"""Slots that are judged one by one at a time."""
+"""Slots of which the states are in memory at a time."""
 
 
 def judge_slots(history: History, slots: pa.Table, project_id: str, verdict: Verdict, *, fresh: bool = False) -> None:
     """Compare every slot's final state with the states that its history allows.
 
     Args:
-        history: what was sent and answered.
+        history: the operations and their replies.
         slots: the server's slots, one row each, as the control API exports them.
-        project_id: whose slots are meant.
+        project_id: whose slots are slot_of_row.
         verdict: takes the findings.
-        fresh: whether no other run has slot ids that begin like these.
+        fresh: whether no other run has slot ids with this prefix.
     """
     rows = _Rows(slots, project_id, slot_ids(history))
     sent_for = history.sent_for()
-    doubtful = sent_for & ~fine(history, slots, np.where(rows.ours, rows.meant, -1))
+    doubtful = sent_for & ~correct_slots(history, slots, np.where(rows.ours, rows.slot_of_row, -1))
     one_by_one = ((slot, history.slot_id(slot), steps) for slot, steps in history.steps(doubtful))
     _judge_one_by_one(one_by_one, rows, history.seen, verdict, fresh=fresh)
     if fresh:
@@ -51,12 +51,12 @@ def judge_slots(history: History, slots: pa.Table, project_id: str, verdict: Ver
 def judge_histories(
     histories: Mapping[str, Sequence[Step]], slots: pa.Table, project_id: str, seen: Span, verdict: Verdict
 ) -> None:
-    """Do as `judge_slots` for operations that are of no workload.
+    """Compare the final states of slots that are in no workload, as `judge_slots` does.
 
     Args:
-        histories: slot id to its operations, as they were sent; they may overlap.
+        histories: slot id to its operations, in the order of sending; they may overlap.
         slots: the server's slots, one row each.
-        project_id: whose slots are meant.
+        project_id: whose slots are slot_of_row.
         seen: when the slots were read.
         verdict: takes the findings.
     """
@@ -80,15 +80,15 @@ def judge_slot(
 
     Args:
         slot_id: its name in the findings.
-        steps: its operations, as they were sent; they may overlap.
-        seen: when the state was looked at.
+        steps: its operations, in the order of sending; they may overlap.
+        seen: when the state was read.
         found: the state; `NOTHING` if the server does not know the slot.
-        verdict: takes what is found.
-        stray: another project, which has a slot of this id and should not.
+        verdict: takes the findings.
+        stray: another project that wrongly has a slot of this id.
         most_positions: where the search for orders ends without a result.
 
     Returns:
-        Whether that could be told; not where too many orders are possible.
+        Whether the search ended with a result; False if too many orders are possible.
     """
     try:
         allowed = possible(steps, seen, most_positions=most_positions)
@@ -96,26 +96,26 @@ def judge_slot(
         return False
     verdict.uncertain += len(allowed) > 1
     if found not in allowed:
-        explain = verdict.counts.total() < EXPLAINED
+        explain = verdict.counts.total() < MOST_EXPLAINED
         name, detail = _difference(steps, seen, allowed, found, explain=explain)
         if allowed and stray is not None:
             name, detail = "leaked", f"missing, but in project {stray}"
-        verdict.exemplify(verdict.find(name, slot_id, detail, [slot_id]), steps, seen, found)
+        verdict.add_example(verdict.find(name, slot_id, detail, [slot_id]), steps, seen, found)
     return True
 
 
 def judge_outstanding(history: History, outstanding: set[str], verdict: Verdict) -> None:
-    """Compare the slots that the server lists as not settled with those that may be."""
+    """Compare the slots that the server lists as outstanding with those that may be outstanding."""
     sent_for = history.sent_for()
-    doubtful = sent_for & ~fine_outstanding(history, outstanding)
-    given_up = 0
+    doubtful = sent_for & ~correct_outstanding(history, outstanding)
+    unsearched = 0
     for slot, steps in history.steps(doubtful):
         slot_id = history.slot_id(slot)
         try:
-            most = MOST_POSITIONS if given_up < PATIENCE else FEW_POSITIONS
-            phases = {fate.phase for fate in possible(steps, history.seen, most_positions=most)}
+            most = MOST_POSITIONS if unsearched < FULL_SEARCHES else FEW_POSITIONS
+            phases = {state.phase for state in possible(steps, history.seen, most_positions=most)}
         except TooManyOrders:
-            given_up += 1
+            unsearched += 1
             continue
         verdict.uncertain += len(phases) > 1
         listed = slot_id in outstanding
@@ -128,13 +128,13 @@ def judge_outstanding(history: History, outstanding: set[str], verdict: Verdict)
             name, detail = "lost", "not listed as outstanding, but should be"
         else:
             continue
-        verdict.exemplify(verdict.find(name, slot_id, detail, [slot_id]), steps, history.seen, None)
-    _give_up(given_up, verdict)
+        verdict.add_example(verdict.find(name, slot_id, detail, [slot_id]), steps, history.seen, None)
+    _note_unsearched(unsearched, verdict)
     verdict.checked["slots"] += int(np.count_nonzero(sent_for))
 
 
-def fates_in(slots: pa.Table) -> list[SlotState]:
-    """The states that rows of a ledger show."""
+def states_in(slots: pa.Table) -> list[SlotState]:
+    """The state of each row of a ledger."""
     columns = (slots[name].to_pylist() for name in ("state", "machine", "granted", "reason", "counters", "meta"))
     return [
         SlotState(state, machine, granted, reason, frozenset(counters or ()), frozenset(meta or ()))
@@ -143,13 +143,13 @@ def fates_in(slots: pa.Table) -> list[SlotState]:
 
 
 class _Rows:
-    """The rows of a ledger that are of some slots.
+    """The rows of a ledger that belong to given slots.
 
     Attributes:
         slots: the ledger.
-        ours: which of its rows are of the project; servers compare ids without regard to case.
-        meant: which of the slots each row is, of this project or another; -1 for none of them.
-        of_slot: for each slot, the last of the project's rows; -1 for none.
+        ours: whether each row is of the project; servers ignore the case of project ids.
+        slot_of_row: the slot of each row, in this project or another; -1 for other slots.
+        of_slot: the last row of each slot in the project; -1 for none.
     """
 
     def __init__(self, slots: pa.Table, project_id: str, ids: pa.Array) -> None:
@@ -157,12 +157,12 @@ class _Rows:
         same = [project for project in pc.unique(projects).to_pylist() if project.lower() == project_id.lower()]
         self.slots = slots
         self.ours = np.asarray(pc.is_in(projects, value_set=pa.array(same, pa.string()))).astype(bool)
-        self.meant = indices(slots["slot"], ids)
+        self.slot_of_row = indices(slots["slot"], ids)
         self.of_slot = np.full(len(ids), -1)
-        places = np.flatnonzero(self.ours & (self.meant >= 0))
-        self.of_slot[self.meant[places]] = places
-        strays = np.flatnonzero(~self.ours & (self.meant >= 0))
-        self._strays = dict(zip(self.meant[strays].tolist(), strays.tolist(), strict=True))
+        places = np.flatnonzero(self.ours & (self.slot_of_row >= 0))
+        self.of_slot[self.slot_of_row[places]] = places
+        strays = np.flatnonzero(~self.ours & (self.slot_of_row >= 0))
+        self._strays = dict(zip(self.slot_of_row[strays].tolist(), strays.tolist(), strict=True))
 
     def other_project(self, slot: int) -> str | None:
         """Another project that has a slot of this id."""
@@ -173,54 +173,55 @@ class _Rows:
 def _judge_one_by_one(
     histories: Iterator[tuple[int, str, Sequence[Step]]], rows: _Rows, seen: Span, verdict: Verdict, *, fresh: bool
 ) -> None:
-    given_up = 0
+    unsearched = 0
     while chunk := list(islice(histories, CHUNK)):
         places = rows.of_slot[[slot for slot, _, _ in chunk]]
-        states = iter(fates_in(rows.slots.take(pa.array(places[places >= 0]))))
+        states = iter(states_in(rows.slots.take(pa.array(places[places >= 0]))))
         for (slot, slot_id, steps), place in zip(chunk, places.tolist(), strict=True):
             found = NOTHING if place < 0 else next(states)
             stray = rows.other_project(slot) if fresh and place < 0 else None
-            most = MOST_POSITIONS if given_up < PATIENCE else FEW_POSITIONS
-            given_up += not judge_slot(slot_id, steps, seen, found, verdict, stray=stray, most_positions=most)
-    _give_up(given_up, verdict)
+            most = MOST_POSITIONS if unsearched < FULL_SEARCHES else FEW_POSITIONS
+            unsearched += not judge_slot(slot_id, steps, seen, found, verdict, stray=stray, most_positions=most)
+    _note_unsearched(unsearched, verdict)
 
 
 def _judge_strays(history: History, rows: _Rows, verdict: Verdict) -> None:
-    """Find slots that are named like these and that nothing was sent for, or that are in another project too."""
+    """Find slots with this prefix that were never sent, or that are in another project too."""
     named_alike = np.asarray(pc.starts_with(rows.slots["slot"], f"{history.prefix}-")).astype(bool)
-    sent_for = np.append(history.sent_for(), values=False)[rows.meant]
+    sent_for = np.append(history.sent_for(), values=False)[rows.slot_of_row]
     for row in np.flatnonzero(named_alike & rows.ours & ~sent_for).tolist():
         slot_id = str(rows.slots["slot"][row])
-        verdict.find("phantom", slot_id, "it is there, but nothing was sent for it", [slot_id])
+        verdict.find("phantom", slot_id, "in the ledger, but no command was sent for it", [slot_id])
     leaked = np.zeros(history.slots, bool)
-    leaked[rows.meant[named_alike & ~rows.ours & sent_for]] = True
+    leaked[rows.slot_of_row[named_alike & ~rows.ours & sent_for]] = True
     leaked &= rows.of_slot >= 0  # else it was found missing
     for slot, steps in history.steps(leaked):
         slot_id = history.slot_id(slot)
         anomaly = verdict.find("leaked", slot_id, f"also in project {rows.other_project(slot)}", [slot_id])
-        found = fates_in(rows.slots.slice(rows.of_slot[slot], 1))[0]
-        verdict.exemplify(anomaly, steps, history.seen, found)
+        found = states_in(rows.slots.slice(rows.of_slot[slot], 1))[0]
+        verdict.add_example(anomaly, steps, history.seen, found)
 
 
-def _give_up(count: int, verdict: Verdict) -> None:
+def _note_unsearched(count: int, verdict: Verdict) -> None:
     if count:
-        verdict.unseen.append(
-            f"{count:,} slots: so many of their commands overlap, or were never answered, that not every order could "
-            "be tried."
+        verdict.not_verified.append(
+            f"{count:,} slots: too many of their commands overlap, or were never answered, to try every order."
         )
 
 
 def _difference(
     steps: Sequence[Step], seen: Span, allowed: set[SlotState], found: SlotState, *, explain: bool
 ) -> tuple[str, str]:
-    """The anomaly's name, and what is different, field by field, from the likeliest state."""
+    """The name of the anomaly, and each field that differs from the likeliest state."""
     if not allowed:
         return contradiction(steps, seen, found)
-    same_phase = [fate for fate in allowed if fate.phase == found.phase]
+    same_phase = [state for state in allowed if state.phase == found.phase]
     candidates = same_phase or allowed
     expected = next(iter(candidates))
     if len(candidates) > 1:
-        expected = min(candidates, key=lambda fate: (sum(a != b for a, b in zip(fate, found, strict=True)), str(fate)))
+        expected = min(
+            candidates, key=lambda state: (sum(a != b for a, b in zip(state, found, strict=True)), str(state))
+        )
     differences = "; ".join(
         f"{field} is {_shown(has)}, should be {_shown(wanted)}"
         for field, has, wanted in zip(SlotState._fields, found, expected, strict=True)

@@ -1,4 +1,4 @@
-"""What happened to a slot, in the order of time: as text, and as the measures of a picture."""
+"""The history of a slot in the order of time: as text, and as the bars of a picture."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from cpsim.judge.verdict import Example
 
 WIDTH: Final = 1000
-"""The picture is this wide, in units of its own; a row is ROW high, and the bars begin at LEFT."""
+"""The picture's width, in its own units; a row is ROW high, and the bars begin at LEFT."""
 ROW: Final = 26
 LEFT: Final = 400
 THINNEST: Final = 4
@@ -18,7 +18,7 @@ LABEL_CHARACTERS: Final = 42
 
 
 class Bar(NamedTuple):
-    """One row of the picture: a command from when it was sent to when it was answered, or the look at the slot."""
+    """One row of the picture: a command from its sending to its answer, or the reading of the final state."""
 
     y: int
     x: float
@@ -33,10 +33,10 @@ class Timeline:
 
     Attributes:
         title: the slot, the anomaly's name, and what is wrong.
-        lines: one for each command, and one for what was seen.
-        bars: the same, as a picture of `width` by `height`.
+        lines: one for each command, and one for the final state.
+        bars: one for each line.
         height: of the picture.
-        seconds: from the first command to the look at the slot.
+        seconds: from the first command to the reading of the final state.
     """
 
     title: str
@@ -69,16 +69,16 @@ def timeline(example: Example) -> Timeline:
     return Timeline(title, lines, bars, len(rows) * ROW, (last_ns - start_ns) / 1e9)
 
 
-def shown(fate: SlotState) -> str:
-    """A state in a few words."""
-    words = [fate.phase]
-    if fate.machine is not None:
-        words.append(f"by {fate.machine}")
-    if fate.granted is not None:
-        words.append(f"for {fate.granted} credits")
-    if fate.reason is not None:
-        words.append(f"as {fate.reason}")
-    entries = [f"{name}={value}" for name, value in (*sorted(fate.counters), *sorted(fate.meta))]
+def shown(state: SlotState) -> str:
+    """A state as a phrase."""
+    words = [state.phase]
+    if state.machine is not None:
+        words.append(f"by {state.machine}")
+    if state.granted is not None:
+        words.append(f"for {state.granted} credits")
+    if state.reason is not None:
+        words.append(f"as {state.reason}")
+    entries = [f"{name}={value}" for name, value in (*sorted(state.counters), *sorted(state.meta))]
     return " ".join(words) + (f", {','.join(entries)}" if entries else "")
 
 

@@ -1,4 +1,4 @@
-"""The verdict on a run: valid, invalid or unknown; what was checked, what was found, what could not be seen."""
+"""The verdict on a run: valid, invalid or unknown; with counts, anomalies, and what could not be verified."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from cpsim.judge.model import SlotState, Span, Step
 
 SHOWN_ANOMALIES: Final = 1_000
-"""Anomalies kept one by one; all are counted."""
+"""Anomalies kept in full; all are counted."""
 EXAMPLES: Final = 3
-"""Slots of each anomaly kept with their history: those with the fewest commands."""
+"""Examples kept of each anomaly: the slots with the fewest commands."""
 
 
 class Ruling(StrEnum):
-    """What a run has shown."""
+    """The ruling on a run."""
 
     VALID = "valid"
     INVALID = "invalid"
@@ -30,13 +30,13 @@ class Ruling(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Anomaly:
-    """One thing that is not as the protocol has it.
+    """One deviation from the protocol.
 
     Attributes:
         name: one of `ANOMALIES`.
-        subject: the slot, account or sum concerned.
-        detail: what is wrong with it, as a sentence.
-        slots: the fewest slots that show it, as far as they are known.
+        subject: the slot, account or sum that is wrong.
+        detail: what is wrong, as a sentence.
+        slots: the fewest slots that show the anomaly, if known.
     """
 
     name: str
@@ -47,13 +47,13 @@ class Anomaly:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A slot that shows an anomaly, with all that happened to it.
+    """A slot that shows an anomaly, with its history.
 
     Attributes:
-        anomaly: what it shows.
-        steps: its operations, as they were sent.
-        seen: when it was looked at.
-        found: the state in which it was, if that can be seen.
+        anomaly: the anomaly.
+        steps: the slot's operations, in the order of sending.
+        seen: when the state was read.
+        found: the state, or None if it is unknown.
     """
 
     anomaly: Anomaly
@@ -64,16 +64,16 @@ class Example:
 
 @dataclass(slots=True)
 class Verdict:
-    """Findings as they are collected.
+    """The findings so far.
 
     Attributes:
-        checked: how many things of each kind were compared.
-        uncertain: slots that were left with more than one acceptable state.
+        checked: comparisons made, by kind.
+        uncertain: slots with more than one allowed state.
         counts: anomalies by name.
         anomalies: the first of them.
-        examples: by the anomaly's name, the slots with the fewest commands that show it.
-        unseen: sentences: what could not be verified, and what would make it visible.
-        within: begins the details of what is found now, where there are several projects.
+        examples: by the anomaly's name, the slots with the fewest commands.
+        not_verified: sentences: what could not be verified, and what would make it visible.
+        within: the prefix of the next details, for one of several projects.
     """
 
     checked: Counter[str] = field(default_factory=Counter)
@@ -81,15 +81,15 @@ class Verdict:
     counts: Counter[str] = field(default_factory=Counter)
     anomalies: list[Anomaly] = field(default_factory=list)
     examples: defaultdict[str, list[Example]] = field(default_factory=lambda: defaultdict(list))
-    unseen: list[str] = field(default_factory=list)
+    not_verified: list[str] = field(default_factory=list)
     within: str = ""
 
     @property
     def ruling(self) -> Ruling:
-        """Invalid if anything is wrong; else unknown if anything was not seen; else valid."""
+        """Invalid if there is an anomaly; else unknown if something could not be verified; else valid."""
         if self.counts:
             return Ruling.INVALID
-        return Ruling.UNKNOWN if self.unseen else Ruling.VALID
+        return Ruling.UNKNOWN if self.not_verified else Ruling.VALID
 
     def find(self, name: str, subject: str, detail: str, slots: Sequence[str] = ()) -> Anomaly:
         """Add an anomaly; `name` is one of `ANOMALIES`."""
@@ -100,7 +100,7 @@ class Verdict:
             self.anomalies.append(anomaly)
         return anomaly
 
-    def exemplify(self, anomaly: Anomaly, steps: Sequence[Step], seen: Span, found: SlotState | None) -> None:
+    def add_example(self, anomaly: Anomaly, steps: Sequence[Step], seen: Span, found: SlotState | None) -> None:
         """Keep a slot's history as an example of an anomaly, if it is among the shortest."""
         examples = self.examples[anomaly.name]
         if len(examples) == EXAMPLES and len(steps) >= len(examples[-1].steps):
@@ -110,7 +110,7 @@ class Verdict:
         del examples[EXAMPLES:]
 
     def document(self) -> dict[str, Any]:
-        """The verdict as JSON has it, without the examples."""
+        """The verdict as a JSON document, without the examples."""
         return {
             "verdict": self.ruling.value,
             "checked": dict(self.checked),
@@ -121,5 +121,5 @@ class Verdict:
                 {"name": found.name, "subject": found.subject, "detail": found.detail, "slots": list(found.slots)}
                 for found in self.anomalies
             ],
-            "not_verified": self.unseen,
+            "not_verified": self.not_verified,
         }

@@ -50,9 +50,9 @@ def conclude(result: Run, plan: Plan, shares: Sequence[Share], start_ns: int, fa
     result.effect_unknown = "it is not measured under Locust, where each worker has a clock of its own"
     lost = [share.worker for share in shares if share.lost and share.begun]
     if lost:
-        result.verdict.unseen.append(f"What {', '.join(lost)} had sent: lost in the middle of the replay.")
+        result.verdict.not_verified.append(f"What {', '.join(lost)} had sent: lost in the middle of the replay.")
     if failure is not None:
-        result.verdict.unseen.append(f"What was not sent any more, for the run failed: {failure}.")
+        result.verdict.not_verified.append(f"What was not sent any more, for the run failed: {failure}.")
     summary = summarise(result)
     summary.check([Threshold.parse(text) for text in plan.thresholds])
     folder = Path(plan.output) if plan.output else run_folder.new_name(Path(plan.scenario))

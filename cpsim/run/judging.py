@@ -50,7 +50,7 @@ def judge(run: Run, observer: Observer | None, start_ns: int, timeout_s: float) 
     """
     try:
         if observer is None:
-            run.verdict.unseen.append(
+            run.verdict.not_verified.append(
                 "The effect of every command: a daemon shows only its acknowledgements. Give the server behind it "
                 "with --server URL --project ID --secret-file FILE."
             )
@@ -58,7 +58,7 @@ def judge(run: Run, observer: Observer | None, start_ns: int, timeout_s: float) 
             _judge_effect(run, observer, start_ns, timeout_s)
     except CannotObserve as error:
         run.slots = run.accounts = None
-        run.verdict = Verdict(unseen=[f"The effect: {error}."])
+        run.verdict = Verdict(not_verified=[f"The effect: {error}."])
     _judge_replies(run)
 
 
@@ -84,7 +84,7 @@ def _judge_effect(run: Run, observer: Observer, start_ns: int, timeout_s: float)
         else:
             outstanding = observer.outstanding()
             judge_outstanding(_history(run, Span(seen_from, time.perf_counter_ns() - start_ns)), outstanding, verdict)
-            verdict.unseen.append(
+            verdict.not_verified.append(
                 "Credits, counters and how slots were settled: the server has no control API, and shows only which "
                 "slots are outstanding."
             )
@@ -158,10 +158,10 @@ def _judge_replies(run: Run) -> None:
     if taken:
         verdict.find("wrongly accepted", subject, f"{taken:,} frames that are no commands were answered with success")
     if len(run.workload) and not np.any(run.records["outcome"] == Outcome.ACCEPTED):
-        verdict.unseen.append("Everything: no operation was accepted.")
+        verdict.not_verified.append("Everything: no operation was accepted.")
     if run.interrupted:
         missing = len(run.workload) - len(run.records)
-        verdict.unseen.append(f"{missing:,} operations were not sent: the run was interrupted.")
+        verdict.not_verified.append(f"{missing:,} operations were not sent: the run was interrupted.")
 
 
 def _taken(workload: Workload, accepted: npt.NDArray[np.integer]) -> int:

@@ -23,7 +23,7 @@ from cpsim.errors import CpsimError, UsageError
 from cpsim.evidence.journal import RECORD_TYPE, Journal
 from cpsim.fake import FakeProcess
 from cpsim.faults.spec import Fault
-from cpsim.judge.apply_delay import ClockWatch, effect_delays_ns
+from cpsim.judge.apply_delay import ClockWatch, apply_delays_ns
 from cpsim.judge.clock_offset import NotComparable
 from cpsim.judge.verdict import Verdict
 from cpsim.replay.assignment import Assignment
@@ -200,7 +200,7 @@ def _measure_effect(result: Run, watch: ClockWatch, start: int) -> None:
         return
     project = result.target.credentials and result.target.credentials[0]
     try:
-        result.effect_ns, result.effect_uncertainty_ns = effect_delays_ns(result, project, watch.readings(), start)
+        result.effect_ns, result.effect_uncertainty_ns = apply_delays_ns(result, project, watch.readings(), start)
     except (NotComparable, CannotObserve) as error:  # the run is judged: what is amiss now costs a figure alone
         result.effect_unknown = str(error)
 

@@ -270,5 +270,5 @@ def _verdict_lines(run: Run) -> Iterator[str]:
         yield f"  {verdict.uncertain:,} slots had more than one acceptable state, {why}"
     if verdict.counts and run.command:
         yield f"repeat with   {escaped(run.command)}"
-    for sentence in verdict.unseen:
+    for sentence in verdict.not_verified:
         yield f"  [yellow]not verified:[/] {escaped(sentence)}"

@@ -1,4 +1,4 @@
-"""What the accounts consist of: slots, machines, users and projects, and the laws that their sums obey."""
+"""The accounts: slots, machines, users and projects, and the conservation laws of their sums."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NO_COUNTERS: Final[dict[str, int]] = {}
 
 
 class State(StrEnum):
-    """Where a slot is in its life."""
+    """The state of a slot."""
 
     ALLOCATED = "allocated"
     CLAIMED = "claimed"
@@ -25,7 +25,7 @@ class State(StrEnum):
 
 
 ALLOCATED, CLAIMED, DISCARDED, EXPIRED = State
-"""By names of their own: Python takes nine times as long to find a member in its class."""
+"""As globals, because Python takes nine times as long to look up a member in its class."""
 
 
 @dataclass(slots=True)
@@ -44,9 +44,8 @@ class Account:
 class Slot(msgspec.Struct, gc=False):
     """One unit of creditable work. Times are microseconds; `counters` and `meta` are None until given.
 
-    `user` has what it granted, and is None while that waits on the machine.
-
-    There are millions, and no cycles among them: the garbage collector need not look.
+    `user` holds the granted credit, and is None while the credit waits on the machine. The garbage collector skips
+    slots, of which there are millions, without cycles.
     """
 
     allocated_us: int
@@ -66,7 +65,7 @@ class Slot(msgspec.Struct, gc=False):
 
 @dataclass(slots=True)
 class Machine:
-    """What one machine earned in one project, and what of it still waits for a user, from which slots."""
+    """A machine in one project: its earnings, those that wait for a user, and the slots of the latter."""
 
     earned: Account = field(default_factory=Account)
     waiting: Account = field(default_factory=Account)
@@ -77,8 +76,7 @@ class Machine:
 class ProjectAccounts:
     """One project's slots and accounts, and its running totals.
 
-    `lifetimes` has the slots once more, by their lifetimes in microseconds: those that live equally long expire in
-    the order in which they were allocated.
+    `lifetimes` holds the slots by lifetime in microseconds: slots of one lifetime expire in the order of allocation.
     """
 
     slots: dict[str, Slot] = field(default_factory=lambda: hashed({}))
@@ -91,11 +89,11 @@ class ProjectAccounts:
 
     @property
     def outstanding(self) -> int:
-        """How many slots are not settled."""
+        """The number of outstanding slots."""
         return len(self.slots) - sum(self.settled.values())
 
     def violations(self) -> Iterator[str]:
-        """The conservation laws that do not hold, each as a sentence; none, if the books balance."""
+        """The violated conservation laws, each as a sentence."""
         states = dict.fromkeys(State, 0)
         from_slots, reasons, to_users = Account(), dict[str, int](), dict[str | None, int]()
         for slot in self.slots.values():
@@ -117,16 +115,16 @@ class ProjectAccounts:
         if reasons != self.reasons:
             yield f"discards by reason are {reasons}, but {self.reasons} were counted"
         if any(user.credits != to_users.get(user_id, 0) for user_id, user in self.users.items()):
-            yield "users hold other credits than the slots granted to them"
+            yield "users hold other credits than their slots granted"
         for where, account in (("slots", from_slots), ("machines", machines), ("users and waiting", owned)):
             if account != self.granted:
                 yield f"granted {self.granted}, but the {where} hold {account}"
 
 
 def hashed(slots: Mapping[str, Slot]) -> dict[str, Slot]:
-    """The same slots in a dict that keeps the hash of each id, as CPython's do once a key was anything but text.
+    """The same slots in a dict that stores the hash of each id, as CPython's does once a key was not text.
 
-    A search among many then looks at fewer places in memory, of which each is a wait.
+    A look-up among millions of slots then reads less memory.
     """
     larger: dict[Any, Any] = {None: None, **slots}
     del larger[None]
@@ -134,6 +132,6 @@ def hashed(slots: Mapping[str, Slot]) -> dict[str, Slot]:
 
 
 def add_up(counters: Mapping[str, int], account: dict[str, int]) -> None:
-    """Add counters, name by name, to those of an account."""
+    """Add counters to an account, name by name."""
     for name, value in counters.items():
         account[name] = account.get(name, 0) + value

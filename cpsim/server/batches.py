@@ -1,4 +1,4 @@
-"""Which batches a project has sent, so that each is applied once, however often and however late it comes."""
+"""The known batches of a project: a repeated or late batch is applied at most once."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ LONGEST_ID: Final = 200
 NUMBERED: Final = re.compile("([0-9a-f]{32})-([1-9][0-9]{0,15})")
 """An id of cpsim's daemons: sender and sequence number."""
 SENDERS_KEPT: Final = 10_000
-"""Senders of a project of which the highest sequence number is known: those that sent last."""
+"""Known senders of a project: those that sent last."""
 OTHERS_KEPT: Final = 10_000
-"""Ids of other kinds that are known of a project: those that came last."""
+"""Known ids of other kinds of a project: those that came last."""
 OTHERS_KEPT_US: Final = 7 * 86_400_000_000
-"""For how long they are."""
+"""How long ids of other kinds are known."""
 REFUSALS_KEPT: Final = 100_000
-"""Refusals of a project's batches that are kept, for the answer when such a batch comes again."""
+"""Refusals kept of a project's batches, for answers to repeats."""
 
 
-class NotAgain(Exception):
-    """A batch is not applied, because of what came before it."""
+class BatchNotApplied(Exception):
+    """A batch is not applied because of an earlier one."""
 
 
-class GivenUp(NotAgain):
-    """Its sender had given it up."""
+class BatchGivenUp(BatchNotApplied):
+    """The sender had given up the batch."""
 
 
-class Seen(NotAgain):
-    """It has come before, or its sender has gone on without it; what it was answered is not known any more."""
+class BatchSeen(BatchNotApplied):
+    """The batch, or a later one of its sender, came before; its answer is no longer known."""
 
 
 class BatchAnswer(msgspec.Struct):
     """The answer to a batch.
 
     Attributes:
-        batch_id: its name, a blank, and a digest of its commands; without a digest, the batch was given up.
-        at_us: when it came.
-        refusals: what was refused of it; None if that is not kept any more.
-        sequence: its number, where it has one.
+        batch_id: the batch's name, a blank, and a digest of its commands; without a digest, the batch was given up.
+        at_us: the time of its arrival.
+        refusals: the refused commands; None if they are no longer kept.
+        sequence: the sequence number, if the id has one.
     """
 
     batch_id: str
@@ -56,44 +56,44 @@ class BatchAnswer(msgspec.Struct):
 
 
 class Batches(msgspec.Struct):
-    """The batches of a project that are known.
+    """The known batches of a project.
 
-    A sender sends a batch only when it knows the outcome of the one before. So of a sender the latest is known, and
-    whatever has a lower number comes too late. Batches with other ids are known one by one.
+    A sender sends a batch only when it knows the outcome of the one before. So only the latest batch of each sender is
+    known, and a lower number is too late. Batches with other ids are known one by one.
     """
 
     senders: dict[str, BatchAnswer] = {}
     others: dict[str, BatchAnswer] = {}
     refused: int = 0
-    """How many refusals are kept."""
+    """The number of refusals kept."""
 
     def answer(self, batch_id: str) -> list[Refusal] | None:
-        """What was refused of a batch when it came before; None, if it did not.
+        """The refusals of a batch that came before; None if it did not.
 
         Args:
-            batch_id: as that of an `BatchAnswer`.
+            batch_id: as in `BatchAnswer`.
 
         Raises:
-            GivenUp: its sender has given it up.
-            Seen: it was applied, perhaps, and nobody knows what it was answered.
+            BatchGivenUp: the sender has given up the batch.
+            BatchSeen: the batch may have been applied, and its answer is unknown.
         """
         name = _name(batch_id)
         known = self._of_sender(name)
         if known is None:
             known = self.others.get(f"{name} ") or self.others.get(batch_id)
         elif known.batch_id not in {batch_id, f"{name} "}:
-            raise Seen(f"batch {name!r} has come before, with other commands")
+            raise BatchSeen(f"batch {name!r} has come before, with other commands")
         return None if known is None else _refusals(known)
 
-    def named(self, name: str) -> list[Refusal] | None:
-        """Likewise of a batch by its name, whatever its commands; raises as `answer` does."""
+    def answer_to_name(self, name: str) -> list[Refusal] | None:
+        """The refusals of a batch by its name, whatever its commands; raises as `answer` does."""
         known = self._of_sender(name) or self.others.get(f"{name} ")
         if known is None:
             known = next((answer for answer in self.others.values() if _name(answer.batch_id) == name), None)
         return None if known is None else _refusals(known)
 
     def add(self, batch_id: str, at_us: int, refusals: Sequence[Refusal]) -> None:
-        """Take note of a batch that has not come before, and was applied or, without commands, given up."""
+        """Add a new batch that was applied or, without commands, given up."""
         answer = BatchAnswer(batch_id, at_us, list(refusals))
         self.refused += len(refusals)
         if match := NUMBERED.fullmatch(_name(batch_id)):
@@ -111,13 +111,13 @@ class Batches(msgspec.Struct):
             self._forget_refusals()
 
     def _of_sender(self, name: str) -> BatchAnswer | None:
-        """The latest batch of a sender, if that is the one of this name; None, if the sender has not come so far."""
+        """The latest batch of a sender if it has this name; None if the sender's numbers are lower."""
         match = NUMBERED.fullmatch(name)
         known = self.senders.get(match[1]) if match else None
         if match is None or known is None or known.sequence < int(match[2]):
             return None
         if known.sequence > int(match[2]):
-            raise Seen(f"batch {name!r} comes too late: its sender has gone on to number {known.sequence}")
+            raise BatchSeen(f"batch {name!r} comes too late: its sender has gone on to number {known.sequence}")
         return known
 
     def _forget(self, answers: dict[str, BatchAnswer], key: str) -> None:
@@ -126,7 +126,7 @@ class Batches(msgspec.Struct):
             self.refused -= len(answer.refusals or ())
 
     def _forget_refusals(self) -> None:
-        """Keep half as many as may be; the oldest go first, and those of senders last."""
+        """Drop refusals down to half the limit: the oldest first, and those of senders last."""
         for answer in chain(self.others.values(), self.senders.values()):
             if self.refused <= REFUSALS_KEPT // 2:
                 break
@@ -136,7 +136,7 @@ class Batches(msgspec.Struct):
 
 
 def _name(batch_id: str) -> str:
-    """What stands before the digest, if there is one."""
+    """The part of a batch id before the digest."""
     name, blank, _ = batch_id.rpartition(" ")
     return name if blank else batch_id
 
@@ -144,7 +144,7 @@ def _name(batch_id: str) -> str:
 def _refusals(known: BatchAnswer) -> list[Refusal]:
     name = _name(known.batch_id)
     if known.batch_id.endswith(" "):
-        raise GivenUp(f"batch {name!r} was given up by its sender")
+        raise BatchGivenUp(f"batch {name!r} was given up by its sender")
     if known.refusals is None:
-        raise Seen(f"batch {name!r} was applied, and what was refused of it is not kept any more")
+        raise BatchSeen(f"batch {name!r} was applied, and its refusals are no longer kept")
     return known.refusals

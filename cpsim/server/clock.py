@@ -1,4 +1,4 @@
-"""The server's clock: real time, or time that stands still, jumps ahead, or runs at a multiple."""
+"""The server's clock: it follows real time, or is frozen, jumps ahead, or runs at a multiple of real time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 LATEST_US: Final = 2**53 - 1
-"""The end of this clock's time, in the year 2255: every JSON reader carries it exactly. It stands still there."""
+"""The latest time, in the year 2255: every JSON reader holds it exactly. The clock stops there."""
 
 
 def wall_clock_us() -> int:
@@ -20,41 +20,44 @@ def wall_clock_us() -> int:
 
 
 class Clock:
-    """Tells the time in microseconds since 1970, and never one before what it has told already.
-
-    It may be read and changed from several threads.
+    """A clock in microseconds since 1970 that never goes back; safe to use from several threads.
 
     Args:
-        real_us: real time, which this one follows until it is changed.
+        real_us: real time, which the clock follows until it is changed.
     """
 
     def __init__(self, real_us: Callable[[], int] = wall_clock_us) -> None:
         self._real_us = real_us
         self._rate = 1.0
-        self._since_us = self._start_us = 0  # a moment of real time, and what this clock told then
-        self._told_us = 0
+        self._since_us = self._start_us = 0  # a moment of real time, and this clock's time then
+        self._latest_us = 0
         self._lock = threading.Lock()
         self.before_jump: Callable[[int], object] | None = None
-        """Called with the time to which the clock is about to jump; what it raises keeps the clock from it."""
+        """Called with the new time before a jump; an exception prevents the jump."""
+
+    @property
+    def latest_us(self) -> int:
+        """The latest time read; 0 before the first reading."""
+        return self._latest_us
 
     @property
     def told_us(self) -> int:
-        """The latest time that was told; 0 if none was."""
-        return self._told_us
+        """The earlier name of `latest_us`."""
+        return self._latest_us
 
     @property
     def rate(self) -> float:
-        """How fast it runs, as a multiple of real time; 0 while it is frozen."""
+        """The rate as a multiple of real time; 0 while the clock is frozen."""
         return self._rate
 
     def now_us(self) -> int:
-        """The time."""
+        """The current time."""
         with self._lock:
-            self._told_us = told_us = self._at(self._real_us())
-            return told_us
+            self._latest_us = latest_us = self._at(self._real_us())
+            return latest_us
 
     def freeze(self) -> None:
-        """Stand still, until told to run; it can still be advanced and set."""
+        """Stop the clock until `run`; it can still be advanced and set."""
         self.run(0)
 
     def run(self, rate: float = 1.0) -> None:
@@ -74,7 +77,7 @@ class Clock:
         """Jump ahead.
 
         Raises:
-            ValueError: that is backwards, or beyond the end of time.
+            ValueError: the step is negative, or goes beyond `LATEST_US`.
         """
         step_us = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds) // timedelta(microseconds=1)
         self.set(self.now_us() + step_us)
@@ -83,31 +86,31 @@ class Clock:
         """Jump to a time.
 
         Raises:
-            ValueError: it is before a time that was told already, or beyond the end of time.
+            ValueError: the time is before the latest reading, or after `LATEST_US`.
         """
         with self._lock:
             self._check(now_us)
         if self.before_jump is not None:
             self.before_jump(now_us)
         with self._lock:
-            self._since_us, self._start_us = self._real_us(), max(now_us, self._told_us)
-            self._told_us = self._start_us
+            self._since_us, self._start_us = self._real_us(), max(now_us, self._latest_us)
+            self._latest_us = self._start_us
 
-    def resume(self, told_us: int) -> None:
-        """Go on from a time that was told in an earlier life, unless it is later by now."""
+    def resume(self, latest_us: int) -> None:
+        """Continue from the latest time of an earlier run, unless it is later by now."""
         with self._lock:
             real_us = self._real_us()
-            if told_us > self._at(real_us):
-                self._since_us, self._start_us = real_us, told_us
-            self._told_us = max(self._told_us, told_us)
+            if latest_us > self._at(real_us):
+                self._since_us, self._start_us = real_us, latest_us
+            self._latest_us = max(self._latest_us, latest_us)
 
     def _check(self, now_us: int) -> None:
-        if now_us < self._told_us:
-            raise ValueError(f"the clock cannot go back from {self._told_us} to {now_us} microseconds since 1970")
+        if now_us < self._latest_us:
+            raise ValueError(f"the clock cannot go back from {self._latest_us} to {now_us} microseconds since 1970")
         if now_us > LATEST_US:
             raise ValueError(f"the clock ends at {LATEST_US} microseconds since 1970, before {now_us}")
 
     def _at(self, real_us: int) -> int:
         passed_us = real_us - self._since_us
         now_us = self._start_us + (passed_us if self._rate == 1 else int(passed_us * self._rate))
-        return self._told_us if now_us < self._told_us else min(now_us, LATEST_US)
+        return self._latest_us if now_us < self._latest_us else min(now_us, LATEST_US)

@@ -1,4 +1,4 @@
-"""The server's faults: requests that are not answered as they should be."""
+"""The server's faults: requests that are answered wrongly, late, or not at all."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from cpsim.server.service import AccountServer
 
 RESET: Final = struct.pack("ii", 1, 0)
-"""Linger for no time: closing resets."""
+"""Linger for zero seconds: closing resets the connection."""
 PAGE: Final = b"<html><body><h1>It works!</h1></body></html>"
-APPLIED: Final = frozenset({"late", "lose-reply", "cut", "crash-after-commit"})
+APPLYING: Final = frozenset({"late", "lose-reply", "cut", "crash-after-commit"})
 
 
 class FaultyApi(Api):
-    """An API whose requests meet the faults of a plan; those of the control API meet none.
+    """An API with the faults of a plan; requests of the control API have none.
 
     Args:
-        accounts: who answers.
-        control: the control API, where it is enabled.
+        accounts: the account server.
+        control: the control API, if it is enabled.
         faults: the plan.
     """
 
@@ -44,7 +44,7 @@ class FaultyApi(Api):
         self._faults = faults
 
     def at_once(self, request: Request) -> Response | SingleCommand | None:
-        """Answer one request, unless the answer has to be waited for, or may meet a fault."""
+        """Answer one request; None if the answer waits for the store, or a fault may apply."""
         return None if self._faults.server else super().at_once(request)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,14 +59,14 @@ class FaultyApi(Api):
         if fault is None:
             await super().__call__(scope, request.receive, send)
         else:
-            await self._meet(fault, scope, request, send)
+            await self._handle_fault(fault, scope, request, send)
 
-    async def _meet(self, fault: Fault, scope: Scope, request: _Request, send: Send) -> None:
-        """Answer, or not, as a fault wants it."""
+    async def _handle_fault(self, fault: Fault, scope: Scope, request: _Request, send: Send) -> None:
+        """Answer a request as a fault says, or not at all."""
         stopping: asyncio.Event = scope["state"]["stopping"]
         answer: list[Any] = []
 
-        async def keep(message: Any) -> None:  # noqa: ANN401 - as ASGI has it
+        async def record(message: Any) -> None:  # noqa: ANN401 - as ASGI has it
             answer.append(message)
 
         if fault.action == "late":
@@ -74,8 +74,8 @@ class FaultyApi(Api):
                 await asyncio.wait_for(stopping.wait(), fault.value)
             await super().__call__(scope, request.receive, send)
             return
-        if fault.action in APPLIED:
-            await super().__call__(scope, request.receive, keep)
+        if fault.action in APPLYING:
+            await super().__call__(scope, request.receive, record)
         match fault.action:
             case "status" | "not-json":
                 await _answer(fault, send)
@@ -87,9 +87,11 @@ class FaultyApi(Api):
                 body = answer[1]["body"]
                 await send({**answer[1], "body": body[: len(body) // 2], "more_body": True})
             case "hang":
-                gone = asyncio.ensure_future(request.gone())
-                await asyncio.wait((gone, asyncio.ensure_future(stopping.wait())), return_when=asyncio.FIRST_COMPLETED)
-        connection = send.__self__  # type: ignore[attr-defined] # uvicorn's: ASGI has no way to break one off
+                disconnected = asyncio.ensure_future(request.disconnected())
+                await asyncio.wait(
+                    (disconnected, asyncio.ensure_future(stopping.wait())), return_when=asyncio.FIRST_COMPLETED
+                )
+        connection = send.__self__  # type: ignore[attr-defined] # uvicorn's: ASGI cannot abort a connection
         if fault.action == "reset":
             connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             connection.transport.abort()
@@ -99,7 +101,7 @@ class FaultyApi(Api):
 
 
 class _Request:
-    """A request that has been read, and can be read again."""
+    """A request that can be read twice."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
@@ -107,7 +109,7 @@ class _Request:
         self.body = b""
 
     async def read(self) -> None:
-        """Read it, up to its end or to the size that the API takes."""
+        """Read the request, up to its end or to the API's limit."""
         more = True
         while more and len(self.body) <= MAX_BODY_BYTES:
             message = await self._receive()
@@ -116,11 +118,11 @@ class _Request:
             more = message.get("more_body", False)
 
     async def receive(self) -> Any:  # noqa: ANN401 - as ASGI has it
-        """What was read, then what comes after."""
+        """The messages already read, then the next ones."""
         return self._messages.pop(0) if self._messages else await self._receive()
 
-    async def gone(self) -> None:
-        """Wait until the client is."""
+    async def disconnected(self) -> None:
+        """Wait until the client has disconnected."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
@@ -138,7 +140,7 @@ async def _answer(fault: Fault, send: Send) -> None:
 
 
 def _signed_for(scope: Scope) -> str:
-    """The project that a request's token names."""
+    """The project in a request's token."""
     if scope["method"] == "GET":
         token: bytes = dict(parse_qsl(scope["query_string"])).get(b"auth", b"")
     else:
@@ -147,7 +149,7 @@ def _signed_for(scope: Scope) -> str:
 
 
 def subjects(scope: Scope, body: bytes) -> Iterator[tuple[str, str]]:
-    """What a request is about: its kind and slot id, and those of the commands that a bulk request carries."""
+    """The kind and slot id of a request, and of each command in a bulk request."""
     kind, _, suffix = scope["path"].rpartition("/")[2].partition(".")
     if scope["method"] == "GET":
         arguments: Any = dict(parse_qsl(scope["query_string"].decode(errors="replace")))

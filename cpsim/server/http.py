@@ -1,6 +1,6 @@
-"""The server's HTTP API: what a request asks for, and the bytes of its answer.
+"""The server's HTTP API.
 
-`Api.respond` and `Api.finish` are functions from requests to responses; the ASGI call around them only moves bytes.
+`Api.respond` and `Api.finish` are functions from requests to responses; the ASGI call around them moves the bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cpdaemon.commands import KINDS
 from cpsim.errors import CpsimError
 from cpsim.net.http.messages import Failure, Request, Response
 from cpsim.protocol import depth
-from cpsim.server.batches import LONGEST_ID, NotAgain
+from cpsim.server.batches import LONGEST_ID, BatchNotApplied
 from cpsim.server.ledger import shown
 from cpsim.server.quirks import aborts_bulk
 from cpsim.server.service import DIGESTS
@@ -42,15 +42,15 @@ CALLBACK_NAME: Final = re.compile(r"[A-Za-z_$][\w$]*(\.[A-Za-z_$][\w$]*)*", re.A
 BEYOND_ASCII: Final = re.compile(r"[^\x00-\x7f]+")
 TEXT: Final = b"text/plain; charset=utf-8"
 CALL_BEGINS: Final = {kind: b'["%s",' % kind.encode() for kind in KINDS}
-"""A call as JSON, up to its arguments."""
+"""The JSON of a call, up to its arguments."""
 BATCH: Final = b"creditpiggy-batch"
-"""The header by which a client names a bulk request, so that it may send it again: it is applied once."""
+"""The header with a bulk request's id: a repeated request is applied once."""
 DEFAULT_CALLBACK: Final = "jsonp_callback"
 REQUESTS: Final = {"heartbeat": {""}, "batch": {"bulk", "slots", *KINDS}, "lib": {"claim", "release"}}
 
 
 class SingleCommand(msgspec.Struct):
-    """A command that came in a request of its own, and is still to be applied."""
+    """A command from a request of its own, not applied yet."""
 
     project_id: str
     call: Call
@@ -59,19 +59,19 @@ class SingleCommand(msgspec.Struct):
     request: Request
     render: Render
     failure: Failure | None = None
-    """Why it was refused, once it has been applied."""
+    """The refusal, if the command was refused."""
 
 
 class _BulkAborted(Exception):
-    """The quirk `bulk-abort` has broken off a request."""
+    """The quirk `bulk-abort` has aborted a request."""
 
 
 class Api:
     """The API of an account server as an ASGI application.
 
     Args:
-        accounts: who answers.
-        control: the inspection API under `/__cpsim/`, and its pages under `/`, where it is enabled.
+        accounts: the account server.
+        control: the control API under `/__cpsim/`, and its pages under `/`, where it is enabled.
     """
 
     def __init__(self, accounts: AccountServer, control: Control | None = None) -> None:
@@ -79,7 +79,7 @@ class Api:
         self._control = control
 
     def respond(self, request: Request) -> Response | SingleCommand:
-        """Answer one request; one that is a command is answered by `finish`."""
+        """Answer one request; `finish` answers a single command."""
         route = ROUTES.get(request.path)
         if route is None:
             if self._control is not None and self._control.covers(request.path):
@@ -90,22 +90,22 @@ class Api:
             page = None if self._control is None else self._control.page(request)
             return _json(Failure(404, f"no such path {request.path!r}")) if page is None else page
         if request.method not in {"GET", "POST"}:
-            return _json(Failure(405, f"{request.method} is not understood; use GET or POST"))
+            return _json(Failure(405, f"{request.method} is not supported; use GET or POST"))
         if folder == "heartbeat":
             return Response(200, b"OK", TEXT)
         return self._answer(request, folder, name, suffix)
 
     def finish(self, commands: Sequence[SingleCommand]) -> list[Response]:
-        """Apply commands, those of a project in one step, and answer each, in their order, as if it had come alone."""
+        """Apply commands, together for each project, and answer each, in order, as if it had come alone."""
         of_project: dict[str, list[SingleCommand]] = {}
         for command in commands:
             of_project.setdefault(command.project_id, []).append(command)
-        for project_id, its in of_project.items():
-            self._apply(project_id, its)
+        for project_id, members in of_project.items():
+            self._apply(project_id, members)
         return [command.render(command.request, command.failure or DONE) for command in commands]
 
     def _apply(self, project_id: str, commands: Sequence[SingleCommand]) -> None:
-        """Apply commands of a project, and note which are refused."""
+        """Apply commands of a project, and note the refusals."""
         calls, written = [], []
         for command in commands:
             calls.append(command.call)
@@ -114,7 +114,7 @@ class Api:
             commands[position].failure = Failure(500, message)
 
     def _answer(self, request: Request, folder: str, name: str, suffix: str) -> Response | SingleCommand:
-        """Perform what a path names; the answer is in the format that its suffix asks for."""
+        """Perform the request of a path, and answer in the format of its suffix."""
         render = FORMATS.get(suffix)
         if render is None:
             return Response(500, f"Unknown API protocol {suffix!r} requested".encode(), TEXT)
@@ -139,7 +139,7 @@ class Api:
             return self._lib(project_id, name, arguments)
         document = None
         if request.method == "POST" and suffix != "text" and signed.startswith(b"{") and b"\\" not in signed:
-            document = signed  # as the journal is searched
+            document = signed  # the journal is searched for unescaped text
         if name == "bulk":
             return self._bulk(request, project_id, arguments, signed, document)
         call = (name, arguments)
@@ -147,7 +147,7 @@ class Api:
         return SingleCommand(project_id, call, written, request, FORMATS[suffix])
 
     def _authenticate(self, request: Request) -> tuple[str, bytes]:
-        """The project a request comes from, and the bytes its digest covers."""
+        """The project that signed a request, and the bytes that the digest covers."""
         if request.method == "GET":
             signed, found, last = request.query.rpartition(b"auth=")
             if not found or (signed and not signed.endswith(b"&")):
@@ -173,7 +173,7 @@ class Api:
         return project_id, signed
 
     def _lib(self, project_id: str, name: str, arguments: Mapping[str, object]) -> dict[str, object]:
-        refusals = self._accounts.own(project_id, (f"lib/{name}", arguments))
+        refusals = self._accounts.change_owner(project_id, (f"lib/{name}", arguments))
         if refusals:
             raise Failure(500, refusals[0].message)
         return DONE
@@ -187,24 +187,24 @@ class Api:
         document: bytes | None,
     ) -> dict[str, object]:
         is_bare = "bulk-abort" in self._accounts.quirks
-        # who breaks off a batch cannot promise to apply it once
+        # a server that aborts batches cannot promise to apply them once
         batch = "" if is_bare else request.headers.get(BATCH, b"").decode("latin-1")
         if len(batch) > LONGEST_ID:
-            raise Failure(400, f"the id of the batch is {len(batch):,} characters long: {LONGEST_ID} at most are taken")
-        # other commands under the same id are another batch
+            raise Failure(400, f"the id of the batch has {len(batch):,} characters: at most {LONGEST_ID} are accepted")
+        # other commands with the same id are another batch
         batch_id = f"{batch} {hashlib.sha256(signed).hexdigest()}" if batch else None
         try:
             if batch and not classes:
                 return {"result": "ok", "batch": batch} | self._given_up(project_id, batch)
             errors = list(self._apply_bulk(project_id, classes, batch_id, document))
-        except NotAgain as reason:
+        except BatchNotApplied as reason:
             raise Failure(409, str(reason)) from reason
-        if is_bare:  # in production, nothing says of which command an error is
+        if is_bare:  # in production, an error does not name its command
             errors = [{"message": error["message"], "code": error["code"]} for error in errors]
         return {"result": "ok"} | ({"batch": batch} if batch else {}) | ({"errors": errors} if errors else {})
 
     def _given_up(self, project_id: str, batch: str) -> dict[str, object]:
-        """Whether a batch was applied, and what was refused of it; if it was not, it never will be."""
+        """Whether a batch was applied, and its refusals; a batch that was not applied never will be."""
         refusals = self._accounts.give_up(project_id, batch)
         if refusals is None:
             return {"applied": False}
@@ -214,7 +214,7 @@ class Api:
     def _apply_bulk(
         self, project_id: str, classes: Mapping[str, object], batch_id: str | None, document: bytes | None
     ) -> Iterator[dict[str, object]]:
-        """Apply a bulk document class by class; yields an error for each command refused."""
+        """Apply a bulk document class by class; yields an error for each refused command."""
         calls: list[Call] = []
         lists: dict[str, list[Any]] = {}
         for kind in KINDS:
@@ -250,7 +250,7 @@ class Api:
                 yield _bulk_error(f"unknown class {kind!r}", kind)
 
     def at_once(self, request: Request) -> Response | SingleCommand | None:
-        """Answer one request, unless the answer has to be waited for, as it has where there is a store."""
+        """Answer one request; None with a store, whose commit the answer waits for."""
         return self.respond(request) if self._accounts.store is None else None
 
     def _answered(self, request: Request) -> Response:
@@ -258,12 +258,12 @@ class Api:
         return answer if isinstance(answer, Response) else self.finish([answer])[0]
 
     async def _durable(self, request: Request) -> Response:
-        """Answer one request once all that the answer rests on is on disk, where there is a store."""
+        """Answer one request, with a store after the changes that the answer shows are on disk."""
         store = self._accounts.store
         if store is None:
             return self._answered(request)
         try:
-            self._accounts.mend()  # before anything is done
+            self._accounts.recover()  # before the request is performed
             store.begin()
             response = self._answered(request)
             await store.durable()
@@ -300,7 +300,7 @@ class Api:
 
 
 def _route(path: str) -> tuple[str, str, str]:
-    """The parts of /api/FOLDER/NAME.SUFFIX, or of /api/heartbeat; of another path, nothing."""
+    """The parts of /api/FOLDER/NAME.SUFFIX or /api/heartbeat; empty for another path."""
     folder, slash, rest = path.removeprefix(f"{API_PATH}/").partition("/")
     if not path.startswith(f"{API_PATH}/") or bool(slash) == (folder == "heartbeat"):
         return "", "", ""
@@ -309,7 +309,7 @@ def _route(path: str) -> tuple[str, str, str]:
 
 
 def _bulk_error(message: str, kind: str, index: int | None = None) -> dict[str, object]:
-    """One entry of a bulk reply's `errors`; class and index say which command is meant."""
+    """One entry of a bulk reply's `errors`; class and index name the command."""
     error: dict[str, object] = {"message": message, "code": 500, "class": kind}
     return error if index is None else error | {"index": index}
 
@@ -333,7 +333,7 @@ def _arguments(request: Request, signed: bytes, name: str, suffix: str) -> dict[
 
 
 def _decoded(text: bytes, levels: int) -> object:
-    """JSON, in which arguments are so many levels down: of a command alone, a class of a bulk, or a bulk."""
+    """Decode JSON in which arguments are at a level: of a command, a class of a bulk, or a bulk."""
     try:
         value = msgspec.json.decode(text)
         levels += depth.MAX_DEPTH
@@ -348,7 +348,7 @@ def _decoded(text: bytes, levels: int) -> object:
 
 
 def _commands(value: object) -> int:
-    """How many objects there are in the lists of a bulk, or in a list; they are beside one another."""
+    """The number of objects in a list, or in the lists of a bulk."""
     if isinstance(value, list):
         return list(map(type, value)).count(dict)
     lists = value.values() if isinstance(value, dict) else ()
@@ -362,7 +362,7 @@ def _document(answer: Answer) -> tuple[int, Mapping[str, object]]:
 
 
 def _encoded(document: object) -> bytes:
-    """JSON as the server in production writes it: in ASCII, and with blanks."""
+    """JSON as the server in production writes it: ASCII, with blanks."""
     written = msgspec.json.format(msgspec.json.encode(document), indent=0)
     return written if written.isascii() else BEYOND_ASCII.sub(_escaped, written.decode()).encode()
 
@@ -413,7 +413,7 @@ ROUTES: Final = {
     for suffix in ("", ".json", ".text", ".jsonp")
     for path in (f"{API_PATH}/{folder}/{name}{suffix}",)
 }
-"""The usual paths, read once for all."""
+"""The parts of the usual paths."""
 DONE: Final[dict[str, object]] = {"result": "ok"}
 DONE_AS_JSON: Final = _json(DONE)
 FORMATS: Final[dict[str, Render]] = {

@@ -1,4 +1,4 @@
-"""What was received: every command of every project, in the order in which it came to the accounts."""
+"""The journal: every command of every project, in the order in which the accounts received it."""
 
 from __future__ import annotations
 
@@ -21,69 +21,69 @@ log = logging.getLogger(__name__)
 
 Call = tuple[str, Mapping[str, object]]
 Refusals = Sequence[tuple[int, str]]
-"""Positions in a batch of commands that were refused, and why."""
+"""Positions of refused commands in a batch, and the reasons."""
 
 Entry = tuple[int, str, Mapping[str, object], str | None]
-"""Time in microseconds, kind, arguments, and why it was refused, if it was."""
+"""Time in microseconds, kind, arguments, and the reason of a refusal or None."""
 
-Refused = tuple[int, str, str, str, str]
-"""Time in microseconds, project, kind, slot id, and why."""
+RefusedCommand = tuple[int, str, str, str, str]
+"""Time in microseconds, project, kind, slot id, and the reason."""
 
 RECORD: Final = Struct("qqq")
 SEGMENT_BYTES: Final = 2**20
-"""Of text, after which the next segment begins: one that grows without end may have to be moved, while all wait."""
+"""Text of a segment before the next begins: a larger one may be moved in memory, while all wait."""
 DEFAULT_LIMIT: Final = 1_000_000
-"""Commands that are kept of each project. One takes some 50 bytes of memory where they come in bulk and 75 where they
-come alone, measured with a slot id and two arguments: up to 75 megabytes for a project."""
+"""Commands kept of each project. One takes some 50 bytes of memory in a bulk and 75 alone, measured with a slot id and
+two arguments: up to 75 megabytes for a project."""
 MALFORMED_KEPT: Final = 1_000
-"""Frames that are kept of those that a project's daemons could not take; the others are only counted."""
+"""Malformed frames kept of a project; further ones are only counted."""
 REFUSALS_KEPT: Final = 20
-"""The latest refusals of a project that are at hand, whether or not the journal is full."""
+"""The latest refusals kept of a project, even if the journal is full."""
 
 
 _decode = msgspec.json.Decoder(list[tuple[str, dict[str, Any]]]).decode
 
 
 class JournalFull(Exception):
-    """More was received than the journal has room for, so it cannot say what was received."""
+    """The journal was too small for the commands received, so it cannot be read."""
 
 
 class _Segment:
-    """Batches of commands, as bytes: an object for each would cost more than applying it does.
+    """Batches of commands, as bytes: an object for each command would cost more than applying it.
 
-    They may be read while one is added, as far as `records` goes, which grows last.
+    They may be read while a batch is added, up to the end of `records`, which grows last.
     """
 
     def __init__(self) -> None:
         self.text = bytearray()
-        """The commands of each as JSON, a list or a bulk document: as objects they would take four times the memory."""
+        """The commands of each batch as JSON, a list or a bulk document: objects take four times the memory."""
         self.records = bytearray()
-        """Of each the place of its first command, its time in microseconds, and where its text ends."""
+        """For each batch, the number of its first command, its time in microseconds, and the end of its text."""
         self.refusals: dict[int, Refusals] = {}
-        """Of those of which some were refused."""
+        """The refusals of each batch that has some."""
 
     def __len__(self) -> int:
         return len(self.records) // RECORD.size
 
     def record(self, index: int) -> tuple[int, int, int]:
-        """The record of one."""
+        """The record of a batch."""
         place, at_us, end = RECORD.unpack_from(self.records, index * RECORD.size)
         return place, at_us, end
 
     def place(self, index: int) -> int:
-        """The place of the first command of one."""
+        """The number of a batch's first command."""
         return self.record(index)[0]
 
-    def find(self, text: bytes, come: int) -> Iterator[int]:
-        """Which of the first `come` have a text in them."""
+    def find(self, text: bytes, count: int) -> Iterator[int]:
+        """Which of the first `count` batches contain a text."""
         ends = memoryview(bytes(self.records)).cast("q")[2::3]
         index, found = -1, self.text.find(text)
-        while found >= 0 and (index := bisect_right(ends, found, index + 1)) < come:
+        while found >= 0 and (index := bisect_right(ends, found, index + 1)) < count:
             yield index
             found = self.text.find(text, ends[index])
 
     def entries(self, index: int) -> Iterator[Entry]:
-        """The commands of one."""
+        """The commands of a batch."""
         _, _, begin = self.record(index - 1) if index else (0, 0, 0)
         _, at_us, end = self.record(index)
         document = self.text[begin:end]
@@ -94,56 +94,56 @@ class _Segment:
 
 
 class CommandJournal:
-    """Keeps what is received, up to a limit; it never gives up one command for another.
+    """Keeps received commands, up to a limit; it never drops one command for another.
 
-    What comes when a project's journal is full is applied but not kept, and from then on that journal cannot be
-    read: it would not tell the whole. Forgetting it makes it readable again.
+    When a project's journal is full, further commands are applied and not kept; from then on, the journal is incomplete
+    and cannot be read. Forgetting it makes it readable again.
 
     Args:
-        limit: how many commands of each project are kept.
+        limit: commands kept of each project.
     """
 
     def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
         self._limit = limit
         self._segments: defaultdict[str, list[_Segment]] = defaultdict(lambda: [_Segment()])
         self._room: defaultdict[str, int] = defaultdict(lambda: limit)
-        self._refused: defaultdict[str, deque[Refused]] = defaultdict(lambda: deque(maxlen=REFUSALS_KEPT))
+        self._refused: defaultdict[str, deque[RefusedCommand]] = defaultdict(lambda: deque(maxlen=REFUSALS_KEPT))
         self.overflows: dict[str, int] = {}
-        """How many commands of a project were received, where that was more than is kept."""
+        """Commands received of each project whose journal is full."""
         self._malformed: defaultdict[str, list[tuple[int, bytes]]] = defaultdict(list)
         self._malformed_count: defaultdict[str, int] = defaultdict(int)
         self._of_commands: Sequence[dict[str, Any]] = (self._refused, self._segments, self._room, self.overflows)
         self._kept = (*self._of_commands, self._malformed, self._malformed_count)
 
     def add_malformed(self, project_id: str, at_us: int, frame: bytes) -> None:
-        """Count a frame that a project's daemon could not take, and keep it if it is among the first."""
+        """Count a malformed frame of a project, and keep it if it is among the first."""
         self._malformed_count[project_id] += 1
         if len(self._malformed[project_id]) < MALFORMED_KEPT:
             self._malformed[project_id].append((at_us, frame))
 
     def malformed(self, project_id: str) -> tuple[int, Sequence[tuple[int, bytes]]]:
-        """How many frames a project's daemons could not take, and the first of them with their times."""
+        """The number of a project's malformed frames, and the first of them with their times."""
         return self._malformed_count.get(project_id, 0), tuple(self._malformed.get(project_id, ()))
 
     def has_room(self, project_id: str, count: int) -> bool:
-        """Whether so many more commands of a project would be kept."""
+        """Whether `count` more commands of a project would be kept."""
         return count <= self._room[project_id]
 
     def overflow(self, project_id: str, received: int) -> None:
-        """Take it that so many commands of a project were received, of which none can be read any more."""
+        """Mark a project's journal as full, after so many received commands."""
         self.overflows[project_id] = received
         self._room[project_id] = -1
         self._segments.pop(project_id, None)
 
     def add(self, project_id: str, at_us: int, calls: Sequence[Any], written: bytes, refusals: Refusals) -> None:
-        """Keep a batch of a project's commands, as JSON; what there is no room for is only counted.
+        """Keep a batch of a project's commands, as JSON; commands without room are only counted.
 
         Args:
-            project_id: whose they are.
-            at_us: when they came, in microseconds.
-            calls: the commands; those that were not refused may still be JSON.
-            written: the commands as JSON: a list, or a bulk document. Need not be given where there is no room.
-            refusals: what was refused of them.
+            project_id: the project.
+            at_us: the time of the batch, in microseconds.
+            calls: the commands; accepted ones may be undecoded JSON.
+            written: the commands as JSON: a list, or a bulk document. Ignored if there is no room.
+            refusals: the refused commands.
         """
         count = len(calls)
         if refusals:
@@ -167,81 +167,79 @@ class CommandJournal:
             return
         if project_id not in self.overflows:
             log.warning(
-                "cpsim: warning: the journal of project %r is full with %s commands, and cannot be read any more: "
-                "journal_limit in a --config FILE may be higher",
+                "cpsim: warning: the journal of project %r is full with %s commands, and can no longer be read: "
+                "set a higher journal_limit in a --config FILE",
                 project_id,
                 f"{self._limit:,}",
             )
         self.overflow(project_id, self.overflows.get(project_id, self._limit - room) + count)
 
-    def latest_refusals(self, most: int) -> list[Refused]:
+    def latest_refusals(self, most: int) -> list[RefusedCommand]:
         """The latest refusals of all projects, the latest first."""
         latest = (refused for kept in list(self._refused.values()) for refused in reversed(list(kept)))
         return nlargest(most, latest, key=itemgetter(0))
 
     def about(self, project_id: str, slot_id: str) -> Iterator[Entry]:
-        """What was received for a slot, and perhaps some of what was for others; soon found in a long journal.
-
-        What is found is what has come by now, whenever it is read.
+        """The commands received for a slot until now, and perhaps some for other slots; fast in a long journal.
 
         Raises:
             JournalFull: more was received than is kept.
         """
-        is_number = slot_id.removeprefix("-").isdecimal()  # then it may have come as one
+        is_number = slot_id.removeprefix("-").isdecimal()  # then it may have been sent as a number
         text = slot_id.encode() if is_number else msgspec.json.encode(slot_id)
         return (
             entry
-            for segment, count in self._come(project_id)
+            for segment, count in self._received_segments(project_id)
             for index in segment.find(text, count)
             for entry in segment.entries(index)
         )
 
     def read(self, project_id: str, start: int = 0) -> Iterator[Entry]:
-        """What was received for a project, from the `start`-th command on.
+        """The commands received for a project, from the `start`-th on.
 
         Raises:
-            JournalFull: that was more than is kept.
+            JournalFull: more was received than is kept.
         """
-        come = self._come(project_id)
-        if not come:
+        segments = self._received_segments(project_id)
+        if not segments:
             return iter(())
-        first = bisect_right(come, start, key=lambda segment: segment[0].place(0)) - 1
-        segment, count = come[first]
+        first = bisect_right(segments, start, key=lambda segment: segment[0].place(0)) - 1
+        segment, count = segments[first]
         index = bisect_right(range(count), start, key=segment.place) - 1
-        parts = [(segment, range(index, count)), *((segment, range(count)) for segment, count in come[first + 1 :])]
+        parts = [(segment, range(index, count)), *((segment, range(count)) for segment, count in segments[first + 1 :])]
         entries = (entry for segment, indices in parts for index in indices for entry in segment.entries(index))
         return islice(entries, start - segment.place(index), None)
 
-    def _come(self, project_id: str) -> list[tuple[_Segment, int]]:
-        """The segments that a project has by now, with how many batches each has."""
+    def _received_segments(self, project_id: str) -> list[tuple[_Segment, int]]:
+        """The segments of a project now, with the number of batches in each."""
         received = self.overflows.get(project_id)
         if received is not None:
             raise JournalFull(
-                f"the journal of project {project_id!r} is full: it had no room for all {received:,} "
-                f"commands that came; give it a journal_limit above {self._limit:,} in a --config FILE, and reset the "
-                "project if what came is not there then"
+                f"the journal of project {project_id!r} is full: it had no room for all {received:,} commands "
+                f"received; set a journal_limit above {self._limit:,} in a --config FILE, and reset the project if the "
+                "journal is still full then"
             )
-        come = [(segment, len(segment)) for segment in self._segments.get(project_id, ())]
-        return [(segment, count) for segment, count in come if count]
+        segments = [(segment, len(segment)) for segment in self._segments.get(project_id, ())]
+        return [(segment, count) for segment, count in segments if count]
 
     def forget(self, project_id: str) -> None:
-        """Begin anew with one project."""
+        """Forget one project."""
         for kept in self._kept:
             kept.pop(project_id, None)
 
     def forget_all(self) -> None:
-        """Begin anew with every project."""
+        """Forget every project."""
         for kept in self._kept:
             kept.clear()
 
     def forget_received(self) -> None:
-        """Likewise, but for the frames that could not be taken."""
+        """Forget the commands of every project, and keep its malformed frames."""
         for kept in self._of_commands:
             kept.clear()
 
 
 def _slot_of(call: Call) -> str:
-    """The slot that a command names, whatever it has put there."""
+    """The slot that a command names, or a description of another value."""
     slot = call[1].get("slot", "")
     return slot if type(slot) is str else shown(slot)
 

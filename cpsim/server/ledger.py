@@ -1,9 +1,8 @@
-"""The accounts: what each command does to slots, machines and users.
+"""The ledger: the effect of each command on slots, machines and users.
 
-`TRANSITIONS` is the life of a slot. Beside commands, time moves it: an allocated slot expires at its allocation +
-`expire` minutes, and not before. A settled slot (claimed, discarded, expired) is closed: any further command on it is
-refused and changes nothing. What a claim grants goes to the machine, and on to the user the machine is linked to;
-while it is linked to nobody, it waits on the machine.
+`TRANSITIONS` is the life cycle of a slot. An allocated slot also expires, `expire` minutes after its allocation and not
+before. A settled slot (claimed, discarded, expired) refuses every further command. The credit of a claim goes to the
+machine, and to the user that the machine is linked to; without a user, the credit waits on the machine.
 
 The ledger is pure: time is an argument, in integer microseconds, and must not go backwards.
 """
@@ -37,21 +36,21 @@ if TYPE_CHECKING:
 DEFAULT_CREDITS: Final = 1
 DEFAULT_REASON: Final = "unspecified"
 LARGEST_INTEGER: Final = 2**53 - 1
-"""The largest number accepted: every JSON reader carries it exactly."""
+"""The largest number accepted: every JSON reader holds it exactly."""
 
 MINUTE_US: Final = 60_000_000
 DEFAULT_LIFETIME_US: Final = 1440 * MINUTE_US
 LAST_US: Final = 2**63 - 1
-"""The end of time: every reader of 64-bit integers carries it. What would expire later, expires then."""
+"""The latest expiry: the largest 64-bit integer. A later expiry is set to it."""
 
 LONGEST_QUOTE: Final = 80
 MOST_DIGITS: Final = 17
-"""Of a number that comes as text, with its sign."""
+"""The most characters of a number given as text, with its sign."""
 NUMBERS_KEPT: Final = 1_024
 
 
 class Transition(NamedTuple):
-    """What a command does to a slot: from which state to which; None is that of an id that was never used."""
+    """A command's transition of a slot from one state to another; `before` is None for an unused id."""
 
     kind: str
     before: State | None
@@ -65,17 +64,17 @@ TRANSITIONS: Final = (
     Transition("discard", ALLOCATED, DISCARDED),
     Transition("claim", ALLOCATED, CLAIMED),
 )
-"""The life of a slot. Any other command is refused; what else an accepted one does, the method of its name says."""
+"""The life cycle of a slot; any other command is refused. The method of the kind's name does the rest."""
 MAKING: Final = frozenset(row.kind for row in TRANSITIONS if row.before is None)
 AFTER: Final = {row.kind: row.after for row in TRANSITIONS if row.before is not None}
 
 
 class CommandRefused(Exception):
-    """The command was refused and changed nothing; the message says why."""
+    """The command was refused and changed nothing; the message gives the reason."""
 
 
 class Refusal(NamedTuple):
-    """A command of several that was refused: its position among them, and why."""
+    """A refused command of a batch: its position, and the reason."""
 
     position: int
     message: str
@@ -88,12 +87,12 @@ class Ledger:
         self.projects: dict[str, ProjectAccounts] = {}
         self.owners: dict[str, str] = {}
         self._due: list[tuple[int, int, ProjectAccounts, int]] = []
-        """A heap: when the first of each lifetime of each project expires."""
+        """A heap of the next expiry of each lifetime of each project."""
         self._serial = count()
         self._changes: dict[str, Callable[[Any, ProjectAccounts, Any, Mapping[str, object], int], None]] = {
             row.kind: getattr(type(self), f"_{row.kind}") for row in TRANSITIONS
         }
-        """Functions and not methods, which would be a cycle: a ledger that nobody has is gone at once."""
+        """Functions, not bound methods, whose cycle would delay freeing the ledger."""
 
     def restore(self, projects: dict[str, ProjectAccounts], owners: dict[str, str]) -> None:
         """Take over the accounts of an earlier ledger."""
@@ -111,7 +110,7 @@ class Ledger:
                     project.machines[slot.machine].waiting_slots.append(slot)
 
     def project(self, project_id: str) -> ProjectAccounts:
-        """The project of that id, made when it is new."""
+        """The project of an id; a new id makes a new project."""
         try:
             return self.projects[project_id]
         except KeyError:
@@ -121,13 +120,13 @@ class Ledger:
         """Apply one command of a project.
 
         Args:
-            project_id: whose slots are meant.
-            kind: one of `TRANSITIONS`.
-            arguments: the command's arguments by their wire names; numbers as integers or as text.
+            project_id: the project.
+            kind: the kind of command.
+            arguments: by wire name; numbers are integers or text.
             now_us: the time, in microseconds; never before that of an earlier call.
 
         Raises:
-            CommandRefused: the command is not acceptable now; nothing has changed.
+            CommandRefused: the command was refused and changed nothing.
         """
         for refusal in self.apply_all(project_id, [(kind, arguments)], now_us):
             raise CommandRefused(refusal.message)
@@ -135,7 +134,7 @@ class Ledger:
     def apply_all(
         self, project_id: str, calls: Iterable[tuple[str, Mapping[str, object]]], now_us: int
     ) -> list[Refusal]:
-        """Apply commands of a project at one time, in the order given; what is refused stops nothing."""
+        """Apply commands of a project at one time, in the order given; a refusal does not stop the others."""
         self.expire(now_us)
         project = self.project(project_id)
         slots, changes = project.slots, self._changes
@@ -159,7 +158,7 @@ class Ledger:
         return refusals
 
     def _refuse(self, kind: str, slot_id: str, slot: Slot | None) -> NoReturn:
-        """Say why a command of a kind is not acceptable for a slot."""
+        """Raise the reason why a command of a kind is refused for a slot."""
         if kind in MAKING:
             raise CommandRefused(f"slot {slot_id!r} was already allocated")
         if kind not in AFTER:
@@ -169,7 +168,7 @@ class Ledger:
         raise CommandRefused(f"slot {slot_id!r} is settled: it was {slot.state}")
 
     def expire(self, now_us: int) -> bool:
-        """Expire every slot whose time has come; tells whether there was one."""
+        """Expire every slot that is due; returns whether there was one."""
         expired = False
         while self._due and self._due[0][0] <= now_us:
             _, _, project, lifetime_us = heappop(self._due)
@@ -186,20 +185,20 @@ class Ledger:
         return expired
 
     def housekeep(self, now_us: int) -> None:
-        """Do what an operator's housekeeping job does: expire every slot whose time has come."""
+        """Run the operator's housekeeping job: expire every slot that is due."""
         self.expire(now_us)
 
     def forget(self, project_id: str) -> None:
-        """Begin anew with a project: its slots and accounts are gone; who owns which machine stays."""
+        """Remove a project's slots and accounts; links stay."""
         project = self.projects.pop(project_id, None)
         self._due = [due for due in self._due if due[2] is not project]
         heapify(self._due)
 
     def link(self, machine_id: str, user_id: str) -> None:
-        """Give a machine to a user, with all that waited on it, in every project.
+        """Link a machine to a user, who gets all that waits on it, in every project.
 
         Raises:
-            CommandRefused: the machine belongs to another user; release it first.
+            CommandRefused: the machine is linked to another user; release it first.
         """
         owner = self.owners.setdefault(machine_id, user_id)
         if owner != user_id:
@@ -207,29 +206,29 @@ class Ledger:
         for project in self.projects.values():
             machine = project.machines.get(machine_id)
             if machine is not None:
-                waited, machine.waiting = machine.waiting, Account()
+                waiting, machine.waiting = machine.waiting, Account()
                 for slot in machine.waiting_slots:
                     slot.user = user_id
                 machine.waiting_slots = []
-                project.users.setdefault(user_id, Account()).add(waited.credits, waited.counters)
+                project.users.setdefault(user_id, Account()).add(waiting.credits, waiting.counters)
 
     def release(self, machine_id: str) -> None:
-        """Take a machine from its user; what the user has, the user keeps.
+        """Release a machine from its user, who keeps all credit.
 
         Raises:
-            CommandRefused: the machine is linked to nobody.
+            CommandRefused: the machine is linked to no user.
         """
         if self.owners.pop(machine_id, None) is None:
             raise CommandRefused(f"machine {machine_id!r} is linked to no user")
 
     def outstanding(self, project_id: str, now_us: int) -> list[str]:
-        """The ids of a project's slots that are not settled, oldest first."""
+        """The ids of a project's outstanding slots, oldest first."""
         self.expire(now_us)
         slots = self.project(project_id).slots
         return [slot_id for slot_id, slot in slots.items() if self._is_outstanding(slot)]
 
     def violations(self) -> Iterator[str]:
-        """The conservation laws that do not hold, each as a sentence; none, if the books balance."""
+        """The violated conservation laws, each as a sentence."""
         for project_id, project in self.projects.items():
             yield from (f"project {project_id!r}: {law}" for law in project.violations())
 
@@ -259,7 +258,7 @@ class Ledger:
             self._await(project, slot)
 
     def _await(self, project: ProjectAccounts, slot: Slot) -> None:
-        """See to it that an allocated slot expires."""
+        """Schedule the expiry of an allocated slot."""
         lifetime_us = slot.expires_us - slot.allocated_us
         slots = project.lifetimes.get(lifetime_us)
         if slots is None:
@@ -295,7 +294,7 @@ class Ledger:
         machine_id = arguments.get("machine")
         if type(machine_id) is not str or not machine_id:
             machine_id = _text(arguments, "machine")
-        machine_id = intern(machine_id)  # one text for all the slots of a machine
+        machine_id = intern(machine_id)  # one string for all slots of a machine
         granted = slot.credits
         if granted is None:
             asked = self._whole(arguments, "credits")
@@ -319,14 +318,14 @@ class Ledger:
         total.credits += granted
         earned.credits += granted
         account.credits += granted
-        if slot.counters:  # as `add_up` does, to three at once: a claim is a twelfth quicker
+        if slot.counters:  # `add_up` for three accounts at once: a claim is a twelfth quicker
             totals, earns, accounts = total.counters, earned.counters, account.counters
             for name, value in slot.counters.items():
                 totals[name] = totals.get(name, 0) + value
                 earns[name] = earns.get(name, 0) + value
                 accounts[name] = accounts.get(name, 0) + value
 
-    def _admits(self, slot: Slot, kind: str) -> bool:  # noqa: ARG002 - a quirk looks at them
+    def _admits(self, slot: Slot, kind: str) -> bool:  # noqa: ARG002 - for quirks
         """Whether a settled slot admits a command of a kind."""
         return False
 
@@ -348,7 +347,7 @@ class Ledger:
 
 
 def shown(value: object) -> str:
-    """A value as a message quotes it: short, however long or deeply nested it is."""
+    """A value as messages quote it: short, whatever its size or depth."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "a list"
     text = repr(value)
@@ -356,8 +355,8 @@ def shown(value: object) -> str:
 
 
 def settle(project: ProjectAccounts, slot: Slot, state: State, now_us: int) -> None:
-    """Bring a slot to one of its ends, and count it there."""
-    if slot.state is not ALLOCATED:  # only where a quirk lets a settled slot be settled again
+    """Settle a slot in a state, and count it."""
+    if slot.state is not ALLOCATED:  # only a quirk settles a settled slot
         project.settled[slot.state] -= 1
     slot.state = state
     slot.settled_us = now_us
@@ -394,5 +393,5 @@ def _is_whole(text: str) -> bool:
 
 @lru_cache(NUMBERS_KEPT)
 def _number(text: str) -> int | None:
-    """What a short text says, if that is a whole number; the same few come again and again."""
+    """The whole number in a short text, or None; cached, because few texts recur often."""
     return int(text) if _is_whole(text) else None

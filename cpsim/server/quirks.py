@@ -1,6 +1,6 @@
-"""The ledger of the server in production: the documented one, but for the quirks that are switched on.
+"""The ledger with quirks of the server in production.
 
-It is told by its own books when a quirk has broken a conservation law: `violations` says so.
+Where a quirk breaks a conservation law, `violations` reports it.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ ADMITTING: Final = {
     ("counters", State.CLAIMED): "counters-settled",
     ("counters", State.DISCARDED): "counters-settled",
 }
-"""Rows that a quirk adds to the ledger's transitions: `reclaim` while the slot's machine has no user."""
+"""Transitions that a quirk adds to the ledger's; `reclaim` only while the slot's machine has no user."""
 
 
 class QuirkyLedger(Ledger):
     """A ledger with quirks.
 
     Args:
-        quirks: names from `cpsim.protocol.quirks.QUIRKS`; those of the daemon make no difference here.
+        quirks: names from `cpsim.protocol.quirks.QUIRKS`; quirks of the daemon have no effect here.
     """
 
     def __init__(self, quirks: frozenset[str]) -> None:
@@ -38,11 +38,11 @@ class QuirkyLedger(Ledger):
         self.quirks = quirks
 
     def expire(self, now_us: int) -> bool:
-        """Expire every slot whose time has come, unless `expire-live`."""
+        """Expire every slot that is due, unless `expire-live`."""
         return "expire-live" not in self.quirks and super().expire(now_us)
 
     def housekeep(self, now_us: int) -> None:
-        """Expire every slot whose time has come; under `expire-live`, every one whose time has not."""
+        """Expire every slot that is due; with `expire-live`, every slot that is not."""
         if "expire-live" not in self.quirks:
             super().housekeep(now_us)
             return
@@ -55,7 +55,7 @@ class QuirkyLedger(Ledger):
         if "global-slot-ids" in self.quirks and any(slot_id in other.slots for other in self.projects.values()):
             raise CommandRefused(f"slot {slot_id!r} was already allocated")
         super()._alloc(project, slot_id, arguments, now_us)
-        self.expire(now_us)  # with `float-credits`, its time may have come already
+        self.expire(now_us)  # with `float-credits`, the slot may be due already
 
     def _meta(self, project: ProjectAccounts, slot: Slot, arguments: Mapping[str, object], now_us: int) -> None:
         super()._meta(project, slot, arguments, now_us)
@@ -69,7 +69,7 @@ class QuirkyLedger(Ledger):
             project.settled[State.CLAIMED] -= 1
 
     def _admits(self, slot: Slot, kind: str) -> bool:
-        """Whether a quirk lets a command of a kind through to a settled slot."""
+        """Whether a quirk admits a command of a kind for a settled slot."""
         quirk = ADMITTING.get((kind, slot.state))
         return quirk in self.quirks and (quirk != "reclaim" or slot.machine not in self.owners)
 
@@ -93,7 +93,7 @@ class QuirkyLedger(Ledger):
 
 
 def aborts_bulk(kind: str, arguments: Mapping[str, object]) -> bool:
-    """Whether the server in production breaks off a bulk request at a command: `bulk-abort`."""
+    """Whether the server in production aborts a bulk request at a command: `bulk-abort`."""
     return not all(map(_is_number, numbers_in(kind, arguments)))
 
 

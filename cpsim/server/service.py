@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 
 from cpsim.protocol import depth
-from cpsim.server.batches import Batches, GivenUp
+from cpsim.server.batches import Batches, BatchGivenUp
 from cpsim.server.clock import Clock, wall_clock_us
 from cpsim.server.journal import DEFAULT_LIMIT, CommandJournal
 from cpsim.server.ledger import CommandRefused, Ledger, Refusal, shown
 from cpsim.server.quirks import QuirkyLedger
-from cpsim.server.store import SEEN, StoredAccounts
+from cpsim.server.store import EXPIRED, StoredAccounts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -37,10 +37,10 @@ class AccountServer:
 
     Args:
         projects: project id to secret.
-        now_us: real time, microseconds since 1970; `clock` follows it until it is changed.
-        quirks: how it differs from what is documented: names from `cpsim.protocol.quirks.QUIRKS`.
-        journal_limit: how many commands of each project `journal` keeps.
-        store: what it knew before, and where it keeps every change; without one, it forgets.
+        now_us: real time, microseconds since 1970; `clock` follows it until `clock` is changed.
+        quirks: names from `cpsim.protocol.quirks.QUIRKS`.
+        journal_limit: commands of each project that `journal` keeps.
+        store: holds the earlier accounts, and every change; None to keep them in memory only.
 
     Raises:
         ValueError: two project ids differ only by case, or an id or a secret is empty.
@@ -70,18 +70,18 @@ class AccountServer:
             "link": self._link,
             "release": self._release,
             "reset": self._reset,
-            "behave": self._have_quirks,
+            "behave": self._apply_quirks,
             "expire": self._expire,
             "housekeep": self._housekeep,
         }
         self.on_applied: Callable[[Sequence[Call]], object] | None = None
-        """Called with the commands of each batch, refused ones too, one batch at a time; must be quick."""
+        """Called with the commands of each batch, refused ones included, one batch at a time; must be quick."""
         self.store = store
         if store is not None:
             self._restore(store)
-            self.clock.before_jump = self._keep_time
+            self.clock.before_jump = self._write_time
         if self.quirks != quirks:
-            self.behave(quirks)
+            self.set_quirks(quirks)
 
     @property
     def projects(self) -> list[str]:
@@ -89,7 +89,7 @@ class AccountServer:
         return [project_id for project_id, _ in list(self._secrets.values())]
 
     def add_project(self, project_id: str, secret: str) -> None:
-        """Let one more project sign requests.
+        """Add a project.
 
         Raises:
             ValueError: its id differs from another's only by case, or the id or the secret is empty.
@@ -101,25 +101,25 @@ class AccountServer:
         self._secrets[project_id.lower()] = (project_id, secret.encode())
 
     def known_id(self, project_id: str) -> str:
-        """A project's id as it is known, whatever the case in which it is given; nothing if there is none."""
+        """A project's id in its own case; "" if there is no such project."""
         return self._secrets.get(project_id.lower(), ("", b""))[0]
 
     def remove_project(self, project_id: str) -> None:
-        """Let a project sign no more requests, and forget all it has."""
+        """Remove a project with its slots, accounts and journal."""
         self._secrets.pop(project_id.lower(), None)
         self.reset(project_id)
 
     @property
     def refused(self) -> int:
-        """How many commands were refused."""
+        """The number of refused commands."""
         return sum(self._refused.values())
 
     def refused_of(self, project_id: str) -> int:
-        """How many commands of a project were refused."""
+        """The number of refused commands of a project."""
         return self._refused.get(project_id, 0)
 
     def authenticate(self, algorithm: str, project_id: str, digest: str, payload: bytes) -> str | None:
-        """The project whose secret signed the payload, or None; what it is asked by is in lower case."""
+        """The project whose secret signed the payload, or None; the arguments are in lower case."""
         known_id, secret = self._secrets.get(project_id, (None, b""))
         expected = DIGESTS[algorithm](payload + secret).hexdigest()
         return known_id if hmac.compare_digest(expected.encode(), digest.encode()) else None
@@ -131,21 +131,21 @@ class AccountServer:
         batch_id: str | None = None,
         document: bytes | None = None,
     ) -> list[Refusal]:
-        """Apply commands in the order given; what is refused stops nothing.
+        """Apply commands in the order given; a refused command does not stop the others.
 
-        A batch with an id is applied once: when it comes again, it is answered as it was before. The id is a name, and
-        perhaps a blank and a digest of the commands: see `cpsim.server.batches`. The `document` of these commands, a
-        list or a bulk, is kept in the journal as it is, if it is given.
+        A batch with an id is applied once: a repeat gets the first answer. The id is a name, and perhaps a blank and a
+        digest of the commands: see `cpsim.server.batches`. The `document` of the commands, a list or a bulk, goes into
+        the journal unchanged, if it is given.
 
         Raises:
-            NotAgain: the batch was given up, or has been seen and its answer is not kept; nothing was applied.
+            BatchNotApplied: the batch was given up, or its answer is no longer known; nothing was applied.
             CpsimError: the store cannot be written.
-            TooDeep: an argument is nested too deeply; nothing was applied. Whoever gives a document has looked.
+            TooDeep: an argument is nested too deeply; nothing was applied. With a document, the caller has checked.
         """
         if document is None:
             depth.check(value for _, arguments in calls for value in arguments.values())
         with self._lock:
-            self._mend()
+            self._recover()
             if batch_id is not None and (batches := self._batches.get(project_id)):
                 answer = batches.answer(batch_id)
                 if answer is not None:
@@ -165,34 +165,34 @@ class AccountServer:
                 self._keep(self.store, now_us, ("apply", (project_id, msgspec.Raw(written), batch_id, refusals)))
         return refusals
 
-    def own(self, project_id: str, call: Call) -> list[Refusal]:
-        """Give a machine to a user, or take it back, as a project asks, and keep in its journal that it did.
+    def change_owner(self, project_id: str, call: Call) -> list[Refusal]:
+        """Link a machine to a user, or release it, at a project's request, which goes into the project's journal.
 
         Args:
-            project_id: who asks.
-            call: `lib/claim` or `lib/release`, with `vmid` and `webid`. A release may leave out the user; if it names
-                one, the machine must be that user's.
+            project_id: the project that requests it.
+            call: `lib/claim` or `lib/release`, with `vmid` and `webid`. A release may leave out the user; the machine
+                must be linked to a user that it names.
 
         Raises:
             CpsimError: the store cannot be written.
         """
         with self._lock:
-            self._mend()
+            self._recover()
             now_us = self.clock.now_us()
-            refusals, changes = self._owned(now_us, *call)
+            refusals, changes = self._change_owner(now_us, *call)
             noted = (project_id, [call], None, refusals)
             self._note(now_us, *noted)
             if self.store is not None:
                 self._keep(self.store, now_us, *changes, ("note", noted))
         return refusals
 
-    def _owned(
+    def _change_owner(
         self, now_us: int, name: str, arguments: Mapping[str, object]
     ) -> tuple[list[Refusal], list[tuple[str, list[Any]]]]:
-        """What is refused of a request for a machine, and what it has changed."""
-        odd = next((key for key, value in arguments.items() if type(value) not in {str, int}), None)
-        if odd is not None:
-            return [Refusal(0, f"{odd} must be text, not {shown(arguments[odd])}")], []
+        """The refusals of a request to link or release a machine, and the changes that it made."""
+        wrong_name = next((key for key, value in arguments.items() if type(value) not in {str, int}), None)
+        if wrong_name is not None:
+            return [Refusal(0, f"{wrong_name} must be text, not {shown(arguments[wrong_name])}")], []
         is_claim = name == "lib/claim"
         named = ("vmid", "webid") if is_claim or "webid" in arguments else ("vmid",)
         for argument in named:
@@ -202,54 +202,54 @@ class AccountServer:
         owner = self._ledger.owners.get(machine_id)
         if not is_claim and user_ids and owner not in {None, *user_ids}:
             return [Refusal(0, f"machine {machine_id!r} is linked to user {owner!r}, not to {user_ids[0]!r}")], []
-        what, subject = ("link", (machine_id, *user_ids)) if is_claim else ("release", machine_id)
-        return self._changes[what](now_us, [subject]), [(what, [[subject]])]
+        change, subject = ("link", (machine_id, *user_ids)) if is_claim else ("release", machine_id)
+        return self._changes[change](now_us, [subject]), [(change, [[subject]])]
 
     def give_up(self, project_id: str, batch: str) -> list[Refusal] | None:
-        """What a batch of this name was answered; None if it was not applied, and from now on never will be.
+        """The answer to a batch of this name; None if it was not applied, and from now on never will be.
 
         Args:
-            project_id: whose it is.
-            batch: its name.
+            project_id: the project of the batch.
+            batch: the name of the batch.
 
         Raises:
-            Seen: that is not known any more.
+            BatchSeen: the answer is no longer known.
             CpsimError: the store cannot be written.
         """
         with self._lock:
-            self._mend()
+            self._recover()
             try:
-                answer = self._batches.get(project_id, Batches()).named(batch)
-            except GivenUp:
+                answer = self._batches.get(project_id, Batches()).answer_to_name(batch)
+            except BatchGivenUp:
                 return None
             if answer is None:
-                self._make("apply", project_id, [], f"{batch} ", [])
+                self._change_locked("apply", project_id, [], f"{batch} ", [])
         return answer
 
     def note_malformed(self, project_id: str, frame: bytes) -> None:
-        """Keep in the journal that a project's daemon could not take a frame."""
+        """Add a frame to the journal that a project's daemon refused as malformed."""
         with self._lock:
             self.journal.add_malformed(project_id, self.clock.now_us(), frame)
 
     def outstanding(self, project_id: str) -> list[str]:
-        """The ids of a project's slots that are not settled."""
+        """The ids of a project's outstanding slots."""
         with self.reading() as ledger:
-            return ledger.outstanding(project_id, self.clock.told_us)
+            return ledger.outstanding(project_id, self.clock.latest_us)
 
     def link(self, links: Sequence[Sequence[str]]) -> list[Refusal]:
-        """Link each (machine id, user id); what is refused stops nothing."""
+        """Link each (machine id, user id); a refusal does not stop the others."""
         return self._change("link", links)
 
     def release(self, machine_ids: Sequence[str]) -> list[Refusal]:
-        """Take each machine from its user; what is refused stops nothing."""
+        """Release each machine from its user; a refusal does not stop the others."""
         return self._change("release", machine_ids)
 
     def reset(self, project_id: str | None = None) -> None:
-        """Begin anew with one project, or with everything.
+        """Reset one project, or everything.
 
-        A project loses its slots, its accounts and its journal; other projects are not touched, and machines stay
-        linked to their users, because who owns a machine is known to the server as a whole. With everything, the
-        links go too. The clock is left as it is.
+        A project loses its slots, its accounts and its journal. Other projects do not change, and machines stay linked
+        to their users, because links belong to the whole server. Resetting everything removes the links too. The clock
+        does not change.
         """
         self._change("reset", project_id)
 
@@ -257,80 +257,80 @@ class AccountServer:
         """Run the housekeeping job once: see `Ledger.housekeep`."""
         self._change("housekeep")
 
-    def behave(self, quirks: frozenset[str]) -> None:
-        """Have these quirks, and no others, from now on; what was applied before stays as it was.
+    def set_quirks(self, quirks: frozenset[str]) -> None:
+        """Replace the quirks; commands applied before are not affected.
 
         Raises:
             CpsimError: the store cannot be written.
         """
         names = sorted(quirks)
         with self._lock:
-            self._mend()
-            self._have_quirks(0, names)
+            self._recover()
+            self._apply_quirks(0, names)
             if self.store is None:
                 return
-            outcome = self.store.keep(0, ("behave", [names]))  # at no time: the clock need not have been started
+            outcome = self.store.keep(0, ("behave", [names]))  # without a time: the clock may not have started
         outcome.result()
 
     @contextmanager
     def reading(self) -> Iterator[Ledger]:
-        """The ledger, up to date and standing still while the context lasts."""
+        """The ledger, up to date and locked within the context."""
         with self._lock:
-            self._mend()
+            self._recover()
             now_us = self.clock.now_us()
             if self._ledger.expire(now_us) and self.store is not None:
-                self._keep(self.store, now_us, (SEEN, ()))  # what was seen to have expired has
+                self._keep(self.store, now_us, (EXPIRED, ()))  # expired slots that were shown must stay expired
             yield self._ledger
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """No other thread reads or changes anything while the context lasts."""
+    def exclusive(self) -> Iterator[None]:
+        """Lock the accounts against other threads within the context."""
         with self._lock:
             yield
 
     def _change(self, what: str, *arguments: object) -> list[Refusal]:
         """Change the accounts, and keep the change."""
         with self._lock:
-            self._mend()
-            return self._make(what, *arguments)
+            self._recover()
+            return self._change_locked(what, *arguments)
 
-    def _make(self, what: str, *arguments: object) -> list[Refusal]:
+    def _change_locked(self, what: str, *arguments: object) -> list[Refusal]:
         now_us = self.clock.now_us()
         refusals = self._changes[what](now_us, *arguments)
         if self.store is not None:
             self._keep(self.store, now_us, (what, arguments))
         return refusals
 
-    def mend(self) -> None:
-        """Go back to what the store holds, if it could not be written and can be now.
+    def recover(self) -> None:
+        """Restore the accounts from the store, if it could not be written and can be now.
 
         Raises:
-            CpsimError: it cannot be written yet.
+            CpsimError: the store still cannot be written.
         """
         with self._lock:
-            self._mend()
+            self._recover()
 
-    def _mend(self) -> None:
+    def _recover(self) -> None:
         if self.store is not None and self.store.is_broken:
             self.store.resume()
             self.journal.forget_received()
             self._restore(self.store)
 
-    def keep_time(self) -> None:
-        """Keep what the time is, where there is a store and the time has been told.
+    def write_time(self) -> None:
+        """Write the time to the store, if there is one and the clock has been read.
 
         Raises:
             CpsimError: the store cannot be written.
         """
-        if self.store is not None and self.clock.told_us:
-            self._keep_time(self.clock.now_us())
+        if self.store is not None and self.clock.latest_us:
+            self._write_time(self.clock.now_us())
 
-    def _keep_time(self, now_us: int) -> None:
-        """Keep what the time is, or is about to be: nothing else in the store may tell it."""
+    def _write_time(self, now_us: int) -> None:
+        """Write a time to the store, where nothing else may show it."""
         assert self.store is not None
         with self._lock:
-            self._mend()
-            outcome = self._keep(self.store, now_us, (SEEN, ()))
+            self._recover()
+            outcome = self._keep(self.store, now_us, (EXPIRED, ()))
         outcome.result()
 
     def _keep(self, store: Store, now_us: int, *changes: tuple[str, Sequence[object]]) -> Future[None]:
@@ -386,7 +386,7 @@ class AccountServer:
         self._ledger.housekeep(now_us)
         return []
 
-    def _have_quirks(self, _: int, quirks: Iterable[str]) -> list[Refusal]:
+    def _apply_quirks(self, _: int, quirks: Iterable[str]) -> list[Refusal]:
         projects, owners = self._ledger.projects, self._ledger.owners
         self.quirks = frozenset(quirks)
         self._ledger = self._new_ledger()
@@ -406,7 +406,7 @@ class AccountServer:
         )
 
     def _restore(self, store: Store) -> None:
-        """Take over what a store holds; the clock goes on where that is no step back."""
+        """Restore the accounts from a store; the clock continues from their time."""
         kept = store.snapshot()
         self._refused = kept.refused
         self.quirks = frozenset(kept.quirks)

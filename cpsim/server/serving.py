@@ -1,4 +1,4 @@
-"""An ASGI application on bound sockets, in a thread with an event loop of its own."""
+"""Serves an ASGI application on bound sockets, in a thread with its own event loop."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 BACKLOG: Final = 4096
 KEEP_ALIVE_S: Final = 75
 FINISH_S: Final = 1.0
-"""How long requests under way are given when the server stops."""
+"""The time for requests in progress when the server stops."""
 
 
 class HttpServer:
     """Serves an application over HTTP/1.1 with keep-alive.
 
-    uvicorn's protocol does the work; its own main loop is left out, because it looks only ten times a second
-    whether it should stop, and a test's fixture cannot wait that long.
+    It runs uvicorn's protocol without uvicorn's main loop, which checks only ten times a second whether to stop: too
+    slow for a test's fixture.
 
     Args:
         app: the application. Its scope's state holds `stopping`, an event.
         sockets: bound and listening; closed by `stop`.
-        faults: say when connections are refused.
+        faults: the plan, for refused connections.
     """
 
     def __init__(self, app: Api, sockets: list[socket.socket], faults: FaultPlan | None = None) -> None:
@@ -78,13 +78,13 @@ class HttpServer:
         self._faults.watch(self._refresh)
 
     def stop(self) -> None:
-        """Stop accepting, finish the requests under way, and close."""
-        with suppress(RuntimeError):  # its loop has ended by an error
+        """Stop accepting, finish the requests in progress, and close."""
+        with suppress(RuntimeError):  # the loop has ended by an error
             self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 
     def check(self) -> None:
-        """Raise ThreadFailed if it has ended by an error that nobody expected."""
+        """Raise ThreadFailed if the server has ended by an unexpected error."""
         self._thread.check()
 
     def _run(self) -> None:
@@ -104,10 +104,10 @@ class HttpServer:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._addresses = [(sock.family, sock.getsockname()) for sock in self._sockets]
-        self._following = asyncio.Lock()
+        self._updating = asyncio.Lock()
         self._timer = self._loop.call_soon(lambda: None)
         self._error: BaseException | None = None
-        await self._follow()
+        await self._update()
         self._ready.set()
         await self._stop.wait()
         self._timer.cancel()
@@ -132,29 +132,29 @@ class HttpServer:
         return ServerConnection(self._config, self._state, {"stopping": self._stop}, self._turn)
 
     def _refresh(self) -> None:
-        """Do as the plan of faults has it now; from another thread, it is done on return."""
+        """Apply a change of the plan of faults; from another thread, before returning."""
         if threading.current_thread() is self._thread:
-            self._follow_soon()
+            self._schedule_update()
         elif self._thread.is_alive():
-            asyncio.run_coroutine_threadsafe(self._follow(), self._loop).result(FINISH_S)
+            asyncio.run_coroutine_threadsafe(self._update(), self._loop).result(FINISH_S)
 
-    def _follow_soon(self) -> None:
-        self._follower = self._loop.create_task(self._follow())
-        self._follower.add_done_callback(self._followed)
+    def _schedule_update(self) -> None:
+        self._update_task = self._loop.create_task(self._update())
+        self._update_task.add_done_callback(self._update_ended)
 
-    def _followed(self, follower: asyncio.Task[None]) -> None:
-        """End with the error of a task, if it has one: nobody else hears of it."""
-        if not follower.cancelled() and (error := follower.exception()) is not None:
+    def _update_ended(self, task: asyncio.Task[None]) -> None:
+        """End the server with a task's error, which nothing else reports."""
+        if not task.cancelled() and (error := task.exception()) is not None:
             self._error = error
             self._stop.set()
 
-    async def _follow(self) -> None:
-        """Accept or refuse connections, as the plan of faults has it now, and look again when that is to change."""
-        async with self._following:
+    async def _update(self) -> None:
+        """Accept or refuse connections by the plan of faults, now and at its next change."""
+        async with self._updating:
             self._timer.cancel()
-            change_s = self._faults.next_change_s("server")  # first, or one that comes meanwhile would be missed
+            change_s = self._faults.next_change_s("server")  # first, or a change in the meantime would be missed
             if change_s is not None:
-                self._timer = self._loop.call_later(change_s, self._follow_soon)
+                self._timer = self._loop.call_later(change_s, self._schedule_update)
             down = self._faults.refuses("server")
             if down and not self._down:
                 for server in self._servers:

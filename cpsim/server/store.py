@@ -1,8 +1,8 @@
 """The server's store: every change of the accounts in a durable log, and snapshots that keep the log short.
 
-The accounts are a function of their changes, so the log of changes is what must survive. A snapshot replaces the
-changes before it, in one commit; it is due when the log has grown to the size of the last one, so a restart
-reads at most about twice what the accounts themselves take. What was received is kept beside it, for the journal.
+The accounts are a function of their changes, so the log of changes must survive. A snapshot replaces the changes before
+it, in one commit. A snapshot is due when the log has grown to the size of the last one, so a restart reads at most
+about twice the size of the accounts. A table holds the received commands, for the journal.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ CREATE TABLE IF NOT EXISTS received (position INTEGER PRIMARY KEY, project TEXT 
 CREATE INDEX IF NOT EXISTS received_by ON received (project, position);
 """
 RECEIVED: Final = ("apply", "note")
-"""The changes that the journal shows."""
-SEEN: Final = "expire"
-"""The change that only says how late it was when somebody looked."""
-KEEP_RECEIVED: Final = """
+"""Changes that the journal shows."""
+EXPIRED: Final = "expire"
+"""The change that holds only a time, up to which slots have expired."""
+MOVE_RECEIVED: Final = """
 INSERT INTO received SELECT position, json_extract(substr(call, 1, instr(call, ',') - 1), '$'), record FROM (
     SELECT position, record, CASE
         WHEN substr(change, 1, 9) = '"apply",[' THEN substr(change, 10)
@@ -51,24 +51,24 @@ INSERT INTO received SELECT position, json_extract(substr(call, 1, instr(call, '
     END AS call FROM (SELECT position, record, substr(record, instr(record, ',') + 1) AS change FROM log)
 ) WHERE position <= ? AND call IS NOT NULL
 """
-"""Both have a project, which has no comma, calls, a batch id, and refusals. SQLite does not read the calls, because how
-deep they may be nested there depends on its release."""
+"""Both changes have a project, which has no comma, calls, a batch id, and refusals. SQLite does not parse the calls,
+because its limit on nesting depends on its release."""
 READ_RECEIVED: Final = "SELECT position, record FROM received WHERE position > ? ORDER BY position LIMIT ?"
-LEAST_LOG: Final = 16 * 2**20
-"""Characters of log before a first snapshot."""
+LEAST_LOG_CHARACTERS: Final = 16 * 2**20
+"""Characters of log before the first snapshot."""
 SLOTS_A_PART: Final = 10_000
 CHANGES_A_READ: Final = 1_000
 
 
 class StoredAccounts(msgspec.Struct):
-    """What the server knows, to begin with, the ledger's slots among the projects; and how it behaves."""
+    """The accounts and quirks in a snapshot."""
 
     at_us: int = 0
     refused: dict[str, int] = {}
     projects: dict[str, ProjectAccounts] = {}
     owners: dict[str, str] = {}
     answers: dict[str, dict[str, list[Refusal]]] = {}
-    """Of batches by their ids, as earlier versions had them."""
+    """Answers to batches by batch id, as earlier versions wrote them."""
     quirks: list[str] = []
     overflows: dict[str, int] = {}
     batches: dict[str, Batches] = {}
@@ -80,17 +80,17 @@ _decode_received = msgspec.json.Decoder(
 ).decode
 R = TypeVar("R", bound=tuple[int, str, Sequence[Any]])
 LEVELS: Final = depth.MAX_DEPTH + 5
-"""Of a record: its own, and those of the change, the calls, a call and its arguments."""
+"""The levels of a record: its own, the change, the calls, a call and its arguments."""
 
 
 class Store:
     """An open store.
 
     Args:
-        path: the file; made if it is not there.
+        path: the file; created if missing.
 
     Raises:
-        CpsimError: the file is in use, damaged, or something else; or it cannot be made.
+        CpsimError: the file is in use, damaged, or no store; or it cannot be created.
     """
 
     def __init__(self, path: Path) -> None:
@@ -101,23 +101,23 @@ class Store:
         self._own = threading.local()
         self._latest = _done()
         self._undone = 0
-        """How often changes were undone."""
+        """The number of times that changes were undone."""
         self.is_broken = False
-        """Whether a change could not be written, so that none is taken before `resume`."""
+        """Whether a change could not be written; until `resume`, further changes are refused."""
 
     @property
     def path(self) -> Path:
-        """The file itself, whatever links lead to it."""
+        """The file, with links resolved."""
         return self._log.path
 
     def resume(self) -> None:
-        """Take changes again. Those that were not written are lost: the accounts are what is in the store now.
+        """Accept changes again. Changes that were not written are lost: the accounts are those in the store.
 
         Raises:
-            CpsimError: it cannot be written yet, or not for long.
+            CpsimError: the store cannot be written, or its disk is nearly full.
         """
         if shutil.disk_usage(self._log.path.parent).free < LEAST_FREE:
-            raise CpsimError(f"{self._log.path}: its disk has less than 1 MiB free: until it has, nothing is taken")
+            raise CpsimError(f"{self._log.path}: until its disk has 1 MiB free, changes are refused")
         self._log.resume()
         self._logged, self._resets = 0, {}
         self._latest = _done()
@@ -126,7 +126,7 @@ class Store:
         log.info("%s can be written again; changes that were not written are undone", self._log.path)
 
     def snapshot(self) -> StoredAccounts:
-        """The accounts as they were last written whole."""
+        """The accounts of the last snapshot."""
         head, *parts = [content for (content,) in self._log.query("SELECT content FROM snapshot ORDER BY part")] or [
             "{}"
         ]
@@ -138,7 +138,7 @@ class Store:
         return accounts
 
     def changes(self) -> Iterator[tuple[int, str, list[Any]]]:
-        """What changed since the snapshot, in order: when, what, with which arguments."""
+        """The changes since the snapshot, in order: time, change and arguments."""
         position = 0
         while found := self._log.read(position, self._log.last, CHANGES_A_READ):
             for position, record in found:
@@ -149,7 +149,7 @@ class Store:
                 yield at_us, what, arguments
 
     def received(self) -> Iterator[tuple[str, int, list[msgspec.Raw], list[tuple[int, str]]]]:
-        """What the journal had when the snapshot was written: project, time, commands as JSON, and refusals."""
+        """The journal at the snapshot: project, time, commands as JSON, and refusals."""
         last = 0
         while found := self._log.query(READ_RECEIVED, (last, CHANGES_A_READ)):
             for last, record in found:  # noqa: B007 - the next query goes on from there
@@ -157,29 +157,29 @@ class Store:
                 yield project_id, at_us, calls, refusals
 
     def begin(self) -> None:
-        """Have `durable` and `wait` mean what this thread changes from now on."""
+        """From now on, `durable` and `wait` are about changes of this thread."""
         self._own.change = None
         self._own.undone = self._undone
 
     def keep(self, at_us: int, *changes: tuple[str, Sequence[object]]) -> Future[None]:
-        """Write changes, all of them or none: of each, what and its arguments.
+        """Write changes, each with its arguments, all or none of them.
 
         Returns:
-            Their outcome: nothing, or a CpsimError.
+            The outcome: None, or a CpsimError.
 
         Raises:
-            CpsimError: an earlier one could not be written.
+            CpsimError: an earlier change could not be written.
         """
         if self.is_broken:
             raise self._problem
         records = [msgspec.json.encode((at_us, *change)).decode() for change in changes]
         self._logged += sum(map(len, records))
         outcome: Future[None] = Future()
-        outcome.set_running_or_notify_cancel()  # who no longer waits for it does not undo it
+        outcome.set_running_or_notify_cancel()  # a waiter's cancellation does not cancel the write
         last = self._log.append(records, then=partial(self._note, outcome))
         self._latest = outcome
         for position, (what, arguments) in enumerate(changes, last - len(changes) + 1):
-            if what != SEEN:
+            if what != EXPIRED:
                 self._own.change = outcome
             if what == "reset":
                 (project_id,) = arguments
@@ -189,11 +189,11 @@ class Store:
 
     @property
     def wants_snapshot(self) -> bool:
-        """Whether the log has grown so long that the accounts should be written whole."""
-        return self._logged > max(LEAST_LOG, self._snapshot_size)
+        """Whether a snapshot is due."""
+        return self._logged > max(LEAST_LOG_CHARACTERS, self._snapshot_size)
 
     def replace(self, accounts: StoredAccounts) -> None:
-        """Write the accounts whole, in the place of all changes so far; if that fails, no change fails with it."""
+        """Write a snapshot in place of all changes so far; its failure fails no change."""
         contents = [""]
         for project_id, project in accounts.projects.items():
             slots = iter(project.slots.items())
@@ -204,10 +204,10 @@ class Store:
         contents[0] = msgspec.json.encode(accounts).decode()
         self._logged, self._snapshot_size = 0, sum(map(len, contents))
         last = self._log.last
-        forgotten = self._resets | dict.fromkeys(accounts.overflows, last)  # once more where that failed before
+        forgotten = self._resets | dict.fromkeys(accounts.overflows, last)  # with those of a failed snapshot
         self._log.append(
             [],
-            (KEEP_RECEIVED, (last,)),
+            (MOVE_RECEIVED, (last,)),
             *(
                 ("DELETE FROM received WHERE position <= ? AND project = coalesce(?, project)", (position, project_id))
                 for project_id, position in forgotten.items()
@@ -220,25 +220,25 @@ class Store:
         )
 
     async def durable(self) -> None:
-        """Return once what an answer rests on is on disk: this thread's own change since `begin`, or all so far.
+        """Return when this thread's change since `begin` is on disk; without one, when all changes so far are.
 
-        A change is answered by its own commit, whatever became of later ones. Who has made none has seen all.
+        A change has the outcome of its own commit, whatever the outcome of later ones.
 
         Raises:
-            CpsimError: it could not be written; `InDoubt`, if it may be there after a restart.
+            CpsimError: the change could not be written; `InDoubt` if it may be there after a restart.
         """
         await asyncio.wrap_future(self._outcome())
 
     def wait(self) -> None:
-        """Likewise, for a thread."""
+        """Wait in a thread, as `durable` does in an event loop."""
         self._outcome().result()
 
     def check(self) -> None:
-        """Raise ThreadFailed if its writer has met an error that nobody expected."""
+        """Raise ThreadFailed if the writer has ended by an unexpected error."""
         self._log.check()
 
     def close(self) -> None:
-        """Write what is left, and let go of the file."""
+        """Write what is left, and close the file."""
         self._log.close()
 
     def _outcome(self) -> Future[None]:
@@ -246,16 +246,16 @@ class Store:
         if change is not None:
             return change
         if getattr(self._own, "undone", self._undone) != self._undone:
-            raise self._problem  # what was seen may have been undone since
+            raise self._problem  # the accounts that this thread read may have been undone
         return self._latest
 
     def _note(self, outcome: Future[None], problem: CpsimError | None) -> None:
-        """From the log's thread: a change is on disk, or could not be written."""
+        """Set the outcome of a change; called in the log's thread."""
         if problem is None:
             outcome.set_result(None)
             return
         if not self.is_broken:
-            self._problem = CpsimError(f"{problem}; until it can be written, nothing is taken")
+            self._problem = CpsimError(f"{problem}; until the store can be written, changes are refused")
             self.is_broken = True
             log.error("%s", self._problem)
         outcome.set_exception(problem if isinstance(problem, InDoubt) else self._problem)
@@ -263,14 +263,14 @@ class Store:
     def _note_snapshot(self, problem: CpsimError | None) -> None:
         if problem is not None and not self.is_broken:
             log.warning(
-                "the accounts could not be written whole, which is tried again when as many changes have come; "
-                "each of them is kept: %s",
+                "a snapshot of the accounts could not be written; it is retried after as many changes again, and no "
+                "change is lost: %s",
                 problem,
             )
 
 
 def _read(decode: Callable[[str], R], record: str) -> R:
-    """A record; what an earlier version has taken, and is nested deeper than is taken now, is null in it."""
+    """Decode a record; values of earlier versions that are nested deeper than the limit are null."""
     try:
         change = decode(record)
     except RecursionError:

@@ -1,4 +1,4 @@
-"""An API that says how long its callers wait."""
+"""An API that measures how long its callers wait."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 class TimedApi(FaultyApi):
-    """An API that notes each wait, from a request's head to the end of its answer; not those of the control API.
+    """An API that records each wait, from a request's head to the end of its answer, except for the control API.
 
     Args:
-        accounts: who answers.
-        control: the control API, where it is enabled.
+        accounts: the account server.
+        control: the control API, if it is enabled.
         faults: the plan of faults.
-        waits: where to.
+        waits: records the waits.
     """
 
     def __init__(self, accounts: AccountServer, control: Control | None, faults: FaultPlan, waits: Waits) -> None:
@@ -31,7 +31,7 @@ class TimedApi(FaultyApi):
         self._waits = waits
 
     def at_once(self, request: Request) -> None:
-        """No request is answered before its wait has begun."""
+        """None: a wait begins before its request is answered."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI request."""

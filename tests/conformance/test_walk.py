@@ -42,7 +42,7 @@ def walks(tmp_path, monkeypatch):
 @pytest.mark.parametrize("tier", ["server", "pair"])
 def test_nothing_deviates_from_what_is_documented(walks, tier):
     found = walks(tier=tier)
-    assert (found.ruling, found.deviation, found.unseen) == ("valid", None, "")
+    assert (found.ruling, found.deviation, found.not_verified) == ("valid", None, "")
     assert found.sequences >= 25
     assert found.commands > found.sequences
     assert found.python() == found.shell() == []
@@ -66,7 +66,7 @@ def test_metadata_that_is_lost_shows_in_the_accounts(walks):
 def test_a_daemon_alone_proves_nothing(walks):
     found = walks(tier="daemon", count=5)
     assert found.ruling == "unknown"
-    assert "--server URL" in found.unseen
+    assert "--server URL" in found.not_verified
 
 
 def test_one_seed_sends_the_same_commands(walks):

@@ -50,7 +50,7 @@ def crashing(tmp_path, monkeypatch):
 
 def met(run):
     """(fault, how often it fired) of a run, of which nothing that was acknowledged was lost."""
-    assert run.verdict.ruling == "valid", (run.verdict.anomalies[:3], run.verdict.unseen)
+    assert run.verdict.ruling == "valid", (run.verdict.anomalies[:3], run.verdict.not_verified)
     return [(fault["fault"], fault["fired"]) for fault in run.faults]
 
 
@@ -62,7 +62,7 @@ def test_a_daemon_may_refuse_from_the_start(crashing):
 
 def test_a_daemon_may_refuse_several_processes_all_the_time(crashing):
     run = crashing("daemon.refuse", processes=2)
-    assert run.verdict.unseen == ["Everything: no operation was accepted."]
+    assert run.verdict.not_verified == ["Everything: no operation was accepted."]
     assert set(run.records["outcome"]) == {Outcome.REFUSED}
 
 

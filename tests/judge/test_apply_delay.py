@@ -23,7 +23,7 @@ from cpsim.config.catalog import find_scenario
 from cpsim.config.thresholds import Threshold
 from cpsim.evidence.journal import RECORD_TYPE, Outcome
 from cpsim.fake import ANY_PORT, Fake
-from cpsim.judge.apply_delay import ClockWatch, effect_delays_ns
+from cpsim.judge.apply_delay import ClockWatch, apply_delays_ns
 from cpsim.judge.clock_offset import NotComparable, Reading, offset
 from cpsim.replay.pace import Rate
 from cpsim.run.folder import claim_folder, write
@@ -89,7 +89,7 @@ def made_up(commands, ledger, *, clock=real_time, rate=1.0, looked_ms=LOOKED_MS)
     )
     told = SimpleNamespace(workload=workload, records=records, slots=slots, slot_prefix="a.b")
     readings = [reading(clock, time_ms, rate=rate) for time_ms in looked_ms]
-    found, uncertainty_ns = effect_delays_ns(told, "p", readings, START_NS)
+    found, uncertainty_ns = apply_delays_ns(told, "p", readings, START_NS)
     assert 0 < uncertainty_ns < 1e6
     return sorted(round(delay_ns / 1e6) for delay_ns in found.tolist())
 
@@ -183,7 +183,7 @@ def test_a_slot_that_is_older_than_the_run_gives_no_figure():
 
 
 def test_a_ledger_without_a_slot_of_the_run_gives_no_figure():
-    with pytest.raises(NotComparable, match="the time of no command"):
+    with pytest.raises(NotComparable, match="no times of commands"):
         made_up(COMMANDS, [])
 
 
@@ -207,7 +207,7 @@ def test_what_is_told_on_our_clock_is_right_to_within_the_uncertainty(looks, ste
         return
     real_ms = np.linspace(looks[0][0] + looks[0][1], sent_ms, 50)
     shown_us = np.array([START_US + round(clock(time_ms) * 1e3) for time_ms in real_ms])
-    wrong_ns = np.abs(compared.on_ours_ns(shown_us) - START_NS - real_ms * 1e6)
+    wrong_ns = np.abs(compared.to_local_ns(shown_us) - START_NS - real_ms * 1e6)
     assert wrong_ns.max() <= compared.uncertainty_ns / (1 - abs(compared.drift)) + 2_000
 
 
@@ -226,8 +226,8 @@ def test_a_look_is_the_quickest_of_several_and_any_that_says_no_real_time():
         return START_US, next(rates)
 
     watch = ClockWatch(SimpleNamespace(clock=clock), tick)
-    watch.look()
-    watch.look(3)
+    watch.read()
+    watch.read(3)
     quickest, odd = watch.seen
     assert 300_000 <= quickest.received_ns - quickest.sent_ns < 300_100
     assert (quickest.rate, odd.rate) == (1.0, 0.0)

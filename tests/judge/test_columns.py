@@ -101,20 +101,20 @@ class Chance:
         rows = []
         for slot, steps in history.steps(history.sent_for()):
             states = sorted(possible(steps, history.seen), key=str) or [SlotState("allocated")]
-            fate = self.one(states)
+            state = self.one(states)
             row = {
                 "project": self.one("pP"),
                 "slot": history.slot_id(slot),
-                "state": fate.phase,
-                "machine": fate.machine,
-                "reason": fate.reason,
-                "granted": fate.granted,
-                "counters": sorted(fate.counters),
-                "meta": sorted(fate.meta),
+                "state": state.phase,
+                "machine": state.machine,
+                "reason": state.reason,
+                "granted": state.granted,
+                "counters": sorted(state.counters),
+                "meta": sorted(state.meta),
             }
             self.damaged = self.one(list(row)) if self.random.random() < 0.3 else None
             changed = row if self.damaged is None else self.damage(row)
-            if fate.phase != "absent" or changed is not row:
+            if state.phase != "absent" or changed is not row:
                 rows.append(changed)
             if self.rarely():
                 rows.append(self.damage(row))
@@ -124,10 +124,10 @@ class Chance:
 
 def plain(verdict):
     """All that a verdict says of slots, in an order of its own."""
-    return sorted(map(str, verdict.anomalies)), verdict.counts, verdict.uncertain, verdict.checked, verdict.unseen
+    return sorted(map(str, verdict.anomalies)), verdict.counts, verdict.uncertain, verdict.checked, verdict.not_verified
 
 
-def fate_of(made, should, slot):
+def state_of(made, should, slot):
     """The state that is expected of an ordinary slot, as the model has it."""
     counters, meta = should.counters[slot], should.meta[slot]
     sums = {} if counters < 0 else made.arguments["counters"].row(counters)
@@ -154,9 +154,9 @@ def test_ordinary_slots_have_the_one_state_that_the_model_allows(history_of, see
         should = columns.expected(history)
         assert should.ordinary.sum() > SLOTS / 10
         for slot, steps in history.steps(should.ordinary):
-            fate = fate_of(history.workload, should, slot)
-            assert possible(steps, seen) == {fate}
-            phases.add(fate.phase)
+            state = state_of(history.workload, should, slot)
+            assert possible(steps, seen) == {state}
+            phases.add(state.phase)
     assert phases == set(columns.PHASES) - (set() if direct else {"expired"})
 
 
@@ -188,7 +188,7 @@ def test_both_ways_find_the_same(history_of, seed, direct, monkeypatch):
     judge_histories(every, table, "p", seen, slow)
     assert plain(fast) == plain(slow)
     ours = table.filter(pa.array([project.lower() == "p" for project in table["project"].to_pylist()], pa.bool_()))
-    judged_fast = columns.fine(history, ours, columns.indices(ours["slot"], columns.slot_ids(history)))
+    judged_fast = columns.correct_slots(history, ours, columns.indices(ours["slot"], columns.slot_ids(history)))
     assert min(judged_fast.sum(), slow.counts.total()) > SLOTS / 20  # both ways are taken, and there is much to find
     assert len(slow.counts) > 6
 
@@ -204,7 +204,7 @@ def test_both_ways_find_the_same_among_outstanding_slots(history_of, seed, direc
     outstanding = {f"w-{number}" for number in range(SLOTS) if chance.often()}
     fast, slow = Verdict(), Verdict()
     judge_outstanding(history, outstanding, fast)
-    monkeypatch.setattr("cpsim.judge.slots.fine_outstanding", lambda history, _: history.sent_for() & False)
+    monkeypatch.setattr("cpsim.judge.slots.correct_outstanding", lambda history, _: history.sent_for() & False)
     judge_outstanding(history, outstanding, slow)
     assert plain(fast) == plain(slow)
     assert slow.counts.total() > SLOTS / 20

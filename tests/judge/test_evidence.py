@@ -205,7 +205,7 @@ def test_the_report_shows_a_slots_timeline_as_text_and_as_a_picture(miserly, sit
 
 def example(steps, found=OPEN):
     verdict = Verdict()
-    verdict.exemplify(verdict.find("lost", "s", "it is gone", ["s"]), steps, Span(5_000_000, 6_000_000), found)
+    verdict.add_example(verdict.find("lost", "s", "it is gone", ["s"]), steps, Span(5_000_000, 6_000_000), found)
     return verdict.examples["lost"][0]
 
 
@@ -232,8 +232,8 @@ def test_a_timeline_tells_what_happened():
 
 
 def test_states_are_told_in_words():
-    fate = SlotState("claimed", "m", 3, None, frozenset({("n", 1), ("a", -2)}), frozenset({("site", "x")}))
-    lines = timeline(example([Step("alloc", {"slot": "s"}, Span(0, 0), True)], fate)).lines
+    state = SlotState("claimed", "m", 3, None, frozenset({("n", 1), ("a", -2)}), frozenset({("site", "x")}))
+    lines = timeline(example([Step("alloc", {"slot": "s"}, Span(0, 0), True)], state)).lines
     assert lines[-1].endswith("seen: claimed by m for 3 credits, a=-2,n=1,site=x")
     assert timeline(example([Step("alloc", {"slot": "s"}, Span(0, 0), True)], None)).lines[-1].endswith("not there")
 

@@ -297,7 +297,7 @@ def test_an_unknown_outcome_allows_either_and_is_counted(histories, books):
 def test_what_was_not_seen_is_unknown_unless_something_is_wrong():
     verdict = Verdict()
     assert verdict.ruling == Ruling.VALID
-    verdict.unseen.append("The effect.")
+    verdict.not_verified.append("The effect.")
     assert verdict.ruling == Ruling.UNKNOWN
     verdict.find("lost", "s", "gone")
     assert verdict.ruling == Ruling.INVALID

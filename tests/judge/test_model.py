@@ -35,7 +35,7 @@ def claimed(granted, **more):
 
 
 @pytest.mark.parametrize(
-    ("steps", "fate"),
+    ("steps", "state"),
     [
         ([], ABSENT),
         ([alloc()], OPEN),
@@ -62,8 +62,8 @@ def claimed(granted, **more):
         ),
     ],
 )
-def test_commands_applied_in_order(steps, fate):
-    assert possible_states(steps, NOW) == {fate}
+def test_commands_applied_in_order(steps, state):
+    assert possible_states(steps, NOW) == {state}
 
 
 @pytest.mark.parametrize(

@@ -234,12 +234,12 @@ class World:
             assert possible_states(steps, seen) == {naive}
             assert possible_states([step._replace(accepted=None) for step in steps], seen) == {naive}
             slot = self.ledger.project(project).slots.get(slot_id)
-            assert naive == SlotState("absent") if slot is None else naive == fate_of(slot)
+            assert naive == SlotState("absent") if slot is None else naive == state_of(slot)
         assert self.log.books() == dict(held(self.ledger))
         assert list(self.ledger.violations()) == []
 
 
-def fate_of(slot):
+def state_of(slot):
     entries = [frozenset((given or {}).items()) for given in (slot.counters, slot.meta)]
     return SlotState(str(slot.state), slot.machine, slot.granted, slot.reason, *entries)
 

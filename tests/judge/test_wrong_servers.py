@@ -104,7 +104,7 @@ def sabotage(monkeypatch):
 @pytest.mark.parametrize("where", ["unix", "tcp", "http"])
 def test_right_books_are_valid(fake, where):
     verdict = perform(fake(), where)
-    assert (verdict.ruling, verdict.anomalies, verdict.unseen) == ("valid", [], [])
+    assert (verdict.ruling, verdict.anomalies, verdict.not_verified) == ("valid", [], [])
     assert verdict.checked["slots"] == 60
     assert verdict.checked["replies"] == len(WORKLOAD)
 

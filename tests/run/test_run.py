@@ -279,7 +279,7 @@ def test_a_daemon_that_says_er_is_wrong(place, monkeypatch):
         result = perform(ReplayTarget(UnixEndpoint("cp.sock")))
     assert result.verdict.ruling == "invalid"
     assert result.verdict.counts == {"wrongly refused": 1}
-    assert "Everything: no operation was accepted." in result.verdict.unseen
+    assert "Everything: no operation was accepted." in result.verdict.not_verified
 
 
 def test_a_server_that_is_gone_in_the_end_leaves_the_effect_unseen(place):
@@ -291,7 +291,7 @@ def test_a_server_that_is_gone_in_the_end_leaves_the_effect_unseen(place):
             on_stage=lambda stage: accounts.stop() if stage == "verifying" else None,
         )
     assert result.verdict.ruling == "unknown"
-    assert [sentence for sentence in result.verdict.unseen if "cannot reach http" in sentence]
+    assert [sentence for sentence in result.verdict.not_verified if "cannot reach http" in sentence]
     assert result.verdict.checked == {"replies": len(result.workload)}
     partial = run_folder.claim_folder(Path("out"))
     run_folder.write(result, summarise(result), partial, Path("out"))
@@ -309,7 +309,7 @@ def test_a_ledger_that_cannot_be_read_leaves_the_effect_unseen(site, monkeypatch
     server = parse_endpoint(site.addresses["http"])
     result = perform(ReplayTarget(server, server, (PROJECT, SECRET)))
     assert result.verdict.ruling == "unknown"
-    assert "is not Parquet" in result.verdict.unseen[0]
+    assert "is not Parquet" in result.verdict.not_verified[0]
 
 
 @pytest.mark.parametrize("body", [b"<h1>Welcome</h1>", b"[]", b'"pending"', b'{"data": 5}', b"\xff"])
@@ -317,7 +317,7 @@ def test_a_server_of_another_kind_is_told_apart(site, monkeypatch, body):
     monkeypatch.setattr(Api, "respond", lambda *_: Response(200, body))
     observer = Observer(parse_endpoint(site.addresses["http"]), (PROJECT, SECRET), 5.0)
     assert not observer.has_control()
-    with pytest.raises(CpsimError, match=r"POST /api/batch/slots on http://.* answered what no API server does"):
+    with pytest.raises(CpsimError, match=r"POST /api/batch/slots on http://.* answered no list of slots"):
         observer.outstanding()
 
 
@@ -336,7 +336,7 @@ def test_interrupting_an_embedded_run_leaves_no_process(place):
     assert result.verdict.ruling == "unknown"
     assert result.verdict.counts == {}
     missing = len(result.workload) - len(result.records)
-    assert result.verdict.unseen == [f"{missing:,} operations were not sent: the run was interrupted."]
+    assert result.verdict.not_verified == [f"{missing:,} operations were not sent: the run was interrupted."]
     assert signal.getsignal(signal.SIGINT) == before
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)

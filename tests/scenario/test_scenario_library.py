@@ -56,7 +56,7 @@ def test_each_gets_its_verdict_in_small(name):
         on_stage=lambda stage: None,
         on_progress=lambda planned, progress: None,
     )
-    assert run.verdict.ruling == source.load(path).verdict, (run.verdict.anomalies[:3], run.verdict.unseen)
+    assert run.verdict.ruling == source.load(path).verdict, (run.verdict.anomalies[:3], run.verdict.not_verified)
     assert run.verdict.checked["slots"] >= 300
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from cpsim.server import batches
-from cpsim.server.batches import LONGEST_ID, Batches, GivenUp, Seen
+from cpsim.server.batches import LONGEST_ID, Batches, BatchGivenUp, BatchSeen
 from cpsim.server.ledger import Refusal
 from cpsim.server.service import AccountServer
 
@@ -33,10 +33,10 @@ def test_a_sender_may_have_sent_any_number_of_batches(accounts):
     for number in range(1, 10_102):
         assert count(accounts, f"{A}-{number} digest") == []
     for number in (1, 2, 100, 10_100):
-        with pytest.raises(Seen, match=f"number 10101|-{number}"):
+        with pytest.raises(BatchSeen, match=f"number 10101|-{number}"):
             count(accounts, f"{A}-{number} digest")
     assert count(accounts, f"{A}-10101 digest") == []
-    with pytest.raises(Seen, match="with other commands"):
+    with pytest.raises(BatchSeen, match="with other commands"):
         count(accounts, f"{A}-10101 other")
     assert counted(accounts) == 10_101
 
@@ -45,14 +45,14 @@ def test_what_was_given_up_stays_so_whatever_comes_after_it(accounts):
     accounts.apply("p", [("alloc", {"slot": "s"})])
     count(accounts, f"{A}-1 digest")
     assert accounts.give_up("p", f"{A}-2") is None
-    with pytest.raises(GivenUp):
+    with pytest.raises(BatchGivenUp):
         count(accounts, f"{A}-2 digest")
     assert accounts.give_up("p", f"{A}-2") is None
     for number in range(3, 10_110):
         count(accounts, f"{A}-{number} digest")
-    with pytest.raises(Seen, match="comes too late"):
+    with pytest.raises(BatchSeen, match="comes too late"):
         count(accounts, f"{A}-2 digest")
-    with pytest.raises(Seen, match="comes too late"):
+    with pytest.raises(BatchSeen, match="comes too late"):
         accounts.give_up("p", f"{A}-2")
     assert counted(accounts) == 10_108
 
@@ -60,7 +60,7 @@ def test_what_was_given_up_stays_so_whatever_comes_after_it(accounts):
 def test_what_a_sender_has_passed_over_is_not_applied(accounts):
     accounts.apply("p", [("alloc", {"slot": "s"})])
     count(accounts, f"{A}-7")
-    with pytest.raises(Seen, match="gone on to number 7"):
+    with pytest.raises(BatchSeen, match="gone on to number 7"):
         count(accounts, f"{A}-6")
     count(accounts, f"{B}-6")
     accounts.apply("q", [("alloc", {"slot": "s"})])
@@ -84,7 +84,7 @@ def test_so_many_senders_are_known():
     assert len(known.senders) == batches.SENDERS_KEPT
     assert known.answer(f"{1:032x}-1 d") is None
     for number in (0, 10, batches.SENDERS_KEPT):
-        with pytest.raises(Seen):
+        with pytest.raises(BatchSeen):
             known.answer(f"{number:032x}-1 d")
 
 
@@ -110,7 +110,7 @@ def test_so_many_refusals_are_kept():
         known.add(f"id {number}", number, [REFUSAL] * 1_000)
         kept = sum(len(answer.refusals or ()) for answer in (*known.others.values(), *known.senders.values()))
         assert kept == known.refused <= batches.REFUSALS_KEPT
-    with pytest.raises(Seen, match="not kept any more"):
+    with pytest.raises(BatchSeen, match="no longer kept"):
         known.answer("id 0")
     assert len(known.answer("id 299")) == len(known.answer(f"{A}-1 d")) == 1_000
 
@@ -123,7 +123,7 @@ def test_how_long_an_id_may_be(site):
         status, text = site.request("POST", "/api/batch/bulk", body, headers)[:2]
         return status, json.loads(text).get("message")
 
-    said = "the id of the batch is 201 characters long: 200 at most are taken"
+    said = "the id of the batch has 201 characters: at most 200 are accepted"
     assert send("x" * (LONGEST_ID + 1)) == (400, said)
     assert send("x" * 900_000)[0] == 400
     assert site.slots() == {}

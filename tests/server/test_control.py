@@ -245,9 +245,9 @@ def test_a_full_journal_says_so_until_it_is_reset(caplog):
             request = Request("GET", f"/__cpsim/{name}", arguments.encode(), HERE, b"")
             response = control.respond(request)
             assert response.status == 507
-            assert b"no room for all 3 commands that came; give it a journal_limit above 2" in response.body
+            assert b"no room for all 3 commands received; set a journal_limit above 2" in response.body
         (record,) = caplog.records
-        assert "the journal of project 'p' is full with 2 commands, and cannot be read any more" in record.getMessage()
+        assert "the journal of project 'p' is full with 2 commands, and can no longer be read" in record.getMessage()
         assert len(fake.inspector.journal("q").items) == 1
         assert len(fake.inspector.slots("p").items) == 3
         fake.inspector.reset("p")

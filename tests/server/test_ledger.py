@@ -489,11 +489,11 @@ def test_the_judge_agrees(steps, last_pause_s):
     ledger.expire(now_us)
     for slot_id, history in histories.items():
         seen = ledger.project("p").slots.get(slot_id)
-        fate = SlotState("absent") if seen is None else fate_of(seen)
-        assert possible_states(history, Span(now_us * 1000, now_us * 1000)) == {fate}
+        state = SlotState("absent") if seen is None else state_of(seen)
+        assert possible_states(history, Span(now_us * 1000, now_us * 1000)) == {state}
 
 
-def fate_of(slot):
+def state_of(slot):
     counters, meta = frozenset((slot.counters or {}).items()), frozenset((slot.meta or {}).items())
     return SlotState(str(slot.state), slot.machine, slot.granted, slot.reason, counters, meta)
 

@@ -18,7 +18,7 @@ from cpsim.fake import ANY_PORT, Fake
 from cpsim.protocol.depth import TooDeep
 from cpsim.server import batches, store
 from cpsim.server.accounts import ProjectAccounts, State
-from cpsim.server.batches import GivenUp, Seen
+from cpsim.server.batches import BatchGivenUp, BatchSeen
 from cpsim.server.control.inspection import Inspector
 from cpsim.server.journal import JournalFull
 from cpsim.server.service import AccountServer
@@ -87,9 +87,9 @@ def test_what_has_expired_after_a_jump_stays_so(restarted):
     accounts = restarted()
     accounts.apply("p", [("alloc", {"slot": "a", "expire": 10})])
     accounts.clock.advance(hours=1)
-    told_us = accounts.clock.told_us
+    latest_us = accounts.clock.latest_us
     accounts = restarted()
-    assert accounts.clock.now_us() >= told_us
+    assert accounts.clock.now_us() >= latest_us
     assert accounts.outstanding("p") == []
 
 
@@ -99,10 +99,10 @@ def test_time_that_ran_faster_is_not_run_again(restarted, end):
     inspector = Inspector(accounts)
     inspector.run_clock(1000)
     restarted.clock.now_us += 10**9
-    {"stopped": accounts.keep_time, "frozen": inspector.freeze_clock, "slowed": inspector.run_clock}[end]()
-    told_us = accounts.clock.told_us
-    assert told_us >= 10**12
-    assert restarted().clock.now_us() >= told_us
+    {"stopped": accounts.write_time, "frozen": inspector.freeze_clock, "slowed": inspector.run_clock}[end]()
+    latest_us = accounts.clock.latest_us
+    assert latest_us >= 10**12
+    assert restarted().clock.now_us() >= latest_us
 
 
 def test_what_was_seen_to_have_expired_stays_so(restarted):
@@ -218,7 +218,7 @@ def test_what_a_quirk_let_through_stays(restarted, monkeypatch, least_log):
     assert not accounts.quirks
     with accounts.reading() as ledger:
         assert ledger.projects["p"].granted.credits == 4
-    accounts.behave(frozenset({"reclaim"}))
+    accounts.set_quirks(frozenset({"reclaim"}))
     assert not accounts.apply("p", [again])
     assert restarted().apply("p", [again])
     with restarted().reading() as ledger:
@@ -285,11 +285,11 @@ def test_what_a_sender_has_sent_is_known_after_a_restart(restarted, monkeypatch,
     assert accounts.apply("p", [("claim", {"slot": "a", "machine": "m"})], f"{SENDER}-1 digest") == answer
     assert accounts.give_up("p", f"{SENDER}-2") is None
     accounts = restarted()
-    with pytest.raises(GivenUp):
+    with pytest.raises(BatchGivenUp):
         accounts.apply("p", [("alloc", {"slot": "late"})], f"{SENDER}-2 digest")
     accounts.apply("p", [("alloc", {"slot": "b"})], f"{SENDER}-3 digest")
     accounts = restarted()
-    with pytest.raises(Seen, match="gone on to number 3"):
+    with pytest.raises(BatchSeen, match="gone on to number 3"):
         accounts.apply("p", [("alloc", {"slot": "late"})], f"{SENDER}-2 digest")
     assert list(books(accounts)[0]["p"].slots) == ["b"]
 
@@ -308,7 +308,7 @@ def test_the_answers_of_an_older_store_are_known(tmp_path):
         with closing(Store(tmp_path / "store")) as kept:
             accounts = AccountServer({"p": "s"}, Clock(), store=kept)
             assert accounts.apply("p", [], "0123abcd 77") == [(0, "slot 'b' was never allocated")]
-            with pytest.raises(GivenUp):
+            with pytest.raises(BatchGivenUp):
                 accounts.apply("p", [], "late 88")
             kept.replace(accounts._accounts(6))
 
@@ -403,7 +403,7 @@ def test_the_clock_does_not_jump_where_that_cannot_be_kept(restarted, read_only)
         with pytest.raises(CpsimError, match="readonly"):
             accounts.clock.advance(hours=1)
     with pytest.raises(CpsimError, match="readonly"):
-        accounts.behave(frozenset({"reclaim"}))
+        accounts.set_quirks(frozenset({"reclaim"}))
     read_only(accounts, on=False)
     assert accounts.outstanding("p") == ["a"]
     assert accounts.clock.now_us() == now_us
@@ -424,7 +424,7 @@ def test_a_store_that_cannot_be_written_takes_nothing_until_it_can(restarted, re
     accounts.store.wait()
     read_only(accounts, on=True)
     accounts.apply("p", [("alloc", {"slot": "lost"})], "id")
-    with pytest.raises(CpsimError, match="readonly database; until it can be written, nothing is taken"):
+    with pytest.raises(CpsimError, match="readonly database; until the store can be written, changes are refused"):
         accounts.store.wait()
     for change in (lambda: accounts.apply("p", [("alloc", {"slot": "b"})]), lambda: accounts.link([("m", "u")])):
         with pytest.raises(CpsimError, match="readonly"):

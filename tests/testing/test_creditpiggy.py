@@ -276,7 +276,7 @@ def test_a_journal_that_is_full_is_told():
         folder = folder_of(creditpiggy)
         run_job(creditpiggy.endpoint, "job-1")
         creditpiggy.wait_for_claim("job-1")
-        assert "no room for all 3 commands that came" in creditpiggy.report()
+        assert "no room for all 3 commands received" in creditpiggy.report()
         with pytest.raises(JournalFull, match="is full"):
             creditpiggy.stop()
         assert fake.accounts.projects == ["p"]

@@ -46,7 +46,7 @@ def slots_parquet(ledger: Ledger) -> bytes:
     ]
     slots = [slot for _, _, slot in rows]
     counters, meta = pa.map_(pa.string(), pa.int64()), pa.map_(pa.string(), pa.string())
-    with _beyond_64_bits_told(ledger, SlotView):
+    with _report_overflow(ledger, SlotView):
         columns = {
             "project": pa.array([project_id for project_id, _, _ in rows], pa.string()),
             "slot": pa.array([slot_id for _, slot_id, _ in rows], pa.string()),
@@ -82,7 +82,7 @@ def accounts_parquet(ledger: Ledger) -> bytes:
         for user_id, account in project.users.items()
     ]
     counters = pa.map_(pa.string(), pa.int64())
-    with _beyond_64_bits_told(ledger, MachineView, UserView):
+    with _report_overflow(ledger, MachineView, UserView):
         columns = {
             "project": pa.array([row[0] for row in rows], pa.string()),
             "kind": pa.array([row[1] for row in rows], pa.string()),
@@ -97,13 +97,13 @@ def accounts_parquet(ledger: Ledger) -> bytes:
 
 
 @contextmanager
-def _beyond_64_bits_told(ledger: Ledger, *kinds: type[View]) -> Iterator[None]:
+def _report_overflow(ledger: Ledger, *kinds: type[View]) -> Iterator[None]:
     """Tell whose sum no column can hold."""
     try:
         yield
     except OverflowError:
-        told = (_beyond_64_bits(view) for view in _views(ledger) if isinstance(view, kinds))
-        raise CpsimError(next(filter(None, told))) from None
+        messages = (_beyond_64_bits(view) for view in _views(ledger) if isinstance(view, kinds))
+        raise CpsimError(next(filter(None, messages))) from None
 
 
 def _beyond_64_bits(view: Any) -> str | None:  # noqa: ANN401 - of a slot, a machine or a user

@@ -80,7 +80,7 @@ class Inspector:
         accounts: the server.
         pending: how many commands were acknowledged by a daemon and have not reached the accounts.
         faults: those of the server and of its daemons.
-        behave: gives quirks to the server and its daemons; raises CpsimError. That of the server, if it is None.
+        set_quirks: gives quirks to the server and its daemons; raises CpsimError. That of the server, if it is None.
         catch_up: has in the accounts what was acknowledged before, in a project or in all; raises CpsimError.
     """
 
@@ -89,13 +89,13 @@ class Inspector:
         accounts: AccountServer,
         pending: Callable[[], int] = lambda: 0,
         faults: FaultPlan | None = None,
-        behave: Callable[[frozenset[str]], object] | None = None,
+        set_quirks: Callable[[frozenset[str]], object] | None = None,
         catch_up: Callable[[str | None], object] = lambda _: None,
     ) -> None:
         self._accounts = accounts
         self._pending = pending
         self._faults = FaultPlan() if faults is None else faults
-        self._behave = accounts.behave if behave is None else behave
+        self._set_quirks = accounts.set_quirks if set_quirks is None else set_quirks
         self._catch_up = catch_up
 
     def projects(self) -> list[str]:
@@ -229,13 +229,13 @@ class Inspector:
         with _as_value_error():
             self._catch_up(project)
         self._faults.forget_firings(project)
-        with self._accounts.alone():  # or what another changes after the reset could fail, and the answer with it
+        with self._accounts.exclusive():  # or what another changes after the reset could fail, and the answer with it
             self._accounts.reset(project)
             return self.totals()
 
     def housekeep(self) -> Totals:
         """Run the server's housekeeping job once: it expires what is due, or under `expire-live` what is not."""
-        with self._accounts.alone():
+        with self._accounts.exclusive():
             self._accounts.housekeep()
             return self.totals()
 
@@ -251,13 +251,13 @@ class Inspector:
         One that shuts this API out, `down`, has to have an `until`.
         """
         with _as_value_error():
-            self._faults.replace(self._with_an_end(faults))
+            self._faults.replace(self._check_until(faults))
         return self.faults()
 
     def add_faults(self, faults: list[FaultText]) -> list[FaultView]:
         """Have these faults besides; `down` has to have an `until`."""
         with _as_value_error():
-            self._faults.add(*self._with_an_end(faults))
+            self._faults.add(*self._check_until(faults))
         return self.faults()
 
     def remove_faults(self, faults: list[FaultText]) -> list[FaultView]:
@@ -280,7 +280,7 @@ class Inspector:
     def set_quirks(self, quirks: list[QuirkName], profile: Profile = "documented") -> list[QuirkView]:
         """Have the quirks of a profile and these besides, and no others, from now on."""
         with _as_value_error():
-            self._behave(chosen(profile, quirks))
+            self._set_quirks(chosen(profile, quirks))
         return self.quirks()
 
     def clock(self) -> ClockView:
@@ -291,13 +291,13 @@ class Inspector:
     def freeze_clock(self) -> ClockView:
         """Let the clock stand still, as long as the server runs; it can still be advanced and set."""
         self._accounts.clock.freeze()
-        self._accounts.keep_time()
+        self._accounts.write_time()
         return self.clock()
 
     def run_clock(self, rate: Rate = 1.0) -> ClockView:
         """Let the clock run, at a multiple of real time; a server that is started anew has its own again."""
         self._accounts.clock.run(rate)
-        self._accounts.keep_time()
+        self._accounts.write_time()
         return self.clock()
 
     def advance_clock(self, seconds: Seconds) -> ClockView:
@@ -335,7 +335,7 @@ class Inspector:
         with self._accounts.reading() as ledger:
             return export.json_lines(ledger)
 
-    def _with_an_end(self, faults: list[str]) -> list[str]:
+    def _check_until(self, faults: list[str]) -> list[str]:
         """Faults after which this API is in reach again, or that are set already."""
         for fault in map(Fault.parse, faults):
             if fault.action == "down" and fault.until_s is None and fault not in self._faults:

@@ -26,7 +26,7 @@ V = TypeVar("V")
 
 ROWS: Final = 50
 """Rows of a list on one page."""
-LOOKED_AT: Final = 5_000
+ITEMS_SCANNED: Final = 5_000
 """Of how many, at most, the rows of a page are chosen."""
 PROJECTS: Final = 100
 """How many projects a page shows, or looks into."""
@@ -46,7 +46,7 @@ class Hits(NamedTuple):
     slots: list[tuple[str, str]]
     machines: list[tuple[str, str]]
     users: list[tuple[str, str]]
-    looked_at: int
+    scanned: int
 
     @property
     def all(self) -> list[tuple[str, str, str]]:
@@ -131,10 +131,10 @@ class Finder:
 
     def search(self, text: str) -> Hits:
         """Slots, machines and users of that id; and of the newest, those whose ids begin with it."""
-        hits = Hits([], [], [], LOOKED_AT)
+        hits = Hits([], [], [], ITEMS_SCANNED)
         with self._accounts.reading() as ledger:
             projects = list(islice(ledger.projects.items(), PROJECTS))
-            share = LOOKED_AT // max(1, len(projects))
+            share = ITEMS_SCANNED // max(1, len(projects))
             for name, project in projects:
                 kinds: tuple[tuple[list[tuple[str, str]], dict[str, Any]], ...] = (
                     (hits.slots, project.slots),
@@ -160,9 +160,9 @@ def _part(items: dict[str, K], before: int | None, show: Callable[[str, K], V | 
     total = len(items)
     end = total if before is None else min(before, total)
     rows: list[V] = []
-    for looked_at, (key, value) in enumerate(islice(reversed(items.items()), total - end, None)):
-        if len(rows) == ROWS or looked_at == LOOKED_AT:
-            return Part(rows, total, end - looked_at)
+    for scanned, (key, value) in enumerate(islice(reversed(items.items()), total - end, None)):
+        if len(rows) == ROWS or scanned == ITEMS_SCANNED:
+            return Part(rows, total, end - scanned)
         row = show(key, value)
         if row is not None:
             rows.append(row)

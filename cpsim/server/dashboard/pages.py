@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 HTML: Final = b"text/html; charset=utf-8"
 FILES: Final = {"/dashboard.css": b"text/css; charset=utf-8", "/dashboard.js": b"text/javascript; charset=utf-8"}
-DO: Final = "/do/"
+ACTION_PATH: Final = "/do/"
 DONE: Final = {
     "reset": "Begun anew.",
     "clock/freeze": "The clock stands still.",
@@ -101,7 +101,7 @@ class Dashboard:
 
     def covers(self, path: str) -> bool:
         """Whether a request path is a page's, or belongs to one."""
-        return path in self._pages or path in FILES or path.startswith(DO)
+        return path in self._pages or path in FILES or path.startswith(ACTION_PATH)
 
     def respond(self, request: Request) -> Response:
         """Answer a request for a page."""
@@ -109,8 +109,8 @@ class Dashboard:
             self._access.check_page(request)
             if request.path in FILES:
                 return self._file(request)
-            if request.path.startswith(DO):
-                return self._do(request)
+            if request.path.startswith(ACTION_PATH):
+                return self._act(request)
             _check_method(request, "GET")
             return self._pages[request.path](_fields(request.query))
         except Failure as failure:
@@ -118,7 +118,7 @@ class Dashboard:
         except Unknown as error:
             return self._failed(404, str(error))
 
-    def _overview(self, asked: Mapping[str, str], error: str | None = None, status: int = 200) -> Response:
+    def _overview(self, query: Mapping[str, str], error: str | None = None, status: int = 200) -> Response:
         self._watch.look()
         totals = self._inspector.totals()
         projects = {name: totals.projects.get(name) for name in self._finder.projects()}
@@ -141,30 +141,30 @@ class Dashboard:
             fired=fired,
             clock=self._inspector.clock(),
             quirks=sorted(self._accounts.quirks),
-            done=DONE.get(asked.get("done", "")),
+            done=DONE.get(query.get("done", "")),
             error=error,
         )
 
-    def _slots(self, asked: Mapping[str, str]) -> Response:
-        project = self._project(asked)
-        state = asked.get("state") or None
+    def _slots(self, query: Mapping[str, str]) -> Response:
+        project = self._project(query)
+        state = query.get("state") or None
         if state is not None and state not in set(State):
             raise Failure(400, f"there is no state {state!r}; there are {', '.join(State)}")
-        machine = asked.get("machine") or None
+        machine = query.get("machine") or None
         chosen = None if state is None else State(state)
-        part = self._finder.slots(project, _before(asked), chosen, machine)
-        return self._list("slots", asked, project, part=part, state=state, machine=machine, states=list(State))
+        part = self._finder.slots(project, _before(query), chosen, machine)
+        return self._list("slots", query, project, part=part, state=state, machine=machine, states=list(State))
 
-    def _machines(self, asked: Mapping[str, str]) -> Response:
-        project = self._project(asked)
-        return self._list("machines", asked, project, part=self._finder.machines(project, _before(asked)))
+    def _machines(self, query: Mapping[str, str]) -> Response:
+        project = self._project(query)
+        return self._list("machines", query, project, part=self._finder.machines(project, _before(query)))
 
-    def _users(self, asked: Mapping[str, str]) -> Response:
-        project = self._project(asked)
-        return self._list("users", asked, project, part=self._finder.users(project, _before(asked)))
+    def _users(self, query: Mapping[str, str]) -> Response:
+        project = self._project(query)
+        return self._list("users", query, project, part=self._finder.users(project, _before(query)))
 
-    def _slot(self, asked: Mapping[str, str]) -> Response:
-        project, slot_id = self._project(asked), _id(asked)
+    def _slot(self, query: Mapping[str, str]) -> Response:
+        project, slot_id = self._project(query), _id(query)
         full = None
         try:
             found = self._inspector.slot(project, slot_id)
@@ -185,20 +185,20 @@ class Dashboard:
             ],
         )
 
-    def _machine(self, asked: Mapping[str, str]) -> Response:
-        project, machine_id = self._project(asked), _id(asked)
+    def _machine(self, query: Mapping[str, str]) -> Response:
+        project, machine_id = self._project(query), _id(query)
         machine = self._finder.machine(project, machine_id)
-        part = self._finder.slots(project, _before(asked), machine=machine_id)
+        part = self._finder.slots(project, _before(query), machine=machine_id)
         return self._page("machine", project=project, id=machine_id, machine=machine, part=part)
 
-    def _user(self, asked: Mapping[str, str]) -> Response:
-        project, user_id = self._project(asked), _id(asked)
+    def _user(self, query: Mapping[str, str]) -> Response:
+        project, user_id = self._project(query), _id(query)
         user = self._finder.user(project, user_id)
-        part = self._finder.machines_of(user_id, _before(asked))
+        part = self._finder.machines_of(user_id, _before(query))
         return self._page("user", project=project, id=user_id, user=user, part=part)
 
-    def _search(self, asked: Mapping[str, str]) -> Response:
-        text = asked.get("q", "").strip()
+    def _search(self, query: Mapping[str, str]) -> Response:
+        text = query.get("q", "").strip()
         hits = self._finder.search(text) if text else Hits([], [], [], 0)
         exact = [hit for hit in hits.all if hit[2] == text]
         if len(exact) == 1 and len(hits.all) == 1:
@@ -206,9 +206,9 @@ class Dashboard:
             return _redirect(f"/{page}?{urlencode({'project': project, 'id': found})}")
         return self._page("search", q=text, hits=hits)
 
-    def _do(self, request: Request) -> Response:
+    def _act(self, request: Request) -> Response:
         """Do what a form asks for, and show the overview again."""
-        name = request.path.removeprefix(DO)
+        name = request.path.removeprefix(ACTION_PATH)
         if name not in DONE:
             raise Failure(404, f"there is no {request.path!r}")
         _check_method(request, "POST")
@@ -235,12 +235,12 @@ class Dashboard:
             return self._overview({}, str(error), 409)
         return _redirect(f"/?{urlencode({'done': name})}")
 
-    def _project(self, asked: Mapping[str, str]) -> str:
-        """The project that is asked about, or the first."""
-        return asked.get("project") or next(iter(self._finder.projects()))
+    def _project(self, query: Mapping[str, str]) -> str:
+        """The project of a query, or the first project."""
+        return query.get("project") or next(iter(self._finder.projects()))
 
-    def _list(self, name: str, asked: Mapping[str, str], project: str, **values: Any) -> Response:  # noqa: ANN401 - what a template shows
-        return self._page(name, project=project, projects=self._finder.projects(), before=_before(asked), **values)
+    def _list(self, name: str, query: Mapping[str, str], project: str, **values: Any) -> Response:  # noqa: ANN401 - what a template shows
+        return self._page(name, project=project, projects=self._finder.projects(), before=_before(query), **values)
 
     def _page(self, name: str, status: int = 200, **values: object) -> Response:
         from cpsim.server.dashboard import rendering  # noqa: PLC0415 - slow to import, and few look
@@ -274,14 +274,14 @@ def _fields(text: bytes) -> dict[str, str]:
         raise Failure(400, str(error)) from error
 
 
-def _id(asked: Mapping[str, str]) -> str:
-    if "id" not in asked:
+def _id(query: Mapping[str, str]) -> str:
+    if "id" not in query:
         raise Failure(400, "the page needs an id; search for it, or choose it from a list")
-    return asked["id"]
+    return query["id"]
 
 
-def _before(asked: Mapping[str, str]) -> int | None:
-    text = asked.get("before")
+def _before(query: Mapping[str, str]) -> int | None:
+    text = query.get("before")
     if text is None:
         return None
     if not (text.isascii() and text.isdigit() and len(text) < 16):

@@ -10,7 +10,7 @@ import pytest
 
 from cpdaemon import TcpEndpoint
 from cpsim.server.accounts import State
-from cpsim.server.dashboard.finding import LOOKED_AT, ROWS
+from cpsim.server.dashboard.finding import ITEMS_SCANNED, ROWS
 from cpsim.server.dashboard.pages import HISTORY
 
 from .conftest import EVIL, POSTED
@@ -170,7 +170,7 @@ def test_new_slots_do_not_shift_the_page_after(visitor):
 
 def test_a_rare_slot_is_looked_for_on_several_pages(start):
     visitor = start()
-    visitor.fake.accounts.apply("physics", [("alloc", {"slot": f"s{n}"}) for n in range(LOOKED_AT * 2 + 10)])
+    visitor.fake.accounts.apply("physics", [("alloc", {"slot": f"s{n}"}) for n in range(ITEMS_SCANNED * 2 + 10)])
     visitor.fake.accounts.apply("physics", [("claim", {"slot": "s3", "machine": "m"})])
     found, sizes = walk(visitor, "/slots?project=physics&state=claimed")
     assert (found, sizes) == (["s3"], [0, 0, 1])
