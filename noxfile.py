@@ -1,6 +1,6 @@
-"""What is checked, and how: `nox --list` says which sessions there are.
+"""The checks: `nox --list` lists the sessions.
 
-`tests/requirements.txt` names all that a session installs, with versions and hashes; `nox -s lock` makes that anew.
+`tests/requirements.txt` locks what a session installs, with versions and hashes; `nox -s lock` rewrites it.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ EVERYTHING = ("pyproject.toml", "--all-extras", "--group", "dev", "--group", "do
 
 
 def find_python(version: str) -> str:
-    """The path of a Python of that version, or its bare name if there is none.
+    """The path of a Python of a version, or its bare name if there is none.
 
-    It is looked for on the PATH, where a name may be a shim that does not run, and in the folders of pyenv and uv.
+    Searches the PATH, where a name may be a broken shim, and the folders of pyenv and uv.
     """
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
     data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share")
@@ -41,10 +41,10 @@ def find_python(version: str) -> str:
 
 
 def is_python(path: Path, version: str) -> bool:
-    """Whether a program is a Python of that version."""
-    said = "import sys; print(*sys.version_info[:2], sep='.')"
+    """Whether a program is a Python of a version."""
+    script = "import sys; print(*sys.version_info[:2], sep='.')"
     try:
-        done = subprocess.run([path, "-c", said], capture_output=True, text=True, check=False, timeout=60)  # noqa: S603
+        done = subprocess.run([path, "-c", script], capture_output=True, text=True, check=False, timeout=60)  # noqa: S603
     except OSError:
         return False
     return done.stdout.strip() == version
@@ -63,7 +63,7 @@ def install_locked(session: nox.Session) -> None:
 
 
 def install_wheel(session: nox.Session) -> None:
-    """Build the wheel with the backend that is here, and install it."""
+    """Build the wheel with the installed backend, and install it."""
     folder = Path(session.create_tmp())
     for old in folder.glob("*.whl"):
         old.unlink()
@@ -118,7 +118,7 @@ def newest(session: nox.Session) -> None:
 
 
 def test_resolution(session: nox.Session, resolution: str) -> None:
-    """Run all tests with the versions that are found so."""
+    """Run all tests with the versions of a uv resolution."""
     chosen = str(Path(session.create_tmp()) / "requirements.txt")
     session.install("uv")
     compile_ = ("uv", "pip", "compile", "-q", *EVERYTHING, "--resolution", resolution, "--python", "python")
@@ -131,7 +131,7 @@ def test_resolution(session: nox.Session, resolution: str) -> None:
 
 @nox.session
 def lock(session: nox.Session) -> None:
-    """Make the locks anew, of the newest versions that pyproject.toml allows, for all Pythons and systems."""
+    """Rewrite the locks with the newest versions that pyproject.toml allows, for all Pythons and systems."""
     session.install("uv")
     compile_ = ("uv", "pip", "compile", "-q", "--universal", "--python-version", PYTHONS[0], "--generate-hashes")
     written = ("--no-emit-index-url", "--no-annotate", "--custom-compile-command", "nox -s lock", "-o")
@@ -170,6 +170,6 @@ def readme(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Print ratios measured side by side; `nox -s bench -- NEW.json --compare OLD.json` also those of before."""
+    """Print ratios measured side by side; `nox -s bench -- NEW.json --compare OLD.json` compares with earlier ones."""
     install_locked(session)
     session.run("python", "tests/benchmarks/ratios.py", *session.posargs)

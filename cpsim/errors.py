@@ -1,4 +1,4 @@
-"""What goes wrong for reasons the user can mend: shown as one message, without a traceback."""
+"""Errors that the user can fix: printed as one line, without a traceback."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from cpdaemon.errors import CreditPiggyError
 
 
 class CpsimError(Exception):
-    """Something the user can mend; the message names the thing, what is wrong with it, and what to do."""
+    """An error that the user can fix; the message names the object, the fault and the fix."""
 
 
 class UsageError(CpsimError):
-    """A wish that is not said as it has to be, or that nothing could grant; on the command line, exit status 64."""
+    """A request that is malformed or cannot be granted; the command line exits with status 64."""
 
 
 def in_one_line(error: BaseException) -> str:
-    """What an exception says, in one line; one that nobody foresaw says its type and where it was raised, too."""
-    said = " ".join(str(error).split())
-    if isinstance(error, (CpsimError, CreditPiggyError)) and said:
-        return said
+    """An exception's message in one line; an unexpected exception adds its type and the line that raised it."""
+    message = " ".join(str(error).split())
+    if isinstance(error, (CpsimError, CreditPiggyError)) and message:
+        return message
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     *_, (frame, line) = traceback.walk_tb(error.__traceback__)
     where = f"{frame.f_globals.get('__name__')}, line {line}"
-    return f"{type(error).__name__}{said and ': '}{said} ({where})"
+    return f"{type(error).__name__}{message and ': '}{message} ({where})"

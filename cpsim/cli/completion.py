@@ -13,7 +13,7 @@ SHELLS = ("bash", "zsh", "fish")
 @cli.command()
 @click.argument("shell", type=click.Choice(SHELLS), metavar="SHELL")
 def completion(shell: str) -> None:
-    """Print a script that lets SHELL (bash, zsh or fish) complete commands, options, scenarios, quirks and faults.
+    """Print a script that completes, in SHELL (bash, zsh or fish), commands, options, scenarios, quirks and faults.
 
     \b
     eval "$(cpsim completion bash)"                                     in ~/.bashrc; zsh likewise

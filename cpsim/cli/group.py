@@ -1,4 +1,4 @@
-"""The command line as a whole. What a command needs is imported inside it, so that help answers at once."""
+"""The command line's root. Commands import their modules lazily, so that --help is fast."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ FAILED: Final = 2
 WRONG_USAGE: Final = 64
 
 
-class _ReaderGone(Exception):
-    """Nobody reads the output any more."""
+class _OutputClosed(Exception):
+    """The reader of standard output has closed it."""
 
 
 class _Cli(click.Group):
-    """A group that tells a closed pipe from an invalid run: click itself would exit with 1 for both."""
+    """A group that distinguishes a closed pipe from an invalid run; click exits with 1 for both."""
 
     def invoke(self, ctx: click.Context) -> object:
         """Run a command."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError as error:
-            raise _ReaderGone from error
+            raise _OutputClosed from error
 
 
 class ExtraCommand(click.Command):
-    """A command that needs an extra, and says so before it reads its options, which may need it too.
+    """A command that needs an extra; it checks for the extra before it parses options, which may need it too.
 
     Args:
-        extra: its name.
+        extra: the extra's name.
     """
 
     def __init__(self, *args: Any, extra: str, **kwargs: Any) -> None:  # noqa: ANN401 - those of click
@@ -46,14 +46,14 @@ class ExtraCommand(click.Command):
         self.extra = extra
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read the command line."""
+        """Parse the command line."""
         own = list(takewhile("--".__ne__, args))
         if not ctx.resilient_parsing and not set(ctx.help_option_names) & set(own):
             require(self.extra_for(own), ctx.command_path)
         return super().parse_args(ctx, args)
 
-    def extra_for(self, args: list[str]) -> str:  # noqa: ARG002 - for commands that need one or the other
-        """The extra that such arguments need."""
+    def extra_for(self, args: list[str]) -> str:  # noqa: ARG002 - an override uses them
+        """The extra that the command needs with these arguments."""
         return self.extra
 
 
@@ -72,7 +72,7 @@ def cli() -> None:
 
 
 def main() -> NoReturn:
-    """Run the command line; a problem is one line on standard error, and never a traceback."""
+    """Run the command line; an error is one line on standard error, never a traceback."""
     from cpsim.errors import CpsimError, UsageError
     from cpsim.ui.printable import printable
 
@@ -88,15 +88,15 @@ def main() -> NoReturn:
     except click.ClickException as error:
         error.show()
         sys.exit(FAILED)
-    except _ReaderGone:
+    except _OutputClosed:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(FAILED)
     except (click.Abort, KeyboardInterrupt):
         click.echo("cpsim: interrupted", err=True)
         sys.exit(FAILED)
     except OSError as error:
-        what = error.strerror or str(error)
-        click.echo(f"cpsim: {error.filename}: {what}" if error.filename else f"cpsim: {what}", err=True)
+        reason = error.strerror or str(error)
+        click.echo(f"cpsim: {error.filename}: {reason}" if error.filename else f"cpsim: {reason}", err=True)
         sys.exit(FAILED)
     except UsageError as error:
         click.echo(f"cpsim: {printable(str(error))}", err=True)

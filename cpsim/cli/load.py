@@ -52,17 +52,17 @@ except locust.exception.RPCError as error:
     from cpsim.load.leaving import leave
     leave(f"Locust's master: {error}; choose another port for it by -- --master-bind-port N")
 """
-"""The engine comes first: what its modules use must not be gevent's."""
+"""Imports the engine before Locust, so that gevent does not patch the engine's modules."""
 P99_MS: Final = 50.0
 LOOPBACK: Final = "127.0.0.1"
 STEP_S: Final = 2.0
 
 
 class _Load(ExtraCommand):
-    """A command whose own options end at --."""
+    """A command whose own options end at `--`; Locust's follow."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read them; one that is not known may be Locust's, in the wrong place."""
+        """Parse the options; an unknown one may be Locust's, before `--`."""
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
@@ -85,30 +85,30 @@ class _Load(ExtraCommand):
 @speed_option
 @in_flight_option
 @timeout_option
-@click.option("--find-capacity", is_flag=True, help="Search the highest rate kept within --p99-ms; without Locust.")
+@click.option("--find-capacity", is_flag=True, help="Search the highest rate that passes --p99-ms; without Locust.")
 @click.option(
     "--p99-ms",
     type=NumberType(0.01, 60_000),
     metavar="MS",
-    help=f"Response time to keep, at the 99th percentile; {P99_MS:g} by default.",
+    help=f"Limit of the response time at the 99th percentile; {P99_MS:g} by default.",
 )
 @click.option(
     "--step-time",
     "step_s",
     type=NumberType(0.1, LONGEST_S),
     metavar="S",
-    help=f"Seconds for which each rate is tried, at least; {STEP_S:g} by default.",
+    help=f"Minimum seconds of a step at one rate; {STEP_S:g} by default.",
 )
 @click.option(
     "--processes",
     type=click.IntRange(1, 64),
     metavar="N",
-    help="Processes that replay; Locust's, unless it is a search.",
+    help="Processes that replay: Locust's, or with --find-capacity the search's.",
 )
 @threshold_option
 @slot_prefix_option
 @output_option
-@click.option("--json", "as_json", is_flag=True, help="Print what a search found as one JSON document.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result of a search as one JSON document.")
 @click.argument("locust", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
 def load(
@@ -135,13 +135,13 @@ def load(
 ) -> None:
     """Replay SCENARIO under Locust, with any number of processes and machines; or search a target's capacity.
 
-    What follows -- is Locust's: --headless, --processes N, --master, --worker, --web-port N, ... Workers elsewhere
-    are started with the same command line and -- --worker --master-host HOST, once the master listens beyond loopback:
+    Options after -- are Locust's: --headless, --processes N, --master, --worker, --web-port N, ... A worker on another
+    machine takes the same command line and -- --worker --master-host HOST; the master must then listen beyond loopback:
     --master-bind-host HOST, and --web-host HOST for its page. The exit status is that of cpsim run.
 
-    With --find-capacity, SCENARIO's slots are replayed at one rate after the other, without Locust: the highest that is
-    kept is found, and what gave way above it. The exit status is 1 if none was kept or an --assert fails on the figures
-    of the highest, 2 if the search did not come to its end.
+    With --find-capacity, SCENARIO's slots are replayed in steps of one rate each, without Locust. The search finds the
+    highest rate that passes, and why the next rate failed. The exit status is 1 if no rate passed or an --assert fails
+    on the figures of the highest, 2 if the search did not finish.
 
     \b
     cpsim load challenge --target 127.0.0.1:5667
@@ -157,7 +157,7 @@ def load(
     if find_capacity:
         from cpsim.run.capacity import SearchRequest
 
-        ask = partial(
+        make_request = partial(
             SearchRequest,
             target=where,
             p99_ms=p99_ms or P99_MS,
@@ -166,7 +166,7 @@ def load(
             processes=processes or 1,
             slot_prefix=slot_prefix,
         )
-        sys.exit(_search(path, seed, ask, thresholds, output, as_json=as_json))
+        sys.exit(_search(path, seed, make_request, thresholds, output, as_json=as_json))
     _check_file(path, seed)
     plan = {
         "scenario": str(path),
@@ -206,7 +206,7 @@ def _check(context: click.Context) -> None:
 
 
 def _check_file(path: Path, seed: int | None) -> None:
-    """Raise CpsimError if nothing can be replayed: Locust's processes would wait for one another first."""
+    """Raise CpsimError if the file cannot be replayed, before Locust's processes wait for each other."""
     from cpsim.scenario import load_workload, source
 
     if path.suffix == ".toml":
@@ -216,11 +216,11 @@ def _check_file(path: Path, seed: int | None) -> None:
 
 
 def _start_locust(plan: Mapping[str, object], locust: tuple[str, ...]) -> None:
-    """Become Locust, with a plan for its master and its workers."""
+    """Replace this process by Locust, with a plan for its master and workers."""
     import cpsim
 
     if "--worker" in locust:
-        click.echo("cpsim: a worker: it does nothing until its master is there", err=True)
+        click.echo("cpsim: a worker: waiting for its master", err=True)
     locustfile = Path(cpsim.__file__).parent / "load" / "locustfile.py"
     options = ["-f", str(locustfile), "--host", str(plan["target"]), *_users(locust), *_listening(locust), *locust]
     os.execve(  # noqa: S606 - no shell is wanted
@@ -231,7 +231,7 @@ def _start_locust(plan: Mapping[str, object], locust: tuple[str, ...]) -> None:
 
 
 def _users(locust: tuple[str, ...]) -> list[str]:
-    """How many users Locust has unless it is told: one for each worker."""
+    """The default of Locust's --users: one for each worker."""
     if "--worker" in locust:
         return []
     words = dict(itertools.pairwise(word for option in locust for word in option.split("=", 1)))
@@ -241,7 +241,7 @@ def _users(locust: tuple[str, ...]) -> list[str]:
 
 
 def _listening(locust: tuple[str, ...]) -> list[str]:
-    """Where Locust's page and its master listen unless they are told: on loopback alone, not everywhere."""
+    """The default addresses of Locust's page and master: loopback, not all interfaces."""
     if "--worker" in locust:
         return []
     given = {option.partition("=")[0] for option in locust}
@@ -253,13 +253,13 @@ def _listening(locust: tuple[str, ...]) -> list[str]:
 def _search(
     path: Path,
     seed: int | None,
-    ask: Callable[[Workload], SearchRequest],
+    make_request: Callable[[Workload], SearchRequest],
     thresholds: tuple[Threshold, ...],
     output: Path | None,
     *,
     as_json: bool,
 ) -> int:
-    """Search the capacity, write its folder, and tell; returns the exit status."""
+    """Search the capacity, write its folder, and print the result; returns the exit status."""
     from cpsim.run import folder as run_folder
     from cpsim.run.capacity import Capacity, find
     from cpsim.run.curve import show
@@ -271,12 +271,12 @@ def _search(
     try:
         with Stages() as stages:
             stages.begin("making the workload")
-            asked = ask(load_workload(path, seed))
-            found = Capacity(asked.p99_ms)
-            find(asked, found, on_stage=stages.begin, on_progress=stages.progress)
+            request = make_request(load_workload(path, seed))
+            found = Capacity(request.p99_ms)
+            find(request, found, on_stage=stages.begin, on_progress=stages.progress)
         if found.best is not None:
             found.best.summary.check(thresholds)
-        document = run_folder.write_capacity(found, asked, partial, folder)
+        document = run_folder.write_capacity(found, request, partial, folder)
     finally:
         run_folder.abandon(partial)
     if as_json:

@@ -1,4 +1,4 @@
-"""Types of the command line's options, and options that more than one command has."""
+"""Option types, and options that several commands share."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class EndpointType(click.ParamType[Endpoint]):
     name = "endpoint"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Endpoint:
-        """Read it."""
+        """Parse the value."""
         try:
             return parse_endpoint(value)
         except EndpointError as error:
@@ -45,7 +45,7 @@ class ListenType(click.ParamType[TcpEndpoint]):
     name = "host:port"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> TcpEndpoint:
-        """Read it."""
+        """Parse the value."""
         try:
             return Listen(value)
         except ValueError as error:
@@ -56,9 +56,9 @@ class NumberType(click.FloatRange):
     """A finite number in a range."""
 
     def convert(self, value: float, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Read it."""
+        """Parse the value."""
         number = float(super().convert(value, param, ctx))
-        if math.isnan(number):  # which is neither inside a range nor outside
+        if math.isnan(number):  # NaN passes every range check
             self.fail(f"{value} is not a number", param, ctx)
         return number
 
@@ -69,7 +69,7 @@ class QuirkType(click.ParamType[str]):
     name = "quirk"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Read it."""
+        """Parse the value."""
         if value not in QUIRKS:
             close = get_close_matches(value, QUIRKS, n=1)
             hint = f"did you mean {close[0]!r}?" if close else "`cpsim quirks` lists them"
@@ -77,7 +77,7 @@ class QuirkType(click.ParamType[str]):
         return value
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Those that begin so."""
+        """The quirks whose names begin with the text."""
         del ctx, param
         return [
             CompletionItem(name, help=quirk.effect) for name, quirk in QUIRKS.items() if name.startswith(incomplete)
@@ -85,32 +85,32 @@ class QuirkType(click.ParamType[str]):
 
 
 class FaultType(click.ParamType[str]):
-    """A fault, as text."""
+    """A fault in its text form."""
 
     name = "fault"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Read it."""
+        """Parse the value."""
         try:
             Fault.parse(value)
-        except CpsimError as problem:
-            self.fail(str(problem), param, ctx)
+        except CpsimError as error:
+            self.fail(str(error), param, ctx)
         return value
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """The stages and their actions."""
+        """The stages and actions that begin with the text."""
         del ctx, param
         names = ((f"{stage}.{name}", action.effect) for name, action in ACTIONS.items() for stage in action.stages)
         return [CompletionItem(name, help=effect) for name, effect in names if name.startswith(incomplete)]
 
 
 class RateType(click.ParamType[str]):
-    """A rate, or how it changes; `pace_at` reads it."""
+    """A rate or a profile of rates; `pace_at` parses it."""
 
     name = "rate"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Check it."""
+        """Check the value."""
         try:
             pace_at(value)
         except ValueError as error:
@@ -122,7 +122,7 @@ class RateType(click.ParamType[str]):
 
 
 def pace_at(rate: str) -> Pace:
-    """The pace that a rate stands for: `1000`, or `100..1000:30s,1000:10s`. Raises ValueError."""
+    """The pace of a rate, such as `1000` or `100..1000:30s,1000:10s`. Raises ValueError."""
     from cpsim.replay.pace import Profile, Rate
 
     if ":" in rate:
@@ -131,25 +131,25 @@ def pace_at(rate: str) -> Pace:
 
 
 class ThresholdType(click.ParamType["Threshold"]):
-    """A threshold on a figure, as text."""
+    """A threshold on a figure, in its text form."""
 
     name = "threshold"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Threshold:
-        """Read it."""
+        """Parse the value."""
         try:
             return Threshold.parse(value)
-        except CpsimError as problem:
-            self.fail(str(problem), param, ctx)
+        except CpsimError as error:
+            self.fail(str(error), param, ctx)
 
 
 class SlotPrefixType(click.ParamType[str]):
-    """What slot ids can begin with."""
+    """A prefix of slot ids."""
 
     name = "slot prefix"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Check it."""
+        """Check the value."""
         from cpsim.run.pipeline import check_prefix
 
         try:
@@ -160,7 +160,7 @@ class SlotPrefixType(click.ParamType[str]):
 
 
 server_option = click.option(
-    "--server", type=EndpointType(), help="URL of the server behind the --target daemon, to see the effect."
+    "--server", type=EndpointType(), help="URL of the server behind the --target daemon, to verify what was applied."
 )
 project_option = click.option("--project", metavar="ID", help="Project id at the server.")
 secret_file_option = click.option("--secret-file", type=FILE, help="File with the project's secret.")
@@ -171,7 +171,7 @@ rate_option = click.option(
     help="Send R operations/s; or FROM..TO:10s,R:5s for ramps, steps and spikes.",
 )
 speed_option = click.option(
-    "--speed", type=NumberType(1e-6, 1e9), metavar="X", help="Keep the scenario's times, X times faster."
+    "--speed", type=NumberType(1e-6, 1e9), metavar="X", help="Keep the scenario's times, X times as fast."
 )
 in_flight_option = click.option(
     "--in-flight",
@@ -179,7 +179,7 @@ in_flight_option = click.option(
     default=64,
     show_default=True,
     metavar="N",
-    help="Operations under way at once, of all processes together.",
+    help="Most operations in flight at once, in all processes together.",
 )
 threshold_option = click.option(
     "--assert",
@@ -187,22 +187,22 @@ threshold_option = click.option(
     type=ThresholdType(),
     multiple=True,
     metavar="METRIC<N",
-    help="Exit with 1 unless a figure keeps to this: p99_ms<20, error_rate<0.001, operations_per_s>500, ...",
+    help="Exit with 1 unless a figure meets this: p99_ms<20, error_rate<0.001, operations_per_s>500, ...",
 )
 slot_prefix_option = click.option(
     "--slot-prefix",
     type=SlotPrefixType(),
     metavar="TEXT",
-    help="Begin slot ids with TEXT; by default they are new with every run.",
+    help="Begin slot ids with TEXT; by default, a new prefix for each run.",
 )
 output_option = click.option(
     "--output",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="The run folder; by default a new one under runs/.",
+    help="The run folder; by default, a new one under runs/.",
 )
 seed_option = click.option(
-    "--seed", type=click.IntRange(0, 2**63 - 1), help="Same seed, same workload; by default the scenario's own, or 1."
+    "--seed", type=click.IntRange(0, 2**63 - 1), help="Same seed, same workload; by default the scenario's seed, or 1."
 )
 timeout_option = click.option(
     "--timeout",
@@ -211,13 +211,13 @@ timeout_option = click.option(
     default=10.0,
     show_default=True,
     metavar="S",
-    help="Seconds for an answer, and for its effect to show.",
+    help="Seconds to wait for an answer, and for a command to be applied.",
 )
 quirk_option = click.option(
-    "--quirk", "quirks", type=QuirkType(), multiple=True, metavar="NAME", help="One difference; see cpsim quirks."
+    "--quirk", "quirks", type=QuirkType(), multiple=True, metavar="NAME", help="Turn on one quirk; see cpsim quirks."
 )
 fault_option = click.option(
-    "--fault", "faults", type=FaultType(), multiple=True, metavar="FAULT", help="What goes wrong; see cpsim faults."
+    "--fault", "faults", type=FaultType(), multiple=True, metavar="FAULT", help="Inject a fault; see cpsim faults."
 )
 
 
@@ -225,12 +225,12 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 
 def print_json(document: object) -> None:
-    """Print a document for programs."""
+    """Print a document as JSON."""
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 def complete_scenario(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The scenarios that come along; and whatever file there is."""
+    """The built-in scenarios that begin with the text, else files."""
     from cpsim.config.catalog import scenario_names
 
     names = [name for name in scenario_names() if name.startswith(incomplete)]

@@ -25,26 +25,26 @@ FORMATS: Final = (*TEXTS, "html", "excel", *FOLDERS)
 @cli.command(cls=ExtraCommand, extra="report")
 @click.argument("path")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--since", metavar="TIME", help="Begin of the period: 2026-03-01, or 2026-03-01T12:00+01:00.")
-@click.option("--until", metavar="TIME", help="Its end, which is not part of it.")
-@click.option("--project", "projects", multiple=True, metavar="ID", help="Only this project; again for more.")
+@click.option("--since", metavar="TIME", help="Start of the period, included: 2026-03-01, or 2026-03-01T12:00+01:00.")
+@click.option("--until", metavar="TIME", help="End of the period, excluded.")
+@click.option("--project", "projects", multiple=True, metavar="ID", help="Only this project; may be repeated.")
 @click.option(
-    "--for", "subjects", multiple=True, metavar="ID", help="A machine or user to make the statement of; again for more."
+    "--for", "subjects", multiple=True, metavar="ID", help="The machine or user of a statement; may be repeated."
 )
-@click.option("--against", metavar="PATH", help="Other accounts, for the comparison.")
+@click.option("--against", metavar="PATH", help="The accounts to compare with.")
 @click.option("--top", type=click.IntRange(1, 10_000), default=10, show_default=True, help="Rows of a leaderboard.")
-@click.option("--timezone", default="UTC", show_default=True, metavar="NAME", help="Such as Europe/Zurich.")
+@click.option("--timezone", default="UTC", show_default=True, metavar="NAME", help="Time zone, such as Europe/Zurich.")
 @click.option(
     "--format",
     "form",
     type=click.Choice(FORMATS),
-    help="By default what --output ends in (.html, .xlsx, .json, .md), else terminal.",
+    help="By default from the suffix of --output (.html, .xlsx, .json, .md), else terminal.",
 )
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="A file; a folder for csv, parquet and boinc. What is of that name is replaced.",
+    help="A file; a folder for csv, parquet and boinc. An existing one is replaced.",
 )
 @click.option(
     "--engine",
@@ -53,7 +53,7 @@ FORMATS: Final = (*TEXTS, "html", "excel", *FOLDERS)
     show_default=True,
     help="Sum in this process, or on a Dask cluster.",
 )
-@click.option("--scheduler", metavar="ADDRESS", help="The Dask cluster's, such as tcp://127.0.0.1:8786.")
+@click.option("--scheduler", metavar="ADDRESS", help="Address of the Dask cluster, such as tcp://127.0.0.1:8786.")
 @click.option("--control-token-file", type=FILE, metavar="FILE", help="File with the token of a control API.")
 def report(
     path: str,
@@ -65,11 +65,11 @@ def report(
     engine: str,
     scheduler: str | None,
     control_token_file: Path | None,
-    **options: Any,  # noqa: ANN401 - those that Accounts.load has
+    **options: Any,  # noqa: ANN401 - options of Accounts.load
 ) -> None:
-    """Report on the accounts at PATH: a run folder, a store, an export, or the URL of a fake that is running.
+    """Report on the accounts at PATH: a run folder, a store, an export, or the URL of a running fake.
 
-    NAME is a report that `cpsim reports` lists, or a file of one's own; by default there are all.
+    NAME is a report that `cpsim reports` lists, or a .py file; by default, all reports are made.
 
     \b
     cpsim report runs/smoke-20260301
@@ -83,7 +83,7 @@ def report(
     if (engine == "dask") != (scheduler is not None):
         raise click.UsageError("--engine dask and --scheduler ADDRESS go together")
     if "comparison" in names and against is None:
-        raise click.UsageError("the comparison is with other accounts: name them with --against PATH")
+        raise click.UsageError("the comparison needs other accounts: name them with --against PATH")
     from cpsim.accounting import Accounts, build
     from cpsim.ui.terminal import Stages
 
@@ -105,7 +105,7 @@ def report(
 @cli.command("reports")
 @json_option
 def list_reports(as_json: bool) -> None:
-    """List the reports that come with the project.
+    """List the built-in reports.
 
     \b
     cpsim report runs/smoke-20260301 leaderboards
@@ -123,7 +123,7 @@ def list_reports(as_json: bool) -> None:
 
 
 def _format(form: str | None, output: Path | None) -> str:
-    """The format, and whether it can go there. Raises click.UsageError."""
+    """The format of the output. Raises click.UsageError if the output cannot take it."""
     if form is None and output is None:
         return "terminal"
     if form is None:

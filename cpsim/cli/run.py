@@ -66,14 +66,14 @@ if TYPE_CHECKING:
     "--users",
     type=click.IntRange(1, 10_000),
     metavar="N",
-    help="A closed model: N users, who wait for each answer before they send again.",
+    help="A closed model: N users; each waits for an answer before the next operation.",
 )
 @click.option(
     "--think-time",
     "think_s",
     type=NumberType(0, LONGEST_S),
     metavar="S",
-    help="Seconds for which each of --users waits after an answer.",
+    help="Seconds that each of --users waits after an answer.",
 )
 @in_flight_option
 @click.option(
@@ -82,7 +82,7 @@ if TYPE_CHECKING:
     default=1,
     show_default=True,
     metavar="N",
-    help="Processes that replay, each its own slots; they share --in-flight.",
+    help="Processes that replay; they divide the slots and --in-flight among them.",
 )
 @timeout_option
 @click.option(
@@ -91,7 +91,7 @@ if TYPE_CHECKING:
     type=FaultType(),
     multiple=True,
     metavar="FAULT",
-    help="What goes wrong at the embedded fake, or at the cpsim serve behind --target; see cpsim faults.",
+    help="Inject a fault into the embedded fake, or the cpsim serve behind --target; see cpsim faults.",
 )
 @threshold_option
 @slot_prefix_option
@@ -120,10 +120,10 @@ def run(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Replay SCENARIO, verify the effect, and measure.
+    """Replay SCENARIO, measure, and verify what was applied.
 
     SCENARIO is a name (see cpsim scenarios), a scenario file (.toml), a job log (.swf, .swf.gz), a trace (.csv,
-    .parquet), which a run's journal is, or a program (.py). The exit status is 0 if the verdict is valid, 1 if invalid
+    .parquet; a run's journal is one), or a program (.py). The exit status is 0 if the verdict is valid, 1 if invalid
     or an --assert fails, 2 if unknown.
 
     \b
@@ -169,11 +169,11 @@ def run(
             run_folder.write(result, summary, partial, folder)
     finally:
         run_folder.abandon(partial)
-    _tell(result, summary, folder, as_json=as_json)
+    _print(result, summary, folder, as_json=as_json)
     sys.exit({"valid": 0, "invalid": INVALID, "unknown": FAILED}[result.verdict.ruling] if summary.holds else INVALID)
 
 
-def _tell(result: Run, summary: Summary, folder: Path, *, as_json: bool) -> None:
+def _print(result: Run, summary: Summary, folder: Path, *, as_json: bool) -> None:
     from cpsim.run import folder as run_folder
     from cpsim.run.summary import show
     from cpsim.ui.terminal import console
@@ -207,7 +207,7 @@ def _pace(
     if (rate is not None) + (speed is not None) + virtual + asap + (users is not None) > 1:
         raise click.UsageError("--rate, --speed, --virtual, --asap and --users exclude one another")
     if think_s is not None and users is None:
-        raise click.UsageError("--think-time is how long --users wait: say how many there are")
+        raise click.UsageError("--think-time goes with --users N")
     if virtual:
         return Virtual()
     if rate is not None:
@@ -220,7 +220,7 @@ def _pace(
 def target_at(
     target: Endpoint | None, server: Endpoint | None, project: str | None, secret_file: Path | None
 ) -> ReplayTarget | None:
-    """The target that options name, None if it is the embedded fake. Raises click.UsageError."""
+    """The target that the options name; None is the embedded fake. Raises click.UsageError."""
     from cpsim.run.pipeline import ReplayTarget
 
     if server is not None and not isinstance(server, UrlEndpoint):
@@ -231,7 +231,7 @@ def target_at(
         return None
     if isinstance(target, UrlEndpoint):
         if server is not None:
-            raise click.UsageError("--server is for a --target that is a daemon; this one is a server itself")
+            raise click.UsageError("--server goes with a --target that is a daemon; this --target is a server")
         server = target
     if server is None:
         if project is not None or secret_file is not None:

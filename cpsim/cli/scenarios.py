@@ -15,7 +15,7 @@ from cpsim.cli.options import complete_scenario, json_option, print_json
 @json_option
 @click.pass_context
 def scenarios(context: click.Context, schema: bool, as_json: bool) -> None:
-    """List the scenarios that come along, with the verdict that each must get.
+    """List the built-in scenarios, with the expected verdict of each.
 
     \b
     cpsim scenarios show challenge
@@ -46,13 +46,19 @@ def scenarios(context: click.Context, schema: bool, as_json: bool) -> None:
 
 @scenarios.command("show", cls=ExtraCommand, extra="run")
 @click.argument("scenario", shell_complete=complete_scenario)
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set a key, as population.machines=500.")
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="By default the scenario's own, or 1.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set a key of the scenario, as population.machines=500.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="By default the scenario's seed, or 1.")
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Draw it as SVG instead.")
 def show(scenario: str, settings: tuple[str, ...], seed: int | None, plot: Path | None) -> None:
-    """Print SCENARIO, and a picture of when its jobs arrive and end.
+    """Print SCENARIO, and a chart of when its jobs arrive and end.
 
-    SCENARIO is whatever cpsim run takes.
+    SCENARIO is as for cpsim run.
 
     \b
     cpsim scenarios show smoke --set population.machines=500
@@ -80,20 +86,26 @@ def show(scenario: str, settings: tuple[str, ...], seed: int | None, plot: Path 
 
 @scenarios.command("write", cls=ExtraCommand, extra="run")
 @click.argument("scenario", shell_complete=complete_scenario)
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set a key, as population.machines=500.")
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="By default the scenario's own, or 1.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set a key of the scenario, as population.machines=500.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="By default the scenario's seed, or 1.")
 @click.option(
     "-o",
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
     required=True,
     metavar="FILE",
-    help="The workload, .parquet.",
+    help="File to write, .parquet.",
 )
 def write(scenario: str, settings: tuple[str, ...], seed: int | None, output: Path) -> None:
-    """Write the workload of SCENARIO, which cpsim run and every other command take in its place.
+    """Write the workload of SCENARIO as a file that every command takes as a SCENARIO.
 
-    It is made part by part: memory does not grow with its length.
+    The workload is generated in parts: memory does not grow with its length.
 
     \b
     cpsim scenarios write lhc-scale --set arrivals.jobs=10_000_000 -o ten-million.parquet

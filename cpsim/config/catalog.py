@@ -1,6 +1,6 @@
-"""Where the scenarios and reports that come with the project are.
+"""The built-in scenarios and reports.
 
-They are content, not code: in a wheel they lie inside the package, in a checkout beside it.
+They are content, not code: inside the package in a wheel, beside it in a checkout.
 """
 
 from __future__ import annotations
@@ -19,51 +19,51 @@ _FILE_SUFFIXES: Final = {".toml", ".swf", ".gz", ".py", ".csv", ".parquet"}
 
 
 class NotFound(CpsimError, LookupError):
-    """No such content, or no such file."""
+    """An unknown name, or a missing file."""
 
 
 def find_scenario(name_or_path: str) -> Path:
-    """The file of a scenario that comes with the project, or of one's own.
+    """The file of a built-in scenario, or of the user's.
 
     Args:
         name_or_path: a name such as "smoke", or a path to a file of any kind that `load_workload` reads.
 
     Raises:
-        NotFound: there is none; the message lists the names and suggests the nearest.
+        NotFound: the name or file does not exist; the message lists the names and suggests the nearest.
     """
     return find("scenarios", name_or_path)
 
 
 def scenario_names() -> list[str]:
-    """The names of the scenarios that come with the project, sorted."""
+    """The names of the built-in scenarios, sorted."""
     return names("scenarios")
 
 
 def describe_scenario(path: Path) -> tuple[str, str]:
-    """What a scenario that comes with the project is for, and the verdict that it must get; read without its models."""
+    """The description and the expected verdict of a built-in scenario; read without its models."""
     document = tomllib.loads(path.read_text(encoding="utf-8"))
     return document["description"], document.get("verdict", "valid")
 
 
 def find_report(name_or_path: str) -> Path:
-    """The file of a report that comes with the project, or of one's own.
+    """The file of a built-in report, or of the user's.
 
     Args:
         name_or_path: a name such as "leaderboards", or a path to a `.py` file.
 
     Raises:
-        NotFound: there is none; the message lists the names and suggests the nearest.
+        NotFound: the name or file does not exist; the message lists the names and suggests the nearest.
     """
     return find("reports", name_or_path)
 
 
 def report_names() -> list[str]:
-    """The names of the reports that come with the project, sorted, but for the summary, which comes first."""
+    """The names of the built-in reports: the summary, then the others, sorted."""
     return sorted(names("reports"), key=lambda name: (name != "summary", name))
 
 
 def describe_report(path: Path) -> tuple[str, str]:
-    """What a report is about, and what else its docstring says; read without running it.
+    """The title of a report, and the rest of its docstring; read without running it.
 
     Raises:
         CpsimError: the file is not Python.
@@ -81,14 +81,14 @@ def find(kind: str, name_or_path: str) -> Path:
 
     Args:
         kind: "scenarios" or "reports".
-        name_or_path: with a separator or a file's suffix it is a path, as is the name of a file here.
+        name_or_path: a path if it has a separator or a suffix, or names a file in the working directory; else a name.
     """
     path = Path(name_or_path)
     if path.is_file():
         return path
     known = names(kind)
     if name_or_path not in known and ("/" in name_or_path or path.suffix.lower() in _FILE_SUFFIXES or path.exists()):
-        raise NotFound(f"{name_or_path}: {_what_is_there(path)}")
+        raise NotFound(f"{name_or_path}: {_why_unusable(path)}")
     if name_or_path in known:
         return _folder(kind) / f"{name_or_path}{_SUFFIXES[kind]}"
     close = difflib.get_close_matches(name_or_path, known, n=1)
@@ -97,7 +97,7 @@ def find(kind: str, name_or_path: str) -> Path:
     raise NotFound(f'no {kind[:-1]} "{name_or_path}": expected {allowed}{suggestion}')
 
 
-def _what_is_there(path: Path) -> str:
+def _why_unusable(path: Path) -> str:
     if not path.exists():
         return "no such file"
     if not path.is_dir():

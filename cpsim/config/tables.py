@@ -1,8 +1,8 @@
-"""Tables read from a file turned into msgspec types, with mistakes told precisely.
+"""TOML tables converted to msgspec types, with precise errors.
 
-msgspec says what is wrong in words of types, and not under which key of a dictionary. So when it refuses a tree, the
-tree is searched for the first part that it also refuses alone, and that is reported with its path, its value and
-what is allowed there: the description in the `msgspec.Meta` of its type.
+msgspec's errors name types, and no keys of dictionaries. So when msgspec refuses a tree, this module searches the tree
+for the first part that msgspec refuses alone, and reports its path, its value and what is allowed: the description in
+the `msgspec.Meta` of its type.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ def parse(text: str) -> dict[str, Any]:
     """The tables of a TOML document.
 
     Raises:
-        ValueError: it is no such document, or is nested too deeply.
+        ValueError: the text is not TOML, or is nested too deeply.
     """
-    said = f"nested too deeply: {depth.MAX_DEPTH} levels of tables and lists are read"
+    too_deep = f"nested too deeply: {depth.MAX_DEPTH} levels of tables and lists are read"
     try:
         tables = tomllib.loads(text)
         depth.check([tables])
     except (RecursionError, depth.TooDeep):
-        raise ValueError(said) from None
+        raise ValueError(too_deep) from None
     except ValueError as error:
         raise ValueError(f"not TOML: {error}") from error
     return tables
 
 
 def convert(tree: object, kind: type[T]) -> T:
-    """Turn tables, lists and scalars into a `kind`; types that msgspec does not know are called with the value.
+    """Convert tables, lists and scalars to a `kind`; a type that msgspec does not know is called with the value.
 
     Raises:
-        ValueError: they are no such thing; the message names the place, the value and what is allowed.
+        ValueError: a value is not allowed; the message names its path, the value and what is allowed.
     """
     try:
         converted: T = _convert(tree, kind)
@@ -57,13 +57,13 @@ def convert(tree: object, kind: type[T]) -> T:
 
 
 def suggestion(word: object, known: Iterable[str]) -> str:
-    """End a message with the known word nearest to a misspelt one, if one is near."""
+    """The end of a message: the known word nearest to a misspelt one, or nothing."""
     close = difflib.get_close_matches(str(word), known, n=1)
     return f'; did you mean "{close[0]}"?' if close else ""
 
 
 def _convert(value: object, hint: Any) -> Any:  # noqa: ANN401 - a type hint has no type of its own
-    # TOML has times of its own: of text, msgspec would make one too, and round its fraction up
+    # TOML has its own times; msgspec would convert text to a time, and round its fraction up
     return msgspec.convert(value, hint, builtin_types=(datetime,), dec_hook=lambda kind, value: kind(value))
 
 

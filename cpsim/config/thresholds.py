@@ -1,4 +1,4 @@
-"""Thresholds on a run's figures: `p99_ms<20`. One on a figure that a run does not have fails."""
+"""Thresholds on a run's figures: `p99_ms<20`. A threshold on a figure that the run does not have fails."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ COMPARISONS: Final = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=
 FORM: Final = re.compile(r"\s*([\w.]+)\s*(<=|>=|==|<|>)\s*(\d+(?:\.\d+)?(?:e-?\d+)?)\s*")
 TIMES: Final = ("p50", "p90", "p99", "p99.9", "p99.99", "max")
 RATES: Final = {"error_rate": ("refused", "unknown"), "refused_rate": ("refused",), "unknown_rate": ("unknown",)}
+APPLY_DELAY_PREFIXES: Final = ("apply_delay_", "effect_")
+"""The prefix of metrics of the apply delay, and its earlier name."""
 METRICS: Final = (
     *(f"{time}_ms" for time in TIMES),
     *(f"service_{time}_ms" for time in TIMES),
     *(f"response_{time}_ms" for time in TIMES),
-    *(f"effect_{time}_ms" for time in TIMES),
+    *(f"{prefix}{time}_ms" for prefix in APPLY_DELAY_PREFIXES for time in TIMES),
     *("lateness_p99_ms", "operations", "operations_per_s", "elapsed_s", "busy"),
     *RATES,
 )
-"""What can be compared. Without `service_` or `response_`, times are from due to answer where operations had times to
-keep, and else from send to answer."""
+"""Names of figures. A time without prefix is the response time if operations had due times, else the service time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +41,10 @@ class Threshold:
 
     @classmethod
     def parse(cls, text: str) -> Threshold:
-        """Read `METRIC<NUMBER`; also <=, >, >= and ==.
+        """Parse `METRIC<NUMBER`; also <=, >, >= and ==.
 
         Raises:
-            CpsimError: it is not that, or there is no such metric.
+            CpsimError: the text has another form, or the metric is unknown.
         """
         found = FORM.fullmatch(text)
         if found is None:
@@ -56,7 +57,7 @@ class Threshold:
         return cls(metric, comparison, float(limit))
 
     def holds(self, value: float | None) -> bool:
-        """Whether a value, None if there is none, keeps to it."""
+        """Whether a value meets the threshold; None does not."""
         return value is not None and bool(COMPARISONS[self.comparison](value, self.limit))
 
     def __str__(self) -> str:
@@ -65,7 +66,7 @@ class Threshold:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A threshold, what it was compared with, and whether it was kept; of a value that is unknown, why."""
+    """A threshold, the value of its metric, and why the value is unknown, if it is."""
 
     threshold: Threshold
     value: float | None
@@ -73,11 +74,11 @@ class Checked:
 
     @property
     def holds(self) -> bool:
-        """Whether the run kept to it."""
+        """Whether the value meets the threshold."""
         return self.threshold.holds(self.value)
 
     def document(self) -> dict[str, Any]:
-        """As `run.json` has it."""
+        """The threshold in `run.json`."""
         document = {"assert": str(self.threshold), "value": self.value, "holds": self.holds}
         return document if self.unknown is None else document | {"unknown": self.unknown}
 
@@ -88,13 +89,14 @@ class Checked:
 
 
 def metrics(figures: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics that a run has, of its figures as `run.json` has them."""
+    """The metrics of a run, from the figures of `run.json`."""
     found = {name: figures[name] for name in ("operations", "operations_per_s", "elapsed_s", "lateness_p99_ms", "busy")}
     for kind in ("service", "response"):
         times = figures[f"{kind}_ms"] or {}
         found |= {f"{kind}_{name}_ms": value for name, value in times.items()}
         found |= {f"{name}_ms": value for name, value in times.items()}
-    found |= {f"effect_{name}_ms": value for name, value in (figures["effect_ms"] or {}).items()}
+    for prefix in APPLY_DELAY_PREFIXES:
+        found |= {f"{prefix}{name}_ms": value for name, value in (figures["effect_ms"] or {}).items()}
     if figures["operations"]:
         counts = Counter[str]()
         for of_kind in figures["by_kind"].values():

@@ -47,7 +47,7 @@ def conclude(result: Run, plan: Plan, shares: Sequence[Share], start_ns: int, fa
     if result.target.server is not None and result.target.credentials is not None:
         observer = Observer(result.target.server, result.target.credentials, plan.timeout_s)
     judge(result, observer, start_ns, plan.timeout_s)
-    result.effect_unknown = "it is not measured under Locust, where each worker has a clock of its own"
+    result.apply_delay_unknown = "it is not measured under Locust, where each worker has a clock of its own"
     lost = [share.worker for share in shares if share.lost and share.begun]
     if lost:
         result.verdict.not_verified.append(f"What {', '.join(lost)} had sent: lost in the middle of the replay.")

@@ -1,1 +1,1 @@
-"""The replay: operations made to happen at an endpoint at their time, and a record of what was answered."""
+"""The replay: operations sent to an endpoint at their times, and a journal of the answers."""

@@ -1,4 +1,4 @@
-"""What one process replays: all of a workload, or the slots of it that are its own."""
+"""The operations that one process replays: a whole workload, or its share of the slots."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ if TYPE_CHECKING:
     from cpsim.scenario.workload import Workload
 
 AT_ONCE: Final = 512
-"""Operations rendered in one go, half a millisecond's work: nothing is sent or read meanwhile."""
+"""Operations rendered at a time: about half a millisecond, during which nothing is sent or read."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Assignment:
-    """Operations for one engine, and all it needs to know to send them.
+    """Operations for one engine, and the parameters of sending them.
 
     Attributes:
-        workload: the operations; where they are part of a whole, its tables are those of the whole.
-        ops: int64[operations], their numbers in the whole.
-        schedule_us: int64[operations], when they are due; None if they are not waited for.
-        slot_prefix: begins the ids of the slots.
+        workload: the operations; a share has the tables of the whole workload.
+        ops: int64[operations], their numbers in the whole workload.
+        schedule_us: int64[operations], their due times; None sends without waiting.
+        slot_prefix: prefix of slot ids.
         endpoint: a daemon or a server.
         credentials: (project id, secret), for a server.
-        in_flight: operations under way at once.
-        timeout_s: for one operation.
-        think_s: how long nothing is sent in the place of an operation that was answered.
-        lanes: the daemon of each of the workload's sites, where it has several; they stand for the endpoint then.
+        in_flight: most operations in flight at once.
+        timeout_s: seconds to wait for an answer.
+        think_s: seconds that a place in flight stays empty after an answer.
+        lanes: the daemon of each site, if the workload has several sites; they replace the endpoint.
 
     Raises:
-        CpsimError: the workload has several sites, and there are no daemons for them.
+        CpsimError: the workload has several sites, and `lanes` has another number of daemons.
     """
 
     workload: Workload
@@ -67,7 +67,7 @@ class Assignment:
             )
 
     def operations(self) -> Iterator[Operation]:
-        """The operations ready to go, under their own numbers from 0; made as they are asked for."""
+        """The rendered operations, numbered from 0; rendered lazily."""
         if isinstance(self.endpoint, UrlEndpoint):
             assert self.credentials is not None
             payloads = requests(self.workload, self.slot_prefix, self.endpoint, self.credentials, AT_ONCE)
@@ -85,7 +85,7 @@ class Assignment:
             yield addressed(chunk, self.workload.site[slots])
 
     def part(self, index: int, count: int) -> Assignment:
-        """The share number `index` of `count`: every slot is in one of them, with all its operations."""
+        """Share `index` of `count`; each slot is in one share, with all its operations."""
         ops = np.flatnonzero(self.workload.slot % count == index)
         whole = self.workload
         share = replace(whole, due_us=whole.due_us[ops], kind=whole.kind[ops], slot=whole.slot[ops], row=whole.row[ops])

@@ -1,7 +1,7 @@
 """The replay engine: operations x schedule x endpoint -> journal.
 
-One thread, one poll loop. Operations are sent in order as they fall due, `in_flight` at a time. Two operations of one
-slot are never in flight together: the later one waits for the answer of the earlier one, and only then is sent.
+One thread, one poll loop. Operations are sent in order when they are due, at most `in_flight` at a time. Two operations
+of one slot are never in flight together: the later one waits for the answer to the earlier one.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ if TYPE_CHECKING:
     from numpy import int32, int64
 
 TICK_NS: Final = 50_000_000
-"""How often deadlines, progress and the wish to stop are looked at."""
+"""Interval at which the engine checks deadlines and `stop`, and reports progress."""
 RETRY_NS: Final = 1_000_000
 SPIN_NS: Final = 100_000
-"""A poll wakes up about so late: what is due sooner than this is waited for in a busy loop."""
+"""Typical delay of a poll's wake-up: the engine waits for sooner operations in a busy loop."""
 LEAST_SHARE: Final = 0.001
-"""Attempts in vain, for each operation, up to which a sender was not held up by them."""
+"""Retries per operation up to which they did not limit the rate."""
 BUSY: Final = 0.9
-"""Share of its time from which on a sender had none to spare."""
+"""Busy share of time above which the sender limits the rate."""
 
 
 Operation = tuple[int, int, int, bytes]
-"""One operation ready to go: its number, its slot, when it is due in nanoseconds from the start, and its bytes."""
+"""A rendered operation: number, slot, due time in nanoseconds from the start, bytes."""
 
 
 class Effort(NamedTuple):
-    """What a replay cost the one who sends.
+    """The cost of a replay to the sender.
 
-    `busy` is the share of its time in which it did not wait for the target or for something to be due; near 1, the
-    sender is what limits the rate. `retried` counts attempts that had to be repeated, by why.
+    `busy` is the share of time in which the sender waited neither for the target nor for due times; near 1, the sender
+    limits the rate. `retried` counts retries by reason.
     """
 
     busy: float
     retried: dict[str, int]
 
     def limit(self, operations: int) -> str:
-        """What kept a replay of so many operations from being faster: ports, files, generator, backlog or target."""
+        """What limited the rate of a replay of `operations` operations: ports, files, generator, backlog or target."""
         retried: Counter[str] = Counter()
         for error, times in self.retried.items():
             retried[kind_of(error)] += times
@@ -62,7 +62,7 @@ class Effort(NamedTuple):
 
 
 def joint_effort(efforts: Iterable[Effort]) -> Effort:
-    """What a replay by several senders cost: the busiest one's share of its time, and the attempts of all."""
+    """The cost of a replay by several senders: the highest busy share, and the retries of all."""
     busy, retried = 0.0, Counter[str]()
     for effort in efforts:
         busy = max(busy, effort.busy)
@@ -73,7 +73,7 @@ def joint_effort(efforts: Iterable[Effort]) -> Effort:
 def operations(
     slots: npt.NDArray[int32], schedule_us: npt.NDArray[int64] | None, payloads: Iterable[list[bytes]]
 ) -> Iterator[Operation]:
-    """The operations of a workload in order, from its slot column, its schedule and its rendered chunks."""
+    """The operations of a workload in order, from its slot column, schedule and rendered chunks."""
 
     def chunks() -> Iterator[Iterator[Operation]]:
         start = 0
@@ -90,11 +90,11 @@ class Engine:
     """Replays operations over a wire.
 
     Args:
-        wire: how an operation is sent and its answer read.
+        wire: sends operations and reads answers.
         journal: takes one record per operation sent.
-        in_flight: how many operations may be under way at once.
-        timeout_s: after which an operation without an answer is given up as unknown.
-        think_s: how long nothing is sent in the place of an operation that was answered.
+        in_flight: most operations in flight at once.
+        timeout_s: seconds after which an operation without an answer is recorded as unknown.
+        think_s: seconds that a place in flight stays empty after an answer.
         on_progress: called about twenty times a second.
     """
 
@@ -124,32 +124,32 @@ class Engine:
         self._retried: dict[str, int] = {}
         self._stopping = False
         self.start_ns = 0
-        """When the replay began, on the performance counter: the zero of the journal's times."""
+        """Start of the replay on the performance counter: the zero of the journal's times."""
 
     def stop(self) -> None:
-        """Send nothing more; what is in flight is recorded as unknown. Safe to call from a signal handler."""
+        """Send nothing more, and record operations in flight as unknown. Safe to call from a signal handler."""
         self._stopping = True
 
     @property
     def stopping(self) -> bool:
-        """Whether it was told to stop."""
+        """Whether `stop` was called."""
         return self._stopping
 
     def run(self, upcoming: Iterator[Operation]) -> float:
-        """Replay the operations to the end, or until `stop`; returns the seconds it took."""
+        """Replay the operations to the end, or until `stop`; returns the elapsed seconds."""
         self.begin(upcoming)
         while self.turn():
             pass
         return self.end()
 
     def begin(self, upcoming: Iterator[Operation], start_ns: int | None = None) -> None:
-        """Be ready for the first turn; a start in the future, on the performance counter, is waited for."""
+        """Prepare for the first turn; `start_ns`, on the performance counter, may be in the future."""
         self._upcoming = upcoming
         self._next = next(upcoming, None)
         self.start_ns = time.perf_counter_ns() if start_ns is None else start_ns
 
     def turn(self) -> bool:
-        """Send and receive for TICK_NS, or until nothing is left to do; returns whether there is more to do."""
+        """Send and receive for TICK_NS, or until all is done; returns whether operations remain."""
         clock, start_ns = time.perf_counter_ns, self.start_ns
         now_ns = clock() - start_ns
         tick_ns = now_ns + TICK_NS
@@ -166,9 +166,7 @@ class Engine:
                 self._waited_ns += clock() - before_ns
             self._land(fds)
             now_ns = clock() - start_ns
-            if (
-                not (patience_s or fds) and len(flying) == under_way
-            ):  # a turn of the busy loop in which nothing was done
+            if not (patience_s or fds) and len(flying) == under_way:  # an idle turn of the busy loop
                 self._waited_ns += now_ns - began_ns
             if now_ns >= tick_ns:
                 self._give_up(now_ns - self._timeout_ns, "no answer in time")
@@ -177,24 +175,24 @@ class Engine:
         return False
 
     def effort(self, elapsed_s: float) -> Effort:
-        """What the replay cost, of which it is known how long it took."""
+        """The cost of a replay of `elapsed_s` seconds."""
         busy = 1 - self._waited_ns / 1e9 / elapsed_s if elapsed_s else 0.0
         return Effort(min(max(busy, 0.0), 1.0), self._retried)
 
     def end(self) -> float:
-        """Give up what is in flight; returns the seconds since the start."""
+        """Record operations in flight as unknown; returns the seconds since the start."""
         elapsed_ns = max(0, time.perf_counter_ns() - self.start_ns)
         self._give_up(elapsed_ns, "interrupted")
         self._on_progress(Progress(elapsed_ns / 1e9, *self._journal.counts))
         return elapsed_ns / 1e9
 
     def _launch(self, now_ns: int) -> None:
-        """Send what is due, as far as `in_flight` allows."""
+        """Send the operations that are due, as far as `in_flight` allows."""
         busy, flying, ready, retries = self._busy, self._flying, self._ready, self._retries
         send, clock, start_ns = self._wire.send, time.perf_counter_ns, self.start_ns
         while retries and retries[0][0] <= now_ns:
             _, since_ns, operation = retries.popleft()
-            self._try_again(operation, since_ns)
+            self._retry(operation, since_ns)
         thinking = self._thinking
         while thinking and thinking[0] <= now_ns:
             thinking.popleft()
@@ -221,7 +219,7 @@ class Engine:
             except NotSent as error:
                 self._not_sent(operation, sent_ns, error)
 
-    def _try_again(self, operation: Operation, since_ns: int) -> None:
+    def _retry(self, operation: Operation, since_ns: int) -> None:
         try:
             self._flying[self._wire.send(operation[3])] = operation, since_ns
         except NotSent as error:
@@ -236,7 +234,7 @@ class Engine:
             self._record(operation, Outcome.REFUSED, str(error), since_ns)
 
     def _land(self, fds: Iterable[int]) -> None:
-        """Read what has come, and record what was answered."""
+        """Read from ready descriptors, and record the answers."""
         flying, busy, ready, think_ns = self._flying, self._busy, self._ready, self._think_ns
         receive, record = self._wire.receive, self._journal.record
         clock, start_ns = time.perf_counter_ns, self.start_ns
@@ -274,7 +272,7 @@ class Engine:
             self._record(operation, Outcome.UNKNOWN, error, sent_ns)
 
     def _patience_s(self, now_ns: int) -> float:
-        """How long the poll may sleep: until the next operation is due, or the next tick."""
+        """Seconds that the poll may sleep: until the next operation is due, or the next tick."""
         wait_ns = TICK_NS
         if self._retries:
             wait_ns = RETRY_NS

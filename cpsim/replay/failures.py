@@ -1,11 +1,11 @@
-"""Kinds of failure, from the texts of a journal: few, and the same for every target."""
+"""Kinds of failure, from a journal's error texts: few, and the same for every target."""
 
 from __future__ import annotations
 
 from typing import Final
 
 LOST: Final = "lost with its worker"
-"""An operation of which nothing was heard any more; the times in its record are only bounds."""
+"""The error of an operation lost with its worker; the times in its record are bounds."""
 FAILURES: Final = (
     ("backlog full", "backlog"),
     ("cannot connect: no port is free here", "ports"),
@@ -21,9 +21,9 @@ FAILURES: Final = (
     ("garbage reply", "garbage"),
     (LOST, "worker"),
 )
-"""How a text begins, and what is meant; the first that fits."""
+"""Prefix of an error text, and the kind; the first match counts."""
 OURS: Final = {"ports", "files"}
-"""Of these the sender ran out; they say nothing of the target."""
+"""Kinds that mean that the sender ran out of a resource; they say nothing about the target."""
 
 
 def kind_of(error: str) -> str:

@@ -1,4 +1,4 @@
-"""When each operation is to be sent: the scenario's own times, stretched, evened out, or not waited for at all."""
+"""Paces: when each operation is due: at the scenario's times, at a speed, at a rate, or as soon as possible."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     Times = npt.NDArray[np.int64]
 
 LATEST_US: Final = 2.0**53
-"""What would be due later, after three centuries, is due then."""
+"""Upper limit of due times, almost three centuries."""
 HIGHEST_RATE: Final = 1e9
 LONGEST_LEG_S: Final = 86_400.0
 NUMBER: Final = r"(\d+(?:\.\d+)?(?:e\d+)?)"
@@ -23,10 +23,10 @@ LEG: Final = re.compile(rf"{NUMBER}(?:\.\.{NUMBER})?:{NUMBER}s")
 
 @dataclass(frozen=True, slots=True)
 class AsFastAsPossible:
-    """Nothing is waited for: an operation is due when its turn comes."""
+    """Operations have no due times."""
 
     def schedule(self, due_us: Times) -> Times | None:  # noqa: ARG002 - as for the other paces
-        """None: there are no times to keep."""
+        """None: there are no due times."""
         return None
 
     def __str__(self) -> str:
@@ -40,7 +40,7 @@ class Speed:
     factor: float
 
     def schedule(self, due_us: Times) -> Times:
-        """Microseconds from the start of the replay at which each operation is due."""
+        """The due time of each operation, in microseconds from the start of the replay."""
         return _microseconds(due_us / self.factor)
 
     def __str__(self) -> str:
@@ -54,7 +54,7 @@ class Rate:
     operations_per_s: float
 
     def schedule(self, due_us: Times) -> Times:
-        """Microseconds from the start of the replay at which each operation is due."""
+        """The due time of each operation, in microseconds from the start of the replay."""
         return _microseconds(np.arange(len(due_us)) * (1e6 / self.operations_per_s))
 
     def __str__(self) -> str:
@@ -63,10 +63,10 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Virtual:
-    """The scenario's times on the clock of an embedded fake, which jumps from one to the next."""
+    """The scenario's times on the clock of an embedded fake, which jumps from step to step."""
 
     def schedule(self, due_us: Times) -> Times | None:  # noqa: ARG002 - as for the other paces
-        """None: nothing is waited for in real time."""
+        """None: there are no due times in real time."""
         return None
 
     def __str__(self) -> str:
@@ -74,7 +74,7 @@ class Virtual:
 
 
 class Leg(NamedTuple):
-    """A part of a profile: from one rate to another, operations/s, in so many seconds."""
+    """A part of a profile: from one rate to another, in operations/s, within `lasts_s` seconds."""
 
     first: float
     last: float
@@ -83,16 +83,16 @@ class Leg(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """The scenario's order at a rate that changes: ramps, steps, spikes. After its last leg, the last rate stays."""
+    """The scenario's order at a changing rate: ramps, steps, spikes. After the last leg, its last rate stays."""
 
     legs: tuple[Leg, ...]
 
     @classmethod
     def parse(cls, text: str) -> Profile:
-        """Read `100..1000:30s,1000:10s`: a ramp of 30 s, then 10 s at its end.
+        """Parse `100..1000:30s,1000:10s`: a ramp of 30 s, then 10 s at its last rate.
 
         Raises:
-            ValueError: it is not that.
+            ValueError: the text has another form, or a number is out of range.
         """
         legs = []
         for part in text.split(","):
@@ -107,7 +107,7 @@ class Profile:
         return cls(tuple(legs))
 
     def schedule(self, due_us: Times) -> Times:
-        """Microseconds from the start of the replay at which each operation is due."""
+        """The due time of each operation, in microseconds from the start of the replay."""
         numbers = np.arange(len(due_us), dtype=np.float64)
         times_s = np.zeros(len(due_us))
         before, begins_s = 0.0, 0.0
@@ -132,13 +132,13 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class Users:
-    """A closed model: so many users, each of whom sends, waits for the answer, and thinks before the next."""
+    """A closed model: each user sends, waits for the answer, and thinks before the next operation."""
 
     number: int
     think_s: float
 
     def schedule(self, due_us: Times) -> Times | None:  # noqa: ARG002 - as for the other paces
-        """None: an operation is due when a user comes to it."""
+        """None: an operation is sent when a user is free."""
         return None
 
     def __str__(self) -> str:

@@ -1,7 +1,7 @@
-"""The bytes of operations: a workload's columns turned into frames and requests, thousands at a time.
+"""Payloads: a workload's columns rendered as frames or requests, thousands at a time.
 
-What comes out equals, byte for byte, what `cpdaemon` would send for the same command, at a tenth of the cost: the
-strings of a workload are checked once, when it is made, instead of once per operation.
+The bytes equal those that `cpdaemon` sends for the same command, at a tenth of the cost: the strings of a workload are
+checked once, when it is made, not once per operation.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ UNSIGNED_BYTES: Final = UNSIGNED.encode()
 
 
 class Syntax(Protocol):
-    """How a command is spelt: as a daemon's frame, or as JSON."""
+    """The syntax of a command: a daemon's frame, or JSON."""
 
     def template(self, kind: str, prefix: str, arguments: Iterable[tuple[str, bool]]) -> bytes:
-        """A bytes template for the slot's number and then the (name, is text) arguments."""
+        """A bytes template for the slot's number, then the arguments, each (name, is text)."""
 
     def text(self, value: str) -> bytes:
-        """A text value as it stands in the template."""
+        """A text value, encoded for the template."""
 
     def slot(self, slot_id: str) -> bytes:
-        """A slot's id as it stands in a frame that is no command."""
+        """A slot id, encoded for a malformed frame."""
 
 
 class Frames:
@@ -81,14 +81,14 @@ def _literal(text: str) -> str:
 
 
 def frames(workload: Workload, prefix: str, at_once: int = CHUNK) -> Iterator[list[bytes]]:
-    """The daemon frames of a workload's operations, in order, so many at once."""
+    """The daemon frames of a workload's operations, in order, `at_once` in a list."""
     yield from _rendered(workload, prefix, Frames(), at_once)
 
 
 def requests(
     workload: Workload, prefix: str, endpoint: UrlEndpoint, credentials: tuple[str, str], at_once: int = CHUNK
 ) -> Iterator[list[bytes]]:
-    """The signed HTTP requests of a workload's operations, in order, so many at once."""
+    """The signed HTTP requests of a workload's operations, in order, `at_once` in a list."""
     project_id, secret = credentials
     heads = [
         f"POST {endpoint.path}/batch/{kind} HTTP/1.1\r\nHost: {endpoint.authority}\r\n"
@@ -149,27 +149,27 @@ def _rendered(workload: Workload, prefix: str, syntax: Syntax, at_once: int) -> 
 
 
 class _Pools:
-    """A workload's arguments with their texts spelt in a syntax."""
+    """A workload's arguments, with texts encoded in a syntax."""
 
     def __init__(self, workload: Workload, syntax: Syntax) -> None:
         self._arguments = [workload.arguments[kind] for kind in KIND_NAMES[:FRAME]]
         pools = {id(texts): texts for table in self._arguments for _, texts in table.columns.values()}
-        self._spelt = {
+        self._encoded = {
             key: None if texts is None else [syntax.text(text) for text in texts] for key, texts in pools.items()
         }
 
     def columns(
         self, code: int, rows: npt.NDArray[np.int32]
     ) -> list[tuple[str, Sequence[bytes] | None, npt.NDArray[np.integer]]]:
-        """The arguments of rows of a kind: name, texts that the numbers index (or None), numbers."""
+        """The arguments of rows of a kind: name, texts that the values index (None if values are numbers), values."""
         columns = self._arguments[code].columns.items()
-        return [(name, self._spelt[id(texts)], values[rows]) for name, (values, texts) in columns]
+        return [(name, self._encoded[id(texts)], values[rows]) for name, (values, texts) in columns]
 
 
 def _patterns(
     columns: Sequence[tuple[str, Sequence[bytes] | None, npt.NDArray[np.integer]]], count: int
 ) -> Iterator[tuple[list[int], npt.NDArray[np.intp]]]:
-    """Rows that give the same arguments: which columns those are, and which rows."""
+    """Groups of rows with the same arguments: the indices of their columns, and the rows."""
     given = np.zeros(count, dtype=np.int64)
     for bit, (_, _, column) in enumerate(columns):
         given |= (column != ABSENT).astype(np.int64) << bit

@@ -1,4 +1,4 @@
-"""A replay by several processes: each has the slots that are its own, and all begin at the same moment."""
+"""A replay by several processes: each has a share of the slots, and all begin at the same time."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ if TYPE_CHECKING:
     from cpsim.replay.assignment import Assignment
 
 HEADSTART_NS: Final = 20_000_000
-"""From the moment when all processes are ready to that when they begin."""
+"""Time from when all processes are ready to the common start."""
 START: Final = struct.Struct("<q")
 
 
 class Processes:
-    """Replays an assignment with several processes; a context manager that leaves none of them running.
+    """Replays an assignment with several processes; a context manager that ends them.
 
     Args:
-        assignment: is split among them.
-        count: how many.
-        on_progress: called as `Engine` calls it, for all of them together.
+        assignment: the operations, which the processes divide among them.
+        count: number of processes.
+        on_progress: called like the `on_progress` of `Engine`, with the sum over the processes.
     """
 
     def __init__(self, assignment: Assignment, count: int, on_progress: Callable[[Progress], None]) -> None:
@@ -49,43 +49,43 @@ class Processes:
         self._replayers = [_Replayer(assignment.part(index, count)) for index in range(count)]
         self._stopping = False
         self.start_ns = 0
-        """When the replay began, on the performance counter."""
+        """Start of the replay on the performance counter."""
 
     def stop(self) -> None:
-        """Send nothing more; what is in flight is recorded as unknown. Safe to call from a signal handler."""
+        """Send nothing more, and record operations in flight as unknown. Safe to call from a signal handler."""
         self._stopping = True
         for replayer in self._replayers:
-            if replayer.ready:  # the others would die of it, and are told when they are
+            if replayer.ready:  # SIGTERM would kill the others; `run` stops them when they are ready
                 replayer.process.terminate()
 
     def run(self) -> tuple[float, npt.NDArray[np.void], list[str]]:
-        """Replay to the end, or until `stop`; returns the seconds it took, the records of all, and their errors.
+        """Replay to the end, or until `stop`; returns the elapsed seconds, and the merged records and errors.
 
         Raises:
-            CpsimError: a process has died.
+            CpsimError: a process failed.
         """
         with selectors.DefaultSelector() as selector:
             for replayer in self._replayers:
                 selector.register(replayer.output, selectors.EVENT_READ, replayer)
-            self._until(selector, lambda replayer: replayer.ready)
+            self._receive_until(selector, lambda replayer: replayer.ready)
             self.start_ns = time.perf_counter_ns() + HEADSTART_NS
             for replayer in self._replayers:
-                replayer.give(START.pack(self.start_ns))
+                replayer.send(START.pack(self.start_ns))
             if self._stopping:
                 self.stop()
-            self._until(selector, lambda replayer: replayer.elapsed_s is not None)
+            self._receive_until(selector, lambda replayer: replayer.elapsed_s is not None)
         shares = [(r.journal.records(), r.journal.errors, r.assignment.ops) for r in self._replayers]
         elapsed_s = max(replayer.elapsed_s or 0.0 for replayer in self._replayers)
         return elapsed_s, *merged(shares)
 
     def effort(self) -> Effort:
-        """What the replay cost, in the busiest of the processes and in all of them."""
+        """The cost of the replay, see `joint_effort`."""
         return joint_effort(replayer.effort for replayer in self._replayers)
 
-    def _until(self, selector: selectors.DefaultSelector, is_so: Callable[[_Replayer], bool]) -> None:
-        while not all(map(is_so, self._replayers)):
+    def _receive_until(self, selector: selectors.DefaultSelector, condition: Callable[[_Replayer], bool]) -> None:
+        while not all(map(condition, self._replayers)):
             for key, _ in selector.select():
-                key.data.hear()
+                key.data.receive()
                 if not key.data.is_running:
                     selector.unregister(key.fileobj)
             self._on_progress(
@@ -106,7 +106,7 @@ class Processes:
 
 
 class _Replayer:
-    """One process, as the one that started it sees it."""
+    """A process of the replay, seen from its parent."""
 
     def __init__(self, assignment: Assignment) -> None:
         self.assignment = assignment
@@ -116,51 +116,51 @@ class _Replayer:
         self.ready = False
         self.is_running = True
         self.elapsed_s: float | None = None
-        self._heard = b""
+        self._received = b""
         file = self.journal.fileno()
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-c", "from cpsim.replay.processes import main; main()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=[file],
-            start_new_session=True,  # Ctrl-C is for the caller, who asks for the end
+            start_new_session=True,  # Ctrl-C goes to the parent, which calls `stop`
         )
         assert self.process.stdout is not None
         self.output = self.process.stdout.fileno()
-        self.give(pickle.dumps((file, assignment)))  # over a pipe of our own, so that nobody else's is read
+        self.send(pickle.dumps((file, assignment)))
 
-    def give(self, data: bytes) -> None:
-        """Send to the process; that one which has died cannot be sent to shows when it is heard."""
+    def send(self, data: bytes) -> None:
+        """Send to the process; `receive` reports a process that has died."""
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(data)
             self.process.stdin.flush()
 
-    def hear(self) -> None:
-        """Take what the process has said.
+    def receive(self) -> None:
+        """Read messages from the process.
 
         Raises:
-            CpsimError: it has died.
+            CpsimError: the process failed.
         """
         data = os.read(self.output, 65_536)
-        *lines, self._heard = (self._heard + data).split(b"\n")
+        *lines, self._received = (self._received + data).split(b"\n")
         for line in lines:
-            said = json.loads(line)
+            message = json.loads(line)
             self.ready = True
-            if "progress" in said:
-                self.progress = Progress(*said["progress"])
-            if "elapsed_s" in said:
-                self.journal.errors, self.elapsed_s = said["errors"], said["elapsed_s"]
-                self.effort = Effort(*said["effort"])
-            if "failed" in said:
-                raise CpsimError(f"a process of the replay failed: {said['failed']}; what it had sent is not known")
+            if "progress" in message:
+                self.progress = Progress(*message["progress"])
+            if "elapsed_s" in message:
+                self.journal.errors, self.elapsed_s = message["errors"], message["elapsed_s"]
+                self.effort = Effort(*message["effort"])
+            if "failed" in message:
+                raise CpsimError(f"a process of the replay failed: {message['failed']}; what it had sent is not known")
         self.is_running = bool(data)
         if not data and self.elapsed_s is None:
             status = self.process.wait()
             raise CpsimError(f"a process of the replay ended with status {status}; what it had sent is not known")
 
     def close(self) -> None:
-        """End the process, if it has not ended by itself."""
+        """End the process, if it still runs."""
         if self.elapsed_s is None:
             self.process.kill()
         self.process.communicate()
@@ -168,11 +168,11 @@ class _Replayer:
 
 
 def main() -> None:
-    """Be one of the processes: an assignment and the start on standard input, what happens on standard output."""
+    """Run as a process of the replay: assignment and start time on standard input, messages on standard output."""
     try:
         _replay()
-    except Exception as error:  # noqa: BLE001 - whatever it is, the run ends of it
-        _say(failed=in_one_line(error))
+    except Exception as error:  # noqa: BLE001 - any error ends the run
+        _report(failed=in_one_line(error))
         sys.exit(1)
 
 
@@ -192,22 +192,22 @@ def _replay() -> None:
         in_flight=assignment.in_flight,
         timeout_s=assignment.timeout_s,
         think_s=assignment.think_s,
-        on_progress=lambda progress: _say(progress=progress),
+        on_progress=lambda progress: _report(progress=progress),
     )
     signal.signal(signal.SIGTERM, lambda *_: engine.stop())
-    upcoming = _primed(assignment)
-    _say()
+    upcoming = _with_first_ready(assignment)
+    _report()
     engine.begin(upcoming, *START.unpack(sys.stdin.buffer.read(START.size)))
     while engine.turn():
         pass
     elapsed_s = engine.end()
     journal.flush()
     wire.close()
-    _say(elapsed_s=elapsed_s, errors=journal.errors, effort=engine.effort(elapsed_s))
+    _report(elapsed_s=elapsed_s, errors=journal.errors, effort=engine.effort(elapsed_s))
 
 
-def _primed(assignment: Assignment) -> Iterator[Any]:
-    """The operations, of which the first are made now."""
+def _with_first_ready(assignment: Assignment) -> Iterator[Any]:
+    """The operations, with the first chunk rendered now."""
     upcoming = assignment.operations()
     first = next(upcoming, None)
 
@@ -219,5 +219,5 @@ def _primed(assignment: Assignment) -> Iterator[Any]:
     return all_of_them()
 
 
-def _say(**what: object) -> None:
-    print(json.dumps(what), flush=True)
+def _report(**message: object) -> None:
+    print(json.dumps(message), flush=True)

@@ -1,7 +1,7 @@
-"""The capacity of a target: the highest rate at which it keeps to a response time, and what gives way above it.
+"""The capacity of a target: the highest rate that meets a limit on response time, and why higher rates fail.
 
-A step is a replay of its own, at one even rate, with slots of its own. Rates double until one is not kept, or are
-quartered until one is; then they close in on the border between. What was due and could not be sent was not in time.
+A step is a replay at one even rate, with new slots. The rate doubles until a step fails, or is quartered until one
+passes; then a bisection narrows the range. An operation that was due and not sent counts as late.
 """
 
 from __future__ import annotations
@@ -31,39 +31,39 @@ FIRST_RATE: Final = 125.0
 LOWEST_RATE: Final = 5.0
 """Operations a second below which no rate is tried."""
 PRECISION: Final = 1.05
-"""The search ends when a rate that is not kept is within this of one that is."""
+"""The search ends when the ratio of the lowest failed rate to the highest passed rate is at most this."""
 MOST_STEPS: Final = 40
-OPERATIONS: Final = 50
-"""In a step at least, for fewer have no percentile to speak of, unless it would last longer than LONGEST_S."""
+LEAST_OPERATIONS: Final = 50
+"""Operations in a step, at least, for a meaningful percentile; fewer if the step would exceed LONGEST_S."""
 LONGEST_S: Final = 10.0
-P99S: Final = 10
-"""A step lasts at least this many times the response time that is to be kept, or a queue could hide in it."""
-KEPT_RATE: Final = 0.9
-"""The share of the offered rate at which a step must have been answered."""
+LEAST_P99S: Final = 10
+"""A step lasts at least this many times the limit on response time; a shorter one could hide a queue."""
+LEAST_ACHIEVED: Final = 0.9
+"""The share of the offered rate that a step must achieve to pass."""
 HOPELESS_FACTOR: Final = 2.0
-"""Times the response time to be kept, beyond which a rate is not tried a second time."""
-FAILED: Final = 0.001
-"""The share of operations that may be refused or unknown."""
+"""A step whose response time exceeds the limit by this factor is not repeated."""
+MOST_FAILURES: Final = 0.001
+"""The share of operations that may be refused or unknown in a step that passes."""
 IN_FLIGHT: Final = (64, 10_000)
-"""Operations under way at once, at least and at most."""
+"""Operations in flight, at least and at most."""
 
 
 PREFIX_CHARACTERS: Final = 40
-"""Of a slot prefix that steps keep: each adds its number."""
+"""Characters of the slot prefix that steps use; each step appends its number."""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchRequest:
-    """What is searched for, and how.
+    """The arguments of a search for capacity.
 
     Attributes:
-        workload: its slots are replayed at every step, under new ids.
-        target: where to.
-        p99_ms: milliseconds of response time to keep at the 99th percentile.
-        step_s: how long a step lasts, at least.
-        timeout_s: for an operation, and for its effect to show.
-        processes: that replay.
-        slot_prefix: begins the ids of slots; None makes new ones.
+        workload: the operations; each step replays them with new slot ids.
+        target: the endpoint and its server.
+        p99_ms: limit on response time at the 99th percentile, in milliseconds.
+        step_s: minimum duration of a step, in seconds.
+        timeout_s: seconds to wait for an answer, and for a command to be applied.
+        processes: number of processes that replay.
+        slot_prefix: prefix of slot ids; None makes a new one.
     """
 
     workload: Workload
@@ -75,30 +75,30 @@ class SearchRequest:
     slot_prefix: str | None
 
     def lasts_s(self, rate: float) -> float:
-        """How long a step at a rate offers operations."""
-        return max(self.step_s, P99S * self.p99_ms / 1e3, min(OPERATIONS / rate, LONGEST_S))
+        """Seconds that a step at a rate, in operations/s, offers operations."""
+        return max(self.step_s, LEAST_P99S * self.p99_ms / 1e3, min(LEAST_OPERATIONS / rate, LONGEST_S))
 
     def in_flight(self, rate: float) -> int:
-        """Places enough that all are taken only when the mean service time is the response time to be kept.
+        """Operations in flight at a rate, enough that all places are taken only at a mean service time of p99_ms.
 
-        This is Little's law: so many are under way at a rate, if each takes as long as it may.
+        By Little's law: in flight = rate x time.
         """
         return int(min(max(math.ceil(rate * self.p99_ms / 1e3), IN_FLIGHT[0]), IN_FLIGHT[1]))
 
 
 @dataclass(frozen=True, slots=True)
 class SearchStep:
-    """What became of one rate.
+    """The result of one step of the search.
 
     Attributes:
-        offered_per_s: operations a second that were due.
-        achieved_per_s: operations a second that were answered.
-        unsent: operations that were due and not sent when the step was given up.
-        in_flight: how many could be under way at once.
-        sender_late_p99_ms: how late operations were sent by the sender's own doing.
-        ruling: the verdict on what was sent.
-        gave_way: why the rate was not kept; None if it was.
-        summary: its figures.
+        offered_per_s: operations due per second.
+        achieved_per_s: operations answered per second.
+        unsent: operations due and not sent when the step ended.
+        in_flight: most operations in flight at once.
+        sender_late_p99_ms: lateness that the sender caused, in milliseconds at the 99th percentile.
+        ruling: the verdict on the operations sent.
+        failed_by: why the step failed, a key of `curve.REASONS`; None if it passed.
+        summary: the step's figures.
     """
 
     offered_per_s: float
@@ -107,17 +107,17 @@ class SearchStep:
     in_flight: int
     sender_late_p99_ms: float
     ruling: str
-    gave_way: str | None
+    failed_by: str | None
     summary: Summary
 
     @property
     def response_p99_ms(self) -> float:
-        """Milliseconds; infinite if nothing was answered."""
+        """Response time in milliseconds; infinite if no operation was answered."""
         times = percentiles_ms(self.summary.response) if self.summary.response is not None else {}
         return times.get("p99", math.inf)
 
     def document(self) -> dict[str, Any]:
-        """As `capacity.json` has it."""
+        """The step in `capacity.json`."""
         figures = self.summary.figures()
         names = ("response_ms", "service_ms", "lateness_p99_ms", "busy", "failures")
         return {
@@ -129,19 +129,19 @@ class SearchStep:
             **{name: figures[name] for name in names},
             "sender_late_p99_ms": round(self.sender_late_p99_ms, 3),
             "verdict": self.ruling,
-            "kept": self.gave_way is None,
-            "gave_way": self.gave_way,
+            "kept": self.failed_by is None,
+            "gave_way": self.failed_by,
         }
 
 
 @dataclass(slots=True)
 class Capacity:
-    """What a search has found, whether or not it came to its end.
+    """The result of a search, complete or not.
 
     Attributes:
-        p99_ms: what was to be kept.
-        steps: in the order in which they were measured.
-        ended: why the search ended before it was done, if it did.
+        p99_ms: limit on response time at the 99th percentile, in milliseconds.
+        steps: in the order of measurement.
+        ended: why the search ended early; None if it finished.
     """
 
     p99_ms: float
@@ -150,23 +150,23 @@ class Capacity:
 
     @property
     def best(self) -> SearchStep | None:
-        """The highest rate that was kept."""
-        return max((step for step in self.steps if step.gave_way is None), key=_offered, default=None)
+        """The step with the highest rate that passed."""
+        return max((step for step in self.steps if step.failed_by is None), key=_offered, default=None)
 
     @property
     def border(self) -> SearchStep | None:
-        """The lowest rate above it that was not."""
+        """The step with the lowest rate above `best` that failed."""
         floor = self.best.offered_per_s if self.best is not None else 0.0
-        above = (step for step in self.steps if step.gave_way is not None and step.offered_per_s > floor)
+        above = (step for step in self.steps if step.failed_by is not None and step.offered_per_s > floor)
         return min(above, key=_offered, default=None)
 
     def document(self) -> dict[str, Any]:
-        """As `capacity.json` has it."""
+        """The step in `capacity.json`."""
         best, border = self.best, self.border
         return {
             "p99_ms": self.p99_ms,
             "capacity_per_s": None if best is None else best.offered_per_s,
-            "gave_way": None if border is None else border.gave_way,
+            "gave_way": None if border is None else border.failed_by,
             "gave_way_at_per_s": None if border is None else border.offered_per_s,
             "ended": self.ended,
             "asserts": [] if best is None else [checked.document() for checked in best.summary.checked],
@@ -179,106 +179,106 @@ def _offered(step: SearchStep) -> float:
 
 
 def find(
-    asked: SearchRequest,
+    request: SearchRequest,
     found: Capacity,
     *,
     on_stage: Callable[[str], None],
     on_progress: Callable[[int, Progress], None],
 ) -> None:
-    """Search, and put each step into `found` when it is measured, so that what is known stays known.
+    """Search, and add each step to `found` when it is measured, so that an interrupted search keeps its steps.
 
     Args:
-        asked: what is searched for.
-        found: takes the steps; says why, where the search ends early: by Ctrl-C, or because the target is gone.
-        on_stage: told what is being done, in words.
-        on_progress: told the number of operations of a step in all, and how far it is.
+        request: the arguments of the search.
+        found: collects the steps, and the reason of an early end: Ctrl-C, or an unreachable target.
+        on_stage: called with a description of the current stage.
+        on_progress: called with the number of operations in a step, and its progress.
 
     Raises:
-        CpsimError: the target cannot be reached or looked at, at the first step.
+        CpsimError: the target or its server cannot be reached at the first step.
     """
-    bracket = Bracket(asked.p99_ms)
+    bracket = _Bracket(request.p99_ms)
     while (rate := bracket.next()) is not None:
         if len(found.steps) >= MOST_STEPS:
             found.ended = f"{MOST_STEPS} steps were measured"
             return
         number = len(found.steps) + 1
 
-        def staged(stage: str, name: str = f"step {number}, {rate:,.4g} operations/s") -> None:
+        def report_stage(stage: str, name: str = f"step {number}, {rate:,.4g} operations/s") -> None:
             on_stage(f"{name}: {stage}")
 
         try:
-            step = _measure(asked, rate, number, staged, on_progress)
+            step = _measure(request, rate, number, report_stage, on_progress)
         except KeyboardInterrupt:
             found.ended = "interrupted"
             return
-        except CpsimError as problem:
+        except CpsimError as error:
             if not found.steps:
                 raise
-            found.ended = str(problem)
+            found.ended = str(error)
             return
         if step is None:
             found.ended = "interrupted"
             return
         found.steps.append(step)
-        bracket.take(step)
+        bracket.add(step)
 
 
-class Bracket:
-    """The highest rate that was kept and the lowest that was not, as far as is known; and which to try next."""
+class _Bracket:
+    """The highest rate that passed, the lowest that failed, and the next rate to try."""
 
     def __init__(self, p99_ms: float) -> None:
-        self._far_ms = HOPELESS_FACTOR * p99_ms
-        self._kept: float | None = None
-        self._not_kept: float | None = None
-        self._again: float | None = None
+        self._hopeless_ms = HOPELESS_FACTOR * p99_ms
+        self._passed: float | None = None
+        self._failed: float | None = None
+        self._repeat: float | None = None
 
     def next(self) -> float | None:
-        """The rate to try; None if the border is known, or none is kept at all."""
-        if self._again is not None:
-            return self._again
-        match self._kept, self._not_kept:
+        """The next rate, in operations/s; None if the search is done."""
+        if self._repeat is not None:
+            return self._repeat
+        match self._passed, self._failed:
             case None, None:
                 return FIRST_RATE
-            case float(kept), None:
-                return 2 * kept
-            case None, float(not_kept):
-                return not_kept / 4 if not_kept / 4 >= LOWEST_RATE else None
-            case float(kept), float(not_kept) if not_kept > PRECISION * kept:
-                return float(f"{math.sqrt(kept * not_kept):.4g}")
+            case float(passed), None:
+                return 2 * passed
+            case None, float(failed):
+                return failed / 4 if failed / 4 >= LOWEST_RATE else None
+            case float(passed), float(failed) if failed > PRECISION * passed:
+                return float(f"{math.sqrt(passed * failed):.4g}")
         return None
 
-    def take(self, step: SearchStep) -> None:
-        """Note what came of a rate. One that is not kept is tried again, unless it was far from it."""
+    def add(self, step: SearchStep) -> None:
+        """Add a step; one that failed narrowly is repeated once."""
         rate = step.offered_per_s
-        if step.gave_way is None:
-            self._kept = max(rate, self._kept or 0.0)
-            self._again = None
-        elif step.unsent or step.response_p99_ms > self._far_ms or self._again is not None:
-            self._not_kept = min(rate, self._not_kept or math.inf)
-            self._again = None
+        if step.failed_by is None:
+            self._passed = max(rate, self._passed or 0.0)
+            self._repeat = None
+        elif step.unsent or step.response_p99_ms > self._hopeless_ms or self._repeat is not None:
+            self._failed = min(rate, self._failed or math.inf)
+            self._repeat = None
         else:
-            self._again = rate
+            self._repeat = rate
 
 
 def _measure(
-    asked: SearchRequest,
+    request: SearchRequest,
     rate: float,
     number: int,
     on_stage: Callable[[str], None],
     on_progress: Callable[[int, Progress], None],
 ) -> SearchStep | None:
-    """Replay at a rate; None if that was interrupted."""
-    lasts_s = asked.lasts_s(rate)
-    in_flight = asked.in_flight(rate)
+    """Replay at a rate; None if the replay was interrupted."""
+    lasts_s = request.lasts_s(rate)
+    in_flight = request.in_flight(rate)
     result = run(
-        lambda: part(asked.workload, max(1, round(rate * lasts_s))),
-        asked.target,
+        lambda: part(request.workload, max(1, round(rate * lasts_s))),
+        request.target,
         Rate(rate),
         in_flight=in_flight,
-        timeout_s=asked.timeout_s,
-        processes=asked.processes,
-        slot_prefix=None if asked.slot_prefix is None else f"{asked.slot_prefix[:PREFIX_CHARACTERS]}-{number}",
-        stop_after_s=lasts_s * 1.5 + asked.p99_ms / 1e3,
+        timeout_s=request.timeout_s,
+        processes=request.processes,
+        slot_prefix=None if request.slot_prefix is None else f"{request.slot_prefix[:PREFIX_CHARACTERS]}-{number}",
+        stop_after_s=lasts_s * 1.5 + request.p99_ms / 1e3,
         on_stage=on_stage,
         on_progress=on_progress,
     )
@@ -288,10 +288,13 @@ def _measure(
     assert schedule_us is not None
     late_ns = [
         senders_lateness_ns(
-            mine, schedule_us[mine["op"]] * 1000, result.workload.slot[mine["op"]], max(1, in_flight // asked.processes)
+            mine,
+            schedule_us[mine["op"]] * 1000,
+            result.workload.slot[mine["op"]],
+            max(1, in_flight // request.processes),
         )
         for mine in (
-            records[result.workload.slot[records["op"]] % asked.processes == n] for n in range(asked.processes)
+            records[result.workload.slot[records["op"]] % request.processes == n] for n in range(request.processes)
         )
     ]
     late_p99_ms = max((float(np.percentile(share, 99)) / 1e6 for share in late_ns if len(share)), default=0.0)
@@ -305,28 +308,28 @@ def _measure(
         in_flight=in_flight,
         sender_late_p99_ms=late_p99_ms,
         ruling=result.verdict.ruling,
-        gave_way=None,
+        failed_by=None,
         summary=summary,
     )
-    return replace(step, gave_way=_gave_way(step, result, asked.p99_ms))
+    return replace(step, failed_by=_failed_by(step, result, request.p99_ms))
 
 
-def _gave_way(step: SearchStep, result: Run, p99_ms: float) -> str | None:
-    """Why a rate was not kept; None if it was."""
+def _failed_by(step: SearchStep, result: Run, p99_ms: float) -> str | None:
+    """Why a step failed; None if it passed."""
     if step.ruling == "invalid":
         return "effect"
-    failed = sum(step.summary.failures.values())
+    few_failures = sum(step.summary.failures.values()) <= MOST_FAILURES * len(result.workload)
     in_time = not step.unsent and step.response_p99_ms <= p99_ms
-    if in_time and failed <= FAILED * len(result.workload) and step.achieved_per_s >= KEPT_RATE * step.offered_per_s:
+    if in_time and few_failures and step.achieved_per_s >= LEAST_ACHIEVED * step.offered_per_s:
         return None
     limit = result.effort.limit(len(result.records))
     return "generator" if limit == "target" and step.sender_late_p99_ms > p99_ms / 2 else limit
 
 
 def part(workload: Workload, operations: int) -> Workload:
-    """About so many operations of a workload: whole slots, from its beginning to its end, or all of them repeatedly.
+    """About `operations` operations of a workload: whole slots spread evenly over it, repeated if it has too few.
 
-    The faults of a scenario are left out.
+    The part has no faults.
     """
     copies = -(-operations // len(workload))
     slots = len(workload.slot_numbers)
@@ -347,18 +350,18 @@ def part(workload: Workload, operations: int) -> Workload:
 
 
 def _repeated(workload: Workload, copies: int) -> Workload:
-    """A workload so many times, one after the other, each with slots of its own."""
+    """`copies` copies of a workload, one after the other, each with new slots."""
     slots = len(workload.slot_numbers)
-    turns = np.repeat(np.arange(copies), len(workload))
+    copy = np.repeat(np.arange(copies), len(workload))
     span_us = int(workload.due_us[-1]) + 1
     first = int(workload.slot_numbers.max()) + 1
     numbers = np.tile(workload.slot_numbers, copies) + np.repeat(np.arange(copies), slots) * first
     return replace(
         workload,
         duration_us=workload.duration_us + (copies - 1) * span_us,
-        due_us=np.tile(workload.due_us, copies) + turns * span_us,
+        due_us=np.tile(workload.due_us, copies) + copy * span_us,
         kind=np.tile(workload.kind, copies),
-        slot=(np.tile(workload.slot, copies) + turns * slots).astype(np.int32),
+        slot=(np.tile(workload.slot, copies) + copy * slots).astype(np.int32),
         row=np.tile(workload.row, copies),
         slot_numbers=numbers,
     )

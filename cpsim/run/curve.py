@@ -1,4 +1,4 @@
-"""What a search for capacity found, on a terminal: a table with a row per step, and response times drawn over rates."""
+"""The result of a search for capacity on a terminal: a table of steps, and a chart of response time by rate."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 COLUMNS: Final = 48
 EIGHTHS: Final = " ▏▎▍▌▋▊▉"
-REASONS: Final = LIMITS | {"effect": "what was acknowledged did not have its effect"}
+REASONS: Final = LIMITS | {"effect": "commands were acknowledged and not applied as they should be, or wrongly refused"}
 
 
 def show(found: Capacity, console: Console) -> None:
-    """Print the curve, and what it says."""
+    """Print the table, the chart and the capacity."""
     steps = sorted(found.steps, key=lambda step: step.offered_per_s)
     headings = ("offered/s", "achieved/s", "p50 ms", "p99 ms", "service", "late", "busy")
     table = Table(*headings, "", box=None, pad_edge=False)
@@ -42,7 +42,7 @@ def show(found: Capacity, console: Console) -> None:
             *("-" if time_ms is None else f"{time_ms:,.2f}" for time_ms in times),
             f"{step.sender_late_p99_ms:,.2f}",
             f"{step.summary.busy:.0%}",
-            step.gave_way or "kept",
+            "passed" if step.failed_by is None else f"failed: {step.failed_by}",
         )
     console.print()
     print_table(table, console)
@@ -53,7 +53,7 @@ def show(found: Capacity, console: Console) -> None:
 def _lines(found: Capacity, steps: list[SearchStep]) -> Iterator[str]:
     if steps:
         low, high = _decades(found)
-        yield f"\nresponse time (p99) from {10**low:g} to {10**high:g} ms, to be kept: {found.p99_ms:g} ms"
+        yield f"\nresponse time (p99) from {10**low:g} to {10**high:g} ms, limit {found.p99_ms:g} ms"
         yield from (f"{step.offered_per_s:>9,.0f}/s │{_bar(step, found)}" for step in steps)
         yield ""
     best, border = found.best, found.border
@@ -62,9 +62,9 @@ def _lines(found: Capacity, steps: list[SearchStep]) -> Iterator[str]:
     if best is not None:
         yield f"capacity      [bold]{best.offered_per_s:,.0f} operations/s[/] within {found.p99_ms:g} ms (p99)"
     elif steps:
-        yield f"capacity      [red]none[/]: no rate was kept within {found.p99_ms:g} ms (p99)"
-    if border is not None and border.gave_way is not None:
-        yield f"gave way      {border.gave_way}, at {border.offered_per_s:,.0f}/s: {REASONS[border.gave_way]}"
+        yield f"capacity      [red]none[/]: no rate passed within {found.p99_ms:g} ms (p99)"
+    if border is not None and border.failed_by is not None:
+        yield f"failed        {border.failed_by}, at {border.offered_per_s:,.0f}/s: {REASONS[border.failed_by]}"
         for error, count in border.summary.errors.items():
             yield f"              {count:,} x {escaped(error)}"
     if best is not None:
@@ -73,14 +73,14 @@ def _lines(found: Capacity, steps: list[SearchStep]) -> Iterator[str]:
 
 
 def _decades(found: Capacity) -> tuple[int, int]:
-    """The powers of ten between which all response times are drawn."""
+    """The exponents of ten that bound the chart."""
     times = [found.p99_ms, *(step.response_p99_ms for step in found.steps if math.isfinite(step.response_p99_ms))]
     low, high = math.floor(math.log10(min(times))), math.ceil(math.log10(max(times)))
     return low, max(high, low + 1)
 
 
 def _bar(step: SearchStep, found: Capacity) -> str:
-    """A bar whose length is the logarithm of the response time, and a mark where it should end."""
+    """A bar as long as the logarithm of the response time, and a mark at the limit."""
     low, high = _decades(found)
 
     def place(time_ms: float) -> float:

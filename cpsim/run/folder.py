@@ -1,25 +1,25 @@
-"""The run folder: what a run leaves on disk.
+"""The run folder: the files that a run writes.
 
-| file | holds |
+| file | content |
 |---|---|
 | `run.json` | scenario, seed, versions, endpoint, machine, figures |
 | `journal.parquet` | a row per operation sent: id, slot, kind, due, sent, answered, outcome, error, arguments |
-| `ledger.parquet` | a row per slot of the server, where it can be seen |
-| `accounts.parquet` | a row per machine and user of the server, where they can be seen |
-| `verdict.json` | the verdict, findings with examples and the commands to repeat them, and what could not be verified |
-| `latency.hgrm` | service time, as HdrHistogram's tools read it, in milliseconds |
-| `response.hgrm` | response time, likewise, where operations had times to keep |
-| `effect.hgrm` | from OK to applied, likewise, where the server's ledger shows it |
-| `seconds.parquet` | a row per second: operations, failures, and their times in milliseconds |
-| `faults.json` | what went wrong on demand and each time that it did, if anything was to |
+| `ledger.parquet` | a row per slot of the server, if its ledger can be read |
+| `accounts.parquet` | a row per machine and user of the server, if its accounts can be read |
+| `verdict.json` | the verdict, anomalies with examples and the commands that repeat them, and what was not verified |
+| `latency.hgrm` | service time in milliseconds, in the format of HdrHistogram's tools |
+| `response.hgrm` | response time, likewise, if operations had due times |
+| `effect.hgrm` | apply delay (from OK to applied), likewise, if the server's ledger shows it |
+| `seconds.parquet` | a row per second: operations, failures, and times in milliseconds |
+| `faults.json` | the faults of the run, if any, and each firing |
 | `report.html` | the run on one page |
 
-A search for capacity leaves `capacity.json`, and the two `.hgrm` of the highest rate that was kept.
+A search for capacity leaves `capacity.json`, and two `.hgrm` of the highest rate that passed.
 
-The arguments in the journal are typed columns, those of `cpsim.protocol.arguments`. Earlier, they were a text in a
-column `arguments`; `cpsim run` and `cpsim report` open such a journal, too.
+The arguments in the journal are typed columns, those of `cpsim.protocol.arguments`. Earlier versions wrote a text
+column `arguments`; `cpsim run` and `cpsim report` still open such a journal.
 
-It is made whole: everything is written into a folder beside it, which is renamed at the end.
+The folder appears whole: files are written into a `.partial` folder, which is renamed at the end.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ JOURNAL_SCHEMA: Final = pa.schema(
     ]
 )
 PROJECT: Final = pa.field("project", pa.dictionary(pa.int8(), pa.string()))
-"""One column more, where there are several."""
+"""An additional column, if the workload has several projects."""
 SOCKET: Final = "creditapi.socket"
 SERVE: Final = f"cpsim serve --unix {SOCKET} --http 127.0.0.1:8080 &"
 INTEGERS: Final = ("id", "due_us", "sent_us", "answered_us")
@@ -78,15 +78,15 @@ ROWS: Final = 65_536
 
 
 class FolderExists(CpsimError):
-    """The output folder is there already."""
+    """The output folder exists."""
 
 
 def claim_folder(folder: Path) -> Path:
-    """Make the folder that a run is written into until it is whole; returns it.
+    """Make the `.partial` folder of a run folder; returns its path.
 
     Raises:
-        FolderExists: there is something of that name.
-        OSError: it cannot be made.
+        FolderExists: the run folder exists.
+        OSError: the folder cannot be made.
     """
     if folder.exists() or folder.is_symlink():
         raise FolderExists(f"{folder} is there already; name another folder with --output")
@@ -98,23 +98,23 @@ def claim_folder(folder: Path) -> Path:
 
 
 def new_name(scenario: Path) -> Path:
-    """A folder for a run of a scenario, below `runs/`, named after the scenario and the time."""
+    """The default run folder of a scenario: below `runs/`, with the scenario's name and the time."""
     name = scenario.name.removesuffix(".gz").rpartition(".")[0]
     return Path("runs") / f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
 
 
 def abandon(partial: Path) -> None:
-    """Remove what a run that failed has left."""
+    """Remove the `.partial` folder of a failed run."""
     shutil.rmtree(partial, ignore_errors=True)
 
 
 def json_text(document: dict[str, Any]) -> str:
-    """A document as the run folder has it."""
+    """A document in the JSON format of the run folder."""
     return json.dumps(document, indent=2) + "\n"
 
 
 def write(run: Run, summary: Summary, partial: Path, folder: Path) -> None:
-    """Write all files of a run, then give the folder its name."""
+    """Write all files of a run into `partial`, then rename it to `folder`."""
     (partial / "run.json").write_text(json_text(run_document(run, summary)), encoding="utf-8")
     (partial / "verdict.json").write_text(json_text(verdict_document(run)), encoding="utf-8")
     write_journal(run, partial / "journal.parquet")
@@ -132,7 +132,7 @@ def write(run: Run, summary: Summary, partial: Path, folder: Path) -> None:
 
 
 def run_document(run: Run, summary: Summary) -> dict[str, Any]:
-    """`run.json`: what was run, on what, and its figures."""
+    """`run.json`: scenario, target, figures, versions and machine."""
     return {
         "scenario": run.workload.name,
         "seed": run.workload.seed,
@@ -161,14 +161,14 @@ def _where() -> dict[str, Any]:
     }
 
 
-def write_capacity(found: Capacity, asked: SearchRequest, partial: Path, folder: Path) -> dict[str, Any]:
-    """Write what a search for capacity found, then give the folder its name; returns `capacity.json`."""
+def write_capacity(found: Capacity, request: SearchRequest, partial: Path, folder: Path) -> dict[str, Any]:
+    """Write the result of a search into `partial`, then rename it to `folder`; returns its document."""
     document = {
-        "scenario": asked.workload.name,
-        "seed": asked.workload.seed,
-        "endpoint": str(asked.target.endpoint),
-        "server": None if asked.target.server is None else str(asked.target.server),
-        "processes": asked.processes,
+        "scenario": request.workload.name,
+        "seed": request.workload.seed,
+        "endpoint": str(request.target.endpoint),
+        "server": None if request.target.server is None else str(request.target.server),
+        "processes": request.processes,
         **found.document(),
         **_where(),
     }
@@ -180,14 +180,14 @@ def write_capacity(found: Capacity, asked: SearchRequest, partial: Path, folder:
 
 
 def _write_times(summary: Summary, partial: Path) -> None:
-    times = {"latency": summary.service, "response": summary.response, "effect": summary.effect}
+    times = {"latency": summary.service, "response": summary.response, "effect": summary.apply_delay}
     for name, recorded in times.items():
         if recorded is not None:
             write_hgrm(recorded, partial / f"{name}.hgrm")
 
 
 def verdict_document(run: Run) -> dict[str, Any]:
-    """`verdict.json`: the verdict, and how to repeat what was found."""
+    """`verdict.json`: the verdict, and how to repeat the anomalies."""
     examples = [
         {
             "name": name,
@@ -203,7 +203,7 @@ def verdict_document(run: Run) -> dict[str, Any]:
 
 
 def _repeat(run: Run, example: Example) -> list[str]:
-    """Lines for a shell that do to another slot what was done to this one."""
+    """Shell lines that repeat an example's commands on another slot."""
     if run.embedded:
         return [SERVE, *shell_lines(example.steps, UnixEndpoint(SOCKET))]
     credentials = run.target.credentials
@@ -211,7 +211,7 @@ def _repeat(run: Run, example: Example) -> list[str]:
 
 
 def write_journal(run: Run, path: Path, at_once: int = ROWS) -> None:
-    """Write what a run has sent, so many rows at a time."""
+    """Write the journal of a run, `at_once` rows at a time."""
     outcomes = pa.array([outcome.name.lower() for outcome in Outcome])
     errors = pa.array(run.errors)
     workload = run.workload
@@ -230,7 +230,7 @@ def write_journal(run: Run, path: Path, at_once: int = ROWS) -> None:
         for start in range(0, len(run.records), at_once):
             chunk = run.records[start : start + at_once]
             ops = chunk["op"]
-            whose = project[workload.site[workload.slot[ops]]] if workload.sites else None
+            project_codes = project[workload.site[workload.slot[ops]]] if workload.sites else None
             due = None if run.schedule_us is None else run.schedule_us[ops]
             writer.write_table(
                 pa.table(
@@ -244,7 +244,11 @@ def write_journal(run: Run, path: Path, at_once: int = ROWS) -> None:
                         pa.DictionaryArray.from_arrays(pa.array(chunk["outcome"].astype(np.int8)), outcomes),
                         pa.DictionaryArray.from_arrays(pa.array(chunk["error"].astype(np.int16)), errors),
                         *operations.arguments(ops),
-                        *([] if whose is None else [pa.DictionaryArray.from_arrays(pa.array(whose), projects)]),
+                        *(
+                            []
+                            if project_codes is None
+                            else [pa.DictionaryArray.from_arrays(pa.array(project_codes), projects)]
+                        ),
                     ],
                     schema=schema,
                 )

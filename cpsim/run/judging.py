@@ -1,4 +1,4 @@
-"""The judgement on a run: its effect is waited for, looked at, and compared with what was sent and answered."""
+"""The judgement of a run: wait until commands are applied, read the accounts, and compare them with the journal."""
 
 from __future__ import annotations
 
@@ -30,50 +30,50 @@ if TYPE_CHECKING:
     from cpsim.scenario.workload import Workload
 
 LONGEST_WAIT: Final = 20
-"""How many time-outs long an effect is waited for that goes on arriving."""
+"""Limit of the wait for commands that are still being applied, in timeouts."""
 SHORTEST_QUIET_S: Final = 0.05
 LONGEST_QUIET_S: Final = 1.0
-"""How long nothing may move before all is judged once more: as long as judging takes, within these."""
+"""Bounds of the quiet time before the next judgement, which is as long as a judgement takes."""
 POLL_S: Final = 0.01
 UNFIT: Final = ("HTTP 400: ", "HTTP 401: ")
-"""How errors begin by which a server says that a request is malformed or not signed; none is."""
+"""Prefixes of errors for malformed or unsigned requests, which the replay does not send."""
 
 
 def judge(run: Run, observer: Observer | None, start_ns: int, timeout_s: float) -> None:
-    """Judge the effect of a run, as far as it can be seen, and the replies.
+    """Judge the accounts, as far as they can be observed, and the replies.
 
     Args:
-        run: takes the verdict, and the server's tables where they can be seen.
-        observer: looks at the server, if there is one to look at.
-        start_ns: when the replay began, on the performance counter.
-        timeout_s: how long nothing may move before what is missing counts as lost.
+        run: takes the verdict, and the server's tables if they can be read.
+        observer: reads the server's accounts; None if there is no server to observe.
+        start_ns: start of the replay on the performance counter.
+        timeout_s: seconds without change in the accounts after which missing commands count as lost.
     """
     try:
         if observer is None:
             run.verdict.not_verified.append(
-                "The effect of every command: a daemon shows only its acknowledgements. Give the server behind it "
+                "Whether any command was applied: a daemon shows only its acknowledgements. Name the server behind it "
                 "with --server URL --project ID --secret-file FILE."
             )
         else:
-            _judge_effect(run, observer, start_ns, timeout_s)
+            _judge_applied(run, observer, start_ns, timeout_s)
     except CannotObserve as error:
         run.slots = run.accounts = None
-        run.verdict = Verdict(not_verified=[f"The effect: {error}."])
+        run.verdict = Verdict(not_verified=[f"Whether commands were applied: {error}."])
     _judge_replies(run)
 
 
-def _judge_effect(run: Run, observer: Observer, start_ns: int, timeout_s: float) -> None:
-    """Judge until the effect is as it should be, or nothing has moved for `timeout_s`.
+def _judge_applied(run: Run, observer: Observer, start_ns: int, timeout_s: float) -> None:
+    """Judge until the accounts are as they should be, or have not changed for `timeout_s`.
 
-    A daemon may take its time to pass commands on; as long as it does, it is waited for, within a bound. What is
-    asked while waiting is cheap; all is judged only when nothing moves any more.
+    A daemon may take its time to forward commands; while it does, the judge waits, within a limit. Requests during the
+    wait are cheap; the judge reads all accounts only when they no longer change.
     """
     end = time.monotonic() + LONGEST_WAIT * timeout_s
     control = observer.has_control()
     signal = observer.totals if control else observer.outstanding
     if control:
         _wait(lambda: not observer.totals()[0], time.monotonic() + timeout_s)
-    moved = True
+    changed = True
     while True:
         begun = time.monotonic()
         shown, counts = signal(), run.verdict.counts
@@ -91,10 +91,10 @@ def _judge_effect(run: Run, observer: Observer, start_ns: int, timeout_s: float)
         now = time.monotonic()
         if not verdict.counts or now > end or isinstance(run.target.endpoint, UrlEndpoint):
             return
-        if not moved and counts == verdict.counts:
+        if not changed and counts == verdict.counts:
             return
-        moved = _wait(lambda: signal() != shown, min(now + timeout_s, end))  # noqa: B023 - called at once
-        if moved:
+        changed = _wait(lambda: signal() != shown, min(now + timeout_s, end))  # noqa: B023 - called at once
+        if changed:
             _wait_until_quiet(signal, min(max(now - begun, SHORTEST_QUIET_S), LONGEST_QUIET_S), end)
 
 
@@ -106,7 +106,7 @@ def _judge_accounts(run: Run, observer: Observer, seen_from_ns: int, start_ns: i
         judge_slots(history, run.slots, run.target.credentials[0], run.verdict, fresh=run.fresh)
     for project in run.workload.projects:
         run.verdict.within = f"in project {project}, "
-        # slots of the same ids in the other projects are theirs, and judged there
+        # slots of the same ids in other projects are judged with those projects
         others = pa.array([other for other in run.workload.projects if other != project], pa.string())
         slots = run.slots.filter(pc.invert(pc.is_in(run.slots["project"], value_set=others)))
         judge_slots(history.of_project(project), slots, project, run.verdict, fresh=run.fresh)
@@ -126,10 +126,10 @@ def _history(run: Run, seen: Span) -> History:
     return History(run.workload, run.slot_prefix, records, run.errors, direct=direct, seen=seen, prompt=prompt)
 
 
-def _wait(is_so: Callable[[], bool], deadline: float) -> bool:
-    """Ask again and again, ever more seldom, until it is so; False if it is not by the deadline."""
+def _wait(condition: Callable[[], bool], deadline: float) -> bool:
+    """Poll a condition, with backoff, until it is true; False if it is not by the deadline."""
     pause_s = POLL_S
-    while not is_so():
+    while not condition():
         if time.monotonic() > deadline:
             return False
         time.sleep(pause_s)
@@ -154,9 +154,9 @@ def _judge_replies(run: Run) -> None:
             refused = int(np.count_nonzero((run.records["error"] == code) & ~is_frame))
             if refused:
                 verdict.find("wrongly refused", subject, f"{refused:,} well-formed commands were answered {error}")
-    taken = _taken(run.workload, run.records["op"][is_frame & (run.records["outcome"] == Outcome.ACCEPTED)])
+    taken = _malformed(run.workload, run.records["op"][is_frame & (run.records["outcome"] == Outcome.ACCEPTED)])
     if taken:
-        verdict.find("wrongly accepted", subject, f"{taken:,} frames that are no commands were answered with success")
+        verdict.find("wrongly accepted", subject, f"{taken:,} malformed frames were answered with success")
     if len(run.workload) and not np.any(run.records["outcome"] == Outcome.ACCEPTED):
         verdict.not_verified.append("Everything: no operation was accepted.")
     if run.interrupted:
@@ -164,8 +164,8 @@ def _judge_replies(run: Run) -> None:
         verdict.not_verified.append(f"{missing:,} operations were not sent: the run was interrupted.")
 
 
-def _taken(workload: Workload, accepted: npt.NDArray[np.integer]) -> int:
-    """How many of the frames that were answered with success are no commands: a recorded one may be, of 7.9 credits."""
+def _malformed(workload: Workload, accepted: npt.NDArray[np.integer]) -> int:
+    """How many accepted frames are malformed: a recorded frame may be a command, such as one of 7.9 credits."""
     form, forms = workload.arguments["frame"]["frame"]
     wrong = np.array([not _is_command(text) for text in forms or ()], bool)
     return int(np.count_nonzero(wrong[form[workload.row[accepted]]])) if len(accepted) else 0

@@ -1,8 +1,7 @@
-"""Latencies: HdrHistograms made from a journal's columns, in batches.
+"""Latencies: HdrHistograms of a journal's columns.
 
 *Service time* runs from the send of an operation to its answer. *Response time* runs from when the operation was due,
-so that a stall of the target counts against everything that had to wait for it; it exists only where there were
-times to keep.
+so that a stall of the target counts for every operation that it delays; it exists only if operations had due times.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ PERCENTILES: Final = (50.0, 90.0, 99.0, 99.9, 99.99)
 
 
 def histogram(latencies_ns: npt.NDArray[np.int64]) -> HdrHistogram:
-    """A histogram of microseconds, from 1 to the greatest, to three significant digits, of nanoseconds."""
+    """A histogram in microseconds, at least 1, to three significant digits, of latencies in nanoseconds."""
     values, counts = np.unique(np.maximum(latencies_ns // 1000, 1), return_counts=True)
     recorded = HdrHistogram(1, max(2, int(values.max(initial=0))), SIGNIFICANT_DIGITS)
     for value, count in zip(values.tolist(), counts.tolist(), strict=True):
@@ -33,7 +32,7 @@ def histogram(latencies_ns: npt.NDArray[np.int64]) -> HdrHistogram:
 
 
 def percentiles_ms(recorded: HdrHistogram) -> dict[str, float]:
-    """Milliseconds at each of PERCENTILES, and the greatest: `{"p50": 0.31, ..., "max": 8.2}`; empty if no values."""
+    """Milliseconds at each of PERCENTILES, and the maximum: `{"p50": 0.31, ..., "max": 8.2}`; empty if no values."""
     if recorded.get_total_count() == 0:
         return {}
     figures = {f"p{q:g}": recorded.get_value_at_percentile(q) / 1000 for q in PERCENTILES}
@@ -43,19 +42,19 @@ def percentiles_ms(recorded: HdrHistogram) -> dict[str, float]:
 def senders_lateness_ns(
     records: npt.NDArray[np.void], due_ns: npt.NDArray[np.int64], slots: npt.NDArray[np.int32], in_flight: int = 0
 ) -> npt.NDArray[np.int64]:
-    """By how much operations were sent late for which the sender had nothing to wait for.
+    """Lateness of operations that the sender alone caused.
 
-    An operation waits for its time, for the answer to the one before it in its slot, and for a place among those in
-    flight. What is sent later than that is late by the sender's doing alone.
+    An operation waits for its due time, for the answer to the previous operation of its slot, and for a free place in
+    flight. Any lateness beyond these waits is the sender's.
 
     Args:
         records: of a journal, in the order of the operations.
-        due_ns: when each of them was due.
-        slots: the slot of each.
-        in_flight: how many could be under way at once; 0 takes nine tenths of the most that were.
+        due_ns: the due time of each operation.
+        slots: the slot of each operation.
+        in_flight: the limit of operations in flight; 0 takes nine tenths of the highest number observed.
 
     Returns:
-        Nanoseconds, for the operations that found a place free when they were sent.
+        Nanoseconds, for each operation that had a free place when it was sent.
     """
     sent_ns, answered_ns = records["sent_ns"], records["answered_ns"]
     by_slot = np.argsort(slots, kind="stable")
@@ -71,14 +70,15 @@ def senders_lateness_ns(
 
 
 def by_second(records: npt.NDArray[np.void], due_ns: npt.NDArray[np.int64] | None) -> list[dict[str, float | None]]:
-    """What each second of a replay was like, for the operations that were due in it, or else sent.
+    """Figures of each second of a replay, of the operations due in the second, or sent if there are no due times.
 
     Args:
         records: of a journal.
-        due_ns: when each of them was due; None if they had no times to keep.
+        due_ns: the due time of each operation; None if there are none.
 
     Returns:
-        A row per second: how many operations, how many not accepted, and milliseconds of service, response, lateness.
+        A row per second: `second`, `operations`, `not_accepted`, and p50, p99 and max of service time, response time
+        and lateness in milliseconds.
     """
     since_ns = records["sent_ns"] if due_ns is None else due_ns
     order = np.argsort(since_ns, kind="stable")
@@ -106,12 +106,12 @@ def by_second(records: npt.NDArray[np.void], due_ns: npt.NDArray[np.int64] | Non
 
 
 def write_hgrm(recorded: HdrHistogram, path: Path) -> None:
-    """Write the percentile distribution that HdrHistogram's own tools read and plot, in milliseconds."""
+    """Write the percentile distribution in milliseconds, in the format of HdrHistogram's tools."""
     distribution = io.BytesIO()
     recorded.output_percentile_distribution(distribution, 1000.0)
     path.write_bytes(re.sub(rb"(?<=StdDeviation   = ) *[\d.]+", _in_ms, distribution.getvalue()))
 
 
 def _in_ms(microseconds: re.Match[bytes]) -> bytes:
-    """The standard deviation, which is the one figure that is not scaled with the others."""
+    """The standard deviation in milliseconds: the library does not scale it."""
     return b"%12.3f" % (float(microseconds[0]) / 1000)

@@ -1,4 +1,4 @@
-"""The main job: a workload replayed at an endpoint, the effect observed, judged, and written down."""
+"""The main job: replay a workload at an endpoint, observe the accounts, and judge."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from cpsim.replay.engine import Effort, Engine
 from cpsim.replay.pace import Users, Virtual
 from cpsim.replay.processes import Processes
 from cpsim.replay.wires.connect import open_wire
+from cpsim.run.faults import faults_during
 from cpsim.run.judging import judge
-from cpsim.run.outages import failing
 from cpsim.run.virtual import replay as replay_in_virtual_time
 from cpsim.system.process import undisturbed
 
@@ -45,25 +45,25 @@ if TYPE_CHECKING:
     from cpdaemon.endpoint import Endpoint
     from cpsim.metrics.progress import Progress
     from cpsim.replay.pace import Pace
-    from cpsim.run.outages import Outages
+    from cpsim.run.faults import TimedFaults
     from cpsim.scenario.workload import Workload
 
 EMBEDDED_PROJECT: Final = "cpsim"
 PREFIX_BYTES: Final = 80
-"""The longest slot prefix: workloads are checked for slot ids of up to a hundred bytes."""
-FILES_BESIDE: Final = 64
-"""Open files that a run needs beside its connections."""
+"""Most bytes of a slot prefix: workloads are checked for slot ids of up to a hundred bytes."""
+OTHER_FILES: Final = 64
+"""Open files that a run needs in addition to its connections."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayTarget:
-    """Where to replay, and where to look.
+    """The endpoint of a replay, and the server whose accounts are observed.
 
     Attributes:
         endpoint: a daemon or a server.
-        server: the server whose accounts show the effect, if there is one to look at.
-        credentials: (project id, secret) at that server.
-        lanes: the daemon of each site of the workload, where it has several; they stand for the endpoint then.
+        server: the server whose accounts show what was applied; None if there is none to observe.
+        credentials: (project id, secret) at the server.
+        lanes: the daemon of each site, if the workload has several sites; they replace the endpoint.
     """
 
     endpoint: Endpoint
@@ -74,13 +74,13 @@ class ReplayTarget:
 
 @dataclass(slots=True)
 class Run:
-    """One run and all that came of it. Times are nanoseconds since the replay began.
+    """A run and its results. Times are nanoseconds since the replay began.
 
-    `schedule_us` says when each operation was due, `virtual_ns` when it was sent in virtual time, where there are such.
-    `fresh` says that no other run has slot ids that begin like these; `command` is the command line that repeats it.
-    `effort` is what sending cost, and `effect_ns` how long after its answer each command was applied, to within
-    `effect_uncertainty_ns`; where that is not known, `effect_unknown` says why.
-    `faults` are those that were set meanwhile and what came of each, and `firings` each time that one came to pass.
+    `schedule_us` is when each operation was due, `virtual_ns` when it was sent in virtual time; each None if unused.
+    `fresh` says that no other run uses the slot prefix; `command` is the command line that repeats the run.
+    `effort` is the cost of sending. `apply_delay_ns` is the time from each command's answer to its application, within
+    `apply_delay_uncertainty_ns`; if it is unknown, `apply_delay_unknown` says why.
+    `faults` are the faults set during the replay with their counts, and `firings` each firing of one.
     """
 
     workload: Workload
@@ -101,14 +101,14 @@ class Run:
     firings: list[dict[str, Any]] = field(default_factory=list)
     slots: pa.Table | None = None
     accounts: pa.Table | None = None
-    effect_ns: npt.NDArray[np.int64] | None = None
-    effect_uncertainty_ns: float = 0.0
-    effect_unknown: str = ""
+    apply_delay_ns: npt.NDArray[np.int64] | None = None
+    apply_delay_uncertainty_ns: float = 0.0
+    apply_delay_unknown: str = ""
     verdict: Verdict = field(default_factory=Verdict)
     command: str = ""
 
     def links(self) -> dict[str, str]:
-        """Machine to user, of the workload's machines that have one."""
+        """The owner of each of the workload's machines that has one."""
         machines, users = self.workload.machines, self.workload.users
         return {machines[m]: users[u] for m, u in enumerate(self.workload.owner.tolist()) if u >= 0}
 
@@ -127,26 +127,26 @@ def run(
     on_stage: Callable[[str], None],
     on_progress: Callable[[int, Progress], None],
 ) -> Run:
-    """Replay a workload at a target and judge the effect.
+    """Replay a workload at a target, and judge the result.
 
     Args:
         load: makes the workload; called while an embedded fake starts up.
-        target: where to; None embeds a fake in a process of its own.
+        target: the endpoint; None embeds a fake in a process of its own.
         pace: when operations are due.
-        in_flight: operations under way at once; users are in flight one each.
-        timeout_s: for one operation, and for its effect to show.
-        processes: that replay, each its own slots.
-        slot_prefix: begins the ids of the slots; None makes one that no earlier run has used.
-        faults: what goes wrong during the replay beside what the workload says, as `cpsim faults` has it.
-        stop_after_s: the replay ends then, whatever is left to send.
-        on_stage: told what is being done, in words.
-        on_progress: told the number of operations in all, and how far the replay is.
+        in_flight: most operations in flight at once; with `Users`, their number instead.
+        timeout_s: seconds to wait for an answer, and for a command to be applied.
+        processes: number of processes that replay; they divide the slots among them.
+        slot_prefix: prefix of slot ids; None makes one that no earlier run has used.
+        faults: faults during the replay in addition to the workload's, in the text form of `cpsim faults`.
+        stop_after_s: seconds after which the replay ends, complete or not.
+        on_stage: called with a description of the current stage.
+        on_progress: called with the number of operations planned, and the replay's progress.
 
     Raises:
-        CannotObserve, OSError: the target cannot be reached or looked at.
-        CpsimError: the embedded fake did not start, or is none whose time could be virtual; so many operations cannot
-            be in flight here; or there are faults and no fake to have them.
-        InvalidCommand: the slot prefix cannot be in a command.
+        CannotObserve, OSError: the target or its server cannot be reached.
+        CpsimError: the embedded fake did not start; the target has no virtual time; the system does not allow as many
+            open files; or there are faults and no fake to take them.
+        InvalidCommand: the slot prefix is no valid slot id.
     """
     if slot_prefix is not None:
         check_prefix(slot_prefix)
@@ -154,7 +154,7 @@ def run(
         check_virtual(target, processes)
     if isinstance(pace, Users):
         in_flight = pace.number
-    _allow_open_files(in_flight + FILES_BESIDE)
+    _allow_open_files(in_flight + OTHER_FILES)
     with _embedded() if target is None else contextlib.nullcontext(lambda *_: target) as locate:
         on_stage("making the workload")
         workload = load()
@@ -175,12 +175,12 @@ def run(
             observer.link(list(result.links().items()))
         on_stage("replaying")
         with ClockWatch(None if isinstance(pace, Virtual) else observer) as watch:
-            with failing(result, observer, faults, timeout_s) as outages:
+            with faults_during(result, observer, faults, timeout_s) as timed_faults:
                 start = _replay(
                     result,
                     observer,
                     assignment,
-                    outages=outages,
+                    timed_faults=timed_faults,
                     processes=processes,
                     stop_after_s=stop_after_s,
                     on_progress=lambda progress: on_progress(len(workload), progress),
@@ -189,32 +189,33 @@ def run(
                 observer.link(list(result.links().items()))
             on_stage("verifying")
             judge(result, observer, start, timeout_s)
-            _measure_effect(result, watch, start)
+            _measure_apply_delay(result, watch, start)
         return result
 
 
-def _measure_effect(result: Run, watch: ClockWatch, start: int) -> None:
-    """Put into a run how long after its answer each command was applied, or why that is not known."""
+def _measure_apply_delay(result: Run, watch: ClockWatch, start_ns: int) -> None:
+    """Set a run's apply delay, or why it is unknown."""
     if isinstance(result.pace, Virtual):
-        result.effect_unknown = "the server's clock is virtual, and jumps from one moment of the scenario to the next"
+        result.apply_delay_unknown = "the server's clock is virtual, and jumps from step to step"
         return
     project = result.target.credentials and result.target.credentials[0]
     try:
-        result.effect_ns, result.effect_uncertainty_ns = apply_delays_ns(result, project, watch.readings(), start)
-    except (NotComparable, CannotObserve) as error:  # the run is judged: what is amiss now costs a figure alone
-        result.effect_unknown = str(error)
+        delays = apply_delays_ns(result, project, watch.readings(), start_ns)
+        result.apply_delay_ns, result.apply_delay_uncertainty_ns = delays
+    except (NotComparable, CannotObserve) as error:  # the verdict stands: only this figure is missing
+        result.apply_delay_unknown = str(error)
 
 
 def check_virtual(target: ReplayTarget | None, processes: int) -> None:
-    """Raise UsageError if time cannot be virtual."""
+    """Raise UsageError if the target or the processes rule out virtual time."""
     if target is not None:
-        raise UsageError("only an embedded CreditPiggy lives in virtual time: leave out --target, or --virtual")
+        raise UsageError("only the embedded fake has virtual time: leave out --target, or --virtual")
     if processes > 1:
-        raise UsageError("one process moves the clock in virtual time: leave out --processes, or --virtual")
+        raise UsageError("virtual time needs a single process: leave out --processes, or --virtual")
 
 
 def _assignment(result: Run, in_flight: int, timeout_s: float) -> Assignment:
-    """All of the workload, for one engine or to be shared out."""
+    """The assignment of the whole workload."""
     workload, pace, target = result.workload, result.pace, result.target
     return Assignment(
         workload=workload,
@@ -232,10 +233,11 @@ def _assignment(result: Run, in_flight: int, timeout_s: float) -> Assignment:
 
 @contextlib.contextmanager
 def _embedded() -> Iterator[Callable[[Sequence[str], Sequence[str]], ReplayTarget]]:
-    """A fake in a process of its own, which starts up.
+    """Start a fake in a process of its own.
 
     Yields:
-        A function that has it serve, with a daemon for each site, and be able to fail like this; returns where.
+        A function that makes the fake serve, with a daemon for each site, and with a store if a fault crashes it;
+        returns the target.
     """
     secret = secrets.token_hex(16)
     with tempfile.TemporaryDirectory(prefix="cpsim-") as name, FakeProcess() as process:
@@ -263,7 +265,7 @@ def _embedded() -> Iterator[Callable[[Sequence[str], Sequence[str]], ReplayTarge
 
 
 def check_prefix(slot_prefix: str) -> None:
-    """Raise InvalidCommand if slot ids cannot begin like this."""
+    """Raise InvalidCommand if slot ids cannot have this prefix."""
     Discard(slot_prefix)
     size = len(slot_prefix.encode())
     if size > PREFIX_BYTES:
@@ -276,7 +278,7 @@ def _fresh_prefix(workload: Workload, started: datetime, *, embedded: bool) -> s
 
 
 def _allow_open_files(count: int) -> None:
-    """Raise this process's limit of open files, and so that of a process it starts, if it is too low."""
+    """Raise the limit of open files of this process and its children, if it is too low."""
     limit, highest = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY or count <= limit:
         return
@@ -289,7 +291,7 @@ def _allow_open_files(count: int) -> None:
 
 
 def _reach(target: ReplayTarget, assignment: Assignment) -> Observer | None:
-    """See that the target is there, before anything is sent and a fault prevents it; who can look at its accounts."""
+    """Check that the target is reachable before any fault is set; returns the observer of its accounts, if any."""
     observer = None
     if target.server is not None and target.credentials is not None:
         observer = Observer(target.server, target.credentials, assignment.timeout_s)
@@ -303,26 +305,26 @@ def _replay(
     observer: Observer | None,
     assignment: Assignment,
     *,
-    outages: Outages | None,
+    timed_faults: TimedFaults | None,
     processes: int,
     stop_after_s: float,
     on_progress: Callable[[Progress], None],
 ) -> int:
-    """Replay, and put what came of it into the run; returns when it began, on the performance counter."""
+    """Replay, and set the results in the run; returns its start on the performance counter, in nanoseconds."""
     result.schedule_us = assignment.schedule_us
 
-    def progressed(progress: Progress) -> None:
+    def report_progress(progress: Progress) -> None:
         on_progress(progress)
         if progress.elapsed_s > stop_after_s:
             stop()
 
     if processes > 1:
-        with Processes(assignment, processes, progressed) as several:
-            stop = several.stop
+        with Processes(assignment, processes, report_progress) as replayers:
+            stop = replayers.stop
             with _interrupting(result, stop):
-                result.elapsed_s, result.records, result.errors = several.run()
-                result.effort = several.effort()
-            return several.start_ns
+                result.elapsed_s, result.records, result.errors = replayers.run()
+                result.effort = replayers.effort()
+            return replayers.start_ns
     wire = open_wire(
         assignment.endpoint, assignment.timeout_s, assignment.in_flight, assignment.lanes, was_reached=True
     )
@@ -333,14 +335,14 @@ def _replay(
         in_flight=assignment.in_flight,
         timeout_s=assignment.timeout_s,
         think_s=assignment.think_s,
-        on_progress=progressed,
+        on_progress=report_progress,
     )
     stop = engine.stop
     try:
         with _interrupting(result, stop), undisturbed():
             if isinstance(result.pace, Virtual):
                 assert observer is not None
-                virtual = replay_in_virtual_time(engine, assignment, observer, outages)
+                virtual = replay_in_virtual_time(engine, assignment, observer, timed_faults)
                 result.elapsed_s, result.virtual_ns, shift_ns = virtual
                 result.records = journal.records()
                 for column in ("sent_ns", "answered_ns"):
@@ -358,7 +360,7 @@ def _replay(
 
 @contextlib.contextmanager
 def _interrupting(result: Run, stop: Callable[[], None]) -> Iterator[None]:
-    """Have Ctrl-C and SIGTERM end the replay, and not the run, while the context lasts."""
+    """Make Ctrl-C and SIGTERM end the replay but not the run, while the context lasts."""
 
     def interrupt(*_: object) -> None:
         result.interrupted = True

@@ -1,4 +1,4 @@
-"""The figures of a run, and how they look on a terminal."""
+"""The figures of a run, and their output on a terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pyarrow.compute as pc
 
-from cpsim.config.thresholds import Checked, Threshold, metrics
+from cpsim.config.thresholds import APPLY_DELAY_PREFIXES, Checked, Threshold, metrics
 from cpsim.evidence.journal import Outcome
 from cpsim.judge.timeline import timeline
 from cpsim.replay.failures import LOST, kind_of
@@ -28,38 +28,39 @@ if TYPE_CHECKING:
 
 
 LATE_MS: Final = 10.0
-"""Lateness at the 99th percentile from which a run has not kept its pace."""
+"""Lateness at the 99th percentile above which a run has missed its pace."""
 LIMITS: Final = {
     "target": "the target answered no faster",
     "backlog": "the target's queue of connections was full",
-    "generator": "this generator was at its limit: try --processes, or a machine with less to do",
-    "ports": "this machine had no port free for a connection: that says nothing of the target",
-    "files": "this process could have no more files open: that says nothing of the target",
+    "generator": "this generator was at its limit: try --processes, or a less busy machine",
+    "ports": "this machine had no free port for a connection: the target's limit is unknown",
+    "files": "this process could open no more files: the target's limit is unknown",
 }
 
 
 @dataclass(slots=True)
 class Summary:
-    """What a run amounts to.
+    """The figures of a run.
 
     Attributes:
-        elapsed_s: from the first send to the last answer.
+        elapsed_s: seconds from the first send to the last answer.
         by_kind: operations of each kind: planned, and with each outcome.
-        errors: how often each error occurred, most frequent first.
-        failures: the same by kind: timeout, ER, reset, HTTP 503, ...
-        limit: what kept the run from being faster: the target, the generator, the backlog, ports, files; None if it
-            kept the times that it was given, or a worker was lost.
-        busy: the share of its time in which the sender did not wait.
-        service: from send to answer.
-        response: from due to answer, where operations had times to keep.
-        effect: from answer to when it was applied, where the server's ledger shows that.
-        effect_uncertainty_ms: how wrong that may be, because two clocks were compared.
-        effect_unknown: why it is not known; None if it is.
-        lateness_p99_ms: how late operations were sent, likewise.
+        errors: count of each error, most frequent first.
+        failures: count of each kind of error: timeout, ER, reset, HTTP 503, ...
+        limit: what limited the rate: target, generator, backlog, ports or files; None if the run kept its pace, or a
+            worker was lost.
+        busy: the share of time in which the sender did not wait.
+        service: service time, from send to answer.
+        response: response time, from due to answer; None if operations had no due times.
+        apply_delay: from answer to application; None if the server's ledger does not show it.
+        apply_delay_uncertainty_ms: error bound of the apply delay, from the comparison of two clocks.
+        apply_delay_unknown: why the apply delay is unknown; None if it is known.
+        lateness_p99_ms: lateness of sending at the 99th percentile; None if operations had no due times.
         per_second: operations answered in each second of the replay.
         seconds: a row per second of the replay, see `latency.by_second`.
-        slots: this run's slots by state, where the ledger was seen.
-        credits: credits they granted, likewise.
+        slots: this run's slots by state; None if the ledger was not seen.
+        credits: credits granted to this run's slots; None if the ledger was not seen.
+        checked: thresholds compared with the figures.
     """
 
     elapsed_s: float
@@ -70,9 +71,9 @@ class Summary:
     busy: float
     service: HdrHistogram
     response: HdrHistogram | None
-    effect: HdrHistogram | None
-    effect_uncertainty_ms: float | None
-    effect_unknown: str | None
+    apply_delay: HdrHistogram | None
+    apply_delay_uncertainty_ms: float | None
+    apply_delay_unknown: str | None
     lateness_p99_ms: float | None
     per_second: list[int]
     seconds: list[dict[str, float | None]]
@@ -87,14 +88,14 @@ class Summary:
             Checked(
                 threshold,
                 found.get(threshold.metric),
-                self.effect_unknown if threshold.metric.startswith("effect_") else None,
+                self.apply_delay_unknown if threshold.metric.startswith(APPLY_DELAY_PREFIXES) else None,
             )
             for threshold in thresholds
         ]
 
     @property
     def holds(self) -> bool:
-        """Whether the run kept to all thresholds."""
+        """Whether the run meets all thresholds."""
         return all(checked.holds for checked in self.checked)
 
     @property
@@ -109,11 +110,11 @@ class Summary:
 
     @property
     def fell_behind(self) -> bool:
-        """Whether operations were sent notably later than they were due."""
+        """Whether the run missed its pace by more than LATE_MS."""
         return self.lateness_p99_ms is not None and self.lateness_p99_ms > LATE_MS
 
     def figures(self) -> dict[str, Any]:
-        """The figures as `run.json` and `--json` have them."""
+        """The figures of `run.json` and `--json`."""
         return {
             "operations": self.operations,
             "operations_per_s": round(self.operations_per_s, 1),
@@ -125,9 +126,9 @@ class Summary:
             "busy": round(self.busy, 3),
             "service_ms": percentiles_ms(self.service),
             "response_ms": None if self.response is None else percentiles_ms(self.response),
-            "effect_ms": None if self.effect is None else percentiles_ms(self.effect),
-            "effect_uncertainty_ms": self.effect_uncertainty_ms,
-            "effect_unknown": self.effect_unknown,
+            "effect_ms": None if self.apply_delay is None else percentiles_ms(self.apply_delay),
+            "effect_uncertainty_ms": self.apply_delay_uncertainty_ms,
+            "effect_unknown": self.apply_delay_unknown,
             "lateness_p99_ms": self.lateness_p99_ms,
             "pace_kept": None if self.lateness_p99_ms is None else not self.fell_behind,
             "slots_by_state": self.slots,
@@ -165,6 +166,7 @@ def summarise(run: Run) -> Summary:
         ours = run.slots.filter(pc.starts_with(run.slots["slot"], f"{run.slot_prefix}-"))
         slots = {entry["values"]: entry["counts"] for entry in ours["state"].value_counts().to_pylist()}
         credits = pc.sum(ours["granted"]).as_py() or 0
+    known = run.apply_delay_ns is not None
     return Summary(
         elapsed_s=run.elapsed_s,
         by_kind=by_kind,
@@ -174,9 +176,9 @@ def summarise(run: Run) -> Summary:
         busy=run.effort.busy,
         service=histogram(timed["answered_ns"] - timed["sent_ns"]),
         response=response,
-        effect=None if run.effect_ns is None else histogram(run.effect_ns),
-        effect_uncertainty_ms=None if run.effect_ns is None else round(run.effect_uncertainty_ns / 1e6, 3),
-        effect_unknown=run.effect_unknown if run.effect_ns is None else None,
+        apply_delay=None if run.apply_delay_ns is None else histogram(run.apply_delay_ns),
+        apply_delay_uncertainty_ms=round(run.apply_delay_uncertainty_ns / 1e6, 3) if known else None,
+        apply_delay_unknown=None if known else run.apply_delay_unknown,
         lateness_p99_ms=lateness_p99_ms,
         per_second=np.bincount(timed["answered_ns"] // 1_000_000_000).tolist() if len(timed) else [],
         seconds=by_second(timed, due_ns),
@@ -186,7 +188,7 @@ def summarise(run: Run) -> Summary:
 
 
 def _limit(run: Run, lateness_p99_ms: float | None) -> str | None:
-    """What kept a run from being faster."""
+    """What limited the rate of a run; see `Summary.limit`."""
     if isinstance(run.pace, Users) or (lateness_p99_ms is not None and lateness_p99_ms <= LATE_MS):
         return None
     limit = run.effort.limit(len(run.records))
@@ -230,24 +232,24 @@ def _lines(run: Run, summary: Summary) -> Iterator[str]:
     yield f"throughput    {summary.operations_per_s:,.0f} operations/s ({done})"
     if summary.limit is not None and not summary.fell_behind:
         yield f"limit         {LIMITS[summary.limit]}"
-    times = {"service time": summary.service, "response time": summary.response, "OK to applied": summary.effect}
+    times = {"service time": summary.service, "response time": summary.response, "apply delay": summary.apply_delay}
     for name, recorded in times.items():
         if recorded is not None and recorded.get_total_count():
             figures = "  ".join(f"{name} {value:.2f}" for name, value in percentiles_ms(recorded).items())
             yield f"{name:<13} ms  {figures}"
-    if summary.effect_unknown is not None:
-        yield f"OK to applied [yellow]unknown[/]: {escaped(summary.effect_unknown)}"
-    elif summary.effect_uncertainty_ms is not None:
-        yield f"clocks        compared to {summary.effect_uncertainty_ms:.2f} ms"
+    if summary.apply_delay_unknown is not None:
+        yield f"apply delay   [yellow]unknown[/]: {escaped(summary.apply_delay_unknown)}"
+    elif summary.apply_delay_uncertainty_ms is not None:
+        yield f"clocks        compared to within {summary.apply_delay_uncertainty_ms:.2f} ms"
     if summary.lateness_p99_ms is not None:
         yield f"lateness      ms  p99 {summary.lateness_p99_ms:.2f}"
     for fault in run.faults:
         yield f"fault         {escaped(fault['fault'])} fired {fault['fired']:,} times"
     if summary.slots is not None:
         states = ", ".join(f"{count:,} {state}" for state, count in summary.slots.items()) or "none"
-        kept = "conserved" if not run.verdict.counts["not conserved"] else "[red]not conserved[/]"
+        conserved = "conserved" if not run.verdict.counts["not conserved"] else "[red]not conserved[/]"
         yield f"slots         {states}"
-        yield f"credits       {summary.credits:,} granted, {kept}"
+        yield f"credits       {summary.credits:,} granted, {conserved}"
     for checked in summary.checked:
         yield f"assert        {'[green]holds[/]' if checked.holds else '[red]fails[/]'}  {escaped(str(checked))}"
     yield from _verdict_lines(run)

@@ -1,9 +1,9 @@
-"""Virtual time: a scenario's clock is the fake's clock, which stands still but for jumps from step to step.
+"""Virtual time: the fake's clock is the scenario's clock, and jumps from step to step.
 
-All that is due within a step is sent at its beginning, and has reached the accounts before the next. So a month passes
-in seconds, and slots expire when they should. A step is a sixtieth of the shortest time that a slot lives, or a
-50,000th of the whole, if that is longer: what would expire within a step expires at its end. Where a fault begins or
-ends, so does a step.
+The operations due within a step are sent at its beginning, and reach the accounts before the next step. A month passes
+in seconds, and slots expire when they should. A step is a sixtieth of the shortest life of a slot, or a 50,000th of
+the scenario if that is longer: a slot that would expire within a step expires at its end. A step also begins where a
+fault begins or ends.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cpsim.accounts.observer import Observer
     from cpsim.replay.assignment import Assignment
     from cpsim.replay.engine import Engine
-    from cpsim.run.outages import Outages
+    from cpsim.run.faults import TimedFaults
     from cpsim.scenario.workload import Workload
 
     Times = npt.NDArray[np.int64]
@@ -38,11 +38,11 @@ POLL_S: Final = 0.001
 
 
 def step_times_us(workload: Workload, moments_us: Sequence[int] = ()) -> Times:
-    """For each operation, the beginning of the step in which it is due, on the scenario's clock.
+    """For each operation, the beginning of its step, in microseconds on the scenario's clock.
 
     Args:
         workload: the operations.
-        moments_us: when else steps begin.
+        moments_us: additional times at which steps begin.
     """
     lives = np.unique(workload.arguments["alloc"]["expire"].values)
     shortest_min = min([int(life) for life in lives if life > 0], default=DAY_MIN)
@@ -57,25 +57,25 @@ def step_times_us(workload: Workload, moments_us: Sequence[int] = ()) -> Times:
 
 
 def replay(
-    engine: Engine, assignment: Assignment, observer: Observer, outages: Outages | None
+    engine: Engine, assignment: Assignment, observer: Observer, timed_faults: TimedFaults | None
 ) -> tuple[float, Times, Times]:
-    """Replay a workload step by step, and move the fake's clock between.
+    """Replay a workload step by step, and move the fake's clock between steps.
 
     Args:
         engine: sends the operations.
-        assignment: what is sent; its time-out is also that of a step's commands on their way to the accounts.
-        observer: of the fake whose clock it is.
-        outages: what goes wrong at times of that clock.
+        assignment: the operations; its timeout also limits how long commands take to reach the accounts.
+        observer: of the fake whose clock is moved.
+        timed_faults: faults at times of the virtual clock.
 
     Returns:
-        The seconds it took; for each operation when it was sent, in nanoseconds on the scenario's clock; and by how
-        many nanoseconds its record is to be moved, for the engine counts from the beginning of each step.
+        The elapsed seconds; for each operation its send time, in nanoseconds on the scenario's clock; and for each
+        operation the nanoseconds to add to its record, because the engine counts from the beginning of each step.
 
     Raises:
-        CpsimError: something that was acknowledged did not reach the accounts in time.
+        CpsimError: an acknowledged command did not reach the accounts in time.
         CannotObserve: the fake's clock cannot be moved.
     """
-    times_us = step_times_us(assignment.workload, outages.moments_us if outages is not None else ())
+    times_us = step_times_us(assignment.workload, timed_faults.moments_us if timed_faults is not None else ())
     starts = np.flatnonzero(np.diff(times_us, prepend=-1))
     stops = np.append(starts[1:], len(times_us))
     upcoming = assignment.operations()
@@ -84,14 +84,14 @@ def replay(
     began_ns = 0
     for step, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
         observer.set_clock(epoch_us + int(times_us[start]))
-        if outages is not None:
-            outages.at(int(times_us[start]) / 1e6)
+        if timed_faults is not None:
+            timed_faults.at(int(times_us[start]) / 1e6)
         engine.run(islice(upcoming, stop - start))
         began_ns = began_ns or engine.start_ns
         shifts[step] = engine.start_ns - began_ns
         if engine.stopping:
             break
-        _settle(observer, assignment.timeout_s)
+        _wait_until_applied(observer, assignment.timeout_s)
     elapsed_s = (time.perf_counter_ns() - began_ns) / 1e9
     end_us = max(int(times_us[-1]) if len(times_us) else 0, assignment.workload.duration_us)
     observer.set_clock(epoch_us + end_us)
@@ -99,13 +99,13 @@ def replay(
     return elapsed_s, times_us * 1_000, np.repeat(shifts, stops - starts)
 
 
-def _settle(observer: Observer, timeout_s: float) -> None:
-    """Wait until what was acknowledged has reached the accounts."""
+def _wait_until_applied(observer: Observer, timeout_s: float) -> None:
+    """Wait until all acknowledged commands have reached the accounts."""
     deadline = time.monotonic() + timeout_s
     while observer.totals()[0]:
         if time.monotonic() > deadline:
             raise CpsimError(
-                f"what was acknowledged did not arrive within {timeout_s:g} s, and until then time stands still: "
-                "raise --timeout, or leave out the faults that delay it"
+                f"acknowledged commands did not reach the accounts within {timeout_s:g} s, and virtual time waits for "
+                "them: raise --timeout, or leave out the faults that delay commands"
             )
         time.sleep(POLL_S)

@@ -1,4 +1,4 @@
-"""What is printed, and progress: what is being done and, during a replay, how far it is; on a terminal alone."""
+"""The console, and the progress of a run on standard error if it is a terminal."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
     from cpsim.metrics import progress as counted
 
-NARROWEST: Final = 80
-"""Columns that a table may have, however narrow the terminal is."""
+LEAST_COLUMNS: Final = 80
+"""Width of tables, at least, however narrow the terminal."""
 
 
 class _Console(Console):
-    """Goes on without a reader: what `| head` leaves unread does not change what a run has found."""
+    """A console that survives a closed pipe: `| head` does not change the exit status of a run."""
 
     def on_broken_pipe(self) -> None:
         """Print nothing more."""
@@ -36,14 +36,14 @@ _errors: Final = Console(stderr=True)
 
 
 def print_table(table: Table, console: Console) -> None:
-    """Print a table; a narrow terminal has its lines broken, which can be read, and not its words and numbers."""
-    if console.width < NARROWEST:
-        table.width = Measurement.get(console, console.options.update(max_width=NARROWEST), table).maximum
+    """Print a table; a narrow terminal wraps its lines, not its words and numbers."""
+    if console.width < LEAST_COLUMNS:
+        table.width = Measurement.get(console, console.options.update(max_width=LEAST_COLUMNS), table).maximum
     console.print(table)
 
 
 class Stages:
-    """Shows one stage after another on standard error; a context manager."""
+    """The current stage on standard error; a context manager."""
 
     def __init__(self) -> None:
         self._progress = Progress(
@@ -59,11 +59,11 @@ class Stages:
         self._task = self._progress.add_task("starting", total=None, figures="")
 
     def begin(self, stage: str) -> None:
-        """Say what is being done now."""
+        """Show a new stage."""
         self._progress.update(self._task, description=stage, total=None, figures="")
 
     def progress(self, planned: int, progress: counted.Progress) -> None:
-        """Say how far the replay is."""
+        """Show the progress of the replay."""
         done = progress.accepted + progress.refused + progress.unknown
         rate = done / progress.elapsed_s if progress.elapsed_s else 0.0
         errors = done - progress.accepted

@@ -1,4 +1,4 @@
-"""The search for a capacity, at targets whose capacity is known, and what it says gave way."""
+"""The search for a capacity, at targets whose capacity is known, and why steps failed."""
 
 import errno
 import json
@@ -105,7 +105,7 @@ def test_the_capacity_of_a_slow_target_is_found(one_by_one, smoke, processes):
     found = searched(smoke, processes=processes)
     assert found.ended is None
     assert 0.5 * CAPACITY <= found.best.offered_per_s <= 1.2 * CAPACITY
-    assert found.steps[0].gave_way == "target"
+    assert found.steps[0].failed_by == "target"
     assert found.border.offered_per_s <= 1.06 * found.best.offered_per_s
     for step in found.steps:
         assert step.achieved_per_s <= 1.2 * min(step.offered_per_s, CAPACITY)
@@ -115,7 +115,7 @@ def test_a_full_queue_of_connections_is_named(one_by_one, smoke):
     one_by_one(backlog=1)
     found = searched(smoke)
     assert 0.5 * CAPACITY <= found.best.offered_per_s <= 1.2 * CAPACITY
-    assert found.steps[0].gave_way == "backlog"
+    assert found.steps[0].failed_by == "backlog"
 
 
 def test_a_generator_without_time_is_not_taken_for_a_slow_target(smoke, tmp_path, monkeypatch):
@@ -125,7 +125,7 @@ def test_a_generator_without_time_is_not_taken_for_a_slow_target(smoke, tmp_path
     with Fake({"p": "s"}, unix=Path("d.sock")):
         found = searched(smoke, on_progress=lambda *_: nothing.wait(0.2))
     assert found.best is None
-    assert {step.gave_way for step in found.steps} == {"generator"}
+    assert {step.failed_by for step in found.steps} == {"generator"}
     assert all(step.summary.service.get_value_at_percentile(50) < 50_000 for step in found.steps)
 
 
@@ -142,15 +142,15 @@ def test_a_generator_without_ports_is_not_taken_for_a_slow_target(smoke, tmp_pat
         monkeypatch.setattr(one_shot, "RawSocket", Portless)
         monkeypatch.setattr(one_shot.OneShot, "reach", lambda *_: None)
         found = searched(smoke)
-    assert found.border.gave_way == "ports"
+    assert found.border.failed_by == "ports"
 
 
-def test_a_target_that_refuses_gives_way_at_once(one_by_one, smoke, monkeypatch):
+def test_a_target_that_refuses_fails_at_once(one_by_one, smoke, monkeypatch):
     monkeypatch.setattr(capacity, "MOST_STEPS", 2)
     one_by_one(reply=lambda number: b"ER" if number % 50 == 0 else b"OK", service_s=QUICK_S)
     found = searched(smoke)
     assert found.best is None
-    assert found.border.gave_way == "effect"  # a well-formed command that is answered ER
+    assert found.border.failed_by == "effect"  # a well-formed command that is answered ER
     assert found.steps[0].summary.failures["ER"] > 0
 
 
@@ -220,7 +220,7 @@ def test_the_command_prints_the_curve_and_writes_it(one_by_one, tmp_path):
     assert process.returncode == 0, said + errors
     document = json.loads((tmp_path / "found" / "capacity.json").read_text())
     assert f"capacity      {document['capacity_per_s']:,.0f} operations/s within 150 ms (p99)" in said
-    assert f"gave way      {document['gave_way']}, at {document['gave_way_at_per_s']:,.0f}/s" in said
+    assert f"failed        {document['gave_way']}, at {document['gave_way_at_per_s']:,.0f}/s" in said
     assert "holds  operations_per_s>5" in said
     assert len([line for line in said.splitlines() if "┊" in line or "█" in line]) == len(document["steps"])
     assert all(len(line) <= 80 for line in said.splitlines() if "/s │" in line)

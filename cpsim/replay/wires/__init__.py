@@ -1,1 +1,1 @@
-"""The ways that lead to an endpoint."""
+"""Wires: transports from the engine to an endpoint."""

@@ -1,4 +1,4 @@
-"""From an endpoint to the wire that leads there."""
+"""The wire for an endpoint."""
 
 from __future__ import annotations
 
@@ -25,12 +25,17 @@ def open_wire(
     *,
     was_reached: bool = False,
 ) -> Wire:
-    """The wire to an endpoint that can be reached, or to several daemons, for about so many operations in flight.
+    """Open a wire to an endpoint, or to several daemons.
 
-    Where it `was_reached` already, it need not be now: that may be what is tried.
+    Args:
+        endpoint: a daemon or a server.
+        timeout_s: seconds to wait for a connection.
+        in_flight: expected operations in flight.
+        lanes: daemons that replace the endpoint, one per site.
+        was_reached: skip the test connection: the endpoint may be down now as part of a test.
 
     Raises:
-        CpsimError: nobody answers there.
+        CpsimError: the endpoint cannot be reached.
     """
     try:
         if isinstance(endpoint, UrlEndpoint):
@@ -40,7 +45,7 @@ def open_wire(
         wire = Lanes(lanes, in_flight) if lanes else OneShot(endpoint, in_flight)
         if not was_reached:
             wire.reach(timeout_s)
-    except (OSError, UnicodeError) as error:  # UnicodeError: a name that cannot be one of a host
-        said = error.strerror if isinstance(error, OSError) else None
-        raise CpsimError(f"cannot reach {endpoint}: {said or error}; is it running there?") from error
+    except (OSError, UnicodeError) as error:  # UnicodeError: an invalid host name
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise CpsimError(f"cannot reach {endpoint}: {reason or error}; is it running there?") from error
     return wire

@@ -1,4 +1,4 @@
-"""To a server: HTTP/1.1 connections that are used again and again."""
+"""The wire to a server: reused HTTP/1.1 connections."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import re
 import socket
 import ssl
-from _socket import socket as RawSocket  # noqa: N812 - a class, as the other wire has it
+from _socket import socket as RawSocket  # noqa: N812 - a class, as in one_shot.py
 from select import POLLIN, poll
 from typing import TYPE_CHECKING, Final
 
@@ -21,8 +21,8 @@ from cpsim.replay.wires.wire import ACCEPTED, READ_BYTES, Answer
 if TYPE_CHECKING:
     from cpdaemon.endpoint import UrlEndpoint
 
-MEASURES: Final = {b"content-length", b"transfer-encoding"}
-"""Headers that say where a body ends; without them, it ends with the connection."""
+LENGTH_HEADERS: Final = {b"content-length", b"transfer-encoding"}
+"""Headers that delimit a body; without them, the body ends with the connection."""
 MAX_BODY_BYTES: Final = 1 << 20
 KNOWN_RESPONSES: Final = 256
 MESSAGE_CHARACTERS: Final = 300
@@ -30,11 +30,11 @@ QUOTED: Final = re.compile(r"'[^']*'")
 
 
 class KeepAlive:
-    """HTTP/1.1 with as many connections as operations are in flight, each used again and again.
+    """HTTP/1.1 with one reused connection per operation in flight.
 
     Args:
         endpoint: the server.
-        timeout_s: how long connecting and the TLS handshake may take.
+        timeout_s: seconds to wait for a connection and its TLS handshake.
     """
 
     def __init__(self, endpoint: UrlEndpoint, timeout_s: float) -> None:
@@ -73,7 +73,7 @@ class KeepAlive:
         return self._parsed(fd, connection, data)
 
     def _parsed(self, fd: int, connection: _HttpConnection, data: bytes) -> Answer | None:
-        begins = connection.at_rest
+        is_first_read = connection.at_rest
         try:
             connection.feed(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
@@ -86,7 +86,7 @@ class KeepAlive:
             return Outcome.UNKNOWN, "reply lost: cut short" if connection.body else "reply lost: closed"
         answer = _http_answer(connection.status, bytes(connection.body))
         if connection.keeps_alive:
-            if begins:
+            if is_first_read:
                 self._remember(data, answer)
             connection.begin()
             self._idle.append(fd)
@@ -109,13 +109,13 @@ class KeepAlive:
         self._poller.close()
 
     def _remember(self, response: bytes, answer: Answer) -> None:
-        """Most responses are, byte for byte, like one before; those are not parsed again."""
+        """Cache a response's answer: most responses equal an earlier one byte for byte."""
         if len(self._known) >= KNOWN_RESPONSES:
             self._known.clear()
         self._known[response] = answer
 
     def _take(self) -> int:
-        """A connection ready for a request; one that the server has closed meanwhile is not used again."""
+        """A connection ready for a request; skips idle connections that the server has closed."""
         while self._idle:
             fd = self._idle.pop()
             if not self._connections[fd].poll(0):
@@ -144,7 +144,7 @@ class KeepAlive:
 
 
 def _connected(host: str, port: int, timeout_s: float) -> RawSocket:
-    """A connection to the first of a host's addresses that takes it. Raises OSError."""
+    """A connection to the first of a host's addresses that accepts one. Raises OSError."""
     failure = OSError(f"{host} has no address")
     for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
         sock = RawSocket(int(family), int(socket.SOCK_STREAM), 0)
@@ -160,7 +160,7 @@ def _connected(host: str, port: int, timeout_s: float) -> RawSocket:
 
 
 class _HttpConnection:
-    """One connection and the response being read from it."""
+    """A connection and its current response."""
 
     def __init__(self, sock: socket.socket | RawSocket) -> None:
         self.sock = sock
@@ -171,16 +171,16 @@ class _HttpConnection:
         self.begin()
 
     def begin(self) -> None:
-        """Be ready for the next response."""
+        """Reset for the next response."""
         self.body = bytearray()
         self.status = 0
         self.complete = self.keeps_alive = False
         self.at_rest = True
-        """Whether nothing of the response has come yet."""
+        """Whether no byte of the response has been received."""
         self._measured = self._ends_with_connection = False
 
     def feed(self, data: bytes) -> None:
-        """Take what was received; nothing is the end of the connection, and may be that of the response."""
+        """Parse received bytes; empty bytes are the end of the connection, which may end the response."""
         self.at_rest = False
         if data:
             self._parser.feed_data(data)
@@ -188,7 +188,7 @@ class _HttpConnection:
             self.complete = self._ends_with_connection
 
     def on_header(self, name: bytes, _: bytes) -> None:
-        self._measured = self._measured or name.lower() in MEASURES
+        self._measured = self._measured or name.lower() in LENGTH_HEADERS
 
     def on_message_begin(self) -> None:
         self._measured = False
@@ -203,7 +203,7 @@ class _HttpConnection:
             raise OverflowError
 
     def on_message_complete(self) -> None:
-        if self.status >= 200:  # else it is interim, such as 100 Continue
+        if self.status >= 200:  # lower ones are interim, such as 100 Continue
             self.complete = True
             self.keeps_alive = self._parser.should_keep_alive()
 

@@ -1,4 +1,4 @@
-"""To several daemons: a lane for each site."""
+"""The wire to several daemons: a lane for each site."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
 
 class Lanes:
-    """A wire to each of several daemons, as one: the first byte of a payload says which of them it is for.
+    """Wires to several daemons behind one interface: the first byte of a payload is the daemon's index.
 
     Args:
         endpoints: the daemons, at most 256.
-        in_flight: how many commands will be under way at once, about, in all lanes together.
+        in_flight: expected commands in flight, in all lanes together.
     """
 
     def __init__(self, endpoints: Sequence[UnixEndpoint | TcpEndpoint], in_flight: int) -> None:
         first = OneShot(endpoints[0], in_flight)
         self._wires = [first, *(OneShot(endpoint, in_flight, first) for endpoint in endpoints[1:])]
         self.poll = first.poll
-        self._of: dict[int, OneShot] = {}
+        self._wire_of: dict[int, OneShot] = {}
 
     def reach(self, timeout_s: float) -> None:
-        """Connect once to each, and say nothing. Raises OSError."""
+        """Connect once to each daemon, and send nothing. Raises OSError."""
         for wire in self._wires:
             wire.reach(timeout_s)
 
@@ -39,17 +39,17 @@ class Lanes:
         """See `Wire`."""
         wire = self._wires[payload[0]]
         fd = wire.send(payload[1:])
-        self._of[fd] = wire
+        self._wire_of[fd] = wire
         return fd
 
     def receive(self, fd: int) -> Answer | None:
         """See `Wire`."""
-        return self._of[fd].receive(fd)
+        return self._wire_of[fd].receive(fd)
 
     def abandon(self, fd: int) -> None:
         """See `Wire`."""
-        if fd in self._of:
-            self._of[fd].abandon(fd)
+        if fd in self._wire_of:
+            self._wire_of[fd].abandon(fd)
 
     def close(self) -> None:
         """See `Wire`."""
@@ -58,5 +58,5 @@ class Lanes:
 
 
 def addressed(payloads: Sequence[bytes], lanes: npt.NDArray[int32]) -> list[bytes]:
-    """Payloads for `Lanes`, each for the lane of that number."""
+    """Payloads for `Lanes`: each with its lane's index as the first byte."""
     return [bytes((lane,)) + payload for lane, payload in zip(lanes.tolist(), payloads, strict=True)]

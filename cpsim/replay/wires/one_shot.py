@@ -1,4 +1,4 @@
-"""To a daemon: a connection per command."""
+"""The wire to a daemon: a connection per command."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 NOT_YET_CONNECTED: Final = {errno.EAGAIN, errno.ENOTCONN}
 FULL: Final = {errno.EAGAIN: "backlog full", errno.EADDRNOTAVAIL: "cannot connect: no port is free here"}
 NONBLOCKING: Final[int] = getattr(socket, "SOCK_NONBLOCK", 0)
-"""Makes a socket that does not block at once, where the system can."""
+"""Flag of a non-blocking socket, if the system has one."""
 STREAM: Final = int(socket.SOCK_STREAM) | NONBLOCKING
 SOURCES: Final = 16
-"""Addresses of loopback to connect from, each with ports of its own, once the first has none left."""
+"""Loopback addresses to connect from, each with its own ports, used when the first has none left."""
 PORT_WHEN_CONNECTED: Final[int] = getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24)
-"""Leaves the choice of a port to connecting, which knows what it is to be distinct from."""
+"""Defers the choice of a port to connect, which needs it unique per destination only."""
 
 
 class OneShot:
@@ -37,18 +37,18 @@ class OneShot:
 
     Args:
         endpoint: the daemon.
-        in_flight: how many commands will be under way at once, about.
-        beside: another daemon's, whose answers are waited for together with these.
+        in_flight: expected commands in flight.
+        shared: the wire to another daemon whose poller this one shares.
     """
 
-    def __init__(self, endpoint: UnixEndpoint | TcpEndpoint, in_flight: int, beside: OneShot | None = None) -> None:
-        if beside is None:
+    def __init__(self, endpoint: UnixEndpoint | TcpEndpoint, in_flight: int, shared: OneShot | None = None) -> None:
+        if shared is None:
             self._sockets: dict[int, RawSocket] = {}
             self._connecting: dict[int, bytes] = {}
             self._poller: Few | Many = Few(self._sockets, self._connecting) if in_flight <= FEW else Many()
         else:
-            self._sockets, self._connecting = beside._sockets, beside._connecting  # noqa: SLF001 - of its own class
-            self._poller = beside._poller  # noqa: SLF001
+            self._sockets, self._connecting = shared._sockets, shared._connecting  # noqa: SLF001 - of its own class
+            self._poller = shared._poller  # noqa: SLF001
         self.poll = self._poller.poll
         self._watch = self._poller.watch
         self._forget = self._poller.forget
@@ -62,11 +62,11 @@ class OneShot:
         else:
             self._family, self._address = _resolve(endpoint.host, endpoint.port)
             self._resets = True
-            if sys.platform == "linux" and self._address[0].startswith("127."):  # where all of 127.0.0.0/8 is ours
+            if sys.platform == "linux" and self._address[0].startswith("127."):  # where all of 127.0.0.0/8 is loopback
                 self._sources = cycle((f"127.0.0.{number}", 0) for number in range(2, 2 + SOURCES))
 
     def reach(self, timeout_s: float) -> None:
-        """Connect once, and say nothing. Raises OSError."""
+        """Connect once, and send nothing. Raises OSError."""
         with socket.socket(self._family) as sock:
             sock.settimeout(timeout_s)
             sock.connect(self._address)
@@ -75,7 +75,7 @@ class OneShot:
         """See `Wire`."""
         try:
             sock = RawSocket(self._family, STREAM, 0)
-        except OSError as full:  # no descriptor is left: others will be given back
+        except OSError as full:  # no descriptor is free: others will be closed
             raise BacklogFull(f"cannot connect: {full.strerror}") from full
         if not NONBLOCKING:
             sock.settimeout(0.0)
@@ -94,7 +94,7 @@ class OneShot:
             raise NotSent(f"cannot connect: {os.strerror(error)}")
         fd = sock.fileno()
         try:
-            sock.send(payload)  # being made, the connection usually is by now
+            sock.send(payload)  # usually, the connection is established by now
         except OSError as broken:
             if broken.errno not in NOT_YET_CONNECTED:
                 sock.close()

@@ -1,10 +1,10 @@
-"""Which descriptors are ready, without the cost of `selectors`' bookkeeping, and soon enough.
+"""Pollers: which descriptors are ready, without the bookkeeping of `selectors`, and with microsecond waits.
 
-`Few` asks with poll: nothing is registered with the kernel, which spares a connection per command two microseconds of
-sixteen; what it costs grows with the descriptors watched. `Many` is epoll on Linux and kqueue on macOS.
-poll and epoll count whole milliseconds, and wait one more rather than one less. So the last of a wait is left to
-select, which counts microseconds, but asks more for each descriptor and knows none above a thousand.
-What it uses is taken when this is imported, and stays what it is when gevent puts its own in place later.
+`Few` uses poll: it registers nothing with the kernel, which saves two of sixteen microseconds per connection; its cost
+grows with the number of descriptors. `Many` uses epoll on Linux and kqueue on macOS.
+poll and epoll count whole milliseconds, rounded up. So select, which counts microseconds, takes the end of a wait; it
+costs more per descriptor, and takes none above a thousand.
+The functions are bound at import, so that gevent's later patches do not replace them.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ FEW: Final = 128
 """Descriptors up to which poll costs less."""
 EVENTS_A_POLL: Final = 256
 COARSE_S: Final = 0.002
-"""What is shorter than this cannot be told in whole milliseconds."""
+"""Shorter waits need a finer clock than whole milliseconds."""
 SELECTABLE: Final = 1_024
-"""Descriptors that select can ask for are below this."""
+"""select takes descriptors below this."""
 
 
 class Few:
-    """Descriptors to watch for answers; each must be forgotten before it is closed.
+    """Descriptors to poll for answers; call `forget` before a descriptor is closed.
 
     Args:
-        watched: the descriptors, as whoever watches them knows them.
-        writing: those of them that are to be reported when they can be written.
+        watched: the caller's mapping of all descriptors.
+        writing: the descriptors to report when they are writable.
     """
 
     def __init__(self, watched: Mapping[int, object], writing: Mapping[int, object]) -> None:
@@ -41,15 +41,15 @@ class Few:
         self.forget = self._poll.unregister
 
     def watch(self, fd: int, *, writing: bool = False) -> None:
-        """Report a descriptor once it can be read or, first, written."""
+        """Report a descriptor when it is readable or, with `writing`, writable."""
         self._register(fd, POLLOUT if writing else POLLIN)
 
     def written(self, fd: int) -> None:
-        """From now on, report it when it can be read."""
+        """Report the descriptor when it is readable from now on."""
         self._register(fd, POLLIN)
 
     def poll(self, patience_s: float) -> list[int]:
-        """The descriptors to report, after at most `patience_s` seconds."""
+        """The ready descriptors, after at most `patience_s` seconds."""
         if patience_s >= COARSE_S:
             patience_s = int(patience_s * 1000 - 1) / 1000
         elif patience_s > 0:
@@ -61,44 +61,44 @@ class Few:
         return [fd for fd, _ in self._poll.poll(patience_s * 1000)]
 
     def close(self) -> None:
-        """Watch nothing more."""
+        """Stop polling."""
 
 
 if sys.platform == "darwin":
     from select import KQ_EV_ADD, KQ_EV_DELETE, KQ_FILTER_READ, KQ_FILTER_WRITE, kevent, kqueue
 
     class Many:
-        """Descriptors to watch for answers; one that is closed is forgotten."""
+        """Descriptors to poll for answers; a closed one is forgotten."""
 
         def __init__(self) -> None:
             self._kqueue = kqueue()
 
         def watch(self, fd: int, *, writing: bool = False) -> None:
-            """Report a descriptor once it can be read or, first, written."""
+            """Report a descriptor when it is readable or, with `writing`, writable."""
             filter_ = KQ_FILTER_WRITE if writing else KQ_FILTER_READ
             self._kqueue.control([kevent(fd, filter_, KQ_EV_ADD)], 0)
 
         def written(self, fd: int) -> None:
-            """From now on, report it when it can be read."""
+            """Report the descriptor when it is readable from now on."""
             self._kqueue.control([kevent(fd, KQ_FILTER_WRITE, KQ_EV_DELETE)], 0)
             self.watch(fd)
 
         def forget(self, fd: int) -> None:
-            """The descriptor is about to be closed, and that is enough."""
+            """Nothing to do: closing the descriptor is enough."""
 
         def poll(self, patience_s: float) -> list[int]:
-            """The descriptors to report, after at most `patience_s` seconds."""
+            """The ready descriptors, after at most `patience_s` seconds."""
             return [event.ident for event in self._kqueue.control(None, EVENTS_A_POLL, patience_s)]
 
         def close(self) -> None:
-            """Watch nothing more."""
+            """Stop polling."""
             self._kqueue.close()
 
 else:
     from select import EPOLLIN, EPOLLOUT, epoll
 
     class Many:
-        """Descriptors to watch for answers; one that is closed is forgotten."""
+        """Descriptors to poll for answers; a closed one is forgotten."""
 
         def __init__(self) -> None:
             self._epoll = epoll()
@@ -106,18 +106,18 @@ else:
             self._own_fd = self._epoll.fileno()
 
         def watch(self, fd: int, *, writing: bool = False) -> None:
-            """Report a descriptor once it can be read or, first, written."""
+            """Report a descriptor when it is readable or, with `writing`, writable."""
             self._epoll.register(fd, EPOLLOUT if writing else EPOLLIN)
 
         def written(self, fd: int) -> None:
-            """From now on, report it when it can be read."""
+            """Report the descriptor when it is readable from now on."""
             self._epoll.modify(fd, EPOLLIN)
 
         def forget(self, fd: int) -> None:
-            """The descriptor is about to be closed, and that is enough."""
+            """Nothing to do: closing the descriptor is enough."""
 
         def poll(self, patience_s: float) -> list[int]:
-            """The descriptors to report, after at most `patience_s` seconds."""
+            """The ready descriptors, after at most `patience_s` seconds."""
             if patience_s >= COARSE_S:
                 patience_s = int(patience_s * 1000 - 1) / 1000
             elif patience_s > 0:
@@ -127,5 +127,5 @@ else:
             return [fd for fd, _ in self._poll(patience_s, EVENTS_A_POLL)]
 
         def close(self) -> None:
-            """Watch nothing more."""
+            """Stop polling."""
             self._epoll.close()

@@ -1,4 +1,4 @@
-"""How operations travel, as the engine sees it: a wire sends without blocking, and reads when there is something."""
+"""The engine's interface to a transport: a wire sends and reads without blocking."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from cpdaemon.errors import NotSent
 from cpsim.evidence.journal import Outcome
 
 Answer = tuple[Outcome, str]
-"""What became of an operation, and why, unless it was accepted."""
+"""The outcome of an operation, and the error; empty if it was accepted."""
 
 ACCEPTED: Final[Answer] = (Outcome.ACCEPTED, "")
 READ_BYTES: Final = 65_536
 
 
 class BacklogFull(NotSent):
-    """The target's queue of connections is full; it may be tried again."""
+    """The target's queue of connections is full; the operation may be retried."""
 
 
 class Wire(Protocol):
-    """What the engine needs of a way to an endpoint."""
+    """A transport to an endpoint."""
 
     def send(self, payload: bytes) -> int:
-        """Begin an operation; returns the descriptor to watch. Raises NotSent."""
+        """Send an operation; returns the descriptor of its answer. Raises NotSent."""
 
     def poll(self, patience_s: float) -> list[int]:
-        """Descriptors with something to read, after at most `patience_s` seconds."""
+        """Readable descriptors, after at most `patience_s` seconds."""
 
     def receive(self, fd: int) -> Answer | None:
-        """Read what has come for an operation: its answer, or None while there is more to come."""
+        """Read from a descriptor: the operation's answer, or None if it is incomplete."""
 
     def abandon(self, fd: int) -> None:
-        """Close a connection, with whatever it was doing."""
+        """Close a connection and drop its operation."""
 
     def close(self) -> None:
         """Close all connections."""

@@ -1,4 +1,4 @@
-"""What goes wrong during a replay, at times of the scenario where the replay keeps its times."""
+"""Faults during a run, at times of the scenario if the replay keeps its times."""
 
 from __future__ import annotations
 
@@ -19,106 +19,106 @@ if TYPE_CHECKING:
     from cpsim.run.pipeline import Run
 
 
-class Outages:
-    """Faults that come and go with a clock that jumps: whoever moves it says so.
+class TimedFaults:
+    """Faults that begin and end at times of a virtual clock; the replay reports each jump of the clock with `at`.
 
     Args:
-        observer: of the fake that fails.
-        faults: each with a `from` or an `until`, in seconds on that clock.
+        observer: of the fake that takes the faults.
+        faults: each with a `from` or an `until`, in seconds on the virtual clock.
 
     Raises:
-        CpsimError: the server would be out of reach, and its clock with it.
+        CpsimError: a fault would make the server, and so its clock, unreachable.
     """
 
     def __init__(self, observer: Observer, faults: Sequence[Fault]) -> None:
         for fault in faults:
             if fault.action == "down":
                 raise CpsimError(
-                    f"fault {str(fault)!r}: a server that is down could not be told in virtual time that it is over; "
-                    "take daemon.refuse, or server.status=503 with a probability"
+                    f"fault {str(fault)!r}: in virtual time, a server that is down cannot be started again; "
+                    "use daemon.refuse, or server.status=503 with a probability"
                 )
         self.moments_us = [
             round(at_s * 1e6) for fault in faults for at_s in (fault.from_s, fault.until_s) if at_s is not None
         ]
-        """When one begins or ends."""
+        """Times at which a fault begins or ends, in microseconds."""
         self._observer = observer
-        self._coming = list(faults)
-        self._present: list[Fault] = []
-        self.met: list[dict[str, Any]] = []
-        """Those that are over: each with how many commands it selected, and how often it fired."""
+        self._upcoming = list(faults)
+        self._active: list[Fault] = []
+        self.ended: list[dict[str, Any]] = []
+        """Ended faults: each with how many commands it selected, and how often it fired."""
 
     def at(self, now_s: float) -> None:
-        """Have the faults of a moment, and no others."""
-        for fault in [fault for fault in self._present if fault.until_s is not None and fault.until_s <= now_s]:
+        """Set the faults that are active at a time on the virtual clock."""
+        for fault in [fault for fault in self._active if fault.until_s is not None and fault.until_s <= now_s]:
             self._end(fault)
-        for fault in [fault for fault in self._coming if (fault.from_s or 0.0) <= now_s]:
-            self._coming.remove(fault)
+        for fault in [fault for fault in self._upcoming if (fault.from_s or 0.0) <= now_s]:
+            self._upcoming.remove(fault)
             if fault.until_s is None or now_s < fault.until_s:
                 self._observer.add_faults([str(_without_times(fault))])
-                self._present.append(fault)
+                self._active.append(fault)
             else:
                 self._note_missed(fault)
 
     def end(self) -> None:
-        """Have none any more."""
-        for fault in list(self._present):
+        """Remove all faults."""
+        for fault in list(self._active):
             self._end(fault)
-        for fault in self._coming:
+        for fault in self._upcoming:
             self._note_missed(fault)
-        self._coming.clear()
+        self._upcoming.clear()
 
     def _note_missed(self, fault: Fault) -> None:
-        self.met.append({"fault": str(fault), "selected": 0, "fired": 0})
+        self.ended.append({"fault": str(fault), "selected": 0, "fired": 0})
 
     def _end(self, fault: Fault) -> None:
         text = str(_without_times(fault))
         (*_, counted) = [set_ for set_ in self._observer.faults() if set_["fault"] == text]
-        self.met.append(counted | {"fault": str(fault)})
+        self.ended.append(counted | {"fault": str(fault)})
         self._observer.remove_faults([text])
-        self._present.remove(fault)
+        self._active.remove(fault)
 
 
 @contextlib.contextmanager
-def failing(
+def faults_during(
     result: Run, observer: Observer | None, faults: Sequence[str], timeout_s: float
-) -> Iterator[Outages | None]:
-    """Have the fake fail while the context lasts; then note what came of it.
+) -> Iterator[TimedFaults | None]:
+    """Set faults at the fake while the context lasts, and record in `result` which fired.
 
     Yields:
-        In virtual time, the faults that have times; whoever moves the clock tells them the time.
+        In virtual time, the faults that have times; else None.
 
     Raises:
-        CpsimError: there is no fake to fail, or it cannot fail like this in virtual time.
+        CpsimError: there is no fake to take faults, or a fault cannot be set in virtual time.
     """
     if not faults:
         yield None
         return
     if observer is None or not observer.has_control():
         raise CpsimError(
-            "only a fake can have faults: leave out --target, or name the cpsim serve behind it with --server"
+            "only a fake takes faults: leave out --target, or name the cpsim serve behind it with --server"
         )
     lasting = [_at_the_pace(Fault.parse(text), result.pace) for text in faults]
-    outages = None
+    timed_faults = None
     if isinstance(result.pace, Virtual):
         for fault in lasting:
             if fault.crashes:
                 raise CpsimError(
-                    f"fault {str(fault)!r}: a process that crashes takes along the clock, which stands still in "
-                    "virtual time: leave out --virtual, or the fault"
+                    f"fault {str(fault)!r}: a process that crashes loses the clock of virtual time: leave "
+                    "out --virtual, or the fault"
                 )
         timed = [fault for fault in lasting if fault.from_s is not None or fault.until_s is not None]
-        outages = Outages(observer, timed)
+        timed_faults = TimedFaults(observer, timed)
         lasting = [fault for fault in lasting if fault not in timed]
     before = [str(fault["fault"]) for fault in observer.faults()]
     earlier = len(observer.firings())
     observer.set_faults([*before, *map(str, lasting)])
     began_s = time.monotonic()
     try:
-        yield outages
+        yield timed_faults
     finally:
-        if outages is not None:
-            outages.end()
-            result.faults = outages.met
+        if timed_faults is not None:
+            timed_faults.end()
+            result.faults = timed_faults.ended
         outage_s = max((fault.until_s or 0.0 for fault in lasting if fault.action == "down"), default=0.0)
         observer.outage_s = max(0.0, began_s + outage_s - time.monotonic()) + timeout_s
         result.faults += observer.faults()[len(before) :]
@@ -127,7 +127,7 @@ def failing(
 
 
 def _at_the_pace(fault: Fault, pace: Pace) -> Fault:
-    """A fault with its times as seconds of the replay, where it keeps the scenario's times at another speed."""
+    """A fault with its times in seconds of the replay, if the replay has another speed than the scenario."""
     if not isinstance(pace, Speed):
         return fault
     from_s, until_s = (None if at_s is None else at_s / pace.factor for at_s in (fault.from_s, fault.until_s))
