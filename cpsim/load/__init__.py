@@ -1,8 +1,8 @@
-"""A load from many processes and machines: Locust starts, shows and stops it, the replay engine sends it.
+"""Load from many processes and machines: Locust starts, shows and stops it; the replay engine sends it.
 
-Importing this imports Locust, which makes the process's sockets and sleeps its own.
+Importing this module imports Locust, which patches the process's sockets and sleeps.
 """
-# ruff: noqa: E402 - what is not installed is named before it is imported
+# ruff: noqa: E402 - a missing extra is reported before the import
 
 from cpsim.system.extras import require
 

@@ -1,4 +1,4 @@
-"""What becomes of an exception under Locust, which would log it and leave the others waiting."""
+"""Handling of exceptions under Locust, which would log them and leave other processes waiting."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ LOGGER: Final = logging.getLogger(__name__)
 
 
 def guarded(listener: Callable[..., object], fail: Callable[[str], object]) -> Callable[..., None]:
-    """A listener whose exceptions are given to `fail`, as one line; the traceback is logged at level DEBUG."""
+    """A listener whose exceptions go to `fail` as one line, and as a traceback to the log at level DEBUG."""
 
     @wraps(listener)
-    def heard(**named: object) -> None:
+    def wrapper(**named: object) -> None:
         try:
             listener(**named)
         except Exception as error:
-            LOGGER.debug("the run ends of this", exc_info=True)
+            LOGGER.debug("this exception ends the run", exc_info=True)
             fail(in_one_line(error))
 
-    return heard
+    return wrapper

@@ -1,4 +1,4 @@
-"""The end of a test that cannot begin."""
+"""Exit of a test that cannot begin."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cpsim.ui.printable import printable
 
 
 def leave(why: object) -> NoReturn:
-    """Say why, and exit with the workers that were begun here: Locust leaves them waiting for a master."""
+    """Print the reason, kill this process's workers, which Locust would leave waiting for a master, and exit."""
     print(f"cpsim: {printable(str(why))}", file=sys.stderr)
     for worker in psutil.Process().children():
         worker.kill()

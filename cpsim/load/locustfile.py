@@ -1,4 +1,4 @@
-"""What `cpsim load` gives to Locust."""
+"""The locustfile of `cpsim load`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class ReplayUser(User):
-    """Stands for a worker's replay, which runs beside it."""
+    """A placeholder for a worker's replay, which runs in a greenlet of its own."""
 
     @task
     def watch(self) -> None:
@@ -35,7 +35,7 @@ class ReplayUser(User):
 
 @events.init.add_listener
 def take_part(environment: Environment, runner: Runner, web_ui: WebUI | None, **_: object) -> None:
-    """Have this process do what its place in the test asks."""
+    """Start the master or the worker of this process."""
     if web_ui is not None:
         _check_free(web_ui)
     plan = Plan.given()
@@ -51,7 +51,7 @@ def take_part(environment: Environment, runner: Runner, web_ui: WebUI | None, **
 
 
 def _check_free(page: WebUI) -> None:
-    """Leave if the page's address cannot be had: Locust would show a traceback."""
+    """Exit if the page's address is taken: Locust would print a traceback."""
     try:
         socket.create_server((page.host, page.port)).close()
     except OSError as error:

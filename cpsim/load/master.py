@@ -1,4 +1,4 @@
-"""What the master does: it hands out the slots, has all begin together, and judges what came of the whole."""
+"""The master: it divides the slots among workers, starts them together, and judges the merged result."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 LOOK_S: Final = 0.05
 LOCAL: Final = "local"
 STOPPING_S: Final = 5.0
-"""How long after a stop the workers' last words are waited for, beside the time-out of an operation."""
+"""Seconds to wait for the workers' last messages after a stop, in addition to the timeout of an operation."""
 
 
 @dataclass(slots=True)
 class Share:
-    """A worker's slots and what is known of them."""
+    """A worker's share of the slots, and its state."""
 
     worker: str
     index: int
@@ -57,11 +57,11 @@ class Share:
     errors: list[str] = field(default_factory=lambda: [""])
 
     def seconds(self) -> float:
-        """How long it took; of a worker that was lost, until the last answer that it reported."""
+        """Elapsed seconds; for a lost worker, until the last answer that it reported."""
         return self.elapsed_s or float(self.table()["answered_ns"].max(initial=0) / 1e9)
 
     def table(self) -> npt.NDArray[np.void]:
-        """The records that have arrived, numbered as the worker numbers them."""
+        """The records received, with the worker's operation numbers."""
         return np.frombuffer(b"".join(self.records), RECORD_TYPE).copy()
 
 
@@ -69,9 +69,9 @@ class Master:
     """Conducts one replay each time that Locust starts a test.
 
     Args:
-        environment: Locust's.
-        runner: through which messages go.
-        plan: what is replayed.
+        environment: Locust's environment.
+        runner: Locust's runner, which carries messages.
+        plan: the replay's parameters.
     """
 
     def __init__(self, environment: Environment, runner: Runner, plan: Plan) -> None:
@@ -88,9 +88,9 @@ class Master:
         self._failure: str | None = None
         self._main = gevent.getcurrent()
         listeners: dict[str, Callable[..., None]] = {
-            "cpsim-ready": partial(self._hear, self._ready),
-            "cpsim-records": partial(self._hear, self._records),
-            "cpsim-done": partial(self._hear, self._done),
+            "cpsim-ready": partial(self._dispatch, self._ready),
+            "cpsim-records": partial(self._dispatch, self._records),
+            "cpsim-done": partial(self._dispatch, self._done),
             "cpsim-failed": self._failed,
         }
         for name, listener in listeners.items():
@@ -106,7 +106,7 @@ class Master:
             event.add_listener(guarded(listener, self._fail))
 
     def _expect(self, **_: object) -> None:
-        """Let the next spawning begin a replay: Locust spawns again whenever a worker leaves or returns."""
+        """Let the next spawning begin a replay: Locust also spawns when a worker leaves or returns."""
         self._due = True
 
     def _begin(self, **_: object) -> None:
@@ -117,54 +117,54 @@ class Master:
             self._conducting = gevent.spawn(self._conduct)
 
     def _leave(self, why: str) -> None:
-        """End a test that has not begun: Locust waits for its workers where Ctrl-C would show a traceback."""
-        _complain(why)
+        """End a test that has not begun: while Locust waits for workers, Ctrl-C would print a traceback."""
+        _print_error(why)
         self._runner.quit()
         gevent.kill(self._main, SystemExit(FAILED))
 
     def _fail(self, why: str) -> None:
-        """End the replay that is under way, or the test that has not begun, everywhere; what fails first says why."""
+        """End the replay, or the test that has not begun, in all processes; the first failure is the reason."""
         if self._failure is not None:
             return
         self._failure = why
-        with suppress(RPCError, RPCSendError):  # a worker that cannot be told so misses the master
+        with suppress(RPCError, RPCSendError):  # an unreachable worker notices the loss of the master
             self._runner.send_message("cpsim-end", {"why": why})
         if self._conducting is None:
             if self._headless:
                 gevent.spawn(self._leave, why)
             else:
-                _complain(why)
+                _print_error(why)
                 gevent.spawn(self._runner.stop)
 
     def _stop(self, **_: object) -> None:
-        """Have the workers stop, and wait for the verdict."""
+        """Stop the workers, and wait for the verdict."""
         conducting = self._conducting
         if conducting is None or conducting is gevent.getcurrent():
             return
         self._stopping = True
-        self._tell("cpsim-stop", {})
+        self._send("cpsim-stop", {})
         conducting.join()
 
     def _conduct(self) -> None:
-        """Have Ctrl-C end the replay and not the greenlet that happens to run; a second one is Locust's."""
+        """Make Ctrl-C end the replay, not the current greenlet; Locust handles a second Ctrl-C."""
 
         def interrupt(*_: object) -> None:
             signal.signal(signal.SIGINT, previous)
             self._interrupted = True
-            gevent.spawn(self._tell, "cpsim-stop", {})
+            gevent.spawn(self._send, "cpsim-stop", {})
 
         previous = signal.signal(signal.SIGINT, interrupt)
         try:
             guarded(self._replay, self._fail)()
             if self._failure is not None:
-                _complain(self._failure)
+                _print_error(self._failure)
                 self._environment.process_exit_code = FAILED
         finally:
             signal.signal(signal.SIGINT, previous)
             self._conducting = None
             if self._headless:
                 gevent.spawn(self._runner.quit)
-            elif not self._stopping:  # else somebody else is ending the test
+            elif not self._stopping:  # else `_stop` runs, and ends the test
                 gevent.spawn(self._runner.stop)
 
     def _replay(self) -> None:
@@ -173,7 +173,7 @@ class Master:
             return
         for share in self._shares:
             share.begun = not share.lost
-        self._tell("cpsim-go", {})
+        self._send("cpsim-go", {})
         self._wait(lambda share: share.ended)
         if self._failure is not None:
             self._wait(lambda share: share.ended, is_over=True)
@@ -186,7 +186,7 @@ class Master:
         self._environment.process_exit_code = conclude(result, self._plan, self._shares, start_ns, self._failure)
 
     def _prepare(self) -> Run:
-        """Hand out the slots, and wait until all workers are ready to begin."""
+        """Send each worker its share, and wait until all workers are ready."""
         workers = self._workers()
         if not workers:
             self._fail("all workers left before the replay could begin")
@@ -215,16 +215,16 @@ class Master:
         clients = getattr(self._runner, "clients", None)
         return [LOCAL] if clients is None else [client.id for client in clients.all if client.state != "missing"]
 
-    def _wait(self, is_so: Callable[[Share], bool], *, is_over: bool = False) -> None:
-        """Until something is so of each share, unless its worker is lost, or the run fails; `is_over` if it has."""
+    def _wait(self, condition: Callable[[Share], bool], *, is_over: bool = False) -> None:
+        """Wait until a condition holds for each share or its worker is lost, or the run fails; `is_over` if it has failed."""
         deadline_s = float("inf")
         while is_over or self._failure is None:
             here = set(self._workers())
             for share in self._shares:
                 if not (share.lost or share.ended or share.worker in here):
                     share.lost = True
-                    _complain(f"{share.worker} is lost: nothing is heard of it any more")
-            if all(share.lost or is_so(share) for share in self._shares):
+                    _print_error(f"{share.worker} is lost: nothing is heard of it any more")
+            if all(share.lost or condition(share) for share in self._shares):
                 return
             if (is_over or self._stopping or self._interrupted) and deadline_s == float("inf"):
                 deadline_s = time.monotonic() + STOPPING_S + self._plan.timeout_s
@@ -234,13 +234,15 @@ class Master:
                 return
             gevent.sleep(LOOK_S)
 
-    def _tell(self, name: str, data: dict[str, Any]) -> None:
+    def _send(self, name: str, data: dict[str, Any]) -> None:
         for share in self._shares:
             if not share.lost:
                 self._runner.send_message(name, data, share.worker)
 
-    def _hear(self, listener: Callable[[Share, dict[str, Any]], None], environment: Environment, msg: Message) -> None:
-        """Pass on what is said of a share; a worker without one may speak of a replay that is over."""
+    def _dispatch(
+        self, listener: Callable[[Share, dict[str, Any]], None], environment: Environment, msg: Message
+    ) -> None:
+        """Pass a message to the listener of its share; ignore workers without a share."""
         del environment
         for share in self._shares:
             if share.worker == msg.node_id:
@@ -261,15 +263,15 @@ class Master:
 
     def _failed(self, environment: Environment, msg: Message) -> None:
         del environment
-        problem = msg.data["problem"] if msg.node_id == LOCAL else f"{msg.node_id}: {msg.data['problem']}"
+        reason = msg.data["problem"] if msg.node_id == LOCAL else f"{msg.node_id}: {msg.data['problem']}"
         share = next((share for share in self._shares if share.worker == msg.node_id), None)
         if share is None and self._shares:
-            _complain(problem)  # it came too late to have a part in the replay
+            _print_error(reason)  # it joined too late for the replay
             return
         if share is not None:
             share.lost = not share.ended
-        self._fail(problem)
+        self._fail(reason)
 
 
-def _complain(why: str) -> None:
+def _print_error(why: str) -> None:
     print(f"cpsim: {printable(why)}", file=sys.stderr)

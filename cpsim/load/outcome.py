@@ -1,4 +1,4 @@
-"""What became of a load as a whole: one journal of all workers, one verdict, one run folder."""
+"""The result of a load: one journal of all workers, one verdict, one run folder."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def conclude(result: Run, plan: Plan, shares: Sequence[Share], start_ns: int, fa
     """Judge a load, write its run folder, and print its summary; returns the exit status.
 
     Args:
-        result: what is known of the run before it is judged.
-        plan: what was replayed.
-        shares: what each worker has reported.
-        start_ns: when the replay began, on the performance counter.
-        failure: why it ended before its time; None if it did not fail.
+        result: the run before the judgement.
+        plan: the replay's parameters.
+        shares: the reports of each worker.
+        start_ns: start of the replay on the performance counter.
+        failure: why the run failed; None if it did not.
     """
     whole = plan.assignment(result.slot_prefix)
     result.schedule_us = whole.schedule_us
@@ -47,12 +47,12 @@ def conclude(result: Run, plan: Plan, shares: Sequence[Share], start_ns: int, fa
     if result.target.server is not None and result.target.credentials is not None:
         observer = Observer(result.target.server, result.target.credentials, plan.timeout_s)
     judge(result, observer, start_ns, plan.timeout_s)
-    result.apply_delay_unknown = "it is not measured under Locust, where each worker has a clock of its own"
+    result.apply_delay_unknown = "it is not measured under Locust, where each worker has its own clock"
     lost = [share.worker for share in shares if share.lost and share.begun]
     if lost:
-        result.verdict.not_verified.append(f"What {', '.join(lost)} had sent: lost in the middle of the replay.")
+        result.verdict.not_verified.append(f"Operations of {', '.join(lost)}: lost in the middle of the replay.")
     if failure is not None:
-        result.verdict.not_verified.append(f"What was not sent any more, for the run failed: {failure}.")
+        result.verdict.not_verified.append(f"Operations that were not sent, because the run failed: {failure}.")
     summary = summarise(result)
     summary.check([Threshold.parse(text) for text in plan.thresholds])
     folder = Path(plan.output) if plan.output else run_folder.new_name(Path(plan.scenario))
@@ -67,7 +67,7 @@ def conclude(result: Run, plan: Plan, shares: Sequence[Share], start_ns: int, fa
 
 
 def _journal(whole: Assignment, shares: Sequence[Share]) -> tuple[npt.NDArray[np.void], list[str]]:
-    """The records of all workers as those of one; what a lost one may have sent is unknown."""
+    """The merged records of all workers; operations that a lost worker may have sent are unknown."""
     parts = []
     for share in shares:
         part = whole.part(share.index, len(shares))
@@ -80,7 +80,7 @@ def _journal(whole: Assignment, shares: Sequence[Share]) -> tuple[npt.NDArray[np
 
 
 def _missing(part: Assignment, known: npt.NDArray[np.void], code: int) -> npt.NDArray[np.void]:
-    """Records for what was not heard of: each may have been sent once the one before it in its slot was answered."""
+    """Records of unreported operations: each may have been sent after the previous one of its slot was answered."""
     heard = np.zeros(len(part.ops), bool)
     heard[known["op"]] = True
     answered_ns = np.zeros(int(part.workload.slot.max(initial=0)) + 1, np.int64)

@@ -1,4 +1,4 @@
-"""What a load is: the same command line for the master and for every worker."""
+"""The plan of a load: the command line, which master and workers share."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ VARIABLE: Final = "CPSIM_LOAD"
 
 @dataclass(frozen=True)
 class Plan:
-    """The options of `cpsim load`, as text; a secret is only ever in its file."""
+    """The options of `cpsim load`, as text; the secret stays in its file."""
 
     scenario: str
     seed: int | None
@@ -50,17 +50,17 @@ class Plan:
 
     @cached_property
     def workload(self) -> Workload:
-        """The whole of it, made here: a scenario and a seed give the same on every machine."""
+        """The whole workload, made in this process: scenario and seed give the same on every machine."""
         return load_workload(Path(self.scenario), self.seed)
 
     @property
     def endpoint(self) -> Endpoint:
-        """Where it is sent."""
+        """The endpoint of the replay."""
         return parse_endpoint(self.target)
 
     @property
     def accounts(self) -> UrlEndpoint | None:
-        """The server whose accounts show the effect, if there is one to look at."""
+        """The server whose accounts are observed; None if there is none."""
         for address in (self.server, self.target):
             endpoint = None if address is None else parse_endpoint(address)
             if isinstance(endpoint, UrlEndpoint):
@@ -82,7 +82,7 @@ class Plan:
         return AsFastAsPossible() if self.speed is None else Speed(self.speed)
 
     def assignment(self, slot_prefix: str) -> Assignment:
-        """All that is to be sent."""
+        """The assignment of the whole workload."""
         return Assignment(
             workload=self.workload,
             ops=np.arange(len(self.workload)),

@@ -1,4 +1,4 @@
-"""A Locust user for anybody's locustfile."""
+"""A Locust user for locustfiles."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _numbers = itertools.count()
 class CreditPiggyUser(User):
     """Sends commands to a daemon or a server, its `host`, and reports each to Locust under the command's name.
 
-    A command that fails is a failure in Locust's statistics, under its kind, and raises nothing. A host or credentials
-    that cannot be used end the test.
+    A command that fails is a failure in Locust's statistics, under its kind; no exception is raised. An invalid host or
+    invalid credentials end the test.
 
     Attributes:
         host: a socket's path, HOST:PORT or URL; Locust's --host.
         credentials: (project id, secret), for a URL.
-        timeout_s: for one command.
+        timeout_s: seconds to wait for an answer.
     """
 
     abstract = True
@@ -48,7 +48,7 @@ class CreditPiggyUser(User):
             endpoint = parse_endpoint(self.host or environment.host or "")
             self._client = Client(endpoint, self.credentials, self.timeout_s)
         except CreditPiggyError as error:
-            # Locust waits for ever for a user that could not be made, unless its worker quits
+            # Locust waits forever for a user that cannot be made, unless its worker quits
             environment.events.user_error.fire(user_instance=self, exception=error, tb=error.__traceback__)
             environment.events.quitting.fire(environment=environment)
             print(f"cpsim: {printable(str(error))}", file=sys.stderr)
@@ -56,11 +56,11 @@ class CreditPiggyUser(User):
         self._method = "POST" if isinstance(endpoint, UrlEndpoint) else "SEND"
 
     def new_slot(self) -> str:
-        """A slot id that no other user has, in this process or another, or in one that comes after it."""
+        """A new slot id, unique over users, processes and runs."""
         return f"load-{_process}-{next(_numbers)}"
 
     def alloc(self, slot: str, **arguments: int) -> bool:
-        """Allocate a slot, with what `Client.alloc` takes; returns whether it was accepted."""
+        """Allocate a slot, with the arguments of `Client.alloc`; returns whether it was accepted."""
         return self._send(self._client.alloc, slot, **arguments)
 
     def claim(self, slot: str, machine: str, credits: int | None = None) -> bool:
@@ -80,7 +80,7 @@ class CreditPiggyUser(User):
         return self._send(self._client.meta, slot, **values)
 
     def on_stop(self) -> None:
-        """Close what is open."""
+        """Close the client."""
         self._client.close()
 
     def _send(self, command: Callable[..., None], *arguments: str | int, **named: str | int) -> bool:
@@ -95,7 +95,7 @@ class CreditPiggyUser(User):
             name=command.__name__,
             response_time=(time.perf_counter() - begun_s) * 1000,
             response_length=0,
-            # slot ids stay out of the texts: each would be a line of its own in Locust's report
+            # no slot ids in the texts: Locust's report has a line for each text
             exception=failure and type(failure)(_kind(failure)),
             context=self.context(),
         )

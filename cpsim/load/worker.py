@@ -1,4 +1,4 @@
-"""A worker: it takes a share of the slots, replays it between Locust's own turns, and passes on its journal."""
+"""A worker: it replays a share of the slots between Locust's turns, and sends its journal to the master."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ if TYPE_CHECKING:
     from cpsim.replay.assignment import Assignment
 
 PAUSE_S: Final = 0.001
-"""Between turns; with 0, gevent's timers starve, and Locust's reports lose a third of the requests."""
-PASS_ON_S: Final = 0.5
+"""Pause between turns; with 0, gevent's timers starve, and Locust's reports lose a third of the requests."""
+SEND_INTERVAL_S: Final = 0.5
 HEADSTART_S: Final = 0.05
-HALVES: Final = ((100, 1), (1_000, 10), (10_000, 100))
-"""Locust's own rounding of milliseconds: up to the first, to the second; above all, to whole seconds."""
+ROUNDING: Final = ((100, 1), (1_000, 10), (10_000, 100))
+"""Locust's rounding of milliseconds: below the first number, to the second; above all, to whole seconds."""
 
 
 class Worker:
     """Answers the master's messages.
 
     Args:
-        environment: Locust's.
-        runner: through which messages go.
-        plan: what is replayed.
+        environment: Locust's environment.
+        runner: Locust's runner, which carries messages.
+        plan: the replay's parameters.
     """
 
     def __init__(self, environment: Environment, runner: Runner, plan: Plan) -> None:
@@ -76,7 +76,7 @@ class Worker:
         environment.events.quitting.add_listener(lambda **_: self._leave())
 
     def stop(self) -> None:
-        """Send nothing more; what is in flight is recorded as unknown."""
+        """Send nothing more, and record operations in flight as unknown."""
         self._stopping = True
         if self._engine is not None:
             self._engine.stop()
@@ -86,14 +86,14 @@ class Worker:
         self.stop()
         self._idle.wait(HEADSTART_S + self._plan.timeout_s)
 
-    def fail(self, problem: str) -> None:
-        """Send nothing more, and have the master end the run."""
+    def fail(self, reason: str) -> None:
+        """Stop, and ask the master to end the run."""
         self.stop()
-        with suppress(RPCError, RPCSendError):  # a master that cannot be told so misses this worker
-            self.send("cpsim-failed", problem=problem)
+        with suppress(RPCError, RPCSendError):  # an unreachable master notices the loss of this worker
+            self.send("cpsim-failed", problem=reason)
 
     def _end(self, environment: Environment, msg: Message) -> None:
-        """End with the run, which has failed somewhere; whoever started this worker alone is to know why."""
+        """Stop because the run has failed; a worker started by hand prints the reason."""
         if "--worker" in sys.argv:
             print(f"cpsim: {printable(msg.data['why'])}", file=sys.stderr)
             environment.process_exit_code = FAILED
@@ -130,7 +130,7 @@ class Worker:
             self._idle.set()
 
     def _send_share(self, engine: Engine, journal: Journal, assignment: Assignment) -> None:
-        """Replay when the master says so, and pass on what comes of it."""
+        """Replay at the master's signal, and send the results."""
         upcoming = assignment.operations()
         self.send("cpsim-ready", digest=self._plan.workload.digest())
         self._go.wait()
@@ -142,7 +142,7 @@ class Worker:
                 gevent.sleep(PAUSE_S)
         elapsed_s = engine.end()
         outbox.show()
-        outbox.pass_on()
+        outbox.send()
         effort = list(engine.effort(elapsed_s))
         self.send("cpsim-done", elapsed_s=elapsed_s, effort=effort, interrupted=self._interrupted)
         if self._interrupted and isinstance(self._runner, WorkerRunner):
@@ -150,7 +150,7 @@ class Worker:
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
-        """Have Ctrl-C end the replay: it would otherwise end whatever greenlet happens to run."""
+        """Make Ctrl-C end the replay, not the current greenlet."""
 
         def interrupt(*_: object) -> None:
             self._interrupted = True
@@ -167,7 +167,7 @@ class Worker:
         self._runner.send_message(name, data)
 
     def log(self, method: str, name: str, times_ms: Floats, failures: dict[str, int]) -> None:
-        """Put operations of a kind into Locust's statistics, all at once."""
+        """Add a batch of operations of one kind to Locust's statistics."""
         stats = self._runner.stats
         batch = _entry(stats, method, name, times_ms, sum(failures.values()))
         for entry in (stats.total, stats.get(name, method)):
@@ -178,7 +178,7 @@ class Worker:
 
 
 class _Outbox:
-    """What of a journal has been shown to Locust, and what has been passed on to the master."""
+    """The part of a journal not yet shown to Locust or sent to the master."""
 
     def __init__(self, worker: Worker, journal: Journal, assignment: Assignment) -> None:
         self._worker = worker
@@ -187,10 +187,10 @@ class _Outbox:
         self._method = "POST" if isinstance(assignment.endpoint, UrlEndpoint) else "SEND"
         self._shown = 0
         self._waiting: list[bytes] = []
-        self._passed_on_s = time.monotonic()
+        self._sent_s = time.monotonic()
 
     def show(self) -> None:
-        """Put what is new into Locust's statistics, and pass it on now and then."""
+        """Add new records to Locust's statistics, and send them to the master now and then."""
         data = self._journal.tail(self._shown)
         self._shown += len(data)
         self._waiting.append(data)
@@ -208,18 +208,18 @@ class _Outbox:
                 kind = kind_of(self._journal.errors[error])
                 failures[kind] = failures.get(kind, 0) + int(times)
             self._worker.log(self._method, KIND_NAMES[code], times_ms[mine], failures)
-        if time.monotonic() - self._passed_on_s > PASS_ON_S:
-            self.pass_on()
+        if time.monotonic() - self._sent_s > SEND_INTERVAL_S:
+            self.send()
 
-    def pass_on(self) -> None:
-        """Send the master what it does not have yet."""
+    def send(self) -> None:
+        """Send the master all unsent records."""
         data, self._waiting = b"".join(self._waiting), []
-        self._passed_on_s = time.monotonic()
+        self._sent_s = time.monotonic()
         self._worker.send("cpsim-records", records=data, errors=self._journal.errors)
 
 
 def _entry(stats: RequestStats, method: str, name: str, times_ms: Floats, failures: int) -> StatsEntry:
-    """Statistics of one batch, as `StatsEntry.log` would have made them one by one."""
+    """Statistics of a batch, equal to those of `StatsEntry.log` for each operation."""
     entry = StatsEntry(stats, name, method)
     now_s = time.time()
     entry.start_time, entry.last_request_timestamp = now_s, now_s
@@ -230,7 +230,7 @@ def _entry(stats: RequestStats, method: str, name: str, times_ms: Floats, failur
     entry.total_response_time = float(times_ms.sum())
     entry.min_response_time, entry.max_response_time = float(times_ms.min()), float(times_ms.max())
     rounded = np.round(times_ms / 1_000) * 1_000
-    for below, to in reversed(HALVES):
+    for below, to in reversed(ROUNDING):
         rounded = np.where(times_ms < below, np.round(times_ms / to) * to, rounded)
     for time_ms, count in zip(*np.unique(rounded.astype(np.int64), return_counts=True), strict=True):
         entry.response_times[int(time_ms)] = int(count)

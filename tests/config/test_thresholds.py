@@ -1,4 +1,4 @@
-"""Thresholds: what they say of a run, and that one that cannot be checked is not kept."""
+"""Thresholds: what they say of a run, and that one that cannot be checked fails."""
 
 import json
 import re
@@ -34,6 +34,8 @@ FIGURES = {
         ("p99_ms <= 2", True),
         ("service_p99.9_ms==1", True),
         ("effect_p99_ms<30", False),
+        ("apply_delay_p99_ms<30", False),
+        ("apply_delay_max_ms<31", True),
         ("error_rate<0.3", False),
         ("error_rate<=0.3", True),
         ("refused_rate<0.11", True),
