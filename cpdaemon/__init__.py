@@ -1,13 +1,13 @@
-"""The CreditPiggy client library: tells a daemon, or a server directly, what became of slots.
+"""The CreditPiggy client library: sends commands about slots to a daemon, or directly to a server.
 
-As documented::
+Usage::
 
     cpapi_setup("/var/run/creditapi.socket")     or "HOST:PORT", or a URL with credentials
     cpapi_alloc("job-1", credits=5)
     cpapi_counters("job-1", **{"job/events": 1000})
     cpapi_claim("job-1", "machine-1")
 
-These functions share one default client; `Client` is for more than one. Every failure is a
+These functions share one default client; use `Client` for several. Every failure is a
 `CreditPiggyError`, which is `definite` if the command certainly had no effect; see `cpdaemon.errors`.
 """
 
@@ -73,15 +73,15 @@ _client = Client(DEFAULT_ENDPOINT)
 
 
 def cpapi_setup(server_endpoint: str, credentials: tuple[str, str] | None = None) -> None:
-    """Choose where commands go from now on; until then it is `DEFAULT_ENDPOINT`.
+    """Set the endpoint of the next commands; before the first call it is `DEFAULT_ENDPOINT`.
 
     Args:
         server_endpoint: a daemon's UNIX socket ("/var/run/creditapi.socket") or network address
             ("1.2.3.4:5667", "[::1]:5667"), or a server's URL ("https://cp.org/api").
-        credentials: (project_id, project_auth), for a URL and only for a URL.
+        credentials: (project_id, project_auth), for a URL only.
 
     Raises:
-        EndpointError: the endpoint, or the credentials for it, cannot be used; the one before stays.
+        EndpointError: the endpoint, or the credentials for it, cannot be used; the previous endpoint stays.
     """
     global _client
     previous, _client = _client, Client(server_endpoint, credentials)
@@ -100,26 +100,26 @@ def cpapi_alloc(
 
     Args:
         slot_id: id never used before in the project.
-        min: least number of credits that a claim grants.
+        min: least credits that a claim grants.
         max: most credits that a claim grants.
-        credits: exact number of credits that a claim grants; the range is then ignored.
-        expire: minutes until the slot expires; 1440 if not given.
+        credits: exact credits that a claim grants; the range is then ignored.
+        expire: minutes until the slot expires; 1440 by default.
 
     Raises:
-        CreditPiggyError: it was not accepted, or may not have been: see the error's `definite`.
+        CreditPiggyError: the command was not accepted, or perhaps not: see the error's `definite`.
     """
     _client.alloc(slot_id, min, max, credits, expire=expire)
 
 
 def cpapi_discard(slot_id: str, reason: str | None = None) -> None:
-    """Discard a slot: nobody earns anything by it.
+    """Discard a slot: it grants nothing.
 
     Args:
         slot_id: id of an allocated slot.
         reason: a word such as "expired", "invalid" or "lost".
 
     Raises:
-        CreditPiggyError: it was not accepted, or may not have been: see the error's `definite`.
+        CreditPiggyError: the command was not accepted, or perhaps not: see the error's `definite`.
     """
     _client.discard(slot_id, reason)
 
@@ -130,35 +130,35 @@ def cpapi_claim(slot_id: str, machine_id: str, credits: int | None = None) -> No
     Args:
         slot_id: id of an allocated slot.
         machine_id: id of the machine that earns the credits.
-        credits: how many; ignored if alloc gave credits, limited to the range if it gave one.
+        credits: credits to grant; ignored if alloc gave credits, limited to the range if it gave one.
 
     Raises:
-        CreditPiggyError: it was not accepted, or may not have been: see the error's `definite`.
+        CreditPiggyError: the command was not accepted, or perhaps not: see the error's `definite`.
     """
     _client.claim(slot_id, machine_id, credits)
 
 
 def cpapi_counters(slot_id: str, **kwargs: int) -> None:
-    """Add to counters of a slot, which go to machine and user when it is claimed.
+    """Add to counters of a slot, which a claim adds to the machine's and the user's.
 
     Args:
         slot_id: id of an allocated slot.
-        **kwargs: what to add, by counter; a name such as job/events goes in as `**{"job/events": 5}`.
+        **kwargs: number to add, by counter; write a name such as job/events as `**{"job/events": 5}`.
 
     Raises:
-        CreditPiggyError: it was not accepted, or may not have been: see the error's `definite`.
+        CreditPiggyError: the command was not accepted, or perhaps not: see the error's `definite`.
     """
     _client.counters(slot_id, **kwargs)
 
 
 def cpapi_meta(slot_id: str, **kwargs: str) -> None:
-    """Note metadata on a slot, where it stays.
+    """Set metadata of a slot; it is never aggregated.
 
     Args:
         slot_id: id of an allocated slot.
         **kwargs: text by name.
 
     Raises:
-        CreditPiggyError: it was not accepted, or may not have been: see the error's `definite`.
+        CreditPiggyError: the command was not accepted, or perhaps not: see the error's `definite`.
     """
     _client.meta(slot_id, **kwargs)

@@ -1,4 +1,4 @@
-"""Sends commands to one endpoint, and raises an error for each that is not accepted."""
+"""Sends commands to one endpoint, and raises an error for each command that is not accepted."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -21,12 +21,12 @@ _MAX_TIMEOUT_S = 86_400
 
 
 class Outcome(Value):
-    """What became of one of many commands.
+    """The outcome of one of many commands.
 
     Attributes:
         command: the command.
         result: "accepted" (by a daemon: queued), "refused" (without effect), or "unknown" (perhaps applied).
-        error: why, unless accepted.
+        error: the reason, unless accepted.
     """
 
     __match_args__ = ("command", "result", "error")
@@ -45,16 +45,16 @@ class Outcome(Value):
 
 
 class Client:
-    """A client of one daemon or one server; threads may share it, and forked processes may go on using it.
+    """A client of one daemon or one server; threads and forked processes may share it.
 
-    To a daemon every command goes on a connection of its own, and accepted means queued. To a server,
-    connections are kept, and accepted means applied. No command is ever sent twice.
+    Each command to a daemon has its own connection, and accepted means queued. Connections to a server are kept alive,
+    and accepted means applied. No command is ever sent twice.
 
     Args:
-        endpoint: an address, as text (see `parse_endpoint`) or read already.
-        credentials: (project id, secret), for a URL and only for a URL.
+        endpoint: an address, as text (see `parse_endpoint`) or parsed.
+        credentials: (project id, secret), for a URL only.
         timeout_s: seconds that one exchange may take, from connecting to the end of the reply; at most a day.
-        algorithm: what requests to a URL are signed with: "sha-1", "sha-256" or "sha-512".
+        algorithm: signature of requests to a URL: "sha-1", "sha-256" or "sha-512".
 
     Raises:
         EndpointError: the endpoint, or the credentials for it, cannot be used.
@@ -75,15 +75,15 @@ class Client:
         self._algorithm = algorithm
         self._closed = False
         if isinstance(self._endpoint, UrlEndpoint):
-            from cpdaemon import signing  # noqa: PLC0415 - hashlib and json are of no use to a daemon's client
+            from cpdaemon import signing  # noqa: PLC0415 - a daemon's client needs neither hashlib nor json
 
             if credentials is None:
                 raise EndpointError(f"{self._endpoint} needs credentials: give (project id, secret)")
             self._signing = signing
-            self._token(b"")  # whatever is wrong with the credentials shows here, not at the first command
+            self._token(b"")  # raises here, not at the first command, if the credentials are invalid
             self._pool = HttpPool(self._endpoint, timeout_s)
         elif credentials is not None:
-            raise EndpointError(f"{self._endpoint} is a daemon, which has credentials of its own: give none")
+            raise EndpointError(f"{self._endpoint} is a daemon, which has its own credentials: give none")
 
     def __enter__(self) -> "Self":
         return self
@@ -122,14 +122,14 @@ class Client:
         self.send(Counters(slot_id, kwargs))
 
     def meta(self, /, slot_id: str, **kwargs: str) -> None:
-        """Note metadata on a slot; see `cpdaemon.cpapi_meta`."""
+        """Set metadata of a slot; see `cpdaemon.cpapi_meta`."""
         self.send(Meta(slot_id, kwargs))
 
     def send(self, command: Command) -> None:
         """Send one command.
 
         Raises:
-            CreditPiggyError: it was not accepted, or may not have been: see the error's `definite`.
+            CreditPiggyError: the command was not accepted, or perhaps not: see the error's `definite`.
         """
         if self._closed:
             raise NotSent("this client is closed")
@@ -143,13 +143,13 @@ class Client:
             raise BadReply(f"{self._endpoint} answered {reply[:60]!r}, neither OK nor ER: is it a daemon?")
 
     def send_many(self, commands: Iterable[Command]) -> list[Outcome]:
-        """Send commands, to a server in bulk, so that each slot's take effect in the order given.
+        """Send commands, in bulk to a server, so that the commands of each slot take effect in the order given.
 
-        The first failure other than a refusal ends it: what was not sent by then is refused, with `NotSent`.
+        The first failure other than a refusal stops sending: the remaining commands are refused, with `NotSent`.
 
         Returns:
-            One outcome a command, in the order given. Where a server does not say which commands of a bulk
-            request it refused, each that may be one of them is "unknown".
+            One outcome per command, in the order given. Where a server does not name the commands of a bulk request
+            that it refused, each that may be one of them is "unknown".
         """
         commands = list(commands)
         outcomes: list[Outcome] = []
@@ -163,7 +163,7 @@ class Client:
                 except CreditPiggyError as error:
                     errors = [error] * len(batch)
                     if not isinstance(error, Refused):
-                        stopped = NotSent(f"not sent, as a command before it failed: {error}")
+                        stopped = NotSent(f"not sent, because an earlier command failed: {error}")
             outcomes += map(_outcome, batch, errors)
         return outcomes
 

@@ -1,7 +1,7 @@
-"""The commands of the protocol: a table that describes each once, and values that cannot exist invalid.
+"""The commands of the protocol: a table that describes each once, and values that are always valid.
 
-There is no escaping on the wire: a `,` or `=` inside a slot id would become an argument of its own. So every
-name and value is checked where the command is made.
+The wire format has no escaping: a `,` or `=` in a slot id would start another argument. So the constructors check every
+name and value.
 """
 
 from abc import ABC, abstractmethod
@@ -32,11 +32,11 @@ class Field(Value):
     """One argument of a command, beside its slot.
 
     Attributes:
-        name: on the wire.
+        name: its name on the wire.
         value: type of its value: `int`, a whole number, or `str`.
         required: whether a command without it is malformed.
-        least: of a number, the smallest that is accepted.
-        default: of a text, what the accounts say where it is not given; None if they say nothing.
+        least: smallest accepted number.
+        default: text that the accounts use where it is not given; None without one.
     """
 
     __match_args__ = ("name", "value", "required", "least", "default")
@@ -63,12 +63,12 @@ class Description(Value):
 
     Attributes:
         kind: its word on the wire.
-        does: what it does, in a line.
-        rank: when a server applies it, among the commands of one slot in a bulk request; those of equal rank do not
-            depend on one another.
+        does: its effect, in a line.
+        rank: position in which a server applies it, among one slot's commands in a bulk request; commands of equal rank
+            are independent.
         fields: its arguments under fixed names, in wire order.
-        free: type of the values that it has under free names, at least one of them; None if it has none.
-        state: in which it leaves a slot; None if it leaves that as it is.
+        free: type of its values under free names, at least one of which is required; None without such values.
+        state: state of a slot after it; None if unchanged.
     """
 
     __match_args__ = ("kind", "does", "rank", "fields", "free", "state")
@@ -110,10 +110,10 @@ COMMANDS: Mapping[str, Description] = MappingProxyType(
                 state="allocated",
             ),
             Description("counters", "adds to counters of a slot, which its claim grants", 1, free=int),
-            Description("meta", "notes metadata on a slot", 1, free=str),
+            Description("meta", "sets metadata of a slot", 1, free=str),
             Description(
                 "discard",
-                "gives a slot up: nothing is granted",
+                "discards a slot: nothing is granted",
                 2,
                 (Field("reason", str, default="unspecified"),),
                 state="discarded",
@@ -136,7 +136,7 @@ KINDS = tuple(COMMANDS)
 REQUIRED = {
     kind: ("slot", *(field.name for field in command.fields if field.required)) for kind, command in COMMANDS.items()
 }
-"""The arguments that each kind cannot do without, slot first."""
+"""The required arguments of each kind, slot first."""
 
 MAX_FRAME_BYTES = 1_500
 """The deployed daemon reads no further."""
@@ -145,11 +145,11 @@ _MAX_NUMBER = 2**63 - 1
 
 
 class Command(Value, ABC):
-    """What all commands share: immutable, compared by value, checked against the table on construction.
+    """Base class of commands: immutable, compared by value, checked against the table on construction.
 
     Attributes:
         kind: the command's word on the wire, such as "alloc".
-        slot: id of the slot it is about.
+        slot: id of its slot.
     """
 
     __match_args__ = ("slot",)
@@ -180,7 +180,7 @@ class Command(Value, ABC):
         size = len(self.kind) + sum(len(f",{name}={value}".encode()) for name, value in self.arguments().items())
         if size > MAX_FRAME_BYTES:
             raise InvalidCommand(
-                f"{self.kind}: slot {_shown(self.slot)} makes a frame of {size:,} bytes, and a daemon reads "
+                f"{self.kind}: slot {_shown(self.slot)} has a frame of {size:,} bytes, and a daemon reads "
                 f"{MAX_FRAME_BYTES:,}: shorten its values, or send counters and metadata in several commands"
             )
 
@@ -193,9 +193,9 @@ class Alloc(Command):
 
     Attributes:
         slot: id never used before in this project.
-        credits: what the slot grants, whatever its claim says; at least 0.
-        min: least that a claim grants; at least 0.
-        max: most that a claim grants; at least min.
+        credits: credits that any claim grants; at least 0.
+        min: least credits that a claim grants; at least 0.
+        max: most credits that a claim grants; at least min.
         expire: minutes until the slot expires; at least 1.
 
     Raises:
@@ -229,7 +229,7 @@ class Claim(Command):
     Attributes:
         slot: id of an allocated slot.
         machine: id of the machine that earns the credits.
-        credits: what to grant, if alloc gave no credits; at least 0.
+        credits: credits to grant if alloc gave none; at least 0.
 
     Raises:
         InvalidCommand: a value cannot be represented.
@@ -246,7 +246,7 @@ class Claim(Command):
 
 
 class Discard(Command):
-    """Give a slot up: nobody earns anything by it.
+    """Discard a slot: it grants nothing.
 
     Attributes:
         slot: id of an allocated slot.
@@ -266,11 +266,11 @@ class Discard(Command):
 
 
 class Counters(Command):
-    """Add to counters of a slot, which go to machine and user when it is claimed.
+    """Add to counters of a slot, which a claim adds to the machine's and the user's.
 
     Attributes:
         slot: id of an allocated slot.
-        values: what to add to each counter, by name; may be negative, at least one. A read-only copy is kept.
+        values: number to add, by counter; may be negative; at least one. A read-only copy.
 
     Raises:
         InvalidCommand: a name or value cannot be represented.
@@ -286,11 +286,11 @@ class Counters(Command):
 
 
 class Meta(Command):
-    """Note metadata on a slot.
+    """Set metadata of a slot.
 
     Attributes:
         slot: id of an allocated slot.
-        values: text by name; at least one. A read-only copy is kept.
+        values: text by name; at least one. A read-only copy.
 
     Raises:
         InvalidCommand: a name or value cannot be represented.
@@ -306,13 +306,13 @@ class Meta(Command):
 
 
 def command_of(kind: str, arguments: Mapping[str, str | int]) -> Command:
-    """Return the command of a kind with these arguments, under their wire names, slot among them.
+    """Return the command of a kind with these arguments, by their wire names, slot included.
 
     Raises:
         InvalidCommand: the protocol has no such command, or a value cannot be represented.
     """
     if kind not in COMMANDS:
-        raise InvalidCommand(f"{kind!r} is no command: there are {', '.join(KINDS)}")
+        raise InvalidCommand(f"unknown command {kind!r}: there are {', '.join(KINDS)}")
     names = ["slot", *(field.name for field in COMMANDS[kind].fields)]
     given: dict[str, object] = {name: arguments[name] for name in names if name in arguments}
     rest = {name: value for name, value in arguments.items() if name not in given}
@@ -328,7 +328,7 @@ def command_of(kind: str, arguments: Mapping[str, str | int]) -> Command:
 
 
 def _check(kind: str, given: Mapping[str, object]) -> None:
-    """Raise InvalidCommand if an argument is none that the table has, or cannot be written."""
+    """Raise InvalidCommand if an argument does not fit the table."""
     command = COMMANDS[kind]
     _check_text(kind, "slot", given["slot"])
     for field in command.fields:
@@ -348,7 +348,7 @@ def _check_value(kind: str, name: str, value: object, wanted: type[int] | type[s
 
 
 def _named(kind: str, values: object) -> Mapping[str, object]:
-    """The values under free names, whose names can be written."""
+    """Return the values under free names, after a check of the names."""
     if not isinstance(values, Mapping):
         raise InvalidCommand(f"{kind}: values {_shown(values)} must be a mapping of names to values")
     if not values:
@@ -361,7 +361,7 @@ def _named(kind: str, values: object) -> Mapping[str, object]:
 
 
 def _check_text(kind: str, name: str, value: object) -> None:
-    # Exactly str: a subclass may write itself differently from what was checked.
+    # Exactly str: str() of a subclass may differ from the checked text.
     if type(value) is not str:
         problem = f"is of type {type(value).__name__}: write str(...)"
     elif not value:
@@ -384,7 +384,7 @@ def _unwritable(text: str) -> str:
 
 
 def _check_number(kind: str, name: str, value: object, least: int) -> None:
-    # Exactly int: True is no number of credits.
+    # Exactly int: True is not a number of credits.
     if type(value) is not int:
         problem = f"is of type {type(value).__name__}: give a whole number, as int"
     elif not least <= value <= _MAX_NUMBER:
@@ -396,6 +396,6 @@ def _check_number(kind: str, name: str, value: object, least: int) -> None:
 
 def _shown(value: object) -> str:
     if isinstance(value, int) and abs(value) > _MAX_NUMBER:
-        return "(beyond 64 bits)"  # Python refuses to write the longest ones
+        return "(beyond 64 bits)"  # Python does not format the longest ones
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:79]}…"

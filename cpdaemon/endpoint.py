@@ -94,14 +94,14 @@ Endpoint = UnixEndpoint | TcpEndpoint | UrlEndpoint
 
 
 def parse_endpoint(text: str) -> Endpoint:
-    """Read an address.
+    """Parse an address.
 
     Args:
         text: `PATH`, `unix:PATH`, `HOST:PORT`, `[IPV6]:PORT`, or an `http://` or `https://` URL. A path may
             start with `~` for a home directory.
 
     Raises:
-        EndpointError: the text is not an address; the message says what to write instead.
+        EndpointError: the text is not an address; the message says how to write it.
     """
     if not isinstance(text, str):
         raise EndpointError(f"an endpoint is text, not {type(text).__name__}")
@@ -123,7 +123,7 @@ def parse_endpoint(text: str) -> Endpoint:
 
 
 def _unix(text: str) -> UnixEndpoint:
-    path = os.path.expanduser(text)  # noqa: PTH111 - pathlib takes longer to import than all of this package
+    path = os.path.expanduser(text)  # noqa: PTH111 - pathlib takes longer to import than this whole package
     if path.startswith("~"):
         raise EndpointError(f"{text!r}: there is no such home directory: write the whole path, or ./{text}")
     if not path:
@@ -140,10 +140,10 @@ def _unix(text: str) -> UnixEndpoint:
 def _url(scheme: str, rest: str) -> UrlEndpoint:
     if scheme not in _DEFAULT_PORTS:
         raise EndpointError(f"unknown scheme {scheme!r}: use http, https or unix")
-    # What follows may hold secrets: no message quotes it before these two are ruled out.
+    # The rest may hold secrets: no message quotes it before these two checks.
     authority, slash, path = rest.partition("/")
     if "@" in authority:
-        raise EndpointError("a URL must not hold credentials (there is an '@'): give them apart, as credentials")
+        raise EndpointError("a URL must not hold credentials (there is an '@'): give them separately, as credentials")
     if "?" in rest or "#" in rest:
         raise EndpointError("a base URL has no query and no fragment: remove '?' or '#' and what follows")
     path = f"{slash}{path}".rstrip("/")

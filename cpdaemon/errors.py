@@ -1,20 +1,19 @@
-"""What can go wrong, and whether the command may have been applied all the same.
+"""Errors, and whether the command may have been applied nevertheless.
 
 CreditPiggyError
 ├── InvalidCommand     ValueError         definite   the protocol cannot represent this command
 ├── EndpointError      ValueError         definite   an address or credentials that cannot be used
-├── NotSent            ConnectionError    definite   not one byte of the command was sent
-│   └── ConnectFailed                     definite   nobody answers at this address, or not securely
+├── NotSent            ConnectionError    definite   no byte of the command was sent
+│   └── ConnectFailed                     definite   no connection to this address, or no secure one
 │       ├── NoSuchSocket    FileNotFoundError
 │       └── ConnectTimeout  TimeoutError
 ├── Refused                               definite   the daemon answered ER, the server an error
-├── ReplyLost          ConnectionError    unknown    sent; the reply never came, or was cut short
+├── ReplyLost          ConnectionError    unknown    sent; the reply was lost or cut short
 │   └── ReplyTimeout        TimeoutError
-└── BadReply                              unknown    sent; the reply is none the protocol knows
+└── BadReply                              unknown    sent; the reply is malformed
 
-*Definite* errors leave nothing behind: the command had no effect and may be sent again. After any other
-error it may have been applied, and sending it again may apply it twice. Errors of the operating system keep
-its `errno`.
+After a *definite* error the command had no effect and may be sent again. After any other error it may have been
+applied, and sending it again may apply it twice. Errors of the operating system keep its `errno`.
 """
 
 
@@ -29,7 +28,7 @@ class CreditPiggyError(Exception):
 
 
 class InvalidCommand(CreditPiggyError, ValueError):
-    """A command that the protocol cannot represent; raised where it is made, before anything is sent."""
+    """A command that the protocol cannot represent; raised by its constructor, before anything is sent."""
 
 
 class EndpointError(CreditPiggyError, ValueError):
@@ -37,7 +36,7 @@ class EndpointError(CreditPiggyError, ValueError):
 
 
 class NotSent(CreditPiggyError, ConnectionError):
-    """Not one byte of the command was sent."""
+    """No byte of the command was sent."""
 
 
 class ConnectFailed(NotSent):
@@ -49,14 +48,14 @@ class NoSuchSocket(ConnectFailed, FileNotFoundError):
 
 
 class ConnectTimeout(ConnectFailed, TimeoutError):
-    """Time was up before any byte of the command was sent."""
+    """The timeout passed before any byte of the command was sent."""
 
 
 class Refused(CreditPiggyError):
-    """The daemon or the server said no.
+    """The daemon or the server refused the command.
 
     Attributes:
-        status: HTTP status that came with it; None from a daemon.
+        status: HTTP status of the reply; None from a daemon.
     """
 
     status: int | None = None
@@ -67,20 +66,20 @@ class Refused(CreditPiggyError):
 
 
 class ReplyLost(CreditPiggyError, ConnectionError):
-    """The command was sent, at least in part, and the connection ended before a whole reply had come."""
+    """The command was sent, at least in part, and the connection ended before the reply was complete."""
 
     definite = False
 
 
 class ReplyTimeout(ReplyLost, TimeoutError):
-    """The command was sent, at least in part, and time was up before a whole reply had come."""
+    """The command was sent, at least in part, and the timeout passed before the reply was complete."""
 
 
 class BadReply(CreditPiggyError):
-    """The reply is not one that the protocol knows, or does not say what became of the command.
+    """The reply is malformed, or does not name the command's outcome.
 
     Attributes:
-        unnamed: of a bulk's commands, how many were refused without being named.
+        unnamed: number of a bulk's commands that were refused without being named.
     """
 
     definite = False

@@ -1,4 +1,4 @@
-"""What travels over HTTP: signed request bodies, and what a server's reply says; pure."""
+"""The HTTP API: signed request bodies, and the parsing of replies; pure."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ __all__ = [
 ALGORITHMS = ("sha-1", "sha-256", "sha-512")
 
 Call = tuple[str, Mapping[str, str | int]]
-"""A command that need not be checked: its kind, and its arguments under their wire names."""
+"""An unchecked command: its kind, and its arguments by their wire names."""
 
 _RANK = {kind: command.rank for kind, command in COMMANDS.items()}
 
@@ -55,7 +55,7 @@ def token(credentials: tuple[str, str], payload: bytes, algorithm: str = "sha-25
 
 
 def single_body(arguments: Mapping[str, str | int]) -> bytes:
-    """Return the JSON body of a request that carries one command."""
+    """Return the JSON body of a request with one command."""
     return _compact(arguments)
 
 
@@ -74,8 +74,8 @@ def bulk_body(calls: Iterable[Call]) -> bytes:
 def bulk_batches(calls: Iterable[Call], max_commands: int = 1000) -> Iterator[list[Call]]:
     """Cut calls into consecutive batches that keep the order of every slot's commands.
 
-    A server applies a batch class by class. So a batch ends before a call that would be applied before one that
-    the batch already holds for the same slot, unless the two are counters and meta, whose order makes no difference.
+    A server applies a batch class by class. So a batch ends before a call that would overtake an earlier one of the
+    same slot, unless the two are counters and meta, whose order makes no difference.
 
     Args:
         calls: each with a `slot` among its arguments.
@@ -101,15 +101,15 @@ def bulk_batches(calls: Iterable[Call], max_commands: int = 1000) -> Iterator[li
 
 
 def read_reply(status: int, body: bytes) -> dict[str, Any]:
-    """Return a server's reply, if it says that the request was accepted.
+    """Return a server's reply if it accepts the request.
 
     Args:
         status: HTTP status.
         body: the reply's body, JSON.
 
     Raises:
-        Refused: the server, or something before it, turned the request away.
-        BadReply: it cannot be told from this whether the request was applied.
+        Refused: the server, or a proxy, refused the request.
+        BadReply: the reply does not say whether the request was applied.
     """
     try:
         reply = json.loads(body)
@@ -119,25 +119,25 @@ def read_reply(status: int, body: bytes) -> dict[str, Any]:
     result = fields.get("result")
     if status == 200 and result == "ok":
         return fields
-    said = _clipped(fields["message"] if "message" in fields else body.decode(errors="replace"))
+    message = _clipped(fields["message"] if "message" in fields else body.decode(errors="replace"))
     if 300 <= status < 500 or (status in {200, 500} and result == "error"):
-        raise Refused(f"the server refused with HTTP status {status}: {said}", status)
-    raise BadReply(f"HTTP status {status} does not say what became of the command: {said}")
+        raise Refused(f"the server refused with HTTP status {status}: {message}", status)
+    raise BadReply(f"HTTP status {status} does not name the command's outcome: {message}")
 
 
 def bulk_errors(calls: Sequence[Call], reply: Mapping[str, Any]) -> list[CreditPiggyError | None]:
     """Find which commands of a bulk request were refused.
 
-    An error in the reply may name its command by `class` and `index`, its position within that class in the
-    request. Errors without them are laid to no single command, unless they are as many as the commands left. One that
-    names no command of the request, or one that was named before, makes the reply malformed: then all is unknown.
+    An error in the reply may name its command by `class` and `index`, its position within that class in the request.
+    Errors without them belong to no single command, unless they are as many as the remaining commands. An error that
+    names no command of the request, or the same as another, makes the reply malformed: then all outcomes are unknown.
 
     Args:
         calls: the request's commands.
         reply: the server's reply, as `read_reply` returned it.
 
     Returns:
-        One item a call: None if accepted, `Refused`, or `BadReply` if it may be one of those refused.
+        One item per call: None if accepted, `Refused`, or `BadReply` if it may be one of those refused.
     """
     listed = reply.get("errors", [])
     if not isinstance(listed, list) or not all(isinstance(error, dict) for error in listed):
@@ -148,24 +148,24 @@ def bulk_errors(calls: Sequence[Call], reply: Mapping[str, Any]) -> list[CreditP
         places[kind, seen[kind]] = place
         seen[kind] += 1
     found: dict[int, CreditPiggyError] = {}
-    astray = []
+    unnamed = []
     for error in listed:
         kind, index = error.get("class"), error.get("index")
         if kind is None and index is None:
-            astray.append(error)
+            unnamed.append(error)
             continue
         named = places.get((kind, index)) if type(kind) is str and type(index) is int else None
         if named is None or named in found:
             return _unreadable(listed, len(calls))
         found[named] = _refusal([error])
-    if not astray:
+    if not unnamed:
         return [found.get(place) for place in range(len(calls))]
     left = len(calls) - len(found)
-    doubt: CreditPiggyError = _refusal(astray)
-    if len(astray) != left:
-        said = f"the server refused {len(astray)} of {left} commands without saying which: {doubt}"
-        doubt = BadReply(said, len(astray))
-    return [found.get(place, doubt) for place in range(len(calls))]
+    unknown: CreditPiggyError = _refusal(unnamed)
+    if len(unnamed) != left:
+        text = f"the server refused {len(unnamed)} of {left} commands without naming them: {unknown}"
+        unknown = BadReply(text, len(unnamed))
+    return [found.get(place, unknown) for place in range(len(calls))]
 
 
 def _unreadable(listed: object, count: int) -> list[CreditPiggyError | None]:
@@ -179,15 +179,15 @@ def _refusal(errors: list[dict[str, Any]]) -> Refused:
 
 
 def _clipped(value: object) -> str:
-    """Return what a server wrote as a short line that can be encoded."""
+    """Return a server's text as a short line of valid Unicode."""
     try:
         text = " ".join(str(value).split())
     except RecursionError:
-        return "(nested too deeply to be shown)"
+        return "(nested too deeply to show)"
     text = text if len(text) <= 300 else f"{text[:299]}…"
     return text.encode(errors="backslashreplace").decode()
 
 
 def _compact(value: object) -> bytes:
-    """JSON in ASCII, for the server in production answers any other byte with an error."""
+    """Return ASCII JSON, because the server in production answers other bytes with an error."""
     return json.dumps(value, separators=(",", ":")).encode()

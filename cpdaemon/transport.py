@@ -1,8 +1,7 @@
-"""The only sockets in this package: one command to a daemon, one request to a server.
+"""The only sockets of this package: one command to a daemon, one request to a server.
 
-One deadline bounds each exchange as a whole, name resolution apart. Nothing is ever sent twice: a connection
-that the server closed while it lay idle is found out before sending, and an error says whether anything had
-been sent.
+One deadline bounds each exchange as a whole, except name resolution. Nothing is ever sent twice: a closed idle
+connection is detected before sending, and an error says whether any byte was sent.
 """
 
 import errno
@@ -41,7 +40,7 @@ _HEX_DIGITS = b"0123456789abcdefABCDEF"
 
 
 class Deadline:
-    """The moment when an exchange must have ended.
+    """The end of the time for an exchange.
 
     Args:
         timeout_s: seconds from now.
@@ -54,15 +53,15 @@ class Deadline:
         """Return the seconds left, more than 0, or raise TimeoutError."""
         left_s = self._end_s - monotonic()
         if left_s <= 0:
-            raise TimeoutError(errno.ETIMEDOUT, "time is up")
+            raise TimeoutError(errno.ETIMEDOUT, "the timeout passed")
         return left_s
 
 
 def exchange(endpoint: UnixEndpoint | TcpEndpoint, frame: bytes, timeout_s: float) -> bytes:
-    """Send one frame to a daemon on a connection of its own.
+    """Send one frame to a daemon on a new connection.
 
     Returns:
-        The reply: its first two bytes, and whatever came along with them.
+        The reply: two bytes, or more if they arrived together.
 
     Raises:
         NotSent: the frame was not sent.
@@ -83,7 +82,7 @@ def exchange(endpoint: UnixEndpoint | TcpEndpoint, frame: bytes, timeout_s: floa
 class HttpPool:
     """Keep-alive HTTP/1.1 connections to one server, for any number of threads.
 
-    It holds as many connections as were in use at once. A process forked from this one opens its own.
+    The pool grows to the number of connections in use at once. A forked process opens its own.
 
     Args:
         endpoint: the server. Its certificate is verified if the URL is https.
@@ -93,12 +92,12 @@ class HttpPool:
     def __init__(self, endpoint: UrlEndpoint, timeout_s: float) -> None:
         self._endpoint = endpoint
         self._timeout_s = timeout_s
-        # Its append and pop are atomic: there is no lock that a fork could copy while it is held.
+        # Its append and pop are atomic: a fork cannot copy a held lock.
         self._idle: list[_HttpConnection] = []
         self._closed = False
         self._tls = None
         if endpoint.scheme == "https":
-            import ssl  # noqa: PLC0415 - costs more than the rest of the package, and few need it
+            import ssl  # noqa: PLC0415 - takes longer to import than the rest of the package
 
             self._tls = ssl.create_default_context()
 
@@ -162,7 +161,7 @@ class _HttpConnection:
         self.reusable = False
 
     def fresh(self) -> bool:
-        """Return whether this process opened it, and nothing came since the last reply, its end included."""
+        """Return whether this process opened the connection, and no data or end has come since the last reply."""
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
         return self._pid == os.getpid() and not poll.poll(0)
@@ -185,10 +184,10 @@ class _HttpConnection:
         while status < 200:  # interim replies, such as 100 Continue
             minor, status = self._status()
             headers = self._headers()
-        reply, delimited = self._body(status, headers)
+        reply, is_delimited = self._body(status, headers)
         options = headers.get("connection", "").lower()
-        stays = "close" not in options if minor == 1 else "keep-alive" in options
-        self.reusable = stays and delimited and not self._buffer
+        keep_alive = "close" not in options if minor == 1 else "keep-alive" in options
+        self.reusable = keep_alive and is_delimited and not self._buffer
         return status, reply
 
     def _status(self) -> tuple[int, int]:
@@ -207,7 +206,7 @@ class _HttpConnection:
                 return headers
             name, colon, value = line.decode("latin-1").partition(":")
             if not colon or not name or name != name.strip():
-                raise self._bad(f"a header line that is none: {line[:60]!r}")
+                raise self._bad(f"a malformed header line: {line[:60]!r}")
             name, value = name.lower(), value.strip()
             if name == "content-length" and headers.get(name, value) != value:
                 raise self._bad("two different Content-Length headers")
@@ -215,7 +214,7 @@ class _HttpConnection:
         raise self._bad(f"more than {MAX_HEADER_LINES} header lines")
 
     def _body(self, status: int, headers: dict[str, str]) -> tuple[bytes, bool]:
-        """Return the body, and whether its end was marked other than by the end of the connection."""
+        """Return the body, and whether it ended before the connection did."""
         if status in {204, 304}:
             return b"", True
         if coding := headers.get("transfer-encoding"):
@@ -265,7 +264,7 @@ class _HttpConnection:
         return piece
 
     def _fill(self, *, at_end: bool = True) -> int:
-        """Receive more and return how much: 0 at the end, which is an error unless `at_end` is False."""
+        """Receive and return the number of bytes: 0 at the end, which raises unless `at_end` is False."""
         piece = _receive(self._sock, self._endpoint, self._deadline)
         if not piece and at_end:
             raise ReplyLost(f"{self._endpoint} closed the connection before the end of its reply")
@@ -294,11 +293,11 @@ def _connect(endpoint: "Endpoint", deadline: Deadline, tls: "ssl.SSLContext | No
             sock.close()
             raise
     except TimeoutError as error:
-        raise _told(ConnectTimeout, error, f"no connection to {endpoint} in time") from error
+        raise _with_errno(ConnectTimeout, error, f"no connection to {endpoint} in time") from error
     except FileNotFoundError as error:
-        raise _told(NoSuchSocket, error, f"there is no socket {endpoint}: is the daemon running?") from error
+        raise _with_errno(NoSuchSocket, error, f"there is no socket {endpoint}: is the daemon running?") from error
     except OSError as error:
-        raise _told(ConnectFailed, error, f"cannot connect to {endpoint}: {error.strerror or error}") from error
+        raise _with_errno(ConnectFailed, error, f"cannot connect to {endpoint}: {error.strerror or error}") from error
 
 
 def _connect_unix(path: str, deadline: Deadline) -> socket.socket:
@@ -309,7 +308,7 @@ def _connect_unix(path: str, deadline: Deadline) -> socket.socket:
             sock.settimeout(deadline.left_s())
             try:
                 sock.connect(path)
-            except BlockingIOError:  # the listener's backlog is full: a socket with a timeout does not wait for room
+            except BlockingIOError:  # the backlog is full: connect() of a socket with a timeout does not wait
                 sleep(min(pause_s, deadline.left_s()))
                 pause_s = min(2 * pause_s, _MAX_PAUSE_S)
             else:
@@ -346,11 +345,11 @@ def _send(sock: socket.socket, data: bytes, endpoint: "Endpoint", deadline: Dead
             sent += sock.send(memoryview(data)[sent:])
     except TimeoutError as error:
         kind = ReplyTimeout if sent else ConnectTimeout
-        raise _told(kind, error, f"{endpoint} took {sent} of {len(data)} bytes in time") from error
+        raise _with_errno(kind, error, f"{endpoint} took {sent} of {len(data)} bytes in time") from error
     except OSError as error:
         lost = ReplyLost if sent else NotSent
         text = f"{endpoint} broke the connection after {sent} of {len(data)} bytes: {error.strerror or error}"
-        raise _told(lost, error, text) from error
+        raise _with_errno(lost, error, text) from error
 
 
 def _receive(sock: socket.socket, endpoint: "Endpoint", deadline: Deadline) -> bytes:
@@ -358,13 +357,13 @@ def _receive(sock: socket.socket, endpoint: "Endpoint", deadline: Deadline) -> b
         sock.settimeout(deadline.left_s())
         return sock.recv(65_536)
     except TimeoutError as error:
-        raise _told(ReplyTimeout, error, f"no reply from {endpoint} in time") from error
+        raise _with_errno(ReplyTimeout, error, f"no reply from {endpoint} in time") from error
     except OSError as error:
         text = f"{endpoint} broke the connection before the end of its reply: {error.strerror or error}"
-        raise _told(ReplyLost, error, text) from error
+        raise _with_errno(ReplyLost, error, text) from error
 
 
-def _told(kind: type[CreditPiggyError], error: OSError, text: str) -> CreditPiggyError:
-    """Return an error of our tree with the system's errno, which TimeoutErrors made by Python itself lack."""
+def _with_errno(kind: type[CreditPiggyError], error: OSError, text: str) -> CreditPiggyError:
+    """Return an error of this package with the system's errno, which Python's own TimeoutErrors lack."""
     number = error.errno or (errno.ETIMEDOUT if isinstance(error, TimeoutError) else None)
     return kind(number, text) if number else kind(text)

@@ -1,10 +1,10 @@
-"""Immutable values: what `dataclasses` would give, at a tenth of its import time."""
+"""Immutable values, like `dataclasses` at a tenth of the import time."""
 
 from collections.abc import Mapping
 
 
 class Value:
-    """Compared, hashed, shown, copied and pickled by its fields, which `__match_args__` names in order."""
+    """A value that is compared, hashed, shown, copied and pickled by the fields that `__match_args__` names."""
 
     __match_args__: tuple[str, ...] = ()
     __slots__ = ()

@@ -1,6 +1,6 @@
-"""Commands to daemon frames, and frames back to commands; pure.
+"""Encoding and parsing of daemon frames; pure.
 
-A frame is `COMMAND,name=value,name=value...` in UTF-8, one on a connection, without terminator or escaping.
+A frame is `COMMAND,name=value,name=value...` in UTF-8, one per connection, without terminator or escaping.
 """
 
 from cpdaemon.commands import KINDS, MAX_FRAME_BYTES, REQUIRED, Command
@@ -20,16 +20,16 @@ def encode(command: Command) -> bytes:
 
 
 def parse(frame: bytes) -> tuple[str, dict[str, str]]:
-    """Read one frame as a daemon does.
+    """Parse one frame as a daemon does.
 
     Args:
-        frame: the bytes as they came; white space around them does not count.
+        frame: the received bytes; white space around them is ignored.
 
     Returns:
-        The command's kind, in lower case, and its arguments as text, slot among them.
+        The command's kind, in lower case, and its arguments as text, slot included.
 
     Raises:
-        MalformedFrame: the frame is not a command; the message says why.
+        MalformedFrame: the frame is malformed; the message says why.
     """
     frame = frame.strip()
     arguments: dict[str, str] = {}
@@ -40,7 +40,7 @@ def parse(frame: bytes) -> tuple[str, dict[str, str]]:
             name, value = pair.split("=")
             arguments[name] = value
     except ValueError:
-        raise MalformedFrame(_problem(frame)) from None
+        raise MalformedFrame(_explain(frame)) from None
     kind = kind.lower()
     if (
         kind in _BESIDE_SLOT
@@ -52,7 +52,7 @@ def parse(frame: bytes) -> tuple[str, dict[str, str]]:
         and (text.isprintable() or not _control(text))
     ):
         return kind, arguments
-    raise MalformedFrame(_problem(frame))
+    raise MalformedFrame(_explain(frame))
 
 
 def _control(text: str) -> str:
@@ -60,8 +60,8 @@ def _control(text: str) -> str:
     return next((c for c in text if c < " " or "\x7f" <= c <= "\x9f"), "")
 
 
-def _problem(frame: bytes) -> str:
-    """Say what is wrong with a stripped frame that is known to be malformed."""
+def _explain(frame: bytes) -> str:
+    """Return what makes a malformed frame malformed; the frame is stripped."""
     if not frame:
         return "the frame is empty: write COMMAND,slot=ID"
     if len(frame) > MAX_FRAME_BYTES:
@@ -75,10 +75,10 @@ def _problem(frame: bytes) -> str:
     kind, *pairs = text.split(",")
     if kind.lower() not in KINDS:
         return f"unknown command {kind[:80]!r}: there are {', '.join(KINDS)}"
-    return f"{kind}: {_argument_problem(kind, pairs)}"
+    return f"{kind}: {_explain_arguments(kind, pairs)}"
 
 
-def _argument_problem(kind: str, pairs: list[str]) -> str:
+def _explain_arguments(kind: str, pairs: list[str]) -> str:
     arguments: dict[str, str] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")

@@ -319,6 +319,7 @@ def test_what_a_spool_holds_is_shown(sample, cpsim):
         "queued": 7,
         "delivered": 3,
         "refused": 2,
+        "dead_letters": 2,
         "set_aside": 2,
         "retries": 7,
         "full": False,
@@ -328,8 +329,8 @@ def test_what_a_spool_holds_is_shown(sample, cpsim):
     assert columns(failed, "position", "why", "command") == [
         (4, "refused", "claim,slot=job-1,machine=worker-2"),
         (5, "refused", "claim,slot=unknown,machine=worker-1"),
-        (6, "set aside", "counters,slot=job-2,job/events=7"),
-        (7, "set aside", "meta,slot=job-2,site=Zürich"),
+        (6, "dead letter", "counters,slot=job-2,job/events=7"),
+        (7, "dead letter", "meta,slot=job-2,site=Zürich"),
     ]
     assert columns(failed[:2], "error") == [(REFUSED_JOB_1,), (NEVER_ALLOCATED,)]
 

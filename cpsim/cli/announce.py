@@ -1,4 +1,4 @@
-"""How a server says where it serves."""
+"""The announcement of a server's addresses."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from cpsim.net.addresses import is_served
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-PATIENCE_S: Final = 1.0
+PROBE_TIMEOUT_S: Final = 1.0
 
 
 @contextmanager
 def announcing(ready_file: Path | None) -> Iterator[Callable[[str], None]]:
-    """What to call with the lines that say where a server serves.
+    """Yield a function that announces lines with a server's addresses.
 
-    They stand in the ready file, never half written, until the context ends, and are printed. A ready file that another
-    server has written is left alone, unless that one was killed. Raises CpsimError if it cannot be written.
+    It prints the lines, and writes them to the ready file atomically; the file exists until the context ends. Another
+    server's ready file is not touched unless that server was killed. Raises CpsimError if the file cannot be written.
     """
     with ExitStack() as written:
-        if ready_file is not None and _is_left_over(ready_file):
+        if ready_file is not None and _is_stale(ready_file):
             ready_file.unlink(missing_ok=True)
 
         def announce(lines: str) -> None:
@@ -47,8 +47,8 @@ def announcing(ready_file: Path | None) -> Iterator[Callable[[str], None]]:
         yield announce
 
 
-def _is_left_over(ready_file: Path) -> bool:
-    """Whether nobody serves at any address that it has."""
+def _is_stale(ready_file: Path) -> bool:
+    """Return whether no server listens at any address in a ready file."""
     try:
         addresses = [line.partition(" ")[2] for line in ready_file.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError):
@@ -60,11 +60,11 @@ def _is_served(address: str) -> bool:
     try:
         endpoint = parse_endpoint(address)
     except EndpointError:
-        return True  # it is no ready file
+        return True  # it is not a ready file
     try:
         if isinstance(endpoint, UnixEndpoint):
             return is_served(Path(endpoint.path))
-        socket.create_connection((endpoint.host, endpoint.port), PATIENCE_S).close()
+        socket.create_connection((endpoint.host, endpoint.port), PROBE_TIMEOUT_S).close()
     except ConnectionRefusedError:
         return False
     except OSError:

@@ -30,24 +30,24 @@ if TYPE_CHECKING:
 
 
 @cli.command()
-@click.option("--config", "config_file", type=FILE, help="The deployed daemon's INI; options here go before it.")
+@click.option("--config", "config_file", type=FILE, help="The deployed daemon's INI file; options override it.")
 @click.option("--unix", metavar="PATH", help="Listen at a UNIX socket.")
 @click.option("--tcp", type=ListenType(), help="Listen on TCP; port 0 takes a free one.")
-@click.option("--server", type=EndpointType(), help="URL of the server that commands go to.")
+@click.option("--server", type=EndpointType(), help="URL of the server that receives the commands.")
 @project_option
 @secret_file_option
 @click.option(
     "--spool",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Keeps commands until they are delivered, and 16 MiB of its disk free, in FILE.reserve; not on a RAM disk.",
+    help="Stores commands until they are delivered; FILE.reserve keeps 16 MiB of the disk free. Not on a RAM disk.",
 )
 @click.option(
     "--flush-interval",
     "flush_interval_s",
     type=NumberType(0, LONGEST_S),
     metavar="S",
-    help="Seconds that a command waits for others; 1 by default.",
+    help="Longest time that a command waits for its batch to fill, in seconds; 1 by default.",
 )
 @click.option(
     "--timeout",
@@ -60,38 +60,39 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--when-unknown",
-    type=click.Choice(["set-aside", "resend"]),
-    default="set-aside",
+    type=click.Choice(["dead-letter", "resend", "set-aside"]),
+    metavar="[dead-letter|resend]",
+    default="dead-letter",
     show_default=True,
-    help="When a reply is lost and the server does not know batch ids: keep the commands for a person, so that no "
-    "credit doubles, or send them again, so that none is missing.",
+    help="When a reply is lost and the server does not know batch ids: make the commands dead letters, so that no "
+    "credit doubles, or resend them, so that none is missing.",
 )
 @click.option(
     "--profile",
     type=click.Choice(["documented", "deployed"]),
     default="documented",
     show_default=True,
-    help="Behave as the protocol's document says, or as the daemon in production does.",
+    help="Follow the protocol's document, or have all quirks of the daemon in production.",
 )
 @quirk_option
 @fault_option
-@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Of the faults' probabilities.")
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of the faults' probabilities.")
 @click.option(
     "--ready-file",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Written once it serves: a line 'KIND ADDRESS'.",
+    help="File to write once the daemon accepts commands: a line 'KIND ADDRESS'.",
 )
-@click.option("--status", is_flag=True, help="Show what the spool holds, whether or not a daemon runs, and exit.")
-@click.option("--failed", is_flag=True, help="List the commands that were refused or set aside, and exit.")
+@click.option("--status", is_flag=True, help="Show the state of the spool, whether or not a daemon runs, and exit.")
+@click.option("--failed", is_flag=True, help="List refused commands and dead letters, and exit.")
 @click.option("--json", "as_json", is_flag=True, help="Print --status or --failed as one JSON document.")
 @click.option(
     "--requeue",
     multiple=True,
     metavar="N",
-    help="Put a command that --failed lists as number N (or all) back to be delivered, and exit.",
+    help="Queue command N of --failed (or all) for delivery again, and exit.",
 )
-@click.option("--forget", multiple=True, metavar="N", help="Strike command N (or all) from that list, and exit.")
+@click.option("--forget", multiple=True, metavar="N", help="Delete command N of --failed (or all), and exit.")
 def daemon(
     config_file: Path | None,
     unix: str | None,
@@ -107,12 +108,12 @@ def daemon(
     as_json: bool,
     requeue: tuple[str, ...],
     forget: tuple[str, ...],
-    **behaviour: Any,  # noqa: ANN401 - handed on as they are
+    **options: Any,  # noqa: ANN401 - passed on unchanged
 ) -> None:
     """Store commands and forward them to a server, until Ctrl-C.
 
-    A command that was answered OK survives a crash. It is delivered once where the server knows batch ids, as
-    `cpsim serve` does. With --profile deployed, it is the daemon in production instead, which survives none.
+    A command that was answered OK survives a crash. A server that knows batch ids, such as `cpsim serve`, applies it
+    exactly once. With --profile deployed, the daemon has the quirks of production: a crash loses commands.
 
     \b
     cpsim daemon --config /etc/creditapi.ini --spool /var/lib/cpsim.spool
@@ -139,7 +140,7 @@ def daemon(
         raise click.UsageError("--unix and --tcp exclude one another: a daemon listens at one address")
     if server is not None and not isinstance(server, UrlEndpoint):
         raise click.UsageError(f"--server must be a URL such as http://127.0.0.1:8080/api, not {server}")
-    said: dict[str, Any] = {
+    given: dict[str, Any] = {
         "listen": UnixEndpoint(unix) if unix is not None else tcp,
         "server": server,
         "project": project,
@@ -147,27 +148,29 @@ def daemon(
         "spool": spool,
         "flush_interval_s": flush_interval_s,
     }
-    config = replace(config, **{name: value for name, value in said.items() if value is not None})
+    config = replace(config, **{name: value for name, value in given.items() if value is not None})
     if status and failed:
-        raise click.UsageError("--status and --failed exclude one another: each prints something else")
+        raise click.UsageError("--status and --failed exclude one another: give one of them")
     if (status or failed) and (requeue or forget):
-        raise click.UsageError("--requeue and --forget change what --status and --failed show: give them one by one")
+        raise click.UsageError("--requeue and --forget change what --status and --failed show: run them one by one")
     if requeue and forget:
-        raise click.UsageError("--requeue and --forget exclude one another: give them one by one")
+        raise click.UsageError("--requeue and --forget exclude one another: run them one by one")
     if as_json and not (status or failed):
-        raise click.UsageError("--json is how --status or --failed is printed: add one of them")
+        raise click.UsageError("--json is a format of --status and --failed: add one of them")
     if status or failed or requeue or forget:
-        _look_after(config, status=status, as_json=as_json, requeue=requeue, forget=forget)
+        _manage_spool(config, status=status, as_json=as_json, requeue=requeue, forget=forget)
     else:
-        _serve(config, config_file, ready_file, **behaviour)
+        _serve(config, config_file, ready_file, **options)
 
 
-def _look_after(config: Config, *, status: bool, as_json: bool, requeue: Sequence[str], forget: Sequence[str]) -> None:
-    """Show a spool, or deal with what has failed in it."""
+def _manage_spool(
+    config: Config, *, status: bool, as_json: bool, requeue: Sequence[str], forget: Sequence[str]
+) -> None:
+    """Show a spool, or requeue or forget its failed commands."""
     from cpsim.daemon import inspection
 
     if config.spool is None:
-        raise click.UsageError("give --spool FILE, the spool that is meant")
+        raise click.UsageError("name the spool: add --spool FILE")
     if numbers := requeue or forget:
         act = inspection.requeue if requeue else inspection.forget
         shown = act(config.spool, None if "all" in numbers else [_number(text) for text in numbers])
@@ -190,20 +193,20 @@ def _serve(
     *,
     profile: str,
     quirks: Sequence[str],
-    **how: Any,  # noqa: ANN401 - handed on as they are
+    **options: Any,  # noqa: ANN401 - passed on unchanged
 ) -> None:
-    """Run the daemon, if all that it needs was said."""
+    """Run the daemon; raise UsageError if a setting is missing."""
     from cpsim.daemon import main
     from cpsim.protocol.quirks import QUIRKS, chosen
-    from cpsim.system.process import settle_in
+    from cpsim.system.process import tune_process
 
     for name in quirks:
         if QUIRKS[name].tier == "server":
-            raise click.UsageError(f"--quirk {name} is one of a server: give it to the cpsim serve behind this daemon")
-    behaviour = chosen(profile, quirks)
+            raise click.UsageError(f"--quirk {name} is a quirk of a server: give it to the server behind this daemon")
+    all_quirks = chosen(profile, quirks)
     needed = {
-        "--spool FILE, which keeps commands until they are delivered, or [server] spool": config.spool
-        or "ack-before-delivery" in behaviour,
+        "--spool FILE, which stores commands until they are delivered, or [server] spool": config.spool
+        or "ack-before-delivery" in all_quirks,
         "--unix, --tcp, or [server] bind": config.listen,
         "--server, or [api] api_url": config.server,
         "--project, or [api] api_key": config.project,
@@ -212,27 +215,27 @@ def _serve(
     for way, value in needed.items():
         if not value:
             raise click.UsageError(f"give {way} in {config_file or 'a --config FILE'}")
-    if config.spool is not None and "ack-before-delivery" in behaviour:
-        _pass_over(config.spool)
-    settle_in()
+    if config.spool is not None and "ack-before-delivery" in all_quirks:
+        _warn_unused_spool(config.spool)
+    tune_process()
     with announcing(ready_file) as announce:
         main.run(
             config,
             lambda address: announce(f"{address}\n"),
-            quirks=behaviour,
-            **how,
+            quirks=all_quirks,
+            **options,
         )
 
 
-def _pass_over(spool: Path) -> None:
-    """Warn that a spool is not used, unless it holds commands that would never be delivered."""
+def _warn_unused_spool(spool: Path) -> None:
+    """Warn that a spool is not used; raise CpsimError if it holds commands, which nobody would deliver."""
     from cpsim.daemon.spool import read_status
     from cpsim.errors import CpsimError
 
     queued = read_status(spool).queued if spool.exists() and spool.stat().st_size else 0
     if queued:
         raise CpsimError(
-            f"spool {spool} holds {queued:,} commands, which the quirk ack-before-delivery would leave there: "
+            f"spool {spool} holds {queued:,} commands, and with the quirk ack-before-delivery nothing delivers them: "
             "run the daemon without that quirk until they are delivered, or name another file"
         )
-    click.echo(f"cpsim: warning: spool {spool} is not used: the quirk ack-before-delivery needs none", err=True)
+    click.echo(f"cpsim: warning: spool {spool} is not used: the quirk ack-before-delivery works without", err=True)

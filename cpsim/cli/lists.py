@@ -11,7 +11,7 @@ from cpsim.cli.options import json_option, print_json
 @cli.command("quirks")
 @json_option
 def list_quirks(as_json: bool) -> None:
-    """List how the system in production differs from its document.
+    """List the quirks: differences of the system in production from its document.
 
     \b
     cpsim serve --quirk reclaim          with this difference alone
@@ -31,7 +31,7 @@ def list_quirks(as_json: bool) -> None:
 @cli.command("faults")
 @json_option
 def list_faults(as_json: bool) -> None:
-    """List what can go wrong, at the daemon and at the server.
+    """List the faults of the daemon and of the server.
 
     \b
     cpsim serve --fault daemon.hang:kind=claim,slot=job-*,nth=3
@@ -50,6 +50,6 @@ def list_faults(as_json: bool) -> None:
     for name, action in ACTIONS.items():
         text = f"{name}={action.value.upper()}" if action.value else name
         click.echo(f"{text:<19} {' '.join(action.stages):<13}  {action.effect}")
-    click.echo("\nAfter a colon, what it is for:")
+    click.echo("\nKeys after a colon select commands and times:")
     for key, attribute in KEYS.items():
         click.echo(f"{key:<19} {attribute.allowed}")

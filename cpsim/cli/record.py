@@ -22,25 +22,25 @@ if TYPE_CHECKING:
 
 
 class PlaceType(click.ParamType["Place"]):
-    """Where to listen: PATH, HOST:PORT, or :PORT of this machine alone; port 0 takes a free one."""
+    """A listening address: PATH, HOST:PORT, or :PORT on loopback; port 0 takes a free one."""
 
     name = "addr"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Place:
-        """Read it."""
+        """Parse the address."""
         if value.startswith(":"):
             value = f"127.0.0.1{value}"
         try:
             return Listen(value)
         except ValueError as error:
             if "/" not in value and not value.startswith("unix:"):
-                self.fail(f"{error}, and no PATH, which has a '/'", param, ctx)
+                self.fail(f"{error}, nor a PATH, which has a '/'", param, ctx)
         try:
             endpoint = parse_endpoint(value)
         except EndpointError as error:
             self.fail(str(error), param, ctx)
         if isinstance(endpoint, UrlEndpoint):
-            self.fail(f"{value}: write HOST:PORT, without a scheme: what is spoken there is the target's", param, ctx)
+            self.fail(f"{value}: write HOST:PORT without a scheme: the target determines the protocol", param, ctx)
         return endpoint
 
 
@@ -49,13 +49,13 @@ class PlaceType(click.ParamType["Place"]):
     "--listen",
     type=PlaceType(),
     required=True,
-    help="Where clients connect: PATH, HOST:PORT, or :PORT of this machine alone; port 0 takes a free one.",
+    help="Address for clients: PATH, HOST:PORT, or :PORT on loopback; port 0 takes a free one.",
 )
 @click.option(
     "--target",
     type=EndpointType(),
     required=True,
-    help="Whom they mean: a daemon (PATH or HOST:PORT) or a server (URL).",
+    help="The daemon (PATH or HOST:PORT) or server (URL) to forward to.",
 )
 @click.option(
     "-o",
@@ -68,22 +68,22 @@ class PlaceType(click.ParamType["Place"]):
 @click.option(
     "--pseudonymise",
     is_flag=True,
-    help="Write other names for slots, machines and the texts of metadata: always the same for the same.",
+    help="Replace slots, machines and the texts of metadata by pseudonyms, each name always by the same.",
 )
 @click.option(
     "--ready-file",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Written once it listens: a line 'KIND ADDRESS'.",
+    help="File to write once the recorder listens: a line 'KIND ADDRESS'.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the summary, after that line, as one JSON document.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary, after the address, as one JSON document.")
 def record(
     listen: Place, target: Endpoint, output: Path, pseudonymise: bool, ready_file: Path | None, as_json: bool
 ) -> None:
-    """Record what passes to a live daemon or server, until Ctrl-C.
+    """Record the traffic of a live daemon or server, until Ctrl-C.
 
-    Clients connect to --listen instead of --target, and notice nothing: every byte passes unchanged, both ways. Secrets
-    and signatures are never written. The recording is a scenario:
+    Clients connect to --listen instead of --target: every byte is forwarded unchanged, in both directions. Secrets and
+    signatures are never written. The recording is a scenario:
 
     \b
     cpsim record --listen ./record.socket --target /var/run/creditapi.socket -o traffic.parquet
@@ -94,11 +94,11 @@ def record(
     from cpsim.record import proxy
     from cpsim.record.pseudonyms import Pseudonyms
     from cpsim.record.recording import Recording
-    from cpsim.system.process import settle_in
+    from cpsim.system.process import tune_process
 
     if str(listen) == str(target):
-        raise click.UsageError(f"--listen and --target are both {listen}: the proxy cannot stand in front of itself")
-    settle_in()
+        raise click.UsageError(f"--listen and --target are both {listen}: give two addresses")
+    tune_process()
     recording = Recording(output, Pseudonyms() if pseudonymise else None)
     listened = False
 
@@ -123,7 +123,7 @@ def record(
             recording.abandon()
             raise
         _close(recording)
-    _tell(recording, as_json=as_json)
+    _print_summary(recording, as_json=as_json)
 
 
 def _close(recording: Recording) -> None:
@@ -133,7 +133,7 @@ def _close(recording: Recording) -> None:
         raise CpsimError(f"{recording.path} cannot be written: {error.strerror or error}") from error
 
 
-def _tell(recording: Recording, *, as_json: bool) -> None:
+def _print_summary(recording: Recording, *, as_json: bool) -> None:
     figures = {
         "recording": str(recording.path),
         "commands": dict(recording.commands),
@@ -146,7 +146,7 @@ def _tell(recording: Recording, *, as_json: bool) -> None:
     outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in recording.commands.items())
     click.echo(f"recorded      {recording.commands.total():,} commands{outcomes and f' ({outcomes})'}")
     if recording.frames:
-        click.echo(f"              {recording.frames:,} frames that are no commands")
+        click.echo(f"              {recording.frames:,} malformed frames")
     for why, count in recording.left_out.items():
         click.echo(f"left out      {why}: {count:,}")
     click.echo(f"recording     {recording.path}")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def _secrets(project_ids: Sequence[str], secret_files: Sequence[Path]) -> dict[str, str]:
-    """The secret of each project, from the file of the same place in the list."""
+    """Return the secret of each project; projects and files are in the same order."""
     from cpsim.fake.settings import DEMO_PROJECT
 
     ids = project_ids or (DEMO_PROJECT,)
@@ -31,16 +31,16 @@ def _secrets(project_ids: Sequence[str], secret_files: Sequence[Path]) -> dict[s
 
 
 @cli.command()
-@click.option("--config", type=FILE, metavar="FILE", help="TOML; what the options say takes the place of it.")
-@click.option("--unix", type=click.Path(path_type=Path), metavar="PATH", help="A daemon on a UNIX socket.")
-@click.option("--tcp", type=ListenType(), help="The same daemon on TCP; port 0 takes a free one.")
-@click.option("--http", type=ListenType(), help="The server on HTTP; port 0 takes a free one.")
+@click.option("--config", type=FILE, metavar="FILE", help="TOML file; options override it.")
+@click.option("--unix", type=click.Path(path_type=Path), metavar="PATH", help="UNIX socket of a daemon.")
+@click.option("--tcp", type=ListenType(), help="TCP address of the same daemon; port 0 takes a free one.")
+@click.option("--http", type=ListenType(), help="HTTP address of the server; port 0 takes a free one.")
 @click.option(
     "--project",
     "projects",
     multiple=True,
     metavar="ID",
-    help="Project id; again for more. The daemon works for the first.  [default: demo]",
+    help="Project id; repeat it for more. The daemon belongs to the first.  [default: demo]",
 )
 @click.option(
     "--secret-file",
@@ -48,43 +48,41 @@ def _secrets(project_ids: Sequence[str], secret_files: Sequence[Path]) -> dict[s
     type=FILE,
     multiple=True,
     metavar="FILE",
-    help="File with the project's secret, one for each --project; without any, secrets are 'demo'.",
+    help="File with the project's secret, one for each --project; the default secret is 'demo'.",
 )
 @click.option(
     "--control-token-file",
     type=FILE,
     metavar="FILE",
-    help="File with the token that a request to /__cpsim/ has to show; beyond loopback there is none without it.",
+    help="File with the token of requests to /__cpsim/; without it, the control API is off beyond loopback.",
 )
 @click.option(
     "--flush-interval",
     "flush_interval_s",
     type=NumberType(0, LONGEST_S),
     metavar="S",
-    help="Seconds that daemons keep commands before they pass them on.  [default: 0]",
+    help="Seconds that daemons keep commands before they deliver them.  [default: 0]",
 )
 @click.option(
     "--profile",
     type=click.Choice(["documented", "deployed"]),
-    help="Behave as the protocol's document says (the default), or as the system in production does.",
+    help="Follow the protocol's document (the default), or have all quirks of the system in production.",
 )
 @quirk_option
 @fault_option
-@click.option(
-    "--seed", type=click.IntRange(0), metavar="N", help="Same seed, same faults where they are a matter of chance."
-)
+@click.option("--seed", type=click.IntRange(0), metavar="N", help="Seed of the faults' probabilities.")
 @click.option(
     "--ready-file",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Written once it serves: a line 'KIND ADDRESS' for each address.",
+    help="File to write once the server is ready: a line 'KIND ADDRESS' for each address.",
 )
 @click.option(
     "--store",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Keep the ledger in FILE, and what a daemon has in FILE.PROJECT.spool (a project's second one in "
-    "FILE.PROJECT+2.spool): they survive a crash.",
+    help="Keep the ledger in FILE, and each daemon's commands in FILE.PROJECT.spool (a project's second daemon: "
+    "FILE.PROJECT+2.spool); both survive a crash.",
 )
 def serve(
     config: Path | None,
@@ -94,20 +92,19 @@ def serve(
     secret_files: tuple[Path, ...],
     control_token_file: Path | None,
     ready_file: Path | None,
-    **options: Any,  # noqa: ANN401 - those that are a configuration's own
+    **options: Any,  # noqa: ANN401 - fields of `Configuration`
 ) -> None:
     """Serve a fake daemon and its account server, until Ctrl-C.
 
-    Without an address, it serves all three on free addresses of this machine.
+    Without an address, it serves UNIX, TCP and HTTP on free addresses on loopback.
 
     \b
     cpsim serve --unix /tmp/creditapi.socket --http 127.0.0.1:8080
     echo "alloc,slot=job-1,credits=5" | nc -U /tmp/creditapi.socket
     curl http://127.0.0.1:8080/__cpsim/totals
 
-    A browser shows what goes on at http://127.0.0.1:8080/, and what there is under /__cpsim/ is described by
-    /__cpsim/openapi.json. All of this can be in a file, and several
-    daemons only there:
+    A dashboard is at http://127.0.0.1:8080/; /__cpsim/openapi.json describes the control API under /__cpsim/. A file
+    can hold all of these options; several daemons need one:
 
     \b
     http = "127.0.0.1:8080"
@@ -124,14 +121,14 @@ def serve(
     [links]
     worker-7 = "alice"                # machine = user
 
-    There are also control_token_file, store, journal_limit, profile, quirks, faults and seed.
+    Further keys: control_token_file, store, journal_limit, profile, quirks, faults and seed.
     """
     from dataclasses import replace
 
     from cpsim.fake import Site
     from cpsim.fake.settings import Configuration, load
     from cpsim.fake.settings import serve as perform
-    from cpsim.system.process import settle_in
+    from cpsim.system.process import tune_process
 
     changes = {name: value for name, value in options.items() if value not in {None, ()}}
     if projects or secret_files:
@@ -143,7 +140,7 @@ def serve(
         site = Site(project_id=next(iter(configuration.projects)), unix=unix, tcp=tcp)
         configuration = replace(configuration, sites=[site])
 
-    settle_in()
+    tune_process()
     with announcing(ready_file) as announce:
         try:
             perform(configuration, announce)

@@ -1,7 +1,5 @@
-"""The site's tier: takes commands on sockets, acknowledges them, and passes them on in order."""
+"""The site's tier: accepts commands on sockets, acknowledges them, and delivers them in order."""
 
 import logging
 
-logging.getLogger(__name__).addHandler(
-    logging.NullHandler()
-)  # within a fake, it is for the caller to show what is logged
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # in a fake, the caller decides what is shown

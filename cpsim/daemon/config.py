@@ -1,4 +1,4 @@
-"""The daemon's configuration: the INI file of the deployed daemon, and what the command line says over it."""
+"""The daemon's configuration: the INI file of the deployed daemon, overridden by the command line."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LEVELS: Final = {"debug", "info", "warn", "warning", "error", "critical"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """How a daemon is run. What is None was not said."""
+    """The settings of a daemon; None where no value was given."""
 
     listen: UnixEndpoint | TcpEndpoint | None = None
     server: UrlEndpoint | None = None
@@ -46,7 +46,7 @@ class Config:
     logfile: Path | None = None
     loglevel: int = logging.INFO
     warnings: tuple[str, ...] = ()
-    """Keys of the file that were passed over, or whose values are in quotes, each in a sentence."""
+    """One sentence for each key that is ignored, or whose value is in quotes."""
 
 
 def read_config(path: Path) -> Config:
@@ -54,13 +54,13 @@ def read_config(path: Path) -> Config:
 
     Section `[api]` has api_url, api_key and api_secret (older files: project_id and project_auth), flush_interval in
     seconds; section `[server]` has socket (unix or tcp), bind (PATH or HOST:PORT), pidfile, logfile, loglevel, and
-    may have spool. What comes after white space and a semicolon is a comment. What is not known is passed over, and
-    quotes are part of a value, as with the deployed daemon; both are told in `warnings`.
+    optionally spool. A comment begins with white space and a semicolon. As with the deployed daemon, unknown keys are
+    ignored, and quotes are part of a value; `warnings` lists both.
 
     Raises:
         CpsimError: the file cannot be read, or a value cannot be used. No message quotes a secret.
     """
-    ini = ConfigParser(interpolation=None, inline_comment_prefixes=(";",))  # a secret may well contain a %
+    ini = ConfigParser(interpolation=None, inline_comment_prefixes=(";",))  # a secret may contain a %
     try:
         ini.read_string(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -82,21 +82,21 @@ def read_config(path: Path) -> Config:
             pidfile=_path(server.get("pidfile")),
             logfile=_path(server.get("logfile")),
             loglevel=_level(server.get("loglevel")),
-            warnings=(*_unknown_sections(ini), *_odd("api", api), *_odd("server", server)),
+            warnings=(*_unknown_sections(ini), *_key_warnings("api", api), *_key_warnings("server", server)),
         )
     except (ValueError, EndpointError) as error:
         raise CpsimError(f"{path}: {error}") from error
 
 
 def _mistake(error: IniError) -> str:
-    """What is wrong, and where, without the line itself, which may have the secret."""
+    """Name the mistake and its line number, without the line itself, which may hold the secret."""
     if isinstance(error, DuplicateOptionError):
         return f"line {error.lineno}: [{error.section}] {error.option} is given twice"
     if isinstance(error, DuplicateSectionError):
         return f"line {error.lineno}: [{error.section}] is given twice"
     if isinstance(error, MissingSectionHeaderError):
-        return f"line {error.lineno}: there is no [section] before it; it begins with [api] or [server]"
-    return "a line is no KEY = VALUE"
+        return f"line {error.lineno}: there is no [section] before it; begin the file with [api] or [server]"
+    return "a line is not KEY = VALUE"
 
 
 def _unknown_sections(ini: ConfigParser) -> Iterator[str]:
@@ -104,17 +104,17 @@ def _unknown_sections(ini: ConfigParser) -> Iterator[str]:
         if section not in KEYS:
             close = get_close_matches(section.lower(), KEYS, n=1)
             hint = f"did you mean [{close[0]}]?" if close else "there are [api] and [server]"
-            yield f"[{section}] is not known, and passed over; {hint}"
+            yield f"[{section}] is unknown and ignored; {hint}"
 
 
-def _odd(section: str, given: Mapping[str, str]) -> Iterator[str]:
+def _key_warnings(section: str, given: Mapping[str, str]) -> Iterator[str]:
     for key, value in given.items():
         if key not in KEYS[section]:
             close = get_close_matches(key, KEYS[section], n=1)
             hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(KEYS[section])}"
-            yield f"[{section}] {key} is not known, and passed over; {hint}"
+            yield f"[{section}] {key} is unknown and ignored; {hint}"
         elif re.fullmatch(r"""(["']).*\1""", value, re.DOTALL):
-            yield f"[{section}] {key} is in quotes, which are part of its value; leave them out if they are not meant"
+            yield f"[{section}] {key}: the quotes are part of its value; remove them if you do not mean them"
 
 
 def _listen(server: Mapping[str, str]) -> UnixEndpoint | TcpEndpoint | None:

@@ -1,22 +1,21 @@
-"""From the spool to the server: batches in order, each until its outcome is known.
+"""Delivery from the spool to the server: batches in order, each retried until its outcome is known.
 
-What an attempt leaves behind decides what follows:
+The outcome of an attempt decides what follows:
 
-- *certainly not applied* (no connection, or turned away): the batch is made anew after a pause. If the server
-  refuses a batch as a whole, it is halved, until the one command that spoils it stands alone and is set aside.
-- *unknown* (the reply was lost, or says nothing): a server that knows batch ids is sent the same batch again, and
-  applies it once. With any other, it is `set-aside` for a person, because credit must not double; or `resend`,
-  because none must be missing. Either way nothing is sent before the server is seen to answer again.
+- *not applied* (no connection, or refused): the courier backs off and makes a new batch. If the server refuses a batch
+  as a whole, the courier halves it, until the poison command stands alone; that command is kept as failed.
+- *unknown* (the reply was lost, or does not name an outcome): a server that knows batch ids gets the same batch again
+  and applies it once. For any other server, the batch becomes a `dead-letter`, so that no credit doubles, or with
+  `resend` is sent again, so that none is missing. In both cases the courier waits until the server answers a probe.
 
-A batch that fails again and again, while the server answers others, has a command in it that the server cannot bear.
-(The other is a command for a slot that there is not: it changes nothing, and takes the server what a real one takes.)
-Then the batch is given up, which a server that knows batch ids confirms, and halved like one that was refused.
+A batch that fails repeatedly while the server answers other batches contains a poison command. (The other batch
+is a command for an unknown slot: it changes nothing, and costs the server as much as a real one.) The courier gives
+up such a batch, which a server that knows batch ids confirms, and halves it like a refused one.
 
-A server that knows batch ids refuses one whose number comes too late, or has come with other commands, as where a spool
-was put back from a copy. Nobody knows then whether its commands were applied: it is set aside.
+A server that knows batch ids refuses a batch whose number comes too late or came before with other commands, for
+example after a spool was restored from a copy. Whether its commands were applied is unknown: they become dead letters.
 
-A pause doubles from one failure to the next, up to a limit, and varies at random, so that sites do not return all
-at once.
+The backoff doubles with each failure, up to a limit, with random jitter, so that sites do not return all at once.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from cpdaemon.commands import KINDS
 from cpdaemon.errors import BadReply, CreditPiggyError, NotSent, Refused, ReplyTimeout
 from cpdaemon.signing import bulk_body, bulk_errors, read_reply, token
 from cpdaemon.transport import HttpPool
-from cpsim.daemon.spool import MAX_BATCH, REFUSED, SET_ASIDE, UNNAMED, DeadLetter
+from cpsim.daemon.spool import DEAD_LETTER, MAX_BATCH, REFUSED, UNNAMED, FailedCommand
 from cpsim.errors import CpsimError
 from cpsim.system.threads import Thread
 
@@ -48,25 +47,25 @@ if TYPE_CHECKING:
 
     Outcomes = Sequence[CreditPiggyError | None]
 
-WHEN_UNKNOWN: Final = ("set-aside", "resend")
-FIRST_RETRY_S: Final = 0.1
-LAST_RETRY_S: Final = 30.0
-WHOLE: Final = {400, 413, 500}
-"""Statuses by which a server refuses a batch because of what is in it; others come from anything else."""
-ALWAYS: Final = {400, 413}
-"""Those of them that come again however often it is sent."""
-NOT_AGAIN: Final = 409
-"""The status by which a server refuses a batch that was given up, or whose number has come before."""
+WHEN_UNKNOWN: Final = ("dead-letter", "resend")
+FIRST_BACKOFF_S: Final = 0.1
+MAX_BACKOFF_S: Final = 30.0
+REFUSES_BATCH: Final = {400, 413, 500}
+"""Statuses with which a server refuses a batch because of its content; others have other causes."""
+PERMANENT: Final = {400, 413}
+"""Those of them that no retry changes."""
+CONFLICT: Final = 409
+"""Status with which a server refuses a batch that was given up, or whose number it has seen."""
 UNAVAILABLE: Final = 503
-TRIES: Final = 5
-"""Failures in a row after which a batch is halved, if the server answers others."""
-TRIES_ALONE: Final = 6
-"""Likewise, after which a command that was sent alone is kept for a person."""
-TIMEOUT_TRIES: Final = 3
-"""As how many failures one counts that took all the time that a request may take."""
+MAX_TRIES: Final = 5
+"""Failures in a row after which a batch is halved, if the server answers other batches."""
+MAX_TRIES_ALONE: Final = 6
+"""Failures in a row after which a command that was sent alone is kept as failed, likewise."""
+TRIES_PER_TIMEOUT: Final = 3
+"""How many failures a timeout counts for."""
 ADVICE: Final = {
     REFUSED: "",
-    SET_ASIDE: ", for nobody knows whether they were applied; --when-unknown resend would send such again",
+    DEAD_LETTER: "; whether they were applied is unknown; --when-unknown resend would resend them",
 }
 BATCH_HEADER: Final = "CreditPiggy-Batch"
 
@@ -74,23 +73,23 @@ log = logging.getLogger(__name__)
 
 
 class Server(Protocol):
-    """Where batches go."""
+    """The receiver of batches."""
 
     def knows_batches(self) -> bool:
-        """Whether it applies a batch once, however often it is sent under its id; raises CreditPiggyError."""
+        """Return whether the server applies a batch once, however often it comes; raises CreditPiggyError."""
 
     def post(self, batch_id: str | None, calls: Sequence[Call]) -> Outcomes:
-        """What became of each call; raises CreditPiggyError if they were not applied, or may not have been."""
+        """Return the outcome of each call; raises CreditPiggyError if they were not applied, or may not have been."""
 
     def give_up(self, batch_id: str | None, calls: Sequence[Call]) -> Outcomes | None:
-        """What became of each call of a batch whose reply never came; None if it was not applied and never will be.
+        """Return the outcome of each call of a batch without a reply; None if it was not applied and never will be.
 
-        Of a batch without an id, None says only that the server answers others. Raises CreditPiggyError if it does not.
+        Without an id, None means only that the server answers other batches. Raises CreditPiggyError if it does not.
         """
 
 
 class BulkClient:
-    """A server's `/batch/bulk`, on connections that are kept.
+    """A server's `/batch/bulk`, over keep-alive connections.
 
     Args:
         endpoint: the server's base URL.
@@ -107,26 +106,24 @@ class BulkClient:
         self._pool = HttpPool(endpoint, timeout_s)
 
     def knows_batches(self) -> bool:
-        """Ask with a batch of nothing, which a server of any kind accepts."""
+        """Ask with an empty batch, which any server accepts."""
         return self._bulk("probe", b"{}").get("batch") == "probe"
 
     def post(self, batch_id: str | None, calls: Sequence[Call]) -> Outcomes:
-        """Send one batch; under the id of an earlier version, as that wrote it, for a server compares the bytes."""
+        """Send one batch; encode one of an earlier version as that version did, because the server compares bytes."""
         body = bulk_body(calls)
         if batch_id is not None and "-" not in batch_id:
             body = json.dumps(json.loads(body), ensure_ascii=False, separators=(",", ":")).encode()
         return _outcomes(calls, self._bulk(batch_id, body))
 
     def give_up(self, batch_id: str | None, calls: Sequence[Call]) -> Outcomes | None:
-        """Have another command refused, then send a batch of nothing under the id, to be told what became of it."""
+        """Send a command that must be refused, then an empty batch under the id, whose reply names the outcome."""
         self._bulk(None, bulk_body([("meta", {"slot": f"cpsim-{uuid.uuid4().hex}", "is": "there"})]))
         if batch_id is None:
             return None
         reply = self._bulk(batch_id, b"{}")
         if type(reply.get("applied")) is not bool:
-            raise BadReply(
-                f"the server does not say whether it has applied batch {batch_id}, which fails again and again"
-            )
+            raise BadReply(f"the server does not say whether it has applied batch {batch_id}, which fails repeatedly")
         if not reply["applied"]:
             return None
         places = [(kind, index) for kind in KINDS for index, _ in enumerate(call for call in calls if call[0] == kind)]
@@ -144,24 +141,24 @@ class BulkClient:
 
 
 def accepted(status: int, body: bytes) -> dict[str, object]:
-    """A server's reply, if it says that the batch was accepted; raises CreditPiggyError."""
+    """Return a server's reply if it accepts the batch; raises CreditPiggyError."""
     if status == UNAVAILABLE:
         raise Refused("the server is unavailable", status)
     return read_reply(status, body)
 
 
 def _named(error: object, places: Sequence[tuple[str, int]]) -> dict[str, object]:
-    """An error of a batch that was given up, by the class and index of its command; raises BadReply."""
+    """Give an error of a given-up batch the class and index of its command; raises BadReply."""
     position = error.get("position") if isinstance(error, dict) else None
     if type(position) is not int or position not in range(len(places)):
-        raise BadReply(f"the server lists an error whose position is that of none of the {len(places)} commands")
+        raise BadReply(f"the server lists an error whose position is not one of the {len(places)} commands")
     assert isinstance(error, dict)
     kind, index = places[position]
     return error | {"class": kind, "index": index}
 
 
 def _outcomes(calls: Sequence[Call], reply: Mapping[str, object]) -> Outcomes:
-    """What became of each call; raises BadReply if the reply does not say it."""
+    """Return the outcome of each call; raises BadReply if the reply does not name it."""
     outcomes = bulk_errors(calls, reply)
     for error in outcomes:
         if isinstance(error, BadReply) and not error.unnamed:
@@ -170,14 +167,14 @@ def _outcomes(calls: Sequence[Call], reply: Mapping[str, object]) -> Outcomes:
 
 
 class Courier:
-    """Delivers what a spool holds, in a thread of its own.
+    """Delivers the commands of a spool, in its own thread.
 
     Args:
-        spool: where the commands are.
+        spool: source of the commands.
         server: where they go.
         flush_interval_s: how long a command waits for others, unless there is a full batch.
         when_unknown: `set-aside` or `resend`, for a server that does not know batch ids.
-        longest_pause_s: the limit of the pause after a failure.
+        max_backoff_s: longest backoff, in seconds.
     """
 
     def __init__(
@@ -186,50 +183,50 @@ class Courier:
         server: Server,
         flush_interval_s: float,
         when_unknown: str = WHEN_UNKNOWN[0],
-        longest_pause_s: float | None = None,
+        max_backoff_s: float | None = None,
     ) -> None:
         self._spool = spool
         self._server = server
         self._flush_interval_s = flush_interval_s
         self._resends = when_unknown == "resend"
         self._knows_batches: bool | None = None
-        self._doubt = "the daemon ended before it had the server's reply"
+        self._unknown_reason = "the daemon ended before it had the server's reply"
         self._size = MAX_BATCH
-        self._longest_pause_s = LAST_RETRY_S if longest_pause_s is None else longest_pause_s
-        self._retry_s = self._first_pause_s = min(FIRST_RETRY_S, self._longest_pause_s)
+        self._max_backoff_s = MAX_BACKOFF_S if max_backoff_s is None else max_backoff_s
+        self._backoff_s = self._first_backoff_s = min(FIRST_BACKOFF_S, self._max_backoff_s)
         self._failures = 0
-        self._said: str | None = None
+        self._outage: str | None = None
         self._stopping = threading.Event()
-        self._hurried = 0
+        self._flushing = 0
         self._thread = Thread(self._run, "cpsim-courier")
 
     def start(self) -> None:
         """Begin to deliver."""
-        self._spool.complain(None)
+        self._spool.report_outage(None)
         self._thread.start()
 
-    def stop(self, within_s: float) -> bool:
-        """Deliver what is left, as long as nothing fails and time allows; returns whether it has ended."""
+    def stop(self, timeout_s: float) -> bool:
+        """Deliver the rest until a failure or the timeout; return whether the thread has ended."""
         self._stopping.set()
         with self._spool.released:
             self._spool.released.notify_all()
-        self._thread.join(within_s)
+        self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     def check(self) -> None:
-        """Raise ThreadFailed if it has ended by an error that nobody expected."""
+        """Raise ThreadFailed if an unexpected error has ended the thread."""
         self._thread.check()
 
     @contextmanager
-    def hurrying(self) -> Iterator[None]:
-        """Have no command wait for others while the context lasts."""
+    def flushing(self) -> Iterator[None]:
+        """Deliver without waiting for full batches while the context lasts."""
         with self._spool.released:
-            self._hurried += 1
+            self._flushing += 1
             self._spool.released.notify_all()
         try:
             yield
         finally:
-            self._hurried -= 1
+            self._flushing -= 1
 
     def _run(self) -> None:
         while (due := self._wait()) > self._spool.delivered_to:
@@ -237,49 +234,49 @@ class Courier:
                 while self._spool.delivered_to < due:
                     self._attempt()
             except (CreditPiggyError, CpsimError) as error:
-                self._spool.retried()
-                self._complain(error)
-                if self._pause(error):
+                self._spool.count_retry()
+                self._report_outage(error)
+                if self._back_off(error):
                     return
             else:
-                self._retry_s = self._first_pause_s
-                self._complain(None)
+                self._backoff_s = self._first_backoff_s
+                self._report_outage(None)
 
-    def _complain(self, error: Exception | None) -> None:
-        """Log a failure, once for as long as it goes on, and that it is over; the spool's status says so too."""
-        said, self._said = self._said, None if error is None else str(error)
-        if said == self._said:
+    def _report_outage(self, error: Exception | None) -> None:
+        """Log the start and the end of an outage, and write it to the spool's status; None ends it."""
+        before, self._outage = self._outage, None if error is None else str(error)
+        if before == self._outage:
             return
-        self._spool.complain(self._said)
+        self._spool.report_outage(self._outage)
         if error is None:
-            log.info("the server takes commands again")
+            log.info("the server accepts commands again")
         else:
             log.log(logging.ERROR if isinstance(error, CpsimError) else logging.WARNING, "%s", error)
 
     def _wait(self) -> int:
-        """Wait for a full batch, or until the first command has waited long enough; up to where to deliver then."""
+        """Wait for a full batch or the flush interval; return the position up to which to deliver."""
         spool, stopping = self._spool, self._stopping.is_set
         with spool.released:
             spool.released.wait_for(lambda: spool.ready or stopping())
-            spool.released.wait_for(lambda: spool.ready >= MAX_BATCH or self._is_pressed(), self._flush_interval_s)
+            spool.released.wait_for(lambda: spool.ready >= MAX_BATCH or self._must_flush(), self._flush_interval_s)
             return spool.released_to
 
-    def _is_pressed(self) -> bool:
-        """Whether nothing is to wait any longer."""
-        return bool(self._hurried) or self._stopping.is_set()
+    def _must_flush(self) -> bool:
+        """Return whether to deliver at once."""
+        return bool(self._flushing) or self._stopping.is_set()
 
-    def _pause(self, _: Exception) -> bool:
-        """Wait before the next attempt; whether to end instead."""
-        pause_s = self._retry_s * random.uniform(0.5, 1)  # noqa: S311 - nobody gains by guessing it
-        self._retry_s = min(2 * self._retry_s, self._longest_pause_s)
-        return self._stopping.wait(pause_s)
+    def _back_off(self, _: Exception) -> bool:
+        """Wait before the next attempt; return whether the daemon is stopping."""
+        backoff_s = self._backoff_s * random.uniform(0.5, 1)  # noqa: S311 - nobody gains by guessing it
+        self._backoff_s = min(2 * self._backoff_s, self._max_backoff_s)
+        return self._stopping.wait(backoff_s)
 
-    def _ask(self) -> bool:
-        """Ask the server whether it knows batch ids, and with that, whether it answers."""
+    def _probe(self) -> bool:
+        """Return whether the server knows batch ids; raises CreditPiggyError if it does not answer."""
         return self._server.knows_batches()
 
     def _take(self) -> Batch | None:
-        """The next batch."""
+        """Return the next batch."""
         knows = bool(self._knows_batches)
         return self._spool.take(self._size, careful=not knows, named=knows)
 
@@ -287,130 +284,130 @@ class Courier:
         """Send one batch, once.
 
         Raises:
-            CreditPiggyError: the server cannot be reached, or did not say what became of the batch.
+            CreditPiggyError: the server cannot be reached, or did not name the batch's outcome.
             CpsimError: the spool cannot be written.
         """
         if self._knows_batches is None:
-            self._knows_batches = self._ask()
+            self._knows_batches = self._probe()
         batch = self._take()
         if batch is None:
             return
         knows = self._knows_batches and batch.named
         if batch.resumed and not (knows or self._resends):
-            self._fail(batch, SET_ASIDE, self._doubt)
+            self._fail_batch(batch, DEAD_LETTER, self._unknown_reason)
             return
         try:
             outcomes = self._server.post(batch.id if knows else None, batch.calls)
         except CreditPiggyError as error:
-            if not self._fall_back(batch, error):
+            if not self._handle_error(batch, error):
                 raise
         else:
-            self._account(batch, outcomes)
+            self._settle(batch, outcomes)
 
-    def _fall_back(self, batch: Batch, error: CreditPiggyError) -> bool:
-        """Do what an attempt that failed asks for; False if that is to try again."""
+    def _handle_error(self, batch: Batch, error: CreditPiggyError) -> bool:
+        """Handle a failed attempt; return False if the batch is to be retried."""
         knew = self._knows_batches and batch.named
-        self._knows_batches = None  # nothing is risked before it is seen to answer again
-        if isinstance(error, Refused) and error.status in WHOLE:
-            if self._is_to_blame(batch, error.status):
+        self._knows_batches = None  # probe the server before the next batch
+        if isinstance(error, Refused) and error.status in REFUSES_BATCH:
+            if self._is_poison(batch, error.status):
                 self._halve(batch, REFUSED, str(error))
                 return True
-        elif knew and isinstance(error, Refused) and error.status == NOT_AGAIN:
-            return self._was_given_up(batch, error)
-        elif self._is_given_up(batch, error, batch.id if knew else None):
+        elif knew and isinstance(error, Refused) and error.status == CONFLICT:
+            return self._handle_conflict(batch, error)
+        elif self._give_up_after_retries(batch, error, batch.id if knew else None):
             return True
         if error.definite and not batch.resumed:
             self._spool.put_back()
         return False
 
-    def _was_given_up(self, batch: Batch, error: Refused) -> bool:
-        """Make a batch anew that was given up; any other that is refused so may have been applied, or was another."""
+    def _handle_conflict(self, batch: Batch, error: Refused) -> bool:
+        """Put back a batch that was given up; any other refused with `CONFLICT` becomes dead letters."""
         try:
             was_given_up = self._server.give_up(batch.id, batch.calls) is None
         except CreditPiggyError as reason:
-            if not isinstance(reason, Refused) or reason.status != NOT_AGAIN:
-                return False  # ask again later
+            if not isinstance(reason, Refused) or reason.status != CONFLICT:
+                return False  # retry
             was_given_up = False
         if was_given_up:
-            self._spool.retried()
+            self._spool.count_retry()
             self._spool.put_back()
         else:
-            self._fail(batch, SET_ASIDE, str(error), ", for nobody knows whether they were applied")
+            self._fail_batch(batch, DEAD_LETTER, str(error), "; whether they were applied is unknown")
         return True
 
-    def _is_to_blame(self, batch: Batch, status: int) -> bool:
-        """Whether a batch was refused as a whole because of what is in it, as far as is known by now."""
+    def _is_poison(self, batch: Batch, status: int) -> bool:
+        """Return whether a batch was refused because of its content: a poison message, as far as is known."""
         if len(batch.calls) > 1:
-            return True  # its halves will tell
-        self._failures += TRIES_ALONE if status in ALWAYS else 1
-        if self._failures < TRIES_ALONE:
+            return True  # its halves will show
+        self._failures += MAX_TRIES_ALONE if status in PERMANENT else 1
+        if self._failures < MAX_TRIES_ALONE:
             return False
         try:
-            self._ask()
+            self._probe()
         except CreditPiggyError:
-            return False  # the server refuses a batch of nothing, too
+            return False  # the server refuses an empty batch, too
         return True
 
-    def _is_given_up(self, batch: Batch, error: CreditPiggyError, batch_id: str | None) -> bool:
-        """Count a failure; after many, send a batch no more as it is, if the server answers others."""
+    def _give_up_after_retries(self, batch: Batch, error: CreditPiggyError, batch_id: str | None) -> bool:
+        """Count a failure; after `MAX_TRIES`, give the batch up if the server answers other batches."""
         if not isinstance(error, NotSent):
-            self._failures += TIMEOUT_TRIES if isinstance(error, ReplyTimeout) else 1
+            self._failures += TRIES_PER_TIMEOUT if isinstance(error, ReplyTimeout) else 1
         if not error.definite:
-            self._doubt = str(error)
-        if self._failures < (TRIES if len(batch.calls) > 1 else TRIES_ALONE):
+            self._unknown_reason = str(error)
+        if self._failures < (MAX_TRIES if len(batch.calls) > 1 else MAX_TRIES_ALONE):
             return False
         try:
             outcomes = self._server.give_up(batch_id, batch.calls)
-        except CreditPiggyError as reason:  # it answers no other either: the batch is not to blame
+        except CreditPiggyError as reason:  # no other batch is answered: this one is not the cause
             log.debug("batch %s is not given up: %s", batch.id, reason)
             return False
         if outcomes is not None:
-            self._account(batch, outcomes)
+            self._settle(batch, outcomes)
             return True
         is_known = batch_id is not None or (error.definite and not batch.resumed)
-        self._halve(batch, REFUSED if is_known else SET_ASIDE, f"{error}, again and again, while others are answered")
+        self._halve(batch, REFUSED if is_known else DEAD_LETTER, f"{error}, repeatedly, while others are answered")
         return True
 
     def _halve(self, batch: Batch, why: str, error: str) -> None:
-        """Find the command that spoils a batch: try the first half of it, or keep the one that is left for a person."""
-        self._go_on()
+        """Search for the poison command of a batch: send its first half next; fail a batch of one command."""
+        self._reset_backoff()
         if len(batch.calls) == 1:
-            self._fail(batch, why, error)
+            self._fail_batch(batch, why, error)
         else:
-            log.warning("%d commands failed as a whole, and are now sent by halves: %s", len(batch.calls), error)
+            log.warning("a batch of %d commands failed, and is now sent in halves: %s", len(batch.calls), error)
             self._size = len(batch.calls) // 2
-            self._spool.retried()
+            self._spool.count_retry()
             self._spool.put_back()
 
-    def _go_on(self) -> None:
-        """Be as patient as at first: something has come of a batch."""
-        self._failures, self._retry_s = 0, self._first_pause_s
+    def _reset_backoff(self) -> None:
+        """Forget failures: a batch has an outcome."""
+        self._failures, self._backoff_s = 0, self._first_backoff_s
 
-    def _account(self, batch: Batch, outcomes: Outcomes) -> None:
-        """Strike out a batch whose reply has come."""
-        self._go_on()
+    def _settle(self, batch: Batch, outcomes: Outcomes) -> None:
+        """Settle a batch whose reply has come."""
+        self._reset_backoff()
         failed = []
         doubts = [error for error in outcomes if error is not None and not error.definite]
         now_us = time.time_ns() // 1000
         for (position, command), error in zip(batch.commands, outcomes, strict=True):
             if error is not None and error.definite:
-                failed.append(DeadLetter(position, now_us, REFUSED, command, str(error)))
+                failed.append(FailedCommand(position, now_us, REFUSED, command, str(error)))
         if doubts:
             named = {row.position for row in failed}
             position = next(position for position, _ in batch.commands if position not in named)
             anyone = f"{UNNAMED}{len(doubts)} commands up to {batch.commands[-1][1]!r})"
-            failed.append(DeadLetter(position, now_us, REFUSED, anyone, str(doubts[0])))
+            failed.append(FailedCommand(position, now_us, REFUSED, anyone, str(doubts[0])))
         for row in failed:
             log.warning("refused: %s: %s", row.command, row.error)
         unnamed = min(doubts[0].unnamed, len(doubts)) if doubts and isinstance(doubts[0], BadReply) else 0
         self._spool.settle(batch, failed, unnamed)
         self._size = min(2 * self._size, MAX_BATCH)
 
-    def _fail(self, batch: Batch, why: str, error: str, advice: str | None = None) -> None:
-        """Keep a whole batch for a person to see."""
+    def _fail_batch(self, batch: Batch, why: str, error: str, advice: str | None = None) -> None:
+        """Keep a whole batch as failed commands."""
         now_us = time.time_ns() // 1000
         advice = ADVICE[why] if advice is None else advice
         log.error("%s: %d commands, listed by `cpsim daemon --failed`%s: %s", why, len(batch.calls), advice, error)
-        failed = [DeadLetter(position, now_us, why, command, error) for position, command in batch.commands]
-        self._go_on()
+        failed = [FailedCommand(position, now_us, why, command, error) for position, command in batch.commands]
+        self._reset_backoff()
         self._spool.settle(batch, failed)

@@ -1,10 +1,10 @@
 """The daemon's sockets in front of a spool: a command is on disk before it is answered OK.
 
-All that arrives in one turn of the loop is put into the spool together, and answered when that is on disk. The
-wire format has no terminator, so a frame may have grown meanwhile. Then the longer frame takes the place of the
-shorter, and only when that is on disk too is it answered: OK speaks of all that had arrived. What follows the OK
-until the client closes still belongs to the frame; the spool is amended, and keeps the command until then. If the
-daemon is killed in that moment, the command is delivered as it was answered.
+The commands of one turn of the loop are written to the spool together, and answered once they are on disk. The wire
+format has no terminator, so a frame may have grown during the write. Then the longer frame replaces the shorter, and is
+answered once it is on disk too: OK covers all bytes that had arrived. Bytes after the OK, until the client closes,
+still belong to the frame: they amend the spool, which holds the command back until then. If the daemon is killed before
+that, the command is delivered as it was answered.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class DurableListener(Listener):
 
     Args:
         sockets: bound and listening; closed by `stop`.
-        spool: takes the commands; when it is full, they are answered `ER`.
+        spool: receiver of the commands; when it is full, they are answered `ER`.
     """
 
     def __init__(self, sockets: Iterable[socket.socket], spool: Spool) -> None:
-        super().__init__(sockets, _nowhere, lambda: spool.is_full)
+        super().__init__(sockets, _already_spooled, lambda: spool.is_full)
         self._spool = spool
         self._taken: list[_Connection] = []
         self._written: SimpleQueue[tuple[list[_Connection], CpsimError | None]] = SimpleQueue()
@@ -49,9 +49,9 @@ class DurableListener(Listener):
         self._wake.setblocking(False)  # noqa: FBT003
 
     def stop(self) -> None:
-        """Stop accepting, answer what has arrived, and leave every command that was answered ready to be delivered."""
+        """Stop accepting, answer what has arrived, and release every answered command for delivery."""
         super().stop()
-        with suppress(CpsimError):  # then those answered last stay in the spool until the next start
+        with suppress(CpsimError):  # then the last ones stay in the spool until the next start
             self._spool.wait()
 
     def _acknowledge(self, connection: _Connection, call: Call, ended: bool) -> None:  # noqa: FBT001
@@ -74,7 +74,7 @@ class DurableListener(Listener):
             self._passed_on += 1
             position = connection.position
             if connection.grown:
-                amended[position] = self._whole(connection)
+                amended[position] = self._final_frame(connection)
         if position:
             self._release(position, amended)
 
@@ -83,17 +83,17 @@ class DurableListener(Listener):
         new = [connection for connection in taken if not connection.position]
         amended = {connection.position: self._text(connection) for connection in taken if connection.position}
         self._writing += 1
-        last = self._spool.put([self._text(connection) for connection in new], amended, partial(self._tell, taken))
+        last = self._spool.put([self._text(connection) for connection in new], amended, partial(self._report, taken))
         for position, connection in enumerate(new, last - len(new) + 1):
             connection.position = position
 
-    def _tell(self, taken: list[_Connection], problem: CpsimError | None) -> None:
-        """From the spool's thread: that has been written, or could not be."""
+    def _report(self, taken: list[_Connection], problem: CpsimError | None) -> None:
+        """Report from the spool's thread that commands were written, or the error."""
         self._written.put((taken, problem))
-        with suppress(OSError):  # it will wake up as it is, or has ended
+        with suppress(OSError):  # the listener is awake already, or has ended
             self._wake.send(b"\0")
 
-    def _woken(self) -> None:
+    def _on_wake(self) -> None:
         self._wake_end.recv(READ_BYTES)
         while not self._written.empty():
             self._answer(*self._written.get())
@@ -101,16 +101,16 @@ class DurableListener(Listener):
     def _answer(self, taken: list[_Connection], problem: CpsimError | None) -> None:
         self._writing -= 1
         if self._can_write and problem is not None:
-            log.error("%s: until the spool can be written, commands are answered ER", problem)
+            log.error("%s: commands are answered ER until the spool can be written", problem)
         elif not self._can_write and problem is None:
             log.info("the spool can be written again")
         self._can_write = problem is None
         for connection in taken:
             if problem is not None:
                 connection.call = None
-                connection.grown = True  # if a shorter frame is on disk, it goes
+                connection.grown = True  # delete a shorter frame from the disk
                 if isinstance(problem, InDoubt):
-                    self._close(connection)  # neither OK nor ER is known to be true
+                    self._close(connection)  # neither OK nor ER may be true
                 else:
                     self._refuse(connection)
             elif not self._has_grown(connection):
@@ -121,7 +121,7 @@ class DurableListener(Listener):
                     self._fresh.append(connection)
 
     def _has_grown(self, connection: _Connection) -> bool:
-        """Whether more has arrived that makes a longer command, which is then put into the spool."""
+        """Return whether more bytes have made a longer command, which is then written to the spool."""
         if connection.ended:
             return False
         try:
@@ -142,8 +142,8 @@ class DurableListener(Listener):
         self._taken.append(connection)
         return True
 
-    def _whole(self, connection: _Connection) -> str:
-        """What a frame became in the end; nothing, if it is no command any more."""
+    def _final_frame(self, connection: _Connection) -> str:
+        """Return the text of a complete frame; "" if it is malformed now."""
         try:
             if connection.call is not None:
                 self._parse(connection.frame)
@@ -153,7 +153,7 @@ class DurableListener(Listener):
         return ""
 
     def _release(self, position: int, amended: Mapping[int, str]) -> None:
-        """Let commands go once their amendments, and those of the commands before them, are on disk."""
+        """Release commands once their amendments, and those of earlier commands, are on disk."""
 
         def written(problem: CpsimError | None) -> None:
             if problem is None or not amended:
@@ -164,7 +164,7 @@ class DurableListener(Listener):
         self._spool.put([], amended, written)
 
     def _text(self, connection: _Connection) -> str:
-        """A command as the spool keeps it."""
+        """Return the text of a command in the spool."""
         return connection.frame.strip().decode()
 
     def _await_answers(self) -> None:
@@ -174,5 +174,5 @@ class DurableListener(Listener):
             self._pass_on()
 
 
-def _nowhere(_: list[Call]) -> None:
-    """The spool has them already."""
+def _already_spooled(_: list[Call]) -> None:
+    """Do nothing: the spool has the commands."""

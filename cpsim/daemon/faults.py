@@ -1,4 +1,4 @@
-"""The daemon's faults: connections that are refused, and commands that are not answered as they should be."""
+"""The daemon's faults: refused connections, and commands that are answered wrongly or not at all."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     from cpsim.faults.spec import Fault
 
 RESET: Final = struct.pack("ii", 1, 0)
-"""Linger for no time: closing resets."""
-CHANGE_S: Final = 5.0
-"""How long a change of the plan waits for the listener's thread."""
+"""SO_LINGER of 0 seconds: close() resets the connection."""
+CHANGE_TIMEOUT_S: Final = 5.0
+"""Time for the listener's thread to apply a change of the plan."""
 
 
 class FaultyListener(Listener):
-    """A listener whose commands meet the faults of a plan.
+    """A listener with the faults of a plan.
 
     Args:
         arguments: those of `Listener`, or of the listener that this one is mixed with.
         faults: the plan.
-        project: whose commands they are.
+        project: the project of the commands.
     """
 
     def __init__(self, *arguments: Any, faults: FaultPlan, project: str) -> None:  # noqa: ANN401 - not ours to know
@@ -46,50 +46,50 @@ class FaultyListener(Listener):
         self._addresses = [(sock.family, sock.getsockname()) for sock in self._sockets]
         self._refusing = False
         self._hung: set[_Connection] = set()
-        self._later: list[tuple[float, int, Callable[[], object]]] = []
+        self._scheduled: list[tuple[float, int, Callable[[], object]]] = []
         self._number = count()
         self._changes: SimpleQueue[threading.Event] = SimpleQueue()
 
     def start(self) -> None:
-        """Begin to accept."""
+        """Start to accept."""
         super().start()
         self._faults.watch(self._refresh)
         self._refresh()
 
     def stop(self) -> None:
-        """Stop accepting, answer what has arrived, pass on what was acknowledged, and close."""
+        """Stop accepting, answer what has arrived, deliver what was acknowledged, and close."""
         self._faults.unwatch(self._refresh)
         super().stop()
 
     def _refresh(self) -> None:
-        """Do as the plan has it now; it is done on return."""
+        """Have the listener's thread apply the plan; return once it has."""
         if self._thread.is_alive():
             done = threading.Event()
             self._changes.put(done)
-            with suppress(BlockingIOError):  # it will wake up as it is
+            with suppress(BlockingIOError):  # the listener is awake already
                 self._wake.send(b"\0")
-            done.wait(CHANGE_S)
+            done.wait(CHANGE_TIMEOUT_S)
 
-    def _woken(self) -> None:
-        super()._woken()
+    def _on_wake(self) -> None:
+        super()._on_wake()
         with suppress(BlockingIOError):
             self._wake_end.recv(READ_BYTES)
         while not self._changes.empty():
-            self._follow()
+            self._apply_plan()
             self._changes.get().set()
 
-    def _follow(self) -> None:
-        """Accept or refuse connections, and admit commands, as the plan has it now."""
-        self._later = [due for due in self._later if due[-1] != self._follow]
-        heapify(self._later)
-        change_s = self._faults.next_change_s("daemon")  # first, or one that comes meanwhile would be missed
+    def _apply_plan(self) -> None:
+        """Accept or refuse connections and commands according to the plan."""
+        self._scheduled = [due for due in self._scheduled if due[-1] != self._apply_plan]
+        heapify(self._scheduled)
+        change_s = self._faults.next_change_s("daemon")  # first, or a change during this method would be missed
         if change_s is not None:
-            self._do_later(change_s, self._follow)
+            self._schedule(change_s, self._apply_plan)
         self._admit = self._draw if self._faults.daemon else self._acknowledge
         refuses = self._faults.refuses("daemon")
         if refuses and not self._refusing:
             for sock in self._sockets:
-                self._accept(sock)  # those who have connected are answered
+                self._accept(sock)  # clients that have connected are answered
                 self._selector.unregister(sock)
                 sock.close()
             self._sockets = [refusing(*address) for address in self._addresses]
@@ -100,30 +100,30 @@ class FaultyListener(Listener):
                 self._selector.register(sock, EVENT_READ)
         self._refusing = refuses
 
-    def _do_later(self, delay_s: float, action: Callable[[], object]) -> None:
-        heappush(self._later, (monotonic() + delay_s, next(self._number), action))
+    def _schedule(self, delay_s: float, action: Callable[[], object]) -> None:
+        heappush(self._scheduled, (monotonic() + delay_s, next(self._number), action))
 
-    def _patience_s(self) -> float | None:
-        patience_s = super()._patience_s()
-        if not self._later:
-            return patience_s
-        later_s = max(0.0, self._later[0][0] - monotonic())
-        return later_s if patience_s is None else min(patience_s, later_s)
+    def _select_timeout_s(self) -> float | None:
+        timeout_s = super()._select_timeout_s()
+        if not self._scheduled:
+            return timeout_s
+        due_s = max(0.0, self._scheduled[0][0] - monotonic())
+        return due_s if timeout_s is None else min(timeout_s, due_s)
 
     def _end_waits(self, now: float) -> None:
         super()._end_waits(now)
-        while self._later and self._later[0][0] <= now:
-            heappop(self._later)[-1]()
+        while self._scheduled and self._scheduled[0][0] <= now:
+            heappop(self._scheduled)[-1]()
 
     def _draw(self, connection: _Connection, call: Call, ended: bool) -> None:  # noqa: FBT001
         fault = self._faults.draw("daemon", [(call[0], call[1]["slot"])], self._project)
         if fault is None:
             self._acknowledge(connection, call, ended)
         else:
-            self._meet(fault, connection, call, ended)
+            self._handle_fault(fault, connection, call, ended)
 
-    def _meet(self, fault: Fault, connection: _Connection, call: Call, ended: bool) -> None:  # noqa: FBT001
-        """Take a command, or not, and answer it as a fault wants it."""
+    def _handle_fault(self, fault: Fault, connection: _Connection, call: Call, ended: bool) -> None:  # noqa: FBT001
+        """Accept or drop a command, and answer it, as a fault demands."""
         self._unwatch(connection)
         match fault.action:
             case "late" | "pieces":
@@ -131,10 +131,10 @@ class FaultyListener(Listener):
                 if fault.action == "pieces":
                     with suppress(OSError):
                         connection.sock.send(b"O", socket.MSG_DONTWAIT)
-                    connection.sock = _Answering(connection.sock, fault, self._faults.crash)
-                self._do_later(fault.value, lambda: self._acknowledge(connection, call, ended))
+                    connection.sock = _FaultySocket(connection.sock, fault, self._faults.crash)
+                self._schedule(fault.value, lambda: self._acknowledge(connection, call, ended))
             case "lose-reply" | "crash-after-ok":
-                connection.sock = _Answering(connection.sock, fault, self._faults.crash)
+                connection.sock = _FaultySocket(connection.sock, fault, self._faults.crash)
                 self._acknowledge(connection, call, ended=True)
             case "hang":
                 connection.answered = True
@@ -163,17 +163,17 @@ class FaultyListener(Listener):
             for sock in self._sockets:
                 sock.close()
             self._sockets = []
-        while self._later:
-            action = heappop(self._later)[-1]
-            if action != self._follow:
+        while self._scheduled:
+            action = heappop(self._scheduled)[-1]
+            if action != self._apply_plan:
                 action()
         for connection in self._hung:
             self._close(connection)
         super()._finish()
 
 
-class _Answering(RawSocket):
-    """A client's socket, on which the answer goes out as a fault wants it."""
+class _FaultySocket(RawSocket):
+    """A client's socket that sends the answer as a fault demands."""
 
     def __init__(self, sock: RawSocket, fault: Fault, crash: Callable[[], None]) -> None:
         super().__init__(socket.AF_UNSPEC, socket.SOCK_STREAM, 0, sock.detach())
@@ -181,7 +181,7 @@ class _Answering(RawSocket):
         self._crash = crash
 
     def send(self, reply: Any, flags: int = 0) -> int:  # noqa: ANN401 - any bytes
-        """Send all of the answer, its end, or nothing."""
+        """Send the whole answer, its end, or nothing."""
         if self._action == "lose-reply":
             return len(reply)
         try:

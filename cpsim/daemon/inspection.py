@@ -1,4 +1,4 @@
-"""Looking after a spool: what it holds, and what is to become of the commands that failed."""
+"""Operating on a spool: its status, its failed commands, and requeueing or forgetting them."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 
 def shown_status(spool: Path, as_json: bool) -> str:  # noqa: FBT001
-    """The state of a spool, one figure a line or as a JSON document.
+    """Return the status of a spool, one figure a line or as a JSON document.
 
     Raises:
         CpsimError: there is no such spool, or it cannot be read.
     """
     figures = asdict(read_status(spool))
     if as_json:
-        return json.dumps(figures) + "\n"
-    return "".join(f"{name.replace('_', ' '):<10}  {_shown(value)}\n" for name, value in figures.items())
+        return json.dumps(figures | {"set_aside": figures["dead_letters"]}) + "\n"  # the key's name in version 0.1
+    return "".join(f"{name.replace('_', ' '):<12}  {_shown(value)}\n" for name, value in figures.items())
 
 
 def shown_failed(spool: Path, as_json: bool) -> str:  # noqa: FBT001
-    """The commands of a spool that were refused or set aside, one a line with its number, or as a JSON document.
+    """Return the refused commands and dead letters of a spool, one a line with its number, or as a JSON document.
 
     Raises:
         CpsimError: there is no such spool, or it cannot be read.
@@ -41,7 +41,7 @@ def shown_failed(spool: Path, as_json: bool) -> str:  # noqa: FBT001
         return json.dumps([row._asdict() for row in rows], ensure_ascii=False) + "\n"
     return "".join(
         f"{row.position:>8}  {datetime.fromtimestamp(row.at_us / 1e6, UTC):%Y-%m-%dT%H:%M:%SZ}  "
-        f"{row.why}  {_in_a_line(row.command)}  {_in_a_line(row.error)}\n"
+        f"{row.why}  {_in_one_line(row.command)}  {_in_one_line(row.error)}\n"
         for row in rows
     )
 
@@ -49,41 +49,41 @@ def shown_failed(spool: Path, as_json: bool) -> str:  # noqa: FBT001
 def _shown(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return _in_a_line(value or "none") if isinstance(value, str) else f"{value:,}"
+    return _in_one_line(value or "none") if isinstance(value, str) else f"{value:,}"
 
 
-def _in_a_line(text: str) -> str:
+def _in_one_line(text: str) -> str:
     return printable(text).replace("\n", "\\n")
 
 
 def requeue(spool: Path, numbers: Collection[int] | None) -> str:
-    """Have failed commands delivered after all, behind those that wait; says how many.
+    """Queue failed commands for delivery, behind those already queued; return a line that says how many.
 
     Args:
-        spool: of a daemon that is not running.
-        numbers: which, as `shown_failed` numbers them; None for all.
+        spool: the file; no daemon may have it open.
+        numbers: the commands' numbers in `shown_failed`; None for all.
 
     Raises:
-        CpsimError: there is no such spool or command, the spool is in use, or nobody knows which command is meant.
+        CpsimError: there is no such spool or command, the spool is in use, or the server did not name the command.
     """
     with closing(_opened(spool)) as opened:
-        said = f"{opened.requeue(numbers):,} commands are to be delivered again\n"
+        text = f"{opened.requeue(numbers):,} commands are queued for delivery\n"
         if opened.failed and numbers is None:
-            said += (
-                f"{opened.failed:,} entries stand for commands that the server did not name: --forget strikes them\n"
+            text += (
+                f"{opened.failed:,} entries stand for commands that the server did not name: --forget deletes them\n"
             )
-    return said
+    return text
 
 
 def forget(spool: Path, numbers: Collection[int] | None) -> str:
-    """Strike failed commands from the list; says how many. Arguments and errors are those of `requeue`."""
+    """Delete failed commands; return a line that says how many. Arguments and errors are those of `requeue`."""
     with closing(_opened(spool)) as opened:
-        return f"{opened.forget(numbers):,} commands are struck from the list\n"
+        return f"{opened.forget(numbers):,} commands are deleted from the list\n"
 
 
 def _opened(spool: Path) -> Spool:
     try:
         return Spool(existing(spool))
     except InUse as problem:
-        advice = "stop the daemon, give this command again, and then start it"
+        advice = "stop the daemon, run this command again, then start the daemon"
         raise CpsimError(f"{spool} is in use by a daemon: {advice}") from problem

@@ -1,16 +1,15 @@
 """The daemon's sockets: one command per connection, a frame in, `OK` or `ER` out.
 
-The wire format has no terminator, so where a frame ends must be told from what arrives:
+The wire format has no terminator, so the listener detects the end of a frame:
 
-- a newline or the end of the stream ends a frame;
-- without either, a frame that is well formed is acknowledged at once, or the client would wait for ever; but it
-  may have been only the first segment, so the connection is *held*: what follows until the client closes still
-  belongs to the frame. A client that does not close is given `QUIET_S`.
-- a frame that is not well formed yet is given `QUIET_S` to become so, then answered `ER`.
+- A newline or the end of the stream ends a frame.
+- Without either, a well-formed frame is acknowledged at once, or the client would wait for ever. It may have been only
+  the first segment, so the connection is *held*: bytes until the client closes still belong to the frame. A client that
+  does not close has `QUIET_S`.
+- A malformed frame has `QUIET_S` to become well formed, and is then answered `ER`.
 
-Commands are passed on in the order in which they were acknowledged. A plain loop over raw sockets answers a
-command in the system calls it takes to accept, read, write and close; an event loop of callbacks takes twice as
-long.
+Commands are delivered in the order of their acknowledgement. A plain loop over raw sockets answers a command in four
+system calls (accept, read, write, close); an event loop of callbacks takes twice as long.
 """
 
 from __future__ import annotations
@@ -36,19 +35,24 @@ if TYPE_CHECKING:
 BACKLOG: Final = 4096
 QUIET_S: Final = 0.1
 SILENCE_S: Final = 30.0
-"""How long a client may take to begin its frame."""
+"""Time for a client to begin its frame."""
 ACCEPTS_A_TURN: Final = 256
 READ_BYTES: Final = 2 * MAX_FRAME_BYTES
-SOON_S: Final = 0.0005
-"""How long a client that has its answer is given to close before it is watched."""
+CLOSE_WAIT_S: Final = 0.0005
+"""Time for an answered client to close before its socket is registered."""
 
 
 class _Connection:
-    """One client: what it sent, and what it was told.
+    """One client: its frame and the state of its answer.
 
-    Once acknowledged, `call` is its command, unless the frame has `grown` since. `sealed` says that the client
-    is gone, and nothing can change the command any more. `position` is where a spool has it. `shut` says that the
-    client was told that no more follows the answer, which closing says by itself.
+    Attributes:
+        call: the acknowledged command, outdated if the frame has `grown` since.
+        position: of the command in a spool; 0 before.
+        answered: whether `OK` or `ER` was sent, or is due once the spool has the command.
+        ended: whether the frame is complete.
+        sealed: whether the connection is closed, so that the command is final.
+        shut: whether the sending side was shut down, which tells the client that no more follows.
+        watched: whether the socket is registered with the selector.
     """
 
     frame = b""
@@ -62,12 +66,12 @@ class _Connection:
 
 
 class Listener:
-    """Serves the daemon protocol on bound stream sockets, in a thread of its own.
+    """Serves the daemon protocol on bound stream sockets, in its own thread.
 
     Args:
         sockets: bound and listening; closed by `stop`.
-        deliver: called in the thread with the commands that came in, in order; must not block for long.
-        is_full: whether no more commands can be taken; then they are answered `ER`.
+        deliver: called in the thread with the accepted commands, in order; must not block for long.
+        is_full: returns whether commands are to be answered `ER` because there is no room.
     """
 
     def __init__(
@@ -95,7 +99,7 @@ class Listener:
         self._acknowledged = self._passed_on = 0
         self.malformed = 0
         self.on_malformed: Callable[[bytes], object] = bytes
-        """Called in the thread with each frame that was not taken, or turned out to be none."""
+        """Called in the thread with each refused or malformed frame."""
 
     def start(self) -> None:
         """Begin to accept."""
@@ -105,7 +109,7 @@ class Listener:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop accepting, answer what has arrived, pass on what was acknowledged, and close."""
+        """Stop accepting, answer what has arrived, deliver what was acknowledged, and close."""
         self._stopping = True
         self._wake.send(b"\0")
         self._thread.join()
@@ -113,58 +117,58 @@ class Listener:
         self._wake_end.close()
 
     def check(self) -> None:
-        """Raise ThreadFailed if it has ended by an error that nobody expected."""
+        """Raise ThreadFailed if an unexpected error has ended the thread."""
         self._thread.check()
 
     @property
     def pending(self) -> int:
-        """How many acknowledged commands have not been passed on."""
+        """Number of acknowledged commands that have not been delivered."""
         return self._acknowledged - self._passed_on
 
     @property
     def passed_on(self) -> int:
-        """How many commands have been passed on."""
+        """Number of delivered commands."""
         return self._passed_on
 
     def _serve(self) -> None:
         try:
-            self._turn_until_stopped()
+            self._loop()
         except BaseException:
-            self._break_off()
+            self._close_all()
             raise
         self._finish()
 
-    def _break_off(self) -> None:
-        """Let nobody wait for an answer that does not come."""
+    def _close_all(self) -> None:
+        """Close all sockets, so that no client waits for an answer."""
         waiting = {key.data.sock for key in self._selector.get_map().values() if key.data is not None}
         waiting |= {connection.sock for connection in (*self._fresh, *self._queue)}
         for sock in (*waiting, *self._sockets):
             sock.close()
         self._selector.close()
 
-    def _turn_until_stopped(self) -> None:
+    def _loop(self) -> None:
         while not self._stopping:
-            patience_s, now = self._patience_s(), monotonic()
-            events = self._selector.select(patience_s)
+            timeout_s, now = self._select_timeout_s(), monotonic()
+            events = self._selector.select(timeout_s)
             self._full = self._is_full()
             for key, _ in events:
                 if key.data is not None:
                     self._receive(key.data)
                 elif key.fileobj is self._wake_end:
-                    self._woken()
+                    self._on_wake()
                 else:
                     self._accept(key.fileobj)  # type: ignore[arg-type]
             for _ in range(len(self._fresh)):
                 self._receive(self._fresh.popleft())
-            self._end_waits(now)  # before the sockets were looked at: what has arrived since then is read first
+            self._end_waits(now)  # `now` is before the select: bytes that have arrived since are read first
             self._pass_on()
 
-    def _woken(self) -> None:
-        """Something was sent to `_wake`."""
+    def _on_wake(self) -> None:
+        """Handle a byte sent to `_wake`."""
 
-    def _patience_s(self) -> float | None:
+    def _select_timeout_s(self) -> float | None:
         if self._fresh:
-            return SOON_S
+            return CLOSE_WAIT_S
         deadlines = [next(iter(pool)).deadline for pool in (self._silent, self._quiet) if pool]
         return max(0.0, min(deadlines) - monotonic()) if deadlines else None
 
@@ -177,18 +181,18 @@ class Listener:
             except OSError as error:
                 if error.errno in {errno.EMFILE, errno.ENFILE}:
                     if turn:
-                        return  # a full table is reported whether or not anybody waits
-                    self._make_room()
+                        return  # a full table is reported even if no client waits
+                    self._free_descriptor()
                 continue
             self._receive(_Connection(RawSocket(socket.AF_UNSPEC, socket.SOCK_STREAM, 0, fd)))
 
-    def _make_room(self) -> None:
-        """No descriptor is left: let go of the client that has been silent longest."""
+    def _free_descriptor(self) -> None:
+        """Close the client that has been silent longest, because no descriptor is free."""
         pool = self._silent or self._quiet
         if pool:
             self._close(next(iter(pool)))
         else:
-            sleep(SOON_S)
+            sleep(CLOSE_WAIT_S)
 
     def _receive(self, connection: _Connection) -> None:
         if connection.sealed:
@@ -211,7 +215,7 @@ class Listener:
         try:
             call = self._parse(frame)
         except MalformedFrame:
-            if ended or _is_hopeless(frame):
+            if ended or _cannot_complete(frame):
                 self._refuse(connection)
             else:
                 self._watch(connection)
@@ -230,7 +234,7 @@ class Listener:
         if ended:
             self._close(connection)
         else:
-            self._quiet.pop(connection, None)  # its time begins anew
+            self._quiet.pop(connection, None)  # its timeout restarts
             self._fresh.append(connection)
 
     def _refuse(self, connection: _Connection) -> None:
@@ -247,16 +251,16 @@ class Listener:
         try:  # noqa: SIM105 - suppress() takes longer than all the rest of this
             connection.sock.send(reply, socket.MSG_DONTWAIT)
         except OSError:
-            pass  # the client is gone; what it sent still counts
+            pass  # the client is gone; its command still counts
 
     def _shut(self, connection: _Connection) -> None:
-        """Tell a client that has its answer, and has not closed, that no more follows."""
+        """Shut down the sending side toward an answered client that has not closed."""
         connection.shut = True
         with suppress(OSError):
             connection.sock.shutdown(socket.SHUT_WR)
 
     def _receive_more(self, connection: _Connection, data: bytes) -> None:
-        """What comes after the answer completes an acknowledged frame; after a refusal it is thrown away."""
+        """Append bytes after the answer to an acknowledged frame; discard them after a refusal."""
         if not data:
             self._close(connection)
             return
@@ -269,14 +273,14 @@ class Listener:
         self._watch(connection)
 
     def _watch(self, connection: _Connection) -> None:
-        """Wait for more from a client, for as long as its state allows."""
+        """Wait for more bytes of a client, until the timeout of its state."""
         if connection.answered and not connection.shut:
             self._shut(connection)
         if not connection.watched:
             connection.watched = True
             self._selector.register(connection.sock, selectors.EVENT_READ, connection)
         if connection.answered and connection in self._quiet:
-            return  # an answered client cannot put off its end
+            return  # an answered client cannot extend its timeout
         self._silent.pop(connection, None)
         self._quiet.pop(connection, None)
         if connection.frame or connection.answered:
@@ -299,7 +303,7 @@ class Listener:
                     self._refuse(connection)
 
     def _close(self, connection: _Connection) -> None:
-        """Let a client go; if its command was acknowledged, the command is now final."""
+        """Close a connection; an acknowledged command is then final."""
         self._unwatch(connection)
         connection.sock.close()
         connection.sealed = True
@@ -332,7 +336,7 @@ class Listener:
     def _finish(self) -> None:
         for listening in self._sockets:
             self._accept(listening)
-            self._selector.unregister(listening)  # its number may be the next client's
+            self._selector.unregister(listening)  # the next client may get its descriptor
             listening.close()
         for connection in [*self._fresh, *self._silent, *self._quiet]:
             self._receive(connection)  # what has arrived still counts
@@ -345,11 +349,11 @@ class Listener:
         self._selector.close()
 
     def _await_answers(self) -> None:
-        """Come to where every command that was taken has its answer: here, it has."""
+        """Wait until every accepted command is answered; here, each is already."""
 
 
-def _is_hopeless(frame: bytes) -> bool:
-    """Whether nothing that may follow can make this frame well formed."""
+def _cannot_complete(frame: bytes) -> bool:
+    """Return whether no further bytes can make this frame well formed."""
     word, comma, _ = frame.lstrip().lower().partition(b",")
     kinds = [kind.encode() for kind in KINDS]
     if comma:

@@ -1,4 +1,4 @@
-"""What `cpsim daemon` does once its configuration is known."""
+"""`cpsim daemon`, once its configuration is known."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cpsim.daemon.spool import RESERVE_BYTES, Spool
 from cpsim.errors import CpsimError
 from cpsim.faults.plan import FaultPlan
 from cpsim.faults.spec import SERVER_REQUESTS
-from cpsim.system.threads import notified
+from cpsim.system.threads import on_thread_failure
 from cpsim.ui.printable import printable
 
 if TYPE_CHECKING:
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 
 class _Printable(logging.Formatter):
-    """Lets nothing that clients and servers wrote move about a terminal."""
+    """Escapes control characters in texts of clients and servers."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """A record as it is written."""
+        """Return the text of a record."""
         return printable(super().format(record))
 
 
@@ -51,26 +51,26 @@ def run(
     """Run a daemon until SIGTERM or SIGINT.
 
     Args:
-        config: with everything said that a daemon needs.
-        ready: told the address, as `KIND ADDRESS`, once commands are accepted.
-        timeout_s: how long the server may take to answer a batch.
-        when_unknown: `set-aside` or `resend`.
+        config: the settings, complete.
+        ready: called with the address, `KIND ADDRESS`, once commands are accepted.
+        timeout_s: seconds that the server may take to answer a batch.
+        when_unknown: `dead-letter` or `resend`.
         quirks: names from `cpsim.protocol.quirks.QUIRKS`; with "ack-before-delivery" there is no spool.
-        faults: what goes wrong, as text.
-        seed: of the faults' probabilities.
+        faults: faults, as text.
+        seed: seed of the faults' probabilities.
 
     Raises:
         CreditPiggyError: the credentials cannot be used.
         OSError: the address or a file cannot be used.
-        CpsimError: the spool cannot be used, or a fault is none of a daemon's.
-        ThreadFailed: a thread met an error that nobody expected.
+        CpsimError: the spool cannot be used, or a fault is not one of a daemon.
+        ThreadFailed: an unexpected error ended a thread.
     """
     assert config.listen is not None
     assert config.server is not None
     plan = FaultPlan(faults, seed=seed, crash=partial(os.kill, os.getpid(), signal.SIGKILL))
     for fault in plan:
         if fault.stage == "server" or fault.kind in SERVER_REQUESTS:
-            raise CpsimError(f"fault {str(fault)!r} is one of a server: give it to the cpsim serve behind this daemon")
+            raise CpsimError(f"fault {str(fault)!r} is a fault of a server: give it to the server behind this daemon")
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -80,7 +80,7 @@ def run(
     logging.basicConfig(level=config.loglevel, handlers=[handler])
     credentials = config.project or "", config.secret or ""
     with (
-        notified(lambda _: stop.set()),
+        on_thread_failure(lambda _: stop.set()),
         closing(_Server(plan, config.server, credentials, timeout_s)) as server,
         Daemon(
             server,
@@ -105,7 +105,7 @@ def _spool(config: Config) -> Spool:
     assert config.project is not None
     spool = Spool(config.spool, reserve_bytes=RESERVE_BYTES)
     try:
-        spool.belong_to(config.project)
+        spool.set_project(config.project)
     except CpsimError:
         spool.close()
         raise
@@ -113,7 +113,7 @@ def _spool(config: Config) -> Spool:
 
 
 class _Server(BulkClient):
-    """A server in front of which this process may die once it has a batch."""
+    """A server with the fault that this process crashes after a batch was applied."""
 
     def __init__(self, faults: FaultPlan, *arguments: Any) -> None:  # noqa: ANN401 - those of `BulkClient`
         super().__init__(*arguments)
@@ -144,7 +144,7 @@ def _pid_in(path: Path | None) -> Iterator[None]:
 
 @contextmanager
 def _named(key: str) -> Iterator[None]:
-    """Tell of which key a file is that cannot be written."""
+    """Raise an OSError as a CpsimError that names the key of the file."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What a daemon keeps that acknowledges a command before it is anywhere but in memory."""
+"""The queue of a daemon without a spool: commands in memory."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from cpsim.daemon.spool import MAX_BATCH, MAX_COMMANDS, Batch, numbered, text_of, together
+from cpsim.daemon.spool import MAX_BATCH, MAX_COMMANDS, Batch, batch_id_of, fitting, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cpdaemon.signing import Call
-    from cpsim.daemon.spool import DeadLetter
+    from cpsim.daemon.spool import FailedCommand
 
 
 class MemorySpool:
-    """The interface of `Spool` to a courier, without the file; what fails is only logged."""
+    """The interface of `Spool` to a courier, without a file; failed commands are only logged."""
 
     def __init__(self) -> None:
         self._calls: deque[Call] = deque()
@@ -31,18 +31,18 @@ class MemorySpool:
 
     @property
     def pending(self) -> int:
-        """How many commands have not been delivered."""
+        """Number of commands that have not been delivered."""
         return self.released_to - self.delivered_to
 
     ready = pending
 
     @property
     def is_full(self) -> bool:
-        """Whether no more commands should be put."""
+        """Whether the queue should get no more commands."""
         return self.pending >= MAX_COMMANDS
 
     def put(self, calls: Sequence[Call]) -> None:
-        """Take commands, which may be delivered at once."""
+        """Append commands, which may be delivered at once."""
         with self.released:
             before = self.ready
             self._calls.extend(calls)
@@ -53,17 +53,17 @@ class MemorySpool:
     def take(
         self, size: int = MAX_BATCH, *, in_order: bool = True, careful: bool = False, named: bool = True
     ) -> Batch | None:
-        """The next commands to be sent: see `Spool.take`."""
+        """Return the next batch: see `Spool.take`."""
         if self._open is not None:
             return replace(self._open, resumed=True)
         with self.released:
             calls = list(islice(self._calls, size))
         if not calls:
             return None
-        calls = calls[: together(calls, in_order=in_order, careful=careful)]
+        calls = calls[: fitting(calls, in_order=in_order, careful=careful)]
         commands = [(position, text_of(call)) for position, call in enumerate(calls, self.delivered_to + 1)]
         self._sequence += 1
-        batch_id = numbered(self._sender, self._sequence)
+        batch_id = batch_id_of(self._sender, self._sequence)
         self._open = Batch(batch_id, self.delivered_to + len(calls), commands, calls, named)
         return self._open
 
@@ -71,7 +71,7 @@ class MemorySpool:
         """See `Spool.put_back`."""
         self._open = None
 
-    def settle(self, batch: Batch, failed: Sequence[DeadLetter], unnamed: int = 0) -> None:
+    def settle(self, batch: Batch, failed: Sequence[FailedCommand], unnamed: int = 0) -> None:
         """See `Spool.settle`."""
         del failed, unnamed
         with self.released:
@@ -80,8 +80,8 @@ class MemorySpool:
             self._open = None
             self.delivered_to = batch.last
 
-    def retried(self) -> None:
-        """See `Spool.retried`."""
+    def count_retry(self) -> None:
+        """See `Spool.count_retry`."""
 
-    def complain(self, error: str | None) -> None:
-        """See `Spool.complain`."""
+    def report_outage(self, error: str | None) -> None:
+        """See `Spool.report_outage`."""

@@ -1,4 +1,4 @@
-"""The daemon in production: how it reads frames, and how it passes commands on."""
+"""The quirks of the daemon in production: how it reads frames, and how it delivers commands."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from cpsim.daemon.spool import Batch
     from cpsim.faults.plan import FaultPlan
 
-STARVED: Final = 5_000
-"""Commands past which a batch is passed on however fast others follow, and past which a daemon is busy."""
+STARVED_COMMANDS: Final = 5_000
+"""Queued commands above which a starved flush happens, and above which an unreachable server keeps the daemon busy."""
 BUSY_COMMAND_S: Final = 0.005
-"""What a command then takes: the daemon in production acknowledges some 200 a second, a tenth of what it else does."""
+"""Time per command of a busy daemon: in production it acknowledges some 200 a second, a tenth of its usual rate."""
 LONGEST_TURN_S: Final = 0.5
 RANK: Final = {kind: rank for rank, kind in enumerate(KINDS)}
 
@@ -38,9 +38,9 @@ class QuirkyListener(FaultyListener):
     Args:
         arguments: those of `Listener`, or of the listener that this one is mixed with.
         faults: the plan of faults.
-        project: whose commands they are.
-        quirks: names from `cpsim.protocol.quirks.QUIRKS`; those of the server make no difference here.
-        on_turn: called in every turn of the loop, with the number of commands that it has acknowledged.
+        project: the project of the commands.
+        quirks: names from `cpsim.protocol.quirks.QUIRKS`; those of the server have no effect here.
+        on_turn: called in every turn of the loop with the number of commands acknowledged in it.
     """
 
     def __init__(
@@ -54,10 +54,10 @@ class QuirkyListener(FaultyListener):
         super().__init__(*arguments, faults=faults, project=project)
         self._on_turn = on_turn
         self._seen = 0
-        self.behave(quirks)
+        self.set_quirks(quirks)
 
-    def behave(self, quirks: frozenset[str]) -> None:
-        """Have these quirks from now on."""
+    def set_quirks(self, quirks: frozenset[str]) -> None:
+        """Replace the quirks."""
         self._cuts = "cut-values" in quirks
         self._parse = _parse_cut if self._cuts else parse
         self._reads_once = "single-read" in quirks
@@ -77,14 +77,14 @@ class QuirkyListener(FaultyListener):
 
 
 class QuirkyDurableListener(QuirkyListener, DurableListener):
-    """Likewise in front of a spool."""
+    """A listener with quirks, in front of a spool."""
 
     def _text(self, connection: _Connection) -> str:
         return text_of(self._parse(connection.frame)) if self._cuts else super()._text(connection)
 
 
 def _parse_cut(frame: bytes) -> Call:
-    """Read a frame whose values end where they have a second `=`."""
+    """Parse a frame whose values end at a second `=`."""
     kind, *pairs = frame.split(b",")
     return parse(b",".join([kind, *(b"=".join(pair.split(b"=")[:2]) for pair in pairs)]))
 
@@ -94,23 +94,23 @@ class QuirkyCourier(Courier):
 
     Args:
         arguments: those of `Courier`.
-        quirks: names from `cpsim.protocol.quirks.QUIRKS`; those of the server make no difference here.
+        quirks: names from `cpsim.protocol.quirks.QUIRKS`; those of the server have no effect here.
     """
 
     def __init__(self, *arguments: Any, quirks: frozenset[str]) -> None:  # noqa: ANN401 - not ours to know
         super().__init__(*arguments)
-        self._resends_anyway = self._resends
+        self._resends_by_option = self._resends
         self._busy = False
-        self.behave(quirks)
+        self.set_quirks(quirks)
 
-    def behave(self, quirks: frozenset[str]) -> None:
-        """Have these quirks from now on."""
+    def set_quirks(self, quirks: frozenset[str]) -> None:
+        """Replace the quirks."""
         self._quirks = quirks
-        self._resends = self._resends_anyway or "resend-duplicates" in quirks
+        self._resends = self._resends_by_option or "resend-duplicates" in quirks
         self._knows_batches = None
 
-    def hold_up(self, commands: int) -> None:
-        """Let a turn of the loop that took so many commands last as long as in production: `busy-when-down`."""
+    def delay_turn(self, commands: int) -> None:
+        """Delay a turn of the loop with this many commands as in production: `busy-when-down`."""
         if self._busy and commands:
             sleep(min(commands * BUSY_COMMAND_S, LONGEST_TURN_S))
 
@@ -121,13 +121,15 @@ class QuirkyCourier(Courier):
         with spool.released:
             spool.released.wait_for(lambda: spool.ready or stopping())
             seen = -1
-            while seen < spool.ready <= STARVED and not self._is_pressed():
+            while seen < spool.ready <= STARVED_COMMANDS and not self._must_flush():
                 seen = spool.ready
-                spool.released.wait_for(lambda: spool.ready > STARVED or self._is_pressed(), self._flush_interval_s)
+                spool.released.wait_for(
+                    lambda: spool.ready > STARVED_COMMANDS or self._must_flush(), self._flush_interval_s
+                )
             return spool.released_to
 
-    def _ask(self) -> bool:
-        return "resend-duplicates" not in self._quirks and super()._ask()
+    def _probe(self) -> bool:
+        return "resend-duplicates" not in self._quirks and super()._probe()
 
     def _take(self) -> Batch | None:
         if "reorder-classes" not in self._quirks:
@@ -142,20 +144,20 @@ class QuirkyCourier(Courier):
             calls=[batch.calls[place] for place in order],
         )
 
-    def _fall_back(self, batch: Batch, error: CreditPiggyError) -> bool:
+    def _handle_error(self, batch: Batch, error: CreditPiggyError) -> bool:
         if "drop-on-error" in self._quirks and isinstance(error, Refused | BadReply):
             self._spool.settle(batch, [])
             return True
-        return super()._fall_back(batch, error)
+        return super()._handle_error(batch, error)
 
-    def _account(self, batch: Batch, outcomes: Outcomes) -> None:
-        super()._account(batch, [None] * len(outcomes) if "errors-ignored" in self._quirks else outcomes)
+    def _settle(self, batch: Batch, outcomes: Outcomes) -> None:
+        super()._settle(batch, [None] * len(outcomes) if "errors-ignored" in self._quirks else outcomes)
 
-    def _pause(self, error: Exception) -> bool:
+    def _back_off(self, error: Exception) -> bool:
         if "busy-when-down" not in self._quirks or not isinstance(error, NotSent):
-            return super()._pause(error)
-        self._busy = self._spool.pending > STARVED
-        return self._stopping.is_set() if self._busy else self._stopping.wait(self._first_pause_s)
+            return super()._back_off(error)
+        self._busy = self._spool.pending > STARVED_COMMANDS
+        return self._stopping.is_set() if self._busy else self._stopping.wait(self._first_backoff_s)
 
     def _attempt(self) -> None:
         super()._attempt()

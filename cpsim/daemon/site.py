@@ -1,4 +1,4 @@
-"""The daemon of one site: its sockets, what it keeps, and the courier to the server."""
+"""The daemon of one site: its sockets, its spool or memory, and its courier."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint, parse_endpoint
 from cpdaemon.errors import EndpointError
-from cpsim.daemon.courier import LAST_RETRY_S, WHEN_UNKNOWN
+from cpsim.daemon.courier import MAX_BACKOFF_S, WHEN_UNKNOWN
 from cpsim.daemon.memory import MemorySpool
 from cpsim.daemon.quirks import QuirkyCourier, QuirkyDurableListener, QuirkyListener
 from cpsim.daemon.spool import Spool
@@ -28,31 +28,31 @@ if TYPE_CHECKING:
     from cpsim.metrics.waits import Waits
 
 POLL_S: Final = 0.001
-STOP_WITHIN_S: Final = 10.0
-"""How long a daemon that is told to stop tries to deliver what it has."""
+STOP_TIMEOUT_S: Final = 10.0
+"""Time for a stopping daemon to deliver its commands."""
 
 log = logging.getLogger(__name__)
 
 
 class Daemon:
-    """A daemon; a context manager while which it runs.
+    """A daemon; a context manager that runs it.
 
     Args:
-        server: where commands go.
-        project: whose they are.
-        unix: where to put its socket.
-        tcp: where it listens; port 0 takes a free one.
-        spool: keeps commands until they are delivered, and is closed with the daemon; without one, memory keeps them.
-        flush_interval_s: how long a command waits for others.
-        when_unknown: `set-aside` or `resend`; see `cpsim.daemon.courier`.
-        longest_pause_s: the limit of the pause after a failure.
-        quirks: how it differs from what is documented: names from `cpsim.protocol.quirks.QUIRKS`.
-        faults: what goes wrong.
-        waits: where it notes how long callers wait, if it keeps commands in memory and that is asked for.
+        server: receiver of the batches.
+        project: project of the commands.
+        unix: path of its socket.
+        tcp: TCP address; port 0 takes a free one.
+        spool: stores commands until they are delivered, and is closed with the daemon; without one, memory does.
+        flush_interval_s: longest time that a command waits for its batch to fill, in seconds.
+        when_unknown: `dead-letter` or `resend`; see `cpsim.daemon.courier`.
+        max_backoff_s: longest backoff, in seconds.
+        quirks: differences from the documented daemon: names from `cpsim.protocol.quirks.QUIRKS`.
+        faults: the plan of faults.
+        waits: record of callers' waits; only without a spool.
 
     Attributes:
-        project_id: whose commands it takes.
-        addresses: where it listens, once it is bound: `unix`, `tcp`.
+        project_id: project of the commands.
+        addresses: its addresses once bound, by `unix` and `tcp`.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Daemon:
         spool: Spool | None = None,
         flush_interval_s: float = 0.0,
         when_unknown: str = WHEN_UNKNOWN[0],
-        longest_pause_s: float = LAST_RETRY_S,
+        max_backoff_s: float = MAX_BACKOFF_S,
         quirks: frozenset[str] = frozenset(),
         faults: FaultPlan | None = None,
         waits: Waits | None = None,
@@ -78,57 +78,55 @@ class Daemon:
         self._quirks = quirks
         self._faults = FaultPlan() if faults is None else faults
         self._spool = MemorySpool() if spool is None else spool
-        self._courier = QuirkyCourier(
-            self._spool, server, flush_interval_s, when_unknown, longest_pause_s, quirks=quirks
-        )
+        self._courier = QuirkyCourier(self._spool, server, flush_interval_s, when_unknown, max_backoff_s, quirks=quirks)
         self._sockets: list[socket.socket] = []
         self._listener: QuirkyListener | None = None
         self.on_malformed: Callable[[bytes], object] = bytes
-        """Called with each frame that was not taken; set before it starts."""
+        """Called with each refused or malformed frame; set it before `start`."""
 
     @property
     def pending(self) -> int:
-        """How many commands were acknowledged that have not been delivered."""
+        """Number of acknowledged commands that have not been delivered."""
         if isinstance(self._spool, Spool) or self._listener is None:
             return self._spool.pending
         return self._listener.pending + self._spool.pending
 
     @property
     def progress(self) -> tuple[int, int]:
-        """How many commands it has taken, and how many of them have been delivered; counted from any number."""
+        """Number of accepted commands and number of delivered ones; both counted from the same, arbitrary number."""
         if isinstance(self._spool, Spool) or self._listener is None:
             delivered = self._spool.delivered_to
             return delivered + self._spool.pending, delivered
         delivered = self._listener.passed_on - self._spool.pending
         return self._listener.passed_on + self._listener.pending, delivered
 
-    def catch_up(self, within_s: float) -> bool:
-        """Deliver, without waiting for more, what has been acknowledged by now; whether that was in time.
+    def catch_up(self, timeout_s: float) -> bool:
+        """Deliver at once what has been acknowledged by now; return whether that succeeded in time.
 
         Raises:
             ThreadFailed: see `check`.
         """
         taken, delivered = self.progress
-        deadline = monotonic() + within_s
-        with self._courier.hurrying():
+        deadline = monotonic() + timeout_s
+        with self._courier.flushing():
             while delivered < taken and monotonic() < deadline:
                 self.check()
                 sleep(POLL_S)
                 _, delivered = self.progress
         return delivered >= taken
 
-    def behave(self, quirks: frozenset[str]) -> None:
-        """Have these quirks from now on; what was taken before may still meet those that were."""
+    def set_quirks(self, quirks: frozenset[str]) -> None:
+        """Replace the quirks; commands accepted before may still see the previous ones."""
         self._quirks = quirks
-        self._courier.behave(quirks)
+        self._courier.set_quirks(quirks)
         if self._listener is not None:
-            self._listener.behave(quirks)
+            self._listener.set_quirks(quirks)
 
     def bind(self) -> None:
-        """Take the addresses.
+        """Bind the addresses.
 
         Raises:
-            OSError: one cannot be listened at.
+            OSError: an address cannot be bound.
         """
         if self._unix is not None:
             self._sockets.append(listen_unix(self._unix))
@@ -138,31 +136,31 @@ class Daemon:
             self.addresses["tcp"] = address_of(self._sockets[-1])
 
     def release(self) -> None:
-        """Give back the addresses and the spool, when they were taken and not used."""
+        """Release the addresses and the spool of a daemon that was not started."""
         for sock in self._sockets:
             sock.close()
         self._remove_socket_file()
         self._close_spool()
 
     def start(self) -> None:
-        """Begin to serve, and to deliver what an earlier daemon has left."""
+        """Start to serve, and to deliver commands that an earlier daemon has left."""
         self._listener = self._listen(self._spool)
         self._listener.on_malformed = self.on_malformed
         self._courier.start()
         self._listener.start()
 
     def stop(self) -> None:
-        """Stop listening, deliver what was acknowledged as far as the server takes it, and remove the socket file.
+        """Stop listening, deliver acknowledged commands as far as possible, and remove the socket file.
 
         Raises:
-            ThreadFailed: see `check`; it has stopped all the same.
+            ThreadFailed: see `check`; the daemon has stopped nevertheless.
         """
         if self._listener is None:
             self.release()
             return
         self._listener.stop()
         self._remove_socket_file()
-        if self._courier.stop(STOP_WITHIN_S):
+        if self._courier.stop(STOP_TIMEOUT_S):
             self._close_spool()
         self.check()
 
@@ -180,8 +178,8 @@ class Daemon:
         except OSError:
             self.release()
             raise
-        where = ", ".join(f"{kind} {address}" for kind, address in self.addresses.items())
-        log.info("listening at %s; %d commands in the spool", where, self._spool.pending)
+        addresses = ", ".join(f"{kind} {address}" for kind, address in self.addresses.items())
+        log.info("listening at %s; %d commands in the spool", addresses, self._spool.pending)
         self.start()
         return self
 
@@ -192,21 +190,21 @@ class Daemon:
         log.info("stopped; %d commands stay in the spool", self._spool.pending)
 
     def _listen(self, spool: Spool | MemorySpool) -> QuirkyListener:
-        behaviour: dict[str, Any] = {
+        options: dict[str, Any] = {
             "faults": self._faults,
             "project": self.project_id,
             "quirks": self._quirks,
-            "on_turn": self._courier.hold_up,
+            "on_turn": self._courier.delay_turn,
         }
         if isinstance(spool, Spool):
-            return QuirkyDurableListener(self._sockets, spool, **behaviour)
+            return QuirkyDurableListener(self._sockets, spool, **options)
         arguments = self._sockets, self._take, lambda: spool.is_full
         if self._waits is None:
-            return QuirkyListener(*arguments, **behaviour)
-        return TimedListener(*arguments, waits=self._waits, **behaviour)
+            return QuirkyListener(*arguments, **options)
+        return TimedListener(*arguments, waits=self._waits, **options)
 
     def _take(self, calls: Sequence[Call]) -> None:
-        """Keep commands in memory, which have been acknowledged."""
+        """Queue acknowledged commands in memory."""
         assert isinstance(self._spool, MemorySpool)
         self._spool.put(calls)
 
@@ -221,7 +219,7 @@ class Daemon:
 
 
 def _unix_address(path: Path) -> str:
-    """A socket's absolute path, or the path as given where the absolute one is too long for a socket."""
+    """Return a socket's absolute path, or the given path where the absolute one is too long for a socket."""
     try:
         return str(parse_endpoint(str(path.absolute())))
     except EndpointError:
@@ -229,6 +227,6 @@ def _unix_address(path: Path) -> str:
 
 
 def address_of(sock: socket.socket) -> str:
-    """HOST:PORT of a listening socket."""
+    """Return HOST:PORT of a listening socket."""
     host, port = sock.getsockname()[:2]
     return str(TcpEndpoint(host, port))

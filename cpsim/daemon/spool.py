@@ -1,11 +1,11 @@
-"""The daemon's spool: the commands that were answered OK and have not reached the server, on disk.
+"""The daemon's spool: commands on disk that were answered OK and have not reached the server.
 
-Commands leave in the order in which they came, one batch at a time. A batch is written down before it is sent
-and struck out once its outcome is known, in one commit with what became of its commands. So one that is found
-at the start may or may not have been applied: its `resumed` says so.
+Commands leave in their order of arrival, one batch at a time. The spool records a batch before it is sent, and deletes
+it once its outcome is known, in one commit with the outcomes of its commands. So a batch that a starting daemon finds
+may or may not have been applied: it is `resumed`.
 
-A record that is no command becomes a dead letter, with its text and the reason, and the others go on. In a resumed
-batch all of them do: without it, the replies of the server would be laid to the wrong commands.
+A malformed record becomes a dead letter, with its text and the reason, and the others are delivered. In a resumed batch
+all records become dead letters: without the malformed one, the server's replies would name the wrong commands.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cpdaemon.signing import bulk_batches
 from cpdaemon.wire import MalformedFrame, parse
 from cpsim.errors import CpsimError
 from cpsim.protocol.quirks import numbers_in
-from cpsim.store.log import ROOM_INSIDE, Log, connect, cut, in_use, real_path, reserve_of, told
+from cpsim.store.log import ROOM_INSIDE, Log, connect, cut, in_use, named_errors, real_path, reserve_of
 from cpsim.store.reserve import is_given_up
 
 if TYPE_CHECKING:
@@ -46,28 +46,33 @@ CREATE TABLE IF NOT EXISTS trouble (error TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS owner (project TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS sender (id TEXT PRIMARY KEY, sequence INTEGER NOT NULL) WITHOUT ROWID;
 """
-SENT: Final = "INSERT INTO sender VALUES (?, ?) ON CONFLICT DO UPDATE SET sequence = excluded.sequence"
-"""Under which id, and how often: no two batches have the same number."""
+SAVE_SENDER: Final = "INSERT INTO sender VALUES (?, ?) ON CONFLICT DO UPDATE SET sequence = excluded.sequence"
+"""Saves the sender's id and sequence number: no two batches have the same number."""
 MAX_COMMANDS: Final = 1_000_000
-"""Commands in the spool, those set aside included; when it holds more, the daemon answers ER."""
+"""Commands in the spool, failed ones included; at this number, the daemon answers ER."""
 RESERVE_BYTES: Final = 16 * 2**20
-"""As much as may be written to the spool's file at once, when it has caught up with its write-ahead log, and more."""
+"""Room for a checkpoint of the write-ahead log into the spool's file, and more."""
 MAX_BATCH: Final = 1_000
 WHOLE_NUMBER: Final = re.compile("-?[0-9]+")
 REFUSED: Final = "refused"
-SET_ASIDE: Final = "set aside"
-READ_BYTES: Final = """
+DEAD_LETTER: Final = "dead letter"
+STORED: Final = {REFUSED: "refused", DEAD_LETTER: "set aside"}
+"""Values of the column `failed.why`, unchanged since version 0.1."""
+SELECT_FAILED: Final = """
+SELECT position, at_us, iif(why = 'set aside', 'dead letter', why), command, error FROM failed ORDER BY position
+"""
+READ_RAW: Final = """
 SELECT position, CAST(record AS BLOB) FROM log WHERE position > ? AND position <= ? ORDER BY position LIMIT ?
 """
-"""Of records that `Log.read` cannot read, because one of them is not UTF-8."""
+"""Reads records that `Log.read` cannot, because one of them is not UTF-8."""
 UNNAMED: Final = "(some of "
-"""How the text begins that stands for refused commands which the server did not name."""
+"""Beginning of the text that stands for refused commands which the server did not name."""
 
 
-class DeadLetter(NamedTuple):
-    """A dead letter: a command that was `refused` by the server, or `set aside`, as the error says.
+class FailedCommand(NamedTuple):
+    """A command that was not delivered: `refused` by the server, or a `dead letter`; the error says why.
 
-    It is set aside when nobody knows whether it was applied, or when the record in the spool is no command.
+    A dead letter is a command of which it is unknown whether it was applied, or a malformed record.
     """
 
     position: int
@@ -79,24 +84,24 @@ class DeadLetter(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What a spool holds, and what became of the commands that have left it."""
+    """Counts of a spool's commands by state, and its condition."""
 
     running: bool
     queued: int
     oldest_s: float
     delivered: int
     refused: int
-    set_aside: int
+    dead_letters: int
     retries: int
     full: bool
-    """Whether commands are answered ER, because the spool, or the disk, has no room for more."""
+    """Whether commands are answered ER, because the spool or the disk has no room."""
     trouble: str
-    """Why the last attempt to deliver failed; empty, if it did not."""
+    """Error of the last attempt to deliver; empty if it succeeded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The commands that are sent together, first to last, and the id under which they are, if the server knows ids."""
+    """Commands of one bulk request, in order, and the batch id for a server that knows ids."""
 
     id: str
     last: int
@@ -110,13 +115,13 @@ class Spool:
     """An open spool.
 
     Args:
-        path: the file; made if it is not there.
-        max_commands: when it holds so many, it is full.
-        reserve_bytes: room on the disk that is kept to deliver with, in a file beside it. Without that room, the spool
+        path: the file; created if missing.
+        max_commands: number of commands at which the spool is full.
+        reserve_bytes: room on the disk that a file beside the spool reserves for delivery. Without that room, the spool
             is full too.
 
     Raises:
-        CpsimError: the file is in use, damaged, or something else; or it cannot be made.
+        CpsimError: the file is in use, damaged, not a spool, or cannot be created.
     """
 
     def __init__(self, path: Path, max_commands: int = MAX_COMMANDS, reserve_bytes: int = 0) -> None:
@@ -135,17 +140,17 @@ class Spool:
 
     @property
     def pending(self) -> int:
-        """How many commands have not been delivered."""
+        """Number of commands that have not been delivered."""
         return self._log.last - self._sent
 
     @property
     def failed(self) -> int:
-        """How many entries there are for commands that were refused or set aside."""
+        """Number of entries for refused commands and dead letters."""
         return self._failed
 
     @property
     def ready(self) -> int:
-        """How many commands may be delivered now."""
+        """Number of commands that may be delivered now."""
         return self._released - self._sent
 
     @property
@@ -160,39 +165,39 @@ class Spool:
 
     @property
     def is_full(self) -> bool:
-        """Whether no more commands should be put."""
+        """Whether the spool should get no more commands."""
         return not self._has_room() or self._log.last - self._sent + self._failed >= self._max_commands
 
-    def belong_to(self, project: str) -> None:
-        """Keep commands of one project alone.
+    def set_project(self, project: str) -> None:
+        """Bind the spool to one project.
 
         Raises:
-            CpsimError: there are some of another; or it cannot be written.
+            CpsimError: the spool holds commands of another project, or cannot be written.
         """
         held = self.pending + self._failed
         for (owner,) in self._log.query("SELECT project FROM owner"):
             if owner != project and held:
                 raise CpsimError(
                     f"{self._log.path} holds {held:,} commands of project {owner!r}, not of {project!r}; "
-                    f"name another file, or have a daemon of {owner!r} deliver them"
+                    f"name another file, or deliver them with a daemon of {owner!r}"
                 )
         self._log.wait(("DELETE FROM owner", ()), ("INSERT INTO owner VALUES (?)", (project,)))
 
     def _has_room(self) -> bool:
         had_room, self._had_room = self._had_room, self._log.has_room()
         if had_room and not self._had_room:
-            log.error("%s: the disk is full: until it has room, commands are answered ER", self._log.path)
+            log.error("%s: the disk is full: commands are answered ER until it has room", self._log.path)
         elif self._had_room and not had_room:
             log.info("%s: the disk has room again", self._log.path)
         return self._had_room
 
     def put(self, frames: Sequence[str], amended: Mapping[int, str], then: Then) -> int:
-        """Take frames, which stay until they are released; put others, or nothing, in the place of earlier ones.
+        """Append frames, which stay until they are released, and replace earlier ones.
 
         Args:
             frames: the new ones.
-            amended: by their positions, those that have changed since.
-            then: called once all of it is on disk, or with the problem, if none of it is; from another thread.
+            amended: replacements of earlier frames, by position; an empty one deletes.
+            then: called from another thread, with None once all of this is on disk, or with the error if none of it is.
 
         Returns:
             The position of the last frame.
@@ -201,7 +206,7 @@ class Spool:
         return self._log.append(frames, *amendments, then=then)
 
     def release(self, position: int) -> None:
-        """Let what was put be delivered, up to a position; all of it is on disk."""
+        """Release frames for delivery, up to a position; all of them are on disk."""
         with self.released:
             before = self.ready
             self._released = position
@@ -211,15 +216,20 @@ class Spool:
     def take(
         self, size: int = MAX_BATCH, *, in_order: bool = True, careful: bool = False, named: bool = True
     ) -> Batch | None:
-        """The next commands to be sent, at most so many, written down as a batch; None if there are none.
+        """Record the next commands as a batch, at most `size`, and return it; None if there are none.
 
-        It is the same batch, now resumed, until it is put back or settled. A server applies a batch class by class:
-        `in_order` ends it before a command that would overtake one of its slot. A `careful` batch has no command beside
-        others at which a server may break it off, as the one in production does at a number that is none. Whether it is
-        `named` when it is sent is written down too.
+        Until the batch is put back or settled, each call returns the same batch, `resumed`.
+
+        Args:
+            size: most commands of the batch.
+            in_order: end the batch before a command that would overtake one of its slot, because a server applies a
+                batch class by class.
+            careful: put a command with a malformed number into a batch of its own, because the server in production
+                aborts a batch there.
+            named: whether the batch is sent under its id; recorded with it.
 
         Raises:
-            CpsimError: it cannot be written down.
+            CpsimError: the spool cannot be written.
         """
         while self._open is not None:
             id_, last, was_named = self._open
@@ -227,14 +237,14 @@ class Spool:
             batch, dead = _batch(id_, last, records, named=bool(was_named), resumed=True)
             if not dead:
                 return batch
-            self._bury(batch, dead)
+            self._fail_resumed(batch, dead)
         while records := self._read(self._released, size):
-            self._sequence += 1  # also where it cannot be written down: no number is used again
-            batch, dead = _batch(numbered(self._sender, self._sequence), records[-1][0], records, named=named)
+            self._sequence += 1  # also if the write fails: no number is used twice
+            batch, dead = _batch(batch_id_of(self._sender, self._sequence), records[-1][0], records, named=named)
             if dead:
-                self._bury_each(dead)
+                self._set_dead_letters(dead)
             if batch.calls:
-                taken = together(batch.calls, in_order=in_order, careful=careful)
+                taken = fitting(batch.calls, in_order=in_order, careful=careful)
                 if taken < len(batch.calls):
                     batch = replace(
                         batch,
@@ -244,7 +254,7 @@ class Spool:
                     )
                 self._log.wait(
                     ("INSERT INTO batch VALUES (?, ?, ?)", (batch.id, batch.last, named)),
-                    (SENT, (self._sender, self._sequence)),
+                    (SAVE_SENDER, (self._sender, self._sequence)),
                 )
                 self._open = batch.id, batch.last, named
                 return batch
@@ -253,24 +263,24 @@ class Spool:
         return None
 
     def put_back(self) -> None:
-        """Strike out the batch that was taken: it certainly was not applied, and its commands stay.
+        """Dissolve the current batch, which was certainly not applied; its commands stay.
 
         Raises:
-            CpsimError: that cannot be written.
+            CpsimError: the spool cannot be written.
         """
         self._log.wait(("DELETE FROM batch", ()))
         self._open = None
 
-    def settle(self, batch: Batch, failed: Sequence[DeadLetter], unnamed: int = 0) -> None:
-        """Strike out a batch and its commands; those that did not fail were delivered.
+    def settle(self, batch: Batch, failed: Sequence[FailedCommand], unnamed: int = 0) -> None:
+        """Delete a batch and its commands; those that did not fail count as delivered.
 
         Args:
-            batch: the one that was taken.
-            failed: what is to be kept of it for a person to see.
-            unnamed: for how many refused commands one of these stands.
+            batch: the current batch.
+            failed: its failed commands.
+            unnamed: how many refused commands one entry of `failed` stands for.
 
         Raises:
-            CpsimError: that cannot be written.
+            CpsimError: the spool cannot be written.
         """
         more = max(0, unnamed - 1)
         refused = sum(row.why == REFUSED for row in failed) + more
@@ -286,104 +296,107 @@ class Spool:
         self._failed += len(failed)
 
     def requeue(self, positions: Collection[int] | None) -> int:
-        """Put failed commands back, behind those that wait; returns how many.
+        """Queue failed commands again, behind those already queued; return how many.
 
         Args:
-            positions: which; None for all whose text is known.
+            positions: their positions; None for all whose text is known.
 
         Raises:
-            CpsimError: there is none at a position, or nobody knows which it was; or it cannot be written.
+            CpsimError: a position has no failed command or one that the server did not name, or the spool cannot be
+                written.
         """
         rows = self._failed_at(positions)
         unknown = [row.position for row in rows if row.command.startswith(UNNAMED)]
         if unknown and positions is not None:
-            raise CpsimError(f"{unknown[0]} stands for commands that the server did not name: it can only be forgotten")
+            raise CpsimError(f"{unknown[0]} stands for commands that the server did not name: delete it by --forget")
         rows = [row for row in rows if row.position not in unknown]
-        self._strike(rows, [row.command for row in rows])
+        self._remove_failed(rows, [row.command for row in rows])
         return len(rows)
 
     def forget(self, positions: Collection[int] | None) -> int:
-        """Strike failed commands, or all of them, from the list; returns how many.
+        """Delete failed commands, all of them if `positions` is None; return how many.
 
         Raises:
-            CpsimError: there is none at a position, or it cannot be written.
+            CpsimError: a position has no failed command, or the spool cannot be written.
         """
         rows = self._failed_at(positions)
-        self._strike(rows)
+        self._remove_failed(rows)
         return len(rows)
 
-    def _failed_at(self, positions: Collection[int] | None) -> list[DeadLetter]:
-        rows = list(starmap(DeadLetter, self._log.query("SELECT * FROM failed ORDER BY position")))
+    def _failed_at(self, positions: Collection[int] | None) -> list[FailedCommand]:
+        rows = list(starmap(FailedCommand, self._log.query(SELECT_FAILED)))
         if positions is None:
             return rows
         missing = set(positions) - {row.position for row in rows}
         if missing:
-            raise CpsimError(f"no failed command has the number {min(missing)}; --failed lists those that there are")
+            raise CpsimError(f"no failed command has the number {min(missing)}; --failed lists the numbers")
         return [row for row in rows if row.position in positions]
 
-    def _strike(self, rows: Sequence[DeadLetter], back: Sequence[str] = ()) -> None:
-        """Take commands from the list of those that failed and put frames into the spool, in one commit."""
+    def _remove_failed(self, rows: Sequence[FailedCommand], back: Sequence[str] = ()) -> None:
+        """Delete failed commands and queue frames, in one commit."""
         deletions = (("DELETE FROM failed WHERE position = ?", (row.position,)) for row in rows)
         self._log.wait(*deletions, records=back)
         self._failed -= len(rows)
 
-    def retried(self) -> None:
-        """Count an attempt that failed, and that another will follow."""
+    def count_retry(self) -> None:
+        """Count a failed attempt that will be retried."""
         self._log.append([], _add("retries", 1))
 
-    def complain(self, error: str | None) -> None:
-        """Have the status say why an attempt failed, or that one did not."""
-        said = () if error is None else (("INSERT INTO trouble VALUES (?)", (error,)),)
-        self._log.append([], ("DELETE FROM trouble", ()), *said)
+    def report_outage(self, error: str | None) -> None:
+        """Write the error of the last attempt to the status; None if it succeeded."""
+        row = () if error is None else (("INSERT INTO trouble VALUES (?)", (error,)),)
+        self._log.append([], ("DELETE FROM trouble", ()), *row)
 
     def wait(self) -> None:
-        """Return once what was put before is on disk, and whoever put it has been told.
+        """Return once all earlier writes are on disk and their callbacks have run.
 
         Raises:
-            CpsimError: it could not be written.
+            CpsimError: they could not be written.
         """
         self._log.wait()
 
     def check(self) -> None:
-        """Raise ThreadFailed if its writer has met an error that nobody expected."""
+        """Raise ThreadFailed if an unexpected error has ended the writer's thread."""
         self._log.check()
 
     def close(self) -> None:
-        """Write what is left, and let go of the file."""
+        """Write the rest and close the file."""
         self._log.close()
 
     def _read(self, up_to: int, limit: int) -> list[tuple[int, str]]:
-        """The next records that have not been delivered; bytes that are not UTF-8 stand as surrogates."""
+        """Return the next undelivered records, with bytes that are not UTF-8 as surrogates."""
         try:
             return self._log.read(self._sent, up_to, limit)
         except CpsimError:
-            rows = self._log.query(READ_BYTES, (self._sent, up_to, limit))
+            rows = self._log.query(READ_RAW, (self._sent, up_to, limit))
             return [(position, record.decode(errors="surrogateescape")) for position, record in rows]
 
-    def _bury_each(self, dead: Sequence[DeadLetter]) -> None:
-        """Move records out of the way of the others, to the list of those that failed."""
+    def _set_dead_letters(self, dead: Sequence[FailedCommand]) -> None:
+        """Move malformed records to the failed commands."""
         self._log.wait(
             *(("UPDATE log SET record = '' WHERE position = ?", (row.position,)) for row in dead),
             *(_insert_failed(row) for row in dead),
         )
         self._failed += len(dead)
-        _log_dead(dead)
+        _log_dead_letters(dead)
 
-    def _bury(self, batch: Batch, dead: Sequence[DeadLetter]) -> None:
-        """Strike out a resumed batch in which there are records that are no commands."""
-        error = "it was sent with a record that is no command any more: nobody knows whether it was applied"
-        doubtful = [DeadLetter(position, dead[0].at_us, SET_ASIDE, text, error) for position, text in batch.commands]
-        self.settle(batch, [*dead, *doubtful])
-        _log_dead([*dead, *doubtful])
+    def _fail_resumed(self, batch: Batch, dead: Sequence[FailedCommand]) -> None:
+        """Settle a resumed batch with malformed records: all its commands become dead letters."""
+        error = "it was sent with a record that is malformed now: whether it was applied is unknown"
+        unknown = [
+            FailedCommand(position, dead[0].at_us, DEAD_LETTER, text, error) for position, text in batch.commands
+        ]
+        self.settle(batch, [*dead, *unknown])
+        _log_dead_letters([*dead, *unknown])
 
 
 def _batch(
     id_: str, last: int, records: Iterable[tuple[int, str]], *, named: bool, resumed: bool = False
-) -> tuple[Batch, list[DeadLetter]]:
-    """A batch of records, and those that are no commands."""
+) -> tuple[Batch, list[FailedCommand]]:
+    """Return a batch of records, and the malformed ones as dead letters."""
     commands: list[tuple[int, str]] = []
     calls: list[Call] = []
-    dead: list[DeadLetter] = []
+    dead: list[FailedCommand] = []
     for position, text in records:
         frame = text.encode(errors="surrogateescape")
         try:
@@ -391,24 +404,24 @@ def _batch(
                 calls.append(parse(frame))
                 commands.append((position, text))
         except MalformedFrame as error:
-            shown = text if text.isprintable() else repr(frame)  # which is no command either, if it is requeued
+            shown = text if text.isprintable() else repr(frame)  # also malformed, if it is requeued
             dead.append(
-                DeadLetter(position, time.time_ns() // 1000, SET_ASIDE, shown, f"the record is no command: {error}")
+                FailedCommand(position, time.time_ns() // 1000, DEAD_LETTER, shown, f"the record is malformed: {error}")
             )
     return Batch(id_, last, commands, calls, named, resumed), dead
 
 
-def _log_dead(dead: Sequence[DeadLetter]) -> None:
+def _log_dead_letters(dead: Sequence[FailedCommand]) -> None:
     log.error("%d records, listed by `cpsim daemon --failed`: %s: %s", len(dead), dead[0].command, dead[0].error)
 
 
-def numbered(sender: str, sequence: int) -> str:
-    """The id of a batch, by which a server knows what was sent before it: see `cpsim.server.batches`."""
+def batch_id_of(sender: str, sequence: int) -> str:
+    """Return a batch id, from which a server knows the order of a sender's batches: see `cpsim.server.batches`."""
     return f"{sender}-{sequence}"
 
 
-def together(calls: Sequence[Call], *, in_order: bool, careful: bool) -> int:
-    """How many of these calls may be sent in one batch: see `Spool.take`."""
+def fitting(calls: Sequence[Call], *, in_order: bool, careful: bool) -> int:
+    """Return how many of these calls may be sent in one batch: see `Spool.take`."""
     taken = len(next(bulk_batches(calls))) if in_order else len(calls)
     if careful:
         risk = next((place for place, call in enumerate(calls[:taken]) if _is_risky(call)), taken)
@@ -417,18 +430,18 @@ def together(calls: Sequence[Call], *, in_order: bool, careful: bool) -> int:
 
 
 def _is_risky(call: Call) -> bool:
-    """Whether a number in a command is none."""
+    """Return whether a number in a command is malformed."""
     return not all(WHOLE_NUMBER.fullmatch(str(value)) for value in numbers_in(*call))
 
 
 def text_of(call: Call) -> str:
-    """A command as a frame has it."""
+    """Return the text of a command's frame."""
     kind, arguments = call
     return ",".join([kind, *(f"{name}={value}" for name, value in arguments.items())])
 
 
-def _insert_failed(row: DeadLetter) -> Statement:
-    return ("INSERT INTO failed VALUES (?, ?, ?, ?, ?)", row)
+def _insert_failed(row: FailedCommand) -> Statement:
+    return ("INSERT INTO failed VALUES (?, ?, ?, ?, ?)", row._replace(why=STORED[row.why]))
 
 
 def _add(name: str, count: int) -> Statement:
@@ -436,7 +449,7 @@ def _add(name: str, count: int) -> Statement:
 
 
 def existing(path: Path) -> Path:
-    """The file of a spool; raises CpsimError if there is none."""
+    """Return the real path of a spool; raises CpsimError if there is none."""
     real = real_path(path)
     if not real.exists():
         raise CpsimError(f"there is no spool {path}")
@@ -444,16 +457,17 @@ def existing(path: Path) -> Path:
 
 
 def read_status(path: Path) -> Status:
-    """The state of a spool, whether or not a daemon is running on it.
+    """Return the status of a spool, whether or not a daemon runs.
 
     Raises:
         CpsimError: there is no such spool, or it cannot be read.
     """
     path = existing(path)
-    with _looking_into(path) as rows:
+    with _reading(path) as rows:
         tally = dict(rows("SELECT name, count FROM tally"))
         ((queued, oldest_us),) = rows("SELECT count(*), min(at_us) FROM log")
-        ((failed, set_aside),) = rows("SELECT count(*), count(*) FILTER (WHERE why = ?) FROM failed", SET_ASIDE)
+        counts = "SELECT count(*), count(*) FILTER (WHERE why = ?) FROM failed"
+        ((failed, dead_letters),) = rows(counts, STORED[DEAD_LETTER])
         trouble = "; ".join(error for (error,) in rows("SELECT error FROM trouble"))
         ((room_inside,),) = rows(ROOM_INSIDE)
     age_s = 0.0 if oldest_us is None else max(0.0, time.time() - oldest_us / 1e6)
@@ -464,7 +478,7 @@ def read_status(path: Path) -> Status:
         oldest_s=round(age_s, 3),
         delivered=tally.get("delivered", 0),
         refused=tally.get(REFUSED, 0),
-        set_aside=set_aside,
+        dead_letters=dead_letters,
         retries=tally.get("retries", 0),
         full=queued + failed >= MAX_COMMANDS
         or (running and is_given_up(reserve_of(path)) and room_inside < RESERVE_BYTES),
@@ -472,17 +486,17 @@ def read_status(path: Path) -> Status:
     )
 
 
-def read_failed(path: Path) -> list[DeadLetter]:
-    """The commands of a spool that were refused or set aside, in the order in which they came.
+def read_failed(path: Path) -> list[FailedCommand]:
+    """Return the refused commands and dead letters of a spool, in order of arrival.
 
     Raises:
         CpsimError: there is no such spool, or it cannot be read.
     """
-    with _looking_into(existing(path)) as rows:
-        return list(starmap(DeadLetter, rows("SELECT * FROM failed ORDER BY position")))
+    with _reading(existing(path)) as rows:
+        return list(starmap(FailedCommand, rows(SELECT_FAILED)))
 
 
 @contextmanager
-def _looking_into(path: Path) -> Iterator[Callable[..., list[tuple[Any, ...]]]]:
-    with closing(connect(path, KIND)) as database, told(path):
+def _reading(path: Path) -> Iterator[Callable[..., list[tuple[Any, ...]]]]:
+    with closing(connect(path, KIND)) as database, named_errors(path):
         yield lambda sql, *parameters: database.execute(sql, parameters).fetchall()

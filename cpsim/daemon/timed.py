@@ -1,4 +1,4 @@
-"""A listener that says how long its callers wait."""
+"""A listener that records how long its callers wait."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 class TimedListener(QuirkyListener):
-    """A listener that notes each wait, from a command's first bytes to its answer, or to the end of its connection.
+    """A listener that records each wait, from a command's first bytes to its answer or the end of its connection.
 
     Args:
         arguments: those of `QuirkyListener`.
-        waits: where to.
+        waits: the record.
         keywords: those of `QuirkyListener`.
     """
 
@@ -32,9 +32,9 @@ class TimedListener(QuirkyListener):
         if connection.frame and not connection.answered and not connection.sealed:
             self._waits.begin(connection, _text(connection), self._came_s)
 
-    def _meet(self, fault: Fault, connection: _Connection, call: Call, ended: bool) -> None:  # noqa: FBT001
+    def _handle_fault(self, fault: Fault, connection: _Connection, call: Call, ended: bool) -> None:  # noqa: FBT001
         self._waits.begin(connection, _text(connection), self._came_s)
-        super()._meet(fault, connection, call, ended)
+        super()._handle_fault(fault, connection, call, ended)
 
     def _reply(self, connection: _Connection, reply: bytes) -> None:
         super()._reply(connection, reply)

@@ -1,6 +1,6 @@
 """The fake: a site's daemons and the account server behind them, in one process.
 
-It is the only place where the two tiers meet.
+No other package imports both tiers.
 """
 
 from cpsim.fake.daemons import Site

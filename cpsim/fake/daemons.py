@@ -9,7 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from cpdaemon.errors import ConnectFailed, Refused, ReplyLost, ReplyTimeout
-from cpsim.daemon.courier import NOT_AGAIN, accepted
+from cpsim.daemon.courier import CONFLICT, accepted
 from cpsim.daemon.site import Daemon
 from cpsim.daemon.spool import Spool
 from cpsim.server.batches import BatchNotApplied
@@ -25,26 +25,26 @@ if TYPE_CHECKING:
     from cpsim.metrics.waits import Waits
     from cpsim.server.service import AccountServer
 
-GATHER_S: Final = 0.02
-"""How long a stored command waits for others at least: a batch costs three commits, however small it is."""
-PAUSE_S: Final = 0.02
-"""How long a daemon waits at most before it tries the accounts again, which costs nothing here."""
-HANG_S: Final = 30.0
-"""How long it waits for a reply, as `cpsim daemon` does."""
+MIN_FLUSH_INTERVAL_S: Final = 0.02
+"""Shortest flush interval with a spool: a batch of any size costs three commits."""
+MAX_BACKOFF_S: Final = 0.02
+"""Longest backoff: a retry within the process costs little."""
+REPLY_TIMEOUT_S: Final = 30.0
+"""Timeout of a reply, as in `cpsim daemon`."""
 POLL_S: Final = 0.01
-PASSED_ON_LATER: Final = {"flush-starves", "reorder-classes", "drop-on-error", "resend-duplicates", "busy-when-down"}
-"""Quirks that show in how commands are passed on."""
+QUEUE_QUIRKS: Final = {"flush-starves", "reorder-classes", "drop-on-error", "resend-duplicates", "busy-when-down"}
+"""Quirks of delivery, for which commands must be queued."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """Where the daemon of a project's site listens.
+    """A site of a project: the addresses of its daemon.
 
     Attributes:
-        project_id: whose commands they are.
-        unix: where to put the daemon's socket.
-        tcp: its address; port 0 takes a free one.
-        flush_interval_s: how long the daemon keeps commands before it passes them on.
+        project_id: the project.
+        unix: path of the daemon's socket.
+        tcp: TCP address of the daemon; port 0 takes a free one.
+        flush_interval_s: seconds that the daemon keeps commands before it delivers them.
     """
 
     project_id: str
@@ -57,14 +57,14 @@ class SiteDaemon(Daemon):
     """A site's daemon, in front of the accounts.
 
     Args:
-        site: where it listens.
-        accounts: where commands go.
-        faults: what goes wrong.
-        spool: the file that keeps commands until the accounts have them; without one, memory does.
-        waits: where it notes how long callers wait, if it keeps commands in memory and that is asked for.
+        site: its project and addresses.
+        accounts: receiver of the commands.
+        faults: the plan of faults.
+        spool: file that stores commands until the accounts have them; without one, memory does.
+        waits: record of callers' waits; only without a spool.
 
     Attributes:
-        spool: the file that keeps them.
+        spool: file that stores the commands.
 
     Raises:
         CpsimError: the spool cannot be used.
@@ -87,8 +87,8 @@ class SiteDaemon(Daemon):
             unix=site.unix,
             tcp=site.tcp,
             spool=None if spool is None else Spool(spool),
-            flush_interval_s=interval_s if spool is None else max(interval_s, GATHER_S),
-            longest_pause_s=PAUSE_S,
+            flush_interval_s=interval_s if spool is None else max(interval_s, MIN_FLUSH_INTERVAL_S),
+            max_backoff_s=MAX_BACKOFF_S,
             quirks=accounts.quirks,
             faults=faults,
             waits=waits,
@@ -98,12 +98,12 @@ class SiteDaemon(Daemon):
         self._has_interval = bool(interval_s)
 
     def stop(self) -> None:
-        """Stop listening, pass on what was acknowledged unless a fault forbids it, and remove the socket file."""
+        """Stop listening, deliver acknowledged commands unless a fault prevents it, and remove the socket file."""
         self._server.stopping.set()
         super().stop()
 
     def _take(self, calls: Sequence[Call]) -> None:
-        queues = self._has_interval or self._spool.pending or self._faults.delivery or PASSED_ON_LATER & self._quirks
+        queues = self._has_interval or self._spool.pending or self._faults.delivery or QUEUE_QUIRKS & self._quirks
         if queues:
             super()._take(calls)
         else:
@@ -111,21 +111,21 @@ class SiteDaemon(Daemon):
 
 
 class InProcess:
-    """The accounts as a courier sees them: they know batches, and fail only by a fault of the server."""
+    """The accounts as a courier's `Server`: they know batch ids, and fail only by a fault of the server."""
 
     def __init__(self, accounts: AccountServer, project_id: str, faults: FaultPlan) -> None:
         self._accounts = accounts
         self._project_id = project_id
         self._faults = faults
         self.stopping = threading.Event()
-        """Nobody waits any more for a fault that takes its time."""
+        """Set to end the faults that wait."""
 
     def knows_batches(self) -> bool:
-        """They do."""
+        """Return True."""
         return True
 
     def post(self, batch_id: str | None, calls: Sequence[Call]) -> Sequence[None]:
-        """Apply a batch; what is refused is for the accounts to know."""
+        """Apply a batch; only the accounts record which commands were refused."""
         fault = None
         if self._faults.delivery:
             if self._faults.refuses("server"):
@@ -133,40 +133,40 @@ class InProcess:
             subjects = [(kind, str(arguments["slot"])) for kind, arguments in calls]
             fault = self._faults.draw("delivery", [("bulk", ""), *subjects], self._project_id)
         if fault is not None:
-            self._meet(fault)
+            self._fail_by(fault)
         store = self._accounts.store
         if store is not None:
             store.begin()
         try:
             self._accounts.apply(self._project_id, calls, batch_id)
         except BatchNotApplied as reason:
-            raise Refused(str(reason), NOT_AGAIN) from reason
+            raise Refused(str(reason), CONFLICT) from reason
         if store is not None:
             store.wait()
         if fault is not None and fault.action == "crash-after-commit":
             self._faults.crash()
         if fault is not None and fault.action in {"lose-reply", "cut"}:
-            raise ReplyLost(f"the reply was lost, by the fault {fault}")
+            raise ReplyLost(f"the reply was lost by the fault {fault}")
         return [None] * len(calls)
 
     def give_up(self, batch_id: str | None, _: Sequence[Call]) -> None:
-        """They give up nothing: a fault is why a batch fails, and it may pass."""
-        raise Refused(f"batch {batch_id} is tried again", NOT_AGAIN)
+        """Refuse to give up: a batch fails by a fault, and a fault may end."""
+        raise Refused(f"batch {batch_id} is retried", CONFLICT)
 
-    def _meet(self, fault: Fault) -> None:
-        """Fail as a fault of the server wants it, if the batch is not to be applied; else return in time for that."""
+    def _fail_by(self, fault: Fault) -> None:
+        """Raise the error of a fault of the server; return, after its delay if it has one, if the batch is applied."""
         match fault.action:
             case "status":
                 assert fault.value is not None
-                accepted(int(fault.value), b'{"result":"error","message":"a fault that was asked for"}')
+                accepted(int(fault.value), b'{"result":"error","message":"a requested fault"}')
             case "not-json":
                 accepted(200, b"<html>")
             case "close" | "reset":
-                raise ReplyLost(f"the connection was lost, by the fault {fault}")
+                raise ReplyLost(f"the connection was lost by the fault {fault}")
             case "hang":
-                deadline = monotonic() + HANG_S
+                deadline = monotonic() + REPLY_TIMEOUT_S
                 while fault in list(self._faults) and monotonic() < deadline and not self.stopping.wait(POLL_S):
                     pass
-                raise ReplyTimeout(f"no reply came in time, by the fault {fault}")
+                raise ReplyTimeout(f"the reply timed out by the fault {fault}")
             case "late":
                 self.stopping.wait(fault.value)

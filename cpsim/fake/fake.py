@@ -41,36 +41,35 @@ if TYPE_CHECKING:
 
 ANY_PORT: Final = TcpEndpoint("127.0.0.1", 0)
 CATCH_UP_S: Final = 2.0
-"""How long a reset waits for what daemons have acknowledged."""
+"""Time for daemons to deliver acknowledged commands before a reset."""
 IDLE_POLL_S: Final = 0.001
 
 
 class Fake:
-    """Daemons on UNIX sockets and TCP, and their account server on HTTP; on one ledger.
+    """Daemons on UNIX sockets and TCP, and their account server on HTTP, with one ledger.
 
     Args:
         projects: project id to secret.
-        unix: where to put the socket of a daemon that works for the first project.
-        tcp: where that daemon listens; port 0 takes a free one.
-        http: where the server listens; port 0 takes a free one.
-        flush_interval_s: how long that daemon keeps commands before it passes them on.
-        sites: other daemons.
-        control_token: what a request of the control API has to show. Without one, the control API asks for nothing
-            where `http` is loopback, and is not there elsewhere.
-        quirks: how it differs from what is documented: names from `cpsim.protocol.quirks.QUIRKS`.
-        journal_limit: how many commands of each project the journal keeps.
-        store: the file that keeps the accounts; what a daemon has acknowledged is in `FILE.PROJECT.spool` beside it,
-            of a project's second daemon in `FILE.PROJECT+2.spool`. Without it, all is in memory.
-        faults: what goes wrong, as text or as `Fault`s; `faults` is then the plan that has them, and can be changed.
-        seed: of the faults' probabilities.
-        crash: ends this process at once; without it, a fault that crashes is a problem.
-        waits: where the server notes how long callers wait, and, if it keeps commands in memory, the daemon that works
-            for the first project.
+        unix: path of the socket of the first project's daemon.
+        tcp: TCP address of that daemon; port 0 takes a free one.
+        http: address of the server; port 0 takes a free one.
+        flush_interval_s: seconds that that daemon keeps commands before it delivers them.
+        sites: further daemons.
+        control_token: token of requests to the control API. Without one, the control API needs no token on loopback,
+            and is off elsewhere.
+        quirks: differences from the documented system: names from `cpsim.protocol.quirks.QUIRKS`.
+        journal_limit: number of commands of each project that the journal keeps.
+        store: file of the accounts; a daemon stores acknowledged commands in `FILE.PROJECT.spool` beside it, a
+            project's second daemon in `FILE.PROJECT+2.spool`. Without it, everything is in memory.
+        faults: faults, as text or as `Fault`s; the attribute `faults` is their plan, which can be changed.
+        seed: seed of the faults' probabilities.
+        crash: ends this process at once; without it, a fault that crashes raises.
+        waits: record of callers' waits at the server and, without a store, at the first project's daemon.
 
     Raises:
-        OSError: an address cannot be listened at (from `start`).
+        OSError: an address cannot be bound (from `start`).
         CpsimError: the store or a spool cannot be used, or there is no such fault (from the constructor).
-        ValueError: no project, or one that cannot be (from the constructor).
+        ValueError: there is no project, or a project is invalid (from the constructor).
     """
 
     def __init__(
@@ -96,7 +95,7 @@ class Fake:
         self.faults = FaultPlan(faults, seed=seed, crash=crash)
         self._store = None if store is None else Store(store)
         self.accounts = AccountServer(projects, quirks=quirks, journal_limit=journal_limit, store=self._store)
-        self.inspector = Inspector(self.accounts, lambda: self.pending, self.faults, self.behave, self._catch_up)
+        self.inspector = Inspector(self.accounts, lambda: self.pending, self.faults, self.set_quirks, self._catch_up)
         self._watch = Watch(self.accounts, lambda: self.daemons)
         self.addresses: dict[str, str] = {}
         self._http = http
@@ -116,8 +115,8 @@ class Fake:
     def start(self) -> None:
         """Listen on every address given.
 
-        `addresses` then says where, by `unix`, `tcp` and `http`; where there are several daemons, it is the first,
-        and each of `daemons` has its own `addresses`.
+        `addresses` then has the keys `unix` and `tcp` of the first daemon and `http`; each of `daemons` has its own
+        `addresses`.
         """
         try:
             for daemon in self.daemons:
@@ -140,19 +139,19 @@ class Fake:
             self._server.start()
 
     def stop(self) -> None:
-        """Stop listening, pass on what was acknowledged unless a fault forbids it, and remove the socket files.
+        """Stop listening, deliver acknowledged commands unless a fault prevents it, and remove the socket files.
 
-        In a process forked from the one that serves, nothing is done: the addresses are the other's.
+        In a fork of the serving process, this does nothing: the addresses belong to the parent.
 
         Raises:
-            ThreadFailed: see `check`; it has stopped all the same.
+            ThreadFailed: see `check`; the fake has stopped nevertheless.
         """
         if self._serving and os.getpid() != self._pid:
             return
         self._serving = False
-        with ExitStack() as last_first:  # all of it ends, whatever fails
+        with ExitStack() as last_first:  # every part ends, even if another fails
             last_first.callback(self._close_store)
-            last_first.callback(self._keep_time)
+            last_first.callback(self._save_clock)
             last_first.callback(self._watch.close)
             if self._server is not None:
                 last_first.callback(self._server.stop)
@@ -161,7 +160,7 @@ class Fake:
         self.check()
 
     def check(self) -> None:
-        """Raise ThreadFailed if one of its threads has failed: what it serves then is not to be relied on."""
+        """Raise ThreadFailed if one of its threads has failed: its replies are then unreliable."""
         for daemon in self.daemons:
             daemon.check()
         for part in (self._server, self._watch, self._store):
@@ -169,16 +168,16 @@ class Fake:
                 part.check()
 
     def add_site(self, site: Site, *, faults: FaultPlan | None = None, waits: Waits | None = None) -> SiteDaemon:
-        """One more daemon; it serves when the fake does.
+        """Add a daemon; it serves while the fake does.
 
         Args:
-            site: where it listens, and for which project.
-            faults: a plan of its own; it meets those of the fake otherwise.
-            waits: where it notes how long callers wait, if it keeps commands in memory.
+            site: project and addresses of the daemon.
+            faults: its own plan of faults; by default that of the fake.
+            waits: record of callers' waits; only without a store.
 
         Raises:
-            OSError: it cannot listen there.
-            CpsimError: its spool cannot be used.
+            OSError: an address cannot be bound.
+            CpsimError: the spool cannot be used.
             ValueError: there is no such project.
         """
         if site.project_id not in self.accounts.projects:
@@ -196,7 +195,7 @@ class Fake:
         return daemon
 
     def remove_site(self, daemon: SiteDaemon) -> None:
-        """Take a daemon away, when it has passed on what it acknowledged."""
+        """Remove a daemon, once it has delivered its acknowledged commands."""
         self.daemons = [other for other in self.daemons if other is not daemon]
         if self._serving:
             daemon.stop()
@@ -204,15 +203,15 @@ class Fake:
             daemon.release()
 
     def add_project(self, project_id: str, secret: str) -> None:
-        """One more project, with accounts of its own.
+        """Add a project with its own accounts.
 
         Raises:
-            ValueError: there is one of that id, whatever its case, or the id or the secret cannot be.
+            ValueError: the id is taken (case does not count), or the id or the secret is invalid.
         """
         self.accounts.add_project(project_id, secret)
 
     def remove_project(self, project_id: str) -> None:
-        """Take a project away, with its daemons and all that is known of it."""
+        """Remove a project, its daemons and its accounts."""
         for daemon in self.daemons:
             if daemon.project_id == project_id:
                 self.remove_site(daemon)
@@ -220,35 +219,38 @@ class Fake:
 
     @property
     def pending(self) -> int:
-        """How many commands the daemons acknowledged that have not reached the accounts."""
+        """Number of acknowledged commands that have not reached the accounts."""
         return sum(daemon.pending for daemon in self.daemons)
 
     def left_spools(self) -> dict[Path, int]:
-        """The spools beside the store that none of the daemons has, with how many commands wait in each."""
+        """Return the spools beside the store that no daemon uses, each with its number of queued commands."""
         beside = {path for store in self._stores for path in store.parent.glob(f"{escape(store.name)}.*.spool")}
         left = sorted(beside - {daemon.spool for daemon in self.daemons if daemon.spool is not None})
         return {path: queued for path in left if (queued := read_status(path).queued)}
 
-    def behave(self, quirks: frozenset[str]) -> None:
-        """Have these quirks, and no others, from now on.
+    def set_quirks(self, quirks: frozenset[str]) -> None:
+        """Replace the quirks.
 
         Args:
             quirks: names from `cpsim.protocol.quirks.QUIRKS`.
 
         Raises:
-            CpsimError: with a store, "ack-before-delivery" would come or go: that is decided when the fake is made.
+            CpsimError: with a store, "ack-before-delivery" would change, which only the constructor sets.
         """
         if self._store is not None and "ack-before-delivery" in self.accounts.quirks ^ quirks:
-            raise CpsimError("with a store, ack-before-delivery cannot be switched while it serves: start anew with it")
+            raise CpsimError("with a store, ack-before-delivery cannot change while the fake serves: restart with it")
         self.accounts.set_quirks(quirks)
         for daemon in self.daemons:
-            daemon.behave(quirks)
+            daemon.set_quirks(quirks)
+
+    behave = set_quirks
+    """The name in version 0.1."""
 
     def wait_until_idle(self, timeout_s: float = 5.0) -> None:
-        """Wait until every command that was acknowledged has reached the accounts.
+        """Wait until every acknowledged command has reached the accounts.
 
         Raises:
-            TimeoutError: that took longer.
+            TimeoutError: they did not in `timeout_s` seconds.
             ThreadFailed: see `check`.
         """
         deadline = time.monotonic() + timeout_s
@@ -259,12 +261,12 @@ class Fake:
             time.sleep(IDLE_POLL_S)
 
     def _catch_up(self, project_id: str | None) -> None:
-        """Have in the accounts what daemons have acknowledged by now: those of a project, or all."""
+        """Deliver what the daemons of a project, or all, have acknowledged by now."""
         for daemon in self.daemons:
             if project_id in {None, daemon.project_id} and not daemon.catch_up(CATCH_UP_S):
                 raise CpsimError(
                     f"{daemon.pending:,} commands that a daemon of project {daemon.project_id!r} acknowledged have not "
-                    f"reached the accounts in {CATCH_UP_S:g} s: remove the fault that holds them up"
+                    f"reached the accounts in {CATCH_UP_S:g} s: remove the fault that blocks them"
                 )
 
     def __enter__(self) -> Self:
@@ -277,14 +279,14 @@ class Fake:
         self.stop()
 
     def _free_spool(self, store: Path, project_id: str) -> Path:
-        """The first of the files for a project's daemons that none of them has."""
+        """Return the first spool path of a project that no daemon uses."""
         name = f"{store}.{quote(project_id, safe='')}"
         numbers = ("", *(f"+{number}" for number in range(2, len(self.daemons) + 2)))
         taken = {daemon.spool for daemon in self.daemons}
         return next(path for number in numbers if (path := Path(f"{name}{number}.spool")) not in taken)
 
-    def _keep_time(self) -> None:
-        with suppress(CpsimError):  # then the store has the time of what was last changed
+    def _save_clock(self) -> None:
+        with suppress(CpsimError):  # then the store has the time of the last change
             self.accounts.write_time()
 
     def _close_store(self) -> None:
@@ -298,7 +300,7 @@ class Fake:
         return TimedApi(self.accounts, control, self.faults, self._waits)
 
     def _control(self) -> Control | None:
-        """The control API, where it is to be served."""
+        """Return the control API; None if it is off."""
         assert self._http is not None
         if self._control_token is None and not is_loopback(self._http.host):
             return None

@@ -1,4 +1,4 @@
-"""The fake in a process of its own, which ends with the process that started it, and may crash meanwhile."""
+"""The fake in its own process, which ends with its parent process, and may crash on demand."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from cpsim.errors import CpsimError
 from cpsim.fake.daemons import Site
 from cpsim.fake.fake import ANY_PORT, Fake
 from cpsim.faults.plan import FaultProgress  # noqa: TC001 - msgspec reads it
-from cpsim.system.process import settle_in
-from cpsim.system.threads import ThreadFailed, notified
+from cpsim.system.process import tune_process
+from cpsim.system.threads import ThreadFailed, on_thread_failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -31,7 +31,7 @@ FAILED: Final = 2
 
 
 class ServedProcess(msgspec.Struct):
-    """What a process serves until it ends or crashes; after a crash, at the same port and with the faults so far."""
+    """The settings of a served process; a restart has the same port and the faults' progress."""
 
     projects: dict[str, str]
     unix: str
@@ -42,9 +42,9 @@ class ServedProcess(msgspec.Struct):
 
 
 class FakeProcess:
-    """A `Fake` in a process of its own, without the caller's interpreter lock; a context manager.
+    """A `Fake` in its own process, without the caller's interpreter lock; a context manager.
 
-    It starts up at once, serves when it is told what, and ends when it is left or when this process ends.
+    The process starts at once, serves from `serve` on, and ends with the context or with this process.
     """
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class FakeProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            start_new_session=True,  # Ctrl-C is for the caller, who still wants to read the ledger
+            start_new_session=True,  # Ctrl-C reaches the caller alone, which then reads the ledger
         )
 
     def serve(
@@ -64,27 +64,27 @@ class FakeProcess:
         sites: Iterable[tuple[str, Path]] = (),
         store: Path | None = None,
     ) -> dict[str, str]:
-        """Serve a UNIX socket and HTTP on a free port of loopback; returns `unix` and `http`, once it does.
+        """Serve a UNIX socket, and HTTP on a free loopback port; return the addresses, `unix` and `http`.
 
         Args:
-            projects: project id to secret; they travel over a pipe, not on the command line.
-            unix: where to put the socket of the first project's daemon.
-            sites: project id and socket of each daemon more.
-            store: the file that keeps the accounts. With it, faults may crash the process, as `kill -9` does: it is
-                then started again at once, with the faults where they were.
+            projects: project id to secret; sent over a pipe, not on the command line.
+            unix: path of the socket of the first project's daemon.
+            sites: project id and socket path of each further daemon.
+            store: file of the accounts. With it, faults may crash the process, as `kill -9` does; the process then
+                restarts at once, and the faults continue.
 
         Raises:
-            CpsimError: it cannot.
+            CpsimError: the process failed to serve.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        life = ServedProcess(
+        served = ServedProcess(
             dict(projects),
             str(unix),
             [(project_id, str(path)) for project_id, path in sites],
             None if store is None else str(store),
         )
-        self._process.stdin.write(msgspec.json.encode(life).decode() + "\n")
+        self._process.stdin.write(msgspec.json.encode(served).decode() + "\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
@@ -98,79 +98,79 @@ class FakeProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        was_told = self._process.returncode is not None
+        was_reported = self._process.returncode is not None
         self._process.communicate()
-        if self._process.returncode and error is None and not was_told:
+        if self._process.returncode and error is None and not was_reported:
             raise CpsimError(f"the embedded fake ended with status {self._process.returncode}")
 
 
 def main() -> None:
-    """Serve as a `FakeProcess`: a life on standard input, addresses out, until the input ends."""
-    settle_in()
+    """Serve a `FakeProcess`: settings on standard input, addresses on standard output, until the input ends."""
+    tune_process()
     logging.getLogger("cpsim").addHandler(logging.NullHandler())  # the terminal is the caller's
     line = sys.stdin.readline()
     if not line:
-        return  # there was nothing to serve after all
-    life = msgspec.json.decode(line, type=ServedProcess)
+        return  # the caller never called `serve`
+    served = msgspec.json.decode(line, type=ServedProcess)
     try:
-        if life.store is None:
-            _live(life)
+        if served.store is None:
+            _serve(served)
         else:
-            _live_again_and_again(life)
+            _serve_with_restarts(served)
     except (OSError, CpsimError) as error:
         sys.exit(f"cpsim: the embedded fake: {getattr(error, 'strerror', None) or error}")
 
 
-def _live_again_and_again(life: ServedProcess) -> None:
-    """Have a child of this process live, and the next one after each crash: all that it takes to begin is here."""
+def _serve_with_restarts(served: ServedProcess) -> None:
+    """Serve in a child process, and in another after each crash; this process has imported all that it needs."""
     while True:
         read_end, write_end = os.pipe()
         child = os.fork()
         if not child:
             os.close(read_end)
-            _live(life, write_end)
+            _serve(served, write_end)
             return
         os.close(write_end)
         with os.fdopen(read_end, "rb") as pipe:
-            next_life = pipe.read()
+            restart = pipe.read()
         _, status = os.waitpid(child, 0)
-        if not next_life:
+        if not restart:
             sys.exit(os.waitstatus_to_exitcode(status))
-        life = msgspec.json.decode(next_life, type=ServedProcess)
+        served = msgspec.json.decode(restart, type=ServedProcess)
 
 
-def _live(life: ServedProcess, write_end: int | None = None) -> None:
-    """Serve until standard input ends; with a pipe, a fault may crash this process, and the pipe has the next life."""
+def _serve(served: ServedProcess, write_end: int | None = None) -> None:
+    """Serve until standard input ends; with a pipe, a fault may crash the process, and the pipe gets the restart."""
 
     def crash() -> None:
         assert write_end is not None
-        life.faults = fake.faults.progress()
+        served.faults = fake.faults.progress()
         with os.fdopen(write_end, "wb") as pipe:
-            pipe.write(msgspec.json.encode(life))
+            pipe.write(msgspec.json.encode(served))
         os.kill(os.getpid(), signal.SIGKILL)
 
     fake = Fake(
-        life.projects,
-        unix=Path(life.unix),
-        http=TcpEndpoint(ANY_PORT.host, life.port),
-        sites=[Site(project_id=project_id, unix=Path(path)) for project_id, path in life.sites],
-        journal_limit=0,  # a run keeps a journal of its own
-        store=None if life.store is None else Path(life.store),
+        served.projects,
+        unix=Path(served.unix),
+        http=TcpEndpoint(ANY_PORT.host, served.port),
+        sites=[Site(project_id=project_id, unix=Path(path)) for project_id, path in served.sites],
+        journal_limit=0,  # a run keeps its own journal
+        store=None if served.store is None else Path(served.store),
         crash=None if write_end is None else crash,
     )
-    if life.faults is not None:
-        fake.faults.resume(life.faults)
-    with notified(_end), fake:
-        if life.faults is None:
+    if served.faults is not None:
+        fake.faults.resume(served.faults)
+    with on_thread_failure(_end), fake:
+        if served.faults is None:
             server = parse_endpoint(fake.addresses["http"])
             assert isinstance(server, UrlEndpoint)
-            life.port = server.port
+            served.port = server.port
             print(json.dumps(fake.addresses), flush=True)
         sys.stdin.read()
-        fake.faults.clear()  # or what is passed on now might crash it once more
+        fake.faults.clear()  # a delivery at the end must not crash the process
 
 
 def _end(failed: ThreadFailed) -> None:
-    """End this process, whatever its main thread waits for."""
+    """Exit at once, even while the main thread is blocked."""
     print(f"cpsim: the embedded fake: {failed}", file=sys.stderr, flush=True)
     os._exit(FAILED)

@@ -1,4 +1,4 @@
-"""`cpsim serve`: its configuration, from a file or from options, and serving until it is told to stop."""
+"""`cpsim serve`: its configuration, from a file or from options, and serving until a signal."""
 
 import json
 import logging
@@ -27,15 +27,14 @@ from cpsim.protocol.quirks import QUIRKS, chosen
 from cpsim.server.clock import LATEST_US
 from cpsim.server.journal import DEFAULT_LIMIT
 from cpsim.server.service import AccountServer
-from cpsim.system.threads import notified
+from cpsim.system.threads import on_thread_failure
 
 log = logging.getLogger(__name__)
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST_YEAR: Final = (EPOCH + timedelta(microseconds=LATEST_US)).year
 DEMO_PROJECT: Final = "demo"
-"""Project id and secret when none are given: it is a fake, on loopback."""
-
+"""Default project id and secret, for a fake on loopback."""
 
 Text = Annotated[str, Meta(min_length=1, description="text")]
 File = Annotated[str, Meta(min_length=1, description="the path of a file")]
@@ -62,7 +61,7 @@ class ProjectTable(_Table, frozen=True):
 
 
 class DaemonTable(_Table, frozen=True):
-    """A daemon of a project: where it listens, and for how long it keeps commands."""
+    """A daemon of a project: its addresses and its flush interval in seconds."""
 
     project: Id
     unix: File | None = None
@@ -96,24 +95,23 @@ class ServeFile(_Table, frozen=True):
 
 @dataclass(frozen=True, kw_only=True)
 class Configuration:
-    """What is served.
+    """The settings of `cpsim serve`.
 
     Attributes:
         projects: project id to secret.
-        sites: where daemons listen.
-        http: where the server listens. Without it and without sites, all listen at free addresses of this machine.
-        control_token: what a request of the control API has to show.
-        flush_interval_s: that of every daemon, in place of its own.
-        store: the file that keeps the accounts.
-        journal_limit: how many commands of each project the journal keeps.
-        profile: of the quirks.
-        quirks: others beside those of the profile.
-        faults: what goes wrong.
-        seed: of the faults' probabilities.
-        start_us: the time at which the clock starts, in microseconds since 1970; a store that knows a later one has it
-            go on from there.
-        rate: of the clock, as a multiple of real time.
-        links: machine to user, where the store does not know otherwise.
+        sites: projects and addresses of the daemons.
+        http: address of the server. Without it and without sites, all listen at free addresses on loopback.
+        control_token: token of requests to the control API.
+        flush_interval_s: flush interval of every daemon; overrides its own.
+        store: file of the accounts.
+        journal_limit: number of commands of each project that the journal keeps.
+        profile: profile of quirks.
+        quirks: quirks beside those of the profile.
+        faults: faults, as text.
+        seed: seed of the faults' probabilities.
+        start_us: start of the clock, in microseconds since 1970; a later time in the store overrides it.
+        rate: speed of the clock, as a multiple of real time.
+        links: machine to user, for a new store.
     """
 
     projects: Mapping[str, str] = field(default_factory=lambda: {DEMO_PROJECT: DEMO_PROJECT})
@@ -132,12 +130,11 @@ class Configuration:
     links: Mapping[str, str] = field(default_factory=dict)
 
     def fake(self) -> Fake:
-        """The fake that it describes.
+        """Return the fake of this configuration.
 
         Raises:
-            CpsimError: a daemon is for a project that there is not, or a quirk, a fault, the store or a spool cannot be
-                used.
-            ValueError: a project cannot be, or the clock cannot start then.
+            CpsimError: a daemon has an unknown project, or a quirk, a fault, the store or a spool cannot be used.
+            ValueError: a project or the start of the clock is invalid.
         """
         for site in self.sites:
             if site.project_id not in self.projects:
@@ -169,7 +166,7 @@ class Configuration:
         return fake
 
     def _compare_links(self, accounts: AccountServer) -> None:
-        """Warn of links that are not as the store has them, where they may have been changed since it was made."""
+        """Warn of links that differ from the store's, which may have changed since the store was new."""
         with accounts.reading() as ledger:
             for machine, user in self.links.items():
                 owner = ledger.owners.get(machine)
@@ -187,8 +184,8 @@ def load(path: Path) -> Configuration:
     """Read a configuration file; paths in it are relative to its folder.
 
     Raises:
-        CpsimError: it has a mistake; the message names the file, the place, the value and what is allowed.
-        OSError: it cannot be read.
+        CpsimError: the file has a mistake; the message names the file, the key, the value and the valid values.
+        OSError: the file cannot be read.
     """
     try:
         file = tables.convert(tables.parse(path.read_text(encoding="utf-8")), ServeFile)
@@ -214,44 +211,44 @@ def load(path: Path) -> Configuration:
 
 
 def read_secret(path: Path) -> str:
-    """The text of a file that holds a secret, without the white space around it.
+    """Return the secret in a file, without the white space around it.
 
     Raises:
-        ValueError: it cannot be read, or is empty.
+        ValueError: the file cannot be read, or is empty.
     """
     try:
         secret = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"cannot be read: {error}") from error
     if not secret:
-        raise ValueError("is empty; it should hold the secret")
+        raise ValueError("is empty; write the secret into it")
     return secret
 
 
 def serve(configuration: Configuration, on_ready: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM; then stop listening and pass on what was acknowledged.
+    """Serve until SIGINT or SIGTERM; then stop listening and deliver acknowledged commands.
 
     Args:
-        configuration: what is served.
-        on_ready: called once it serves, with a line `KIND ADDRESS` for each address, daemons first and in order.
+        configuration: the settings.
+        on_ready: called once the fake serves, with a line `KIND ADDRESS` for each address, daemons first and in order.
 
     Raises:
         CpsimError, ValueError: see `Configuration.fake`.
-        OSError: an address cannot be listened at.
-        ThreadFailed: a thread met an error that nobody expected.
+        OSError: an address cannot be bound.
+        ThreadFailed: an unexpected error ended a thread.
     """
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    with _somewhere(configuration) as placed, notified(lambda _: stop.set()), placed.fake() as fake:
+    with _with_addresses(configuration) as placed, on_thread_failure(lambda _: stop.set()), placed.fake() as fake:
         if exposed := _exposed(placed):
             hidden = str(placed.http) in exposed and placed.control_token is None
             control = "; the control API is off: --control-token-file turns it on" if hidden else ""
             reached = ", ".join(exposed)
             print(f"cpsim: warning: other machines can reach {reached}{control}", file=sys.stderr, flush=True)
         for path, queued in fake.left_spools().items():
-            said = f"{path} holds {queued:,} commands, and stays as it is: no daemon that is served here uses it"
-            print(f"cpsim: warning: {said}", file=sys.stderr, flush=True)
+            text = f"{path} holds {queued:,} commands, which stay there: none of these daemons uses it"
+            print(f"cpsim: warning: {text}", file=sys.stderr, flush=True)
         addresses = [pair for daemon in fake.daemons for pair in daemon.addresses.items()]
         if placed.http is not None:
             addresses.append(("http", fake.addresses["http"]))
@@ -260,8 +257,8 @@ def serve(configuration: Configuration, on_ready: Callable[[str], None]) -> None
 
 
 @contextmanager
-def _somewhere(configuration: Configuration) -> Iterator[Configuration]:
-    """The configuration itself, or with free addresses of this machine where it has none."""
+def _with_addresses(configuration: Configuration) -> Iterator[Configuration]:
+    """Yield the configuration, with free loopback addresses if it has none."""
     if configuration.sites or configuration.http is not None:
         yield configuration
         return
@@ -272,7 +269,7 @@ def _somewhere(configuration: Configuration) -> Iterator[Configuration]:
 
 
 def _exposed(configuration: Configuration) -> list[str]:
-    """The addresses that are not of this machine alone."""
+    """Return the addresses that are not loopback."""
     listening = [*(site.tcp for site in configuration.sites), configuration.http]
     return [str(address) for address in listening if address is not None and not is_loopback(address.host)]
 

@@ -1,1 +1,1 @@
-"""What can go wrong on demand, and when it does."""
+"""Faults on demand: their text form, and the plan that decides when they fire."""

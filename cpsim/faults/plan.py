@@ -1,8 +1,8 @@
-"""The plan of the faults of a fake: which are set, which fires for a command, and which have fired.
+"""The plan of a fake's faults: which are set, which fires for a command, and which have fired.
 
-A command meets one fault at most: of several that would fire for it, the first in the plan; and a process one crash.
-Whether a probability is met depends on the seed, the fault and the number of the command alone, so that the same
-commands meet the same faults.
+At most one fault fires for a command, the first of the plan, and one crash in a process. Whether a fault with a
+probability fires depends only on the seed, the fault and the number of the command, so that the same commands get the
+same faults.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_FIRINGS: Final = 100_000
-"""How many firings are kept."""
+"""Number of firings that are recorded."""
 
 
 class Selection(TypedDict, total=False):
-    """Which commands a fault is for: see `Fault`."""
+    """The commands that a fault selects: see `Fault`."""
 
     stage: str
     kind: str | None
@@ -44,7 +44,7 @@ class Selection(TypedDict, total=False):
 
 
 class Firing(NamedTuple):
-    """A fault that came to pass, so many seconds after the fake started; without a command if it is for all."""
+    """A fault that fired, `time_s` seconds after the fake started; kind and slot are "" if it is for all commands."""
 
     time_s: float
     stage: str
@@ -55,13 +55,13 @@ class Firing(NamedTuple):
 
 
 class FaultProgress(NamedTuple):
-    """How far a plan is.
+    """The progress of a plan.
 
     Attributes:
-        begun_s: when it began, on its clock.
-        faults: for each fault its text, how many commands it has selected, and how often it fired.
-        firings: what came to pass.
-        missed: how much more did, for which the record has no room.
+        begun_s: its start, on its clock.
+        faults: text of each fault, number of selected commands, and number of firings.
+        firings: the recorded firings.
+        missed: number of firings beyond the record's limit.
     """
 
     begun_s: float
@@ -71,7 +71,7 @@ class FaultProgress(NamedTuple):
 
 
 class _Armed:
-    """A fault in a plan, and what has come of it."""
+    """A fault in a plan, and its counts."""
 
     __slots__ = ("fault", "fired", "hooks", "selected")
 
@@ -81,17 +81,17 @@ class _Armed:
         self.selected = self.fired = 0
 
     def is_due(self, now_s: float) -> bool:
-        """Whether it is its time."""
+        """Return whether the fault's time has begun and not ended."""
         until_s = self.fault.until_s
         return now_s >= (self.fault.from_s or 0) and (until_s is None or now_s < until_s)
 
     def next_change_s(self, now_s: float) -> float:
-        """Seconds until its time begins or ends."""
+        """Return the seconds until its time begins or ends."""
         times_s = (self.fault.from_s or 0, math.inf if self.fault.until_s is None else self.fault.until_s)
         return min((time_s - now_s for time_s in times_s if time_s > now_s), default=math.inf)
 
     def selects(self, subjects: Iterable[tuple[str, str]]) -> tuple[str, str] | None:
-        """The first of (kind, slot id) that it is for."""
+        """Return the first (kind, slot id) that it selects."""
         kind, slot = self.fault.kind, self.fault.slot
         for subject in subjects:
             if kind in {None, subject[0]} and (slot is None or fnmatchcase(subject[1], slot)):
@@ -99,7 +99,7 @@ class _Armed:
         return None
 
     def fires(self, seed: int) -> bool:
-        """Whether it fires for the command that it has selected now."""
+        """Return whether it fires for the command that it selected last."""
         fault = self.fault
         count = 1 if fault.count is None and fault.nth is not None else fault.count
         if self.selected < (fault.nth or 1) or (count is not None and self.fired >= count):
@@ -111,24 +111,24 @@ class _Armed:
 
 
 class FaultPlan:
-    """The faults of a fake, for both its tiers; they may be changed at any time, from any thread.
+    """The faults of a fake's two tiers; any thread may change them at any time.
 
-    Where a fault is expected as an argument, its text will do. A change is whole or, if it raises, none; and it is in
-    force when the call that makes it returns.
+    Methods accept a fault as a `Fault` or as text. A change that raises changes nothing; otherwise it is in force when
+    the call returns.
 
     Args:
-        faults: those to begin with.
-        clock: seconds since any moment; those of the faults count from `begin`.
-        seed: of the probabilities.
-        crash: ends this process at once; without it, there can be no crashes.
+        faults: the initial faults.
+        clock: returns seconds since an arbitrary moment; times of faults count from `begin`.
+        seed: seed of the probabilities.
+        crash: ends this process at once; without it, crashes are refused.
 
     Attributes:
-        daemon: whether a fault may fire for the next command that comes to the daemon.
-        server: likewise for the next request that comes to the server.
-        delivery: likewise for the next commands that a daemon in the same process passes on, or they may be refused.
+        daemon: whether a fault may fire for the next command at the daemon.
+        server: whether a fault may fire for the next request at the server.
+        delivery: whether a fault may fire for, or refuse, the next batch of a daemon in the same process.
 
     Raises:
-        CpsimError: there is no such fault, or it is a crash and this process must not end.
+        CpsimError: there is no such fault, or it is a crash and `crash` is None.
     """
 
     def __init__(
@@ -157,25 +157,25 @@ class FaultPlan:
         return iter([armed.fault for armed in self._armed])
 
     def replace(self, faults: Iterable[Fault | str]) -> None:
-        """Have these faults, and no others; what is counted begins anew, and so do the seconds of their times."""
-        made = self._made(faults)
+        """Replace all faults; restart their counts and times."""
+        made = self._parsed(faults)
         with self._lock:
             self._begun_s = self._clock()
             self._set(made)
-        self._tell()
+        self._notify()
 
     def add(self, *faults: Fault | str) -> None:
-        """Have these faults besides."""
-        made = self._made(faults)
+        """Add faults."""
+        made = self._parsed(faults)
         with self._lock:
             self._set([*self._armed, *made])
-        self._tell()
+        self._notify()
 
     def remove(self, *faults: Fault | str) -> None:
-        """Have one fault less of each that is given.
+        """Remove each of these faults once.
 
         Raises:
-            CpsimError: there is no such fault in the plan.
+            CpsimError: a fault is not in the plan.
         """
         with self._lock:
             left = list(self._armed)
@@ -187,15 +187,15 @@ class FaultPlan:
                     )
                 left.remove(found)
             self._set(left)
-        self._tell()
+        self._notify()
 
     def clear(self) -> None:
-        """Have no faults."""
+        """Remove all faults."""
         self.replace(())
 
     @contextmanager
     def during(self, *faults: Fault | str) -> Iterator[None]:
-        """Have these faults besides, while the context lasts."""
+        """Add faults while the context lasts."""
         made = [_fault(fault) for fault in faults]
         self.add(*made)
         try:
@@ -206,26 +206,26 @@ class FaultPlan:
 
     @property
     def firings(self) -> list[Firing]:
-        """What came to pass, in order.
+        """The recorded firings, in order.
 
         Raises:
-            CpsimError: more than `MAX_FIRINGS` did.
+            CpsimError: there were more than `MAX_FIRINGS`.
         """
         with self._lock:
             if self._missed:
                 raise CpsimError(
                     f"the record of faults is full: it keeps {MAX_FIRINGS:,} firings, and {self._missed:,} came after "
-                    "them; forget them to begin anew"
+                    "them; clear it to restart it"
                 )
             return list(self._firings)
 
     def latest(self, most: int = MAX_FIRINGS) -> list[Firing]:
-        """The last of what came to pass, in order, as far as it is kept."""
+        """Return the last recorded firings, in order."""
         with self._lock:
             return self._firings[-most:]
 
     def forget_firings(self, project: str | None = None) -> None:
-        """Begin the record of what came to pass anew, or that of a project."""
+        """Clear the recorded firings, of one project or of all."""
         with self._lock:
             if project is None:
                 self._firings.clear()
@@ -234,17 +234,17 @@ class FaultPlan:
                 self._firings = [firing for firing in self._firings if firing.project != project]
 
     def describe(self) -> list[tuple[str, int, int]]:
-        """For each fault: its text, how many commands it has selected, and how often it fired."""
+        """Return the text of each fault, its number of selected commands, and its number of firings."""
         with self._lock:
             return [(str(armed.fault), armed.selected, armed.fired) for armed in self._armed]
 
     def progress(self) -> FaultProgress:
-        """How far it is, for a plan of another process of this machine to `resume`."""
+        """Return the progress, which a plan of another process on this machine can `resume`."""
         with self._lock:
             return FaultProgress(self._begun_s, self.describe(), list(self._firings), self._missed)
 
     def resume(self, progress: FaultProgress) -> None:
-        """Go on where another plan was; `begin` then lets the seconds of the faults' times count on."""
+        """Continue another plan; `begin` then keeps the times of the faults."""
         self.replace([text for text, *_ in progress.faults])
         with self._lock:
             for armed, (_, selected, fired) in zip(self._armed, progress.faults, strict=True):
@@ -252,70 +252,70 @@ class FaultPlan:
             self._begun_s, self._resumed = progress.begun_s, True
             self._firings, self._missed = list(progress.firings), progress.missed
 
-    # Each of these is a context in which there is one fault more: `with faults.hang(kind="claim"): ...`
+    # Each of these is a context with one more fault: `with faults.hang(kind="claim"): ...`
 
     def refuse(self, **selection: Unpack[Selection]) -> AbstractContextManager[None]:
         """The daemon refuses connections."""
         return self.during(Fault("refuse", **selection))
 
     def down(self, **selection: Unpack[Selection]) -> AbstractContextManager[None]:
-        """The server refuses connections, and a daemon in the same fake keeps its commands."""
+        """The server refuses connections: an outage; a daemon in the same fake keeps its commands."""
         return self.during(Fault("down", **selection))
 
     def hang(self, **selection: Unpack[Selection]) -> AbstractContextManager[None]:
-        """A command is not taken, and never answered."""
+        """A command is dropped, and never answered."""
         return self.during(Fault("hang", **selection))
 
     def late(self, delay_s: float, **selection: Unpack[Selection]) -> AbstractContextManager[None]:
-        """A command is taken and answered after so many seconds."""
+        """A command is accepted and answered after `delay_s` seconds."""
         return self.during(Fault("late", delay_s, **selection))
 
     def lose_reply(self, **selection: Unpack[Selection]) -> AbstractContextManager[None]:
-        """A command is taken, and the connection closed without an answer."""
+        """A command is accepted, and the connection closed without an answer."""
         return self.during(Fault("lose-reply", **selection))
 
     def close(self, **selection: Unpack[Selection]) -> AbstractContextManager[None]:
-        """A command is not taken, and the connection closed without an answer."""
+        """A command is dropped, and the connection closed without an answer."""
         return self.during(Fault("close", **selection))
 
     def reset(self, **selection: Unpack[Selection]) -> AbstractContextManager[None]:
-        """A command is not taken, and the connection reset."""
+        """A command is dropped, and the connection reset."""
         return self.during(Fault("reset", **selection))
 
     def error(self, **selection: Unpack[Selection]) -> AbstractContextManager[None]:
-        """The daemon does not take a command, and answers ER."""
+        """The daemon drops a command, and answers ER."""
         return self.during(Fault("error", **selection))
 
     def pieces(self, delay_s: float | None = None, **selection: Unpack[Selection]) -> AbstractContextManager[None]:
-        """The daemon takes a command, and answers byte by byte, with a pause."""
+        """The daemon accepts a command, and answers byte by byte, with a pause."""
         return self.during(Fault("pieces", delay_s, **selection))
 
     def status(self, status: int, **selection: Unpack[Selection]) -> AbstractContextManager[None]:
-        """The server does not take a request, and answers with this status."""
+        """The server drops a request, and answers with this status."""
         return self.during(Fault("status", status, **selection))
 
     def cut(self, **selection: Unpack[Selection]) -> AbstractContextManager[None]:
-        """The server takes a request, and sends half of its answer's body."""
+        """The server applies a request, and sends half of the answer's body."""
         return self.during(Fault("cut", **selection))
 
     def not_json(self, **selection: Unpack[Selection]) -> AbstractContextManager[None]:
-        """The server does not take a request, and answers 200 with a page of HTML."""
+        """The server drops a request, and answers 200 with an HTML page."""
         return self.during(Fault("not-json", **selection))
 
     # For the tiers
 
     def begin(self) -> None:
-        """Count the seconds of the faults' times from now, unless this goes on with another plan."""
+        """Count the faults' times from now, unless this plan continues another."""
         if not self._resumed:
             self._begun_s = self._clock()
 
     def draw(self, hook: str, subjects: Sequence[tuple[str, str]], project: str = "") -> Fault | None:
-        """The fault that fires now, if one does.
+        """Return the fault that fires now, if any.
 
         Args:
             hook: "daemon", "server" or "delivery": the moment.
-            subjects: what it is about: (kind, slot id), "" where there is no slot. Several are one request.
-            project: whose they are.
+            subjects: (kind, slot id) of each command of one request; the slot id is "" where there is none.
+            project: the project of the commands.
         """
         now_s = self._elapsed_s()
         firing = None
@@ -336,7 +336,7 @@ class FaultPlan:
         return None if firing is None else firing.fault
 
     def refuses(self, stage: str) -> bool:
-        """Whether a stage refuses connections now."""
+        """Return whether a stage refuses connections now."""
         now_s = self._elapsed_s()
         with self._lock:
             due = [armed for armed in self._states(stage) if armed.is_due(now_s)]
@@ -346,22 +346,22 @@ class FaultPlan:
         return bool(due)
 
     def next_change_s(self, stage: str) -> float | None:
-        """Seconds until a stage may begin or cease to refuse connections, if the plan is left as it is."""
+        """Return the seconds until a stage may start or stop refusing connections, if the plan stays unchanged."""
         now_s = self._elapsed_s()
         with self._lock:
             soonest_s = min((armed.next_change_s(now_s) for armed in self._states(stage)), default=math.inf)
         return None if soonest_s == math.inf else soonest_s
 
     def watch(self, watcher: Callable[[], object]) -> None:
-        """Call this after each change of the plan."""
+        """Call a function after each change of the plan."""
         self._watchers.append(watcher)
 
     def unwatch(self, watcher: Callable[[], object]) -> None:
-        """Call it no more."""
+        """Stop calling a function after changes."""
         self._watchers.remove(watcher)
 
     def crash(self) -> None:
-        """End this process at once; nothing comes to pass meanwhile, and only the log can tell what has."""
+        """End this process at once; no other fault fires meanwhile, and the log alone records the last firing."""
         assert self._crash is not None
         with self._lock:
             for firing in self._firings[-1:]:
@@ -371,13 +371,13 @@ class FaultPlan:
     def _elapsed_s(self) -> float:
         return self._clock() - self._begun_s
 
-    def _made(self, faults: Iterable[Fault | str]) -> list[_Armed]:
+    def _parsed(self, faults: Iterable[Fault | str]) -> list[_Armed]:
         made = [_fault(fault) for fault in faults]
         for fault in made:
             if fault.crashes and self._crash is None:
                 raise CpsimError(
-                    f"fault {str(fault)!r} would end the process that runs this fake: serve it in a process of its "
-                    "own, as cpsim serve does"
+                    f"fault {str(fault)!r} would end the process that runs this fake: serve it in its own process, "
+                    "with cpsim serve"
                 )
         return [_Armed(fault) for fault in made]
 
@@ -387,7 +387,7 @@ class FaultPlan:
         self.daemon, self.server = (hook in hooks for hook in ("daemon", "server"))
         self.delivery = "delivery" in hooks or any(self._states("server"))
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         for watcher in list(self._watchers):
             watcher()
 

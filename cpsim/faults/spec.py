@@ -1,12 +1,12 @@
-"""Faults: what goes wrong at the daemon and at the server, when, and to which commands.
+"""Faults at the daemon and at the server: their actions, their times, and the commands that they select.
 
-A fault is written `STAGE.ACTION=VALUE:KEY=VALUE,KEY=VALUE...`, and most of it may be left out:
+A fault is written `STAGE.ACTION=VALUE:KEY=VALUE,KEY=VALUE...`, and most parts are optional:
 
-    daemon.hang:kind=claim,slot=job-*,nth=3        the third claim of such a slot is never answered
+    daemon.hang:kind=claim,slot=job-*,nth=3        the third claim of a slot job-* is never answered
     server.status=503:probability=0.1,from=10      one request in ten is answered 503, after the first ten seconds
-    late=0.5:count=20                              the first twenty commands are answered late, wherever they come
+    late=0.5:count=20                              the first twenty commands are answered late, at either stage
 
-`nth` counts the commands that `kind` and `slot` select while it is the fault's time; `count` how often it fires.
+`nth` counts the commands that `kind` and `slot` select within the fault's time; `count` limits its firings.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from typing import Self
 
 SERVER_REQUESTS: Final = ("bulk", "slots", "heartbeat")
-"""What a fault's `kind` may be at a server alone."""
+"""Values of a fault's `kind` at a server only."""
 REQUESTS: Final = (*KINDS, *SERVER_REQUESTS)
-"""What a fault's `kind` may be: a command, or one of the server's other requests."""
+"""Values of a fault's `kind`: a command, or one of the server's other requests."""
 LONGEST_S: Final = 86_400.0
 
 
 class Action(NamedTuple):
-    """What a fault does, and to which stages.
+    """What a fault does, and at which stages.
 
-    `hook` is the moment at which it is asked for: when a command is about to be answered ("answer"), when it has
-    come to the accounts ("delivery"), or at any time, being a state and not an event ("state").
+    `hook` is the moment at which the fault may fire: before a command is answered ("answer"), when the accounts have
+    the command ("delivery"), or at any time, because it is a state and not an event ("state").
     """
 
     stages: tuple[str, ...]
@@ -47,31 +47,29 @@ class Action(NamedTuple):
 BOTH: Final = ("daemon", "server")
 ACTIONS: Final = {
     "refuse": Action(("daemon",), "connections are refused", hook="state"),
-    "down": Action(
-        ("server",), "connections are refused, and a daemon in the same fake keeps its commands", hook="state"
-    ),
-    "hang": Action(BOTH, "the command is not taken, and never answered"),
-    "late": Action(BOTH, "the command is taken and answered after so many seconds", "delay_s"),
-    "lose-reply": Action(BOTH, "the command is taken, and the connection closed without an answer"),
-    "close": Action(BOTH, "the command is not taken, and the connection closed without an answer"),
-    "reset": Action(BOTH, "the command is not taken, and the connection reset; a UNIX socket knows only closing"),
-    "error": Action(("daemon",), "the command is not taken, and answered ER"),
+    "down": Action(("server",), "connections are refused; a daemon in the same fake keeps its commands", hook="state"),
+    "hang": Action(BOTH, "the command is dropped, and never answered"),
+    "late": Action(BOTH, "the command is accepted, and answered after this delay", "delay_s"),
+    "lose-reply": Action(BOTH, "the command is accepted, and the connection closed without an answer"),
+    "close": Action(BOTH, "the command is dropped, and the connection closed without an answer"),
+    "reset": Action(BOTH, "the command is dropped, and the connection reset; a UNIX socket is only closed"),
+    "error": Action(("daemon",), "the command is dropped, and answered ER"),
     "pieces": Action(
-        ("daemon",), "the command is taken, and the answer sent byte by byte, with a pause", "delay_s", 0.05
+        ("daemon",), "the command is accepted, and the answer sent byte by byte, with a pause", "delay_s", 0.05
     ),
-    "status": Action(("server",), "the request is not taken, and answered with this status", "status"),
-    "cut": Action(("server",), "the request is taken, and half of the answer's body sent"),
-    "not-json": Action(("server",), "the request is not taken, and answered 200 with a page of HTML"),
-    "crash-before-ok": Action(("daemon",), "the process dies before it answers; the command is not taken"),
-    "crash-after-ok": Action(("daemon",), "the process dies once it has answered, before it passes the command on"),
+    "status": Action(("server",), "the request is dropped, and answered with this status", "status"),
+    "cut": Action(("server",), "the request is applied, and half of the answer's body sent"),
+    "not-json": Action(("server",), "the request is dropped, and answered 200 with an HTML page"),
+    "crash-before-ok": Action(("daemon",), "the process dies before it answers; the command is lost"),
+    "crash-after-ok": Action(("daemon",), "the process dies after the answer, before delivery"),
     "crash-after-commit": Action(
-        BOTH, "the process dies when the accounts have the command, before anybody is told", hook="delivery"
+        BOTH, "the process dies after the accounts have the command, before the answer", hook="delivery"
     ),
 }
 
 
 class _Key(NamedTuple):
-    """An attribute of a fault: what it may be, and how to read it from text."""
+    """An attribute of a fault: its allowed values, and how to parse it."""
 
     name: str
     allowed: str
@@ -117,19 +115,19 @@ class Fault:
 
     Attributes:
         action: a name from `ACTIONS`.
-        value: what the action takes: `delay_s` for "late" and "pieces", the status for "status".
-        stage: "daemon", "server", or "" for wherever a command first arrives.
-        kind: the command, or the request: one of `REQUESTS`. Any, if it is None. A bulk request is selected as
-            "bulk", and by each of its commands.
-        slot: a shell pattern for the slot's id.
-        nth: the first of the selected commands for which it fires.
-        count: how often it fires; once if there is an `nth`, else without end.
-        probability: that it fires for a selected command.
-        from_s: seconds since the fake started before which it does not fire.
-        until_s: seconds since the fake started from which on it does not fire.
+        value: argument of the action: `delay_s` of "late" and "pieces", the status of "status".
+        stage: "daemon", "server", or "" for the stage where a command arrives first.
+        kind: command or request that it selects: one of `REQUESTS`; None for any. A bulk request is selected as "bulk",
+            and by each of its commands.
+        slot: shell pattern of the slot's id.
+        nth: number of the first selected command for which it fires.
+        count: limit of its firings; by default 1 with an `nth`, else none.
+        probability: probability that it fires for a selected command.
+        from_s: seconds since the fake's start before which it does not fire.
+        until_s: seconds since the fake's start from which on it does not fire.
 
     Raises:
-        CpsimError: there is no such fault; the message says what there is.
+        CpsimError: there is no such fault; the message lists the valid values.
     """
 
     action: str
@@ -153,7 +151,7 @@ class Fault:
             object.__setattr__(self, "stage", action.stages[0])
 
     def _problems(self) -> Iterator[str]:
-        """What is wrong with it, the gravest first."""
+        """Yield the mistakes, the gravest first."""
         if self.stage not in {"", *BOTH}:
             yield f"no stage {_unknown(self.stage, BOTH)}"
         known = [name for name, action in ACTIONS.items() if self.stage in {"", *action.stages}]
@@ -171,7 +169,7 @@ class Fault:
             if value is not None and not attribute.admits(value):
                 yield f"{key} is {value!r}, and must be {attribute.allowed}"
             if value is not None and action.hook == "state" and key not in {"from", "until"}:
-                yield f"{key} cannot choose here, for a refused connection tells nothing; from and until can"
+                yield f"{key} cannot apply here, because a refused connection has no command; use from and until"
         if "server" not in ([self.stage] if self.stage else action.stages) and self.kind in SERVER_REQUESTS:
             yield f"kind is {self.kind!r}, and must be one of {', '.join(KINDS)} at a daemon"
         if self.until_s is not None and self.until_s <= (self.from_s or 0):
@@ -179,10 +177,10 @@ class Fault:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read a fault as the command line and configuration files have it.
+        """Parse a fault as written on the command line and in configuration files.
 
         Raises:
-            CpsimError: the text is no fault; the message says what is wrong, and what there is.
+            CpsimError: the text is not a fault; the message names the mistake and the valid values.
         """
         what, colon, chosen = text.strip().partition(":")
         name, equals, value = what.partition("=")
@@ -208,15 +206,15 @@ class Fault:
 
     @property
     def crashes(self) -> bool:
-        """Whether it ends the process."""
+        """Whether the fault ends the process."""
         return self.action.startswith("crash")
 
     @property
     def hooks(self) -> frozenset[str]:
-        """The moments at which it may fire, "daemon", "server" and "delivery"; none if it is a state.
+        """The moments at which the fault may fire, of "daemon", "server" and "delivery"; none if it is a state.
 
-        What a daemon in the same process delivers is a request like others for what is the server's own fault; a
-        fault of either stage has met its commands already.
+        A delivery by a daemon in the same process is a request to the server, for which the server's own faults fire; a
+        fault of either stage has fired at the daemon already.
         """
         hook = ACTIONS[self.action].hook
         if hook == "state":
@@ -234,7 +232,7 @@ def _unknown(name: str, known: Iterable[str]) -> str:
 
 
 def _read(attribute: _Key, text: str) -> object:
-    """The value of an attribute, or, where it is none, the text itself: the fault then says what is wrong."""
+    """Return the parsed value, or the text if it is invalid: `Fault` then raises with a message."""
     try:
         return attribute.read(text)
     except ValueError:

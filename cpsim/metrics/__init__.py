@@ -1,1 +1,1 @@
-"""What is counted and timed."""
+"""Counts and times."""

@@ -1,4 +1,4 @@
-"""How far a replay is."""
+"""The progress of a replay."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Progress(NamedTuple):
-    """How far a replay is."""
+    """The progress of a replay: seconds since its start, and operations by outcome."""
 
     elapsed_s: float
     accepted: int

@@ -1,4 +1,4 @@
-"""How long callers were kept waiting for their answers, at both tiers."""
+"""Callers' waits for their answers, at both tiers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LONGEST_KEPT: Final = 100
 
 
 class Wait(NamedTuple):
-    """How many seconds a caller waited, what for, and whether that is over."""
+    """A caller's wait: its seconds, the request, and whether it is over."""
 
     wait_s: float
     what: str
@@ -22,10 +22,10 @@ class Wait(NamedTuple):
 
 
 class Waits:
-    """The longest waits, and those that are not over; any thread may tell of them, and ask for them.
+    """Records the longest waits, and those that are not over; thread-safe.
 
     Args:
-        clock: seconds since any moment.
+        clock: returns seconds since an arbitrary moment.
     """
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
@@ -35,16 +35,16 @@ class Waits:
         self._lock = threading.Lock()
 
     def now_s(self) -> float:
-        """The time."""
+        """Return the time, in seconds."""
         return self._clock()
 
     def begin(self, caller: Hashable, what: str, since_s: float) -> None:
-        """A caller waits; if it did already, for something that has grown since."""
+        """Begin a caller's wait; if it waits already, update its request."""
         with self._lock:
             self._waiting[caller] = (self._waiting[caller][0] if caller in self._waiting else since_s), what
 
     def end(self, caller: Hashable) -> bool:
-        """A caller waits no more; returns whether it did."""
+        """End a caller's wait; return whether there was one."""
         with self._lock:
             since_s, what = self._waiting.pop(caller, (None, ""))
         if since_s is None:
@@ -53,7 +53,7 @@ class Waits:
         return True
 
     def add(self, what: str, since_s: float) -> None:
-        """A caller has waited until now."""
+        """Record a wait that ends now."""
         with self._lock:
             wait = Wait(self._clock() - since_s, what, is_over=True)
             if len(self._longest) < LONGEST_KEPT:
@@ -62,7 +62,7 @@ class Waits:
                 heappushpop(self._longest, wait)
 
     def longest(self) -> list[Wait]:
-        """Up to `LONGEST_KEPT` waits that are over, and all that are not; the longest first."""
+        """Return up to `LONGEST_KEPT` finished waits and all unfinished ones, the longest first."""
         with self._lock:
             now_s = self._clock()
             waiting = [Wait(now_s - since_s, what, is_over=False) for since_s, what in self._waiting.values()]

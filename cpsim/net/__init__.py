@@ -1,1 +1,1 @@
-"""Addresses: bound, reached, refused."""
+"""Addresses: listening, refusing, and HTTP."""

@@ -1,4 +1,4 @@
-"""Stream sockets bound and listening, for UNIX paths and for TCP."""
+"""Listening stream sockets, at UNIX paths and on TCP."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ BACKLOG: Final = 4096
 
 
 def listen_unix(path: Path) -> socket.socket:
-    """A socket listening at a path; a socket file that nobody serves any more is replaced.
+    """Return a socket listening at a path; a stale socket file is replaced.
 
     Raises:
-        OSError: the path is taken by a live socket or by another file, or cannot be made.
+        OSError: the path has a live socket or another file, or cannot be created.
     """
     sock = socket.socket(socket.AF_UNIX)
     try:
@@ -26,12 +26,12 @@ def listen_unix(path: Path) -> socket.socket:
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
-        raise _told(error, str(path)) from error
+        raise _with_address(error, str(path)) from error
     return sock
 
 
 def listen_tcp(host: str, port: int) -> socket.socket:
-    """A socket listening at a host and port; port 0 takes a free one.
+    """Return a socket listening at a host and port; port 0 takes a free one.
 
     Raises:
         OSError: the address cannot be resolved or is taken.
@@ -40,40 +40,40 @@ def listen_tcp(host: str, port: int) -> socket.socket:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, *_, address = found[0]
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)
-    except (OSError, UnicodeError) as error:  # UnicodeError: a name that cannot be one of a host
-        raise _told(error, f"{host}:{port}") from error
+    except (OSError, UnicodeError) as error:  # UnicodeError: an impossible host name
+        raise _with_address(error, f"{host}:{port}") from error
 
 
-def _told(error: OSError | UnicodeError, where: str) -> OSError:
-    """An error with the system's number, if there is one, that says where."""
+def _with_address(error: OSError | UnicodeError, address: str) -> OSError:
+    """Return an error that names the address, with the system's errno if there is one."""
     number = error.errno if isinstance(error, OSError) else None
-    text = f"cannot listen at {where}: {(isinstance(error, OSError) and error.strerror) or error}"
+    text = f"cannot listen at {address}: {(isinstance(error, OSError) and error.strerror) or error}"
     return OSError(text) if number is None else OSError(number, text)
 
 
 def _clear(path: Path) -> None:
-    """Remove the file of a socket that refuses connections, as a killed process leaves it."""
+    """Remove a stale socket file, as a killed process leaves it."""
     try:
         is_socket = stat.S_ISSOCK(path.stat().st_mode)
     except FileNotFoundError:
         if path.is_symlink():
-            raise OSError(errno.ENOENT, f"it is a link to {path.readlink()}, which is not there") from None
+            raise OSError(errno.ENOENT, f"it is a link to {path.readlink()}, which does not exist") from None
         return
     if not is_socket:
-        raise OSError(errno.EEXIST, "there is a file of that name that is not a socket")
+        raise OSError(errno.EEXIST, "a file of that name exists and is not a socket")
     if is_served(path):
         raise OSError(errno.EADDRINUSE, "another process is serving there")
     path.unlink(missing_ok=True)
 
 
 def is_served(path: Path) -> bool:
-    """Whether a process listens at a UNIX path.
+    """Return whether a process listens at a UNIX path.
 
     Raises:
-        OSError: that cannot be told.
+        OSError: that is unknown.
     """
     with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)  # noqa: FBT003 - a server that is behind would keep us waiting
+        probe.setblocking(False)  # noqa: FBT003 - a full backlog must not block
         try:
             probe.connect(str(path))
         except (ConnectionRefusedError, FileNotFoundError):

@@ -1,4 +1,4 @@
-"""Addresses to listen at."""
+"""Listening addresses, as text."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from cpdaemon.endpoint import TcpEndpoint
 
 
 class Listen(TcpEndpoint):
-    """An address to listen at, written HOST:PORT; port 0 takes a free one.
+    """A listening address, written HOST:PORT; port 0 takes a free one.
 
     Raises:
-        ValueError: it is written otherwise.
+        ValueError: the text is not HOST:PORT.
     """
 
     __slots__ = ()
@@ -26,7 +26,7 @@ class Listen(TcpEndpoint):
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or address means this machine alone."""
+    """Return whether a host name or address is loopback."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,4 +1,4 @@
-"""Addresses at which connections are refused for a while."""
+"""Bound sockets that refuse connections for a while."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ from pathlib import Path
 
 
 def refusing(family: int, address: str | tuple[str, int]) -> socket.socket:
-    """A socket at an address where nobody listens any more: it keeps the address, and connections are refused.
-
-    Once it listens, they are accepted again.
-    """
+    """Return a socket that keeps an address without listening: connections are refused until it listens."""
     sock = socket.socket(family, socket.SOCK_STREAM)
     if isinstance(address, str):
-        beside = Path(address[:-1] + ("_" if address.endswith("~") else "~"))  # no longer: such paths are short
+        beside = Path(address[:-1] + ("_" if address.endswith("~") else "~"))  # as long: socket paths have a limit
         beside.unlink(missing_ok=True)
         sock.bind(str(beside))
-        beside.replace(address)  # so that there is a socket at every moment
+        beside.replace(address)  # atomically: the path always has a socket
     else:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)

@@ -1,1 +1,1 @@
-"""Names of the protocol that every room knows."""
+"""Parts of the protocol that every room uses."""

@@ -1,9 +1,9 @@
-"""The arguments of commands as Arrow columns, as journals and recordings have them: typed, and made from the table.
+"""The arguments of commands as typed Arrow columns, for journals and recordings; derived from the table of commands.
 
 | column | type | |
 |---|---|---|
-| `KIND.NAME` | int64 or string | an argument that a kind has under a fixed name: `claim.machine` |
-| `KIND` | map of int64 or string | a kind's arguments under free names, as they are sent: `counters`, `meta` |
+| `KIND.NAME` | int64 or string | a kind's argument under a fixed name: `claim.machine` |
+| `KIND` | map of int64 or string | a kind's arguments under free names, in the order sent: `counters`, `meta` |
 | `frame` | binary | a malformed frame, whole |
 
 A column is null in the rows of other kinds, and where an argument is not given.
@@ -30,7 +30,7 @@ WHOLE: Final = re.compile("-?[0-9]{1,18}")
 
 
 def fields(commands: Mapping[str, Description] = COMMANDS) -> list[pa.Field]:
-    """The columns of the arguments of some commands, and that of malformed frames."""
+    """Return the columns of the commands' arguments, and that of malformed frames."""
     found = []
     for kind, command in commands.items():
         found += [pa.field(f"{kind}.{field.name}", TYPES[field.value]) for field in command.fields]
@@ -40,11 +40,11 @@ def fields(commands: Mapping[str, Description] = COMMANDS) -> list[pa.Field]:
 
 
 def of_rows(rows: Rows, commands: Mapping[str, Description] = COMMANDS) -> list[pa.Array]:
-    """The columns of commands that come one by one.
+    """Return the columns of a sequence of commands.
 
     Args:
-        rows: the kind of each and its arguments, whole numbers as `int` or text; of a malformed frame its bytes.
-        commands: those that there are.
+        rows: kind and arguments of each, whole numbers as `int` or text; of a malformed frame its bytes.
+        commands: the known commands.
     """
     columns: dict[str, list[object]] = {field.name: [None] * len(rows) for field in fields(commands)}
     for row, (kind, given) in enumerate(rows):
@@ -60,9 +60,9 @@ def of_rows(rows: Rows, commands: Mapping[str, Description] = COMMANDS) -> list[
 
 
 def readable(kind: str, arguments: Mapping[str, object]) -> tuple[dict[str, str | int], bool]:
-    """The arguments of a command whose values are of the types that the protocol has, and whether all are.
+    """Return the arguments of a command whose values have the protocol's types, and whether all have.
 
-    Arguments that the protocol does not have are left out: a server passes over them.
+    Arguments unknown to the protocol are left out: a server ignores them.
     """
     command = COMMANDS.get(kind)
     named = {} if command is None else {field.name: field.value for field in command.fields}

@@ -1,4 +1,4 @@
-"""How deep what is sent may be nested: a limit of ours, because Python's and SQLite's change with their releases."""
+"""The nesting limit of arguments: our own, because the limits of Python and SQLite change with their releases."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 MAX_DEPTH: Final = 32
-"""Levels of objects and lists of which an argument of a command may consist; a file of tables likewise."""
+"""Levels of objects and lists in an argument of a command, or of tables in a TOML file."""
 NESTING: Final = frozenset({dict, list, tuple})
 NO_OPENING: Final = bytes(set(range(256)) - set(b"[{"))
-"""All that does not begin a level; to leave it out takes a third of the time of counting what does."""
+"""All bytes but opening brackets; deleting them takes a third of the time of counting brackets."""
 TOKEN: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[][{}]')
 
 
 class TooDeep(ValueError):
-    """Something is nested too deeply."""
+    """An argument is nested too deeply."""
 
 
 def check(values: Iterable[object], levels: int = MAX_DEPTH) -> None:
-    """Look whether values consist of no more than so many levels of objects and lists.
+    """Check that no value has more levels of objects and lists.
 
     Raises:
-        TooDeep: one does.
+        TooDeep: a value has more.
     """
     nested = [value for value in values if type(value) in NESTING]
     while nested:
@@ -40,12 +40,12 @@ def check(values: Iterable[object], levels: int = MAX_DEPTH) -> None:
 
 
 def opened(text: bytes) -> int:
-    """The number of opening brackets of a JSON text, with those in its strings; it has no more objects and lists."""
+    """Return the number of opening brackets in a JSON text, its strings included: a bound of its objects and lists."""
     return len(text.translate(None, NO_OPENING))
 
 
 def cut(text: str, levels: int) -> str:
-    """A JSON text with null in the place of every object and list that is nested deeper than so many levels."""
+    """Return a JSON text with null in place of every object and list below this many levels."""
     kept: list[str] = []
     depth = begin = 0
     for token in TOKEN.finditer(text):

@@ -1,6 +1,6 @@
-"""The quirks: how the daemon and the server in production differ from what their document promises.
+"""The quirks: differences of the daemon and the server in production from their document.
 
-Each difference has a name and can be switched on alone; the `deployed` profile has them all.
+Each has a name and can be switched on alone; the profile `deployed` has all of them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Quirk(NamedTuple):
-    """One difference: its name, the tier that has it, and what happens."""
+    """One difference: its name, its tier, and its effect."""
 
     name: str
     tier: Literal["server", "daemon"]
@@ -31,12 +31,12 @@ QUIRKS: Final = {
         Quirk("slots-list-claimed", "server", "claimed slots of machines without a user are listed as outstanding"),
         Quirk("global-slot-ids", "server", "a slot id used by one project is refused to every other"),
         Quirk("counters-settled", "server", "counters on a claimed or discarded slot are still accepted"),
-        Quirk("meta-dropped", "server", "metadata is accepted and thrown away"),
+        Quirk("meta-dropped", "server", "metadata is accepted and discarded"),
         Quirk("float-credits", "server", "7.9 is accepted and truncated; negative credits and min > max are accepted"),
         Quirk(
             "bulk-abort",
             "server",
-            "a number that is none ends a bulk with an HTML 500; what was before it stays; errors name no command",
+            "a malformed number aborts a bulk with an HTML 500; earlier commands stay applied; errors name no command",
         ),
         Quirk(
             "expire-live",
@@ -46,16 +46,16 @@ QUIRKS: Final = {
         Quirk("slots-vanish", "server", "a slot claimed by a machine with a user is deleted; its id is free again"),
         Quirk("ack-before-delivery", "daemon", "OK is sent when the command is in memory; a crash loses the queue"),
         Quirk("drop-on-error", "daemon", "a batch answered with anything but 200 and result: ok is dropped"),
-        Quirk("errors-ignored", "daemon", "the errors of a bulk reply are not looked at"),
-        Quirk("resend-duplicates", "daemon", "a batch whose reply was lost is sent again whole; counters double"),
-        Quirk("flush-starves", "daemon", "every command pushes the flush back, until more than 5,000 are waiting"),
+        Quirk("errors-ignored", "daemon", "the errors of a bulk reply are ignored"),
+        Quirk("resend-duplicates", "daemon", "a batch whose reply was lost is resent whole; counters double"),
+        Quirk("flush-starves", "daemon", "every command delays the flush, until more than 5,000 are queued"),
         Quirk("reorder-classes", "daemon", "commands are grouped by class; their order across classes is lost"),
         Quirk("cut-values", "daemon", "slot=a=b becomes a; an argument without = closes the connection unanswered"),
         Quirk("single-read", "daemon", "one read of at most 1,500 bytes, whatever has arrived"),
         Quirk(
             "busy-when-down",
             "daemon",
-            "with the server unreachable and 5,000 commands waiting, every loop turn retries",
+            "with the server unreachable and 5,000 commands queued, every loop turn retries",
         ),
     )
 }
@@ -63,12 +63,12 @@ PROFILES: Final = {"documented": frozenset[str](), "deployed": frozenset(QUIRKS)
 
 
 def numbers_in(kind: str, arguments: Mapping[str, object]) -> list[object]:
-    """What should be a number in a command: where it is none, a server with `bulk-abort` breaks off."""
+    """Return the values of a command that should be numbers: a server with `bulk-abort` aborts at a malformed one."""
     return [value for name, value in arguments.items() if COMMANDS[kind].type_of(name) is int]
 
 
 def chosen(profile: str, names: Iterable[str]) -> frozenset[str]:
-    """The quirks of a profile, and those named besides.
+    """Return the quirks of a profile and those named.
 
     Raises:
         CpsimError: there is no quirk or profile of that name.

@@ -1,5 +1,5 @@
-"""Live traffic, captured on its way and written as a trace that a replay can have.
+"""Recording of live traffic, by a proxy, as a trace for a replay.
 
-client ──▶ proxy ──▶ target        every byte unchanged, both ways
+client ──▶ proxy ──▶ target        every byte unchanged, in both directions
              └──▶ exchanges ──▶ recording (pseudonyms) ──▶ FILE
 """

@@ -1,8 +1,8 @@
-"""The proxy: every connection to it is one to the target, and every byte passes unchanged, both ways.
+"""The proxy: one connection to the target per client connection, with every byte forwarded unchanged.
 
-Who has sent all closes its half, and so does the proxy toward the other; who resets is passed on as a reset. Nobody is
-read from while the other does not keep up, so that a connection holds a few buffers and no more. While the target
-refuses connections, the proxy does, too: it stops listening, and asks now and then whether the target is back.
+The proxy forwards half-closes and resets. It pauses reading from one side while the other does not keep up, so that a
+connection holds only a few buffers. While the target refuses connections, the proxy refuses them too: it stops
+listening, and probes the target every `PROBE_INTERVAL_S`.
 """
 
 from __future__ import annotations
@@ -34,35 +34,35 @@ if TYPE_CHECKING:
     from cpsim.record.recording import Recording
 
 GRACE_S: Final = 1.0
-"""How long connections under way may take to end when the proxy is told to stop; a second signal ends them at once."""
-PROBE_S: Final = 0.1
-"""How often a target that refused is asked whether it is back."""
-PATIENCE_S: Final = 1.0
+"""Time for open connections to end after the first signal; a second signal resets them at once."""
+PROBE_INTERVAL_S: Final = 0.1
+"""Interval between probes of a target that refuses connections."""
+PROBE_TIMEOUT_S: Final = 1.0
 RESET: Final = struct.pack("ii", 1, 0)
-ABSENT: Final = (ConnectionRefusedError, FileNotFoundError)
+NOT_LISTENING: Final = (ConnectionRefusedError, FileNotFoundError)
 
 
 log = logging.getLogger(__name__)
 
 
 class RecorderFailed(CpsimError):
-    """The recorder met an error that nobody expected; what it had recorded until then is whole."""
+    """An unexpected error ended the recorder; the recording until then is complete."""
 
 
 def record(
     listen: UnixEndpoint | TcpEndpoint, target: Endpoint, recording: Recording, on_ready: Callable[[str], None]
 ) -> None:
-    """Stand in front of a target, and record what passes, until SIGINT or SIGTERM.
+    """Forward connections to a target, and record them, until SIGINT or SIGTERM.
 
     Args:
-        listen: where; port 0 takes a free one.
-        target: a daemon, of one-shot connections, or a server.
-        recording: takes the traffic; it is not closed.
-        on_ready: called with `KIND ADDRESS` once connections are taken, or would be if the target took them.
+        listen: listening address; port 0 takes a free one.
+        target: a daemon, with one command per connection, or a server.
+        recording: receiver of the traffic; it is not closed.
+        on_ready: called with `KIND ADDRESS` once the proxy listens, or would if the target accepted connections.
 
     Raises:
-        OSError: the address cannot be listened at.
-        RecorderFailed: the recorder met an error that nobody expected.
+        OSError: the address cannot be bound.
+        RecorderFailed: an unexpected error ended the recorder.
     """
     proxy = _Proxy(listen, target, recording)
     try:
@@ -74,7 +74,7 @@ def record(
 
 
 class _Proxy:
-    """The listening socket, and the connections under way."""
+    """The listening socket and the open connections."""
 
     def __init__(self, listen: UnixEndpoint | TcpEndpoint, target: Endpoint, recording: Recording) -> None:
         self._listen = listen
@@ -86,7 +86,7 @@ class _Proxy:
         self._server: asyncio.AbstractServer | None = None
         self._relays: set[_Relay] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._absent = False
+        self._target_is_down = False
         self.has_listened = False
         self._stopped = asyncio.Event()
         self._idle = asyncio.Event()
@@ -94,29 +94,32 @@ class _Proxy:
 
     async def serve(self, on_ready: Callable[[str], None]) -> None:
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(self._note)
+        loop.set_exception_handler(self._on_loop_error)
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop)
         self._session.recording.on_failure = self._stop
         await self._open()
         self.has_listened = True
-        if not await self._is_there():
-            print(f"cpsim: {self._target} takes no connections; until it does, none are taken here", file=sys.stderr)
-            self.target_is_absent()
+        if not await self._is_target_up():
+            print(
+                f"cpsim: {self._target} refuses connections; the recorder refuses them until it accepts",
+                file=sys.stderr,
+            )
+            self.on_target_down()
         on_ready(self._address())
         await self._stopped.wait()
         self._close()
-        await self._end_of_all()
+        await self._wait_for_relays()
         for relay in list(self._relays):
             relay.reset()
-        await self._end_of_all()
+        await self._wait_for_relays()
         if isinstance(self._failure, OSError):
             raise self._failure
         if self._failure is not None:
             raise RecorderFailed(f"{type(self._failure).__name__}: {self._failure}") from self._failure
 
     def exchange(self) -> Exchange:
-        """What hears a new connection."""
+        """Return the parser of a new connection."""
         return Http(self._session) if isinstance(self._target, UrlEndpoint) else FrameExchange(self._session)
 
     async def connect(self, protocol: Callable[[], asyncio.Protocol]) -> None:
@@ -128,12 +131,12 @@ class _Proxy:
             await loop.create_connection(protocol, target.host, target.port, ssl=self._tls)
 
     def begin(self, relay: _Relay) -> None:
-        """A connection is under way."""
+        """Register a connection, and connect to the target."""
         self._relays.add(relay)
         relay.connecting = self.start(relay.connect())
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Have something done meanwhile."""
+        """Run a coroutine as a task whose error ends the recorder."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
@@ -144,8 +147,8 @@ class _Proxy:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._fail(error)
 
-    def _note(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """What a connection could not do is its own affair; any other error is one of the recorder's."""
+    def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Log an OSError, which concerns one connection; any other error ends the recorder."""
         error = context.get("exception")
         if error is None or isinstance(error, OSError):
             loop.default_exception_handler(context)
@@ -153,30 +156,30 @@ class _Proxy:
             self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
-        """End with an error that nobody expected: what would be recorded from here on might be wrong."""
+        """Stop with an unexpected error: later records might be wrong."""
         if self._failure is None:
             log.critical("the recorder failed", exc_info=error)
             self._failure = error
             self._stop()
 
     def ended(self, relay: _Relay) -> None:
-        """A connection is over; what was said on it is written."""
+        """Record a closed connection and forget it."""
         self._relays.discard(relay)
         relay.exchange.end()
         if not self._relays:
             self._idle.set()
 
-    def target_is_absent(self) -> None:
-        """Take no connections while the target takes none."""
-        if not self._absent and not self._stopped.is_set():
-            self._absent = True
+    def on_target_down(self) -> None:
+        """Refuse connections until the target accepts them."""
+        if not self._target_is_down and not self._stopped.is_set():
+            self._target_is_down = True
             self._close()
             self.start(self._reopen())
 
     async def _reopen(self) -> None:
-        while not await self._is_there():
+        while not await self._is_target_up():
             with suppress(TimeoutError):
-                async with asyncio.timeout(PROBE_S):
+                async with asyncio.timeout(PROBE_INTERVAL_S):
                     await self._stopped.wait()
             if self._stopped.is_set():
                 return
@@ -185,28 +188,28 @@ class _Proxy:
         except OSError as error:
             self._failure = error
             self._stop()
-        self._absent = False
+        self._target_is_down = False
 
-    async def _is_there(self) -> bool:
+    async def _is_target_up(self) -> bool:
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
                 await self.connect(_Probe)
-        except ABSENT:
+        except NOT_LISTENING:
             return False
-        except OSError:  # whatever else is wrong, and that it takes its time, clients are to see
+        except OSError:  # clients see other errors and timeouts themselves
             return True
         return True
 
     async def _open(self) -> None:
         loop, listen = asyncio.get_running_loop(), self._listen
-        protocol = lambda: _Client(self)  # noqa: E731 - nothing to say twice
+        protocol = lambda: _Client(self)  # noqa: E731 - used twice
         if isinstance(listen, UnixEndpoint):
             sock = listen_unix(Path(listen.path))
             self._server = await loop.create_unix_server(protocol, sock=sock, backlog=BACKLOG)
         else:
             sock = listen_tcp(listen.host, listen.port)
             self._listen = TcpEndpoint(listen.host, sock.getsockname()[1])
-            self._told = address_of(sock)
+            self._tcp_address = address_of(sock)
             self._server = await loop.create_server(protocol, sock=sock, backlog=BACKLOG)
 
     def _close(self) -> None:
@@ -218,8 +221,8 @@ class _Proxy:
         if isinstance(self._listen, UnixEndpoint):
             return f"unix {self._listen}"
         if isinstance(self._target, UrlEndpoint):
-            return f"http http://{self._told}{self._target.path}"
-        return f"tcp {self._told}"
+            return f"http http://{self._tcp_address}{self._target.path}"
+        return f"tcp {self._tcp_address}"
 
     def _stop(self) -> None:
         if self._stopped.is_set():
@@ -227,8 +230,8 @@ class _Proxy:
                 relay.reset()
         self._stopped.set()
 
-    async def _end_of_all(self) -> None:
-        """Wait, not for long, until all connections have ended."""
+    async def _wait_for_relays(self) -> None:
+        """Wait up to `GRACE_S` until all connections have ended."""
         with suppress(TimeoutError):
             async with asyncio.timeout(GRACE_S):
                 while self._relays:
@@ -237,42 +240,42 @@ class _Proxy:
 
 
 class _Probe(asyncio.Protocol):
-    """Looks whether somebody takes connections, and says nothing."""
+    """Connects and closes at once."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport.close()
 
 
 class _Side(asyncio.Protocol):
-    """One end of a connection; what it hears goes to the other, once that is there."""
+    """One end of a connection; its bytes go to the other end, once that is connected."""
 
-    __slots__ = ("early", "ended", "hear", "lost", "other", "relay", "transport")
+    __slots__ = ("buffered", "ended", "lost", "other", "record", "relay", "transport")
 
     other: _Side
     relay: _Relay
-    hear: Callable[[bytes], None]
+    record: Callable[[bytes], None]
     transport: Any
 
     def __init__(self) -> None:
         self.transport = None
-        self.early = b""
+        self.buffered = b""
         self.ended = self.lost = False
 
     def data_received(self, data: bytes) -> None:
-        self.hear(data)
+        self.record(data)
         if self.other.transport is None:
-            self.early += data
+            self.buffered += data
             self.transport.pause_reading()
         else:
             self.other.transport.write(data)
 
     def eof_received(self) -> bool:
         self.ended = True
-        self.pass_on_end()
+        self.forward_eof()
         return True
 
-    def pass_on_end(self) -> None:
-        """Tell the other, if it is there, that nothing more comes from here."""
+    def forward_eof(self) -> None:
+        """Forward the end of the stream to the other end, if that is connected."""
         other = self.other
         if other.transport is None:
             return
@@ -284,7 +287,7 @@ class _Side(asyncio.Protocol):
         elif other.transport.can_write_eof():
             other.transport.write_eof()
         else:
-            other.transport.close()  # TLS has no half that could be closed
+            other.transport.close()  # TLS has no half-close
 
     def pause_writing(self) -> None:
         if not self.other.transport.is_closing():
@@ -299,7 +302,7 @@ class _Side(asyncio.Protocol):
         self.relay.lost(self.other, error)
 
     def reset(self) -> None:
-        """Break off."""
+        """Reset the connection."""
         if self.transport is not None and not self.lost:
             sock = self.transport.get_extra_info("socket")
             if sock is not None and sock.family != socket.AF_UNIX:
@@ -308,7 +311,7 @@ class _Side(asyncio.Protocol):
 
 
 class _Client(_Side):
-    """The end of who connected to the proxy."""
+    """The client's end."""
 
     __slots__ = ("_proxy",)
 
@@ -323,7 +326,7 @@ class _Client(_Side):
 
 
 class _Target(_Side):
-    """The end of the target."""
+    """The target's end."""
 
     __slots__ = ()
 
@@ -333,17 +336,17 @@ class _Target(_Side):
         if client.lost:
             self.reset()
             return
-        if client.early:
-            self.transport.write(client.early)
-            client.early = b""
+        if client.buffered:
+            self.transport.write(client.buffered)
+            client.buffered = b""
         if client.ended:
-            client.pass_on_end()
+            client.forward_eof()
         else:
             client.transport.resume_reading()
 
 
 class _Relay:
-    """A connection: its two ends, and what is said between them."""
+    """A client's connection and the target's, with the parser of their traffic."""
 
     __slots__ = ("_client", "_proxy", "_target", "connecting", "exchange")
 
@@ -355,23 +358,23 @@ class _Relay:
         self._client, self._target = client, _Target()
         self._client.other, self._target.other = self._target, self._client
         self._target.relay = self
-        self._client.hear, self._target.hear = self.exchange.asked, self.exchange.answered
+        self._client.record, self._target.record = self.exchange.on_client_data, self.exchange.on_target_data
 
     async def connect(self) -> None:
-        """Connect to the target; where it cannot be, or is not waited for, the client is reset."""
+        """Connect to the target; reset the client if that fails or is cancelled."""
         try:
             await self._proxy.connect(lambda: self._target)
         except (OSError, asyncio.CancelledError) as error:
             self._target.lost = True
-            if isinstance(error, ABSENT):
-                self._proxy.target_is_absent()
+            if isinstance(error, NOT_LISTENING):
+                self._proxy.on_target_down()
             if self._client.lost:
                 self._proxy.ended(self)
             else:
                 self._client.reset()
 
     def lost(self, other: _Side, error: Exception | None) -> None:
-        """One end is gone: so is the other, in the same way."""
+        """Close or reset one end as the other was."""
         if other.lost:
             self._proxy.ended(self)
         elif error is not None:
@@ -380,7 +383,7 @@ class _Relay:
             other.transport.close()
 
     def reset(self) -> None:
-        """Break off both ends."""
+        """Reset both ends."""
         self.connecting.cancel()
         self._client.reset()
         self._target.reset()

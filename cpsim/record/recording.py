@@ -1,16 +1,16 @@
-"""The file of a recording: a trace, a row per command, which `cpsim run` replays.
+"""The file of a recording: a trace with a row per command, which `cpsim run` replays.
 
 | column | |
 |---|---|
-| `sent_us` | when the first byte of it came, in microseconds since the recording began |
-| `answered_us` | when the last byte of its answer came; missing if none did |
-| `kind`, `slot` | the command; `frame` and none, if it is a malformed frame |
-| `arguments` in CSV; in Parquet the columns of `cpsim.protocol.arguments` | its arguments, as a trace has them |
+| `sent_us` | arrival of the command's first byte, in microseconds since the recording began |
+| `answered_us` | arrival of the answer's last byte; missing without an answer |
+| `kind`, `slot` | the command; `frame` and "" for a malformed frame |
+| `arguments` in CSV; in Parquet the columns of `cpsim.protocol.arguments` | the arguments, in the format of a trace |
 | `outcome` | `accepted`, `refused` or `unknown` |
-| `error` | `ER`, `HTTP 500` and the like; empty if it was accepted |
+| `error` | an error such as `ER` or `HTTP 500`; empty if the command was accepted |
 
-What a signature or a secret could be in is never a command's, and is not written. Rows are written thousands at a time,
-into a file beside the one that was asked for; it gets its name when it is whole.
+Signatures and secrets are never written. Rows are written in thousands, into a partial file that gets its final name
+when it is complete.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from cpsim.record.pseudonyms import Pseudonyms
 
 ROWS_AT_ONCE: Final = 16_384
-MOST_WAITING: Final = 16 * 2**20
-"""Characters of arguments that wait to be written, at most, but for those of the last row."""
-Given = Mapping[str, str] | bytes
+MAX_BUFFERED_CHARS: Final = 16 * 2**20
+"""Characters of arguments at which buffered rows are written."""
+Arguments = Mapping[str, str] | bytes
 """The arguments of a command, or a malformed frame."""
 SCHEMA: Final = pa.schema(
     [
@@ -60,7 +60,7 @@ _SIGNATURE: Final = re.compile(rb"(?i)[0-9a-f]{32,}|(?<=auth=)[^&\s]+|(?<=author
 
 
 class RecordedReply(NamedTuple):
-    """What became of a command: when it was sent and answered (None: never), how, and which error it was."""
+    """The reply to a command: times of sending and answer (None without an answer), outcome, and error."""
 
     sent_us: int
     answered_us: int | None
@@ -69,21 +69,21 @@ class RecordedReply(NamedTuple):
 
 
 class Recording:
-    """A trace while it is written.
+    """A trace that is being written.
 
     Args:
         path: the file, `.csv` or `.parquet`.
-        pseudonyms: what stands for the names in it; without them, names are written as they are.
+        pseudonyms: replacements of names; None writes names unchanged.
 
     Attributes:
-        commands: how many were written, by outcome.
-        frames: how many frames were written that are no commands.
-        left_out: how many requests and connections were not, by why.
+        commands: number of written commands, by outcome.
+        frames: number of written malformed frames.
+        left_out: number of requests and connections that were not written, by reason.
 
     Raises:
-        UsageError: the path has another ending.
-        CpsimError: there is such a file, or one that was not finished.
-        OSError: it cannot be made.
+        UsageError: the path has another suffix.
+        CpsimError: the file or its partial file exists.
+        OSError: the file cannot be created.
     """
 
     def __init__(self, path: Path, pseudonyms: Pseudonyms | None = None) -> None:
@@ -99,7 +99,7 @@ class Recording:
             self._file = self._partial.open("xb")
         except FileExistsError as error:
             raise CpsimError(
-                f"{self._partial} is there already, of a recorder that runs or of one that was killed: move it away"
+                f"{self._partial} is there already, from a recorder that runs or was killed: move it away"
             ) from error
         self._is_csv = path.suffix.lower() == ".csv"
         self._writer: Any = (
@@ -108,25 +108,25 @@ class Recording:
             else pa.parquet.ParquetWriter(self._file, PARQUET_SCHEMA, compression="zstd")
         )
         self._rows: list[tuple[object, ...]] = []
-        self._given: list[tuple[str, Given]] = []
-        self._waiting = 0
+        self._arguments: list[tuple[str, Arguments]] = []
+        self._buffered_chars = 0
         self._failure: OSError | None = None
         self.on_failure: Callable[[], object] = bool
-        """Called when the file cannot be written any more; `close` says why."""
+        """Called when the file can no longer be written; `close` raises the error."""
         self.commands: Counter[str] = Counter()
         self.frames = 0
         self.left_out: Counter[str] = Counter()
 
     def frame(self, frame: bytes, answer: RecordedReply) -> None:
-        """Write what came to a daemon: a command, or a frame that is none.
+        """Write a frame to a daemon: a command, or a malformed frame.
 
-        A command that no workload can have, such as one of 7.9 credits, is written as the bytes that it was.
+        A command that no workload can have, such as one with 7.9 credits, is written as its bytes.
         """
         slot = ""
         try:
             kind, arguments = parse(frame)
             slot = arguments.pop("slot")
-            arguments = self._meant(kind, arguments)
+            arguments = self._known_arguments(kind, arguments)
             trace.check(kind, slot, arguments)
         except MalformedFrame:
             self._frame(frame, answer)
@@ -136,13 +136,13 @@ class Recording:
             self._command(kind, slot, arguments, answer)
 
     def call(self, kind: str, arguments: Mapping[str, object], answer: RecordedReply) -> None:
-        """Write what came to a server, which may hold what no frame does: then it is left out."""
+        """Write a command to a server; leave it out if no frame can carry it."""
         texts = {name: str(value) for name, value in arguments.items() if type(value) in {str, int}}
         try:
             known, read = parse(",".join([kind, *map("=".join, texts.items())]).encode())
-            is_read = len(texts) == len(arguments) and read == texts  # what a value holds may read as another argument
+            is_read = len(texts) == len(arguments) and read == texts  # a value may parse as another argument
             slot = read.pop("slot")
-            meant = self._meant(known, read) if is_read else read
+            meant = self._known_arguments(known, read) if is_read else read
             trace.check(known, slot, meant)
         except ValueError:
             is_read = False
@@ -152,14 +152,14 @@ class Recording:
             self._command(known, slot, meant, answer)
 
     def body(self, body: bytes, answer: RecordedReply) -> None:
-        """Write what came to a server and is no command."""
+        """Write a malformed body of a request to a server."""
         self._frame(body, answer)
 
     def close(self) -> None:
-        """Write what is left, and give the file its name.
+        """Write the rest, and rename the partial file.
 
         Raises:
-            OSError: it cannot be written; what there is stays in the file beside it.
+            OSError: the file cannot be written; the partial file stays.
         """
         self._flush()
         if self._failure is not None:
@@ -171,14 +171,14 @@ class Recording:
         self._partial.rename(self.path)
 
     def abandon(self) -> None:
-        """Close a file that holds nothing, and remove it."""
+        """Close and remove an empty recording."""
         with suppress(OSError):
             self._writer.close()
         self._file.close()
         self._partial.unlink(missing_ok=True)
 
-    def _meant(self, kind: str, arguments: dict[str, str]) -> dict[str, str]:
-        """A command's arguments but for those that the protocol does not have, which a server passes over."""
+    def _known_arguments(self, kind: str, arguments: dict[str, str]) -> dict[str, str]:
+        """Return a command's arguments without those unknown to the protocol, which a server ignores."""
         command = COMMANDS[kind]
         known = {field.name for field in command.fields}
         if command.free is not None or known >= arguments.keys():
@@ -198,16 +198,16 @@ class Recording:
         if self._pseudonyms is not None:
             written = self._pseudonyms.frame(written)
             if _is_command(written) and not _is_command(frame):
-                self.left_out["frames whose names were what is wrong with them"] += 1
+                self.left_out["frames malformed by their names alone"] += 1
                 return
         self.frames += 1
         self._add("frame", "", written, answer)
 
-    def _add(self, kind: str, slot: str, given: Given, answer: RecordedReply) -> None:
+    def _add(self, kind: str, slot: str, given: Arguments, answer: RecordedReply) -> None:
         self._rows.append((answer.sent_us, answer.answered_us, kind, slot, answer.outcome, answer.error))
-        self._given.append((kind, given))
-        self._waiting += len(_text(given))
-        if len(self._rows) >= ROWS_AT_ONCE or self._waiting >= MOST_WAITING:
+        self._arguments.append((kind, given))
+        self._buffered_chars += len(_text(given))
+        if len(self._rows) >= ROWS_AT_ONCE or self._buffered_chars >= MAX_BUFFERED_CHARS:
             self._flush()
 
     def _flush(self) -> None:
@@ -217,10 +217,10 @@ class Recording:
                 for column, field in zip(zip(*self._rows, strict=True), SCHEMA, strict=True)
             ]
             if self._is_csv:
-                texts = pa.array([_text(given) for _, given in self._given], pa.string())
+                texts = pa.array([_text(given) for _, given in self._arguments], pa.string())
                 columns.insert(CSV_SCHEMA.get_field_index("arguments"), texts)
             else:
-                columns += typed.of_rows(self._given)
+                columns += typed.of_rows(self._arguments)
             try:
                 self._writer.write_table(
                     pa.Table.from_arrays(columns, schema=CSV_SCHEMA if self._is_csv else PARQUET_SCHEMA)
@@ -228,10 +228,10 @@ class Recording:
             except OSError as error:
                 self._failure = error
                 self.on_failure()
-        self._rows, self._given, self._waiting = [], [], 0
+        self._rows, self._arguments, self._buffered_chars = [], [], 0
 
 
-def _text(given: Given) -> str:
+def _text(given: Arguments) -> str:
     if isinstance(given, bytes):
         return given.decode("latin-1")
     return ",".join([f"{name}={value}" for name, value in given.items()])

@@ -177,9 +177,9 @@ def main() -> None:
 
 
 def _replay() -> None:
-    from cpsim.system.process import settle_in  # noqa: PLC0415 - for this process only
+    from cpsim.system.process import tune_process  # noqa: PLC0415 - for this process only
 
-    settle_in()
+    tune_process()
     assignment: Assignment
     file, assignment = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the process that started this one
     journal = Journal(file)

@@ -25,7 +25,7 @@ from cpsim.protocol import depth
 from cpsim.server.accounts import ProjectAccounts, Slot
 from cpsim.server.batches import Batches  # noqa: TC001 - msgspec reads it
 from cpsim.server.ledger import Refusal  # noqa: TC001
-from cpsim.store.log import LEAST_FREE, InDoubt, Log, cut
+from cpsim.store.log import MIN_FREE_BYTES, InDoubt, Log, cut
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -116,7 +116,7 @@ class Store:
         Raises:
             CpsimError: the store cannot be written, or its disk is nearly full.
         """
-        if shutil.disk_usage(self._log.path.parent).free < LEAST_FREE:
+        if shutil.disk_usage(self._log.path.parent).free < MIN_FREE_BYTES:
             raise CpsimError(f"{self._log.path}: until its disk has 1 MiB free, changes are refused")
         self._log.resume()
         self._logged, self._resets = 0, {}

@@ -1,13 +1,12 @@
 """The durable log under the daemon's spool and the server's store: texts in order, in one SQLite file.
 
-A writer thread commits as soon as its last commit has ended; all that was handed over meanwhile goes into the
-next one. So a lone record waits for one commit, and a thousand at once share one. What is committed survives a
-killed process and a power cut (write-ahead log, synchronous=FULL). One process at a time may open a file.
+A writer thread commits as soon as its last commit has ended; all records appended during a commit share the next one.
+So a single record waits for one commit, and a thousand at once share one. Committed records survive a killed process
+and a power cut (write-ahead log, synchronous=FULL). One process at a time may open a file.
 
-Whoever hands something over is told the outcome of the commit that has it, and of no other. A commit that failed is
-not there after a restart either: SQLite may have written it whole to the write-ahead log and failed only then, and at
-the next start would find it there; so another commit is written over it at once. Where that fails too, the outcome is
-`InDoubt`.
+The caller of `append` gets the outcome of the commit with its records, and of no other. A failed commit must not appear
+after a restart: SQLite may have written all of it to the write-ahead log before it failed, and would recover it. So the
+writer overwrites it at once with another commit. If that fails too, the outcome is `InDoubt`.
 """
 
 from __future__ import annotations
@@ -37,27 +36,27 @@ if TYPE_CHECKING:
     Then = Callable[[CpsimError | None], object]
     Statement = tuple[str, Sequence[object]]
 
-MAX_WAITING: Final = 64 * 2**20
-"""Characters that may wait for the next commit; whoever hands over more is held up until it has ended."""
-BUSY_S: Final = 5.0
-LEAST_FREE: Final = 2**20
-"""Bytes of its disk without which a log can hardly be opened, or written for long."""
-PRIVATE: Final = 0o600
-"""What was sent is its senders' business: nobody else reads it."""
+MAX_WAITING_CHARS: Final = 64 * 2**20
+"""Characters that may wait for the next commit; at this limit, `append` blocks."""
+BUSY_TIMEOUT_S: Final = 5.0
+MIN_FREE_BYTES: Final = 2**20
+"""Free bytes of the disk below which opening or writing a log is likely to fail."""
+OWNER_ONLY: Final = 0o600
+"""Mode of the file: commands are private to their senders."""
 TABLES: Final = """
 CREATE TABLE IF NOT EXISTS log (position INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, record TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS cut (position INTEGER NOT NULL);
 INSERT INTO cut SELECT 0 WHERE NOT EXISTS (SELECT * FROM cut);
 """
 INSERT: Final = "INSERT INTO log SELECT ? + key, ?, value FROM json_each(?)"
-"""In one step for all records: each step gives Python's lock away, and must wait to have it back."""
-NOTHING_NEW: Final = (
+"""Inserts all records in one step: each step releases Python's lock, and waits to get it back."""
+NO_CHANGE: Final = (
     ("UPDATE cut SET position = position + 1", ()),
     ("UPDATE cut SET position = position - 1", ()),
 )
-"""A commit of one page that changes nothing: SQLite does not write a row that stays as it is."""
+"""A commit that writes one page and changes nothing: SQLite does not write an unchanged row."""
 ROOM_INSIDE: Final = "SELECT freelist_count * page_size FROM pragma_freelist_count, pragma_page_size"
-"""Bytes of a file that hold nothing any more: what is written next goes there."""
+"""Counts the free bytes inside a file, which later writes use."""
 READ: Final = """
 SELECT json_group_array(json_array(position, record)) FROM
 (SELECT position, record FROM log WHERE position > ? AND position <= ? ORDER BY position LIMIT ?)
@@ -69,20 +68,20 @@ class InUse(CpsimError):
 
 
 class InDoubt(CpsimError):
-    """A commit failed, and may be there after a restart all the same.
+    """A commit failed, and may nevertheless appear after a restart.
 
     Args:
-        problem: how it failed.
+        problem: the error of the commit.
     """
 
     def __init__(self, problem: CpsimError) -> None:
-        super().__init__(f"{problem}; what was to be written may be there after a restart, or not")
+        super().__init__(f"{problem}; whether the change is there after a restart is unknown")
         self.problem = problem
 
 
 @dataclass(slots=True)
 class _Commit:
-    """What one commit is to write, and who is told its outcome."""
+    """The records and statements of one commit, and the callbacks for its outcome."""
 
     alone: bool
     last: int = 0
@@ -96,17 +95,17 @@ class Log:
     """An open log. Its methods may be called from any thread.
 
     Args:
-        path: the file, or a symbolic link to it; made if it is not there.
-        kind: what the log is for; its first four letters mark the file, and one of another kind is not opened.
-        tables: SQL that makes the owner's own tables, where they are not there.
-        reserve_bytes: room on the disk that is kept in a file beside it, and used when the disk has no other.
-        in_sequence: once a commit that was not `alone` has failed, the ones after it fail too, until `resume`.
+        path: the file, or a symbolic link to it; created if missing.
+        kind: name of the format; its first four letters mark the file, and a file of another kind is refused.
+        tables: SQL that creates the owner's own tables if missing.
+        reserve_bytes: room on the disk that a file beside the log reserves for when the disk is full.
+        in_sequence: after a failed commit that was not `alone`, later ones fail too, until `resume`.
 
     Raises:
-        CpsimError: the file is in use, damaged, or something else; or it cannot be made.
+        CpsimError: the file is in use, damaged, of another kind, or cannot be created.
 
     Attributes:
-        path: the file itself, beside which are the others that belong to it.
+        path: the real file; its companion files are beside it.
     """
 
     def __init__(
@@ -119,19 +118,19 @@ class Log:
             self._lock_file = _lock(path)
             undo.callback(os.close, self._lock_file)
             try:
-                path.touch(PRIVATE)
+                path.touch(OWNER_ONLY)
                 self._reserve = Reserve(reserve_of(path), reserve_bytes) if reserve_bytes else None
             except OSError as error:
                 raise CpsimError(f"cannot open {path}: {error.strerror}") from error
             try:
                 self._writing = _open(path, kind, tables)
-            except CpsimError as problem:  # on a full disk, there is not even room to read it
+            except CpsimError as problem:  # a full disk may lack even the room to read the file
                 if not self._give_up_reserve():
-                    raise _with_room_told(problem, path) from problem
+                    raise _with_free_space(problem, path) from problem
                 self._writing = _open(path, kind, tables)
             undo.enter_context(closing(self._writing))
             last = "SELECT max(position) FROM (SELECT position FROM log UNION ALL SELECT position FROM cut)"
-            with told(path):
+            with named_errors(path):
                 self.last: int = self._writing.execute(last).fetchone()[0]
             self._reading = connect(path, kind)
             undo.pop_all()
@@ -144,36 +143,35 @@ class Log:
         self._thread.start()
 
     def has_room(self) -> bool:
-        """Whether there is a reserve, if there should be, on the disk or in the file itself.
+        """Return whether the reserve is kept, on the disk or inside the file; True without a reserve.
 
-        On the disk it is made again where there is room for it.
+        This recreates the reserve on the disk if there is room.
         """
         if self._reserve is None or self._reserve.hold():
             return True
         try:
             return bool(self.query(ROOM_INSIDE)[0][0] >= self._reserve.size)
         except CpsimError:
-            return False  # a disk that cannot be read has no room to write
+            return False  # an unreadable disk is not writable either
 
     def append(
         self, records: Sequence[str], *statements: Statement, then: Then | None = None, alone: bool = False
     ) -> int:
-        """Hand over what one commit is to write: records, in this order, and SQL to be run after them.
+        """Queue records, in this order, and SQL to run after them, for one commit.
 
         Args:
             records: texts without NUL.
             statements: each with its parameters.
-            then: called once the commit that has this has been written, with None, or once it has failed, with the
-                problem, which is `InDoubt` if it may have been written; by the writer's thread, or at once if there is
-                nothing to write.
-            alone: nothing else is in this commit, and nothing else fails with it.
+            then: called with None once the commit is on disk, or with its error, which is `InDoubt` if the commit may
+                have been written; by the writer's thread, or at once if there is nothing to write.
+            alone: make a separate commit, whose failure fails no other.
 
         Returns:
             The position of the last record.
         """
         size = sum(map(len, records))
         with self._changed:
-            while records and self._waiting > MAX_WAITING:
+            while records and self._waiting > MAX_WAITING_CHARS:
                 self._changed.wait()
             self.last += len(records)
             self._waiting += size
@@ -195,10 +193,10 @@ class Log:
         return last
 
     def wait(self, *statements: Statement, records: Sequence[str] = ()) -> None:
-        """Return once the last commit, with these records and this SQL in it, is on disk.
+        """Append records and SQL, and return once their commit is on disk.
 
         Raises:
-            CpsimError: it could not be written.
+            CpsimError: the commit failed.
         """
         outcome: SimpleQueue[CpsimError | None] = SimpleQueue()
         self.append(records, *statements, then=outcome.put)
@@ -206,32 +204,32 @@ class Log:
             raise problem
 
     def resume(self) -> None:
-        """Write again after a commit has failed. What was handed over since is lost; nobody hands over more meanwhile.
+        """Resume writing after a failed commit; later appends are lost. No other thread may append meanwhile.
 
         Raises:
-            CpsimError: it cannot be written yet.
+            CpsimError: the log still cannot be written.
         """
         with suppress(CpsimError):
             self.wait()
         self._failure = None
-        self.wait(*NOTHING_NEW)
+        self.wait(*NO_CHANGE)
 
     def read(self, after: int, up_to: int, limit: int) -> list[tuple[int, str]]:
-        """The next records behind a position, each with its own; only what is on disk."""
+        """Return the next records on disk after a position, each with its own position."""
         (text,) = self.query(READ, (after, up_to, limit))[0]
         return [(position, record) for position, record in json.loads(text)]
 
     def query(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """The rows of a query over what is on disk."""
-        with self._read_lock, told(self.path):
+        """Return the rows of a query over the data on disk."""
+        with self._read_lock, named_errors(self.path):
             return self._reading.execute(sql, parameters).fetchall()
 
     def check(self) -> None:
-        """Raise ThreadFailed if its writer has met an error that nobody expected."""
+        """Raise ThreadFailed if an unexpected error has ended the writer's thread."""
         self._thread.check()
 
     def close(self) -> None:
-        """Write what is left, and let go of the file."""
+        """Write the rest and close the file."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -260,11 +258,11 @@ class Log:
             for callback in commit.then:
                 try:
                     callback(problem)
-                except Exception as error:  # noqa: BLE001 - the others are to hear of their commit
+                except Exception as error:  # noqa: BLE001 - the other callbacks must run
                     self._thread.fail(error)
 
     def _commit(self, first: int, records: list[str], statements: list[Statement]) -> CpsimError | None:
-        """Write all or nothing, with the room of the reserve if the disk has no other."""
+        """Write all or nothing; on a full disk, use the room of the reserve."""
         if not (records or statements):
             return None
         problem = self._attempt(first, records, statements)
@@ -280,7 +278,7 @@ class Log:
         """Write all or nothing."""
         is_written = False
         try:
-            with told(self.path):
+            with named_errors(self.path):
                 self._writing.execute("BEGIN IMMEDIATE")
                 if records:
                     self._writing.execute(INSERT, (first, time.time_ns() // 1000, json.dumps(records)))
@@ -288,19 +286,19 @@ class Log:
                     self._writing.execute(*statement)
                 is_written = True
                 self._writing.execute("COMMIT")
-        except Exception as error:  # noqa: BLE001 - a writer that dies leaves everybody waiting for ever
+        except Exception as error:  # noqa: BLE001 - if the writer died, all callers would wait for ever
             problem = error if isinstance(error, CpsimError) else CpsimError(f"{self.path}: {error}")
             self._roll_back()
-            if is_written and not _is_full(problem.__cause__) and not self._write_over():
+            if is_written and not _is_full(problem.__cause__) and not self._overwrite():
                 return InDoubt(problem)
             return problem
         return None
 
-    def _write_over(self) -> bool:
-        """Write over what a commit that failed may have left in the write-ahead log; whether that was possible."""
+    def _overwrite(self) -> bool:
+        """Overwrite a failed commit in the write-ahead log; return whether that succeeded."""
         try:
             self._writing.execute("BEGIN IMMEDIATE")
-            for statement in NOTHING_NEW:
+            for statement in NO_CHANGE:
                 self._writing.execute(*statement)
             self._writing.execute("COMMIT")
         except sqlite3.Error:
@@ -315,10 +313,10 @@ class Log:
 
 
 def _open(path: Path, kind: str, tables: str) -> sqlite3.Connection:
-    """The connection that writes a log, once its file is found whole and has its tables."""
+    """Return the writing connection of a log, after a check of the file and the creation of its tables."""
     with ExitStack() as undo:
         database = undo.enter_context(closing(connect(path, kind)))
-        with told(path):
+        with named_errors(path):
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = FULL")
             database.executescript(TABLES + tables)
@@ -329,19 +327,21 @@ def _open(path: Path, kind: str, tables: str) -> sqlite3.Connection:
     return database
 
 
-def _with_room_told(problem: CpsimError, path: Path) -> CpsimError:
-    """A problem, which says so if there is hardly any room on the disk."""
+def _with_free_space(problem: CpsimError, path: Path) -> CpsimError:
+    """Return an error that mentions the disk if that is almost full."""
     free = shutil.disk_usage(path.parent).free
     return (
-        CpsimError(f"{problem}; its disk has only {free // 1024} KiB free: make room") if free < LEAST_FREE else problem
+        CpsimError(f"{problem}; its disk has only {free // 1024} KiB free: make room")
+        if free < MIN_FREE_BYTES
+        else problem
     )
 
 
 def real_path(path: Path) -> Path:
-    """The file that a path leads to, by which everybody who uses it is to name it; it need not be there yet.
+    """Return the file behind symbolic links, under its one name for all users; it need not exist.
 
     Raises:
-        CpsimError: it leads nowhere, or to something else than a file with one name.
+        CpsimError: the path is a dangling link, not a file, or a file with several hard links.
     """
     try:
         is_there = path.is_symlink() or path.exists()
@@ -351,25 +351,27 @@ def real_path(path: Path) -> Path:
     except OSError as error:
         if isinstance(error, FileNotFoundError) and path.is_symlink():
             target = path.readlink()
-            raise CpsimError(f"{path} is a link to {target}, which is not there: make that, or name a file") from error
+            raise CpsimError(
+                f"{path} is a link to {target}, which does not exist: create that, or name a file"
+            ) from error
         raise CpsimError(f"cannot open {path}: {error.strerror}") from error
     if status is not None and not stat.S_ISREG(status.st_mode):
-        raise CpsimError(f"{path} is a folder, or something else that is not a file: name a file")
+        raise CpsimError(f"{path} is a folder or another thing that is not a file: name a file")
     if status is not None and status.st_nlink > 1:
         raise CpsimError(
-            f"{path} has {status.st_nlink} names (hard links), and no lock holds for all of them: "
-            "copy it to a file of its own, or remove the other names"
+            f"{path} has {status.st_nlink} names (hard links), and no lock covers all of them: "
+            "copy it to a new file, or remove the other names"
         )
     return path if real == os.path.abspath(path) else Path(real)  # noqa: PTH100 - which resolves no links
 
 
 def reserve_of(path: Path) -> Path:
-    """The file that keeps room for a log."""
+    """Return the path of a log's reserve."""
     return path.with_name(f"{path.name}.reserve")
 
 
 def cut(position: int) -> tuple[Statement, ...]:
-    """What forgets the records up to a position. Positions are never used again."""
+    """Return the SQL that deletes the records up to a position. Positions are never reused."""
     return (
         ("DELETE FROM log WHERE position <= ?", (position,)),
         ("UPDATE cut SET position = max(position, ?)", (position,)),
@@ -377,27 +379,27 @@ def cut(position: int) -> tuple[Statement, ...]:
 
 
 def connect(path: Path, kind: str) -> sqlite3.Connection:
-    """A connection to the file of a log, which need not be the one that writes it.
+    """Return a connection to a log's file, for writing or reading.
 
     Raises:
         CpsimError: the file is not a log of this kind, or is damaged.
     """
     application_id = int.from_bytes(kind.encode()[:4])
-    with told(path), ExitStack() as undo:
-        database = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+    with named_errors(path), ExitStack() as undo:
+        database = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
         undo.enter_context(closing(database))
         (found,) = database.execute("PRAGMA application_id").fetchone()
         (tables,) = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         if found == 0 and tables == 0:
             database.execute(f"PRAGMA application_id = {application_id}")
         elif found != application_id:
-            raise CpsimError(f"{path} is not a {kind} file; name another file, or one that does not exist yet")
+            raise CpsimError(f"{path} is not a {kind} file; name another file, existing or new")
         undo.pop_all()
     return database
 
 
 def in_use(path: Path) -> bool:
-    """Whether a process has the log open; raises CpsimError as `real_path` does."""
+    """Return whether a process has the log open; raises CpsimError as `real_path` does."""
     try:
         os.close(_lock(real_path(path)))
     except InUse:
@@ -406,9 +408,9 @@ def in_use(path: Path) -> bool:
 
 
 def _lock(path: Path) -> int:
-    """Take the lock file beside a log; closing the descriptor that is returned, or dying, gives it back."""
+    """Lock the lock file beside a log; return its descriptor, whose closing releases the lock, as does a crash."""
     try:
-        file = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+        file = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, OWNER_ONLY)
     except OSError as error:
         raise CpsimError(f"cannot open {path}: {error.strerror}") from error
     try:
@@ -420,13 +422,13 @@ def _lock(path: Path) -> int:
 
 
 def _is_full(error: BaseException | None) -> bool:
-    """Whether SQLite found no room for a page: then the last, which ends a commit, is not in the write-ahead log."""
+    """Return whether SQLite found no room for a page: then the write-ahead log lacks the page that ends a commit."""
     return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
 
 
 @contextmanager
-def told(path: Path) -> Iterator[None]:
-    """SQLite's errors as problems that name the file."""
+def named_errors(path: Path) -> Iterator[None]:
+    """Raise SQLite's errors as CpsimErrors that name the file."""
     try:
         yield
     except sqlite3.Error as error:

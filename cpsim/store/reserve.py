@@ -1,4 +1,4 @@
-"""Room on a disk that is kept free for when the disk is full."""
+"""A reserve of disk room for when the disk is full."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 class Reserve:
-    """A file that takes up room, and is emptied when that is needed.
+    """A file that occupies room on the disk, and is emptied when the room is needed.
 
     Args:
-        path: the file; what an earlier process has left of it counts.
-        size: bytes that it takes up.
+        path: the file; one of an earlier process is reused.
+        size: bytes that it occupies.
 
     Raises:
-        OSError: there can be no such file.
+        OSError: the file cannot be created.
     """
 
     def __init__(self, path: Path, size: int) -> None:
@@ -29,7 +29,7 @@ class Reserve:
         self.hold()
 
     def hold(self) -> bool:
-        """Whether the room is kept; it is taken where it was not, if the disk has as much again."""
+        """Return whether the room is reserved; reserve it first if twice the room is free."""
         if not self._is_held and shutil.disk_usage(self._path.parent).free >= 2 * self.size:
             try:
                 self._path.write_bytes(bytes(self.size))
@@ -39,12 +39,12 @@ class Reserve:
         return self._is_held
 
     def give_up(self) -> bool:
-        """Let others have the room; whether there was any."""
+        """Free the room; return whether there was any."""
         was_held, self._is_held = self._is_held, False
         os.truncate(self._path, 0)
         return was_held
 
 
 def is_given_up(path: Path) -> bool:
-    """Whether there is a reserve of that name that holds no room."""
+    """Return whether a reserve file exists and is empty."""
     return path.exists() and path.stat().st_size == 0

@@ -1,1 +1,1 @@
-"""What a process of ours is made of: threads, limits, and the libraries that are installed."""
+"""The process: threads, limits, and installed libraries."""

@@ -1,4 +1,4 @@
-"""The libraries that an installation may leave out, by the extra that brings them."""
+"""Optional libraries, by the extra that installs them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 from cpsim.errors import CpsimError
 
 DISTRIBUTION: Final = "creditpiggy-sim"
-"""What pip installs."""
+"""Its name in pip."""
 _RUN: Final = ("faker", "hdrhistogram", "numpy", "pyarrow")
 EXTRAS: Final = {
     "run": _RUN,
@@ -16,21 +16,21 @@ EXTRAS: Final = {
     "report": (*_RUN, "duckdb", "openpyxl", "pandas"),
     "test": ("hypothesis", "pytest"),
 }
-"""The libraries of each extra, by the names that pip knows."""
+"""The libraries of each extra, by their names in pip."""
 _MODULES: Final = {"hdrhistogram": "hdrh"}
-"""What is imported, where that has another name."""
+"""Module names that differ from the name in pip."""
 
 
 class MissingExtra(CpsimError, ModuleNotFoundError):
-    """Libraries of an extra are not installed; the message names them, and what to type."""
+    """Libraries of an extra are missing; the message names them and the pip command."""
 
 
 def require(extra: str, what: str) -> None:
-    """Find the libraries of an extra, without importing them.
+    """Check that the libraries of an extra are installed, without importing them.
 
     Args:
-        extra: its name, as in `EXTRAS`.
-        what: what needs it, for the message.
+        extra: a name from `EXTRAS`.
+        what: the feature that needs it, for the message.
 
     Raises:
         MissingExtra: at least one is not installed.

@@ -1,4 +1,4 @@
-"""What a process of our own is set to: one that only serves, or, for a while, one that measures."""
+"""Settings of a process that serves or measures: garbage collection, thread switching, open files."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 GARBAGE_THRESHOLD: Final = 200_000
-"""A ledger is millions of objects and no cycles: looking through them for garbage more often is wasted time."""
-MOST_FILES: Final = (65_536, 10_240)
-"""What is asked for; macOS grants no more than the second."""
+"""A ledger is millions of objects without cycles: more frequent collection wastes time."""
+FILE_LIMITS: Final = (65_536, 10_240)
+"""Requested limits of open files, in order; macOS grants only the second."""
 
-SWITCH_S: Final = 0.0005
-"""After which a thread that draws progress gives the interpreter back to the one that measures."""
+SWITCH_INTERVAL_S: Final = 0.0005
+"""Time after which a thread that draws progress yields the interpreter to the one that measures."""
 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Have neither the garbage collector nor another thread hold this one up for long, while the context lasts."""
+    """Shorten pauses by the garbage collector and by other threads while the context lasts."""
     thresholds, interval_s = gc.get_threshold(), sys.getswitchinterval()
     gc.freeze()
     gc.set_threshold(GARBAGE_THRESHOLD)
-    sys.setswitchinterval(SWITCH_S)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
         yield
     finally:
@@ -35,12 +35,12 @@ def undisturbed() -> Iterator[None]:
         gc.unfreeze()
 
 
-def settle_in() -> None:
-    """Keep the garbage collector off what lasts, and allow many connections."""
+def tune_process() -> None:
+    """Freeze existing objects for the garbage collector, and raise the limit of open files."""
     gc.freeze()
     gc.set_threshold(GARBAGE_THRESHOLD)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    for wanted in MOST_FILES:
+    for wanted in FILE_LIMITS:
         if soft != resource.RLIM_INFINITY and soft < wanted and (hard == resource.RLIM_INFINITY or wanted <= hard):
             with suppress(OSError, ValueError):
                 resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

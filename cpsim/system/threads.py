@@ -1,4 +1,4 @@
-"""Threads of cpsim's own, none of which ends unseen."""
+"""Threads whose failures are reported."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_notified: list[Callable[[ThreadFailed], object]] = []
+_callbacks: list[Callable[[ThreadFailed], object]] = []
 
 
 class ThreadFailed(CpsimError):
-    """A thread met an error that nobody expected, so that what it does is not done any more."""
+    """An unexpected error ended a thread, so its work is no longer done."""
 
 
 class Thread(threading.Thread):
-    """A daemon thread. The error that ends it is logged, told to whoever is `notified`, and raised by `check`.
+    """A daemon thread. The error that ends it is logged, passed to `on_thread_failure`, and raised by `check`.
 
     Args:
         target: what it does.
@@ -34,18 +34,18 @@ class Thread(threading.Thread):
         self._failure: BaseException | None = None
 
     def run(self) -> None:
-        """Do what the thread is for."""
+        """Run the target."""
         try:
             super().run()
         except BaseException as error:  # noqa: BLE001 - `check` raises it
             self.fail(error)
 
     def fail(self, error: BaseException) -> None:
-        """Note an error that nobody expected, whether or not it ends the thread."""
+        """Report an unexpected error, whether or not it ends the thread."""
         if self._failure is None:
             self._failure = error
         log.critical("thread %s failed", self.name, exc_info=error)
-        for notify in _notified[:]:
+        for notify in _callbacks[:]:
             notify(self._failed(error))
 
     def check(self) -> None:
@@ -58,10 +58,10 @@ class Thread(threading.Thread):
 
 
 @contextmanager
-def notified(notify: Callable[[ThreadFailed], object]) -> Iterator[None]:
-    """Have a function called when a thread fails, in that thread, while the context lasts."""
-    _notified.append(notify)
+def on_thread_failure(notify: Callable[[ThreadFailed], object]) -> Iterator[None]:
+    """Call a function in the failing thread when a thread fails, while the context lasts."""
+    _callbacks.append(notify)
     try:
         yield
     finally:
-        _notified.remove(notify)
+        _callbacks.remove(notify)

@@ -270,4 +270,4 @@ def test_a_bulk_request_lost_mid_way(http_peer):
         outcomes = client.send_many(commands)
     assert results(outcomes) == ["accepted"] * 2 + ["unknown"] * 3 + ["refused"] * 2
     assert isinstance(outcomes[-1].error, NotSent)
-    assert "a command before it failed" in str(outcomes[-1].error)
+    assert "an earlier command failed" in str(outcomes[-1].error)

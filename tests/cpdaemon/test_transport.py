@@ -304,7 +304,7 @@ def test_a_body_may_end_with_the_connection(http_peer):
         (b"SSH-2.0-OpenSSH\r\n", BadReply, "not HTTP/1: b'SSH-2.0-OpenSSH'"),
         (b"HTTP/2 200 OK\r\n\r\n", BadReply, "not HTTP/1"),
         (b"HTTP/1.1 2x0 OK\r\n\r\n", BadReply, "not HTTP/1"),
-        (b"HTTP/1.1 200 OK\r\nnonsense\r\n\r\n", BadReply, "header line that is none"),
+        (b"HTTP/1.1 200 OK\r\nnonsense\r\n\r\n", BadReply, "a malformed header line"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n", BadReply, "Content-Length that is no number"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", BadReply, "two different"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 999999999\r\n\r\n", BadReply, "more than 16,777,216 bytes"),
@@ -322,7 +322,7 @@ def test_a_body_may_end_with_the_connection(http_peer):
         ),
         (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 10_000, BadReply, "line of more than 8,192 bytes"),
         (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 101, BadReply, "more than 100 header lines"),
-        (reply(b"hello"), BadReply, "does not say what became"),
+        (reply(b"hello"), BadReply, "does not name the command's outcome"),
         (reply(b"<h1>Oops</h1>", "500 Oops"), BadReply, "HTTP status 500 .* <h1>Oops</h1>"),
         (reply(b"", "502 Bad Gateway"), BadReply, "HTTP status 502"),
         (

@@ -60,8 +60,8 @@ def test_port_0_takes_a_free_one(read):
 def test_quotes_are_part_of_a_value_and_told(read):
     config = read('[api]\napi_secret=\'hush\'\napi_key="\n[server]\nbind = "/var/run/x"\n')
     assert (config.secret, config.listen) == ("'hush'", UnixEndpoint('"/var/run/x"'))
-    quoted = "is in quotes, which are part of its value; leave them out if they are not meant"
-    assert config.warnings == (f"[api] api_secret {quoted}", f"[server] bind {quoted}")
+    quoted = "the quotes are part of its value; remove them if you do not mean them"
+    assert config.warnings == (f"[api] api_secret: {quoted}", f"[server] bind: {quoted}")
 
 
 def test_a_comment_behind_a_value_and_a_byte_order_mark_are_none_of_it(read):
@@ -70,7 +70,7 @@ def test_a_comment_behind_a_value_and_a_byte_order_mark_are_none_of_it(read):
 
 
 def test_a_section_in_capitals_is_told_with_its_name(read):
-    assert read("[API]\nx=y\n").warnings == ("[API] is not known, and passed over; did you mean [api]?",)
+    assert read("[API]\nx=y\n").warnings == ("[API] is unknown and ignored; did you mean [api]?",)
 
 
 def test_what_is_not_utf_8_is_told_with_its_place(tmp_path):
@@ -99,7 +99,7 @@ def test_an_empty_file_says_nothing(read):
         ("[api\napi_secret=hush", "not an INI file: line 1"),
         ("[api]\napi_secret=hush\n[server]\n[api]", r"line 4: \[api\] is given twice"),
         ("[api]\napi_secret=hush\napi_secret=x", r"line 3: \[api\] api_secret is given twice"),
-        ("[api]\napi_secret=hush\nnothing", "a line is no KEY = VALUE"),
+        ("[api]\napi_secret=hush\nnothing", "a line is not KEY = VALUE"),
     ],
 )
 def test_what_cannot_be_used_is_told_with_the_file(read, text, said):
@@ -118,6 +118,6 @@ def test_a_key_that_is_not_known_is_told_with_the_nearest(read):
     found = read("[api]\nflush_intervl=5\napi_secret=hush\n[server]\ncolour=red\n[other]\nx=y\n")
     assert found.flush_interval_s == Config().flush_interval_s
     section, misspelt, foreign = found.warnings
-    assert section == "[other] is not known, and passed over; there are [api] and [server]"
-    assert misspelt == "[api] flush_intervl is not known, and passed over; did you mean flush_interval?"
-    assert foreign.startswith("[server] colour is not known, and passed over; there are socket, bind,")
+    assert section == "[other] is unknown and ignored; there are [api] and [server]"
+    assert misspelt == "[api] flush_intervl is unknown and ignored; did you mean flush_interval?"
+    assert foreign.startswith("[server] colour is unknown and ignored; there are socket, bind,")

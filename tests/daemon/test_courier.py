@@ -7,7 +7,7 @@ import pytest
 
 from cpdaemon.errors import BadReply, ConnectFailed, Refused, ReplyLost, ReplyTimeout
 from cpsim.daemon import courier
-from cpsim.daemon.courier import NOT_AGAIN, TIMEOUT_TRIES, TRIES, TRIES_ALONE, Courier
+from cpsim.daemon.courier import CONFLICT, MAX_TRIES, MAX_TRIES_ALONE, TRIES_PER_TIMEOUT, Courier
 from cpsim.daemon.spool import Spool, read_failed, read_status
 
 UNKNOWN = [ReplyLost("cut"), BadReply("<h1>Oops</h1>")]
@@ -58,8 +58,8 @@ class Server:
 
 @pytest.fixture
 def path(tmp_path, monkeypatch):
-    monkeypatch.setattr(courier, "FIRST_RETRY_S", 0.001)
-    monkeypatch.setattr(courier, "LAST_RETRY_S", 0.002)
+    monkeypatch.setattr(courier, "FIRST_BACKOFF_S", 0.001)
+    monkeypatch.setattr(courier, "MAX_BACKOFF_S", 0.002)
     return tmp_path / "spool"
 
 
@@ -81,7 +81,7 @@ def put(spool, *slots):
 def deliver(spool, path):
     """Return deliver(server, slots) -> Status, once all has left the spool."""
 
-    def run(server, count=4, when_unknown="set-aside", flush_interval_s=0.0):
+    def run(server, count=4, when_unknown="dead-letter", flush_interval_s=0.0):
         put(spool, *range(count))
         worker = Courier(spool, server, flush_interval_s, when_unknown)
         worker.start()
@@ -148,8 +148,8 @@ def test_a_failure_leaves_nothing_to_the_garbage_collector(deliver, left_to_the_
 
 
 def test_a_command_that_is_alone_is_tried_again_after_an_error_that_may_pass(deliver, path):
-    status = deliver(Server(*[Refused("a worker died", 500)] * (TRIES_ALONE - 1)), 1)
-    assert (status.delivered, status.retries, failed(path)) == (1, TRIES_ALONE - 1, [])
+    status = deliver(Server(*[Refused("a worker died", 500)] * (MAX_TRIES_ALONE - 1)), 1)
+    assert (status.delivered, status.retries, failed(path)) == (1, MAX_TRIES_ALONE - 1, [])
 
 
 @pytest.mark.parametrize("status", [400, 413, 500])
@@ -180,13 +180,13 @@ def test_a_lost_reply_of_a_server_that_knows_batches(deliver, path, failure):
 
 
 @pytest.mark.parametrize("failure", UNKNOWN, ids=repr)
-def test_a_lost_reply_is_set_aside(deliver, path, failure, caplog):
+def test_commands_of_a_lost_reply_become_dead_letters(deliver, path, failure, caplog):
     server = Server(failure, knows_batches=False)
     status = deliver(server)
-    assert "nobody knows whether they were applied; --when-unknown resend would" in caplog.text
+    assert "whether they were applied is unknown; --when-unknown resend would" in caplog.text
     assert len(server.batches) == 1
-    assert failed(path) == [(slot, "set aside") for slot in "0123"]
-    assert (status.delivered, status.set_aside) == (0, 4)
+    assert failed(path) == [(slot, "dead letter") for slot in "0123"]
+    assert (status.delivered, status.dead_letters) == (0, 4)
     assert read_failed(path)[0].error == str(failure)
 
 
@@ -197,7 +197,7 @@ def test_a_lost_reply_is_resent_where_that_is_the_policy(deliver, path):
     assert failed(path) == []
 
 
-def test_a_command_that_always_breaks_the_server_is_set_aside_in_the_end(deliver, path):
+def test_a_command_that_always_breaks_the_server_becomes_a_dead_letter_in_the_end(deliver, path):
     class Broken(Server):
         def post(self, batch_id, calls):
             try:
@@ -206,7 +206,7 @@ def test_a_command_that_always_breaks_the_server_is_set_aside_in_the_end(deliver
                 raise BadReply("<h1>Server Error (500)</h1>") from None
 
     status = deliver(Broken(knows_batches=False, spoiled=["2"]), when_unknown="resend")
-    assert failed(path) == [("2", "set aside")]
+    assert failed(path) == [("2", "dead letter")]
     assert status.delivered == 3
 
 
@@ -246,12 +246,12 @@ def test_a_command_that_the_server_never_answers_is_found_by_halves(deliver, pat
     good = [slot for _, slots in server.batches if "2" not in slots for slot in slots]
     assert sorted(good) == ["0", "1", "3", "4", "5"]  # each once
     tries = [slots for _, slots in server.batches if "2" in slots]
-    assert [tries.count(slots) for slots in (tries[0], ["2"])] == [TRIES, TRIES_ALONE]
+    assert [tries.count(slots) for slots in (tries[0], ["2"])] == [MAX_TRIES, MAX_TRIES_ALONE]
     assert status.retries == len(tries) - 1
 
 
 def test_a_server_that_hangs_is_not_a_command_that_spoils(deliver, path):
-    status = deliver(Server(*[ConnectFailed("gone meanwhile")] * 3 * TRIES_ALONE))
+    status = deliver(Server(*[ConnectFailed("gone meanwhile")] * 3 * MAX_TRIES_ALONE))
     assert (status.delivered, failed(path)) == (4, [])
 
 
@@ -259,14 +259,14 @@ def test_commands_that_follow_one_another_are_found_as_soon_as_one(deliver, path
     server = Overwhelmed(ReplyLost("cut"), spoiled=["0", "1", "3"])
     deliver(server)
     sent = [slots for _, slots in server.batches]
-    assert [sent.count([slot]) for slot in "0123"] == [TRIES_ALONE, TRIES_ALONE, 1, TRIES_ALONE]
+    assert [sent.count([slot]) for slot in "0123"] == [MAX_TRIES_ALONE, MAX_TRIES_ALONE, 1, MAX_TRIES_ALONE]
     assert failed(path) == [(slot, "refused") for slot in "013"]
 
 
 def test_time_that_runs_out_counts_for_more(deliver):
     server = Overwhelmed(ReplyTimeout("no reply came in time"), spoiled=["1"])
     assert deliver(server, 2).delivered == 1
-    assert [slots for _, slots in server.batches].count(["1"]) == -(-TRIES_ALONE // TIMEOUT_TRIES)
+    assert [slots for _, slots in server.batches].count(["1"]) == -(-MAX_TRIES_ALONE // TRIES_PER_TIMEOUT)
 
 
 def test_a_batch_is_not_halved_while_the_server_does_not_say_what_became_of_it(deliver, path):
@@ -280,7 +280,7 @@ def test_a_batch_is_not_halved_while_the_server_does_not_say_what_became_of_it(d
     server = Slow(ReplyLost("cut"), spoiled=["2"])
     assert deliver(server, 3).delivered == 2
     whole = [slots for _, slots in server.batches].count(["0", "1", "2"])
-    assert whole == TRIES + 2
+    assert whole == MAX_TRIES + 2
 
 
 def test_a_batch_that_was_applied_and_never_answered_is_settled(deliver, path):
@@ -291,7 +291,7 @@ def test_a_batch_that_was_applied_and_never_answered_is_settled(deliver, path):
 
     status = deliver(Mute(refused=["1"]))
     assert failed(path) == [("1", "refused")]
-    assert (status.delivered, status.retries) == (3, TRIES - 1)
+    assert (status.delivered, status.retries) == (3, MAX_TRIES - 1)
 
 
 def test_a_server_that_may_break_off_a_batch_is_sent_bad_numbers_alone(spool, path, wait_for):
@@ -351,7 +351,7 @@ def test_a_refusal_that_names_no_command(deliver, path, unnamed, refused):
     status = deliver(Vague())
     (row,) = read_failed(path)
     assert (row.why, row.command) == ("refused", "(some of 4 commands up to 'alloc,slot=3')")
-    assert (status.delivered, status.refused, status.set_aside) == (4 - refused, refused, 0)
+    assert (status.delivered, status.refused, status.dead_letters) == (4 - refused, refused, 0)
 
 
 @pytest.mark.parametrize("knows_batches", [True, False])
@@ -364,7 +364,7 @@ def test_what_an_earlier_daemon_had_sent(path, spool, deliver, knows_batches):
         assert server.batches[0] == (batch.id, ["sent"])
         assert status.delivered == 5
     else:
-        assert failed(path) == [("sent", "set aside")]
+        assert failed(path) == [("sent", "dead letter")]
         assert "ended before" in read_failed(path)[0].error
         assert status.delivered == 4
 
@@ -372,7 +372,7 @@ def test_what_an_earlier_daemon_had_sent(path, spool, deliver, knows_batches):
 @pytest.mark.parametrize("is_known", [False, True])
 def test_a_batch_that_was_given_up_is_made_anew_and_one_that_was_seen_is_kept_for_a_person(path, deliver, is_known):
     """Of the one it is certain that it was not applied; of the other, perhaps other commands were under its number."""
-    seen = Refused("batch comes too late", NOT_AGAIN)
+    seen = Refused("batch comes too late", CONFLICT)
 
     class Knowing(Server):
         def give_up(self, batch_id, calls):
@@ -388,7 +388,7 @@ def test_a_batch_that_was_given_up_is_made_anew_and_one_that_was_seen_is_kept_fo
         assert [slots for _, slots in later] == [first[1]]
         assert later[0][0] != first[0]
     else:
-        assert failed(path) == [(str(number), "set aside") for number in range(4)]
+        assert failed(path) == [(str(number), "dead letter") for number in range(4)]
         assert read_failed(path)[0].error == "batch comes too late"
 
 
@@ -397,22 +397,22 @@ def test_a_batch_under_whose_number_others_were_applied_is_kept_for_a_person(pat
         def give_up(self, batch_id, calls):
             return [None] * len(calls)
 
-    assert deliver(Mistaken(Refused("other commands", NOT_AGAIN))).set_aside == 4
+    assert deliver(Mistaken(Refused("other commands", CONFLICT))).dead_letters == 4
 
 
 def test_a_server_that_has_come_to_know_batches_did_not_know_those_before(path, spool, deliver):
     put(spool, "sent")
     spool.take(named=False)
     assert deliver(Server()).delivered == 4
-    assert failed(path) == [("sent", "set aside")]
+    assert failed(path) == [("sent", "dead letter")]
 
 
 def test_pauses_begin_anew_with_each_batch_that_comes_through(spool, monkeypatch):
-    monkeypatch.setattr(courier, "FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr(courier, "FIRST_BACKOFF_S", 0.01)
     server = Server(*[failure for _ in range(20) for failure in (ReplyLost("cut"), None)])
     for slot in range(20):
         put(spool, slot)
-    worker = Courier(spool, server, 0.0, longest_pause_s=3600.0)
+    worker = Courier(spool, server, 0.0, max_backoff_s=3600.0)
     worker._size = 1
     monkeypatch.setattr(courier, "MAX_BATCH", 1)
     started = time.monotonic()
@@ -445,4 +445,4 @@ def test_to_stop_delivers_without_waiting_for_the_interval(spool):
 def test_a_failure_that_goes_on_is_told_once(deliver, caplog):
     caplog.set_level("INFO", "cpsim.daemon")
     deliver(Server(*[ConnectFailed("no")] * 3, Refused("not you", 401)))
-    assert [record.message for record in caplog.records] == ["no", "not you", "the server takes commands again"]
+    assert [record.message for record in caplog.records] == ["no", "not you", "the server accepts commands again"]

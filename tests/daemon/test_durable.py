@@ -174,7 +174,7 @@ def test_that_the_spool_cannot_be_written_is_told_once_and_so_is_its_end(connect
     monkeypatch.setattr(spool, "put", put)
     assert answers(connect, "c", "d") == [b"OK", b"OK"]
     assert [record.message for record in caplog.records] == [
-        "spool: database or disk is full: until the spool can be written, commands are answered ER",
+        "spool: database or disk is full: commands are answered ER until the spool can be written",
         "the spool can be written again",
     ]
 

@@ -86,7 +86,7 @@ def test_a_disk_that_is_nearly_full_from_the_start(tmp_path, disk, caplog):
     spool.close()
     said = [record.message.removeprefix(f"{tmp_path}/") for record in caplog.records]
     assert said == [
-        "spool: the disk is full: until it has room, commands are answered ER",
+        "spool: the disk is full: commands are answered ER until it has room",
         "spool: the disk has room again",
     ]
 

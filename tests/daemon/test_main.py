@@ -176,14 +176,14 @@ def test_a_second_daemon_on_one_spool_through_a_link(here, server, ini):
     assert [row["command"] for row in json.loads(told(*link, "--failed", "--json")[1])] == [
         "claim,slot=never,machine=m"
     ]
-    assert told(*link, "--forget", "all")[1] == "1 commands are struck from the list\n"
+    assert told(*link, "--forget", "all")[1] == "1 commands are deleted from the list\n"
     assert [path.name for path in (here / "other").iterdir()] == ["link"]
 
 
 @pytest.mark.parametrize("options", [("--status",), ("--failed",), ("--requeue", "all"), ("--forget", "1")])
 def test_a_spool_that_is_a_link_to_nothing(here, options):
     (here / "s").symlink_to("nowhere")
-    said = "cpsim: s is a link to nowhere, which is not there: make that, or name a file\n"
+    said = "cpsim: s is a link to nowhere, which does not exist: create that, or name a file\n"
     assert told("--spool", "s", *options) == (2, "", said)
     assert [path.name for path in here.iterdir()] == ["s"]
 
@@ -203,7 +203,7 @@ def test_a_spool_that_is_a_link_to_nothing(here, options):
         (("--spool", "s", "--quirk", "drops-on-error"), "did you mean 'drop-on-error'"),
         (
             ("--spool", "s", "--quirk", "reclaim"),
-            "--quirk reclaim is one of a server: give it to the cpsim serve behind",
+            "--quirk reclaim is a quirk of a server: give it to the server behind",
         ),
         (("--spool", "s", "--fault", "hangs"), "did you mean 'hang'"),
     ],
@@ -246,23 +246,23 @@ def test_what_failed_is_requeued_or_forgotten(here, server, ini):
     spool = ("--spool", "spool")
     numbers = [str(row["position"]) for row in json.loads(told(*spool, "--failed", "--json")[1])]
     assert [line.split()[0] for line in told(*spool, "--failed")[1].splitlines()] == numbers
-    assert told(*spool, "--forget", numbers[0]) == (0, "1 commands are struck from the list\n", "")
+    assert told(*spool, "--forget", numbers[0]) == (0, "1 commands are deleted from the list\n", "")
     server.accounts.apply("p", [("alloc", {"slot": "b", "credits": 7})])
-    assert told(*spool, "--requeue", numbers[1]) == (0, "1 commands are to be delivered again\n", "")
+    assert told(*spool, "--requeue", numbers[1]) == (0, "1 commands are queued for delivery\n", "")
     status, _, error = told(*spool, "--requeue", numbers[1])
     assert (status, error) == (
         2,
-        f"cpsim: no failed command has the number {numbers[1]}; --failed lists those that there are\n",
+        f"cpsim: no failed command has the number {numbers[1]}; --failed lists the numbers\n",
     )
     with running(here, "--config", path):
         for option in ("--requeue", "--forget"):
             status, _, error = told(*spool, option, "all")
-            stopping = "stop the daemon, give this command again, and then start it"
+            stopping = "stop the daemon, run this command again, then start the daemon"
             assert (status, error) == (2, f"cpsim: spool is in use by a daemon: {stopping}\n")
     with server.accounts.reading() as ledger:
         assert ledger.project("p").slots["b"].granted == 7
     assert [row["command"] for row in json.loads(told(*spool, "--failed", "--json")[1])] == ["claim,slot=c,machine=m"]
-    assert told(*spool, "--forget", "all")[1] == "1 commands are struck from the list\n"
+    assert told(*spool, "--forget", "all")[1] == "1 commands are deleted from the list\n"
     assert told(*spool, "--failed") == (0, "", "")
 
 
@@ -311,7 +311,7 @@ def test_the_daemon_in_production_passes_no_commands_over(here, server, ini):
         client.alloc("b")
     with running(here, *config, *deployed, stderr=subprocess.PIPE) as (process, _):
         warning = process.stderr.readline()
-    assert warning == "cpsim: warning: spool spool is not used: the quirk ack-before-delivery needs none\n"
+    assert warning == "cpsim: warning: spool spool is not used: the quirk ack-before-delivery works without\n"
     with server.accounts.reading() as ledger:
         assert list(ledger.project("p").slots) == ["a", "b"]
 
@@ -342,7 +342,7 @@ def test_a_daemon_has_no_faults_of_a_server(here, ini, fault):
     path = str(ini("http://127.0.0.1:1/api"))
     status, _, error = told("--config", path, "--spool", "spool", "--fault", fault)
     assert status == 2
-    assert f"fault '{fault}' is one of a server" in error
+    assert f"fault '{fault}' is a fault of a server" in error
     assert not (here / "spool").exists()
 
 
@@ -420,8 +420,8 @@ def test_a_spool_that_was_put_back_from_a_copy_doubles_nothing_and_loses_nothing
         assert list(ledger.project("p").slots) == ["a", "b", "c", "e"]
     late, other = read_failed(here / "spool")
     assert [(row.why, row.command) for row in (late, other)] == [
-        ("set aside", "alloc,slot=b"),
-        ("set aside", "alloc,slot=d"),
+        ("dead letter", "alloc,slot=b"),
+        ("dead letter", "alloc,slot=d"),
     ]
     assert "comes too late" in late.error
     assert "has come before, with other commands" in other.error
@@ -438,11 +438,11 @@ def test_what_was_given_up_stays_so(here):
                 sender.post("late", [("alloc", {"slot": "a"})])
 
 
-def test_a_command_that_the_server_answers_by_closing_is_set_aside_and_the_rest_goes_on(here, server, wait_for):
+def test_a_command_that_the_server_answers_by_closing_is_dead_lettered_and_the_rest_goes_on(here, server, wait_for):
     server.faults.add("server.close:slot=bad")
     with (
         closing(BulkClient(parse_endpoint(server.addresses["http"]), ("p", SECRET), 5)) as sender,
-        Daemon(sender, "p", unix=here / "cp.sock", spool=Spool(here / "spool"), longest_pause_s=0.001) as daemon,
+        Daemon(sender, "p", unix=here / "cp.sock", spool=Spool(here / "spool"), max_backoff_s=0.001) as daemon,
     ):
         for slot in ("a", "bad", "c"):
             Client("./cp.sock").send(Alloc(slot))

@@ -133,7 +133,7 @@ def deliver(server, tmp_path_factory, wait_for):
         spool.release(last)
         url = parse_endpoint(f"http://127.0.0.1:{server.server_address[1]}/api")
         to = BulkClient(url, ("p", "s"), DELIVERED_S)
-        courier = Courier(spool, to, 0.0, longest_pause_s=0.001)
+        courier = Courier(spool, to, 0.0, max_backoff_s=0.001)
         courier.start()
         wait_for(lambda: courier.check() or not spool.pending, DELIVERED_S)
         assert courier.stop(DELIVERED_S)
@@ -185,7 +185,7 @@ def test_a_server_that_repeats_another_batch_id_knows_none(deliver, name):
     ledger = Ledger(probed=[PROBED[name]], posted=[http(b"<html>")])
     failed, status = deliver(ledger)
     check(ledger, failed)
-    assert failed == dict.fromkeys(SLOTS, "set aside")
+    assert failed == dict.fromkeys(SLOTS, "dead letter")
     assert status.delivered == 0
 
 

@@ -56,7 +56,7 @@ def start(server):
 
     def start(flush_interval_s):
         spool = MemorySpool()
-        started.append(Courier(spool, server, flush_interval_s, longest_pause_s=0.01))
+        started.append(Courier(spool, server, flush_interval_s, max_backoff_s=0.01))
         started[-1].start()
         return spool, started[-1]
 

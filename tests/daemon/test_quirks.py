@@ -11,7 +11,7 @@ from cpdaemon.endpoint import parse_endpoint
 from cpdaemon.errors import ConnectFailed
 from cpsim.daemon.courier import BulkClient
 from cpsim.daemon.memory import MemorySpool
-from cpsim.daemon.quirks import STARVED, QuirkyCourier
+from cpsim.daemon.quirks import STARVED_COMMANDS, QuirkyCourier
 from cpsim.daemon.site import Daemon
 from cpsim.daemon.spool import Spool, read_failed, read_status
 from cpsim.fake import ANY_PORT, Fake
@@ -134,7 +134,7 @@ class Recorder:
 
 def quirky_courier(server, interval_s, names):
     spool = MemorySpool()
-    courier = QuirkyCourier(spool, server, interval_s, "set-aside", 0.01, quirks=frozenset(names))
+    courier = QuirkyCourier(spool, server, interval_s, "dead-letter", 0.01, quirks=frozenset(names))
     courier.start()
     return spool, courier
 
@@ -150,10 +150,10 @@ def test_flush_starves(on, wait_for):
         time.sleep(0.001)
     assert (len(server.batches) == 0) is on
     if on:
-        spool.put([("alloc", {"slot": "x"})] * STARVED)
+        spool.put([("alloc", {"slot": "x"})] * STARVED_COMMANDS)
     wait_for(lambda: spool.pending == 0)
     assert courier.stop(5)
-    assert sum(server.batches) == put + (STARVED if on else 0)
+    assert sum(server.batches) == put + (STARVED_COMMANDS if on else 0)
 
 
 def test_a_starved_flush_comes_once_it_is_quiet(wait_for):
@@ -169,16 +169,16 @@ def test_busy_when_down(on, wait_for):
     """With it, the daemon tries again without a pause, and its loop is held up."""
     server = Recorder(reachable=False)
     spool, courier = quirky_courier(server, 0, ["busy-when-down"] if on else [])
-    spool.put([("alloc", {"slot": "x"})] * (STARVED + 1))
+    spool.put([("alloc", {"slot": "x"})] * (STARVED_COMMANDS + 1))
     wait_for(lambda: server.attempts > 2)
     began, seen = time.monotonic(), server.attempts
-    courier.hold_up(100)
+    courier.delay_turn(100)
     held_up_s = time.monotonic() - began
     assert (held_up_s >= 0.5, server.attempts - seen > 20) == (on, on)
     server.reachable = True
     wait_for(lambda: spool.pending == 0)
     began = time.monotonic()
-    courier.hold_up(100)
+    courier.delay_turn(100)
     assert time.monotonic() - began < 0.5
     assert courier.stop(5)
 
@@ -194,7 +194,7 @@ def forwarding(request, here, on):
         )
         spool = Spool(here / "spool") if request.param == "spool" else None
         quirks = frozenset([name] if on else [])
-        daemon = Daemon(http, "p", unix=here / "site.sock", spool=spool, longest_pause_s=0.01, quirks=quirks)
+        daemon = Daemon(http, "p", unix=here / "site.sock", spool=spool, max_backoff_s=0.01, quirks=quirks)
         return running.enter_context(daemon)
 
     with running:

@@ -6,7 +6,7 @@ from contextlib import closing
 
 import pytest
 
-from cpsim.daemon.spool import REFUSED, SET_ASIDE, DeadLetter, Spool, Status, read_failed, read_status
+from cpsim.daemon.spool import DEAD_LETTER, REFUSED, FailedCommand, Spool, Status, read_failed, read_status
 from cpsim.errors import CpsimError
 
 
@@ -175,7 +175,7 @@ def test_a_full_spool(opened, path):
     keep(spool, "alloc,slot=b")
     assert spool.is_full
     batch = spool.take(1)
-    spool.settle(batch, [DeadLetter(batch.last, 1, SET_ASIDE, "alloc,slot=a", "who knows")])
+    spool.settle(batch, [FailedCommand(batch.last, 1, DEAD_LETTER, "alloc,slot=a", "who knows")])
     assert spool.is_full
     spool.settle(spool.take(), [])
     assert not spool.is_full
@@ -208,8 +208,8 @@ def test_a_record_that_is_no_command_becomes_a_dead_letter(opened, path, record)
     spool.settle(batch, [])
     assert (spool.take(), spool.pending, spool.failed) == (None, 0, 1)
     (row,) = read_failed(path)
-    assert (row.position, row.why, row.command) == (2, SET_ASIDE, NO_COMMANDS[record])
-    assert "the record is no command: " in row.error
+    assert (row.position, row.why, row.command) == (2, DEAD_LETTER, NO_COMMANDS[record])
+    assert "the record is malformed: " in row.error
     assert read_status(path).delivered == 3
     spool = opened()
     assert spool.requeue(None) == 1
@@ -235,17 +235,20 @@ def test_a_batch_that_was_sent_with_what_is_no_command_becomes_dead_letters(open
     batch = spool.take()
     assert (slots(batch), batch.resumed) == (["c"], False)
     rows = read_failed(path)
-    assert [(row.command, row.why) for row in rows] == [("nonsense", SET_ASIDE), ("alloc,slot=b", SET_ASIDE)]
-    assert "nobody knows whether it was applied" in rows[1].error
+    assert [(row.command, row.why) for row in rows] == [("nonsense", DEAD_LETTER), ("alloc,slot=b", DEAD_LETTER)]
+    assert "whether it was applied is unknown" in rows[1].error
     assert read_status(path).delivered == 0
 
 
 def test_the_status_of_a_spool(opened, path):
     spool = opened()
     keep(spool, *(f"alloc,slot={number}" for number in range(10)))
-    rows = [DeadLetter(2, 20, REFUSED, "alloc,slot=1", "no"), DeadLetter(1, 10, SET_ASIDE, "alloc,slot=0", "who knows")]
+    rows = [
+        FailedCommand(2, 20, REFUSED, "alloc,slot=1", "no"),
+        FailedCommand(1, 10, DEAD_LETTER, "alloc,slot=0", "who knows"),
+    ]
     spool.settle(spool.take(4), rows)
-    spool.retried()
+    spool.count_retry()
     put(spool)
     status = read_status(path)
     assert 0 < status.oldest_s < 60
@@ -255,7 +258,7 @@ def test_the_status_of_a_spool(opened, path):
         oldest_s=status.oldest_s,
         delivered=2,
         refused=1,
-        set_aside=1,
+        dead_letters=1,
         retries=1,
         full=False,
         trouble="",

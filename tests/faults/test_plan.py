@@ -77,7 +77,10 @@ def test_an_action_of_one_stage_has_that_stage():
         ("hang:probability=1.1", "probability is 1.1, and must be a number above 0 and at most 1"),
         ("hang:probability=nan", "probability is nan, and"),
         ("hang:from=4,until=3", "until must be later than from"),
-        ("refuse:kind=claim", "kind cannot choose here, for a refused connection tells nothing; from and until can"),
+        (
+            "refuse:kind=claim",
+            "kind cannot apply here, because a refused connection has no command; use from and until",
+        ),
         ("hang:", "no key ''"),
     ],
 )

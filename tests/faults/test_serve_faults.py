@@ -92,7 +92,7 @@ def test_what_waits_in_a_spool_that_is_not_served_is_told(here):
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
         said = process.stderr.read()
-    assert said.startswith("cpsim: warning: accounts.demo.spool holds 1 commands, and stays as it is")
+    assert said.startswith("cpsim: warning: accounts.demo.spool holds 1 commands, which stay there")
 
 
 @pytest.mark.parametrize(

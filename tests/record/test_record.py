@@ -393,7 +393,7 @@ def test_while_the_target_is_away_connections_are_refused(kind, recording, tmp_p
                 served.shutdown(socket.SHUT_WR)
                 assert client.recv(10) == b"OK"
             recorder.stop()
-    assert "takes no connections" in recorder.said
+    assert "refuses connections" in recorder.said
     assert [row["outcome"] for row in rows(recorder.file)] == ["accepted"]
 
 
@@ -498,7 +498,7 @@ def test_mistakes_are_told(fake, cpsim, recording, tmp_path):
         (target, "new.csv", 64, "in front of itself"),
         (fake.addresses["http"].removeprefix("http://").removesuffix("/api"), "new.csv", 2, "cannot listen at"),
         (":0", "there.csv", 2, "there.csv is there already: name another file with --output"),
-        (":0", "killed.csv", 2, "killed.csv.partial is there already, of a recorder that runs or of one"),
+        (":0", "killed.csv", 2, "killed.csv.partial is there already, from a recorder that runs or was"),
         (":0", "new.txt", 64, "new.txt: a recording is a trace: name it .parquet or .csv"),
         (":0", "there.csv/where.csv", 2, "File exists"),
         ("http://127.0.0.1:1/api", "new.csv", 64, "without a scheme"),
@@ -524,9 +524,9 @@ def test_of_an_answer_that_ceases_to_be_http_nothing_is_held(tmp_path):
     recording = Recording(tmp_path / "r.csv")
     session = Session(recording)
     exchange = Http(session)
-    exchange.asked(b"GET /api/heartbeat HTTP/1.1\r\nHost: x\r\n\r\n")
+    exchange.on_client_data(b"GET /api/heartbeat HTTP/1.1\r\nHost: x\r\n\r\n")
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-    exchange.answered(head + b"400\r\n" + b"x" * 1024 + b"\r\nnonsense\r\n")
+    exchange.on_target_data(head + b"400\r\n" + b"x" * 1024 + b"\r\nnonsense\r\n")
     assert session.held_bytes == 1024
     exchange.end()
     assert session.held_bytes == 0

@@ -174,7 +174,7 @@ def run(folder: Path, kills: dict[str, int], seed: int) -> tuple[Load, Counter[s
     found = faults(load, AccountServer({PROJECT: SECRET}, store=kept))
     kept.close()
     status = read_status(spool)
-    found["failed"] = status.refused + status.set_aside
+    found["failed"] = status.refused + status.dead_letters
     return load, found
 
 

@@ -14,7 +14,7 @@ from queue import SimpleQueue
 import pytest
 
 from cpsim.errors import CpsimError
-from cpsim.store.log import NOTHING_NEW, InDoubt, InUse, Log, cut, in_use
+from cpsim.store.log import NO_CHANGE, InDoubt, InUse, Log, cut, in_use
 
 KIND = "TEST"
 PAGE = 4096
@@ -104,12 +104,12 @@ def test_a_log_may_be_made_in_a_folder_that_a_link_leads_to(real):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda path: path.symlink_to("nowhere"), "log is a link to nowhere, which is not there"),
+        (lambda path: path.symlink_to("nowhere"), "log is a link to nowhere, which does not exist"),
         (lambda path: path.symlink_to(path.name), "cannot open log: Too many levels of symbolic links"),
-        (lambda path: path.symlink_to("nowhere/log"), "is a link to nowhere/log, which is not there"),
-        (lambda path: path.mkdir(), "log is a folder, or something else"),
-        (lambda path: path.symlink_to("."), "log is a folder, or something else"),
-        (os.mkfifo, "log is a folder, or something else"),
+        (lambda path: path.symlink_to("nowhere/log"), "is a link to nowhere/log, which does not exist"),
+        (lambda path: path.mkdir(), "log is a folder or another thing"),
+        (lambda path: path.symlink_to("."), "log is a folder or another thing"),
+        (os.mkfifo, "log is a folder or another thing"),
         (lambda path: (Path("other").touch(), path.hardlink_to("other")), r"log has 2 names \(hard links\)"),
     ],
 )
@@ -184,7 +184,7 @@ def test_a_commit_that_fails_when_it_is_written_is_not_there_after_a_restart(sma
             return ((small_disk / "log-wal").stat().st_size - 32) // (24 + PAGE)
 
         while written() < frames:
-            log.wait(*NOTHING_NEW)
+            log.wait(*NO_CHANGE)
         assert written() == frames
         with (small_disk / "others").open("wb", buffering=0) as others:
             for _ in range(shutil.disk_usage(small_disk).free // PAGE - 44):
@@ -242,7 +242,7 @@ def test_many_writers(opened):
 
 
 def test_whoever_writes_too_much_is_held_up(opened, monkeypatch):
-    monkeypatch.setattr("cpsim.store.log.MAX_WAITING", 10)
+    monkeypatch.setattr("cpsim.store.log.MAX_WAITING_CHARS", 10)
     log = opened()
     for _ in range(100):
         log.append(["x" * 20])

@@ -23,7 +23,7 @@ from cpsim.faults.plan import FaultPlan
 from cpsim.server.dashboard.watch import Watch
 from cpsim.server.serving import HttpServer
 from cpsim.store.log import Log
-from cpsim.system.threads import Thread, ThreadFailed, notified
+from cpsim.system.threads import Thread, ThreadFailed, on_thread_failure
 from cpsim.testing import CreditPiggy
 
 LONG_S = 60
@@ -38,7 +38,7 @@ def boom(*_):
 def failed():
     """Set once a thread has failed."""
     event = threading.Event()
-    with notified(lambda _: event.set()):
+    with on_thread_failure(lambda _: event.set()):
         yield event
 
 
@@ -177,7 +177,7 @@ def test_what_a_test_looks_at(failed, flush_interval_s):
 
 PROCESSES = {
     "daemon": (
-        "import cpsim.daemon.courier as broken; broken.HttpServer.knows_batches = boom",
+        "import cpsim.daemon.courier as broken; broken.BulkClient.knows_batches = boom",
         "daemon --spool spool --server http://127.0.0.1:1/api --project p --secret-file secret --unix cp.sock",
     ),
     "serve": (
@@ -185,7 +185,7 @@ PROCESSES = {
         "serve --unix cp.sock",
     ),
     "record": (
-        "import cpsim.record.exchanges as broken; broken.OneShot.asked = boom",
+        "import cpsim.record.exchanges as broken; broken.FrameExchange.on_client_data = boom",
         "record --listen ./cp.sock --target ./target.sock -o trace.csv",
     ),
     "record's tasks": (

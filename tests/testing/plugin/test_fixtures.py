@@ -249,7 +249,7 @@ def test_a_thread_of_the_fake_that_fails_fails_the_test(run):
     result = run("""
         import threading
         from manager import run_job
-        from cpsim.system.threads import notified
+        from cpsim.system.threads import on_thread_failure
 
         def boom(_):
             raise RuntimeError("boom")
@@ -257,7 +257,7 @@ def test_a_thread_of_the_fake_that_fails_fails_the_test(run):
         def test_it(creditpiggy):
             creditpiggy.fake.accounts.on_applied = boom
             failed = threading.Event()
-            with notified(lambda _: failed.set()):
+            with on_thread_failure(lambda _: failed.set()):
                 try:
                     run_job(creditpiggy.endpoint, "job-1", on="worker-7")
                 except OSError:
