@@ -216,7 +216,7 @@ class Master:
         return [LOCAL] if clients is None else [client.id for client in clients.all if client.state != "missing"]
 
     def _wait(self, condition: Callable[[Share], bool], *, is_over: bool = False) -> None:
-        """Wait until a condition holds for each share or its worker is lost, or the run fails; `is_over`: has failed."""
+        """Wait until a condition holds for each share or its worker is lost, or the run fails (`is_over`: failed)."""
         deadline_s = float("inf")
         while is_over or self._failure is None:
             here = set(self._workers())
