@@ -60,7 +60,7 @@ def build(frames: Accounts) -> list[Block]:
                 machines["waiting_credits"].fillna(0) > 0,
                 ["project", "machine", "waiting_credits", "claimed"],
             ].sort_values("waiting_credits", ascending=False),
-            "It waits on machines that no user is linked to, and goes to whoever links them.",
+            "It waits on machines that no user is linked to, and goes to the user who links them.",
         ),
     ]
     clean = [title.lower() for title, table, _ in found if table.empty]

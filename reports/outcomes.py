@@ -59,7 +59,7 @@ def build(frames: Accounts) -> list[Block]:
 
 
 def _about_machines(frames: Accounts, machines: pd.DataFrame) -> str:
-    sentences = ["A discard names no machine, so a machine's discards cannot be told."]
+    sentences = ["A discard names no machine, so a machine's discards are unknown."]
     if frames.projects["claimed"].sum() > frames.projects["period_claimed"].sum():
         sentences.append("Claims before the period count.")
     others = machines[frames.top :]

@@ -1,4 +1,4 @@
-"""Reconciliation: what the client's journal says was acknowledged, against what the ledger says happened.
+"""Reconciliation: the client's journal against the server's ledger.
 
 There is no client's journal here: it is in the folder of a run.
 """

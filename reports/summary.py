@@ -66,5 +66,5 @@ def build(frames: Accounts) -> list[Block]:
 
 def _about_rules(frames: Accounts) -> str:
     if frames.has_claims:
-        return "From the terms of the slots, and what claims asked for, where the journal has them."
-    return "From the terms of the slots alone: without a journal, nothing says what claims asked for."
+        return "From the terms of the slots, and the credits that claims requested, if the journal has them."
+    return "From the terms of the slots alone: without a journal, the credits that claims requested are unknown."

@@ -1,5 +1,5 @@
-"""Who earned what: a ledger as pandas frames, and the reports that are made of them."""
-# ruff: noqa: E402 - what is not installed is named before it is imported
+"""Accounting: a ledger as pandas frames, and reports on who earned what."""
+# ruff: noqa: E402 - a missing extra is reported before the import
 
 from cpsim.system.extras import require
 

@@ -1,7 +1,7 @@
-"""Accounts as pandas frames, computed when they are asked for.
+"""Accounts as pandas frames, computed lazily.
 
-Every frame has a row per what its docstring says. Credits and counters are whole numbers (`Int64`), never floats, and
-missing where there is nothing to know; ids are text; columns that end in `_us` are microseconds since 1970, UTC, those
+The docstring of a frame says what a row is. Credits and counters are whole numbers (`Int64`), never floats, and
+missing where unknown; ids are text; columns that end in `_us` are microseconds since 1970, UTC, those
 in `_s` seconds, those in `_credits_a_day` credits a day. `Accounts.when` turns microseconds into times of a zone.
 """
 
@@ -38,15 +38,15 @@ INTEGERS: Final = {kind: pd.Int64Dtype() for kind in (pa.int8(), pa.int16(), pa.
 
 
 class Accounts:
-    """The accounts of a ledger; `Accounts.load` opens them. A context manager that gives its temporary files back.
+    """The accounts of a ledger; `Accounts.load` opens them. A context manager that deletes its temporary files.
 
     Attributes:
-        source: where they come from.
-        books: which part of them counts: the period and the projects.
+        source: the files of the accounts.
+        books: the period and the projects that count.
         timezone: in which days begin and times are shown.
-        top: how many rows a leaderboard has.
-        subjects: ids of the machines and users that statements are for; empty for those that lead.
-        against: other accounts to compare these with, if there are any.
+        top: number of rows of a leaderboard.
+        subjects: ids of the machines and users of statements; empty for the leading ones.
+        against: the accounts to compare with, or None.
     """
 
     def __init__(self, source: Source, books: Books, engine: RollupEngine, spill: Path, memory_mb: int) -> None:
@@ -77,20 +77,20 @@ class Accounts:
         token: str | None = None,
         memory_mb: int = MEMORY_MB,
     ) -> Self:
-        """Open the accounts of a run folder, a store, an export, or a fake that is running.
+        """Open the accounts of a run folder, a store, an export, or a running fake.
 
         Args:
             where: a path, or a URL.
             since: begin of the period, an ISO date such as "2026-03-01", which is the start of that day, or a date
                 and time such as "2026-03-01T12:00" or "2026-03-01T12:00:00.5+01:00"; in `timezone` unless it has an
                 offset of its own; by default that of the ledger.
-            until: its end, which is not part of it; by default that of the ledger.
-            projects: ids of those that count; by default all.
+            until: end of the period, excluded; by default that of the ledger.
+            projects: ids of the projects that count; by default all.
             timezone: a name such as "Europe/Zurich".
             top: how many rows a leaderboard has.
             scheduler: address of a Dask scheduler whose workers do the sums.
-            token: of the control API at the URL, if it asks for one.
-            memory_mb: what the sums may take before they spill to disk.
+            token: of the control API at the URL, if it needs one.
+            memory_mb: memory of the sums in MB, beyond which they spill to disk.
 
         Raises:
             CpsimError: there are no accounts, they are damaged or in use, or an argument makes no sense; it is a
@@ -113,7 +113,7 @@ class Accounts:
         return accounts
 
     def close(self) -> None:
-        """Give back the files and the memory."""
+        """Delete temporary files, and free memory."""
         if "_database" in vars(self):
             self._database.close()
         if isinstance(self._engine, Cluster):
@@ -147,7 +147,7 @@ class Accounts:
         return self.source.accounts is not None
 
     def when(self, moments_us: pd.Series) -> pd.Series:
-        """Microseconds as times of the chosen zone (`datetime64[us, tz]`)."""
+        """Microseconds as times of `timezone` (`datetime64[us, tz]`)."""
         return (
             pd.to_datetime(moments_us.astype("Int64"), unit="us", utc=True)
             .dt.as_unit("us")
@@ -155,7 +155,7 @@ class Accounts:
         )
 
     def at(self, moment_us: int) -> pd.Timestamp:
-        """One moment as a time of the chosen zone."""
+        """A time in microseconds as a time of `timezone`."""
         return pd.Timestamp(moment_us, unit="us", tz="UTC").tz_convert(self.timezone)
 
     def query(self, sql: str, parameters: Sequence[object] = ()) -> pd.DataFrame:
@@ -168,7 +168,7 @@ class Accounts:
         Raises:
             CpsimError: a sum is beyond 64 bits, or a file is damaged.
         """
-        with _told(self.source.name):
+        with _named_errors(self.source.name):
             return frame(self._database.sql(sql, params=list(parameters)).to_arrow_table())
 
     # -- frames ------------------------------------------------------------------------------------------------------
@@ -275,7 +275,7 @@ class Accounts:
         Columns: project, law, expected, found, difference, holds.
         """
         whole = replace(self.books, until_us=max(self.books.until_us, self.end_us))
-        with _told(self.source.name):
+        with _named_errors(self.source.name):
             if whole == self.books:
                 return self._laws(self._database, whole)
             with whole.open(self._spill, self._memory_mb) as database:
@@ -300,7 +300,7 @@ class Accounts:
         if self.source.journal is None or run.get("projects") or (chosen and project and project not in chosen):
             return None
         prefix = run.get("slot_prefix")
-        with _told(self.source.name):
+        with _named_errors(self.source.name):
             reconciliation.reconcile(self._database, project, "" if prefix is None else f"{prefix}-")
         return self.query(reconciliation.TOTALS)
 
@@ -387,7 +387,7 @@ class Accounts:
 
     def _roll_up(self, name: str) -> None:
         if name not in self._rolled:
-            with _told(self.source.name):
+            with _named_errors(self.source.name):
                 self._engine.roll_up(name, self.books, self._database)
             self._rolled.add(name)
 
@@ -402,7 +402,7 @@ class Accounts:
 
     def _cut(self, since_us: int | None, until_us: int | None, projects: tuple[str, ...]) -> None:
         """Choose the period and the projects."""
-        with _told(self.source.name), self.books.open(self._spill, self._memory_mb) as database:
+        with _named_errors(self.source.name), self.books.open(self._spill, self._memory_mb) as database:
             known = [name for (name,) in database.sql("SELECT DISTINCT project FROM ledger ORDER BY ALL").fetchall()]
             span = "SELECT min(allocated_us), max(greatest(allocated_us, settled_us)) FROM ledger"
             ((first_us, last_us),) = database.sql(span).fetchall()
@@ -434,8 +434,8 @@ def frame(table: pa.Table) -> pd.DataFrame:
 
 
 @contextmanager
-def _told(name: str) -> Iterator[None]:
-    """The engine's errors as problems that name the source."""
+def _named_errors(name: str) -> Iterator[None]:
+    """Convert the engine's errors to CpsimErrors that name the source."""
     try:
         yield
     except (duckdb.ConversionException, duckdb.OutOfRangeException) as error:

@@ -1,4 +1,4 @@
-"""What a report is made of: tables, figures and sentences."""
+"""Blocks of reports: tables, figures and notes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Table:
     """Rows and columns.
 
     Attributes:
-        title: what they are.
-        frame: one row per what the title says, with units last in the columns' names; its index is not shown.
-        note: what a reader must know to read it right, in a sentence or two.
+        title: the title, which says what a row is.
+        frame: the rows; units end the columns' names; the index is not shown.
+        note: explanation for the reader, in a sentence or two.
         sums: the columns that break a figure down, each with the name of that figure: a column of `Accounts.projects`
             ("against.COLUMN": of the accounts compared with), or "TITLE: COLUMN" of the same report. Their rows add up
             to it, project by project where there is a column of projects. None where rows are no breakdown, such as
@@ -35,12 +35,12 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A chart, and the table it is drawn from, which is shown beside it.
+    """A chart, shown beside its table.
 
     Attributes:
-        title: what it shows.
-        frame: its table.
-        kind: "line" or "area" over `x`; "bars" or "stacked" for each `x`; "ranking", bars that lie.
+        title: the title.
+        frame: the table.
+        kind: "line" or "area" over `x`; "bars" or "stacked" for each `x`; "ranking", horizontal bars.
         x: the column of times, numbers or names.
         y: the columns of numbers.
         note, sums: as of a table.
@@ -57,7 +57,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A sentence of its own; a warning is shown as such."""
+    """A sentence, which may be a warning."""
 
     text: str
     warning: bool = False
@@ -67,12 +67,12 @@ Block = Table | Figure | Note
 
 
 def first_of(shown: int, there: int, rest: str = "") -> str:
-    """What a list leaves out, in a sentence for its note; nothing if it is whole.
+    """A sentence for the note of a list: what the list leaves out; empty if it is complete.
 
     Args:
-        shown: rows of the list.
-        there: how many there are.
-        rest: what the others have, such as "1,200 credits".
+        shown: number of rows shown.
+        there: number of rows in all.
+        rest: total of the other rows, such as "1,200 credits".
     """
     if shown >= there:
         return ""
@@ -81,7 +81,7 @@ def first_of(shown: int, there: int, rest: str = "") -> str:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A report that was made: its name, its title, and its blocks."""
+    """A report: name, title and blocks."""
 
     name: str
     title: str

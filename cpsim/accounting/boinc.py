@@ -1,8 +1,8 @@
 """The statistics export that credit statistics sites read from BOINC projects.
 
 Its format is that of BOINC's sched/db_dump.cpp: `tables.xml`, `user.gz`, `host.gz`; `team.gz` is left out, as there are
-no teams. Only who has credit is listed, while the totals count everybody. `expavg_credit` is as of `expavg_time`: a
-reader decays it from there.
+no teams. Only machines and users with credit are listed; the totals count all. `expavg_credit` is as of `expavg_time`:
+a reader decays it from there.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def write(accounts: Accounts, folder: Path) -> None:
 
 
 def _folder_name(project: str) -> str:
-    """A name that is a project's alone, whatever its id: no path, and nothing that leads out of the folder."""
+    """A safe and unique folder name for a project id."""
     name = quote(project, safe=" ")
     return name if name.strip(".") else name.replace(".", "%2E")
 
@@ -77,7 +77,7 @@ def _write_project(accounts: Accounts, project: str, folder: Path) -> None:
 
 
 def _numbers(accounts: Accounts, project: str) -> dict[str, dict[str, int]]:
-    """A number for each machine and user, in the order in which the ledger came to know them, so that it stays."""
+    """A stable number for each machine and user, in the order of the ledger."""
     columns = pq.read_table(accounts.source.accounts, columns=["project", "kind", "id"])
     numbers: dict[str, dict[str, int]] = {"machine": {}, "user": {}}
     for of, kind, name in zip(*(column.to_pylist() for column in columns.columns), strict=True):

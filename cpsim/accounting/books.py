@@ -1,4 +1,4 @@
-"""The views that every figure is computed from, in a DuckDB over Parquet files that may be larger than memory."""
+"""The views behind every figure, in a DuckDB over Parquet files, which may be larger than memory."""
 
 from __future__ import annotations
 
@@ -93,15 +93,15 @@ def read_from_text() -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """What to open, and which part of it counts; small, so that it can be sent to a worker.
+    """The files to open, and the part that counts; small enough to send to a worker.
 
     Attributes:
         slots, accounts, journal, received: Parquet files; see `Source`.
         since_us: grants before it are the opening balance.
-        until_us: what happened from then on has not happened yet.
-        earlier_us: the time with which ranks are compared.
-        bucket_us: the width of the smallest interval of time told apart.
-        projects: ids of those that count; empty for all.
+        until_us: end of the period, excluded.
+        earlier_us: the time of the ranks to compare with.
+        bucket_us: the width of the shortest interval.
+        projects: ids of the projects that count; empty for all.
     """
 
     slots: str | None
@@ -116,7 +116,7 @@ class Books:
 
     @classmethod
     def of(cls, source: Source) -> Self:
-        """All that a source has."""
+        """The books of a source."""
         files = (source.slots, source.accounts, source.journal, source.received)
         slots, accounts, journal, received = (None if file is None else str(file.resolve()) for file in files)
         return cls(slots, accounts, journal, received)
@@ -124,7 +124,7 @@ class Books:
     def open(
         self, spill: Path | None, memory_mb: int = MEMORY_MB, part: tuple[str, int, int] | None = None
     ) -> duckdb.DuckDBPyConnection:
-        """A connection that has the views.
+        """A connection with the views.
 
         Args:
             spill: folder for what does not fit into memory; None keeps all in memory.
@@ -164,7 +164,7 @@ class Books:
 
 
 def _table(path: str | None, columns: dict[str, str]) -> str:
-    """What to select from: a file, or nothing of that shape."""
+    """The table expression of a file, or of an empty table."""
     if path is not None:
         return f"read_parquet({_literal(glob.escape(path))})"
     nothing = ", ".join(f'NULL::{kind} AS "{name}"' for name, kind in columns.items())

@@ -1,4 +1,4 @@
-"""Reports made of accounts: every file of `reports/` is one, and so is any of one's own."""
+"""Building of reports: each is a file, built-in (`reports/`) or the user's."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _serial: Final = count()
 def build(
     accounts: Accounts, names: Sequence[str] = (), on_stage: Callable[[str], None] = lambda _: None
 ) -> list[Report]:
-    """Make reports.
+    """Build reports.
 
     Args:
-        accounts: what they are about.
-        names: names or paths; by default all that come with the project and have something to say about these
-            accounts, in the order in which `cpsim reports` lists them.
-        on_stage: told what is being done.
+        accounts: the accounts.
+        names: names or paths; by default all built-in reports that apply to the accounts, in the order of
+            `cpsim reports`.
+        on_stage: called with a description of the current stage.
 
     Raises:
-        CpsimError: there is no such report, or it failed.
+        CpsimError: a report does not exist, or failed.
     """
     paths = [catalog.find_report(name) for name in names or catalog.report_names()]
     reports = []

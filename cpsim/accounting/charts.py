@@ -1,4 +1,4 @@
-"""Charts as SVG, drawn to be looked at; every colour is a class of the page's style sheet."""
+"""Charts as SVG; colours are classes of the page's style sheet."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Axis:
 
 
 def draw(figure: Figure) -> Markup:
-    """The SVG of a figure, or nothing where there is nothing to draw."""
+    """The SVG of a figure; empty if there is nothing to draw."""
     columns = [figure.x, *figure.y]
     rows = [row for row in records(figure.frame[columns]) if row[0] is not None]
     if not rows:
@@ -61,7 +61,7 @@ def draw(figure: Figure) -> Markup:
 
 
 def legend(figure: Figure) -> list[tuple[int, str]]:
-    """The number of the colour and the name of each series, where there is more than one."""
+    """The colour number and name of each series; empty if there is one."""
     return [(number, heading(name)) for number, name in enumerate(figure.y)] if len(figure.y) > 1 else []
 
 
@@ -126,7 +126,7 @@ def _bars(figure: Figure, rows: list[list[Any]]) -> Markup:
 
 
 def _ranking(figure: Figure, rows: list[list[Any]]) -> Markup:
-    """Bars that lie, each with its name before it and its value behind it."""
+    """Horizontal bars, each between its name and its value."""
     rows = rows[:MOST_BARS]
     totals = [sum(value or 0 for value in row[1:]) for row in rows]
     left, end = 190, WIDTH - 90

@@ -1,4 +1,4 @@
-"""Whether the books balance: nothing is lost or made between slots, machines, users and what the server counted."""
+"""Conservation laws: credits and counters of slots, machines, users and the server's totals agree."""
 
 from __future__ import annotations
 

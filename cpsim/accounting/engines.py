@@ -1,4 +1,4 @@
-"""What computes rollups: this process, or the workers of a Dask cluster."""
+"""Engines that compute rollups: this process, or the workers of a Dask cluster."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Cluster:
         database.unregister("parts")
 
     def close(self) -> None:
-        """Leave the cluster."""
+        """Disconnect from the cluster."""
         self._client.close()
 
 

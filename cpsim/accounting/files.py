@@ -35,7 +35,7 @@ FORBIDDEN: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file to write beside a path, which takes its name at the end and disappears if that is not reached."""
+    """A temporary file beside a path, renamed to the path at the end, or deleted on an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
@@ -51,7 +51,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def tables(reports: Sequence[Report]) -> Iterator[tuple[str, Table | Figure]]:
-    """Every table with a name of its own, such as "leaderboards-leading-machines"."""
+    """Every table under a unique name, such as "leaderboards-leading-machines"."""
     seen: dict[str, int] = {}
     for report in reports:
         for block in report.blocks:
@@ -79,7 +79,7 @@ def write_parquet(accounts: Accounts, reports: Sequence[Report], folder: Path) -
 
 
 def document(accounts: Accounts, reports: Sequence[Report]) -> dict[str, Any]:
-    """Everything as one JSON document; numbers are numbers, times are text with their offset."""
+    """All reports as one JSON document; times are text with their offset."""
     return {
         **_about(accounts),
         "checks": _json_table(accounts.checks),
@@ -135,7 +135,7 @@ def write_excel(accounts: Accounts, reports: Sequence[Report], path: Path) -> No
 
 
 def markdown(accounts: Accounts, reports: Sequence[Report]) -> str:
-    """Everything as text with tables in GitHub's dialect."""
+    """All reports as Markdown, with tables in GitHub's dialect."""
     about = _about(accounts)
     period = f"{about['since']} to {about['until']}"
     balance = "The books balance." if accounts.balanced else "**The books do not balance.**"
@@ -191,7 +191,7 @@ def _markdown_table(frame: pd.DataFrame) -> list[str]:
 
 
 def _inert(text: str) -> str:
-    """Text that means nothing but itself in Markdown."""
+    """Text with Markdown's syntax escaped."""
     return re.sub(r"([\\`*_{}\[\]<>#|~])", r"\\\1", " ".join(text.split()))
 
 

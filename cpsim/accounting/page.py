@@ -1,4 +1,4 @@
-"""Reports as one HTML file that needs nothing else: to look at, to print, and to publish."""
+"""Reports as one self-contained HTML file, to view, print and publish."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _table(frame: pd.DataFrame, most: int) -> dict[str, Any]:
 
 
 def _class(frame: pd.DataFrame, column: str) -> str:
-    """How cells of a column are set."""
+    """The CSS class of a column's cells."""
     if is_numeric(frame, column):
         return "num"
     if frame[column].dtype.kind == "M":

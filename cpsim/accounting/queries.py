@@ -95,7 +95,7 @@ FROM time_sums GROUP BY project, start_us ORDER BY project, start_us
 
 
 def rules(*, journal: bool) -> str:
-    """How many grants of the period each rule decided, and of how many credits."""
+    """Grants of the period and their credits by rule."""
     claims = _joined("claims") if journal else "SELECT *, NULL AS asked, NULL AS defaulted FROM chosen"
     return f"""
     WITH chosen AS (SELECT * FROM slots WHERE state = 'claimed' AND {PERIOD})
@@ -121,7 +121,7 @@ def grants(holder: str, *, journal: bool) -> str:
 
 
 def leading_counters(holder: str) -> str:
-    """Who has most of each counter; its parameter is how many of them."""
+    """The leading machines or users of each counter; the parameter is their number."""
     if holder == "machine":
         sums = "SELECT project, counter, machine AS id, total FROM counter_sums"
     else:
@@ -135,7 +135,7 @@ def leading_counters(holder: str) -> str:
 
 
 def _joined(claims: str) -> str:
-    """The chosen slots with what was asked for them, where that is known."""
+    """The chosen slots with the credits that claims requested, if known."""
     return f"""
     SELECT chosen.*, asked, defaulted FROM chosen LEFT JOIN ({ASKED.format(claims=claims)}) a
     ON a.slot = chosen.slot AND a.machine = chosen.machine AND coalesce(a.project, chosen.project) = chosen.project"""

@@ -7,7 +7,7 @@ called, and `w = exp(-d ln 2 / half-life)`::
     average = average w + ln 2 work 86400 / half-life       otherwise: what the first tends to as d tends to 0
 
 A first grant has no time before it: its average is the work divided by the days since the work began. An average is as
-old as its last grant, so whoever reads it later decays it first, which is a call with no work.
+old as its last grant, so a later reader decays it first, which is a call with no work.
 
 Edge cases: a time that goes backwards counts as no time. A first grant at the very time the work began would divide by
 zero in BOINC; it is given the limit above. A grant of no credit counts as a call.

@@ -57,7 +57,7 @@ def text(accounts: Accounts, reports: Sequence[Report]) -> str:
 
 
 def notices(accounts: Accounts) -> list[str]:
-    """What a reader must know before anything else."""
+    """Warnings and notes about the accounts."""
     found = [accounts.source.note] if accounts.source.note else []
     run = accounts.source.run or {}
     if run.get("interrupted"):

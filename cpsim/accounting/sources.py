@@ -1,4 +1,4 @@
-"""Where accounts come from: a run folder, a fake's store, an export of the control API, or a fake that is running."""
+"""Sources of accounts: a run folder, a fake's store, an export of the control API, or a running fake."""
 
 from __future__ import annotations
 
@@ -63,15 +63,15 @@ class Source:
 
     Attributes:
         kind: "run folder", "store", "export" or "running server".
-        name: what the user called it.
+        name: path or URL, as the user gave it.
         slots: Parquet with a row per slot, as `cpsim.server.control.export` has it.
         accounts: Parquet with a row per machine and user, if there is any.
-        journal: Parquet with a row per operation that a client sent, if there is any.
-        received: Parquet with a row per command that the server received, if it could be asked.
-        totals: what the server itself counted in each project, if it could be asked.
+        journal: Parquet with a row per operation that a client sent, or None.
+        received: Parquet with a row per command that the server received, or None.
+        totals: the server's totals of each project, or None.
         run: `run.json`, of a run folder.
-        now_us: the server's time, if it could be asked.
-        note: what could not be had, in a sentence.
+        now_us: the server's time, or None.
+        note: a sentence on what is missing.
     """
 
     kind: str
@@ -87,12 +87,12 @@ class Source:
 
 
 def gather(where: str | Path, folder: Path, token: str | None = None) -> Source:
-    """Find accounts, and make Parquet of them where they are something else.
+    """Find accounts, and convert them to Parquet.
 
     Args:
-        where: a path, or the URL of a fake that is running.
-        folder: for files that have to be made.
-        token: of the control API at that URL, if it asks for one.
+        where: a path, or the URL of a running fake.
+        folder: takes converted files.
+        token: of the control API at the URL, if it needs one.
 
     Raises:
         CpsimError: there are none, they are damaged, or a store is in use.

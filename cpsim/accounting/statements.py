@@ -20,7 +20,7 @@ def statements(accounts: Accounts, kind: str) -> list[Block]:
     """A statement for each machine or user that `accounts.subjects` names, or else for the leading ones.
 
     Args:
-        accounts: where they are.
+        accounts: the accounts.
         kind: "machine" or "user".
 
     Raises:

@@ -1,4 +1,4 @@
-"""How values look: to people, and in files."""
+"""Formatting of values, for people and for files."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def is_numeric(frame: pd.DataFrame, column: str) -> bool:
 
 
 def shown(frame: pd.DataFrame, projects: Sequence[str]) -> pd.DataFrame:
-    """A frame without its column of projects, where that would say the same in each row."""
+    """A frame without its column of projects if there is one project."""
     spare = "project" in frame and len(projects) <= 1 and len(frame.columns) > 1
     return frame.drop(columns="project") if spare else frame
 
 
 def heading(column: str) -> str:
-    """The name of a column as people read it."""
+    """The heading of a column."""
     return column.replace("_", " ")
 
 

@@ -228,7 +228,7 @@ def _lines(run: Run, summary: Summary) -> Iterator[str]:
         yield f"[red]{count:,} x[/] {escaped(error)}"
     done = f"{sum(summary.per_second):,} in {summary.elapsed_s:.2f} s"
     for error, count in run.effort.retried.items():
-        yield f"[yellow]{count:,} x[/] {escaped(error)}, and tried again"
+        yield f"[yellow]{count:,} x[/] {escaped(error)}, retried"
     yield f"throughput    {summary.operations_per_s:,.0f} operations/s ({done})"
     if summary.limit is not None and not summary.fell_behind:
         yield f"limit         {LIMITS[summary.limit]}"

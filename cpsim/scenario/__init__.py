@@ -1,4 +1,4 @@
-"""What should happen: a scenario, a log, a trace or a program, made exact as a workload.
+"""Sources of workloads: scenarios, job logs, traces and programs.
 
 TOML ──▶ source, schema ──▶ Scenario ──▶ generation (models, identities, streams) ──▶ Workload
 SWF log ──▶ swf (identities, streams) ───────────────────────────────────────────────▶ Workload
@@ -31,8 +31,8 @@ def load_workload(path: Path, seed: int | None = None, settings: Sequence[str] =
 
     Args:
         path: the file.
-        seed: reproduces the workload byte for byte; None takes the scenario's own, which is 1 elsewhere.
-        settings: what is set in a scenario beside its file, as `population.machines=50000`.
+        seed: reproduces the workload byte for byte; None takes the scenario's seed, or 1.
+        settings: overrides of a scenario's keys, as `population.machines=50000`.
 
     Raises:
         ScenarioError: the file has a mistake, which the message locates.
@@ -49,7 +49,7 @@ def load_workload(path: Path, seed: int | None = None, settings: Sequence[str] =
         made = generator.load(path.parent / scenario.generator, scenario.seed if seed is None else seed, scenario.name)
         return dataclasses.replace(made, faults=(*made.faults, *scenario.faults))
     if settings:
-        raise SettingError(f"{path}: --set is for a scenario (.toml), and this has no keys to set")
+        raise SettingError(f"{path}: --set goes with a scenario (.toml); this file has no keys")
     seed = 1 if seed is None else seed
     if name.endswith((".swf", ".swf.gz")):
         return swf.load(path, seed)

@@ -1,4 +1,4 @@
-"""A scenario made exact: its models drawn from, and the operations put in order."""
+"""Generation: a workload from a scenario: draw from its models, and sort the operations."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 DEFAULT_EXPIRE_US: Final = models.DAY_US
 JOBS_AT_ONCE: Final = 500_000
 MISBEHAVED: Final = "misbehaved"
-"""The reason of a discard that should not be."""
+"""The reason of a discard that is misbehaviour."""
 FORMS: Final = tuple(chain.from_iterable(FRAMES.values()))
 
 
 def parts(scenario: Scenario, seed: int | None = None, jobs: int = JOBS_AT_ONCE) -> Iterator[Workload]:
-    """Make a scenario exact, so many jobs at a time in the order of their arrival: memory does not grow with length.
+    """Generate a scenario's workload, `jobs` jobs at a time in order of arrival: memory does not grow with its length.
 
-    It is one part if it has several sites, or black holes that back off.
+    A scenario of several sites, or with black holes that back off, is one part.
     """
     total = scenario.arrivals.jobs
     if _indivisible(scenario):
@@ -45,22 +45,22 @@ def parts(scenario: Scenario, seed: int | None = None, jobs: int = JOBS_AT_ONCE)
 
 
 def generate(scenario: Scenario, seed: int | None = None, part: tuple[int, int] | None = None) -> Workload:
-    """Make a scenario exact.
+    """Generate a scenario's workload.
 
     The same scenario and seed give the same columns, bit for bit, on every Python, numpy and processor. The
     texts that Faker draws are the same for the same release of Faker.
 
-    A job is a slot: allocated (and given its metadata) when the job arrives, counted and settled when it comes
-    back, even past the scenario's duration. Its machine is drawn evenly from all.
+    A job is a slot: allocated (with its metadata) when the job arrives; its counters are sent and the slot settled when
+    the job returns, even after the scenario's duration. The job's machine is drawn uniformly.
 
     Args:
-        scenario: what should happen.
-        seed: 0 or more; None takes the scenario's own.
-        part: the first of the jobs that are made, from 0, and the one after the last: they are what they are in the
-            whole, which is not made. (All arrivals are, where they come in bursts or as Lublin's.)
+        scenario: the scenario.
+        seed: 0 or more; None takes the scenario's seed.
+        part: range of jobs to generate, from 0, end excluded; they equal the same jobs of the whole workload. (Bursts
+            and Lublin arrivals generate the arrival times of all jobs.)
 
     Raises:
-        ScenarioError: it has several sites, or black holes that back off, and a part is asked for.
+        ScenarioError: `part` is given, and the scenario has several sites, or black holes that back off.
     """
     draw = _draw(scenario, scenario.seed if seed is None else seed, part)
     jobs = _jobs(scenario, draw)
@@ -124,9 +124,10 @@ def generate(scenario: Scenario, seed: int | None = None, part: tuple[int, int] 
 
 @dataclass(frozen=True, slots=True)
 class _Jobs:
-    """What becomes of each job.
+    """The jobs' machines, times and outcomes.
 
-    `outcome` is 0 for a claim, then an index from 1 up into `reasons`, and one more for a job never heard of again.
+    `outcome` is 0 for a claim, 1 + index into `reasons` for a discard,
+    and 1 + len(reasons) for a job that never returns.
     """
 
     arrival_us: Int64
@@ -138,7 +139,7 @@ class _Jobs:
     reasons: tuple[str, ...]
 
     def ended(self, first: int, last: int | None = None) -> Int32:
-        """The jobs with these outcomes."""
+        """The jobs with outcomes from `first` to `last`."""
         return np.flatnonzero((self.outcome >= first) & (self.outcome <= (first if last is None else last))).astype(
             np.int32
         )
@@ -163,18 +164,18 @@ def _jobs(scenario: Scenario, draw: Draw) -> _Jobs:
         if holes.reason not in reasons:
             outcome[outcome > len(reasons)] += 1
             reasons = (*reasons, holes.reason)
-        swallowed = np.flatnonzero(draw("volunteers.black_holes") < holes.jobs)
+        absorbed = np.flatnonzero(draw("volunteers.black_holes") < holes.jobs)
         bad = np.argsort(hosts("volunteers.bad"), kind="stable")[: max(1, round(holes.machines * machines))]
         hole = models.pick(draw("volunteers.black_holes.machine"), len(bad))
         lasts_us = run_times(holes.run_time, draw, "volunteers.black_holes.run_time")
         if holes.back_off:
-            takes = volunteers.taken(arrival_us[swallowed], hole[swallowed], lasts_us[swallowed])
-            swallowed = swallowed[takes]
-        drawn = hole[swallowed]
-        machine[swallowed] = bad[drawn]
-        outcome[swallowed] = 1 + reasons.index(holes.reason)
+            takes = volunteers.taken(arrival_us[absorbed], hole[absorbed], lasts_us[absorbed])
+            absorbed = absorbed[takes]
+        drawn = hole[absorbed]
+        machine[absorbed] = bad[drawn]
+        outcome[absorbed] = 1 + reasons.index(holes.reason)
         run_us = run_us.copy()
-        run_us[swallowed] = lasts_us[swallowed]
+        run_us[absorbed] = lasts_us[absorbed]
     end_us = arrival_us + run_us
     if field.availability is not None:
         end_us = volunteers.turns(field.availability, hosts).ends_us(machine, arrival_us, run_us)
@@ -187,7 +188,7 @@ def _jobs(scenario: Scenario, draw: Draw) -> _Jobs:
 
 
 class _Plan:
-    """The operations as they are added, block by block."""
+    """Collects operations, block by block."""
 
     def __init__(self, draw: Draw, jobs: _Jobs, machines: tuple[str, ...], asked: Int64 | None) -> None:
         self.slots = draw.jobs
@@ -200,19 +201,19 @@ class _Plan:
         self._asked = asked
 
     def add(self, kind: str, due_us: Int64, jobs: Int32, given: Mapping[str, Given]) -> None:
-        """Operations of jobs on their slots, at the jobs' times, with arguments for each of them."""
+        """Add operations of jobs on their slots, at the jobs' times."""
         self.blocks.add(kind, due_us[jobs], jobs, given)
 
     def claim(self, due_us: Int64, jobs: Int32, *, others: int = 0) -> None:
-        """Claims of jobs' slots by their machines, or by others."""
+        """Add claims of jobs' slots by their machines, or by the machines `others` further on."""
         self._claim(due_us[jobs], jobs, jobs, others)
 
     def claim_beside(self, jobs: Int32, in_all: tuple[int, int]) -> None:
-        """Claims of slots beside those of the jobs, when they arrive."""
+        """Add claims of additional slots, when jobs arrive."""
         self._claim(self._jobs.arrival_us[jobs], self._new(jobs, in_all), jobs)
 
     def forge(self, jobs: Int32, in_all: tuple[int, int]) -> None:
-        """Allocations beside those of the jobs that must be refused, and claims of them."""
+        """Add invalid allocations of additional slots, and claims of them."""
         slots = self._new(jobs, in_all)
         tricks = [FORGED[number % len(FORGED)] for number in range(in_all[0], in_all[0] + len(jobs))]
         names = dict.fromkeys(name for trick in FORGED for name in trick)
@@ -221,7 +222,7 @@ class _Plan:
         self._claim(self._jobs.arrival_us[jobs], slots, jobs)
 
     def send(self, name: str, jobs: Int32, in_all: tuple[int, int]) -> None:
-        """Frames that are no commands, when jobs arrive."""
+        """Add malformed frames, when jobs arrive."""
         slots = self._new(jobs, in_all)
         if in_all[1]:
             chosen = forms(name, len(jobs), in_all[0]).astype(np.int32)
@@ -233,11 +234,11 @@ class _Plan:
         self.blocks.add("claim", due_us, slots, {"machine": Column(machine, self._machines), "credits": asked})
 
     def of_slots(self, of_jobs: Int32) -> Int32:
-        """What each job has, for each slot: one beside those of the jobs has what its job has."""
+        """Values of jobs, as values of slots: an additional slot has its job's value."""
         return of_jobs[np.concatenate([np.arange(len(of_jobs)), *self._beside])] if len(of_jobs) else of_jobs
 
     def _new(self, jobs: Int32, in_all: tuple[int, int]) -> Int32:
-        """Slots beside those of the jobs, numbered after all of those."""
+        """Additional slots, numbered after those of the jobs."""
         before, total = in_all
         self.numbers.append(np.arange(self._next + before, self._next + before + len(jobs)))
         self._next += total
@@ -247,7 +248,7 @@ class _Plan:
 
 
 def _sites(sites: Sequence[Site], draw: Draw) -> tuple[tuple[str, ...], Int32]:
-    """The project of each site, and the site of each job; none if there is but one."""
+    """The project of each site, and the site of each job; empty if there is one site."""
     if len(sites) < 2:
         return (), np.empty(0, dtype=np.int32)
     shares = np.array([site.share for site in sites])
@@ -255,7 +256,7 @@ def _sites(sites: Sequence[Site], draw: Draw) -> tuple[tuple[str, ...], Int32]:
 
 
 def _indivisible(scenario: Scenario) -> str:
-    """Why no part of a scenario can be made without the rest, if none can."""
+    """Why the scenario cannot be generated in parts; empty if it can."""
     if len(scenario.site) > 1:
         return "a scenario of several sites"
     holes = scenario.volunteers.black_holes
@@ -266,13 +267,15 @@ def _draw(scenario: Scenario, seed: int, part: tuple[int, int] | None) -> Draw:
     if part is None:
         return Draw(seed, scenario.arrivals.jobs)
     if why := _indivisible(scenario):
-        raise ScenarioError(f"{scenario.name}: {why} is made whole, for what a job is depends on those before it")
+        raise ScenarioError(
+            f"{scenario.name}: {why} cannot be generated in parts, because a job depends on the jobs before it"
+        )
     first, last = part
     return Draw(seed, last - first, first, scenario.arrivals.jobs)
 
 
 def _terms(scenario: Scenario) -> dict[str, Given]:
-    """What every allocation says."""
+    """The arguments of every allocation."""
     policy = scenario.credits
     terms: dict[str, Given] = {"expire": None if scenario.expire is None else scenario.expire // models.MINUTE_US}
     if isinstance(policy, FixedCredits):
@@ -281,7 +284,7 @@ def _terms(scenario: Scenario) -> dict[str, Given]:
 
 
 def _asked(credits: FixedCredits | RangeCredits | NoCredits, draw: Draw, work: Work) -> Int64 | None:
-    """What the claim of each job asks for, if claims ask for anything."""
+    """The credits that each job's claim requests; None if claims request none."""
     asked = None if isinstance(credits, FixedCredits) else credits.claim
     if asked is None:
         return None
@@ -292,7 +295,7 @@ def _asked(credits: FixedCredits | RangeCredits | NoCredits, draw: Draw, work: W
 
 
 def _around(asked: AroundRange, credits: RangeCredits, draw: Draw) -> Int64:
-    """Claims below, above and inside a range."""
+    """Requested credits below, above and inside a range."""
     assert credits.min is not None
     assert credits.max is not None
     side, value = draw("credits.side"), draw("credits.claim")
@@ -305,7 +308,7 @@ def _around(asked: AroundRange, credits: RangeCredits, draw: Draw) -> Int64:
 def _counters(
     counters: Counters, draw: Draw, work: Work, claimed: Int32, discarded: Int32
 ) -> tuple[Int32, dict[str, Given]]:
-    """The jobs that are counted, and what each adds to each counter."""
+    """The jobs with counters, and the value of each counter."""
     groups = [("claim", counters.claim, claimed), ("discard", counters.discard, discarded)]
     counted = np.sort(np.concatenate([slots for _, given, slots in groups if given] or [claimed[:0]]))
     values = {name: np.full(len(counted), ABSENT) for _, given, _ in groups for name in given}
@@ -317,7 +320,7 @@ def _counters(
 
 
 def _metadata(metadata: Mapping[str, list[str] | FromFaker], draw: Draw) -> dict[str, Given]:
-    """What is noted on each slot."""
+    """The metadata of each slot."""
     given: dict[str, Given] = {}
     for name, values in metadata.items():
         choices = identities.choices(draw.seed, name, values.faker) if isinstance(values, FromFaker) else tuple(values)
@@ -326,7 +329,7 @@ def _metadata(metadata: Mapping[str, list[str] | FromFaker], draw: Draw) -> dict
 
 
 def _owners(population: Population, seed: int) -> Int32:
-    """As many machines as `linked` says, chosen at random, each given to a user at random."""
+    """The owner of each machine: a random user for a random share `linked` of the machines, else -1."""
     owner = models.pick(uniforms(seed, "owner", population.machines), population.users)
     order = np.argsort(uniforms(seed, "linked", population.machines), kind="stable")
     owner[order[round(population.linked * population.machines) :]] = -1

@@ -1,7 +1,7 @@
-"""A workload made by somebody's own Python file.
+"""A workload from a user's Python file.
 
-It has a function `workload(seed)` that returns a `Workload`, or a function `commands(seed)` that yields pairs of a time
-in seconds and a command of `cpdaemon`. Both get a whole number, from which all that is random should come.
+The file has a function `workload(seed)` that returns a `Workload`, or a function `commands(seed)` that yields pairs of
+a time in seconds and a command of `cpdaemon`. The seed, a whole number, should determine all random values.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ def load(path: Path, seed: int, name: str | None = None) -> Workload:
 
     Args:
         path: the file.
-        seed: given to the function.
-        name: begins the ids of slots; the file's, if it is None.
+        seed: argument of the function.
+        name: prefix of slot ids; None takes the file's name.
 
     Raises:
-        ScenarioError: the file cannot be loaded, raises, or makes something else.
+        ScenarioError: the file cannot be loaded, raises, or returns something else.
         OSError: it cannot be read.
     """
     name = safe_name(path) if name is None else name
     module = _module(path)
     whole, one_by_one = (getattr(module, function, None) for function in ("workload", "commands"))
     if callable(whole):
-        made = _asked(path, "workload", lambda: whole(seed))
+        made = _call(path, "workload", lambda: whole(seed))
         if not isinstance(made, Workload):
             raise ScenarioError(f"{path}: workload({seed}) returned {_shown(made)}: expected a Workload")
         return made
     if not callable(one_by_one):
-        raise ScenarioError(f"{path}: there is neither workload nor commands: expected {FUNCTIONS}")
-    calls = _asked(path, "commands", lambda: list(_calls(path, one_by_one(seed))))
+        raise ScenarioError(f"{path}: no function workload or commands: expected {FUNCTIONS}")
+    calls = _call(path, "commands", lambda: list(_calls(path, one_by_one(seed))))
     if not calls:
         raise ScenarioError(f"{path}: commands({seed}) yielded nothing: expected (seconds, command), at least once")
     return of_calls(name, seed, calls)
@@ -65,16 +65,16 @@ def _module(path: Path) -> object:
     module = importlib.util.module_from_spec(specification)
     written, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
-        _asked(path, "", functools.partial(specification.loader.exec_module, module))
+        _call(path, "", functools.partial(specification.loader.exec_module, module))
     finally:
         sys.dont_write_bytecode = written
     return module
 
 
-def _asked(path: Path, function: str, ask: Any) -> Any:  # noqa: ANN401 - whatever a user's function returns
-    """What a user's code makes; what it raises, as a ScenarioError that says where."""
+def _call(path: Path, function: str, call: Any) -> Any:  # noqa: ANN401 - whatever a user's function returns
+    """Call a user's code; an exception becomes a ScenarioError with its place."""
     try:
-        return ask()
+        return call()
     except ScenarioError:
         raise
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The format of scenario files as JSON Schema, from which editors complete and check TOML."""
+"""The JSON Schema of scenario files, for editors that complete and check TOML."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from cpsim.scenario.values import Duration
 
 TIME: Final = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? ?(ms|s|min|h|d)$"}
 CHANGED: Final = "Changed"
-"""Begins the names of tables in a scenario that extends another: they need not be whole."""
+"""Prefix of the tables of a scenario that extends another: none of their keys is required."""
 EXTENDS: Final = {"type": "string", "description": "the name or the path of a scenario that this one changes"}
 
 
 def json_schema() -> str:
-    """The document, as `scenarios/scenario.schema.json` has it."""
+    """The document of `scenarios/scenario.schema.json`."""
     (scenario, generated, logged), parts = msgspec.json.schema_components(
         [Scenario, Generated, Logged], schema_hook=_of_type, ref_template="#/$defs/{name}"
     )
     for part in ("Scenario", "Generated", "Logged"):
-        parts[part]["required"].remove("name")  # it is the file's, unless it says otherwise
+        parts[part]["required"].remove("name")  # by default, the file's name
     changes = {f"{CHANGED}{name}": _in_part(part) for name, part in parts.items() if name != "Generated"}
     extending = [f"{CHANGED}Scenario", f"{CHANGED}Logged"]
     for part in extending:
@@ -38,7 +38,7 @@ def json_schema() -> str:
 
 
 def _in_part(table: dict[str, Any]) -> dict[str, Any]:
-    """A table that may lack what the one below it has."""
+    """A table without required keys."""
     text = json.dumps({key: value for key, value in table.items() if key != "required"})
     changed: dict[str, Any] = json.loads(text.replace("#/$defs/", f"#/$defs/{CHANGED}"))
     return changed

@@ -1,4 +1,4 @@
-"""A workload as a picture: when jobs are allocated, and when and how they end. For a terminal, and as SVG."""
+"""Charts of a workload, for a terminal and as SVG: when jobs are allocated, and when and how they end."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ COLUMNS: Final = 64
 ROWS: Final = 6
 BLOCKS: Final = " ▁▂▃▄▅▆▇█"
 CURVES: Final = {kind: f"jobs are {command.state}" for kind, command in COMMANDS.items() if command.state is not None}
-"""The commands that begin or end a job's slot, and what becomes of it."""
+"""The commands that begin or end a slot, and the title of each chart."""
 COLOURS: Final = dict(zip(CURVES, itertools.cycle(("#4477aa", "#ee6677", "#228833", "#aa3377")), strict=False))
 UNITS: Final = ((86_400e6, "d"), (3_600e6, "h"), (60e6, "min"), (1e6, "s"))
 WIDTH, HEIGHT, LEFT, GAP = 800, 120, 60, 60
 
 
 class Curve(NamedTuple):
-    """How many operations of a kind are due in each of equally long parts of the time."""
+    """The number of operations of a kind in each interval."""
 
     kind: str
     counts: Int64
 
 
 def curves(workload: Workload, columns: int = COLUMNS) -> tuple[list[Curve], int]:
-    """The curves of a workload, and where they end: when 99% is done, but not before the last job has come."""
+    """The curves of a workload, and their end in microseconds: at 99% of operations, or the end of arrivals."""
     last_us = int(np.quantile(workload.due_us, 0.99)) if len(workload) else 0
     end_us = max(workload.duration_us, last_us, 1)
     found = []

@@ -1,4 +1,4 @@
-"""A scenario file: its sections as types, and mistakes in it told precisely.
+"""The format of scenario files: sections as types, with precise errors.
 
 The types below are the format; `docs/scenarios.md` explains it key by key.
 """
@@ -36,7 +36,7 @@ from cpsim.scenario.values import (
 )
 
 SLOT_ID_CHARACTERS: Final = 100
-"""How long a slot id may become at replay without a frame growing too large."""
+"""Bytes of the longest slot id of a replay, for the check of frame sizes."""
 
 
 MOST_SITES: Final = 100
@@ -197,7 +197,7 @@ class Scenario(Section, frozen=True):
         _check_frame("metadata", {name: _longest(values) for name, values in self.metadata.items()})
 
     def _check_speed(self) -> None:
-        """Cobblestones are counted by the speed of hosts."""
+        """Check that cobblestones come with a speed of hosts."""
         numbers = {
             f"counters.{how}.{name}": number
             for how in ("claim", "discard")
@@ -287,8 +287,8 @@ def _check_faults(texts: list[str]) -> None:
     for index, text in enumerate(texts):
         try:
             Fault.parse(text)
-        except CpsimError as problem:
-            raise ValueError(f"faults[{index}]: {problem}") from None
+        except CpsimError as error:
+            raise ValueError(f"faults[{index}]: {error}") from None
 
 
 def _check_frame(place: str, values: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""A scenario file read: what it extends, what is set beside it, and the files that it names.
+"""Reading of scenario files: `extends`, `--set`, and the files that a scenario names.
 
 mine.toml, extends = "challenge" ──▶ challenge.toml below, mine.toml above it, --set on top ──▶ Scenario
 """
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     Tree = dict[str, Any]
 
 DEEPEST: Final = 10
-"""How many files may extend one another."""
+"""Most files in a chain of `extends`."""
 TAGS: Final = ("model", "policy")
-"""Keys that say which others a table has: where they differ, the table below is not kept."""
+"""Keys that decide the other keys of a table: if they differ, the upper table replaces the lower one."""
 
 
 def load(path: Path, settings: Sequence[str] = ()) -> Scenario | Generated | Logged:
@@ -31,7 +31,7 @@ def load(path: Path, settings: Sequence[str] = ()) -> Scenario | Generated | Log
 
     Args:
         path: the file.
-        settings: what is set beside it, as `population.machines=50000`.
+        settings: overrides of keys, as `population.machines=50000`.
 
     Raises:
         ScenarioError: it, a file that it extends, or a setting has a mistake; a SettingError if it is no KEY=VALUE.
@@ -46,7 +46,7 @@ def parse(text: str, source: str, settings: Sequence[str] = ()) -> Scenario | Ge
     Args:
         text: TOML.
         source: its path, for messages, the scenario's name and the files beside it.
-        settings: what is set beside it.
+        settings: overrides of keys.
 
     Raises:
         ScenarioError: it has a mistake.
@@ -68,7 +68,7 @@ def parse(text: str, source: str, settings: Sequence[str] = ()) -> Scenario | Ge
 
 
 def safe_name(path: Path) -> str:
-    """A file's name as it may begin the ids of slots."""
+    """A file's name as a valid prefix of slot ids."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", path.name.removesuffix(".gz").rpartition(".")[0]) or "scenario"
 
 
@@ -87,7 +87,7 @@ def _tree(text: str, source: str) -> Tree:
 
 
 def _extended(tree: Tree, path: Path, above: list[Path]) -> Tree:
-    """A tree with what it extends below it."""
+    """A tree merged over the one that it extends."""
     if "extends" not in tree:
         return tree
     named = tree.pop("extends")
@@ -111,7 +111,7 @@ def _extended(tree: Tree, path: Path, above: list[Path]) -> Tree:
 
 
 def _merged(below: Tree, above: Tree) -> Tree:
-    """Tables merged key by key, the upper one's values first; whole where their models differ."""
+    """Two tables merged key by key, the upper one first; the upper table alone if their models differ."""
     merged = dict(below)
     for key, value in above.items():
         known = merged.get(key)
@@ -127,7 +127,7 @@ def _alike(below: Tree, above: Tree) -> bool:
 
 
 def _settings(settings: Sequence[str]) -> Tree:
-    """What is set, as a tree: the value is TOML, or else text."""
+    """Overrides as a tree; a value is TOML, or else text."""
     tree: Tree = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
@@ -146,13 +146,13 @@ def _settings(settings: Sequence[str]) -> Tree:
 
 
 def _place_log(log: object, folder: Path) -> None:
-    """Have a log's file beside the file that names it."""
+    """Resolve a log's path against the scenario's folder."""
     if isinstance(log, dict) and isinstance(log.get("file"), str):
         log["file"] = str(folder / log["file"])
 
 
 def _read_times(run_time: object, folder: Path) -> None:
-    """Put the times that a file holds in its place."""
+    """Replace a file of run times by its values."""
     if not isinstance(run_time, dict) or run_time.get("model") != "empirical" or "values" in run_time:
         return
     named = run_time.get("file")
@@ -168,6 +168,6 @@ def _read_times(run_time: object, folder: Path) -> None:
                 "or 1.5h"
             )
     if not numbered:
-        raise ScenarioError(f"{path}: holds no time: expected one on a line, in seconds or with a unit")
+        raise ScenarioError(f"{path}: has no time: expected one per line, in seconds or with a unit")
     del run_time["file"]
     run_time["values"] = [value if value[-1].isalpha() else f"{value}s" for _, value in numbered]

@@ -1,7 +1,7 @@
 """Random numbers: one stream per purpose, all from one seed.
 
-A purpose's stream depends on the seed and the purpose's name alone, so a new purpose never shifts another. It can be
-entered anywhere, so that a part of a workload is made without the rest, and is what it is in the whole.
+A stream depends on the seed and the purpose's name alone, so a new purpose never shifts another. A stream can be
+entered anywhere, so that a part of a workload can be generated alone, and equals the same part of the whole.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
 
 BLOCK: Final = 1 << 20
-"""Numbers that are looked at together where all are, and not kept."""
+"""Numbers processed at a time, to limit memory."""
 BINS: Final = 1 << 16
 
 
@@ -43,9 +43,9 @@ class Draw:
 
     Attributes:
         seed: of all streams.
-        jobs: how many there are.
-        first: how many come before these, in the whole of which they are a part.
-        total: how many the whole has; None if these are all.
+        jobs: number of jobs in this part.
+        first: number of jobs before this part.
+        total: number of jobs in the whole workload; None if this is the whole.
     """
 
     seed: int
@@ -55,7 +55,7 @@ class Draw:
 
     @property
     def whole(self) -> Draw:
-        """That of all jobs."""
+        """The numbers of all jobs of the workload."""
         return Draw(self.seed, self.jobs if self.total is None else self.total)
 
     def __call__(self, purpose: str, count: int | None = None) -> Floats:

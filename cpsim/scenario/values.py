@@ -1,4 +1,4 @@
-"""The smallest parts of a scenario file: times, texts and numbers, and what tables are made of."""
+"""Basic types of scenario files: times, texts, numbers and tables."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _DURATION: Final = "a time with its unit, up to 3650d, such as 500ms, 90s, 5min,
 
 
 class ScenarioError(CpsimError, ValueError):
-    """A mistake in a scenario or a job log: names the file, the place, the value and what is allowed."""
+    """An error in a scenario or a job log; the message names the file, the place, the value and what is allowed."""
 
 
 class SettingError(ScenarioError, UsageError):
-    """What is set beside a scenario is no KEY=VALUE, or there are no keys to set."""
+    """A setting is no KEY=VALUE, or the file has no keys to set."""
 
 
 class Duration(int):
@@ -33,7 +33,7 @@ class Duration(int):
         """Read "90s", "5min", "8h", "1d".
 
         Raises:
-            ValueError: it is something else, or nothing, or above ten years.
+            ValueError: the text has another form, or the time is 0 or above ten years.
         """
         found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(ms|s|min|h|d)", text) if isinstance(text, str) else None
         time_us = round(float(found[1]) * UNIT_US[found[2]]) if found else 0

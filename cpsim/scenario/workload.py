@@ -21,19 +21,19 @@ Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
 ABSENT: Final = int(np.iinfo(np.int64).min)
-"""Stands in a column of arguments for one that is not given."""
+"""The value of a missing argument in a column."""
 OPERATIONS: Final[Mapping[str, Description]] = MappingProxyType(
     {
         **COMMANDS,
         "frame": Description("frame", "is a malformed frame", len(COMMANDS), (Field("frame", str, required=True),)),
     }
 )
-"""What an operation may be: a command, or a malformed frame, whose text is in Latin-1, {slot} for the slot's id."""
+"""Kinds of operations: commands, and a malformed frame, whose text is Latin-1 with {slot} for the slot's id."""
 KIND_NAMES: Final = tuple(OPERATIONS)
 """What the numbers of the column `kind` mean: no other table numbers it."""
 KIND_CODES: Final = {name: code for code, name in enumerate(KIND_NAMES)}
 FRAME: Final = KIND_CODES["frame"]
-"""The kind of an operation that is no command, but a frame which must be answered ER."""
+"""The kind of a malformed frame, which must be answered ER."""
 SHARED: Final = "machine"
 """The argument whose texts are the workload's machines."""
 DIGESTED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
@@ -99,11 +99,11 @@ class Arguments:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Workload:
-    """Operations in the order in which they are due; those of a slot in the order in which they must happen.
+    """Operations in order of their due times; those of one slot in the order in which they must be applied.
 
     Attributes:
         name: of the scenario or log.
-        seed: what it was generated from.
+        seed: seed of the generation.
         duration_us: time within which slots are allocated; operations may be due later.
         due_us: int64[operations], non-decreasing, microseconds since the scenario starts.
         kind: uint8[operations], index into KIND_NAMES.
@@ -114,8 +114,8 @@ class Workload:
         machines: ids of machines, which are the texts of every argument `machine`.
         users: ids of users.
         owner: int32[machines], index into `users`, -1 for a machine without a user.
-        faults: what goes wrong meanwhile, as `cpsim faults` has it.
-        link_after: whether machines are linked to their users only when all is done.
+        faults: faults during the replay, in the text form of `cpsim faults`.
+        link_after: whether machines are linked to their users only after the replay.
         sites: the project that each site works for, if there are several sites; else none. A slot's number is its own
             within its project.
         site: int32[slots], index into `sites`; empty without them.
@@ -158,11 +158,11 @@ class Workload:
 
     @property
     def projects(self) -> tuple[str, ...]:
-        """The projects of its sites, each once; none if it is of one site."""
+        """The distinct projects of the sites; empty if there is one site."""
         return tuple(dict.fromkeys(self.sites))
 
     def of_project(self, project: str) -> tuple[Workload, Int64]:
-        """The part that is a project's, with slots of its own, and which operations of the whole it has."""
+        """The part of a project with its own slots, and the indices of its operations."""
         own = np.isin(self.site, [index for index, name in enumerate(self.sites) if name == project])
         ops = np.flatnonzero(own[self.slot])
         number = (np.cumsum(own) - 1).astype(np.int32)
@@ -221,12 +221,12 @@ class Workload:
             _update(update, "values", table.free)
 
     def calls(self, start: int, stop: int, prefix: str) -> Iterator[tuple[str, dict[str, str | int]]]:
-        """The operations from `start` up to `stop` in readable form, one by one: for looking, not for speed.
+        """The operations from `start` up to `stop` as objects, one by one: readable, not fast.
 
         Args:
             start: first operation.
             stop: the one after the last.
-            prefix: begins the slot ids, "PREFIX-NUMBER".
+            prefix: prefix of slot ids, which are "PREFIX-NUMBER".
 
         Yields:
             The kind and the arguments under their names on the wire, as `("claim", {"slot": "x-1", ...})`.
@@ -256,11 +256,11 @@ def _update(update: Callable[[bytes], None], name: str, value: object) -> None:
 
 
 Given = int | Int64 | Column | None
-"""An argument of some commands: the same number for all, or none, or a value for each."""
+"""An argument of a block: one number for all commands, None, or a value for each."""
 
 
 class Blocks:
-    """Operations as they are put together, a block of one kind at a time.
+    """Collects operations, a block of one kind at a time.
 
     Operations of a slot that are due at the same microsecond happen in the order of their blocks.
     """
@@ -320,7 +320,7 @@ def joined(description: Description, blocks: Sequence[tuple[int, Mapping[str, Gi
 
 
 def _joined(value: type[int | str], parts: Sequence[tuple[int, Given]]) -> Column:
-    """One argument of blocks, one after the other; without memory where it is one number for all."""
+    """One argument of concatenated blocks; takes no memory if it is one number for all."""
     texts: tuple[str, ...] | None = () if value is str else None
     for _, part in parts:
         if isinstance(part, Column):
@@ -369,7 +369,7 @@ def constant(value: int | None, rows: int) -> Int64:
 
 
 def slot_numbers(sites: Sequence[str], site: Int32) -> Int64:
-    """The numbers of slots, where each project counts its own from 1.
+    """The numbers of slots; each project counts its slots from 1.
 
     Args:
         sites: the project of each site.

@@ -189,7 +189,7 @@ def test_a_run_with_faults_of_its_scenario_and_of_the_command_line(cpsim):
 def test_only_a_fake_can_have_faults(cpsim):
     with fake.Fake({"p": "hush"}, unix=Path("cp.sock")):
         status, _, err = cpsim("run", "small.toml", "--target", "./cp.sock", "--fault", "hang")
-    assert (status, err.partition(":")[2][:32]) == (2, " only a fake can have faults: le")
+    assert (status, err.partition(":")[2][:32]) == (2, " only a fake takes faults: leave")
 
 
 def test_a_fake_has_its_own_faults_back_after_a_run(cpsim):
@@ -219,7 +219,7 @@ def test_a_fake_has_its_own_faults_back_after_a_run(cpsim):
         (["run", "smoke", "--target", ""], "the endpoint is empty"),
         (["run", "smoke", "--target", SERVER], "needs --project ID and --secret-file FILE"),
         (["run", "smoke", "--target", SERVER, "--project", "p"], "needs --project ID and --secret-file FILE"),
-        (["run", "smoke", "--target", SERVER, "--server", SERVER], "this one is a server itself"),
+        (["run", "smoke", "--target", SERVER, "--server", SERVER], "this --target is a server"),
         (["run", "smoke", "--target", "./x", "--server", "./y"], "--server must be a URL"),
         (["run", "smoke", "--target", "./x", "--server", SERVER], "needs --project ID and --secret-file FILE"),
         (["run", "smoke", "--target", "./x", "--project", "p"], "add --server URL"),

@@ -81,7 +81,7 @@ def test_numbers_in_order_are_those_of_the_whole():
 def test_a_scenario_of_several_sites_is_made_whole():
     found = scenario("two-projects")
     assert [len(part.slot_numbers) for part in parts(found, None, 100)] == [1_500]
-    with pytest.raises(ScenarioError, match="two-projects: a scenario of several sites is made whole"):
+    with pytest.raises(ScenarioError, match="two-projects: a scenario of several sites cannot be generated in parts"):
         generate(found, None, (0, 10))
 
 

@@ -111,7 +111,7 @@ def test_run_times_from_a_file(write):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("60\nsoon\n", "times.txt, line 2: 'soon'"), ("0", "line 1: '0'"), ("", "holds no time")]
+    ("text", "message"), [("60\nsoon\n", "times.txt, line 2: 'soon'"), ("0", "line 1: '0'"), ("", "has no time")]
 )
 def test_a_mistake_in_a_file_of_run_times(write, text, message):
     write("times.txt", text)
@@ -156,7 +156,7 @@ def test_a_scenario_names_a_program(write):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("x = 1", "there is neither workload nor commands: expected a function"),
+        ("x = 1", "no function workload or commands: expected a function"),
         ("def commands(seed):\n    raise KeyError('no')", "mine.py, line 2: commands: KeyError: 'no'"),
         ("def commands(seed):\n    return [1]", r"commands yielded 1 as number 1: expected \(seconds, command\)"),
         ("def commands(seed):\n    return []", r"commands\(1\) yielded nothing"),

@@ -91,7 +91,7 @@ def test_without_it_no_time_passes():
 
 
 def test_it_needs_the_embedded_fake():
-    with pytest.raises(CpsimError, match="only an embedded CreditPiggy lives in virtual time"):
+    with pytest.raises(CpsimError, match="only the embedded fake has virtual time"):
         run(target=ReplayTarget(parse_endpoint("127.0.0.1:1")))
 
 
@@ -138,7 +138,7 @@ def test_a_server_that_fails_now_and_then_in_virtual_time():
 
 
 def test_a_server_cannot_be_down_in_virtual_time():
-    with pytest.raises(CpsimError, match="server that is down could not be told in virtual time"):
+    with pytest.raises(CpsimError, match="in virtual time, a server that is down cannot be started again"):
         run('faults = ["server.down:from=5,until=10"]\n' + MONTH)
 
 

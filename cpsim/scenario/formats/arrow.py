@@ -1,4 +1,4 @@
-"""A workload's operations as Arrow columns, as the journal of a run has them."""
+"""A workload's operations as Arrow columns of a run's journal."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class Operations:
-    """A workload's operations as columns, so many at a time: what is in memory does not grow with the workload.
+    """A workload's operations as columns, rendered in chunks, so that memory does not grow with the workload.
 
     Args:
-        workload: what has them.
-        prefix: begins the ids of its slots.
+        workload: the workload.
+        prefix: prefix of slot ids.
     """
 
     def __init__(self, workload: Workload, prefix: str) -> None:
@@ -33,11 +33,11 @@ class Operations:
         self._pools = {key: pa.array(texts, pa.string()) for key, texts in pools.items()}
 
     def kinds(self, ops: npt.NDArray[np.integer]) -> pa.DictionaryArray:
-        """Their kinds."""
+        """The kinds of operations."""
         return pa.DictionaryArray.from_arrays(pa.array(self._workload.kind[ops].astype(np.int8)), pa.array(KIND_NAMES))
 
     def slots(self, ops: npt.NDArray[np.integer]) -> pa.Array:
-        """The ids of their slots; empty for a malformed frame."""
+        """The slot ids of operations; empty for a malformed frame."""
         is_frame = pa.array(self._workload.kind[ops] == FRAME)
         return pc.if_else(is_frame, pa.scalar(""), self._ids(ops))
 

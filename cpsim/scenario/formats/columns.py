@@ -1,16 +1,16 @@
-"""A workload as Parquet: a row per operation, its arguments in typed columns, and all else beside the schema.
+"""A workload as Parquet: a row per operation, with typed argument columns; the rest is schema metadata.
 
 | column | |
 |---|---|
-| `due_us` | when it is due, microseconds since the scenario starts |
+| `due_us` | due time, microseconds since the scenario starts |
 | `kind` | `alloc`, `counters`, `meta`, `discard`, `claim`, or `frame` for a malformed frame |
-| `number` | what ends the slot's id |
-| `KIND.NAME` | an argument of a kind: a number, or an index into the texts beside the schema |
+| `number` | the number at the end of the slot's id |
+| `KIND.NAME` | an argument of a kind: a number, or an index into texts in the schema metadata |
 
 A file of an earlier version has `NAME` for some of these, such as `credits` of both an alloc and a claim.
 
-A scenario is written a part at a time, so that memory does not grow with its length. Each part is in order of time, and
-they are merged when they are read.
+A workload is written in parts, so that memory does not grow with its length. Each part is in order of time; reading
+merges the parts.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ EARLIER: Final = {"expire": "expire_min", "frame": "form"}
 
 
 def write(parts: Iterable[Workload], path: Path) -> int:
-    """Write a workload that comes in parts; returns how many operations it has.
+    """Write a workload from its parts; returns the number of operations.
 
     Raises:
         ScenarioError: it is of several sites, or its parts do not fit together.
@@ -71,7 +71,7 @@ def write(parts: Iterable[Workload], path: Path) -> int:
 
 
 def is_one(path: Path) -> bool:
-    """Whether a Parquet file is a workload; others are traces."""
+    """Whether a Parquet file is a workload; if not, it is a trace."""
     try:
         return KEY in (pq.read_schema(path).metadata or {})
     except pa.ArrowInvalid:
@@ -79,7 +79,7 @@ def is_one(path: Path) -> bool:
 
 
 def read(path: Path) -> Workload:
-    """The workload that a file holds.
+    """The workload in a file.
 
     Raises:
         ScenarioError: it is damaged.
@@ -93,7 +93,7 @@ def read(path: Path) -> Workload:
 
 
 def _beside(part: Workload) -> dict[str, Any]:
-    """What a workload is beside its operations."""
+    """The schema metadata: all of a workload but its operations."""
     return {
         "name": part.name,
         "seed": part.seed,

@@ -1,4 +1,4 @@
-"""When jobs arrive: the models that a scenario can name, each with exactly as many jobs as it says."""
+"""Models of arrivals, each with an exact number of jobs."""
 
 from __future__ import annotations
 

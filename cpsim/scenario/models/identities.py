@@ -1,4 +1,4 @@
-"""Who takes part: ids of machines and users, and metadata, made by Faker.
+"""Ids of machines and users, and metadata, made by Faker.
 
 Faker draws a moderate pool and a serial number makes each id unique: a million ids take about a second. A
 release of Faker may change what its providers return; the pools keep their sizes, so that nothing else of a

@@ -1,6 +1,6 @@
-"""What should not be done, done on purpose: to see that it is refused, and changes nothing.
+"""Misbehaviour: wrong use on purpose, which must be refused and change nothing.
 
-| name | what is sent | what must become of it |
+| name | sent | expected |
 |---|---|---|
 | `claim_twice` | the claim, once more, as after a lost reply | refused; credited once |
 | `claim_by_two` | another machine's claim at the same moment | the first is credited, the other refused |
@@ -12,7 +12,7 @@
 | `discard_after_claim` | a discard of a claimed slot | refused; it stays claimed |
 | `unknown_slot` | a claim of a slot that nobody allocated | refused |
 | `forged` | an allocation of negative credits, of min above max, or without time; then a claim | both refused |
-| `malformed` | a frame that is no command | answered ER; a server answers 400 |
+| `malformed` | a malformed frame | answered ER; a server answers 400 |
 | `oversized` | a frame of more bytes than a daemon reads | answered ER; a server answers 400 |
 | `wrong_credentials` | an allocation, signed with another secret | answered 401; by a daemon, which takes none, ER |
 
@@ -80,11 +80,11 @@ class Misbehaviour(Section, frozen=True):
 
 
 class Chooser:
-    """Chooses who misbehaves.
+    """Chooses the jobs that misbehave.
 
     Args:
-        misbehaviour: how often.
-        draw: for the random numbers.
+        misbehaviour: the share of each misbehaviour.
+        draw: the random numbers.
     """
 
     def __init__(self, misbehaviour: Misbehaviour, draw: Draw) -> None:
@@ -92,12 +92,12 @@ class Chooser:
         self._draw = draw
 
     def __call__(self, name: str, among: Slots) -> Slots:
-        """The jobs among some that misbehave so."""
+        """The jobs, among some, with a misbehaviour."""
         share: float = getattr(self._misbehaviour, name)
         return among[self._draw(f"misbehaviour.{name}")[among] < share] if share else among[:0]
 
     def counts(self, name: str) -> tuple[int, int]:
-        """How many of all jobs before these misbehave so, and how many in the whole."""
+        """The number of jobs with a misbehaviour before this part, and in the whole workload."""
         return self._draw.chosen(f"misbehaviour.{name}", getattr(self._misbehaviour, name))
 
 

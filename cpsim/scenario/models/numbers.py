@@ -1,4 +1,4 @@
-"""Whole numbers of jobs, as counters and credits have them: the models that a scenario can name."""
+"""Models of whole numbers, for counters and credits of jobs."""
 
 from __future__ import annotations
 

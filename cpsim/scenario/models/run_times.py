@@ -1,4 +1,4 @@
-"""How long jobs run, and other lengths of time: the models that a scenario can name."""
+"""Models of run times and other durations."""
 
 from __future__ import annotations
 

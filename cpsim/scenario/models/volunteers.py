@@ -1,4 +1,4 @@
-"""Volunteers' hosts: how fast they are, when they are on, and how they let one down.
+"""Volunteers' hosts: speed, availability, lifetime, late and duplicate returns, black holes.
 
 A host is on and off by turns. A job runs on it only while it is on, so it comes back later than after its run time;
 if the host leaves for good before, it never comes back.
