@@ -198,24 +198,24 @@ def _walk(target: Target, count: int, seed: int, on_sequence: Callable[[int], ob
     from cpsim.conformance.walk import COMMANDS_A_SEQUENCE, walk
     from cpsim.errors import CpsimError
 
-    sight = reach(target)
-    sight.traffic = Traffic(target.max_rate, 1_000 + 2 * count * COMMANDS_A_SEQUENCE)
+    target_view = reach(target)
+    target_view.traffic = Traffic(target.max_rate, 1_000 + 2 * count * COMMANDS_A_SEQUENCE)
     try:
-        return walk(sight, count, seed, on_sequence)
+        return walk(target_view, count, seed, on_sequence)
     except CannotRun as error:
         raise CpsimError(str(error)) from error
 
 
-def _given(endpoint: str | None, **options: Any) -> Target | None:  # noqa: ANN401 - those of `aim`
+def _given(endpoint: str | None, **options: Any) -> Target | None:  # noqa: ANN401 - those of `parse_target`
     """The target that the options speak of, if there is an endpoint."""
-    from cpsim.conformance.target import aim
+    from cpsim.conformance.target import parse_target
 
     if endpoint is None:
         if any(value is not None for value in options.values()):
             raise click.UsageError("--server, --project and the like go with an ENDPOINT")
         return None
     try:
-        return aim(endpoint, **options)
+        return parse_target(endpoint, **options)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
 

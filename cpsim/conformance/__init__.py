@@ -7,7 +7,7 @@ exchange   raw HTTP requests to a server
 accounts   a server's accounts, through its control API
 examiner   what a clause sends, sees and expects
 rehearsal  the same, but nothing is sent
-forwarding what a daemon was told, and what came of it at the server behind it
+forwarding commands sent to a daemon, against their deliveries at the server behind it
 upstream   that server, which is ours
 walk       random sequences of commands, against the model
 clauses    the clauses

@@ -32,7 +32,7 @@ class AccountsView:
         self._ask = ask
         self._ends: dict[tuple[str, str], int] = {}
 
-    def are_there(self) -> bool:
+    def exists(self) -> bool:
         """Whether the server has a control API, and lets it be used."""
         reply = self._ask(HttpRequest("GET", f"{CONTROL_PATH}totals"))
         return reply.status == 200 and "pending" in reply.document

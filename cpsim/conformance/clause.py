@@ -1,4 +1,4 @@
-"""What a clause is: one promise of the protocol, and what has to be there to check it."""
+"""A clause: one requirement of the protocol, and what its check needs."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ SECTIONS: Final = {
     "4": "Server HTTP API",
     "5": "The deployed daemon and server",
 }
-"""The sections of docs/protocol.md that clauses speak of."""
+"""The sections of docs/protocol.md with clauses."""
 
 
 class Need(StrEnum):
-    """What has to be there to check a clause, as what would make it visible."""
+    """What the check of a clause needs; the value says what to give."""
 
     DAEMON = "a daemon to send frames to: give its PATH or HOST:PORT as the endpoint"
     SERVER = "a server to send requests to: --server URL --project ID --secret-file FILE"
@@ -73,7 +73,7 @@ class Clause:
 
     @property
     def tier(self) -> str:
-        """Whom it speaks of: daemon, server, or pair."""
+        """What it is about: daemon, server, or pair."""
         if Need.DAEMON not in self.needs:
             return "server"
         return "pair" if len(self.needs) > 1 else "daemon"

@@ -1,6 +1,6 @@
-"""What a clause works with: it sends, it sees, and it says what it expects.
+"""The examiner of a clause: it sends, reads, and compares with what the clause expects.
 
-Everything that is sent and everything that comes back is written down, so that a deviation can be shown whole.
+The transcript records all that is sent and received, so that a deviation can be shown whole.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class Examiner:
     """Checks one clause.
 
     Args:
-        sight: what is examined.
-        clause: what it is examined for.
+        target_view: the target.
+        clause: the clause.
     """
 
-    def __init__(self, sight: TargetView, clause: Clause) -> None:
-        self._sight = sight
+    def __init__(self, target_view: TargetView, clause: Clause) -> None:
+        self._target_view = target_view
         self._clause = clause
         self._serial = itertools.count(1)
         self.transcript: list[str] = []
@@ -54,46 +54,46 @@ class Examiner:
     @property
     def timeout_s(self) -> float:
         """How long a reply may take."""
-        return self._sight.target.timeout_s
+        return self._target_view.target.timeout_s
 
     @property
     def flush_interval_s(self) -> float:
         """For how long the daemon keeps commands."""
-        return self._sight.target.flush_interval_s
+        return self._target_view.target.flush_interval_s
 
     @property
     def upstream(self) -> Upstream:
         """The server behind the daemon, which is ours."""
-        assert self._sight.upstream is not None
-        return self._sight.upstream
+        assert self._target_view.upstream is not None
+        return self._target_view.upstream
 
     @property
     def accounts(self) -> AccountsView:
         """The server's accounts."""
-        return self._sight.accounts
+        return self._target_view.accounts
 
     @property
     def project(self) -> tuple[str, str]:
         """The project that is examined: its id, and its secret."""
-        assert self._sight.target.credentials is not None
-        return self._sight.target.credentials
+        assert self._target_view.target.credentials is not None
+        return self._target_view.target.credentials
 
     @property
     def other(self) -> tuple[str, str]:
         """A second project of the server."""
-        assert self._sight.target.other is not None
-        return self._sight.target.other
+        assert self._target_view.target.other is not None
+        return self._target_view.target.other
 
     def new(self, kind: str = "slot") -> str:
-        """An id that nobody has used: of a slot, a machine, a user, or a counter."""
-        prefix = self._sight.target.slot_prefix
-        name = f"{prefix}-{self._sight.run}-{self._clause.id.lower()}-{next(self._serial)}"
+        """A new id of a slot, a machine, a user, or a counter."""
+        prefix = self._target_view.target.slot_prefix
+        name = f"{prefix}-{self._target_view.run}-{self._clause.id.lower()}-{next(self._serial)}"
         return name if kind == "slot" else f"{name}-{kind}"
 
     # what is expected
 
     def check(self, what: str, expected: object, got: object, *known: Known) -> None:
-        """Compare; where it is not as expected but as a quirk has it, the deviation is reported by the quirk's name.
+        """Compare; a deviation that a known quirk explains has the quirk's name.
 
         Raises:
             Deviation: they differ.
@@ -105,7 +105,7 @@ class Examiner:
         raise Deviation(what, shown(expected), shown(got), quirk)
 
     def note(self, line: str) -> None:
-        """Write down what was sent or seen."""
+        """Add a line to the transcript."""
         self.transcript.append(line)
 
     def measure(self, what: str, figure: str) -> None:
@@ -135,7 +135,7 @@ class Examiner:
             authorization: the token; "" signs as the document says, None leaves it out.
             project: who signs.
         """
-        assert self._sight.target.server is not None
+        assert self._target_view.target.server is not None
         if authorization == "":
             authorization = token(project or self.project, query if method == "GET" else body)
         headers = {}
@@ -144,13 +144,13 @@ class Examiner:
                 query += (b"&" if query else b"") + b"auth=" + quote(authorization, safe=",-").encode()
         elif authorization is not None:
             headers["Authorization"] = authorization
-        target = f"{self._sight.target.server.path}{path}" + (f"?{query.decode()}" if query else "")
+        target = f"{self._target_view.target.server.path}{path}" + (f"?{query.decode()}" if query else "")
         return self.ask(HttpRequest(method, target, body, headers))
 
     def ask(self, request: HttpRequest) -> Reply:
         """Send a request as it is."""
         self.note(f"> {request.method} {request.path} {shown_bytes(request.body)}".rstrip())
-        reply = self._sight.ask(request)
+        reply = self._target_view.ask(request)
         self.note(f"< {reply}")
         return reply
 
@@ -206,17 +206,17 @@ class Examiner:
         return slot in self.outstanding(project)
 
     def outstanding(self, project: tuple[str, str] | None = None) -> list[str]:
-        """The ids of the slots that `/batch/slots` lists and that this clause may have made."""
-        if self._sight.listing_bytes > MOST_LISTED_BYTES:
+        """The ids of this clause's slots that `/batch/slots` lists."""
+        if self._target_view.listing_bytes > MOST_LISTED_BYTES:
             self.give_up(
-                f"/batch/slots lists {self._sight.listing_bytes:,} bytes, too much to look at again and again: "
+                f"/batch/slots lists {self._target_view.listing_bytes:,} bytes, too much to look at again and again: "
                 "a project with fewer outstanding slots would do"
             )
         reply = self.request("/batch/slots", project=project)
         data = reply.document.get("data")
         if reply.status != 200 or not isinstance(data, list):
             raise Deviation("answer to /batch/slots", '200 and {"result": "ok", "data": [...]}', str(reply))
-        mine = f"{self._sight.target.slot_prefix}-{self._sight.run}-{self._clause.id.lower()}-"
+        mine = f"{self._target_view.target.slot_prefix}-{self._target_view.run}-{self._clause.id.lower()}-"
         return [slot for slot in data if isinstance(slot, str) and slot.startswith(mine)]
 
     def see_listed(self, slot: str, project: tuple[str, str] | None = None) -> None:
@@ -301,7 +301,7 @@ class Examiner:
             yield
         except Deviation:
             if self.clock_us() >= until_us:
-                self.give_up("somebody else moves the server's clock")
+                self.give_up("something else moves the server's clock")
             raise
 
     def see_alive(self, slot: str, *known: Known) -> None:
@@ -318,11 +318,11 @@ class Examiner:
 
     def connect(self) -> DaemonConnection:
         """A connection to the daemon; the caller closes it."""
-        assert self._sight.target.daemon is not None
-        self._sight.traffic.pass_on()
-        return _Noted(self, self._sight)
+        assert self._target_view.target.daemon is not None
+        self._target_view.traffic.pass_on()
+        return _RecordedConnection(self, self._target_view)
 
-    def tell(self, frame: bytes | str, expected: str = "OK", *known: Known) -> None:
+    def send(self, frame: bytes | str, expected: str = "OK", *known: Known) -> None:
         """Send a frame to the daemon on a connection of its own, which has to answer this."""
         data = frame.encode() if isinstance(frame, str) else frame
         with self.connect() as connection:
@@ -335,8 +335,8 @@ class Examiner:
         Args:
             signal: TERM or KILL, which stands where the command has `{signal}`.
         """
-        assert self._sight.target.restart_command is not None
-        self._run(self._sight.target.restart_command.replace("{signal}", signal))
+        assert self._target_view.target.restart_command is not None
+        self._run(self._target_view.target.restart_command.replace("{signal}", signal))
         deadline = time.monotonic() + self.timeout_s
         while True:
             try:
@@ -351,39 +351,39 @@ class Examiner:
     @property
     def kills(self) -> bool:
         """Whether the daemon can be killed, and not only stopped."""
-        return "{signal}" in (self._sight.target.restart_command or "")
+        return "{signal}" in (self._target_view.target.restart_command or "")
 
     def failed_commands(self) -> str:
         """What the daemon says of commands that were refused."""
-        assert self._sight.target.failed_command is not None
-        return self._run(self._sight.target.failed_command)
+        assert self._target_view.target.failed_command is not None
+        return self._run(self._target_view.target.failed_command)
 
     def _run(self, command: str) -> str:
         self.note(f"$ {command}")
-        with tempfile.TemporaryFile("w+") as said:  # a pipe would be held open by the daemon that it starts
+        with tempfile.TemporaryFile("w+") as output:  # a pipe would be held open by the daemon that it starts
             try:
                 status = subprocess.run(  # noqa: S602 - the user's own words
                     command,
                     shell=True,
                     stdin=subprocess.DEVNULL,
-                    stdout=said,
+                    stdout=output,
                     stderr=subprocess.STDOUT,
                     timeout=LONGEST_COMMAND_S,
                     check=False,
                 ).returncode
             except subprocess.TimeoutExpired as error:
                 raise CannotRun(f"{command!r} took longer than {LONGEST_COMMAND_S:g} s") from error
-            said.seek(0)
-            text = said.read()
+            output.seek(0)
+            text = output.read()
         if status:
             raise CannotRun(f"{command!r} ended with status {status}: {shown(text.strip())}")
         return text
 
-    def tell_unseen(self, frame: str) -> None:
-        """The same, where there are so many that nobody wants to see them: nothing is written down."""
-        assert self._sight.target.daemon is not None
-        self._sight.traffic.pass_on()
-        with DaemonConnection(self._sight.target.daemon, self.timeout_s) as connection:
+    def send_unrecorded(self, frame: str) -> None:
+        """Send one of many frames, which has to be answered OK, without a line in the transcript."""
+        assert self._target_view.target.daemon is not None
+        self._target_view.traffic.pass_on()
+        with DaemonConnection(self._target_view.target.daemon, self.timeout_s) as connection:
             connection.send(frame.encode())
             reply = connection.reply()
         if reply != "OK":
@@ -398,9 +398,9 @@ class Examiner:
             NotVerifiable: that took longer than the time-out; DELIVER-1 is the clause for it.
         """
         fence = self.new()
-        self.tell(f"alloc,slot={fence}")
+        self.send(f"alloc,slot={fence}")
         self.wait_or_give_up(f"alloc of {fence}", lambda: self.listed(fence))
-        self.tell(f"discard,slot={fence}")
+        self.send(f"discard,slot={fence}")
         self.wait_or_give_up(f"discard of {fence}", lambda: not self.listed(fence))
 
     def wait_for(self, what: str, happened: Callable[[], bool]) -> float:
@@ -426,10 +426,10 @@ class Examiner:
         try:
             return self.wait_for(what, happened)
         except Overdue as late:
-            self.give_up(f"what the daemon acknowledges does not show at the server: {late}; DELIVER-1 is about that")
+            self.give_up(f"what the daemon acknowledges does not show at the server: {late}; see DELIVER-1")
 
     def repeat(self, happened: Callable[[], bool], seconds: float) -> bool:
-        """Ask again and again, for some time, whether something has happened; whether it has."""
+        """Poll for some time whether something has happened; returns whether it has."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if happened():
@@ -441,7 +441,7 @@ class Examiner:
         time.sleep(seconds)
 
     def give_up(self, why: str) -> NoReturn:
-        """Say that this cannot be verified here.
+        """End the clause as not verifiable.
 
         Raises:
             NotVerifiable: always.
@@ -449,12 +449,12 @@ class Examiner:
         raise NotVerifiable(why)
 
 
-class _Noted(DaemonConnection):
-    """A connection to a daemon whose traffic is written down."""
+class _RecordedConnection(DaemonConnection):
+    """A connection to a daemon whose traffic is in the transcript."""
 
-    def __init__(self, examiner: Examiner, sight: TargetView) -> None:
-        assert sight.target.daemon is not None
-        super().__init__(sight.target.daemon, sight.target.timeout_s)
+    def __init__(self, examiner: Examiner, target_view: TargetView) -> None:
+        assert target_view.target.daemon is not None
+        super().__init__(target_view.target.daemon, target_view.target.timeout_s)
         self._examiner = examiner
 
     def send(self, data: bytes) -> None:

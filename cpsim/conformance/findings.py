@@ -1,10 +1,10 @@
-"""What a clause may come to, beside passing."""
+"""The results of a clause, beside passing."""
 
 from __future__ import annotations
 
 
 class Deviation(AssertionError):
-    """The endpoint did something else than the clause says.
+    """The endpoint deviates from the clause.
 
     Attributes:
         what: what was compared.
@@ -22,11 +22,11 @@ class Deviation(AssertionError):
 
 
 class Overdue(Deviation):
-    """Something that has to happen has not happened in time."""
+    """A required event did not happen in time."""
 
 
 class NotVerifiable(Exception):
-    """The endpoint cannot show what the clause speaks of; the message says what would make it visible."""
+    """The endpoint cannot show what the clause is about; the message says what would make it visible."""
 
 
 class CannotRun(Exception):

@@ -1,4 +1,4 @@
-"""What a daemon was told, and what came of it at the server behind it, which is ours."""
+"""Commands sent to a daemon, against their deliveries at the server behind it, which is ours."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 AT_ONCE: Final = 16
 SLACK_S: Final = 1.0
-"""What a delivery may take beside the flush interval."""
+"""The time for a delivery beside the flush interval."""
 
 
 @dataclass(frozen=True)
 class AcknowledgedCommand:
-    """A command that the daemon has acknowledged, and when, on the monotonic clock."""
+    """A command that the daemon acknowledged, and the time on the monotonic clock."""
 
     kind: str
     arguments: tuple[tuple[str, str], ...]
@@ -39,12 +39,12 @@ class AcknowledgedCommand:
 
     @property
     def slot(self) -> str:
-        """Whose it is."""
+        """The id of its slot."""
         return dict(self.arguments)["slot"]
 
     @property
     def same(self) -> Same:
-        """Equal to that of a command which says the same."""
+        """A key that is equal for equal commands."""
         return self.kind, frozenset(self.arguments)
 
     def __str__(self) -> str:
@@ -52,15 +52,15 @@ class AcknowledgedCommand:
 
 
 class Forwarding:
-    """Commands of one clause on their way through the daemon; a context manager that leaves the server answering.
+    """The commands of one clause, sent through the daemon; a context manager that restores the server at the end.
 
     Args:
-        cp: sends them.
+        cp: sends the commands.
     """
 
     def __init__(self, cp: Examiner) -> None:
         self._cp = cp
-        self._told: list[AcknowledgedCommand] = []
+        self._sent: list[AcknowledgedCommand] = []
         self.upstream = cp.upstream
         self._seen = len(self.upstream.deliveries)
 
@@ -70,56 +70,56 @@ class Forwarding:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.upstream.serve_well()
+        self.upstream.serve_normally()
 
-    def tell(self, kind: str, slot: str, **arguments: object) -> AcknowledgedCommand:
-        """Have the daemon acknowledge a command."""
-        return self._tell(self._cp.tell, kind, slot, arguments)
+    def send(self, kind: str, slot: str, **arguments: object) -> AcknowledgedCommand:
+        """Send a command, which the daemon has to acknowledge."""
+        return self._send(self._cp.send, kind, slot, arguments)
 
-    def _tell(
+    def _send(
         self, send: Callable[[str], None], kind: str, slot: str, arguments: Mapping[str, object]
     ) -> AcknowledgedCommand:
         pairs = (("slot", slot), *((name, str(value)) for name, value in arguments.items()))
         send(",".join([kind, *(f"{name}={value}" for name, value in pairs)]))
-        told = AcknowledgedCommand(kind, pairs, time.monotonic())
-        self._told.append(told)
-        return told
+        command = AcknowledgedCommand(kind, pairs, time.monotonic())
+        self._sent.append(command)
+        return command
 
-    def tell_some(self, count: int = 3) -> list[str]:
-        """Have the daemon acknowledge the commands of so many slots, every kind among them; returns the slots' ids."""
+    def send_some(self, count: int = 3) -> list[str]:
+        """Send commands of every kind for `count` slots; returns the slots' ids."""
         slots = [self._cp.new() for _ in range(count)]
         for number, slot in enumerate(slots):
-            self.tell("alloc", slot, credits=5)
-            self.tell("meta", slot, site="here")
-            self.tell("counters", slot, **{"job/events": 1 + number})
+            self.send("alloc", slot, credits=5)
+            self.send("meta", slot, site="here")
+            self.send("counters", slot, **{"job/events": 1 + number})
             if number % 3 == 2:
-                self.tell("discard", slot, reason="lost")
+                self.send("discard", slot, reason="lost")
             else:
-                self.tell("claim", slot, machine=self._cp.new("machine"))
+                self.send("claim", slot, machine=self._cp.new("machine"))
         return slots
 
     @property
     def deliveries(self) -> list[Delivery]:
         """The requests that carried commands of this clause."""
-        mine = {told.slot for told in self._told}
+        mine = {command.slot for command in self._sent}
         return [delivery for delivery in self.upstream.deliveries if mine & {_slot(call) for call in delivery.commands}]
 
-    def wait_for(self, told: Iterable[AcknowledgedCommand], within_s: float) -> None:
+    def wait_for(self, commands: Iterable[AcknowledgedCommand], within_s: float) -> None:
         """Wait until the server has applied commands, or a time has passed."""
-        wanted = {each.same for each in told}
+        wanted = {command.same for command in commands}
         self.upstream.wait_for(lambda deliveries: wanted <= set(_applied(deliveries)), within_s)
 
     def drain(self, down_s: float = 0.0) -> None:
-        """Wait until the daemon has passed on all that it will: until a command that comes after all of it is there.
+        """Wait until the daemon has delivered all commands: until a last command has arrived.
 
         Args:
-            down_s: how long the server was out of reach: a daemon may wait about as long before it tries again.
+            down_s: the length of the outage: a daemon's backoff may be about as long.
 
         Raises:
-            Deviation: that took longer than the time-out.
+            Deviation: the last command did not arrive within the time-out.
         """
         within_s = self._cp.timeout_s + self._cp.flush_interval_s + 3 * down_s
-        fence = self.tell("alloc", self._cp.new())
+        fence = self.send("alloc", self._cp.new())
         self.wait_for([fence], within_s)
         came = fence.same in set(_applied(self.upstream.deliveries))
         for delivery in self.deliveries:
@@ -128,16 +128,16 @@ class Forwarding:
             raise Deviation(f"arrival of {fence}, the last command", f"within {within_s:g} s", "nothing of the kind")
 
     def see_each_once(self, lost: str = "", twice: str = "") -> None:
-        """Each command that was acknowledged has to be applied, and once.
+        """Check that each acknowledged command was applied once.
 
         Args:
-            lost: the quirk by whose name a loss is reported.
-            twice: likewise for what was applied more than once.
+            lost: the quirk that explains a loss.
+            twice: the quirk that explains a command applied more than once.
         """
         times = Counter(_applied(self.upstream.deliveries))
-        missing = [str(told) for told in self._told if not times[told.same]]
-        several = [f"{told} ({times[told.same]} times)" for told in self._told if times[told.same] > 1]
-        sent = {told.same for told in self._told}
+        missing = [str(command) for command in self._sent if not times[command.same]]
+        several = [f"{command} ({times[command.same]} times)" for command in self._sent if times[command.same] > 1]
+        sent = {command.same for command in self._sent}
         for call in (call for delivery in self.deliveries for call in delivery.commands):
             if missing and _same(call) not in sent:
                 self._cp.note(f"at the server, and never sent: {_text(call)}")
@@ -147,8 +147,8 @@ class Forwarding:
             )
 
     def see_order(self, slot: str, quirk: str) -> None:
-        """The commands of a slot have to be applied in the order of their coming."""
-        sent = [told.kind for told in self._told if told.slot == slot]
+        """Check that the commands of a slot were applied in the order of sending."""
+        sent = [command.kind for command in self._sent if command.slot == slot]
         came = [
             kind
             for delivery in self.upstream.deliveries
@@ -159,33 +159,33 @@ class Forwarding:
         self._cp.check(f"commands on {slot}, as the server applies them", sent, came, Known(quirk, came))
 
     def wait_answered(self, answer: str) -> None:
-        """Wait until a batch has been answered so, or the time is up."""
+        """Wait until a batch has got this answer, or the time-out."""
         self.upstream.wait_for(
             lambda deliveries: any(delivery.answer == answer for delivery in deliveries[self._seen :]),
             self._cp.timeout_s + self._cp.flush_interval_s,
         )
 
     def rate(self, count: int) -> float:
-        """Have the daemon acknowledge so many commands, several at once; commands/s."""
+        """The rate at which the daemon acknowledges `count` commands, several at a time, in commands/s."""
         began = time.monotonic()
         slots = [self._cp.new() for _ in range(count)]
         self._cp.note(f"> {count:,} frames alloc,slot=... from {slots[0]} to {slots[-1]}")
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            list(pool.map(lambda slot: self._tell(self._cp.tell_unseen, "alloc", slot, {}), slots))
+            list(pool.map(lambda slot: self._send(self._cp.send_unrecorded, "alloc", slot, {}), slots))
         return count / (time.monotonic() - began)
 
     def repeated(self) -> list[str]:
-        """The commands that came to the server more often than once, applied or not."""
+        """The commands that arrived at the server more than once, applied or not."""
         times = Counter(_same(call) for delivery in self.deliveries for call in delivery.commands)
-        return [str(told) for told in self._told if times[told.same] > 1]
+        return [str(command) for command in self._sent if times[command.same] > 1]
 
     def delays_s(self) -> list[float]:
-        """How long each command took from its acknowledgement to the server, in the order of telling."""
+        """The seconds from acknowledgement to arrival of each command, in the order of sending."""
         arrived: dict[Same, float] = {}
         for delivery in self.upstream.deliveries:
             for call in delivery.commands:
                 arrived.setdefault(_same(call), delivery.at_s)
-        return [arrived[told.same] - told.at_s for told in self._told if told.same in arrived]
+        return [arrived[command.same] - command.at_s for command in self._sent if command.same in arrived]
 
 
 def _applied(deliveries: Iterable[Delivery]) -> list[Same]:
@@ -197,7 +197,7 @@ def _slot(call: Call) -> str:
 
 
 def _same(call: Call) -> Same:
-    """What a command says: its kind, and a value for each name, for the names of an object have no order.
+    """A key of a command: its kind, and a value for each name, because the names of an object have no order.
 
     Values of a frame are text. A whole number may come as a number of JSON or as its text; any other value has to come
     as that text.
@@ -224,5 +224,6 @@ def _text(call: Call) -> str:
 
 def _described(delivery: Delivery) -> str:
     name = f" under the id {delivery.batch_id}" if delivery.batch_id else ""
+    error = f", {delivery.signature_error}" if delivery.signature_error else ""
     kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(kind for kind, _ in delivery.commands).items())
-    return f"{kinds}{name}, answered {delivery.answer}" + (f", {delivery.unsigned}" if delivery.unsigned else "")
+    return f"{kinds}{name}, answered {delivery.answer}{error}"

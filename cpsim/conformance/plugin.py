@@ -16,7 +16,7 @@ from cpsim.conformance.clause import is_chosen
 from cpsim.conformance.examiner import Examiner
 from cpsim.conformance.findings import CannotRun, Deviation, NotVerifiable
 from cpsim.conformance.rehearsal import Rehearsal, RehearsalEnd
-from cpsim.conformance.target import Target, TargetView, Traffic, aim, checked_prefix, promised, reach
+from cpsim.conformance.target import Target, TargetView, Traffic, checked_prefix, expected_needs, parse_target, reach
 from cpsim.errors import CpsimError
 from cpsim.net.listen import Listen
 
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 PASSED: Final = "pass"
 FAILED: Final = "deviation"
 QUIRK: Final = "known quirk"
-UNSEEN: Final = "not verifiable"
+NOT_VERIFIABLE: Final = "not verifiable"
 ERROR: Final = "error"
 PLANNED: Final = "planned"
 
 TARGET: Final = pytest.StashKey[Target]()
-SIGHT: Final = pytest.StashKey[TargetView]()
+TARGET_VIEW: Final = pytest.StashKey[TargetView]()
 EXAMINER: Final = pytest.StashKey[Examiner]()
 MOST_LINES: Final = 200
-"""Of what a clause has sent and seen; the last are kept."""
+"""The most lines of a clause's transcript that are kept, the last ones."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -70,13 +70,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Reach the target at once, before processes are started that could not."""
     config = session.config
     if config.getoption("--cp-target") is not None and not config.option.collectonly:
-        _sight(config)
+        _target_view(config)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Stop being the server behind the daemon."""
-    if SIGHT in config.stash:
-        config.stash[SIGHT].close()
+    """Stop the server behind the daemon."""
+    if TARGET_VIEW in config.stash:
+        config.stash[TARGET_VIEW].close()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -102,15 +102,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture
 def cp(request: pytest.FixtureRequest) -> Examiner:
-    """What the clause works with, if what it needs is there."""
+    """The examiner of the clause, if the target meets its needs."""
     clause = _clause(request.node)
     assert clause is not None
-    sight = _sight(request.config)
-    missing = sight.missing(clause.needs)
+    target_view = _target_view(request.config)
+    missing = target_view.missing(clause.needs)
     if missing:
         raise NotVerifiable("; ".join(f"needs {need}" for need in missing))
     make = Rehearsal if request.config.getoption("--cp-dry-run") else Examiner
-    examiner = request.node.stash[EXAMINER] = make(sight, clause)
+    examiner = request.node.stash[EXAMINER] = make(target_view, clause)
     return examiner
 
 
@@ -118,7 +118,7 @@ def cp(request: pytest.FixtureRequest) -> Examiner:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Say of each clause what it came to."""
+    """Report the result of each clause."""
     clause = _clause(item)
     error = None if call.excinfo is None else call.excinfo.value
     if clause is None or call.when == "teardown" or (call.when == "setup" and error is None):
@@ -144,13 +144,13 @@ def pytest_runtest_makereport(
     if result == FAILED or isinstance(error, CannotRun):
         report.longrepr = said
     else:
-        _tell_pytest(report, result, quirk, text)
+        _set_outcome(report, result, quirk, text)
     return report
 
 
-def _tell_pytest(report: pytest.TestReport, result: str, quirk: str, text: str) -> None:
-    """Put a finding that is no failure as pytest has it: passed, skipped, or failed as expected."""
-    if result == UNSEEN:
+def _set_outcome(report: pytest.TestReport, result: str, quirk: str, text: str) -> None:
+    """Set pytest's outcome of a finding that is no failure: passed, skipped, or failed as expected."""
+    if result == NOT_VERIFIABLE:
         report.outcome = "skipped"
         report.longrepr = (report.location[0], report.location[1] or 0, text)
     elif result == QUIRK:
@@ -162,11 +162,11 @@ def _tell_pytest(report: pytest.TestReport, result: str, quirk: str, text: str) 
 
 
 def _finding(config: pytest.Config, error: BaseException | None) -> tuple[str, str, str]:
-    """What a clause came to: the result, the quirk, and a sentence."""
+    """The result of a clause, the quirk, and a sentence."""
     if error is None or isinstance(error, RehearsalEnd):
         return (PLANNED if config.getoption("--cp-dry-run") else PASSED), "", ""
     if isinstance(error, NotVerifiable):
-        return UNSEEN, "", str(error)
+        return NOT_VERIFIABLE, "", str(error)
     if isinstance(error, Deviation):
         known = error.quirk and _target(config).profile == "deployed"
         return (QUIRK if known else FAILED), error.quirk, str(error)
@@ -180,13 +180,13 @@ def _clause(item: pytest.Item) -> Clause | None:
 
 
 def _target(config: pytest.Config) -> Target:
-    """What the options say, or who runs the suite."""
+    """The target of the options, or of `examine`."""
     if TARGET not in config.stash:
         option = config.getoption
         if option("--cp-target") is None:
             raise pytest.UsageError("--cp-target ENDPOINT is missing: a daemon (PATH or HOST:PORT) or a server (URL)")
         try:
-            target = aim(
+            target = parse_target(
                 option("--cp-target"),
                 server=option("--cp-server"),
                 project=option("--cp-project"),
@@ -213,17 +213,17 @@ def _target(config: pytest.Config) -> Target:
     return config.stash[TARGET]
 
 
-def _sight(config: pytest.Config) -> TargetView:
-    """What can be seen of the target."""
-    if SIGHT not in config.stash:
+def _target_view(config: pytest.Config) -> TargetView:
+    """The view of the target."""
+    if TARGET_VIEW not in config.stash:
         target = _target(config)
         if target.behind is not None and "PYTEST_XDIST_WORKER" in os.environ:
             raise pytest.UsageError("--cp-behind: only one process can be the server there: leave out -n")
         if config.getoption("--cp-dry-run"):
-            config.stash[SIGHT] = TargetView(target, promised(target), Traffic(None))
+            config.stash[TARGET_VIEW] = TargetView(target, expected_needs(target), Traffic(None))
         else:
             try:
-                config.stash[SIGHT] = reach(target, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+                config.stash[TARGET_VIEW] = reach(target, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
             except CpsimError as problem:
                 pytest.exit(str(problem), returncode=2)
-    return config.stash[SIGHT]
+    return config.stash[TARGET_VIEW]

@@ -1,4 +1,4 @@
-"""A rehearsal: a clause runs, and what it would send is written down, but nothing is sent."""
+"""A rehearsal: a clause runs, and its transcript lists what it would send; nothing is sent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class RehearsalEnd(Exception):
-    """The clause has sent all that it will, and wants to see what came of it."""
+    """The clause has sent all its commands, and reads their results."""
 
 
 class Rehearsal(Examiner):
@@ -36,7 +36,7 @@ class Rehearsal(Examiner):
     def upstream(self) -> RehearsedUpstream:  # type: ignore[override]  # noqa: D102 - inherited
         return RehearsedUpstream()
 
-    def tell_unseen(self, frame: str) -> None:  # noqa: D102 - inherited
+    def send_unrecorded(self, frame: str) -> None:  # noqa: D102 - inherited
         pass
 
     def restart(self, signal: str) -> None:  # noqa: D102 - inherited
@@ -53,8 +53,8 @@ class Rehearsal(Examiner):
         self.note(f"{request.method} {request.path} {shown_bytes(request.body)}".rstrip())
         return Reply(200, "", b"{}")
 
-    def connect(self) -> Rehearsed:  # type: ignore[override]  # noqa: D102 - inherited
-        return Rehearsed(self.note)
+    def connect(self) -> RehearsedConnection:  # type: ignore[override]  # noqa: D102 - inherited
+        return RehearsedConnection(self.note)
 
     def outstanding(self, project: tuple[str, str] | None = None) -> list[str]:  # noqa: D102 - inherited
         self.request("/batch/slots", project=project)
@@ -108,7 +108,7 @@ class Rehearsal(Examiner):
         return 0.0
 
 
-class Rehearsed:
+class RehearsedConnection:
     """A connection to no daemon."""
 
     def __init__(self, note: Callable[[str], None]) -> None:
@@ -142,7 +142,7 @@ class Rehearsed:
 
 
 class RehearsedUpstream:
-    """A server that nobody is."""
+    """No server."""
 
     deliveries = ()
 
@@ -154,7 +154,7 @@ class RehearsedUpstream:
         del condition, timeout_s
         return True
 
-    def serve_well(self) -> None:
+    def serve_normally(self) -> None:
         """Nothing is served."""
 
-    refuse = stop = serve_well
+    refuse = stop = serve_normally

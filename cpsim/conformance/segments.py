@@ -18,7 +18,7 @@ AT_ONCE_S: Final = 0.04
 ATTEMPTS: Final = 50
 
 
-def tell_in_two(cp: Examiner, first: str, second: str) -> tuple[str, bool]:
+def send_in_two(cp: Examiner, first: str, second: str) -> tuple[str, bool]:
     """Send a frame in two segments; returns the answer, and whether the second segment was sent at once."""
     with cp.connect() as connection:
         began_s = time.monotonic()

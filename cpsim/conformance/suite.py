@@ -13,8 +13,8 @@ import pytest
 
 from cpsim.conformance import plugin
 from cpsim.conformance.clause import Level, catalogue
-from cpsim.conformance.plugin import ERROR, FAILED, PASSED, QUIRK, SIGHT, TARGET, UNSEEN
-from cpsim.conformance.target import TargetView, Traffic, promised, reach
+from cpsim.conformance.plugin import ERROR, FAILED, NOT_VERIFIABLE, PASSED, QUIRK, TARGET, TARGET_VIEW
+from cpsim.conformance.target import TargetView, Traffic, expected_needs, reach
 from cpsim.errors import CpsimError
 from cpsim.judge.verdict import Ruling
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 FOLDER: Final = Path(__file__).parent
 DEVIANT: Final = frozenset((FAILED, QUIRK, ERROR))
-OF_THE_USER: Final = ("PYTEST_ADDOPTS", "PYTEST_PLUGINS")
+USER_VARIABLES: Final = ("PYTEST_ADDOPTS", "PYTEST_PLUGINS")
 NO_AUTOLOAD: Final = "PYTEST_DISABLE_PLUGIN_AUTOLOAD"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one clause came to.
+    """The result of one clause.
 
     Attributes:
         clause: which.
@@ -75,7 +75,7 @@ class Finding:
 
 @dataclass
 class SuiteResult:
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
         target: what was examined.
@@ -117,7 +117,7 @@ class SuiteResult:
             "endpoint": str(self.target),
             "profile": self.target.profile,
             "verdict": self.ruling.value,
-            "counts": {name: self.counts[name] for name in (PASSED, FAILED, QUIRK, UNSEEN, ERROR)},
+            "counts": {name: self.counts[name] for name in (PASSED, FAILED, QUIRK, NOT_VERIFIABLE, ERROR)},
             "quirks": self.quirks,
             "commands": self.sent,
             "clauses": [finding.document() for finding in self.findings],
@@ -125,18 +125,18 @@ class SuiteResult:
 
 
 class _Collector:
-    """The pytest plugin that takes what each clause came to."""
+    """The pytest plugin that collects the result of each clause."""
 
-    def __init__(self, target: Target, sight: TargetView, on_clause: Callable[[str], None]) -> None:
+    def __init__(self, target: Target, target_view: TargetView, on_clause: Callable[[str], None]) -> None:
         self.outcome = SuiteResult(target)
-        self._sight = sight
+        self._target_view = target_view
         self._on_clause = on_clause
         self._clauses = catalogue()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_configure(self, config: pytest.Config) -> None:
         config.stash[TARGET] = self.outcome.target
-        config.stash[SIGHT] = self._sight
+        config.stash[TARGET_VIEW] = self._target_view
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self._on_clause(nodeid.rpartition("::")[2])
@@ -173,14 +173,14 @@ def examine(
         target: what is examined.
         clauses: ids or patterns; none for all.
         junit: where to write JUnit XML.
-        rehearse: send nothing; the findings' transcripts say what would be sent.
-        on_clause: told which clause begins.
+        rehearse: send nothing; the findings' transcripts list what would be sent.
+        on_clause: called with the id of each clause that begins.
 
     Raises:
         CpsimError: the target cannot be reached, or pytest cannot run.
     """
-    sight = TargetView(target, promised(target), Traffic(None)) if rehearse else reach(target)
-    collector = _Collector(target, sight, on_clause)
+    target_view = TargetView(target, expected_needs(target), Traffic(None)) if rehearse else reach(target)
+    collector = _Collector(target, target_view, on_clause)
     arguments = [
         *("--rootdir", str(FOLDER), "-c", os.devnull, "--import-mode=importlib", "--assert=plain"),
         *("-p", plugin.__name__, "-p", "no:cacheprovider", "-p", "no:terminal", "-p", "no:logging", "-s"),
@@ -189,24 +189,24 @@ def examine(
         *([] if junit is None else [f"--junitxml={junit}", "-o", "junit_family=xunit1"]),
         str(FOLDER),
     ]
-    with _of_our_own():
+    with _without_user_plugins():
         status = pytest.main(arguments, plugins=[collector])
     if status not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
         if status == pytest.ExitCode.INTERRUPTED:
             raise KeyboardInterrupt
         raise CpsimError(f"pytest could not run the suite: status {int(status)}")
-    sight.close()
+    target_view.close()
     outcome = collector.outcome
     order = {id: number for number, id in enumerate(catalogue())}
     outcome.findings.sort(key=lambda finding: order[finding.clause.id])
-    outcome.sent = sight.traffic.sent
+    outcome.sent = target_view.traffic.sent
     return outcome
 
 
 @contextmanager
-def _of_our_own() -> Iterator[None]:
-    """Keep the pytest plugins and options of wherever this runs out of it."""
-    before = {name: os.environ.pop(name, None) for name in (*OF_THE_USER, NO_AUTOLOAD)}
+def _without_user_plugins() -> Iterator[None]:
+    """Run without the user's pytest plugins and options."""
+    before = {name: os.environ.pop(name, None) for name in (*USER_VARIABLES, NO_AUTOLOAD)}
     os.environ[NO_AUTOLOAD] = "1"
     try:
         yield

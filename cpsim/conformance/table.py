@@ -1,4 +1,4 @@
-"""What a run came to, for people."""
+"""Prints the results of a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cpsim.conformance.clause import SECTIONS, Level, Need
-from cpsim.conformance.plugin import ERROR, FAILED, PASSED, QUIRK, UNSEEN
+from cpsim.conformance.plugin import ERROR, FAILED, NOT_VERIFIABLE, PASSED, QUIRK
 from cpsim.ui.printable import printable
 from cpsim.ui.terminal import print_table
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cpsim.conformance.suite import Finding, SuiteResult
     from cpsim.conformance.walk import Walks
 
-STYLES: Final = {PASSED: "green", FAILED: "bold red", QUIRK: "yellow", UNSEEN: "dim", ERROR: "bold magenta"}
+STYLES: Final = {PASSED: "green", FAILED: "bold red", QUIRK: "yellow", NOT_VERIFIABLE: "dim", ERROR: "bold magenta"}
 HEADINGS: Final = ("clause", "section", "result", "what it says")
 
 
@@ -41,29 +41,29 @@ def show(outcome: SuiteResult, console: Console) -> None:
         widths = [max(map(len, column)) for column in zip(HEADINGS, *rows, strict=True)]
         for row in (HEADINGS, *rows):
             cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
-            _say(console, "  ".join(cells).rstrip())
+            _print(console, "  ".join(cells).rstrip())
     for finding in outcome.findings:
         if finding.result in {FAILED, QUIRK, ERROR}:
-            _say(console, "\n" + explained(finding))
+            _print(console, "\n" + explained(finding))
     for finding in outcome.findings:
         for figure in finding.measured:
-            _say(console, f"\nmeasured by {finding.clause.id}: {figure}")
-    for reason, ids in _unseen(outcome.findings).items():
-        _say(console, f"\nnot verifiable: {', '.join(ids)}\n  {reason}")
-    _say(console, "\n" + summary(outcome))
+            _print(console, f"\nmeasured by {finding.clause.id}: {figure}")
+    for reason, ids in _not_verifiable(outcome.findings).items():
+        _print(console, f"\nnot verifiable: {', '.join(ids)}\n  {reason}")
+    _print(console, "\n" + summary(outcome))
 
 
 def show_walks(walks: Walks, console: Console) -> None:
-    """Print what came of random sequences, and the lines that repeat the shortest one that deviates."""
+    """Print the result of random sequences, and the lines that repeat the shortest one that deviates."""
     if walks.deviation is not None:
         deviation = walks.deviation
-        _say(console, f"deviation: {deviation.what}\n  expected  {deviation.expected}\n  got       {deviation.got}")
+        _print(console, f"deviation: {deviation.what}\n  expected  {deviation.expected}\n  got       {deviation.got}")
         for title, lines in (("in Python", walks.python()), ("in a shell", walks.shell())):
-            _say(console, "\n".join([f"\nthe same, {title}; a second time it needs other ids:\n", *lines]))
+            _print(console, "\n".join([f"\nthe same, {title}; to run it twice, change the ids:\n", *lines]))
     if walks.not_verified:
-        _say(console, f"not verifiable: {walks.not_verified}")
+        _print(console, f"not verifiable: {walks.not_verified}")
     sent = f"{walks.sequences:,} sequences, {walks.commands:,} commands, seed {walks.seed}"
-    _say(console, f"\nverdict {walks.ruling}: {sent}")
+    _print(console, f"\nverdict {walks.ruling}: {sent}")
 
 
 def _row(finding: Finding) -> tuple[str, str, str, str]:
@@ -106,7 +106,7 @@ _WORDS: Final = {
     PASSED: ("clause passes", "clauses pass"),
     FAILED: ("deviates", "deviate"),
     QUIRK: ("shows a known quirk", "show a known quirk"),
-    UNSEEN: ("cannot be verified here", "cannot be verified here"),
+    NOT_VERIFIABLE: ("cannot be verified here", "cannot be verified here"),
     ERROR: ("could not be checked", "could not be checked"),
 }
 
@@ -114,12 +114,12 @@ _WORDS: Final = {
 def show_plan(outcome: SuiteResult, console: Console) -> None:
     """Print what each clause would send."""
     for finding in outcome.findings:
-        _say(console, f"{finding.clause.id}  {finding.clause.sentence}")
-        lines = finding.transcript if finding.result != UNSEEN else (f"nothing: it {finding.detail}",)
+        _print(console, f"{finding.clause.id}  {finding.clause.sentence}")
+        lines = finding.transcript if finding.result != NOT_VERIFIABLE else (f"nothing: it {finding.detail}",)
         for line in lines:
-            _say(console, f"  {line}")
+            _print(console, f"  {line}")
     count = sum(len(finding.transcript) for finding in outcome.findings)
-    _say(
+    _print(
         console,
         f"\n{len(outcome.findings):,} clauses, about {count:,} commands and requests, and those to look and wait",
     )
@@ -130,8 +130,8 @@ def show_clauses(clauses: Iterable[Clause], console: Console) -> None:
     for clause in clauses:
         needs = ", ".join(need.name.lower() for need in Need if need in clause.needs)
         quirks = f"; may show {', '.join(clause.quirks)}" if clause.quirks else ""
-        _say(console, f"{clause.id:<11} {clause.sentence}")
-        _say(console, f"{'':<11} {clause.level}, section {clause.section}, needs {needs}{quirks}")
+        _print(console, f"{clause.id:<11} {clause.sentence}")
+        _print(console, f"{'':<11} {clause.level}, section {clause.section}, needs {needs}{quirks}")
 
 
 def listed(clauses: Iterable[Clause]) -> list[dict[str, object]]:
@@ -149,13 +149,13 @@ def listed(clauses: Iterable[Clause]) -> list[dict[str, object]]:
     ]
 
 
-def _unseen(findings: Iterable[Finding]) -> dict[str, list[str]]:
+def _not_verifiable(findings: Iterable[Finding]) -> dict[str, list[str]]:
     reasons = defaultdict[str, list[str]](list)
     for finding in findings:
-        if finding.result == UNSEEN:
+        if finding.result == NOT_VERIFIABLE:
             reasons[finding.detail].append(finding.clause.id)
     return reasons
 
 
-def _say(console: Console, text: str) -> None:
+def _print(console: Console, text: str) -> None:
     console.print(printable(text), markup=False, highlight=False, emoji=False, soft_wrap=True)

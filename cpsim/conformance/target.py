@@ -1,4 +1,4 @@
-"""What is examined: a daemon, a server, or a daemon and the server behind it; and how much of it can be seen."""
+"""The target: a daemon, a server, or a daemon and the server behind it; and which needs of clauses it meets."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 DEFAULT_PREFIX: Final = "verify"
 LONGEST_PREFIX_BYTES: Final = 80
 MOST_COMMANDS: Final = 5_000
-"""What one run may send in all, whatever goes wrong; it sends a tenth of it or so."""
+"""The most that one run sends; it usually sends about a tenth."""
 MOST_COMMANDS_TO_US: Final = 20_000
-"""Likewise where the server is ours: nobody else is disturbed."""
+"""The most that one run sends where the server is ours, and nobody else is disturbed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Where to send, and as whom.
+    """The addresses, credentials and limits of a target.
 
     Attributes:
         daemon: takes frames.
@@ -70,7 +70,7 @@ class Target:
         return places if self.behind is None else f"{places} in front of {self.behind}"
 
 
-def aim(
+def parse_target(
     endpoint: str,
     *,
     server: str | None = None,
@@ -80,10 +80,10 @@ def aim(
     other_secret_file: Path | None = None,
     behind: TcpEndpoint | None = None,
 ) -> Target:
-    """Make a target of what a user says.
+    """Make a target of a user's options.
 
     Raises:
-        ValueError: something is missing, or does not go together; the message names the option.
+        ValueError: an option is missing, or excludes another; the message names the option.
     """
     try:
         where = parse_endpoint(endpoint)
@@ -145,7 +145,7 @@ def checked_prefix(text: str) -> str:
 
 
 class Traffic:
-    """Everything that is sent passes here: it is counted, and kept to a rate.
+    """Counts commands and requests, and limits their rate.
 
     Args:
         max_rate: commands/s at most; None for no limit.
@@ -167,7 +167,7 @@ class Traffic:
         """
         with self._lock:
             if self.sent >= self._most:
-                raise CannotRun(f"{self._most:,} commands and requests were sent: that is enough for any endpoint")
+                raise CannotRun(f"{self._most:,} commands and requests were sent, the most of one run")
             self.sent += 1
             now = time.monotonic()
             due = max(self._next, now)
@@ -178,13 +178,13 @@ class Traffic:
 
 @dataclass
 class TargetView:
-    """A target that was reached, and what of it can be seen.
+    """A connected target, and the needs that it meets.
 
     Attributes:
-        target: what is examined.
-        needs: what is there.
-        run: part of every id, so that no other run has the same.
-        listing_bytes: how much `/batch/slots` listed when it was first looked at.
+        target: the target.
+        needs: the needs that it meets.
+        run: part of every id, different for each run.
+        listing_bytes: the size of the first reply of `/batch/slots`.
     """
 
     target: Target
@@ -204,17 +204,17 @@ class TargetView:
         return ask(self.target.server, request, self.target.timeout_s)
 
     def close(self) -> None:
-        """Stop being the server behind the daemon, where that was asked for."""
+        """Stop the server behind the daemon, if it is ours."""
         if self.upstream is not None:
             self.upstream.stop()
 
     def missing(self, needs: tuple[Need, ...]) -> list[Need]:
-        """What of the needs is not there."""
+        """The needs that the target does not meet."""
         return [need for need in needs if need not in self.needs]
 
 
-def promised(target: Target) -> frozenset[Need]:
-    """What a target can show, before anybody has looked: all that its server might."""
+def expected_needs(target: Target) -> frozenset[Need]:
+    """The needs that a target may meet, by its options alone."""
     needs = set()
     if target.daemon is not None:
         needs.add(Need.DAEMON)
@@ -232,23 +232,23 @@ def promised(target: Target) -> frozenset[Need]:
 
 
 def reach(target: Target, workers: int = 1) -> TargetView:
-    """Connect, and find out what can be seen.
+    """Connect to a target, and find out which needs it meets.
 
     Args:
-        target: what is examined.
-        workers: how many processes share its rate.
+        target: the target.
+        workers: the number of processes that share the rate.
 
     Raises:
         CpsimError: an address does not answer, or the server does not accept the credentials.
     """
     rate = None if target.max_rate is None else target.max_rate / workers
     most = MOST_COMMANDS if target.behind is None else MOST_COMMANDS_TO_US
-    sight = TargetView(target, promised(target), Traffic(rate, most))
+    target_view = TargetView(target, expected_needs(target), Traffic(rate, most))
     if target.behind is not None:
         assert target.credentials is not None
-        sight.upstream = Upstream(target.behind, target.credentials, knows_batches=True)
+        target_view.upstream = Upstream(target.behind, target.credentials, knows_batches=True)
         try:
-            sight.upstream.start()
+            target_view.upstream.start()
         except OSError as error:
             raise CpsimError(f"cannot be the server at {target.behind}: {error.strerror}") from error
     try:
@@ -256,25 +256,25 @@ def reach(target: Target, workers: int = 1) -> TargetView:
             DaemonConnection(target.daemon, target.timeout_s).close()
         if target.server is not None:
             for credentials in filter(None, (target.credentials, target.other)):
-                _check_credentials(sight, credentials)
-            if sight.accounts.are_there():
+                _check_credentials(target_view, credentials)
+            if target_view.accounts.exists():
                 for project, _ in filter(None, (target.credentials, target.other)):
-                    sight.accounts.note_ends(project)
+                    target_view.accounts.note_ends(project)
             else:
-                sight.needs -= {Need.ACCOUNTS}
+                target_view.needs -= {Need.ACCOUNTS}
     except CannotRun as error:
         raise CpsimError(f"{error}; is it running there?") from error
-    return sight
+    return target_view
 
 
-def _check_credentials(sight: TargetView, credentials: tuple[str, str]) -> None:
-    assert sight.target.server is not None
-    path = f"{sight.target.server.path}/batch/slots"
-    reply = sight.ask(HttpRequest("POST", path, headers={"Authorization": token(credentials, b"")}))
+def _check_credentials(target_view: TargetView, credentials: tuple[str, str]) -> None:
+    assert target_view.target.server is not None
+    path = f"{target_view.target.server.path}/batch/slots"
+    reply = target_view.ask(HttpRequest("POST", path, headers={"Authorization": token(credentials, b"")}))
     if reply.status in {401, 403}:
-        raise CpsimError(f"{sight.target.server} does not accept the secret of project {credentials[0]}: {reply}")
+        raise CpsimError(f"{target_view.target.server} does not accept the secret of project {credentials[0]}: {reply}")
     if reply.status == 404:
-        raise CpsimError(f"{sight.target.server} has no {path}: a server's URL usually ends in /api")
+        raise CpsimError(f"{target_view.target.server} has no {path}: a server's URL usually ends in /api")
     if not reply.status:
-        raise CpsimError(f"{sight.target.server} takes connections and gives no HTTP reply: {reply}")
-    sight.listing_bytes = max(sight.listing_bytes, len(reply.body))
+        raise CpsimError(f"{target_view.target.server} takes connections and gives no HTTP reply: {reply}")
+    target_view.listing_bytes = max(target_view.listing_bytes, len(reply.body))

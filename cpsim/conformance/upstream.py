@@ -1,7 +1,7 @@
-"""The server that a daemon under test forwards to: it writes down what comes, and answers as it is told.
+"""The server that a daemon under test forwards to: it records deliveries, and answers them as the test sets.
 
-It keeps no accounts. A batch is *applied* where a real server would have applied it: where it was answered with
-success, or would have been if the answer had not been lost.
+It keeps no accounts. A batch is *applied* if a real server would have applied it: if its answer was a success, or would
+have been one had it not been lost.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class Delivery:
     """A request that carried commands.
 
     Attributes:
-        at_s: when it had come whole, on the monotonic clock.
-        path: what it asked for, such as `/api/batch/bulk`.
-        batch_id: the id under which it may be sent again; "" if it has none.
+        at_s: the time of its arrival, on the monotonic clock.
+        path: the path, such as `/api/batch/bulk`.
+        batch_id: the batch's id; "" if it has none.
         commands: in the order in which a server applies them.
-        unsigned: what is wrong with its signature; "" if nothing is.
+        signature_error: what is wrong with its signature; "" if nothing is.
         answer: one of `ANSWERS`.
         applied: whether a server would have applied it, once for a batch id.
     """
@@ -58,14 +58,14 @@ class Delivery:
     path: str
     batch_id: str
     commands: tuple[Call, ...]
-    unsigned: str
+    signature_error: str
     answer: str
     applied: bool
 
 
 @dataclass(slots=True)
-class _Orders:
-    """How the next batches are answered, and which slots of them are refused."""
+class _AnswerRule:
+    """The answer to the next `count` batches, and the slots whose commands are refused."""
 
     answer: str = "ok"
     count: int | None = None
@@ -73,12 +73,12 @@ class _Orders:
 
 
 class Upstream:
-    """A server for a daemon under test; a context manager while which it serves.
+    """A server for a daemon under test; a context manager.
 
     Args:
         address: where it listens; port 0 takes a free one, which `address` then has.
         credentials: (project id, secret) that requests should be signed with.
-        knows_batches: whether it applies a batch once, however often it is sent under its id, and says so.
+        knows_batches: whether it applies a batch id once, and says so.
 
     Raises:
         OSError: the address cannot be listened at (from `start`).
@@ -90,14 +90,14 @@ class Upstream:
         self._credentials = credentials
         self._deliveries: list[Delivery] = []
         self._changed = threading.Condition()
-        self._orders = _Orders()
-        self._told = 0
+        self._rule = _AnswerRule()
+        self._rule_changes = 0
         self._server: _Server | None = None
         self._thread: Thread | None = None
         self._placeholder: socket.socket | None = None
 
     def start(self) -> None:
-        """Begin to serve, or to serve again."""
+        """Start or restart serving."""
         if self._placeholder is not None:
             self._placeholder.close()
             self._placeholder = None
@@ -106,24 +106,24 @@ class Upstream:
         self._thread = Thread(partial(self._server.serve_forever, 0.01), "cpsim-upstream")
         self._thread.start()
 
-    def serve_well(self) -> None:
-        """Answer every request as a server does, from now on."""
+    def serve_normally(self) -> None:
+        """Answer every request normally from now on."""
         self.answer("ok")
         if self._server is None:
             self.start()
 
     def refuse(self) -> None:
-        """Break off every connection and refuse others, until `start`; the address stays taken."""
+        """Close every connection and refuse new ones until `start`; the address stays bound."""
         self.stop()
         self._placeholder = socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET)
         self._placeholder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._placeholder.bind((self.host, self.port))
 
     def stop(self) -> None:
-        """Break off every connection, and give back the address.
+        """Close every connection, and release the address.
 
         Raises:
-            ThreadFailed: an error that nobody expected kept a request from being answered; it has stopped all the same.
+            ThreadFailed: an unexpected error kept a request from being answered; the server has stopped all the same.
         """
         self.answer("ok")
         if self._placeholder is not None:
@@ -147,7 +147,7 @@ class Upstream:
         self.stop()
 
     def answer(self, answer: str, count: int | None = None, refused: frozenset[str] = frozenset()) -> None:
-        """Answer so from now on, or the next so many batches.
+        """Set the answer to the next `count` batches, or to all.
 
         Args:
             answer: one of `ANSWERS`.
@@ -156,58 +156,60 @@ class Upstream:
         """
         assert answer in ANSWERS
         with self._changed:
-            self._orders = _Orders(answer, count, refused)
-            self._told += 1
+            self._rule = _AnswerRule(answer, count, refused)
+            self._rule_changes += 1
             self._changed.notify_all()
 
     def fail(self, error: BaseException) -> None:
-        """Have `stop` raise an error that nobody expected."""
+        """Have `stop` raise an unexpected error."""
         if self._thread is not None:
             self._thread.fail(error)
 
     @property
     def deliveries(self) -> list[Delivery]:
-        """The requests that carried commands, in the order of their coming."""
+        """The requests that carried commands, in the order of arrival."""
         with self._changed:
             return list(self._deliveries)
 
     def wait_for(self, condition: Callable[[list[Delivery]], bool], timeout_s: float) -> bool:
-        """Wait until the deliveries meet a condition; whether they did in time."""
+        """Wait until the deliveries fulfil a condition; returns whether they did in time."""
         with self._changed:
             return self._changed.wait_for(lambda: condition(self._deliveries), timeout_s)
 
-    def take(self, path: str, batch_id: str, commands: tuple[Call, ...], unsigned: str) -> tuple[str, int, bytes]:
-        """Write down a request; how to answer it, and the status and body of an answer that is well-formed."""
+    def take(
+        self, path: str, batch_id: str, commands: tuple[Call, ...], signature_error: str
+    ) -> tuple[str, int, bytes]:
+        """Record a request; returns the kind of answer, and the status and body of a well-formed one."""
         with self._changed:
-            orders = self._orders
-            answer = orders.answer if commands else "ok"
-            if commands and orders.count is not None:
-                orders.count -= 1
-                if orders.count <= 0:
-                    self._orders = _Orders()
+            rule = self._rule
+            answer = rule.answer if commands else "ok"
+            if commands and rule.count is not None:
+                rule.count -= 1
+                if rule.count <= 0:
+                    self._rule = _AnswerRule()
             again = self.knows_batches and any(seen.applied and seen.batch_id == batch_id for seen in self._deliveries)
-            applied = answer in APPLYING and not (again and batch_id) and not unsigned
+            applied = answer in APPLYING and not (again and batch_id) and not signature_error
             if commands:
-                delivery = Delivery(time.monotonic(), path, batch_id, commands, unsigned, answer, applied)
+                delivery = Delivery(time.monotonic(), path, batch_id, commands, signature_error, answer, applied)
                 self._deliveries.append(delivery)
             self._changed.notify_all()
             if answer == "hang":
-                told = self._told
-                self._changed.wait_for(lambda: self._told > told, LONGEST_HANG_S)
+                before = self._rule_changes
+                self._changed.wait_for(lambda: self._rule_changes > before, LONGEST_HANG_S)
         document: dict[str, Any] = {"result": "ok"}
         if batch_id and self.knows_batches:
             document["batch"] = batch_id
-        if unsigned:
-            return answer, *_reply(401, {"result": "error", "message": unsigned}, path)
+        if signature_error:
+            return answer, *_reply(401, {"result": "error", "message": signature_error}, path)
         if answer == "errors":
-            refused = [call for call in commands if str(call[1].get("slot")) in orders.refused]
+            refused = [call for call in commands if str(call[1].get("slot")) in rule.refused]
             errors = [{"message": f"slot {call[1]['slot']} is refused", "code": 500} for call in refused]
             if errors and _place(path)[0] != "bulk":
                 return answer, *_reply(500, {"result": "error", "message": errors[0]["message"]}, path)
             document["errors"] = errors
         return answer, *_reply(200, document, path)
 
-    def unsigned(self, token: str, payload: bytes) -> str:
+    def signature_error(self, token: str, payload: bytes) -> str:
         """What is wrong with the token that a request carries; "" if nothing is."""
         project, secret = self._credentials
         parts = token.strip().split(",")
@@ -261,7 +263,7 @@ class _Handler(BaseHTTPRequestHandler):
         super().finish()
 
     def log_message(self, *_: object) -> None:
-        """What comes is written down elsewhere."""
+        """Log nothing: requests are recorded elsewhere."""
 
     def do_GET(self) -> None:
         path, _, query = self.path.partition("?")
@@ -274,7 +276,7 @@ class _Handler(BaseHTTPRequestHandler):
             body = self._body()
         except ValueError:
             self.close_connection = True
-            self._say(400, b"the length of the body is no number", "text/plain")
+            self._respond(400, b"the length of the body is no number", "text/plain")
             return
         path = self.path.partition("?")[0]
         document = _pairs(body) if _place(path)[1] == "text" else _decoded(body or b"{}")
@@ -300,25 +302,25 @@ class _Handler(BaseHTTPRequestHandler):
     def _take(self, path: str, payload: bytes, document: object, token: str) -> None:
         upstream = self.server.upstream
         if path.endswith("/heartbeat"):
-            self._say(200, b"OK", "text/plain")
+            self._respond(200, b"OK", "text/plain")
             return
         commands = tuple(_commands(path, document))
-        unsigned = upstream.unsigned(token, payload)
-        answer, status, body = upstream.take(path, self.headers.get(BATCH_HEADER, ""), commands, unsigned)
+        signature_error = upstream.signature_error(token, payload)
+        answer, status, body = upstream.take(path, self.headers.get(BATCH_HEADER, ""), commands, signature_error)
         if answer in {"lose", "hang"}:
             self.close_connection = True
             _end(self.request)
         elif answer == "cut":
             self.close_connection = True
-            self._say(200, body, sent=len(body) // 2)
+            self._respond(200, body, sent=len(body) // 2)
         elif answer == "not-json":
-            self._say(200, PAGE, "text/html")
+            self._respond(200, PAGE, "text/html")
         elif answer in {"500", "503"}:
-            self._say(int(answer), PAGE, "text/html")
+            self._respond(int(answer), PAGE, "text/html")
         else:
-            self._say(status, body, "text/plain" if _place(path)[1] == "text" else "application/json")
+            self._respond(status, body, "text/plain" if _place(path)[1] == "text" else "application/json")
 
-    def _say(self, status: int, body: bytes, kind: str = "application/json", sent: int | None = None) -> None:
+    def _respond(self, status: int, body: bytes, kind: str = "application/json", sent: int | None = None) -> None:
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
@@ -332,7 +334,7 @@ def _end(connection: socket.socket) -> None:
 
 
 def _place(path: str) -> tuple[str, str]:
-    """What a path names, such as bulk, and its suffix, which picks the format."""
+    """The name in a path, such as bulk, and the suffix, which selects the format."""
     name, _, suffix = path.rpartition("/")[2].partition(".")
     return name, suffix
 

@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 STEPS: Final = 15
 COMMANDS_A_SEQUENCE: Final = 4 * STEPS
-"""What one may send at most, with all that it takes to see what came of it."""
+"""Commands and requests of one sequence, at most, with those that read the states."""
 CLAUSE: Final = Clause(
     "RANDOM", "Whatever commands are sent, each does what the protocol says.", "2", (), (), Level.MUST
 )
 
 NEVER: Final = 1_000
-"""Times the least that a number may be: of minutes, more than a sequence takes."""
+"""A multiple of the least value: in minutes, longer than a sequence takes."""
 NUMBERS: Final = 20
 
 
@@ -72,16 +72,16 @@ def _command(kind: str, arguments: dict[str, str | int | None]) -> Command | Non
 
 @dataclass
 class Walks:
-    """What came of the walks.
+    """The result of the random sequences.
 
     Attributes:
-        target: what was examined.
-        run: begins ids that nobody has used.
-        seed: repeats them.
-        sequences: how many there were, those that shrinking took among them.
-        commands: how many were sent in them.
-        deviation: what was not as the protocol has it, at the end of a sequence of which nothing can be left out.
-        sequence: that sequence; its slots and machines are numbered.
+        target: the target.
+        run: the prefix of this run's ids.
+        seed: of the random choices.
+        sequences: the number of sequences, with those of shrinking.
+        commands: the number of commands sent.
+        deviation: the deviation at the end of the shortest sequence.
+        sequence: the shortest sequence; its slots and machines are numbered.
         not_verified: what could not be verified, and what would show it.
     """
 
@@ -129,7 +129,7 @@ class Walks:
             "from cpdaemon import Client, CreditPiggyError",
             "",
             "",
-            "def tell(call, *arguments, **named):",
+            "def send(call, *arguments, **named):",
             "    try:",
             "        print(call.__name__, arguments, call(*arguments, **named) or 'accepted')",
             "    except CreditPiggyError as error:",
@@ -137,7 +137,7 @@ class Walks:
             "",
             "",
             f"with Client({str(endpoint)!r}{secret}) as client:",
-            *(f"    tell(client.{_call(command)})" for command in self._repeated()),
+            *(f"    send(client.{_call(command)})" for command in self._repeated()),
         ]
 
     def _repeated(self) -> list[Command]:
@@ -153,28 +153,30 @@ class Walks:
         return shell_lines(steps, endpoint, self.target.credentials and self.target.credentials[0])
 
 
-def walk(sight: TargetView, count: int, seed: int, on_sequence: Callable[[int], object] = lambda _: None) -> Walks:
+def walk(
+    target_view: TargetView, count: int, seed: int, on_sequence: Callable[[int], object] = lambda _: None
+) -> Walks:
     """Drive a target with random sequences of commands.
 
     Args:
-        sight: what is examined.
+        target_view: the target.
         count: how many sequences.
         seed: of the random choices.
-        on_sequence: told how many there have been.
+        on_sequence: called with the number of sequences so far.
 
     Raises:
         CannotRun: the target does not answer any more, or not in the same way twice.
     """
-    walks = Walks(sight.target, f"{sight.target.slot_prefix}-{sight.run}", seed)
-    if sight.target.server is None:
+    walks = Walks(target_view.target, f"{target_view.target.slot_prefix}-{target_view.run}", seed)
+    if target_view.target.server is None:
         walks.not_verified = f"What commands do: a daemon shows only that it acknowledges. It needs {Need.SERVER}"
 
-    examiner = Examiner(sight, CLAUSE)
+    examiner = Examiner(target_view, CLAUSE)
 
-    def begin() -> _Course:
+    def begin() -> _SequenceRun:
         walks.sequences += 1
         on_sequence(walks.sequences)
-        return _Course(examiner, walks, sees_accounts=Need.ACCOUNTS in sight.needs)
+        return _SequenceRun(examiner, walks, sees_accounts=Need.ACCOUNTS in target_view.needs)
 
     class Walk(_Walk):
         def __init__(self) -> None:
@@ -200,11 +202,11 @@ def walk(sight: TargetView, count: int, seed: int, on_sequence: Callable[[int], 
     return walks
 
 
-def _shorten(walks: Walks, begin: Callable[[], _Course]) -> None:
+def _shorten(walks: Walks, begin: Callable[[], _SequenceRun]) -> None:
     """Leave out of a sequence that deviates whatever it deviates without: commands first, then what they say."""
     walks.deviation = _deviation(begin(), walks.sequence)
     if walks.deviation is None:
-        raise CannotRun("the same commands did not come to the same thing twice: something else acts there too")
+        raise CannotRun("the same commands had different results: something else uses the target too")
     while True:
         for shorter in _shorter(walks.sequence):
             deviation = _deviation(begin(), shorter)
@@ -233,21 +235,21 @@ def _simpler(command: Command) -> Iterator[Command]:
             yield simpler
 
 
-def _deviation(course: _Course, commands: Iterable[Command]) -> Deviation | None:
-    """What deviates when commands are sent, for slots and machines that are new."""
+def _deviation(run: _SequenceRun, commands: Iterable[Command]) -> Deviation | None:
+    """The deviation of commands that are sent for new slots and machines, or None."""
     try:
         for command in commands:
-            course.send(command)
-        course.look_back()
+            run.send(command)
+        run.look_back()
     except Deviation as deviation:
         return deviation
     return None
 
 
-class _Course:
-    """One sequence of commands on its way, and what the model makes of it.
+class _SequenceRun:
+    """One sequence of commands, sent to the target and to the model.
 
-    Commands name slots and machines by numbers, which stand for ids that nobody has used.
+    Commands name slots and machines by numbers, which are replaced by new ids.
     """
 
     def __init__(self, examiner: Examiner, walks: Walks, *, sees_accounts: bool) -> None:
@@ -262,7 +264,7 @@ class _Course:
         """Send a command, and compare the answer with the model's.
 
         Raises:
-            Deviation: it is another.
+            Deviation: the answers differ.
         """
         self.sent.append(command)
         self._walks.commands += 1
@@ -271,7 +273,7 @@ class _Course:
             self._branches.get(command.slot, START), _step(command, time.monotonic_ns(), accepted=True)
         )
         if self._walks.target.daemon is not None:
-            self._examiner.tell(_frame(command))
+            self._examiner.send(_frame(command))
         else:
             arguments = {name: value for name, value in command.arguments().items() if name != "slot"}
             reply = self._examiner.command(command.kind, command.slot, arguments)
@@ -280,10 +282,10 @@ class _Course:
             (self._branches[command.slot],) = after
 
     def look_back(self) -> None:
-        """Compare what became of every slot with the model's.
+        """Compare the state of every slot with the model's.
 
         Raises:
-            Deviation: it is something else.
+            Deviation: the states differ.
         """
         if self._walks.target.server is None or not self.sent:
             return
@@ -324,27 +326,27 @@ class _Course:
 class _Walk(RuleBasedStateMachine):
     """The commands that may be sent, for Hypothesis to choose from."""
 
-    def __init__(self, course: _Course) -> None:
+    def __init__(self, run: _SequenceRun) -> None:
         super().__init__()
-        self._course = course
+        self._sequence = run
         self._has_deviated = False
 
     @rule(command=st.one_of(*map(_commands, COMMANDS.values())))
     def send(self, command: Command) -> None:
         """Send a command."""
-        self._watch(lambda: self._course.send(command))
+        self._watch(lambda: self._sequence.send(command))
 
     def teardown(self) -> None:
-        """Look at what became of every slot."""
+        """Compare the state of every slot."""
         if not self._has_deviated:
-            self._watch(self._course.look_back)
+            self._watch(self._sequence.look_back)
 
     def _watch(self, act: Callable[[], object]) -> None:
         try:
             act()
         except Deviation:
             self._has_deviated = True
-            self._course.keep()
+            self._sequence.keep()
             raise
 
 
@@ -377,7 +379,7 @@ def _frame(command: Command) -> str:
 
 
 def _call(command: Command) -> str:
-    """A command as the rest of a call of `tell`."""
+    """A command as the arguments of the script's `send`."""
     arguments = command.arguments()
     words = [repr(arguments.pop(name)) for name in REQUIRED[command.kind]]
     if COMMANDS[command.kind].free is None:

@@ -37,7 +37,7 @@ HEAD = """\
 # The conformance suite
 
 `cpsim verify ENDPOINT` checks an endpoint against [protocol.md](protocol.md), clause by clause. The clauses are a
-pytest suite in the package, so what pytest can do with a suite can be done with this one:
+pytest suite in the package, so pytest runs them too:
 
     pytest --pyargs cpsim.conformance -p cpsim.conformance.plugin --cp-target 127.0.0.1:5667
 
@@ -47,9 +47,9 @@ This page is made by `python tests/conformance/page.py > docs/conformance.md`, a
 
 ## Which clause finds which quirk
 
-With a quirk switched on alone in the fake, these clauses report it, by its name, and no other clause reports anything.
-Those that begin with FORWARD are checked by `cpsim verify DAEMON --behind HOST:PORT`, where the server that the daemon
-forwards to is cpsim's own.
+With one quirk switched on in the fake, these clauses report it by name, and no other clause reports a deviation.
+`cpsim verify DAEMON --behind HOST:PORT` checks the FORWARD clauses; the server that the daemon forwards to is then
+cpsim's own.
 
 """
 CPSIM = f"{sys.executable} -P -m cpsim"
@@ -81,10 +81,10 @@ pidfile = pid
 CLAUSES = """
 ## The clauses
 
-What a clause needs: a *daemon* to send frames to, a *server* to send requests to, an*other* project there, a server
-whose *accounts* can be looked into, to be the server *behind* the daemon, to *restart* the daemon, or to ask it which
-commands *failed*. Where that is not there, the clause is not verifiable, and is never said to pass.
-A *should* is where the protocol leaves room; it does not decide the verdict.
+The needs: *daemon*, a daemon to send frames to; *server*, a server to send requests to; *other*, a second project
+there; *accounts*, a server with cpsim's control API; *behind*, to be the server behind the daemon; *restart*, to restart
+the daemon; *failed*, to ask the daemon for refused commands. A clause without its needs is not verifiable, and never
+passes. A *should* is where the protocol leaves room; it does not decide the verdict.
 
 """
 

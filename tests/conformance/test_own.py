@@ -220,8 +220,8 @@ def test_a_rehearsal_lists_what_is_sent_and_sends_nothing(examine_fake, of_the_p
 class Busy(Examiner):
     """An examiner whose machine is busy for a while: the first pauses are longer than a daemon waits for a segment."""
 
-    def __init__(self, sight, clause):
-        super().__init__(sight, clause)
+    def __init__(self, target_view, clause):
+        super().__init__(target_view, clause)
         self.too_long_s = [0.2, 0.2]
 
     def pause(self, seconds):
@@ -233,8 +233,8 @@ def test_a_second_segment_that_a_busy_machine_sends_late_says_nothing_of_the_dae
     monkeypatch.chdir(tmp_path)
     with Fake(dict([MINE]), unix=Path("cp.sock"), http=ANY_PORT) as fake:
         server = parse_endpoint(fake.addresses["http"])
-        sight = reach(Target(daemon=parse_endpoint("./cp.sock"), server=server, credentials=MINE))
-        examiner = Busy(sight, catalogue()[id])
+        target_view = reach(Target(daemon=parse_endpoint("./cp.sock"), server=server, credentials=MINE))
+        examiner = Busy(target_view, catalogue()[id])
         CLAUSES[id](examiner)
     assert not examiner.too_long_s
 
@@ -242,7 +242,7 @@ def test_a_second_segment_that_a_busy_machine_sends_late_says_nothing_of_the_dae
 @pytest.mark.parametrize("id", ["EXPIRE-8", "EXPIRE-9"])
 def test_what_expires_because_somebody_else_moves_the_clock_says_nothing_of_the_server(id):
     with Fake(dict([MINE]), http=ANY_PORT) as fake:
-        sight = reach(Target(server=parse_endpoint(fake.addresses["http"]), credentials=MINE))
+        target_view = reach(Target(server=parse_endpoint(fake.addresses["http"]), credentials=MINE))
 
         class Disturbed(Examiner):
             """An examiner beside whom another moves the clock with every command."""
@@ -251,5 +251,5 @@ def test_what_expires_because_somebody_else_moves_the_clock_says_nothing_of_the_
                 self.accounts.advance(90)
                 return super().ask(request)
 
-        with pytest.raises(NotVerifiable, match="somebody else moves"):
-            CLAUSES[id](Disturbed(sight, catalogue()[id]))
+        with pytest.raises(NotVerifiable, match="something else moves"):
+            CLAUSES[id](Disturbed(target_view, catalogue()[id]))

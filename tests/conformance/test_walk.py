@@ -30,9 +30,9 @@ def walks(tmp_path, monkeypatch):
                 "pair": Target(daemon=daemon, server=server, credentials=CREDENTIALS),
                 "daemon": Target(daemon=daemon),
             }[tier]
-            sight = reach(target)
-            sight.traffic = Traffic(None, 100_000)
-            found = walk(sight, count, seed=7)
+            target_view = reach(target)
+            target_view.traffic = Traffic(None, 100_000)
+            found = walk(target_view, count, seed=7)
             then(found)
         return found
 

@@ -33,7 +33,7 @@ def test_what_comes_is_written_down_in_the_order_of_a_server(upstream, sender):
     assert sender.knows_batches() is upstream.knows_batches
     assert sender.post("b1", CALLS) == [None, None]
     (delivery,) = upstream.deliveries
-    assert (delivery.path, delivery.batch_id, delivery.unsigned) == ("/api/batch/bulk", "b1", "")
+    assert (delivery.path, delivery.batch_id, delivery.signature_error) == ("/api/batch/bulk", "b1", "")
     assert [kind for kind, _ in delivery.commands] == ["alloc", "claim"]
     assert (delivery.answer, delivery.applied) == ("ok", True)
 
@@ -45,7 +45,7 @@ def test_single_commands_and_signatures(upstream):
         client.alloc("b")
     signed, unsigned = upstream.deliveries
     assert signed.commands == (("alloc", {"slot": "Zürich", "credits": 5}),)
-    assert unsigned.unsigned == "its digest does not match"
+    assert unsigned.signature_error == "its digest does not match"
     assert (signed.applied, unsigned.applied) == (True, False)
 
 

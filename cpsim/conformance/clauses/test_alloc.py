@@ -20,7 +20,7 @@ def test_a_new_slot(cp: Examiner) -> None:
 
 @clause("ALLOC-2", "2", Need.SERVER)
 def test_terms(cp: Examiner) -> None:
-    """A slot may have credits, a min, a max, both, all three, or none, zero among them, and a time."""
+    """An alloc may have credits, a min, a max, an expire, or none of them; credits, min and max may be 0."""
     cp.accept("alloc", cp.new(), credits=5)
     cp.accept("alloc", cp.new(), credits=0)
     cp.accept("alloc", cp.new(), min=1)
@@ -93,7 +93,7 @@ def test_negative_terms(cp: Examiner) -> None:
 
 @clause("ALLOC-10", "2", Need.SERVER, quirks=["float-credits"])
 def test_broken_terms(cp: Examiner) -> None:
-    """Credits, a min or a max that is a broken number is refused."""
+    """Credits, a min or a max that is not a whole number is refused."""
     cp.refuse("alloc", cp.new(), credits="7.9", quirk="float-credits")
     cp.refuse("alloc", cp.new(), min="7.9", quirk="float-credits")
     cp.refuse("alloc", cp.new(), max="7.9", quirk="float-credits")
@@ -117,21 +117,21 @@ def test_no_time(cp: Examiner) -> None:
 
 @clause("ALLOC-13", "2", Need.SERVER, quirks=["float-credits"])
 def test_a_time_that_is_negative_or_broken(cp: Examiner) -> None:
-    """An expire that is negative or a broken number is refused."""
+    """An expire that is negative or not a whole number is refused."""
     cp.refuse("alloc", cp.new(), expire=-1, quirk="float-credits")
     cp.refuse("alloc", cp.new(), expire="1.5", quirk="float-credits")
 
 
 @clause("ALLOC-14", "4", Need.SERVER)
 def test_no_slot(cp: Examiner) -> None:
-    """Without a slot, or with an empty one, it is refused."""
+    """An alloc without a slot, or with an empty one, is refused."""
     cp.refuse("alloc", None, credits=5)
     cp.refuse("alloc", "", credits=5)
 
 
 @clause("ALLOC-15", "2", Need.SERVER)
 def test_refused_alloc_makes_nothing(cp: Examiner) -> None:
-    """What was refused makes no slot: the id is not outstanding, and can still be used."""
+    """A refused alloc makes no slot: the id is not outstanding, and can still be allocated."""
     slot = cp.new()
     cp.refuse("alloc", slot, credits="many")
     cp.see_unlisted(slot)

@@ -31,7 +31,7 @@ def test_algorithms(cp: Examiner) -> None:
 
 @clause("AUTH-2", "4", Need.SERVER)
 def test_algorithms_of_a_get(cp: Examiner) -> None:
-    """So may a GET."""
+    """A GET may be signed with sha-1, sha-256 or sha-512."""
     for algorithm in ALGORITHMS:
         query = form({"slot": cp.new()})
         signed = token(cp.project, query, algorithm)

@@ -94,7 +94,7 @@ def test_errors(cp: Examiner) -> None:
 
 @clause("BULK-6", "4", Need.SERVER)
 def test_unknown_class(cp: Examiner) -> None:
-    """An unknown class is one such error, and stops nothing."""
+    """An unknown class is one error, and stops nothing."""
     slot = cp.new()
     errors = cp.bulk({"release": [{"slot": slot}], "alloc": [{"slot": slot}]})
     cp.check("how many errors", 1, len(errors))
@@ -103,7 +103,7 @@ def test_unknown_class(cp: Examiner) -> None:
 
 @clause("BULK-7", "4", Need.SERVER, quirks=["bulk-abort"])
 def test_no_number(cp: Examiner) -> None:
-    """A number that is none is one such error, and stops nothing."""
+    """A value that is not a number is one error, and stops nothing."""
     first, second = cp.new(), cp.new()
     classes = {
         "alloc": [{"slot": first}, {"slot": cp.new(), "credits": "many"}, {"slot": second}],

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @clause("CLAIM-1", "2", Need.SERVER)
 def test_an_allocated_slot(cp: Examiner) -> None:
-    """An allocated slot is claimed by a machine that nobody has heard of."""
+    """A new machine can claim an allocated slot."""
     slot = cp.new()
     cp.accept("alloc", slot)
     cp.accept("claim", slot, machine=cp.new("machine"))
@@ -29,13 +29,13 @@ def test_claimed_is_not_outstanding(cp: Examiner) -> None:
 
 @clause("CLAIM-3", "2", Need.SERVER)
 def test_an_unknown_slot(cp: Examiner) -> None:
-    """A slot that was never allocated is refused."""
+    """A claim of a slot that was never allocated is refused."""
     cp.refuse("claim", cp.new(), machine=cp.new("machine"))
 
 
 @clause("CLAIM-4", "4", Need.SERVER)
 def test_no_machine(cp: Examiner) -> None:
-    """Without a machine, or with an empty one, it is refused, and the slot stays outstanding."""
+    """A claim without a machine, or with an empty one, is refused, and the slot stays outstanding."""
     slot = cp.new()
     cp.accept("alloc", slot)
     cp.refuse("claim", slot)
@@ -45,13 +45,13 @@ def test_no_machine(cp: Examiner) -> None:
 
 @clause("CLAIM-5", "4", Need.SERVER)
 def test_no_slot(cp: Examiner) -> None:
-    """Without a slot it is refused."""
+    """A claim without a slot is refused."""
     cp.refuse("claim", None, machine=cp.new("machine"))
 
 
 @clause("CLAIM-6", "2", Need.SERVER, quirks=["reclaim"])
 def test_a_second_claim(cp: Examiner) -> None:
-    """A claimed slot is refused to the machine that has it."""
+    """A second claim by the same machine is refused."""
     slot, machine = cp.new(), cp.new("machine")
     cp.accept("alloc", slot)
     cp.accept("claim", slot, machine=machine)
@@ -60,7 +60,7 @@ def test_a_second_claim(cp: Examiner) -> None:
 
 @clause("CLAIM-7", "2", Need.SERVER, quirks=["reclaim"])
 def test_a_claim_by_another_machine(cp: Examiner) -> None:
-    """A claimed slot is refused to any other machine."""
+    """A second claim by another machine is refused."""
     slot = cp.new()
     cp.accept("alloc", slot)
     cp.accept("claim", slot, machine=cp.new("machine"))
@@ -69,7 +69,7 @@ def test_a_claim_by_another_machine(cp: Examiner) -> None:
 
 @clause("CLAIM-8", "2", Need.SERVER, quirks=["claim-settled"])
 def test_a_discarded_slot(cp: Examiner) -> None:
-    """A discarded slot is refused."""
+    """A claim of a discarded slot is refused."""
     slot = cp.new()
     cp.accept("alloc", slot)
     cp.accept("discard", slot)
@@ -78,7 +78,7 @@ def test_a_discarded_slot(cp: Examiner) -> None:
 
 @clause("CLAIM-9", "2", Need.SERVER, Need.ACCOUNTS)
 def test_what_a_claim_does(cp: Examiner) -> None:
-    """The slot is claimed by the machine, and the machine has the credits, which wait for a user."""
+    """A claim gives the slot and its credits to the machine, where the credits wait for a user."""
     slot, machine = cp.new(), cp.new("machine")
     cp.accept("alloc", slot, credits=12)
     cp.accept("claim", slot, machine=machine)
@@ -88,7 +88,7 @@ def test_what_a_claim_does(cp: Examiner) -> None:
 
 @clause("CLAIM-10", "2", Need.SERVER, Need.ACCOUNTS, quirks=["reclaim"])
 def test_a_refused_claim_grants_nothing(cp: Examiner) -> None:
-    """A second claim grants nothing, to nobody, and the slot stays whose it was."""
+    """A second claim grants nothing, and the slot stays with the first machine."""
     slot, first, second = cp.new(), cp.new("machine"), cp.new("machine")
     counter = cp.new("counter")
     cp.accept("alloc", slot, credits=12)
@@ -109,7 +109,7 @@ def test_a_refused_claim_grants_nothing(cp: Examiner) -> None:
 
 @clause("CLAIM-11", "2", Need.SERVER, Need.ACCOUNTS)
 def test_a_claim_without_a_machine_changes_nothing(cp: Examiner) -> None:
-    """A claim that is refused for want of a machine leaves the slot as it was."""
+    """A claim that is refused for lack of a machine leaves the slot as it was."""
     slot = cp.new()
     cp.accept("alloc", slot, credits=12)
     cp.refuse("claim", slot)
@@ -118,7 +118,7 @@ def test_a_claim_without_a_machine_changes_nothing(cp: Examiner) -> None:
 
 @clause("CLAIM-12", "2", Need.SERVER, quirks=["float-credits"], level=Level.SHOULD)
 def test_credits_that_cannot_be(cp: Examiner) -> None:
-    """Where the claim's credits count, they are refused if they are no whole number, or negative."""
+    """Where the claim sets the credits, a claim of credits that are negative or not a whole number is refused."""
     slot = cp.new()
     cp.accept("alloc", slot)
     cp.refuse("claim", slot, machine=cp.new("machine"), credits="many")

@@ -31,8 +31,8 @@ def test_many_clients(cp: Examiner) -> None:
 def test_a_silent_client(cp: Examiner) -> None:
     """A client that is connected and silent keeps nobody waiting."""
     with cp.connect():
-        cp.tell(f"alloc,slot={cp.new()}")
-        cp.tell(f"alloc,slot={cp.new()}\n")
+        cp.send(f"alloc,slot={cp.new()}")
+        cp.send(f"alloc,slot={cp.new()}\n")
 
 
 @clause("CONCUR-3", "3", Need.DAEMON)
@@ -40,8 +40,8 @@ def test_a_client_that_stops(cp: Examiner) -> None:
     """A client that stops in the middle of its frame keeps nobody waiting."""
     with cp.connect() as connection:
         connection.send(b"alloc,slo")
-        cp.tell(f"alloc,slot={cp.new()}")
-        cp.tell(f"alloc,slot={cp.new()}\n")
+        cp.send(f"alloc,slot={cp.new()}")
+        cp.send(f"alloc,slot={cp.new()}\n")
 
 
 @clause("CONCUR-4", "3", Need.DAEMON)
@@ -49,13 +49,13 @@ def test_a_client_that_does_not_read(cp: Examiner) -> None:
     """A client that does not read its reply keeps nobody waiting."""
     with cp.connect() as connection:
         connection.send(f"alloc,slot={cp.new()}\n".encode())
-        cp.tell(f"alloc,slot={cp.new()}")
-        cp.tell(f"alloc,slot={cp.new()}\n")
+        cp.send(f"alloc,slot={cp.new()}")
+        cp.send(f"alloc,slot={cp.new()}\n")
 
 
 @clause("CONCUR-5", "3", Need.DAEMON, Need.SERVER)
 def test_many_arrive(cp: Examiner) -> None:
-    """What is acknowledged to many clients at the same time all reaches the server."""
+    """Commands acknowledged to many clients at the same time all reach the server."""
     slots = [cp.new() for _ in range(AT_ONCE)]
     with ExitStack() as stack:
         connections = [stack.enter_context(cp.connect()) for _ in slots]
@@ -70,7 +70,7 @@ def test_many_arrive(cp: Examiner) -> None:
 
 @clause("CONCUR-6", "2", Need.SERVER, quirks=["reclaim"])
 def test_one_claim_of_many(cp: Examiner) -> None:
-    """Of machines that claim a slot at the same time, one has it."""
+    """Of machines that claim a slot at the same time, one gets it."""
     slot = cp.new()
     cp.accept("alloc", slot)
     machines = [cp.new("machine") for _ in range(CLAIMANTS)]

@@ -28,7 +28,7 @@ def live(cp: Examiner, counter: str) -> tuple[list[str], list[str]]:
 
 @clause("CONSERVE-1", "2", Need.SERVER, Need.ACCOUNTS)
 def test_slots(cp: Examiner) -> None:
-    """Allocated slots are outstanding, claimed, discarded and expired ones together."""
+    """The number of allocated slots is the sum of outstanding, claimed, discarded and expired slots."""
     live(cp, cp.new("counter"))
     totals = cp.accounts.totals(cp.project[0])
     parts = ("outstanding", "claimed", "discarded", "expired")
@@ -37,7 +37,7 @@ def test_slots(cp: Examiner) -> None:
 
 @clause("CONSERVE-2", "2", Need.SERVER, Need.ACCOUNTS)
 def test_credits(cp: Examiner) -> None:
-    """The credits of all machines are those of all users and those that wait, together."""
+    """The credits of all machines are the sum of all users' credits and waiting credits."""
     live(cp, cp.new("counter"))
     machines = others = 0
     for held in cp.accounts.holdings(cp.project[0]):
@@ -51,7 +51,7 @@ def test_credits(cp: Examiner) -> None:
 
 @clause("CONSERVE-3", "2", Need.SERVER, Need.ACCOUNTS)
 def test_counters(cp: Examiner) -> None:
-    """The same goes for each counter."""
+    """Each counter of all machines is the sum of all users' counters and waiting counters."""
     live(cp, cp.new("counter"))
     machines, others = Counter[str](), Counter[str]()
     for held in cp.accounts.holdings(cp.project[0]):
@@ -66,7 +66,7 @@ def test_counters(cp: Examiner) -> None:
 
 @clause("CONSERVE-4", "2", Need.SERVER, Need.ACCOUNTS)
 def test_what_was_granted_is_held(cp: Examiner) -> None:
-    """What the slots granted is what their machines have, and what the project granted in all."""
+    """Machines hold what their slots granted, and the project's total is the sum."""
     counter = cp.new("counter")
     (free, owned), (user,) = live(cp, counter)
     cp.see_machine(free, credits=6, counters={counter: 6}, waiting_credits=6, waiting_counters={counter: 6})

@@ -22,7 +22,7 @@ def test_an_allocated_slot(cp: Examiner) -> None:
 
 @clause("COUNTER-2", "2", Need.SERVER, Need.ACCOUNTS)
 def test_they_add_up(cp: Examiner) -> None:
-    """Values of one name add up, negative ones too; names are apart, and are kept as they are."""
+    """Values of one counter add up, negative ones too; names stay distinct and unchanged."""
     slot = cp.new()
     cp.accept("alloc", slot)
     cp.accept("counters", slot, {"job/events": 1000, "Energy": 7})
@@ -33,7 +33,7 @@ def test_they_add_up(cp: Examiner) -> None:
 
 @clause("COUNTER-3", "2", Need.SERVER, Need.ACCOUNTS)
 def test_machine(cp: Examiner) -> None:
-    """They go to the machine that claims the slot."""
+    """A slot's counters go to the machine that claims it."""
     slot, machine, counter = cp.new(), cp.new("machine"), cp.new("counter")
     cp.accept("alloc", slot)
     cp.accept("counters", slot, {counter: 7, "job/diskusage": -2})
@@ -44,7 +44,7 @@ def test_machine(cp: Examiner) -> None:
 
 @clause("COUNTER-4", "2", Need.SERVER, Need.ACCOUNTS)
 def test_not_before_the_claim(cp: Examiner) -> None:
-    """Until the slot is claimed, they are nobody's."""
+    """A slot's counters count for nobody until the slot is claimed."""
     slot, counter = cp.new(), cp.new("counter")
     cp.accept("alloc", slot)
     cp.accept("counters", slot, {counter: 7})
@@ -65,7 +65,7 @@ def test_machine_adds_up(cp: Examiner) -> None:
 
 @clause("COUNTER-6", "2", Need.SERVER, Need.ACCOUNTS)
 def test_user(cp: Examiner) -> None:
-    """They go to the user of the machine that claims the slot, and add up there."""
+    """A slot's counters go to the user of the machine that claims it, and add up there."""
     machine, user, counter = cp.new("machine"), cp.new("user"), cp.new("counter")
     cp.link(machine, user)
     for value in (5, 11):
@@ -103,7 +103,7 @@ def test_a_discarded_slot(cp: Examiner) -> None:
 
 @clause("COUNTER-10", "2", Need.SERVER)
 def test_no_number(cp: Examiner) -> None:
-    """A counter that is no whole number is refused."""
+    """A counter that is not a whole number is refused."""
     slot = cp.new()
     cp.accept("alloc", slot)
     cp.refuse("counters", slot, {"job/events": "many"})
@@ -113,7 +113,7 @@ def test_no_number(cp: Examiner) -> None:
 
 @clause("COUNTER-11", "2", Need.SERVER)
 def test_no_counter(cp: Examiner) -> None:
-    """Without a counter, or without a slot, it is refused."""
+    """Counters without a counter, or without a slot, are refused."""
     slot = cp.new()
     cp.accept("alloc", slot)
     cp.refuse("counters", slot)
@@ -122,7 +122,7 @@ def test_no_counter(cp: Examiner) -> None:
 
 @clause("COUNTER-12", "2", Need.SERVER, Need.ACCOUNTS, level=Level.SHOULD)
 def test_all_or_nothing(cp: Examiner) -> None:
-    """Where one counter of a command is no number, none of them is added."""
+    """Where one counter of a command is not a number, none of its counters is added."""
     slot = cp.new()
     cp.accept("alloc", slot)
     cp.refuse("counters", slot, {"job/events": 1, "job/cpuusage": "many"})
@@ -131,7 +131,7 @@ def test_all_or_nothing(cp: Examiner) -> None:
 
 @clause("COUNTER-13", "2", Need.SERVER, Need.ACCOUNTS, quirks=["counters-settled"])
 def test_after_the_claim(cp: Examiner) -> None:
-    """What comes after the claim changes neither the slot nor what the machine has."""
+    """Counters after the claim change neither the slot nor the machine's account."""
     slot, machine, counter = cp.new(), cp.new("machine"), cp.new("counter")
     cp.accept("alloc", slot)
     cp.accept("counters", slot, {counter: 5})

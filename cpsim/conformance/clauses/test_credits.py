@@ -21,7 +21,7 @@ def grants(cp: Examiner, terms: dict[str, object], asked: int | None, granted: i
 
 @clause("CREDIT-1", "2", Need.SERVER, Need.ACCOUNTS)
 def test_fixed(cp: Examiner) -> None:
-    """Credits given at alloc are what is granted."""
+    """A claim grants the credits of the alloc."""
     grants(cp, {"credits": 7}, None, 7)
     grants(cp, {"credits": 1}, None, 1)
 
@@ -103,7 +103,7 @@ def test_the_default_is_limited_too(cp: Examiner) -> None:
 
 @clause("CREDIT-11", "2", Need.SERVER, Need.ACCOUNTS)
 def test_a_range_of_one(cp: Examiner) -> None:
-    """Where min and max are the same, that is granted."""
+    """Where min and max are equal, that number is granted."""
     grants(cp, {"min": 4, "max": 4}, 3, 4)
     grants(cp, {"min": 4, "max": 4}, 4, 4)
     grants(cp, {"min": 4, "max": 4}, 5, 4)
@@ -126,7 +126,7 @@ def test_large_numbers(cp: Examiner) -> None:
 
 @clause("CREDIT-14", "2", Need.SERVER, Need.ACCOUNTS)
 def test_credits_add_up(cp: Examiner) -> None:
-    """What a machine claims adds up."""
+    """The credits of a machine's claims add up."""
     machine = cp.new("machine")
     for asked in (3, 5, 9):
         slot = cp.new()

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from cpsim.conformance.clause import Known, Level, Need, clause
-from cpsim.conformance.segments import tell_in_two, try_at_once
+from cpsim.conformance.segments import send_in_two, try_at_once
 
 if TYPE_CHECKING:
     from cpsim.conformance.examiner import Examiner
@@ -26,7 +26,7 @@ LONG_ENOUGH_S = 3.0
 def test_alloc(cp: Examiner) -> None:
     """An acknowledged alloc reaches the server."""
     slot = cp.new()
-    cp.tell(f"alloc,slot={slot}")
+    cp.send(f"alloc,slot={slot}")
     cp.wait_for(f"slot {slot}, which the daemon acknowledged, at the server", lambda: cp.listed(slot))
 
 
@@ -34,12 +34,12 @@ def test_alloc(cp: Examiner) -> None:
 def test_exact_ids(cp: Examiner) -> None:
     """Ids arrive as they were given: without the white space around the frame, whatever the command's case."""
     slots = [cp.new() for _ in range(6)]
-    cp.tell(f"alloc,slot={slots[0]}\n")
-    cp.tell(f"alloc,slot={slots[1]}\r\n")
-    cp.tell(f"  alloc,slot={slots[2]}  ")
-    cp.tell(f"ALLOC,slot={slots[3]}")
-    cp.tell(f"alloc,credits=5,slot={slots[4]}\n")
-    cp.tell(f"alloc,slot={slots[5]}/é {slots[5]}")
+    cp.send(f"alloc,slot={slots[0]}\n")
+    cp.send(f"alloc,slot={slots[1]}\r\n")
+    cp.send(f"  alloc,slot={slots[2]}  ")
+    cp.send(f"ALLOC,slot={slots[3]}")
+    cp.send(f"alloc,credits=5,slot={slots[4]}\n")
+    cp.send(f"alloc,slot={slots[5]}/é {slots[5]}")
     cp.wait_until_applied()
     expected = [*slots[:5], f"{slots[5]}/é {slots[5]}"]
     got = cp.outstanding()
@@ -48,23 +48,23 @@ def test_exact_ids(cp: Examiner) -> None:
 
 @clause("DELIVER-3", "3", Need.DAEMON, Need.SERVER)
 def test_malformed_is_not_delivered(cp: Examiner) -> None:
-    """What was answered ER never reaches the server."""
+    """A command answered ER never reaches the server."""
     slot = cp.new()
-    cp.tell(f"allocate,slot={slot}\n", "ER")
-    cp.tell(f"claim,slot={slot}\n", "ER")
+    cp.send(f"allocate,slot={slot}\n", "ER")
+    cp.send(f"claim,slot={slot}\n", "ER")
     cp.wait_until_applied()
     cp.see_unlisted(slot)
 
 
 @clause("DELIVER-4", "3", Need.DAEMON, Need.SERVER)
 def test_refused_stops_nothing(cp: Examiner) -> None:
-    """A command that the server refuses holds up none of those that follow."""
+    """A command that the server refuses does not hold up later commands."""
     slot, used = cp.new(), cp.new()
-    cp.tell(f"alloc,slot={used}")
-    cp.tell(f"claim,slot={cp.new()},machine={cp.new('machine')}")
-    cp.tell(f"alloc,slot={used}")
-    cp.tell(f"alloc,slot={cp.new()},min=2,max=1")
-    cp.tell(f"alloc,slot={slot}")
+    cp.send(f"alloc,slot={used}")
+    cp.send(f"claim,slot={cp.new()},machine={cp.new('machine')}")
+    cp.send(f"alloc,slot={used}")
+    cp.send(f"alloc,slot={cp.new()},min=2,max=1")
+    cp.send(f"alloc,slot={slot}")
     cp.wait_until_applied()
     cp.see_listed(slot)
 
@@ -73,10 +73,10 @@ def test_refused_stops_nothing(cp: Examiner) -> None:
 def test_a_whole_life(cp: Examiner) -> None:
     """A slot's whole life through the daemon ends as the same commands do at the server."""
     slot, machine, counter = cp.new(), cp.new("machine"), cp.new("counter")
-    cp.tell(f"alloc,slot={slot},min=2,max=10")
-    cp.tell(f"counters,slot={slot},{counter}=1000,job/success=1\n")
-    cp.tell(f"counters,slot={slot},{counter}=-1")
-    cp.tell(f"claim,slot={slot},machine={machine},credits=25\n")
+    cp.send(f"alloc,slot={slot},min=2,max=10")
+    cp.send(f"counters,slot={slot},{counter}=1000,job/success=1\n")
+    cp.send(f"counters,slot={slot},{counter}=-1")
+    cp.send(f"claim,slot={slot},machine={machine},credits=25\n")
     cp.wait_until_applied()
     cp.see_machine(machine, credits=10, counters={counter: 999, "job/success": 1})
     cp.see_slot(slot, state="claimed", machine=machine, granted=10, counters={counter: 999, "job/success": 1})
@@ -86,9 +86,9 @@ def test_a_whole_life(cp: Examiner) -> None:
 def test_text(cp: Examiner) -> None:
     """Metadata and reasons arrive as they were given."""
     slot, reason = cp.new(), cp.new("reason")
-    cp.tell(f"alloc,slot={slot}")
-    cp.tell(f"meta,slot={slot},site=CERN Genève,job/kind=a b")
-    cp.tell(f"discard,slot={slot},reason={reason}\n")
+    cp.send(f"alloc,slot={slot}")
+    cp.send(f"meta,slot={slot},site=CERN Genève,job/kind=a b")
+    cp.send(f"discard,slot={slot},reason={reason}\n")
     cp.wait_until_applied()
     cp.see_slot(slot, state="discarded", reason=reason)
     given = {"site": "CERN Genève", "job/kind": "a b"}
@@ -99,10 +99,10 @@ def test_text(cp: Examiner) -> None:
 def test_once(cp: Examiner) -> None:
     """Each acknowledged command arrives once."""
     slot, machine, counter = cp.new(), cp.new("machine"), cp.new("counter")
-    cp.tell(f"alloc,slot={slot}")
+    cp.send(f"alloc,slot={slot}")
     for _ in range(20):
-        cp.tell(f"counters,slot={slot},{counter}=1")
-    cp.tell(f"claim,slot={slot},machine={machine}")
+        cp.send(f"counters,slot={slot},{counter}=1")
+    cp.send(f"claim,slot={slot},machine={machine}")
     cp.wait_until_applied()
     cp.see_machine(machine, credits=1, counters={counter: 20})
 
@@ -130,7 +130,7 @@ def test_order(cp: Examiner) -> None:
 
 @clause("DELIVER-9", "3", Need.DAEMON, Need.SERVER, quirks=["cut-values"])
 def test_a_value_is_never_cut(cp: Examiner) -> None:
-    """A value with a "=" in it is never taken for what stands before it."""
+    """A value with a "=" is never cut at the "="."""
     slot = cp.new()
     with cp.connect() as connection:
         connection.send(f"alloc,slot={slot}=b\n".encode())
@@ -160,7 +160,7 @@ def test_segments_that_look_whole(cp: Examiner) -> None:
     def ends() -> tuple[list[str], bool]:
         """What follows the first segment in the ids of the slots that are made of the frame."""
         slot = cp.new()
-        _, at_once = tell_in_two(cp, f"alloc,slot={slot}", "-whole\n")
+        _, at_once = send_in_two(cp, f"alloc,slot={slot}", "-whole\n")
         cp.wait_until_applied()
         return [each.removeprefix(slot) for each in cp.outstanding() if each.startswith(slot)], at_once
 
@@ -170,22 +170,22 @@ def test_segments_that_look_whole(cp: Examiner) -> None:
 
 @clause("DELIVER-12", "5", Need.DAEMON, Need.SERVER, quirks=["flush-starves"])
 def test_steady_traffic(cp: Examiner) -> None:
-    """Steady traffic does not keep what was acknowledged from the server."""
+    """Steady traffic does not keep acknowledged commands from the server."""
     first = cp.new()
     interval_s = max(_delay_s(cp), _delay_s(cp))  # the second probe leaves just after a delivery
     gap_s = max(interval_s / (STEADY_COMMANDS / STEADY_INTERVALS), SHORTEST_GAP_S)
     if gap_s > LONGEST_GAP_S:
         cp.give_up(f"the daemon delivers after {interval_s:.1f} s: to keep up steady traffic that long takes too much")
-    cp.tell(f"alloc,slot={first}\n")
-    told, longest_s = time.monotonic(), 0.0
+    cp.send(f"alloc,slot={first}\n")
+    sent_s, longest_s = time.monotonic(), 0.0
 
     def has_arrived() -> bool:
         """Send one more command; whether the first is at the server."""
-        nonlocal told, longest_s
+        nonlocal sent_s, longest_s
         cp.pause(gap_s)
-        cp.tell(f"alloc,slot={cp.new()}\n")
-        before, told = told, time.monotonic()
-        longest_s = max(longest_s, told - before)
+        cp.send(f"alloc,slot={cp.new()}\n")
+        before_s, sent_s = sent_s, time.monotonic()
+        longest_s = max(longest_s, sent_s - before_s)
         return cp.listed(first)
 
     looks = [has_arrived() for _ in range(STEADY_COMMANDS)]
@@ -201,5 +201,5 @@ def test_steady_traffic(cp: Examiner) -> None:
 def _delay_s(cp: Examiner) -> float:
     """How long a slot takes from the daemon's OK to the server."""
     slot = cp.new()
-    cp.tell(f"alloc,slot={slot}\n")
+    cp.send(f"alloc,slot={slot}\n")
     return cp.wait_or_give_up(f"alloc of {slot}", lambda: cp.listed(slot))

@@ -36,7 +36,7 @@ def test_the_reason(cp: Examiner) -> None:
 
 @clause("DISCARD-3", "2", Need.SERVER, Need.ACCOUNTS)
 def test_no_reason(cp: Examiner) -> None:
-    """Without a reason, it is "unspecified"."""
+    """Without a reason, the reason is "unspecified"."""
     slot = cp.new()
     cp.accept("alloc", slot)
     cp.accept("discard", slot)
@@ -45,14 +45,14 @@ def test_no_reason(cp: Examiner) -> None:
 
 @clause("DISCARD-4", "2", Need.SERVER)
 def test_an_unknown_slot(cp: Examiner) -> None:
-    """A slot that was never allocated is refused, and so is none."""
+    """A discard of a slot that was never allocated, or without a slot, is refused."""
     cp.refuse("discard", cp.new(), reason="lost")
     cp.refuse("discard", None, reason="lost")
 
 
 @clause("DISCARD-5", "2", Need.SERVER)
 def test_a_discarded_slot(cp: Examiner) -> None:
-    """A discarded slot is refused."""
+    """A discard of a discarded slot is refused."""
     slot = cp.new()
     cp.accept("alloc", slot)
     cp.accept("discard", slot)
@@ -61,7 +61,7 @@ def test_a_discarded_slot(cp: Examiner) -> None:
 
 @clause("DISCARD-6", "2", Need.SERVER, quirks=["discard-settled"])
 def test_a_claimed_slot(cp: Examiner) -> None:
-    """A claimed slot is refused."""
+    """A discard of a claimed slot is refused."""
     slot = cp.new()
     cp.accept("alloc", slot)
     cp.accept("claim", slot, machine=cp.new("machine"))

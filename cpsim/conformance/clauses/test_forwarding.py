@@ -1,4 +1,4 @@
-"""A daemon between a job manager and a server, both of which are ours: what it was told against what it passes on."""
+"""A daemon between a job manager and a server, both of which are ours: the commands sent against those delivered."""
 
 from __future__ import annotations
 
@@ -35,40 +35,40 @@ def forwarding(cp: Examiner) -> Iterator[Forwarding]:
 @clause("FORWARD-1", "3", Need.DAEMON, Need.BEHIND)
 def test_each_arrives_once(forwarding: Forwarding) -> None:
     """Each command that was acknowledged arrives at the server, once."""
-    forwarding.tell_some(12)
+    forwarding.send_some(12)
     forwarding.drain()
     forwarding.see_each_once()
 
 
 @clause("FORWARD-2", "3", Need.DAEMON, Need.BEHIND)
 def test_unaltered(cp: Examiner, forwarding: Forwarding) -> None:
-    """Commands arrive as they were told: their kind, and the exact value of every name, in any order of the names."""
+    """Commands arrive as they were sent: their kind, and the exact value of every name, in any order of the names."""
     slot = cp.new()
-    forwarding.tell("alloc", slot, min=1, max=10, expire=90)
-    forwarding.tell(
+    forwarding.send("alloc", slot, min=1, max=10, expire=90)
+    forwarding.send(
         "meta", slot, site="Zürich, nämlich".replace(",", ""), **{"job/kind": "two words", "x": "-+.:/'\"\\"}
     )
-    forwarding.tell("meta", slot, build="007", count=12)
-    forwarding.tell("counters", slot, **{"job/cpuusage": 86_400, "smashed/partons": -7})
-    forwarding.tell("claim", slot, machine=cp.new("machine"), credits=5)
+    forwarding.send("meta", slot, build="007", count=12)
+    forwarding.send("counters", slot, **{"job/cpuusage": 86_400, "smashed/partons": -7})
+    forwarding.send("claim", slot, machine=cp.new("machine"), credits=5)
     forwarding.drain()
     forwarding.see_each_once()
 
 
 @clause("FORWARD-3", "4", Need.DAEMON, Need.BEHIND)
 def test_signed(cp: Examiner, forwarding: Forwarding) -> None:
-    """What is passed on is signed by the project, over the exact bytes of the body."""
-    forwarding.tell_some()
+    """Deliveries are signed by the project, over the exact bytes of the body."""
+    forwarding.send_some()
     forwarding.drain()
-    cp.check("what is wrong with signatures", [], sorted({seen.unsigned for seen in forwarding.deliveries} - {""}))
+    cp.check("errors of signatures", [], sorted({seen.signature_error for seen in forwarding.deliveries} - {""}))
 
 
 @clause("FORWARD-4", "3", Need.DAEMON, Need.BEHIND)
 def test_in_time(cp: Examiner, forwarding: Forwarding) -> None:
-    """A command that comes alone is passed on within the flush interval."""
+    """A single command is delivered within the flush interval."""
     for _ in range(5):
-        told = forwarding.tell("alloc", cp.new())
-        forwarding.wait_for([told], cp.timeout_s + cp.flush_interval_s)
+        command = forwarding.send("alloc", cp.new())
+        forwarding.wait_for([command], cp.timeout_s + cp.flush_interval_s)
     forwarding.drain()
     delays_s = sorted(forwarding.delays_s())
     cp.measure(
@@ -86,9 +86,9 @@ def test_steady_traffic(cp: Examiner, forwarding: Forwarding) -> None:
     """Steady traffic does not put off the flush."""
     interval_s = max(cp.flush_interval_s, 0.2)
     until = time.monotonic() + 2 * interval_s + SLACK_S
-    first = forwarding.tell("alloc", cp.new())
+    first = forwarding.send("alloc", cp.new())
     while time.monotonic() < until:
-        forwarding.tell("alloc", cp.new())
+        forwarding.send("alloc", cp.new())
         cp.pause(interval_s / 10)
     arrived = "has arrived" if forwarding.delays_s() else "has not arrived"
     cp.check(f"{first}, while others followed,", "has arrived", arrived, Known("flush-starves", "has not arrived"))
@@ -100,11 +100,11 @@ def test_steady_traffic(cp: Examiner, forwarding: Forwarding) -> None:
 def test_order(cp: Examiner, forwarding: Forwarding) -> None:
     """The commands of a slot take effect in the order in which they came."""
     late, early = cp.new(), cp.new()
-    forwarding.tell("alloc", late)
-    forwarding.tell("claim", late, machine=cp.new("machine"))
-    forwarding.tell("counters", late, **{"job/events": 1})
-    forwarding.tell("counters", early, **{"job/events": 1})
-    forwarding.tell("alloc", early)
+    forwarding.send("alloc", late)
+    forwarding.send("claim", late, machine=cp.new("machine"))
+    forwarding.send("counters", late, **{"job/events": 1})
+    forwarding.send("counters", early, **{"job/events": 1})
+    forwarding.send("alloc", early)
     forwarding.drain()
     forwarding.see_order(late, "reorder-classes")
     forwarding.see_order(early, "reorder-classes")
@@ -114,19 +114,19 @@ def test_order(cp: Examiner, forwarding: Forwarding) -> None:
 def test_refused_connections(cp: Examiner, forwarding: Forwarding) -> None:
     """While the server refuses connections, commands are acknowledged and kept; afterwards each arrives, once."""
     forwarding.upstream.refuse()
-    forwarding.tell_some()
+    forwarding.send_some()
     cp.pause(DOWN_S)
-    forwarding.upstream.serve_well()
+    forwarding.upstream.serve_normally()
     forwarding.drain(DOWN_S)
     forwarding.see_each_once()
 
 
 @clause("FORWARD-8", "5", Need.DAEMON, Need.BEHIND, quirks=["drop-on-error"])
 def test_an_answer_that_is_none(forwarding: Forwarding) -> None:
-    """A batch that is answered with an error page, or with one in the place of JSON, is not lost."""
+    """A batch that is answered with an error page is not lost."""
     for answer in ("500", "503", "not-json"):
         forwarding.upstream.answer(answer, count=1)
-        forwarding.tell_some()
+        forwarding.send_some()
         forwarding.wait_answered(answer)
         forwarding.drain()
         forwarding.see_each_once(lost="drop-on-error")
@@ -137,7 +137,7 @@ def test_a_lost_reply(forwarding: Forwarding) -> None:
     """A batch whose reply is lost or cut short is applied once."""
     for answer in ("lose", "cut"):
         forwarding.upstream.answer(answer, count=1)
-        forwarding.tell_some()
+        forwarding.send_some()
         forwarding.wait_answered(answer)
         forwarding.drain()
         forwarding.see_each_once(twice="resend-duplicates")
@@ -147,20 +147,20 @@ def test_a_lost_reply(forwarding: Forwarding) -> None:
 def test_a_server_that_hangs(cp: Examiner, forwarding: Forwarding) -> None:
     """While the server does not answer, commands are acknowledged in time; afterwards each arrives, once."""
     forwarding.upstream.answer("hang")
-    forwarding.tell_some(2)
+    forwarding.send_some(2)
     cp.pause(DOWN_S)
-    forwarding.tell_some(2)
-    forwarding.upstream.serve_well()
+    forwarding.send_some(2)
+    forwarding.upstream.serve_normally()
     forwarding.drain()
     forwarding.see_each_once()
 
 
 @clause("FORWARD-11", "4", Need.DAEMON, Need.BEHIND)
 def test_refused_commands(cp: Examiner, forwarding: Forwarding) -> None:
-    """Commands that are refused in a bulk stop none of the others, and are not sent again."""
-    slots = forwarding.tell_some(1)
+    """Commands refused in a bulk do not stop the others, and are not retried."""
+    slots = forwarding.send_some(1)
     forwarding.upstream.answer("errors", refused=frozenset(slots))
-    slots += forwarding.tell_some(2)
+    slots += forwarding.send_some(2)
     forwarding.drain()
     forwarding.see_each_once()
     cp.check("commands that came more often than once", [], forwarding.repeated())
@@ -168,11 +168,11 @@ def test_refused_commands(cp: Examiner, forwarding: Forwarding) -> None:
 
 @clause("FORWARD-12", "5", Need.DAEMON, Need.BEHIND, Need.FAILED, quirks=["errors-ignored"])
 def test_refused_commands_are_reported(cp: Examiner, forwarding: Forwarding) -> None:
-    """Commands that are refused in a bulk are reported at the site."""
+    """Commands refused in a bulk are reported at the site."""
     (slot, *_) = slots = [cp.new(), cp.new()]
     forwarding.upstream.answer("errors", refused=frozenset([slot]))
     for name in slots:
-        forwarding.tell("alloc", name)
+        forwarding.send("alloc", name)
     forwarding.drain()
     reported = [name for name in slots if name in cp.failed_commands()]
     cp.check("slots that the daemon reports", [slot], reported, Known("errors-ignored", []))
@@ -180,25 +180,25 @@ def test_refused_commands_are_reported(cp: Examiner, forwarding: Forwarding) -> 
 
 @clause("FORWARD-13", "3", Need.DAEMON, Need.BEHIND)
 def test_a_server_that_starts_anew(forwarding: Forwarding) -> None:
-    """When the server is started anew, each command arrives, once."""
-    forwarding.tell_some()
+    """After a restart of the server, each command arrives, once."""
+    forwarding.send_some()
     forwarding.upstream.stop()
-    forwarding.upstream.serve_well()
-    forwarding.tell_some()
+    forwarding.upstream.serve_normally()
+    forwarding.send_some()
     forwarding.drain()
     forwarding.see_each_once()
 
 
 @clause("FORWARD-14", "5", Need.DAEMON, Need.BEHIND, quirks=["busy-when-down"])
 def test_pace_while_down(cp: Examiner, forwarding: Forwarding) -> None:
-    """With the server out of reach and thousands of commands waiting, the daemon keeps its pace."""
+    """In an outage with thousands of commands waiting, the daemon keeps its pace."""
     up = forwarding.rate(SAMPLE)
     forwarding.drain()
     forwarding.upstream.refuse()
     began = time.monotonic()
     forwarding.rate(QUEUED)
     down = max(forwarding.rate(SAMPLE) for _ in range(3))
-    forwarding.upstream.serve_well()
+    forwarding.upstream.serve_normally()
     cp.measure("acknowledged with the server up", f"{up:,.0f} commands/s")
     cp.measure("acknowledged with the server down and thousands waiting", f"{down:,.0f} commands/s")
     pace = "slower" if up > SLOWER * down else "kept"
@@ -209,11 +209,11 @@ def test_pace_while_down(cp: Examiner, forwarding: Forwarding) -> None:
 
 @clause("FORWARD-15", "5", Need.DAEMON, Need.BEHIND, Need.RESTART, quirks=["ack-before-delivery"])
 def test_what_a_restart_leaves(cp: Examiner, forwarding: Forwarding) -> None:
-    """What was acknowledged survives when the daemon is stopped or killed before it could pass it on."""
+    """Acknowledged commands survive when the daemon is stopped or killed before it could deliver them."""
     for signal in ("TERM", "KILL") if cp.kills else ("TERM",):
         forwarding.upstream.refuse()
-        forwarding.tell_some()
+        forwarding.send_some()
         cp.restart(signal)
-        forwarding.upstream.serve_well()
+        forwarding.upstream.serve_normally()
         forwarding.drain()
         forwarding.see_each_once(lost="ack-before-delivery")

@@ -68,7 +68,7 @@ def test_get(cp: Examiner) -> None:
 
 @clause("HTTP-5", "4", Need.SERVER)
 def test_refused_get(cp: Examiner) -> None:
-    """A command that is refused is refused to a GET too."""
+    """A GET of a refused command is refused too."""
     reply = cp.request("/batch/discard", method="GET", query=form({"slot": cp.new()}))
     cp.check("answer", "refused", reply.outcome)
 

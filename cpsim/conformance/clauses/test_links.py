@@ -20,7 +20,7 @@ def earn(cp: Examiner, machine: str, credits: int, counters: dict[str, object]) 
 
 @clause("LINK-1", "2", Need.SERVER, Need.ACCOUNTS)
 def test_late(cp: Examiner) -> None:
-    """What waited on a machine goes to the user that it is linked to, and stays with the machine's own total."""
+    """What waited on a machine goes to its new user, and stays in the machine's own total."""
     machine, user, counter = cp.new("machine"), cp.new("user"), cp.new("counter")
     earn(cp, machine, 10, {counter: 3})
     earn(cp, machine, 5, {counter: 4})
@@ -81,7 +81,7 @@ def test_one_user_at_a_time(cp: Examiner) -> None:
 
 @clause("LINK-6", "2", Need.SERVER, Need.ACCOUNTS)
 def test_several_machines(cp: Examiner) -> None:
-    """A user has what all of the user's machines earn."""
+    """A user gets what all of the user's machines earn."""
     user, counter = cp.new("user"), cp.new("counter")
     for credits in (3, 4):
         machine = cp.new("machine")

@@ -40,7 +40,7 @@ def test_last_wins(cp: Examiner) -> None:
 
 @clause("META-4", "2", Need.SERVER, Need.ACCOUNTS)
 def test_never_aggregated(cp: Examiner) -> None:
-    """Metadata goes to no machine, be it a number."""
+    """Metadata goes to no machine, even a number."""
     slot, machine = cp.new(), cp.new("machine")
     cp.accept("alloc", slot)
     cp.accept("meta", slot, {"events": "12"})
@@ -68,7 +68,7 @@ def test_a_settled_slot(cp: Examiner) -> None:
 
 @clause("META-7", "2", Need.SERVER)
 def test_nothing_to_note(cp: Examiner) -> None:
-    """Without a name, or without a slot, it is refused."""
+    """Metadata without a name, or without a slot, is refused."""
     slot = cp.new()
     cp.accept("alloc", slot)
     cp.refuse("meta", slot)

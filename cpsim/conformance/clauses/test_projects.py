@@ -36,7 +36,7 @@ def test_a_slot_of_another_project(cp: Examiner) -> None:
 
 @clause("PROJECT-3", "4", Need.SERVER, Need.OTHER)
 def test_listing(cp: Examiner) -> None:
-    """A project is told of its own slots only."""
+    """A project sees its own slots only."""
     mine, theirs = cp.new(), cp.new()
     cp.accept("alloc", mine)
     cp.accept("alloc", theirs, project=cp.other)
@@ -46,7 +46,7 @@ def test_listing(cp: Examiner) -> None:
 
 @clause("PROJECT-4", "2", Need.SERVER, Need.OTHER, Need.ACCOUNTS)
 def test_accounts(cp: Examiner) -> None:
-    """What a machine earns in one project is nothing to another."""
+    """What a machine earns in one project does not show in another."""
     machine, slots, counter = cp.new("machine"), (cp.new(), cp.new()), cp.new("counter")
     cp.accept("alloc", slots[0], credits=5)
     cp.accept("counters", slots[0], {counter: 2})
