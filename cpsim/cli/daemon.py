@@ -170,7 +170,7 @@ def _manage_spool(
     from cpsim.daemon import inspection
 
     if config.spool is None:
-        raise click.UsageError("name the spool: add --spool FILE")
+        raise click.UsageError("give --spool FILE, the spool to look at or change")
     if numbers := requeue or forget:
         act = inspection.requeue if requeue else inspection.forget
         shown = act(config.spool, None if "all" in numbers else [_number(text) for text in numbers])

@@ -87,7 +87,7 @@ def test_the_deployed_configuration(here, server, ini):
 
     status, out, _ = told("--spool", "spool", "--status")
     assert status == 0
-    assert out.splitlines()[:4] == ["running     no", "queued      0", "oldest s    0.0", "delivered   3"]
+    assert out.splitlines()[:4] == ["running       no", "queued        0", "oldest s      0.0", "delivered     3"]
     status, out, _ = told("--spool", "spool", "--failed")
     assert "  refused  claim,slot=never,machine=m  slot 'never' was never allocated" in out
     (failed,) = json.loads(told("--spool", "spool", "--failed", "--json")[1])
@@ -191,7 +191,7 @@ def test_a_spool_that_is_a_link_to_nothing(here, options):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ((), "give --spool FILE, which keeps commands until they are delivered, or [server] spool in a --config FILE"),
+        ((), "give --spool FILE, which stores commands until they are delivered, or [server] spool in a --config FILE"),
         (("--spool", "s"), "give --unix, --tcp, or [server] bind in a --config FILE"),
         (("--spool", "s", "--unix", "u"), "give --server, or [api] api_url in a --config FILE"),
         (("--spool", "s", "--unix", "u", "--server", "http://x/api"), "give --project, or [api] api_key in a --config"),
@@ -305,7 +305,9 @@ def test_the_daemon_in_production_passes_no_commands_over(here, server, ini):
     deployed = ("--profile", "deployed", "--spool", "spool")
     status, _, error = told(*config, *deployed)
     assert status == 2
-    assert error.startswith("cpsim: spool spool holds 1 commands, which the quirk ack-before-delivery would leave ")
+    assert error.startswith(
+        "cpsim: spool spool holds 1 commands, and with the quirk ack-before-delivery nothing delivers them"
+    )
     assert error.endswith(": run the daemon without that quirk until they are delivered, or name another file\n")
     with running(here, *config), Client("./cp.sock") as client:
         client.alloc("b")
