@@ -60,9 +60,7 @@ def test_signed(cp: Examiner, forwarding: Forwarding) -> None:
     """Deliveries are signed by the project, over the exact bytes of the body."""
     forwarding.send_some()
     forwarding.drain()
-    cp.check(
-        "errors of signatures", [], sorted({seen.signature_error for seen in forwarding.deliveries} - {""})
-    )
+    cp.check("errors of signatures", [], sorted({seen.signature_error for seen in forwarding.deliveries} - {""}))
 
 
 @clause("FORWARD-4", "3", Need.DAEMON, Need.BEHIND)
