@@ -1,7 +1,7 @@
 """The pytest plugin: fixtures `creditpiggy`, `creditpiggy_async`, `creditpiggy_factory` and `creditpiggy_server`.
 
 It is loaded in every test run where cpsim is installed, so it imports next to nothing until a test asks for it. The
-marker `creditpiggy`, the options `--cp-...` and the settings `cp_...` say how the fake behaves; the closest wins.
+marker `creditpiggy`, the options `--cp-...` and the settings `cp_...` configure the fake; the closest wins.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MARKER: Final = (
     "creditpiggy(profile='documented', quirks=[], faults=[], flush_interval_s=0.0, allow_refusals=False, "
-    "environment=False): how this test's CreditPiggy behaves, and whether its addresses are in CREDITPIGGY_... "
+    "environment=False): the settings of this test's CreditPiggy, and whether its addresses are in CREDITPIGGY_... "
     "environment variables."
 )
 SETTINGS: Final = {
@@ -42,7 +42,7 @@ USED: Final = pytest.StashKey["list[ProjectFixture]"]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add options `--cp-...` and settings `cp_...`."""
     group = parser.getgroup("creditpiggy", "CreditPiggy (cpsim)")
-    group.addoption("--cp-profile", metavar="NAME", help="how it behaves: documented or deployed")
+    group.addoption("--cp-profile", metavar="NAME", help="its profile: documented or deployed")
     group.addoption("--cp-quirk", action="append", metavar="NAME", help="a quirk besides; again for more")
     group.addoption("--cp-fault", action="append", metavar="FAULT", help="a fault from the start; again for more")
     group.addoption("--cp-flush-interval", metavar="SECONDS", help="how long the daemon keeps commands")
@@ -52,7 +52,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--cp-environment", action="store_true", default=None, help="put its addresses into environment variables"
     )
-    parser.addini("cp_profile", "how CreditPiggy behaves: documented or deployed", default=None)
+    parser.addini("cp_profile", "the profile: documented or deployed", default=None)
     parser.addini("cp_quirks", "quirks besides, one a line", type="linelist")
     parser.addini("cp_faults", "faults from the start, one a line", type="linelist")
     parser.addini("cp_flush_interval_s", "seconds that the daemon keeps commands", default=None)
@@ -103,7 +103,7 @@ def _settings(item: pytest.Item) -> dict[str, Any]:
 
 
 def _mistake(settings: Mapping[str, Any]) -> str | None:
-    """What is wrong with settings, and what they can be."""
+    """The message for invalid settings, or None."""
     for name, value in settings.items():
         if name not in SETTINGS:
             close = get_close_matches(name, SETTINGS, 1)
@@ -130,7 +130,7 @@ def _admits(name: str, value: object) -> bool:
 
 
 def _unknown(settings: Mapping[str, Any]) -> str | None:
-    """The profile, quirk or fault that there is not."""
+    """The message for an unknown profile, quirk or fault, or None."""
     from cpsim.errors import CpsimError
     from cpsim.faults.plan import FaultPlan
     from cpsim.faults.spec import Fault
@@ -216,7 +216,7 @@ def creditpiggy_server(request: pytest.FixtureRequest) -> Iterator[CreditPiggySe
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Fail a test whose marker cannot be, before anything is set up for it."""
+    """Fail a test with an invalid marker, before its setup."""
     if item.get_closest_marker("creditpiggy") is not None:
         _settings(item)
 
@@ -225,7 +225,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show what CreditPiggy saw in the report of a test that failed."""
+    """Add CreditPiggy's report to the report of a failed test."""
     report = yield
     if call.excinfo is not None:
         item.stash[FAILED] = True

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from cpsim.conformance.walk import Walks
 
 WHERE: Final = ("server", "project", "secret_file", "other_project", "other_secret_file", "behind")
-"""The options that say where a target is; the others say how it is examined."""
+"""The options for the target's addresses and credentials; the others are for the run."""
 POLITE_RATE: Final = 100.0
-"""Commands/s to an endpoint that was given: somebody may be working there."""
+"""The default rate, in commands/s, to a given ENDPOINT, which others may use."""
 
 
 @cli.command(cls=ExtraCommand, extra="test")
@@ -46,7 +46,7 @@ POLITE_RATE: Final = 100.0
     default=1.0,
     show_default=True,
     metavar="S",
-    help="For how long that daemon keeps commands.",
+    help="How long that daemon keeps commands.",
 )
 @click.option(
     "--restart-command",
@@ -79,7 +79,7 @@ POLITE_RATE: Final = 100.0
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=1, show_default=True, help="Of --random.")
 @click.option("--list", "only_list", is_flag=True, help="List the clauses, and exit.")
 @click.option("--dry-run", is_flag=True, help="List what each clause would send, and send nothing.")
-@click.option("--slot-prefix", default="verify", show_default=True, metavar="TEXT", help="Begin every id with TEXT.")
+@click.option("--slot-prefix", default="verify", show_default=True, metavar="TEXT", help="Prefix of every id.")
 @click.option(
     "--max-rate",
     type=NumberType(0.1, 1e6),
@@ -93,7 +93,7 @@ POLITE_RATE: Final = 100.0
     default=10.0,
     show_default=True,
     metavar="S",
-    help="Seconds for a reply, and for what was acknowledged to take effect.",
+    help="Seconds for a reply, and for an acknowledged command to be applied.",
 )
 @click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write JUnit XML.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the table.")
@@ -113,8 +113,8 @@ def verify(
     """Verify that ENDPOINT does what the protocol says, clause by clause.
 
     ENDPOINT is a daemon (PATH or HOST:PORT) or a server (URL); without one, the embedded fake is verified. The exit
-    status is 0 if no clause that can be checked is broken, 1 if one is, 2 if nothing could be seen. What an endpoint
-    cannot show is named, and what would show it.
+    status is 0 if no verifiable clause is broken, 1 if one is, 2 if none could be verified. Clauses that are not
+    verifiable are listed with the options that they need.
 
     \b
     cpsim verify
@@ -124,9 +124,8 @@ def verify(
     cpsim verify 127.0.0.1:5667 --behind 127.0.0.1:8080 --project ID --secret-file FILE
     cpsim verify --random 100
 
-    It makes slots and machines of its own, under ids that nobody has used, and leaves them. Where a server has cpsim's
-    control API, its clock is moved ahead, by two hours or so. The clauses are also a suite for pytest: see
-    docs/conformance.md.
+    It makes slots and machines with new ids, and leaves them. It advances the clock of a server with cpsim's control
+    API by about two hours. The clauses are also a suite for pytest: see docs/conformance.md.
     """
     from dataclasses import replace
 
@@ -139,9 +138,7 @@ def verify(
     if sequences is not None and (
         clauses or only_list or dry_run or junit is not None or options["behind"] is not None
     ):
-        raise click.UsageError(
-            "--random is in the place of the clauses: leave out -k, --list, --dry-run, --junit, --behind"
-        )
+        raise click.UsageError("--random replaces the clauses: leave out -k, --list, --dry-run, --junit, --behind")
     _check_given(click.get_current_context())
     _check_clauses(clauses)
     if only_list and as_json:
@@ -178,7 +175,7 @@ def verify(
 
 
 def _check_given(context: click.Context) -> None:
-    """Raise click.UsageError if an option is given that nothing would come of."""
+    """Raise click.UsageError if a given option would have no effect."""
     for name, option, needed in (
         ("flush_interval_s", "--flush-interval", "behind"),
         ("restart_command", "--restart-command", "behind"),
@@ -207,7 +204,7 @@ def _walk(target: Target, count: int, seed: int, on_sequence: Callable[[int], ob
 
 
 def _given(endpoint: str | None, **options: Any) -> Target | None:  # noqa: ANN401 - those of `parse_target`
-    """The target that the options speak of, if there is an endpoint."""
+    """The target of the options, or None without an endpoint."""
     from cpsim.conformance.target import parse_target
 
     if endpoint is None:

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from cpsim.server.accounts import State
-from cpsim.testing import telling
+from cpsim.testing import wording
 from cpsim.testing.project import ProjectFixture
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Assertions(ProjectFixture):
         actual = {name: getattr(found, name) for name in wanted}
         if "granted" in wanted:
             wanted["credits"], actual["credits"] = wanted.pop("granted"), actual.pop("granted")
-        if different := list(telling.differences(wanted, actual, whole=whole)):
+        if different := list(wording.differences(wanted, actual, whole=whole)):
             lines = [f"slot {slot!r} is not as expected:", *(f"  {line}" for line in different), *self._context(slot)]
             raise AssertionError("\n".join(lines))
         return found
@@ -112,5 +112,5 @@ class Assertions(ProjectFixture):
 
     def _context(self, slot: str) -> list[str]:
         """What a failure shows besides: the slot's history, and what has not arrived yet."""
-        history = telling.block(f"history of slot {slot!r}", self.history(slot)) or ["nothing has come for it"]
+        history = wording.block(f"history of slot {slot!r}", self.history(slot)) or ["nothing has come for it"]
         return [*history, *([self._pending_text()] if self.pending else [])]

@@ -33,7 +33,7 @@ class Replay:
     """A scenario that is replayed in a thread; a context manager that stops it.
 
     Args:
-        project: where to.
+        project: the project to send to.
         scenario: a name or a path, as for `cpsim run`.
         number: how many were started before at the same project; it keeps their slots apart.
         rate: operations a second; without it and `speed`, they follow one another as fast as they are answered.
@@ -74,12 +74,12 @@ class Replay:
 
     @property
     def progress(self) -> Progress:
-        """How far it is: seconds, and operations accepted, refused and unknown."""
+        """The progress: seconds, and operations accepted, refused and unknown."""
         return self._progress
 
     @property
     def is_running(self) -> bool:
-        """Whether there is more to come."""
+        """Whether the replay still sends."""
         return self._thread.is_alive()
 
     def wait(self, timeout_s: float = DEFAULT_WAIT_S) -> Progress:
@@ -92,13 +92,13 @@ class Replay:
         self._thread.join(timeout_s)
         if self._thread.is_alive():
             raise TimeoutError(f"{self!r} were sent in {timeout_s:g} s")
-        failure, self._failure = self._failure, None  # it is told once
+        failure, self._failure = self._failure, None  # it is raised once
         if failure is not None:
             raise failure
         return self._progress
 
     def stop(self) -> Progress:
-        """Send nothing more."""
+        """Stop sending."""
         self._stopping = True
         if self._engine is not None:
             self._engine.stop()

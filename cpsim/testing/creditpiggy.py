@@ -1,4 +1,4 @@
-"""What a test holds in its hand: a CreditPiggy of its own, or one of many at a server."""
+"""A CreditPiggy for one test, or a project at a shared server."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from cpsim.testing.background import Replay
 
 NOBODY: Final = "nobody"
-"""The project that a server has before it is given any."""
+"""The project of a server without projects."""
 
 
 class _Site(Assertions, Rules):
-    """What both kinds of CreditPiggy can do besides."""
+    """The methods that both kinds of CreditPiggy share."""
 
     def replay(
         self, scenario: str, *, rate: float | None = None, speed: float | None = None, seed: int | None = None
     ) -> Replay:
         """Replay a scenario in the background, at the same daemon, until it is over or this is stopped.
 
-        Its slots, machines and users show beside the others. Rules and refusals leave them out: they are about the
-        code under test.
+        Its slots, machines and users are among the others. Rules and refusals leave them out: those are about the code
+        under test.
 
         Args:
             scenario: a name or a path, as for `cpsim run`.
@@ -53,8 +53,8 @@ class _Site(Assertions, Rules):
         self._replays.append(replay)
         return replay
 
-    def _leave(self, error: BaseException | None) -> None:
-        """Stop, and say what there is to say: with the error that ends the test, or by one of its own."""
+    def _finish(self, error: BaseException | None) -> None:
+        """Stop, and add the report to the test's error, or raise one for refusals."""
         __tracebackhide__ = True
         self.stop()
         if not self.is_original:
@@ -84,7 +84,7 @@ class CreditPiggy(_Site, Waiting):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         __tracebackhide__ = True
-        self._leave(error)
+        self._finish(error)
 
 
 class AsyncCreditPiggy(_Site, AsyncWaiting):
@@ -99,7 +99,7 @@ class AsyncCreditPiggy(_Site, AsyncWaiting):
     ) -> None:
         __tracebackhide__ = True
         await asyncio.to_thread(self.stop)
-        self._leave(error)
+        self._finish(error)
 
 
 class CreditPiggyServer:

@@ -1,4 +1,4 @@
-"""A project at a fake, and the daemon in front of it: where it is, and what can be seen of it."""
+"""A project at a fake with its daemon: addresses, controls and views."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cpsim.faults.plan import FaultPlan
 from cpsim.metrics.waits import Waits
 from cpsim.protocol.quirks import chosen
 from cpsim.server.journal import JournalFull
-from cpsim.testing import telling
+from cpsim.testing import wording
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -37,20 +37,20 @@ LONGEST_PATH: Final = 100
 """Bytes of a socket's path that every system takes: macOS has room for 103."""
 SHORT_FOLDER: Final = Path("/tmp")  # noqa: S108 - mkdtemp makes a private folder in it
 LONGEST_FLUSH_S: Final = 86_400.0
-SETTLE_S: Final = 2.0
-"""How long inspection waits at most until what was acknowledged has reached the accounts."""
+IDLE_WAIT_S: Final = 2.0
+"""The longest wait of an inspection for acknowledged commands to reach the accounts."""
 PAGE: Final = 10_000
 
 
 class ProjectFixture:
-    """What `CreditPiggy` and `AsyncCreditPiggy` have in common.
+    """The common part of `CreditPiggy` and `AsyncCreditPiggy`.
 
     Args:
         project: its id.
         profile: "documented" or "deployed": how the fake behaves.
         quirks: names from `cpsim quirks`, besides those of the profile.
-        faults: what goes wrong from the start, as `cpsim faults` lists it.
-        flush_interval_s: how long the daemon keeps commands before it passes them on.
+        faults: faults from the start, as `cpsim faults` lists them.
+        flush_interval_s: how long the daemon keeps commands before it delivers them.
         allow_refusals: whether refused and malformed commands are no failure.
         fake: a running fake to add the project to; by default it has a fake of its own.
         beside: another of these, started: this is then one more site of the same project.
@@ -73,7 +73,7 @@ class ProjectFixture:
     ) -> None:
         if not 0 <= flush_interval_s <= LONGEST_FLUSH_S:
             raise CpsimError(f"flush_interval_s is {flush_interval_s!r}, and must be from 0 to {LONGEST_FLUSH_S:,.0f}")
-        had = chosen(profile, quirks)
+        named_quirks = chosen(profile, quirks)
         self.project: str = project if beside is None else beside.project
         self.allow_refusals = allow_refusals
         self._secret = secrets.token_hex(8) if beside is None else beside.credentials[1]
@@ -83,9 +83,9 @@ class ProjectFixture:
         if beside is not None:
             fake = beside.fake
         if fake is None:
-            fake = Fake({project: self._secret}, http=ANY_PORT, quirks=had, faults=faults, waits=self._waits)
+            fake = Fake({project: self._secret}, http=ANY_PORT, quirks=named_quirks, faults=faults, waits=self._waits)
             self._faults = fake.faults
-        elif had - fake.accounts.quirks:
+        elif named_quirks - fake.accounts.quirks:
             raise CpsimError("the profile and the quirks are those of the fake that the project is added to")
         else:
             self._faults = FaultPlan(faults)
@@ -97,7 +97,7 @@ class ProjectFixture:
         self._start_us = 0
         self._linked: set[str] = set()
         self._replays: list[Replay] = []
-        self._last_words: tuple[str | None, str] | None = None
+        self._final_report: tuple[str | None, str] | None = None
 
     # Its life
 
@@ -138,7 +138,7 @@ class ProjectFixture:
             raise
 
     def stop(self) -> None:
-        """Pass on what was acknowledged, and give back every address; in a forked process, do nothing."""
+        """Deliver acknowledged commands, and release every address; does nothing in a forked process."""
         if not self.is_original or self._daemon is None:
             return
         try:
@@ -156,7 +156,7 @@ class ProjectFixture:
             else:
                 self.fake.remove_site(daemon)
                 complaint = self.complaint() if self._owns_project else None
-                self._last_words = complaint, self.report()
+                self._final_report = complaint, self.report()
         finally:
             if not self._owns_fake:
                 self.fake.accounts.release(sorted(self._linked))
@@ -166,7 +166,7 @@ class ProjectFixture:
 
     @property
     def is_original(self) -> bool:
-        """Whether it runs in this process, which was not forked from that."""
+        """Whether this process started it, and was not forked since."""
         return os.getpid() == self._pid
 
     # Where it is
@@ -220,17 +220,17 @@ class ProjectFixture:
     def clock(self) -> Clock:
         """The server's clock: `clock.advance(hours=25)` expires slots. A fake has one, for all its projects.
 
-        What was acknowledged until now belongs to the time before.
+        Commands acknowledged before are applied at the time before.
         """
-        return self._settled.accounts.clock
+        return self._idle_fake.accounts.clock
 
     @property
     def faults(self) -> FaultPlan:
-        """What goes wrong: `with faults.hang(kind="claim"): ...`. Where the fake is shared, at this daemon alone."""
+        """The faults: `with faults.hang(kind="claim"): ...`. With a shared fake, those of this daemon alone."""
         return self._faults
 
     def link(self, machine: str, user: str) -> None:
-        """Give a machine to a user, with all that waits on it.
+        """Link a machine to a user, who gets all that waits on it.
 
         Raises:
             ValueError: it belongs to another user.
@@ -238,7 +238,7 @@ class ProjectFixture:
         self.link_all([(machine, user)])
 
     def link_all(self, links: Iterable[tuple[str, str]]) -> None:
-        """Give each machine to its user.
+        """Link each machine to its user.
 
         Raises:
             ValueError: one belongs to another user; the others are linked.
@@ -256,58 +256,58 @@ class ProjectFixture:
     @property
     def slots(self) -> dict[str, SlotView]:
         """Every slot by its id, the oldest first."""
-        return {slot.slot: slot for slot in self._all(self._settled.inspector.slots)}
+        return {slot.slot: slot for slot in self._all(self._idle_fake.inspector.slots)}
 
     @property
     def machines(self) -> dict[str, MachineView]:
         """What each machine has earned, by its id."""
-        return {machine.machine: machine for machine in self._all(self._settled.inspector.machines)}
+        return {machine.machine: machine for machine in self._all(self._idle_fake.inspector.machines)}
 
     @property
     def users(self) -> dict[str, UserView]:
         """What each user has, by the user's id."""
-        return {user.user: user for user in self._all(self._settled.inspector.users)}
+        return {user.user: user for user in self._all(self._idle_fake.inspector.users)}
 
     @property
     def journal(self) -> list[CommandView]:
         """Every command that reached the accounts, in that order."""
-        return list(self._all(self._settled.inspector.journal))
+        return list(self._all(self._idle_fake.inspector.journal))
 
     @property
     def refusals(self) -> list[CommandView]:
         """The commands that the accounts refused; not those of a replay in the background."""
-        return [command for command in self._all(self._settled.inspector.refusals) if self._is_own(command)]
+        return [command for command in self._all(self._idle_fake.inspector.refusals) if self._is_own(command)]
 
     @property
     def malformed(self) -> list[FrameView]:
         """The frames that the daemon answered `ER`, up to the first thousand."""
-        return self._settled.inspector.malformed(self.project).first
+        return self._idle_fake.inspector.malformed(self.project).first
 
     @property
     def pending(self) -> int:
-        """How many commands were acknowledged that have not reached the accounts."""
+        """The number of acknowledged commands that have not reached the accounts."""
         return sum(daemon.pending for daemon in self.fake.daemons if daemon.project_id == self.project)
 
     def history(self, slot: str) -> list[str]:
-        """What came for a slot, a line each, with its time and why it was refused, if it was."""
+        """The commands received for a slot, a line each, with time and reason of a refusal."""
         commands = (command for command in self.journal if str(command.arguments.get("slot")) == slot)
-        lines = [(command.at_us, telling.command_line(command, self._start_us)) for command in commands]
+        lines = [(command.at_us, wording.command_line(command, self._start_us)) for command in commands]
         named = (bad for bad in self.malformed if f"slot={slot}" in bad.frame.strip().split(","))
-        lines += [(bad.at_us, telling.malformed_line(bad, self._start_us)) for bad in named]
+        lines += [(bad.at_us, wording.malformed_line(bad, self._start_us)) for bad in named]
         return [line for _, line in sorted(lines, key=lambda line: line[0])]
 
     def complaint(self) -> str | None:
         """The refused and malformed commands, as a failure shows them; None if there are none, or they are allowed."""
-        if self._last_words is not None:
-            return self._last_words[0]
+        if self._final_report is not None:
+            return self._final_report[0]
         if self.allow_refusals:
             return None
         return self._refused_text()
 
     def report(self) -> str:
         """The last commands received, refusals, malformed frames and the faults that fired."""
-        if self._last_words is not None:
-            return self._last_words[1]
+        if self._final_report is not None:
+            return self._final_report[1]
         try:
             return self._report()
         except (JournalFull, CpsimError) as error:  # more came than is kept
@@ -323,12 +323,12 @@ class ProjectFixture:
             [f"project {self.project!r}; slots: {shown}; quirks: {', '.join(sorted(self._quirks)) or 'none'}"],
             [self._pending_text()] if self.pending else [],
             [f"in the background: {replay!r}" for replay in self._replays],
-            telling.block(
-                f"last commands of {len(own):,} received", [telling.command_line(each, since) for each in own]
+            wording.block(
+                f"last commands of {len(own):,} received", [wording.command_line(each, since) for each in own]
             ),
-            telling.block(f"refused: {len(refused):,}", [telling.command_line(each, since) for each in refused]),
-            telling.block("malformed", [telling.malformed_line(each, since) for each in self.malformed]),
-            telling.block("faults fired", map(telling.firing_line, self._faults.firings)),
+            wording.block(f"refused: {len(refused):,}", [wording.command_line(each, since) for each in refused]),
+            wording.block("malformed", [wording.malformed_line(each, since) for each in self.malformed]),
+            wording.block("faults fired", map(wording.firing_line, self._faults.firings)),
         ]
         return "\n".join(chain.from_iterable(parts))
 
@@ -345,14 +345,14 @@ class ProjectFixture:
         return self._daemon
 
     @property
-    def _settled(self) -> Fake:
-        """The fake, once what was acknowledged has reached the accounts, or `SETTLE_S` have passed."""
+    def _idle_fake(self) -> Fake:
+        """The fake, after all acknowledged commands have reached the accounts, or `IDLE_WAIT_S`."""
         if not self.is_original:
             raise CpsimError(
                 "this process was forked from the one that runs CreditPiggy: it can send commands, and only the other "
                 "can look at what became of them"
             )
-        deadline_s = time.monotonic() + SETTLE_S
+        deadline_s = time.monotonic() + IDLE_WAIT_S
         while self.pending and not self._faults.refuses("server") and time.monotonic() < deadline_s:
             self.fake.check()
             time.sleep(IDLE_POLL_S)
@@ -381,19 +381,19 @@ class ProjectFixture:
         refusals, malformed = self.refusals, self.malformed
         if not refusals and not malformed:
             return None
-        line = partial(telling.command_line, start_us=self._start_us)
+        line = partial(wording.command_line, start_us=self._start_us)
         return "\n".join(
             [
-                *telling.block(f"{len(refusals)} refused by the accounts", map(line, refusals)),
-                *telling.block(
+                *wording.block(f"{len(refusals)} refused by the accounts", map(line, refusals)),
+                *wording.block(
                     f"{len(malformed)} malformed, answered ER by the daemon",
-                    [telling.malformed_line(each, self._start_us) for each in malformed],
+                    [wording.malformed_line(each, self._start_us) for each in malformed],
                 ),
             ]
         )
 
     def _pending_text(self) -> str:
-        """Where commands are that have not reached the accounts, and why."""
+        """The number of pending commands, and the reason."""
         text = f"{self.pending:,} acknowledged commands have not reached the accounts"
         if self._faults.refuses("server"):
             return f"{text}: the server is down, by a fault"

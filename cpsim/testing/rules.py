@@ -1,4 +1,4 @@
-"""Rules over a whole run: what a job manager does right for every job, whichever they are."""
+"""Rules on all commands of a test: what a job manager has to do for every job."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from cpdaemon.commands import KINDS
 from cpsim.server.accounts import State
-from cpsim.testing import telling
+from cpsim.testing import wording
 from cpsim.testing.project import ProjectFixture
 
 if TYPE_CHECKING:
@@ -21,18 +21,18 @@ HISTORIES: Final = 5
 
 
 class Rules(ProjectFixture):
-    """What can be asserted of all that the code under test has sent; a replay in the background does not count.
+    """Assertions on all commands of the code under test, without a replay in the background.
 
-    Commands are seen in the order in which they reached the accounts.
+    Commands are in the order in which they reached the accounts.
 
     Raises:
-        AssertionError: it is not so; the message names the slots, and shows the histories of the first of them.
+        AssertionError: the rule is broken; the message names the slots, and shows the histories of the first.
     """
 
     def assert_settled_once(self, *slots: str) -> None:
         """These slots were each settled by one claim or discard: one came, and it was accepted.
 
-        Without any named, those for which a claim or a discard has come.
+        Without arguments: all slots for which a claim or a discard came.
         """
         __tracebackhide__ = True
         histories = self._histories()
@@ -62,7 +62,7 @@ class Rules(ProjectFixture):
         self._fail("claimed before allocation", wrong, histories)
 
     def assert_no_slot_leaked(self) -> None:
-        """No slot is left that nobody has settled: neither outstanding nor expired."""
+        """No slot is outstanding or expired."""
         __tracebackhide__ = True
         wrong = {
             slot.slot: str(slot.state)
@@ -89,17 +89,17 @@ class Rules(ProjectFixture):
         histories = self._histories()
         wrong = {}
         for slot, commands in histories.items():
-            frames = Counter(telling.frame(command) for command in commands if command.kind in (kinds or KINDS))
+            frames = Counter(wording.frame(command) for command in commands if command.kind in (kinds or KINDS))
             repeated = [f"{frame} came {times} times" for frame, times in frames.items() if times > 1]
             if repeated:
                 wrong[slot] = "; ".join(repeated)
         self._fail("sent more than once", wrong, histories)
 
     def assert_never_blocked(self, longer_than_s: float) -> None:
-        """No caller waited longer for its answer than this, at the daemon or at the server, if that is its own.
+        """No client waited longer for its answer, at the daemon or at the test's own server.
 
-        A wait begins when the first of a command has arrived, and ends with the answer or when the caller has left;
-        one that is not over counts until now. It is measured at the fake, so without what the caller itself takes.
+        A wait begins with the first byte of a command, and ends with the answer or when the client disconnects; a wait
+        in progress counts until now. The fake measures it, without the client's own time.
         """
         __tracebackhide__ = True
         lines = [
@@ -109,7 +109,7 @@ class Rules(ProjectFixture):
         ]
         if lines:
             raise AssertionError(
-                "\n".join(telling.block(f"callers that waited longer than {longer_than_s:g} s", lines))
+                "\n".join(wording.block(f"callers that waited longer than {longer_than_s:g} s", lines))
             )
 
     def _histories(self) -> Mapping[str, Sequence[CommandView]]:
@@ -127,8 +127,8 @@ class Rules(ProjectFixture):
         __tracebackhide__ = True
         if not wrong:
             return
-        lines = telling.block(f"slots {what}: {len(wrong):,}", [f"{slot}: {why}" for slot, why in wrong.items()])
+        lines = wording.block(f"slots {what}: {len(wrong):,}", [f"{slot}: {why}" for slot, why in wrong.items()])
         for slot in list(wrong)[:HISTORIES]:
-            history = [telling.command_line(command, self._start_us) for command in histories.get(slot, ())]
-            lines += telling.block(f"history of slot {slot!r}", history)
+            history = [wording.command_line(command, self._start_us) for command in histories.get(slot, ())]
+            lines += wording.block(f"history of slot {slot!r}", history)
         raise AssertionError("\n".join(lines))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from cpsim.fake.fake import IDLE_POLL_S
 from cpsim.server.accounts import State
 from cpsim.server.control.views import slot_view
-from cpsim.testing import telling
+from cpsim.testing import wording
 from cpsim.testing.project import ProjectFixture
 
 if TYPE_CHECKING:
@@ -21,11 +21,11 @@ DEFAULT_TIMEOUT_S = 5.0
 
 
 class NotInTime(AssertionError, TimeoutError):
-    """What was waited for has not happened in time, or cannot happen any more."""
+    """The event did not happen in time, or can no longer happen."""
 
 
 class _Awaited(NamedTuple):
-    """Something to wait for: has it happened, can it not any more, and what to say if it has not."""
+    """An event to wait for: whether it has happened, whether it no longer can, and the message if it has not."""
 
     has_happened: Callable[[], bool]
     is_too_late: Callable[[], bool]
@@ -33,7 +33,7 @@ class _Awaited(NamedTuple):
 
 
 class _Awaiting(ProjectFixture):
-    """What can be waited for."""
+    """The events to wait for."""
 
     def _idleness(self) -> _Awaited:
         return _Awaited(lambda: not self.pending, self._cannot_come, self._pending_text)
@@ -54,13 +54,13 @@ class _Awaiting(ProjectFixture):
         def explain() -> str:
             found = state()
             text = f"slot {slot!r} is {'unknown' if found is None else found}, and not {states[0]}"
-            history = telling.block(f"history of slot {slot!r}", self.history(slot)) or ["nothing has come for it"]
+            history = wording.block(f"history of slot {slot!r}", self.history(slot)) or ["nothing has come for it"]
             return "\n".join([text, *([self._pending_text()] if self.pending else []), *history])
 
         return _Awaited(lambda: state() in states, is_too_late, explain)
 
     def _cannot_come(self) -> bool:
-        """Nothing is waited for in vain: a thread that has failed is told at once."""
+        """Raise the error of a failed thread at once; otherwise False."""
         self.fake.check()
         return False
 
@@ -72,7 +72,7 @@ class _Awaiting(ProjectFixture):
 class Waiting(_Awaiting):
     """Waits in the calling thread.
 
-    Each raises NotInTime when `timeout_s` have passed, or what is waited for cannot happen any more.
+    Each method raises NotInTime after `timeout_s`, or if the event can no longer happen.
     """
 
     def wait_until_idle(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
@@ -100,9 +100,9 @@ class Waiting(_Awaiting):
 
 
 class AsyncWaiting(_Awaiting):
-    """Waits in an asyncio event loop, which goes on.
+    """Waits in an asyncio event loop without blocking it.
 
-    Each raises NotInTime when `timeout_s` have passed, or what is waited for cannot happen any more.
+    Each method raises NotInTime after `timeout_s`, or if the event can no longer happen.
     """
 
     async def wait_until_idle(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:

@@ -83,8 +83,8 @@ CLAUSES = """
 
 The needs: *daemon*, a daemon to send frames to; *server*, a server to send requests to; *other*, a second project
 there; *accounts*, a server with cpsim's control API; *behind*, to be the server behind the daemon; *restart*, to
-restart the daemon; *failed*, to ask the daemon for refused commands. A clause without its needs is not verifiable, and
-never passes. A *should* is where the protocol leaves room; it does not decide the verdict.
+restart the daemon; *failed*, to ask the daemon for refused commands. A clause without its needs is not verifiable,
+and never passes. A *should* is where the protocol leaves room; it does not decide the verdict.
 
 """
 

@@ -1,8 +1,7 @@
-"""Who may use the control API.
+"""Access to the control API.
 
-With a token, whoever shows it. Without one, whoever is on this machine, but not the pages that a browser on this
-machine shows: a page of another site that posts here says so in its `Origin`, and one that had its own name resolve
-to this machine says that name in its `Host`.
+With a token, every client that sends it has access. Without one, every client on this machine has, except for pages of
+other sites in its browsers: their requests name the site in `Origin`, or in `Host` if it resolves to this machine.
 """
 
 from __future__ import annotations
@@ -22,12 +21,11 @@ BASIC: Final = b"basic "
 
 
 class Access:
-    """Lets requests in, or not.
+    """Accepts or rejects requests.
 
     Args:
         host: where the server listens.
-        token: what every request has to show as `Authorization: Bearer TOKEN`; None where `host` is loopback and
-            nothing need be shown.
+        token: required in every request, as `Authorization: Bearer TOKEN`; None, with a loopback `host`, for no token.
 
     Raises:
         ValueError: the host is not loopback, and there is no token.
@@ -40,14 +38,14 @@ class Access:
 
     @property
     def needs_token(self) -> bool:
-        """Whether a token has to be shown."""
+        """Whether requests need a token."""
         return self._token is not None
 
     def check(self, request: Request) -> None:
-        """Let a request in.
+        """Check a request.
 
         Raises:
-            Failure: it is not let in, 401 or 403.
+            Failure: 401 or 403, if the request is rejected.
         """
         if self._token is None:
             self._check_host(request)
@@ -59,13 +57,13 @@ class Access:
             raise Failure(401, message, ((b"www-authenticate", b"Bearer"),))
 
     def check_page(self, request: Request) -> None:
-        """Let a request for a page in: where a token has to be shown, as the password that a browser asks for.
+        """Check a request for a page; the token is the password that a browser asks for.
 
-        What a browser has been told once it shows unasked, for pages of other sites too; so it is no way into the
-        control API, and what comes from pages of other sites is turned away.
+        A browser sends a stored password with requests of other sites' pages too. So a password gives no access to the
+        control API, and requests of other sites' pages are rejected.
 
         Raises:
-            Failure: it is not let in, 401 or 403.
+            Failure: 401 or 403, if the request is rejected.
         """
         if self._token is None:
             self._check_host(request)
@@ -91,7 +89,7 @@ class Access:
 
 
 def _password(shown: bytes) -> bytes | None:
-    """The password of HTTP's Basic authentication; None, if that is not it."""
+    """The password of HTTP Basic authentication; None for another scheme."""
     if shown[: len(BASIC)].lower() != BASIC:
         return None
     try:

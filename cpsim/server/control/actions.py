@@ -1,4 +1,4 @@
-"""The requests of the control API: a method of the inspector each."""
+"""The requests of the control API, each a method of the inspector."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ JSON_LINES: Final = "application/jsonl"
 
 @dataclass(frozen=True)
 class ControlAction:
-    """What a request does: a method of the inspector.
+    """A request of the control API.
 
     Attributes:
-        perform: the method.
-        body: which of its arguments the body is; the others are the query.
-        content_type: of its answer.
-        errors: statuses by which it may be refused, and when.
+        perform: the inspector's method.
+        body: the name of the argument in the body; the others are in the query.
+        content_type: of the answer.
+        errors: the statuses of its refusals.
     """
 
     perform: Callable[..., Any]
@@ -44,7 +44,7 @@ class ControlAction:
 
     @cached_property
     def query(self) -> type[msgspec.Struct]:
-        """The query, as a type; what a request leaves out is UNSET, and what may be None is left out."""
+        """The type of the query; an optional argument is UNSET if a request leaves it out."""
         fields: list[Any] = []
         for name, parameter in inspect.signature(self.perform).parameters.items():
             if name in {"self", self.body}:

@@ -1,7 +1,7 @@
 """The control API under `/__cpsim/`: an `Inspector` over HTTP.
 
-A request names a method of the inspector; its query and its body are the method's arguments, and the answer is what
-the method returns, as JSON unless the request's name says otherwise. `GET /__cpsim/openapi.json` describes them all.
+A request calls a method of the inspector, with its query and body as arguments. The answer is the result, as JSON
+unless the request's name says otherwise. `GET /__cpsim/openapi.json` describes all requests.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Control:
     """Answers control requests.
 
     Args:
-        inspector: what shows the accounts.
-        access: who is let in.
-        dashboard: the pages for those who would rather look than ask.
+        inspector: reads and changes the accounts.
+        access: checks requests.
+        dashboard: the pages.
     """
 
     def __init__(self, inspector: Inspector, access: Access, dashboard: Dashboard | None = None) -> None:
@@ -44,11 +44,11 @@ class Control:
         self._dashboard = dashboard
 
     def covers(self, path: str) -> bool:
-        """Whether a request path is the control API's to answer."""
+        """Whether a request path belongs to the control API."""
         return path.startswith(CONTROL_PATH)
 
     def page(self, request: Request) -> Response | None:
-        """The page that a request asks for; None, if there is no such page."""
+        """The page of a request; None if there is no such page."""
         if self._dashboard is None or not self._dashboard.covers(request.path):
             return None
         return self._dashboard.respond(request)
@@ -72,10 +72,10 @@ class Control:
     def _answer(self, request: Request, name: str) -> Response:
         methods = ["GET"] if name == DESCRIPTION else [method for method, known in ACTIONS if known == name]
         if not methods:
-            raise Failure(404, f"there is no {request.path!r}; {CONTROL_PATH}{DESCRIPTION} describes what there is")
+            raise Failure(404, f"there is no {request.path!r}; {CONTROL_PATH}{DESCRIPTION} describes the requests")
         if request.method not in methods:
             allowed = ", ".join(methods)
-            raise Failure(405, f"{request.path} understands {allowed}", ((b"allow", allowed.encode()),))
+            raise Failure(405, f"{request.path} supports {allowed}", ((b"allow", allowed.encode()),))
         if name == DESCRIPTION:
             return Response(200, msgspec.json.encode(openapi.document(needs_token=self._access.needs_token)))
         action = ACTIONS[request.method, name]
@@ -100,7 +100,7 @@ def _arguments(action: ControlAction, request: Request) -> dict[str, Any]:
         except (ValueError, RecursionError) as error:
             raise Failure(400, f"the body does not fit: {error}") from error
     elif request.body.strip():
-        raise Failure(400, f"{request.path} takes no body: give what it needs in the query")
+        raise Failure(400, f"{request.path} takes no body: its arguments go into the query")
     return arguments
 
 

@@ -30,7 +30,7 @@ PARQUET: Final = "a table as Parquet, unlike ledger.jsonl,"
 
 
 def slots_parquet(ledger: Ledger) -> bytes:
-    """One row per slot: where it is in its life, its terms, and what it granted to whom. Times in microseconds.
+    """One row per slot: state, terms, and the credit it granted, with machine and user. Times in microseconds.
 
     Raises:
         MissingExtra: the extra `run` is not installed.
@@ -63,7 +63,7 @@ def slots_parquet(ledger: Ledger) -> bytes:
 
 
 def accounts_parquet(ledger: Ledger) -> bytes:
-    """One row per machine and per user of each project: what it earned, and what waits for an owner.
+    """One row per machine and per user of each project: earned credit, and credit that waits for a user.
 
     Raises:
         MissingExtra: the extra `run` is not installed.
@@ -98,7 +98,7 @@ def accounts_parquet(ledger: Ledger) -> bytes:
 
 @contextmanager
 def _report_overflow(ledger: Ledger, *kinds: type[View]) -> Iterator[None]:
-    """Tell whose sum no column can hold."""
+    """Name the value that is too large for a column."""
     try:
         yield
     except OverflowError:

@@ -1,7 +1,7 @@
-"""Looking into the accounts, and changing what only an operator can.
+"""The inspector: reads the accounts, and changes them as an operator can.
 
-Each method is also a request of the control API, which takes its query, its answer and its description from the
-signature and the first line of the docstring.
+Each method is also a request of the control API, with the query, answer and description of its signature and the first
+line of its docstring.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -66,22 +66,22 @@ Moment = Annotated[int, Meta(ge=0, le=LATEST_US, description="Microseconds since
 
 
 class Unknown(LookupError):
-    """There is no project or slot of that id."""
+    """There is no project or slot with the id."""
 
 
 class Inspector:
-    """Looks into an account server, and into what goes wrong at it.
+    """Reads and changes an account server and its faults.
 
-    A method that takes a project raises Unknown if there is none of that id, and one that reads the journal raises
-    JournalFull if more was received than is kept. One that changes faults, quirks or the clock raises ValueError if
-    there is no such fault or quirk, or it cannot be had.
+    A method with a project raises Unknown if there is no such project; one that reads the journal raises JournalFull if
+    more was received than is kept; one that changes faults, quirks or the clock raises ValueError if the fault or quirk
+    is unknown or cannot be set.
 
     Args:
         accounts: the server.
-        pending: how many commands were acknowledged by a daemon and have not reached the accounts.
-        faults: those of the server and of its daemons.
-        set_quirks: gives quirks to the server and its daemons; raises CpsimError. That of the server, if it is None.
-        catch_up: has in the accounts what was acknowledged before, in a project or in all; raises CpsimError.
+        pending: the number of acknowledged commands that have not reached the accounts.
+        faults: of the server and its daemons.
+        set_quirks: sets the quirks of the server and its daemons; raises CpsimError. By default, the server's alone.
+        catch_up: delivers all acknowledged commands, of a project or of all; raises CpsimError.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Inspector:
             return list(dict.fromkeys((*self._accounts.projects, *ledger.projects)))
 
     def totals(self) -> Totals:
-        """Slots by state, credits, counters, discards and refusals of each project; commands under way."""
+        """Slots by state, credits, counters, discards and refusals of each project; pending commands."""
         pending = self._pending()
         with self._accounts.reading() as ledger:
             known = dict.fromkeys(self._accounts.projects, ProjectAccounts()) | ledger.projects
@@ -112,7 +112,7 @@ class Inspector:
             return Totals(pending=pending, refused=self._accounts.refused, projects=projects)
 
     def balance(self) -> Balance:
-        """The conservation laws that do not hold."""
+        """The violated conservation laws."""
         with self._accounts.reading() as ledger:
             return Balance(violations=list(ledger.violations()))
 
@@ -135,7 +135,7 @@ class Inspector:
             return _page(islice(found.slots.items(), cursor, None), cursor, limit, show)
 
     def slot(self, project: Id, slot: Id) -> SlotHistory:
-        """One slot, every command received for it, and the faults that came to pass for it.
+        """One slot, every command received for it, and the faults that fired for it.
 
         Raises:
             Unknown: no command was received for it.
@@ -171,7 +171,7 @@ class Inspector:
             return _page(islice(found.users.items(), cursor, None), cursor, limit, show)
 
     def journal(self, project: Id, cursor: Cursor = 0, limit: Limit = 1000) -> Page[CommandView]:
-        """Every command of a project that was received, and every `lib/` request, in the order of their coming."""
+        """Every command and every `lib/` request received for a project, in order."""
 
         def show(entry: Entry) -> CommandView:
             return _command(project, entry)
@@ -180,7 +180,7 @@ class Inspector:
             return _page(self._accounts.journal.read(project, cursor), cursor, limit, show)
 
     def refusals(self, project: Id, cursor: Cursor = 0, limit: Limit = 1000) -> Page[CommandView]:
-        """What of that was refused, in the order of its coming."""
+        """The refused commands and `lib/` requests of a project, in order."""
 
         def show(entry: Entry) -> CommandView | None:
             return None if entry[3] is None else _command(project, entry)
@@ -189,7 +189,7 @@ class Inspector:
             return _page(self._accounts.journal.read(project, cursor), cursor, limit, show)
 
     def malformed(self, project: Id) -> Malformed:
-        """The frames that a project's daemons could not take: malformed, or more than they have room for."""
+        """The frames that a project's daemons refused: malformed, or without room in the queue."""
         with self._project(project):
             count, first = self._accounts.journal.malformed(project)
         frames = [
@@ -198,7 +198,7 @@ class Inspector:
         return Malformed(count=count, first=frames)
 
     def links(self, cursor: Cursor = 0, limit: Limit = 1000) -> Page[LinkView]:
-        """Which user each machine belongs to, in every project."""
+        """The user of each linked machine, in every project."""
 
         def show(item: tuple[str, str]) -> LinkView:
             return LinkView(machine=item[0], user=item[1])
@@ -207,21 +207,21 @@ class Inspector:
             return _page(islice(ledger.owners.items(), cursor, None), cursor, limit, show)
 
     def link(self, links: list[tuple[Id, Id]]) -> list[RefusedItem]:
-        """Link machines to users, with all that waits on them: pairs of a machine and its user."""
+        """Link machines to users, who get what waits on the machines: pairs of machine and user."""
         return _refused(self._accounts.link(links))
 
     def release(self, machines: list[Id]) -> list[RefusedItem]:
-        """Take machines from their users; what the users have, they keep."""
+        """Release machines from their users, who keep their credit."""
         return _refused(self._accounts.release(machines))
 
     def reset(self, project: Id | None = None) -> Totals:
-        """Begin anew: with one project, whose machines stay linked to their users, or with everything.
+        """Reset one project, whose machines stay linked to their users, or everything.
 
-        What daemons have acknowledged goes too, and the record of the faults that came to pass. The clock, the faults
-        with what they have counted, and the quirks stay as they are.
+        Pending commands and the record of fired faults are removed too. The clock, the faults with their counts, and
+        the quirks do not change.
 
         Raises:
-            ValueError: a fault keeps what was acknowledged from the accounts.
+            ValueError: a fault keeps acknowledged commands from the accounts.
         """
         if project is not None:
             with self._project(project):
@@ -234,51 +234,51 @@ class Inspector:
             return self.totals()
 
     def housekeep(self) -> Totals:
-        """Run the server's housekeeping job once: it expires what is due, or under `expire-live` what is not."""
+        """Run the server's housekeeping job once: it expires due slots, or under `expire-live` all others."""
         with self._accounts.exclusive():
             self._accounts.housekeep()
             return self.totals()
 
     def faults(self) -> list[FaultView]:
-        """The faults that are set."""
+        """The faults."""
         return [
             FaultView(fault=text, selected=selected, fired=fired) for text, selected, fired in self._faults.describe()
         ]
 
     def set_faults(self, faults: list[FaultText]) -> list[FaultView]:
-        """Have these faults, and no others; what they count and their times begin anew. An empty list is none.
+        """Replace the faults, with new counts and times; an empty list removes all.
 
-        One that shuts this API out, `down`, has to have an `until`.
+        `down`, which stops this API too, needs an `until`.
         """
         with _as_value_error():
             self._faults.replace(self._check_until(faults))
         return self.faults()
 
     def add_faults(self, faults: list[FaultText]) -> list[FaultView]:
-        """Have these faults besides; `down` has to have an `until`."""
+        """Add faults; `down` needs an `until`."""
         with _as_value_error():
             self._faults.add(*self._check_until(faults))
         return self.faults()
 
     def remove_faults(self, faults: list[FaultText]) -> list[FaultView]:
-        """Have one fault less of each that is given."""
+        """Remove faults, one for each that is given."""
         with _as_value_error():
             self._faults.remove(*faults)
         return self.faults()
 
     def firings(self, cursor: Cursor = 0, limit: Limit = 1000) -> Page[FiringView]:
-        """The faults that came to pass, in order."""
+        """The faults that fired, in order."""
         return _page(islice(self._faults.firings, cursor, None), cursor, limit, _firing)
 
     def quirks(self) -> list[QuirkView]:
-        """The ways in which the system in production differs from its document, and which are switched on."""
+        """The quirks of the system in production, and which are on."""
         on = self._accounts.quirks
         return [
             QuirkView(quirk=name, tier=tier, effect=effect, on=name in on) for name, tier, effect in QUIRKS.values()
         ]
 
     def set_quirks(self, quirks: list[QuirkName], profile: Profile = "documented") -> list[QuirkView]:
-        """Have the quirks of a profile and these besides, and no others, from now on."""
+        """Replace the quirks by those of a profile and the given ones."""
         with _as_value_error():
             self._set_quirks(chosen(profile, quirks))
         return self.quirks()
@@ -289,24 +289,24 @@ class Inspector:
         return ClockView(now_us=clock.now_us(), rate=clock.rate)
 
     def freeze_clock(self) -> ClockView:
-        """Let the clock stand still, as long as the server runs; it can still be advanced and set."""
+        """Freeze the clock until `run` or a restart; it can still be advanced and set."""
         self._accounts.clock.freeze()
         self._accounts.write_time()
         return self.clock()
 
     def run_clock(self, rate: Rate = 1.0) -> ClockView:
-        """Let the clock run, at a multiple of real time; a server that is started anew has its own again."""
+        """Run the clock at a multiple of real time, until a restart."""
         self._accounts.clock.run(rate)
         self._accounts.write_time()
         return self.clock()
 
     def advance_clock(self, seconds: Seconds) -> ClockView:
-        """Let the clock jump ahead; slots whose time comes expire at once."""
+        """Advance the clock; due slots expire at once."""
         self._accounts.clock.advance(seconds=seconds)
         return self.clock()
 
     def set_clock(self, now_us: Moment) -> ClockView:
-        """Set the clock, to no time before one that it has told."""
+        """Set the clock to a time that is not before its latest."""
         self._accounts.clock.set(now_us)
         return self.clock()
 
@@ -336,18 +336,18 @@ class Inspector:
             return export.json_lines(ledger)
 
     def _check_until(self, faults: list[str]) -> list[str]:
-        """Faults after which this API is in reach again, or that are set already."""
+        """Check that each `down` has an `until`, or is set already; returns the faults."""
         for fault in map(Fault.parse, faults):
             if fault.action == "down" and fault.until_s is None and fault not in self._faults:
                 raise CpsimError(
-                    f"fault {str(fault)!r} would shut out the control API for good: give it an until=SECONDS, or set "
-                    "it in Python or with cpsim serve --fault"
+                    f"fault {str(fault)!r} would stop the control API for good: give it an until=SECONDS, or set it "
+                    "in Python or with cpsim serve --fault"
                 )
         return faults
 
     @contextmanager
     def _project(self, project_id: str) -> Iterator[tuple[Ledger, ProjectAccounts]]:
-        """The ledger and a project in it, standing still while the context lasts."""
+        """The ledger and a project, locked within the context."""
         with self._accounts.reading() as ledger:
             project = ledger.projects.get(project_id)
             if project is None and project_id not in self._accounts.projects:
@@ -371,7 +371,7 @@ class Inspector:
 
 @contextmanager
 def _as_value_error() -> Iterator[None]:
-    """Tell a problem with what was asked for as this interface does."""
+    """Raise a CpsimError as a ValueError."""
     try:
         yield
     except CpsimError as problem:

@@ -1,4 +1,4 @@
-"""What inspection shows: plain values, in Python as in JSON. Times are microseconds since 1970, UTC."""
+"""Views of the accounts: plain values, in Python and JSON. Times are microseconds since 1970, UTC."""
 
 from typing import Any, Generic, TypeVar
 
@@ -13,14 +13,14 @@ class View(Struct, frozen=True, kw_only=True, tag_field="type", tag=lambda name:
     """A view; its `type` in JSON tells one from another."""
 
     def __repr__(self) -> str:
-        """What there is; what is None or empty is left out."""
+        """The fields that are not None or empty."""
         values = ((name, getattr(self, name)) for name in self.__struct_fields__)
         shown = (f"{name}={_plain(value)!r}" for name, value in values if value not in (None, {}))
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
 class SlotView(View, frozen=True, kw_only=True):
-    """Where a slot is in its life, its terms (credits, min, max), and what it granted to whom."""
+    """A slot: state, terms (credits, min, max), and the credit it granted, with machine and user."""
 
     project: str
     slot: str
@@ -40,7 +40,7 @@ class SlotView(View, frozen=True, kw_only=True):
 
 
 class MachineView(View, frozen=True, kw_only=True):
-    """What a machine earned in a project, and what of it waits for a user."""
+    """A machine's credit in a project, and the credit that waits for a user."""
 
     project: str
     machine: str
@@ -52,7 +52,7 @@ class MachineView(View, frozen=True, kw_only=True):
 
 
 class UserView(View, frozen=True, kw_only=True):
-    """What a user has in a project."""
+    """A user's credit in a project."""
 
     project: str
     user: str
@@ -61,14 +61,14 @@ class UserView(View, frozen=True, kw_only=True):
 
 
 class LinkView(View, frozen=True, kw_only=True):
-    """A machine that belongs to a user, in every project."""
+    """A machine that is linked to a user, in every project."""
 
     machine: str
     user: str
 
 
 class CommandView(View, frozen=True, kw_only=True):
-    """A command as it was received; `refusal` says why it was refused, if it was."""
+    """A received command; `refusal` is the reason if it was refused."""
 
     project: str
     at_us: int
@@ -78,7 +78,7 @@ class CommandView(View, frozen=True, kw_only=True):
 
 
 class FrameView(View, frozen=True, kw_only=True):
-    """A frame that a daemon could not take, as text; what is no UTF-8 in it is replaced."""
+    """A malformed frame, as text; invalid UTF-8 is replaced."""
 
     project: str
     at_us: int
@@ -86,14 +86,14 @@ class FrameView(View, frozen=True, kw_only=True):
 
 
 class Malformed(Struct, frozen=True, kw_only=True):
-    """How many frames the daemons could not take, and the first thousand of them."""
+    """The number of malformed frames, and the first thousand of them."""
 
     count: int
     first: list[FrameView]
 
 
 class FaultView(View, frozen=True, kw_only=True):
-    """A fault that is set, how many commands it has selected, and how often it fired."""
+    """A fault, the number of commands it selected, and how often it fired."""
 
     fault: str
     selected: int
@@ -101,7 +101,7 @@ class FaultView(View, frozen=True, kw_only=True):
 
 
 class FiringView(View, frozen=True, kw_only=True):
-    """A fault that came to pass, so many seconds after the fake started; for no command if it was for all."""
+    """A fault that fired, and the seconds since the fake started; without a command if it was for all."""
 
     time_s: float
     stage: str
@@ -121,7 +121,7 @@ class QuirkView(View, frozen=True, kw_only=True):
 
 
 class SlotHistory(Struct, frozen=True, kw_only=True):
-    """A slot, if it was ever allocated, every command received for it, and the faults that came to pass for it."""
+    """A slot, if it was ever allocated, every command received for it, and the faults that fired for it."""
 
     slot: SlotView | None
     history: list[CommandView]
@@ -129,7 +129,7 @@ class SlotHistory(Struct, frozen=True, kw_only=True):
 
 
 class ProjectTotals(Struct, frozen=True, kw_only=True):
-    """A project's slots by state, its refusals, what it granted, and its discards by reason."""
+    """A project's slots by state, refusals, granted credit, and discards by reason."""
 
     allocated: int
     outstanding: int
@@ -143,7 +143,7 @@ class ProjectTotals(Struct, frozen=True, kw_only=True):
 
 
 class Totals(Struct, frozen=True, kw_only=True):
-    """Commands acknowledged that have not reached the accounts, commands refused, and each project."""
+    """Acknowledged commands that have not reached the accounts, refused commands, and the projects."""
 
     pending: int
     refused: int
@@ -164,14 +164,14 @@ class ClockView(Struct, frozen=True, kw_only=True):
 
 
 class RefusedItem(Struct, frozen=True, kw_only=True):
-    """One of a list that was refused: its position in the list, and why."""
+    """A refused item of a list: its position, and the reason."""
 
     position: int
     message: str
 
 
 class Page(Struct, Generic[T], frozen=True, kw_only=True):
-    """Some of a list; `next` is the cursor of the page after it, or null after the last."""
+    """A page of a list; `next` is the cursor of the next page, or null after the last."""
 
     items: list[T]
     next: int | None

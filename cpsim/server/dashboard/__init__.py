@@ -1,1 +1,1 @@
-"""The pages by which an operator looks into a fake from a browser, and changes what the control API can."""
+"""The dashboard: pages that show a fake in a browser, and forms that change it."""

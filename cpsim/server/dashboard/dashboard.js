@@ -1,5 +1,5 @@
 "use strict";
-// What is marked as live is fetched again every two seconds, until that is paused; the theme can be changed.
+// Parts marked as live are refreshed every two seconds unless paused; a button changes the theme.
 const EVERY_MS = 2000;
 const news = document.getElementById("news");
 const pause = document.querySelector(".pause");
@@ -23,7 +23,7 @@ async function refresh() {
     }
     say("");
   } catch (error) {
-    say("The server does not answer: these figures are old.");
+    say("The server does not answer: the figures are out of date.");
   }
 }
 
@@ -32,7 +32,7 @@ if (pause) {
   pause.addEventListener("click", () => {
     paused = !paused;
     pause.setAttribute("aria-pressed", String(paused));
-    say(paused ? "Paused: these figures stand still." : "");
+    say(paused ? "Paused: the figures are not refreshed." : "");
     refresh();
   });
   (async () => {

@@ -1,7 +1,6 @@
-"""What a page shows of the accounts: a bounded part, whose cost does not grow with what there is.
+"""Reads bounded parts of the accounts for a page, at a cost that does not grow with the accounts.
 
-Lists are read from their newest end. What is looked for and not found among so many of the newest is looked for further
-on the next page.
+Lists begin with the newest item. A page scans at most `ITEMS_SCANNED` items; the next page goes on from there.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ V = TypeVar("V")
 ROWS: Final = 50
 """Rows of a list on one page."""
 ITEMS_SCANNED: Final = 5_000
-"""Of how many, at most, the rows of a page are chosen."""
+"""The most items scanned for the rows of a page."""
 PROJECTS: Final = 100
-"""How many projects a page shows, or looks into."""
+"""Projects that a page shows or searches."""
 
 
 class Part(NamedTuple, Generic[V]):
-    """Rows of a list, newest first, out of so many; `older` is where the next page begins, if there is one."""
+    """Rows of a list, newest first, and the list's length; `older` is where the next page begins, if there is one."""
 
     rows: list[V]
     total: int
@@ -41,7 +40,7 @@ class Part(NamedTuple, Generic[V]):
 
 
 class Hits(NamedTuple):
-    """What a search has found: pairs of a project and an id, exactly so or by how the id begins."""
+    """The hits of a search: pairs of a project and an id, which is equal or begins with the text."""
 
     slots: list[tuple[str, str]]
     machines: list[tuple[str, str]]
@@ -50,7 +49,7 @@ class Hits(NamedTuple):
 
     @property
     def all(self) -> list[tuple[str, str, str]]:
-        """Each with the page that shows it."""
+        """Each hit with the page that shows it."""
         groups = (("slot", self.slots), ("machine", self.machines), ("user", self.users))
         return [(page, *hit) for page, hits in groups for hit in hits]
 
@@ -130,7 +129,7 @@ class Finder:
             return _part(ledger.owners, before, lambda machine_id, owner: machine_id if owner == user_id else None)
 
     def search(self, text: str) -> Hits:
-        """Slots, machines and users of that id; and of the newest, those whose ids begin with it."""
+        """Slots, machines and users with an id; and of the newest, those whose ids begin with it."""
         hits = Hits([], [], [], ITEMS_SCANNED)
         with self._accounts.reading() as ledger:
             projects = list(islice(ledger.projects.items(), PROJECTS))

@@ -1,7 +1,7 @@
-"""The dashboard: what a browser asks for under `/`, and what it may change.
+"""The dashboard: pages under `/`, and forms that call the control API.
 
-It is there where the control API is, and for whom the control API is. Where that needs a token, the browser asks
-for it: as a password, with any name. A page changes nothing; a form does, and shows that it came from a page of this
+The dashboard is served with the control API, to the same clients. Where the control API needs a token, the browser asks
+for it as a password, with any name. Only forms change anything; a token in each shows that it came from a page of this
 server.
 """
 
@@ -37,22 +37,23 @@ HTML: Final = b"text/html; charset=utf-8"
 FILES: Final = {"/dashboard.css": b"text/css; charset=utf-8", "/dashboard.js": b"text/javascript; charset=utf-8"}
 ACTION_PATH: Final = "/do/"
 DONE: Final = {
-    "reset": "Begun anew.",
-    "clock/freeze": "The clock stands still.",
+    "reset": "The reset is done.",
+    "clock/freeze": "The clock is frozen.",
     "clock/run": "The clock runs.",
     "clock/advance": "The clock has jumped ahead.",
     "faults/add": "The faults are set.",
     "faults/remove": "The fault is removed.",
-    "faults": "The faults are as you said.",
+    "faults": "The faults are replaced.",
 }
-"""What a form may do, each a request of the control API, and what is said when it is done."""
+"""The requests of the control API that a form may make, and the message when it is done."""
+TITLES: Final = {401: "Unauthorized", 403: "Forbidden", 404: "Not found", 405: "Method not allowed"}
 MOST_FORM_BYTES: Final = 65_536
 HISTORY: Final = 200
-"""How many commands of a slot a page shows, the last of them."""
+"""The last commands of a slot that a page shows."""
 LATEST: Final = 10
-"""How many refusals and firings a page shows."""
+"""Refusals and firings that a page shows."""
 DAEMONS: Final = 50
-"""How many daemons."""
+"""Daemons that a page shows."""
 POLICY: Final = (
     b"default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; "
     b"form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -71,11 +72,11 @@ class Dashboard:
     """Answers requests for pages.
 
     Args:
-        inspector: what looks into the accounts, and changes what can be changed.
-        accounts: those accounts.
-        faults: what goes wrong.
-        watch: what counts while somebody looks.
-        access: who is let in.
+        inspector: reads and changes the accounts.
+        accounts: the account server.
+        faults: the plan of faults.
+        watch: counts while a page is open.
+        access: checks requests.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class Dashboard:
         }
 
     def covers(self, path: str) -> bool:
-        """Whether a request path is a page's, or belongs to one."""
+        """Whether a request path belongs to the dashboard."""
         return path in self._pages or path in FILES or path.startswith(ACTION_PATH)
 
     def respond(self, request: Request) -> Response:
@@ -207,7 +208,7 @@ class Dashboard:
         return self._page("search", q=text, hits=hits)
 
     def _act(self, request: Request) -> Response:
-        """Do what a form asks for, and show the overview again."""
+        """Perform the request of a form, and show the overview."""
         name = request.path.removeprefix(ACTION_PATH)
         if name not in DONE:
             raise Failure(404, f"there is no {request.path!r}")
@@ -249,7 +250,7 @@ class Dashboard:
         return Response(status, text.encode("utf-8", "replace"), HTML, SAFE)
 
     def _failed(self, status: int, message: str, headers: Headers = ()) -> Response:
-        page = self._page("failed", status, message=message)
+        page = self._page("failed", status, title=TITLES.get(status, "Error"), message=message)
         return Response(status, page.body, HTML, (*SAFE, *headers))
 
     def _file(self, request: Request) -> Response:

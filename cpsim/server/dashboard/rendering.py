@@ -64,7 +64,7 @@ def _moment(at_us: int | None) -> str:
 
 
 def _short(text: object, length: int = LONGEST_SHOWN) -> str:
-    """A text as far as there is room for it."""
+    """A text, cut to a length."""
     whole = str(text)
     return whole if len(whole) <= length else f"{whole[: length - 1]}…"
 
@@ -78,14 +78,14 @@ def _seconds(duration_s: float | None) -> str:
 
 
 def _at(page_name: str, **query: object) -> str:
-    """The address of a page; nothing, if it would be too long for one."""
+    """The address of a page; "" if it is too long."""
     asked = {name: value for name, value in query.items() if value is not None}
     address = f"/{page_name}?{urlencode(asked, errors='replace')}" if asked else f"/{page_name}"
     return address if len(address) <= LONGEST_LINK else ""
 
 
 def _columns(seconds: Sequence[Mapping[str, int]], most: int) -> list[tuple[str, str]]:
-    """For each kind, the outline of its columns: one a second, stacked, the latest at the right."""
+    """The outline of each kind's columns: one per second, stacked, the latest at the right."""
     width, height = CHART
     step = width / 60
     floors = [0.0] * len(seconds)

@@ -1,7 +1,6 @@
-"""What comes and how long it takes to have its effect, counted for as long as somebody looks.
+"""Command rates and apply delays, measured while a page is open.
 
-Nothing is counted while nobody does: all that is left then is one question whether anybody is looking, for each batch
-of commands.
+Without an open page, the cost is one check for each batch of commands.
 """
 
 from __future__ import annotations
@@ -22,31 +21,31 @@ if TYPE_CHECKING:
     from cpsim.server.service import AccountServer, Call
 
 LOOK_S: Final = 10.0
-"""For how long a look lasts."""
+"""How long one request keeps the watch on."""
 SAMPLE_S: Final = 0.01
-"""How often daemons are asked how far they are: what takes less cannot be told from nothing."""
+"""The interval of reading the daemons' progress: shorter delays are not measured."""
 MINUTE_S: Final = 60
 RECENT_S: Final = 5
-"""Over how many seconds a rate is taken."""
+"""Seconds over which a rate is averaged."""
 MARKS_KEPT: Final = 6_000
 
 
 class WatchedDaemon(Protocol):
-    """A daemon as it is watched."""
+    """A daemon to watch."""
 
     project_id: str
     addresses: dict[str, str]
 
     @property
     def progress(self) -> tuple[int, int]:
-        """How many commands it has taken, and how many of those have had their effect."""
+        """The number of commands acknowledged, and of commands delivered."""
 
 
 class DeliveryState(NamedTuple):
-    """How a daemon does: its queue, and the seconds from an acknowledgement to the effect.
+    """A daemon's pending commands and its apply delay.
 
-    `delay_s` is the median of the last minute and `longest_s` the longest; None where nothing was seen. `oldest_s` is
-    how long the first of the queue has been seen to wait.
+    `delay_s` is the median of the last minute and `longest_s` the longest; None without a measurement. `oldest_s` is
+    how long the first pending command has waited.
     """
 
     project: str
@@ -58,7 +57,7 @@ class DeliveryState(NamedTuple):
 
 
 class _Marks:
-    """When a daemon had taken so many commands, until those have had their effect; and how long that took."""
+    """Times at which a daemon had acknowledged a number of commands, and their apply delays."""
 
     def __init__(self, taken: int) -> None:
         self.last = taken
@@ -66,7 +65,7 @@ class _Marks:
         self.delays: deque[tuple[float, float]] = deque(maxlen=MARKS_KEPT)
 
     def note(self, taken: int, delivered: int, now_s: float) -> None:
-        """A daemon is so far now."""
+        """Record a daemon's progress."""
         if taken > self.last and len(self.open) < MARKS_KEPT:
             self.last = taken
             self.open.append((taken, now_s))
@@ -77,12 +76,12 @@ class _Marks:
 
 
 class Watch:
-    """Counts what is applied, and follows the daemons, while somebody looks.
+    """Counts applied commands and watches the daemons, while a page is open.
 
     Args:
         accounts: where commands are applied.
-        daemons: those that there are now.
-        clock: seconds since any moment.
+        daemons: the current daemons.
+        clock: a monotonic clock, in seconds.
     """
 
     def __init__(
@@ -101,7 +100,7 @@ class Watch:
         self._begin()
 
     def look(self) -> None:
-        """Count from now on, if it is not done already, and for some time."""
+        """Start the watch, or extend it by `LOOK_S`."""
         with self._lock:
             self._until_s = self._clock() + LOOK_S
             if self._thread is None and not self._ending.is_set():
@@ -111,7 +110,7 @@ class Watch:
                 self._thread.start()
 
     def close(self) -> None:
-        """Count no more."""
+        """Stop the watch."""
         self._ending.set()
         with self._lock:
             thread = self._thread
@@ -119,25 +118,25 @@ class Watch:
             thread.join()
 
     def check(self) -> None:
-        """Raise ThreadFailed if it has ended by an error that nobody expected."""
+        """Raise ThreadFailed if the watch has ended by an unexpected error."""
         thread = self._thread
         if thread is not None:
             thread.check()
 
     @property
     def seconds(self) -> list[Mapping[str, int]]:
-        """How many commands of each kind came in each of the last seconds, up to a minute."""
+        """Commands of each kind in each of the last seconds, up to a minute."""
         with self._lock:
             return list(self._seconds)
 
     @property
     def rates(self) -> dict[str, float] | None:
-        """Commands a second of each kind, of late; None until a second has been counted."""
+        """Recent commands/s of each kind; None until a second has been counted."""
         seconds = self.seconds[-RECENT_S:]
         return {kind: sum(each[kind] for each in seconds) / len(seconds) for kind in KINDS} if seconds else None
 
     def deliveries(self, most: int) -> list[DeliveryState]:
-        """How the daemons do, the first so many of them."""
+        """The delivery states of the first `most` daemons."""
         now_s = self._clock()
         found = []
         for daemon in islice(self._daemons(), most):

@@ -105,7 +105,7 @@ def test_all_of_it_can_be_done_with_the_keyboard(shown, visitor):
     assert "q" in reached
     press(Keys.ENTER)
     wait_for(lambda: visitor.fake.accounts.clock.rate == 0)
-    wait_for(lambda: "The clock stands still." in ask(browser, "document.body.textContent"))
+    wait_for(lambda: "The clock is frozen." in ask(browser, "document.body.textContent"))
     ask(browser, "document.getElementById('q').focus()")
     press("job-199", Keys.ENTER)
     wait_for(lambda: browser.title == "Slot job-199 \N{EN DASH} cpsim")
@@ -120,7 +120,7 @@ def test_a_reset_wants_to_be_confirmed(shown, visitor):
     ask(browser, "document.querySelector('.sure input')").send_keys(Keys.SPACE)
     button.send_keys(Keys.ENTER)
     wait_for(lambda: not visitor.fake.inspector.totals().projects["physics"].allocated)
-    wait_for(lambda: "Begun anew." in ask(browser, "document.body.textContent"))
+    wait_for(lambda: "The reset is done." in ask(browser, "document.body.textContent"))
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -241,7 +241,7 @@ def test_forms_change_what_they_say(visitor):
         assert status == 303, text
         return shown(visitor.request("GET", visitor.headers["Location"])[1])
 
-    assert "The clock stands still." in do("clock/freeze")
+    assert "The clock is frozen." in do("clock/freeze")
     now_us = fake.accounts.clock.now_us()
     do("clock/advance", seconds="90")
     assert fake.accounts.clock.now_us() == now_us + 90_000_000
@@ -259,7 +259,7 @@ def test_forms_change_what_they_say(visitor):
     assert list(fake.faults) == []
     do("reset", project="chemistry")
     assert fake.inspector.totals().projects["physics"].allocated
-    assert "Begun anew." in do("reset", project="")
+    assert "The reset is done." in do("reset", project="")
     assert not any(totals.allocated for totals in fake.inspector.totals().projects.values())
 
 

@@ -1,4 +1,4 @@
-"""What happened, in words: a command as its frame, a slot's history, and differences field by field."""
+"""Texts of reports: a command as its frame, a slot's history, and differences field by field."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 MISSING: Final = "missing"
 MOST_LINES: Final = 20
-"""Lines of a list that a failure shows; it says how many there are besides."""
+"""Lines of a list that a failure shows, with the number of the others."""
 
 
 def frame(command: CommandView) -> str:
@@ -21,13 +21,13 @@ def frame(command: CommandView) -> str:
 
 
 def command_line(command: CommandView, start_us: int) -> str:
-    """A command with the seconds since a moment, and why it was refused, if it was."""
+    """A command with the seconds since a start time, and the reason if it was refused."""
     refused = "" if command.refusal is None else f"   refused: {command.refusal}"
     return f"{_since(command.at_us, start_us)}  {frame(command)}{refused}"
 
 
 def malformed_line(malformed: FrameView, start_us: int) -> str:
-    """A frame that was not taken, with the seconds since a moment."""
+    """A malformed frame with the seconds since a start time."""
     return f"{_since(malformed.at_us, start_us)}  {malformed.frame.strip()!r}   malformed"
 
 
@@ -39,14 +39,14 @@ def firing_line(firing: Firing) -> str:
 
 
 def listed(lines: Sequence[str]) -> list[str]:
-    """Lines set in under a heading, the last `MOST_LINES` of them."""
+    """The last `MOST_LINES` lines, indented."""
     left_out = len(lines) - MOST_LINES
     head = [f"  ... {left_out:,} before these ..."] if left_out > 0 else []
     return head + [f"  {line}" for line in lines[-MOST_LINES:]]
 
 
 def differences(expected: Mapping[str, object], found: Mapping[str, object], *, whole: bool = False) -> Iterator[str]:
-    """Where found fields are not as expected; in mappings, what is not expected matters only if they are `whole`."""
+    """Fields that differ; in mappings, unexpected keys count only if `whole`."""
     for name, wanted in expected.items():
         value = found[name]
         if isinstance(wanted, dict) and isinstance(value, dict):
@@ -62,7 +62,7 @@ def differences(expected: Mapping[str, object], found: Mapping[str, object], *, 
 
 
 def block(heading: str, lines: Iterable[str]) -> list[str]:
-    """A heading with lines under it; nothing where there are none."""
+    """A heading with lines under it; nothing without lines."""
     lines = list(lines)
     return [f"{heading}:", *listed(lines)] if lines else []
 
