@@ -49,7 +49,7 @@ def load_workload(path: Path, seed: int | None = None, settings: Sequence[str] =
         made = generator.load(path.parent / scenario.generator, scenario.seed if seed is None else seed, scenario.name)
         return dataclasses.replace(made, faults=(*made.faults, *scenario.faults))
     if settings:
-        raise SettingError(f"{path}: --set goes with a scenario (.toml); this file has no keys")
+        raise SettingError(f"{path}: --set is for a scenario (.toml), and this file has no keys")
     seed = 1 if seed is None else seed
     if name.endswith((".swf", ".swf.gz")):
         return swf.load(path, seed)
