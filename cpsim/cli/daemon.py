@@ -229,7 +229,7 @@ def _serve(
 
 def _warn_unused_spool(spool: Path) -> None:
     """Warn that a spool is not used; raise CpsimError if it holds commands, which nobody would deliver."""
-    from cpsim.daemon.spool import read_status
+    from cpsim.daemon.spool_status import read_status
     from cpsim.errors import CpsimError
 
     queued = read_status(spool).queued if spool.exists() and spool.stat().st_size else 0

@@ -8,7 +8,8 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from cpsim.daemon.spool import Spool, existing, read_failed, read_status
+from cpsim.daemon.spool import Spool
+from cpsim.daemon.spool_status import existing, read_failed, read_status
 from cpsim.errors import CpsimError
 from cpsim.store.log import InUse
 from cpsim.ui.printable import printable

@@ -27,7 +27,7 @@ OTHER_ERRORS: Final = 1_000
 """Distinct error texts kept; further ones share one text, so that memory stays bounded."""
 
 
-class Outcome(IntEnum):
+class OperationOutcome(IntEnum):
     """The outcome of an operation: a refused one changed nothing, an unknown one may have been applied."""
 
     ACCEPTED = 0
@@ -55,7 +55,7 @@ class Journal:
         self._codes = {"": 0}
         self.counts = [0, 0, 0]
 
-    def record(self, op: int, outcome: Outcome, error: str, sent_ns: int, answered_ns: int) -> None:
+    def record(self, op: int, outcome: OperationOutcome, error: str, sent_ns: int, answered_ns: int) -> None:
         """Append the outcome of operation `op`; `error` is empty if it was accepted."""
         code = self._codes.get(error)
         if code is None:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from cpdaemon.endpoint import TcpEndpoint
 from cpsim.daemon.site import address_of
-from cpsim.daemon.spool import read_status
+from cpsim.daemon.spool_status import read_status
 from cpsim.errors import CpsimError
 from cpsim.fake.daemons import Site, SiteDaemon
 from cpsim.faults.plan import FaultPlan

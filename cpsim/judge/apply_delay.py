@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cpsim.accounts.observer import CannotObserve
-from cpsim.evidence.journal import Outcome
+from cpsim.evidence.journal import OperationOutcome
 from cpsim.judge.clock_offset import NotComparable, Reading, offset
 from cpsim.scenario.workload import KIND_CODES
 
@@ -159,7 +159,7 @@ def apply_delays_ns(
     if run.workload.sites:
         raise NotComparable("the apply delay is not measured for a scenario of several sites")
     clock = offset(readings)
-    records = run.records[run.records["outcome"] != Outcome.REFUSED]
+    records = run.records[run.records["outcome"] != OperationOutcome.REFUSED]
     kinds, slots = run.workload.kind[records["op"]], run.workload.slot[records["op"]]
     mine = run.slots.filter(pc.equal(pc.utf8_lower(run.slots["project"]), project.lower()))
     slot_of_row = _slots_of_ids(run, mine["slot"])
@@ -170,7 +170,7 @@ def apply_delays_ns(
         there = pc.and_(pc.is_in(mine["state"], pa.array(states)), pc.is_valid(mine[column]))
         rows = np.flatnonzero(there.to_numpy(zero_copy_only=False) & (slot_of_row >= 0))
         rows = rows[record_of[slot_of_row[rows]] >= 0]
-        rows = rows[records["outcome"][record_of[slot_of_row[rows]]] == Outcome.ACCEPTED]
+        rows = rows[records["outcome"][record_of[slot_of_row[rows]]] == OperationOutcome.ACCEPTED]
         of_rows = records[record_of[slot_of_row[rows]]]
         applied_ns = clock.to_local_ns(mine[column].take(pa.array(rows)).to_numpy())
         sent_ns = of_rows["sent_ns"] + start_ns

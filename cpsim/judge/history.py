@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from cpsim.evidence.journal import Outcome
+from cpsim.evidence.journal import OperationOutcome
 from cpsim.judge.model import Span, Step
 from cpsim.judge.orders import in_order
 from cpsim.scenario.workload import FRAME
@@ -61,7 +61,7 @@ class History:
         self.slot = workload.slot[records["op"]]
         self.kind = workload.kind[records["op"]]
         by_rule = np.array([error.startswith(BY_RULE) for error in errors], bool)
-        self.accepted = records["outcome"] == Outcome.ACCEPTED
+        self.accepted = records["outcome"] == OperationOutcome.ACCEPTED
         self.judged = (self.accepted | by_rule[records["error"]]) if direct else np.zeros(len(records), bool)
 
     def of_project(self, project: str) -> History:
@@ -120,8 +120,8 @@ class History:
             chosen.tolist(), self.judged[places].tolist(), strict=True
         ):
             kind, arguments = next(self.workload.calls(op, op + 1, self.prefix))
-            accepted = outcome == Outcome.ACCEPTED
-            applied = None if outcome == Outcome.UNKNOWN else accepted or judged
+            accepted = outcome == OperationOutcome.ACCEPTED
+            applied = None if outcome == OperationOutcome.UNKNOWN else accepted or judged
             by_ns = answered_ns if self.prompt and applied else last_ns
             span = Span(sent_ns, max(sent_ns, by_ns))
             steps.append(Step(kind, arguments, span, applied, accepted if judged else None, answered_ns))

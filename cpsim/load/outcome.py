@@ -9,7 +9,7 @@ import numpy as np
 
 from cpsim.accounts.observer import Observer
 from cpsim.config.thresholds import Threshold
-from cpsim.evidence.journal import RECORD_TYPE, Outcome, merged
+from cpsim.evidence.journal import RECORD_TYPE, OperationOutcome, merged
 from cpsim.replay.engine import joint_effort
 from cpsim.replay.failures import LOST
 from cpsim.run import folder as run_folder
@@ -87,7 +87,7 @@ def _missing(part: Assignment, known: npt.NDArray[np.void], code: int) -> npt.ND
     np.maximum.at(answered_ns, part.workload.slot[known["op"]], known["answered_ns"])
     missing = np.zeros(int(np.count_nonzero(~heard)), RECORD_TYPE)
     missing["op"] = np.flatnonzero(~heard)
-    missing["outcome"], missing["error"] = Outcome.UNKNOWN, code
+    missing["outcome"], missing["error"] = OperationOutcome.UNKNOWN, code
     missing["sent_ns"] = answered_ns[part.workload.slot[missing["op"]]]
     missing["answered_ns"] = max(int(known["answered_ns"].max(initial=0)), int(missing["sent_ns"].max(initial=0))) + 1
     return missing

@@ -17,7 +17,7 @@ from locust.stats import StatsEntry, StatsError
 
 from cpdaemon.endpoint import UrlEndpoint
 from cpsim.errors import CpsimError
-from cpsim.evidence.journal import RECORD_TYPE, Journal, Outcome
+from cpsim.evidence.journal import RECORD_TYPE, Journal, OperationOutcome
 from cpsim.load.guard import FAILED, guarded
 from cpsim.replay.engine import Engine
 from cpsim.replay.failures import kind_of
@@ -202,7 +202,7 @@ class _Outbox:
         kinds = self._assignment.workload.kind[records["op"]]
         for code in np.unique(kinds).tolist():
             mine = kinds == code
-            failed = records["error"][mine & (records["outcome"] != Outcome.ACCEPTED)]
+            failed = records["error"][mine & (records["outcome"] != OperationOutcome.ACCEPTED)]
             failures: dict[str, int] = {}
             for error, times in zip(*np.unique(failed, return_counts=True), strict=True):
                 kind = kind_of(self._journal.errors[error])

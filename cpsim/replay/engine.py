@@ -12,7 +12,7 @@ from itertools import chain, repeat
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cpdaemon.errors import NotSent
-from cpsim.evidence.journal import Journal, Outcome
+from cpsim.evidence.journal import Journal, OperationOutcome
 from cpsim.metrics.progress import Progress
 from cpsim.replay.failures import OURS, kind_of
 from cpsim.replay.wires.wire import BacklogFull, Wire
@@ -231,7 +231,7 @@ class Engine:
             self._retries.append((now_ns + RETRY_NS, since_ns, operation))
             self._retried[str(error)] = self._retried.get(str(error), 0) + 1
         else:
-            self._record(operation, Outcome.REFUSED, str(error), since_ns)
+            self._record(operation, OperationOutcome.REFUSED, str(error), since_ns)
 
     def _land(self, fds: Iterable[int]) -> None:
         """Read from ready descriptors, and record the answers."""
@@ -256,7 +256,7 @@ class Engine:
             else:
                 del busy[slot]
 
-    def _record(self, operation: Operation, outcome: Outcome, error: str, sent_ns: int) -> None:
+    def _record(self, operation: Operation, outcome: OperationOutcome, error: str, sent_ns: int) -> None:
         self._journal.record(operation[0], outcome, error, sent_ns, time.perf_counter_ns() - self.start_ns)
         waiting = self._busy[operation[1]]
         if waiting:
@@ -269,7 +269,7 @@ class Engine:
         for fd, (operation, sent_ns) in late:
             del self._flying[fd]
             self._wire.abandon(fd)
-            self._record(operation, Outcome.UNKNOWN, error, sent_ns)
+            self._record(operation, OperationOutcome.UNKNOWN, error, sent_ns)
 
     def _patience_s(self, now_ns: int) -> float:
         """Seconds that the poll may sleep: until the next operation is due, or the next tick."""

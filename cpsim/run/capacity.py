@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from cpsim.errors import CpsimError
-from cpsim.evidence.journal import Outcome
+from cpsim.evidence.journal import OperationOutcome
 from cpsim.replay.pace import Rate
 from cpsim.run.latency import percentiles_ms, senders_lateness_ns
 from cpsim.run.pipeline import run
@@ -303,7 +303,7 @@ def _measure(
     answered_s = max(int(records["answered_ns"].max(initial=1)) / 1e9, len(result.workload) / rate)
     step = SearchStep(
         offered_per_s=rate,
-        achieved_per_s=np.count_nonzero(records["outcome"] != Outcome.UNKNOWN) / answered_s,
+        achieved_per_s=np.count_nonzero(records["outcome"] != OperationOutcome.UNKNOWN) / answered_s,
         unsent=unsent,
         in_flight=in_flight,
         sender_late_p99_ms=late_p99_ms,

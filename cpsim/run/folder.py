@@ -42,7 +42,7 @@ import pyarrow.parquet as pq
 
 from cpdaemon.endpoint import UnixEndpoint
 from cpsim.errors import CpsimError
-from cpsim.evidence.journal import Outcome
+from cpsim.evidence.journal import OperationOutcome
 from cpsim.judge.repeat import shell_lines
 from cpsim.judge.timeline import timeline
 from cpsim.protocol import arguments
@@ -212,7 +212,7 @@ def _repeat(run: Run, example: Example) -> list[str]:
 
 def write_journal(run: Run, path: Path, at_once: int = ROWS) -> None:
     """Write the journal of a run, `at_once` rows at a time."""
-    outcomes = pa.array([outcome.name.lower() for outcome in Outcome])
+    outcomes = pa.array([outcome.name.lower() for outcome in OperationOutcome])
     errors = pa.array(run.errors)
     workload = run.workload
     projects = pa.array(workload.projects, pa.string())

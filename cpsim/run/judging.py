@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from cpdaemon.endpoint import UrlEndpoint
 from cpdaemon.wire import MalformedFrame, parse
 from cpsim.accounts.observer import CannotObserve
-from cpsim.evidence.journal import Outcome
+from cpsim.evidence.journal import OperationOutcome
 from cpsim.judge.books import judge_books
 from cpsim.judge.history import History
 from cpsim.judge.model import Span
@@ -154,10 +154,12 @@ def _judge_replies(run: Run) -> None:
             refused = int(np.count_nonzero((run.records["error"] == code) & ~is_frame))
             if refused:
                 verdict.find("wrongly refused", subject, f"{refused:,} well-formed commands were answered {error}")
-    taken = _malformed(run.workload, run.records["op"][is_frame & (run.records["outcome"] == Outcome.ACCEPTED)])
+    taken = _malformed(
+        run.workload, run.records["op"][is_frame & (run.records["outcome"] == OperationOutcome.ACCEPTED)]
+    )
     if taken:
         verdict.find("wrongly accepted", subject, f"{taken:,} malformed frames were answered with success")
-    if len(run.workload) and not np.any(run.records["outcome"] == Outcome.ACCEPTED):
+    if len(run.workload) and not np.any(run.records["outcome"] == OperationOutcome.ACCEPTED):
         verdict.not_verified.append("Everything: no operation was accepted.")
     if run.interrupted:
         missing = len(run.workload) - len(run.records)

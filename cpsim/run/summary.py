@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from cpsim.config.thresholds import APPLY_DELAY_PREFIXES, Checked, Threshold, metrics
-from cpsim.evidence.journal import Outcome
+from cpsim.evidence.journal import OperationOutcome
 from cpsim.judge.timeline import timeline
 from cpsim.replay.failures import LOST, kind_of
 from cpsim.replay.pace import Users
@@ -145,8 +145,10 @@ def summarise(run: Run) -> Summary:
     for code, kind in enumerate(KIND_NAMES):
         planned = int(np.count_nonzero(run.workload.kind == code))
         if planned:
-            counts = np.bincount(records["outcome"][kinds == code], minlength=len(Outcome)).tolist()
-            by_kind[kind] = {"planned": planned} | {outcome.name.lower(): counts[outcome] for outcome in Outcome}
+            counts = np.bincount(records["outcome"][kinds == code], minlength=len(OperationOutcome)).tolist()
+            by_kind[kind] = {"planned": planned} | {
+                outcome.name.lower(): counts[outcome] for outcome in OperationOutcome
+            }
     errors = np.bincount(records["error"], minlength=len(run.errors))
     named = {
         run.errors[code]: int(errors[code]) for code in np.argsort(-errors, kind="stable") if code and errors[code]

@@ -8,7 +8,8 @@ import pytest
 from cpdaemon.errors import BadReply, ConnectFailed, Refused, ReplyLost, ReplyTimeout
 from cpsim.daemon import courier
 from cpsim.daemon.courier import CONFLICT, MAX_TRIES, MAX_TRIES_ALONE, TRIES_PER_TIMEOUT, Courier
-from cpsim.daemon.spool import Spool, read_failed, read_status
+from cpsim.daemon.spool import Spool
+from cpsim.daemon.spool_status import read_failed, read_status
 
 UNKNOWN = [ReplyLost("cut"), BadReply("<h1>Oops</h1>")]
 

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from cpsim.daemon.spool import Spool, read_status
+from cpsim.daemon.spool import Spool
+from cpsim.daemon.spool_status import read_status
 from cpsim.store.reserve import Reserve
 
 RESERVE_BYTES = 64 * 1024

@@ -18,7 +18,8 @@ from cpdaemon.signing import token
 from cpdaemon.transport import exchange
 from cpsim.daemon.courier import BulkClient
 from cpsim.daemon.site import Daemon
-from cpsim.daemon.spool import Spool, read_failed, read_status
+from cpsim.daemon.spool import Spool
+from cpsim.daemon.spool_status import read_failed, read_status
 from cpsim.fake import ANY_PORT, Fake
 
 SECRET = "hush%hush"

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from cpdaemon.endpoint import parse_endpoint
 from cpsim.daemon.courier import BulkClient, Courier
-from cpsim.daemon.spool import Spool, read_failed, read_status
+from cpsim.daemon.spool import Spool
+from cpsim.daemon.spool_status import read_failed, read_status
 
 SLOTS = ["a", "b", "c"]
 DELIVERED_S = 60

@@ -13,7 +13,8 @@ from cpsim.daemon.courier import BulkClient
 from cpsim.daemon.memory import MemorySpool
 from cpsim.daemon.quirks import STARVED_COMMANDS, QuirkyCourier
 from cpsim.daemon.site import Daemon
-from cpsim.daemon.spool import Spool, read_failed, read_status
+from cpsim.daemon.spool import Spool
+from cpsim.daemon.spool_status import read_failed, read_status
 from cpsim.fake import ANY_PORT, Fake
 from cpsim.protocol.quirks import chosen
 

@@ -6,7 +6,8 @@ from contextlib import closing
 
 import pytest
 
-from cpsim.daemon.spool import DEAD_LETTER, REFUSED, FailedCommand, Spool, Status, read_failed, read_status
+from cpsim.daemon.spool import DEAD_LETTER, REFUSED, FailedCommand, Spool
+from cpsim.daemon.spool_status import Status, read_failed, read_status
 from cpsim.errors import CpsimError
 
 

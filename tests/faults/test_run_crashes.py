@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cpsim.errors import CpsimError
-from cpsim.evidence.journal import Outcome
+from cpsim.evidence.journal import OperationOutcome
 from cpsim.replay.pace import AsFastAsPossible, Rate, Virtual
 from cpsim.run.pipeline import run as perform
 from cpsim.scenario import generate, source
@@ -57,13 +57,13 @@ def met(run):
 def test_a_daemon_may_refuse_from_the_start(crashing):
     run = crashing("daemon.refuse:until=0.3")
     assert met(run) == [("daemon.refuse:until=0.3", 1)]
-    assert 0 < np.count_nonzero(run.records["outcome"] == Outcome.REFUSED) < len(run.records)
+    assert 0 < np.count_nonzero(run.records["outcome"] == OperationOutcome.REFUSED) < len(run.records)
 
 
 def test_a_daemon_may_refuse_several_processes_all_the_time(crashing):
     run = crashing("daemon.refuse", processes=2)
     assert run.verdict.not_verified == ["Everything: no operation was accepted."]
-    assert set(run.records["outcome"]) == {Outcome.REFUSED}
+    assert set(run.records["outcome"]) == {OperationOutcome.REFUSED}
 
 
 @pytest.mark.parametrize(
@@ -82,8 +82,8 @@ def test_a_crash_comes_once_and_loses_nothing(crashing, fault, nth):
     assert [f"{firing['stage']}.{firing['action']}" for firing in run.firings] == [fault]
     outcomes = run.records["outcome"]
     if fault == "daemon.crash-before-ok":  # at the others' moments, perhaps nobody waits for an answer
-        assert (outcomes != Outcome.ACCEPTED).any()
-    assert (outcomes[-5:] == Outcome.ACCEPTED).all()
+        assert (outcomes != OperationOutcome.ACCEPTED).any()
+    assert (outcomes[-5:] == OperationOutcome.ACCEPTED).all()
 
 
 def test_faults_go_on_after_crashes_where_they_were(crashing):

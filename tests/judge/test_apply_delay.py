@@ -21,7 +21,7 @@ from cpdaemon.endpoint import UnixEndpoint, parse_endpoint
 from cpsim.accounts.observer import CannotObserve, Observer
 from cpsim.config.catalog import find_scenario
 from cpsim.config.thresholds import Threshold
-from cpsim.evidence.journal import RECORD_TYPE, Outcome
+from cpsim.evidence.journal import RECORD_TYPE, OperationOutcome
 from cpsim.fake import ANY_PORT, Fake
 from cpsim.judge.apply_delay import ClockWatch, apply_delays_ns
 from cpsim.judge.clock_offset import NotComparable, Reading, offset
@@ -96,12 +96,12 @@ def made_up(commands, ledger, *, clock=real_time, rate=1.0, looked_ms=LOOKED_MS)
 
 SERVICE_MS = 8
 COMMANDS = [
-    ("alloc", 0, Outcome.ACCEPTED, 10),
-    ("alloc", 1, Outcome.ACCEPTED, 20),
-    ("alloc", 2, Outcome.ACCEPTED, 30),
-    ("counters", 1, Outcome.ACCEPTED, 35),
-    ("claim", 1, Outcome.ACCEPTED, 40),
-    ("discard", 2, Outcome.ACCEPTED, 50),
+    ("alloc", 0, OperationOutcome.ACCEPTED, 10),
+    ("alloc", 1, OperationOutcome.ACCEPTED, 20),
+    ("alloc", 2, OperationOutcome.ACCEPTED, 30),
+    ("counters", 1, OperationOutcome.ACCEPTED, 35),
+    ("claim", 1, OperationOutcome.ACCEPTED, 40),
+    ("discard", 2, OperationOutcome.ACCEPTED, 50),
 ]
 LEDGER = [
     ("p", "a.b-7", "claimed", 120, 340),
@@ -124,8 +124,8 @@ def test_what_others_did_and_what_is_not_certain_is_left_out():
     ]
     commands = [
         *COMMANDS[:5],
-        ("claim", 1, Outcome.ACCEPTED, 45),  # one of the two was it
-        ("discard", 2, Outcome.UNKNOWN, 50),
+        ("claim", 1, OperationOutcome.ACCEPTED, 45),  # one of the two was it
+        ("discard", 2, OperationOutcome.UNKNOWN, 50),
     ]
     assert made_up(commands, [*LEDGER[:2], *others]) == [3, 3, 100]
 
@@ -135,7 +135,7 @@ def test_the_case_of_a_projects_id_makes_no_difference():
 
 
 def test_a_command_whose_answer_was_lost_may_have_been_the_one():
-    commands = [*COMMANDS, ("claim", 1, Outcome.UNKNOWN, 39), ("discard", 2, Outcome.REFUSED, 45)]
+    commands = [*COMMANDS, ("claim", 1, OperationOutcome.UNKNOWN, 39), ("discard", 2, OperationOutcome.REFUSED, 45)]
     assert made_up(commands, LEDGER) == [0, 3, 100, 700]
 
 

@@ -9,7 +9,7 @@ import io
 import pyarrow.parquet as pq
 import pytest
 
-from cpsim.evidence.journal import Outcome
+from cpsim.evidence.journal import OperationOutcome
 from cpsim.fake import Fake
 from cpsim.judge.books import judge_books
 from cpsim.judge.model import Span, Step
@@ -168,7 +168,7 @@ class Site:
         return self.history_of(calls, marks, direct=direct, seen=seen, prefix="own")
 
     def outcome(self, refusal):
-        return (Outcome.REFUSED, 1) if refusal else (Outcome.ACCEPTED, 0)
+        return (OperationOutcome.REFUSED, 1) if refusal else (OperationOutcome.ACCEPTED, 0)
 
 
 @pytest.fixture

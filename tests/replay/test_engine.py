@@ -13,14 +13,14 @@ import pytest
 
 from cpdaemon.endpoint import TcpEndpoint, parse_endpoint
 from cpsim.errors import CpsimError
-from cpsim.evidence.journal import Outcome
+from cpsim.evidence.journal import OperationOutcome
 from cpsim.metrics.progress import Progress
 from cpsim.replay import engine as engine_module
 from cpsim.replay.failures import OURS, kind_of
 from cpsim.replay.wires import one_shot
 from cpsim.replay.wires.connect import open_wire
 
-ACCEPTED, REFUSED, UNKNOWN = Outcome
+ACCEPTED, REFUSED, UNKNOWN = OperationOutcome
 PAYLOADS = [f"alloc,slot=x-{n}".encode() for n in range(100)]
 
 

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from cpsim.evidence.journal import OTHER_ERRORS, Journal, Outcome
+from cpsim.evidence.journal import OTHER_ERRORS, Journal, OperationOutcome
 
 
 @pytest.fixture
@@ -18,7 +18,13 @@ def journal():
 def test_records_come_back_in_the_order_of_operations(journal):
     draw = random.Random(1)
     rows = [
-        (op, draw.choice(list(Outcome)), draw.choice(["", "ER", "reply lost: é"]), draw.randrange(2**62), -1 - op)
+        (
+            op,
+            draw.choice(list(OperationOutcome)),
+            draw.choice(["", "ER", "reply lost: é"]),
+            draw.randrange(2**62),
+            -1 - op,
+        )
         for op in range(50_000)
     ]
     for row in draw.sample(rows, len(rows)):
@@ -41,9 +47,9 @@ def test_nothing_recorded(journal):
 
 def test_error_texts_are_few_however_many_there_are(journal):
     for op in range(3 * OTHER_ERRORS):
-        journal.record(op, Outcome.UNKNOWN, f"error {op}", 0, 1)
-    journal.record(3 * OTHER_ERRORS, Outcome.REFUSED, "error 5", 0, 1)
-    journal.record(3 * OTHER_ERRORS + 1, Outcome.ACCEPTED, "", 0, 1)
+        journal.record(op, OperationOutcome.UNKNOWN, f"error {op}", 0, 1)
+    journal.record(3 * OTHER_ERRORS, OperationOutcome.REFUSED, "error 5", 0, 1)
+    journal.record(3 * OTHER_ERRORS + 1, OperationOutcome.ACCEPTED, "", 0, 1)
     texts = [journal.errors[code] for code in journal.records()["error"]]
     kept = OTHER_ERRORS - 1
     assert texts[:kept] == [f"error {op}" for op in range(kept)]

@@ -7,11 +7,11 @@ import threading
 import pytest
 import trustme
 
-from cpsim.evidence.journal import Outcome
+from cpsim.evidence.journal import OperationOutcome
 from cpsim.replay.wires import keep_alive
 from cpsim.replay.wires.connect import open_wire
 
-ACCEPTED, REFUSED, UNKNOWN = Outcome
+ACCEPTED, REFUSED, UNKNOWN = OperationOutcome
 OK = b'{"result":"ok"}'
 HTML = b"<html>sorry</html>"
 REQUESTS = [

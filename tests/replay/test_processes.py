@@ -9,7 +9,7 @@ import pytest
 from cpdaemon.endpoint import UnixEndpoint
 from cpsim.config.catalog import find_scenario
 from cpsim.errors import CpsimError
-from cpsim.evidence.journal import Outcome
+from cpsim.evidence.journal import OperationOutcome
 from cpsim.replay.assignment import Assignment
 from cpsim.replay.engine import Effort, joint_effort
 from cpsim.replay.pace import AsFastAsPossible, Rate
@@ -48,7 +48,7 @@ def test_every_operation_is_sent_once_and_recorded_under_its_number(smoke, peer)
     assert sorted(served.received) == sorted(sent)
     assert records["op"].tolist() == list(range(len(smoke)))
     refused = [frame.startswith(b"discard") for frame in sent]
-    assert (records["outcome"] == Outcome.REFUSED).tolist() == refused
+    assert (records["outcome"] == OperationOutcome.REFUSED).tolist() == refused
     assert [errors[code] for code in records["error"]] == ["ER" if was else "" for was in refused]
     assert elapsed_s > 0
     for slot in {frame.split(b",")[1] for frame in sent}:
@@ -103,7 +103,7 @@ def test_stopping_records_what_was_under_way_as_unknown(smoke, peer):
     with Processes(assignment(smoke, served.endpoint), 2, when_told) as processes:
         _, records, errors = processes.run()
     assert len(records) == len(served.received) < len(smoke)
-    unknown = records[records["outcome"] == Outcome.UNKNOWN]
+    unknown = records[records["outcome"] == OperationOutcome.UNKNOWN]
     assert 1 <= len(unknown) <= 8
     assert {errors[code] for code in unknown["error"]} == {"interrupted"}
 

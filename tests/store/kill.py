@@ -25,7 +25,7 @@ from pathlib import Path
 
 from cpdaemon import Client
 from cpdaemon.errors import CreditPiggyError, Refused
-from cpsim.daemon.spool import read_status
+from cpsim.daemon.spool_status import read_status
 from cpsim.server.service import AccountServer
 from cpsim.server.store import Store
 

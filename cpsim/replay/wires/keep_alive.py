@@ -14,7 +14,7 @@ import httptools
 import msgspec
 
 from cpdaemon.errors import NotSent
-from cpsim.evidence.journal import Outcome
+from cpsim.evidence.journal import OperationOutcome
 from cpsim.replay.wires.poller import Many
 from cpsim.replay.wires.wire import ACCEPTED, READ_BYTES, Answer
 
@@ -66,7 +66,7 @@ class KeepAlive:
             return None
         except OSError as error:
             self.abandon(fd)
-            return Outcome.UNKNOWN, f"reply lost: {error.strerror or error}"
+            return OperationOutcome.UNKNOWN, f"reply lost: {error.strerror or error}"
         if connection.at_rest and data in self._known:
             self._idle.append(fd)
             return self._known[data]
@@ -78,12 +78,12 @@ class KeepAlive:
             connection.feed(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self.abandon(fd)
-            return Outcome.UNKNOWN, "garbage reply"
+            return OperationOutcome.UNKNOWN, "garbage reply"
         if not connection.complete:
             if data:
                 return None
             self.abandon(fd)
-            return Outcome.UNKNOWN, "reply lost: cut short" if connection.body else "reply lost: closed"
+            return OperationOutcome.UNKNOWN, "reply lost: cut short" if connection.body else "reply lost: closed"
         answer = _http_answer(connection.status, bytes(connection.body))
         if connection.keeps_alive:
             if is_first_read:
@@ -217,8 +217,8 @@ def _http_answer(status: int, body: bytes) -> Answer:
         case {"result": "ok"} if status == 200:
             return ACCEPTED
         case {"result": "error", "message": message} if status <= 500:
-            return Outcome.REFUSED, f"HTTP {status}: {QUOTED.sub('...', str(message))[:MESSAGE_CHARACTERS]}"
+            return OperationOutcome.REFUSED, f"HTTP {status}: {QUOTED.sub('...', str(message))[:MESSAGE_CHARACTERS]}"
         case _ if 300 <= status < 500:
-            return Outcome.REFUSED, f"HTTP {status} with a body that is not the API's"
+            return OperationOutcome.REFUSED, f"HTTP {status} with a body that is not the API's"
         case _:
-            return Outcome.UNKNOWN, f"HTTP {status} with a body that is not the API's"
+            return OperationOutcome.UNKNOWN, f"HTTP {status} with a body that is not the API's"

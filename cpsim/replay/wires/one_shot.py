@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint
 from cpdaemon.errors import NotSent
-from cpsim.evidence.journal import Outcome
+from cpsim.evidence.journal import OperationOutcome
 from cpsim.replay.wires.poller import FEW, Few, Many
 from cpsim.replay.wires.wire import ACCEPTED, READ_BYTES, Answer, BacklogFull
 
@@ -116,7 +116,7 @@ class OneShot:
         except BlockingIOError:
             return None
         except OSError as error:
-            return self._ended(fd, (Outcome.UNKNOWN, f"reply lost: {error.strerror}"))
+            return self._ended(fd, (OperationOutcome.UNKNOWN, f"reply lost: {error.strerror}"))
         if data == b"OK" and fd not in self._partial:
             del self._sockets[fd]
             self._forget(fd)
@@ -147,11 +147,11 @@ class OneShot:
         payload = self._connecting.pop(fd)
         error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
-            return self._ended(fd, (Outcome.REFUSED, f"cannot connect: {os.strerror(error)}"))
+            return self._ended(fd, (OperationOutcome.REFUSED, f"cannot connect: {os.strerror(error)}"))
         try:
             sock.send(payload)
         except OSError as broken:
-            return self._ended(fd, (Outcome.REFUSED, f"cannot connect: {broken.strerror}"))
+            return self._ended(fd, (OperationOutcome.REFUSED, f"cannot connect: {broken.strerror}"))
         self._poller.written(fd)
         return None
 
@@ -165,11 +165,11 @@ def _daemon_answer(reply: bytes) -> Answer:
         case b"OK":
             return ACCEPTED
         case b"ER":
-            return Outcome.REFUSED, "ER"
+            return OperationOutcome.REFUSED, "ER"
         case b"":
-            return Outcome.UNKNOWN, "reply lost: closed without an answer"
+            return OperationOutcome.UNKNOWN, "reply lost: closed without an answer"
         case _:
-            return Outcome.UNKNOWN, "garbage reply"
+            return OperationOutcome.UNKNOWN, "garbage reply"
 
 
 def _resolve(host: str, port: int) -> tuple[int, tuple[str, int]]:

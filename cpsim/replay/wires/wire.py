@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 from cpdaemon.errors import NotSent
-from cpsim.evidence.journal import Outcome
+from cpsim.evidence.journal import OperationOutcome
 
-Answer = tuple[Outcome, str]
+Answer = tuple[OperationOutcome, str]
 """The outcome of an operation, and the error; empty if it was accepted."""
 
-ACCEPTED: Final[Answer] = (Outcome.ACCEPTED, "")
+ACCEPTED: Final[Answer] = (OperationOutcome.ACCEPTED, "")
 READ_BYTES: Final = 65_536
 
 
