@@ -40,7 +40,7 @@ class PlaceType(click.ParamType["Place"]):
         except EndpointError as error:
             self.fail(str(error), param, ctx)
         if isinstance(endpoint, UrlEndpoint):
-            self.fail(f"{value}: write HOST:PORT without a scheme: the target determines the protocol", param, ctx)
+            self.fail(f"{value}: write HOST:PORT, without a scheme: the target determines the protocol", param, ctx)
         return endpoint
 
 

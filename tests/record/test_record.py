@@ -495,7 +495,7 @@ def test_mistakes_are_told(fake, cpsim, recording, tmp_path):
     (tmp_path / "there.csv").touch()
     (tmp_path / "killed.csv.partial").write_text("1,2,3")
     for listen, output, status, told in (
-        (target, "new.csv", 64, "in front of itself"),
+        (target, "new.csv", 64, "give two addresses"),
         (fake.addresses["http"].removeprefix("http://").removesuffix("/api"), "new.csv", 2, "cannot listen at"),
         (":0", "there.csv", 2, "there.csv is there already: name another file with --output"),
         (":0", "killed.csv", 2, "killed.csv.partial is there already, from a recorder that runs or was"),
