@@ -441,7 +441,7 @@ def test_reset_says_what_keeps_it_from_what_was_acknowledged(here):
 def test_a_body_where_none_is_expected(filled, name):
     status, reply = filled.request("POST", f"/__cpsim/{name}", b'{"project":"Physics"}')
     assert status == 400
-    assert f"/__cpsim/{name} takes no body: give what it needs in the query" in reply.decode()
+    assert f"/__cpsim/{name} takes no body: its arguments go into the query" in reply.decode()
     assert ask(filled, "totals")["projects"]["Physics"] == TOTALS
 
 
@@ -546,7 +546,7 @@ def test_paths_that_do_not_exist(site, name):
     ],
 )
 def test_methods_that_do_not_exist(site, method, name, allowed):
-    assert refuse(site, name, method) == (405, f"/__cpsim/{name} understands {allowed}")
+    assert refuse(site, name, method) == (405, f"/__cpsim/{name} supports {allowed}")
     assert site.headers["Allow"] == allowed
 
 
@@ -705,8 +705,8 @@ def test_a_fault_without_an_end_that_was_set_elsewhere_is_kept(site):
     [
         ("faults", '["hangs"]', "did you mean 'hang'"),
         ("faults/add", '["crash-after-ok"]', "would end the process"),
-        ("faults", '["down"]', "'server.down' would shut out the control API for good: give it an until=SECONDS"),
-        ("faults/add", '["hang", "server.down:from=60"]', "would shut out the control API for good"),
+        ("faults", '["down"]', "'server.down' would stop the control API for good: give it an until=SECONDS"),
+        ("faults/add", '["hang", "server.down:from=60"]', "would stop the control API for good"),
         ("faults/remove", '["hang"]', "is not set; these are: none"),
         ("quirks", '["reclaims"]', "no quirk 'reclaims'"),
     ],

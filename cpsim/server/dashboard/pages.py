@@ -264,7 +264,7 @@ def _redirect(where: str) -> Response:
 
 def _check_method(request: Request, method: str) -> None:
     if request.method != method:
-        raise Failure(405, f"{request.path} understands {method}", ((b"allow", method.encode()),))
+        raise Failure(405, f"{request.path} supports {method}", ((b"allow", method.encode()),))
 
 
 def _fields(text: bytes) -> dict[str, str]:

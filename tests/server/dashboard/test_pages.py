@@ -47,7 +47,7 @@ def test_the_overview_has_the_totals(visitor):
     physics = totals.projects["physics"]
     for figure, what in (
         (physics.credits, "credits granted"),
-        (0, "waiting in daemons"),
+        (0, "pending in daemons"),
         (physics.outstanding, "slots outstanding"),
         (physics.claimed, "slots claimed"),
         (totals.refused, "commands refused"),
@@ -93,14 +93,14 @@ def test_a_slot_has_its_terms_and_its_history(visitor):
     order = [text.index(part) for part in ("alloc min = 1 max = 20 accepted", "counters job/events", "claim machine =")]
     assert order == sorted(order)
     text = shown(visitor.text("slot", project="physics", id="job-1"))
-    assert f"State discarded , because: {EVIL}" in text
+    assert f"State discarded , reason: {EVIL}" in text
     assert "refused slot 'job-1' is settled: it was discarded" in text
 
 
 def test_a_slot_that_was_never_allocated_has_a_history_of_refusals(visitor):
     visitor.fake.accounts.apply("physics", [("claim", {"slot": "ghost", "machine": "m"})])
     text = shown(visitor.text("slot", project="physics", id="ghost"))
-    assert "It was never allocated" in text
+    assert "Never allocated: its commands were refused." in text
     assert "slot 'ghost' was never allocated" in text
 
 
@@ -109,7 +109,7 @@ def test_of_a_long_history_the_last_is_shown(visitor):
     visitor.fake.accounts.apply("physics", calls)
     text = visitor.text("slot", project="physics", id="job-2")
     assert text.count('<td class="time">') == HISTORY
-    assert f"The last {HISTORY} commands; 7 came before them." in shown(text)
+    assert f"The last {HISTORY} commands; 7 earlier ones are not shown." in shown(text)
 
 
 def test_a_full_journal_leaves_the_slot(start):
@@ -185,7 +185,7 @@ def test_search(visitor):
     assert re.findall(r"id=(job-\d+)", text) == ["job-17", *(f"job-{number}" for number in range(179, 169, -1))]
     text = visitor.text("search", q="user-")
     assert set(re.findall(r"/user\?project=physics&amp;id=(user-\d)", text)) == {"user-0", "user-1", "user-2"}
-    assert "Nothing of that id was found" in visitor.text("search", q="nobody")
+    assert "Not found." in visitor.text("search", q="nobody")
 
 
 @pytest.mark.parametrize("page", PAGES)
