@@ -88,8 +88,8 @@ def test_the_script_of_client_calls_repeats_it(walks):
     ("options", "said"),
     [
         (("--random", "0"), "0 is not in the range"),
-        (("--random", "5", "-k", "CLAIM-1"), "in the place of the clauses"),
-        (("--random", "5", "--dry-run"), "in the place of the clauses"),
+        (("--random", "5", "-k", "CLAIM-1"), "replaces the clauses"),
+        (("--random", "5", "--dry-run"), "replaces the clauses"),
     ],
 )
 def test_wrong_usage(tmp_path, options, said):

@@ -131,9 +131,9 @@ def changes(folder):
         return database.execute("SELECT count(*) FROM log").fetchone()
 
 
-@pytest.mark.parametrize("least_log", [store.LEAST_LOG, 0, 300])
+@pytest.mark.parametrize("least_log", [store.LEAST_LOG_CHARACTERS, 0, 300])
 def test_a_restart_changes_nothing(restarted, monkeypatch, least_log):
-    monkeypatch.setattr(store, "LEAST_LOG", least_log)
+    monkeypatch.setattr(store, "LEAST_LOG_CHARACTERS", least_log)
     monkeypatch.setattr(store, "SLOTS_A_PART", 3)
     accounts = restarted()
     fill(accounts)
@@ -147,9 +147,9 @@ def test_a_restart_changes_nothing(restarted, monkeypatch, least_log):
     assert books(restarted())[0]["p"].users["u"].credits == 4
 
 
-@pytest.mark.parametrize("least_log", [store.LEAST_LOG, 0, 300])
+@pytest.mark.parametrize("least_log", [store.LEAST_LOG_CHARACTERS, 0, 300])
 def test_the_journal_is_there_after_a_restart(restarted, monkeypatch, least_log):
-    monkeypatch.setattr(store, "LEAST_LOG", least_log)
+    monkeypatch.setattr(store, "LEAST_LOG_CHARACTERS", least_log)
     accounts = restarted()
     fill(accounts)
     expected = journal(accounts)
@@ -176,9 +176,9 @@ def journal(accounts):
     return list(accounts.journal.read("p"))
 
 
-@pytest.mark.parametrize("least_log", [store.LEAST_LOG, 0])
+@pytest.mark.parametrize("least_log", [store.LEAST_LOG_CHARACTERS, 0])
 def test_a_full_journal_is_full_after_a_restart(restarted, monkeypatch, least_log):
-    monkeypatch.setattr(store, "LEAST_LOG", least_log)
+    monkeypatch.setattr(store, "LEAST_LOG_CHARACTERS", least_log)
     accounts = restarted(journal_limit=3)
     accounts.apply("p", [("alloc", {"slot": f"s{number}"}) for number in range(3)])
     accounts.apply("q", [("alloc", {"slot": "a"})])
@@ -195,7 +195,7 @@ def test_a_full_journal_is_full_after_a_restart(restarted, monkeypatch, least_lo
 
 
 def test_what_is_kept_of_a_full_or_forgotten_journal_takes_no_room(restarted, monkeypatch):
-    monkeypatch.setattr(store, "LEAST_LOG", 1_000)
+    monkeypatch.setattr(store, "LEAST_LOG_CHARACTERS", 1_000)
     accounts = restarted(journal_limit=10)
     for project_id in ("p", "q"):
         for number in range(100):
@@ -206,10 +206,10 @@ def test_what_is_kept_of_a_full_or_forgotten_journal_takes_no_room(restarted, mo
     assert log.query("SELECT project, count(*) FROM received GROUP BY project") == [("q", 1)]
 
 
-@pytest.mark.parametrize("least_log", [store.LEAST_LOG, 0])
+@pytest.mark.parametrize("least_log", [store.LEAST_LOG_CHARACTERS, 0])
 def test_what_a_quirk_let_through_stays(restarted, monkeypatch, least_log):
     """The log is read with the quirks that were in force when it was written."""
-    monkeypatch.setattr(store, "LEAST_LOG", least_log)
+    monkeypatch.setattr(store, "LEAST_LOG_CHARACTERS", least_log)
     again = ("claim", {"slot": "a", "machine": "n"})
     accounts = restarted("reclaim")
     accounts.apply("p", [("alloc", {"slot": "a", "credits": 2}), ("claim", {"slot": "a", "machine": "m"}), again])
@@ -245,9 +245,9 @@ def test_time_does_not_run_backwards(restarted):
     assert b.allocated_us >= a.allocated_us
 
 
-@pytest.mark.parametrize("least_log", [store.LEAST_LOG, 0])
+@pytest.mark.parametrize("least_log", [store.LEAST_LOG_CHARACTERS, 0])
 def test_a_batch_is_applied_once(restarted, monkeypatch, least_log):
-    monkeypatch.setattr(store, "LEAST_LOG", least_log)
+    monkeypatch.setattr(store, "LEAST_LOG_CHARACTERS", least_log)
     calls = [("alloc", {"slot": "a"}), ("counters", {"slot": "a", "x": 1}), ("claim", {"slot": "b", "machine": "m"})]
     accounts = restarted()
     answer = accounts.apply("p", calls, "id")
@@ -275,9 +275,9 @@ def test_so_many_answers_are_remembered(restarted, monkeypatch):
 SENDER = "0123456789abcdef" * 2
 
 
-@pytest.mark.parametrize("least_log", [store.LEAST_LOG, 0])
+@pytest.mark.parametrize("least_log", [store.LEAST_LOG_CHARACTERS, 0])
 def test_what_a_sender_has_sent_is_known_after_a_restart(restarted, monkeypatch, least_log):
-    monkeypatch.setattr(store, "LEAST_LOG", least_log)
+    monkeypatch.setattr(store, "LEAST_LOG_CHARACTERS", least_log)
     accounts = restarted()
     answer = accounts.apply("p", [("claim", {"slot": "a", "machine": "m"})], f"{SENDER}-1 digest")
     assert len(answer) == 1
@@ -314,7 +314,7 @@ def test_the_answers_of_an_older_store_are_known(tmp_path):
 
 
 def test_the_log_is_kept_short(restarted, monkeypatch, tmp_path):
-    monkeypatch.setattr(store, "LEAST_LOG", 10_000)
+    monkeypatch.setattr(store, "LEAST_LOG_CHARACTERS", 10_000)
     accounts = restarted()
     for number in range(1000):
         accounts.apply("p", [("alloc", {"slot": f"slot-{number}"})])
@@ -375,7 +375,7 @@ def test_a_store_that_holds_what_is_nested_too_deeply_opens_and_goes_on(tmp_path
         database.execute("INSERT INTO log VALUES (3, 0, ?)", (record('"a"', '"b"'),))
         database.execute("INSERT INTO log VALUES (4, 0, ?)", (refused,))
     for least_log in (10**9, 0, 0):
-        monkeypatch.setattr(store, "LEAST_LOG", least_log)
+        monkeypatch.setattr(store, "LEAST_LOG_CHARACTERS", least_log)
         with closing(Store(path)) as kept:
             accounts = AccountServer({project: "s"}, Clock(), store=kept)
             accounts.link([("m", "u")])
@@ -473,9 +473,9 @@ def wait_for(condition):
         time.sleep(0.001)
 
 
-@pytest.mark.parametrize("least_log", [store.LEAST_LOG, 0])
+@pytest.mark.parametrize("least_log", [store.LEAST_LOG_CHARACTERS, 0])
 def test_what_was_undone_comes_back_from_the_store(restarted, monkeypatch, read_only, least_log):
-    monkeypatch.setattr(store, "LEAST_LOG", least_log)
+    monkeypatch.setattr(store, "LEAST_LOG_CHARACTERS", least_log)
     accounts = restarted()
     fill(accounts)
     accounts.store.wait()
@@ -490,7 +490,7 @@ def test_what_was_undone_comes_back_from_the_store(restarted, monkeypatch, read_
 
 
 def test_a_snapshot_that_fails_fails_no_change(restarted, monkeypatch, tmp_path, caplog):
-    monkeypatch.setattr(store, "LEAST_LOG", 300)
+    monkeypatch.setattr(store, "LEAST_LOG_CHARACTERS", 300)
     accounts = restarted()
     with closing(sqlite3.connect(tmp_path / "store", isolation_level=None)) as other:
         other.execute("ALTER TABLE snapshot RENAME TO elsewhere")
@@ -525,7 +525,7 @@ def test_a_change_is_answered_by_its_own_commit(restarted, read_only):
     accounts.store.wait()
     accounts.store.begin()
     read_only(accounts, on=False)
-    in_a_thread(accounts.mend)
+    in_a_thread(accounts.recover)
     with pytest.raises(CpsimError, match="readonly"):
         accounts.store.wait()
     accounts.store.begin()
@@ -602,9 +602,9 @@ def test_every_answer_of_a_disk_that_is_full_now_and_then_is_true(tmp_path):
     assert slots.keys() == {slot for slot, status in answers.items() if status == 200}
 
 
-@pytest.mark.parametrize("least_log", [store.LEAST_LOG, 0])
+@pytest.mark.parametrize("least_log", [store.LEAST_LOG_CHARACTERS, 0])
 def test_whose_credits_a_slot_granted_is_kept_and_so_is_what_waits(restarted, monkeypatch, least_log):
-    monkeypatch.setattr(store, "LEAST_LOG", least_log)
+    monkeypatch.setattr(store, "LEAST_LOG_CHARACTERS", least_log)
     for number, user in enumerate(("u", "v", None)):
         accounts = restarted()
         accounts.apply("p", [("alloc", {"slot": f"s{number}"}), ("claim", {"slot": f"s{number}", "machine": "m"})])
