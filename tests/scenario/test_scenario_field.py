@@ -82,11 +82,11 @@ def test_lublin_arrivals_are_those_of_the_reference():
     np.testing.assert_allclose(by_hour / N, LUBLIN_256_BY_HOUR, atol=0.02)  # 89 days, of which each is clumped
 
 
-@pytest.mark.parametrize("kind", lublin.KINDS)
+@pytest.mark.parametrize("kind", lublin.JOB_KINDS)
 def test_every_kind_of_lublin_job_stays_within_its_bounds(kind):
     nodes = lublin.nodes(uniform_rows(3, "nodes"), kind, 64)
     assert 1 <= nodes.min() <= nodes.max() <= 64
-    assert (nodes == 1).mean() == pytest.approx(lublin.KINDS[kind].serial, abs=0.01)
+    assert (nodes == 1).mean() == pytest.approx(lublin.JOB_KINDS[kind].serial, abs=0.01)
     assert lublin.half_hour_weights(kind).mean() == pytest.approx(1)
 
 

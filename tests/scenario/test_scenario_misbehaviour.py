@@ -113,7 +113,7 @@ def test_a_server_that_takes_wrong_credentials_is_found():
             on_progress=lambda planned, progress: None,
         )
     taken = next(anomaly for anomaly in run.verdict.anomalies if anomaly.name == "wrongly accepted")
-    assert taken.detail.startswith(f"{(made.kind == FRAME).sum()} frames")
+    assert taken.detail.startswith(f"{(made.kind == FRAME).sum()} malformed frames")
 
 
 @pytest.mark.parametrize("form", [*MALFORMED, *OVERSIZED, *WRONG_CREDENTIALS])

@@ -350,7 +350,7 @@ def test_a_link_that_was_released_stays_so(write, here, caplog):
 
 def test_help_shows_a_file_that_can_be_served(write, here):
     text = CliRunner().invoke(cli, ["serve", "--help"], prog_name="cpsim").output
-    example = text[text.index("  http =") : text.index("  There are also")]
+    example = text[text.index("  http =") : text.index("  Further keys")]
     Path("physics.secret").write_text("s", encoding="utf-8")
     configuration = load(write(example))
     assert configuration.links == {"worker-7": "alice"}

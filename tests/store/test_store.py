@@ -186,7 +186,7 @@ def test_a_full_journal_is_full_after_a_restart(restarted, monkeypatch, least_lo
     restarted(journal_limit=3).apply("p", [("alloc", {"slot": "d"})])
     for _ in range(2):
         accounts = restarted(journal_limit=3)
-        with pytest.raises(JournalFull, match="all 4 commands that came"):
+        with pytest.raises(JournalFull, match="all 4 commands received"):
             journal(accounts)
         assert len(list(accounts.journal.read("q"))) == 1
     accounts.reset("p")
@@ -498,7 +498,7 @@ def test_a_snapshot_that_fails_fails_no_change(restarted, monkeypatch, tmp_path,
             accounts.apply("p", [("alloc", {"slot": f"s{number}", "note": "x" * 200})])
             accounts.store.wait()
         other.execute("ALTER TABLE elsewhere RENAME TO snapshot")
-    assert "could not be written whole" in caplog.text
+    assert "a snapshot of the accounts could not be written" in caplog.text
     accounts.reset("q")
     assert len(books(restarted())[0]["p"].slots) == 10
     accounts = restarted()
@@ -553,12 +553,12 @@ def in_a_thread(target):
 def test_all_that_a_request_changes_is_kept_or_none_of_it(restarted, read_only):
     accounts = restarted()
     read_only(accounts, on=True)
-    accounts.own("p", ("lib/claim", {"vmid": "m", "webid": "u"}))
+    accounts.change_owner("p", ("lib/claim", {"vmid": "m", "webid": "u"}))
     with pytest.raises(CpsimError, match="readonly"):
         accounts.store.wait()
     read_only(accounts, on=False)
     assert books(accounts)[1] == {}
-    accounts.own("p", ("lib/claim", {"vmid": "m", "webid": "u"}))
+    accounts.change_owner("p", ("lib/claim", {"vmid": "m", "webid": "u"}))
     accounts = restarted()
     assert books(accounts)[1] == {"m": "u"}
     assert [kind for _, kind, _, _ in journal(accounts)] == ["lib/claim"]
