@@ -65,7 +65,7 @@ class Faults(Generated):
         for name, action in ACTIONS.items():
             text = f"{name}={action.value.upper()}" if action.value else name
             yield f"| `{text}` | {', '.join(action.stages)} | {action.effect} |"
-        yield from ("", "After a colon, what it is for:", "", "| key | |", "|---|---|")
+        yield from ("", "Keys after a colon select commands and times:", "", "| key | |", "|---|---|")
         yield from (f"| `{key}` | {attribute.allowed} |" for key, attribute in KEYS.items())
 
 

@@ -173,7 +173,7 @@ class Courier:
         spool: source of the commands.
         server: where they go.
         flush_interval_s: how long a command waits for others, unless there is a full batch.
-        when_unknown: `set-aside` or `resend`, for a server that does not know batch ids.
+        when_unknown: `dead-letter` or `resend`, for a server that does not know batch ids.
         max_backoff_s: longest backoff, in seconds.
     """
 
