@@ -65,7 +65,7 @@ def test_the_table_has_a_line_a_clause_and_names_what_cannot_be_seen(served):
     done = run("verify", *served(), "-k", "PROJECT-*", "-k", "claim-6")
     assert done.returncode == 0
     lines = done.stdout.splitlines()
-    assert any(re.match(r"CLAIM-6 +2 +pass +A claimed slot", line) for line in lines)
+    assert any(re.match(r"CLAIM-6 +2 +pass +A second claim", line) for line in lines)
     assert any(re.match(r"PROJECT-1 +2 +not verifiable ", line) for line in lines)
     assert "--other-project ID" in done.stdout
     assert lines[-1].startswith("verdict valid: 1 clause passes, 6 cannot be verified here; ")
@@ -74,7 +74,7 @@ def test_the_table_has_a_line_a_clause_and_names_what_cannot_be_seen(served):
 def test_a_deviation_shows_what_was_sent_expected_and_got(served):
     done = run("verify", *served("claim-settled"), "-k", "CLAIM-8")
     assert done.returncode == 1
-    assert "CLAIM-8  deviation (claim-settled): A discarded slot is refused." in done.stdout
+    assert "CLAIM-8  deviation (claim-settled): A claim of a discarded slot is refused." in done.stdout
     assert "section 2, Slot life cycle" in done.stdout
     assert "expected  answer to claim = refused" in done.stdout
     assert "got       accepted" in done.stdout
@@ -114,7 +114,7 @@ def test_a_dry_run_lists_what_would_be_sent_and_sends_nothing():
     nobody = ["127.0.0.1:1", "--server", "http://127.0.0.1:1/api", "--project", "p", "--secret-file", __file__]
     done = run("verify", *nobody, "--dry-run")
     assert done.returncode == 0
-    assert re.search(r"^CLAIM-8  A discarded slot is refused\.$", done.stdout, re.MULTILINE)
+    assert re.search(r"^CLAIM-8  A claim of a discarded slot is refused\.$", done.stdout, re.MULTILINE)
     assert re.search(r'^  POST /api/batch/discard \{"slot":"verify-\w+-claim-8-1"\}$', done.stdout, re.MULTILINE)
     assert re.search(r"^  alloc,slot=verify-\w+-wire-4-1\\n$", done.stdout, re.MULTILINE)
     assert "  nothing: it needs a second project" in done.stdout
@@ -214,7 +214,7 @@ def test_pytest_runs_the_clauses(served):
     done = pytest_suite(*as_pytest_options(served("reclaim")), "-k", "CLAIM-6 or CLAIM-1 or PROJECT-1", "-v", "-rs")
     assert done.returncode == 1
     assert "test_a_second_claim FAILED" in done.stdout
-    assert "CLAIM-6: A claimed slot is refused to the machine that has it." in done.stdout
+    assert "CLAIM-6: A second claim by the same machine is refused." in done.stdout
     assert "answer to claim: expected refused, got accepted" in done.stdout
     assert "test_an_allocated_slot PASSED" in done.stdout
     assert "needs a second project at the server" in done.stdout
