@@ -30,7 +30,7 @@ class CreditPiggyUser(User):
     """Sends commands to a daemon or a server, its `host`, and reports each to Locust under the command's name.
 
     A command that fails is a failure in Locust's statistics, under its kind; no exception is raised. An invalid host or
-    invalid credentials end the test.
+    invalid credentials end the process.
 
     Attributes:
         host: a socket's path, HOST:PORT or URL; Locust's --host.
