@@ -5,8 +5,8 @@ import json
 import socket
 import socketserver
 import threading
-from contextlib import contextmanager
-from http.client import HTTPConnection
+from contextlib import closing, contextmanager, suppress
+from http.client import HTTPConnection, HTTPException
 from queue import Queue
 from urllib.parse import quote, urlencode
 
@@ -56,10 +56,12 @@ class Daemon(socketserver.ThreadingTCPServer):
     def deliver(self):
         while (frame := self.queue.get()) is not None:
             kind, *pairs = frame.split(",")
-            connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
-            self.forward(connection, kind.lower(), dict(pair.split("=") for pair in pairs))
-            connection.getresponse().read()
-            connection.close()
+            with (
+                suppress(OSError, HTTPException),  # the suite has ended
+                closing(HTTPConnection("127.0.0.1", self.port, timeout=30)) as connection,
+            ):
+                self.forward(connection, kind.lower(), dict(pair.split("=") for pair in pairs))
+                connection.getresponse().read()
 
 
 @contextmanager
