@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
+
+from cpsim.clock import SYSTEM_CLOCK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,19 +15,14 @@ LATEST_US: Final = 2**53 - 1
 """The latest time, in the year 2255: every JSON reader holds it exactly. The clock stops there."""
 
 
-def wall_clock_us() -> int:
-    """Microseconds since 1970, UTC."""
-    return time.time_ns() // 1000
-
-
-class Clock:
+class ServerClock:
     """A clock in microseconds since 1970 that never goes back; safe to use from several threads.
 
     Args:
         real_us: real time, which the clock follows until it is changed.
     """
 
-    def __init__(self, real_us: Callable[[], int] = wall_clock_us) -> None:
+    def __init__(self, real_us: Callable[[], int] = SYSTEM_CLOCK.now_us) -> None:
         self._real_us = real_us
         self._rate = 1.0
         self._since_us = self._start_us = 0  # a moment of real time, and this clock's time then

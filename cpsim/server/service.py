@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
+from cpsim.clock import SYSTEM_CLOCK
 from cpsim.protocol import depth
 from cpsim.server.batches import Batches, BatchGivenUp
-from cpsim.server.clock import Clock, wall_clock_us
+from cpsim.server.clock import ServerClock
 from cpsim.server.journal import DEFAULT_LIMIT, CommandJournal
 from cpsim.server.ledger import CommandRefused, Ledger, Refusal, shown
 from cpsim.server.quirks import QuirkyLedger
@@ -49,7 +50,7 @@ class AccountServer:
     def __init__(
         self,
         projects: Mapping[str, str],
-        now_us: Callable[[], int] = wall_clock_us,
+        now_us: Callable[[], int] = SYSTEM_CLOCK.now_us,
         quirks: frozenset[str] = frozenset(),
         journal_limit: int = DEFAULT_LIMIT,
         store: Store | None = None,
@@ -60,7 +61,7 @@ class AccountServer:
         self.quirks = frozenset[str]()
         self._ledger = self._new_ledger()
         self._lock = threading.RLock()
-        self.clock = Clock(now_us)
+        self.clock = ServerClock(now_us)
         self.journal = CommandJournal(journal_limit)
         self._refused: dict[str, int] = {}
         self._batches: dict[str, Batches] = {}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from cpsim.server.clock import Clock
+    from cpsim.server.clock import ServerClock
     from cpsim.testing.background import Replay
 
 NOBODY: Final = "nobody"
@@ -139,7 +139,7 @@ class CreditPiggyServer:
         return self.fake.addresses["http"]
 
     @property
-    def clock(self) -> Clock:
+    def clock(self) -> ServerClock:
         """The server's clock, which is that of all its projects."""
         return self.fake.accounts.clock
 

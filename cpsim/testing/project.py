@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from cpsim.fake.daemons import SiteDaemon
     from cpsim.faults.spec import Fault
-    from cpsim.server.clock import Clock
+    from cpsim.server.clock import ServerClock
     from cpsim.server.control.views import CommandView, FrameView, MachineView, Page, SlotView, UserView
     from cpsim.testing.background import Replay
 
@@ -217,7 +217,7 @@ class ProjectFixture:
     # What can be changed
 
     @property
-    def clock(self) -> Clock:
+    def clock(self) -> ServerClock:
         """The server's clock: `clock.advance(hours=25)` expires slots. A fake has one, for all its projects.
 
         Commands acknowledged before are applied at the time before.

@@ -15,7 +15,7 @@ from cpdaemon import Client, TcpEndpoint
 from cpsim.errors import CpsimError
 from cpsim.fake import ANY_PORT, Fake, Site
 from cpsim.net.http.messages import Request
-from cpsim.server.clock import LATEST_US, Clock
+from cpsim.server.clock import LATEST_US, ServerClock
 from cpsim.server.control.access import Access
 from cpsim.server.control.api import Control
 from cpsim.server.control.inspection import Inspector
@@ -487,7 +487,7 @@ def test_the_clock_is_set_and_never_goes_back(site):
 
 def test_the_clock_runs_at_a_multiple():
     real_us = 1_000
-    clock = Clock(lambda: real_us)
+    clock = ServerClock(lambda: real_us)
     clock.run(60)
     real_us += 10
     assert clock.now_us() == 1_600
@@ -508,7 +508,7 @@ def test_the_clock_runs_at_a_multiple():
 
 
 def test_a_clock_that_has_told_no_time_can_be_set_to_the_past():
-    clock = Clock(lambda: 1_000)
+    clock = ServerClock(lambda: 1_000)
     clock.set(10)
     assert clock.now_us() == 10
     with pytest.raises(ValueError, match="cannot go back from 10 to 9"):
