@@ -26,7 +26,7 @@ from cpsim.fake import ANY_PORT, Fake
 from cpsim.judge.apply_delay import ClockWatch, apply_delays_ns
 from cpsim.judge.clock_offset import NotComparable, Reading, offset
 from cpsim.replay.pace import Rate
-from cpsim.run.folder import claim_folder, write
+from cpsim.run.folder import OutputFolder, write
 from cpsim.run.pipeline import ReplayTarget, run
 from cpsim.run.summary import show, summarise
 from cpsim.scenario import load_workload
@@ -266,7 +266,8 @@ def test_a_server_that_is_down_delays_the_effect_and_not_the_answers(place):
     summary.check([Threshold.parse("effect_p99_ms<100"), Threshold.parse("effect_max_ms<5000")])
     assert [checked.holds for checked in summary.checked] == [False, True]
     folder = Path("run")
-    write(late, summary, claim_folder(folder), folder)
+    with OutputFolder(folder) as written:
+        write(late, summary, written)
     assert "#[Max" in (folder / "effect.hgrm").read_text()
     assert json.loads((folder / "run.json").read_text())["effect_ms"] == times
     assert "from OK to applied" in (folder / "report.html").read_text()
@@ -311,7 +312,8 @@ def test_a_servers_clock_that_is_changed_in_a_run_leaves_the_delay_unknown(place
     summary.check([Threshold.parse("effect_p50_ms<100000"), Threshold.parse("p50_ms<100000")])
     assert [checked.holds for checked in summary.checked] == [False, True]
     folder, terminal = Path("run"), io.StringIO()
-    write(result, summary, claim_folder(folder), folder)
+    with OutputFolder(folder) as written:
+        write(result, summary, written)
     show(result, summary, Console(file=terminal, width=1000))
     document = json.loads((folder / "run.json").read_text())
     assert document["effect_ms"] is None

@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.parse
+import urllib.request
 
 import pyarrow.parquet as pq
 import pytest
@@ -260,3 +262,45 @@ def test_a_user_for_anybodys_locustfile(site, tmp_path):
     assert counted["alloc"][0] > 0
     assert 0 <= len(slots) - counted["alloc"][0] <= 5  # what each user was at when it was stopped
     assert {failures for _, failures in counted.values()} == {0}
+
+
+def test_an_output_that_exists_is_refused_before_anything_starts(loads, tmp_path):
+    (tmp_path / "run").mkdir()
+    process = loads.start("smoke", "--headless", options=["--output", "run"])
+    assert said(process) == "cpsim: run is there already; name another folder with --output\n"
+    assert process.returncode == 2
+
+
+def test_a_second_start_into_the_same_output_is_refused_at_once(loads, site, port):
+    process = loads.start("smoke", "--web-port", port, options=["--output", "run"])
+    until(process, "Starting web interface at")
+    connected(int(port)).close()
+    start(port)
+    until(process, "run folder    run")
+    commands = len(list(site.fake.accounts.journal.read("demo")))
+    while state(port) != "stopped":
+        time.sleep(0.05)
+    start(port)
+    until(process, "cpsim: run is there already; name another folder with --output")
+    assert len(list(site.fake.accounts.journal.read("demo"))) == commands
+
+
+def until(process, text):
+    """Read a process's output up to a line with a text."""
+    for line in process.stdout:
+        if text in line:
+            return
+    raise AssertionError(f"the process ended without {text!r}")
+
+
+def start(port):
+    """Press START on Locust's page."""
+    form = urllib.parse.urlencode({"user_count": 1, "spawn_rate": 1}).encode()
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/swarm", form, timeout=60) as answer:
+        assert answer.status == 200
+
+
+def state(port):
+    """What Locust's page says of the test."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/stats/requests", timeout=60) as answer:
+        return json.load(answer)["state"]

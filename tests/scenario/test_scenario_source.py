@@ -291,8 +291,8 @@ def test_what_a_run_has_sent_is_sent_again(write):
             on_progress=lambda planned, progress: None,
         )
         assert run.verdict.ruling == "valid", run.verdict.anomalies[:3]
-        partial = run_folder.claim_folder(output)
-        run_folder.write(run, summarise(run), partial, output)
+        with run_folder.OutputFolder(output) as written:
+            run_folder.write(run, summarise(run), written)
         return run
 
     replay(first, folder)
