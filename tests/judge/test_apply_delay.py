@@ -18,13 +18,14 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from cpdaemon.endpoint import UnixEndpoint, parse_endpoint
-from cpsim.accounts.observer import CannotObserve, Observer
+from cpsim.accounts.observer import CannotObserve
 from cpsim.config.catalog import find_scenario
 from cpsim.config.thresholds import Threshold
 from cpsim.evidence.journal import RECORD_TYPE, OperationOutcome
 from cpsim.fake import ANY_PORT, Fake
 from cpsim.judge.apply_delay import ClockWatch, apply_delays_ns
 from cpsim.judge.clock_offset import NotComparable, Reading, offset
+from cpsim.net.control import ControlClient
 from cpsim.replay.pace import Rate
 from cpsim.run.folder import OutputFolder, write
 from cpsim.run.pipeline import ReplayTarget, run
@@ -225,7 +226,7 @@ def test_a_look_is_the_quickest_of_several_and_any_that_says_no_real_time():
         now_ns[0] += next(trips_ns)
         return START_US, next(rates)
 
-    watch = ClockWatch(SimpleNamespace(clock=clock), tick)
+    watch = ClockWatch(SimpleNamespace(control=SimpleNamespace(clock=clock)), tick)
     watch.read()
     watch.read(3)
     quickest, odd = watch.seen
@@ -277,7 +278,7 @@ def test_a_server_that_is_gone_once_all_is_judged_costs_the_figure_alone(place, 
     def gone(_):
         raise CannotObserve("cannot reach it")
 
-    monkeypatch.setattr(Observer, "clock", gone)
+    monkeypatch.setattr(ControlClient, "clock", gone)
     with Fake({"p": "s"}, unix=Path("d.sock"), http=ANY_PORT) as fake:
         result = replayed(fake)
     assert result.verdict.ruling == "valid"

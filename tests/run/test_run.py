@@ -316,7 +316,7 @@ def test_a_ledger_that_cannot_be_read_leaves_the_effect_unseen(site, monkeypatch
 def test_a_server_of_another_kind_is_told_apart(site, monkeypatch, body):
     monkeypatch.setattr(Api, "respond", lambda *_: Response(200, body))
     observer = Observer(parse_endpoint(site.addresses["http"]), (PROJECT, SECRET), 5.0)
-    assert not observer.has_control()
+    assert not observer.control.exists()
     with pytest.raises(CpsimError, match=r"POST /api/batch/slots on http://.* answered no list of slots"):
         observer.outstanding()
 
