@@ -85,6 +85,7 @@ LARGE_CLASSES = {
     "cpsim/server/control/inspection.py: Inspector": "the control API is made of its methods",
     "cpsim/server/ledger.py: Ledger": "the rules, in one place",
     "cpsim/server/service.py: AccountServer": "each change of the accounts, under one lock",
+    "cpsim/store/log.py: Log": "one writer, and what it owes to whoever waits for a commit",
     "cpsim/testing/project.py: ProjectFixture": "what a fixture shows, a few lines each",
 }
 TOP_LEVEL = {

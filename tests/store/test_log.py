@@ -14,7 +14,8 @@ from queue import SimpleQueue
 import pytest
 
 from cpsim.errors import CpsimError
-from cpsim.store.log import NO_CHANGE, InDoubt, InUse, Log, cut, in_use
+from cpsim.store.file import InUse, in_use
+from cpsim.store.log import NO_CHANGE, InDoubt, Log, cut
 
 KIND = "TEST"
 PAGE = 4096
