@@ -17,6 +17,7 @@ from socket import MSG_DONTWAIT
 from typing import TYPE_CHECKING
 
 from cpdaemon.wire import MalformedFrame
+from cpsim.clock import SYSTEM_CLOCK
 from cpsim.daemon.listener import READ_BYTES, Listener
 from cpsim.errors import CpsimError
 from cpsim.store.log import InDoubt
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Iterable, Mapping
 
-    from cpsim.daemon.listener import Call, _Connection
+    from cpsim.clock import Clock
+    from cpsim.daemon.listener import Call, Link, _Connection
     from cpsim.daemon.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -37,10 +39,18 @@ class DurableListener(Listener):
     Args:
         sockets: bound and listening; closed by `stop`.
         spool: receiver of the commands; when it is full, they are answered `ER`.
+        clock: as of `Listener`.
+        link: likewise.
     """
 
-    def __init__(self, sockets: Iterable[socket.socket], spool: Spool) -> None:
-        super().__init__(sockets, _already_spooled, lambda: spool.is_full)
+    def __init__(
+        self,
+        sockets: Iterable[socket.socket],
+        spool: Spool,
+        clock: Clock = SYSTEM_CLOCK,
+        link: Link | None = None,
+    ) -> None:
+        super().__init__(sockets, _already_spooled, lambda: spool.is_full, clock, link)
         self._spool = spool
         self._taken: list[_Connection] = []
         self._written: SimpleQueue[tuple[list[_Connection], CpsimError | None]] = SimpleQueue()
@@ -170,6 +180,8 @@ class DurableListener(Listener):
     def _await_answers(self) -> None:
         self._pass_on()
         while self._writing:
+            with suppress(CpsimError):  # the answers say so
+                self._spool.wait()
             self._answer(*self._written.get())
             self._pass_on()
 

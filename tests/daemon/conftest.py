@@ -81,7 +81,7 @@ def by_hand():
 def wait_for():
     """Return wait_for(condition), which returns once it holds."""
 
-    def wait(condition, within_s=5):
+    def wait(condition, within_s=60):
         deadline = time.monotonic() + within_s
         while not condition():
             assert time.monotonic() < deadline
