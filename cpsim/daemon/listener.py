@@ -65,6 +65,7 @@ class _Connection:
     Attributes:
         call: the acknowledged command, outdated if the frame has `grown` since.
         position: of the command in a spool; 0 before.
+        stored: whether the spool has a frame of it on disk.
         answered: whether `OK` or `ER` was sent, or is due once the spool has the command.
         ended: whether the frame is complete.
         sealed: whether the connection is closed, so that the command is final.
@@ -76,7 +77,7 @@ class _Connection:
     call: Call | None = None
     deadline = 0.0
     position = 0
-    answered = ended = grown = sealed = shut = watched = False
+    stored = answered = ended = grown = sealed = shut = watched = False
 
     def __init__(self, sock: RawSocket) -> None:
         self.sock = sock
