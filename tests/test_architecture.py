@@ -78,6 +78,7 @@ MANY_PARAMETERS = {
 LARGE_CLASSES = {
     "cpsim/accounting/accounts.py: Accounts": "the frames that reports and notebooks ask for, a few lines each",
     "cpsim/conformance/examiner.py: Examiner": "what a clause can send and see, a few lines each",
+    "cpsim/daemon/courier.py: Courier": "one attempt, and what follows from each outcome of it",
     "cpsim/daemon/listener.py: Listener": "one loop over sockets, whose speed is the daemon's",
     "cpsim/daemon/spool.py: Spool": "what one file holds, and each change of it in one commit",
     "cpsim/fake/fake.py: Fake": "both tiers, put together and taken apart",
@@ -85,6 +86,7 @@ LARGE_CLASSES = {
     "cpsim/server/control/inspection.py: Inspector": "the control API is made of its methods",
     "cpsim/server/ledger.py: Ledger": "the rules, in one place",
     "cpsim/server/service.py: AccountServer": "each change of the accounts, under one lock",
+    "cpsim/store/log.py: Log": "one writer, and what it owes to whoever waits for a commit",
     "cpsim/testing/project.py: ProjectFixture": "what a fixture shows, a few lines each",
 }
 TOP_LEVEL = {
