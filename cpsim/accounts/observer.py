@@ -6,19 +6,20 @@ import http.client
 import io
 import json
 import ssl
-import time
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet
 
 from cpdaemon.signing import token
+from cpsim.clock import SYSTEM_CLOCK
 from cpsim.errors import CpsimError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from cpdaemon.endpoint import UrlEndpoint
+    from cpsim.clock import Clock
 
 CONTROL_PATH: Final = "/__cpsim/"
 POLL_S: Final = 0.01
@@ -52,6 +53,7 @@ class Observer:
         server: its base URL.
         credentials: (project id, secret).
         timeout_s: for each request.
+        clock: measures the waits for a server that is down.
 
     Attributes:
         outage_s: the longest outage, by a fault, for which a request is retried.
@@ -60,10 +62,13 @@ class Observer:
         EndpointError: the credentials cannot be used (from the first request that needs them).
     """
 
-    def __init__(self, server: UrlEndpoint, credentials: tuple[str, str], timeout_s: float) -> None:
+    def __init__(
+        self, server: UrlEndpoint, credentials: tuple[str, str], timeout_s: float, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
         self._server = server
         self._credentials = credentials
         self._timeout_s = timeout_s
+        self._clock = clock
         self.outage_s = 0.0
 
     def has_control(self) -> bool:
@@ -190,14 +195,14 @@ class Observer:
         headers: dict[str, str] | None = None,
         patience_s: float | None = None,
     ) -> tuple[int, bytes]:
-        until_s = time.monotonic() + self.outage_s
+        until_s = self._clock.monotonic() + self.outage_s
         while True:
             try:
                 return self._exchange(method, path, body, headers or {}, patience_s)
             except CannotObserve:
-                if time.monotonic() > until_s:
+                if self._clock.monotonic() > until_s:
                     raise
-                time.sleep(POLL_S)
+                self._clock.sleep(POLL_S)
 
     def _exchange(
         self, method: str, path: str, body: bytes, headers: dict[str, str], patience_s: float | None

@@ -11,9 +11,9 @@ from heapq import heapify, heappop, heappush
 from itertools import count
 from queue import SimpleQueue
 from selectors import EVENT_READ
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
+from cpsim.clock import SYSTEM_CLOCK
 from cpsim.daemon.listener import BACKLOG, READ_BYTES, Listener
 from cpsim.net.refusal import refusing
 
@@ -101,13 +101,13 @@ class FaultyListener(Listener):
         self._refusing = refuses
 
     def _schedule(self, delay_s: float, action: Callable[[], object]) -> None:
-        heappush(self._scheduled, (monotonic() + delay_s, next(self._number), action))
+        heappush(self._scheduled, (SYSTEM_CLOCK.monotonic() + delay_s, next(self._number), action))
 
     def _select_timeout_s(self) -> float | None:
         timeout_s = super()._select_timeout_s()
         if not self._scheduled:
             return timeout_s
-        due_s = max(0.0, self._scheduled[0][0] - monotonic())
+        due_s = max(0.0, self._scheduled[0][0] - SYSTEM_CLOCK.monotonic())
         return due_s if timeout_s is None else min(timeout_s, due_s)
 
     def _end_waits(self, now: float) -> None:

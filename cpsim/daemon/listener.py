@@ -20,11 +20,11 @@ import socket
 from _socket import socket as RawSocket  # noqa: N812 - the class below `socket.socket`
 from collections import OrderedDict, deque
 from contextlib import suppress
-from time import monotonic, sleep
 from typing import TYPE_CHECKING, Final
 
 from cpdaemon.commands import KINDS
 from cpdaemon.wire import MAX_FRAME_BYTES, MalformedFrame, parse
+from cpsim.clock import SYSTEM_CLOCK
 from cpsim.system.threads import Thread
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class Listener:
 
     def _loop(self) -> None:
         while not self._stopping:
-            timeout_s, now = self._select_timeout_s(), monotonic()
+            timeout_s, now = self._select_timeout_s(), SYSTEM_CLOCK.monotonic()
             events = self._selector.select(timeout_s)
             self._full = self._is_full()
             for key, _ in events:
@@ -170,7 +170,7 @@ class Listener:
         if self._fresh:
             return CLOSE_WAIT_S
         deadlines = [next(iter(pool)).deadline for pool in (self._silent, self._quiet) if pool]
-        return max(0.0, min(deadlines) - monotonic()) if deadlines else None
+        return max(0.0, min(deadlines) - SYSTEM_CLOCK.monotonic()) if deadlines else None
 
     def _accept(self, listening: socket.socket) -> None:
         for turn in range(ACCEPTS_A_TURN):
@@ -192,7 +192,7 @@ class Listener:
         if pool:
             self._close(next(iter(pool)))
         else:
-            sleep(CLOSE_WAIT_S)
+            SYSTEM_CLOCK.sleep(CLOSE_WAIT_S)
 
     def _receive(self, connection: _Connection) -> None:
         if connection.sealed:
@@ -284,10 +284,10 @@ class Listener:
         self._silent.pop(connection, None)
         self._quiet.pop(connection, None)
         if connection.frame or connection.answered:
-            connection.deadline = monotonic() + QUIET_S
+            connection.deadline = SYSTEM_CLOCK.monotonic() + QUIET_S
             self._quiet[connection] = None
         else:
-            connection.deadline = monotonic() + SILENCE_S
+            connection.deadline = SYSTEM_CLOCK.monotonic() + SILENCE_S
             self._silent[connection] = None
 
     def _end_waits(self, now: float) -> None:

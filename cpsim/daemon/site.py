@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Final
 
 from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint, parse_endpoint
 from cpdaemon.errors import EndpointError
+from cpsim.clock import SYSTEM_CLOCK
 from cpsim.daemon.courier import MAX_BACKOFF_S, WHEN_UNKNOWN
 from cpsim.daemon.memory import MemorySpool
 from cpsim.daemon.quirks import QuirkyCourier, QuirkyDurableListener, QuirkyListener
@@ -107,11 +107,11 @@ class Daemon:
             ThreadFailed: see `check`.
         """
         taken, delivered = self.progress
-        deadline = monotonic() + timeout_s
+        deadline = SYSTEM_CLOCK.monotonic() + timeout_s
         with self._courier.flushing():
-            while delivered < taken and monotonic() < deadline:
+            while delivered < taken and SYSTEM_CLOCK.monotonic() < deadline:
                 self.check()
-                sleep(POLL_S)
+                SYSTEM_CLOCK.sleep(POLL_S)
                 _, delivered = self.progress
         return delivered >= taken
 
