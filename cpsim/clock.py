@@ -6,10 +6,13 @@ code with freezegun does not freeze it here.
 
 from __future__ import annotations
 
+import datetime as dt
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from threading import Condition
 
 
@@ -49,4 +52,38 @@ class SystemClock:
         return condition.wait(timeout_s)
 
 
+class SteadyClock(SystemClock):
+    """The machine's clock, whose wall time is read once and then advances with monotonic time.
+
+    Neither an administrator who sets the machine's clock changes it nor a test that travels in time with time-machine,
+    which replaces the machine's functions of wall time themselves.
+    """
+
+    def __init__(self) -> None:
+        self._offset_ns = self._time_ns() - self.monotonic_ns()
+
+    def now_us(self) -> int:
+        """Wall time: microseconds since 1970, UTC; it never goes back."""
+        return (self.monotonic_ns() + self._offset_ns) // 1000
+
+
 SYSTEM_CLOCK: Final[Clock] = SystemClock()
+STEADY_CLOCK: Final[Clock] = SteadyClock()
+"""The clock of a fake in the process of somebody's test, which may freeze the other; read when this is imported."""
+
+
+_DATES: Final = (dt.date, dt.datetime)
+
+
+@contextmanager
+def real_dates() -> Iterator[None]:
+    """While it lasts, the module `datetime` has its own classes, whatever a test that freezes time has put there.
+
+    Libraries that are imported meanwhile would keep the test's: pyarrow takes the size of `date` from its class.
+    """
+    frozen = dt.date, dt.datetime
+    dt.date, dt.datetime = _DATES  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        dt.date, dt.datetime = frozen  # type: ignore[misc]

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from cpsim.clock import real_dates  # also reads the wall time, before a test can change it
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
 
@@ -162,7 +164,8 @@ def creditpiggy(creditpiggy_factory: Callable[..., CreditPiggy]) -> CreditPiggy:
 @pytest.fixture
 def creditpiggy_async(creditpiggy_factory: Callable[..., AsyncCreditPiggy]) -> AsyncCreditPiggy:
     """The same for an asynchronous test: what waits is awaited."""
-    from cpsim.testing import AsyncCreditPiggy
+    with real_dates():
+        from cpsim.testing import AsyncCreditPiggy
 
     return creditpiggy_factory(AsyncCreditPiggy)
 
@@ -174,7 +177,8 @@ def creditpiggy_factory(request: pytest.FixtureRequest) -> Iterator[Callable[...
     It takes what `cpsim.testing.CreditPiggy` takes, in the place of what marker and options say. With `beside=another`
     it is one more site of that one's project.
     """
-    from cpsim.testing import CreditPiggy
+    with real_dates():
+        from cpsim.testing import CreditPiggy
 
     settings = _settings(request.node)
     environment = settings.pop("environment", False)
@@ -204,7 +208,8 @@ def creditpiggy_factory(request: pytest.FixtureRequest) -> Iterator[Callable[...
 @pytest.fixture(scope="session")
 def creditpiggy_server(request: pytest.FixtureRequest) -> Iterator[CreditPiggyServer]:
     """One account server for the session; `with creditpiggy_server.project() as creditpiggy:` isolates a test."""
-    from cpsim.testing import CreditPiggyServer
+    with real_dates():
+        from cpsim.testing import CreditPiggyServer
 
     settings = _set_for_all(request.config)
     settings.pop("environment", False)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-import time
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet
 
 from cpdaemon.signing import token
+from cpsim.clock import SYSTEM_CLOCK
 from cpsim.errors import CpsimError
 from cpsim.net.control import ControlClient
 from cpsim.net.http.client import CannotReach, fetch
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from cpdaemon.endpoint import UrlEndpoint
+    from cpsim.clock import Clock
 
 POLL_S: Final = 0.01
 TABLE_TAKES: Final = 20
@@ -47,6 +48,7 @@ class Observer:
         server: its base URL.
         credentials: (project id, secret).
         timeout_s: for each request.
+        clock: measures the waits for a server that is down.
 
     Attributes:
         control: its control API.
@@ -56,10 +58,13 @@ class Observer:
         EndpointError: the credentials cannot be used (from the first request that needs them).
     """
 
-    def __init__(self, server: UrlEndpoint, credentials: tuple[str, str], timeout_s: float) -> None:
+    def __init__(
+        self, server: UrlEndpoint, credentials: tuple[str, str], timeout_s: float, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
         self._server = server
         self._credentials = credentials
         self._timeout_s = timeout_s
+        self._clock = clock
         self.control = ControlClient(self._request, CannotObserve, f" on {server}")
         self.outage_s = 0.0
 
@@ -106,7 +111,7 @@ class Observer:
     def _request(
         self, method: str, path: str, body: bytes, *, slowly: bool = False, headers: Mapping[str, str] | None = None
     ) -> tuple[int, bytes]:
-        until_s = time.monotonic() + self.outage_s
+        until_s = self._clock.monotonic() + self.outage_s
         timeout_s = TABLE_TAKES * self._timeout_s if slowly else self._timeout_s
         while True:
             try:
@@ -114,9 +119,9 @@ class Observer:
                     self._server, method, path, body, headers=headers, connect_s=self._timeout_s, timeout_s=timeout_s
                 )
             except CannotReach as error:
-                if time.monotonic() > until_s:
+                if self._clock.monotonic() > until_s:
                     raise CannotObserve(str(error)) from error
-                time.sleep(POLL_S)
+                self._clock.sleep(POLL_S)
 
 
 def _slot(line: Row) -> Row:

@@ -13,7 +13,7 @@ import re
 import tomllib
 from datetime import date, datetime, time
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Struct, ValidationError
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 T = TypeVar("T")
+BUILT_IN: Final = (datetime,)
+"""What msgspec leaves as it is: TOML has its own times, and msgspec would round a text's fraction up.
+
+A constant, for a test that freezes time binds the name `datetime` to a class that msgspec does not know.
+"""
 
 
 def parse(text: str) -> dict[str, Any]:
@@ -63,8 +68,7 @@ def suggestion(word: object, known: Iterable[str]) -> str:
 
 
 def _convert(value: object, hint: Any) -> Any:  # noqa: ANN401 - a type hint has no type of its own
-    # TOML has its own times; msgspec would convert text to a time, and round its fraction up
-    return msgspec.convert(value, hint, builtin_types=(datetime,), dec_hook=lambda kind, value: kind(value))
+    return msgspec.convert(value, hint, builtin_types=BUILT_IN, dec_hook=lambda kind, value: kind(value))
 
 
 def _mistake(value: object, hint: Any, path: str) -> str | None:  # noqa: ANN401

@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 from functools import partial
-from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from cpdaemon.errors import ConnectFailed, Refused, ReplyLost, ReplyTimeout
+from cpsim.clock import SYSTEM_CLOCK
 from cpsim.daemon.courier import CONFLICT, accepted
 from cpsim.daemon.site import Daemon
 from cpsim.daemon.spool import Spool
@@ -164,9 +164,10 @@ class InProcess:
             case "close" | "reset":
                 raise ReplyLost(f"the connection was lost by the fault {fault}")
             case "hang":
-                deadline = monotonic() + REPLY_TIMEOUT_S
-                while fault in list(self._faults) and monotonic() < deadline and not self.stopping.wait(POLL_S):
-                    pass
+                deadline = SYSTEM_CLOCK.monotonic() + REPLY_TIMEOUT_S
+                while fault in list(self._faults) and SYSTEM_CLOCK.monotonic() < deadline:
+                    if self.stopping.wait(POLL_S):
+                        break
                 raise ReplyTimeout(f"the reply timed out by the fault {fault}")
             case "late":
                 self.stopping.wait(fault.value)

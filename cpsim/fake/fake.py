@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from contextlib import ExitStack, suppress
 from glob import escape
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from cpdaemon.endpoint import TcpEndpoint
+from cpsim.clock import SYSTEM_CLOCK
 from cpsim.daemon.site import address_of
 from cpsim.daemon.spool_status import read_status
 from cpsim.errors import CpsimError
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from cpsim.clock import Clock
     from cpsim.faults.spec import Fault
     from cpsim.metrics.waits import Waits
 
@@ -65,6 +66,7 @@ class Fake:
         seed: seed of the faults' probabilities.
         crash: ends this process at once; without it, a fault that crashes raises.
         waits: record of callers' waits at the server and, without a store, at the first project's daemon.
+        clock: real time, which the server's clock follows; the attribute `clock` is this one.
 
     Raises:
         OSError: an address cannot be bound (from `start`).
@@ -89,14 +91,16 @@ class Fake:
         seed: int = 1,
         crash: Callable[[], object] | None = None,
         waits: Waits | None = None,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         if not projects:
             raise ValueError("a fake needs a project")
-        self.faults = FaultPlan(faults, seed=seed, crash=crash)
+        self.clock = clock
+        self.faults = FaultPlan(faults, clock=clock, seed=seed, crash=crash)
         self._store = None if store is None else Store(store)
-        self.accounts = AccountServer(projects, quirks=quirks, journal_limit=journal_limit, store=self._store)
+        self.accounts = AccountServer(projects, clock.now_us, quirks, journal_limit, self._store)
         self.inspector = Inspector(self.accounts, lambda: self.pending, self.faults, self.set_quirks, self._catch_up)
-        self._watch = Watch(self.accounts, lambda: self.daemons)
+        self._watch = Watch(self.accounts, lambda: self.daemons, clock)
         self.addresses: dict[str, str] = {}
         self._http = http
         self._control_token = control_token
@@ -253,12 +257,12 @@ class Fake:
             TimeoutError: they did not in `timeout_s` seconds.
             ThreadFailed: see `check`.
         """
-        deadline = time.monotonic() + timeout_s
+        deadline = self.clock.monotonic() + timeout_s
         while self.pending:
             self.check()
-            if time.monotonic() > deadline:
+            if self.clock.monotonic() > deadline:
                 raise TimeoutError(f"{self.pending:,} commands have not reached the accounts in {timeout_s:g} s")
-            time.sleep(IDLE_POLL_S)
+            self.clock.sleep(IDLE_POLL_S)
 
     def _catch_up(self, project_id: str | None) -> None:
         """Deliver what the daemons of a project, or all, have acknowledged by now."""

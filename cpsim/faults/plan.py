@@ -13,9 +13,9 @@ import threading
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from hashlib import blake2b
-from time import monotonic
 from typing import TYPE_CHECKING, Final, NamedTuple, TypedDict
 
+from cpsim.clock import SYSTEM_CLOCK
 from cpsim.errors import CpsimError
 from cpsim.faults.spec import Fault
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
     from typing import Unpack
+
+    from cpsim.clock import Clock
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +120,7 @@ class FaultPlan:
 
     Args:
         faults: the initial faults.
-        clock: returns seconds since an arbitrary moment; times of faults count from `begin`.
+        clock: its monotonic time is that of the faults, whose times count from `begin`.
         seed: seed of the probabilities.
         crash: ends this process at once; without it, crashes are refused.
 
@@ -135,7 +137,7 @@ class FaultPlan:
         self,
         faults: Iterable[Fault | str] = (),
         *,
-        clock: Callable[[], float] = monotonic,
+        clock: Clock = SYSTEM_CLOCK,
         seed: int = 1,
         crash: Callable[[], object] | None = None,
     ) -> None:
@@ -160,7 +162,7 @@ class FaultPlan:
         """Replace all faults; restart their counts and times."""
         made = self._parsed(faults)
         with self._lock:
-            self._begun_s = self._clock()
+            self._begun_s = self._clock.monotonic()
             self._set(made)
         self._notify()
 
@@ -307,7 +309,7 @@ class FaultPlan:
     def begin(self) -> None:
         """Count the faults' times from now, unless this plan continues another."""
         if not self._resumed:
-            self._begun_s = self._clock()
+            self._begun_s = self._clock.monotonic()
 
     def draw(self, hook: str, subjects: Sequence[tuple[str, str]], project: str = "") -> Fault | None:
         """Return the fault that fires now, if any.
@@ -369,7 +371,7 @@ class FaultPlan:
             self._crash()
 
     def _elapsed_s(self) -> float:
-        return self._clock() - self._begun_s
+        return self._clock.monotonic() - self._begun_s
 
     def _parsed(self, faults: Iterable[Fault | str]) -> list[_Armed]:
         made = [_fault(fault) for fault in faults]

@@ -1,13 +1,12 @@
 """The apply delay: the time from a command's OK to its application, by the times in a server's ledger.
 
 The ledger has, on the server's clock, the times of a slot's alloc and of its claim or discard; it has no times of
-counters and metadata. The local clock is the performance counter, which nobody sets.
+counters and metadata. The local clock is monotonic time, which nobody sets.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
@@ -17,12 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cpsim.accounts.observer import CannotObserve
+from cpsim.clock import SYSTEM_CLOCK
 from cpsim.evidence.journal import OperationOutcome
 from cpsim.judge.clock_offset import NotComparable, Reading, offset
 from cpsim.scenario.workload import KIND_CODES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from concurrent.futures import Future
     from types import TracebackType
     from typing import Protocol, Self
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from cpsim.accounts.observer import Observer
+    from cpsim.clock import Clock
     from cpsim.scenario.workload import Workload
 
     Ints = npt.NDArray[np.int64]
@@ -62,12 +63,12 @@ class ClockWatch:
 
     Args:
         observer: of the server; None if there is none.
-        now_ns: the local monotonic clock.
+        clock: the local clock; its monotonic time is compared with the server's.
     """
 
-    def __init__(self, observer: Observer | None, now_ns: Callable[[], int] = time.perf_counter_ns) -> None:
+    def __init__(self, observer: Observer | None, clock: Clock = SYSTEM_CLOCK) -> None:
         self._observer = observer
-        self._now_ns = now_ns
+        self._now_ns = clock.monotonic_ns
         self.seen: list[Reading] = []
         """The readings so far."""
         self._why_unknown = "there is no server with a clock and a ledger to read (--server)"

@@ -18,6 +18,7 @@ import numpy as np
 from locust.exception import RPCError, RPCSendError
 from locust.runners import MasterRunner
 
+from cpsim.clock import SYSTEM_CLOCK
 from cpsim.evidence.journal import RECORD_TYPE
 from cpsim.load.guard import FAILED, guarded
 from cpsim.load.outcome import conclude
@@ -172,7 +173,7 @@ class Master:
                 gevent.spawn(self._runner.stop)
 
     def _replay(self, output: OutputFolder) -> None:
-        result, start_ns = self._prepare(), time.perf_counter_ns()
+        result, start_ns = self._prepare(), SYSTEM_CLOCK.monotonic_ns()
         if self._failure is not None:
             return
         for share in self._shares:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+import gevent
 import numpy as np
 
 from cpsim.accounts.observer import Observer
+from cpsim.clock import Clock, SystemClock
 from cpsim.config.thresholds import Threshold
 from cpsim.evidence.journal import RECORD_TYPE, OperationOutcome, merged
 from cpsim.replay.engine import joint_effort
@@ -28,6 +30,15 @@ if TYPE_CHECKING:
     from cpsim.run.pipeline import Run
 
 
+class _GreenletClock(SystemClock):
+    """The machine's clock; while one greenlet sleeps, Locust's others run."""
+
+    sleep = staticmethod(gevent.sleep)
+
+
+CLOCK: Final[Clock] = _GreenletClock()
+
+
 def conclude(  # noqa: PLR0917
     result: Run, plan: Plan, shares: Sequence[Share], start_ns: int, failure: str | None, output: OutputFolder
 ) -> int:
@@ -37,7 +48,7 @@ def conclude(  # noqa: PLR0917
         result: the run before the judgement.
         plan: the replay's parameters.
         shares: the reports of each worker.
-        start_ns: start of the replay on the performance counter.
+        start_ns: start of the replay in monotonic time.
         failure: why the run failed; None if it did not.
         output: its run folder.
 
@@ -51,8 +62,8 @@ def conclude(  # noqa: PLR0917
     result.effort = joint_effort(share.effort for share in shares)
     observer = None
     if result.target.server is not None and result.target.credentials is not None:
-        observer = Observer(result.target.server, result.target.credentials, plan.timeout_s)
-    judge(result, observer, start_ns, plan.timeout_s)
+        observer = Observer(result.target.server, result.target.credentials, plan.timeout_s, CLOCK)
+    judge(result, observer, start_ns, plan.timeout_s, CLOCK)
     result.apply_delay_unknown = "it is not measured under Locust, where each worker has its own clock"
     lost = [share.worker for share in shares if share.lost and share.begun]
     if lost:

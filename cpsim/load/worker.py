@@ -16,6 +16,7 @@ from locust.runners import WorkerRunner
 from locust.stats import StatsEntry, StatsError
 
 from cpdaemon.endpoint import UrlEndpoint
+from cpsim.clock import SYSTEM_CLOCK
 from cpsim.errors import CpsimError
 from cpsim.evidence.journal import RECORD_TYPE, Journal, OperationOutcome
 from cpsim.load.guard import FAILED, guarded
@@ -135,7 +136,7 @@ class Worker:
         self.send("cpsim-ready", digest=self._plan.workload.digest())
         self._go.wait()
         outbox = _Outbox(self, journal, assignment)
-        engine.begin(upcoming, time.perf_counter_ns() + int(HEADSTART_S * 1e9))
+        engine.begin(upcoming, SYSTEM_CLOCK.monotonic_ns() + int(HEADSTART_S * 1e9))
         with self._interruptible():
             while engine.turn():
                 outbox.show()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 from heapq import heappush, heappushpop
-from time import monotonic
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from cpsim.clock import SYSTEM_CLOCK
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Hashable
+
+    from cpsim.clock import Clock
 
 LONGEST_KEPT: Final = 100
 
@@ -25,18 +28,15 @@ class Waits:
     """Records the longest waits, and those that are not over; thread-safe.
 
     Args:
-        clock: returns seconds since an arbitrary moment.
+        clock: its monotonic time measures the waits.
     """
 
-    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
-        self._clock = clock
+    def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.now_s = clock.monotonic
+        """Returns the time, in seconds."""
         self._waiting: dict[Hashable, tuple[float, str]] = {}
         self._longest: list[Wait] = []
         self._lock = threading.Lock()
-
-    def now_s(self) -> float:
-        """Return the time, in seconds."""
-        return self._clock()
 
     def begin(self, caller: Hashable, what: str, since_s: float) -> None:
         """Begin a caller's wait; if it waits already, update its request."""
@@ -55,7 +55,7 @@ class Waits:
     def add(self, what: str, since_s: float) -> None:
         """Record a wait that ends now."""
         with self._lock:
-            wait = Wait(self._clock() - since_s, what, is_over=True)
+            wait = Wait(self.now_s() - since_s, what, is_over=True)
             if len(self._longest) < LONGEST_KEPT:
                 heappush(self._longest, wait)
             else:
@@ -64,6 +64,6 @@ class Waits:
     def longest(self) -> list[Wait]:
         """Return up to `LONGEST_KEPT` finished waits and all unfinished ones, the longest first."""
         with self._lock:
-            now_s = self._clock()
+            now_s = self.now_s()
             waiting = [Wait(now_s - since_s, what, is_over=False) for since_s, what in self._waiting.values()]
             return sorted([*self._longest, *waiting], reverse=True)

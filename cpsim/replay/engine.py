@@ -6,12 +6,12 @@ of one slot are never in flight together: the later one waits for the answer to 
 
 from __future__ import annotations
 
-import time
 from collections import Counter, deque
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cpdaemon.errors import NotSent
+from cpsim.clock import SYSTEM_CLOCK
 from cpsim.evidence.journal import Journal, OperationOutcome
 from cpsim.metrics.progress import Progress
 from cpsim.replay.failures import OURS, kind_of
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
     from numpy import int32, int64
+
+    from cpsim.clock import Clock
 
 TICK_NS: Final = 50_000_000
 """Interval at which the engine checks deadlines and `stop`, and reports progress."""
@@ -96,6 +98,7 @@ class Engine:
         timeout_s: seconds after which an operation without an answer is recorded as unknown.
         think_s: seconds that a place in flight stays empty after an answer.
         on_progress: called about twenty times a second.
+        clock: its monotonic time is that of due times, timeouts and the journal; the wire waits by the same time.
     """
 
     def __init__(
@@ -107,12 +110,14 @@ class Engine:
         timeout_s: float,
         think_s: float = 0.0,
         on_progress: Callable[[Progress], None],
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._wire = wire
         self._journal = journal
         self._in_flight = in_flight
         self._timeout_ns = int(timeout_s * 1e9)
         self._on_progress = on_progress
+        self._now_ns = clock.monotonic_ns
         self._flying: dict[int, tuple[Operation, int]] = {}
         self._busy: dict[int, deque[Operation] | None] = {}
         self._ready: deque[Operation] = deque()
@@ -124,7 +129,7 @@ class Engine:
         self._retried: dict[str, int] = {}
         self._stopping = False
         self.start_ns = 0
-        """Start of the replay on the performance counter: the zero of the journal's times."""
+        """Start of the replay in monotonic time: the zero of the journal's times."""
 
     def stop(self) -> None:
         """Send nothing more, and record operations in flight as unknown. Safe to call from a signal handler."""
@@ -143,14 +148,14 @@ class Engine:
         return self.end()
 
     def begin(self, upcoming: Iterator[Operation], start_ns: int | None = None) -> None:
-        """Prepare for the first turn; `start_ns`, on the performance counter, may be in the future."""
+        """Prepare for the first turn; `start_ns`, in monotonic time, may be in the future."""
         self._upcoming = upcoming
         self._next = next(upcoming, None)
-        self.start_ns = time.perf_counter_ns() if start_ns is None else start_ns
+        self.start_ns = self._now_ns() if start_ns is None else start_ns
 
     def turn(self) -> bool:
         """Send and receive for TICK_NS, or until all is done; returns whether operations remain."""
-        clock, start_ns = time.perf_counter_ns, self.start_ns
+        clock, start_ns = self._now_ns, self.start_ns
         now_ns = clock() - start_ns
         tick_ns = now_ns + TICK_NS
         flying = self._flying
@@ -181,7 +186,7 @@ class Engine:
 
     def end(self) -> float:
         """Record operations in flight as unknown; returns the seconds since the start."""
-        elapsed_ns = max(0, time.perf_counter_ns() - self.start_ns)
+        elapsed_ns = max(0, self._now_ns() - self.start_ns)
         self._give_up(elapsed_ns, "interrupted")
         self._on_progress(Progress(elapsed_ns / 1e9, *self._journal.counts))
         return elapsed_ns / 1e9
@@ -189,7 +194,7 @@ class Engine:
     def _launch(self, now_ns: int) -> None:
         """Send the operations that are due, as far as `in_flight` allows."""
         busy, flying, ready, retries = self._busy, self._flying, self._ready, self._retries
-        send, clock, start_ns = self._wire.send, time.perf_counter_ns, self.start_ns
+        send, clock, start_ns = self._wire.send, self._now_ns, self.start_ns
         while retries and retries[0][0] <= now_ns:
             _, since_ns, operation = retries.popleft()
             self._retry(operation, since_ns)
@@ -226,7 +231,7 @@ class Engine:
             self._not_sent(operation, since_ns, error)
 
     def _not_sent(self, operation: Operation, since_ns: int, error: NotSent) -> None:
-        now_ns = time.perf_counter_ns() - self.start_ns
+        now_ns = self._now_ns() - self.start_ns
         if isinstance(error, BacklogFull) and now_ns - since_ns <= self._timeout_ns:
             self._retries.append((now_ns + RETRY_NS, since_ns, operation))
             self._retried[str(error)] = self._retried.get(str(error), 0) + 1
@@ -237,7 +242,7 @@ class Engine:
         """Read from ready descriptors, and record the answers."""
         flying, busy, ready, think_ns = self._flying, self._busy, self._ready, self._think_ns
         receive, record = self._wire.receive, self._journal.record
-        clock, start_ns = time.perf_counter_ns, self.start_ns
+        clock, start_ns = self._now_ns, self.start_ns
         for fd in fds:
             if fd not in flying:
                 self._wire.abandon(fd)
@@ -257,7 +262,7 @@ class Engine:
                 del busy[slot]
 
     def _record(self, operation: Operation, outcome: OperationOutcome, error: str, sent_ns: int) -> None:
-        self._journal.record(operation[0], outcome, error, sent_ns, time.perf_counter_ns() - self.start_ns)
+        self._journal.record(operation[0], outcome, error, sent_ns, self._now_ns() - self.start_ns)
         waiting = self._busy[operation[1]]
         if waiting:
             self._ready.append(waiting.popleft())

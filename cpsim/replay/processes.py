@@ -11,9 +11,9 @@ import signal
 import struct
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING, Any, Final
 
+from cpsim.clock import SYSTEM_CLOCK
 from cpsim.errors import CpsimError, in_one_line
 from cpsim.evidence.journal import Journal, merged
 from cpsim.metrics.progress import Progress
@@ -49,7 +49,7 @@ class Processes:
         self._replayers = [_Replayer(assignment.part(index, count)) for index in range(count)]
         self._stopping = False
         self.start_ns = 0
-        """Start of the replay on the performance counter."""
+        """Start of the replay in monotonic time."""
 
     def stop(self) -> None:
         """Send nothing more, and record operations in flight as unknown. Safe to call from a signal handler."""
@@ -68,7 +68,7 @@ class Processes:
             for replayer in self._replayers:
                 selector.register(replayer.output, selectors.EVENT_READ, replayer)
             self._receive_until(selector, lambda replayer: replayer.ready)
-            self.start_ns = time.perf_counter_ns() + HEADSTART_NS
+            self.start_ns = SYSTEM_CLOCK.monotonic_ns() + HEADSTART_NS
             for replayer in self._replayers:
                 replayer.send(START.pack(self.start_ns))
             if self._stopping:

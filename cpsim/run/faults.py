@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from cpsim.clock import SYSTEM_CLOCK
 from cpsim.errors import CpsimError
 from cpsim.faults.spec import Fault
 from cpsim.replay.pace import Speed, Virtual
@@ -112,7 +112,7 @@ def faults_during(
     before = [str(fault["fault"]) for fault in observer.control.faults()]
     earlier = len(observer.control.firings())
     observer.control.set_faults([*before, *map(str, lasting)])
-    began_s = time.monotonic()
+    began_s = SYSTEM_CLOCK.monotonic()
     try:
         yield timed_faults
     finally:
@@ -120,7 +120,7 @@ def faults_during(
             timed_faults.end()
             result.faults = timed_faults.ended
         outage_s = max((fault.until_s or 0.0 for fault in lasting if fault.action == "down"), default=0.0)
-        observer.outage_s = max(0.0, began_s + outage_s - time.monotonic()) + timeout_s
+        observer.outage_s = max(0.0, began_s + outage_s - SYSTEM_CLOCK.monotonic()) + timeout_s
         result.faults += observer.control.faults()[len(before) :]
         result.firings = observer.control.firings()[earlier:]
         observer.control.set_faults(before)

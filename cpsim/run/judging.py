@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -12,6 +11,7 @@ import pyarrow.compute as pc
 from cpdaemon.endpoint import UrlEndpoint
 from cpdaemon.wire import MalformedFrame, parse
 from cpsim.accounts.observer import CannotObserve
+from cpsim.clock import SYSTEM_CLOCK
 from cpsim.evidence.journal import OperationOutcome
 from cpsim.judge.books import judge_books
 from cpsim.judge.history import History
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from cpsim.accounts.observer import Observer
+    from cpsim.clock import Clock
     from cpsim.run.pipeline import Run
     from cpsim.scenario.workload import Workload
 
@@ -39,14 +40,15 @@ UNFIT: Final = ("HTTP 400: ", "HTTP 401: ")
 """Prefixes of errors for malformed or unsigned requests, which the replay does not send."""
 
 
-def judge(run: Run, observer: Observer | None, start_ns: int, timeout_s: float) -> None:
+def judge(run: Run, observer: Observer | None, start_ns: int, timeout_s: float, clock: Clock = SYSTEM_CLOCK) -> None:
     """Judge the accounts, as far as they can be observed, and the replies.
 
     Args:
         run: takes the verdict, and the server's tables if they can be read.
         observer: reads the server's accounts; None if there is no server to observe.
-        start_ns: start of the replay on the performance counter.
+        start_ns: start of the replay in monotonic time.
         timeout_s: seconds without change in the accounts after which missing commands count as lost.
+        clock: measures the waits.
     """
     try:
         if observer is None:
@@ -55,52 +57,52 @@ def judge(run: Run, observer: Observer | None, start_ns: int, timeout_s: float) 
                 "with --server URL --project ID --secret-file FILE."
             )
         else:
-            _judge_applied(run, observer, start_ns, timeout_s)
+            _judge_applied(run, observer, start_ns, timeout_s, clock)
     except CannotObserve as error:
         run.slots = run.accounts = None
         run.verdict = Verdict(not_verified=[f"Whether commands were applied: {error}."])
     _judge_replies(run)
 
 
-def _judge_applied(run: Run, observer: Observer, start_ns: int, timeout_s: float) -> None:
+def _judge_applied(run: Run, observer: Observer, start_ns: int, timeout_s: float, clock: Clock) -> None:
     """Judge until the accounts are as they should be, or have not changed for `timeout_s`.
 
     A daemon may take its time to forward commands; while it does, the judge waits, within a limit. Requests during the
     wait are cheap; the judge reads all accounts only when they no longer change.
     """
-    end = time.monotonic() + LONGEST_WAIT * timeout_s
+    end = clock.monotonic() + LONGEST_WAIT * timeout_s
     control = observer.control.exists()
     signal = observer.control.totals if control else observer.outstanding
     if control:
-        _wait(lambda: not observer.control.totals()["pending"], time.monotonic() + timeout_s)
+        _wait(lambda: not observer.control.totals()["pending"], clock.monotonic() + timeout_s, clock)
     changed = True
     while True:
-        begun = time.monotonic()
+        begun = clock.monotonic()
         shown, counts = signal(), run.verdict.counts
         verdict = run.verdict = Verdict()
-        seen_from = time.perf_counter_ns() - start_ns
+        seen_from = clock.monotonic_ns() - start_ns
         if control:
-            _judge_accounts(run, observer, seen_from, start_ns)
+            _judge_accounts(run, observer, seen_from, start_ns, clock)
         else:
             outstanding = observer.outstanding()
-            judge_outstanding(_history(run, Span(seen_from, time.perf_counter_ns() - start_ns)), outstanding, verdict)
+            judge_outstanding(_history(run, Span(seen_from, clock.monotonic_ns() - start_ns)), outstanding, verdict)
             verdict.not_verified.append(
                 "Credits, counters and how slots were settled: the server has no control API, and shows only which "
                 "slots are outstanding."
             )
-        now = time.monotonic()
+        now = clock.monotonic()
         if not verdict.counts or now > end or isinstance(run.target.endpoint, UrlEndpoint):
             return
         if not changed and counts == verdict.counts:
             return
-        changed = _wait(lambda: signal() != shown, min(now + timeout_s, end))  # noqa: B023 - called at once
+        changed = _wait(lambda: signal() != shown, min(now + timeout_s, end), clock)  # noqa: B023 - called at once
         if changed:
-            _wait_until_quiet(signal, min(max(now - begun, SHORTEST_QUIET_S), LONGEST_QUIET_S), end)
+            _wait_until_quiet(signal, min(max(now - begun, SHORTEST_QUIET_S), LONGEST_QUIET_S), end, clock)
 
 
-def _judge_accounts(run: Run, observer: Observer, seen_from_ns: int, start_ns: int) -> None:
+def _judge_accounts(run: Run, observer: Observer, seen_from_ns: int, start_ns: int, clock: Clock) -> None:
     run.slots, run.accounts = observer.slots(), observer.accounts()
-    history = _history(run, Span(seen_from_ns, time.perf_counter_ns() - start_ns))
+    history = _history(run, Span(seen_from_ns, clock.monotonic_ns() - start_ns))
     assert run.target.credentials is not None
     if not run.workload.sites:
         judge_slots(history, run.slots, run.target.credentials[0], run.verdict, fresh=run.fresh)
@@ -126,21 +128,21 @@ def _history(run: Run, seen: Span) -> History:
     return History(run.workload, run.slot_prefix, records, run.errors, direct=direct, seen=seen, prompt=prompt)
 
 
-def _wait(condition: Callable[[], bool], deadline: float) -> bool:
+def _wait(condition: Callable[[], bool], deadline: float, clock: Clock) -> bool:
     """Poll a condition, with backoff, until it is true; False if it is not by the deadline."""
     pause_s = POLL_S
     while not condition():
-        if time.monotonic() > deadline:
+        if clock.monotonic() > deadline:
             return False
-        time.sleep(pause_s)
+        clock.sleep(pause_s)
         pause_s = min(1.5 * pause_s, LONGEST_QUIET_S)
     return True
 
 
-def _wait_until_quiet(signal: Callable[[], object], quiet_s: float, deadline: float) -> None:
+def _wait_until_quiet(signal: Callable[[], object], quiet_s: float, deadline: float, clock: Clock) -> None:
     shown, now = None, signal()
-    while shown != now and time.monotonic() < deadline:
-        time.sleep(quiet_s)
+    while shown != now and clock.monotonic() < deadline:
+        clock.sleep(quiet_s)
         shown, now = now, signal()
 
 

@@ -8,12 +8,12 @@ fault begins or ends.
 
 from __future__ import annotations
 
-import time
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from cpsim.clock import SYSTEM_CLOCK
 from cpsim.errors import CpsimError
 from cpsim.scenario.workload import ABSENT
 
@@ -92,7 +92,7 @@ def replay(
         if engine.stopping:
             break
         _wait_until_applied(observer, assignment.timeout_s)
-    elapsed_s = (time.perf_counter_ns() - began_ns) / 1e9
+    elapsed_s = (SYSTEM_CLOCK.monotonic_ns() - began_ns) / 1e9
     end_us = max(int(times_us[-1]) if len(times_us) else 0, assignment.workload.duration_us)
     observer.control.set_clock(epoch_us + end_us)
     engine.start_ns = began_ns
@@ -101,11 +101,11 @@ def replay(
 
 def _wait_until_applied(observer: Observer, timeout_s: float) -> None:
     """Wait until all acknowledged commands have reached the accounts."""
-    deadline = time.monotonic() + timeout_s
+    deadline = SYSTEM_CLOCK.monotonic() + timeout_s
     while observer.control.totals()["pending"]:
-        if time.monotonic() > deadline:
+        if SYSTEM_CLOCK.monotonic() > deadline:
             raise CpsimError(
                 f"acknowledged commands did not reach the accounts within {timeout_s:g} s, and virtual time waits for "
                 "them: raise --timeout, or leave out the faults that delay commands"
             )
-        time.sleep(POLL_S)
+        SYSTEM_CLOCK.sleep(POLL_S)

@@ -6,6 +6,7 @@ import asyncio
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
+from cpsim.clock import STEADY_CLOCK, real_dates
 from cpsim.fake import ANY_PORT, Fake
 from cpsim.protocol.quirks import chosen
 from cpsim.system.extras import require
@@ -47,9 +48,10 @@ class _Site(Assertions, Rules):
             MissingExtra: the extra `run` is not installed.
         """
         require("run", "a replay")
-        from cpsim.testing.background import Replay  # noqa: PLC0415 - numpy and pyarrow, for those who replay
+        with real_dates():
+            from cpsim.testing.background import Replay  # noqa: PLC0415 - numpy and pyarrow, for those who replay
 
-        replay = Replay(self, scenario, number=len(self._replays), rate=rate, speed=speed, seed=seed)
+            replay = Replay(self, scenario, number=len(self._replays), rate=rate, speed=speed, seed=seed)
         self._replays.append(replay)
         return replay
 
@@ -115,7 +117,7 @@ class CreditPiggyServer:
     """
 
     def __init__(self, *, profile: str = "documented", quirks: Iterable[str] = (), **options: Any) -> None:  # noqa: ANN401
-        self.fake = Fake({NOBODY: NOBODY}, http=ANY_PORT, quirks=chosen(profile, quirks))
+        self.fake = Fake({NOBODY: NOBODY}, http=ANY_PORT, quirks=chosen(profile, quirks), clock=STEADY_CLOCK)
         self._options = options
         self._numbers = count(1)
 

@@ -6,12 +6,12 @@ import os
 import secrets
 import shutil
 import tempfile
-import time
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from cpsim.clock import STEADY_CLOCK
 from cpsim.errors import CpsimError
 from cpsim.fake import ANY_PORT, Fake, Site
 from cpsim.fake.fake import IDLE_POLL_S
@@ -77,18 +77,25 @@ class ProjectFixture:
         self.project: str = project if beside is None else beside.project
         self.allow_refusals = allow_refusals
         self._secret = secrets.token_hex(8) if beside is None else beside.credentials[1]
-        self._waits = Waits()
+        self._waits = Waits(STEADY_CLOCK)
         self._owns_fake = fake is None and beside is None
         self._owns_project = beside is None
         if beside is not None:
             fake = beside.fake
         if fake is None:
-            fake = Fake({project: self._secret}, http=ANY_PORT, quirks=named_quirks, faults=faults, waits=self._waits)
+            fake = Fake(
+                {project: self._secret},
+                http=ANY_PORT,
+                quirks=named_quirks,
+                faults=faults,
+                waits=self._waits,
+                clock=STEADY_CLOCK,
+            )
             self._faults = fake.faults
         elif named_quirks - fake.accounts.quirks:
             raise CpsimError("the profile and the quirks are those of the fake that the project is added to")
         else:
-            self._faults = FaultPlan(faults)
+            self._faults = FaultPlan(faults, clock=fake.clock)
         self.fake: Fake = fake
         self._flush_interval_s = flush_interval_s
         self._daemon: SiteDaemon | None = None
@@ -352,10 +359,11 @@ class ProjectFixture:
                 "this process was forked from the one that runs CreditPiggy: it can send commands, and only the other "
                 "can look at what became of them"
             )
-        deadline_s = time.monotonic() + IDLE_WAIT_S
-        while self.pending and not self._faults.refuses("server") and time.monotonic() < deadline_s:
+        clock = self.fake.clock
+        deadline_s = clock.monotonic() + IDLE_WAIT_S
+        while self.pending and not self._faults.refuses("server") and clock.monotonic() < deadline_s:
             self.fake.check()
-            time.sleep(IDLE_POLL_S)
+            clock.sleep(IDLE_POLL_S)
         self.fake.check()
         return self.fake
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from cpsim.fake.fake import IDLE_POLL_S
@@ -15,6 +14,7 @@ from cpsim.testing.project import ProjectFixture
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from cpsim.clock import Clock
     from cpsim.server.control.views import SlotView
 
 DEFAULT_TIMEOUT_S = 5.0
@@ -78,24 +78,24 @@ class Waiting(_Awaiting):
     def wait_until_idle(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         """Wait until every command that was acknowledged has reached the accounts."""
         __tracebackhide__ = True
-        _wait(self._idleness(), timeout_s)
+        _wait(self._idleness(), timeout_s, self.fake.clock)
 
     def wait_for_alloc(self, slot: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> SlotView:
         """Wait until a slot is there, in whatever state."""
         __tracebackhide__ = True
-        _wait(self._arrival(slot, *State), timeout_s)
+        _wait(self._arrival(slot, *State), timeout_s, self.fake.clock)
         return self._view(slot)
 
     def wait_for_claim(self, slot: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> SlotView:
         """Wait until a slot is claimed."""
         __tracebackhide__ = True
-        _wait(self._arrival(slot, State.CLAIMED), timeout_s)
+        _wait(self._arrival(slot, State.CLAIMED), timeout_s, self.fake.clock)
         return self._view(slot)
 
     def wait_for_discard(self, slot: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> SlotView:
         """Wait until a slot is discarded."""
         __tracebackhide__ = True
-        _wait(self._arrival(slot, State.DISCARDED), timeout_s)
+        _wait(self._arrival(slot, State.DISCARDED), timeout_s, self.fake.clock)
         return self._view(slot)
 
 
@@ -108,46 +108,46 @@ class AsyncWaiting(_Awaiting):
     async def wait_until_idle(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         """Wait until every command that was acknowledged has reached the accounts."""
         __tracebackhide__ = True
-        await _wait_async(self._idleness(), timeout_s)
+        await _wait_async(self._idleness(), timeout_s, self.fake.clock)
 
     async def wait_for_alloc(self, slot: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> SlotView:
         """Wait until a slot is there, in whatever state."""
         __tracebackhide__ = True
-        await _wait_async(self._arrival(slot, *State), timeout_s)
+        await _wait_async(self._arrival(slot, *State), timeout_s, self.fake.clock)
         return self._view(slot)
 
     async def wait_for_claim(self, slot: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> SlotView:
         """Wait until a slot is claimed."""
         __tracebackhide__ = True
-        await _wait_async(self._arrival(slot, State.CLAIMED), timeout_s)
+        await _wait_async(self._arrival(slot, State.CLAIMED), timeout_s, self.fake.clock)
         return self._view(slot)
 
     async def wait_for_discard(self, slot: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> SlotView:
         """Wait until a slot is discarded."""
         __tracebackhide__ = True
-        await _wait_async(self._arrival(slot, State.DISCARDED), timeout_s)
+        await _wait_async(self._arrival(slot, State.DISCARDED), timeout_s, self.fake.clock)
         return self._view(slot)
 
 
-def _wait(awaited: _Awaited, timeout_s: float) -> None:
+def _wait(awaited: _Awaited, timeout_s: float, clock: Clock) -> None:
     __tracebackhide__ = True
-    deadline_s = time.monotonic() + timeout_s
+    deadline_s = clock.monotonic() + timeout_s
     while not awaited.has_happened():
-        _check(awaited, timeout_s, deadline_s)
-        time.sleep(IDLE_POLL_S)
+        _check(awaited, timeout_s, clock.monotonic() > deadline_s)
+        clock.sleep(IDLE_POLL_S)
 
 
-async def _wait_async(awaited: _Awaited, timeout_s: float) -> None:
+async def _wait_async(awaited: _Awaited, timeout_s: float, clock: Clock) -> None:
     __tracebackhide__ = True
-    deadline_s = time.monotonic() + timeout_s
+    deadline_s = clock.monotonic() + timeout_s
     while not awaited.has_happened():
-        _check(awaited, timeout_s, deadline_s)
-        await asyncio.sleep(IDLE_POLL_S)
+        _check(awaited, timeout_s, clock.monotonic() > deadline_s)
+        await asyncio.to_thread(clock.sleep, IDLE_POLL_S)  # the loop's own time may be frozen
 
 
-def _check(awaited: _Awaited, timeout_s: float, deadline_s: float) -> None:
+def _check(awaited: _Awaited, timeout_s: float, is_over: bool) -> None:  # noqa: FBT001
     __tracebackhide__ = True
-    if time.monotonic() > deadline_s:
+    if is_over:
         raise NotInTime(f"after {timeout_s:g} s, {awaited.explain()}")
     if awaited.is_too_late():
         if awaited.has_happened():

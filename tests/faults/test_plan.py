@@ -7,20 +7,14 @@ import pytest
 from cpsim.errors import CpsimError
 from cpsim.faults.plan import MAX_FIRINGS, FaultPlan
 from cpsim.faults.spec import ACTIONS, Fault
+from cpsim.testing import ManualClock
 
 CLAIM = [("claim", "job-1")]
 
 
-class Clock:
-    now_s = 100.0
-
-    def __call__(self):
-        return self.now_s
-
-
 @pytest.fixture
 def clock():
-    return Clock()
+    return ManualClock()
 
 
 def fired(plan, commands, hook="daemon"):
@@ -131,20 +125,20 @@ def test_a_probability_is_the_same_beside_other_faults():
 
 def test_a_window_counts_from_the_beginning(clock):
     plan = FaultPlan(["hang:from=10,until=20"], clock=clock)
-    clock.now_s = 200
+    clock.advance(100)
     plan.begin()
-    for elapsed_s, fires in ((0, False), (9.9, False), (10, True), (19.9, True), (20, False)):
-        clock.now_s = 200 + elapsed_s
+    for step_s, fires in ((0, False), (9.9, False), (0.1, True), (9.9, True), (0.1, False)):
+        clock.advance(step_s)
         assert bool(plan.draw("daemon", CLAIM)) is fires
 
 
 def test_what_refuses_is_told_with_its_changes(clock):
     plan = FaultPlan(["refuse:from=10,until=20"], clock=clock)
     assert (plan.refuses("daemon"), plan.next_change_s("daemon")) == (False, 10)
-    clock.now_s += 15
+    clock.advance(15)
     assert (plan.refuses("daemon"), plan.next_change_s("daemon")) == (True, 5)
     assert (plan.refuses("server"), plan.next_change_s("server")) == (False, None)
-    clock.now_s += 5
+    clock.advance(5)
     assert (plan.refuses("daemon"), plan.next_change_s("daemon")) == (False, None)
     assert plan.firings == [(15, "daemon", "refuse", "", "", "")]
 
@@ -219,13 +213,13 @@ def test_a_plan_goes_on_where_another_was(clock):
     earlier = FaultPlan(["close:count=1", "hang:nth=4", "daemon.refuse:from=5,until=8"], clock=clock)
     plan = FaultPlan(clock=clock)
     assert fired(earlier, CLAIM * 3) == [1]
-    clock.now_s += 4
+    clock.advance(4)
     plan.resume(earlier.progress())
     plan.begin()
     assert not plan.refuses("daemon")
     assert fired(plan, CLAIM * 3) == [1]
     assert plan.describe()[:2] == [("close:count=1", 6, 1), ("hang:nth=4", 6, 1)]
-    clock.now_s += 3
+    clock.advance(3)
     assert plan.refuses("daemon")
     assert [(firing.time_s, firing.action) for firing in plan.firings] == [(0, "close"), (4, "hang"), (7, "refuse")]
 

@@ -8,16 +8,17 @@ from __future__ import annotations
 import threading
 from collections import deque
 from itertools import islice
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
 from cpdaemon.commands import KINDS
+from cpsim.clock import SYSTEM_CLOCK
 from cpsim.system.threads import Thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from cpsim.clock import Clock
     from cpsim.server.service import AccountServer, Call
 
 LOOK_S: Final = 10.0
@@ -81,18 +82,18 @@ class Watch:
     Args:
         accounts: where commands are applied.
         daemons: the current daemons.
-        clock: a monotonic clock, in seconds.
+        clock: its monotonic time is that of rates and delays.
     """
 
     def __init__(
         self,
         accounts: AccountServer,
         daemons: Callable[[], Sequence[WatchedDaemon]],
-        clock: Callable[[], float] = monotonic,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._accounts = accounts
         self._daemons = daemons
-        self._clock = clock
+        self._now_s = clock.monotonic
         self._until_s = 0.0
         self._lock = threading.Lock()
         self._ending = threading.Event()
@@ -102,7 +103,7 @@ class Watch:
     def look(self) -> None:
         """Start the watch, or extend it by `LOOK_S`."""
         with self._lock:
-            self._until_s = self._clock() + LOOK_S
+            self._until_s = self._now_s() + LOOK_S
             if self._thread is None and not self._ending.is_set():
                 self._begin()
                 self._accounts.on_applied = self._applied
@@ -137,7 +138,7 @@ class Watch:
 
     def deliveries(self, most: int) -> list[DeliveryState]:
         """The delivery states of the first `most` daemons."""
-        now_s = self._clock()
+        now_s = self._now_s()
         found = []
         for daemon in islice(self._daemons(), most):
             taken, delivered = daemon.progress
@@ -160,7 +161,7 @@ class Watch:
     def _begin(self) -> None:
         self._counts = dict.fromkeys(KINDS, 0)
         self._before = dict(self._counts)
-        self._second_s = self._clock()
+        self._second_s = self._now_s()
         self._seconds: deque[Mapping[str, int]] = deque(maxlen=MINUTE_S)
         self._marks: WeakKeyDictionary[Any, _Marks] = WeakKeyDictionary()
 
@@ -172,7 +173,7 @@ class Watch:
 
     def _run(self) -> None:
         while True:
-            now_s = self._clock()
+            now_s = self._now_s()
             with self._lock:
                 if now_s > self._until_s or self._ending.is_set():
                     self._accounts.on_applied = None

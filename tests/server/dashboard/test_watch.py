@@ -11,6 +11,7 @@ from cpdaemon.endpoint import parse_endpoint
 from cpsim.server.dashboard import watch as watching
 from cpsim.server.dashboard.watch import Watch
 from cpsim.server.service import AccountServer
+from cpsim.testing import ManualClock
 
 
 class Daemon:
@@ -23,10 +24,10 @@ class Daemon:
 
 @pytest.fixture
 def by_hand():
-    """(watch, daemon, accounts, now) with now[0] as the time in seconds."""
-    accounts, daemon, now = AccountServer({"p": "s"}), Daemon(), [100.0]
-    watch = Watch(accounts, lambda: [daemon], lambda: now[0])
-    yield watch, daemon, accounts, now
+    """(watch, daemon, accounts, clock)"""
+    accounts, daemon, clock = AccountServer({"p": "s"}), Daemon(), ManualClock()
+    watch = Watch(accounts, lambda: [daemon], clock)
+    yield watch, daemon, accounts, clock
     watch.close()
 
 
@@ -51,14 +52,14 @@ def test_nothing_is_counted_until_somebody_looks(by_hand):
 
 
 def test_commands_are_counted_by_kind_and_second(by_hand):
-    watch, _, accounts, now = by_hand
+    watch, _, accounts, clock = by_hand
     watch.look()
     alloc(accounts, "a", "b", "a")
     accounts.apply("p", [("claim", {"slot": "a", "machine": "m"})])
-    now[0] += 1
+    clock.advance(1)
     wait_for(lambda: watch.seconds)
     alloc(accounts, "c")
-    now[0] += 2
+    clock.advance(2)
     wait_for(lambda: len(watch.seconds) == 2)
     assert [(each["alloc"], each["claim"]) for each in watch.seconds] == [(3, 1), (0, 0)]
     assert watch.rates["alloc"] == 1.5
@@ -66,12 +67,12 @@ def test_commands_are_counted_by_kind_and_second(by_hand):
 
 
 def test_a_look_ends_and_the_next_begins_anew(by_hand):
-    watch, _, accounts, now = by_hand
+    watch, _, accounts, clock = by_hand
     watch.look()
     alloc(accounts, "a")
-    now[0] += 1
+    clock.advance(1)
     wait_for(lambda: watch.seconds)
-    now[0] += watching.LOOK_S + 1
+    clock.advance(watching.LOOK_S + 1)
     wait_for(lambda: accounts.on_applied is None)
     watch.look()
     assert watch.seconds == []
@@ -79,7 +80,7 @@ def test_a_look_ends_and_the_next_begins_anew(by_hand):
 
 
 def test_the_delay_is_that_of_what_was_acknowledged_meanwhile(by_hand):
-    watch, daemon, _, now = by_hand
+    watch, daemon, _, clock = by_hand
     daemon.progress = (5, 0)
     watch.look()
     (delivery,) = watch.deliveries(10)
@@ -91,7 +92,7 @@ def test_the_delay_is_that_of_what_was_acknowledged_meanwhile(by_hand):
     wait_for(lambda: watch._marks)  # it has seen where the daemon was
     daemon.progress = (7, 0)
     wait_for(marked)
-    now[0] += 0.25
+    clock.advance(0.25)
     assert watch.deliveries(10)[0].oldest_s == 0.25
     daemon.progress = (7, 6)
     assert watch.deliveries(10)[0].pending == 1
@@ -103,13 +104,13 @@ def test_the_delay_is_that_of_what_was_acknowledged_meanwhile(by_hand):
 
 
 def test_delays_older_than_a_minute_are_forgotten(by_hand):
-    watch, daemon, _, now = by_hand
+    watch, daemon, _, clock = by_hand
     watch.look()
     wait_for(lambda: watch._marks)
     daemon.progress = (1, 1)
     wait_for(lambda: watch.deliveries(1)[0].delay_s is not None)
     for _ in range(8):
-        now[0] += watching.LOOK_S - 1
+        clock.advance(watching.LOOK_S - 1)
         watch.look()
     wait_for(lambda: watch.deliveries(1)[0].delay_s is None)
 
