@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -67,15 +68,27 @@ FLAGS = (
 )
 
 
+HERE = Path(__file__).parent
+
+
+@cache
+def is_thorough(path):
+    """Whether all tests of a file or folder are thorough."""
+    if not path.is_relative_to(HERE):
+        return False  # a clause, run as another project would from this folder
+    place = path.relative_to(HERE)
+    return not THOROUGH.keys().isdisjoint({place.as_posix(), *(folder.as_posix() for folder in place.parents)})
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Import nothing that the default run leaves out: that takes seconds in each of its processes."""
+    return True if config.option.markexpr == "not thorough" and is_thorough(collection_path) else None
+
+
 def pytest_collection_modifyitems(items):
     """Mark what is thorough: by its file or folder, or because it looks at a page in a browser."""
-    here = Path(__file__).parent
     for item in items:
-        if not item.path.is_relative_to(here):
-            continue  # a clause, run as another project would from this folder
-        path = item.path.relative_to(here)
-        places = {path.as_posix(), *(folder.as_posix() for folder in path.parents)}
-        if places & THOROUGH.keys() or "browser" in getattr(item, "fixturenames", ()):
+        if is_thorough(item.path) or "browser" in getattr(item, "fixturenames", ()):
             item.add_marker("thorough")
 
 
