@@ -275,7 +275,8 @@ def as_before(path):
 
 
 def test_what_a_run_has_sent_is_sent_again(write):
-    misbehaving = 'extends = "smoke"\narrivals.jobs = 60\n[misbehaviour]\nmalformed = 0.1\noversized = 0.1\nforged = 0.1\nclaim_twice = 0.1'
+    unusual = "malformed = 0.1\noversized = 0.1\nforged = 0.1\nclaim_twice = 0.1"
+    misbehaving = f'extends = "smoke"\narrivals.jobs = 60\n[misbehaviour]\n{unusual}'
     first = load_workload(write("first.toml", misbehaving))
     folder = write("x", "").with_name("run")
 
