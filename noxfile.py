@@ -122,7 +122,7 @@ def test_resolution(session: nox.Session, resolution: str) -> None:
     chosen = str(Path(session.create_tmp()) / "requirements.txt")
     session.install("uv")
     compile_ = ("uv", "pip", "compile", "-q", *EVERYTHING, "--resolution", resolution, "--python", "python")
-    session.run(*compile_, "--no-emit-index-url", "--only-binary", ":all:", "-o", chosen)
+    session.run_install(*compile_, "--no-emit-index-url", "--only-binary", ":all:", "-o", chosen)
     session.install("--no-deps", "-r", chosen)
     install_wheel(session)
     PROGRAMS[session.name] = session.bin

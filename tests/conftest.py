@@ -5,10 +5,18 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("deaf", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("deaf")  # how long an example takes is the machine's affair
+GUARD_S = 100.0
+"""How long anything may take before a test says that it hangs."""
 
 NETCAT = """
 import socket, sys
@@ -21,7 +29,7 @@ with socket.socket(socket.AF_UNIX) as sock:
 CURL = """
 import sys, urllib.request
 body = sys.argv[sys.argv.index("-d") + 1].encode() if "-d" in sys.argv else None
-print(urllib.request.urlopen(urllib.request.Request(sys.argv[-1], body), timeout=10).read().decode())
+print(urllib.request.urlopen(urllib.request.Request(sys.argv[-1], body), timeout=100).read().decode())
 """
 
 
@@ -67,16 +75,42 @@ FLAGS = (
 )
 
 
+HERE = Path(__file__).parent
+
+
+@cache
+def is_thorough(path):
+    """Whether all tests of a file or folder are thorough."""
+    if not path.is_relative_to(HERE):
+        return False  # a clause, run as another project would from this folder
+    place = path.relative_to(HERE)
+    return not THOROUGH.keys().isdisjoint({place.as_posix(), *(folder.as_posix() for folder in place.parents)})
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Import nothing that the default run leaves out: that takes seconds in each of its processes."""
+    return True if config.option.markexpr == "not thorough" and is_thorough(collection_path) else None
+
+
 def pytest_collection_modifyitems(items):
     """Mark what is thorough: by its file or folder, or because it looks at a page in a browser."""
-    here = Path(__file__).parent
     for item in items:
-        if not item.path.is_relative_to(here):
-            continue  # a clause, run as another project would from this folder
-        path = item.path.relative_to(here)
-        places = {path.as_posix(), *(folder.as_posix() for folder in path.parents)}
-        if places & THOROUGH.keys() or "browser" in getattr(item, "fixturenames", ()):
+        if is_thorough(item.path) or "browser" in getattr(item, "fixturenames", ()):
             item.add_marker("thorough")
+
+
+@pytest.fixture(scope="session")
+def wait_for():
+    """wait_for(condition): what the condition returns, once it is true."""
+
+    def wait(condition):
+        guard_s = time.monotonic() + GUARD_S
+        while not (found := condition()):
+            assert time.monotonic() < guard_s, "what was waited for has not come to pass"
+            time.sleep(0.002)
+        return found
+
+    return wait
 
 
 @pytest.fixture

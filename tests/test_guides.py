@@ -20,7 +20,6 @@ import urllib.error
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
-from time import monotonic
 
 import pytest
 import trustme
@@ -39,14 +38,6 @@ def snippet(page, name):
     return re.search(rf"^```\w+ {re.escape(name)}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)[1]
 
 
-def wait_for(condition):
-    deadline = monotonic() + 30
-    while not (found := condition()):
-        assert monotonic() < deadline
-        threading.Event().wait(0.01)
-    return found
-
-
 def listens(path):
     """Whether a socket is there, and bound, and listening: one after the other."""
     with socket.socket(socket.AF_UNIX) as sock:
@@ -61,7 +52,7 @@ def running(command, **options):
         yield process
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(30)
+        process.wait(100)
 
 
 @pytest.fixture
@@ -79,7 +70,7 @@ def moved_to(text, folder):
     return re.sub(r"/(?:etc|run|var/lib)/cpsim\b", str(folder), text)
 
 
-def test_the_unit_starts_a_daemon_that_loses_nothing(unit, tmp_path):
+def test_the_unit_starts_a_daemon_that_loses_nothing(unit, tmp_path, wait_for):
     parsed, command = unit
     config = moved_to(snippet("systemd", "daemon.ini"), tmp_path)
     with Fake({"demo": "demo"}, http=ANY_PORT) as fake:
@@ -93,7 +84,7 @@ def test_the_unit_starts_a_daemon_that_loses_nothing(unit, tmp_path):
             with Client(parse_endpoint(str(path))) as client:
                 client.send(Alloc("job-1", credits=5))
             process.kill()
-            process.wait(30)
+            process.wait(100)
         assert fake.inspector.totals().projects["demo"].allocated == 0
         path.unlink(missing_ok=True)
         (tmp_path / "daemon.ini").write_text(config, encoding="utf-8")
@@ -128,7 +119,7 @@ def proxied(target, authority):
         def handle(self):
             with (
                 context.wrap_socket(self.request, server_side=True) as client,
-                socket.create_connection(target, timeout=10) as server,
+                socket.create_connection(target, timeout=100) as server,
             ):
                 back = threading.Thread(target=copy, args=(server, client))
                 back.start()
@@ -167,7 +158,7 @@ def test_clients_reach_it_through_tls(tmp_path, monkeypatch):
             request = urllib.request.Request(f"https://localhost:{public}/__cpsim/totals")
             request.add_header("Authorization", "Bearer t0ken")
             trusted = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
-            with urllib.request.urlopen(request, timeout=10, context=trusted) as answer:
+            with urllib.request.urlopen(request, timeout=100, context=trusted) as answer:
                 assert json.load(answer)["projects"]["demo"]["allocated"] == 1
 
 
@@ -240,7 +231,7 @@ def inside(image):
 
 
 @pytest.mark.timeout(300)
-def test_the_default_command_of_the_image_serves(inside, tmp_path):
+def test_the_default_command_of_the_image_serves(inside, tmp_path, wait_for):
     program, where = inside
     given = dict(instructions())
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
@@ -252,10 +243,10 @@ def test_the_default_command_of_the_image_serves(inside, tmp_path):
         wait_for(ready.exists)
         with Client(parse_endpoint(f"127.0.0.1:{ports['5667']}")) as client:
             client.send(Alloc("job-1"))
-        with urllib.request.urlopen(f"http://127.0.0.1:{ports['8080']}/api/heartbeat", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{ports['8080']}/api/heartbeat", timeout=100) as answer:
             assert answer.read() == b"OK"
         with pytest.raises(urllib.error.HTTPError, match="404") as caught:
-            urllib.request.urlopen(f"http://127.0.0.1:{ports['8080']}/__cpsim/totals", timeout=10)
+            urllib.request.urlopen(f"http://127.0.0.1:{ports['8080']}/__cpsim/totals", timeout=100)
         caught.value.close()
 
 

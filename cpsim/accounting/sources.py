@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import glob
-import http.client
 import json
-import ssl
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlencode
+from typing import Any, Final
 
 import duckdb
 import msgspec
@@ -18,10 +15,9 @@ import pyarrow.parquet as pq
 
 from cpdaemon.endpoint import UrlEndpoint, parse_endpoint
 from cpsim.errors import CpsimError
+from cpsim.net.control import ControlClient
+from cpsim.net.http.client import fetch
 from cpsim.protocol import arguments as typed
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 SLOT_COLUMNS: Final = {
     **dict.fromkeys(("project", "slot", "state", "machine", "user", "reason"), "VARCHAR"),
@@ -52,9 +48,7 @@ RECEIVED: Final = pa.schema(
 SQLITE: Final = b"SQLite format 3\0"
 SPOOL: Final = b"spoo"
 """What marks a daemon's spool (see `cpsim.store.log`), which holds commands and no accounts."""
-CONTROL_PATH: Final = "/__cpsim/"
 TIMEOUT_S: Final = 60.0
-PAGE: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,86 +225,58 @@ def _lines(path: Path, folder: Path) -> Source:
 def _running(url: str, folder: Path, token: str | None) -> Source:
     server = parse_endpoint(url)
     assert isinstance(server, UrlEndpoint)
-    control = _Control(server, token)
-    try:
-        for name in ("slots.parquet", "accounts.parquet"):
-            (folder / name).write_bytes(control.get(name))
-    except _NoParquet:
+    control = _control(server, token)
+    slots = control.table("slots.parquet")
+    accounts = None if slots is None else control.table("accounts.parquet")
+    if slots is None or accounts is None:
         lines = folder / "ledger.jsonl"
-        lines.write_bytes(control.get(lines.name))
+        lines.write_bytes(control.ledger())
         _lines(lines, folder)
+    else:
+        (folder / "slots.parquet").write_bytes(slots)
+        (folder / "accounts.parquet").write_bytes(accounts)
     source = _tables("running server", url, folder / "slots.parquet")
-    projects = json.loads(control.get("projects"))
-    totals = json.loads(control.get("totals"))["projects"]
-    now_us = json.loads(control.get("clock"))["now_us"]
+    totals = control.totals()["projects"]
+    now_us, _ = control.clock()
     received = folder / "received.parquet"
     try:
         with pq.ParquetWriter(received, RECEIVED) as writer:
-            for page in (page for project in projects for page in control.journal(project)):
-                writer.write_table(page)
+            for project in control.projects():
+                for commands in control.journal(project):
+                    writer.write_table(_received(project, commands))
     except CpsimError as problem:  # the accounts are there all the same
         return replace(source, totals=totals, now_us=now_us, note=f"The server's journal cannot be read: {problem}.")
     return replace(source, received=received, totals=totals, now_us=now_us)
 
 
-class _NoParquet(CpsimError):
-    """The server is installed without what writes Parquet."""
+def _control(server: UrlEndpoint, token: str | None) -> ControlClient:
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
 
-
-class _Control:
-    """Reads from a control API."""
-
-    def __init__(self, server: UrlEndpoint, token: str | None) -> None:
-        self._server = server
-        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-
-    def get(self, name: str) -> bytes:
-        """The answer to a request. Raises CpsimError; _NoParquet, if it is a table that the server cannot write."""
-        server = self._server
-        connection = (
-            http.client.HTTPSConnection(
-                server.host, server.port, timeout=TIMEOUT_S, context=ssl.create_default_context()
-            )
-            if server.scheme == "https"
-            else http.client.HTTPConnection(server.host, server.port, timeout=TIMEOUT_S)
-        )
-        try:
-            connection.request("GET", f"{CONTROL_PATH}{name}", headers=self._headers)
-            response = connection.getresponse()
-            status, body = response.status, response.read()
-        except (OSError, UnicodeError, http.client.HTTPException) as error:
-            said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise CpsimError(f"cannot reach {server}: {said}; is it running there?") from error
-        finally:
-            connection.close()
+    def ask(method: str, path: str, body: bytes, *, slowly: bool) -> tuple[int, bytes]:
+        del slowly
+        status, answer = fetch(server, method, path, body, headers=headers, connect_s=TIMEOUT_S, timeout_s=TIMEOUT_S)
         if status == 401:
             raise CpsimError(f"{server} asks for the token of its control API: name its file with --control-token-file")
-        if status != 200:
-            said = " ".join(body[:200].decode("utf-8", "replace").split())
-            kind = _NoParquet if status == 501 else CpsimError
-            raise kind(f"GET {CONTROL_PATH}{name} on {server} answered {status}: {said}; only cpsim serve has it")
-        return body
+        return status, answer
 
-    def journal(self, project: str) -> Iterator[pa.Table]:
-        """What was received for a project, a page at a time. Raises CpsimError."""
-        cursor: int | None = 0
-        while cursor is not None:
-            query = urlencode({"project": project, "cursor": cursor, "limit": PAGE})
-            page = json.loads(self.get(f"journal?{query}"))
-            rows = [(command, dict(command["arguments"])) for command in page["items"]]
-            slots = [arguments.pop("slot", None) for _, arguments in rows]
-            read = [(command["kind"], *typed.readable(command["kind"], arguments)) for command, arguments in rows]
-            yield pa.Table.from_arrays(
-                [
-                    pa.array([project] * len(rows), pa.string()),
-                    pa.array([None if slot is None else str(slot) for slot in slots], pa.string()),
-                    pa.array([kind for kind, _, _ in read], pa.string()),
-                    pa.array(["accepted" if each["refusal"] is None else "refused" for each, _ in rows], pa.string()),
-                    pa.array([each["refusal"] for each, _ in rows], pa.string()),
-                    pa.array([each["at_us"] for each, _ in rows], pa.int64()),
-                    pa.array([readable for _, _, readable in read], pa.bool_()),
-                    *typed.of_rows([(kind, given) for kind, given, _ in read]),
-                ],
-                schema=RECEIVED,
-            )
-            cursor = page["next"]
+    return ControlClient(ask, CpsimError, f" on {server}")
+
+
+def _received(project: str, commands: list[dict[str, Any]]) -> pa.Table:
+    """Commands that a server received for a project, as `RECEIVED`."""
+    rows = [(command, dict(command["arguments"])) for command in commands]
+    slots = [arguments.pop("slot", None) for _, arguments in rows]
+    read = [(command["kind"], *typed.readable(command["kind"], arguments)) for command, arguments in rows]
+    return pa.Table.from_arrays(
+        [
+            pa.array([project] * len(rows), pa.string()),
+            pa.array([None if slot is None else str(slot) for slot in slots], pa.string()),
+            pa.array([kind for kind, _, _ in read], pa.string()),
+            pa.array(["accepted" if each["refusal"] is None else "refused" for each, _ in rows], pa.string()),
+            pa.array([each["refusal"] for each, _ in rows], pa.string()),
+            pa.array([each["at_us"] for each, _ in rows], pa.int64()),
+            pa.array([readable for _, _, readable in read], pa.bool_()),
+            *typed.of_rows([(kind, given) for kind, given, _ in read]),
+        ],
+        schema=RECEIVED,
+    )

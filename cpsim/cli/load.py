@@ -149,6 +149,7 @@ def load(
     cpsim load challenge --target 127.0.0.1:5667 --find-capacity --p99-ms 50
     """
     from cpsim.config.catalog import find_scenario
+    from cpsim.run.folder import check_absent
 
     where = target_at(target, server, project, secret_file)
     assert where is not None
@@ -168,6 +169,8 @@ def load(
         )
         sys.exit(_search(path, seed, make_request, thresholds, output, as_json=as_json))
     _check_file(path, seed)
+    if output is not None and "--worker" not in locust:
+        check_absent(output)
     plan = {
         "scenario": str(path),
         "seed": seed,
@@ -266,9 +269,7 @@ def _search(
     from cpsim.scenario import load_workload
     from cpsim.ui.terminal import Stages, console
 
-    folder = output or run_folder.new_name(path)
-    partial = run_folder.claim_folder(folder)
-    try:
+    with run_folder.OutputFolder(output or run_folder.new_name(path)) as written:
         with Stages() as stages:
             stages.begin("making the workload")
             request = make_request(load_workload(path, seed))
@@ -276,14 +277,16 @@ def _search(
             find(request, found, on_stage=stages.begin, on_progress=stages.progress)
         if found.best is not None:
             found.best.summary.check(thresholds)
-        document = run_folder.write_capacity(found, request, partial, folder)
-    finally:
-        run_folder.abandon(partial)
-    if as_json:
-        click.echo(run_folder.json_text(document), nl=False)
-    else:
-        show(found, console)
-        console.print(f"run folder    {folder}", highlight=False, markup=False)
+        document = run_folder.capacity_document(found, request)
+        try:
+            run_folder.write_capacity(found, document, written)
+        finally:
+            if as_json:
+                click.echo(run_folder.json_text(document), nl=False)
+            else:
+                show(found, console)
+                if written.is_whole:
+                    console.print(f"run folder    {written.path}", highlight=False, markup=False)
     if found.ended is not None:
         return FAILED
     return 0 if found.best is not None and found.best.summary.holds else INVALID

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from cpsim.config.thresholds import Threshold
     from cpsim.replay.pace import Pace
+    from cpsim.run.folder import OutputFolder
     from cpsim.run.pipeline import ReplayTarget, Run
     from cpsim.run.summary import Summary
 
@@ -146,9 +147,7 @@ def run(
     if virtual:
         check_virtual(where, processes)
     path = find_scenario(scenario)
-    folder = output or run_folder.new_name(path)
-    partial = run_folder.claim_folder(folder)
-    try:
+    with run_folder.OutputFolder(output or run_folder.new_name(path)) as written:
         with Stages() as stages:
             result = perform(
                 lambda: load_workload(path, seed, settings),
@@ -163,17 +162,18 @@ def run(
                 on_progress=stages.progress,
             )
             result.command = _command(click.get_current_context(), result.workload.seed)
-            stages.begin("writing the run folder")
             summary = summarise(result)
             summary.check(thresholds)
-            run_folder.write(result, summary, partial, folder)
-    finally:
-        run_folder.abandon(partial)
-    _print(result, summary, folder, as_json=as_json)
+        try:
+            with Stages() as stages:
+                stages.begin("writing the run folder")
+                run_folder.write(result, summary, written)
+        finally:
+            _print(result, summary, written, as_json=as_json)
     sys.exit({"valid": 0, "invalid": INVALID, "unknown": FAILED}[result.verdict.ruling] if summary.holds else INVALID)
 
 
-def _print(result: Run, summary: Summary, folder: Path, *, as_json: bool) -> None:
+def _print(result: Run, summary: Summary, output: OutputFolder, *, as_json: bool) -> None:
     from cpsim.run import folder as run_folder
     from cpsim.run.summary import show
     from cpsim.ui.terminal import console
@@ -183,7 +183,8 @@ def _print(result: Run, summary: Summary, folder: Path, *, as_json: bool) -> Non
         click.echo(run_folder.json_text(document), nl=False)
     else:
         show(result, summary, console)
-        console.print(f"run folder    {folder}", highlight=False, markup=False)
+        if output.is_whole:
+            console.print(f"run folder    {output.path}", highlight=False, markup=False)
 
 
 def _command(context: click.Context, seed: int) -> str:

@@ -6,19 +6,16 @@ Listings are read from where they ended when the suite first looked: what it mak
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlencode
+from typing import TYPE_CHECKING, Any
 
 from cpsim.conformance.exchange import HttpRequest
 from cpsim.conformance.findings import CannotRun
+from cpsim.net.control import ControlClient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from cpsim.conformance.exchange import Reply
-
-CONTROL_PATH: Final = "/__cpsim/"
-PAGE: Final = 10_000
 
 
 class AccountsView:
@@ -29,13 +26,17 @@ class AccountsView:
     """
 
     def __init__(self, ask: Callable[[HttpRequest], Reply]) -> None:
-        self._ask = ask
+        def sent(method: str, path: str, body: bytes, *, slowly: bool) -> tuple[int, bytes]:
+            del slowly
+            reply = ask(HttpRequest(method, path, body))
+            return reply.status, reply.body
+
+        self._control = ControlClient(sent, CannotRun, "")
         self._ends: dict[tuple[str, str], int] = {}
 
     def exists(self) -> bool:
         """Whether the server has a control API, and lets it be used."""
-        reply = self._ask(HttpRequest("GET", f"{CONTROL_PATH}totals"))
-        return reply.status == 200 and "pending" in reply.document
+        return self._control.exists()
 
     def slot(self, project: str, slot: str) -> dict[str, Any] | None:
         """A slot, or None if the server knows none of that id."""
@@ -51,34 +52,32 @@ class AccountsView:
 
     def totals(self, project: str) -> dict[str, Any]:
         """A project's totals; empty before its first command."""
-        totals: dict[str, Any] = self._read("GET", "totals")["projects"].get(project, {})
+        totals: dict[str, Any] = self._control.totals()["projects"].get(project, {})
         return totals
 
     def holdings(self, project: str) -> Iterator[dict[str, Any]]:
         """Every machine and every user of a project, as of one moment."""
-        reply = self._ask(HttpRequest("GET", f"{CONTROL_PATH}ledger.jsonl"))
-        if reply.status != 200:
-            raise CannotRun(f"the control API answered ledger.jsonl with {reply}")
-        for line in reply.body.splitlines():
+        for line in self._control.ledger().splitlines():
             entry = json.loads(line)
             if entry.get("project") == project and entry["type"] in {"machine", "user"}:
                 yield entry
 
     def link(self, machine: str, user: str) -> bool:
         """Link a machine to a user; whether that was done."""
-        return not self._read("POST", "links", [[machine, user]])
+        return not self._control.link([(machine, user)])
 
     def release(self, machine: str) -> bool:
         """Take a machine from its user; whether that was done."""
-        return not self._read("POST", "releases", [machine])
+        return not self._control.release([machine])
 
     def now_us(self) -> int:
         """The server's time, microseconds since 1970."""
-        return int(self._read("GET", "clock")["now_us"])
+        now_us, _ = self._control.clock()
+        return now_us
 
     def advance(self, seconds: int) -> None:
         """Let the server's clock jump ahead."""
-        self._read("POST", f"clock/advance?seconds={seconds}")
+        self._control.advance_clock(seconds)
 
     def note_ends(self, project: str) -> None:
         """Note where the listings of a project end now: what the suite makes stands behind that."""
@@ -95,8 +94,7 @@ class AccountsView:
 
     def _scan(self, listing: str, project: str, key: str, wanted: str, cursor: int) -> dict[str, Any] | None:
         while True:
-            query = urlencode({"project": project, "cursor": cursor, "limit": PAGE})
-            page = self._read("GET", f"{listing}?{query}")
+            page = self._control.page(listing, project, cursor)
             for item in page["items"]:
                 if item[key] == wanted:
                     found: dict[str, Any] = item
@@ -105,13 +103,3 @@ class AccountsView:
                 self._ends.setdefault((listing, project), cursor + len(page["items"]))
                 return None
             cursor = page["next"]
-
-    def _read(self, method: str, name: str, body: object = None) -> Any:  # noqa: ANN401 - JSON
-        data = b"" if body is None else json.dumps(body).encode()
-        reply = self._ask(HttpRequest(method, f"{CONTROL_PATH}{name}", data))
-        try:
-            if reply.status == 200:
-                return json.loads(reply.body)
-        except ValueError:
-            pass
-        raise CannotRun(f"the control API answered {method} {name} with {reply}")

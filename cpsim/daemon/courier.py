@@ -23,8 +23,6 @@ from __future__ import annotations
 import json
 import logging
 import random
-import threading
-import time
 import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol
@@ -33,6 +31,7 @@ from cpdaemon.commands import KINDS
 from cpdaemon.errors import BadReply, CreditPiggyError, NotSent, Refused, ReplyTimeout
 from cpdaemon.signing import bulk_body, bulk_errors, read_reply, token
 from cpdaemon.transport import HttpPool
+from cpsim.clock import SYSTEM_CLOCK
 from cpsim.daemon.spool import DEAD_LETTER, MAX_BATCH, REFUSED, UNNAMED, FailedCommand
 from cpsim.errors import CpsimError
 from cpsim.system.threads import Thread
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
 
     from cpdaemon.endpoint import UrlEndpoint
     from cpdaemon.signing import Call
+    from cpsim.clock import Clock
     from cpsim.daemon.memory import MemorySpool
     from cpsim.daemon.spool import Batch, Spool
 
@@ -167,7 +167,7 @@ def _outcomes(calls: Sequence[Call], reply: Mapping[str, object]) -> Outcomes:
 
 
 class Courier:
-    """Delivers the commands of a spool, in its own thread.
+    """Delivers the commands of a spool: a step function, which `start` has a thread drive.
 
     Args:
         spool: source of the commands.
@@ -175,6 +175,8 @@ class Courier:
         flush_interval_s: how long a command waits for others, unless there is a full batch.
         when_unknown: `dead-letter` or `resend`, for a server that does not know batch ids.
         max_backoff_s: longest backoff, in seconds.
+        clock: by which it waits.
+        chance: source of the backoff's jitter.
     """
 
     def __init__(
@@ -184,19 +186,30 @@ class Courier:
         flush_interval_s: float,
         when_unknown: str = WHEN_UNKNOWN[0],
         max_backoff_s: float | None = None,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+        chance: random.Random | None = None,
     ) -> None:
         self._spool = spool
         self._server = server
-        self._flush_interval_s = flush_interval_s
+        self._interval_ns = round(flush_interval_s * 1e9)
         self._resends = when_unknown == "resend"
         self._knows_batches: bool | None = None
         self._unknown_reason = "the daemon ended before it had the server's reply"
         self._size = MAX_BATCH
         self._max_backoff_s = MAX_BACKOFF_S if max_backoff_s is None else max_backoff_s
         self._backoff_s = self._first_backoff_s = min(FIRST_BACKOFF_S, self._max_backoff_s)
+        self._clock = clock
+        self._chance = random.Random() if chance is None else chance  # noqa: S311 - nobody gains by guessing it
         self._failures = 0
         self._outage: str | None = None
-        self._stopping = threading.Event()
+        self._due = 0
+        """The position up to which to deliver without a further wait."""
+        self._ready_ns: int | None = None
+        """When the interval of the commands that wait began."""
+        self._retry_ns: int | None = None
+        """When the backoff ends."""
+        self._stopping = False
         self._flushing = 0
         self._thread = Thread(self._run, "cpsim-courier")
 
@@ -207,8 +220,8 @@ class Courier:
 
     def stop(self, timeout_s: float) -> bool:
         """Deliver the rest until a failure or the timeout; return whether the thread has ended."""
-        self._stopping.set()
         with self._spool.released:
+            self._stopping = True
             self._spool.released.notify_all()
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
@@ -228,19 +241,64 @@ class Courier:
         finally:
             self._flushing -= 1
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is stopping, and has delivered what can be delivered."""
+        return self._stopping and (not self._spool.ready or self._retry_ns is not None)
+
+    def step(self) -> float | None:
+        """Make at most one attempt to deliver.
+
+        Returns:
+            The seconds until the next; None if there is nothing to deliver, until the spool gets something.
+        """
+        wait_s = self._wait_s()
+        if wait_s is None or wait_s > 0:
+            return wait_s
+        spool = self._spool
+        self._ready_ns = None
+        if self._due <= spool.delivered_to:
+            self._due = spool.released_to
+        try:
+            self._attempt()
+        except (CreditPiggyError, CpsimError) as error:
+            spool.count_retry()
+            self._report_outage(error)
+            self._due = 0
+            backoff_s = self._next_backoff_s(error)
+            self._retry_ns = self._clock.monotonic_ns() + round(backoff_s * 1e9)
+            return backoff_s
+        if spool.delivered_to >= self._due:
+            self._backoff_s = self._first_backoff_s
+            self._report_outage(None)
+        return self._wait_s()
+
     def _run(self) -> None:
-        while (due := self._wait()) > self._spool.delivered_to:
-            try:
-                while self._spool.delivered_to < due:
-                    self._attempt()
-            except (CreditPiggyError, CpsimError) as error:
-                self._spool.count_retry()
-                self._report_outage(error)
-                if self._back_off(error):
-                    return
-            else:
-                self._backoff_s = self._first_backoff_s
-                self._report_outage(None)
+        released = self._spool.released
+        while not self.has_ended:
+            self.step()
+            with released:
+                if not self.has_ended and (wait_s := self._wait_s()) != 0:
+                    self._clock.wait(released, wait_s)
+
+    def _wait_s(self) -> float | None:
+        """Return the seconds until the next attempt; None if there is nothing to deliver."""
+        if self._spool.delivered_to < self._due:
+            return 0.0
+        now_ns = self._clock.monotonic_ns()
+        if self._retry_ns is not None:
+            if now_ns < self._retry_ns:
+                return (self._retry_ns - now_ns) / 1e9
+            self._retry_ns = None
+        if not self._spool.ready:
+            return None
+        return 0.0 if self._must_flush() else max(0, self._flush_ns(now_ns) - now_ns) / 1e9
+
+    def _flush_ns(self, now_ns: int) -> int:
+        """Return when to deliver the commands that wait: a full batch at once."""
+        if self._ready_ns is None:
+            self._ready_ns = now_ns
+        return now_ns if self._spool.ready >= MAX_BATCH else self._ready_ns + self._interval_ns
 
     def _report_outage(self, error: Exception | None) -> None:
         """Log the start and the end of an outage, and write it to the spool's status; None ends it."""
@@ -253,23 +311,15 @@ class Courier:
         else:
             log.log(logging.ERROR if isinstance(error, CpsimError) else logging.WARNING, "%s", error)
 
-    def _wait(self) -> int:
-        """Wait for a full batch or the flush interval; return the position up to which to deliver."""
-        spool, stopping = self._spool, self._stopping.is_set
-        with spool.released:
-            spool.released.wait_for(lambda: spool.ready or stopping())
-            spool.released.wait_for(lambda: spool.ready >= MAX_BATCH or self._must_flush(), self._flush_interval_s)
-            return spool.released_to
-
     def _must_flush(self) -> bool:
         """Return whether to deliver at once."""
-        return bool(self._flushing) or self._stopping.is_set()
+        return bool(self._flushing) or self._stopping
 
-    def _back_off(self, _: Exception) -> bool:
-        """Wait before the next attempt; return whether the daemon is stopping."""
-        backoff_s = self._backoff_s * random.uniform(0.5, 1)  # noqa: S311 - nobody gains by guessing it
+    def _next_backoff_s(self, _: Exception) -> float:
+        """Return the seconds until the next attempt, and double the backoff after that."""
+        backoff_s = self._backoff_s * self._chance.uniform(0.5, 1)
         self._backoff_s = min(2 * self._backoff_s, self._max_backoff_s)
-        return self._stopping.wait(backoff_s)
+        return backoff_s
 
     def _probe(self) -> bool:
         """Return whether the server knows batch ids; raises CreditPiggyError if it does not answer."""
@@ -388,7 +438,7 @@ class Courier:
         self._reset_backoff()
         failed = []
         doubts = [error for error in outcomes if error is not None and not error.definite]
-        now_us = time.time_ns() // 1000
+        now_us = self._clock.now_us()
         for (position, command), error in zip(batch.commands, outcomes, strict=True):
             if error is not None and error.definite:
                 failed.append(FailedCommand(position, now_us, REFUSED, command, str(error)))
@@ -405,7 +455,7 @@ class Courier:
 
     def _fail_batch(self, batch: Batch, why: str, error: str, advice: str | None = None) -> None:
         """Keep a whole batch as failed commands."""
-        now_us = time.time_ns() // 1000
+        now_us = self._clock.now_us()
         advice = ADVICE[why] if advice is None else advice
         log.error("%s: %d commands, listed by `cpsim daemon --failed`%s: %s", why, len(batch.calls), advice, error)
         failed = [FailedCommand(position, now_us, why, command, error) for position, command in batch.commands]

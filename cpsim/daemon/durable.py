@@ -17,15 +17,17 @@ from socket import MSG_DONTWAIT
 from typing import TYPE_CHECKING
 
 from cpdaemon.wire import MalformedFrame
-from cpsim.daemon.listener import READ_BYTES, Listener
+from cpsim.clock import SYSTEM_CLOCK
+from cpsim.daemon.listener import QUIET_S, READ_BYTES, Listener
 from cpsim.errors import CpsimError
 from cpsim.store.log import InDoubt
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
-    from cpsim.daemon.listener import Call, _Connection
+    from cpsim.clock import Clock
+    from cpsim.daemon.listener import Call, Link, _Connection
     from cpsim.daemon.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -37,14 +39,29 @@ class DurableListener(Listener):
     Args:
         sockets: bound and listening; closed by `stop`.
         spool: receiver of the commands; when it is full, they are answered `ER`.
+        clock: as of `Listener`.
+        link: likewise.
     """
 
-    def __init__(self, sockets: Iterable[socket.socket], spool: Spool) -> None:
-        super().__init__(sockets, _already_spooled, lambda: spool.is_full)
+    def __init__(
+        self,
+        sockets: Iterable[socket.socket],
+        spool: Spool,
+        clock: Clock = SYSTEM_CLOCK,
+        link: Link | None = None,
+    ) -> None:
+        super().__init__(sockets, _already_spooled, lambda: spool.is_full, clock, link)
         self._spool = spool
         self._taken: list[_Connection] = []
-        self._written: SimpleQueue[tuple[list[_Connection], CpsimError | None]] = SimpleQueue()
+        self._written: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        """What to do now that the spool has written something, or has failed to."""
         self._writing = 0
+        self._passed_to = 0
+        """The position up to which connections are closed."""
+        self._amended: dict[int, str] = {}
+        """Amendments up to there that are not known to be on disk."""
+        self._retry_s: float | None = None
+        """When to try again to write them."""
         self._can_write = True
         self._wake.setblocking(False)  # noqa: FBT003
 
@@ -66,17 +83,27 @@ class DurableListener(Listener):
     def _pass_on(self) -> None:
         if self._taken:
             self._put()
-        amended: dict[int, str] = {}
-        position = 0
-        queue = self._queue
+        queue, passed_to = self._queue, self._passed_to
         while queue and queue[0].sealed:
             connection = queue.popleft()
             self._passed_on += 1
-            position = connection.position
+            self._passed_to = connection.position
             if connection.grown:
-                amended[position] = self._final_frame(connection)
-        if position:
-            self._release(position, amended)
+                self._amended[connection.position] = self._final_frame(connection)
+        if self._passed_to != passed_to:
+            self._release()
+
+    def _select_timeout_s(self) -> float | None:
+        timeout_s = super()._select_timeout_s()
+        if self._retry_s is None:
+            return timeout_s
+        left_s = max(0.0, self._retry_s - self._now_s())
+        return left_s if timeout_s is None else min(timeout_s, left_s)
+
+    def _end_waits(self, now: float) -> None:
+        super()._end_waits(now)
+        if self._retry_s is not None and self._retry_s <= now:
+            self._release()
 
     def _put(self) -> None:
         taken, self._taken = self._taken, []
@@ -89,14 +116,18 @@ class DurableListener(Listener):
 
     def _report(self, taken: list[_Connection], problem: CpsimError | None) -> None:
         """Report from the spool's thread that commands were written, or the error."""
-        self._written.put((taken, problem))
+        self._call(partial(self._answer, taken, problem))
+
+    def _call(self, reaction: Callable[[], None]) -> None:
+        """Have the listener do something in its next step; called from any thread."""
+        self._written.put(reaction)
         with suppress(OSError):  # the listener is awake already, or has ended
             self._wake.send(b"\0")
 
     def _on_wake(self) -> None:
         self._wake_end.recv(READ_BYTES)
         while not self._written.empty():
-            self._answer(*self._written.get())
+            self._written.get()()
 
     def _answer(self, taken: list[_Connection], problem: CpsimError | None) -> None:
         self._writing -= 1
@@ -108,12 +139,14 @@ class DurableListener(Listener):
         for connection in taken:
             if problem is not None:
                 connection.call = None
-                connection.grown = True  # delete a shorter frame from the disk
+                connection.grown = connection.stored  # delete the shorter frame from the disk
                 if isinstance(problem, InDoubt):
                     self._close(connection)  # neither OK nor ER may be true
                 else:
                     self._refuse(connection)
-            elif not self._has_grown(connection):
+                continue
+            connection.stored = True
+            if not self._has_grown(connection):
                 self._reply(connection, b"OK")
                 if connection.ended:
                     self._close(connection)
@@ -152,16 +185,24 @@ class DurableListener(Listener):
             self._reject(connection.frame)
         return ""
 
-    def _release(self, position: int, amended: Mapping[int, str]) -> None:
+    def _release(self) -> None:
         """Release commands once their amendments, and those of earlier commands, are on disk."""
+        position, amended = self._passed_to, self._amended.copy()
+        self._retry_s = None
 
         def written(problem: CpsimError | None) -> None:
             if problem is None or not amended:
                 self._spool.release(position)
-            else:
-                self._release(position, amended)
+            if amended:
+                self._call(partial(self._on_amended, position, problem))
 
         self._spool.put([], amended, written)
+
+    def _on_amended(self, position: int, problem: CpsimError | None) -> None:
+        if problem is None:
+            self._amended = {at: frame for at, frame in self._amended.items() if at > position}
+        else:
+            self._retry_s = self._now_s() + QUIET_S
 
     def _text(self, connection: _Connection) -> str:
         """Return the text of a command in the spool."""
@@ -170,7 +211,9 @@ class DurableListener(Listener):
     def _await_answers(self) -> None:
         self._pass_on()
         while self._writing:
-            self._answer(*self._written.get())
+            with suppress(CpsimError):  # the answers say so
+                self._spool.wait()
+            self._written.get()()
             self._pass_on()
 
 

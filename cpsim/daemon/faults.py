@@ -13,7 +13,6 @@ from queue import SimpleQueue
 from selectors import EVENT_READ
 from typing import TYPE_CHECKING, Any, Final
 
-from cpsim.clock import SYSTEM_CLOCK
 from cpsim.daemon.listener import BACKLOG, READ_BYTES, Listener
 from cpsim.net.refusal import refusing
 
@@ -50,11 +49,16 @@ class FaultyListener(Listener):
         self._number = count()
         self._changes: SimpleQueue[threading.Event] = SimpleQueue()
 
-    def start(self) -> None:
-        """Start to accept."""
-        super().start()
+    def open(self) -> None:
+        """Begin to accept, as far as `step` is called."""
+        super().open()
         self._faults.watch(self._refresh)
-        self._refresh()
+        self._apply_plan()
+
+    def start(self) -> None:
+        """Begin to accept, and have a thread take the steps."""
+        super().start()
+        self._refresh()  # with what has changed before there was a thread
 
     def stop(self) -> None:
         """Stop accepting, answer what has arrived, deliver what was acknowledged, and close."""
@@ -101,13 +105,13 @@ class FaultyListener(Listener):
         self._refusing = refuses
 
     def _schedule(self, delay_s: float, action: Callable[[], object]) -> None:
-        heappush(self._scheduled, (SYSTEM_CLOCK.monotonic() + delay_s, next(self._number), action))
+        heappush(self._scheduled, (self._now_s() + delay_s, next(self._number), action))
 
     def _select_timeout_s(self) -> float | None:
         timeout_s = super()._select_timeout_s()
         if not self._scheduled:
             return timeout_s
-        due_s = max(0.0, self._scheduled[0][0] - SYSTEM_CLOCK.monotonic())
+        due_s = max(0.0, self._scheduled[0][0] - self._now_s())
         return due_s if timeout_s is None else min(timeout_s, due_s)
 
     def _end_waits(self, now: float) -> None:

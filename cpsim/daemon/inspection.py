@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from cpsim.daemon.spool import Spool
 from cpsim.daemon.spool_status import existing, read_failed, read_status
 from cpsim.errors import CpsimError
-from cpsim.store.log import InUse
+from cpsim.store.file import InUse
 from cpsim.ui.printable import printable
 
 if TYPE_CHECKING:

@@ -30,6 +30,8 @@ from cpsim.system.threads import Thread
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from cpsim.clock import Clock
+
     Call = tuple[str, dict[str, str]]
 
 BACKLOG: Final = 4096
@@ -42,12 +44,28 @@ CLOSE_WAIT_S: Final = 0.0005
 """Time for an answered client to close before its socket is registered."""
 
 
+class Link:
+    """A listener's network: which sockets have something, and who connects. A simulation replaces it."""
+
+    def __init__(self) -> None:
+        self.selector: selectors.BaseSelector = selectors.DefaultSelector()
+        self.wake_end, self.wake = socket.socketpair()
+        """Ends of a connection to itself: what is sent to `wake` ends a wait."""
+
+    @staticmethod
+    def accept(listening: socket.socket) -> RawSocket:
+        """Return the next client's socket; raises BlockingIOError if there is none, or another OSError."""
+        fd, _peer = listening._accept()  # type: ignore[attr-defined]  # noqa: SLF001 - accept() costs three times as much
+        return RawSocket(socket.AF_UNSPEC, socket.SOCK_STREAM, 0, fd)
+
+
 class _Connection:
     """One client: its frame and the state of its answer.
 
     Attributes:
         call: the acknowledged command, outdated if the frame has `grown` since.
         position: of the command in a spool; 0 before.
+        stored: whether the spool has a frame of it on disk.
         answered: whether `OK` or `ER` was sent, or is due once the spool has the command.
         ended: whether the frame is complete.
         sealed: whether the connection is closed, so that the command is final.
@@ -59,19 +77,21 @@ class _Connection:
     call: Call | None = None
     deadline = 0.0
     position = 0
-    answered = ended = grown = sealed = shut = watched = False
+    stored = answered = ended = grown = sealed = shut = watched = False
 
     def __init__(self, sock: RawSocket) -> None:
         self.sock = sock
 
 
 class Listener:
-    """Serves the daemon protocol on bound stream sockets, in its own thread.
+    """Serves the daemon protocol on bound stream sockets: a step function, which `start` has a thread drive.
 
     Args:
         sockets: bound and listening; closed by `stop`.
-        deliver: called in the thread with the accepted commands, in order; must not block for long.
+        deliver: called in a step with the accepted commands, in order; must not block for long.
         is_full: returns whether commands are to be answered `ER` because there is no room.
+        clock: by which clients have their time.
+        link: its network.
     """
 
     def __init__(
@@ -79,6 +99,8 @@ class Listener:
         sockets: Iterable[socket.socket],
         deliver: Callable[[list[Call]], object],
         is_full: Callable[[], bool] = lambda: False,
+        clock: Clock = SYSTEM_CLOCK,
+        link: Link | None = None,
     ) -> None:
         self._sockets = list(sockets)
         self._deliver = deliver
@@ -88,8 +110,12 @@ class Listener:
         self._parse = parse
         self._read_bytes = READ_BYTES
         self._reads_once = False
-        self._selector = selectors.DefaultSelector()
-        self._wake_end, self._wake = socket.socketpair()
+        self._now_s = clock.monotonic
+        self._sleep = clock.sleep
+        link = Link() if link is None else link
+        self._selector = link.selector
+        self._accept_next = link.accept
+        self._wake_end, self._wake = link.wake_end, link.wake
         self._queue: deque[_Connection] = deque()
         self._fresh: deque[_Connection] = deque()
         self._silent: OrderedDict[_Connection, None] = OrderedDict()
@@ -99,20 +125,27 @@ class Listener:
         self._acknowledged = self._passed_on = 0
         self.malformed = 0
         self.on_malformed: Callable[[bytes], object] = bytes
-        """Called in the thread with each refused or malformed frame."""
+        """Called in a step with each refused or malformed frame."""
 
-    def start(self) -> None:
-        """Begin to accept."""
+    def open(self) -> None:
+        """Begin to accept, as far as `step` is called."""
         for sock in (*self._sockets, self._wake_end):
             sock.setblocking(False)  # noqa: FBT003
             self._selector.register(sock, selectors.EVENT_READ)
+
+    def start(self) -> None:
+        """Begin to accept, and have a thread take the steps."""
+        self.open()
         self._thread.start()
 
     def stop(self) -> None:
         """Stop accepting, answer what has arrived, deliver what was acknowledged, and close."""
         self._stopping = True
-        self._wake.send(b"\0")
-        self._thread.join()
+        if self._thread.ident is None:
+            self._finish()
+        else:
+            self._wake.send(b"\0")
+            self._thread.join()
         self._wake.close()
         self._wake_end.close()
 
@@ -130,9 +163,31 @@ class Listener:
         """Number of delivered commands."""
         return self._passed_on
 
+    def step(self, *, wait: bool = False) -> None:
+        """Take one turn: read, answer and pass on what has arrived, and end what is over.
+
+        Args:
+            wait: wait first for something to arrive, or for somebody's time to be over; else only look.
+        """
+        timeout_s, now_s = self._select_timeout_s() if wait else 0, self._now_s()
+        events = self._selector.select(timeout_s)
+        self._full = self._is_full()
+        for key, _ in events:
+            if key.data is not None:
+                self._receive(key.data)
+            elif key.fileobj is self._wake_end:
+                self._on_wake()
+            else:
+                self._accept(key.fileobj)  # type: ignore[arg-type]
+        for _ in range(len(self._fresh)):
+            self._receive(self._fresh.popleft())
+        self._end_waits(now_s)  # the time before the select: bytes that have arrived since are read first
+        self._pass_on()
+
     def _serve(self) -> None:
         try:
-            self._loop()
+            while not self._stopping:
+                self.step(wait=True)
         except BaseException:
             self._close_all()
             raise
@@ -146,23 +201,6 @@ class Listener:
             sock.close()
         self._selector.close()
 
-    def _loop(self) -> None:
-        while not self._stopping:
-            timeout_s, now = self._select_timeout_s(), SYSTEM_CLOCK.monotonic()
-            events = self._selector.select(timeout_s)
-            self._full = self._is_full()
-            for key, _ in events:
-                if key.data is not None:
-                    self._receive(key.data)
-                elif key.fileobj is self._wake_end:
-                    self._on_wake()
-                else:
-                    self._accept(key.fileobj)  # type: ignore[arg-type]
-            for _ in range(len(self._fresh)):
-                self._receive(self._fresh.popleft())
-            self._end_waits(now)  # `now` is before the select: bytes that have arrived since are read first
-            self._pass_on()
-
     def _on_wake(self) -> None:
         """Handle a byte sent to `_wake`."""
 
@@ -170,12 +208,12 @@ class Listener:
         if self._fresh:
             return CLOSE_WAIT_S
         deadlines = [next(iter(pool)).deadline for pool in (self._silent, self._quiet) if pool]
-        return max(0.0, min(deadlines) - SYSTEM_CLOCK.monotonic()) if deadlines else None
+        return max(0.0, min(deadlines) - self._now_s()) if deadlines else None
 
     def _accept(self, listening: socket.socket) -> None:
         for turn in range(ACCEPTS_A_TURN):
             try:
-                fd, _peer = listening._accept()  # type: ignore[attr-defined]  # noqa: SLF001 - accept() costs three times as much
+                sock = self._accept_next(listening)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -184,7 +222,7 @@ class Listener:
                         return  # a full table is reported even if no client waits
                     self._free_descriptor()
                 continue
-            self._receive(_Connection(RawSocket(socket.AF_UNSPEC, socket.SOCK_STREAM, 0, fd)))
+            self._receive(_Connection(sock))
 
     def _free_descriptor(self) -> None:
         """Close the client that has been silent longest, because no descriptor is free."""
@@ -192,7 +230,7 @@ class Listener:
         if pool:
             self._close(next(iter(pool)))
         else:
-            SYSTEM_CLOCK.sleep(CLOSE_WAIT_S)
+            self._sleep(CLOSE_WAIT_S)
 
     def _receive(self, connection: _Connection) -> None:
         if connection.sealed:
@@ -284,10 +322,10 @@ class Listener:
         self._silent.pop(connection, None)
         self._quiet.pop(connection, None)
         if connection.frame or connection.answered:
-            connection.deadline = SYSTEM_CLOCK.monotonic() + QUIET_S
+            connection.deadline = self._now_s() + QUIET_S
             self._quiet[connection] = None
         else:
-            connection.deadline = SYSTEM_CLOCK.monotonic() + SILENCE_S
+            connection.deadline = self._now_s() + SILENCE_S
             self._silent[connection] = None
 
     def _end_waits(self, now: float) -> None:

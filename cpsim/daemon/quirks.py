@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from time import sleep
 from typing import TYPE_CHECKING, Any, Final
 
 from cpdaemon.commands import KINDS
@@ -95,12 +94,15 @@ class QuirkyCourier(Courier):
     Args:
         arguments: those of `Courier`.
         quirks: names from `cpsim.protocol.quirks.QUIRKS`; those of the server have no effect here.
+        options: those of `Courier`, by name.
     """
 
-    def __init__(self, *arguments: Any, quirks: frozenset[str]) -> None:  # noqa: ANN401 - not ours to know
-        super().__init__(*arguments)
+    def __init__(self, *arguments: Any, quirks: frozenset[str], **options: Any) -> None:  # noqa: ANN401 - not ours to know
+        super().__init__(*arguments, **options)
         self._resends_by_option = self._resends
         self._busy = False
+        self._seen = 0
+        """The number of commands that waited at the last look."""
         self.set_quirks(quirks)
 
     def set_quirks(self, quirks: frozenset[str]) -> None:
@@ -112,21 +114,15 @@ class QuirkyCourier(Courier):
     def delay_turn(self, commands: int) -> None:
         """Delay a turn of the loop with this many commands as in production: `busy-when-down`."""
         if self._busy and commands:
-            sleep(min(commands * BUSY_COMMAND_S, LONGEST_TURN_S))
+            self._clock.sleep(min(commands * BUSY_COMMAND_S, LONGEST_TURN_S))
 
-    def _wait(self) -> int:
+    def _flush_ns(self, now_ns: int) -> int:
         if "flush-starves" not in self._quirks:
-            return super()._wait()
-        spool, stopping = self._spool, self._stopping.is_set
-        with spool.released:
-            spool.released.wait_for(lambda: spool.ready or stopping())
-            seen = -1
-            while seen < spool.ready <= STARVED_COMMANDS and not self._must_flush():
-                seen = spool.ready
-                spool.released.wait_for(
-                    lambda: spool.ready > STARVED_COMMANDS or self._must_flush(), self._flush_interval_s
-                )
-            return spool.released_to
+            return super()._flush_ns(now_ns)
+        ready = self._spool.ready
+        if self._ready_ns is None or ready != self._seen:  # each command that comes begins the interval anew
+            self._ready_ns, self._seen = now_ns, ready
+        return now_ns if ready > STARVED_COMMANDS else self._ready_ns + self._interval_ns
 
     def _probe(self) -> bool:
         return "resend-duplicates" not in self._quirks and super()._probe()
@@ -153,11 +149,11 @@ class QuirkyCourier(Courier):
     def _settle(self, batch: Batch, outcomes: Outcomes) -> None:
         super()._settle(batch, [None] * len(outcomes) if "errors-ignored" in self._quirks else outcomes)
 
-    def _back_off(self, error: Exception) -> bool:
+    def _next_backoff_s(self, error: Exception) -> float:
         if "busy-when-down" not in self._quirks or not isinstance(error, NotSent):
-            return super()._back_off(error)
+            return super()._next_backoff_s(error)
         self._busy = self._spool.pending > STARVED_COMMANDS
-        return self._stopping.is_set() if self._busy else self._stopping.wait(self._first_backoff_s)
+        return 0.0 if self._busy else self._first_backoff_s
 
     def _attempt(self) -> None:
         super()._attempt()

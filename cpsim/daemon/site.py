@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from cpdaemon.signing import Call
+    from cpsim.clock import Clock
     from cpsim.daemon.courier import Server
     from cpsim.metrics.waits import Waits
 
@@ -49,6 +50,7 @@ class Daemon:
         quirks: differences from the documented daemon: names from `cpsim.protocol.quirks.QUIRKS`.
         faults: the plan of faults.
         waits: record of callers' waits; only without a spool.
+        clock: by which it waits, and its clients have their time.
 
     Attributes:
         project_id: project of the commands.
@@ -69,6 +71,7 @@ class Daemon:
         quirks: frozenset[str] = frozenset(),
         faults: FaultPlan | None = None,
         waits: Waits | None = None,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.addresses: dict[str, str] = {}
         self.project_id = project
@@ -78,7 +81,9 @@ class Daemon:
         self._quirks = quirks
         self._faults = FaultPlan() if faults is None else faults
         self._spool = MemorySpool() if spool is None else spool
-        self._courier = QuirkyCourier(self._spool, server, flush_interval_s, when_unknown, max_backoff_s, quirks=quirks)
+        self._clock = clock
+        delivery = server, flush_interval_s, when_unknown, max_backoff_s
+        self._courier = QuirkyCourier(self._spool, *delivery, quirks=quirks, clock=clock)
         self._sockets: list[socket.socket] = []
         self._listener: QuirkyListener | None = None
         self.on_malformed: Callable[[bytes], object] = bytes
@@ -107,11 +112,11 @@ class Daemon:
             ThreadFailed: see `check`.
         """
         taken, delivered = self.progress
-        deadline = SYSTEM_CLOCK.monotonic() + timeout_s
+        deadline_s = self._clock.monotonic() + timeout_s
         with self._courier.flushing():
-            while delivered < taken and SYSTEM_CLOCK.monotonic() < deadline:
+            while delivered < taken and self._clock.monotonic() < deadline_s:
                 self.check()
-                SYSTEM_CLOCK.sleep(POLL_S)
+                self._clock.sleep(POLL_S)
                 _, delivered = self.progress
         return delivered >= taken
 
@@ -197,8 +202,8 @@ class Daemon:
             "on_turn": self._courier.delay_turn,
         }
         if isinstance(spool, Spool):
-            return QuirkyDurableListener(self._sockets, spool, **options)
-        arguments = self._sockets, self._take, lambda: spool.is_full
+            return QuirkyDurableListener(self._sockets, spool, self._clock, **options)
+        arguments = self._sockets, self._take, lambda: spool.is_full, self._clock
         if self._waits is None:
             return QuirkyListener(*arguments, **options)
         return TimedListener(*arguments, waits=self._waits, **options)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import re
 import threading
-import time
 import uuid
 from dataclasses import dataclass, replace
 from itertools import starmap
@@ -21,15 +20,17 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cpdaemon.signing import bulk_batches
 from cpdaemon.wire import MalformedFrame, parse
+from cpsim.clock import SYSTEM_CLOCK
 from cpsim.errors import CpsimError
 from cpsim.protocol.quirks import numbers_in
 from cpsim.store.log import Log, cut
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from cpdaemon.signing import Call
+    from cpsim.clock import Clock
     from cpsim.store.log import Statement, Then
 
 log = logging.getLogger(__name__)
@@ -100,13 +101,23 @@ class Spool:
         max_commands: number of commands at which the spool is full.
         reserve_bytes: room on the disk that a file beside the spool reserves for delivery. Without that room, the spool
             is full too.
+        clock: gives the time of its records.
+        open_log: opens its log.
 
     Raises:
         CpsimError: the file is in use, damaged, not a spool, or cannot be created.
     """
 
-    def __init__(self, path: Path, max_commands: int = MAX_COMMANDS, reserve_bytes: int = 0) -> None:
-        self._log = Log(path, KIND, TABLES, reserve_bytes=reserve_bytes)
+    def __init__(
+        self,
+        path: Path,
+        max_commands: int = MAX_COMMANDS,
+        reserve_bytes: int = 0,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+        open_log: Callable[..., Log] = Log,
+    ) -> None:
+        self._log = open_log(path, KIND, TABLES, reserve_bytes=reserve_bytes, clock=clock)
         self._max_commands = max_commands
         self._released = self._log.last
         self._sent: int = self._log.query("SELECT position FROM cut")[0][0]
@@ -215,13 +226,15 @@ class Spool:
         while self._open is not None:
             id_, last, was_named = self._open
             records = self._read(last, last - self._sent)
-            batch, dead = _batch(id_, last, records, named=bool(was_named), resumed=True)
+            found = Batch(id_, last, [], [], named=bool(was_named), resumed=True)
+            batch, dead = _filled(found, records, self._log.clock)
             if not dead:
                 return batch
             self._fail_resumed(batch, dead)
         while records := self._read(self._released, size):
             self._sequence += 1  # also if the write fails: no number is used twice
-            batch, dead = _batch(batch_id_of(self._sender, self._sequence), records[-1][0], records, named=named)
+            new = Batch(batch_id_of(self._sender, self._sequence), records[-1][0], [], [], named)
+            batch, dead = _filled(new, records, self._log.clock)
             if dead:
                 self._set_dead_letters(dead)
             if batch.calls:
@@ -371,10 +384,8 @@ class Spool:
         _log_dead_letters([*dead, *unknown])
 
 
-def _batch(
-    id_: str, last: int, records: Iterable[tuple[int, str]], *, named: bool, resumed: bool = False
-) -> tuple[Batch, list[FailedCommand]]:
-    """Return a batch of records, and the malformed ones as dead letters."""
+def _filled(batch: Batch, records: Iterable[tuple[int, str]], clock: Clock) -> tuple[Batch, list[FailedCommand]]:
+    """Return a batch with the commands of records, and the malformed ones as dead letters."""
     commands: list[tuple[int, str]] = []
     calls: list[Call] = []
     dead: list[FailedCommand] = []
@@ -386,10 +397,9 @@ def _batch(
                 commands.append((position, text))
         except MalformedFrame as error:
             shown = text if text.isprintable() else repr(frame)  # also malformed, if it is requeued
-            dead.append(
-                FailedCommand(position, time.time_ns() // 1000, DEAD_LETTER, shown, f"the record is malformed: {error}")
-            )
-    return Batch(id_, last, commands, calls, named, resumed), dead
+            problem = f"the record is malformed: {error}"
+            dead.append(FailedCommand(position, clock.now_us(), DEAD_LETTER, shown, problem))
+    return replace(batch, commands=commands, calls=calls), dead
 
 
 def _log_dead_letters(dead: Sequence[FailedCommand]) -> None:

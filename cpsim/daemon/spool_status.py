@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import starmap
 from typing import TYPE_CHECKING, Any
 
+from cpsim.clock import SYSTEM_CLOCK
 from cpsim.daemon.spool import (
     DEAD_LETTER,
     KIND,
@@ -19,7 +19,7 @@ from cpsim.daemon.spool import (
     FailedCommand,
 )
 from cpsim.errors import CpsimError
-from cpsim.store.log import ROOM_INSIDE, connect, in_use, named_errors, real_path, reserve_of
+from cpsim.store.file import ROOM_INSIDE, connect, in_use, named_errors, real_path, reserve_of
 from cpsim.store.reserve import is_given_up
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def read_status(path: Path) -> Status:
         ((failed, dead_letters),) = rows(counts, STORED[DEAD_LETTER])
         trouble = "; ".join(error for (error,) in rows("SELECT error FROM trouble"))
         ((room_inside,),) = rows(ROOM_INSIDE)
-    age_s = 0.0 if oldest_us is None else max(0.0, time.time() - oldest_us / 1e6)
+    age_s = 0.0 if oldest_us is None else max(0.0, (SYSTEM_CLOCK.now_us() - oldest_us) / 1e6)
     running = in_use(path)
     return Status(
         running=running,

@@ -86,7 +86,7 @@ class ClockWatch:
         readings = []
         for _ in range(count):
             sent_ns = self._now_ns()
-            shown_us, rate = self._observer.clock()
+            shown_us, rate = self._observer.control.clock()
             readings.append(Reading(sent_ns, self._now_ns(), shown_us, rate))
         odd = [reading for reading in readings if reading.rate != 1.0]
         self.seen.append(min(odd or readings, key=lambda reading: reading.received_ns - reading.sent_ns))

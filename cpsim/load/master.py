@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import gevent
@@ -21,6 +22,7 @@ from cpsim.evidence.journal import RECORD_TYPE
 from cpsim.load.guard import FAILED, guarded
 from cpsim.load.outcome import conclude
 from cpsim.replay.engine import Effort
+from cpsim.run.folder import OutputFolder, new_name
 from cpsim.run.pipeline import ReplayTarget, Run
 from cpsim.ui.printable import printable
 
@@ -114,7 +116,8 @@ class Master:
             self._due = self._stopping = self._interrupted = False
             self._failure = None
             self._shares = []
-            self._conducting = gevent.spawn(self._conduct)
+            output = OutputFolder(Path(self._plan.output) if self._plan.output else new_name(Path(self._plan.scenario)))
+            self._conducting = gevent.spawn(self._conduct, output)
 
     def _leave(self, why: str) -> None:
         """End a test that has not begun: while Locust waits for workers, Ctrl-C would print a traceback."""
@@ -145,7 +148,7 @@ class Master:
         self._send("cpsim-stop", {})
         conducting.join()
 
-    def _conduct(self) -> None:
+    def _conduct(self, output: OutputFolder) -> None:
         """Make Ctrl-C end the replay, not the current greenlet; Locust handles a second Ctrl-C."""
 
         def interrupt(*_: object) -> None:
@@ -155,7 +158,8 @@ class Master:
 
         previous = signal.signal(signal.SIGINT, interrupt)
         try:
-            guarded(self._replay, self._fail)()
+            with output:
+                guarded(self._replay, self._fail)(output=output)
             if self._failure is not None:
                 _print_error(self._failure)
                 self._environment.process_exit_code = FAILED
@@ -167,7 +171,7 @@ class Master:
             elif not self._stopping:  # else `_stop` runs, and ends the test
                 gevent.spawn(self._runner.stop)
 
-    def _replay(self) -> None:
+    def _replay(self, output: OutputFolder) -> None:
         result, start_ns = self._prepare(), SYSTEM_CLOCK.monotonic_ns()
         if self._failure is not None:
             return
@@ -183,7 +187,9 @@ class Master:
             or self._interrupted
             or any(share.interrupted for share in self._shares)
         )
-        self._environment.process_exit_code = conclude(result, self._plan, self._shares, start_ns, self._failure)
+        self._environment.process_exit_code = conclude(
+            result, self._plan, self._shares, start_ns, self._failure, output
+        )
 
     def _prepare(self) -> Run:
         """Send each worker its share, and wait until all workers are ready."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import gevent
@@ -14,7 +13,7 @@ from cpsim.config.thresholds import Threshold
 from cpsim.evidence.journal import RECORD_TYPE, OperationOutcome, merged
 from cpsim.replay.engine import joint_effort
 from cpsim.replay.failures import LOST
-from cpsim.run import folder as run_folder
+from cpsim.run.folder import write
 from cpsim.run.judging import judge
 from cpsim.run.summary import show, summarise
 from cpsim.ui.terminal import console
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from cpsim.load.master import Share
     from cpsim.load.plan import Plan
     from cpsim.replay.assignment import Assignment
+    from cpsim.run.folder import OutputFolder
     from cpsim.run.pipeline import Run
 
 
@@ -39,7 +39,9 @@ class _GreenletClock(SystemClock):
 CLOCK: Final[Clock] = _GreenletClock()
 
 
-def conclude(result: Run, plan: Plan, shares: Sequence[Share], start_ns: int, failure: str | None) -> int:
+def conclude(  # noqa: PLR0917
+    result: Run, plan: Plan, shares: Sequence[Share], start_ns: int, failure: str | None, output: OutputFolder
+) -> int:
     """Judge a load, write its run folder, and print its summary; returns the exit status.
 
     Args:
@@ -48,6 +50,10 @@ def conclude(result: Run, plan: Plan, shares: Sequence[Share], start_ns: int, fa
         shares: the reports of each worker.
         start_ns: start of the replay in monotonic time.
         failure: why the run failed; None if it did not.
+        output: its run folder.
+
+    Raises:
+        NotWritten: a file of the run folder cannot be written; the summary is printed nevertheless.
     """
     whole = plan.assignment(result.slot_prefix)
     result.schedule_us = whole.schedule_us
@@ -66,14 +72,12 @@ def conclude(result: Run, plan: Plan, shares: Sequence[Share], start_ns: int, fa
         result.verdict.not_verified.append(f"Operations that were not sent, because the run failed: {failure}.")
     summary = summarise(result)
     summary.check([Threshold.parse(text) for text in plan.thresholds])
-    folder = Path(plan.output) if plan.output else run_folder.new_name(Path(plan.scenario))
-    partial = run_folder.claim_folder(folder)
     try:
-        run_folder.write(result, summary, partial, folder)
+        write(result, summary, output)
     finally:
-        run_folder.abandon(partial)
-    show(result, summary, console)
-    console.print(f"run folder    {folder}", highlight=False, markup=False)
+        show(result, summary, console)
+        if output.is_whole:
+            console.print(f"run folder    {output.path}", highlight=False, markup=False)
     return {"valid": 0, "invalid": 1, "unknown": 2}[result.verdict.ruling] if summary.holds else 1
 
 

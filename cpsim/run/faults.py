@@ -54,7 +54,7 @@ class TimedFaults:
         for fault in [fault for fault in self._upcoming if (fault.from_s or 0.0) <= now_s]:
             self._upcoming.remove(fault)
             if fault.until_s is None or now_s < fault.until_s:
-                self._observer.add_faults([str(_without_times(fault))])
+                self._observer.control.add_faults([str(_without_times(fault))])
                 self._active.append(fault)
             else:
                 self._note_missed(fault)
@@ -72,9 +72,9 @@ class TimedFaults:
 
     def _end(self, fault: Fault) -> None:
         text = str(_without_times(fault))
-        (*_, counted) = [set_ for set_ in self._observer.faults() if set_["fault"] == text]
+        (*_, counted) = [set_ for set_ in self._observer.control.faults() if set_["fault"] == text]
         self.ended.append(counted | {"fault": str(fault)})
-        self._observer.remove_faults([text])
+        self._observer.control.remove_faults([text])
         self._active.remove(fault)
 
 
@@ -93,7 +93,7 @@ def faults_during(
     if not faults:
         yield None
         return
-    if observer is None or not observer.has_control():
+    if observer is None or not observer.control.exists():
         raise CpsimError(
             "only a fake takes faults: leave out --target, or name the cpsim serve behind it with --server"
         )
@@ -109,9 +109,9 @@ def faults_during(
         timed = [fault for fault in lasting if fault.from_s is not None or fault.until_s is not None]
         timed_faults = TimedFaults(observer, timed)
         lasting = [fault for fault in lasting if fault not in timed]
-    before = [str(fault["fault"]) for fault in observer.faults()]
-    earlier = len(observer.firings())
-    observer.set_faults([*before, *map(str, lasting)])
+    before = [str(fault["fault"]) for fault in observer.control.faults()]
+    earlier = len(observer.control.firings())
+    observer.control.set_faults([*before, *map(str, lasting)])
     began_s = SYSTEM_CLOCK.monotonic()
     try:
         yield timed_faults
@@ -121,9 +121,9 @@ def faults_during(
             result.faults = timed_faults.ended
         outage_s = max((fault.until_s or 0.0 for fault in lasting if fault.action == "down"), default=0.0)
         observer.outage_s = max(0.0, began_s + outage_s - SYSTEM_CLOCK.monotonic()) + timeout_s
-        result.faults += observer.faults()[len(before) :]
-        result.firings = observer.firings()[earlier:]
-        observer.set_faults(before)
+        result.faults += observer.control.faults()[len(before) :]
+        result.firings = observer.control.firings()[earlier:]
+        observer.control.set_faults(before)
 
 
 def _at_the_pace(fault: Fault, pace: Pace) -> Fault:

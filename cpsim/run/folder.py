@@ -19,17 +19,20 @@ A search for capacity leaves `capacity.json`, and two `.hgrm` of the highest rat
 The arguments in the journal are typed columns, those of `cpsim.protocol.arguments`. Earlier versions wrote a text
 column `arguments`; `cpsim run` and `cpsim report` still open such a journal.
 
-The folder appears whole: files are written into a `.partial` folder, which is renamed at the end.
+The folder appears whole: files are written into a `.partial` folder, which is renamed at the end. If a file cannot be
+written, the `.partial` folder keeps the others.
 """
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import json
 import os
 import platform
-import shutil
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -50,6 +53,9 @@ from cpsim.run.latency import write_hgrm
 from cpsim.scenario.formats.arrow import Operations
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Self
+
     from cpsim.judge.verdict import Example
     from cpsim.run.capacity import Capacity, SearchRequest
     from cpsim.run.pipeline import Run
@@ -78,23 +84,88 @@ ROWS: Final = 65_536
 
 
 class FolderExists(CpsimError):
-    """The output folder exists."""
+    """The output folder exists, or another run is writing it."""
 
 
-def claim_folder(folder: Path) -> Path:
-    """Make the `.partial` folder of a run folder; returns its path.
+class NotWritten(CpsimError):
+    """A file of the output folder could not be written; the others are in its `.partial` folder."""
+
+
+class OutputFolder:
+    """A run folder before it is whole; a context manager, which leaves nothing of a run that has written nothing.
+
+    Args:
+        path: the run folder.
+
+    Attributes:
+        partial: the folder of its files until `finish`; locked, so that no other run takes it.
+        is_whole: whether all was written.
 
     Raises:
-        FolderExists: the run folder exists.
+        FolderExists: the run folder exists, another run is writing it, or an earlier one could not.
         OSError: the folder cannot be made.
     """
+
+    def __init__(self, path: Path) -> None:
+        check_absent(path)
+        self.path, self.partial = path, path.with_name(f"{path.name}.partial")
+        self.is_whole = False
+        self.partial.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as undo:
+            lock = os.open(self.partial, os.O_RDONLY)
+            undo.callback(os.close, lock)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise FolderExists(f"another run is writing {path}; name another folder with --output") from None
+            if any(self.partial.iterdir()):
+                raise FolderExists(
+                    f"{self.partial} has what could be written of an earlier run; move it away, or name another folder "
+                    "with --output"
+                )
+            self._held = undo.pop_all()
+
+    def write(self, files: Mapping[str, Callable[[Path], object]]) -> None:
+        """Write files, each by a function of its path, and make the folder whole.
+
+        Raises:
+            NotWritten: a file cannot be written; the others are kept.
+        """
+        problem = None
+        for name, write_file in files.items():
+            path = self.partial / name
+            try:
+                write_file(path)
+            except BaseException as error:
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+                if not isinstance(error, OSError | pa.ArrowException):
+                    raise
+                problem = problem or f"{name}: {getattr(error, 'strerror', None) or str(error).splitlines()[0]}"
+        if problem is None:
+            try:
+                self.partial.rename(self.path)
+            except OSError as error:
+                problem = str(error.strerror)
+            else:
+                self.is_whole = True
+                return
+        kept = ", ".join(sorted(path.name for path in self.partial.iterdir())) or "nothing"
+        raise NotWritten(f"{self.path} could not be written: {problem}; {self.partial} has what could: {kept}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):  # files are kept
+            self.partial.rmdir()
+        self._held.close()
+
+
+def check_absent(folder: Path) -> None:
+    """Raise FolderExists if there is something at the path of a run folder."""
     if folder.exists() or folder.is_symlink():
         raise FolderExists(f"{folder} is there already; name another folder with --output")
-    partial = folder.with_name(f"{folder.name}.partial")
-    if partial.exists():
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
-    return partial
 
 
 def new_name(scenario: Path) -> Path:
@@ -103,32 +174,42 @@ def new_name(scenario: Path) -> Path:
     return Path("runs") / f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
 
 
-def abandon(partial: Path) -> None:
-    """Remove the `.partial` folder of a failed run."""
-    shutil.rmtree(partial, ignore_errors=True)
-
-
 def json_text(document: dict[str, Any]) -> str:
     """A document in the JSON format of the run folder."""
     return json.dumps(document, indent=2) + "\n"
 
 
-def write(run: Run, summary: Summary, partial: Path, folder: Path) -> None:
-    """Write all files of a run into `partial`, then rename it to `folder`."""
-    (partial / "run.json").write_text(json_text(run_document(run, summary)), encoding="utf-8")
-    (partial / "verdict.json").write_text(json_text(verdict_document(run)), encoding="utf-8")
-    write_journal(run, partial / "journal.parquet")
-    for table, name in ((run.slots, "ledger"), (run.accounts, "accounts")):
-        if table is not None:
-            pq.write_table(table, partial / f"{name}.parquet", compression="zstd")
-    _write_times(summary, partial)
-    if summary.seconds:
-        pq.write_table(pa.Table.from_pylist(summary.seconds), partial / "seconds.parquet", compression="zstd")
-    if run.faults:
-        text = json_text({"faults": run.faults, "firings": run.firings})
-        (partial / "faults.json").write_text(text, encoding="utf-8")
-    (partial / "report.html").write_text(_report(run, summary), encoding="utf-8")
-    partial.rename(folder)
+def write(run: Run, summary: Summary, output: OutputFolder) -> None:
+    """Write all files of a run, the smallest first: they may fit on a disk where a journal does not.
+
+    Raises:
+        NotWritten: a file cannot be written; the others are kept.
+    """
+    faults = {"faults": run.faults, "firings": run.firings}
+    tables = {
+        "seconds": pa.Table.from_pylist(summary.seconds) if summary.seconds else None,
+        "accounts": run.accounts,
+        "ledger": run.slots,
+    }
+    output.write(
+        {
+            "run.json": _text(json_text(run_document(run, summary))),
+            "verdict.json": _text(json_text(verdict_document(run))),
+            **({"faults.json": _text(json_text(faults))} if run.faults else {}),
+            **_times(summary),
+            "report.html": _text(_report(run, summary)),
+            **{
+                f"{name}.parquet": partial(pq.write_table, table, compression="zstd")
+                for name, table in tables.items()
+                if table is not None
+            },
+            "journal.parquet": partial(write_journal, run),
+        }
+    )
+
+
+def _text(text: str) -> Callable[[Path], object]:
+    return lambda path: path.write_text(text, encoding="utf-8")
 
 
 def run_document(run: Run, summary: Summary) -> dict[str, Any]:
@@ -161,9 +242,19 @@ def _where() -> dict[str, Any]:
     }
 
 
-def write_capacity(found: Capacity, request: SearchRequest, partial: Path, folder: Path) -> dict[str, Any]:
-    """Write the result of a search into `partial`, then rename it to `folder`; returns its document."""
-    document = {
+def write_capacity(found: Capacity, document: dict[str, Any], output: OutputFolder) -> None:
+    """Write the result of a search, and its document.
+
+    Raises:
+        NotWritten: a file cannot be written; the others are kept.
+    """
+    times = {} if found.best is None else _times(found.best.summary)
+    output.write({"capacity.json": _text(json_text(document)), **times})
+
+
+def capacity_document(found: Capacity, request: SearchRequest) -> dict[str, Any]:
+    """`capacity.json`: the steps of a search, the target, versions and machine."""
+    return {
         "scenario": request.workload.name,
         "seed": request.workload.seed,
         "endpoint": str(request.target.endpoint),
@@ -172,18 +263,11 @@ def write_capacity(found: Capacity, request: SearchRequest, partial: Path, folde
         **found.document(),
         **_where(),
     }
-    (partial / "capacity.json").write_text(json_text(document), encoding="utf-8")
-    if found.best is not None:
-        _write_times(found.best.summary, partial)
-    partial.rename(folder)
-    return document
 
 
-def _write_times(summary: Summary, partial: Path) -> None:
+def _times(summary: Summary) -> dict[str, Callable[[Path], object]]:
     times = {"latency": summary.service, "response": summary.response, "effect": summary.apply_delay}
-    for name, recorded in times.items():
-        if recorded is not None:
-            write_hgrm(recorded, partial / f"{name}.hgrm")
+    return {f"{name}.hgrm": partial(write_hgrm, recorded) for name, recorded in times.items() if recorded is not None}
 
 
 def verdict_document(run: Run) -> dict[str, Any]:

@@ -71,10 +71,10 @@ def _judge_applied(run: Run, observer: Observer, start_ns: int, timeout_s: float
     wait are cheap; the judge reads all accounts only when they no longer change.
     """
     end = clock.monotonic() + LONGEST_WAIT * timeout_s
-    control = observer.has_control()
-    signal = observer.totals if control else observer.outstanding
+    control = observer.control.exists()
+    signal = observer.control.totals if control else observer.outstanding
     if control:
-        _wait(lambda: not observer.totals()[0], clock.monotonic() + timeout_s, clock)
+        _wait(lambda: not observer.control.totals()["pending"], clock.monotonic() + timeout_s, clock)
     changed = True
     while True:
         begun = clock.monotonic()

@@ -172,7 +172,7 @@ def run(
         assignment = _assignment(result, in_flight, timeout_s)
         observer = _reach(result.target, assignment)
         if observer is not None and result.embedded and not workload.link_after:
-            observer.link(list(result.links().items()))
+            observer.control.link(list(result.links().items()))
         on_stage("replaying")
         with ClockWatch(None if isinstance(pace, Virtual) else observer) as watch:
             with faults_during(result, observer, faults, timeout_s) as timed_faults:
@@ -186,7 +186,7 @@ def run(
                     on_progress=lambda progress: on_progress(len(workload), progress),
                 )
             if observer is not None and result.embedded and workload.link_after:
-                observer.link(list(result.links().items()))
+                observer.control.link(list(result.links().items()))
             on_stage("verifying")
             judge(result, observer, start, timeout_s)
             _measure_apply_delay(result, watch, start)

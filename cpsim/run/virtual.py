@@ -79,11 +79,11 @@ def replay(
     starts = np.flatnonzero(np.diff(times_us, prepend=-1))
     stops = np.append(starts[1:], len(times_us))
     upcoming = assignment.operations()
-    epoch_us = observer.freeze_clock()
+    epoch_us = observer.control.freeze_clock()
     shifts = np.zeros(len(starts), dtype=np.int64)
     began_ns = 0
     for step, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
-        observer.set_clock(epoch_us + int(times_us[start]))
+        observer.control.set_clock(epoch_us + int(times_us[start]))
         if timed_faults is not None:
             timed_faults.at(int(times_us[start]) / 1e6)
         engine.run(islice(upcoming, stop - start))
@@ -94,7 +94,7 @@ def replay(
         _wait_until_applied(observer, assignment.timeout_s)
     elapsed_s = (SYSTEM_CLOCK.monotonic_ns() - began_ns) / 1e9
     end_us = max(int(times_us[-1]) if len(times_us) else 0, assignment.workload.duration_us)
-    observer.set_clock(epoch_us + end_us)
+    observer.control.set_clock(epoch_us + end_us)
     engine.start_ns = began_ns
     return elapsed_s, times_us * 1_000, np.repeat(shifts, stops - starts)
 
@@ -102,7 +102,7 @@ def replay(
 def _wait_until_applied(observer: Observer, timeout_s: float) -> None:
     """Wait until all acknowledged commands have reached the accounts."""
     deadline = SYSTEM_CLOCK.monotonic() + timeout_s
-    while observer.totals()[0]:
+    while observer.control.totals()["pending"]:
         if SYSTEM_CLOCK.monotonic() > deadline:
             raise CpsimError(
                 f"acknowledged commands did not reach the accounts within {timeout_s:g} s, and virtual time waits for "

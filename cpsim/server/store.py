@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-import shutil
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -88,13 +87,14 @@ class Store:
 
     Args:
         path: the file; created if missing.
+        open_log: opens its log.
 
     Raises:
         CpsimError: the file is in use, damaged, or no store; or it cannot be created.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._log = Log(path, KIND, TABLES, in_sequence=True)
+    def __init__(self, path: Path, open_log: Callable[..., Log] = Log) -> None:
+        self._log = open_log(path, KIND, TABLES, in_sequence=True)
         self._logged = self._snapshot_size = 0
         self._resets: dict[str | None, int] = {}
         self._problem = CpsimError(f"{path} cannot be written")
@@ -116,7 +116,7 @@ class Store:
         Raises:
             CpsimError: the store cannot be written, or its disk is nearly full.
         """
-        if shutil.disk_usage(self._log.path.parent).free < MIN_FREE_BYTES:
+        if self._log.free_bytes() < MIN_FREE_BYTES:
             raise CpsimError(f"{self._log.path}: until its disk has 1 MiB free, changes are refused")
         self._log.resume()
         self._logged, self._resets = 0, {}
@@ -231,7 +231,9 @@ class Store:
 
     def wait(self) -> None:
         """Wait in a thread, as `durable` does in an event loop."""
-        self._outcome().result()
+        outcome = self._outcome()
+        self._log.run_until(outcome.done)
+        outcome.result()
 
     def check(self) -> None:
         """Raise ThreadFailed if the writer has ended by an unexpected error."""

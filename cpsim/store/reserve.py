@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -16,13 +16,15 @@ class Reserve:
     Args:
         path: the file; one of an earlier process is reused.
         size: bytes that it occupies.
+        free_bytes: returns the free bytes of its disk.
 
     Raises:
         OSError: the file cannot be created.
     """
 
-    def __init__(self, path: Path, size: int) -> None:
+    def __init__(self, path: Path, size: int, free_bytes: Callable[[], int]) -> None:
         self._path = path
+        self._free_bytes = free_bytes
         self.size = size
         path.touch()
         self._is_held = path.stat().st_size == size
@@ -30,7 +32,7 @@ class Reserve:
 
     def hold(self) -> bool:
         """Return whether the room is reserved; reserve it first if twice the room is free."""
-        if not self._is_held and shutil.disk_usage(self._path.parent).free >= 2 * self.size:
+        if not self._is_held and self._free_bytes() >= 2 * self.size:
             try:
                 self._path.write_bytes(bytes(self.size))
                 self._is_held = True

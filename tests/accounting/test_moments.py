@@ -40,10 +40,11 @@ def stretches(zone):
     return [(begin, end, offset_s(zone, begin)) for begin, end in pairwise([*begins, LAST_S])]
 
 
-def test_a_day_starts_when_clocks_first_show_its_date():
-    """In every zone, about every change of its clocks; were the day skipped, when they show a later one."""
+@pytest.mark.parametrize(("every", "least"), [(8, 0), pytest.param(1, 100, marks=pytest.mark.thorough)])
+def test_a_day_starts_when_clocks_first_show_its_date(every, least):
+    """In every zone, or some, about every change of its clocks; were the day skipped, when they show a later one."""
     skipped = twice = 0
-    for name in sorted(available_timezones()):
+    for name in sorted(available_timezones())[::every]:
         zone = ZoneInfo(name)
         known = stretches(zone)
         for index, (begin_s, _, offset) in enumerate(known[1:-1], 1):
@@ -55,8 +56,8 @@ def test_a_day_starts_when_clocks_first_show_its_date():
                 assert intervals.day_start_us(day, zone) == min(starts) * 1_000_000, (name, day)
                 midnights = [b <= midnight_s - ahead < end for b, end, ahead in around].count(True)
                 skipped, twice = skipped + (midnights == 0), twice + (midnights == 2)
-    assert skipped > 100, "hardly a zone has skipped a midnight: is the data of time zones whole?"
-    assert twice > 100
+    assert skipped > least, "hardly a zone has skipped a midnight: is the data of time zones whole?"
+    assert twice > least
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def typed(table):
     return table
 
 
-@pytest.fixture(params=[True, False], ids=["typed", "text"])
+@pytest.fixture(params=[True, pytest.param(False, marks=pytest.mark.thorough)], ids=["typed", "text"])
 def run(request, site, tmp_path):
     return Run(site, tmp_path, request.param)
 

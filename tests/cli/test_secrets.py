@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -48,7 +47,7 @@ def site(place):
 
 def cpsim(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "cpsim", *arguments], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "cpsim", *arguments], capture_output=True, text=True, timeout=100, check=False
     )
 
 
@@ -84,7 +83,7 @@ def test_what_speaks_to_a_server_does_not_repeat_its_secret(place, site, command
 
 
 @pytest.fixture
-def serving():
+def serving(wait_for):
     """Return serving(*arguments) -> (a process that serves, its addresses); ended after the test."""
     started = []
 
@@ -93,16 +92,14 @@ def serving():
         command = [sys.executable, "-m", "cpsim", *arguments, "--ready-file", str(ready)]
         with log.open("wb") as output:
             started.append(subprocess.Popen(command, stdout=output, stderr=output))
-        end = time.monotonic() + 30
-        while not ready.exists() and time.monotonic() < end:
-            assert started[-1].poll() is None, log.read_text(encoding="utf-8")
-            time.sleep(0.01)
+        wait_for(lambda: ready.exists() or started[-1].poll() is not None)
+        assert ready.exists(), log.read_text(encoding="utf-8")
         return started[-1], dict(line.split(" ") for line in ready.read_text(encoding="utf-8").splitlines())
 
     yield start
     for process in reversed(started):
         process.terminate()
-        process.wait(30)
+        process.wait(100)
 
 
 def test_what_serves_does_not_repeat_what_it_was_given(place, serving):
@@ -113,7 +110,7 @@ def test_what_serves_does_not_repeat_what_it_was_given(place, serving):
     assert run.returncode == 2, run.stderr  # the control API keeps the accounts from who has no token
     listed = [command_line(process.pid) for process in (server, daemon)]
     daemon.terminate()
-    daemon.wait(30)
+    daemon.wait(100)
     assert all(word not in text for word in (SECRET, TOKEN) for text in (*listed, run.stdout, run.stderr))
     assert kept(place) == []
 

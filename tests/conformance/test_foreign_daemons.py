@@ -58,7 +58,7 @@ class Daemon(socketserver.ThreadingTCPServer):
             kind, *pairs = frame.split(",")
             with (
                 suppress(OSError, HTTPException),  # the suite has ended
-                closing(HTTPConnection("127.0.0.1", self.port, timeout=30)) as connection,
+                closing(HTTPConnection("127.0.0.1", self.port, timeout=100)) as connection,
             ):
                 self.forward(connection, kind.lower(), dict(pair.split("=") for pair in pairs))
                 connection.getresponse().read()

@@ -37,7 +37,7 @@ class Peer:
     def serve(self, connection):
         with connection:
             try:
-                connection.settimeout(5)
+                connection.settimeout(100)
                 if self.tls:
                     connection = self.tls.wrap_socket(connection, server_side=True)
                 with connection:
@@ -50,7 +50,7 @@ class Peer:
         with socket.socket(self.listener.family) as waker:
             waker.connect(self.address)
         for thread in self.threads:
-            thread.join(5)
+            thread.join(100)
             assert not thread.is_alive()
         self.listener.close()
 

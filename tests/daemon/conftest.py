@@ -8,8 +8,12 @@ import time
 
 import pytest
 
-from cpsim.daemon.listener import Listener
+from cpsim.daemon.listener import QUIET_S, Listener
 from cpsim.fake import ANY_PORT, Fake
+from cpsim.testing import ManualClock
+
+LONG_S = 60
+"""How long a test may hang."""
 
 
 class Daemon:
@@ -23,7 +27,7 @@ class Daemon:
 
     def connect(self):
         sock = socket.socket(socket.AF_UNIX if self.wire == "unix" else socket.AF_INET)
-        sock.settimeout(5)
+        sock.settimeout(LONG_S)
         try:
             sock.connect(self.address)
             if self.wire == "tcp":
@@ -81,7 +85,7 @@ def by_hand():
 def wait_for():
     """Return wait_for(condition), which returns once it holds."""
 
-    def wait(condition, within_s=5):
+    def wait(condition, within_s=LONG_S):
         deadline = time.monotonic() + within_s
         while not condition():
             assert time.monotonic() < deadline
@@ -116,7 +120,7 @@ class Recorder:
 
     def __call__(self, calls):
         self.entered.set()
-        assert self.go_on.wait(5)
+        assert self.go_on.wait(LONG_S)
         self.calls += calls
 
     @property
@@ -139,3 +143,85 @@ def bare_listener(recorder):
     recorder.go_on.set()
     if listener._thread.is_alive():
         listener.stop()
+
+
+class Stepped:
+    """A listener on a UNIX socket that a test steps, and a clock that the test advances."""
+
+    def __init__(self, here, make):
+        self.clock = ManualClock()
+        self.address = str(here / "stepped.sock")
+        listening = socket.socket(socket.AF_UNIX)
+        listening.bind(self.address)
+        listening.listen(1_000)
+        self.listener = make([listening], self.clock)
+        self.listener.open()
+        self.stopped = False
+        self.clients = []
+
+    def connect(self, *pieces):
+        """A client that sends each piece in a segment of its own, each of which is read alone."""
+        sock = socket.socket(socket.AF_UNIX)
+        self.clients.append(sock)
+        sock.connect(self.address)
+        for piece in pieces:
+            self.send(sock, piece)
+        return sock
+
+    def send(self, sock, data):
+        sock.sendall(data)
+        self.step()
+
+    def step(self):
+        """Step until nothing more comes of what has arrived."""
+        for _ in range(3):
+            self.listener.step()
+
+    def pass_(self, duration_s):
+        self.clock.advance(duration_s)
+        self.step()
+
+    def end_quiet(self):
+        """Let those who are quiet run out of time."""
+        self.pass_(1.01 * QUIET_S)
+
+    def answer(self, sock):
+        """What has come for a client: None if nothing has, and no end either."""
+        received = b""
+        try:
+            while piece := sock.recv(100, socket.MSG_DONTWAIT):
+                received += piece
+        except BlockingIOError:
+            return received or None
+        return received
+
+    def stop(self):
+        if not self.stopped:
+            self.stopped = True
+            self.listener.stop()
+
+    def close(self):
+        self.stop()
+        for sock in self.clients:
+            sock.close()
+
+
+@pytest.fixture
+def stepped(here, recorder):
+    stepped = Stepped(here, lambda sockets, clock: Listener(sockets, recorder, lambda: recorder.full, clock))
+    yield stepped
+    stepped.close()
+
+
+@pytest.fixture
+def stepped_with(here):
+    """Return stepped_with(make) -> a `Stepped` with the listener that make(sockets, clock) returns."""
+    started = []
+
+    def start(make):
+        started.append(Stepped(here, make))
+        return started[-1]
+
+    yield start
+    for stepped in started:
+        stepped.close()

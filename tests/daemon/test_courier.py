@@ -1,16 +1,19 @@
 """The courier, against servers that fail in every way."""
 
+import random
 import threading
-import time
+from functools import partial
 
 import pytest
 
 from cpdaemon.errors import BadReply, ConnectFailed, Refused, ReplyLost, ReplyTimeout
-from cpsim.daemon import courier
-from cpsim.daemon.courier import CONFLICT, MAX_TRIES, MAX_TRIES_ALONE, TRIES_PER_TIMEOUT, Courier
-from cpsim.daemon.spool import Spool
+from cpsim.daemon.courier import CONFLICT, MAX_BACKOFF_S, MAX_TRIES, MAX_TRIES_ALONE, TRIES_PER_TIMEOUT, Courier
+from cpsim.daemon.spool import MAX_BATCH, Spool
 from cpsim.daemon.spool_status import read_failed, read_status
+from cpsim.store.log import Log
+from cpsim.testing import ManualClock
 
+LONG_S = 60
 UNKNOWN = [ReplyLost("cut"), BadReply("<h1>Oops</h1>")]
 
 
@@ -28,7 +31,7 @@ class Server:
         self.asked = 0
         self.batches = []
         self.given_up = []
-        self.posted = threading.Event()
+        self.came = threading.Condition()
 
     def knows_batches(self):
         self.asked += 1
@@ -37,9 +40,10 @@ class Server:
         return self.knows
 
     def post(self, batch_id, calls):
-        self.posted.set()
         slots = [arguments["slot"] for _, arguments in calls]
-        self.batches.append((batch_id, slots))
+        with self.came:
+            self.batches.append((batch_id, slots))
+            self.came.notify_all()
         failure = self.script.pop(0) if self.script else None
         if failure is not None:
             raise failure
@@ -58,38 +62,58 @@ class Server:
 
 
 @pytest.fixture
-def path(tmp_path, monkeypatch):
-    monkeypatch.setattr(courier, "FIRST_BACKOFF_S", 0.001)
-    monkeypatch.setattr(courier, "MAX_BACKOFF_S", 0.002)
+def path(tmp_path):
     return tmp_path / "spool"
 
 
 @pytest.fixture
-def spool(path):
-    spool = Spool(path)
+def clock():
+    return ManualClock()
+
+
+@pytest.fixture
+def spool(path, clock):
+    """A spool that writes when somebody waits for it."""
+    spool = Spool(path, clock=clock, open_log=partial(Log, threaded=False))
     yield spool
     spool.close()
 
 
 def put(spool, *slots):
-    kept = threading.Event()
-    last = spool.put([f"alloc,slot={slot}" for slot in slots], {}, lambda _: kept.set())
-    assert kept.wait(5)
+    put_frames(spool, *(f"alloc,slot={slot}" for slot in slots))
+
+
+def put_frames(spool, *frames):
+    last = spool.put(frames, {}, lambda _: None)
+    spool.wait()
     spool.release(last)
 
 
 @pytest.fixture
-def deliver(spool, path):
+def courier_of(spool, clock):
+    """Return courier_of(server, ...) -> a courier on the clock, to be stepped."""
+    return partial(Courier, spool, clock=clock, chance=random.Random(1))
+
+
+@pytest.fixture
+def empty(spool, clock):
+    """Return empty(courier), which steps it until all has left the spool, and lets the time between pass at once."""
+
+    def run(courier):
+        while spool.pending:
+            clock.advance(courier.step() or 0.0)
+        spool.wait()
+
+    return run
+
+
+@pytest.fixture
+def deliver(spool, path, courier_of, empty):
     """Return deliver(server, slots) -> Status, once all has left the spool."""
 
     def run(server, count=4, when_unknown="dead-letter", flush_interval_s=0.0):
         put(spool, *range(count))
-        worker = Courier(spool, server, flush_interval_s, when_unknown)
-        worker.start()
-        idle = threading.Event()
-        while spool.pending:
-            idle.wait(0.002)
-        assert worker.stop(5)
+        empty(courier_of(server, flush_interval_s, when_unknown))
         return read_status(path)
 
     return run
@@ -106,28 +130,53 @@ def test_all_is_delivered_in_one_batch(deliver):
     assert (status.delivered, status.retries, server.asked) == (4, 0, 1)
 
 
-def test_a_full_batch_does_not_wait(deliver):
+def test_a_full_batch_does_not_wait(deliver, clock):
     server = Server()
-    assert deliver(server, 1000, flush_interval_s=3600).delivered == 1000
+    assert deliver(server, MAX_BATCH, flush_interval_s=3600).delivered == MAX_BATCH
+    assert clock.monotonic() == 0
 
 
-def test_what_has_waited_goes_in_as_many_batches_as_it_takes(spool):
-    frames = [f"{kind},slot=x,{rest}" for _ in range(5) for kind, rest in (("counters", "n=1"), ("alloc", "credits=1"))]
-    kept = threading.Event()
-    last = spool.put(frames, {}, lambda _: kept.set())
-    assert kept.wait(5)
+def test_a_command_waits_for_others_no_longer_than_the_interval(spool, courier_of, clock):
     server = Server()
-    worker = Courier(spool, server, 0.4)
-    worker.start()
-    started = time.monotonic()
-    spool.release(last)
-    idle = threading.Event()
-    while spool.pending:
-        idle.wait(0.002)
-    took_s = time.monotonic() - started
-    assert worker.stop(5)
+    courier = courier_of(server, 2.0)
+    assert courier.step() is None
+    put(spool, "a")
+    assert courier.step() == 2.0
+    clock.advance(1.5)
+    put(spool, "b")
+    assert courier.step() == 0.5
+    assert server.batches == []
+    clock.advance(0.5)
+    assert courier.step() is None
+    assert [slots for _, slots in server.batches] == [["a", "b"]]
+    put(spool, "c")
+    assert courier.step() == 2.0
+    with courier.flushing():
+        assert courier.step() is None
+    assert server.applied == ["a", "b", "c"]
+
+
+def test_what_has_waited_goes_in_as_many_batches_as_it_takes(spool, courier_of, clock, empty):
+    put_frames(spool, *["counters,slot=x,n=1", "alloc,slot=x,credits=1"] * 5)
+    server = Server()
+    empty(courier_of(server, 0.4))
     assert [len(slots) for _, slots in server.batches] == [1, 2, 2, 2, 2, 1]
-    assert took_s < 4 * 0.4  # one interval for them all, not one for each
+    assert clock.monotonic() == 0.4  # one interval for them all, not one for each
+
+
+def test_backoff_doubles_up_to_its_limit(spool, courier_of, clock):
+    put(spool, "a")
+    server = Server(reachable=False)
+    courier = courier_of(server, 0.0)
+    waits_s = []
+    for _ in range(12):
+        waits_s.append(courier.step())
+        assert courier.step() == pytest.approx(waits_s[-1], abs=1e-6)  # no further attempt before its time
+        clock.advance(waits_s[-1])
+    assert server.asked == 12
+    backoffs_s = [min(0.1 * 2**failures, MAX_BACKOFF_S) for failures in range(12)]
+    assert all(backoff_s / 2 <= wait_s <= backoff_s for wait_s, backoff_s in zip(waits_s, backoffs_s, strict=True))
+    assert len(set(waits_s[-3:])) == 3  # with jitter
 
 
 def test_a_server_that_was_not_reached_gets_it_later(deliver, path):
@@ -295,7 +344,7 @@ def test_a_batch_that_was_applied_and_never_answered_is_settled(deliver, path):
     assert (status.delivered, status.retries) == (3, MAX_TRIES - 1)
 
 
-def test_a_server_that_may_break_off_a_batch_is_sent_bad_numbers_alone(spool, path, wait_for):
+def test_a_server_that_may_break_off_a_batch_is_sent_bad_numbers_alone(spool, path, courier_of, empty):
     frames = [
         "alloc,slot=a,credits=5",
         "alloc,slot=b,min=x",
@@ -303,10 +352,7 @@ def test_a_server_that_may_break_off_a_batch_is_sent_bad_numbers_alone(spool, pa
         "counters,slot=a,n=1.5",
         "meta,slot=a,k=v",
     ]
-    kept = threading.Event()
-    last = spool.put(frames, {}, lambda _: kept.set())
-    assert kept.wait(5)
-    spool.release(last)
+    put_frames(spool, *frames)
 
     class Production(Server):
         def post(self, batch_id, calls):
@@ -315,25 +361,22 @@ def test_a_server_that_may_break_off_a_batch_is_sent_bad_numbers_alone(spool, pa
                 raise BadReply("<h1>Server Error (500)</h1>")
             return [None] * len(calls)
 
-    worker = Courier(spool, Production(knows_batches=False), 0.0)
-    worker.start()
-    wait_for(lambda: spool.pending == 0)
-    assert worker.stop(5)
+    empty(courier_of(Production(knows_batches=False), 0.0))
     assert [row.command for row in read_failed(path)] == [frames[1], frames[3]]
     assert read_status(path).delivered == 3
 
 
-def test_the_status_says_what_the_trouble_is(spool, path, wait_for):
+def test_the_status_says_what_the_trouble_is(spool, path, courier_of, empty, clock):
     server = Server(reachable=False)
-    worker = Courier(spool, server, 0.0)
+    courier = courier_of(server, 0.0)
     put(spool, "a")
-    worker.start()
-    wait_for(lambda: read_status(path).retries > 1)
-    assert read_status(path).trouble == "down"
+    for _ in range(2):
+        clock.advance(courier.step())
+    spool.wait()
+    assert (read_status(path).retries, read_status(path).trouble) == (2, "down")
     server.reachable = True
-    wait_for(lambda: read_status(path).delivered)
-    wait_for(lambda: not read_status(path).trouble)
-    assert worker.stop(5)
+    empty(courier)
+    assert (read_status(path).delivered, read_status(path).trouble) == (1, "")
 
 
 def test_refused_commands_are_listed(deliver, path):
@@ -408,39 +451,54 @@ def test_a_server_that_has_come_to_know_batches_did_not_know_those_before(path, 
     assert failed(path) == [("sent", "dead letter")]
 
 
-def test_pauses_begin_anew_with_each_batch_that_comes_through(spool, monkeypatch):
-    monkeypatch.setattr(courier, "FIRST_BACKOFF_S", 0.01)
+def test_pauses_begin_anew_with_each_batch_that_comes_through(spool, courier_of, clock, empty):
     server = Server(*[failure for _ in range(20) for failure in (ReplyLost("cut"), None)])
-    for slot in range(20):
-        put(spool, slot)
-    worker = Courier(spool, server, 0.0, max_backoff_s=3600.0)
-    worker._size = 1
-    monkeypatch.setattr(courier, "MAX_BATCH", 1)
-    started = time.monotonic()
-    worker.start()
-    while spool.pending:
-        time.sleep(0.002)
-    assert time.monotonic() - started < 5  # doubled twenty times, a pause would be of hours
-    assert worker.stop(5)
+    put_frames(spool, *["counters,slot=x,n=1", "alloc,slot=x"] * 10)  # each in a batch with its successor at most
+    empty(courier_of(server, 0.0, max_backoff_s=3600.0))
+    assert len(server.batches) > 20
+    assert clock.monotonic() <= 0.1 * 20  # doubled twenty times, a pause would be of hours
 
 
-def test_to_stop_leaves_what_cannot_be_delivered(spool):
+@pytest.fixture
+def threads(path):
+    """Return threads(server, interval) -> (spool, courier), both with threads and on the machine's clock."""
+    spool = Spool(path)
+
+    def start(server, flush_interval_s):
+        courier = Courier(spool, server, flush_interval_s)
+        courier.start()
+        return spool, courier
+
+    yield start
+    spool.close()
+
+
+def test_to_stop_leaves_what_cannot_be_delivered(threads):
     server = Server(reachable=False)
-    worker = Courier(spool, server, 0.0)
+    spool, courier = threads(server, 0.0)
     put(spool, "a")
-    worker.start()
-    assert worker.stop(5)
+    assert courier.stop(LONG_S)
     assert spool.pending == 1
     assert server.batches == []
 
 
-def test_to_stop_delivers_without_waiting_for_the_interval(spool):
+def test_to_stop_delivers_without_waiting_for_the_interval(threads):
     server = Server()
-    worker = Courier(spool, server, 3600.0)
-    worker.start()
+    spool, courier = threads(server, 3600.0)
     put(spool, "a")
-    assert worker.stop(5)
+    assert courier.stop(LONG_S)
     assert server.applied == ["a"]
+
+
+def test_a_thread_delivers_what_comes(threads):
+    server = Server(ConnectFailed("no"))
+    spool, courier = threads(server, 0.0)
+    put(spool, "a")
+    with server.came:
+        assert server.came.wait_for(lambda: len(server.batches) == 2, LONG_S)
+    assert courier.stop(LONG_S)
+    assert spool.pending == 0
+    assert [slots for _, slots in server.batches] == [["a"], ["a"]]
 
 
 def test_a_failure_that_goes_on_is_told_once(deliver, caplog):

@@ -3,7 +3,6 @@
 import os
 import socket
 import threading
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -44,18 +43,18 @@ def nothing_left(here, first_loop):
 
 
 @pytest.mark.usefixtures("nothing_left")
-@pytest.mark.parametrize("flush_interval_s", [0.0, 0.05])
+@pytest.mark.parametrize("flush_interval_s", [0.0, 3600.0])
 def test_it_starts_and_stops_at_once(here, flush_interval_s):
     everything = {"unix": here / "cp.sock", "tcp": ANY_PORT, "http": ANY_PORT, "flush_interval_s": flush_interval_s}
     for _ in range(5):
-        started_s = time.monotonic()
         fake = Fake(PROJECTS, **everything)
         fake.start()
-        ready_s = time.monotonic()
-        assert ready_s - started_s < 0.5
+        with Client("./cp.sock") as client:
+            client.alloc("a")
         assert list(fake.addresses) == ["unix", "tcp", "http"]
         fake.stop()
-        assert time.monotonic() - ready_s < 0.5
+        with fake.accounts.reading() as ledger:
+            assert list(ledger.project("p").slots) == ["a"]
 
 
 @pytest.mark.usefixtures("nothing_left")
@@ -103,10 +102,9 @@ def test_clients_under_way_do_not_hold_up_the_end(here):
         http = socket.create_connection((host, int(port)))
         silent = socket.socket(socket.AF_UNIX)
         silent.connect("cp.sock")
-        started_s = time.monotonic()
-    assert time.monotonic() - started_s < 0.5
-    http.close()
-    silent.close()
+    for sock in (http, silent):
+        assert sock.recv(1) == b""
+        sock.close()
 
 
 @pytest.mark.parametrize("failing", ["unix", "tcp", "http"])
@@ -284,8 +282,7 @@ def test_waits_are_noted_where_that_is_asked_for(here):
             client.alloc("a")
         with Client(fake.addresses["http"], ("p", "s")) as client:
             client.alloc("b")
-    late, soon = waits.longest()
-    assert (late.what, soon.what) == ("alloc,slot=a", "POST /api/batch/alloc")
-    assert late.wait_s >= 0.5 > soon.wait_s
-    assert late.is_over
-    assert soon.is_over
+    noted = {wait.what: wait for wait in waits.longest()}
+    assert noted.keys() == {"alloc,slot=a", "POST /api/batch/alloc"}
+    assert noted["alloc,slot=a"].wait_s >= 0.5
+    assert all(wait.is_over for wait in noted.values())

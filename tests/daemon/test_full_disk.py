@@ -1,57 +1,73 @@
 """A spool on a disk that is full: nothing more is taken, and what is there is delivered."""
 
-import shutil
 import subprocess
 from contextlib import suppress
-from queue import SimpleQueue
-from types import SimpleNamespace
+from functools import partial
 
 import pytest
 
 from cpsim.daemon.spool import Spool
 from cpsim.daemon.spool_status import read_status
-from cpsim.store.reserve import Reserve
+from cpsim.errors import CpsimError
+from cpsim.store.file import LogFile, reserve_of
+from cpsim.store.log import Log
 
 RESERVE_BYTES = 64 * 1024
 
 
-@pytest.fixture
-def disk(monkeypatch):
-    """Return disk(free), which says how many bytes of the disk are free."""
-    return lambda free: monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+class Disk:
+    """The disk of a spool: its free bytes, and the pages that the spool's file may have while the reserve is held."""
+
+    free_bytes = 2**30
+    pages = None
+
+    def open_spool(self, path):
+        """A spool on it, which writes when somebody waits for it."""
+        disk = self
+
+        class File(LogFile):
+            def free_bytes(self):
+                return disk.free_bytes
+
+            def execute(self, sql, parameters=()):
+                if sql.startswith("BEGIN") and disk.pages is not None:
+                    room = 0 if reserve_of(path).stat().st_size else 2
+                    super().execute(f"PRAGMA max_page_count = {disk.pages + room}")
+                super().execute(sql, parameters)
+
+        open_log = partial(Log, file=File, threaded=False)
+        return Spool(path, reserve_bytes=RESERVE_BYTES, open_log=open_log)
 
 
 @pytest.fixture
-def spool(tmp_path):
-    spool = Spool(tmp_path / "spool", reserve_bytes=RESERVE_BYTES)
+def disk():
+    return Disk()
+
+
+@pytest.fixture
+def spool(tmp_path, disk):
+    spool = disk.open_spool(tmp_path / "spool")
     yield spool
     spool.close()
 
 
 def put(spool, *frames):
     """What kept the frames from being written, if anything did."""
-    problems = SimpleQueue()
-    last = spool.put(frames, {}, problems.put)
-    problem = problems.get(timeout=5)
+    problems = []
+    last = spool.put(frames, {}, problems.append)
+    with suppress(CpsimError):
+        spool.wait()
+    (problem,) = problems
     if problem is None:
         spool.release(last)
     return problem
 
 
-def test_what_takes_away_is_written_with_the_room_of_the_reserve(spool, tmp_path, disk, monkeypatch):
+def test_what_takes_away_is_written_with_the_room_of_the_reserve(spool, tmp_path, disk):
     """SQLite is told that there is no room for more pages; the room of the reserve makes it some."""
     assert put(spool, *(f"alloc,slot={number}" for number in range(100))) is None
-    database = spool._log._writing
-    (pages,) = database.execute("PRAGMA page_count").fetchone()
-    database.execute(f"PRAGMA max_page_count = {pages}")
-    give_up = Reserve.give_up
-
-    def make_room(reserve):
-        database.execute(f"PRAGMA max_page_count = {pages + 2}")
-        return give_up(reserve)
-
-    monkeypatch.setattr(Reserve, "give_up", make_room)
-    disk(RESERVE_BYTES)
+    disk.pages = (tmp_path / "spool").stat().st_size // 4096 + 1  # the log's table has grown by a page
+    disk.free_bytes = RESERVE_BYTES
     assert "disk is full" in str(put(spool, "alloc,slot=" + "x" * 100_000))
     assert (tmp_path / "spool.reserve").stat().st_size == 0
     assert spool.is_full
@@ -59,30 +75,30 @@ def test_what_takes_away_is_written_with_the_room_of_the_reserve(spool, tmp_path
     batch = spool.take()
     spool.settle(batch, [])
     assert read_status(tmp_path / "spool").delivered == 100
-    disk(2 * RESERVE_BYTES)
+    disk.free_bytes = 2 * RESERVE_BYTES
     assert not spool.is_full
     assert not read_status(tmp_path / "spool").full
     assert (tmp_path / "spool.reserve").stat().st_size == RESERVE_BYTES
 
 
-def test_what_was_delivered_leaves_room_in_the_spool_itself(spool, tmp_path, disk, monkeypatch):
+def test_what_was_delivered_leaves_room_in_the_spool_itself(tmp_path, disk):
+    disk.free_bytes = RESERVE_BYTES
+    spool = disk.open_spool(tmp_path / "spool")
     assert put(spool, *(f"alloc,slot={number}{'x' * 1000}" for number in range(200))) is None
-    (tmp_path / "spool.reserve").write_bytes(b"")
-    monkeypatch.setattr(spool._log._reserve, "_is_held", False)
-    disk(RESERVE_BYTES)
     assert spool.is_full
     spool.settle(spool.take(), [])
     assert not spool.is_full
     assert put(spool, "alloc,slot=a") is None
+    spool.close()
 
 
 def test_a_disk_that_is_nearly_full_from_the_start(tmp_path, disk, caplog):
     caplog.set_level("INFO")
-    disk(RESERVE_BYTES)
-    spool = Spool(tmp_path / "spool", reserve_bytes=RESERVE_BYTES)
+    disk.free_bytes = RESERVE_BYTES
+    spool = disk.open_spool(tmp_path / "spool")
     assert spool.is_full
     assert read_status(tmp_path / "spool").full
-    disk(2 * RESERVE_BYTES)
+    disk.free_bytes = 2 * RESERVE_BYTES
     assert not spool.is_full
     spool.close()
     said = [record.message.removeprefix(f"{tmp_path}/") for record in caplog.records]

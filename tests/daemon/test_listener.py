@@ -2,19 +2,18 @@
 
 import contextlib
 import os
-import select
 import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
 import cpsim
-from cpsim.daemon import listener as listening
+from cpsim.daemon.listener import QUIET_S, SILENCE_S
 
+LONG_S = 60
 FRAME = b"alloc,slot=%s,credits=25,expire=30"
 WELL_FORMED = [
     b"alloc,slot=x",
@@ -55,10 +54,18 @@ MALFORMED = [
 @pytest.mark.parametrize("half_close", [False, True])
 @pytest.mark.parametrize("frame", WELL_FORMED)
 def test_well_formed_frames(daemon, frame, half_close):
-    started_s = time.monotonic()
     assert daemon.say(frame, half_close=half_close) == b"OK"
-    assert time.monotonic() - started_s < 1
     assert list(daemon.slots()) == ["x"]
+
+
+@pytest.mark.parametrize("frame", WELL_FORMED)
+def test_a_well_formed_frame_is_answered_at_once(stepped, recorder, frame):
+    sock = stepped.connect(frame)
+    assert stepped.answer(sock) == b"OK"
+    if b"\n" not in frame.lstrip():
+        assert recorder.slots == []  # what may still follow belongs to it
+        stepped.end_quiet()
+    assert recorder.slots == ["x"]
 
 
 def test_every_command_reaches_the_accounts(daemon):
@@ -84,12 +91,22 @@ def test_ok_means_queued_not_accepted(daemon):
     assert daemon.fake.accounts.refused == 2
 
 
-@pytest.mark.parametrize("end", ["newline", "half-close", "nothing"])
-def test_malformed_frames(daemon, end, monkeypatch):
-    monkeypatch.setattr(listening, "QUIET_S", 0.03)
-    for frame in MALFORMED if end != "nothing" else MALFORMED[:8]:
+@pytest.mark.parametrize("end", ["newline", "half-close"])
+def test_malformed_frames(daemon, end):
+    for frame in MALFORMED:
         assert daemon.say(frame + b"\n" * (end == "newline"), half_close=end == "half-close") == b"ER", frame
     assert daemon.slots() == {}
+
+
+@pytest.mark.parametrize("frame", MALFORMED)
+def test_a_malformed_frame_without_an_end_is_refused_when_its_time_is_over(stepped, recorder, frame):
+    sock = stepped.connect(frame)
+    if stepped.answer(sock) != b"ER":  # as a frame is that nothing can complete
+        stepped.pass_(0.99 * QUIET_S)
+        assert stepped.answer(sock) is None
+        stepped.end_quiet()
+        assert stepped.answer(sock) == b"ER"
+    assert recorder.slots == []
 
 
 @pytest.mark.parametrize("white", [b"", b"\n", b" " * 100 + b"\n"])
@@ -113,79 +130,75 @@ def test_frames_that_are_too_long_are_told_so(daemon, size, half_close, start):
 
 
 @pytest.mark.parametrize("ending", [b"", b" \r\n"])
-@pytest.mark.parametrize("pause_s", [0, 0.002])
-def test_a_frame_in_two_segments_is_one_frame(daemon, by_hand, monkeypatch, pause_s, ending):
-    monkeypatch.setattr(listening, "QUIET_S", 3.0)
+@pytest.mark.parametrize("pause_s", [0, 0.9 * QUIET_S])
+def test_a_frame_in_two_segments_is_one_frame(stepped, recorder, pause_s, ending):
     ends = range(1, len(FRAME % b"000" + ending))
     for end in ends:
         frame = FRAME % (b"%03d" % end) + ending
-        with daemon.connect() as sock:
-            sock.sendall(frame[:end])
-            if pause_s:
-                by_hand.replied(sock, pause_s)
-            sock.sendall(frame[end:])
-            sock.shutdown(socket.SHUT_WR)
-            assert by_hand.read_all(sock) == b"OK", end
-    slots = daemon.slots()
-    assert list(slots) == [f"{end:03}" for end in ends]
-    assert {slot.credits for slot in slots.values()} == {25}
-    assert {slot.expires_us - slot.allocated_us for slot in slots.values()} == {30 * 60_000_000}
+        sock = stepped.connect(frame[:end])
+        stepped.pass_(pause_s)
+        stepped.send(sock, frame[end:])
+        sock.shutdown(socket.SHUT_WR)
+        stepped.step()
+        assert stepped.answer(sock) == b"OK", end
+    expected = [("alloc", {"slot": f"{end:03}", "credits": "25", "expire": "30"}) for end in ends]
+    assert recorder.calls == expected
 
 
-def test_a_frame_that_grows_after_its_answer(daemon, by_hand, monkeypatch):
-    monkeypatch.setattr(listening, "QUIET_S", 3.0)
+def test_two_segments_over_a_network_are_one_frame(daemon, by_hand):
     with daemon.connect() as sock:
         sock.sendall(b"alloc,slot=x")
+        sock.sendall(b"yz,credits=25\n")
         assert by_hand.read_all(sock) == b"OK"
-        for byte in b"yz,credits=25":
-            sock.sendall(bytes([byte]))
     assert {name: slot.credits for name, slot in daemon.slots().items()} == {"xyz": 25}
 
 
-def test_an_answered_client_is_given_its_time_from_the_answer_on(bare_listener, recorder, by_hand, monkeypatch):
-    monkeypatch.setattr(listening, "QUIET_S", 1.0)
-    listener, address = bare_listener
-    with socket.create_connection(address, 5) as sock:
-        sock.sendall(b"alloc,sl")
-        assert not by_hand.replied(sock, 0.6)
-        sock.sendall(b"ot=x")
-        assert by_hand.read_all(sock) == b"OK"
-        select.select([], [], [], 0.6)
-        sock.sendall(b"yz")
-    listener.stop()
+def test_a_frame_that_grows_after_its_answer(stepped, recorder):
+    sock = stepped.connect(b"alloc,slot=x")
+    assert stepped.answer(sock) == b"OK"
+    for byte in b"yz,credits=25":
+        stepped.send(sock, bytes([byte]))
+    sock.close()
+    stepped.step()
+    assert recorder.calls == [("alloc", {"slot": "xyz", "credits": "25"})]
+
+
+def test_an_answered_client_is_given_its_time_from_the_answer_on(stepped, recorder):
+    sock = stepped.connect(b"alloc,sl")
+    stepped.pass_(0.6 * QUIET_S)
+    assert stepped.answer(sock) is None
+    stepped.send(sock, b"ot=x")
+    assert stepped.answer(sock) == b"OK"
+    stepped.pass_(0.6 * QUIET_S)
+    stepped.send(sock, b"yz")
+    stepped.pass_(0.5 * QUIET_S)  # an answered client does not extend its time
     assert recorder.slots == ["xyz"]
 
 
-def test_what_arrives_in_time_is_read_however_late_the_daemon_looks(bare_listener, recorder, by_hand):
-    listener, address = bare_listener
-    entered, go_on = threading.Event(), threading.Event()
+def test_what_arrives_in_time_is_read_however_late_the_daemon_looks(stepped, recorder):
+    sock = stepped.connect(b"alloc,slot=x")
+    assert stepped.answer(sock) == b"OK"
 
     def hold_up(_frame):
-        entered.set()
-        assert go_on.wait(60)
-        time.sleep(2 * listening.QUIET_S)  # the first client's time is over when the daemon looks again
-
-    listener.on_malformed = hold_up
-    with socket.create_connection(address, 5) as sock, socket.create_connection(address, 5) as other:
-        sock.sendall(b"alloc,slot=x")
-        assert by_hand.read_all(sock) == b"OK"  # its time begins with the end of what is sent to it
-        other.sendall(b"nonsense\n")
-        assert entered.wait(60)
         sock.sendall(b"yz\n")
-        go_on.set()
-        assert by_hand.read_all(other) == b"ER"
-    listener.stop()
+        stepped.clock.advance(2 * QUIET_S)  # its time is over when the daemon looks again
+
+    stepped.listener.on_malformed = hold_up
+    other = stepped.connect(b"nonsense\n")
+    assert stepped.answer(other) == b"ER"
     assert recorder.slots == ["xyz"]
 
 
-def test_a_client_that_trickles(daemon, by_hand):
-    with daemon.connect() as slow:
-        for number, byte in enumerate(b"claim,slot=x,machine"):
-            slow.sendall(bytes([byte]))
-            assert daemon.say(b"alloc,slot=%d" % number) == b"OK"
-        slow.sendall(b"=m")
-        assert by_hand.read_all(slow) == b"OK"
-    assert len(daemon.slots()) == 20
+def test_a_client_that_trickles(stepped, recorder):
+    slow = stepped.connect()
+    for number, byte in enumerate(b"claim,slot=x,machine"):
+        stepped.send(slow, bytes([byte]))
+        stepped.pass_(0.9 * QUIET_S)
+        assert stepped.answer(stepped.connect(b"alloc,slot=%d\n" % number)) == b"OK"
+    stepped.send(slow, b"=m")
+    assert stepped.answer(slow) == b"OK"
+    stepped.end_quiet()
+    assert len(recorder.calls) == 21
 
 
 # Clients that are silent, rude or many
@@ -205,19 +218,20 @@ def test_to_connect_and_close_leaves_no_trace(daemon, by_hand):
 def test_silent_clients_harm_nobody(daemon):
     with contextlib.ExitStack() as stack:
         silent = [stack.enter_context(daemon.connect()) for _ in range(300)]
-        started_s = time.monotonic()
         for number in range(50):
             assert daemon.say(b"alloc,slot=%d" % number) == b"OK"
         assert len(daemon.slots()) == 50
-        assert time.monotonic() - started_s < 2
         silent[150].sendall(b"alloc,slot=late\n")
         assert silent[150].recv(10) == b"OK"
 
 
-def test_a_client_that_is_silent_for_too_long_is_let_go(daemon, by_hand, monkeypatch):
-    monkeypatch.setattr(listening, "SILENCE_S", 0.05)
-    with daemon.connect() as sock:
-        assert by_hand.read_all(sock) == b""
+def test_a_client_that_is_silent_for_too_long_is_let_go(stepped):
+    sock = stepped.connect()
+    stepped.step()
+    stepped.pass_(0.99 * SILENCE_S)
+    assert stepped.answer(sock) is None
+    stepped.pass_(0.02 * SILENCE_S)
+    assert stepped.answer(sock) == b""
 
 
 def test_clients_that_reset_harm_nobody(daemon, by_hand):
@@ -229,28 +243,26 @@ def test_clients_that_reset_harm_nobody(daemon, by_hand):
     assert {str(number) for number in range(6)} <= set(daemon.slots()) <= {*"012345", "r", "s"}
 
 
-def test_a_client_that_stays_after_its_answer_holds_nobody_up(daemon, by_hand):
-    with daemon.connect() as staying, daemon.connect() as refused:
-        staying.sendall(b"alloc,slot=first")
-        assert by_hand.read_all(staying) == b"OK"
-        refused.sendall(b"pay\n")
-        assert by_hand.read_all(refused) == b"ER"
-        started_s = time.monotonic()
-        assert daemon.say(b"alloc,slot=second") == b"OK"
-        assert time.monotonic() - started_s < 0.1 + listening.QUIET_S
-        assert list(daemon.slots()) == ["first", "second"]
-        assert time.monotonic() - started_s < 1
+def test_a_client_that_stays_after_its_answer_holds_nobody_up(stepped, recorder):
+    staying, refused = stepped.connect(b"alloc,slot=first"), stepped.connect(b"pay\n")
+    assert stepped.answer(stepped.connect(b"alloc,slot=second\n")) == b"OK"
+    assert [stepped.answer(sock) for sock in (staying, refused)] == [b"OK", b"ER"]
+    assert recorder.slots == []  # in the order of the answers
+    stepped.end_quiet()
+    assert recorder.slots == ["first", "second"]
 
 
-def test_a_huge_client_is_cut_off(daemon):
+def test_a_huge_client_is_cut_off(stepped):
     """A refused client may go on for a moment, not for ever."""
-    piece = b"x" * 1_000_000
-    started_s = time.monotonic()
-    with daemon.connect() as sock, contextlib.suppress(OSError):
-        while time.monotonic() - started_s < 4:
-            sock.sendall(piece)
-    assert time.monotonic() - started_s < 3
-    assert daemon.say(b"alloc,slot=x") == b"OK"
+    sock = stepped.connect(b"x" * 10_000)
+    sock.settimeout(LONG_S)
+    for _ in range(9):
+        stepped.send(sock, b"x" * 10_000)
+        stepped.pass_(0.1 * QUIET_S)
+    stepped.pass_(0.2 * QUIET_S)
+    with pytest.raises(BrokenPipeError):
+        sock.sendall(b"x")
+    assert stepped.answer(stepped.connect(b"alloc,slot=x")) == b"OK"
 
 
 def test_many_clients_at_once(daemon):
@@ -274,28 +286,25 @@ def test_many_clients_at_once(daemon):
 # Order, and what is on its way
 
 
-def test_commands_are_passed_on_in_the_order_of_their_answers(bare_listener, recorder, by_hand, monkeypatch):
-    monkeypatch.setattr(listening, "QUIET_S", 3.0)
-    listener, address = bare_listener
-    with contextlib.ExitStack() as stack:
-        socks = [stack.enter_context(socket.create_connection(address, 5)) for _ in range(20)]
-        for number in reversed(range(20)):
-            socks[number].sendall(b"alloc,slot=%d" % number + b"\n" * (number % 3 == 0))
-            assert by_hand.read_all(socks[number]) == b"OK"
-        assert listener.pending > 0
-        assert recorder.calls == []
-    listener.stop()
+def test_commands_are_passed_on_in_the_order_of_their_answers(stepped, recorder):
+    socks = [stepped.connect() for _ in range(20)]
+    for number in reversed(range(20)):
+        stepped.send(socks[number], b"alloc,slot=%d" % number + b"\n" * (number % 3 == 0))
+        assert stepped.answer(socks[number]) == b"OK"
+    assert stepped.listener.pending == 20
+    assert recorder.calls == []
+    stepped.end_quiet()
     assert recorder.slots == [str(number) for number in reversed(range(20))]
-    assert listener.pending == 0
+    assert stepped.listener.pending == 0
 
 
 def test_a_command_is_pending_until_it_is_delivered(bare_listener, recorder, by_hand):
     listener, address = bare_listener
     recorder.go_on.clear()
-    with socket.create_connection(address, 5) as sock:
+    with socket.create_connection(address, LONG_S) as sock:
         sock.sendall(b"alloc,slot=x\n")
         assert by_hand.read_all(sock) == b"OK"
-    assert recorder.entered.wait(5)
+    assert recorder.entered.wait(LONG_S)
     assert listener.pending == 1
     recorder.go_on.set()
     listener.stop()
@@ -305,7 +314,7 @@ def test_a_command_is_pending_until_it_is_delivered(bare_listener, recorder, by_
 
 def test_what_is_answered_and_turns_out_malformed_is_pending_no_more(bare_listener, recorder, by_hand):
     listener, address = bare_listener
-    with socket.create_connection(address, 5) as sock:
+    with socket.create_connection(address, LONG_S) as sock:
         sock.sendall(b"alloc,slot=x")
         assert by_hand.read_all(sock) == b"OK"
         sock.sendall(b",cred")
@@ -317,7 +326,7 @@ def test_a_full_daemon_takes_no_more(bare_listener, recorder, by_hand):
     listener, address = bare_listener
     for full, reply in ((True, b"ER"), (False, b"OK")):
         recorder.full = full
-        with socket.create_connection(address, 5) as sock:
+        with socket.create_connection(address, LONG_S) as sock:
             sock.sendall(b"alloc,slot=%s" % reply)
             assert by_hand.read_all(sock) == reply
     listener.stop()
@@ -344,21 +353,28 @@ def test_to_stop_while_busy_loses_nothing_that_was_acknowledged(daemon):
     for thread in threads:
         thread.start()
     for _ in range(100):
-        assert under_way.acquire(timeout=5)
+        assert under_way.acquire(timeout=LONG_S)
     daemon.fake.stop()
     daemon.fake.daemons, daemon.fake._server = [], None
     for thread in threads:
-        thread.join(5)
+        thread.join(LONG_S)
         assert not thread.is_alive()
     assert len(acknowledged) >= 100
     with daemon.fake.accounts.reading() as ledger:
         assert set(acknowledged) <= set(ledger.project("p").slots)
 
 
+def test_to_stop_waits_for_nobody(stepped, recorder):
+    silent, partial, held = stepped.connect(), stepped.connect(b"alloc,sl"), stepped.connect(b"alloc,slot=held")
+    stepped.stop()
+    assert [stepped.answer(sock) for sock in (silent, partial, held)] == [b"", b"ER", b"OK"]
+    assert (recorder.slots, stepped.clock.monotonic()) == (["held"], 0)
+
+
 def test_to_stop_answers_what_has_arrived_and_lets_the_silent_go(bare_listener, recorder, by_hand):
     listener, address = bare_listener
     with contextlib.ExitStack() as stack:
-        silent, held, partial = (stack.enter_context(socket.create_connection(address, 5)) for _ in range(3))
+        silent, held, partial = (stack.enter_context(socket.create_connection(address, LONG_S)) for _ in range(3))
         partial.sendall(b"alloc,sl")
         held.sendall(b"alloc,slot=held")
         assert by_hand.read_all(held) == b"OK"
@@ -370,23 +386,12 @@ def test_to_stop_answers_what_has_arrived_and_lets_the_silent_go(bare_listener, 
         socket.create_connection(address)
 
 
-def test_to_stop_reads_what_has_arrived_of_a_frame_already_answered(bare_listener, recorder, by_hand, monkeypatch):
-    monkeypatch.setattr(listening, "QUIET_S", 3.0)
-    listener, address = bare_listener
-    recorder.go_on.clear()
-    with socket.create_connection(address, 5) as first, socket.create_connection(address, 5) as second:
-        for sock in (first, second):
-            sock.sendall(b"alloc,slot=x")
-            assert by_hand.read_all(sock) == b"OK"
-        first.close()
-        assert recorder.entered.wait(5)  # the listener is busy with the first command
-        second.sendall(b"yz")
-        stopping = threading.Thread(target=listener.stop)
-        stopping.start()
-        while not listener._stopping:
-            assert stopping.is_alive()
-        recorder.go_on.set()
-        stopping.join(5)
+def test_to_stop_reads_what_has_arrived_of_a_frame_already_answered(stepped, recorder):
+    first, second = stepped.connect(b"alloc,slot=x"), stepped.connect(b"alloc,slot=x")
+    assert [stepped.answer(sock) for sock in (first, second)] == [b"OK", b"OK"]
+    first.close()
+    second.sendall(b"yz")
+    stepped.stop()
     assert recorder.slots == ["x", "xyz"]
 
 
@@ -410,7 +415,7 @@ with fake.accounts.reading() as ledger:
 def test_no_descriptor_left():
     def connect(stack):
         sock = stack.enter_context(socket.socket(socket.AF_UNIX))
-        sock.settimeout(5)
+        sock.settimeout(LONG_S)
         sock.connect("cp.sock")
         return sock
 
@@ -432,5 +437,5 @@ def test_no_descriptor_left():
             answered.append(sock.recv(2))  # and stays
         assert answered == [b"OK"] * 100
         stack.close()
-        output, _ = process.communicate(timeout=5)
+        output, _ = process.communicate(timeout=LONG_S)
     assert (process.returncode, output) == (0, "100\n")

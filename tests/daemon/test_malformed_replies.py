@@ -1,8 +1,10 @@
 """The courier, against a server on a real socket that answers nonsense."""
 
 import json
+import random
 import threading
 from collections import Counter
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -13,9 +15,11 @@ from cpdaemon.endpoint import parse_endpoint
 from cpsim.daemon.courier import BulkClient, Courier
 from cpsim.daemon.spool import Spool
 from cpsim.daemon.spool_status import read_failed, read_status
+from cpsim.store.log import Log
+from cpsim.testing import ManualClock
 
 SLOTS = ["a", "b", "c"]
-DELIVERED_S = 60
+LONG_S = 60
 
 
 def ok(**fields):
@@ -121,24 +125,22 @@ def server():
 
 
 @pytest.fixture
-def deliver(server, tmp_path_factory, wait_for):
+def deliver(server, tmp_path_factory):
     """Return deliver(ledger) -> (slots that failed with why, status), once all has left the spool."""
 
     def run(ledger):
         server.ledger = ledger
         path = tmp_path_factory.mktemp("spool") / "spool"
-        spool = Spool(path)
-        written = threading.Event()
-        last = spool.put([f"alloc,slot={slot}" for slot in SLOTS], {}, lambda _: written.set())
-        assert written.wait(DELIVERED_S)
+        clock = ManualClock()
+        spool = Spool(path, clock=clock, open_log=partial(Log, threaded=False))
+        last = spool.put([f"alloc,slot={slot}" for slot in SLOTS], {}, lambda _: None)
+        spool.wait()
         spool.release(last)
         url = parse_endpoint(f"http://127.0.0.1:{server.server_address[1]}/api")
-        to = BulkClient(url, ("p", "s"), DELIVERED_S)
-        courier = Courier(spool, to, 0.0, max_backoff_s=0.001)
-        courier.start()
-        wait_for(lambda: courier.check() or not spool.pending, DELIVERED_S)
-        assert courier.stop(DELIVERED_S)
-        courier.check()
+        to = BulkClient(url, ("p", "s"), LONG_S)
+        courier = Courier(spool, to, 0.0, clock=clock, chance=random.Random(1))
+        while spool.pending:
+            clock.advance(courier.step() or 0.0)
         to.close()
         spool.close()
         return {row.command.removeprefix("alloc,slot="): row.why for row in read_failed(path)}, read_status(path)

@@ -1,7 +1,7 @@
 """Each quirk of the daemon alone: what it changes, and that nothing of it is there without it."""
 
+import random
 import socket
-import time
 from contextlib import ExitStack, closing, suppress
 
 import pytest
@@ -10,15 +10,19 @@ from cpdaemon import Client
 from cpdaemon.endpoint import parse_endpoint
 from cpdaemon.errors import ConnectFailed
 from cpsim.daemon.courier import BulkClient
+from cpsim.daemon.listener import QUIET_S
 from cpsim.daemon.memory import MemorySpool
-from cpsim.daemon.quirks import STARVED_COMMANDS, QuirkyCourier
+from cpsim.daemon.quirks import BUSY_COMMAND_S, STARVED_COMMANDS, QuirkyCourier, QuirkyListener
 from cpsim.daemon.site import Daemon
 from cpsim.daemon.spool import Spool
 from cpsim.daemon.spool_status import read_failed, read_status
 from cpsim.fake import ANY_PORT, Fake
+from cpsim.faults.plan import FaultPlan
 from cpsim.protocol.quirks import chosen
+from cpsim.testing import ManualClock
 
 PROJECTS = {"p": "s"}
+LONG_S = 60
 
 
 @pytest.fixture(params=[True, False], ids=["with", "without"])
@@ -45,7 +49,7 @@ def quirky(here, on):
 def say(by_hand, frame, path="cp.sock"):
     """Send a frame, and return all that comes until the daemon closes."""
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(5)
+        sock.settimeout(LONG_S)
         sock.connect(path)
         sock.sendall(frame)
         return by_hand.read_all(sock)
@@ -70,7 +74,7 @@ def test_cut_values(quirky, on, by_hand, end):
 def test_single_read_of_a_frame_in_two_segments(quirky, on):
     fake = quirky("single-read")
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(5)
+        sock.settimeout(LONG_S)
         sock.connect("cp.sock")
         sock.sendall(b"alloc,slot=a")
         assert sock.recv(2) == b"OK"
@@ -79,26 +83,25 @@ def test_single_read_of_a_frame_in_two_segments(quirky, on):
     assert list(slots(fake)) == (["a"] if on else ["ab"])
 
 
-def test_single_read_of_a_frame_that_is_no_command_yet(quirky, on):
-    fake = quirky("single-read")
-    took_s = []
-    for _ in range(5):
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(5)
-            sock.connect("cp.sock")
-            sock.sendall(b"alloc,sl")
-            started_s = time.monotonic()
-            assert sock.recv(100) == b"ER"
-            took_s.append(time.monotonic() - started_s)
-    assert (min(took_s) < 0.09) is on
-    assert slots(fake) == {}
+def test_single_read_of_a_frame_that_is_no_command_yet(stepped_with, on, recorder):
+    options = {"faults": FaultPlan(), "project": "p", "on_turn": lambda _: None}
+    quirks = frozenset(["single-read"] if on else [])
+    stepped = stepped_with(
+        lambda sockets, clock: QuirkyListener(sockets, recorder, lambda: False, clock, quirks=quirks, **options)
+    )
+    sock = stepped.connect(b"alloc,sl")
+    assert (stepped.answer(sock) == b"ER") is on
+    if not on:
+        stepped.pass_(0.99 * QUIET_S)
+        stepped.send(sock, b"ot=a\n")
+        assert stepped.answer(sock) == b"OK"
 
 
 def test_single_read_of_a_long_frame(quirky, on):
     fake = quirky("single-read")
     frame = b"alloc,slot=" + b"x" * 1600
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(5)
+        sock.settimeout(LONG_S)
         sock.connect("cp.sock")
         sock.sendall(frame)
         assert sock.recv(2) == (b"OK" if on else b"ER")
@@ -133,55 +136,67 @@ class Recorder:
         return [None] * len(calls)
 
 
-def quirky_courier(server, interval_s, names):
-    spool = MemorySpool()
-    courier = QuirkyCourier(spool, server, interval_s, "dead-letter", 0.01, quirks=frozenset(names))
-    courier.start()
-    return spool, courier
+@pytest.fixture
+def clock():
+    return ManualClock()
 
 
-def test_flush_starves(on, wait_for):
+@pytest.fixture
+def quirky_courier(clock):
+    """Return quirky_courier(server, interval, quirks) -> (spool, courier), which a test steps."""
+
+    def make(server, interval_s, names):
+        spool = MemorySpool()
+        options = {"quirks": frozenset(names), "clock": clock, "chance": random.Random(1)}
+        return spool, QuirkyCourier(spool, server, interval_s, "dead-letter", **options)
+
+    return make
+
+
+def test_flush_starves(on, quirky_courier, clock):
     server = Recorder()
-    spool, courier = quirky_courier(server, 0.2, ["flush-starves"] if on else [])
-    deadline = time.monotonic() + 0.6
-    put = 0
-    while time.monotonic() < deadline and put < 500:
+    spool, courier = quirky_courier(server, 0.5, ["flush-starves"] if on else [])
+    for put in range(100):
         spool.put([("alloc", {"slot": str(put)})])
-        put += 1
-        time.sleep(0.001)
+        courier.step()
+        clock.advance(0.25)
     assert (len(server.batches) == 0) is on
     if on:
         spool.put([("alloc", {"slot": "x"})] * STARVED_COMMANDS)
-    wait_for(lambda: spool.pending == 0)
-    assert courier.stop(5)
-    assert sum(server.batches) == put + (STARVED_COMMANDS if on else 0)
+    clock.advance(0.5)
+    while spool.pending:
+        assert courier.step() in {0.0, None}
+    assert sum(server.batches) == 100 + (STARVED_COMMANDS if on else 0)
 
 
-def test_a_starved_flush_comes_once_it_is_quiet(wait_for):
+def test_a_starved_flush_comes_once_it_is_quiet(quirky_courier, clock):
     server = Recorder()
-    spool, courier = quirky_courier(server, 0.02, ["flush-starves"])
+    spool, courier = quirky_courier(server, 0.5, ["flush-starves"])
     spool.put([("alloc", {"slot": "x"})])
-    wait_for(lambda: server.batches)
-    assert courier.stop(5)
+    assert courier.step() == 0.5
+    clock.advance(0.5)
+    assert courier.step() is None
     assert server.batches == [1]
 
 
-def test_busy_when_down(on, wait_for):
+def test_busy_when_down(on, quirky_courier, clock):
     """With it, the daemon tries again without a pause, and its loop is held up."""
     server = Recorder(reachable=False)
     spool, courier = quirky_courier(server, 0, ["busy-when-down"] if on else [])
     spool.put([("alloc", {"slot": "x"})] * (STARVED_COMMANDS + 1))
-    wait_for(lambda: server.attempts > 2)
-    began, seen = time.monotonic(), server.attempts
-    courier.delay_turn(100)
-    held_up_s = time.monotonic() - began
-    assert (held_up_s >= 0.5, server.attempts - seen > 20) == (on, on)
+    pauses_s = [courier.step() for _ in range(20)]
+    assert (pauses_s == [0.0] * 20, server.attempts) == ((True, 20) if on else (False, 1))
+
+    def held_up_s():
+        began_s = clock.monotonic()
+        courier.delay_turn(100)
+        return clock.monotonic() - began_s
+
+    assert held_up_s() == (100 * BUSY_COMMAND_S if on else 0)
     server.reachable = True
-    wait_for(lambda: spool.pending == 0)
-    began = time.monotonic()
-    courier.delay_turn(100)
-    assert time.monotonic() - began < 0.5
-    assert courier.stop(5)
+    while spool.pending:
+        clock.advance(courier.step() or 0.0)
+    assert held_up_s() == 0
 
 
 @pytest.fixture(params=["spool", "memory"])
@@ -191,7 +206,7 @@ def forwarding(request, here, on):
 
     def forwarding(server, name):
         http = running.enter_context(
-            closing(BulkClient(parse_endpoint(server.addresses["http"]), ("p", "s"), timeout_s=5))
+            closing(BulkClient(parse_endpoint(server.addresses["http"]), ("p", "s"), timeout_s=LONG_S))
         )
         spool = Spool(here / "spool") if request.param == "spool" else None
         quirks = frozenset([name] if on else [])

@@ -1,14 +1,17 @@
 """The spool on its own."""
 
 import sqlite3
-import threading
 from contextlib import closing
+from functools import partial
 
 import pytest
 
+from cpsim.clock import SYSTEM_CLOCK
 from cpsim.daemon.spool import DEAD_LETTER, REFUSED, FailedCommand, Spool
 from cpsim.daemon.spool_status import Status, read_failed, read_status
 from cpsim.errors import CpsimError
+from cpsim.store.log import Log
+from cpsim.testing import ManualClock
 
 
 @pytest.fixture
@@ -17,14 +20,19 @@ def path(tmp_path):
 
 
 @pytest.fixture
-def opened(path):
-    """Return opened() -> Spool at one path, the one before it closed first."""
+def clock():
+    return ManualClock(SYSTEM_CLOCK.now_us())
+
+
+@pytest.fixture
+def opened(path, clock):
+    """Return opened() -> Spool at one path, the one before it closed first; it writes when somebody waits for it."""
     spools = []
 
     def reopen(**options):
         if spools:
             spools.pop().close()
-        spools.append(Spool(path, **options))
+        spools.append(Spool(path, clock=clock, open_log=partial(Log, threaded=False), **options))
         return spools[-1]
 
     yield reopen
@@ -33,9 +41,10 @@ def opened(path):
 
 
 def put(spool, *frames, amended=None):
-    done = threading.Event()
-    last = spool.put(frames, amended or {}, lambda problem: done.set() if problem is None else None)
-    assert done.wait(5)
+    problems = []
+    last = spool.put(frames, amended or {}, problems.append)
+    spool.wait()
+    assert problems == [None]
     return last
 
 

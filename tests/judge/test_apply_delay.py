@@ -17,15 +17,16 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from cpdaemon.endpoint import UnixEndpoint, parse_endpoint
-from cpsim.accounts.observer import CannotObserve, Observer
+from cpsim.accounts.observer import CannotObserve
 from cpsim.config.catalog import find_scenario
 from cpsim.config.thresholds import Threshold
 from cpsim.evidence.journal import RECORD_TYPE, OperationOutcome
 from cpsim.fake import ANY_PORT, Fake
 from cpsim.judge.apply_delay import ClockWatch, apply_delays_ns
 from cpsim.judge.clock_offset import NotComparable, Reading, offset
+from cpsim.net.control import ControlClient
 from cpsim.replay.pace import Rate
-from cpsim.run.folder import claim_folder, write
+from cpsim.run.folder import OutputFolder, write
 from cpsim.run.pipeline import ReplayTarget, run
 from cpsim.run.summary import show, summarise
 from cpsim.scenario import load_workload
@@ -220,7 +221,7 @@ def test_a_look_is_the_quickest_of_several_and_any_that_says_no_real_time():
         clock.advance(next(trips_ms) / 1000)
         return START_US, next(rates)
 
-    watch = ClockWatch(SimpleNamespace(clock=ask), clock)
+    watch = ClockWatch(SimpleNamespace(control=SimpleNamespace(clock=ask)), clock)
     watch.read()
     watch.read(3)
     quickest, odd = watch.seen
@@ -261,7 +262,8 @@ def test_a_server_that_is_down_delays_the_effect_and_not_the_answers(place):
     summary.check([Threshold.parse("effect_p99_ms<100"), Threshold.parse("effect_max_ms<5000")])
     assert [checked.holds for checked in summary.checked] == [False, True]
     folder = Path("run")
-    write(late, summary, claim_folder(folder), folder)
+    with OutputFolder(folder) as written:
+        write(late, summary, written)
     assert "#[Max" in (folder / "effect.hgrm").read_text()
     assert json.loads((folder / "run.json").read_text())["effect_ms"] == times
     assert "from OK to applied" in (folder / "report.html").read_text()
@@ -271,7 +273,7 @@ def test_a_server_that_is_gone_once_all_is_judged_costs_the_figure_alone(place, 
     def gone(_):
         raise CannotObserve("cannot reach it")
 
-    monkeypatch.setattr(Observer, "clock", gone)
+    monkeypatch.setattr(ControlClient, "clock", gone)
     with Fake({"p": "s"}, unix=Path("d.sock"), http=ANY_PORT) as fake:
         result = replayed(fake)
     assert result.verdict.ruling == "valid"
@@ -306,7 +308,8 @@ def test_a_servers_clock_that_is_changed_in_a_run_leaves_the_delay_unknown(place
     summary.check([Threshold.parse("effect_p50_ms<100000"), Threshold.parse("p50_ms<100000")])
     assert [checked.holds for checked in summary.checked] == [False, True]
     folder, terminal = Path("run"), io.StringIO()
-    write(result, summary, claim_folder(folder), folder)
+    with OutputFolder(folder) as written:
+        write(result, summary, written)
     show(result, summary, Console(file=terminal, width=1000))
     document = json.loads((folder / "run.json").read_text())
     assert document["effect_ms"] is None

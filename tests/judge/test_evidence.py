@@ -184,7 +184,8 @@ class Picture(HTMLParser):
 
 def test_the_report_shows_a_slots_timeline_as_text_and_as_a_picture(miserly, site):
     result = perform(target(site, "http"))
-    run_folder.write(result, summarise(result), run_folder.claim_folder(Path("out")), Path("out"))
+    with run_folder.OutputFolder(Path("out")) as written:
+        run_folder.write(result, summarise(result), written)
     text = Path("out/report.html").read_text(encoding="utf-8")
     assert not re.search(r"https?://(?!127\.0\.0\.1)|@import|url\(|<script", text)
     page = Picture(text)

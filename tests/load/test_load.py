@@ -6,7 +6,10 @@ import signal
 import socket
 import subprocess
 import sys
-import time
+import urllib.parse
+import urllib.request
+from contextlib import suppress
+from functools import partial
 
 import pyarrow.parquet as pq
 import pytest
@@ -77,7 +80,7 @@ def test_workers_of_another_workload_are_turned_away(loads, port):
     assert "has another workload" in output
 
 
-def test_a_worker_killed_in_the_middle_leaves_its_slots_unknown_and_no_other(loads, tmp_path, site, port):
+def test_a_worker_killed_in_the_middle_leaves_its_slots_unknown_and_no_other(loads, tmp_path, site, port, wait_for):
     master = loads.start(
         *("smoke", "--headless", "--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", port),
         *("--expect-workers", "2"),
@@ -86,7 +89,7 @@ def test_a_worker_killed_in_the_middle_leaves_its_slots_unknown_and_no_other(loa
     worker = ["smoke", "--worker", "--master-host", "127.0.0.1", "--master-port", port]
     same = ["--rate", "300", "--timeout", "2"]
     survivor, victim = (loads.start(*worker, options=same) for _ in range(2))
-    wait_for_slots(site, 100)
+    wait_for(lambda: has_slots(site, 100))
     os.killpg(victim.pid, signal.SIGKILL)
     successor = loads.start(*worker, options=same)  # gets nothing of what the victim had
     output = said(master)
@@ -109,19 +112,14 @@ def test_a_worker_killed_in_the_middle_leaves_its_slots_unknown_and_no_other(loa
     successor.terminate()
 
 
-def wait_for_slots(site, count):
-    end = time.monotonic() + 90
-    while time.monotonic() < end:
-        with site.fake.accounts.reading() as ledger:
-            if "demo" in ledger.projects and len(ledger.projects["demo"].slots) >= count:
-                return
-        time.sleep(0.01)
-    raise AssertionError("no slots")
+def has_slots(site, count):
+    with site.fake.accounts.reading() as ledger:
+        return "demo" in ledger.projects and len(ledger.projects["demo"].slots) >= count
 
 
-def test_ctrl_c_ends_it_with_what_was_sent(loads, tmp_path, site):
+def test_ctrl_c_ends_it_with_what_was_sent(loads, tmp_path, site, wait_for):
     process = loads.start("smoke", "--headless", "--processes", "2", options=["--output", "run", "--rate", "100"])
-    wait_for_slots(site, 20)
+    wait_for(lambda: has_slots(site, 20))
     os.killpg(process.pid, signal.SIGINT)
     output = said(process)
     run = document(tmp_path / "run")
@@ -165,7 +163,7 @@ def test_options_that_cannot_be_are_wrong_usage(loads, extra):
     assert process.returncode == 64
 
 
-def test_its_page_and_its_master_listen_on_loopback_alone(loads, port):
+def test_its_page_and_its_master_listen_on_loopback_alone(loads, port, wait_for):
     with socket.create_server(("127.0.0.1", 0)) as free:
         master_port = str(free.getsockname()[1])
     process = loads.start("smoke", "--web-port", port, "--master", "--master-bind-port", master_port)
@@ -174,19 +172,16 @@ def test_its_page_and_its_master_listen_on_loopback_alone(loads, port):
             break
     assert f"http://127.0.0.1:{port}" in line
     for number in (port, master_port):
-        connected(int(number)).close()
+        wait_for(partial(connected, int(number))).close()
         with pytest.raises(OSError, match=r"refused|assign"):
             socket.create_connection(("127.0.0.2", int(number)), 1)
 
 
 def connected(port):
-    end = time.monotonic() + 30
-    while True:
-        try:
-            return socket.create_connection(("127.0.0.1", port), 5)
-        except ConnectionRefusedError:
-            assert time.monotonic() < end
-            time.sleep(0.05)
+    """A connection, or None as long as nobody listens."""
+    with suppress(ConnectionRefusedError):
+        return socket.create_connection(("127.0.0.1", port), 100)
+    return None
 
 
 @pytest.mark.parametrize("processes", [[], ["--processes", "2"]])
@@ -260,3 +255,44 @@ def test_a_user_for_anybodys_locustfile(site, tmp_path):
     assert counted["alloc"][0] > 0
     assert 0 <= len(slots) - counted["alloc"][0] <= 5  # what each user was at when it was stopped
     assert {failures for _, failures in counted.values()} == {0}
+
+
+def test_an_output_that_exists_is_refused_before_anything_starts(loads, tmp_path):
+    (tmp_path / "run").mkdir()
+    process = loads.start("smoke", "--headless", options=["--output", "run"])
+    assert said(process) == "cpsim: run is there already; name another folder with --output\n"
+    assert process.returncode == 2
+
+
+def test_a_second_start_into_the_same_output_is_refused_at_once(loads, site, port, wait_for):
+    process = loads.start("smoke", "--web-port", port, options=["--output", "run"])
+    until(process, "Starting web interface at")
+    wait_for(partial(connected, int(port))).close()
+    start(port)
+    until(process, "run folder    run")
+    commands = len(list(site.fake.accounts.journal.read("demo")))
+    wait_for(lambda: state(port) == "stopped")
+    start(port)
+    until(process, "cpsim: run is there already; name another folder with --output")
+    assert len(list(site.fake.accounts.journal.read("demo"))) == commands
+
+
+def until(process, text):
+    """Read a process's output up to a line with a text."""
+    for line in process.stdout:
+        if text in line:
+            return
+    raise AssertionError(f"the process ended without {text!r}")
+
+
+def start(port):
+    """Press START on Locust's page."""
+    form = urllib.parse.urlencode({"user_count": 1, "spawn_rate": 1}).encode()
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/swarm", form, timeout=60) as answer:
+        assert answer.status == 200
+
+
+def state(port):
+    """What Locust's page says of the test."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/stats/requests", timeout=60) as answer:
+        return json.load(answer)["state"]

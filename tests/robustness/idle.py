@@ -4,8 +4,7 @@
 
 The idle ones go to the daemon by UNIX socket and by TCP, and to the server by HTTP, where each has made one request
 before. They and no others take turns, and the best round of each counts: what else the machine does slows the others.
-The exit status is 0 if every command is answered and the client keeps at least half of its rate; figures are printed
-as JSON, in commands a second.
+The exit status is 0 if every command is answered; figures are printed as JSON, in commands a second.
 """
 
 from __future__ import annotations
@@ -30,12 +29,11 @@ if TYPE_CHECKING:
 
 KINDS = ("unix", "tcp", "http")
 ROUNDS = 5
-LEAST_RATIO = 0.5
 HEARTBEAT = b"GET /api/heartbeat HTTP/1.1\r\nHost: idle\r\n\r\n"
 
 
 def main() -> int:
-    """Run, print the rates, and say whether they are as they must be."""
+    """Run, and print the rates."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--connections", type=int, default=10_000)
     parser.add_argument("--commands", type=int, default=1_000, help="in each round")
@@ -46,7 +44,7 @@ def main() -> int:
         kinds = KINDS if chosen.kind is None else (chosen.kind,)
         figures = {kind: rates(served, kind, chosen.connections, chosen.commands) for kind in kinds}
     print(json.dumps(figures, indent=2))
-    return 0 if all(figure["ratio"] >= LEAST_RATIO for figure in figures.values()) else 1
+    return 0
 
 
 def rates(served: Serving, kind: str, connections: int, commands: int) -> dict[str, Any]:

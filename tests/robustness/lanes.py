@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from mutations import Exchange
 
-PATIENCE_S = 20.0
+PATIENCE_S = 100.0
 LOOK_S = 1.0
 """How often it is seen whether somebody has waited too long."""
 BOTH = selectors.EVENT_READ | selectors.EVENT_WRITE

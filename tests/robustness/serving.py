@@ -7,7 +7,6 @@ import socket
 import struct
 import subprocess
 import sys
-import time
 import urllib.request
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-START_S = 30.0
 CONFIGURATION = """
 http = "127.0.0.1:0"
 journal_limit = 0
@@ -30,12 +28,13 @@ project = "fuzz"
 unix = "fuzz.sock"
 tcp = "127.0.0.1:0"
 """
+ADDRESSES = ("unix", "tcp", "http")
 
 
 class Serving:
     """The process, and its addresses by kind."""
 
-    def __init__(self, process: subprocess.Popen[bytes], addresses: dict[str, str]) -> None:
+    def __init__(self, process: subprocess.Popen[str], addresses: dict[str, str]) -> None:
         self.process = process
         self.addresses = addresses
         self.url = addresses["http"].removesuffix("/api")
@@ -68,17 +67,18 @@ class Serving:
 @contextmanager
 def serving(folder: Path) -> Iterator[Serving]:
     """Serve while the context lasts, with everything in a folder; and end without a complaint."""
-    configuration, ready, log = folder / "fuzz.toml", folder / "ready", folder / "log"
+    configuration, log = folder / "fuzz.toml", folder / "log"
     configuration.write_text(CONFIGURATION.format(*CREDENTIALS), encoding="utf-8")
-    command = [sys.executable, "-P", "-m", "cpsim", "serve", "--config", configuration, "--ready-file", ready]
-    with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
-        deadline = time.monotonic() + START_S
-        while not ready.exists():
-            if process.poll() is not None or time.monotonic() > deadline:
-                process.kill()
-                sys.exit(f"it did not start:\n{log.read_text(encoding='utf-8')}")
-            time.sleep(0.01)
-        addresses = dict(line.split(" ") for line in ready.read_text(encoding="utf-8").splitlines())
+    command = [sys.executable, "-P", "-m", "cpsim", "serve", "--config", configuration]
+    with (
+        log.open("wb") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+    ):
+        assert process.stdout is not None
+        addresses = dict(line.split() for _ in ADDRESSES if (line := process.stdout.readline()))
+        if addresses.keys() != set(ADDRESSES):
+            process.kill()
+            sys.exit(f"it did not start:\n{log.read_text(encoding='utf-8')}")
         try:
             yield Serving(process, addresses)
         finally:

@@ -1,4 +1,4 @@
-"""Keep a daemon and a server busy at half of what they can do, with faults on, and see whether anything grows.
+"""Keep a daemon and a server busy, at half of what they can do or a given rate, and see whether anything grows.
 
     python tests/robustness/soak.py --minutes 30
 
@@ -35,7 +35,6 @@ ROUND_S = 30.0
 TELLING_S = 10.0
 """A shorter round tells nothing of latency."""
 OPERATIONS_A_JOB = 3
-START_S = 30.0
 MOST = {"memory_mb": 1.15, "p99_ms": 2.0, "files": 1.1, "threads": 1.0}
 """How many times what there was at first there may be at last."""
 SLACK = {"memory_mb": 10.0, "p99_ms": 2.0, "files": 8.0, "threads": 1.0}
@@ -47,6 +46,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--round", type=float, default=ROUND_S, help="seconds of load in a round")
+    parser.add_argument("--rate", type=float, help="commands a second; otherwise half of what is possible")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="soak-", dir="/tmp") as name:
         folder = Path(name)
@@ -56,17 +56,18 @@ def main() -> int:
             cpsim(folder, "serve", "--http", "127.0.0.1:0", "--store", "store", "--seed", "1", *faults) as server,
             cpsim(folder, "daemon", "--server", server.url, *ACCOUNT, "--unix", "d.sock", "--spool", "spool") as daemon,
         ):
-            capacity = replay(folder, server, "--asap", operations=20_000)["operations_per_s"]
-            rate = capacity / 2
+            rate = chosen.rate or replay(folder, server, "--asap", operations=20_000)["operations_per_s"] / 2
             rounds = []
             end = time.monotonic() + chosen.minutes * 60
             while time.monotonic() < end or len(rounds) < 4:
                 seen = replay(folder, server, "--rate", f"{rate:.0f}", operations=int(rate * chosen.round))
                 rounds.append(seen | {"server": server.size(), "daemon": daemon.size()})
                 print(len(rounds), json.dumps(rounds[-1]), file=sys.stderr, flush=True)
-    problems = [f"round {number}: {seen['ruling']}" for number, seen in enumerate(rounds) if seen["verdict"] != "valid"]
+    problems = [
+        f"round {number}: {seen['verdict']}" for number, seen in enumerate(rounds) if seen["verdict"] != "valid"
+    ]
     problems += grown(rounds, [what for what in MOST if what != "p99_ms" or chosen.round >= TELLING_S])
-    figures = {"half_of": round(capacity), "rounds": len(rounds), "first": rounds[0], "last": rounds[-1]}
+    figures = {"rate": round(rate), "rounds": len(rounds), "first": rounds[0], "last": rounds[-1]}
     print(json.dumps(figures | {"problems": problems}, indent=2))
     return 1 if problems else 0
 
@@ -74,7 +75,7 @@ def main() -> int:
 class Serving:
     """A process that serves, and what is seen of it from outside."""
 
-    def __init__(self, process: subprocess.Popen[bytes], addresses: dict[str, str]) -> None:
+    def __init__(self, process: subprocess.Popen[str], addresses: dict[str, str]) -> None:
         self.url = addresses.get("http", "")
         self._pid = process.pid
 
@@ -93,17 +94,19 @@ class Serving:
 @contextmanager
 def cpsim(folder: Path, *arguments: str) -> Iterator[Serving]:
     """A command that serves, in a folder, while the context lasts."""
-    ready, log = folder / f"{arguments[0]}.ready", folder / f"{arguments[0]}.log"
-    command = [sys.executable, "-P", "-m", "cpsim", *arguments, "--ready-file", str(ready)]
-    with log.open("wb") as output, subprocess.Popen(command, cwd=folder, stdout=output, stderr=output) as process:
-        deadline = time.monotonic() + START_S
-        while not ready.exists():
-            if process.poll() is not None or time.monotonic() > deadline:
-                process.kill()
-                sys.exit(f"{arguments[0]} did not start:\n{log.read_text(encoding='utf-8')}")
-            time.sleep(0.01)
+    log = folder / f"{arguments[0]}.log"
+    command = [sys.executable, "-P", "-m", "cpsim", *arguments]
+    with (
+        log.open("wb") as errors,
+        subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+    ):
+        assert process.stdout is not None
+        kind, _, address = process.stdout.readline().strip().partition(" ")
+        if not address:
+            process.kill()
+            sys.exit(f"{arguments[0]} did not start:\n{log.read_text(encoding='utf-8')}")
         try:
-            yield Serving(process, dict(line.split(" ") for line in ready.read_text(encoding="utf-8").splitlines()))
+            yield Serving(process, {kind: address})
         finally:
             process.terminate()
 

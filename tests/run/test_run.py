@@ -293,8 +293,8 @@ def test_a_server_that_is_gone_in_the_end_leaves_the_effect_unseen(place):
     assert result.verdict.ruling == "unknown"
     assert [sentence for sentence in result.verdict.not_verified if "cannot reach http" in sentence]
     assert result.verdict.checked == {"replies": len(result.workload)}
-    partial = run_folder.claim_folder(Path("out"))
-    run_folder.write(result, summarise(result), partial, Path("out"))
+    with run_folder.OutputFolder(Path("out")) as written:
+        run_folder.write(result, summarise(result), written)
     assert names("out") == FILES
 
 
@@ -316,7 +316,7 @@ def test_a_ledger_that_cannot_be_read_leaves_the_effect_unseen(site, monkeypatch
 def test_a_server_of_another_kind_is_told_apart(site, monkeypatch, body):
     monkeypatch.setattr(Api, "respond", lambda *_: Response(200, body))
     observer = Observer(parse_endpoint(site.addresses["http"]), (PROJECT, SECRET), 5.0)
-    assert not observer.has_control()
+    assert not observer.control.exists()
     with pytest.raises(CpsimError, match=r"POST /api/batch/slots on http://.* answered no list of slots"):
         observer.outstanding()
 
@@ -405,8 +405,8 @@ def folder(tmp_path_factory):
     socket.create_connection(listener.getsockname()).close()
     thread.join()
     listener.close()
-    partial = run_folder.claim_folder(place / "out")
-    run_folder.write(result, summarise(result), partial, place / "out")
+    with run_folder.OutputFolder(place / "out") as written:
+        run_folder.write(result, summarise(result), written)
     return place / "out", result
 
 
@@ -537,7 +537,8 @@ def test_a_run_without_any_answer_is_written_too(place):
         name = f"out-{schedule_us is None}"
         summary = summarise(result)
         assert (summary.operations, summary.per_second, summary.response) == (0, [], None)
-        run_folder.write(result, summary, run_folder.claim_folder(Path(name)), Path(name))
+        with run_folder.OutputFolder(Path(name)) as written:
+            run_folder.write(result, summary, written)
         assert pq.read_schema(f"{name}/journal.parquet").equals(run_folder.JOURNAL_SCHEMA)
         assert pq.read_metadata(f"{name}/journal.parquet").num_rows == 0
         assert names(name) == FILES - {"seconds.parquet"}
@@ -601,11 +602,64 @@ def test_an_output_that_exists_is_not_touched(place, cpsim):
     assert names("out") == {"mine"}
 
 
-def test_what_a_killed_run_left_is_replaced(place, cpsim):
+def test_what_a_killed_run_left_is_used_if_it_is_nothing(place, cpsim):
     Path("out.partial").mkdir()
-    Path("out.partial/run.json").write_text("{", encoding="utf-8")
     assert cpsim("run", "small.toml", "--output", "out")[0] == 0
     assert names(".") == {"out", "small.toml", "secret"}
+
+
+def test_what_an_earlier_run_could_write_is_not_touched(place, cpsim):
+    Path("out.partial").mkdir()
+    Path("out.partial/run.json").write_text("{", encoding="utf-8")
+    status, out, err = cpsim("run", "small.toml", "--output", "out")
+    assert (status, out) == (2, "")
+    assert err.startswith(
+        "cpsim: out.partial has what could be written of an earlier run; move it away, or name another"
+    )
+    assert Path("out.partial/run.json").read_text(encoding="utf-8") == "{"
+
+
+def test_a_folder_that_another_run_writes_is_refused_at_once(place, cpsim):
+    with run_folder.OutputFolder(Path("out")):
+        status, out, err = cpsim("run", "small.toml", "--output", "out")
+        assert (status, out) == (2, "")
+        assert err == "cpsim: another run is writing out; name another folder with --output\n"
+        assert names(".") == {"out.partial", "small.toml", "secret"}
+    assert names(".") == {"small.toml", "secret"}
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_run_that_cannot_be_written_keeps_what_it_has(place, options):
+    program = """
+import resource, sys
+from cpsim.cli import main
+from cpsim.run.folder import OutputFolder
+
+class Limited(OutputFolder):
+    def write(self, files):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+        super().write(files)
+
+sys.modules["cpsim.run.folder"].OutputFolder = Limited
+sys.argv[0] = "cpsim"
+main()
+"""
+    arguments = ["run", "small.toml", "--set", "arrivals.jobs=4000", "--output", "out", *options]
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    if options:
+        assert json.loads(done.stdout)["verdict"] == "valid"
+    else:
+        assert "verdict       valid" in done.stdout
+        assert "run folder" not in done.stdout
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith("cpsim: out could not be written: ")
+    kept = said.partition("; out.partial has what could: ")[2].split(", ")
+    assert {"run.json", "verdict.json", "latency.hgrm"} <= set(kept)
+    assert "journal.parquet" not in kept
+    assert names("out.partial") == set(kept)
+    assert json.loads(Path("out.partial/verdict.json").read_text(encoding="utf-8"))["verdict"] == "valid"
 
 
 # Slot ids, open files

@@ -147,7 +147,8 @@ def test_one_endpoint_is_not_enough(tmp_path):
 def test_the_journal_says_whose_each_was_and_is_replayed(tmp_path):
     first = performed()
     folder = tmp_path / "first"
-    run_folder.write(first, summary.summarise(first), run_folder.claim_folder(folder), folder)
+    with run_folder.OutputFolder(folder) as written:
+        run_folder.write(first, summary.summarise(first), written)
     journal = pyarrow.parquet.read_table(folder / "journal.parquet")
     assert set(journal["project"].to_pylist()) == {"atlas", "cms"}
     again = performed(path=folder / "journal.parquet", settings=[])

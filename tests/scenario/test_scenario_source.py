@@ -275,7 +275,8 @@ def as_before(path):
 
 
 def test_what_a_run_has_sent_is_sent_again(write):
-    misbehaving = 'extends = "smoke"\n[misbehaviour]\nmalformed = 0.1\noversized = 0.1\nforged = 0.1\nclaim_twice = 0.1'
+    unusual = "malformed = 0.1\noversized = 0.1\nforged = 0.1\nclaim_twice = 0.1"
+    misbehaving = f'extends = "smoke"\narrivals.jobs = 60\n[misbehaviour]\n{unusual}'
     first = load_workload(write("first.toml", misbehaving))
     folder = write("x", "").with_name("run")
 
@@ -285,14 +286,14 @@ def test_what_a_run_has_sent_is_sent_again(write):
             None,
             AsFastAsPossible(),
             in_flight=1,
-            timeout_s=10.0,
+            timeout_s=100.0,
             slot_prefix="again",
             on_stage=lambda stage: None,
             on_progress=lambda planned, progress: None,
         )
         assert run.verdict.ruling == "valid", run.verdict.anomalies[:3]
-        partial = run_folder.claim_folder(output)
-        run_folder.write(run, summarise(run), partial, output)
+        with run_folder.OutputFolder(output) as written:
+            run_folder.write(run, summarise(run), written)
         return run
 
     replay(first, folder)

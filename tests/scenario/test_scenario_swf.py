@@ -160,6 +160,7 @@ def test_an_empty_log(tmp_path, lines):
         load_workload(write(tmp_path, *lines))
 
 
+@pytest.mark.thorough
 def test_a_small_file_that_holds_endless_padding_is_refused(tmp_path):
     path = tmp_path / "log.swf.gz"
     path.write_bytes(gzip.compress(bytes(2**26)) * 9)

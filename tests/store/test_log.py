@@ -14,7 +14,9 @@ from queue import SimpleQueue
 import pytest
 
 from cpsim.errors import CpsimError
-from cpsim.store.log import NO_CHANGE, InDoubt, InUse, Log, cut, in_use
+from cpsim.store.file import InUse, in_use
+from cpsim.store.log import NO_CHANGE, InDoubt, Log, cut
+from cpsim.testing import ManualClock
 
 KIND = "TEST"
 PAGE = 4096
@@ -139,21 +141,64 @@ def test_to_close_writes_what_was_appended(opened):
     assert everything(opened()) == [(1, "a")]
 
 
-def test_one_commit_takes_all_or_nothing(opened):
-    log = opened()
-    written, go_on = threading.Event(), threading.Event()
-    log.append(["a"], then=lambda _: (written.set(), go_on.wait(5)))
-    assert written.wait(5)
-    outcome = SimpleQueue()
-    log.append(["b"], ("INSERT INTO nowhere VALUES (1)", ()), then=outcome.put)
-    go_on.set()
-    assert "nowhere" in str(outcome.get(timeout=5))
+@pytest.fixture
+def clock():
+    return ManualClock(now_us=1_000_000)
+
+
+@pytest.fixture
+def stepped(path, clock):
+    """A log that a test steps."""
+    with closing(Log(path, KIND, clock=clock, threaded=False)) as log:
+        yield log
+
+
+def test_one_commit_takes_all_or_nothing(stepped):
+    outcomes = []
+    stepped.append(["a"])
+    assert stepped.step()
+    stepped.append(["b"], ("INSERT INTO nowhere VALUES (1)", ()), then=outcomes.append)
+    assert stepped.step()
+    assert "nowhere" in str(outcomes[0])
     with pytest.raises(CpsimError, match="nowhere"):
-        log.wait(("INSERT INTO nowhere VALUES (1)", ()))
-    assert everything(log) == [(1, "a")]
-    log.append(["c"])
-    log.wait()
-    assert everything(log) == [(1, "a"), (3, "c")]
+        stepped.wait(("INSERT INTO nowhere VALUES (1)", ()))
+    assert everything(stepped) == [(1, "a")]
+    stepped.append(["c"])
+    stepped.wait()
+    assert everything(stepped) == [(1, "a"), (3, "c")]
+
+
+def test_a_step_makes_one_commit_of_all_that_waits(stepped, clock):
+    """What is appended while it is made is in the next one; each record has the time of its commit."""
+    told = []
+
+    def first(problem):
+        told.append(("first", problem))
+        stepped.append(["c"], then=lambda problem: told.append(("third", problem)))
+        stepped.append([], then=lambda problem: told.append(("with the third", problem)))
+
+    stepped.append(["a"], then=first)
+    stepped.append(["b"], then=lambda problem: told.append(("second", problem)))
+    assert (told, everything(stepped)) == ([], [])
+    assert stepped.step()
+    assert told == [("first", None), ("second", None)]
+    assert everything(stepped) == [(1, "a"), (2, "b")]
+    clock.advance(1)
+    assert stepped.step()
+    assert not stepped.step()
+    assert told[2:] == [("third", None), ("with the third", None)]
+    stepped.append([], then=told.append)
+    assert told[4:] == [None]  # at once, for all is written
+    rows = stepped.query("SELECT record, at_us FROM log")
+    assert rows == [("a", 1_000_000), ("b", 1_000_000), ("c", 2_000_000)]
+
+
+def test_to_close_makes_the_commits_that_are_due(stepped, path):
+    stepped.append(["a"])
+    stepped.append(["b"], alone=True)
+    stepped.close()
+    with closing(Log(path, KIND)) as log:
+        assert everything(log) == [(1, "a"), (2, "b")]
 
 
 @pytest.fixture

@@ -415,7 +415,7 @@ def test_the_clock_does_not_jump_where_that_cannot_be_kept(restarted, read_only)
 @pytest.fixture
 def read_only():
     """Return read_only(accounts, on), which lets SQLite write the store no more, or again."""
-    return lambda accounts, on: accounts.store._log._writing.execute(f"PRAGMA query_only = {int(on)}")
+    return lambda accounts, on: accounts.store._log._file.execute(f"PRAGMA query_only = {int(on)}")
 
 
 def test_a_store_that_cannot_be_written_takes_nothing_until_it_can(restarted, read_only):
@@ -567,7 +567,7 @@ def test_all_that_a_request_changes_is_kept_or_none_of_it(restarted, read_only):
 def test_every_answer_of_a_disk_that_is_full_now_and_then_is_true(tmp_path):
     """Many clients at once; SQLite has no room for more pages, and has some again as soon as that was answered."""
     with Fake({"p": "s"}, http=ANY_PORT, store=tmp_path / "store") as fake:
-        database = fake.accounts.store._log._writing
+        database = fake.accounts.store._log._file._writing
         answers: dict[str, int] = {}
 
         def send(client):

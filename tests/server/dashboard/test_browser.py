@@ -9,7 +9,6 @@ from selenium.webdriver.common.keys import Keys
 from cpdaemon import TcpEndpoint
 
 from .conftest import EVIL
-from .test_watch import wait_for
 
 
 @pytest.fixture
@@ -47,7 +46,7 @@ def test_the_console_is_silent_and_only_this_server_is_asked(shown, visitor, pag
     assert f"{visitor.address}/dashboard.js" in fetched
 
 
-def test_figures_follow_what_happens(shown, visitor):
+def test_figures_follow_what_happens(shown, visitor, wait_for):
     browser = shown()
     tile = "document.querySelector('#tiles li b').textContent"
     before = ask(browser, tile)
@@ -62,7 +61,7 @@ def apply_one(visitor):
     visitor.fake.accounts.apply("physics", [("meta", {"slot": "new", "at": "now"})])
 
 
-def test_a_pause_holds_them_and_is_said(shown, visitor):
+def test_a_pause_holds_them_and_is_said(shown, visitor, wait_for):
     browser = shown()
     button = ask(browser, "document.querySelector('.pause')")
     button.send_keys(Keys.SPACE)
@@ -75,14 +74,14 @@ def test_a_pause_holds_them_and_is_said(shown, visitor):
     wait_for(lambda: ask(browser, tile) != before)
 
 
-def test_a_server_that_is_gone_is_said_to_be(shown, visitor):
+def test_a_server_that_is_gone_is_said_to_be(shown, visitor, wait_for):
     browser = shown()
     visitor.leave()
     wait_for(lambda: "does not answer" in ask(browser, "document.getElementById('news').textContent"))
     browser.get_log("browser")
 
 
-def test_all_of_it_can_be_done_with_the_keyboard(shown, visitor):
+def test_all_of_it_can_be_done_with_the_keyboard(shown, visitor, wait_for):
     from selenium.webdriver import ActionChains
 
     def press(*keys):
@@ -111,7 +110,7 @@ def test_all_of_it_can_be_done_with_the_keyboard(shown, visitor):
     wait_for(lambda: browser.title == "Slot job-199 \N{EN DASH} cpsim")
 
 
-def test_a_reset_wants_to_be_confirmed(shown, visitor):
+def test_a_reset_wants_to_be_confirmed(shown, visitor, wait_for):
     browser = shown()
     button = ask(browser, "document.querySelector('form[action=\"/do/reset\"] button')")
     button.send_keys(Keys.ENTER)
@@ -190,7 +189,7 @@ def test_names_are_text(shown):
         assert EVIL in ask(browser, "document.body.textContent")
 
 
-def test_a_browser_shows_the_token_as_a_password(browser, start):
+def test_a_browser_shows_the_token_as_a_password(browser, start, wait_for):
     visitor = start(http=TcpEndpoint("127.0.0.1", 0), control_token="t0ken")
     browser.get(visitor.address.replace("//", "//anybody:t0ken@"))
     assert ask(browser, "document.querySelector('h1').textContent") == "Overview"
