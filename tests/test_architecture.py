@@ -63,8 +63,6 @@ NAMING = {
     "cpsim/testing/rules.py": "rules about which command may follow which",
 }
 """Where a command's name is told from another's, and why."""
-TIMED_ROOMS = ("cpsim/daemon/", "cpsim/store/")
-"""Where time is not yet a parameter."""
 LONG_FUNCTIONS = {
     "cpsim/cli/load.py: load": "a command and its options",
     "cpsim/cli/run.py: run": "likewise",
@@ -168,8 +166,7 @@ def test_the_two_tiers_meet_only_in_the_fake() -> None:
 
 
 def test_time_is_a_parameter() -> None:
-    timing = {path for path in importers("time") if path.startswith("cpsim") and not path.startswith(TIMED_ROOMS)}
-    assert timing == {"cpsim/clock.py"}
+    assert importers("time") == {"cpsim/clock.py", "cpdaemon/transport.py"}
 
 
 def test_sockets_of_the_client_library_are_in_one_module() -> None:

@@ -1,7 +1,5 @@
 """A fake with faults, on real sockets."""
 
-from threading import Event
-
 import pytest
 
 from cpdaemon import Client
@@ -17,21 +15,6 @@ def fake(request, here):
         fake.wait_until_idle()
         with fake.accounts.reading() as ledger:
             assert list(ledger.violations()) == []
-
-
-@pytest.fixture
-def wait_for():
-    """Waits until a condition holds, for at least a minute."""
-
-    def wait_for(condition):
-        pause = Event()
-        for _ in range(60_000):
-            if condition():
-                return
-            pause.wait(0.001)
-        raise AssertionError("it has not happened")
-
-    return wait_for
 
 
 @pytest.fixture

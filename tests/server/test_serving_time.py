@@ -34,6 +34,10 @@ def stop(server, advance):
         thread.join(0.01)
 
 
+async def step():
+    """Do nothing, in a step of a loop."""
+
+
 @pytest.fixture
 def by_hand():
     """Starts a server by a clock; returns its address, and advance(duration_s)."""
@@ -50,12 +54,9 @@ def by_hand():
             def advance(duration_s):
                 """Advance the clock between two steps of the loop, and wait until what is due has been done."""
 
-                async def turn():
-                    clock.advance(duration_s)
-                    for _ in range(10):
-                        await asyncio.sleep(0)
-
-                asyncio.run_coroutine_threadsafe(turn(), loop).result(60)
+                loop.call_soon_threadsafe(clock.advance, duration_s)
+                for _ in range(10):
+                    asyncio.run_coroutine_threadsafe(step(), loop).result(60)
 
             return address, advance
 
