@@ -165,6 +165,10 @@ def test_the_two_tiers_meet_only_in_the_fake() -> None:
     assert all(path.startswith("cpsim/fake/") for path in importers("cpsim.server") & importers("cpsim.daemon"))
 
 
+def test_time_is_a_parameter() -> None:
+    assert importers("time") == {"cpsim/clock.py", "cpdaemon/transport.py"}
+
+
 def test_sockets_of_the_client_library_are_in_one_module() -> None:
     assert {path for path in importers("socket", "ssl") if path.startswith("cpdaemon")} == {"cpdaemon/transport.py"}
 

@@ -16,7 +16,7 @@ SLEEPING = {
 """Where a test sleeps, and why."""
 YET = {
     *("benchmarks/served.py", "daemon/conftest.py", "daemon/test_courier.py", "daemon/test_listener.py"),
-    *("daemon/test_main.py", "daemon/test_quirks.py", "faults/test_daemon_faults.py", "faults/test_server_faults.py"),
+    *("daemon/test_main.py", "daemon/test_quirks.py"),
     *("judge/test_evidence.py", "run/test_capacity.py", "run/test_run.py", "store/test_store.py"),
 }
 """Where a test sleeps and ought not to."""

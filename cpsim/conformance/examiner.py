@@ -9,12 +9,12 @@ import itertools
 import json
 import subprocess
 import tempfile
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 from urllib.parse import quote, urlencode
 
 from cpdaemon.signing import token
+from cpsim.clock import SYSTEM_CLOCK
 from cpsim.conformance.clause import Known
 from cpsim.conformance.exchange import HttpRequest, Reply
 from cpsim.conformance.findings import CannotRun, Deviation, NotVerifiable, Overdue
@@ -337,14 +337,14 @@ class Examiner:
         """
         assert self._target_view.target.restart_command is not None
         self._run(self._target_view.target.restart_command.replace("{signal}", signal))
-        deadline = time.monotonic() + self.timeout_s
+        deadline = SYSTEM_CLOCK.monotonic() + self.timeout_s
         while True:
             try:
                 self.connect().close()
             except CannotRun:
-                if time.monotonic() > deadline:
+                if SYSTEM_CLOCK.monotonic() > deadline:
                     raise
-                time.sleep(FIRST_LOOK_S)
+                SYSTEM_CLOCK.sleep(FIRST_LOOK_S)
             else:
                 return
 
@@ -409,13 +409,13 @@ class Examiner:
         Raises:
             Overdue: that took longer than the time-out.
         """
-        began, pause_s = time.monotonic(), FIRST_LOOK_S
+        began, pause_s = SYSTEM_CLOCK.monotonic(), FIRST_LOOK_S
         while not happened():
-            if time.monotonic() - began > self.timeout_s:
+            if SYSTEM_CLOCK.monotonic() - began > self.timeout_s:
                 raise Overdue(what, f"within {self.timeout_s:g} s (--timeout)", "nothing of the kind")
-            time.sleep(pause_s)
+            SYSTEM_CLOCK.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_LOOK_S)
-        return time.monotonic() - began
+        return SYSTEM_CLOCK.monotonic() - began
 
     def wait_or_give_up(self, what: str, happened: Callable[[], bool]) -> float:
         """Wait until the effect of a command shows that is not what the clause is about.
@@ -430,15 +430,15 @@ class Examiner:
 
     def repeat(self, happened: Callable[[], bool], seconds: float) -> bool:
         """Poll for some time whether something has happened; returns whether it has."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+        deadline = SYSTEM_CLOCK.monotonic() + seconds
+        while SYSTEM_CLOCK.monotonic() < deadline:
             if happened():
                 return True
         return False
 
     def pause(self, seconds: float) -> None:
         """Let time pass between two things that are sent."""
-        time.sleep(seconds)
+        SYSTEM_CLOCK.sleep(seconds)
 
     def give_up(self, why: str) -> NoReturn:
         """End the clause as not verifiable.

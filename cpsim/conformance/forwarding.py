@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from cpdaemon.commands import COMMANDS
+from cpsim.clock import SYSTEM_CLOCK
 from cpsim.conformance.clause import Known
 from cpsim.conformance.findings import Deviation
 
@@ -81,7 +81,7 @@ class Forwarding:
     ) -> AcknowledgedCommand:
         pairs = (("slot", slot), *((name, str(value)) for name, value in arguments.items()))
         send(",".join([kind, *(f"{name}={value}" for name, value in pairs)]))
-        command = AcknowledgedCommand(kind, pairs, time.monotonic())
+        command = AcknowledgedCommand(kind, pairs, SYSTEM_CLOCK.monotonic())
         self._sent.append(command)
         return command
 
@@ -167,12 +167,12 @@ class Forwarding:
 
     def rate(self, count: int) -> float:
         """The rate at which the daemon acknowledges `count` commands, several at a time, in commands/s."""
-        began = time.monotonic()
+        began = SYSTEM_CLOCK.monotonic()
         slots = [self._cp.new() for _ in range(count)]
         self._cp.note(f"> {count:,} frames alloc,slot=... from {slots[0]} to {slots[-1]}")
         with ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(lambda slot: self._send(self._cp.send_unrecorded, "alloc", slot, {}), slots))
-        return count / (time.monotonic() - began)
+        return count / (SYSTEM_CLOCK.monotonic() - began)
 
     def repeated(self) -> list[str]:
         """The commands that arrived at the server more than once, applied or not."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import secrets
 import threading
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from cpdaemon.endpoint import UrlEndpoint, parse_endpoint
 from cpdaemon.errors import EndpointError
 from cpdaemon.signing import token
+from cpsim.clock import SYSTEM_CLOCK
 from cpsim.conformance.accounts import AccountsView
 from cpsim.conformance.clause import Need
 from cpsim.conformance.exchange import HttpRequest, ask
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint
+    from cpsim.clock import Clock
     from cpsim.conformance.exchange import Reply
 
 DEFAULT_PREFIX: Final = "verify"
@@ -150,14 +151,16 @@ class Traffic:
     Args:
         max_rate: commands/s at most; None for no limit.
         most: how many commands at most.
+        clock: waits between commands.
     """
 
-    def __init__(self, max_rate: float | None, most: int = MOST_COMMANDS) -> None:
+    def __init__(self, max_rate: float | None, most: int = MOST_COMMANDS, clock: Clock = SYSTEM_CLOCK) -> None:
         self.sent = 0
         self._most = most
         self._lock = threading.Lock()
         self._interval_s = 0.0 if max_rate is None else 1 / max_rate
         self._next = 0.0
+        self._clock = clock
 
     def pass_on(self) -> None:
         """Wait until one more may be sent.
@@ -169,11 +172,11 @@ class Traffic:
             if self.sent >= self._most:
                 raise CannotRun(f"{self._most:,} commands and requests were sent, the most of one run")
             self.sent += 1
-            now = time.monotonic()
+            now = self._clock.monotonic()
             due = max(self._next, now)
             self._next = due + self._interval_s
         if due > now:
-            time.sleep(due - now)
+            self._clock.sleep(due - now)
 
 
 @dataclass

@@ -12,7 +12,6 @@ import json
 import socket
 import sys
 import threading
-import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, unquote
 
 from cpdaemon.commands import KINDS
+from cpsim.clock import SYSTEM_CLOCK
 from cpsim.system.threads import Thread
 
 if TYPE_CHECKING:
@@ -190,7 +190,9 @@ class Upstream:
             again = self.knows_batches and any(seen.applied and seen.batch_id == batch_id for seen in self._deliveries)
             applied = answer in APPLYING and not (again and batch_id) and not signature_error
             if commands:
-                delivery = Delivery(time.monotonic(), path, batch_id, commands, signature_error, answer, applied)
+                delivery = Delivery(
+                    SYSTEM_CLOCK.monotonic(), path, batch_id, commands, signature_error, answer, applied
+                )
                 self._deliveries.append(delivery)
             self._changed.notify_all()
             if answer == "hang":

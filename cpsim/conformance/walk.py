@@ -5,7 +5,6 @@ Where something else comes, the sequence of commands is shrunk until nothing can
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -16,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 
 from cpdaemon.commands import COMMANDS, REQUIRED, Command, Description, Field, command_of
 from cpdaemon.errors import InvalidCommand
+from cpsim.clock import SYSTEM_CLOCK
 from cpsim.conformance.clause import Clause, Level, Need
 from cpsim.conformance.examiner import Examiner
 from cpsim.conformance.findings import CannotRun, Deviation, NotVerifiable
@@ -270,7 +270,7 @@ class _SequenceRun:
         self._walks.commands += 1
         command = self._named(command)
         after = branches_after(
-            self._branches.get(command.slot, START), _step(command, time.monotonic_ns(), accepted=True)
+            self._branches.get(command.slot, START), _step(command, SYSTEM_CLOCK.monotonic_ns(), accepted=True)
         )
         if self._walks.target.daemon is not None:
             self._examiner.send(_frame(command))

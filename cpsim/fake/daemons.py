@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from cpdaemon.endpoint import TcpEndpoint
     from cpdaemon.signing import Call
+    from cpsim.clock import Clock
     from cpsim.faults.plan import FaultPlan
     from cpsim.faults.spec import Fault
     from cpsim.metrics.waits import Waits
@@ -62,6 +63,7 @@ class SiteDaemon(Daemon):
         faults: the plan of faults.
         spool: file that stores commands until the accounts have them; without one, memory does.
         waits: record of callers' waits; only without a spool.
+        clock: by which it waits.
 
     Attributes:
         spool: file that stores the commands.
@@ -77,21 +79,24 @@ class SiteDaemon(Daemon):
         faults: FaultPlan,
         spool: Path | None = None,
         waits: Waits | None = None,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.spool = spool
-        self._server = InProcess(accounts, site.project_id, faults)
+        self._server = InProcess(accounts, site.project_id, faults, clock)
         interval_s = site.flush_interval_s
         super().__init__(
             self._server,
             site.project_id,
             unix=site.unix,
             tcp=site.tcp,
-            spool=None if spool is None else Spool(spool),
+            spool=None if spool is None else Spool(spool, clock=clock),
             flush_interval_s=interval_s if spool is None else max(interval_s, MIN_FLUSH_INTERVAL_S),
             max_backoff_s=MAX_BACKOFF_S,
             quirks=accounts.quirks,
             faults=faults,
             waits=waits,
+            clock=clock,
         )
         self.on_malformed = partial(accounts.note_malformed, site.project_id)
         self._apply = partial(accounts.apply, site.project_id)
@@ -113,8 +118,9 @@ class SiteDaemon(Daemon):
 class InProcess:
     """The accounts as a courier's `Server`: they know batch ids, and fail only by a fault of the server."""
 
-    def __init__(self, accounts: AccountServer, project_id: str, faults: FaultPlan) -> None:
+    def __init__(self, accounts: AccountServer, project_id: str, faults: FaultPlan, clock: Clock) -> None:
         self._accounts = accounts
+        self._clock = clock
         self._project_id = project_id
         self._faults = faults
         self.stopping = threading.Event()
@@ -164,8 +170,8 @@ class InProcess:
             case "close" | "reset":
                 raise ReplyLost(f"the connection was lost by the fault {fault}")
             case "hang":
-                deadline = SYSTEM_CLOCK.monotonic() + REPLY_TIMEOUT_S
-                while fault in list(self._faults) and SYSTEM_CLOCK.monotonic() < deadline:
+                deadline = self._clock.monotonic() + REPLY_TIMEOUT_S
+                while fault in list(self._faults) and self._clock.monotonic() < deadline:
                     if self.stopping.wait(POLL_S):
                         break
                 raise ReplyTimeout(f"the reply timed out by the fault {fault}")

@@ -187,7 +187,9 @@ class Fake:
         if site.project_id not in self.accounts.projects:
             raise ValueError(f"there is no project {site.project_id!r}; there are {', '.join(self.accounts.projects)}")
         spool = None if self._spools is None else self._free_spool(self._spools, site.project_id)
-        daemon = SiteDaemon(site, self.accounts, self.faults if faults is None else faults, spool, waits)
+        daemon = SiteDaemon(
+            site, self.accounts, self.faults if faults is None else faults, spool, waits, clock=self.clock
+        )
         if self._serving:
             try:
                 daemon.bind()

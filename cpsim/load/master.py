@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 import signal
 import sys
-import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -234,8 +233,8 @@ class Master:
             if all(share.lost or condition(share) for share in self._shares):
                 return
             if (is_over or self._stopping or self._interrupted) and deadline_s == float("inf"):
-                deadline_s = time.monotonic() + STOPPING_S + self._plan.timeout_s
-            if time.monotonic() > deadline_s:
+                deadline_s = SYSTEM_CLOCK.monotonic() + STOPPING_S + self._plan.timeout_s
+            if SYSTEM_CLOCK.monotonic() > deadline_s:
                 for share in self._shares:
                     share.lost = share.lost or not share.ended
                 return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import sys
-import time
 from typing import TYPE_CHECKING, ClassVar
 from uuid import uuid4
 
@@ -13,6 +12,7 @@ from locust import User
 from cpdaemon import Client
 from cpdaemon.endpoint import UrlEndpoint, parse_endpoint
 from cpdaemon.errors import CreditPiggyError
+from cpsim.clock import SYSTEM_CLOCK
 from cpsim.load.guard import FAILED
 from cpsim.replay.failures import kind_of
 from cpsim.ui.printable import printable
@@ -84,7 +84,7 @@ class CreditPiggyUser(User):
         self._client.close()
 
     def _send(self, command: Callable[..., None], *arguments: str | int, **named: str | int) -> bool:
-        begun_s = time.perf_counter()
+        begun_s = SYSTEM_CLOCK.monotonic()
         failure: CreditPiggyError | None = None
         try:
             command(*arguments, **named)
@@ -93,7 +93,7 @@ class CreditPiggyUser(User):
         self.environment.events.request.fire(
             request_type=self._method,
             name=command.__name__,
-            response_time=(time.perf_counter() - begun_s) * 1000,
+            response_time=(SYSTEM_CLOCK.monotonic() - begun_s) * 1000,
             response_length=0,
             # no slot ids in the texts: Locust's report has a line for each text
             exception=failure and type(failure)(_kind(failure)),

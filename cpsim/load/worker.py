@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import time
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
@@ -188,7 +187,7 @@ class _Outbox:
         self._method = "POST" if isinstance(assignment.endpoint, UrlEndpoint) else "SEND"
         self._shown = 0
         self._waiting: list[bytes] = []
-        self._sent_s = time.monotonic()
+        self._sent_s = SYSTEM_CLOCK.monotonic()
 
     def show(self) -> None:
         """Add new records to Locust's statistics, and send them to the master now and then."""
@@ -209,20 +208,20 @@ class _Outbox:
                 kind = kind_of(self._journal.errors[error])
                 failures[kind] = failures.get(kind, 0) + int(times)
             self._worker.log(self._method, KIND_NAMES[code], times_ms[mine], failures)
-        if time.monotonic() - self._sent_s > SEND_INTERVAL_S:
+        if SYSTEM_CLOCK.monotonic() - self._sent_s > SEND_INTERVAL_S:
             self.send()
 
     def send(self) -> None:
         """Send the master all unsent records."""
         data, self._waiting = b"".join(self._waiting), []
-        self._sent_s = time.monotonic()
+        self._sent_s = SYSTEM_CLOCK.monotonic()
         self._worker.send("cpsim-records", records=data, errors=self._journal.errors)
 
 
 def _entry(stats: RequestStats, method: str, name: str, times_ms: Floats, failures: int) -> StatsEntry:
     """Statistics of a batch, equal to those of `StatsEntry.log` for each operation."""
     entry = StatsEntry(stats, name, method)
-    now_s = time.time()
+    now_s = SYSTEM_CLOCK.now_us() / 1e6
     entry.start_time, entry.last_request_timestamp = now_s, now_s
     entry.num_requests, entry.num_failures = len(times_ms), failures
     entry.num_reqs_per_sec[int(now_s)] = len(times_ms)

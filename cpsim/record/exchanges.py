@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
@@ -16,10 +15,12 @@ import httptools
 from cpdaemon.commands import KINDS
 from cpdaemon.errors import CreditPiggyError, Refused
 from cpdaemon.signing import bulk_errors, read_reply
+from cpsim.clock import SYSTEM_CLOCK
 from cpsim.record.recording import RecordedReply
 
 if TYPE_CHECKING:
     from cpdaemon.signing import Call
+    from cpsim.clock import Clock
     from cpsim.record.recording import Recording
 
 MAX_KEPT_FRAME_BYTES: Final = 65_536
@@ -56,16 +57,18 @@ class Session:
 
     Args:
         recording: receiver of their commands.
+        clock: its monotonic time is that of the recording.
     """
 
-    def __init__(self, recording: Recording) -> None:
+    def __init__(self, recording: Recording, clock: Clock = SYSTEM_CLOCK) -> None:
         self.recording = recording
         self.held_bytes = 0
-        self._began_ns = monotonic_ns()
+        self._now_ns = clock.monotonic_ns
+        self._began_ns = self._now_ns()
 
     def now_us(self) -> int:
         """Return the microseconds since the recording began."""
-        return (monotonic_ns() - self._began_ns) // 1_000
+        return (self._now_ns() - self._began_ns) // 1_000
 
 
 class FrameExchange:

@@ -18,6 +18,7 @@ from cpsim.system.threads import Thread
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
     from uvicorn._types import ASGIApplication
 
@@ -39,9 +40,16 @@ class HttpServer:
         app: the application. Its scope's state holds `stopping`, an event.
         sockets: bound and listening; closed by `stop`.
         faults: the plan, for refused connections.
+        new_loop: makes the event loop, whose time is that of connections and of faults that come and go.
     """
 
-    def __init__(self, app: Api, sockets: list[socket.socket], faults: FaultPlan | None = None) -> None:
+    def __init__(
+        self,
+        app: Api,
+        sockets: list[socket.socket],
+        faults: FaultPlan | None = None,
+        new_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop,
+    ) -> None:
         self._config = uvicorn.Config(
             cast("ASGIApplication", app),
             http=ServerConnection,
@@ -55,6 +63,7 @@ class HttpServer:
         )
         self._config.load()
         self._sockets = sockets
+        self._new_loop = new_loop
         self._faults = FaultPlan() if faults is None else faults
         self._servers: list[asyncio.Server] = []
         self._down: bool | None = None
@@ -89,7 +98,7 @@ class HttpServer:
 
     def _run(self) -> None:
         try:
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            with asyncio.Runner(loop_factory=self._new_loop) as runner:
                 runner.run(self._serve())
         except Exception as error:
             if self._ready.is_set():

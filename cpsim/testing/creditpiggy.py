@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +17,7 @@ from cpsim.testing.rules import Rules
 from cpsim.testing.waiting import AsyncWaiting, Waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from types import TracebackType
     from typing import Self
 
@@ -93,15 +94,21 @@ class AsyncCreditPiggy(_Site, AsyncWaiting):
     """The same for a test in an asyncio event loop: `async with`, and `await` for what is waited for."""
 
     async def __aenter__(self) -> Self:
-        await asyncio.to_thread(self.start)
+        await _in_thread(self.start)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         __tracebackhide__ = True
-        await asyncio.to_thread(self.stop)
+        await _in_thread(self.stop)
         self._finish(error)
+
+
+async def _in_thread(call: Callable[[], object]) -> None:
+    """Call in a thread, and not in the loop's own pool, whose end fails if a test freezes the loop's time."""
+    with ThreadPoolExecutor(1, "cpsim-start") as pool:
+        await asyncio.get_running_loop().run_in_executor(pool, call)
 
 
 class CreditPiggyServer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 from cpsim.fake.fake import IDLE_POLL_S
@@ -140,9 +141,11 @@ def _wait(awaited: _Awaited, timeout_s: float, clock: Clock) -> None:
 async def _wait_async(awaited: _Awaited, timeout_s: float, clock: Clock) -> None:
     __tracebackhide__ = True
     deadline_s = clock.monotonic() + timeout_s
-    while not awaited.has_happened():
-        _check(awaited, timeout_s, clock.monotonic() > deadline_s)
-        await asyncio.to_thread(clock.sleep, IDLE_POLL_S)  # the loop's own time may be frozen
+    loop = asyncio.get_running_loop()
+    with ThreadPoolExecutor(1, "cpsim-wait") as pool:  # the loop's time may be frozen, and so the end of its own pool
+        while not awaited.has_happened():
+            _check(awaited, timeout_s, clock.monotonic() > deadline_s)
+            await loop.run_in_executor(pool, clock.sleep, IDLE_POLL_S)
 
 
 def _check(awaited: _Awaited, timeout_s: float, is_over: bool) -> None:  # noqa: FBT001

@@ -15,6 +15,7 @@ import pytest
 from cpdaemon.signing import token
 from cpsim.record.exchanges import Http, Session
 from cpsim.record.recording import Recording
+from cpsim.testing import ManualClock
 
 from .conftest import PROJECT, SECRET, rows
 
@@ -518,6 +519,17 @@ def test_a_ready_file_that_cannot_be_written_leaves_no_recording(tmp_path, cpsim
     result = cpsim("record", *where, "--ready-file", "missing/ready")
     assert (result.returncode, "--ready-file missing/ready cannot be written" in result.stderr) == (2, True)
     assert [*(tmp_path / "new").iterdir()] == []
+
+
+def test_times_count_from_the_beginning_of_the_recording(tmp_path):
+    clock = ManualClock()
+    recording = Recording(tmp_path / "r.csv")
+    session = Session(recording, clock)
+    assert session.now_us() == 0
+    clock.advance(1.5)
+    clock.set_wall(0)
+    assert session.now_us() == 1_500_000
+    recording.abandon()
 
 
 def test_of_an_answer_that_ceases_to_be_http_nothing_is_held(tmp_path):

@@ -2,6 +2,7 @@
 
 import socket
 import threading
+from contextlib import ExitStack
 from itertools import count
 from typing import NamedTuple
 
@@ -12,7 +13,9 @@ from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint, UrlEndpoint
 from cpsim.evidence.journal import Journal
 from cpsim.replay.engine import Effort, Engine
 from cpsim.replay.wires.connect import open_wire
+from cpsim.replay.wires.wire import ACCEPTED, BacklogFull
 from cpsim.scenario.workload import ABSENT, Blocks, Column, Workload
+from cpsim.testing import ManualClock
 
 
 class Replayed(NamedTuple):
@@ -193,6 +196,64 @@ def replay():
     yield run
     for each in opened:
         each.close()
+
+
+class TimedWire:
+    """A wire to a target that takes a time of its own for each operation, by a clock that this wire moves.
+
+    `tries_full_until_s` is when the target's backlog has room; a send costs the sender `cost_s`.
+    """
+
+    def __init__(self, clock, service_s, cost_s=0.0, full_until_s=0.0):
+        self.clock, self.service_s, self.cost_s, self.full_until_s = clock, service_s, cost_s, full_until_s
+        self.answers_ns, self.sent, self.abandoned = {}, [], []
+        self.numbers = count(3)
+
+    def send(self, payload):
+        self.clock.advance(self.cost_s)
+        if self.clock.monotonic() < self.full_until_s:
+            raise BacklogFull("backlog full")
+        fd = next(self.numbers)
+        self.sent.append(payload)
+        self.answers_ns[fd] = self.clock.monotonic_ns() + round(self.service_s(payload) * 1e9)
+        return fd
+
+    def poll(self, patience_s):
+        """Let the time pass until the next answer; to look without patience takes a hundredth of a millisecond."""
+        now_ns = self.clock.monotonic_ns()
+        until_ns = now_ns + (round(patience_s * 1e9) or 10_000)
+        self.clock.advance((max(now_ns, min(until_ns, *self.answers_ns.values(), until_ns)) - now_ns) / 1e9)
+        return [fd for fd, at_ns in self.answers_ns.items() if at_ns <= self.clock.monotonic_ns()]
+
+    def receive(self, fd):
+        del self.answers_ns[fd]
+        return ACCEPTED
+
+    def abandon(self, fd):
+        del self.answers_ns[fd]
+        self.abandoned.append(fd)
+
+
+@pytest.fixture
+def replay_by_hand():
+    """Return replay(payloads, service_s(payload), ...) -> Replayed, all of it by a clock that nobody else moves."""
+    with ExitStack() as stack:
+
+        def run(payloads, service_s, *, slots=None, due_ns=None, cost_s=0.0, full_until_s=0.0, **options):
+            slots = range(len(payloads)) if slots is None else slots
+            due_ns = [0] * len(payloads) if due_ns is None else due_ns
+            clock, journal, progress = ManualClock(), Journal(), []
+            stack.callback(journal.close)
+            wire = TimedWire(clock, service_s, cost_s, full_until_s)
+            options = {"in_flight": 8, "timeout_s": 5.0, "on_progress": progress.append} | options
+            engine = Engine(wire, journal, clock=clock, **options)
+            elapsed_s = engine.run(zip(range(len(payloads)), slots, due_ns, payloads, strict=True))
+            records = journal.records()
+            texts = [journal.errors[code] for code in records["error"].tolist()]
+            effort = engine.effort(elapsed_s)
+            return Replayed(records["outcome"].tolist(), texts, records, elapsed_s, progress, effort)
+
+        yield run
 
 
 @pytest.fixture

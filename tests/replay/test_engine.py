@@ -344,7 +344,27 @@ def test_a_full_backlog_is_tried_again(crowded, replay):
     thread.join()
     assert replayed.outcomes == [ACCEPTED] * 50
     assert sorted(received) == sorted(PAYLOADS[:50])
-    assert replayed.records["sent_ns"].max() < 1e9  # from the first attempt on
+
+
+def test_what_is_tried_again_was_sent_at_the_first_attempt(replay_by_hand):
+    replayed = replay_by_hand(PAYLOADS[:50], lambda _: 0.001, in_flight=50, full_until_s=0.3)
+    assert replayed.outcomes == [ACCEPTED] * 50
+    assert replayed.records["sent_ns"].tolist() == [0] * 50
+    assert replayed.records["answered_ns"].tolist() == pytest.approx([301_000_000] * 50, abs=1_000_000)
+    assert [*replayed.effort.retried] == ["backlog full"]
+
+
+def test_a_backlog_that_stays_full_is_tried_again_until_the_time_is_over(replay_by_hand):
+    replayed = replay_by_hand(PAYLOADS[:10], lambda _: 0.001, in_flight=10, timeout_s=0.3, full_until_s=60.0)
+    assert replayed.outcomes == [REFUSED] * 10
+    assert replayed.errors == ["backlog full"] * 10
+    assert replayed.elapsed_s == pytest.approx(0.301, abs=0.001)
+
+
+def test_an_operation_without_an_answer_is_given_up_when_its_time_is_over(replay_by_hand):
+    replayed = replay_by_hand(PAYLOADS[:2], lambda payload: 60.0 if payload == PAYLOADS[0] else 0.001, timeout_s=2.0)
+    assert dict(zip(replayed.records["op"].tolist(), replayed.errors, strict=True)) == {0: "no answer in time", 1: ""}
+    assert replayed.elapsed_s == pytest.approx(2, abs=engine_module.TICK_NS / 1e9)
 
 
 def test_a_backlog_that_stays_full_is_definite(crowded, replay):
@@ -352,7 +372,7 @@ def test_a_backlog_that_stays_full_is_definite(crowded, replay):
     assert set(replayed.outcomes) <= {REFUSED, UNKNOWN}  # one may have fitted in, and is never answered
     assert replayed.outcomes.count(UNKNOWN) <= 1
     assert "backlog full" in replayed.errors
-    assert 0.3 <= replayed.elapsed_s < 3
+    assert replayed.elapsed_s >= 0.3
 
 
 @pytest.fixture
@@ -436,7 +456,6 @@ def test_stopping_sends_nothing_more_and_leaves_what_flies_unknown(peer, replay)
     assert [e for e in replayed.errors if e] == ["interrupted"] * 8
     sent = [PAYLOADS[op] for op in replayed.records["op"]]
     assert sorted(sent) == sorted(served.received)
-    assert replayed.elapsed_s < 5
     assert replayed.progress[-1] == Progress(replayed.elapsed_s, 20, 0, 8)
 
 

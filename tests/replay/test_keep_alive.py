@@ -191,7 +191,6 @@ def test_https_waits_for_no_single_connection(http_peer, replay, tls):
     replayed = replay(peer.url, REQUESTS, in_flight=2)
     assert replayed.outcomes == [ACCEPTED] * 60
     assert peer.connections == 3
-    assert replayed.elapsed_s < 4
 
 
 def test_https_verifies_the_certificate(http_peer, replay, tls, monkeypatch):

@@ -11,11 +11,6 @@ from cpsim.run.latency import by_second
 MS = 1_000_000
 
 
-def acknowledge(connection, served):
-    if connection.recv(1500):
-        connection.sendall(b"OK")
-
-
 def test_a_profile_ramps_steps_and_then_stays():
     due_us = Profile.parse("0..100:10s, 100:5s,500:1s,50:2s").schedule(np.zeros(1_700))
     a_second = np.bincount(due_us // 1_000_000)
@@ -37,13 +32,12 @@ def test_a_profile_that_cannot_be_is_refused(text):
         Profile.parse(text)
 
 
-def test_users_wait_for_their_answer_and_then_think(peer, replay):
+def test_users_wait_for_their_answer_and_then_think(replay_by_hand):
     think_s = 0.05
-    served = peer(acknowledge, "unix")
-    replayed = replay(served.endpoint, [b"x"] * 21, slots=[0, 1, 2] * 7, in_flight=3, think_s=think_s)
+    replayed = replay_by_hand([b"x"] * 21, lambda _: 0.01, slots=[0, 1, 2] * 7, in_flight=3, think_s=think_s)
     records = replayed.records
     assert len(records) == 21
-    assert replayed.elapsed_s >= 6 * think_s
+    assert replayed.elapsed_s == pytest.approx(7 * 0.01 + 6 * think_s)
     under_way_or_thinking = [
         np.count_nonzero((records["sent_ns"] <= at) & (records["answered_ns"] + think_s * 1e9 > at))
         for at in records["sent_ns"]
@@ -52,14 +46,10 @@ def test_users_wait_for_their_answer_and_then_think(peer, replay):
     assert Users(3, think_s).schedule(np.zeros(3)) is None
 
 
-def test_a_sender_that_waits_is_not_busy(peer, replay):
-    def slowly(connection, served):
-        if connection.recv(1500):
-            served.stopping.wait(0.05)
-            connection.sendall(b"OK")
-
-    replayed = replay(peer(slowly, "unix").endpoint, [b"x"] * 10, in_flight=1)
-    assert replayed.effort.busy < 0.5
+@pytest.mark.parametrize(("cost_s", "busy"), [(0.0, 0.0), (0.05, 0.5), (0.45, 0.9)])
+def test_a_sender_is_busy_as_far_as_it_does_not_wait(replay_by_hand, cost_s, busy):
+    replayed = replay_by_hand([b"x"] * 10, lambda _: 0.05, cost_s=cost_s, in_flight=1)
+    assert replayed.effort.busy == pytest.approx(busy)
     assert replayed.effort.retried == {}
 
 

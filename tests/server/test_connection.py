@@ -4,13 +4,10 @@ import contextlib
 import json
 import select
 import socket
-import time
 
 import pytest
 
-from cpsim.fake import ANY_PORT, Fake
 from cpsim.net.http.connection import FEW
-from cpsim.server import serving
 from cpsim.server.service import AccountServer
 
 MOST_UNREAD_BYTES = 40_000_000
@@ -167,22 +164,6 @@ def test_long_targets_are_read_whole(site, length):
     status, _ = site.get("alloc", query)
     assert status == 200
     assert list(site.slots()) == ["s" * length]
-
-
-@pytest.mark.parametrize("path", [b"heartbeat", b"heart%62eat"])
-def test_what_is_idle_for_long_is_closed_and_nothing_else(monkeypatch, visit, path):
-    monkeypatch.setattr(serving, "KEEP_ALIVE_S", 1)
-    with Fake({"p": "s"}, http=ANY_PORT) as fake, socket.create_connection(visit(fake).address, timeout=5) as sock:
-        begun = time.monotonic()
-        while time.monotonic() < begun + 1.5:
-            sock.sendall(b"GET /api/%s HTTP/1.1\r\n\r\n" % path)
-            received = sock.recv(1000)
-            while received and not received.endswith(b"\r\n\r\nOK"):  # the head may come alone
-                received += sock.recv(1000)
-            assert received
-        idle = time.monotonic()
-        assert sock.recv(1000) == b""
-        assert 0.9 < time.monotonic() - idle < 5
 
 
 def test_rubbish_does_not_fill_the_log(site, caplog):

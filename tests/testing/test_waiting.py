@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 
 import pytest
 
@@ -60,10 +59,8 @@ def test_it_ends_in_time_with_the_history(creditpiggy, client):
 def test_it_ends_at_once_when_it_is_too_late(creditpiggy, client):
     client.alloc("job-1")
     client.discard("job-1")
-    begun_s = time.monotonic()
     with pytest.raises(NotInTime, match="too late: slot 'job-1' is discarded, and not claimed"):
-        creditpiggy.wait_for_claim("job-1", timeout_s=60)
-    assert time.monotonic() - begun_s < 10
+        creditpiggy.wait_for_claim("job-1", timeout_s=3600)
 
 
 def test_why_it_is_not_idle_is_told():

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
+from cpsim.clock import SYSTEM_CLOCK
 from cpsim.conformance.clause import Known, Level, Need, clause
 from cpsim.conformance.segments import send_in_two, try_at_once
 
@@ -177,14 +177,14 @@ def test_steady_traffic(cp: Examiner) -> None:
     if gap_s > LONGEST_GAP_S:
         cp.give_up(f"the daemon delivers after {interval_s:.1f} s: to keep up steady traffic that long takes too much")
     cp.send(f"alloc,slot={first}\n")
-    sent_s, longest_s = time.monotonic(), 0.0
+    sent_s, longest_s = SYSTEM_CLOCK.monotonic(), 0.0
 
     def has_arrived() -> bool:
         """Send one more command; whether the first is at the server."""
         nonlocal sent_s, longest_s
         cp.pause(gap_s)
         cp.send(f"alloc,slot={cp.new()}\n")
-        before_s, sent_s = sent_s, time.monotonic()
+        before_s, sent_s = sent_s, SYSTEM_CLOCK.monotonic()
         longest_s = max(longest_s, sent_s - before_s)
         return cp.listed(first)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from cpsim.clock import SYSTEM_CLOCK
 from cpsim.conformance.clause import Known, Need, clause
 from cpsim.conformance.forwarding import SLACK_S, Forwarding
 
@@ -85,9 +85,9 @@ def test_in_time(cp: Examiner, forwarding: Forwarding) -> None:
 def test_steady_traffic(cp: Examiner, forwarding: Forwarding) -> None:
     """Steady traffic does not put off the flush."""
     interval_s = max(cp.flush_interval_s, 0.2)
-    until = time.monotonic() + 2 * interval_s + SLACK_S
+    until = SYSTEM_CLOCK.monotonic() + 2 * interval_s + SLACK_S
     first = forwarding.send("alloc", cp.new())
-    while time.monotonic() < until:
+    while SYSTEM_CLOCK.monotonic() < until:
         forwarding.send("alloc", cp.new())
         cp.pause(interval_s / 10)
     arrived = "has arrived" if forwarding.delays_s() else "has not arrived"
@@ -195,7 +195,7 @@ def test_pace_while_down(cp: Examiner, forwarding: Forwarding) -> None:
     up = forwarding.rate(SAMPLE)
     forwarding.drain()
     forwarding.upstream.refuse()
-    began = time.monotonic()
+    began = SYSTEM_CLOCK.monotonic()
     forwarding.rate(QUEUED)
     down = max(forwarding.rate(SAMPLE) for _ in range(3))
     forwarding.upstream.serve_normally()
@@ -203,7 +203,7 @@ def test_pace_while_down(cp: Examiner, forwarding: Forwarding) -> None:
     cp.measure("acknowledged with the server down and thousands waiting", f"{down:,.0f} commands/s")
     pace = "slower" if up > SLOWER * down else "kept"
     cp.check(f"its pace ({SLOWER:g} times slower is slower)", "kept", pace, Known("busy-when-down", "slower"))
-    forwarding.drain(time.monotonic() - began)
+    forwarding.drain(SYSTEM_CLOCK.monotonic() - began)
     forwarding.see_each_once()
 
 

@@ -10,7 +10,6 @@ uvicorn's from the beginning.
 from __future__ import annotations
 
 import logging
-import time
 from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from cpsim.clock import SYSTEM_CLOCK
 from cpsim.net.http.messages import Request, Response
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from uvicorn import Config
     from uvicorn.server import ServerState
 
+    from cpsim.clock import Clock
     from cpsim.net.http.messages import Headers
 
 C = TypeVar("C")
@@ -44,16 +45,17 @@ LONGEST_TARGET: Final = 1_024
 FAILED: Final = Response(HTTPStatus.INTERNAL_SERVER_ERROR, b"Internal Server Error", b"text/plain; charset=utf-8")
 
 
-class _Seldom(logging.Filter):
+class Seldom(logging.Filter):
     """Lets a warning through once a minute: who sends rubbish is answered, and does not fill the log."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
         super().__init__()
+        self._now_s = clock.monotonic
         self._quiet_until_s: dict[str, float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether a record is written."""
-        now_s = time.monotonic()
+        now_s = self._now_s()
         if record.levelno > logging.WARNING or now_s >= self._quiet_until_s.get(record.msg, 0.0):
             self._quiet_until_s[record.msg] = now_s + QUIET_S
             return True
@@ -62,7 +64,7 @@ class _Seldom(logging.Filter):
 
 LOGGER: Final = logging.getLogger("cpsim.http")
 """Not uvicorn's own, which a program that has a fake may use, too."""
-LOGGER.addFilter(_Seldom())
+LOGGER.addFilter(Seldom())
 
 
 class _Flow(FlowControl):

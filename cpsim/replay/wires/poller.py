@@ -25,6 +25,13 @@ SELECTABLE: Final = 1_024
 """select takes descriptors below this."""
 
 
+def parts_of(patience_s: float, *, selectable: bool) -> tuple[float, int]:
+    """Of a wait, the seconds that select takes or, if it is long, the whole milliseconds for poll and epoll."""
+    if patience_s >= COARSE_S:
+        return 0.0, int(patience_s * 1000 - 1)
+    return patience_s if selectable else 0.0, 0
+
+
 class Few:
     """Descriptors to poll for answers; call `forget` before a descriptor is closed.
 
@@ -50,15 +57,14 @@ class Few:
 
     def poll(self, patience_s: float) -> list[int]:
         """The ready descriptors, after at most `patience_s` seconds."""
-        if patience_s >= COARSE_S:
-            patience_s = int(patience_s * 1000 - 1) / 1000
-        elif patience_s > 0:
-            if max(self._watched, default=0) < SELECTABLE:
+        coarse_ms = 0
+        if patience_s > 0:
+            fine_s, coarse_ms = parts_of(patience_s, selectable=max(self._watched, default=0) < SELECTABLE)
+            if fine_s:
                 reading = self._watched.keys() - self._writing.keys()
-                readable, writable, _ = select(reading, self._writing, (), patience_s)
+                readable, writable, _ = select(reading, self._writing, (), fine_s)
                 return readable + writable
-            patience_s = 0.0
-        return [fd for fd, _ in self._poll.poll(patience_s * 1000)]
+        return [fd for fd, _ in self._poll.poll(coarse_ms)]
 
     def close(self) -> None:
         """Stop polling."""
@@ -118,13 +124,12 @@ else:
 
         def poll(self, patience_s: float) -> list[int]:
             """The ready descriptors, after at most `patience_s` seconds."""
-            if patience_s >= COARSE_S:
-                patience_s = int(patience_s * 1000 - 1) / 1000
-            elif patience_s > 0:
-                if self._own_fd < SELECTABLE:
-                    select((self._own_fd,), (), (), patience_s)
-                patience_s = 0.0
-            return [fd for fd, _ in self._poll(patience_s, EVENTS_A_POLL)]
+            coarse_ms = 0
+            if patience_s > 0:
+                fine_s, coarse_ms = parts_of(patience_s, selectable=self._own_fd < SELECTABLE)
+                if fine_s:
+                    select((self._own_fd,), (), (), fine_s)
+            return [fd for fd, _ in self._poll(coarse_ms / 1000, EVENTS_A_POLL)]
 
         def close(self) -> None:
             """Stop polling."""

@@ -11,7 +11,7 @@ from freezegun import freeze_time
 
 from cpdaemon import Client, ReplyLost, ReplyTimeout
 from cpsim.server.accounts import State
-from cpsim.testing import AsyncCreditPiggy, CreditPiggy, NotInTime
+from cpsim.testing import AsyncCreditPiggy, CreditPiggy, CreditPiggyServer, NotInTime
 
 WAYS = {
     "freezegun": lambda: freeze_time("1999-12-31 23:59:59"),
@@ -164,9 +164,10 @@ def test_a_replay_in_the_background(creditpiggy, elsewhen, client_of):
 def test_in_an_event_loop(elsewhen, client_of):
     async def test():
         async with AsyncCreditPiggy() as creditpiggy:
-            job = asyncio.create_task(asyncio.to_thread(run_job, client_of(creditpiggy, "unix"), "job-1"))
+            job = threading.Timer(0.02, run_job, (client_of(creditpiggy, "unix"), "job-1"))
+            job.start()
             assert (await creditpiggy.wait_for_claim("job-1", timeout_s=60)).granted == 5
-            await job
+            job.join()
             await creditpiggy.wait_until_idle(60)
             creditpiggy.assert_claimed("job-1", machine="worker-7")
             with pytest.raises(NotInTime):
@@ -176,8 +177,8 @@ def test_in_an_event_loop(elsewhen, client_of):
         asyncio.run(test())
 
 
-def test_a_project_at_a_server_of_the_session(creditpiggy_server, elsewhen, client_of):
-    with elsewhen, creditpiggy_server.project() as creditpiggy:
+def test_a_project_at_a_server(elsewhen, client_of):
+    with CreditPiggyServer() as server, elsewhen, server.project() as creditpiggy:
         run_job(client_of(creditpiggy, "unix"), "job-1")
         check(creditpiggy, "job-1")
 
