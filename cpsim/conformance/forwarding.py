@@ -104,10 +104,10 @@ class Forwarding:
         mine = {command.slot for command in self._sent}
         return [delivery for delivery in self.upstream.deliveries if mine & {_slot(call) for call in delivery.commands}]
 
-    def wait_for(self, commands: Iterable[AcknowledgedCommand], within_s: float) -> None:
-        """Wait until the server has applied commands, or a time has passed."""
+    def wait_for(self, commands: Iterable[AcknowledgedCommand], within_s: float) -> bool:
+        """Wait until the server has applied commands; return False if it has not within a time."""
         wanted = {command.same for command in commands}
-        self.upstream.wait_for(lambda deliveries: wanted <= set(_applied(deliveries)), within_s)
+        return self.upstream.wait_for(lambda deliveries: wanted <= set(_applied(deliveries)), within_s)
 
     def drain(self, down_s: float = 0.0) -> None:
         """Wait until the daemon has delivered all commands: until a last command has arrived.
@@ -120,8 +120,7 @@ class Forwarding:
         """
         within_s = self._cp.timeout_s + self._cp.flush_interval_s + 3 * down_s
         fence = self.send("alloc", self._cp.new())
-        self.wait_for([fence], within_s)
-        came = fence.same in set(_applied(self.upstream.deliveries))
+        came = self.wait_for([fence], within_s)
         for delivery in self.deliveries:
             self._cp.note(f"at the server: {_described(delivery)}")
         if not came:

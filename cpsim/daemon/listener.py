@@ -20,6 +20,7 @@ import socket
 from _socket import socket as RawSocket  # noqa: N812 - the class below `socket.socket`
 from collections import OrderedDict, deque
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from cpdaemon.commands import KINDS
@@ -51,12 +52,8 @@ class Link:
         self.selector: selectors.BaseSelector = selectors.DefaultSelector()
         self.wake_end, self.wake = socket.socketpair()
         """Ends of a connection to itself: what is sent to `wake` ends a wait."""
-
-    @staticmethod
-    def accept(listening: socket.socket) -> RawSocket:
-        """Return the next client's socket; raises BlockingIOError if there is none, or another OSError."""
-        fd, _peer = listening._accept()  # type: ignore[attr-defined]  # noqa: SLF001 - accept() costs three times as much
-        return RawSocket(socket.AF_UNSPEC, socket.SOCK_STREAM, 0, fd)
+        self.client: Callable[[int], RawSocket] = partial(RawSocket, socket.AF_UNSPEC, socket.SOCK_STREAM, 0)
+        """Returns the socket of an accepted client."""
 
 
 class _Connection:
@@ -114,7 +111,7 @@ class Listener:
         self._sleep = clock.sleep
         link = Link() if link is None else link
         self._selector = link.selector
-        self._accept_next = link.accept
+        self._client = link.client
         self._wake_end, self._wake = link.wake_end, link.wake
         self._queue: deque[_Connection] = deque()
         self._fresh: deque[_Connection] = deque()
@@ -213,7 +210,7 @@ class Listener:
     def _accept(self, listening: socket.socket) -> None:
         for turn in range(ACCEPTS_A_TURN):
             try:
-                sock = self._accept_next(listening)
+                fd, _peer = listening._accept()  # type: ignore[attr-defined]  # noqa: SLF001 - accept() costs three times as much
             except BlockingIOError:
                 return
             except OSError as error:
@@ -222,7 +219,7 @@ class Listener:
                         return  # a full table is reported even if no client waits
                     self._free_descriptor()
                 continue
-            self._receive(_Connection(sock))
+            self._receive(_Connection(self._client(fd)))
 
     def _free_descriptor(self) -> None:
         """Close the client that has been silent longest, because no descriptor is free."""

@@ -14,7 +14,7 @@ from cpdaemon.errors import NotSent
 from cpsim.clock import SYSTEM_CLOCK
 from cpsim.evidence.journal import Journal, OperationOutcome
 from cpsim.metrics.progress import Progress
-from cpsim.replay.failures import OURS, kind_of
+from cpsim.replay.failures import DROPPED, OURS, kind_of
 from cpsim.replay.wires.wire import BacklogFull, Wire
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Effort(NamedTuple):
         ours = {kind: retried[kind] for kind in OURS & retried.keys() if retried[kind] > LEAST_SHARE * operations}
         if ours:
             return max(ours, key=ours.__getitem__)
-        if retried["backlog"] > operations:
+        if retried["backlog"] > operations or retried["dropped"] > LEAST_SHARE * operations:
             return "backlog"
         return "generator" if self.busy > BUSY else "target"
 
@@ -182,7 +182,8 @@ class Engine:
     def effort(self, elapsed_s: float) -> Effort:
         """The cost of a replay of `elapsed_s` seconds."""
         busy = 1 - self._waited_ns / 1e9 / elapsed_s if elapsed_s else 0.0
-        return Effort(min(max(busy, 0.0), 1.0), self._retried)
+        dropped = {DROPPED: self._wire.dropped} if self._wire.dropped else {}
+        return Effort(min(max(busy, 0.0), 1.0), {**self._retried, **dropped})
 
     def end(self) -> float:
         """Record operations in flight as unknown; returns the seconds since the start."""
@@ -273,8 +274,10 @@ class Engine:
         late = [(fd, flight) for fd, flight in self._flying.items() if flight[1] <= sent_before_ns]
         for fd, (operation, sent_ns) in late:
             del self._flying[fd]
-            self._wire.abandon(fd)
-            self._record(operation, OperationOutcome.UNKNOWN, error, sent_ns)
+            if self._wire.abandon(fd):
+                self._record(operation, OperationOutcome.REFUSED, f"cannot connect: {error}", sent_ns)
+            else:
+                self._record(operation, OperationOutcome.UNKNOWN, error, sent_ns)
 
     def _patience_s(self, now_ns: int) -> float:
         """Seconds that the poll may sleep: until the next operation is due, or the next tick."""

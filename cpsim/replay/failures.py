@@ -6,11 +6,15 @@ from typing import Final
 
 LOST: Final = "lost with its worker"
 """The error of an operation lost with its worker; the times in its record are bounds."""
+DROPPED: Final = "request for a connection dropped"
+"""What the system has tried again: a full queue of the target drops it in silence."""
 FAILURES: Final = (
+    (DROPPED, "dropped"),
     ("backlog full", "backlog"),
     ("cannot connect: no port is free here", "ports"),
     ("cannot connect: Too many open files", "files"),
     ("cannot connect: Connection refused", "refused"),
+    ("cannot connect: interrupted", "interrupted"),
     ("cannot connect", "unreachable"),
     ("cannot send", "unreachable"),
     ("no answer in time", "timeout"),

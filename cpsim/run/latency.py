@@ -45,16 +45,16 @@ def senders_lateness_ns(
     """Lateness of operations that the sender alone caused.
 
     An operation waits for its due time, for the answer to the previous operation of its slot, and for a free place in
-    flight. Any lateness beyond these waits is the sender's.
+    flight, which is another operation's until that is answered. Any lateness beyond these waits is the sender's.
 
     Args:
         records: of a journal, in the order of the operations.
         due_ns: the due time of each operation.
         slots: the slot of each operation.
-        in_flight: the limit of operations in flight; 0 takes nine tenths of the highest number observed.
+        in_flight: the limit of operations in flight; 0 takes the highest number observed.
 
     Returns:
-        Nanoseconds, for each operation that had a free place when it was sent.
+        Nanoseconds, for each operation.
     """
     sent_ns, answered_ns = records["sent_ns"], records["answered_ns"]
     by_slot = np.argsort(slots, kind="stable")
@@ -62,10 +62,12 @@ def senders_lateness_ns(
     ready_ns = due_ns.copy()
     later, earlier = by_slot[1:][follows], by_slot[:-1][follows]
     ready_ns[later] = np.maximum(ready_ns[later], answered_ns[earlier])
-    order = np.sort(sent_ns)
-    flying = np.searchsorted(order, sent_ns) - np.searchsorted(np.sort(answered_ns), sent_ns)
-    places = in_flight - 1 if in_flight else 0.9 * flying.max(initial=0)
-    late_ns: npt.NDArray[np.int64] = np.maximum(sent_ns - ready_ns, 0)[flying < places]
+    in_order, answers = np.argsort(sent_ns, kind="stable"), np.sort(answered_ns)
+    flying = np.arange(len(records)) - np.searchsorted(answers, sent_ns[in_order], "right")
+    places = in_flight or int(flying.max(initial=0)) + 1
+    waiting = in_order[places:]
+    ready_ns[waiting] = np.maximum(ready_ns[waiting], answers[: len(waiting)])
+    late_ns: npt.NDArray[np.int64] = np.maximum(sent_ns - ready_ns, 0)
     return late_ns
 
 

@@ -125,7 +125,7 @@ def middle():
             *("--failed-command", f"{CPSIM} daemon --spool {here}/spool --failed"),
             *(part for clause in clauses for part in ("-k", clause)),
         ]
-        run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=110)
+        run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
         assert not run.stderr, run.stderr
         return run.returncode, json.loads(run.stdout)
 

@@ -166,11 +166,22 @@ def replay():
     """Return replay(endpoint, payloads, ...) -> Replayed, with the outcomes and error texts in order."""
     opened = []
 
-    def run(endpoint, payloads, *, slots=None, due_ns=None, in_flight=8, timeout_s=5.0, think_s=0.0, on_progress=None):
+    def run(
+        endpoint,
+        payloads,
+        *,
+        slots=None,
+        due_ns=None,
+        in_flight=8,
+        timeout_s=5.0,
+        think_s=0.0,
+        on_progress=None,
+        was_reached=False,
+    ):
         slots = range(len(payloads)) if slots is None else slots
         due_ns = [0] * len(payloads) if due_ns is None else due_ns
         operations = zip(range(len(payloads)), slots, due_ns, payloads, strict=True)
-        journal, wire, progress = Journal(), open_wire(endpoint, timeout_s, in_flight), []
+        journal, wire, progress = Journal(), open_wire(endpoint, timeout_s, in_flight, was_reached=was_reached), []
         opened.extend((journal, wire))
         engine = Engine(
             wire, journal, in_flight=in_flight, timeout_s=timeout_s, think_s=think_s, on_progress=progress.append

@@ -2,16 +2,19 @@
 
 import errno
 import os
+import select
 import socket
 import struct
 import sys
 import threading
+from contextlib import ExitStack
+from functools import partial
 from itertools import count
 from pathlib import Path
 
 import pytest
 
-from cpdaemon.endpoint import TcpEndpoint, parse_endpoint
+from cpdaemon.endpoint import TcpEndpoint, UrlEndpoint, parse_endpoint
 from cpsim.errors import CpsimError
 from cpsim.evidence.journal import OperationOutcome
 from cpsim.metrics.progress import Progress
@@ -370,6 +373,59 @@ def test_a_backlog_that_stays_full_is_definite(crowded, replay):
     assert replayed.outcomes.count(UNKNOWN) <= 1
     assert "backlog full" in replayed.errors
     assert replayed.elapsed_s >= 0.3
+
+
+@pytest.fixture
+def full():
+    """A TCP listener whose queue of connections is full."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, ExitStack() as fillers:
+        for _ in range(2):
+            filler = fillers.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        select.select([listener], [], [])
+        yield listener, fillers
+
+
+@pytest.mark.parametrize("kind", [TcpEndpoint, partial(UrlEndpoint, "http", path="")])
+def test_a_connection_that_never_opens_is_refused_and_stops_nobody(full, replay, kind):
+    listener, _ = full
+    replayed = replay(kind(*listener.getsockname()), PAYLOADS[:3], in_flight=3, timeout_s=0.5, was_reached=True)
+    assert replayed.outcomes == [REFUSED] * 3
+    assert set(replayed.errors) == {"cannot connect: no answer in time"}
+    assert any(progress.elapsed_s and not any(progress[1:]) for progress in replayed.progress)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system tells")
+@pytest.mark.parametrize("kind", ["tcp", "http"])
+def test_requests_for_connections_that_a_full_queue_drops_are_counted(full, replay, kind):
+    """The system asks again a second later: by then, there is room."""
+    ok = b"OK" if kind == "tcp" else b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"result":"ok"}'
+
+    listener, fillers = full
+
+    def serve():
+        while True:
+            connection, _ = listener.accept()
+            with connection:
+                if connection.recv(1500):
+                    connection.sendall(ok)
+                    return
+
+    server = threading.Thread(target=serve)
+
+    def make_room(*_):
+        if not server.ident:  # the request for a connection is lost by now
+            fillers.close()
+            server.start()
+
+    address = listener.getsockname()
+    endpoint = TcpEndpoint(*address) if kind == "tcp" else UrlEndpoint("http", *address, "")
+    replayed = replay(endpoint, PAYLOADS[:1], timeout_s=60, was_reached=True, on_progress=make_room)
+    server.join()
+    assert replayed.outcomes == [ACCEPTED]
+    assert replayed.effort.retried == {"request for a connection dropped": 1}
+    assert replayed.effort.limit(1) == "backlog"
 
 
 # Stopping, progress

@@ -74,6 +74,25 @@ def test_what_the_sender_was_late_by_is_told_from_what_it_waited_for():
     records["sent_ns"] = np.array([0, 30, 2, 12, 31, 57]) * ms
     records["answered_ns"] = np.array([29, 40, 60, 33, 41, 58]) * ms
     late_ms = senders_lateness_ns(records, due_ns, slots, in_flight=3) / ms
-    assert late_ms.tolist() == [0, 0, 7]
-    # with room for all, only the second had to wait: for the answer to the one before it in its slot
+    assert late_ms.tolist() == [0, 1, 0, 9, 0, 7]
+    # the fifth had to wait for the second answer, until after it was sent; with room for all, only the second had to
+    # wait: for the answer to the one before it in its slot
     assert senders_lateness_ns(records, due_ns, slots, in_flight=64).tolist() == [0, ms, 0, 9 * ms, 27 * ms, 7 * ms]
+
+
+def test_a_target_that_stands_still_makes_nobody_else_late():
+    ms = 1_000_000
+    due_ns = np.arange(2_000) * ms
+    records = np.zeros(len(due_ns), RECORD_TYPE)
+    places, stall_ns = [0] * 4, (100 * ms, 1_600 * ms)
+    for number, due in enumerate(due_ns.tolist()):
+        sent = max(due, min(places))
+        answered = max(sent + ms // 2, stall_ns[1] if sent + ms // 2 > stall_ns[0] and sent < stall_ns[1] else 0)
+        places[places.index(min(places))] = answered
+        records[number] = (number, 0, 0, sent, answered)
+    slots = np.arange(len(due_ns), dtype=np.int32)
+    assert np.percentile(records["sent_ns"] - due_ns, 99) > 900 * ms
+    assert senders_lateness_ns(records, due_ns, slots).max() == 0
+    records["sent_ns"][1_000:] += 7 * ms
+    records["answered_ns"][1_000:] += 7 * ms
+    assert senders_lateness_ns(records, due_ns, slots).max() == 7 * ms

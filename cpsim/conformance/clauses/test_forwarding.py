@@ -9,6 +9,7 @@ import pytest
 from cpsim.clock import SYSTEM_CLOCK
 from cpsim.conformance.clause import Known, Need, clause
 from cpsim.conformance.forwarding import SLACK_S, Forwarding
+from cpsim.conformance.segments import ATTEMPTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +23,8 @@ QUEUED: Final = 6_000
 """Past 5,000 commands the deployed daemon is busy when its server is down, once it has tried again; until then it may
 acknowledge hundreds more."""
 SAMPLE: Final = 320
+LONG_ENOUGH_S: Final = 3.0
+"""How long beyond two flush intervals nothing has to arrive, under steady traffic, to be held up by it."""
 SLOWER: Final = 2.5
 
 
@@ -70,28 +73,32 @@ def test_in_time(cp: Examiner, forwarding: Forwarding) -> None:
         command = forwarding.send("alloc", cp.new())
         forwarding.wait_for([command], cp.timeout_s + cp.flush_interval_s)
     forwarding.drain()
-    delays_s = sorted(forwarding.delays_s())
-    cp.measure(
-        "from acknowledgement to arrival", f"median {delays_s[len(delays_s) // 2]:.3f} s, at most {delays_s[-1]:.3f} s"
-    )
-    cp.check(
-        "commands that took longer",
-        [],
-        [round(delay, 3) for delay in delays_s if delay > cp.flush_interval_s + SLACK_S],
-    )
+    delays_s = sorted(forwarding.delays_s()) or [0.0]  # a rehearsal has none
+    median_s = delays_s[len(delays_s) // 2]  # a busy machine may hold up a few
+    cp.measure("from acknowledgement to arrival", f"median {median_s:.3f} s, at most {delays_s[-1]:.3f} s")
+    late = median_s > cp.flush_interval_s + SLACK_S
+    cp.check("delays, if the median is beyond the flush interval", [], [round(each, 3) for each in delays_s if late])
 
 
 @clause("FORWARD-5", "5", Need.DAEMON, Need.BEHIND, quirks=["flush-starves"])
 def test_steady_traffic(cp: Examiner, forwarding: Forwarding) -> None:
     """Steady traffic does not put off the flush."""
     interval_s = max(cp.flush_interval_s, 0.2)
-    until = SYSTEM_CLOCK.monotonic() + 2 * interval_s + SLACK_S
-    first = forwarding.send("alloc", cp.new())
-    while SYSTEM_CLOCK.monotonic() < until:
-        forwarding.send("alloc", cp.new())
-        cp.pause(interval_s / 10)
-    arrived = "has arrived" if forwarding.delays_s() else "has not arrived"
-    cp.check(f"{first}, while others followed,", "has arrived", arrived, Known("flush-starves", "has not arrived"))
+    for _ in range(ATTEMPTS):
+        first = forwarding.send("alloc", cp.new())
+        began_s = sent_s = SYSTEM_CLOCK.monotonic()
+        longest_s, arrived = 0.0, False
+        while not arrived and sent_s < began_s + 2 * interval_s + LONG_ENOUGH_S:
+            arrived = forwarding.wait_for([first], interval_s / 10)
+            forwarding.send("alloc", cp.new())
+            before_s, sent_s = sent_s, SYSTEM_CLOCK.monotonic()
+            longest_s = max(longest_s, sent_s - before_s)
+        seen = "has arrived" if arrived else "has not arrived"
+        cp.check(f"{first}, while others followed,", "has arrived", seen, Known("flush-starves", "has not arrived"))
+        if longest_s < interval_s / 2:
+            break
+    else:
+        cp.give_up(f"this machine is too busy to send a command every {interval_s / 2:g} s")
     forwarding.drain()
     forwarding.see_each_once()
 
@@ -198,12 +205,15 @@ def test_pace_while_down(cp: Examiner, forwarding: Forwarding) -> None:
     began = SYSTEM_CLOCK.monotonic()
     forwarding.rate(QUEUED)
     down = max(forwarding.rate(SAMPLE) for _ in range(3))
+    down_s = SYSTEM_CLOCK.monotonic() - began
     forwarding.upstream.serve_normally()
+    forwarding.drain(down_s)
+    up = min(up, max(forwarding.rate(SAMPLE) for _ in range(2)))  # a machine that has become busy is no outage
     cp.measure("acknowledged with the server up", f"{up:,.0f} commands/s")
     cp.measure("acknowledged with the server down and thousands waiting", f"{down:,.0f} commands/s")
     pace = "slower" if up > SLOWER * down else "kept"
     cp.check(f"its pace ({SLOWER:g} times slower is slower)", "kept", pace, Known("busy-when-down", "slower"))
-    forwarding.drain(SYSTEM_CLOCK.monotonic() - began)
+    forwarding.drain()
     forwarding.see_each_once()
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import re
 import socket
 import ssl
 from _socket import socket as RawSocket  # noqa: N812 - a class, as in one_shot.py
 from select import POLLIN, poll
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import httptools
 import msgspec
@@ -16,7 +18,7 @@ import msgspec
 from cpdaemon.errors import NotSent
 from cpsim.evidence.journal import OperationOutcome
 from cpsim.replay.wires.poller import Many
-from cpsim.replay.wires.wire import ACCEPTED, READ_BYTES, Answer
+from cpsim.replay.wires.wire import ACCEPTED, READ_BYTES, Answer, was_dropped
 
 if TYPE_CHECKING:
     from cpdaemon.endpoint import UrlEndpoint
@@ -32,34 +34,48 @@ QUOTED: Final = re.compile(r"'[^']*'")
 class KeepAlive:
     """HTTP/1.1 with one reused connection per operation in flight.
 
+    It connects, and shakes hands for TLS, without waiting: other operations go on meanwhile.
+
     Args:
         endpoint: the server.
-        timeout_s: seconds to wait for a connection and its TLS handshake.
+        timeout_s: seconds to wait for each address of a host that has several, to find one that answers.
+
+    Raises:
+        OSError, UnicodeError: the host has no address.
     """
 
     def __init__(self, endpoint: UrlEndpoint, timeout_s: float) -> None:
-        self._endpoint = endpoint
-        self._timeout_s = timeout_s
+        self._host = endpoint.host
+        self._family, self._address = _resolve(endpoint.host, endpoint.port, timeout_s)
+        self.dropped = 0
         self._poller = Many()
         self.poll = self._poller.poll
         self._connections: dict[int, _HttpConnection] = {}
         self._idle: list[int] = []
+        self._opening: dict[int, bytes] = {}
         self._known: dict[bytes, Answer] = {}
         self._tls = ssl.create_default_context() if endpoint.scheme == "https" else None
 
     def send(self, payload: bytes) -> int:
         """See `Wire`."""
-        fd = self._take()
-        try:
-            self._connections[fd].sock.sendall(payload)
-        except OSError as error:
-            self.abandon(fd)
-            raise NotSent(f"cannot send: {error.strerror or error}") from error
-        return fd
+        while self._idle:
+            fd = self._idle.pop()
+            if self._connections[fd].poll(0):  # the server has closed it
+                self.abandon(fd)
+                continue
+            try:
+                self._connections[fd].sock.sendall(payload)
+            except OSError as error:
+                self.abandon(fd)
+                raise NotSent(f"cannot send: {error.strerror or error}") from error
+            return fd
+        return self._connect(payload)
 
     def receive(self, fd: int) -> Answer | None:
         """See `Wire`."""
         connection = self._connections[fd]
+        if self._opening and fd in self._opening:
+            return self._opened(fd, connection)
         try:
             data = connection.sock.recv(READ_BYTES)
         except (BlockingIOError, ssl.SSLWantReadError):
@@ -94,13 +110,15 @@ class KeepAlive:
             self.abandon(fd)
         return answer
 
-    def abandon(self, fd: int) -> None:
+    def abandon(self, fd: int) -> bool:
         """See `Wire`."""
+        is_unsent = self._opening.pop(fd, None) is not None
         connection = self._connections.pop(fd, None)
         if connection is not None:
             connection.sock.close()
         with contextlib.suppress(ValueError):
             self._idle.remove(fd)
+        return is_unsent
 
     def close(self) -> None:
         """See `Wire`."""
@@ -114,49 +132,65 @@ class KeepAlive:
             self._known.clear()
         self._known[response] = answer
 
-    def _take(self) -> int:
-        """A connection ready for a request; skips idle connections that the server has closed."""
-        while self._idle:
-            fd = self._idle.pop()
-            if not self._connections[fd].poll(0):
-                return fd
-            self.abandon(fd)
-        return self._connect()
-
-    def _connect(self) -> int:
-        sock: socket.socket | RawSocket | None = None
+    def _connect(self, payload: bytes) -> int:
+        """Begin to connect, for a request to be sent as soon as that is done."""
         try:
-            if self._tls is None:
-                sock = _connected(self._endpoint.host, self._endpoint.port, self._timeout_s)
-            else:
-                sock = socket.create_connection((self._endpoint.host, self._endpoint.port), self._timeout_s)
-                sock = self._tls.wrap_socket(sock, server_hostname=self._endpoint.host)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.settimeout(0.0)
+            sock = RawSocket(self._family, int(socket.SOCK_STREAM), 0)
         except OSError as error:
-            if sock is not None:
-                sock.close()
-            raise NotSent(f"cannot connect: {error.strerror or error}") from error
+            raise NotSent(f"cannot connect: {error.strerror}") from error
+        sock.settimeout(0.0)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        error_number = sock.connect_ex(self._address)
+        if error_number not in {0, errno.EINPROGRESS}:
+            sock.close()
+            raise NotSent(f"cannot connect: {os.strerror(error_number)}")
         fd = sock.fileno()
         self._connections[fd] = _HttpConnection(sock)
-        self._poller.watch(fd)
+        self._opening[fd] = payload
+        self._poller.watch(fd, writing=True)
         return fd
 
-
-def _connected(host: str, port: int, timeout_s: float) -> RawSocket:
-    """A connection to the first of a host's addresses that accepts one. Raises OSError."""
-    failure = OSError(f"{host} has no address")
-    for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        sock = RawSocket(int(family), int(socket.SOCK_STREAM), 0)
-        sock.settimeout(timeout_s)
+    def _opened(self, fd: int, connection: _HttpConnection) -> Answer | None:
+        """Go on with a connection that is being made; send its request once it is."""
+        sock = connection.sock
+        if error_number := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.abandon(fd)
+            return OperationOutcome.REFUSED, f"cannot connect: {os.strerror(error_number)}"
         try:
-            sock.connect(address)
+            if self._tls is not None:
+                self._shake_hands(connection)
+            connection.sock.sendall(self._opening[fd])
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            self._poller.written(fd)
+            return None
         except OSError as error:
-            sock.close()
-            failure = error
-        else:
-            return sock
-    raise failure
+            self.abandon(fd)
+            return OperationOutcome.REFUSED, f"cannot connect: {error.strerror or error}"
+        del self._opening[fd]
+        self.dropped += was_dropped(connection.sock)
+        self._poller.written(fd)
+        return None
+
+    def _shake_hands(self, connection: _HttpConnection) -> None:
+        assert self._tls is not None
+        sock = connection.sock
+        if not isinstance(sock, ssl.SSLSocket):
+            plain = socket.socket(self._family, socket.SOCK_STREAM, 0, sock.detach())
+            plain.settimeout(0.0)
+            sock = self._tls.wrap_socket(plain, server_hostname=self._host, do_handshake_on_connect=False)
+            connection.sock = sock
+        sock.do_handshake()
+
+
+def _resolve(host: str, port: int, timeout_s: float) -> tuple[int, Any]:
+    """The family and the address of a host: the first that accepts a connection, or else the first. Raises OSError."""
+    found = [(int(family), at) for family, _, _, _, at in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    for family, address in found[: len(found) if len(found) > 1 else 0]:
+        with socket.socket(family, socket.SOCK_STREAM) as sock, contextlib.suppress(OSError):
+            sock.settimeout(timeout_s)
+            sock.connect(address)
+            return family, address
+    return found[0]
 
 
 class _HttpConnection:

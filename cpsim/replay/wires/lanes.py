@@ -46,10 +46,14 @@ class Lanes:
         """See `Wire`."""
         return self._wire_of[fd].receive(fd)
 
-    def abandon(self, fd: int) -> None:
+    @property
+    def dropped(self) -> int:
         """See `Wire`."""
-        if fd in self._wire_of:
-            self._wire_of[fd].abandon(fd)
+        return sum(wire.dropped for wire in self._wires)
+
+    def abandon(self, fd: int) -> bool:
+        """See `Wire`."""
+        return fd in self._wire_of and self._wire_of[fd].abandon(fd)
 
     def close(self) -> None:
         """See `Wire`."""

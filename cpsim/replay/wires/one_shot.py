@@ -15,7 +15,7 @@ from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint
 from cpdaemon.errors import NotSent
 from cpsim.evidence.journal import OperationOutcome
 from cpsim.replay.wires.poller import FEW, Few, Many
-from cpsim.replay.wires.wire import ACCEPTED, READ_BYTES, Answer, BacklogFull
+from cpsim.replay.wires.wire import ACCEPTED, READ_BYTES, Answer, BacklogFull, was_dropped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,6 +49,7 @@ class OneShot:
         else:
             self._sockets, self._connecting = shared._sockets, shared._connecting  # noqa: SLF001 - of its own class
             self._poller = shared._poller  # noqa: SLF001
+        self.dropped = 0
         self.poll = self._poller.poll
         self._watch = self._poller.watch
         self._forget = self._poller.forget
@@ -128,14 +129,15 @@ class OneShot:
             return None
         return self._ended(fd, _daemon_answer(reply))
 
-    def abandon(self, fd: int) -> None:
+    def abandon(self, fd: int) -> bool:
         """See `Wire`."""
-        self._connecting.pop(fd, None)
+        is_unsent = self._connecting.pop(fd, None) is not None
         self._partial.pop(fd, None)
         sock = self._sockets.pop(fd, None)
         if sock is not None:
             self._forget(fd)
             sock.close()
+        return is_unsent
 
     def close(self) -> None:
         """See `Wire`."""
@@ -148,6 +150,7 @@ class OneShot:
         error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
             return self._ended(fd, (OperationOutcome.REFUSED, f"cannot connect: {os.strerror(error)}"))
+        self.dropped += was_dropped(sock)
         try:
             sock.send(payload)
         except OSError as broken:
