@@ -16,7 +16,7 @@ from cpsim.errors import CpsimError
 from cpsim.evidence.journal import OperationOutcome
 from cpsim.replay.pace import Rate
 from cpsim.run.latency import percentiles_ms, senders_lateness_ns
-from cpsim.run.pipeline import run
+from cpsim.run.pipeline import Wiring, run
 from cpsim.run.summary import summarise
 
 if TYPE_CHECKING:
@@ -184,6 +184,7 @@ def find(
     *,
     on_stage: Callable[[str], None],
     on_progress: Callable[[int, Progress], None],
+    wiring: Wiring = Wiring(),  # noqa: B008 - it cannot be changed
 ) -> None:
     """Search, and add each step to `found` when it is measured, so that an interrupted search keeps its steps.
 
@@ -192,6 +193,7 @@ def find(
         found: collects the steps, and the reason of an early end: Ctrl-C, or an unreachable target.
         on_stage: called with a description of the current stage.
         on_progress: called with the number of operations in a step, and its progress.
+        wiring: the clock, and the way to the target.
 
     Raises:
         CpsimError: the target or its server cannot be reached at the first step.
@@ -207,7 +209,7 @@ def find(
             on_stage(f"{name}: {stage}")
 
         try:
-            step = _measure(request, rate, number, report_stage, on_progress)
+            step = _measure(request, rate, number, report_stage, on_progress, wiring=wiring)
         except KeyboardInterrupt:
             found.ended = "interrupted"
             return
@@ -266,6 +268,8 @@ def _measure(
     number: int,
     on_stage: Callable[[str], None],
     on_progress: Callable[[int, Progress], None],
+    *,
+    wiring: Wiring,
 ) -> SearchStep | None:
     """Replay at a rate; None if the replay was interrupted."""
     lasts_s = request.lasts_s(rate)
@@ -281,6 +285,7 @@ def _measure(
         stop_after_s=lasts_s * 1.5 + request.p99_ms / 1e3,
         on_stage=on_stage,
         on_progress=on_progress,
+        wiring=wiring,
     )
     if result.interrupted:
         return None

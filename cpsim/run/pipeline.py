@@ -19,6 +19,7 @@ from cpdaemon.commands import Discard
 from cpdaemon.endpoint import UnixEndpoint, UrlEndpoint, parse_endpoint
 from cpdaemon.errors import InvalidCommand
 from cpsim.accounts.observer import CannotObserve, Observer
+from cpsim.clock import SYSTEM_CLOCK
 from cpsim.errors import CpsimError, UsageError
 from cpsim.evidence.journal import RECORD_TYPE, Journal
 from cpsim.fake import FakeProcess
@@ -43,8 +44,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from cpdaemon.endpoint import Endpoint
+    from cpsim.clock import Clock
     from cpsim.metrics.progress import Progress
     from cpsim.replay.pace import Pace
+    from cpsim.replay.wires.wire import Wire
     from cpsim.run.faults import TimedFaults
     from cpsim.scenario.workload import Workload
 
@@ -70,6 +73,19 @@ class ReplayTarget:
     server: UrlEndpoint | None = None
     credentials: tuple[str, str] | None = None
     lanes: tuple[UnixEndpoint, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """The clock of a run, and how a replay in this process reaches its target.
+
+    Attributes:
+        clock: of the replay, the waits for its effect, and the comparison with the server's clock.
+        connect: opens a wire; it takes what `open_wire` takes, and raises what it raises.
+    """
+
+    clock: Clock = SYSTEM_CLOCK
+    connect: Callable[..., Wire] = open_wire
 
 
 @dataclass(slots=True)
@@ -126,6 +142,7 @@ def run(
     stop_after_s: float = math.inf,
     on_stage: Callable[[str], None],
     on_progress: Callable[[int, Progress], None],
+    wiring: Wiring = Wiring(),
 ) -> Run:
     """Replay a workload at a target, and judge the result.
 
@@ -141,6 +158,7 @@ def run(
         stop_after_s: seconds after which the replay ends, complete or not.
         on_stage: called with a description of the current stage.
         on_progress: called with the number of operations planned, and the replay's progress.
+        wiring: the clock, and the way to the target.
 
     Raises:
         CannotObserve, OSError: the target or its server cannot be reached.
@@ -170,11 +188,11 @@ def run(
             started=started,
         )
         assignment = _assignment(result, in_flight, timeout_s)
-        observer = _reach(result.target, assignment)
+        observer = _reach(result.target, assignment, wiring)
         if observer is not None and result.embedded and not workload.link_after:
             observer.control.link(list(result.links().items()))
         on_stage("replaying")
-        with ClockWatch(None if isinstance(pace, Virtual) else observer) as watch:
+        with ClockWatch(None if isinstance(pace, Virtual) else observer, wiring.clock) as watch:
             with faults_during(result, observer, faults, timeout_s) as timed_faults:
                 start = _replay(
                     result,
@@ -184,11 +202,12 @@ def run(
                     processes=processes,
                     stop_after_s=stop_after_s,
                     on_progress=lambda progress: on_progress(len(workload), progress),
+                    wiring=wiring,
                 )
             if observer is not None and result.embedded and workload.link_after:
                 observer.control.link(list(result.links().items()))
             on_stage("verifying")
-            judge(result, observer, start, timeout_s)
+            judge(result, observer, start, timeout_s, wiring.clock)
             _measure_apply_delay(result, watch, start)
         return result
 
@@ -290,13 +309,13 @@ def _allow_open_files(count: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (count, highest))
 
 
-def _reach(target: ReplayTarget, assignment: Assignment) -> Observer | None:
+def _reach(target: ReplayTarget, assignment: Assignment, wiring: Wiring) -> Observer | None:
     """Check that the target is reachable before any fault is set; returns the observer of its accounts, if any."""
     observer = None
     if target.server is not None and target.credentials is not None:
-        observer = Observer(target.server, target.credentials, assignment.timeout_s)
+        observer = Observer(target.server, target.credentials, assignment.timeout_s, wiring.clock)
         observer.outstanding()
-    open_wire(assignment.endpoint, assignment.timeout_s, assignment.in_flight, assignment.lanes).close()
+    wiring.connect(assignment.endpoint, assignment.timeout_s, assignment.in_flight, assignment.lanes).close()
     return observer
 
 
@@ -309,8 +328,9 @@ def _replay(
     processes: int,
     stop_after_s: float,
     on_progress: Callable[[Progress], None],
+    wiring: Wiring,
 ) -> int:
-    """Replay, and set the results in the run; returns its start on the performance counter, in nanoseconds."""
+    """Replay, and set the results in the run; returns its start in monotonic time, in nanoseconds."""
     result.schedule_us = assignment.schedule_us
 
     def report_progress(progress: Progress) -> None:
@@ -325,7 +345,7 @@ def _replay(
                 result.elapsed_s, result.records, result.errors = replayers.run()
                 result.effort = replayers.effort()
             return replayers.start_ns
-    wire = open_wire(
+    wire = wiring.connect(
         assignment.endpoint, assignment.timeout_s, assignment.in_flight, assignment.lanes, was_reached=True
     )
     journal = Journal()
@@ -336,6 +356,7 @@ def _replay(
         timeout_s=assignment.timeout_s,
         think_s=assignment.think_s,
         on_progress=report_progress,
+        clock=wiring.clock,
     )
     stop = engine.stop
     try:

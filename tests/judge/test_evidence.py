@@ -3,9 +3,9 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
-import threading
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -19,11 +19,13 @@ from cpsim.judge.model import SlotState, Span, Step
 from cpsim.judge.repeat import shell_lines
 from cpsim.judge.timeline import timeline
 from cpsim.judge.verdict import Verdict
+from cpsim.net.control import ControlClient
 from cpsim.replay.pace import AsFastAsPossible
 from cpsim.run import folder as run_folder
 from cpsim.run.pipeline import ReplayTarget, run
 from cpsim.run.summary import summarise
 from cpsim.scenario import generate, source
+from cpsim.server.control import export
 from cpsim.server.ledger import Ledger
 
 CREDENTIALS = ("p", "se'cret")
@@ -251,8 +253,8 @@ def looks(monkeypatch):
 
 
 def test_while_an_effect_arrives_nothing_is_judged(place, looks, monkeypatch):
-    totals = Observer.totals
-    monkeypatch.setattr(Observer, "totals", lambda observer: (0, totals(observer)[1]))  # as of a server far away
+    totals = ControlClient.totals
+    monkeypatch.setattr(ControlClient, "totals", lambda client: totals(client) | {"pending": 0})  # as of one far away
     with Fake(dict([CREDENTIALS]), unix=Path("cp.sock"), http=ANY_PORT, flush_interval_s=0.5) as slow:
         result = perform(target(slow, "unix"), timeout_s=5.0)
     assert result.verdict.ruling == "valid"
@@ -271,6 +273,18 @@ def test_what_a_server_has_answered_is_not_waited_for(miserly, site, looks):
 
 
 def test_a_server_may_take_longer_for_a_table_than_for_an_answer(site, monkeypatch):
-    made = site.inspector.slots_parquet
-    monkeypatch.setattr(site.inspector, "slots_parquet", lambda: threading.Event().wait(0.6) or made())
-    assert perform(target(site, "http"), timeout_s=0.3).verdict.ruling == "valid"
+    made, asked, timeout_s = export.slots_parquet, [], 1.0
+
+    def make(ledger):
+        """Make the table when who had asked for less would have gone."""
+        asker, silent = socket.socketpair()
+        with asker, silent:
+            asker.settimeout(1.1 * timeout_s)
+            with pytest.raises(TimeoutError):
+                asker.recv(1)
+        asked.append(timeout_s)
+        return made(ledger)
+
+    monkeypatch.setattr(export, "slots_parquet", make)
+    assert perform(target(site, "http"), timeout_s=timeout_s).verdict.ruling == "valid"
+    assert asked

@@ -343,17 +343,17 @@ def test_interrupting_an_embedded_run_leaves_no_process(place):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_to_be_stopped_writes_what_happened(site, place, number):
+def test_to_be_stopped_writes_what_happened(site, place, number, wait_for):
+    def has_begun(run):
+        assert run.poll() is None, run.stderr.read()
+        with site.accounts.reading() as ledger:
+            return len(ledger.project(PROJECT).slots) >= 3
+
     arguments = ["--target", site.addresses["unix"], "--server", site.addresses["http"], *credentials()]
     command = [sys.executable, "-m", "cpsim", "run", "small.toml", "--rate", "40", *arguments, "--output", "out"]
     environment = os.environ | {"TMPDIR": str(place), "PYTHONWARNINGS": "error"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True) as run:
-        for _ in range(2000):
-            with site.accounts.reading() as ledger:
-                if len(ledger.project(PROJECT).slots) >= 3:
-                    break
-            assert run.poll() is None, run.stderr.read()
-            threading.Event().wait(0.01)
+        wait_for(lambda: has_begun(run))
         run.send_signal(number)
         out, err = run.communicate(timeout=30)
     assert (run.returncode, err) == (2, "")
