@@ -215,8 +215,8 @@ def _check_thresholds(thresholds: tuple[Threshold, ...], *, has_due_times: bool)
     for threshold in thresholds:
         if threshold.metric.startswith(APPLY_DELAY_PREFIXES):
             raise click.UsageError(
-                f"--assert {threshold}: under Locust, the apply delay is not measured: each worker has its own clock; use "
-                "cpsim run"
+                f"--assert {threshold}: under Locust, the apply delay is not measured: each worker has its own clock; "
+                "use cpsim run"
             )
         if threshold.metric.startswith(NEED_DUE_TIMES) and not has_due_times:
             raise click.UsageError(f"--assert {threshold}: operations have no due times: add --rate or --speed")
