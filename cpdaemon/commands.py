@@ -15,6 +15,7 @@ __all__ = [
     "COMMANDS",
     "KINDS",
     "MAX_FRAME_BYTES",
+    "NAMED",
     "REQUIRED",
     "Alloc",
     "Claim",
@@ -137,6 +138,11 @@ REQUIRED = {
     kind: ("slot", *(field.name for field in command.fields if field.required)) for kind, command in COMMANDS.items()
 }
 """The required arguments of each kind, slot first."""
+
+NAMED = {
+    kind: tuple(name for name in REQUIRED[kind] if command.type_of(name) is str) for kind, command in COMMANDS.items()
+}
+"""The arguments by which each kind names something, slot first: its required texts."""
 
 MAX_FRAME_BYTES = 1_500
 """The deployed daemon reads no further."""

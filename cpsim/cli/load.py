@@ -31,6 +31,7 @@ from cpsim.cli.options import (
     timeout_option,
 )
 from cpsim.cli.run import target_at
+from cpsim.config.thresholds import APPLY_DELAY_PREFIXES, NEED_DUE_TIMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -168,6 +169,7 @@ def load(
             slot_prefix=slot_prefix,
         )
         sys.exit(_search(path, seed, make_request, thresholds, output, as_json=as_json))
+    _check_thresholds(thresholds, has_due_times=rate is not None or speed is not None)
     _check_file(path, seed)
     if output is not None and "--worker" not in locust:
         check_absent(output)
@@ -206,6 +208,18 @@ def _check(context: click.Context) -> None:
         raise click.UsageError("--p99-ms, --step-time and --json go with --find-capacity")
     if given >= {"rate", "speed"}:
         raise click.UsageError("--rate and --speed exclude one another")
+
+
+def _check_thresholds(thresholds: tuple[Threshold, ...], *, has_due_times: bool) -> None:
+    """Raise click.UsageError if a load will not have the figure of a threshold."""
+    for threshold in thresholds:
+        if threshold.metric.startswith(APPLY_DELAY_PREFIXES):
+            raise click.UsageError(
+                f"--assert {threshold}: under Locust, the apply delay is not measured: each worker has its own clock; "
+                "use cpsim run"
+            )
+        if threshold.metric.startswith(NEED_DUE_TIMES) and not has_due_times:
+            raise click.UsageError(f"--assert {threshold}: operations have no due times: add --rate or --speed")
 
 
 def _check_file(path: Path, seed: int | None) -> None:

@@ -20,6 +20,8 @@ TIMES: Final = ("p50", "p90", "p99", "p99.9", "p99.99", "max")
 RATES: Final = {"error_rate": ("refused", "unknown"), "refused_rate": ("refused",), "unknown_rate": ("unknown",)}
 APPLY_DELAY_PREFIXES: Final = ("apply_delay_", "effect_")
 """The prefix of metrics of the apply delay, and its earlier name."""
+NEED_DUE_TIMES: Final = ("response_", "lateness_")
+"""The prefix of metrics that there are only if operations had due times."""
 METRICS: Final = (
     *(f"{time}_ms" for time in TIMES),
     *(f"service_{time}_ms" for time in TIMES),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import Flaky
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
-from cpdaemon.commands import COMMANDS, REQUIRED, Command, Description, Field, command_of
+from cpdaemon.commands import COMMANDS, NAMED, REQUIRED, Command, Description, Field, command_of
 from cpdaemon.errors import InvalidCommand
 from cpsim.clock import SYSTEM_CLOCK
 from cpsim.conformance.clause import Clause, Level, Need
@@ -353,8 +353,7 @@ class _Walk(RuleBasedStateMachine):
 def _renamed(command: Command, rename: Callable[[str], str]) -> Command:
     """A command with other ids of its slot and of whatever else it names."""
     arguments = command.arguments()
-    named = [name for name in REQUIRED[command.kind] if COMMANDS[command.kind].type_of(name) is str]
-    ids = {name: rename(str(arguments[name])) for name in named}
+    ids = {name: rename(str(arguments[name])) for name in NAMED[command.kind]}
     return command_of(command.kind, {**arguments, **ids})
 
 

@@ -140,8 +140,8 @@ class DurableListener(Listener):
             if problem is not None:
                 connection.call = None
                 connection.grown = connection.stored  # delete the shorter frame from the disk
-                if isinstance(problem, InDoubt):
-                    self._close(connection)  # neither OK nor ER may be true
+                if connection.stored or isinstance(problem, InDoubt):
+                    self._close(connection)  # neither OK nor ER may be true: a restart may find some of it
                 else:
                     self._refuse(connection)
                 continue

@@ -13,7 +13,7 @@ import secrets
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from cpdaemon.commands import COMMANDS
+from cpdaemon.commands import COMMANDS, NAMED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,11 +26,6 @@ PROTOCOL_WORDS: Final = frozenset(
     for command in COMMANDS.values()
     for word in (command.kind, "slot", *(field.name for field in command.fields))
 )
-NAME_ARGUMENTS: Final = {
-    command.kind: [field.name for field in command.fields if field.value is str and field.required]
-    for command in COMMANDS.values()
-}
-"""The arguments of each kind that are names: its required texts."""
 SLOT: Final = b"{slot}"
 """Placeholder of the slot's id in a trace."""
 
@@ -56,9 +51,7 @@ class Pseudonyms:
 
     def arguments(self, kind: str, arguments: Mapping[str, str]) -> dict[str, str]:
         """Return arguments with pseudonyms for names (the machine) and for the texts of metadata."""
-        renamed = {
-            name: f"{name}-{self._digits(name, arguments[name].encode())[:DIGITS]}" for name in NAME_ARGUMENTS[kind]
-        }
+        renamed = {name: f"{name}-{self._digits(name, arguments[name].encode())[:DIGITS]}" for name in NAMED[kind][1:]}
         if COMMANDS[kind].free is str:
             renamed |= {name: self._digits(kind, text.encode())[:DIGITS] for name, text in arguments.items()}
         return {**arguments, **renamed}

@@ -179,6 +179,7 @@ def test_names_move_nothing_on_a_terminal(cpsim, site):
     assert "\u202e" not in out
 
 
+@pytest.mark.thorough
 def test_letters_that_the_output_cannot_have(site):
     site.alloc("a", credits=5)
     site.claim("a", "m\u00e9")

@@ -147,6 +147,7 @@ def test_a_zone_that_there_is_not(week, name):
         week.load(timezone=name)
 
 
+@pytest.mark.thorough
 def test_without_data_of_time_zones_the_error_says_what_to_install(week):
     script = (
         "import sys, zoneinfo; zoneinfo.reset_tzpath(to=[]); sys.modules['tzdata'] = None; "

@@ -166,6 +166,7 @@ def test_a_server_that_is_not_there_is_told():
         Accounts.load("http://127.0.0.1:9/api")
 
 
+@pytest.mark.thorough
 def test_a_run_folder(tmp_path):
     command = [sys.executable, "-m", "cpsim", "run", "smoke", "--output", str(tmp_path / "run")]
     subprocess.run(command, check=True, capture_output=True, timeout=60)

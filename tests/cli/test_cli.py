@@ -109,6 +109,7 @@ def test_a_scenario_has_a_seed_of_its_own(cpsim):
     assert seeds == [7, 3]
 
 
+@pytest.mark.thorough
 def test_a_reader_that_goes_away_is_no_invalid_run():
     done = subprocess.run(
         ["bash", "-c", f"'{Path(sys.executable).parent}/cpsim' quirks | true; echo ${{PIPESTATUS[0]}}"],
@@ -394,6 +395,7 @@ def exchange(path, frame, *, half_close):
         return reply
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_serve(cpsim, number):
     with Serving(
@@ -421,6 +423,7 @@ def test_serve(cpsim, number):
         socket.create_connection(("127.0.0.1", int(addresses["tcp"].rpartition(":")[2])), timeout=100)
 
 
+@pytest.mark.thorough
 def test_serve_takes_free_addresses_when_none_is_given(cpsim, tmp_path):
     short = Path("t")
     short.mkdir()
@@ -431,6 +434,7 @@ def test_serve_takes_free_addresses_when_none_is_given(cpsim, tmp_path):
     assert [*short.iterdir()] == []
 
 
+@pytest.mark.thorough
 def test_serve_replaces_the_socket_of_a_killed_one_but_no_live_one(cpsim):
     with Serving("--unix", "cp.sock") as first:
         first.read(1)
@@ -446,6 +450,7 @@ def test_serve_replaces_the_socket_of_a_killed_one_but_no_live_one(cpsim):
         second.stop(signal.SIGTERM)
 
 
+@pytest.mark.thorough
 def test_serve_says_when_it_cannot_write_that_it_is_ready(cpsim):
     done = shell("serve", "--unix", "cp.sock", "--ready-file", "missing/ready")
     assert done.returncode == 2
@@ -461,6 +466,7 @@ def test_the_folder_of_a_file_is_made(cpsim, command):
     assert Path(command[-1]).stat().st_size > 100
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("arguments", "status"),
     [

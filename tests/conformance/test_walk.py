@@ -74,6 +74,7 @@ def test_one_seed_sends_the_same_commands(walks):
     assert len(counts) == 1
 
 
+@pytest.mark.thorough
 def test_the_script_of_client_calls_repeats_it(walks):
     def repeat(found):
         lines = "\n".join(found.python())
@@ -84,6 +85,7 @@ def test_the_script_of_client_calls_repeats_it(walks):
     assert isinstance(found.sequence[-1], Claim)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -99,6 +101,7 @@ def test_wrong_usage(tmp_path, options, said):
     assert said in run.stderr
 
 
+@pytest.mark.thorough
 def test_the_command_line(tmp_path):
     command = [sys.executable, "-P", "-m", "cpsim", "verify", "--random", "5", "--json"]
     run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=60)

@@ -52,6 +52,19 @@ def test_an_assertion_that_fails_is_the_exit_status(loads):
     assert "operations>5000: it was 1968" in output
 
 
+@pytest.mark.parametrize(
+    ("threshold", "why"),
+    [("effect_p99_ms<100", "the apply delay is not measured"), ("response_p99_ms<9", "add --rate or --speed")],
+)
+def test_a_figure_that_a_load_will_not_have_is_refused_before_anything_is_sent(loads, site, threshold, why):
+    process = loads.start("smoke", "--headless", options=["--assert", threshold])
+    output = said(process)
+    assert process.returncode == 64, output
+    assert f"--assert {threshold}: " in " ".join(output.split())
+    assert why in " ".join(output.split())
+    assert not has_slots(site, 1)
+
+
 def test_a_master_and_two_workers_share_the_slots(loads, tmp_path, site, port):
     master = loads.start(
         *("smoke", "--headless", "--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", port),

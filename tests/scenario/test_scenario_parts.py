@@ -124,6 +124,7 @@ def test_what_was_written_is_read(tmp_path, jobs):
     assert np.array_equal(read.owner, whole.owner)
 
 
+@pytest.mark.thorough
 def test_the_same_seed_gives_the_same_bytes_in_any_process(tmp_path):
     files = [tmp_path / f"{number}.parquet" for number in range(2)]
     for hashing, file in enumerate(files):

@@ -214,6 +214,7 @@ def started(program, *arguments):
             process.kill()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", PROCESSES)
 def test_a_process_ends_with_a_message(here, name):
     (here / "secret").write_text("s")
@@ -232,6 +233,7 @@ def test_a_process_ends_with_a_message(here, name):
     assert not (here / "cp.sock").exists()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("store", [None, "store"])
 def test_an_embedded_fake_ends_while_it_waits_for_its_caller(here, store):
     program = "import cpsim.server.service as broken; broken.AccountServer.apply = boom\n"
