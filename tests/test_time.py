@@ -18,13 +18,12 @@ SLEEPING = {
 """Where a test sleeps, and why."""
 MEASURING = {
     "benchmarks": "what they are for",
-    "conformance/test_own.py": "a rate is a limit: how long it takes at least",
     "conftest.py": "guards against hanging",
     "cpdaemon/test_transport.py": "how long a timeout takes at least",
     "robustness": "figures of scripts, which decide nothing, and guards against hanging",
+    "run/test_capacity.py": "a target that takes its time for each command",
     "samples/make.py": "guards against hanging",
     "store/kill.py": "a figure, and a guard against hanging",
-    "testing/plugin/test_cost.py": "what a plugin costs, in processor time",
 }
 """Where a test looks at the machine's clock, and why."""
 SLEEPING_YET = {
@@ -33,12 +32,8 @@ SLEEPING_YET = {
     "store/test_store.py",
 }
 MEASURING_YET = {
-    *("daemon/conftest.py", "daemon/test_main.py", "run/test_capacity.py", "store/test_store.py"),
-    *("daemon/test_listener.py", "faults/test_daemon_faults.py", "faults/test_server_faults.py"),
-    *("replay/test_engine.py", "replay/test_keep_alive.py", "replay/test_pacing.py", "server/test_connection.py"),
-    *("daemon/test_courier.py", "daemon/test_quirks.py", "replay/conftest.py", "testing/plugin/test_frozen_time.py"),
-    *("judge/test_apply_delay.py", "replay/test_models.py", "replay/test_latency.py", "replay/test_poller.py"),
-    *("daemon/test_fake.py", "server/test_serving.py", "testing/test_waiting.py"),
+    *("daemon/conftest.py", "daemon/test_main.py", "store/test_store.py", "daemon/test_listener.py"),
+    *("daemon/test_courier.py", "daemon/test_quirks.py", "daemon/test_fake.py"),
 }
 """Where they do and ought not to."""
 

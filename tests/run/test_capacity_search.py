@@ -25,6 +25,7 @@ class OneByOne:
     def __init__(self, clock, service_s, backlog):
         self.clock, self.service_ns, self.backlog = clock, round(service_s * 1e9), backlog
         self.answers_ns = {}
+        self.dropped = 0
         self.free_ns = 0
         self.numbers = count(3)
 
@@ -49,6 +50,7 @@ class OneByOne:
 
     def abandon(self, fd):
         del self.answers_ns[fd]
+        return False
 
     def close(self):
         """Nothing is open."""

@@ -1,10 +1,7 @@
 """What the plugin costs: next to nothing where no test uses it, and little where all do."""
 
-import resource
-import statistics
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -13,11 +10,11 @@ HEAVY = (
 )
 
 LOADING = """
-import importlib.metadata, sys, time
+import sys
 import pytest
-begun_s = time.process_time()
+before = set(sys.modules)
 import cpsim.pytest_plugin
-print(time.process_time() - begun_s)
+print(*sorted(sys.modules.keys() - before))
 """
 
 
@@ -50,12 +47,9 @@ def test_a_run_with_it_loads_no_frames(loaded_by):
     assert not {"numpy", "pandas", "pyarrow", "locust", "gevent", "faker"} & set(loaded.split())
 
 
-def test_loading_takes_less_than_50_ms():
-    times_s = [
-        float(subprocess.run([sys.executable, "-c", LOADING], capture_output=True, text=True, check=True).stdout)
-        for _ in range(5)
-    ]
-    assert statistics.median(times_s) < 0.05
+def test_loading_it_imports_next_to_nothing():
+    loaded = subprocess.run([sys.executable, "-c", LOADING], capture_output=True, text=True, check=True).stdout
+    assert set(loaded.split()) <= {"cpsim", "cpsim.clock", "cpsim.pytest_plugin", "difflib"}
 
 
 THOUSAND = """
@@ -72,14 +66,42 @@ THOUSAND = """
 """
 
 
-def test_a_thousand_tests_take_less_than_25_s_of_one_core(run):
-    """What the processor spends on them, so that others on this machine do not count."""
-
-    def spent_s():
-        used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return used.ru_utime + used.ru_stime
-
-    before_s, begun_s = spent_s(), time.monotonic()
+def test_a_thousand_tests_pass(run):
     run(THOUSAND, "-q", apart=True).assert_outcomes(passed=1000)
-    print(f"{spent_s() - before_s:.1f} s of processor, {time.monotonic() - begun_s:.1f} s by the clock")
-    assert spent_s() - before_s < 25
+
+
+COUNTED = """
+import sys, threading
+from cpdaemon import Client
+from cpsim.testing import CreditPiggy
+
+def test():
+    with CreditPiggy() as creditpiggy:
+        with Client(creditpiggy.endpoint) as client:
+            client.alloc("job-1", credits=5)
+            client.claim("job-1", "worker-7")
+        creditpiggy.assert_claimed("job-1", machine="worker-7", credits=5)
+
+calls = 0
+
+def count(frame, event, argument):
+    global calls
+    calls += event == "call"
+
+test()
+counts = []
+for _ in range(5):
+    calls = 0
+    threading.setprofile(count)
+    sys.setprofile(count)
+    test()
+    sys.setprofile(None)
+    counts.append(calls)
+print(min(counts))  # a busy machine makes one look again
+"""
+
+
+def test_a_test_costs_little():
+    """It calls some 1,050 functions of Python, in all threads, from the start of its CreditPiggy to the end."""
+    counted = subprocess.run([sys.executable, "-c", COUNTED], capture_output=True, text=True, check=True).stdout
+    assert 100 < int(counted) < 1_600
