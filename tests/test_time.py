@@ -1,4 +1,4 @@
-"""What a test may not do with time: sleep. It waits for what happens, or moves a clock."""
+"""What a test may not do with time: sleep, or measure it. It waits for what happens, counts, or moves a clock."""
 
 import ast
 import re
@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
+SLEEP = re.compile(r"\bsleep$|\bEvent\(\)\.wait$")
+MEASURE = re.compile(r"^((time\.)?(monotonic|perf_counter|process_time|thread_time)(_ns)?|time\.time(_ns)?)$")
 SLEEPING = {
     "conftest.py": "looks again and again at what no test can be told of",
     "samples/make.py": "likewise, by itself; it made the samples",
@@ -14,27 +16,66 @@ SLEEPING = {
     "testing/test_clock.py": "the clock is the test's, and this moves it",
 }
 """Where a test sleeps, and why."""
-YET = {
+MEASURING = {
+    "benchmarks": "what they are for",
+    "conformance/test_own.py": "a rate is a limit: how long it takes at least",
+    "conftest.py": "guards against hanging",
+    "cpdaemon/test_transport.py": "how long a timeout takes at least",
+    "robustness": "figures of scripts, which decide nothing, and guards against hanging",
+    "samples/make.py": "guards against hanging",
+    "store/kill.py": "a figure, and a guard against hanging",
+    "testing/plugin/test_cost.py": "what a plugin costs, in processor time",
+}
+"""Where a test looks at the machine's clock, and why."""
+SLEEPING_YET = {
     *("benchmarks/served.py", "daemon/conftest.py", "daemon/test_courier.py", "daemon/test_listener.py"),
     *("daemon/test_main.py", "daemon/test_quirks.py", "faults/test_daemon_faults.py", "faults/test_server_faults.py"),
     *("judge/test_evidence.py", "run/test_capacity.py", "run/test_run.py", "store/test_store.py"),
 }
-"""Where a test sleeps and ought not to."""
+MEASURING_YET = {
+    *("daemon/conftest.py", "daemon/test_main.py", "run/test_capacity.py", "store/test_store.py"),
+    *("daemon/test_listener.py", "faults/test_daemon_faults.py", "faults/test_server_faults.py"),
+    *("replay/test_engine.py", "replay/test_keep_alive.py", "replay/test_pacing.py", "server/test_connection.py"),
+    *("daemon/test_courier.py", "daemon/test_quirks.py", "replay/conftest.py", "testing/plugin/test_frozen_time.py"),
+    *("judge/test_apply_delay.py", "replay/test_models.py", "replay/test_latency.py", "replay/test_poller.py"),
+    *("daemon/test_fake.py", "server/test_serving.py", "testing/test_waiting.py"),
+}
+"""Where they do and ought not to."""
 
 
-def sleeps(path):
-    """The lines of a source that sleep: by that name, or waiting for an event that nobody can set."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call) and re.search(r"\bsleep$|\bEvent\(\)\.wait$", ast.unparse(node.func)):
+def calling(pattern, path):
+    """The lines of a source that call what a pattern matches."""
+    text = path.read_text(encoding="utf-8")
+    if not re.search(r"sleep\(|Event\(\)|time\(|_time_ns|monotonic|perf_counter", text):
+        return  # without being parsed, which takes long
+    for node in ast.walk(ast.parse(text)):
+        is_named = isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute)
+        if is_named and pattern.search(ast.unparse(node.func)):
             yield node.lineno
 
 
-def test_no_test_sleeps():
-    found = {str(path.relative_to(HERE)) for path in HERE.rglob("*.py") if [*sleeps(path)]}
-    assert found - YET == SLEEPING.keys()
+@pytest.mark.parametrize(
+    ("pattern", "allowed", "yet"),
+    [(SLEEP, SLEEPING, SLEEPING_YET), (MEASURE, MEASURING, MEASURING_YET)],
+    ids=["sleeps", "measures"],
+)
+def test_no_test_does(pattern, allowed, yet):
+    found = {path.relative_to(HERE) for path in HERE.rglob("*.py") if [*calling(pattern, path)]}
+    others = {str(path) for path in found if not any(path.is_relative_to(place) for place in allowed)}
+    assert others <= yet
+    assert {place for place in allowed if not any(path.is_relative_to(place) for path in found)} == set()
 
 
 @pytest.mark.parametrize("line", ["sleep(1)", "time.sleep(0)", "clock.sleep(1)", "threading.Event().wait(0.1)"])
 def test_what_it_is_to_sleep(tmp_path, line):
     (tmp_path / "slept.py").write_text(f"def test_nothing():\n    {line}\n", encoding="utf-8")
-    assert list(sleeps(tmp_path / "slept.py")) == [2]
+    assert list(calling(SLEEP, tmp_path / "slept.py")) == [2]
+
+
+@pytest.mark.parametrize(
+    ("line", "measures"),
+    [("time.monotonic()", True), ("perf_counter_ns()", True), ("time.time()", True), ("clock.monotonic()", False)],
+)
+def test_what_it_is_to_measure(tmp_path, line, measures):
+    (tmp_path / "measured.py").write_text(f"def test_nothing():\n    {line}\n", encoding="utf-8")
+    assert list(calling(MEASURE, tmp_path / "measured.py")) == [2] * measures
