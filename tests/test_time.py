@@ -44,11 +44,8 @@ def calling(pattern, path):
     if not re.search(r"sleep\(|Event\(\)|time\(|_time_ns|monotonic|perf_counter", text):
         return  # without being parsed, which takes long
     for node in ast.walk(ast.parse(text)):
-        if (
-            isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Name | ast.Attribute)
-            and pattern.search(ast.unparse(node.func))
-        ):
+        is_named = isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute)
+        if is_named and pattern.search(ast.unparse(node.func)):
             yield node.lineno
 
 
