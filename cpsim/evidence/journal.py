@@ -70,8 +70,8 @@ class Journal:
         self.counts[outcome] += 1
         try:
             self._write(self._pack(op, outcome, code, sent_ns, answered_ns))
-        except OSError as error:
-            raise _unwritable(error) from error
+        except OSError as problem:
+            raise _unwritable(problem) from problem
 
     def records(self) -> npt.NDArray[np.void]:
         """All records, in the order of the operations (dtype RECORD_TYPE)."""
@@ -117,8 +117,8 @@ class Journal:
 
 def _unwritable(error: OSError) -> CpsimError:
     return CpsimError(
-        f"a journal cannot be written below {tempfile.gettempdir()}: {error.strerror}; make room there, or name a folder "
-        "on another disk with TMPDIR"
+        f"a journal cannot be written below {tempfile.gettempdir()}: {error.strerror}; make room there, or name a "
+        "folder on another disk with TMPDIR"
     )
 
 
