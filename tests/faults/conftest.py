@@ -32,12 +32,12 @@ def slots(fake):
 @pytest.fixture(params=["unix", "tcp"])
 def client(request, fake):
     """A client of the daemon."""
-    with Client(fake.addresses[request.param], timeout_s=5) as client:
+    with Client(fake.addresses[request.param], timeout_s=60) as client:
         yield client
 
 
 @pytest.fixture
 def web(fake):
     """A client of the server."""
-    with Client(fake.addresses["http"], ("p", "s"), timeout_s=5) as client:
+    with Client(fake.addresses["http"], ("p", "s"), timeout_s=60) as client:
         yield client

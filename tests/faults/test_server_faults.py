@@ -17,7 +17,7 @@ def address(fake):
 
 
 def get(fake, path):
-    connection = http.client.HTTPConnection(*address(fake), timeout=5)
+    connection = http.client.HTTPConnection(*address(fake), timeout=60)
     connection.request("GET", path)
     response = connection.getresponse()
     body = response.read()
@@ -112,7 +112,7 @@ def test_the_control_api_meets_no_fault(fake):
 
 def test_hang(fake, web, slots):
     with fake.faults.hang(kind="alloc", stage="server", count=1):
-        with Client(fake.addresses["http"], ("p", "s"), timeout_s=0.1) as impatient, pytest.raises(ReplyTimeout):
+        with Client(fake.addresses["http"], ("p", "s"), timeout_s=0.3) as impatient, pytest.raises(ReplyTimeout):
             impatient.alloc("x")
         web.alloc("y")
     assert slots() == ["y"]
@@ -133,7 +133,7 @@ def test_a_hanging_request_does_not_hold_up_the_end(here, wait_for):
 def test_late(fake, web, slots):
     with fake.faults.late(0.01):
         web.alloc("x")
-    impatient = Client(fake.addresses["http"], ("p", "s"), timeout_s=0.1)
+    impatient = Client(fake.addresses["http"], ("p", "s"), timeout_s=0.3)
     with fake.faults.late(3600), impatient, pytest.raises(ReplyTimeout):
         impatient.alloc("y")
     assert slots() == ["x"]

@@ -89,7 +89,7 @@ def test_it_hangs_until_it_is_told_otherwise(upstream, sender):
     assert upstream.wait_for(bool, 5)
     assert not outcome
     upstream.answer("ok")
-    thread.join(5)
+    thread.join(60)
     assert len(outcome) == 1
     assert not upstream.deliveries[0].applied
 

@@ -64,7 +64,7 @@ class Peer:
     def serve(self, connection):
         with connection:
             try:
-                connection.settimeout(5)
+                connection.settimeout(60)
                 if self.tls:
                     connection = self.tls.wrap_socket(connection, server_side=True)
                 with connection:
@@ -83,7 +83,7 @@ class Peer:
             with socket.socket(self.listener.family) as waker:
                 waker.connect(self.address)
         for thread in self.threads:
-            thread.join(5)
+            thread.join(60)
             assert not thread.is_alive()
         self.listener.close()
 
@@ -173,7 +173,7 @@ def replay():
         slots=None,
         due_ns=None,
         in_flight=8,
-        timeout_s=5.0,
+        timeout_s=60.0,
         think_s=0.0,
         on_progress=None,
         was_reached=False,

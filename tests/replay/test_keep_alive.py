@@ -182,7 +182,7 @@ def test_https_waits_for_no_single_connection(http_peer, replay, tls):
 
     def respond(number):
         if number == 0:
-            assert third.wait(5)
+            assert third.wait(60)
         elif number == 2:
             third.set()
         return reply(), "keep"

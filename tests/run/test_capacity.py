@@ -65,7 +65,7 @@ class OneByOne:
         self.stopping.set()
         with suppress(OSError):
             self.listener.shutdown(socket.SHUT_RDWR)
-        self.thread.join(5)
+        self.thread.join(60)
         self.listener.close()
 
 

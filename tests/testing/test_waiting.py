@@ -39,12 +39,13 @@ def test_it_waits_for_a_thread_that_starts_later(creditpiggy):
 
     worker = threading.Thread(target=work)
     worker.start()
-    assert creditpiggy.wait_for_claim("job-1", timeout_s=5).machine == "worker-7"
+    assert creditpiggy.wait_for_claim("job-1", timeout_s=60).machine == "worker-7"
     worker.join()
 
 
 def test_it_ends_in_time_with_the_history(creditpiggy, client):
     client.alloc("job-1")
+    creditpiggy.wait_until_idle(60)
     with pytest.raises(NotInTime) as failure:
         creditpiggy.wait_for_claim("job-1", timeout_s=0.05)
     lines = str(failure.value).splitlines()
@@ -59,6 +60,7 @@ def test_it_ends_in_time_with_the_history(creditpiggy, client):
 def test_it_ends_at_once_when_it_is_too_late(creditpiggy, client):
     client.alloc("job-1")
     client.discard("job-1")
+    creditpiggy.wait_until_idle(60)
     with pytest.raises(NotInTime, match="too late: slot 'job-1' is discarded, and not claimed"):
         creditpiggy.wait_for_claim("job-1", timeout_s=3600)
 
