@@ -47,7 +47,7 @@ def snippets(document):
 
 
 @pytest.mark.thorough
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     "document", [*filter(snippets, DOCUMENTS)], ids=lambda document: str(document.relative_to(ROOT))
 )
@@ -87,7 +87,7 @@ def run(command, folder, path):
         start_new_session=True,
     ) as process:
         try:
-            said, _ = process.communicate(timeout=60)
+            said, _ = process.communicate(timeout=250)
         finally:
             with suppress(ProcessLookupError):  # a snippet that failed may have left a server behind
                 os.killpg(process.pid, signal.SIGKILL)

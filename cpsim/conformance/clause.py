@@ -81,6 +81,8 @@ class Clause:
 
 CATALOGUE: Final[dict[str, Clause]] = {}
 """Every clause that was imported, by id."""
+FILES: Final[dict[str, str]] = {}
+"""The path of the module that each is in."""
 
 
 def clause(
@@ -103,6 +105,7 @@ def clause(
         made = Clause(id, test.__doc__.partition("\n")[0], section, needs, tuple(quirks), level)
         assert known in {None, made}, f"{id} is there twice"
         CATALOGUE[id] = made
+        FILES[id] = test.__code__.co_filename
         test.clause = made  # type: ignore[attr-defined]
         return test
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from cpsim.conformance import plugin
-from cpsim.conformance.clause import Level, catalogue
+from cpsim.conformance.clause import FILES, Level, catalogue, is_chosen
 from cpsim.conformance.plugin import ERROR, FAILED, NOT_VERIFIABLE, PASSED, QUIRK, TARGET, TARGET_VIEW
 from cpsim.conformance.target import TargetView, Traffic, expected_needs, reach
 from cpsim.errors import CpsimError
@@ -181,13 +181,14 @@ def examine(
     """
     target_view = TargetView(target, expected_needs(target), Traffic(None)) if rehearse else reach(target)
     collector = _Collector(target, target_view, on_clause)
+    files = {FILES[id] for id, clause in catalogue().items() if is_chosen(clause, clauses)}
     arguments = [
         *("--rootdir", str(FOLDER), "-c", os.devnull, "--import-mode=importlib", "--assert=plain"),
         *("-p", plugin.__name__, "-p", "no:cacheprovider", "-p", "no:terminal", "-p", "no:logging", "-s"),
         *(f"--cp-clause={pattern}" for pattern in clauses),
         *(["--cp-dry-run"] if rehearse else []),
         *([] if junit is None else [f"--junitxml={junit}", "-o", "junit_family=xunit1"]),
-        str(FOLDER),
+        *(sorted(files) or [str(FOLDER)]),
     ]
     with _without_user_plugins():
         status = pytest.main(arguments, plugins=[collector])

@@ -9,10 +9,13 @@ from __future__ import annotations
 import os
 import struct
 import tempfile
+from contextlib import suppress
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+
+from cpsim.errors import CpsimError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -56,16 +59,23 @@ class Journal:
         self.counts = [0, 0, 0]
 
     def record(self, op: int, outcome: OperationOutcome, error: str, sent_ns: int, answered_ns: int) -> None:
-        """Append the outcome of operation `op`; `error` is empty if it was accepted."""
+        """Append the outcome of operation `op`; `error` is empty if it was accepted.
+
+        Raises:
+            CpsimError: the file cannot be written.
+        """
         code = self._codes.get(error)
         if code is None:
             code = self._code(error)
         self.counts[outcome] += 1
-        self._write(self._pack(op, outcome, code, sent_ns, answered_ns))
+        try:
+            self._write(self._pack(op, outcome, code, sent_ns, answered_ns))
+        except OSError as problem:
+            raise _unwritable(problem) from problem
 
     def records(self) -> npt.NDArray[np.void]:
         """All records, in the order of the operations (dtype RECORD_TYPE)."""
-        self._file.flush()
+        self.flush()
         self._file.seek(0)
         records = np.fromfile(self._file, dtype=RECORD_TYPE)
         return records[np.argsort(records["op"], kind="stable")]
@@ -76,17 +86,25 @@ class Journal:
 
     def tail(self, offset: int) -> bytes:
         """The records from an offset in bytes on, as they are in the file."""
-        self._file.flush()
+        self.flush()
         end = self._file.tell()
         return os.pread(self._file.fileno(), end - offset, offset)
 
     def flush(self) -> None:
-        """Write all records to the file."""
-        self._file.flush()
+        """Write all records to the file.
+
+        Raises:
+            CpsimError: the file cannot be written.
+        """
+        try:
+            self._file.flush()
+        except OSError as error:
+            raise _unwritable(error) from error
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with suppress(OSError):  # it cannot be written, which was said
+            self._file.close()
 
     def _code(self, error: str) -> int:
         if len(self.errors) >= OTHER_ERRORS:
@@ -95,6 +113,13 @@ class Journal:
             self._codes[error] = len(self.errors)
             self.errors.append(error)
         return self._codes[error]
+
+
+def _unwritable(error: OSError) -> CpsimError:
+    return CpsimError(
+        f"a journal cannot be written below {tempfile.gettempdir()}: {error.strerror}; make room there, or name a "
+        "folder on another disk with TMPDIR"
+    )
 
 
 def merged(

@@ -4,7 +4,6 @@ import select
 import socket
 import struct
 import threading
-import time
 
 import pytest
 
@@ -79,19 +78,6 @@ def by_hand():
 
     ByHand.read_all, ByHand.reset, ByHand.replied = map(staticmethod, (read_all, reset, replied))
     return ByHand
-
-
-@pytest.fixture
-def wait_for():
-    """Return wait_for(condition), which returns once it holds."""
-
-    def wait(condition, within_s=LONG_S):
-        deadline = time.monotonic() + within_s
-        while not condition():
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
-
-    return wait
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from contextlib import closing, contextmanager, suppress
 
@@ -139,14 +138,13 @@ def test_what_a_server_that_is_down_cannot_take_stays(here, server, ini):
         assert list(ledger.project("p").slots) == ["a", "b"]
 
 
-def test_a_batch_that_is_not_answered_in_time_is_sent_again(here, server, ini):
+def test_a_batch_that_is_not_answered_in_time_is_sent_again(here, server, ini, wait_for):
     server.faults.add("server.hang:kind=bulk,nth=2")  # the first asks whether it knows batch ids
     options = ("--config", str(ini(server.addresses["http"])), "--timeout", "0.2")
     with running(here, *options), Client("./cp.sock") as client:
         client.alloc("a")
-        deadline = time.monotonic() + 60
-        while not (status := read_status(here / "spool")).delivered and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_for(lambda: read_status(here / "spool").delivered)
+        status = read_status(here / "spool")
     assert (status.delivered, status.retries) == (1, 1)
     assert f"no reply from {server.addresses['http']} in time" in (here / "log").read_text()
 

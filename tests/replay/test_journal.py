@@ -1,6 +1,9 @@
 """What was recorded is what is read back, in the order of the operations."""
 
+import os
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -57,3 +60,28 @@ def test_error_texts_are_few_however_many_there_are(journal):
     assert texts[-2:] == ["error 5", ""]
     assert len(journal.errors) == OTHER_ERRORS + 1
     assert journal.counts == [1, 1, 3 * OTHER_ERRORS]
+
+
+def test_a_journal_on_a_full_disk_says_where_there_is_no_room(tmp_path):
+    script = """
+import resource
+from cpsim.errors import CpsimError
+from cpsim.evidence.journal import Journal, OperationOutcome
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, resource.RLIM_INFINITY))
+journal = Journal()
+try:
+    for op in range(1_000_000):
+        journal.record(op, OperationOutcome.ACCEPTED, "", op, op)
+except CpsimError as error:
+    print(error)
+journal.close()
+"""
+    command = [sys.executable, "-c", script]
+    variables = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, env=variables)
+    assert done.stdout == (
+        f"a journal cannot be written below {tmp_path}: File too large; make room there, or name a folder on another "
+        "disk with TMPDIR\n"
+    )
+    assert done.stderr == ""

@@ -4,7 +4,6 @@ import asyncio
 import json
 import sqlite3
 import threading
-import time
 from contextlib import closing
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -452,7 +451,7 @@ def test_every_request_finds_a_server_that_can_write_again(tmp_path, read_only):
         assert fake.accounts.outstanding("p") == []
 
 
-def test_what_comes_after_a_change_that_could_not_be_written_is_not_written_either(restarted):
+def test_what_comes_after_a_change_that_could_not_be_written_is_not_written_either(restarted, wait_for):
     """Or it would be there after a restart, though it was answered that it was not taken."""
     accounts = restarted()
     with closing(sqlite3.connect(accounts.store._log.path, isolation_level=None)) as other:
@@ -464,13 +463,6 @@ def test_what_comes_after_a_change_that_could_not_be_written_is_not_written_eith
     with pytest.raises(CpsimError, match="nowhere"):
         accounts.store.wait()
     assert books(restarted())[0] == {}
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 @pytest.mark.parametrize("least_log", [store.LEAST_LOG_CHARACTERS, 0])
