@@ -107,6 +107,11 @@ def test_many_slots_are_counted_and_the_last_shown(creditpiggy, client):
     assert sum(line.startswith("history of") for line in lines) == 5
 
 
+def waits_of(creditpiggy):
+    """All waits that have been recorded, which is just after an answer."""
+    return failure_of(creditpiggy.assert_never_blocked, -1)[1:]
+
+
 @pytest.fixture
 def by_hand():
     """(clock, creditpiggy, client) with a clock that the test moves."""
@@ -127,10 +132,11 @@ def test_kept_waiting_by_the_daemon(by_hand, wait_for):
         claim.start()
         wait_for(lambda: creditpiggy.faults.firings)
         client.alloc("job-2")
-        wait_for(lambda: len(failure_of(creditpiggy.assert_never_blocked, -1)) == 1 + 3)  # as far as the daemon goes
+        wait_for(lambda: len(waits_of(creditpiggy)) == 3)
         clock.advance(0.5)
         client.alloc("job-3")  # the daemon looks at its clock
         claim.join()
+    wait_for(lambda: len(waits_of(creditpiggy)) == 4 and "still waiting" not in str(waits_of(creditpiggy)))
     creditpiggy.assert_never_blocked(0.5)
     lines = failure_of(creditpiggy.assert_never_blocked, 0.4)
     assert lines[0] == "callers that waited longer than 0.4 s:"
@@ -154,7 +160,7 @@ def test_still_waiting(by_hand, wait_for):
         creditpiggy.assert_never_blocked(2)
         (line,) = failure_of(creditpiggy.assert_never_blocked, 1)[1:]
         assert line.strip() == "2.000 s and still waiting: alloc,slot=job-1"
-    client.alloc("job-2")  # the daemon has seen by now that the other has left
+    wait_for(lambda: "still waiting" not in str(waits_of(creditpiggy)))
     (line,) = failure_of(creditpiggy.assert_never_blocked, 1)[1:]
     assert line.strip() == "2.000 s: alloc,slot=job-1"
 
