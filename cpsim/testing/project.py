@@ -77,11 +77,11 @@ class ProjectFixture:
         self.project: str = project if beside is None else beside.project
         self.allow_refusals = allow_refusals
         self._secret = secrets.token_hex(8) if beside is None else beside.credentials[1]
-        self._waits = Waits(STEADY_CLOCK)
         self._owns_fake = fake is None and beside is None
         self._owns_project = beside is None
         if beside is not None:
             fake = beside.fake
+        self._waits = Waits(STEADY_CLOCK if fake is None else fake.clock)
         if fake is None:
             fake = Fake(
                 {project: self._secret},
