@@ -151,7 +151,7 @@ def test_kept_waiting_by_the_server(creditpiggy):
 
 
 def test_still_waiting(by_hand, wait_for):
-    clock, creditpiggy, client = by_hand
+    clock, creditpiggy, _ = by_hand
     with creditpiggy.faults.hang(kind="alloc"), socket.socket(socket.AF_UNIX) as sock:
         sock.connect(creditpiggy.unix)
         sock.sendall(b"alloc,slot=job-1\n")
