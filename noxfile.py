@@ -105,6 +105,12 @@ def thorough(session: nox.Session) -> None:
     run_tests(session, "environment", "-m", "thorough")
 
 
+@nox.session(python=False, requires=["environment"])
+def torture(session: nox.Session) -> None:
+    """Run the whole site from 10,000 seeds; `nox -s torture -- NUMBER --first SEED` runs others."""
+    run(session, "environment", "python", "tests/torture/torture.py", *session.posargs)
+
+
 @nox.session
 def lowest(session: nox.Session) -> None:
     """Run all tests with the lowest versions that pyproject.toml allows."""

@@ -125,7 +125,7 @@ class DurableListener(Listener):
             self._wake.send(b"\0")
 
     def _on_wake(self) -> None:
-        self._wake_end.recv(READ_BYTES)
+        super()._on_wake()
         while not self._written.empty():
             self._written.get()()
 

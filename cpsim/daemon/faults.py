@@ -13,7 +13,7 @@ from queue import SimpleQueue
 from selectors import EVENT_READ
 from typing import TYPE_CHECKING, Any, Final
 
-from cpsim.daemon.listener import BACKLOG, READ_BYTES, Listener
+from cpsim.daemon.listener import BACKLOG, Listener
 from cpsim.net.refusal import refusing
 
 if TYPE_CHECKING:
@@ -76,8 +76,6 @@ class FaultyListener(Listener):
 
     def _on_wake(self) -> None:
         super()._on_wake()
-        with suppress(BlockingIOError):
-            self._wake_end.recv(READ_BYTES)
         while not self._changes.empty():
             self._apply_plan()
             self._changes.get().set()

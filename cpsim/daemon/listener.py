@@ -199,7 +199,9 @@ class Listener:
         self._selector.close()
 
     def _on_wake(self) -> None:
-        """Handle a byte sent to `_wake`."""
+        """Handle what was sent to `_wake`: read it first, so that what comes from then on wakes again."""
+        with suppress(BlockingIOError):
+            self._wake_end.recv(READ_BYTES)
 
     def _select_timeout_s(self) -> float | None:
         if self._fresh:

@@ -128,6 +128,8 @@ class Master:
     def _fail(self, why: str) -> None:
         """End the replay, or the test that has not begun, in all processes; the first failure is the reason."""
         if self._failure is not None:
+            if self._conducting is gevent.getcurrent():  # what came of the run could not be told, or not be kept
+                _print_error(why)
             return
         self._failure = why
         with suppress(RPCError, RPCSendError):  # an unreachable worker notices the loss of the master

@@ -98,7 +98,7 @@ class OutputFolder:
         path: the run folder.
 
     Attributes:
-        partial: the folder of its files until `finish`; locked, so that no other run takes it.
+        partial: the folder of its files until `write` makes it whole; locked, so that no other run takes it.
         is_whole: whether all was written.
 
     Raises:
@@ -112,18 +112,30 @@ class OutputFolder:
         self.is_whole = False
         self.partial.mkdir(parents=True, exist_ok=True)
         with ExitStack() as undo:
-            lock = os.open(self.partial, os.O_RDONLY)
-            undo.callback(os.close, lock)
+            self._lock = os.open(self.partial, os.O_RDONLY)
+            undo.callback(os.close, self._lock)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                is_taken = not self._holds_partial()  # another run has renamed or removed it since it was opened
             except BlockingIOError:
-                raise FolderExists(f"another run is writing {path}; name another folder with --output") from None
+                is_taken = True
+            if is_taken:
+                raise FolderExists(f"another run is writing {path}; name another folder with --output")
             if any(self.partial.iterdir()):
                 raise FolderExists(
                     f"{self.partial} has what could be written of an earlier run; move it away, or name another folder "
                     "with --output"
                 )
-            self._held = undo.pop_all()
+            undo.callback(self.partial.rmdir)
+            check_absent(path)  # again, now that no other run can make it
+            undo.pop_all()
+
+    def _holds_partial(self) -> bool:
+        """Return whether the folder that is locked is the one at the path."""
+        try:
+            return os.path.samestat(os.fstat(self._lock), self.partial.stat())
+        except FileNotFoundError:
+            return False
 
     def write(self, files: Mapping[str, Callable[[Path], object]]) -> None:
         """Write files, each by a function of its path, and make the folder whole.
@@ -132,6 +144,7 @@ class OutputFolder:
             NotWritten: a file cannot be written; the others are kept.
         """
         problem = None
+        self.partial.mkdir(parents=True, exist_ok=True)  # somebody may have removed it while it was empty
         for name, write_file in files.items():
             path = self.partial / name
             try:
@@ -157,9 +170,10 @@ class OutputFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(OSError):  # files are kept
-            self.partial.rmdir()
-        self._held.close()
+        if self._holds_partial():
+            with suppress(OSError):  # files are kept
+                self.partial.rmdir()
+        os.close(self._lock)
 
 
 def check_absent(folder: Path) -> None:

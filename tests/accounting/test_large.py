@@ -57,7 +57,7 @@ def test_a_cluster_gives_the_same_frames(folder, tmp_path):
     script = tmp_path / "spread.py"
     script.write_text(CLUSTER, encoding="utf-8")
     command = [sys.executable, str(script), str(folder), *FRAMES]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == list(FRAMES)
 

@@ -7,7 +7,10 @@ from functools import partial
 import pytest
 
 from cpsim.daemon.durable import DurableListener
+from cpsim.daemon.listener import Link
+from cpsim.daemon.quirks import QuirkyDurableListener
 from cpsim.daemon.spool import Spool
+from cpsim.faults.plan import FaultPlan
 from cpsim.store.file import LogFile
 from cpsim.store.log import Log
 
@@ -221,6 +224,32 @@ def test_that_the_spool_cannot_be_written_is_told_once_and_so_is_its_end(site, d
         "spool: disk I/O error: commands are answered ER until the spool can be written",
         "the spool can be written again",
     ]
+
+
+def test_what_the_spool_reports_while_the_listener_is_awake_is_not_slept_through(tmp_path, open_log, stepped_with):
+    handled, reports = [], ["late"]
+
+    def report():
+        if handled and reports:
+            stepped.listener._call(partial(handled.append, reports.pop()))
+
+    class WakeEnd(socket.socket):
+        def recv(self, *arguments):
+            report()
+            return super().recv(*arguments)
+
+    link = Link()
+    link.wake_end = WakeEnd(fileno=link.wake_end.detach())
+    spool = Spool(tmp_path / "spool", open_log=open_log)
+    options = {"faults": FaultPlan(), "project": "p", "quirks": frozenset(), "on_turn": bool}
+    stepped = stepped_with(lambda sockets, clock: QuirkyDurableListener(sockets, spool, clock, link, **options))
+    stepped.listener._call(partial(handled.append, "early"))
+    stepped.step()
+    report()
+    stepped.step()
+    assert handled == ["early", "late"]
+    stepped.stop()
+    spool.close()
 
 
 # With threads

@@ -1,12 +1,16 @@
 """Operations over HTTP: connections used again, and everything that a server can answer."""
 
 import gc
+import socket
 import ssl
 import threading
+from contextlib import suppress
 
 import pytest
 import trustme
 
+from cpdaemon.endpoint import UrlEndpoint
+from cpdaemon.errors import NotSent
 from cpsim.evidence.journal import OperationOutcome
 from cpsim.replay.wires import keep_alive
 from cpsim.replay.wires.connect import open_wire
@@ -193,6 +197,39 @@ def test_https_waits_for_no_single_connection(http_peer, replay, tls):
     assert peer.connections == 3
 
 
+def test_a_handshake_of_several_steps_changes_only_once_what_is_watched(tls, monkeypatch):
+    """With kqueue, a second time would be an error."""
+    written, answer = [], None
+
+    class Counting(keep_alive.Many):
+        def written(self, fd):
+            written.append(fd)
+            super().written(fd)
+
+    def serve():
+        with tls.wrap_socket(connection, server_side=True) as served:
+            assert served.recv(65536) == REQUESTS[0]
+            served.sendall(reply())
+            served.recv(1)
+
+    monkeypatch.setattr(keep_alive, "Many", Counting)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        wire = keep_alive.KeepAlive(UrlEndpoint("https", *listener.getsockname(), "/api"), 60)
+        fd = wire.send(REQUESTS[0])
+        connection, _ = listener.accept()
+        while not written:  # the first step, which waits for the server
+            assert [wire.receive(ready) for ready in wire.poll(1.0)] in ([], [None])
+        server = threading.Thread(target=serve)
+        server.start()
+        while answer is None:
+            for ready in wire.poll(1.0):
+                answer = wire.receive(ready)
+        wire.close()
+        server.join()
+    assert answer == (ACCEPTED, "")
+    assert written == [fd]
+
+
 def test_https_verifies_the_certificate(http_peer, replay, tls, monkeypatch):
     monkeypatch.delenv("SSL_CERT_FILE")
     peer = http_peer(lambda number: (reply(), "keep"), tls)
@@ -200,6 +237,33 @@ def test_https_verifies_the_certificate(http_peer, replay, tls, monkeypatch):
     assert replayed.outcomes == [REFUSED] * 2
     assert "certificate" in replayed.errors[0].lower()
     assert peer.received == []
+
+
+def test_a_host_of_several_addresses_is_found_when_it_is_up_again(http_peer, replay, monkeypatch):
+    """As `localhost` is ::1 and 127.0.0.1, and a server that is down at first then listens at the second."""
+    peer = http_peer(lambda number: (reply(), "keep"))
+    port = peer.address[1]
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port)) for host in ("127.0.0.2", "127.0.0.1")]
+
+    class IsDown(socket.socket):
+        def connect(self, address):
+            raise ConnectionRefusedError
+
+    with monkeypatch.context() as down:
+        down.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        down.setattr(socket, "socket", IsDown)
+        wire = keep_alive.KeepAlive(peer.url, 60)
+    answers = []
+    for request in REQUESTS[:3]:
+        with suppress(NotSent):
+            fd, answer = wire.send(request), None
+            while answer is None:
+                for ready in wire.poll(1.0):
+                    answer = wire.receive(ready)
+            assert fd == ready
+            answers.append(answer)
+    wire.close()
+    assert answers[-2:] == [(ACCEPTED, "")] * 2
 
 
 def test_closing_a_wire_leaves_no_connection(http_peer):

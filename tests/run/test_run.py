@@ -1,5 +1,6 @@
 """The main job from end to end, at every kind of target, and what it leaves on disk."""
 
+import fcntl
 import json
 import os
 import re
@@ -626,6 +627,68 @@ def test_a_folder_that_another_run_writes_is_refused_at_once(place, cpsim):
         assert err == "cpsim: another run is writing out; name another folder with --output\n"
         assert names(".") == {"out.partial", "small.toml", "secret"}
     assert names(".") == {"small.toml", "secret"}
+
+
+@pytest.fixture
+def before(monkeypatch):
+    """Return before(owner, name, happens), which has something happen before the next call of a function."""
+
+    def prepare(owner, name, happens):
+        called = getattr(owner, name)
+
+        def call(*arguments, **options):
+            patched.undo()
+            happens()
+            return called(*arguments, **options)
+
+        patched.setattr(owner, name, call)
+
+    with monkeypatch.context() as patched:
+        yield prepare
+
+
+def text(path):
+    path.write_text("{}", encoding="utf-8")
+
+
+def test_a_run_that_ends_while_another_begins_leaves_the_folder_to_one(place, before):
+    ending, began = run_folder.OutputFolder(Path("out")), []
+
+    def end_and_begin():
+        ending.__exit__()
+        began.append(run_folder.OutputFolder(Path("out")))
+
+    before(fcntl, "flock", end_and_begin)
+    with pytest.raises(run_folder.FolderExists, match="another run is writing out"):
+        run_folder.OutputFolder(Path("out"))
+    with began[0] as written:
+        written.write({"run.json": text})
+    assert names("out") == {"run.json"}
+
+
+def test_a_run_that_becomes_whole_while_another_begins_is_found_at_once(place, before):
+    with run_folder.OutputFolder(Path("out")) as first:
+        before(Path, "mkdir", lambda: first.write({"run.json": text}))
+        with pytest.raises(run_folder.FolderExists, match="out is there already"):
+            run_folder.OutputFolder(Path("out"))
+    assert names(".") == {"out", "small.toml", "secret"}
+
+
+def test_the_end_of_a_run_removes_no_folder_of_another(place):
+    with run_folder.OutputFolder(Path("out")) as first:
+        first.write({"run.json": text})
+        Path("out").rename("moved")
+        second = run_folder.OutputFolder(Path("out"))
+    with second:
+        second.write({"run.json": text})
+    assert names("out") == names("moved") == {"run.json"}
+
+
+def test_a_run_whose_empty_folder_somebody_has_removed_is_written(place):
+    with run_folder.OutputFolder(Path("out")) as written:
+        Path("out.partial").rmdir()
+        written.write({"run.json": text})
+    assert names("out") == {"run.json"}
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])

@@ -9,6 +9,7 @@ import re
 import socket
 import ssl
 from _socket import socket as RawSocket  # noqa: N812 - a class, as in one_shot.py
+from collections import deque
 from select import POLLIN, poll
 from typing import TYPE_CHECKING, Any, Final
 
@@ -46,7 +47,7 @@ class KeepAlive:
 
     def __init__(self, endpoint: UrlEndpoint, timeout_s: float) -> None:
         self._host = endpoint.host
-        self._family, self._address = _resolve(endpoint.host, endpoint.port, timeout_s)
+        self._addresses = _resolve(endpoint.host, endpoint.port, timeout_s)
         self.dropped = 0
         self._poller = Many()
         self.poll = self._poller.poll
@@ -116,6 +117,8 @@ class KeepAlive:
         connection = self._connections.pop(fd, None)
         if connection is not None:
             connection.sock.close()
+            if is_unsent:
+                self._pass_over(connection.address)
         with contextlib.suppress(ValueError):
             self._idle.remove(fd)
         return is_unsent
@@ -134,21 +137,28 @@ class KeepAlive:
 
     def _connect(self, payload: bytes) -> int:
         """Begin to connect, for a request to be sent as soon as that is done."""
+        family, address = self._addresses[0]
         try:
-            sock = RawSocket(self._family, int(socket.SOCK_STREAM), 0)
+            sock = RawSocket(family, int(socket.SOCK_STREAM), 0)
         except OSError as error:
             raise NotSent(f"cannot connect: {error.strerror}") from error
         sock.settimeout(0.0)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        error_number = sock.connect_ex(self._address)
+        error_number = sock.connect_ex(address)
         if error_number not in {0, errno.EINPROGRESS}:
             sock.close()
+            self._pass_over(address)
             raise NotSent(f"cannot connect: {os.strerror(error_number)}")
         fd = sock.fileno()
-        self._connections[fd] = _HttpConnection(sock)
+        self._connections[fd] = _HttpConnection(sock, address)
         self._opening[fd] = payload
         self._poller.watch(fd, writing=True)
         return fd
+
+    def _pass_over(self, address: Any) -> None:  # noqa: ANN401 - as the family has it
+        """Connect to the next address of the host from now on, if connections still went to this one."""
+        if self._addresses[0][1] == address:
+            self._addresses.rotate(-1)
 
     def _opened(self, fd: int, connection: _HttpConnection) -> Answer | None:
         """Go on with a connection that is being made; send its request once it is."""
@@ -157,47 +167,53 @@ class KeepAlive:
             self.abandon(fd)
             return OperationOutcome.REFUSED, f"cannot connect: {os.strerror(error_number)}"
         try:
-            if self._tls is not None:
-                self._shake_hands(connection)
+            if self._tls is None:
+                self._poller.written(fd)
+            elif not self._shake_hands(fd, connection, self._tls):
+                return None
             connection.sock.sendall(self._opening[fd])
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            self._poller.written(fd)
-            return None
         except OSError as error:
             self.abandon(fd)
             return OperationOutcome.REFUSED, f"cannot connect: {error.strerror or error}"
         del self._opening[fd]
         self.dropped += was_dropped(connection.sock)
-        self._poller.written(fd)
         return None
 
-    def _shake_hands(self, connection: _HttpConnection) -> None:
-        assert self._tls is not None
+    def _shake_hands(self, fd: int, connection: _HttpConnection, tls: ssl.SSLContext) -> bool:
+        """Begin a handshake, or go on with it; returns whether it is over."""
         sock = connection.sock
         if not isinstance(sock, ssl.SSLSocket):
-            plain = socket.socket(self._family, socket.SOCK_STREAM, 0, sock.detach())
+            plain = socket.socket(sock.family, socket.SOCK_STREAM, 0, sock.detach())
             plain.settimeout(0.0)
-            sock = self._tls.wrap_socket(plain, server_hostname=self._host, do_handshake_on_connect=False)
+            sock = tls.wrap_socket(plain, server_hostname=self._host, do_handshake_on_connect=False)
             connection.sock = sock
-        sock.do_handshake()
+            self._poller.written(fd)  # once: kqueue knows of nothing to delete the second time
+        try:
+            sock.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        return True
 
 
-def _resolve(host: str, port: int, timeout_s: float) -> tuple[int, Any]:
-    """The family and the address of a host: the first that accepts a connection, or else the first. Raises OSError."""
-    found = [(int(family), at) for family, _, _, _, at in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-    for family, address in found[: len(found) if len(found) > 1 else 0]:
+def _resolve(host: str, port: int, timeout_s: float) -> deque[tuple[int, Any]]:
+    """The families and addresses of a host, the first that accepts a connection before the others. Raises OSError."""
+    names = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    found = deque((int(family), address) for family, _, _, _, address in names)
+    for family, address in [*found] if len(found) > 1 else ():
         with socket.socket(family, socket.SOCK_STREAM) as sock, contextlib.suppress(OSError):
             sock.settimeout(timeout_s)
             sock.connect(address)
-            return family, address
-    return found[0]
+            break
+        found.rotate(-1)
+    return found
 
 
 class _HttpConnection:
     """A connection and its current response."""
 
-    def __init__(self, sock: socket.socket | RawSocket) -> None:
+    def __init__(self, sock: socket.socket | RawSocket, address: Any) -> None:  # noqa: ANN401 - as the family has it
         self.sock = sock
+        self.address = address
         watching = poll()
         watching.register(sock.fileno(), POLLIN)
         self.poll = watching.poll
