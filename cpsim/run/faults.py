@@ -6,7 +6,6 @@ import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from cpsim.clock import SYSTEM_CLOCK
 from cpsim.errors import CpsimError
 from cpsim.faults.spec import Fault
 from cpsim.replay.pace import Speed, Virtual
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from cpsim.accounts.observer import Observer
+    from cpsim.clock import Clock
     from cpsim.replay.pace import Pace
     from cpsim.run.pipeline import Run
 
@@ -80,7 +80,7 @@ class TimedFaults:
 
 @contextlib.contextmanager
 def faults_during(
-    result: Run, observer: Observer | None, faults: Sequence[str], timeout_s: float
+    result: Run, observer: Observer | None, faults: Sequence[str], timeout_s: float, clock: Clock
 ) -> Iterator[TimedFaults | None]:
     """Set faults at the fake while the context lasts, and record in `result` which fired.
 
@@ -112,7 +112,7 @@ def faults_during(
     before = [str(fault["fault"]) for fault in observer.control.faults()]
     earlier = len(observer.control.firings())
     observer.control.set_faults([*before, *map(str, lasting)])
-    began_s = SYSTEM_CLOCK.monotonic()
+    began_s = clock.monotonic()
     try:
         yield timed_faults
     finally:
@@ -120,7 +120,7 @@ def faults_during(
             timed_faults.end()
             result.faults = timed_faults.ended
         outage_s = max((fault.until_s or 0.0 for fault in lasting if fault.action == "down"), default=0.0)
-        observer.outage_s = max(0.0, began_s + outage_s - SYSTEM_CLOCK.monotonic()) + timeout_s
+        observer.outage_s = max(0.0, began_s + outage_s - clock.monotonic()) + timeout_s
         result.faults += observer.control.faults()[len(before) :]
         result.firings = observer.control.firings()[earlier:]
         observer.control.set_faults(before)

@@ -193,7 +193,7 @@ def run(
             observer.control.link(list(result.links().items()))
         on_stage("replaying")
         with ClockWatch(None if isinstance(pace, Virtual) else observer, wiring.clock) as watch:
-            with faults_during(result, observer, faults, timeout_s) as timed_faults:
+            with faults_during(result, observer, faults, timeout_s, wiring.clock) as timed_faults:
                 start = _replay(
                     result,
                     observer,
@@ -363,7 +363,7 @@ def _replay(
         with _interrupting(result, stop), undisturbed():
             if isinstance(result.pace, Virtual):
                 assert observer is not None
-                virtual = replay_in_virtual_time(engine, assignment, observer, timed_faults)
+                virtual = replay_in_virtual_time(engine, assignment, observer, timed_faults, wiring.clock)
                 result.elapsed_s, result.virtual_ns, shift_ns = virtual
                 result.records = journal.records()
                 for column in ("sent_ns", "answered_ns"):

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from cpsim.clock import SYSTEM_CLOCK
 from cpsim.errors import CpsimError
 from cpsim.scenario.workload import ABSENT
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from cpsim.accounts.observer import Observer
+    from cpsim.clock import Clock
     from cpsim.replay.assignment import Assignment
     from cpsim.replay.engine import Engine
     from cpsim.run.faults import TimedFaults
@@ -57,7 +57,7 @@ def step_times_us(workload: Workload, moments_us: Sequence[int] = ()) -> Times:
 
 
 def replay(
-    engine: Engine, assignment: Assignment, observer: Observer, timed_faults: TimedFaults | None
+    engine: Engine, assignment: Assignment, observer: Observer, timed_faults: TimedFaults | None, clock: Clock
 ) -> tuple[float, Times, Times]:
     """Replay a workload step by step, and move the fake's clock between steps.
 
@@ -66,6 +66,7 @@ def replay(
         assignment: the operations; its timeout also limits how long commands take to reach the accounts.
         observer: of the fake whose clock is moved.
         timed_faults: faults at times of the virtual clock.
+        clock: real time, which is also the engine's.
 
     Returns:
         The elapsed seconds; for each operation its send time, in nanoseconds on the scenario's clock; and for each
@@ -91,21 +92,21 @@ def replay(
         shifts[step] = engine.start_ns - began_ns
         if engine.stopping:
             break
-        _wait_until_applied(observer, assignment.timeout_s)
-    elapsed_s = (SYSTEM_CLOCK.monotonic_ns() - began_ns) / 1e9
+        _wait_until_applied(observer, assignment.timeout_s, clock)
+    elapsed_s = (clock.monotonic_ns() - began_ns) / 1e9
     end_us = max(int(times_us[-1]) if len(times_us) else 0, assignment.workload.duration_us)
     observer.control.set_clock(epoch_us + end_us)
     engine.start_ns = began_ns
     return elapsed_s, times_us * 1_000, np.repeat(shifts, stops - starts)
 
 
-def _wait_until_applied(observer: Observer, timeout_s: float) -> None:
+def _wait_until_applied(observer: Observer, timeout_s: float, clock: Clock) -> None:
     """Wait until all acknowledged commands have reached the accounts."""
-    deadline = SYSTEM_CLOCK.monotonic() + timeout_s
+    deadline = clock.monotonic() + timeout_s
     while observer.control.totals()["pending"]:
-        if SYSTEM_CLOCK.monotonic() > deadline:
+        if clock.monotonic() > deadline:
             raise CpsimError(
                 f"acknowledged commands did not reach the accounts within {timeout_s:g} s, and virtual time waits for "
                 "them: raise --timeout, or leave out the faults that delay commands"
             )
-        SYSTEM_CLOCK.sleep(POLL_S)
+        clock.sleep(POLL_S)
