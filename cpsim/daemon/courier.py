@@ -23,6 +23,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+import threading
 import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol
@@ -209,6 +210,8 @@ class Courier:
         """When the interval of the commands that wait began."""
         self._retry_ns: int | None = None
         """When the backoff ends."""
+        self._backing_off = threading.Condition()
+        """Notified when the backoff ends early: at the end of all."""
         self._stopping = False
         self._flushing = 0
         self._thread = Thread(self._run, "cpsim-courier")
@@ -223,6 +226,8 @@ class Courier:
         with self._spool.released:
             self._stopping = True
             self._spool.released.notify_all()
+        with self._backing_off:
+            self._backing_off.notify_all()
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
@@ -274,12 +279,18 @@ class Courier:
         return self._wait_s()
 
     def _run(self) -> None:
-        released = self._spool.released
         while not self.has_ended:
             self.step()
-            with released:
-                if not self.has_ended and (wait_s := self._wait_s()) != 0:
-                    self._clock.wait(released, wait_s)
+            self._wait(self._spool.released if self._retry_ns is None else self._backing_off)
+
+    def _wait(self, condition: threading.Condition) -> None:
+        """Wait until the next attempt, or until a condition is notified; commands that come end no backoff."""
+        with condition:
+            if not self.has_ended:
+                wait_s = self._wait_s()
+                is_over = condition is self._backing_off and self._retry_ns is None
+                if wait_s != 0 and not is_over:
+                    self._clock.wait(condition, wait_s)
 
     def _wait_s(self) -> float | None:
         """Return the seconds until the next attempt; None if there is nothing to deliver."""

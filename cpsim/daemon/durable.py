@@ -204,6 +204,11 @@ class DurableListener(Listener):
         else:
             self._retry_s = self._now_s() + QUIET_S
 
+    def _finish(self) -> None:
+        super()._finish()
+        if self._amended:
+            self._release()  # once more, now and not after a while: what could not be written may be by now
+
     def _text(self, connection: _Connection) -> str:
         """Return the text of a command in the spool."""
         return connection.frame.strip().decode()

@@ -6,6 +6,7 @@ import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from cpsim.accounts.observer import CannotObserve
 from cpsim.errors import CpsimError
 from cpsim.faults.spec import Fault
 from cpsim.replay.pace import Speed, Virtual
@@ -116,14 +117,17 @@ def faults_during(
     try:
         yield timed_faults
     finally:
-        if timed_faults is not None:
-            timed_faults.end()
-            result.faults = timed_faults.ended
         outage_s = max((fault.until_s or 0.0 for fault in lasting if fault.action == "down"), default=0.0)
         observer.outage_s = max(0.0, began_s + outage_s - clock.monotonic()) + timeout_s
-        result.faults += observer.control.faults()[len(before) :]
-        result.firings = observer.control.firings()[earlier:]
-        observer.control.set_faults(before)
+        try:
+            if timed_faults is not None:
+                timed_faults.end()
+                result.faults = timed_faults.ended
+            result.faults += observer.control.faults()[len(before) :]
+            result.firings = observer.control.firings()[earlier:]
+            observer.control.set_faults(before)
+        except CannotObserve as error:  # what was sent and answered is evidence all the same
+            result.faults_unknown = str(error)
 
 
 def _at_the_pace(fault: Fault, pace: Pace) -> Fault:

@@ -44,7 +44,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cpdaemon.endpoint import UnixEndpoint
-from cpsim.errors import CpsimError
+from cpsim.errors import CpsimError, in_one_line
 from cpsim.evidence.journal import OperationOutcome
 from cpsim.judge.repeat import shell_lines
 from cpsim.judge.timeline import timeline
@@ -152,9 +152,9 @@ class OutputFolder:
             except BaseException as error:
                 with suppress(OSError):
                     path.unlink(missing_ok=True)
-                if not isinstance(error, OSError | pa.ArrowException):
+                if not isinstance(error, Exception):
                     raise
-                problem = problem or f"{name}: {getattr(error, 'strerror', None) or str(error).splitlines()[0]}"
+                problem = problem or f"{name}: {in_one_line(error)}"
         if problem is None:
             try:
                 self.partial.rename(self.path)
@@ -211,7 +211,7 @@ def write(run: Run, summary: Summary, output: OutputFolder) -> None:
             "verdict.json": _text(json_text(verdict_document(run))),
             **({"faults.json": _text(json_text(faults))} if run.faults else {}),
             **_times(summary),
-            "report.html": _text(_report(run, summary)),
+            "report.html": lambda path: path.write_text(_report(run, summary), encoding="utf-8"),
             **{
                 f"{name}.parquet": partial(pq.write_table, table, compression="zstd")
                 for name, table in tables.items()

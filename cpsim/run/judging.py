@@ -62,6 +62,10 @@ def judge(run: Run, observer: Observer | None, start_ns: int, timeout_s: float, 
         run.slots = run.accounts = None
         run.verdict = Verdict(not_verified=[f"Whether commands were applied: {error}."])
     _judge_replies(run)
+    if run.faults_unknown:
+        run.verdict.not_verified.append(
+            f"How often the faults fired, and whether they are still set: {run.faults_unknown}."
+        )
 
 
 def _judge_applied(run: Run, observer: Observer, start_ns: int, timeout_s: float, clock: Clock) -> None:

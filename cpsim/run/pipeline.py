@@ -96,7 +96,8 @@ class Run:
     `fresh` says that no other run uses the slot prefix; `command` is the command line that repeats the run.
     `effort` is the cost of sending. `apply_delay_ns` is the time from each command's answer to its application, within
     `apply_delay_uncertainty_ns`; if it is unknown, `apply_delay_unknown` says why.
-    `faults` are the faults set during the replay with their counts, and `firings` each firing of one.
+    `faults` are the faults set during the replay with their counts, and `firings` each firing of one; if they could not
+    be read back, `faults_unknown` says why.
     """
 
     workload: Workload
@@ -115,6 +116,7 @@ class Run:
     effort: Effort = field(default_factory=lambda: Effort(0.0, {}))
     faults: list[dict[str, Any]] = field(default_factory=list)
     firings: list[dict[str, Any]] = field(default_factory=list)
+    faults_unknown: str = ""
     slots: pa.Table | None = None
     accounts: pa.Table | None = None
     apply_delay_ns: npt.NDArray[np.int64] | None = None

@@ -31,7 +31,7 @@ LATE_MS: Final = 10.0
 """Lateness at the 99th percentile above which a run has missed its pace."""
 LIMITS: Final = {
     "target": "the target answered no faster",
-    "backlog": "the target's queue of connections was full: try fewer --in-flight",
+    "backlog": "the target's queue of connections was full, or requests for one were lost: try fewer --in-flight",
     "generator": "this generator was at its limit: try --processes, or a less busy machine",
     "ports": "this machine had no free port for a connection: the target's limit is unknown",
     "files": "this process could open no more files: the target's limit is unknown",

@@ -3,11 +3,13 @@
 import random
 import threading
 from functools import partial
+from queue import SimpleQueue
 
 import pytest
 
 from cpdaemon.errors import BadReply, ConnectFailed, Refused, ReplyLost, ReplyTimeout
 from cpsim.daemon.courier import CONFLICT, MAX_BACKOFF_S, MAX_TRIES, MAX_TRIES_ALONE, TRIES_PER_TIMEOUT, Courier
+from cpsim.daemon.memory import MemorySpool
 from cpsim.daemon.spool import MAX_BATCH, Spool
 from cpsim.daemon.spool_status import read_failed, read_status
 from cpsim.store.log import Log
@@ -499,6 +501,32 @@ def test_a_thread_delivers_what_comes(threads):
     assert courier.stop(LONG_S)
     assert spool.pending == 0
     assert [slots for _, slots in server.batches] == [["a"], ["a"]]
+
+
+def test_commands_that_come_during_a_backoff_wake_nobody():
+    """With a thousand waiting, each that comes is told of: the listener would share its time with the courier."""
+    waited = SimpleQueue()
+
+    class Noted(ManualClock):
+        def wait(self, condition, timeout_s):
+            waited.put((condition, timeout_s))
+            return super().wait(condition, timeout_s)
+
+    spool, clock = MemorySpool(), Noted()
+    spool.put([("alloc", {"slot": str(number)}) for number in range(MAX_BATCH)])
+    server = Server(reachable=False)
+    courier = Courier(spool, server, 0.0, clock=clock)
+    courier.start()
+    condition, timeout_s = waited.get(timeout=LONG_S)
+    assert (condition is spool.released, timeout_s > 0, server.asked) == (False, True, 1)
+    clock.advance(timeout_s)
+    condition, longer_s = waited.get(timeout=LONG_S)
+    assert (condition is spool.released, server.asked) == (False, 2)
+    server.reachable = True
+    clock.advance(longer_s)
+    condition, timeout_s = waited.get(timeout=LONG_S)
+    assert (condition is spool.released, timeout_s, spool.pending) == (True, None, 0)
+    assert courier.stop(LONG_S)
 
 
 def test_a_failure_that_goes_on_is_told_once(deliver, caplog):

@@ -184,6 +184,19 @@ def test_to_stop_answers_what_has_arrived(site):
     assert [frame for _, frame in site.spool.take().commands] == ["alloc,slot=a"]
 
 
+def test_what_has_grown_and_could_not_be_written_before_is_written_when_the_daemon_stops(site, disk):
+    sock = site.connect(b"alloc,slot=a")
+    site.write()
+    assert site.answer(sock) == b"OK"
+    disk("BEGIN")
+    site.send(sock, b"b\n")
+    site.write()
+    disk()
+    site.stepped.stop()
+    assert site.written() == ["alloc,slot=ab"]
+    assert [frame for _, frame in site.spool.take().commands] == ["alloc,slot=ab"]
+
+
 def test_a_disk_that_cannot_be_written_is_tried_again_after_a_while_and_in_order(site, disk):
     """What has grown is delivered as it ended, and nothing behind it before that is written."""
     sock = site.connect(b"alloc,slot=a")

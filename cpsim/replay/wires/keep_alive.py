@@ -168,6 +168,7 @@ class KeepAlive:
             return OperationOutcome.REFUSED, f"cannot connect: {os.strerror(error_number)}"
         try:
             if self._tls is None:
+                self.dropped += was_dropped(sock)
                 self._poller.written(fd)
             elif not self._shake_hands(fd, connection, self._tls):
                 return None
@@ -176,13 +177,13 @@ class KeepAlive:
             self.abandon(fd)
             return OperationOutcome.REFUSED, f"cannot connect: {error.strerror or error}"
         del self._opening[fd]
-        self.dropped += was_dropped(connection.sock)
         return None
 
     def _shake_hands(self, fd: int, connection: _HttpConnection, tls: ssl.SSLContext) -> bool:
         """Begin a handshake, or go on with it; returns whether it is over."""
         sock = connection.sock
         if not isinstance(sock, ssl.SSLSocket):
+            self.dropped += was_dropped(sock)
             plain = socket.socket(sock.family, socket.SOCK_STREAM, 0, sock.detach())
             plain.settimeout(0.0)
             sock = tls.wrap_socket(plain, server_hostname=self._host, do_handshake_on_connect=False)

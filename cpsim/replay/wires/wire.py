@@ -57,4 +57,4 @@ def was_dropped(sock: RawSocket) -> bool:
     if TCP_INFO is None or sock.family == socket.AF_UNIX:
         return False
     info = sock.getsockopt(socket.IPPROTO_TCP, TCP_INFO, TOTAL_RETRANSMISSIONS + 4)
-    return len(info) > TOTAL_RETRANSMISSIONS and struct.unpack_from("I", info, TOTAL_RETRANSMISSIONS)[0] > 0
+    return len(info) >= TOTAL_RETRANSMISSIONS + 4 and struct.unpack_from("I", info, TOTAL_RETRANSMISSIONS)[0] > 0
