@@ -35,8 +35,15 @@ FORBIDDEN: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside a path, renamed to the path at the end, or deleted on an error."""
+    """A temporary file beside a path, renamed to the path at the end, or deleted on an error.
+
+    What a link leads to is replaced, not the link; a device or a pipe is written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        yield path
+        return
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     partial = Path(name)

@@ -26,8 +26,15 @@ FAILURES: Final = (
     (LOST, "worker"),
 )
 """Prefix of an error text, and the kind; the first match counts."""
+UNANSWERED: Final = ("backlog full", "cannot connect", "cannot send", "no answer in time", "interrupted")
+"""Prefixes of the errors of operations that were not sent, or not answered."""
 OURS: Final = {"ports", "files"}
 """Kinds that mean that the sender ran out of a resource; they say nothing about the target."""
+
+
+def was_answered(error: str) -> bool:
+    """Whether the target did anything about an operation with this error, if only close; without an error, it did."""
+    return not error.startswith(UNANSWERED)
 
 
 def kind_of(error: str) -> str:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from cpsim.errors import CpsimError
-from cpsim.evidence.journal import OperationOutcome
 from cpsim.replay.pace import Rate
 from cpsim.run.latency import percentiles_ms, senders_lateness_ns
 from cpsim.run.pipeline import Wiring, run
@@ -308,7 +307,7 @@ def _measure(
     answered_s = max(int(records["answered_ns"].max(initial=1)) / 1e9, len(result.workload) / rate)
     step = SearchStep(
         offered_per_s=rate,
-        achieved_per_s=np.count_nonzero(records["outcome"] != OperationOutcome.UNKNOWN) / answered_s,
+        achieved_per_s=sum(summary.per_second) / answered_s,
         unsent=unsent,
         in_flight=in_flight,
         sender_late_p99_ms=late_p99_ms,
@@ -328,7 +327,11 @@ def _failed_by(step: SearchStep, result: Run, p99_ms: float) -> str | None:
     if in_time and few_failures and step.achieved_per_s >= LEAST_ACHIEVED * step.offered_per_s:
         return None
     limit = result.effort.limit(len(result.records))
-    return "generator" if limit == "target" and step.sender_late_p99_ms > p99_ms / 2 else limit
+    failures = {kind: count for kind, count in step.summary.failures.items() if kind != "interrupted"}
+    is_ours = step.sender_late_p99_ms > max(p99_ms, step.summary.lateness_p99_ms or 0.0) / 2
+    if limit == "target" and is_ours and sum(failures.values()) <= MOST_FAILURES * len(result.workload):
+        return "generator"
+    return limit
 
 
 def part(workload: Workload, operations: int) -> Workload:

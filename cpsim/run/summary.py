@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from cpsim.config.thresholds import APPLY_DELAY_PREFIXES, Checked, Threshold, metrics
 from cpsim.evidence.journal import OperationOutcome
 from cpsim.judge.timeline import timeline
-from cpsim.replay.failures import LOST, kind_of
+from cpsim.replay.failures import LOST, kind_of, was_answered
 from cpsim.replay.pace import Users
 from cpsim.run.latency import by_second, histogram, percentiles_ms, senders_lateness_ns
 from cpsim.scenario.workload import KIND_NAMES
@@ -158,6 +158,8 @@ def summarise(run: Run) -> Summary:
         failures[kind_of(error)] += count
     lost = [code for code, error in enumerate(run.errors) if error == LOST]
     timed = records[~np.isin(records["error"], lost)] if lost else records
+    unanswered = [code for code, error in enumerate(run.errors) if not was_answered(error)]
+    answered = timed[~np.isin(timed["error"], unanswered)]
     response = lateness_p99_ms = due_ns = None
     if run.schedule_us is not None and len(timed):
         due_ns = run.schedule_us[timed["op"]] * 1000
@@ -182,7 +184,7 @@ def summarise(run: Run) -> Summary:
         apply_delay_uncertainty_ms=round(run.apply_delay_uncertainty_ns / 1e6, 3) if known else None,
         apply_delay_unknown=None if known else run.apply_delay_unknown,
         lateness_p99_ms=lateness_p99_ms,
-        per_second=np.bincount(timed["answered_ns"] // 1_000_000_000).tolist() if len(timed) else [],
+        per_second=np.bincount(answered["answered_ns"] // 1_000_000_000).tolist() if len(answered) else [],
         seconds=by_second(timed, due_ns),
         slots=slots,
         credits=credits,
@@ -197,7 +199,8 @@ def _limit(run: Run, lateness_p99_ms: float | None) -> str | None:
     if limit == "target" and run.schedule_us is not None:
         ops = run.records["op"]
         late_ns = senders_lateness_ns(run.records, run.schedule_us[ops] * 1000, run.workload.slot[ops])
-        if len(late_ns) and np.percentile(late_ns, 99) / 1e6 > LATE_MS / 2:
+        own_p99_ms = float(np.percentile(late_ns, 99)) / 1e6 if len(late_ns) else 0.0
+        if own_p99_ms > max(LATE_MS, lateness_p99_ms or 0.0) / 2:
             return "generator"
     return limit
 
@@ -233,7 +236,8 @@ def _lines(run: Run, summary: Summary) -> Iterator[str]:
         yield f"[yellow]{count:,} x[/] {escaped(error)}, retried"
     yield f"throughput    {summary.operations_per_s:,.0f} operations/s ({done})"
     if summary.limit is not None and not summary.fell_behind:
-        yield f"limit         {LIMITS[summary.limit]}"
+        is_mute = summary.limit == "target" and not any(summary.per_second)
+        yield f"limit         {'the target did not answer' if is_mute else LIMITS[summary.limit]}"
     times = {"service time": summary.service, "response time": summary.response, "apply delay": summary.apply_delay}
     for name, recorded in times.items():
         if recorded is not None and recorded.get_total_count():

@@ -4,6 +4,8 @@ import csv
 import gzip
 import hashlib
 import json
+import os
+import threading
 import xml.etree.ElementTree as ET
 from datetime import datetime
 
@@ -224,3 +226,25 @@ def test_all_reports_in_all_formats(week, tmp_path):
         assert "leaderboards-leading-machines" in names
         assert json.loads(files.json_text(accounts, reports))
         assert files.markdown(accounts, reports).count("\n## ") == len(reports)
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
+    (tmp_path / "real").write_text("old", encoding="utf-8")
+    (tmp_path / "link").symlink_to("real")
+    with files.replacing(tmp_path / "link") as partial:
+        partial.write_text("new", encoding="utf-8")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_text(encoding="utf-8") == "new"
+    assert {path.name for path in tmp_path.iterdir()} == {"real", "link"}
+
+
+def test_a_pipe_is_written_and_stays(tmp_path):
+    pipe, read = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text(encoding="utf-8")))
+    reader.start()
+    with files.replacing(pipe) as partial:
+        partial.write_text("new", encoding="utf-8")
+    reader.join()
+    assert read == ["new"]
+    assert pipe.is_fifo()

@@ -385,10 +385,12 @@ def full():
 @pytest.mark.parametrize("kind", [TcpEndpoint, partial(UrlEndpoint, "http", path="")])
 def test_a_connection_that_never_opens_is_refused_and_stops_nobody(full, replay, kind):
     listener, _ = full
-    replayed = replay(kind(*listener.getsockname()), PAYLOADS[:3], in_flight=3, timeout_s=0.5, was_reached=True)
+    replayed = replay(kind(*listener.getsockname()), PAYLOADS[:3], in_flight=3, timeout_s=2, was_reached=True)
     assert replayed.outcomes == [REFUSED] * 3
     assert set(replayed.errors) == {"cannot connect: no answer in time"}
     assert any(progress.elapsed_s and not any(progress[1:]) for progress in replayed.progress)
+    if sys.platform == "linux":
+        assert replayed.effort.limit(3) == "backlog"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no other system tells")

@@ -116,9 +116,10 @@ class KeepAlive:
         is_unsent = self._opening.pop(fd, None) is not None
         connection = self._connections.pop(fd, None)
         if connection is not None:
-            connection.sock.close()
             if is_unsent:
                 self._pass_over(connection.address)
+                self.dropped += not isinstance(connection.sock, ssl.SSLSocket) and was_dropped(connection.sock)
+            connection.sock.close()
         with contextlib.suppress(ValueError):
             self._idle.remove(fd)
         return is_unsent

@@ -135,6 +135,7 @@ class OneShot:
         self._partial.pop(fd, None)
         sock = self._sockets.pop(fd, None)
         if sock is not None:
+            self.dropped += is_unsent and was_dropped(sock)
             self._forget(fd)
             sock.close()
         return is_unsent
