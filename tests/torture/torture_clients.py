@@ -80,6 +80,11 @@ class Life:
         self.is_over = False
         """Whether nothing more is sent."""
 
+    @property
+    def is_writing(self):
+        """Whether a command is sent in part and not answered."""
+        return self.connection is not None and bool(self.commands[-1].segments and not self.commands[-1].status)
+
     def step(self):
         """Do the next thing: connect, send a segment, read the answer, or leave."""
         chance = self.world.chance
@@ -153,7 +158,11 @@ class Life:
             command.status = "unknown" if command.sent else "not sent"
         self.world.note("end", command.tag, command.status)
         stays = command.status == "OK" or (command.status == "unknown" and self.world.chance.random() < 0.5)
-        self.is_over = command.kind == "claim" or not (stays or (command.kind == "counters" and command.status != "OK"))
+        self.is_over = (
+            self.world.is_mended
+            or command.kind == "claim"
+            or not (stays or (command.kind == "counters" and command.status != "OK"))
+        )
 
 
 class Books:

@@ -16,7 +16,7 @@ FATES = ("nothing", "all", "crash before", "crash after", "torn")
 """What can become of a commit: it fails with nothing written or with all of it, or the process ends before it, after
 it, or while its sectors are being written, of which a restart then finds some."""
 AFTER_A_FAILURE = {"crash before": 0.2, "nothing": 0.4, "all": 0.1}
-"""The chance of each where the commit before has failed, and is written nevertheless."""
+"""The chance of each where the commit before has failed: a log tries again at once, in more than one way."""
 
 
 class Crash(BaseException):
@@ -50,6 +50,7 @@ class Disk:
         """What became of the commits that did not succeed, for the trace."""
         self._file = None
         self._ghost = None
+        self._has_failed = False
         self._before = None
 
     @property
@@ -72,12 +73,12 @@ class Disk:
 
     def fate(self):
         """What becomes of the next commit; "" if it succeeds."""
-        rates = self.rates
-        if self._ghost is not None and rates:
-            rates = AFTER_A_FAILURE
+        rates = AFTER_A_FAILURE if self._has_failed and self.rates else self.rates
+        self._has_failed = self._ghost is not None
         for fate, rate in rates.items():
             if self.chance.random() < rate:
                 self.log.append(fate)
+                self._has_failed = fate in {"nothing", "all"}
                 return fate
         return ""
 

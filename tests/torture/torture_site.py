@@ -30,14 +30,12 @@ from cpsim.server.store import Store
 from cpsim.store.log import InDoubt
 from cpsim.testing import ManualClock
 
-EVENTS = 200
-"""Events of a run, before all that goes wrong is mended."""
+EVENTS = (50, 500)
+"""Events of a run, at least and at most, before all that goes wrong is mended."""
 EVENTS_TO_END = 6_000
 """Events in which a mended site must have delivered everything."""
 EVENTS_OF_A_WAIT = 5_000
 RESERVE_BYTES = 64 * 1024
-MOST_LIVES = 8
-"""Slots in use at once."""
 NETWORK_FATES = ("unreachable", "lost", "late", "again", "reply lost", "reply late")
 
 
@@ -193,18 +191,21 @@ class World:
         self.books = Books(self.lives)
         self.is_mended = self.is_cut_off = False
         self.applied = self.refused = 0
+        self.most_lives = chance.choice([1, 2, 4, 8])
         self.slowness = chance.choice([0, 0.2, 0.8])
         self.impatience = chance.choice([0, 0, 1, 3])
         self.interval_s = chance.choice([0.0, 0.0, 0.05, 2.0])
-        self.spool_size = chance.choice([3, 1_000_000, 1_000_000])
-        self.network = self._rates(NETWORK_FATES, [0, 0.1, 0.6])
+        self.spool_size = chance.choice([4, 1_000_000, 1_000_000, 1_000_000])
+        self.network = self._rates(NETWORK_FATES, [0, 0, 0.1, 0.5])
         self.faults = self._rates(FAULTS, [0, 1, 3])
-        self.daemon = Daemon(self, Disk(folder, "daemon", chance, self._rates(FATES, [0, 0.05, 0.2])))
-        self.server = Server(self, Disk(folder, "server", chance, self._rates(FATES, [0, 0.05, 0.2])))
+        self.weights = {name: weight * chance.choice([0.4, 1, 2]) for name, (weight, _) in EVENT_KINDS.items()}
+        """How often each event comes: what is quick in one run is slow in another."""
+        self.daemon = Daemon(self, Disk(folder, "daemon", chance, self._rates(FATES, [0, 0, 0, 0.05, 0.25])))
+        self.server = Server(self, Disk(folder, "server", chance, self._rates(FATES, [0, 0, 0, 0.05, 0.25])))
 
     def _rates(self, names, rates):
         """The rates of some faults: in every second run none, or what is rare would never be alone."""
-        chosen = rates if self.chance.random() < 0.5 else [0]
+        chosen = rates if self.chance.random() < 0.7 else [0]
         return {name: self.chance.choice(chosen) for name in names}
 
     def open_log(self, disk, *arguments, **options):
@@ -238,7 +239,7 @@ class World:
         """Run from the start to the end, where everything is delivered and agrees."""
         for process in (self.server, self.daemon):
             self.attempt(process.disk.process, process.start)
-        for _ in range(EVENTS):
+        for _ in range(self.chance.randint(*EVENTS)):
             self.event()
         self.mend()
         for _ in range(EVENTS_TO_END):
@@ -251,7 +252,7 @@ class World:
 
     def event(self):
         """Let something happen that can, and check the books."""
-        ready = {name: weight for name, (weight, when) in EVENT_KINDS.items() if when(self)}
+        ready = {name: self.weights[name] for name, (_, when) in EVENT_KINDS.items() if when(self)}
         allowed = ready.keys() | FAULTS.keys()
         if self.active["server"]:  # or the end of the server would end what the daemon does in between
             allowed -= {"deliver", "start daemon", "stop daemon"}
@@ -259,9 +260,9 @@ class World:
             allowed &= {"client", "listen", "store", "time", "drain", "kill server"}
         if not self.is_mended:
             ready |= {name: weight * self.faults[name] for name, (weight, when) in FAULTS.items() if when(self)}
-            for process in (self.daemon, self.server):
-                if process.disk.has_ghost and f"kill {process.disk.process}" in ready:
-                    ready[f"kill {process.disk.process}"] += 8
+            for disk in (self.daemon.disk, self.server.disk):
+                if (kill := f"kill {disk.process}") in ready:  # there are moments when it tells more
+                    ready[kill] = ready[kill] * (4 if "courier" in self.busy else 1) + 8 * disk.has_ghost
         names = [name for name in ready if name in allowed]
         (name,) = self.chance.choices(names, [ready[name] for name in names])
         self.counts[name] += 1
@@ -305,7 +306,7 @@ class World:
 
     def _client(self):
         lives = [life for life in self.lives if not life.is_over]
-        if not self.is_mended and len(lives) < MOST_LIVES and self.chance.random() < 0.2:
+        if not self.is_mended and len(lives) < self.most_lives and self.chance.random() < 0.5:
             lives = [Life(self, len(self.lives))]
             self.lives += lives
         if lives:
@@ -319,6 +320,10 @@ class World:
     def _write(self):
         self.did_something = self.daemon.log.step()
         self.daemon.log.check()
+        if self.did_something and self.chance.random() < 0.3:  # more of a frame comes while it is written
+            writing = [life for life in self.lives if life.is_writing]
+            if writing:
+                self.chance.choice(writing).step()
 
     def _deliver(self):
         with self.using("courier"):
@@ -380,10 +385,12 @@ class World:
     # Whether it is right
 
     def mend(self):
-        """Nothing goes wrong from now on, and no new slot comes."""
+        """Nothing goes wrong from now on, and no new command comes."""
         self.is_mended, self.is_cut_off, self.network = True, False, {}
         for process in (self.daemon, self.server):
             process.disk.heal()
+        for life in self.lives:
+            life.is_over = life.is_over or life.connection is None
         self.note("mended")
 
     @property
@@ -434,7 +441,7 @@ class _Using:
 
 
 EVENT_KINDS = {
-    "client": (6, lambda world: True),
+    "client": (12, lambda world: True),
     "listen": (6, lambda world: world.daemon.is_up and "listener" not in world.busy),
     "write": (4, lambda world: world.daemon.is_up or world.active["daemon"]),
     "deliver": (3, lambda world: world.daemon.is_up and "courier" not in world.busy),
@@ -444,7 +451,7 @@ EVENT_KINDS = {
     "direct": (0.5, lambda world: world.server.is_up and "api" not in world.busy and not world.is_mended),
     "start daemon": (1, lambda world: not (world.daemon.is_up or world.active["daemon"])),
     "start server": (1, lambda world: not (world.server.is_up or world.active["server"])),
-    "drain": (0.1, lambda world: True),
+    "drain": (1, lambda world: world.daemon.disk.room is not None or world.server.disk.room is not None),
 }
 """What happens, how often, and when it can."""
 FAULTS = {
