@@ -25,6 +25,7 @@ MEASURING = {
     "run/test_capacity.py": "a target that takes its time for each command",
     "samples/make.py": "guards against hanging",
     "store/kill.py": "a figure, and a guard against hanging",
+    "torture/torture.py": "a figure, which decides nothing",
 }
 """Where a test looks at the machine's clock, and why."""
 

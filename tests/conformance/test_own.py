@@ -191,7 +191,7 @@ def test_what_others_do_meanwhile_changes_nothing(tmp_path, monkeypatch, of_the_
 
 
 def test_long_listings_are_read_page_by_page(examine_fake, monkeypatch):
-    monkeypatch.setattr("cpsim.conformance.accounts.PAGE", 3)
+    monkeypatch.setattr("cpsim.net.control.PAGE", 3)
     outcome = examine_fake(clauses=["CREDIT-*", "LINK-*", "PROJECT-*"], tier="server")
     assert outcome.deviant == {}
 

@@ -8,9 +8,10 @@ import pytest
 
 from cpdaemon import Client
 from cpdaemon.errors import Refused
-from cpsim.accounts.observer import Observer
+from cpdaemon.signing import token
 from cpsim.errors import CpsimError
 from cpsim.fake import ANY_PORT, Fake
+from cpsim.net.http.client import fetch
 from cpsim.protocol.quirks import PROFILES, QUIRKS, chosen
 
 DAY_MINUTES = 1440
@@ -130,13 +131,10 @@ def test_float_credits(on: bool, arguments: dict[str, object], granted: int) -> 
 def test_bulk_abort(on: bool, credits: object) -> None:
     with site_with("bulk-abort", on) as s:
         calls = [{"slot": "a"}, {"slot": "b", "credits": credits}, {"slot": "c"}]
-        url = Observer(s.client._endpoint, ("one", "secret"), 5.0)
         body = json.dumps({"alloc": calls}).encode()
-        from cpdaemon.signing import token
-
-        status, answer = url._request(
-            "POST", "/api/batch/bulk", body, {"Authorization": token(("one", "secret"), body)}
-        )
+        headers = {"Authorization": token(("one", "secret"), body)}
+        server = s.client._endpoint
+        status, answer = fetch(server, "POST", "/api/batch/bulk", body, headers=headers, connect_s=60, timeout_s=60)
         assert (status, answer.startswith(b"<h1>")) == ((500, True) if on else (200, False))
         assert s.accounts.outstanding("one") == (["a"] if on else ["a", "c"])
 
