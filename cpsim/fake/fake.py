@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack, suppress
+from functools import partial
 from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -30,6 +31,7 @@ from cpsim.server.service import AccountServer
 from cpsim.server.serving import HttpServer
 from cpsim.server.store import Store
 from cpsim.server.timed import TimedApi
+from cpsim.store.log import Log
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -97,7 +99,7 @@ class Fake:
             raise ValueError("a fake needs a project")
         self.clock = clock
         self.faults = FaultPlan(faults, clock=clock, seed=seed, crash=crash)
-        self._store = None if store is None else Store(store)
+        self._store = None if store is None else Store(store, partial(Log, clock=clock))
         self.accounts = AccountServer(projects, clock.now_us, quirks, journal_limit, self._store)
         self.inspector = Inspector(self.accounts, lambda: self.pending, self.faults, self.set_quirks, self._catch_up)
         self._watch = Watch(self.accounts, lambda: self.daemons, clock)

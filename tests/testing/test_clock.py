@@ -1,9 +1,12 @@
 """A clock that stands still until it is advanced."""
 
+import sqlite3
 import threading
+from contextlib import closing
 
 import pytest
 
+from cpsim.fake import Fake
 from cpsim.testing import ManualClock
 
 
@@ -62,3 +65,18 @@ def test_no_time_is_no_wait():
     condition = threading.Condition()
     with condition:
         assert ManualClock().wait(condition, 0) is False
+
+
+@pytest.mark.parametrize("store", [False, True])
+def test_a_fake_goes_by_it(tmp_path, store):
+    clock = ManualClock(now_us=5_000_000)
+    with Fake({"p": "s"}, clock=clock, store=tmp_path / "store" if store else None) as fake:
+        fake.accounts.apply("p", [("alloc", {"slot": "job-1"})])
+        assert fake.inspector.slots("p").items[0].allocated_us == 5_000_000
+        clock.advance(24 * 3600)
+        (slot,) = fake.inspector.slots("p").items
+        assert (slot.state, fake.accounts.clock.now_us()) == ("expired", 5_000_000 + 24 * 3_600_000_000)
+    if store:
+        with closing(sqlite3.connect(tmp_path / "store")) as database:
+            times_us = {at_us for (at_us,) in database.execute("SELECT at_us FROM log")}
+        assert clock.now_us() in times_us <= {5_000_000, clock.now_us()}
