@@ -172,8 +172,9 @@ def main() -> None:
     try:
         _replay()
     except Exception as error:  # noqa: BLE001 - any error ends the run
-        _report(failed=in_one_line(error))
-        sys.exit(1)
+        with contextlib.suppress(BrokenPipeError):  # the parent was interrupted, and has gone
+            _report(failed=in_one_line(error))
+        os._exit(1)
 
 
 def _replay() -> None:

@@ -1,6 +1,10 @@
 """A replay by several processes is that of one: every operation once, each slot in its order, one start."""
 
 import dataclasses
+import os
+import pickle
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -134,3 +138,13 @@ def test_an_exception_in_a_process_ends_the_replay_with_its_message(smoke, peer,
 def test_what_several_senders_tried_again_adds_up():
     joint = joint_effort([Effort(0.25, {"backlog full": 3}), Effort(0.75, {"backlog full": 4, "other": 1})])
     assert joint == Effort(0.75, {"backlog full": 7, "other": 1})
+
+
+def test_a_process_whose_parent_has_gone_in_the_middle_says_nothing():
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-P", "-c", "from cpsim.replay.processes import main; main()"]
+    cut_short = pickle.dumps((3, "assignment"))[:-2]
+    done = subprocess.run(command, input=cut_short, stdout=writing, stderr=subprocess.PIPE, timeout=120, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")
