@@ -19,6 +19,7 @@ from cpsim.daemon.spool import RESERVE_BYTES, Spool
 from cpsim.errors import CpsimError
 from cpsim.faults.plan import FaultPlan
 from cpsim.faults.spec import SERVER_REQUESTS
+from cpsim.system.process import ending_signals
 from cpsim.system.threads import on_thread_failure
 from cpsim.ui.printable import printable
 
@@ -48,7 +49,7 @@ def run(
     faults: Iterable[str],
     seed: int,
 ) -> None:
-    """Run a daemon until SIGTERM or SIGINT.
+    """Run a daemon until SIGTERM, SIGINT or SIGHUP.
 
     Args:
         config: the settings, complete.
@@ -72,7 +73,7 @@ def run(
         if fault.stage == "server" or fault.kind in SERVER_REQUESTS:
             raise CpsimError(f"fault {str(fault)!r} is a fault of a server: give it to the server behind this daemon")
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ending_signals():
         signal.signal(number, lambda *_: stop.set())
     with _named("logfile"):
         handler = logging.StreamHandler() if config.logfile is None else WatchedFileHandler(config.logfile)

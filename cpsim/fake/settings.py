@@ -27,6 +27,7 @@ from cpsim.protocol.quirks import QUIRKS, chosen
 from cpsim.server.clock import LATEST_US
 from cpsim.server.journal import DEFAULT_LIMIT
 from cpsim.server.service import AccountServer
+from cpsim.system.process import ending_signals
 from cpsim.system.threads import on_thread_failure
 
 log = logging.getLogger(__name__)
@@ -226,7 +227,7 @@ def read_secret(path: Path) -> str:
 
 
 def serve(configuration: Configuration, on_ready: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM; then stop listening and deliver acknowledged commands.
+    """Serve until SIGINT, SIGTERM or SIGHUP; then stop listening and deliver acknowledged commands.
 
     Args:
         configuration: the settings.
@@ -238,7 +239,7 @@ def serve(configuration: Configuration, on_ready: Callable[[str], None]) -> None
         ThreadFailed: an unexpected error ended a thread.
     """
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ending_signals():
         signal.signal(number, lambda *_: stop.set())
     with _with_addresses(configuration) as placed, on_thread_failure(lambda _: stop.set()), placed.fake() as fake:
         if exposed := _exposed(placed):

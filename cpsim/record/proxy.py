@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import socket
 import ssl
 import struct
@@ -25,6 +24,7 @@ from cpsim.daemon.site import address_of
 from cpsim.errors import CpsimError
 from cpsim.net.addresses import BACKLOG, listen_tcp, listen_unix
 from cpsim.record.exchanges import FrameExchange, Http, Session
+from cpsim.system.process import ending_signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -52,7 +52,7 @@ class RecorderFailed(CpsimError):
 def record(
     listen: UnixEndpoint | TcpEndpoint, target: Endpoint, recording: Recording, on_ready: Callable[[str], None]
 ) -> None:
-    """Forward connections to a target, and record them, until SIGINT or SIGTERM.
+    """Forward connections to a target, and record them, until SIGINT, SIGTERM or SIGHUP.
 
     Args:
         listen: listening address; port 0 takes a free one.
@@ -95,7 +95,7 @@ class _Proxy:
     async def serve(self, on_ready: Callable[[str], None]) -> None:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._on_loop_error)
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in ending_signals():
             loop.add_signal_handler(number, self._stop)
         self._session.recording.on_failure = self._stop
         await self._open()

@@ -14,6 +14,7 @@ import pytest
 
 from cpsim import cli, fake
 from cpsim.server.ledger import Ledger
+from cpsim.system.process import ending_signals
 
 SMALL = """
 description = "small"
@@ -333,7 +334,7 @@ def test_what_cannot_be_done_is_said_in_one_line(cpsim, monkeypatch, arguments, 
         Path(name).write_bytes(b"a,b\n\x1b[31m\x00\xff,2,3\n")
     Path("failing.py").write_text("\nraise ValueError('no')\n", encoding="utf-8")
     Path("wrong.toml").write_text(SMALL.replace('"1d"', '"1x"'), encoding="utf-8")
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     before = sorted(path.name for path in Path().iterdir())
     try:
         status, out, err = cpsim(*arguments)
@@ -396,7 +397,7 @@ def exchange(path, frame, *, half_close):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", ending_signals())
 def test_serve(cpsim, number):
     with Serving(
         "--unix", "./cp.sock", "--tcp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--ready-file", "ready"
