@@ -37,10 +37,10 @@ def test_a_seed_repeats_a_run_in_any_process():
 
 def test_a_run_has_some_of_everything():
     """Or the seeds would find nothing because nothing happens."""
-    counts = torture.total(range(40))
-    assert min(counts[name] for name in ("acknowledged", "applied", "killed daemon", "killed server", "late")) > 20
-    assert min(counts[name] for name in ("nothing", "all", "torn", "crash before", "crash after", "full")) > 10
-    assert min(counts[name] for name in ("unknown", "ER", "in two segments", "cut", "set clock", "refused")) > 10
+    counts = torture.total(range(30))
+    assert min(counts[name] for name in ("acknowledged", "applied", "killed daemon", "killed server", "unknown")) > 50
+    assert min(counts[name] for name in ("nothing", "all", "torn", "crash before", "crash after", "found", "full")) > 2
+    assert min(counts[name] for name in ("ER", "in two segments", "late", "cut", "set clock", "refused")) > 2
 
 
 # Mutants

@@ -66,6 +66,11 @@ class Disk:
         """Whether a restart may find a commit that has failed."""
         return self._ghost is not None
 
+    def close(self):
+        """Close the file, wherever the run has ended."""
+        if self._file is not None:
+            self._file.close()
+
     def heal(self):
         """Nothing goes wrong from now on."""
         self.rates = {}

@@ -477,5 +477,9 @@ def run(seed, parts=Parts()):
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(prefix="cpsim-torture-", dir=memory if memory.is_dir() else None) as folder:
         world = World(seed, Path(folder), parts)
-        world.run()
+        try:
+            world.run()
+        finally:
+            world.daemon.disk.close()
+            world.server.disk.close()
         return world
