@@ -207,7 +207,7 @@ class Master:
             self._runner.send_message("cpsim-share", data, share.worker)
         self._wait(lambda share: share.ready)
         lost = [share.worker for share in self._shares if share.lost]
-        if lost and not (self._stopping or self._interrupted):
+        if lost and self._failure is None and not (self._stopping or self._interrupted):
             self._fail(f"{', '.join(lost)} left before the replay could begin")
         return Run(
             workload=self._plan.workload,
