@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -67,6 +68,22 @@ THOROUGH = {
     "ui/test_terminal.py": "processes on terminals",
 }
 """What the default run leaves out, by file or folder, what takes long there; a single test has the marker itself."""
+SAMPLED = {
+    "accounting/test_reconciliation.py::test_every_finding": 3,
+    "accounting/test_reports.py::test_each_makes_tables_whose_columns_say_their_units": 3,
+    "cli/test_cli.py::test_what_cannot_be_done_is_said_in_one_line": 3,
+    "judge/test_apply_delay.py::test_a_servers_clock_that_is_changed_in_a_run_leaves_the_delay_unknown": 6,
+    "judge/test_mutants.py::test_every_mutant_is_found": 3,
+    "judge/test_wrong_servers.py::test_wrong_books_are_found_behind_a_daemon": 3,
+    "run/test_run.py::test_a_run_that_cannot_be_written_keeps_what_it_has": 2,
+    "run/test_run.py::test_to_be_stopped_writes_what_happened": 2,
+    "scenario/test_scenario_library.py::test_each_gets_its_verdict_in_small": 5,
+    "scenario/test_scenario_parts.py::test_parts_are_what_they_are_in_the_whole": 3,
+    "system/test_extras.py::test_a_command_says_which_extra_it_needs": 3,
+    "system/test_extras.py::test_what_only_tells_needs_no_extra": 3,
+    "test_samples.py::test_what_can_be_replayed_is": 3,
+}
+"""Tests of many cases that take long together: of each, the default run takes one case of so many."""
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 DRIVER = shutil.which("chromedriver")
 FLAGS = (
@@ -93,9 +110,14 @@ def pytest_ignore_collect(collection_path, config):
 
 
 def pytest_collection_modifyitems(items):
-    """Mark what is thorough: by its file or folder, or because it looks at a page in a browser."""
+    """Mark what is thorough: by its file or folder, as a case beyond a sample, or for a page in a browser."""
+    cases = Counter()
     for item in items:
-        if is_thorough(item.path) or "browser" in getattr(item, "fixturenames", ()):
+        place, _, name = item.nodeid.removeprefix("tests/").partition("::")
+        test = f"{place}::{name.partition('[')[0]}"
+        is_beyond = test in SAMPLED and cases[test] % SAMPLED[test] > 0
+        cases[test] += not item.get_closest_marker("thorough")
+        if is_beyond or is_thorough(item.path) or "browser" in getattr(item, "fixturenames", ()):
             item.add_marker("thorough")
 
 
