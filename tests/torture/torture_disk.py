@@ -10,6 +10,7 @@ from cpsim.store.file import LogFile, reserve_of
 from cpsim.store.log import Log
 
 SECTOR = 512
+WAL_HEADER = 32
 COMMIT_BYTES = 16 * 1024
 """Room that a commit takes on a full disk, at most."""
 FATES = ("nothing", "all", "crash before", "crash after", "torn")
@@ -132,7 +133,11 @@ class Disk:
             (self.folder / name).unlink(missing_ok=True)
 
     def _torn(self, before, after):
-        """A write-ahead log of whose sectors only some were written."""
+        """A write-ahead log of whose sectors only some were written; its header is durable before what follows."""
+        if before[:WAL_HEADER] != after[:WAL_HEADER]:
+            if self.chance.random() < 0.3:
+                return before
+            before = after[:WAL_HEADER] + before[WAL_HEADER:]
         pieces = []
         for start in range(0, len(after), SECTOR):
             old, new = before[start : start + SECTOR], after[start : start + SECTOR]

@@ -189,12 +189,14 @@ class Network:
         world.note("request", fate, len(body) if b"cpsim-" not in body else 0)
         if fate == "unreachable" or world.server.accounts is None:
             raise ConnectFailed("no connection")
-        if fate in {"late", "again"}:
+        if fate == "late":
             world.late.append(request)
         if fate in {"late", "lost"}:
             world.clock.advance(TIMEOUT_S)
             raise ReplyTimeout("no reply came in time")
         reply = world.perform(request)
+        if fate == "again" and (reply is None or reply.status in {200, 504}):
+            world.late.append(request)  # what was refused is final: nothing repeats it
         if reply is None or fate == "reply lost":
             raise ReplyLost("the connection broke")
         if fate == "reply late":
