@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 BACKLOG: Final = 4096
 KEEP_ALIVE_S: Final = 75
-ACCEPTING_STEPS: Final = 4
-"""Steps of an event loop in which what it has accepted becomes a connection, and can be closed."""
 FINISH_S: Final = 1.0
 """The time for requests in progress when the server stops."""
 
@@ -127,8 +125,6 @@ class HttpServer:
         for sock in self._sockets:
             sock.close()
         state = self._state
-        for _ in range(ACCEPTING_STEPS):
-            await asyncio.sleep(0)
         for connection in list(state.connections):
             connection.shutdown()
         deadline = self._loop.time() + FINISH_S
