@@ -79,11 +79,12 @@ def run(session: nox.Session, name: str, program: str, *arguments: str, **enviro
     session.run(f"{PROGRAMS[name]}/{program}", *arguments, env={"PATH": path, **environment}, external=True)
 
 
-def run_tests(session: nox.Session, name: str, *chosen: str) -> None:
-    """Run tests against the wheel that is installed in the environment of that name."""
+def run_tests(session: nox.Session, name: str, *chosen: str, processes: int = 3) -> None:
+    """Run tests against the wheel that is installed in the environment of that name, on two cores or more."""
     # sockets need short paths
     environment = {"CPSIM_TEST_INSTALLED": "1", "TMPDIR": "/tmp"}  # noqa: S108
-    run(session, name, "pytest", *chosen, *(session.posargs or ["-n", "3", "--dist", "worksteal"]), **environment)
+    options = session.posargs or ["-n", str(processes), "--dist", "worksteal"]
+    run(session, name, "pytest", *chosen, *options, **environment)
 
 
 def tests(session: nox.Session) -> None:
@@ -102,7 +103,7 @@ for version in PYTHONS:
 @nox.session(python=False, requires=["environment"])
 def thorough(session: nox.Session) -> None:
     """Run the other tests: those that start processes, browsers or foreign servers, or take long."""
-    run_tests(session, "environment", "-m", "thorough")
+    run_tests(session, "environment", "-m", "thorough", processes=5)  # many of them wait
 
 
 @nox.session(python=False, requires=["environment"])

@@ -7,7 +7,6 @@ snippet must be part of it, or of the reader, and then it is written where the l
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from contextlib import suppress
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from ports import free_port
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -52,8 +52,7 @@ def snippets(document):
     "document", [*filter(snippets, DOCUMENTS)], ids=lambda document: str(document.relative_to(ROOT))
 )
 def test_the_snippets_run_one_after_the_other(document, tmp_path, tools):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     for snippet in snippets(document):
         if (ROOT / snippet.name).is_file() and snippet.name:
             assert snippet.text in (ROOT / snippet.name).read_text(encoding="utf-8"), snippet.name
@@ -73,8 +72,7 @@ def run(command, folder, path):
 
     Of the plugins that are here for our own tests, pytest does not load the one that takes the longest.
     """
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])  # for Locust's master: other tests may have one
+    port = str(free_port())  # for Locust's master: other tests may have one
     with subprocess.Popen(
         command,
         cwd=folder,

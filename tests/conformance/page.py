@@ -6,12 +6,13 @@ python tests/conformance/page.py > docs/conformance.md
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from ports import free_port
 
 from cpdaemon.endpoint import parse_endpoint
 from cpsim.conformance.clause import SECTIONS, Need, catalogue
@@ -108,8 +109,7 @@ def find(quirk):
 def middle():
     """Yields examine(*options): what `cpsim verify --behind` says of a `cpsim daemon` with these options; here."""
     here = Path.cwd()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
 
     def examine_daemon(*options, clauses=("FORWARD-*",), profile="documented"):
         Path("site.ini").write_text(INI.format(port=port, flush=FLUSH_S), encoding="utf-8")

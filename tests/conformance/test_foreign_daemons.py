@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import socket
 import socketserver
 import threading
 from contextlib import closing, contextmanager, suppress
@@ -11,6 +10,7 @@ from queue import Queue
 from urllib.parse import quote, urlencode
 
 import pytest
+from ports import free_port
 
 from cpdaemon.endpoint import TcpEndpoint
 from cpsim.conformance.suite import examine
@@ -78,8 +78,7 @@ def served(port, forward):
 
 
 def examined(forward, clauses):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        behind = TcpEndpoint("127.0.0.1", free.getsockname()[1])
+    behind = TcpEndpoint("127.0.0.1", free_port())
     with served(behind.port, forward) as port:
         daemon = TcpEndpoint("127.0.0.1", port)
         return examine(Target(daemon=daemon, behind=behind, credentials=(PROJECT, SECRET), timeout_s=5.0), clauses)

@@ -11,6 +11,7 @@ import time
 
 import pytest
 import trustme
+from ports import free_port
 
 from cpdaemon import (
     Alloc,
@@ -57,11 +58,6 @@ def send(address, timeout_s=100.0, command=COMMAND):
     credentials = ("p", "s") if "://" in address else None
     with Client(address, credentials, timeout_s) as client:
         client.send(command)
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 # Daemons

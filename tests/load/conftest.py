@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from contextlib import suppress
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from ports import free_port
 
 from cpsim.fake import ANY_PORT, Fake
 
@@ -33,7 +33,7 @@ class Loads:
 
     def start(self, scenario, *locust, options=(), variables=None):
         command = [sys.executable, "-P", "-m", "cpsim", "load", scenario, *self.options, *options, "--", *locust]
-        own = free_port()  # of a master that has its workers as children: others may have the usual one
+        own = str(free_port())  # of a master that has its workers as children: others may have the usual one
         process = subprocess.Popen(
             command,
             cwd=self.folder,
@@ -73,9 +73,4 @@ def loads(site, tmp_path):
 
 @pytest.fixture
 def port():
-    return free_port()
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return str(free.getsockname()[1])
+    return str(free_port())

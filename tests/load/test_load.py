@@ -13,6 +13,7 @@ from functools import partial
 
 import pyarrow.parquet as pq
 import pytest
+from ports import free_port
 
 SMOKE = 1_968
 
@@ -177,8 +178,7 @@ def test_options_that_cannot_be_are_wrong_usage(loads, extra):
 
 
 def test_its_page_and_its_master_listen_on_loopback_alone(loads, port, wait_for):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        master_port = str(free.getsockname()[1])
+    master_port = str(free_port())
     process = loads.start("smoke", "--web-port", port, "--master", "--master-bind-port", master_port)
     for line in process.stdout:
         if "Starting web interface at" in line:

@@ -13,6 +13,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from ports import free_port
 
 from cpdaemon.endpoint import TcpEndpoint, UrlEndpoint, parse_endpoint
 from cpsim.errors import CpsimError
@@ -205,8 +206,7 @@ def test_a_socket_file_that_goes_away_refuses_definitely(peer, replay):
 @pytest.mark.parametrize("address", ["127.0.0.1:{port}", "./nobody.sock", "http://127.0.0.1:{port}"])
 def test_an_endpoint_that_nobody_serves_is_a_problem(tmp_path, monkeypatch, address):
     monkeypatch.chdir(tmp_path)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     with pytest.raises(CpsimError, match=r"cannot reach .*; is it running there"):
         open_wire(parse_endpoint(address.format(port=port)), 1.0)
 

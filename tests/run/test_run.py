@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from ports import free_port
 
 from cpdaemon.commands import KINDS
 from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint, parse_endpoint
@@ -571,8 +572,7 @@ def test_a_host_that_can_be_none_is_wrong_usage_and_leaves_nothing(site, cpsim):
 def test_a_run_that_fails_leaves_nothing(site, cpsim):
     before = names(".")
     Path("wrong").write_text("wrong", encoding="utf-8")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     wrong = ["--project", PROJECT, "--secret-file", "wrong"]
     for arguments, said in (
         (["small.toml", "--target", "./nobody"], "cannot reach ./nobody: No such file or directory"),
