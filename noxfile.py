@@ -103,7 +103,7 @@ for version in PYTHONS:
 @nox.session(python=False, requires=["environment"])
 def thorough(session: nox.Session) -> None:
     """Run the other tests: those that start processes, browsers or foreign servers, or take long."""
-    run_tests(session, "environment", "-m", "thorough", processes=5)  # many of them wait
+    run_tests(session, "environment", "-m", "thorough", processes=4)  # many of them wait
 
 
 @nox.session(python=False, requires=["environment"])

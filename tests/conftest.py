@@ -77,11 +77,12 @@ SAMPLED = {
     "judge/test_wrong_servers.py::test_wrong_books_are_found_behind_a_daemon": 3,
     "run/test_run.py::test_a_run_that_cannot_be_written_keeps_what_it_has": 2,
     "run/test_run.py::test_to_be_stopped_writes_what_happened": 2,
-    "scenario/test_scenario_library.py::test_each_gets_its_verdict_in_small": 5,
     "scenario/test_scenario_parts.py::test_parts_are_what_they_are_in_the_whole": 3,
     "system/test_extras.py::test_a_command_says_which_extra_it_needs": 3,
     "system/test_extras.py::test_what_only_tells_needs_no_extra": 3,
     "test_samples.py::test_what_can_be_replayed_is": 3,
+    "torture/test_torture.py::test_seeds": 10,
+    "torture/test_torture.py::test_what_is_broken_is_found_soon": 3,
 }
 """Tests of many cases that take long together: of each, the default run takes one case of so many."""
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)

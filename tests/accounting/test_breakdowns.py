@@ -216,7 +216,7 @@ def check_by_finding(accounts, table):
 
 
 @pytest.mark.timeout(600)
-@settings(max_examples=10, deadline=None, phases=set(Phase) - {Phase.shrink, Phase.explain})  # these take minutes
+@settings(max_examples=6, deadline=None, phases=set(Phase) - {Phase.shrink, Phase.explain})  # these take minutes
 @given(
     slots=st.lists(SLOT, min_size=4, max_size=14),
     links=st.lists(LINK, max_size=4),

@@ -280,7 +280,7 @@ def test_an_output_that_exists_is_refused_before_anything_starts(loads, tmp_path
 def test_a_second_start_into_the_same_output_is_refused_at_once(loads, site, port, wait_for):
     process = loads.start("smoke", "--web-port", port, options=["--output", "run"])
     until(process, "Starting web interface at")
-    wait_for(partial(connected, int(port))).close()
+    wait_for(lambda: state(port) == "ready")
     start(port)
     until(process, "run folder    run")
     commands = len(list(site.fake.accounts.journal.read("demo")))
@@ -306,6 +306,6 @@ def start(port):
 
 
 def state(port):
-    """What Locust's page says of the test."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/stats/requests", timeout=60) as answer:
+    """What Locust's page says of the test; nothing if it says nothing yet."""
+    with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/stats/requests", timeout=60) as answer:
         return json.load(answer)["state"]

@@ -39,8 +39,10 @@ def cpsim(monkeypatch, capsys):
     return call
 
 
-@pytest.mark.parametrize("jobs", [120, pytest.param(400, marks=pytest.mark.thorough)])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "jobs"),
+    [(name, 120) for name in NAMES[::5]] + [pytest.param(name, 400, marks=pytest.mark.thorough) for name in NAMES],
+)
 def test_each_gets_its_verdict_in_small(name, jobs):
     path = catalog.find_scenario(name)
     settings = [f"arrivals.jobs={jobs}", *(ONE_USER if name == "linked-late" else USERS)]
