@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import nox
@@ -64,13 +65,11 @@ def install_locked(session: nox.Session) -> None:
 
 def install_wheel(session: nox.Session) -> None:
     """Build the wheel with the installed backend, and install it."""
-    folder = Path(session.create_tmp())
-    for old in folder.glob("*.whl"):
-        old.unlink()
-    command = ("python", "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(folder), ".")
-    session.run(*command, silent=True)
-    (wheel,) = folder.glob("*.whl")
-    session.install("--no-deps", "--force-reinstall", str(wheel))
+    with tempfile.TemporaryDirectory() as folder:  # of its own: another nox may be at it in the same environment
+        command = ("python", "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, ".")
+        session.run(*command, silent=True)
+        (wheel,) = Path(folder).glob("*.whl")
+        session.install("--no-deps", "--force-reinstall", str(wheel))
 
 
 def run(session: nox.Session, name: str, program: str, *arguments: str, **environment: str) -> None:
