@@ -226,15 +226,14 @@ def _running(url: str, folder: Path, token: str | None) -> Source:
     server = parse_endpoint(url)
     assert isinstance(server, UrlEndpoint)
     control = _control(server, token)
-    slots = control.table("slots.parquet")
-    accounts = None if slots is None else control.table("accounts.parquet")
-    if slots is None or accounts is None:
-        lines = folder / "ledger.jsonl"
-        lines.write_bytes(control.ledger())
-        _lines(lines, folder)
-    else:
-        (folder / "slots.parquet").write_bytes(slots)
-        (folder / "accounts.parquet").write_bytes(accounts)
+    for name in ("slots.parquet", "accounts.parquet"):
+        table = control.table(name)
+        if table is None:
+            lines = folder / "ledger.jsonl"
+            lines.write_bytes(control.ledger())
+            _lines(lines, folder)
+            break
+        (folder / name).write_bytes(table)
     source = _tables("running server", url, folder / "slots.parquet")
     totals = control.totals()["projects"]
     now_us, _ = control.clock()
