@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import socket
 import sqlite3
 import threading
-from contextlib import closing
+from contextlib import closing, contextmanager
+from functools import partial
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -13,15 +15,20 @@ import pytest
 
 from cpdaemon.signing import token
 from cpsim.errors import CpsimError
-from cpsim.fake import ANY_PORT, Fake
 from cpsim.protocol.depth import TooDeep
 from cpsim.server import batches, store
 from cpsim.server.accounts import ProjectAccounts, State
 from cpsim.server.batches import BatchGivenUp, BatchSeen
+from cpsim.server.control.access import Access
+from cpsim.server.control.api import Control
 from cpsim.server.control.inspection import Inspector
+from cpsim.server.http import Api
 from cpsim.server.journal import JournalFull
 from cpsim.server.service import AccountServer
+from cpsim.server.serving import HttpServer
 from cpsim.server.store import Store
+from cpsim.store.file import LogFile
+from cpsim.store.log import Log
 
 
 class Clock:
@@ -33,8 +40,43 @@ class Clock:
         return self.now_us
 
 
+class Disk:
+    """The disk of a store, as SQLite finds it whenever it writes."""
+
+    read_only = False
+    full = False
+
+    def open_store(self, path):
+        disk = self
+
+        class File(LogFile):
+            def execute(self, sql, parameters=()):
+                super().execute(f"PRAGMA query_only = {int(disk.read_only)}")
+                super().execute(f"PRAGMA max_page_count = {1 if disk.full else 2**20}")  # at least the pages it has
+                super().execute(sql, parameters)
+
+        return Store(path, partial(Log, file=File))
+
+    @contextmanager
+    def serving(self, path):
+        """Serve the accounts of project p; yields (accounts, the server's address)."""
+        with closing(self.open_store(path)) as store, socket.create_server(("127.0.0.1", 0)) as listening:
+            accounts = AccountServer({"p": "s"}, store=store)
+            address = "http://{}:{}".format(*listening.getsockname())
+            control = Control(Inspector(accounts, lambda: 0), Access("127.0.0.1"))
+            server = HttpServer(Api(accounts, control), [listening])
+            server.start()
+            yield accounts, address
+            server.stop()
+
+
 @pytest.fixture
-def restarted(tmp_path):
+def disk():
+    return Disk()
+
+
+@pytest.fixture
+def restarted(tmp_path, disk):
     """Return restarted(*quirks) -> AccountServer on one store, the one before it ended first."""
     clock = Clock()
     stores = []
@@ -42,7 +84,7 @@ def restarted(tmp_path):
     def restart(*quirks, **options):
         if stores:
             stores.pop().close()
-        stores.append(Store(tmp_path / "store"))
+        stores.append(disk.open_store(tmp_path / "store"))
         return AccountServer({"p": "s", "q": "t"}, clock, frozenset(quirks), store=stores[-1], **options)
 
     restart.clock = clock
@@ -391,19 +433,19 @@ def test_a_store_that_holds_what_is_nested_too_deeply_opens_and_goes_on(tmp_path
         assert len(list(AccountServer({project: "s"}, Clock(), store=kept).journal.read(project))) == 5
 
 
-def test_the_clock_does_not_jump_where_that_cannot_be_kept(restarted, read_only):
+def test_the_clock_does_not_jump_where_that_cannot_be_kept(restarted, disk):
     accounts = restarted()
     accounts.apply("p", [("alloc", {"slot": "a", "expire": 10})])
     accounts.store.wait()
     accounts.clock.freeze()
     now_us = accounts.clock.now_us()
-    read_only(accounts, on=True)
+    disk.read_only = True
     for _ in range(2):
         with pytest.raises(CpsimError, match="readonly"):
             accounts.clock.advance(hours=1)
     with pytest.raises(CpsimError, match="readonly"):
         accounts.set_quirks(frozenset({"reclaim"}))
-    read_only(accounts, on=False)
+    disk.read_only = False
     assert accounts.outstanding("p") == ["a"]
     assert accounts.clock.now_us() == now_us
     assert not accounts.quirks
@@ -411,24 +453,18 @@ def test_the_clock_does_not_jump_where_that_cannot_be_kept(restarted, read_only)
     assert accounts.outstanding("p") == []
 
 
-@pytest.fixture
-def read_only():
-    """Return read_only(accounts, on), which lets SQLite write the store no more, or again."""
-    return lambda accounts, on: accounts.store._log._file.execute(f"PRAGMA query_only = {int(on)}")
-
-
-def test_a_store_that_cannot_be_written_takes_nothing_until_it_can(restarted, read_only):
+def test_a_store_that_cannot_be_written_takes_nothing_until_it_can(restarted, disk):
     accounts = restarted()
     accounts.apply("p", [("alloc", {"slot": "a"})])
     accounts.store.wait()
-    read_only(accounts, on=True)
+    disk.read_only = True
     accounts.apply("p", [("alloc", {"slot": "lost"})], "id")
     with pytest.raises(CpsimError, match="readonly database; until the store can be written, changes are refused"):
         accounts.store.wait()
     for change in (lambda: accounts.apply("p", [("alloc", {"slot": "b"})]), lambda: accounts.link([("m", "u")])):
         with pytest.raises(CpsimError, match="readonly"):
             change()
-    read_only(accounts, on=False)
+    disk.read_only = False
     with pytest.raises(CpsimError, match="readonly"):  # who asks only now learns what became of a change before
         accounts.store.wait()
     assert accounts.apply("p", [("alloc", {"slot": "c"})], "id") == []
@@ -438,17 +474,16 @@ def test_a_store_that_cannot_be_written_takes_nothing_until_it_can(restarted, re
     assert list(books(restarted())[0]["p"].slots) == ["a", "c"]
 
 
-def test_every_request_finds_a_server_that_can_write_again(tmp_path, read_only):
-    with Fake({"p": "s"}, http=ANY_PORT, store=tmp_path / "store") as fake:
+def test_every_request_finds_a_server_that_can_write_again(tmp_path, disk):
+    with disk.serving(tmp_path / "store") as (accounts, address):
         for path in ("/api/heartbeat", "/__cpsim/clock", "/__cpsim/openapi.json"):
-            url = fake.addresses["http"].removesuffix("/api") + path
-            read_only(fake.accounts, on=True)
-            fake.accounts.apply("p", [("alloc", {"slot": "lost"})])
+            disk.read_only = True
+            accounts.apply("p", [("alloc", {"slot": "lost"})])
             with pytest.raises(HTTPError, match="503"):
-                urlopen(url)
-            read_only(fake.accounts, on=False)
-            assert urlopen(url).status == 200
-        assert fake.accounts.outstanding("p") == []
+                urlopen(address + path)
+            disk.read_only = False
+            assert urlopen(address + path).status == 200
+        assert accounts.outstanding("p") == []
 
 
 def test_what_comes_after_a_change_that_could_not_be_written_is_not_written_either(restarted, wait_for):
@@ -466,17 +501,17 @@ def test_what_comes_after_a_change_that_could_not_be_written_is_not_written_eith
 
 
 @pytest.mark.parametrize("least_log", [store.LEAST_LOG_CHARACTERS, 0])
-def test_what_was_undone_comes_back_from_the_store(restarted, monkeypatch, read_only, least_log):
+def test_what_was_undone_comes_back_from_the_store(restarted, monkeypatch, disk, least_log):
     monkeypatch.setattr(store, "LEAST_LOG_CHARACTERS", least_log)
     accounts = restarted()
     fill(accounts)
     accounts.store.wait()
     expected, received = books(accounts), journal(accounts)
-    read_only(accounts, on=True)
+    disk.read_only = True
     accounts.reset()
     with pytest.raises(CpsimError):
         accounts.store.wait()
-    read_only(accounts, on=False)
+    disk.read_only = False
     assert books(accounts) == expected
     assert journal(accounts) == received
 
@@ -499,7 +534,7 @@ def test_a_snapshot_that_fails_fails_no_change(restarted, monkeypatch, tmp_path,
     assert changes(tmp_path) == (0,)
 
 
-def test_a_change_is_answered_by_its_own_commit(restarted, read_only):
+def test_a_change_is_answered_by_its_own_commit(restarted, disk):
     """Not by a later one that has failed meanwhile; and what rests on a change that was undone is not answered."""
     accounts = restarted()
 
@@ -512,11 +547,11 @@ def test_a_change_is_answered_by_its_own_commit(restarted, read_only):
     accounts.store.begin()
     accounts.apply("p", [("alloc", {"slot": "kept"})])
     accounts.store._log.wait()
-    read_only(accounts, on=True)
+    disk.read_only = True
     in_a_thread(fails)
     accounts.store.wait()
     accounts.store.begin()
-    read_only(accounts, on=False)
+    disk.read_only = False
     in_a_thread(accounts.recover)
     with pytest.raises(CpsimError, match="readonly"):
         accounts.store.wait()
@@ -542,13 +577,13 @@ def in_a_thread(target):
         raise errors[0]
 
 
-def test_all_that_a_request_changes_is_kept_or_none_of_it(restarted, read_only):
+def test_all_that_a_request_changes_is_kept_or_none_of_it(restarted, disk):
     accounts = restarted()
-    read_only(accounts, on=True)
+    disk.read_only = True
     accounts.change_owner("p", ("lib/claim", {"vmid": "m", "webid": "u"}))
     with pytest.raises(CpsimError, match="readonly"):
         accounts.store.wait()
-    read_only(accounts, on=False)
+    disk.read_only = False
     assert books(accounts)[1] == {}
     accounts.change_owner("p", ("lib/claim", {"vmid": "m", "webid": "u"}))
     accounts = restarted()
@@ -556,19 +591,16 @@ def test_all_that_a_request_changes_is_kept_or_none_of_it(restarted, read_only):
     assert [kind for _, kind, _, _ in journal(accounts)] == ["lib/claim"]
 
 
-def test_every_answer_of_a_disk_that_is_full_now_and_then_is_true(tmp_path):
+def test_every_answer_of_a_disk_that_is_full_now_and_then_is_true(tmp_path, disk):
     """Many clients at once; SQLite has no room for more pages, and has some again as soon as that was answered."""
-    with Fake({"p": "s"}, http=ANY_PORT, store=tmp_path / "store") as fake:
-        database = fake.accounts.store._log._file._writing
+    with disk.serving(tmp_path / "store") as (_, address):
         answers: dict[str, int] = {}
 
         def send(client):
             for number in range(20):
                 slot = f"{client}-{number}"
                 body = json.dumps({"alloc": [{"slot": slot, "note": "x" * 2_000}]}).encode()
-                request = Request(
-                    f"{fake.addresses['http']}/batch/bulk", body, {"Authorization": token(("p", "s"), body)}
-                )
+                request = Request(f"{address}/api/batch/bulk", body, {"Authorization": token(("p", "s"), body)})
                 try:
                     answers[slot] = urlopen(request).status
                 except HTTPError as error:
@@ -579,11 +611,10 @@ def test_every_answer_of_a_disk_that_is_full_now_and_then_is_true(tmp_path):
             client.start()
         while any(client.is_alive() for client in clients):
             failures = list(answers.values()).count(503)
-            (pages,) = database.execute("PRAGMA page_count").fetchone()
-            database.execute(f"PRAGMA max_page_count = {pages + 5}")
+            disk.full = True
             while any(client.is_alive() for client in clients) and list(answers.values()).count(503) == failures:
                 clients[0].join(0.001)
-            database.execute("PRAGMA max_page_count = 1000000")
+            disk.full = False
             sent = len(answers)
             while any(client.is_alive() for client in clients) and len(answers) < sent + 20:
                 clients[0].join(0.001)
