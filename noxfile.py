@@ -75,7 +75,9 @@ def install_wheel(session: nox.Session) -> None:
 def run(session: nox.Session, name: str, program: str, *arguments: str, **environment: str) -> None:
     """Run a program of the environment of that name."""
     path = f"{PROGRAMS[name]}{os.pathsep}{os.environ['PATH']}"
-    session.run(f"{PROGRAMS[name]}/{program}", *arguments, env={"PATH": path, **environment}, external=True)
+    # each process would compile all that it imports: nothing was compiled when it was installed
+    given = {"PATH": path, "PYTHONDONTWRITEBYTECODE": "", **environment}
+    session.run(f"{PROGRAMS[name]}/{program}", *arguments, env=given, external=True)
 
 
 def run_tests(session: nox.Session, name: str, *chosen: str, processes: int = 3) -> None:
