@@ -65,6 +65,7 @@ def cli() -> None:
     \b
     cpsim run smoke                  replay a synthetic workload against an embedded CreditPiggy
     cpsim run challenge --target /var/run/creditapi.socket
+    cpsim judge RUNFOLDER            the verdict on a run again, from what it has left
     cpsim verify 127.0.0.1:5667      does this daemon do what the protocol says?
     cpsim serve                      a fake daemon and server to point a job manager at
     cpsim daemon --config FILE       store commands and forward them to a server

@@ -173,10 +173,10 @@ def load(
     _check_file(path, seed)
     if output is not None and "--worker" not in locust:
         check_absent(output)
-    plan = {
+    settings = {
         "scenario": str(path),
         "seed": seed,
-        "target": str(target),
+        "endpoint": str(target),
         "server": None if where.server is None else str(where.server),
         "project": project,
         "secret_file": None if secret_file is None else str(secret_file),
@@ -188,7 +188,7 @@ def load(
         "output": None if output is None else str(output),
         "thresholds": [str(threshold) for threshold in thresholds],
     }
-    _start_locust(plan, (*(["--processes", str(processes)] if processes else []), *locust))
+    _start_locust(settings, (*(["--processes", str(processes)] if processes else []), *locust))
 
 
 def _check(context: click.Context) -> None:
@@ -232,18 +232,26 @@ def _check_file(path: Path, seed: int | None) -> None:
         load_workload(path, seed)
 
 
-def _start_locust(plan: Mapping[str, object], locust: tuple[str, ...]) -> None:
-    """Replace this process by Locust, with a plan for its master and workers."""
+def _start_locust(settings: Mapping[str, object], locust: tuple[str, ...]) -> None:
+    """Replace this process by Locust, with the settings of its master and workers."""
     import cpsim
 
     if "--worker" in locust:
         click.echo("cpsim: a worker: waiting for its master", err=True)
     locustfile = Path(cpsim.__file__).parent / "load" / "locustfile.py"
-    options = ["-f", str(locustfile), "--host", str(plan["target"]), *_users(locust), *_listening(locust), *locust]
+    options = [
+        "-f",
+        str(locustfile),
+        "--host",
+        str(settings["endpoint"]),
+        *_users(locust),
+        *_listening(locust),
+        *locust,
+    ]
     os.execve(  # noqa: S606 - no shell is wanted
         sys.executable,
         [sys.executable, "-P", "-c", START, *options],
-        os.environ | {"CPSIM_LOAD": json.dumps(plan)},
+        os.environ | {"CPSIM_LOAD": json.dumps(settings)},
     )
 
 

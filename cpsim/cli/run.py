@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
     from cpsim.config.thresholds import Threshold
     from cpsim.replay.pace import Pace
     from cpsim.run.folder import OutputFolder
-    from cpsim.run.pipeline import ReplayTarget, Run
+    from cpsim.run.pipeline import Run
+    from cpsim.run.plan import ReplayTarget
     from cpsim.run.summary import Summary
 
 
@@ -149,6 +151,7 @@ def run(
     path = find_scenario(scenario)
     with run_folder.OutputFolder(output or run_folder.new_name(path)) as written:
         with Stages() as stages:
+            command = partial(_command, click.get_current_context())
             result = perform(
                 lambda: load_workload(path, seed, settings),
                 where,
@@ -158,10 +161,10 @@ def run(
                 timeout_s=timeout_s,
                 slot_prefix=slot_prefix,
                 faults=faults,
+                command=command,
                 on_stage=stages.begin,
                 on_progress=stages.progress,
             )
-            result.command = _command(click.get_current_context(), result.workload.seed)
             summary = summarise(result)
             summary.check(thresholds)
         try:
@@ -179,7 +182,9 @@ def _print(result: Run, summary: Summary, output: OutputFolder, *, as_json: bool
     from cpsim.ui.terminal import console
 
     if as_json:
-        document = run_folder.run_document(result, summary) | run_folder.verdict_document(result)
+        document = run_folder.run_document(result, summary) | run_folder.verdict_document(
+            result.evidence, result.verdict
+        )
         click.echo(run_folder.json_text(document), nl=False)
     else:
         show(result, summary, console)
@@ -222,7 +227,7 @@ def target_at(
     target: Endpoint | None, server: Endpoint | None, project: str | None, secret_file: Path | None
 ) -> ReplayTarget | None:
     """The target that the options name; None is the embedded fake. Raises click.UsageError."""
-    from cpsim.run.pipeline import ReplayTarget
+    from cpsim.run.plan import ReplayTarget
 
     if server is not None and not isinstance(server, UrlEndpoint):
         raise click.UsageError(f"--server must be a URL such as http://127.0.0.1:8080/api, not {server}")

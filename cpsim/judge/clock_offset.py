@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from cpsim.evidence.evidence import Reading
+
     Floats = npt.NDArray[np.floating[Any]]
 
 LARGEST_DRIFT: Final = 0.1
@@ -28,23 +30,6 @@ HALVINGS: Final = 60
 
 class NotComparable(CpsimError):
     """Times of the server's clock cannot be converted to the local clock; the message says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """A reading of the server's clock over the network.
-
-    Attributes:
-        sent_ns: when the request was sent, on the local monotonic clock.
-        received_ns: when the answer arrived.
-        shown_us: the server's time, in microseconds since 1970.
-        rate: the server's rate, as a multiple of real time.
-    """
-
-    sent_ns: int
-    received_ns: int
-    shown_us: int
-    rate: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from cpdaemon.endpoint import UrlEndpoint
 from cpsim.evidence.journal import OperationOutcome
 from cpsim.judge.model import Span, Step
 from cpsim.judge.orders import in_order
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from cpsim.evidence.evidence import Evidence
     from cpsim.scenario.workload import Workload
 
 BY_RULE: Final = "HTTP 500: "
@@ -64,6 +66,24 @@ class History:
         self.accepted = records["outcome"] == OperationOutcome.ACCEPTED
         self.judged = (self.accepted | by_rule[records["error"]]) if direct else np.zeros(len(records), bool)
 
+    @classmethod
+    def of(cls, evidence: Evidence) -> History:
+        """The history of a run's evidence, whose accounts were seen; in virtual time, by the scenario's clock."""
+        assert evidence.seen is not None
+        records = evidence.records
+        if evidence.virtual_ns is not None:
+            records = records.copy()
+            records["sent_ns"] = records["answered_ns"] = evidence.virtual_ns[records["op"]]
+        return cls(
+            evidence.workload,
+            evidence.slot_prefix,
+            records,
+            evidence.errors,
+            direct=isinstance(evidence.endpoint, UrlEndpoint),
+            seen=Span(evidence.seen.from_ns, evidence.seen.to_ns),
+            prompt=evidence.virtual_ns is not None,
+        )
+
     def of_project(self, project: str) -> History:
         """The history of one project."""
         workload, ops = self.workload.of_project(project)
@@ -96,14 +116,19 @@ class History:
         return until_ns
 
     def steps(self, wanted: npt.NDArray[np.bool_]) -> Iterator[tuple[int, list[Step]]]:
-        """The steps of some slots, in the order of sending, slot by slot; a chunk of slots is in memory at a time.
+        """The steps of some slots, in the order of sending, slot by slot in the order of their numbers.
+
+        A chunk of slots is in memory at a time.
 
         Args:
             wanted: for each slot of the workload, whether it is wanted.
         """
         places = np.flatnonzero(wanted[self.slot])
-        places = places[np.argsort(self.slot[places], kind="stable")]
-        slots, starts = np.unique(self.slot[places], return_index=True)
+        numbers = self.workload.slot_numbers[self.slot[places]]
+        order = np.argsort(numbers, kind="stable")
+        places = places[order]
+        starts = np.flatnonzero(np.diff(numbers[order], prepend=-1))
+        slots = self.slot[places[starts]]
         ends = np.append(starts[1:], len(places))
         for chunk in range(0, len(slots), CHUNK):
             first, last = starts[chunk], ends[min(chunk + CHUNK, len(slots)) - 1]

@@ -129,7 +129,7 @@ def judge_outstanding(history: History, outstanding: set[str], verdict: Verdict)
         else:
             continue
         verdict.add_example(verdict.find(name, slot_id, detail, [slot_id]), steps, history.seen, None)
-    _note_unsearched(unsearched, verdict)
+    verdict.unsearched += unsearched
     verdict.checked["slots"] += int(np.count_nonzero(sent_for))
 
 
@@ -182,7 +182,7 @@ def _judge_one_by_one(
             stray = rows.other_project(slot) if fresh and place < 0 else None
             most = MOST_POSITIONS if unsearched < FULL_SEARCHES else FEW_POSITIONS
             unsearched += not judge_slot(slot_id, steps, seen, found, verdict, stray=stray, most_positions=most)
-    _note_unsearched(unsearched, verdict)
+    verdict.unsearched += unsearched
 
 
 def _judge_strays(history: History, rows: _Rows, verdict: Verdict) -> None:
@@ -200,13 +200,6 @@ def _judge_strays(history: History, rows: _Rows, verdict: Verdict) -> None:
         anomaly = verdict.find("leaked", slot_id, f"also in project {rows.other_project(slot)}", [slot_id])
         found = states_in(rows.slots.slice(rows.of_slot[slot], 1))[0]
         verdict.add_example(anomaly, steps, history.seen, found)
-
-
-def _note_unsearched(count: int, verdict: Verdict) -> None:
-    if count:
-        verdict.not_verified.append(
-            f"{count:,} slots: too many of their commands overlap, or were never answered, to try every order."
-        )
 
 
 def _difference(

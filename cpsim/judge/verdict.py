@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cpsim.judge.anomalies import ANOMALIES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from cpsim.judge.model import SlotState, Span, Step
 
@@ -72,7 +72,9 @@ class Verdict:
         counts: anomalies by name.
         anomalies: the first of them.
         examples: by the anomaly's name, the slots with the fewest commands.
+        unsearched: slots whose commands have too many possible orders to try.
         not_verified: sentences: what could not be verified, and what would make it visible.
+        meanings: each anomaly that may be found, and what it means.
         within: the prefix of the next details, for one of several projects.
     """
 
@@ -81,7 +83,9 @@ class Verdict:
     counts: Counter[str] = field(default_factory=Counter)
     anomalies: list[Anomaly] = field(default_factory=list)
     examples: defaultdict[str, list[Example]] = field(default_factory=lambda: defaultdict(list))
+    unsearched: int = 0
     not_verified: list[str] = field(default_factory=list)
+    meanings: Mapping[str, str] = field(default_factory=lambda: ANOMALIES)
     within: str = ""
 
     @property
@@ -89,11 +93,35 @@ class Verdict:
         """Invalid if there is an anomaly; else unknown if something could not be verified; else valid."""
         if self.counts:
             return Ruling.INVALID
-        return Ruling.UNKNOWN if self.not_verified else Ruling.VALID
+        return Ruling.UNKNOWN if self.unknowns() else Ruling.VALID
+
+    def unknowns(self) -> list[str]:
+        """What could not be verified, a sentence each."""
+        if not self.unsearched:
+            return self.not_verified
+        why = "too many of their commands overlap, or were never answered, to try every order"
+        return [*self.not_verified, f"{self.unsearched:,} slots: {why}."]
+
+    def merged(self, other: Verdict) -> Verdict:
+        """The verdict on both of two partitions, or by both of two checkers; merging is associative."""
+        examples: defaultdict[str, list[Example]] = defaultdict(list)
+        for name in [*self.examples, *other.examples]:
+            both = [*self.examples.get(name, ()), *other.examples.get(name, ())]
+            examples[name] = sorted(both, key=lambda example: len(example.steps))[:EXAMPLES]
+        return Verdict(
+            checked=_sum(self.checked, other.checked),
+            uncertain=self.uncertain + other.uncertain,
+            counts=_sum(self.counts, other.counts),
+            anomalies=[*self.anomalies, *other.anomalies][:SHOWN_ANOMALIES],
+            examples=examples,
+            unsearched=self.unsearched + other.unsearched,
+            not_verified=list(dict.fromkeys([*self.not_verified, *other.not_verified])),
+            meanings={**self.meanings, **other.meanings},
+        )
 
     def find(self, name: str, subject: str, detail: str, slots: Sequence[str] = ()) -> Anomaly:
-        """Add an anomaly; `name` is one of `ANOMALIES`."""
-        assert name in ANOMALIES, name
+        """Add an anomaly; `name` is one of `meanings`."""
+        assert name in self.meanings, name
         anomaly = Anomaly(name, subject, f"{self.within}{detail}", tuple(slots))
         self.counts[name] += 1
         if len(self.anomalies) < SHOWN_ANOMALIES:
@@ -116,10 +144,17 @@ class Verdict:
             "checked": dict(self.checked),
             "slots_with_several_acceptable_states": self.uncertain,
             "anomalies_by_name": dict(self.counts),
-            "meanings": {name: ANOMALIES[name] for name in self.counts},
+            "meanings": {name: self.meanings[name] for name in self.counts},
             "anomalies": [
                 {"name": found.name, "subject": found.subject, "detail": found.detail, "slots": list(found.slots)}
                 for found in self.anomalies
             ],
-            "not_verified": self.not_verified,
+            "not_verified": self.unknowns(),
         }
+
+
+def _sum(one: Counter[str], other: Counter[str]) -> Counter[str]:
+    """The sums of two counters, zeros too."""
+    both = Counter(one)
+    both.update(other)
+    return both

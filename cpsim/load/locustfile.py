@@ -13,7 +13,7 @@ from locust.runners import MasterRunner, WorkerRunner
 from cpsim.load.guard import guarded
 from cpsim.load.leaving import leave
 from cpsim.load.master import Master
-from cpsim.load.plan import Plan
+from cpsim.load.settings import Settings
 from cpsim.load.worker import Worker
 
 if TYPE_CHECKING:
@@ -38,16 +38,16 @@ def take_part(environment: Environment, runner: Runner, web_ui: WebUI | None, **
     """Start the master or the worker of this process."""
     if web_ui is not None:
         _check_free(web_ui)
-    plan = Plan.given()
+    settings = Settings.given()
 
     fail: Callable[[str], object] = leave
     if not isinstance(runner, MasterRunner):
-        worker = Worker(environment, runner, plan)
+        worker = Worker(environment, runner, settings)
     if isinstance(runner, WorkerRunner):
         fail = worker.fail
     else:
-        Master(environment, runner, plan)
-    guarded(lambda: len(plan.workload), fail)()
+        Master(environment, runner, settings)
+    guarded(lambda: len(settings.workload), fail)()
 
 
 def _check_free(page: WebUI) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import signal
 import sys
 from contextlib import suppress
@@ -20,10 +19,10 @@ from locust.runners import MasterRunner
 from cpsim.clock import SYSTEM_CLOCK
 from cpsim.evidence.journal import RECORD_TYPE
 from cpsim.load.guard import FAILED, guarded
-from cpsim.load.outcome import conclude
+from cpsim.load.outcome import conclude, joined
 from cpsim.replay.engine import Effort
 from cpsim.run.folder import OutputFolder, new_name
-from cpsim.run.pipeline import ReplayTarget, Run
+from cpsim.run.pipeline import fresh_prefix
 from cpsim.ui.printable import printable
 
 if TYPE_CHECKING:
@@ -34,7 +33,8 @@ if TYPE_CHECKING:
     from locust.rpc.protocol import Message
     from locust.runners import Runner
 
-    from cpsim.load.plan import Plan
+    from cpsim.load.settings import Settings
+    from cpsim.run.plan import Plan
 
 LOOK_S: Final = 0.05
 LOCAL: Final = "local"
@@ -73,13 +73,13 @@ class Master:
     Args:
         environment: Locust's environment.
         runner: Locust's runner, which carries messages.
-        plan: the replay's parameters.
+        settings: of the load.
     """
 
-    def __init__(self, environment: Environment, runner: Runner, plan: Plan) -> None:
+    def __init__(self, environment: Environment, runner: Runner, settings: Settings) -> None:
         self._environment = environment
         self._runner = runner
-        self._plan = plan
+        self._settings = settings
         options = environment.parsed_options
         self._headless = options is not None and bool(options.headless)
         self._shares: list[Share] = []
@@ -116,7 +116,9 @@ class Master:
             self._due = self._stopping = self._interrupted = False
             self._failure = None
             self._shares = []
-            output = OutputFolder(Path(self._plan.output) if self._plan.output else new_name(Path(self._plan.scenario)))
+            output = OutputFolder(
+                Path(self._settings.output) if self._settings.output else new_name(Path(self._settings.scenario))
+            )
             self._conducting = gevent.spawn(self._conduct, output)
 
     def _leave(self, why: str) -> None:
@@ -174,7 +176,7 @@ class Master:
                 gevent.spawn(self._runner.stop)
 
     def _replay(self, output: OutputFolder) -> None:
-        result, start_ns = self._prepare(), SYSTEM_CLOCK.monotonic_ns()
+        plan, start_ns = self._prepare(), SYSTEM_CLOCK.monotonic_ns()
         if self._failure is not None:
             return
         for share in self._shares:
@@ -183,24 +185,18 @@ class Master:
         self._wait(lambda share: share.ended)
         if self._failure is not None:
             self._wait(lambda share: share.ended, is_over=True)
-        result.interrupted = (
-            self._failure is not None
-            or self._stopping
-            or self._interrupted
-            or any(share.interrupted for share in self._shares)
-        )
-        self._environment.process_exit_code = conclude(
-            result, self._plan, self._shares, start_ns, self._failure, output
-        )
+        was_ended = self._failure is not None or self._stopping or self._interrupted
+        replayed = joined(plan, self._shares, start_ns, interrupted=was_ended, failure=self._failure)
+        self._environment.process_exit_code = conclude(plan, replayed, self._settings.thresholds, output)
 
-    def _prepare(self) -> Run:
+    def _prepare(self) -> Plan:
         """Send each worker its share, and wait until all workers are ready."""
         workers = self._workers()
         if not workers:
             self._fail("all workers left before the replay could begin")
-        started = datetime.now(UTC)
-        suffix = f"-{started:%Y%m%d%H%M%S}-{secrets.token_hex(3)}"
-        prefix = self._plan.slot_prefix or f"{self._plan.workload.name[:40]}{suffix}"
+        started, workload = datetime.now(UTC), self._settings.workload
+        prefix = self._settings.slot_prefix or fresh_prefix(workload, started, embedded=False)
+        plan = self._settings.plan(prefix, started)
         self._shares = [Share(worker, index) for index, worker in enumerate(workers)]
         for share in self._shares:
             data = {"index": share.index, "count": len(workers), "slot_prefix": prefix}
@@ -209,15 +205,7 @@ class Master:
         lost = [share.worker for share in self._shares if share.lost]
         if lost and self._failure is None and not (self._stopping or self._interrupted):
             self._fail(f"{', '.join(lost)} left before the replay could begin")
-        return Run(
-            workload=self._plan.workload,
-            target=ReplayTarget(self._plan.endpoint, self._plan.accounts, self._plan.credentials),
-            embedded=False,
-            pace=self._plan.pace,
-            slot_prefix=prefix,
-            fresh=self._plan.slot_prefix is None,
-            started=started,
-        )
+        return plan
 
     def _workers(self) -> list[str]:
         clients = getattr(self._runner, "clients", None)
@@ -235,7 +223,7 @@ class Master:
             if all(share.lost or condition(share) for share in self._shares):
                 return
             if (is_over or self._stopping or self._interrupted) and deadline_s == float("inf"):
-                deadline_s = SYSTEM_CLOCK.monotonic() + STOPPING_S + self._plan.timeout_s
+                deadline_s = SYSTEM_CLOCK.monotonic() + STOPPING_S + self._settings.timeout_s
             if SYSTEM_CLOCK.monotonic() > deadline_s:
                 for share in self._shares:
                     share.lost = share.lost or not share.ended
@@ -258,7 +246,7 @@ class Master:
 
     def _ready(self, share: Share, data: dict[str, Any]) -> None:
         share.ready = True
-        if data["digest"] != self._plan.workload.digest():
+        if data["digest"] != self._settings.workload.digest():
             self._fail(f"{share.worker} has another workload: all need the same scenario, seed and version of cpsim")
 
     def _records(self, share: Share, data: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import gevent
@@ -13,8 +14,10 @@ from cpsim.config.thresholds import Threshold
 from cpsim.evidence.journal import RECORD_TYPE, OperationOutcome, merged
 from cpsim.replay.engine import joint_effort
 from cpsim.replay.failures import LOST
+from cpsim.run.drivers import Replayed
 from cpsim.run.folder import write
-from cpsim.run.judging import judge
+from cpsim.run.observing import conclude as judged
+from cpsim.run.pipeline import ApplyDelay, Run
 from cpsim.run.summary import show, summarise
 from cpsim.ui.terminal import console
 
@@ -24,10 +27,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from cpsim.load.master import Share
-    from cpsim.load.plan import Plan
     from cpsim.replay.assignment import Assignment
     from cpsim.run.folder import OutputFolder
-    from cpsim.run.pipeline import Run
+    from cpsim.run.plan import Plan
 
 
 class _GreenletClock(SystemClock):
@@ -39,46 +41,58 @@ class _GreenletClock(SystemClock):
 CLOCK: Final[Clock] = _GreenletClock()
 
 
-def conclude(  # noqa: PLR0917
-    result: Run, plan: Plan, shares: Sequence[Share], start_ns: int, failure: str | None, output: OutputFolder
-) -> int:
-    """Judge a load, write its run folder, and print its summary; returns the exit status.
+def joined(plan: Plan, shares: Sequence[Share], start_ns: int, *, interrupted: bool, failure: str | None) -> Replayed:
+    """What the workers leave, joined.
 
     Args:
-        result: the run before the judgement.
-        plan: the replay's parameters.
+        plan: of the whole load.
         shares: the reports of each worker.
         start_ns: start of the replay in monotonic time.
-        failure: why the run failed; None if it did not.
-        output: its run folder.
+        interrupted: whether the load was ended before its end.
+        failure: why it failed; None if it did not.
+    """
+    records, errors = _journal(plan.assignment(), shares)
+    gaps = []
+    lost = [share.worker for share in shares if share.lost and share.begun]
+    if lost:
+        gaps.append(f"Operations of {', '.join(lost)}: lost in the middle of the replay.")
+    if failure is not None:
+        gaps.append(f"Operations that were not sent, because the run failed: {failure}.")
+    return Replayed(
+        records,
+        errors,
+        max(share.seconds() for share in shares),
+        joint_effort(share.effort for share in shares),
+        start_ns,
+        interrupted=interrupted or any(share.interrupted for share in shares),
+        gaps=tuple(gaps),
+    )
+
+
+def conclude(plan: Plan, replayed: Replayed, thresholds: Sequence[str], output: OutputFolder) -> int:
+    """Judge a load, write its run folder, and print its summary; returns the exit status.
 
     Raises:
         NotWritten: a file of the run folder cannot be written; the summary is printed nevertheless.
     """
-    whole = plan.assignment(result.slot_prefix)
-    result.schedule_us = whole.schedule_us
-    result.elapsed_s = max(share.seconds() for share in shares)
-    result.records, result.errors = _journal(whole, shares)
-    result.effort = joint_effort(share.effort for share in shares)
-    observer = None
-    if result.target.server is not None and result.target.credentials is not None:
-        observer = Observer(result.target.server, result.target.credentials, plan.timeout_s, CLOCK)
-    judge(result, observer, start_ns, plan.timeout_s, CLOCK)
-    result.apply_delay_unknown = "it is not measured under Locust, where each worker has its own clock"
-    lost = [share.worker for share in shares if share.lost and share.begun]
-    if lost:
-        result.verdict.not_verified.append(f"Operations of {', '.join(lost)}: lost in the middle of the replay.")
-    if failure is not None:
-        result.verdict.not_verified.append(f"Operations that were not sent, because the run failed: {failure}.")
+    observer, target = None, plan.target
+    if target.server is not None and target.credentials is not None:
+        observer = Observer(target.server, target.credentials, plan.timeout_s, CLOCK)
+    evidence = replace(
+        replayed.evidence(plan, plan.assignment().schedule_us),
+        clock_unknown="it is not measured under Locust, where each worker has its own clock",
+    )
+    evidence, verdict = judged(evidence, observer, plan.timeout_s, CLOCK)
+    result = Run(plan, evidence, replayed.effort, verdict, ApplyDelay.of(evidence))
     summary = summarise(result)
-    summary.check([Threshold.parse(text) for text in plan.thresholds])
+    summary.check([Threshold.parse(text) for text in thresholds])
     try:
         write(result, summary, output)
     finally:
         show(result, summary, console)
         if output.is_whole:
             console.print(f"run folder    {output.path}", highlight=False, markup=False)
-    return {"valid": 0, "invalid": 1, "unknown": 2}[result.verdict.ruling] if summary.holds else 1
+    return {"valid": 0, "invalid": 1, "unknown": 2}[verdict.ruling] if summary.holds else 1
 
 
 def _journal(whole: Assignment, shares: Sequence[Share]) -> tuple[npt.NDArray[np.void], list[str]]:

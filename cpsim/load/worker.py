@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 import gevent
@@ -17,11 +18,10 @@ from locust.stats import StatsEntry, StatsError
 from cpdaemon.endpoint import UrlEndpoint
 from cpsim.clock import SYSTEM_CLOCK
 from cpsim.errors import CpsimError
-from cpsim.evidence.journal import RECORD_TYPE, Journal, OperationOutcome
+from cpsim.evidence.journal import RECORD_TYPE, OperationOutcome
 from cpsim.load.guard import FAILED, guarded
-from cpsim.replay.engine import Engine
 from cpsim.replay.failures import kind_of
-from cpsim.replay.wires.connect import open_wire
+from cpsim.replay.session import Session
 from cpsim.scenario.workload import KIND_NAMES
 from cpsim.ui.printable import printable
 
@@ -36,8 +36,10 @@ if TYPE_CHECKING:
 
     Floats = npt.NDArray[np.float64]
 
-    from cpsim.load.plan import Plan
+    from cpsim.evidence.journal import Journal
+    from cpsim.load.settings import Settings
     from cpsim.replay.assignment import Assignment
+    from cpsim.replay.engine import Engine
 
 PAUSE_S: Final = 0.001
 """Pause between turns; with 0, gevent's timers starve, and Locust's reports lose a third of the requests."""
@@ -53,13 +55,13 @@ class Worker:
     Args:
         environment: Locust's environment.
         runner: Locust's runner, which carries messages.
-        plan: the replay's parameters.
+        settings: of the load.
     """
 
-    def __init__(self, environment: Environment, runner: Runner, plan: Plan) -> None:
+    def __init__(self, environment: Environment, runner: Runner, settings: Settings) -> None:
         self._environment = environment
         self._runner = runner
-        self._plan = plan
+        self._settings = settings
         self._engine: Engine | None = None
         self._interrupted = self._stopping = False
         self._go = Event()
@@ -84,7 +86,7 @@ class Worker:
 
     def _leave(self) -> None:
         self.stop()
-        self._idle.wait(HEADSTART_S + self._plan.timeout_s)
+        self._idle.wait(HEADSTART_S + self._settings.timeout_s)
 
     def fail(self, reason: str) -> None:
         """Stop, and ask the master to end the run."""
@@ -110,29 +112,22 @@ class Worker:
         replay.start()
 
     def _replay(self, index: int, count: int, slot_prefix: str) -> None:
-        journal = Journal()
         try:
-            assignment = self._plan.assignment(slot_prefix).part(index, count)
-            with closing(open_wire(assignment.endpoint, assignment.timeout_s, assignment.in_flight)) as wire:
-                engine = self._engine = Engine(
-                    wire,
-                    journal,
-                    in_flight=assignment.in_flight,
-                    timeout_s=assignment.timeout_s,
-                    on_progress=lambda _: None,
-                )
+            plan = self._settings.plan(slot_prefix, datetime.now(UTC))
+            assignment = plan.assignment().part(index, count)
+            with Session(assignment, lambda _: None) as session:
+                self._engine = session.engine
                 if self._stopping:
-                    engine.stop()
-                self._send_share(engine, journal, assignment)
+                    session.engine.stop()
+                self._send_share(session.engine, session.journal, assignment)
         finally:
-            journal.close()
             self._engine = None
             self._idle.set()
 
     def _send_share(self, engine: Engine, journal: Journal, assignment: Assignment) -> None:
         """Replay at the master's signal, and send the results."""
         upcoming = assignment.operations()
-        self.send("cpsim-ready", digest=self._plan.workload.digest())
+        self.send("cpsim-ready", digest=self._settings.workload.digest())
         self._go.wait()
         outbox = _Outbox(self, journal, assignment)
         engine.begin(upcoming, SYSTEM_CLOCK.monotonic_ns() + int(HEADSTART_S * 1e9))

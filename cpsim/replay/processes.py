@@ -17,8 +17,8 @@ from cpsim.clock import SYSTEM_CLOCK
 from cpsim.errors import CpsimError, in_one_line
 from cpsim.evidence.journal import Journal, merged
 from cpsim.metrics.progress import Progress
-from cpsim.replay.engine import Effort, Engine, joint_effort
-from cpsim.replay.wires.connect import open_wire
+from cpsim.replay.engine import Effort, joint_effort
+from cpsim.replay.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -183,28 +183,18 @@ def _replay() -> None:
     tune_process()
     assignment: Assignment
     file, assignment = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the process that started this one
-    journal = Journal(file)
-    wire = open_wire(
-        assignment.endpoint, assignment.timeout_s, assignment.in_flight, assignment.lanes, was_reached=True
-    )
-    engine = Engine(
-        wire,
-        journal,
-        in_flight=assignment.in_flight,
-        timeout_s=assignment.timeout_s,
-        think_s=assignment.think_s,
-        on_progress=lambda progress: _report(progress=progress),
-    )
-    signal.signal(signal.SIGTERM, lambda *_: engine.stop())
-    upcoming = _with_first_ready(assignment)
-    _report()
-    engine.begin(upcoming, *START.unpack(sys.stdin.buffer.read(START.size)))
-    while engine.turn():
-        pass
-    elapsed_s = engine.end()
-    journal.flush()
-    wire.close()
-    _report(elapsed_s=elapsed_s, errors=journal.errors, effort=engine.effort(elapsed_s))
+    with Session(assignment, lambda progress: _report(progress=progress), was_reached=True, descriptor=file) as session:
+        engine, journal = session.engine, session.journal
+        signal.signal(signal.SIGTERM, lambda *_: engine.stop())
+        upcoming = _with_first_ready(assignment)
+        _report()
+        engine.begin(upcoming, *START.unpack(sys.stdin.buffer.read(START.size)))
+        while engine.turn():
+            pass
+        elapsed_s = engine.end()
+        journal.flush()
+        effort = engine.effort(elapsed_s)
+    _report(elapsed_s=elapsed_s, errors=journal.errors, effort=effort)
 
 
 def _with_first_ready(assignment: Assignment) -> Iterator[Any]:

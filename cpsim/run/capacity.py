@@ -14,15 +14,17 @@ import numpy as np
 
 from cpsim.errors import CpsimError
 from cpsim.replay.pace import Rate
+from cpsim.run.drivers import Wiring
 from cpsim.run.latency import percentiles_ms, senders_lateness_ns
-from cpsim.run.pipeline import Wiring, run
+from cpsim.run.pipeline import run
 from cpsim.run.summary import summarise
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cpsim.metrics.progress import Progress
-    from cpsim.run.pipeline import ReplayTarget, Run
+    from cpsim.run.pipeline import Run
+    from cpsim.run.plan import ReplayTarget
     from cpsim.run.summary import Summary
     from cpsim.scenario.workload import Workload
 
@@ -286,29 +288,24 @@ def _measure(
         on_progress=on_progress,
         wiring=wiring,
     )
-    if result.interrupted:
+    evidence = result.evidence
+    if evidence.interrupted:
         return None
-    records, schedule_us = result.records, result.schedule_us
+    records, schedule_us, slots = evidence.records, evidence.schedule_us, evidence.workload.slot
     assert schedule_us is not None
     late_ns = [
         senders_lateness_ns(
-            mine,
-            schedule_us[mine["op"]] * 1000,
-            result.workload.slot[mine["op"]],
-            max(1, in_flight // request.processes),
+            mine, schedule_us[mine["op"]] * 1000, slots[mine["op"]], max(1, in_flight // request.processes)
         )
-        for mine in (
-            records[result.workload.slot[records["op"]] % request.processes == n] for n in range(request.processes)
-        )
+        for mine in (records[slots[records["op"]] % request.processes == n] for n in range(request.processes))
     ]
     late_p99_ms = max((float(np.percentile(share, 99)) / 1e6 for share in late_ns if len(share)), default=0.0)
     summary = summarise(result)
-    unsent = len(result.workload) - len(records)
-    answered_s = max(int(records["answered_ns"].max(initial=1)) / 1e9, len(result.workload) / rate)
+    answered_s = max(int(records["answered_ns"].max(initial=1)) / 1e9, len(evidence.workload) / rate)
     step = SearchStep(
         offered_per_s=rate,
         achieved_per_s=sum(summary.per_second) / answered_s,
-        unsent=unsent,
+        unsent=evidence.unsent,
         in_flight=in_flight,
         sender_late_p99_ms=late_p99_ms,
         ruling=result.verdict.ruling,
@@ -322,14 +319,14 @@ def _failed_by(step: SearchStep, result: Run, p99_ms: float) -> str | None:
     """Why a step failed; None if it passed."""
     if step.ruling == "invalid":
         return "effect"
-    few_failures = sum(step.summary.failures.values()) <= MOST_FAILURES * len(result.workload)
+    few_failures = sum(step.summary.failures.values()) <= MOST_FAILURES * len(result.plan.workload)
     in_time = not step.unsent and step.response_p99_ms <= p99_ms
     if in_time and few_failures and step.achieved_per_s >= LEAST_ACHIEVED * step.offered_per_s:
         return None
-    limit = result.effort.limit(len(result.records))
+    limit = result.effort.limit(len(result.evidence.records))
     failures = {kind: count for kind, count in step.summary.failures.items() if kind != "interrupted"}
     is_ours = step.sender_late_p99_ms > max(p99_ms, step.summary.lateness_p99_ms or 0.0) / 2
-    if limit == "target" and is_ours and sum(failures.values()) <= MOST_FAILURES * len(result.workload):
+    if limit == "target" and is_ours and sum(failures.values()) <= MOST_FAILURES * len(result.plan.workload):
         return "generator"
     return limit
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cpsim.accounts.observer import Observer
     from cpsim.clock import Clock
     from cpsim.replay.pace import Pace
-    from cpsim.run.pipeline import Run
+    from cpsim.run.plan import Plan
 
 
 class TimedFaults:
@@ -79,28 +79,36 @@ class TimedFaults:
         self._active.remove(fault)
 
 
-@contextlib.contextmanager
-def faults_during(
-    result: Run, observer: Observer | None, faults: Sequence[str], timeout_s: float, clock: Clock
-) -> Iterator[TimedFaults | None]:
-    """Set faults at the fake while the context lasts, and record in `result` which fired.
+class SetFaults:
+    """The faults of a run.
 
-    Yields:
-        In virtual time, the faults that have times; else None.
+    Attributes:
+        timed: those that have times, in virtual time; else None.
+        found: `faults`, `firings` and `faults_unknown` of the evidence, once they are no longer set.
+    """
+
+    def __init__(self) -> None:
+        self.timed: TimedFaults | None = None
+        self.found: dict[str, Any] = {}
+
+
+@contextlib.contextmanager
+def faults_during(plan: Plan, observer: Observer | None, faults: Sequence[str], clock: Clock) -> Iterator[SetFaults]:
+    """Set faults at the fake while the context lasts, and find out which fired.
 
     Raises:
         CpsimError: there is no fake to take faults, or a fault cannot be set in virtual time.
     """
+    set_ = SetFaults()
     if not faults:
-        yield None
+        yield set_
         return
     if observer is None or not observer.control.exists():
         raise CpsimError(
             "only a fake takes faults: leave out --target, or name the cpsim serve behind it with --server"
         )
-    lasting = [_at_the_pace(Fault.parse(text), result.pace) for text in faults]
-    timed_faults = None
-    if isinstance(result.pace, Virtual):
+    lasting = [_at_the_pace(Fault.parse(text), plan.pace) for text in faults]
+    if isinstance(plan.pace, Virtual):
         for fault in lasting:
             if fault.crashes:
                 raise CpsimError(
@@ -108,26 +116,26 @@ def faults_during(
                     "out --virtual, or the fault"
                 )
         timed = [fault for fault in lasting if fault.from_s is not None or fault.until_s is not None]
-        timed_faults = TimedFaults(observer, timed)
+        set_.timed = TimedFaults(observer, timed)
         lasting = [fault for fault in lasting if fault not in timed]
     before = [str(fault["fault"]) for fault in observer.control.faults()]
     earlier = len(observer.control.firings())
     observer.control.set_faults([*before, *map(str, lasting)])
     began_s = clock.monotonic()
     try:
-        yield timed_faults
+        yield set_
     finally:
         outage_s = max((fault.until_s or 0.0 for fault in lasting if fault.action == "down"), default=0.0)
-        observer.outage_s = max(0.0, began_s + outage_s - clock.monotonic()) + timeout_s
+        observer.outage_s = max(0.0, began_s + outage_s - clock.monotonic()) + plan.timeout_s
         try:
-            if timed_faults is not None:
-                timed_faults.end()
-                result.faults = timed_faults.ended
-            result.faults += observer.control.faults()[len(before) :]
-            result.firings = observer.control.firings()[earlier:]
+            if set_.timed is not None:
+                set_.timed.end()
+                set_.found["faults"] = tuple(set_.timed.ended)
+            set_.found["faults"] = (*set_.found.get("faults", ()), *observer.control.faults()[len(before) :])
+            set_.found["firings"] = tuple(observer.control.firings()[earlier:])
             observer.control.set_faults(before)
         except CannotObserve as error:  # what was sent and answered is evidence all the same
-            result.faults_unknown = str(error)
+            set_.found["faults_unknown"] = str(error)
 
 
 def _at_the_pace(fault: Fault, pace: Pace) -> Fault:

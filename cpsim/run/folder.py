@@ -3,6 +3,8 @@
 | file | content |
 |---|---|
 | `run.json` | scenario, seed, versions, endpoint, machine, figures |
+| `evidence.json` | what else the verdict rests on: what was seen when, the counts of answers, readings of clocks |
+| `workload.parquet` | a row per operation planned |
 | `journal.parquet` | a row per operation sent: id, slot, kind, due, sent, answered, outcome, error, arguments |
 | `ledger.parquet` | a row per slot of the server, if its ledger can be read |
 | `accounts.parquet` | a row per machine and user of the server, if its accounts can be read |
@@ -39,48 +41,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import jinja2
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cpdaemon.endpoint import UnixEndpoint
 from cpsim.errors import CpsimError, in_one_line
-from cpsim.evidence.journal import OperationOutcome
+from cpsim.evidence.files import writers
 from cpsim.judge.repeat import shell_lines
 from cpsim.judge.timeline import timeline
-from cpsim.protocol import arguments
 from cpsim.run.latency import write_hgrm
-from cpsim.scenario.formats.arrow import Operations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Self
 
-    from cpsim.judge.verdict import Example
+    from cpsim.evidence.evidence import Evidence
+    from cpsim.judge.verdict import Example, Verdict
     from cpsim.run.capacity import Capacity, SearchRequest
     from cpsim.run.pipeline import Run
     from cpsim.run.summary import Summary
 
-JOURNAL_SCHEMA: Final = pa.schema(
-    [
-        ("id", pa.int64()),
-        ("slot", pa.string()),
-        ("kind", pa.dictionary(pa.int8(), pa.string())),
-        ("due_us", pa.int64()),
-        ("sent_us", pa.int64()),
-        ("answered_us", pa.int64()),
-        ("outcome", pa.dictionary(pa.int8(), pa.string())),
-        ("error", pa.dictionary(pa.int16(), pa.string())),
-        *arguments.fields(),
-    ]
-)
-PROJECT: Final = pa.field("project", pa.dictionary(pa.int8(), pa.string()))
-"""An additional column, if the workload has several projects."""
 SOCKET: Final = "creditapi.socket"
 SERVE: Final = f"cpsim serve --unix {SOCKET} --http 127.0.0.1:8080 &"
-INTEGERS: Final = ("id", "due_us", "sent_us", "answered_us")
-ROWS: Final = 65_536
-"""Rows of the journal in memory at a time."""
 
 
 class FolderExists(CpsimError):
@@ -199,25 +181,18 @@ def write(run: Run, summary: Summary, output: OutputFolder) -> None:
     Raises:
         NotWritten: a file cannot be written; the others are kept.
     """
-    faults = {"faults": run.faults, "firings": run.firings}
-    tables = {
-        "seconds": pa.Table.from_pylist(summary.seconds) if summary.seconds else None,
-        "accounts": run.accounts,
-        "ledger": run.slots,
-    }
+    evidence = run.evidence
+    faults = {"faults": evidence.faults, "firings": evidence.firings}
+    seconds = pa.Table.from_pylist(summary.seconds) if summary.seconds else None
     output.write(
         {
             "run.json": _text(json_text(run_document(run, summary))),
-            "verdict.json": _text(json_text(verdict_document(run))),
-            **({"faults.json": _text(json_text(faults))} if run.faults else {}),
+            "verdict.json": _text(json_text(verdict_document(evidence, run.verdict))),
+            **({"faults.json": _text(json_text(faults))} if evidence.faults else {}),
             **_times(summary),
             "report.html": lambda path: path.write_text(_report(run, summary), encoding="utf-8"),
-            **{
-                f"{name}.parquet": partial(pq.write_table, table, compression="zstd")
-                for name, table in tables.items()
-                if table is not None
-            },
-            "journal.parquet": partial(write_journal, run),
+            **({} if seconds is None else {"seconds.parquet": partial(pq.write_table, seconds, compression="zstd")}),
+            **writers(evidence),
         }
     )
 
@@ -228,19 +203,20 @@ def _text(text: str) -> Callable[[Path], object]:
 
 def run_document(run: Run, summary: Summary) -> dict[str, Any]:
     """`run.json`: scenario, target, figures, versions and machine."""
+    plan, evidence, workload = run.plan, run.evidence, run.plan.workload
     return {
-        "scenario": run.workload.name,
-        "seed": run.workload.seed,
-        "workload_sha256": run.workload.digest(),
-        "slot_prefix": run.slot_prefix,
-        "endpoint": "embedded" if run.embedded else str(run.target.endpoint),
-        "server": None if run.embedded or run.target.server is None else str(run.target.server),
-        "project": None if run.workload.sites or run.target.credentials is None else run.target.credentials[0],
-        "projects": list(run.workload.projects) or None,
-        "pace": str(run.pace),
-        "started": run.started.isoformat(timespec="milliseconds"),
-        "interrupted": run.interrupted,
-        "faults": [{name: fault[name] for name in ("fault", "selected", "fired")} for fault in run.faults],
+        "scenario": workload.name,
+        "seed": workload.seed,
+        "workload_sha256": workload.digest(),
+        "slot_prefix": plan.slot_prefix,
+        "endpoint": "embedded" if plan.embedded else str(plan.target.endpoint),
+        "server": None if plan.embedded or plan.target.server is None else str(plan.target.server),
+        "project": None if workload.sites else evidence.project,
+        "projects": list(workload.projects) or None,
+        "pace": str(plan.pace),
+        "started": plan.started.isoformat(timespec="milliseconds"),
+        "interrupted": evidence.interrupted,
+        "faults": [{name: fault[name] for name in ("fault", "selected", "fired")} for fault in evidence.faults],
         **summary.figures(),
         **_where(),
     }
@@ -284,7 +260,7 @@ def _times(summary: Summary) -> dict[str, Callable[[Path], object]]:
     return {f"{name}.hgrm": partial(write_hgrm, recorded) for name, recorded in times.items() if recorded is not None}
 
 
-def verdict_document(run: Run) -> dict[str, Any]:
+def verdict_document(evidence: Evidence, verdict: Verdict) -> dict[str, Any]:
     """`verdict.json`: the verdict, and how to repeat the anomalies."""
     examples = [
         {
@@ -292,71 +268,25 @@ def verdict_document(run: Run) -> dict[str, Any]:
             "slot": example.anomaly.subject,
             "detail": example.anomaly.detail,
             "timeline": timeline(example).lines,
-            "repeat": _repeat(run, example),
+            "repeat": _repeat(evidence, example),
         }
-        for name, examples in run.verdict.examples.items()
+        for name, examples in verdict.examples.items()
         for example in examples
     ]
-    return run.verdict.document() | {"examples": examples, "repeat": run.command}
+    return verdict.document() | {"examples": examples, "repeat": evidence.command}
 
 
-def _repeat(run: Run, example: Example) -> list[str]:
+def _repeat(evidence: Evidence, example: Example) -> list[str]:
     """Shell lines that repeat an example's commands on another slot."""
-    if run.embedded:
+    if evidence.embedded:
         return [SERVE, *shell_lines(example.steps, UnixEndpoint(SOCKET))]
-    credentials = run.target.credentials
-    return shell_lines(example.steps, run.target.endpoint, credentials and credentials[0])
-
-
-def write_journal(run: Run, path: Path, at_once: int = ROWS) -> None:
-    """Write the journal of a run, `at_once` rows at a time."""
-    outcomes = pa.array([outcome.name.lower() for outcome in OperationOutcome])
-    errors = pa.array(run.errors)
-    workload = run.workload
-    projects = pa.array(workload.projects, pa.string())
-    schema = JOURNAL_SCHEMA.append(PROJECT) if workload.sites else JOURNAL_SCHEMA
-    project = np.array([workload.projects.index(name) for name in workload.sites], np.int8)
-    operations = Operations(workload, run.slot_prefix)
-    texts = [field.name for field in schema if pa.types.is_string(field.type) and field.name != "slot"]
-    with pq.ParquetWriter(
-        path,
-        schema,
-        compression="zstd",
-        use_dictionary=["kind", "outcome", "error", "project", *texts],
-        column_encoding=dict.fromkeys(INTEGERS, "DELTA_BINARY_PACKED"),
-    ) as writer:
-        for start in range(0, len(run.records), at_once):
-            chunk = run.records[start : start + at_once]
-            ops = chunk["op"]
-            project_codes = project[workload.site[workload.slot[ops]]] if workload.sites else None
-            due = None if run.schedule_us is None else run.schedule_us[ops]
-            writer.write_table(
-                pa.table(
-                    [
-                        pa.array(ops.astype(np.int64)),
-                        operations.slots(ops),
-                        operations.kinds(ops),
-                        pa.nulls(len(chunk), pa.int64()) if due is None else pa.array(due),
-                        pa.array(chunk["sent_ns"] // 1000),
-                        pa.array(chunk["answered_ns"] // 1000),
-                        pa.DictionaryArray.from_arrays(pa.array(chunk["outcome"].astype(np.int8)), outcomes),
-                        pa.DictionaryArray.from_arrays(pa.array(chunk["error"].astype(np.int16)), errors),
-                        *operations.arguments(ops),
-                        *(
-                            []
-                            if project_codes is None
-                            else [pa.DictionaryArray.from_arrays(pa.array(project_codes), projects)]
-                        ),
-                    ],
-                    schema=schema,
-                )
-            )
+    return shell_lines(example.steps, evidence.endpoint, evidence.project)
 
 
 def _report(run: Run, summary: Summary) -> str:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("cpsim.run").joinpath("page.html.j2").read_text(encoding="utf-8"))
-    verdict = verdict_document(run)
+    verdict = verdict_document(run.evidence, run.verdict)
     examples = zip(verdict["examples"], itertools.chain(*run.verdict.examples.values()), strict=True)
     return template.render(
         run=run_document(run, summary),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hdrh.histogram import HdrHistogram
     from rich.console import Console
 
+    from cpsim.judge.verdict import Verdict
     from cpsim.run.pipeline import Run
 
 
@@ -139,40 +140,40 @@ class Summary:
 
 def summarise(run: Run) -> Summary:
     """The figures of a run."""
-    records = run.records
-    kinds = run.workload.kind[records["op"]] if len(records) else np.empty(0, np.uint8)
+    evidence, delay = run.evidence, run.apply_delay
+    records, workload = evidence.records, evidence.workload
+    kinds = workload.kind[records["op"]] if len(records) else np.empty(0, np.uint8)
     by_kind = {}
     for code, kind in enumerate(KIND_NAMES):
-        planned = int(np.count_nonzero(run.workload.kind == code))
+        planned = int(np.count_nonzero(workload.kind == code))
         if planned:
             counts = np.bincount(records["outcome"][kinds == code], minlength=len(OperationOutcome)).tolist()
             by_kind[kind] = {"planned": planned} | {
                 outcome.name.lower(): counts[outcome] for outcome in OperationOutcome
             }
-    errors = np.bincount(records["error"], minlength=len(run.errors))
+    errors = np.bincount(records["error"], minlength=len(evidence.errors))
     named = {
-        run.errors[code]: int(errors[code]) for code in np.argsort(-errors, kind="stable") if code and errors[code]
+        evidence.errors[code]: int(errors[code]) for code in np.argsort(-errors, kind="stable") if code and errors[code]
     }
     failures: Counter[str] = Counter()
     for error, count in named.items():
         failures[kind_of(error)] += count
-    lost = [code for code, error in enumerate(run.errors) if error == LOST]
+    lost = [code for code, error in enumerate(evidence.errors) if error == LOST]
     timed = records[~np.isin(records["error"], lost)] if lost else records
-    unanswered = [code for code, error in enumerate(run.errors) if not was_answered(error)]
+    unanswered = [code for code, error in enumerate(evidence.errors) if not was_answered(error)]
     answered = timed[~np.isin(timed["error"], unanswered)]
     response = lateness_p99_ms = due_ns = None
-    if run.schedule_us is not None and len(timed):
-        due_ns = run.schedule_us[timed["op"]] * 1000
+    if evidence.schedule_us is not None and len(timed):
+        due_ns = evidence.schedule_us[timed["op"]] * 1000
         response = histogram(timed["answered_ns"] - due_ns)
         lateness_p99_ms = float(np.percentile(timed["sent_ns"] - due_ns, 99)) / 1e6
     slots = credits = None
-    if run.slots is not None:
-        ours = run.slots.filter(pc.starts_with(run.slots["slot"], f"{run.slot_prefix}-"))
+    if (ledger := evidence.ledger) is not None:
+        ours = ledger.filter(pc.starts_with(ledger["slot"], f"{evidence.slot_prefix}-"))
         slots = {entry["values"]: entry["counts"] for entry in ours["state"].value_counts().to_pylist()}
         credits = pc.sum(ours["granted"]).as_py() or 0
-    known = run.apply_delay_ns is not None
     return Summary(
-        elapsed_s=run.elapsed_s,
+        elapsed_s=evidence.elapsed_s,
         by_kind=by_kind,
         errors=named,
         failures=dict(failures.most_common()),
@@ -180,9 +181,9 @@ def summarise(run: Run) -> Summary:
         busy=run.effort.busy,
         service=histogram(timed["answered_ns"] - timed["sent_ns"]),
         response=response,
-        apply_delay=None if run.apply_delay_ns is None else histogram(run.apply_delay_ns),
-        apply_delay_uncertainty_ms=round(run.apply_delay_uncertainty_ns / 1e6, 3) if known else None,
-        apply_delay_unknown=None if known else run.apply_delay_unknown,
+        apply_delay=None if delay.delays_ns is None else histogram(delay.delays_ns),
+        apply_delay_uncertainty_ms=None if delay.unknown else round(delay.uncertainty_ns / 1e6, 3),
+        apply_delay_unknown=delay.unknown or None,
         lateness_p99_ms=lateness_p99_ms,
         per_second=np.bincount(answered["answered_ns"] // 1_000_000_000).tolist() if len(answered) else [],
         seconds=by_second(timed, due_ns),
@@ -193,12 +194,13 @@ def summarise(run: Run) -> Summary:
 
 def _limit(run: Run, lateness_p99_ms: float | None) -> str | None:
     """What limited the rate of a run; see `Summary.limit`."""
-    if isinstance(run.pace, Users) or (lateness_p99_ms is not None and lateness_p99_ms <= LATE_MS):
+    evidence = run.evidence
+    if isinstance(run.plan.pace, Users) or (lateness_p99_ms is not None and lateness_p99_ms <= LATE_MS):
         return None
-    limit = run.effort.limit(len(run.records))
-    if limit == "target" and run.schedule_us is not None:
-        ops = run.records["op"]
-        late_ns = senders_lateness_ns(run.records, run.schedule_us[ops] * 1000, run.workload.slot[ops])
+    limit = run.effort.limit(len(evidence.records))
+    if limit == "target" and evidence.schedule_us is not None:
+        ops = evidence.records["op"]
+        late_ns = senders_lateness_ns(evidence.records, evidence.schedule_us[ops] * 1000, evidence.workload.slot[ops])
         own_p99_ms = float(np.percentile(late_ns, 99)) / 1e6 if len(late_ns) else 0.0
         if own_p99_ms > max(LATE_MS, lateness_p99_ms or 0.0) / 2:
             return "generator"
@@ -211,9 +213,10 @@ def show(run: Run, summary: Summary, console: Console) -> None:
 
     from cpsim.ui.terminal import print_table  # noqa: PLC0415
 
-    where = "an embedded CreditPiggy" if run.embedded else str(run.target.endpoint)
-    name = escaped(run.workload.name)
-    console.print(f"\n[bold]{name}[/], seed {run.workload.seed}, at {escaped(where)}, {run.pace}", highlight=False)
+    plan = run.plan
+    where = "an embedded CreditPiggy" if plan.embedded else str(plan.target.endpoint)
+    name = escaped(plan.workload.name)
+    console.print(f"\n[bold]{name}[/], seed {plan.workload.seed}, at {escaped(where)}, {plan.pace}", highlight=False)
     if summary.fell_behind:
         late = f"operations were sent up to {summary.lateness_p99_ms:,.0f} ms late (p99)"
         why = "" if summary.limit is None else f"; {LIMITS[summary.limit]}"
@@ -249,7 +252,7 @@ def _lines(run: Run, summary: Summary) -> Iterator[str]:
         yield f"clocks        compared to within {summary.apply_delay_uncertainty_ms:.2f} ms"
     if summary.lateness_p99_ms is not None:
         yield f"lateness      ms  p99 {summary.lateness_p99_ms:.2f}"
-    for fault in run.faults:
+    for fault in run.evidence.faults:
         yield f"fault         {escaped(fault['fault'])} fired {fault['fired']:,} times"
     if summary.slots is not None:
         states = ", ".join(f"{count:,} {state}" for state, count in summary.slots.items()) or "none"
@@ -258,11 +261,11 @@ def _lines(run: Run, summary: Summary) -> Iterator[str]:
         yield f"credits       {summary.credits:,} granted, {conserved}"
     for checked in summary.checked:
         yield f"assert        {'[green]holds[/]' if checked.holds else '[red]fails[/]'}  {escaped(str(checked))}"
-    yield from _verdict_lines(run)
+    yield from verdict_lines(run.verdict, run.evidence.command)
 
 
-def _verdict_lines(run: Run) -> Iterator[str]:
-    verdict = run.verdict
+def verdict_lines(verdict: Verdict, command: str) -> Iterator[str]:
+    """A verdict as lines with markup; `command` repeats the run."""
     colour = {"valid": "green", "invalid": "red", "unknown": "yellow"}[verdict.ruling]
     checked = ", ".join(f"{count:,} {what}" for what, count in verdict.checked.items())
     yield f"verdict       [bold {colour}]{verdict.ruling}[/] ({checked} checked)"
@@ -276,7 +279,7 @@ def _verdict_lines(run: Run) -> Iterator[str]:
     if verdict.uncertain:
         why = "as outcomes were unknown or commands overlapped"
         yield f"  {verdict.uncertain:,} slots had more than one acceptable state, {why}"
-    if verdict.counts and run.command:
-        yield f"repeat with   {escaped(run.command)}"
-    for sentence in verdict.not_verified:
+    if verdict.counts and command:
+        yield f"repeat with   {escaped(command)}"
+    for sentence in verdict.unknowns():
         yield f"  [yellow]not verified:[/] {escaped(sentence)}"

@@ -5,14 +5,15 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from cpdaemon.endpoint import parse_endpoint
 from cpsim.config.catalog import find_scenario
-from cpsim.evidence.journal import Journal
+from cpsim.evidence.evidence import links_of
 from cpsim.metrics.progress import Progress
-from cpsim.replay.engine import Engine, operations
+from cpsim.replay.assignment import Assignment
 from cpsim.replay.pace import AsFastAsPossible, Rate, Speed
-from cpsim.replay.payloads import frames
-from cpsim.replay.wires.connect import open_wire
+from cpsim.replay.session import Session
 from cpsim.scenario import load_workload
 from cpsim.system.threads import Thread
 
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from cpsim.replay.engine import Engine
     from cpsim.replay.pace import Pace
-    from cpsim.scenario.workload import Workload
     from cpsim.testing.project import ProjectFixture
 
 IN_FLIGHT: Final = 8
@@ -45,7 +46,7 @@ class Replay:
         workload: what is replayed.
 
     Raises:
-        CpsimError: there is no such scenario.
+        CpsimError: there is no such scenario, or it has several sites.
         ScenarioError: it has a mistake.
         ValueError: both a rate and a speed were given, or one that is not above zero.
     """
@@ -68,8 +69,18 @@ class Replay:
         self._failure: BaseException | None = None
         self._stopping = False
         self._engine: Engine | None = None
-        project.link_all(_links(self.workload))
-        self._thread = Thread(partial(self._run, project.unix, prefix, pace), "cpsim-replay")
+        assignment = Assignment(
+            workload=self.workload,
+            ops=np.arange(len(self.workload)),
+            schedule_us=pace.schedule(self.workload.due_us),
+            slot_prefix=prefix,
+            endpoint=parse_endpoint(project.unix),
+            credentials=None,
+            in_flight=IN_FLIGHT,
+            timeout_s=TIMEOUT_S,
+        )
+        project.link_all(list(links_of(self.workload).items()))
+        self._thread = Thread(partial(self._run, assignment), "cpsim-replay")
         self._thread.start()
 
     @property
@@ -118,25 +129,14 @@ class Replay:
     ) -> None:
         self.stop()
 
-    def _run(self, endpoint: str, prefix: str, pace: Pace) -> None:
+    def _run(self, assignment: Assignment) -> None:
         try:
-            self._replay(endpoint, prefix, pace)
+            with Session(assignment, self._note_progress) as session:
+                self._engine = session.engine
+                if not self._stopping:
+                    self._engine.run(assignment.operations())
         except BaseException as error:  # noqa: BLE001 - it is raised where somebody waits
             self._failure = error
-
-    def _replay(self, endpoint: str, prefix: str, pace: Pace) -> None:
-        wire = open_wire(parse_endpoint(endpoint), TIMEOUT_S)
-        journal = Journal()
-        try:
-            self._engine = Engine(
-                wire, journal, in_flight=IN_FLIGHT, timeout_s=TIMEOUT_S, on_progress=self._note_progress
-            )
-            if not self._stopping:
-                schedule_us = pace.schedule(self.workload.due_us)
-                self._engine.run(operations(self.workload.slot, schedule_us, frames(self.workload, prefix)))
-        finally:
-            journal.close()
-            wire.close()
 
     def _note_progress(self, progress: Progress) -> None:
         self._progress = progress
@@ -151,8 +151,3 @@ def _pace(rate: float | None, speed: float | None) -> Pace:
     if rate is not None:
         return Rate(rate)
     return AsFastAsPossible() if speed is None else Speed(speed)
-
-
-def _links(workload: Workload) -> list[tuple[str, str]]:
-    owners = enumerate(workload.owner.tolist())
-    return [(workload.machines[machine], workload.users[user]) for machine, user in owners if user >= 0]

@@ -5,6 +5,7 @@
 | `due_us` | due time, microseconds since the scenario starts |
 | `kind` | `alloc`, `counters`, `meta`, `discard`, `claim`, or `frame` for a malformed frame |
 | `number` | the number at the end of the slot's id |
+| `site` | the slot's site, an index into those in the schema metadata, if there are several |
 | `KIND.NAME` | an argument of a kind: a number, or an index into texts in the schema metadata |
 
 A file of an earlier version has `NAME` for some of these, such as `credits` of both an alloc and a claim.
@@ -41,7 +42,7 @@ def write(parts: Iterable[Workload], path: Path) -> int:
     """Write a workload from its parts; returns the number of operations.
 
     Raises:
-        ScenarioError: it is of several sites, or its parts do not fit together.
+        ScenarioError: its parts do not fit together.
         OSError: it cannot be written; then there is no file.
     """
     partial = path.with_name(f"{path.name}.partial")
@@ -50,12 +51,10 @@ def write(parts: Iterable[Workload], path: Path) -> int:
     operations = 0
     try:
         for part in parts:
-            if part.sites:
-                raise ScenarioError(f"{part.name}: a workload of several sites is kept as a scenario")
-            table = _table(part)
+            table = to_table(part)
             if writer is None:
                 beside = _beside(part)
-                schema = table.schema.with_metadata({KEY: json.dumps(beside)})
+                schema = table.schema
                 writer = pq.ParquetWriter(partial, schema, compression="zstd", use_dictionary=["kind"])
             elif beside != _beside(part):
                 raise ScenarioError(f"{part.name}: the parts of a workload have the same machines, users and texts")
@@ -87,7 +86,7 @@ def read(path: Path) -> Workload:
     """
     try:
         with pq.ParquetFile(path) as file:
-            return _workload(file, json.loads(file.schema_arrow.metadata[KEY]))
+            return from_table(file.read())
     except (pa.ArrowInvalid, KeyError, ValueError) as error:
         raise ScenarioError(f"{path}: a damaged workload, write it anew with cpsim scenarios write: {error}") from error
 
@@ -109,11 +108,12 @@ def _beside(part: Workload) -> dict[str, Any]:
         },
         "faults": part.faults,
         "link_after": part.link_after,
+        **({"sites": part.sites} if part.sites else {}),
     }
 
 
-def _table(part: Workload) -> pa.Table:
-    """The operations of a part."""
+def to_table(part: Workload) -> pa.Table:
+    """A workload, or a part of one, as a table with metadata."""
     columns: dict[str, pa.Array] = {
         "due_us": pa.array(part.due_us),
         "kind": pa.DictionaryArray.from_arrays(pa.array(part.kind.astype(np.int8)), pa.array(KIND_NAMES)),
@@ -125,48 +125,61 @@ def _table(part: Workload) -> pa.Table:
             values = np.full(len(part), ABSENT)
             values[places] = column.values[part.row[places]]
             columns[f"{kind}.{name}"] = pa.array(values, mask=values == ABSENT)
-    return pa.table(columns)
+    if part.sites:
+        columns["site"] = pa.array(part.site[part.slot])
+    return pa.table(columns, metadata={KEY: json.dumps(_beside(part))})
 
 
-def _workload(file: Any, beside: dict[str, Any]) -> Workload:  # noqa: ANN401 - pyarrow has no types
-    kind = np.asarray(pc.index_in(_column(file, "kind").cast(pa.string()), value_set=pa.array(KIND_NAMES)))
+def from_table(table: pa.Table) -> Workload:
+    """The workload that a table holds.
+
+    Raises:
+        KeyError, ValueError: it holds none.
+    """
+    beside = json.loads(table.schema.metadata[KEY])
+    kind = np.asarray(pc.index_in(_column(table, "kind").cast(pa.string()), value_set=pa.array(KIND_NAMES)))
     kind = kind.astype(np.uint8)
-    due_us = _column(file, "due_us").to_numpy()
+    due_us = _column(table, "due_us").to_numpy()
     order = np.argsort(due_us, kind="stable")
-    numbers, slot = np.unique(_column(file, "number").to_numpy(), return_inverse=True)
+    sites = tuple(beside.get("sites", ()))
+    number = _column(table, "number").to_numpy()
+    keys = np.column_stack([_column(table, "site").to_numpy(), number]) if sites else number
+    known, slot = np.unique(keys, axis=0, return_inverse=True)
     row = np.empty(len(kind), dtype=np.int32)
     arguments = {}
     for code, name in enumerate(KIND_NAMES):
         places = np.flatnonzero(kind == code)
         row[places] = np.arange(len(places), dtype=np.int32)
-        arguments[name] = _arguments(file, beside, name, places)
+        arguments[name] = _arguments(table, beside, name, places)
     return Workload(
         name=beside["name"],
         seed=beside["seed"],
         duration_us=beside["duration_us"],
         due_us=due_us[order],
         kind=kind[order],
-        slot=slot.astype(np.int32)[order],
+        slot=slot.reshape(-1).astype(np.int32)[order],
         row=row[order],
-        slot_numbers=numbers,
+        slot_numbers=known[:, 1] if sites else known,
         arguments=arguments,
         machines=tuple(beside["machines"]),
         users=tuple(beside["users"]),
         owner=np.array(beside["owner"], dtype=np.int32),
         faults=tuple(beside["faults"]),
         link_after=beside["link_after"],
+        sites=sites,
+        site=known[:, 0].astype(np.int32) if sites else np.empty(0, np.int32),
     )
 
 
-def _arguments(file: Any, beside: dict[str, Any], kind: str, places: npt.NDArray[np.intp]) -> Arguments:  # noqa: ANN401 - pyarrow has no types
+def _arguments(table: pa.Table, beside: dict[str, Any], kind: str, places: npt.NDArray[np.intp]) -> Arguments:
     """The arguments of a kind, whose operations are in these places."""
-    description, names = OPERATIONS[kind], file.schema_arrow.names
+    description, names = OPERATIONS[kind], table.column_names
 
     def values(name: str) -> Int64:
         known = [column for column in (f"{kind}.{name}", EARLIER.get(name, name)) if column in names]
         if not known and not len(places):
             return np.empty(0, np.int64)
-        found: Int64 = np.asarray(pc.fill_null(_column(file, known[0] if known else name), ABSENT))[places]
+        found: Int64 = np.asarray(pc.fill_null(_column(table, known[0] if known else name), ABSENT))[places]
         return found
 
     def texts(name: str) -> tuple[str, ...]:
@@ -196,5 +209,5 @@ def _arguments(file: Any, beside: dict[str, Any], kind: str, places: npt.NDArray
     return Arguments(fixed, tuple(free), matrix, choices)
 
 
-def _column(file: Any, name: str) -> Any:  # noqa: ANN401 - pyarrow has no types
-    return file.read([name])[name].combine_chunks()
+def _column(table: pa.Table, name: str) -> pa.Array:
+    return table[name].combine_chunks()

@@ -1,4 +1,4 @@
-"""The plan of a load: the command line, which master and workers share."""
+"""The settings of a load: its command line, which master and workers share."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
 from cpdaemon.endpoint import UrlEndpoint, parse_endpoint
-from cpsim.replay.assignment import Assignment
 from cpsim.replay.pace import AsFastAsPossible, Profile, Rate, Speed
+from cpsim.run.plan import Plan, ReplayTarget
 from cpsim.scenario import load_workload
 
 if TYPE_CHECKING:
-    from cpdaemon.endpoint import Endpoint
+    from datetime import datetime
+
     from cpsim.replay.pace import Pace
     from cpsim.scenario.workload import Workload
 
@@ -25,12 +24,12 @@ VARIABLE: Final = "CPSIM_LOAD"
 
 
 @dataclass(frozen=True)
-class Plan:
+class Settings:
     """The options of `cpsim load`, as text; the secret stays in its file."""
 
     scenario: str
     seed: int | None
-    target: str
+    endpoint: str
     server: str | None
     project: str | None
     secret_file: str | None
@@ -43,8 +42,8 @@ class Plan:
     thresholds: tuple[str, ...]
 
     @classmethod
-    def given(cls) -> Plan:
-        """The plan that this process was started with."""
+    def given(cls) -> Settings:
+        """The settings that this process was started with."""
         document = json.loads(os.environ[VARIABLE])
         return cls(**document | {"thresholds": tuple(document["thresholds"])})
 
@@ -54,18 +53,11 @@ class Plan:
         return load_workload(Path(self.scenario), self.seed)
 
     @property
-    def endpoint(self) -> Endpoint:
-        """The endpoint of the replay."""
-        return parse_endpoint(self.target)
-
-    @property
-    def accounts(self) -> UrlEndpoint | None:
-        """The server whose accounts are observed; None if there is none."""
-        for address in (self.server, self.target):
-            endpoint = None if address is None else parse_endpoint(address)
-            if isinstance(endpoint, UrlEndpoint):
-                return endpoint
-        return None
+    def target(self) -> ReplayTarget:
+        """Where the load goes, and the server whose accounts are observed, if there is one."""
+        endpoints = [parse_endpoint(address) for address in (self.server, self.endpoint) if address is not None]
+        servers = [endpoint for endpoint in endpoints if isinstance(endpoint, UrlEndpoint)]
+        return ReplayTarget(endpoints[-1], servers[0] if servers else None, self.credentials)
 
     @property
     def credentials(self) -> tuple[str, str] | None:
@@ -81,15 +73,15 @@ class Plan:
             return Profile.parse(self.rate) if ":" in self.rate else Rate(float(self.rate))
         return AsFastAsPossible() if self.speed is None else Speed(self.speed)
 
-    def assignment(self, slot_prefix: str) -> Assignment:
-        """The assignment of the whole workload."""
-        return Assignment(
+    def plan(self, slot_prefix: str, started: datetime) -> Plan:
+        """The plan of the whole load."""
+        return Plan(
             workload=self.workload,
-            ops=np.arange(len(self.workload)),
-            schedule_us=self.pace.schedule(self.workload.due_us),
+            target=self.target,
+            pace=self.pace,
             slot_prefix=slot_prefix,
-            endpoint=self.endpoint,
-            credentials=self.credentials,
+            started=started,
             in_flight=self.in_flight,
             timeout_s=self.timeout_s,
+            fresh=self.slot_prefix is None,
         )

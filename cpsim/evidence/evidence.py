@@ -1,0 +1,193 @@
+"""The evidence of a run: what was sent, what was answered, and what was seen of the accounts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cpsim.scenario.workload import KIND_NAMES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import numpy.typing as npt
+
+    from cpdaemon.endpoint import Endpoint
+    from cpsim.scenario.workload import Workload
+
+    Ints = npt.NDArray[np.int64]
+
+PARTITION: Final = 1_000_000
+"""Operations of a partition, about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A reading of the server's clock over the network.
+
+    Attributes:
+        sent_ns: when the request was sent, on the local monotonic clock.
+        received_ns: when the answer arrived.
+        shown_us: the server's time, in microseconds since 1970.
+        rate: the server's rate, as a multiple of real time.
+    """
+
+    sent_ns: int
+    received_ns: int
+    shown_us: int
+    rate: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """What was seen of the accounts after a replay.
+
+    Attributes:
+        from_ns, to_ns: when they were read, in nanoseconds since the replay began.
+        slots, accounts: the tables of the control API; None without one.
+        outstanding: the ids of slots that are not settled, where there are no tables.
+    """
+
+    from_ns: int
+    to_ns: int
+    slots: pa.Table | None = None
+    accounts: pa.Table | None = None
+    outstanding: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evidence:
+    """What a run leaves behind, in whole microseconds. Times are nanoseconds since the replay began.
+
+    Attributes:
+        workload: what was to be sent. A partition has only operations that were sent.
+        slot_prefix: the beginning of slot ids.
+        fresh: whether no other run uses that prefix.
+        embedded: whether the endpoint was a fake of the run's own.
+        endpoint: a daemon or a server.
+        project: whose slots they are; None if no accounts could be looked at.
+        records: one per operation sent, in the order of the operations (dtype RECORD_TYPE).
+        errors: the texts that `records["error"]` indexes.
+        answers: int64[kinds, errors], how many operations of each kind had each error; the first error is none.
+        schedule_us: when each operation was due, in microseconds; None if they had no due times.
+        virtual_ns: when each operation was sent on the scenario's clock, in virtual time; else None.
+        start_ns: when the replay began, on the local monotonic clock.
+        elapsed_s: from the first send to the last answer.
+        interrupted: whether it was ended before its end.
+        unsent: operations that were not sent.
+        gaps: sentences: what the driver knows to be missing.
+        faults, firings: the faults set during the replay with their counts, and each firing of one.
+        faults_unknown: why those could not be read; "" if they could.
+        readings: of the server's clock.
+        clock_unknown: why there are none; "" if there are.
+        seen: the accounts afterwards; None if they could not be seen.
+        unseen: why they could not be seen, though there is a server; "" if there is none, or they could.
+        command: the command line that repeats the run; "" if there is none.
+    """
+
+    workload: Workload
+    slot_prefix: str
+    fresh: bool
+    embedded: bool
+    endpoint: Endpoint
+    project: str | None
+    records: npt.NDArray[np.void]
+    errors: Sequence[str]
+    answers: Ints
+    schedule_us: Ints | None = None
+    virtual_ns: Ints | None = None
+    start_ns: int = 0
+    elapsed_s: float = 0.0
+    interrupted: bool = False
+    unsent: int = 0
+    gaps: tuple[str, ...] = ()
+    faults: tuple[Mapping[str, Any], ...] = ()
+    firings: tuple[Mapping[str, Any], ...] = ()
+    faults_unknown: str = ""
+    readings: tuple[Reading, ...] = ()
+    clock_unknown: str = ""
+    seen: Seen | None = None
+    unseen: str = ""
+    command: str = ""
+
+    @property
+    def ledger(self) -> pa.Table | None:
+        """The server's slots; None if they were not seen."""
+        return None if self.seen is None else self.seen.slots
+
+    @property
+    def count(self) -> int:
+        """The number of partitions."""
+        return max(1, -(-len(self.records) // PARTITION))
+
+    def partitions(self) -> Iterator[Evidence]:
+        """The evidence by partitions of slots, each with all that concerns its slots."""
+        if self.count == 1:
+            yield self
+            return
+        for index, places in enumerate(self.records_by_partition()):
+            yield self._of_records(places).with_rows_of(index, self.count)
+
+    def operations_by_partition(self) -> Iterator[Ints]:
+        """The numbers of the workload's operations in each partition."""
+        return self._by_partition(self.workload.slot)
+
+    def records_by_partition(self) -> Iterator[Ints]:
+        """The places of the records in each partition."""
+        return self._by_partition(self.workload.slot[self.records["op"]])
+
+    def _by_partition(self, slots: npt.NDArray[np.int32]) -> Iterator[Ints]:
+        of_each = self.workload.slot_numbers[slots] % self.count
+        for index in range(self.count):
+            yield np.flatnonzero(of_each == index)
+
+    def with_rows_of(self, index: int, count: int) -> Evidence:
+        """The evidence with the ledger's rows of a partition; the first has all rows of other slots, too."""
+        slots, prefix = self.ledger, f"{self.slot_prefix}-"
+        if count == 1 or slots is None:
+            return self
+        ends = pc.utf8_slice_codeunits(slots["slot"], len(prefix))
+        ours = pc.and_(pc.starts_with(slots["slot"], prefix), pc.match_substring_regex(ends, r"^[0-9]{1,18}$"))
+        numbers = pc.cast(pc.if_else(ours, ends, "0"), pa.int64())
+        chosen = pa.array(np.asarray(numbers) % count == index)
+        assert self.seen is not None
+        return replace(self, seen=replace(self.seen, slots=slots.filter(chosen)))
+
+    def head(self) -> Evidence:
+        """The evidence without operations: what concerns no single slot."""
+        return self._of_records(np.empty(0, np.int64))
+
+    def _of_records(self, chosen: npt.NDArray[np.intp]) -> Evidence:
+        """The evidence of some records, with no operations but theirs."""
+        records, workload = self.records[chosen], self.workload
+        ops = records["op"]
+        records["op"] = np.arange(len(ops))
+        return replace(
+            self,
+            workload=replace(
+                workload,
+                due_us=workload.due_us[ops],
+                kind=workload.kind[ops],
+                slot=workload.slot[ops],
+                row=workload.row[ops],
+            ),
+            records=records,
+            schedule_us=None if self.schedule_us is None else self.schedule_us[ops],
+            virtual_ns=None if self.virtual_ns is None else self.virtual_ns[ops],
+        )
+
+
+def links_of(workload: Workload) -> dict[str, str]:
+    """The owner of each of a workload's machines that has one."""
+    machines, users = workload.machines, workload.users
+    return {machines[m]: users[u] for m, u in enumerate(workload.owner.tolist()) if u >= 0}
+
+
+def tally(workload: Workload, records: npt.NDArray[np.void], errors: Sequence[str]) -> Ints:
+    """How many operations of each kind had each error: int64[kinds, errors]."""
+    places = workload.kind[records["op"]].astype(np.int64) * len(errors) + records["error"]
+    return np.bincount(places, minlength=len(KIND_NAMES) * len(errors)).reshape(len(KIND_NAMES), len(errors))

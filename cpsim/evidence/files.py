@@ -1,0 +1,290 @@
+"""The files of a run's evidence in its run folder: judged again from them, it has the same verdict.
+
+`workload.parquet` has what was to be sent, `journal.parquet` what was sent and answered; `ledger.parquet` and
+`accounts.parquet` what the server showed, and `evidence.json` all the rest. In the first two, the rows of a partition
+of slots stand together; `evidence.json` says in which row groups.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cpdaemon.endpoint import parse_endpoint
+from cpdaemon.errors import EndpointError
+from cpsim.errors import CpsimError
+from cpsim.evidence.evidence import Evidence, Reading, Seen
+from cpsim.evidence.journal import RECORD_TYPE, OperationOutcome
+from cpsim.protocol import arguments
+from cpsim.scenario.formats import columns
+from cpsim.scenario.formats.arrow import Operations
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+EVIDENCE: Final = "evidence.json"
+WORKLOAD: Final = "workload.parquet"
+JOURNAL: Final = "journal.parquet"
+LEDGER: Final = "ledger.parquet"
+ACCOUNTS: Final = "accounts.parquet"
+VERSION: Final = 1
+"""Of the format of `evidence.json`."""
+ROWS: Final = 65_536
+"""Rows of a row group."""
+JOURNAL_SCHEMA: Final = pa.schema(
+    [
+        ("id", pa.int64()),
+        ("slot", pa.string()),
+        ("kind", pa.dictionary(pa.int8(), pa.string())),
+        ("due_us", pa.int64()),
+        ("sent_us", pa.int64()),
+        ("answered_us", pa.int64()),
+        ("outcome", pa.dictionary(pa.int8(), pa.string())),
+        ("error", pa.dictionary(pa.int16(), pa.string())),
+        *arguments.fields(),
+    ]
+)
+PROJECT: Final = pa.field("project", pa.dictionary(pa.int8(), pa.string()))
+"""An additional column, if the workload has several projects."""
+VIRTUAL: Final = pa.field("virtual_us", pa.int64())
+"""An additional column in virtual time: when the operation was sent on the scenario's clock."""
+INTEGERS: Final = ("id", "due_us", "sent_us", "answered_us")
+OUTCOMES: Final = tuple(outcome.name.lower() for outcome in OperationOutcome)
+READ: Final = ("id", "due_us", "sent_us", "answered_us", "outcome", "error")
+"""The journal's columns that are evidence beside the workload."""
+FACTS: Final = (
+    *("slot_prefix", "fresh", "embedded", "project", "errors", "start_ns", "elapsed_s", "interrupted", "unsent"),
+    *("gaps", "faults", "firings", "faults_unknown", "clock_unknown", "unseen", "command"),
+)
+"""What `evidence.json` has of the evidence as it is."""
+
+
+def writers(evidence: Evidence, rows: int = ROWS) -> dict[str, Callable[[Path], object]]:
+    """A function for each file that writes it to a path; `rows` in a row group at most."""
+    seen = evidence.seen
+    files: dict[str, Callable[[Path], object]] = {
+        EVIDENCE: lambda path: path.write_text(json.dumps(_document(evidence, rows), indent=1) + "\n", encoding="utf-8")
+    }
+    if seen is not None and seen.accounts is not None:
+        files[ACCOUNTS] = lambda path: pq.write_table(seen.accounts, path, compression="zstd")
+    if seen is not None and seen.slots is not None:
+        files[LEDGER] = lambda path: pq.write_table(seen.slots, path, compression="zstd")
+    files[WORKLOAD] = lambda path: _write_workload(evidence, path, rows)
+    files[JOURNAL] = lambda path: write_journal(evidence, path, rows)
+    return files
+
+
+def _document(evidence: Evidence, rows: int) -> dict[str, Any]:
+    seen = evidence.seen
+    groups = {WORKLOAD: 0, JOURNAL: 0}
+    partitions = []
+    for ops, places in zip(evidence.operations_by_partition(), evidence.records_by_partition(), strict=True):
+        first = dict(groups)
+        groups[WORKLOAD] += -(-len(ops) // rows)
+        groups[JOURNAL] += -(-len(places) // rows)
+        partitions.append({name: [first[name], groups[name]] for name in groups})
+    return {
+        "version": VERSION,
+        **{name: getattr(evidence, name) for name in FACTS},
+        "endpoint": str(evidence.endpoint),
+        "answers": evidence.answers.tolist(),
+        "readings": [asdict(reading) for reading in evidence.readings],
+        "seen": None
+        if seen is None
+        else {
+            "from_ns": seen.from_ns,
+            "to_ns": seen.to_ns,
+            "outstanding": None if seen.outstanding is None else sorted(seen.outstanding),
+        },
+        "partitions": partitions,
+    }
+
+
+def _write_workload(evidence: Evidence, path: Path, rows: int) -> None:
+    table = columns.to_table(evidence.workload)
+    table = table.append_column("id", pa.array(np.arange(len(table))))
+    with pq.ParquetWriter(path, table.schema, compression="zstd", use_dictionary=["kind"]) as writer:
+        for ops in evidence.operations_by_partition():
+            for start in range(0, len(ops), rows):
+                writer.write_table(table.take(pa.array(ops[start : start + rows])))
+
+
+def write_journal(evidence: Evidence, path: Path, rows: int = ROWS) -> None:
+    """Write the journal, `rows` rows at a time."""
+    workload, records = evidence.workload, evidence.records
+    schema = JOURNAL_SCHEMA.append(PROJECT) if workload.sites else JOURNAL_SCHEMA
+    schema = schema if evidence.virtual_ns is None else schema.append(VIRTUAL)
+    errors, outcomes, projects = (
+        pa.array(texts, pa.string()) for texts in (evidence.errors, OUTCOMES, workload.projects)
+    )
+    project = np.array([workload.projects.index(name) for name in workload.sites], np.int8)
+    operations = Operations(workload, evidence.slot_prefix)
+    texts = [field.name for field in schema if pa.types.is_string(field.type) and field.name != "slot"]
+    with pq.ParquetWriter(
+        path,
+        schema,
+        compression="zstd",
+        use_dictionary=["kind", "outcome", "error", "project", *texts],
+        column_encoding=dict.fromkeys(INTEGERS, "DELTA_BINARY_PACKED"),
+    ) as writer:
+        for places in evidence.records_by_partition():
+            for start in range(0, len(places), rows):
+                chunk = records[places[start : start + rows]]
+                ops = chunk["op"]
+                due = None if evidence.schedule_us is None else evidence.schedule_us[ops]
+                given = [
+                    pa.array(ops.astype(np.int64)),
+                    operations.slots(ops),
+                    operations.kinds(ops),
+                    pa.nulls(len(chunk), pa.int64()) if due is None else pa.array(due),
+                    pa.array(chunk["sent_ns"] // 1000),
+                    pa.array(chunk["answered_ns"] // 1000),
+                    pa.DictionaryArray.from_arrays(pa.array(chunk["outcome"].astype(np.int8)), outcomes),
+                    pa.DictionaryArray.from_arrays(pa.array(chunk["error"].astype(np.int16)), errors),
+                    *operations.arguments(ops),
+                ]
+                if workload.sites:
+                    codes = pa.array(project[workload.site[workload.slot[ops]]])
+                    given.append(pa.DictionaryArray.from_arrays(codes, projects))
+                if evidence.virtual_ns is not None:
+                    given.append(pa.array(evidence.virtual_ns[ops] // 1000))
+                writer.write_table(pa.table(given, schema=schema))
+
+
+class EvidenceFolder:
+    """The evidence in a run folder, read partition by partition.
+
+    Args:
+        path: the run folder.
+
+    Raises:
+        CpsimError: it is no run folder, or an earlier version wrote it, or a file is missing or damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            text = (path / EVIDENCE).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise CpsimError(_no_evidence(path)) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise CpsimError(f"{path / EVIDENCE} cannot be read: {error}") from error
+        try:
+            self._document: dict[str, Any] = json.loads(text)
+            if (version := self._document["version"]) != VERSION:
+                raise CpsimError(f"{path / EVIDENCE} has format {version}, and this version of cpsim reads {VERSION}")
+            self._ranges = [(part[WORKLOAD], part[JOURNAL]) for part in self._document["partitions"]]
+            self._facts = self._read_facts()
+        except (ValueError, LookupError, TypeError, AttributeError, EndpointError) as error:
+            raise CpsimError(f"{path / EVIDENCE} is damaged: {type(error).__name__}: {error}") from error
+
+    def head(self) -> Evidence:
+        """The evidence without operations."""
+        return self._evidence(range(0), range(0), self._seen())
+
+    def partitions(self) -> Iterator[Evidence]:
+        """The evidence by partitions of slots."""
+        count, seen = len(self._ranges), self._seen()
+        for index, (workload, journal) in enumerate(self._ranges):
+            part = self._evidence(range(*workload), range(*journal), seen)
+            yield part.with_rows_of(index, count)
+
+    def whole(self) -> Evidence:
+        """All of it at once."""
+        (_, workload), (_, journal) = self._ranges[-1]
+        return self._evidence(range(workload), range(journal), self._seen())
+
+    def _read_facts(self) -> dict[str, Any]:
+        document = self._document
+        facts = {name: document[name] for name in FACTS}
+        facts["gaps"], facts["faults"], facts["firings"] = (
+            tuple(document[name]) for name in ("gaps", "faults", "firings")
+        )
+        return facts | {
+            "endpoint": parse_endpoint(document["endpoint"]),
+            "answers": np.array(document["answers"], np.int64).reshape(-1, len(document["errors"])),
+            "readings": tuple(Reading(**reading) for reading in document["readings"]),
+        }
+
+    def _seen(self) -> Seen | None:
+        shown = self._document["seen"]
+        if shown is None:
+            return None
+        listed = shown["outstanding"]
+        slots, accounts = (self._table(name) if listed is None else None for name in (LEDGER, ACCOUNTS))
+        return Seen(shown["from_ns"], shown["to_ns"], slots, accounts, None if listed is None else frozenset(listed))
+
+    def _evidence(self, of_workload: range, of_journal: range, seen: Seen | None) -> Evidence:
+        planned = self._table(WORKLOAD, of_workload)
+        ids = planned["id"].to_numpy()
+        if not np.all(ids[1:] > ids[:-1]):  # several partitions
+            planned = planned.take(pa.array(np.argsort(ids)))
+            ids = planned["id"].to_numpy()
+        journal = self._table(JOURNAL, of_journal)
+        if len(journal) and not len(planned):
+            raise CpsimError(f"{self.path / JOURNAL} has operations that {WORKLOAD} lacks")
+        try:
+            workload = columns.from_table(planned)
+            sent = journal["id"].to_numpy()
+            order = np.argsort(sent, kind="stable")
+            ops = np.searchsorted(ids, sent[order])
+            records = np.empty(len(journal), RECORD_TYPE)
+            records["op"] = ops
+            for name, texts in (("outcome", OUTCOMES), ("error", self._document["errors"])):
+                found = pc.index_in(journal[name].cast(pa.string()), value_set=pa.array(texts, pa.string()))
+                records[name] = np.asarray(found)[order]
+            for name in ("sent", "answered"):
+                records[f"{name}_ns"] = journal[f"{name}_us"].to_numpy()[order] * 1000
+        except (KeyError, ValueError, pa.ArrowException) as error:
+            raise CpsimError(f"{self.path} is damaged: {error}") from error
+
+        def by_op(name: str, scale: int) -> npt.NDArray[np.int64] | None:
+            if name not in journal.column_names or journal[name].null_count == len(journal) > 0:
+                return None
+            values = np.zeros(len(planned), np.int64)
+            values[ops] = journal[name].to_numpy()[order] * scale
+            return values
+
+        return Evidence(
+            workload=workload,
+            records=records,
+            schedule_us=by_op("due_us", 1),
+            virtual_ns=by_op(VIRTUAL.name, 1000),
+            seen=seen,
+            **self._facts,
+        )
+
+    def _table(self, name: str, groups: range | None = None) -> pa.Table:
+        """A file, or the row groups that are wanted of it."""
+        path = self.path / name
+        try:
+            with pq.ParquetFile(path) as file:
+                if groups is None:
+                    return file.read()
+                chosen = (
+                    None if name == WORKLOAD else [c for c in (*READ, VIRTUAL.name) if c in file.schema_arrow.names]
+                )
+                return file.read_row_groups(list(groups), columns=chosen)
+        except FileNotFoundError:
+            raise CpsimError(f"{self.path} has no {name}, which is evidence: the run folder is not whole") from None
+        except (OSError, pa.ArrowException) as error:
+            raise CpsimError(f"{path} is damaged or cut short: {str(error).splitlines()[0]}") from error
+
+
+def _no_evidence(path: Path) -> str:
+    if (path / "run.json").is_file():
+        return (
+            f"{path} was written by an earlier version of cpsim, without {EVIDENCE}: repeat the run to judge it again"
+        )
+    if path.is_dir():
+        return f"{path} is not a run folder: it has no {EVIDENCE}"
+    return f"{path} is not a run folder: there is no such folder"

@@ -1,0 +1,1 @@
+"""One file a checker: what it looks at, and what it finds."""

@@ -1,0 +1,26 @@
+"""The conservation laws on the accounts, where a server shows them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cpsim.evidence.evidence import links_of
+from cpsim.judge.anomalies import ANOMALIES
+from cpsim.judge.books import judge_books
+
+if TYPE_CHECKING:
+    from cpsim.evidence.evidence import Evidence
+    from cpsim.judge.verdict import Verdict
+
+
+class Books:
+    """Compares what claims granted with what machines earned, and with what users have."""
+
+    meanings = ANOMALIES
+    by_partition = False
+
+    def check(self, evidence: Evidence, verdict: Verdict) -> None:
+        """Check all accounts of the server."""
+        seen = evidence.seen
+        if seen is not None and seen.slots is not None and seen.accounts is not None:
+            judge_books(seen.slots, seen.accounts, verdict, links_of(evidence.workload) if evidence.embedded else None)

@@ -1,0 +1,74 @@
+"""The replies, whatever became of the commands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from cpdaemon.wire import MalformedFrame, parse
+from cpsim.evidence.journal import OperationOutcome
+from cpsim.judge.anomalies import ANOMALIES
+from cpsim.scenario.workload import FRAME
+
+if TYPE_CHECKING:
+    from cpsim.evidence.evidence import Evidence
+    from cpsim.judge.verdict import Verdict
+
+UNFIT: Final = ("HTTP 400: ", "HTTP 401: ")
+"""Prefixes of errors for malformed or unsigned requests, which the replay does not send."""
+
+
+class Replies:
+    """Counts well-formed commands that were refused as malformed, and says what the evidence lacks."""
+
+    meanings = ANOMALIES
+    by_partition = False
+
+    def check(self, evidence: Evidence, verdict: Verdict) -> None:
+        """Check the replies, and whether there are any."""
+        answers = evidence.answers
+        sent = int(answers.sum())
+        verdict.checked["replies"] += sent
+        commands = np.delete(answers, FRAME, axis=0).sum(axis=0).tolist()
+        for error, refused in zip(evidence.errors, commands, strict=True):
+            if refused and (error == "ER" or error.startswith(UNFIT)):
+                detail = f"{refused:,} well-formed commands were answered {error}"
+                verdict.find("wrongly refused", str(evidence.endpoint), detail)
+        if sent + evidence.unsent and not answers[:, 0].any():
+            verdict.not_verified.append("Everything: no operation was accepted.")
+        if evidence.interrupted:
+            verdict.not_verified.append(f"{evidence.unsent:,} operations were not sent: the run was interrupted.")
+        if evidence.faults_unknown:
+            verdict.not_verified.append(
+                f"How often the faults fired, and whether they are still set: {evidence.faults_unknown}."
+            )
+        verdict.not_verified += evidence.gaps
+
+
+class Frames:
+    """Counts malformed frames that were answered with success."""
+
+    meanings = ANOMALIES
+    by_partition = True
+
+    def check(self, evidence: Evidence, verdict: Verdict) -> None:
+        """Check the frames of a partition: a recorded one may be a command, such as one of 7.9 credits."""
+        workload, records = evidence.workload, evidence.records
+        accepted = records["op"][records["outcome"] == OperationOutcome.ACCEPTED]
+        accepted = accepted[workload.kind[accepted] == FRAME]
+        if not len(accepted):
+            return
+        form, forms = workload.arguments["frame"]["frame"]
+        wrong = np.array([not _is_command(text) for text in forms or ()], bool)
+        if taken := int(np.count_nonzero(wrong[form[workload.row[accepted]]])):
+            detail = f"{taken:,} malformed frames were answered with success"
+            verdict.find("wrongly accepted", str(evidence.endpoint), detail)
+
+
+def _is_command(form: str) -> bool:
+    try:
+        parse(form.replace("{slot}", "slot").encode("latin-1"))
+    except MalformedFrame:
+        return False
+    return True

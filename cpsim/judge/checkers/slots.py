@@ -1,0 +1,40 @@
+"""The final state of each slot, where the ledger shows it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cpsim.judge.anomalies import ANOMALIES
+from cpsim.judge.history import History
+from cpsim.judge.slots import judge_slots
+
+if TYPE_CHECKING:
+    from cpsim.evidence.evidence import Evidence
+    from cpsim.judge.verdict import Verdict
+
+
+class Slots:
+    """Compares each slot with the states that its commands and their replies allow."""
+
+    meanings = ANOMALIES
+    by_partition = True
+
+    def check(self, evidence: Evidence, verdict: Verdict) -> None:
+        """Compare the slots of a partition, project by project."""
+        ledger, projects = evidence.ledger, evidence.workload.projects
+        if ledger is None:
+            return
+        history = History.of(evidence)
+        if not projects:
+            assert evidence.project is not None
+            judge_slots(history, ledger, evidence.project, verdict, fresh=evidence.fresh)
+        for project in projects:
+            verdict.within = f"in project {project}, "
+            # slots of the same ids in other projects are judged with those projects
+            others = pa.array([other for other in projects if other != project], pa.string())
+            slots = ledger.filter(pc.invert(pc.is_in(ledger["project"], value_set=others)))
+            judge_slots(history.of_project(project), slots, project, verdict, fresh=evidence.fresh)
+        verdict.within = ""

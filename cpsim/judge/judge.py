@@ -1,0 +1,94 @@
+"""The judgement of a run's evidence: pure, so that the same evidence has the same verdict, whoever judges it.
+
+A checker compares the evidence with what the protocol says. Others come by entry points of the group `cpsim.checkers`,
+each a class without arguments, or are given as objects.
+"""
+
+from __future__ import annotations
+
+from functools import reduce
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Final, Protocol
+
+from cpsim.errors import CpsimError, in_one_line
+from cpsim.judge.checkers.books import Books
+from cpsim.judge.checkers.outstanding import Outstanding
+from cpsim.judge.checkers.replies import Frames, Replies
+from cpsim.judge.checkers.sight import Sight
+from cpsim.judge.checkers.slots import Slots
+from cpsim.judge.verdict import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from cpsim.evidence.evidence import Evidence
+
+GROUP: Final = "cpsim.checkers"
+
+
+class Checker(Protocol):
+    """Compares evidence with what should be.
+
+    Attributes:
+        meanings: the name of each anomaly that it can find, and what that means.
+        by_partition: whether it checks slots, partition by partition; else it checks once, without operations.
+    """
+
+    @property
+    def meanings(self) -> Mapping[str, str]: ...  # noqa: D102 - an attribute
+    @property
+    def by_partition(self) -> bool: ...  # noqa: D102 - an attribute
+    def check(self, evidence: Evidence, verdict: Verdict) -> None:
+        """Add what is found to the verdict, and sentences about what could not be verified."""
+
+
+OF_ACCOUNTS: Final[tuple[Checker, ...]] = (Sight(), Slots(), Outstanding(), Books())
+"""The checkers of what commands did; the accounts may need time to show it."""
+OF_REPLIES: Final[tuple[Checker, ...]] = (Replies(), Frames())
+CHECKERS: Final = (*OF_ACCOUNTS, *OF_REPLIES)
+
+
+def installed() -> list[Checker]:
+    """The checkers of other packages, in the order of their names.
+
+    Raises:
+        CpsimError: one cannot be loaded.
+    """
+    found: list[Checker] = []
+    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+        try:
+            found.append(point.load()())
+        except Exception as error:
+            raise CpsimError(
+                f"the checker {point.name} ({point.value}) cannot be loaded: {in_one_line(error)}"
+            ) from error
+    return found
+
+
+def judge(partitions: Iterable[Evidence], head: Evidence, checkers: Sequence[Checker]) -> Verdict:
+    """Judge evidence.
+
+    Args:
+        partitions: the evidence by partitions of slots.
+        head: the evidence without operations.
+        checkers: what to check; findings are in their order within a partition.
+    """
+    found = [Verdict() if checker.by_partition else _checked(checker, head) for checker in checkers]
+    for part in partitions:
+        for place, checker in enumerate(checkers):
+            if checker.by_partition:
+                found[place] = found[place].merged(_checked(checker, part))
+    return reduce(Verdict.merged, found, Verdict())
+
+
+def _checked(checker: Checker, evidence: Evidence) -> Verdict:
+    """What a checker finds. One that fails verifies nothing."""
+    verdict = Verdict(meanings=checker.meanings)
+    try:
+        checker.check(evidence, verdict)
+    except Exception as error:
+        if checker in CHECKERS:
+            raise
+        name = type(checker).__name__
+        return Verdict(not_verified=[f"What the checker {name} checks: it failed by {type(error).__name__}: {error}."])
+    return verdict

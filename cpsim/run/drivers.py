@@ -1,0 +1,155 @@
+"""The drivers of a replay: in this process, in several, or in virtual time; each gives the same of it."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from cpsim.clock import SYSTEM_CLOCK
+from cpsim.evidence.evidence import Evidence, tally
+from cpsim.replay.pace import Virtual
+from cpsim.replay.processes import Processes
+from cpsim.replay.session import Session
+from cpsim.replay.wires.connect import open_wire
+from cpsim.run.virtual import replay as replay_in_virtual_time
+from cpsim.system.process import undisturbed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from cpsim.accounts.observer import Observer
+    from cpsim.clock import Clock
+    from cpsim.metrics.progress import Progress
+    from cpsim.replay.assignment import Assignment
+    from cpsim.replay.engine import Effort
+    from cpsim.replay.wires.wire import Wire
+    from cpsim.run.faults import TimedFaults
+    from cpsim.run.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """The clock of a run, and how a replay in this process reaches its target.
+
+    Attributes:
+        clock: of the replay, the waits for its effect, and the comparison with the server's clock.
+        connect: opens a wire; it takes what `open_wire` takes, and raises what it raises.
+    """
+
+    clock: Clock = SYSTEM_CLOCK
+    connect: Callable[..., Wire] = open_wire
+
+
+class Replayed(NamedTuple):
+    """What a driver leaves; see `Evidence`. `effort` is the cost of sending."""
+
+    records: npt.NDArray[np.void]
+    errors: list[str]
+    elapsed_s: float
+    effort: Effort
+    start_ns: int
+    interrupted: bool = False
+    virtual_ns: npt.NDArray[np.int64] | None = None
+    gaps: tuple[str, ...] = ()
+
+    def evidence(self, plan: Plan, schedule_us: npt.NDArray[np.int64] | None) -> Evidence:
+        """The evidence of a plan, before anything was seen of the accounts."""
+        records, target = self.records, plan.target
+        for column in ("sent_ns", "answered_ns"):
+            records[column] -= records[column] % 1000
+        return Evidence(
+            workload=plan.workload,
+            slot_prefix=plan.slot_prefix,
+            fresh=plan.fresh,
+            embedded=plan.embedded,
+            endpoint=target.endpoint,
+            project=target.credentials and target.credentials[0],
+            records=records,
+            errors=self.errors,
+            answers=tally(plan.workload, records, self.errors),
+            schedule_us=schedule_us,
+            virtual_ns=self.virtual_ns,
+            start_ns=self.start_ns,
+            elapsed_s=self.elapsed_s,
+            interrupted=self.interrupted,
+            unsent=len(plan.workload) - len(records),
+            gaps=self.gaps,
+            command=plan.command,
+        )
+
+
+def drive(
+    plan: Plan,
+    assignment: Assignment,
+    on_progress: Callable[[Progress], None],
+    *,
+    wiring: Wiring,
+    observer: Observer | None = None,
+    timed_faults: TimedFaults | None = None,
+) -> Replayed:
+    """Replay by the driver that a plan needs; Ctrl-C and SIGTERM end the replay, and what was sent is kept.
+
+    Args:
+        plan: what is replayed.
+        assignment: of the whole workload.
+        on_progress: called about twenty times a second.
+        wiring: the clock, and the way to the target.
+        observer: of the fake whose clock is moved, in virtual time.
+        timed_faults: faults at times of the virtual clock.
+
+    Raises:
+        CpsimError: the target cannot be reached, or a process of the replay failed.
+    """
+
+    def report_progress(progress: Progress) -> None:
+        on_progress(progress)
+        if progress.elapsed_s > plan.stop_after_s:
+            stop()
+
+    if plan.processes > 1:
+        with Processes(assignment, plan.processes, report_progress) as replayers:
+            stop = replayers.stop
+            with _interrupting(stop) as interrupts:
+                elapsed_s, records, errors = replayers.run()
+            return Replayed(
+                records, errors, elapsed_s, replayers.effort(), replayers.start_ns, interrupted=bool(interrupts)
+            )
+    session = Session(assignment, report_progress, clock=wiring.clock, connect=wiring.connect, was_reached=True)
+    with session, _interrupting(session.engine.stop) as interrupts, undisturbed():
+        engine, journal = session.engine, session.journal
+        stop = engine.stop
+        virtual_ns = None
+        if isinstance(plan.pace, Virtual):
+            assert observer is not None
+            virtual = replay_in_virtual_time(engine, assignment, observer, timed_faults, wiring.clock)
+            elapsed_s, virtual_ns, shift_ns = virtual
+            records = journal.records()
+            for column in ("sent_ns", "answered_ns"):
+                records[column] += shift_ns[records["op"]]
+        else:
+            elapsed_s = engine.run(assignment.operations())
+            records = journal.records()
+        effort = engine.effort(elapsed_s)
+        return Replayed(records, journal.errors, elapsed_s, effort, engine.start_ns, bool(interrupts), virtual_ns)
+
+
+@contextlib.contextmanager
+def _interrupting(stop: Callable[[], None]) -> Iterator[list[int]]:
+    """Make Ctrl-C and SIGTERM end the replay but not the run, while the context lasts; yields those that came."""
+    came: list[int] = []
+
+    def interrupt(number: int, _: object) -> None:
+        came.append(number)
+        stop()
+
+    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield came
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,88 @@
+"""The plan of a run: what is replayed, where, and how fast."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cpsim.replay.assignment import Assignment
+from cpsim.replay.pace import Users
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from cpdaemon.endpoint import Endpoint, UnixEndpoint, UrlEndpoint
+    from cpsim.replay.pace import Pace
+    from cpsim.scenario.workload import Workload
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayTarget:
+    """The endpoint of a replay, and the server whose accounts are observed.
+
+    Attributes:
+        endpoint: a daemon or a server.
+        server: the server whose accounts show what was applied; None if there is none to observe.
+        credentials: (project id, secret) at the server.
+        lanes: the daemon of each site, if the workload has several sites; they replace the endpoint.
+    """
+
+    endpoint: Endpoint
+    server: UrlEndpoint | None = None
+    credentials: tuple[str, str] | None = None
+    lanes: tuple[UnixEndpoint, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """What is replayed, where, and how fast.
+
+    Attributes:
+        workload: the operations.
+        target: where they are sent, and whose accounts are observed.
+        pace: when operations are due.
+        slot_prefix: prefix of slot ids.
+        started: when the run began.
+        in_flight: most operations in flight at once.
+        timeout_s: seconds to wait for an answer, and for a command to be applied.
+        embedded: whether the target is a fake of the run's own.
+        fresh: whether no other run uses the slot prefix.
+        processes: number of processes that replay; they divide the slots among them.
+        stop_after_s: seconds after which the replay ends, complete or not.
+        command: the command line that repeats the run; "" if there is none.
+    """
+
+    workload: Workload
+    target: ReplayTarget
+    pace: Pace
+    slot_prefix: str
+    started: datetime
+    in_flight: int
+    timeout_s: float
+    embedded: bool = False
+    fresh: bool = True
+    processes: int = 1
+    stop_after_s: float = math.inf
+    command: str = ""
+
+    def assignment(self) -> Assignment:
+        """The assignment of the whole workload.
+
+        Raises:
+            CpsimError: the workload has several sites, and the target is one.
+        """
+        return Assignment(
+            workload=self.workload,
+            ops=np.arange(len(self.workload)),
+            schedule_us=self.pace.schedule(self.workload.due_us),
+            slot_prefix=self.slot_prefix,
+            endpoint=self.target.endpoint,
+            credentials=self.target.credentials,
+            in_flight=self.in_flight,
+            timeout_s=self.timeout_s,
+            think_s=self.pace.think_s if isinstance(self.pace, Users) else 0.0,
+            lanes=self.target.lanes,
+        )
