@@ -23,6 +23,7 @@ run_time = { model = "constant", value = "10min" }
 ENDS = {
     "completion": ["bash"],
     "faults": [],
+    "judge": [str(Path(__file__).parent / "samples/v0.3/run")],
     "load": ["small.toml", "--target", "./site.sock", "--server", "{server}", *PROJECT, "--", "--headless"],
     "quirks": [],
     "report": ["{server}", "outcomes"],

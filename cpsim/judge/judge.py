@@ -11,9 +11,9 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Final, Protocol
 
 from cpsim.errors import CpsimError, in_one_line
-from cpsim.judge.checkers.books import Books
+from cpsim.judge.checkers.conservation import Conservation
 from cpsim.judge.checkers.outstanding import Outstanding
-from cpsim.judge.checkers.replies import Frames, Replies
+from cpsim.judge.checkers.replies import MalformedFrames, Replies
 from cpsim.judge.checkers.sight import Sight
 from cpsim.judge.checkers.slots import Slots
 from cpsim.judge.verdict import Verdict
@@ -42,9 +42,9 @@ class Checker(Protocol):
         """Add what is found to the verdict, and sentences about what could not be verified."""
 
 
-OF_ACCOUNTS: Final[tuple[Checker, ...]] = (Sight(), Slots(), Outstanding(), Books())
+OF_ACCOUNTS: Final[tuple[Checker, ...]] = (Sight(), Slots(), Outstanding(), Conservation())
 """The checkers of what commands did; the accounts may need time to show it."""
-OF_REPLIES: Final[tuple[Checker, ...]] = (Replies(), Frames())
+OF_REPLIES: Final[tuple[Checker, ...]] = (Replies(), MalformedFrames())
 CHECKERS: Final = (*OF_ACCOUNTS, *OF_REPLIES)
 
 

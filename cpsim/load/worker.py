@@ -21,7 +21,7 @@ from cpsim.errors import CpsimError
 from cpsim.evidence.journal import RECORD_TYPE, OperationOutcome
 from cpsim.load.guard import FAILED, guarded
 from cpsim.replay.failures import kind_of
-from cpsim.replay.session import Session
+from cpsim.replay.sender import Sender
 from cpsim.scenario.workload import KIND_NAMES
 from cpsim.ui.printable import printable
 
@@ -115,11 +115,11 @@ class Worker:
         try:
             plan = self._settings.plan(slot_prefix, datetime.now(UTC))
             assignment = plan.assignment().part(index, count)
-            with Session(assignment, lambda _: None) as session:
-                self._engine = session.engine
+            with Sender(assignment, lambda _: None) as sender:
+                self._engine = sender.engine
                 if self._stopping:
-                    session.engine.stop()
-                self._send_share(session.engine, session.journal, assignment)
+                    sender.engine.stop()
+                self._send_share(sender.engine, sender.journal, assignment)
         finally:
             self._engine = None
             self._idle.set()

@@ -18,7 +18,7 @@ from cpsim.errors import CpsimError, in_one_line
 from cpsim.evidence.journal import Journal, merged
 from cpsim.metrics.progress import Progress
 from cpsim.replay.engine import Effort, joint_effort
-from cpsim.replay.session import Session
+from cpsim.replay.sender import Sender
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -183,8 +183,8 @@ def _replay() -> None:
     tune_process()
     assignment: Assignment
     file, assignment = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the process that started this one
-    with Session(assignment, lambda progress: _report(progress=progress), was_reached=True, descriptor=file) as session:
-        engine, journal = session.engine, session.journal
+    with Sender(assignment, lambda progress: _report(progress=progress), was_reached=True, descriptor=file) as sender:
+        engine, journal = sender.engine, sender.journal
         signal.signal(signal.SIGTERM, lambda *_: engine.stop())
         upcoming = _with_first_ready(assignment)
         _report()

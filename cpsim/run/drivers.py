@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import signal
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from cpdaemon.endpoint import UnixEndpoint
 from cpsim.clock import SYSTEM_CLOCK
 from cpsim.evidence.evidence import Evidence, tally
 from cpsim.replay.pace import Virtual
 from cpsim.replay.processes import Processes
-from cpsim.replay.session import Session
+from cpsim.replay.sender import Sender
 from cpsim.replay.wires.connect import open_wire
 from cpsim.run.virtual import replay as replay_in_virtual_time
 from cpsim.system.process import undisturbed
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from cpsim.replay.wires.wire import Wire
     from cpsim.run.faults import TimedFaults
     from cpsim.run.plan import Plan
+
+
+EMBEDDED: Final = UnixEndpoint("creditapi.socket")
+"""Where a `cpsim serve` may stand in for the fake of a run that has ended, whose own address means nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,7 @@ class Replayed(NamedTuple):
             slot_prefix=plan.slot_prefix,
             fresh=plan.fresh,
             embedded=plan.embedded,
-            endpoint=target.endpoint,
+            endpoint=EMBEDDED if plan.embedded else target.endpoint,
             project=target.credentials and target.credentials[0],
             records=records,
             errors=self.errors,
@@ -119,9 +124,9 @@ def drive(
             return Replayed(
                 records, errors, elapsed_s, replayers.effort(), replayers.start_ns, interrupted=bool(interrupts)
             )
-    session = Session(assignment, report_progress, clock=wiring.clock, connect=wiring.connect, was_reached=True)
-    with session, _interrupting(session.engine.stop) as interrupts, undisturbed():
-        engine, journal = session.engine, session.journal
+    sender = Sender(assignment, report_progress, clock=wiring.clock, connect=wiring.connect, was_reached=True)
+    with sender, _interrupting(sender.engine.stop) as interrupts, undisturbed():
+        engine, journal = sender.engine, sender.journal
         stop = engine.stop
         virtual_ns = None
         if isinstance(plan.pace, Virtual):

@@ -44,11 +44,11 @@ import jinja2
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cpdaemon.endpoint import UnixEndpoint
 from cpsim.errors import CpsimError, in_one_line
 from cpsim.evidence.files import writers
 from cpsim.judge.repeat import shell_lines
 from cpsim.judge.timeline import timeline
+from cpsim.run.drivers import EMBEDDED
 from cpsim.run.latency import write_hgrm
 
 if TYPE_CHECKING:
@@ -61,8 +61,7 @@ if TYPE_CHECKING:
     from cpsim.run.pipeline import Run
     from cpsim.run.summary import Summary
 
-SOCKET: Final = "creditapi.socket"
-SERVE: Final = f"cpsim serve --unix {SOCKET} --http 127.0.0.1:8080 &"
+SERVE: Final = f"cpsim serve --unix {EMBEDDED.path} --http 127.0.0.1:8080 &"
 
 
 class FolderExists(CpsimError):
@@ -278,9 +277,8 @@ def verdict_document(evidence: Evidence, verdict: Verdict) -> dict[str, Any]:
 
 def _repeat(evidence: Evidence, example: Example) -> list[str]:
     """Shell lines that repeat an example's commands on another slot."""
-    if evidence.embedded:
-        return [SERVE, *shell_lines(example.steps, UnixEndpoint(SOCKET))]
-    return shell_lines(example.steps, evidence.endpoint, evidence.project)
+    lines = shell_lines(example.steps, evidence.endpoint, evidence.project)
+    return [SERVE, *lines] if evidence.embedded else lines
 
 
 def _report(run: Run, summary: Summary) -> str:

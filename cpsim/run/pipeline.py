@@ -188,9 +188,10 @@ def _perform(
     """Replay, with the faults, and conclude."""
     assignment = plan.assignment()
     observer = _reach(plan, assignment, wiring)
-    links = list(links_of(plan.workload).items()) if plan.embedded else []
-    if observer is not None and not plan.workload.link_after:
-        observer.control.link(links)
+    fake = observer if plan.embedded else None
+    links = list(links_of(plan.workload).items())
+    if fake is not None and not plan.workload.link_after:
+        fake.control.link(links)
     on_stage("replaying")
     with ClockWatch(None if isinstance(plan.pace, Virtual) else observer, wiring.clock) as watch:
         with faults_during(plan, observer, faults, wiring.clock) as set_faults:
@@ -202,8 +203,8 @@ def _perform(
                 observer=observer,
                 timed_faults=set_faults.timed,
             )
-        if observer is not None and plan.workload.link_after:
-            observer.control.link(links)
+        if fake is not None and plan.workload.link_after:
+            fake.control.link(links)
         on_stage("verifying")
         evidence = replace(replayed.evidence(plan, assignment.schedule_us), **set_faults.found)
         evidence, verdict = conclude(evidence, observer, plan.timeout_s, wiring.clock, checkers)

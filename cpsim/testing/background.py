@@ -13,7 +13,7 @@ from cpsim.evidence.evidence import links_of
 from cpsim.metrics.progress import Progress
 from cpsim.replay.assignment import Assignment
 from cpsim.replay.pace import AsFastAsPossible, Rate, Speed
-from cpsim.replay.session import Session
+from cpsim.replay.sender import Sender
 from cpsim.scenario import load_workload
 from cpsim.system.threads import Thread
 
@@ -131,8 +131,8 @@ class Replay:
 
     def _run(self, assignment: Assignment) -> None:
         try:
-            with Session(assignment, self._note_progress) as session:
-                self._engine = session.engine
+            with Sender(assignment, self._note_progress) as sender:
+                self._engine = sender.engine
                 if not self._stopping:
                     self._engine.run(assignment.operations())
         except BaseException as error:  # noqa: BLE001 - it is raised where somebody waits

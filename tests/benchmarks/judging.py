@@ -11,11 +11,7 @@ import pyarrow.parquet as pq
 from rounds import Row, in_turns
 
 from cpsim.config.catalog import find_scenario
-from cpsim.judge.books import judge_books
-from cpsim.judge.history import History
-from cpsim.judge.model import Span
-from cpsim.judge.slots import judge_slots
-from cpsim.judge.verdict import Verdict
+from cpsim.judge.judge import OF_ACCOUNTS, judge
 from cpsim.replay.pace import AsFastAsPossible
 from cpsim.run.pipeline import Run, run
 from cpsim.scenario import load_workload
@@ -33,7 +29,7 @@ def rows(folder: Path) -> Iterator[tuple[str, Row]]:
 
     def replayed(_: int) -> float:
         runs.append(embedded())
-        return len(runs[-1].records) / runs[-1].elapsed_s
+        return len(runs[-1].evidence.records) / runs[-1].evidence.elapsed_s
 
     # the replay of a round comes second, so that of the round before is judged
     runs.append(embedded())
@@ -62,16 +58,10 @@ def embedded() -> Run:
 
 def verified(done: Run) -> float:
     """Operations a second that are judged."""
-    begun_s = time.perf_counter()
-    verdict = Verdict()
-    end_ns = int(done.records["answered_ns"].max()) + 1
-    seen = Span(end_ns, end_ns)
-    history = History(done.workload, done.slot_prefix, done.records, done.errors, direct=False, seen=seen)
-    assert done.target.credentials is not None
-    judge_slots(history, done.slots, done.target.credentials[0], verdict, fresh=True)
-    judge_books(done.slots, done.accounts, verdict, done.links())
+    begun_s, evidence = time.perf_counter(), done.evidence
+    verdict = judge(evidence.partitions(), evidence.head(), OF_ACCOUNTS)
     assert verdict.ruling == "valid"
-    return len(done.records) / (time.perf_counter() - begun_s)
+    return len(evidence.records) / (time.perf_counter() - begun_s)
 
 
 def reported(books: Path) -> float:

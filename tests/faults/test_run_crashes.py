@@ -52,19 +52,19 @@ def crashing(tmp_path, monkeypatch):
 def met(run):
     """(fault, how often it fired) of a run, of which nothing that was acknowledged was lost."""
     assert run.verdict.ruling == "valid", (run.verdict.anomalies[:3], run.verdict.not_verified)
-    return [(fault["fault"], fault["fired"]) for fault in run.faults]
+    return [(fault["fault"], fault["fired"]) for fault in run.evidence.faults]
 
 
 def test_a_daemon_may_refuse_from_the_start(crashing):
     run = crashing("daemon.refuse:until=0.3")
     assert met(run) == [("daemon.refuse:until=0.3", 1)]
-    assert 0 < np.count_nonzero(run.records["outcome"] == OperationOutcome.REFUSED) < len(run.records)
+    assert 0 < np.count_nonzero(run.evidence.records["outcome"] == OperationOutcome.REFUSED) < len(run.evidence.records)
 
 
 def test_a_daemon_may_refuse_several_processes_all_the_time(crashing):
     run = crashing("daemon.refuse", processes=2)
     assert run.verdict.not_verified == ["Everything: no operation was accepted."]
-    assert set(run.records["outcome"]) == {OperationOutcome.REFUSED}
+    assert set(run.evidence.records["outcome"]) == {OperationOutcome.REFUSED}
 
 
 @pytest.mark.parametrize(
@@ -84,9 +84,9 @@ def test_a_crash_comes_once_and_loses_nothing(crashing, fault, nth, tmp_path, wa
     # the sender waits for the next life, however long that takes to begin
     run = crashing(f"{fault}:nth={nth}", on_progress=lambda planned, progress: wait_for(answers))
     assert met(run) == [(f"{fault}:nth={nth}", 1)]
-    assert run.faults[0]["selected"] > nth
-    assert [f"{firing['stage']}.{firing['action']}" for firing in run.firings] == [fault]
-    outcomes = run.records["outcome"]
+    assert run.evidence.faults[0]["selected"] > nth
+    assert [f"{firing['stage']}.{firing['action']}" for firing in run.evidence.firings] == [fault]
+    outcomes = run.evidence.records["outcome"]
     if fault == "daemon.crash-before-ok":  # at the others' moments, perhaps nobody waits for an answer
         assert (outcomes != OperationOutcome.ACCEPTED).any()
     assert (outcomes[-5:] == OperationOutcome.ACCEPTED).all()
@@ -107,11 +107,11 @@ def test_faults_go_on_after_crashes_where_they_were(crashing):
     )
     fired = [number for _, number in met(run)]
     limits = [(20, 1), (20, 3), (4, 1), (25, 2), (1, 0)]
-    seen = [fault["selected"] for fault in run.faults]
+    seen = [fault["selected"] for fault in run.evidence.faults]
     most = [min(count, max(0, each - nth + 1)) for each, (nth, count) in zip(seen, limits, strict=True)]
     assert all(number <= limit for number, limit in zip(fired, most, strict=True)), (fired, most)
     assert sum(fired[:3]) >= 3
-    assert len(run.firings) == sum(fired)
+    assert len(run.evidence.firings) == sum(fired)
 
 
 def test_a_process_that_cannot_live_long_is_looked_at_all_the_same(crashing):
@@ -133,7 +133,7 @@ def test_interrupting_leaves_nothing(crashing):
             os.kill(os.getpid(), signal.SIGINT)
 
     run = crashing("crash-after-ok:nth=5,count=1000", on_progress=interrupt)
-    assert run.interrupted
+    assert run.evidence.interrupted
     assert run.verdict.counts == {}
 
 

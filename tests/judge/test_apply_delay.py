@@ -20,14 +20,17 @@ from cpdaemon.endpoint import UnixEndpoint, parse_endpoint
 from cpsim.accounts.observer import CannotObserve
 from cpsim.config.catalog import find_scenario
 from cpsim.config.thresholds import Threshold
+from cpsim.evidence.evidence import Reading
 from cpsim.evidence.journal import RECORD_TYPE, OperationOutcome
 from cpsim.fake import ANY_PORT, Fake
-from cpsim.judge.apply_delay import ClockWatch, apply_delays_ns
-from cpsim.judge.clock_offset import NotComparable, Reading, offset
+from cpsim.judge.apply_delay import apply_delays_ns
+from cpsim.judge.clock_offset import NotComparable, offset
 from cpsim.net.control import ControlClient
 from cpsim.replay.pace import Rate
+from cpsim.run.clock_watch import ClockWatch
 from cpsim.run.folder import OutputFolder, write
-from cpsim.run.pipeline import ReplayTarget, run
+from cpsim.run.pipeline import run
+from cpsim.run.plan import ReplayTarget
 from cpsim.run.summary import show, summarise
 from cpsim.scenario import load_workload
 from cpsim.scenario.workload import KIND_NAMES
@@ -88,9 +91,16 @@ def made_up(commands, ledger, *, clock=real_time, rate=1.0, looked_ms=LOOKED_MS)
             "settled_us": pa.array([on_clock(row[4]) for row in ledger], pa.int64()),
         }
     )
-    told = SimpleNamespace(workload=workload, records=records, slots=slots, slot_prefix="a.b")
-    readings = [reading(clock, time_ms, rate=rate) for time_ms in looked_ms]
-    found, uncertainty_ns = apply_delays_ns(told, "p", readings, START_NS)
+    evidence = SimpleNamespace(
+        workload=workload,
+        records=records,
+        ledger=slots,
+        slot_prefix="a.b",
+        project="p",
+        readings=[reading(clock, time_ms, rate=rate) for time_ms in looked_ms],
+        start_ns=START_NS,
+    )
+    found, uncertainty_ns = apply_delays_ns(evidence)
     assert 0 < uncertainty_ns < 1e6
     return sorted(round(delay_ns / 1e6) for delay_ns in found.tolist())
 

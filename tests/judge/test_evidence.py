@@ -121,7 +121,7 @@ def perform(where, *, timeout_s=2.0):
 @pytest.mark.parametrize("where", ["unix", "tcp", "http"])
 def test_the_lines_of_a_finding_repeat_it(miserly, site, netcat, where):
     result = perform(target(site, where))
-    document = run_folder.verdict_document(result)
+    document = run_folder.verdict_document(result.evidence, result.verdict)
     example = next(example for example in document["examples"] if example["name"] == "under-credited")
     script = "\n".join(["set -e", *example["repeat"]])
     subprocess.run(["bash", "-c", script], check=True, capture_output=True, timeout=30, env=netcat)

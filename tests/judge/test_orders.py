@@ -108,8 +108,8 @@ def test_too_many_orders_leave_the_verdict_unknown():
     verdict = Verdict()
     judge_histories({"many": many, "few": [alloc(), claim("m", 10, 20)]}, slots, "p", SEEN, verdict)
     assert verdict.ruling == "unknown"
-    assert len(verdict.not_verified) == 1
-    assert verdict.not_verified[0].startswith("1 slots: too many of their commands overlap")
+    assert len(verdict.unknowns()) == 1
+    assert verdict.unknowns()[0].startswith("1 slots: too many of their commands overlap")
 
 
 # Against all orders, one by one

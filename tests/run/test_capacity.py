@@ -25,7 +25,7 @@ from cpsim.replay.wires import one_shot
 from cpsim.run import capacity
 from cpsim.run.capacity import FIRST_RATE, Capacity, SearchRequest, find, part
 from cpsim.run.curve import show
-from cpsim.run.pipeline import ReplayTarget
+from cpsim.run.plan import ReplayTarget
 from cpsim.scenario import load_workload
 
 SERVICE_S = 0.01

@@ -9,7 +9,8 @@ from cpsim.config.catalog import find_scenario
 from cpsim.replay.wires.wire import ACCEPTED, BacklogFull
 from cpsim.run import capacity
 from cpsim.run.capacity import Capacity, SearchRequest, find
-from cpsim.run.pipeline import ReplayTarget, Wiring
+from cpsim.run.drivers import Wiring
+from cpsim.run.plan import ReplayTarget
 from cpsim.scenario import load_workload
 from cpsim.testing import ManualClock
 

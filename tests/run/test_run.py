@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import count
 from pathlib import Path
@@ -28,18 +29,23 @@ from cpsim import cli, fake
 from cpsim.accounts.observer import Observer
 from cpsim.config.catalog import find_scenario
 from cpsim.errors import CpsimError
+from cpsim.evidence.files import JOURNAL_SCHEMA, write_journal
 from cpsim.net.http.messages import Response
 from cpsim.protocol import arguments as typed
 from cpsim.replay.pace import AsFastAsPossible, Rate
 from cpsim.run import folder as run_folder
 from cpsim.run import pipeline as run_module
-from cpsim.run.pipeline import ReplayTarget, check_prefix
+from cpsim.run.pipeline import check_prefix
+from cpsim.run.plan import ReplayTarget
 from cpsim.run.summary import summarise
 from cpsim.scenario import generate, load_workload, source
 from cpsim.server.http import Api
 
 PROJECT, SECRET = "Proj", "hush"
-FILES = {"run.json", "journal.parquet", "verdict.json", "latency.hgrm", "seconds.parquet", "report.html"}
+FILES = {
+    *("run.json", "evidence.json", "workload.parquet", "journal.parquet", "verdict.json"),
+    *("latency.hgrm", "seconds.parquet", "report.html"),
+}
 EFFECT = {"ledger.parquet", "accounts.parquet", "effect.hgrm"}
 SMALL = """
 description = "everything, in small"
@@ -234,8 +240,8 @@ def test_lost_replies_widen_what_is_acceptable(site):
         socket.create_connection(listener.getsockname()).close()
         thread.join()
         listener.close()
-    unknown = Counter(result.records["outcome"].tolist())[2]
-    assert unknown >= len(result.workload) // 10
+    unknown = Counter(result.evidence.records["outcome"].tolist())[2]
+    assert unknown >= len(result.plan.workload) // 10
     assert result.verdict.ruling == "valid", result.verdict.anomalies
     assert 0 < result.verdict.uncertain <= unknown
 
@@ -263,7 +269,7 @@ def test_an_answer_that_is_no_answer_is_unknown_not_wrong(site, monkeypatch, sta
     result = perform(ReplayTarget(server, server, (PROJECT, SECRET)))
     assert result.verdict.ruling == "valid", result.verdict.anomalies
     assert result.verdict.uncertain > 0
-    assert f"HTTP {status} with a body that is not the API's" in result.errors
+    assert f"HTTP {status} with a body that is not the API's" in result.evidence.errors
 
 
 def test_a_right_signature_that_is_refused_is_wrong(site, monkeypatch):
@@ -294,7 +300,7 @@ def test_a_server_that_is_gone_in_the_end_leaves_the_effect_unseen(place):
         )
     assert result.verdict.ruling == "unknown"
     assert [sentence for sentence in result.verdict.not_verified if "cannot reach http" in sentence]
-    assert result.verdict.checked == {"replies": len(result.workload)}
+    assert result.verdict.checked == {"replies": len(result.plan.workload)}
     with run_folder.OutputFolder(Path("out")) as written:
         run_folder.write(result, summarise(result), written)
     assert names("out") == FILES
@@ -333,11 +339,11 @@ def test_interrupting_an_embedded_run_leaves_no_process(place):
 
     before = signal.getsignal(signal.SIGINT)
     result = perform(None, pace=Rate(100), on_progress=interrupt)
-    assert result.interrupted
-    assert 5 <= len(result.records) < len(result.workload)
+    assert result.evidence.interrupted
+    assert 5 <= len(result.evidence.records) < len(result.plan.workload)
     assert result.verdict.ruling == "unknown"
     assert result.verdict.counts == {}
-    missing = len(result.workload) - len(result.records)
+    missing = len(result.plan.workload) - len(result.evidence.records)
     assert result.verdict.not_verified == [f"{missing:,} operations were not sent: the run was interrupted."]
     assert signal.getsignal(signal.SIGINT) == before
     with pytest.raises(ChildProcessError):
@@ -423,21 +429,21 @@ def given(row):
 
 def test_the_journal_says_what_happened(folder):
     path, result = folder
-    assert pq.read_schema(path / "journal.parquet").remove_metadata() == run_folder.JOURNAL_SCHEMA
+    assert pq.read_schema(path / "journal.parquet").remove_metadata() == JOURNAL_SCHEMA
     rows = pq.read_table(path / "journal.parquet").to_pylist()
-    calls = list(result.workload.calls(0, len(result.workload), "x<y>&z"))
+    calls = list(result.plan.workload.calls(0, len(result.plan.workload), "x<y>&z"))
     assert len(rows) == len(calls)
     outcomes = Counter(row["outcome"] for row in rows)
     assert outcomes["accepted"] == pytest.approx(2 * len(calls) / 5, abs=2)
     assert outcomes["refused"] == pytest.approx(len(calls) / 5, abs=2)
-    due_us = Rate(4000).schedule(result.workload.due_us).tolist()
+    due_us = Rate(4000).schedule(result.plan.workload.due_us).tolist()
     errors = {"accepted": {""}, "refused": {"ER"}, "unknown": {"garbage reply", "reply lost: closed without an answer"}}
     for number, (row, (kind, sent)) in enumerate(zip(rows, calls, strict=True)):
         assert (row["id"], row["kind"], row["slot"]) == (number, kind, sent.pop("slot"))
         assert given(row) == sent
         assert row["due_us"] == due_us[number] <= row["sent_us"] <= row["answered_us"]
         assert row["error"] in errors[row["outcome"]]
-    assert (np.array([row["sent_us"] for row in rows]) == result.records["sent_ns"] // 1000).all()
+    assert (np.array([row["sent_us"] for row in rows]) == result.evidence.records["sent_ns"] // 1000).all()
 
 
 def test_the_documents_say_what_happened(folder):
@@ -453,12 +459,12 @@ def test_the_documents_say_what_happened(folder):
     assert figures["errors"] == {error: n for error, n in Counter(row["error"] for row in rows).items() if error}
     assert figures["operations"] == len(rows)
     assert figures["operations_per_s"] == pytest.approx(len(rows) / figures["elapsed_s"], rel=0.01)
-    assert figures["workload_sha256"] == result.workload.digest()
+    assert figures["workload_sha256"] == result.plan.workload.digest()
     expected = {
         "scenario": "smoke",
         "seed": 4,
         "slot_prefix": "x<y>&z",
-        "endpoint": str(result.target.endpoint),
+        "endpoint": str(result.plan.target.endpoint),
         "server": None,
         "pace": "4000 operations/s",
         "interrupted": False,
@@ -533,15 +539,15 @@ def test_the_ledger_of_a_run_is_what_its_journal_leads_to(place, cpsim):
 def test_a_run_without_any_answer_is_written_too(place):
     with fake.Fake({PROJECT: SECRET}, unix=Path("cp.sock")):
         result = perform(ReplayTarget(UnixEndpoint("cp.sock")))
-    result.records = result.records[:0]
-    for schedule_us in (result.schedule_us, Rate(10).schedule(result.workload.due_us)):
-        result.schedule_us = schedule_us
+    for schedule_us in (None, Rate(10).schedule(result.plan.workload.due_us)):
+        evidence = replace(result.evidence, records=result.evidence.records[:0], schedule_us=schedule_us)
+        unanswered = replace(result, evidence=evidence)
         name = f"out-{schedule_us is None}"
-        summary = summarise(result)
+        summary = summarise(unanswered)
         assert (summary.operations, summary.per_second, summary.response) == (0, [], None)
         with run_folder.OutputFolder(Path(name)) as written:
-            run_folder.write(result, summary, written)
-        assert pq.read_schema(f"{name}/journal.parquet").equals(run_folder.JOURNAL_SCHEMA)
+            run_folder.write(unanswered, summary, written)
+        assert pq.read_schema(f"{name}/journal.parquet").equals(JOURNAL_SCHEMA)
         assert pq.read_metadata(f"{name}/journal.parquet").num_rows == 0
         assert names(name) == FILES - {"seconds.parquet"}
 
@@ -549,12 +555,13 @@ def test_a_run_without_any_answer_is_written_too(place):
 def test_the_journal_goes_over_borders_of_chunks(place):
     with fake.Fake({PROJECT: SECRET}, unix=Path("cp.sock")):
         result = perform(ReplayTarget(UnixEndpoint("cp.sock")))
-    result.records = result.records[np.arange(len(result.records)) % 3 > 0]  # some were not sent
+    records = result.evidence.records
+    evidence = replace(result.evidence, records=records[np.arange(len(records)) % 3 > 0])  # some were not sent
     for name, size in (("whole", 16_384), ("cut", 10)):
-        run_folder.write_journal(result, Path(name), size)
+        write_journal(evidence, Path(name), size)
     whole, cut = (pq.read_table(name).to_pylist() for name in ("whole", "cut"))
     assert whole == cut
-    assert len(whole) == len(result.records)
+    assert len(whole) == len(evidence.records)
     assert isinstance(pq.read_schema("whole").field("kind").type, pa.DictionaryType)
 
 
@@ -747,10 +754,10 @@ def test_long_names_make_prefixes_that_fit(site):
     named = f"name = '{'é' * 200}'\n{SMALL}"
     result = perform(ReplayTarget(UnixEndpoint("./cp.sock")), scenario=named, prefix=None)
     again = perform(ReplayTarget(UnixEndpoint("./cp.sock")), scenario=named, prefix=None)
-    assert set(result.records["outcome"]) == {0}
-    assert result.slot_prefix != again.slot_prefix
+    assert set(result.evidence.records["outcome"]) == {0}
+    assert result.plan.slot_prefix != again.plan.slot_prefix
     for made in (result, again):
-        check_prefix(made.slot_prefix)
+        check_prefix(made.plan.slot_prefix)
 
 
 def test_the_limit_of_open_files_is_raised_as_far_as_it_goes(place, monkeypatch):
@@ -787,5 +794,6 @@ def test_what_limited_a_run(busy, retried, lateness_ms, limit):
     from cpsim.replay.pace import AsFastAsPossible
     from cpsim.run.summary import _limit
 
-    run = SimpleNamespace(pace=AsFastAsPossible(), effort=Effort(busy, retried), records=[1], schedule_us=None)
+    plan, evidence = SimpleNamespace(pace=AsFastAsPossible()), SimpleNamespace(records=[1], schedule_us=None)
+    run = SimpleNamespace(plan=plan, evidence=evidence, effort=Effort(busy, retried))
     assert _limit(run, lateness_ms) == limit

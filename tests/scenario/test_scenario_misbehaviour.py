@@ -9,8 +9,8 @@ from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint, UrlEndpoint, parse_endp
 from cpdaemon.wire import MalformedFrame, parse
 from cpsim import fake
 from cpsim.replay.pace import AsFastAsPossible
-from cpsim.run.pipeline import ReplayTarget
 from cpsim.run.pipeline import run as perform
+from cpsim.run.plan import ReplayTarget
 from cpsim.scenario import generate, source
 from cpsim.scenario.models.misbehaviour import MALFORMED, OVERSIZED, WRONG_CREDENTIALS, Misbehaviour
 from cpsim.scenario.workload import FRAME, Arguments, Column
@@ -62,7 +62,7 @@ def test_each_is_sent_and_judged_valid_at_a_server(site, name):
     assert len(made) > len(workload())
     run = replay(site, made, "http")
     assert run.verdict.ruling == "valid", run.verdict.anomalies
-    refused = int(np.count_nonzero(run.records["outcome"] == 1))
+    refused = int(np.count_nonzero(run.evidence.records["outcome"] == 1))
     expires_in_time = name == "claim_after_expiry"  # as fast as possible, two days do not pass
     assert refused >= (0 if expires_in_time else len(made) - len(workload()))
 
@@ -72,10 +72,10 @@ def test_all_together_are_judged_valid_at_a_daemon(site, kind):
     made = workload(**dict.fromkeys(NAMES, 0.1))
     run = replay(site, made, kind)
     assert run.verdict.ruling == "valid", run.verdict.anomalies
-    is_frame = made.kind[run.records["op"]] == FRAME
+    is_frame = made.kind[run.evidence.records["op"]] == FRAME
     assert is_frame.sum() > 20
-    assert {run.errors[code] for code in run.records["error"][is_frame]} == {"ER"}
-    assert not run.records["outcome"][~is_frame].any()
+    assert {run.evidence.errors[code] for code in run.evidence.records["error"][is_frame]} == {"ER"}
+    assert not run.evidence.records["outcome"][~is_frame].any()
 
 
 def test_a_frame_that_is_taken_is_a_finding(site):
@@ -94,8 +94,8 @@ def test_a_frame_that_is_a_command_may_be_taken_though_its_server_must_refuse_it
 
 def test_wrong_credentials_are_answered_401(site):
     run = replay(site, workload(wrong_credentials=0.5), "http")
-    is_frame = run.workload.kind[run.records["op"]] == FRAME
-    (said,) = {run.errors[code] for code in run.records["error"][is_frame]}
+    is_frame = run.plan.workload.kind[run.evidence.records["op"]] == FRAME
+    (said,) = {run.evidence.errors[code] for code in run.evidence.records["error"][is_frame]}
     assert said.startswith("HTTP 401: ")
 
 

@@ -13,8 +13,8 @@ from cpsim.fake.fake import ANY_PORT, Fake
 from cpsim.replay.pace import AsFastAsPossible, Virtual
 from cpsim.run import folder as run_folder
 from cpsim.run import summary
-from cpsim.run.pipeline import ReplayTarget
 from cpsim.run.pipeline import run as perform
+from cpsim.run.plan import ReplayTarget
 from cpsim.scenario import ScenarioError, load_workload, source
 
 PATH = catalog.find_scenario("two-projects")
@@ -104,10 +104,10 @@ def test_mistakes_are_told(sites, told):
 def test_projects_are_kept_apart(options):
     run = performed(**options)
     assert run.verdict.ruling == "valid", run.verdict.anomalies[:3]
-    slots = run.slots.to_pylist()
+    slots = run.evidence.seen.slots.to_pylist()
     ids = {project: {slot["slot"] for slot in slots if slot["project"] == project} for project in ("atlas", "cms")}
     assert len(ids["atlas"] & ids["cms"]) > 100
-    assert run.verdict.checked["slots"] == len(run.workload.slot_numbers) - (run.workload.kind == 5).sum()
+    assert run.verdict.checked["slots"] == len(run.plan.workload.slot_numbers) - (run.plan.workload.kind == 5).sum()
 
 
 def test_a_server_whose_projects_share_their_slot_ids_is_found(tmp_path):
@@ -157,6 +157,6 @@ def test_the_journal_says_whose_each_was_and_is_replayed(tmp_path):
 
     def state(run):
         columns = ("project", "state", "machine", "granted")
-        return sorted(str([slot[column] for column in columns]) for slot in run.slots.to_pylist())
+        return sorted(str([slot[column] for column in columns]) for slot in run.evidence.seen.slots.to_pylist())
 
     assert state(first) == state(again)

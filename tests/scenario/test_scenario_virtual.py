@@ -1,6 +1,7 @@
 """Virtual time: the embedded fake lives on the scenario's clock."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,13 +9,10 @@ import pytest
 from cpdaemon.commands import KINDS
 from cpdaemon.endpoint import parse_endpoint
 from cpsim.errors import CpsimError
-from cpsim.judge.model import Span
-from cpsim.judge.slots import judge_slots
-from cpsim.judge.verdict import Verdict
+from cpsim.judge.judge import CHECKERS, judge
 from cpsim.replay.pace import AsFastAsPossible, Speed, Virtual
-from cpsim.run.judging import _history
-from cpsim.run.pipeline import ReplayTarget
 from cpsim.run.pipeline import run as perform
+from cpsim.run.plan import ReplayTarget
 from cpsim.run.virtual import step_times_us
 from cpsim.scenario import generate, source
 
@@ -63,27 +61,27 @@ def test_slots_expire_when_they_should():
     month = run()
     assert month.verdict.ruling == "valid", month.verdict.anomalies[:3]
     assert month.verdict.uncertain == 0
-    expected = expected_states(month.workload)
-    shown = dict(zip(month.slots["slot"].to_pylist(), month.slots["state"].to_pylist(), strict=True))
+    expected = expected_states(month.plan.workload)
+    ledger = month.evidence.ledger
+    shown = dict(zip(ledger["slot"].to_pylist(), ledger["state"].to_pylist(), strict=True))
     assert shown == {f"v-{slot + 1}": state for slot, state in expected.items()}
     assert Counter(shown.values())["expired"] > 200
-    assert np.all(np.diff(month.records["sent_ns"]) >= -1e9)
+    assert np.all(np.diff(month.evidence.records["sent_ns"]) >= -1e9)
 
 
 def test_a_server_that_forgets_to_expire_is_found():
     month = run(MONTH.replace('expire = "6h"', 'expire = "30d"'))
     workload = generate(source.parse(MONTH, "month.toml"))
     assert not np.array_equal(
-        workload.arguments["alloc"]["expire"].values, month.workload.arguments["alloc"]["expire"].values
+        workload.arguments["alloc"]["expire"].values, month.plan.workload.arguments["alloc"]["expire"].values
     )
-    month.workload = workload  # as if six hours had been promised
-    verdict = Verdict()
-    judge_slots(_history(month, Span(0, 0)), month.slots, "cpsim", verdict)
+    evidence = replace(month.evidence, workload=workload)  # as if six hours had been promised
+    verdict = judge(evidence.partitions(), evidence.head(), CHECKERS)
     assert verdict.counts["late expiry"] > 200
 
 
 def test_without_it_no_time_passes():
-    states = Counter(run(pace=AsFastAsPossible()).slots["state"].to_pylist())
+    states = Counter(run(pace=AsFastAsPossible()).evidence.ledger["state"].to_pylist())
     assert states["expired"] == 0
 
 

@@ -46,7 +46,7 @@ class Replies:
         verdict.not_verified += evidence.gaps
 
 
-class Frames:
+class MalformedFrames:
     """Counts malformed frames that were answered with success."""
 
     meanings = ANOMALIES

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cpsim.replay.wires.wire import Wire
 
 
-class Session:
+class Sender:
     """A wire, a journal and an engine, put together; a context manager that closes them.
 
     Args:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cpsim.judge.verdict import Verdict
 
 
-class Books:
+class Conservation:
     """Compares what claims granted with what machines earned, and with what users have."""
 
     meanings = ANOMALIES
