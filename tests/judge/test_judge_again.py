@@ -1,0 +1,334 @@
+"""A run is judged again from its folder, with nothing running: the verdict is the same, byte for byte."""
+
+import json
+import shutil
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cpdaemon.endpoint import UnixEndpoint, parse_endpoint
+from cpsim.cli import cli
+from cpsim.config.catalog import find_scenario
+from cpsim.errors import CpsimError
+from cpsim.evidence import evidence as evidence_module
+from cpsim.evidence.files import EvidenceFolder
+from cpsim.fake import ANY_PORT, Fake
+from cpsim.judge.judge import CHECKERS, judge
+from cpsim.judge.model import Span
+from cpsim.judge.verdict import EXAMPLES, SHOWN_ANOMALIES, Verdict
+from cpsim.replay.pace import AsFastAsPossible, Rate, Virtual
+from cpsim.run import folder as run_folder
+from cpsim.run.pipeline import run
+from cpsim.run.plan import ReplayTarget
+from cpsim.run.summary import summarise
+from cpsim.scenario import load_workload
+
+PROJECT, SECRET = "Proj", "hush"
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def perform(target=None, *, scenario="smoke", settings=(), pace=None, folder="out", **options):
+    """A run in its folder."""
+    result = run(
+        lambda: load_workload(find_scenario(scenario), None, settings),
+        target,
+        pace or AsFastAsPossible(),
+        in_flight=16,
+        timeout_s=0.5,
+        slot_prefix=None,
+        command=lambda seed: f"cpsim run {scenario} --seed {seed}",
+        on_stage=lambda _: None,
+        on_progress=options.pop("on_progress", lambda *_: None),
+        **options,
+    )
+    with run_folder.OutputFolder(Path(folder)) as written:
+        run_folder.write(result, summarise(result), written)
+    return result
+
+
+def again(folder="out"):
+    """The exit status and the document of `cpsim judge`."""
+    done = CliRunner().invoke(cli, ["judge", folder, "--json"], standalone_mode=False)
+    return done.exception.code if isinstance(done.exception, SystemExit) else done.exit_code, done.stdout
+
+
+def is_same(folder="out"):
+    status, document = again(folder)
+    kept = Path(folder, "verdict.json").read_text(encoding="utf-8")
+    return document == kept and status == {"valid": 0, "invalid": 1, "unknown": 2}[json.loads(kept)["verdict"]]
+
+
+@pytest.fixture
+def site():
+    with Fake({PROJECT: SECRET}, unix=Path("cp.sock"), http=ANY_PORT) as started:
+        yield started
+
+
+def server_of(site):
+    return parse_endpoint(site.addresses["http"]), (PROJECT, SECRET)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"pace": Rate(3000)},
+        {"processes": 2},
+        {"scenario": "smoke", "pace": Virtual(), "faults": ["server.lose-reply:probability=0.1"]},
+        {"faults": ["daemon.lose-reply:probability=0.02"]},
+        {"scenario": "misbehaviour", "settings": ["arrivals.jobs=200"]},
+        {"scenario": "two-projects", "settings": ["arrivals.jobs=100"]},
+    ],
+)
+def test_what_was_valid_is_valid(options):
+    assert perform(**options).verdict.ruling == "valid"
+    assert is_same()
+
+
+def test_what_was_wrong_is_wrong_with_the_same_examples(site):
+    site.set_quirks(frozenset({"reclaim"}))
+    server, credentials = server_of(site)
+    target = ReplayTarget(UnixEndpoint("cp.sock"), server, credentials)
+    result = perform(target, scenario="duplicate-claims", settings=["arrivals.jobs=100"])
+    assert result.verdict.ruling == "invalid"
+    assert result.verdict.examples
+    site.stop()
+    assert is_same()
+
+
+def test_what_was_not_seen_is_unknown():
+    with Fake({PROJECT: SECRET}, unix=Path("cp.sock")):
+        assert perform(ReplayTarget(UnixEndpoint("cp.sock"))).verdict.ruling == "unknown"
+    assert is_same()
+
+
+def test_where_outstanding_slots_were_all_that_was_seen(site, monkeypatch):
+    from cpsim.server.http import Api, Response
+
+    respond = Api.respond
+    closed = Response(404, b"no such page")
+    monkeypatch.setattr(
+        Api, "respond", lambda api, asked: closed if asked.path.startswith("/__cpsim/") else respond(api, asked)
+    )
+    server, credentials = server_of(site)
+    assert "no control API" in perform(ReplayTarget(server, server, credentials)).verdict.not_verified[0]
+    assert is_same()
+
+
+def test_what_was_not_sent_is_counted():
+    result = perform(pace=Rate(500), stop_after_s=0.2)
+    assert result.evidence.unsent > 0
+    assert is_same()
+
+
+def test_the_same_on_another_machine_and_in_partitions(site, monkeypatch):
+    """What a partition holds does not change which slots are wrong."""
+    site.set_quirks(frozenset({"reclaim"}))
+    server, credentials = server_of(site)
+    target = ReplayTarget(UnixEndpoint("cp.sock"), server, credentials)
+    result = perform(target, scenario="duplicate-claims", settings=["arrivals.jobs=100"], folder="whole")
+    whole_size = evidence_module.PARTITION
+    monkeypatch.setattr(evidence_module, "PARTITION", 60)
+    evidence = result.evidence
+    assert evidence.count > 3
+    verdict = judge(evidence.partitions(), evidence.head(), CHECKERS)
+    with run_folder.OutputFolder(Path("parts")) as written:
+        parts = replace(result, verdict=verdict)
+        run_folder.write(parts, summarise(parts), written)
+    monkeypatch.setattr(evidence_module, "PARTITION", whole_size)
+    shutil.move("parts", "elsewhere")
+    assert is_same("elsewhere")
+    assert verdict.counts == result.verdict.counts
+    assert verdict.checked == result.verdict.checked
+    assert sorted(map(str, verdict.anomalies)) == sorted(map(str, result.verdict.anomalies))
+    whole = EvidenceFolder(Path("elsewhere")).whole()
+    assert whole.records.tolist() == evidence.records.tolist()
+    assert whole.workload.digest() == EvidenceFolder(Path("whole")).whole().workload.digest()
+    assert judge([whole], whole.head(), CHECKERS).document() == result.verdict.document()
+
+
+def test_another_verdict_than_at_the_end_of_the_run_is_told():
+    perform()
+    folder = Path("out/verdict.json")
+    folder.write_text(folder.read_text().replace('"valid"', '"invalid"'))
+    done = CliRunner().invoke(cli, ["judge", "out"], standalone_mode=False)
+    assert "verdict       valid (500 slots, 20 machines," in done.output
+    assert "not as at the end of the run: see out/verdict.json" in done.output
+
+
+# Verdicts are values
+
+
+names = st.sampled_from(["lost", "altered", "phantom"])
+found = st.builds(
+    lambda checked, uncertain, findings, unsearched, sentences: (checked, uncertain, findings, unsearched, sentences),
+    st.integers(0, 3),
+    st.integers(0, 3),
+    st.lists(st.tuples(names, st.integers(1, 4)), max_size=6),
+    st.integers(0, 2),
+    st.lists(st.sampled_from("ABC"), max_size=3),
+)
+
+
+def verdict_of(part, *, number):
+    checked, uncertain, findings, unsearched, sentences = part
+    verdict = Verdict(Counter({"slots": checked}), uncertain, unsearched=unsearched, not_verified=list(sentences))
+    for place, (name, steps) in enumerate(findings):
+        anomaly = verdict.find(name, f"{number}-{place}", "wrong")
+        verdict.add_example(anomaly, [None] * steps, Span(0, 0), None)
+    return verdict
+
+
+@given(found, found, found)
+def test_merging_is_associative(one, two, three):
+    a, b, c = (verdict_of(part, number=number) for number, part in enumerate((one, two, three)))
+    left, right = a.merged(b).merged(c), a.merged(b.merged(c))
+    assert left == right
+    assert left.counts.total() == a.counts.total() + b.counts.total() + c.counts.total()
+    assert all(len(kept) <= EXAMPLES for kept in left.examples.values())
+    assert a.merged(Verdict()) == Verdict().merged(a) == a.merged(Verdict())
+
+
+def test_what_is_shown_stays_bounded():
+    parts = [verdict_of((0, 0, [("lost", 1)] * 600, 0, []), number=number) for number in range(3)]
+    verdict = parts[0].merged(parts[1]).merged(parts[2])
+    assert (len(verdict.anomalies), verdict.counts["lost"]) == (SHOWN_ANOMALIES, 1_800)
+
+
+# What is no evidence
+
+
+def old_folder():
+    Path("out").mkdir()
+    Path("out/run.json").write_text("{}")
+
+
+def without(name):
+    def spoil():
+        perform()
+        Path("out", name).unlink()
+
+    return spoil
+
+
+def spoiled(name, text):
+    def spoil():
+        perform()
+        path = Path("out", name)
+        path.write_bytes(path.read_bytes()[:-50] if text is None else text(path.read_text()).encode())
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("prepare", "said"),
+    [
+        (lambda: None, "out is not a run folder: there is no such folder"),
+        (lambda: Path("out").mkdir(), "out is not a run folder: it has no evidence.json"),
+        (old_folder, "out was written by an earlier version of cpsim, without evidence.json: repeat the run"),
+        (without("journal.parquet"), "out has no journal.parquet, which is evidence: the run folder is not whole"),
+        (without("workload.parquet"), "out has no workload.parquet, which is evidence"),
+        (without("ledger.parquet"), "out has no ledger.parquet, which is evidence"),
+        (spoiled("journal.parquet", None), "out/journal.parquet is damaged or cut short"),
+        (spoiled("workload.parquet", None), "out/workload.parquet is damaged or cut short"),
+        (spoiled("evidence.json", lambda text: text[:-9]), "out/evidence.json is damaged"),
+        (
+            spoiled("evidence.json", lambda text: text.replace('"answers"', '"replies"')),
+            "evidence.json is damaged: Key",
+        ),
+        (spoiled("evidence.json", lambda text: text.replace('"version": 1', '"version": 9')), "has format 9, and this"),
+        (spoiled("evidence.json", lambda text: "[]"), "out/evidence.json is damaged"),
+    ],
+)
+def test_what_is_no_evidence_is_told(prepare, said):
+    prepare()
+    done = CliRunner().invoke(cli, ["judge", "out"], standalone_mode=False)
+    assert isinstance(done.exception, CpsimError), done
+    assert said in str(done.exception)
+
+
+# Checkers of others
+
+PLUGIN = """
+class Slow:
+    meanings = {"too slow": "An answer took longer than this site allows."}
+    by_partition = True
+
+    def check(self, evidence, verdict):
+        for record in evidence.records[:1]:
+            verdict.find("too slow", str(evidence.endpoint), "it took long")
+
+class Broken:
+    meanings = {}
+    by_partition = False
+
+    def check(self, evidence, verdict):
+        verdict.checked["nothing"] += 1
+        raise ValueError("this is odd")
+"""
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """install(NAME=TARGET): a package whose entry points are checkers."""
+
+    def with_points(**points):
+        site = tmp_path / "site"
+        described = site / "plugin-1.0.dist-info"
+        described.mkdir(parents=True)
+        (site / "cpsim_plugin_of_test.py").write_text(PLUGIN)
+        (described / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1.0\n")
+        lines = [f"{name} = cpsim_plugin_of_test:{target}" for name, target in points.items()]
+        (described / "entry_points.txt").write_text("\n".join(["[cpsim.checkers]", *lines]))
+        monkeypatch.syspath_prepend(site)
+
+    yield with_points
+    sys.modules.pop("cpsim_plugin_of_test", None)
+
+
+def test_a_checker_of_another_package_judges_too(install):
+    install(slow="Slow")
+    result = perform()
+    assert result.verdict.counts == {"too slow": 1}
+    document = json.loads(Path("out/verdict.json").read_text())
+    assert document["meanings"] == {"too slow": "An answer took longer than this site allows."}
+    assert is_same()
+
+
+def test_a_checker_that_fails_verifies_nothing(install):
+    install(broken="Broken")
+    assert perform().verdict.not_verified == ["What the checker Broken checks: it failed by ValueError: this is odd."]
+    assert is_same()
+
+
+def test_a_checker_that_cannot_be_loaded_is_told_before_anything_is_sent(install):
+    install(gone="Gone")
+    sent = []
+    with pytest.raises(CpsimError, match=r"the checker gone \(cpsim_plugin_of_test:Gone\) cannot be loaded"):
+        perform(on_progress=lambda *_: sent.append(1))
+    assert not sent
+
+
+def test_a_checker_in_python():
+    class Any:
+        meanings = MappingProxyType({"odd": "Something is odd."})
+        by_partition = True
+
+        def check(self, evidence, verdict):
+            verdict.checked["oddities"] += len(evidence.records)
+            verdict.find("odd", "it", "is odd")
+
+    verdict = perform(checkers=[Any()]).verdict
+    assert (verdict.counts, verdict.checked["oddities"]) == ({"odd": 1}, 1_968)
+    assert again()[0] == 0  # without it
