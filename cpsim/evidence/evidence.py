@@ -164,7 +164,7 @@ class Evidence:
     def _of_records(self, chosen: npt.NDArray[np.intp]) -> Evidence:
         """The evidence of some records, with no operations but theirs."""
         records, workload = self.records[chosen], self.workload
-        ops = records["op"]
+        ops = self.records["op"][chosen]
         records["op"] = np.arange(len(ops))
         return replace(
             self,

@@ -96,14 +96,13 @@ def test_what_was_valid_is_valid(options):
     assert is_same()
 
 
-def test_what_was_wrong_is_wrong_with_the_same_examples(site):
-    site.set_quirks(frozenset({"reclaim"}))
-    server, credentials = server_of(site)
-    target = ReplayTarget(UnixEndpoint("cp.sock"), server, credentials)
-    result = perform(target, scenario="duplicate-claims", settings=["arrivals.jobs=100"])
+def test_what_was_wrong_is_wrong_with_the_same_examples():
+    with Fake({PROJECT: SECRET}, unix=Path("cp.sock"), http=ANY_PORT, quirks=frozenset({"reclaim"})) as site:
+        server, credentials = server_of(site)
+        target = ReplayTarget(UnixEndpoint("cp.sock"), server, credentials)
+        result = perform(target, scenario="duplicate-claims", settings=["arrivals.jobs=100"])
     assert result.verdict.ruling == "invalid"
     assert result.verdict.examples
-    site.stop()
     assert is_same()
 
 
