@@ -23,14 +23,14 @@ def judge(folder: Path, as_json: bool) -> None:
     cpsim judge copied/from/another/machine --json
     """
     from cpsim.evidence.files import EvidenceFolder
-    from cpsim.judge.judge import CHECKERS, installed
+    from cpsim.judge.judge import CHECKERS, checkers_of_others
     from cpsim.judge.judge import judge as judged
     from cpsim.run.folder import json_text, verdict_document
     from cpsim.run.summary import verdict_lines
     from cpsim.ui.terminal import Stages, console
 
     evidence = EvidenceFolder(folder)
-    checkers = [*CHECKERS, *installed()]
+    checkers = [*CHECKERS, *checkers_of_others()]
     with Stages() as stages:
         stages.begin("judging")
         head = evidence.head()

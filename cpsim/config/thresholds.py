@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from difflib import get_close_matches
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Final
 
 from cpsim.errors import CpsimError
@@ -22,6 +23,8 @@ APPLY_DELAY_PREFIXES: Final = ("apply_delay_", "effect_")
 """The prefix of metrics of the apply delay, and its earlier name."""
 NEED_DUE_TIMES: Final = ("response_", "lateness_")
 """The prefix of metrics that there are only if operations had due times."""
+OTHERS: Final = "cpsim.metrics"
+"""The group of entry points that are metrics of other packages."""
 METRICS: Final = (
     *(f"{time}_ms" for time in TIMES),
     *(f"service_{time}_ms" for time in TIMES),
@@ -52,9 +55,10 @@ class Threshold:
         if found is None:
             raise CpsimError(f"{text!r} is not METRIC<NUMBER, such as p99_ms<20 or error_rate<0.001")
         metric, comparison, limit = found.groups()
-        if metric not in METRICS:
-            close = get_close_matches(metric, METRICS, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(METRICS)}"
+        known = [*METRICS, *entry_points(group=OTHERS).names]
+        if metric not in known:
+            close = get_close_matches(metric, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
             raise CpsimError(f"no metric {metric!r}; {hint}")
         return cls(metric, comparison, float(limit))
 
@@ -99,6 +103,7 @@ def metrics(figures: Mapping[str, Any]) -> dict[str, float]:
         found |= {f"{name}_ms": value for name, value in times.items()}
     for prefix in APPLY_DELAY_PREFIXES:
         found |= {f"{prefix}{name}_ms": value for name, value in (figures["effect_ms"] or {}).items()}
+    found |= figures["metrics"]
     if figures["operations"]:
         counts = Counter[str]()
         for of_kind in figures["by_kind"].values():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -19,17 +20,21 @@ import pyarrow.parquet as pq
 from cpdaemon.endpoint import parse_endpoint
 from cpdaemon.errors import EndpointError
 from cpsim.errors import CpsimError
+from cpsim.evidence import extensions
 from cpsim.evidence.evidence import Evidence, Reading, Seen
+from cpsim.evidence.extensions import installed
 from cpsim.evidence.journal import RECORD_TYPE, OperationOutcome
 from cpsim.protocol import arguments
 from cpsim.scenario.formats import columns
 from cpsim.scenario.formats.arrow import Operations
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     import numpy.typing as npt
+
+    from cpsim.evidence.extensions import Column
 
 EVIDENCE: Final = "evidence.json"
 WORKLOAD: Final = "workload.parquet"
@@ -68,8 +73,20 @@ FACTS: Final = (
 """What `evidence.json` has of the evidence as it is."""
 
 
-def writers(evidence: Evidence, rows: int = ROWS) -> dict[str, Callable[[Path], object]]:
-    """A function for each file that writes it to a path; `rows` in a row group at most."""
+def writers(
+    evidence: Evidence, columns_of_others: Mapping[str, Column] | None = None, rows: int = ROWS
+) -> dict[str, Callable[[Path], object]]:
+    """A function for each file that writes it to a path.
+
+    Args:
+        evidence: what to write.
+        columns_of_others: additional columns of the journal; None for those that are installed.
+        rows: in a row group, at most.
+
+    Raises:
+        CpsimError: a column that is installed cannot be loaded.
+    """
+    more = installed(extensions.COLUMNS) if columns_of_others is None else columns_of_others
     seen = evidence.seen
     files: dict[str, Callable[[Path], object]] = {
         EVIDENCE: lambda path: path.write_text(json.dumps(_document(evidence, rows), indent=1) + "\n", encoding="utf-8")
@@ -79,7 +96,7 @@ def writers(evidence: Evidence, rows: int = ROWS) -> dict[str, Callable[[Path], 
     if seen is not None and seen.slots is not None:
         files[LEDGER] = lambda path: pq.write_table(seen.slots, path, compression="zstd")
     files[WORKLOAD] = lambda path: _write_workload(evidence, path, rows)
-    files[JOURNAL] = lambda path: write_journal(evidence, path, rows)
+    files[JOURNAL] = lambda path: write_journal(evidence, path, rows, more)
     return files
 
 
@@ -118,11 +135,21 @@ def _write_workload(evidence: Evidence, path: Path, rows: int) -> None:
                 writer.write_table(table.take(pa.array(ops[start : start + rows])))
 
 
-def write_journal(evidence: Evidence, path: Path, rows: int = ROWS) -> None:
-    """Write the journal, `rows` rows at a time."""
+def write_journal(
+    evidence: Evidence, path: Path, rows: int = ROWS, columns_of_others: Mapping[str, Column] = MappingProxyType({})
+) -> None:
+    """Write the journal, `rows` rows at a time.
+
+    Raises:
+        CpsimError: a column of others failed, or has another name, type or length than a column can have.
+    """
     workload, records = evidence.workload, evidence.records
     schema = JOURNAL_SCHEMA.append(PROJECT) if workload.sites else JOURNAL_SCHEMA
     schema = schema if evidence.virtual_ns is None else schema.append(VIRTUAL)
+    for name, column in columns_of_others.items():
+        if name in schema.names:
+            raise CpsimError(f"the journal has a column {name!r} of its own: name the other one differently")
+        schema = schema.append(pa.field(name, _values(name, column, evidence, records[:0]).type))
     errors, outcomes, projects = (
         pa.array(texts, pa.string()) for texts in (evidence.errors, OUTCOMES, workload.projects)
     )
@@ -157,7 +184,18 @@ def write_journal(evidence: Evidence, path: Path, rows: int = ROWS) -> None:
                     given.append(pa.DictionaryArray.from_arrays(codes, projects))
                 if evidence.virtual_ns is not None:
                     given.append(pa.array(evidence.virtual_ns[ops] // 1000))
+                given += [_values(name, column, evidence, chunk) for name, column in columns_of_others.items()]
                 writer.write_table(pa.table(given, schema=schema))
+
+
+def _values(name: str, column: Column, evidence: Evidence, records: npt.NDArray[np.void]) -> pa.Array:
+    try:
+        values = pa.array(column(evidence, records))
+    except Exception as error:
+        raise CpsimError(f"the column {name!r} failed by {type(error).__name__}: {error}") from error
+    if len(values) != len(records):
+        raise CpsimError(f"the column {name!r} has {len(values):,} values for {len(records):,} records")
+    return values
 
 
 class EvidenceFolder:

@@ -7,10 +7,10 @@ each a class without arguments, or are given as objects.
 from __future__ import annotations
 
 from functools import reduce
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Final, Protocol
 
-from cpsim.errors import CpsimError, in_one_line
+from cpsim.evidence import extensions
+from cpsim.evidence.extensions import installed
 from cpsim.judge.checkers.conservation import Conservation
 from cpsim.judge.checkers.outstanding import Outstanding
 from cpsim.judge.checkers.replies import MalformedFrames, Replies
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from cpsim.evidence.evidence import Evidence
-
-GROUP: Final = "cpsim.checkers"
 
 
 class Checker(Protocol):
@@ -48,21 +46,13 @@ OF_REPLIES: Final[tuple[Checker, ...]] = (Replies(), MalformedFrames())
 CHECKERS: Final = (*OF_ACCOUNTS, *OF_REPLIES)
 
 
-def installed() -> list[Checker]:
+def checkers_of_others() -> list[Checker]:
     """The checkers of other packages, in the order of their names.
 
     Raises:
         CpsimError: one cannot be loaded.
     """
-    found: list[Checker] = []
-    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
-        try:
-            found.append(point.load()())
-        except Exception as error:
-            raise CpsimError(
-                f"the checker {point.name} ({point.value}) cannot be loaded: {in_one_line(error)}"
-            ) from error
-    return found
+    return [checker() for checker in installed(extensions.CHECKERS).values()]
 
 
 def judge(partitions: Iterable[Evidence], head: Evidence, checkers: Sequence[Checker]) -> Verdict:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from cpdaemon.endpoint import UrlEndpoint
 from cpsim.accounts.observer import CannotObserve
 from cpsim.evidence.evidence import Seen
-from cpsim.judge.judge import OF_ACCOUNTS, OF_REPLIES, installed, judge
+from cpsim.judge.judge import OF_ACCOUNTS, OF_REPLIES, checkers_of_others, judge
 from cpsim.judge.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def conclude(
         except CannotObserve as error:
             evidence = replace(evidence, seen=None, unseen=str(error))
             verdict = _judged(evidence, OF_ACCOUNTS)
-    others = installed() if checkers is None else checkers
+    others = checkers_of_others() if checkers is None else checkers
     return evidence, verdict.merged(_judged(evidence, [*OF_REPLIES, *others]))
 
 

@@ -22,7 +22,7 @@ from cpsim.fake import FakeProcess
 from cpsim.faults.spec import Fault
 from cpsim.judge.apply_delay import apply_delays_ns
 from cpsim.judge.clock_offset import NotComparable
-from cpsim.judge.judge import installed
+from cpsim.judge.judge import checkers_of_others
 from cpsim.replay.pace import Users, Virtual
 from cpsim.run.clock_watch import ClockWatch
 from cpsim.run.drivers import Wiring, drive
@@ -146,7 +146,7 @@ def run(
     if isinstance(pace, Users):
         in_flight = pace.number
     _allow_open_files(in_flight + OTHER_FILES)
-    checkers = installed() if checkers is None else checkers
+    checkers = checkers_of_others() if checkers is None else checkers
     with _embedded() if target is None else contextlib.nullcontext(lambda *_: target) as locate:
         on_stage("making the workload")
         workload = load()

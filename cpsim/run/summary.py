@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow.compute as pc
 
 from cpsim.config.thresholds import APPLY_DELAY_PREFIXES, Checked, Threshold, metrics
+from cpsim.evidence import extensions
+from cpsim.evidence.extensions import installed
 from cpsim.evidence.journal import OperationOutcome
 from cpsim.judge.timeline import timeline
 from cpsim.replay.failures import LOST, kind_of, was_answered
@@ -19,11 +21,12 @@ from cpsim.scenario.workload import KIND_NAMES
 from cpsim.ui.printable import escaped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from hdrh.histogram import HdrHistogram
     from rich.console import Console
 
+    from cpsim.evidence.extensions import Metric
     from cpsim.judge.verdict import Verdict
     from cpsim.run.pipeline import Run
 
@@ -61,6 +64,8 @@ class Summary:
         seconds: a row per second of the replay, see `latency.by_second`.
         slots: this run's slots by state; None if the ledger was not seen.
         credits: credits granted to this run's slots; None if the ledger was not seen.
+        metrics: those of other packages, by name.
+        metrics_unknown: why others of them are unknown, by name.
         checked: thresholds compared with the figures.
     """
 
@@ -80,6 +85,8 @@ class Summary:
     seconds: list[dict[str, float | None]]
     slots: dict[str, int] | None
     credits: int | None
+    metrics: dict[str, float | None]
+    metrics_unknown: dict[str, str]
     checked: list[Checked] = field(default_factory=list)
 
     def check(self, thresholds: Sequence[Threshold]) -> None:
@@ -89,7 +96,9 @@ class Summary:
             Checked(
                 threshold,
                 found.get(threshold.metric),
-                self.apply_delay_unknown if threshold.metric.startswith(APPLY_DELAY_PREFIXES) else None,
+                self.apply_delay_unknown
+                if threshold.metric.startswith(APPLY_DELAY_PREFIXES)
+                else self.metrics_unknown.get(threshold.metric),
             )
             for threshold in thresholds
         ]
@@ -134,12 +143,21 @@ class Summary:
             "pace_kept": None if self.lateness_p99_ms is None else not self.fell_behind,
             "slots_by_state": self.slots,
             "credits_granted": self.credits,
+            "metrics": self.metrics,
             "asserts": [checked.document() for checked in self.checked],
         }
 
 
-def summarise(run: Run) -> Summary:
-    """The figures of a run."""
+def summarise(run: Run, metrics_of_others: Mapping[str, Metric] | None = None) -> Summary:
+    """The figures of a run.
+
+    Args:
+        run: a run that has ended.
+        metrics_of_others: additional metrics; None for those that are installed.
+
+    Raises:
+        CpsimError: a metric that is installed cannot be loaded.
+    """
     evidence, delay = run.evidence, run.apply_delay
     records, workload = evidence.records, evidence.workload
     kinds = workload.kind[records["op"]] if len(records) else np.empty(0, np.uint8)
@@ -172,6 +190,15 @@ def summarise(run: Run) -> Summary:
         ours = ledger.filter(pc.starts_with(ledger["slot"], f"{evidence.slot_prefix}-"))
         slots = {entry["values"]: entry["counts"] for entry in ours["state"].value_counts().to_pylist()}
         credits = pc.sum(ours["granted"]).as_py() or 0
+    measured: dict[str, float | None] = {}
+    unknown: dict[str, str] = {}
+    more = installed(extensions.METRICS) if metrics_of_others is None else metrics_of_others
+    for name, metric in more.items():
+        try:
+            value = metric(evidence)
+            measured[name] = None if value is None else float(value)
+        except Exception as error:  # noqa: BLE001 - somebody else's; the other figures stand
+            measured[name], unknown[name] = None, f"it failed by {type(error).__name__}: {error}"
     return Summary(
         elapsed_s=evidence.elapsed_s,
         by_kind=by_kind,
@@ -189,6 +216,8 @@ def summarise(run: Run) -> Summary:
         seconds=by_second(timed, due_ns),
         slots=slots,
         credits=credits,
+        metrics=measured,
+        metrics_unknown=unknown,
     )
 
 
@@ -252,6 +281,7 @@ def _lines(run: Run, summary: Summary) -> Iterator[str]:
         yield f"clocks        compared to within {summary.apply_delay_uncertainty_ms:.2f} ms"
     if summary.lateness_p99_ms is not None:
         yield f"lateness      ms  p99 {summary.lateness_p99_ms:.2f}"
+    yield from _metric_lines(summary)
     for fault in run.evidence.faults:
         yield f"fault         {escaped(fault['fault'])} fired {fault['fired']:,} times"
     if summary.slots is not None:
@@ -262,6 +292,12 @@ def _lines(run: Run, summary: Summary) -> Iterator[str]:
     for checked in summary.checked:
         yield f"assert        {'[green]holds[/]' if checked.holds else '[red]fails[/]'}  {escaped(str(checked))}"
     yield from verdict_lines(run.verdict, run.evidence.command)
+
+
+def _metric_lines(summary: Summary) -> Iterator[str]:
+    for name, value in summary.metrics.items():
+        unknown = f"[yellow]unknown[/]: {escaped(summary.metrics_unknown.get(name, 'this run has none'))}"
+        yield f"{escaped(name):<13} {unknown if value is None else f'{value:,.6g}'}"
 
 
 def verdict_lines(verdict: Verdict, command: str) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """A run is judged again from its folder, with nothing running: the verdict is the same, byte for byte."""
 
 import json
+import re
 import shutil
 import sys
 from collections import Counter
@@ -8,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
@@ -31,6 +33,13 @@ from cpsim.run.summary import summarise
 from cpsim.scenario import load_workload
 
 PROJECT, SECRET = "Proj", "hush"
+SMALL = """
+description = "test"
+duration = "1d"
+population = { machines = 2, users = 1 }
+arrivals = { model = "constant", jobs = 20 }
+run_time = { model = "constant", value = "10min" }
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -275,21 +284,33 @@ class Broken:
     def check(self, evidence, verdict):
         verdict.checked["nothing"] += 1
         raise ValueError("this is odd")
+
+def longest_ms(evidence):
+    return (evidence.records["answered_ns"] - evidence.records["sent_ns"]).max() / 1e6
+
+def odd(evidence):
+    raise ValueError("this is odd")
+
+def service_us(evidence, records):
+    return (records["answered_ns"] - records["sent_ns"]) // 1000
+
+def short(evidence, records):
+    return records["sent_ns"][1:]
 """
 
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
-    """install(NAME=TARGET): a package whose entry points are checkers."""
+    """install(GROUP, NAME=TARGET): a package with entry points in a group."""
 
-    def with_points(**points):
+    def with_points(group, **points):
         site = tmp_path / "site"
         described = site / "plugin-1.0.dist-info"
         described.mkdir(parents=True)
         (site / "cpsim_plugin_of_test.py").write_text(PLUGIN)
         (described / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1.0\n")
         lines = [f"{name} = cpsim_plugin_of_test:{target}" for name, target in points.items()]
-        (described / "entry_points.txt").write_text("\n".join(["[cpsim.checkers]", *lines]))
+        (described / "entry_points.txt").write_text("\n".join([f"[cpsim.{group}]", *lines]))
         monkeypatch.syspath_prepend(site)
 
     yield with_points
@@ -297,7 +318,7 @@ def install(tmp_path, monkeypatch):
 
 
 def test_a_checker_of_another_package_judges_too(install):
-    install(slow="Slow")
+    install("checkers", slow="Slow")
     result = perform()
     assert result.verdict.counts == {"too slow": 1}
     document = json.loads(Path("out/verdict.json").read_text())
@@ -306,15 +327,15 @@ def test_a_checker_of_another_package_judges_too(install):
 
 
 def test_a_checker_that_fails_verifies_nothing(install):
-    install(broken="Broken")
+    install("checkers", broken="Broken")
     assert perform().verdict.not_verified == ["What the checker Broken checks: it failed by ValueError: this is odd."]
     assert is_same()
 
 
 def test_a_checker_that_cannot_be_loaded_is_told_before_anything_is_sent(install):
-    install(gone="Gone")
+    install("checkers", gone="Gone")
     sent = []
-    with pytest.raises(CpsimError, match=r"the checker gone \(cpsim_plugin_of_test:Gone\) cannot be loaded"):
+    with pytest.raises(CpsimError, match=r"gone of cpsim.checkers cannot be loaded from cpsim_plugin_of_test:Gone"):
         perform(on_progress=lambda *_: sent.append(1))
     assert not sent
 
@@ -331,3 +352,50 @@ def test_a_checker_in_python():
     verdict = perform(checkers=[Any()]).verdict
     assert (verdict.counts, verdict.checked["oddities"]) == ({"odd": 1}, 1_968)
     assert again()[0] == 0  # without it
+
+
+def test_a_metric_of_another_package_can_be_asserted(install):
+    install("metrics", longest_ms="longest_ms", strange="odd")
+    (scenario := Path("small.toml")).write_text(SMALL)
+    asserts = ["--assert", "longest_ms<100000", "--assert", "strange<1"]
+    done = CliRunner().invoke(cli, ["run", str(scenario), "--output", "out", *asserts], standalone_mode=False)
+    assert done.exception.code == 1
+    assert re.search(r"^longest_ms    [\d,.]+$", done.output, re.MULTILINE)
+    assert "strange       unknown: it failed by ValueError: this is odd" in done.output
+    assert "fails  strange<1: unknown: it failed by ValueError: this is odd" in done.output
+    document = json.loads(Path("out/run.json").read_text())
+    longest_ms, strange = (document["metrics"][name] for name in ("longest_ms", "strange"))
+    assert longest_ms == pytest.approx(document["service_ms"]["max"], rel=0.01)
+    assert strange is None
+    assert [checked["holds"] for checked in document["asserts"]] == [True, False]
+
+
+def test_a_metric_that_nobody_has_is_none():
+    done = CliRunner().invoke(cli, ["run", "smoke", "--assert", "longest_ms<1"], standalone_mode=False)
+    assert "no metric 'longest_ms'" in str(done.exception)
+
+
+def test_a_column_of_another_package_is_in_the_journal(install):
+    install("columns", service_us="service_us")
+    evidence = perform(settings=["arrivals.jobs=50"]).evidence
+    journal = pq.read_table("out/journal.parquet")
+    times = journal["answered_us"].to_numpy() - journal["sent_us"].to_numpy()
+    assert journal["service_us"].to_numpy().tolist() == times.tolist()
+    assert len(times) == len(evidence.records)
+    assert is_same()
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "said"),
+    [
+        ("service_us", "short", r"journal.parquet: the column 'service_us' has \d+ values for"),
+        ("service_us", "odd", "journal.parquet: the column 'service_us' failed by"),
+        ("slot", "service_us", "journal.parquet: the journal has a column 'slot' of its own"),
+    ],
+)
+def test_a_column_that_fails_leaves_the_other_files(install, name, column, said):
+    install("columns", **{name: column})
+    with pytest.raises(run_folder.NotWritten, match=said):
+        perform(settings=["arrivals.jobs=50"])
+    assert Path("out.partial/verdict.json").is_file()
+    assert not Path("out.partial/journal.parquet").exists()
