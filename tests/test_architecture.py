@@ -16,11 +16,10 @@ SOURCES = sorted(
 PURE = [
     *(Path("cpdaemon", f"{name}.py") for name in ("commands", "wire", "signing", "endpoint", "value", "errors")),
     *(path for path in SOURCES if path.is_relative_to("cpsim/scenario")),
-    Path("cpsim/judge/clock_offset.py"),
     Path("cpsim/config/tables.py"),
     Path("cpsim/server/accounts.py"),
     Path("cpsim/server/ledger.py"),
-    *(Path("cpsim/judge", f"{name}.py") for name in ("model", "orders", "anomalies", "timeline", "repeat")),
+    *(path for path in SOURCES if path.is_relative_to("cpsim/judge")),
 ]
 IMPURE = {"_socket", "asyncio", "concurrent", "random", "secrets", "select", "selectors", "socket", "threading", "time"}
 LOOSE = {"__init__", "__main__", "clock", "errors", "pytest_plugin"}
@@ -267,6 +266,16 @@ def test_only_the_rules_tell_commands_apart_by_name() -> None:
     assert {place for place in NAMING if not any(Path(path).is_relative_to(place) for path in telling)} <= {
         "cpdaemon/commands.py"
     }
+
+
+def test_an_engine_is_put_together_in_one_place() -> None:
+    makers = {
+        str(path)
+        for path in SOURCES
+        for node in nodes(path)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Engine"
+    }
+    assert makers == {"cpsim/replay/sender.py"}
 
 
 def test_a_name_means_one_thing() -> None:

@@ -33,7 +33,8 @@ NEVER_ALLOCATED = "slot 'unknown' was never allocated"
 def sample(here):
     """A copy of the samples, those of v0.1 in the current folder: to open a file may write to it."""
     shutil.copytree(SAMPLES / "v0.1", here, dirs_exist_ok=True)
-    shutil.copytree(SAMPLES / "v0.2", here / "v0.2")
+    for version in ("v0.2", "v0.3"):
+        shutil.copytree(SAMPLES / version, here / version)
     return here
 
 
@@ -117,7 +118,7 @@ def delivered(fake, spool):
         assert daemon.catch_up(GUARD_S)
 
 
-@pytest.mark.parametrize("path", ["run", "v0.2/run"])
+@pytest.mark.parametrize("path", ["run", "v0.2/run", "v0.3/run"])
 def test_a_run_folder(sample, reported, path):
     found = reported(path, "summary", "leaderboards", "reconciliation", "outcomes", "counters", "expired")
     states = ("allocated", "claimed", "discarded", "expired", "outstanding")
@@ -153,6 +154,11 @@ def test_a_run_folder(sample, reported, path):
     ]
     expired = columns(found["expired"]["The last to expire"], "slot")
     assert expired == [("job-36",), ("job-26",), ("job-21",), ("job-3",)]
+
+
+@pytest.mark.parametrize("path", ["v0.3/run", "v0.3/run-of-two"])
+def test_a_run_is_judged_again(sample, cpsim, path):
+    assert cpsim("judge", path, "--json") == json.loads(Path(path, "verdict.json").read_text(encoding="utf-8"))
 
 
 def test_a_run_folder_of_two_projects(sample, reported):
@@ -384,6 +390,9 @@ def test_what_a_killed_server_and_a_killed_daemon_left_is_applied_once(sample, c
         ("run-of-two/journal.parquet", 28, {"claimed": 4, "allocated": 1, "discarded": 3}, 43),
         ("recording.parquet", 8, {"claimed": 1, "allocated": 1, "discarded": 1}, 9),
         ("v0.2/run/journal.parquet", 152, {"claimed": 27, "allocated": 4, "discarded": 9}, 334),
+        ("v0.3/run/journal.parquet", 152, {"claimed": 27, "allocated": 4, "discarded": 9}, 334),
+        ("v0.3/run/workload.parquet", 152, {"claimed": 27, "expired": 4, "discarded": 9}, 334),
+        ("v0.3/run-of-two/workload.parquet", 28, {"claimed": 4, "expired": 1, "discarded": 3}, 43),
         ("v0.2/recording.parquet", 8, {"claimed": 1, "allocated": 1, "discarded": 1}, 9),
         ("recording.csv", 8, {"claimed": 1, "allocated": 1, "discarded": 1}, 9),
     ],

@@ -171,6 +171,8 @@ def load(
         sys.exit(_search(path, seed, make_request, thresholds, output, as_json=as_json))
     _check_thresholds(thresholds, has_due_times=rate is not None or speed is not None)
     _check_file(path, seed)
+    checkers_of_others()
+    extensions.check()
     if output is not None and "--worker" not in locust:
         check_absent(output)
     settings = {

@@ -45,3 +45,13 @@ def installed(group: str) -> dict[str, Any]:
                 f"{point.name} of {group} cannot be loaded from {point.value}: {in_one_line(error)}"
             ) from error
     return found
+
+
+def check() -> None:
+    """Load all of them, before a run that would miss them at its end.
+
+    Raises:
+        CpsimError: one cannot be loaded.
+    """
+    for group in (CHECKERS, METRICS, COLUMNS):
+        installed(group)

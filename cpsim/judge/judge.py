@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import reduce
 from typing import TYPE_CHECKING, Final, Protocol
 
+from cpsim.errors import CpsimError, in_one_line
 from cpsim.evidence import extensions
 from cpsim.evidence.extensions import installed
 from cpsim.judge.checkers.conservation import Conservation
@@ -50,9 +51,15 @@ def checkers_of_others() -> list[Checker]:
     """The checkers of other packages, in the order of their names.
 
     Raises:
-        CpsimError: one cannot be loaded.
+        CpsimError: one cannot be loaded or made.
     """
-    return [checker() for checker in installed(extensions.CHECKERS).values()]
+    found: list[Checker] = []
+    for name, checker in installed(extensions.CHECKERS).items():
+        try:
+            found.append(checker())
+        except Exception as error:
+            raise CpsimError(f"{name} of {extensions.CHECKERS} cannot be made: {in_one_line(error)}") from error
+    return found
 
 
 def judge(partitions: Iterable[Evidence], head: Evidence, checkers: Sequence[Checker]) -> Verdict:

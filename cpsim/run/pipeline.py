@@ -17,6 +17,7 @@ from cpdaemon.endpoint import UnixEndpoint, UrlEndpoint, parse_endpoint
 from cpdaemon.errors import InvalidCommand
 from cpsim.accounts.observer import Observer
 from cpsim.errors import CpsimError, UsageError
+from cpsim.evidence import extensions
 from cpsim.evidence.evidence import links_of
 from cpsim.fake import FakeProcess
 from cpsim.faults.spec import Fault
@@ -136,7 +137,7 @@ def run(
     Raises:
         CannotObserve, OSError: the target or its server cannot be reached.
         CpsimError: the embedded fake did not start; the target has no virtual time; the system does not allow as many
-            open files; or there are faults and no fake to take them.
+            open files; there are faults and no fake to take them; or something that is installed cannot be loaded.
         InvalidCommand: the slot prefix is no valid slot id.
     """
     if slot_prefix is not None:
@@ -146,6 +147,7 @@ def run(
     if isinstance(pace, Users):
         in_flight = pace.number
     _allow_open_files(in_flight + OTHER_FILES)
+    extensions.check()
     checkers = checkers_of_others() if checkers is None else checkers
     with _embedded() if target is None else contextlib.nullcontext(lambda *_: target) as locate:
         on_stage("making the workload")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from hdrh.histogram import HdrHistogram
     from rich.console import Console
 
+    from cpsim.evidence.evidence import Evidence
     from cpsim.evidence.extensions import Metric
     from cpsim.judge.verdict import Verdict
     from cpsim.run.pipeline import Run
@@ -190,15 +191,9 @@ def summarise(run: Run, metrics_of_others: Mapping[str, Metric] | None = None) -
         ours = ledger.filter(pc.starts_with(ledger["slot"], f"{evidence.slot_prefix}-"))
         slots = {entry["values"]: entry["counts"] for entry in ours["state"].value_counts().to_pylist()}
         credits = pc.sum(ours["granted"]).as_py() or 0
-    measured: dict[str, float | None] = {}
-    unknown: dict[str, str] = {}
-    more = installed(extensions.METRICS) if metrics_of_others is None else metrics_of_others
-    for name, metric in more.items():
-        try:
-            value = metric(evidence)
-            measured[name] = None if value is None else float(value)
-        except Exception as error:  # noqa: BLE001 - somebody else's; the other figures stand
-            measured[name], unknown[name] = None, f"it failed by {type(error).__name__}: {error}"
+    measured, unknown = _measured(
+        evidence, installed(extensions.METRICS) if metrics_of_others is None else metrics_of_others
+    )
     return Summary(
         elapsed_s=evidence.elapsed_s,
         by_kind=by_kind,
@@ -219,6 +214,19 @@ def summarise(run: Run, metrics_of_others: Mapping[str, Metric] | None = None) -
         metrics=measured,
         metrics_unknown=unknown,
     )
+
+
+def _measured(evidence: Evidence, more: Mapping[str, Metric]) -> tuple[dict[str, float | None], dict[str, str]]:
+    """The metrics of others, and why some are unknown."""
+    measured: dict[str, float | None] = {}
+    unknown: dict[str, str] = {}
+    for name, metric in more.items():
+        try:
+            value = metric(evidence)
+            measured[name] = None if value is None else float(value)
+        except Exception as error:  # noqa: BLE001 - somebody else's; the other figures stand
+            measured[name], unknown[name] = None, f"it failed by {type(error).__name__}: {error}"
+    return measured, unknown
 
 
 def _limit(run: Run, lateness_p99_ms: float | None) -> str | None:
