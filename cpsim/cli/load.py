@@ -150,6 +150,8 @@ def load(
     cpsim load challenge --target 127.0.0.1:5667 --find-capacity --p99-ms 50
     """
     from cpsim.config.catalog import find_scenario
+    from cpsim.evidence import extensions
+    from cpsim.judge.judge import checkers_of_others
     from cpsim.run.folder import check_absent
 
     where = target_at(target, server, project, secret_file)
