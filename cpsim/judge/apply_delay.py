@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     Ints = npt.NDArray[np.int64]
 
     class Replayed(Protocol):
-        """The records of a replay, and the ledger's slots if they were read."""
+        """The records of a replay, and the table of slots of a view if it was read."""
 
         workload: Workload
         slot_prefix: str
@@ -143,7 +143,7 @@ def apply_delays_ns(
     impossible; if there is one, no delay can be computed.
 
     Args:
-        run: its records, and the ledger's slots.
+        run: its records, and the table of slots: delays are those of the columns that it has.
         project: the project of the slots; None if unknown.
         readings: of the server's clock, from before the replay to after the ledger was read.
         start_ns: the start of the replay, on the local clock.
@@ -157,6 +157,8 @@ def apply_delays_ns(
     """
     if run.slots is None or project is None:
         raise NotComparable("the server's ledger was not read")
+    if "state" not in run.slots.column_names:
+        raise NotComparable("the server's table of slots has no column `state`")
     if run.workload.sites:
         raise NotComparable("the apply delay is not measured for a scenario of several sites")
     clock = offset(readings)
@@ -166,6 +168,8 @@ def apply_delays_ns(
     slot_of_row = _slots_of_ids(run, mine["slot"])
     delays = []
     for column, states, commands in TIME_COLUMNS:
+        if column not in mine.column_names:
+            continue
         chosen = np.flatnonzero(np.isin(kinds, [KIND_CODES[command] for command in commands]))
         record_of = _unique_values(len(run.workload.slot_numbers), slots[chosen], chosen)
         there = pc.and_(pc.is_in(mine["state"], pa.array(states)), pc.is_valid(mine[column]))
@@ -178,6 +182,9 @@ def apply_delays_ns(
         _check_possible(sent_ns - applied_ns, clock.uncertainty_ns, "before it was sent")
         _check_possible(applied_ns - readings[-1].received_ns, clock.uncertainty_ns, "after the ledger was read")
         delays.append(np.maximum(applied_ns - start_ns - of_rows["answered_ns"], 0).astype(np.int64))
+    if not delays:
+        columns = " and ".join(f"`{column}`" for column, _, _ in TIME_COLUMNS)
+        raise NotComparable(f"the server's table of slots has no columns {columns}")
     found: Ints = np.concatenate(delays)
     if not len(found):
         raise NotComparable("the ledger has no times of commands of this run")

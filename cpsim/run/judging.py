@@ -105,19 +105,21 @@ def _judge_applied(run: Run, observer: Observer, start_ns: int, timeout_s: float
 
 
 def _judge_accounts(run: Run, observer: Observer, seen_from_ns: int, start_ns: int, clock: Clock) -> None:
-    run.slots, run.accounts = observer.slots(), observer.accounts()
+    view = observer.view()
+    run.slots, run.accounts = view.slots, view.accounts
+    run.verdict.not_verified += view.missing()
     history = _history(run, Span(seen_from_ns, clock.monotonic_ns() - start_ns))
     assert run.target.credentials is not None
     if not run.workload.sites:
-        judge_slots(history, run.slots, run.target.credentials[0], run.verdict, fresh=run.fresh)
+        judge_slots(history, view.slots, run.target.credentials[0], run.verdict, fresh=run.fresh)
     for project in run.workload.projects:
         run.verdict.within = f"in project {project}, "
         # slots of the same ids in other projects are judged with those projects
         others = pa.array([other for other in run.workload.projects if other != project], pa.string())
-        slots = run.slots.filter(pc.invert(pc.is_in(run.slots["project"], value_set=others)))
+        slots = view.slots and view.slots.filter(pc.invert(pc.is_in(view.slots["project"], value_set=others)))
         judge_slots(history.of_project(project), slots, project, run.verdict, fresh=run.fresh)
     run.verdict.within = ""
-    judge_books(run.slots, run.accounts, run.verdict, run.links() if run.embedded else None)
+    judge_books(view, run.verdict, run.links() if run.embedded else None)
 
 
 def _history(run: Run, seen: Span) -> History:

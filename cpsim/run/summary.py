@@ -58,8 +58,8 @@ class Summary:
         lateness_p99_ms: lateness of sending at the 99th percentile; None if operations had no due times.
         per_second: operations answered in each second of the replay.
         seconds: a row per second of the replay, see `latency.by_second`.
-        slots: this run's slots by state; None if the ledger was not seen.
-        credits: credits granted to this run's slots; None if the ledger was not seen.
+        slots: this run's slots by state; None if their states were not seen.
+        credits: credits granted to this run's slots; None if they were not seen.
         checked: thresholds compared with the figures.
     """
 
@@ -168,8 +168,10 @@ def summarise(run: Run) -> Summary:
     slots = credits = None
     if run.slots is not None:
         ours = run.slots.filter(pc.starts_with(run.slots["slot"], f"{run.slot_prefix}-"))
-        slots = {entry["values"]: entry["counts"] for entry in ours["state"].value_counts().to_pylist()}
-        credits = pc.sum(ours["granted"]).as_py() or 0
+        if "state" in ours.column_names:
+            slots = {entry["values"]: entry["counts"] for entry in ours["state"].value_counts().to_pylist()}
+        if "granted" in ours.column_names:
+            credits = pc.sum(ours["granted"]).as_py() or 0
     known = run.apply_delay_ns is not None
     return Summary(
         elapsed_s=run.elapsed_s,
@@ -251,14 +253,23 @@ def _lines(run: Run, summary: Summary) -> Iterator[str]:
         yield f"lateness      ms  p99 {summary.lateness_p99_ms:.2f}"
     for fault in run.faults:
         yield f"fault         {escaped(fault['fault'])} fired {fault['fired']:,} times"
-    if summary.slots is not None:
-        states = ", ".join(f"{count:,} {state}" for state, count in summary.slots.items()) or "none"
-        conserved = "conserved" if not run.verdict.counts["not conserved"] else "[red]not conserved[/]"
-        yield f"slots         {states}"
-        yield f"credits       {summary.credits:,} granted, {conserved}"
+    yield from _account_lines(run, summary)
     for checked in summary.checked:
         yield f"assert        {'[green]holds[/]' if checked.holds else '[red]fails[/]'}  {escaped(str(checked))}"
     yield from _verdict_lines(run)
+
+
+def _account_lines(run: Run, summary: Summary) -> Iterator[str]:
+    """The run's slots, its credits, and whether these are conserved, as far as the accounts show it."""
+    if summary.slots is not None:
+        states = ", ".join(f"{count:,} {state}" for state, count in summary.slots.items()) or "none"
+        yield f"slots         {states}"
+    if summary.credits is not None:
+        shown = set() if run.accounts is None else set(run.accounts.column_names)
+        conserved = ", conserved" if {"credits", "waiting_credits"} <= shown else ""
+        if run.verdict.counts["not conserved"]:
+            conserved = ", [red]not conserved[/]"
+        yield f"credits       {summary.credits:,} granted{conserved}"
 
 
 def _verdict_lines(run: Run) -> Iterator[str]:

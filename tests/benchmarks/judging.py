@@ -10,6 +10,7 @@ import ledger
 import pyarrow.parquet as pq
 from rounds import Row, in_turns
 
+from cpsim.accounts.view import View
 from cpsim.config.catalog import find_scenario
 from cpsim.judge.books import judge_books
 from cpsim.judge.history import History
@@ -69,7 +70,7 @@ def verified(done: Run) -> float:
     history = History(done.workload, done.slot_prefix, done.records, done.errors, direct=False, seen=seen)
     assert done.target.credentials is not None
     judge_slots(history, done.slots, done.target.credentials[0], verdict, fresh=True)
-    judge_books(done.slots, done.accounts, verdict, done.links())
+    judge_books(View.of_tables(done.slots, done.accounts), verdict, done.links())
     assert verdict.ruling == "valid"
     return len(done.records) / (time.perf_counter() - begun_s)
 
