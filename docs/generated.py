@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from sphinx.util.docutils import SphinxDirective
 
+from cpsim.accounts.view import CONTRACTS, NUMBERS, TEXT, TEXTS, WHOLE
 from cpsim.faults.spec import ACTIONS, KEYS
 from cpsim.protocol.quirks import QUIRKS
 from cpsim.scenario.json_schema import CHANGED, json_schema
@@ -15,6 +16,7 @@ from cpsim.server.control import openapi
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import pyarrow as pa
     from docutils.nodes import Node
     from sphinx.application import Sphinx
 
@@ -53,6 +55,22 @@ class ControlApi(Generated):
         for name, schema in document["components"]["schemas"].items():
             yield from (f"### {name}", "", schema.get("description", ""), "", "| field | type |", "|---|---|")
             yield from (f"| `{field}` | {_type(each)} |" for field, each in schema.get("properties", {}).items())
+            yield ""
+
+
+class AccountsView(Generated):
+    """The tables that a server may show of its accounts."""
+
+    def lines(self) -> Iterator[str]:
+        """A section for each table."""
+        for name, contract in CONTRACTS.items():
+            yield from (f"## {name}", "", f"A row for each {contract.row}.", "")
+            unverified = contract.shows or "Nothing"
+            yield from (f"Not verified without this table: {_lower(unverified)}.", "")
+            yield from ("| column | type | | null | not verified without it |", "|---|---|---|---|---|")
+            for column in contract.columns:
+                without = "(needed)" if column.identifies else _lower(column.shows or "nothing")
+                yield f"| `{column.name}` | {_arrow(column.type)} | {column.meaning} | {column.null} | {without} |"
             yield ""
 
 
@@ -106,6 +124,16 @@ def _parameters(parameters: list[dict[str, Any]]) -> Iterator[str]:
     yield ""
 
 
+def _lower(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:]
+
+
+def _arrow(type_: pa.DataType) -> str:
+    """An Arrow type in a few words."""
+    names = {TEXT: "text", WHOLE: "integer", NUMBERS: "map of text to integer", TEXTS: "map of text to text"}
+    return names[type_]
+
+
 def _type(schema: dict[str, Any]) -> str:
     """A type in a few words."""
     match schema:
@@ -134,6 +162,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Make the directives known."""
     for name, directive in (
         ("control-api", ControlApi),
+        ("accounts-view", AccountsView),
         ("faults", Faults),
         ("quirks", Quirks),
         ("scenario-schema", ScenarioSchema),

@@ -39,17 +39,18 @@ FLOORS = (
     {"cpdaemon"},
 )
 """The rooms, from the top. What a room needs is below it."""
-SIDEWAYS = {("ui", "metrics"): "progress is what is counted of a replay"}
+SIDEWAYS = {
+    ("ui", "metrics"): "progress is what is counted of a replay",
+    ("evidence", "accounts"): "what was seen of the accounts is a view of them",
+}
 ENTRIES = {"__main__": "cli", "pytest_plugin": "testing"}
 """Entry points, and the room on whose floor each stands."""
 NAMING = {
     "cpdaemon/commands.py": "the table, and a class for each row",
     "cpsim/accounting/sources.py": "columns of the ledger, of which two have names of commands",
-    "cpsim/accounts/observer.py": "likewise",
     "cpsim/conformance/clauses": "each clause is about commands of its own",
     "cpsim/conformance/examiner.py": "the accounts of a machine, of which one has the name of a command",
     "cpsim/conformance/walk.py": "likewise, of a slot",
-    "cpsim/judge/books.py": "columns of the ledger, of which one has the name of a command",
     "cpsim/judge/anomalies.py": "the judge's reading of the protocol",
     "cpsim/judge/columns.py": "likewise, for ordinary slots",
     "cpsim/judge/model.py": "likewise",

@@ -10,13 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from cpdaemon.signing import token
+from cpsim.accounts.view import UnfitTable, View
 from cpsim.clock import SYSTEM_CLOCK
 from cpsim.errors import CpsimError
 from cpsim.net.control import ControlClient
 from cpsim.net.http.client import CannotReach, fetch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from cpdaemon.endpoint import UrlEndpoint
     from cpsim.clock import Clock
@@ -24,17 +25,6 @@ if TYPE_CHECKING:
 POLL_S: Final = 0.01
 TABLE_TAKES: Final = 20
 """Time-outs that a server may take to make a table: it may have millions of rows."""
-Row = dict[str, Any]
-_NUMBERS: Final = pa.map_(pa.string(), pa.int64())
-SLOTS: Final = pa.schema(
-    [(name, pa.string()) for name in ("project", "slot", "state", "machine", "user", "reason")]
-    + [(name, pa.int64()) for name in ("credits", "min", "max", "granted", "allocated_us", "expires_us", "settled_us")]
-    + [("counters", _NUMBERS), ("meta", pa.map_(pa.string(), pa.string()))]
-)
-ACCOUNTS: Final = pa.schema(
-    [(name, pa.string()) for name in ("project", "kind", "id", "user")]
-    + [("credits", pa.int64()), ("counters", _NUMBERS), ("waiting_credits", pa.int64()), ("waiting_counters", _NUMBERS)]
-)
 
 
 class CannotObserve(CpsimError):
@@ -68,13 +58,20 @@ class Observer:
         self.control = ControlClient(self._request, CannotObserve, f" on {server}")
         self.outage_s = 0.0
 
-    def slots(self) -> pa.Table:
-        """One row per slot of the server's ledger."""
-        return self._table("slots.parquet", SLOTS, {"slot": _slot})
+    def view(self) -> View:
+        """What the control API shows of the accounts: `slots.parquet` and `accounts.parquet`, else `ledger.jsonl`.
 
-    def accounts(self) -> pa.Table:
-        """One row per machine and user of the server's ledger."""
-        return self._table("accounts.parquet", ACCOUNTS, {"machine": _account, "user": _account})
+        Raises:
+            CannotObserve: a table is not as the contract has it, or the server does not answer as it should.
+        """
+        slots, accounts = self._table("slots.parquet"), self._table("accounts.parquet")
+        lines = self.control.table("ledger.jsonl") if slots is None or accounts is None else None
+        try:
+            return View.of_tables(slots, accounts) if lines is None else View.of_lines(_rows(lines))
+        except UnfitTable as error:
+            raise CannotObserve(f"the accounts of {self._server}: {error}") from error
+        except (ValueError, TypeError, LookupError) as error:
+            raise CannotObserve(f"ledger.jsonl on {self._server} is not the ledger as JSON lines: {error}") from error
 
     def outstanding(self) -> set[str]:
         """The ids of the project's slots that are not settled, as the API lists them."""
@@ -89,19 +86,11 @@ class Observer:
         except (ValueError, TypeError, LookupError):
             raise CannotObserve(f"POST {path} on {self._server} answered no list of slots") from None
 
-    def _table(self, name: str, schema: pa.Schema, rows: Mapping[str, Callable[[Row], Row]]) -> pa.Table:
+    def _table(self, name: str) -> pa.Table | None:
+        """A table as Parquet; None if the server does not show it as such."""
         body = self.control.table(name)
         if body is None:
-            body = self.control.ledger()
-            try:
-                lines = [json.loads(line) for line in body.splitlines()]
-                return pa.Table.from_pylist(
-                    [rows[line["type"]](line) for line in lines if line["type"] in rows], schema
-                )
-            except (ValueError, TypeError, LookupError, AttributeError, OverflowError, pa.ArrowException) as error:
-                raise CannotObserve(
-                    f"ledger.jsonl on {self._server} is not the ledger as JSON lines: {error}"
-                ) from error
+            return None
         try:
             with pyarrow.parquet.ParquetFile(io.BytesIO(body)) as file:  # `read_table` would import pandas
                 return file.read()
@@ -124,19 +113,5 @@ class Observer:
                 self._clock.sleep(POLL_S)
 
 
-def _slot(line: Row) -> Row:
-    """A row of the table of slots."""
-    return line | {"counters": list(line["counters"].items()), "meta": list(line["meta"].items())}
-
-
-def _account(line: Row) -> Row:
-    """A row of the table of accounts."""
-    kind = line["type"]
-    waiting = line.get("waiting_counters")
-    return line | {
-        "kind": kind,
-        "id": line[kind],
-        "user": line["user"] if kind == "machine" else None,
-        "counters": list(line["counters"].items()),
-        "waiting_counters": None if waiting is None else list(waiting.items()),
-    }
+def _rows(lines: bytes) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in lines.splitlines()]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from cpdaemon.endpoint import Endpoint
+    from cpsim.accounts.view import View
     from cpsim.scenario.workload import Workload
 
     Ints = npt.NDArray[np.int64]
@@ -48,14 +49,13 @@ class Seen:
 
     Attributes:
         from_ns, to_ns: when they were read, in nanoseconds since the replay began.
-        slots, accounts: the tables of the control API; None without one.
-        outstanding: the ids of slots that are not settled, where there are no tables.
+        view: what the server shows; None if it shows no more than which slots are outstanding.
+        outstanding: the ids of slots that are not settled, if there is no view.
     """
 
     from_ns: int
     to_ns: int
-    slots: pa.Table | None = None
-    accounts: pa.Table | None = None
+    view: View | None = None
     outstanding: frozenset[str] | None = None
 
 
@@ -115,9 +115,14 @@ class Evidence:
     command: str = ""
 
     @property
+    def view(self) -> View | None:
+        """What the server showed of its accounts; None if nothing, or no more than which slots are outstanding."""
+        return None if self.seen is None else self.seen.view
+
+    @property
     def ledger(self) -> pa.Table | None:
         """The server's slots; None if they were not seen."""
-        return None if self.seen is None else self.seen.slots
+        return None if self.view is None else self.view.slots
 
     @property
     def count(self) -> int:
@@ -155,7 +160,9 @@ class Evidence:
         numbers = pc.cast(pc.if_else(ours, ends, "0"), pa.int64())
         chosen = pa.array(np.asarray(numbers) % count == index)
         assert self.seen is not None
-        return replace(self, seen=replace(self.seen, slots=slots.filter(chosen)))
+        assert self.view is not None
+        view = replace(self.view, slots=slots.filter(chosen))
+        return replace(self, seen=replace(self.seen, view=view))
 
     def head(self) -> Evidence:
         """The evidence without operations: what concerns no single slot."""

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from cpdaemon.endpoint import parse_endpoint
 from cpdaemon.errors import EndpointError
+from cpsim.accounts.view import UnfitTable, View
 from cpsim.errors import CpsimError
 from cpsim.evidence import extensions
 from cpsim.evidence.evidence import Evidence, Reading, Seen
@@ -87,14 +88,15 @@ def writers(
         CpsimError: a column that is installed cannot be loaded.
     """
     more = installed(extensions.COLUMNS) if columns_of_others is None else columns_of_others
-    seen = evidence.seen
+    view = evidence.view
+    slots, accounts = (None, None) if view is None else (view.slots, view.accounts)
     files: dict[str, Callable[[Path], object]] = {
         EVIDENCE: lambda path: path.write_text(json.dumps(_document(evidence, rows), indent=1) + "\n", encoding="utf-8")
     }
-    if seen is not None and seen.accounts is not None:
-        files[ACCOUNTS] = lambda path: pq.write_table(seen.accounts, path, compression="zstd")
-    if seen is not None and seen.slots is not None:
-        files[LEDGER] = lambda path: pq.write_table(seen.slots, path, compression="zstd")
+    if accounts is not None:
+        files[ACCOUNTS] = lambda path: pq.write_table(accounts, path, compression="zstd")
+    if slots is not None:
+        files[LEDGER] = lambda path: pq.write_table(slots, path, compression="zstd")
     files[WORKLOAD] = lambda path: _write_workload(evidence, path, rows)
     files[JOURNAL] = lambda path: write_journal(evidence, path, rows, more)
     return files
@@ -120,6 +122,7 @@ def _document(evidence: Evidence, rows: int) -> dict[str, Any]:
         else {
             "from_ns": seen.from_ns,
             "to_ns": seen.to_ns,
+            "view": None if seen.view is None else seen.view.shown(),
             "outstanding": None if seen.outstanding is None else sorted(seen.outstanding),
         },
         "partitions": partitions,
@@ -257,9 +260,15 @@ class EvidenceFolder:
         shown = self._document["seen"]
         if shown is None:
             return None
-        listed = shown["outstanding"]
-        slots, accounts = (self._table(name) if listed is None else None for name in (LEDGER, ACCOUNTS))
-        return Seen(shown["from_ns"], shown["to_ns"], slots, accounts, None if listed is None else frozenset(listed))
+        listed, view = shown["outstanding"], None
+        if (names := shown["view"]) is not None:
+            slots = self._table(LEDGER) if "slots" in names else None
+            accounts = self._table(ACCOUNTS) if names.keys() - {"slots"} else None
+            try:
+                view = View.of_tables(slots, accounts).restored(names)
+            except UnfitTable as error:
+                raise CpsimError(f"{self.path} is damaged: {error}") from error
+        return Seen(shown["from_ns"], shown["to_ns"], view, None if listed is None else frozenset(listed))
 
     def _evidence(self, of_workload: range, of_journal: range, seen: Seen | None) -> Evidence:
         planned = self._table(WORKLOAD, of_workload)

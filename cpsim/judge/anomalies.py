@@ -9,7 +9,7 @@ from cpsim.judge.model import NOTHING, START, SlotState, branches_after, branche
 from cpsim.judge.orders import TooManyOrders, possible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from cpsim.judge.model import Branch, Span, Step
 
@@ -39,7 +39,15 @@ MOST_EXPLAINED: Final = 3_000
 NEVER_MIN: Final = 10**12
 
 
-def name_of(steps: Sequence[Step], seen: Span, expected: SlotState, found: SlotState, *, explain: bool = True) -> str:
+def name_of(
+    steps: Sequence[Step],
+    seen: Span,
+    expected: SlotState,
+    found: SlotState,
+    *,
+    explain: bool = True,
+    hidden: Collection[str] = (),
+) -> str:
     """The name of the anomaly that explains a slot's wrong state.
 
     Args:
@@ -48,10 +56,11 @@ def name_of(steps: Sequence[Step], seen: Span, expected: SlotState, found: SlotS
         expected: the likeliest of the allowed states.
         found: the state of the slot.
         explain: whether to try faults, or only compare fields.
+        hidden: fields of the state that were not seen; the states given are without them.
     """
     if explain and len(steps) <= MOST_STEPS:
         for name, explained in _explanations(steps, seen):
-            if found in explained:
+            if found in explained or (hidden and found in {state.without(hidden) for state in explained}):
                 return name
     if expected.phase != found.phase:
         return _name_of_phases(steps, expected.phase, found.phase)

@@ -37,7 +37,8 @@ def apply_delays_ns(evidence: Evidence) -> tuple[Ints, float]:
     impossible; if there is one, no delay can be computed.
 
     Args:
-        evidence: of a run; its readings are from before the replay to after the ledger was read.
+        evidence: of a run; its readings are from before the replay to after the ledger was read. Delays are those of
+            the columns that the ledger has.
 
     Returns:
         The delays in nanoseconds, one for each accepted alloc, claim or discard that is the only one of its kind for
@@ -50,6 +51,8 @@ def apply_delays_ns(evidence: Evidence) -> tuple[Ints, float]:
     workload, ledger = evidence.workload, evidence.ledger
     if ledger is None or project is None:
         raise NotComparable("the server's ledger was not read")
+    if "state" not in ledger.column_names:
+        raise NotComparable("the server's table of slots has no column `state`")
     if workload.sites:
         raise NotComparable("the apply delay is not measured for a scenario of several sites")
     clock = offset(readings)
@@ -59,6 +62,8 @@ def apply_delays_ns(evidence: Evidence) -> tuple[Ints, float]:
     slot_of_row = _slots_of_ids(evidence, mine["slot"])
     delays = []
     for column, states, commands in TIME_COLUMNS:
+        if column not in mine.column_names:
+            continue
         chosen = np.flatnonzero(np.isin(kinds, [KIND_CODES[command] for command in commands]))
         record_of = _unique_values(len(workload.slot_numbers), slots[chosen], chosen)
         there = pc.and_(pc.is_in(mine["state"], pa.array(states)), pc.is_valid(mine[column]))
@@ -71,6 +76,9 @@ def apply_delays_ns(evidence: Evidence) -> tuple[Ints, float]:
         _check_possible(sent_ns - applied_ns, clock.uncertainty_ns, "before it was sent")
         _check_possible(applied_ns - readings[-1].received_ns, clock.uncertainty_ns, "after the ledger was read")
         delays.append(np.maximum(applied_ns - start_ns - of_rows["answered_ns"], 0).astype(np.int64))
+    if not delays:
+        columns = " and ".join(f"`{column}`" for column, _, _ in TIME_COLUMNS)
+        raise NotComparable(f"the server's table of slots has no columns {columns}")
     found: Ints = np.concatenate(delays)
     if not len(found):
         raise NotComparable("the ledger has no times of commands of this run")

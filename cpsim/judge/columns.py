@@ -95,11 +95,11 @@ def expected(history: History) -> Expected:
 
 
 def correct_slots(history: History, slots: pa.Table, slot_of_row: Ints) -> Bools:
-    """For each slot of the workload, whether it is ordinary and in the expected state.
+    """For each slot of the workload, whether it is ordinary and, in the columns that are shown, in the expected state.
 
     Args:
         history: the operations and their replies.
-        slots: the ledger, one row per slot, as the control API exports it.
+        slots: the table of slots of a view, with the column `state`.
         slot_of_row: the workload's slot of each row, -1 for none. The last row of a slot counts.
     """
     should = expected(history)
@@ -214,23 +214,29 @@ class _Comparison:
         self._first_texts = [firsts[start:end] for start, end in pairwise(bounds)]
 
     def same(self, rows: pa.Table, slots: Ints) -> Bools:
-        """For each row, whether it is in the expected state of the slot at the same index."""
+        """For each row, whether it is, as far as it is shown, in the expected state of the slot at the same index."""
         should = self._should
+        shown = rows.column_names
         same: Bools = indices(rows["state"], pa.array(PHASES)) == should.phase[slots]
         for column, known, firsts, wanted in (
             ("machine", self._machines, self._first_machine, should.machine[slots]),
             ("reason", self._reasons, self._first_reason, should.reason[slots]),
         ):
-            values = rows[column]
-            same &= indices(values, known) == _values_at(firsts, wanted, -1)
-            same &= np.asarray(pc.is_null(values)) == (wanted < 0)
-        same &= _numbers(rows["granted"]) == should.granted[slots]
-        counters, meta = self._counters, self._meta
-        same &= _entries_are(rows["counters"], counters.names, _matrix(counters.free, should.counters[slots]), _numbers)
-        texts = _matrix(meta.free, should.meta[slots])
-        for column, firsts in zip(texts.T, self._first_texts, strict=True):
-            column[:] = _values_at(firsts, np.where(column == ABSENT, -1, column))
-        same &= _entries_are(rows["meta"], meta.names, texts, lambda values: indices(values, self._texts))
+            if column in shown:
+                values = rows[column]
+                same &= indices(values, known) == _values_at(firsts, wanted, -1)
+                same &= np.asarray(pc.is_null(values)) == (wanted < 0)
+        if "granted" in shown:
+            same &= _numbers(rows["granted"]) == should.granted[slots]
+        if "counters" in shown:
+            counters = self._counters
+            numbers = _matrix(counters.free, should.counters[slots])
+            same &= _entries_are(rows["counters"], counters.names, numbers, _numbers)
+        if "meta" in shown:
+            texts = _matrix(self._meta.free, should.meta[slots])
+            for column, firsts in zip(texts.T, self._first_texts, strict=True):
+                column[:] = _values_at(firsts, np.where(column == ABSENT, -1, column))
+            same &= _entries_are(rows["meta"], self._meta.names, texts, lambda values: indices(values, self._texts))
         return same
 
 

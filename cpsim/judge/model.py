@@ -30,6 +30,10 @@ class SlotState(NamedTuple):
     counters: frozenset[tuple[str, int]] = frozenset()
     meta: frozenset[tuple[str, str]] = frozenset()
 
+    def without(self, hidden: Iterable[str]) -> SlotState:
+        """The state as it is seen by somebody to whom some fields, other than the phase, are hidden."""
+        return self._replace(**{field: self._field_defaults[field] for field in hidden})
+
 
 class Span(NamedTuple):
     """The earliest and the latest time of an event."""

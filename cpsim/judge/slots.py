@@ -15,7 +15,7 @@ from cpsim.judge.model import NOTHING, SlotState
 from cpsim.judge.orders import MOST_POSITIONS, TooManyOrders, possible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from cpsim.judge.history import History
     from cpsim.judge.model import Span, Step
@@ -28,16 +28,20 @@ CHUNK: Final = 10_000
 """Slots of which the states are in memory at a time."""
 
 
-def judge_slots(history: History, slots: pa.Table, project_id: str, verdict: Verdict, *, fresh: bool = False) -> None:
-    """Compare every slot's final state with the states that its history allows.
+def judge_slots(
+    history: History, slots: pa.Table | None, project_id: str, verdict: Verdict, *, fresh: bool = False
+) -> None:
+    """Compare every slot's final state with the states that its history allows, as far as it is shown.
 
     Args:
         history: the operations and their replies.
-        slots: the server's slots, one row each, as the control API exports them.
-        project_id: whose slots are slot_of_row.
+        slots: the table of slots of a view; without it, or without its column `state`, no slot is compared.
+        project_id: whose slots are compared.
         verdict: takes the findings.
         fresh: whether no other run has slot ids with this prefix.
     """
+    if slots is None or "state" not in slots.column_names:
+        return
     rows = _Rows(slots, project_id, slot_ids(history))
     sent_for = history.sent_for()
     doubtful = sent_for & ~correct_slots(history, slots, np.where(rows.ours, rows.slot_of_row, -1))
@@ -55,8 +59,8 @@ def judge_histories(
 
     Args:
         histories: slot id to its operations, in the order of sending; they may overlap.
-        slots: the server's slots, one row each.
-        project_id: whose slots are slot_of_row.
+        slots: the table of slots of a view, with the column `state`.
+        project_id: whose slots are compared.
         seen: when the slots were read.
         verdict: takes the findings.
     """
@@ -75,6 +79,7 @@ def judge_slot(
     *,
     stray: str | None = None,
     most_positions: int = MOST_POSITIONS,
+    hidden: Collection[str] = (),
 ) -> bool:
     """Compare one slot's state with the states that its history allows.
 
@@ -86,6 +91,7 @@ def judge_slot(
         verdict: takes the findings.
         stray: another project that wrongly has a slot of this id.
         most_positions: where the search for orders ends without a result.
+        hidden: fields of the state that are not shown, and not compared.
 
     Returns:
         Whether the search ended with a result; False if too many orders are possible.
@@ -94,10 +100,12 @@ def judge_slot(
         allowed = possible(steps, seen, most_positions=most_positions)
     except TooManyOrders:
         return False
+    if hidden:
+        allowed = {state.without(hidden) for state in allowed}
     verdict.uncertain += len(allowed) > 1
     if found not in allowed:
         explain = verdict.counts.total() < MOST_EXPLAINED
-        name, detail = _difference(steps, seen, allowed, found, explain=explain)
+        name, detail = _difference(steps, seen, allowed, found, explain=explain, hidden=hidden)
         if allowed and stray is not None:
             name, detail = "leaked", f"missing, but in project {stray}"
         verdict.add_example(verdict.find(name, slot_id, detail, [slot_id]), steps, seen, found)
@@ -134,8 +142,11 @@ def judge_outstanding(history: History, outstanding: set[str], verdict: Verdict)
 
 
 def states_in(slots: pa.Table) -> list[SlotState]:
-    """The state of each row of a ledger."""
-    columns = (slots[name].to_pylist() for name in ("state", "machine", "granted", "reason", "counters", "meta"))
+    """The state of each row of a table of slots; fields that it does not show are as in a slot without them."""
+    nothing = [None] * len(slots)
+    columns = (
+        slots[name].to_pylist() if name in slots.column_names else nothing for name in ("state", *SlotState._fields[1:])
+    )
     return [
         SlotState(state, machine, granted, reason, frozenset(counters or ()), frozenset(meta or ()))
         for state, machine, granted, reason, counters, meta in zip(*columns, strict=True)
@@ -150,12 +161,14 @@ class _Rows:
         ours: whether each row is of the project; servers ignore the case of project ids.
         slot_of_row: the slot of each row, in this project or another; -1 for other slots.
         of_slot: the last row of each slot in the project; -1 for none.
+        hidden: the fields of the states that the ledger does not show.
     """
 
     def __init__(self, slots: pa.Table, project_id: str, ids: pa.Array) -> None:
         projects = slots["project"]
         same = [project for project in pc.unique(projects).to_pylist() if project.lower() == project_id.lower()]
         self.slots = slots
+        self.hidden = [field for field in SlotState._fields[1:] if field not in slots.column_names]
         self.ours = np.asarray(pc.is_in(projects, value_set=pa.array(same, pa.string()))).astype(bool)
         self.slot_of_row = indices(slots["slot"], ids)
         self.of_slot = np.full(len(ids), -1)
@@ -181,7 +194,9 @@ def _judge_one_by_one(
             found = NOTHING if place < 0 else next(states)
             stray = rows.other_project(slot) if fresh and place < 0 else None
             most = MOST_POSITIONS if unsearched < FULL_SEARCHES else FEW_POSITIONS
-            unsearched += not judge_slot(slot_id, steps, seen, found, verdict, stray=stray, most_positions=most)
+            unsearched += not judge_slot(
+                slot_id, steps, seen, found, verdict, stray=stray, most_positions=most, hidden=rows.hidden
+            )
     verdict.unsearched += unsearched
 
 
@@ -203,7 +218,13 @@ def _judge_strays(history: History, rows: _Rows, verdict: Verdict) -> None:
 
 
 def _difference(
-    steps: Sequence[Step], seen: Span, allowed: set[SlotState], found: SlotState, *, explain: bool
+    steps: Sequence[Step],
+    seen: Span,
+    allowed: set[SlotState],
+    found: SlotState,
+    *,
+    explain: bool,
+    hidden: Collection[str],
 ) -> tuple[str, str]:
     """The name of the anomaly, and each field that differs from the likeliest state."""
     if not allowed:
@@ -220,7 +241,7 @@ def _difference(
         for field, has, wanted in zip(SlotState._fields, found, expected, strict=True)
         if has != wanted
     )
-    return name_of(steps, seen, expected, found, explain=explain), differences
+    return name_of(steps, seen, expected, found, explain=explain, hidden=hidden), differences
 
 
 def _shown(value: object) -> str:

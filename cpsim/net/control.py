@@ -68,9 +68,9 @@ class ControlClient:
         return [firing for page in self._pages("firings") for firing in page]
 
     def table(self, name: str) -> bytes | None:
-        """`slots.parquet` or `accounts.parquet`; None if the server cannot write Parquet."""
+        """`slots.parquet`, `accounts.parquet` or `ledger.jsonl`; None if the server has none, or writes no Parquet."""
         status, body = self._ask("GET", f"{CONTROL_PATH}{name}", b"", slowly=True)
-        return None if status == NO_PARQUET else self._checked("GET", name, status, body)
+        return None if status in {ABSENT, NO_PARQUET} else self._checked("GET", name, status, body)
 
     def ledger(self) -> bytes:
         """All accounts as of one moment, as JSON lines."""

@@ -88,16 +88,13 @@ def _observe(evidence: Evidence, observer: Observer, timeout_s: float, clock: Cl
 
 def _look(evidence: Evidence, observer: Observer, clock: Clock, *, control: bool) -> Seen:
     from_ns = clock.monotonic_ns() - evidence.start_ns
-    slots = accounts = outstanding = None
-    if control:
-        slots, accounts = observer.slots(), observer.accounts()
-    else:
-        outstanding = frozenset(observer.outstanding())
+    view = observer.view() if control else None
+    outstanding = None if control else frozenset(observer.outstanding())
     to_ns = clock.monotonic_ns() - evidence.start_ns
     if evidence.virtual_ns is not None:
         last_ns = int(evidence.virtual_ns[-1]) if len(evidence.virtual_ns) else 0
         from_ns = to_ns = max(last_ns, evidence.workload.duration_us * 1_000)
-    return Seen(from_ns, to_ns, slots, accounts, outstanding)
+    return Seen(from_ns, to_ns, view, outstanding)
 
 
 def _wait(condition: Callable[[], bool], deadline: float, clock: Clock) -> bool:

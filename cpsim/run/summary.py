@@ -63,8 +63,8 @@ class Summary:
         lateness_p99_ms: lateness of sending at the 99th percentile; None if operations had no due times.
         per_second: operations answered in each second of the replay.
         seconds: a row per second of the replay, see `latency.by_second`.
-        slots: this run's slots by state; None if the ledger was not seen.
-        credits: credits granted to this run's slots; None if the ledger was not seen.
+        slots: this run's slots by state; None if their states were not seen.
+        credits: credits granted to this run's slots; None if they were not seen.
         metrics: those of other packages, by name.
         metrics_unknown: why others of them are unknown, by name.
         checked: thresholds compared with the figures.
@@ -189,8 +189,10 @@ def summarise(run: Run, metrics_of_others: Mapping[str, Metric] | None = None) -
     slots = credits = None
     if (ledger := evidence.ledger) is not None:
         ours = ledger.filter(pc.starts_with(ledger["slot"], f"{evidence.slot_prefix}-"))
-        slots = {entry["values"]: entry["counts"] for entry in ours["state"].value_counts().to_pylist()}
-        credits = pc.sum(ours["granted"]).as_py() or 0
+        if "state" in ours.column_names:
+            slots = {entry["values"]: entry["counts"] for entry in ours["state"].value_counts().to_pylist()}
+        if "granted" in ours.column_names:
+            credits = pc.sum(ours["granted"]).as_py() or 0
     measured, unknown = _measured(
         evidence, installed(extensions.METRICS) if metrics_of_others is None else metrics_of_others
     )
@@ -292,11 +294,7 @@ def _lines(run: Run, summary: Summary) -> Iterator[str]:
     yield from _metric_lines(summary)
     for fault in run.evidence.faults:
         yield f"fault         {escaped(fault['fault'])} fired {fault['fired']:,} times"
-    if summary.slots is not None:
-        states = ", ".join(f"{count:,} {state}" for state, count in summary.slots.items()) or "none"
-        conserved = "conserved" if not run.verdict.counts["not conserved"] else "[red]not conserved[/]"
-        yield f"slots         {states}"
-        yield f"credits       {summary.credits:,} granted, {conserved}"
+    yield from _account_lines(run, summary)
     for checked in summary.checked:
         yield f"assert        {'[green]holds[/]' if checked.holds else '[red]fails[/]'}  {escaped(str(checked))}"
     yield from verdict_lines(run.verdict, run.evidence.command)
@@ -306,6 +304,20 @@ def _metric_lines(summary: Summary) -> Iterator[str]:
     for name, value in summary.metrics.items():
         unknown = f"[yellow]unknown[/]: {escaped(summary.metrics_unknown.get(name, 'this run has none'))}"
         yield f"{escaped(name):<13} {unknown if value is None else f'{value:,.6g}'}"
+
+
+def _account_lines(run: Run, summary: Summary) -> Iterator[str]:
+    """The run's slots, its credits, and whether these are conserved, as far as the accounts show it."""
+    if summary.slots is not None:
+        states = ", ".join(f"{count:,} {state}" for state, count in summary.slots.items()) or "none"
+        yield f"slots         {states}"
+    if summary.credits is not None:
+        view = run.evidence.view
+        shown = set() if view is None or view.machines is None else set(view.machines.column_names)
+        conserved = ", conserved" if {"credits", "waiting_credits"} <= shown else ""
+        if run.verdict.counts["not conserved"]:
+            conserved = ", [red]not conserved[/]"
+        yield f"credits       {summary.credits:,} granted{conserved}"
 
 
 def verdict_lines(verdict: Verdict, command: str) -> Iterator[str]:

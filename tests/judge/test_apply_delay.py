@@ -65,7 +65,7 @@ def reading(clock, time_ms, trip_ms=TRIP_MS, rate=1.0):
     )
 
 
-def made_up(commands, ledger, *, clock=real_time, rate=1.0, looked_ms=LOOKED_MS):
+def made_up(commands, ledger, *, clock=real_time, rate=1.0, looked_ms=LOOKED_MS, hidden=()):
     """Delays in ms of commands (kind, slot, outcome, answered in ms) and a ledger (id, state, times in ms)."""
     records = np.zeros(len(commands), RECORD_TYPE)
     records["op"] = np.arange(len(commands))
@@ -91,6 +91,7 @@ def made_up(commands, ledger, *, clock=real_time, rate=1.0, looked_ms=LOOKED_MS)
             "settled_us": pa.array([on_clock(row[4]) for row in ledger], pa.int64()),
         }
     )
+    slots = slots.drop_columns(hidden)
     evidence = SimpleNamespace(
         workload=workload,
         records=records,
@@ -143,6 +144,23 @@ def test_what_others_did_and_what_is_not_certain_is_left_out():
 
 def test_the_case_of_a_projects_id_makes_no_difference():
     assert made_up(COMMANDS, [("P", *row[1:]) for row in LEDGER]) == [0, 3, 100, 300, 700]
+
+
+@pytest.mark.parametrize(("hidden", "delays"), [("allocated_us", [300, 700]), ("settled_us", [0, 3, 100])])
+def test_delays_are_those_of_the_times_that_are_shown(hidden, delays):
+    assert made_up(COMMANDS, LEDGER, hidden=[hidden]) == delays
+
+
+@pytest.mark.parametrize(
+    ("hidden", "why"),
+    [
+        (["state"], "the server's table of slots has no column `state`"),
+        (["allocated_us", "settled_us"], "the server's table of slots has no columns `allocated_us` and `settled_us`"),
+    ],
+)
+def test_times_that_are_not_shown_give_no_figure(hidden, why):
+    with pytest.raises(NotComparable, match=why):
+        made_up(COMMANDS, LEDGER, hidden=hidden)
 
 
 def test_a_command_whose_answer_was_lost_may_have_been_the_one():

@@ -172,7 +172,8 @@ def test_a_discard_without_a_reason_is_for_the_model(history_of):
 @pytest.mark.thorough
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("direct", [False, True])
-def test_both_ways_find_the_same(history_of, seed, direct, monkeypatch):
+@pytest.mark.parametrize("hidden", [[], ["granted", "reason"], ["machine", "counters"], ["meta"]])
+def test_both_ways_find_the_same(history_of, seed, direct, hidden, monkeypatch):
     chance = Chance(seed)
     monkeypatch.setattr(columns, "ROWS", chance.one([7, SLOTS, columns.ROWS]))
     monkeypatch.setattr("cpsim.judge.slots.CHUNK", chance.one([7, SLOTS]))
@@ -182,7 +183,7 @@ def test_both_ways_find_the_same(history_of, seed, direct, monkeypatch):
     marks = [(op, *mark) for op, (*_, mark) in enumerate(calls) if not chance.rarely()]
     seen = Span(*chance.one([(200, 210), (MINUTE_NS + 40, MINUTE_NS + 60), (MINUTE_NS + 50, MINUTE_NS + 50)]))
     history = history_of([call[:3] for call in calls], marks, direct=direct, seen=seen)
-    table = chance.ledger(history)
+    table = chance.ledger(history).drop_columns(hidden)
     fast, slow = Verdict(), Verdict()
     judge_slots(history, table, "p", fast)
     every = {history.slot_id(slot): steps for slot, steps in history.steps(history.sent_for())}
@@ -191,7 +192,7 @@ def test_both_ways_find_the_same(history_of, seed, direct, monkeypatch):
     ours = table.filter(pa.array([project.lower() == "p" for project in table["project"].to_pylist()], pa.bool_()))
     judged_fast = columns.correct_slots(history, ours, columns.indices(ours["slot"], columns.slot_ids(history)))
     assert min(judged_fast.sum(), slow.counts.total()) > SLOTS / 20  # both ways are taken, and there is much to find
-    assert len(slow.counts) > 6
+    assert len(slow.counts) > 6 - len(hidden)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

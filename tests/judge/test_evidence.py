@@ -247,8 +247,8 @@ def test_states_are_told_in_words():
 @pytest.fixture
 def looks(monkeypatch):
     """How often the slots were read."""
-    count, slots = [], Observer.slots
-    monkeypatch.setattr(Observer, "slots", lambda observer: count.append(1) or slots(observer))
+    count, view = [], Observer.view
+    monkeypatch.setattr(Observer, "view", lambda observer: count.append(1) or view(observer))
     return count
 
 

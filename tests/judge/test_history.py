@@ -7,6 +7,7 @@ import pytest
 
 from cpdaemon.endpoint import parse_endpoint
 from cpsim.accounts.observer import CannotObserve, Observer
+from cpsim.accounts.view import View
 from cpsim.fake import ANY_PORT, Fake
 from cpsim.judge.books import judge_books
 from cpsim.judge.model import DAY_MINUTES, MINUTE_NS, Span, Step
@@ -50,23 +51,26 @@ def observer():
 @pytest.fixture(scope="module")
 def tables(observer):
     """The slots and the accounts of that server."""
-    return observer.slots(), observer.accounts()
+    view = observer.view()
+    return view.slots, view.accounts
 
 
 def test_a_server_that_cannot_write_parquet_shows_the_same(observer, tables, monkeypatch):
     slots, accounts = tables
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    assert observer.slots().equals(slots)
+    view = observer.view()
+    assert view.slots.equals(slots)
     order = [("project", "ascending"), ("kind", "ascending")]
-    assert observer.accounts().sort_by(order).equals(accounts.sort_by(order))
+    assert view.accounts.sort_by(order).equals(accounts.sort_by(order))
 
 
-@pytest.mark.parametrize("body", [b'{"type": "slot"}', b"[]", b"not JSON"])
+@pytest.mark.parametrize("body", [b'{"slot": "s"}', b"[]", b"not JSON"])
 def test_lines_that_are_no_ledger_cannot_be_observed(observer, monkeypatch, body):
-    answers = {"/__cpsim/slots.parquet": Response(501, b""), "/__cpsim/ledger.jsonl": Response(200, body)}
+    answers = dict.fromkeys(("/__cpsim/slots.parquet", "/__cpsim/accounts.parquet"), Response(501, b""))
+    answers["/__cpsim/ledger.jsonl"] = Response(200, body)
     monkeypatch.setattr(Api, "respond", lambda _, request: answers[request.path])
     with pytest.raises(CannotObserve, match=r"ledger.jsonl on .* is not the ledger as JSON lines"):
-        observer.slots()
+        observer.view()
 
 
 @pytest.fixture
@@ -96,7 +100,7 @@ def judged(histories, books, project_id="p"):
     verdict = Verdict()
     slots, accounts = books.tables()
     judge_histories(histories, slots, project_id, SEEN, verdict)
-    judge_books(slots, accounts, verdict)
+    judge_books(View.of_tables(slots, accounts), verdict)
     return verdict
 
 
@@ -232,7 +236,7 @@ def test_what_waits_on_a_machine_that_has_a_user_is_found(histories, books):
 )
 def test_users_have_what_their_machines_earned(books, owners, names):
     verdict = Verdict()
-    judge_books(*books.tables(), verdict, owners)
+    judge_books(View.of_tables(*books.tables()), verdict, owners)
     assert set(verdict.counts) == set(names)
     assert verdict.checked["users"] == 1
 

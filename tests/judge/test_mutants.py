@@ -9,6 +9,7 @@ import io
 import pyarrow.parquet as pq
 import pytest
 
+from cpsim.accounts.view import View
 from cpsim.evidence.journal import OperationOutcome
 from cpsim.fake import Fake
 from cpsim.judge.books import judge_books
@@ -158,7 +159,7 @@ class Site:
             assert len(own) == (81 if project == "p" else 0)
             judge_histories(histories, tables[0], project, seen, verdict)
         judge_slots(self.own_history(direct, seen), tables[0], "p", verdict, fresh=True)
-        judge_books(*tables, verdict, owners)
+        judge_books(View.of_tables(*tables), verdict, owners)
         return verdict
 
     def own_history(self, direct, seen):

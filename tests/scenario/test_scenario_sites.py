@@ -104,7 +104,7 @@ def test_mistakes_are_told(sites, told):
 def test_projects_are_kept_apart(options):
     run = performed(**options)
     assert run.verdict.ruling == "valid", run.verdict.anomalies[:3]
-    slots = run.evidence.seen.slots.to_pylist()
+    slots = run.evidence.ledger.to_pylist()
     ids = {project: {slot["slot"] for slot in slots if slot["project"] == project} for project in ("atlas", "cms")}
     assert len(ids["atlas"] & ids["cms"]) > 100
     assert run.verdict.checked["slots"] == len(run.plan.workload.slot_numbers) - (run.plan.workload.kind == 5).sum()
@@ -157,6 +157,6 @@ def test_the_journal_says_whose_each_was_and_is_replayed(tmp_path):
 
     def state(run):
         columns = ("project", "state", "machine", "granted")
-        return sorted(str([slot[column] for column in columns]) for slot in run.evidence.seen.slots.to_pylist())
+        return sorted(str([slot[column] for column in columns]) for slot in run.evidence.ledger.to_pylist())
 
     assert state(first) == state(again)

@@ -141,7 +141,8 @@ def test_a_server_and_a_daemon_serve_without_an_extra(served, tmp_path):
             client.alloc("job-1", credits=5)
             client.claim("job-1", "worker-7")
         observer = Observer(parse_endpoint(url), ("demo", "demo"), 60.0)  # the daemon delivers before it ends
-        (slot,), (machine,) = observer.slots().to_pylist(), observer.accounts().to_pylist()
+        view = observer.view()
+        (slot,), (machine,) = view.slots.to_pylist(), view.accounts.to_pylist()
         status, body = get(url, "/__cpsim/slots.parquet")
     assert (slot["slot"], slot["state"], slot["granted"]) == ("job-1", "claimed", 5)
     assert (machine["kind"], machine["id"], machine["waiting_credits"]) == ("machine", "worker-7", 5)

@@ -21,6 +21,5 @@ class Conservation:
 
     def check(self, evidence: Evidence, verdict: Verdict) -> None:
         """Check all accounts of the server."""
-        seen = evidence.seen
-        if seen is not None and seen.slots is not None and seen.accounts is not None:
-            judge_books(seen.slots, seen.accounts, verdict, links_of(evidence.workload) if evidence.embedded else None)
+        if evidence.view is not None:
+            judge_books(evidence.view, verdict, links_of(evidence.workload) if evidence.embedded else None)

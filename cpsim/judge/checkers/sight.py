@@ -1,4 +1,4 @@
-"""Whether the accounts could be looked at."""
+"""What could be seen of the accounts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Sight:
-    """Says why nothing was seen of the accounts, if nothing was."""
+    """Says what was not seen of the accounts, and why."""
 
     meanings = ANOMALIES
     by_partition = False
@@ -26,3 +26,5 @@ class Sight:
                 "Whether any command was applied: a daemon shows only its acknowledgements. Name the server behind it "
                 "with --server URL --project ID --secret-file FILE."
             )
+        elif evidence.view is not None:
+            verdict.not_verified += evidence.view.missing()

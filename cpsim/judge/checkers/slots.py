@@ -25,7 +25,7 @@ class Slots:
     def check(self, evidence: Evidence, verdict: Verdict) -> None:
         """Compare the slots of a partition, project by project."""
         ledger, projects = evidence.ledger, evidence.workload.projects
-        if ledger is None:
+        if evidence.view is None:
             return
         history = History.of(evidence)
         if not projects:
@@ -35,6 +35,6 @@ class Slots:
             verdict.within = f"in project {project}, "
             # slots of the same ids in other projects are judged with those projects
             others = pa.array([other for other in projects if other != project], pa.string())
-            slots = ledger.filter(pc.invert(pc.is_in(ledger["project"], value_set=others)))
+            slots = ledger and ledger.filter(pc.invert(pc.is_in(ledger["project"], value_set=others)))
             judge_slots(history.of_project(project), slots, project, verdict, fresh=evidence.fresh)
         verdict.within = ""

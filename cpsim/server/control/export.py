@@ -11,9 +11,9 @@ from cpsim.errors import CpsimError
 from cpsim.server.control.views import (
     LinkView,
     MachineView,
+    PlainView,
     SlotView,
     UserView,
-    View,
     machine_view,
     slot_view,
     user_view,
@@ -39,26 +39,25 @@ def slots_parquet(ledger: Ledger) -> bytes:
     require("run", PARQUET)
     import pyarrow as pa  # noqa: PLC0415 - slow to import, and few ask
 
+    from cpsim.accounts.view import CONTRACTS  # noqa: PLC0415
+
     rows = [
         (project_id, slot_id, slot)
         for project_id, project in ledger.projects.items()
         for slot_id, slot in project.slots.items()
     ]
     slots = [slot for _, _, slot in rows]
-    counters, meta = pa.map_(pa.string(), pa.int64()), pa.map_(pa.string(), pa.string())
+    columns = {}
+    values: list[Any]
     with _report_overflow(ledger, SlotView):
-        columns = {
-            "project": pa.array([project_id for project_id, _, _ in rows], pa.string()),
-            "slot": pa.array([slot_id for _, slot_id, _ in rows], pa.string()),
-            "state": pa.array([slot.state for slot in slots], pa.string()),
-            "machine": pa.array([slot.machine for slot in slots], pa.string()),
-            "user": pa.array([slot.user for slot in slots], pa.string()),
-            "reason": pa.array([slot.reason for slot in slots], pa.string()),
-        }
-        for name in ("credits", "min", "max", "granted", "allocated_us", "expires_us", "settled_us"):
-            columns[name] = pa.array([getattr(slot, name) for slot in slots], pa.int64())
-        columns["counters"] = pa.array([_items(slot.counters) for slot in slots], counters)
-        columns["meta"] = pa.array([_items(slot.meta) for slot in slots], meta)
+        for field in CONTRACTS["slots"].schema:
+            if field.name in {"project", "slot"}:
+                values = [row[field.name == "slot"] for row in rows]
+            elif field.name in {"counters", "meta"}:
+                values = [_items(getattr(slot, field.name)) for slot in slots]
+            else:
+                values = [getattr(slot, field.name) for slot in slots]
+            columns[field.name] = pa.array(values, field.type)
     return _parquet(pa.table(columns))
 
 
@@ -72,6 +71,8 @@ def accounts_parquet(ledger: Ledger) -> bytes:
     require("run", PARQUET)
     import pyarrow as pa  # noqa: PLC0415
 
+    from cpsim.accounts.view import ACCOUNTS  # noqa: PLC0415
+
     rows = [
         (project_id, "machine", machine_id, ledger.owners.get(machine_id), machine.earned, machine.waiting)
         for project_id, project in ledger.projects.items()
@@ -81,23 +82,22 @@ def accounts_parquet(ledger: Ledger) -> bytes:
         for project_id, project in ledger.projects.items()
         for user_id, account in project.users.items()
     ]
-    counters = pa.map_(pa.string(), pa.int64())
     with _report_overflow(ledger, MachineView, UserView):
         columns = {
-            "project": pa.array([row[0] for row in rows], pa.string()),
-            "kind": pa.array([row[1] for row in rows], pa.string()),
-            "id": pa.array([row[2] for row in rows], pa.string()),
-            "user": pa.array([row[3] for row in rows], pa.string()),
-            "credits": pa.array([row[4].credits for row in rows], pa.int64()),
-            "counters": pa.array([_items(row[4].counters) for row in rows], counters),
-            "waiting_credits": pa.array([row[5] and row[5].credits for row in rows], pa.int64()),
-            "waiting_counters": pa.array([row[5] and _items(row[5].counters) for row in rows], counters),
+            "project": [row[0] for row in rows],
+            "kind": [row[1] for row in rows],
+            "id": [row[2] for row in rows],
+            "user": [row[3] for row in rows],
+            "credits": [row[4].credits for row in rows],
+            "counters": [_items(row[4].counters) for row in rows],
+            "waiting_credits": [row[5] and row[5].credits for row in rows],
+            "waiting_counters": [row[5] and _items(row[5].counters) for row in rows],
         }
-    return _parquet(pa.table(columns))
+        return _parquet(pa.table(columns, ACCOUNTS))
 
 
 @contextmanager
-def _report_overflow(ledger: Ledger, *kinds: type[View]) -> Iterator[None]:
+def _report_overflow(ledger: Ledger, *kinds: type[PlainView]) -> Iterator[None]:
     """Name the value that is too large for a column."""
     try:
         yield
@@ -135,7 +135,7 @@ def json_lines(ledger: Ledger) -> bytes:
     return msgspec.json.Encoder().encode_lines(_views(ledger))
 
 
-def _views(ledger: Ledger) -> Iterator[View]:
+def _views(ledger: Ledger) -> Iterator[PlainView]:
     for project_id, project in ledger.projects.items():
         for slot_id, slot in project.slots.items():
             yield slot_view(project_id, slot_id, slot)

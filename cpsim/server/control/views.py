@@ -9,7 +9,9 @@ from cpsim.server.accounts import Account, Machine, Slot, State
 T = TypeVar("T")
 
 
-class View(Struct, frozen=True, kw_only=True, tag_field="type", tag=lambda name: name.removesuffix("View").lower()):
+class PlainView(
+    Struct, frozen=True, kw_only=True, tag_field="type", tag=lambda name: name.removesuffix("View").lower()
+):
     """A view; its `type` in JSON tells one from another."""
 
     def __repr__(self) -> str:
@@ -19,7 +21,7 @@ class View(Struct, frozen=True, kw_only=True, tag_field="type", tag=lambda name:
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
-class SlotView(View, frozen=True, kw_only=True):
+class SlotView(PlainView, frozen=True, kw_only=True):
     """A slot: state, terms (credits, min, max), and the credit it granted, with machine and user."""
 
     project: str
@@ -39,7 +41,7 @@ class SlotView(View, frozen=True, kw_only=True):
     meta: dict[str, str]
 
 
-class MachineView(View, frozen=True, kw_only=True):
+class MachineView(PlainView, frozen=True, kw_only=True):
     """A machine's credit in a project, and the credit that waits for a user."""
 
     project: str
@@ -51,7 +53,7 @@ class MachineView(View, frozen=True, kw_only=True):
     waiting_counters: dict[str, int]
 
 
-class UserView(View, frozen=True, kw_only=True):
+class UserView(PlainView, frozen=True, kw_only=True):
     """A user's credit in a project."""
 
     project: str
@@ -60,14 +62,14 @@ class UserView(View, frozen=True, kw_only=True):
     counters: dict[str, int]
 
 
-class LinkView(View, frozen=True, kw_only=True):
+class LinkView(PlainView, frozen=True, kw_only=True):
     """A machine that is linked to a user, in every project."""
 
     machine: str
     user: str
 
 
-class CommandView(View, frozen=True, kw_only=True):
+class CommandView(PlainView, frozen=True, kw_only=True):
     """A received command; `refusal` is the reason if it was refused."""
 
     project: str
@@ -77,7 +79,7 @@ class CommandView(View, frozen=True, kw_only=True):
     refusal: str | None
 
 
-class FrameView(View, frozen=True, kw_only=True):
+class FrameView(PlainView, frozen=True, kw_only=True):
     """A malformed frame, as text; invalid UTF-8 is replaced."""
 
     project: str
@@ -92,7 +94,7 @@ class Malformed(Struct, frozen=True, kw_only=True):
     first: list[FrameView]
 
 
-class FaultView(View, frozen=True, kw_only=True):
+class FaultView(PlainView, frozen=True, kw_only=True):
     """A fault, the number of commands it selected, and how often it fired."""
 
     fault: str
@@ -100,7 +102,7 @@ class FaultView(View, frozen=True, kw_only=True):
     fired: int
 
 
-class FiringView(View, frozen=True, kw_only=True):
+class FiringView(PlainView, frozen=True, kw_only=True):
     """A fault that fired, and the seconds since the fake started; without a command if it was for all."""
 
     time_s: float
@@ -111,7 +113,7 @@ class FiringView(View, frozen=True, kw_only=True):
     project: str
 
 
-class QuirkView(View, frozen=True, kw_only=True):
+class QuirkView(PlainView, frozen=True, kw_only=True):
     """A way in which the system in production differs from its document, and whether it is switched on."""
 
     quirk: str

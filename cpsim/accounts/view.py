@@ -1,0 +1,375 @@
+"""A view of anybody's accounts: the tables and columns that a server may show, and what is verified by each.
+
+Pure: a view is made of Arrow tables, or of the lines of a ledger, wherever they come from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cpsim.errors import CpsimError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import Self
+
+    Row = Mapping[str, Any]
+
+TEXT: Final = pa.string()
+WHOLE: Final = pa.int64()
+NUMBERS: Final = pa.map_(TEXT, WHOLE)
+TEXTS: Final = pa.map_(TEXT, TEXT)
+US: Final = "microseconds since 1970, UTC"
+
+
+class UnfitTable(CpsimError):
+    """A table is not as the contract has it; the message names table and column, what it has and what is expected."""
+
+
+class ViewColumn(NamedTuple):
+    """A column of a table of a view.
+
+    Attributes:
+        name: its name.
+        type: its type; wider and narrower integers, large and dictionary-encoded texts are cast to it.
+        meaning: what it holds, with the unit.
+        null: what null means; "" if no row may be null. If all are null then, the column is not shown.
+        shows: what is not verified without it, as the beginning of a sentence; "" if nothing is.
+        identifies: whether it identifies the row, and so is needed.
+    """
+
+    name: str
+    type: pa.DataType
+    meaning: str
+    null: str = ""
+    shows: str = ""
+    identifies: bool = False
+
+
+class Contract(NamedTuple):
+    """A table of a view.
+
+    Attributes:
+        row: what a row is; the `type` of a line of `ledger.jsonl`, and the `kind` in `accounts.parquet`.
+        columns: its columns.
+        shows: what is not verified without it, as the beginning of a sentence; "" if nothing is.
+    """
+
+    row: str
+    columns: tuple[ViewColumn, ...]
+    shows: str = ""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The names and types of all columns."""
+        return pa.schema([(column.name, column.type) for column in self.columns])
+
+
+PROJECT: Final = ViewColumn("project", TEXT, "the project's id; upper and lower case are the same", identifies=True)
+CONTRACTS: Final = {
+    "slots": Contract(
+        "slot",
+        (
+            PROJECT,
+            ViewColumn("slot", TEXT, "the slot's id", identifies=True),
+            ViewColumn(
+                "state",
+                TEXT,
+                "`allocated`, `claimed`, `discarded` or `expired`",
+                shows="The states of slots, and whether accounts have what claimed slots granted",
+            ),
+            ViewColumn(
+                "machine",
+                TEXT,
+                "the machine that claimed it",
+                "not claimed",
+                "Which machines claimed slots, and whether each machine has what its own slots granted",
+            ),
+            ViewColumn("user", TEXT, "the user who has its credits", "nobody"),
+            ViewColumn("reason", TEXT, "the reason of its discard", "not discarded", "The reasons of discards"),
+            ViewColumn("credits", WHOLE, "credits that its alloc fixed", "none"),
+            ViewColumn("min", WHOLE, "least credits that its alloc allows", "none"),
+            ViewColumn("max", WHOLE, "most credits that its alloc allows", "none"),
+            ViewColumn(
+                "granted",
+                WHOLE,
+                "credits that its claim granted",
+                "not claimed",
+                "The credits that claims granted, and whether accounts have these credits",
+            ),
+            ViewColumn("allocated_us", WHOLE, f"when it was allocated, in {US}; for the apply delay", "unknown"),
+            ViewColumn("expires_us", WHOLE, f"when it expires, in {US}", "unknown"),
+            ViewColumn(
+                "settled_us",
+                WHOLE,
+                f"when it was claimed or discarded, in {US}; for the apply delay",
+                "neither, or unknown",
+            ),
+            ViewColumn(
+                "counters",
+                NUMBERS,
+                "the sum of each of its counters",
+                shows="The counters of slots, and whether accounts have these counters",
+            ),
+            ViewColumn("meta", TEXTS, "its metadata", shows="The metadata of slots"),
+        ),
+        "Slots, and whether accounts have what claimed slots granted",
+    ),
+    "machines": Contract(
+        "machine",
+        (
+            PROJECT,
+            ViewColumn("machine", TEXT, "the machine's id", identifies=True),
+            ViewColumn(
+                "user", TEXT, "the user to whom it is linked", "no user", "Whether nothing waits on linked machines"
+            ),
+            ViewColumn(
+                "credits",
+                WHOLE,
+                "credits that it earned in the project",
+                shows="Whether machines have the credits that their slots granted",
+            ),
+            ViewColumn(
+                "counters",
+                NUMBERS,
+                "the sum of each counter that it earned in the project",
+                shows="Whether machines have the counters of their slots",
+            ),
+            ViewColumn(
+                "waiting_credits",
+                WHOLE,
+                "the credits among them that wait for a user",
+                shows="Whether users have, with what waits on machines, the credits that claims granted",
+            ),
+            ViewColumn(
+                "waiting_counters",
+                NUMBERS,
+                "the counters among them that wait for a user",
+                shows="Whether users have, with what waits on machines, the counters of claimed slots",
+            ),
+        ),
+        "Whether machines have what their slots granted",
+    ),
+    "users": Contract(
+        "user",
+        (
+            PROJECT,
+            ViewColumn("user", TEXT, "the user's id", identifies=True),
+            ViewColumn(
+                "credits",
+                WHOLE,
+                "credits of the user in the project",
+                shows="Whether users have the credits that their machines earned",
+            ),
+            ViewColumn(
+                "counters",
+                NUMBERS,
+                "the sum of each of the user's counters in the project",
+                shows="Whether users have the counters that their machines earned",
+            ),
+        ),
+        "Whether users have what their machines earned",
+    ),
+    "projects": Contract(
+        "project",
+        (
+            PROJECT,
+            ViewColumn("credits", WHOLE, "credits that its claims granted"),
+            ViewColumn("counters", NUMBERS, "the sum of each counter of its claimed slots"),
+        ),
+    ),
+}
+"""The tables of a view. What is verified of `projects` others show too: it may be missing, and is compared if not."""
+ACCOUNTS: Final = pa.schema([("project", TEXT), ("kind", TEXT), ("id", TEXT), *list(CONTRACTS["machines"].schema)[2:]])
+"""The columns of `accounts.parquet`, which has the rows of all tables but `slots`."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a server shows of its accounts: each table has the columns of its contract that are shown, in their types.
+
+    Attributes:
+        slots: a row per slot; None if slots are not shown.
+        machines: a row per machine and project; None if machines are not shown.
+        users: a row per user and project; None if users are not shown.
+        projects: a row per project; None if projects are not shown.
+    """
+
+    slots: pa.Table | None = None
+    machines: pa.Table | None = None
+    users: pa.Table | None = None
+    projects: pa.Table | None = None
+
+    @classmethod
+    def of_tables(cls, slots: pa.Table | None, accounts: pa.Table | None) -> Self:
+        """A view of tables in the form of `slots.parquet` and `accounts.parquet`, or of those of a run folder.
+
+        Args:
+            slots: a row per slot; None if slots are not shown.
+            accounts: a row per machine, user and project, told apart by `kind`, with `id`; None if none is shown.
+
+        Raises:
+            UnfitTable: a table is not as the contract has it.
+        """
+        tables = {} if slots is None else {"slots": slots}
+        if accounts is not None:
+            kinds, ids = (
+                _column("accounts", accounts, ViewColumn(name, TEXT, "", identifies=True)) for name in ("kind", "id")
+            )
+            assert ids is not None
+            others = [name for name in accounts.column_names if name not in {"kind", "id"}]
+            for name, contract in list(CONTRACTS.items())[1:]:
+                ours = pc.equal(kinds, contract.row)
+                rows = accounts.select([each for each in others if each != contract.row]).filter(ours)
+                tables[name] = rows.append_column(contract.row, ids.filter(ours))
+        return cls._of({name: _fitted(name, table) for name, table in tables.items()})
+
+    @classmethod
+    def of_lines(cls, lines: Sequence[Row]) -> Self:
+        """A view of the lines of `ledger.jsonl`: an object each, whose `type` says of which table it is a row.
+
+        Raises:
+            UnfitTable: a table is not as the contract has it.
+            TypeError, LookupError: a line is no object with a `type`.
+        """
+        tables = {}
+        for name, contract in CONTRACTS.items():
+            rows = [line for line in lines if line["type"] == contract.row]
+            shown = [column for column in contract.columns if any(column.name in row for row in rows)]
+            columns = {column.name: _values_of(name, column, rows) for column in shown}
+            tables[name] = _fitted(name, pa.table(columns)) if rows else contract.schema.empty_table()
+        return cls._of(tables)
+
+    @classmethod
+    def _of(cls, tables: dict[str, pa.Table]) -> Self:
+        """A view without the tables of which nobody can say whether they are empty or not shown.
+
+        Where nothing was claimed, nobody needs an account. Where it shows what waits on machines, it shows users too.
+        """
+        slots, machines, users = (tables.get(name) for name in ("slots", "machines", "users"))
+        if machines is not None and not len(machines) and _may_have_claims(slots):
+            machines = None
+        if users is not None and not len(users) and _may_have_claims(slots):
+            waits = machines is not None and {"waiting_credits", "waiting_counters"} & set(machines.column_names)
+            users = users if waits else None
+        projects = tables.get("projects")
+        return cls(slots, machines, users, projects if projects is not None and len(projects) else None)
+
+    @property
+    def accounts(self) -> pa.Table | None:
+        """Machines, users and projects as one table, in the form of `accounts.parquet`; None if none is shown."""
+        parts = []
+        for name, contract in list(CONTRACTS.items())[1:]:
+            table = getattr(self, name)
+            if table is not None:
+                columns = {each: table[each] for each in table.column_names if each != contract.row}
+                columns["project"], columns["id"] = table["project"], table[contract.row]
+                parts.append(pa.table(columns | {"kind": pa.repeat(contract.row, len(table))}))
+        if not parts:
+            return None
+        accounts = pa.concat_tables(parts, promote_options="default")
+        return accounts.select([name for name in ACCOUNTS.names if name in accounts.column_names])
+
+    def shown(self) -> dict[str, list[str]]:
+        """The columns of each table that is shown."""
+        tables = {name: getattr(self, name) for name in CONTRACTS}
+        return {name: table.column_names for name, table in tables.items() if table is not None}
+
+    def restored(self, shown: Mapping[str, Sequence[str]]) -> View:
+        """A view that was read again from its tables, as `shown` said of it before: empty ones say too little."""
+        tables = {}
+        for name, columns in shown.items():
+            table = getattr(self, name)
+            whole = CONTRACTS[name].schema.empty_table() if table is None else table
+            tables[name] = whole.select(columns)
+        return View(**tables)
+
+    def missing(self) -> Iterator[str]:
+        """A sentence for each table and each column that is not shown, if something is not verified without it."""
+        for name, contract in CONTRACTS.items():
+            table = getattr(self, name)
+            if table is None:
+                if contract.shows:
+                    yield f"{contract.shows}: the server shows no table of {name}."
+                continue
+            for column in contract.columns:
+                if column.shows and column.name not in table.column_names:
+                    yield f"{column.shows}: the server's table of {name} has no column `{column.name}`."
+
+
+def _may_have_claims(slots: pa.Table | None) -> bool:
+    if slots is None or "state" not in slots.column_names:
+        return True
+    return bool(pc.any(pc.equal(slots["state"], "claimed")).as_py())
+
+
+def _fitted(name: str, table: pa.Table) -> pa.Table:
+    """The columns of a table that its contract has, in their types.
+
+    Raises:
+        UnfitTable: one is missing that identifies rows, or is of another type, or has nulls where none may be.
+    """
+    columns = {column.name: _column(name, table, column) for column in CONTRACTS[name].columns}
+    return pa.table({column: values for column, values in columns.items() if values is not None})
+
+
+def _column(name: str, table: pa.Table, column: ViewColumn) -> pa.ChunkedArray | None:
+    """A column of a table, in the type of the contract; None if it is not shown."""
+    where = f"column `{column.name}` of the table of {name}"
+    places = table.schema.get_all_field_indices(column.name)
+    if len(places) > 1:
+        raise UnfitTable(f"{where} is there {len(places)} times, expected once")
+    if not places:
+        if column.identifies:
+            raise UnfitTable(
+                f"{where} is missing, expected {column.type}; the table has {', '.join(table.column_names) or 'none'}"
+            )
+        return None
+    values = table.column(places[0])
+    if not _fits(values.type, column.type):
+        raise UnfitTable(f"{where} has the type {values.type}, expected {column.type}")
+    if values.type != column.type:
+        try:
+            values = values.cast(column.type)
+        except pa.ArrowException as error:
+            raise UnfitTable(f"{where} has values that are not {column.type}: {error}") from error
+    nulls = values.null_count
+    if column.null or not nulls:
+        return values
+    if nulls < len(values) or column.identifies:
+        raise UnfitTable(f"{where} is null in {nulls:,} of {len(values):,} rows, expected a value in each")
+    return None
+
+
+def _fits(has: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether a type is the wanted one, but for the width of integers and the encoding of texts."""
+    if pa.types.is_dictionary(has):
+        return _fits(has.value_type, wanted)
+    if pa.types.is_map(wanted):
+        is_map = (
+            pa.types.is_map(has) and _fits(has.key_type, wanted.key_type) and _fits(has.item_type, wanted.item_type)
+        )
+        return is_map or pa.types.is_null(has)
+    if wanted == WHOLE:
+        return bool(pa.types.is_integer(has) or pa.types.is_null(has))
+    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+    return any(is_kind(has) for is_kind in kinds)
+
+
+def _values_of(name: str, column: ViewColumn, rows: Sequence[Row]) -> pa.Array:
+    """A column of rows of JSON, in the type of its values: in another, 1.5 would become 1."""
+    values = [row.get(column.name) for row in rows]
+    try:
+        if not pa.types.is_map(column.type):
+            return pa.array(values)
+        entries = [None if value is None else list(value.items()) for value in values]
+        items = pa.array([item for each in entries for _, item in each or ()])
+        return pa.array(entries, pa.map_(TEXT, column.type.item_type if pa.types.is_null(items.type) else items.type))
+    except (pa.ArrowException, OverflowError, AttributeError, TypeError, ValueError) as error:
+        raise UnfitTable(
+            f"column `{column.name}` of the table of {name} has other values than {column.type}: {error}"
+        ) from error

@@ -1,0 +1,363 @@
+"""A server of somebody else, which shows a part of its accounts: the verdict rests on that part, and says so."""
+
+import io
+import json
+import sys
+import threading
+from collections import Counter, defaultdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from cpsim import cli
+
+SCENARIO = """
+description = "everything, in small"
+duration = "1d"
+population = { machines = 6, users = 4 }
+arrivals = { model = "constant", jobs = 30 }
+run_time = { model = "constant", value = "10min" }
+outcome = { claim = 0.7, never = 0.1, discard = { late = 0.2 } }
+credits = { policy = "range", min = 5, max = 20, claim = { model = "uniform", low = 1, high = 30 } }
+counters.claim = { events = { model = "poisson", mean = 100 }, success = 1 }
+counters.discard = { failure = 1 }
+metadata = { site = ["here", "there"] }
+"""
+
+
+def no(unverified, table, column):
+    return f"{unverified}: the server's table of {table} has no column `{column}`."
+
+
+HELD = "Whether users have, with what waits on machines, the"
+NO_GRANTED = no("The credits that claims granted, and whether accounts have these credits", "slots", "granted")
+NO_SLOTS = "Slots, and whether accounts have what claimed slots granted: the server shows no table of slots."
+NO_MACHINES = "Whether machines have what their slots granted: the server shows no table of machines."
+NO_USERS = "Whether users have what their machines earned: the server shows no table of users."
+NO_WAITING = [
+    no(f"{HELD} credits that claims granted", "machines", "waiting_credits"),
+    no(f"{HELD} counters of claimed slots", "machines", "waiting_counters"),
+]
+
+
+class Accounts:
+    """Slots as a dictionary each, and all else counted from them."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.slots = {}
+
+    def apply(self, kind, given):
+        with self.lock:
+            if kind == "alloc":
+                terms = {name: given.get(name) for name in ("credits", "min", "max")}
+                self.slots[given["slot"]] = terms | {"state": "allocated", "counters": Counter(), "meta": {}}
+                return
+            slot = self.slots[given.pop("slot")]
+            if kind == "counters":
+                slot["counters"].update({name: int(amount) for name, amount in given.items()})
+            elif kind == "meta":
+                slot["meta"].update(given)
+            elif kind == "discard":
+                slot.update(state="discarded", reason=given["reason"])
+            else:
+                granted = max(slot["min"], min(slot["max"], int(given["credits"])))
+                slot.update(state="claimed", machine=given["machine"], granted=granted)
+
+    def rows(self):
+        """The rows of each kind, as lines of a ledger; the first machine belongs to Ann, on the others credit waits."""
+        unsettled = dict.fromkeys(("machine", "granted", "reason"))
+        slots = [{"project": "p", "slot": slot_id, **unsettled, **slot} for slot_id, slot in self.slots.items()]
+        earned, sums = Counter(), defaultdict(Counter)
+        for slot in slots:
+            if slot["state"] == "claimed":
+                earned[slot["machine"]] += slot["granted"]
+                sums[slot["machine"]].update(slot["counters"])
+        own = min(earned)
+        machines = [
+            {"project": "p", "machine": machine, "user": "ann" if machine == own else None}
+            | {"credits": credits, "counters": dict(sums[machine])}
+            | {"waiting_credits": 0 if machine == own else credits}
+            | {"waiting_counters": {} if machine == own else dict(sums[machine])}
+            for machine, credits in earned.items()
+        ]
+        users = [{"project": "p", "user": "ann", "credits": earned[own], "counters": dict(sums[own])}]
+        total = sum(sums.values(), Counter())
+        projects = [{"project": "p", "credits": earned.total(), "counters": dict(total)}]
+        return {"slot": slots, "machine": machines, "user": users, "project": projects}
+
+
+def tables(accounts):
+    """What the accounts are as Parquet, in types of their own."""
+    rows = accounts.rows()
+    numbers, texts = pa.map_(pa.large_string(), pa.int32()), pa.map_(pa.string(), pa.string())
+    types = {"counters": numbers, "waiting_counters": numbers, "meta": texts, "machine": pa.large_string()}
+    types |= {"state": pa.dictionary(pa.int8(), pa.string())}
+    types |= dict.fromkeys(("credits", "granted", "waiting_credits"), pa.uint16())
+
+    def table(rows, names):
+        columns = {name: [row.get(name) for row in rows] for name in names}
+        return pa.table(
+            {
+                name: pa.array([list(v.items()) if isinstance(v, dict) else v for v in values], types.get(name))
+                for name, values in columns.items()
+            }
+        )
+
+    slots = table(rows["slot"], list(rows["slot"][0])).append_column("colour", pa.array(["red"] * len(rows["slot"])))
+    named = [
+        {**row, "kind": kind, "id": row[kind], "user": row.get("user") if kind == "machine" else None}
+        for kind in ("machine", "user", "project")
+        for row in rows[kind]
+    ]
+    return slots, table(named, ["kind", *(name for name in named[0] if name not in {"kind", "machine"})])
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        self.do_POST()
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        accounts, place = self.server.accounts, self.path.rpartition("/")[2]
+        if self.path == "/__cpsim/totals":
+            answer = b'{"pending": 0, "projects": {}}'
+        elif self.path == "/__cpsim/clock":
+            answer = None
+        elif self.path.startswith("/__cpsim/"):
+            answer = self.server.shows(accounts).get(place)
+        elif place == "slots":
+            open_slots = [slot_id for slot_id, slot in accounts.slots.items() if slot["state"] == "allocated"]
+            answer = json.dumps({"result": "ok", "data": open_slots}).encode()
+        else:
+            accounts.apply(place, json.loads(body))
+            answer = b'{"result": "ok"}'
+        self.send_response(404 if answer is None else 200)
+        self.send_header("Content-Length", str(len(answer or b"")))
+        self.end_headers()
+        self.wfile.write(answer or b"")
+        self.wfile.flush()
+
+
+def parquet(table):
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    return sink.getvalue()
+
+
+def files(change):
+    """What is shown once the tables of slots and accounts have been changed; None is not shown."""
+
+    def shows(accounts):
+        shown = zip(("slots.parquet", "accounts.parquet"), change(*tables(accounts)), strict=True)
+        return {name: parquet(table) for name, table in shown if table is not None}
+
+    return shows
+
+
+def lines(kinds=("slot", "machine", "user", "project"), without=()):
+    """All as lines: of some kinds, without some columns."""
+
+    def shows(accounts):
+        kept = [
+            {"type": kind} | {name: value for name, value in row.items() if name not in without}
+            for kind, rows in accounts.rows().items()
+            if kind in kinds
+            for row in rows
+        ]
+        return {"ledger.jsonl": "\n".join(map(json.dumps, kept)).encode()}
+
+    return shows
+
+
+@pytest.fixture
+def judged(tmp_path, monkeypatch, capsys):
+    """judged(shows, harm=...): the exit status and the JSON of `cpsim run` at a server that shows so much."""
+    monkeypatch.chdir(tmp_path)
+    Path("small.toml").write_text(SCENARIO, encoding="utf-8")
+    Path("secret").write_text("secret", encoding="utf-8")
+
+    def judge(shows, harm=lambda accounts: None):
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
+        server.accounts = Accounts()
+
+        def shows_harmed(accounts):
+            harmed = Accounts()
+            harmed.slots = {slot_id: dict(slot) for slot_id, slot in accounts.slots.items()}
+            harm(harmed)
+            return shows(harmed)
+
+        server.shows = shows_harmed
+        threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}/api"
+            named = ["--target", url, "--project", "p", "--secret-file", "secret", "--output", "out", "--json"]
+            monkeypatch.setattr(sys, "argv", ["cpsim", "run", "small.toml", *named])
+            with pytest.raises(SystemExit) as exited:
+                cli.main()
+        finally:
+            server.shutdown()
+            server.server_close()
+        out, err = capsys.readouterr()
+        assert err == ""
+        return exited.value.code, json.loads(out)
+
+    return judge
+
+
+def test_a_server_that_shows_all_is_valid(judged):
+    status, document = judged(files(lambda slots, accounts: (slots, accounts)))
+    assert (status, document["verdict"], document["not_verified"], document["anomalies"]) == (0, "valid", [], [])
+    assert document["checked"] == {"slots": 30, "machines": 6, "sums": 12, "replies": document["operations"]}
+    ledger = pq.read_table("out/ledger.parquet")
+    assert "colour" not in ledger.column_names
+    assert ledger.schema.field("state").type == pa.string()
+    assert set(pq.read_table("out/accounts.parquet")["kind"].to_pylist()) == {"machine", "user", "project"}
+
+
+def slots_without(*columns):
+    return files(lambda slots, accounts: (slots.drop_columns(columns), accounts))
+
+
+def accounts_without(*columns, kinds=("machine", "user", "project")):
+    def change(slots, accounts):
+        return slots, accounts.filter(pc.is_in(accounts["kind"], pa.array(kinds))).drop_columns(columns)
+
+    return files(change)
+
+
+CASES = {
+    "no granted": (slots_without("granted"), {"slots": 30, "machines": 6, "sums": 9}, [NO_GRANTED]),
+    "no counters of slots": (
+        slots_without("counters"),
+        {"slots": 30, "machines": 6, "sums": 3},
+        [no("The counters of slots, and whether accounts have these counters", "slots", "counters")],
+    ),
+    "no machine of slots": (
+        slots_without("machine"),
+        {"slots": 30, "sums": 12},
+        [
+            no(
+                "Which machines claimed slots, and whether each machine has what its own slots granted",
+                "slots",
+                "machine",
+            )
+        ],
+    ),
+    "no reason and no metadata": (
+        slots_without("reason", "meta"),
+        {"slots": 30, "machines": 6, "sums": 12},
+        [no("The reasons of discards", "slots", "reason"), no("The metadata of slots", "slots", "meta")],
+    ),
+    "no state": (
+        slots_without("state"),
+        {},
+        [no("The states of slots, and whether accounts have what claimed slots granted", "slots", "state")],
+    ),
+    "no slots": (files(lambda slots, accounts: (None, accounts)), {}, [NO_SLOTS]),
+    "no accounts": (files(lambda slots, accounts: (slots, None)), {"slots": 30}, [NO_MACHINES, NO_USERS]),
+    "no users": (
+        accounts_without("waiting_credits", "waiting_counters", kinds=["machine"]),
+        {"slots": 30, "machines": 6, "sums": 4},
+        [*NO_WAITING, NO_USERS],
+    ),
+    "no machines": (
+        accounts_without("waiting_credits", "waiting_counters", kinds=["user"]),
+        {"slots": 30},
+        [NO_MACHINES],
+    ),
+    "no counters of accounts": (
+        accounts_without("counters", "waiting_counters"),
+        {"slots": 30, "machines": 6, "sums": 3},
+        [
+            no("Whether machines have the counters of their slots", "machines", "counters"),
+            NO_WAITING[1],
+            no("Whether users have the counters that their machines earned", "users", "counters"),
+        ],
+    ),
+    "nothing": (lambda _: {}, {}, [NO_SLOTS, NO_MACHINES, NO_USERS]),
+    "lines without granted": (lines(without=["granted"]), {"slots": 30, "machines": 6, "sums": 9}, [NO_GRANTED]),
+    "lines of slots alone": (lines(["slot"]), {"slots": 30}, [NO_MACHINES, NO_USERS]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_not_shown_is_not_verified(judged, case):
+    shows, checked, sentences = CASES[case]
+    status, document = judged(shows)
+    assert (status, document["verdict"], document["anomalies"]) == (2, "unknown", [])
+    assert document["not_verified"] == sentences
+    assert document["checked"] == checked | {"replies": document["operations"]}
+
+
+def test_lines_show_as_much_as_tables(judged):
+    status, document = judged(lines())
+    assert (status, document["verdict"], document["not_verified"]) == (0, "valid", [])
+    assert document["checked"] == {"slots": 30, "machines": 6, "sums": 12, "replies": document["operations"]}
+
+
+def drop_a_claim(accounts):
+    slot = next(slot for slot in accounts.slots.values() if slot["state"] == "claimed")
+    slot.update(state="allocated")
+    slot.pop("machine"), slot.pop("granted")
+
+
+def grant_more(accounts):
+    slot = next(slot for slot in accounts.slots.values() if slot["state"] == "claimed")
+    slot["granted"] += 1
+
+
+@pytest.mark.parametrize(
+    ("harm", "hidden", "found"),
+    [
+        (drop_a_claim, [], {"lost": 1}),
+        (drop_a_claim, ["granted", "counters", "meta", "machine", "reason"], {"lost": 1}),
+        (grant_more, [], {"over-credited": 1}),
+        (grant_more, ["counters"], {"over-credited": 1}),
+        (grant_more, ["granted"], {}),
+    ],
+)
+def test_what_is_shown_is_judged_all_the_same(judged, harm, hidden, found):
+    shows = files(lambda slots, accounts: (slots.drop_columns(hidden), accounts))
+    status, document = judged(shows, harm)
+    assert (status, document["anomalies_by_name"]) == (1 if found else 2, found)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda slots, accounts: (
+                slots.set_column(slots.column_names.index("granted"), "granted", slots["granted"].cast(pa.float64())),
+                accounts,
+            ),
+            "column `granted` of the table of slots has the type double, expected int64",
+        ),
+        (
+            lambda slots, accounts: (slots, accounts.rename_columns({"id": "identity"})),
+            "column `id` of the table of accounts is missing, expected string; the table has kind, project, user, ",
+        ),
+        (
+            lambda slots, accounts: (slots.drop_columns("slot"), accounts),
+            "column `slot` of the table of slots is missing, expected string; the table has project, ",
+        ),
+    ],
+)
+def test_a_table_that_is_wrong_is_named(judged, change, message):
+    status, document = judged(files(change))
+    assert (status, document["verdict"], document["anomalies"]) == (2, "unknown", [])
+    assert document["checked"] == {"replies": document["operations"]}
+    (sentence,) = document["not_verified"]
+    assert sentence.startswith("Whether commands were applied: the accounts of http://127.0.0.1:")
+    assert message in sentence
