@@ -12,11 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from cpsim.errors import CpsimError, in_one_line
 from cpsim.evidence import extensions
 from cpsim.evidence.extensions import installed
-from cpsim.judge.checkers.conservation import Conservation
-from cpsim.judge.checkers.outstanding import Outstanding
-from cpsim.judge.checkers.replies import MalformedFrames, Replies
-from cpsim.judge.checkers.sight import Sight
-from cpsim.judge.checkers.slots import Slots
+from cpsim.judge import checkers
 from cpsim.judge.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -41,9 +37,10 @@ class Checker(Protocol):
         """Add what is found to the verdict, and sentences about what could not be verified."""
 
 
-OF_ACCOUNTS: Final[tuple[Checker, ...]] = (Sight(), Slots(), Outstanding(), Conservation())
-"""The checkers of what commands did; the accounts may need time to show it."""
-OF_REPLIES: Final[tuple[Checker, ...]] = (Replies(), MalformedFrames())
+OWN: Final = sorted(checkers.found(), key=lambda checker: not checker.by_partition)
+OF_ACCOUNTS: Final = tuple(checker for checker in OWN if getattr(checker, "of_accounts", False))
+"""The checkers of what commands did, those of slots first; the accounts may need time to show it."""
+OF_REPLIES: Final = tuple(checker for checker in OWN if checker not in OF_ACCOUNTS)
 CHECKERS: Final = (*OF_ACCOUNTS, *OF_REPLIES)
 
 
@@ -62,17 +59,17 @@ def checkers_of_others() -> list[Checker]:
     return found
 
 
-def judge(partitions: Iterable[Evidence], head: Evidence, checkers: Sequence[Checker]) -> Verdict:
+def judge(partitions: Iterable[Evidence], head: Evidence, chosen: Sequence[Checker]) -> Verdict:
     """Judge evidence.
 
     Args:
         partitions: the evidence by partitions of slots.
         head: the evidence without operations.
-        checkers: what to check; findings are in their order within a partition.
+        chosen: the checkers; findings are in their order within a partition.
     """
-    found = [Verdict() if checker.by_partition else _checked(checker, head) for checker in checkers]
+    found = [Verdict() if checker.by_partition else _checked(checker, head) for checker in chosen]
     for part in partitions:
-        for place, checker in enumerate(checkers):
+        for place, checker in enumerate(chosen):
             if checker.by_partition:
                 found[place] = found[place].merged(_checked(checker, part))
     return reduce(Verdict.merged, found, Verdict())

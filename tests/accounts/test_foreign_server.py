@@ -211,6 +211,11 @@ def judged(tmp_path, monkeypatch, capsys):
             server.server_close()
         out, err = capsys.readouterr()
         assert err == ""
+        monkeypatch.setattr(sys, "argv", ["cpsim", "judge", "out", "--json"])
+        with pytest.raises(SystemExit) as judged_again:
+            cli.main()
+        assert judged_again.value.code == exited.value.code
+        assert capsys.readouterr().out == Path("out/verdict.json").read_text(encoding="utf-8")
         return exited.value.code, json.loads(out)
 
     return judge

@@ -17,6 +17,7 @@ class Conservation:
     """Compares what claims granted with what machines earned, and with what users have."""
 
     meanings = ANOMALIES
+    of_accounts = True
     by_partition = False
 
     def check(self, evidence: Evidence, verdict: Verdict) -> None:

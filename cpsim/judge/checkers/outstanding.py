@@ -17,6 +17,7 @@ class Outstanding:
     """Compares the list of outstanding slots with those that may be outstanding."""
 
     meanings = ANOMALIES
+    of_accounts = True
     by_partition = True
 
     def check(self, evidence: Evidence, verdict: Verdict) -> None:

@@ -15,6 +15,7 @@ class Sight:
     """Says what was not seen of the accounts, and why."""
 
     meanings = ANOMALIES
+    of_accounts = True
     by_partition = False
 
     def check(self, evidence: Evidence, verdict: Verdict) -> None:

@@ -20,6 +20,7 @@ class Slots:
     """Compares each slot with the states that its commands and their replies allow."""
 
     meanings = ANOMALIES
+    of_accounts = True
     by_partition = True
 
     def check(self, evidence: Evidence, verdict: Verdict) -> None:
