@@ -266,7 +266,8 @@ def _account_lines(run: Run, summary: Summary) -> Iterator[str]:
         yield f"slots         {states}"
     if summary.credits is not None:
         shown = set() if run.accounts is None else set(run.accounts.column_names)
-        conserved = ", conserved" if {"credits", "waiting_credits"} <= shown else ""
+        compared = run.verdict.checked["sums"] and {"credits", "waiting_credits"} <= shown
+        conserved = ", conserved" if compared else ""
         if run.verdict.counts["not conserved"]:
             conserved = ", [red]not conserved[/]"
         yield f"credits       {summary.credits:,} granted{conserved}"
