@@ -183,7 +183,7 @@ def lines(kinds=("slot", "machine", "user", "project"), without=()):
 
 @pytest.fixture
 def judged(tmp_path, monkeypatch, capsys):
-    """judged(shows, harm=...): the exit status and the JSON or summary of `cpsim run` at a server that shows so much."""
+    """judged(shows, harm=...): exit status and JSON, or summary, of `cpsim run` at a server that shows so much."""
     monkeypatch.chdir(tmp_path)
     Path("small.toml").write_text(SCENARIO, encoding="utf-8")
     Path("secret").write_text("secret", encoding="utf-8")
