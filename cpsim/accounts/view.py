@@ -184,6 +184,7 @@ CONTRACTS: Final = {
     ),
 }
 """The tables of a view. What is verified of `projects` others show too: it may be missing, and is compared if not."""
+HOLDERS: Final = {name: contract for name, contract in CONTRACTS.items() if name != "slots"}
 ACCOUNTS: Final = pa.schema([("project", TEXT), ("kind", TEXT), ("id", TEXT), *list(CONTRACTS["machines"].schema)[2:]])
 """The columns of `accounts.parquet`, which has the rows of all tables but `slots`."""
 
@@ -221,10 +222,11 @@ class View:
                 _column("accounts", accounts, ViewColumn(name, TEXT, "", identifies=True)) for name in ("kind", "id")
             )
             assert ids is not None
-            others = [name for name in accounts.column_names if name not in {"kind", "id"}]
-            for name, contract in list(CONTRACTS.items())[1:]:
+            for name, contract in HOLDERS.items():
                 ours = pc.equal(kinds, contract.row)
-                rows = accounts.select([each for each in others if each != contract.row]).filter(ours)
+                replaced = {"kind", "id", contract.row}
+                others = [place for place, each in enumerate(accounts.column_names) if each not in replaced]
+                rows = accounts.select(others).filter(ours)
                 tables[name] = rows.append_column(contract.row, ids.filter(ours))
         return cls._of({name: _fitted(name, table) for name, table in tables.items()})
 
@@ -263,7 +265,7 @@ class View:
     def accounts(self) -> pa.Table | None:
         """Machines, users and projects as one table, in the form of `accounts.parquet`; None if none is shown."""
         parts = []
-        for name, contract in list(CONTRACTS.items())[1:]:
+        for name, contract in HOLDERS.items():
             table = getattr(self, name)
             if table is not None:
                 columns = {each: table[each] for each in table.column_names if each != contract.row}

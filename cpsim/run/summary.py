@@ -314,7 +314,8 @@ def _account_lines(run: Run, summary: Summary) -> Iterator[str]:
     if summary.credits is not None:
         view = run.evidence.view
         shown = set() if view is None or view.machines is None else set(view.machines.column_names)
-        conserved = ", conserved" if {"credits", "waiting_credits"} <= shown else ""
+        compared = run.verdict.checked["sums"] and {"credits", "waiting_credits"} <= shown
+        conserved = ", conserved" if compared else ""
         if run.verdict.counts["not conserved"]:
             conserved = ", [red]not conserved[/]"
         yield f"credits       {summary.credits:,} granted{conserved}"

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 import threading
 from collections import Counter, defaultdict
@@ -182,12 +183,12 @@ def lines(kinds=("slot", "machine", "user", "project"), without=()):
 
 @pytest.fixture
 def judged(tmp_path, monkeypatch, capsys):
-    """judged(shows, harm=...): the exit status and the JSON of `cpsim run` at a server that shows so much."""
+    """judged(shows, harm=...): exit status and JSON, or summary, of `cpsim run` at a server that shows so much."""
     monkeypatch.chdir(tmp_path)
     Path("small.toml").write_text(SCENARIO, encoding="utf-8")
     Path("secret").write_text("secret", encoding="utf-8")
 
-    def judge(shows, harm=lambda accounts: None):
+    def judge(shows, harm=lambda accounts: None, *, as_json=True):
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         server.daemon_threads = True
         server.accounts = Accounts()
@@ -202,7 +203,8 @@ def judged(tmp_path, monkeypatch, capsys):
         threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
         try:
             url = f"http://127.0.0.1:{server.server_port}/api"
-            named = ["--target", url, "--project", "p", "--secret-file", "secret", "--output", "out", "--json"]
+            named = ["--target", url, "--project", "p", "--secret-file", "secret", "--output", "out"]
+            named += ["--json"] if as_json else []
             monkeypatch.setattr(sys, "argv", ["cpsim", "run", "small.toml", *named])
             with pytest.raises(SystemExit) as exited:
                 cli.main()
@@ -216,7 +218,7 @@ def judged(tmp_path, monkeypatch, capsys):
             cli.main()
         assert judged_again.value.code == exited.value.code
         assert capsys.readouterr().out == Path("out/verdict.json").read_text(encoding="utf-8")
-        return exited.value.code, json.loads(out)
+        return exited.value.code, json.loads(out) if as_json else out
 
     return judge
 
@@ -304,6 +306,23 @@ def test_what_is_not_shown_is_not_verified(judged, case):
     assert (status, document["verdict"], document["anomalies"]) == (2, "unknown", [])
     assert document["not_verified"] == sentences
     assert document["checked"] == checked | {"replies": document["operations"]}
+
+
+@pytest.mark.parametrize(
+    ("shows", "said", "on_page"),
+    [
+        (files(lambda slots, accounts: (slots, accounts)), r"^credits +\d+ granted, conserved$", True),
+        (files(lambda slots, accounts: (slots, None)), r"^credits +\d+ granted$", True),
+        (accounts_without("waiting_credits"), r"^credits +\d+ granted$", True),
+        (slots_without("granted"), None, False),
+        (slots_without("state"), r"^credits +\d+ granted$", True),
+    ],
+)
+def test_credits_are_said_to_be_conserved_only_where_it_shows(judged, shows, said, on_page):
+    _, out = judged(shows, as_json=False)
+    assert re.search(said or "^verdict", out, re.MULTILINE)
+    assert ("conserved" in out) == ("conserved" in (said or ""))
+    assert ("credits granted" in Path("out/report.html").read_text()) == on_page
 
 
 def test_lines_show_as_much_as_tables(judged):

@@ -193,6 +193,8 @@ def test_a_column_that_does_not_fit_is_named(view, column, values, message):
 def test_a_column_that_is_there_twice_is_named(view):
     with pytest.raises(UnfitTable, match="column `state` of the table of slots is there 2 times, expected once"):
         View.of_tables(view.slots.append_column("state", view.slots["state"]), None)
+    with pytest.raises(UnfitTable, match="column `credits` of the table of machines is there 2 times, expected once"):
+        View.of_tables(None, view.accounts.append_column("credits", view.accounts["credits"]))
 
 
 @pytest.mark.parametrize("column", ["project", "kind", "id"])

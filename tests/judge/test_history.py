@@ -73,6 +73,16 @@ def test_lines_that_are_no_ledger_cannot_be_observed(observer, monkeypatch, body
         observer.view()
 
 
+def test_a_line_without_its_columns_cannot_be_observed(observer, monkeypatch):
+    body = b'{"type": "slot"}'
+    monkeypatch.setattr(
+        Api, "respond", lambda _, request: Response(200, body) if ".jsonl" in request.path else Response(501, b"")
+    )
+    missing = "column `project` of the table of slots is missing, expected string; the table has none"
+    with pytest.raises(CannotObserve, match=f"the accounts of http://.*: {missing}"):
+        observer.view()
+
+
 @pytest.fixture
 def books(tables):
     """The tables of a server, to be tampered with."""
