@@ -170,18 +170,12 @@ class Evidence:
 
     def _of_records(self, chosen: npt.NDArray[np.intp]) -> Evidence:
         """The evidence of some records, with no operations but theirs."""
-        records, workload = self.records[chosen], self.workload
+        records = self.records[chosen]
         ops = self.records["op"][chosen]
         records["op"] = np.arange(len(ops))
         return replace(
             self,
-            workload=replace(
-                workload,
-                due_us=workload.due_us[ops],
-                kind=workload.kind[ops],
-                slot=workload.slot[ops],
-                row=workload.row[ops],
-            ),
+            workload=self.workload.of_operations(ops),
             records=records,
             schedule_us=None if self.schedule_us is None else self.schedule_us[ops],
             virtual_ns=None if self.virtual_ns is None else self.virtual_ns[ops],

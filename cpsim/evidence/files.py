@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from cpdaemon.endpoint import parse_endpoint
 from cpdaemon.errors import EndpointError
 from cpsim.accounts.view import UnfitTable, View
-from cpsim.errors import CpsimError
+from cpsim.errors import CpsimError, in_one_line
 from cpsim.evidence import extensions
 from cpsim.evidence.evidence import Evidence, Reading, Seen
 from cpsim.evidence.extensions import installed
@@ -46,9 +46,11 @@ VERSION: Final = 1
 """Of the format of `evidence.json`."""
 ROWS: Final = 65_536
 """Rows of a row group."""
+ID: Final = pa.field("id", pa.int64())
+"""The column that numbers the operations of a workload, in its file and in the journal."""
 JOURNAL_SCHEMA: Final = pa.schema(
     [
-        ("id", pa.int64()),
+        ID,
         ("slot", pa.string()),
         ("kind", pa.dictionary(pa.int8(), pa.string())),
         ("due_us", pa.int64()),
@@ -130,12 +132,14 @@ def _document(evidence: Evidence, rows: int) -> dict[str, Any]:
 
 
 def _write_workload(evidence: Evidence, path: Path, rows: int) -> None:
-    table = columns.to_table(evidence.workload)
-    table = table.append_column("id", pa.array(np.arange(len(table))))
-    with pq.ParquetWriter(path, table.schema, compression="zstd", use_dictionary=["kind"]) as writer:
+    workload = evidence.workload
+    schema = columns.to_table(workload.of_operations(np.empty(0, np.int64))).schema.append(ID)
+    with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=["kind"]) as writer:
         for ops in evidence.operations_by_partition():
             for start in range(0, len(ops), rows):
-                writer.write_table(table.take(pa.array(ops[start : start + rows])))
+                chunk = ops[start : start + rows]
+                table = columns.operations_of(workload.of_operations(chunk))
+                writer.write_table(table.append_column(ID, pa.array(chunk)).cast(schema))
 
 
 def write_journal(
@@ -195,7 +199,7 @@ def _values(name: str, column: Column, evidence: Evidence, records: npt.NDArray[
     try:
         values = pa.array(column(evidence, records))
     except Exception as error:
-        raise CpsimError(f"the column {name!r} failed by {type(error).__name__}: {error}") from error
+        raise CpsimError(f"the column {name!r} failed: {in_one_line(error)}") from error
     if len(values) != len(records):
         raise CpsimError(f"the column {name!r} has {len(values):,} values for {len(records):,} records")
     return values

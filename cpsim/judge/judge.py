@@ -83,6 +83,5 @@ def _checked(checker: Checker, evidence: Evidence) -> Verdict:
     except Exception as error:
         if checker in CHECKERS:
             raise
-        name = type(checker).__name__
-        return Verdict(not_verified=[f"What the checker {name} checks: it failed by {type(error).__name__}: {error}."])
+        return Verdict(not_verified=[f"What the checker {type(checker).__name__} checks: {in_one_line(error)}."])
     return verdict

@@ -87,11 +87,9 @@ class Assignment:
     def part(self, index: int, count: int) -> Assignment:
         """Share `index` of `count`; each slot is in one share, with all its operations."""
         ops = np.flatnonzero(self.workload.slot % count == index)
-        whole = self.workload
-        share = replace(whole, due_us=whole.due_us[ops], kind=whole.kind[ops], slot=whole.slot[ops], row=whole.row[ops])
         return replace(
             self,
-            workload=share,
+            workload=self.workload.of_operations(ops),
             ops=self.ops[ops],
             schedule_us=None if self.schedule_us is None else self.schedule_us[ops],
             in_flight=max(1, (self.in_flight + index) // count),

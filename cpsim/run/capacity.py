@@ -344,14 +344,7 @@ def part(workload: Workload, operations: int) -> Workload:
     share = min(1.0, operations / len(workload))
     wanted[np.linspace(0, slots * copies - 1, max(1, round(share * slots * copies))).astype(np.int64)] = True
     ops = np.flatnonzero(wanted[workload.slot])
-    return replace(
-        workload,
-        faults=(),
-        due_us=workload.due_us[ops],
-        kind=workload.kind[ops],
-        slot=workload.slot[ops],
-        row=workload.row[ops],
-    )
+    return replace(workload.of_operations(ops), faults=())
 
 
 def _repeated(workload: Workload, copies: int) -> Workload:

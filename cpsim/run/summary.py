@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from cpsim.config.thresholds import APPLY_DELAY_PREFIXES, Checked, Threshold, metrics
+from cpsim.errors import in_one_line
 from cpsim.evidence import extensions
 from cpsim.evidence.extensions import installed
 from cpsim.evidence.journal import OperationOutcome
@@ -227,7 +228,7 @@ def _measured(evidence: Evidence, more: Mapping[str, Metric]) -> tuple[dict[str,
             value = metric(evidence)
             measured[name] = None if value is None else float(value)
         except Exception as error:  # noqa: BLE001 - somebody else's; the other figures stand
-            measured[name], unknown[name] = None, f"it failed by {type(error).__name__}: {error}"
+            measured[name], unknown[name] = None, in_one_line(error)
     return measured, unknown
 
 

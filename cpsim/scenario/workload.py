@@ -161,6 +161,10 @@ class Workload:
         """The distinct projects of the sites; empty if there is one site."""
         return tuple(dict.fromkeys(self.sites))
 
+    def of_operations(self, ops: npt.NDArray[np.integer]) -> Workload:
+        """The part with some operations, and all slots."""
+        return replace(self, due_us=self.due_us[ops], kind=self.kind[ops], slot=self.slot[ops], row=self.row[ops])
+
     def of_project(self, project: str) -> tuple[Workload, Int64]:
         """The part of a project with its own slots, and the indices of its operations."""
         own = np.isin(self.site, [index for index, name in enumerate(self.sites) if name == project])

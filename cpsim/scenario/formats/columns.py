@@ -48,17 +48,17 @@ def write(parts: Iterable[Workload], path: Path) -> int:
     partial = path.with_name(f"{path.name}.partial")
     writer: Any = None
     beside: dict[str, Any] = {}
-    operations = 0
+    count = 0
     try:
         for part in parts:
-            table = to_table(part)
+            table = operations_of(part)
             if writer is None:
                 beside = _beside(part)
-                schema = table.schema
+                schema = table.schema.with_metadata({KEY: json.dumps(beside)})
                 writer = pq.ParquetWriter(partial, schema, compression="zstd", use_dictionary=["kind"])
             elif beside != _beside(part):
                 raise ScenarioError(f"{part.name}: the parts of a workload have the same machines, users and texts")
-            operations += len(table)
+            count += len(table)
             writer.write_table(table)
         if writer is None:
             raise ScenarioError(f"{path}: there is no operation to write")
@@ -66,7 +66,7 @@ def write(parts: Iterable[Workload], path: Path) -> int:
         partial.rename(path)
     finally:
         partial.unlink(missing_ok=True)
-    return operations
+    return count
 
 
 def is_one(path: Path) -> bool:
@@ -112,8 +112,13 @@ def _beside(part: Workload) -> dict[str, Any]:
     }
 
 
-def to_table(part: Workload) -> pa.Table:
-    """A workload, or a part of one, as a table with metadata."""
+def to_table(workload: Workload) -> pa.Table:
+    """A workload as a table, with all but its operations in the metadata."""
+    return operations_of(workload).replace_schema_metadata({KEY: json.dumps(_beside(workload))})
+
+
+def operations_of(part: Workload) -> pa.Table:
+    """The operations of a workload, or of a part of one, as a table."""
     columns: dict[str, pa.Array] = {
         "due_us": pa.array(part.due_us),
         "kind": pa.DictionaryArray.from_arrays(pa.array(part.kind.astype(np.int8)), pa.array(KIND_NAMES)),
@@ -127,7 +132,7 @@ def to_table(part: Workload) -> pa.Table:
             columns[f"{kind}.{name}"] = pa.array(values, mask=values == ABSENT)
     if part.sites:
         columns["site"] = pa.array(part.site[part.slot])
-    return pa.table(columns, metadata={KEY: json.dumps(_beside(part))})
+    return pa.table(columns)
 
 
 def from_table(table: pa.Table) -> Workload:
