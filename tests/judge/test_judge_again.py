@@ -390,7 +390,7 @@ def test_a_column_of_another_package_is_in_the_journal(install):
     ("name", "column", "said"),
     [
         ("service_us", "short", r"journal.parquet: the column 'service_us' has \d+ values for"),
-        ("service_us", "odd", "journal.parquet: the column 'service_us' failed: ValueError"),
+        ("service_us", "odd", "journal.parquet: the column 'service_us' failed: TypeError"),
         ("slot", "service_us", "journal.parquet: the journal has a column 'slot' of its own"),
     ],
 )
