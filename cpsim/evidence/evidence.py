@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Ints = npt.NDArray[np.int64]
 
-PARTITION: Final = 1_000_000
+PARTITION: Final = 250_000
 """Operations of a partition, about."""
 
 

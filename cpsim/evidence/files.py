@@ -229,6 +229,7 @@ class EvidenceFolder:
                 raise CpsimError(f"{path / EVIDENCE} has format {version}, and this version of cpsim reads {VERSION}")
             self._ranges = [(part[WORKLOAD], part[JOURNAL]) for part in self._document["partitions"]]
             self._facts = self._read_facts()
+            self._shown = self._read_seen()
         except (ValueError, LookupError, TypeError, AttributeError, EndpointError) as error:
             raise CpsimError(f"{path / EVIDENCE} is damaged: {type(error).__name__}: {error}") from error
 
@@ -260,19 +261,26 @@ class EvidenceFolder:
             "readings": tuple(Reading(**reading) for reading in document["readings"]),
         }
 
-    def _seen(self) -> Seen | None:
-        shown = self._document["seen"]
-        if shown is None:
+    def _read_seen(self) -> tuple[int, int, dict[str, list[str]] | None, frozenset[str] | None] | None:
+        """When the accounts were read, the columns of each table that was shown, and the slots that were listed."""
+        if (shown := self._document["seen"]) is None:
             return None
-        listed, view = shown["outstanding"], None
-        if (names := shown["view"]) is not None:
+        listed = shown["outstanding"]
+        return shown["from_ns"], shown["to_ns"], shown["view"], None if listed is None else frozenset(listed)
+
+    def _seen(self) -> Seen | None:
+        if self._shown is None:
+            return None
+        from_ns, to_ns, names, listed = self._shown
+        view = None
+        if names is not None:
             slots = self._table(LEDGER) if "slots" in names else None
             accounts = self._table(ACCOUNTS) if names.keys() - {"slots"} else None
             try:
                 view = View.of_tables(slots, accounts).restored(names)
             except UnfitTable as error:
                 raise CpsimError(f"{self.path} is damaged: {error}") from error
-        return Seen(shown["from_ns"], shown["to_ns"], view, None if listed is None else frozenset(listed))
+        return Seen(from_ns, to_ns, view, listed)
 
     def _evidence(self, of_workload: range, of_journal: range, seen: Seen | None) -> Evidence:
         planned = self._table(WORKLOAD, of_workload)

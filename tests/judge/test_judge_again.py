@@ -255,6 +255,7 @@ def spoiled(name, text):
             spoiled("evidence.json", lambda text: text.replace('"answers"', '"replies"')),
             "evidence.json is damaged: Key",
         ),
+        (spoiled("evidence.json", lambda text: text.replace('"view"', '"sight"')), "json is damaged: KeyError: 'view'"),
         (spoiled("evidence.json", lambda text: text.replace('"version": 1', '"version": 9')), "has format 9, and this"),
         (spoiled("evidence.json", lambda text: "[]"), "out/evidence.json is damaged"),
     ],
