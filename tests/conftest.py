@@ -130,6 +130,12 @@ def pytest_collection_modifyitems(items):
             item.add_marker("thorough")
 
 
+def pytest_collection_finish():
+    """Leave what was imported and collected out of each collection of garbage, of which the suite under test makes many."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def wait_for():
     """wait_for(condition): what the condition returns, once it is true."""
