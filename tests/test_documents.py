@@ -70,7 +70,7 @@ def test_the_snippets_run_one_after_the_other(document, tmp_path, tools):
 def run(command, folder, path):
     """The status of a command and what it said, and nothing of it left running.
 
-    Of the plugins that are here for our own tests, pytest does not load the one that takes the longest.
+    Of the plugins that are here for our own tests, pytest does not load those that take the longest.
     """
     port = str(free_port())  # for Locust's master: other tests may have one
     with subprocess.Popen(
@@ -78,7 +78,7 @@ def run(command, folder, path):
         cwd=folder,
         env=os.environ
         | {"PATH": path, "LOCUST_MASTER_BIND_PORT": port, "LOCUST_MASTER_NODE_PORT": port}
-        | {"PYTEST_ADDOPTS": "-p no:schemathesis"},
+        | {"PYTEST_ADDOPTS": "-p no:anyio -p no:faker -p no:schemathesis"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
