@@ -102,6 +102,8 @@ FLAGS = (
 
 
 HERE = Path(__file__).parent
+FROZEN = pytest.StashKey[int]()
+"""How many objects were frozen when the tests were collected."""
 
 
 @cache
@@ -130,10 +132,18 @@ def pytest_collection_modifyitems(items):
             item.add_marker("thorough")
 
 
-def pytest_collection_finish():
-    """Leave what was imported and collected out of each collection of garbage, of which the suite under test makes many."""
+def pytest_collection_finish(session):
+    """Leave what was imported and collected out of garbage collections; the suite under test makes two in each run."""
     gc.collect()
     gc.freeze()
+    session.config.stash[FROZEN] = gc.get_freeze_count()
+
+
+def pytest_runtest_teardown(item):
+    """Freeze again what a replay has unfrozen."""
+    if gc.get_freeze_count() < item.config.stash[FROZEN]:
+        gc.collect(1)
+        gc.freeze()
 
 
 @pytest.fixture(scope="session")
