@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -104,9 +105,18 @@ class FakeProcess:
             raise CpsimError(f"the embedded fake ended with status {self._process.returncode}")
 
 
+class _WithoutPandas(MetaPathFinder):
+    """Pretends that pandas is not installed: pyarrow imports it, in half a second, to see whether it is given any."""
+
+    def find_spec(self, name: str, _path: object, _target: object = None) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError(name=name)
+
+
 def main() -> None:
     """Serve a `FakeProcess`: settings on standard input, addresses on standard output, until the input ends."""
     tune_process()
+    sys.meta_path.insert(0, _WithoutPandas())
     logging.getLogger("cpsim").addHandler(logging.NullHandler())  # the terminal is the caller's
     line = sys.stdin.readline()
     if not line:
