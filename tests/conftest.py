@@ -89,7 +89,6 @@ SAMPLED = {
     "system/test_extras.py::test_a_command_says_which_extra_it_needs": 3,
     "system/test_extras.py::test_what_only_tells_needs_no_extra": 3,
     "test_samples.py::test_what_can_be_replayed_is": 3,
-    "torture/test_torture.py::test_seeds": 10,
     "torture/test_torture.py::test_what_is_broken_is_found_soon": 3,
 }
 """Tests of many cases that take long together: of each, the default run takes one case of so many."""
