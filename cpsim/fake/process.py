@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -19,7 +18,7 @@ from cpsim.errors import CpsimError
 from cpsim.fake.daemons import Site
 from cpsim.fake.fake import ANY_PORT, Fake
 from cpsim.faults.plan import FaultProgress  # noqa: TC001 - msgspec reads it
-from cpsim.system.process import tune_process
+from cpsim.system.process import do_without_pandas, tune_process
 from cpsim.system.threads import ThreadFailed, on_thread_failure
 
 if TYPE_CHECKING:
@@ -105,18 +104,10 @@ class FakeProcess:
             raise CpsimError(f"the embedded fake ended with status {self._process.returncode}")
 
 
-class _WithoutPandas(MetaPathFinder):
-    """Pretends that pandas is not installed: pyarrow imports it, in half a second, to see whether it is given any."""
-
-    def find_spec(self, name: str, _path: object, _target: object = None) -> None:
-        if name == "pandas":
-            raise ModuleNotFoundError(name=name)
-
-
 def main() -> None:
     """Serve a `FakeProcess`: settings on standard input, addresses on standard output, until the input ends."""
     tune_process()
-    sys.meta_path.insert(0, _WithoutPandas())
+    do_without_pandas()
     logging.getLogger("cpsim").addHandler(logging.NullHandler())  # the terminal is the caller's
     line = sys.stdin.readline()
     if not line:
