@@ -101,8 +101,6 @@ FLAGS = (
 
 
 HERE = Path(__file__).parent
-FROZEN = pytest.StashKey[int]()
-"""How many objects were frozen when the tests were collected."""
 
 
 @cache
@@ -131,18 +129,16 @@ def pytest_collection_modifyitems(items):
             item.add_marker("thorough")
 
 
-def pytest_collection_finish(session):
+def pytest_collection_finish():
     """Leave what was imported and collected out of garbage collections; the suite under test makes two in each run."""
     gc.collect()
     gc.freeze()
-    session.config.stash[FROZEN] = gc.get_freeze_count()
 
 
-def pytest_runtest_teardown(item):
-    """Freeze again what a replay has unfrozen."""
-    if gc.get_freeze_count() < item.config.stash[FROZEN]:
-        gc.collect(1)
-        gc.freeze()
+def pytest_runtest_teardown():
+    """Freeze again what a replay has unfrozen, but for the youngest garbage."""
+    gc.collect(1)
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
