@@ -13,6 +13,8 @@ from pathlib import Path
 
 import nox
 
+# nothing is compiled when it is installed: each process, pip's too, would compile all that it imports
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 nox.options.sessions = ["tests", "lint"]
 nox.options.error_on_missing_interpreters = True
 
@@ -75,9 +77,7 @@ def install_wheel(session: nox.Session) -> None:
 def run(session: nox.Session, name: str, program: str, *arguments: str, **environment: str) -> None:
     """Run a program of the environment of that name."""
     path = f"{PROGRAMS[name]}{os.pathsep}{os.environ['PATH']}"
-    # each process would compile all that it imports: nothing was compiled when it was installed
-    given = {"PATH": path, "PYTHONDONTWRITEBYTECODE": "", **environment}
-    session.run(f"{PROGRAMS[name]}/{program}", *arguments, env=given, external=True)
+    session.run(f"{PROGRAMS[name]}/{program}", *arguments, env={"PATH": path, **environment}, external=True)
 
 
 def run_tests(session: nox.Session, name: str, *chosen: str, processes: int = 3) -> None:

@@ -89,7 +89,6 @@ SAMPLED = {
     "system/test_extras.py::test_a_command_says_which_extra_it_needs": 3,
     "system/test_extras.py::test_what_only_tells_needs_no_extra": 3,
     "test_samples.py::test_what_can_be_replayed_is": 3,
-    "torture/test_torture.py::test_seeds": 10,
     "torture/test_torture.py::test_what_is_broken_is_found_soon": 3,
 }
 """Tests of many cases that take long together: of each, the default run takes one case of so many."""
@@ -128,6 +127,18 @@ def pytest_collection_modifyitems(items):
         cases[test] += not item.get_closest_marker("thorough")
         if is_beyond or is_thorough(item.path) or "browser" in getattr(item, "fixturenames", ()):
             item.add_marker("thorough")
+
+
+def pytest_collection_finish():
+    """Leave what was imported and collected out of garbage collections; the suite under test makes two in each run."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_runtest_teardown():
+    """Freeze again what a replay has unfrozen, but for the youngest garbage."""
+    gc.collect(1)
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

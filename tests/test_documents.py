@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,7 +54,8 @@ def snippets(document):
 )
 def test_the_snippets_run_one_after_the_other(document, tmp_path, tools):
     port = str(free_port())
-    for snippet in snippets(document):
+    tests = []
+    for snippet, following in pairwise([*snippets(document), None]):
         if (ROOT / snippet.name).is_file() and snippet.name:
             assert snippet.text in (ROOT / snippet.name).read_text(encoding="utf-8"), snippet.name
             continue
@@ -61,16 +63,28 @@ def test_the_snippets_run_one_after_the_other(document, tmp_path, tools):
             (tmp_path / snippet.name).write_text(snippet.text, encoding="utf-8")
         for left in LEFT_BEHIND:
             (tmp_path / left).unlink(missing_ok=True)
-        if snippet.command is not None:
-            status, said = run([part.replace("8080", port) for part in snippet.command], tmp_path, tools)
-            assert status == 0, snippet.text + said
-            assert "Traceback" not in said, snippet.text + said
+        command = snippet.command
+        if command is None:
+            continue
+        if is_pytest(snippet):
+            tests.append(snippet.name)
+            if is_pytest(following):
+                continue  # which runs them together
+            command, tests = [*command[:-1], *tests], []
+        status, said = run([part.replace("8080", port) for part in command], tmp_path, tools)
+        assert status == 0, snippet.text + said
+        assert "Traceback" not in said, snippet.text + said
+
+
+def is_pytest(snippet):
+    """Whether a snippet is a file of tests of the reader's that pytest runs."""
+    return snippet is not None and "pytest" in (snippet.command or ()) and not (ROOT / snippet.name).is_file()
 
 
 def run(command, folder, path):
     """The status of a command and what it said, and nothing of it left running.
 
-    Of the plugins that are here for our own tests, pytest does not load the one that takes the longest.
+    Of the plugins that are here for our own tests, pytest does not load those that take the longest.
     """
     port = str(free_port())  # for Locust's master: other tests may have one
     with subprocess.Popen(
@@ -78,7 +92,7 @@ def run(command, folder, path):
         cwd=folder,
         env=os.environ
         | {"PATH": path, "LOCUST_MASTER_BIND_PORT": port, "LOCUST_MASTER_NODE_PORT": port}
-        | {"PYTEST_ADDOPTS": "-p no:schemathesis"},
+        | {"PYTEST_ADDOPTS": "-p no:anyio -p no:faker -p no:schemathesis"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -94,11 +94,12 @@ def record(
     from cpsim.record import proxy
     from cpsim.record.pseudonyms import Pseudonyms
     from cpsim.record.recording import Recording
-    from cpsim.system.process import tune_process
+    from cpsim.system.process import do_without_pandas, tune_process
 
     if str(listen) == str(target):
         raise click.UsageError(f"--listen and --target are both {listen}: give two addresses")
     tune_process()
+    do_without_pandas()
     recording = Recording(output, Pseudonyms() if pseudonymise else None)
     listened = False
 

@@ -128,7 +128,7 @@ def serve(
     from cpsim.fake import Site
     from cpsim.fake.settings import Configuration, load
     from cpsim.fake.settings import serve as perform
-    from cpsim.system.process import tune_process
+    from cpsim.system.process import do_without_pandas, tune_process
 
     changes = {name: value for name, value in options.items() if value not in {None, ()}}
     if projects or secret_files:
@@ -141,6 +141,7 @@ def serve(
         configuration = replace(configuration, sites=[site])
 
     tune_process()
+    do_without_pandas()
     with announcing(ready_file) as announce:
         try:
             perform(configuration, announce)

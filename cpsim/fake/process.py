@@ -18,7 +18,7 @@ from cpsim.errors import CpsimError
 from cpsim.fake.daemons import Site
 from cpsim.fake.fake import ANY_PORT, Fake
 from cpsim.faults.plan import FaultProgress  # noqa: TC001 - msgspec reads it
-from cpsim.system.process import tune_process
+from cpsim.system.process import do_without_pandas, tune_process
 from cpsim.system.threads import ThreadFailed, on_thread_failure
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ class FakeProcess:
 def main() -> None:
     """Serve a `FakeProcess`: settings on standard input, addresses on standard output, until the input ends."""
     tune_process()
+    do_without_pandas()
     logging.getLogger("cpsim").addHandler(logging.NullHandler())  # the terminal is the caller's
     line = sys.stdin.readline()
     if not line:

@@ -92,7 +92,7 @@ def test_text_goes_to_standard_output(cpsim, week, tmp_path):
     assert json.loads(out)["reports"][0]["name"] == "counters"
     status, out, _ = cpsim("report", week.export(), "counters", "--format", "markdown")
     assert out.startswith("# Credit of")
-    assert cpsim("report", week.export(), "--format", "terminal", "--output", tmp_path / "t.txt")[0] == 0
+    assert cpsim("report", week.export(), "counters", "--format", "terminal", "--output", tmp_path / "t.txt")[0] == 0
     assert "The books balance" in (tmp_path / "t.txt").read_text(encoding="utf-8")
 
 

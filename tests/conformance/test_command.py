@@ -10,6 +10,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from cpsim import cli
 from cpsim.conformance.clause import catalogue
 from cpsim.fake import ANY_PORT, Fake
 
@@ -21,12 +22,28 @@ OF_THE_CLOCK = {"EXPIRE-3", "EXPIRE-8", "EXPIRE-9"}
 CPSIM = ["-c", "from cpsim.cli import main; main()"]
 
 
-def run(*arguments, program=CPSIM):
+def run_apart(*arguments, program=CPSIM):
+    """Run a program in a process of its own."""
     command = [sys.executable, *program, *map(str, arguments)]
     environment = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"} | os.environ
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment, check=False)
     assert "Traceback" not in done.stdout + done.stderr
     return done
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """run(*arguments): what cpsim does with them in this process."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["cpsim", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exited:
+            cli.main()
+        done = subprocess.CompletedProcess(arguments, exited.value.code, *capsys.readouterr())
+        assert "Traceback" not in done.stdout + done.stderr
+        return done
+
+    return call
 
 
 @pytest.fixture
@@ -49,10 +66,8 @@ def served(tmp_path, monkeypatch):
         fake.stop()
 
 
-def test_without_an_endpoint_the_embedded_fake_is_verified_whole(
-    of_the_pair,
-):
-    done = run("verify", "--json")
+def test_without_an_endpoint_the_embedded_fake_is_verified_whole(of_the_pair):
+    done = run_apart("verify", "--json")
     outcome = json.loads(done.stdout)
     assert done.returncode == 0
     assert outcome["verdict"] == "valid"
@@ -61,7 +76,7 @@ def test_without_an_endpoint_the_embedded_fake_is_verified_whole(
     assert 0 < outcome["commands"] < 2_000
 
 
-def test_the_table_has_a_line_a_clause_and_names_what_cannot_be_seen(served):
+def test_the_table_has_a_line_a_clause_and_names_what_cannot_be_seen(run, served):
     done = run("verify", *served(), "-k", "PROJECT-*", "-k", "claim-6")
     assert done.returncode == 0
     lines = done.stdout.splitlines()
@@ -71,7 +86,7 @@ def test_the_table_has_a_line_a_clause_and_names_what_cannot_be_seen(served):
     assert lines[-1].startswith("verdict valid: 1 clause passes, 6 cannot be verified here; ")
 
 
-def test_a_deviation_shows_what_was_sent_expected_and_got(served):
+def test_a_deviation_shows_what_was_sent_expected_and_got(run, served):
     done = run("verify", *served("claim-settled"), "-k", "CLAIM-8")
     assert done.returncode == 1
     assert "CLAIM-8  deviation (claim-settled): A claim of a discarded slot is refused." in done.stdout
@@ -83,7 +98,7 @@ def test_a_deviation_shows_what_was_sent_expected_and_got(served):
     assert MINE[1] not in done.stdout + done.stderr
 
 
-def test_a_known_quirk_counts_apart(served):
+def test_a_known_quirk_counts_apart(run, served):
     done = run("verify", *served("claim-settled"), "-k", "CLAIM-*", "--profile", "deployed")
     assert done.returncode == 0
     assert re.search(r"^CLAIM-8 +2 +known quirk claim-settled", done.stdout, re.MULTILINE)
@@ -98,7 +113,7 @@ def clauses_in(junit):
     return {each["clause"]: each for each in said}
 
 
-def test_junit_has_what_each_clause_came_to(served, tmp_path):
+def test_junit_has_what_each_clause_came_to(run, served, tmp_path):
     done = run("verify", *served("claim-settled"), "-k", "CLAIM-8", "-k", "CLAIM-6", "--junit", "out.xml")
     assert done.returncode == 1
     suite = ET.parse(tmp_path / "out.xml").getroot().find("testsuite")
@@ -110,7 +125,7 @@ def test_junit_has_what_each_clause_came_to(served, tmp_path):
     assert "expected refused, got accepted" in suite.find("testcase/failure").text
 
 
-def test_a_dry_run_lists_what_would_be_sent_and_sends_nothing():
+def test_a_dry_run_lists_what_would_be_sent_and_sends_nothing(run):
     nobody = ["127.0.0.1:1", "--server", "http://127.0.0.1:1/api", "--project", "p", "--secret-file", __file__]
     done = run("verify", *nobody, "--dry-run")
     assert done.returncode == 0
@@ -120,7 +135,7 @@ def test_a_dry_run_lists_what_would_be_sent_and_sends_nothing():
     assert "  nothing: it needs a second project" in done.stdout
 
 
-def test_clauses_are_listed():
+def test_clauses_are_listed(run):
     done = run("verify", "--list", "-k", "WIRE-1?")
     assert done.returncode == 0
     assert "WIRE-10     A reply is two bytes and no more" in done.stdout
@@ -128,7 +143,7 @@ def test_clauses_are_listed():
     assert "CLAIM-1" not in done.stdout
 
 
-def test_a_slot_prefix_begins_every_id(served):
+def test_a_slot_prefix_begins_every_id(run, served):
     done = run("verify", *served(), "-k", "ALLOC-1", "--slot-prefix", "night shift", "--dry-run")
     assert '{"slot":"night shift-' in done.stdout
 
@@ -151,7 +166,7 @@ def test_a_slot_prefix_begins_every_id(served):
         (["http://127.0.0.1:1/api", "--project", "p", "--secret-file", __file__], "cannot reach", 2),
     ],
 )
-def test_what_is_wrong_is_said_in_a_line(arguments, said, status):
+def test_what_is_wrong_is_said_in_a_line(run, arguments, said, status):
     done = run("verify", *arguments)
     assert done.returncode == status
     assert said in done.stderr
@@ -159,7 +174,7 @@ def test_what_is_wrong_is_said_in_a_line(arguments, said, status):
     assert not done.stdout
 
 
-def test_a_wrong_secret_is_said_before_anything_is_sent(served, tmp_path):
+def test_a_wrong_secret_is_said_before_anything_is_sent(run, served, tmp_path):
     options = served()
     Path("mine").write_text("not it", encoding="utf-8")
     done = run("verify", *options)
@@ -167,14 +182,14 @@ def test_a_wrong_secret_is_said_before_anything_is_sent(served, tmp_path):
     assert "does not accept the secret of project alpha" in done.stderr
 
 
-def test_a_url_without_its_path_is_said(served):
+def test_a_url_without_its_path_is_said(run, served):
     options = [option.removesuffix("/api") if isinstance(option, str) else option for option in served()]
     done = run("verify", *options)
     assert done.returncode == 2
     assert "usually ends in /api" in done.stderr
 
 
-def test_what_can_show_nothing_of_what_was_asked_is_unknown(served):
+def test_what_can_show_nothing_of_what_was_asked_is_unknown(run, served):
     daemon = served()[0]
     done = run("verify", daemon, "-k", "CLAIM-*")
     assert done.returncode == 2
@@ -185,7 +200,7 @@ def test_the_users_own_pytest_settings_stay_out_of_it(served, tmp_path, monkeypa
     monkeypatch.setenv("PYTEST_ADDOPTS", "--no-such-option")
     (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --nonsense\n", encoding="utf-8")
     (tmp_path / "conftest.py").write_text("raise SystemExit('mine')\n", encoding="utf-8")
-    assert run("verify", *served(), "-k", "ALLOC-1").returncode == 0
+    assert run_apart("verify", *served(), "-k", "ALLOC-1").returncode == 0
 
 
 def pytest_suite(*options):
@@ -202,7 +217,7 @@ def pytest_suite(*options):
         "-c",
         os.devnull,
     ]
-    return run(*fixed, *options, program=["-m", "pytest"])
+    return run_apart(*fixed, *options, program=["-m", "pytest"])
 
 
 def as_pytest_options(options):

@@ -2,10 +2,13 @@
 
 import os
 import socket
+import sys
 import threading
+import urllib.request
 from contextlib import closing
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cpdaemon import Client, NotSent, Refused, TcpEndpoint
@@ -144,6 +147,17 @@ def test_a_process_of_its_own(here):
         with Client(addresses["http"], ("q", "t")) as client:
             client.alloc("a")
     assert list(here.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="shows which libraries a process has loaded")
+def test_a_process_of_its_own_does_without_pandas(here):
+    """Which pyarrow imports wherever it is installed."""
+    with FakeProcess() as process:
+        addresses = process.serve(PROJECTS, here / "cp.sock")
+        urllib.request.urlopen(f"{addresses['http'].removesuffix('/api')}/__cpsim/slots.parquet", timeout=60).close()
+        loaded = str([child.memory_maps() for child in psutil.Process().children()])
+    assert "/pyarrow/" in loaded
+    assert "/pandas/" not in loaded
 
 
 def test_a_process_that_has_nothing_to_serve_ends(capfd):

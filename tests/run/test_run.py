@@ -714,7 +714,7 @@ sys.modules["cpsim.run.folder"].OutputFolder = Limited
 sys.argv[0] = "cpsim"
 main()
 """
-    arguments = ["run", "small.toml", "--set", "arrivals.jobs=4000", "--output", "out", *options]
+    arguments = ["run", "small.toml", "--set", "arrivals.jobs=1000", "--output", "out", *options]
     command = [sys.executable, "-c", program, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2

@@ -11,7 +11,7 @@ import sys
 import click
 import pytest
 
-from cpsim.cli import cli
+from cpsim.cli import cli, main
 from cpsim.cli.load import START
 from cpsim.faults.spec import ACTIONS
 from cpsim.protocol.quirks import QUIRKS
@@ -24,6 +24,22 @@ def run(*arguments, **environment):
     """What a command says to a pipe, with its status."""
     env = {name: value for name, value in os.environ.items() if name not in {"NO_COLOR", "FORCE_COLOR"}} | environment
     return subprocess.run([*CPSIM, *arguments], capture_output=True, text=True, check=False, env=env, timeout=60)
+
+
+@pytest.fixture
+def call(monkeypatch, capfd):
+    """call(*arguments, **environment): the same, in this process."""
+
+    def call(*arguments, **environment):
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "argv", ["cpsim", *arguments])
+            for name, value in environment.items():
+                patched.setenv(name, value)
+            with pytest.raises(SystemExit) as exited:
+                main()
+        return subprocess.CompletedProcess(arguments, exited.value.code, *capfd.readouterr())
+
+    return call
 
 
 def on_a_terminal(*arguments, **environment):
@@ -58,10 +74,10 @@ ALL = list(commands())
 
 
 @pytest.mark.parametrize(("path", "command"), ALL, ids=lambda part: " ".join(part) if isinstance(part, tuple) else "")
-def test_every_help_has_an_example(path, command):
+def test_every_help_has_an_example(call, path, command):
     del command
     words = r"\s+".join(["cpsim", *path])
-    assert re.search(rf"^  +(\w+ .*)?{words}\b", run(*path, "--help").stdout.partition("\n\n")[2], re.MULTILINE)
+    assert re.search(rf"^  +(\w+ .*)?{words}\b", call(*path, "--help").stdout.partition("\n\n")[2], re.MULTILINE)
 
 
 @pytest.mark.parametrize(("path", "command"), ALL, ids=lambda part: " ".join(part) if isinstance(part, tuple) else "")
@@ -109,9 +125,9 @@ def test_a_reader_that_has_enough_is_no_error_to_be_seen():
 
 
 @pytest.mark.parametrize("name", ["quirks", "faults", "scenarios", "reports"])
-def test_lists_are_there_for_programs(name):
-    listed = json.loads(run(name, "--json").stdout)
-    text = run(name).stdout
+def test_lists_are_there_for_programs(call, name):
+    listed = json.loads(call(name, "--json").stdout)
+    text = call(name).stdout
     if name == "faults":
         assert [each["action"] for each in listed["actions"]] == list(ACTIONS)
         listed = [*listed["actions"], *({"key": key} for key in listed["keys"])]
@@ -121,14 +137,19 @@ def test_lists_are_there_for_programs(name):
     assert all(each.get("effect", each.get("description", "")) in text for each in listed)
 
 
-def complete(*words):
-    """What a shell is offered for the last word."""
-    done = run(_CPSIM_COMPLETE="zsh_complete", COMP_WORDS=" ".join(["cpsim", *words]), COMP_CWORD=str(len(words)))
-    assert done.stderr == ""
-    return done.stdout.split("\n")[1::3]
+@pytest.fixture
+def complete(call):
+    """complete(*words): what a shell is offered for the last word."""
+
+    def complete(*words):
+        done = call(_CPSIM_COMPLETE="zsh_complete", COMP_WORDS=" ".join(["cpsim", *words]), COMP_CWORD=str(len(words)))
+        assert done.stderr == ""
+        return done.stdout.split("\n")[1::3]
+
+    return complete
 
 
-def test_a_shell_completes_what_there_is():
+def test_a_shell_completes_what_there_is(complete):
     assert complete("ru") == ["run"]
     assert complete("ser") == ["serve"]
     assert complete("run", "black") == ["black-friday", "black-hole"]
@@ -143,8 +164,8 @@ def test_a_shell_completes_what_there_is():
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_the_script_of_a_shell_asks_cpsim(shell):
-    done = run("completion", shell)
+def test_the_script_of_a_shell_asks_cpsim(call, shell):
+    done = call("completion", shell)
     assert done.returncode == 0
     assert "_CPSIM_COMPLETE=" + f"{shell}_complete" in done.stdout
 
@@ -175,15 +196,15 @@ def test_bash_takes_the_script_and_completes(tools):
         (("completion", "tcsh"), "'bash', 'zsh', 'fish'"),
     ],
 )
-def test_an_error_says_what_to_type_next(arguments, next_step):
-    done = run(*arguments)
+def test_an_error_says_what_to_type_next(call, arguments, next_step):
+    done = call(*arguments)
     assert done.returncode in {2, 64}
     assert next_step in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_the_clauses_as_a_document():
-    listed = json.loads(run("verify", "--list", "--json", "-k", "CLAIM-*").stdout)
+def test_the_clauses_as_a_document(call):
+    listed = json.loads(call("verify", "--list", "--json", "-k", "CLAIM-*").stdout)
     assert {each["clause"].partition("-")[0] for each in listed} == {"CLAIM"}
     assert set(listed[0]) == {"clause", "section", "level", "sentence", "needs", "quirks"}
 

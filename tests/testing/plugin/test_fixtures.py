@@ -17,7 +17,7 @@ EXAMPLE = """
 
 def test_a_good_job_manager_passes(run, monkeypatch):
     monkeypatch.delenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD")  # whoever has it installed has its fixtures
-    result = run(EXAMPLE, plugins=["no:asyncio"])
+    result = run(EXAMPLE, plugins=["no:anyio", "no:asyncio", "no:faker", "no:schemathesis"])
     result.assert_outcomes(passed=2)
     result.stdout.no_fnmatch_line("*CreditPiggy*")
 
