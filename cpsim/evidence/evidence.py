@@ -190,5 +190,7 @@ def links_of(workload: Workload) -> dict[str, str]:
 
 def tally(workload: Workload, records: npt.NDArray[np.void], errors: Sequence[str]) -> Ints:
     """How many operations of each kind had each error: int64[kinds, errors]."""
-    places = workload.kind[records["op"]].astype(np.int64) * len(errors) + records["error"]
-    return np.bincount(places, minlength=len(KIND_NAMES) * len(errors)).reshape(len(KIND_NAMES), len(errors))
+    kinds, answers = workload.kind[records["op"]], np.empty((len(KIND_NAMES), len(errors)), np.int64)
+    for code, row in enumerate(answers):
+        row[:] = np.bincount(records["error"][kinds == code], minlength=len(errors))
+    return answers

@@ -232,6 +232,7 @@ class EvidenceFolder:
             self._shown = self._read_seen()
         except (ValueError, LookupError, TypeError, AttributeError, EndpointError) as error:
             raise CpsimError(f"{path / EVIDENCE} is damaged: {type(error).__name__}: {error}") from error
+        self._check_counts()
 
     def head(self) -> Evidence:
         """The evidence without operations."""
@@ -248,6 +249,13 @@ class EvidenceFolder:
         """All of it at once."""
         (_, workload), (_, journal) = self._ranges[-1]
         return self._evidence(range(workload), range(journal), self._seen())
+
+    def _check_counts(self) -> None:
+        """Raise CpsimError if a file has another number of operations than were counted."""
+        sent = int(self._facts["answers"].sum())
+        for name, counted in ((JOURNAL, sent), (WORKLOAD, sent + self._facts["unsent"])):
+            if (rows := self._open(name, lambda file: file.metadata.num_rows)) != counted:
+                raise CpsimError(f"{self.path / name} has {rows:,} operations, and {EVIDENCE} counts {counted:,}")
 
     def _read_facts(self) -> dict[str, Any]:
         document = self._document
@@ -324,15 +332,20 @@ class EvidenceFolder:
 
     def _table(self, name: str, groups: range | None = None) -> pa.Table:
         """A file, or the row groups that are wanted of it."""
+
+        def read(file: pq.ParquetFile) -> pa.Table:
+            if groups is None:
+                return file.read()
+            chosen = None if name == WORKLOAD else [c for c in (*READ, VIRTUAL.name) if c in file.schema_arrow.names]
+            return file.read_row_groups(list(groups), columns=chosen)
+
+        return self._open(name, read)
+
+    def _open(self, name: str, read: Callable[[pq.ParquetFile], Any]) -> Any:  # noqa: ANN401 - whatever is read
         path = self.path / name
         try:
             with pq.ParquetFile(path) as file:
-                if groups is None:
-                    return file.read()
-                chosen = (
-                    None if name == WORKLOAD else [c for c in (*READ, VIRTUAL.name) if c in file.schema_arrow.names]
-                )
-                return file.read_row_groups(list(groups), columns=chosen)
+                return read(file)
         except FileNotFoundError:
             raise CpsimError(f"{self.path} has no {name}, which is evidence: the run folder is not whole") from None
         except (OSError, pa.ArrowException) as error:

@@ -257,6 +257,10 @@ def spoiled(name, text):
         ),
         (spoiled("evidence.json", lambda text: text.replace('"view"', '"sight"')), "json is damaged: KeyError: 'view'"),
         (spoiled("evidence.json", lambda text: text.replace('"version": 1', '"version": 9')), "has format 9, and this"),
+        (
+            spoiled("evidence.json", lambda text: text.replace('"unsent": 0', '"unsent": 7')),
+            "out/workload.parquet has 1,968 operations, and evidence.json counts 1,975",
+        ),
         (spoiled("evidence.json", lambda text: "[]"), "out/evidence.json is damaged"),
     ],
 )
