@@ -70,6 +70,7 @@ THOROUGH = {
 """What the default run leaves out, by file or folder, what takes long there; a single test has the marker itself."""
 SAMPLED = {
     "accounting/test_command.py::test_folders_of_files": 3,
+    "accounts/test_foreign_server.py::test_what_is_not_shown_is_not_verified": 3,
     "accounting/test_moments.py::test_every_moment_is_in_the_day_or_week_of_its_date": 3,
     "accounting/test_moments.py::test_the_ends_of_the_calendar_are_times_like_others": 2,
     "accounting/test_reconciliation.py::test_every_finding": 3,
@@ -77,6 +78,8 @@ SAMPLED = {
     "accounting/test_reports.py::test_each_makes_tables_whose_columns_say_their_units": 3,
     "cli/test_cli.py::test_what_cannot_be_done_is_said_in_one_line": 3,
     "judge/test_apply_delay.py::test_a_servers_clock_that_is_changed_in_a_run_leaves_the_delay_unknown": 6,
+    "judge/test_judge_again.py::test_a_column_that_fails_leaves_the_other_files": 3,
+    "judge/test_judge_again.py::test_what_was_valid_is_valid": 3,
     "judge/test_mutants.py::test_every_mutant_is_found": 4,
     "judge/test_wrong_servers.py::test_wrong_books_are_found_at_a_server": 3,
     "judge/test_wrong_servers.py::test_wrong_books_are_found_behind_a_daemon": 3,

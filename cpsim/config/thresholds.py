@@ -103,7 +103,7 @@ def metrics(figures: Mapping[str, Any]) -> dict[str, float]:
         found |= {f"{name}_ms": value for name, value in times.items()}
     for prefix in APPLY_DELAY_PREFIXES:
         found |= {f"{prefix}{name}_ms": value for name, value in (figures["effect_ms"] or {}).items()}
-    found |= figures["metrics"]
+    found |= figures.get("metrics", {})
     if figures["operations"]:
         counts = Counter[str]()
         for of_kind in figures["by_kind"].values():

@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 from collections import Counter
+from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -47,7 +48,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def perform(target=None, *, scenario="smoke", settings=(), pace=None, folder="out", **options):
+def perform(target=None, *, scenario="smoke", settings=("arrivals.jobs=60",), pace=None, folder="out", **options):
     """A run in its folder."""
     result = run(
         lambda: load_workload(find_scenario(scenario), None, settings),
@@ -92,12 +93,12 @@ def server_of(site):
     "options",
     [
         {},
-        {"pace": Rate(3000)},
+        {"pace": Rate(1000)},
         {"processes": 2},
         {"scenario": "smoke", "pace": Virtual(), "faults": ["server.lose-reply:probability=0.1"]},
-        {"faults": ["daemon.lose-reply:probability=0.02"]},
-        {"scenario": "misbehaviour", "settings": ["arrivals.jobs=200"]},
-        {"scenario": "two-projects", "settings": ["arrivals.jobs=100"]},
+        {"faults": ["daemon.lose-reply:probability=0.1"]},
+        {"scenario": "misbehaviour", "settings": ["arrivals.jobs=50"]},
+        {"scenario": "two-projects", "settings": ["arrivals.jobs=60"]},
     ],
 )
 def test_what_was_valid_is_valid(options):
@@ -135,7 +136,7 @@ def test_where_outstanding_slots_were_all_that_was_seen(site, monkeypatch):
 
 
 def test_what_was_not_sent_is_counted():
-    result = perform(pace=Rate(500), stop_after_s=0.2)
+    result = perform(pace=Rate(200), stop_after_s=0.1)
     assert result.evidence.unsent > 0
     assert is_same()
 
@@ -171,7 +172,7 @@ def test_another_verdict_than_at_the_end_of_the_run_is_told():
     folder = Path("out/verdict.json")
     folder.write_text(folder.read_text().replace('"valid"', '"invalid"'))
     done = CliRunner().invoke(cli, ["judge", "out"], standalone_mode=False)
-    assert "verdict       valid (500 slots, 20 machines," in done.output
+    assert "verdict       valid (60 slots, 19 machines," in done.output
     assert "not as at the end of the run: see out/verdict.json" in done.output
 
 
@@ -217,22 +218,33 @@ def test_what_is_shown_stays_bounded():
 # What is no evidence
 
 
-def old_folder():
-    Path("out").mkdir()
-    Path("out/run.json").write_text("{}")
+def without_any():
+    shutil.rmtree("out")
 
 
-def without(name):
+def without_all_but(*names):
     def spoil():
-        perform()
-        Path("out", name).unlink()
+        for path in Path("out").iterdir():
+            if path.name not in names:
+                path.unlink()
 
     return spoil
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A run folder, to be copied."""
+    with chdir(tmp_path_factory.mktemp("kept")):
+        perform()
+        return Path("out").resolve()
+
+
+def without(name):
+    return lambda: Path("out", name).unlink()
+
+
 def spoiled(name, text):
     def spoil():
-        perform()
         path = Path("out", name)
         path.write_bytes(path.read_bytes()[:-50] if text is None else text(path.read_text()).encode())
 
@@ -242,9 +254,12 @@ def spoiled(name, text):
 @pytest.mark.parametrize(
     ("prepare", "said"),
     [
-        (lambda: None, "out is not a run folder: there is no such folder"),
-        (lambda: Path("out").mkdir(), "out is not a run folder: it has no evidence.json"),
-        (old_folder, "out was written by an earlier version of cpsim, without evidence.json: repeat the run"),
+        (without_any, "out is not a run folder: there is no such folder"),
+        (without_all_but(), "out is not a run folder: it has no evidence.json"),
+        (
+            without_all_but("run.json"),
+            "out was written by an earlier version of cpsim, without evidence.json: repeat the run",
+        ),
         (without("journal.parquet"), "out has no journal.parquet, which is evidence: the run folder is not whole"),
         (without("workload.parquet"), "out has no workload.parquet, which is evidence"),
         (without("ledger.parquet"), "out has no ledger.parquet, which is evidence"),
@@ -259,12 +274,13 @@ def spoiled(name, text):
         (spoiled("evidence.json", lambda text: text.replace('"version": 1', '"version": 9')), "has format 9, and this"),
         (
             spoiled("evidence.json", lambda text: text.replace('"unsent": 0', '"unsent": 7')),
-            "out/workload.parquet has 1,968 operations, and evidence.json counts 1,975",
+            "operations, and evidence.json counts",
         ),
         (spoiled("evidence.json", lambda text: "[]"), "out/evidence.json is damaged"),
     ],
 )
-def test_what_is_no_evidence_is_told(prepare, said):
+def test_what_is_no_evidence_is_told(kept, prepare, said):
+    shutil.copytree(kept, "out")
     prepare()
     done = CliRunner().invoke(cli, ["judge", "out"], standalone_mode=False)
     assert isinstance(done.exception, CpsimError), done
@@ -356,7 +372,7 @@ def test_a_checker_in_python():
             verdict.find("odd", "it", "is odd")
 
     verdict = perform(checkers=[Any()]).verdict
-    assert (verdict.counts, verdict.checked["oddities"]) == ({"odd": 1}, 1_968)
+    assert (verdict.counts, verdict.checked["oddities"]) == ({"odd": 1}, verdict.checked["replies"])
     assert again()[0] == 0  # without it
 
 
@@ -383,7 +399,7 @@ def test_a_metric_that_nobody_has_is_none():
 
 def test_a_column_of_another_package_is_in_the_journal(install):
     install("columns", service_us="service_us")
-    evidence = perform(settings=["arrivals.jobs=50"]).evidence
+    evidence = perform(settings=["arrivals.jobs=20"]).evidence
     journal = pq.read_table("out/journal.parquet")
     times = journal["answered_us"].to_numpy() - journal["sent_us"].to_numpy()
     assert journal["service_us"].to_numpy().tolist() == times.tolist()
