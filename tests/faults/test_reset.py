@@ -219,16 +219,19 @@ def test_connections_to_daemons_are_closed(serve, reset, frame):
     assert fake.inspector.malformed("p").count == 0
 
 
-def test_callers_waits_are_forgotten(here, wait_for):
+@pytest.mark.parametrize("stage", ["daemon", "server"])
+def test_callers_waits_are_forgotten(here, stage, wait_for):
     waits = Waits()
-    with Fake({"p": "s"}, unix=here / "cp.sock", http=ANY_PORT, waits=waits) as fake:
-        for stage in ("daemon", "server"):
-            fake.faults.replace([f"{stage}.hang"])
-            with sent(fake, stage) as sock:
-                wait_for(waits.longest)
-                fake.reset()
-                received(sock)
-                assert waits.longest() == []
+    at_server = {"waits": waits} if stage == "server" else {}
+    with Fake({"p": "s"}, http=ANY_PORT, **at_server) as fake:
+        if stage == "daemon":
+            fake.add_site(Site(project_id="p", unix=here / "cp.sock"), waits=waits)
+        fake.faults.add("hang")
+        with sent(fake, stage, daemon="./cp.sock") as sock:
+            wait_for(waits.longest)
+            fake.reset()
+            received(sock)
+            assert waits.longest() == []
 
 
 # One project
