@@ -115,7 +115,8 @@ def delivered(fake, spool):
         closing(BulkClient(endpoint, ("physics", SECRETS["physics"]), GUARD_S)) as server,
         Daemon(server, "physics", tcp=ANY_PORT, spool=Spool(spool)) as daemon,
     ):
-        assert daemon.catch_up(GUARD_S)
+        pass  # at its end it delivers what it has
+    assert daemon.pending == 0
 
 
 @pytest.mark.parametrize("path", ["run", "v0.2/run", "v0.3/run"])

@@ -191,12 +191,11 @@ def _check_given(context: click.Context) -> None:
 def _walk(target: Target, count: int, seed: int, on_sequence: Callable[[int], object]) -> Walks:
     """Send random sequences of commands to a target."""
     from cpsim.conformance.findings import CannotRun
-    from cpsim.conformance.target import Traffic, reach
+    from cpsim.conformance.target import reach
     from cpsim.conformance.walk import COMMANDS_A_SEQUENCE, walk
     from cpsim.errors import CpsimError
 
-    target_view = reach(target)
-    target_view.traffic = Traffic(target.max_rate, 1_000 + 2 * count * COMMANDS_A_SEQUENCE)
+    target_view = reach(target, most=1_000 + 2 * count * COMMANDS_A_SEQUENCE)
     try:
         return walk(target_view, count, seed, on_sequence)
     except CannotRun as error:

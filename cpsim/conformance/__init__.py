@@ -5,8 +5,9 @@ target     what is examined, and how much of it can be seen
 frames     raw connections to a daemon
 exchange   raw HTTP requests to a server
 accounts   a server's accounts, through its control API
+transport  the way to a target
+rehearsal  the way to nobody, for a dry run
 examiner   what a clause sends, sees and expects
-rehearsal  the same, but nothing is sent
 forwarding commands sent to a daemon, against their deliveries at the server behind it
 upstream   that server, which is ours
 walk       random sequences of commands, against the model

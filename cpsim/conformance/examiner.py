@@ -7,33 +7,31 @@ from __future__ import annotations
 
 import itertools
 import json
-import subprocess
-import tempfile
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 from urllib.parse import quote, urlencode
 
 from cpdaemon.signing import token
-from cpsim.clock import SYSTEM_CLOCK
 from cpsim.conformance.clause import Known
-from cpsim.conformance.exchange import HttpRequest, Reply
-from cpsim.conformance.findings import CannotRun, Deviation, NotVerifiable, Overdue
+from cpsim.conformance.exchange import HttpRequest
+from cpsim.conformance.findings import CannotRun, Deviation, NotVerifiable, Overdue, shown, shown_bytes
 from cpsim.conformance.frames import DaemonConnection
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Iterator, Mapping
 
     from cpsim.conformance.accounts import AccountsView
     from cpsim.conformance.clause import Clause
+    from cpsim.conformance.exchange import Reply
     from cpsim.conformance.target import TargetView
     from cpsim.conformance.upstream import Upstream
 
 NOT_THERE: Final = {"state": "not there"}
-SHOWN: Final = 300
 FIRST_LOOK_S: Final = 0.002
 LONGEST_LOOK_S: Final = 0.25
-LONGEST_COMMAND_S: Final = 60.0
 MOST_LISTED_BYTES: Final = 4_000_000
+CONTROL: Final = ", through the control API"
 
 
 class Examiner:
@@ -46,6 +44,7 @@ class Examiner:
 
     def __init__(self, target_view: TargetView, clause: Clause) -> None:
         self._target_view = target_view
+        self._transport = target_view.transport
         self._clause = clause
         self._serial = itertools.count(1)
         self.transcript: list[str] = []
@@ -64,8 +63,8 @@ class Examiner:
     @property
     def upstream(self) -> Upstream:
         """The server behind the daemon, which is ours."""
-        assert self._target_view.upstream is not None
-        return self._target_view.upstream
+        assert self._transport.upstream is not None
+        return self._transport.upstream
 
     @property
     def accounts(self) -> AccountsView:
@@ -98,7 +97,7 @@ class Examiner:
         Raises:
             Deviation: they differ.
         """
-        if got == expected:
+        if got == expected or not self._transport.sees:
             return
         quirk = next((quirk for quirk, seen in known if seen == got), "")
         assert not quirk or quirk in self._clause.quirks, f"{self._clause.id} does not say that it shows {quirk}"
@@ -107,6 +106,15 @@ class Examiner:
     def note(self, line: str) -> None:
         """Add a line to the transcript."""
         self.transcript.append(line)
+
+    def note_sent(self, line: str, by: str = "") -> None:
+        """Add what is sent to the transcript; a rehearsal, which lists nothing else, says by which means."""
+        self.note(f"> {line}" if self._transport.sees else f"{line}{by}")
+
+    def note_seen(self, line: str) -> None:
+        """Add what is seen to the transcript."""
+        if self._transport.sees:
+            self.note(line)
 
     def measure(self, what: str, figure: str) -> None:
         """Keep a figure for the verdict."""
@@ -149,9 +157,9 @@ class Examiner:
 
     def ask(self, request: HttpRequest) -> Reply:
         """Send a request as it is."""
-        self.note(f"> {request.method} {request.path} {shown_bytes(request.body)}".rstrip())
-        reply = self._target_view.ask(request)
-        self.note(f"< {reply}")
+        self.note_sent(f"{request.method} {request.path} {shown_bytes(request.body)}".rstrip())
+        reply = self._transport.ask(request)
+        self.note_seen(f"< {reply}")
         return reply
 
     def command(
@@ -233,7 +241,7 @@ class Examiner:
         """A slot has to look like this in the accounts."""
         view = self.accounts.slot((project or self.project)[0], slot)
         got = NOT_THERE if view is None else {name: view.get(name) for name in expected}
-        self.note(f"slot {slot} is {shown(got)}")
+        self.note_seen(f"slot {slot} is {shown(got)}")
         self.check(f"slot {slot}", expected, got, *known)
 
     def see_machine(
@@ -255,35 +263,35 @@ class Examiner:
         for name, counters in got.items():  # a counter that came to nothing may be shown or not
             if isinstance(counters, dict):
                 got[name] = {counter: value for counter, value in counters.items() if value}
-        self.note(f"{kind} {id} has {shown(got)}")
+        self.note_seen(f"{kind} {id} has {shown(got)}")
         self.check(f"{kind} {id}", expected, got, *known)
 
     def see_total(self, name: str, key: str, expected: object, *known: Known) -> None:
         """A project's totals have to hold this: `reasons` or `counters`, by name."""
         got = self.accounts.totals(self.project[0]).get(name, {}).get(key)
-        self.note(f"{name} {key} of the project: {shown(got)}")
+        self.note_seen(f"{name} {key} of the project: {shown(got)}")
         self.check(f"{name} {key} of the project", expected, got, *known)
 
     def link(self, machine: str, user: str) -> None:
         """Link a machine to a user."""
-        self.note(f"> link {machine} to {user}")
+        self.note_sent(f"link {machine} to {user}", CONTROL)
         if not self.accounts.link(machine, user):
             raise Deviation(f"link of {machine}", "done", "refused")
 
     def see_no_link(self, machine: str, user: str) -> None:
         """A machine must not be given to a user."""
-        self.note(f"> link {machine} to {user}")
+        self.note_sent(f"link {machine} to {user}", CONTROL)
         self.check(f"{machine} is given to {user}", expected=False, got=self.accounts.link(machine, user))
 
     def release(self, machine: str) -> None:
         """Release a machine."""
-        self.note(f"> release {machine}")
+        self.note_sent(f"release {machine}", CONTROL)
         if not self.accounts.release(machine):
             raise Deviation(f"release of {machine}", "done", "refused")
 
     def advance(self, minutes: int) -> None:
         """Let the server's clock jump ahead, and a second more."""
-        self.note(f"> advance the server's clock by {minutes} minutes and a second")
+        self.note_sent(f"advance the server's clock by {minutes} minutes and a second", CONTROL)
         self.accounts.advance(60 * minutes + 1)
 
     def clock_us(self) -> int:
@@ -318,9 +326,7 @@ class Examiner:
 
     def connect(self) -> DaemonConnection:
         """A connection to the daemon; the caller closes it."""
-        assert self._target_view.target.daemon is not None
-        self._target_view.traffic.pass_on()
-        return _RecordedConnection(self, self._target_view)
+        return _RecordedConnection(self, self._transport.connect())
 
     def send(self, frame: bytes | str, expected: str = "OK", *known: Known) -> None:
         """Send a frame to the daemon on a connection of its own, which has to answer this."""
@@ -336,15 +342,17 @@ class Examiner:
             signal: TERM or KILL, which stands where the command has `{signal}`.
         """
         assert self._target_view.target.restart_command is not None
-        self._run(self._target_view.target.restart_command.replace("{signal}", signal))
-        deadline = SYSTEM_CLOCK.monotonic() + self.timeout_s
+        command = self._target_view.target.restart_command.replace("{signal}", signal)
+        self._run(command, f"have the daemon restarted, by {signal}")
+        clock = self._transport.clock
+        deadline = clock.monotonic() + self.timeout_s
         while True:
             try:
                 self.connect().close()
             except CannotRun:
-                if SYSTEM_CLOCK.monotonic() > deadline:
+                if clock.monotonic() > deadline:
                     raise
-                SYSTEM_CLOCK.sleep(FIRST_LOOK_S)
+                clock.sleep(FIRST_LOOK_S)
             else:
                 return
 
@@ -356,38 +364,17 @@ class Examiner:
     def failed_commands(self) -> str:
         """What the daemon says of commands that were refused."""
         assert self._target_view.target.failed_command is not None
-        return self._run(self._target_view.target.failed_command)
+        return self._run(self._target_view.target.failed_command, "ask the daemon what was refused")
 
-    def _run(self, command: str) -> str:
-        self.note(f"$ {command}")
-        with tempfile.TemporaryFile("w+") as output:  # a pipe would be held open by the daemon that it starts
-            try:
-                status = subprocess.run(  # noqa: S602 - the user's own words
-                    command,
-                    shell=True,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    timeout=LONGEST_COMMAND_S,
-                    check=False,
-                ).returncode
-            except subprocess.TimeoutExpired as error:
-                raise CannotRun(f"{command!r} took longer than {LONGEST_COMMAND_S:g} s") from error
-            output.seek(0)
-            text = output.read()
-        if status:
-            raise CannotRun(f"{command!r} ended with status {status}: {shown(text.strip())}")
-        return text
+    def _run(self, command: str, purpose: str) -> str:
+        self.note(f"$ {command}" if self._transport.sees else purpose)
+        return self._transport.run(command)
 
     def send_unrecorded(self, frame: str) -> None:
         """Send one of many frames, which has to be answered OK, without a line in the transcript."""
-        assert self._target_view.target.daemon is not None
-        self._target_view.traffic.pass_on()
-        with DaemonConnection(self._target_view.target.daemon, self.timeout_s) as connection:
+        with DaemonConnection(self._transport.connect()) as connection:
             connection.send(frame.encode())
-            reply = connection.reply()
-        if reply != "OK":
-            raise Deviation(f"answer to {shown(frame)}", "OK", reply)
+            self.check(f"answer to {shown(frame)}", "OK", connection.reply())
 
     def wait_until_applied(self) -> None:
         """Wait until all that the daemon has acknowledged has reached the server.
@@ -409,13 +396,14 @@ class Examiner:
         Raises:
             Overdue: that took longer than the time-out.
         """
-        began, pause_s = SYSTEM_CLOCK.monotonic(), FIRST_LOOK_S
-        while not happened():
-            if SYSTEM_CLOCK.monotonic() - began > self.timeout_s:
+        clock = self._transport.clock
+        began, pause_s = clock.monotonic(), FIRST_LOOK_S
+        while not happened() and self._transport.sees:
+            if clock.monotonic() - began > self.timeout_s:
                 raise Overdue(what, f"within {self.timeout_s:g} s (--timeout)", "nothing of the kind")
-            SYSTEM_CLOCK.sleep(pause_s)
+            clock.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_LOOK_S)
-        return SYSTEM_CLOCK.monotonic() - began
+        return clock.monotonic() - began
 
     def wait_or_give_up(self, what: str, happened: Callable[[], bool]) -> float:
         """Wait until the effect of a command shows that is not what the clause is about.
@@ -430,15 +418,15 @@ class Examiner:
 
     def repeat(self, happened: Callable[[], bool], seconds: float) -> bool:
         """Poll for some time whether something has happened; returns whether it has."""
-        deadline = SYSTEM_CLOCK.monotonic() + seconds
-        while SYSTEM_CLOCK.monotonic() < deadline:
+        deadline = self._transport.clock.monotonic() + seconds
+        while self._transport.sees and self._transport.clock.monotonic() < deadline:
             if happened():
                 return True
         return False
 
     def pause(self, seconds: float) -> None:
         """Let time pass between two things that are sent."""
-        SYSTEM_CLOCK.sleep(seconds)
+        self._transport.clock.sleep(seconds)
 
     def give_up(self, why: str) -> NoReturn:
         """End the clause as not verifiable.
@@ -452,27 +440,26 @@ class Examiner:
 class _RecordedConnection(DaemonConnection):
     """A connection to a daemon whose traffic is in the transcript."""
 
-    def __init__(self, examiner: Examiner, target_view: TargetView) -> None:
-        assert target_view.target.daemon is not None
-        super().__init__(target_view.target.daemon, target_view.target.timeout_s)
+    def __init__(self, examiner: Examiner, sock: socket.socket) -> None:
+        super().__init__(sock)
         self._examiner = examiner
 
     def send(self, data: bytes) -> None:
-        self._examiner.note(f"> {shown_bytes(data)}")
+        self._examiner.note_sent(shown_bytes(data))
         super().send(data)
 
     def end(self) -> None:
-        self._examiner.note("> (end of what is sent)")
+        self._examiner.note_seen("> (end of what is sent)")
         super().end()
 
     def reply(self) -> str:
         reply = super().reply()
-        self._examiner.note(f"< {reply}")
+        self._examiner.note_seen(f"< {reply}")
         return reply
 
     def everything(self) -> str:
         reply = super().everything()
-        self._examiner.note(f"< {reply!r}, and the daemon closes" if reply else f"< {reply}")
+        self._examiner.note_seen(f"< {reply!r}, and the daemon closes" if reply else f"< {reply}")
         return reply
 
 
@@ -484,15 +471,3 @@ def compact(document: object) -> bytes:
 def form(arguments: Mapping[str, object]) -> bytes:
     """A query string."""
     return urlencode(arguments).encode()
-
-
-def shown(value: object) -> str:
-    """A value as it is shown: whole, or its beginning."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
-
-
-def shown_bytes(data: bytes) -> str:
-    """Bytes as they are shown: as text, with escapes where they are none."""
-    return shown(data.decode("utf-8", "backslashreplace"))

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from typing import Final
+
+SHOWN: Final = 300
+
 
 class Deviation(AssertionError):
     """The endpoint deviates from the clause.
@@ -31,3 +36,15 @@ class NotVerifiable(Exception):
 
 class CannotRun(Exception):
     """The clause could not be checked, for a reason that says nothing about the protocol."""
+
+
+def shown(value: object) -> str:
+    """A value as it is shown: whole, or its beginning."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
+
+
+def shown_bytes(data: bytes) -> str:
+    """Bytes as they are shown: as text, with escapes where they are none."""
+    return shown(data.decode("utf-8", "backslashreplace"))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import socket
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Final
 
-from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint
+from cpdaemon.endpoint import TcpEndpoint
 from cpsim.conformance.findings import CannotRun
 
 if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Self
+    from cpdaemon.endpoint import UnixEndpoint
 
 NO_REPLY: Final = "no reply"
 CLOSED: Final = "closed without a reply"
@@ -20,8 +19,8 @@ REPLY_BYTES: Final = 2
 MOST_BYTES: Final = 4_096
 
 
-class DaemonConnection:
-    """One connection to a daemon; a context manager.
+def connect(daemon: UnixEndpoint | TcpEndpoint, timeout_s: float) -> socket.socket:
+    """Connect to a daemon.
 
     Args:
         daemon: where it listens.
@@ -30,22 +29,29 @@ class DaemonConnection:
     Raises:
         CannotRun: there is no connection to be had.
     """
-
-    def __init__(self, daemon: UnixEndpoint | TcpEndpoint, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
+    try:
+        if isinstance(daemon, TcpEndpoint):
+            sock = socket.create_connection((daemon.host, daemon.port), timeout_s)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return sock
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(timeout_s)
         try:
-            if isinstance(daemon, UnixEndpoint):
-                self._sock = socket.socket(socket.AF_UNIX)
-                self._sock.settimeout(timeout_s)
-                self._sock.connect(daemon.path)
-            else:
-                self._sock = socket.create_connection((daemon.host, daemon.port), timeout_s)
-                self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except OSError as error:
-            if isinstance(daemon, UnixEndpoint):
-                self._sock.close()
-            said = error.strerror or str(error)
-            raise CannotRun(f"cannot connect to the daemon at {daemon}: {said}") from error
+            sock.connect(daemon.path)
+        except OSError:
+            sock.close()
+            raise
+    except OSError as error:
+        said = error.strerror or str(error)
+        raise CannotRun(f"cannot connect to the daemon at {daemon}: {said}") from error
+    return sock
+
+
+class DaemonConnection(AbstractContextManager["DaemonConnection"]):
+    """One connection to a daemon; a context manager that closes it."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
 
     def send(self, data: bytes) -> None:
         """Send; a daemon that is gone shows in its reply."""
@@ -59,11 +65,17 @@ class DaemonConnection:
 
     def reply(self) -> str:
         """The first two bytes that come back as text, or what came instead."""
-        data = b""
+        data, missing = b"", CLOSED
         while len(data) < REPLY_BYTES:
-            more = self._receive(data)
-            if isinstance(more, str):
-                return more
+            more = b""
+            try:
+                more = self._sock.recv(MOST_BYTES)
+            except TimeoutError:
+                missing = NO_REPLY
+            except OSError:
+                pass
+            if not more:
+                return f"{data.decode('latin-1')!r} and no more" if data else missing
             data += more
         return data[:REPLY_BYTES].decode("latin-1")
 
@@ -86,23 +98,5 @@ class DaemonConnection:
         """Go away."""
         self._sock.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _receive(self, data: bytes) -> bytes | str:
-        try:
-            more = self._sock.recv(MOST_BYTES)
-        except TimeoutError:
-            more, missing = b"", NO_REPLY
-        except OSError:
-            more, missing = b"", CLOSED
-        else:
-            missing = CLOSED
-        if more:
-            return more
-        return f"{data.decode('latin-1')!r} and no more" if data else missing

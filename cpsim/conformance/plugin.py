@@ -15,8 +15,7 @@ import pytest
 from cpsim.conformance.clause import is_chosen
 from cpsim.conformance.examiner import Examiner
 from cpsim.conformance.findings import CannotRun, Deviation, NotVerifiable
-from cpsim.conformance.rehearsal import Rehearsal, RehearsalEnd
-from cpsim.conformance.target import Target, TargetView, Traffic, checked_prefix, expected_needs, parse_target, reach
+from cpsim.conformance.target import Target, TargetView, checked_prefix, parse_target, reach, rehearsed
 from cpsim.errors import CpsimError
 from cpsim.net.listen import Listen
 
@@ -109,8 +108,7 @@ def cp(request: pytest.FixtureRequest) -> Examiner:
     missing = target_view.missing(clause.needs)
     if missing:
         raise NotVerifiable("; ".join(f"needs {need}" for need in missing))
-    make = Rehearsal if request.config.getoption("--cp-dry-run") else Examiner
-    examiner = request.node.stash[EXAMINER] = make(target_view, clause)
+    examiner = request.node.stash[EXAMINER] = Examiner(target_view, clause)
     return examiner
 
 
@@ -163,7 +161,7 @@ def _set_outcome(report: pytest.TestReport, result: str, quirk: str, text: str) 
 
 def _finding(config: pytest.Config, error: BaseException | None) -> tuple[str, str, str]:
     """The result of a clause, the quirk, and a sentence."""
-    if error is None or isinstance(error, RehearsalEnd):
+    if error is None:
         return (PLANNED if config.getoption("--cp-dry-run") else PASSED), "", ""
     if isinstance(error, NotVerifiable):
         return NOT_VERIFIABLE, "", str(error)
@@ -220,7 +218,7 @@ def _target_view(config: pytest.Config) -> TargetView:
         if target.behind is not None and "PYTEST_XDIST_WORKER" in os.environ:
             raise pytest.UsageError("--cp-behind: only one process can be the server there: leave out -n")
         if config.getoption("--cp-dry-run"):
-            config.stash[TARGET_VIEW] = TargetView(target, expected_needs(target), Traffic(None))
+            config.stash[TARGET_VIEW] = rehearsed(target)
         else:
             try:
                 config.stash[TARGET_VIEW] = reach(target, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))

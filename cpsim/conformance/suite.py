@@ -14,7 +14,7 @@ import pytest
 from cpsim.conformance import plugin
 from cpsim.conformance.clause import FILES, Level, catalogue, is_chosen
 from cpsim.conformance.plugin import ERROR, FAILED, NOT_VERIFIABLE, PASSED, QUIRK, TARGET, TARGET_VIEW
-from cpsim.conformance.target import TargetView, Traffic, expected_needs, reach
+from cpsim.conformance.target import reach, rehearsed
 from cpsim.errors import CpsimError
 from cpsim.judge.verdict import Ruling
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from cpsim.conformance.clause import Clause
-    from cpsim.conformance.target import Target
+    from cpsim.conformance.target import Target, TargetView
 
 FOLDER: Final = Path(__file__).parent
 DEVIANT: Final = frozenset((FAILED, QUIRK, ERROR))
@@ -179,7 +179,7 @@ def examine(
     Raises:
         CpsimError: the target cannot be reached, or pytest cannot run.
     """
-    target_view = TargetView(target, expected_needs(target), Traffic(None)) if rehearse else reach(target)
+    target_view = rehearsed(target) if rehearse else reach(target)
     collector = _Collector(target, target_view, on_clause)
     files = {FILES[id] for id, clause in catalogue().items() if is_chosen(clause, clauses)}
     arguments = [
@@ -200,7 +200,7 @@ def examine(
     outcome = collector.outcome
     order = {id: number for number, id in enumerate(catalogue())}
     outcome.findings.sort(key=lambda finding: order[finding.clause.id])
-    outcome.sent = target_view.traffic.sent
+    outcome.sent = target_view.transport.sent
     return outcome
 
 

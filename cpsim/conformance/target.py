@@ -13,9 +13,11 @@ from cpdaemon.signing import token
 from cpsim.clock import SYSTEM_CLOCK
 from cpsim.conformance.accounts import AccountsView
 from cpsim.conformance.clause import Need
-from cpsim.conformance.exchange import HttpRequest, ask
+from cpsim.conformance.exchange import HttpRequest
 from cpsim.conformance.findings import CannotRun
-from cpsim.conformance.frames import DaemonConnection
+from cpsim.conformance.frames import connect
+from cpsim.conformance.rehearsal import Rehearsal
+from cpsim.conformance.transport import Network
 from cpsim.conformance.upstream import Upstream
 from cpsim.errors import CpsimError
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
     from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint
     from cpsim.clock import Clock
-    from cpsim.conformance.exchange import Reply
+    from cpsim.conformance.transport import Transport
 
 DEFAULT_PREFIX: Final = "verify"
 LONGEST_PREFIX_BYTES: Final = 80
@@ -186,30 +188,24 @@ class TargetView:
     Attributes:
         target: the target.
         needs: the needs that it meets.
+        transport: the way to it.
         run: part of every id, different for each run.
         listing_bytes: the size of the first reply of `/batch/slots`.
     """
 
     target: Target
     needs: frozenset[Need]
-    traffic: Traffic
+    transport: Transport
     run: str = field(default_factory=lambda: secrets.token_hex(4))
     listing_bytes: int = 0
 
     def __post_init__(self) -> None:
-        self.accounts = AccountsView(self.ask)
-        self.upstream: Upstream | None = None
-
-    def ask(self, request: HttpRequest) -> Reply:
-        """Send a request to the server."""
-        assert self.target.server is not None
-        self.traffic.pass_on()
-        return ask(self.target.server, request, self.target.timeout_s)
+        self.accounts = AccountsView(self.transport.ask)
 
     def close(self) -> None:
         """Stop the server behind the daemon, if it is ours."""
-        if self.upstream is not None:
-            self.upstream.stop()
+        if self.transport.upstream is not None:
+            self.transport.upstream.stop()
 
     def missing(self, needs: tuple[Need, ...]) -> list[Need]:
         """The needs that the target does not meet."""
@@ -234,29 +230,37 @@ def expected_needs(target: Target) -> frozenset[Need]:
     return frozenset(needs)
 
 
-def reach(target: Target, workers: int = 1) -> TargetView:
+def rehearsed(target: Target) -> TargetView:
+    """The view of a target to which nothing is sent."""
+    return TargetView(target, expected_needs(target), Rehearsal(target))
+
+
+def reach(target: Target, workers: int = 1, most: int | None = None) -> TargetView:
     """Connect to a target, and find out which needs it meets.
 
     Args:
         target: the target.
         workers: the number of processes that share the rate.
+        most: how many commands and requests may be sent; by default what the suite may.
 
     Raises:
         CpsimError: an address does not answer, or the server does not accept the credentials.
     """
     rate = None if target.max_rate is None else target.max_rate / workers
-    most = MOST_COMMANDS if target.behind is None else MOST_COMMANDS_TO_US
-    target_view = TargetView(target, expected_needs(target), Traffic(rate, most))
+    if most is None:
+        most = MOST_COMMANDS if target.behind is None else MOST_COMMANDS_TO_US
+    upstream = None
     if target.behind is not None:
         assert target.credentials is not None
-        target_view.upstream = Upstream(target.behind, target.credentials, knows_batches=True)
+        upstream = Upstream(target.behind, target.credentials, knows_batches=True)
         try:
-            target_view.upstream.start()
+            upstream.start()
         except OSError as error:
             raise CpsimError(f"cannot be the server at {target.behind}: {error.strerror}") from error
+    target_view = TargetView(target, expected_needs(target), Network(target, Traffic(rate, most), upstream))
     try:
         if target.daemon is not None:
-            DaemonConnection(target.daemon, target.timeout_s).close()
+            connect(target.daemon, target.timeout_s).close()
         if target.server is not None:
             for credentials in filter(None, (target.credentials, target.other)):
                 _check_credentials(target_view, credentials)
@@ -273,7 +277,7 @@ def reach(target: Target, workers: int = 1) -> TargetView:
 def _check_credentials(target_view: TargetView, credentials: tuple[str, str]) -> None:
     assert target_view.target.server is not None
     path = f"{target_view.target.server.path}/batch/slots"
-    reply = target_view.ask(HttpRequest("POST", path, headers={"Authorization": token(credentials, b"")}))
+    reply = target_view.transport.ask(HttpRequest("POST", path, headers={"Authorization": token(credentials, b"")}))
     if reply.status in {401, 403}:
         raise CpsimError(f"{target_view.target.server} does not accept the secret of project {credentials[0]}: {reply}")
     if reply.status == 404:

@@ -25,7 +25,6 @@ import logging
 import random
 import threading
 import uuid
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol
 
 from cpdaemon.commands import KINDS
@@ -38,7 +37,7 @@ from cpsim.errors import CpsimError
 from cpsim.system.threads import Thread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from cpdaemon.endpoint import UrlEndpoint
     from cpdaemon.signing import Call
@@ -211,9 +210,9 @@ class Courier:
         self._retry_ns: int | None = None
         """When the backoff ends."""
         self._backing_off = threading.Condition()
-        """Notified when the backoff ends early: at the end of all."""
+        """Notified when the backoff ends early: at the end of all, and when there is nothing to deliver any more."""
         self._stopping = False
-        self._flushing = 0
+        self._stepping = threading.Lock()
         self._thread = Thread(self._run, "cpsim-courier")
 
     def start(self) -> None:
@@ -235,16 +234,20 @@ class Courier:
         """Raise ThreadFailed if an unexpected error has ended the thread."""
         self._thread.check()
 
-    @contextmanager
-    def flushing(self) -> Iterator[None]:
-        """Deliver without waiting for full batches while the context lasts."""
-        with self._spool.released:
-            self._flushing += 1
-            self._spool.released.notify_all()
-        try:
-            yield
-        finally:
-            self._flushing -= 1
+    def drop(self) -> None:
+        """Forget what waits for delivery: none of it is delivered once this has returned.
+
+        Raises:
+            CpsimError: the spool cannot be written.
+        """
+        with self._stepping:
+            self._spool.clear()
+            self._due, self._size = 0, MAX_BATCH
+            self._ready_ns = self._retry_ns = None
+            self._reset_backoff()
+            self._report_outage(None)
+        with self._backing_off:
+            self._backing_off.notify_all()
 
     @property
     def has_ended(self) -> bool:
@@ -257,6 +260,10 @@ class Courier:
         Returns:
             The seconds until the next; None if there is nothing to deliver, until the spool gets something.
         """
+        with self._stepping:
+            return self._step()
+
+    def _step(self) -> float | None:
         wait_s = self._wait_s()
         if wait_s is None or wait_s > 0:
             return wait_s
@@ -324,7 +331,7 @@ class Courier:
 
     def _must_flush(self) -> bool:
         """Return whether to deliver at once."""
-        return bool(self._flushing) or self._stopping
+        return self._stopping
 
     def _next_backoff_s(self, _: Exception) -> float:
         """Return the seconds until the next attempt, and double the backoff after that."""

@@ -118,6 +118,12 @@ class DurableListener(Listener):
         """Report from the spool's thread that commands were written, or the error."""
         self._call(partial(self._answer, taken, problem))
 
+    def _drop(self) -> None:
+        super()._drop()
+        self._taken.clear()
+        self._amended.clear()
+        self._retry_s = None
+
     def _call(self, reaction: Callable[[], None]) -> None:
         """Have the listener do something in its next step; called from any thread."""
         self._written.put(reaction)
@@ -137,6 +143,8 @@ class DurableListener(Listener):
             log.info("the spool can be written again")
         self._can_write = problem is None
         for connection in taken:
+            if connection.sealed:
+                continue  # it was dropped meanwhile
             if problem is not None:
                 connection.call = None
                 connection.grown = connection.stored  # delete the shorter frame from the disk

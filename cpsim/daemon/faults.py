@@ -14,6 +14,7 @@ from selectors import EVENT_READ
 from typing import TYPE_CHECKING, Any, Final
 
 from cpsim.daemon.listener import BACKLOG, Listener
+from cpsim.errors import CpsimError
 from cpsim.net.refusal import refusing
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 RESET: Final = struct.pack("ii", 1, 0)
 """SO_LINGER of 0 seconds: close() resets the connection."""
 CHANGE_TIMEOUT_S: Final = 5.0
-"""Time for the listener's thread to apply a change of the plan."""
+"""Time for the listener's thread to apply a change."""
 
 
 class FaultyListener(Listener):
@@ -45,9 +46,9 @@ class FaultyListener(Listener):
         self._addresses = [(sock.family, sock.getsockname()) for sock in self._sockets]
         self._refusing = False
         self._hung: set[_Connection] = set()
-        self._scheduled: list[tuple[float, int, Callable[[], object]]] = []
+        self._scheduled: list[tuple[float, int, Callable[[], object], _Connection | None]] = []
         self._number = count()
-        self._changes: SimpleQueue[threading.Event] = SimpleQueue()
+        self._changes: SimpleQueue[tuple[Callable[[], object], threading.Event]] = SimpleQueue()
 
     def open(self) -> None:
         """Begin to accept, as far as `step` is called."""
@@ -65,24 +66,48 @@ class FaultyListener(Listener):
         self._faults.unwatch(self._refresh)
         super().stop()
 
+    def drop(self) -> None:
+        """Close every connection, and forget each command that has not been delivered or that a fault holds.
+
+        Raises:
+            CpsimError: the listener's thread is busy: it does so later.
+        """
+        if not self._change(self._drop):
+            raise CpsimError(f"a daemon of project {self._project!r} has not dropped its commands: it is busy")
+
+    def _drop(self) -> None:
+        for *_, connection in self._scheduled:
+            if connection is not None:
+                self._close(connection)
+        self._scheduled = [due for due in self._scheduled if due[-1] is None]
+        heapify(self._scheduled)
+        super()._drop()
+        self._hung.clear()
+
     def _refresh(self) -> None:
         """Have the listener's thread apply the plan; return once it has."""
-        if self._thread.is_alive():
-            done = threading.Event()
-            self._changes.put(done)
-            with suppress(BlockingIOError):  # the listener is awake already
-                self._wake.send(b"\0")
-            done.wait(CHANGE_TIMEOUT_S)
+        self._change(self._apply_plan)
+
+    def _change(self, change: Callable[[], object]) -> bool:
+        """Have the listener's thread make a change; return whether it has, or there is no thread."""
+        if not self._thread.is_alive():
+            return True
+        done = threading.Event()
+        self._changes.put((change, done))
+        with suppress(BlockingIOError):  # the listener is awake already
+            self._wake.send(b"\0")
+        return done.wait(CHANGE_TIMEOUT_S)
 
     def _on_wake(self) -> None:
         super()._on_wake()
         while not self._changes.empty():
-            self._apply_plan()
-            self._changes.get().set()
+            change, done = self._changes.get()
+            change()
+            done.set()
 
     def _apply_plan(self) -> None:
         """Accept or refuse connections and commands according to the plan."""
-        self._scheduled = [due for due in self._scheduled if due[-1] != self._apply_plan]
+        self._scheduled = [due for due in self._scheduled if due[2] != self._apply_plan]
         heapify(self._scheduled)
         change_s = self._faults.next_change_s("daemon")  # first, or a change during this method would be missed
         if change_s is not None:
@@ -102,8 +127,8 @@ class FaultyListener(Listener):
                 self._selector.register(sock, EVENT_READ)
         self._refusing = refuses
 
-    def _schedule(self, delay_s: float, action: Callable[[], object]) -> None:
-        heappush(self._scheduled, (self._now_s() + delay_s, next(self._number), action))
+    def _schedule(self, delay_s: float, action: Callable[[], object], connection: _Connection | None = None) -> None:
+        heappush(self._scheduled, (self._now_s() + delay_s, next(self._number), action, connection))
 
     def _select_timeout_s(self) -> float | None:
         timeout_s = super()._select_timeout_s()
@@ -115,7 +140,7 @@ class FaultyListener(Listener):
     def _end_waits(self, now: float) -> None:
         super()._end_waits(now)
         while self._scheduled and self._scheduled[0][0] <= now:
-            heappop(self._scheduled)[-1]()
+            heappop(self._scheduled)[2]()
 
     def _draw(self, connection: _Connection, call: Call, ended: bool) -> None:  # noqa: FBT001
         fault = self._faults.draw("daemon", [(call[0], call[1]["slot"])], self._project)
@@ -134,7 +159,7 @@ class FaultyListener(Listener):
                     with suppress(OSError):
                         connection.sock.send(b"O", socket.MSG_DONTWAIT)
                     connection.sock = _FaultySocket(connection.sock, fault, self._faults.crash)
-                self._schedule(fault.value, lambda: self._acknowledge(connection, call, ended))
+                self._schedule(fault.value, lambda: self._acknowledge(connection, call, ended), connection)
             case "lose-reply" | "crash-after-ok":
                 connection.sock = _FaultySocket(connection.sock, fault, self._faults.crash)
                 self._acknowledge(connection, call, ended=True)
@@ -166,7 +191,7 @@ class FaultyListener(Listener):
                 sock.close()
             self._sockets = []
         while self._scheduled:
-            action = heappop(self._scheduled)[-1]
+            action = heappop(self._scheduled)[2]
             if action != self._apply_plan:
                 action()
         for connection in self._hung:

@@ -198,6 +198,15 @@ class Listener:
             sock.close()
         self._selector.close()
 
+    def _drop(self) -> None:
+        """Close every connection, and forget each command that has not been delivered."""
+        watched = [key.data for key in self._selector.get_map().values() if key.data is not None]
+        for connection in (*watched, *self._fresh, *self._queue):
+            self._close(connection)
+        self._passed_on += len(self._queue)
+        self._queue.clear()
+        self._fresh.clear()
+
     def _on_wake(self) -> None:
         """Handle what was sent to `_wake`: read it first, so that what comes from then on wakes again."""
         with suppress(BlockingIOError):

@@ -80,6 +80,13 @@ class MemorySpool:
             self._open = None
             self.delivered_to = batch.last
 
+    def clear(self) -> None:
+        """See `Spool.clear`."""
+        with self.released:
+            self._calls.clear()
+            self._open = None
+            self.delivered_to = self.released_to
+
     def count_retry(self) -> None:
         """See `Spool.count_retry`."""
 

@@ -111,6 +111,10 @@ class QuirkyCourier(Courier):
         self._resends = self._resends_by_option or "resend-duplicates" in quirks
         self._knows_batches = None
 
+    def drop(self) -> None:  # noqa: D102 - inherited
+        super().drop()
+        self._busy = False
+
     def delay_turn(self, commands: int) -> None:
         """Delay a turn of the loop with this many commands as in production: `busy-when-down`."""
         if self._busy and commands:

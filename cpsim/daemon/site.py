@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from cpsim.daemon.courier import Server
     from cpsim.metrics.waits import Waits
 
-POLL_S: Final = 0.001
 STOP_TIMEOUT_S: Final = 10.0
 """Time for a stopping daemon to deliver its commands."""
 
@@ -55,6 +54,7 @@ class Daemon:
     Attributes:
         project_id: project of the commands.
         addresses: its addresses once bound, by `unix` and `tcp`.
+        faults: the plan of faults.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Daemon:
         self._tcp = tcp
         self._waits = waits
         self._quirks = quirks
-        self._faults = FaultPlan() if faults is None else faults
+        self.faults = FaultPlan() if faults is None else faults
         self._spool = MemorySpool() if spool is None else spool
         self._clock = clock
         delivery = server, flush_interval_s, when_unknown, max_backoff_s
@@ -105,20 +105,19 @@ class Daemon:
         delivered = self._listener.passed_on - self._spool.pending
         return self._listener.passed_on + self._listener.pending, delivered
 
-    def catch_up(self, timeout_s: float) -> bool:
-        """Deliver at once what has been acknowledged by now; return whether that succeeded in time.
+    def drop(self) -> None:
+        """Close every connection, and forget all commands that have not been delivered, failed ones included.
+
+        Once this has returned, no command that came before it is delivered.
 
         Raises:
-            ThreadFailed: see `check`.
+            CpsimError: the spool cannot be written, or the listener's thread is busy.
         """
-        taken, delivered = self.progress
-        deadline_s = self._clock.monotonic() + timeout_s
-        with self._courier.flushing():
-            while delivered < taken and self._clock.monotonic() < deadline_s:
-                self.check()
-                self._clock.sleep(POLL_S)
-                _, delivered = self.progress
-        return delivered >= taken
+        if self._listener is not None:
+            self._listener.drop()
+        self._courier.drop()
+        if self._waits is not None:
+            self._waits.clear()
 
     def set_quirks(self, quirks: frozenset[str]) -> None:
         """Replace the quirks; commands accepted before may still see the previous ones."""
@@ -196,7 +195,7 @@ class Daemon:
 
     def _listen(self, spool: Spool | MemorySpool) -> QuirkyListener:
         options: dict[str, Any] = {
-            "faults": self._faults,
+            "faults": self.faults,
             "project": self.project_id,
             "quirks": self._quirks,
             "on_turn": self._courier.delay_turn,

@@ -201,7 +201,7 @@ class Spool:
         """Release frames for delivery, up to a position; all of them are on disk."""
         with self.released:
             before = self.ready
-            self._released = position
+            self._released = max(self._released, position)  # what was cleared may be released afterwards
             if before == 0 or self.ready >= MAX_BATCH:
                 self.released.notify_all()
 
@@ -331,6 +331,21 @@ class Spool:
         deletions = (("DELETE FROM failed WHERE position = ?", (row.position,)) for row in rows)
         self._log.wait(*deletions, records=back)
         self._failed -= len(rows)
+
+    def clear(self) -> None:
+        """Delete all commands, failed ones included, and their counts; no batch may be under way.
+
+        Raises:
+            CpsimError: the spool cannot be written.
+        """
+        last = self._log.last
+        tables = ("batch", "failed", "tally", "trouble")
+        self._log.wait(*((f"DELETE FROM {table}", ()) for table in tables), *cut(last))  # noqa: S608 - ours
+        with self.released:
+            self._open = None
+            self._failed = 0
+            self._sent = last
+            self._released = max(self._released, last)
 
     def count_retry(self) -> None:
         """Count a failed attempt that will be retried."""

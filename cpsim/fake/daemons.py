@@ -15,7 +15,7 @@ from cpsim.daemon.spool import Spool
 from cpsim.server.batches import BatchNotApplied
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from cpdaemon.endpoint import TcpEndpoint
@@ -100,6 +100,7 @@ class SiteDaemon(Daemon):
         )
         self.on_malformed = partial(accounts.note_malformed, site.project_id)
         self._apply = partial(accounts.apply, site.project_id)
+        self._dropping = threading.Lock()
         self._has_interval = bool(interval_s)
 
     def stop(self) -> None:
@@ -107,8 +108,16 @@ class SiteDaemon(Daemon):
         self._server.stopping.set()
         super().stop()
 
+    def drop(self) -> None:  # noqa: D102 - inherited
+        with self._dropping:
+            self._server.dropping = True
+            try:
+                super().drop()
+            finally:
+                self._server.dropping = False
+
     def _take(self, calls: Sequence[Call]) -> None:
-        queues = self._has_interval or self._spool.pending or self._faults.delivery or QUEUE_QUIRKS & self._quirks
+        queues = self._has_interval or self._spool.pending or self.faults.delivery or QUEUE_QUIRKS & self._quirks
         if queues:
             super()._take(calls)
         else:
@@ -124,7 +133,9 @@ class InProcess:
         self._project_id = project_id
         self._faults = faults
         self.stopping = threading.Event()
-        """Set to end the faults that wait."""
+        """Set to end the faults that hold a batch."""
+        self.dropping = False
+        """Whether no fault holds a batch: one that is under way is over before what waits is dropped."""
 
     def knows_batches(self) -> bool:
         """Return True."""
@@ -170,10 +181,15 @@ class InProcess:
             case "close" | "reset":
                 raise ReplyLost(f"the connection was lost by the fault {fault}")
             case "hang":
-                deadline = self._clock.monotonic() + REPLY_TIMEOUT_S
-                while fault in list(self._faults) and self._clock.monotonic() < deadline:
-                    if self.stopping.wait(POLL_S):
-                        break
+                self._hold(REPLY_TIMEOUT_S, lambda: fault in list(self._faults))
                 raise ReplyTimeout(f"the reply timed out by the fault {fault}")
             case "late":
-                self.stopping.wait(fault.value)
+                assert fault.value is not None
+                self._hold(fault.value, lambda: True)
+
+    def _hold(self, longest_s: float, holds: Callable[[], bool]) -> None:
+        """Wait while a fault holds a batch."""
+        deadline_s = self._clock.monotonic() + longest_s
+        while holds() and not self.dropping and (left_s := deadline_s - self._clock.monotonic()) > 0:
+            if self.stopping.wait(min(left_s, POLL_S)):
+                break

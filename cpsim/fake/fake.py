@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from cpsim.metrics.waits import Waits
 
 ANY_PORT: Final = TcpEndpoint("127.0.0.1", 0)
-CATCH_UP_S: Final = 2.0
-"""Time for daemons to deliver acknowledged commands before a reset."""
 IDLE_POLL_S: Final = 0.001
 
 
@@ -101,10 +99,12 @@ class Fake:
         self.faults = FaultPlan(faults, clock=clock, seed=seed, crash=crash)
         self._store = None if store is None else Store(store, partial(Log, clock=clock))
         self.accounts = AccountServer(projects, clock.now_us, quirks, journal_limit, self._store)
-        self.inspector = Inspector(self.accounts, lambda: self.pending, self.faults, self.set_quirks, self._catch_up)
+        self.inspector = Inspector(self.accounts, lambda: self.pending, self.faults, self.set_quirks, self._drop)
         self._watch = Watch(self.accounts, lambda: self.daemons, clock)
         self.addresses: dict[str, str] = {}
         self._http = http
+        self._api: FaultyApi | None = None
+        self._initial_quirks = quirks
         self._control_token = control_token
         self._waits = waits
         self._stores = {store, self._store.path} if store is not None and self._store is not None else set()
@@ -141,7 +141,8 @@ class Fake:
             daemon.start()
         if http is not None:
             self.addresses["http"] = f"http://{address_of(http)}{API_PATH}"
-            self._server = HttpServer(self._api(), [http], self.faults)
+            self._api = self._make_api()
+            self._server = HttpServer(self._api, [http], self.faults)
             self._server.start()
 
     def stop(self) -> None:
@@ -254,6 +255,18 @@ class Fake:
     behave = set_quirks
     """The name in version 0.1."""
 
+    def reset(self, project_id: str | None = None) -> None:
+        """Reset everything, or one project, as `POST /__cpsim/reset` does: see `Inspector.reset`.
+
+        Projects and daemons stay, with their addresses. No fault prevents it.
+
+        Raises:
+            CpsimError: the store cannot be written.
+            ValueError: a spool cannot be written, or a daemon is too busy.
+            LookupError: there is no such project.
+        """
+        self.inspector.reset(project_id)
+
     def wait_until_idle(self, timeout_s: float = 5.0) -> None:
         """Wait until every acknowledged command has reached the accounts.
 
@@ -268,14 +281,24 @@ class Fake:
                 raise TimeoutError(f"{self.pending:,} commands have not reached the accounts in {timeout_s:g} s")
             self.clock.sleep(IDLE_POLL_S)
 
-    def _catch_up(self, project_id: str | None) -> None:
-        """Deliver what the daemons of a project, or all, have acknowledged by now."""
+    def _drop(self, project_id: str | None) -> None:
+        """Reset all but the accounts, of a project or of all."""
+        if self._api is not None:
+            self._api.drop(project_id)
         for daemon in self.daemons:
-            if project_id in {None, daemon.project_id} and not daemon.catch_up(CATCH_UP_S):
-                raise CpsimError(
-                    f"{daemon.pending:,} commands that a daemon of project {daemon.project_id!r} acknowledged have not "
-                    f"reached the accounts in {CATCH_UP_S:g} s: remove the fault that blocks them"
-                )
+            if project_id in {None, daemon.project_id}:
+                daemon.drop()
+                self._watch.forget(daemon)
+                if daemon.faults is not self.faults:
+                    daemon.faults.restart()
+        if project_id is not None:
+            self.faults.forget_firings(project_id)
+            return
+        if self.accounts.quirks != self._initial_quirks:
+            self.set_quirks(self._initial_quirks)
+        self.faults.restart()
+        if self._waits is not None:
+            self._waits.clear()
 
     def __enter__(self) -> Self:
         self.start()
@@ -301,7 +324,7 @@ class Fake:
         if self._store is not None:
             self._store.close()
 
-    def _api(self) -> FaultyApi:
+    def _make_api(self) -> FaultyApi:
         control = self._control()
         if self._waits is None:
             return FaultyApi(self.accounts, control, self.faults)

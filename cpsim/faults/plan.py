@@ -151,7 +151,8 @@ class FaultPlan:
         self._watchers: list[Callable[[], object]] = []
         self._firings: list[Firing] = []
         self._missed = 0
-        self.replace(faults)
+        self._initial = tuple(faults)
+        self.replace(self._initial)
 
     # The plan
 
@@ -194,6 +195,11 @@ class FaultPlan:
     def clear(self) -> None:
         """Remove all faults."""
         self.replace(())
+
+    def restart(self) -> None:
+        """Clear the recorded firings, and set the initial faults again, with new counts and times."""
+        self.forget_firings()
+        self.replace(self._initial)
 
     @contextmanager
     def during(self, *faults: Fault | str) -> Iterator[None]:

@@ -61,6 +61,12 @@ class Waits:
             else:
                 heappushpop(self._longest, wait)
 
+    def clear(self) -> None:
+        """Forget all waits, also those that are not over."""
+        with self._lock:
+            self._waiting.clear()
+            self._longest.clear()
+
     def longest(self) -> list[Wait]:
         """Return up to `LONGEST_KEPT` finished waits and all unfinished ones, the longest first."""
         with self._lock:

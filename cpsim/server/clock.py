@@ -16,7 +16,7 @@ LATEST_US: Final = 2**53 - 1
 
 
 class ServerClock:
-    """A clock in microseconds since 1970 that never goes back; safe to use from several threads.
+    """A clock in microseconds since 1970 that never goes back but by `reset`; safe to use from several threads.
 
     Args:
         real_us: real time, which the clock follows until it is changed.
@@ -24,12 +24,17 @@ class ServerClock:
 
     def __init__(self, real_us: Callable[[], int] = SYSTEM_CLOCK.now_us) -> None:
         self._real_us = real_us
-        self._rate = 1.0
-        self._since_us = self._start_us = 0  # a moment of real time, and this clock's time then
-        self._latest_us = 0
         self._lock = threading.Lock()
         self.before_jump: Callable[[int], object] | None = None
         """Called with the new time before a jump; an exception prevents the jump."""
+        self.reset()
+
+    def reset(self) -> None:
+        """Follow real time again, even if that is earlier: for when nothing remembers this clock's time."""
+        with self._lock:
+            self._rate = 1.0
+            self._since_us = self._start_us = 0  # a moment of real time, and this clock's time then
+            self._latest_us = 0
 
     @property
     def latest_us(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl
@@ -12,6 +13,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from cpdaemon.commands import KINDS
+from cpsim.errors import CpsimError
 from cpsim.server.http import API_PATH, MAX_BODY_BYTES, Api
 
 if TYPE_CHECKING:
@@ -27,7 +29,10 @@ if TYPE_CHECKING:
 RESET: Final = struct.pack("ii", 1, 0)
 """Linger for zero seconds: closing resets the connection."""
 PAGE: Final = b"<html><body><h1>It works!</h1></body></html>"
-APPLYING: Final = frozenset({"late", "lose-reply", "cut", "crash-after-commit"})
+APPLYING: Final = frozenset({"lose-reply", "cut", "crash-after-commit"})
+HOLDING: Final = frozenset({"late", "hang"})
+DROP_TIMEOUT_S: Final = 5.0
+"""Time for the server's thread to drop requests."""
 
 
 class FaultyApi(Api):
@@ -42,6 +47,10 @@ class FaultyApi(Api):
     def __init__(self, accounts: AccountServer, control: Control | None, faults: FaultPlan) -> None:
         super().__init__(accounts, control)
         self._faults = faults
+        self._held: dict[asyncio.Event, str] = {}
+        """The project of each request that a fault holds, by the event that drops it."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.current_thread()
 
     def at_once(self, request: Request) -> Response | SingleCommand | None:
         """Answer one request; None if the answer waits for the store, or a fault may apply."""
@@ -59,19 +68,61 @@ class FaultyApi(Api):
         if fault is None:
             await super().__call__(scope, request.receive, send)
         else:
-            await self._handle_fault(fault, scope, request, send)
+            holds = fault.action in HOLDING
+            dropped = holds and await self._is_dropped(fault, project_id, scope["state"]["stopping"], request)
+            await self._handle_fault(fault, scope, request, send, dropped=dropped)
 
-    async def _handle_fault(self, fault: Fault, scope: Scope, request: _Request, send: Send) -> None:
+    def drop(self, project_id: str | None) -> None:
+        """Close the connections of requests that faults hold: of a project, or all. None of them is applied after this.
+
+        Raises:
+            CpsimError: the server's thread is busy: it does so later.
+        """
+        if self._loop is None:
+            return
+        if threading.current_thread() is self._thread:
+            self._drop(project_id)
+            return
+        done = threading.Event()
+
+        def drop() -> None:  # in the server's thread, where a request is dropped before or after it is applied
+            self._drop(project_id)
+            done.set()
+
+        with suppress(RuntimeError):  # the server has stopped
+            self._loop.call_soon_threadsafe(drop)
+            if not done.wait(DROP_TIMEOUT_S):
+                raise CpsimError("the server has not dropped its requests: it is busy")
+
+    def _drop(self, project_id: str | None) -> None:
+        for dropped, project in self._held.items():
+            if project_id in {None, project}:
+                dropped.set()
+
+    async def _is_dropped(self, fault: Fault, project_id: str, stopping: asyncio.Event, request: _Request) -> bool:
+        """Wait as a fault says; return whether the request was dropped meanwhile."""
+        self._loop, self._thread = asyncio.get_running_loop(), threading.current_thread()
+        dropped = asyncio.Event()
+        ends: list[asyncio.Future[Any]] = [asyncio.ensure_future(event.wait()) for event in (stopping, dropped)]
+        if fault.action == "hang":
+            ends.append(asyncio.ensure_future(request.disconnected()))
+        self._held[dropped] = project_id
+        try:
+            await asyncio.wait(ends, timeout=fault.value, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            del self._held[dropped]
+            for end in ends:
+                end.cancel()
+        return dropped.is_set()
+
+    async def _handle_fault(self, fault: Fault, scope: Scope, request: _Request, send: Send, *, dropped: bool) -> None:
         """Answer a request as a fault says, or not at all."""
-        stopping: asyncio.Event = scope["state"]["stopping"]
         answer: list[Any] = []
 
         async def record(message: Any) -> None:  # noqa: ANN401 - as ASGI has it
             answer.append(message)
 
-        if fault.action == "late":
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stopping.wait(), fault.value)
+        if fault.action == "late" and not dropped:
             await super().__call__(scope, request.receive, send)
             return
         if fault.action in APPLYING:
@@ -86,11 +137,6 @@ class FaultyApi(Api):
                 await send(answer[0])
                 body = answer[1]["body"]
                 await send({**answer[1], "body": body[: len(body) // 2], "more_body": True})
-            case "hang":
-                disconnected = asyncio.ensure_future(request.disconnected())
-                await asyncio.wait(
-                    (disconnected, asyncio.ensure_future(stopping.wait())), return_when=asyncio.FIRST_COMPLETED
-                )
         connection = send.__self__  # type: ignore[attr-defined] # uvicorn's: ASGI cannot abort a connection
         if fault.action == "reset":
             connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)

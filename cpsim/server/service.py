@@ -249,10 +249,14 @@ class AccountServer:
         """Reset one project, or everything.
 
         A project loses its slots, its accounts and its journal. Other projects do not change, and machines stay linked
-        to their users, because links belong to the whole server. Resetting everything removes the links too. The clock
-        does not change.
+        to their users, because links belong to the whole server. Resetting everything removes the links too, and has
+        the clock follow real time again.
         """
-        self._change("reset", project_id)
+        with self._lock:
+            self._recover()
+            if project_id is None:
+                self.clock.reset()
+            self._change_locked("reset", project_id)
 
     def housekeep(self) -> None:
         """Run the housekeeping job once: see `Ledger.housekeep`."""
@@ -428,7 +432,8 @@ class AccountServer:
             refusals = self._changes[what](changed_us, *arguments)
             if what == "apply":
                 self.journal.add(arguments[0], changed_us, arguments[1], _encode(arguments[1]), refusals)
-            at_us = max(at_us, changed_us)
+            is_new = what == "reset" and arguments[0] is None  # the clock may have gone back
+            at_us = changed_us if is_new else max(at_us, changed_us)
         self._ledger.expire(at_us)
         self.clock.resume(at_us)
 

@@ -8,7 +8,7 @@ import pytest
 
 from cpdaemon.commands import Alloc, Claim, Meta
 from cpdaemon.endpoint import parse_endpoint
-from cpsim.conformance.target import Target, Traffic, reach
+from cpsim.conformance.target import Target, reach
 from cpsim.conformance.walk import walk
 from cpsim.fake import ANY_PORT, Fake
 
@@ -30,8 +30,7 @@ def walks(tmp_path, monkeypatch):
                 "pair": Target(daemon=daemon, server=server, credentials=CREDENTIALS),
                 "daemon": Target(daemon=daemon),
             }[tier]
-            target_view = reach(target)
-            target_view.traffic = Traffic(None, 100_000)
+            target_view = reach(target, most=100_000)
             found = walk(target_view, count, seed=7)
             then(found)
         return found

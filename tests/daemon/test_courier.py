@@ -153,9 +153,7 @@ def test_a_command_waits_for_others_no_longer_than_the_interval(spool, courier_o
     assert [slots for _, slots in server.batches] == [["a", "b"]]
     put(spool, "c")
     assert courier.step() == 2.0
-    with courier.flushing():
-        assert courier.step() is None
-    assert server.applied == ["a", "b", "c"]
+    assert server.applied == ["a", "b"]
 
 
 def test_what_has_waited_goes_in_as_many_batches_as_it_takes(spool, courier_of, clock, empty):
@@ -179,6 +177,28 @@ def test_backoff_doubles_up_to_its_limit(spool, courier_of, clock):
     backoffs_s = [min(0.1 * 2**failures, MAX_BACKOFF_S) for failures in range(12)]
     assert all(backoff_s / 2 <= wait_s <= backoff_s for wait_s, backoff_s in zip(waits_s, backoffs_s, strict=True))
     assert len(set(waits_s[-3:])) == 3  # with jitter
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_nothing_that_was_dropped_is_delivered_and_no_failure_is_remembered(spool, courier_of, clock, in_memory):
+    queue = MemorySpool() if in_memory else spool
+    give = (lambda slot: queue.put([("alloc", {"slot": slot})])) if in_memory else partial(put, spool)
+    server = Server(*[ConnectFailed("no")] * 3, ReplyLost("cut"))
+    courier = Courier(queue, server, 0.0, clock=clock, chance=random.Random(1))
+    give("a")
+    for _ in range(4):
+        clock.advance(courier.step())
+    courier.step()
+    server.batches.clear()
+    server.script = [ReplyLost("cut")]
+    give("b")
+    courier.step()
+    courier.drop()
+    server.batches.clear()
+    assert (queue.pending, courier.step()) == (0, None)
+    give("c")
+    assert courier.step() is None  # at once
+    assert [slots for _, slots in server.batches] == [["c"]]
 
 
 def test_a_server_that_was_not_reached_gets_it_later(deliver, path):

@@ -193,6 +193,11 @@ def test_busy_when_down(on, quirky_courier, clock):
         return clock.monotonic() - began_s
 
     assert held_up_s() == (100 * BUSY_COMMAND_S if on else 0)
+    courier.drop()
+    assert (spool.pending, held_up_s()) == (0, 0)
+    spool.put([("alloc", {"slot": "x"})] * (STARVED_COMMANDS + 1))
+    courier.step()
+    assert held_up_s() == (100 * BUSY_COMMAND_S if on else 0)
     server.reachable = True
     while spool.pending:
         clock.advance(courier.step() or 0.0)

@@ -100,6 +100,26 @@ def test_nothing_but_voided_frames(opened):
     assert slots(spool.take()) == ["b"]
 
 
+def test_all_is_cleared(opened, path):
+    spool = opened()
+    keep(spool, "alloc,slot=a", "alloc,slot=b", "alloc,slot=c")
+    batch = spool.take(1)
+    spool.settle(batch, [FailedCommand(1, 0, REFUSED, "alloc,slot=a", "no")])
+    spool.take(1)
+    last = put(spool, "alloc,slot=d")
+    spool.report_outage("away")
+    spool.clear()
+    spool.release(last - 1)  # what was on its way
+    for _ in range(2):
+        assert (spool.pending, spool.ready, spool.failed, spool.take()) == (0, 0, 0, None)
+        spool = opened()
+    assert read_failed(path) == []
+    status = read_status(path)
+    assert (status.queued, status.delivered, status.refused, status.retries, status.trouble) == (0, 0, 0, 0, "")
+    keep(spool, "alloc,slot=e")
+    assert slots(spool.take()) == ["e"]
+
+
 def test_a_batch_keeps_the_order_within_a_slot(opened):
     spool = opened()
     keep(spool, "counters,slot=a,x=1", "alloc,slot=b", "alloc,slot=a", "counters,slot=a,y=1")

@@ -424,19 +424,6 @@ def test_reset_takes_what_daemons_have_acknowledged(here, visit, stored, whole):
             assert [dict(project.slots) for project in ledger.projects.values()] in ([], [{}])
 
 
-def test_reset_says_what_keeps_it_from_what_was_acknowledged(here):
-    with Fake({"p": "s"}, unix=here / "d.sock", faults=["server.down"]) as fake:
-        with Client("./d.sock") as client:
-            client.alloc("a")
-        with pytest.raises(
-            ValueError, match=r"1 commands .* of project 'p' acknowledged have not reached .* the fault"
-        ):
-            fake.inspector.reset()
-        fake.faults.replace([])
-        fake.inspector.reset()
-        assert fake.inspector.totals().projects["p"].allocated == 0
-
-
 @pytest.mark.parametrize("name", ["reset", "clock/run", "clock/freeze", "housekeep"])
 def test_a_body_where_none_is_expected(filled, name):
     status, reply = filled.request("POST", f"/__cpsim/{name}", b'{"project":"Physics"}')

@@ -80,3 +80,16 @@ def test_an_endpoint_out_of_reach_is_told(strict):
         replay = strict.replay("smoke")
         with pytest.raises(CpsimError, match="cannot reach"):
             replay.wait()
+
+
+@pytest.mark.parametrize("fault", [None, "daemon.hang:nth=20", "daemon.refuse"])
+def test_a_reset_ends_it(strict, fault, wait_for):
+    replay = strict.replay("smoke", rate=1000)
+    wait_for(lambda: replay.progress.accepted)
+    if fault is not None:
+        strict.faults.add(fault)
+        wait_for(lambda: strict.faults.firings or not replay.is_running)
+    strict.reset()
+    assert not replay.is_running
+    assert strict.slots == {}
+    assert "in the background" not in strict.report()

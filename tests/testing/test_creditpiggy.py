@@ -356,3 +356,41 @@ def test_a_client_finds_nobody_afterwards():
         endpoint = creditpiggy.tcp
     with Client(endpoint) as client, pytest.raises(NotSent):
         client.alloc("job-1")
+
+
+def test_a_reset_begins_anew(creditpiggy, say):
+    creditpiggy.link("m", "u")
+    creditpiggy.clock.freeze()
+    creditpiggy.fake.set_quirks(frozenset({"reclaim"}))
+    run_job(creditpiggy.unix, "before")
+    assert say(creditpiggy.unix, "nonsense") == "ER"
+    creditpiggy.faults.add("daemon.hang", "server.down")
+    where = creditpiggy.environment
+    creditpiggy.reset()
+    assert (creditpiggy.environment, list(creditpiggy.faults), creditpiggy.clock.rate) == (where, [], 1)
+    assert creditpiggy.journal == creditpiggy.malformed == []
+    assert creditpiggy.slots == creditpiggy.users == {}
+    creditpiggy.assert_never_blocked(longer_than_s=0)
+    creditpiggy.link("m", "another")
+    run_job(creditpiggy.unix, "after")
+    assert list(creditpiggy.slots) == ["after"]
+    assert "quirks: none" in creditpiggy.report()
+
+
+def test_a_reset_of_one_of_many_leaves_the_others(say):
+    with CreditPiggyServer() as server, server.project() as mine, server.project() as other:
+        for each in (mine, other):
+            run_job(each.unix, "before")
+            each.link(f"m-{each.project}", "u")
+            each.faults.add("daemon.error:slot=x")
+        mine.reset()
+        assert (list(mine.slots), list(other.slots)) == ([], ["before"])
+        assert [link.machine for link in server.fake.inspector.links().items] == [f"m-{other.project}"]
+        assert (len(list(mine.faults)), len(list(other.faults))) == (0, 1)
+        run_job(mine.unix, "after")
+        assert list(mine.slots) == ["after"]
+
+
+def test_a_reset_needs_one_that_runs():
+    with pytest.raises(CpsimError, match="not running"):
+        CreditPiggy().reset()

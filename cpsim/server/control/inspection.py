@@ -81,7 +81,7 @@ class Inspector:
         pending: the number of acknowledged commands that have not reached the accounts.
         faults: of the server and its daemons.
         set_quirks: sets the quirks of the server and its daemons; raises CpsimError. By default, the server's alone.
-        catch_up: delivers all acknowledged commands, of a project or of all; raises CpsimError.
+        drop: resets all but the accounts, of a project or of all; raises CpsimError.
     """
 
     def __init__(
@@ -90,13 +90,13 @@ class Inspector:
         pending: Callable[[], int] = lambda: 0,
         faults: FaultPlan | None = None,
         set_quirks: Callable[[frozenset[str]], object] | None = None,
-        catch_up: Callable[[str | None], object] = lambda _: None,
+        drop: Callable[[str | None], object] = lambda _: None,
     ) -> None:
         self._accounts = accounts
         self._pending = pending
         self._faults = FaultPlan() if faults is None else faults
         self._set_quirks = accounts.set_quirks if set_quirks is None else set_quirks
-        self._catch_up = catch_up
+        self._drop = drop
 
     def projects(self) -> list[str]:
         """The ids of the projects."""
@@ -215,20 +215,21 @@ class Inspector:
         return _refused(self._accounts.release(machines))
 
     def reset(self, project: Id | None = None) -> Totals:
-        """Reset one project, whose machines stay linked to their users, or everything.
+        """Reset everything, to how it was at the start, or one project, whose machines stay linked to their users.
 
-        Pending commands and the record of fired faults are removed too. The clock, the faults with their counts, and
-        the quirks do not change.
+        Of a project, this is its slots, accounts, journal and firings, its daemons' connections, and all its commands
+        that are pending or that a fault holds: they are dropped, and their connections closed. Faults, quirks and the
+        clock are common to all projects; only a reset of everything sets those again that the server started with, with
+        new counts and times, and has the clock follow real time.
 
         Raises:
-            ValueError: a fault keeps acknowledged commands from the accounts.
+            ValueError: a spool cannot be written, or a daemon is too busy.
         """
         if project is not None:
             with self._project(project):
                 pass
         with _as_value_error():
-            self._catch_up(project)
-        self._faults.forget_firings(project)
+            self._drop(project)
         with self._accounts.exclusive():  # or what another changes after the reset could fail, and the answer with it
             self._accounts.reset(project)
             return self.totals()
@@ -289,13 +290,13 @@ class Inspector:
         return ClockView(now_us=clock.now_us(), rate=clock.rate)
 
     def freeze_clock(self) -> ClockView:
-        """Freeze the clock until `run` or a restart; it can still be advanced and set."""
+        """Freeze the clock until `run`, a reset or a restart; it can still be advanced and set."""
         self._accounts.clock.freeze()
         self._accounts.write_time()
         return self.clock()
 
     def run_clock(self, rate: Rate = 1.0) -> ClockView:
-        """Run the clock at a multiple of real time, until a restart."""
+        """Run the clock at a multiple of real time, until a reset or a restart."""
         self._accounts.clock.run(rate)
         self._accounts.write_time()
         return self.clock()

@@ -21,7 +21,7 @@ ERRORS: Final = {
     403: "The request is for another host, or comes from a page of another site.",
     404: "There is no such project or slot.",
     409: "The clock would go back, or beyond its end; there is no such fault or quirk, or it cannot be had, such as "
-    "`down` without `until`; or a fault keeps from the accounts what a daemon has acknowledged.",
+    "`down` without `until`; or a daemon is too busy for a reset.",
     413: "The body is too large.",
     501: "The server is installed without what writes Parquet; the message says what to install.",
     503: "The store cannot be written now; nothing is done.",

@@ -110,6 +110,11 @@ class Watch:
                 self._thread = Thread(self._run, "cpsim-watch")
                 self._thread.start()
 
+    def forget(self, daemon: WatchedDaemon) -> None:
+        """Forget a daemon's apply delays, and what it has acknowledged."""
+        with self._lock:
+            self._marks.pop(daemon, None)
+
     def close(self) -> None:
         """Stop the watch."""
         self._ending.set()

@@ -95,6 +95,20 @@ def test_the_delay_is_that_of_what_was_acknowledged_meanwhile(by_hand, wait_for)
     assert (delivery.pending, delivery.delay_s, delivery.longest_s) == (0, 0.25, 0.25)
 
 
+def test_a_daemon_whose_commands_were_dropped_has_no_delays(by_hand, wait_for):
+    watch, daemon, _, clock = by_hand
+    watch.look()
+    wait_for(lambda: watch._marks)
+    daemon.progress = (1, 0)
+    wait_for(lambda: watch.deliveries(1)[0].oldest_s is not None)
+    clock.advance(5)
+    watch.forget(daemon)
+    assert watch.deliveries(1)[0].oldest_s is None
+    daemon.progress = (1, 1)
+    wait_for(lambda: watch._marks)
+    assert watch.deliveries(1)[0].delay_s is None
+
+
 def test_delays_older_than_a_minute_are_forgotten(by_hand, wait_for):
     watch, daemon, _, clock = by_hand
     watch.look()
