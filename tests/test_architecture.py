@@ -84,7 +84,7 @@ LARGE_CLASSES = {
     "cpsim/daemon/spool.py: Spool": "what one file holds, and each change of it in one commit",
     "cpsim/fake/fake.py: Fake": "both tiers, put together and taken apart",
     "cpsim/faults/plan.py: FaultPlan": "one list of faults, and the methods by which each is named",
-    "cpsim/net/http/connection.py: Connection": "what is read, answered and waited for on one connection",
+    "cpsim/net/http/connection.py: Connection": "order, bounds and time of what one connection brings",
     "cpsim/server/control/inspection.py: Inspector": "the control API is made of its methods",
     "cpsim/server/ledger.py: Ledger": "the rules, in one place",
     "cpsim/server/service.py: AccountServer": "each change of the accounts, under one lock",

@@ -46,7 +46,8 @@ def answer(sock):
         received = sock.recv(65_536)
     except BlockingIOError:
         return None
-    sock.settimeout(GUARD_S)
+    finally:
+        sock.settimeout(GUARD_S)
     while piece := sock.recv(65_536):
         received += piece
     return received

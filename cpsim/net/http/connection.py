@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection: requests are parsed, checked against limits, and answered in their order.
+"""One HTTP/1.1 connection: requests are answered in their order, and what is waited for is bounded.
 
 A request is handed to the application once it is whole. Most are answered in the step in which they are complete, or
 at the end of that step together with others like them; an answer that must be waited for is waited for in a task.
@@ -15,10 +15,9 @@ from math import inf
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final
 
-import httptools
-
-from cpsim.net.http.heads import head, target
+from cpsim.net.http.heads import head
 from cpsim.net.http.messages import Cut, Ending, Failure, Request, Response
+from cpsim.net.http.reader import BODY, HEAD, RequestReader
 from cpsim.net.http.shared import FAILED, LOGGER
 
 if TYPE_CHECKING:
@@ -27,15 +26,9 @@ if TYPE_CHECKING:
     from cpsim.net.http.application import Answer
     from cpsim.net.http.shared import Shared
 
-METHODS: Final = {b"GET": "GET", b"POST": "POST"}
 GO_ON: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-NOT_HTTP: Final = "Invalid HTTP request received."
-STAYING: Final = {b"connection", b"proxy-connection"}
-"""Without one of these, HTTP/1.0 does not stay anyway; the version takes long to read."""
 RESET: Final = struct.pack("ii", 1, 0)
 """Linger for zero seconds: closing resets the connection."""
-FIRST_BYTE, HEAD, BODY = range(3)
-"""What comes next of a request."""
 
 
 class Connection(asyncio.Protocol):
@@ -47,29 +40,13 @@ class Connection(asyncio.Protocol):
 
     transport: asyncio.Transport
     _timer: asyncio.TimerHandle
-    _method: str
-    _target: tuple[str, bytes]
-    _fields: list[tuple[bytes, bytes]]
-    """Headers, and then trailers."""
-    _headers: dict[bytes, bytes]
-    _body: bytes | bytearray
-    _has_grown: bool
-    """Whether this step has brought some of the body."""
-    _spare_bytes: int
-    """Read in the steps since then."""
-    _expects: bool
-    """Whether the client waits to be told to go on."""
-    _began_s: float | None
-    """When the client began to be waited for; None if all has come in one step so far."""
 
     def __init__(self, shared: Shared[Any]) -> None:
         self._shared = shared
         self._loop = shared.loop
-        self._parser = httptools.HttpRequestParser(self)
-        # the request that is read
-        self._forget_unfinished()
-        self._failure: Failure | None = None
-        # those that are answered
+        self._reader = RequestReader(shared.limits, self._end_turn, self._take)
+        self._began_s: float | None = None
+        """Since when the rest of a request is waited for; None if what there is has come in this step."""
         self._is_busy = False
         self._is_head = False
         self._in_turn = False
@@ -79,13 +56,8 @@ class Connection(asyncio.Protocol):
         """Of the bodies of requests that wait, or whose answer is waited for."""
         self._held_bytes = 0
         """What the server counts of this connection."""
-        # the connection
         self._left: asyncio.Event | None = None
         self._is_leaving = False
-        self._is_last = False
-        """Whether nothing more is read that might be answered."""
-        self._ends_soon = False
-        """Whether the request that is read is the last."""
         self._lingers = False
         """Whether the client may still be sending when the connection ends."""
         self._is_choked = False
@@ -108,29 +80,22 @@ class Connection(asyncio.Protocol):
         del exc
         self._shared.remove(self)
         self._timer.cancel()
-        self._is_last = True
         self._waiting.clear()
         self._waiting_bytes = 0
-        self._forget_unfinished()
+        self._reader.close()
         self._count_held()
         self._leave()
-        del self._parser  # each refers to the other
 
     def data_received(self, data: bytes) -> None:  # noqa: D102 - inherited
-        if self._is_last:
+        if self._reader.is_last:
             return
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # it was the last request
-        except httptools.HttpParserError as error:
-            if not self._is_last:
-                if self._failure is None and isinstance(error, httptools.HttpParserCallbackError):
-                    raise  # our own mistake
-                self._refuse(self._failure or Failure(400, NOT_HTTP))
-                return
-        if self._part:
-            self._note_unfinished(len(data))
+            self._reader.feed(data)
+        except Failure as failure:
+            self._refuse(failure)
+            return
+        if self._reader.part:
+            self._note_unfinished()
         elif self._held_bytes != self._waiting_bytes:
             self._count_held()
 
@@ -145,82 +110,6 @@ class Connection(asyncio.Protocol):
         self._is_choked = False
         self._idle_since_s = self._loop.time()
         self._go_on()
-
-    # The parser's callbacks
-
-    def on_message_begin(self) -> None:
-        """A request begins."""
-        if self._in_turn:
-            self._end_turn()
-        if self._is_last:
-            raise EOFError
-        self._part = HEAD
-
-    def on_url(self, url: bytes) -> None:
-        """A part of the target."""
-        self._url += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """A header, or after the body a trailer."""
-        name = name.lower()
-        if name == b"expect" and value.lower() == b"100-continue":
-            self._expects = True
-        self._fields.append((name, value))
-
-    def on_headers_complete(self) -> None:
-        """The head is whole."""
-        limits = self._shared.limits
-        self._check_fields()
-        if self._spare_bytes:
-            size = len(self._url) + sum(len(name) + len(value) for name, value in self._fields)
-            if size > limits.head_bytes:
-                self._fail(400, f"The head of the request is over {limits.head_bytes} bytes.")
-        self._headers = headers = dict(self._fields)
-        length = headers.get(b"content-length")
-        if length is not None and int(length) > limits.body_bytes:
-            self._fail_too_large()
-        parser = self._parser
-        method = parser.get_method()
-        self._method = METHODS.get(method) or method.decode("ascii")
-        try:
-            self._target = target(self._url)
-        except ValueError:
-            self._fail(400, NOT_HTTP)
-        if parser.should_upgrade() and (int(length or 0) or b"transfer-encoding" in headers):
-            self._fail(400, "A request to upgrade the connection cannot have a body.")  # which the parser skips
-        self._part = BODY
-
-    def on_body(self, body: bytes) -> None:
-        """A part of the body."""
-        self._has_grown = True
-        if not self._body:
-            self._body = body
-        else:
-            if isinstance(self._body, bytes):
-                self._body = bytearray(self._body)
-            self._body += body
-        if len(self._body) > self._shared.limits.body_bytes:
-            self._fail_too_large()
-
-    def on_message_complete(self) -> None:
-        """The request is whole."""
-        self._check_fields()
-        parser = self._parser
-        if (
-            self._ends_soon
-            or not parser.should_keep_alive()
-            or parser.should_upgrade()
-            or (not STAYING.isdisjoint(self._headers) and parser.get_http_version() == "1.0")
-        ):
-            self._is_last = True
-        request = Request(self._method, *self._target, self._headers, bytes(self._body))
-        self._forget_unfinished()
-        if self._is_busy or self._is_choked or self._waiting:
-            self._waiting.append(request)
-            self._waiting_bytes += len(request.body)
-            self._set_reading()
-        else:
-            self._handle(request)
 
     # For the application and the server
 
@@ -244,7 +133,7 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """Close the connection when what was answered has been sent."""
-        self._is_last = True
+        self._reader.is_last = True
         self._waiting.clear()
         self.transport.close()
 
@@ -256,10 +145,10 @@ class Connection(asyncio.Protocol):
         """Close the connection when the requests have been answered whose heads have been read."""
         self._end_turn()
         self._leave()
-        if self._part is BODY:
-            self._ends_soon = True
+        if self._reader.part is BODY:
+            self._reader.ends_soon = True
         elif self._is_busy or self._waiting:
-            self._is_last = True
+            self._reader.is_last = True
         else:
             self.close()
 
@@ -267,7 +156,7 @@ class Connection(asyncio.Protocol):
         """Send the answer to the request in hand, and go on with the next."""
         self._is_busy = self._in_turn = False
         self._send(answer)
-        if self._waiting or self._part:
+        if self._waiting or self._reader.part:
             self._loop.call_soon(self._go_on)
 
     def _leave(self) -> None:
@@ -276,6 +165,16 @@ class Connection(asyncio.Protocol):
             self._left.set()
 
     # Requests
+
+    def _take(self, request: Request) -> None:
+        """Handle a request, or have it wait for its turn."""
+        self._began_s = None
+        if self._is_busy or self._is_choked or self._waiting:
+            self._waiting.append(request)
+            self._waiting_bytes += len(request.body)
+            self._set_reading()
+        else:
+            self._handle(request)
 
     def _handle(self, request: Request) -> None:
         self._is_head = request.method == "HEAD"
@@ -340,20 +239,20 @@ class Connection(asyncio.Protocol):
             return
         if answer is FAILED:
             self._waiting.clear()
-            self._is_last = self._lingers = True
-        closes = self._is_last and not self._waiting
+            self._reader.is_last = self._lingers = True
+        closes = self._reader.is_last and not self._waiting
         first = head(answer.status, answer.content_type, len(answer.body), answer.headers, closes=closes)
         transport.write(first if self._is_head else first + answer.body)
         self._idle_since_s = self._loop.time()
         if not closes:
             return
-        if not self._lingers:
+        if self._lingers:
+            transport.write_eof()
+            self._set_reading()
+            self._timer.cancel()
+            self._timer = self._loop.call_later(self._shared.limits.linger_s, transport.abort)
+        else:
             transport.close()
-            return
-        transport.write_eof()
-        self._set_reading()
-        self._timer.cancel()
-        self._timer = self._loop.call_later(self._shared.limits.linger_s, transport.abort)
 
     def _end(self, answer: Cut | Ending) -> None:
         """End the connection without an answer, or with a part of one."""
@@ -368,68 +267,37 @@ class Connection(asyncio.Protocol):
 
     # Limits
 
-    def _fail(self, status: int, message: str) -> None:
-        """Have the parser stop, and the request refused."""
-        self._failure = Failure(status, message)
-        raise self._failure
-
-    def _fail_too_large(self) -> None:
-        self._fail(413, f"the body is over {self._shared.limits.body_bytes} bytes")
-
-    def _check_fields(self) -> None:
-        most = self._shared.limits.headers
-        if len(self._fields) > most:
-            self._fail(400, f"The request has over {most} headers and trailers.")
-
     def _refuse(self, failure: Failure) -> None:
         """Refuse the request that is read, and read no other."""
         LOGGER.warning(str(failure))
         self._end_turn()
-        self._forget_unfinished()
-        self._is_last = self._lingers = True
+        self._reader.forget()
+        self._began_s = None
+        self._reader.is_last = self._lingers = True
         self._waiting.append(self._shared.app.refusal(failure.status, str(failure)))
         self._go_on()
 
-    def _note_unfinished(self, size: int) -> None:
-        """Note a step that has brought so many bytes, and after which a request is not whole."""
-        limits = self._shared.limits
-        self._spare_bytes = 0 if self._has_grown else self._spare_bytes + size
-        self._has_grown = False
-        if self._spare_bytes > limits.head_bytes:
-            self._refuse(Failure(400, f"The head of the request is over {limits.head_bytes} bytes."))
-        elif len(self._fields) > limits.headers:
-            self._refuse(Failure(400, f"The request has over {limits.headers} headers and trailers."))
-        elif self._count_held() > limits.held_bytes:
+    def _note_unfinished(self) -> None:
+        """Note that a request is not whole after a step."""
+        if self._count_held() > self._shared.limits.held_bytes:
             self._refuse(Failure(503, "the server holds too much of requests that are not whole; try again"))
-        else:
-            if self._began_s is None:
-                self._began_s = self._loop.time()
-            self._tell_to_go_on()
-
-    def _forget_unfinished(self) -> None:
-        """Begin to read the next request."""
-        self._part = FIRST_BYTE
-        self._url = b""
-        self._fields = []
-        self._headers = {}
-        self._body = b""
-        self._has_grown = False
-        self._spare_bytes = 0
-        self._expects = False
-        self._began_s = None
+            return
+        if self._began_s is None:
+            self._began_s = self._loop.time()
+        self._tell_to_go_on()
 
     def _count_held(self) -> int:
         """Count what is held of this connection's requests; returns the bytes over all connections."""
-        held_bytes = self._waiting_bytes + len(self._body) + self._spare_bytes
+        held_bytes = self._waiting_bytes + self._reader.held_bytes
         self._shared.held_bytes += held_bytes - self._held_bytes
         self._held_bytes = held_bytes
         return self._shared.held_bytes
 
     def _tell_to_go_on(self) -> None:
-        if self._expects and self._part is BODY and not (self._is_busy or self._is_choked or self._waiting):
-            self._expects = False
-            if not self._body and not self.transport.is_closing():
-                self.transport.write(GO_ON)
+        if self._is_busy or self._is_choked or self._waiting or self.transport.is_closing():
+            return
+        if self._reader.wants_to_go_on():
+            self.transport.write(GO_ON)
 
     def _set_reading(self) -> None:
         """Read, unless requests wait or answers are not read: who pipelines and reads nothing is not read from."""
@@ -464,7 +332,7 @@ class Connection(asyncio.Protocol):
                 self.close()
                 return
         else:
-            limit_s = limits.head_s if self._part is HEAD else limits.request_s
+            limit_s = limits.head_s if self._reader.part is HEAD else limits.request_s
             left_s = self._began_s + limit_s - self._loop.time()
             if left_s <= 0:
                 self._refuse(Failure(408, f"The request was not whole in {limit_s:g} seconds."))
