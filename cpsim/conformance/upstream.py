@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import hmac
 import json
+import socket
 import threading
 from concurrent.futures import Future
 from contextlib import suppress
@@ -19,13 +20,11 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 
 from cpdaemon.commands import KINDS
 from cpsim.clock import SYSTEM_CLOCK
-from cpsim.net.addresses import listen_tcp
 from cpsim.net.http.carrier import Carrier
 from cpsim.net.http.messages import Cut, Ending, Response
 from cpsim.net.refusal import refusing
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Coroutine, Iterator, Sequence
     from types import TracebackType
     from typing import Self
@@ -101,12 +100,8 @@ class Upstream:
 
     def start(self) -> None:
         """Start or restart serving."""
-        if self._placeholder is not None:
-            self._placeholder.close()
-            self._placeholder = None
-        sock = listen_tcp(self.host, self.port)
-        self._address = sock.family, sock.getsockname()
-        self.port = self._address[1][1]
+        sock, self._placeholder = self._placeholder or self._bound(), None
+        self.port = sock.getsockname()[1]
         self._carrier = Carrier(_Answers(self), [sock], "cpsim-upstream")
         self._carrier.start()
         self._carrier.call(self._carrier.accept)
@@ -120,7 +115,11 @@ class Upstream:
     def refuse(self) -> None:
         """Close every connection and refuse new ones until `start`; the address stays bound."""
         self.stop()
-        self._placeholder = refusing(*self._address)
+        self._placeholder = self._bound()
+
+    def _bound(self) -> socket.socket:
+        """A socket that has the address and does not listen."""
+        return refusing(socket.AF_INET6 if ":" in self.host else socket.AF_INET, (self.host, self.port))
 
     def stop(self) -> None:
         """Close every connection, and release the address.

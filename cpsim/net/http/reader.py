@@ -132,8 +132,6 @@ class RequestReader:
     def on_headers_complete(self) -> None:
         """The head is whole."""
         limits, parser = self._limits, self._parser
-        if len(self._fields) > limits.headers:
-            self._fail_too_many()
         if self._spare_bytes:
             size = len(self._url) + sum(len(name) + len(value) for name, value in self._fields)
             if size > limits.head_bytes:
