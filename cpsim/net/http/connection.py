@@ -241,7 +241,7 @@ class Connection(asyncio.Protocol):
             self._waiting.clear()
             self._reader.is_last = self._lingers = True
         closes = self._reader.is_last and not self._waiting
-        first = head(answer.status, answer.content_type, len(answer.body), answer.headers, closes=closes)
+        first = head(answer.status, answer.content_type, len(answer.body), answer.headers, closes)
         transport.write(first if self._is_head else first + answer.body)
         self._idle_since_s = self._loop.time()
         if not closes:
@@ -258,7 +258,7 @@ class Connection(asyncio.Protocol):
         """End the connection without an answer, or with a part of one."""
         if isinstance(answer, Cut):
             response = answer.response
-            first = head(response.status, response.content_type, len(response.body), response.headers, closes=False)
+            first = head(response.status, response.content_type, len(response.body), response.headers, False)  # noqa: FBT003 - faster
             self.transport.write(first + response.body[: len(response.body) // 2])
         if answer is Ending.RESET:
             self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)

@@ -174,7 +174,8 @@ class RequestReader:
             or (not STAYING.isdisjoint(self._headers) and self._parser.get_http_version() == "1.0")
         ):
             self.is_last = True
-        request = Request(self._method, *self._target, self._headers, bytes(self._body))
+        path, query = self._target
+        request = Request(self._method, path, query, self._headers, bytes(self._body))
         self.forget()
         self._take(request)
 
