@@ -109,6 +109,7 @@ class RequestReader:
         """Read no more, and refer to nothing that refers to this."""
         self.is_last = True
         self.forget()
+        self._failure = None
         del self._parser, self._begin, self._take
 
     def on_message_begin(self) -> None:
