@@ -6,37 +6,40 @@ have been one had it not been lost.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
 import socket
-import sys
 import threading
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, unquote_to_bytes
 
 from cpdaemon.commands import KINDS
 from cpsim.clock import SYSTEM_CLOCK
-from cpsim.system.threads import Thread
+from cpsim.net.http.carrier import Carrier
+from cpsim.net.http.messages import Cut, Ending, Response
+from cpsim.net.refusal import refusing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Coroutine, Iterator, Sequence
     from types import TracebackType
     from typing import Self
 
     from cpdaemon.endpoint import TcpEndpoint
     from cpdaemon.signing import Call
+    from cpsim.net.http.application import Answer, Caller
+    from cpsim.net.http.messages import Request
 
-BATCH_HEADER: Final = "CreditPiggy-Batch"
+BATCH_HEADER: Final = b"creditpiggy-batch"
 LONGEST_HANG_S: Final = 600.0
 PAGE: Final = b"<h1>Server Error (500)</h1>"
 ANSWERS: Final = ("ok", "500", "503", "not-json", "hang", "cut", "lose", "errors")
 """How a batch may be answered: `cut` and `lose` apply it first; `errors` applies all of it but what is refused."""
-LONGEST_LINE_BYTES: Final = 65_536
+PLAIN: Final = b"text/plain"
 APPLYING: Final = {"ok", "cut", "lose", "errors"}
 
 
@@ -91,33 +94,32 @@ class Upstream:
         self._deliveries: list[Delivery] = []
         self._changed = threading.Condition()
         self._rule = _AnswerRule()
-        self._rule_changes = 0
-        self._server: _Server | None = None
-        self._thread: Thread | None = None
+        self._rule_changed = _promise()
+        self._carrier: Carrier[Response] | None = None
         self._placeholder: socket.socket | None = None
 
     def start(self) -> None:
         """Start or restart serving."""
-        if self._placeholder is not None:
-            self._placeholder.close()
-            self._placeholder = None
-        self._server = _Server(self, (self.host, self.port))
-        self.port = self._server.server_address[1]
-        self._thread = Thread(partial(self._server.serve_forever, 0.01), "cpsim-upstream")
-        self._thread.start()
+        sock, self._placeholder = self._placeholder or self._bound(), None
+        self.port = sock.getsockname()[1]
+        self._carrier = Carrier(_Answers(self), [sock], "cpsim-upstream")
+        self._carrier.start()
+        self._carrier.call(self._carrier.accept)
 
     def serve_normally(self) -> None:
         """Answer every request normally from now on."""
         self.answer("ok")
-        if self._server is None:
+        if self._carrier is None:
             self.start()
 
     def refuse(self) -> None:
         """Close every connection and refuse new ones until `start`; the address stays bound."""
         self.stop()
-        self._placeholder = socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET)
-        self._placeholder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._placeholder.bind((self.host, self.port))
+        self._placeholder = self._bound()
+
+    def _bound(self) -> socket.socket:
+        """A socket that has the address and does not listen."""
+        return refusing(socket.AF_INET6 if ":" in self.host else socket.AF_INET, (self.host, self.port))
 
     def stop(self) -> None:
         """Close every connection, and release the address.
@@ -129,13 +131,10 @@ class Upstream:
         if self._placeholder is not None:
             self._placeholder.close()
             self._placeholder = None
-        if self._server is not None and self._thread is not None:
-            self._server.shutdown()
-            self._thread.join()
-            self._server.break_off()
-            self._server.server_close()
-            thread, self._server, self._thread = self._thread, None, None
-            thread.check()
+        if self._carrier is not None:
+            self._carrier.stop()
+            carrier, self._carrier = self._carrier, None
+            carrier.check()
 
     def __enter__(self) -> Self:
         self.start()
@@ -157,13 +156,13 @@ class Upstream:
         assert answer in ANSWERS
         with self._changed:
             self._rule = _AnswerRule(answer, count, refused)
-            self._rule_changes += 1
-            self._changed.notify_all()
+            changed, self._rule_changed = self._rule_changed, _promise()
+        changed.set_result(None)
 
     def fail(self, error: BaseException) -> None:
-        """Have `stop` raise an unexpected error."""
-        if self._thread is not None:
-            self._thread.fail(error)
+        """Have `stop` raise an unexpected error; called in the thread of the server."""
+        if self._carrier is not None:
+            self._carrier.fail(error)
 
     @property
     def deliveries(self) -> list[Delivery]:
@@ -178,10 +177,14 @@ class Upstream:
 
     def take(
         self, path: str, batch_id: str, commands: tuple[Call, ...], signature_error: str
-    ) -> tuple[str, int, bytes]:
-        """Record a request; returns the kind of answer, and the status and body of a well-formed one."""
+    ) -> tuple[str, int, bytes, Future[None]]:
+        """Record a request.
+
+        Returns:
+            The kind of answer, the status and body of a well-formed one, and what is done once the rule has changed.
+        """
         with self._changed:
-            rule = self._rule
+            rule, changed = self._rule, self._rule_changed
             answer = rule.answer if commands else "ok"
             if commands and rule.count is not None:
                 rule.count -= 1
@@ -195,21 +198,18 @@ class Upstream:
                 )
                 self._deliveries.append(delivery)
             self._changed.notify_all()
-            if answer == "hang":
-                before = self._rule_changes
-                self._changed.wait_for(lambda: self._rule_changes > before, LONGEST_HANG_S)
         document: dict[str, Any] = {"result": "ok"}
         if batch_id and self.knows_batches:
             document["batch"] = batch_id
         if signature_error:
-            return answer, *_reply(401, {"result": "error", "message": signature_error}, path)
+            return answer, *_reply(401, {"result": "error", "message": signature_error}, path), changed
         if answer == "errors":
             refused = [call for call in commands if str(call[1].get("slot")) in rule.refused]
             errors = [{"message": f"slot {call[1]['slot']} is refused", "code": 500} for call in refused]
             if errors and _place(path)[0] != "bulk":
-                return answer, *_reply(500, {"result": "error", "message": errors[0]["message"]}, path)
+                return answer, *_reply(500, {"result": "error", "message": errors[0]["message"]}, path), changed
             document["errors"] = errors
-        return answer, *_reply(200, document, path)
+        return answer, *_reply(200, document, path), changed
 
     def signature_error(self, token: str, payload: bytes) -> str:
         """What is wrong with the token that a request carries; "" if nothing is."""
@@ -226,113 +226,69 @@ class Upstream:
         return "" if hmac.compare_digest(digest.encode(), parts[2].lower().encode()) else "its digest does not match"
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 128
+class _Answers:
+    """The `Application` of an upstream."""
 
-    def __init__(self, upstream: Upstream, address: tuple[str, int]) -> None:
-        self.upstream = upstream
-        self.connections: set[socket.socket] = set()
-        if ":" in address[0]:
-            self.address_family = socket.AF_INET6
-        super().__init__(address, _Handler)
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
 
-    def break_off(self) -> None:
-        """End every connection."""
-        for connection in list(self.connections):
-            _end(connection)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - as socketserver has it
-        """Say nothing of clients that have gone."""
-        del request, client_address
-        error = sys.exception()
-        if error is not None and not isinstance(error, OSError):
-            self.upstream.fail(error)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: _Server
-
-    def setup(self) -> None:
-        self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.server.connections.add(self.request)
-        super().setup()
-
-    def finish(self) -> None:
-        self.server.connections.discard(self.request)
-        super().finish()
-
-    def log_message(self, *_: object) -> None:
-        """Log nothing: requests are recorded elsewhere."""
-
-    def do_GET(self) -> None:
-        path, _, query = self.path.partition("?")
-        signed, _, token = query.rpartition("auth=")
-        signed = signed.removesuffix("&")
-        self._take(path, signed.encode(), dict(parse_qsl(signed, keep_blank_values=True)), unquote(token))
-
-    def do_POST(self) -> None:
+    def answer(self, request: Request, caller: Caller, /) -> Answer | Coroutine[Any, Any, Answer]:
+        """Record a request, and answer it by the rule."""
+        del caller
         try:
-            body = self._body()
-        except ValueError:
-            self.close_connection = True
-            self._respond(400, b"the length of the body is no number", "text/plain")
-            return
-        path = self.path.partition("?")[0]
-        document = _pairs(body) if _place(path)[1] == "text" else _decoded(body or b"{}")
-        self._take(path, body, document, self.headers.get("Authorization", ""))
+            return self._answer(request)
+        except Exception as error:
+            self._upstream.fail(error)
+            raise
 
-    def _body(self) -> bytes:
-        """The body, whole or in chunks, as HTTP/1.1 lets a client choose. Raises ValueError if it is neither."""
-        if self.headers.get("Transfer-Encoding", "").strip().lower() != "chunked":
-            return self._read(int(self.headers.get("Content-Length", 0)))
-        body = b""
-        while size := int(self.rfile.readline(LONGEST_LINE_BYTES).partition(b";")[0], 16):
-            body += self._read(size)
-            self.rfile.readline(LONGEST_LINE_BYTES)
-        while self.rfile.readline(LONGEST_LINE_BYTES).strip():
-            pass  # trailers
-        return body
+    def finish(self, commands: Sequence[Response], /) -> Sequence[Response]:
+        """No command waits for others."""
+        return commands
 
-    def _read(self, size: int) -> bytes:
-        if size < 0:
-            raise ValueError(f"a body cannot have {size} bytes")
-        return self.rfile.read(size)
+    def refusal(self, status: int, message: str, /) -> Response:
+        """The answer to a request that is not HTTP."""
+        return Response(status, message.encode(), PLAIN)
 
-    def _take(self, path: str, payload: bytes, document: object, token: str) -> None:
-        upstream = self.server.upstream
+    def _answer(self, request: Request) -> Answer | Coroutine[Any, Any, Answer]:
+        path = request.path
         if path.endswith("/heartbeat"):
-            self._respond(200, b"OK", "text/plain")
-            return
-        commands = tuple(_commands(path, document))
-        signature_error = upstream.signature_error(token, payload)
-        answer, status, body = upstream.take(path, self.headers.get(BATCH_HEADER, ""), commands, signature_error)
-        if answer in {"lose", "hang"}:
-            self.close_connection = True
-            _end(self.request)
-        elif answer == "cut":
-            self.close_connection = True
-            self._respond(200, body, sent=len(body) // 2)
-        elif answer == "not-json":
-            self._respond(200, PAGE, "text/html")
-        elif answer in {"500", "503"}:
-            self._respond(int(answer), PAGE, "text/html")
+            return Response(200, b"OK", PLAIN)
+        if request.method == "GET":
+            payload, _, shown = request.query.rpartition(b"auth=")
+            payload, token = payload.removesuffix(b"&"), unquote_to_bytes(shown).decode("latin-1")
+            document: object = dict(parse_qsl(payload.decode("utf-8", "replace"), keep_blank_values=True))
+        elif request.method == "POST":
+            payload, token = request.body, request.headers.get(b"authorization", b"").decode("latin-1")
+            document = _pairs(payload) if _place(path)[1] == "text" else _decoded(payload or b"{}")
         else:
-            self._respond(status, body, "text/plain" if _place(path)[1] == "text" else "application/json")
+            return Response(501, b"this server knows GET and POST", PLAIN)
+        batch_id = request.headers.get(BATCH_HEADER, b"").decode("latin-1")
+        signature_error = self._upstream.signature_error(token, payload)
+        commands = tuple(_commands(path, document))
+        answer, status, body, changed = self._upstream.take(path, batch_id, commands, signature_error)
+        if answer == "hang":
+            return _hang(changed)
+        other: dict[str, Answer] = {
+            "lose": Ending.CLOSE,
+            "cut": Cut(Response(200, body)),
+            "not-json": Response(200, PAGE, b"text/html"),
+            "500": Response(500, PAGE, b"text/html"),
+            "503": Response(503, PAGE, b"text/html"),
+        }
+        return other.get(answer, Response(status, body, PLAIN if _place(path)[1] == "text" else b"application/json"))
 
-    def _respond(self, status: int, body: bytes, kind: str = "application/json", sent: int | None = None) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body[:sent])
+
+async def _hang(changed: Future[None]) -> Answer:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.wrap_future(changed), LONGEST_HANG_S)
+    return Ending.CLOSE
 
 
-def _end(connection: socket.socket) -> None:
-    with suppress(OSError):  # it may have ended already
-        connection.shutdown(socket.SHUT_RDWR)
+def _promise() -> Future[None]:
+    """A future that nobody can cancel."""
+    promise: Future[None] = Future()
+    promise.set_running_or_notify_cancel()
+    return promise
 
 
 def _place(path: str) -> tuple[str, str]:

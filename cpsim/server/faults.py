@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
@@ -14,22 +12,22 @@ import msgspec
 
 from cpdaemon.commands import KINDS
 from cpsim.errors import CpsimError
-from cpsim.server.http import API_PATH, MAX_BODY_BYTES, Api
+from cpsim.net.http.messages import Cut, Ending, Response
+from cpsim.server.http import API_PATH, Api
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Coroutine, Iterator
 
     from cpsim.faults.plan import FaultPlan
     from cpsim.faults.spec import Fault
-    from cpsim.net.http.messages import Request, Response
+    from cpsim.net.http.application import Answer, Caller
+    from cpsim.net.http.messages import Request
     from cpsim.server.control.api import Control
-    from cpsim.server.http import Receive, Scope, Send, SingleCommand
+    from cpsim.server.http import SingleCommand
     from cpsim.server.service import AccountServer
 
-RESET: Final = struct.pack("ii", 1, 0)
-"""Linger for zero seconds: closing resets the connection."""
 PAGE: Final = b"<html><body><h1>It works!</h1></body></html>"
-APPLYING: Final = frozenset({"lose-reply", "cut", "crash-after-commit"})
+APPLYING: Final = frozenset({"late", "lose-reply", "cut", "crash-after-commit"})
 HOLDING: Final = frozenset({"late", "hang"})
 DROP_TIMEOUT_S: Final = 5.0
 """Time for the server's thread to drop requests."""
@@ -52,25 +50,13 @@ class FaultyApi(Api):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.current_thread()
 
-    def at_once(self, request: Request) -> Response | SingleCommand | None:
-        """Answer one request; None if the answer waits for the store, or a fault may apply."""
-        return None if self._faults.server else super().at_once(request)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one ASGI request."""
-        if not self._faults.server or not scope["path"].startswith(f"{API_PATH}/"):
-            await super().__call__(scope, receive, send)
-            return
-        request = _Request(receive)
-        await request.read()
-        project_id = self._accounts.known_id(_signed_for(scope))
-        fault = self._faults.draw("server", list(subjects(scope, request.body)), project_id)
-        if fault is None:
-            await super().__call__(scope, request.receive, send)
-        else:
-            holds = fault.action in HOLDING
-            dropped = holds and await self._is_dropped(fault, project_id, scope["state"]["stopping"], request)
-            await self._handle_fault(fault, scope, request, send, dropped=dropped)
+    def answer(self, request: Request, caller: Caller, /) -> Answer | Coroutine[Any, Any, Answer] | SingleCommand:
+        """Answer one request, or have a fault answer it."""
+        if not self._faults.server or not request.path.startswith(f"{API_PATH}/"):
+            return super().answer(request, caller)
+        project_id = self._accounts.known_id(_signed_for(request))
+        fault = self._faults.draw("server", list(subjects(request)), project_id)
+        return super().answer(request, caller) if fault is None else self._faulty(fault, project_id, request, caller)
 
     def drop(self, project_id: str | None) -> None:
         """Close the connections of requests that faults hold: of a project, or all. None of them is applied after this.
@@ -99,112 +85,67 @@ class FaultyApi(Api):
             if project_id in {None, project}:
                 dropped.set()
 
-    async def _is_dropped(self, fault: Fault, project_id: str, stopping: asyncio.Event, request: _Request) -> bool:
+    async def _is_dropped(self, fault: Fault, project_id: str, caller: Caller) -> bool:
         """Wait as a fault says; return whether the request was dropped meanwhile."""
         self._loop, self._thread = asyncio.get_running_loop(), threading.current_thread()
         dropped = asyncio.Event()
-        ends: list[asyncio.Future[Any]] = [asyncio.ensure_future(event.wait()) for event in (stopping, dropped)]
-        if fault.action == "hang":
-            ends.append(asyncio.ensure_future(request.disconnected()))
+        end = caller.left() if fault.action == "hang" else caller.stopping.wait()
+        ends = [asyncio.ensure_future(end), asyncio.ensure_future(dropped.wait())]
         self._held[dropped] = project_id
         try:
             await asyncio.wait(ends, timeout=fault.value, return_when=asyncio.FIRST_COMPLETED)
         finally:
             del self._held[dropped]
-            for end in ends:
-                end.cancel()
+            for each in ends:
+                each.cancel()
         return dropped.is_set()
 
-    async def _handle_fault(self, fault: Fault, scope: Scope, request: _Request, send: Send, *, dropped: bool) -> None:
+    async def _faulty(self, fault: Fault, project_id: str, request: Request, caller: Caller) -> Answer:
         """Answer a request as a fault says, or not at all."""
-        answer: list[Any] = []
-
-        async def record(message: Any) -> None:  # noqa: ANN401 - as ASGI has it
-            answer.append(message)
-
-        if fault.action == "late" and not dropped:
-            await super().__call__(scope, request.receive, send)
-            return
-        if fault.action in APPLYING:
-            await super().__call__(scope, request.receive, record)
+        if fault.action in HOLDING and await self._is_dropped(fault, project_id, caller):
+            return Ending.CLOSE
+        response = await self._durable(request) if fault.action in APPLYING else None
         match fault.action:
+            case "late" | "cut":
+                assert response is not None
+                return Cut(response) if fault.action == "cut" else response
             case "status" | "not-json":
-                await _answer(fault, send)
-                return
+                return _response(fault)
             case "crash-after-commit":
                 self._faults.crash()
-            case "cut":
-                await send(answer[0])
-                body = answer[1]["body"]
-                await send({**answer[1], "body": body[: len(body) // 2], "more_body": True})
-        connection = send.__self__  # type: ignore[attr-defined] # uvicorn's: ASGI cannot abort a connection
-        if fault.action == "reset":
-            connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-            connection.transport.abort()
-        else:
-            connection.transport.close()
-        connection.disconnected = True
+            case "reset":
+                return Ending.RESET
+        return Ending.CLOSE
 
 
-class _Request:
-    """A request that can be read twice."""
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._messages: list[Any] = []
-        self.body = b""
-
-    async def read(self) -> None:
-        """Read the request, up to its end or to the API's limit."""
-        more = True
-        while more and len(self.body) <= MAX_BODY_BYTES:
-            message = await self._receive()
-            self._messages.append(message)
-            self.body += message.get("body", b"")
-            more = message.get("more_body", False)
-
-    async def receive(self) -> Any:  # noqa: ANN401 - as ASGI has it
-        """The messages already read, then the next ones."""
-        return self._messages.pop(0) if self._messages else await self._receive()
-
-    async def disconnected(self) -> None:
-        """Wait until the client has disconnected."""
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-
-
-async def _answer(fault: Fault, send: Send) -> None:
+def _response(fault: Fault) -> Response:
     if fault.action == "not-json":
-        status, kind, body = 200, b"text/html", PAGE
-    else:
-        assert fault.value is not None
-        status, kind = int(fault.value), b"application/json"
-        body = b"" if status in {204, 304} else b'{"result": "error", "message": "a fault that was asked for"}'
-    headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+        return Response(200, PAGE, b"text/html")
+    assert fault.value is not None
+    status = int(fault.value)
+    body = b"" if status in {204, 304} else b'{"result": "error", "message": "a fault that was asked for"}'
+    return Response(status, body)
 
 
-def _signed_for(scope: Scope) -> str:
+def _signed_for(request: Request) -> str:
     """The project in a request's token."""
-    if scope["method"] == "GET":
-        token: bytes = dict(parse_qsl(scope["query_string"])).get(b"auth", b"")
+    if request.method == "GET":
+        token: bytes = dict(parse_qsl(request.query)).get(b"auth", b"")
     else:
-        token = dict(scope["headers"]).get(b"authorization", b"")
+        token = request.headers.get(b"authorization", b"")
     return token.decode("utf-8", "replace").partition(",")[2].partition(",")[0]
 
 
-def subjects(scope: Scope, body: bytes) -> Iterator[tuple[str, str]]:
+def subjects(request: Request) -> Iterator[tuple[str, str]]:
     """The kind and slot id of a request, and of each command in a bulk request."""
-    kind, _, suffix = scope["path"].rpartition("/")[2].partition(".")
-    if scope["method"] == "GET":
-        arguments: Any = dict(parse_qsl(scope["query_string"].decode(errors="replace")))
+    kind, _, suffix = request.path.rpartition("/")[2].partition(".")
+    if request.method == "GET":
+        arguments: Any = dict(parse_qsl(request.query.decode(errors="replace")))
     elif suffix == "text":
-        arguments = dict(
-            field.strip().split("=", 1) for field in body.decode(errors="replace").split(",") if "=" in field
-        )
+        fields = request.body.decode(errors="replace").split(",")
+        arguments = dict(field.strip().split("=", 1) for field in fields if "=" in field)
     else:
-        arguments = _decoded(body)
+        arguments = _decoded(request.body)
     arguments = arguments if isinstance(arguments, dict) else {}
     yield kind, str(arguments.get("slot", ""))
     for name in KINDS if kind == "bulk" else ():

@@ -1,6 +1,6 @@
 """The server's HTTP API.
 
-`Api.respond` and `Api.finish` are functions from requests to responses; the ASGI call around them moves the bytes.
+`Api.respond` and `Api.finish` are functions from requests to responses; `Api.answer` waits for the store between them.
 """
 
 from __future__ import annotations
@@ -25,19 +25,16 @@ from cpsim.server.service import DIGESTS
 from cpsim.store.log import InDoubt
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
+    from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 
+    from cpsim.net.http.application import Answer, Caller
     from cpsim.server.control.api import Control
     from cpsim.server.service import AccountServer, Call
 
-    Scope = MutableMapping[str, Any]
-    Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-    Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-    Answer = Mapping[str, object] | Failure
-    Render = Callable[[Request, Answer], Response]
+    Document = Mapping[str, object] | Failure
+    Render = Callable[[Request, Document], Response]
 
 API_PATH: Final = "/api"
-MAX_BODY_BYTES: Final = 64 * 2**20
 CALLBACK_NAME: Final = re.compile(r"[A-Za-z_$][\w$]*(\.[A-Za-z_$][\w$]*)*", re.ASCII)
 BEYOND_ASCII: Final = re.compile(r"[^\x00-\x7f]+")
 TEXT: Final = b"text/plain; charset=utf-8"
@@ -67,7 +64,7 @@ class _BulkAborted(Exception):
 
 
 class Api:
-    """The API of an account server as an ASGI application.
+    """The API of an account server, an `Application` of the HTTP server.
 
     Args:
         accounts: the account server.
@@ -249,9 +246,14 @@ class Api:
             if kind not in KINDS:
                 yield _bulk_error(f"unknown class {kind!r}", kind)
 
-    def at_once(self, request: Request) -> Response | SingleCommand | None:
-        """Answer one request; None with a store, whose commit the answer waits for."""
-        return self.respond(request) if self._accounts.store is None else None
+    def answer(self, request: Request, caller: Caller, /) -> Answer | Coroutine[Any, Any, Answer] | SingleCommand:
+        """Answer one request, or begin to: with a store, the answer waits for its commit."""
+        del caller
+        return self.respond(request) if self._accounts.store is None else self._durable(request)
+
+    def refusal(self, status: int, message: str, /) -> Response:
+        """The answer to a request that is not HTTP, or beyond a limit."""
+        return _json(Failure(status, message))
 
     def _answered(self, request: Request) -> Response:
         answer = self.respond(request)
@@ -272,31 +274,6 @@ class Api:
         except CpsimError as problem:
             return _json(Failure(503, str(problem)))
         return response
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one ASGI request."""
-        body = bytearray()
-        more = True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            body += message.get("body", b"")
-            more = message.get("more_body", False) and len(body) <= MAX_BODY_BYTES
-        if len(body) > MAX_BODY_BYTES:
-            response = _json(Failure(413, f"the body is over {MAX_BODY_BYTES} bytes"))
-        else:
-            headers = dict(scope["headers"])
-            response = await self._durable(
-                Request(scope["method"], scope["path"], scope["query_string"], headers, bytes(body))
-            )
-        headers_out = [
-            (b"content-type", response.content_type),
-            (b"content-length", b"%d" % len(response.body)),
-            *response.headers,
-        ]
-        await send({"type": "http.response.start", "status": response.status, "headers": headers_out})
-        await send({"type": "http.response.body", "body": response.body})
 
 
 def _route(path: str) -> tuple[str, str, str]:
@@ -355,7 +332,7 @@ def _commands(value: object) -> int:
     return sum(list(map(type, commands)).count(dict) for commands in lists if type(commands) is list)
 
 
-def _document(answer: Answer) -> tuple[int, Mapping[str, object]]:
+def _document(answer: Document) -> tuple[int, Mapping[str, object]]:
     if isinstance(answer, Failure):
         return answer.status, {"result": "error", "message": str(answer)}
     return 200, answer
@@ -371,16 +348,16 @@ def _escaped(found: re.Match[str]) -> str:
     return json.dumps(found[0])[1:-1]
 
 
-def _json(answer: Answer) -> Response:
+def _json(answer: Document) -> Response:
     status, document = _document(answer)
     return Response(status, _encoded(document))
 
 
-def _as_json(_: Request, answer: Answer) -> Response:
+def _as_json(_: Request, answer: Document) -> Response:
     return DONE_AS_JSON if answer is DONE else _json(answer)
 
 
-def _as_text(_: Request, answer: Answer) -> Response:
+def _as_text(_: Request, answer: Document) -> Response:
     status, document = _document(answer)
     data = document.get("data")
     if isinstance(answer, Failure):
@@ -396,7 +373,7 @@ def _as_line(value: object) -> str:
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
-def _as_jsonp(request: Request, answer: Answer) -> Response:
+def _as_jsonp(request: Request, answer: Document) -> Response:
     status, document = _document(answer)
     script = b"%s(%s);" % (_callback(request).encode(), _encoded(document))
     return Response(status, script, b"text/javascript; charset=utf-8")

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from cpsim.net.http.messages import Cut, Ending, Response
 from cpsim.server.faults import FaultyApi
-from cpsim.server.http import API_PATH
+from cpsim.server.http import API_PATH, SingleCommand
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from cpsim.faults.plan import FaultPlan
     from cpsim.metrics.waits import Waits
+    from cpsim.net.http.application import Answer, Caller
     from cpsim.net.http.messages import Request
     from cpsim.server.control.api import Control
-    from cpsim.server.http import Receive, Scope, Send
     from cpsim.server.service import AccountServer
 
 
 class TimedApi(FaultyApi):
-    """An API that records each wait, from a request's head to the end of its answer, except for the control API.
+    """An API that records each wait, from a whole request to its answer, except for the control API.
 
     Args:
         accounts: the account server.
@@ -30,17 +33,20 @@ class TimedApi(FaultyApi):
         super().__init__(accounts, control, faults)
         self._waits = waits
 
-    def at_once(self, request: Request) -> None:
-        """None: a wait begins before its request is answered."""
+    def answer(self, request: Request, caller: Caller, /) -> Answer | Coroutine[Any, Any, Answer] | SingleCommand:
+        """Answer one request, and record the wait."""
+        if not request.path.startswith(f"{API_PATH}/"):
+            return super().answer(request, caller)
+        wait = object()
+        self._waits.begin(wait, f"{request.method} {request.path}", self._waits.now_s())
+        return self._timed(wait, request, caller)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one ASGI request."""
-        if not scope["path"].startswith(f"{API_PATH}/"):
-            await super().__call__(scope, receive, send)
-            return
-        caller = object()
-        self._waits.begin(caller, f"{scope['method']} {scope['path']}", self._waits.now_s())
+    async def _timed(self, wait: object, request: Request, caller: Caller) -> Answer:
         try:
-            await super().__call__(scope, receive, send)
+            answer = super().answer(request, caller)
+            if isinstance(answer, SingleCommand):
+                (response,) = self.finish([answer])
+                return response
+            return answer if isinstance(answer, (Response, Cut, Ending)) else await answer
         finally:
-            self._waits.end(caller)
+            self._waits.end(wait)

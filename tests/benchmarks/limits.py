@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
+import socket
 import subprocess
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rounds import in_turns
 from served import IN_BULK, bulk, forwarding, serving, single
 
+from cpsim.net.http.carrier import Carrier
+from cpsim.net.http.messages import Response
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from c_limit import Limit
     from rounds import Row
+
+    from cpsim.net.http.application import Caller
+    from cpsim.net.http.messages import Request
 
 FEW, MANY = 16, 256
 """Client threads."""
@@ -55,8 +61,8 @@ def full_against_empty(limit: Limit, folder: Path) -> Row:
 
 
 def over_http(limit: Limit, folder: Path) -> Iterator[tuple[str, Row]]:
-    """Signed commands, alone and in bulk, and the least that uvicorn can answer."""
-    with serving(folder / "http") as fake, uvicorn_only() as least:
+    """Signed commands, alone and in bulk, and the least that the HTTP server can answer."""
+    with serving(folder / "http") as fake, answering() as least:
 
         def rate(url: str, turn: int) -> float:
             return limit.http(url, single(f"s{turn}", SINGLE), HTTP_THREADS[1])
@@ -65,7 +71,7 @@ def over_http(limit: Limit, folder: Path) -> Iterator[tuple[str, Row]]:
             return IN_BULK * limit.http(fake["http"], bulk(f"b{turn}", BULK), HTTP_THREADS[IN_BULK])
 
         yield (
-            "signed commands / uvicorn that only answers, requests/s",
+            "signed commands / HTTP server that only answers, requests/s",
             in_turns(lambda turn: rate(fake["http"], turn), lambda turn: rate(least, turn)),
         )
         yield (
@@ -75,9 +81,11 @@ def over_http(limit: Limit, folder: Path) -> Iterator[tuple[str, Row]]:
 
 
 @contextmanager
-def uvicorn_only() -> Iterator[str]:
-    """The URL at which uvicorn serves an application that answers all requests alike."""
-    with subprocess.Popen([sys.executable, __file__], stdout=subprocess.PIPE, text=True) as process:
+def answering() -> Iterator[str]:
+    """The URL at which a process answers all requests alike."""
+    with subprocess.Popen(
+        [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         try:
             yield process.stdout.readline().strip()
@@ -85,30 +93,32 @@ def uvicorn_only() -> Iterator[str]:
             process.terminate()
 
 
-async def answer(_: Any, receive: Any, send: Any) -> None:
+class Least:
     """The least that an application can do."""
-    await receive()
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"15")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": b'{"result":"ok"}'})
+
+    def answer(self, request: Request, caller: Caller, /) -> Response:
+        """Answer OK."""
+        del request, caller
+        return Response(200, b'{"result":"ok"}')
+
+    def finish(self, commands: Sequence[Response], /) -> Sequence[Response]:
+        """No command waits for others."""
+        return commands
+
+    def refusal(self, status: int, message: str, /) -> Response:
+        """The answer to a request that is not HTTP."""
+        return Response(status, message.encode())
 
 
-async def serve() -> None:
-    """Serve `answer` until the process is ended."""
-    import uvicorn
-    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-    from uvicorn.server import ServerState
-
-    config = uvicorn.Config(answer, lifespan="off", log_config=None, access_log=False)
-    config.load()
-    state = ServerState()
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: HttpToolsProtocol(config, state, {}), "127.0.0.1", 0)
-    print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", flush=True)
-    await server.serve_forever()
+def serve() -> None:
+    """Serve `Least` until the process is ended."""
+    sock = socket.create_server(("127.0.0.1", 0))
+    carrier = Carrier(Least(), [sock], "least")
+    carrier.start()
+    carrier.call(carrier.accept)
+    print(f"http://127.0.0.1:{sock.getsockname()[1]}/", flush=True)
+    sys.stdin.read()
 
 
 if __name__ == "__main__":
-    import uvloop
-
-    uvloop.run(serve())
+    serve()

@@ -85,7 +85,7 @@ def test_python_m_cpsim():
 
 def test_help_imports_little():
     heavy = (
-        "{'numpy', 'pandas', 'faker', 'pyarrow', 'locust', 'rich', 'uvicorn', 'uvloop', 'msgspec', 'jinja2', 'hdrh'}"
+        "{'numpy', 'pandas', 'faker', 'pyarrow', 'locust', 'rich', 'httptools', 'uvloop', 'msgspec', 'jinja2', 'hdrh'}"
     )
     code = f"""
 import atexit, sys

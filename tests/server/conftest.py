@@ -4,10 +4,16 @@ import hashlib
 import http.client
 import json
 import socket
+from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 
 from cpsim.fake import ANY_PORT, Fake
+from cpsim.net.http.shared import Limits
+from cpsim.server.http import Api
+from cpsim.server.service import AccountServer
+from cpsim.server.serving import HttpServer
 
 PROJECTS = {"Physics": "s3cret", "q": "other"}
 
@@ -91,3 +97,20 @@ def visit():
     yield visit
     for site in sites:
         site.connection.close()
+
+
+@pytest.fixture
+def limited_site(visit):
+    """Starts a server with limits of its own, see `Limits`."""
+    with ExitStack() as stack:
+
+        def start(**limits):
+            accounts = AccountServer(PROJECTS)
+            sock = socket.create_server(("127.0.0.1", 0))
+            server = HttpServer(Api(accounts), [sock], limits=Limits(**limits))
+            server.start()
+            stack.callback(server.stop)
+            address = {"http": "http://{}:{}/api".format(*sock.getsockname())}
+            return visit(SimpleNamespace(addresses=address, accounts=accounts))
+
+        yield start

@@ -1,4 +1,4 @@
-"""What HTTP asks of a connection, whether a request is answered at once or by uvicorn."""
+"""What HTTP asks of a connection, whether a request is answered at once or later."""
 
 import contextlib
 import json
@@ -7,7 +7,9 @@ import socket
 
 import pytest
 
-from cpsim.net.http.connection import FEW
+from cpsim.fake import ANY_PORT, Fake
+from cpsim.metrics.waits import Waits
+from cpsim.net.http.shared import FEW
 from cpsim.server.service import AccountServer
 
 MOST_UNREAD_BYTES = 40_000_000
@@ -15,14 +17,16 @@ MOST_UNREAD_BYTES = 40_000_000
 CLOSE = b"GET /api/heartbeat HTTP/1.1\r\nConnection: close\r\n\r\n"
 
 
-@pytest.fixture(params=["at once", "in turns", "by uvicorn"], autouse=True)
-def way(request, site):
-    if request.param == "by uvicorn":
-        site.fake.faults.add("server.status=503:slot=no-such-slot")
-    with contextlib.ExitStack() as stack:
+@pytest.fixture(params=["at once", "in turns", "in tasks"])
+def site(request, visit):
+    waits = Waits() if request.param == "in tasks" else None
+    with Fake({"Physics": "s3cret"}, http=ANY_PORT, waits=waits) as fake, contextlib.ExitStack() as stack:
+        site = visit(fake)
+        if request.param == "in tasks":
+            fake.faults.add("server.status=503:slot=no-such-slot")
         for _ in range(FEW if request.param == "in turns" else 0):
             stack.enter_context(socket.create_connection(site.address, timeout=60))
-        yield request.param
+        yield site
 
 
 def alloc(site, slot, *headers, path="alloc"):

@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cpsim.net.http.messages import Failure, Request
-from cpsim.server import http as api
 
 OK = {"result": "ok"}
 ALGORITHMS = ["sha-1", "sha-256", "sha-512"]
@@ -502,8 +501,8 @@ def test_http_1_0_ends_with_the_reply(site):
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_body_over_the_limit(site, monkeypatch, chunked):
-    monkeypatch.setattr(api, "MAX_BODY_BYTES", 1_000)
+def test_a_body_over_the_limit(limited_site, chunked):
+    site = limited_site(body_bytes=1_000)
     good = b'{"slot":"s"}'.ljust(1_000)
     assert answer(site.post("alloc", good)) == (200, OK)
     body = b'{"slot":"t"}'.ljust(500_000)

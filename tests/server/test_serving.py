@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from cpsim.server import serving
+from cpsim.net.http import carrier
 from cpsim.server.http import Api
 from cpsim.server.service import AccountServer
 from cpsim.server.serving import HttpServer
@@ -23,8 +23,7 @@ def test_a_socket_that_cannot_be_served_is_told():
     "sent", [b"", b"GET /api/hea", b"POST /api/batch/alloc HTTP/1.1\r\nContent-Length: 9\r\n\r\nab"]
 )
 def test_a_client_that_stays_does_not_hold_up_the_end(site, sent, caplog, monkeypatch):
-    monkeypatch.setattr(serving, "FINISH_S", 0.1)
-    monkeypatch.setattr(serving, "KEEP_ALIVE_S", 3600)
+    monkeypatch.setattr(carrier, "FINISH_S", 0.1)
     with socket.create_connection(site.address, timeout=60) as sock:
         sock.sendall(b"GET /api/heartbeat HTTP/1.1\r\n\r\n")
         assert sock.recv(1000).startswith(b"HTTP/1.1 200")

@@ -9,11 +9,14 @@ from contextlib import ExitStack, suppress
 import pytest
 
 from cpsim.faults.plan import FaultPlan
-from cpsim.net.http.connection import QUIET_S, Seldom
-from cpsim.server.http import Api
+from cpsim.net.http.shared import QUIET_S, Limits, Seldom
+from cpsim.server.faults import FaultyApi
 from cpsim.server.service import AccountServer
-from cpsim.server.serving import KEEP_ALIVE_S, HttpServer
+from cpsim.server.serving import HttpServer
 from cpsim.testing import ManualClock
+
+LIMITS = Limits()
+GUARD_S = 60
 
 
 class ManualLoop(asyncio.SelectorEventLoop):
@@ -47,7 +50,9 @@ def by_hand():
             loop = ManualLoop(clock)
             sock = socket.create_server(("127.0.0.1", 0))
             address = sock.getsockname()
-            server = HttpServer(Api(AccountServer({"p": "s"})), [sock], faults, lambda: loop)
+            accounts = AccountServer({"p": "s"})
+            faults = FaultPlan(clock=clock) if faults is None else faults
+            server = HttpServer(FaultyApi(accounts, None, faults), [sock], faults, new_loop=lambda: loop)
             server.start()
             stack.callback(stop, server, lambda: loop.call_soon_threadsafe(clock.advance, 1))
 
@@ -55,7 +60,7 @@ def by_hand():
                 """Advance the clock between two steps of the loop, and wait until what is due has been done."""
 
                 loop.call_soon_threadsafe(clock.advance, duration_s)
-                for _ in range(10):
+                for _ in range(20):
                     asyncio.run_coroutine_threadsafe(step(), loop).result(60)
 
             return address, advance
@@ -73,9 +78,84 @@ def test_what_is_idle_for_long_is_closed_and_nothing_else(by_hand, path):
             while received and not received.endswith(b"\r\n\r\nOK"):  # the head may come alone
                 received += sock.recv(1000)
             assert received
-            advance(KEEP_ALIVE_S - 1)
+            advance(LIMITS.idle_s - 1)
         advance(1)
         assert sock.recv(1000) == b""
+
+
+def test_who_says_nothing_at_all_is_closed(by_hand):
+    address, advance = by_hand(ManualClock())
+    with socket.create_connection(address) as sock:
+        sock.sendall(b"GET /api/heartbeat HTTP/1.1\r\nConnection: close\r\n\r\n")
+        assert sock.recv(1000)
+    with socket.create_connection(address, GUARD_S) as silent:
+        advance(0)
+        advance(LIMITS.idle_s)
+        assert silent.recv(1000) == b""
+
+
+HALF_SENT = {
+    "head": (b"GET /api/heartbeat HTTP/1.1\r\nX: ", b"x", LIMITS.head_s),
+    "body": (b"POST /api/heartbeat HTTP/1.1\r\nContent-Length: 1000\r\n\r\n", b"x", LIMITS.request_s),
+    "chunks": (b"POST /api/heartbeat HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n", LIMITS.request_s),
+    "trailers": (
+        b"POST /api/heartbeat HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
+        b"x: y\r\n",
+        LIMITS.request_s,
+    ),
+}
+
+
+@pytest.mark.parametrize("part", HALF_SENT)
+@pytest.mark.parametrize("behind", [b"", b"GET /api/heartbeat HTTP/1.1\r\n\r\n"], ids=["first", "second"])
+def test_what_is_half_sent_is_given_up_however_much_still_trickles(by_hand, part, behind):
+    begin, trickle, limit_s = HALF_SENT[part]
+    address, advance = by_hand(ManualClock())
+    with socket.create_connection(address, GUARD_S) as sock:
+        sock.sendall(behind + begin)
+        if behind:
+            assert sock.recv(1000).endswith(b"OK")
+        advance(0)
+        for _ in range(10):
+            sock.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                sock.recv(1000)
+            sock.settimeout(GUARD_S)
+            sock.sendall(trickle)
+            advance(limit_s / 10)
+        received = b""
+        while piece := sock.recv(1000):
+            received += piece
+        assert received.startswith(b"HTTP/1.1 408 ")
+
+
+def test_who_is_refused_and_stays_is_closed(by_hand):
+    address, advance = by_hand(ManualClock())
+    with socket.create_connection(address, GUARD_S) as sock:
+        sock.sendall(b"rubbish\r\n\r\n")
+        while sock.recv(1000):
+            pass
+        for _ in range(10):
+            sock.sendall(b"more")  # is ignored, so that the answer can be read
+            advance(LIMITS.linger_s / 10)
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            sock.sendall(b"more" * 1_000_000)
+
+
+def test_a_client_is_not_given_up_while_the_server_has_to_do(by_hand):
+    clock = ManualClock()
+    faults = FaultPlan(["server.late=1000:kind=heartbeat,nth=1"], clock=clock)
+    address, advance = by_hand(clock, faults)
+    half = b"GET /api/heartbeat HTTP/1.1\r\n"
+    with socket.create_connection(address, GUARD_S) as sock:
+        sock.sendall(half + b"\r\n" + half)
+        advance(0)
+        for _ in range(10):
+            advance(100)
+        assert sock.recv(1000).endswith(b"OK")
+        advance(LIMITS.head_s - 1)
+        sock.sendall(b"\r\n")
+        assert sock.recv(1000).endswith(b"OK")
 
 
 def test_a_server_is_down_while_its_fault_lasts(by_hand):

@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from cpsim.net.http.connection import FEW
+from cpsim.net.http.shared import FEW
 from cpsim.protocol.depth import MAX_DEPTH
 from cpsim.server.service import AccountServer
 

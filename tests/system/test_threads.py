@@ -21,6 +21,8 @@ from cpsim.errors import CpsimError
 from cpsim.fake import ANY_PORT, Fake, FakeProcess
 from cpsim.faults.plan import FaultPlan
 from cpsim.server.dashboard.watch import Watch
+from cpsim.server.http import Api
+from cpsim.server.service import AccountServer
 from cpsim.server.serving import HttpServer
 from cpsim.store.log import Log
 from cpsim.system.threads import Thread, ThreadFailed, on_thread_failure
@@ -124,10 +126,7 @@ def test_a_server(failed):
             self.asked += 1
             return 0.0 if self.asked == 1 else boom()
 
-    async def nothing(scope, receive, send):
-        """No request comes."""
-
-    server = HttpServer(nothing, [socket.create_server(("127.0.0.1", 0))], Breaking([]))
+    server = HttpServer(Api(AccountServer({"p": "s"})), [socket.create_server(("127.0.0.1", 0))], Breaking([]))
     server.start()
     assert failed.wait(LONG_S)
     with pytest.raises(ThreadFailed, match=f"thread cpsim-http failed: {BOOM}"):

@@ -1,305 +1,341 @@
-"""One HTTP connection: uvicorn's, which answers at once what can be answered at once.
+"""One HTTP/1.1 connection: requests are answered in their order, and what is waited for is bounded.
 
-For each request uvicorn starts a task, which exchanges events with the application. That is for requests whose
-bodies or answers must be waited for. One that is soon here whole, and whose answer needs no waiting, is answered in
-the step in which it is complete, in half the time, or at the end of that step together with others like it. Until it
-is complete it is only noted, so that uvicorn can still take it over. All others, and all else that HTTP asks for, are
-uvicorn's from the beginning.
+A request is handed to the application once it is whole. Most are answered in the step in which they are complete, or
+at the end of that step together with others like them; an answer that must be waited for is waited for in a task.
+Meanwhile, further requests of the connection wait, and no more than a buffer of them is read.
 """
 
 from __future__ import annotations
 
-import logging
-from functools import lru_cache
-from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
+import asyncio
+import socket
+import struct
+from collections import deque
+from math import inf
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, Final
 
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
-
-from cpsim.clock import SYSTEM_CLOCK
-from cpsim.net.http.messages import Request, Response
+from cpsim.net.http.heads import head
+from cpsim.net.http.messages import Cut, Ending, Failure, Request, Response
+from cpsim.net.http.reader import BODY, HEAD, RequestReader
+from cpsim.net.http.shared import FAILED, LOGGER
 
 if TYPE_CHECKING:
-    from asyncio import TimerHandle, Transport
-    from collections.abc import Sequence, Sized
+    from collections.abc import Coroutine
 
-    from uvicorn import Config
-    from uvicorn.server import ServerState
+    from cpsim.net.http.application import Answer
+    from cpsim.net.http.shared import Shared
 
-    from cpsim.clock import Clock
-    from cpsim.net.http.messages import Headers
-
-C = TypeVar("C")
-MAX_HEAD_BYTES: Final = 2**20
-MOST_HEADERS: Final = 1_000
-FEW: Final = 3
-"""With fewer connections, to wait for the end of a turn costs more than it saves, as measured."""
-TARGETS_KEPT: Final = 256
-HEADS_KEPT: Final = 256
-STAYING: Final = {b"connection", b"proxy-connection"}
-"""Without one of these, HTTP/1.0 does not stay anyway; the version takes long to read."""
-METHODS: Final = {b"GET": "GET", b"POST": "POST"}
-QUIET_S: Final = 60.0
-LONGEST_TARGET: Final = 1_024
-FAILED: Final = Response(HTTPStatus.INTERNAL_SERVER_ERROR, b"Internal Server Error", b"text/plain; charset=utf-8")
+GO_ON: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+RESET: Final = struct.pack("ii", 1, 0)
+"""Linger for zero seconds: closing resets the connection."""
 
 
-class Seldom(logging.Filter):
-    """Lets a warning through once a minute: who sends rubbish is answered, and does not fill the log."""
-
-    def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
-        super().__init__()
-        self._now_s = clock.monotonic
-        self._quiet_until_s: dict[str, float] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a record is written."""
-        now_s = self._now_s()
-        if record.levelno > logging.WARNING or now_s >= self._quiet_until_s.get(record.msg, 0.0):
-            self._quiet_until_s[record.msg] = now_s + QUIET_S
-            return True
-        return False
-
-
-LOGGER: Final = logging.getLogger("cpsim.http")
-"""Not uvicorn's own, which a program that has a fake may use, too."""
-LOGGER.addFilter(Seldom())
-
-
-class _Flow(FlowControl):
-    """Reads no more while requests wait: uvicorn reads on with every request that it begins, and so without end."""
-
-    def __init__(self, transport: Transport, waiting: Sized) -> None:
-        super().__init__(transport)
-        self._waiting = waiting
-
-    def resume_reading(self) -> None:
-        """Read on, if all that was read has begun."""
-        if not self._waiting:
-            super().resume_reading()
-
-
-class Prompt(Protocol[C]):
-    """An ASGI application that can do without."""
-
-    def at_once(self, request: Request) -> Response | C | None:
-        """The answer to a whole request, or a command to `finish`; None if the answer must be waited for."""
-
-    def finish(self, commands: Sequence[C]) -> Sequence[Response]:
-        """The answers to commands, one for each, in their order."""
-
-
-class Turn(Generic[C]):
-    """The commands that came in one step of the event loop: to finish them together takes a fraction of the time."""
-
-    def __init__(self, app: Prompt[C]) -> None:
-        self.app = app
-        self._connections: list[ServerConnection] = []
-        self._commands: list[C] = []
-
-    def add(self, connection: ServerConnection, command: C) -> None:
-        """Finish a command in this turn, and send the answer over a connection."""
-        self._connections.append(connection)
-        self._commands.append(command)
-        if len(connection.connections) < FEW:
-            self.end()
-        elif len(self._commands) == 1:
-            connection.loop.call_soon(self.end)
-
-    def end(self) -> None:
-        """Finish and answer what has come."""
-        if not self._commands:
-            return
-        connections, commands = self._connections, self._commands
-        self._connections, self._commands = [], []
-        try:
-            responses = self.app.finish(commands)
-        except Exception:
-            LOGGER.exception("Exception in the application")
-            responses = [FAILED] * len(commands)
-        for connection, response in zip(connections, responses, strict=True):
-            connection.answer(response)
-
-
-class ServerConnection(HttpToolsProtocol):
-    """Serves a `Prompt` application.
+class Connection(asyncio.Protocol):
+    """A connection; it is the `Caller` of its requests.
 
     Args:
-        config: uvicorn's, with the application.
-        state: the server's, which knows all connections.
-        shared: what requests find in their scopes.
-        turn: of all connections of an event loop.
+        shared: what it shares with the server's other connections.
     """
 
-    _body: bytes | None = None
-    """That of the request which is only noted, as far as it has come; None while there is none."""
-    _asked: tuple[str, str, bytes]
-    """Its method, path and query."""
-    _head_size: int | None = None
-    """How many bytes there are of a head that has not ended."""
-    _idle_since_s: float | None = None
-    """When the last request was answered at once; None when something came after it."""
-    _idle_timer: TimerHandle | None = None
-    _stays: bool
-    """Whether the connection is kept when the request has been answered."""
-    _in_turn = False
-    """Whether a command waits for the end of the turn."""
+    transport: asyncio.Transport
+    _timer: asyncio.TimerHandle
 
-    def __init__(self, config: Config, state: ServerState, shared: dict[str, Any], turn: Turn[Any]) -> None:
-        super().__init__(config, state, shared)
-        self._turn = turn
+    def __init__(self, shared: Shared[Any]) -> None:
+        self._shared = shared
+        self._loop = shared.loop
+        self._reader = RequestReader(shared.limits, self._end_turn, self._take)
+        self._began_s: float | None = None
+        """Since when the rest of a request is waited for; None if what there is has come in this step."""
+        self._is_busy = False
+        self._is_head = False
+        self._in_turn = False
+        """Whether a command waits for the end of the step."""
+        self._waiting: deque[Request | Response] = deque()
+        self._waiting_bytes = 0
+        """Of the bodies of requests that wait, or whose answer is waited for."""
+        self._held_bytes = 0
+        """What the server counts of this connection."""
+        self._left: asyncio.Event | None = None
+        self._is_leaving = False
+        self._lingers = False
+        """Whether the client may still be sending when the connection ends."""
+        self._is_choked = False
+        """Whether the client does not read its answers."""
+        self._is_paused = False
+        self._idle_since_s = 0.0
+        """When the last answer was written."""
+        self._unsent = 0, 0.0
+        """Bytes that the client had not read when the time was last checked, and when they were written."""
 
-    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # noqa: D102 - inherited
-        self.logger = LOGGER
-        super().connection_made(transport)
-        self.flow = _Flow(transport, self.pipeline)
+    # The transport's callbacks
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # noqa: D102 - inherited
+        self.transport = transport
+        self._shared.add(self)
+        self._idle_since_s = self._loop.time()
+        self._set_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102 - inherited
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
-        super().connection_lost(exc)
+        del exc
+        self._shared.remove(self)
+        self._timer.cancel()
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        self._reader.close()
+        self._count_held()
+        self._leave()
 
     def data_received(self, data: bytes) -> None:  # noqa: D102 - inherited
-        self._idle_since_s = None
-        super().data_received(data)
-        if self._head_size is not None and not self.transport.is_closing():
-            self._head_size += len(data)
-            if self._head_size > MAX_HEAD_BYTES:
-                self.send_400_response(f"The head of the request is over {MAX_HEAD_BYTES} bytes.")
-        if self.headers and len(self.headers) > MOST_HEADERS and not self.transport.is_closing():
-            self.send_400_response(f"The request has over {MOST_HEADERS} headers and trailers.")
+        if self._reader.is_last:
+            return
+        try:
+            self._reader.feed(data)
+        except Failure as failure:
+            self._refuse(failure)
+            return
+        if self._reader.part:
+            self._note_unfinished()
+        elif self._held_bytes != self._waiting_bytes:
+            self._count_held()
 
     def eof_received(self) -> None:  # noqa: D102 - inherited
         self._end_turn()
 
-    def send_400_response(self, msg: str) -> None:  # noqa: D102 - inherited
-        self._end_turn()
-        super().send_400_response(msg)
+    def pause_writing(self) -> None:  # noqa: D102 - inherited
+        self._is_choked = True
+        self._set_reading()
 
-    def on_message_begin(self) -> None:  # noqa: D102 - inherited
-        self._end_turn()
-        self._head_size = 0
-        self.url = b""
-        self.headers = []
-        self.expect_100_continue = False
+    def resume_writing(self) -> None:  # noqa: D102 - inherited
+        self._is_choked = False
+        self._idle_since_s = self._loop.time()
+        self._go_on()
 
-    def on_headers_complete(self) -> None:  # noqa: D102 - inherited
-        self._head_size = None
-        method = METHODS.get(self.parser.get_method())
-        target = _target(self.url) if len(self.url) <= LONGEST_TARGET else None
-        if (
-            method is None
-            or target is None
-            or (self.cycle is not None and not self.cycle.response_complete)
-            or self.expect_100_continue
-            or self.parser.should_upgrade()
-            or self.transport.get_write_buffer_size() > HIGH_WATER_LIMIT  # then uvicorn lets it wait
-        ):
-            self._hand_over()
+    # For the application and the server
+
+    @property
+    def stopping(self) -> asyncio.Event:
+        """Set when the server stops."""
+        return self._shared.stopping
+
+    async def left(self) -> None:
+        """Return when the client has left, or when the connection is to end."""
+        if not self._is_leaving:
+            self._left = asyncio.Event()
+            await self._left.wait()
+
+    @property
+    def age(self) -> tuple[bool, float] | None:
+        """Whether a request has begun, and since when the client is waited for; None while the server has to do."""
+        if self._is_busy or self._waiting or self.transport.get_write_buffer_size():
+            return None
+        return (False, self._idle_since_s) if self._began_s is None else (True, self._began_s)
+
+    def close(self) -> None:
+        """Close the connection when what was answered has been sent."""
+        self._reader.is_last = True
+        self._waiting.clear()
+        self.transport.close()
+
+    def abort(self) -> None:
+        """Close the connection now."""
+        self.transport.abort()
+
+    def drain(self) -> None:
+        """Close the connection when the requests have been answered whose heads have been read."""
+        self._end_turn()
+        self._leave()
+        if self._reader.part is BODY:
+            self._reader.ends_soon = True
+        elif self._is_busy or self._waiting:
+            self._reader.is_last = True
         else:
-            self._body = b""
-            self._asked = method, *target
+            self.close()
 
-    def on_body(self, body: bytes) -> None:  # noqa: D102 - inherited
-        if self._body is None:
-            super().on_body(body)
+    def finish(self, answer: Answer) -> None:
+        """Send the answer to the request in hand, and go on with the next."""
+        self._is_busy = self._in_turn = False
+        self._send(answer)
+        if self._waiting or self._reader.part:
+            self._loop.call_soon(self._go_on)
+
+    def _leave(self) -> None:
+        self._is_leaving = True
+        if self._left is not None:
+            self._left.set()
+
+    # Requests
+
+    def _take(self, request: Request) -> None:
+        """Handle a request, or have it wait for its turn."""
+        self._began_s = None
+        if self._is_busy or self._is_choked or self._waiting:
+            self._waiting.append(request)
+            self._waiting_bytes += len(request.body)
+            self._set_reading()
+        else:
+            self._handle(request)
+
+    def _handle(self, request: Request) -> None:
+        self._is_head = request.method == "HEAD"
+        try:
+            answer = self._shared.app.answer(request, self)
+        except Exception:  # noqa: BLE001 - it is logged
+            LOGGER.exception("Exception in the application")
+            answer = FAILED
+        if isinstance(answer, (Response, Cut, Ending)):
+            self._send(answer)
             return
-        self._body += body
-        if len(self._body) > HIGH_WATER_LIMIT:
-            self._hand_over()
+        self._is_busy = True
+        if isinstance(answer, CoroutineType):
+            self._waiting_bytes += len(request.body)
+            task = self._loop.create_task(self._wait(answer, len(request.body)))
+            self._shared.tasks.add(task)
+            task.add_done_callback(self._shared.tasks.discard)
+        else:
+            self._in_turn = True
+            self._shared.finish_later(self, answer)
 
-    def on_message_complete(self) -> None:  # noqa: D102 - inherited
-        if self.transport.is_closing():
-            self._body = None  # it was told that there is no more
-            return
-        if self._body is not None:
-            request = Request(*self._asked, dict(self.headers), self._body)
-            answer = self._ask(request)
-            if answer is not None:
-                self._body = None
-                self._stays = self.parser.should_keep_alive() and (
-                    STAYING.isdisjoint(request.headers) or self.parser.get_http_version() != "1.0"
-                )
-                if isinstance(answer, Response):
-                    self._send(answer)
-                else:
-                    self._in_turn = True
-                    self._turn.add(self, answer)
-                return
-            self._hand_over()
-        super().on_message_complete()
-
-    def answer(self, response: Response) -> None:
-        """Answer the command that waits."""
-        self._in_turn = False
+    async def _wait(self, coroutine: Coroutine[Any, Any, Answer], body_bytes: int) -> None:
+        """Give an answer that must be waited for."""
+        try:
+            answer = await coroutine
+        except Exception:  # noqa: BLE001 - it is logged
+            LOGGER.exception("Exception in the application")
+            answer = FAILED
         if not self.transport.is_closing():
-            self._send(response)
+            self._waiting_bytes -= body_bytes
+            self._count_held()
+        self.finish(answer)
 
-    def shutdown(self) -> None:  # noqa: D102 - inherited
-        self._end_turn()
-        if self._body is not None:
-            self._hand_over()  # what has begun is answered
-        super().shutdown()
-
-    def _hand_over(self) -> None:
-        """Let uvicorn have the request."""
-        body, self._body = self._body, None
-        begun = self.url, self.headers, self.expect_100_continue
-        super().on_message_begin()
-        self.url, self.headers, self.expect_100_continue = begun
-        self.scope["headers"] = self.headers
-        super().on_headers_complete()
-        if body:
-            super().on_body(body)
+    def _go_on(self) -> None:
+        """Handle the requests that wait, until one of them has to be waited for."""
+        while self._waiting and not self._is_busy and not self._is_choked:
+            request = self._waiting.popleft()
+            if isinstance(request, Request):
+                self._waiting_bytes -= len(request.body)
+                self._handle(request)
+            else:
+                self._is_head = False
+                self._send(request)
+        self._count_held()
+        self._set_reading()
+        self._tell_to_go_on()
+        if self._began_s is not None:
+            self._began_s = self._loop.time()
 
     def _end_turn(self) -> None:
         """Answer what has come before anything else is sent."""
         if self._in_turn:
-            self._turn.end()
+            self._shared.finish()
 
-    def _ask(self, request: Request) -> Any:  # noqa: ANN401 - a response, or a command of the application's
-        try:
-            return self._turn.app.at_once(request)
-        except Exception:
-            self.logger.exception("Exception in the application")
-            return FAILED
-
-    def _send(self, response: Response) -> None:
-        stays = self._stays and response is not FAILED
-        head = _head(response.status, response.content_type, len(response.body), response.headers, stays)
-        self.transport.write(head + response.body)
-        if not stays:
-            self.transport.close()
+    def _send(self, answer: Answer) -> None:
+        """Send an answer, and end the connection if that was the last."""
+        transport = self.transport
+        if transport.is_closing():
             return
-        self._idle_since_s = self.loop.time()
-        if self._idle_timer is None:
-            self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._close_if_idle)
+        if not isinstance(answer, Response):
+            self._end(answer)
+            return
+        if answer is FAILED:
+            self._waiting.clear()
+            self._reader.is_last = self._lingers = True
+        closes = self._reader.is_last and not self._waiting
+        first = head(answer.status, answer.content_type, len(answer.body), answer.headers, closes)
+        transport.write(first if self._is_head else first + answer.body)
+        self._idle_since_s = self._loop.time()
+        if not closes:
+            return
+        if self._lingers:
+            transport.write_eof()
+            self._set_reading()
+            self._timer.cancel()
+            self._timer = self._loop.call_later(self._shared.limits.linger_s, transport.abort)
+        else:
+            transport.close()
 
-    def _close_if_idle(self) -> None:
-        """Close what has been idle for long; one timer at a time, for a timer a request would cost a tenth of it."""
-        self._idle_timer = None
-        if self._idle_since_s is not None:
-            left_s = self._idle_since_s + self.timeout_keep_alive - self.loop.time()
-            if left_s > 0:
-                self._idle_timer = self.loop.call_later(left_s, self._close_if_idle)
-            else:
-                self.timeout_keep_alive_handler()
+    def _end(self, answer: Cut | Ending) -> None:
+        """End the connection without an answer, or with a part of one."""
+        if isinstance(answer, Cut):
+            response = answer.response
+            first = head(response.status, response.content_type, len(response.body), response.headers, False)  # noqa: FBT003 - faster
+            self.transport.write(first + response.body[: len(response.body) // 2])
+        if answer is Ending.RESET:
+            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            self.transport.abort()
+        self.close()
 
+    # Limits
 
-@lru_cache(HEADS_KEPT)
-def _head(status: int, content_type: bytes, length: int, headers: Headers, stays: bool) -> bytes:  # noqa: FBT001
-    """What comes before the body of a response."""
-    lines = [(b"content-type", content_type), (b"content-length", b"%d" % length), *headers]
-    if not stays:
-        lines.append((b"connection", b"close"))
-    return STATUS_LINE[status] + b"".join(b"%s: %s\r\n" % line for line in lines) + b"\r\n"
+    def _refuse(self, failure: Failure) -> None:
+        """Refuse the request that is read, and read no other."""
+        LOGGER.warning(str(failure))
+        self._end_turn()
+        self._reader.forget()
+        self._began_s = None
+        self._reader.is_last = self._lingers = True
+        self._waiting.append(self._shared.app.refusal(failure.status, str(failure)))
+        self._go_on()
 
+    def _note_unfinished(self) -> None:
+        """Note that a request is not whole after a step."""
+        if self._count_held() > self._shared.limits.held_bytes:
+            self._refuse(Failure(503, "the server holds too much of requests that are not whole; try again"))
+            return
+        if self._began_s is None:
+            self._began_s = self._loop.time()
+        self._tell_to_go_on()
 
-@lru_cache(TARGETS_KEPT)
-def _target(url: bytes) -> tuple[str, bytes] | None:
-    """The path and the query of a request's target, if it is as plain as most are."""
-    if url.startswith(b"//") or not url.startswith(b"/") or b"%" in url or b"#" in url or not url.isascii():
-        return None
-    path, _, query = url.partition(b"?")
-    return path.decode(), query
+    def _count_held(self) -> int:
+        """Count what is held of this connection's requests; returns the bytes over all connections."""
+        held_bytes = self._waiting_bytes + self._reader.held_bytes
+        self._shared.held_bytes += held_bytes - self._held_bytes
+        self._held_bytes = held_bytes
+        return self._shared.held_bytes
+
+    def _tell_to_go_on(self) -> None:
+        if self._is_busy or self._is_choked or self._waiting or self.transport.is_closing():
+            return
+        if self._reader.wants_to_go_on():
+            self.transport.write(GO_ON)
+
+    def _set_reading(self) -> None:
+        """Read, unless requests wait or answers are not read: who pipelines and reads nothing is not read from."""
+        pauses = (bool(self._waiting) or self._is_choked) and not self._lingers
+        if pauses is self._is_paused or self.transport.is_closing():
+            return
+        self._is_paused = pauses
+        if pauses:
+            self.transport.pause_reading()
+        else:
+            self.transport.resume_reading()
+
+    # Time
+
+    def _set_timer(self, left_s: float = inf) -> None:
+        """One timer at a time, for a timer for each request would cost a tenth of it; no deadline comes before it."""
+        limits = self._shared.limits
+        delay_s = min(left_s, limits.idle_s, limits.head_s, limits.request_s)
+        self._timer = self._loop.call_later(delay_s, self._check_time)
+
+    def _check_time(self) -> None:
+        """Close what has been idle for long, and refuse what is not whole in time."""
+        limits, unsent_bytes = self._shared.limits, self.transport.get_write_buffer_size()
+        left_s = inf
+        if self._is_busy or self._waiting or unsent_bytes:
+            if unsent_bytes and self._unsent == (unsent_bytes, self._idle_since_s):
+                self.abort()  # the client reads nothing
+                return
+        elif self._began_s is None:
+            left_s = self._idle_since_s + limits.idle_s - self._loop.time()
+            if left_s <= 0:
+                self.close()
+                return
+        else:
+            limit_s = limits.head_s if self._reader.part is HEAD else limits.request_s
+            left_s = self._began_s + limit_s - self._loop.time()
+            if left_s <= 0:
+                self._refuse(Failure(408, f"The request was not whole in {limit_s:g} seconds."))
+                return
+        self._unsent = unsent_bytes, self._idle_since_s
+        self._set_timer(left_s)

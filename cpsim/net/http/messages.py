@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -29,6 +30,19 @@ class Response(msgspec.Struct, frozen=True):
     body: bytes
     content_type: bytes = b"application/json"
     headers: Headers = ()
+
+
+class Cut(msgspec.Struct, frozen=True):
+    """Instead of an answer: a response, cut in the middle of its body, and then the end of the connection."""
+
+    response: Response
+
+
+class Ending(Enum):
+    """Instead of an answer: the end of the connection."""
+
+    CLOSE = "close"
+    RESET = "reset"
 
 
 class Failure(Exception):

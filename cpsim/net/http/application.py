@@ -1,0 +1,44 @@
+"""What a server answers with: an application, and what it can ask about its callers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Coroutine, Sequence
+
+    from cpsim.net.http.messages import Cut, Ending, Request, Response
+
+    Answer = Response | Cut | Ending
+
+C = TypeVar("C")
+
+
+class Caller(Protocol):
+    """Who waits for the answer to a request."""
+
+    @property
+    def stopping(self) -> asyncio.Event:
+        """Set when the server stops."""
+
+    async def left(self) -> None:
+        """Return when the caller has left, or when its connection is to end."""
+
+
+class Application(Protocol[C]):
+    """Answers requests, in the thread of an event loop; C is its type of commands."""
+
+    def answer(self, request: Request, caller: Caller, /) -> Answer | Coroutine[Any, Any, Answer] | C:
+        """Answer a whole request.
+
+        Returns:
+            The answer; a coroutine that returns it; or a command, whose answer `finish` returns. A caller that leaves
+            ends no coroutine.
+        """
+
+    def finish(self, commands: Sequence[C], /) -> Sequence[Response]:
+        """Perform commands that came in one step of the event loop; returns the answer to each, in their order."""
+
+    def refusal(self, status: int, message: str, /) -> Response:
+        """The answer to a request that is not performed, because it is not HTTP or beyond a limit."""
