@@ -152,7 +152,7 @@ def test_the_journal_says_whose_each_was_and_is_replayed(tmp_path):
     journal = pyarrow.parquet.read_table(folder / "journal.parquet")
     assert set(journal["project"].to_pylist()) == {"atlas", "cms"}
     again = performed(path=folder / "journal.parquet", settings=[])
-    assert sorted(again.workload.projects) == ["atlas", "cms"]
+    assert sorted(again.plan.workload.projects) == ["atlas", "cms"]
     assert again.verdict.ruling == "valid", again.verdict.anomalies[:3]
 
     def state(run):

@@ -109,14 +109,14 @@ OUTAGE = f'faults = ["{{fault}}:from={BEGIN_S},until={END_S}"]\n'
 def test_faults_come_and_go_at_the_scenarios_times(fault, error):
     month = run(OUTAGE.format(fault=fault) + MONTH)
     assert month.verdict.ruling == "valid", month.verdict.anomalies[:3]
-    at_s = month.workload.due_us[month.records["op"]] / 1e6
+    at_s = month.plan.workload.due_us[month.evidence.records["op"]] / 1e6
     during = (at_s >= BEGIN_S) & (at_s < END_S)
-    errors = np.array(month.errors)[month.records["error"]]
+    errors = np.array(month.evidence.errors)[month.evidence.records["error"]]
     assert during.any()
     assert set(errors[during]) == {error}
     assert error not in set(errors[~during])
-    assert [each["fault"] for each in month.faults] == [f"{fault}:from={BEGIN_S},until={END_S}"]
-    assert {firing["action"] for firing in month.firings} <= {fault.partition(".")[2]}
+    assert [each["fault"] for each in month.evidence.faults] == [f"{fault}:from={BEGIN_S},until={END_S}"]
+    assert {firing["action"] for firing in month.evidence.firings} <= {fault.partition(".")[2]}
 
 
 def test_a_server_that_fails_now_and_then_in_virtual_time():
@@ -127,7 +127,7 @@ def test_a_server_that_fails_now_and_then_in_virtual_time():
     ]
     month = run(f"faults = {faults}\n" + MONTH.replace("jobs = 600", "jobs = 100"))
     assert month.verdict.ruling == "valid", month.verdict.anomalies[:3]
-    seen = {each["fault"].partition(":")[0]: each["fired"] for each in month.faults}
+    seen = {each["fault"].partition(":")[0]: each["fired"] for each in month.evidence.faults}
     assert seen["server.status=503"] > 0
     assert seen["server.cut"] == seen["server.close"] == 0
 
@@ -145,9 +145,9 @@ def test_faults_keep_the_scenarios_times_at_another_speed():
         .replace("2d", "2s")
     )
     quick = run('faults = ["daemon.error:from=20,until=40"]\n' + minute, pace=Speed(30))
-    due_s = quick.workload.due_us[quick.records["op"]] / 1e6
-    failed = np.array(quick.errors)[quick.records["error"]] == "ER"
-    at_fault = failed & np.isin(quick.workload.kind[quick.records["op"]], [KINDS.index("alloc")])
+    due_s = quick.plan.workload.due_us[quick.evidence.records["op"]] / 1e6
+    failed = np.array(quick.evidence.errors)[quick.evidence.records["error"]] == "ER"
+    at_fault = failed & np.isin(quick.plan.workload.kind[quick.evidence.records["op"]], [KINDS.index("alloc")])
     assert at_fault.any()
     assert due_s[at_fault].min() > 15
     assert due_s[at_fault].max() < 45
