@@ -64,7 +64,7 @@ class Daemon:
         *,
         unix: Path | None = None,
         tcp: TcpEndpoint | None = None,
-        spool: Spool | None = None,
+        spool: Spool | MemorySpool | None = None,
         flush_interval_s: float = 0.0,
         when_unknown: str = WHEN_UNKNOWN[0],
         max_backoff_s: float = MAX_BACKOFF_S,

@@ -206,17 +206,17 @@ def test_busy_when_down(on, quirky_courier, clock):
 
 @pytest.fixture(params=["spool", "memory"])
 def forwarding(request, here, on):
-    """Return forwarding(server, name) -> a daemon in front of a fake's HTTP server, with the quirk or without."""
+    """Return forwarding(server, name) -> a daemon in front of a fake's server, with the quirk or not, and its spool."""
     running = ExitStack()
 
     def forwarding(server, name):
         http = running.enter_context(
             closing(BulkClient(parse_endpoint(server.addresses["http"]), ("p", "s"), timeout_s=LONG_S))
         )
-        spool = Spool(here / "spool") if request.param == "spool" else None
+        spool = Spool(here / "spool") if request.param == "spool" else MemorySpool()
         quirks = frozenset([name] if on else [])
         daemon = Daemon(http, "p", unix=here / "site.sock", spool=spool, max_backoff_s=0.01, quirks=quirks)
-        return running.enter_context(daemon)
+        return running.enter_context(daemon), spool
 
     with running:
         yield forwarding
@@ -254,19 +254,19 @@ def granted(server):
 @pytest.mark.parametrize("fault", ["server.status=503:kind=counters,count=1", "server.not-json:kind=counters,count=1"])
 def test_drop_on_error(forwarding, server, on, fault, claim_one):
     server.faults.add(fault)
-    claim_one(forwarding(server, "drop-on-error"))
+    claim_one(forwarding(server, "drop-on-error")[0])
     assert len(server.faults.firings) == 1
     assert granted(server) == (5, 0 if on else 1)
 
 
 def test_resend_duplicates(forwarding, server, on, claim_one):
     server.faults.add("server.lose-reply:kind=counters,count=1")
-    claim_one(forwarding(server, "resend-duplicates"))
+    claim_one(forwarding(server, "resend-duplicates")[0])
     assert granted(server) == (5, 2 if on else 1)
 
 
 def test_errors_ignored(forwarding, server, on, here, wait_for):
-    daemon = forwarding(server, "errors-ignored")
+    daemon, _ = forwarding(server, "errors-ignored")
     with Client("./site.sock") as client:
         client.claim("nowhere", "m")
     wait_for(lambda: daemon.pending == 0)
@@ -279,18 +279,19 @@ def test_errors_ignored(forwarding, server, on, here, wait_for):
 
 def test_reorder_classes_over_http(forwarding, server, on, here, wait_for):
     server.faults.add("down")
-    daemon = forwarding(server, "reorder-classes")
+    daemon, spool = forwarding(server, "reorder-classes")
     with Client("./site.sock") as client:
         client.alloc("a", credits=5)
         client.claim("a", "m")
         client.counters("a", n=1)
+    wait_for(lambda: spool.ready == 3)  # one batch
     server.faults.clear()
     wait_for(lambda: daemon.pending == 0)
     assert granted(server) == (5, int(on))
 
 
 def test_cut_values_with_a_spool(forwarding, server, on, by_hand, wait_for):
-    daemon = forwarding(server, "cut-values")
+    daemon, _ = forwarding(server, "cut-values")
     assert say(by_hand, b"alloc,slot=a=b,credits=5=6\n", "site.sock") == (b"OK" if on else b"ER")
     wait_for(lambda: daemon.pending == 0)
     with server.accounts.reading() as ledger:
