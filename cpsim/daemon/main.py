@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from functools import partial
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cpdaemon.endpoint import UnixEndpoint
 from cpsim.daemon.courier import BulkClient
@@ -24,11 +24,9 @@ from cpsim.system.threads import on_thread_failure
 from cpsim.ui.printable import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
-    from cpdaemon.signing import Call
     from cpsim.daemon.config import Config
-    from cpsim.daemon.courier import Outcomes
 
 
 class _Printable(logging.Formatter):
@@ -82,7 +80,7 @@ def run(
     credentials = config.project or "", config.secret or ""
     with (
         on_thread_failure(lambda _: stop.set()),
-        closing(_Server(plan, config.server, credentials, timeout_s)) as server,
+        closing(BulkClient(config.server, credentials, timeout_s)) as server,
         Daemon(
             server,
             credentials[0],
@@ -111,23 +109,6 @@ def _spool(config: Config) -> Spool:
         spool.close()
         raise
     return spool
-
-
-class _Server(BulkClient):
-    """A server with the fault that this process crashes after a batch was applied."""
-
-    def __init__(self, faults: FaultPlan, *arguments: Any) -> None:  # noqa: ANN401 - those of `BulkClient`
-        super().__init__(*arguments)
-        self._faults = faults
-
-    def post(self, batch_id: str | None, calls: Sequence[Call]) -> Outcomes:
-        """Send one batch."""
-        outcomes = super().post(batch_id, calls)
-        if self._faults.delivery:
-            subjects = [(kind, str(arguments["slot"])) for kind, arguments in calls]
-            if self._faults.draw("delivery", subjects, self._credentials[0]) is not None:
-                self._faults.crash()
-        return outcomes
 
 
 @contextmanager

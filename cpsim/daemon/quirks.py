@@ -10,8 +10,7 @@ from cpdaemon.errors import BadReply, NotSent, Refused
 from cpdaemon.wire import MAX_FRAME_BYTES, parse
 from cpsim.daemon.courier import Courier
 from cpsim.daemon.durable import DurableListener
-from cpsim.daemon.faults import FaultyListener
-from cpsim.daemon.listener import READ_BYTES
+from cpsim.daemon.listener import READ_BYTES, Listener
 from cpsim.daemon.spool import text_of
 
 if TYPE_CHECKING:
@@ -19,9 +18,9 @@ if TYPE_CHECKING:
 
     from cpdaemon.errors import CreditPiggyError
     from cpsim.daemon.courier import Outcomes
-    from cpsim.daemon.listener import Call, _Connection
+    from cpsim.daemon.link import FrameConnection
+    from cpsim.daemon.listener import Call
     from cpsim.daemon.spool import Batch
-    from cpsim.faults.plan import FaultPlan
 
 STARVED_COMMANDS: Final = 5_000
 """Queued commands above which a starved flush happens, and above which an unreachable server keeps the daemon busy."""
@@ -31,26 +30,24 @@ LONGEST_TURN_S: Final = 0.5
 RANK: Final = {kind: rank for rank, kind in enumerate(KINDS)}
 
 
-class QuirkyListener(FaultyListener):
+class QuirkyListener(Listener):
     """A listener with quirks.
 
     Args:
         arguments: those of `Listener`, or of the listener that this one is mixed with.
-        faults: the plan of faults.
-        project: the project of the commands.
         quirks: names from `cpsim.protocol.quirks.QUIRKS`; those of the server have no effect here.
         on_turn: called in every turn of the loop with the number of commands acknowledged in it.
+        options: those of `Listener`, by name.
     """
 
     def __init__(
         self,
         *arguments: Any,  # noqa: ANN401 - not ours to know
-        faults: FaultPlan,
-        project: str,
         quirks: frozenset[str],
         on_turn: Callable[[int], object],
+        **options: Any,  # noqa: ANN401 - likewise
     ) -> None:
-        super().__init__(*arguments, faults=faults, project=project)
+        super().__init__(*arguments, **options)
         self._on_turn = on_turn
         self._seen = 0
         self.set_quirks(quirks)
@@ -62,10 +59,10 @@ class QuirkyListener(FaultyListener):
         self._reads_once = "single-read" in quirks
         self._read_bytes = MAX_FRAME_BYTES if self._reads_once else READ_BYTES
 
-    def _refuse(self, connection: _Connection) -> None:
+    def _refuse(self, connection: FrameConnection) -> None:
         if self._cuts and any(b"=" not in pair for pair in connection.frame.split(b",")[1:]):
             self._reject(connection.frame)
-            self._close(connection)
+            self.close(connection)
         else:
             super()._refuse(connection)
 
@@ -78,7 +75,7 @@ class QuirkyListener(FaultyListener):
 class QuirkyDurableListener(QuirkyListener, DurableListener):
     """A listener with quirks, in front of a spool."""
 
-    def _text(self, connection: _Connection) -> str:
+    def _text(self, connection: FrameConnection) -> str:
         return text_of(self._parse(connection.frame)) if self._cuts else super()._text(connection)
 
 

@@ -9,10 +9,10 @@ from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint, parse_endpoint
 from cpdaemon.errors import EndpointError
 from cpsim.clock import SYSTEM_CLOCK
 from cpsim.daemon.courier import MAX_BACKOFF_S, WHEN_UNKNOWN
+from cpsim.daemon.faults import BatchFaults, FrameFaults
 from cpsim.daemon.memory import MemorySpool
 from cpsim.daemon.quirks import QuirkyCourier, QuirkyDurableListener, QuirkyListener
 from cpsim.daemon.spool import Spool
-from cpsim.daemon.timed import TimedListener
 from cpsim.faults.plan import FaultPlan
 from cpsim.net.addresses import listen_tcp, listen_unix
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from cpsim.daemon.courier import Server
     from cpsim.metrics.waits import Waits
 
+QUEUE_QUIRKS: Final = {"flush-starves", "reorder-classes", "drop-on-error", "resend-duplicates", "busy-when-down"}
+"""Quirks of delivery, for which commands must be queued."""
 STOP_TIMEOUT_S: Final = 10.0
 """Time for a stopping daemon to deliver its commands."""
 
@@ -48,13 +50,15 @@ class Daemon:
         max_backoff_s: longest backoff, in seconds.
         quirks: differences from the documented daemon: names from `cpsim.protocol.quirks.QUIRKS`.
         faults: the plan of faults.
-        waits: record of callers' waits; only without a spool.
+        waits: record of callers' waits.
+        apply: applies commands at once where nothing has them wait; without it, all go through the spool.
         clock: by which it waits, and its clients have their time.
 
     Attributes:
         project_id: project of the commands.
         addresses: its addresses once bound, by `unix` and `tcp`.
         faults: the plan of faults.
+        spool_path: file of the spool, if there is one.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class Daemon:
         quirks: frozenset[str] = frozenset(),
         faults: FaultPlan | None = None,
         waits: Waits | None = None,
+        apply: Callable[[Sequence[Call]], object] | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.addresses: dict[str, str] = {}
@@ -81,11 +86,16 @@ class Daemon:
         self._quirks = quirks
         self.faults = FaultPlan() if faults is None else faults
         self._spool = MemorySpool() if spool is None else spool
+        self.spool_path = spool.path if isinstance(spool, Spool) else None
         self._clock = clock
-        delivery = server, flush_interval_s, when_unknown, max_backoff_s
+        self._has_interval = bool(flush_interval_s)
+        self._apply = apply
+        self._server = BatchFaults(server, self.faults, project, clock)
+        delivery = self._server, flush_interval_s, when_unknown, max_backoff_s
         self._courier = QuirkyCourier(self._spool, *delivery, quirks=quirks, clock=clock)
         self._sockets: list[socket.socket] = []
         self._listener: QuirkyListener | None = None
+        self._frame_faults: FrameFaults | None = None
         self.on_malformed: Callable[[bytes], object] = bytes
         """Called with each refused or malformed frame; set it before `start`."""
 
@@ -113,9 +123,10 @@ class Daemon:
         Raises:
             CpsimError: the spool cannot be written, or the listener's thread is busy.
         """
-        if self._listener is not None:
-            self._listener.drop()
-        self._courier.drop()
+        with self._server.letting_go():
+            if self._listener is not None:
+                self._listener.drop()
+            self._courier.drop()
         if self._waits is not None:
             self._waits.clear()
 
@@ -150,18 +161,23 @@ class Daemon:
         """Start to serve, and to deliver commands that an earlier daemon has left."""
         self._listener = self._listen(self._spool)
         self._listener.on_malformed = self.on_malformed
+        self._listener.open()
+        self._frame_faults = FrameFaults(self._listener, self.faults, self.project_id)
+        self._frame_faults.begin()
         self._courier.start()
         self._listener.start()
 
     def stop(self) -> None:
-        """Stop listening, deliver acknowledged commands as far as possible, and remove the socket file.
+        """Stop listening, deliver acknowledged commands unless a fault prevents it, and remove the socket file.
 
         Raises:
             ThreadFailed: see `check`; the daemon has stopped nevertheless.
         """
-        if self._listener is None:
+        self._server.stop()
+        if self._listener is None or self._frame_faults is None:
             self.release()
             return
+        self._frame_faults.end()
         self._listener.stop()
         self._remove_socket_file()
         if self._courier.stop(STOP_TIMEOUT_S):
@@ -194,23 +210,20 @@ class Daemon:
         log.info("stopped; %d commands stay in the spool", self._spool.pending)
 
     def _listen(self, spool: Spool | MemorySpool) -> QuirkyListener:
-        options: dict[str, Any] = {
-            "faults": self.faults,
-            "project": self.project_id,
-            "quirks": self._quirks,
-            "on_turn": self._courier.delay_turn,
-        }
+        options: dict[str, Any] = {"quirks": self._quirks, "on_turn": self._courier.delay_turn, "waits": self._waits}
         if isinstance(spool, Spool):
             return QuirkyDurableListener(self._sockets, spool, self._clock, **options)
-        arguments = self._sockets, self._take, lambda: spool.is_full, self._clock
-        if self._waits is None:
-            return QuirkyListener(*arguments, **options)
-        return TimedListener(*arguments, waits=self._waits, **options)
+        return QuirkyListener(self._sockets, self._take, lambda: spool.is_full, self._clock, **options)
 
     def _take(self, calls: Sequence[Call]) -> None:
-        """Queue acknowledged commands in memory."""
-        assert isinstance(self._spool, MemorySpool)
-        self._spool.put(calls)
+        """Apply acknowledged commands, or queue them in memory."""
+        spool = self._spool
+        assert isinstance(spool, MemorySpool)
+        queues = self._has_interval or spool.pending or self.faults.delivery or QUEUE_QUIRKS & self._quirks
+        if self._apply is None or queues:
+            spool.put(calls)
+        else:
+            self._apply(calls)
 
     def _remove_socket_file(self) -> None:
         if "unix" in self.addresses:

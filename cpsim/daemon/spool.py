@@ -117,6 +117,7 @@ class Spool:
         clock: Clock = SYSTEM_CLOCK,
         open_log: Callable[..., Log] = Log,
     ) -> None:
+        self.path = path
         self._log = open_log(path, KIND, TABLES, reserve_bytes=reserve_bytes, clock=clock)
         self._max_commands = max_commands
         self._released = self._log.last

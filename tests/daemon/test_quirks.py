@@ -17,7 +17,6 @@ from cpsim.daemon.site import Daemon
 from cpsim.daemon.spool import Spool
 from cpsim.daemon.spool_status import read_failed, read_status
 from cpsim.fake import ANY_PORT, Fake
-from cpsim.faults.plan import FaultPlan
 from cpsim.protocol.quirks import chosen
 from cpsim.testing import ManualClock
 
@@ -84,7 +83,7 @@ def test_single_read_of_a_frame_in_two_segments(quirky, on):
 
 
 def test_single_read_of_a_frame_that_is_no_command_yet(stepped_with, on, recorder):
-    options = {"faults": FaultPlan(), "project": "p", "on_turn": lambda _: None}
+    options = {"on_turn": lambda _: None}
     quirks = frozenset(["single-read"] if on else [])
     stepped = stepped_with(
         lambda sockets, clock: QuirkyListener(sockets, recorder, lambda: False, clock, quirks=quirks, **options)
