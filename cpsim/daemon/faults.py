@@ -164,7 +164,7 @@ class BatchFaults:
             self._fail(passage.instead, passage)
         outcomes = self._server.post(batch_id, calls)
         back = passage.back(outcomes)
-        if isinstance(back, End):
+        if back != Answer(outcomes):
             self._fail(back, passage)
         return outcomes
 
