@@ -87,6 +87,7 @@ class Evidence:
         seen: the accounts afterwards; None if they could not be seen.
         unseen: why they could not be seen, though there is a server; "" if there is none, or they could.
         command: the command line that repeats the run; "" if there is none.
+        quirks: names of the quirks that the target is known to have.
     """
 
     workload: Workload
@@ -113,6 +114,7 @@ class Evidence:
     seen: Seen | None = None
     unseen: str = ""
     command: str = ""
+    quirks: frozenset[str] = frozenset()
 
     @property
     def view(self) -> View | None:

@@ -4,6 +4,8 @@ An operation with an unknown outcome may or may not have been applied, so each s
 when a command may have come before or after the slot's expiry. The state seen at the end must be in the set. Commands
 are applied in the order given; `orders` finds the orders in which they may have been applied.
 
+With names of quirks, a command may also do what a system with these quirks does with it.
+
 Pure; times are nanoseconds on the replay's clock.
 """
 
@@ -79,42 +81,64 @@ class Branch(NamedTuple):
     terms: Terms | None
 
 
+Quirks = frozenset[str]
+NO_QUIRKS: Final[Quirks] = frozenset()
+LOSING: Final = frozenset({"ack-before-delivery", "drop-on-error"})
+"""Quirks by which a command that was acknowledged may be lost."""
+MODELLED: Final = LOSING | {
+    *("reclaim", "claim-settled", "discard-settled", "counters-settled", "meta-dropped", "slots-vanish", "expire-live"),
+    *("resend-duplicates", "reorder-classes", "global-slot-ids"),
+}
+"""Quirks whose effect on a slot is known here."""
 NOTHING: Final = SlotState("absent")
 START: Final = Branch(NOTHING, None)
 """Where every slot's history begins."""
 
 
-def possible_states(steps: Iterable[Step], seen: Span) -> set[SlotState]:
+def possible_states(steps: Iterable[Step], seen: Span, quirks: Quirks = NO_QUIRKS) -> set[SlotState]:
     """The states in which a slot may be after its steps; empty if no history explains the replies.
 
     Args:
         steps: the slot's operations, in the order in which they were applied.
         seen: when the state was read.
+        quirks: names of the quirks that the system may have.
     """
     branches = {START}
     for step in steps:
-        branches = {after for branch in branches for after in branches_after(branch, step)}
-    return {aged.state for branch in branches for aged in branches_at(branch, seen)}
+        branches = {after for branch in branches for after in branches_after(branch, step, quirks)}
+    return {aged.state for branch in branches for aged in branches_at(branch, seen, quirks)}
 
 
-def branches_after(branch: Branch, step: Step) -> set[Branch]:
+def branches_after(branch: Branch, step: Step, quirks: Quirks = NO_QUIRKS) -> set[Branch]:
     """The branches after a step; none if the server's reply contradicts the protocol."""
-    return {after for alive in branches_at(branch, step.span) for after in _branches_of_one(alive, step)}
+    return {
+        after
+        for alive in branches_at(branch, step.span, quirks)
+        for after in (_branches_of_one(alive, step, quirks) if quirks else _branches_of_one(alive, step))
+    }
 
 
-def branches_at(branch: Branch, now: Span) -> Iterable[Branch]:
+def branches_at(branch: Branch, now: Span, quirks: Quirks = NO_QUIRKS) -> Iterable[Branch]:
     """A branch at a time: unchanged, expired, or both if the time is uncertain."""
     state, terms = branch
+    if "expire-live" in quirks:
+        return (branch,)
     if state.phase != "allocated" or terms is None or now.latest_ns < terms.expiry.earliest_ns:
         return (branch,)
     expired = Branch(state._replace(phase="expired"), terms)
     return (expired,) if now.earliest_ns >= terms.expiry.latest_ns else (branch, expired)
 
 
-def _branches_of_one(branch: Branch, step: Step) -> Iterable[Branch]:
+def _branches_of_one(branch: Branch, step: Step, quirks: Quirks = NO_QUIRKS) -> Iterable[Branch]:
     if step.applied is False:
         return (branch,)
     after = _after(branch, step)
+    if quirks:
+        afters = [*([] if after is None else [after]), *_after_by_quirks(branch, step, after, quirks)]
+        may_refuse = after is None or (step.kind == "alloc" and "global-slot-ids" in quirks)
+        if step.accepted is not None:
+            return afters if step.accepted else [branch] * may_refuse
+        return [*afters, *[branch] * (may_refuse or not step.applied or bool(LOSING & quirks))]
     if step.accepted is True:
         return () if after is None else (after,)
     if step.accepted is False:
@@ -145,6 +169,37 @@ def _after(branch: Branch, step: Step) -> Branch | None:
             given = {name: str(value) for name, value in arguments.items() if name != "slot"}
             changed = state._replace(meta=frozenset((dict(state.meta) | given).items())) if given else None
     return None if changed is None else Branch(changed, terms)
+
+
+def _after_by_quirks(branch: Branch, step: Step, after: Branch | None, quirks: Quirks) -> Iterable[Branch]:
+    """What a command that was accepted may also have led to; `after` is what the protocol says."""
+    state, terms = branch
+    if "meta-dropped" in quirks and step.kind == "meta":
+        yield branch
+    if after is not None:
+        if "resend-duplicates" in quirks and (twice := _after(after, step)) is not None:
+            yield twice
+        if "slots-vanish" in quirks and step.kind == "claim":
+            yield START
+        return
+    if terms is None:
+        return
+    arguments = step.arguments
+    match step.kind, state.phase:
+        case "claim", "claimed" if "reclaim" in quirks and "machine" in arguments:
+            yield Branch(state._replace(machine=str(arguments["machine"])), terms)
+        case "claim", "discarded" | "expired" if "claim-settled" in quirks:
+            if (claimed := _claimed(state, terms, arguments)) is not None:
+                yield Branch(claimed, terms)
+                yield Branch(claimed._replace(phase=state.phase), terms)
+        case "discard", "claimed" | "discarded" if "discard-settled" in quirks:
+            discarded = state._replace(phase="discarded", reason=str(arguments.get("reason", "unspecified")))
+            yield Branch(discarded, terms)
+            yield Branch(discarded._replace(machine=None, granted=None), terms)
+        case "counters", "claimed" | "discarded" if "counters-settled" in quirks:
+            if (counted := _counted(state, arguments)) is not None:
+                yield Branch(counted, terms)
+                yield branch
 
 
 def _claimed(state: SlotState, terms: Terms, arguments: Mapping[str, str | int]) -> SlotState | None:

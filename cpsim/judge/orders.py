@@ -14,12 +14,12 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from cpsim.judge.model import START, branches_after, branches_at, possible_states
+from cpsim.judge.model import NO_QUIRKS, START, branches_after, branches_at, possible_states
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from cpsim.judge.model import Branch, SlotState, Span, Step
+    from cpsim.judge.model import Branch, Quirks, SlotState, Span, Step
 
 UNSETTLED: Final = {"absent", "allocated"}
 """A slot in any other phase refuses every command, so only accepted commands must have come before."""
@@ -37,7 +37,12 @@ def in_order(steps: Iterable[Step]) -> list[Step]:
 
 
 def possible(
-    steps: Sequence[Step], seen: Span, *, any_order: bool = False, most_positions: int = MOST_POSITIONS
+    steps: Sequence[Step],
+    seen: Span,
+    *,
+    any_order: bool = False,
+    most_positions: int = MOST_POSITIONS,
+    quirks: Quirks = NO_QUIRKS,
 ) -> set[SlotState]:
     """The states in which a slot may be after its steps; empty if no order explains the replies.
 
@@ -46,6 +51,7 @@ def possible(
         seen: when the state was read.
         any_order: whether to ignore the times of sending and answering.
         most_positions: positions after which the search ends without a result.
+        quirks: names of the quirks that the system may have.
 
     Raises:
         TooManyOrders: the search reached its bound.
@@ -54,7 +60,7 @@ def possible(
     if not any_order and all(
         before.applied and before.over_ns <= after.span.earliest_ns for before, after in pairwise(steps)
     ):
-        return possible_states(steps, seen)
+        return possible_states(steps, seen, quirks)
     waits_for = [0] * len(steps) if any_order else _predecessors(steps)
     needed = sum(1 << place for place, step in enumerate(steps) if step.applied)
     accepted = sum(1 << place for place, step in enumerate(steps) if step.applied and step.accepted)
@@ -63,7 +69,7 @@ def possible(
     ends: set[Branch] = set()
     while positions:
         done, branch = positions.pop()
-        settled = branch.state.phase not in UNSETTLED
+        settled = branch.state.phase not in UNSETTLED and not quirks
         if done & (accepted if settled else needed) == (accepted if settled else needed):
             ends.add(branch)
         if settled:
@@ -71,14 +77,14 @@ def possible(
         for place, step in enumerate(steps):
             if done >> place & 1 or waits_for[place] & ~done:
                 continue
-            for after in branches_after(branch, step):
+            for after in branches_after(branch, step, quirks):
                 position = (done | 1 << place, after)
                 if position not in known:
                     known.add(position)
                     positions.append(position)
         if len(known) > most_positions:
             raise TooManyOrders
-    return {aged.state for branch in ends for aged in branches_at(branch, seen)}
+    return {aged.state for branch in ends for aged in branches_at(branch, seen, quirks)}
 
 
 def _predecessors(steps: Sequence[Step]) -> list[int]:

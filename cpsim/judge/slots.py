@@ -9,27 +9,35 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cpsim.judge.anomalies import MOST_EXPLAINED, contradiction, name_of
+from cpsim.judge.anomalies import MOST_EXPLAINED, MOST_STEPS, contradiction, name_of
 from cpsim.judge.columns import correct_outstanding, correct_slots, indices, slot_ids
-from cpsim.judge.model import NOTHING, SlotState
+from cpsim.judge.model import NO_QUIRKS, NOTHING, SlotState
 from cpsim.judge.orders import MOST_POSITIONS, TooManyOrders, possible
+from cpsim.judge.quirks import LISTS_CLAIMED, Suspects, explanation
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from cpsim.judge.history import History
-    from cpsim.judge.model import Span, Step
+    from cpsim.judge.model import Quirks, Span, Step
     from cpsim.judge.verdict import Verdict
 
 FEW_POSITIONS: Final = 500
 FULL_SEARCHES: Final = 50
 """Slots whose search may end without a result at `MOST_POSITIONS`; after these, at `FEW_POSITIONS`."""
+NOBODY: Final = Suspects()
 CHUNK: Final = 10_000
 """Slots of which the states are in memory at a time."""
 
 
 def judge_slots(
-    history: History, slots: pa.Table | None, project_id: str, verdict: Verdict, *, fresh: bool = False
+    history: History,
+    slots: pa.Table | None,
+    project_id: str,
+    verdict: Verdict,
+    *,
+    fresh: bool = False,
+    suspects: Suspects = NOBODY,
 ) -> None:
     """Compare every slot's final state with the states that its history allows, as far as it is shown.
 
@@ -39,6 +47,7 @@ def judge_slots(
         project_id: whose slots are compared.
         verdict: takes the findings.
         fresh: whether no other run has slot ids with this prefix.
+        suspects: quirks that may explain what is wrong.
     """
     if slots is None or "state" not in slots.column_names:
         return
@@ -46,7 +55,7 @@ def judge_slots(
     sent_for = history.sent_for()
     doubtful = sent_for & ~correct_slots(history, slots, np.where(rows.ours, rows.slot_of_row, -1))
     one_by_one = ((slot, history.slot_id(slot), steps) for slot, steps in history.steps(doubtful))
-    _judge_one_by_one(one_by_one, rows, history.seen, verdict, fresh=fresh)
+    _judge_one_by_one(one_by_one, rows, history.seen, verdict, fresh=fresh, suspects=suspects)
     if fresh:
         _judge_strays(history, rows, verdict)
     verdict.checked["slots"] += int(np.count_nonzero(sent_for))
@@ -80,6 +89,7 @@ def judge_slot(
     stray: str | None = None,
     most_positions: int = MOST_POSITIONS,
     hidden: Collection[str] = (),
+    suspects: Suspects = NOBODY,
 ) -> bool:
     """Compare one slot's state with the states that its history allows.
 
@@ -92,6 +102,7 @@ def judge_slot(
         stray: another project that wrongly has a slot of this id.
         most_positions: where the search for orders ends without a result.
         hidden: fields of the state that are not shown, and not compared.
+        suspects: quirks that may explain the state.
 
     Returns:
         Whether the search ended with a result; False if too many orders are possible.
@@ -106,17 +117,32 @@ def judge_slot(
     if found not in allowed:
         explain = verdict.counts.total() < MOST_EXPLAINED
         name, detail = _difference(steps, seen, allowed, found, explain=explain, hidden=hidden)
+        if quirk := explanation(steps, seen, found, suspects.known, most_positions=most_positions, hidden=hidden):
+            verdict.explain(quirk, slot_id, detail)
+            return True
+        if explain and len(steps) <= MOST_STEPS:
+            quirk = explanation(steps, seen, found, suspects.possible, most_positions=FEW_POSITIONS, hidden=hidden)
+            detail += f"; as with the quirk {quirk}" if quirk else ""
         if allowed and stray is not None:
             name, detail = "leaked", f"missing, but in project {stray}"
         verdict.add_example(verdict.find(name, slot_id, detail, [slot_id]), steps, seen, found)
     return True
 
 
-def judge_outstanding(history: History, outstanding: set[str], verdict: Verdict) -> None:
-    """Compare the slots that the server lists as outstanding with those that may be outstanding."""
+def judge_outstanding(history: History, outstanding: set[str], verdict: Verdict, known: Quirks = NO_QUIRKS) -> None:
+    """Compare the slots that the server lists as outstanding with those that may be outstanding.
+
+    A claimed slot that is still listed is not lost: there are servers that list it until its machine has a user.
+
+    Args:
+        history: the operations and their replies.
+        outstanding: the ids of the slots that are listed.
+        verdict: takes the findings.
+        known: quirks that the server is known to have.
+    """
     sent_for = history.sent_for()
     doubtful = sent_for & ~correct_outstanding(history, outstanding)
-    unsearched = 0
+    unsearched = still_listed = 0
     for slot, steps in history.steps(doubtful):
         slot_id = history.slot_id(slot)
         try:
@@ -129,6 +155,11 @@ def judge_outstanding(history: History, outstanding: set[str], verdict: Verdict)
         listed = slot_id in outstanding
         if not phases:
             name, detail = contradiction(steps, history.seen, None)
+        elif listed and phases == {"claimed"}:
+            if LISTS_CLAIMED in known:
+                verdict.explain(LISTS_CLAIMED, slot_id, "claimed, and still listed as outstanding")
+            still_listed += 1
+            continue
         elif listed and "allocated" not in phases:
             name = "late expiry" if phases == {"expired"} else "lost"
             detail = f"listed as outstanding, but should be {' or '.join(sorted(phases))}"
@@ -138,6 +169,7 @@ def judge_outstanding(history: History, outstanding: set[str], verdict: Verdict)
             continue
         verdict.add_example(verdict.find(name, slot_id, detail, [slot_id]), steps, history.seen, None)
     verdict.unsearched += unsearched
+    verdict.still_listed += still_listed
     verdict.checked["slots"] += int(np.count_nonzero(sent_for))
 
 
@@ -184,7 +216,13 @@ class _Rows:
 
 
 def _judge_one_by_one(
-    histories: Iterator[tuple[int, str, Sequence[Step]]], rows: _Rows, seen: Span, verdict: Verdict, *, fresh: bool
+    histories: Iterator[tuple[int, str, Sequence[Step]]],
+    rows: _Rows,
+    seen: Span,
+    verdict: Verdict,
+    *,
+    fresh: bool,
+    suspects: Suspects = NOBODY,
 ) -> None:
     unsearched = 0
     while chunk := list(islice(histories, CHUNK)):
@@ -195,7 +233,15 @@ def _judge_one_by_one(
             stray = rows.other_project(slot) if fresh and place < 0 else None
             most = MOST_POSITIONS if unsearched < FULL_SEARCHES else FEW_POSITIONS
             unsearched += not judge_slot(
-                slot_id, steps, seen, found, verdict, stray=stray, most_positions=most, hidden=rows.hidden
+                slot_id,
+                steps,
+                seen,
+                found,
+                verdict,
+                stray=stray,
+                most_positions=most,
+                hidden=rows.hidden,
+                suspects=suspects,
             )
     verdict.unsearched += unsearched
 

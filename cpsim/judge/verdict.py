@@ -72,7 +72,10 @@ class Verdict:
         counts: anomalies by name.
         anomalies: the first of them.
         examples: by the anomaly's name, the slots with the fewest commands.
+        explained: what a known quirk explains, by the quirk's name; it is no anomaly.
+        explanations: the first of these, as anomalies of that name.
         unsearched: slots whose commands have too many possible orders to try.
+        still_listed: claimed slots that are listed as outstanding, where no more is shown.
         not_verified: sentences: what could not be verified, and what would make it visible.
         meanings: each anomaly that may be found, and what it means.
         within: the prefix of the next details, for one of several projects.
@@ -83,24 +86,34 @@ class Verdict:
     counts: Counter[str] = field(default_factory=Counter)
     anomalies: list[Anomaly] = field(default_factory=list)
     examples: defaultdict[str, list[Example]] = field(default_factory=lambda: defaultdict(list))
+    explained: Counter[str] = field(default_factory=Counter)
+    explanations: list[Anomaly] = field(default_factory=list)
     unsearched: int = 0
+    still_listed: int = 0
     not_verified: list[str] = field(default_factory=list)
     meanings: Mapping[str, str] = field(default_factory=lambda: ANOMALIES)
     within: str = ""
 
     @property
     def ruling(self) -> Ruling:
-        """Invalid if there is an anomaly; else unknown if something could not be verified; else valid."""
+        """Invalid if there is an anomaly; else unknown if something could not be verified; else valid.
+
+        What is `explained` is none.
+        """
         if self.counts:
             return Ruling.INVALID
         return Ruling.UNKNOWN if self.unknowns() else Ruling.VALID
 
     def unknowns(self) -> list[str]:
         """What could not be verified, a sentence each."""
-        if not self.unsearched:
-            return self.not_verified
-        why = "too many of their commands overlap, or were never answered, to try every order"
-        return [*self.not_verified, f"{self.unsearched:,} slots: {why}."]
+        unknown = list(self.not_verified)
+        if self.still_listed:
+            why = "they are still listed as outstanding, as servers do whose quirk is slots-list-claimed"
+            unknown.append(f"Whether {self.still_listed:,} slots were claimed: {why}. Accounts would show it.")
+        if self.unsearched:
+            why = "too many of their commands overlap, or were never answered, to try every order"
+            unknown.append(f"{self.unsearched:,} slots: {why}.")
+        return unknown
 
     def merged(self, other: Verdict) -> Verdict:
         """The verdict on both of two partitions, or by both of two checkers; merging is associative."""
@@ -114,7 +127,10 @@ class Verdict:
             counts=_sum(self.counts, other.counts),
             anomalies=[*self.anomalies, *other.anomalies][:SHOWN_ANOMALIES],
             examples=examples,
+            explained=_sum(self.explained, other.explained),
+            explanations=[*self.explanations, *other.explanations][:SHOWN_ANOMALIES],
             unsearched=self.unsearched + other.unsearched,
+            still_listed=self.still_listed + other.still_listed,
             not_verified=list(dict.fromkeys([*self.not_verified, *other.not_verified])),
             meanings={**self.meanings, **other.meanings},
         )
@@ -128,6 +144,12 @@ class Verdict:
             self.anomalies.append(anomaly)
         return anomaly
 
+    def explain(self, quirk: str, subject: str, detail: str) -> None:
+        """Add what a quirk explains that the user says is known."""
+        self.explained[quirk] += 1
+        if len(self.explanations) < SHOWN_ANOMALIES:
+            self.explanations.append(Anomaly(quirk, subject, f"{self.within}{detail}", (subject,)))
+
     def add_example(self, anomaly: Anomaly, steps: Sequence[Step], seen: Span, found: SlotState | None) -> None:
         """Keep a slot's history as an example of an anomaly, if it is among the shortest."""
         examples = self.examples[anomaly.name]
@@ -139,8 +161,15 @@ class Verdict:
 
     def document(self) -> dict[str, Any]:
         """The verdict as a JSON document, without the examples."""
+        known = {
+            "known_quirks": dict(self.explained),
+            "explained": [
+                {"quirk": found.name, "subject": found.subject, "detail": found.detail} for found in self.explanations
+            ],
+        }
         return {
             "verdict": self.ruling.value,
+            **(known if self.explained else {}),
             "checked": dict(self.checked),
             "slots_with_several_acceptable_states": self.uncertain,
             "anomalies_by_name": dict(self.counts),

@@ -25,7 +25,7 @@ class Outstanding:
         seen = evidence.seen
         if seen is None or seen.outstanding is None:
             return
-        judge_outstanding(History.of(evidence), set(seen.outstanding), verdict)
+        judge_outstanding(History.of(evidence), set(seen.outstanding), verdict, evidence.quirks)
         verdict.not_verified.append(
             "Credits, counters and how slots were settled: the server has no control API, and shows only which "
             "slots are outstanding."

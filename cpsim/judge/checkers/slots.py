@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from cpsim.judge.anomalies import ANOMALIES
 from cpsim.judge.history import History
+from cpsim.judge.quirks import Suspects
 from cpsim.judge.slots import judge_slots
 
 if TYPE_CHECKING:
@@ -28,14 +29,15 @@ class Slots:
         ledger, projects = evidence.ledger, evidence.workload.projects
         if evidence.view is None:
             return
-        history = History.of(evidence)
+        history, suspects = History.of(evidence), Suspects.of(evidence)
         if not projects:
             assert evidence.project is not None
-            judge_slots(history, ledger, evidence.project, verdict, fresh=evidence.fresh)
+            judge_slots(history, ledger, evidence.project, verdict, fresh=evidence.fresh, suspects=suspects)
         for project in projects:
             verdict.within = f"in project {project}, "
             # slots of the same ids in other projects are judged with those projects
             others = pa.array([other for other in projects if other != project], pa.string())
             slots = ledger and ledger.filter(pc.invert(pc.is_in(ledger["project"], value_set=others)))
-            judge_slots(history.of_project(project), slots, project, verdict, fresh=evidence.fresh)
+            of_project = history.of_project(project)
+            judge_slots(of_project, slots, project, verdict, fresh=evidence.fresh, suspects=suspects)
         verdict.within = ""
