@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from cpdaemon.endpoint import parse_endpoint
 from cpdaemon.errors import EndpointError
-from cpsim.accounts.view import UnfitTable, View
+from cpsim.accounts.view import CONTRACTS, UnfitTable, View
 from cpsim.errors import CpsimError, in_one_line
 from cpsim.evidence import extensions
 from cpsim.evidence.evidence import Evidence, Reading, Seen
@@ -259,6 +259,13 @@ class EvidenceFolder:
         """All of it at once."""
         (_, workload), (_, journal) = self._ranges[-1]
         return self._evidence(range(workload), range(journal), self._seen())
+
+    def partial_view(self) -> View | None:
+        """What was seen of the accounts, unless it is all that our own server shows, or nothing was."""
+        names = None if self._shown is None else self._shown[2]
+        ours = {table: contract.schema.names for table, contract in CONTRACTS.items() if table != "projects"}
+        seen = None if names is None or names == ours else self._seen()
+        return None if seen is None else seen.view
 
     def _check_counts(self) -> None:
         """Raise CpsimError if a file has another number of operations than were counted."""
