@@ -47,6 +47,8 @@ class SqlSource:
 
     def __init__(self, name: str) -> None:
         require("sql", "--accounts sql:FILE")
+        if not name:
+            raise UsageError("sql: names no file: write sql:FILE")
         self._name = name
         path = find(MAPPINGS, name)
         try:
@@ -63,7 +65,7 @@ class SqlSource:
         from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415 - an extra
 
         try:
-            with _connected(self._database(), pause_s) as connection:
+            with connected(self._database(), pause_s) as connection:
                 tables = {name: self._asked(connection, name, query) for name, query in self._queries.items()}
             return View.of_documents(tables)
         except UnfitTable as error:
@@ -140,8 +142,13 @@ def _checked(path: Path, document: dict[str, Any]) -> tuple[str, str, dict[str, 
 
 
 @contextmanager
-def _connected(url: sa.URL, pause_s: float) -> Iterator[sa.Connection]:
-    """A connection in one transaction that only reads, as far as the database knows such, and is undone at the end."""
+def connected(url: sa.URL, pause_s: float) -> Iterator[sa.Connection]:
+    """A connection in one transaction that only reads, as far as the database knows such, and is undone at the end.
+
+    Args:
+        url: of the database.
+        pause_s: seconds that a query may take, where the database can be told.
+    """
     import sqlalchemy as sa  # noqa: PLC0415 - an extra
 
     kind = url.get_backend_name()
@@ -169,7 +176,7 @@ def _beginning(kind: str, pause_s: float) -> list[str]:
     if kind == "postgresql":
         return [f"SET LOCAL statement_timeout = {max(1, int(pause_s * 1000))}"]
     if kind in {"mysql", "mariadb"}:
-        return ["SET TRANSACTION READ ONLY"]
+        return ["SET SESSION sql_mode = CONCAT(@@sql_mode, ',ANSI_QUOTES')", "SET TRANSACTION READ ONLY"]
     return []
 
 
