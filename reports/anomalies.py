@@ -22,7 +22,8 @@ WITH limits AS (SELECT unnest($1::VARCHAR[]) AS project, unnest($2::DOUBLE[]) AS
 SELECT slots.project, slots.machine, any_value(owners.user) AS user, count(*) AS claimed,
     count(*) FILTER (settled_us - allocated_us < limit_us) AS fast, min(settled_us - allocated_us) / 1e6 AS fastest_s
 FROM slots JOIN limits ON slots.project = limits.project
-LEFT JOIN owners ON slots.project = owners.project AND slots.machine = owners.machine WHERE state = 'claimed'
+LEFT JOIN owners ON slots.project = owners.project AND slots.machine = owners.machine
+WHERE state = 'claimed' AND getvariable('has_times')
 GROUP BY slots.project, slots.machine HAVING fast >= $3 AND 2 * fast >= claimed ORDER BY fast DESC, slots.machine
 """
 REPEATED = """

@@ -14,7 +14,7 @@ from cpsim.system.extras import EXTRAS
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("cpdaemon", "cpsim")
-CONTENT = {"scenarios": "cpsim/_content/scenarios", "reports": "cpsim/_content/reports"}
+CONTENT = {name: f"cpsim/_content/{name}" for name in ("scenarios", "reports", "accounts")}
 SHIPPED = (*PACKAGES, *CONTENT, "docs", "tests")
 FILES = {"CHANGELOG.md", "CONTRIBUTING.md", "Containerfile", "LICENSE", "README.md", "noxfile.py", "pyproject.toml"}
 
@@ -35,7 +35,7 @@ def sources(folder):
     return {path.relative_to(ROOT).as_posix() for path in kept}
 
 
-def test_the_wheel_has_the_packages_the_scenarios_and_the_reports(built):
+def test_the_wheel_has_the_packages_and_the_content(built):
     (wheel,) = built.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}

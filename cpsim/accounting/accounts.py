@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from cpsim.accounts.sources import AccountsSource
+
 WEEK_US: Final = 7 * 86_400_000_000
 BUCKETS_US: Final = (1_000, 10_000, 100_000, 1_000_000, 60_000_000, 900_000_000)
 """Widths of the shortest interval told apart; a quarter of an hour fits the days of every time zone, but
@@ -66,7 +68,7 @@ class Accounts:
     @classmethod
     def load(
         cls,
-        where: str | Path,
+        where: str | Path | AccountsSource,
         *,
         since: str | None = None,
         until: str | None = None,
@@ -80,7 +82,7 @@ class Accounts:
         """Open the accounts of a run folder, a store, an export, or a running fake.
 
         Args:
-            where: a path, or a URL.
+            where: a path, a URL, or a source of anybody's accounts.
             since: begin of the period, an ISO date such as "2026-03-01", which is the start of that day, or a date
                 and time such as "2026-03-01T12:00" or "2026-03-01T12:00:00.5+01:00"; in `timezone` unless it has an
                 offset of its own; by default that of the ledger.

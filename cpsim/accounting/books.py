@@ -102,6 +102,7 @@ class Books:
         earlier_us: the time of the ranks to compare with.
         bucket_us: the width of the shortest interval.
         projects: ids of the projects that count; empty for all.
+        has_times: whether it is known when slots were allocated and settled.
     """
 
     slots: str | None
@@ -113,13 +114,14 @@ class Books:
     earlier_us: int = 0
     bucket_us: int = 1
     projects: tuple[str, ...] = ()
+    has_times: bool = True
 
     @classmethod
     def of(cls, source: Source) -> Self:
         """The books of a source."""
         files = (source.slots, source.accounts, source.journal, source.received)
         slots, accounts, journal, received = (None if file is None else str(file.resolve()) for file in files)
-        return cls(slots, accounts, journal, received)
+        return cls(slots, accounts, journal, received, has_times=source.has_times)
 
     def open(
         self, spill: Path | None, memory_mb: int = MEMORY_MB, part: tuple[str, int, int] | None = None
@@ -155,6 +157,7 @@ class Books:
         for name, value in (("since_us", self.since_us), ("until_us", self.until_us), ("earlier_us", self.earlier_us)):
             database.execute(f"SET VARIABLE {name} = {value}::BIGINT")
         database.execute(f"SET VARIABLE bucket_us = {self.bucket_us}::BIGINT")
+        database.execute(f"SET VARIABLE has_times = {self.has_times}")
         database.execute(f"CREATE VIEW ledger AS SELECT * FROM {_table(self.slots, SLOT_COLUMNS)} WHERE {chosen}")
         database.execute(f"CREATE VIEW accounts AS SELECT * FROM {_table(self.accounts, ACCOUNT_COLUMNS)} WHERE {kept}")
         database.execute(f"CREATE VIEW journal AS {_journal(database, _table(self.journal, sent))}")

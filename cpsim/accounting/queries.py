@@ -36,7 +36,8 @@ SELECT coalesce(h.project, s.project) AS project, coalesce(h.id, s.machine) AS m
     coalesce(period_credits, 0) AS period_credits, coalesce(earlier_credits, 0) AS earlier_credits,
     h.waiting_credits - coalesce(waiting_later, 0) AS waiting_credits, coalesce(recent, 0) AS recent_credits_a_day,
     coalesce(earlier_recent, 0) AS earlier_recent_credits_a_day, first_us, last_us,
-    turnaround_s / nullif(claimed, 0) AS turnaround_s, coalesce(ranged, 0) AS ranged, coalesce(at_max, 0) AS at_max,
+    if(getvariable('has_times'), turnaround_s / nullif(claimed, 0), NULL) AS turnaround_s,
+    coalesce(ranged, 0) AS ranged, coalesce(at_max, 0) AS at_max,
     coalesce(against_terms, 0) AS against_terms, h.credits - coalesce(granted, 0) AS unexplained_credits
 FROM held h FULL JOIN sums s ON h.project = s.project AND h.id = s.machine
 LEFT JOIN machine_averages r ON r.project = s.project AND r.machine = s.machine

@@ -136,7 +136,7 @@ ROLLUPS: Final = {
         )
         SELECT project, what, if(took_us > 0, floor(log2(took_us) * {BINS_AN_OCTAVE})::INTEGER, -1) AS bin,
             count(*) AS slots, sum(took_us / 1e6) AS total_s, min(took_us) AS least_us, max(took_us) AS most_us
-        FROM durations GROUP BY ALL""",
+        FROM durations WHERE getvariable('has_times') GROUP BY ALL""",
         ("project", "what", "bin"),
         ("slots", "total_s"),
         least=("least_us",),

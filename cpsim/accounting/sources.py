@@ -5,8 +5,9 @@ from __future__ import annotations
 import glob
 import json
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import duckdb
 import msgspec
@@ -14,10 +15,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cpdaemon.endpoint import UrlEndpoint, parse_endpoint
+from cpsim.accounting import partial
+from cpsim.accounts.sources import PAUSE_S
+from cpsim.clock import SYSTEM_CLOCK
 from cpsim.errors import CpsimError
+from cpsim.evidence.files import EVIDENCE, EvidenceFolder
 from cpsim.net.control import ControlClient
 from cpsim.net.http.client import fetch
 from cpsim.protocol import arguments as typed
+
+if TYPE_CHECKING:
+    from cpsim.accounts.sources import AccountsSource
+    from cpsim.accounts.view import View
 
 SLOT_COLUMNS: Final = {
     **dict.fromkeys(("project", "slot", "state", "machine", "user", "reason"), "VARCHAR"),
@@ -56,7 +65,7 @@ class Source:
     """Accounts as files.
 
     Attributes:
-        kind: "run folder", "store", "export" or "running server".
+        kind: "run folder", "store", "export", "running server" or "accounts".
         name: path or URL, as the user gave it.
         slots: Parquet with a row per slot, as `cpsim.server.control.export` has it.
         accounts: Parquet with a row per machine and user, if there is any.
@@ -65,7 +74,8 @@ class Source:
         totals: the server's totals of each project, or None.
         run: `run.json`, of a run folder.
         now_us: the server's time, or None.
-        note: a sentence on what is missing.
+        note: sentences on what is missing.
+        has_times: whether it is known when slots were allocated and settled.
     """
 
     kind: str
@@ -78,13 +88,14 @@ class Source:
     run: dict[str, Any] | None = None
     now_us: int | None = None
     note: str = ""
+    has_times: bool = True
 
 
-def gather(where: str | Path, folder: Path, token: str | None = None) -> Source:
+def gather(where: str | Path | AccountsSource, folder: Path, token: str | None = None) -> Source:
     """Find accounts, and convert them to Parquet.
 
     Args:
-        where: a path, or the URL of a running fake.
+        where: a path, the URL of a running fake, or a source of anybody's accounts.
         folder: takes converted files.
         token: of the control API at the URL, if it needs one.
 
@@ -93,9 +104,11 @@ def gather(where: str | Path, folder: Path, token: str | None = None) -> Source:
     """
     if isinstance(where, str) and where.startswith(("http://", "https://")):
         return _running(where, folder, token)
+    if not isinstance(where, str | Path):
+        return _of_view(Source("accounts", str(where), folder), where.read(PAUSE_S), folder, SYSTEM_CLOCK.now_us())
     path = Path(where)
     if path.is_dir():
-        return _folder(path)
+        return _folder(path, folder)
     if not path.exists():
         raise CpsimError(f"{path}: no such file or folder; name a run folder, a store, an export or a server's URL")
     if not path.is_file():
@@ -127,10 +140,16 @@ def check_table(path: Path, columns: tuple[str, ...]) -> list[str]:
     return names
 
 
-def _folder(path: Path) -> Source:
+def _of_view(source: Source, view: View, folder: Path, at_us: int) -> Source:
+    """A source with the tables of a view."""
+    slots, accounts, has_times, note = partial.write(view, source.name, folder, at_us)
+    return replace(source, slots=slots, accounts=accounts, has_times=has_times, note=note)
+
+
+def _folder(path: Path, folder: Path) -> Source:
     run = path / "run.json"
     if run.is_file():
-        return _run_folder(path, run)
+        return _run_folder(path, run, folder)
     if (path / "slots.parquet").is_file():
         return _tables("export", str(path), path / "slots.parquet")
     if (path / "ledger.jsonl").is_file():
@@ -141,7 +160,7 @@ def _folder(path: Path) -> Source:
     )
 
 
-def _run_folder(path: Path, run: Path) -> Source:
+def _run_folder(path: Path, run: Path, folder: Path) -> Source:
     ledger, journal = path / "ledger.parquet", path / "journal.parquet"
     try:
         document = json.loads(run.read_text(encoding="utf-8"))
@@ -151,12 +170,16 @@ def _run_folder(path: Path, run: Path) -> Source:
         raise CpsimError(f"{run} is not what cpsim run writes: expected an object")
     if not ledger.is_file():
         raise CpsimError(
-            f"{path} has no ledger.parquet: that run could not see the server's accounts. Run it with --server at a "
-            "server that has the control API, or report on the server itself"
+            f"{path} has no ledger.parquet: that run could not see the server's slots. Run it with --server at a "
+            "server that has the control API, or with --accounts, or report on the server itself"
         )
     if journal.is_file() and not {*check_table(journal, JOURNAL_COLUMNS)} & ARGUMENT_COLUMNS:
         raise CpsimError(f"{journal} is another kind of table: it has no column of arguments")
-    source = _tables("run folder", str(path), ledger)
+    source = Source("run folder", str(path), ledger)
+    if (path / EVIDENCE).is_file() and (view := EvidenceFolder(path).partial_view()) is not None:
+        source = _of_view(source, view, folder, int(datetime.fromisoformat(document["started"]).timestamp() * 1e6))
+    else:
+        source = _tables(source.kind, source.name, ledger)
     return replace(source, journal=journal if journal.is_file() else None, run=document)
 
 

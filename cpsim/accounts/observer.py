@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 import pyarrow.parquet
 
 from cpdaemon.signing import token
+from cpsim.accounts.lines import NotJson, json_rows
 from cpsim.accounts.view import UnfitTable, View
 from cpsim.clock import SYSTEM_CLOCK
 from cpsim.errors import CpsimError
@@ -29,6 +30,10 @@ TABLE_TAKES: Final = 20
 
 class CannotObserve(CpsimError):
     """The server did not answer a request as it should; the message says what it answered."""
+
+
+class NothingNew(CannotObserve):
+    """A source still shows what it showed before the run, and has not looked at the accounts since."""
 
 
 class Observer:
@@ -67,11 +72,11 @@ class Observer:
         slots, accounts = self._table("slots.parquet"), self._table("accounts.parquet")
         lines = self.control.table("ledger.jsonl") if slots is None or accounts is None else None
         try:
-            return View.of_tables(slots, accounts) if lines is None else View.of_lines(_rows(lines))
+            return View.of_tables(slots, accounts) if lines is None else View.of_lines(json_rows(io.BytesIO(lines)))
+        except NotJson as error:
+            raise CannotObserve(f"ledger.jsonl on {self._server} is not the ledger as JSON lines: {error}") from error
         except UnfitTable as error:
             raise CannotObserve(f"the accounts of {self._server}: {error}") from error
-        except (ValueError, TypeError, LookupError) as error:
-            raise CannotObserve(f"ledger.jsonl on {self._server} is not the ledger as JSON lines: {error}") from error
 
     def outstanding(self) -> set[str]:
         """The ids of the project's slots that are not settled, as the API lists them."""
@@ -111,7 +116,3 @@ class Observer:
                 if self._clock.monotonic() > until_s:
                     raise CannotObserve(str(error)) from error
                 self._clock.sleep(POLL_S)
-
-
-def _rows(lines: bytes) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in lines.splitlines()]

@@ -6,6 +6,7 @@ Pure: a view is made of Arrow tables, or of the lines of a ledger, wherever they
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import NoneType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import pyarrow as pa
@@ -14,7 +15,7 @@ import pyarrow.compute as pc
 from cpsim.errors import CpsimError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Self
 
     Row = Mapping[str, Any]
@@ -23,6 +24,17 @@ TEXT: Final = pa.string()
 WHOLE: Final = pa.int64()
 NUMBERS: Final = pa.map_(TEXT, WHOLE)
 TEXTS: Final = pa.map_(TEXT, TEXT)
+PYTHON_TYPES: Final[dict[pa.DataType, type]] = {TEXT: str, WHOLE: int}
+WRITTEN: Final = {
+    TEXT: "a text, in JSON within quotes",
+    WHOLE: "a whole number of 64 bits, without quotes, point or exponent",
+    NUMBERS: 'an object of whole numbers, such as {"job/events": 5}',
+    TEXTS: 'an object of texts, such as {"site": "here"}',
+}
+LINK: Final = "link"
+"""The `type` of a line of `ledger.jsonl` that repeats whose a machine is."""
+ROWS: Final = 65_536
+"""Rows of a chunk."""
 US: Final = "microseconds since 1970, UTC"
 
 
@@ -189,6 +201,86 @@ ACCOUNTS: Final = pa.schema([("project", TEXT), ("kind", TEXT), ("id", TEXT), *l
 """The columns of `accounts.parquet`, which has the rows of all tables but `slots`."""
 
 
+class TableRows:
+    """The rows of a table of a view, made into columns by the chunk, so that few are in memory as objects.
+
+    Args:
+        name: of the table, in `CONTRACTS`.
+        place: what a row is where it comes from, for messages: "line" or "row".
+    """
+
+    def __init__(self, name: str, place: str) -> None:
+        self.name = name
+        self._place = place
+        self._rows: list[Row] = []
+        self._numbers: list[int] = []
+        self._chunks: list[pa.Table] = []
+
+    def add(self, row: Row, number: int) -> None:
+        """Add a row, which may lack columns.
+
+        Raises:
+            UnfitTable: a value is of another type; the message has the row's number.
+        """
+        self._rows.append(row)
+        self._numbers.append(number)
+        if len(self._rows) == ROWS:
+            self._make_chunk()
+
+    def table(self) -> pa.Table:
+        """The columns that any row has; all of the contract, if there are no rows.
+
+        Raises:
+            UnfitTable: a value is of another type; the message has the row's number.
+        """
+        self._make_chunk()
+        if not self._chunks:
+            return CONTRACTS[self.name].schema.empty_table()
+        return pa.concat_tables(self._chunks, promote_options="default")
+
+    def _make_chunk(self) -> None:
+        columns = {
+            column.name: self._values(column)
+            for column in CONTRACTS[self.name].columns
+            if any(column.name in row for row in self._rows)
+        }
+        if self._rows:
+            self._chunks.append(pa.table(columns or {"": pa.nulls(len(self._rows))}))
+        self._rows, self._numbers = [], []
+
+    def _values(self, column: ViewColumn) -> pa.Array:
+        """A column, whose values are looked at first: Arrow would make 1 of 1.5 and of true."""
+        values = [row.get(column.name) for row in self._rows]
+        is_map = pa.types.is_map(column.type)
+        wanted = {NoneType, dict if is_map else PYTHON_TYPES[column.type]}
+        inner = {NoneType, PYTHON_TYPES[column.type.item_type]} if is_map else set()
+        fits = wanted.issuperset(map(type, values))
+        if fits and is_map:
+            fits = all(inner.issuperset(map(type, value.values())) for value in values if value)
+        if fits:
+            try:
+                return pa.array([value and list(value.items()) for value in values] if is_map else values, column.type)
+            except (pa.ArrowException, OverflowError, UnicodeError):  # beyond 64 bits, or half a surrogate pair
+                pass
+        for number, value in zip(self._numbers, values, strict=True):
+            if type(value) not in wanted or not _is_storable(value, column.type, inner):
+                raise UnfitTable(
+                    f"{self._place} {number}: column `{column.name}` of the table of {self.name} is {value!r:.60}, "
+                    f"expected {column.type}: {WRITTEN[column.type]}"
+                )
+        raise AssertionError(column.name)
+
+
+def _is_storable(value: object, kind: pa.DataType, inner: set[type]) -> bool:
+    if isinstance(value, dict) and not inner.issuperset(map(type, value.values())):
+        return False
+    try:
+        pa.array([list(value.items()) if isinstance(value, dict) else value], kind)
+    except (pa.ArrowException, OverflowError, UnicodeError):
+        return False
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """What a server shows of its accounts: each table has the columns of its contract that are shown, in their types.
@@ -231,20 +323,32 @@ class View:
         return cls._of({name: _fitted(name, table) for name, table in tables.items()})
 
     @classmethod
-    def of_lines(cls, lines: Sequence[Row]) -> Self:
-        """A view of the lines of `ledger.jsonl`: an object each, whose `type` says of which table it is a row.
+    def of_documents(cls, tables: Mapping[str, pa.Table]) -> Self:
+        """A view of a table for each name of `CONTRACTS` that is shown; one without rows is shown all the same.
 
         Raises:
             UnfitTable: a table is not as the contract has it.
-            TypeError, LookupError: a line is no object with a `type`.
         """
-        tables = {}
-        for name, contract in CONTRACTS.items():
-            rows = [line for line in lines if line["type"] == contract.row]
-            shown = [column for column in contract.columns if any(column.name in row for row in rows)]
-            columns = {column.name: _values_of(name, column, rows) for column in shown}
-            tables[name] = _fitted(name, pa.table(columns)) if rows else contract.schema.empty_table()
-        return cls._of(tables)
+        return cls(**{name: _fitted(name, table) for name, table in tables.items()})
+
+    @classmethod
+    def of_lines(cls, lines: Iterable[tuple[int, Row]]) -> Self:
+        """A view of lines, each with its number: an object whose `type` says of which table it is a row.
+
+        Raises:
+            UnfitTable: a line is of no table, or a table is not as the contract has it.
+        """
+        tables = {contract.row: TableRows(name, "line") for name, contract in CONTRACTS.items()}
+        for number, line in lines:
+            kind = line.get("type")
+            rows = tables.get(kind) if isinstance(kind, str) else None
+            if rows is None and kind == LINK:
+                continue
+            if rows is None:
+                has = f"the `type` {kind!r:.40}" if "type" in line else "no `type`"
+                raise UnfitTable(f"line {number} has {has}, expected {', '.join(tables)}")
+            rows.add(line, number)
+        return cls._of({rows.name: _fitted(rows.name, rows.table()) for rows in tables.values()})
 
     @classmethod
     def _of(cls, tables: dict[str, pa.Table]) -> Self:
@@ -360,18 +464,3 @@ def _fits(has: pa.DataType, wanted: pa.DataType) -> bool:
         return bool(pa.types.is_integer(has) or pa.types.is_null(has))
     kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
     return any(is_kind(has) for is_kind in kinds)
-
-
-def _values_of(name: str, column: ViewColumn, rows: Sequence[Row]) -> pa.Array:
-    """A column of rows of JSON, in the type of its values: in another, 1.5 would become 1."""
-    values = [row.get(column.name) for row in rows]
-    try:
-        if not pa.types.is_map(column.type):
-            return pa.array(values)
-        entries = [None if value is None else list(value.items()) for value in values]
-        items = pa.array([item for each in entries for _, item in each or ()])
-        return pa.array(entries, pa.map_(TEXT, column.type.item_type if pa.types.is_null(items.type) else items.type))
-    except (pa.ArrowException, OverflowError, AttributeError, TypeError, ValueError) as error:
-        raise UnfitTable(
-            f"column `{column.name}` of the table of {name} has other values than {column.type}: {error}"
-        ) from error

@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from cpsim.cli.group import FAILED, INVALID, ExtraCommand, cli
+from cpsim.cli.options import accounts_option
+
+if TYPE_CHECKING:
+    from cpsim.accounts.sources import AccountsSource
 
 
 @cli.command(cls=ExtraCommand, extra="run")
 @click.argument("folder", metavar="RUNFOLDER", type=click.Path(path_type=Path))
+@accounts_option
+@click.option("--project", metavar="ID", help="Project id of the slots that --accounts shows, if the run had none.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document, as verdict.json has it.")
-def judge(folder: Path, as_json: bool) -> None:
+def judge(folder: Path, accounts: AccountsSource | None, project: str | None, as_json: bool) -> None:
     """Judge a run again, from the evidence in its run folder; nothing need be running.
+
+    With --accounts, the accounts are read now, and judged in place of those that the run saw. They may be of any time
+    after the run: a slot whose time is over by now may have expired or not, and what others have done to the run's
+    slots and machines since counts as the run's. The run folder stays as it is.
 
     The exit status is 0 if the verdict is valid, 1 if invalid, 2 if unknown, as that of cpsim run without --assert.
 
     \b
     cpsim judge runs/smoke-20260301-120000-000000
     cpsim judge copied/from/another/machine --json
+    cpsim judge runs/challenge-20260301-120000-000000 --accounts sql:accounts.toml
     """
+    from cpsim.accounts.sources import PAUSE_S
     from cpsim.evidence.files import EvidenceFolder
     from cpsim.judge.judge import CHECKERS, checkers_of_others
     from cpsim.judge.judge import judge as judged
@@ -29,11 +44,21 @@ def judge(folder: Path, as_json: bool) -> None:
     from cpsim.run.summary import verdict_lines
     from cpsim.ui.terminal import Stages, console
 
-    evidence = EvidenceFolder(folder)
+    if project is not None and accounts is None:
+        raise click.UsageError("--project goes with --accounts SOURCE")
+    later = None
+    if accounts is not None:
+        EvidenceFolder(folder)  # what is wrong with it is said before anything is read
+        with Stages() as stages:
+            stages.begin(f"reading {accounts}")
+            later = accounts.read(PAUSE_S)
+    evidence = EvidenceFolder(folder, later, _now_ns(folder), project)
     checkers = [*CHECKERS, *checkers_of_others()]
     with Stages() as stages:
         stages.begin("judging")
         head = evidence.head()
+        if later is not None and head.project is None and not head.workload.projects:
+            raise click.UsageError("the run knew no project: add --project ID, whose slots --accounts shows")
         verdict = judged(evidence.partitions(), head, checkers)
     text = json_text(verdict_document(head, verdict))
     if as_json:
@@ -45,3 +70,16 @@ def judge(folder: Path, as_json: bool) -> None:
         if earlier.is_file() and earlier.read_text(encoding="utf-8") != text:
             console.print(f"              [yellow]not as at the end of the run[/]: see {earlier}", highlight=False)
     sys.exit({"valid": 0, "invalid": INVALID, "unknown": FAILED}[verdict.ruling])
+
+
+def _now_ns(folder: Path) -> int:
+    """Nanoseconds since a run began, at most, by this machine's clock; far ahead if the run folder does not say."""
+    from cpsim.clock import SYSTEM_CLOCK
+    from cpsim.evidence.files import ANY_TIME_NS
+
+    try:
+        started = datetime.fromisoformat(json.loads((folder / "run.json").read_text(encoding="utf-8"))["started"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return ANY_TIME_NS
+    passed_us = SYSTEM_CLOCK.now_us() - int(started.timestamp() * 1e6)
+    return passed_us * 1000 if passed_us >= 0 else ANY_TIME_NS

@@ -17,6 +17,7 @@ from cpsim.cli.options import (
     LONGEST_S,
     EndpointType,
     NumberType,
+    accounts_option,
     complete_scenario,
     in_flight_option,
     output_option,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from cpdaemon.endpoint import Endpoint
+    from cpsim.accounts.sources import AccountsSource
     from cpsim.config.thresholds import Threshold
     from cpsim.run.capacity import SearchRequest
     from cpsim.scenario.workload import Workload
@@ -81,6 +83,7 @@ class _Load(ExtraCommand):
 @server_option
 @project_option
 @secret_file_option
+@accounts_option
 @seed_option
 @rate_option
 @speed_option
@@ -119,6 +122,7 @@ def load(
     server: Endpoint | None,
     project: str | None,
     secret_file: Path | None,
+    accounts: AccountsSource | None,
     seed: int | None,
     rate: str | None,
     speed: float | None,
@@ -154,7 +158,7 @@ def load(
     from cpsim.judge.judge import checkers_of_others
     from cpsim.run.folder import check_absent
 
-    where = target_at(target, server, project, secret_file)
+    where = target_at(target, server, project, secret_file, accounts)
     assert where is not None
     path = find_scenario(scenario)
     _check(context)
@@ -184,6 +188,7 @@ def load(
         "server": None if where.server is None else str(where.server),
         "project": project,
         "secret_file": None if secret_file is None else str(secret_file),
+        "accounts": None if accounts is None else str(accounts),
         "rate": rate,
         "speed": speed,
         "in_flight": in_flight,

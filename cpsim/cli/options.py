@@ -14,12 +14,14 @@ from click.shell_completion import CompletionItem
 from cpdaemon.endpoint import Endpoint, TcpEndpoint, parse_endpoint
 from cpdaemon.errors import EndpointError, InvalidCommand
 from cpsim.config.thresholds import Threshold
-from cpsim.errors import CpsimError
+from cpsim.errors import CpsimError, UsageError
 from cpsim.faults.spec import ACTIONS, Fault
 from cpsim.net.listen import Listen
 from cpsim.protocol.quirks import QUIRKS
+from cpsim.system.extras import require
 
 if TYPE_CHECKING:
+    from cpsim.accounts.sources import AccountsSource
     from cpsim.replay.pace import Pace
 
 LONGEST_S: Final = 86_400
@@ -143,6 +145,26 @@ class ThresholdType(click.ParamType["Threshold"]):
             self.fail(str(error), param, ctx)
 
 
+class AccountsType(click.ParamType["AccountsSource"]):
+    """A source of accounts, in its text form."""
+
+    name = "source"
+
+    def convert(
+        self, value: str | AccountsSource, param: click.Parameter | None, ctx: click.Context | None
+    ) -> AccountsSource:
+        """Parse the value."""
+        if not isinstance(value, str):
+            return value
+        require("run", "--accounts")
+        from cpsim.accounts.sources import parse_source
+
+        try:
+            return parse_source(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
 class SlotPrefixType(click.ParamType[str]):
     """A prefix of slot ids."""
 
@@ -164,6 +186,13 @@ server_option = click.option(
 )
 project_option = click.option("--project", metavar="ID", help="Project id at the server.")
 secret_file_option = click.option("--secret-file", type=FILE, help="File with the project's secret.")
+accounts_option = click.option(
+    "--accounts",
+    type=AccountsType(),
+    metavar="SOURCE",
+    help="What shows the accounts: a folder or file, an http:// URL, sql:FILE or program:COMMAND; see "
+    "docs/how-to/accounts.md.",
+)
 rate_option = click.option(
     "--rate",
     type=RateType(),

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from cpsim.cli.group import ExtraCommand, cli
-from cpsim.cli.options import FILE, json_option, print_json, secret_in
+from cpsim.cli.options import FILE, accounts_option, json_option, print_json, secret_in
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cpsim.accounting import Accounts, Report
+    from cpsim.accounts.sources import AccountsSource
 
 SUFFIXES: Final = {".html": "html", ".json": "json", ".md": "markdown", ".xlsx": "excel"}
 TEXTS: Final = ("terminal", "json", "markdown")
@@ -23,8 +24,9 @@ FORMATS: Final = (*TEXTS, "html", "excel", *FOLDERS)
 
 
 @cli.command(cls=ExtraCommand, extra="report")
-@click.argument("path")
+@click.argument("path", required=False)
 @click.argument("names", nargs=-1, metavar="[NAME]...")
+@accounts_option
 @click.option("--since", metavar="TIME", help="Start of the period, included: 2026-03-01, or 2026-03-01T12:00+01:00.")
 @click.option("--until", metavar="TIME", help="End of the period, excluded.")
 @click.option("--project", "projects", multiple=True, metavar="ID", help="Only this project; may be repeated.")
@@ -56,8 +58,9 @@ FORMATS: Final = (*TEXTS, "html", "excel", *FOLDERS)
 @click.option("--scheduler", metavar="ADDRESS", help="Address of the Dask cluster, such as tcp://127.0.0.1:8786.")
 @click.option("--control-token-file", type=FILE, metavar="FILE", help="File with the token of a control API.")
 def report(
-    path: str,
+    path: str | None,
     names: tuple[str, ...],
+    accounts: AccountsSource | None,
     subjects: tuple[str, ...],
     against: str | None,
     form: str | None,
@@ -69,6 +72,8 @@ def report(
 ) -> None:
     """Report on the accounts at PATH: a run folder, a store, an export, or the URL of a running fake.
 
+    With --accounts SOURCE, which may be anybody's, there is no PATH. What it does not show is left out, and said.
+
     NAME is a report that `cpsim reports` lists, or a .py file; by default, all reports are made.
 
     \b
@@ -78,8 +83,13 @@ def report(
     cpsim report http://127.0.0.1:8080/api leaderboards --top 3
     cpsim report runs/a comparison --against runs/b
     cpsim report ledger.db --format csv --output tables
+    cpsim report --accounts sql:accounts.toml leaderboards
     """
     chosen = _format(form, output)
+    if accounts is not None and path is not None:
+        names = (path, *names)
+    if (where := path if accounts is None else accounts) is None:
+        raise click.UsageError("name the PATH of accounts, or --accounts SOURCE")
     if (engine == "dask") != (scheduler is not None):
         raise click.UsageError("--engine dask and --scheduler ADDRESS go together")
     if "comparison" in names and against is None:
@@ -92,14 +102,14 @@ def report(
     with ExitStack() as stack:
         with Stages() as stages:
             stages.begin("reading the accounts")
-            accounts = stack.enter_context(Accounts.load(path, **options))
-            accounts.subjects = subjects
+            books = stack.enter_context(Accounts.load(where, **options))
+            books.subjects = subjects
             if against is not None:
-                accounts.against = Accounts.load(against, **options)
+                books.against = Accounts.load(against, **options)
             stages.begin("checking that the books balance")
-            _ = accounts.checks
-            reports = [] if chosen == "boinc" else build(accounts, [*dict.fromkeys(names)], stages.begin)
-        _write(chosen, accounts, reports, output)
+            _ = books.checks
+            reports = [] if chosen == "boinc" else build(books, [*dict.fromkeys(names)], stages.begin)
+        _write(chosen, books, reports, output)
 
 
 @cli.command("reports")

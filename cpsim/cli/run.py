@@ -16,6 +16,7 @@ from cpsim.cli.options import (
     EndpointType,
     FaultType,
     NumberType,
+    accounts_option,
     complete_scenario,
     in_flight_option,
     output_option,
@@ -35,6 +36,7 @@ from cpsim.cli.options import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cpsim.accounts.sources import AccountsSource
     from cpsim.config.thresholds import Threshold
     from cpsim.replay.pace import Pace
     from cpsim.run.folder import OutputFolder
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
 @server_option
 @project_option
 @secret_file_option
+@accounts_option
 @seed_option
 @click.option(
     "--set",
@@ -106,6 +109,7 @@ def run(
     server: Endpoint | None,
     project: str | None,
     secret_file: Path | None,
+    accounts: AccountsSource | None,
     seed: int | None,
     settings: tuple[str, ...],
     rate: str | None,
@@ -135,6 +139,7 @@ def run(
     cpsim run smoke --target 127.0.0.1:5667
     cpsim run smoke --rate 50..500:5s,500:5s --assert "p99_ms<20" --assert "error_rate<0.001"
     cpsim run smoke --target https://cp.example.org/api --project ID --secret-file FILE
+    cpsim run challenge --target 127.0.0.1:5667 --project ID --accounts sql:accounts.toml
     """
     from cpsim.config.catalog import find_scenario
     from cpsim.run import folder as run_folder
@@ -145,7 +150,7 @@ def run(
     from cpsim.ui.terminal import Stages
 
     pace = _pace(rate, speed, users, think_s, virtual=virtual, asap=asap)
-    where = target_at(target, server, project, secret_file)
+    where = target_at(target, server, project, secret_file, accounts)
     if virtual:
         check_virtual(where, processes)
     path = find_scenario(scenario)
@@ -224,7 +229,11 @@ def _pace(
 
 
 def target_at(
-    target: Endpoint | None, server: Endpoint | None, project: str | None, secret_file: Path | None
+    target: Endpoint | None,
+    server: Endpoint | None,
+    project: str | None,
+    secret_file: Path | None,
+    accounts: AccountsSource | None = None,
 ) -> ReplayTarget | None:
     """The target that the options name; None is the embedded fake. Raises click.UsageError."""
     from cpsim.run.plan import ReplayTarget
@@ -232,17 +241,21 @@ def target_at(
     if server is not None and not isinstance(server, UrlEndpoint):
         raise click.UsageError(f"--server must be a URL such as http://127.0.0.1:8080/api, not {server}")
     if target is None:
-        if server is not None or project is not None or secret_file is not None:
-            raise click.UsageError("--server, --project and --secret-file go with --target")
+        if any(option is not None for option in (server, project, secret_file, accounts)):
+            raise click.UsageError("--server, --project, --secret-file and --accounts go with --target")
         return None
     if isinstance(target, UrlEndpoint):
         if server is not None:
             raise click.UsageError("--server goes with a --target that is a daemon; this --target is a server")
         server = target
     if server is None:
+        if accounts is not None:
+            if project is None or secret_file is not None:
+                raise click.UsageError("--accounts behind a daemon needs --project ID, and no --secret-file")
+            return ReplayTarget(target, accounts=accounts, accounts_project=project)
         if project is not None or secret_file is not None:
             raise click.UsageError("--project and --secret-file are for a server: add --server URL")
         return ReplayTarget(target)
     if project is None or secret_file is None:
         raise click.UsageError(f"{server} needs --project ID and --secret-file FILE")
-    return ReplayTarget(target, server, (project, secret_in(secret_file)))
+    return ReplayTarget(target, server, (project, secret_in(secret_file)), accounts=accounts)

@@ -1,4 +1,4 @@
-"""The built-in scenarios and reports.
+"""The built-in scenarios, reports, and mappings and programs for accounts.
 
 They are content, not code: inside the package in a wheel, beside it in a checkout.
 """
@@ -14,7 +14,12 @@ from typing import Final
 from cpsim.errors import CpsimError
 
 _PACKAGE: Final = Path(__file__).parents[1]
-_SUFFIXES: Final = {"scenarios": ".toml", "reports": ".py"}
+_SUFFIXES: Final = {
+    "scenarios": ".toml",
+    "reports": ".py",
+    "accounts/mappings": ".toml",
+    "accounts/programs": ".py",
+}
 _FILE_SUFFIXES: Final = {".toml", ".swf", ".gz", ".py", ".csv", ".parquet"}
 
 
@@ -80,7 +85,7 @@ def find(kind: str, name_or_path: str) -> Path:
     """The file of a name or path; see `find_scenario`.
 
     Args:
-        kind: "scenarios" or "reports".
+        kind: a folder of content: "scenarios", "reports", "accounts/mappings" or "accounts/programs".
         name_or_path: a path if it has a separator or a suffix, or names a file in the working directory; else a name.
     """
     path = Path(name_or_path)
@@ -94,7 +99,7 @@ def find(kind: str, name_or_path: str) -> Path:
     close = difflib.get_close_matches(name_or_path, known, n=1)
     suggestion = f'; did you mean "{close[0]}"?' if close else ""
     allowed = f"a path or one of {', '.join(known)}" if known else "a path, for none comes with the project"
-    raise NotFound(f'no {kind[:-1]} "{name_or_path}": expected {allowed}{suggestion}')
+    raise NotFound(f'no {kind.rpartition("/")[2][:-1]} "{name_or_path}": expected {allowed}{suggestion}')
 
 
 def _why_unusable(path: Path) -> str:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from cpdaemon.endpoint import parse_endpoint
 from cpdaemon.errors import EndpointError
-from cpsim.accounts.view import UnfitTable, View
+from cpsim.accounts.view import CONTRACTS, UnfitTable, View
 from cpsim.errors import CpsimError, in_one_line
 from cpsim.evidence import extensions
 from cpsim.evidence.evidence import Evidence, Reading, Seen
@@ -67,6 +67,8 @@ VIRTUAL: Final = pa.field("virtual_us", pa.int64())
 """An additional column in virtual time: when the operation was sent on the scenario's clock."""
 INTEGERS: Final = ("id", "due_us", "sent_us", "answered_us")
 OUTCOMES: Final = tuple(outcome.name.lower() for outcome in OperationOutcome)
+ANY_TIME_NS: Final = 2**62
+"""The end of a time of which nobody knows the end."""
 READ: Final = ("id", "due_us", "sent_us", "answered_us", "outcome", "error")
 """The journal's columns that are evidence beside the workload."""
 FACTS: Final = (
@@ -210,13 +212,19 @@ class EvidenceFolder:
 
     Args:
         path: the run folder.
+        later: accounts as of some time after the run, in place of those that the run saw.
+        until_ns: the end of that time, in nanoseconds since the replay began.
+        project: whose slots they show; None for the project that the run knew.
 
     Raises:
         CpsimError: it is no run folder, or an earlier version wrote it, or a file is missing or damaged.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, later: View | None = None, until_ns: int = ANY_TIME_NS, project: str | None = None
+    ) -> None:
         self.path = path
+        self._later, self._until_ns = later, until_ns
         try:
             text = (path / EVIDENCE).read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -229,6 +237,8 @@ class EvidenceFolder:
                 raise CpsimError(f"{path / EVIDENCE} has format {version}, and this version of cpsim reads {VERSION}")
             self._ranges = [(part[WORKLOAD], part[JOURNAL]) for part in self._document["partitions"]]
             self._facts = self._read_facts()
+            if later is not None:
+                self._facts |= {"unseen": "", "project": project or self._facts["project"]}
             self._shown = self._read_seen()
         except (ValueError, LookupError, TypeError, AttributeError, EndpointError) as error:
             raise CpsimError(f"{path / EVIDENCE} is damaged: {type(error).__name__}: {error}") from error
@@ -249,6 +259,13 @@ class EvidenceFolder:
         """All of it at once."""
         (_, workload), (_, journal) = self._ranges[-1]
         return self._evidence(range(workload), range(journal), self._seen())
+
+    def partial_view(self) -> View | None:
+        """What was seen of the accounts, unless it is all that our own server shows, or nothing was."""
+        names = None if self._shown is None else self._shown[2]
+        ours = {table: contract.schema.names for table, contract in CONTRACTS.items() if table != "projects"}
+        seen = None if names is None or names == ours else self._seen()
+        return None if seen is None else seen.view
 
     def _check_counts(self) -> None:
         """Raise CpsimError if a file has another number of operations than were counted."""
@@ -277,6 +294,12 @@ class EvidenceFolder:
         return shown["from_ns"], shown["to_ns"], shown["view"], None if listed is None else frozenset(listed)
 
     def _seen(self) -> Seen | None:
+        if self._later is not None:
+            return Seen(
+                int(self._facts["elapsed_s"] * 1e9),
+                max(int(self._facts["elapsed_s"] * 1e9), self._until_ns),
+                self._later,
+            )
         if self._shown is None:
             return None
         from_ns, to_ns, names, listed = self._shown

@@ -22,6 +22,7 @@ from cpsim.load.guard import FAILED, guarded
 from cpsim.load.outcome import conclude, joined
 from cpsim.replay.engine import Effort
 from cpsim.run.folder import OutputFolder, new_name
+from cpsim.run.observing import READ_TAKES
 from cpsim.run.pipeline import fresh_prefix
 from cpsim.ui.printable import printable
 
@@ -197,6 +198,8 @@ class Master:
         started, workload = datetime.now(UTC), self._settings.workload
         prefix = self._settings.slot_prefix or fresh_prefix(workload, started, embedded=False)
         plan = self._settings.plan(prefix, started)
+        if plan.target.accounts is not None:  # what cannot be read is said before anything is sent
+            plan.target.accounts.read(READ_TAKES * plan.timeout_s)
         self._shares = [Share(worker, index) for index, worker in enumerate(workers)]
         for share in self._shares:
             data = {"index": share.index, "count": len(workers), "slot_prefix": prefix}

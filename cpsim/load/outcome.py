@@ -82,7 +82,7 @@ def conclude(plan: Plan, replayed: Replayed, thresholds: Sequence[str], output: 
         replayed.evidence(plan, plan.assignment().schedule_us),
         clock_unknown="it is not measured under Locust, where each worker has its own clock",
     )
-    evidence, verdict = judged(evidence, observer, plan.timeout_s, CLOCK)
+    evidence, verdict = judged(evidence, observer, plan.timeout_s, CLOCK, source=plan.target.accounts)
     result = Run(plan, evidence, replayed.effort, verdict, ApplyDelay.of(evidence))
     summary = summarise(result)
     summary.check([Threshold.parse(text) for text in thresholds])

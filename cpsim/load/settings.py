@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from cpdaemon.endpoint import UrlEndpoint, parse_endpoint
+from cpsim.accounts.sources import parse_source
 from cpsim.replay.pace import AsFastAsPossible, Profile, Rate, Speed
 from cpsim.run.plan import Plan, ReplayTarget
 from cpsim.scenario import load_workload
@@ -33,6 +34,7 @@ class Settings:
     server: str | None
     project: str | None
     secret_file: str | None
+    accounts: str | None
     rate: str | None
     speed: float | None
     in_flight: int
@@ -57,7 +59,13 @@ class Settings:
         """Where the load goes, and the server whose accounts are observed, if there is one."""
         endpoints = [parse_endpoint(address) for address in (self.server, self.endpoint) if address is not None]
         servers = [endpoint for endpoint in endpoints if isinstance(endpoint, UrlEndpoint)]
-        return ReplayTarget(endpoints[-1], servers[0] if servers else None, self.credentials)
+        return ReplayTarget(
+            endpoints[-1],
+            servers[0] if servers else None,
+            self.credentials,
+            accounts=None if self.accounts is None else parse_source(self.accounts),
+            accounts_project=self.project,
+        )
 
     @property
     def credentials(self) -> tuple[str, str] | None:

@@ -73,7 +73,7 @@ class Replayed(NamedTuple):
             fresh=plan.fresh,
             embedded=plan.embedded,
             endpoint=EMBEDDED if plan.embedded else target.endpoint,
-            project=target.credentials and target.credentials[0],
+            project=target.project,
             records=records,
             errors=self.errors,
             answers=tally(plan.workload, records, self.errors),

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from cpdaemon.endpoint import UrlEndpoint
-from cpsim.accounts.observer import CannotObserve
+from cpsim.accounts.observer import CannotObserve, NothingNew
 from cpsim.evidence.evidence import Seen
 from cpsim.judge.judge import OF_ACCOUNTS, OF_REPLIES, checkers_of_others, judge
 from cpsim.judge.verdict import Verdict
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from cpsim.accounts.observer import Observer
+    from cpsim.accounts.sources import AccountsSource
     from cpsim.clock import Clock
     from cpsim.evidence.evidence import Evidence
     from cpsim.judge.judge import Checker
@@ -25,6 +26,8 @@ SHORTEST_QUIET_S: Final = 0.05
 LONGEST_QUIET_S: Final = 1.0
 """Bounds of the quiet time before the next judgement, which is as long as a judgement takes."""
 POLL_S: Final = 0.01
+READ_TAKES: Final = 20
+"""Timeouts for which a source of accounts may pause: it may have millions of rows to put together."""
 
 
 def conclude(
@@ -33,6 +36,8 @@ def conclude(
     timeout_s: float,
     clock: Clock,
     checkers: Sequence[Checker] | None = None,
+    *,
+    source: AccountsSource | None = None,
 ) -> tuple[Evidence, Verdict]:
     """See the accounts as soon as they are as they should be, or no longer change, and judge.
 
@@ -42,8 +47,11 @@ def conclude(
         timeout_s: seconds without change in the accounts after which missing commands count as lost.
         clock: measures the waits; its monotonic time is that of the evidence.
         checkers: others than the product's own; None for those that are installed.
+        source: shows the accounts in place of the server; None if the server shows them itself.
     """
-    if observer is None:
+    if source is not None:
+        evidence, verdict = _observe_source(evidence, source, timeout_s, clock)
+    elif observer is None:
         verdict = _judged(evidence, OF_ACCOUNTS)
     else:
         try:
@@ -84,6 +92,47 @@ def _observe(evidence: Evidence, observer: Observer, timeout_s: float, clock: Cl
         changed = _wait(lambda: signal() != shown, min(now + timeout_s, end), clock)  # noqa: B023 - called at once
         if changed:
             _wait_until_quiet(signal, min(max(now - begun, SHORTEST_QUIET_S), LONGEST_QUIET_S), end, clock)
+
+
+def _observe_source(
+    evidence: Evidence, source: AccountsSource, timeout_s: float, clock: Clock
+) -> tuple[Evidence, Verdict]:
+    """Judge until the accounts of a source are as they should be, or what is wrong has not changed for `timeout_s`.
+
+    A source is read as a whole, and rests at least as long as that took before it is read again. It may be a copy that
+    lags behind, or be read while commands are being applied: what is wrong then is right a little later.
+    """
+    begun = since = clock.monotonic()
+    pause_s, wrong = POLL_S, None
+    try:
+        while True:
+            from_s = clock.monotonic()
+            try:
+                evidence = replace(evidence, seen=_seen_in(source, evidence, timeout_s, clock))
+            except NothingNew:
+                if clock.monotonic() - begun >= timeout_s:
+                    raise
+            else:
+                verdict = _judged(evidence, OF_ACCOUNTS)
+                now = clock.monotonic()
+                if verdict.counts != wrong:
+                    wrong, since = verdict.counts, now
+                if not wrong or now - since >= timeout_s or now - begun > LONGEST_WAIT * timeout_s:
+                    return evidence, verdict
+            clock.sleep(max(pause_s, clock.monotonic() - from_s))
+            pause_s = min(1.5 * pause_s, LONGEST_QUIET_S)
+    except CannotObserve as error:
+        why = str(error)
+    except KeyboardInterrupt:
+        why = f"the reading of {source} was interrupted"
+    evidence = replace(evidence, seen=None, unseen=why)
+    return evidence, _judged(evidence, OF_ACCOUNTS)
+
+
+def _seen_in(source: AccountsSource, evidence: Evidence, timeout_s: float, clock: Clock) -> Seen:
+    from_ns = clock.monotonic_ns() - evidence.start_ns
+    view = source.read(READ_TAKES * timeout_s)
+    return Seen(from_ns, clock.monotonic_ns() - evidence.start_ns, view)
 
 
 def _look(evidence: Evidence, observer: Observer, clock: Clock, *, control: bool) -> Seen:

@@ -28,7 +28,7 @@ from cpsim.replay.pace import Users, Virtual
 from cpsim.run.clock_watch import ClockWatch
 from cpsim.run.drivers import Wiring, drive
 from cpsim.run.faults import faults_during
-from cpsim.run.observing import conclude
+from cpsim.run.observing import READ_TAKES, conclude
 from cpsim.run.plan import Plan, ReplayTarget
 
 if TYPE_CHECKING:
@@ -189,6 +189,8 @@ def _perform(
 ) -> Run:
     """Replay, with the faults, and conclude."""
     assignment = plan.assignment()
+    if plan.target.accounts is not None:
+        on_stage(f"looking{_where(plan)}")
     observer = _reach(plan, assignment, wiring)
     fake = observer if plan.embedded else None
     links = list(links_of(plan.workload).items())
@@ -207,9 +209,11 @@ def _perform(
             )
         if fake is not None and plan.workload.link_after:
             fake.control.link(links)
-        on_stage("verifying")
+        on_stage(f"verifying{_where(plan)}")
         evidence = replace(replayed.evidence(plan, assignment.schedule_us), **set_faults.found)
-        evidence, verdict = conclude(evidence, observer, plan.timeout_s, wiring.clock, checkers)
+        evidence, verdict = conclude(
+            evidence, observer, plan.timeout_s, wiring.clock, checkers, source=plan.target.accounts
+        )
         evidence = replace(evidence, **watch.found())
     return Run(plan, evidence, replayed.effort, verdict, ApplyDelay.of(evidence))
 
@@ -288,5 +292,12 @@ def _reach(plan: Plan, assignment: Assignment, wiring: Wiring) -> Observer | Non
     if target.server is not None and target.credentials is not None:
         observer = Observer(target.server, target.credentials, plan.timeout_s, wiring.clock)
         observer.outstanding()
+    if target.accounts is not None:  # what cannot be read is said before anything is sent
+        target.accounts.read(READ_TAKES * plan.timeout_s)
     wiring.connect(assignment.endpoint, assignment.timeout_s, assignment.in_flight, assignment.lanes).close()
     return observer
+
+
+def _where(plan: Plan) -> str:
+    """Where the accounts are, for the name of a stage."""
+    return "" if plan.target.accounts is None else f" in {plan.target.accounts}"

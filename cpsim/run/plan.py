@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from cpdaemon.endpoint import Endpoint, UnixEndpoint, UrlEndpoint
+    from cpsim.accounts.sources import AccountsSource
     from cpsim.replay.pace import Pace
     from cpsim.scenario.workload import Workload
 
@@ -28,12 +29,21 @@ class ReplayTarget:
         server: the server whose accounts show what was applied; None if there is none to observe.
         credentials: (project id, secret) at the server.
         lanes: the daemon of each site, if the workload has several sites; they replace the endpoint.
+        accounts: shows the accounts, in place of the server; None if the server shows them itself.
+        accounts_project: whose slots it shows, where there are no credentials.
     """
 
     endpoint: Endpoint
     server: UrlEndpoint | None = None
     credentials: tuple[str, str] | None = None
     lanes: tuple[UnixEndpoint, ...] = ()
+    accounts: AccountsSource | None = None
+    accounts_project: str | None = None
+
+    @property
+    def project(self) -> str | None:
+        """Whose slots are verified; None if no accounts are looked at."""
+        return self.accounts_project if self.credentials is None else self.credentials[0]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,6 +14,7 @@ EXTRAS: Final = {
     "run": _RUN,
     "load": (*_RUN, "locust", "psutil"),
     "report": (*_RUN, "duckdb", "openpyxl", "pandas"),
+    "sql": (*_RUN, "sqlalchemy"),
     "test": ("hypothesis", "pytest"),
 }
 """The libraries of each extra, by their names in pip."""

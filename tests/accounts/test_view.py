@@ -41,7 +41,7 @@ def lines():
 
 @pytest.fixture
 def view(lines):
-    return View.of_lines(lines)
+    return View.of_lines(enumerate(lines, 1))
 
 
 def judged(view):
@@ -208,21 +208,23 @@ def test_accounts_without_what_identifies_them_are_named(view, column):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"granted": 1.5}, "column `granted` of the table of slots has the type double, expected int64"),
-        ({"granted": "5"}, "column `granted` of the table of slots has other values than int64"),
-        ({"granted": 2**64}, "column `granted` of the table of slots has other values than int64"),
-        ({"machine": 5}, "column `machine` of the table of slots has other values than string"),
-        (
-            {"counters": {"a": 1.5}},
-            "column `counters` of the table of slots has the type map<string, double>, expected map",
-        ),
-        ({"counters": [1]}, "column `counters` of the table of slots has other values than map<string, int64"),
+        ({"granted": 1.5}, "column `granted` of the table of slots is 1.5, expected int64: a whole number"),
+        ({"granted": True}, "column `granted` of the table of slots is True, expected int64: a whole number"),
+        ({"granted": "5"}, "column `granted` of the table of slots is '5', expected int64: .* without quotes"),
+        ({"granted": 2**64}, "column `granted` of the table of slots is 18446744073709551616, expected int64"),
+        ({"machine": 5}, "column `machine` of the table of slots is 5, expected string: a text, in JSON within quotes"),
+        ({"counters": {"a": 1.5}}, "column `counters` of the table of slots is {'a': 1.5}, expected map<string, int64"),
+        ({"counters": {"a": 2**63}}, "column `counters` of the table of slots is {'a': 9.*}, expected map<"),
+        ({"counters": [1]}, r"column `counters` of the table of slots is \[1\], expected map<string, int64"),
+        ({"meta": {"a": 1}}, "column `meta` of the table of slots is {'a': 1}, expected map<string, string"),
+        ({"type": "slots"}, "has the `type` 'slots', expected slot, machine, user, project"),
+        ({"type": ["slot"]}, r"has the `type` \['slot'\], expected slot"),
     ],
 )
 def test_a_line_that_does_not_fit_is_named(lines, changes, message):
     first = next(place for place, line in enumerate(lines) if line["type"] == "slot")
-    with pytest.raises(UnfitTable, match=message):
-        View.of_lines([*lines[:first], lines[first] | changes, *lines[first + 1 :]])
+    with pytest.raises(UnfitTable, match=f"^line {first + 1}:? {message}"):
+        View.of_lines(enumerate([*lines[:first], lines[first] | changes, *lines[first + 1 :]], 1))
 
 
 def test_a_column_of_nulls_is_shown_where_null_says_something(view):

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import http.client
 import ssl
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
 
 from cpsim.errors import CpsimError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+    from typing import BinaryIO
 
     from cpdaemon.endpoint import UrlEndpoint
+
+
+PIECE_BYTES: Final = 1 << 20
 
 
 class CannotReach(CpsimError):
@@ -42,6 +47,44 @@ def fetch(
     Raises:
         CannotReach: there is no response.
     """
+    with _response(server, method, path, body, headers=headers, connect_s=connect_s, timeout_s=timeout_s) as response:
+        return response.status, response.read()
+
+
+def download(server: UrlEndpoint, path: str, into: BinaryIO, *, connect_s: float, timeout_s: float) -> int:
+    """Write the body of the response to a GET to a file, a piece at a time; returns the status.
+
+    Args:
+        server: where to connect; its own path is not used.
+        path: with the query.
+        into: takes the body.
+        connect_s: seconds that connecting may take.
+        timeout_s: seconds that the response may then pause.
+
+    Raises:
+        CannotReach: there is no response, or it is not whole.
+    """
+    with _response(server, "GET", path, connect_s=connect_s, timeout_s=timeout_s) as response:
+        missing = response.length or 0
+        while piece := response.read(PIECE_BYTES):
+            into.write(piece)
+            missing -= len(piece)
+        if missing > 0:  # `read` of a number of bytes does not say so itself
+            raise http.client.IncompleteRead(b"", missing)
+        return response.status
+
+
+@contextmanager
+def _response(
+    server: UrlEndpoint,
+    method: str,
+    path: str,
+    body: bytes = b"",
+    *,
+    headers: Mapping[str, str] | None = None,
+    connect_s: float,
+    timeout_s: float,
+) -> Iterator[http.client.HTTPResponse]:
     connection = (
         http.client.HTTPSConnection(server.host, server.port, timeout=connect_s, context=ssl.create_default_context())
         if server.scheme == "https"
@@ -51,8 +94,7 @@ def fetch(
         connection.connect()
         connection.sock.settimeout(timeout_s)
         connection.request(method, path, body, headers or {})
-        response = connection.getresponse()
-        return response.status, response.read()
+        yield connection.getresponse()
     except (OSError, UnicodeError, http.client.HTTPException) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise CannotReach(f"cannot reach {server}: {reason}; is it running there?") from error
