@@ -74,6 +74,7 @@ MANY_PARAMETERS = {
     "cpsim/accounting/accounts.py: load": "the options of a report, which notebooks give by name",
     "cpsim/daemon/site.py: __init__": "the settings of a daemon, given by name",
     "cpsim/fake/fake.py: __init__": "the settings of a fake, which tests give by name",
+    "cpsim/judge/slots.py: judge_slot": "a slot, its history, and how far to search for what explains it",
     "cpsim/run/pipeline.py: run": "what a run is made of",
 }
 LARGE_CLASSES = {

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cpsim.cli.group import FAILED, INVALID, ExtraCommand, cli
-from cpsim.cli.options import accounts_option
+from cpsim.cli.options import accounts_option, known_profile_option, known_quirk_option, known_quirks
 
 if TYPE_CHECKING:
     from cpsim.accounts.sources import AccountsSource
@@ -21,13 +21,24 @@ if TYPE_CHECKING:
 @click.argument("folder", metavar="RUNFOLDER", type=click.Path(path_type=Path))
 @accounts_option
 @click.option("--project", metavar="ID", help="Project id of the slots that --accounts shows, if the run had none.")
+@known_profile_option
+@known_quirk_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document, as verdict.json has it.")
-def judge(folder: Path, accounts: AccountsSource | None, project: str | None, as_json: bool) -> None:
+def judge(
+    folder: Path,
+    accounts: AccountsSource | None,
+    project: str | None,
+    profile: str | None,
+    quirks: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Judge a run again, from the evidence in its run folder; nothing need be running.
 
     With --accounts, the accounts are read now, and judged in place of those that the run saw. They may be of any time
     after the run: a slot whose time is over by now may have expired or not, and what others have done to the run's
     slots and machines since counts as the run's. The run folder stays as it is.
+
+    With --profile or --quirk, these quirks are known, in place of those that the run was told.
 
     The exit status is 0 if the verdict is valid, 1 if invalid, 2 if unknown, as that of cpsim run without --assert.
 
@@ -52,7 +63,8 @@ def judge(folder: Path, accounts: AccountsSource | None, project: str | None, as
         with Stages() as stages:
             stages.begin(f"reading {accounts}")
             later = accounts.read(PAUSE_S)
-    evidence = EvidenceFolder(folder, later, _now_ns(folder), project)
+    known = known_quirks(profile, quirks) if profile or quirks else None
+    evidence = EvidenceFolder(folder, later, _now_ns(folder), project=project, quirks=known)
     checkers = [*CHECKERS, *checkers_of_others()]
     with Stages() as stages:
         stages.begin("judging")

@@ -20,6 +20,9 @@ from cpsim.cli.options import (
     accounts_option,
     complete_scenario,
     in_flight_option,
+    known_profile_option,
+    known_quirk_option,
+    known_quirks,
     output_option,
     project_option,
     rate_option,
@@ -84,6 +87,8 @@ class _Load(ExtraCommand):
 @project_option
 @secret_file_option
 @accounts_option
+@known_profile_option
+@known_quirk_option
 @seed_option
 @rate_option
 @speed_option
@@ -123,6 +128,8 @@ def load(
     project: str | None,
     secret_file: Path | None,
     accounts: AccountsSource | None,
+    profile: str | None,
+    quirks: tuple[str, ...],
     seed: int | None,
     rate: str | None,
     speed: float | None,
@@ -158,7 +165,8 @@ def load(
     from cpsim.judge.judge import checkers_of_others
     from cpsim.run.folder import check_absent
 
-    where = target_at(target, server, project, secret_file, accounts)
+    known = known_quirks(profile, quirks)
+    where = target_at(target, server, project, secret_file, accounts, known)
     assert where is not None
     path = find_scenario(scenario)
     _check(context)
@@ -189,6 +197,7 @@ def load(
         "project": project,
         "secret_file": None if secret_file is None else str(secret_file),
         "accounts": None if accounts is None else str(accounts),
+        "quirks": sorted(known),
         "rate": rate,
         "speed": speed,
         "in_flight": in_flight,

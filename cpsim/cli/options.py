@@ -17,10 +17,12 @@ from cpsim.config.thresholds import Threshold
 from cpsim.errors import CpsimError, UsageError
 from cpsim.faults.spec import ACTIONS, Fault
 from cpsim.net.listen import Listen
-from cpsim.protocol.quirks import QUIRKS
+from cpsim.protocol.quirks import QUIRKS, chosen
 from cpsim.system.extras import require
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from cpsim.accounts.sources import AccountsSource
     from cpsim.replay.pace import Pace
 
@@ -242,6 +244,19 @@ timeout_option = click.option(
     metavar="S",
     help="Seconds to wait for an answer, and for a command to be applied.",
 )
+known_profile_option = click.option(
+    "--profile",
+    type=click.Choice(["documented", "deployed"]),
+    help="With deployed, the quirks that cpsim quirks lists are known: what one explains is counted apart.",
+)
+known_quirk_option = click.option(
+    "--quirk",
+    "quirks",
+    type=QuirkType(),
+    multiple=True,
+    metavar="NAME",
+    help="A quirk that the target is known to have; again for more.",
+)
 quirk_option = click.option(
     "--quirk", "quirks", type=QuirkType(), multiple=True, metavar="NAME", help="Turn on one quirk; see cpsim quirks."
 )
@@ -274,3 +289,8 @@ def secret_in(path: Path, option: str = "--secret-file") -> str:
         return read_secret(path)
     except ValueError as error:
         raise click.UsageError(f"{option} {path} {error}") from error
+
+
+def known_quirks(profile: str | None, names: Iterable[str]) -> frozenset[str]:
+    """The quirks that a target is known to have."""
+    return chosen(profile or "documented", names)

@@ -19,6 +19,9 @@ from cpsim.cli.options import (
     accounts_option,
     complete_scenario,
     in_flight_option,
+    known_profile_option,
+    known_quirk_option,
+    known_quirks,
     output_option,
     pace_at,
     project_option,
@@ -56,6 +59,8 @@ if TYPE_CHECKING:
 @project_option
 @secret_file_option
 @accounts_option
+@known_profile_option
+@known_quirk_option
 @seed_option
 @click.option(
     "--set",
@@ -110,6 +115,8 @@ def run(
     project: str | None,
     secret_file: Path | None,
     accounts: AccountsSource | None,
+    profile: str | None,
+    quirks: tuple[str, ...],
     seed: int | None,
     settings: tuple[str, ...],
     rate: str | None,
@@ -150,7 +157,7 @@ def run(
     from cpsim.ui.terminal import Stages
 
     pace = _pace(rate, speed, users, think_s, virtual=virtual, asap=asap)
-    where = target_at(target, server, project, secret_file, accounts)
+    where = target_at(target, server, project, secret_file, accounts, known_quirks(profile, quirks))
     if virtual:
         check_virtual(where, processes)
     path = find_scenario(scenario)
@@ -234,6 +241,7 @@ def target_at(
     project: str | None,
     secret_file: Path | None,
     accounts: AccountsSource | None = None,
+    quirks: frozenset[str] = frozenset(),
 ) -> ReplayTarget | None:
     """The target that the options name; None is the embedded fake. Raises click.UsageError."""
     from cpsim.run.plan import ReplayTarget
@@ -241,8 +249,10 @@ def target_at(
     if server is not None and not isinstance(server, UrlEndpoint):
         raise click.UsageError(f"--server must be a URL such as http://127.0.0.1:8080/api, not {server}")
     if target is None:
-        if any(option is not None for option in (server, project, secret_file, accounts)):
-            raise click.UsageError("--server, --project, --secret-file and --accounts go with --target")
+        if quirks or any(option is not None for option in (server, project, secret_file, accounts)):
+            raise click.UsageError(
+                "--server, --project, --secret-file, --accounts, --profile and --quirk go with --target"
+            )
         return None
     if isinstance(target, UrlEndpoint):
         if server is not None:
@@ -252,10 +262,10 @@ def target_at(
         if accounts is not None:
             if project is None or secret_file is not None:
                 raise click.UsageError("--accounts behind a daemon needs --project ID, and no --secret-file")
-            return ReplayTarget(target, accounts=accounts, accounts_project=project)
+            return ReplayTarget(target, accounts=accounts, accounts_project=project, quirks=quirks)
         if project is not None or secret_file is not None:
             raise click.UsageError("--project and --secret-file are for a server: add --server URL")
-        return ReplayTarget(target)
+        return ReplayTarget(target, quirks=quirks)
     if project is None or secret_file is None:
         raise click.UsageError(f"{server} needs --project ID and --secret-file FILE")
-    return ReplayTarget(target, server, (project, secret_in(secret_file)), accounts=accounts)
+    return ReplayTarget(target, server, (project, secret_in(secret_file)), accounts=accounts, quirks=quirks)

@@ -121,6 +121,7 @@ def _document(evidence: Evidence, rows: int) -> dict[str, Any]:
         "endpoint": str(evidence.endpoint),
         "answers": evidence.answers.tolist(),
         "readings": [asdict(reading) for reading in evidence.readings],
+        "quirks": sorted(evidence.quirks),
         "seen": None
         if seen is None
         else {
@@ -215,13 +216,20 @@ class EvidenceFolder:
         later: accounts as of some time after the run, in place of those that the run saw.
         until_ns: the end of that time, in nanoseconds since the replay began.
         project: whose slots they show; None for the project that the run knew.
+        quirks: those that the target is known to have; None for those that the run knew.
 
     Raises:
         CpsimError: it is no run folder, or an earlier version wrote it, or a file is missing or damaged.
     """
 
     def __init__(
-        self, path: Path, later: View | None = None, until_ns: int = ANY_TIME_NS, project: str | None = None
+        self,
+        path: Path,
+        later: View | None = None,
+        until_ns: int = ANY_TIME_NS,
+        *,
+        project: str | None = None,
+        quirks: frozenset[str] | None = None,
     ) -> None:
         self.path = path
         self._later, self._until_ns = later, until_ns
@@ -239,6 +247,8 @@ class EvidenceFolder:
             self._facts = self._read_facts()
             if later is not None:
                 self._facts |= {"unseen": "", "project": project or self._facts["project"]}
+            if quirks is not None:
+                self._facts["quirks"] = quirks
             self._shown = self._read_seen()
         except (ValueError, LookupError, TypeError, AttributeError, EndpointError) as error:
             raise CpsimError(f"{path / EVIDENCE} is damaged: {type(error).__name__}: {error}") from error
@@ -283,6 +293,7 @@ class EvidenceFolder:
         return facts | {
             "endpoint": parse_endpoint(document["endpoint"]),
             "answers": np.array(document["answers"], np.int64).reshape(-1, len(document["errors"])),
+            "quirks": frozenset(document.get("quirks", ())),
             "readings": tuple(Reading(**reading) for reading in document["readings"]),
         }
 

@@ -114,7 +114,7 @@ def branches_after(branch: Branch, step: Step, quirks: Quirks = NO_QUIRKS) -> se
     return {
         after
         for alive in branches_at(branch, step.span, quirks)
-        for after in (_branches_of_one(alive, step, quirks) if quirks else _branches_of_one(alive, step))
+        for after in (_branches_with_quirks(alive, step, quirks) if quirks else _branches_of_one(alive, step))
     }
 
 
@@ -129,16 +129,10 @@ def branches_at(branch: Branch, now: Span, quirks: Quirks = NO_QUIRKS) -> Iterab
     return (expired,) if now.earliest_ns >= terms.expiry.latest_ns else (branch, expired)
 
 
-def _branches_of_one(branch: Branch, step: Step, quirks: Quirks = NO_QUIRKS) -> Iterable[Branch]:
+def _branches_of_one(branch: Branch, step: Step) -> Iterable[Branch]:
     if step.applied is False:
         return (branch,)
     after = _after(branch, step)
-    if quirks:
-        afters = [*([] if after is None else [after]), *_after_by_quirks(branch, step, after, quirks)]
-        may_refuse = after is None or (step.kind == "alloc" and "global-slot-ids" in quirks)
-        if step.accepted is not None:
-            return afters if step.accepted else [branch] * may_refuse
-        return [*afters, *[branch] * (may_refuse or not step.applied or bool(LOSING & quirks))]
     if step.accepted is True:
         return () if after is None else (after,)
     if step.accepted is False:
@@ -146,6 +140,17 @@ def _branches_of_one(branch: Branch, step: Step, quirks: Quirks = NO_QUIRKS) -> 
     if after is None:
         return (branch,)
     return (after,) if step.applied else (branch, after)
+
+
+def _branches_with_quirks(branch: Branch, step: Step, quirks: Quirks) -> Iterable[Branch]:
+    if step.applied is False:
+        return (branch,)
+    after = _after(branch, step)
+    afters = [*([] if after is None else [after]), *_after_by_quirks(branch, step, after, quirks)]
+    may_refuse = after is None or (step.kind == "alloc" and "global-slot-ids" in quirks)
+    if step.accepted is not None:
+        return afters if step.accepted else [branch] * may_refuse
+    return [*afters, *[branch] * (may_refuse or not step.applied or bool(LOSING & quirks))]
 
 
 def _after(branch: Branch, step: Step) -> Branch | None:

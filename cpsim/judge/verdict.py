@@ -76,6 +76,7 @@ class Verdict:
         explanations: the first of these, as anomalies of that name.
         unsearched: slots whose commands have too many possible orders to try.
         still_listed: claimed slots that are listed as outstanding, where no more is shown.
+        rests_on: the tables of accounts that were compared.
         not_verified: sentences: what could not be verified, and what would make it visible.
         meanings: each anomaly that may be found, and what it means.
         within: the prefix of the next details, for one of several projects.
@@ -90,6 +91,7 @@ class Verdict:
     explanations: list[Anomaly] = field(default_factory=list)
     unsearched: int = 0
     still_listed: int = 0
+    rests_on: list[str] = field(default_factory=list)
     not_verified: list[str] = field(default_factory=list)
     meanings: Mapping[str, str] = field(default_factory=lambda: ANOMALIES)
     within: str = ""
@@ -131,6 +133,7 @@ class Verdict:
             explanations=[*self.explanations, *other.explanations][:SHOWN_ANOMALIES],
             unsearched=self.unsearched + other.unsearched,
             still_listed=self.still_listed + other.still_listed,
+            rests_on=list(dict.fromkeys([*self.rests_on, *other.rests_on])),
             not_verified=list(dict.fromkeys([*self.not_verified, *other.not_verified])),
             meanings={**self.meanings, **other.meanings},
         )
@@ -171,6 +174,7 @@ class Verdict:
             "verdict": self.ruling.value,
             **(known if self.explained else {}),
             "checked": dict(self.checked),
+            "rests_on": self.rests_on,
             "slots_with_several_acceptable_states": self.uncertain,
             "anomalies_by_name": dict(self.counts),
             "meanings": {name: self.meanings[name] for name in self.counts},

@@ -35,6 +35,7 @@ class Settings:
     project: str | None
     secret_file: str | None
     accounts: str | None
+    quirks: tuple[str, ...]
     rate: str | None
     speed: float | None
     in_flight: int
@@ -47,7 +48,7 @@ class Settings:
     def given(cls) -> Settings:
         """The settings that this process was started with."""
         document = json.loads(os.environ[VARIABLE])
-        return cls(**document | {"thresholds": tuple(document["thresholds"])})
+        return cls(**document | {name: tuple(document[name]) for name in ("thresholds", "quirks")})
 
     @cached_property
     def workload(self) -> Workload:
@@ -65,6 +66,7 @@ class Settings:
             self.credentials,
             accounts=None if self.accounts is None else parse_source(self.accounts),
             accounts_project=self.project,
+            quirks=frozenset(self.quirks),
         )
 
     @property

@@ -85,6 +85,7 @@ class Replayed(NamedTuple):
             unsent=len(plan.workload) - len(records),
             gaps=self.gaps,
             command=plan.command,
+            quirks=target.quirks,
         )
 
 

@@ -31,6 +31,7 @@ class ReplayTarget:
         lanes: the daemon of each site, if the workload has several sites; they replace the endpoint.
         accounts: shows the accounts, in place of the server; None if the server shows them itself.
         accounts_project: whose slots it shows, where there are no credentials.
+        quirks: names of the quirks that it is known to have.
     """
 
     endpoint: Endpoint
@@ -39,6 +40,7 @@ class ReplayTarget:
     lanes: tuple[UnixEndpoint, ...] = ()
     accounts: AccountsSource | None = None
     accounts_project: str | None = None
+    quirks: frozenset[str] = frozenset()
 
     @property
     def project(self) -> str | None:

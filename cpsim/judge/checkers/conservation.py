@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from cpsim.evidence.evidence import links_of
 from cpsim.judge.anomalies import ANOMALIES
 from cpsim.judge.books import judge_books
+from cpsim.judge.quirks import BREAKING
 
 if TYPE_CHECKING:
     from cpsim.evidence.evidence import Evidence
@@ -23,6 +24,6 @@ class Conservation:
     def check(self, evidence: Evidence, verdict: Verdict) -> None:
         """Check all accounts of the server."""
         if broken := sorted(evidence.quirks & BREAKING):
-            verdict.not_compared.append(f"sums of machines, users and projects: {', '.join(broken)} breaks them")
+            verdict.rests_on.append(f"no sums, which with {' and '.join(broken)} do not agree")
         elif evidence.view is not None:
             judge_books(evidence.view, verdict, links_of(evidence.workload) if evidence.embedded else None)

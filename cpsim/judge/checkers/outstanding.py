@@ -26,6 +26,7 @@ class Outstanding:
         if seen is None or seen.outstanding is None:
             return
         judge_outstanding(History.of(evidence), set(seen.outstanding), verdict, evidence.quirks)
+        verdict.rests_on.append("the list of outstanding slots")
         verdict.not_verified.append(
             "Credits, counters and how slots were settled: the server has no control API, and shows only which "
             "slots are outstanding."

@@ -28,4 +28,5 @@ class Sight:
                 "with --server URL --project ID --secret-file FILE."
             )
         elif evidence.view is not None:
+            verdict.rests_on += evidence.view.shown()
             verdict.not_verified += evidence.view.missing()
