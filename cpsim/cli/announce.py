@@ -13,6 +13,7 @@ from cpdaemon.endpoint import UnixEndpoint, parse_endpoint
 from cpdaemon.errors import EndpointError
 from cpsim.errors import CpsimError
 from cpsim.net.addresses import is_served
+from cpsim.system.own_file import OwnFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,7 +42,7 @@ def announcing(ready_file: Path | None) -> Iterator[Callable[[str], None]]:
                     with suppress(OSError):
                         partial.unlink()
                     raise CpsimError(f"--ready-file {ready_file} cannot be written: {error.strerror}") from error
-                written.callback(ready_file.unlink, missing_ok=True)
+                written.callback(OwnFile(ready_file).remove)
             click.echo(lines, nl=False)
 
         yield announce

@@ -67,6 +67,7 @@ class Listener:
     Attributes:
         admit: called in a step with each well-formed command; by default it is `acknowledge`.
         on_malformed: called in a step with each refused or malformed frame.
+        on_rebound: called in a step once its addresses are those of other sockets.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class Listener:
         self._calls: SimpleQueue[Callable[[], object]] = SimpleQueue()
         self.malformed = 0
         self.on_malformed: Callable[[bytes], object] = bytes
+        self.on_rebound: Callable[[], object] = tuple
 
     def open(self) -> None:
         """Begin to accept, as far as `step` is called."""
@@ -179,6 +181,7 @@ class Listener:
                 self._selector.unregister(sock)
                 sock.close()
             self._sockets = [refusing(*address) for address in self._addresses]
+            self.on_rebound()
             self._refusing = True
 
     def accept_connections(self) -> None:

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import threading
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
@@ -116,12 +116,15 @@ def _pid_in(path: Path | None) -> Iterator[None]:
     if path is None:
         yield
         return
+    content = f"{os.getpid()}\n"
     with _named("pidfile"):
-        path.write_text(f"{os.getpid()}\n", encoding="utf-8")
+        path.write_text(content, encoding="utf-8")
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        with suppress(OSError, UnicodeDecodeError):  # another daemon's, by now, or none
+            if path.read_text(encoding="utf-8") == content:
+                path.unlink()
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from cpsim.daemon.quirks import QuirkyCourier, QuirkyDurableListener, QuirkyList
 from cpsim.daemon.spool import Spool
 from cpsim.faults.plan import FaultPlan
 from cpsim.net.addresses import listen_tcp, listen_unix
+from cpsim.system.own_file import OwnFile
 
 if TYPE_CHECKING:
     import socket
@@ -94,6 +95,7 @@ class Daemon:
         delivery = self._server, flush_interval_s, when_unknown, max_backoff_s
         self._courier = QuirkyCourier(self._spool, *delivery, quirks=quirks, clock=clock)
         self._sockets: list[socket.socket] = []
+        self._socket_file: OwnFile | None = None
         self._listener: QuirkyListener | None = None
         self._frame_faults: FrameFaults | None = None
         self.on_malformed: Callable[[bytes], object] = bytes
@@ -145,6 +147,7 @@ class Daemon:
         """
         if self._unix is not None:
             self._sockets.append(listen_unix(self._unix))
+            self._socket_file = OwnFile(self._unix)
             self.addresses["unix"] = _unix_address(self._unix)
         if self._tcp is not None:
             self._sockets.append(listen_tcp(self._tcp.host, self._tcp.port))
@@ -161,6 +164,8 @@ class Daemon:
         """Start to serve, and to deliver commands that an earlier daemon has left."""
         self._listener = self._listen(self._spool)
         self._listener.on_malformed = self.on_malformed
+        if self._socket_file is not None:
+            self._listener.on_rebound = self._socket_file.note
         self._listener.open()
         self._frame_faults = FrameFaults(self._listener, self.faults, self.project_id)
         self._frame_faults.begin()
@@ -226,9 +231,8 @@ class Daemon:
             self._apply(calls)
 
     def _remove_socket_file(self) -> None:
-        if "unix" in self.addresses:
-            assert self._unix is not None
-            self._unix.unlink(missing_ok=True)
+        if self._socket_file is not None:
+            self._socket_file.remove()
 
     def _close_spool(self) -> None:
         if isinstance(self._spool, Spool):

@@ -24,6 +24,7 @@ from cpsim.daemon.site import address_of
 from cpsim.errors import CpsimError
 from cpsim.net.addresses import BACKLOG, listen_tcp, listen_unix
 from cpsim.record.exchanges import FrameExchange, Http, Session
+from cpsim.system.own_file import OwnFile
 from cpsim.system.process import ending_signals
 
 if TYPE_CHECKING:
@@ -69,8 +70,8 @@ def record(
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(proxy.serve(on_ready))
     finally:
-        if isinstance(listen, UnixEndpoint) and proxy.has_listened:
-            Path(listen.path).unlink(missing_ok=True)
+        if proxy.socket_file is not None:
+            proxy.socket_file.remove()
 
 
 class _Proxy:
@@ -87,7 +88,7 @@ class _Proxy:
         self._relays: set[_Relay] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._target_is_down = False
-        self.has_listened = False
+        self.socket_file: OwnFile | None = None
         self._stopped = asyncio.Event()
         self._idle = asyncio.Event()
         self._failure: BaseException | None = None
@@ -99,7 +100,6 @@ class _Proxy:
             loop.add_signal_handler(number, self._stop)
         self._session.recording.on_failure = self._stop
         await self._open()
-        self.has_listened = True
         if not await self._is_target_up():
             print(
                 f"cpsim: {self._target} refuses connections; the recorder refuses them until it accepts",
@@ -205,6 +205,7 @@ class _Proxy:
         protocol = lambda: _Client(self)  # noqa: E731 - used twice
         if isinstance(listen, UnixEndpoint):
             sock = listen_unix(Path(listen.path))
+            self.socket_file = OwnFile(Path(listen.path))
             self._server = await loop.create_unix_server(protocol, sock=sock, backlog=BACKLOG)
         else:
             sock = listen_tcp(listen.host, listen.port)
