@@ -72,8 +72,8 @@ def test_a_daemon_may_refuse_several_processes_all_the_time(crashing):
     [
         ("daemon.crash-before-ok", 50),
         ("daemon.crash-after-ok", 50),
-        ("daemon.crash-after-commit", 5),
-        ("server.crash-after-commit", 5),
+        ("daemon.crash-after-commit", 2),  # the number of a batch, of which a busy machine makes few
+        ("server.crash-after-commit", 2),
     ],
 )
 def test_a_crash_comes_once_and_loses_nothing(crashing, fault, nth, tmp_path, wait_for):
@@ -84,7 +84,7 @@ def test_a_crash_comes_once_and_loses_nothing(crashing, fault, nth, tmp_path, wa
     # the sender waits for the next life, however long that takes to begin
     run = crashing(f"{fault}:nth={nth}", on_progress=lambda planned, progress: wait_for(answers))
     assert met(run) == [(f"{fault}:nth={nth}", 1)]
-    assert run.evidence.faults[0]["selected"] > nth
+    assert run.evidence.faults[0]["selected"] >= nth
     assert [f"{firing['stage']}.{firing['action']}" for firing in run.evidence.firings] == [fault]
     outcomes = run.evidence.records["outcome"]
     if fault == "daemon.crash-before-ok":  # at the others' moments, perhaps nobody waits for an answer
