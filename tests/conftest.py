@@ -37,6 +37,7 @@ print(urllib.request.urlopen(urllib.request.Request(sys.argv[-1], body), timeout
 THOROUGH = {
     "accounting/test_breakdowns.py": "random ledgers, each with every report",
     "accounting/test_large.py": "a cluster, and more than fits into memory",
+    "accounts/test_databases.py": "PostgreSQL and Redis as processes",
     "cli/test_secrets.py": "every command, as a process",
     "conformance/test_command.py": "the suite, in processes of its own",
     "conformance/test_foreign_daemons.py": "the suite, once for each daemon",

@@ -59,14 +59,14 @@ def write(view: View, name: str, folder: Path, at_us: int) -> tuple[Path, Path |
         settled = pc.if_else(pc.equal(slots["state"], "allocated"), pa.scalar(None, pa.int64()), at)
         for column, values in (("allocated_us", at), ("settled_us", settled)):
             slots = slots.set_column(slots.column_names.index(column), column, values)
-    if "counters" not in view.slots.column_names:
+    if not (has_counters := _shows(view.slots, ("counters",))):
         notes.append(NO_COUNTERS)
     pq.write_table(slots, folder / "slots.parquet")
     if not all(_shows(getattr(view, table), columns) for table, columns in BALANCES.items()):
         return folder / "slots.parquet", None, has_times, " ".join([*notes, NO_BALANCES])
     assert view.accounts is not None
     accounts = _whole(view.accounts.filter(pc.not_equal(view.accounts["kind"], "project")), ACCOUNTS)
-    if "counters" not in view.slots.column_names:
+    if not has_counters:
         for column in ("counters", "waiting_counters"):  # there is nothing to compare them with
             nothing = pa.nulls(len(accounts), ACCOUNTS.field(column).type)
             accounts = accounts.set_column(accounts.column_names.index(column), column, nothing)

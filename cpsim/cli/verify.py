@@ -13,7 +13,16 @@ import click
 
 from cpdaemon.endpoint import UnixEndpoint, UrlEndpoint, parse_endpoint
 from cpsim.cli.group import FAILED, INVALID, ExtraCommand, cli
-from cpsim.cli.options import FILE, LONGEST_S, ListenType, NumberType, print_json, project_option, secret_file_option
+from cpsim.cli.options import (
+    FILE,
+    LONGEST_S,
+    ListenType,
+    NumberType,
+    accounts_option,
+    print_json,
+    project_option,
+    secret_file_option,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +30,7 @@ if TYPE_CHECKING:
     from cpsim.conformance.target import Target
     from cpsim.conformance.walk import Walks
 
-WHERE: Final = ("server", "project", "secret_file", "other_project", "other_secret_file", "behind")
+WHERE: Final = ("server", "project", "secret_file", "other_project", "other_secret_file", "behind", "accounts")
 """The options for the target's addresses and credentials; the others are for the run."""
 POLITE_RATE: Final = 100.0
 """The default rate, in commands/s, to a given ENDPOINT, which others may use."""
@@ -32,6 +41,7 @@ POLITE_RATE: Final = 100.0
 @click.option("--server", metavar="URL", help="The server behind an ENDPOINT that is a daemon.")
 @project_option
 @secret_file_option
+@accounts_option
 @click.option("--other-project", metavar="ID", help="A second project there: shows whether projects are kept apart.")
 @click.option("--other-secret-file", type=FILE, help="File with its secret.")
 @click.option(

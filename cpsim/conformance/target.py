@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint
+    from cpsim.accounts.sources import AccountsSource
     from cpsim.clock import Clock
     from cpsim.conformance.transport import Transport
 
@@ -53,6 +54,7 @@ class Target:
         flush_interval_s: for how long the daemon keeps commands.
         restart_command: for a shell; stops the daemon, or kills it where it has `{signal}`, and starts it again.
         failed_command: for a shell; prints the commands that the daemon knows to be refused.
+        accounts: shows the server's accounts, in place of its control API; None if there is nothing else.
     """
 
     daemon: UnixEndpoint | TcpEndpoint | None = None
@@ -67,6 +69,7 @@ class Target:
     flush_interval_s: float = 1.0
     restart_command: str | None = None
     failed_command: str | None = None
+    accounts: AccountsSource | None = None
 
     def __str__(self) -> str:
         places = " and ".join(str(place) for place in (self.daemon, self.server) if place is not None)
@@ -82,6 +85,7 @@ def parse_target(
     other_project: str | None = None,
     other_secret_file: Path | None = None,
     behind: TcpEndpoint | None = None,
+    accounts: AccountsSource | None = None,
 ) -> Target:
     """Make a target of a user's options.
 
@@ -111,11 +115,13 @@ def parse_target(
         raise ValueError("--project and --secret-file are for a server: add --server URL, or --behind HOST:PORT")
     if (at is not None or behind is not None) and credentials is None:
         raise ValueError(f"{at or behind} needs --project ID and --secret-file FILE")
+    if accounts is not None and at is None:
+        raise ValueError("--accounts goes with a server: an endpoint that is a URL, or --server URL")
     if other is not None and credentials is None:
         raise ValueError("--other-project goes with --project")
     if other is not None and credentials is not None and other[0].lower() == credentials[0].lower():
         raise ValueError(f"--other-project {other[0]} is the --project itself")
-    return Target(daemon=daemon, server=at, behind=behind, credentials=credentials, other=other)
+    return Target(daemon=daemon, server=at, behind=behind, credentials=credentials, other=other, accounts=accounts)
 
 
 def _credentials(project: str | None, secret_file: Path | None, prefix: str) -> tuple[str, str] | None:
@@ -200,7 +206,13 @@ class TargetView:
     listing_bytes: int = 0
 
     def __post_init__(self) -> None:
-        self.accounts = AccountsView(self.transport.ask)
+        source = self.target.accounts
+        if source is None or isinstance(self.transport, Rehearsal):
+            self.accounts = AccountsView(self.transport.ask)
+            return
+        from cpsim.conformance.sources import SourceView  # noqa: PLC0415 - it needs an extra more
+
+        self.accounts = SourceView(self.transport.ask, source, self.target.timeout_s)
 
     def close(self) -> None:
         """Stop the server behind the daemon, if it is ours."""

@@ -210,6 +210,7 @@ def run_document(run: Run, summary: Summary) -> dict[str, Any]:
         "slot_prefix": plan.slot_prefix,
         "endpoint": "embedded" if plan.embedded else str(plan.target.endpoint),
         "server": None if plan.embedded or plan.target.server is None else str(plan.target.server),
+        **({} if plan.target.accounts is None else {"accounts": str(plan.target.accounts)}),
         "project": None if workload.sites else evidence.project,
         "projects": list(workload.projects) or None,
         "pace": str(plan.pace),

@@ -124,11 +124,15 @@ def parquet(table):
     return sink.getvalue()
 
 
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # with five, some of sixty clients at once wait a second for their connections
+
+
 @contextmanager
 def serving(accounts, shows=lambda accounts: {}):
     """The base URL of a server with these accounts, which shows documents of them by name, at paths that end so."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = Server(("127.0.0.1", 0), Handler)
     server.accounts, server.shows = accounts, shows
     threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
     try:

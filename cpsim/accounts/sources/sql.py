@@ -160,10 +160,10 @@ def connected(url: sa.URL, pause_s: float) -> Iterator[sa.Connection]:
         options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
     engine = sa.create_engine(url, poolclass=sa.NullPool, hide_parameters=True)
     try:
-        with engine.connect().execution_options(stream_results=True, **options) as connection:
+        with engine.connect().execution_options(**options) as connection:
             for statement in _beginning(kind, pause_s):
                 connection.exec_driver_sql(statement)
-            yield connection
+            yield connection.execution_options(stream_results=True)
             connection.rollback()
     finally:
         engine.dispose()

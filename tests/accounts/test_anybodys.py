@@ -1,0 +1,84 @@
+"""Runs at servers of others, seen by `--accounts`: what is right is valid, and what is wrong is found."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from foreign import Accounts, ledger, serving
+
+from cpsim import cli
+
+CHALLENGE = ["challenge", "--set", "arrivals.jobs=40", "--set", "population.machines=8"]
+SIGNED = ["--project", "p", "--secret-file", "secret"]
+
+
+@pytest.fixture
+def cpsim(monkeypatch, capsys, tmp_path):
+    """cpsim(*arguments): exit status and standard output, with nothing on standard error."""
+    monkeypatch.chdir(tmp_path)
+    Path("secret").write_text("hush", encoding="utf-8")
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["cpsim", *arguments])
+        with pytest.raises(SystemExit) as exited:
+            cli.main()
+        out, err = capsys.readouterr()
+        return exited.value.code, out, err
+
+    return call
+
+
+def shows_with(harm):
+    def shows(accounts):
+        harmed = Accounts()
+        harmed.slots = {slot_id: dict(slot) for slot_id, slot in accounts.slots.items()}
+        harm(harmed)
+        return {"all.jsonl": ledger(harmed)}
+
+    return shows
+
+
+def grant_more(accounts):
+    claimed = [slot for slot in accounts.slots.values() if slot["state"] == "claimed"]
+    for slot in claimed[:1]:
+        slot["granted"] += 1
+
+
+def test_the_challenge_at_a_server_of_others_is_valid_and_accounted_for(cpsim):
+    with serving(Accounts(), shows_with(lambda _: None)) as url:
+        target = ["--target", f"{url}/api", *SIGNED]
+        shown = ["--accounts", f"{url}/shown/all.jsonl"]
+        status, out, err = cpsim("run", *CHALLENGE, *target, *shown, "--json", "--output", "out")
+        assert (status, err) == (0, "")
+        document = json.loads(out)
+        assert (document["verdict"], document["not_verified"], document["anomalies"]) == ("valid", [], [])
+        checked = document["checked"]
+        assert (checked["slots"], checked["sums"] > 10, checked["machines"] > 4) == (40, True, True)
+        assert document["accounts"] == f"{url}/shown/all.jsonl"
+        status, out, err = cpsim("judge", "out", *shown, "--json")
+        assert (status, out, err) == (0, Path("out/verdict.json").read_text(encoding="utf-8"), "")
+        reports = [cpsim("report", *shown, "summary", "--format", "json")]
+    status, out, err = cpsim("judge", "out", "--json")
+    assert (status, out, err) == (0, Path("out/verdict.json").read_text(encoding="utf-8"), "")
+    reports.append(cpsim("report", "out", "summary", "--format", "json"))
+    granted = document["credits_granted"]
+    for status, out, err in reports:
+        assert (status, err) == (0, "")
+        report = json.loads(out)
+        assert report["balanced"]
+        assert report["note"].startswith("The accounts do not show when slots were allocated and settled")
+        sums = {
+            table["title"]: dict(zip(table["columns"], table["rows"][0], strict=True))
+            for table in report["reports"][0]["tables"]
+        }
+        assert (sums["Projects"]["credits"], sums["Slots by state"]["allocated"]) == (granted, 40)
+
+
+def test_a_wrong_credit_is_found(cpsim):
+    with serving(Accounts(), shows_with(grant_more)) as url:
+        target = ["--target", f"{url}/api", *SIGNED, "--timeout", "3"]
+        status, out, err = cpsim("run", *CHALLENGE, *target, "--accounts", f"{url}/shown/all.jsonl", "--json")
+    assert (status, err) == (1, "")
+    document = json.loads(out)
+    assert (document["verdict"], document["anomalies_by_name"]) == ("invalid", {"over-credited": 1})
