@@ -17,7 +17,7 @@ from cpsim.config.thresholds import Threshold
 from cpsim.errors import CpsimError
 from cpsim.faults.spec import ACTIONS, Fault
 from cpsim.net.listen import Listen
-from cpsim.protocol.quirks import QUIRKS
+from cpsim.quirks import QUIRKS
 
 if TYPE_CHECKING:
     from cpsim.replay.pace import Pace

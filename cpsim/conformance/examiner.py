@@ -149,7 +149,7 @@ class Examiner:
         headers = {}
         if method == "GET":
             if authorization is not None:
-                query += (b"&" if query else b"") + b"auth=" + quote(authorization, safe=",-").encode()
+                query += b"&auth=" + quote(authorization, safe=",-").encode()
         elif authorization is not None:
             headers["Authorization"] = authorization
         target = f"{self._target_view.target.server.path}{path}" + (f"?{query.decode()}" if query else "")

@@ -104,7 +104,7 @@ class Listener:
         self._is_full = is_full
         self._full = False
         self._admit = self._acknowledge
-        self._parse = parse
+        self._parse: Callable[[bytes], Call] = parse
         self._read_bytes = READ_BYTES
         self._reads_once = False
         self._now_s = clock.monotonic

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cpdaemon.endpoint import UnixEndpoint
-from cpsim.daemon.courier import BulkClient
+from cpsim.daemon.client import BulkClient
 from cpsim.daemon.site import Daemon
 from cpsim.daemon.spool import RESERVE_BYTES, Spool
 from cpsim.errors import CpsimError
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from cpdaemon.signing import Call
+    from cpsim.daemon.client import Outcomes
     from cpsim.daemon.config import Config
-    from cpsim.daemon.courier import Outcomes
 
 
 class _Printable(logging.Formatter):
@@ -56,7 +56,7 @@ def run(
         ready: called with the address, `KIND ADDRESS`, once commands are accepted.
         timeout_s: seconds that the server may take to answer a batch.
         when_unknown: `dead-letter` or `resend`.
-        quirks: names from `cpsim.protocol.quirks.QUIRKS`; with "ack-before-delivery" there is no spool.
+        quirks: names from `cpsim.quirks.QUIRKS`; with "ack-before-delivery" there is no spool.
         faults: faults, as text.
         seed: seed of the faults' probabilities.
 

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any, Final
 from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint, parse_endpoint
 from cpdaemon.errors import EndpointError
 from cpsim.clock import SYSTEM_CLOCK
-from cpsim.daemon.courier import MAX_BACKOFF_S, WHEN_UNKNOWN
+from cpsim.daemon.courier import MAX_BACKOFF_S, WHEN_UNKNOWN, Courier
 from cpsim.daemon.memory import MemorySpool
-from cpsim.daemon.quirks import QuirkyCourier, QuirkyDurableListener, QuirkyListener
+from cpsim.daemon.quirks import QuirkyDurableListener, QuirkyListener
 from cpsim.daemon.spool import Spool
 from cpsim.daemon.timed import TimedListener
 from cpsim.faults.plan import FaultPlan
 from cpsim.net.addresses import listen_tcp, listen_unix
+from cpsim.quirks import composed
+from cpsim.quirks.policies.delivery import DeliveryPolicy
 
 if TYPE_CHECKING:
     import socket
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
     from cpdaemon.signing import Call
     from cpsim.clock import Clock
-    from cpsim.daemon.courier import Server
+    from cpsim.daemon.client import Server
     from cpsim.metrics.waits import Waits
 
 STOP_TIMEOUT_S: Final = 10.0
@@ -46,7 +48,7 @@ class Daemon:
         flush_interval_s: longest time that a command waits for its batch to fill, in seconds.
         when_unknown: `dead-letter` or `resend`; see `cpsim.daemon.courier`.
         max_backoff_s: longest backoff, in seconds.
-        quirks: differences from the documented daemon: names from `cpsim.protocol.quirks.QUIRKS`.
+        quirks: differences from the documented daemon: names from `cpsim.quirks.QUIRKS`.
         faults: the plan of faults.
         waits: record of callers' waits; only without a spool.
         clock: by which it waits, and its clients have their time.
@@ -83,7 +85,7 @@ class Daemon:
         self._spool = MemorySpool() if spool is None else spool
         self._clock = clock
         delivery = server, flush_interval_s, when_unknown, max_backoff_s
-        self._courier = QuirkyCourier(self._spool, *delivery, quirks=quirks, clock=clock)
+        self._courier = Courier(self._spool, *delivery, clock=clock, delivery=composed(DeliveryPolicy(), quirks))
         self._sockets: list[socket.socket] = []
         self._listener: QuirkyListener | None = None
         self.on_malformed: Callable[[bytes], object] = bytes
@@ -122,7 +124,7 @@ class Daemon:
     def set_quirks(self, quirks: frozenset[str]) -> None:
         """Replace the quirks; commands accepted before may still see the previous ones."""
         self._quirks = quirks
-        self._courier.set_quirks(quirks)
+        self._courier.set_delivery(composed(DeliveryPolicy(), quirks))
         if self._listener is not None:
             self._listener.set_quirks(quirks)
 

@@ -18,11 +18,11 @@ from dataclasses import dataclass, replace
 from itertools import starmap
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from cpdaemon.commands import COMMANDS
 from cpdaemon.signing import bulk_batches
 from cpdaemon.wire import MalformedFrame, parse
 from cpsim.clock import SYSTEM_CLOCK
 from cpsim.errors import CpsimError
-from cpsim.protocol.quirks import numbers_in
 from cpsim.store.log import Log, cut
 
 if TYPE_CHECKING:
@@ -129,6 +129,7 @@ class Spool:
         self._sender, self._sequence = senders[0] if senders else (uuid.uuid4().hex, 0)
         self._had_room = True
         self.released = threading.Condition()
+        self.wakes_always = False
 
     @property
     def pending(self) -> int:
@@ -202,7 +203,7 @@ class Spool:
         with self.released:
             before = self.ready
             self._released = max(self._released, position)  # what was cleared may be released afterwards
-            if before == 0 or self.ready >= MAX_BATCH:
+            if before == 0 or self.ready >= MAX_BATCH or self.wakes_always:
                 self.released.notify_all()
 
     def take(
@@ -437,7 +438,9 @@ def fitting(calls: Sequence[Call], *, in_order: bool, careful: bool) -> int:
 
 def _is_risky(call: Call) -> bool:
     """Return whether a number in a command is malformed."""
-    return not all(WHOLE_NUMBER.fullmatch(str(value)) for value in numbers_in(*call))
+    kind, arguments = call
+    numbers = [value for name, value in arguments.items() if COMMANDS[kind].type_of(name) is int]
+    return not all(WHOLE_NUMBER.fullmatch(str(value)) for value in numbers)
 
 
 def text_of(call: Call) -> str:

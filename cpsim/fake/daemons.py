@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from cpdaemon.errors import ConnectFailed, Refused, ReplyLost, ReplyTimeout
 from cpsim.clock import SYSTEM_CLOCK
-from cpsim.daemon.courier import CONFLICT, accepted
+from cpsim.daemon.client import accepted
+from cpsim.daemon.courier import CONFLICT
 from cpsim.daemon.site import Daemon
 from cpsim.daemon.spool import Spool
+from cpsim.quirks import QUIRKS, composed
+from cpsim.quirks.policies.delivery import DeliveryPolicy
 from cpsim.server.batches import BatchNotApplied
 
 if TYPE_CHECKING:
@@ -33,7 +36,10 @@ MAX_BACKOFF_S: Final = 0.02
 REPLY_TIMEOUT_S: Final = 30.0
 """Timeout of a reply, as in `cpsim daemon`."""
 POLL_S: Final = 0.01
-QUEUE_QUIRKS: Final = {"flush-starves", "reorder-classes", "drop-on-error", "resend-duplicates", "busy-when-down"}
+SENDING: Final = DeliveryPolicy()
+QUEUE_QUIRKS: Final = {
+    name for name in QUIRKS if replace(composed(SENDING, [name]), durable=True, sees_errors=True) != SENDING
+}
 """Quirks of delivery, for which commands must be queued."""
 
 

@@ -9,16 +9,19 @@ import pytest
 from cpdaemon import Client
 from cpdaemon.endpoint import parse_endpoint
 from cpdaemon.errors import ConnectFailed
-from cpsim.daemon.courier import BulkClient
+from cpsim.daemon.client import BulkClient
+from cpsim.daemon.courier import BUSY_COMMAND_S, Courier
 from cpsim.daemon.listener import QUIET_S
 from cpsim.daemon.memory import MemorySpool
-from cpsim.daemon.quirks import BUSY_COMMAND_S, STARVED_COMMANDS, QuirkyCourier, QuirkyListener
+from cpsim.daemon.quirks import QuirkyListener
 from cpsim.daemon.site import Daemon
 from cpsim.daemon.spool import Spool
 from cpsim.daemon.spool_status import read_failed, read_status
 from cpsim.fake import ANY_PORT, Fake
 from cpsim.faults.plan import FaultPlan
-from cpsim.protocol.quirks import chosen
+from cpsim.quirks import chosen, composed
+from cpsim.quirks.flush_starves import STARVED_COMMANDS
+from cpsim.quirks.policies.delivery import DeliveryPolicy
 from cpsim.testing import ManualClock
 
 PROJECTS = {"p": "s"}
@@ -147,8 +150,8 @@ def quirky_courier(clock):
 
     def make(server, interval_s, names):
         spool = MemorySpool()
-        options = {"quirks": frozenset(names), "clock": clock, "chance": random.Random(1)}
-        return spool, QuirkyCourier(spool, server, interval_s, "dead-letter", **options)
+        options = {"delivery": composed(DeliveryPolicy(), names), "clock": clock, "chance": random.Random(1)}
+        return spool, Courier(spool, server, interval_s, "dead-letter", **options)
 
     return make
 

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import pytest
 
 from cpdaemon import TcpEndpoint
-from cpsim.server.accounts import State
+from cpsim.protocol.slots import State
 from cpsim.server.dashboard.finding import ITEMS_SCANNED, ROWS
 from cpsim.server.dashboard.pages import HISTORY
 
