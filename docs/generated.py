@@ -81,7 +81,7 @@ class Faults(Generated):
         """A table of actions, and one of keys."""
         yield from ("| action | stages | effect |", "|---|---|---|")
         for name, action in ACTIONS.items():
-            text = f"{name}={action.value.upper()}" if action.value else name
+            text = f"{name}={action.takes.upper()}" if action.takes else name
             yield f"| `{text}` | {', '.join(action.stages)} | {action.effect} |"
         yield from ("", "Keys after a colon select commands and times:", "", "| key | |", "|---|---|")
         yield from (f"| `{key}` | {attribute.allowed} |" for key, attribute in KEYS.items())

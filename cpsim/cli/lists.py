@@ -42,13 +42,13 @@ def list_faults(as_json: bool) -> None:
 
     if as_json:
         actions = [
-            {"action": name, "value": action.value or None, "stages": list(action.stages), "effect": action.effect}
+            {"action": name, "value": action.takes or None, "stages": list(action.stages), "effect": action.effect}
             for name, action in ACTIONS.items()
         ]
         print_json({"actions": actions, "keys": {key: attribute.allowed for key, attribute in KEYS.items()}})
         return
     for name, action in ACTIONS.items():
-        text = f"{name}={action.value.upper()}" if action.value else name
+        text = f"{name}={action.takes.upper()}" if action.takes else name
         click.echo(f"{text:<19} {' '.join(action.stages):<13}  {action.effect}")
     click.echo("\nKeys after a colon select commands and times:")
     for key, attribute in KEYS.items():

@@ -98,6 +98,8 @@ class Courier:
         self._resends_by_option = when_unknown == "resend"
         self._busy = False
         """Whether it tries again and again, which keeps the daemon busy."""
+        self._turned = 0
+        """The number of commands acknowledged up to the last turn of the daemon's loop."""
         self._seen = 0
         """The number of commands that waited at the last look."""
         self.set_delivery(delivery)
@@ -129,8 +131,9 @@ class Courier:
         self._spool.wakes_always = delivery.retry_s is not None
         self._knows_batches: bool | None = None
 
-    def delay_turn(self, commands: int) -> None:
-        """Delay a turn of the daemon's loop with this many commands, while it tries again and again."""
+    def delay_turn(self, acknowledged: int) -> None:
+        """Delay a turn of the daemon's loop, after this many commands in all, while it tries again and again."""
+        commands, self._turned = acknowledged - self._turned, acknowledged
         if self._busy and commands:
             self._clock.sleep(min(commands * BUSY_COMMAND_S, LONGEST_TURN_S))
 

@@ -12,23 +12,26 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 from functools import partial
-from queue import SimpleQueue
 from socket import MSG_DONTWAIT
 from typing import TYPE_CHECKING
 
-from cpdaemon.wire import MalformedFrame
+from cpdaemon.wire import MalformedFrame, parse
 from cpsim.clock import SYSTEM_CLOCK
-from cpsim.daemon.listener import QUIET_S, READ_BYTES, Listener
+from cpsim.daemon.listener import QUIET_S, Listener
+from cpsim.daemon.spool import text_of
 from cpsim.errors import CpsimError
+from cpsim.quirks.policies.reading import DOCUMENTED, READ_BYTES, ReadingPolicy
 from cpsim.store.log import InDoubt
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from cpsim.clock import Clock
-    from cpsim.daemon.listener import Call, Link, _Connection
+    from cpsim.daemon.link import FrameConnection, Link
+    from cpsim.daemon.listener import Call
     from cpsim.daemon.spool import Spool
+    from cpsim.metrics.waits import Waits
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +44,8 @@ class DurableListener(Listener):
         spool: receiver of the commands; when it is full, they are answered `ER`.
         clock: as of `Listener`.
         link: likewise.
+        waits: likewise.
+        reading: likewise.
     """
 
     def __init__(
@@ -49,21 +54,19 @@ class DurableListener(Listener):
         spool: Spool,
         clock: Clock = SYSTEM_CLOCK,
         link: Link | None = None,
+        *,
+        waits: Waits | None = None,
+        reading: ReadingPolicy = DOCUMENTED,
     ) -> None:
-        super().__init__(sockets, _already_spooled, lambda: spool.is_full, clock, link)
+        super().__init__(sockets, _already_spooled, lambda: spool.is_full, clock, link, waits=waits, reading=reading)
         self._spool = spool
-        self._taken: list[_Connection] = []
-        self._written: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        """What to do now that the spool has written something, or has failed to."""
+        self._taken: list[FrameConnection] = []
         self._writing = 0
         self._passed_to = 0
         """The position up to which connections are closed."""
         self._amended: dict[int, str] = {}
         """Amendments up to there that are not known to be on disk."""
-        self._retry_s: float | None = None
-        """When to try again to write them."""
         self._can_write = True
-        self._wake.setblocking(False)  # noqa: FBT003
 
     def stop(self) -> None:
         """Stop accepting, answer what has arrived, and release every answered command for delivery."""
@@ -71,11 +74,11 @@ class DurableListener(Listener):
         with suppress(CpsimError):  # then the last ones stay in the spool until the next start
             self._spool.wait()
 
-    def _acknowledge(self, connection: _Connection, call: Call, ended: bool) -> None:  # noqa: FBT001
+    def acknowledge(self, connection: FrameConnection, call: Call, ended: bool) -> None:  # noqa: D102, FBT001 - inherited
         connection.call = call
         connection.answered = True
         connection.ended = ended
-        self._unwatch(connection)
+        self.unwatch(connection)
         self._queue.append(connection)
         self._acknowledged += 1
         self._taken.append(connection)
@@ -93,18 +96,6 @@ class DurableListener(Listener):
         if self._passed_to != passed_to:
             self._release()
 
-    def _select_timeout_s(self) -> float | None:
-        timeout_s = super()._select_timeout_s()
-        if self._retry_s is None:
-            return timeout_s
-        left_s = max(0.0, self._retry_s - self._now_s())
-        return left_s if timeout_s is None else min(timeout_s, left_s)
-
-    def _end_waits(self, now: float) -> None:
-        super()._end_waits(now)
-        if self._retry_s is not None and self._retry_s <= now:
-            self._release()
-
     def _put(self) -> None:
         taken, self._taken = self._taken, []
         new = [connection for connection in taken if not connection.position]
@@ -114,28 +105,17 @@ class DurableListener(Listener):
         for position, connection in enumerate(new, last - len(new) + 1):
             connection.position = position
 
-    def _report(self, taken: list[_Connection], problem: CpsimError | None) -> None:
+    def _report(self, taken: list[FrameConnection], problem: CpsimError | None) -> None:
         """Report from the spool's thread that commands were written, or the error."""
-        self._call(partial(self._answer, taken, problem))
+        self.call(partial(self._answer, taken, problem))
 
     def _drop(self) -> None:
         super()._drop()
         self._taken.clear()
         self._amended.clear()
-        self._retry_s = None
+        self.unschedule(self._release)
 
-    def _call(self, reaction: Callable[[], None]) -> None:
-        """Have the listener do something in its next step; called from any thread."""
-        self._written.put(reaction)
-        with suppress(OSError):  # the listener is awake already, or has ended
-            self._wake.send(b"\0")
-
-    def _on_wake(self) -> None:
-        super()._on_wake()
-        while not self._written.empty():
-            self._written.get()()
-
-    def _answer(self, taken: list[_Connection], problem: CpsimError | None) -> None:
+    def _answer(self, taken: list[FrameConnection], problem: CpsimError | None) -> None:
         self._writing -= 1
         if self._can_write and problem is not None:
             log.error("%s: commands are answered ER until the spool can be written", problem)
@@ -149,19 +129,19 @@ class DurableListener(Listener):
                 connection.call = None
                 connection.grown = connection.stored  # delete the shorter frame from the disk
                 if connection.stored or isinstance(problem, InDoubt):
-                    self._close(connection)  # neither OK nor ER may be true: a restart may find some of it
+                    self.close(connection)  # neither OK nor ER may be true: a restart may find some of it
                 else:
                     self._refuse(connection)
                 continue
             connection.stored = True
             if not self._has_grown(connection):
-                self._reply(connection, b"OK")
+                self.reply(connection, b"OK")
                 if connection.ended:
-                    self._close(connection)
+                    self.close(connection)
                 else:
                     self._fresh.append(connection)
 
-    def _has_grown(self, connection: _Connection) -> bool:
+    def _has_grown(self, connection: FrameConnection) -> bool:
         """Return whether more bytes have made a longer command, which is then written to the spool."""
         if connection.ended:
             return False
@@ -183,7 +163,7 @@ class DurableListener(Listener):
         self._taken.append(connection)
         return True
 
-    def _final_frame(self, connection: _Connection) -> str:
+    def _final_frame(self, connection: FrameConnection) -> str:
         """Return the text of a complete frame; "" if it is malformed now."""
         try:
             if connection.call is not None:
@@ -196,13 +176,13 @@ class DurableListener(Listener):
     def _release(self) -> None:
         """Release commands once their amendments, and those of earlier commands, are on disk."""
         position, amended = self._passed_to, self._amended.copy()
-        self._retry_s = None
+        self.unschedule(self._release)
 
         def written(problem: CpsimError | None) -> None:
             if problem is None or not amended:
                 self._spool.release(position)
             if amended:
-                self._call(partial(self._on_amended, position, problem))
+                self.call(partial(self._on_amended, position, problem))
 
         self._spool.put([], amended, written)
 
@@ -210,23 +190,23 @@ class DurableListener(Listener):
         if problem is None:
             self._amended = {at: frame for at, frame in self._amended.items() if at > position}
         else:
-            self._retry_s = self._now_s() + QUIET_S
+            self.schedule(QUIET_S, self._release)
 
     def _finish(self) -> None:
         super()._finish()
         if self._amended:
             self._release()  # once more, now and not after a while: what could not be written may be by now
 
-    def _text(self, connection: _Connection) -> str:
+    def _text(self, connection: FrameConnection) -> str:
         """Return the text of a command in the spool."""
-        return connection.frame.strip().decode()
+        return connection.frame.strip().decode() if self._parse is parse else text_of(self._parse(connection.frame))
 
     def _await_answers(self) -> None:
         self._pass_on()
         while self._writing:
             with suppress(CpsimError):  # the answers say so
                 self._spool.wait()
-            self._written.get()()
+            self._calls.get()()
             self._pass_on()
 
 

@@ -1,218 +1,208 @@
-"""The daemon's faults: refused connections, and commands that are answered wrongly or not at all."""
+"""The daemon's faults: refused connections, commands answered wrongly or not at all, and batches that fail."""
 
 from __future__ import annotations
 
 import socket
 import struct
 import threading
-from _socket import socket as RawSocket  # noqa: N812 - the class below `socket.socket`
-from contextlib import suppress
-from heapq import heapify, heappop, heappush
-from itertools import count
-from queue import SimpleQueue
-from selectors import EVENT_READ
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
-from cpsim.daemon.listener import BACKLOG, Listener
-from cpsim.errors import CpsimError
-from cpsim.net.refusal import refusing
+from cpdaemon.errors import ConnectFailed, ReplyLost, ReplyTimeout
+from cpsim.clock import SYSTEM_CLOCK
+from cpsim.daemon.client import accepted
+from cpsim.protocol.exchange import Answer, End, Exchange, HttpReply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
-    from cpsim.daemon.listener import Call, _Connection
+    from cpdaemon.signing import Call
+    from cpsim.clock import Clock
+    from cpsim.daemon.client import Outcomes, Server
+    from cpsim.daemon.link import FrameConnection
+    from cpsim.daemon.listener import Call as Frame
+    from cpsim.daemon.listener import Listener
     from cpsim.faults.plan import FaultPlan
-    from cpsim.faults.spec import Fault
+    from cpsim.protocol.exchange import Passage
 
 RESET: Final = struct.pack("ii", 1, 0)
 """SO_LINGER of 0 seconds: close() resets the connection."""
-CHANGE_TIMEOUT_S: Final = 5.0
-"""Time for the listener's thread to apply a change."""
+REPLY_TIMEOUT_S: Final = 30.0
+"""Timeout of a reply in the same process, as in `cpsim daemon`."""
+POLL_S: Final = 0.01
 
 
-class FaultyListener(Listener):
-    """A listener with the faults of a plan.
+class FrameFaults:
+    """The faults of a plan at a listener: what is not in the plan costs nothing.
 
     Args:
-        arguments: those of `Listener`, or of the listener that this one is mixed with.
+        listener: the listener, open.
         faults: the plan.
         project: the project of the commands.
     """
 
-    def __init__(self, *arguments: Any, faults: FaultPlan, project: str) -> None:  # noqa: ANN401 - not ours to know
-        super().__init__(*arguments)
+    def __init__(self, listener: Listener, faults: FaultPlan, project: str) -> None:
+        self._listener = listener
         self._faults = faults
         self._project = project
-        self._addresses = [(sock.family, sock.getsockname()) for sock in self._sockets]
-        self._refusing = False
-        self._hung: set[_Connection] = set()
-        self._scheduled: list[tuple[float, int, Callable[[], object], _Connection | None]] = []
-        self._number = count()
-        self._changes: SimpleQueue[tuple[Callable[[], object], threading.Event]] = SimpleQueue()
 
-    def open(self) -> None:
-        """Begin to accept, as far as `step` is called."""
-        super().open()
+    def begin(self) -> None:
+        """Follow the plan, before or while a thread takes the listener's steps."""
         self._faults.watch(self._refresh)
-        self._apply_plan()
+        self._apply()
 
-    def start(self) -> None:
-        """Begin to accept, and have a thread take the steps."""
-        super().start()
-        self._refresh()  # with what has changed before there was a thread
-
-    def stop(self) -> None:
-        """Stop accepting, answer what has arrived, deliver what was acknowledged, and close."""
+    def end(self) -> None:
+        """Follow it no more."""
         self._faults.unwatch(self._refresh)
-        super().stop()
-
-    def drop(self) -> None:
-        """Close every connection, and forget each command that has not been delivered or that a fault holds.
-
-        Raises:
-            CpsimError: the listener's thread is busy: it does so later.
-        """
-        if not self._change(self._drop):
-            raise CpsimError(f"a daemon of project {self._project!r} has not dropped its commands: it is busy")
-
-    def _drop(self) -> None:
-        for *_, connection in self._scheduled:
-            if connection is not None:
-                self._close(connection)
-        self._scheduled = [due for due in self._scheduled if due[-1] is None]
-        heapify(self._scheduled)
-        super()._drop()
-        self._hung.clear()
 
     def _refresh(self) -> None:
-        """Have the listener's thread apply the plan; return once it has."""
-        self._change(self._apply_plan)
+        """Have the listener apply a change of the plan; return once it has."""
+        self._listener.change(self._apply)
 
-    def _change(self, change: Callable[[], object]) -> bool:
-        """Have the listener's thread make a change; return whether it has, or there is no thread."""
-        if not self._thread.is_alive():
-            return True
-        done = threading.Event()
-        self._changes.put((change, done))
-        with suppress(BlockingIOError):  # the listener is awake already
-            self._wake.send(b"\0")
-        return done.wait(CHANGE_TIMEOUT_S)
-
-    def _on_wake(self) -> None:
-        super()._on_wake()
-        while not self._changes.empty():
-            change, done = self._changes.get()
-            change()
-            done.set()
-
-    def _apply_plan(self) -> None:
-        """Accept or refuse connections and commands according to the plan."""
-        self._scheduled = [due for due in self._scheduled if due[2] != self._apply_plan]
-        heapify(self._scheduled)
+    def _apply(self) -> None:
+        """Accept or refuse connections and commands by the plan, now and at its next change."""
+        listener = self._listener
+        listener.unschedule(self._apply)
         change_s = self._faults.next_change_s("daemon")  # first, or a change during this method would be missed
         if change_s is not None:
-            self._schedule(change_s, self._apply_plan)
-        self._admit = self._draw if self._faults.daemon else self._acknowledge
-        refuses = self._faults.refuses("daemon")
-        if refuses and not self._refusing:
-            for sock in self._sockets:
-                self._accept(sock)  # clients that have connected are answered
-                self._selector.unregister(sock)
-                sock.close()
-            self._sockets = [refusing(*address) for address in self._addresses]
-        elif self._refusing and not refuses:
-            for sock in self._sockets:
-                sock.listen(BACKLOG)
-                sock.setblocking(False)  # noqa: FBT003
-                self._selector.register(sock, EVENT_READ)
-        self._refusing = refuses
-
-    def _schedule(self, delay_s: float, action: Callable[[], object], connection: _Connection | None = None) -> None:
-        heappush(self._scheduled, (self._now_s() + delay_s, next(self._number), action, connection))
-
-    def _select_timeout_s(self) -> float | None:
-        timeout_s = super()._select_timeout_s()
-        if not self._scheduled:
-            return timeout_s
-        due_s = max(0.0, self._scheduled[0][0] - self._now_s())
-        return due_s if timeout_s is None else min(timeout_s, due_s)
-
-    def _end_waits(self, now: float) -> None:
-        super()._end_waits(now)
-        while self._scheduled and self._scheduled[0][0] <= now:
-            heappop(self._scheduled)[2]()
-
-    def _draw(self, connection: _Connection, call: Call, ended: bool) -> None:  # noqa: FBT001
-        fault = self._faults.draw("daemon", [(call[0], call[1]["slot"])], self._project)
-        if fault is None:
-            self._acknowledge(connection, call, ended)
+            listener.schedule(change_s, self._apply)
+        listener.admit = self._admit if self._faults.daemon else listener.acknowledge
+        if self._faults.refuses("daemon"):
+            listener.refuse_connections()
         else:
-            self._handle_fault(fault, connection, call, ended)
+            listener.accept_connections()
 
-    def _handle_fault(self, fault: Fault, connection: _Connection, call: Call, ended: bool) -> None:  # noqa: FBT001
-        """Accept or drop a command, and answer it, as a fault demands."""
-        self._unwatch(connection)
-        match fault.action:
-            case "late" | "pieces":
-                assert fault.value is not None
-                if fault.action == "pieces":
-                    with suppress(OSError):
-                        connection.sock.send(b"O", socket.MSG_DONTWAIT)
-                    connection.sock = _FaultySocket(connection.sock, fault, self._faults.crash)
-                self._schedule(fault.value, lambda: self._acknowledge(connection, call, ended), connection)
-            case "lose-reply" | "crash-after-ok":
-                connection.sock = _FaultySocket(connection.sock, fault, self._faults.crash)
-                self._acknowledge(connection, call, ended=True)
-            case "hang":
+    def _admit(self, connection: FrameConnection, call: Frame, ended: bool) -> None:  # noqa: FBT001
+        listener = self._listener
+        passage = self._faults.intercept(Exchange("daemon", [(call[0], call[1]["slot"])], self._project))
+        if passage is None:
+            listener.acknowledge(connection, call, ended)
+            return
+        listener.unwatch(connection)
+        connection.answer = partial(self._answer, passage, connection)
+        go_on = partial(self._go_on, passage, connection, call, ended)
+        if passage.begun:
+            listener.send(connection, passage.begun)
+        if passage.delay_s:
+            listener.schedule(passage.delay_s, go_on, connection)
+        else:
+            go_on()
+
+    def _go_on(self, passage: Passage, connection: FrameConnection, call: Frame, ended: bool) -> None:  # noqa: FBT001
+        """Accept or drop a command."""
+        match passage.instead:
+            case None:
+                self._listener.acknowledge(connection, call, ended)
+            case Answer(reply):
+                assert isinstance(reply, bytes)
                 connection.answered = True
-                self._hung = {other for other in self._hung if not other.sealed} | {connection}
-                self._watch(connection)
-            case "error":
-                connection.answered = True
-                self._reply(connection, b"ER")
-                self._fresh.append(connection)
-            case "close" | "reset" | "crash-before-ok":
-                if fault.action == "crash-before-ok":
-                    self._faults.crash()
-                if fault.action == "reset":
-                    connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-                self._close(connection)
+                self._listener.reply(connection, reply)
+                self._listener.look_again(connection)
+            case end:
+                self._end(end, connection, b"")
 
-    def _watch(self, connection: _Connection) -> None:
-        if connection not in self._hung:
-            super()._watch(connection)
-        elif not connection.watched:
-            connection.watched = True
-            self._selector.register(connection.sock, EVENT_READ, connection)
+    def _answer(self, passage: Passage, connection: FrameConnection, reply: bytes) -> None:
+        """Send the reply to a command, or what is left of it, or end the connection."""
+        match passage.back(reply):
+            case Answer(given):
+                assert isinstance(given, bytes)
+                self._listener.send(connection, given[len(passage.begun) :])
+            case end:
+                self._end(end, connection, reply)
 
-    def _finish(self) -> None:
-        if self._refusing:
-            for sock in self._sockets:
-                sock.close()
-            self._sockets = []
-        while self._scheduled:
-            action = heappop(self._scheduled)[2]
-            if action != self._apply_plan:
-                action()
-        for connection in self._hung:
-            self._close(connection)
-        super()._finish()
+    def _end(self, end: End, connection: FrameConnection, reply: bytes) -> None:
+        match end:
+            case End.HANG:
+                self._listener.hold(connection)
+                return
+            case End.RESET:
+                connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            case End.CUT:
+                self._listener.send(connection, reply[: len(reply) // 2])
+            case End.ANSWER_AND_CRASH:
+                self._listener.send(connection, reply)
+                self._faults.crash()
+            case End.CRASH:
+                self._faults.crash()
+        self._listener.close(connection)
 
 
-class _FaultySocket(RawSocket):
-    """A client's socket that sends the answer as a fault demands."""
+class BatchFaults:
+    """A courier's server with the faults of a plan.
 
-    def __init__(self, sock: RawSocket, fault: Fault, crash: Callable[[], None]) -> None:
-        super().__init__(socket.AF_UNSPEC, socket.SOCK_STREAM, 0, sock.detach())
-        self._action = fault.action
-        self._crash = crash
+    Args:
+        server: the server.
+        faults: the plan.
+        project: the project of the commands.
+        clock: by which a batch is late.
+    """
 
-    def send(self, reply: Any, flags: int = 0) -> int:  # noqa: ANN401 - any bytes
-        """Send the whole answer, its end, or nothing."""
-        if self._action == "lose-reply":
-            return len(reply)
-        try:
-            return super().send(reply[1:] if self._action == "pieces" else reply, flags)
-        finally:
-            if self._action == "crash-after-ok":
-                self._crash()
+    def __init__(self, server: Server, faults: FaultPlan, project: str, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._server = server
+        self._faults = faults
+        self._project = project
+        self._clock = clock
+        self._stopping = threading.Event()
+        self._dropping = threading.Lock()
+        self._drops = False
+        self.knows_batches = server.knows_batches
+
+    def post(self, batch_id: str | None, calls: Sequence[Call]) -> Outcomes:
+        """Send one batch, or fail by a fault; raises CreditPiggyError."""
+        if not self._faults.delivery:
+            return self._server.post(batch_id, calls)
+        if self._faults.refuses("server"):
+            raise ConnectFailed("the server is down, by a fault")
+        subjects = [("bulk", ""), *((kind, str(arguments["slot"])) for kind, arguments in calls)]
+        passage = self._faults.intercept(Exchange("delivery", subjects, self._project))
+        if passage is None:
+            return self._server.post(batch_id, calls)
+        if passage.delay_s:
+            self._hold(passage.delay_s, lambda: True)
+        if passage.instead is not None:
+            self._fail(passage.instead, passage)
+        outcomes = self._server.post(batch_id, calls)
+        back = passage.back(outcomes)
+        if back != Answer(outcomes):
+            self._fail(back, passage)
+        return outcomes
+
+    def give_up(self, batch_id: str | None, calls: Sequence[Call]) -> Outcomes | None:
+        """Give up a batch, as the server does."""
+        return self._server.give_up(batch_id, calls)
+
+    def stop(self) -> None:
+        """End the faults that hold a batch."""
+        self._stopping.set()
+
+    @contextmanager
+    def letting_go(self) -> Iterator[None]:
+        """Let no fault hold a batch: one that is under way is over before what waits is dropped."""
+        with self._dropping:
+            self._drops = True
+            try:
+                yield
+            finally:
+                self._drops = False
+
+    def _fail(self, decision: Answer | End, passage: Passage) -> None:
+        """Raise the error that the courier sees; return if the server has answered that all is well."""
+        match decision:
+            case Answer(reply):
+                assert isinstance(reply, HttpReply)
+                accepted(reply.status, reply.body)
+            case End.HANG:
+                self._hold(REPLY_TIMEOUT_S, lambda: self._faults.holds(passage.by))
+                raise ReplyTimeout("the reply timed out, by a fault")
+            case End.CRASH | End.ANSWER_AND_CRASH:
+                self._faults.crash()
+            case _:
+                raise ReplyLost("the connection was lost, by a fault")
+
+    def _hold(self, longest_s: float, holds: Callable[[], bool]) -> None:
+        """Wait while a fault holds a batch."""
+        deadline_s = self._clock.monotonic() + longest_s
+        while holds() and not self._drops and (left_s := deadline_s - self._clock.monotonic()) > 0:
+            if self._stopping.wait(min(left_s, POLL_S)):
+                break

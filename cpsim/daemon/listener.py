@@ -17,67 +17,37 @@ from __future__ import annotations
 import errno
 import selectors
 import socket
-from _socket import socket as RawSocket  # noqa: N812 - the class below `socket.socket`
+import threading
 from collections import OrderedDict, deque
 from contextlib import suppress
-from functools import partial
+from heapq import heapify, heappop, heappush
+from itertools import count
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final
 
-from cpdaemon.commands import KINDS
-from cpdaemon.wire import MAX_FRAME_BYTES, MalformedFrame, parse
+from cpdaemon.wire import MalformedFrame
 from cpsim.clock import SYSTEM_CLOCK
+from cpsim.daemon.link import FrameConnection, Link, cannot_complete
+from cpsim.errors import CpsimError
+from cpsim.net.refusal import refusing
+from cpsim.quirks.policies.reading import ACCEPTS_A_TURN, DOCUMENTED, READ_BYTES, ReadingPolicy
 from cpsim.system.threads import Thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from cpsim.clock import Clock
+    from cpsim.metrics.waits import Waits
 
     Call = tuple[str, dict[str, str]]
 
-BACKLOG: Final = 4096
 QUIET_S: Final = 0.1
+CHANGE_TIMEOUT_S: Final = 5.0
+"""Time for a step to make a change."""
 SILENCE_S: Final = 30.0
 """Time for a client to begin its frame."""
-ACCEPTS_A_TURN: Final = 256
-READ_BYTES: Final = 2 * MAX_FRAME_BYTES
 CLOSE_WAIT_S: Final = 0.0005
 """Time for an answered client to close before its socket is registered."""
-
-
-class Link:
-    """A listener's network: which sockets have something, and who connects. A simulation replaces it."""
-
-    def __init__(self) -> None:
-        self.selector: selectors.BaseSelector = selectors.DefaultSelector()
-        self.wake_end, self.wake = socket.socketpair()
-        """Ends of a connection to itself: what is sent to `wake` ends a wait."""
-        self.client: Callable[[int], RawSocket] = partial(RawSocket, socket.AF_UNSPEC, socket.SOCK_STREAM, 0)
-        """Returns the socket of an accepted client."""
-
-
-class _Connection:
-    """One client: its frame and the state of its answer.
-
-    Attributes:
-        call: the acknowledged command, outdated if the frame has `grown` since.
-        position: of the command in a spool; 0 before.
-        stored: whether the spool has a frame of it on disk.
-        answered: whether `OK` or `ER` was sent, or is due once the spool has the command.
-        ended: whether the frame is complete.
-        sealed: whether the connection is closed, so that the command is final.
-        shut: whether the sending side was shut down, which tells the client that no more follows.
-        watched: whether the socket is registered with the selector.
-    """
-
-    frame = b""
-    call: Call | None = None
-    deadline = 0.0
-    position = 0
-    stored = answered = ended = grown = sealed = shut = watched = False
-
-    def __init__(self, sock: RawSocket) -> None:
-        self.sock = sock
 
 
 class Listener:
@@ -89,6 +59,13 @@ class Listener:
         is_full: returns whether commands are to be answered `ER` because there is no room.
         clock: by which clients have their time.
         link: its network.
+        waits: record of how long clients wait, from the first bytes to the answer or the end of the connection.
+        reading: how it reads frames.
+
+    Attributes:
+        admit: called in a step with each well-formed command; by default it is `acknowledge`.
+        on_malformed: called in a step with each refused or malformed frame.
+        on_turn: called in each step, if it is set, with the number of all commands acknowledged.
     """
 
     def __init__(
@@ -98,31 +75,46 @@ class Listener:
         is_full: Callable[[], bool] = lambda: False,
         clock: Clock = SYSTEM_CLOCK,
         link: Link | None = None,
+        *,
+        waits: Waits | None = None,
+        reading: ReadingPolicy = DOCUMENTED,
     ) -> None:
         self._sockets = list(sockets)
+        self._addresses: list[tuple[int, str | tuple[str, int]]] = []
+        self._refusing = False
         self._deliver = deliver
         self._is_full = is_full
         self._full = False
-        self._admit = self._acknowledge
-        self._parse: Callable[[bytes], Call] = parse
-        self._read_bytes = READ_BYTES
-        self._reads_once = False
-        self._now_s = clock.monotonic
-        self._sleep = clock.sleep
+        self._waits = waits
+        self.admit = self.acknowledge
+        self.on_turn: Callable[[int], object] | None = None
+        self._now_s, self._sleep = clock.monotonic, clock.sleep
         link = Link() if link is None else link
         self._selector = link.selector
         self._client = link.client
         self._wake_end, self._wake = link.wake_end, link.wake
-        self._queue: deque[_Connection] = deque()
-        self._fresh: deque[_Connection] = deque()
-        self._silent: OrderedDict[_Connection, None] = OrderedDict()
-        self._quiet: OrderedDict[_Connection, None] = OrderedDict()
+        self._wake.setblocking(False)  # noqa: FBT003
+        self._queue: deque[FrameConnection] = deque()
+        self._fresh: deque[FrameConnection] = deque()
+        self._silent: OrderedDict[FrameConnection, None] = OrderedDict()
+        self._quiet: OrderedDict[FrameConnection, None] = OrderedDict()
         self._thread = Thread(self._serve, "cpsim-daemon")
         self._stopping = False
-        self._acknowledged = self._passed_on = 0
-        self.malformed = 0
+        self.malformed = self._acknowledged = self._passed_on = 0
+        self._held: set[FrameConnection] = set()
+        self._scheduled: list[tuple[float, int, Callable[[], object], FrameConnection | None]] = []
+        self._number = count()
+        self._calls: SimpleQueue[Callable[[], object]] = SimpleQueue()
         self.on_malformed: Callable[[bytes], object] = bytes
-        """Called in a step with each refused or malformed frame."""
+        self._reading = DOCUMENTED
+        self.set_reading(reading)
+
+    def set_reading(self, reading: ReadingPolicy) -> None:
+        """Replace how it reads frames; those that are being read may still be read as before."""
+        before, self._reading = self._reading, reading
+        self._parse, self._read_bytes, self._reads_once = reading.parser(), reading.read_bytes, reading.once
+        for sock in self._sockets if reading.backlog != before.backlog and not self._refusing else ():
+            sock.listen(reading.backlog)
 
     def open(self) -> None:
         """Begin to accept, as far as `step` is called."""
@@ -131,8 +123,7 @@ class Listener:
             self._selector.register(sock, selectors.EVENT_READ)
 
     def start(self) -> None:
-        """Begin to accept, and have a thread take the steps."""
-        self.open()
+        """Have a thread take the steps, after `open`."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -141,10 +132,78 @@ class Listener:
         if self._thread.ident is None:
             self._finish()
         else:
-            self._wake.send(b"\0")
+            with suppress(BlockingIOError):  # it is awake already
+                self._wake.send(b"\0")
             self._thread.join()
         self._wake.close()
         self._wake_end.close()
+
+    def drop(self) -> None:
+        """Close every connection, and forget each command that has not been delivered.
+
+        Raises:
+            CpsimError: the listener's thread is busy: it does so later.
+        """
+        if not self.change(self._drop):
+            raise CpsimError("a daemon has not dropped its commands: it is busy")
+
+    def change(self, change: Callable[[], object]) -> bool:
+        """Have a step make a change; return whether it has, or no thread takes the steps."""
+        if not self._thread.is_alive():
+            return True
+        done = threading.Event()
+
+        def make() -> None:
+            change()
+            done.set()
+
+        self.call(make)
+        return done.wait(CHANGE_TIMEOUT_S)
+
+    def call(self, reaction: Callable[[], object]) -> None:
+        """Have the next step do something; called from any thread."""
+        self._calls.put(reaction)
+        with suppress(OSError):  # the listener is awake already, or has ended
+            self._wake.send(b"\0")
+
+    def schedule(self, delay_s: float, action: Callable[[], object], connection: FrameConnection | None = None) -> None:
+        """Have a step do something after a delay, for a connection or for none."""
+        heappush(self._scheduled, (self._now_s() + delay_s, next(self._number), action, connection))
+
+    def unschedule(self, action: Callable[[], object]) -> None:
+        """Forget an action that was scheduled for no connection."""
+        self._scheduled = [due for due in self._scheduled if due[2] != action]
+        heapify(self._scheduled)
+
+    def refuse_connections(self) -> None:
+        """Refuse connections, in a step; clients that have connected are answered."""
+        if not self._refusing:
+            self._addresses = self._addresses or [(sock.family, sock.getsockname()) for sock in self._sockets]
+            for sock in self._sockets:
+                self._accept(sock)
+                self._selector.unregister(sock)
+                sock.close()
+            self._sockets = [refusing(*address) for address in self._addresses]
+            self._refusing = True
+
+    def accept_connections(self) -> None:
+        """Accept connections again, in a step."""
+        if self._refusing:
+            for sock in self._sockets:
+                sock.listen(self._reading.backlog)
+                sock.setblocking(False)  # noqa: FBT003
+                self._selector.register(sock, selectors.EVENT_READ)
+            self._refusing = False
+
+    def look_again(self, connection: FrameConnection) -> None:
+        """Have the next step read what an answered client still sends."""
+        self._fresh.append(connection)
+
+    def hold(self, connection: FrameConnection) -> None:
+        """Keep a connection, unanswered, until its client leaves."""
+        connection.answered = connection.held = True
+        self._held = {other for other in self._held if not other.sealed} | {connection}
+        self._watch(connection)
 
     def check(self) -> None:
         """Raise ThreadFailed if an unexpected error has ended the thread."""
@@ -175,9 +234,11 @@ class Listener:
             elif key.fileobj is self._wake_end:
                 self._on_wake()
             else:
-                self._accept(key.fileobj)  # type: ignore[arg-type]
+                self._accept(key.fileobj, self._reading.accepts)  # type: ignore[arg-type]
         for _ in range(len(self._fresh)):
             self._receive(self._fresh.popleft())
+        if self.on_turn is not None:
+            self.on_turn(self._acknowledged)
         self._end_waits(now_s)  # the time before the select: bytes that have arrived since are read first
         self._pass_on()
 
@@ -202,24 +263,34 @@ class Listener:
         """Close every connection, and forget each command that has not been delivered."""
         watched = [key.data for key in self._selector.get_map().values() if key.data is not None]
         for connection in (*watched, *self._fresh, *self._queue):
-            self._close(connection)
+            self.close(connection)
+        for *_, connection in self._scheduled:
+            if connection is not None:
+                self.close(connection)
+        self._scheduled = [due for due in self._scheduled if due[-1] is None]
+        heapify(self._scheduled)
         self._passed_on += len(self._queue)
         self._queue.clear()
         self._fresh.clear()
+        self._held.clear()
 
     def _on_wake(self) -> None:
         """Handle what was sent to `_wake`: read it first, so that what comes from then on wakes again."""
         with suppress(BlockingIOError):
             self._wake_end.recv(READ_BYTES)
+        while not self._calls.empty():
+            self._calls.get()()
 
     def _select_timeout_s(self) -> float | None:
         if self._fresh:
             return CLOSE_WAIT_S
         deadlines = [next(iter(pool)).deadline for pool in (self._silent, self._quiet) if pool]
+        if self._scheduled:
+            deadlines.append(self._scheduled[0][0])
         return max(0.0, min(deadlines) - self._now_s()) if deadlines else None
 
-    def _accept(self, listening: socket.socket) -> None:
-        for turn in range(ACCEPTS_A_TURN):
+    def _accept(self, listening: socket.socket, most: int = ACCEPTS_A_TURN) -> None:
+        for turn in range(most):
             try:
                 fd, _peer = listening._accept()  # type: ignore[attr-defined]  # noqa: SLF001 - accept() costs three times as much
             except BlockingIOError:
@@ -230,17 +301,17 @@ class Listener:
                         return  # a full table is reported even if no client waits
                     self._free_descriptor()
                 continue
-            self._receive(_Connection(self._client(fd)))
+            self._receive(FrameConnection(self._client(fd)))
 
     def _free_descriptor(self) -> None:
         """Close the client that has been silent longest, because no descriptor is free."""
         pool = self._silent or self._quiet
         if pool:
-            self._close(next(iter(pool)))
+            self.close(next(iter(pool)))
         else:
             self._sleep(CLOSE_WAIT_S)
 
-    def _receive(self, connection: _Connection) -> None:
+    def _receive(self, connection: FrameConnection) -> None:
         if connection.sealed:
             return
         try:
@@ -256,12 +327,14 @@ class Listener:
         frame = connection.frame = connection.frame + data
         ended = not data or self._reads_once or b"\n" in frame.lstrip()
         if not frame:
-            self._close(connection)
+            (self._refuse if self._reading.answers_silence else self.close)(connection)
             return
+        if self._waits is not None:
+            self._waits.begin(connection, frame.decode(errors="replace").strip(), self._waits.now_s())
         try:
             call = self._parse(frame)
         except MalformedFrame:
-            if ended or _cannot_complete(frame):
+            if ended or cannot_complete(frame):
                 self._refuse(connection)
             else:
                 self._watch(connection)
@@ -269,62 +342,78 @@ class Listener:
             if self._full:
                 self._refuse(connection)
             else:
-                self._admit(connection, call, ended)
+                self.admit(connection, call, ended)
 
-    def _acknowledge(self, connection: _Connection, call: Call, ended: bool) -> None:  # noqa: FBT001
+    def acknowledge(self, connection: FrameConnection, call: Call, ended: bool) -> None:  # noqa: FBT001
+        """Accept a command, and answer it."""
         connection.call = call
         connection.answered = True
         self._queue.append(connection)
         self._acknowledged += 1
-        self._reply(connection, b"OK")
+        self.reply(connection, b"OK")
         if ended:
-            self._close(connection)
+            self.close(connection)
         else:
             self._quiet.pop(connection, None)  # its timeout restarts
             self._fresh.append(connection)
 
-    def _refuse(self, connection: _Connection) -> None:
+    def _refuse(self, connection: FrameConnection) -> None:
         self._reject(connection.frame)
+        if self._reading.hangs_up(connection.frame):
+            self.close(connection)
+            return
         connection.answered = True
-        self._reply(connection, b"ER")
+        self.reply(connection, b"ER")
         self._fresh.append(connection)
 
     def _reject(self, frame: bytes) -> None:
         self.malformed += 1
         self.on_malformed(frame)
 
-    def _reply(self, connection: _Connection, reply: bytes) -> None:
+    def reply(self, connection: FrameConnection, reply: bytes) -> None:
+        """Reply to a command, or have its faults do so."""
+        if connection.answer is None:
+            self.send(connection, reply)
+        else:
+            connection.answer(reply)
+
+    def send(self, connection: FrameConnection, reply: bytes) -> None:
+        """Send the reply to a command."""
+        if self._waits is not None:
+            self._waits.end(connection)
         try:  # noqa: SIM105 - suppress() takes longer than all the rest of this
             connection.sock.send(reply, socket.MSG_DONTWAIT)
         except OSError:
             pass  # the client is gone; its command still counts
 
-    def _shut(self, connection: _Connection) -> None:
+    def _shut(self, connection: FrameConnection) -> None:
         """Shut down the sending side toward an answered client that has not closed."""
         connection.shut = True
         with suppress(OSError):
             connection.sock.shutdown(socket.SHUT_WR)
 
-    def _receive_more(self, connection: _Connection, data: bytes) -> None:
+    def _receive_more(self, connection: FrameConnection, data: bytes) -> None:
         """Append bytes after the answer to an acknowledged frame; discard them after a refusal."""
         if not data:
-            self._close(connection)
+            self.close(connection)
             return
         if connection.call is not None:
             connection.frame += data
             connection.grown = True
             if b"\n" in data or len(connection.frame) > READ_BYTES:
-                self._close(connection)
+                self.close(connection)
                 return
         self._watch(connection)
 
-    def _watch(self, connection: _Connection) -> None:
+    def _watch(self, connection: FrameConnection) -> None:
         """Wait for more bytes of a client, until the timeout of its state."""
-        if connection.answered and not connection.shut:
+        if connection.answered and not (connection.shut or connection.held):
             self._shut(connection)
         if not connection.watched:
             connection.watched = True
             self._selector.register(connection.sock, selectors.EVENT_READ, connection)
+        if connection.held:
+            return
         if connection.answered and connection in self._quiet:
             return  # an answered client cannot extend its timeout
         self._silent.pop(connection, None)
@@ -344,17 +433,22 @@ class Listener:
                     break
                 del pool[connection]
                 if connection.answered or not connection.frame:
-                    self._close(connection)
+                    self.close(connection)
                 else:
                     self._refuse(connection)
+        while self._scheduled and self._scheduled[0][0] <= now:
+            heappop(self._scheduled)[2]()
 
-    def _close(self, connection: _Connection) -> None:
+    def close(self, connection: FrameConnection) -> None:
         """Close a connection; an acknowledged command is then final."""
-        self._unwatch(connection)
+        if self._waits is not None:
+            self._waits.end(connection)
+        self.unwatch(connection)
         connection.sock.close()
         connection.sealed = True
 
-    def _unwatch(self, connection: _Connection) -> None:
+    def unwatch(self, connection: FrameConnection) -> None:
+        """Wait no more for bytes of a client."""
         if connection.watched:
             connection.watched = False
             self._selector.unregister(connection.sock)
@@ -381,27 +475,25 @@ class Listener:
 
     def _finish(self) -> None:
         for listening in self._sockets:
-            self._accept(listening)
-            self._selector.unregister(listening)  # the next client may get its descriptor
+            if not self._refusing:
+                self._accept(listening)
+                self._selector.unregister(listening)  # the next client may get its descriptor
             listening.close()
+        while self._scheduled:
+            *_, action, connection = heappop(self._scheduled)
+            if connection is not None:
+                action()
+        for connection in self._held:
+            self.close(connection)
         for connection in [*self._fresh, *self._silent, *self._quiet]:
             self._receive(connection)  # what has arrived still counts
         self._await_answers()
         for connection in [*self._fresh, *self._silent, *self._quiet]:
             if not connection.answered and connection.frame:
                 self._refuse(connection)
-            self._close(connection)
+            self.close(connection)
         self._pass_on()
         self._selector.close()
 
     def _await_answers(self) -> None:
         """Wait until every accepted command is answered; here, each is already."""
-
-
-def _cannot_complete(frame: bytes) -> bool:
-    """Return whether no further bytes can make this frame well formed."""
-    word, comma, _ = frame.lstrip().lower().partition(b",")
-    kinds = [kind.encode() for kind in KINDS]
-    if comma:
-        return len(frame) > READ_BYTES or word not in kinds
-    return len(frame) > READ_BYTES or not any(kind.startswith(word) for kind in kinds)

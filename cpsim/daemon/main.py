@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from functools import partial
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cpdaemon.endpoint import UnixEndpoint
 from cpsim.daemon.client import BulkClient
@@ -19,15 +19,15 @@ from cpsim.daemon.spool import RESERVE_BYTES, Spool
 from cpsim.errors import CpsimError
 from cpsim.faults.plan import FaultPlan
 from cpsim.faults.spec import SERVER_REQUESTS
+from cpsim.quirks import composed
+from cpsim.quirks.policies.delivery import DeliveryPolicy
 from cpsim.system.process import ending_signals
 from cpsim.system.threads import on_thread_failure
 from cpsim.ui.printable import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
-    from cpdaemon.signing import Call
-    from cpsim.daemon.client import Outcomes
     from cpsim.daemon.config import Config
 
 
@@ -80,15 +80,16 @@ def run(
     handler.setFormatter(_Printable("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=config.loglevel, handlers=[handler])
     credentials = config.project or "", config.secret or ""
+    delivery = composed(DeliveryPolicy(), quirks)
     with (
         on_thread_failure(lambda _: stop.set()),
-        closing(_Server(plan, config.server, credentials, timeout_s)) as server,
+        closing(BulkClient(config.server, credentials, timeout_s, follows=delivery.follows)) as server,
         Daemon(
             server,
             credentials[0],
             unix=Path(config.listen.path) if isinstance(config.listen, UnixEndpoint) else None,
             tcp=None if isinstance(config.listen, UnixEndpoint) else config.listen,
-            spool=_spool(config) if "ack-before-delivery" not in quirks else None,
+            spool=_spool(config) if delivery.durable else None,
             flush_interval_s=config.flush_interval_s,
             when_unknown=when_unknown,
             quirks=quirks,
@@ -111,23 +112,6 @@ def _spool(config: Config) -> Spool:
         spool.close()
         raise
     return spool
-
-
-class _Server(BulkClient):
-    """A server with the fault that this process crashes after a batch was applied."""
-
-    def __init__(self, faults: FaultPlan, *arguments: Any) -> None:  # noqa: ANN401 - those of `BulkClient`
-        super().__init__(*arguments)
-        self._faults = faults
-
-    def post(self, batch_id: str | None, calls: Sequence[Call]) -> Outcomes:
-        """Send one batch."""
-        outcomes = super().post(batch_id, calls)
-        if self._faults.delivery:
-            subjects = [(kind, str(arguments["slot"])) for kind, arguments in calls]
-            if self._faults.draw("delivery", subjects, self._credentials[0]) is not None:
-                self._faults.crash()
-        return outcomes
 
 
 @contextmanager

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any, Final
 from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint, parse_endpoint
 from cpdaemon.errors import EndpointError
 from cpsim.clock import SYSTEM_CLOCK
-from cpsim.daemon.courier import MAX_BACKOFF_S, WHEN_UNKNOWN, Courier
+from cpsim.daemon.courier import CAREFUL, MAX_BACKOFF_S, WHEN_UNKNOWN, Courier
+from cpsim.daemon.durable import DurableListener
+from cpsim.daemon.faults import BatchFaults, FrameFaults
+from cpsim.daemon.listener import Listener
 from cpsim.daemon.memory import MemorySpool
-from cpsim.daemon.quirks import QuirkyDurableListener, QuirkyListener
 from cpsim.daemon.spool import Spool
-from cpsim.daemon.timed import TimedListener
 from cpsim.faults.plan import FaultPlan
 from cpsim.net.addresses import listen_tcp, listen_unix
 from cpsim.quirks import composed
 from cpsim.quirks.policies.delivery import DeliveryPolicy
+from cpsim.quirks.policies.reading import ReadingPolicy
 
 if TYPE_CHECKING:
     import socket
@@ -50,13 +52,15 @@ class Daemon:
         max_backoff_s: longest backoff, in seconds.
         quirks: differences from the documented daemon: names from `cpsim.quirks.QUIRKS`.
         faults: the plan of faults.
-        waits: record of callers' waits; only without a spool.
+        waits: record of callers' waits.
+        apply: applies commands at once where nothing has them wait; without it, all go through the spool.
         clock: by which it waits, and its clients have their time.
 
     Attributes:
         project_id: project of the commands.
         addresses: its addresses once bound, by `unix` and `tcp`.
         faults: the plan of faults.
+        spool_path: file of the spool, if there is one.
     """
 
     def __init__(
@@ -66,13 +70,14 @@ class Daemon:
         *,
         unix: Path | None = None,
         tcp: TcpEndpoint | None = None,
-        spool: Spool | None = None,
+        spool: Spool | MemorySpool | None = None,
         flush_interval_s: float = 0.0,
         when_unknown: str = WHEN_UNKNOWN[0],
         max_backoff_s: float = MAX_BACKOFF_S,
         quirks: frozenset[str] = frozenset(),
         faults: FaultPlan | None = None,
         waits: Waits | None = None,
+        apply: Callable[[Sequence[Call]], object] | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.addresses: dict[str, str] = {}
@@ -80,14 +85,20 @@ class Daemon:
         self._unix = unix
         self._tcp = tcp
         self._waits = waits
-        self._quirks = quirks
+        self._reading = composed(ReadingPolicy(), quirks)
+        self._delivery = composed(DeliveryPolicy(), quirks)
         self.faults = FaultPlan() if faults is None else faults
         self._spool = MemorySpool() if spool is None else spool
+        self.spool_path = spool.path if isinstance(spool, Spool) else None
         self._clock = clock
-        delivery = server, flush_interval_s, when_unknown, max_backoff_s
-        self._courier = Courier(self._spool, *delivery, clock=clock, delivery=composed(DeliveryPolicy(), quirks))
+        self._has_interval = bool(flush_interval_s)
+        self._apply = apply
+        self._server = BatchFaults(server, self.faults, project, clock)
+        delivery = self._server, flush_interval_s, when_unknown, max_backoff_s
+        self._courier = Courier(self._spool, *delivery, clock=clock, delivery=self._delivery)
         self._sockets: list[socket.socket] = []
-        self._listener: QuirkyListener | None = None
+        self._listener: Listener | None = None
+        self._frame_faults: FrameFaults | None = None
         self.on_malformed: Callable[[bytes], object] = bytes
         """Called with each refused or malformed frame; set it before `start`."""
 
@@ -115,18 +126,22 @@ class Daemon:
         Raises:
             CpsimError: the spool cannot be written, or the listener's thread is busy.
         """
-        if self._listener is not None:
-            self._listener.drop()
-        self._courier.drop()
+        with self._server.letting_go():
+            if self._listener is not None:
+                self._listener.drop()
+            self._courier.drop()
         if self._waits is not None:
             self._waits.clear()
 
     def set_quirks(self, quirks: frozenset[str]) -> None:
         """Replace the quirks; commands accepted before may still see the previous ones."""
-        self._quirks = quirks
-        self._courier.set_delivery(composed(DeliveryPolicy(), quirks))
+        self._reading = composed(ReadingPolicy(), quirks)
+        self._delivery = composed(DeliveryPolicy(), quirks)
+        self._courier.set_delivery(self._delivery)
         if self._listener is not None:
-            self._listener.set_quirks(quirks)
+            self._listener.set_reading(self._reading)
+            self._listener.on_turn = self._on_turn
+            self._parse_records()
 
     def bind(self) -> None:
         """Bind the addresses.
@@ -151,19 +166,26 @@ class Daemon:
     def start(self) -> None:
         """Start to serve, and to deliver commands that an earlier daemon has left."""
         self._listener = self._listen(self._spool)
+        self._parse_records()
         self._listener.on_malformed = self.on_malformed
+        self._listener.on_turn = self._on_turn
+        self._listener.open()
+        self._frame_faults = FrameFaults(self._listener, self.faults, self.project_id)
+        self._frame_faults.begin()
         self._courier.start()
         self._listener.start()
 
     def stop(self) -> None:
-        """Stop listening, deliver acknowledged commands as far as possible, and remove the socket file.
+        """Stop listening, deliver acknowledged commands unless a fault prevents it, and remove the socket file.
 
         Raises:
             ThreadFailed: see `check`; the daemon has stopped nevertheless.
         """
-        if self._listener is None:
+        self._server.stop()
+        if self._listener is None or self._frame_faults is None:
             self.release()
             return
+        self._frame_faults.end()
         self._listener.stop()
         self._remove_socket_file()
         if self._courier.stop(STOP_TIMEOUT_S):
@@ -195,24 +217,30 @@ class Daemon:
         self.stop()
         log.info("stopped; %d commands stay in the spool", self._spool.pending)
 
-    def _listen(self, spool: Spool | MemorySpool) -> QuirkyListener:
-        options: dict[str, Any] = {
-            "faults": self.faults,
-            "project": self.project_id,
-            "quirks": self._quirks,
-            "on_turn": self._courier.delay_turn,
-        }
+    def _parse_records(self) -> None:
+        """Have the spool parse what the listener lets pass."""
+        if isinstance(self._spool, Spool):
+            self._spool.parse = self._reading.parser()
+
+    @property
+    def _on_turn(self) -> Callable[[int], object] | None:
+        return None if self._delivery.busy is None else self._courier.delay_turn
+
+    def _listen(self, spool: Spool | MemorySpool) -> Listener:
+        options: dict[str, Any] = {"waits": self._waits, "reading": self._reading}
         if isinstance(spool, Spool):
-            return QuirkyDurableListener(self._sockets, spool, self._clock, **options)
-        arguments = self._sockets, self._take, lambda: spool.is_full, self._clock
-        if self._waits is None:
-            return QuirkyListener(*arguments, **options)
-        return TimedListener(*arguments, waits=self._waits, **options)
+            return DurableListener(self._sockets, spool, self._clock, **options)
+        return Listener(self._sockets, self._take, lambda: spool.is_full, self._clock, **options)
 
     def _take(self, calls: Sequence[Call]) -> None:
-        """Queue acknowledged commands in memory."""
-        assert isinstance(self._spool, MemorySpool)
-        self._spool.put(calls)
+        """Apply acknowledged commands, or queue them in memory."""
+        spool = self._spool
+        assert isinstance(spool, MemorySpool)
+        queues = self._has_interval or spool.pending or self.faults.delivery or self._delivery != CAREFUL
+        if self._apply is None or queues:
+            spool.put(calls)
+        else:
+            self._apply(calls)
 
     def _remove_socket_file(self) -> None:
         if "unix" in self.addresses:

@@ -117,6 +117,7 @@ class Spool:
         clock: Clock = SYSTEM_CLOCK,
         open_log: Callable[..., Log] = Log,
     ) -> None:
+        self.path = path
         self._log = open_log(path, KIND, TABLES, reserve_bytes=reserve_bytes, clock=clock)
         self._max_commands = max_commands
         self._released = self._log.last
@@ -130,6 +131,8 @@ class Spool:
         self._had_room = True
         self.released = threading.Condition()
         self.wakes_always = False
+        self.parse: Callable[[bytes], Call] = parse
+        """Parses the frames, as the daemon that stores them does."""
 
     @property
     def pending(self) -> int:
@@ -228,14 +231,14 @@ class Spool:
             id_, last, was_named = self._open
             records = self._read(last, last - self._sent)
             found = Batch(id_, last, [], [], named=bool(was_named), resumed=True)
-            batch, dead = _filled(found, records, self._log.clock)
+            batch, dead = _filled(found, records, self._log.clock, self.parse)
             if not dead:
                 return batch
             self._fail_resumed(batch, dead)
         while records := self._read(self._released, size):
             self._sequence += 1  # also if the write fails: no number is used twice
             new = Batch(batch_id_of(self._sender, self._sequence), records[-1][0], [], [], named)
-            batch, dead = _filled(new, records, self._log.clock)
+            batch, dead = _filled(new, records, self._log.clock, self.parse)
             if dead:
                 self._set_dead_letters(dead)
             if batch.calls:
@@ -400,7 +403,9 @@ class Spool:
         _log_dead_letters([*dead, *unknown])
 
 
-def _filled(batch: Batch, records: Iterable[tuple[int, str]], clock: Clock) -> tuple[Batch, list[FailedCommand]]:
+def _filled(
+    batch: Batch, records: Iterable[tuple[int, str]], clock: Clock, parse: Callable[[bytes], Call]
+) -> tuple[Batch, list[FailedCommand]]:
     """Return a batch with the commands of records, and the malformed ones as dead letters."""
     commands: list[tuple[int, str]] = []
     calls: list[Call] = []

@@ -15,7 +15,7 @@ from cpsim.clock import SYSTEM_CLOCK
 from cpsim.daemon.site import address_of
 from cpsim.daemon.spool_status import read_status
 from cpsim.errors import CpsimError
-from cpsim.fake.daemons import Site, SiteDaemon
+from cpsim.fake.daemons import Site, daemon_of
 from cpsim.faults.plan import FaultPlan
 from cpsim.net.addresses import listen_tcp
 from cpsim.net.listen import is_loopback
@@ -24,13 +24,13 @@ from cpsim.server.control.api import Control
 from cpsim.server.control.inspection import Inspector
 from cpsim.server.dashboard.pages import Dashboard
 from cpsim.server.dashboard.watch import Watch
-from cpsim.server.faults import FaultyApi
-from cpsim.server.http import API_PATH
+from cpsim.server.faults import RequestFaults
+from cpsim.server.http import API_PATH, Api
 from cpsim.server.journal import DEFAULT_LIMIT
 from cpsim.server.service import AccountServer
 from cpsim.server.serving import HttpServer
 from cpsim.server.store import Store
-from cpsim.server.timed import TimedApi
+from cpsim.server.timed import Timed
 from cpsim.store.log import Log
 
 if TYPE_CHECKING:
@@ -39,8 +39,10 @@ if TYPE_CHECKING:
     from typing import Self
 
     from cpsim.clock import Clock
+    from cpsim.daemon.site import Daemon
     from cpsim.faults.spec import Fault
     from cpsim.metrics.waits import Waits
+    from cpsim.server.http import SingleCommand
 
 ANY_PORT: Final = TcpEndpoint("127.0.0.1", 0)
 IDLE_POLL_S: Final = 0.001
@@ -103,7 +105,7 @@ class Fake:
         self._watch = Watch(self.accounts, lambda: self.daemons, clock)
         self.addresses: dict[str, str] = {}
         self._http = http
-        self._api: FaultyApi | None = None
+        self._api: RequestFaults[SingleCommand] | None = None
         self._initial_quirks = quirks
         self._control_token = control_token
         self._waits = waits
@@ -111,7 +113,7 @@ class Fake:
         self._spools = None if "ack-before-delivery" in quirks or self._store is None else self._store.path
         self._serving = False
         self._server: HttpServer | None = None
-        self.daemons: list[SiteDaemon] = []
+        self.daemons: list[Daemon] = []
         if unix is not None or tcp is not None:
             own = Site(project_id=next(iter(projects)), unix=unix, tcp=tcp, flush_interval_s=flush_interval_s)
             self.add_site(own, waits=waits)
@@ -141,8 +143,10 @@ class Fake:
             daemon.start()
         if http is not None:
             self.addresses["http"] = f"http://{address_of(http)}{API_PATH}"
-            self._api = self._make_api()
-            self._server = HttpServer(self._api, [http], self.faults)
+            api = Api(self.accounts, self._control())
+            self._api = RequestFaults(api, self.faults, self.accounts.known_id)
+            app = self._api if self._waits is None else Timed(self._api, self._waits)
+            self._server = HttpServer(app, [http], self.faults)
             self._server.start()
 
     def stop(self) -> None:
@@ -174,13 +178,13 @@ class Fake:
             if part is not None:
                 part.check()
 
-    def add_site(self, site: Site, *, faults: FaultPlan | None = None, waits: Waits | None = None) -> SiteDaemon:
+    def add_site(self, site: Site, *, faults: FaultPlan | None = None, waits: Waits | None = None) -> Daemon:
         """Add a daemon; it serves while the fake does.
 
         Args:
             site: project and addresses of the daemon.
             faults: its own plan of faults; by default that of the fake.
-            waits: record of callers' waits; only without a store.
+            waits: record of callers' waits.
 
         Raises:
             OSError: an address cannot be bound.
@@ -190,7 +194,7 @@ class Fake:
         if site.project_id not in self.accounts.projects:
             raise ValueError(f"there is no project {site.project_id!r}; there are {', '.join(self.accounts.projects)}")
         spool = None if self._spools is None else self._free_spool(self._spools, site.project_id)
-        daemon = SiteDaemon(
+        daemon = daemon_of(
             site, self.accounts, self.faults if faults is None else faults, spool, waits, clock=self.clock
         )
         if self._serving:
@@ -203,7 +207,7 @@ class Fake:
         self.daemons = [*self.daemons, daemon]
         return daemon
 
-    def remove_site(self, daemon: SiteDaemon) -> None:
+    def remove_site(self, daemon: Daemon) -> None:
         """Remove a daemon, once it has delivered its acknowledged commands."""
         self.daemons = [other for other in self.daemons if other is not daemon]
         if self._serving:
@@ -234,7 +238,7 @@ class Fake:
     def left_spools(self) -> dict[Path, int]:
         """Return the spools beside the store that no daemon uses, each with its number of queued commands."""
         beside = {path for store in self._stores for path in store.parent.glob(f"{escape(store.name)}.*.spool")}
-        left = sorted(beside - {daemon.spool for daemon in self.daemons if daemon.spool is not None})
+        left = sorted(beside - {daemon.spool_path for daemon in self.daemons if daemon.spool_path is not None})
         return {path: queued for path in left if (queued := read_status(path).queued)}
 
     def set_quirks(self, quirks: frozenset[str]) -> None:
@@ -313,7 +317,7 @@ class Fake:
         """Return the first spool path of a project that no daemon uses."""
         name = f"{store}.{quote(project_id, safe='')}"
         numbers = ("", *(f"+{number}" for number in range(2, len(self.daemons) + 2)))
-        taken = {daemon.spool for daemon in self.daemons}
+        taken = {daemon.spool_path for daemon in self.daemons}
         return next(path for number in numbers if (path := Path(f"{name}{number}.spool")) not in taken)
 
     def _save_clock(self) -> None:
@@ -323,12 +327,6 @@ class Fake:
     def _close_store(self) -> None:
         if self._store is not None:
             self._store.close()
-
-    def _make_api(self) -> FaultyApi:
-        control = self._control()
-        if self._waits is None:
-            return FaultyApi(self.accounts, control, self.faults)
-        return TimedApi(self.accounts, control, self.faults, self._waits)
 
     def _control(self) -> Control | None:
         """Return the control API; None if it is off."""

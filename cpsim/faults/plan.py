@@ -1,8 +1,8 @@
 """The plan of a fake's faults: which are set, which fires for a command, and which have fired.
 
-At most one fault fires for a command, the first of the plan, and one crash in a process. Whether a fault with a
-probability fires depends only on the seed, the fault and the number of the command, so that the same commands get the
-same faults.
+Several faults can meet one command, in the order of the plan: one that drops it is the last. One crash happens in a
+process. Whether a fault with a probability fires depends only on the seed, the fault and the number of the command, so
+that the same commands get the same faults.
 """
 
 from __future__ import annotations
@@ -13,18 +13,20 @@ import threading
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Final, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypedDict
 
 from cpsim.clock import SYSTEM_CLOCK
 from cpsim.errors import CpsimError
-from cpsim.faults.spec import Fault
+from cpsim.faults.spec import ACTIONS, Fault, unknown
+from cpsim.protocol.exchange import Passage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
     from typing import Unpack
 
     from cpsim.clock import Clock
+    from cpsim.protocol.exchange import Exchange, Interceptor
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +58,13 @@ class Firing(NamedTuple):
     project: str
 
 
+class FaultContext(Protocol):
+    """Makes a context with one more fault of some action."""
+
+    def __call__(self, value: float | None = None, /, **selection: Unpack[Selection]) -> AbstractContextManager[None]:
+        """Return the context; `value` is the action's argument."""
+
+
 class FaultProgress(NamedTuple):
     """The progress of a plan.
 
@@ -75,10 +84,11 @@ class FaultProgress(NamedTuple):
 class _Armed:
     """A fault in a plan, and its counts."""
 
-    __slots__ = ("fault", "fired", "hooks", "selected")
+    __slots__ = ("action", "fault", "fired", "hooks", "selected")
 
     def __init__(self, fault: Fault) -> None:
         self.fault = fault
+        self.action = ACTIONS[fault.action](fault.value)
         self.hooks = fault.hooks
         self.selected = self.fired = 0
 
@@ -260,55 +270,20 @@ class FaultPlan:
             self._begun_s, self._resumed = progress.begun_s, True
             self._firings, self._missed = list(progress.firings), progress.missed
 
-    # Each of these is a context with one more fault: `with faults.hang(kind="claim"): ...`
+    def __getattr__(self, name: str) -> FaultContext:
+        """Return a context with one more fault, of the action of this name: `with faults.hang(kind="claim"): ...`."""
+        action = name.replace("_", "-")
+        if action not in ACTIONS:
+            raise AttributeError(f"no action {unknown(action, ACTIONS)}", name=name, obj=self)
 
-    def refuse(self, **selection: Unpack[Selection]) -> AbstractContextManager[None]:
-        """The daemon refuses connections."""
-        return self.during(Fault("refuse", **selection))
+        def context(value: float | None = None, **selection: Unpack[Selection]) -> AbstractContextManager[None]:
+            return self.during(Fault(action, value, **selection))
 
-    def down(self, **selection: Unpack[Selection]) -> AbstractContextManager[None]:
-        """The server refuses connections: an outage; a daemon in the same fake keeps its commands."""
-        return self.during(Fault("down", **selection))
+        context.__doc__ = f"{ACTIONS[action].effect}."
+        return context
 
-    def hang(self, **selection: Unpack[Selection]) -> AbstractContextManager[None]:
-        """A command is dropped, and never answered."""
-        return self.during(Fault("hang", **selection))
-
-    def late(self, delay_s: float, **selection: Unpack[Selection]) -> AbstractContextManager[None]:
-        """A command is accepted and answered after `delay_s` seconds."""
-        return self.during(Fault("late", delay_s, **selection))
-
-    def lose_reply(self, **selection: Unpack[Selection]) -> AbstractContextManager[None]:
-        """A command is accepted, and the connection closed without an answer."""
-        return self.during(Fault("lose-reply", **selection))
-
-    def close(self, **selection: Unpack[Selection]) -> AbstractContextManager[None]:
-        """A command is dropped, and the connection closed without an answer."""
-        return self.during(Fault("close", **selection))
-
-    def reset(self, **selection: Unpack[Selection]) -> AbstractContextManager[None]:
-        """A command is dropped, and the connection reset."""
-        return self.during(Fault("reset", **selection))
-
-    def error(self, **selection: Unpack[Selection]) -> AbstractContextManager[None]:
-        """The daemon drops a command, and answers ER."""
-        return self.during(Fault("error", **selection))
-
-    def pieces(self, delay_s: float | None = None, **selection: Unpack[Selection]) -> AbstractContextManager[None]:
-        """The daemon accepts a command, and answers byte by byte, with a pause."""
-        return self.during(Fault("pieces", delay_s, **selection))
-
-    def status(self, status: int, **selection: Unpack[Selection]) -> AbstractContextManager[None]:
-        """The server drops a request, and answers with this status."""
-        return self.during(Fault("status", status, **selection))
-
-    def cut(self, **selection: Unpack[Selection]) -> AbstractContextManager[None]:
-        """The server applies a request, and sends half of the answer's body."""
-        return self.during(Fault("cut", **selection))
-
-    def not_json(self, **selection: Unpack[Selection]) -> AbstractContextManager[None]:
-        """The server drops a request, and answers 200 with an HTML page."""
-        return self.during(Fault("not-json", **selection))
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *(action.replace("-", "_") for action in ACTIONS)]
 
     # For the tiers
 
@@ -317,31 +292,35 @@ class FaultPlan:
         if not self._resumed:
             self._begun_s = self._clock.monotonic()
 
-    def draw(self, hook: str, subjects: Sequence[tuple[str, str]], project: str = "") -> Fault | None:
-        """Return the fault that fires now, if any.
-
-        Args:
-            hook: "daemon", "server" or "delivery": the moment.
-            subjects: (kind, slot id) of each command of one request; the slot id is "" where there is none.
-            project: the project of the commands.
-        """
-        now_s = self._elapsed_s()
-        firing = None
+    def intercept(self, exchange: Exchange) -> Passage | None:
+        """Return the passage of an exchange through the faults that fire for it now; None if there are none."""
         with self._lock:
-            for armed in self._armed:
-                if hook not in armed.hooks or not armed.is_due(now_s):
-                    continue
-                subject = armed.selects(subjects)
-                if subject is None:
-                    continue
-                armed.selected += 1
-                dies = armed.fault.crashes
-                if firing is None and armed.fires(self._seed) and not (dies and self._crashing):
-                    firing = armed
-                    self._crashing = self._crashing or dies
-                    stage = armed.fault.stage or ("daemon" if hook == "delivery" else hook)
-                    self._record(armed, now_s, stage, subject, project)
-        return None if firing is None else firing.fault
+            due = [armed for armed in self._armed if exchange.hook in armed.hooks and self._selects(armed, exchange)]
+            passage = Passage(exchange, self._firing(due, exchange))
+        return passage or None
+
+    def holds(self, interceptor: Interceptor | None) -> bool:
+        """Return whether a fault that has met a command is still in the plan."""
+        return any(armed.action is interceptor for armed in list(self._armed))
+
+    def _selects(self, armed: _Armed, exchange: Exchange) -> bool:
+        """Count a command that a fault selects."""
+        if not armed.is_due(self._elapsed_s()) or armed.selects(exchange.subjects) is None:
+            return False
+        armed.selected += 1
+        return True
+
+    def _firing(self, due: Iterable[_Armed], exchange: Exchange) -> Iterator[Interceptor]:
+        """Yield the faults that fire, as long as they are asked for."""
+        for armed in due:
+            dies = armed.action.crashes
+            if armed.fires(self._seed) and not (dies and self._crashing):
+                self._crashing = self._crashing or dies
+                stage = armed.fault.stage or ("daemon" if exchange.hook == "delivery" else exchange.hook)
+                subject = armed.selects(exchange.subjects)
+                assert subject is not None
+                self._record(armed, self._elapsed_s(), stage, subject, exchange.project)
+                yield armed.action
 
     def refuses(self, stage: str) -> bool:
         """Return whether a stage refuses connections now."""

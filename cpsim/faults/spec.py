@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from cpdaemon.commands import KINDS
 from cpsim.errors import CpsimError
+from cpsim.faults.action import BOTH
+from cpsim.faults.actions import found
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -30,42 +32,7 @@ REQUESTS: Final = (*KINDS, *SERVER_REQUESTS)
 LONGEST_S: Final = 86_400.0
 
 
-class Action(NamedTuple):
-    """What a fault does, and at which stages.
-
-    `hook` is the moment at which the fault may fire: before a command is answered ("answer"), when the accounts have
-    the command ("delivery"), or at any time, because it is a state and not an event ("state").
-    """
-
-    stages: tuple[str, ...]
-    effect: str
-    value: str = ""
-    default: float | None = None
-    hook: str = "answer"
-
-
-BOTH: Final = ("daemon", "server")
-ACTIONS: Final = {
-    "refuse": Action(("daemon",), "connections are refused", hook="state"),
-    "down": Action(("server",), "connections are refused; a daemon in the same fake keeps its commands", hook="state"),
-    "hang": Action(BOTH, "the command is dropped, and never answered"),
-    "late": Action(BOTH, "the command is accepted, and answered after this delay", "delay_s"),
-    "lose-reply": Action(BOTH, "the command is accepted, and the connection closed without an answer"),
-    "close": Action(BOTH, "the command is dropped, and the connection closed without an answer"),
-    "reset": Action(BOTH, "the command is dropped, and the connection reset; a UNIX socket is only closed"),
-    "error": Action(("daemon",), "the command is dropped, and answered ER"),
-    "pieces": Action(
-        ("daemon",), "the command is accepted, and the answer sent byte by byte, with a pause", "delay_s", 0.05
-    ),
-    "status": Action(("server",), "the request is dropped, and answered with this status", "status"),
-    "cut": Action(("server",), "the request is applied, and half of the answer's body sent"),
-    "not-json": Action(("server",), "the request is dropped, and answered 200 with an HTML page"),
-    "crash-before-ok": Action(("daemon",), "the process dies before it answers; the command is lost"),
-    "crash-after-ok": Action(("daemon",), "the process dies after the answer, before delivery"),
-    "crash-after-commit": Action(
-        BOTH, "the process dies after the accounts have the command, before the answer", hook="delivery"
-    ),
-}
+ACTIONS: Final = found()
 
 
 class _Key(NamedTuple):
@@ -153,18 +120,18 @@ class Fault:
     def _problems(self) -> Iterator[str]:
         """Yield the mistakes, the gravest first."""
         if self.stage not in {"", *BOTH}:
-            yield f"no stage {_unknown(self.stage, BOTH)}"
+            yield f"no stage {unknown(self.stage, BOTH)}"
         known = [name for name, action in ACTIONS.items() if self.stage in {"", *action.stages}]
         if self.action not in known:
-            yield f"{self.stage and f'the {self.stage} has '}no action {_unknown(self.action, known)}"
+            yield f"{self.stage and f'the {self.stage} has '}no action {unknown(self.action, known)}"
         action = ACTIONS[self.action]
-        if not action.value and self.value is not None:
+        if not action.takes and self.value is not None:
             yield f"{self.action} takes no value"
-        if action.value and self.value is None and action.default is None:
-            yield f"{self.action} needs a value, {self.action}=VALUE, {VALUES[action.value].allowed}"
+        if action.takes and self.value is None and action.default is None:
+            yield f"{self.action} needs a value, {self.action}=VALUE, {VALUES[action.takes].allowed}"
         given = {key: (getattr(self, attribute.name), attribute) for key, attribute in KEYS.items()}
-        if action.value:
-            given[self.action] = (self.value, VALUES[action.value])
+        if action.takes:
+            given[self.action] = (self.value, VALUES[action.takes])
         for key, (value, attribute) in given.items():
             if value is not None and not attribute.admits(value):
                 yield f"{key} is {value!r}, and must be {attribute.allowed}"
@@ -189,12 +156,12 @@ class Fault:
         for pair in chosen.split(",") if colon else ():
             key, _, given = pair.partition("=")
             if key not in KEYS:
-                raise CpsimError(f"fault {text!r}: no key {_unknown(key, KEYS)}")
+                raise CpsimError(f"fault {text!r}: no key {unknown(key, KEYS)}")
             if KEYS[key].name in fields:
                 raise CpsimError(f"fault {text!r}: {key} is given twice")
             fields[KEYS[key].name] = _read(KEYS[key], given)
         if equals:
-            takes = ACTIONS[action].value if action in ACTIONS else ""
+            takes = ACTIONS[action].takes if action in ACTIONS else ""
             fields["value"] = _read(VALUES[takes], value) if takes else value
         return cls(action, stage=stage, **fields)
 
@@ -207,7 +174,7 @@ class Fault:
     @property
     def crashes(self) -> bool:
         """Whether the fault ends the process."""
-        return self.action.startswith("crash")
+        return ACTIONS[self.action].crashes
 
     @property
     def hooks(self) -> frozenset[str]:
@@ -225,7 +192,8 @@ class Fault:
         return frozenset("delivery" if hook == "delivery" and stage == "daemon" else stage for stage in stages)
 
 
-def _unknown(name: str, known: Iterable[str]) -> str:
+def unknown(name: str, known: Iterable[str]) -> str:
+    """An unknown name as messages show it: with the known ones, and the nearest."""
     known = list(known)
     close = get_close_matches(name, known, 1)
     return f"{name!r}; there are {', '.join(known)}" + (f"; did you mean {close[0]!r}?" if close else "")

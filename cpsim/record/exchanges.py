@@ -39,7 +39,7 @@ EMPTY: Final = "connections on which nothing was sent"
 ACCEPTED, REFUSED, UNKNOWN = "accepted", "refused", "unknown"
 
 
-class Exchange(Protocol):
+class RecordedExchange(Protocol):
     """Parses the traffic of one connection."""
 
     def on_client_data(self, data: bytes) -> None:
@@ -83,20 +83,20 @@ class FrameExchange:
         self._answered_us: int | None = None
 
     def on_client_data(self, data: bytes) -> None:
-        """See `Exchange`."""
+        """See `RecordedExchange`."""
         if not self._frame:
             self._sent_us = self._session.now_us()
         if len(self._frame) < MAX_KEPT_FRAME_BYTES:
             self._frame += data
 
     def on_target_data(self, data: bytes) -> None:
-        """See `Exchange`."""
+        """See `RecordedExchange`."""
         self._answered_us = self._session.now_us()
         if len(self._reply) < MAX_REPLY_BYTES:
             self._reply += data
 
     def end(self) -> None:
-        """See `Exchange`."""
+        """See `RecordedExchange`."""
         if not self._frame:
             self._session.recording.left_out[EMPTY] += 1
             return
@@ -142,15 +142,15 @@ class Http:
         self._sent_us = 0
 
     def on_client_data(self, data: bytes) -> None:
-        """See `Exchange`."""
+        """See `RecordedExchange`."""
         self._feed(self._requests, data)
 
     def on_target_data(self, data: bytes) -> None:
-        """See `Exchange`."""
+        """See `RecordedExchange`."""
         self._feed(self._responses, data)
 
     def end(self) -> None:
-        """See `Exchange`."""
+        """See `RecordedExchange`."""
         if self._body is not None or self._is_too_large:
             self._session.recording.left_out[CUT_SHORT] += 1
         self._hold(-len(self._body or b""))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from cpdaemon.endpoint import Endpoint
-    from cpsim.record.exchanges import Exchange
+    from cpsim.record.exchanges import RecordedExchange
     from cpsim.record.recording import Recording
 
 GRACE_S: Final = 1.0
@@ -118,7 +118,7 @@ class _Proxy:
         if self._failure is not None:
             raise RecorderFailed(f"{type(self._failure).__name__}: {self._failure}") from self._failure
 
-    def exchange(self) -> Exchange:
+    def exchange(self) -> RecordedExchange:
         """Return the parser of a new connection."""
         return Http(self._session) if isinstance(self._target, UrlEndpoint) else FrameExchange(self._session)
 

@@ -5,58 +5,57 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Generic
 from urllib.parse import parse_qsl
 
 import msgspec
 
 from cpdaemon.commands import KINDS
 from cpsim.errors import CpsimError
+from cpsim.net.http.application import C, answered
 from cpsim.net.http.messages import Cut, Ending, Response
-from cpsim.server.http import API_PATH, Api
+from cpsim.protocol.exchange import Answer as Reply
+from cpsim.protocol.exchange import End, Exchange, HttpReply
+from cpsim.server.http import API_PATH
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
+    from collections.abc import Callable, Coroutine, Iterator
 
     from cpsim.faults.plan import FaultPlan
-    from cpsim.faults.spec import Fault
-    from cpsim.net.http.application import Answer, Caller
+    from cpsim.net.http.application import Answer, Application, Caller
     from cpsim.net.http.messages import Request
-    from cpsim.server.control.api import Control
-    from cpsim.server.http import SingleCommand
-    from cpsim.server.service import AccountServer
+    from cpsim.protocol.exchange import Passage
 
-PAGE: Final = b"<html><body><h1>It works!</h1></body></html>"
-APPLYING: Final = frozenset({"late", "lose-reply", "cut", "crash-after-commit"})
-HOLDING: Final = frozenset({"late", "hang"})
 DROP_TIMEOUT_S: Final = 5.0
 """Time for the server's thread to drop requests."""
 
 
-class FaultyApi(Api):
-    """An API with the faults of a plan; requests of the control API have none.
+class RequestFaults(Generic[C]):
+    """An application with the faults of a plan; requests of the control API have none.
 
     Args:
-        accounts: the account server.
-        control: the control API, if it is enabled.
+        app: the application that answers.
         faults: the plan.
+        project_of: returns the id of the project that signs as this one, "" if there is none.
     """
 
-    def __init__(self, accounts: AccountServer, control: Control | None, faults: FaultPlan) -> None:
-        super().__init__(accounts, control)
+    def __init__(self, app: Application[C], faults: FaultPlan, project_of: Callable[[str], str]) -> None:
+        self._app = app
         self._faults = faults
+        self._project_of = project_of
         self._held: dict[asyncio.Event, str] = {}
         """The project of each request that a fault holds, by the event that drops it."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.current_thread()
+        self.finish, self.refusal = app.finish, app.refusal
 
-    def answer(self, request: Request, caller: Caller, /) -> Answer | Coroutine[Any, Any, Answer] | SingleCommand:
-        """Answer one request, or have a fault answer it."""
+    def answer(self, request: Request, caller: Caller, /) -> Answer | Coroutine[Any, Any, Answer] | C:
+        """Answer one request, or have faults answer it."""
         if not self._faults.server or not request.path.startswith(f"{API_PATH}/"):
-            return super().answer(request, caller)
-        project_id = self._accounts.known_id(_signed_for(request))
-        fault = self._faults.draw("server", list(subjects(request)), project_id)
-        return super().answer(request, caller) if fault is None else self._faulty(fault, project_id, request, caller)
+            return self._app.answer(request, caller)
+        project_id = self._project_of(_signed_for(request))
+        passage = self._faults.intercept(Exchange("server", list(subjects(request)), project_id))
+        return self._app.answer(request, caller) if passage is None else self._faulty(passage, request, caller)
 
     def drop(self, project_id: str | None) -> None:
         """Close the connections of requests that faults hold: of a project, or all. None of them is applied after this.
@@ -85,46 +84,44 @@ class FaultyApi(Api):
             if project_id in {None, project}:
                 dropped.set()
 
-    async def _is_dropped(self, fault: Fault, project_id: str, caller: Caller) -> bool:
-        """Wait as a fault says; return whether the request was dropped meanwhile."""
+    async def _is_dropped(self, end: Coroutine[Any, Any, object], timeout_s: float | None, project_id: str) -> bool:
+        """Hold a request until an end or a timeout; return whether it was dropped meanwhile."""
         self._loop, self._thread = asyncio.get_running_loop(), threading.current_thread()
         dropped = asyncio.Event()
-        end = caller.left() if fault.action == "hang" else caller.stopping.wait()
         ends = [asyncio.ensure_future(end), asyncio.ensure_future(dropped.wait())]
         self._held[dropped] = project_id
         try:
-            await asyncio.wait(ends, timeout=fault.value, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(ends, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             del self._held[dropped]
             for each in ends:
                 each.cancel()
         return dropped.is_set()
 
-    async def _faulty(self, fault: Fault, project_id: str, request: Request, caller: Caller) -> Answer:
-        """Answer a request as a fault says, or not at all."""
-        if fault.action in HOLDING and await self._is_dropped(fault, project_id, caller):
+    async def _faulty(self, passage: Passage, request: Request, caller: Caller) -> Answer:
+        """Answer a request as its faults say, or not at all."""
+        project_id = passage.exchange.project
+        if passage.delay_s and await self._is_dropped(caller.stopping.wait(), passage.delay_s, project_id):
             return Ending.CLOSE
-        response = await self._durable(request) if fault.action in APPLYING else None
-        match fault.action:
-            case "late" | "cut":
-                assert response is not None
-                return Cut(response) if fault.action == "cut" else response
-            case "status" | "not-json":
-                return _response(fault)
-            case "crash-after-commit":
+        decision = passage.instead
+        reply: object = None
+        if decision is None:
+            decision = Reply(await answered(self._app, request, caller))
+        if isinstance(decision, Reply):
+            reply, decision = decision.reply, passage.back(decision.reply)
+        match decision:
+            case Reply(given):
+                assert isinstance(given, HttpReply | Response | Cut | Ending)
+                return Response(*given) if isinstance(given, HttpReply) else given
+            case End.HANG:
+                await self._is_dropped(caller.left(), None, project_id)
+            case End.CUT if isinstance(reply, Response):
+                return Cut(reply)
+            case End.CRASH | End.ANSWER_AND_CRASH:
                 self._faults.crash()
-            case "reset":
+            case End.RESET:
                 return Ending.RESET
         return Ending.CLOSE
-
-
-def _response(fault: Fault) -> Response:
-    if fault.action == "not-json":
-        return Response(200, PAGE, b"text/html")
-    assert fault.value is not None
-    status = int(fault.value)
-    body = b"" if status in {204, 304} else b'{"result": "error", "message": "a fault that was asked for"}'
-    return Response(status, body)
 
 
 def _signed_for(request: Request) -> str:

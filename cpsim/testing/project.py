@@ -25,7 +25,7 @@ from cpsim.testing import wording
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from cpsim.fake.daemons import SiteDaemon
+    from cpsim.daemon.site import Daemon
     from cpsim.faults.spec import Fault
     from cpsim.server.clock import ServerClock
     from cpsim.server.control.views import CommandView, FrameView, MachineView, Page, SlotView, UserView
@@ -99,7 +99,7 @@ class ProjectFixture:
             self._faults = FaultPlan(faults, clock=fake.clock)
         self.fake: Fake = fake
         self._flush_interval_s = flush_interval_s
-        self._daemon: SiteDaemon | None = None
+        self._daemon: Daemon | None = None
         self._folder: Path | None = None
         self._pid = os.getpid()
         self._start_us = 0
@@ -177,7 +177,7 @@ class ProjectFixture:
         self.fake.reset(None if self._owns_fake else self.project)
         self._start_us = self.fake.accounts.clock.now_us()
 
-    def _close(self, daemon: SiteDaemon) -> None:
+    def _close(self, daemon: Daemon) -> None:
         assert self._folder is not None
         try:
             if self._owns_fake:
@@ -368,7 +368,7 @@ class ProjectFixture:
     # For the parts of it
 
     @property
-    def _running(self) -> SiteDaemon:
+    def _running(self) -> Daemon:
         if self._daemon is None:
             raise CpsimError(f"{type(self).__name__} is not running: use it in a `with`, or call start() first")
         return self._daemon

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cpsim.fake.daemons import SiteDaemon
+from cpsim.daemon.site import Daemon
 
 
 def twice(calls):
@@ -45,8 +45,8 @@ def test_a_wrong_daemon_is_found(examine_fake, monkeypatch, wrong, clause):
     def hand_over(daemon, calls):
         return right(daemon, wrong(calls))
 
-    right = SiteDaemon._take
-    monkeypatch.setattr(SiteDaemon, "_take", hand_over)
+    right = Daemon._take
+    monkeypatch.setattr(Daemon, "_take", hand_over)
     outcome = examine_fake(clauses=["DELIVER-*"])
     assert clause in outcome.deviant
     assert not outcome.deviant[clause]

@@ -124,6 +124,7 @@ def bare_listener(recorder):
     """A listener on TCP without a fake around it, and its address."""
     listening = socket.create_server(("127.0.0.1", 0))
     listener = Listener([listening], recorder, lambda: recorder.full)
+    listener.open()
     listener.start()
     yield listener, listening.getsockname()
     recorder.go_on.set()

@@ -7,10 +7,8 @@ from functools import partial
 import pytest
 
 from cpsim.daemon.durable import DurableListener
-from cpsim.daemon.listener import Link
-from cpsim.daemon.quirks import QuirkyDurableListener
+from cpsim.daemon.link import Link
 from cpsim.daemon.spool import Spool
-from cpsim.faults.plan import FaultPlan
 from cpsim.store.file import LogFile
 from cpsim.store.log import Log
 
@@ -244,7 +242,7 @@ def test_what_the_spool_reports_while_the_listener_is_awake_is_not_slept_through
 
     def report():
         if handled and reports:
-            stepped.listener._call(partial(handled.append, reports.pop()))
+            stepped.listener.call(partial(handled.append, reports.pop()))
 
     class WakeEnd(socket.socket):
         def recv(self, *arguments):
@@ -254,9 +252,8 @@ def test_what_the_spool_reports_while_the_listener_is_awake_is_not_slept_through
     link = Link()
     link.wake_end = WakeEnd(fileno=link.wake_end.detach())
     spool = Spool(tmp_path / "spool", open_log=open_log)
-    options = {"faults": FaultPlan(), "project": "p", "quirks": frozenset(), "on_turn": bool}
-    stepped = stepped_with(lambda sockets, clock: QuirkyDurableListener(sockets, spool, clock, link, **options))
-    stepped.listener._call(partial(handled.append, "early"))
+    stepped = stepped_with(lambda sockets, clock: DurableListener(sockets, spool, clock, link))
+    stepped.listener.call(partial(handled.append, "early"))
     stepped.step()
     report()
     stepped.step()
@@ -275,6 +272,7 @@ def threads(tmp_path):
     sock = socket.create_server(("127.0.0.1", 0))
     address = sock.getsockname()
     listener = DurableListener([sock], spool)
+    listener.open()
     listener.start()
     yield spool, partial(socket.create_connection, address, LONG_S)
     listener.stop()

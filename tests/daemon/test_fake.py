@@ -271,7 +271,7 @@ def test_a_store_through_a_link_has_the_spools_of_the_store_itself(here):
     with Fake({"p": "s"}, store=here / "store"):
         pass
     with Fake({"p": "s"}, unix=here / "cp.sock", store=here / "other" / "link") as fake:
-        assert [daemon.spool for daemon in fake.daemons] == [(here / "store.p.spool").resolve()]
+        assert [daemon.spool_path for daemon in fake.daemons] == [(here / "store.p.spool").resolve()]
         with pytest.raises(CpsimError, match="is in use by another process"):
             Fake({"p": "s"}, store=here / "store")
     assert [path.name for path in (here / "other").iterdir()] == ["link"]

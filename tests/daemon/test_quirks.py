@@ -3,6 +3,7 @@
 import random
 import socket
 from contextlib import ExitStack, closing, suppress
+from itertools import count
 
 import pytest
 
@@ -11,17 +12,16 @@ from cpdaemon.endpoint import parse_endpoint
 from cpdaemon.errors import ConnectFailed
 from cpsim.daemon.client import BulkClient
 from cpsim.daemon.courier import BUSY_COMMAND_S, Courier
-from cpsim.daemon.listener import QUIET_S
+from cpsim.daemon.listener import QUIET_S, Listener
 from cpsim.daemon.memory import MemorySpool
-from cpsim.daemon.quirks import QuirkyListener
 from cpsim.daemon.site import Daemon
 from cpsim.daemon.spool import Spool
 from cpsim.daemon.spool_status import read_failed, read_status
 from cpsim.fake import ANY_PORT, Fake
-from cpsim.faults.plan import FaultPlan
 from cpsim.quirks import chosen, composed
 from cpsim.quirks.flush_starves import STARVED_COMMANDS
 from cpsim.quirks.policies.delivery import DeliveryPolicy
+from cpsim.quirks.policies.reading import ReadingPolicy
 from cpsim.testing import ManualClock
 
 PROJECTS = {"p": "s"}
@@ -87,11 +87,8 @@ def test_single_read_of_a_frame_in_two_segments(quirky, on):
 
 
 def test_single_read_of_a_frame_that_is_no_command_yet(stepped_with, on, recorder):
-    options = {"faults": FaultPlan(), "project": "p", "on_turn": lambda _: None}
-    quirks = frozenset(["single-read"] if on else [])
-    stepped = stepped_with(
-        lambda sockets, clock: QuirkyListener(sockets, recorder, lambda: False, clock, quirks=quirks, **options)
-    )
+    reading = composed(ReadingPolicy(), ["single-read"] if on else [])
+    stepped = stepped_with(lambda sockets, clock: Listener(sockets, recorder, lambda: False, clock, reading=reading))
     sock = stepped.connect(b"alloc,sl")
     assert (stepped.answer(sock) == b"ER") is on
     if not on:
@@ -190,9 +187,11 @@ def test_busy_when_down(on, quirky_courier, clock):
     pauses_s = [courier.step() for _ in range(20)]
     assert (pauses_s == [0.0] * 20, server.attempts) == ((True, 20) if on else (False, 1))
 
+    acknowledged = count(100, 100)
+
     def held_up_s():
         began_s = clock.monotonic()
-        courier.delay_turn(100)
+        courier.delay_turn(next(acknowledged))
         return clock.monotonic() - began_s
 
     assert held_up_s() == (100 * BUSY_COMMAND_S if on else 0)
@@ -209,17 +208,17 @@ def test_busy_when_down(on, quirky_courier, clock):
 
 @pytest.fixture(params=["spool", "memory"])
 def forwarding(request, here, on):
-    """Return forwarding(server, name) -> a daemon in front of a fake's HTTP server, with the quirk or without."""
+    """Return forwarding(server, name) -> a daemon in front of a fake's server, with the quirk or not, and its spool."""
     running = ExitStack()
 
     def forwarding(server, name):
         http = running.enter_context(
             closing(BulkClient(parse_endpoint(server.addresses["http"]), ("p", "s"), timeout_s=LONG_S))
         )
-        spool = Spool(here / "spool") if request.param == "spool" else None
+        spool = Spool(here / "spool") if request.param == "spool" else MemorySpool()
         quirks = frozenset([name] if on else [])
         daemon = Daemon(http, "p", unix=here / "site.sock", spool=spool, max_backoff_s=0.01, quirks=quirks)
-        return running.enter_context(daemon)
+        return running.enter_context(daemon), spool
 
     with running:
         yield forwarding
@@ -257,19 +256,19 @@ def granted(server):
 @pytest.mark.parametrize("fault", ["server.status=503:kind=counters,count=1", "server.not-json:kind=counters,count=1"])
 def test_drop_on_error(forwarding, server, on, fault, claim_one):
     server.faults.add(fault)
-    claim_one(forwarding(server, "drop-on-error"))
+    claim_one(forwarding(server, "drop-on-error")[0])
     assert len(server.faults.firings) == 1
     assert granted(server) == (5, 0 if on else 1)
 
 
 def test_resend_duplicates(forwarding, server, on, claim_one):
     server.faults.add("server.lose-reply:kind=counters,count=1")
-    claim_one(forwarding(server, "resend-duplicates"))
+    claim_one(forwarding(server, "resend-duplicates")[0])
     assert granted(server) == (5, 2 if on else 1)
 
 
 def test_errors_ignored(forwarding, server, on, here, wait_for):
-    daemon = forwarding(server, "errors-ignored")
+    daemon, _ = forwarding(server, "errors-ignored")
     with Client("./site.sock") as client:
         client.claim("nowhere", "m")
     wait_for(lambda: daemon.pending == 0)
@@ -282,18 +281,19 @@ def test_errors_ignored(forwarding, server, on, here, wait_for):
 
 def test_reorder_classes_over_http(forwarding, server, on, here, wait_for):
     server.faults.add("down")
-    daemon = forwarding(server, "reorder-classes")
+    daemon, spool = forwarding(server, "reorder-classes")
     with Client("./site.sock") as client:
         client.alloc("a", credits=5)
         client.claim("a", "m")
         client.counters("a", n=1)
+    wait_for(lambda: spool.ready == 3)  # one batch
     server.faults.clear()
     wait_for(lambda: daemon.pending == 0)
     assert granted(server) == (5, int(on))
 
 
 def test_cut_values_with_a_spool(forwarding, server, on, by_hand, wait_for):
-    daemon = forwarding(server, "cut-values")
+    daemon, _ = forwarding(server, "cut-values")
     assert say(by_hand, b"alloc,slot=a=b,credits=5=6\n", "site.sock") == (b"OK" if on else b"ER")
     wait_for(lambda: daemon.pending == 0)
     with server.accounts.reading() as ledger:

@@ -117,6 +117,16 @@ def test_error(fake, client, slots):
     assert slots() == ["0", "2"]
 
 
+def test_two_faults_meet_one_command(fake, client, slots):
+    with fake.faults.late(0.01), fake.faults.lose_reply(nth=2), fake.faults.pieces(0.01, nth=3):
+        assert frame(client, b"alloc,slot=a") == b"OK"
+        with pytest.raises(ReplyLost):
+            client.alloc("b")
+        assert frame(client, b"alloc,slot=c") == b"OK"
+    assert slots() == ["a", "b", "c"]
+    assert [firing.action for firing in fake.faults.firings] == ["late", "late", "lose-reply", "late", "pieces"]
+
+
 @pytest.mark.parametrize("action", ["close", "reset"])
 def test_no_answer_and_not_taken(fake, client, slots, action):
     with getattr(fake.faults, action)(count=1):

@@ -7,6 +7,7 @@ import pytest
 from cpsim.errors import CpsimError
 from cpsim.faults.plan import MAX_FIRINGS, FaultPlan
 from cpsim.faults.spec import ACTIONS, Fault
+from cpsim.protocol.exchange import Answer, End, Exchange
 from cpsim.testing import ManualClock
 
 CLAIM = [("claim", "job-1")]
@@ -17,9 +18,14 @@ def clock():
     return ManualClock()
 
 
+def meets(plan, subjects, hook="daemon"):
+    """What a command or request meets."""
+    return plan.intercept(Exchange(hook, subjects))
+
+
 def fired(plan, commands, hook="daemon"):
     """The numbers of the commands, from 1 up, for which a fault fires."""
-    return [number for number, subject in enumerate(commands, 1) if plan.draw(hook, [subject])]
+    return [number for number, subject in enumerate(commands, 1) if meets(plan, [subject], hook)]
 
 
 @pytest.mark.parametrize(
@@ -117,10 +123,12 @@ def test_a_probability_depends_on_the_seed_alone():
 def test_a_probability_is_the_same_beside_other_faults():
     alone = fired(FaultPlan(["hang:probability=0.3"]), CLAIM * 100)
     plan = FaultPlan(["late=1:probability=0.3", "hang:probability=0.3"])
-    drawn = [plan.draw("daemon", CLAIM) for _ in range(100)]
-    hung = [number for number, fault in enumerate(drawn, 1) if fault and fault.action == "hang"]
-    late = [number for number, fault in enumerate(drawn, 1) if fault and fault.action == "late"]
-    assert set(hung) == set(alone) - set(late)
+    met = [meets(plan, CLAIM) for _ in range(100)]
+    hung = {number for number, passage in enumerate(met, 1) if passage and passage.instead is End.HANG}
+    late = {number for number, passage in enumerate(met, 1) if passage and passage.delay_s}
+    assert hung == set(alone)
+    assert hung & late
+    assert late - hung
 
 
 def test_a_window_counts_from_the_beginning(clock):
@@ -129,7 +137,7 @@ def test_a_window_counts_from_the_beginning(clock):
     plan.begin()
     for step_s, fires in ((0, False), (9.9, False), (0.1, True), (9.9, True), (0.1, False)):
         clock.advance(step_s)
-        assert bool(plan.draw("daemon", CLAIM)) is fires
+        assert bool(meets(plan, CLAIM)) is fires
 
 
 def test_what_refuses_is_told_with_its_changes(clock):
@@ -143,16 +151,29 @@ def test_what_refuses_is_told_with_its_changes(clock):
     assert plan.firings == [(15, "daemon", "refuse", "", "", "")]
 
 
-def test_the_first_fault_of_several_fires():
-    plan = FaultPlan(["close:nth=2", "hang"])
-    assert [plan.draw("daemon", CLAIM).action for _ in range(3)] == ["hang", "close", "hang"]
-    assert plan.describe() == [("close:nth=2", 3, 1), ("hang", 3, 2)]
+def test_what_drops_a_command_is_the_last_fault_it_meets():
+    plan = FaultPlan(["late=1", "close:nth=2", "hang"])
+    assert [meets(plan, CLAIM).instead for _ in range(3)] == [End.HANG, End.CLOSE, End.HANG]
+    assert plan.describe() == [("late=1", 3, 3), ("close:nth=2", 3, 1), ("hang", 3, 2)]
+
+
+def test_several_faults_meet_one_command():
+    plan = FaultPlan(["late=1", "lose-reply:nth=2", "late=0.5", "daemon.error:nth=3"])
+    first, second, third = (meets(plan, CLAIM) for _ in range(3))
+    assert (first.delay_s, first.instead, first.back(b"OK")) == (1.5, None, Answer(b"OK"))
+    assert (second.delay_s, second.instead, second.back(b"OK")) == (1.5, None, End.CLOSE)
+    assert (third.delay_s, third.instead, third.back(b"ER")) == (1.5, Answer(b"ER"), Answer(b"ER"))
+    assert [firing.action for firing in plan.firings] == [
+        *("late", "late"),
+        *("late", "lose-reply", "late"),
+        *("late", "late", "error"),
+    ]
 
 
 def test_a_request_is_one_however_many_commands_it_has():
     plan = FaultPlan(["status=503:slot=b,nth=2"])
     bulk = [("bulk", ""), ("alloc", "b"), ("claim", "b")]
-    assert [bool(plan.draw("server", bulk)) for _ in range(3)] == [False, True, False]
+    assert [bool(meets(plan, bulk, "server")) for _ in range(3)] == [False, True, False]
     assert plan.firings[0][2:] == ("status", "alloc", "b", "")
 
 
@@ -236,7 +257,7 @@ def test_watchers_are_told_of_each_change():
 def test_a_full_record_says_so():
     plan = FaultPlan(["hang"])
     for _ in range(MAX_FIRINGS + 2):
-        plan.draw("daemon", CLAIM)
+        meets(plan, CLAIM)
     with pytest.raises(CpsimError, match="keeps 100,000 firings, and 2 came after"):
         _ = plan.firings
     plan.forget_firings()

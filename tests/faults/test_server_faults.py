@@ -175,6 +175,16 @@ def test_not_json(fake, web, slots):
     assert slots() == []
 
 
+def test_two_faults_meet_one_request(fake, web, slots):
+    with fake.faults.lose_reply(nth=2), fake.faults.status(503, nth=2):
+        web.alloc("x")
+        with pytest.raises(ReplyLost):
+            web.alloc("y")
+        web.alloc("z")
+    assert slots() == ["x", "z"]
+    assert [firing.action for firing in fake.faults.firings] == ["lose-reply", "status"]
+
+
 def test_crash_after_commit(here):
     seen = []
 

@@ -10,7 +10,8 @@ import pytest
 
 from cpsim.faults.plan import FaultPlan
 from cpsim.net.http.shared import QUIET_S, Limits, Seldom
-from cpsim.server.faults import FaultyApi
+from cpsim.server.faults import RequestFaults
+from cpsim.server.http import Api
 from cpsim.server.service import AccountServer
 from cpsim.server.serving import HttpServer
 from cpsim.testing import ManualClock
@@ -52,7 +53,9 @@ def by_hand():
             address = sock.getsockname()
             accounts = AccountServer({"p": "s"})
             faults = FaultPlan(clock=clock) if faults is None else faults
-            server = HttpServer(FaultyApi(accounts, None, faults), [sock], faults, new_loop=lambda: loop)
+            server = HttpServer(
+                RequestFaults(Api(accounts), faults, accounts.known_id), [sock], faults, new_loop=lambda: loop
+            )
             server.start()
             stack.callback(stop, server, lambda: loop.call_soon_threadsafe(clock.advance, 1))
 

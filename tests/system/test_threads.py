@@ -60,6 +60,7 @@ def test_a_listener(failed):
     listening = socket.create_server(("127.0.0.1", 0))
     address = listening.getsockname()
     listener = Listener([listening], boom)
+    listener.open()
     listener.start()
     with socket.create_connection(address, LONG_S) as waiting, socket.create_connection(address, LONG_S) as client:
         client.sendall(b"alloc,slot=a\n")

@@ -51,7 +51,7 @@ def test_a_seed_repeats_a_run_in_any_process():
 class AnswersBeforeTheCommit(DurableListener):
     def _put(self):
         for connection in self._taken:
-            self._reply(connection, b"OK")
+            self.reply(connection, b"OK")
         super()._put()
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from cpsim.net.http.messages import Cut, Ending, Response
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Sequence
 
-    from cpsim.net.http.messages import Cut, Ending, Request, Response
+    from cpsim.net.http.messages import Request
 
     Answer = Response | Cut | Ending
 
@@ -42,3 +45,14 @@ class Application(Protocol[C]):
 
     def refusal(self, status: int, message: str, /) -> Response:
         """The answer to a request that is not performed, because it is not HTTP or beyond a limit."""
+
+
+async def answered(app: Application[C], request: Request, caller: Caller) -> Answer:
+    """Return an application's answer to a request, whichever way it is given."""
+    answer = app.answer(request, caller)
+    if isinstance(answer, Response | Cut | Ending):
+        return answer
+    if isinstance(answer, Coroutine):
+        return await answer
+    (response,) = app.finish([answer])
+    return response

@@ -52,6 +52,9 @@ class ReadingPolicy:
         return self.cuts and any(b"=" not in pair for pair in frame.split(b",")[1:])
 
 
+DOCUMENTED: Final = ReadingPolicy()
+
+
 def parse_loosely(reading: ReadingPolicy, frame: bytes) -> Call:
     """Parse a frame that may have what `reading` lets pass; raises MalformedFrame."""
     frame = frame.strip()

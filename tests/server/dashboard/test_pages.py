@@ -8,6 +8,7 @@ from urllib.parse import quote
 import pytest
 
 from cpdaemon import TcpEndpoint
+from cpsim.protocol.exchange import Exchange
 from cpsim.protocol.slots import State
 from cpsim.server.dashboard.finding import ITEMS_SCANNED, ROWS
 from cpsim.server.dashboard.pages import HISTORY
@@ -77,7 +78,7 @@ def test_the_latest_refusals_are_there_when_the_journal_is_full(start):
 def test_faults_are_listed_with_what_they_did(visitor):
     fake = visitor.fake
     fake.faults.add("daemon.close:kind=alloc,slot=x*", "server.status=503:nth=9")
-    fake.faults.draw("daemon", [("alloc", "x-1")])
+    fake.faults.intercept(Exchange("daemon", [("alloc", "x-1")]))
     text = shown(visitor.text())
     assert "daemon.close:kind=alloc,slot=x* fired 1 of 1 Remove" in text
     assert "server.status=503:nth=9 fired 0 of 0 Remove" in text
@@ -415,7 +416,7 @@ def test_a_full_record_of_faults_is_said_to_be_full(start, monkeypatch):
     visitor = start(faults=["daemon.close"])
     visitor.fake.accounts.apply("physics", [("alloc", {"slot": "a"})])
     for _ in range(3):
-        visitor.fake.faults.draw("daemon", [("alloc", "a")])
+        visitor.fake.faults.intercept(Exchange("daemon", [("alloc", "a")]))
     status, text = visitor.request("GET", "/__cpsim/firings")
     assert status == 507
     assert "the record of faults is full" in text
