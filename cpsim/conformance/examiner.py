@@ -328,6 +328,11 @@ class Examiner:
         """A connection to the daemon; the caller closes it."""
         return _RecordedConnection(self, self._transport.connect())
 
+    def refusals(self, clients: int) -> int:
+        """How many of some clients, who connect at once and send nothing, a full queue refused."""
+        self.note_sent(f"connect {clients} clients at once")
+        return self._transport.refusals(clients)
+
     def send(self, frame: bytes | str, expected: str = "OK", *known: Known) -> None:
         """Send a frame to the daemon on a connection of its own, which has to answer this."""
         data = frame.encode() if isinstance(frame, str) else frame
