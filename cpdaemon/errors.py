@@ -22,9 +22,11 @@ class CreditPiggyError(Exception):
 
     Attributes:
         definite: True if the command certainly had no effect, False if it may have been applied.
+        answered: whether an answer came with it, even in part: of HTTP, at least its status.
     """
 
     definite: bool = True
+    answered: bool = False
 
 
 class InvalidCommand(CreditPiggyError, ValueError):
@@ -59,6 +61,7 @@ class Refused(CreditPiggyError):
     """
 
     status: int | None = None
+    answered = True
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
@@ -83,6 +86,7 @@ class BadReply(CreditPiggyError):
     """
 
     definite = False
+    answered = True
 
     def __init__(self, message: str, unnamed: int = 0) -> None:
         super().__init__(message)

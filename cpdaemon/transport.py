@@ -25,6 +25,7 @@ from cpdaemon.errors import (
 TYPE_CHECKING = False  # typing takes longer to import than this package
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Callable
 
     from cpdaemon.endpoint import Endpoint
 
@@ -100,6 +101,8 @@ class HttpPool:
         # Its append and pop are atomic: a fork cannot copy a held lock.
         self._idle: list[_HttpConnection] = []
         self._closed = False
+        self.on_redirect: Callable[[str], object] = str
+        """Called with the place that a reply redirects to."""
         self._tls = None
         if endpoint.scheme == "https":
             import ssl  # noqa: PLC0415 - takes longer to import than the rest of the package
@@ -126,7 +129,10 @@ class HttpPool:
         deadline = Deadline(self._timeout_s)
         connection = self._take() or _HttpConnection(self._endpoint, self._tls, deadline)
         try:
-            return connection.post(path, authorization, body, more, deadline)
+            status, reply, place = connection.post(path, authorization, body, more, deadline)
+            if place:
+                self.on_redirect(place)
+            return status, reply
         finally:
             if connection.reusable:
                 self._idle.append(connection)
@@ -174,7 +180,7 @@ class _HttpConnection:
     def close(self) -> None:
         self._sock.close()
 
-    def post(self, path: str, authorization: str, body: bytes, more: str, deadline: Deadline) -> tuple[int, bytes]:
+    def post(self, path: str, authorization: str, body: bytes, more: str, deadline: Deadline) -> tuple[int, bytes, str]:
         self.reusable = False
         self._deadline = deadline
         head = (
@@ -188,19 +194,25 @@ class _HttpConnection:
         status = 100
         while status < 200:  # interim replies, such as 100 Continue
             minor, status = self._status()
-            headers = self._headers()
-        reply, is_delimited = self._body(status, headers)
+            try:
+                headers = self._headers()
+                reply, is_delimited = self._body(status, headers) if status >= 200 else (b"", True)
+            except CreditPiggyError as error:
+                error.answered = True
+                raise
         options = headers.get("connection", "").lower()
         keep_alive = "close" not in options if minor == 1 else "keep-alive" in options
         self.reusable = keep_alive and is_delimited and not self._buffer
-        return status, reply
+        return status, reply, headers.get("location", "") if 300 <= status < 400 else ""
 
     def _status(self) -> tuple[int, int]:
         line = self._line()
         version, _, rest = line.partition(b" ")
         code, _, _ = rest.partition(b" ")
         if version not in {b"HTTP/1.0", b"HTTP/1.1"} or not (len(code) == 3 and code.isdigit()):
-            raise self._bad(f"a reply that is not HTTP/1: {line[:60]!r}")
+            error = self._bad(f"a reply that is not HTTP/1: {line[:60]!r}")
+            error.answered = False
+            raise error
         return int(version[-1:]), int(code)
 
     def _headers(self) -> dict[str, str]:

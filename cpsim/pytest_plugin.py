@@ -136,7 +136,7 @@ def _unknown(settings: Mapping[str, Any]) -> str | None:
     from cpsim.errors import CpsimError
     from cpsim.faults.plan import FaultPlan
     from cpsim.faults.spec import Fault
-    from cpsim.protocol.quirks import chosen
+    from cpsim.quirks import chosen
 
     faults = settings.get("faults", ())
     if not all(isinstance(fault, str | Fault) for fault in faults):

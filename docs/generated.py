@@ -9,7 +9,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from cpsim.accounts.view import CONTRACTS, NUMBERS, TEXT, TEXTS, WHOLE
 from cpsim.faults.spec import ACTIONS, KEYS
-from cpsim.protocol.quirks import QUIRKS
+from cpsim.quirks import QUIRKS
 from cpsim.scenario.json_schema import CHANGED, json_schema
 from cpsim.server.control import openapi
 

@@ -15,7 +15,7 @@ import pytest
 from cpdaemon.endpoint import parse_endpoint
 from cpdaemon.signing import token
 from cpsim import cli
-from cpsim.daemon.courier import BulkClient
+from cpsim.daemon.client import BulkClient
 from cpsim.daemon.site import Daemon
 from cpsim.daemon.spool import Spool
 from cpsim.fake import ANY_PORT, Fake

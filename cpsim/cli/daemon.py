@@ -197,7 +197,7 @@ def _serve(
 ) -> None:
     """Run the daemon; raise UsageError if a setting is missing."""
     from cpsim.daemon import main
-    from cpsim.protocol.quirks import QUIRKS, chosen
+    from cpsim.quirks import QUIRKS, chosen
     from cpsim.system.process import tune_process
 
     for name in quirks:

@@ -18,7 +18,7 @@ def list_quirks(as_json: bool) -> None:
     cpsim serve --profile deployed       with all of them
     cpsim quirks --json
     """
-    from cpsim.protocol.quirks import QUIRKS
+    from cpsim.quirks import QUIRKS
 
     if as_json:
         print_json([{"quirk": name, "tier": tier, "effect": effect} for name, tier, effect in QUIRKS.values()])

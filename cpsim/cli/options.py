@@ -17,7 +17,7 @@ from cpsim.config.thresholds import Threshold
 from cpsim.errors import CpsimError, UsageError
 from cpsim.faults.spec import ACTIONS, Fault
 from cpsim.net.listen import Listen
-from cpsim.protocol.quirks import QUIRKS, chosen
+from cpsim.quirks import QUIRKS, chosen
 from cpsim.system.extras import require
 
 if TYPE_CHECKING:

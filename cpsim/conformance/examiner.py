@@ -149,7 +149,7 @@ class Examiner:
         headers = {}
         if method == "GET":
             if authorization is not None:
-                query += (b"&" if query else b"") + b"auth=" + quote(authorization, safe=",-").encode()
+                query += b"&auth=" + quote(authorization, safe=",-").encode()
         elif authorization is not None:
             headers["Authorization"] = authorization
         target = f"{self._target_view.target.server.path}{path}" + (f"?{query.decode()}" if query else "")
@@ -327,6 +327,11 @@ class Examiner:
     def connect(self) -> DaemonConnection:
         """A connection to the daemon; the caller closes it."""
         return _RecordedConnection(self, self._transport.connect())
+
+    def refusals(self, clients: int) -> int:
+        """How many of some clients, who connect at once and send nothing, a full queue refused."""
+        self.note_sent(f"connect {clients} clients at once")
+        return self._transport.refusals(clients)
 
     def send(self, frame: bytes | str, expected: str = "OK", *known: Known) -> None:
         """Send a frame to the daemon on a connection of its own, which has to answer this."""

@@ -40,6 +40,9 @@ class Rehearsal:
         other.close()
         return connection
 
+    def refusals(self, clients: int) -> int:  # noqa: ARG002, D102 - see Transport
+        return 0
+
     def run(self, command: str) -> str:  # noqa: ARG002, D102 - see Transport
         return ""
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import tempfile
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final, Protocol
 
+from cpdaemon.endpoint import UnixEndpoint
 from cpsim.clock import SYSTEM_CLOCK
 from cpsim.conformance.exchange import ask
 from cpsim.conformance.findings import CannotRun, shown
 from cpsim.conformance.frames import connect
 
 if TYPE_CHECKING:
-    import socket
-
     from cpsim.clock import Clock
     from cpsim.conformance.exchange import HttpRequest, Reply
     from cpsim.conformance.target import Target, Traffic
@@ -45,6 +46,9 @@ class Transport(Protocol):
     def connect(self) -> socket.socket:
         """Connect to the daemon."""
 
+    def refusals(self, clients: int) -> int:
+        """Connect as many clients to the daemon as fast as possible; returns how many a full queue refused."""
+
     def run(self, command: str) -> str:
         """Run a command of the user in a shell; returns what it prints."""
 
@@ -73,6 +77,20 @@ class Network:
         assert self._target.daemon is not None
         self._traffic.pass_on()
         return connect(self._target.daemon, self._target.timeout_s)
+
+    def refusals(self, clients: int) -> int:  # noqa: D102 - see Transport
+        if not isinstance(self._target.daemon, UnixEndpoint):
+            return 0  # a TCP connection waits for room
+        refused = 0
+        with ExitStack() as stack:
+            for sock in [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(clients)]:
+                self._traffic.pass_on()
+                sock.setblocking(False)  # noqa: FBT003
+                try:
+                    sock.connect(self._target.daemon.path)
+                except BlockingIOError:
+                    refused += 1
+        return refused
 
     def run(self, command: str) -> str:  # noqa: D102 - see Transport
         with tempfile.TemporaryFile("w+") as output:  # a pipe would be held open by the daemon that it starts

@@ -1,4 +1,4 @@
-"""Delivery from the spool to the server: batches in order, each retried until its outcome is known.
+"""DeliveryPolicy from the spool to the server: batches in order, each retried until its outcome is known.
 
 The outcome of an attempt decides what follows:
 
@@ -20,32 +20,24 @@ The backoff doubles with each failure, up to a limit, with random jitter, so tha
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 import threading
-import uuid
-from typing import TYPE_CHECKING, Final, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
-from cpdaemon.commands import KINDS
 from cpdaemon.errors import BadReply, CreditPiggyError, NotSent, Refused, ReplyTimeout
-from cpdaemon.signing import bulk_body, bulk_errors, read_reply, token
-from cpdaemon.transport import HttpPool
 from cpsim.clock import SYSTEM_CLOCK
 from cpsim.daemon.spool import DEAD_LETTER, MAX_BATCH, REFUSED, UNNAMED, FailedCommand
 from cpsim.errors import CpsimError
+from cpsim.quirks.policies.delivery import DeliveryPolicy
 from cpsim.system.threads import Thread
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from cpdaemon.endpoint import UrlEndpoint
-    from cpdaemon.signing import Call
     from cpsim.clock import Clock
+    from cpsim.daemon.client import Outcomes, Server
     from cpsim.daemon.memory import MemorySpool
     from cpsim.daemon.spool import Batch, Spool
-
-    Outcomes = Sequence[CreditPiggyError | None]
 
 WHEN_UNKNOWN: Final = ("dead-letter", "resend")
 FIRST_BACKOFF_S: Final = 0.1
@@ -56,7 +48,6 @@ PERMANENT: Final = {400, 413}
 """Those of them that no retry changes."""
 CONFLICT: Final = 409
 """Status with which a server refuses a batch that was given up, or whose number it has seen."""
-UNAVAILABLE: Final = 503
 MAX_TRIES: Final = 5
 """Failures in a row after which a batch is halved, if the server answers other batches."""
 MAX_TRIES_ALONE: Final = 6
@@ -67,103 +58,12 @@ ADVICE: Final = {
     REFUSED: "",
     DEAD_LETTER: "; whether they were applied is unknown; --when-unknown resend would resend them",
 }
-BATCH_HEADER: Final = "CreditPiggy-Batch"
+BUSY_COMMAND_S: Final = 0.005
+"""Time per command of a busy daemon: in production it acknowledges some 200 a second, a tenth of its usual rate."""
+LONGEST_TURN_S: Final = 0.5
+CAREFUL: Final = DeliveryPolicy()
 
 log = logging.getLogger(__name__)
-
-
-class Server(Protocol):
-    """The receiver of batches."""
-
-    def knows_batches(self) -> bool:
-        """Return whether the server applies a batch once, however often it comes; raises CreditPiggyError."""
-
-    def post(self, batch_id: str | None, calls: Sequence[Call]) -> Outcomes:
-        """Return the outcome of each call; raises CreditPiggyError if they were not applied, or may not have been."""
-
-    def give_up(self, batch_id: str | None, calls: Sequence[Call]) -> Outcomes | None:
-        """Return the outcome of each call of a batch without a reply; None if it was not applied and never will be.
-
-        Without an id, None means only that the server answers other batches. Raises CreditPiggyError if it does not.
-        """
-
-
-class BulkClient:
-    """A server's `/batch/bulk`, over keep-alive connections.
-
-    Args:
-        endpoint: the server's base URL.
-        credentials: (project id, secret).
-        timeout_s: seconds that one request may take.
-
-    Raises:
-        EndpointError: the credentials cannot be used.
-    """
-
-    def __init__(self, endpoint: UrlEndpoint, credentials: tuple[str, str], timeout_s: float) -> None:
-        token(credentials, b"")
-        self._credentials = credentials
-        self._pool = HttpPool(endpoint, timeout_s)
-
-    def knows_batches(self) -> bool:
-        """Ask with an empty batch, which any server accepts."""
-        return self._bulk("probe", b"{}").get("batch") == "probe"
-
-    def post(self, batch_id: str | None, calls: Sequence[Call]) -> Outcomes:
-        """Send one batch; encode one of an earlier version as that version did, because the server compares bytes."""
-        body = bulk_body(calls)
-        if batch_id is not None and "-" not in batch_id:
-            body = json.dumps(json.loads(body), ensure_ascii=False, separators=(",", ":")).encode()
-        return _outcomes(calls, self._bulk(batch_id, body))
-
-    def give_up(self, batch_id: str | None, calls: Sequence[Call]) -> Outcomes | None:
-        """Send a command that must be refused, then an empty batch under the id, whose reply names the outcome."""
-        self._bulk(None, bulk_body([("meta", {"slot": f"cpsim-{uuid.uuid4().hex}", "is": "there"})]))
-        if batch_id is None:
-            return None
-        reply = self._bulk(batch_id, b"{}")
-        if type(reply.get("applied")) is not bool:
-            raise BadReply(f"the server does not say whether it has applied batch {batch_id}, which fails repeatedly")
-        if not reply["applied"]:
-            return None
-        places = [(kind, index) for kind in KINDS for index, _ in enumerate(call for call in calls if call[0] == kind)]
-        errors = reply.get("errors", [])
-        named = [_named(error, places) for error in errors] if isinstance(errors, list) else errors
-        return _outcomes(calls, {"errors": named})
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._pool.close()
-
-    def _bulk(self, batch_id: str | None, body: bytes) -> dict[str, object]:
-        header = "" if batch_id is None else f"{BATCH_HEADER}: {batch_id}\r\n"
-        return accepted(*self._pool.post("/batch/bulk", token(self._credentials, body), body, header))
-
-
-def accepted(status: int, body: bytes) -> dict[str, object]:
-    """Return a server's reply if it accepts the batch; raises CreditPiggyError."""
-    if status == UNAVAILABLE:
-        raise Refused("the server is unavailable", status)
-    return read_reply(status, body)
-
-
-def _named(error: object, places: Sequence[tuple[str, int]]) -> dict[str, object]:
-    """Give an error of a given-up batch the class and index of its command; raises BadReply."""
-    position = error.get("position") if isinstance(error, dict) else None
-    if type(position) is not int or position not in range(len(places)):
-        raise BadReply(f"the server lists an error whose position is not one of the {len(places)} commands")
-    assert isinstance(error, dict)
-    kind, index = places[position]
-    return error | {"class": kind, "index": index}
-
-
-def _outcomes(calls: Sequence[Call], reply: Mapping[str, object]) -> Outcomes:
-    """Return the outcome of each call; raises BadReply if the reply does not name it."""
-    outcomes = bulk_errors(calls, reply)
-    for error in outcomes:
-        if isinstance(error, BadReply) and not error.unnamed:
-            raise error
-    return outcomes
 
 
 class Courier:
@@ -177,6 +77,7 @@ class Courier:
         max_backoff_s: longest backoff, in seconds.
         clock: by which it waits.
         chance: source of the backoff's jitter.
+        delivery: what quirks have replaced.
     """
 
     def __init__(
@@ -189,12 +90,19 @@ class Courier:
         *,
         clock: Clock = SYSTEM_CLOCK,
         chance: random.Random | None = None,
+        delivery: DeliveryPolicy = CAREFUL,
     ) -> None:
         self._spool = spool
         self._server = server
         self._interval_ns = round(flush_interval_s * 1e9)
-        self._resends = when_unknown == "resend"
-        self._knows_batches: bool | None = None
+        self._resends_by_option = when_unknown == "resend"
+        self._busy = False
+        """Whether it tries again and again, which keeps the daemon busy."""
+        self._turned = 0
+        """The number of commands acknowledged up to the last turn of the daemon's loop."""
+        self._seen = 0
+        """The number of commands that waited at the last look."""
+        self.set_delivery(delivery)
         self._unknown_reason = "the daemon ended before it had the server's reply"
         self._size = MAX_BATCH
         self._max_backoff_s = MAX_BACKOFF_S if max_backoff_s is None else max_backoff_s
@@ -214,6 +122,20 @@ class Courier:
         self._stopping = False
         self._stepping = threading.Lock()
         self._thread = Thread(self._run, "cpsim-courier")
+
+    def set_delivery(self, delivery: DeliveryPolicy) -> None:
+        """Replace what quirks have replaced."""
+        self._delivery = delivery
+        self._resends = self._resends_by_option or delivery.retry_s is not None
+        self._full = MAX_BATCH if delivery.full is None else delivery.full
+        self._spool.wakes_always = delivery.retry_s is not None
+        self._knows_batches: bool | None = None
+
+    def delay_turn(self, acknowledged: int) -> None:
+        """Delay a turn of the daemon's loop, after this many commands in all, while it tries again and again."""
+        commands, self._turned = acknowledged - self._turned, acknowledged
+        if self._busy and commands:
+            self._clock.sleep(min(commands * BUSY_COMMAND_S, LONGEST_TURN_S))
 
     def start(self) -> None:
         """Begin to deliver."""
@@ -244,6 +166,7 @@ class Courier:
             self._spool.clear()
             self._due, self._size = 0, MAX_BATCH
             self._ready_ns = self._retry_ns = None
+            self._busy = False
             self._reset_backoff()
             self._report_outage(None)
         with self._backing_off:
@@ -273,6 +196,7 @@ class Courier:
             self._due = spool.released_to
         try:
             self._attempt()
+            self._busy = False
         except (CreditPiggyError, CpsimError) as error:
             spool.count_retry()
             self._report_outage(error)
@@ -288,7 +212,8 @@ class Courier:
     def _run(self) -> None:
         while not self.has_ended:
             self.step()
-            self._wait(self._spool.released if self._retry_ns is None else self._backing_off)
+            is_free = self._retry_ns is None or self._delivery.retry_s is not None
+            self._wait(self._spool.released if is_free else self._backing_off)
 
     def _wait(self, condition: threading.Condition) -> None:
         """Wait until the next attempt, or until a condition is notified; commands that come end no backoff."""
@@ -304,19 +229,24 @@ class Courier:
         if self._spool.delivered_to < self._due:
             return 0.0
         now_ns = self._clock.monotonic_ns()
+        if self._retry_ns is not None and self._delivery.retry_s is not None and self._spool.ready > self._seen:
+            self._retry_ns = None  # what has come takes along what was not answered
         if self._retry_ns is not None:
             if now_ns < self._retry_ns:
                 return (self._retry_ns - now_ns) / 1e9
             self._retry_ns = None
+            if self._delivery.retry_s is not None:
+                return 0.0
         if not self._spool.ready:
             return None
         return 0.0 if self._must_flush() else max(0, self._flush_ns(now_ns) - now_ns) / 1e9
 
     def _flush_ns(self, now_ns: int) -> int:
         """Return when to deliver the commands that wait: a full batch at once."""
-        if self._ready_ns is None:
-            self._ready_ns = now_ns
-        return now_ns if self._spool.ready >= MAX_BATCH else self._ready_ns + self._interval_ns
+        ready = self._spool.ready
+        if self._ready_ns is None or (self._delivery.restarts and ready != self._seen):
+            self._ready_ns, self._seen = now_ns, ready
+        return now_ns if ready >= self._full else self._ready_ns + self._interval_ns
 
     def _report_outage(self, error: Exception | None) -> None:
         """Log the start and the end of an outage, and write it to the spool's status; None ends it."""
@@ -333,20 +263,36 @@ class Courier:
         """Return whether to deliver at once."""
         return self._stopping
 
-    def _next_backoff_s(self, _: Exception) -> float:
+    def _next_backoff_s(self, error: Exception) -> float:
         """Return the seconds until the next attempt, and double the backoff after that."""
+        delivery = self._delivery
+        if delivery.busy is not None and isinstance(error, NotSent):
+            self._busy = self._spool.pending > delivery.busy
+            return 0.0 if self._busy else self._first_backoff_s
+        if delivery.retry_s is not None and isinstance(error, CreditPiggyError) and not error.definite:
+            self._spool.put_back()  # to be sent with what comes
+            self._seen = self._spool.ready
+            return delivery.retry_s
         backoff_s = self._backoff_s * self._chance.uniform(0.5, 1)
         self._backoff_s = min(2 * self._backoff_s, self._max_backoff_s)
         return backoff_s
 
     def _probe(self) -> bool:
         """Return whether the server knows batch ids; raises CreditPiggyError if it does not answer."""
-        return self._server.knows_batches()
+        return self._delivery.retry_s is None and self._server.knows_batches()
 
     def _take(self) -> Batch | None:
         """Return the next batch."""
-        knows = bool(self._knows_batches)
-        return self._spool.take(self._size, careful=not knows, named=knows)
+        knows, order = bool(self._knows_batches), self._delivery.order
+        size = max(self._size, self._full) if self._delivery.restarts else self._size
+        if order is None:
+            return self._spool.take(size, careful=not knows, named=knows)
+        batch = self._spool.take(size, in_order=False, named=knows)
+        if batch is None:
+            return None
+        places = order(batch.calls)
+        commands = [batch.commands[place] for place in places]
+        return replace(batch, commands=commands, calls=[batch.calls[place] for place in places])
 
     def _attempt(self) -> None:
         """Send one batch, once.
@@ -367,10 +313,12 @@ class Courier:
         try:
             outcomes = self._server.post(batch.id if knows else None, batch.calls)
         except CreditPiggyError as error:
-            if not self._handle_error(batch, error):
+            if self._delivery.settles(error):
+                self._spool.settle(batch, [])
+            elif not self._handle_error(batch, error):
                 raise
         else:
-            self._settle(batch, outcomes)
+            self._settle(batch, outcomes if self._delivery.sees_errors else [None] * len(outcomes))
 
     def _handle_error(self, batch: Batch, error: CreditPiggyError) -> bool:
         """Handle a failed attempt; return False if the batch is to be retried."""
@@ -382,7 +330,7 @@ class Courier:
                 return True
         elif knew and isinstance(error, Refused) and error.status == CONFLICT:
             return self._handle_conflict(batch, error)
-        elif self._give_up_after_retries(batch, error, batch.id if knew else None):
+        elif self._delivery.retry_s is None and self._give_up_after_retries(batch, error, batch.id if knew else None):
             return True
         if error.definite and not batch.resumed:
             self._spool.put_back()

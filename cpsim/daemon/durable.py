@@ -15,10 +15,12 @@ from functools import partial
 from socket import MSG_DONTWAIT
 from typing import TYPE_CHECKING
 
-from cpdaemon.wire import MalformedFrame
+from cpdaemon.wire import MalformedFrame, parse
 from cpsim.clock import SYSTEM_CLOCK
-from cpsim.daemon.listener import QUIET_S, READ_BYTES, Listener
+from cpsim.daemon.listener import QUIET_S, Listener
+from cpsim.daemon.spool import text_of
 from cpsim.errors import CpsimError
+from cpsim.quirks.policies.reading import DOCUMENTED, READ_BYTES, ReadingPolicy
 from cpsim.store.log import InDoubt
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ class DurableListener(Listener):
         clock: as of `Listener`.
         link: likewise.
         waits: likewise.
+        reading: likewise.
     """
 
     def __init__(
@@ -53,8 +56,9 @@ class DurableListener(Listener):
         link: Link | None = None,
         *,
         waits: Waits | None = None,
+        reading: ReadingPolicy = DOCUMENTED,
     ) -> None:
-        super().__init__(sockets, _already_spooled, lambda: spool.is_full, clock, link, waits=waits)
+        super().__init__(sockets, _already_spooled, lambda: spool.is_full, clock, link, waits=waits, reading=reading)
         self._spool = spool
         self._taken: list[FrameConnection] = []
         self._writing = 0
@@ -195,7 +199,7 @@ class DurableListener(Listener):
 
     def _text(self, connection: FrameConnection) -> str:
         """Return the text of a command in the spool."""
-        return connection.frame.strip().decode()
+        return connection.frame.strip().decode() if self._parse is parse else text_of(self._parse(connection.frame))
 
     def _await_answers(self) -> None:
         self._pass_on()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from cpdaemon.errors import ConnectFailed, ReplyLost, ReplyTimeout
 from cpsim.clock import SYSTEM_CLOCK
-from cpsim.daemon.courier import accepted
+from cpsim.daemon.client import accepted
 from cpsim.protocol.exchange import Answer, End, Exchange, HttpReply
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from cpdaemon.signing import Call
     from cpsim.clock import Clock
-    from cpsim.daemon.courier import Outcomes, Server
+    from cpsim.daemon.client import Outcomes, Server
     from cpsim.daemon.link import FrameConnection
     from cpsim.daemon.listener import Call as Frame
     from cpsim.daemon.listener import Listener

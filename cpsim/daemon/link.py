@@ -8,6 +8,9 @@ from _socket import socket as RawSocket  # noqa: N812 - the class below `socket.
 from functools import partial
 from typing import TYPE_CHECKING
 
+from cpdaemon.commands import KINDS
+from cpsim.quirks.policies.reading import READ_BYTES
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -50,3 +53,12 @@ class FrameConnection:
 
     def __init__(self, sock: RawSocket) -> None:
         self.sock = sock
+
+
+def cannot_complete(frame: bytes) -> bool:
+    """Return whether no further bytes can make this frame well formed."""
+    word, comma, _ = frame.lstrip().lower().partition(b",")
+    kinds = [kind.encode() for kind in KINDS]
+    if comma:
+        return len(frame) > READ_BYTES or word not in kinds
+    return len(frame) > READ_BYTES or not any(kind.startswith(word) for kind in kinds)

@@ -25,12 +25,12 @@ from itertools import count
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final
 
-from cpdaemon.commands import KINDS
-from cpdaemon.wire import MAX_FRAME_BYTES, MalformedFrame, parse
+from cpdaemon.wire import MalformedFrame
 from cpsim.clock import SYSTEM_CLOCK
-from cpsim.daemon.link import FrameConnection, Link
+from cpsim.daemon.link import FrameConnection, Link, cannot_complete
 from cpsim.errors import CpsimError
 from cpsim.net.refusal import refusing
+from cpsim.quirks.policies.reading import ACCEPTS_A_TURN, DOCUMENTED, READ_BYTES, ReadingPolicy
 from cpsim.system.threads import Thread
 
 if TYPE_CHECKING:
@@ -41,14 +41,11 @@ if TYPE_CHECKING:
 
     Call = tuple[str, dict[str, str]]
 
-BACKLOG: Final = 4096
 QUIET_S: Final = 0.1
 CHANGE_TIMEOUT_S: Final = 5.0
 """Time for a step to make a change."""
 SILENCE_S: Final = 30.0
 """Time for a client to begin its frame."""
-ACCEPTS_A_TURN: Final = 256
-READ_BYTES: Final = 2 * MAX_FRAME_BYTES
 CLOSE_WAIT_S: Final = 0.0005
 """Time for an answered client to close before its socket is registered."""
 
@@ -63,11 +60,13 @@ class Listener:
         clock: by which clients have their time.
         link: its network.
         waits: record of how long clients wait, from the first bytes to the answer or the end of the connection.
+        reading: how it reads frames.
 
     Attributes:
         admit: called in a step with each well-formed command; by default it is `acknowledge`.
         on_malformed: called in a step with each refused or malformed frame.
         on_rebound: called in a step once its addresses are those of other sockets.
+        on_turn: called in each step, if it is set, with the number of all commands acknowledged.
     """
 
     def __init__(
@@ -79,6 +78,7 @@ class Listener:
         link: Link | None = None,
         *,
         waits: Waits | None = None,
+        reading: ReadingPolicy = DOCUMENTED,
     ) -> None:
         self._sockets = list(sockets)
         self._addresses: list[tuple[int, str | tuple[str, int]]] = []
@@ -88,11 +88,8 @@ class Listener:
         self._full = False
         self._waits = waits
         self.admit = self.acknowledge
-        self._parse = parse
-        self._read_bytes = READ_BYTES
-        self._reads_once = False
-        self._now_s = clock.monotonic
-        self._sleep = clock.sleep
+        self.on_turn: Callable[[int], object] | None = None
+        self._now_s, self._sleep = clock.monotonic, clock.sleep
         link = Link() if link is None else link
         self._selector = link.selector
         self._client = link.client
@@ -104,14 +101,22 @@ class Listener:
         self._quiet: OrderedDict[FrameConnection, None] = OrderedDict()
         self._thread = Thread(self._serve, "cpsim-daemon")
         self._stopping = False
-        self._acknowledged = self._passed_on = 0
+        self.malformed = self._acknowledged = self._passed_on = 0
         self._held: set[FrameConnection] = set()
         self._scheduled: list[tuple[float, int, Callable[[], object], FrameConnection | None]] = []
         self._number = count()
         self._calls: SimpleQueue[Callable[[], object]] = SimpleQueue()
-        self.malformed = 0
         self.on_malformed: Callable[[bytes], object] = bytes
         self.on_rebound: Callable[[], object] = tuple
+        self._reading = DOCUMENTED
+        self.set_reading(reading)
+
+    def set_reading(self, reading: ReadingPolicy) -> None:
+        """Replace how it reads frames; those that are being read may still be read as before."""
+        before, self._reading = self._reading, reading
+        self._parse, self._read_bytes, self._reads_once = reading.parser(), reading.read_bytes, reading.once
+        for sock in self._sockets if reading.backlog != before.backlog and not self._refusing else ():
+            sock.listen(reading.backlog)
 
     def open(self) -> None:
         """Begin to accept, as far as `step` is called."""
@@ -188,7 +193,7 @@ class Listener:
         """Accept connections again, in a step."""
         if self._refusing:
             for sock in self._sockets:
-                sock.listen(BACKLOG)
+                sock.listen(self._reading.backlog)
                 sock.setblocking(False)  # noqa: FBT003
                 self._selector.register(sock, selectors.EVENT_READ)
             self._refusing = False
@@ -232,9 +237,11 @@ class Listener:
             elif key.fileobj is self._wake_end:
                 self._on_wake()
             else:
-                self._accept(key.fileobj)  # type: ignore[arg-type]
+                self._accept(key.fileobj, self._reading.accepts)  # type: ignore[arg-type]
         for _ in range(len(self._fresh)):
             self._receive(self._fresh.popleft())
+        if self.on_turn is not None:
+            self.on_turn(self._acknowledged)
         self._end_waits(now_s)  # the time before the select: bytes that have arrived since are read first
         self._pass_on()
 
@@ -285,8 +292,8 @@ class Listener:
             deadlines.append(self._scheduled[0][0])
         return max(0.0, min(deadlines) - self._now_s()) if deadlines else None
 
-    def _accept(self, listening: socket.socket) -> None:
-        for turn in range(ACCEPTS_A_TURN):
+    def _accept(self, listening: socket.socket, most: int = ACCEPTS_A_TURN) -> None:
+        for turn in range(most):
             try:
                 fd, _peer = listening._accept()  # type: ignore[attr-defined]  # noqa: SLF001 - accept() costs three times as much
             except BlockingIOError:
@@ -323,14 +330,14 @@ class Listener:
         frame = connection.frame = connection.frame + data
         ended = not data or self._reads_once or b"\n" in frame.lstrip()
         if not frame:
-            self.close(connection)
+            (self._refuse if self._reading.answers_silence else self.close)(connection)
             return
         if self._waits is not None:
             self._waits.begin(connection, frame.decode(errors="replace").strip(), self._waits.now_s())
         try:
             call = self._parse(frame)
         except MalformedFrame:
-            if ended or _cannot_complete(frame):
+            if ended or cannot_complete(frame):
                 self._refuse(connection)
             else:
                 self._watch(connection)
@@ -355,6 +362,9 @@ class Listener:
 
     def _refuse(self, connection: FrameConnection) -> None:
         self._reject(connection.frame)
+        if self._reading.hangs_up(connection.frame):
+            self.close(connection)
+            return
         connection.answered = True
         self.reply(connection, b"ER")
         self._fresh.append(connection)
@@ -490,12 +500,3 @@ class Listener:
 
     def _await_answers(self) -> None:
         """Wait until every accepted command is answered; here, each is already."""
-
-
-def _cannot_complete(frame: bytes) -> bool:
-    """Return whether no further bytes can make this frame well formed."""
-    word, comma, _ = frame.lstrip().lower().partition(b",")
-    kinds = [kind.encode() for kind in KINDS]
-    if comma:
-        return len(frame) > READ_BYTES or word not in kinds
-    return len(frame) > READ_BYTES or not any(kind.startswith(word) for kind in kinds)

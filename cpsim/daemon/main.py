@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cpdaemon.endpoint import UnixEndpoint
-from cpsim.daemon.courier import BulkClient
+from cpsim.daemon.client import BulkClient
 from cpsim.daemon.site import Daemon
 from cpsim.daemon.spool import RESERVE_BYTES, Spool
 from cpsim.errors import CpsimError
 from cpsim.faults.plan import FaultPlan
 from cpsim.faults.spec import SERVER_REQUESTS
+from cpsim.quirks import composed
+from cpsim.quirks.policies.delivery import DeliveryPolicy
 from cpsim.system.process import ending_signals
 from cpsim.system.threads import on_thread_failure
 from cpsim.ui.printable import printable
@@ -54,7 +56,7 @@ def run(
         ready: called with the address, `KIND ADDRESS`, once commands are accepted.
         timeout_s: seconds that the server may take to answer a batch.
         when_unknown: `dead-letter` or `resend`.
-        quirks: names from `cpsim.protocol.quirks.QUIRKS`; with "ack-before-delivery" there is no spool.
+        quirks: names from `cpsim.quirks.QUIRKS`; with "ack-before-delivery" there is no spool.
         faults: faults, as text.
         seed: seed of the faults' probabilities.
 
@@ -78,15 +80,16 @@ def run(
     handler.setFormatter(_Printable("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=config.loglevel, handlers=[handler])
     credentials = config.project or "", config.secret or ""
+    delivery = composed(DeliveryPolicy(), quirks)
     with (
         on_thread_failure(lambda _: stop.set()),
-        closing(BulkClient(config.server, credentials, timeout_s)) as server,
+        closing(BulkClient(config.server, credentials, timeout_s, follows=delivery.follows)) as server,
         Daemon(
             server,
             credentials[0],
             unix=Path(config.listen.path) if isinstance(config.listen, UnixEndpoint) else None,
             tcp=None if isinstance(config.listen, UnixEndpoint) else config.listen,
-            spool=_spool(config) if "ack-before-delivery" not in quirks else None,
+            spool=_spool(config) if delivery.durable else None,
             flush_interval_s=config.flush_interval_s,
             when_unknown=when_unknown,
             quirks=quirks,

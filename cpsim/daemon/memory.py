@@ -28,6 +28,8 @@ class MemorySpool:
         self._sequence = 0
         self.delivered_to = self.released_to = 0
         self.released = threading.Condition()
+        self.wakes_always = False
+        """Whether each command that comes notifies `released`."""
 
     @property
     def pending(self) -> int:
@@ -47,7 +49,7 @@ class MemorySpool:
             before = self.ready
             self._calls.extend(calls)
             self.released_to += len(calls)
-            if before == 0 or self.ready >= MAX_BATCH:
+            if before == 0 or self.ready >= MAX_BATCH or self.wakes_always:
                 self.released.notify_all()
 
     def take(

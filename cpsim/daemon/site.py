@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Any, Final
 from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint, parse_endpoint
 from cpdaemon.errors import EndpointError
 from cpsim.clock import SYSTEM_CLOCK
-from cpsim.daemon.courier import MAX_BACKOFF_S, WHEN_UNKNOWN
+from cpsim.daemon.courier import CAREFUL, MAX_BACKOFF_S, WHEN_UNKNOWN, Courier
+from cpsim.daemon.durable import DurableListener
 from cpsim.daemon.faults import BatchFaults, FrameFaults
+from cpsim.daemon.listener import Listener
 from cpsim.daemon.memory import MemorySpool
-from cpsim.daemon.quirks import QuirkyCourier, QuirkyDurableListener, QuirkyListener
 from cpsim.daemon.spool import Spool
 from cpsim.faults.plan import FaultPlan
 from cpsim.net.addresses import listen_tcp, listen_unix
+from cpsim.quirks import composed
+from cpsim.quirks.policies.delivery import DeliveryPolicy
+from cpsim.quirks.policies.reading import ReadingPolicy
 from cpsim.system.own_file import OwnFile
 
 if TYPE_CHECKING:
@@ -26,11 +30,9 @@ if TYPE_CHECKING:
 
     from cpdaemon.signing import Call
     from cpsim.clock import Clock
-    from cpsim.daemon.courier import Server
+    from cpsim.daemon.client import Server
     from cpsim.metrics.waits import Waits
 
-QUEUE_QUIRKS: Final = {"flush-starves", "reorder-classes", "drop-on-error", "resend-duplicates", "busy-when-down"}
-"""Quirks of delivery, for which commands must be queued."""
 STOP_TIMEOUT_S: Final = 10.0
 """Time for a stopping daemon to deliver its commands."""
 
@@ -49,7 +51,7 @@ class Daemon:
         flush_interval_s: longest time that a command waits for its batch to fill, in seconds.
         when_unknown: `dead-letter` or `resend`; see `cpsim.daemon.courier`.
         max_backoff_s: longest backoff, in seconds.
-        quirks: differences from the documented daemon: names from `cpsim.protocol.quirks.QUIRKS`.
+        quirks: differences from the documented daemon: names from `cpsim.quirks.QUIRKS`.
         faults: the plan of faults.
         waits: record of callers' waits.
         apply: applies commands at once where nothing has them wait; without it, all go through the spool.
@@ -84,7 +86,8 @@ class Daemon:
         self._unix = unix
         self._tcp = tcp
         self._waits = waits
-        self._quirks = quirks
+        self._reading = composed(ReadingPolicy(), quirks)
+        self._delivery = composed(DeliveryPolicy(), quirks)
         self.faults = FaultPlan() if faults is None else faults
         self._spool = MemorySpool() if spool is None else spool
         self.spool_path = spool.path if isinstance(spool, Spool) else None
@@ -93,10 +96,10 @@ class Daemon:
         self._apply = apply
         self._server = BatchFaults(server, self.faults, project, clock)
         delivery = self._server, flush_interval_s, when_unknown, max_backoff_s
-        self._courier = QuirkyCourier(self._spool, *delivery, quirks=quirks, clock=clock)
+        self._courier = Courier(self._spool, *delivery, clock=clock, delivery=self._delivery)
         self._sockets: list[socket.socket] = []
         self._socket_file: OwnFile | None = None
-        self._listener: QuirkyListener | None = None
+        self._listener: Listener | None = None
         self._frame_faults: FrameFaults | None = None
         self.on_malformed: Callable[[bytes], object] = bytes
         """Called with each refused or malformed frame; set it before `start`."""
@@ -134,10 +137,13 @@ class Daemon:
 
     def set_quirks(self, quirks: frozenset[str]) -> None:
         """Replace the quirks; commands accepted before may still see the previous ones."""
-        self._quirks = quirks
-        self._courier.set_quirks(quirks)
+        self._reading = composed(ReadingPolicy(), quirks)
+        self._delivery = composed(DeliveryPolicy(), quirks)
+        self._courier.set_delivery(self._delivery)
         if self._listener is not None:
-            self._listener.set_quirks(quirks)
+            self._listener.set_reading(self._reading)
+            self._listener.on_turn = self._on_turn
+            self._parse_records()
 
     def bind(self) -> None:
         """Bind the addresses.
@@ -163,9 +169,11 @@ class Daemon:
     def start(self) -> None:
         """Start to serve, and to deliver commands that an earlier daemon has left."""
         self._listener = self._listen(self._spool)
+        self._parse_records()
         self._listener.on_malformed = self.on_malformed
         if self._socket_file is not None:
             self._listener.on_rebound = self._socket_file.note
+        self._listener.on_turn = self._on_turn
         self._listener.open()
         self._frame_faults = FrameFaults(self._listener, self.faults, self.project_id)
         self._frame_faults.begin()
@@ -214,17 +222,26 @@ class Daemon:
         self.stop()
         log.info("stopped; %d commands stay in the spool", self._spool.pending)
 
-    def _listen(self, spool: Spool | MemorySpool) -> QuirkyListener:
-        options: dict[str, Any] = {"quirks": self._quirks, "on_turn": self._courier.delay_turn, "waits": self._waits}
+    def _parse_records(self) -> None:
+        """Have the spool parse what the listener lets pass."""
+        if isinstance(self._spool, Spool):
+            self._spool.parse = self._reading.parser()
+
+    @property
+    def _on_turn(self) -> Callable[[int], object] | None:
+        return None if self._delivery.busy is None else self._courier.delay_turn
+
+    def _listen(self, spool: Spool | MemorySpool) -> Listener:
+        options: dict[str, Any] = {"waits": self._waits, "reading": self._reading}
         if isinstance(spool, Spool):
-            return QuirkyDurableListener(self._sockets, spool, self._clock, **options)
-        return QuirkyListener(self._sockets, self._take, lambda: spool.is_full, self._clock, **options)
+            return DurableListener(self._sockets, spool, self._clock, **options)
+        return Listener(self._sockets, self._take, lambda: spool.is_full, self._clock, **options)
 
     def _take(self, calls: Sequence[Call]) -> None:
         """Apply acknowledged commands, or queue them in memory."""
         spool = self._spool
         assert isinstance(spool, MemorySpool)
-        queues = self._has_interval or spool.pending or self.faults.delivery or QUEUE_QUIRKS & self._quirks
+        queues = self._has_interval or spool.pending or self.faults.delivery or self._delivery != CAREFUL
         if self._apply is None or queues:
             spool.put(calls)
         else:

@@ -18,11 +18,11 @@ from dataclasses import dataclass, replace
 from itertools import starmap
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from cpdaemon.commands import COMMANDS
 from cpdaemon.signing import bulk_batches
 from cpdaemon.wire import MalformedFrame, parse
 from cpsim.clock import SYSTEM_CLOCK
 from cpsim.errors import CpsimError
-from cpsim.protocol.quirks import numbers_in
 from cpsim.store.log import Log, cut
 
 if TYPE_CHECKING:
@@ -130,6 +130,9 @@ class Spool:
         self._sender, self._sequence = senders[0] if senders else (uuid.uuid4().hex, 0)
         self._had_room = True
         self.released = threading.Condition()
+        self.wakes_always = False
+        self.parse: Callable[[bytes], Call] = parse
+        """Parses the frames, as the daemon that stores them does."""
 
     @property
     def pending(self) -> int:
@@ -203,7 +206,7 @@ class Spool:
         with self.released:
             before = self.ready
             self._released = max(self._released, position)  # what was cleared may be released afterwards
-            if before == 0 or self.ready >= MAX_BATCH:
+            if before == 0 or self.ready >= MAX_BATCH or self.wakes_always:
                 self.released.notify_all()
 
     def take(
@@ -228,14 +231,14 @@ class Spool:
             id_, last, was_named = self._open
             records = self._read(last, last - self._sent)
             found = Batch(id_, last, [], [], named=bool(was_named), resumed=True)
-            batch, dead = _filled(found, records, self._log.clock)
+            batch, dead = _filled(found, records, self._log.clock, self.parse)
             if not dead:
                 return batch
             self._fail_resumed(batch, dead)
         while records := self._read(self._released, size):
             self._sequence += 1  # also if the write fails: no number is used twice
             new = Batch(batch_id_of(self._sender, self._sequence), records[-1][0], [], [], named)
-            batch, dead = _filled(new, records, self._log.clock)
+            batch, dead = _filled(new, records, self._log.clock, self.parse)
             if dead:
                 self._set_dead_letters(dead)
             if batch.calls:
@@ -400,7 +403,9 @@ class Spool:
         _log_dead_letters([*dead, *unknown])
 
 
-def _filled(batch: Batch, records: Iterable[tuple[int, str]], clock: Clock) -> tuple[Batch, list[FailedCommand]]:
+def _filled(
+    batch: Batch, records: Iterable[tuple[int, str]], clock: Clock, parse: Callable[[bytes], Call]
+) -> tuple[Batch, list[FailedCommand]]:
     """Return a batch with the commands of records, and the malformed ones as dead letters."""
     commands: list[tuple[int, str]] = []
     calls: list[Call] = []
@@ -438,7 +443,9 @@ def fitting(calls: Sequence[Call], *, in_order: bool, careful: bool) -> int:
 
 def _is_risky(call: Call) -> bool:
     """Return whether a number in a command is malformed."""
-    return not all(WHOLE_NUMBER.fullmatch(str(value)) for value in numbers_in(*call))
+    kind, arguments = call
+    numbers = [value for name, value in arguments.items() if COMMANDS[kind].type_of(name) is int]
+    return not all(WHOLE_NUMBER.fullmatch(str(value)) for value in numbers)
 
 
 def text_of(call: Call) -> str:

@@ -60,7 +60,7 @@ class Fake:
         sites: further daemons.
         control_token: token of requests to the control API. Without one, the control API needs no token on loopback,
             and is off elsewhere.
-        quirks: differences from the documented system: names from `cpsim.protocol.quirks.QUIRKS`.
+        quirks: differences from the documented system: names from `cpsim.quirks.QUIRKS`.
         journal_limit: number of commands of each project that the journal keeps.
         store: file of the accounts; a daemon stores acknowledged commands in `FILE.PROJECT.spool` beside it, a
             project's second daemon in `FILE.PROJECT+2.spool`. Without it, everything is in memory.
@@ -245,7 +245,7 @@ class Fake:
         """Replace the quirks.
 
         Args:
-            quirks: names from `cpsim.protocol.quirks.QUIRKS`.
+            quirks: names from `cpsim.quirks.QUIRKS`.
 
         Raises:
             CpsimError: with a store, "ack-before-delivery" would change, which only the constructor sets.

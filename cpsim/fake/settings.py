@@ -23,7 +23,7 @@ from cpsim.errors import CpsimError
 from cpsim.fake import ANY_PORT, Fake, Site
 from cpsim.faults.spec import Fault
 from cpsim.net.listen import Listen, is_loopback
-from cpsim.protocol.quirks import QUIRKS, chosen
+from cpsim.quirks import QUIRKS, chosen
 from cpsim.server.clock import LATEST_US
 from cpsim.server.journal import DEFAULT_LIMIT
 from cpsim.server.service import AccountServer

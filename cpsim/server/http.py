@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from itertools import repeat, takewhile
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, unquote_to_bytes
 
@@ -18,9 +18,10 @@ from cpdaemon.commands import KINDS
 from cpsim.errors import CpsimError
 from cpsim.net.http.messages import Failure, Request, Response
 from cpsim.protocol import depth
+from cpsim.protocol.slots import shown
+from cpsim.quirks.policies.request import broken_off
 from cpsim.server.batches import LONGEST_ID, BatchNotApplied
-from cpsim.server.ledger import shown
-from cpsim.server.quirks import aborts_bulk
+from cpsim.server.ledger import MalformedRefusal
 from cpsim.server.service import DIGESTS
 from cpsim.store.log import InDoubt
 
@@ -28,11 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 
     from cpsim.net.http.application import Answer, Caller
+    from cpsim.quirks.policies.request import RequestPolicy
     from cpsim.server.control.api import Control
     from cpsim.server.service import AccountServer, Call
 
     Document = Mapping[str, object] | Failure
-    Render = Callable[[Request, Document], Response]
 
 API_PATH: Final = "/api"
 CALLBACK_NAME: Final = re.compile(r"[A-Za-z_$][\w$]*(\.[A-Za-z_$][\w$]*)*", re.ASCII)
@@ -46,6 +47,10 @@ DEFAULT_CALLBACK: Final = "jsonp_callback"
 REQUESTS: Final = {"heartbeat": {""}, "batch": {"bulk", "slots", *KINDS}, "lib": {"claim", "release"}}
 
 
+PAGE: Final = broken_off()
+"""How the server in production answers where it breaks off."""
+
+
 class SingleCommand(msgspec.Struct):
     """A command from a request of its own, not applied yet."""
 
@@ -54,13 +59,13 @@ class SingleCommand(msgspec.Struct):
     written: bytes
     """The call as JSON."""
     request: Request
-    render: Render
+    render: Callable[[Request, Document], Response]
     failure: Failure | None = None
     """The refusal, if the command was refused."""
 
 
-class _BulkAborted(Exception):
-    """The quirk `bulk-abort` has aborted a request."""
+class _BrokenOff(Exception):
+    """A quirk has broken a request off."""
 
 
 class Api:
@@ -86,7 +91,11 @@ class Api:
         if folder not in REQUESTS:
             page = None if self._control is None else self._control.page(request)
             return _json(Failure(404, f"no such path {request.path!r}")) if page is None else page
-        if request.method not in {"GET", "POST"}:
+        requests = self._accounts.requests
+        for look in requests.before:
+            if (answer := look(request, folder, name)) is not None:
+                return answer
+        if requests.methods is not None and request.method not in requests.methods:
             return _json(Failure(405, f"{request.method} is not supported; use GET or POST"))
         if folder == "heartbeat":
             return Response(200, b"OK", TEXT)
@@ -99,7 +108,10 @@ class Api:
             of_project.setdefault(command.project_id, []).append(command)
         for project_id, members in of_project.items():
             self._apply(project_id, members)
-        return [command.render(command.request, command.failure or DONE) for command in commands]
+        return [
+            PAGE if command.failure is BROKEN_OFF else command.render(command.request, command.failure or DONE)
+            for command in commands
+        ]
 
     def _apply(self, project_id: str, commands: Sequence[SingleCommand]) -> None:
         """Apply commands of a project, and note the refusals."""
@@ -107,31 +119,43 @@ class Api:
         for command in commands:
             calls.append(command.call)
             written.append(command.written)
-        for position, message in self._accounts.apply(project_id, calls, None, b"[" + b",".join(written) + b"]"):
-            commands[position].failure = Failure(500, message)
+        page = self._accounts.requests.page
+        for refusal in self._accounts.apply(project_id, calls, None, b"[" + b",".join(written) + b"]"):
+            is_page = page and type(refusal) is MalformedRefusal
+            commands[refusal.position].failure = BROKEN_OFF if is_page else Failure(500, refusal.message)
 
     def _answer(self, request: Request, folder: str, name: str, suffix: str) -> Response | SingleCommand:
         """Perform the request of a path, and answer in the format of its suffix."""
-        render = FORMATS.get(suffix)
+        requests = self._accounts.requests
+        render = requests.formats.get(suffix) or FORMATS.get(suffix)
         if render is None:
             return Response(500, f"Unknown API protocol {suffix!r} requested".encode(), TEXT)
-        if suffix == "jsonp" and not CALLBACK_NAME.fullmatch(_callback(request)):
+        if suffix == "jsonp" and not requests.any_callback and not CALLBACK_NAME.fullmatch(_callback(request)):
             return _json(Failure(400, "callback is not the name of a JavaScript function"))
         try:
-            answer = self._perform(request, folder, name, suffix)
+            answer = self._perform(requests, request, (folder, name, suffix))
         except Failure as failure:
             return render(request, failure)
-        except _BulkAborted:
-            return Response(500, b"<h1>Server Error (500)</h1>", b"text/html")
-        return answer if isinstance(answer, SingleCommand) else render(request, answer)
+        except _BrokenOff:
+            return PAGE
+        if isinstance(answer, SingleCommand):
+            answer.render = render
+            return answer
+        return answer if isinstance(answer, Response) else render(request, answer)
 
-    def _perform(self, request: Request, folder: str, name: str, suffix: str) -> dict[str, object] | SingleCommand:
-        project_id, signed = self._authenticate(request)
+    def _perform(
+        self, requests: RequestPolicy, request: Request, route: tuple[str, str, str]
+    ) -> dict[str, object] | Response | SingleCommand:
+        folder, name, suffix = route
+        project_id, signed = self._authenticate(request, is_strict=requests.strict)
+        for look in requests.signed:
+            if (answer := look(request, folder, name)) is not None:
+                return answer
         if name not in REQUESTS[folder]:
             raise Failure(404, f"no such path {request.path!r}")
         if name == "slots":
             return {"result": "ok", "data": self._accounts.outstanding(project_id)}
-        arguments = _arguments(request, signed, name, suffix)
+        arguments = _arguments(requests, request, signed, name, suffix)
         if folder == "lib":
             return self._lib(project_id, name, arguments)
         document = None
@@ -143,16 +167,15 @@ class Api:
         written = msgspec.json.encode(call) if document is None else CALL_BEGINS[name] + document + b"]"
         return SingleCommand(project_id, call, written, request, FORMATS[suffix])
 
-    def _authenticate(self, request: Request) -> tuple[str, bytes]:
+    def _authenticate(self, request: Request, *, is_strict: bool) -> tuple[str, bytes]:
         """The project that signed a request, and the bytes that the digest covers."""
         if request.method == "GET":
-            signed, found, last = request.query.rpartition(b"auth=")
-            if not found or (signed and not signed.endswith(b"&")):
+            signed, found, token = request.query.partition(b"&auth=")
+            if not found:
                 raise Failure(400, "no &auth= in the query")
-            if b"&" in last:
+            if b"&" in token:
                 raise Failure(400, "auth= is not the last argument of the query")
-            signed = signed[:-1]
-            token = unquote_to_bytes(last)
+            token = token if is_strict else unquote_to_bytes(token)
         else:
             signed = request.body
             if (header := request.headers.get(b"authorization")) is None:
@@ -162,6 +185,8 @@ class Api:
         if len(parts) != 3:
             raise Failure(400, "the token is not ALGORITHM,PROJECT,DIGEST")
         algorithm, project, digest = parts
+        if is_strict and self._accounts.known_id(project) != project:
+            raise Failure(401, "unknown project")
         if algorithm not in DIGESTS:
             raise Failure(400, f"unknown algorithm {algorithm!r}; use one of {', '.join(DIGESTS)}")
         project_id = self._accounts.authenticate(algorithm, project, digest, signed)
@@ -179,13 +204,13 @@ class Api:
         self,
         request: Request,
         project_id: str,
-        classes: Mapping[str, object],
+        classes: Any,  # noqa: ANN401 - a quirk may read any JSON
         signed: bytes,
         document: bytes | None,
     ) -> dict[str, object]:
-        is_bare = "bulk-abort" in self._accounts.quirks
-        # a server that aborts batches cannot promise to apply them once
-        batch = "" if is_bare else request.headers.get(BATCH, b"").decode("latin-1")
+        requests = self._accounts.requests
+        # a server that breaks bulks off cannot promise to apply them once
+        batch = "" if requests.breaks_off else request.headers.get(BATCH, b"").decode("latin-1")
         if len(batch) > LONGEST_ID:
             raise Failure(400, f"the id of the batch has {len(batch):,} characters: at most {LONGEST_ID} are accepted")
         # other commands with the same id are another batch
@@ -193,10 +218,10 @@ class Api:
         try:
             if batch and not classes:
                 return {"result": "ok", "batch": batch} | self._given_up(project_id, batch)
-            errors = list(self._apply_bulk(project_id, classes, batch_id, document))
+            errors = list(self._apply_bulk(requests, project_id, classes, batch_id, document))
         except BatchNotApplied as reason:
             raise Failure(409, str(reason)) from reason
-        if is_bare:  # in production, an error does not name its command
+        if requests.breaks_off:  # in production, an error does not name its command
             errors = [{"message": error["message"], "code": error["code"]} for error in errors]
         return {"result": "ok"} | ({"batch": batch} if batch else {}) | ({"errors": errors} if errors else {})
 
@@ -209,31 +234,31 @@ class Api:
         return {"applied": True} | ({"errors": errors} if errors else {})
 
     def _apply_bulk(
-        self, project_id: str, classes: Mapping[str, object], batch_id: str | None, document: bytes | None
+        self,
+        requests: RequestPolicy,
+        project_id: str,
+        classes: Any,  # noqa: ANN401 - a quirk may read any JSON
+        batch_id: str | None,
+        document: bytes | None,
     ) -> Iterator[dict[str, object]]:
         """Apply a bulk document class by class; yields an error for each refused command."""
+        lists, errors, is_broken = _lists(classes) if requests.read_bulk is None else requests.read_bulk(classes)
         calls: list[Call] = []
-        lists: dict[str, list[Any]] = {}
-        for kind in KINDS:
-            commands = classes.get(kind, [])
-            if not isinstance(commands, list):
-                yield _bulk_error(f"{kind} is not a list of commands", kind)
-                document = None
+        for kind, commands in lists.items():
+            if {dict}.issuperset(map(type, commands)):
+                calls += zip(repeat(kind), commands)
                 continue
-            lists[kind] = commands
-            if not {dict}.issuperset(map(type, commands)):
-                for index, arguments in enumerate(commands):
-                    if type(arguments) is not dict:
-                        yield _bulk_error(f"{shown(arguments)} is not an object", kind, index)
-                commands = [arguments for arguments in commands if type(arguments) is dict]
-                document = None
-            calls += zip(repeat(kind), commands)
-        if "bulk-abort" in self._accounts.quirks:
-            whole = list(takewhile(lambda call: not aborts_bulk(*call), calls))
-            if len(whole) < len(calls):
-                self._accounts.apply(project_id, whole)
-                raise _BulkAborted
-        if refusals := self._accounts.apply(project_id, calls, batch_id, document):
+            for index, arguments in enumerate(commands):
+                if type(arguments) is not dict:
+                    yield _bulk_error(f"{shown(arguments)} is not an object", kind, index)
+            document = None
+            calls += [(kind, arguments) for arguments in commands if type(arguments) is dict]
+        if requests.read_bulk is not None or lists.keys() != set(KINDS):
+            document = None
+        refusals = self._accounts.apply(project_id, calls, batch_id, document, breaks_off=requests.breaks_off)
+        if is_broken or (requests.breaks_off and refusals and type(refusals[-1]) is MalformedRefusal):
+            raise _BrokenOff
+        if refusals:
             origins = [
                 (kind, index)
                 for kind, commands in lists.items()
@@ -242,9 +267,8 @@ class Api:
             ]
             for refusal in refusals:
                 yield _bulk_error(refusal.message, *origins[refusal.position])
-        for kind in classes:
-            if kind not in KINDS:
-                yield _bulk_error(f"unknown class {kind!r}", kind)
+        for message, kind in errors:
+            yield _bulk_error(message, kind)
 
     def answer(self, request: Request, caller: Caller, /) -> Answer | Coroutine[Any, Any, Answer] | SingleCommand:
         """Answer one request, or begin to: with a store, the answer waits for its commit."""
@@ -291,22 +315,39 @@ def _bulk_error(message: str, kind: str, index: int | None = None) -> dict[str, 
     return error if index is None else error | {"index": index}
 
 
-def _arguments(request: Request, signed: bytes, name: str, suffix: str) -> dict[str, Any]:
+def _lists(classes: Mapping[str, object]) -> tuple[dict[str, list[Any]], list[tuple[str, str]], bool]:
+    """The lists of commands of a bulk, and what is wrong with it: see `RequestPolicy.read_bulk`."""
+    given = {kind: classes.get(kind, []) for kind in KINDS}
+    lists = {kind: commands for kind, commands in given.items() if isinstance(commands, list)}
+    errors = [(f"{kind} is not a list of commands", kind) for kind in given if kind not in lists]
+    return lists, errors + [(f"unknown class {kind!r}", kind) for kind in classes if kind not in KINDS], False
+
+
+def _arguments(requests: RequestPolicy, request: Request, signed: bytes, name: str, suffix: str) -> Any:  # noqa: ANN401
     if request.method == "GET":
-        pairs = dict(parse_qsl(signed.decode("utf-8", "replace"), keep_blank_values=True))
-        if suffix == "jsonp":
+        query = request.query if name in requests.takes_auth else signed
+        pairs = dict(parse_qsl(query.decode("utf-8", "replace"), keep_blank_values=True))
+        if suffix == "jsonp" and name not in requests.takes_auth:
             pairs.pop("callback", None)
-        return {kind: _decoded(text.encode(), 2) for kind, text in pairs.items()} if name == "bulk" else pairs
+        if name != "bulk" or requests.read_bulk is not None:
+            return pairs
+        return {kind: _decoded(text.encode(), 2) for kind, text in pairs.items()}
     if suffix == "text":
-        text = request.body.decode("utf-8", "replace").strip()
-        fields = [field.partition("=") for field in text.split(",")]
-        if not all(equals for _, equals, _ in fields):
-            raise Failure(400, "the body is not name=value,name=value")
-        return {key.strip(): value for key, _, value in fields}
+        return (requests.read_text or _read_text)(request.body)
     arguments = _decoded(request.body, 3 if name == "bulk" else 1)
-    if not isinstance(arguments, dict):
+    if not isinstance(arguments, dict) and (name != "bulk" or requests.read_bulk is None):
+        if requests.page:
+            raise _BrokenOff
         raise Failure(400, "the body is not a JSON object")
     return arguments
+
+
+def _read_text(body: bytes) -> dict[str, Any]:
+    """Read `name=value,name=value`."""
+    fields = [field.partition("=") for field in body.decode("utf-8", "replace").strip().split(",")]
+    if not all(equals for _, equals, _ in fields):
+        raise Failure(400, "the body is not name=value,name=value")
+    return {key.strip(): value for key, _, value in fields}
 
 
 def _decoded(text: bytes, levels: int) -> object:
@@ -380,7 +421,8 @@ def _as_jsonp(request: Request, answer: Document) -> Response:
 
 
 def _callback(request: Request) -> str:
-    return dict(parse_qsl(request.query.decode("utf-8", "replace"))).get("callback", DEFAULT_CALLBACK)
+    pairs = parse_qsl(request.query.decode("utf-8", "replace"), keep_blank_values=True)
+    return dict(pairs).get("callback", DEFAULT_CALLBACK)
 
 
 ROUTES: Final = {
@@ -393,7 +435,9 @@ ROUTES: Final = {
 """The parts of the usual paths."""
 DONE: Final[dict[str, object]] = {"result": "ok"}
 DONE_AS_JSON: Final = _json(DONE)
-FORMATS: Final[dict[str, Render]] = {
+BROKEN_OFF: Final = Failure(500, "a malformed argument")
+"""Stands for `PAGE`."""
+FORMATS: Final[dict[str, Callable[[Request, Document], Response]]] = {
     "": _as_json,
     "json": _as_json,
     "text": _as_text,

@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from cpdaemon.commands import KINDS
-from cpsim.server.ledger import shown
+from cpsim.protocol.slots import shown
 
 log = logging.getLogger(__name__)
 

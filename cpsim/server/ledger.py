@@ -10,53 +10,38 @@ The ledger is pure: time is an argument, in integer microseconds, and must not g
 from __future__ import annotations
 
 from collections import deque
-from functools import lru_cache
 from heapq import heapify, heappop, heappush
 from itertools import count
 from sys import intern
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
-from cpsim.server.accounts import (
+from cpsim.protocol.slots import (
     ALLOCATED,
     CLAIMED,
     DISCARDED,
     EXPIRED,
-    Account,
-    Machine,
-    ProjectAccounts,
-    Slot,
+    CommandRefused,
+    MalformedArgument,
     State,
-    add_up,
-    hashed,
+    Transition,
 )
+from cpsim.quirks.policies.ledger import LARGEST_INTEGER, LedgerPolicy, read_text
+from cpsim.server.accounts import NO_COUNTERS, Account, Machine, ProjectAccounts, Slot, add_up, hashed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
 DEFAULT_CREDITS: Final = 1
 DEFAULT_REASON: Final = "unspecified"
-LARGEST_INTEGER: Final = 2**53 - 1
-"""The largest number accepted: every JSON reader holds it exactly."""
-
 MINUTE_US: Final = 60_000_000
 DEFAULT_LIFETIME_US: Final = 1440 * MINUTE_US
 LAST_US: Final = 2**63 - 1
 """The latest expiry: the largest 64-bit integer. A later expiry is set to it."""
 
-LONGEST_QUOTE: Final = 80
-MOST_DIGITS: Final = 17
-"""The most characters of a number given as text, with its sign."""
-NUMBERS_KEPT: Final = 1_024
-
-
-class Transition(NamedTuple):
-    """A command's transition of a slot from one state to another; `before` is None for an unused id."""
-
-    kind: str
-    before: State | None
-    after: State
-
-
+HALF_MADE_US: Final = 15 * DEFAULT_LIFETIME_US
+"""The lifetime of a slot that an alloc made which was refused."""
+EXPIRED_REASON: Final = "expired"
+"""The reason of a discard that is the housekeeping of `expire-live`."""
 TRANSITIONS: Final = (
     Transition("alloc", None, ALLOCATED),
     Transition("counters", ALLOCATED, ALLOCATED),
@@ -65,12 +50,9 @@ TRANSITIONS: Final = (
     Transition("claim", ALLOCATED, CLAIMED),
 )
 """The life cycle of a slot; any other command is refused. The method of the kind's name does the rest."""
+DOCUMENTED: Final = LedgerPolicy()
 MAKING: Final = frozenset(row.kind for row in TRANSITIONS if row.before is None)
 AFTER: Final = {row.kind: row.after for row in TRANSITIONS if row.before is not None}
-
-
-class CommandRefused(Exception):
-    """The command was refused and changed nothing; the message gives the reason."""
 
 
 class Refusal(NamedTuple):
@@ -80,17 +62,31 @@ class Refusal(NamedTuple):
     message: str
 
 
-class Ledger:
-    """The accounts of every project, and which user owns which machine."""
+class MalformedRefusal(Refusal):
+    """A command that was refused because an argument cannot be read."""
 
-    def __init__(self) -> None:
+    __slots__ = ()
+
+
+class Ledger:
+    """The accounts of every project, and which user owns which machine.
+
+    Args:
+        rules: those that quirks replace.
+    """
+
+    def __init__(self, rules: LedgerPolicy = DOCUMENTED) -> None:
         self.projects: dict[str, ProjectAccounts] = {}
         self.owners: dict[str, str] = {}
         self._due: list[tuple[int, int, ProjectAccounts, int]] = []
         """A heap of the next expiry of each lifetime of each project."""
         self._serial = count()
+        self._rules = rules
+        self._shares_ids = rules.ids == "server"
+        self._settled_rows = {(row.kind, row.before): row for row in rules.transitions}
         self._changes: dict[str, Callable[[Any, ProjectAccounts, Any, Mapping[str, object], int], None]] = {
-            row.kind: getattr(type(self), f"_{row.kind}") for row in TRANSITIONS
+            row.kind: _change_nothing if row.kind in rules.unread else getattr(type(self), f"_{row.kind}")
+            for row in TRANSITIONS
         }
         """Functions, not bound methods, whose cycle would delay freeing the ledger."""
 
@@ -132,9 +128,18 @@ class Ledger:
             raise CommandRefused(refusal.message)
 
     def apply_all(
-        self, project_id: str, calls: Iterable[tuple[str, Mapping[str, object]]], now_us: int
+        self,
+        project_id: str,
+        calls: Iterable[tuple[str, Mapping[str, object]]],
+        now_us: int,
+        *,
+        breaks_off: bool = False,
     ) -> list[Refusal]:
-        """Apply commands of a project at one time, in the order given; a refusal does not stop the others."""
+        """Apply commands of a project at one time, in the order given; a refusal does not stop the others.
+
+        With `breaks_off`, a command that is refused for a malformed argument does, and so does one for an unknown slot
+        whose id is not ASCII: the last refusal is then a `MalformedRefusal`, and what comes behind it is not looked at.
+        """
         self.expire(now_us)
         project = self.project(project_id)
         slots, changes = project.slots, self._changes
@@ -143,19 +148,59 @@ class Ledger:
             try:
                 slot_id = arguments.get("slot")
                 if type(slot_id) is not str or not slot_id:
-                    slot_id = _text(arguments, "slot")
+                    slot_id = self._rules.text(arguments, "slot")
                 slot = slots.get(slot_id)
                 if slot is None and kind in MAKING:
                     changes[kind](self, project, slot_id, arguments, now_us)
-                elif slot is not None and kind in AFTER and (slot.state is ALLOCATED or self._admits(slot, kind)):
+                elif slot is not None and kind in AFTER and slot.state is ALLOCATED:
                     changes[kind](self, project, slot, arguments, now_us)
                     if (after := AFTER[kind]) is not ALLOCATED:
                         settle(project, slot, after, now_us)
+                elif slot is not None and (row := self._settled_row(kind, slot)) is not None:
+                    self._change_settled(row, project, slot, arguments, now_us)
                 else:
                     self._refuse(kind, slot_id, slot)
             except CommandRefused as refused:
-                refusals.append(Refusal(position, str(refused)))
+                refusal = self._refusal(position, kind, refused)
+                if refusal is None:
+                    continue
+                if isinstance(refused, MalformedArgument) and kind in MAKING and self._rules.half_made:
+                    self._half_make(project, arguments, now_us)
+                if breaks_off and (type(refusal) is MalformedRefusal or _is_beyond_ascii(kind, slots, arguments)):
+                    return [*refusals, MalformedRefusal(*refusal)]
+                refusals.append(refusal)
         return refusals
+
+    def _refusal(self, position: int, kind: str, refused: CommandRefused) -> Refusal | None:
+        """The refusal of a command; None if it counts as accepted all the same."""
+        if kind in self._rules.unread:
+            return None
+        if not isinstance(refused, MalformedArgument):
+            return Refusal(position, str(refused))
+        return MalformedRefusal(position, str(refused))
+
+    def _half_make(self, project: ProjectAccounts, arguments: Mapping[str, object], now_us: int) -> None:
+        """Make the slot of a refused alloc, without its terms; it does not count as allocated."""
+        try:
+            slot_id = self._rules.text(arguments, "slot")
+        except CommandRefused:
+            return
+        project.slots[slot_id] = slot = Slot(now_us, now_us + HALF_MADE_US, None, None, None)
+        project.repeat(ALLOCATED, -1)
+        self._await(project, slot)
+
+    def _settled_row(self, kind: str, slot: Slot) -> Transition | None:
+        """The row by which a quirk has a settled slot admit a command of a kind."""
+        row = self._settled_rows.get((kind, slot.state))
+        return None if row is None or (row.waiting and slot.user is not None) else row
+
+    def _change_settled(
+        self, row: Transition, project: ProjectAccounts, slot: Slot, arguments: Mapping[str, object], now_us: int
+    ) -> None:
+        """Apply a command to a settled slot, as a quirk has it."""
+        getattr(self, f"_{row.kind}_settled")(row.quirk, project, slot, arguments, now_us)
+        if row.after is not slot.state:
+            settle(project, slot, row.after, now_us)
 
     def _refuse(self, kind: str, slot_id: str, slot: Slot | None) -> NoReturn:
         """Raise the reason why a command of a kind is refused for a slot."""
@@ -185,8 +230,18 @@ class Ledger:
         return expired
 
     def housekeep(self, now_us: int) -> None:
-        """Run the operator's housekeeping job: expire every slot that is due."""
-        self.expire(now_us)
+        """Run the operator's housekeeping job: expire every slot that is due; with `expire-live`, all others."""
+        if self._rules.expires:
+            self.expire(now_us)
+            return
+        for project in self.projects.values():
+            live = [item for item in project.slots.items() if item[1].expires_us > now_us and item[1].user is None]
+            for slot_id, slot in live:
+                _delete(project, slot_id, slot)
+                project.repeat(DISCARDED)
+                project.reasons[EXPIRED_REASON] = project.reasons.get(EXPIRED_REASON, 0) + 1
+                if slot.machine is not None:
+                    _take_back("expire-live", project, slot, slot.machine)
 
     def forget(self, project_id: str) -> None:
         """Remove a project's slots and accounts; links stay."""
@@ -209,6 +264,10 @@ class Ledger:
                 waiting, machine.waiting = machine.waiting, Account()
                 for slot in machine.waiting_slots:
                     slot.user = user_id
+                if not self._rules.keeps_paid and machine.waiting_slots:
+                    paid = set(map(id, machine.waiting_slots))
+                    for slot_id, slot in [item for item in project.slots.items() if id(item[1]) in paid]:
+                        _vanish(project, slot_id, slot)
                 machine.waiting_slots = []
                 project.users.setdefault(user_id, Account()).add(waiting.credits, waiting.counters)
 
@@ -224,8 +283,13 @@ class Ledger:
     def outstanding(self, project_id: str, now_us: int) -> list[str]:
         """The ids of a project's outstanding slots, oldest first."""
         self.expire(now_us)
-        slots = self.project(project_id).slots
-        return [slot_id for slot_id, slot in slots.items() if self._is_outstanding(slot)]
+        slots, listed = self.project(project_id).slots, self._rules.listed
+        return [slot_id for slot_id, slot in slots.items() if listed(slot.state, slot.user is not None)]
+
+    def differences(self) -> Iterator[str]:
+        """What quirks have made of the sums, each as a sentence."""
+        for project_id, project in self.projects.items():
+            yield from (f"project {project_id!r}: {difference}" for difference in project.differences())
 
     def violations(self) -> Iterator[str]:
         """The violated conservation laws, each as a sentence."""
@@ -233,22 +297,18 @@ class Ledger:
             yield from (f"project {project_id!r}: {law}" for law in project.violations())
 
     def _alloc(self, project: ProjectAccounts, slot_id: str, arguments: Mapping[str, object], now_us: int) -> None:
+        if self._shares_ids and self._is_taken(slot_id):
+            raise CommandRefused(f"slot {slot_id!r} was already allocated")
         exactly = arguments.get("credits")
         if exactly is not None and (type(exactly) is not int or not 0 <= exactly <= LARGEST_INTEGER):
-            exactly = self._whole(arguments, "credits")
+            exactly = self._rules.term("credits", exactly)
         least = most = None
         lifetime_us = DEFAULT_LIFETIME_US
-        if len(arguments) > 2 or exactly is None:
-            least = self._whole(arguments, "min") if "min" in arguments else None
-            most = self._whole(arguments, "max") if "max" in arguments else None
-            if least is not None and most is not None:
-                self._check_range(least, most)
-            if "expire" in arguments:
-                expire = self._whole(arguments, "expire")
-                if expire == 0:
-                    raise CommandRefused("expire=0 is not a positive number of minutes")
-                if expire is not None:
-                    lifetime_us = expire * MINUTE_US
+        if len(arguments) > 1 and (exactly is None or len(arguments) > 2):
+            exactly, least, most, expire = self._terms(arguments)
+            self._rules.check_terms(least, most, expire)
+            if expire is not None:
+                lifetime_us = expire * MINUTE_US
         if now_us + lifetime_us > LAST_US:
             lifetime_us = LAST_US - now_us
         project.slots[slot_id] = slot = Slot(now_us, now_us + lifetime_us, exactly, least, most)
@@ -260,19 +320,23 @@ class Ledger:
     def _await(self, project: ProjectAccounts, slot: Slot) -> None:
         """Schedule the expiry of an allocated slot."""
         lifetime_us = slot.expires_us - slot.allocated_us
+        if not self._rules.expires:
+            return
         slots = project.lifetimes.get(lifetime_us)
         if slots is None:
             slots = project.lifetimes[lifetime_us] = deque()
             heappush(self._due, (slot.expires_us, next(self._serial), project, lifetime_us))
         slots.append(slot)
+        if lifetime_us <= 0:
+            self.expire(slot.allocated_us)
 
     def _counters(self, _: ProjectAccounts, slot: Slot, arguments: Mapping[str, object], __: int) -> None:
         given: dict[str, Any] = {**arguments}
         given.pop("slot", None)
         for name, value in given.items():
             if type(value) is not int or not -LARGEST_INTEGER <= value <= LARGEST_INTEGER:
-                given[name] = _integer(name, value)
-        if not given:
+                given[name] = self._rules.integer(name, value)
+        if not given and self._rules.needs_counters:
             raise CommandRefused("counters without a counter")
         if slot.counters is None:
             slot.counters = given
@@ -280,24 +344,24 @@ class Ledger:
             add_up(given, slot.counters)
 
     def _meta(self, _: ProjectAccounts, slot: Slot, arguments: Mapping[str, object], __: int) -> None:
-        given = {name: _text(arguments, name) for name in arguments if name != "slot"}
+        given = {name: read_text(arguments, name) for name in arguments if name != "slot"}
         if not given:
             raise CommandRefused("meta without a name")
         slot.meta = given if slot.meta is None else slot.meta | given
 
     def _discard(self, project: ProjectAccounts, slot: Slot, arguments: Mapping[str, object], _: int) -> None:
-        reason = _text(arguments, "reason") if "reason" in arguments else DEFAULT_REASON
+        reason = self._rules.reason(arguments, "reason") if "reason" in arguments else DEFAULT_REASON
         slot.reason = reason
         project.reasons[reason] = project.reasons.get(reason, 0) + 1
 
-    def _claim(self, project: ProjectAccounts, slot: Slot, arguments: Mapping[str, object], _: int) -> None:
+    def _claim(self, project: ProjectAccounts, slot: Slot, arguments: Mapping[str, object], now_us: int) -> None:
         machine_id = arguments.get("machine")
         if type(machine_id) is not str or not machine_id:
-            machine_id = _text(arguments, "machine")
+            machine_id = self._rules.text(arguments, "machine")
         machine_id = intern(machine_id)  # one string for all slots of a machine
         granted = slot.credits
         if granted is None:
-            asked = self._whole(arguments, "credits")
+            asked = self._term(arguments, "credits")
             granted = DEFAULT_CREDITS if asked is None else asked
             if slot.min is not None:
                 granted = max(granted, slot.min)
@@ -325,33 +389,55 @@ class Ledger:
                 earns[name] = earns.get(name, 0) + value
                 accounts[name] = accounts.get(name, 0) + value
 
-    def _admits(self, slot: Slot, kind: str) -> bool:  # noqa: ARG002 - for quirks
-        """Whether a settled slot admits a command of a kind."""
-        return False
+        if owner is not None and not self._rules.keeps_paid:
+            if slot.state is ALLOCATED:
+                settle(project, slot, CLAIMED, now_us)
+            _vanish(project, self._rules.text(arguments, "slot"), slot)
 
-    def _is_outstanding(self, slot: Slot) -> bool:
-        return slot.state is ALLOCATED
+    def _counters_settled(
+        self, quirk: str, project: ProjectAccounts, slot: Slot, arguments: Mapping[str, object], now_us: int
+    ) -> None:
+        """Counters that no project gets; while the slot waits, its machine does."""
+        before = dict(slot.counters or NO_COUNTERS)
+        self._counters(project, slot, arguments, now_us)
+        if slot.machine is not None and slot.user is None:
+            added = {name: value - before.get(name, 0) for name, value in (slot.counters or NO_COUNTERS).items()}
+            add_up(added, project.machines[slot.machine].waiting.counters)
+            project.allow(quirk, 0, {name: -value for name, value in added.items()})
 
-    def _whole(self, arguments: Mapping[str, object], name: str) -> int | None:
-        value = arguments.get(name)
-        if value is None or (type(value) is int and 0 <= value <= LARGEST_INTEGER):
-            return value
-        number = _integer(name, value)
-        if number < 0:
-            raise CommandRefused(f"{name}={number} is negative")
-        return number
+    def _discard_settled(
+        self, _: str, project: ProjectAccounts, slot: Slot, arguments: Mapping[str, object], now_us: int
+    ) -> None:
+        """A discard beside the claim or discard that there was."""
+        self._discard(project, slot, arguments, now_us)
+        project.repeat(slot.state)
 
-    def _check_range(self, least: int, most: int) -> None:
-        if least > most:
-            raise CommandRefused(f"min={least} is above max={most}")
+    def _claim_settled(
+        self, quirk: str, project: ProjectAccounts, slot: Slot, arguments: Mapping[str, object], now_us: int
+    ) -> None:
+        """A claim beside an earlier claim or discard, which moves what waits to the newest machine."""
+        machine_id, granted, credits = slot.machine, slot.granted, slot.credits
+        if machine_id is not None:
+            slot.credits = granted  # the terms of the first claim stay
+        try:
+            self._claim(project, slot, arguments, now_us)
+        except CommandRefused:
+            slot.credits = credits
+            raise
+        project.repeat(CLAIMED)
+        if machine_id is not None:
+            _take_back(quirk, project, slot, machine_id)
 
+    def _is_taken(self, slot_id: str) -> bool:
+        return any(slot_id in project.slots for project in self.projects.values())
 
-def shown(value: object) -> str:
-    """A value as messages quote it: short, whatever its size or depth."""
-    if isinstance(value, dict | list):
-        return "an object" if isinstance(value, dict) else "a list"
-    text = repr(value)
-    return text if len(text) <= LONGEST_QUOTE else f"{text[: LONGEST_QUOTE - 1]}…"
+    def _terms(self, arguments: Mapping[str, object]) -> list[int | None]:
+        """Credits, least, most and minutes of an alloc."""
+        return [self._term(arguments, name) for name in ("credits", "min", "max", "expire")]
+
+    def _term(self, arguments: Mapping[str, object], name: str) -> int | None:
+        """Credits, a bound or minutes; None if they are not given."""
+        return self._rules.term(name, arguments[name]) if name in arguments else None
 
 
 def settle(project: ProjectAccounts, slot: Slot, state: State, now_us: int) -> None:
@@ -363,35 +449,35 @@ def settle(project: ProjectAccounts, slot: Slot, state: State, now_us: int) -> N
     project.settled[state] += 1
 
 
-def _text(arguments: Mapping[str, object], name: str) -> str:
-    value = arguments.get(name)
-    if type(value) is str and value:
-        return value
-    if value is None or value == "":
-        raise CommandRefused(f"missing argument {name!r}")
-    if type(value) is int:
-        return str(value)
-    raise CommandRefused(f"{name} must be text, not {shown(value)}")
+def _change_nothing(*_: object) -> None:
+    """The change of a command that is accepted unread."""
 
 
-def _integer(name: str, value: object) -> int:
-    number = None
-    if type(value) is int:
-        number = value
-    elif type(value) is str and len(value) <= MOST_DIGITS:
-        number = _number(value)
-    if number is None and not (type(value) is str and _is_whole(value)):
-        raise CommandRefused(f"{name}={shown(value)} is not a whole number")
-    if number is None or abs(number) > LARGEST_INTEGER:
-        raise CommandRefused(f"{name}={shown(value)} is beyond {LARGEST_INTEGER}")
-    return number
+def _delete(project: ProjectAccounts, slot_id: str, slot: Slot) -> None:
+    """Delete a slot, as quirks do; what it was counted as stays counted."""
+    del project.slots[slot_id]
+    project.repeat(ALLOCATED)
+    if slot.state is not ALLOCATED:
+        project.settled[slot.state] -= 1
+        project.repeat(slot.state)
 
 
-def _is_whole(text: str) -> bool:
-    return text.removeprefix("-").isdecimal() and text.isascii()
+def _vanish(project: ProjectAccounts, slot_id: str, slot: Slot) -> None:
+    """Delete a slot that a user was paid for."""
+    _delete(project, slot_id, slot)
+    project.vanished.add(slot.granted or 0, slot.counters or NO_COUNTERS)
 
 
-@lru_cache(NUMBERS_KEPT)
-def _number(text: str) -> int | None:
-    """The whole number in a short text, or None; cached, because few texts recur often."""
-    return int(text) if _is_whole(text) else None
+def _take_back(quirk: str, project: ProjectAccounts, slot: Slot, machine_id: str) -> None:
+    """Take what waits for a slot from a machine; what the project was granted for it stays granted."""
+    machine, granted, counters = project.machines[machine_id], slot.granted or 0, slot.counters or NO_COUNTERS
+    place = next(place for place, waiting in enumerate(machine.waiting_slots) if waiting is slot)
+    del machine.waiting_slots[place]
+    machine.waiting.add(-granted, {name: -value for name, value in counters.items()})
+    project.allow(quirk, granted, counters)
+
+
+def _is_beyond_ascii(kind: str, slots: Mapping[str, Slot], arguments: Mapping[str, object]) -> bool:
+    """Whether a command is for an unknown slot whose id is not ASCII."""
+    slot_id = str(arguments.get("slot"))
+    return kind not in MAKING and slot_id not in slots and not slot_id.isascii()

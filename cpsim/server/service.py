@@ -13,11 +13,14 @@ import msgspec
 
 from cpsim.clock import SYSTEM_CLOCK
 from cpsim.protocol import depth
+from cpsim.protocol.slots import CommandRefused, shown
+from cpsim.quirks import composed
+from cpsim.quirks.policies.ledger import LedgerPolicy
+from cpsim.quirks.policies.request import RequestPolicy
 from cpsim.server.batches import Batches, BatchGivenUp
 from cpsim.server.clock import ServerClock
 from cpsim.server.journal import DEFAULT_LIMIT, CommandJournal
-from cpsim.server.ledger import CommandRefused, Ledger, Refusal, shown
-from cpsim.server.quirks import QuirkyLedger
+from cpsim.server.ledger import Ledger, MalformedRefusal, Refusal
 from cpsim.server.store import EXPIRED, StoredAccounts
 
 if TYPE_CHECKING:
@@ -39,7 +42,7 @@ class AccountServer:
     Args:
         projects: project id to secret.
         now_us: real time, microseconds since 1970; `clock` follows it until `clock` is changed.
-        quirks: names from `cpsim.protocol.quirks.QUIRKS`.
+        quirks: names from `cpsim.quirks.QUIRKS`.
         journal_limit: commands of each project that `journal` keeps.
         store: holds the earlier accounts, and every change; None to keep them in memory only.
 
@@ -59,6 +62,7 @@ class AccountServer:
         for project_id, secret in projects.items():
             self.add_project(project_id, secret)
         self.quirks = frozenset[str]()
+        self.requests = RequestPolicy()
         self._ledger = self._new_ledger()
         self._lock = threading.RLock()
         self.clock = ServerClock(now_us)
@@ -131,12 +135,15 @@ class AccountServer:
         calls: Sequence[Call],
         batch_id: str | None = None,
         document: bytes | None = None,
+        *,
+        breaks_off: bool = False,
     ) -> list[Refusal]:
         """Apply commands in the order given; a refused command does not stop the others.
 
         A batch with an id is applied once: a repeat gets the first answer. The id is a name, and perhaps a blank and a
         digest of the commands: see `cpsim.server.batches`. The `document` of the commands, a list or a bulk, goes into
-        the journal unchanged, if it is given.
+        the journal unchanged, if it is given. With `breaks_off`, a malformed command is the last: see
+        `Ledger.apply_all`.
 
         Raises:
             BatchNotApplied: the batch was given up, or its answer is no longer known; nothing was applied.
@@ -151,20 +158,27 @@ class AccountServer:
                 answer = batches.answer(batch_id)
                 if answer is not None:
                     return answer
-            if self.store is not None:
-                written = _encode(calls)
-            elif not self.journal.has_room(project_id, len(calls)):
-                written = b""
-            else:
-                written = document or _encode(calls)
             now_us = self.clock.now_us()
-            refusals = self._apply(now_us, project_id, calls, batch_id)
+            if breaks_off:
+                refusals = self._apply(now_us, project_id, calls, batch_id, breaks_off=True)
+                if refusals and type(refusals[-1]) is MalformedRefusal:
+                    calls, document = calls[: refusals[-1].position + 1], None
+                written = self._written(project_id, calls, document)
+            else:
+                written = self._written(project_id, calls, document)
+                refusals = self._apply(now_us, project_id, calls, batch_id)
             self.journal.add(project_id, now_us, calls, written, refusals)
             if self.on_applied is not None:
                 self.on_applied(calls)
             if self.store is not None:
                 self._keep(self.store, now_us, ("apply", (project_id, msgspec.Raw(written), batch_id, refusals)))
         return refusals
+
+    def _written(self, project_id: str, calls: Sequence[Call], document: bytes | None) -> bytes:
+        """Commands as JSON, where somebody keeps it."""
+        if self.store is not None:
+            return _encode(calls)
+        return (document or _encode(calls)) if self.journal.has_room(project_id, len(calls)) else b""
 
     def change_owner(self, project_id: str, call: Call) -> list[Refusal]:
         """Link a machine to a user, or release it, at a project's request, which goes into the project's journal.
@@ -345,9 +359,16 @@ class AccountServer:
         return outcome
 
     def _apply(
-        self, now_us: int, project_id: str, calls: Sequence[Call], batch_id: str | None, _: object = None
+        self,
+        now_us: int,
+        project_id: str,
+        calls: Sequence[Call],
+        batch_id: str | None,
+        _: object = None,
+        *,
+        breaks_off: bool = False,
     ) -> list[Refusal]:
-        refusals = self._ledger.apply_all(project_id, calls, now_us)
+        refusals = self._ledger.apply_all(project_id, calls, now_us, breaks_off=breaks_off)
         self._count_refused(project_id, len(refusals))
         if batch_id is not None:
             self._batches.setdefault(project_id, Batches()).add(batch_id, now_us, refusals)
@@ -438,7 +459,9 @@ class AccountServer:
         self.clock.resume(at_us)
 
     def _new_ledger(self) -> Ledger:
-        return QuirkyLedger(self.quirks) if self.quirks else Ledger()
+        """A ledger with the rules of the quirks, which also set how requests are read."""
+        self.requests = composed(RequestPolicy(), self.quirks)
+        return Ledger(composed(LedgerPolicy(), self.quirks))
 
 
 def _each(change: Callable[[T], None], subjects: Iterable[T]) -> list[Refusal]:

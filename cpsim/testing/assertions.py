@@ -5,7 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from cpsim.server.accounts import State
+from cpsim.protocol.slots import State
 from cpsim.testing import wording
 from cpsim.testing.project import ProjectFixture
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cpsim.clock import STEADY_CLOCK, real_dates
 from cpsim.fake import ANY_PORT, Fake
-from cpsim.protocol.quirks import chosen
+from cpsim.quirks import chosen
 from cpsim.system.extras import require
 from cpsim.testing.assertions import Assertions
 from cpsim.testing.project import PROJECT

@@ -18,7 +18,7 @@ from cpsim.fake import ANY_PORT, Fake, Site
 from cpsim.fake.fake import IDLE_POLL_S
 from cpsim.faults.plan import FaultPlan
 from cpsim.metrics.waits import Waits
-from cpsim.protocol.quirks import chosen
+from cpsim.quirks import chosen
 from cpsim.server.journal import JournalFull
 from cpsim.testing import wording
 

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Final
 
 from cpdaemon.commands import KINDS
-from cpsim.server.accounts import State
+from cpsim.protocol.slots import State
 from cpsim.testing import wording
 from cpsim.testing.project import ProjectFixture
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 from cpsim.fake.fake import IDLE_POLL_S
-from cpsim.server.accounts import State
+from cpsim.protocol.slots import State
 from cpsim.server.control.views import slot_view
 from cpsim.testing import wording
 from cpsim.testing.project import ProjectFixture

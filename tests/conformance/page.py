@@ -19,7 +19,7 @@ from cpsim.conformance.clause import SECTIONS, Need, catalogue
 from cpsim.conformance.suite import examine
 from cpsim.conformance.target import Target
 from cpsim.fake import ANY_PORT, Fake
-from cpsim.protocol.quirks import QUIRKS
+from cpsim.quirks import QUIRKS
 
 MINE, OTHER = ("alpha", "first secret"), ("beta", "second secret")
 OF_THE_MIDDLE = {

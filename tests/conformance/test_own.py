@@ -17,7 +17,7 @@ from cpsim.conformance.findings import NotVerifiable
 from cpsim.conformance.suite import examine
 from cpsim.conformance.target import Target, Traffic, reach
 from cpsim.fake import ANY_PORT, Fake
-from cpsim.protocol.quirks import PROFILES
+from cpsim.quirks import PROFILES
 from cpsim.testing import ManualClock
 
 MINE, OTHER = ("alpha", "first secret"), ("beta", "second secret")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cpsim.conformance.clause import catalogue
-from cpsim.protocol.quirks import QUIRKS
+from cpsim.quirks import QUIRKS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/conformance.md").read_text(encoding="utf-8")

@@ -2,10 +2,11 @@
 
 import pytest
 
+from cpsim.protocol.slots import CommandRefused, State
 from cpsim.server import http
-from cpsim.server.accounts import Account, ProjectAccounts, State
+from cpsim.server.accounts import Account, ProjectAccounts
 from cpsim.server.http import Api
-from cpsim.server.ledger import CommandRefused, Ledger, Refusal
+from cpsim.server.ledger import Ledger, Refusal
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import pytest
 
 from cpsim.daemon.durable import DurableListener
 from cpsim.daemon.link import Link
-from cpsim.daemon.quirks import QuirkyDurableListener
 from cpsim.daemon.spool import Spool
 from cpsim.store.file import LogFile
 from cpsim.store.log import Log
@@ -253,8 +252,7 @@ def test_what_the_spool_reports_while_the_listener_is_awake_is_not_slept_through
     link = Link()
     link.wake_end = WakeEnd(fileno=link.wake_end.detach())
     spool = Spool(tmp_path / "spool", open_log=open_log)
-    options = {"quirks": frozenset(), "on_turn": bool}
-    stepped = stepped_with(lambda sockets, clock: QuirkyDurableListener(sockets, spool, clock, link, **options))
+    stepped = stepped_with(lambda sockets, clock: DurableListener(sockets, spool, clock, link))
     stepped.listener.call(partial(handled.append, "early"))
     stepped.step()
     report()

@@ -15,7 +15,7 @@ from cpdaemon import Alloc, BadReply, Client, CreditPiggyError, Refused, UnixEnd
 from cpdaemon.endpoint import parse_endpoint
 from cpdaemon.signing import token
 from cpdaemon.transport import exchange
-from cpsim.daemon.courier import BulkClient
+from cpsim.daemon.client import BulkClient
 from cpsim.daemon.site import Daemon
 from cpsim.daemon.spool import Spool
 from cpsim.daemon.spool_status import read_failed, read_status

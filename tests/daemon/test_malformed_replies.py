@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cpdaemon.endpoint import parse_endpoint
-from cpsim.daemon.courier import BulkClient, Courier
+from cpsim.daemon.client import BulkClient
+from cpsim.daemon.courier import Courier
 from cpsim.daemon.spool import Spool
 from cpsim.daemon.spool_status import read_failed, read_status
 from cpsim.store.log import Log

@@ -3,21 +3,25 @@
 import random
 import socket
 from contextlib import ExitStack, closing, suppress
+from itertools import count
 
 import pytest
 
 from cpdaemon import Client
 from cpdaemon.endpoint import parse_endpoint
 from cpdaemon.errors import ConnectFailed
-from cpsim.daemon.courier import BulkClient
-from cpsim.daemon.listener import QUIET_S
+from cpsim.daemon.client import BulkClient
+from cpsim.daemon.courier import BUSY_COMMAND_S, Courier
+from cpsim.daemon.listener import QUIET_S, Listener
 from cpsim.daemon.memory import MemorySpool
-from cpsim.daemon.quirks import BUSY_COMMAND_S, STARVED_COMMANDS, QuirkyCourier, QuirkyListener
 from cpsim.daemon.site import Daemon
 from cpsim.daemon.spool import Spool
 from cpsim.daemon.spool_status import read_failed, read_status
 from cpsim.fake import ANY_PORT, Fake
-from cpsim.protocol.quirks import chosen
+from cpsim.quirks import chosen, composed
+from cpsim.quirks.flush_starves import STARVED_COMMANDS
+from cpsim.quirks.policies.delivery import DeliveryPolicy
+from cpsim.quirks.policies.reading import ReadingPolicy
 from cpsim.testing import ManualClock
 
 PROJECTS = {"p": "s"}
@@ -83,11 +87,8 @@ def test_single_read_of_a_frame_in_two_segments(quirky, on):
 
 
 def test_single_read_of_a_frame_that_is_no_command_yet(stepped_with, on, recorder):
-    options = {"on_turn": lambda _: None}
-    quirks = frozenset(["single-read"] if on else [])
-    stepped = stepped_with(
-        lambda sockets, clock: QuirkyListener(sockets, recorder, lambda: False, clock, quirks=quirks, **options)
-    )
+    reading = composed(ReadingPolicy(), ["single-read"] if on else [])
+    stepped = stepped_with(lambda sockets, clock: Listener(sockets, recorder, lambda: False, clock, reading=reading))
     sock = stepped.connect(b"alloc,sl")
     assert (stepped.answer(sock) == b"ER") is on
     if not on:
@@ -146,8 +147,8 @@ def quirky_courier(clock):
 
     def make(server, interval_s, names):
         spool = MemorySpool()
-        options = {"quirks": frozenset(names), "clock": clock, "chance": random.Random(1)}
-        return spool, QuirkyCourier(spool, server, interval_s, "dead-letter", **options)
+        options = {"delivery": composed(DeliveryPolicy(), names), "clock": clock, "chance": random.Random(1)}
+        return spool, Courier(spool, server, interval_s, "dead-letter", **options)
 
     return make
 
@@ -186,9 +187,11 @@ def test_busy_when_down(on, quirky_courier, clock):
     pauses_s = [courier.step() for _ in range(20)]
     assert (pauses_s == [0.0] * 20, server.attempts) == ((True, 20) if on else (False, 1))
 
+    acknowledged = count(100, 100)
+
     def held_up_s():
         began_s = clock.monotonic()
-        courier.delay_turn(100)
+        courier.delay_turn(next(acknowledged))
         return clock.monotonic() - began_s
 
     assert held_up_s() == (100 * BUSY_COMMAND_S if on else 0)

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cpsim.judge.model import DAY_MINUTES, MINUTE_NS, SlotState, Span, Step, possible_states
-from cpsim.server.ledger import CommandRefused, Ledger
+from cpsim.protocol.slots import CommandRefused
+from cpsim.server.ledger import Ledger
 
 NOW = Span(1_000, 1_000)
 ABSENT = SlotState("absent")

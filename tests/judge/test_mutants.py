@@ -16,8 +16,9 @@ from cpsim.judge.books import judge_books
 from cpsim.judge.model import Span, Step
 from cpsim.judge.slots import judge_histories, judge_slots
 from cpsim.judge.verdict import Verdict
-from cpsim.server.accounts import Account, Machine, Slot, State
-from cpsim.server.ledger import MINUTE_US, CommandRefused, Ledger, settle
+from cpsim.protocol.slots import CommandRefused, State
+from cpsim.server.accounts import Account, Machine, Slot
+from cpsim.server.ledger import MINUTE_US, Ledger, settle
 
 START_US = 1_000_000_000
 TERMS = [

@@ -13,7 +13,8 @@ from collections import Counter
 import pytest
 
 from cpsim.judge.model import SlotState, Span, Step, possible_states
-from cpsim.server.ledger import CommandRefused, Ledger
+from cpsim.protocol.slots import CommandRefused
+from cpsim.server.ledger import Ledger
 
 COMMANDS = int(os.environ.get("CPSIM_NAIVE_COMMANDS", "50000"))
 A_WORLD = 2_500

@@ -10,7 +10,7 @@ from cpdaemon import Client, TcpEndpoint
 from cpdaemon.endpoint import UrlEndpoint
 from cpdaemon.errors import BadReply, ConnectFailed, Refused, ReplyLost, ReplyTimeout
 from cpsim.conformance.upstream import Upstream
-from cpsim.daemon.courier import BulkClient
+from cpsim.daemon.client import BulkClient
 
 CREDENTIALS = ("p", "s")
 CALLS = [("claim", {"slot": "a", "machine": "m"}), ("alloc", {"slot": "a"})]

@@ -7,11 +7,12 @@ import pytest
 
 from cpdaemon.endpoint import UnixEndpoint, parse_endpoint
 from cpsim.fake import ANY_PORT, Fake
+from cpsim.protocol.slots import CommandRefused, State
 from cpsim.replay.pace import AsFastAsPossible
 from cpsim.run.pipeline import ReplayTarget, run
 from cpsim.scenario import generate, source
-from cpsim.server.accounts import Account, State
-from cpsim.server.ledger import CommandRefused, Ledger
+from cpsim.server.accounts import Account
+from cpsim.server.ledger import Ledger
 
 CREDENTIALS = ("p", "secret")
 WORKLOAD = generate(

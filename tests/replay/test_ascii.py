@@ -12,7 +12,7 @@ import pytest
 
 from cpdaemon import Client, commands
 from cpdaemon.endpoint import TcpEndpoint, parse_endpoint
-from cpsim.daemon.courier import BulkClient
+from cpsim.daemon.client import BulkClient
 from cpsim.daemon.site import Daemon
 from cpsim.fake import ANY_PORT, Fake
 from cpsim.replay import payloads

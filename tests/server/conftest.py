@@ -47,8 +47,7 @@ class Site:
 
     def get(self, path, query="", **signing):
         """GET with the query signed, and the token as its last argument."""
-        signed = f"{query}&" if query else ""
-        return self.request("GET", f"/api/batch/{path}?{signed}auth={self.sign(query.encode(), **signing)}")
+        return self.request("GET", f"/api/batch/{path}?{query}&auth={self.sign(query.encode(), **signing)}")
 
     def slots(self, project="Physics"):
         with self.fake.accounts.reading() as ledger:

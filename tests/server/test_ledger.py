@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cpsim.judge.model import SlotState, Span, Step, possible_states
-from cpsim.server.accounts import Account, State
-from cpsim.server.ledger import LARGEST_INTEGER, LAST_US, MINUTE_US, CommandRefused, Ledger
+from cpsim.protocol.slots import CommandRefused, State
+from cpsim.quirks.policies.ledger import LARGEST_INTEGER
+from cpsim.server.accounts import Account
+from cpsim.server.ledger import LAST_US, MINUTE_US, Ledger
 
 DAY_US = 1440 * MINUTE_US
 

@@ -12,7 +12,7 @@ from cpdaemon.signing import token
 from cpsim.errors import CpsimError
 from cpsim.fake import ANY_PORT, Fake
 from cpsim.net.http.client import fetch
-from cpsim.protocol.quirks import PROFILES, QUIRKS, chosen
+from cpsim.quirks import PROFILES, QUIRKS, chosen
 
 DAY_MINUTES = 1440
 

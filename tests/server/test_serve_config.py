@@ -181,7 +181,7 @@ PROJECT = '[[project]]\nid = "p"\nsecret = "s"\n'
         ("http = 80", "http = 80: expected HOST:PORT"),
         ("journal_limit = -1", "journal_limit = -1: expected a whole number from 0 up"),
         ('profile = "real"', 'profile = "real": expected "documented" or "deployed"'),
-        ('quirks = ["reclame"]', r'quirks\[0\] = "reclame": expected reclaim, .*; did you mean "reclaim"'),
+        ('quirks = ["reclame"]', r'quirks\[0\] = "reclame": expected ascii-only, .*; did you mean "reclaim"'),
         ('seed = "x"', 'seed = "x": expected a whole number from 0 up'),
         ("seed = -1", "seed = -1: expected a whole number from 0 up"),
         ("[clock]\nstart = 2026-03-01T00:00:00", "clock.start = 2026-03-01T00:00:00: expected a time with its offset"),

@@ -16,8 +16,9 @@ import pytest
 from cpdaemon.signing import token
 from cpsim.errors import CpsimError
 from cpsim.protocol.depth import TooDeep
+from cpsim.protocol.slots import State
 from cpsim.server import batches, store
-from cpsim.server.accounts import ProjectAccounts, State
+from cpsim.server.accounts import ProjectAccounts
 from cpsim.server.batches import BatchGivenUp, BatchSeen
 from cpsim.server.control.access import Access
 from cpsim.server.control.api import Control

@@ -63,7 +63,9 @@ def test_a_ready_file_that_another_server_has_written_stays(here):
 def test_a_recorder_leaves_its_successors_socket(here, wait_for):
     with Fake({"p": "s"}, unix=here / "target.sock"), ExitStack() as stopping:
         command = [sys.executable, "-m", "cpsim", "record", "--listen", "./cp.sock", "--target", "./target.sock"]
-        first = subprocess.Popen([*command, "--output", "first.csv", "--ready-file", "ready"], stdout=subprocess.DEVNULL)
+        first = subprocess.Popen(
+            [*command, "--output", "first.csv", "--ready-file", "ready"], stdout=subprocess.DEVNULL
+        )
         stopping.callback(first.kill)
         wait_for(Path("ready").exists)
         Path("cp.sock").unlink()

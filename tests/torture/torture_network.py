@@ -7,7 +7,7 @@ from selectors import EVENT_READ, SelectorKey
 
 from cpdaemon.errors import ConnectFailed, ReplyLost, ReplyTimeout
 from cpdaemon.signing import token
-from cpsim.daemon.courier import BATCH_HEADER, BulkClient
+from cpsim.daemon.client import BATCH_HEADER, BulkClient
 from cpsim.net.http.messages import Request
 
 TIMEOUT_S = 30.0

@@ -14,7 +14,7 @@ import pytest
 from cpsim.cli import cli, main
 from cpsim.cli.load import START
 from cpsim.faults.spec import ACTIONS
-from cpsim.protocol.quirks import QUIRKS
+from cpsim.quirks import QUIRKS
 
 CPSIM = [sys.executable, "-m", "cpsim"]
 ESCAPE = "\x1b["

@@ -28,40 +28,46 @@ def live(cp: Examiner, counter: str) -> tuple[list[str], list[str]]:
 
 @clause("CONSERVE-1", "2", Need.SERVER, Need.ACCOUNTS)
 def test_slots(cp: Examiner) -> None:
-    """The number of allocated slots is the sum of outstanding, claimed, discarded and expired slots."""
-    live(cp, cp.new("counter"))
-    totals = cp.accounts.totals(cp.project[0])
+    """The number of allocated slots changes with the sum of outstanding, claimed, discarded and expired slots."""
     parts = ("outstanding", "claimed", "discarded", "expired")
-    cp.check(" + ".join(parts), totals.get("allocated"), sum(totals.get(part, 0) for part in parts))
+
+    def difference() -> int:
+        totals: dict[str, int] = cp.accounts.totals(cp.project[0])
+        return totals.get("allocated", 0) - sum(totals.get(part, 0) for part in parts)
+
+    before = difference()
+    live(cp, cp.new("counter"))
+    cp.check(f"allocated - ({' + '.join(parts)})", before, difference())
+
+
+def beyond(cp: Examiner) -> tuple[int, dict[str, int]]:
+    """The credits and counters that all machines have beyond those of users, and those that wait."""
+    credits, counters = 0, Counter[str]()
+    for held in cp.accounts.holdings(cp.project[0]):
+        if held["type"] == "machine":
+            credits += held["credits"] - held["waiting_credits"]
+            counters.update(held["counters"])
+            counters.subtract(held["waiting_counters"])
+        else:
+            credits -= held["credits"]
+            counters.subtract(held["counters"])
+    return credits, {name: value for name, value in counters.items() if value}
 
 
 @clause("CONSERVE-2", "2", Need.SERVER, Need.ACCOUNTS)
 def test_credits(cp: Examiner) -> None:
-    """The credits of all machines are the sum of all users' credits and waiting credits."""
+    """The credits of all machines change with the sum of all users' credits and waiting credits."""
+    before, _ = beyond(cp)
     live(cp, cp.new("counter"))
-    machines = others = 0
-    for held in cp.accounts.holdings(cp.project[0]):
-        if held["type"] == "machine":
-            machines += held["credits"]
-            others += held["waiting_credits"]
-        else:
-            others += held["credits"]
-    cp.check("credits of users and waiting", machines, others)
+    cp.check("credits of machines beyond those of users and waiting", before, beyond(cp)[0])
 
 
 @clause("CONSERVE-3", "2", Need.SERVER, Need.ACCOUNTS)
 def test_counters(cp: Examiner) -> None:
-    """Each counter of all machines is the sum of all users' counters and waiting counters."""
+    """Each counter of all machines changes with the sum of all users' counters and waiting counters."""
+    _, before = beyond(cp)
     live(cp, cp.new("counter"))
-    machines, others = Counter[str](), Counter[str]()
-    for held in cp.accounts.holdings(cp.project[0]):
-        if held["type"] == "machine":
-            machines.update(held["counters"])
-            others.update(held["waiting_counters"])
-        else:
-            others.update(held["counters"])
-    unequal = {name: (machines[name], others[name]) for name in machines | others if machines[name] != others[name]}
-    cp.check("counters that machines hold otherwise than users and waiting", {}, unequal)
+    cp.check("counters of machines beyond those of users and waiting", before, beyond(cp)[1])
 
 
 @clause("CONSERVE-4", "2", Need.SERVER, Need.ACCOUNTS)

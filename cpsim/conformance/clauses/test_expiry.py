@@ -61,13 +61,13 @@ def test_claim(cp: Examiner) -> None:
     cp.see_machine(machine, credits=0)
 
 
-@clause("EXPIRE-6", "2", Need.SERVER, Need.ACCOUNTS, quirks=["expire-live"])
+@clause("EXPIRE-6", "2", Need.SERVER, Need.ACCOUNTS, quirks=["expire-live", "meta-dropped"])
 def test_other_commands(cp: Examiner) -> None:
     """An expired slot takes no counters and no metadata, and cannot be discarded."""
     slot = expired(cp)
     cp.see_slot(slot, LIVE, state="expired")
     cp.refuse("counters", slot, {"job/events": 1})
-    cp.refuse("meta", slot, {"site": "here"})
+    cp.refuse("meta", slot, {"site": "here"}, quirk="meta-dropped")
     cp.refuse("discard", slot)
     cp.see_slot(slot, state="expired")
 

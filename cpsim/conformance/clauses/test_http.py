@@ -6,19 +6,20 @@ import json
 import re
 from typing import TYPE_CHECKING
 
-from cpsim.conformance.clause import Need, clause
+from cpsim.conformance.clause import Known, Need, clause
 from cpsim.conformance.examiner import compact, form
 
 if TYPE_CHECKING:
     from cpsim.conformance.examiner import Examiner
 
 
-@clause("HTTP-1", "4", Need.SERVER)
+@clause("HTTP-1", "4", Need.SERVER, quirks=["heartbeat-post"])
 def test_heartbeat(cp: Examiner) -> None:
     """/heartbeat answers 200 and OK to GET and POST, and asks for no signature."""
     for method in ("GET", "POST"):
         reply = cp.request("/heartbeat", method=method, authorization=None)
-        cp.check("status", 200, reply.status)
+        known = [Known("heartbeat-post", 403)] if method == "POST" else []
+        cp.check("status", 200, reply.status, *known)
         cp.check("text", "OK", reply.text.strip())
 
 
@@ -48,7 +49,7 @@ def test_refusal(cp: Examiner) -> None:
     cp.check("there is a message", expected=True, got=bool(reply.document.get("message")))
 
 
-@clause("HTTP-4", "4", Need.SERVER)
+@clause("HTTP-4", "4", Need.SERVER, quirks=["counters-get"])
 def test_get(cp: Examiner) -> None:
     """Each command can be a GET, its arguments the query string, percent-encoded."""
     slot, other = f"{cp.new()}/é b", cp.new()
@@ -60,7 +61,8 @@ def test_get(cp: Examiner) -> None:
         ("discard", {"slot": other, "reason": "lost"}),
     ):
         reply = cp.request(f"/batch/{kind}", method="GET", query=form(arguments))
-        cp.check(f"answer to {kind}", "accepted", reply.outcome)
+        known = [Known("counters-get", "refused")] if kind == "counters" else []
+        cp.check(f"answer to {kind}", "accepted", reply.outcome, *known)
     cp.see_listed(slot)
     reply = cp.request("/batch/claim", method="GET", query=form({"slot": slot, "machine": cp.new("machine")}))
     cp.check("answer to claim", "accepted", reply.outcome)
@@ -102,13 +104,15 @@ def test_json_suffix(cp: Examiner) -> None:
     cp.check(f"{slot} is listed", expected=True, got=isinstance(data, list) and slot in data)
 
 
-@clause("HTTP-8", "4", Need.SERVER)
+@clause("HTTP-8", "4", Need.SERVER, quirks=["text-plain-success"])
 def test_text_suffix(cp: Examiner) -> None:
     """.text takes name=value,name=value and answers in lines, name: value."""
     slot = cp.new()
     reply = cp.request("/batch/alloc.text", f"slot={slot},min=1,max=5".encode())
     cp.check("status", 200, reply.status)
-    cp.check("there is a line 'result: ok'", expected=True, got="result: ok" in reply.text.splitlines())
+    lines = reply.text.splitlines()
+    got = "result: ok" if "result: ok" in lines else reply.text
+    cp.check("a line of the reply", "result: ok", got, Known("text-plain-success", ""))
     cp.see_listed(slot)
 
 
@@ -172,11 +176,11 @@ def test_unknown_suffix(cp: Examiner) -> None:
         cp.check("text", f"Unknown API protocol '{suffix}' requested", reply.text.strip())
 
 
-@clause("HTTP-14", "4", Need.SERVER)
+@clause("HTTP-14", "4", Need.SERVER, quirks=["ascii-only"])
 def test_beyond_ascii(cp: Examiner) -> None:
     """A body may hold any text, as UTF-8 or as JSON escapes it."""
     plain, escaped = f"{cp.new()}-é-名", f"{cp.new()}-é-名"
     raw = json.dumps({"slot": plain}, ensure_ascii=False).encode()
-    cp.check("answer", "accepted", cp.request("/batch/alloc", raw).outcome)
+    cp.check("answer", "accepted", cp.request("/batch/alloc", raw).outcome, Known("ascii-only", "refused"))
     cp.check("answer", "accepted", cp.request("/batch/alloc", compact({"slot": escaped})).outcome)
     cp.check("slots", sorted([plain, escaped]), sorted(cp.outstanding()))

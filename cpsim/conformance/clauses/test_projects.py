@@ -22,13 +22,13 @@ def test_same_id(cp: Examiner) -> None:
     cp.see_listed(slot, project=cp.other)
 
 
-@clause("PROJECT-2", "2", Need.SERVER, Need.OTHER)
+@clause("PROJECT-2", "2", Need.SERVER, Need.OTHER, quirks=["meta-dropped"])
 def test_a_slot_of_another_project(cp: Examiner) -> None:
     """No command of one project reaches a slot of another: each is refused."""
     slot = cp.new()
     cp.accept("alloc", slot)
     cp.refuse("counters", slot, {"job/events": 1}, project=cp.other)
-    cp.refuse("meta", slot, {"site": "here"}, project=cp.other)
+    cp.refuse("meta", slot, {"site": "here"}, project=cp.other, quirk="meta-dropped")
     cp.refuse("discard", slot, project=cp.other)
     cp.refuse("claim", slot, machine=cp.new("machine"), project=cp.other)
     cp.see_listed(slot)

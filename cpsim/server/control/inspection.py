@@ -14,8 +14,9 @@ from msgspec import Meta
 from cpsim.errors import CpsimError
 from cpsim.faults.plan import FaultPlan, Firing
 from cpsim.faults.spec import Fault
-from cpsim.protocol.quirks import QUIRKS, chosen
-from cpsim.server.accounts import Account, Machine, ProjectAccounts, Slot, State
+from cpsim.protocol.slots import State
+from cpsim.quirks import QUIRKS, chosen
+from cpsim.server.accounts import Account, Machine, ProjectAccounts, Slot
 from cpsim.server.clock import LATEST_US
 from cpsim.server.control import export
 from cpsim.server.control.views import (
@@ -112,9 +113,9 @@ class Inspector:
             return Totals(pending=pending, refused=self._accounts.refused, projects=projects)
 
     def balance(self) -> Balance:
-        """The violated conservation laws."""
+        """The violated conservation laws, and what quirks have made of the sums."""
         with self._accounts.reading() as ledger:
-            return Balance(violations=list(ledger.violations()))
+            return Balance(violations=list(ledger.violations()), differences=list(ledger.differences()))
 
     def slots(
         self,
@@ -357,11 +358,12 @@ class Inspector:
             yield ledger, project or ProjectAccounts()
 
     def _totals(self, project_id: str, project: ProjectAccounts) -> ProjectTotals:
+        repeated = project.repeated
         return ProjectTotals(
-            allocated=len(project.slots),
+            allocated=len(project.slots) + repeated.get(State.ALLOCATED, 0),
             outstanding=project.outstanding,
-            claimed=project.settled[State.CLAIMED],
-            discarded=project.settled[State.DISCARDED],
+            claimed=project.settled[State.CLAIMED] + repeated.get(State.CLAIMED, 0),
+            discarded=project.settled[State.DISCARDED] + repeated.get(State.DISCARDED, 0),
             expired=project.settled[State.EXPIRED],
             refused=self._accounts.refused_of(project_id),
             credits=project.granted.credits,

@@ -4,7 +4,8 @@ from typing import Any, Generic, TypeVar
 
 from msgspec import Struct
 
-from cpsim.server.accounts import Account, Machine, Slot, State
+from cpsim.protocol.slots import State
+from cpsim.server.accounts import Account, Machine, Slot
 
 T = TypeVar("T")
 
@@ -153,9 +154,10 @@ class Totals(Struct, frozen=True, kw_only=True):
 
 
 class Balance(Struct, frozen=True, kw_only=True):
-    """The conservation laws that do not hold."""
+    """The conservation laws that do not hold; and what quirks, by name, have made of the sums, which violates none."""
 
     violations: list[str]
+    differences: list[str] = []
 
 
 class ClockView(Struct, frozen=True, kw_only=True):

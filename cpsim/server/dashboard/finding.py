@@ -15,7 +15,8 @@ from cpsim.server.control.views import machine_view, slot_view, user_view
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cpsim.server.accounts import Machine, Slot, State
+    from cpsim.protocol.slots import State
+    from cpsim.server.accounts import Machine, Slot
     from cpsim.server.control.views import MachineView, SlotView, UserView
     from cpsim.server.ledger import Ledger
     from cpsim.server.service import AccountServer

@@ -17,7 +17,7 @@ import msgspec
 
 from cpsim.errors import CpsimError
 from cpsim.net.http.messages import Failure, Request, Response
-from cpsim.server.accounts import State
+from cpsim.protocol.slots import State
 from cpsim.server.control.actions import ACTIONS
 from cpsim.server.control.inspection import Unknown
 from cpsim.server.dashboard.finding import Finder, Hits

@@ -9,7 +9,7 @@ import pytest
 
 from cpdaemon import TcpEndpoint
 from cpsim.protocol.exchange import Exchange
-from cpsim.server.accounts import State
+from cpsim.protocol.slots import State
 from cpsim.server.dashboard.finding import ITEMS_SCANNED, ROWS
 from cpsim.server.dashboard.pages import HISTORY
 

@@ -10,7 +10,7 @@ import time_machine
 from freezegun import freeze_time
 
 from cpdaemon import Client, ReplyLost
-from cpsim.server.accounts import State
+from cpsim.protocol.slots import State
 from cpsim.testing import AsyncCreditPiggy, CreditPiggy, CreditPiggyServer, NotInTime
 
 WAYS = {

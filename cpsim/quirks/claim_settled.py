@@ -1,0 +1,23 @@
+"""A discarded or expired slot can still be claimed and is paid; it stays discarded or expired."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from cpsim.protocol.slots import DISCARDED, EXPIRED, Transition
+
+if TYPE_CHECKING:
+    from cpsim.quirks.policies.ledger import LedgerPolicy
+
+
+def ledger(rules: LedgerPolicy) -> LedgerPolicy:
+    """Return the ledger's rules with it."""
+    return replace(
+        rules,
+        transitions=(
+            *rules.transitions,
+            Transition("claim", DISCARDED, DISCARDED, "claim-settled"),
+            Transition("claim", EXPIRED, EXPIRED, "claim-settled"),
+        ),
+    )

@@ -1,0 +1,14 @@
+"""Counters without a counter are accepted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cpsim.quirks.policies.ledger import LedgerPolicy
+
+
+def ledger(rules: LedgerPolicy) -> LedgerPolicy:
+    """Return the ledger's rules with it."""
+    return replace(rules, needs_counters=False)

@@ -1,0 +1,1 @@
+"""What quirks replace: policies whose defaults are the documented behaviour."""
