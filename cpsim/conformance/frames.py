@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Final
 
 from cpdaemon.endpoint import TcpEndpoint
+from cpsim.clock import SYSTEM_CLOCK
 from cpsim.conformance.findings import CannotRun
 
 if TYPE_CHECKING:
@@ -17,10 +18,12 @@ CLOSED: Final = "closed without a reply"
 STAYS_OPEN: Final = "the connection stays open"
 REPLY_BYTES: Final = 2
 MOST_BYTES: Final = 4_096
+FIRST_PAUSE_S: Final = 0.001
+LONGEST_PAUSE_S: Final = 0.1
 
 
 def connect(daemon: UnixEndpoint | TcpEndpoint, timeout_s: float) -> socket.socket:
-    """Connect to a daemon.
+    """Connect to a daemon, again and again while its queue of connections is full.
 
     Args:
         daemon: where it listens.
@@ -37,7 +40,7 @@ def connect(daemon: UnixEndpoint | TcpEndpoint, timeout_s: float) -> socket.sock
         sock = socket.socket(socket.AF_UNIX)
         sock.settimeout(timeout_s)
         try:
-            sock.connect(daemon.path)
+            _connect_unix(sock, daemon.path, timeout_s)
         except OSError:
             sock.close()
             raise
@@ -45,6 +48,21 @@ def connect(daemon: UnixEndpoint | TcpEndpoint, timeout_s: float) -> socket.sock
         said = error.strerror or str(error)
         raise CannotRun(f"cannot connect to the daemon at {daemon}: {said}") from error
     return sock
+
+
+def _connect_unix(sock: socket.socket, path: str, timeout_s: float) -> None:
+    """Connect, also to a full queue, for which a UNIX socket does not wait by itself; raises OSError."""
+    deadline_s, pause_s = SYSTEM_CLOCK.monotonic() + timeout_s, FIRST_PAUSE_S
+    while True:
+        try:
+            sock.connect(path)
+        except BlockingIOError:
+            if SYSTEM_CLOCK.monotonic() > deadline_s:
+                raise
+            SYSTEM_CLOCK.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+        else:
+            return
 
 
 class DaemonConnection(AbstractContextManager["DaemonConnection"]):
