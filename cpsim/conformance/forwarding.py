@@ -172,6 +172,14 @@ class Forwarding:
         self._had_outage = True
         self.upstream.answer(answer, count)
 
+    def offer(self, kind: str, slot: str, **arguments: object) -> None:
+        """Send a command that the daemon may acknowledge or not."""
+        made = command(kind, slot, arguments)
+        with self._cp.connect() as connection:
+            connection.send(f"{made}\n".encode())
+            if connection.reply() == "OK":
+                self.acknowledged(made)
+
     def may_come(self, made: AcknowledgedCommand) -> None:
         """Note a command that was sent, and whose reply nobody read."""
         self._unknown.add(made.same)
@@ -328,6 +336,11 @@ def _of_kind(commands: Iterable[AcknowledgedCommand], kind: str) -> list[Acknowl
 
 def _slot(call: Call) -> str:
     return str(call[1].get("slot", ""))
+
+
+def text_of(kind: str, slot: str) -> str:
+    """A command with nothing but a slot, as a message shows what came."""
+    return _text((kind, {"slot": slot}))
 
 
 def _text(call: Call) -> str:

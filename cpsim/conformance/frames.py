@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Final
 
@@ -80,6 +81,10 @@ class DaemonConnection(AbstractContextManager["DaemonConnection"]):
         """Say that nothing more will be sent, as nc does at the end of its input."""
         with suppress(OSError):
             self._sock.shutdown(socket.SHUT_WR)
+
+    def reset(self) -> None:
+        """Have the connection reset when it is closed, where that is possible."""
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def reply(self) -> str:
         """The first two bytes that come back as text, or what came instead."""

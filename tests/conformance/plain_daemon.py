@@ -8,7 +8,6 @@ import asyncio
 import hashlib
 import json
 import threading
-import time
 from contextlib import closing, contextmanager
 from http.client import HTTPConnection, HTTPException
 
