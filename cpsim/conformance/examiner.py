@@ -61,6 +61,16 @@ class Examiner:
         return self._target_view.target.flush_interval_s
 
     @property
+    def max_rate(self) -> float | None:
+        """The most commands/s that may be sent; None for no limit."""
+        return self._target_view.target.max_rate
+
+    @property
+    def mark(self) -> str:
+        """What every id of this clause begins with."""
+        return f"{self._target_view.target.slot_prefix}-{self._target_view.run}-{self._clause.id.lower()}-"
+
+    @property
     def upstream(self) -> Upstream:
         """The server behind the daemon, which is ours."""
         assert self._transport.upstream is not None
@@ -85,8 +95,7 @@ class Examiner:
 
     def new(self, kind: str = "slot") -> str:
         """A new id of a slot, a machine, a user, or a counter."""
-        prefix = self._target_view.target.slot_prefix
-        name = f"{prefix}-{self._target_view.run}-{self._clause.id.lower()}-{next(self._serial)}"
+        name = f"{self.mark}{next(self._serial)}"
         return name if kind == "slot" else f"{name}-{kind}"
 
     # what is expected
@@ -224,8 +233,7 @@ class Examiner:
         data = reply.document.get("data")
         if reply.status != 200 or not isinstance(data, list):
             raise Deviation("answer to /batch/slots", '200 and {"result": "ok", "data": [...]}', str(reply))
-        mine = f"{self._target_view.target.slot_prefix}-{self._target_view.run}-{self._clause.id.lower()}-"
-        return [slot for slot in data if isinstance(slot, str) and slot.startswith(mine)]
+        return [slot for slot in data if isinstance(slot, str) and slot.startswith(self.mark)]
 
     def see_listed(self, slot: str, project: tuple[str, str] | None = None) -> None:
         """A slot has to be listed as outstanding."""

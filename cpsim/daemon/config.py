@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from configparser import ConfigParser, DuplicateOptionError, DuplicateSectionError, MissingSectionHeaderError
+from configparser import ConfigParser, MissingSectionHeaderError
 from configparser import Error as IniError
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from cpdaemon.endpoint import TcpEndpoint
 
 DEFAULT_FLUSH_INTERVAL_S: Final = 1.0
+DEPLOYED_FLUSH_INTERVAL_S: Final = 5.0
+DEPLOYED_BIND: Final = "/var/run/creditapi.socket"
+"""Where the deployed daemon listens if its file does not say."""
 LONGEST_FLUSH_INTERVAL_S: Final = 86_400.0
 KEYS: Final = {
     "api": ("api_url", "api_key", "api_secret", "project_id", "project_auth", "flush_interval"),
@@ -55,12 +58,13 @@ def read_config(path: Path) -> Config:
     Section `[api]` has api_url, api_key and api_secret (older files: project_id and project_auth), flush_interval in
     seconds; section `[server]` has socket (unix or tcp), bind (PATH or HOST:PORT), pidfile, logfile, loglevel, and
     optionally spool. A comment begins with white space and a semicolon. As with the deployed daemon, unknown keys are
-    ignored, and quotes are part of a value; `warnings` lists both.
+    ignored, and quotes are part of a value; `warnings` lists both. Of a key that is given twice, the last counts.
+    Without bind, it listens at /var/run/creditapi.socket; without flush_interval, that is 5 seconds.
 
     Raises:
         CpsimError: the file cannot be read, or a value cannot be used. No message quotes a secret.
     """
-    ini = ConfigParser(interpolation=None, inline_comment_prefixes=(";",))  # a secret may contain a %
+    ini = ConfigParser(interpolation=None, strict=False, inline_comment_prefixes=(";",))  # a secret may contain a %
     try:
         ini.read_string(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -90,10 +94,6 @@ def read_config(path: Path) -> Config:
 
 def _mistake(error: IniError) -> str:
     """Name the mistake and its line number, without the line itself, which may hold the secret."""
-    if isinstance(error, DuplicateOptionError):
-        return f"line {error.lineno}: [{error.section}] {error.option} is given twice"
-    if isinstance(error, DuplicateSectionError):
-        return f"line {error.lineno}: [{error.section}] is given twice"
     if isinstance(error, MissingSectionHeaderError):
         return f"line {error.lineno}: there is no [section] before it; begin the file with [api] or [server]"
     return "a line is not KEY = VALUE"
@@ -118,10 +118,10 @@ def _key_warnings(section: str, given: Mapping[str, str]) -> Iterator[str]:
 
 
 def _listen(server: Mapping[str, str]) -> UnixEndpoint | TcpEndpoint | None:
-    bind = server.get("bind")
+    kind = server.get("socket", "unix").lower()
+    bind = server.get("bind") or (DEPLOYED_BIND if kind == "unix" else "")
     if not bind:
         return None
-    kind = server.get("socket", "unix").lower()
     if kind == "unix":
         return UnixEndpoint(bind)
     if kind == "tcp":
@@ -145,7 +145,7 @@ def _path(text: str | None) -> Path | None:
 
 def _seconds(text: str | None) -> float:
     try:
-        seconds = DEFAULT_FLUSH_INTERVAL_S if not text else float(text)
+        seconds = DEPLOYED_FLUSH_INTERVAL_S if not text else float(text)
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds <= LONGEST_FLUSH_INTERVAL_S:

@@ -15,6 +15,8 @@ up such a batch, which a server that knows batch ids confirms, and halves it lik
 A server that knows batch ids refuses a batch whose number comes too late or came before with other commands, for
 example after a spool was restored from a copy. Whether its commands were applied is unknown: they become dead letters.
 
+A batch that times out may have been too large for a slow server: the next ones are half as large, and grow slowly.
+
 The backoff doubles with each failure, up to a limit, with random jitter, so that sites do not return all at once.
 """
 
@@ -52,6 +54,8 @@ MAX_TRIES: Final = 5
 """Failures in a row after which a batch is halved, if the server answers other batches."""
 MAX_TRIES_ALONE: Final = 6
 """Failures in a row after which a command that was sent alone is kept as failed, likewise."""
+SLOW_GROWTH: Final = 16
+"""After a timeout, batches grow by a part of that size at a time."""
 TRIES_PER_TIMEOUT: Final = 3
 """How many failures a timeout counts for."""
 ADVICE: Final = {
@@ -105,6 +109,8 @@ class Courier:
         self.set_delivery(delivery)
         self._unknown_reason = "the daemon ended before it had the server's reply"
         self._size = MAX_BATCH
+        self._too_slow: int | None = None
+        """The size of the last batch that timed out, until batches have grown to their full size again."""
         self._max_backoff_s = MAX_BACKOFF_S if max_backoff_s is None else max_backoff_s
         self._backoff_s = self._first_backoff_s = min(FIRST_BACKOFF_S, self._max_backoff_s)
         self._clock = clock
@@ -164,7 +170,7 @@ class Courier:
         """
         with self._stepping:
             self._spool.clear()
-            self._due, self._size = 0, MAX_BATCH
+            self._due, self._size, self._too_slow = 0, MAX_BATCH, None
             self._ready_ns = self._retry_ns = None
             self._busy = False
             self._reset_backoff()
@@ -324,6 +330,9 @@ class Courier:
         """Handle a failed attempt; return False if the batch is to be retried."""
         knew = self._knows_batches and batch.named
         self._knows_batches = None  # probe the server before the next batch
+        if isinstance(error, ReplyTimeout):
+            self._too_slow = len(batch.calls)
+            self._size = max(1, self._too_slow // 2)
         if isinstance(error, Refused) and error.status in REFUSES_BATCH:
             if self._is_poison(batch, error.status):
                 self._halve(batch, REFUSED, str(error))
@@ -417,7 +426,14 @@ class Courier:
             log.warning("refused: %s: %s", row.command, row.error)
         unnamed = min(doubts[0].unnamed, len(doubts)) if doubts and isinstance(doubts[0], BadReply) else 0
         self._spool.settle(batch, failed, unnamed)
-        self._size = min(2 * self._size, MAX_BATCH)
+        self._grow()
+
+    def _grow(self) -> None:
+        """Let the next batches be larger: twice as large, or by little where a larger one took the server too long."""
+        more = self._size if self._too_slow is None else max(1, self._too_slow // SLOW_GROWTH)
+        self._size = min(self._size + more, MAX_BATCH)
+        if self._size == MAX_BATCH:
+            self._too_slow = None
 
     def _fail_batch(self, batch: Batch, why: str, error: str, advice: str | None = None) -> None:
         """Keep a whole batch as failed commands."""

@@ -3,6 +3,7 @@
 import random
 import threading
 from functools import partial
+from itertools import pairwise
 from queue import SimpleQueue
 
 import pytest
@@ -553,3 +554,32 @@ def test_a_failure_that_goes_on_is_told_once(deliver, caplog):
     caplog.set_level("INFO", "cpsim.daemon")
     deliver(Server(*[ConnectFailed("no")] * 3, Refused("not you", 401)))
     assert [record.message for record in caplog.records] == ["no", "not you", "the server accepts commands again"]
+
+
+def test_batches_shrink_after_a_timeout_and_grow_again(spool, courier_of, clock):
+    class Slow(Server):
+        """Takes no more than so many at a time; what is more takes it too long, and is applied all the same."""
+
+        most = 100
+
+        def post(self, batch_id, calls):
+            outcomes = super().post(batch_id, calls)
+            if len(calls) > self.most:
+                raise ReplyTimeout("no reply came in time")
+            return outcomes
+
+    server = Slow(knows_batches=False)
+    courier = courier_of(server, 0.0)
+    slots = [str(number) for number in range(3 * MAX_BATCH)]
+    put(spool, *slots)
+    while len(server.batches) < 9:
+        clock.advance(courier.step() or 0.0)
+    sizes = [len(sent) for _, sent in server.batches]
+    assert sizes[:3] == [MAX_BATCH, MAX_BATCH // 2, MAX_BATCH // 4]
+    first = next(place for place, size in enumerate(sizes) if size <= server.most)
+    assert sizes[first - 1] // 2 == sizes[first]
+    assert [b - a for a, b in pairwise(sizes[first:])] == [sizes[first - 1] // 16] * (len(sizes) - first - 1)
+    server.most = MAX_BATCH
+    while spool.pending:
+        clock.advance(courier.step() or 0.0)
+    assert sorted(slot for _, sent in server.batches for slot in sent) == sorted(slots)

@@ -3,12 +3,14 @@
 import socket
 import threading
 from contextlib import closing
+from http.client import HTTPConnection
 
 import pytest
 
 from cpdaemon import Client, TcpEndpoint
 from cpdaemon.endpoint import UrlEndpoint
 from cpdaemon.errors import BadReply, ConnectFailed, Refused, ReplyLost, ReplyTimeout
+from cpdaemon.signing import token
 from cpsim.conformance.upstream import Upstream
 from cpsim.daemon.client import BulkClient
 
@@ -54,6 +56,9 @@ def test_single_commands_and_signatures(upstream):
     [
         ("500", BadReply, False),
         ("503", Refused, False),
+        ("400", Refused, False),
+        ("401", Refused, False),
+        ("404", Refused, False),
         ("not-json", BadReply, False),
         ("cut", ReplyLost, True),
         ("lose", ReplyLost, True),
@@ -63,9 +68,11 @@ def test_it_answers_as_it_is_told(upstream, sender, answer, error, applied):
     upstream.answer(answer, count=1)
     with pytest.raises(error):
         sender.post("b1", CALLS)
-    assert sender.post("b1", CALLS) == [None, None]
     again = not (applied and upstream.knows_batches)
+    refusals = [error is not None for error in sender.post("b1", CALLS)]
+    assert refusals == [applied and not upstream.knows_batches] * 2
     assert [(seen.answer, seen.applied) for seen in upstream.deliveries] == [(answer, applied), ("ok", again)]
+    assert [seen.accepted for seen in upstream.deliveries] == [(applied,) * 2, (not applied,) * 2]
 
 
 def test_it_refuses_commands(upstream, sender):
@@ -74,24 +81,72 @@ def test_it_refuses_commands(upstream, sender):
     assert [str(error) for error in outcomes if error is not None]
 
 
+def test_what_answers_a_batch_is_no_refusal_of_a_command_that_comes_alone(upstream):
+    with Client(f"http://127.0.0.1:{upstream.port}/api", CREDENTIALS) as client:
+        for answer in ("400", "500"):
+            upstream.answer(answer, count=1)
+            with pytest.raises(BadReply, match="503"):
+                client.alloc("a")
+        client.alloc("a")
+
+
+@pytest.mark.parametrize(
+    ("refused", "why"),
+    [
+        (("alloc", {"slot": "a"}), "has been allocated"),
+        (("alloc", {"slot": "b", "min": "9", "max": 2}), "min is above max"),
+        (("alloc", {"slot": "b", "expire": "0"}), "expire is below 1"),
+        (("alloc", {"slot": "b", "credits": "1e3"}), "credits is no whole number"),
+        (("alloc", {"slot": ""}), "it has no slot"),
+        (("counters", {"slot": "a"}), "nothing but a slot"),
+        (("counters", {"slot": "a", "n": True}), "n is no whole number"),
+        (("counters", {"slot": "gone", "n": 1}), "'gone' is discarded"),
+        (("meta", {"slot": "nowhere", "n": "x"}), "'nowhere' is unknown"),
+        (("claim", {"slot": "a"}), "it has no machine"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)
+def test_it_refuses_what_a_server_refuses_and_lists_what_is_outstanding(upstream, sender, refused, why):
+    assert sender.post("b1", [("alloc", {"slot": name}) for name in ("a", "gone")]) == [None] * 2
+    assert sender.post("b2", [("discard", {"slot": "gone"}), ("counters", {"slot": "a", "n": "-1"})]) == [None] * 2
+    outcomes = sender.post("b3", [refused])
+    assert [why in str(error) for error in outcomes] == [True]
+    assert upstream.outstanding() == ["a"]
+    assert listed(upstream, "slots") == (200, b'{"result": "ok", "data": ["a"]}')
+    assert listed(upstream, "slots.text") == (200, b"a")
+    assert listed(upstream, "slots.xml")[0] == 500
+    assert listed(upstream, "slots", secret="other")[0] == 401
+
+
+def listed(upstream, name, secret=CREDENTIALS[1]):
+    with closing(HTTPConnection("127.0.0.1", upstream.port, timeout=60)) as connection:
+        connection.request("POST", f"/api/batch/{name}", headers={"Authorization": token(("p", secret), b"")})
+        reply = connection.getresponse()
+        return reply.status, reply.read()
+
+
 def test_it_hangs_until_it_is_told_otherwise(upstream, sender):
     upstream.answer("hang", count=1)
     outcome = []
-
-    def post():
-        try:
-            sender.post("b1", CALLS)
-        except (ReplyLost, ReplyTimeout) as error:
-            outcome.append(error)
-
-    thread = threading.Thread(target=post)
+    thread = threading.Thread(target=lambda: outcome.append(sender.post("b1", CALLS)))
     thread.start()
-    assert upstream.wait_for(bool, 5)
+    assert upstream.wait_for(bool, 60)
     assert not outcome
     upstream.answer("ok")
     thread.join(60)
-    assert len(outcome) == 1
-    assert not upstream.deliveries[0].applied
+    assert outcome == [[None, None]]
+    assert [(seen.answer, seen.applied) for seen in upstream.deliveries] == [("hang", False), ("ok", True)]
+
+
+def test_who_leaves_while_it_hangs_has_sent_nothing(upstream):
+    upstream.answer("hang", count=1)
+    endpoint = UrlEndpoint("http", "127.0.0.1", upstream.port, "/api")
+    with closing(BulkClient(endpoint, CREDENTIALS, timeout_s=0.1)) as hasty, pytest.raises(ReplyTimeout):
+        hasty.post("b1", CALLS)
+    upstream.answer("ok")
+    with closing(BulkClient(endpoint, CREDENTIALS, timeout_s=60)) as patient:
+        assert patient.post("b2", CALLS) == [None, None]
+    assert [(seen.answer, seen.applied) for seen in upstream.deliveries] == [("hang", False), ("ok", True)]
 
 
 def test_it_goes_away_and_comes_back_at_its_address(upstream, sender):
@@ -102,7 +157,7 @@ def test_it_goes_away_and_comes_back_at_its_address(upstream, sender):
         sender.post("b2", CALLS)
     upstream.start()
     assert upstream.port == port
-    assert sender.post("b3", CALLS) == [None, None]
+    assert sender.post("b3", [("alloc", {"slot": "b"})]) == [None]
     upstream.stop()
     with pytest.raises(ConnectFailed):
         sender.post("b4", CALLS)

@@ -8,6 +8,9 @@ import pytest
 from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint, UrlEndpoint, parse_endpoint
 from cpdaemon.wire import MalformedFrame, parse
 from cpsim import fake
+from cpsim.evidence.journal import OperationOutcome
+from cpsim.judge.checkers.replies import MalformedFrames
+from cpsim.judge.verdict import Verdict
 from cpsim.replay.pace import AsFastAsPossible
 from cpsim.run.pipeline import run as perform
 from cpsim.run.plan import ReplayTarget
@@ -82,6 +85,33 @@ def test_a_frame_that_is_taken_is_a_finding(site):
     site.behave(frozenset({"cut-values"}))  # which takes alloc,slot=ID=x for slot ID
     run = replay(site, workload(malformed=0.1), "unix")
     assert run.verdict.counts["wrongly accepted"]
+    assert "alloc,slot={slot}=x" in next(found.detail for found in run.verdict.anomalies)
+
+
+@pytest.mark.parametrize(
+    ("taken", "ruling"),
+    [
+        ("claim,slot={slot},machine=m,machine=n", "valid"),
+        ("meta,slot={slot},text=a\x01b", "valid"),
+        ("meta,slot={slot},text=\xff\xfe", "valid"),
+        ("\xff\xfe,slot={slot}", "invalid"),
+        ("claim,slot={slot}", "invalid"),
+    ],
+)
+def test_what_the_protocol_leaves_open_may_be_taken(site, taken, ruling):
+    made = workload(malformed=0.1)
+    form, forms = made.arguments["frame"]["frame"]
+    made = dataclasses.replace(
+        made, arguments={**made.arguments, "frame": Arguments({"frame": Column(form, (taken,) * len(forms))})}
+    )
+    evidence = replay(site, made, "unix").evidence
+    frames = made.kind[evidence.records["op"]] == FRAME
+    records = evidence.records.copy()
+    records["outcome"][frames] = OperationOutcome.ACCEPTED
+    verdict = Verdict()
+    MalformedFrames().check(dataclasses.replace(evidence, records=records), verdict)
+    assert verdict.ruling == ruling
+    assert [found.detail.endswith(f": {taken}") for found in verdict.anomalies] == [True] * (ruling == "invalid")
 
 
 def test_a_frame_that_is_a_command_may_be_taken_though_its_server_must_refuse_it(site):

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 UNFIT: Final = ("HTTP 400: ", "HTTP 401: ")
 """Prefixes of errors for malformed or unsigned requests, which the replay does not send."""
 
+LONGEST_NAME: Final = 60
+"""Characters of a frame that a message names."""
+
 
 class Replies:
     """Counts well-formed commands that were refused as malformed, and says what the evidence lacks."""
@@ -47,7 +50,7 @@ class Replies:
 
 
 class MalformedFrames:
-    """Counts malformed frames that were answered with success."""
+    """Counts malformed frames that were answered with success; what the protocol leaves open is none of them."""
 
     meanings = ANOMALIES
     by_partition = True
@@ -60,15 +63,40 @@ class MalformedFrames:
         if not len(accepted):
             return
         form, forms = workload.arguments["frame"]["frame"]
-        wrong = np.array([not _is_command(text) for text in forms or ()], bool)
-        if taken := int(np.count_nonzero(wrong[form[workload.row[accepted]]])):
-            detail = f"{taken:,} malformed frames were answered with success"
+        wrong = np.array([not _is_command(text) and not _is_open(text) for text in forms or ()], bool)
+        of_each = np.bincount(form[workload.row[accepted]], minlength=len(wrong)) * wrong
+        if taken := int(of_each.sum()):
+            assert forms is not None
+            names = dict.fromkeys(_shortened(forms[number]) for number in np.flatnonzero(of_each).tolist())
+            detail = f"{taken:,} malformed frames were answered with success: {'; '.join(names)}"
             verdict.find("wrongly accepted", str(evidence.endpoint), detail)
 
 
+def _shortened(form: str) -> str:
+    """A frame as a message names it."""
+    text = form if form.isprintable() else form.encode("unicode_escape").decode()
+    return text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 1]}…"
+
+
 def _is_command(form: str) -> bool:
+    return _parses(form.replace("{slot}", "slot").encode("latin-1"))
+
+
+def _is_open(form: str) -> bool:
+    """Whether a daemon may take a frame or not: a name is there twice, or a value has what is no text."""
+    text = form.replace("{slot}", "slot").encode("latin-1").decode("utf-8", "replace").strip()
+    command, *pairs = text.split(",")
+    values = {pair.partition("=")[0]: pair for pair in pairs}
+    return _parses(",".join([command, *("".join(map(_as_text, pair)) for pair in values.values())]).encode())
+
+
+def _as_text(character: str) -> str:
+    return character if character.isprintable() else "?"
+
+
+def _parses(frame: bytes) -> bool:
     try:
-        parse(form.replace("{slot}", "slot").encode("latin-1"))
+        parse(frame)
     except MalformedFrame:
         return False
     return True
