@@ -280,7 +280,7 @@ class Ledger:
             add_up(given, slot.counters)
 
     def _meta(self, _: ProjectAccounts, slot: Slot, arguments: Mapping[str, object], __: int) -> None:
-        given = {name: _text(arguments, name) for name in arguments if name != "slot"}
+        given = {name: "" if arguments[name] == "" else _text(arguments, name) for name in arguments if name != "slot"}
         if not given:
             raise CommandRefused("meta without a name")
         slot.meta = given if slot.meta is None else slot.meta | given
