@@ -61,8 +61,8 @@ POLITE_RATE: Final = 100.0
 @click.option(
     "--restart-command",
     metavar="COMMAND",
-    help="Stops that daemon and starts it again, such as 'systemctl restart creditapi'; with {signal} in it, it is run "
-    "with TERM and with KILL in that place.",
+    help="Stops that daemon, or the server, and starts it again, such as 'systemctl restart creditapi'; {signal} "
+    "in it becomes TERM and KILL for a daemon, KILL for a server.",
 )
 @click.option(
     "--failed-command",
@@ -85,6 +85,12 @@ POLITE_RATE: Final = 100.0
     type=click.IntRange(1, 1_000_000),
     metavar="N",
     help="Instead of the clauses, send N random sequences of commands, and shrink one that shows a deviation.",
+)
+@click.option(
+    "--thorough",
+    is_flag=True,
+    help="Also check what is risky at a live system (numbers beyond 2^31 that are granted, empty ids, names of the "
+    "server's own sums, bodies of a megabyte), or takes more than a minute.",
 )
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=1, show_default=True, help="Of --random.")
 @click.option("--list", "only_list", is_flag=True, help="List the clauses, and exit.")
@@ -188,7 +194,6 @@ def _check_given(context: click.Context) -> None:
     """Raise click.UsageError if a given option would have no effect."""
     for name, option, needed in (
         ("flush_interval_s", "--flush-interval", "behind"),
-        ("restart_command", "--restart-command", "behind"),
         ("failed_command", "--failed-command", "behind"),
         ("seed", "--seed", "sequences"),
     ):
@@ -196,6 +201,9 @@ def _check_given(context: click.Context) -> None:
         if is_given and context.params[needed] is None:
             other = "--behind HOST:PORT" if needed == "behind" else "--random N"
             raise click.UsageError(f"{option} is for {other}: add that, or leave out {option}")
+    restarts = context.params["restart_command"] is not None
+    if restarts and context.params["behind"] is None and "://" not in (context.params["endpoint"] or ""):
+        raise click.UsageError("--restart-command is for --behind HOST:PORT, or an ENDPOINT that is a server's URL")
 
 
 def _walk(target: Target, count: int, seed: int, on_sequence: Callable[[int], object]) -> Walks:

@@ -32,8 +32,9 @@ class Need(StrEnum):
     SERVER = "a server to send requests to: --server URL --project ID --secret-file FILE"
     OTHER = "a second project at the server: --other-project ID --other-secret-file FILE"
     BEHIND = "to be the server that the daemon forwards to: --behind HOST:PORT --project ID --secret-file FILE"
-    RESTART = "to stop the daemon and start it again: --restart-command COMMAND"
+    RESTART = "to stop what is examined and start it again: --restart-command COMMAND"
     FAILED = "to ask the daemon what was refused: --failed-command COMMAND"
+    THOROUGH = "to be allowed what is risky at a live system, or takes long: --thorough"
     ACCOUNTS = "a server whose accounts can be looked into, through the control API that cpsim serve has"
 
 

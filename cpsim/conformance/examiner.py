@@ -8,30 +8,45 @@ from __future__ import annotations
 import itertools
 import json
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 from urllib.parse import quote, urlencode
 
 from cpdaemon.signing import token
-from cpsim.conformance.clause import Known
+from cpsim.conformance.clause import Known, Need
 from cpsim.conformance.exchange import HttpRequest
 from cpsim.conformance.findings import CannotRun, Deviation, NotVerifiable, Overdue, shown, shown_bytes
 from cpsim.conformance.frames import DaemonConnection
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from cpsim.conformance.accounts import AccountsView
     from cpsim.conformance.clause import Clause
-    from cpsim.conformance.exchange import Reply
+    from cpsim.conformance.exchange import HttpConnection, Reply
     from cpsim.conformance.target import TargetView
+    from cpsim.conformance.transport import Transport
     from cpsim.conformance.upstream import Upstream
 
 NOT_THERE: Final = {"state": "not there"}
 FIRST_LOOK_S: Final = 0.002
 LONGEST_LOOK_S: Final = 0.25
 MOST_LISTED_BYTES: Final = 4_000_000
+MOST_AT_ONCE: Final = 8
+"""The most requests that are sent at the same time: few enough for a live system."""
+FIRST_BULK: Final = 30
+FEWEST_IN_BULKS: Final = 300
+BULKS_S: Final = 2.0
+"""How long many commands may take a server, unless all of them are needed."""
 CONTROL: Final = ", through the control API"
+
+
+class Bulked(NamedTuple):
+    """How many commands were sent in bulks, and the errors."""
+
+    sent: int
+    errors: list[object]
 
 
 class Examiner:
@@ -80,6 +95,16 @@ class Examiner:
     def accounts(self) -> AccountsView:
         """The server's accounts."""
         return self._target_view.accounts
+
+    @property
+    def sees(self) -> bool:
+        """Whether there is somebody who answers; in a rehearsal there is not."""
+        return self._transport.sees
+
+    @property
+    def sees_accounts(self) -> bool:
+        """Whether the server's accounts can be looked into."""
+        return Need.ACCOUNTS in self._target_view.needs
 
     @property
     def project(self) -> tuple[str, str]:
@@ -142,7 +167,21 @@ class Examiner:
         authorization: str | None = "",
         project: tuple[str, str] | None = None,
     ) -> Reply:
-        """Send a request below the server's base URL.
+        """Send a request below the server's base URL; the arguments are those of `signed`."""
+        given = self.signed(path, body, method=method, query=query, authorization=authorization, project=project)
+        return self.ask(given)
+
+    def signed(
+        self,
+        path: str,
+        body: bytes = b"",
+        *,
+        method: str = "POST",
+        query: bytes = b"",
+        authorization: str | None = "",
+        project: tuple[str, str] | None = None,
+    ) -> HttpRequest:
+        """A request below the server's base URL.
 
         Args:
             path: below the base URL.
@@ -162,13 +201,41 @@ class Examiner:
         elif authorization is not None:
             headers["Authorization"] = authorization
         target = f"{self._target_view.target.server.path}{path}" + (f"?{query.decode()}" if query else "")
-        return self.ask(HttpRequest(method, target, body, headers))
+        return HttpRequest(method, target, body, headers)
 
     def ask(self, request: HttpRequest) -> Reply:
-        """Send a request as it is."""
-        self.note_sent(f"{request.method} {request.path} {shown_bytes(request.body)}".rstrip())
-        reply = self._transport.ask(request)
+        """Send a request as it is.
+
+        Raises:
+            NotVerifiable: there is no reply in time.
+        """
+        self._note_request(request)
+        return self._seen(self._transport.ask(request))
+
+    def ask_together(self, requests: Sequence[HttpRequest]) -> list[Reply]:
+        """Send requests at the same time, at most eight; returns the replies in the order of the requests.
+
+        Raises:
+            NotVerifiable: there is no reply in time to one of them.
+        """
+        assert len(requests) <= MOST_AT_ONCE
+        for request in requests:
+            self._note_request(request, ", at the same time")
+        return [self._seen(reply) for reply in self._transport.ask_together(requests)]
+
+    @contextmanager
+    def kept(self) -> Iterator[KeptConnection]:
+        """A connection on which several requests are sent."""
+        with self._transport.keep() as connection:
+            yield KeptConnection(self, self._transport, connection)
+
+    def _note_request(self, request: HttpRequest, how: str = "") -> None:
+        self.note_sent(f"{request.method} {request.path} {shown_bytes(request.body)}".rstrip(), how)
+
+    def _seen(self, reply: Reply) -> Reply:
         self.note_seen(f"< {reply}")
+        if reply.is_late:
+            self.give_up(f"no reply within {self.timeout_s:g} s, which is no reply that deviates: a longer --timeout")
         return reply
 
     def command(
@@ -182,6 +249,10 @@ class Examiner:
         """Send one command to the server."""
         document = ({} if slot is None else {"slot": slot}) | dict(arguments or {}) | more
         return self.request(f"/batch/{kind}", compact(document), project=project)
+
+    def signed_command(self, kind: str, slot: str, **arguments: object) -> HttpRequest:
+        """The request of one command."""
+        return self.signed(f"/batch/{kind}", compact({"slot": slot, **arguments}))
 
     def accept(
         self,
@@ -218,12 +289,40 @@ class Examiner:
         errors = reply.document.get("errors", [])
         return errors if isinstance(errors, list) else [errors]
 
+    def in_bulks(self, kind: str, commands: Sequence[Mapping[str, object]], *, whole: bool = False) -> Bulked:
+        """Send commands of a kind in bulks: a small one, which shows the server's pace, and as few others as may be.
+
+        Args:
+            kind: of the commands.
+            commands: their arguments.
+            whole: send all; else fewer where the server would need more than some seconds.
+        """
+        errors: list[object] = []
+        clock = self._transport.clock
+        began, sent, size = clock.monotonic(), 0, FIRST_BULK
+        while sent < len(commands):
+            if not whole and sent >= FEWEST_IN_BULKS and clock.monotonic() - began > BULKS_S:
+                break
+            part = commands[sent : sent + size]
+            errors += self.bulk({kind: part})
+            sent += len(part)
+            pace_s = (clock.monotonic() - began) / sent
+            size = len(commands) if not pace_s else max(1, int(min(BULKS_S, self.timeout_s / 4) / pace_s))
+        return Bulked(sent, errors)
+
+    def listing(self) -> list[str]:
+        """The ids of this clause's slots that `/batch/slots` lists, wherever in them this clause's prefix is."""
+        return self._outstanding(None, lambda slot, mine: mine in slot)
+
     def listed(self, slot: str, project: tuple[str, str] | None = None) -> bool:
         """Whether `/batch/slots` lists a slot."""
         return slot in self.outstanding(project)
 
     def outstanding(self, project: tuple[str, str] | None = None) -> list[str]:
         """The ids of this clause's slots that `/batch/slots` lists."""
+        return self._outstanding(project, str.startswith)
+
+    def _outstanding(self, project: tuple[str, str] | None, is_mine: Callable[[str, str], bool]) -> list[str]:
         if self._target_view.listing_bytes > MOST_LISTED_BYTES:
             self.give_up(
                 f"/batch/slots lists {self._target_view.listing_bytes:,} bytes, too much to look at again and again: "
@@ -233,7 +332,7 @@ class Examiner:
         data = reply.document.get("data")
         if reply.status != 200 or not isinstance(data, list):
             raise Deviation("answer to /batch/slots", '200 and {"result": "ok", "data": [...]}', str(reply))
-        return [slot for slot in data if isinstance(slot, str) and slot.startswith(self.mark)]
+        return [slot for slot in data if isinstance(slot, str) and is_mine(slot, self.mark)]
 
     def see_listed(self, slot: str, project: tuple[str, str] | None = None) -> None:
         """A slot has to be listed as outstanding."""
@@ -379,6 +478,24 @@ class Examiner:
         assert self._target_view.target.failed_command is not None
         return self._run(self._target_view.target.failed_command, "ask the daemon what was refused")
 
+    def restart_server(self) -> None:
+        """Have the server killed, or stopped, and started again, and wait until it answers."""
+        command = (self._target_view.target.restart_command or "").replace("{signal}", "KILL")
+        self._run(command, "have the server restarted, by KILL")
+        heartbeat = self.signed("/heartbeat", method="GET", authorization=None)
+        clock = self._transport.clock
+        deadline = clock.monotonic() + self.timeout_s
+        while True:
+            try:
+                reply = self._transport.ask(heartbeat)
+            except CannotRun:
+                if clock.monotonic() > deadline:
+                    raise
+            else:
+                if reply.status == 200 or clock.monotonic() > deadline:
+                    return
+            clock.sleep(FIRST_LOOK_S)
+
     def _run(self, command: str, purpose: str) -> str:
         self.note(f"$ {command}" if self._transport.sees else purpose)
         return self._transport.run(command)
@@ -448,6 +565,55 @@ class Examiner:
             NotVerifiable: always.
         """
         raise NotVerifiable(why)
+
+
+class KeptConnection:
+    """A connection to a server, on which several requests are sent.
+
+    Args:
+        examiner: writes the transcript.
+        transport: counts what is sent.
+        connection: the connection.
+    """
+
+    def __init__(self, examiner: Examiner, transport: Transport, connection: HttpConnection) -> None:
+        self._examiner = examiner
+        self._transport = transport
+        self._connection = connection
+        self._replies = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the server may answer one more request."""
+        return self._connection.is_open
+
+    def send(self, *requests: HttpRequest, pieces: Sequence[int] = ()) -> None:
+        """Send requests at once, or in pieces that end at these places."""
+        data = b""
+        for request in requests:
+            self._transport.count()
+            self._examiner._note_request(request, ", on a connection that is kept")  # noqa: SLF001
+            data += request.encode(self._connection.authority, kept=True)
+        for begin, end in pairwise([0, *(place for place in pieces if place < len(data)), len(data)]):
+            self._connection.send(data[begin:end])
+            if end < len(data):
+                self._transport.clock.sleep(FIRST_LOOK_S)
+
+    def reply(self, method: str = "POST") -> Reply | None:
+        """The reply to the next request; None if the server has closed the connection before it, as any server may."""
+        reply = self._connection.reply(method)
+        if self._replies and not reply.status and not reply.is_late:
+            self._examiner.note_seen(f"< {reply}")
+            return None
+        self._replies += 1
+        return self._examiner._seen(reply)  # noqa: SLF001
+
+    def ask(self, request: HttpRequest) -> Reply | None:
+        """Send a request and read its reply; None if the server has closed the connection."""
+        if not self.is_open:
+            return None
+        self.send(request)
+        return self.reply(request.method)
 
 
 class _RecordedConnection(DaemonConnection):

@@ -62,6 +62,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--cp-timeout", metavar="S", type=float, default=10.0, help="seconds for a reply or an effect")
     group.addoption("--cp-max-rate", metavar="R", type=float, default=100.0, help="commands/s at most; 0: no limit")
     group.addoption("--cp-slot-prefix", metavar="TEXT", default=Target.slot_prefix, help="begins every id")
+    group.addoption(
+        "--cp-thorough", action="store_true", help="also send what is risky at a live system, or takes long"
+    )
     group.addoption("--cp-dry-run", action="store_true", help="send nothing; write down what would be sent")
 
 
@@ -207,6 +210,7 @@ def _target(config: pytest.Config) -> Target:
             flush_interval_s=option("--cp-target-flush-interval"),
             restart_command=option("--cp-restart-command"),
             failed_command=option("--cp-failed-command"),
+            thorough=option("--cp-thorough"),
         )
     return config.stash[TARGET]
 

@@ -6,10 +6,12 @@ import socket
 from typing import TYPE_CHECKING, Final
 
 from cpsim.clock import SystemClock
-from cpsim.conformance.exchange import Reply
+from cpsim.conformance.exchange import HttpConnection, Reply
 from cpsim.conformance.upstream import Upstream
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cpsim.clock import Clock
     from cpsim.conformance.exchange import HttpRequest
     from cpsim.conformance.target import Target
@@ -35,6 +37,15 @@ class Rehearsal:
         is_change = request.method == "POST" and request.path.endswith(CHANGES)
         return Reply(200, "", b"[]" if is_change else NOTHING)
 
+    def ask_together(self, requests: Sequence[HttpRequest]) -> list[Reply]:  # noqa: D102 - see Transport
+        return [self.ask(request) for request in requests]
+
+    def keep(self) -> HttpConnection:  # noqa: D102 - see Transport
+        return _SilentConnection()
+
+    def count(self) -> None:  # noqa: D102 - see Transport
+        pass
+
     def connect(self) -> socket.socket:  # noqa: D102 - see Transport
         connection, other = socket.socketpair()
         other.close()
@@ -54,6 +65,25 @@ class _StoppedClock(SystemClock):
         return 0.0
 
     def sleep(self, duration_s: object) -> None:
+        pass
+
+
+class _SilentConnection(HttpConnection):
+    """A connection to nobody, who answers all."""
+
+    authority = "nobody"
+    is_open = True
+
+    def __init__(self) -> None:
+        pass
+
+    def send(self, data: bytes) -> None:
+        pass
+
+    def reply(self, method: str) -> Reply:  # noqa: ARG002 - any
+        return Reply(200, "", NOTHING)
+
+    def close(self) -> None:
         pass
 
 

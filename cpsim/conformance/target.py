@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 DEFAULT_PREFIX: Final = "verify"
 LONGEST_PREFIX_BYTES: Final = 80
 MOST_COMMANDS: Final = 5_000
-"""The most that one run sends; it usually sends about a tenth."""
+"""The most that one run sends; it usually sends about a fifth."""
 MOST_COMMANDS_TO_US: Final = 20_000
 """The most that one run sends where the server is ours, and nobody else is disturbed."""
 
@@ -52,9 +52,10 @@ class Target:
         max_rate: commands/s at most; None for no limit.
         slot_prefix: begins the ids of slots, machines and users.
         flush_interval_s: for how long the daemon keeps commands.
-        restart_command: for a shell; stops the daemon, or kills it where it has `{signal}`, and starts it again.
+        restart_command: for a shell; stops the daemon or server, by `{signal}` if it has that, and starts it again.
         failed_command: for a shell; prints the commands that the daemon knows to be refused.
         accounts: shows the server's accounts, in place of its control API; None if there is nothing else.
+        thorough: whether what is risky at a live system, or takes long, may be sent too.
     """
 
     daemon: UnixEndpoint | TcpEndpoint | None = None
@@ -70,6 +71,7 @@ class Target:
     restart_command: str | None = None
     failed_command: str | None = None
     accounts: AccountsSource | None = None
+    thorough: bool = False
 
     def __str__(self) -> str:
         places = " and ".join(str(place) for place in (self.daemon, self.server) if place is not None)
@@ -236,6 +238,7 @@ def expected_needs(target: Target) -> frozenset[Need]:
         (target.behind, Need.BEHIND),
         (target.restart_command, Need.RESTART),
         (target.failed_command, Need.FAILED),
+        (target.thorough or None, Need.THOROUGH),
     ):
         if there is not None:
             needs.add(need)

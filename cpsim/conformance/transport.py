@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from cpdaemon.endpoint import UnixEndpoint
 from cpsim.clock import SYSTEM_CLOCK
-from cpsim.conformance.exchange import ask
+from cpsim.conformance.exchange import HttpConnection, ask, ask_together
 from cpsim.conformance.findings import CannotRun, shown
 from cpsim.conformance.frames import connect
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cpsim.clock import Clock
     from cpsim.conformance.exchange import HttpRequest, Reply
     from cpsim.conformance.target import Target, Traffic
@@ -42,6 +44,15 @@ class Transport(Protocol):
 
     def ask(self, request: HttpRequest) -> Reply:
         """Send a request to the server."""
+
+    def ask_together(self, requests: Sequence[HttpRequest]) -> list[Reply]:
+        """Send requests to the server at the same time."""
+
+    def keep(self) -> HttpConnection:
+        """Connect to the server, for several requests."""
+
+    def count(self) -> None:
+        """Wait until one more request may be sent on a connection that is kept."""
 
     def connect(self) -> socket.socket:
         """Connect to the daemon."""
@@ -72,6 +83,19 @@ class Network:
         assert self._target.server is not None
         self._traffic.pass_on()
         return ask(self._target.server, request, self._target.timeout_s)
+
+    def ask_together(self, requests: Sequence[HttpRequest]) -> list[Reply]:  # noqa: D102 - see Transport
+        assert self._target.server is not None
+        for _ in requests:
+            self._traffic.pass_on()
+        return ask_together(self._target.server, requests, self._target.timeout_s, self.clock.sleep)
+
+    def keep(self) -> HttpConnection:  # noqa: D102 - see Transport
+        assert self._target.server is not None
+        return HttpConnection(self._target.server, self._target.timeout_s)
+
+    def count(self) -> None:  # noqa: D102 - see Transport
+        self._traffic.pass_on()
 
     def connect(self) -> socket.socket:  # noqa: D102 - see Transport
         assert self._target.daemon is not None

@@ -344,7 +344,9 @@ class Ledger:
             add_up(given, slot.counters)
 
     def _meta(self, _: ProjectAccounts, slot: Slot, arguments: Mapping[str, object], __: int) -> None:
-        given = {name: read_text(arguments, name) for name in arguments if name != "slot"}
+        given = {
+            name: "" if arguments[name] == "" else read_text(arguments, name) for name in arguments if name != "slot"
+        }
         if not given:
             raise CommandRefused("meta without a name")
         slot.meta = given if slot.meta is None else slot.meta | given

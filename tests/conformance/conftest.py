@@ -16,8 +16,9 @@ from cpsim.fake import ANY_PORT, Fake
 
 FOLDER = Path(__file__).parent
 MINE, OTHER = ("alpha", "first secret"), ("beta", "second secret")
-OF_THE_PAIR = [id for id, clause in catalogue().items() if Need.BEHIND not in clause.needs]
-"""The clauses that a daemon and its own server can show; those about the middle need a server that is ours."""
+PAIR = {Need.DAEMON, Need.SERVER, Need.OTHER, Need.ACCOUNTS}
+OF_THE_PAIR = [id for id, clause in catalogue().items() if PAIR.issuperset(clause.needs)]
+"""The clauses that a daemon and its own server can show, without --thorough and without being started again."""
 
 OF_TIME = {"DELIVER-11", "DELIVER-12", "WIRE-14"}
 """The clauses that are not verifiable on a machine that is too busy to send in time."""

@@ -67,7 +67,8 @@ def test_a_server_alone_is_seen_whole_but_for_the_daemon(examine_fake):
     assert outcome.deviant == {}
     results = {finding.clause.id: finding.result for finding in outcome.findings}
     assert results == {
-        id: "not verifiable" if Need.DAEMON in clause.needs else "pass" for id, clause in catalogue().items()
+        id: "pass" if {Need.SERVER, Need.OTHER, Need.ACCOUNTS}.issuperset(clause.needs) else "not verifiable"
+        for id, clause in catalogue().items()
     }
 
 
@@ -202,9 +203,9 @@ def test_a_rehearsal_lists_what_is_sent_and_sends_nothing(examine_fake, of_the_p
         return {
             finding.clause.id: [
                 re.sub(
-                    r"verify-[0-9a-f]{8}|[0-9a-f]{40,}",
+                    r"(?i)verify-([0-9a-f]{8}|[0-9a-f]*…)|[0-9a-f]{40,}|(?<=auth=)sha[^ ]*",
                     "*",
-                    line.removeprefix("> ").partition(", through the control")[0],
+                    re.sub(", (through the control|at the same time|on a connection).*", "", line.removeprefix("> ")),
                 )
                 for line in finding.transcript
                 if line.startswith(begin) and "/batch/slots" not in line and "(end of" not in line
@@ -217,9 +218,6 @@ def test_a_rehearsal_lists_what_is_sent_and_sends_nothing(examine_fake, of_the_p
     assert planned.sent == 0
     assert planned.counts == {"planned": len(of_the_pair)}
     planned_lines, sent_lines = lines(planned, ""), lines(sent, "> ")
-    for id in ("CONCUR-6", "CONCUR-7"):  # these send from several threads
-        planned_lines[id].sort()
-        sent_lines[id].sort()
     for id in ("DELIVER-11", "DELIVER-12", "WIRE-14"):  # these send more on a machine that is busy
         del sent_lines[id][len(planned_lines[id]) :]
     assert planned_lines == sent_lines

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cpsim.conformance.clause import Known, Level, Need, clause
+from cpsim.conformance.examiner import compact
 
 if TYPE_CHECKING:
     from cpsim.conformance.examiner import Examiner
@@ -122,11 +123,11 @@ def test_a_time_that_is_negative_or_broken(cp: Examiner) -> None:
     cp.refuse("alloc", cp.new(), expire="1.5", quirk="float-credits")
 
 
-@clause("ALLOC-14", "4", Need.SERVER, quirks=["empty-ids"])
+@clause("ALLOC-14", "4", Need.SERVER)
 def test_no_slot(cp: Examiner) -> None:
-    """An alloc without a slot, or with an empty one, is refused."""
+    """An alloc without a slot is refused."""
     cp.refuse("alloc", None, credits=5)
-    cp.refuse("alloc", "", credits=5, quirk="empty-ids")
+    cp.refuse("alloc", None)
 
 
 @clause("ALLOC-15", "2", Need.SERVER, quirks=["half-made-slots"])
@@ -146,3 +147,38 @@ def test_refused_alloc_changes_nothing(cp: Examiner) -> None:
     cp.refuse("alloc", slot, credits=99)
     cp.accept("claim", slot, machine=cp.new("machine"), credits=5)
     cp.see_slot(slot, granted=5)
+
+
+@clause("ALLOC-17", "2", Need.SERVER)
+def test_the_same_request_again(cp: Examiner) -> None:
+    """A request that comes again, byte by byte, is a command again: it is refused, in a bulk or alone."""
+    alone, bulk = compact({"slot": cp.new()}), compact({"alloc": [{"slot": cp.new()}]})
+    cp.check("answer", "accepted", cp.request("/batch/alloc", alone).outcome)
+    cp.check("answer", "refused", cp.request("/batch/alloc", alone).outcome)
+    cp.check("errors", 0, len(cp.request("/batch/bulk", bulk).document.get("errors", [])))
+    cp.check("errors", 1, len(cp.request("/batch/bulk", bulk).document.get("errors", [])))
+
+
+@clause("ALLOC-18", "2", Need.SERVER)
+def test_refused_alloc_leaves_the_slot(cp: Examiner) -> None:
+    """An alloc that is refused because the id is used leaves the slot outstanding, and to be claimed."""
+    slot = cp.new()
+    cp.accept("alloc", slot, credits=5)
+    cp.refuse("alloc", slot, credits=6)
+    cp.refuse("alloc", slot, min=6, max=5)
+    cp.see_listed(slot)
+    cp.accept("counters", slot, {"job/events": 1})
+    cp.accept("claim", slot, machine=cp.new("machine"))
+    cp.refuse("alloc", slot, credits=6)
+
+
+@clause("ALLOC-19", "2", Need.SERVER)
+def test_refused_allocs_make_nothing(cp: Examiner) -> None:
+    """An alloc refused for its terms, whichever, makes no slot: it is not listed, and its id is still free."""
+    for terms in ({"credits": "many"}, {"min": "few"}, {"max": "many"}, {"expire": "soon"}):
+        slot = cp.new()
+        cp.refuse("alloc", slot, dict[str, object](terms))
+        cp.refuse("claim", slot, machine=cp.new("machine"))
+        cp.see_unlisted(slot)
+        cp.accept("alloc", slot)
+        cp.accept("discard", slot)

@@ -135,9 +135,10 @@ def test_order_in_a_class(cp: Examiner) -> None:
 @clause("BULK-10", "4", Need.SERVER)
 def test_many(cp: Examiner) -> None:
     """A bulk may have hundreds of commands."""
-    slots = [cp.new() for _ in range(300)]
-    cp.check("errors", [], cp.bulk({"alloc": [{"slot": slot} for slot in slots]}))
-    cp.check("slots that are missing", [], sorted(set(slots) - set(cp.outstanding())))
+    commands = [{"slot": cp.new()} for _ in range(300)]
+    cp.check("errors", [], cp.in_bulks("alloc", commands, whole=True).errors)
+    cp.check("slots that are missing", [], sorted({each["slot"] for each in commands} - set(cp.outstanding())))
+    cp.check("errors", [], cp.in_bulks("discard", commands, whole=True).errors)
 
 
 @clause("BULK-11", "4", Need.SERVER)
@@ -153,3 +154,115 @@ def test_counters_before_discard(cp: Examiner) -> None:
         }
     )
     cp.check("errors", [], errors)
+
+
+@clause(
+    "BULK-12",
+    "4",
+    Need.SERVER,
+    quirks=["reclaim", "claim-settled", "discard-settled", "counters-settled", "meta-dropped"],
+)
+def test_settled_slots(cp: Examiner) -> None:
+    """Whatever a bulk commands of a settled slot is refused."""
+    claimed, discarded = cp.new(), cp.new()
+    cp.bulk({"alloc": [{"slot": claimed}, {"slot": discarded}], "discard": [{"slot": discarded}]})
+    cp.bulk({"claim": [{"slot": claimed, "machine": cp.new("machine")}]})
+    for slot, claims, discards in ((discarded, "claim-settled", ""), (claimed, "reclaim", "discard-settled")):
+        for kind, given, quirk in (
+            ("alloc", {}, ""),
+            ("counters", {"job/events": 1}, "counters-settled"),
+            ("meta", {"site": "here"}, ""),
+            ("claim", {"machine": cp.new("machine")}, claims),
+            ("discard", {}, discards),
+        ):
+            errors = cp.bulk({kind: [{"slot": slot, **given}]})
+            cp.check(f"how many errors of {kind}", 1, len(errors), Known(quirk, 0))
+
+
+@clause("BULK-13", "4", Need.SERVER)
+def test_unknown_slots(cp: Examiner) -> None:
+    """Whatever a bulk commands of a slot that was never allocated, or of none, is refused, each command by itself."""
+    good = cp.new()
+    missing = [{}, {"slot": cp.new()}]
+    errors = cp.bulk(
+        {
+            "alloc": [{}, {"slot": good}, {"credits": 5}],
+            "counters": [{**each, "job/events": 1} for each in missing] + [{"slot": good, "job/events": 1}],
+            "meta": [{**each, "site": "here"} for each in missing[:1]] + [{"slot": good, "site": "here"}],
+            "discard": [*missing],
+            "claim": [{**each, "machine": cp.new("machine")} for each in missing] + [{"slot": good}],
+        }
+    )
+    cp.check("how many errors", 2 + 2 + 1 + 2 + 3, len(errors))
+    cp.see_listed(good)
+
+
+@clause("BULK-14", "4", Need.SERVER, quirks=["reclaim"])
+def test_same_slot(cp: Examiner) -> None:
+    """Of two allocs, two discards or two claims of a slot in one bulk, one is refused; of other commands, none."""
+    first, second = cp.new(), cp.new()
+    cp.check("errors of two allocs", 1, len(cp.bulk({"alloc": [{"slot": first}, {"slot": first}]})))
+    cp.accept("alloc", second)
+    twice = {"counters": [{"slot": first, "job/events": 1}] * 2, "meta": [{"slot": first, "site": "here"}] * 2}
+    cp.check("errors of two counters and two meta", [], cp.bulk(twice))
+    cp.check("errors of two discards", 1, len(cp.bulk({"discard": [{"slot": second}] * 2})))
+    claims = [{"slot": first, "machine": cp.new("machine")} for _ in range(2)]
+    cp.check("errors of two claims", 1, len(cp.bulk({"claim": claims})), Known("reclaim", 0))
+
+
+@clause("BULK-15", "4", Need.SERVER)
+def test_one_machine(cp: Examiner) -> None:
+    """A machine may claim several slots in one bulk."""
+    slots, machine = [cp.new() for _ in range(3)], cp.new("machine")
+    cp.check("errors", [], cp.bulk({"alloc": [{"slot": slot} for slot in slots]}))
+    cp.check("errors", [], cp.bulk({"claim": [{"slot": slot, "machine": machine} for slot in slots]}))
+
+
+@clause("BULK-16", "4", Need.SERVER, Need.ACCOUNTS)
+def test_equal_commands(cp: Examiner) -> None:
+    """Equal counters of one bulk all count, and so do several claims of a machine, with a user or without."""
+    counter, user = cp.new("counter"), cp.new("user")
+    for machine in (cp.new("machine"), cp.new("machine")):
+        slots = [cp.new() for _ in range(3)]
+        cp.bulk(
+            {
+                "alloc": [{"slot": slot, "credits": 7} for slot in slots],
+                "counters": [{"slot": slot, counter: 5} for slot in slots for _ in range(2)],
+                "claim": [{"slot": slot, "machine": machine} for slot in slots],
+            }
+        )
+        cp.see_machine(machine, credits=21, counters={counter: 30})
+        cp.link(machine, user)
+    slots = [cp.new() for _ in range(2)]
+    cp.bulk(
+        {
+            "alloc": [{"slot": slot} for slot in slots],
+            "counters": [{"slot": slots[0], counter: 1}],
+            "claim": [{"slot": slot, "machine": machine, "credits": 2} for slot in slots],
+        }
+    )
+    cp.see_user(user, credits=46, counters={counter: 61})
+    cp.see_machine(machine, credits=25, waiting_credits=0)
+
+
+@clause("BULK-17", "4", Need.SERVER, Need.ACCOUNTS)
+def test_errors_change_nothing(cp: Examiner) -> None:
+    """A command of a bulk that is refused changes nothing, and the others of its class count whole."""
+    slot, other, machine, counter = cp.new(), cp.new(), cp.new("machine"), cp.new("counter")
+    errors = cp.bulk(
+        {
+            "alloc": [{"slot": slot, "max": 5}, {"slot": slot, "credits": 99}, {"slot": other, "credits": 4}],
+            "counters": [{"slot": cp.new(), counter: 50}, {"slot": slot, counter: 2}, {"slot": slot}],
+            "meta": [{"slot": cp.new(), "site": "x"}, {"slot": slot, "site": "here"}],
+            "discard": [{"slot": cp.new(), "reason": counter}],
+            "claim": [
+                {"slot": cp.new(), "machine": machine},
+                {"slot": slot, "machine": machine, "credits": 8},
+                {"slot": other, "machine": machine},
+            ],
+        }
+    )
+    cp.check("how many errors", 6, len(errors))
+    cp.see_slot(slot, state="claimed", granted=5, counters={counter: 2})
+    cp.see_machine(machine, credits=9, counters={counter: 2})
+    cp.see_total("reasons", counter, None)

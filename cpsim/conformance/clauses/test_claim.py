@@ -33,13 +33,13 @@ def test_an_unknown_slot(cp: Examiner) -> None:
     cp.refuse("claim", cp.new(), machine=cp.new("machine"))
 
 
-@clause("CLAIM-4", "4", Need.SERVER, quirks=["empty-ids"])
+@clause("CLAIM-4", "4", Need.SERVER)
 def test_no_machine(cp: Examiner) -> None:
-    """A claim without a machine, or with an empty one, is refused, and the slot stays outstanding."""
+    """A claim without a machine is refused, and the slot stays outstanding."""
     slot = cp.new()
     cp.accept("alloc", slot)
     cp.refuse("claim", slot)
-    cp.refuse("claim", slot, machine="", quirk="empty-ids")
+    cp.refuse("claim", slot, credits=5)
     cp.see_listed(slot)
 
 
@@ -135,3 +135,26 @@ def test_a_claim_of_a_discarded_slot_grants_nothing(cp: Examiner) -> None:
     cp.command("claim", slot, machine=machine)
     cp.see_machine(machine, Known("claim-settled", {"credits": 12}), credits=0)
     cp.see_slot(slot, state="discarded")
+
+
+@clause("CLAIM-14", "2", Need.SERVER)
+def test_a_machine_again(cp: Examiner) -> None:
+    """A machine can claim a second slot, and a third, one after the other and of any terms."""
+    machine = cp.new("machine")
+    for terms in ({}, {"credits": 5}, {"min": 2}, {}):
+        slot = cp.new()
+        cp.accept("alloc", slot, dict[str, object](terms))
+        cp.accept("claim", slot, machine=machine)
+
+
+@clause("CLAIM-15", "2", Need.SERVER)
+def test_after_a_refused_claim(cp: Examiner) -> None:
+    """A slot whose claim, counters or meta were refused can still be claimed."""
+    slot = cp.new()
+    cp.accept("alloc", slot)
+    cp.refuse("claim", slot)
+    cp.refuse("counters", slot, {"job/events": "many"})
+    cp.refuse("claim", slot, credits=5)
+    cp.see_listed(slot)
+    cp.accept("counters", slot, {"job/events": 1})
+    cp.accept("claim", slot, machine=cp.new("machine"))

@@ -147,3 +147,71 @@ def test_numbers_as_text(cp: Examiner) -> None:
     slot = cp.new()
     cp.accept("alloc", slot)
     cp.accept("counters", slot, {"job/events": "1000", "energy": "-5"})
+
+
+@clause("COUNTER-15", "2", Need.SERVER)
+def test_again(cp: Examiner) -> None:
+    """Counters may come again, equal ones too, be 0, and bring a sum below zero."""
+    slot = cp.new()
+    cp.accept("alloc", slot)
+    for value in (5, 5, 0, -20, -1, 1_000_000):
+        cp.accept("counters", slot, {"job/events": value, "energy": 0})
+    cp.see_listed(slot)
+    cp.accept("claim", slot, machine=cp.new("machine"))
+
+
+@clause("COUNTER-16", "2", Need.SERVER, Need.ACCOUNTS)
+def test_equal_ones(cp: Examiner) -> None:
+    """Two equal counters commands both count, one after the other or with others in between."""
+    slot, machine, counter = cp.new(), cp.new("machine"), cp.new("counter")
+    cp.accept("alloc", slot)
+    for values in ({counter: 5}, {counter: 5}, {counter: 1, "job/events": 2}, {counter: 5}, {counter: 0}):
+        cp.accept("counters", slot, dict[str, object](values))
+    cp.see_slot(slot, counters={counter: 16, "job/events": 2})
+    cp.accept("claim", slot, machine=machine)
+    cp.see_machine(machine, counters={counter: 16, "job/events": 2})
+    cp.see_total("counters", counter, 16)
+
+
+@clause("COUNTER-17", "2", Need.SERVER, Need.ACCOUNTS)
+def test_below_zero(cp: Examiner) -> None:
+    """Counters below zero are granted like others: to the machine, to what waits, to the user, to the project."""
+    counter, user = cp.new("counter"), cp.new("user")
+    for machine, values in ((cp.new("machine"), (-7, 3)), (cp.new("machine"), (-1, -1))):
+        for value in values:
+            slot = cp.new()
+            cp.accept("alloc", slot)
+            cp.accept("counters", slot, {counter: value})
+            cp.accept("claim", slot, machine=machine)
+        cp.see_machine(machine, counters={counter: sum(values)}, waiting_counters={counter: sum(values)})
+        cp.link(machine, user)
+    cp.see_user(user, counters={counter: -6})
+    cp.see_total("counters", counter, -6)
+
+
+@clause("COUNTER-18", "2", Need.SERVER, Need.ACCOUNTS)
+def test_names_of_arguments(cp: Examiner) -> None:
+    """A counter may be named like an argument of another command, and is a counter."""
+    slot, machine, names = cp.new(), cp.new("machine"), {"machine": 5, "reason": 1, "min": 2, "max": 3, "expire": 4}
+    cp.accept("alloc", slot)
+    cp.accept("counters", slot, dict[str, object](names))
+    cp.see_slot(slot, counters=names)
+    cp.accept("claim", slot, machine=machine)
+    cp.see_machine(machine, credits=1, counters=names)
+
+
+@clause("COUNTER-19", "2", Need.SERVER, Need.ACCOUNTS, Need.THOROUGH)
+def test_names_of_sums(cp: Examiner) -> None:
+    """Nor does a counter named like a sum of the server's own add to that."""
+    slot, machine, user = cp.new(), cp.new("machine"), cp.new("user")
+    names = {"credits": 5, "slots/completed": 6, "slots/allocated": 7, "slots/discarded": 8}
+    before = cp.accounts.totals(cp.project[0])
+    cp.accept("alloc", slot, credits=2)
+    cp.accept("counters", slot, dict[str, object](names))
+    cp.accept("claim", slot, machine=machine)
+    cp.link(machine, user)
+    cp.see_machine(machine, credits=2, counters=names)
+    cp.see_user(user, credits=2, counters=names)
+    after = cp.accounts.totals(cp.project[0])
+    cp.check("slots claimed", before.get("claimed", 0) + 1, after.get("claimed"))
+    cp.check("slots discarded", before.get("discarded", 0), after.get("discarded"))

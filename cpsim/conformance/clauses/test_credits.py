@@ -117,7 +117,7 @@ def test_zero(cp: Examiner) -> None:
     grants(cp, {"min": 0, "max": 0}, 5, 0)
 
 
-@clause("CREDIT-13", "2", Need.SERVER, Need.ACCOUNTS)
+@clause("CREDIT-13", "2", Need.SERVER, Need.ACCOUNTS, Need.THOROUGH)
 def test_large_numbers(cp: Examiner) -> None:
     """Large numbers are granted to the last digit."""
     grants(cp, {"credits": 2**31 - 1}, None, 2**31 - 1)
@@ -133,3 +133,46 @@ def test_credits_add_up(cp: Examiner) -> None:
         cp.accept("alloc", slot)
         cp.accept("claim", slot, machine=machine, credits=asked)
     cp.see_machine(machine, credits=17, waiting_credits=17)
+
+
+@clause("CREDIT-15", "2", Need.SERVER)
+def test_no_claim_is_refused_for_its_credits(cp: Examiner) -> None:
+    """A claim whose credits are outside the range, or other than those of the alloc, is limited, and not refused."""
+    machine = cp.new("machine")
+    for terms, asked in (
+        ({"min": 5, "max": 10}, 1),
+        ({"min": 5, "max": 10}, 11),
+        ({"min": 5, "max": 10}, 0),
+        ({"min": 5, "max": 10}, None),
+        ({"min": 5}, 4),
+        ({"max": 5}, 6),
+        ({"max": 0}, None),
+        ({"max": 0}, 1),
+        ({"min": 0, "max": 0}, 7),
+        ({"credits": 7}, 8),
+        ({"credits": 7}, 0),
+        ({"credits": 0}, 5),
+        ({"credits": 0}, None),
+        ({"credits": 50, "min": 1, "max": 10}, 5),
+        ({"credits": 1, "min": 5}, None),
+        ({}, 0),
+        ({}, 1),
+        ({}, 12_345),
+    ):
+        slot = cp.new()
+        cp.accept("alloc", slot, dict[str, object](terms))
+        cp.accept("claim", slot, {} if asked is None else {"credits": asked}, machine=machine)
+
+
+@clause("CREDIT-16", "2", Need.SERVER, Need.ACCOUNTS)
+def test_project(cp: Examiner) -> None:
+    """Credits of one slot are no other slot's: each is granted by its own terms, in whatever order."""
+    machine = cp.new("machine")
+    slots = [cp.new() for _ in range(5)]
+    terms = [{"credits": 7}, {}, {"min": 5}, {"max": 3}, {"min": 2, "max": 4}]
+    for slot, given in zip(slots, terms, strict=True):
+        cp.accept("alloc", slot, dict[str, object](given))
+    for slot, granted in reversed([*zip(slots, (7, 6, 6, 3, 4), strict=True)]):
+        cp.accept("claim", slot, machine=machine, credits=6)
+        cp.see_slot(slot, granted=granted)
+    cp.see_machine(machine, credits=26)

@@ -94,3 +94,45 @@ def test_takes_nothing_back(cp: Examiner) -> None:
         granted=5,
     )
     cp.see_total("reasons", reason, None)
+
+
+@clause("DISCARD-9", "2", Need.SERVER)
+def test_any_reason(cp: Examiner) -> None:
+    """Any reason is taken: those of every day, a sentence, letters of any script, a number."""
+    for reason in (
+        "unknown-vmid",
+        "expired",
+        "lost",
+        "Unspecified",
+        "it was 5 o'clock",
+        "Zeit überschritten",
+        "42",
+        "x/y",
+    ):
+        slot = cp.new()
+        cp.accept("alloc", slot)
+        cp.accept("discard", slot, reason=reason)
+        cp.see_unlisted(slot)
+
+
+@clause("DISCARD-10", "2", Need.SERVER)
+def test_after_other_commands(cp: Examiner) -> None:
+    """A slot with terms, counters and metadata can be discarded."""
+    slot = cp.new()
+    cp.accept("alloc", slot, min=1, max=5, expire=60)
+    cp.accept("counters", slot, {"job/events": 5})
+    cp.accept("meta", slot, {"site": "here"})
+    cp.accept("discard", slot)
+    cp.see_unlisted(slot)
+
+
+@clause("DISCARD-11", "2", Need.SERVER, Need.ACCOUNTS)
+def test_reasons_apart(cp: Examiner) -> None:
+    """Each reason is counted for itself."""
+    reasons = [cp.new("reason") for _ in range(2)]
+    reasons += [reasons[0].upper(), f"{reasons[1]} x", f"{reasons[0]}ü"]
+    for count, reason in enumerate(reasons, 1):
+        slots = [{"slot": cp.new()} for _ in range(count)]
+        cp.bulk({"alloc": slots, "discard": [{**slot, "reason": reason} for slot in slots]})
+    for count, reason in enumerate(reasons, 1):
+        cp.see_total("reasons", reason, count)

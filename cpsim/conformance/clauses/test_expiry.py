@@ -103,3 +103,36 @@ def test_grants_nothing(cp: Examiner) -> None:
     cp.advance(1)
     cp.see_slot(slot, granted=None, machine=None)
     cp.see_total("counters", counter, None)
+
+
+@clause("EXPIRE-10", "2", Need.SERVER)
+def test_minutes(cp: Examiner) -> None:
+    """The unit of expire is a minute: a slot of one minute is there after a second and more."""
+    slot, other = cp.new(), cp.new()
+    cp.accept("alloc", slot, expire=1)
+    cp.accept("alloc", other, expire=60)
+    if cp.sees_accounts:
+        cp.see_lifetime(slot, minutes=1)
+        cp.see_lifetime(other, minutes=60)
+        return
+    cp.pause(1.5)
+    cp.see_listed(slot)
+    cp.see_listed(other)
+    cp.accept("counters", slot, {"job/events": 1})
+    cp.accept("claim", slot, machine=cp.new("machine"))
+
+
+@clause("EXPIRE-11", "2", Need.SERVER, Need.THOROUGH, quirks=["expire-live"])
+def test_a_minute(cp: Examiner) -> None:
+    """A slot of one minute is closed after it, listed or not, and one of an hour is not."""
+    slot, other = cp.new(), cp.new()
+    cp.accept("alloc", slot, expire=1)
+    cp.accept("alloc", other, expire=60)
+    if cp.sees_accounts:
+        cp.advance(1)
+    else:
+        cp.pause(61)
+    cp.see_unlisted(slot, Known("expire-live", seen=True))
+    cp.refuse("claim", slot, machine=cp.new("machine"))
+    cp.accept("counters", other, {"job/events": 1})
+    cp.see_listed(other)

@@ -88,3 +88,66 @@ def test_several_machines(cp: Examiner) -> None:
         cp.link(machine, user)
         earn(cp, machine, credits, {counter: credits})
     cp.see_user(user, credits=7, counters={counter: 7})
+
+
+@clause("LINK-7", "2", Need.SERVER, Need.ACCOUNTS)
+def test_waiting_once(cp: Examiner) -> None:
+    """What waited goes to a user once: not again after a release and a link to the same user."""
+    machine, user, counter = cp.new("machine"), cp.new("user"), cp.new("counter")
+    earn(cp, machine, 10, {counter: 3})
+    cp.link(machine, user)
+    cp.release(machine)
+    cp.link(machine, user)
+    cp.see_user(user, credits=10, counters={counter: 3})
+    earn(cp, machine, 2, {counter: 1})
+    cp.see_user(user, credits=12, counters={counter: 4})
+    cp.see_machine(machine, credits=12, counters={counter: 4}, waiting_credits=0, waiting_counters={})
+
+
+@clause("LINK-8", "2", Need.SERVER, Need.ACCOUNTS)
+def test_one_machine_of_two(cp: Examiner) -> None:
+    """A release of one machine leaves a user's other machine, and what waits on one is not on another."""
+    first, second, user, counter = cp.new("machine"), cp.new("machine"), cp.new("user"), cp.new("counter")
+    for machine in (first, second):
+        cp.link(machine, user)
+    cp.release(first)
+    earn(cp, first, 3, {counter: 1})
+    earn(cp, second, 5, {counter: 2})
+    cp.see_user(user, credits=5, counters={counter: 2})
+    cp.see_machine(first, credits=3, waiting_credits=3, waiting_counters={counter: 1})
+    cp.see_machine(second, credits=5, waiting_credits=0)
+
+
+@clause("LINK-9", "2", Need.SERVER, Need.OTHER, Need.ACCOUNTS)
+def test_two_projects(cp: Examiner) -> None:
+    """What waits in two projects goes to the user in each, and the two are kept apart; so is what follows."""
+    machine, user, counter = cp.new("machine"), cp.new("user"), cp.new("counter")
+    for round in range(2):
+        for credits, project in ((3, cp.project), (40, cp.other)):
+            slot = f"{cp.new()}-{credits}"
+            cp.accept("alloc", slot, {"credits": credits}, project=project)
+            cp.accept("counters", slot, {counter: credits}, project=project)
+            cp.accept("claim", slot, {"machine": machine}, project=project)
+        if not round:
+            cp.link(machine, user)
+    cp.see_user(user, credits=6, counters={counter: 6})
+    cp.see_user(user, credits=80, counters={counter: 80}, project=cp.other)
+    cp.see_machine(machine, credits=6, counters={counter: 6}, waiting_credits=0)
+    cp.see_machine(machine, credits=80, counters={counter: 80}, waiting_credits=0, project=cp.other)
+
+
+@clause("LINK-10", "2", Need.SERVER, Need.ACCOUNTS)
+def test_what_is_not_granted(cp: Examiner) -> None:
+    """A link gives a user nothing of slots that are outstanding, discarded, or another machine's."""
+    machine, stranger, user, counter = cp.new("machine"), cp.new("machine"), cp.new("user"), cp.new("counter")
+    earn(cp, stranger, 50, {counter: 9})
+    for ending in ("discard", "nothing"):
+        slot = cp.new()
+        cp.accept("alloc", slot, credits=20)
+        cp.accept("counters", slot, {counter: 5})
+        if ending == "discard":
+            cp.accept("discard", slot)
+    earn(cp, machine, 2, {counter: 1})
+    cp.link(machine, user)
+    cp.see_user(user, credits=2, counters={counter: 1})
+    cp.see_machine(stranger, credits=50, waiting_credits=50)

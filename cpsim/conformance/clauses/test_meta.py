@@ -73,3 +73,28 @@ def test_nothing_to_note(cp: Examiner) -> None:
     cp.accept("alloc", slot)
     cp.refuse("meta", slot, quirk="meta-dropped")
     cp.refuse("meta", None, {"site": "here"}, quirk="meta-dropped")
+
+
+@clause("META-8", "2", Need.SERVER)
+def test_again(cp: Examiner) -> None:
+    """Metadata may come again, for a name that is set, with the same value, and be empty."""
+    slot = cp.new()
+    cp.accept("alloc", slot)
+    for value in ("here", "there", "there", "", "here"):
+        cp.accept("meta", slot, {"site": value})
+    cp.accept("meta", slot, {"machine": "one", "reason": "none", "credits": "5", "expire": "soon"})
+    cp.accept("meta", slot, {"number": "12", "text": '1.5e3, a=b;"c"', "script": "Zürich 東京"})
+    cp.see_listed(slot)
+    cp.accept("claim", slot, machine=cp.new("machine"))
+
+
+@clause("META-9", "2", Need.SERVER, Need.ACCOUNTS, quirks=["meta-dropped"])
+def test_empty_and_again(cp: Examiner) -> None:
+    """An empty value is a value, and the last one wins even if it is empty, or came before."""
+    slot = cp.new()
+    cp.accept("alloc", slot)
+    for value in ("here", "", "here", "there"):
+        cp.accept("meta", slot, {"site": value, "none": ""})
+    cp.see_slot(slot, Known("meta-dropped", {"meta": {}}), meta={"site": "there", "none": ""})
+    cp.accept("meta", slot, {"site": ""})
+    cp.see_slot(slot, Known("meta-dropped", {"meta": {}}), meta={"site": "", "none": ""})

@@ -79,3 +79,36 @@ def test_secrets(cp: Examiner) -> None:
     cp.check("status", 401, reply.status)
     cp.see_unlisted(slot)
     cp.see_unlisted(slot, project=cp.other)
+
+
+@clause("PROJECT-7", "2", Need.SERVER, Need.OTHER, Need.ACCOUNTS)
+def test_counters(cp: Examiner) -> None:
+    """Counters and reasons of one name are counted in each project for itself, with the user's and the machine's."""
+    counter, reason, machine, user = cp.new("counter"), cp.new("reason"), cp.new("machine"), cp.new("user")
+    cp.link(machine, user)
+    for value, project in ((2, cp.project), (30, cp.other)):
+        slot, other = f"{cp.new()}-{value}", f"{cp.new()}-{value}"
+        cp.accept("alloc", slot, {"credits": value}, project=project)
+        cp.accept("counters", slot, {counter: value}, project=project)
+        cp.accept("claim", slot, {"machine": machine}, project=project)
+        cp.accept("alloc", other, project=project)
+        cp.accept("discard", other, {"reason": reason}, project=project)
+    cp.see_total("counters", counter, 2)
+    cp.see_total("reasons", reason, 1)
+    for value, project in ((2, cp.project), (30, cp.other)):
+        cp.see_machine(machine, credits=value, counters={counter: value}, project=project)
+        cp.see_user(user, credits=value, counters={counter: value}, project=project)
+
+
+@clause("PROJECT-8", "2", Need.SERVER, Need.OTHER, Need.ACCOUNTS, quirks=["global-slot-ids"])
+def test_terms_of_the_same_id(cp: Examiner) -> None:
+    """Slots of one id in two projects have terms, counters and claims of their own."""
+    slot, machine, counter = cp.new(), cp.new("machine"), cp.new("counter")
+    cp.accept("alloc", slot, credits=3)
+    cp.accept("alloc", slot, {"credits": 40}, Known("global-slot-ids", "refused"), project=cp.other)
+    cp.accept("counters", slot, {counter: 1})
+    cp.accept("counters", slot, {counter: 20}, project=cp.other)
+    cp.accept("claim", slot, machine=machine)
+    cp.accept("claim", slot, {"machine": machine}, project=cp.other)
+    cp.see_machine(machine, credits=3, counters={counter: 1})
+    cp.see_machine(machine, credits=40, counters={counter: 20}, project=cp.other)
