@@ -95,7 +95,7 @@ LARGE_CLASSES = {
     "cpsim/testing/project.py: ProjectFixture": "what a fixture shows, a few lines each",
 }
 TOP_LEVEL = {
-    *("cpdaemon", "cpsim", "scenarios", "reports", "accounts", "docs", "tests", "pyproject.toml", "noxfile.py"),
+    *("cpdaemon", "cpsim", "scenarios", "reports", "docs", "tests", "pyproject.toml", "noxfile.py"),
     *("README.md", "CHANGELOG.md", "Containerfile", "CONTRIBUTING.md", "LICENSE", ".ci", ".gitignore"),
 }
 

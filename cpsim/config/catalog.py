@@ -17,8 +17,8 @@ _PACKAGE: Final = Path(__file__).parents[1]
 _SUFFIXES: Final = {
     "scenarios": ".toml",
     "reports": ".py",
-    "accounts/mappings": ".toml",
-    "accounts/programs": ".py",
+    "reports/accounts/mappings": ".toml",
+    "reports/accounts/programs": ".py",
 }
 _FILE_SUFFIXES: Final = {".toml", ".swf", ".gz", ".py", ".csv", ".parquet"}
 
@@ -85,7 +85,7 @@ def find(kind: str, name_or_path: str) -> Path:
     """The file of a name or path; see `find_scenario`.
 
     Args:
-        kind: a folder of content: "scenarios", "reports", "accounts/mappings" or "accounts/programs".
+        kind: a folder of content: "scenarios", "reports", "reports/accounts/mappings" or "reports/accounts/programs".
         name_or_path: a path if it has a separator or a suffix, or names a file in the working directory; else a name.
     """
     path = Path(name_or_path)

@@ -46,6 +46,8 @@ class FrameFaults:
         self._listener = listener
         self._faults = faults
         self._project = project
+        self._waiting: dict[FrameConnection, Passage] = {}
+        """The connections that faults hold, or have answered later."""
 
     def begin(self) -> None:
         """Follow the plan, before or while a thread takes the listener's steps."""
@@ -63,6 +65,7 @@ class FrameFaults:
     def _apply(self) -> None:
         """Accept or refuse connections and commands by the plan, now and at its next change."""
         listener = self._listener
+        self._let_go()
         listener.unschedule(self._apply)
         change_s = self._faults.next_change_s("daemon")  # first, or a change during this method would be missed
         if change_s is not None:
@@ -72,6 +75,14 @@ class FrameFaults:
             listener.refuse_connections()
         else:
             listener.accept_connections()
+
+    def _let_go(self) -> None:
+        """Close the connections whose faults are no longer in the plan: their commands are dropped."""
+        for connection, passage in list(self._waiting.items()):
+            if not self._faults.has_all(passage):
+                self._listener.close(connection)
+            if connection.sealed:
+                del self._waiting[connection]
 
     def _admit(self, connection: FrameConnection, call: Frame, ended: bool) -> None:  # noqa: FBT001
         listener = self._listener
@@ -85,12 +96,16 @@ class FrameFaults:
         if passage.begun:
             listener.send(connection, passage.begun)
         if passage.delay_s:
+            self._waiting[connection] = passage
             listener.schedule(passage.delay_s, go_on, connection)
         else:
             go_on()
 
     def _go_on(self, passage: Passage, connection: FrameConnection, call: Frame, ended: bool) -> None:  # noqa: FBT001
-        """Accept or drop a command."""
+        """Accept or drop a command, unless it has been let go."""
+        self._waiting.pop(connection, None)
+        if connection.sealed:
+            return
         match passage.instead:
             case None:
                 self._listener.acknowledge(connection, call, ended)
@@ -100,7 +115,7 @@ class FrameFaults:
                 self._listener.reply(connection, reply)
                 self._listener.look_again(connection)
             case end:
-                self._end(end, connection, b"")
+                self._end(end, passage, connection, b"")
 
     def _answer(self, passage: Passage, connection: FrameConnection, reply: bytes) -> None:
         """Send the reply to a command, or what is left of it, or end the connection."""
@@ -109,11 +124,12 @@ class FrameFaults:
                 assert isinstance(given, bytes)
                 self._listener.send(connection, given[len(passage.begun) :])
             case end:
-                self._end(end, connection, reply)
+                self._end(end, passage, connection, reply)
 
-    def _end(self, end: End, connection: FrameConnection, reply: bytes) -> None:
+    def _end(self, end: End, passage: Passage, connection: FrameConnection, reply: bytes) -> None:
         match end:
             case End.HANG:
+                self._waiting[connection] = passage
                 self._listener.hold(connection)
                 return
             case End.RESET:
@@ -159,7 +175,7 @@ class BatchFaults:
         if passage is None:
             return self._server.post(batch_id, calls)
         if passage.delay_s:
-            self._hold(passage.delay_s, lambda: True)
+            self._hold(passage.delay_s, lambda: self._faults.has_all(passage))
         if passage.instead is not None:
             self._fail(passage.instead, passage)
         outcomes = self._server.post(batch_id, calls)
@@ -193,7 +209,7 @@ class BatchFaults:
                 assert isinstance(reply, HttpReply)
                 accepted(reply.status, reply.body)
             case End.HANG:
-                self._hold(REPLY_TIMEOUT_S, lambda: self._faults.holds(passage.by))
+                self._hold(REPLY_TIMEOUT_S, lambda: self._faults.has_all(passage))
                 raise ReplyTimeout("the reply timed out, by a fault")
             case End.CRASH | End.ANSWER_AND_CRASH:
                 self._faults.crash()

@@ -299,9 +299,10 @@ class FaultPlan:
             passage = Passage(exchange, self._firing(due, exchange))
         return passage or None
 
-    def holds(self, interceptor: Interceptor | None) -> bool:
-        """Return whether a fault that has met a command is still in the plan."""
-        return any(armed.action is interceptor for armed in list(self._armed))
+    def has_all(self, passage: Passage) -> bool:
+        """Return whether all faults that a command has met are still in the plan."""
+        left = {id(armed.action) for armed in list(self._armed)}
+        return left.issuperset(map(id, passage.passed))
 
     def _selects(self, armed: _Armed, exchange: Exchange) -> bool:
         """Count a command that a fault selects."""

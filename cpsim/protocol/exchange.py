@@ -83,7 +83,7 @@ class Passage:
         delay_s: seconds to wait before all else.
         begun: the bytes of the answer that are sent before that.
         instead: the decision to drop the command; None to apply it.
-        by: the interceptor that was asked last.
+        passed: the interceptors that it has met.
     """
 
     def __init__(self, exchange: Exchange, interceptors: Iterable[Interceptor]) -> None:
@@ -91,11 +91,9 @@ class Passage:
         self.delay_s = 0.0
         self.begun = b""
         self.instead: Answer | End | None = None
-        self.by: Interceptor | None = None
-        self._passed: list[Interceptor] = []
+        self.passed: list[Interceptor] = []
         for interceptor in interceptors:
-            self._passed.append(interceptor)
-            self.by = interceptor
+            self.passed.append(interceptor)
             decision = interceptor.before(exchange)
             if isinstance(decision, Later):
                 self.delay_s += decision.delay_s
@@ -106,14 +104,13 @@ class Passage:
 
     def __bool__(self) -> bool:
         """Whether there is an interceptor."""
-        return bool(self._passed)
+        return bool(self.passed)
 
     def back(self, reply: object) -> Answer | End:
         """Return what to do with the reply to the command, or with the answer in its place."""
-        for interceptor in reversed(self._passed):
+        for interceptor in reversed(self.passed):
             decision = interceptor.after(self.exchange, reply)
             if isinstance(decision, End):
-                self.by = interceptor
                 return decision
             if decision is not None:
                 reply = decision.reply

@@ -43,11 +43,12 @@ class RequestFaults(Generic[C]):
         self._app = app
         self._faults = faults
         self._project_of = project_of
-        self._held: dict[asyncio.Event, str] = {}
-        """The project of each request that a fault holds, by the event that drops it."""
+        self._held: dict[asyncio.Event, Passage] = {}
+        """The passage of each request that a fault holds, by the event that drops it."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.current_thread()
         self.finish, self.refusal = app.finish, app.refusal
+        faults.watch(lambda: self._drop_where(lambda passage: not faults.has_all(passage)))
 
     def answer(self, request: Request, caller: Caller, /) -> Answer | Coroutine[Any, Any, Answer] | C:
         """Answer one request, or have faults answer it."""
@@ -63,33 +64,34 @@ class RequestFaults(Generic[C]):
         Raises:
             CpsimError: the server's thread is busy: it does so later.
         """
-        if self._loop is None:
-            return
-        if threading.current_thread() is self._thread:
-            self._drop(project_id)
+        self._drop_where(lambda passage: project_id in {None, passage.exchange.project})
+
+    def _drop_where(self, condition: Callable[[Passage], bool]) -> None:
+        if self._loop is None or not self._held:
             return
         done = threading.Event()
 
         def drop() -> None:  # in the server's thread, where a request is dropped before or after it is applied
-            self._drop(project_id)
+            for dropped, passage in self._held.items():
+                if condition(passage):
+                    dropped.set()
             done.set()
+
+        if threading.current_thread() is self._thread:
+            drop()
+            return
 
         with suppress(RuntimeError):  # the server has stopped
             self._loop.call_soon_threadsafe(drop)
             if not done.wait(DROP_TIMEOUT_S):
                 raise CpsimError("the server has not dropped its requests: it is busy")
 
-    def _drop(self, project_id: str | None) -> None:
-        for dropped, project in self._held.items():
-            if project_id in {None, project}:
-                dropped.set()
-
-    async def _is_dropped(self, end: Coroutine[Any, Any, object], timeout_s: float | None, project_id: str) -> bool:
+    async def _is_dropped(self, end: Coroutine[Any, Any, object], timeout_s: float | None, passage: Passage) -> bool:
         """Hold a request until an end or a timeout; return whether it was dropped meanwhile."""
         self._loop, self._thread = asyncio.get_running_loop(), threading.current_thread()
         dropped = asyncio.Event()
         ends = [asyncio.ensure_future(end), asyncio.ensure_future(dropped.wait())]
-        self._held[dropped] = project_id
+        self._held[dropped] = passage
         try:
             await asyncio.wait(ends, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -100,8 +102,7 @@ class RequestFaults(Generic[C]):
 
     async def _faulty(self, passage: Passage, request: Request, caller: Caller) -> Answer:
         """Answer a request as its faults say, or not at all."""
-        project_id = passage.exchange.project
-        if passage.delay_s and await self._is_dropped(caller.stopping.wait(), passage.delay_s, project_id):
+        if passage.delay_s and await self._is_dropped(caller.stopping.wait(), passage.delay_s, passage):
             return Ending.CLOSE
         decision = passage.instead
         reply: object = None
@@ -114,7 +115,7 @@ class RequestFaults(Generic[C]):
                 assert isinstance(given, HttpReply | Response | Cut | Ending)
                 return Response(*given) if isinstance(given, HttpReply) else given
             case End.HANG:
-                await self._is_dropped(caller.left(), None, project_id)
+                await self._is_dropped(caller.left(), None, passage)
             case End.CUT if isinstance(reply, Response):
                 return Cut(reply)
             case End.CRASH | End.ANSWER_AND_CRASH:

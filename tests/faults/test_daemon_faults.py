@@ -117,6 +117,27 @@ def test_error(fake, client, slots):
     assert slots() == ["0", "2"]
 
 
+@pytest.mark.parametrize("fault", ["daemon.hang", "daemon.late=3600"])
+def test_what_a_fault_holds_is_let_go_with_it(fake, client, slots, wait_for, fault):
+    failures = []
+
+    def call():
+        with pytest.raises(ReplyLost) as caught:
+            frame(client, b"alloc,slot=held")
+        failures.append(caught.value)
+
+    thread = threading.Thread(target=call)
+    with fake.faults.during(fault):
+        thread.start()
+        wait_for(lambda: fake.faults.firings)
+        with fake.faults.error(kind="claim"):  # which has nothing to do with it
+            pass
+        assert failures == []
+    thread.join()
+    assert len(failures) == 1
+    assert slots() == []
+
+
 def test_two_faults_meet_one_command(fake, client, slots):
     with fake.faults.late(0.01), fake.faults.lose_reply(nth=2), fake.faults.pieces(0.01, nth=3):
         assert frame(client, b"alloc,slot=a") == b"OK"

@@ -3,6 +3,7 @@
 import http.client
 import itertools
 import socket
+import threading
 
 import pytest
 
@@ -172,6 +173,24 @@ def test_a_body_is_cut_in_its_middle(fake):
 def test_not_json(fake, web, slots):
     with fake.faults.not_json(count=1), pytest.raises(BadReply, match="It works!"):
         web.alloc("x")
+    assert slots() == []
+
+
+@pytest.mark.parametrize("fault", ["server.hang", "server.late=3600"])
+def test_what_a_fault_holds_is_let_go_with_it(fake, slots, wait_for, fault):
+    failures = []
+
+    def call():
+        with Client(fake.addresses["http"], ("p", "s"), timeout_s=60) as client, pytest.raises(ReplyLost) as caught:
+            client.alloc("held")
+        failures.append(caught.value)
+
+    thread = threading.Thread(target=call)
+    with fake.faults.during(fault):
+        thread.start()
+        wait_for(lambda: fake.faults.firings)
+    thread.join()
+    assert len(failures) == 1
     assert slots() == []
 
 

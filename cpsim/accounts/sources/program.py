@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import IO
 
-PROGRAMS: Final = "accounts/programs"
+PROGRAMS: Final = "reports/accounts/programs"
 """The content among which there are programs."""
 PIECE_BYTES: Final = 1 << 20
 STDERR_BYTES: Final = 2_000

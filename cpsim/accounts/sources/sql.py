@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
 
-MAPPINGS: Final = "accounts/mappings"
+MAPPINGS: Final = "reports/accounts/mappings"
 """The content among which there are mappings."""
 SHOWN_BYTES: Final = 300
 """What is shown of a database's own message, at most."""
