@@ -63,6 +63,7 @@ class AccountServer:
             self.add_project(project_id, secret)
         self.quirks = frozenset[str]()
         self.requests = RequestPolicy()
+        self.rules = LedgerPolicy()
         self._ledger = self._new_ledger()
         self._lock = threading.RLock()
         self.clock = ServerClock(now_us)
@@ -461,7 +462,8 @@ class AccountServer:
     def _new_ledger(self) -> Ledger:
         """A ledger with the rules of the quirks, which also set how requests are read."""
         self.requests = composed(RequestPolicy(), self.quirks)
-        return Ledger(composed(LedgerPolicy(), self.quirks))
+        self.rules = composed(LedgerPolicy(), self.quirks)
+        return Ledger(self.rules)
 
 
 def _each(change: Callable[[T], None], subjects: Iterable[T]) -> list[Refusal]:

@@ -138,7 +138,7 @@ def test_a_valid_run_as_json(cpsim):
 def test_an_invalid_run_exits_with_1(cpsim, monkeypatch):
     apply_all = Ledger.apply_all
 
-    def without_claims(ledger, project_id, calls, now_us):
+    def without_claims(ledger, project_id, calls, now_us, **_):
         return apply_all(ledger, project_id, [call for call in calls if call[0] != "claim"], now_us)
 
     monkeypatch.setattr(Ledger, "apply_all", without_claims)

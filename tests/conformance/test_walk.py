@@ -11,6 +11,7 @@ from cpdaemon.endpoint import parse_endpoint
 from cpsim.conformance.target import Target, reach
 from cpsim.conformance.walk import walk
 from cpsim.fake import ANY_PORT, Fake
+from cpsim.server.ledger import Ledger
 
 CREDENTIALS = ("p", "hush")
 
@@ -56,8 +57,15 @@ def test_nothing_can_be_left_out_of_what_is_shown(walks, tier):
     assert len({command.slot for command in found.sequence}) == 1
 
 
-def test_metadata_that_is_lost_shows_in_the_accounts(walks):
+def test_metadata_that_is_dropped_unread_shows_in_replies(walks):
     found = walks("meta-dropped")
+    assert [type(command) for command in found.sequence] == [Meta]
+    assert found.deviation.got == "accepted"
+
+
+def test_metadata_that_is_lost_shows_in_the_accounts(walks, monkeypatch):
+    monkeypatch.setattr(Ledger, "_meta", lambda *_: None)
+    found = walks()
     assert [type(command) for command in found.sequence] == [Alloc, Meta]
     assert '"meta": {}' in found.deviation.got
 

@@ -20,7 +20,7 @@ def sabotage(monkeypatch):
         """An id that is used is refused before the ledger's alloc sees it, so this has to come before that."""
         apply_all = Ledger.apply_all
 
-        def patched(ledger, project_id, calls, now_us):
+        def patched(ledger, project_id, calls, now_us, **_):
             refusals = []
             for position, (kind, arguments) in enumerate(calls):
 

@@ -2,6 +2,7 @@
 
 import random
 import socket
+import threading
 from contextlib import ExitStack, closing, suppress
 from itertools import count
 
@@ -9,7 +10,7 @@ import pytest
 
 from cpdaemon import Client
 from cpdaemon.endpoint import parse_endpoint
-from cpdaemon.errors import ConnectFailed
+from cpdaemon.errors import ConnectFailed, ReplyLost
 from cpsim.daemon.client import BulkClient
 from cpsim.daemon.courier import BUSY_COMMAND_S, Courier
 from cpsim.daemon.listener import QUIET_S, Listener
@@ -323,3 +324,165 @@ def test_the_deployed_profile_serves(here, by_hand):
         assert say(by_hand, b"alloc,slot=a=b\n") == b"OK"
         assert say(by_hand, b"alloc,slot\n") == b""
         assert list(slots(fake)) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("quirk", "frame", "taken"),
+    [
+        ("last-name-wins", b"counters,slot=a,n=1,n=2", {"n": 2}),
+        ("control-characters", b"counters,slot=a,x\ty=3", {"x\ty": 3}),
+        ("control-characters", b"counters,slot=a,=3", {"": 3}),
+    ],
+)
+@pytest.mark.parametrize("stored", [True, False], ids=["spool", "memory"])
+def test_frames_that_pass(here, on, by_hand, quirk, frame, taken, stored):
+    quirks = chosen("documented", [quirk] if on else [])
+    options = {"store": here / "store"} if stored else {}
+    with Fake(PROJECTS, unix=here / "cp.sock", quirks=quirks, **options) as fake:
+        assert say(by_hand, b"alloc,slot=a\n") == b"OK"
+        assert say(by_hand, frame + b"\n") == (b"OK" if on else b"ER")
+        assert slots(fake)["a"].counters == (taken if on else None)
+
+
+def test_an_empty_id_passes(quirky, on, by_hand):
+    fake = quirky("control-characters")
+    assert say(by_hand, b"claim,slot=,machine=m\n") == (b"OK" if on else b"ER")
+    fake.wait_until_idle()
+    assert fake.accounts.refused == int(on)
+
+
+def test_a_client_that_closes_without_a_frame(stepped_with, on, recorder):
+    reading = composed(ReadingPolicy(), ["control-characters"] if on else [])
+    stepped = stepped_with(lambda sockets, clock: Listener(sockets, recorder, lambda: False, clock, reading=reading))
+    sock = stepped.connect()
+    sock.shutdown(socket.SHUT_WR)
+    stepped.step()
+    assert stepped.answer(sock) == (b"ER" if on else b"")
+
+
+def connected(path, clients):
+    """The number of some clients whom a queue that nobody accepts from takes."""
+    taken = 0
+    with ExitStack() as stack:
+        for sock in [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(clients)]:
+            sock.setblocking(False)
+            with suppress(BlockingIOError):
+                sock.connect(path)
+                taken += 1
+    return taken
+
+
+def test_the_queue_is_as_long_as_the_backlog(here, on, recorder):
+    """The listener takes no step: accepting is paused."""
+    reading = composed(ReadingPolicy(), ["short-queue"] if on else [])
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("queue.sock")
+        listening.listen(4096)
+        listener = Listener([listening], recorder, reading=reading)
+        assert connected("queue.sock", 16) == (reading.backlog + 1 if on else 16)
+        listener.set_reading(ReadingPolicy(backlog=9))
+        assert connected("queue.sock", 16) <= 10
+        listener.open()
+        listener.stop()
+
+
+def test_one_client_a_turn_is_taken_from_a_short_queue(stepped_with, on, recorder):
+    reading = composed(ReadingPolicy(), ["short-queue"] if on else [])
+    stepped = stepped_with(lambda sockets, clock: Listener(sockets, recorder, lambda: False, clock, reading=reading))
+    clients = [socket.socket(socket.AF_UNIX) for _ in range(3)]
+    with ExitStack() as stack:
+        for sock in clients:
+            stack.enter_context(sock).connect(stepped.address)
+            sock.sendall(b"alloc,slot=a\n")
+        stepped.listener.step()
+        assert stepped.listener.pending + len(recorder.calls) == (1 if on else 3)
+
+
+class Answering:
+    """An HTTP server that sends the same bytes to each request, and notes each."""
+
+    def __init__(self, reply):
+        self.reply, self.requests = reply, []
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listening.getsockname()[1]
+        self.thread = threading.Thread(target=self.run)
+        self.thread.start()
+
+    def run(self):
+        while True:
+            sock, _ = self.listening.accept()
+            with sock:
+                head = sock.recv(65536)
+                if head == b"end":
+                    return
+                self.requests.append(head.partition(b" HTTP/")[0].decode())
+                sock.sendall(self.reply)
+
+    def close(self):
+        with socket.create_connection(("127.0.0.1", self.port)) as sock:
+            sock.sendall(b"end")
+        self.thread.join()
+        self.listening.close()
+
+
+HEAD = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    ("reply", "settled", "more"),
+    [
+        (b'HTTP/1.1 201 Created\r\nContent-Length: 16\r\n\r\n{"result": "ok"}', True, []),
+        (b"HTTP/1.1 302 Found\r\nLocation: /there\r\nContent-Length: 0\r\n\r\n", True, ["GET /there"]),
+        (HEAD + b"Content-Len", True, []),
+        (HEAD + b"Content-Length: 90\r\n\r\n{}", True, []),
+        (b"", False, []),
+        (b"what?\r\n\r\n", False, []),
+    ],
+)
+def test_what_a_reply_makes_of_a_batch_in_production(clock, reply, settled, more):
+    delivery = composed(DeliveryPolicy(), ["drop-on-error", "resend-duplicates"])
+    with (
+        closing(Answering(reply)) as server,
+        closing(
+            BulkClient(
+                parse_endpoint(f"http://127.0.0.1:{server.port}/api"), ("p", "s"), LONG_S, follows=delivery.follows
+            )
+        ) as client,
+    ):
+        spool = MemorySpool()
+        courier = Courier(spool, client, 0, clock=clock, delivery=delivery)
+        spool.put([("alloc", {"slot": "a"})])
+        wait_s = courier.step()
+        assert server.requests == ["POST /api/batch/bulk", *more]
+    assert (spool.pending, wait_s) == ((0, None) if settled else (1, 10.0))
+
+
+class Losing(Recorder):
+    """A server whose first reply is lost."""
+
+    def post(self, name, calls):
+        super().post(name, calls)
+        if len(self.batches) == 1:
+            raise ReplyLost("gone")
+        return [None] * len(calls)
+
+
+@pytest.mark.parametrize("comes", [True, False], ids=["with a command", "alone"])
+def test_a_lost_reply_is_followed_by_the_same_commands(quirky_courier, clock, comes):
+    """After ten seconds, or together with the next command, when its interval is over."""
+    server = Losing()
+    spool, courier = quirky_courier(server, 1.0, ["resend-duplicates"])
+    spool.put([("alloc", {"slot": "a"})])
+    clock.advance(courier.step())
+    assert courier.step() == 10.0
+    clock.advance(3)
+    if comes:
+        spool.put([("alloc", {"slot": "b"})])
+        assert courier.step() == 1.0
+        clock.advance(1)
+    else:
+        assert courier.step() == 7.0
+        clock.advance(7)
+    assert courier.step() is None
+    assert server.batches == [1, 2 if comes else 1]
+    assert server.attempts == 0

@@ -18,7 +18,7 @@ from cpsim.judge.slots import judge_histories, judge_slots
 from cpsim.judge.verdict import Verdict
 from cpsim.protocol.slots import CommandRefused, State
 from cpsim.server.accounts import Account, Machine, Slot
-from cpsim.server.ledger import MINUTE_US, Ledger, settle
+from cpsim.server.ledger import AFTER, MINUTE_US, Ledger, settle
 
 START_US = 1_000_000_000
 TERMS = [
@@ -644,8 +644,13 @@ class ForgetsCountersOnDiscard(Discarding):
 class Admitting(Ledger):
     """Lets commands through to slots that are settled."""
 
-    def _admits(self, slot, kind):
-        return (kind, str(slot.state)) in self.admits
+    def _settled_row(self, kind, slot):
+        return kind if (kind, str(slot.state)) in self.admits else None
+
+    def _change_settled(self, kind, project, slot, arguments, now_us):
+        self._changes[kind](self, project, slot, arguments, now_us)
+        if (after := AFTER[kind]) is not State.ALLOCATED:
+            settle(project, slot, after, now_us)
 
 
 for name, admitted, found in (
@@ -665,7 +670,7 @@ for name, admitted, found in (
 class Meddling(Ledger):
     """Does something before a command, or instead of it."""
 
-    def apply_all(self, project_id, calls, now_us):
+    def apply_all(self, project_id, calls, now_us, **_):
         ((kind, arguments),) = calls
         self.expire(now_us)
         project = self.project(project_id)

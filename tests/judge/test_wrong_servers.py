@@ -77,7 +77,7 @@ def sabotage(monkeypatch):
     def put_other_commands(kind, others):
         apply_all = Ledger.apply_all
 
-        def patched(ledger, project_id, calls, now_us):
+        def patched(ledger, project_id, calls, now_us, **_):
             done = [other for call in calls for other in (others(call[1]) if call[0] == kind else [call])]
             return apply_all(ledger, project_id, done, now_us)
 

@@ -185,7 +185,7 @@ def test_a_long_report_shows_the_last(creditpiggy, client):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"quirks": ["reclam"]}, "no quirk 'reclam'; there are reclaim"),
+        ({"quirks": ["reclam"]}, "no quirk 'reclam'; there are ascii-only"),
         ({"profile": "deplyed"}, "no profile 'deplyed'; there are documented, deployed"),
         ({"faults": ["hangs"]}, "fault 'hangs': no action 'hangs'"),
         ({"flush_interval_s": -1}, "flush_interval_s is -1, and must be from 0"),

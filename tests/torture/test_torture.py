@@ -164,7 +164,7 @@ class GoesOnAfterAFailure(SimulatedLog):
 
 
 class ForgetsBatches(AccountServer):
-    def apply(self, project_id, calls, batch_id=None, document=None):
+    def apply(self, project_id, calls, batch_id=None, document=None, **_):
         return super().apply(project_id, calls, None, document)
 
 

@@ -76,3 +76,14 @@ def test_a_name_given_twice(cp: Examiner) -> None:
 def test_a_queue(cp: Examiner) -> None:
     """Of sixteen clients that connect at once, none finds the queue full."""
     cp.check("some are refused", False, cp.refusals(16) > 0, Known("short-queue", seen=True))  # noqa: FBT003
+
+
+@clause("SHAPE-8", "2", Need.SERVER, Need.ACCOUNTS, quirks=["shared-names"], level=Level.SHOULD)
+def test_a_counter_named_like_a_sum(cp: Examiner) -> None:
+    """A counter may have the name of a sum, such as credits, and is a counter like any other."""
+    slot, machine, user = cp.new(), cp.new("machine"), cp.new("user")
+    cp.link(machine, user)
+    cp.accept("alloc", slot)
+    cp.accept("counters", slot, {"credits": 3})
+    cp.accept("claim", slot, machine=machine)
+    cp.see_user(user, Known("shared-names", {"counters": {}}), counters={"credits": 3})

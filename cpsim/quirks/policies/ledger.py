@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -87,6 +87,7 @@ class LedgerPolicy:
         half_made: whether an alloc that is refused for a malformed argument makes the slot, without terms.
         expires: whether slots expire in time; else housekeeping deletes those whose time has not come.
         keeps_paid: whether the slots that a user was paid for stay.
+        shown_as: counters that are shown as sums of the server's own: `credits`, `allocated`, `claimed` or `discarded`.
     """
 
     transitions: tuple[Transition, ...] = ()
@@ -102,6 +103,7 @@ class LedgerPolicy:
     half_made: bool = False
     expires: bool = True
     keeps_paid: bool = True
+    shown_as: Mapping[str, str] = field(default_factory=dict)
 
 
 def _advice(name: str, value: object) -> str:

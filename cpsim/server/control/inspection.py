@@ -164,9 +164,13 @@ class Inspector:
 
     def users(self, project: Id, cursor: Cursor = 0, limit: Limit = 1000) -> Page[UserView]:
         """The users who have an account in a project."""
+        shown_as = self._accounts.rules.shown_as
 
         def show(item: tuple[str, Account]) -> UserView:
-            return user_view(project, *item)
+            user_id, account = item
+            own = [name for name in shown_as if shown_as[name] in {"credits", "claimed"}]
+            counters = {name: value for name, value in account.counters.items() if name not in own}
+            return user_view(project, user_id, Account(account.credits, counters))
 
         with self._project(project) as (_, found):
             return _page(islice(found.users.items(), cursor, None), cursor, limit, show)
@@ -359,15 +363,21 @@ class Inspector:
 
     def _totals(self, project_id: str, project: ProjectAccounts) -> ProjectTotals:
         repeated = project.repeated
+        counters, own = (
+            dict(project.granted.counters),
+            dict.fromkeys(("credits", "allocated", "claimed", "discarded"), 0),
+        )
+        for name, field in self._accounts.rules.shown_as.items():
+            own[field] += counters.pop(name, 0)
         return ProjectTotals(
-            allocated=len(project.slots) + repeated.get(State.ALLOCATED, 0),
+            allocated=len(project.slots) + repeated.get(State.ALLOCATED, 0) + own["allocated"],
             outstanding=project.outstanding,
-            claimed=project.settled[State.CLAIMED] + repeated.get(State.CLAIMED, 0),
-            discarded=project.settled[State.DISCARDED] + repeated.get(State.DISCARDED, 0),
+            claimed=project.settled[State.CLAIMED] + repeated.get(State.CLAIMED, 0) + own["claimed"],
+            discarded=project.settled[State.DISCARDED] + repeated.get(State.DISCARDED, 0) + own["discarded"],
             expired=project.settled[State.EXPIRED],
             refused=self._accounts.refused_of(project_id),
-            credits=project.granted.credits,
-            counters=dict(project.granted.counters),
+            credits=project.granted.credits + own["credits"],
+            counters=counters,
             reasons=dict(project.reasons),
         )
 

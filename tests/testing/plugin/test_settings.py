@@ -109,7 +109,7 @@ MISUSES = [
     ("quirk=['reclaim']", "has no quirk; it has profile, quirks, *did you mean quirks[?]"),
     ("'deployed'", "takes keywords only, not 'deployed'"),
     ("quirks='reclaim'", "quirks is 'reclaim', and must be a list of names; `cpsim quirks` shows them"),
-    ("quirks=['reclam']", "no quirk 'reclam'; there are reclaim*"),
+    ("quirks=['reclam']", "no quirk 'reclam'; there are ascii-only*"),
     ("quirks=[['reclaim']]", "quirks is [[][[]'reclaim'[]][]], and must be a list of names; `cpsim quirks` shows them"),
     ("profile='deplyed'", "no profile 'deplyed'; there are documented, deployed"),
     ("profile=None", "profile is None, and must be 'documented' or 'deployed'"),
