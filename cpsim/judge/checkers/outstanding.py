@@ -28,5 +28,5 @@ class Outstanding:
         judge_outstanding(History.of(evidence), set(seen.outstanding), verdict)
         verdict.not_verified.append(
             "Credits, counters and how slots were settled: the server has no control API, and shows only which "
-            "slots are outstanding."
+            "slots are outstanding; --accounts SOURCE would show more."
         )
