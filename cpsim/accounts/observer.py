@@ -33,7 +33,7 @@ class CannotObserve(CpsimError):
 
 
 class NothingNew(CannotObserve):
-    """A source still shows what it showed before the run, and has not looked at the accounts since."""
+    """A source would show again what it showed when it was last read: nobody has written it anew since."""
 
 
 class Observer:

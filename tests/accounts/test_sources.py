@@ -469,9 +469,25 @@ def test_what_is_never_the_same_is_not_waited_for_without_end(evidence):
     ],
 )
 def test_accounts_that_cannot_be_read_leave_the_verdict_unknown(evidence, raised, said):
-    seen, verdict, _ = concluded(evidence, Scripted(without(evidence.view, 1), raised))
-    assert (verdict.ruling, verdict.not_verified, verdict.counts) == ("unknown", [said], {})
-    assert seen.seen is None
+    for shown in ([raised], [without(evidence.view, 1), raised]):
+        seen, verdict, waited_s = concluded(evidence, Scripted(*shown))
+        assert (verdict.ruling, verdict.not_verified, verdict.counts) == ("unknown", [said], {})
+        assert seen.seen is None
+        assert waited_s < 13.0
+
+
+def test_a_source_that_fails_for_a_while_is_read_again(evidence):
+    away = CannotObserve("it is away")
+    _, verdict, _ = concluded(evidence, Scripted(away, without(evidence.view, 1), away, away, evidence.view))
+    assert verdict.ruling == "valid"
+
+
+def test_what_a_file_showed_last_stands_where_nobody_writes_it_anew(evidence):
+    stale = NothingNew("nothing new")
+    wrong = Scripted(stale, without(evidence.view, 3), stale)
+    _, verdict, waited_s = concluded(evidence, wrong)
+    assert (verdict.ruling, verdict.counts["lost"]) == ("invalid", 3)
+    assert 10.0 <= waited_s < 13.0
 
 
 def test_a_file_that_is_not_written_after_the_run_is_no_evidence(accounts, tmp_path, evidence):
@@ -487,3 +503,5 @@ def test_a_file_that_is_not_written_after_the_run_is_no_evidence(accounts, tmp_p
     other.write_bytes(ledger(accounts))
     other.replace(path)
     assert same(file.read(PAUSE_S), accounts)
+    with pytest.raises(NothingNew):
+        file.read(PAUSE_S)
