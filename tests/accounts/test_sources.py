@@ -3,8 +3,10 @@
 import json
 import os
 import shlex
+import socket
 import sqlite3
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -150,6 +152,23 @@ def test_one_document_over_http_is_one_file(accounts):
             parse_source(f"{url}/shown/none.jsonl").read(PAUSE_S)
         with pytest.raises(CannotObserve, match=rf"^{url}/shown: none of slots\.parquet, slots\.jsonl, .* is there"):
             parse_source(f"{url}/shown").read(PAUSE_S)
+
+
+def test_a_document_that_breaks_off_is_named():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer():
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}")
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/all.jsonl"
+        with pytest.raises(CannotObserve, match=rf"^all\.jsonl at {url}: .*98 more expected"):
+            parse_source(url).read(PAUSE_S)
+        thread.join()
 
 
 def test_many_rows_are_read_by_the_chunk(tmp_path):
@@ -357,6 +376,7 @@ def test_a_mapping_that_is_wrong_is_refused_at_once(mapped, text, tables, messag
             "SELECT 'p' AS project, id AS slot, 'x' AS counters FROM jobs",
             "column `counters` .* is 'x', expected map",
         ),
+        ('url = "sqlite:///small.db?timeout=soon"', RIGHT["slots"], "could not convert string to float"),
         (None, "DELETE FROM jobs", "the query of the table of slots failed: attempt to write a readonly database"),
     ],
 )
