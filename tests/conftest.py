@@ -71,6 +71,7 @@ THOROUGH = {
 """What the default run leaves out, by file or folder, what takes long there; a single test has the marker itself."""
 SAMPLED = {
     "accounting/test_command.py::test_folders_of_files": 3,
+    "accounts/test_deployed.py::test_what_is_wrong_there_is_found_in_a_run_that_is_judged_again": 4,
     "accounts/test_foreign_server.py::test_what_is_not_shown_is_not_verified": 3,
     "accounting/test_moments.py::test_every_moment_is_in_the_day_or_week_of_its_date": 3,
     "accounting/test_moments.py::test_the_ends_of_the_calendar_are_times_like_others": 2,

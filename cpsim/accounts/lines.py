@@ -6,21 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from cpsim.accounts.view import UnfitTable
+from cpsim.accounts.view import NoLedger
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-
-
-class NotJson(UnfitTable):
-    """A line is no object of JSON; the message has its number and how it begins."""
 
 
 def json_rows(lines: Iterable[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects of lines, each with the number of its line, from 1; empty lines are none.
 
     Raises:
-        NotJson: a line is no object of JSON.
+        NoLedger: a line is no object of JSON.
     """
     decode = msgspec.json.Decoder(dict[str, Any]).decode
     for number, line in enumerate(lines, 1):
@@ -28,4 +24,4 @@ def json_rows(lines: Iterable[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
             try:
                 yield number, decode(line)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-                raise NotJson(f"line {number} is no object of JSON, but begins {line[:40]!r}") from error
+                raise NoLedger(f"line {number} is no object of JSON, but begins {line[:40]!r}") from error

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from cpdaemon.signing import token
-from cpsim.accounts.lines import NotJson, json_rows
-from cpsim.accounts.view import UnfitTable, View
+from cpsim.accounts.lines import json_rows
+from cpsim.accounts.view import NoLedger, UnfitTable, View
 from cpsim.clock import SYSTEM_CLOCK
 from cpsim.errors import CpsimError
 from cpsim.net.control import ControlClient
@@ -33,7 +33,7 @@ class CannotObserve(CpsimError):
 
 
 class NothingNew(CannotObserve):
-    """A source still shows what it showed before the run, and has not looked at the accounts since."""
+    """A source would show again what it showed when it was last read: nobody has written it anew since."""
 
 
 class Observer:
@@ -73,7 +73,7 @@ class Observer:
         lines = self.control.table("ledger.jsonl") if slots is None or accounts is None else None
         try:
             return View.of_tables(slots, accounts) if lines is None else View.of_lines(json_rows(io.BytesIO(lines)))
-        except NotJson as error:
+        except NoLedger as error:
             raise CannotObserve(f"ledger.jsonl on {self._server} is not the ledger as JSON lines: {error}") from error
         except UnfitTable as error:
             raise CannotObserve(f"the accounts of {self._server}: {error}") from error

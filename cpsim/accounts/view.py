@@ -42,6 +42,10 @@ class UnfitTable(CpsimError):
     """A table is not as the contract has it; the message names table and column, what it has and what is expected."""
 
 
+class NoLedger(UnfitTable):
+    """Lines are not those of tables of accounts; the message has the number of the first that is not."""
+
+
 class ViewColumn(NamedTuple):
     """A column of a table of a view.
 
@@ -336,7 +340,8 @@ class View:
         """A view of lines, each with its number: an object whose `type` says of which table it is a row.
 
         Raises:
-            UnfitTable: a line is of no table, or a table is not as the contract has it.
+            NoLedger: a line is of no table.
+            UnfitTable: a table is not as the contract has it.
         """
         tables = {contract.row: TableRows(name, "line") for name, contract in CONTRACTS.items()}
         for number, line in lines:
@@ -346,7 +351,7 @@ class View:
                 continue
             if rows is None:
                 has = f"the `type` {kind!r:.40}" if "type" in line else "no `type`"
-                raise UnfitTable(f"line {number} has {has}, expected {', '.join(tables)}")
+                raise NoLedger(f"line {number} has {has}, expected {', '.join(tables)}")
             rows.add(line, number)
         return cls._of({rows.name: _fitted(rows.name, rows.table()) for rows in tables.values()})
 

@@ -59,7 +59,8 @@ def judge(
         raise click.UsageError("--project goes with --accounts SOURCE")
     later = None
     if accounts is not None:
-        EvidenceFolder(folder)  # what is wrong with it is said before anything is read
+        if EvidenceFolder(folder).head().embedded:
+            raise click.UsageError("the run had a server of its own, which is gone: nothing else shows its accounts")
         with Stages() as stages:
             stages.begin(f"reading {accounts}")
             later = accounts.read(PAUSE_S)

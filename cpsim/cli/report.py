@@ -89,7 +89,7 @@ def report(
     if accounts is not None and path is not None:
         names = (path, *names)
     if (where := path if accounts is None else accounts) is None:
-        raise click.UsageError("name the PATH of accounts, or --accounts SOURCE")
+        raise click.UsageError("Missing argument 'PATH': name accounts, or give --accounts SOURCE")
     if (engine == "dask") != (scheduler is not None):
         raise click.UsageError("--engine dask and --scheduler ADDRESS go together")
     if "comparison" in names and against is None:

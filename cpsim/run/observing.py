@@ -100,26 +100,29 @@ def _observe_source(
     """Judge until the accounts of a source are as they should be, or what is wrong has not changed for `timeout_s`.
 
     A source is read as a whole, and rests at least as long as that took before it is read again. It may be a copy that
-    lags behind, or be read while commands are being applied: what is wrong then is right a little later.
+    lags behind, or be read while commands are being applied: what is wrong then is right a little later. One that
+    fails is read again for as long.
     """
     begun = since = clock.monotonic()
-    pause_s, wrong = POLL_S, None
+    pause_s, wrong, verdict = POLL_S, None, Verdict()
     try:
         while True:
-            from_s = clock.monotonic()
+            from_s, failure = clock.monotonic(), None
             try:
                 evidence = replace(evidence, seen=_seen_in(source, evidence, timeout_s, clock))
-            except NothingNew:
-                if clock.monotonic() - begun >= timeout_s:
-                    raise
-            else:
                 verdict = _judged(evidence, OF_ACCOUNTS)
-                now = clock.monotonic()
-                if verdict.counts != wrong:
-                    wrong, since = verdict.counts, now
-                if not wrong or now - since >= timeout_s or now - begun > LONGEST_WAIT * timeout_s:
-                    return evidence, verdict
-            clock.sleep(max(pause_s, clock.monotonic() - from_s))
+            except CannotObserve as error:
+                failure = None if isinstance(error, NothingNew) and wrong is not None else error
+            now = clock.monotonic()
+            if failure is None and verdict.counts != wrong:
+                wrong, since = verdict.counts, now
+            if failure is None and not wrong:
+                return evidence, verdict
+            if now - since >= timeout_s or now - begun > LONGEST_WAIT * timeout_s:
+                if failure is not None:
+                    raise failure
+                return evidence, verdict
+            clock.sleep(max(pause_s, now - from_s))
             pause_s = min(1.5 * pause_s, LONGEST_QUIET_S)
     except CannotObserve as error:
         why = str(error)

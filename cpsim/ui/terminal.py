@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
+from rich.markup import escape
 from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
@@ -60,7 +61,7 @@ class Stages:
 
     def begin(self, stage: str) -> None:
         """Show a new stage."""
-        self._progress.update(self._task, description=stage, total=None, figures="")
+        self._progress.update(self._task, description=escape(stage), total=None, figures="")
 
     def progress(self, planned: int, progress: counted.Progress) -> None:
         """Show the progress of the replay."""

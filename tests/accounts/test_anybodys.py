@@ -10,6 +10,7 @@ from foreign import Accounts, ledger, serving
 from cpsim import cli
 
 CHALLENGE = ["challenge", "--set", "arrivals.jobs=40", "--set", "population.machines=8"]
+SAMPLE = Path(__file__).parents[1] / "samples/v0.3/run"
 SIGNED = ["--project", "p", "--secret-file", "secret"]
 
 
@@ -73,6 +74,38 @@ def test_the_challenge_at_a_server_of_others_is_valid_and_accounted_for(cpsim):
             for table in report["reports"][0]["tables"]
         }
         assert (sums["Projects"]["credits"], sums["Slots by state"]["allocated"]) == (granted, 40)
+
+
+def test_a_run_at_an_embedded_server_has_no_accounts_elsewhere(cpsim):
+    status, _, err = cpsim("judge", str(SAMPLE), "--accounts", "secret")
+    assert status == 64
+    assert "the run had a server of its own, which is gone" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "smoke", "--accounts", "secret"], "--accounts go with --target"),
+        (["run", "smoke", "--target", "./d.sock", "--accounts", "secret"], "needs --project ID, and no --secret-file"),
+        (["run", "smoke", "--target", "./d.sock", "--accounts", "none"], "there are no accounts at none"),
+        (["verify", "./d.sock", "--accounts", "secret"], "--accounts goes with a server"),
+        (["judge", ".", "--project", "p"], "--project goes with --accounts SOURCE"),
+        (["report"], "Missing argument 'PATH'"),
+    ],
+)
+def test_options_that_do_not_go_together_are_wrong_usage(cpsim, arguments, message):
+    status, _, err = cpsim(*arguments)
+    assert status == 64
+    assert message in " ".join(err.split())
+
+
+def test_accounts_that_cannot_be_read_stop_a_run_before_anything_is_sent(cpsim):
+    accounts = Accounts()
+    with serving(accounts) as url:
+        target = ["--target", f"{url}/api", *SIGNED]
+        status, out, err = cpsim("run", *CHALLENGE, *target, "--accounts", "program:false", "--output", "out")
+    assert (status, out, err) == (2, "", "cpsim: program:false ended with status 1\n")
+    assert (accounts.slots, Path("out").exists()) == ({}, False)
 
 
 def test_a_wrong_credit_is_found(cpsim):

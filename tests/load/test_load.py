@@ -47,6 +47,20 @@ def test_one_process_replays_verifies_and_agrees_with_locust(loads, tmp_path):
     assert counted == {kind: (counts["accepted"], 0) for kind, counts in run["by_kind"].items()}
 
 
+def test_a_load_is_judged_by_anybodys_accounts(loads, tmp_path, site):
+    url = f"{site.fake.addresses['http'].removesuffix('/api')}/__cpsim"
+    process = loads.start("smoke", "--headless", options=["--output", "run", "--accounts", url])
+    output = said(process)
+    assert process.returncode == 0, output
+    run = document(tmp_path / "run")
+    assert (run["accounts"], run["verdict"], run["checked"]["slots"]) == (url, "valid", 500)
+    process = loads.start("smoke", "--headless", options=["--output", "none", "--accounts", "program:false"])
+    output = said(process)
+    assert process.returncode == 2, output
+    assert "program:false ended with status 1" in output
+    assert not (tmp_path / "none").exists()
+
+
 @pytest.mark.parametrize(
     ("threshold", "why"),
     [("effect_p99_ms<100", "the apply delay is not measured"), ("response_p99_ms<9", "add --rate or --speed")],

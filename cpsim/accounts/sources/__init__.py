@@ -26,7 +26,7 @@ class AccountsSource(Protocol):
             pause_s: seconds that it may take to show anything more.
 
         Raises:
-            NothingNew: it has shown accounts before, and still shows what it did then.
+            NothingNew: it was read before, and would show the same again, whatever the accounts are.
             CannotObserve: it shows nothing, takes too long, fails, or has a table that is not as the contract has it.
         """
 

@@ -35,7 +35,7 @@ class FileSource:
 
     def __init__(self, path: str) -> None:
         self._text = path
-        self._first: list[tuple[int, int]] | None = None
+        self._read: list[tuple[int, int]] | None = None
         if not Path(path).exists():
             raise UsageError(
                 f"there are no accounts at {path}: expected a file or folder, http://..., sql:FILE or program:COMMAND"
@@ -48,15 +48,15 @@ class FileSource:
         """Read what is there now.
 
         Raises:
-            NothingNew: no file has been written since it was read for the first time.
+            NothingNew: no file has been written since it was read.
         """
         path = Path(self._text)
         written = _written(path)
-        if self._first is None:
-            self._first = written
-        elif written == self._first:
+        if written == self._read:
             raise NothingNew(f"{path} has not been written since the run began")
-        return view_of_files(path)
+        view = view_of_files(path)
+        self._read = written
+        return view
 
 
 def _written(path: Path) -> list[tuple[int, int]]:

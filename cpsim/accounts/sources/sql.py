@@ -72,7 +72,7 @@ class SqlSource:
             raise CannotObserve(f"{self}: {error}") from error
         except ModuleNotFoundError as error:
             raise CannotObserve(f"{self}: the driver {error.name} is not installed: pip install {error.name}") from None
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, OSError, TypeError, ValueError) as error:  # the latter of arguments in the URL
             raise CannotObserve(f"{self}: {self._said(error)}") from None  # a cause may hold the secret
 
     def _database(self) -> sa.URL:
@@ -116,9 +116,9 @@ class SqlSource:
 
     def _said(self, error: Exception) -> str:
         """What the database says, in one line, without the password."""
-        said = " ".join(str(getattr(error, "orig", None) or error).split())[:SHOWN_BYTES]
+        said = " ".join(str(getattr(error, "orig", None) or error).split())
         password = self._database().password
-        return said.replace(password, "***") if password else said
+        return (said.replace(password, "***") if password else said)[:SHOWN_BYTES]
 
 
 def _checked(path: Path, document: dict[str, Any]) -> tuple[str, str, dict[str, str]]:

@@ -29,5 +29,5 @@ class Outstanding:
         verdict.rests_on.append("the list of outstanding slots")
         verdict.not_verified.append(
             "Credits, counters and how slots were settled: the server has no control API, and shows only which "
-            "slots are outstanding."
+            "slots are outstanding; --accounts SOURCE would show more."
         )

@@ -25,7 +25,8 @@ class Sight:
         elif evidence.seen is None:
             verdict.not_verified.append(
                 "Whether any command was applied: a daemon shows only its acknowledgements. Name the server behind it "
-                "with --server URL --project ID --secret-file FILE."
+                "with --server URL --project ID --secret-file FILE, or its accounts with --project ID "
+                "--accounts SOURCE."
             )
         elif evidence.view is not None:
             verdict.rests_on += evidence.view.shown()
