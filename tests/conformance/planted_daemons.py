@@ -546,8 +546,8 @@ fault(
 )
 fault(
     "rare faults",
-    "one bulk in a hundred is lost",
-    **of_batch(lambda batch: [] if random.random() < 0.01 and len(batch) > 1 else batch),
+    "one batch in a hundred is lost",
+    **of_batch(lambda batch: [] if random.random() < 0.01 else batch),
 )
 fault(
     "rare faults",
