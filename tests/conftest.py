@@ -42,6 +42,7 @@ THOROUGH = {
     "conformance/test_command.py": "the suite, in processes of its own",
     "conformance/test_foreign_daemons.py": "the suite, once for each daemon",
     "conformance/test_forwarding.py": "daemons that are stopped and killed",
+    "conformance/test_planted_daemons.py": "the suite, once for each daemon",
     "conformance/test_own.py": "the suite, once for each tier and setting",
     "conformance/test_quirks.py": "the suite, once for each quirk",
     "conformance/test_strangers.py": "processes, and the suite for each bug of theirs",

@@ -31,6 +31,7 @@ PATIENCE: Final = 3
 """How many time-outs a daemon may wait before it tries again, after an outage."""
 DELIVERIES_SHOWN: Final = 40
 STRANGERS_SHOWN: Final = 5
+CHUNK: Final = 250
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,10 @@ class Forwarding:
         applied = self.upstream.applied
         return self.upstream.wait_for(lambda _: all(applied[key] for key in wanted), within_s)
 
+    def wait_for_all(self) -> None:
+        """Wait until the server has applied all commands, or for as long as a daemon may deliver nothing."""
+        self.wait_for(self.missing, self._longest_s)
+
     @property
     def missing(self) -> list[AcknowledgedCommand]:
         """The commands that the server has not got, in the order of sending."""
@@ -184,14 +189,18 @@ class Forwarding:
         """Note a command that was sent, and whose reply nobody read."""
         self._unknown.add(made.same)
 
+    @property
+    def _longest_s(self) -> float:
+        """How long a daemon may deliver nothing."""
+        return self._cp.timeout_s * (1 + PATIENCE * self._had_outage) + self._cp.flush_interval_s
+
     def drain(self) -> None:
         """Wait until the daemon has delivered all commands, a last one too, or delivers nothing any more.
 
         Raises:
             Deviation: the last command did not arrive, and neither did anything else for longer than the time-out.
         """
-        quiet_s = self._cp.timeout_s + self._cp.flush_interval_s
-        longest_s = quiet_s + PATIENCE * self._cp.timeout_s * self._had_outage
+        quiet_s, longest_s = self._cp.timeout_s + self._cp.flush_interval_s, self._longest_s
         fence = self.send("alloc", self._cp.new())
         came, before = self.wait_for([fence], longest_s), -1
         while not came and len(self._sent) - len(self.missing) > before:
@@ -291,7 +300,7 @@ class Forwarding:
         """Wait until a batch has got this answer, or a command alone the one it gets instead, or the time-out."""
         self.upstream.wait_for(
             lambda deliveries: any(delivery.answer in {answer, OF_ANY} for delivery in deliveries[self._seen :]),
-            self._cp.timeout_s + self._cp.flush_interval_s,
+            self._longest_s,
         )
 
     def rate(self, count: int) -> float:
@@ -306,6 +315,15 @@ class Forwarding:
         with ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(self._send_unrecorded, commands))
 
+    def send_for(self, seconds: float, commands: Sequence[AcknowledgedCommand]) -> int:
+        """Send many commands, as many as some seconds allow; returns how many those are."""
+        ends_s = SYSTEM_CLOCK.monotonic() + seconds
+        for start in range(0, len(commands), CHUNK):
+            if SYSTEM_CLOCK.monotonic() > ends_s:
+                return start
+            self.send_many(commands[start : start + CHUNK])
+        return len(commands)
+
     def _send_unrecorded(self, made: AcknowledgedCommand) -> None:
         self._cp.send_unrecorded(f"{made.frame}\n")
         self.acknowledged(made)
@@ -313,7 +331,12 @@ class Forwarding:
     def repeated(self) -> list[str]:
         """The commands that arrived at the server more than once, applied or not."""
         times = Counter(same(call) for delivery in self.deliveries for call in delivery.commands)
-        return [str(command) for command in self._sent if times[command.same] > 1]
+        sent = Counter(command.same for command in self._sent)
+        return [str(command) for command in self._sent if times[command.same] > sent[command.same]]
+
+    def see_none_repeated(self) -> None:
+        """Check that no command came more often than it was sent, where each batch was answered."""
+        self._cp.check("commands that came more often than once", [], self.repeated())
 
     def delays_s(self) -> list[float]:
         """The seconds from acknowledgement to arrival of each command, in the order of sending."""

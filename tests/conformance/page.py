@@ -24,13 +24,18 @@ from cpsim.quirks import QUIRKS
 MINE, OTHER = ("alpha", "first secret"), ("beta", "second secret")
 OF_THE_MIDDLE = {
     "ack-before-delivery": ["FORWARD-15"],
-    "drop-on-error": ["FORWARD-8"],
+    "drop-on-error": ["FORWARD-8", "FORWARD-26", "FORWARD-27"],
     "errors-ignored": ["FORWARD-12"],
     "resend-duplicates": ["FORWARD-9"],
     "busy-when-down": ["FORWARD-14"],
 }
 """Quirks that show only where the server behind the daemon is ours, and by what."""
-OF_BOTH = {"flush-starves": ["FORWARD-5"], "reorder-classes": ["FORWARD-6"]}
+OF_BOTH = {
+    "flush-starves": ["FORWARD-5"],
+    "reorder-classes": ["FORWARD-6"],
+    "cut-values": ["FORWARD-23"],
+    "single-read": ["FORWARD-22", "FORWARD-23"],
+}
 """Quirks of the daemon that show there too."""
 FLUSH_INTERVAL_S = {"flush-starves": 0.2}
 """For quirks that show only where the daemon keeps commands for a while."""
@@ -124,7 +129,7 @@ def middle():
         subprocess.run(["sh", "start.sh"], check=True, timeout=100)
         command = [
             *(*CPSIM.split(), "verify", "./d.sock", "--behind", f"127.0.0.1:{port}", "--project", "p"),
-            *("--secret-file", "secret", "--flush-interval", FLUSH_S, "--profile", profile, "--json"),
+            *("--secret-file", "secret", "--flush-interval", FLUSH_S, "--profile", profile, "--json", "--timeout", "4"),
             *("--restart-command", f"sh {here}/restart.sh {{signal}}"),
             *("--failed-command", f"{CPSIM} daemon --spool {here}/spool --failed"),
             *(part for clause in clauses for part in ("-k", clause)),

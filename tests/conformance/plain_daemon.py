@@ -1,7 +1,7 @@
 """A daemon as somebody writes it from docs/protocol.md alone, with none of cpsim's code.
 
-It is right as it is, and in each of `SAME`, and wrong in one way in each of the faults of `daemon_faults.py`. A reply that
-got lost leaves it in doubt; what is in doubt it does not send again, for counters would double.
+It is right as it is, and in each of `SAME`, and wrong in one way in each fault of `planted_daemons.py`.
+What is in doubt, because its reply got lost, it does not send again, for counters would double.
 """
 
 import asyncio
@@ -162,7 +162,7 @@ class PlainDaemon:
                 return True
         except (ValueError, KeyError, TypeError):
             return False
-        if status in {400, 500} and len(batch) > 1 and status == 400:
+        if status == 400 and len(batch) > 1:
             for part in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
                 self.send(part)
             return True

@@ -180,5 +180,5 @@ def test_what_says_something_else_is_found(forward):
     outcome = examined(forward, ["FORWARD-2"])
     assert outcome.ruling == "invalid"
     (finding,) = outcome.findings
-    assert "never applied" in finding.detail
+    assert "never delivered" in finding.detail
     assert any(line.startswith("at the server, and never sent: ") for line in finding.transcript)
