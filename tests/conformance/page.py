@@ -98,8 +98,12 @@ def find(quirk):
         options = {"quirks": frozenset([quirk]), "flush_interval_s": interval_s}
         with Fake(dict([MINE, OTHER]), unix=Path("cp.sock"), http=ANY_PORT, **options) as fake:
             server = parse_endpoint(fake.addresses["http"])
-            target = Target(daemon=parse_endpoint("./cp.sock"), server=server, credentials=MINE, other=OTHER, thorough=True)
-            of_the_pair = [id for id, clause in catalogue().items() if not {Need.BEHIND, Need.RESTART} & {*clause.needs}]
+            target = Target(
+                daemon=parse_endpoint("./cp.sock"), server=server, credentials=MINE, other=OTHER, thorough=True
+            )
+            of_the_pair = [
+                id for id, clause in catalogue().items() if not {Need.BEHIND, Need.RESTART} & {*clause.needs}
+            ]
             outcome = examine(target, of_the_pair)
         os.chdir("/")
     return [finding.clause.id for finding in outcome.findings if finding.quirk == quirk]

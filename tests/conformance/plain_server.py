@@ -353,7 +353,10 @@ class Server:
             lines = document.get("data", [f"{name}: {value}" for name, value in document.items()])
             return "text/plain", "\n".join(lines if status == 200 else ["ERROR", *lines])
         if suffix == "jsonp":
-            return "text/javascript", f"{dict(parse_qsl(query)).get('callback', 'jsonp_callback')}({self.dumps(document)})"
+            return (
+                "text/javascript",
+                f"{dict(parse_qsl(query)).get('callback', 'jsonp_callback')}({self.dumps(document)})",
+            )
         return JSON, self.dumps(document)
 
     def dumps(self, document):
@@ -465,7 +468,10 @@ class Server:
                 books.expire(item)
             return 200, JSON, json.dumps({"items": items, "next": None})
         answers = {
-            "totals": lambda: {"pending": 0, "projects": {name: self.totals(each) for name, each in books.projects.items()}},
+            "totals": lambda: {
+                "pending": 0,
+                "projects": {name: self.totals(each) for name, each in books.projects.items()},
+            },
             "clock": lambda: {"now_us": books.now_us(), "rate": 1.0},
             "clock/advance": lambda: setattr(books, "ahead_s", books.ahead_s + int(query["seconds"])) or {},
             "links": lambda: [pair for pair in json.loads(body) if not books.link(*pair)],
