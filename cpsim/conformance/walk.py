@@ -6,16 +6,17 @@ Where something else comes, the sequence of commands is shrunk until nothing can
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import hypothesis
 from hypothesis import strategies as st
 from hypothesis.errors import Flaky
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
-from cpdaemon.commands import COMMANDS, NAMED, REQUIRED, Command, Description, Field, command_of
+from cpdaemon.commands import COMMANDS, REQUIRED, Command, Description, Field, command_of
 from cpdaemon.errors import InvalidCommand
 from cpsim.clock import SYSTEM_CLOCK
+from cpsim.conformance.actions import Action, Bulk, ExpectedBooks, Linking, Releasing, renamed, said
 from cpsim.conformance.clause import Clause, Level, Need
 from cpsim.conformance.examiner import Examiner
 from cpsim.conformance.findings import CannotRun, Deviation, NotVerifiable
@@ -24,7 +25,7 @@ from cpsim.judge.repeat import shell_lines
 from cpsim.judge.verdict import Ruling
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
 
     from cpsim.conformance.target import Target, TargetView
 
@@ -68,32 +69,6 @@ def _command(kind: str, arguments: dict[str, str | int | None]) -> Command | Non
         return command_of(kind, {name: value for name, value in arguments.items() if value is not None})
     except InvalidCommand:
         return None
-
-
-class Bulk(NamedTuple):
-    """Commands that go in one request, where they go to a server."""
-
-    commands: tuple[Command, ...]
-
-    def in_order(self) -> list[Command]:
-        """The commands in the order in which they are applied."""
-        return sorted(self.commands, key=lambda command: [*COMMANDS].index(command.kind))
-
-
-class Link(NamedTuple):
-    """A machine is linked to a user, unless it has one."""
-
-    machine: str
-    user: str
-
-
-class Release(NamedTuple):
-    """A machine is released, if it has a user."""
-
-    machine: str
-
-
-Action: TypeAlias = Command | Bulk | Link | Release
 
 
 @dataclass
@@ -173,7 +148,7 @@ class Walks:
 
     def _repeated(self) -> list[Action]:
         """The sequence with ids that nobody has used."""
-        return [_renamed(action, lambda name: f"{self.run}-{name}") for action in self.sequence]
+        return [renamed(action, lambda name: f"{self.run}-{name}") for action in self.sequence]
 
     def shell(self) -> list[str]:
         """The sequence as lines for a shell; nothing if nothing deviates."""
@@ -189,7 +164,7 @@ class Walks:
             elif isinstance(action, Bulk):
                 lines.append(f"# the next {len(commands)} were sent in one bulk")
             else:
-                lines.append(f"# {_said(action)}, through the control API")
+                lines.append(f"# {said(action)}, through the control API")
             lines += shell_lines([_step(command, 0) for command in commands], endpoint, project)
         return lines
 
@@ -304,7 +279,7 @@ class _SequenceRun:
         self._sees_accounts = sees_accounts
         self._ids: dict[str, str] = {}
         self._branches: dict[str, Branch] = {}
-        self._books = _Books()
+        self._books = ExpectedBooks()
         self.sent: list[Action] = []
 
     def do(self, action: Action) -> None:
@@ -314,7 +289,7 @@ class _SequenceRun:
             Deviation: the answers differ.
         """
         self.sent.append(action)
-        named = _renamed(action, self._named)
+        named = renamed(action, self._named)
         if isinstance(named, Bulk):
             self._send_bulk(named)
         elif isinstance(named, Command):
@@ -356,11 +331,11 @@ class _SequenceRun:
             self._books.pay(command.slot, self._branches[command.slot].state)
         return bool(after)
 
-    def _tie(self, tie: Link | Release) -> None:
+    def _tie(self, tie: Linking | Releasing) -> None:
         if self._walks.target.daemon is not None:
             self._examiner.wait_until_applied()
         if self._books.admits(tie):
-            if isinstance(tie, Link):
+            if isinstance(tie, Linking):
                 self._examiner.link(tie.machine, tie.user)
             else:
                 self._examiner.release(tie.machine)
@@ -419,65 +394,6 @@ class _SequenceRun:
         return {"state": view.get("state"), **{name: view.get(name) for name in names}}
 
 
-@dataclass
-class _Held:
-    """What a machine, or a user, is to have."""
-
-    credits: int = 0
-    counters: dict[str, int] = field(default_factory=dict)
-    waiting_credits: int = 0
-    waiting_counters: dict[str, int] = field(default_factory=dict)
-
-    def earn(self, credits: int, counters: Mapping[str, int]) -> None:
-        self.credits += credits
-        self.counters = _sum(self.counters, counters)
-
-    def wait(self, credits: int, counters: Mapping[str, int]) -> None:
-        self.waiting_credits += credits
-        self.waiting_counters = _sum(self.waiting_counters, counters)
-
-
-def _sum(first: Mapping[str, int], second: Mapping[str, int]) -> dict[str, int]:
-    """The sums, without those that come to nothing."""
-    sums = {name: first.get(name, 0) + second.get(name, 0) for name in {**first, **second}}
-    return {name: value for name, value in sums.items() if value}
-
-
-class _Books:
-    """What machines and users are to have, after claims, links and releases."""
-
-    def __init__(self) -> None:
-        self.machines: dict[str, _Held] = {}
-        self.users: dict[str, _Held] = {}
-        self._owners: dict[str, str] = {}
-        self._paid: set[str] = set()
-
-    def pay(self, slot: str, state: SlotState) -> None:
-        """Pay for a slot, if it is claimed and not paid for."""
-        if state.machine is None or slot in self._paid:
-            return
-        self._paid.add(slot)
-        credits, counters = state.granted or 0, dict(state.counters)
-        machine = self.machines.setdefault(state.machine, _Held())
-        machine.earn(credits, counters)
-        if state.machine in self._owners:
-            self.users[self._owners[state.machine]].earn(credits, counters)
-        else:
-            machine.wait(credits, counters)
-
-    def admits(self, tie: Link | Release) -> bool:
-        """Link a machine that has no user, or release one that has; whether it was so."""
-        if isinstance(tie, Release):
-            return self._owners.pop(tie.machine, None) is not None
-        if tie.machine in self._owners:
-            return False
-        self._owners[tie.machine] = tie.user
-        machine = self.machines.setdefault(tie.machine, _Held())
-        self.users.setdefault(tie.user, _Held()).earn(machine.waiting_credits, machine.waiting_counters)
-        machine.waiting_credits, machine.waiting_counters = 0, {}
-        return True
-
-
 MACHINES: Final = st.sampled_from(["machine-1", "machine-2"])
 USERS: Final = st.sampled_from(["user-1", "user-2"])
 ANY_COMMAND: Final = st.one_of(*map(_commands, COMMANDS.values()))
@@ -503,13 +419,13 @@ class _Walk(RuleBasedStateMachine):
 
     @rule(machine=MACHINES, user=USERS)
     def link(self, machine: str, user: str) -> None:
-        """Link a machine to a user."""
-        self._watch(lambda: self._sequence.do(Link(machine, user)))
+        """Linking a machine to a user."""
+        self._watch(lambda: self._sequence.do(Linking(machine, user)))
 
     @rule(machine=MACHINES)
     def release(self, machine: str) -> None:
-        """Release a machine."""
-        self._watch(lambda: self._sequence.do(Release(machine)))
+        """Releasing a machine."""
+        self._watch(lambda: self._sequence.do(Releasing(machine)))
 
     def teardown(self) -> None:
         """Compare the state of every slot."""
@@ -525,33 +441,12 @@ class _Walk(RuleBasedStateMachine):
             raise
 
 
-def _renamed(action: Action, rename: Callable[[str], str]) -> Action:
-    """The same with other ids of slots and of whatever else it names."""
-    if isinstance(action, Bulk):
-        return Bulk(tuple(_renamed_command(command, rename) for command in action.commands))
-    if isinstance(action, Link):
-        return Link(rename(action.machine), rename(action.user))
-    if isinstance(action, Release):
-        return Release(rename(action.machine))
-    return _renamed_command(action, rename)
-
-
-def _renamed_command(command: Command, rename: Callable[[str], str]) -> Command:
-    arguments = command.arguments()
-    ids = {name: rename(str(arguments[name])) for name in NAMED[command.kind]}
-    return command_of(command.kind, {**arguments, **ids})
-
-
 def _line(action: Action) -> str:
     """An action as a line of the script."""
     if isinstance(action, Bulk):
         commands = ", ".join(f"command_of({each.kind!r}, {each.arguments()!r})" for each in action.in_order())
         return f"send(client.send_many, [{commands}])"
-    return f"send(client.{_call(action)})" if isinstance(action, Command) else f"# {_said(action)}"
-
-
-def _said(tie: Link | Release) -> str:
-    return f"link {tie.machine} to {tie.user}" if isinstance(tie, Link) else f"release {tie.machine}"
+    return f"send(client.{_call(action)})" if isinstance(action, Command) else f"# {said(action)}"
 
 
 def _seen(state: SlotState) -> dict[str, object]:
