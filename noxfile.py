@@ -113,6 +113,12 @@ def torture(session: nox.Session) -> None:
     run(session, "environment", "python", "tests/torture/torture.py", *session.posargs)
 
 
+@nox.session(python=False, requires=["environment"])
+def conformance(session: nox.Session) -> None:
+    """Plant faults in a plain server, and print which clauses of `cpsim verify` find them."""
+    run(session, "environment", "python", "tests/conformance/planted.py", *session.posargs)
+
+
 @nox.session
 def lowest(session: nox.Session) -> None:
     """Run all tests with the lowest versions that pyproject.toml allows."""

@@ -20,6 +20,7 @@ SLEEPING = {
 MEASURING = {
     "benchmarks": "what they are for",
     "conftest.py": "guards against hanging",
+    "conformance/plain_server.py": "a server's own clock, by which slots expire",
     "cpdaemon/test_transport.py": "how long a timeout takes at least",
     "robustness": "figures of scripts, which decide nothing, and guards against hanging",
     "run/test_capacity.py": "a target that takes its time for each command",

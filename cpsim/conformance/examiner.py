@@ -8,28 +8,26 @@ from __future__ import annotations
 import itertools
 import json
 from contextlib import contextmanager
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 from urllib.parse import quote, urlencode
 
 from cpdaemon.signing import token
+from cpsim.conformance.books import AccountsExaminer
 from cpsim.conformance.clause import Known, Need
 from cpsim.conformance.exchange import HttpRequest
 from cpsim.conformance.findings import CannotRun, Deviation, NotVerifiable, Overdue, shown, shown_bytes
 from cpsim.conformance.frames import DaemonConnection
+from cpsim.conformance.recorded import KeptConnection, RecordedConnection
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from cpsim.conformance.accounts import AccountsView
     from cpsim.conformance.clause import Clause
-    from cpsim.conformance.exchange import HttpConnection, Reply
+    from cpsim.conformance.exchange import Reply
     from cpsim.conformance.target import TargetView
-    from cpsim.conformance.transport import Transport
     from cpsim.conformance.upstream import Upstream
 
-NOT_THERE: Final = {"state": "not there"}
 FIRST_LOOK_S: Final = 0.002
 LONGEST_LOOK_S: Final = 0.25
 MOST_LISTED_BYTES: Final = 4_000_000
@@ -39,7 +37,6 @@ FIRST_BULK: Final = 30
 FEWEST_IN_BULKS: Final = 300
 BULKS_S: Final = 2.0
 """How long many commands may take a server, unless all of them are needed."""
-CONTROL: Final = ", through the control API"
 
 
 class Bulked(NamedTuple):
@@ -49,7 +46,7 @@ class Bulked(NamedTuple):
     errors: list[object]
 
 
-class Examiner:
+class Examiner(AccountsExaminer):
     """Checks one clause.
 
     Args:
@@ -209,8 +206,8 @@ class Examiner:
         Raises:
             NotVerifiable: there is no reply in time.
         """
-        self._note_request(request)
-        return self._seen(self._transport.ask(request))
+        self.note_request(request)
+        return self.seen(self._transport.ask(request))
 
     def ask_together(self, requests: Sequence[HttpRequest]) -> list[Reply]:
         """Send requests at the same time, at most eight; returns the replies in the order of the requests.
@@ -220,8 +217,8 @@ class Examiner:
         """
         assert len(requests) <= MOST_AT_ONCE
         for request in requests:
-            self._note_request(request, ", at the same time")
-        return [self._seen(reply) for reply in self._transport.ask_together(requests)]
+            self.note_request(request, ", at the same time")
+        return [self.seen(reply) for reply in self._transport.ask_together(requests)]
 
     @contextmanager
     def kept(self) -> Iterator[KeptConnection]:
@@ -229,10 +226,16 @@ class Examiner:
         with self._transport.keep() as connection:
             yield KeptConnection(self, self._transport, connection)
 
-    def _note_request(self, request: HttpRequest, how: str = "") -> None:
+    def note_request(self, request: HttpRequest, how: str = "") -> None:
+        """Add a request to the transcript."""
         self.note_sent(f"{request.method} {request.path} {shown_bytes(request.body)}".rstrip(), how)
 
-    def _seen(self, reply: Reply) -> Reply:
+    def seen(self, reply: Reply) -> Reply:
+        """Add a reply to the transcript, and return it.
+
+        Raises:
+            NotVerifiable: it did not come in time.
+        """
         self.note_seen(f"< {reply}")
         if reply.is_late:
             self.give_up(f"no reply within {self.timeout_s:g} s, which is no reply that deviates: a longer --timeout")
@@ -342,98 +345,11 @@ class Examiner:
         """A slot must not be listed as outstanding."""
         self.check(f"{slot} is listed by /batch/slots", False, self.listed(slot, project), *known)  # noqa: FBT003
 
-    # in the accounts
-
-    def see_slot(self, slot: str, *known: Known, project: tuple[str, str] | None = None, **expected: object) -> None:
-        """A slot has to look like this in the accounts."""
-        view = self.accounts.slot((project or self.project)[0], slot)
-        got = NOT_THERE if view is None else {name: view.get(name) for name in expected}
-        self.note_seen(f"slot {slot} is {shown(got)}")
-        self.check(f"slot {slot}", expected, got, *known)
-
-    def see_machine(
-        self, machine: str, *known: Known, project: tuple[str, str] | None = None, **expected: object
-    ) -> None:
-        """A machine has to have this in the accounts; one that has nothing need not be there."""
-        self._see("machine", machine, self.accounts.machine((project or self.project)[0], machine), known, expected)
-
-    def see_user(self, user: str, *known: Known, project: tuple[str, str] | None = None, **expected: object) -> None:
-        """A user has to have this in the accounts; one who has nothing need not be there."""
-        self._see("user", user, self.accounts.user((project or self.project)[0], user), known, expected)
-
-    def _see(
-        self, kind: str, id: str, view: Mapping[str, Any] | None, known: tuple[Known, ...], expected: dict[str, object]
-    ) -> None:
-        nothing: dict[str, object] = {"credits": 0, "counters": {}, "waiting_credits": 0, "waiting_counters": {}}
-        view = nothing if view is None else view
-        got = {name: view.get(name) for name in expected}
-        for name, counters in got.items():  # a counter that came to nothing may be shown or not
-            if isinstance(counters, dict):
-                got[name] = {counter: value for counter, value in counters.items() if value}
-        self.note_seen(f"{kind} {id} has {shown(got)}")
-        self.check(f"{kind} {id}", expected, got, *known)
-
-    def see_total(self, name: str, key: str, expected: object, *known: Known) -> None:
-        """A project's totals have to hold this: `reasons` or `counters`, by name."""
-        got = self.accounts.totals(self.project[0]).get(name, {}).get(key)
-        self.note_seen(f"{name} {key} of the project: {shown(got)}")
-        self.check(f"{name} {key} of the project", expected, got, *known)
-
-    def link(self, machine: str, user: str) -> None:
-        """Link a machine to a user."""
-        self.note_sent(f"link {machine} to {user}", CONTROL)
-        if not self.accounts.link(machine, user):
-            raise Deviation(f"link of {machine}", "done", "refused")
-
-    def see_no_link(self, machine: str, user: str) -> None:
-        """A machine must not be given to a user."""
-        self.note_sent(f"link {machine} to {user}", CONTROL)
-        self.check(f"{machine} is given to {user}", expected=False, got=self.accounts.link(machine, user))
-
-    def release(self, machine: str) -> None:
-        """Release a machine."""
-        self.note_sent(f"release {machine}", CONTROL)
-        if not self.accounts.release(machine):
-            raise Deviation(f"release of {machine}", "done", "refused")
-
-    def advance(self, minutes: int) -> None:
-        """Let the server's clock jump ahead, and a second more."""
-        self.note_sent(f"advance the server's clock by {minutes} minutes and a second", CONTROL)
-        self.accounts.advance(60 * minutes + 1)
-
-    def clock_us(self) -> int:
-        """The server's time, microseconds since 1970."""
-        return self.accounts.now_us()
-
-    @contextmanager
-    def before(self, until_us: int) -> Iterator[None]:
-        """What is checked within holds only before a time of the server's clock.
-
-        Raises:
-            NotVerifiable: it does not hold, and the server's clock has come to that time.
-        """
-        try:
-            yield
-        except Deviation:
-            if self.clock_us() >= until_us:
-                self.give_up("something else moves the server's clock")
-            raise
-
-    def see_alive(self, slot: str, *known: Known) -> None:
-        """A slot has to be allocated."""
-        view = self.accounts.slot(self.project[0], slot)
-        self.check(f"state of {slot} before its time", "allocated", (view or NOT_THERE)["state"], *known)
-
-    def see_lifetime(self, slot: str, minutes: int) -> None:
-        """A slot has to live so long, by the accounts."""
-        view = self.accounts.slot(self.project[0], slot) or {"expires_us": 0, "allocated_us": 0}
-        self.check(f"minutes that {slot} has", minutes, (view["expires_us"] - view["allocated_us"]) / 60e6)
-
     # at the daemon
 
     def connect(self) -> DaemonConnection:
         """A connection to the daemon; the caller closes it."""
-        return _RecordedConnection(self, self._transport.connect())
+        return RecordedConnection(self, self._transport.connect())
 
     def refusals(self, clients: int) -> int:
         """How many of some clients, who connect at once and send nothing, a full queue refused."""
@@ -565,81 +481,6 @@ class Examiner:
             NotVerifiable: always.
         """
         raise NotVerifiable(why)
-
-
-class KeptConnection:
-    """A connection to a server, on which several requests are sent.
-
-    Args:
-        examiner: writes the transcript.
-        transport: counts what is sent.
-        connection: the connection.
-    """
-
-    def __init__(self, examiner: Examiner, transport: Transport, connection: HttpConnection) -> None:
-        self._examiner = examiner
-        self._transport = transport
-        self._connection = connection
-        self._replies = 0
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the server may answer one more request."""
-        return self._connection.is_open
-
-    def send(self, *requests: HttpRequest, pieces: Sequence[int] = ()) -> None:
-        """Send requests at once, or in pieces that end at these places."""
-        data = b""
-        for request in requests:
-            self._transport.count()
-            self._examiner._note_request(request, ", on a connection that is kept")  # noqa: SLF001
-            data += request.encode(self._connection.authority, kept=True)
-        for begin, end in pairwise([0, *(place for place in pieces if place < len(data)), len(data)]):
-            self._connection.send(data[begin:end])
-            if end < len(data):
-                self._transport.clock.sleep(FIRST_LOOK_S)
-
-    def reply(self, method: str = "POST") -> Reply | None:
-        """The reply to the next request; None if the server has closed the connection before it, as any server may."""
-        reply = self._connection.reply(method)
-        if self._replies and not reply.status and not reply.is_late:
-            self._examiner.note_seen(f"< {reply}")
-            return None
-        self._replies += 1
-        return self._examiner._seen(reply)  # noqa: SLF001
-
-    def ask(self, request: HttpRequest) -> Reply | None:
-        """Send a request and read its reply; None if the server has closed the connection."""
-        if not self.is_open:
-            return None
-        self.send(request)
-        return self.reply(request.method)
-
-
-class _RecordedConnection(DaemonConnection):
-    """A connection to a daemon whose traffic is in the transcript."""
-
-    def __init__(self, examiner: Examiner, sock: socket.socket) -> None:
-        super().__init__(sock)
-        self._examiner = examiner
-
-    def send(self, data: bytes) -> None:
-        self._examiner.note_sent(shown_bytes(data))
-        super().send(data)
-
-    def end(self) -> None:
-        self._examiner.note_seen("> (end of what is sent)")
-        super().end()
-
-    def reply(self) -> str:
-        reply = super().reply()
-        self._examiner.note_seen(f"< {reply}")
-        return reply
-
-    def everything(self) -> str:
-        reply = super().everything()
-        self._examiner.note_seen(f"< {reply!r}, and the daemon closes" if reply else f"< {reply}")
-        return reply
 
 
 def compact(document: object) -> bytes:

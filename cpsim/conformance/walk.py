@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.errors import Flaky
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
-from cpdaemon.commands import COMMANDS, NAMED, REQUIRED, Command, Description, Field, command_of
+from cpdaemon.commands import COMMANDS, REQUIRED, Command, Description, Field, command_of
 from cpdaemon.errors import InvalidCommand
 from cpsim.clock import SYSTEM_CLOCK
+from cpsim.conformance.actions import Action, Bulk, ExpectedBooks, Linking, Releasing, renamed, said
 from cpsim.conformance.clause import Clause, Level, Need
 from cpsim.conformance.examiner import Examiner
 from cpsim.conformance.findings import CannotRun, Deviation, NotVerifiable
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from cpsim.conformance.target import Target, TargetView
 
 STEPS: Final = 15
-COMMANDS_A_SEQUENCE: Final = 4 * STEPS
+COMMANDS_A_SEQUENCE: Final = 8 * STEPS
 """Commands and requests of one sequence, at most, with those that read the states."""
 CLAUSE: Final = Clause(
     "RANDOM", "Whatever commands are sent, each does what the protocol says.", "2", (), (), Level.MUST
@@ -91,7 +92,7 @@ class Walks:
     sequences: int = 0
     commands: int = 0
     deviation: Deviation | None = None
-    sequence: list[Command] = field(default_factory=list)
+    sequence: list[Action] = field(default_factory=list)
     not_verified: str = ""
 
     @property
@@ -127,6 +128,7 @@ class Walks:
         return [
             *(["from pathlib import Path", ""] if secret else []),
             "from cpdaemon import Client, CreditPiggyError",
+            *(["from cpdaemon.commands import command_of"] if self._has_bulks else []),
             "",
             "",
             "def send(call, *arguments, **named):",
@@ -137,20 +139,34 @@ class Walks:
             "",
             "",
             f"with Client({str(endpoint)!r}{secret}) as client:",
-            *(f"    send(client.{_call(command)})" for command in self._repeated()),
+            *(f"    {_line(action)}" for action in self._repeated()),
         ]
 
-    def _repeated(self) -> list[Command]:
+    @property
+    def _has_bulks(self) -> bool:
+        return any(isinstance(action, Bulk) for action in self.sequence)
+
+    def _repeated(self) -> list[Action]:
         """The sequence with ids that nobody has used."""
-        return [_renamed(command, lambda name: f"{self.run}-{name}") for command in self.sequence]
+        return [renamed(action, lambda name: f"{self.run}-{name}") for action in self.sequence]
 
     def shell(self) -> list[str]:
         """The sequence as lines for a shell; nothing if nothing deviates."""
         endpoint = self.target.daemon or self.target.server
         if self.deviation is None or endpoint is None:
             return []
-        steps = [_step(command, 0) for command in self._repeated()]
-        return shell_lines(steps, endpoint, self.target.credentials and self.target.credentials[0])
+        lines: list[str] = []
+        project = self.target.credentials and self.target.credentials[0]
+        for action in self._repeated():
+            commands: list[Command] = action.in_order() if isinstance(action, Bulk) else []
+            if isinstance(action, Command):
+                commands = [action]
+            elif isinstance(action, Bulk):
+                lines.append(f"# the next {len(commands)} were sent in one bulk")
+            else:
+                lines.append(f"# {said(action)}, through the control API")
+            lines += shell_lines([_step(command, 0) for command in commands], endpoint, project)
+        return lines
 
 
 def walk(
@@ -217,29 +233,34 @@ def _shorten(walks: Walks, begin: Callable[[], _SequenceRun]) -> None:
             return
 
 
-def _shorter(sequence: list[Command]) -> Iterator[list[Command]]:
+def _shorter(sequence: list[Action]) -> Iterator[list[Action]]:
     """The sequence without one of its commands, the last first, or without a part of one that can do without."""
     for place in reversed(range(len(sequence))):
         yield sequence[:place] + sequence[place + 1 :]
-    for place, command in enumerate(sequence):
-        for simpler in _simpler(command):
-            yield [*sequence[:place], simpler, *sequence[place + 1 :]]
+    for place, action in enumerate(sequence):
+        for simpler in _simpler(action):
+            yield [*sequence[:place], *simpler, *sequence[place + 1 :]]
 
 
-def _simpler(command: Command) -> Iterator[Command]:
-    """The command without one of the things that it says."""
-    arguments = command.arguments()
-    for name in arguments:
-        simpler = _command(command.kind, {**arguments, name: None})
-        if simpler is not None:
-            yield simpler
+def _simpler(action: Action) -> Iterator[list[Action]]:
+    """A command without one of the things that it says; a bulk as commands one by one, or without one of them."""
+    if isinstance(action, Bulk):
+        yield [*action.in_order()]
+        for place in range(len(action.commands)):
+            yield [Bulk(action.commands[:place] + action.commands[place + 1 :])]
+    elif isinstance(action, Command):
+        arguments = action.arguments()
+        for name in arguments:
+            simpler = _command(action.kind, {**arguments, name: None})
+            if simpler is not None:
+                yield [simpler]
 
 
-def _deviation(run: _SequenceRun, commands: Iterable[Command]) -> Deviation | None:
-    """The deviation of commands that are sent for new slots and machines, or None."""
+def _deviation(run: _SequenceRun, actions: Iterable[Action]) -> Deviation | None:
+    """The deviation of what is done with new slots and machines, or None."""
     try:
-        for command in commands:
-            run.send(command)
+        for action in actions:
+            run.do(action)
         run.look_back()
     except Deviation as deviation:
         return deviation
@@ -258,28 +279,66 @@ class _SequenceRun:
         self._sees_accounts = sees_accounts
         self._ids: dict[str, str] = {}
         self._branches: dict[str, Branch] = {}
-        self.sent: list[Command] = []
+        self._books = ExpectedBooks()
+        self.sent: list[Action] = []
 
-    def send(self, command: Command) -> None:
-        """Send a command, and compare the answer with the model's.
+    def do(self, action: Action) -> None:
+        """Do something, and compare the answer with the model's.
 
         Raises:
             Deviation: the answers differ.
         """
-        self.sent.append(command)
+        self.sent.append(action)
+        named = renamed(action, self._named)
+        if isinstance(named, Bulk):
+            self._send_bulk(named)
+        elif isinstance(named, Command):
+            self._send(named)
+        elif self._sees_accounts:
+            self._tie(named)
+
+    def _send(self, command: Command) -> None:
         self._walks.commands += 1
-        command = self._named(command)
-        after = branches_after(
-            self._branches.get(command.slot, START), _step(command, SYSTEM_CLOCK.monotonic_ns(), accepted=True)
-        )
+        is_accepted = self._follow(command)
         if self._walks.target.daemon is not None:
             self._examiner.send(_frame(command))
         else:
             arguments = {name: value for name, value in command.arguments().items() if name != "slot"}
             reply = self._examiner.command(command.kind, command.slot, arguments)
-            self._examiner.check(f"answer to {_frame(command)}", "accepted" if after else "refused", reply.outcome)
+            expected = "accepted" if is_accepted else "refused"
+            self._examiner.check(f"answer to {_frame(command)}", expected, reply.outcome)
+
+    def _send_bulk(self, bulk: Bulk) -> None:
+        if self._walks.target.daemon is not None:
+            for command in bulk.in_order():
+                self._send(command)
+            return
+        self._walks.commands += len(bulk.commands)
+        document: dict[str, list[object]] = {}
+        for command in bulk.commands:
+            document.setdefault(command.kind, []).append(command.arguments())
+        refused = [command for command in bulk.in_order() if not self._follow(command)]
+        errors = self._examiner.bulk(document)
+        self._examiner.check(f"errors of a bulk of {len(bulk.commands)}", len(refused), len(errors))
+
+    def _follow(self, command: Command) -> bool:
+        """Let the model have a command; returns whether it is to be accepted."""
+        after = branches_after(
+            self._branches.get(command.slot, START), _step(command, SYSTEM_CLOCK.monotonic_ns(), accepted=True)
+        )
         if after:
             (self._branches[command.slot],) = after
+            self._books.pay(command.slot, self._branches[command.slot].state)
+        return bool(after)
+
+    def _tie(self, tie: Linking | Releasing) -> None:
+        if self._walks.target.daemon is not None:
+            self._examiner.wait_until_applied()
+        if self._books.admits(tie):
+            if isinstance(tie, Linking):
+                self._examiner.link(tie.machine, tie.user)
+            else:
+                self._examiner.release(tie.machine)
 
     def look_back(self) -> None:
         """Compare the state of every slot with the model's.
@@ -291,8 +350,9 @@ class _SequenceRun:
             return
         if self._walks.target.daemon is not None:
             self._examiner.wait_until_applied()
-        for name in dict.fromkeys(command.slot for command in self.sent):
-            slot = self._ids[name]
+        for name, slot in self._ids.items():
+            if not name.startswith("slot"):
+                continue
             state = self._branches.get(slot, START).state
             if self._sees_accounts:
                 self._examiner.check(f"slot {slot}", _seen(state), self._look(slot))
@@ -301,19 +361,30 @@ class _SequenceRun:
             else:
                 self._examiner.see_unlisted(slot)
 
+        if self._sees_accounts:
+            self._look_at_books()
+
+    def _look_at_books(self) -> None:
+        for machine, held in self._books.machines.items():
+            self._examiner.see_machine(
+                machine,
+                credits=held.credits,
+                counters=held.counters,
+                waiting_credits=held.waiting_credits,
+                waiting_counters=held.waiting_counters,
+            )
+        for user, got in self._books.users.items():
+            self._examiner.see_user(user, credits=got.credits, counters=got.counters)
+
     def keep(self) -> None:
         """Keep this sequence: it deviates."""
         self._walks.sequence = self.sent
 
-    def _named(self, command: Command) -> Command:
-        """The command with ids in the place of numbers."""
-
-        def named(name: str) -> str:
-            if name not in self._ids:
-                self._ids[name] = self._examiner.new(name.partition("-")[0])
-            return self._ids[name]
-
-        return _renamed(command, named)
+    def _named(self, name: str) -> str:
+        """The id in the place of a number."""
+        if name not in self._ids:
+            self._ids[name] = self._examiner.new(name.partition("-")[0])
+        return self._ids[name]
 
     def _look(self, slot: str) -> dict[str, object]:
         view = self._examiner.accounts.slot(self._examiner.project[0], slot)
@@ -321,6 +392,11 @@ class _SequenceRun:
             return _seen(NOTHING)
         names = ("machine", "granted", "reason", "counters", "meta")
         return {"state": view.get("state"), **{name: view.get(name) for name in names}}
+
+
+MACHINES: Final = st.sampled_from(["machine-1", "machine-2"])
+USERS: Final = st.sampled_from(["user-1", "user-2"])
+ANY_COMMAND: Final = st.one_of(*map(_commands, COMMANDS.values()))
 
 
 class _Walk(RuleBasedStateMachine):
@@ -331,10 +407,25 @@ class _Walk(RuleBasedStateMachine):
         self._sequence = run
         self._has_deviated = False
 
-    @rule(command=st.one_of(*map(_commands, COMMANDS.values())))
+    @rule(command=ANY_COMMAND)
     def send(self, command: Command) -> None:
         """Send a command."""
-        self._watch(lambda: self._sequence.send(command))
+        self._watch(lambda: self._sequence.do(command))
+
+    @rule(commands=st.lists(ANY_COMMAND, min_size=2, max_size=6))
+    def send_bulk(self, commands: list[Command]) -> None:
+        """Send commands in one request."""
+        self._watch(lambda: self._sequence.do(Bulk(tuple(commands))))
+
+    @rule(machine=MACHINES, user=USERS)
+    def link(self, machine: str, user: str) -> None:
+        """Linking a machine to a user."""
+        self._watch(lambda: self._sequence.do(Linking(machine, user)))
+
+    @rule(machine=MACHINES)
+    def release(self, machine: str) -> None:
+        """Releasing a machine."""
+        self._watch(lambda: self._sequence.do(Releasing(machine)))
 
     def teardown(self) -> None:
         """Compare the state of every slot."""
@@ -350,11 +441,12 @@ class _Walk(RuleBasedStateMachine):
             raise
 
 
-def _renamed(command: Command, rename: Callable[[str], str]) -> Command:
-    """A command with other ids of its slot and of whatever else it names."""
-    arguments = command.arguments()
-    ids = {name: rename(str(arguments[name])) for name in NAMED[command.kind]}
-    return command_of(command.kind, {**arguments, **ids})
+def _line(action: Action) -> str:
+    """An action as a line of the script."""
+    if isinstance(action, Bulk):
+        commands = ", ".join(f"command_of({each.kind!r}, {each.arguments()!r})" for each in action.in_order())
+        return f"send(client.send_many, [{commands}])"
+    return f"send(client.{_call(action)})" if isinstance(action, Command) else f"# {said(action)}"
 
 
 def _seen(state: SlotState) -> dict[str, object]:

@@ -39,6 +39,22 @@ def page():
 
 
 @pytest.fixture(scope="session")
+def plain_server():
+    """A server that is right, and has seams for what is not."""
+    return load("plain_server")
+
+
+@pytest.fixture(scope="session")
+def planted():
+    """The faults to plant in it."""
+    sys.path.insert(0, str(FOLDER))
+    try:
+        return load("planted")
+    finally:
+        sys.path.remove(str(FOLDER))
+
+
+@pytest.fixture(scope="session")
 def of_the_pair():
     """The clauses that a daemon and its own server can show."""
     return OF_THE_PAIR

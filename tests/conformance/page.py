@@ -89,8 +89,9 @@ CLAUSES = """
 
 The needs: *daemon*, a daemon to send frames to; *server*, a server to send requests to; *other*, a second project
 there; *accounts*, a server with cpsim's control API; *behind*, to be the server behind the daemon; *restart*, to
-restart the daemon or the server; *failed*, to ask the daemon for refused commands; *thorough*, to be allowed what is risky
-at a live system, or takes long. A clause without its needs is not verifiable, and never passes. A *should* is where the protocol leaves room; it does not decide the verdict.
+restart the daemon or the server; *failed*, to ask the daemon for refused commands; *thorough*, to be allowed what is
+risky at a live system, or takes long. A clause without its needs is not verifiable, and never passes. A *should* is
+where the protocol leaves room; it does not decide the verdict.
 
 """
 
@@ -103,12 +104,10 @@ def find(quirk):
         options = {"quirks": frozenset([quirk]), "flush_interval_s": interval_s}
         with Fake(dict([MINE, OTHER]), unix=Path("cp.sock"), http=ANY_PORT, **options) as fake:
             server = parse_endpoint(fake.addresses["http"])
-            target = Target(
-                daemon=parse_endpoint("./cp.sock"), server=server, credentials=MINE, other=OTHER, thorough=True
-            )
-            of_the_pair = [
-                id for id, clause in catalogue().items() if not {Need.BEHIND, Need.RESTART} & {*clause.needs}
-            ]
+            where = {"daemon": parse_endpoint("./cp.sock"), "server": server}
+            target = Target(**where, credentials=MINE, other=OTHER, thorough=True)
+            elsewhere = {Need.BEHIND, Need.RESTART}
+            of_the_pair = [id for id, clause in catalogue().items() if not elsewhere & {*clause.needs}]
             outcome = examine(target, of_the_pair)
         os.chdir("/")
     return [finding.clause.id for finding in outcome.findings if finding.quirk == quirk]

@@ -161,7 +161,7 @@ def test_no_command_without_a_slot(books, kind, slot, said):
         ("counters", {"n": 1, "half": "0.5"}, "half='0.5' is not a whole number"),
         ("counters", {"n": None}, "not a whole number"),
         ("meta", {}, "without a name"),
-        ("meta", {"a": "b", "empty": ""}, "missing argument 'empty'"),
+        ("meta", {"a": "b", "none": None}, "missing argument 'none'"),
         ("meta", {"a": "b", "list": []}, "must be text"),
         ("discard", {"reason": ""}, "missing argument 'reason'"),
         ("discard", {"reason": False}, "must be text"),

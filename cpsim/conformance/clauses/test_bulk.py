@@ -171,7 +171,7 @@ def test_settled_slots(cp: Examiner) -> None:
         for kind, given, quirk in (
             ("alloc", {}, ""),
             ("counters", {"job/events": 1}, "counters-settled"),
-            ("meta", {"site": "here"}, ""),
+            ("meta", {"site": "here"}, "meta-dropped"),
             ("claim", {"machine": cp.new("machine")}, claims),
             ("discard", {}, discards),
         ):
@@ -179,7 +179,7 @@ def test_settled_slots(cp: Examiner) -> None:
             cp.check(f"how many errors of {kind}", 1, len(errors), Known(quirk, 0))
 
 
-@clause("BULK-13", "4", Need.SERVER)
+@clause("BULK-13", "4", Need.SERVER, quirks=["meta-dropped"])
 def test_unknown_slots(cp: Examiner) -> None:
     """Whatever a bulk commands of a slot that was never allocated, or of none, is refused, each command by itself."""
     good = cp.new()
@@ -188,12 +188,13 @@ def test_unknown_slots(cp: Examiner) -> None:
         {
             "alloc": [{}, {"slot": good}, {"credits": 5}],
             "counters": [{**each, "job/events": 1} for each in missing] + [{"slot": good, "job/events": 1}],
-            "meta": [{**each, "site": "here"} for each in missing[:1]] + [{"slot": good, "site": "here"}],
             "discard": [*missing],
             "claim": [{**each, "machine": cp.new("machine")} for each in missing] + [{"slot": good}],
         }
     )
-    cp.check("how many errors", 2 + 2 + 1 + 2 + 3, len(errors))
+    cp.check("how many errors", 2 + 2 + 2 + 3, len(errors))
+    errors = cp.bulk({"meta": [*({**each, "site": "here"} for each in missing), {"slot": good, "site": "here"}]})
+    cp.check("how many errors of meta", 2, len(errors), Known("meta-dropped", 0))
     cp.see_listed(good)
 
 

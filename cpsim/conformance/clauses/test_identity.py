@@ -29,6 +29,8 @@ ALIKE: Final = (
     ("{}-a.b", "{}-a/b"),
     ("{}-a/", "{}-a"),
     ("{}-a.", "{}-a-"),
+    ("{}-b.", "{}-b"),
+    ("{}-c:", "{}-c"),
     ("{}-007", "{}-7"),
     ("{}-1.0", "{}-1."),
     ("{}-&amp;", "{}-&"),
@@ -146,18 +148,31 @@ def test_counters(cp: Examiner) -> None:
 
 @clause("IDENT-8", "2", Need.SERVER, Need.ACCOUNTS, quirks=["meta-dropped"])
 def test_metadata(cp: Examiner) -> None:
-    """Names and values of metadata are kept as they were sent, and so are reasons."""
-    slot, other = cp.new(), cp.new()
+    """Names and values of metadata are kept as they were sent."""
+    slot = cp.new()
     first, second = pairs_of(cp, (*ALIKE, *BLANKS))
-    meta: dict[str, object] = {name: f" {name}Ä{'z' * 300}" for name in (*first, *second)}
+    longer = long_pairs(cp, LONG)
+    names = [*first, *second, *longer[0], *longer[1]]
+    meta: dict[str, object] = {name: f"{name}  Ä{'z' * 300} " for name in names}
     cp.accept("alloc", slot)
     cp.accept("meta", slot, meta)
     cp.see_slot(slot, Known("meta-dropped", {"meta": {}}), meta=meta)
-    reason = f"{cp.new('reason')} Ünknown  Vmid{'z' * 100}"
-    cp.accept("alloc", other)
-    cp.accept("discard", other, reason=reason)
-    cp.see_slot(other, reason=reason)
-    cp.see_total("reasons", reason, 1)
+
+
+@clause("IDENT-13", "2", Need.SERVER, Need.ACCOUNTS)
+def test_reasons(cp: Examiner) -> None:
+    """Reasons are kept, and counted, as they were sent."""
+    first, second = pairs_of(cp, (*ALIKE, *BLANKS))
+    longer = long_pairs(cp, LONG)
+    reasons = [*first, *second, *longer[0], *longer[1]]
+    slots = [{"slot": cp.new()} for _ in reasons]
+    discards = [{**slot, "reason": reason} for slot, reason in zip(slots, reasons, strict=True)]
+    cp.bulk({"alloc": slots, "discard": discards})
+    totals = cp.accounts.totals(cp.project[0]).get("reasons", {})
+    counted = {reason: totals.get(reason) for reason in reasons}
+    cp.check("reasons that are not counted once", {}, {reason: n for reason, n in counted.items() if n != 1})
+    cp.see_slot(slots[0]["slot"], reason=reasons[0])
+    cp.see_slot(slots[-1]["slot"], reason=reasons[-1])
 
 
 @clause("IDENT-9", "2", Need.SERVER, Need.ACCOUNTS)
