@@ -50,11 +50,11 @@ def test_a_loss_beside_a_known_quirk_is_found(quirky_site, cpsim):
     with quirky_site.accounts.reading() as ledger:
         apply_all, lost = ledger.apply_all, []
 
-        def lose_one(project, calls, now_us):
+        def lose_one(project, calls, now_us, **options):
             if not lost and any(kind == "claim" for kind, _ in calls):
                 lost.append(next(arguments["slot"] for kind, arguments in calls if kind == "claim"))
                 calls = [call for call in calls if call[0] != "claim" or call[1]["slot"] != lost[0]]
-            return apply_all(project, calls, now_us)
+            return apply_all(project, calls, now_us, **options)
 
         ledger.apply_all = lose_one
     at = ["--target", quirky_site.addresses["http"], "--project", "p", "--secret-file", "secret", "--timeout", "0.2"]

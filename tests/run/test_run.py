@@ -188,8 +188,8 @@ def test_without_a_control_api_lost_commands_are_found_but_for_claims(closed_sit
     """A claimed slot that is still listed may be claimed: there are servers that list it."""
     with closed_site.accounts.reading() as ledger:
         apply_all = ledger.apply_all
-        ledger.apply_all = lambda project, calls, now_us: apply_all(
-            project, [call for call in calls if call[0] != kind], now_us
+        ledger.apply_all = lambda project, calls, now_us, **options: apply_all(
+            project, [call for call in calls if call[0] != kind], now_us, **options
         )
     arguments = ["--target", "./cp.sock", "--server", closed_site.addresses["http"], *credentials(), "--timeout", "0.3"]
     status, out, _ = cpsim("run", "small.toml", *arguments, "--output", "out")
