@@ -7,10 +7,10 @@ import pytest
 
 FOUND = json.loads(Path(__file__).with_name("planted_daemons.json").read_text(encoding="utf-8"))
 SAME = ("Http10", "Chunks", "Layout", "Singles", "Slow", "ShortQueue", "Clocks")
-EVERY = 20
-"""Of these faults every twentieth is planted here; `planted_daemons.py`, run as a program, plants them all."""
+EVERY = 40
+"""Of these faults every fortieth is planted here; `planted_daemons.py`, run as a program, plants them all."""
 CERTAIN = [name for name, clause in FOUND.items() if clause and "by-chance" not in name and "a-hundred" not in name]
-QUICK = [f"FORWARD-{number}" for number in (2, 3, 4, 8, 19, 20, 26)]
+QUICK = [f"FORWARD-{number}" for number in (2, 3, 4, 8, 20)]
 
 
 def complaints(outcome):
@@ -18,7 +18,7 @@ def complaints(outcome):
 
 
 def test_a_daemon_written_from_the_protocol_alone_gets_no_complaint(planted_daemons):
-    clauses = ["WIRE-*", "FORWARD-?", "FORWARD-1[0-35-9]", "FORWARD-2?"]  # but that of thousands in an outage
+    clauses = ["WIRE-1?", "FORWARD-?", "FORWARD-1[0-35-9]", "FORWARD-2?"]  # but that of thousands in an outage
     outcome = planted_daemons.examined(planted_daemons.PlainDaemon, clauses, timeout_s=20.0)
     assert (complaints(outcome), outcome.ruling) == ([], "valid")
 
