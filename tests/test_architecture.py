@@ -82,6 +82,7 @@ MANY_PARAMETERS = {
 LARGE_CLASSES = {
     "cpsim/accounting/accounts.py: Accounts": "the frames that reports and notebooks ask for, a few lines each",
     "cpsim/conformance/examiner.py: Examiner": "what a clause can send and see, a few lines each",
+    "cpsim/conformance/forwarding.py: Forwarding": "likewise, through a daemon and at the server behind it",
     "cpsim/daemon/courier.py: Courier": "one attempt, and what follows from each outcome of it",
     "cpsim/daemon/listener.py: Listener": "one loop over sockets, whose speed is the daemon's",
     "cpsim/daemon/spool.py: Spool": "what one file holds, and each change of it in one commit",

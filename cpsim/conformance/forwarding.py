@@ -264,10 +264,14 @@ class Forwarding:
             )
         self._cp.check("commands at the server that nobody sent", [], strangers)
 
-    def answered(self, *answers: str) -> frozenset[Same]:
-        """The commands that came in batches with one of these answers, of this clause."""
-        return frozenset(
-            same(call) for delivery in self.deliveries if delivery.answer in answers for call in delivery.commands
+    def answered(self, *answers: str, since: int = 0) -> frozenset[Same]:
+        """The commands that came in batches with one of these answers, beyond the first so many of all deliveries."""
+        mine = {command.same for command in self._sent}
+        return frozenset(mine) & frozenset(
+            same(call)
+            for delivery in self.upstream.deliveries[max(since, self._seen) :]
+            if delivery.answer in answers
+            for call in delivery.commands
         )
 
     def see_order(self, slot: str, quirk: str = "") -> None:
@@ -345,6 +349,30 @@ class Forwarding:
             for call in delivery.commands:
                 arrived.setdefault(same(call), delivery.at_s)
         return [arrived[command.same] - command.at_s for command in self._sent if command.same in arrived]
+
+
+def see_none_dropped(forwarding: Forwarding, *answers: str) -> None:
+    """Check that no batch with one of these answers is lost."""
+    for answer in answers:
+        before = len(forwarding.upstream.deliveries)
+        forwarding.fail(answer)
+        forwarding.send_some()
+        forwarding.wait_answered(answer)
+        forwarding.drain()
+        dropped = Explanation("drop-on-error", forwarding.answered(answer, OF_ANY, since=before))
+        forwarding.see_each_once(lost=dropped, during=f"a batch was answered {answer}")
+
+
+def see_applied_once(forwarding: Forwarding, answer: str, quirk: str = "") -> None:
+    """Check that a batch whose answer does not come, or comes late, has its effect once."""
+    slots = forwarding.open_slots(3)
+    forwarding.fail(answer)
+    for number, slot in enumerate(slots):
+        forwarding.send("counters", slot, **{"job/events": 1 + number})
+    forwarding.wait_answered(answer)
+    forwarding.drain()
+    twice = Explanation(quirk, forwarding.answered(answer)) if quirk else None
+    forwarding.see_each_once(twice=twice, during=f"the answer to a batch was {answer}")
 
 
 def command(kind: str, slot: str, arguments: Mapping[str, object]) -> AcknowledgedCommand:

@@ -20,7 +20,7 @@ NEW: Final = "allocated"
 WHOLE: Final = re.compile(r"-?[0-9]{1,4000}")
 
 
-class Ledger:
+class SlotStates:
     """The state of every slot."""
 
     def __init__(self) -> None:

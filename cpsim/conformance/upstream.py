@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 
 from cpdaemon.commands import COMMANDS, KINDS
 from cpsim.clock import SYSTEM_CLOCK
-from cpsim.conformance.ledger import Ledger
+from cpsim.conformance.ledger import SlotStates
 from cpsim.net.http.carrier import Carrier
 from cpsim.net.http.messages import Cut, Ending, Response
 from cpsim.net.refusal import refusing
@@ -111,7 +111,7 @@ class Upstream:
         self.knows_batches = knows_batches
         self._credentials = credentials
         self._deliveries: list[Delivery] = []
-        self._ledger = Ledger()
+        self._ledger = SlotStates()
         self._replies: dict[str, tuple[int, dict[str, Any]]] = {}
         self.applied: Counter[Same] = Counter()
         """How often each command came in a batch that was applied."""

@@ -55,6 +55,16 @@ def planted():
 
 
 @pytest.fixture(scope="session")
+def planted_daemons():
+    """The program that plants faults in a plain daemon."""
+    sys.path.insert(0, str(FOLDER))
+    try:
+        return load("planted_daemons")
+    finally:
+        sys.path.remove(str(FOLDER))
+
+
+@pytest.fixture(scope="session")
 def of_the_pair():
     """The clauses that a daemon and its own server can show."""
     return OF_THE_PAIR

@@ -40,6 +40,7 @@ class Fault(NamedTuple):
     daemon: type[PlainDaemon]
 
 
+CHANCE = random.Random(7)
 FAULTS = {}
 
 
@@ -537,7 +538,7 @@ fault("rare faults", "one command in a thousand is lost", Rare)
 fault(
     "rare faults",
     "one command in a thousand, by chance, is lost",
-    keep=lambda self, kind, given: PlainDaemon.keep(self, kind, given) if random.random() > 0.001 else None,
+    keep=lambda self, kind, given: PlainDaemon.keep(self, kind, given) if CHANCE.random() > 0.001 else None,
 )
 fault(
     "rare faults",
@@ -547,7 +548,7 @@ fault(
 fault(
     "rare faults",
     "one batch in a hundred is lost",
-    **of_batch(lambda batch: [] if random.random() < 0.01 else batch),
+    **of_batch(lambda batch: [] if CHANCE.random() < 0.01 else batch),
 )
 fault(
     "rare faults",
@@ -869,7 +870,7 @@ def free_port():
         return sock.getsockname()[1]
 
 
-def examined(daemon, clauses, timeout_s=2.0):
+def examined(daemon, clauses, timeout_s=1.0):
     """What the suite finds in a daemon of a class."""
     behind = TcpEndpoint("127.0.0.1", free_port())
     with running(daemon(behind.port)) as port:

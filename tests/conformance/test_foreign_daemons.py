@@ -50,18 +50,21 @@ class Daemon(socketserver.ThreadingTCPServer):
 
     def __init__(self, port, forward):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.queue = Queue()
+        self.queue, self.ended = Queue(), threading.Event()
         self.port, self.forward = port, forward
 
     def deliver(self):
         while (frame := self.queue.get()) is not None:
             kind, *pairs = frame.split(",")
-            with (
-                suppress(OSError, HTTPException),  # the suite has ended
-                closing(HTTPConnection("127.0.0.1", self.port, timeout=100)) as connection,
-            ):
-                self.forward(connection, kind.lower(), dict(pair.split("=") for pair in pairs))
-                connection.getresponse().read()
+            while not self.ended.is_set():
+                with (
+                    suppress(OSError, HTTPException),  # the server is away
+                    closing(HTTPConnection("127.0.0.1", self.port, timeout=100)) as connection,
+                ):
+                    self.forward(connection, kind.lower(), dict(pair.split("=") for pair in pairs))
+                    connection.getresponse().read()
+                    break
+                self.ended.wait(QUIET_S)
 
 
 @contextmanager
@@ -72,6 +75,7 @@ def served(port, forward):
             thread.start()
         yield daemon.server_address[1]
         daemon.shutdown()
+        daemon.ended.set()
         daemon.queue.put(None)
         for thread in threads:
             thread.join()
