@@ -243,11 +243,8 @@ class TableRows:
         return pa.concat_tables(self._chunks, promote_options="default")
 
     def _make_chunk(self) -> None:
-        columns = {
-            column.name: self._values(column)
-            for column in CONTRACTS[self.name].columns
-            if any(column.name in row for row in self._rows)
-        }
+        shown: set[str] = set().union(*self._rows)
+        columns = {column.name: self._values(column) for column in CONTRACTS[self.name].columns if column.name in shown}
         if self._rows:
             self._chunks.append(pa.table(columns or {"": pa.nulls(len(self._rows))}))
         self._rows, self._numbers = [], []
