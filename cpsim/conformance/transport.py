@@ -107,9 +107,11 @@ class Network:
             return 0  # a TCP connection waits for room
         refused = 0
         with ExitStack() as stack:
-            for sock in [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(clients)]:
+            socks = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(clients)]
+            for sock in socks:
                 self._traffic.pass_on()
                 sock.setblocking(False)  # noqa: FBT003
+            for sock in socks:
                 try:
                     sock.connect(self._target.daemon.path)
                 except BlockingIOError:

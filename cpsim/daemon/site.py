@@ -229,7 +229,12 @@ class Daemon:
 
     @property
     def _on_turn(self) -> Callable[[int], object] | None:
-        return None if self._delivery.busy is None else self._courier.delay_turn
+        return None if self._delivery.busy is None and not self._reading.turn_s else self._delay_turn
+
+    def _delay_turn(self, acknowledged: int) -> None:
+        """Have a turn of the listener's loop take as long as in production."""
+        self._clock.sleep(self._reading.turn_s)
+        self._courier.delay_turn(acknowledged)
 
     def _listen(self, spool: Spool | MemorySpool) -> Listener:
         options: dict[str, Any] = {"waits": self._waits, "reading": self._reading}

@@ -52,7 +52,7 @@ def _tier(module: ModuleType) -> Tier:
 
 def _quirk(name: str, module: ModuleType) -> Quirk:
     effect = " ".join((module.__doc__ or "").partition("\n\n")[0].split()).removesuffix(".")
-    return Quirk(name, _tier(module), effect if effect[:2].isupper() else effect[:1].lower() + effect[1:])
+    return Quirk(name, _tier(module), effect if effect[1:2].isupper() else effect[:1].lower() + effect[1:])
 
 
 MODULES: Final = _found()

@@ -32,6 +32,7 @@ class ReadingPolicy:
         answers_silence: whether a client that closes without a frame is answered ER.
         backlog: length of the listen queue.
         accepts: the most clients accepted from it in one turn.
+        turn_s: seconds that a turn of the loop takes at least.
     """
 
     cuts: bool = False
@@ -42,6 +43,7 @@ class ReadingPolicy:
     answers_silence: bool = False
     backlog: int = BACKLOG
     accepts: int = ACCEPTS_A_TURN
+    turn_s: float = 0.0
 
     def parser(self) -> Callable[[bytes], Call]:
         """Return the function that parses a frame, or raises MalformedFrame."""
