@@ -182,3 +182,22 @@ def test_one_beside_another(cp: Examiner) -> None:
         cp.check("slots", sorted([slot, *slots]), sorted(cp.outstanding()))
         for each in (slot, *slots):
             cp.accept("discard", each)
+
+
+@clause("CONN-9", "4", Need.SERVER)
+def test_bulks(cp: Examiner) -> None:
+    """Bulks that come one after the other on a connection are each applied, with errors of their own."""
+    first, second, third = cp.new(), cp.new(), cp.new()
+    with cp.kept() as connection:
+        for bulk, refused in (
+            ({"alloc": [first, second]}, 0),
+            ({"alloc": [first, third]}, 1),
+            ({"discard": [first, second, third]}, 0),
+            ({"discard": [first, second]}, 2),
+        ):
+            body = compact({kind: [{"slot": slot} for slot in slots] for kind, slots in bulk.items()})
+            reply = connection.ask(cp.signed("/batch/bulk", body))
+            if reply is None:
+                return
+            see_outcome(cp, "the bulk", "accepted", reply)
+            cp.check("how many errors", refused, len(reply.document.get("errors", [])))
