@@ -789,6 +789,7 @@ fault(
     "bulk-claims-before-discards",
     "order",
     lambda right, it, given: ["alloc", "counters", "meta", "claim", "discard", *right(given)[5:]],
+    "accounts",
 )
 fault(
     REPLIES,
