@@ -83,7 +83,7 @@ def test_the_table_has_a_line_a_clause_and_names_what_cannot_be_seen(run, served
     assert any(re.match(r"CLAIM-6 +2 +pass +A second claim", line) for line in lines)
     assert any(re.match(r"PROJECT-1 +2 +not verifiable ", line) for line in lines)
     assert "--other-project ID" in done.stdout
-    assert lines[-1].startswith("verdict valid: 1 clause passes, 6 cannot be verified here; ")
+    assert lines[-1].startswith("verdict valid: 1 clause passes, 8 cannot be verified here; ")
 
 
 def test_a_deviation_shows_what_was_sent_expected_and_got(run, served):
@@ -193,7 +193,7 @@ def test_what_can_show_nothing_of_what_was_asked_is_unknown(run, served):
     daemon = served()[0]
     done = run("verify", daemon, "-k", "CLAIM-*")
     assert done.returncode == 2
-    assert "verdict unknown: 13 cannot be verified here" in done.stdout
+    assert "verdict unknown: 15 cannot be verified here" in done.stdout
 
 
 def test_the_users_own_pytest_settings_stay_out_of_it(served, tmp_path, monkeypatch):

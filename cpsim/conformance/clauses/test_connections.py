@@ -64,11 +64,11 @@ def test_pipelined(cp: Examiner) -> None:
         connection.send(
             cp.signed_command("alloc", slot),
             cp.signed_command("alloc", slot),
-            cp.signed_command("discard", slot),
             cp.signed_command("discard", cp.new()),
+            cp.signed_command("discard", slot),
             cp.signed_command("alloc", cp.new()),
         )
-        for expected in ("accepted", "refused", "accepted", "refused", "accepted"):
+        for expected in ("accepted", "refused", "refused", "accepted", "accepted"):
             reply = connection.reply()
             if reply is None:
                 return
@@ -82,7 +82,7 @@ def test_leftovers(cp: Examiner) -> None:
     """A body that a request does not need, or that is turned away, is no part of the next request."""
     slot = cp.new()
     cp.accept("alloc", slot)
-    body = compact({"slot": cp.new(), "log": "x" * 2_000})
+    body = heartbeat(cp).encode("leftover", kept=True)  # what takes it for a request answers it
     forged = token(cp.project, b"something else")
     for request in (
         cp.signed("/heartbeat", body, authorization=None),
@@ -90,10 +90,10 @@ def test_leftovers(cp: Examiner) -> None:
         cp.signed("/batch/alloc", body, authorization=None),
         cp.signed("/batch/alloc", body, authorization=forged),
         cp.signed("/batch/alloc", body, authorization="nonsense"),
-        cp.signed("/batch/alloc", body[:-3]),
+        cp.signed("/batch/bulk", body),
         cp.signed("/batch/slots.xml", body),
         cp.signed("/nothing/here", body),
-        cp.signed("/batch/discard", compact({"slot": cp.new(), "reason": "x" * 2_000})),
+        cp.signed("/batch/alloc", compact({"slot": cp.new(), "log": "x" * 2_000}), authorization=forged),
         cp.signed("/batch/slots.xml", body, authorization=None),
     ):
         with cp.kept() as connection:
@@ -182,3 +182,22 @@ def test_one_beside_another(cp: Examiner) -> None:
         cp.check("slots", sorted([slot, *slots]), sorted(cp.outstanding()))
         for each in (slot, *slots):
             cp.accept("discard", each)
+
+
+@clause("CONN-9", "4", Need.SERVER)
+def test_bulks(cp: Examiner) -> None:
+    """Bulks that come one after the other on a connection are each applied, with errors of their own."""
+    first, second, third = cp.new(), cp.new(), cp.new()
+    with cp.kept() as connection:
+        for bulk, refused in (
+            ({"alloc": [first, second]}, 0),
+            ({"alloc": [first, third]}, 1),
+            ({"discard": [first, second, third]}, 0),
+            ({"discard": [first, second]}, 2),
+        ):
+            body = compact({kind: [{"slot": slot} for slot in slots] for kind, slots in bulk.items()})
+            reply = connection.ask(cp.signed("/batch/bulk", body))
+            if reply is None:
+                return
+            see_outcome(cp, "the bulk", "accepted", reply)
+            cp.check("how many errors", refused, len(reply.document.get("errors", [])))

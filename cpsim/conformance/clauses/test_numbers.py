@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from cpsim.conformance.clause import Level, Need, clause
+from cpsim.conformance.clause import Need, clause
 
 if TYPE_CHECKING:
     from cpsim.conformance.examiner import Examiner
@@ -18,8 +18,6 @@ NO_NUMBERS: Final = (
     "5x",
     "1.0",
     "--5",
-    "\u0665",
-    "",
     "-",
     "nan",
     "inf",
@@ -28,7 +26,6 @@ NO_NUMBERS: Final = (
     True,
 )
 """What is no whole number, though a language may read it as one."""
-OPEN: Final = (" 5", "5 ", "+5", "\uff15")
 LARGE: Final = (2**31 - 1, 2**31, 2**32 + 1, 2**53 - 1)
 FAR: Final = (2**31 + 11, 2**32 + 7, 2**52 + 1)
 
@@ -70,11 +67,13 @@ def test_counters(cp: Examiner) -> None:
     refuse_all(cp, "counters", "job/events", NO_NUMBERS)
 
 
-@clause("NUMBER-5", "2", Need.SERVER, quirks=["float-credits"], level=Level.SHOULD)
-def test_open_spellings(cp: Examiner) -> None:
-    """A number with a blank, a plus, or digits of another script is refused."""
-    for value in OPEN:
-        cp.refuse("alloc", cp.new(), credits=value, quirk="float-credits")
+@clause("NUMBER-5", "2", Need.SERVER)
+def test_expires_that_may_be(cp: Examiner) -> None:
+    """An expire may be anything from a minute to years."""
+    for minutes in (1, 59, 60, 61, 1439, 1440, 1441, 10_080, 43_200, 525_600, 5_256_000):
+        slot = cp.new()
+        cp.accept("alloc", slot, expire=minutes)
+        cp.accept("discard", slot)
 
 
 @clause("NUMBER-6", "2", Need.SERVER, quirks=["float-credits"])
@@ -90,7 +89,7 @@ def test_large_terms(cp: Examiner) -> None:
         cp.refuse("alloc", cp.new(), min=value, max=value - 1, quirk="float-credits")
     cp.refuse("alloc", cp.new(), min=10, max=9, quirk="float-credits")
     cp.refuse("alloc", cp.new(), min="10", max="9", quirk="float-credits")
-    for terms in ({"min": 9, "max": 10}, {"min": "9", "max": "10"}):
+    for terms in ({"min": 9, "max": 10}, {"min": "9", "max": "10"}, {"min": 7, "max": 2**32 + 1}):
         slot = cp.new()
         cp.accept("alloc", slot, dict[str, object](terms))
         cp.accept("discard", slot)
@@ -161,12 +160,3 @@ def test_text_is_a_number(cp: Examiner) -> None:
     cp.link(machine, user)
     cp.see_user(user, credits=38, counters={counter: 52})
     cp.see_total("counters", counter, 52)
-
-
-@clause("NUMBER-11", "2", Need.SERVER)
-def test_expires_that_may_be(cp: Examiner) -> None:
-    """An expire may be anything from a minute to years."""
-    for minutes in (1, 59, 60, 61, 1439, 1440, 1441, 10_080, 43_200, 525_600, 5_256_000):
-        slot = cp.new()
-        cp.accept("alloc", slot, expire=minutes)
-        cp.accept("discard", slot)
