@@ -10,6 +10,7 @@ HERE = Path(__file__).parent
 SLEEP = re.compile(r"\bsleep$|\bEvent\(\)\.wait$")
 MEASURE = re.compile(r"^((time\.)?(monotonic|perf_counter|process_time|thread_time)(_ns)?|time\.time(_ns)?)$")
 SLEEPING = {
+    "conformance/plain_daemon.py": "a daemon that is slow, or waits before it sends again",
     "benchmarks/served.py": "waits for a server to start",
     "conftest.py": "looks again and again at what no test can be told of",
     "samples/make.py": "likewise, by itself; it made the samples",

@@ -82,10 +82,9 @@ class Listener:
     ) -> None:
         self._sockets = list(sockets)
         self._addresses: list[tuple[int, str | tuple[str, int]]] = []
-        self._refusing = False
         self._deliver = deliver
         self._is_full = is_full
-        self._full = False
+        self._full = self._refusing = self._stopping = False
         self._waits = waits
         self.admit = self.acknowledge
         self.on_turn: Callable[[int], object] | None = None
@@ -100,7 +99,6 @@ class Listener:
         self._silent: OrderedDict[FrameConnection, None] = OrderedDict()
         self._quiet: OrderedDict[FrameConnection, None] = OrderedDict()
         self._thread = Thread(self._serve, "cpsim-daemon")
-        self._stopping = False
         self.malformed = self._acknowledged = self._passed_on = 0
         self._held: set[FrameConnection] = set()
         self._scheduled: list[tuple[float, int, Callable[[], object], FrameConnection | None]] = []

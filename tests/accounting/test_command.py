@@ -61,7 +61,7 @@ def test_books_that_do_not_balance_are_told(cpsim, make_site):
     site.claim("a", "n")
     status, out, _ = cpsim("report", site.export(), "summary")
     assert status == 0
-    assert "The books do not balance: 1 of 3 conservation laws are broken." in out
+    assert "The books do not balance: 2 of 3 conservation laws are broken." in out
     assert re.search(r"p +credits: granted .* 5 +10 +5 +no", out)
 
 

@@ -62,7 +62,7 @@ def test_books_that_do_not_balance_say_so_at_the_top_of_each(make_site):
     site.claim("a", "n")
     with site.load() as accounts:
         text = page.html(accounts, build(accounts, ["summary", "leaderboards"]))
-    assert text.count("The books do not balance: 1 of 3 conservation laws are broken.") == 3
+    assert text.count("The books do not balance: 2 of 3 conservation laws are broken.") == 3
     assert text.count("Broken conservation laws</h3>") == 2
 
 

@@ -117,7 +117,7 @@ def test_replies_are_ascii(path):
             client.alloc(SLOT)
         digest = hashlib.sha256(b"s").hexdigest()
         connection = http.client.HTTPConnection(endpoint.host, endpoint.port)
-        connection.request("GET", f"{endpoint.path}/batch/{path}?auth=sha-256,demo,{digest}")
+        connection.request("GET", f"{endpoint.path}/batch/{path}?&auth=sha-256,demo,{digest}")
         reply = connection.getresponse().read()
         connection.close()
     assert reply.isascii()
