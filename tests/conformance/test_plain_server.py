@@ -175,3 +175,11 @@ def test_a_reply_that_does_not_come_in_time_is_no_deviation(plain_server):
     }
     (late,) = (finding for finding in outcome.findings if finding.clause.id == "DISCARD-4")
     assert "--timeout" in late.detail
+
+
+@pytest.mark.parametrize("secret", ["alpha", "none", "x", "ÄÖ"])
+def test_whatever_the_secret_is_a_forgery_is_none_that_is_right(plain_server, monkeypatch, secret):
+    monkeypatch.setitem(plain_server.PROJECTS, "alpha", secret)
+    with plain_server.Server() as server:
+        target = Target(server=parse_endpoint(server.url), credentials=("alpha", secret))
+        assert examine(target, ["AUTH-*"]).deviant == {}

@@ -230,7 +230,8 @@ def forgeries(project: tuple[str, str], body: bytes) -> dict[str, str]:
         "a word": "none",
         "a star": "*",
     }
-    forged = {what: f"sha-256,{name},{made}" for what, made in digests.items()}
+    # a project whose secret is its name signs rightly with its name
+    forged = {what: f"sha-256,{name},{made}" for what, made in digests.items() if made != good}
     forged["sha-256's, called sha-1's"] = f"sha-1,{name},{good}"
     forged["md5's, called sha-1's"] = f"sha-1,{name},{md5}"
     return forged
