@@ -115,8 +115,9 @@ def torture(session: nox.Session) -> None:
 
 @nox.session(python=False, requires=["environment"])
 def conformance(session: nox.Session) -> None:
-    """Plant faults in a plain server, and print which clauses of `cpsim verify` find them."""
+    """Plant faults in a plain server and a plain daemon, and print which clauses of `cpsim verify` find them."""
     run(session, "environment", "python", "tests/conformance/planted.py", *session.posargs)
+    run(session, "environment", "python", "tests/conformance/planted_daemons.py")
 
 
 @nox.session

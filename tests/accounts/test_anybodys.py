@@ -85,7 +85,7 @@ def test_a_run_at_an_embedded_server_has_no_accounts_elsewhere(cpsim):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "smoke", "--accounts", "secret"], "--accounts go with --target"),
+        (["run", "smoke", "--accounts", "secret"], "--accounts, --profile and --quirk go with --target"),
         (["run", "smoke", "--target", "./d.sock", "--accounts", "secret"], "needs --project ID, and no --secret-file"),
         (["run", "smoke", "--target", "./d.sock", "--accounts", "none"], "there are no accounts at none"),
         (["verify", "./d.sock", "--accounts", "secret"], "--accounts goes with a server"),
