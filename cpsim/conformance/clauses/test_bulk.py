@@ -211,12 +211,13 @@ def test_same_slot(cp: Examiner) -> None:
     cp.check("errors of two claims", 1, len(cp.bulk({"claim": claims})), Known("reclaim", 0))
 
 
-@clause("BULK-15", "4", Need.SERVER)
+@clause("BULK-15", "4", Need.SERVER, quirks=["slots-list-claimed"])
 def test_one_machine(cp: Examiner) -> None:
     """A machine may claim several slots in one bulk."""
     slots, machine = [cp.new() for _ in range(3)], cp.new("machine")
     cp.check("errors", [], cp.bulk({"alloc": [{"slot": slot} for slot in slots]}))
     cp.check("errors", [], cp.bulk({"claim": [{"slot": slot, "machine": machine} for slot in slots]}))
+    cp.check("slots", [], sorted(cp.outstanding()), Known("slots-list-claimed", sorted(slots)))
 
 
 @clause("BULK-16", "4", Need.SERVER, Need.ACCOUNTS)
