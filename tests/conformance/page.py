@@ -96,6 +96,9 @@ where the protocol leaves room; it does not decide the verdict.
 """
 
 
+NONE = "none: the document leaves it open"
+
+
 def find(quirk):
     """The ids of the clauses that report a quirk when it is switched on alone."""
     with tempfile.TemporaryDirectory() as folder:
@@ -161,7 +164,7 @@ def page(found):
     Args:
         found: the ids of the clauses that report a quirk, by its name.
     """
-    rows = [f"| `{quirk}` | {QUIRKS[quirk].tier} | {', '.join(ids)} |" for quirk, ids in found.items()]
+    rows = [f"| `{quirk}` | {QUIRKS[quirk].tier} | {', '.join(ids) or NONE} |" for quirk, ids in found.items()]
     return HEAD + "\n".join(["| quirk | tier | clauses |", "|---|---|---|", *rows, ""]) + CLAUSES + clauses()
 
 

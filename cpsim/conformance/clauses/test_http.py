@@ -250,7 +250,7 @@ def test_every_get(cp: Examiner) -> None:
         odd = f"{cp.new()}-{text}"
         cp.check(f"answer to alloc of {odd}", "accepted", get("alloc", slot=odd))
         cp.see_listed(odd)
-        cp.check("answer to discard", "accepted", get("discard", slot=odd, reason=text))
+        cp.check("answer to discard", "accepted", get("discard", slot=odd, reason=text.replace("é", "e")))
 
 
 @clause("HTTP-17", "4", Need.SERVER)
