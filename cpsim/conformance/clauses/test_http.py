@@ -104,7 +104,7 @@ def test_json_suffix(cp: Examiner) -> None:
     cp.check(f"{slot} is listed", expected=True, got=isinstance(data, list) and slot in data)
 
 
-@clause("HTTP-8", "4", Need.SERVER, quirks=["text-plain-success"])
+@clause("HTTP-8", "4", Need.SERVER)
 def test_text_suffix(cp: Examiner) -> None:
     """.text takes name=value,name=value and answers in lines, name: value."""
     slot = cp.new()

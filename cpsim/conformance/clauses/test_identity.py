@@ -167,7 +167,7 @@ def test_reasons(cp: Examiner) -> None:
     reasons = [*first, *second, *longer[0], *longer[1]]
     slots = [{"slot": cp.new()} for _ in reasons]
     discards = [{**slot, "reason": reason} for slot, reason in zip(slots, reasons, strict=True)]
-    cp.bulk({"alloc": slots, "discard": discards})
+    cp.bulk({"alloc": slots, "discard": discards}, Known("ascii-only", 500))
     totals = cp.accounts.totals(cp.project[0]).get("reasons", {})
     counted = {reason: totals.get(reason) for reason in reasons}
     refused = Known("ascii-only", {reason: None for reason in reasons if not reason.isascii()})
