@@ -17,7 +17,6 @@ from cpsim.config.thresholds import Threshold
 from cpsim.errors import CpsimError, UsageError
 from cpsim.faults.spec import ACTIONS, Fault
 from cpsim.net.listen import Listen
-from cpsim.quirks import QUIRKS, chosen
 from cpsim.system.extras import require
 
 if TYPE_CHECKING:
@@ -74,6 +73,8 @@ class QuirkType(click.ParamType[str]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Parse the value."""
+        from cpsim.quirks import QUIRKS
+
         if value not in QUIRKS:
             close = get_close_matches(value, QUIRKS, n=1)
             hint = f"did you mean {close[0]!r}?" if close else "`cpsim quirks` lists them"
@@ -83,6 +84,8 @@ class QuirkType(click.ParamType[str]):
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """The quirks whose names begin with the text."""
         del ctx, param
+        from cpsim.quirks import QUIRKS
+
         return [
             CompletionItem(name, help=quirk.effect) for name, quirk in QUIRKS.items() if name.startswith(incomplete)
         ]
@@ -293,4 +296,6 @@ def secret_in(path: Path, option: str = "--secret-file") -> str:
 
 def known_quirks(profile: str | None, names: Iterable[str]) -> frozenset[str]:
     """The quirks that a target is known to have."""
+    from cpsim.quirks import chosen
+
     return chosen(profile or "documented", names)

@@ -9,6 +9,8 @@ knows its name.
 
 from __future__ import annotations
 
+import ast
+import inspect
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeVar
@@ -51,7 +53,8 @@ def _tier(module: ModuleType) -> Tier:
 
 
 def _quirk(name: str, module: ModuleType) -> Quirk:
-    effect = " ".join((module.__doc__ or "").partition("\n\n")[0].split()).removesuffix(".")
+    text = module.__doc__ or ast.get_docstring(ast.parse(inspect.getsource(module))) or ""  # -OO leaves no docstrings
+    effect = " ".join(text.partition("\n\n")[0].split()).removesuffix(".")
     return Quirk(name, _tier(module), effect if effect[1:2].isupper() else effect[:1].lower() + effect[1:])
 
 
