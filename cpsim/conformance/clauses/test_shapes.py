@@ -33,7 +33,7 @@ def test_an_encoded_token(cp: Examiner) -> None:
     cp.check("status", 200, reply.status, Known("token-strict", 400))
 
 
-@clause("SHAPE-3", "3", Need.DAEMON, quirks=["short-queue"], level=Level.SHOULD)
+@clause("SHAPE-3", "3", Need.DAEMON, Need.THOROUGH, quirks=["short-queue"], level=Level.SHOULD)
 def test_a_queue(cp: Examiner) -> None:
     """Of sixteen clients that connect at once, none finds the queue full."""
     cp.check("some are refused", False, cp.refusals(16) > 0, Known("short-queue", seen=True))  # noqa: FBT003
