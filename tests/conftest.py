@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from contextlib import contextmanager
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,8 @@ SAMPLED = {
     "torture/test_torture.py::test_what_is_broken_is_found_soon": 3,
 }
 """Tests of many cases that take long together: of each, the default run takes one case of so many."""
+WAITING = {"test_forwarding.py", "test_planted_daemons.py", "test_foreign_daemons.py"}
+"""Files whose tests wait for daemons more than they compute."""
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 DRIVER = shutil.which("chromedriver")
 FLAGS = (
@@ -136,6 +139,20 @@ def pytest_collection_modifyitems(items):
         cases[test] += not item.get_closest_marker("thorough")
         if is_beyond or is_thorough(item.path) or "browser" in getattr(item, "fixturenames", ()):
             item.add_marker("thorough")
+    items[:] = waiting_early(items)
+
+
+def waiting_early(items):
+    """The tests in an order in which each of four processes begins with some of those that wait long."""
+    waiting, others, default = [], [], []
+    for item in items:
+        if not item.get_closest_marker("thorough"):
+            default.append(item)
+        else:
+            (waiting if item.path.name in WAITING else others).append(item)
+    share = -(-len(others) // 4)
+    parts = ((*waiting[part::4], *others[part * share : (part + 1) * share]) for part in range(4))
+    return [*default, *chain.from_iterable(parts)]
 
 
 def pytest_collection_finish():

@@ -143,7 +143,7 @@ def test_a_harmless_shape_gets_no_complaint(plain_server, shape):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("shape", HARMLESS)
+@pytest.mark.parametrize("shape", list(HARMLESS)[1::3])
 def test_nor_does_it_from_any_clause(plain_server, shape):
     assert find(plain_server, HARMLESS[shape], with_accounts=False).deviant == {}
 

@@ -5,6 +5,7 @@ end, is all that the verifier gets.
 """
 
 import io
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
@@ -740,15 +741,17 @@ class MakesSlotsOfItsOwn(Ledger):
 
 @mutant("wrongly accepted")
 class TakesAnyRange(Ledger):
-    def _check_range(self, least, most):
-        pass
+    def __init__(self, rules):
+        super().__init__(replace(rules, check_terms=lambda least, most, expire: None))
 
 
 @mutant("wrongly accepted")
 class TakesNegativeCredits(Ledger):
-    def _whole(self, arguments, name):
-        value = arguments.get(name)
-        return value if type(value) is int and value < 0 else super()._whole(arguments, name)
+    def __init__(self, rules):
+        def term(name, value):
+            return value if type(value) is int else rules.term(name, value)
+
+        super().__init__(replace(rules, term=term))
 
 
 @mutant("wrongly refused")

@@ -177,7 +177,7 @@ def test_what_a_test_looks_at(failed, flush_interval_s):
 
 PROCESSES = {
     "daemon": (
-        "import cpsim.daemon.courier as broken; broken.BulkClient.knows_batches = boom",
+        "import cpsim.daemon.client as broken; broken.BulkClient.knows_batches = boom",
         "daemon --spool spool --server http://127.0.0.1:1/api --project p --secret-file secret --unix cp.sock",
     ),
     "serve": (

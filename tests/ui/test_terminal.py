@@ -120,7 +120,7 @@ def test_a_narrow_terminal_breaks_no_word_and_no_number(tmp_path):
 def test_a_reader_that_has_enough_is_no_error_to_be_seen():
     command = f"{sys.executable} -m cpsim quirks | head -n 1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, timeout=60)
-    assert done.stdout.startswith("reclaim")
+    assert done.stdout.startswith("ascii-only")
     assert done.stderr == ""
 
 
