@@ -46,8 +46,6 @@ class FrameFaults:
         self._listener = listener
         self._faults = faults
         self._project = project
-        self._waiting: dict[FrameConnection, Passage] = {}
-        """The connections that faults hold, or have answered later."""
 
     def begin(self) -> None:
         """Follow the plan, before or while a thread takes the listener's steps."""
@@ -78,11 +76,10 @@ class FrameFaults:
 
     def _let_go(self) -> None:
         """Close the connections whose faults are no longer in the plan: their commands are dropped."""
-        for connection, passage in list(self._waiting.items()):
-            if not self._faults.has_all(passage):
+        for connection in self._listener.connections():
+            waits = connection.held or not connection.answered
+            if waits and connection.passage is not None and not self._faults.has_all(connection.passage):
                 self._listener.close(connection)
-            if connection.sealed:
-                del self._waiting[connection]
 
     def _admit(self, connection: FrameConnection, call: Frame, ended: bool) -> None:  # noqa: FBT001
         listener = self._listener
@@ -91,19 +88,18 @@ class FrameFaults:
             listener.acknowledge(connection, call, ended)
             return
         listener.unwatch(connection)
+        connection.passage = passage
         connection.answer = partial(self._answer, passage, connection)
         go_on = partial(self._go_on, passage, connection, call, ended)
         if passage.begun:
             listener.send(connection, passage.begun)
         if passage.delay_s:
-            self._waiting[connection] = passage
             listener.schedule(passage.delay_s, go_on, connection)
         else:
             go_on()
 
     def _go_on(self, passage: Passage, connection: FrameConnection, call: Frame, ended: bool) -> None:  # noqa: FBT001
         """Accept or drop a command, unless it has been let go."""
-        self._waiting.pop(connection, None)
         if connection.sealed:
             return
         match passage.instead:
@@ -115,7 +111,7 @@ class FrameFaults:
                 self._listener.reply(connection, reply)
                 self._listener.look_again(connection)
             case end:
-                self._end(end, passage, connection, b"")
+                self._end(end, connection, b"")
 
     def _answer(self, passage: Passage, connection: FrameConnection, reply: bytes) -> None:
         """Send the reply to a command, or what is left of it, or end the connection."""
@@ -124,12 +120,11 @@ class FrameFaults:
                 assert isinstance(given, bytes)
                 self._listener.send(connection, given[len(passage.begun) :])
             case end:
-                self._end(end, passage, connection, reply)
+                self._end(end, connection, reply)
 
-    def _end(self, end: End, passage: Passage, connection: FrameConnection, reply: bytes) -> None:
+    def _end(self, end: End, connection: FrameConnection, reply: bytes) -> None:
         match end:
             case End.HANG:
-                self._waiting[connection] = passage
                 self._listener.hold(connection)
                 return
             case End.RESET:

@@ -14,6 +14,8 @@ from cpsim.quirks.policies.reading import READ_BYTES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from cpsim.protocol.exchange import Passage
+
     Frame = tuple[str, dict[str, str]]
 
 
@@ -41,6 +43,7 @@ class FrameConnection:
         shut: whether the sending side was shut down, which tells the client that no more follows.
         watched: whether the socket is registered with the selector.
         held: whether it is kept, unanswered, until the client leaves.
+        passage: the faults that its command has met, if any.
         answer: sends the reply in the listener's place.
     """
 
@@ -49,6 +52,7 @@ class FrameConnection:
     deadline = 0.0
     position = 0
     stored = answered = ended = grown = sealed = shut = watched = held = False
+    passage: Passage | None = None
     answer: Callable[[bytes], object] | None = None
 
     def __init__(self, sock: RawSocket) -> None:

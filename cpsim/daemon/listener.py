@@ -100,7 +100,6 @@ class Listener:
         self._quiet: OrderedDict[FrameConnection, None] = OrderedDict()
         self._thread = Thread(self._serve, "cpsim-daemon")
         self.malformed = self._acknowledged = self._passed_on = 0
-        self._held: set[FrameConnection] = set()
         self._scheduled: list[tuple[float, int, Callable[[], object], FrameConnection | None]] = []
         self._number = count()
         self._calls: SimpleQueue[Callable[[], object]] = SimpleQueue()
@@ -196,6 +195,12 @@ class Listener:
                 self._selector.register(sock, selectors.EVENT_READ)
             self._refusing = False
 
+    def connections(self) -> list[FrameConnection]:
+        """The connections that are open, or whose command is not delivered; some twice."""
+        watched = (key.data for key in self._selector.get_map().values())
+        scheduled = (due[-1] for due in self._scheduled)
+        return [each for each in (*watched, *self._fresh, *self._queue, *scheduled) if each is not None]
+
     def look_again(self, connection: FrameConnection) -> None:
         """Have the next step read what an answered client still sends."""
         self._fresh.append(connection)
@@ -203,7 +208,6 @@ class Listener:
     def hold(self, connection: FrameConnection) -> None:
         """Keep a connection, unanswered, until its client leaves."""
         connection.answered = connection.held = True
-        self._held = {other for other in self._held if not other.sealed} | {connection}
         self._watch(connection)
 
     def check(self) -> None:
@@ -254,26 +258,19 @@ class Listener:
 
     def _close_all(self) -> None:
         """Close all sockets, so that no client waits for an answer."""
-        waiting = {key.data.sock for key in self._selector.get_map().values() if key.data is not None}
-        waiting |= {connection.sock for connection in (*self._fresh, *self._queue)}
-        for sock in (*waiting, *self._sockets):
+        for sock in (*(connection.sock for connection in self.connections()), *self._sockets):
             sock.close()
         self._selector.close()
 
     def _drop(self) -> None:
         """Close every connection, and forget each command that has not been delivered."""
-        watched = [key.data for key in self._selector.get_map().values() if key.data is not None]
-        for connection in (*watched, *self._fresh, *self._queue):
+        for connection in self.connections():
             self.close(connection)
-        for *_, connection in self._scheduled:
-            if connection is not None:
-                self.close(connection)
         self._scheduled = [due for due in self._scheduled if due[-1] is None]
         heapify(self._scheduled)
         self._passed_on += len(self._queue)
         self._queue.clear()
         self._fresh.clear()
-        self._held.clear()
 
     def _on_wake(self) -> None:
         """Handle what was sent to `_wake`: read it first, so that what comes from then on wakes again."""
@@ -484,8 +481,9 @@ class Listener:
             *_, action, connection = heappop(self._scheduled)
             if connection is not None:
                 action()
-        for connection in self._held:
-            self.close(connection)
+        for connection in self.connections():
+            if connection.held:
+                self.close(connection)
         for connection in [*self._fresh, *self._silent, *self._quiet]:
             self._receive(connection)  # what has arrived still counts
         self._await_answers()

@@ -294,9 +294,17 @@ class FaultPlan:
 
     def intercept(self, exchange: Exchange) -> Passage | None:
         """Return the passage of an exchange through the faults that fire for it now; None if there are none."""
+        now_s = self._elapsed_s()
         with self._lock:
-            due = [armed for armed in self._armed if exchange.hook in armed.hooks and self._selects(armed, exchange)]
-            passage = Passage(exchange, self._firing(due, exchange))
+            selecting: list[tuple[_Armed, tuple[str, str]]] = []
+            for armed in self._armed:
+                if exchange.hook not in armed.hooks or not armed.is_due(now_s):
+                    continue
+                subject = armed.selects(exchange.subjects)
+                if subject is not None:
+                    armed.selected += 1
+                    selecting.append((armed, subject))
+            passage = Passage(exchange, self._firing(selecting, exchange, now_s))
         return passage or None
 
     def has_all(self, passage: Passage) -> bool:
@@ -304,23 +312,16 @@ class FaultPlan:
         left = {id(armed.action) for armed in list(self._armed)}
         return left.issuperset(map(id, passage.passed))
 
-    def _selects(self, armed: _Armed, exchange: Exchange) -> bool:
-        """Count a command that a fault selects."""
-        if not armed.is_due(self._elapsed_s()) or armed.selects(exchange.subjects) is None:
-            return False
-        armed.selected += 1
-        return True
-
-    def _firing(self, due: Iterable[_Armed], exchange: Exchange) -> Iterator[Interceptor]:
-        """Yield the faults that fire, as long as they are asked for."""
-        for armed in due:
+    def _firing(
+        self, selecting: Iterable[tuple[_Armed, tuple[str, str]]], exchange: Exchange, now_s: float
+    ) -> Iterator[Interceptor]:
+        """Yield the faults that fire, of those that select something, as long as they are asked for."""
+        for armed, subject in selecting:
             dies = armed.action.crashes
             if armed.fires(self._seed) and not (dies and self._crashing):
                 self._crashing = self._crashing or dies
                 stage = armed.fault.stage or ("daemon" if exchange.hook == "delivery" else exchange.hook)
-                subject = armed.selects(exchange.subjects)
-                assert subject is not None
-                self._record(armed, self._elapsed_s(), stage, subject, exchange.project)
+                self._record(armed, now_s, stage, subject, exchange.project)
                 yield armed.action
 
     def refuses(self, stage: str) -> bool:
