@@ -182,6 +182,20 @@ def wait_for():
 
 
 @pytest.fixture
+def cpsim(monkeypatch, capsys):
+    """Return cpsim(*arguments) -> (exit status, standard output, standard error)."""
+    from cpsim import cli  # most tests do without
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["cpsim", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exited:
+            cli.main()
+        return exited.value.code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
 def left_to_the_collector():
     """What only the garbage collector finds of a context, when it has ended."""
 

@@ -9,23 +9,9 @@ import sys
 
 import pytest
 
-from cpsim import cli
 from cpsim.server.store import Store
 
 from .conftest import Site
-
-
-@pytest.fixture
-def cpsim(monkeypatch, capsys):
-    """Return cpsim(*arguments) -> (exit status, standard output, standard error)."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["cpsim", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exited:
-            cli.main()
-        return exited.value.code, *capsys.readouterr()
-
-    return call
 
 
 def test_reports_are_listed(cpsim):

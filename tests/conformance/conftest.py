@@ -25,10 +25,14 @@ OF_TIME = {"DELIVER-11", "DELIVER-12", "WIRE-14"}
 
 
 def load(name):
-    """A program of this folder, as a module."""
+    """A program of this folder, which may import others of it, as a module."""
     spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(FOLDER))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(FOLDER))
     return module
 
 
@@ -47,21 +51,13 @@ def plain_server():
 @pytest.fixture(scope="session")
 def planted():
     """The faults to plant in it."""
-    sys.path.insert(0, str(FOLDER))
-    try:
-        return load("planted")
-    finally:
-        sys.path.remove(str(FOLDER))
+    return load("planted")
 
 
 @pytest.fixture(scope="session")
 def planted_daemons():
     """The program that plants faults in a plain daemon."""
-    sys.path.insert(0, str(FOLDER))
-    try:
-        return load("planted_daemons")
-    finally:
-        sys.path.remove(str(FOLDER))
+    return load("planted_daemons")
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """The scenarios that come along: each is what it says, and gets the verdict that it must get."""
 
 import json
-import sys
 import tomllib
 import xml.etree.ElementTree as ET
 
@@ -9,7 +8,6 @@ import jsonschema_rs
 import pyarrow.parquet as pq
 import pytest
 
-from cpsim import cli
 from cpsim.config import catalog
 from cpsim.replay.pace import AsFastAsPossible
 from cpsim.run.pipeline import run as perform
@@ -24,19 +22,6 @@ LISTED = {
     *("expiry-storm", "black-hole", "black-friday", "flaky-server", "daemon-restart", "counters-only", "linked-late"),
     *("misbehaviour", "two-projects", "crash"),
 }
-
-
-@pytest.fixture
-def cpsim(monkeypatch, capsys):
-    """Return cpsim(*arguments) -> (exit status, standard output, standard error)."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["cpsim", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exited:
-            cli.main()
-        return exited.value.code, *capsys.readouterr()
-
-    return call
 
 
 @pytest.mark.parametrize(
