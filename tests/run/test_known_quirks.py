@@ -61,6 +61,8 @@ def test_a_loss_beside_a_known_quirk_is_found(quirky_site, cpsim):
     status, _, _ = cpsim("run", "site.toml", *at, "--profile", "deployed", "--output", "out")
     verdict = json.loads(Path("out/verdict.json").read_text())
     assert (status, verdict["anomalies_by_name"]) == (1, {"lost": 1})
+    assert verdict["rests_on"][0] == "slots"
+    assert verdict["rests_on"][1].startswith("not on sums, which do not agree with claim-settled")
     assert verdict["anomalies"][0]["subject"] == lost[0]
     assert verdict["known_quirks"] == {"meta-dropped": 39}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cpsim.judge.anomalies import ANOMALIES
+from cpsim.judge.quirks import BREAKING
 
 if TYPE_CHECKING:
     from cpsim.evidence.evidence import Evidence
@@ -29,5 +30,8 @@ class Sight:
                 "--accounts SOURCE."
             )
         elif evidence.view is not None:
-            verdict.rests_on += evidence.view.shown()
+            broken = sorted(evidence.quirks & BREAKING)
+            verdict.rests_on += [name for name in evidence.view.shown() if name == "slots" or not broken]
+            if broken:
+                verdict.rests_on.append(f"not on sums, which do not agree with {', '.join(broken)}")
             verdict.not_verified += evidence.view.missing()
