@@ -195,7 +195,7 @@ def test_heavy_libraries_stay_where_they_belong() -> None:
 
 
 def test_asking_for_help_loads_nothing_heavy() -> None:
-    heavy = "{'numpy', 'pandas', 'locust', 'faker', 'pyarrow', 'rich', 'uvloop', 'hdrh', 'jinja2', 'msgspec', 'pytest'}"
+    heavy = "{'numpy', 'pandas', 'locust', 'faker', 'pyarrow', 'rich', 'uvloop', 'jinja2', 'msgspec', 'pytest'}"
     code = f"import sys, cpsim.cli, cpdaemon; print(*sorted({heavy} & set(sys.modules)))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.split() == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
+from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
@@ -30,13 +31,17 @@ LONG: Final = 40
 TILES: Final = ("credits", "claimed", "outstanding", "discarded", "expired", "machines", "users")
 
 
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(files("cpsim.accounting").joinpath("page.html.j2").read_text(encoding="utf-8"))
+
+
 def html(accounts: Accounts, reports: Sequence[Report]) -> str:
     """The page."""
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     package = files("cpsim.accounting")
-    template = environment.from_string(package.joinpath("page.html.j2").read_text(encoding="utf-8"))
     projects = accounts.projects
-    return template.render(
+    return _template().render(
         title=f"Credit of {', '.join(accounts.chosen) or accounts.source.name}",
         style=package.joinpath("page.css").read_text(encoding="utf-8"),
         script=package.joinpath("page.js").read_text(encoding="utf-8"),

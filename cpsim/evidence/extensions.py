@@ -8,7 +8,9 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
+import sys
+from functools import cache
+from importlib.metadata import EntryPoints, entry_points
 from typing import TYPE_CHECKING, Any, Final
 
 from cpsim.errors import CpsimError, in_one_line
@@ -37,7 +39,7 @@ def installed(group: str) -> dict[str, Any]:
         CpsimError: one cannot be loaded.
     """
     found = {}
-    for point in sorted(entry_points(group=group), key=lambda point: point.name):
+    for point in sorted(_points(group, tuple(sys.path)), key=lambda point: point.name):
         try:
             found[point.name] = point.load()
         except Exception as error:
@@ -45,6 +47,12 @@ def installed(group: str) -> dict[str, Any]:
                 f"{point.name} of {group} cannot be loaded from {point.value}: {in_one_line(error)}"
             ) from error
     return found
+
+
+@cache
+def _points(group: str, _path: tuple[str, ...]) -> EntryPoints:
+    """Those of a group. All distributions of the search path are read for it, which may be hundreds: once."""
+    return entry_points(group=group)
 
 
 def check() -> None:

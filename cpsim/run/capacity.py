@@ -15,7 +15,7 @@ import numpy as np
 from cpsim.errors import CpsimError
 from cpsim.replay.pace import Rate
 from cpsim.run.drivers import Wiring
-from cpsim.run.latency import percentiles_ms, senders_lateness_ns
+from cpsim.run.latency import senders_lateness_ns
 from cpsim.run.pipeline import run
 from cpsim.run.summary import summarise
 
@@ -114,7 +114,7 @@ class SearchStep:
     @property
     def response_p99_ms(self) -> float:
         """Response time in milliseconds; infinite if no operation was answered."""
-        times = percentiles_ms(self.summary.response) if self.summary.response is not None else {}
+        times = self.summary.response.percentiles_ms() if self.summary.response is not None else {}
         return times.get("p99", math.inf)
 
     def document(self) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final
 
 from rich.table import Table
 
-from cpsim.run.latency import percentiles_ms
 from cpsim.run.summary import LIMITS
 from cpsim.ui.printable import escaped
 from cpsim.ui.terminal import print_table
@@ -33,8 +32,8 @@ def show(found: Capacity, console: Console) -> None:
         column.no_wrap = True
         column.justify = "right"
     for step in steps:
-        response = percentiles_ms(step.summary.response) if step.summary.response is not None else {}
-        service = percentiles_ms(step.summary.service)
+        response = step.summary.response.percentiles_ms() if step.summary.response is not None else {}
+        service = step.summary.service.percentiles_ms()
         times = [response.get("p50"), response.get("p99"), service.get("p99")]
         table.add_row(
             f"{step.offered_per_s:,.0f}",

@@ -34,7 +34,7 @@ import os
 import platform
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -49,7 +49,6 @@ from cpsim.evidence.files import writers
 from cpsim.judge.repeat import shell_lines
 from cpsim.judge.timeline import timeline
 from cpsim.run.drivers import EMBEDDED
-from cpsim.run.latency import write_hgrm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -257,7 +256,7 @@ def capacity_document(found: Capacity, request: SearchRequest) -> dict[str, Any]
 
 def _times(summary: Summary) -> dict[str, Callable[[Path], object]]:
     times = {"latency": summary.service, "response": summary.response, "effect": summary.apply_delay}
-    return {f"{name}.hgrm": partial(write_hgrm, recorded) for name, recorded in times.items() if recorded is not None}
+    return {f"{name}.hgrm": recorded.write for name, recorded in times.items() if recorded is not None}
 
 
 def verdict_document(evidence: Evidence, verdict: Verdict) -> dict[str, Any]:
@@ -282,12 +281,16 @@ def _repeat(evidence: Evidence, example: Example) -> list[str]:
     return [SERVE, *lines] if evidence.embedded else lines
 
 
-def _report(run: Run, summary: Summary) -> str:
+@cache
+def _template() -> jinja2.Template:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(files("cpsim.run").joinpath("page.html.j2").read_text(encoding="utf-8"))
+    return environment.from_string(files("cpsim.run").joinpath("page.html.j2").read_text(encoding="utf-8"))
+
+
+def _report(run: Run, summary: Summary) -> str:
     verdict = verdict_document(run.evidence, run.verdict)
     examples = zip(verdict["examples"], itertools.chain(*run.verdict.examples.values()), strict=True)
-    return template.render(
+    return _template().render(
         run=run_document(run, summary),
         summary=summary,
         verdict=verdict,

@@ -6,37 +6,92 @@ so that a stall of the target counts for every operation that it delays; it exis
 
 from __future__ import annotations
 
-import io
-import re
-from typing import TYPE_CHECKING, Final
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
-from hdrh.histogram import HdrHistogram
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy.typing as npt
 
-SIGNIFICANT_DIGITS: Final = 3
+PRECISION_BITS: Final = 11
+"""The leading bits of a value that a histogram keeps: three significant digits."""
 PERCENTILES: Final = (50.0, 90.0, 99.0, 99.9, 99.99)
 
 
-def histogram(latencies_ns: npt.NDArray[np.int64]) -> HdrHistogram:
-    """A histogram in microseconds, at least 1, to three significant digits, of latencies in nanoseconds."""
-    values, counts = np.unique(np.maximum(latencies_ns // 1000, 1), return_counts=True)
-    recorded = HdrHistogram(1, max(2, int(values.max(initial=0))), SIGNIFICANT_DIGITS)
-    for value, count in zip(values.tolist(), counts.tolist(), strict=True):
-        recorded.record_value(value, count)
-    return recorded
+@dataclass(frozen=True)
+class Histogram:
+    """An HdrHistogram to three significant digits, of which only the buckets that hold a value are kept.
+
+    Attributes:
+        values: the highest value of each bucket, in microseconds, ascending.
+        counts: the number of values in each bucket.
+    """
+
+    values: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, latencies_ns: npt.NDArray[np.int64]) -> Self:
+        """The histogram, in microseconds, at least 1, of latencies in nanoseconds."""
+        values = np.maximum(latencies_ns // 1000, 1)
+        return cls(*np.unique(values | (_widths(values) - 1), return_counts=True))
+
+    @property
+    def total(self) -> int:
+        """The number of values."""
+        return int(self.counts.sum())
+
+    def percentiles_ms(self) -> dict[str, float]:
+        """Milliseconds at each of PERCENTILES and the maximum: `{"p50": 0.31, ..., "max": 8.2}`; empty if no values."""
+        if not self.total:
+            return {}
+        upto = np.cumsum(self.counts)
+        ranks = [max(1, int(q * self.total / 100 + 0.5)) for q in PERCENTILES]
+        names = [*(f"p{q:g}" for q in PERCENTILES), "max"]
+        figures = self.values[np.searchsorted(upto, [*ranks, self.total])] / 1000
+        return dict(zip(names, figures.tolist(), strict=True))
+
+    def write(self, path: Path) -> None:
+        """Write the percentile distribution in milliseconds, in the format of HdrHistogram's tools."""
+        middles = (self.values - _widths(self.values) // 2 + 1).clip(max=self.values) / 1000
+        total, mean, deviation = self.total, 0.0, 0.0
+        if total:
+            mean = float(np.average(middles, weights=self.counts))
+            deviation = math.sqrt(np.average((middles - mean) ** 2, weights=self.counts))
+        highest = int(self.values.max(initial=0))
+        buckets = max(1, highest.bit_length() - PRECISION_BITS + 1)
+        lines = [
+            "       Value     Percentile TotalCount 1/(1-Percentile)\n",
+            *self._distribution(),
+            f"#[Mean    = {mean:12.3f}, StdDeviation   = {deviation:12.3f}]",
+            f"#[Max     = {highest / 1000:12.3f}, TotalCount     = {total:12.3f}]",
+            f"#[Buckets = {buckets:12d}, SubBuckets     = {2**PRECISION_BITS:12d}]",
+        ]
+        path.write_text("\n".join(lines) + "\n", encoding="ascii")
+
+    def _distribution(self) -> list[str]:
+        """A line at each tenth of the way from the last percentile to 100, until all values are counted."""
+        lines: list[str] = []
+        upto = np.cumsum(self.counts)
+        total, counted, share = self.total, 0, 0.0
+        while counted < total:
+            bucket = int(np.searchsorted(upto, share * total))
+            value, counted = self.values[bucket] / 1000, int(upto[bucket])
+            lines.append(f"{value:12.3f} {share:14.12f} {counted:10d} {1 / (1 - share):14.2f}")
+            share += (1 - share) / 10
+        return [*lines, f"{value:12.3f} {1:14.12f} {total:10d}"] if total else []
 
 
-def percentiles_ms(recorded: HdrHistogram) -> dict[str, float]:
-    """Milliseconds at each of PERCENTILES, and the maximum: `{"p50": 0.31, ..., "max": 8.2}`; empty if no values."""
-    if recorded.get_total_count() == 0:
-        return {}
-    figures = {f"p{q:g}": recorded.get_value_at_percentile(q) / 1000 for q in PERCENTILES}
-    return figures | {"max": recorded.get_max_value() / 1000}
+def _widths(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The width of each value's bucket: 1 below 2,048, twice as much from each power of two on."""
+    widths: npt.NDArray[np.int64] = np.left_shift(
+        1, np.maximum(np.frexp(values)[1] - PRECISION_BITS, 0), dtype=np.int64
+    )
+    return widths
 
 
 def senders_lateness_ns(
@@ -105,15 +160,3 @@ def by_second(records: npt.NDArray[np.void], due_ns: npt.NDArray[np.int64] | Non
                 row[f"{name}_{'max' if q == 100 else f'p{q}'}_ms"] = figure
         rows.append(row)
     return rows
-
-
-def write_hgrm(recorded: HdrHistogram, path: Path) -> None:
-    """Write the percentile distribution in milliseconds, in the format of HdrHistogram's tools."""
-    distribution = io.BytesIO()
-    recorded.output_percentile_distribution(distribution, 1000.0)
-    path.write_bytes(re.sub(rb"(?<=StdDeviation   = ) *[\d.]+", _in_ms, distribution.getvalue()))
-
-
-def _in_ms(microseconds: re.Match[bytes]) -> bytes:
-    """The standard deviation in milliseconds: the library does not scale it."""
-    return b"%12.3f" % (float(microseconds[0]) / 1000)

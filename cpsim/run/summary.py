@@ -17,14 +17,13 @@ from cpsim.evidence.journal import OperationOutcome
 from cpsim.judge.timeline import timeline
 from cpsim.replay.failures import LOST, kind_of, was_answered
 from cpsim.replay.pace import Users
-from cpsim.run.latency import by_second, histogram, percentiles_ms, senders_lateness_ns
+from cpsim.run.latency import Histogram, by_second, senders_lateness_ns
 from cpsim.scenario.workload import KIND_NAMES
 from cpsim.ui.printable import escaped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from hdrh.histogram import HdrHistogram
     from rich.console import Console
 
     from cpsim.evidence.evidence import Evidence
@@ -77,9 +76,9 @@ class Summary:
     failures: dict[str, int]
     limit: str | None
     busy: float
-    service: HdrHistogram
-    response: HdrHistogram | None
-    apply_delay: HdrHistogram | None
+    service: Histogram
+    response: Histogram | None
+    apply_delay: Histogram | None
     apply_delay_uncertainty_ms: float | None
     apply_delay_unknown: str | None
     lateness_p99_ms: float | None
@@ -136,9 +135,9 @@ class Summary:
             "failures": self.failures,
             "limit": self.limit,
             "busy": round(self.busy, 3),
-            "service_ms": percentiles_ms(self.service),
-            "response_ms": None if self.response is None else percentiles_ms(self.response),
-            "effect_ms": None if self.apply_delay is None else percentiles_ms(self.apply_delay),
+            "service_ms": self.service.percentiles_ms(),
+            "response_ms": None if self.response is None else self.response.percentiles_ms(),
+            "effect_ms": None if self.apply_delay is None else self.apply_delay.percentiles_ms(),
             "effect_uncertainty_ms": self.apply_delay_uncertainty_ms,
             "effect_unknown": self.apply_delay_unknown,
             "lateness_p99_ms": self.lateness_p99_ms,
@@ -185,7 +184,7 @@ def summarise(run: Run, metrics_of_others: Mapping[str, Metric] | None = None) -
     response = lateness_p99_ms = due_ns = None
     if evidence.schedule_us is not None and len(timed):
         due_ns = evidence.schedule_us[timed["op"]] * 1000
-        response = histogram(timed["answered_ns"] - due_ns)
+        response = Histogram.of(timed["answered_ns"] - due_ns)
         lateness_p99_ms = float(np.percentile(timed["sent_ns"] - due_ns, 99)) / 1e6
     slots = credits = None
     if (ledger := evidence.ledger) is not None:
@@ -204,9 +203,9 @@ def summarise(run: Run, metrics_of_others: Mapping[str, Metric] | None = None) -
         failures=dict(failures.most_common()),
         limit=None if lost else _limit(run, lateness_p99_ms),
         busy=run.effort.busy,
-        service=histogram(timed["answered_ns"] - timed["sent_ns"]),
+        service=Histogram.of(timed["answered_ns"] - timed["sent_ns"]),
         response=response,
-        apply_delay=None if delay.delays_ns is None else histogram(delay.delays_ns),
+        apply_delay=None if delay.delays_ns is None else Histogram.of(delay.delays_ns),
         apply_delay_uncertainty_ms=None if delay.unknown else round(delay.uncertainty_ns / 1e6, 3),
         apply_delay_unknown=delay.unknown or None,
         lateness_p99_ms=lateness_p99_ms,
@@ -283,8 +282,8 @@ def _lines(run: Run, summary: Summary) -> Iterator[str]:
         yield f"limit         {'the target did not answer' if is_mute else LIMITS[summary.limit]}"
     times = {"service time": summary.service, "response time": summary.response, "apply delay": summary.apply_delay}
     for name, recorded in times.items():
-        if recorded is not None and recorded.get_total_count():
-            figures = "  ".join(f"{name} {value:.2f}" for name, value in percentiles_ms(recorded).items())
+        if recorded is not None and recorded.total:
+            figures = "  ".join(f"{name} {value:.2f}" for name, value in recorded.percentiles_ms().items())
             yield f"{name:<13} ms  {figures}"
     if summary.apply_delay_unknown is not None:
         yield f"apply delay   [yellow]unknown[/]: {escaped(summary.apply_delay_unknown)}"

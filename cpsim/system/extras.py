@@ -9,7 +9,7 @@ from cpsim.errors import CpsimError
 
 DISTRIBUTION: Final = "creditpiggy-sim"
 """Its name in pip."""
-_RUN: Final = ("faker", "hdrhistogram", "numpy", "pyarrow")
+_RUN: Final = ("faker", "numpy", "pyarrow")
 EXTRAS: Final = {
     "run": _RUN,
     "load": (*_RUN, "locust", "psutil"),
@@ -17,9 +17,7 @@ EXTRAS: Final = {
     "sql": (*_RUN, "sqlalchemy"),
     "test": ("hypothesis", "pytest"),
 }
-"""The libraries of each extra, by their names in pip."""
-_MODULES: Final = {"hdrhistogram": "hdrh"}
-"""Module names that differ from the name in pip."""
+"""The libraries of each extra, by their names in pip, which are those of their modules."""
 
 
 class MissingExtra(CpsimError, ModuleNotFoundError):
@@ -36,7 +34,7 @@ def require(extra: str, what: str) -> None:
     Raises:
         MissingExtra: at least one is not installed.
     """
-    missing = [name for name in EXTRAS[extra] if importlib.util.find_spec(_MODULES.get(name, name)) is None]
+    missing = [name for name in EXTRAS[extra] if importlib.util.find_spec(name) is None]
     if missing:
         listed = " and ".join(filter(None, [", ".join(missing[:-1]), missing[-1]]))
         raise MissingExtra(f"{what} needs {listed}: pip install '{DISTRIBUTION}[{extra}]'")

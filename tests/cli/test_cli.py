@@ -84,9 +84,7 @@ def test_python_m_cpsim():
 
 
 def test_help_imports_little():
-    heavy = (
-        "{'numpy', 'pandas', 'faker', 'pyarrow', 'locust', 'rich', 'httptools', 'uvloop', 'msgspec', 'jinja2', 'hdrh'}"
-    )
+    heavy = "{'numpy', 'pandas', 'faker', 'pyarrow', 'locust', 'rich', 'httptools', 'uvloop', 'msgspec', 'jinja2'}"
     code = f"""
 import atexit, sys
 atexit.register(lambda: print(*sorted({heavy} & set(sys.modules)), file=sys.stderr))

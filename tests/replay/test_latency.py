@@ -1,12 +1,14 @@
 """Percentiles that agree with numpy's, and the file that HdrHistogram's tools read."""
 
+import io
 import re
 
 import numpy as np
 import pytest
+from hdrh.histogram import HdrHistogram
 
 from cpsim.evidence.journal import RECORD_TYPE
-from cpsim.run.latency import PERCENTILES, histogram, percentiles_ms, senders_lateness_ns, write_hgrm
+from cpsim.run.latency import PERCENTILES, Histogram, senders_lateness_ns
 
 LINE = re.compile(r" *(\d+\.\d{3}) (\d\.\d{12}) +(\d+)(?: +(\d+\.\d\d))?")
 
@@ -26,7 +28,7 @@ def latencies_ns(request):
 
 
 def test_percentiles_are_those_of_numpy(latencies_ns):
-    figures = percentiles_ms(histogram(latencies_ns))
+    figures = Histogram.of(latencies_ns).percentiles_ms()
     assert list(figures) == ["p50", "p90", "p99", "p99.9", "p99.99", "max"]
     for q in PERCENTILES:
         low, high = (np.percentile(latencies_ns / 1e6, q, method=method) for method in ("lower", "higher"))
@@ -35,13 +37,13 @@ def test_percentiles_are_those_of_numpy(latencies_ns):
 
 
 def test_what_is_below_a_microsecond_counts_as_one():
-    recorded = histogram(np.array([-5, 0, 1, 999, 1500]))
-    assert recorded.get_total_count() == 5
-    assert percentiles_ms(recorded) == dict.fromkeys(["p50", "p90", "p99", "p99.9", "p99.99", "max"], 0.001)
+    recorded = Histogram.of(np.array([-5, 0, 1, 999, 1500]))
+    assert recorded.total == 5
+    assert recorded.percentiles_ms() == dict.fromkeys(["p50", "p90", "p99", "p99.9", "p99.99", "max"], 0.001)
 
 
 def test_the_file_is_a_percentile_distribution(latencies_ns, tmp_path):
-    write_hgrm(histogram(latencies_ns), tmp_path / "latency.hgrm")
+    Histogram.of(latencies_ns).write(tmp_path / "latency.hgrm")
     head, blank, *lines = (tmp_path / "latency.hgrm").read_text().splitlines()
     assert head.split() == ["Value", "Percentile", "TotalCount", "1/(1-Percentile)"]
     assert blank == ""
@@ -59,10 +61,28 @@ def test_the_file_is_a_percentile_distribution(latencies_ns, tmp_path):
     assert figures["StdDeviation"] == pytest.approx(latencies_ns.std() / 1e6, rel=0.01)
 
 
+@pytest.mark.parametrize(
+    "latencies_us", [[], [1], [1, 2, 2], [2047, 2048, 2049, 4095, 4096, 8191], range(1, 90_000, 7)]
+)
+def test_percentiles_and_file_are_those_of_the_reference(latencies_us, tmp_path):
+    mine = Histogram.of(np.array(latencies_us, dtype=np.int64) * 1000)
+    mine.write(tmp_path / "latency.hgrm")
+    reference, distribution = HdrHistogram(1, max([2, *latencies_us]), 3), io.BytesIO()
+    for latency_us in latencies_us:
+        reference.record_value(latency_us)
+    reference.output_percentile_distribution(distribution, 1000.0)
+    deviation_us = rb"(?<=StdDeviation   = ) *[\d.]+"  # the only figure that the reference does not scale
+    in_ms = re.sub(deviation_us, lambda us: b"%12.3f" % (float(us[0]) / 1000), distribution.getvalue())
+    assert (tmp_path / "latency.hgrm").read_bytes() == in_ms
+    if latencies_us:
+        figures = [*map(reference.get_value_at_percentile, PERCENTILES), reference.get_max_value()]
+        assert list(mine.percentiles_ms().values()) == [figure / 1000 for figure in figures]
+
+
 def test_no_latencies(tmp_path):
-    recorded = histogram(np.empty(0, np.int64))
-    assert percentiles_ms(recorded) == {}
-    write_hgrm(recorded, tmp_path / "latency.hgrm")
+    recorded = Histogram.of(np.empty(0, np.int64))
+    assert recorded.percentiles_ms() == {}
+    recorded.write(tmp_path / "latency.hgrm")
     assert "Value" in (tmp_path / "latency.hgrm").read_text()
 
 

@@ -22,7 +22,7 @@ from cpsim.scenario import source
 from cpsim.system.extras import DISTRIBUTION, EXTRAS, MissingExtra
 
 LIMIT_BYTES = 60_000_000
-RUN = "faker, hdrhistogram, numpy and pyarrow"
+RUN = "faker, numpy and pyarrow"
 
 
 def closure(*roots):
@@ -121,8 +121,7 @@ def test_credit(creditpiggy):
     creditpiggy.assert_settled_once()
 
 def test_nothing_else_is_here(creditpiggy):
-    modules = {"hdrhistogram": "hdrh"}
-    assert not [each for each in EXTRAS["report"] + EXTRAS["load"] if importlib.util.find_spec(modules.get(each, each))]
+    assert not [each for each in EXTRAS["report"] + EXTRAS["load"] if importlib.util.find_spec(each)]
 
 def test_a_replay(creditpiggy):
     with pytest.raises(MissingExtra, match="a replay needs"):
@@ -194,9 +193,9 @@ def test_what_only_tells_needs_no_extra(run, arguments):
         ("scenarios write smoke -o a.parquet", RUN, "run"),
         ("scenarios --schema", RUN, "run"),
         ("load smoke --target 127.0.0.1:9 --rate 5 --find-capacity", RUN, "run"),
-        ("load smoke --target 127.0.0.1:9", "faker, hdrhistogram, numpy, pyarrow, locust and psutil", "load"),
-        ("load smoke --target 127.0.0.1:9 -- -h", "faker, hdrhistogram, numpy, pyarrow, locust and psutil", "load"),
-        ("report run", "faker, hdrhistogram, numpy, pyarrow, duckdb, openpyxl and pandas", "report"),
+        ("load smoke --target 127.0.0.1:9", "faker, numpy, pyarrow, locust and psutil", "load"),
+        ("load smoke --target 127.0.0.1:9 -- -h", "faker, numpy, pyarrow, locust and psutil", "load"),
+        ("report run", "faker, numpy, pyarrow, duckdb, openpyxl and pandas", "report"),
         ("verify --list", "hypothesis", "test"),
     ],
 )
