@@ -17,10 +17,12 @@ PROGRAM: Final = "cpsim"
 INVALID: Final = 1
 FAILED: Final = 2
 WRONG_USAGE: Final = 64
+LISTS: Final = ("completion", "faults", "quirks", "scenarios")
+"""Commands that only print: it is no failure if the reader of their output has read enough."""
 
 
 class _OutputClosed(Exception):
-    """The reader of standard output has closed it."""
+    """The reader of standard output has closed it; the argument is the exit status."""
 
 
 class _Cli(click.Group):
@@ -28,10 +30,11 @@ class _Cli(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         """Run a command."""
+        only_prints = not {*ctx.help_option_names, "--list"}.isdisjoint(takewhile("--".__ne__, ctx.args))
         try:
             return super().invoke(ctx)
         except BrokenPipeError as error:
-            raise _OutputClosed from error
+            raise _OutputClosed(0 if only_prints or ctx.invoked_subcommand in LISTS else FAILED) from error
 
 
 class ExtraCommand(click.Command):
@@ -89,9 +92,9 @@ def main() -> NoReturn:
     except click.ClickException as error:
         error.show()
         sys.exit(FAILED)
-    except _OutputClosed:
+    except _OutputClosed as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(FAILED)
+        sys.exit(*error.args)
     except (click.Abort, KeyboardInterrupt):
         click.echo("cpsim: interrupted", err=True)
         sys.exit(FAILED)

@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 from typing import Final
 
-from cpsim.errors import CpsimError
+from cpsim.errors import CpsimError, UsageError
 
 _PACKAGE: Final = Path(__file__).parents[1]
 _SUFFIXES: Final = {
@@ -25,6 +25,10 @@ _FILE_SUFFIXES: Final = {".toml", ".swf", ".gz", ".py", ".csv", ".parquet"}
 
 class NotFound(CpsimError, LookupError):
     """An unknown name, or a missing file."""
+
+
+class NoSuchName(NotFound, UsageError):
+    """An unknown name."""
 
 
 def find_scenario(name_or_path: str) -> Path:
@@ -99,7 +103,7 @@ def find(kind: str, name_or_path: str) -> Path:
     close = difflib.get_close_matches(name_or_path, known, n=1)
     suggestion = f'; did you mean "{close[0]}"?' if close else ""
     allowed = f"a path or one of {', '.join(known)}" if known else "a path, for none comes with the project"
-    raise NotFound(f'no {kind.rpartition("/")[2][:-1]} "{name_or_path}": expected {allowed}{suggestion}')
+    raise NoSuchName(f'no {kind.rpartition("/")[2][:-1]} "{name_or_path}": expected {allowed}{suggestion}')
 
 
 def _why_unusable(path: Path) -> str:

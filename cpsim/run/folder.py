@@ -157,8 +157,9 @@ class OutputFolder:
 
 
 def check_absent(folder: Path) -> None:
-    """Raise FolderExists if there is something at the path of a run folder."""
-    if folder.exists() or folder.is_symlink():
+    """Raise FolderExists if there is something at the path of a run folder, other than an empty folder."""
+    is_empty = folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir())
+    if (folder.exists() or folder.is_symlink()) and not is_empty:
         raise FolderExists(f"{folder} is there already; name another folder with --output")
 
 

@@ -107,7 +107,7 @@ def test_an_empty_ledger(cpsim, site):
     ("arguments", "status", "message"),
     [
         (["nowhere"], 2, "nowhere: no such file or folder"),
-        (["HERE", "leaderbord"], 2, 'did you mean "leaderboards"?'),
+        (["HERE", "leaderbord"], 64, 'did you mean "leaderboards"?'),
         (["HERE", "mine.py"], 2, "mine.py: no such file"),
         (["HERE", "--project", "z"], 2, 'no project "z"'),
         (["HERE", "--timezone", "Nowhere"], 64, 'no time zone "Nowhere"'),

@@ -211,6 +211,8 @@ def test_a_fake_has_its_own_faults_back_after_a_run(cpsim):
         (["--nonsense"], "No such option '--nonsense'"),
         (["run"], "Missing argument 'SCENARIO'"),
         (["run", "smoke", "more"], "unexpected extra argument"),
+        (["run", "smok"], "expected a path or one of black-friday, "),
+        (["run", "smok"], 'did you mean "smoke"?'),
         (["run", "smoke", "--fault", "hangs"], "did you mean 'hang'"),
         (["run", "smoke", "--tagret", "x"], "No such option '--tagret'"),
         (["run", "smoke", "--target", "cp.sock"], "cp.sock"),
@@ -288,7 +290,6 @@ def test_wrong_usage(cpsim, arguments, said):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["run", "smok"], r'no scenario "smok": expected .*challenge, .*smoke, .*; did you mean "smoke"\?'),
         (["run", "missing.toml"], r"missing.toml: no such file"),
         (["run", "binary"], r"binary: expected a scenario .*"),
         (["run", "/dev/null"], r"/dev/null: not a regular file, .*"),
@@ -469,8 +470,10 @@ def test_the_folder_of_a_file_is_made(cpsim, command):
 @pytest.mark.parametrize(
     ("arguments", "status"),
     [
-        (["run", "--help"], 2),
-        (["scenarios"], 2),
+        (["run", "--help"], 0),
+        (["scenarios"], 0),
+        (["faults"], 0),
+        (["verify", "--list"], 0),
         (["run", "small.toml", "--output", "out"], 0),
         (["verify", "-k", "WIRE-1"], 0),
     ],

@@ -593,6 +593,12 @@ def test_a_run_that_fails_leaves_nothing(site, cpsim):
         assert names(".") == before | {"wrong"}
 
 
+def test_an_output_folder_that_is_empty_is_taken(place, cpsim):
+    Path("out").mkdir()
+    assert cpsim("run", "small.toml", "--output", "out")[0] == 0
+    assert "run.json" in names("out")
+
+
 def test_an_output_that_exists_is_not_touched(place, cpsim):
     Path("out").mkdir()
     Path("out/mine").write_text("mine", encoding="utf-8")
