@@ -33,6 +33,7 @@ USUAL = [
     ("alloc", "claim", "counters"),
 ]
 SLOTS = 1_500
+HIDDEN = [[], ["granted", "reason"], ["machine", "counters"], ["meta"]]
 SEEDS = [0, 1, *(pytest.param(seed, marks=pytest.mark.thorough) for seed in range(2, 6))]
 
 
@@ -170,9 +171,8 @@ def test_a_discard_without_a_reason_is_for_the_model(history_of):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(("seed", "hidden"), [*enumerate(2 * HIDDEN)])
 @pytest.mark.parametrize("direct", [False, True])
-@pytest.mark.parametrize("hidden", [[], ["granted", "reason"], ["machine", "counters"], ["meta"]])
 def test_both_ways_find_the_same(history_of, seed, direct, hidden, monkeypatch):
     chance = Chance(seed)
     monkeypatch.setattr(columns, "ROWS", chance.one([7, SLOTS, columns.ROWS]))
