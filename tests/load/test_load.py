@@ -280,6 +280,7 @@ def test_a_user_for_anybodys_locustfile(site, tmp_path):
 
 def test_an_output_that_exists_is_refused_before_anything_starts(loads, tmp_path):
     (tmp_path / "run").mkdir()
+    (tmp_path / "run/mine").touch()
     process = loads.start("smoke", "--headless", options=["--output", "run"])
     assert said(process) == "cpsim: run is there already; name another folder with --output\n"
     assert process.returncode == 2
