@@ -1,14 +1,17 @@
-"""The pytest plugin: fixtures `creditpiggy`, `creditpiggy_async`, `creditpiggy_factory` and `creditpiggy_server`.
+"""The pytest plugin: fixtures `creditpiggy`, `creditpiggy_async`, `creditpiggy_factory`, and others for a session.
 
 It is loaded in every test run where cpsim is installed, so it imports next to nothing until a test asks for it. The
-marker `creditpiggy`, the options `--cp-...` and the settings `cp_...` configure the fake; the closest wins.
+marker `creditpiggy`, the fixture `creditpiggy_settings`, the options `--cp-...` and the settings `cp_...` configure the
+fake; the closest wins, in this order.
 """
 
 from __future__ import annotations
 
 from contextlib import ExitStack
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import pytest
 
@@ -21,9 +24,9 @@ if TYPE_CHECKING:
     from cpsim.testing.project import ProjectFixture
 
 MARKER: Final = (
-    "creditpiggy(profile='documented', quirks=[], faults=[], flush_interval_s=0.0, allow_refusals=False, "
-    "environment=False): the settings of this test's CreditPiggy, and whether its addresses are in CREDITPIGGY_... "
-    "environment variables."
+    "creditpiggy(profile='documented', quirks=[], faults=[], flush_interval_s=0.0, allow_refusals=False, path=None, "
+    "port=None, mode=None, environment=False): the settings of this test's CreditPiggy, and whether its addresses are "
+    "in CREDITPIGGY_... environment variables."
 )
 SETTINGS: Final = {
     "profile": "'documented' or 'deployed'",
@@ -31,10 +34,20 @@ SETTINGS: Final = {
     "faults": "a list of faults; `cpsim faults` shows them",
     "flush_interval_s": "seconds from 0 to 86,400",
     "allow_refusals": "True or False",
+    "path": "the path of a UNIX socket",
+    "port": "a number from 1 to 65,535",
+    "mode": "the permissions of the socket, up to 0o777, such as 0o666 (0666 in a file or an option)",
     "environment": "True or False",
 }
+OF_THE_ENDPOINT: Final = ("path", "port", "mode", "flush_interval_s")
+"""What the whole session's endpoint has for all its tests."""
 FAILED: Final = pytest.StashKey[bool]()
-LONGEST_FLUSH_S: Final = 86_400
+NUMBERS: Final = {
+    "flush_interval_s": ((int, float), 0, 86_400),
+    "port": ((int,), 1, 65_535),
+    "mode": ((int,), 0, 0o777),
+}
+"""The types of each number, the least and the most."""
 USED: Final = pytest.StashKey["list[ProjectFixture]"]()
 
 
@@ -54,6 +67,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--cp-environment", action="store_true", default=None, help="put its addresses into environment variables"
     )
+    group.addoption("--cp-path", metavar="PATH", help="the path of the daemon's UNIX socket")
+    group.addoption("--cp-port", metavar="PORT", help="the daemon's TCP port")
+    group.addoption("--cp-mode", metavar="MODE", help="the permissions of the socket: 666 lets all users connect")
     parser.addini("cp_profile", "the profile: documented or deployed", default=None)
     parser.addini("cp_quirks", "quirks besides, one a line", type="linelist")
     parser.addini("cp_faults", "faults from the start, one a line", type="linelist")
@@ -61,6 +77,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini(
         "cp_allow_refusals", "whether refused and malformed commands fail no test", type="bool", default=False
     )
+    parser.addini("cp_path", "the path of the daemon's UNIX socket", default=None)
+    parser.addini("cp_port", "the daemon's TCP port", default=None)
+    parser.addini("cp_mode", "the permissions of the socket, in octal digits", default=None)
     parser.addini("cp_environment", "whether its addresses are in environment variables", type="bool", default=False)
 
 
@@ -78,24 +97,35 @@ def _set_for_all(config: pytest.Config) -> dict[str, Any]:
         "profile": option("cp_profile") or setting("cp_profile"),
         "quirks": option("cp_quirk") or setting("cp_quirks"),
         "faults": option("cp_fault") or setting("cp_faults"),
-        "flush_interval_s": _number(option("cp_flush_interval") or setting("cp_flush_interval_s")),
+        "flush_interval_s": _number(option("cp_flush_interval") or setting("cp_flush_interval_s"), float),
         "allow_refusals": option("cp_allow_refusals") or setting("cp_allow_refusals"),
+        "path": option("cp_path") or (setting("cp_path") and str(config.rootpath / setting("cp_path"))),
+        "port": _number(option("cp_port") or setting("cp_port"), int),
+        "mode": _number(option("cp_mode") or setting("cp_mode"), partial(int, base=8)),
         "environment": option("cp_environment") or setting("cp_environment"),
     }
     return {name: value for name, value in given.items() if value not in (None, [], False)}
 
 
-def _number(text: str | None) -> object:
+def _number(text: str | None, read: Callable[[str], float]) -> object:
     """The number that a text is, or the text."""
     try:
-        return None if text is None else float(text)
+        return None if text is None else read(text)
     except ValueError:
         return text
 
 
-def _settings(item: pytest.Item) -> dict[str, Any]:
-    """What a test's markers say, the closest first, and else what is set for all; a wrong marker fails the test."""
-    settings = _set_for_all(item.config)
+def _set_for_session(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """What is set for all tests, by the fixture `creditpiggy_settings` or else by options and the configuration."""
+    settings: dict[str, Any] = request.getfixturevalue("creditpiggy_settings")
+    if mistake := _mistake(settings):
+        pytest.fail(f"creditpiggy_settings: {mistake}", pytrace=False)
+    return _set_for_all(request.config) | settings
+
+
+def _marked(item: pytest.Item) -> dict[str, Any]:
+    """What a test's markers say, the closest first; a wrong marker fails the test."""
+    settings: dict[str, Any] = {}
     for marker in reversed(list(item.iter_markers("creditpiggy"))):
         mistake = f"takes keywords only, not {marker.args[0]!r}" if marker.args else _mistake(marker.kwargs)
         if mistake:
@@ -125,10 +155,12 @@ def _admits(name: str, value: object) -> bool:
             return isinstance(value, list | tuple | set | frozenset) and all(isinstance(each, str) for each in value)
         case "faults":
             return isinstance(value, list | tuple)
-        case "flush_interval_s":
-            return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LONGEST_FLUSH_S
-        case _:
-            return isinstance(value, bool)
+        case "path" | "port" | "mode" if value is None:
+            return True
+        case "path":
+            return isinstance(value, str | PathLike) and bool(str(value))
+    types, least, most = NUMBERS.get(name, ((bool,), False, True))
+    return type(value) in types and least <= cast("float", value) <= most
 
 
 def _unknown(settings: Mapping[str, Any]) -> str | None:
@@ -150,6 +182,12 @@ def _unknown(settings: Mapping[str, Any]) -> str | None:
 
 
 # Fixtures
+
+
+@pytest.fixture(scope="session")
+def creditpiggy_settings() -> dict[str, Any]:
+    """What is set for all tests, as the marker takes it: override it to compute a path, or to set one for a folder."""
+    return {}
 
 
 @pytest.fixture
@@ -175,12 +213,12 @@ def creditpiggy_factory(request: pytest.FixtureRequest) -> Iterator[Callable[...
     """Makes one more CreditPiggy at each call, which ends with the test.
 
     It takes what `cpsim.testing.CreditPiggy` takes, in the place of what marker and options say. With `beside=another`
-    it is one more site of that one's project.
+    it is one more site of that one's project. Path and port that are set are those of the first.
     """
     with real_dates():
         from cpsim.testing import CreditPiggy
 
-    settings = _settings(request.node)
+    first, settings = _first_and_others(request)
     environment = settings.pop("environment", False)
     request.node.stash[FAILED] = False  # it may be run again
     used: list[ProjectFixture] = request.node.stash.setdefault(USED, [])
@@ -189,8 +227,9 @@ def creditpiggy_factory(request: pytest.FixtureRequest) -> Iterator[Callable[...
 
         def make(kind: type[ProjectFixture] = CreditPiggy, **options: Any) -> ProjectFixture:  # noqa: ANN401
             shared = {"profile", "quirks"} if options.keys() & {"beside", "fake"} else set()  # as that one has them
-            made = kind(**({name: value for name, value in settings.items() if name not in shared} | options))
-            made.start()
+            own = settings if used else first
+            made = kind(**({name: value for name, value in own.items() if name not in shared} | options))
+            _start(made)
             stack.callback(made.stop)
             used.append(made)
             if environment and len(used) == 1:
@@ -205,14 +244,58 @@ def creditpiggy_factory(request: pytest.FixtureRequest) -> Iterator[Callable[...
         pytest.fail("\n".join([*complaints, f"({hint})"]), pytrace=False)
 
 
+def _first_and_others(request: pytest.FixtureRequest) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of a test's first CreditPiggy, which may be at the session's endpoint, and those of all others."""
+    marked = _marked(request.node)
+    first = _set_for_session(request) | marked
+    others = {name: value for name, value in first.items() if name not in {"path", "port"}}
+    if "creditpiggy_endpoint" not in request.fixturenames:
+        return {name: value for name, value in first.items() if name != "environment"}, others
+    for name in OF_THE_ENDPOINT:
+        first.pop(name, None)
+        if name in marked:
+            text = (
+                f"{name} is the same for all tests of creditpiggy_endpoint: set it by cp_{name} or creditpiggy_settings"
+            )
+            pytest.fail(f"@pytest.mark.creditpiggy: {text}", pytrace=False)
+    first.pop("environment", None)
+    return first | {"at": request.getfixturevalue("creditpiggy_endpoint")}, others
+
+
+def _start(made: ProjectFixture) -> None:
+    """Start one, or fail without a traceback if its addresses cannot be had."""
+    try:
+        made.start()
+    except OSError as error:
+        pytest.fail(f"CreditPiggy: {error.strerror or error}", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def creditpiggy_endpoint(request: pytest.FixtureRequest) -> Iterator[CreditPiggy]:
+    """A CreditPiggy for the session, for a job manager that is started once: at the same addresses for all tests.
+
+    In a test that uses it, itself or through another fixture, `creditpiggy` is there, and begins its accounts anew.
+    """
+    with real_dates():
+        from cpsim.testing import CreditPiggy
+
+    settings = _set_for_session(request)
+    settings.pop("environment", False)
+    endpoint = CreditPiggy(**settings)
+    _start(endpoint)
+    yield endpoint
+    endpoint.stop()
+
+
 @pytest.fixture(scope="session")
 def creditpiggy_server(request: pytest.FixtureRequest) -> Iterator[CreditPiggyServer]:
     """One account server for the session; `with creditpiggy_server.project() as creditpiggy:` isolates a test."""
     with real_dates():
         from cpsim.testing import CreditPiggyServer
 
-    settings = _set_for_all(request.config)
-    settings.pop("environment", False)
+    settings = _set_for_session(request)
+    for name in ("environment", "path", "port"):
+        settings.pop(name, None)
     with CreditPiggyServer(**settings) as server:
         yield server
 
@@ -223,7 +306,7 @@ def creditpiggy_server(request: pytest.FixtureRequest) -> Iterator[CreditPiggySe
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Fail a test with an invalid marker, before its setup."""
     if item.get_closest_marker("creditpiggy") is not None:
-        _settings(item)
+        _marked(item)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -78,6 +78,7 @@ MANY_PARAMETERS = {
     "cpsim/fake/fake.py: __init__": "the settings of a fake, which tests give by name",
     "cpsim/judge/slots.py: judge_slot": "a slot, its history, and how far to search for what explains it",
     "cpsim/run/pipeline.py: run": "what a run is made of",
+    "cpsim/testing/project.py: __init__": "the settings of a fixture, given by name",
 }
 LARGE_CLASSES = {
     "cpsim/accounting/accounts.py: Accounts": "the frames that reports and notebooks ask for, a few lines each",

@@ -46,6 +46,7 @@ class Daemon:
         server: receiver of the batches.
         project: project of the commands.
         unix: path of its socket.
+        mode: permissions of the socket file; by default as the process's umask has it.
         tcp: TCP address; port 0 takes a free one.
         spool: stores commands until they are delivered, and is closed with the daemon; without one, memory does.
         flush_interval_s: longest time that a command waits for its batch to fill, in seconds.
@@ -70,6 +71,7 @@ class Daemon:
         project: str,
         *,
         unix: Path | None = None,
+        mode: int | None = None,
         tcp: TcpEndpoint | None = None,
         spool: Spool | MemorySpool | None = None,
         flush_interval_s: float = 0.0,
@@ -84,6 +86,7 @@ class Daemon:
         self.addresses: dict[str, str] = {}
         self.project_id = project
         self._unix = unix
+        self._mode = mode
         self._tcp = tcp
         self._waits = waits
         self._reading = composed(ReadingPolicy(), quirks)
@@ -152,7 +155,7 @@ class Daemon:
             OSError: an address cannot be bound.
         """
         if self._unix is not None:
-            self._sockets.append(listen_unix(self._unix))
+            self._sockets.append(listen_unix(self._unix, self._mode))
             self._socket_file = OwnFile(self._unix)
             self.addresses["unix"] = _unix_address(self._unix)
         if self._tcp is not None:
@@ -196,6 +199,11 @@ class Daemon:
         if self._courier.stop(STOP_TIMEOUT_S):
             self._close_spool()
         self.check()
+
+    @property
+    def has_socket_file(self) -> bool:
+        """Whether its socket's file is there, and is still its own."""
+        return self._socket_file is not None and self._socket_file.is_there
 
     def check(self) -> None:
         """Raise ThreadFailed if one of its threads has failed."""

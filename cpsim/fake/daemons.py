@@ -37,12 +37,14 @@ class Site:
     Attributes:
         project_id: the project.
         unix: path of the daemon's socket.
+        mode: permissions of the socket file; by default as the process's umask has it.
         tcp: TCP address of the daemon; port 0 takes a free one.
         flush_interval_s: seconds that the daemon keeps commands before it delivers them.
     """
 
     project_id: str
     unix: Path | None = None
+    mode: int | None = None
     tcp: TcpEndpoint | None = None
     flush_interval_s: float = 0.0
 
@@ -74,6 +76,7 @@ def daemon_of(
         InProcess(accounts, site.project_id),
         site.project_id,
         unix=site.unix,
+        mode=site.mode,
         tcp=site.tcp,
         spool=None if spool is None else Spool(spool, clock=clock),
         flush_interval_s=interval_s if spool is None else max(interval_s, MIN_FLUSH_INTERVAL_S),

@@ -13,8 +13,12 @@ if TYPE_CHECKING:
 BACKLOG: Final = 4096
 
 
-def listen_unix(path: Path) -> socket.socket:
+def listen_unix(path: Path, mode: int | None = None) -> socket.socket:
     """Return a socket listening at a path; a stale socket file is replaced.
+
+    Args:
+        path: of the socket file.
+        mode: its permissions; by default as the process's umask has it.
 
     Raises:
         OSError: the path has a live socket or another file, or cannot be created.
@@ -23,6 +27,8 @@ def listen_unix(path: Path) -> socket.socket:
     try:
         _clear(path)
         sock.bind(str(path))
+        if mode is not None:
+            path.chmod(mode)  # nobody can connect before it listens
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()

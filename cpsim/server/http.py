@@ -90,7 +90,7 @@ class Api:
         folder, name, suffix = route
         if folder not in REQUESTS:
             page = None if self._control is None else self._control.page(request)
-            return _json(Failure(404, f"no such path {request.path!r}")) if page is None else page
+            return self._no_such_path(request) if page is None else page
         requests = self._accounts.requests
         for look in requests.before:
             if (answer := look(request, folder, name)) is not None:
@@ -135,13 +135,23 @@ class Api:
         try:
             answer = self._perform(requests, request, (folder, name, suffix))
         except Failure as failure:
-            return render(request, failure)
+            return render(request, self._turned_away(request, failure))
         except _BrokenOff:
             return PAGE
         if isinstance(answer, SingleCommand):
             answer.render = render
             return answer
         return answer if isinstance(answer, Response) else render(request, answer)
+
+    def _no_such_path(self, request: Request) -> Response:
+        return _json(self._turned_away(request, Failure(404, f"no such path {request.path!r}")))
+
+    def _turned_away(self, request: Request, failure: Failure) -> Failure:
+        """Note a request of which nothing reaches the journal; return why."""
+        if failure.status < 500:
+            line = f"{request.method} {request.path!r:.100}: status {failure.status}, {failure}"
+            self._accounts.journal.turned_away.append((self._accounts.clock.now_us(), line))
+        return failure
 
     def _perform(
         self, requests: RequestPolicy, request: Request, route: tuple[str, str, str]

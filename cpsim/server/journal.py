@@ -112,6 +112,8 @@ class CommandJournal:
         """Commands received of each project whose journal is full."""
         self._malformed: defaultdict[str, list[tuple[int, bytes]]] = defaultdict(list)
         self._malformed_count: defaultdict[str, int] = defaultdict(int)
+        self.turned_away: deque[tuple[int, str]] = deque(maxlen=REFUSALS_KEPT)
+        """The latest requests that were refused before anything was made of them, and their times in microseconds."""
         self._of_commands: Sequence[dict[str, Any]] = (self._refused, self._segments, self._room, self.overflows)
         self._kept = (*self._of_commands, self._malformed, self._malformed_count)
 
@@ -229,6 +231,7 @@ class CommandJournal:
 
     def forget_all(self) -> None:
         """Forget every project."""
+        self.turned_away.clear()
         for kept in self._kept:
             kept.clear()
 

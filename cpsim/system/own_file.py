@@ -25,8 +25,13 @@ class OwnFile:
 
     def remove(self) -> None:
         """Remove the file, unless it is gone or another has taken its place."""
-        if self._identity is not None and _identity(self._path) == self._identity:
+        if self.is_there:
             self._path.unlink(missing_ok=True)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the file is there, and no other has taken its place."""
+        return self._identity is not None and _identity(self._path) == self._identity
 
 
 def _identity(path: Path) -> tuple[int, int, int] | None:

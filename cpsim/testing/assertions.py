@@ -112,5 +112,5 @@ class Assertions(ProjectFixture):
 
     def _context(self, slot: str) -> list[str]:
         """What a failure shows besides: the slot's history, and what has not arrived yet."""
-        history = wording.block(f"history of slot {slot!r}", self.history(slot)) or ["nothing has come for it"]
+        history = wording.block(f"history of slot {slot!r}", self.history(slot)) or self._nothing_text()
         return [*history, *([self._pending_text()] if self.pending else [])]

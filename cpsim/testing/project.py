@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import tempfile
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from cpdaemon.endpoint import TcpEndpoint
 from cpsim.clock import STEADY_CLOCK
 from cpsim.errors import CpsimError
 from cpsim.fake import ANY_PORT, Fake, Site
@@ -21,9 +20,11 @@ from cpsim.metrics.waits import Waits
 from cpsim.quirks import chosen
 from cpsim.server.journal import JournalFull
 from cpsim.testing import wording
+from cpsim.testing.reach import obstacles, short_folder, socket_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
 
     from cpsim.daemon.site import Daemon
     from cpsim.faults.spec import Fault
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
     V = TypeVar("V")
 
 PROJECT: Final = "project"
-LONGEST_PATH: Final = 100
-"""Bytes of a socket's path that every system takes: macOS has room for 103."""
-SHORT_FOLDER: Final = Path("/tmp")  # noqa: S108 - mkdtemp makes a private folder in it
 LONGEST_FLUSH_S: Final = 86_400.0
 IDLE_WAIT_S: Final = 2.0
 """The longest wait of an inspection for acknowledged commands to reach the accounts."""
@@ -53,11 +51,16 @@ class ProjectFixture:
         faults: faults from the start, as `cpsim faults` lists them.
         flush_interval_s: how long the daemon keeps commands before it delivers them.
         allow_refusals: whether refused and malformed commands are no failure.
+        path: of the daemon's UNIX socket; by default one of its own, in a folder that is closed to other users.
+        port: of the daemon on 127.0.0.1; by default a free one.
+        mode: permissions of the socket file, such as 0o666 for all users to connect; of its own folder, too.
         fake: a running fake to add the project to; by default it has a fake of its own.
         beside: another of these, started: this is then one more site of the same project.
+        at: another of these, started: this then begins its accounts anew, with these faults and quirks, and has its
+            addresses.
 
     Raises:
-        CpsimError: there is no such profile, quirk or fault, or it cannot be set here.
+        CpsimError: there is no such profile, quirk or fault, or it cannot be set here, or no socket can have the path.
     """
 
     def __init__(
@@ -69,19 +72,28 @@ class ProjectFixture:
         faults: Iterable[Fault | str] = (),
         flush_interval_s: float = 0.0,
         allow_refusals: bool = False,
+        path: str | Path | None = None,
+        port: int | None = None,
+        mode: int | None = None,
         fake: Fake | None = None,
         beside: ProjectFixture | None = None,
+        at: ProjectFixture | None = None,
     ) -> None:
         if not 0 <= flush_interval_s <= LONGEST_FLUSH_S:
             raise CpsimError(f"flush_interval_s is {flush_interval_s!r}, and must be from 0 to {LONGEST_FLUSH_S:,.0f}")
+        if at is not None and (path, port, mode, flush_interval_s) != (None, None, None, 0.0):
+            raise CpsimError("path, port, mode and flush_interval_s are those of the one that this is at")
+        self._path, self._port, self._mode = None if path is None else socket_path(path), port, mode
         named_quirks = chosen(profile, quirks)
-        self.project: str = project if beside is None else beside.project
+        known = beside if at is None else at
+        self.project: str = project if known is None else known.project
         self.allow_refusals = allow_refusals
-        self._secret = secrets.token_hex(8) if beside is None else beside.credentials[1]
-        self._owns_fake = fake is None and beside is None
-        self._owns_project = beside is None
-        if beside is not None:
-            fake = beside.fake
+        self._secret = secrets.token_hex(8) if known is None else known.credentials[1]
+        self._owns_fake = self._resets_all = fake is None and known is None
+        self._owns_project = known is None
+        self._at = at
+        if known is not None:
+            fake = known.fake
         self._waits = Waits(STEADY_CLOCK if fake is None else fake.clock)
         if fake is None:
             fake = Fake(
@@ -93,21 +105,24 @@ class ProjectFixture:
                 clock=STEADY_CLOCK,
             )
             self._faults = fake.faults
+        elif at is not None:
+            self._faults, self._waits = at.faults, at._waits  # noqa: SLF001 - of this class
+            self._resets_all, flush_interval_s = at._resets_all, at._flush_interval_s  # noqa: SLF001 - likewise
+            self._settings = named_quirks, tuple(faults)
         elif named_quirks - fake.accounts.quirks:
             raise CpsimError("the profile and the quirks are those of the fake that the project is added to")
         else:
             self._faults = FaultPlan(faults, clock=fake.clock)
         self.fake: Fake = fake
-        self._flush_interval_s = flush_interval_s
+        self._flush_interval_s: float = flush_interval_s
         self._daemon: Daemon | None = None
         self._folder: Path | None = None
         self._pid = os.getpid()
         self._start_us = 0
         self._linked: set[str] = set()
+        self._more: list[Daemon] = []
         self._replays: list[Replay] = []
         self._final_report: tuple[str | None, str] | None = None
-
-    # Its life
 
     def start(self) -> None:
         """Listen, on addresses of its own.
@@ -119,12 +134,19 @@ class ProjectFixture:
         """
         if self._folder is not None:
             raise CpsimError(f"{type(self).__name__} has been started before: make another")
-        self._folder = _short_folder()
         self._pid = os.getpid()
+        if self._at is not None:
+            self._daemon, self._folder = self._at._running, self._at._folder  # noqa: SLF001 - of this class
+            self.reset()
+            return
+        self._folder = short_folder()
+        if self._mode is not None:
+            self._folder.chmod(0o700 | (self._mode & 0o022) >> 1)  # who may connect may enter
         site = Site(
             project_id=self.project,
-            unix=self._folder / "daemon.sock",
-            tcp=ANY_PORT,
+            unix=self._path or self._folder / "daemon.sock",
+            mode=self._mode,
+            tcp=ANY_PORT if self._port is None else TcpEndpoint(ANY_PORT.host, self._port),
             flush_interval_s=self._flush_interval_s,
         )
         self._start_us = self.clock.now_us()
@@ -149,12 +171,13 @@ class ProjectFixture:
         """Deliver acknowledged commands, and release every address; does nothing in a forked process."""
         if not self.is_original or self._daemon is None:
             return
-        try:
-            for replay in self._replays:
-                replay.stop()
-        finally:
+        with ExitStack() as last_first:
             daemon, self._daemon = self._daemon, None
-            self._close(daemon)
+            last_first.callback(self._close, daemon)
+            for site in self._more:
+                last_first.callback(self.fake.remove_site, site)
+            for replay in self._replays:
+                last_first.callback(replay.stop)
 
     def reset(self) -> None:
         """Begin anew, at the same addresses; no fault prevents it.
@@ -174,11 +197,20 @@ class ProjectFixture:
         self._replays.clear()
         self.fake.accounts.release(sorted(self._linked))
         self._linked.clear()
-        self.fake.reset(None if self._owns_fake else self.project)
+        self.fake.reset(None if self._resets_all else self.project)
+        if self._at is not None:
+            quirks, faults = self._settings
+            if self.fake.accounts.quirks != quirks:
+                self.fake.set_quirks(quirks)
+            self._faults.replace(faults)
         self._start_us = self.fake.accounts.clock.now_us()
 
     def _close(self, daemon: Daemon) -> None:
         assert self._folder is not None
+        if self._at is not None:
+            self._final_report = self.complaint(), self.report()
+            self.fake.accounts.release(sorted(self._linked))
+            return
         try:
             if self._owns_fake:
                 self.fake.stop()
@@ -225,6 +257,32 @@ class ProjectFixture:
     def credentials(self) -> tuple[str, str]:
         """The project's id and its secret, for `url`."""
         return self.project, self._secret
+
+    def listen_at(self, path: str | Path, *, mode: int | None = None) -> str:
+        """Listen at one more UNIX socket, until this ends.
+
+        It is one more site of the same project, with the same faults; commands to the other addresses may overtake its.
+
+        Args:
+            path: of the socket.
+            mode: its permissions, such as 0o666 for all users; by default as the process's umask has it.
+
+        Returns:
+            The path, absolute.
+
+        Raises:
+            CpsimError: no socket can have this path, or it is not running.
+            OSError: the path is taken, or cannot be created.
+        """
+        assert self._running
+        site = Site(
+            project_id=self.project,
+            unix=socket_path(path),
+            mode=mode,
+            flush_interval_s=self._flush_interval_s,
+        )
+        self._more.append(self.fake.add_site(site, faults=self._faults, waits=self._waits))
+        return self._more[-1].addresses["unix"]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -422,6 +480,15 @@ class ProjectFixture:
             ]
         )
 
+    def _nothing_text(self) -> list[str]:
+        """That nothing has come for a slot; and if nothing has come at all, what can be the reason."""
+        if self.journal or self.malformed:
+            return ["nothing has come for it"]
+        daemons = [daemon for daemon in (self._daemon, *self._more) if daemon is not None]
+        refused = [line for at_us, line in self.fake.accounts.journal.turned_away if at_us >= self._start_us]
+        heading = "nothing has come for it, nor for any other"
+        return wording.block(heading, obstacles(daemons, refused, self._faults)) or [heading]
+
     def _pending_text(self) -> str:
         """The number of pending commands, and the reason."""
         text = f"{self.pending:,} acknowledged commands have not reached the accounts"
@@ -430,12 +497,3 @@ class ProjectFixture:
         if self._flush_interval_s:
             return f"{text}: the daemon keeps them for flush_interval_s={self._flush_interval_s:g}"
         return text
-
-
-def _short_folder() -> Path:
-    """A new folder whose path leaves room for a socket's."""
-    folder = Path(tempfile.mkdtemp(prefix="cp-"))
-    if len(os.fsencode(folder / "daemon.sock")) > LONGEST_PATH:
-        folder.rmdir()
-        folder = Path(tempfile.mkdtemp(prefix="cp-", dir=SHORT_FOLDER))
-    return folder

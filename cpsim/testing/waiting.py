@@ -55,7 +55,7 @@ class _Awaiting(ProjectFixture):
         def explain() -> str:
             found = state()
             text = f"slot {slot!r} is {'unknown' if found is None else found}, and not {states[0]}"
-            history = wording.block(f"history of slot {slot!r}", self.history(slot)) or ["nothing has come for it"]
+            history = wording.block(f"history of slot {slot!r}", self.history(slot)) or self._nothing_text()
             return "\n".join([text, *([self._pending_text()] if self.pending else []), *history])
 
         return _Awaited(lambda: state() in states, is_too_late, explain)

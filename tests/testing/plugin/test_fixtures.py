@@ -211,6 +211,70 @@ def test_one_server_for_the_session(run):
     result.stdout.fnmatch_lines(["E*last commands of 3 received:"])
 
 
+ENDPOINT = """
+    import asyncio
+    import pytest
+    from cpdaemon import Client
+    from manager import run_job
+
+    @pytest.fixture(scope="session")
+    def manager(creditpiggy_endpoint):  # one that is started once
+        return creditpiggy_endpoint.endpoint
+
+    @pytest.mark.parametrize("number", range(2))
+    def test_it(creditpiggy, manager, number):
+        assert creditpiggy.endpoint == manager
+        assert creditpiggy.slots == {}
+        run_job(manager, "job-1", on="worker-7")
+        creditpiggy.assert_claimed("job-1", machine="worker-7")
+
+    def test_async(creditpiggy_async, manager):
+        run_job(manager, "job-1", on="worker-7")
+        asyncio.run(creditpiggy_async.wait_for_claim("job-1"))
+
+    def test_without_the_manager(creditpiggy, creditpiggy_factory):
+        run_job(creditpiggy.endpoint, "job-1", on="worker-7")
+
+    @pytest.mark.creditpiggy(quirks=["reclaim"], faults=["lose-reply"])
+    def test_settings(creditpiggy, creditpiggy_factory, manager):
+        assert creditpiggy.fake.accounts.quirks == {"reclaim"}
+        assert [fault.action for fault in creditpiggy.faults] == ["lose-reply"]
+        assert creditpiggy_factory().endpoint != creditpiggy.endpoint == manager
+        creditpiggy.faults.clear()
+
+    def test_settings_end_with_their_test(creditpiggy, manager):
+        assert not creditpiggy.fake.accounts.quirks
+        assert not list(creditpiggy.faults)
+
+    def test_refused(creditpiggy, manager):
+        with Client(manager) as client:
+            client.claim("job-1", "worker-7")
+
+    def test_fails(creditpiggy, manager):
+        run_job(manager, "job-2", on="worker-7")
+        assert creditpiggy.slots == {}
+
+    def test_after_those(creditpiggy, manager):
+        assert creditpiggy.journal == []
+
+    @pytest.mark.creditpiggy(mode=0o666)
+    def test_of_its_own(creditpiggy, manager):
+        pass
+"""
+
+
+def test_one_endpoint_for_the_session(run):
+    result = run(ENDPOINT)
+    result.assert_outcomes(passed=8, failed=1, errors=2)
+    result.stdout.fnmatch_lines_random(
+        [
+            "@pytest.mark.creditpiggy: mode is the same for all tests of creditpiggy_endpoint: set it by cp_mode or *",
+            "*claim,slot=job-1,machine=worker-7   refused: *",
+            "last commands of 3 received:",
+        ]
+    )
+
+
 def test_a_scenario_in_a_test(run):
     result = run("""
         from manager import run_job

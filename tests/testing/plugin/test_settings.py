@@ -1,6 +1,7 @@
 """Marker, options and configuration: the closest wins, and what cannot be is said without a traceback."""
 
 import pytest
+from ports import free_port
 
 QUIRKS = """
     import pytest
@@ -122,6 +123,10 @@ MISUSES = [
     ("flush_interval_s='1'", "flush_interval_s is '1', and must be seconds from 0 to 86,400"),
     ("allow_refusals='no'", "allow_refusals is 'no', and must be True or False"),
     ("flush_interval_s=True", "flush_interval_s is True, and must be seconds from 0 to 86,400"),
+    ("path=''", "path is '', and must be the path of a UNIX socket"),
+    ("port=0", "port is 0, and must be a number from 1 to 65,535"),
+    ("mode=666", "mode is 666, and must be the permissions of the socket, up to 0o777, such as 0o666 *"),
+    ("mode='666'", "mode is '666', and must be the permissions of the socket, *"),
 ]
 
 
@@ -147,6 +152,8 @@ def test_a_marker_that_cannot_be(run, fixture):
         (["--cp-profile=deplyed"], "*no profile 'deplyed'; there are documented, deployed"),
         (["--cp-fault=hangs"], "*fault 'hangs': no action 'hangs'*"),
         (["--cp-flush-interval=soon"], "*flush_interval_s is 'soon', and must be seconds from 0 to 86,400"),
+        (["--cp-port=http"], "*port is 'http', and must be a number from 1 to 65,535"),
+        (["--cp-mode=rw"], "*mode is 'rw', and must be the permissions of the socket, *"),
         (["--cp-flush-interval=-1"], "*flush_interval_s is -1.0, and must be seconds from 0 to 86,400"),
     ],
 )
@@ -164,6 +171,70 @@ def test_a_setting_that_cannot_be(run, project):
     result.stderr.fnmatch_lines(["*no profile 'deplyed'; there are documented, deployed"])
 
 
+ADDRESSES = """
+    import os
+    import pytest
+    from pathlib import Path
+    {before}
+    {marker}
+    def test_it(creditpiggy, creditpiggy_factory, creditpiggy_server):
+        assert Path(creditpiggy.unix) == Path("s").absolute()
+        assert creditpiggy.tcp == "127.0.0.1:{port}"
+        others = [creditpiggy_factory(), creditpiggy_factory(beside=creditpiggy)]
+        with creditpiggy_server.project() as project:
+            for each in (creditpiggy, *others, project):
+                assert os.stat(each.unix).st_mode & 0o777 == 0o666
+"""
+OVERRIDE = """
+    @pytest.fixture(scope="session")
+    def creditpiggy_settings():
+        return {{"path": Path("s"), "port": {port}, "mode": 0o666}}
+"""
+
+
+@pytest.mark.parametrize("how", ["marker", "option", "ini", "fixture"])
+def test_where_it_listens(run, project, how):
+    port = free_port()
+    marker = f"@pytest.mark.creditpiggy(path='s', port={port})" if how == "marker" else ""
+    options = [f"--cp-path=s --cp-port={port} --cp-mode=666", "--cp-mode=0666"][how == "marker"].split()
+    before = OVERRIDE.format(port=port) if how == "fixture" else ""
+    if how == "ini":
+        project.makeini(f"[pytest]\ncp_path = s\ncp_port = {port}\ncp_mode = 0666\n")
+    result = run(
+        ADDRESSES.format(marker=marker, port=port, before=before), *(options if how in {"marker", "option"} else ())
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_addresses_that_cannot_be_had(run):
+    result = run("""
+        import pytest
+
+        @pytest.fixture(scope="session")
+        def creditpiggy_settings():
+            return {"prot": 1}
+
+        class TestIt:
+            @pytest.fixture(scope="session")
+            def creditpiggy_settings(self):
+                return {}
+
+            @pytest.mark.creditpiggy(path="no/s")
+            def test_path(self, creditpiggy):
+                pass
+
+        def test_override(creditpiggy):
+            pass
+    """)
+    result.assert_outcomes(errors=2)
+    result.stdout.fnmatch_lines(
+        [
+            "CreditPiggy: cannot listen at *no/s: No such file or directory",
+            "creditpiggy_settings: has no prot; it has *; did you mean port?",
+        ]
+    )
+
+
 def test_strict_markers_know_it(run):
     source = "import pytest\n@pytest.mark.creditpiggy()\ndef test_it(creditpiggy): pass"
     run(source, "--strict-markers", "--strict-config").assert_outcomes(passed=1)
@@ -172,7 +243,8 @@ def test_strict_markers_know_it(run):
 def test_names_are_listed(run):
     run("", "--markers").stdout.fnmatch_lines(["@pytest.mark.creditpiggy(profile='documented', *"])
     result = run("", "--fixtures")
-    for name in ("creditpiggy", "creditpiggy_async", "creditpiggy_factory", "creditpiggy_server"):
-        result.stdout.fnmatch_lines([f"{name} *"])
+    names = ("", "_async", "_factory", "_endpoint [[]session scope[]]", "_server", "_settings")
+    for name in names:
+        result.stdout.fnmatch_lines([f"creditpiggy{name} *"])
     result = run("", "--help")
     result.stdout.fnmatch_lines(["*--cp-profile=NAME*"])
