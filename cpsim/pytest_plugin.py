@@ -39,8 +39,9 @@ SETTINGS: Final = {
     "mode": "the permissions of the socket, up to 0o777, such as 0o666 (0666 in a file or an option)",
     "environment": "True or False",
 }
-OF_THE_ENDPOINT: Final = ("path", "port", "mode", "flush_interval_s")
-"""What the whole session's endpoint has for all its tests."""
+ADDRESS: Final = ("path", "port", "mode")
+ENDPOINT: Final = pytest.StashKey[dict[str, Any]]()
+"""The settings of the session's endpoint, while it is there."""
 FAILED: Final = pytest.StashKey[bool]()
 NUMBERS: Final = {
     "flush_interval_s": ((int, float), 0, 86_400),
@@ -218,8 +219,8 @@ def creditpiggy_factory(request: pytest.FixtureRequest) -> Iterator[Callable[...
     with real_dates():
         from cpsim.testing import CreditPiggy
 
-    first, settings = _first_and_others(request)
-    environment = settings.pop("environment", False)
+    first, others = _first_and_others(request)
+    environment = first.pop("environment", False)
     request.node.stash[FAILED] = False  # it may be run again
     used: list[ProjectFixture] = request.node.stash.setdefault(USED, [])
     with ExitStack() as stack:
@@ -227,8 +228,8 @@ def creditpiggy_factory(request: pytest.FixtureRequest) -> Iterator[Callable[...
 
         def make(kind: type[ProjectFixture] = CreditPiggy, **options: Any) -> ProjectFixture:  # noqa: ANN401
             shared = {"profile", "quirks"} if options.keys() & {"beside", "fake"} else set()  # as that one has them
-            own = settings if used else first
-            made = kind(**({name: value for name, value in own.items() if name not in shared} | options))
+            settings = others if used or options.keys() & {"beside", "fake", *ADDRESS} else first
+            made = kind(**({name: value for name, value in settings.items() if name not in shared} | options))
             _start(made)
             stack.callback(made.stop)
             used.append(made)
@@ -248,17 +249,17 @@ def _first_and_others(request: pytest.FixtureRequest) -> tuple[dict[str, Any], d
     """The settings of a test's first CreditPiggy, which may be at the session's endpoint, and those of all others."""
     marked = _marked(request.node)
     first = _set_for_session(request) | marked
-    others = {name: value for name, value in first.items() if name not in {"path", "port"}}
-    if "creditpiggy_endpoint" not in request.fixturenames:
-        return {name: value for name, value in first.items() if name != "environment"}, others
-    for name in OF_THE_ENDPOINT:
+    others = {name: value for name, value in first.items() if name not in {"path", "port", "environment"}}
+    taken = request.session.stash.get(ENDPOINT, {})
+    is_taken = any(taken.get(name) == first[name] is not None for name in ("path", "port") if name in first)
+    if "creditpiggy_endpoint" not in request.fixturenames and not is_taken:
+        return first, others
+    for name in ADDRESS:
         first.pop(name, None)
         if name in marked:
-            text = (
-                f"{name} is the same for all tests of creditpiggy_endpoint: set it by cp_{name} or creditpiggy_settings"
-            )
+            where = f"set it by cp_{name} or creditpiggy_settings"
+            text = f"{name} is the same for all tests of creditpiggy_endpoint: {where}"
             pytest.fail(f"@pytest.mark.creditpiggy: {text}", pytrace=False)
-    first.pop("environment", None)
     return first | {"at": request.getfixturevalue("creditpiggy_endpoint")}, others
 
 
@@ -267,7 +268,7 @@ def _start(made: ProjectFixture) -> None:
     try:
         made.start()
     except OSError as error:
-        pytest.fail(f"CreditPiggy: {error.strerror or error}", pytrace=False)
+        raise pytest.fail.Exception(f"CreditPiggy: {error.strerror or error}", pytrace=False) from None
 
 
 @pytest.fixture(scope="session")
@@ -283,7 +284,9 @@ def creditpiggy_endpoint(request: pytest.FixtureRequest) -> Iterator[CreditPiggy
     settings.pop("environment", False)
     endpoint = CreditPiggy(**settings)
     _start(endpoint)
+    request.session.stash[ENDPOINT] = settings
     yield endpoint
+    del request.session.stash[ENDPOINT]
     endpoint.stop()
 
 

@@ -98,7 +98,7 @@ class Courier:
     ) -> None:
         self._spool = spool
         self._server = server
-        self._interval_ns = round(flush_interval_s * 1e9)
+        self.set_interval(flush_interval_s)
         self._resends_by_option = when_unknown == "resend"
         self._busy = False
         """Whether it tries again and again, which keeps the daemon busy."""
@@ -128,6 +128,10 @@ class Courier:
         self._stopping = False
         self._stepping = threading.Lock()
         self._thread = Thread(self._run, "cpsim-courier")
+
+    def set_interval(self, flush_interval_s: float) -> None:
+        """Replace the flush interval, for commands that come."""
+        self._interval_ns = round(flush_interval_s * 1e9)
 
     def set_delivery(self, delivery: DeliveryPolicy) -> None:
         """Replace what quirks have replaced."""

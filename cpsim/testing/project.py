@@ -81,8 +81,8 @@ class ProjectFixture:
     ) -> None:
         if not 0 <= flush_interval_s <= LONGEST_FLUSH_S:
             raise CpsimError(f"flush_interval_s is {flush_interval_s!r}, and must be from 0 to {LONGEST_FLUSH_S:,.0f}")
-        if at is not None and (path, port, mode, flush_interval_s) != (None, None, None, 0.0):
-            raise CpsimError("path, port, mode and flush_interval_s are those of the one that this is at")
+        if at is not None and (path, port, mode) != (None, None, None):
+            raise CpsimError("path, port and mode are those of the one that this is at")
         self._path, self._port, self._mode = None if path is None else socket_path(path), port, mode
         named_quirks = chosen(profile, quirks)
         known = beside if at is None else at
@@ -107,14 +107,14 @@ class ProjectFixture:
             self._faults = fake.faults
         elif at is not None:
             self._faults, self._waits = at.faults, at._waits  # noqa: SLF001 - of this class
-            self._resets_all, flush_interval_s = at._resets_all, at._flush_interval_s  # noqa: SLF001 - likewise
+            self._resets_all = at._resets_all  # noqa: SLF001 - likewise
             self._settings = named_quirks, tuple(faults)
         elif named_quirks - fake.accounts.quirks:
             raise CpsimError("the profile and the quirks are those of the fake that the project is added to")
         else:
             self._faults = FaultPlan(faults, clock=fake.clock)
         self.fake: Fake = fake
-        self._flush_interval_s: float = flush_interval_s
+        self._flush_interval_s = flush_interval_s
         self._daemon: Daemon | None = None
         self._folder: Path | None = None
         self._pid = os.getpid()
@@ -203,6 +203,7 @@ class ProjectFixture:
             if self.fake.accounts.quirks != quirks:
                 self.fake.set_quirks(quirks)
             self._faults.replace(faults)
+            self._running.set_flush_interval(self._flush_interval_s)
         self._start_us = self.fake.accounts.clock.now_us()
 
     def _close(self, daemon: Daemon) -> None:

@@ -124,6 +124,9 @@ def test_one_address_serves_one_test_after_the_other(tmp_path):
             alloc(creditpiggy.endpoint, "job-1")
             creditpiggy.reset()
             assert creditpiggy.slots == {}
+        with CreditPiggy(at=endpoint, flush_interval_s=3600) as creditpiggy:
+            alloc(creditpiggy.endpoint, "job-1")
+            assert creditpiggy.pending == 1
         with pytest.raises(CpsimError, match="are those of the one that this is at"):
             CreditPiggy(at=endpoint, mode=0o666)
 

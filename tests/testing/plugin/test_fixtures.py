@@ -263,8 +263,9 @@ ENDPOINT = """
 """
 
 
-def test_one_endpoint_for_the_session(run):
-    result = run(ENDPOINT)
+@pytest.mark.parametrize("options", [[], ["--cp-path=s"]])
+def test_one_endpoint_for_the_session(run, options):
+    result = run(ENDPOINT, *options)
     result.assert_outcomes(passed=8, failed=1, errors=2)
     result.stdout.fnmatch_lines_random(
         [
