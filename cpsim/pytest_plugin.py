@@ -7,11 +7,11 @@ fake; the closest wins, in this order.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from difflib import get_close_matches
 from functools import partial
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import pytest
 
@@ -24,23 +24,13 @@ if TYPE_CHECKING:
     from cpsim.testing.project import ProjectFixture
 
 MARKER: Final = (
-    "creditpiggy(profile='documented', quirks=[], faults=[], flush_interval_s=0.0, allow_refusals=False, path=None, "
-    "port=None, mode=None, environment=False): the settings of this test's CreditPiggy, and whether its addresses are "
-    "in CREDITPIGGY_... environment variables."
+    "creditpiggy(profile='documented', quirks=[], faults=[], flush_interval_s=0.0, allow_refusals=False, "
+    "allow_unfired=False, path=None, port=None, mode=None, environment=False): the settings of this test's "
+    "CreditPiggy, and whether its addresses are in CREDITPIGGY_... environment variables."
 )
-SETTINGS: Final = {
-    "profile": "'documented' or 'deployed'",
-    "quirks": "a list of names; `cpsim quirks` shows them",
-    "faults": "a list of faults; `cpsim faults` shows them",
-    "flush_interval_s": "seconds from 0 to 86,400",
-    "allow_refusals": "True or False",
-    "path": "the path of a UNIX socket",
-    "port": "a number from 1 to 65,535",
-    "mode": "the permissions of the socket, up to 0o777, such as 0o666 (0666 in a file or an option)",
-    "environment": "True or False",
-}
+LONGEST_FLUSH_S: Final = 86_400
 ADDRESS: Final = ("path", "port", "mode")
-ENDPOINT: Final = pytest.StashKey[dict[str, Any]]()
+ENDPOINT: Final = pytest.StashKey["dict[str, Any]"]()
 """The settings of the session's endpoint, while it is there."""
 FAILED: Final = pytest.StashKey[bool]()
 NUMBERS: Final = {
@@ -50,6 +40,49 @@ NUMBERS: Final = {
 }
 """The types of each number, the least and the most."""
 USED: Final = pytest.StashKey["list[ProjectFixture]"]()
+
+
+class _Setting(NamedTuple):
+    """What a setting must be, and whether it is."""
+
+    must_be: str
+    admits: Callable[[Any], bool]
+
+
+def _is_number(value: object, types: tuple[type, ...], least: float, most: float) -> bool:
+    return type(value) in types and least <= cast("float", value) <= most
+
+
+def _is_flag(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, list | tuple | set | frozenset) and all(isinstance(each, str) for each in value)
+
+
+SETTINGS: Final = {
+    "profile": _Setting("'documented' or 'deployed'", lambda value: isinstance(value, str)),
+    "quirks": _Setting("a list of names; `cpsim quirks` shows them", _are_names),
+    "faults": _Setting("a list of faults; `cpsim faults` shows them", lambda value: isinstance(value, list | tuple)),
+    "flush_interval_s": _Setting(
+        "seconds from 0 to 86,400", lambda value: _is_number(value, (int, float), 0, LONGEST_FLUSH_S)
+    ),
+    "allow_refusals": _Setting("True or False", _is_flag),
+    "allow_unfired": _Setting(
+        "True, False, or a list of faults that need not fire", lambda value: isinstance(value, bool | list | tuple)
+    ),
+    "path": _Setting(
+        "the path of a UNIX socket",
+        lambda value: value is None or (isinstance(value, str | PathLike) and str(value) > ""),
+    ),
+    "port": _Setting("a number from 1 to 65,535", lambda value: value is None or _is_number(value, (int,), 1, 65_535)),
+    "mode": _Setting(
+        "the permissions of the socket, up to 0o777, such as 0o666 (0666 in a file or an option)",
+        lambda value: value is None or _is_number(value, (int,), 0, 0o777),
+    ),
+    "environment": _Setting("True or False", _is_flag),
+}
 
 
 # Options and settings
@@ -65,6 +98,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--cp-allow-refusals", action="store_true", default=None, help="refused and malformed commands fail no test"
     )
+    group.addoption("--cp-allow-unfired", action="store_true", default=None, help="faults that never fire fail no test")
     group.addoption(
         "--cp-environment", action="store_true", default=None, help="put its addresses into environment variables"
     )
@@ -78,6 +112,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini(
         "cp_allow_refusals", "whether refused and malformed commands fail no test", type="bool", default=False
     )
+    parser.addini("cp_allow_unfired", "whether faults that never fire fail no test", type="bool", default=False)
     parser.addini("cp_path", "the path of the daemon's UNIX socket", default=None)
     parser.addini("cp_port", "the daemon's TCP port", default=None)
     parser.addini("cp_mode", "the permissions of the socket, in octal digits", default=None)
@@ -100,6 +135,7 @@ def _set_for_all(config: pytest.Config) -> dict[str, Any]:
         "faults": option("cp_fault") or setting("cp_faults"),
         "flush_interval_s": _number(option("cp_flush_interval") or setting("cp_flush_interval_s"), float),
         "allow_refusals": option("cp_allow_refusals") or setting("cp_allow_refusals"),
+        "allow_unfired": option("cp_allow_unfired") or setting("cp_allow_unfired"),
         "path": option("cp_path") or (setting("cp_path") and str(config.rootpath / setting("cp_path"))),
         "port": _number(option("cp_port") or setting("cp_port"), int),
         "mode": _number(option("cp_mode") or setting("cp_mode"), partial(int, base=8)),
@@ -121,7 +157,8 @@ def _set_for_session(request: pytest.FixtureRequest) -> dict[str, Any]:
     settings: dict[str, Any] = request.getfixturevalue("creditpiggy_settings")
     if mistake := _mistake(settings):
         pytest.fail(f"creditpiggy_settings: {mistake}", pytrace=False)
-    return _set_for_all(request.config) | settings
+    common = _set_for_all(request.config) | settings
+    return {"allow_unfired": common.get("faults", ())} | common  # no test has set those
 
 
 def _marked(item: pytest.Item) -> dict[str, Any]:
@@ -142,26 +179,9 @@ def _mistake(settings: Mapping[str, Any]) -> str | None:
             close = get_close_matches(name, SETTINGS, 1)
             hint = f"; did you mean {close[0]}?" if close else ""
             return f"has no {name}; it has {', '.join(SETTINGS)}{hint}"
-        if not _admits(name, value):
-            return f"{name} is {value!r}, and must be {SETTINGS[name]}"
-    return _unknown(settings) if settings.keys() & {"profile", "quirks", "faults"} else None
-
-
-def _admits(name: str, value: object) -> bool:
-    """Whether a setting can be such a value."""
-    match name:
-        case "profile":
-            return isinstance(value, str)
-        case "quirks":
-            return isinstance(value, list | tuple | set | frozenset) and all(isinstance(each, str) for each in value)
-        case "faults":
-            return isinstance(value, list | tuple)
-        case "path" | "port" | "mode" if value is None:
-            return True
-        case "path":
-            return isinstance(value, str | PathLike) and bool(str(value))
-    types, least, most = NUMBERS.get(name, ((bool,), False, True))
-    return type(value) in types and least <= cast("float", value) <= most
+        if not SETTINGS[name].admits(value):
+            return f"{name} is {value!r}, and must be {SETTINGS[name].must_be}"
+    return _unknown(settings) if settings.keys() & {"profile", "quirks", "faults", "allow_unfired"} else None
 
 
 def _unknown(settings: Mapping[str, Any]) -> str | None:
@@ -171,12 +191,14 @@ def _unknown(settings: Mapping[str, Any]) -> str | None:
     from cpsim.faults.spec import Fault
     from cpsim.quirks import chosen
 
-    faults = settings.get("faults", ())
-    if not all(isinstance(fault, str | Fault) for fault in faults):
-        return f"faults is {faults!r}, and must be {SETTINGS['faults']}"
+    lists = {name: settings.get(name, ()) for name in ("faults", "allow_unfired")}
+    for name, faults in lists.items():
+        if not isinstance(faults, bool) and not all(isinstance(fault, str | Fault) for fault in faults):
+            return f"{name} is {faults!r}, and must be {SETTINGS[name].must_be}"
     try:
         chosen(settings.get("profile", "documented"), settings.get("quirks", ()))
-        FaultPlan(faults)
+        for faults in lists.values():
+            FaultPlan(() if isinstance(faults, bool) else faults)
     except CpsimError as problem:
         return str(problem)
     return None
@@ -239,10 +261,23 @@ def creditpiggy_factory(request: pytest.FixtureRequest) -> Iterator[Callable[...
             return made
 
         yield make
-    complaints = [complaint for made in used if made.is_original and (complaint := made.complaint())]
-    if complaints and not request.node.stash[FAILED]:
-        hint = "@pytest.mark.creditpiggy(allow_refusals=True) lets such a test pass"
-        pytest.fail("\n".join([*complaints, f"({hint})"]), pytrace=False)
+    if not request.node.stash[FAILED]:
+        _complain(used)
+
+
+_Failed: Any = pytest.fail.Exception  # pytest has no other name for it
+
+
+class Complaint(_Failed, AssertionError):  # type: ignore[misc]
+    """The end of a test in which commands were refused, or faults never fired."""
+
+    __module__ = "builtins"  # pytest shows its name alone, as it does its own
+
+
+def _complain(used: list[ProjectFixture]) -> None:
+    """Fail for what was refused, and for faults that never fired."""
+    if complaints := [complaint for made in used if made.is_original and (complaint := made.complaint())]:
+        raise Complaint("\n".join(complaints), pytrace=False)  # type: ignore[call-arg]
 
 
 def _first_and_others(request: pytest.FixtureRequest) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -250,7 +285,7 @@ def _first_and_others(request: pytest.FixtureRequest) -> tuple[dict[str, Any], d
     marked = _marked(request.node)
     first = _set_for_session(request) | marked
     others = {name: value for name, value in first.items() if name not in {"path", "port", "environment"}}
-    taken = request.session.stash.get(ENDPOINT, {})
+    taken: dict[str, Any] = request.session.stash.get(ENDPOINT, {})
     is_taken = any(taken.get(name) == first[name] is not None for name in ("path", "port") if name in first)
     if "creditpiggy_endpoint" not in request.fixturenames and not is_taken:
         return first, others
@@ -310,6 +345,22 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Fail a test with an invalid marker, before its setup."""
     if item.get_closest_marker("creditpiggy") is not None:
         _marked(item)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Fail a test that would pass, but for what was refused: here it is its own failure, or the expected one."""
+    from cpsim.system.threads import ThreadFailed
+
+    result = yield
+    used = item.stash.get(USED, [])
+    for made in used:
+        made.deliver()
+    with suppress(ThreadFailed):  # so does the teardown
+        _complain(
+            [made for made in used if not (made.pending and made.faults.delivery)]
+        )  # those come with the teardown
+    return result
 
 
 @pytest.hookimpl(wrapper=True)

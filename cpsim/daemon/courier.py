@@ -130,8 +130,10 @@ class Courier:
         self._thread = Thread(self._run, "cpsim-courier")
 
     def set_interval(self, flush_interval_s: float) -> None:
-        """Replace the flush interval, for commands that come."""
-        self._interval_ns = round(flush_interval_s * 1e9)
+        """Replace the flush interval, also of the commands that wait."""
+        with self._spool.released:
+            self._interval_ns = round(flush_interval_s * 1e9)
+            self._spool.released.notify_all()
 
     def set_delivery(self, delivery: DeliveryPolicy) -> None:
         """Replace what quirks have replaced."""

@@ -149,7 +149,7 @@ class Daemon:
             self._parse_records()
 
     def set_flush_interval(self, flush_interval_s: float) -> None:
-        """Replace the longest time that a command waits for its batch to fill, for commands that come."""
+        """Replace the longest time that a command waits for its batch to fill."""
         self._has_interval = bool(flush_interval_s)
         self._courier.set_interval(flush_interval_s)
 

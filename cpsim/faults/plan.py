@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+from collections import deque
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from hashlib import blake2b
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 
 MAX_FIRINGS: Final = 100_000
 """Number of firings that are recorded."""
+UNFIRED_KEPT: Final = 1_000
+"""Number of faults that are recorded of those that were removed before they fired."""
 
 
 class Selection(TypedDict, total=False):
@@ -91,6 +94,11 @@ class _Armed:
         self.action = ACTIONS[fault.action](fault.value)
         self.hooks = fault.hooks
         self.selected = self.fired = 0
+
+    @property
+    def had_no_chance(self) -> bool:
+        """Whether it has not fired, and that was not by chance."""
+        return not self.fired and (self.fault.probability is None or not self.selected)
 
     def is_due(self, now_s: float) -> bool:
         """Return whether the fault's time has begun and not ended."""
@@ -158,6 +166,8 @@ class FaultPlan:
         self._crashing = self._resumed = False
         self._lock = threading.RLock()
         self._armed: list[_Armed] = []
+        self._removed: deque[_Armed] = deque(maxlen=UNFIRED_KEPT)
+        """Those that were removed before they fired."""
         self._watchers: list[Callable[[], object]] = []
         self._firings: list[Firing] = []
         self._missed = 0
@@ -192,7 +202,7 @@ class FaultPlan:
         """
         with self._lock:
             left = list(self._armed)
-            for fault in map(_fault, faults):
+            for fault in map(as_fault, faults):
                 found = next((armed for armed in reversed(left) if armed.fault == fault), None)
                 if found is None:
                     raise CpsimError(
@@ -206,15 +216,16 @@ class FaultPlan:
         """Remove all faults."""
         self.replace(())
 
-    def restart(self) -> None:
-        """Clear the recorded firings, and set the initial faults again, with new counts and times."""
+    def restart(self, faults: Iterable[Fault | str] | None = None) -> None:
+        """Clear what is recorded, and set the initial faults again, or these, with new counts and times."""
         self.forget_firings()
-        self.replace(self._initial)
+        self.replace(self._initial if faults is None else faults)
+        self._removed.clear()
 
     @contextmanager
     def during(self, *faults: Fault | str) -> Iterator[None]:
         """Add faults while the context lasts."""
-        made = [_fault(fault) for fault in faults]
+        made = [as_fault(fault) for fault in faults]
         self.add(*made)
         try:
             yield
@@ -236,6 +247,14 @@ class FaultPlan:
                     "them; clear it to restart it"
                 )
             return list(self._firings)
+
+    def unfired(self) -> list[tuple[Fault, int]]:
+        """Return each fault that never fired, though not by chance, and its number of selected commands.
+
+        Those that were removed since the plan was made, or restarted, come first.
+        """
+        with self._lock:
+            return [(armed.fault, armed.selected) for armed in (*self._removed, *self._armed) if armed.had_no_chance]
 
     def latest(self, most: int = MAX_FIRINGS) -> list[Firing]:
         """Return the last recorded firings, in order."""
@@ -361,7 +380,7 @@ class FaultPlan:
         return self._clock.monotonic() - self._begun_s
 
     def _parsed(self, faults: Iterable[Fault | str]) -> list[_Armed]:
-        made = [_fault(fault) for fault in faults]
+        made = [as_fault(fault) for fault in faults]
         for fault in made:
             if fault.crashes and self._crash is None:
                 raise CpsimError(
@@ -371,6 +390,7 @@ class FaultPlan:
         return [_Armed(fault) for fault in made]
 
     def _set(self, plan: list[_Armed]) -> None:
+        self._removed += [armed for armed in self._armed if armed.had_no_chance and armed not in plan]
         self._armed = plan
         hooks = frozenset[str]().union(*(armed.hooks for armed in plan))
         self.daemon, self.server = (hook in hooks for hook in ("daemon", "server"))
@@ -392,5 +412,6 @@ class FaultPlan:
             self._missed += 1
 
 
-def _fault(fault: Fault | str) -> Fault:
+def as_fault(fault: Fault | str) -> Fault:
+    """Return a fault that may be given as text."""
     return Fault.parse(fault) if isinstance(fault, str) else fault

@@ -81,8 +81,8 @@ class Assertions(ProjectFixture):
     def assert_no_refusals(self) -> None:
         """No command was refused by the accounts, and none answered ER by the daemon as malformed."""
         __tracebackhide__ = True
-        if refused := self._refused_text():
-            raise AssertionError(refused)
+        if refused := self._refused_lines():
+            raise AssertionError("\n".join(refused))
 
     def _assert_slot(self, slot: str, *, whole: bool = False, **expected: object) -> SlotView:
         __tracebackhide__ = True

@@ -57,7 +57,7 @@ class _Site(Assertions, Rules):
         return replay
 
     def _finish(self, error: BaseException | None) -> None:
-        """Stop, and add the report to the test's error, or raise one for refusals."""
+        """Stop, and add the report to the test's error, or raise one for refusals and faults that never fired."""
         __tracebackhide__ = True
         self.stop()
         if not self.is_original:
@@ -65,14 +65,14 @@ class _Site(Assertions, Rules):
         if isinstance(error, Exception):
             error.add_note(f"\nCreditPiggy, {self.report()}")
         elif error is None and (complaint := self.complaint()):
-            raise AssertionError(f"{complaint}\n(with allow_refusals=True, that is no failure)")
+            raise AssertionError(complaint)
 
 
 class CreditPiggy(_Site, Waiting):
     """A daemon and an account server for one test, in this process, on addresses of their own.
 
-    Leaving the `with` fails if a command was refused or malformed, unless `allow_refusals` is set. The arguments are
-    those of `Project`:
+    Leaving the `with` fails if a command was refused or malformed, or a fault never fired, unless `allow_refusals` or
+    `allow_unfired` is set. The arguments are those of `ProjectFixture`:
 
         with CreditPiggy() as creditpiggy:
             my_manager.run_job("job-1", on="worker-7", credit_endpoint=creditpiggy.endpoint)

@@ -6,7 +6,6 @@ import os
 import secrets
 import shutil
 from contextlib import ExitStack, suppress
-from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -15,7 +14,7 @@ from cpsim.clock import STEADY_CLOCK
 from cpsim.errors import CpsimError
 from cpsim.fake import ANY_PORT, Fake, Site
 from cpsim.fake.fake import IDLE_POLL_S
-from cpsim.faults.plan import FaultPlan
+from cpsim.faults.plan import FaultPlan, as_fault
 from cpsim.metrics.waits import Waits
 from cpsim.quirks import chosen
 from cpsim.server.journal import JournalFull
@@ -51,6 +50,7 @@ class ProjectFixture:
         faults: faults from the start, as `cpsim faults` lists them.
         flush_interval_s: how long the daemon keeps commands before it delivers them.
         allow_refusals: whether refused and malformed commands are no failure.
+        allow_unfired: whether a fault that never fires is no failure; or the faults for which that is so.
         path: of the daemon's UNIX socket; by default one of its own, in a folder that is closed to other users.
         port: of the daemon on 127.0.0.1; by default a free one.
         mode: permissions of the socket file, such as 0o666 for all users to connect; of its own folder, too.
@@ -72,6 +72,7 @@ class ProjectFixture:
         faults: Iterable[Fault | str] = (),
         flush_interval_s: float = 0.0,
         allow_refusals: bool = False,
+        allow_unfired: bool | Iterable[Fault | str] = False,
         path: str | Path | None = None,
         port: int | None = None,
         mode: int | None = None,
@@ -88,6 +89,7 @@ class ProjectFixture:
         known = beside if at is None else at
         self.project: str = project if known is None else known.project
         self.allow_refusals = allow_refusals
+        self._may_not_fire = None if allow_unfired is True else set(map(as_fault, allow_unfired or ()))
         self._secret = secrets.token_hex(8) if known is None else known.credentials[1]
         self._owns_fake = self._resets_all = fake is None and known is None
         self._owns_project = known is None
@@ -202,7 +204,7 @@ class ProjectFixture:
             quirks, faults = self._settings
             if self.fake.accounts.quirks != quirks:
                 self.fake.set_quirks(quirks)
-            self._faults.replace(faults)
+            self._faults.restart(faults)
             self._running.set_flush_interval(self._flush_interval_s)
         self._start_us = self.fake.accounts.clock.now_us()
 
@@ -385,12 +387,21 @@ class ProjectFixture:
         return [line for _, line in sorted(lines, key=lambda line: line[0])]
 
     def complaint(self) -> str | None:
-        """The refused and malformed commands, as a failure shows them; None if there are none, or they are allowed."""
+        """The refused and malformed commands and the faults that never fired, as a failure shows them.
+
+        None if there are none, or they are allowed.
+        """
         if self._final_report is not None:
             return self._final_report[0]
-        if self.allow_refusals:
-            return None
-        return self._refused_text()
+        refused = [] if self.allow_refusals else self._refused_lines()
+        allowed = self._may_not_fire
+        unfired = [] if allowed is None else [each for each in self._faults.unfired() if each[0] not in allowed]
+        return wording.complaint(refused, unfired)
+
+    def deliver(self) -> None:
+        """Have the daemon deliver what is pending, and what comes, without waiting for its flush interval."""
+        if self._daemon is not None and self._flush_interval_s:
+            self._daemon.set_flush_interval(0)
 
     def report(self) -> str:
         """The last commands received, refusals, malformed frames and the faults that fired."""
@@ -403,19 +414,13 @@ class ProjectFixture:
 
     def _report(self) -> str:
         own = [command for command in self.journal if self._is_own(command)]
-        refused = [command for command in own if command.refusal is not None]
         states = [str(slot.state) for slot in self.slots.values()]
         shown = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)) or "none"
-        since = self._start_us
         parts = [
             [f"project {self.project!r}; slots: {shown}; quirks: {', '.join(sorted(self._quirks)) or 'none'}"],
             [self._pending_text()] if self.pending else [],
             [f"in the background: {replay!r}" for replay in self._replays],
-            wording.block(
-                f"last commands of {len(own):,} received", [wording.command_line(each, since) for each in own]
-            ),
-            wording.block(f"refused: {len(refused):,}", [wording.command_line(each, since) for each in refused]),
-            wording.block("malformed", [wording.malformed_line(each, since) for each in self.malformed]),
+            wording.received_lines(own, self.malformed, self._start_us),
             wording.block("faults fired", map(wording.firing_line, self._faults.firings)),
         ]
         return "\n".join(chain.from_iterable(parts))
@@ -466,20 +471,15 @@ class ProjectFixture:
     def _is_own_slot(self, slot: str) -> bool:
         return not any(slot.startswith(replay.slot_prefix) for replay in self._replays)
 
-    def _refused_text(self) -> str | None:
-        refusals, malformed = self.refusals, self.malformed
-        if not refusals and not malformed:
-            return None
-        line = partial(wording.command_line, start_us=self._start_us)
-        return "\n".join(
-            [
-                *wording.block(f"{len(refusals)} refused by the accounts", map(line, refusals)),
-                *wording.block(
-                    f"{len(malformed)} malformed, answered ER by the daemon",
-                    [wording.malformed_line(each, self._start_us) for each in malformed],
-                ),
-            ]
-        )
+    def _refused_lines(self) -> list[str]:
+        accounts = self._idle_fake.accounts
+        if (
+            not accounts.refused_of(self.project)
+            and not self.malformed
+            and self.project not in accounts.journal.overflows
+        ):
+            return []
+        return wording.refused_lines(self.refusals, self.malformed, self._start_us)
 
     def _nothing_text(self) -> list[str]:
         """That nothing has come for a slot; and if nothing has come at all, what can be the reason."""

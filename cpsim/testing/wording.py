@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from cpsim.faults.plan import Firing
+    from cpsim.faults.spec import Fault
     from cpsim.server.control.views import CommandView, FrameView
 
 MISSING: Final = "missing"
@@ -36,6 +37,42 @@ def firing_line(firing: Firing) -> str:
     subject = f" {firing.kind}" if firing.kind else ""
     slot = f" of slot {firing.slot!r}" if firing.slot else ""
     return f"+{firing.time_s:.3f} s  {firing.stage}.{firing.action}{subject}{slot}"
+
+
+def received_lines(commands: Sequence[CommandView], malformed: Sequence[FrameView], start_us: int) -> list[str]:
+    """The last commands, those that were refused, and the malformed ones."""
+    lines = [command_line(each, start_us) for each in commands]
+    refused = [line for line, each in zip(lines, commands, strict=True) if each.refusal is not None]
+    return [
+        *block(f"last commands of {len(lines):,} received", lines),
+        *block(f"refused: {len(refused):,}", refused),
+        *block("malformed", [malformed_line(each, start_us) for each in malformed]),
+    ]
+
+
+def refused_lines(refusals: Sequence[CommandView], malformed: Sequence[FrameView], start_us: int) -> list[str]:
+    """The refused and malformed commands; nothing if there are none."""
+    refused = block(f"{len(refusals)} refused by the accounts", [command_line(each, start_us) for each in refusals])
+    heading = f"{len(malformed)} malformed, answered ER by the daemon"
+    return refused + block(heading, [malformed_line(each, start_us) for each in malformed])
+
+
+def complaint(refused: Sequence[str], unfired: Sequence[tuple[Fault, int]]) -> str | None:
+    """What fails a test at its end, and how to allow it; None if there is nothing."""
+    never = block(
+        f"faults that never fired: {len(unfired)}", [f"{fault}: {_why(fault, count)}" for fault, count in unfired]
+    )
+    lines = [*refused, "(allow_refusals=True lets such a test pass)"] if refused else []
+    lines += [*never, "(allow_unfired=True lets such a test pass)"] if never else []
+    return "\n".join(lines) or None
+
+
+def _why(fault: Fault, selected: int) -> str:
+    if not fault.hooks:
+        return "its time has not come"
+    if not selected:
+        return "no command has met it"
+    return f"{selected} commands have met it, and it fires from number {fault.nth} on"
 
 
 def listed(lines: Sequence[str]) -> list[str]:

@@ -378,7 +378,7 @@ def test_a_reset_begins_anew(creditpiggy, say):
 
 
 def test_a_reset_of_one_of_many_leaves_the_others(say):
-    with CreditPiggyServer() as server, server.project() as mine, server.project() as other:
+    with CreditPiggyServer(allow_unfired=True) as server, server.project() as mine, server.project() as other:
         for each in (mine, other):
             run_job(each.unix, "before")
             each.link(f"m-{each.project}", "u")

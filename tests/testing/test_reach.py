@@ -100,7 +100,7 @@ def test_a_path_that_cannot_be_is_said(tmp_path):
 
 def test_one_address_serves_one_test_after_the_other(tmp_path):
     with CreditPiggy(path=tmp_path / "s", quirks=["reclaim"]) as endpoint:
-        for faults in ([], ["daemon.lose-reply:kind=claim"], []):
+        for faults in ([], ["late=0:kind=alloc"], []):
             with CreditPiggy(at=endpoint, faults=faults) as creditpiggy:
                 assert (creditpiggy.endpoint, creditpiggy.url) == (str(tmp_path / "s"), endpoint.url)
                 assert creditpiggy.environment == endpoint.environment
