@@ -86,7 +86,7 @@ class Assertions(ProjectFixture):
 
     def _assert_slot(self, slot: str, *, whole: bool = False, **expected: object) -> SlotView:
         __tracebackhide__ = True
-        found = self.slots.get(slot)
+        found = self._slot(slot)
         if found is None:
             raise AssertionError("\n".join([self._unknown_text(slot), *self._context(slot)]))
         wanted = {

@@ -7,40 +7,34 @@ import secrets
 import shutil
 from contextlib import ExitStack, suppress
 from itertools import chain
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from cpdaemon.endpoint import TcpEndpoint
 from cpsim.clock import STEADY_CLOCK
 from cpsim.errors import CpsimError
 from cpsim.fake import ANY_PORT, Fake, Site
-from cpsim.fake.fake import IDLE_POLL_S
 from cpsim.faults.plan import FaultPlan, as_fault
 from cpsim.metrics.waits import Waits
 from cpsim.quirks import chosen
 from cpsim.server.journal import JournalFull
 from cpsim.testing import wording
 from cpsim.testing.reach import obstacles, short_folder, socket_path
+from cpsim.testing.views import Views
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable
     from pathlib import Path
 
     from cpsim.daemon.site import Daemon
     from cpsim.faults.spec import Fault
     from cpsim.server.clock import ServerClock
-    from cpsim.server.control.views import CommandView, FrameView, MachineView, Page, SlotView, UserView
     from cpsim.testing.background import Replay
-
-    V = TypeVar("V")
 
 PROJECT: Final = "project"
 LONGEST_FLUSH_S: Final = 86_400.0
-IDLE_WAIT_S: Final = 2.0
-"""The longest wait of an inspection for acknowledged commands to reach the accounts."""
-PAGE: Final = 10_000
 
 
-class ProjectFixture:
+class ProjectFixture(Views):
     """The common part of `CreditPiggy` and `AsyncCreditPiggy`.
 
     Args:
@@ -228,11 +222,6 @@ class ProjectFixture:
                 self.fake.remove_project(self.project)
             shutil.rmtree(self._folder)
 
-    @property
-    def is_original(self) -> bool:
-        """Whether this process started it, and was not forked since."""
-        return os.getpid() == self._pid
-
     # Where it is
 
     @property
@@ -341,51 +330,6 @@ class ProjectFixture:
         for refusal in refusals:
             raise ValueError(refusal.message)
 
-    # What can be seen, once what was acknowledged has reached the accounts
-
-    @property
-    def slots(self) -> dict[str, SlotView]:
-        """Every slot by its id, the oldest first."""
-        return {slot.slot: slot for slot in self._all(self._idle_fake.inspector.slots)}
-
-    @property
-    def machines(self) -> dict[str, MachineView]:
-        """What each machine has earned, by its id."""
-        return {machine.machine: machine for machine in self._all(self._idle_fake.inspector.machines)}
-
-    @property
-    def users(self) -> dict[str, UserView]:
-        """What each user has, by the user's id."""
-        return {user.user: user for user in self._all(self._idle_fake.inspector.users)}
-
-    @property
-    def journal(self) -> list[CommandView]:
-        """Every command that reached the accounts, in that order."""
-        return list(self._all(self._idle_fake.inspector.journal))
-
-    @property
-    def refusals(self) -> list[CommandView]:
-        """The commands that the accounts refused; not those of a replay in the background."""
-        return [command for command in self._all(self._idle_fake.inspector.refusals) if self._is_own(command)]
-
-    @property
-    def malformed(self) -> list[FrameView]:
-        """The frames that the daemon answered `ER`, up to the first thousand."""
-        return self._idle_fake.inspector.malformed(self.project).first
-
-    @property
-    def pending(self) -> int:
-        """The number of acknowledged commands that have not reached the accounts."""
-        return sum(daemon.pending for daemon in self.fake.daemons if daemon.project_id == self.project)
-
-    def history(self, slot: str) -> list[str]:
-        """The commands received for a slot, a line each, with time and reason of a refusal."""
-        commands = (command for command in self.journal if str(command.arguments.get("slot")) == slot)
-        lines = [(command.at_us, wording.command_line(command, self._start_us)) for command in commands]
-        named = (bad for bad in self.malformed if f"slot={slot}" in bad.frame.strip().split(","))
-        lines += [(bad.at_us, wording.malformed_line(bad, self._start_us)) for bad in named]
-        return [line for _, line in sorted(lines, key=lambda line: line[0])]
-
     def complaint(self) -> str | None:
         """The refused and malformed commands and the faults that never fired, as a failure shows them.
 
@@ -437,40 +381,6 @@ class ProjectFixture:
             raise CpsimError(f"{type(self).__name__} is not running: use it in a `with`, or call start() first")
         return self._daemon
 
-    @property
-    def _idle_fake(self) -> Fake:
-        """The fake, after all acknowledged commands have reached the accounts, or `IDLE_WAIT_S`."""
-        if not self.is_original:
-            raise CpsimError(
-                "this process was forked from the one that runs CreditPiggy: it can send commands, and only the other "
-                "can look at what became of them"
-            )
-        clock = self.fake.clock
-        deadline_s = clock.monotonic() + IDLE_WAIT_S
-        while self.pending and not self._faults.refuses("server") and clock.monotonic() < deadline_s:
-            self.fake.check()
-            clock.sleep(IDLE_POLL_S)
-        self.fake.check()
-        return self.fake
-
-    @property
-    def _quirks(self) -> frozenset[str]:
-        return self.fake.accounts.quirks
-
-    def _all(self, read: Callable[..., Page[V]]) -> Iterator[V]:
-        cursor: int | None = 0
-        while cursor is not None:
-            page = read(self.project, cursor=cursor, limit=PAGE)
-            yield from page.items
-            cursor = page.next
-
-    def _is_own(self, command: CommandView) -> bool:
-        """Whether a command is of the code under test, and not of a replay in the background."""
-        return self._is_own_slot(str(command.arguments.get("slot")))
-
-    def _is_own_slot(self, slot: str) -> bool:
-        return not any(slot.startswith(replay.slot_prefix) for replay in self._replays)
-
     def _refused_lines(self) -> list[str]:
         accounts = self._idle_fake.accounts
         if (
@@ -483,7 +393,7 @@ class ProjectFixture:
 
     def _nothing_text(self) -> list[str]:
         """That nothing has come for a slot; and if nothing has come at all, what can be the reason."""
-        if self.journal or self.malformed:
+        if self._has_come:
             return ["nothing has come for it"]
         daemons = [daemon for daemon in (self._daemon, *self._more) if daemon is not None]
         refused = [line for at_us, line in self.fake.accounts.journal.turned_away if at_us >= self._start_us]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Final
 
 from cpdaemon.commands import KINDS
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from cpsim.server.control.views import CommandView
 
 SETTLING: Final = ("claim", "discard")
+OUTCOMES: Final = {state: "outstanding" if state is State.ALLOCATED else str(state) for state in State}
+"""What a slot has come to, as its assertions call it."""
 HISTORIES: Final = 5
 """Slots whose history a failure shows."""
 
@@ -35,7 +38,7 @@ class Rules(ProjectFixture):
         Without arguments: all slots for which a claim or a discard came.
         """
         __tracebackhide__ = True
-        histories = self._histories()
+        histories = self._histories(*slots)
         settling = {
             slot: [command for command in commands if command.kind in SETTLING] for slot, commands in histories.items()
         }
@@ -46,7 +49,34 @@ class Rules(ProjectFixture):
             if len(came) != 1 or len(accepted) != 1:
                 what = ", ".join(command.kind for command in came) or "neither claim nor discard"
                 wrong[slot] = f"{what} came, {len(accepted)} accepted"
-        self._fail("not settled exactly once", wrong, histories)
+        self._fail({"not settled exactly once": wrong})
+
+    def assert_outcomes(self, outcomes: Mapping[str, str]) -> None:
+        """The slots are those of a record, such as the job manager's own, and each has come to what the record says.
+
+        Args:
+            outcomes: "claimed", "discarded", "expired" or "outstanding", by slot.
+
+        Raises:
+            AssertionError: a slot of the record is missing, another is there, or one has come to something else.
+            ValueError: there is no such outcome.
+        """
+        __tracebackhide__ = True
+        for slot, outcome in outcomes.items():
+            if outcome not in OUTCOMES.values():
+                raise ValueError(f"slot {slot!r}: no outcome {outcome!r}; there are {', '.join(OUTCOMES.values())}")
+        with self._idle_fake.accounts.reading() as ledger:
+            project = ledger.projects.get(self.project)
+            slots = {} if project is None else project.slots
+            found = {slot: OUTCOMES[each.state] for slot, each in slots.items() if self._is_own_slot(slot)}
+        missing = {slot: f"recorded as {outcome}" for slot, outcome in outcomes.items() if slot not in found}
+        extra = {slot: outcome for slot, outcome in found.items() if slot not in outcomes}
+        different = {
+            slot: f"is {found[slot]}, recorded as {outcome}"
+            for slot, outcome in outcomes.items()
+            if found.get(slot, outcome) != outcome
+        }
+        self._fail({"missing": missing, "not recorded": extra, "different": different})
 
     def assert_no_claim_before_alloc(self) -> None:
         """No claim came for a slot that was not allocated yet."""
@@ -59,7 +89,7 @@ class Rules(ProjectFixture):
                 allocated |= command.kind == "alloc" and command.refusal is None
                 if command.kind == "claim" and not allocated:
                     wrong[slot] = "claimed before it was allocated"
-        self._fail("claimed before allocation", wrong, histories)
+        self._fail({"claimed before allocation": wrong})
 
     def assert_no_slot_leaked(self) -> None:
         """No slot is outstanding or expired."""
@@ -69,7 +99,7 @@ class Rules(ProjectFixture):
             for slot in self.slots.values()
             if slot.state in {State.ALLOCATED, State.EXPIRED} and self._is_own_slot(slot.slot)
         }
-        self._fail("allocated and never settled", wrong, self._histories())
+        self._fail({"allocated and never settled": wrong})
 
     def assert_nothing_sent_twice(self, *kinds: str) -> None:
         """No command came a second time with the same arguments.
@@ -93,7 +123,7 @@ class Rules(ProjectFixture):
             repeated = [f"{frame} came {times} times" for frame, times in frames.items() if times > 1]
             if repeated:
                 wrong[slot] = "; ".join(repeated)
-        self._fail("sent more than once", wrong, histories)
+        self._fail({"sent more than once": wrong})
 
     def assert_never_blocked(self, longer_than_s: float) -> None:
         """No client waited longer for its answer, at the daemon or at the test's own server.
@@ -112,10 +142,10 @@ class Rules(ProjectFixture):
                 "\n".join(wording.block(f"callers that waited longer than {longer_than_s:g} s", lines))
             )
 
-    def _histories(self) -> Mapping[str, Sequence[CommandView]]:
-        """The commands that came for each slot, in order."""
+    def _histories(self, *slots: str) -> Mapping[str, Sequence[CommandView]]:
+        """The commands that came for these slots or, without any, for each, in order."""
         histories: defaultdict[str, list[CommandView]] = defaultdict(list)
-        for command in self.journal:
+        for command in [command for slot in slots for command in self._commands_for(slot)] if slots else self.journal:
             if command.kind in KINDS and self._is_own(command):
                 histories[str(command.arguments.get("slot"))].append(command)
         return histories
@@ -123,12 +153,14 @@ class Rules(ProjectFixture):
     def _is_replayed(self, frame: str) -> bool:
         return any(field.startswith("slot=") and not self._is_own_slot(field[5:]) for field in frame.split(","))
 
-    def _fail(self, what: str, wrong: Mapping[str, str], histories: Mapping[str, Sequence[CommandView]]) -> None:
+    def _fail(self, wrong: Mapping[str, Mapping[str, str]]) -> None:
+        """Fail if slots are wrong: by what is, each slot and why."""
         __tracebackhide__ = True
-        if not wrong:
+        lines: list[str] = []
+        for what, slots in wrong.items():
+            lines += wording.block(f"slots {what}: {len(slots):,}", [f"{slot}: {why}" for slot, why in slots.items()])
+        if not lines:
             return
-        lines = wording.block(f"slots {what}: {len(wrong):,}", [f"{slot}: {why}" for slot, why in wrong.items()])
-        for slot in list(wrong)[:HISTORIES]:
-            history = [wording.command_line(command, self._start_us) for command in histories.get(slot, ())]
-            lines += wording.block(f"history of slot {slot!r}", history)
-        raise AssertionError("\n".join(lines))
+        for slot in islice(chain.from_iterable(wrong.values()), HISTORIES):
+            lines += wording.block(f"history of slot {slot!r}", self.history(slot))
+        raise AssertionError("\n".join(lines if self._has_come else [*lines, *self._nothing_text()]))

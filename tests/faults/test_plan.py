@@ -273,3 +273,14 @@ def test_a_count_holds_among_threads():
     for thread in threads:
         thread.join()
     assert sum(counts) == len(plan.firings) == 500
+
+
+def test_which_never_fired():
+    plan = FaultPlan(["hang:slot=no", "late=0:kind=alloc,nth=2"])
+    with plan.during("error:slot=no", "late=0:slot=a,probability=1e-9"):
+        plan.intercept(Exchange("daemon", [("alloc", "a")], "p"))
+    assert [(fault.action, selected) for fault, selected in plan.unfired()] == [("error", 0), ("hang", 0), ("late", 1)]
+    plan.intercept(Exchange("daemon", [("alloc", "b")], "p"))
+    assert [fault.action for fault, _ in plan.unfired()] == ["error", "hang"]  # the other was left to chance
+    plan.restart(["down:from=3600"])
+    assert [fault.action for fault, _ in plan.unfired()] == ["down"]

@@ -1,12 +1,13 @@
 """Rules over a whole run: each finds the run that breaks it, and lets a good one pass."""
 
 import socket
+import sys
 import threading
 from urllib.request import Request, urlopen
 
 import pytest
 
-from cpdaemon import Client
+from cpdaemon import Alloc, Claim, Client
 from cpdaemon.signing import token
 from cpsim.fake import ANY_PORT, Fake
 from cpsim.testing import CreditPiggy, ManualClock
@@ -182,3 +183,76 @@ def test_a_client_that_says_nothing_is_not_blocked(by_hand, wait_for):
         assert sock.recv(2) == b"OK"
     creditpiggy.assert_never_blocked(0)
     wait_for(lambda: creditpiggy.slots.keys() == {"job-1", "job-2", "job-3"})
+
+
+@pytest.mark.usefixtures("good_run")
+def test_outcomes_are_those_of_a_record(creditpiggy, client):
+    record = {"job-1": "claimed", "job-2": "claimed", "job-3": "discarded"}
+    creditpiggy.assert_outcomes(record)
+    client.alloc("job-4")
+    creditpiggy.assert_outcomes(record | {"job-4": "outstanding"})
+    creditpiggy.clock.advance(hours=25)
+    creditpiggy.assert_outcomes(record | {"job-4": "expired"})
+    with pytest.raises(ValueError, match="slot 'job-9': no outcome 'done'; there are outstanding, claimed, discarded"):
+        creditpiggy.assert_outcomes({"job-9": "done"})
+
+
+@pytest.mark.usefixtures("good_run")
+def test_outcomes_that_differ_from_a_record(creditpiggy, client):
+    client.claim("job-9", "worker-7")
+    lines = failure_of(creditpiggy.assert_outcomes, {"job-1": "claimed", "job-2": "discarded", "job-9": "claimed"})
+    assert lines[:8] == [
+        "slots missing: 1:",
+        "  job-9: recorded as claimed",
+        "slots not recorded: 1:",
+        "  job-3: discarded",
+        "slots different: 1:",
+        "  job-2: is claimed, recorded as discarded",
+        "history of slot 'job-9':",
+        lines[7],
+    ]
+    assert lines[7].endswith("claim,slot=job-9,machine=worker-7   refused: slot 'job-9' was never allocated")
+    assert [line for line in lines if line.startswith("history")] == [
+        f"history of slot 'job-{number}':" for number in (9, 3, 2)
+    ]
+
+
+def test_outcomes_where_nothing_has_come(creditpiggy):
+    creditpiggy.assert_outcomes({})
+    lines = failure_of(creditpiggy.assert_outcomes, {"job-1": "claimed"})
+    assert lines[:3] == [
+        "slots missing: 1:",
+        "  job-1: recorded as claimed",
+        "nothing has come for it, nor for any other:",
+    ]
+
+
+def test_an_assertion_of_one_slot_looks_at_no_other(creditpiggy):
+    """Functions are counted, of Python and of C, that each calls among few slots and among many."""
+    asserted = [
+        lambda: creditpiggy.assert_claimed("job-0", machine="worker-7"),
+        lambda: creditpiggy.assert_settled_once("job-0"),
+        lambda: failure_of(creditpiggy.assert_discarded, "job-0"),
+        lambda: creditpiggy.wait_for_claim("job-0"),
+    ]
+
+    def count(call):
+        called = []
+        sys.setprofile(lambda _, event, argument: called.append(event))
+        try:
+            call()
+        finally:
+            sys.setprofile(None)
+        return len(called)
+
+    counts = []
+    for numbers in (range(50), range(50, 1_000)):
+        with Client(creditpiggy.url, creditpiggy.credentials) as client:
+            commands = [(Alloc(f"job-{number}"), Claim(f"job-{number}", "worker-7")) for number in numbers]
+            client.send_many(alloc for alloc, _ in commands)
+            client.send_many(claim for _, claim in commands)
+        for call in asserted:
+            call()  # what is made once is made
+        counts.append([count(call) for call in asserted])
+    few, many = counts
+    assert all(later < earlier + 50 for earlier, later in zip(few, many, strict=True)), counts

@@ -37,6 +37,7 @@ from cpsim.server.control.views import (
     SlotView,
     Totals,
     UserView,
+    command_view,
     machine_view,
     slot_view,
     user_view,
@@ -148,7 +149,7 @@ class Inspector:
             firings = [
                 _firing(firing) for firing in self._faults.firings if (firing.project, firing.slot) == (project, slot)
             ]
-        history = [_command(project, entry) for entry in entries if _is_for(entry, slot)]
+        history = [command_view(project, entry) for entry in entries if _is_for(entry, slot)]
         if view is None and not history and not firings:
             raise Unknown(f"no command of project {project!r} was received for a slot {slot!r}")
         return SlotHistory(slot=view, history=history, firings=firings)
@@ -179,7 +180,7 @@ class Inspector:
         """Every command and every `lib/` request received for a project, in order."""
 
         def show(entry: Entry) -> CommandView:
-            return _command(project, entry)
+            return command_view(project, entry)
 
         with self._project(project):
             return _page(self._accounts.journal.read(project, cursor), cursor, limit, show)
@@ -188,7 +189,7 @@ class Inspector:
         """The refused commands and `lib/` requests of a project, in order."""
 
         def show(entry: Entry) -> CommandView | None:
-            return None if entry[3] is None else _command(project, entry)
+            return None if entry[3] is None else command_view(project, entry)
 
         with self._project(project):
             return _page(self._accounts.journal.read(project, cursor), cursor, limit, show)
@@ -405,11 +406,6 @@ def _page(items: Iterable[T], cursor: int, limit: int, show: Callable[[T], V | N
 
 def _firing(firing: Firing) -> FiringView:
     return FiringView(**firing._asdict())
-
-
-def _command(project_id: str, entry: Entry) -> CommandView:
-    at_us, kind, arguments, refusal = entry
-    return CommandView(project=project_id, at_us=at_us, kind=kind, arguments=dict(arguments), refusal=refusal)
 
 
 def _is_for(entry: Entry, slot_id: str) -> bool:

@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from cpsim.protocol.slots import State
 from cpsim.server.accounts import Account, Machine, Slot
+from cpsim.server.journal import Entry
 
 T = TypeVar("T")
 
@@ -184,6 +185,12 @@ class Page(Struct, Generic[T], frozen=True, kw_only=True):
 def _plain(value: object) -> object:
     """A value as it is written: a `State` is its text."""
     return str(value) if isinstance(value, State) else value
+
+
+def command_view(project_id: str, entry: Entry) -> CommandView:
+    """A command of the journal as it is shown."""
+    at_us, kind, arguments, refusal = entry
+    return CommandView(project=project_id, at_us=at_us, kind=kind, arguments=dict(arguments), refusal=refusal)
 
 
 def slot_view(project_id: str, slot_id: str, slot: Slot) -> SlotView:
