@@ -7,8 +7,8 @@ Usage::
     cpapi_counters("job-1", **{"job/events": 1000})
     cpapi_claim("job-1", "machine-1")
 
-These functions share one default client; use `Client` for several. Every failure is a
-`CreditPiggyError`, which is `definite` if the command certainly had no effect; see `cpdaemon.errors`.
+These functions share one default client; use `Client` for several, and `AsyncClient` in an event loop. Every failure
+is a `CreditPiggyError`, which is `definite` if the command certainly had no effect; see `cpdaemon.errors`.
 """
 
 from cpdaemon.client import Client, Outcome
@@ -38,6 +38,7 @@ from cpdaemon.errors import (
 __all__ = [
     "DEFAULT_ENDPOINT",
     "Alloc",
+    "AsyncClient",
     "BadReply",
     "Claim",
     "Client",
@@ -69,7 +70,20 @@ __all__ = [
     "parse_endpoint",
 ]
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cpdaemon.aio import AsyncClient
+
 _client = Client(DEFAULT_ENDPOINT)
+
+
+def __getattr__(name: str) -> object:
+    """Return what is imported when it is asked for: asyncio takes longer than the rest of the package."""
+    if name != "AsyncClient":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from cpdaemon.aio import AsyncClient  # noqa: PLC0415
+
+    return AsyncClient
 
 
 def cpapi_setup(server_endpoint: str, credentials: tuple[str, str] | None = None) -> None:

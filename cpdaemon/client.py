@@ -1,6 +1,6 @@
 """Sends commands to one endpoint, and raises an error for each command that is not accepted."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 
 from cpdaemon import wire
 from cpdaemon.commands import Alloc, Claim, Command, Counters, Discard, Meta
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from typing import Literal, Self
 
     from cpdaemon.signing import Call
+
+    Answer = list[CreditPiggyError | None] | CreditPiggyError
+    Batch = tuple[list[Command], list[Call]]
 
 __all__ = ["Client", "Outcome"]
 
@@ -44,21 +47,8 @@ class Outcome(Value):
         self._freeze(command=command, result=result, error=error)
 
 
-class Client:
-    """A client of one daemon or one server; threads and forked processes may share it.
-
-    Each command to a daemon has its own connection, and accepted means queued. Connections to a server are kept alive,
-    and accepted means applied. No command is ever sent twice.
-
-    Args:
-        endpoint: an address, as text (see `parse_endpoint`) or parsed.
-        credentials: (project id, secret), for a URL only.
-        timeout_s: seconds that one exchange may take, from connecting to the end of the reply; at most a day.
-        algorithm: signature of requests to a URL: "sha-1", "sha-256" or "sha-512".
-
-    Raises:
-        EndpointError: the endpoint, or the credentials for it, cannot be used.
-    """
+class BaseClient:
+    """What a client sends and reads, without a connection: the part that both kinds of client share."""
 
     def __init__(
         self,
@@ -81,9 +71,86 @@ class Client:
                 raise EndpointError(f"{self._endpoint} needs credentials: give (project id, secret)")
             self._signing = signing
             self._token(b"")  # raises here, not at the first command, if the credentials are invalid
-            self._pool = HttpPool(self._endpoint, timeout_s)
         elif credentials is not None:
             raise EndpointError(f"{self._endpoint} is a daemon, which has its own credentials: give none")
+
+    def _frame(self, command: Command) -> bytes:
+        """Return the frame of a command to a daemon."""
+        if self._closed:
+            raise NotSent("this client is closed")
+        return wire.encode(command)
+
+    def _check(self, command: Command, reply: bytes) -> None:
+        """Raise for a daemon's reply that does not accept a command."""
+        if reply == b"ER":
+            raise Refused(f"the daemon at {self._endpoint} refused {command!r:.200} as malformed (ER)")
+        if reply != b"OK":
+            raise BadReply(f"{self._endpoint} answered {reply[:60]!r}, neither OK nor ER: is it a daemon?")
+
+    def _single(self, command: Command) -> tuple[str, str, bytes]:
+        """Return path, Authorization and body of a request with one command."""
+        return self._signed(f"/batch/{command.kind}", self._signing.single_body(command.arguments()))
+
+    def _signed(self, path: str, body: bytes) -> tuple[str, str, bytes]:
+        if self._closed:
+            raise NotSent("this client is closed")
+        return path, self._token(body), body
+
+    def _outcomes(self, commands: list[Command]) -> "Generator[Batch, Answer, list[Outcome]]":
+        """Yield batches to send one after the other; each is answered with an error per command, or one for all."""
+        outcomes: list[Outcome] = []
+        stopped: NotSent | None = None
+        for calls in self._batches(commands):
+            batch = commands[len(outcomes) : len(outcomes) + len(calls)]
+            errors: list[CreditPiggyError | None] = [stopped] * len(batch)
+            if stopped is None:
+                answer = yield batch, calls
+                if not isinstance(answer, CreditPiggyError):
+                    errors = answer
+                else:
+                    errors = [answer] * len(batch)
+                    if not isinstance(answer, Refused):
+                        stopped = NotSent(f"not sent, because an earlier command failed: {answer}")
+            outcomes += map(_outcome, batch, errors)
+        return outcomes
+
+    def _batches(self, commands: list[Command]) -> "Iterator[list[Call]]":
+        calls: list[Call] = [(command.kind, command.arguments()) for command in commands]
+        if isinstance(self._endpoint, UrlEndpoint):
+            return self._signing.bulk_batches(calls)
+        return ([call] for call in calls)
+
+    def _token(self, payload: bytes) -> str:
+        assert self._credentials is not None
+        return self._signing.token(self._credentials, payload, self._algorithm)
+
+
+class Client(BaseClient):
+    """A client of one daemon or one server; threads and forked processes may share it.
+
+    Each command to a daemon has its own connection, and accepted means queued. Connections to a server are kept alive,
+    and accepted means applied. No command is ever sent twice.
+
+    Args:
+        endpoint: an address, as text (see `parse_endpoint`) or parsed.
+        credentials: (project id, secret), for a URL only.
+        timeout_s: seconds that one exchange may take, from connecting to the end of the reply; at most a day.
+        algorithm: signature of requests to a URL: "sha-1", "sha-256" or "sha-512".
+
+    Raises:
+        EndpointError: the endpoint, or the credentials for it, cannot be used.
+    """
+
+    def __init__(
+        self,
+        endpoint: str | Endpoint,
+        credentials: tuple[str, str] | None = None,
+        timeout_s: float = 10.0,
+        algorithm: str = "sha-256",
+    ) -> None:
+        super().__init__(endpoint, credentials, timeout_s, algorithm)
+        if isinstance(self._endpoint, UrlEndpoint):
+            self._pool = HttpPool(self._endpoint, timeout_s)
 
     def __enter__(self) -> "Self":
         return self
@@ -131,16 +198,10 @@ class Client:
         Raises:
             CreditPiggyError: the command was not accepted, or perhaps not: see the error's `definite`.
         """
-        if self._closed:
-            raise NotSent("this client is closed")
         if isinstance(self._endpoint, UrlEndpoint):
-            self._post(f"/batch/{command.kind}", self._signing.single_body(command.arguments()))
-            return
-        reply = exchange(self._endpoint, wire.encode(command), self._timeout_s)
-        if reply == b"ER":
-            raise Refused(f"the daemon at {self._endpoint} refused {command!r:.200} as malformed (ER)")
-        if reply != b"OK":
-            raise BadReply(f"{self._endpoint} answered {reply[:60]!r}, neither OK nor ER: is it a daemon?")
+            self._post(*self._single(command))
+        else:
+            self._check(command, exchange(self._endpoint, self._frame(command), self._timeout_s))
 
     def send_many(self, commands: Iterable[Command]) -> list[Outcome]:
         """Send commands, in bulk to a server, so that the commands of each slot take effect in the order given.
@@ -151,43 +212,30 @@ class Client:
             One outcome per command, in the order given. Where a server does not name the commands of a bulk request
             that it refused, each that may be one of them is "unknown".
         """
-        commands = list(commands)
-        outcomes: list[Outcome] = []
-        stopped: NotSent | None = None
-        for calls in self._batches(commands):
-            batch = commands[len(outcomes) : len(outcomes) + len(calls)]
-            errors: list[CreditPiggyError | None] = [stopped] * len(batch)
-            if stopped is None:
+        steps = self._outcomes(list(commands))
+        try:
+            batch = next(steps)
+            while True:
                 try:
-                    errors = self._send_batch(batch, calls)
+                    answer: Answer = self._send_batch(*batch)
                 except CreditPiggyError as error:
-                    errors = [error] * len(batch)
-                    if not isinstance(error, Refused):
-                        stopped = NotSent(f"not sent, because an earlier command failed: {error}")
-            outcomes += map(_outcome, batch, errors)
-        return outcomes
-
-    def _batches(self, commands: list[Command]) -> "Iterator[list[Call]]":
-        calls: list[Call] = [(command.kind, command.arguments()) for command in commands]
-        if isinstance(self._endpoint, UrlEndpoint):
-            return self._signing.bulk_batches(calls)
-        return ([call] for call in calls)
+                    answer = error
+                batch = steps.send(answer)
+        except StopIteration as end:
+            outcomes: list[Outcome] = end.value
+            return outcomes
 
     def _send_batch(self, batch: list[Command], calls: "list[Call]") -> list[CreditPiggyError | None]:
         if len(batch) == 1:
             self.send(batch[0])
             return [None]
-        if self._closed:
-            raise NotSent("this client is closed")
-        reply = self._post("/batch/bulk", self._signing.bulk_body(calls))
-        return self._signing.bulk_errors(calls, reply)
+        reply = self._post(*self._signed("/batch/bulk", self._signing.bulk_body(calls)))
+        errors: list[CreditPiggyError | None] = self._signing.bulk_errors(calls, reply)
+        return errors
 
-    def _post(self, path: str, body: bytes) -> Mapping[str, object]:
-        return self._signing.read_reply(*self._pool.post(path, self._token(body), body))
-
-    def _token(self, payload: bytes) -> str:
-        assert self._credentials is not None
-        return self._signing.token(self._credentials, payload, self._algorithm)
+    def _post(self, path: str, authorization: str, body: bytes) -> Mapping[str, object]:
+        reply: Mapping[str, object] = self._signing.read_reply(*self._pool.post(path, authorization, body))
+        return reply
 
 
 def _outcome(command: Command, error: CreditPiggyError | None) -> Outcome:

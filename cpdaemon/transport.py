@@ -12,7 +12,6 @@ from time import CLOCK_MONOTONIC, clock_gettime, sleep
 
 from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint, UrlEndpoint
 from cpdaemon.errors import (
-    BadReply,
     ConnectFailed,
     ConnectTimeout,
     CreditPiggyError,
@@ -21,6 +20,7 @@ from cpdaemon.errors import (
     ReplyLost,
     ReplyTimeout,
 )
+from cpdaemon.http import ReplyParser, request
 
 TYPE_CHECKING = False  # typing takes longer to import than this package
 if TYPE_CHECKING:
@@ -31,13 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["HttpPool", "exchange"]
 
-MAX_LINE_BYTES = 8_192
-MAX_HEADER_LINES = 100
-MAX_BODY_BYTES = 16 * 1024 * 1024
-
 _REPLY_BYTES = 2
-_MAX_PAUSE_S = 0.05
-_HEX_DIGITS = b"0123456789abcdefABCDEF"
+MAX_PAUSE_S = 0.05
 
 
 class Deadline:
@@ -103,11 +98,7 @@ class HttpPool:
         self._closed = False
         self.on_redirect: Callable[[str], object] = str
         """Called with the place that a reply redirects to."""
-        self._tls = None
-        if endpoint.scheme == "https":
-            import ssl  # noqa: PLC0415 - takes longer to import than the rest of the package
-
-            self._tls = ssl.create_default_context()
+        self._tls = tls_of(endpoint)
 
     def post(self, path: str, authorization: str, body: bytes, more: str = "") -> tuple[int, bytes]:
         """Send one POST request and wait for its reply.
@@ -124,12 +115,13 @@ class HttpPool:
         Raises:
             NotSent: the request was not sent.
             ReplyLost: it was sent, at least in part, and the reply is missing or cut short.
-            BadReply: the reply is not HTTP/1.x, or is larger than the limits of this module.
+            BadReply: the reply is not HTTP/1.x, or is larger than the limits of `cpdaemon.http`.
         """
         deadline = Deadline(self._timeout_s)
         connection = self._take() or _HttpConnection(self._endpoint, self._tls, deadline)
         try:
-            status, reply, place = connection.post(path, authorization, body, more, deadline)
+            data = request(self._endpoint, path, authorization, body, more)
+            status, reply, place = connection.post(data, deadline)
             if place:
                 self.on_redirect(place)
             return status, reply
@@ -165,10 +157,8 @@ class HttpPool:
 class _HttpConnection:
     def __init__(self, endpoint: UrlEndpoint, tls: "ssl.SSLContext | None", deadline: Deadline) -> None:
         self._endpoint = endpoint
-        self._deadline = deadline
         self._sock = _connect(endpoint, deadline, tls)
         self._pid = os.getpid()
-        self._buffer = bytearray()
         self.reusable = False
 
     def fresh(self) -> bool:
@@ -180,120 +170,70 @@ class _HttpConnection:
     def close(self) -> None:
         self._sock.close()
 
-    def post(self, path: str, authorization: str, body: bytes, more: str, deadline: Deadline) -> tuple[int, bytes, str]:
+    def post(self, data: bytes, deadline: Deadline) -> tuple[int, bytes, str]:
+        """Send a request; return status, body, and the place that a redirect names."""
         self.reusable = False
-        self._deadline = deadline
-        head = (
-            f"POST {self._endpoint.path}{path} HTTP/1.1\r\n"
-            f"Host: {self._endpoint.authority}\r\n"
-            f"Authorization: {authorization}\r\n"
-            f"Content-Type: application/json\r\n{more}"
-            f"Content-Length: {len(body)}\r\n\r\n"
-        )
-        _send(self._sock, head.encode() + body, self._endpoint, deadline)
-        status = 100
-        while status < 200:  # interim replies, such as 100 Continue
-            minor, status = self._status()
-            try:
-                headers = self._headers()
-                reply, is_delimited = self._body(status, headers) if status >= 200 else (b"", True)
-            except CreditPiggyError as error:
-                error.answered = True
-                raise
-        options = headers.get("connection", "").lower()
-        keep_alive = "close" not in options if minor == 1 else "keep-alive" in options
-        self.reusable = keep_alive and is_delimited and not self._buffer
-        return status, reply, headers.get("location", "") if 300 <= status < 400 else ""
+        _send(self._sock, data, self._endpoint, deadline)
+        parser = ReplyParser(self._endpoint)
+        steps = parser.steps()
+        try:
+            next(steps)
+            while True:
+                try:
+                    piece = _receive(self._sock, self._endpoint, deadline)
+                except CreditPiggyError as error:
+                    steps.throw(error)
+                else:
+                    steps.send(piece)
+        except StopIteration as end:
+            status, reply = end.value
+        self.reusable = parser.reusable
+        return status, reply, parser.location
 
-    def _status(self) -> tuple[int, int]:
-        line = self._line()
-        version, _, rest = line.partition(b" ")
-        code, _, _ = rest.partition(b" ")
-        if version not in {b"HTTP/1.0", b"HTTP/1.1"} or not (len(code) == 3 and code.isdigit()):
-            error = self._bad(f"a reply that is not HTTP/1: {line[:60]!r}")
-            error.answered = False
-            raise error
-        return int(version[-1:]), int(code)
 
-    def _headers(self) -> dict[str, str]:
-        headers: dict[str, str] = {}
-        for _ in range(MAX_HEADER_LINES):
-            line = self._line()
-            if not line:
-                return headers
-            name, colon, value = line.decode("latin-1").partition(":")
-            if not colon or not name or name != name.strip():
-                raise self._bad(f"a malformed header line: {line[:60]!r}")
-            name, value = name.lower(), value.strip()
-            if name == "content-length" and headers.get(name, value) != value:
-                raise self._bad("two different Content-Length headers")
-            headers[name] = f"{headers[name]}, {value}" if name == "transfer-encoding" and name in headers else value
-        raise self._bad(f"more than {MAX_HEADER_LINES} header lines")
+def tls_of(endpoint: UrlEndpoint) -> "ssl.SSLContext | None":
+    """Return what verifies the certificate of an https server; None for http."""
+    if endpoint.scheme != "https":
+        return None
+    import ssl  # noqa: PLC0415 - takes longer to import than the rest of the package
 
-    def _body(self, status: int, headers: dict[str, str]) -> tuple[bytes, bool]:
-        """Return the body, and whether it ended before the connection did."""
-        if status in {204, 304}:
-            return b"", True
-        if coding := headers.get("transfer-encoding"):
-            if coding.lower() != "chunked":
-                raise self._bad(f"an unknown Transfer-Encoding: {coding[:60]!r}")
-            return self._chunks(), True
-        if length := headers.get("content-length"):
-            if not (length.isascii() and length.isdigit() and len(length) <= 10):
-                raise self._bad(f"a Content-Length that is no number, or too large: {length[:60]!r}")
-            return self._exactly(int(length)), True
-        while self._fill(at_end=False):
-            self._check_size(len(self._buffer))
-        return self._cut(len(self._buffer)), False
+    return ssl.create_default_context()
 
-    def _chunks(self) -> bytes:
-        body = bytearray()
-        while True:
-            line = self._line()
-            digits = line.partition(b";")[0].strip()
-            if not 1 <= len(digits) <= 8 or digits.translate(None, _HEX_DIGITS):
-                raise self._bad(f"a chunk without a size: {line[:60]!r}")
-            size = int(digits, 16)
-            if size == 0:
-                self._headers()  # trailers
-                return bytes(body)
-            self._check_size(len(body) + size)
-            body += self._exactly(size)
-            if self._line():
-                raise self._bad("a chunk longer than its size")
 
-    def _line(self) -> bytes:
-        while (end := self._buffer.find(b"\r\n")) < 0 and len(self._buffer) <= MAX_LINE_BYTES:
-            self._fill()
-        if not 0 <= end <= MAX_LINE_BYTES:
-            raise self._bad(f"a line of more than {MAX_LINE_BYTES:,} bytes")
-        return self._cut(end + 2)[:-2]
+def unix_socket(path: str) -> "socket.socket | None":
+    """Return a socket that is connected and does not block; None if the daemon's backlog is full now.
 
-    def _exactly(self, size: int) -> bytes:
-        self._check_size(size)
-        while len(self._buffer) < size:
-            self._fill()
-        return self._cut(size)
+    Raises:
+        OSError: it cannot be connected.
+    """
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.setblocking(False)  # noqa: FBT003
+        sock.connect(path)
+    except BlockingIOError:
+        sock.close()
+        return None
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
-    def _cut(self, size: int) -> bytes:
-        piece = bytes(self._buffer[:size])
-        del self._buffer[:size]
-        return piece
 
-    def _fill(self, *, at_end: bool = True) -> int:
-        """Receive and return the number of bytes: 0 at the end, which raises unless `at_end` is False."""
-        piece = _receive(self._sock, self._endpoint, self._deadline)
-        if not piece and at_end:
-            raise ReplyLost(f"{self._endpoint} closed the connection before the end of its reply")
-        self._buffer += piece
-        return len(piece)
+def connect_error(error: OSError, endpoint: "Endpoint") -> CreditPiggyError:
+    """Return the error of this package for a connection that could not be made."""
+    if isinstance(error, TimeoutError):
+        return with_errno(ConnectTimeout, error, f"no connection to {endpoint} in time")
+    if isinstance(error, FileNotFoundError):
+        return with_errno(NoSuchSocket, error, f"there is no socket {endpoint}: is the daemon running?")
+    return with_errno(ConnectFailed, error, f"cannot connect to {endpoint}: {error.strerror or error}")
 
-    def _check_size(self, size: int) -> None:
-        if size > MAX_BODY_BYTES:
-            raise self._bad(f"a body of more than {MAX_BODY_BYTES:,} bytes")
 
-    def _bad(self, what: str) -> BadReply:
-        return BadReply(f"{self._endpoint} sent {what}")
+def receive_error(error: OSError, endpoint: "Endpoint") -> CreditPiggyError:
+    """Return the error of this package for a reply that did not come."""
+    if isinstance(error, TimeoutError):
+        return with_errno(ReplyTimeout, error, f"no reply from {endpoint} in time")
+    text = f"{endpoint} broke the connection before the end of its reply: {error.strerror or error}"
+    return with_errno(ReplyLost, error, text)
 
 
 def _connect(endpoint: "Endpoint", deadline: Deadline, tls: "ssl.SSLContext | None" = None) -> socket.socket:
@@ -309,12 +249,8 @@ def _connect(endpoint: "Endpoint", deadline: Deadline, tls: "ssl.SSLContext | No
         except BaseException:
             sock.close()
             raise
-    except TimeoutError as error:
-        raise _with_errno(ConnectTimeout, error, f"no connection to {endpoint} in time") from error
-    except FileNotFoundError as error:
-        raise _with_errno(NoSuchSocket, error, f"there is no socket {endpoint}: is the daemon running?") from error
     except OSError as error:
-        raise _with_errno(ConnectFailed, error, f"cannot connect to {endpoint}: {error.strerror or error}") from error
+        raise connect_error(error, endpoint) from error
 
 
 def _connect_unix(path: str, deadline: Deadline) -> socket.socket:
@@ -327,7 +263,7 @@ def _connect_unix(path: str, deadline: Deadline) -> socket.socket:
                 sock.connect(path)
             except BlockingIOError:  # the backlog is full: connect() of a socket with a timeout does not wait
                 sleep(min(pause_s, deadline.left_s()))
-                pause_s = min(2 * pause_s, _MAX_PAUSE_S)
+                pause_s = min(2 * pause_s, MAX_PAUSE_S)
             else:
                 return sock
     except BaseException:
@@ -362,25 +298,22 @@ def _send(sock: socket.socket, data: bytes, endpoint: "Endpoint", deadline: Dead
             sent += sock.send(memoryview(data)[sent:])
     except TimeoutError as error:
         kind = ReplyTimeout if sent else ConnectTimeout
-        raise _with_errno(kind, error, f"{endpoint} took {sent} of {len(data)} bytes in time") from error
+        raise with_errno(kind, error, f"{endpoint} took {sent} of {len(data)} bytes in time") from error
     except OSError as error:
         lost = ReplyLost if sent else NotSent
         text = f"{endpoint} broke the connection after {sent} of {len(data)} bytes: {error.strerror or error}"
-        raise _with_errno(lost, error, text) from error
+        raise with_errno(lost, error, text) from error
 
 
 def _receive(sock: socket.socket, endpoint: "Endpoint", deadline: Deadline) -> bytes:
     try:
         sock.settimeout(deadline.left_s())
         return sock.recv(65_536)
-    except TimeoutError as error:
-        raise _with_errno(ReplyTimeout, error, f"no reply from {endpoint} in time") from error
     except OSError as error:
-        text = f"{endpoint} broke the connection before the end of its reply: {error.strerror or error}"
-        raise _with_errno(ReplyLost, error, text) from error
+        raise receive_error(error, endpoint) from error
 
 
-def _with_errno(kind: type[CreditPiggyError], error: OSError, text: str) -> CreditPiggyError:
+def with_errno(kind: type[CreditPiggyError], error: OSError, text: str) -> CreditPiggyError:
     """Return an error of this package with the system's errno, which Python's own TimeoutErrors lack."""
     number = error.errno or (errno.ETIMEDOUT if isinstance(error, TimeoutError) else None)
     return kind(number, text) if number else kind(text)

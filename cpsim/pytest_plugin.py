@@ -224,7 +224,7 @@ def creditpiggy(creditpiggy_factory: Callable[..., CreditPiggy]) -> CreditPiggy:
 
 @pytest.fixture
 def creditpiggy_async(creditpiggy_factory: Callable[..., AsyncCreditPiggy]) -> AsyncCreditPiggy:
-    """The same for an asynchronous test: what waits is awaited."""
+    """The same for an asynchronous test: the four `wait_...` are awaited, and nothing else."""
     with real_dates():
         from cpsim.testing import AsyncCreditPiggy
 

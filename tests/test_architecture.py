@@ -14,7 +14,10 @@ SOURCES = sorted(
     path.relative_to(ROOT) for package in ("cpdaemon", "cpsim") for path in ROOT.glob(f"{package}/**/*.py")
 )
 PURE = [
-    *(Path("cpdaemon", f"{name}.py") for name in ("commands", "wire", "signing", "endpoint", "value", "errors")),
+    *(
+        Path("cpdaemon", f"{name}.py")
+        for name in ("commands", "wire", "http", "signing", "endpoint", "value", "errors")
+    ),
     *(path for path in SOURCES if path.is_relative_to("cpsim/scenario")),
     Path("cpsim/config/tables.py"),
     *(path for path in SOURCES if path.is_relative_to("cpsim/quirks")),

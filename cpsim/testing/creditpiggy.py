@@ -91,7 +91,11 @@ class CreditPiggy(_Site, Waiting):
 
 
 class AsyncCreditPiggy(_Site, AsyncWaiting):
-    """The same for a test in an asyncio event loop: `async with`, and `await` for what is waited for."""
+    """The same for a test in an asyncio event loop: `async with`, and `await` for the four `wait_...`.
+
+    All else is called as ever; views and assertions hold the loop up until what was acknowledged has arrived, at most
+    two seconds.
+    """
 
     async def __aenter__(self) -> Self:
         await _in_thread(self.start)

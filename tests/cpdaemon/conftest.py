@@ -118,6 +118,29 @@ def http_peer(tcp_peer):
     return start
 
 
+@pytest.fixture
+def full_backlog(tmp_path, monkeypatch):
+    """A listener on ./cp.sock, and how many connections fill its backlog."""
+    monkeypatch.chdir(tmp_path)
+    waiting = []
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("./cp.sock")
+        listener.listen(0)
+        try:
+            while True:
+                waiting.append(socket.socket(socket.AF_UNIX))
+                waiting[-1].setblocking(False)
+                waiting[-1].connect("./cp.sock")
+        except BlockingIOError:
+            waiting.pop().close()
+        except ConnectionRefusedError:
+            pytest.skip("this system refuses connections beyond the backlog")
+        finally:
+            yield listener, len(waiting)
+            for sock in waiting:
+                sock.close()
+
+
 def read_request(connection):
     data = b""
     while b"\r\n\r\n" not in data:

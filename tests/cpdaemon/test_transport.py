@@ -170,29 +170,6 @@ def test_the_next_address_of_a_host_is_tried(tcp_peer, monkeypatch):
     send("two-addresses:1")
 
 
-@pytest.fixture
-def full_backlog(tmp_path, monkeypatch):
-    """A listener on ./cp.sock, and how many connections fill its backlog."""
-    monkeypatch.chdir(tmp_path)
-    waiting = []
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind("./cp.sock")
-        listener.listen(0)
-        try:
-            while True:
-                waiting.append(socket.socket(socket.AF_UNIX))
-                waiting[-1].setblocking(False)
-                waiting[-1].connect("./cp.sock")
-        except BlockingIOError:
-            waiting.pop().close()
-        except ConnectionRefusedError:
-            pytest.skip("this system refuses connections beyond the backlog")
-        finally:
-            yield listener, len(waiting)
-            for sock in waiting:
-                sock.close()
-
-
 def test_a_full_backlog_is_waited_for(full_backlog, monkeypatch):
     listener, waiting = full_backlog
 

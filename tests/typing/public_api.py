@@ -8,7 +8,7 @@ from typing import assert_type
 import pandas as pd
 
 import cpdaemon
-from cpdaemon import Alloc, Client, Command, CreditPiggyError, Outcome
+from cpdaemon import Alloc, AsyncClient, Client, Command, CreditPiggyError, Outcome
 from cpsim.accounting import Accounts, Report, build
 from cpsim.accounting.blocks import Block, Table
 from cpsim.fake import ANY_PORT, Fake
@@ -31,6 +31,15 @@ def send(commands: list[Command]) -> list[CreditPiggyError | None]:
     client = Client("https://cp.example.org/api", ("physics", "secret"), timeout_s=5)
     assert_type(client.send(Alloc("job", credits=5)), None)
     return [outcome.error for outcome in assert_type(client.send_many(commands), list[Outcome])]
+
+
+async def send_async(commands: list[Command]) -> None:
+    """The same in an event loop."""
+    async with AsyncClient("/run/creditapi.socket") as client:
+        assert_type(await client.alloc("job", min=1, max=5), None)
+        await client.counters("job", events=5)
+        assert_type(await client.send_many(commands), list[Outcome])
+        await client.claim("job", 7)  # type: ignore[arg-type]
 
 
 def test_job(creditpiggy: CreditPiggy, creditpiggy_server: CreditPiggyServer) -> None:
