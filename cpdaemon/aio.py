@@ -5,7 +5,7 @@ import os
 import select
 from collections.abc import Iterable, Mapping
 
-from cpdaemon.client import Outcome, BaseClient
+from cpdaemon.client import BaseClient, Outcome
 from cpdaemon.commands import Alloc, Claim, Command, Counters, Discard, Meta
 from cpdaemon.endpoint import Endpoint, UnixEndpoint, UrlEndpoint
 from cpdaemon.errors import CreditPiggyError, ReplyLost

@@ -378,7 +378,7 @@ def _check_text(kind: str, name: str, value: object) -> None:
         problem = "starts or ends with white space, which a daemon may strip: remove it"
     else:
         return
-    raise InvalidCommand(f"{kind}: {name} {_shown(value)} {problem}")
+    raise InvalidCommand(f"{kind}: {name} {_shown(value)} {problem}", f"{kind}: {name} {problem}")
 
 
 def _unwritable(text: str) -> str:
@@ -397,7 +397,7 @@ def _check_number(kind: str, name: str, value: object, least: int) -> None:
         problem = f"is out of bounds: give a whole number from {least} to {_MAX_NUMBER}"
     else:
         return
-    raise InvalidCommand(f"{kind}: {name} {_shown(value)} {problem}")
+    raise InvalidCommand(f"{kind}: {name} {_shown(value)} {problem}", f"{kind}: {name} {problem}")
 
 
 def _shown(value: object) -> str:

@@ -30,7 +30,15 @@ class CreditPiggyError(Exception):
 
 
 class InvalidCommand(CreditPiggyError, ValueError):
-    """A command that the protocol cannot represent; raised by its constructor, before anything is sent."""
+    """A command that the protocol cannot represent; raised by its constructor, before anything is sent.
+
+    Attributes:
+        reason: the message without the value, which may be another for each command.
+    """
+
+    def __init__(self, message: str, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = message if reason is None else reason
 
 
 class EndpointError(CreditPiggyError, ValueError):

@@ -11,7 +11,7 @@ from locust import User
 
 from cpdaemon import Client
 from cpdaemon.endpoint import UrlEndpoint, parse_endpoint
-from cpdaemon.errors import CreditPiggyError
+from cpdaemon.errors import CreditPiggyError, InvalidCommand, NotSent
 from cpsim.clock import SYSTEM_CLOCK
 from cpsim.load.guard import FAILED
 from cpsim.replay.failures import kind_of
@@ -29,8 +29,8 @@ _numbers = itertools.count()
 class CreditPiggyUser(User):
     """Sends commands to a daemon or a server, its `host`, and reports each to Locust under the command's name.
 
-    A command that fails is a failure in Locust's statistics, under its kind; no exception is raised. An invalid host or
-    invalid credentials end the process.
+    A command that fails is a failure in Locust's statistics, under its kind, or the reason why it was not sent; no
+    exception is raised. An invalid host or invalid credentials end the process.
 
     Attributes:
         host: a socket's path, HOST:PORT or URL; Locust's --host.
@@ -96,12 +96,17 @@ class CreditPiggyUser(User):
             response_time=(SYSTEM_CLOCK.monotonic() - begun_s) * 1000,
             response_length=0,
             # no slot ids in the texts: Locust's report has a line for each text
-            exception=failure and type(failure)(_kind(failure)),
+            exception=failure and type(failure)(_text(failure)),
             context=self.context(),
         )
         return failure is None
 
 
-def _kind(error: CreditPiggyError) -> str:
+def _text(error: CreditPiggyError) -> str:
+    """Why a command was not sent, or the kind of another failure."""
+    if isinstance(error, InvalidCommand):
+        return error.reason
+    if isinstance(error, NotSent):
+        return error.strerror or str(error)
     kind = kind_of(str(error))
     return type(error).__name__ if kind == "other" else kind

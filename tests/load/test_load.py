@@ -278,6 +278,34 @@ def test_a_user_for_anybodys_locustfile(site, tmp_path):
     assert {failures for _, failures in counted.values()} == {0}
 
 
+NOTHING_SENT = """
+import gevent
+from locust import constant, task
+from cpsim.load import CreditPiggyUser
+
+class Jobs(CreditPiggyUser):
+    wait_time = constant(0.01)
+
+    @task
+    def job(self):
+        assert not self.alloc(f"{self.new_slot()},a")
+        assert not self.counters(self.new_slot(), events="7")
+        assert not self.discard(self.new_slot())
+        if self.environment.stats.total.num_requests > 5:
+            gevent.spawn(self.environment.runner.quit)
+"""
+
+
+def test_a_user_says_why_nothing_was_sent(tmp_path):
+    (tmp_path / "mine.py").write_text(NOTHING_SENT)
+    locust = [sys.executable, "-m", "locust", "-f", "mine.py", "--host", "./d.sock", "--headless", "-u", "1"]
+    done = subprocess.run(locust, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=110)
+    said = done.stdout + done.stderr
+    assert said.count("InvalidCommand(\"alloc: slot contains ',', which no frame can carry: replace it\")") == 1
+    assert said.count("InvalidCommand('counters: events is of type str: give a whole number, as int')") == 1
+    assert said.count("NoSuchSocket('there is no socket ./d.sock: is the daemon running?')") == 1
+
+
 def test_an_output_that_exists_is_refused_before_anything_starts(loads, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/mine").touch()
