@@ -50,7 +50,6 @@ THOROUGH = {
     "conformance/test_wrong_daemons.py": "the suite, once for each bug",
     "conformance/test_wrong_ledgers.py": "the suite, once for each bug",
     "daemon/test_main.py": "daemons as processes",
-    "examples": "job managers of others",
     "faults/test_run_crashes.py": "processes that crash",
     "faults/test_serve_faults.py": "processes that crash",
     "judge/test_naive.py": "commands by the ten thousand",
@@ -113,6 +112,7 @@ FLAGS = (
 
 
 HERE = Path(__file__).parent
+collect_ignore = ["examples"]  # they are run as a reader copies them, by test_documents.py
 
 
 @cache

@@ -1,7 +1,8 @@
 """Everything that README.md and docs/ show is run.
 
 A snippet is run by its language. One that has a file's name beside it is that file: of this project, and then the
-snippet must be part of it, or of the reader, and then it is written where the later ones find it; tests are run.
+snippet must be part of it, or of the reader, and then it is written where the later ones find it; tests are run. A
+reader's file that is among the examples, which are checked like other sources, is the whole of it.
 """
 
 import os
@@ -60,6 +61,8 @@ def test_the_snippets_run_one_after_the_other(document, tmp_path, tools):
             assert snippet.text in (ROOT / snippet.name).read_text(encoding="utf-8"), snippet.name
             continue
         if snippet.name:
+            example = ROOT / "tests" / "examples" / snippet.name
+            assert not example.is_file() or example.read_text(encoding="utf-8") == snippet.text, snippet.name
             (tmp_path / snippet.name).write_text(snippet.text, encoding="utf-8")
         for left in LEFT_BEHIND:
             (tmp_path / left).unlink(missing_ok=True)
@@ -104,6 +107,11 @@ def run(command, folder, path):
             with suppress(ProcessLookupError):  # a snippet that failed may have left a server behind
                 os.killpg(process.pid, signal.SIGKILL)
     return process.returncode, said
+
+
+def test_every_example_is_shown_and_so_run():
+    shown = {snippet.name for document in DOCUMENTS for snippet in snippets(document)}
+    assert {path.name for path in (ROOT / "tests/examples").iterdir() if path.is_file()} <= shown
 
 
 def test_there_are_two_commands_for_a_fresh_machine():

@@ -1,6 +1,5 @@
 """A job manager in shell, in a process of its own, and CreditPiggy."""
 
-import os
 import subprocess
 from pathlib import Path
 
@@ -9,21 +8,13 @@ import pytest
 RUN_JOBS = Path(__file__).with_name("run_jobs.sh")
 
 
-@pytest.fixture
-def run_jobs(tools):
+def run_jobs(jobs):
     """Runs a list of jobs, and returns what came of it; CreditPiggy's addresses are in the environment."""
-
-    def run_jobs(jobs):
-        environment = os.environ | {"PATH": tools}
-        return subprocess.run(
-            ["sh", RUN_JOBS], input=jobs, env=environment, capture_output=True, text=True, check=False
-        )
-
-    return run_jobs
+    return subprocess.run(["sh", RUN_JOBS], input=jobs, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.creditpiggy(environment=True)
-def test_jobs_are_credited(creditpiggy, run_jobs):
+def test_jobs_are_credited(creditpiggy):
     done = run_jobs("job-1 worker-7 echo 1000\njob-2 worker-8 exit 3\n")
     assert done.returncode == 0, done.stderr
     creditpiggy.assert_claimed("job-1", machine="worker-7", counters={"job/success": 1, "job/events": 1000})
@@ -33,7 +24,7 @@ def test_jobs_are_credited(creditpiggy, run_jobs):
 
 
 @pytest.mark.creditpiggy(environment=True)
-def test_what_is_not_taken_is_not_run(creditpiggy, run_jobs, tmp_path):
+def test_what_is_not_taken_is_not_run(creditpiggy, tmp_path):
     with creditpiggy.faults.error(kind="alloc", nth=1):
         done = run_jobs(f"job-1 worker-7 touch {tmp_path}/ran\njob-2 worker-7 echo 5\n")
     assert done.returncode == 1
