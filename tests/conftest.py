@@ -22,8 +22,9 @@ GUARD_S = 100.0
 
 NETCAT = """
 import socket, sys
-with socket.socket(socket.AF_UNIX) as sock:
-    sock.connect(sys.argv[2])
+is_unix = "-U" in sys.argv
+with socket.socket(socket.AF_UNIX if is_unix else socket.AF_INET) as sock:
+    sock.connect(sys.argv[-1] if is_unix else (sys.argv[-2], int(sys.argv[-1])))
     sock.sendall(sys.stdin.buffer.read())
     while data := sock.recv(100):
         sys.stdout.buffer.write(data)
@@ -101,8 +102,8 @@ SAMPLED = {
     "torture/test_torture.py::test_what_is_broken_is_found_soon": 3,
 }
 """Tests of many cases that take long together: of each, the default run takes one case of so many."""
-WAITING = {"test_forwarding.py", "test_planted_daemons.py", "test_foreign_daemons.py"}
-"""Files whose tests wait for daemons more than they compute."""
+WAITING = {"test_forwarding.py", "test_planted_daemons.py", "test_foreign_daemons.py", "test_slurm.py"}
+"""Files whose tests wait for other processes more than they compute."""
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 DRIVER = shutil.which("chromedriver")
 FLAGS = (
