@@ -100,7 +100,7 @@ def serve(
 
     \b
     cpsim serve --unix /tmp/creditapi.socket --http 127.0.0.1:8080
-    echo "alloc,slot=job-1,credits=5" | nc -U /tmp/creditapi.socket
+    echo "alloc,slot=job-1,credits=5" | nc -U /tmp/creditapi.socket  # OpenBSD's nc
     curl http://127.0.0.1:8080/__cpsim/totals
 
     A dashboard is at http://127.0.0.1:8080/; /__cpsim/openapi.json describes the control API under /__cpsim/. A file
