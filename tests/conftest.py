@@ -53,6 +53,7 @@ THOROUGH = {
     "daemon/test_main.py": "daemons as processes",
     "faults/test_run_crashes.py": "processes that crash",
     "faults/test_serve_faults.py": "processes that crash",
+    "integrations": "job managers and languages of others",
     "judge/test_naive.py": "commands by the ten thousand",
     "load": "Locust, in several processes",
     "record/test_record.py": "recorders as processes",

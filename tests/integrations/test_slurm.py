@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import slurm_cluster
 
-HOOKS = Path(__file__).with_name("slurm")
+HOOKS = Path(__file__).parents[1] / "examples/slurm"
 SETTINGS = (HOOKS / "settings.sh").read_text(encoding="utf-8")
 PLACE = {
     "/etc/slurm/slurm.conf": "slurm.conf",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-HOOKS = Path(__file__).with_name("htcondor")
+HOOKS = Path(__file__).parents[1] / "examples/htcondor"
 AD = """\
 ClusterId = 12
 Cmd = "/home/ann/simulate,credits=1000000"
