@@ -19,8 +19,8 @@ from cpsim.fake.fake import IDLE_POLL_S
 from cpsim.faults.plan import FaultPlan
 from cpsim.metrics.waits import Waits
 from cpsim.quirks import chosen
+from cpsim.server.control import wording
 from cpsim.server.journal import JournalFull
-from cpsim.testing import wording
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from cpdaemon.commands import KINDS
-from cpsim.protocol.slots import State
-from cpsim.testing import wording
+from cpsim.server.control import rules, wording
 from cpsim.testing.project import ProjectFixture
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from cpsim.server.control.views import CommandView
-
-SETTLING: Final = ("claim", "discard")
-HISTORIES: Final = 5
-"""Slots whose history a failure shows."""
+    from cpsim.server.control.rules import Breach, Histories
 
 
 class Rules(ProjectFixture):
@@ -36,40 +27,19 @@ class Rules(ProjectFixture):
         """
         __tracebackhide__ = True
         histories = self._histories()
-        settling = {
-            slot: [command for command in commands if command.kind in SETTLING] for slot, commands in histories.items()
-        }
-        wrong = {}
-        for slot in slots or [slot for slot, commands in settling.items() if commands]:
-            came = settling.get(slot, [])
-            accepted = [command for command in came if command.refusal is None]
-            if len(came) != 1 or len(accepted) != 1:
-                what = ", ".join(command.kind for command in came) or "neither claim nor discard"
-                wrong[slot] = f"{what} came, {len(accepted)} accepted"
-        self._fail("not settled exactly once", wrong, histories)
+        self._fail(rules.settled_once(histories, slots), histories)
 
     def assert_no_claim_before_alloc(self) -> None:
         """No claim came for a slot that was not allocated yet."""
         __tracebackhide__ = True
         histories = self._histories()
-        wrong = {}
-        for slot, commands in histories.items():
-            allocated = False
-            for command in commands:
-                allocated |= command.kind == "alloc" and command.refusal is None
-                if command.kind == "claim" and not allocated:
-                    wrong[slot] = "claimed before it was allocated"
-        self._fail("claimed before allocation", wrong, histories)
+        self._fail(rules.no_claim_before_alloc(histories), histories)
 
     def assert_no_slot_leaked(self) -> None:
         """No slot is outstanding or expired."""
         __tracebackhide__ = True
-        wrong = {
-            slot.slot: str(slot.state)
-            for slot in self.slots.values()
-            if slot.state in {State.ALLOCATED, State.EXPIRED} and self._is_own_slot(slot.slot)
-        }
-        self._fail("allocated and never settled", wrong, self._histories())
+        own = [slot for slot in self.slots.values() if self._is_own_slot(slot.slot)]
+        self._fail(rules.no_slot_leaked(own), self._histories())
 
     def assert_nothing_sent_twice(self, *kinds: str) -> None:
         """No command came a second time with the same arguments.
@@ -83,17 +53,8 @@ class Rules(ProjectFixture):
             ValueError: there is no such command.
         """
         __tracebackhide__ = True
-        unknown = [kind for kind in kinds if kind not in KINDS]
-        if unknown:
-            raise ValueError(f"no command {unknown[0]!r}; there are {', '.join(KINDS)}")
         histories = self._histories()
-        wrong = {}
-        for slot, commands in histories.items():
-            frames = Counter(wording.frame(command) for command in commands if command.kind in (kinds or KINDS))
-            repeated = [f"{frame} came {times} times" for frame, times in frames.items() if times > 1]
-            if repeated:
-                wrong[slot] = "; ".join(repeated)
-        self._fail("sent more than once", wrong, histories)
+        self._fail(rules.nothing_sent_twice(histories, kinds), histories)
 
     def assert_never_blocked(self, longer_than_s: float) -> None:
         """No client waited longer for its answer, at the daemon or at the test's own server.
@@ -112,23 +73,14 @@ class Rules(ProjectFixture):
                 "\n".join(wording.block(f"callers that waited longer than {longer_than_s:g} s", lines))
             )
 
-    def _histories(self) -> Mapping[str, Sequence[CommandView]]:
+    def _histories(self) -> Histories:
         """The commands that came for each slot, in order."""
-        histories: defaultdict[str, list[CommandView]] = defaultdict(list)
-        for command in self.journal:
-            if command.kind in KINDS and self._is_own(command):
-                histories[str(command.arguments.get("slot"))].append(command)
-        return histories
+        return rules.histories_of(command for command in self.journal if self._is_own(command))
 
     def _is_replayed(self, frame: str) -> bool:
         return any(field.startswith("slot=") and not self._is_own_slot(field[5:]) for field in frame.split(","))
 
-    def _fail(self, what: str, wrong: Mapping[str, str], histories: Mapping[str, Sequence[CommandView]]) -> None:
+    def _fail(self, breach: Breach, histories: Histories) -> None:
         __tracebackhide__ = True
-        if not wrong:
-            return
-        lines = wording.block(f"slots {what}: {len(wrong):,}", [f"{slot}: {why}" for slot, why in wrong.items()])
-        for slot in list(wrong)[:HISTORIES]:
-            history = [wording.command_line(command, self._start_us) for command in histories.get(slot, ())]
-            lines += wording.block(f"history of slot {slot!r}", history)
-        raise AssertionError("\n".join(lines))
+        if breach.slots:
+            raise AssertionError(breach.text(histories, self._start_us))

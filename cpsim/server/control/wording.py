@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from cpsim.faults.plan import Firing
-    from cpsim.server.control.views import CommandView, FrameView
+    from cpsim.server.control.views import CommandView, FiringView, FrameView
 
 MISSING: Final = "missing"
 MOST_LINES: Final = 20
@@ -31,7 +31,7 @@ def malformed_line(malformed: FrameView, start_us: int) -> str:
     return f"{_since(malformed.at_us, start_us)}  {malformed.frame.strip()!r}   malformed"
 
 
-def firing_line(firing: Firing) -> str:
+def firing_line(firing: Firing | FiringView) -> str:
     """A fault that fired, and for which command."""
     subject = f" {firing.kind}" if firing.kind else ""
     slot = f" of slot {firing.slot!r}" if firing.slot else ""
