@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from cpsim.clock import STEADY_CLOCK
 from cpsim.errors import CpsimError
 from cpsim.fake import ANY_PORT, Fake, Site
+from cpsim.fake.environment import environment_of
 from cpsim.fake.fake import IDLE_POLL_S
 from cpsim.faults.plan import FaultPlan
 from cpsim.metrics.waits import Waits
@@ -235,13 +236,7 @@ class ProjectFixture:
         if not secret_file.exists():
             secret_file.touch(mode=0o600)
             secret_file.write_text(f"{self._secret}\n", encoding="utf-8")
-        return {
-            "CREDITPIGGY_ENDPOINT": self.unix,
-            "CREDITPIGGY_TCP": self.tcp,
-            "CREDITPIGGY_URL": self.url,
-            "CREDITPIGGY_PROJECT": self.project,
-            "CREDITPIGGY_SECRET_FILE": str(secret_file),
-        }
+        return environment_of(self._running.addresses | {"http": self.url}, self.project, secret_file)
 
     # What can be changed
 

@@ -7,10 +7,11 @@ the time of the request is over.
 from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 from itertools import chain
-from typing import Annotated, Final, Literal, TypeVar
+from typing import Annotated, Final, TypeVar, get_args
 
 from msgspec import Meta, Struct
 
+from cpsim.net.control import Rule
 from cpsim.protocol.slots import State
 from cpsim.server.control import rules, wording
 from cpsim.server.control.inspection import Id, Inspector, Unknown
@@ -20,10 +21,9 @@ T = TypeVar("T")
 
 PAGE: Final = 10_000
 REFUSALS: Final = "no-refusals"
-Rule = Literal[
-    "faults-fired", "no-claim-before-alloc", "no-refusals", "no-slot-leaked", "nothing-sent-twice", "settled-once"
+Credits = Annotated[
+    int, Meta(ge=-(2**63), le=2**63 - 1, description="Those granted, or of the alloc while the slot is not claimed.")
 ]
-Number = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Pairs = Annotated[
     str, Meta(min_length=1, description="NAME=VALUE,NAME=VALUE..., as in a frame; others are not compared.")
 ]
@@ -60,14 +60,12 @@ def expect_slot(
     *,
     state: State | None = None,
     machine: Id | None = None,
-    credits: Number | None = None,
+    credits: Credits | None = None,
     reason: Id | None = None,
     counters: Pairs | None = None,
     meta: Pairs | None = None,
 ) -> Expectation:
     """Whether a slot is there, and in this state, with these terms; what is not given is not compared.
-
-    `credits` are those that the claim of a claimed slot granted, and those of its alloc otherwise.
 
     Raises:
         ValueError: counters or meta are not pairs.
@@ -127,13 +125,10 @@ def rules_of(inspector: Inspector, project: Id) -> list[RuleView]:
         JournalFull: more was received than is kept.
     """
     views = []
-    for rule in RULES:
+    for rule in get_args(Rule):
         message, _ = broken(inspector, project, rule)
         views.append(RuleView(rule=rule, holds=not message, message=message))
     return views
-
-
-RULES: Final[tuple[Rule, ...]] = Rule.__args__  # type: ignore[attr-defined]
 
 
 def broken(
