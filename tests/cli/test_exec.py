@@ -32,7 +32,7 @@ def test_the_addresses_are_in_the_environment(cpsim, here):
     )
     status, out, err = cpsim("exec", "--project", "physics", "sh", "-c", script)
     assert (status, out) == (0, "")
-    assert err == "cpsim: warning: project 'physics' has received no command: does COMMAND use CREDITPIGGY_ENDPOINT?\n"
+    assert err == "cpsim: warning: no command has come: does COMMAND use CREDITPIGGY_ENDPOINT?\n"
     variables = dict(line.split("=") for line in (here / "variables").read_text().splitlines())
     assert sorted(variables) == [
         f"CREDITPIGGY_{name}" for name in ("CONTROL", "ENDPOINT", "PROJECT", "SECRET_FILE", "TCP", "URL")
