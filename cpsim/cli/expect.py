@@ -66,7 +66,7 @@ def rules() -> Sequence[str]:
 @cli.command()
 @click.argument("server", type=EndpointType(), metavar="URL")
 @click.argument("expectation", type=ExpectationType(all_kinds=True), metavar="EXPECTATION")
-@click.argument("names", nargs=-1, metavar="[SLOT]...")
+@click.argument("names", nargs=-1, metavar="[SLOT|KIND]...")
 @click.option("--machine", metavar="ID", help="The machine that claimed the slot.")
 @click.option("--credits", type=int, metavar="N", help="The credits granted, or of the alloc while it is not claimed.")
 @click.option("--reason", metavar="TEXT", help="The reason of the discard.")
@@ -101,10 +101,10 @@ def expect(
 
     \b
     allocated, claimed, discarded, expired   each SLOT is in this state
-    settled-once         one claim or discard came for each SLOT, or without SLOT for each that has some
+    settled-once         one claim or discard came for each SLOT; without SLOT, for all that have any
     no-slot-leaked       no slot is outstanding or expired
-    no-claim-before-alloc
-    nothing-sent-twice   no command came again with the same arguments; of kinds such as claim, if they are named
+    no-claim-before-alloc    no claim came before the slot's alloc
+    nothing-sent-twice   no command came again with the same arguments; kinds may be named, as claim
     no-refusals          no command was refused or malformed
     faults-fired         each fault that is set has fired
     idle                 every command that was acknowledged has reached the accounts

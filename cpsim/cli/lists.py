@@ -43,7 +43,7 @@ at_option = click.option(
     required=True,
     envvar="CREDITPIGGY_CONTROL",
     metavar="URL",
-    help="URL of the server; by default, that of the CREDITPIGGY_CONTROL in the environment.",
+    help="URL of the server; by default, the CREDITPIGGY_CONTROL of the environment.",
 )
 
 
