@@ -11,7 +11,16 @@ import click
 
 from cpsim.cli.expect import ExpectationType
 from cpsim.cli.group import cli
-from cpsim.cli.options import FILE, LONGEST_S, ListenType, NumberType, fault_option, quirk_option, secret_in
+from cpsim.cli.options import (
+    FILE,
+    LONGEST_S,
+    DurationType,
+    ListenType,
+    NumberType,
+    fault_option,
+    quirk_option,
+    secret_in,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -59,12 +68,20 @@ RULES_BROKEN: Final = 65
     metavar="RULE",
     help="A rule that all commands have to keep, beside no-refusals; again for more: cpsim expect --help lists them.",
 )
+@click.option(
+    "--longest-wait",
+    "longest_wait_s",
+    type=DurationType(),
+    metavar="TIME",
+    help="Longest time that a client may wait for an answer, at this daemon or at the server: 500ms, 1s.",
+)
 @click.option("--allow-refusals", is_flag=True, help="Let refused and malformed commands pass.")
 def exec_command(
     command: tuple[str, ...],
     project: str,
     secret_file: Path | None,
     rules: tuple[str, ...],
+    longest_wait_s: float | None,
     allow_refusals: bool,
     **options: Any,  # noqa: ANN401 - of the fake
 ) -> None:
@@ -94,12 +111,15 @@ def exec_command(
 
     from cpsim.clock import SYSTEM_CLOCK
     from cpsim.fake.environment import environment_of
+    from cpsim.metrics.waits import Waits
+    from cpsim.server.control import wording
     from cpsim.system.command import CannotExecute, run_command
 
+    waits = Waits()
     with TemporaryDirectory(prefix="cpsim-") as folder:
         if secret_file is None:
             secret_file = _new_secret(Path(folder, "secret"))
-        with _fake(Path(folder), project, secret_in(secret_file), **options) as fake:
+        with _fake(Path(folder), project, secret_in(secret_file), waits=waits, **options) as fake:
             environment = os.environ | environment_of(fake.addresses, project, secret_file)
             try:
                 status = run_command(command, environment, SYSTEM_CLOCK)
@@ -107,6 +127,8 @@ def exec_command(
                 click.echo(f"cpsim: {error}", err=True)
                 sys.exit(error.status)
     broken = _broken(fake, rules if allow_refusals else (REFUSALS, *rules))
+    if longest_wait_s is not None and (blocked := wording.blocked(waits.longest(), longest_wait_s)):
+        broken.append(blocked)
     for text in [*broken, *(_reports(fake) if status else _silent(fake))]:
         click.echo(f"cpsim: {text}", err=True)
     sys.exit(status or (RULES_BROKEN if broken else 0))
@@ -129,23 +151,23 @@ def _fake(
     unix: Path | None,
     tcp: TcpEndpoint | None,
     http: TcpEndpoint | None,
-    flush_interval_s: float,
     profile: str,
     quirks: tuple[str, ...],
     **options: Any,  # noqa: ANN401 - passed on unchanged
 ) -> Fake:
     """The fake of the options, not started yet; raises click.BadParameter."""
-    from cpsim.fake import ANY_PORT, Fake, Site
+    from cpsim.fake import ANY_PORT, Fake
     from cpsim.quirks import chosen
 
-    site = Site(
-        project_id=project,
-        unix=unix or folder / "daemon.sock",
-        tcp=tcp or ANY_PORT,
-        flush_interval_s=flush_interval_s,
-    )
     try:
-        return Fake({project: secret}, sites=[site], http=http or ANY_PORT, quirks=chosen(profile, quirks), **options)
+        return Fake(
+            {project: secret},
+            unix=unix or folder / "daemon.sock",
+            tcp=tcp or ANY_PORT,
+            http=http or ANY_PORT,
+            quirks=chosen(profile, quirks),
+            **options,
+        )
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--project") from error
 

@@ -63,15 +63,9 @@ class Rules(ProjectFixture):
         in progress counts until now. The fake measures it, without the client's own time.
         """
         __tracebackhide__ = True
-        lines = [
-            f"{wait.wait_s:.3f} s{'' if wait.is_over else ' and still waiting'}: {wait.what}"
-            for wait in self._waits.longest()
-            if wait.wait_s > longer_than_s and not self._is_replayed(wait.what)
-        ]
-        if lines:
-            raise AssertionError(
-                "\n".join(wording.block(f"callers that waited longer than {longer_than_s:g} s", lines))
-            )
+        own = [wait for wait in self._waits.longest() if not self._is_replayed(wait.what)]
+        if blocked := wording.blocked(own, longer_than_s):
+            raise AssertionError(blocked)
 
     def _histories(self) -> Histories:
         """The commands that came for each slot, in order."""

@@ -88,6 +88,17 @@ def test_a_command_that_fails_has_its_own_status_and_the_record(cpsim):
     assert "faults fired:" in err
 
 
+def test_a_client_that_waits_too_long_breaks_a_rule(cpsim):
+    given = ("--fault", "daemon.late=0.05:nth=1", "--longest-wait")
+    send = (sys.executable, *SENT, "alloc,slot=job-1")
+    status, _, err = cpsim("exec", *given, "10ms", "--", *send)
+    assert status == 65
+    lines = err.splitlines()
+    assert lines[0] == "cpsim: callers that waited longer than 0.01 s:"
+    assert lines[1].endswith(" s: alloc,slot=job-1")
+    assert cpsim("exec", *given, "2min", "--", *send) == (0, "", "")
+
+
 def test_projects_that_the_tests_add_are_judged_too(cpsim):
     script = """
 import json, os, socket, urllib.request

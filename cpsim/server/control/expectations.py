@@ -6,7 +6,7 @@ the time of the request is over.
 
 from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
-from itertools import chain
+from itertools import chain, islice
 from typing import Annotated, Final, TypeVar, get_args
 
 from msgspec import Meta, Struct
@@ -20,6 +20,8 @@ from cpsim.server.control.views import CommandView, FaultView, Page, SlotView, s
 T = TypeVar("T")
 
 PAGE: Final = 10_000
+CLOSE: Final = 200
+"""The latest slots, among which one is looked for that a name may have meant: each look takes its time."""
 REFUSALS: Final = "no-refusals"
 Credits = Annotated[
     int, Meta(ge=-(2**63), le=2**63 - 1, description="Those granted, or of the alloc while the slot is not claimed.")
@@ -80,12 +82,13 @@ def expect_slot(
     wanted |= {"counters": counters and _numbers(counters), "meta": meta and _pairs(meta)}
     with inspector.of_project(project) as (_, accounts):
         found = slot_view(project, slot, accounts.slots[slot]) if slot in accounts.slots else None
-        known = list(accounts.slots) if found is None else []
+        known = len(accounts.slots)
+        latest = [] if found is not None else list(islice(reversed(accounts.slots), CLOSE))
     pending = inspector.sites.pending(project)
     if found is None:
-        close = get_close_matches(slot, known[-PAGE:], 1)
+        close = get_close_matches(slot, latest, 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        lines = [f"there is no slot {slot!r}; there are {len(known):,} others{hint}"]
+        lines = [f"there is no slot {slot!r}; there are {known:,} others{hint}"]
     else:
         lines = _differences(found, {name: value for name, value in wanted.items() if value is not None})
     if not lines:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from cpsim.faults.plan import Firing
+    from cpsim.metrics.waits import Wait
     from cpsim.server.control.views import CommandView, FiringView, FrameView
 
 MISSING: Final = "missing"
@@ -36,6 +37,16 @@ def firing_line(firing: Firing | FiringView) -> str:
     subject = f" {firing.kind}" if firing.kind else ""
     slot = f" of slot {firing.slot!r}" if firing.slot else ""
     return f"+{firing.time_s:.3f} s  {firing.stage}.{firing.action}{subject}{slot}"
+
+
+def blocked(waits: Iterable[Wait], longer_than_s: float) -> str:
+    """The callers that waited longer than a time, a line each; "" if none did."""
+    lines = [
+        f"{wait.wait_s:.3f} s{'' if wait.is_over else ' and still waiting'}: {wait.what}"
+        for wait in waits
+        if wait.wait_s > longer_than_s
+    ]
+    return "\n".join(block(f"callers that waited longer than {longer_than_s:g} s", lines))
 
 
 def listed(lines: Sequence[str]) -> list[str]:
