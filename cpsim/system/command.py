@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from cpsim.errors import CpsimError
 from cpsim.system.process import ending_signals
-from cpsim.system.threads import Thread
+from cpsim.system.threads import Thread, on_thread_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -44,7 +44,7 @@ def run_command(
 
     SIGTERM, SIGHUP and SIGINT are passed on, except for Ctrl-C at a terminal, which the command gets anyway. When this
     process's parent ends, the command is terminated, and killed if it has not ended in `GRACE_S`, unless nohup has
-    SIGHUP ignored.
+    SIGHUP ignored. It is terminated, too, when a thread of this process fails.
 
     Args:
         command: the program and its arguments.
@@ -72,11 +72,13 @@ def run_command(
         except OSError as error:
             status = NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
             raise CannotExecute(f"{command[0]}: {error.strerror}", status) from error
+        running = process
         for number in early:
-            process.send_signal(number)
+            running.send_signal(number)
         if signal.SIGHUP in signals:
-            Thread(_watcher(process, clock, parent), "cpsim-parent").start()
-        status = process.wait()
+            Thread(_watcher(running, clock, parent), "cpsim-parent").start()
+        with on_thread_failure(lambda _: running.terminate()):
+            status = running.wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from cpsim.clock import SYSTEM_CLOCK
 from cpsim.system.command import CannotExecute, run_command
+from cpsim.system.threads import Thread
 from cpsim.testing import ManualClock
 
 CPSIM = [sys.executable, "-P", "-m", "cpsim"]
@@ -146,6 +148,15 @@ def test_a_command_that_cannot_be_started_leaves_the_signals_as_they_were():
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.fixture
+def without_nohup():
+    """Whatever has started the tests, a closed terminal is not ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("without_nohup")
 @pytest.mark.parametrize(("trap", "ended_by"), [("", signal.SIGTERM), ('trap "" TERM', signal.SIGKILL)])
 def test_a_command_ends_with_the_parent_of_cpsim_and_is_killed_if_it_does_not(here, trap, ended_by):
     asked = []
@@ -158,6 +169,16 @@ def test_a_command_ends_with_the_parent_of_cpsim_and_is_killed_if_it_does_not(he
     assert run_command(command, os.environ, ManualClock(), parent) == 128 + ended_by
 
 
+def test_a_command_ends_when_a_thread_of_the_fake_has_failed(here, wait_for):
+    def fail():
+        wait_for(Path("began").exists)
+        raise RuntimeError("unexpected")
+
+    Thread(fail, "failing").start()
+    status = run_command(["sh", "-c", ": > began; exec sleep 1000"], os.environ, SYSTEM_CLOCK, lambda: 1)
+    assert status == 128 + signal.SIGTERM
+
+
 def is_served(path):
     """Whether somebody listens at a UNIX socket."""
     with socket.socket(socket.AF_UNIX) as sock, suppress(OSError):
@@ -167,6 +188,7 @@ def is_served(path):
 
 
 @pytest.mark.thorough
+@pytest.mark.usefixtures("without_nohup")
 def test_the_fake_and_the_command_end_with_the_process_that_has_started_them(here, wait_for):
     inner = "exec sleep 1000"
     script = f"\"{sys.executable}\" -P -m cpsim exec --unix cp.sock -- sh -c 'echo $$ > pid; {inner}'; :"
