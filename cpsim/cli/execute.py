@@ -23,7 +23,7 @@ from cpsim.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator, Sequence
 
     from cpdaemon.endpoint import TcpEndpoint
     from cpsim.fake import Fake
@@ -96,8 +96,9 @@ def exec_command(
     CREDITPIGGY_CONTROL    the URL of the control API
 
     The exit status is that of COMMAND if it is not 0, or 128 and the signal's number if a signal has ended it; else 65
-    if what it sent was refused or malformed, or a --rule is broken. It is 126 or 127 if COMMAND cannot be started, 64
-    for wrong usage, and 2 if the fake fails. Rules are about each project, also those that the tests have added.
+    if what it sent was refused or malformed, a --rule is broken, or that cannot be known. It is 126 or 127 if COMMAND
+    cannot be started, 64 for wrong usage, and 2 if the fake fails. Rules are about each project, also those that the
+    tests have added.
 
     COMMAND gets Ctrl-C and SIGTERM. It is terminated when the process that has started cpsim exec ends, unless that was
     done with nohup.
@@ -172,7 +173,7 @@ def _fake(
         raise click.BadParameter(str(error), param_hint="--project") from error
 
 
-def _broken(fake: Fake, rules: Iterable[Any]) -> list[str]:
+def _broken(fake: Fake, rules: Sequence[Any]) -> list[str]:
     """How each project breaks the rules, after all that could be delivered has been."""
     from cpsim.errors import CpsimError
     from cpsim.server.control.expectations import broken
@@ -180,6 +181,8 @@ def _broken(fake: Fake, rules: Iterable[Any]) -> list[str]:
 
     texts = []
     for project in fake.inspector.projects():
+        if rules and (pending := fake.inspector.sites.pending(project)):
+            texts.append(f"project {project!r}: {pending:,} commands were not delivered: nobody knows if rules hold")
         for rule in rules:
             try:
                 message, _ = broken(fake.inspector, project, rule)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from cpsim.errors import CpsimError
 from cpsim.system.process import ending_signals
-from cpsim.system.threads import Thread, on_thread_failure
+from cpsim.system.threads import Thread, ThreadFailed, on_thread_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -56,8 +57,10 @@ def run_command(
         CannotExecute: the command cannot be started.
     """
     signals = ending_signals()
+    original = parent() if signal.SIGHUP in signals else None
     process: subprocess.Popen[bytes] | None = None
     early: list[int] = []
+    failures: list[ThreadFailed] = []
 
     def pass_on(number: int, _: FrameType | None) -> None:
         if process is None:
@@ -65,40 +68,40 @@ def run_command(
         elif number != signal.SIGINT or not _is_in_foreground():
             process.send_signal(number)
 
+    def is_over() -> bool:
+        return bool(failures) or original not in {None, parent()}
+
     before = {number: signal.signal(number, pass_on) for number in signals}
     try:
-        try:
-            process = subprocess.Popen(command, env=dict(environment))  # noqa: S603 - the user's own
-        except OSError as error:
-            status = NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
-            raise CannotExecute(f"{command[0]}: {error.strerror}", status) from error
-        running = process
-        for number in early:
-            running.send_signal(number)
-        if signal.SIGHUP in signals:
-            Thread(_watcher(running, clock, parent), "cpsim-parent").start()
-        with on_thread_failure(lambda _: running.terminate()):
-            status = running.wait()
+        with on_thread_failure(failures.append):
+            process = _started(command, environment)
+            for number in early:
+                process.send_signal(number)
+            Thread(partial(_end_once, is_over, process, clock), "cpsim-parent").start()
+            status = process.wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
     return 128 - status if status < 0 else status
 
 
-def _watcher(process: subprocess.Popen[bytes], clock: Clock, parent: Callable[[], int]) -> Callable[[], None]:
-    """Return what ends a process once the parent of this one has ended."""
-    original = parent()
+def _started(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(command, env=dict(environment))  # noqa: S603 - the user's own
+    except OSError as error:
+        status = NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
+        raise CannotExecute(f"{command[0]}: {error.strerror}", status) from error
 
-    def watch() -> None:
-        while process.poll() is None and parent() == original:
-            clock.sleep(WATCH_S)
-        process.terminate()
-        until_s = clock.monotonic() + GRACE_S
-        while process.poll() is None and clock.monotonic() < until_s:
-            clock.sleep(WATCH_S)
-        process.kill()
 
-    return watch
+def _end_once(is_over: Callable[[], bool], process: subprocess.Popen[bytes], clock: Clock) -> None:
+    """End a process once something is over, unless it ends by itself."""
+    while process.poll() is None and not is_over():
+        clock.sleep(WATCH_S)
+    process.terminate()
+    until_s = clock.monotonic() + GRACE_S
+    while process.poll() is None and clock.monotonic() < until_s:
+        clock.sleep(WATCH_S)
+    process.kill()
 
 
 def _is_in_foreground() -> bool:

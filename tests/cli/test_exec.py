@@ -90,6 +90,14 @@ def test_a_command_that_fails_has_its_own_status_and_the_record(cpsim):
     assert "faults fired:" in err
 
 
+def test_what_was_not_delivered_leaves_the_rules_unknown(cpsim):
+    given = ("--fault", "server.status=503", "--", sys.executable, *SENT, "alloc,slot=job-1")
+    status, _, err = cpsim("exec", *given)
+    assert status == 65
+    assert "project 'demo': 1 commands were not delivered: nobody knows if rules hold" in err
+    assert cpsim("exec", "--allow-refusals", *given)[0] == 0
+
+
 def test_a_client_that_waits_too_long_breaks_a_rule(cpsim):
     given = ("--fault", "daemon.late=0.05:nth=1", "--longest-wait")
     send = (sys.executable, *SENT, "alloc,slot=job-1")

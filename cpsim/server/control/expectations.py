@@ -88,7 +88,8 @@ def expect_slot(
     if found is None:
         close = get_close_matches(slot, latest, 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        lines = [f"there is no slot {slot!r}; there are {known:,} others{hint}"]
+        others = "is 1 other" if known == 1 else f"are {known:,} others"
+        lines = [f"there is no slot {slot!r}; there {others}{hint}"]
     else:
         lines = _differences(found, {name: value for name, value in wanted.items() if value is not None})
     if not lines:
@@ -174,7 +175,7 @@ def refused_lines(inspector: Inspector, project: str, commands: Iterable[Command
 
 
 def report(inspector: Inspector, project: str) -> str:
-    """The slots by state, the last commands, what was refused, and the faults that fired.
+    """The slots by state, the last commands, malformed frames, and the faults that fired.
 
     Raises:
         JournalFull, CpsimError: there is more than is kept.
@@ -186,7 +187,8 @@ def report(inspector: Inspector, project: str) -> str:
     lines = [f"project {project!r}; slots: {shown}", *filter(None, [_pending_text(inspector.sites.pending(project))])]
     last = [wording.command_line(command, start_us) for command in commands]
     lines += wording.block(f"last commands of {len(commands):,} received", last)
-    lines += refused_lines(inspector, project, commands, start_us)
+    malformed = inspector.malformed(project).first
+    lines += wording.block("malformed", [wording.malformed_line(frame, start_us or frame.at_us) for frame in malformed])
     lines += wording.block("faults fired", map(wording.firing_line, inspector.firings(limit=PAGE).items))
     return "\n".join(lines)
 
