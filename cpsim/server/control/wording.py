@@ -39,16 +39,6 @@ def firing_line(firing: Firing | FiringView) -> str:
     return f"+{firing.time_s:.3f} s  {firing.stage}.{firing.action}{subject}{slot}"
 
 
-def blocked(waits: Iterable[Wait], longer_than_s: float) -> str:
-    """The callers that waited longer than a time, a line each; "" if none did."""
-    lines = [
-        f"{wait.wait_s:.3f} s{'' if wait.is_over else ' and still waiting'}: {wait.what}"
-        for wait in waits
-        if wait.wait_s > longer_than_s
-    ]
-    return "\n".join(block(f"callers that waited longer than {longer_than_s:g} s", lines))
-
-
 def listed(lines: Sequence[str]) -> list[str]:
     """The last `MOST_LINES` lines, indented."""
     left_out = len(lines) - MOST_LINES
@@ -76,6 +66,16 @@ def block(heading: str, lines: Iterable[str]) -> list[str]:
     """A heading with lines under it; nothing without lines."""
     lines = list(lines)
     return [f"{heading}:", *listed(lines)] if lines else []
+
+
+def blocked(waits: Iterable[Wait], longer_than_s: float) -> str:
+    """The callers that waited longer than a time, a line each; "" if none did."""
+    lines = [
+        f"{wait.wait_s:.3f} s{'' if wait.is_over else ' and still waiting'}: {wait.what}"
+        for wait in waits
+        if wait.wait_s > longer_than_s
+    ]
+    return "\n".join(block(f"callers that waited longer than {longer_than_s:g} s", lines))
 
 
 def _plain(value: object) -> str:
