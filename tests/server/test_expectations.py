@@ -102,6 +102,16 @@ def test_a_slot_that_is_not_there_is_named_with_the_nearest(client, expect):
     ]
 
 
+def test_a_slot_that_a_quirk_has_deleted_is_explained(client, expect, fake):
+    fake.set_quirks(frozenset({"slots-vanish"}))
+    fake.accounts.link([("w", "alice")])
+    client.alloc("job-1")
+    client.claim("job-1", "w")
+    lines = expect("slot", slot="job-1", state="claimed")[1]
+    assert lines[0] == "there is no slot 'job-1' (the quirk slots-vanish deletes what is claimed); there are 0 others"
+    assert lines[-1].endswith("claim,slot=job-1,machine=w")
+
+
 def test_what_cannot_be_expected_is_refused(ask):
     assert ask("expect/slot", slot="a", counters="job/events") == (
         409,

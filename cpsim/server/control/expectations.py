@@ -89,14 +89,15 @@ def expect_slot(
         close = get_close_matches(slot, latest, 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         others = "is 1 other" if known == 1 else f"are {known:,} others"
-        lines = [f"there is no slot {slot!r}; there {others}{hint}"]
+        gone = " (the quirk slots-vanish deletes what is claimed)" if "slots-vanish" in inspector.quirks_on else ""
+        lines = [f"there is no slot {slot!r}{gone}; there {others}{hint}"]
     else:
         lines = _differences(found, {name: value for name, value in wanted.items() if value is not None})
     if not lines:
         return Expectation(holds=True, message="", final=True)
     is_settled = found is not None and found.state is not State.ALLOCATED
     text = "\n".join(chain(lines, _history(inspector, project, slot), filter(None, [_pending_text(pending)])))
-    return Expectation(holds=False, message=text, final=is_settled and not inspector.has_quirks)
+    return Expectation(holds=False, message=text, final=is_settled and not inspector.quirks_on)
 
 
 def expect_rule(
@@ -119,7 +120,7 @@ def expect_rule(
     if pending:
         return Expectation(holds=False, message=_pending_text(pending), final=False)
     message, is_final = broken(inspector, project, rule, _listed(slots), _listed(kinds))
-    return Expectation(holds=not message, message=message, final=not message or (is_final and not inspector.has_quirks))
+    return Expectation(holds=not message, message=message, final=not message or (is_final and not inspector.quirks_on))
 
 
 def rules_of(inspector: Inspector, project: Id) -> list[RuleView]:

@@ -113,9 +113,9 @@ class Inspector:
         self.sites = Sites() if sites is None else sites
 
     @property
-    def has_quirks(self) -> bool:
-        """Whether the server differs from its document."""
-        return bool(self._accounts.quirks)
+    def quirks_on(self) -> frozenset[str]:
+        """The names of the quirks that are on."""
+        return self._accounts.quirks
 
     def projects(self) -> list[str]:
         """The ids of the projects."""
