@@ -37,11 +37,15 @@ class Breach(NamedTuple):
     slots: Mapping[str, str]
     is_final: bool = True
 
-    def text(self, histories: Histories, start_us: int) -> str:
-        """The slots, and the histories of the first, with times since `start_us`."""
-        lines = wording.block(
+    def lines(self) -> list[str]:
+        """What the slots are, and a line for each; none if the rule holds."""
+        return wording.block(
             f"slots {self.what}: {len(self.slots):,}", [f"{slot}: {why}" for slot, why in self.slots.items()]
         )
+
+    def text(self, histories: Histories, start_us: int) -> str:
+        """The lines, and the histories of the first slots, with times since `start_us`."""
+        lines = self.lines()
         for slot in list(self.slots)[:HISTORIES]:
             history = [wording.command_line(command, start_us) for command in histories.get(slot, ())]
             lines += wording.block(f"history of slot {slot!r}", history)
