@@ -118,9 +118,11 @@ with socket.socket(socket.AF_UNIX) as sock:
     sock.sendall(b"claim,slot=job-1,machine=w\\n")
     sock.recv(2)
 """
-    status, _, err = cpsim("exec", sys.executable, "-P", "-c", script)
+    faulty = ("--fault", "daemon.error:slot=job-9", "--rule", "faults-fired")
+    status, _, err = cpsim("exec", *faulty, sys.executable, "-P", "-c", script)
     assert status == 65
     assert "project 'tests' breaks the rule no-refusals:" in err
+    assert err.count("faults that never fired: 1:\n  daemon.error:slot=job-9") == 1
 
 
 @pytest.mark.parametrize(
