@@ -63,9 +63,10 @@ NAMING = {
     "cpsim/scenario/formats/swf.py": "outcomes of jobs, of which one has the name of a command",
     "cpsim/scenario/workload.py": "the order in which the digest of a workload has always been made",
     "cpsim/server/control/export.py": "columns of the ledger, of which two have names of commands",
+    "cpsim/server/control/expectations.py": "fields of a slot, of which two have names of commands",
+    "cpsim/server/control/rules.py": "rules about which command may follow which",
     "cpsim/quirks": "each quirk is about commands of its own",
     "cpsim/testing/assertions.py": "fields of a slot, of which two have names of commands",
-    "cpsim/testing/rules.py": "rules about which command may follow which",
 }
 """Where a command's name is told from another's, and why."""
 LONG_FUNCTIONS = {
@@ -81,6 +82,7 @@ MANY_PARAMETERS = {
     "cpsim/fake/fake.py: __init__": "the settings of a fake, which tests give by name",
     "cpsim/judge/slots.py: judge_slot": "a slot, its history, and how far to search for what explains it",
     "cpsim/run/pipeline.py: run": "what a run is made of",
+    "cpsim/server/control/expectations.py: expect_slot": "the query of a request",
     "cpsim/testing/project.py: __init__": "the settings of a fixture, given by name",
 }
 LARGE_CLASSES = {

@@ -22,6 +22,8 @@ run_time = { model = "constant", value = "10min" }
 """
 ENDS = {
     "completion": ["bash"],
+    "exec": ["--allow-refusals", "true"],
+    "expect": ["{server}", "idle"],
     "faults": [],
     "judge": [str(Path(__file__).parent / "samples/v0.3/run")],
     "load": ["small.toml", "--target", "./site.sock", "--server", "{server}", *PROJECT, "--", "--headless"],

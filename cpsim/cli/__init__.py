@@ -1,12 +1,28 @@
 """The command line: a group, and the commands that add themselves to it."""
 
-from cpsim.cli import completion, daemon, judge, lists, load, record, report, run, scenarios, serve, verify
+from cpsim.cli import (
+    completion,
+    daemon,
+    execute,
+    expect,
+    judge,
+    lists,
+    load,
+    record,
+    report,
+    run,
+    scenarios,
+    serve,
+    verify,
+)
 from cpsim.cli.group import cli, main
 
 __all__ = [
     "cli",
     "completion",
     "daemon",
+    "execute",
+    "expect",
     "judge",
     "lists",
     "load",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import socket
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -21,40 +22,69 @@ if TYPE_CHECKING:
 PROBE_TIMEOUT_S: Final = 1.0
 
 
+VARIABLES: Final = ("CREDITPIGGY_ENDPOINT", "CREDITPIGGY_TCP", "CREDITPIGGY_URL")
+"""Variables whose values are addresses, in a ready file for shells."""
+
+
 @contextmanager
 def announcing(ready_file: Path | None) -> Iterator[Callable[[str], None]]:
     """Yield a function that announces lines with a server's addresses.
 
-    It prints the lines, and writes them to the ready file atomically; the file exists until the context ends. Another
-    server's ready file is not touched unless that server was killed. Raises CpsimError if the file cannot be written.
+    It prints the lines, and writes them to the ready file: see `ready`. Raises CpsimError if that cannot be written.
     """
-    with ExitStack() as written:
-        if ready_file is not None and _is_stale(ready_file):
-            ready_file.unlink(missing_ok=True)
+    with ready(ready_file, "--ready-file") as write:
 
         def announce(lines: str) -> None:
-            if ready_file is not None:
-                partial = ready_file.with_name(f"{ready_file.name}.partial")
-                try:
-                    partial.write_text(lines, encoding="utf-8")
-                    partial.replace(ready_file)
-                except OSError as error:
-                    with suppress(OSError):
-                        partial.unlink()
-                    raise CpsimError(f"--ready-file {ready_file} cannot be written: {error.strerror}") from error
-                written.callback(OwnFile(ready_file).remove)
+            write(lines)
             click.echo(lines, nl=False)
 
         yield announce
 
 
+@contextmanager
+def ready(file: Path | None, option: str) -> Iterator[Callable[[str], None]]:
+    """Yield a function that writes lines to a ready file atomically; the file exists until the context ends.
+
+    Another server's ready file is not touched unless that server was killed. Raises CpsimError if the file cannot be
+    written; without a file, nothing is.
+    """
+    with ExitStack() as written:
+        if file is not None and _is_stale(file):
+            file.unlink(missing_ok=True)
+
+        def write(lines: str) -> None:
+            if file is None:
+                return
+            partial = file.with_name(f"{file.name}.partial")
+            try:
+                partial.write_text(lines, encoding="utf-8")
+                partial.replace(file)
+            except OSError as error:
+                with suppress(OSError):
+                    partial.unlink()
+                raise CpsimError(f"{option} {file} cannot be written: {error.strerror}") from error
+            written.callback(OwnFile(file).remove)
+
+        yield write
+
+
 def _is_stale(ready_file: Path) -> bool:
     """Return whether no server listens at any address in a ready file."""
     try:
-        addresses = [line.partition(" ")[2] for line in ready_file.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError):
+        addresses = list(_addresses(ready_file.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
         return False
     return not any(map(_is_served, addresses))
+
+
+def _addresses(text: str) -> Iterator[str]:
+    """The addresses in a ready file, of either form. Raises ValueError."""
+    for line in text.splitlines():
+        name, _, value = line.partition("=")
+        if name in VARIABLES:
+            yield "".join(shlex.split(value))
+        elif not name.startswith("CREDITPIGGY_"):
+            yield line.partition(" ")[2]
 
 
 def _is_served(address: str) -> bool:

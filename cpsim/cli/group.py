@@ -71,6 +71,7 @@ def cli() -> None:
     cpsim judge RUNFOLDER            the verdict on a run again, from what it has left
     cpsim verify 127.0.0.1:5667      does this daemon do what the protocol says?
     cpsim serve                      a fake daemon and server to point a job manager at
+    cpsim exec -- make test          tests in any language, with a fake of their own around them
     cpsim daemon --config FILE       store commands and forward them to a server
     """
 

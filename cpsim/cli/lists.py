@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from cpsim.cli.group import cli
-from cpsim.cli.options import json_option, print_json
+from cpsim.cli.options import EndpointType, FaultType, control_of, control_token_option, json_option, print_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from cpdaemon.endpoint import Endpoint
 
 
 @cli.command("quirks")
@@ -28,16 +36,32 @@ def list_quirks(as_json: bool) -> None:
         click.echo(f"{quirk.name:<{width}}  {quirk.tier}  {quirk.effect}")
 
 
-@cli.command("faults")
+at_option = click.option(
+    "--at",
+    "server",
+    type=EndpointType(),
+    required=True,
+    envvar="CREDITPIGGY_CONTROL",
+    metavar="URL",
+    help="URL of the server; by default, the CREDITPIGGY_CONTROL of the environment.",
+)
+
+
+@cli.group("faults", invoke_without_command=True)
 @json_option
-def list_faults(as_json: bool) -> None:
-    """List the faults of the daemon and of the server.
+@click.pass_context
+def faults(context: click.Context, as_json: bool) -> None:
+    """List the faults that there are, of the daemon and of the server; or add some to a server that runs.
 
     \b
     cpsim serve --fault daemon.hang:kind=claim,slot=job-*,nth=3
     cpsim serve --fault server.status=503:probability=0.1,from=10,until=20
     cpsim faults --json
+    cpsim faults add daemon.error:kind=claim,nth=1 --at http://127.0.0.1:8080
+    cpsim faults list --at http://127.0.0.1:8080
     """
+    if context.invoked_subcommand is not None:
+        return
     from cpsim.faults.spec import ACTIONS, KEYS
 
     if as_json:
@@ -53,3 +77,52 @@ def list_faults(as_json: bool) -> None:
     click.echo("\nKeys after a colon select commands and times:")
     for key, attribute in KEYS.items():
         click.echo(f"{key:<19} {attribute.allowed}")
+
+
+@faults.command("list")
+@at_option
+@control_token_option
+@json_option
+def list_set(server: Endpoint, control_token_file: Path | None, as_json: bool) -> None:
+    """List the faults that are set at a server, how many commands each has selected, and how often it fired.
+
+    \b
+    cpsim faults list --at http://127.0.0.1:8080
+    """
+    _show(control_of(server, control_token_file).faults(), as_json)
+
+
+@faults.command("add")
+@click.argument("added", nargs=-1, required=True, type=FaultType(), metavar="FAULT...")
+@at_option
+@control_token_option
+def add_faults(added: tuple[str, ...], server: Endpoint, control_token_file: Path | None) -> None:
+    """Add each FAULT at a server, and list all that are set there.
+
+    \b
+    cpsim faults add daemon.error:kind=claim,nth=1 server.late=0.5 --at http://127.0.0.1:8080
+    """
+    _show(control_of(server, control_token_file).add_faults(added))
+
+
+@faults.command("remove")
+@click.argument("removed", nargs=-1, required=True, type=FaultType(), metavar="FAULT...")
+@at_option
+@control_token_option
+def remove_faults(removed: tuple[str, ...], server: Endpoint, control_token_file: Path | None) -> None:
+    """Remove each FAULT at a server, and list what is left; connections that it holds are closed.
+
+    \b
+    cpsim faults remove server.late=0.5 --at http://127.0.0.1:8080
+    """
+    _show(control_of(server, control_token_file).remove_faults(removed))
+
+
+def _show(found: Sequence[Mapping[str, object]], as_json: bool = False) -> None:  # noqa: FBT002
+    if as_json:
+        print_json([{name: fault[name] for name in ("fault", "selected", "fired")} for fault in found])
+        return
+    for fault in found:
+        click.echo(f"{fault['fault']}   selected {fault['selected']:,}, fired {fault['fired']:,}")
+    if not found:
+        click.echo("no faults")

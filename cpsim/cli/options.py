@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -23,9 +24,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from cpsim.accounts.sources import AccountsSource
+    from cpsim.net.control import ControlClient
     from cpsim.replay.pace import Pace
 
 LONGEST_S: Final = 86_400
+UNIT_S: Final = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
+CONNECT_S: Final = 10.0
+"""Seconds within which a control API has to be reached, and to answer unless it is asked to wait."""
+LONGEST_LOOK_S: Final = 20.0
+"""Seconds that one request to a control API may wait; who waits longer asks again."""
 FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -64,6 +71,22 @@ class NumberType(click.FloatRange):
         if math.isnan(number):  # NaN passes every range check
             self.fail(f"{value} is not a number", param, ctx)
         return number
+
+
+class DurationType(click.ParamType[float]):
+    """A duration in seconds: a number, perhaps with its unit."""
+
+    name = "duration"
+
+    def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse the value."""
+        if not isinstance(value, str):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(ms|s|min|h)?", value)
+        seconds = float(found[1]) * UNIT_S[found[2] or "s"] if found else LONGEST_S + 1.0
+        if seconds > LONGEST_S:
+            self.fail(f"{value!r} is not a duration up to 24h, such as 500ms, 5s or 2min", param, ctx)
+        return seconds
 
 
 class QuirkType(click.ParamType[str]):
@@ -263,6 +286,9 @@ known_quirk_option = click.option(
 quirk_option = click.option(
     "--quirk", "quirks", type=QuirkType(), multiple=True, metavar="NAME", help="Turn on one quirk; see cpsim quirks."
 )
+control_token_option = click.option(
+    "--control-token-file", type=FILE, metavar="FILE", help="File with the token of the server's control API."
+)
 fault_option = click.option(
     "--fault", "faults", type=FaultType(), multiple=True, metavar="FAULT", help="Inject a fault; see cpsim faults."
 )
@@ -292,6 +318,24 @@ def secret_in(path: Path, option: str = "--secret-file") -> str:
         return read_secret(path)
     except ValueError as error:
         raise click.UsageError(f"{option} {path} {error}") from error
+
+
+def control_of(server: Endpoint, token_file: Path | None = None) -> ControlClient:
+    """A client of the control API of a server, whatever the path of its URL. Raises click.BadParameter."""
+    from cpdaemon.endpoint import UrlEndpoint
+    from cpsim.net.control import ControlClient
+    from cpsim.net.http.client import fetch
+
+    if not isinstance(server, UrlEndpoint):
+        raise click.BadParameter(f"expected the server's URL, such as http://127.0.0.1:8080, not {server}")
+    token = None if token_file is None else secret_in(token_file, "--control-token-file")
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+
+    def ask(method: str, path: str, body: bytes, *, slowly: bool) -> tuple[int, bytes]:
+        timeout_s = 2 * LONGEST_LOOK_S if slowly else CONNECT_S
+        return fetch(server, method, path, body, headers=headers, connect_s=CONNECT_S, timeout_s=timeout_s)
+
+    return ControlClient(ask, CpsimError, f" on {server}")
 
 
 def known_quirks(profile: str | None, names: Iterable[str]) -> frozenset[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cpsim.cli.announce import announcing
+from cpsim.cli.announce import announcing, ready
 from cpsim.cli.group import cli
 from cpsim.cli.options import FILE, LONGEST_S, ListenType, NumberType, fault_option, quirk_option, secret_in
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cpdaemon.endpoint import TcpEndpoint
+    from cpsim.fake.settings import Configuration
 
 
 def _secrets(project_ids: Sequence[str], secret_files: Sequence[Path]) -> dict[str, str]:
@@ -28,6 +29,18 @@ def _secrets(project_ids: Sequence[str], secret_files: Sequence[Path]) -> dict[s
     if repeated:
         raise click.BadParameter(f"{', '.join(sorted(repeated))} is given twice", param_hint="--project")
     return dict(zip(ids, map(secret_in, secret_files) if secret_files else [DEMO_PROJECT] * len(ids), strict=True))
+
+
+def _variables(configuration: Configuration, lines: str, secret_files: Sequence[Path]) -> str:
+    """The lines of `--ready-env`, from those of `--ready-file`, of which the first of a kind counts."""
+    import shlex
+
+    from cpsim.fake.environment import environment_of
+
+    addresses = dict(line.split(" ", 1) for line in reversed(lines.splitlines()))
+    project = next((site.project_id for site in configuration.sites), next(iter(configuration.projects)))
+    variables = environment_of(addresses, project, next(iter(secret_files), None))
+    return "".join(f"{name}={shlex.quote(value)}\n" for name, value in variables.items())
 
 
 @cli.command()
@@ -78,6 +91,13 @@ def _secrets(project_ids: Sequence[str], secret_files: Sequence[Path]) -> dict[s
     help="File to write once the server is ready: a line 'KIND ADDRESS' for each address.",
 )
 @click.option(
+    "--ready-env",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="The same for a shell to source: CREDITPIGGY_ENDPOINT=PATH, ..._TCP, ..._URL, ..._CONTROL and ..._PROJECT of "
+    "the first daemon, and ..._SECRET_FILE, if --secret-file names it.",
+)
+@click.option(
     "--store",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
@@ -92,6 +112,7 @@ def serve(
     secret_files: tuple[Path, ...],
     control_token_file: Path | None,
     ready_file: Path | None,
+    ready_env: Path | None,
     **options: Any,  # noqa: ANN401 - fields of `Configuration`
 ) -> None:
     """Serve a fake daemon and its account server, until Ctrl-C.
@@ -142,8 +163,13 @@ def serve(
 
     tune_process()
     do_without_pandas()
-    with announcing(ready_file) as announce:
+    with ready(ready_env, "--ready-env") as write, announcing(ready_file) as announce:
+
+        def on_ready(lines: str) -> None:
+            write(_variables(configuration, lines, secret_files))
+            announce(lines)
+
         try:
-            perform(configuration, announce)
+            perform(configuration, on_ready)
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="--project") from error

@@ -16,6 +16,7 @@ from cpsim.daemon.site import address_of
 from cpsim.daemon.spool_status import read_status
 from cpsim.errors import CpsimError
 from cpsim.fake.daemons import Site, daemon_of
+from cpsim.fake.sites import AddedSites
 from cpsim.faults.plan import FaultPlan
 from cpsim.net.addresses import listen_tcp
 from cpsim.net.listen import is_loopback
@@ -101,7 +102,10 @@ class Fake:
         self.faults = FaultPlan(faults, clock=clock, seed=seed, crash=crash)
         self._store = None if store is None else Store(store, partial(Log, clock=clock))
         self.accounts = AccountServer(projects, clock.now_us, quirks, journal_limit, self._store)
-        self.inspector = Inspector(self.accounts, lambda: self.pending, self.faults, self.set_quirks, self._drop)
+        self._sites = AddedSites(self, stored=store is not None)
+        self.inspector = Inspector(
+            self.accounts, lambda: self.pending, self.faults, self.set_quirks, self._drop, sites=self._sites
+        )
         self._watch = Watch(self.accounts, lambda: self.daemons, clock)
         self.addresses: dict[str, str] = {}
         self._http = http
@@ -161,6 +165,7 @@ class Fake:
             return
         self._serving = False
         with ExitStack() as last_first:  # every part ends, even if another fails
+            last_first.callback(self._sites.close)
             last_first.callback(self._close_store)
             last_first.callback(self._save_clock)
             last_first.callback(self._watch.close)

@@ -43,6 +43,7 @@ class Selection(TypedDict, total=False):
     stage: str
     kind: str | None
     slot: str | None
+    project: str | None
     nth: int | None
     count: int | None
     probability: float | None
@@ -110,10 +111,12 @@ class _Armed:
         times_s = (self.fault.from_s or 0, math.inf if self.fault.until_s is None else self.fault.until_s)
         return min((time_s - now_s for time_s in times_s if time_s > now_s), default=math.inf)
 
-    def selects(self, subjects: Iterable[tuple[str, str]]) -> tuple[str, str] | None:
-        """Return the first (kind, slot id) that it selects."""
+    def selects(self, exchange: Exchange) -> tuple[str, str] | None:
+        """Return the first (kind, slot id) of an exchange that it selects."""
         kind, slot = self.fault.kind, self.fault.slot
-        for subject in subjects:
+        if self.fault.project not in {None, exchange.project}:
+            return None
+        for subject in exchange.subjects:
             if kind in {None, subject[0]} and (slot is None or fnmatchcase(subject[1], slot)):
                 return subject
         return None
@@ -319,7 +322,7 @@ class FaultPlan:
             for armed in self._armed:
                 if exchange.hook not in armed.hooks or not armed.is_due(now_s):
                     continue
-                subject = armed.selects(exchange.subjects)
+                subject = armed.selects(exchange)
                 if subject is not None:
                     armed.selected += 1
                     selecting.append((armed, subject))

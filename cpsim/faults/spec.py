@@ -6,7 +6,7 @@ A fault is written `STAGE.ACTION=VALUE:KEY=VALUE,KEY=VALUE...`, and most parts a
     server.status=503:probability=0.1,from=10      one request in ten is answered 503, after the first ten seconds
     late=0.5:count=20                              the first twenty commands are answered late, at either stage
 
-`nth` counts the commands that `kind` and `slot` select within the fault's time; `count` limits its firings.
+`nth` counts the commands that `kind`, `slot` and `project` select within the fault's time; `count` limits its firings.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ KEYS: Final = {
         lambda value: value in REQUESTS,
     ),
     "slot": _Key("slot", "a pattern such as job-*", str, lambda value: isinstance(value, str) and bool(value)),
+    "project": _Key("project", "a project's id", str, lambda value: isinstance(value, str) and bool(value)),
     "nth": _Key("nth", "a whole number from 1 up", int, _is_count),
     "count": _Key("count", "a whole number from 1 up", int, _is_count),
     "probability": _Key(
@@ -87,6 +88,7 @@ class Fault:
         kind: command or request that it selects: one of `REQUESTS`; None for any. A bulk request is selected as "bulk",
             and by each of its commands.
         slot: shell pattern of the slot's id.
+        project: id of the project, as the server has it.
         nth: number of the first selected command for which it fires.
         count: limit of its firings; by default 1 with an `nth`, else none.
         probability: probability that it fires for a selected command.
@@ -102,6 +104,7 @@ class Fault:
     stage: str = ""
     kind: str | None = None
     slot: str | None = None
+    project: str | None = None
     nth: int | None = None
     count: int | None = None
     probability: float | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 from urllib.parse import urlencode
 
 if TYPE_CHECKING:
@@ -13,6 +13,10 @@ CONTROL_PATH: Final = "/__cpsim/"
 PAGE: Final = 10_000
 OK: Final = 200
 ABSENT: Final = 404
+Rule = Literal[
+    "faults-fired", "no-claim-before-alloc", "no-refusals", "no-slot-leaked", "nothing-sent-twice", "settled-once"
+]
+"""A rule on all commands of a project."""
 NO_PARQUET: Final = 501
 """The status of a table from a server that is installed without the extra that writes Parquet."""
 
@@ -21,7 +25,7 @@ class Ask(Protocol):
     """Sends a request."""
 
     def __call__(self, method: str, path: str, body: bytes, *, slowly: bool) -> tuple[int, bytes]:
-        """Return the status and the body of the response; `slowly`: the server may have millions of rows to write."""
+        """Return the status and the body of the response; `slowly`: the server may take its time."""
 
 
 class ControlClient:
@@ -76,6 +80,16 @@ class ControlClient:
         """All accounts as of one moment, as JSON lines."""
         return self._read("GET", "ledger.jsonl", slowly=True)
 
+    def expect(self, what: str, **query: object) -> dict[str, Any]:
+        """Whether an expectation of the control API `holds`, what differs, as `message`, and if that is `final`.
+
+        Args:
+            what: `slot`, `rule` or `idle`.
+            query: of the request; what is None is left out.
+        """
+        given = urlencode({name: value for name, value in query.items() if value is not None})
+        return self._object(f"expect/{what}?{given}", {"holds": bool, "message": str, "final": bool}, slowly=True)
+
     def clock(self) -> tuple[int, float]:
         """The server's time, in microseconds since 1970, and its rate, as a multiple of real time."""
         clock = self._object("clock", {"now_us": int, "rate": int | float})
@@ -102,13 +116,13 @@ class ControlClient:
         """Replace the faults."""
         self._read("POST", "faults", faults)
 
-    def add_faults(self, faults: Sequence[str]) -> None:
-        """Add faults."""
-        self._read("POST", "faults/add", faults)
+    def add_faults(self, faults: Sequence[str]) -> list[dict[str, Any]]:
+        """Add faults; returns all, as `faults` does."""
+        return self._list("faults/add", "POST", faults)
 
-    def remove_faults(self, faults: Sequence[str]) -> None:
-        """Remove faults."""
-        self._read("POST", "faults/remove", faults)
+    def remove_faults(self, faults: Sequence[str]) -> list[dict[str, Any]]:
+        """Remove faults; returns the others, as `faults` does."""
+        return self._list("faults/remove", "POST", faults)
 
     def link(self, links: Sequence[tuple[str, str]]) -> list[Any]:
         """Link machines to users; returns the links that were refused."""
@@ -128,8 +142,10 @@ class ControlClient:
     def _page(self, name: str, **query: object) -> dict[str, Any]:
         return self._object(f"{name}?{urlencode({**query, 'limit': PAGE})}", {"items": list, "next": int | None})
 
-    def _object(self, name: str, types: Mapping[str, Any], method: str = "GET") -> dict[str, Any]:
-        found = self._parsed(method, name)
+    def _object(
+        self, name: str, types: Mapping[str, Any], method: str = "GET", *, slowly: bool = False
+    ) -> dict[str, Any]:
+        found = self._parsed(method, name, slowly=slowly)
         if not (isinstance(found, dict) and all(isinstance(found.get(key), type_) for key, type_ in types.items())):
             raise self._wrong(method, name, f"no {' and '.join(types)}")
         return found
@@ -140,8 +156,8 @@ class ControlClient:
             raise self._wrong(method, name, "no list")
         return found
 
-    def _parsed(self, method: str, name: str, document: object = None) -> object:
-        body = self._read(method, name, document)
+    def _parsed(self, method: str, name: str, document: object = None, *, slowly: bool = False) -> object:
+        body = self._read(method, name, document, slowly=slowly)
         try:
             return json.loads(body)
         except (ValueError, RecursionError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, unquote_to_bytes
@@ -21,6 +22,7 @@ from cpsim.protocol import depth
 from cpsim.protocol.slots import shown
 from cpsim.quirks.policies.request import broken_off
 from cpsim.server.batches import LONGEST_ID, BatchNotApplied
+from cpsim.server.control.waiting import Provisional, settled
 from cpsim.server.ledger import MalformedRefusal
 from cpsim.server.service import DIGESTS
 from cpsim.store.log import InDoubt
@@ -281,9 +283,13 @@ class Api:
             yield _bulk_error(message, kind)
 
     def answer(self, request: Request, caller: Caller, /) -> Answer | Coroutine[Any, Any, Answer] | SingleCommand:
-        """Answer one request, or begin to: with a store, the answer waits for its commit."""
-        del caller
-        return self.respond(request) if self._accounts.store is None else self._durable(request)
+        """Answer one request, or begin to: with a store, the answer waits for its commit.
+
+        An answer of the control API that what will come may change waits for that.
+        """
+        if self._accounts.store is None and type(response := self.respond(request)) is not Provisional:
+            return response
+        return settled(partial(self._durable, request), caller)
 
     def refusal(self, status: int, message: str, /) -> Response:
         """The answer to a request that is not HTTP, or beyond a limit."""

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from cpsim.protocol.slots import State
-from cpsim.testing import wording
+from cpsim.server.control import wording
 from cpsim.testing.project import ProjectFixture
 
 if TYPE_CHECKING:

@@ -13,11 +13,12 @@ from cpdaemon.endpoint import TcpEndpoint
 from cpsim.clock import STEADY_CLOCK
 from cpsim.errors import CpsimError
 from cpsim.fake import ANY_PORT, Fake, Site
+from cpsim.fake.environment import environment_of
 from cpsim.faults.plan import FaultPlan, as_fault
 from cpsim.metrics.waits import Waits
 from cpsim.quirks import chosen
+from cpsim.server.control import wording
 from cpsim.server.journal import JournalFull
-from cpsim.testing import wording
 from cpsim.testing.reach import obstacles, short_folder, socket_path
 from cpsim.testing.views import Views
 
@@ -285,13 +286,7 @@ class ProjectFixture(Views):
         if not secret_file.exists():
             secret_file.touch(mode=0o600)
             secret_file.write_text(f"{self._secret}\n", encoding="utf-8")
-        return {
-            "CREDITPIGGY_ENDPOINT": self.unix,
-            "CREDITPIGGY_TCP": self.tcp,
-            "CREDITPIGGY_URL": self.url,
-            "CREDITPIGGY_PROJECT": self.project,
-            "CREDITPIGGY_SECRET_FILE": str(secret_file),
-        }
+        return environment_of(self._running.addresses | {"http": self.url}, self.project, secret_file)
 
     # What can be changed
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from cpsim.errors import CpsimError
 from cpsim.fake.fake import IDLE_POLL_S
+from cpsim.server.control import wording
 from cpsim.server.control.views import command_view, slot_view
-from cpsim.testing import wording
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cpsim.fake.fake import IDLE_POLL_S
 from cpsim.protocol.slots import State
+from cpsim.server.control import wording
 from cpsim.server.control.views import slot_view
-from cpsim.testing import wording
 from cpsim.testing.project import ProjectFixture
 
 if TYPE_CHECKING:

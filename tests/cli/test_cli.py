@@ -398,9 +398,8 @@ def exchange(path, frame, *, half_close):
 @pytest.mark.thorough
 @pytest.mark.parametrize("number", ending_signals())
 def test_serve(cpsim, number):
-    with Serving(
-        "--unix", "./cp.sock", "--tcp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--ready-file", "ready"
-    ) as site:
+    ready_files = ("--ready-file", "ready", "--ready-env", "ready.env")
+    with Serving("--unix", "./cp.sock", "--tcp", "127.0.0.1:0", "--http", "127.0.0.1:0", *ready_files) as site:
         addresses = site.read(3)
         assert list(addresses) == ["unix", "tcp", "http"]
         assert re.fullmatch(r"127\.0\.0\.1:\d+", addresses["tcp"])
@@ -415,10 +414,14 @@ def test_serve(cpsim, number):
         assert cpsim(*run)[0] == 0
         ready = Path("ready")
         assert ready.read_text(encoding="utf-8") == "".join(site.lines)
+        sourced = ". ./ready.env; echo $CREDITPIGGY_ENDPOINT $CREDITPIGGY_TCP $CREDITPIGGY_URL $CREDITPIGGY_PROJECT"
+        said = subprocess.run(["sh", "-c", sourced], capture_output=True, text=True, check=True).stdout
+        assert said.split() == [*addresses.values(), "demo"]
         (out, err), status = site.stop(number)
         assert (out, err, status) == ("", "", 0)
         assert not Path("cp.sock").exists()
         assert not Path("ready.partial").exists()
+        assert not Path("ready.env").exists()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", int(addresses["tcp"].rpartition(":")[2])), timeout=100)
 
@@ -499,12 +502,17 @@ def test_a_server_that_cannot_start_leaves_the_ready_file_of_another(cpsim):
 
 
 @pytest.mark.parametrize(
-    "left", ["unix {here}/gone.sock\n", "unix {here}/old.sock\nhttp http://127.0.0.1:{port}/api\n"]
+    ("option", "left"),
+    [
+        ("--ready-file", "unix {here}/gone.sock\n"),
+        ("--ready-file", "unix {here}/old.sock\nhttp http://127.0.0.1:{port}/api\n"),
+        ("--ready-env", "CREDITPIGGY_ENDPOINT='{here}/old.sock'\nCREDITPIGGY_PROJECT=demo\n"),
+    ],
 )
-def test_a_ready_file_that_a_killed_server_has_left_is_removed_before_the_next_one_serves(cpsim, left):
+def test_a_ready_file_that_a_killed_server_has_left_is_removed_before_the_next_one_serves(cpsim, option, left):
     with socket.create_server(("127.0.0.1", 0)) as free, socket.socket(socket.AF_UNIX) as killed:
         port = free.getsockname()[1]
         killed.bind("old.sock")
     Path("ready").write_text(left.format(here=Path.cwd(), port=port), encoding="utf-8")
-    assert cpsim("serve", "--unix", "missing/cp.sock", "--ready-file", "ready")[0] == 2
+    assert cpsim("serve", "--unix", "missing/cp.sock", option, "ready")[0] == 2
     assert not Path("ready").exists()

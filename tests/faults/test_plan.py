@@ -39,12 +39,22 @@ def fired(plan, commands, hook="daemon"):
         "daemon.crash-after-ok:slot=a:b=c",
         "server.late=1:kind=bulk",
         "late=1:kind=heartbeat",
+        "daemon.error:project=p",
     ],
 )
 def test_a_fault_is_the_text_it_was_read_from(text):
     fault = Fault.parse(text)
     assert str(fault) == text
     assert Fault.parse(str(fault)) == fault
+
+
+def test_a_fault_of_a_project_leaves_the_others_alone():
+    plan = FaultPlan(["error:project=p,nth=2"])
+    meeting = ["q", "p", "q", "p", "q"]
+    assert [bool(plan.intercept(Exchange("daemon", CLAIM, project))) for project in meeting] == [
+        *(False, False, False, True, False)
+    ]
+    assert [firing.project for firing in plan.firings] == ["p"]
 
 
 def test_an_action_of_one_stage_has_that_stage():

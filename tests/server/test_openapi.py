@@ -48,6 +48,8 @@ def test_every_request_is_answered_as_described(server, operation, mode):
     @given(operation.as_strategy(generation_mode=mode))
     @settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
     def answered(case):
+        if isinstance(case.query.get("within_s"), int | float):
+            case.query["within_s"] = 0  # or the answer waits for what will never be
         case.call_and_validate(base_url=server)
 
     answered()

@@ -159,6 +159,10 @@ def test_a_shell_completes_what_there_is(complete):
     assert complete("serve", "--quirk", "") == list(QUIRKS)
     assert complete("serve", "--fault", "server.s") == ["server.status"]
     assert complete("serve", "--profile", "dep") == ["deployed"]
+    assert complete("expect", "http://127.0.0.1:1", "cl") == ["claimed"]
+    assert complete("exec", "--rule", "no-s") == ["no-slot-leaked"]
+    assert complete("faults", "") == ["add", "list", "remove"]
+    assert complete("faults", "add", "server.s") == ["server.status"]
     assert complete("completion", "") == ["bash", "zsh", "fish"]
     assert complete("run", "./some/file.to") == ["./some/file.to"]  # the shell looks for files
 

@@ -1,4 +1,4 @@
-"""The requests of the control API, each a method of the inspector."""
+"""The requests of the control API, each a method of the inspector or a function of one."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import inspect
 from dataclasses import dataclass
 from functools import cached_property
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Final, Union, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Final, Union, get_args, get_type_hints
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
+from cpsim.server.control.expectations import expect_idle, expect_rule, expect_slot, rules_of
 from cpsim.server.control.inspection import Inspector
 
 if TYPE_CHECKING:
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 JSON: Final = "application/json"
 PARQUET: Final = "application/vnd.apache.parquet"
 JSON_LINES: Final = "application/jsonl"
+WITHIN: Final = "within_s"
+LONGEST_WAIT_S: Final = 60
+Within = Annotated[
+    float,
+    Meta(ge=0, le=LONGEST_WAIT_S, description="Seconds that the answer may wait until what is expected holds."),
+]
 
 
 @dataclass(frozen=True)
@@ -26,16 +33,18 @@ class ControlAction:
     """A request of the control API.
 
     Attributes:
-        perform: the inspector's method.
+        perform: the inspector's method, or a function whose first argument is the inspector.
         body: the name of the argument in the body; the others are in the query.
         content_type: of the answer.
         errors: the statuses of its refusals.
+        waits: whether it answers with an expectation, and may wait for it.
     """
 
     perform: Callable[..., Any]
     body: str | None = None
     content_type: str = JSON
     errors: tuple[int, ...] = ()
+    waits: bool = False
 
     @cached_property
     def hints(self) -> dict[str, Any]:
@@ -45,9 +54,10 @@ class ControlAction:
     @cached_property
     def query(self) -> type[msgspec.Struct]:
         """The type of the query; an optional argument is UNSET if a request leaves it out."""
-        fields: list[Any] = []
-        for name, parameter in inspect.signature(self.perform).parameters.items():
-            if name in {"self", self.body}:
+        fields: list[Any] = [(WITHIN, Within, 0.0)] if self.waits else []
+        _, *parameters = inspect.signature(self.perform).parameters.items()
+        for name, parameter in parameters:
+            if name == self.body:
                 continue
             hint = self.hints[name]
             if parameter.default is inspect.Parameter.empty:
@@ -62,6 +72,15 @@ class ControlAction:
 
 ACTIONS: Final = {
     ("GET", "projects"): ControlAction(Inspector.projects),
+    ("POST", "projects/add"): ControlAction(Inspector.add_project, errors=(409,)),
+    ("POST", "projects/remove"): ControlAction(Inspector.remove_project, errors=(409,)),
+    ("GET", "daemons"): ControlAction(Inspector.daemons),
+    ("POST", "daemons/add"): ControlAction(Inspector.add_daemon, errors=(409,)),
+    ("POST", "daemons/remove"): ControlAction(Inspector.remove_daemon, errors=(409,)),
+    ("GET", "expect/slot"): ControlAction(expect_slot, errors=(404, 409, 507), waits=True),
+    ("GET", "expect/rule"): ControlAction(expect_rule, errors=(404, 409, 507), waits=True),
+    ("GET", "expect/idle"): ControlAction(expect_idle, errors=(404,), waits=True),
+    ("GET", "rules"): ControlAction(rules_of, errors=(404, 507)),
     ("GET", "totals"): ControlAction(Inspector.totals),
     ("GET", "balance"): ControlAction(Inspector.balance),
     ("GET", "slots"): ControlAction(Inspector.slots, errors=(404,)),

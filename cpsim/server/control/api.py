@@ -14,8 +14,10 @@ import msgspec
 from cpsim.errors import CpsimError
 from cpsim.net.http.messages import Failure, Request, Response
 from cpsim.server.control import openapi
-from cpsim.server.control.actions import ACTIONS, JSON
+from cpsim.server.control.actions import ACTIONS, JSON, WITHIN
+from cpsim.server.control.expectations import Expectation
 from cpsim.server.control.inspection import Inspector, Unknown
+from cpsim.server.control.waiting import Provisional
 from cpsim.server.journal import JournalFull
 from cpsim.system.extras import MissingExtra
 
@@ -77,10 +79,14 @@ class Control:
             allowed = ", ".join(methods)
             raise Failure(405, f"{request.path} supports {allowed}", ((b"allow", allowed.encode()),))
         if name == DESCRIPTION:
-            return Response(200, msgspec.json.encode(openapi.document(needs_token=self._access.needs_token)))
+            return Response(200, _line(openapi.document(needs_token=self._access.needs_token)))
         action = ACTIONS[request.method, name]
-        answer = action.perform(self._inspector, **_arguments(action, request))
-        body = msgspec.json.encode(answer) if action.content_type == JSON else answer
+        arguments = _arguments(action, request)
+        within_s = arguments.pop(WITHIN, 0.0)
+        answer = action.perform(self._inspector, **arguments)
+        if isinstance(answer, Expectation) and not answer.final and within_s:
+            return Provisional(200, _line(answer), within_s=within_s)
+        body = _line(answer) if action.content_type == JSON else answer
         return Response(200, body, action.content_type.encode())
 
 
@@ -105,5 +111,9 @@ def _arguments(action: ControlAction, request: Request) -> dict[str, Any]:
 
 
 def _error(status: int, message: object, headers: Headers = ()) -> Response:
-    body = msgspec.json.encode(openapi.Error(result="error", message=str(message)))
-    return Response(status, body, headers=headers)
+    return Response(status, _line(openapi.Error(result="error", message=str(message))), headers=headers)
+
+
+def _line(value: object) -> bytes:
+    """A value as a line of JSON."""
+    return msgspec.json.encode(value) + b"\n"

@@ -19,10 +19,12 @@ from cpsim.quirks import QUIRKS, chosen
 from cpsim.server.accounts import Account, Machine, ProjectAccounts, Slot
 from cpsim.server.clock import LATEST_US
 from cpsim.server.control import export
+from cpsim.server.control.sites import Sites
 from cpsim.server.control.views import (
     Balance,
     ClockView,
     CommandView,
+    DaemonView,
     FaultView,
     FiringView,
     FrameView,
@@ -31,6 +33,7 @@ from cpsim.server.control.views import (
     Malformed,
     Page,
     ProjectTotals,
+    ProjectView,
     QuirkView,
     RefusedItem,
     SlotHistory,
@@ -52,6 +55,9 @@ V = TypeVar("V")
 Id = Annotated[str, Meta(min_length=1)]
 Cursor = Annotated[int, Meta(ge=0, le=2**53 - 1, description="`next` of the page before; 0 begins.")]
 Limit = Annotated[int, Meta(ge=1, le=10_000, description="Items a page.")]
+FlushInterval = Annotated[
+    float, Meta(ge=0, le=86_400, description="Seconds that the daemon keeps commands before it delivers them.")
+]
 Seconds = Annotated[float, Meta(ge=0, le=1e10)]
 Rate = Annotated[float, Meta(ge=0, le=1e6, description="Multiple of real time; 0 freezes.")]
 Profile = Literal["documented", "deployed"]
@@ -84,6 +90,10 @@ class Inspector:
         faults: of the server and its daemons.
         set_quirks: sets the quirks of the server and its daemons; raises CpsimError. By default, the server's alone.
         drop: resets all but the accounts, of a project or of all; raises CpsimError.
+        sites: the daemons; by default, there are none, and none can be added.
+
+    Attributes:
+        sites: the daemons.
     """
 
     def __init__(
@@ -93,17 +103,47 @@ class Inspector:
         faults: FaultPlan | None = None,
         set_quirks: Callable[[frozenset[str]], object] | None = None,
         drop: Callable[[str | None], object] = lambda _: None,
+        *,
+        sites: Sites | None = None,
     ) -> None:
         self._accounts = accounts
         self._pending = pending
         self._faults = FaultPlan() if faults is None else faults
         self._set_quirks = accounts.set_quirks if set_quirks is None else set_quirks
         self._drop = drop
+        self.sites = Sites() if sites is None else sites
+
+    @property
+    def quirks_on(self) -> frozenset[str]:
+        """The names of the quirks that are on."""
+        return self._accounts.quirks
 
     def projects(self) -> list[str]:
         """The ids of the projects."""
         with self._accounts.reading() as ledger:
             return list(dict.fromkeys((*self._accounts.projects, *ledger.projects)))
+
+    def daemons(self) -> list[DaemonView]:
+        """The daemons with their addresses, in the order in which they were added."""
+        return self.sites.daemons()
+
+    def add_project(self, project: Id | None = None, flush_interval_s: FlushInterval = 0.0) -> ProjectView:
+        """Add a project with a secret, accounts and a daemon of its own; without an id, it gets a new one."""
+        return self.sites.add_project(project, flush_interval_s)
+
+    def remove_project(self, project: Id) -> list[str]:
+        """Remove a project that was added, with its daemons, accounts and pending commands; answers with the others."""
+        self.sites.remove_project(project)
+        return self.projects()
+
+    def add_daemon(self, project: Id, flush_interval_s: FlushInterval = 0.0) -> DaemonView:
+        """Add one more daemon of a project, at a UNIX socket and a TCP port of its own."""
+        return self.sites.add_daemon(project, flush_interval_s)
+
+    def remove_daemon(self, unix: Id) -> list[DaemonView]:
+        """Remove a daemon that was added, by its socket's path, once nothing is pending; answers with the others."""
+        self.sites.remove_daemon(unix)
+        return self.daemons()
 
     def totals(self) -> Totals:
         """Slots by state, credits, counters, discards and refusals of each project; pending commands."""
@@ -133,7 +173,7 @@ class Inspector:
             fits = (state is None or slot.state is state) and (machine is None or slot.machine == machine)
             return slot_view(project, slot_id, slot) if fits else None
 
-        with self._project(project) as (_, found):
+        with self.of_project(project) as (_, found):
             return _page(islice(found.slots.items(), cursor, None), cursor, limit, show)
 
     def slot(self, project: Id, slot: Id) -> SlotHistory:
@@ -142,7 +182,7 @@ class Inspector:
         Raises:
             Unknown: no command was received for it.
         """
-        with self._project(project) as (_, found):
+        with self.of_project(project) as (_, found):
             known = found.slots.get(slot)
             view = None if known is None else slot_view(project, slot, known)
             entries = self._accounts.journal.about(project, slot)
@@ -156,7 +196,7 @@ class Inspector:
 
     def machines(self, project: Id, cursor: Cursor = 0, limit: Limit = 1000) -> Page[MachineView]:
         """The machines that claimed slots of a project."""
-        with self._project(project) as (ledger, found):
+        with self.of_project(project) as (ledger, found):
 
             def show(item: tuple[str, Machine]) -> MachineView:
                 return machine_view(project, *item, ledger.owners.get(item[0]))
@@ -173,7 +213,7 @@ class Inspector:
             counters = {name: value for name, value in account.counters.items() if name not in own}
             return user_view(project, user_id, Account(account.credits, counters))
 
-        with self._project(project) as (_, found):
+        with self.of_project(project) as (_, found):
             return _page(islice(found.users.items(), cursor, None), cursor, limit, show)
 
     def journal(self, project: Id, cursor: Cursor = 0, limit: Limit = 1000) -> Page[CommandView]:
@@ -182,7 +222,7 @@ class Inspector:
         def show(entry: Entry) -> CommandView:
             return command_view(project, entry)
 
-        with self._project(project):
+        with self.of_project(project):
             return _page(self._accounts.journal.read(project, cursor), cursor, limit, show)
 
     def refusals(self, project: Id, cursor: Cursor = 0, limit: Limit = 1000) -> Page[CommandView]:
@@ -191,12 +231,12 @@ class Inspector:
         def show(entry: Entry) -> CommandView | None:
             return None if entry[3] is None else command_view(project, entry)
 
-        with self._project(project):
+        with self.of_project(project):
             return _page(self._accounts.journal.read(project, cursor), cursor, limit, show)
 
     def malformed(self, project: Id) -> Malformed:
         """The frames that a project's daemons refused: malformed, or without room in the queue."""
-        with self._project(project):
+        with self.of_project(project):
             count, first = self._accounts.journal.malformed(project)
         frames = [
             FrameView(project=project, at_us=at_us, frame=frame.decode(errors="replace")) for at_us, frame in first
@@ -232,7 +272,7 @@ class Inspector:
             ValueError: a spool cannot be written, or a daemon is too busy.
         """
         if project is not None:
-            with self._project(project):
+            with self.of_project(project):
                 pass
         with _as_value_error():
             self._drop(project)
@@ -353,8 +393,12 @@ class Inspector:
         return faults
 
     @contextmanager
-    def _project(self, project_id: str) -> Iterator[tuple[Ledger, ProjectAccounts]]:
-        """The ledger and a project, locked within the context."""
+    def of_project(self, project_id: str) -> Iterator[tuple[Ledger, ProjectAccounts]]:
+        """The ledger and a project, locked within the context.
+
+        Raises:
+            Unknown: there is no such project.
+        """
         with self._accounts.reading() as ledger:
             project = ledger.projects.get(project_id)
             if project is None and project_id not in self._accounts.projects:

@@ -21,7 +21,8 @@ ERRORS: Final = {
     403: "The request is for another host, or comes from a page of another site.",
     404: "There is no such project or slot.",
     409: "The clock would go back, or beyond its end; there is no such fault or quirk, or it cannot be had, such as "
-    "`down` without `until`; or a daemon is too busy for a reset.",
+    "`down` without `until`; a daemon is too busy for a reset or has commands pending; a project or daemon cannot be "
+    "added or removed; or an expectation is none.",
     413: "The body is too large.",
     501: "The server is installed without what writes Parquet; the message says what to install.",
     503: "The store cannot be written now; nothing is done.",

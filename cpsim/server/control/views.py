@@ -132,6 +132,26 @@ class SlotHistory(Struct, frozen=True, kw_only=True):
     firings: list[FiringView]
 
 
+class DaemonView(PlainView, frozen=True, kw_only=True):
+    """A daemon: its project, its addresses, and whether it was added while the server served."""
+
+    project: str
+    unix: str | None
+    tcp: str | None
+    pending: int
+    added: bool
+
+
+class ProjectView(PlainView, frozen=True, kw_only=True):
+    """A project that was added: its secret, the URL of the API, and the addresses of its daemon."""
+
+    project: str
+    secret: str
+    url: str
+    unix: str
+    tcp: str
+
+
 class ProjectTotals(Struct, frozen=True, kw_only=True):
     """A project's slots by state, refusals, granted credit, and discards by reason."""
 

@@ -9,7 +9,8 @@ if TYPE_CHECKING:
 
     from cpsim.faults.plan import Firing
     from cpsim.faults.spec import Fault
-    from cpsim.server.control.views import CommandView, FrameView
+    from cpsim.metrics.waits import Wait
+    from cpsim.server.control.views import CommandView, FiringView, FrameView
 
 MISSING: Final = "missing"
 MOST_LINES: Final = 20
@@ -32,7 +33,7 @@ def malformed_line(malformed: FrameView, start_us: int) -> str:
     return f"{_since(malformed.at_us, start_us)}  {malformed.frame.strip()!r}   malformed"
 
 
-def firing_line(firing: Firing) -> str:
+def firing_line(firing: Firing | FiringView) -> str:
     """A fault that fired, and for which command."""
     subject = f" {firing.kind}" if firing.kind else ""
     slot = f" of slot {firing.slot!r}" if firing.slot else ""
@@ -102,6 +103,16 @@ def block(heading: str, lines: Iterable[str]) -> list[str]:
     """A heading with lines under it; nothing without lines."""
     lines = list(lines)
     return [f"{heading}:", *listed(lines)] if lines else []
+
+
+def blocked(waits: Iterable[Wait], longer_than_s: float) -> str:
+    """The callers that waited longer than a time, a line each; "" if none did."""
+    lines = [
+        f"{wait.wait_s:.3f} s{'' if wait.is_over else ' and still waiting'}: {wait.what}"
+        for wait in waits
+        if wait.wait_s > longer_than_s
+    ]
+    return "\n".join(block(f"callers that waited longer than {longer_than_s:g} s", lines))
 
 
 def _plain(value: object) -> str:
