@@ -86,6 +86,11 @@ def __getattr__(name: str) -> object:
     return AsyncClient
 
 
+def __dir__() -> list[str]:
+    """Return all names, also those that are not imported yet."""
+    return sorted({*globals(), *__all__})
+
+
 def cpapi_setup(server_endpoint: str, credentials: tuple[str, str] | None = None) -> None:
     """Set the endpoint of the next commands; before the first call it is `DEFAULT_ENDPOINT`.
 

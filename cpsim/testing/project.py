@@ -378,11 +378,8 @@ class ProjectFixture(Views):
 
     def _refused_lines(self) -> list[str]:
         accounts = self._idle_fake.accounts
-        if (
-            not accounts.refused_of(self.project)
-            and not self.malformed
-            and self.project not in accounts.journal.overflows
-        ):
+        malformed, _ = accounts.journal.malformed(self.project)
+        if not accounts.refused_of(self.project) and not malformed and self.project not in accounts.journal.overflows:
             return []
         return wording.refused_lines(self.refusals, self.malformed, self._start_us)
 

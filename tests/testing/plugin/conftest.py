@@ -1,5 +1,6 @@
 """Test runs inside tests: what the plugin does to a project that uses it."""
 
+import numpy as np  # noqa: F401 - a run in this process forgets what it has imported, and numpy cannot be imported twice
 import pytest
 
 JOB_MANAGER = """
