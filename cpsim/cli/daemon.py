@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +84,11 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="File to write once the daemon accepts commands: a line 'KIND ADDRESS'.",
 )
-@click.option("--status", is_flag=True, help="Show the state of the spool, whether or not a daemon runs, and exit.")
+@click.option(
+    "--status",
+    is_flag=True,
+    help="Show the state of the spool, whether or not a daemon runs, and exit: with 1 if a part has failed.",
+)
 @click.option("--failed", is_flag=True, help="List refused commands and dead letters, and exit.")
 @click.option("--json", "as_json", is_flag=True, help="Print --status or --failed as one JSON document.")
 @click.option(
@@ -169,15 +174,19 @@ def _manage_spool(
     """Show a spool, or requeue or forget its failed commands."""
     from cpsim.daemon import inspection
 
+    has_failed = False
     if config.spool is None:
         raise click.UsageError("give --spool FILE, the spool to look at or change")
     if numbers := requeue or forget:
         act = inspection.requeue if requeue else inspection.forget
         shown = act(config.spool, None if "all" in numbers else [_number(text) for text in numbers])
+    elif status:
+        shown, has_failed = inspection.shown_status(config.spool, as_json)
     else:
-        show = inspection.shown_status if status else inspection.shown_failed
-        shown = show(config.spool, as_json)
+        shown = inspection.shown_failed(config.spool, as_json)
     click.echo(shown, nl=False)
+    if has_failed:
+        sys.exit(1)
 
 
 def _number(text: str) -> int:

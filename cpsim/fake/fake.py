@@ -100,7 +100,11 @@ class Fake:
         self.clock = clock
         self.faults = FaultPlan(faults, clock=clock, seed=seed, crash=crash)
         self._store = None if store is None else Store(store, partial(Log, clock=clock))
-        self.accounts = AccountServer(projects, clock.now_us, quirks, journal_limit, self._store)
+        try:
+            self.accounts = AccountServer(projects, clock.now_us, quirks, journal_limit, self._store)
+        except BaseException:
+            self._close_store()
+            raise
         self.inspector = Inspector(self.accounts, lambda: self.pending, self.faults, self.set_quirks, self._drop)
         self._watch = Watch(self.accounts, lambda: self.daemons, clock)
         self.addresses: dict[str, str] = {}
