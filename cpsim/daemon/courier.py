@@ -30,7 +30,8 @@ from typing import TYPE_CHECKING, Final
 
 from cpdaemon.errors import BadReply, CreditPiggyError, NotSent, Refused, ReplyTimeout
 from cpsim.clock import SYSTEM_CLOCK
-from cpsim.daemon.spool import DEAD_LETTER, MAX_BATCH, REFUSED, UNNAMED, FailedCommand
+from cpsim.daemon.failed import DEAD_LETTER, REFUSED, UNNAMED, FailedCommand
+from cpsim.daemon.spool import MAX_BATCH
 from cpsim.errors import CpsimError
 from cpsim.quirks.policies.delivery import DeliveryPolicy
 from cpsim.system.threads import Thread

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cpdaemon.signing import Call
-    from cpsim.daemon.spool import FailedCommand
+    from cpsim.daemon.failed import FailedCommand
 
 
 class MemorySpool:

@@ -15,12 +15,22 @@ import re
 import threading
 import uuid
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from cpdaemon.commands import COMMANDS
 from cpdaemon.signing import bulk_batches
 from cpdaemon.wire import MalformedFrame, parse
 from cpsim.clock import SYSTEM_CLOCK
+from cpsim.daemon.failed import (
+    DAMAGED,
+    DEAD_LETTER,
+    REFUSED,
+    SELECT_FAILED,
+    UNNAMED,
+    FailedCommand,
+    failed_command,
+    insert_failed,
+)
 from cpsim.errors import CpsimError
 from cpsim.store.log import Log, cut
 from cpsim.store.schema import checksum
@@ -54,36 +64,11 @@ RESERVE_BYTES: Final = 16 * 2**20
 """Room for a checkpoint of the write-ahead log into the spool's file, and more."""
 MAX_BATCH: Final = 1_000
 WHOLE_NUMBER: Final = re.compile("-?[0-9]+")
-REFUSED: Final = "refused"
-DEAD_LETTER: Final = "dead letter"
-STORED: Final = {REFUSED: "refused", DEAD_LETTER: "set aside"}
-"""Values of the column `failed.why`, unchanged since version 0.1."""
-SELECT_FAILED: Final = """
-SELECT position, at_us, CAST(why AS BLOB), CAST(command AS BLOB), CAST(error AS BLOB), checksum FROM failed
-ORDER BY position
-"""
 READ_RAW: Final = """
 SELECT position, CAST(record AS BLOB), checksum FROM log
 WHERE position > ? AND position <= ? ORDER BY position LIMIT ?
 """
 """Reads records that `Log.read` cannot, because one of them is damaged or not UTF-8."""
-UNNAMED: Final = "(some of "
-"""Beginning of the text that stands for refused commands which the server did not name."""
-DAMAGED: Final = "(damaged) "
-"""Beginning of the text of a command that is not what was received, so that it is never one itself."""
-
-
-class FailedCommand(NamedTuple):
-    """A command that was not delivered: `refused` by the server, or a `dead letter`; the error says why.
-
-    A dead letter is a command of which it is unknown whether it was applied, or a malformed record.
-    """
-
-    position: int
-    at_us: int
-    why: str
-    command: str
-    error: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +285,7 @@ class Spool:
         delivered = max(0, len(batch.calls) - len(failed) - more)
         self._log.wait(
             ("DELETE FROM batch", ()),
-            *map(_insert_failed, failed),
+            *map(insert_failed, failed),
             *(_add(name, count) for name, count in (("delivered", delivered), (REFUSED, refused)) if count),
             *cut(batch.last),
         )
@@ -409,7 +394,7 @@ class Spool:
         """Move malformed records to the failed commands."""
         self._log.wait(
             *(_amend(row.position, "") for row in dead),
-            *(_insert_failed(row) for row in dead),
+            *(insert_failed(row) for row in dead),
         )
         self._failed += len(dead)
         _log_dead_letters(dead)
@@ -476,22 +461,6 @@ def text_of(call: Call) -> str:
     """Return the text of a command's frame."""
     kind, arguments = call
     return ",".join([kind, *(f"{name}={value}" for name, value in arguments.items())])
-
-
-def failed_command(row: tuple[int, int, bytes, bytes, bytes, int | None]) -> FailedCommand:
-    """Return a failed command of `SELECT_FAILED`; one that is damaged says so in its command and its error."""
-    position, at_us, why, command, error, written = row
-    told, text, reason = (field.decode(errors="replace") for field in (why, command, error))
-    kind = next((name for name, stored in STORED.items() if stored == told), told)
-    if written is not None and checksum(position, b"\0".join((why, command, error))) != written:
-        text, reason = DAMAGED + text, f"this entry of the spool is damaged; it says: {reason}"
-    return FailedCommand(position, at_us, kind, text, reason)
-
-
-def _insert_failed(row: FailedCommand) -> Statement:
-    texts = STORED[row.why], row.command, row.error
-    sum_ = checksum(row.position, "\0".join(texts))
-    return ("INSERT INTO failed VALUES (?, ?, ?, ?, ?, ?)", (row.position, row.at_us, *texts, sum_))
 
 
 def _amend(position: int, frame: str) -> Statement:

@@ -8,18 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from cpsim.clock import SYSTEM_CLOCK
-from cpsim.daemon.spool import (
-    DEAD_LETTER,
-    KIND,
-    MAX_COMMANDS,
-    REFUSED,
-    RESERVE_BYTES,
-    SELECT_FAILED,
-    STORED,
-    TABLES,
-    FailedCommand,
-    failed_command,
-)
+from cpsim.daemon.failed import DEAD_LETTER, REFUSED, SELECT_FAILED, STORED, FailedCommand, failed_command
+from cpsim.daemon.spool import KIND, MAX_COMMANDS, RESERVE_BYTES, TABLES
 from cpsim.errors import CpsimError
 from cpsim.store.file import ROOM_INSIDE, check_whole, connect, in_use, named_errors, real_path, reserve_of
 from cpsim.store.reserve import is_given_up
@@ -61,7 +51,9 @@ class Status:
         if self.trouble_s >= OUTAGE_S:
             found.append(f"for {self.trouble_s / 60:.0f} min nothing was delivered, and {self.queued:,} commands wait")
         if self.dead_letters:
-            found.append(f"dead letters: {self.dead_letters:,}; --failed lists them, --requeue or --forget settles each")
+            found.append(
+                f"dead letters: {self.dead_letters:,}; --failed lists them, --requeue or --forget settles each"
+            )
         return found
 
 

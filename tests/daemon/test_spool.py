@@ -8,7 +8,8 @@ from functools import partial
 import pytest
 
 from cpsim.clock import SYSTEM_CLOCK
-from cpsim.daemon.spool import DEAD_LETTER, REFUSED, FailedCommand, Spool
+from cpsim.daemon.failed import DEAD_LETTER, REFUSED, FailedCommand
+from cpsim.daemon.spool import Spool
 from cpsim.daemon.spool_status import Status, read_failed, read_status
 from cpsim.errors import CpsimError
 from cpsim.store.log import Log

@@ -9,7 +9,8 @@ from queue import SimpleQueue
 import pytest
 
 from cpsim.clock import SystemClock
-from cpsim.daemon.spool import DAMAGED, DEAD_LETTER, REFUSED, FailedCommand, Spool
+from cpsim.daemon.failed import DAMAGED, DEAD_LETTER, REFUSED, FailedCommand
+from cpsim.daemon.spool import Spool
 from cpsim.daemon.spool_status import read_failed, read_status
 from cpsim.errors import CpsimError
 from cpsim.server.service import AccountServer
