@@ -6,7 +6,7 @@ import json
 import math
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
@@ -20,11 +20,12 @@ from cpsim.net.listen import Listen
 from cpsim.system.extras import require
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from cpsim.accounts.sources import AccountsSource
     from cpsim.replay.pace import Pace
 
+T = TypeVar("T")
 LONGEST_S: Final = 86_400
 FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -292,6 +293,18 @@ def secret_in(path: Path, option: str = "--secret-file") -> str:
         return read_secret(path)
     except ValueError as error:
         raise click.UsageError(f"{option} {path} {error}") from error
+
+
+def cpsim_errors(read: Callable[[], T]) -> Callable[[], T]:
+    """Return a function that raises click's errors as CpsimErrors, where nobody is at the command line."""
+
+    def call() -> T:
+        try:
+            return read()
+        except click.ClickException as error:
+            raise CpsimError(error.message) from error
+
+    return call
 
 
 def known_quirks(profile: str | None, names: Iterable[str]) -> frozenset[str]:

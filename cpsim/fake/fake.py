@@ -112,6 +112,7 @@ class Fake:
         self._api: RequestFaults[SingleCommand] | None = None
         self._initial_quirks = quirks
         self._control_token = control_token
+        self._access: Access | None = None
         self._waits = waits
         self._stores = {store, self._store.path} if store is not None and self._store is not None else set()
         self._spools = None if "ack-before-delivery" in quirks or self._store is None else self._store.path
@@ -260,6 +261,16 @@ class Fake:
         for daemon in self.daemons:
             daemon.set_quirks(quirks)
 
+    def set_secrets(self, projects: Mapping[str, str], control_token: str | None = None) -> None:
+        """Replace the secrets of all projects, and the token of the control API if one is given; connections stay.
+
+        Raises:
+            ValueError: they are not the same projects, or the control API was started without a token.
+        """
+        if control_token is not None and self._access is not None:
+            self._access.set_token(control_token)
+        self.accounts.set_secrets(projects)
+
     behave = set_quirks
     """The name in version 0.1."""
 
@@ -337,6 +348,6 @@ class Fake:
         assert self._http is not None
         if self._control_token is None and not is_loopback(self._http.host):
             return None
-        access = Access(self._http.host, self._control_token)
+        self._access = access = Access(self._http.host, self._control_token)
         dashboard = Dashboard(self.inspector, self.accounts, self.faults, self._watch, access)
         return Control(self.inspector, access, dashboard)

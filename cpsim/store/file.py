@@ -47,7 +47,7 @@ class LogFile:
         self._kind = kind
         with ExitStack() as undo:
             self._lock_file = _lock(path)
-            undo.callback(os.close, self._lock_file)
+            undo.callback(_unlock, path, self._lock_file)
             try:
                 path.touch(OWNER_ONLY)
             except OSError as error:
@@ -287,7 +287,8 @@ def connect(path: Path, kind: str) -> sqlite3.Connection:
 def in_use(path: Path) -> bool:
     """Return whether a process has the log open; raises CpsimError as `real_path` does."""
     try:
-        os.close(_lock(real_path(path)))
+        real = real_path(path)
+        _unlock(real, _lock(real))
     except InUse:
         return True
     return False
@@ -295,16 +296,35 @@ def in_use(path: Path) -> bool:
 
 def _lock(path: Path) -> int:
     """Lock the lock file beside a log; return its descriptor, whose closing releases the lock, as does a crash."""
+    while True:
+        try:
+            file = os.open(lock_of(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, OWNER_ONLY)
+        except OSError as error:
+            raise CpsimError(f"cannot open {path}: {error.strerror}") from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(file)
+            raise InUse(f"{path} is in use by another process; stop it, or name another file") from None
+        if _is_at(lock_of(path), file):
+            return file
+        os.close(file)  # whoever had it has removed it since
+
+
+def _unlock(path: Path, file: int) -> None:
+    """Remove the lock file and release the lock."""
+    if _is_at(lock_of(path), file):
+        with suppress(OSError):
+            lock_of(path).unlink()
+    os.close(file)
+
+
+def _is_at(path: Path, file: int) -> bool:
+    """Return whether an open file is the one at a path."""
     try:
-        file = os.open(lock_of(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, OWNER_ONLY)
-    except OSError as error:
-        raise CpsimError(f"cannot open {path}: {error.strerror}") from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return _identity(path) == _identity(file)
     except OSError:
-        os.close(file)
-        raise InUse(f"{path} is in use by another process; stop it, or name another file") from None
-    return file
+        return False
 
 
 @contextmanager
