@@ -36,7 +36,7 @@ class FailedCommand(NamedTuple):
     error: str
 
 
-def failed_command(row: tuple[int, int, bytes, bytes, bytes, int | None]) -> FailedCommand:
+def failed_command(row: tuple[int, int, bytes, bytes, bytes, bytes | None]) -> FailedCommand:
     """Return a failed command of `SELECT_FAILED`; one that is damaged says so in its command and its error."""
     position, at_us, why, command, error, written = row
     told, text, reason = (field.decode(errors="replace") for field in (why, command, error))

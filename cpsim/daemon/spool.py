@@ -50,7 +50,7 @@ TABLES: Final = """
 CREATE TABLE IF NOT EXISTS batch (id TEXT NOT NULL, last INTEGER NOT NULL, named INTEGER NOT NULL DEFAULT 1);
 CREATE TABLE IF NOT EXISTS failed
 (position INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, why TEXT NOT NULL, command TEXT NOT NULL, error TEXT NOT NULL,
- checksum INTEGER);
+ checksum BLOB);
 CREATE TABLE IF NOT EXISTS tally (name TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS trouble (error TEXT NOT NULL, since_us INTEGER);
 CREATE TABLE IF NOT EXISTS owner (project TEXT NOT NULL);
@@ -468,7 +468,7 @@ def _amend(position: int, frame: str) -> Statement:
     return (sql, (frame, checksum(position, frame), position))
 
 
-def _decoded(position: int, record: bytes, written: int | None) -> tuple[int, str]:
+def _decoded(position: int, record: bytes, written: bytes | None) -> tuple[int, str]:
     """Return a record, with bytes that are not UTF-8 as surrogates; one that is damaged begins with `DAMAGED`."""
     is_damaged = written is not None and checksum(position, record) != written
     if is_damaged:

@@ -36,9 +36,9 @@ log = logging.getLogger(__name__)
 
 KIND: Final = "store"
 TABLES: Final = """
-CREATE TABLE IF NOT EXISTS snapshot (part INTEGER PRIMARY KEY, content TEXT NOT NULL, checksum INTEGER);
+CREATE TABLE IF NOT EXISTS snapshot (part INTEGER PRIMARY KEY, content TEXT NOT NULL, checksum BLOB);
 CREATE TABLE IF NOT EXISTS received
-(position INTEGER PRIMARY KEY, project TEXT NOT NULL, record TEXT NOT NULL, checksum INTEGER);
+(position INTEGER PRIMARY KEY, project TEXT NOT NULL, record TEXT NOT NULL, checksum BLOB);
 CREATE INDEX IF NOT EXISTS received_by ON received (project, position);
 """
 RECEIVED: Final = ("apply", "note")
@@ -330,7 +330,7 @@ class Store:
             )
 
 
-def _check(number: int, record: str, written: int | None) -> None:
+def _check(number: int, record: str, written: bytes | None) -> None:
     """Raise ValueError if a record is not what was written; of records of earlier versions, that is not known."""
     if written is not None and checksum(number, record) != written:
         raise ValueError("its checksum does not match")

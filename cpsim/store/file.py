@@ -79,9 +79,9 @@ class LogFile:
             self._wal_header = b""
             self.keep_mark()
             self._own = {
-                self._path: _identity(self._path),
-                wal_of(self._path): _identity(self._wal),
-                lock_of(self._path): _identity(self._lock_file),
+                str(self._path): _identity(self._path),
+                str(wal_of(self._path)): _identity(self._wal),
+                str(lock_of(self._path)): _identity(self._lock_file),
             }
             self._reading = undo.enter_context(closing(connect(self._path, self._kind)))
             undo.callback(self._end_mark)
@@ -173,7 +173,7 @@ class LogFile:
 
     def _is_moved(self, path: Path) -> bool:
         try:
-            return _identity(path) != self._own[path]
+            return _identity(path) != self._own[str(path)]
         except OSError:
             return True
 
@@ -225,7 +225,7 @@ def wal_of(path: Path) -> Path:
     return path.with_name(f"{path.name}-wal")
 
 
-def _identity(file: Path | int) -> tuple[int, int]:
+def _identity(file: Path | str | int) -> tuple[int, int]:
     """Return the device and the inode of a file, by which it is known whatever its path is."""
     status = os.stat(file)  # noqa: PTH116 - of a descriptor, too
     return status.st_dev, status.st_ino

@@ -25,7 +25,7 @@ from cpsim.clock import SYSTEM_CLOCK
 from cpsim.errors import CpsimError
 from cpsim.store.file import ROOM_INSIDE, LogFile, named_errors, real_path, reserve_of
 from cpsim.store.reserve import Reserve
-from cpsim.store.schema import checksum
+from cpsim.store.schema import checksum, checksums
 from cpsim.system.threads import Thread
 
 if TYPE_CHECKING:
@@ -43,18 +43,17 @@ MAX_WAITING_CHARS: Final = 64 * 2**20
 """Characters that may wait for the next commit; at this limit, `append` blocks."""
 MIN_FREE_BYTES: Final = 2**20
 """Free bytes of the disk below which opening or writing a log is likely to fail."""
-LOOK_S: Final = 0.5
-"""How often a log that has nothing to write looks whether its file is still there, in seconds."""
-INSERT: Final = "INSERT INTO log SELECT ? + (key >> 32), ?, value, key & 4294967295 FROM json_each(?)"
-"""Inserts all records in one step: each step releases Python's lock, and waits to get it back. Each record's key in the
-document has its place in the upper bits, and its checksum in the lower 32."""
+LOOK_S: Final = 0.25
+"""How often a log looks whether its file is still there, in seconds."""
+INSERT: Final = "INSERT INTO log SELECT ? + key, ?, value, substr(?, 4 * key + 1, 4) FROM json_each(?)"
+"""Inserts all records in one step: each step releases Python's lock, and waits to get it back."""
 NO_CHANGE: Final = (
     ("UPDATE cut SET position = position + 1", ()),
     ("UPDATE cut SET position = position - 1", ()),
 )
 """A commit that writes one page and changes nothing: SQLite does not write an unchanged row."""
 READ: Final = """
-SELECT json_group_array(json_array(position, record, checksum)) FROM
+SELECT json_group_array(json_array(position, record, hex(checksum))) FROM
 (SELECT position, record, checksum FROM log WHERE position > ? AND position <= ? ORDER BY position LIMIT ?)
 """
 
@@ -135,6 +134,7 @@ class Log:
         self._threaded = threaded
         self._failure: CpsimError | None = None
         self._gone: CpsimError | None = None
+        self._looked_s = clock.monotonic()
         self._read_lock = threading.Lock()
         self._changed = threading.Condition()
         self._commits: deque[_Commit] = deque()
@@ -258,7 +258,7 @@ class Log:
         (text,) = self.query(READ, (after, up_to, limit))[0]
         found = []
         for position, record, written in json.loads(text):
-            if written is not None and checksum(position, record) != written:
+            if written and checksum(position, record).hex().upper() != written:
                 raise DamagedRecord(self.path, position)
             found.append((position, record))
         return found
@@ -333,7 +333,11 @@ class Log:
 
     def _look(self) -> None:
         """Take no more records once the file was removed or replaced: nothing would be there after a restart."""
-        if self._gone is None and (what := self._file.gone()):
+        now_s = self.clock.monotonic()
+        if self._gone is not None or now_s < self._looked_s + LOOK_S:
+            return
+        self._looked_s = now_s
+        if what := self._file.gone():
             self._gone = CpsimError(f"{what} while it was in use: nothing more is acknowledged")
             self._thread.fail(self._gone)
 
@@ -366,7 +370,8 @@ class Log:
             with named_errors(self.path):
                 self._file.execute("BEGIN IMMEDIATE")
                 if records:
-                    self._file.execute(INSERT, (first, self.clock.now_us(), _document(first, records)))
+                    at_us, sums = self.clock.now_us(), checksums(first, records)
+                    self._file.execute(INSERT, (first, at_us, sums, json.dumps(records)))
                 for statement in statements:
                     self._file.execute(*statement)
                 is_written = True
@@ -410,11 +415,6 @@ def cut(position: int) -> tuple[Statement, ...]:
         ("DELETE FROM log WHERE position <= ?", (position,)),
         ("UPDATE cut SET position = max(position, ?)", (position,)),
     )
-
-
-def _document(first: int, records: Sequence[str]) -> str:
-    """Return records as `INSERT` reads them."""
-    return json.dumps({place << 32 | checksum(first + place, record): record for place, record in enumerate(records)})
 
 
 def _is_full(error: BaseException | None) -> bool:

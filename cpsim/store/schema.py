@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import sqlite3
+import struct
 import zlib
 from contextlib import closing
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 FORMAT: Final = 1
 """Number of the format, in the file's `user_version`; files from before it was written down have 0."""
 TABLES: Final = """
 CREATE TABLE IF NOT EXISTS log
-(position INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, record TEXT NOT NULL, checksum INTEGER);
+(position INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, record TEXT NOT NULL, checksum BLOB);
 CREATE TABLE IF NOT EXISTS cut (position INTEGER NOT NULL);
 INSERT INTO cut SELECT 0 WHERE NOT EXISTS (SELECT * FROM cut);
 CREATE TABLE IF NOT EXISTS whole (is_whole INTEGER NOT NULL);
@@ -67,7 +71,13 @@ def upgrade(database: sqlite3.Connection, kind: str, tables: str) -> None:
             database.execute("ROLLBACK")
 
 
-def checksum(position: int, record: str | bytes) -> int:
+def checksum(position: int, record: str | bytes) -> bytes:
     """Return the checksum of a record: the CRC-32 of its UTF-8, continued from its position."""
-    encoded = record.encode(errors="surrogatepass") if isinstance(record, str) else record
-    return zlib.crc32(encoded, position & 0xFFFFFFFF)
+    encoded = record if isinstance(record, bytes) else record.encode()
+    return zlib.crc32(encoded, position & 0xFFFFFFFF).to_bytes(4)
+
+
+def checksums(first: int, records: Sequence[str]) -> bytes:
+    """Return the checksums of records that follow one another, one after the other."""
+    positions = (position & 0xFFFFFFFF for position in range(first, first + len(records)))
+    return struct.pack(f">{len(records)}I", *map(zlib.crc32, map(str.encode, records), positions))

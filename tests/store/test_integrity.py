@@ -3,8 +3,8 @@
 import shutil
 import sqlite3
 from contextlib import closing
+from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 
 import pytest
 
@@ -15,8 +15,9 @@ from cpsim.daemon.spool_status import read_failed, read_status
 from cpsim.errors import CpsimError
 from cpsim.server.service import AccountServer
 from cpsim.server.store import Store
-from cpsim.store.log import DamagedRecord, InDoubt, Log
+from cpsim.store.log import LOOK_S, DamagedRecord, InDoubt, Log
 from cpsim.store.schema import FORMAT
+from cpsim.testing import ManualClock
 
 KIND = "TEST"
 SCHEMAS = Path(__file__).parents[1] / "samples" / "schemas"
@@ -331,9 +332,11 @@ GONE = [
 
 @pytest.mark.parametrize(("name", "harm", "said", "found"), GONE)
 def test_nothing_is_acknowledged_into_a_file_that_is_gone(path, name, harm, said, found):
-    log = Log(path, KIND, threaded=False)
+    clock = ManualClock()
+    log = Log(path, KIND, clock=clock, threaded=False)
     log.wait(records=["kept"])
     harm(path.with_name(name))
+    clock.advance(LOOK_S)
     with pytest.raises(InDoubt, match=f"{said} while it was in use") as doubt:
         log.wait(records=["in doubt"])
     assert "unknown" in str(doubt.value)
@@ -374,15 +377,17 @@ def test_a_file_that_is_gone_is_noticed_within_a_second_though_nothing_is_writte
 
 
 def test_a_spool_that_is_gone_is_full_and_goes_on_delivering(path):
-    outcomes = SimpleQueue()
-    with closing(Spool(path)) as spool:
-        spool.put(["alloc,slot=a", "alloc,slot=b"], {}, outcomes.put)
+    outcomes, clock = [], ManualClock()
+    with closing(Spool(path, clock=clock, open_log=partial(Log, threaded=False))) as spool:
+        spool.put(["alloc,slot=a", "alloc,slot=b"], {}, outcomes.append)
         spool.wait()
         assert not spool.is_full
         path.unlink()
-        spool.put(["alloc,slot=c"], {}, outcomes.put)
-        assert outcomes.get() is None
-        assert isinstance(outcomes.get(), InDoubt)
+        clock.advance(LOOK_S)
+        spool.put(["alloc,slot=c"], {}, outcomes.append)
+        with pytest.raises(InDoubt):
+            spool.wait()
+        assert [type(outcome) for outcome in outcomes] == [type(None), InDoubt]
         assert spool.is_full
         spool.release(1)
         spool.settle(spool.take(), [])
