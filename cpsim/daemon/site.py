@@ -193,7 +193,8 @@ class Daemon:
         self._frame_faults.end()
         self._listener.stop()
         self._remove_socket_file()
-        if self._courier.stop(STOP_TIMEOUT_S):
+        has_ended = self._courier.stop(STOP_TIMEOUT_S)
+        if has_ended or (isinstance(self._spool, Spool) and self._spool.is_gone):
             self._close_spool()
         self.check()
 

@@ -151,9 +151,14 @@ class Spool:
         return self._sent
 
     @property
+    def is_gone(self) -> bool:
+        """Whether its file was removed or replaced: what it holds is on disk again once it is closed."""
+        return self._log.is_gone
+
+    @property
     def is_full(self) -> bool:
         """Whether the spool should get no more commands."""
-        if self._log.is_gone or not self._has_room():
+        if self.is_gone or not self._has_room():
             return True
         had_most, self._has_most = self._has_most, self.pending + self._failed >= self._max_commands
         if self._has_most and not had_most:

@@ -31,6 +31,10 @@ class InUse(CpsimError):
     """Another process has a log open."""
 
 
+class LostLog(CpsimError):
+    """A file lacks its write-ahead log."""
+
+
 class LogFile:
     """A log's file: locked at once, and read and written once it is open. A simulation replaces it, to make it fail.
 
@@ -241,7 +245,7 @@ def check_whole(database: sqlite3.Connection, path: Path) -> None:
     """Check that a file has its write-ahead log, if that has more than the file; no process may have the log open.
 
     Raises:
-        CpsimError: the write-ahead log is missing or damaged. A damaged one is kept under another name.
+        LostLog: the write-ahead log is missing or damaged. A damaged one is kept under another name.
     """
     _, pages, _ = database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
     if pages or is_whole(database):
@@ -252,7 +256,7 @@ def check_whole(database: sqlite3.Connection, path: Path) -> None:
         what = f"{wal} is damaged from its beginning on, and is now {kept}"
     else:
         what = f"{wal} is missing or empty"
-    raise CpsimError(
+    raise LostLog(
         f"{path} was not closed in order, and {what}: what was written last is lost without it. Put it back from a "
         f"copy of the same moment as {path.name}; or go on with what {path.name} holds by itself: "
         f"sqlite3 {path} '{TAKE_AS_WHOLE}'"
@@ -266,7 +270,10 @@ def connect(path: Path, kind: str) -> sqlite3.Connection:
         CpsimError: the file is not a log of this kind, or is damaged.
     """
     with named_errors(path), ExitStack() as undo:
-        database = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+        place = f"{path.absolute().as_uri()}?mode=rw"  # or SQLite would create a file that was removed
+        database = sqlite3.connect(
+            place, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, uri=True
+        )
         undo.enter_context(closing(database))
         (found,) = database.execute("PRAGMA application_id").fetchone()
         (tables,) = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()

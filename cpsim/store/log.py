@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cpsim.clock import SYSTEM_CLOCK
 from cpsim.errors import CpsimError
-from cpsim.store.file import ROOM_INSIDE, LogFile, named_errors, real_path, reserve_of
+from cpsim.store.file import ROOM_INSIDE, LogFile, LostLog, named_errors, real_path, reserve_of
 from cpsim.store.reserve import Reserve
 from cpsim.store.schema import checksum, checksums
 from cpsim.system.threads import Thread
@@ -150,6 +150,8 @@ class Log:
                 raise CpsimError(f"cannot open {path}: {error.strerror}") from error
             try:
                 self._file.open(tables)
+            except LostLog:
+                raise
             except CpsimError as problem:  # a full disk may lack even the room to read the file
                 if not self._give_up_reserve():
                     raise _with_free_space(problem, self._file.free_bytes()) from problem

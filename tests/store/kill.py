@@ -115,11 +115,11 @@ class Load:
 
     @property
     def acknowledged(self) -> int:
-        return sum(done for sent in self.commands.values() for _, done in sent)
+        return sum(done for sent in list(self.commands.values()) for _, done in sent)
 
     @property
     def unknown(self) -> int:
-        return sum(not done for sent in self.commands.values() for _, done in sent)
+        return sum(not done for sent in list(self.commands.values()) for _, done in sent)
 
 
 def life(client: Client, slot: str):

@@ -2,14 +2,18 @@
 
 import shutil
 import sqlite3
+import threading
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from cpdaemon import Client
+from cpdaemon.errors import Refused
 from cpsim.clock import SystemClock
 from cpsim.daemon.failed import DAMAGED, DEAD_LETTER, REFUSED, FailedCommand
+from cpsim.daemon.site import Daemon
 from cpsim.daemon.spool import Spool
 from cpsim.daemon.spool_status import read_failed, read_status
 from cpsim.errors import CpsimError
@@ -17,6 +21,7 @@ from cpsim.server.service import AccountServer
 from cpsim.server.store import Store
 from cpsim.store.log import LOOK_S, DamagedRecord, InDoubt, Log
 from cpsim.store.schema import FORMAT
+from cpsim.system.threads import ThreadFailed
 from cpsim.testing import ManualClock
 
 KIND = "TEST"
@@ -170,7 +175,7 @@ def test_what_was_killed_says_that_its_write_ahead_log_is_lost(killed, harm, sai
     before = path.read_bytes()
     for what in (said, "log-wal is missing or empty"):
         with pytest.raises(CpsimError, match=f"{path} was not closed in order, and .*{what}"):
-            Log(path, KIND)
+            Log(path, KIND, reserve_bytes=1)
     assert path.read_bytes() == before
     if "damaged" in said:
         assert path.with_name("log-wal.damaged").read_bytes() == bytes(50_000)
@@ -394,3 +399,40 @@ def test_a_spool_that_is_gone_is_full_and_goes_on_delivering(path):
     with closing(Spool(path)) as again:
         again.release(9)
         assert frames(again.take()) == ["alloc,slot=b", "alloc,slot=c"]
+
+
+class Silent:
+    """A server that answers nothing until the test ends."""
+
+    def __init__(self):
+        self.was_asked, self.ends = threading.Event(), threading.Event()
+
+    def knows_batches(self):
+        return True
+
+    def post(self, batch_id, calls):
+        self.was_asked.set()
+        self.ends.wait()
+        return [None] * len(calls)
+
+
+def test_a_spool_that_is_gone_is_there_again_though_the_server_does_not_answer(here, wait_for, monkeypatch):
+    monkeypatch.setattr("cpsim.daemon.site.STOP_TIMEOUT_S", 0.1)
+    server, spool = Silent(), Spool(Path("spool"))
+    daemon = Daemon(server, "p", unix=Path("cp.sock"), spool=spool)
+    daemon.bind()
+    daemon.start()
+    with Client("./cp.sock") as client:
+        client.alloc("a")
+        server.was_asked.wait()
+        Path("spool").unlink()
+        wait_for(lambda: spool.is_gone)
+        with pytest.raises(Refused, match="ER"):
+            client.alloc("b")
+    with pytest.raises(ThreadFailed, match="spool was removed while it was in use"):
+        daemon.stop()
+    server.ends.set()
+    with closing(Spool(Path("spool"))) as again:
+        again.release(9)
+        batch = again.take()
+        assert (frames(batch), batch.resumed) == (["alloc,slot=a"], True)
