@@ -78,7 +78,6 @@ def run(
     for fault in plan:
         if fault.stage == "server" or fault.kind in SERVER_REQUESTS:
             raise CpsimError(f"fault {str(fault)!r} is a fault of a server: give it to the server behind this daemon")
-    signals = Signals()
     with _named("logfile"):
         handler = logging.StreamHandler() if config.logfile is None else WatchedFileHandler(config.logfile)
     handler.setFormatter(_Printable("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -86,6 +85,7 @@ def run(
     credentials = config.project or "", config.secret or ""
     delivery = composed(DeliveryPolicy(), quirks)
     with (
+        Signals() as signals,
         on_thread_failure(lambda _: signals.end()),
         closing(BulkClient(config.server, credentials, timeout_s, follows=delivery.follows)) as server,
         Daemon(

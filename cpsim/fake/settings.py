@@ -242,8 +242,12 @@ def serve(
         OSError: an address cannot be bound.
         ThreadFailed: an unexpected error ended a thread.
     """
-    signals = Signals()
-    with _with_addresses(configuration) as placed, on_thread_failure(lambda _: signals.end()), placed.fake() as fake:
+    with (
+        Signals() as signals,
+        _with_addresses(configuration) as placed,
+        on_thread_failure(lambda _: signals.end()),
+        placed.fake() as fake,
+    ):
         if exposed := _exposed(placed):
             hidden = str(placed.http) in exposed and placed.control_token is None
             control = "; the control API is off: --control-token-file turns it on" if hidden else ""

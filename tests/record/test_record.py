@@ -451,9 +451,8 @@ def test_what_is_under_way_at_the_end_is_recorded(number, recording):
 
 def test_a_hangup_drops_no_connection(fake, recording):
     with recording(fake.addresses["unix"]) as recorder, connected(recorder.address) as client:
-        client.sendall(b"alloc,slo")
         recorder.process.send_signal(signal.SIGHUP)
-        client.sendall(b"t=a,credits=5\n")
+        client.sendall(b"alloc,slot=a,credits=5\n")
         assert client.recv(100) == b"OK"
         recorder.stop()
     assert (recorder.status, recorder.said) == (0, "")

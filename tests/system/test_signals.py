@@ -16,17 +16,6 @@ from cpdaemon.endpoint import parse_endpoint
 from cpsim.net.http.client import fetch
 from cpsim.system.signals import Signals
 
-NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-@pytest.fixture(autouse=True)
-def _handlers():
-    """Put back the handlers that a test sets."""
-    before = {number: signal.getsignal(number) for number in NUMBERS}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
 
 def send(number):
     os.kill(os.getpid(), number)
@@ -35,28 +24,42 @@ def send(number):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("ignored", [False, True])
 def test_hangups_have_files_read_again_until_the_end(number, ignored):
-    """Also where `nohup` had them ignored."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
-    signals = Signals()
-    read = []
-    send(signal.SIGHUP)
-    send(signal.SIGHUP)
-    send(number)
-    signals.wait(lambda: read.append(1))
-    assert len(read) == 2
+    """Also where `nohup` had them ignored; what there was before is there again afterwards."""
+    handlers = [signal.SIG_IGN if ignored else signal.SIG_DFL, signal.getsignal(number)]
+    first = signal.signal(signal.SIGHUP, handlers[0])
+    try:
+        with Signals() as signals:
+            read = []
+            send(signal.SIGHUP)
+            send(signal.SIGHUP)
+            send(number)
+            signals.wait(lambda: read.append(1))
+        assert len(read) == 2
+        assert [signal.getsignal(signal.SIGHUP), signal.getsignal(number)] == handlers
+    finally:
+        signal.signal(signal.SIGHUP, first)
+
+
+def test_a_signal_ends_it_whichever_thread_it_interrupts():
+    """The main thread, which waits, takes none."""
+    with Signals() as signals:
+        thread = threading.Thread(target=signal.raise_signal, args=(signal.SIGTERM,))
+        thread.start()
+        signals.wait(pytest.fail)
+        thread.join()
 
 
 def test_a_thread_can_end_it():
-    signals = Signals()
-    threading.Thread(target=signals.end).start()
-    signals.wait(pytest.fail)
+    with Signals() as signals:
+        threading.Thread(target=signals.end).start()
+        signals.wait(pytest.fail)
 
 
 SCRIPT = """
 from cpsim.system.signals import Signals
-signals = Signals()
-print("ready", flush=True)
-signals.wait(lambda: print("again", flush=True))
+with Signals() as signals:
+    print("ready", flush=True)
+    signals.wait(lambda: print("again", flush=True))
 open("ended", "w").close()
 """
 
@@ -73,9 +76,9 @@ def test_a_terminal_that_is_closed_ends_it(here, wait_for):
         while word not in said:
             said += os.read(terminal, 100)
 
-    has(b"ready")
+    has(b"ready\r\n")
     os.kill(process, signal.SIGHUP)
-    has(b"again")
+    has(b"again\r\n")
     os.close(terminal)
     assert os.waitpid(process, 0)[1] == 0
     assert (here / "ended").exists()
@@ -117,13 +120,12 @@ def test_a_server_reads_its_secrets_again_and_drops_no_connection(here, cpsim, w
         wait_for(ready.exists)
         with socket.socket(socket.AF_UNIX) as sock:
             sock.connect("cp.sock")
-            sock.sendall(b"alloc,slo")
             secret.write_text("new")
             token.write_text("new token")
             send(signal.SIGHUP)
             wait_for(lambda: totals("new token") == 200)
             statuses.append(totals("old token"))
-            sock.sendall(b"t=a,credits=5\n")
+            sock.sendall(b"alloc,slot=a,credits=5\n")
             assert sock.recv(100) == b"OK"
         url = ready.read_text().split()[-1]
         for known in ("new", "old"):
@@ -132,6 +134,7 @@ def test_a_server_reads_its_secrets_again_and_drops_no_connection(here, cpsim, w
                 statuses.append(200 if outcome.error is None else outcome.error.status)
         secret.write_text("")
         send(signal.SIGHUP)
+        wait_for(lambda: "stay as they were" in sys.stderr.getvalue())
 
     options = ["--project", "p", "--secret-file", secret, "--control-token-file", token, "--ready-file", ready]
     with meanwhile(work):
