@@ -109,8 +109,9 @@ def thorough(session: nox.Session) -> None:
 
 @nox.session(python=False, requires=["environment"])
 def torture(session: nox.Session) -> None:
-    """Run the whole site from 10,000 seeds; `nox -s torture -- NUMBER --first SEED` runs others."""
+    """Run the whole site from 10,000 seeds, or `-- NUMBER --first SEED`, and attack its files and processes."""
     run(session, "environment", "python", "tests/torture/torture.py", *session.posargs)
+    run(session, "environment", "python", "tests/torture/attacks.py")
 
 
 @nox.session(python=False, requires=["environment"])

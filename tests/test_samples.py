@@ -40,14 +40,14 @@ def sample(here):
 
 @pytest.fixture
 def cpsim(monkeypatch, capsys):
-    """Return cpsim(*arguments) -> the JSON that it printed, with the exit status 0."""
+    """Return cpsim(*arguments) -> the JSON that it printed, with the exit status 0 unless another is expected."""
 
-    def call(*arguments):
+    def call(*arguments, status=0):
         monkeypatch.setattr(sys, "argv", ["cpsim", *map(str, arguments)])
         with pytest.raises(SystemExit) as exited:
             cli.main()
         out, err = capsys.readouterr()
-        assert exited.value.code == 0, err
+        assert exited.value.code == status, err
         return json.loads(out)
 
     return call
@@ -319,7 +319,7 @@ def test_what_has_come_due_since_a_store_was_left_has_expired(sample):
 
 def test_what_a_spool_holds_is_shown(sample, cpsim):
     spool = ("daemon", "--spool", "spool/daemon.spool", "--json")
-    shown = cpsim(*spool, "--status")
+    shown = cpsim(*spool, "--status", status=1)
     assert shown.pop("oldest_s") >= 0
     assert shown == {
         "running": False,
@@ -331,6 +331,8 @@ def test_what_a_spool_holds_is_shown(sample, cpsim):
         "retries": 7,
         "full": False,
         "trouble": "[Errno 111] cannot connect to http://127.0.0.1:9/api: Connection refused",
+        "trouble_s": 0.0,
+        "failures": ["dead letters: 2; --failed lists them, --requeue or --forget settles each"],
     }
     failed = cpsim(*spool, "--failed")
     assert columns(failed, "position", "why", "command") == [
@@ -360,7 +362,7 @@ def test_what_a_spool_holds_is_delivered_once(sample, cpsim):
             "job-4": ["alloc", "discard"],
             "job-5": ["alloc"],
         }
-    shown = cpsim("daemon", "--spool", path, "--status", "--json")
+    shown = cpsim("daemon", "--spool", path, "--status", "--json", status=1)
     assert columns([shown], "queued", "delivered", "refused", "set_aside", "trouble") == [(0, 10, 2, 2, "")]
 
 

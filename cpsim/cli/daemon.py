@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from cpsim.cli.options import (
     EndpointType,
     ListenType,
     NumberType,
+    cpsim_errors,
     fault_option,
     project_option,
     quirk_option,
@@ -24,7 +27,7 @@ from cpsim.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from cpsim.daemon.config import Config
 
@@ -83,7 +86,11 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="File to write once the daemon accepts commands: a line 'KIND ADDRESS'.",
 )
-@click.option("--status", is_flag=True, help="Show the state of the spool, whether or not a daemon runs, and exit.")
+@click.option(
+    "--status",
+    is_flag=True,
+    help="Show the state of the spool, whether or not a daemon runs, and exit: with 1 if a part has failed.",
+)
 @click.option("--failed", is_flag=True, help="List refused commands and dead letters, and exit.")
 @click.option("--json", "as_json", is_flag=True, help="Print --status or --failed as one JSON document.")
 @click.option(
@@ -110,10 +117,11 @@ def daemon(
     forget: tuple[str, ...],
     **options: Any,  # noqa: ANN401 - passed on unchanged
 ) -> None:
-    """Store commands and forward them to a server, until Ctrl-C.
+    """Store commands and forward them to a server, until Ctrl-C or SIGTERM.
 
     A command that was answered OK survives a crash. A server that knows batch ids, such as `cpsim serve`, applies it
-    exactly once. With --profile deployed, the daemon has the quirks of production: a crash loses commands.
+    exactly once. With --profile deployed, the daemon has the quirks of production: a crash loses commands. At SIGHUP,
+    it opens its log file anew and reads its secret again; all connections stay.
 
     \b
     cpsim daemon --config /etc/creditapi.ini --spool /var/lib/cpsim.spool
@@ -160,7 +168,20 @@ def daemon(
     if status or failed or requeue or forget:
         _manage_spool(config, status=status, as_json=as_json, requeue=requeue, forget=forget)
     else:
-        _serve(config, config_file, ready_file, **options)
+        _serve(config, config_file, ready_file, partial(_read_secret, config_file, secret_file), **options)
+
+
+def _read_secret(config_file: Path | None, secret_file: Path | None) -> str:
+    """Read the secret again; raises CpsimError."""
+    from cpsim.daemon.config import read_config
+    from cpsim.errors import CpsimError
+
+    if secret_file is not None:
+        return cpsim_errors(partial(secret_in, secret_file))()
+    secret = None if config_file is None else read_config(config_file).secret
+    if not secret:
+        raise CpsimError(f"{config_file} has no api_secret any more")
+    return secret
 
 
 def _manage_spool(
@@ -169,15 +190,19 @@ def _manage_spool(
     """Show a spool, or requeue or forget its failed commands."""
     from cpsim.daemon import inspection
 
+    has_failed = False
     if config.spool is None:
         raise click.UsageError("give --spool FILE, the spool to look at or change")
     if numbers := requeue or forget:
         act = inspection.requeue if requeue else inspection.forget
         shown = act(config.spool, None if "all" in numbers else [_number(text) for text in numbers])
+    elif status:
+        shown, has_failed = inspection.shown_status(config.spool, as_json)
     else:
-        show = inspection.shown_status if status else inspection.shown_failed
-        shown = show(config.spool, as_json)
+        shown = inspection.shown_failed(config.spool, as_json)
     click.echo(shown, nl=False)
+    if has_failed:
+        sys.exit(1)
 
 
 def _number(text: str) -> int:
@@ -190,6 +215,7 @@ def _serve(
     config: Config,
     config_file: Path | None,
     ready_file: Path | None,
+    read_secret: Callable[[], str],
     *,
     profile: str,
     quirks: Sequence[str],
@@ -222,6 +248,7 @@ def _serve(
         main.run(
             config,
             lambda address: announce(f"{address}\n"),
+            read_secret,
             quirks=all_quirks,
             **options,
         )

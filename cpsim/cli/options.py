@@ -7,7 +7,7 @@ import math
 import re
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
@@ -21,12 +21,13 @@ from cpsim.net.listen import Listen
 from cpsim.system.extras import require
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from cpsim.accounts.sources import AccountsSource
     from cpsim.net.control import ControlClient
     from cpsim.replay.pace import Pace
 
+T = TypeVar("T")
 LONGEST_S: Final = 86_400
 UNIT_S: Final = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 CONNECT_S: Final = 10.0
@@ -336,6 +337,18 @@ def control_of(server: Endpoint, token_file: Path | None = None) -> ControlClien
         return fetch(server, method, path, body, headers=headers, connect_s=CONNECT_S, timeout_s=timeout_s)
 
     return ControlClient(ask, CpsimError, f" on {server}")
+
+
+def cpsim_errors(read: Callable[[], T]) -> Callable[[], T]:
+    """Return a function that raises click's errors as CpsimErrors, where nobody is at the command line."""
+
+    def call() -> T:
+        try:
+            return read()
+        except click.ClickException as error:
+            raise CpsimError(error.message) from error
+
+    return call
 
 
 def known_quirks(profile: str | None, names: Iterable[str]) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +10,19 @@ import click
 
 from cpsim.cli.announce import announcing, ready
 from cpsim.cli.group import cli
-from cpsim.cli.options import FILE, LONGEST_S, ListenType, NumberType, fault_option, quirk_option, secret_in
+from cpsim.cli.options import (
+    FILE,
+    LONGEST_S,
+    ListenType,
+    NumberType,
+    cpsim_errors,
+    fault_option,
+    quirk_option,
+    secret_in,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from cpdaemon.endpoint import TcpEndpoint
     from cpsim.fake.settings import Configuration
@@ -41,6 +51,26 @@ def _variables(configuration: Configuration, lines: str, secret_files: Sequence[
     project = next((site.project_id for site in configuration.sites), next(iter(configuration.projects)))
     variables = environment_of(addresses, project, next(iter(secret_files), None))
     return "".join(f"{name}={shlex.quote(value)}\n" for name, value in variables.items())
+
+
+def _configuration(
+    file: Path | None,
+    projects: Sequence[str],
+    secret_files: Sequence[Path],
+    control_token_file: Path | None,
+    options: Mapping[str, Any],
+) -> Configuration:
+    """Return the settings of a file, overridden by those of the options."""
+    from dataclasses import replace
+
+    from cpsim.fake.settings import Configuration, load
+
+    changes = {name: value for name, value in options.items() if value not in {None, ()}}
+    if projects or secret_files:
+        changes["projects"] = _secrets(projects, secret_files)
+    if control_token_file is not None:
+        changes["control_token"] = secret_in(control_token_file, "--control-token-file")
+    return replace(Configuration() if file is None else load(file), **changes)
 
 
 @cli.command()
@@ -115,9 +145,10 @@ def serve(
     ready_env: Path | None,
     **options: Any,  # noqa: ANN401 - fields of `Configuration`
 ) -> None:
-    """Serve a fake daemon and its account server, until Ctrl-C.
+    """Serve a fake daemon and its account server, until Ctrl-C or SIGTERM.
 
-    Without an address, it serves UNIX, TCP and HTTP on free addresses on loopback.
+    Without an address, it serves UNIX, TCP and HTTP on free addresses on loopback. At SIGHUP, it reads its secrets and
+    the control token again; all connections stay.
 
     \b
     cpsim serve --unix /tmp/creditapi.socket --http 127.0.0.1:8080
@@ -147,16 +178,11 @@ def serve(
     from dataclasses import replace
 
     from cpsim.fake import Site
-    from cpsim.fake.settings import Configuration, load
     from cpsim.fake.settings import serve as perform
     from cpsim.system.process import do_without_pandas, tune_process
 
-    changes = {name: value for name, value in options.items() if value not in {None, ()}}
-    if projects or secret_files:
-        changes["projects"] = _secrets(projects, secret_files)
-    if control_token_file is not None:
-        changes["control_token"] = secret_in(control_token_file, "--control-token-file")
-    configuration = replace(Configuration() if config is None else load(config), **changes)
+    read = partial(_configuration, config, projects, secret_files, control_token_file, options)
+    configuration = read()
     if unix is not None or tcp is not None:
         site = Site(project_id=next(iter(configuration.projects)), unix=unix, tcp=tcp)
         configuration = replace(configuration, sites=[site])
@@ -170,6 +196,6 @@ def serve(
             announce(lines)
 
         try:
-            perform(configuration, on_ready)
+            perform(configuration, on_ready, cpsim_errors(read))
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="--project") from error

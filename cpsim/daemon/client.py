@@ -70,6 +70,12 @@ class BulkClient:
         if follows:
             self._pool.on_redirect = self._follow
 
+    def set_secret(self, secret: str) -> None:
+        """Sign further requests with another secret; raises EndpointError if it cannot be used."""
+        credentials = self._credentials[0], secret
+        token(credentials, b"")
+        self._credentials = credentials
+
     def knows_batches(self) -> bool:
         """Ask with an empty batch, which any server accepts."""
         return self._bulk("probe", b"{}").get("batch") == "probe"

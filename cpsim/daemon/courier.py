@@ -30,7 +30,8 @@ from typing import TYPE_CHECKING, Final
 
 from cpdaemon.errors import BadReply, CreditPiggyError, NotSent, Refused, ReplyTimeout
 from cpsim.clock import SYSTEM_CLOCK
-from cpsim.daemon.spool import DEAD_LETTER, MAX_BATCH, REFUSED, UNNAMED, FailedCommand
+from cpsim.daemon.failed import DEAD_LETTER, REFUSED, UNNAMED, FailedCommand
+from cpsim.daemon.spool import MAX_BATCH
 from cpsim.errors import CpsimError
 from cpsim.quirks.policies.delivery import DeliveryPolicy
 from cpsim.system.threads import Thread
@@ -62,6 +63,8 @@ ADVICE: Final = {
     REFUSED: "",
     DEAD_LETTER: "; whether they were applied is unknown; --when-unknown resend would resend them",
 }
+REMINDER_S: Final = 600
+"""How often the log says that an outage lasts, in seconds."""
 BUSY_COMMAND_S: Final = 0.005
 """Time per command of a busy daemon: in production it acknowledges some 200 a second, a tenth of its usual rate."""
 LONGEST_TURN_S: Final = 0.5
@@ -117,6 +120,10 @@ class Courier:
         self._chance = random.Random() if chance is None else chance  # noqa: S311 - nobody gains by guessing it
         self._failures = 0
         self._outage: str | None = None
+        self._outage_us = 0
+        """When the outage began."""
+        self._reported_ns = 0
+        """When the outage was logged last."""
         self._due = 0
         """The position up to which to deliver without a further wait."""
         self._ready_ns: int | None = None
@@ -151,7 +158,7 @@ class Courier:
 
     def start(self) -> None:
         """Begin to deliver."""
-        self._spool.report_outage(None)
+        self._spool.report_outage(None, 0)
         self._thread.start()
 
     def stop(self, timeout_s: float) -> bool:
@@ -261,11 +268,19 @@ class Courier:
         return now_ns if ready >= self._full else self._ready_ns + self._interval_ns
 
     def _report_outage(self, error: Exception | None) -> None:
-        """Log the start and the end of an outage, and write it to the spool's status; None ends it."""
+        """Log when an outage begins, lasts and ends, and write it to the spool's status; None ends it."""
         before, self._outage = self._outage, None if error is None else str(error)
-        if before == self._outage:
+        now_us, now_ns = self._clock.now_us(), self._clock.monotonic_ns()
+        if before is None:
+            self._outage_us = now_us
+        if before != self._outage:
+            self._spool.report_outage(self._outage, self._outage_us)
+        elif error is None or now_ns - self._reported_ns < REMINDER_S * 1_000_000_000:
             return
-        self._spool.report_outage(self._outage)
+        else:
+            minutes = max(0, now_us - self._outage_us) // 60_000_000
+            log.error("for %d minutes nothing was delivered, and %d commands wait", minutes, self._spool.pending)
+        self._reported_ns = now_ns
         if error is None:
             log.info("the server accepts commands again")
         else:

@@ -19,16 +19,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def shown_status(spool: Path, as_json: bool) -> str:  # noqa: FBT001
-    """Return the status of a spool, one figure a line or as a JSON document.
+def shown_status(spool: Path, as_json: bool) -> tuple[str, bool]:  # noqa: FBT001
+    """Return the status of a spool, one figure a line or as a JSON document, and whether a part of it has failed.
 
     Raises:
         CpsimError: there is no such spool, or it cannot be read.
     """
-    figures = asdict(read_status(spool))
+    status = read_status(spool)
+    figures, failures = asdict(status), status.failures
     if as_json:
-        return json.dumps(figures | {"set_aside": figures["dead_letters"]}) + "\n"  # the key's name in version 0.1
-    return "".join(f"{name.replace('_', ' '):<12}  {_shown(value)}\n" for name, value in figures.items())
+        more = {"set_aside": figures["dead_letters"], "failures": failures}  # the former is the name in version 0.1
+        return json.dumps(figures | more) + "\n", bool(failures)
+    lines = [(name.replace("_", " "), _shown(value)) for name, value in figures.items()]
+    lines += [("failure", text) for text in failures]
+    return "".join(f"{name:<12}  {text}\n" for name, text in lines), bool(failures)
 
 
 def shown_failed(spool: Path, as_json: bool) -> str:  # noqa: FBT001
@@ -71,7 +75,8 @@ def requeue(spool: Path, numbers: Collection[int] | None) -> str:
         text = f"{opened.requeue(numbers):,} commands are queued for delivery\n"
         if opened.failed and numbers is None:
             text += (
-                f"{opened.failed:,} entries stand for commands that the server did not name: --forget deletes them\n"
+                f"{opened.failed:,} entries are damaged, or stand for commands that the server did not name: "
+                "--forget deletes them\n"
             )
     return text
 

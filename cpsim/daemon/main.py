@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import threading
-from contextlib import closing, contextmanager, suppress
+import sys
+from contextlib import closing, contextmanager, nullcontext, suppress
 from functools import partial
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cpdaemon.endpoint import UnixEndpoint
+from cpdaemon.errors import CreditPiggyError
 from cpsim.daemon.client import BulkClient
 from cpsim.daemon.site import Daemon
 from cpsim.daemon.spool import RESERVE_BYTES, Spool
@@ -21,7 +22,7 @@ from cpsim.faults.plan import FaultPlan
 from cpsim.faults.spec import SERVER_REQUESTS
 from cpsim.quirks import composed
 from cpsim.quirks.policies.delivery import DeliveryPolicy
-from cpsim.system.process import ending_signals
+from cpsim.system.signals import Signals
 from cpsim.system.threads import on_thread_failure
 from cpsim.ui.printable import printable
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from cpsim.daemon.config import Config
+
+
+log = logging.getLogger(__name__)
 
 
 class _Printable(logging.Formatter):
@@ -42,6 +46,7 @@ class _Printable(logging.Formatter):
 def run(
     config: Config,
     ready: Callable[[str], object],
+    read_secret: Callable[[], str],
     *,
     timeout_s: float,
     when_unknown: str,
@@ -49,11 +54,12 @@ def run(
     faults: Iterable[str],
     seed: int,
 ) -> None:
-    """Run a daemon until SIGTERM, SIGINT or SIGHUP.
+    """Run a daemon until SIGTERM or SIGINT. SIGHUP has it open its log file anew, and read its secret again.
 
     Args:
         config: the settings, complete.
         ready: called with the address, `KIND ADDRESS`, once commands are accepted.
+        read_secret: reads the secret again; raises CpsimError.
         timeout_s: seconds that the server may take to answer a batch.
         when_unknown: `dead-letter` or `resend`.
         quirks: names from `cpsim.quirks.QUIRKS`; with "ack-before-delivery" there is no spool.
@@ -72,9 +78,6 @@ def run(
     for fault in plan:
         if fault.stage == "server" or fault.kind in SERVER_REQUESTS:
             raise CpsimError(f"fault {str(fault)!r} is a fault of a server: give it to the server behind this daemon")
-    stop = threading.Event()
-    for number in ending_signals():
-        signal.signal(number, lambda *_: stop.set())
     with _named("logfile"):
         handler = logging.StreamHandler() if config.logfile is None else WatchedFileHandler(config.logfile)
     handler.setFormatter(_Printable("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -82,7 +85,8 @@ def run(
     credentials = config.project or "", config.secret or ""
     delivery = composed(DeliveryPolicy(), quirks)
     with (
-        on_thread_failure(lambda _: stop.set()),
+        Signals() as signals,
+        on_thread_failure(lambda _: signals.end()),
         closing(BulkClient(config.server, credentials, timeout_s, follows=delivery.follows)) as server,
         Daemon(
             server,
@@ -99,7 +103,23 @@ def run(
     ):
         ((kind, address),) = daemon.addresses.items()
         ready(f"{kind} {address}")
-        stop.wait()
+        signals.wait(lambda: _read_again(handler, server, read_secret))
+
+
+def _read_again(handler: logging.Handler, server: BulkClient, read_secret: Callable[[], str]) -> None:
+    """Open the log file anew, and read the secret again; what cannot be read stays as it was."""
+    if isinstance(handler, WatchedFileHandler):
+        try:
+            with handler.lock or nullcontext():
+                handler.reopenIfNeeded()
+        except OSError as error:
+            print(f"cpsim: [server] logfile = {handler.baseFilename}: {error.strerror}", file=sys.stderr)
+    try:
+        server.set_secret(read_secret())
+    except (CpsimError, CreditPiggyError) as error:
+        log.error("SIGHUP: the secret stays as it was: %s", error)  # noqa: TRY400 - no traceback
+    else:
+        log.info("SIGHUP: the log file is open, and the secret was read again")
 
 
 def _spool(config: Config) -> Spool:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cpdaemon.signing import Call
-    from cpsim.daemon.spool import FailedCommand
+    from cpsim.daemon.failed import FailedCommand
 
 
 class MemorySpool:
@@ -92,5 +92,5 @@ class MemorySpool:
     def count_retry(self) -> None:
         """See `Spool.count_retry`."""
 
-    def report_outage(self, error: str | None) -> None:
+    def report_outage(self, error: str | None, since_us: int) -> None:
         """See `Spool.report_outage`."""

@@ -201,7 +201,8 @@ class Daemon:
         self._frame_faults.end()
         self._listener.stop()
         self._remove_socket_file()
-        if self._courier.stop(STOP_TIMEOUT_S):
+        has_ended = self._courier.stop(STOP_TIMEOUT_S)
+        if has_ended or (isinstance(self._spool, Spool) and self._spool.is_gone):
             self._close_spool()
         self.check()
 
@@ -226,6 +227,8 @@ class Daemon:
             raise
         addresses = ", ".join(f"{kind} {address}" for kind, address in self.addresses.items())
         log.info("listening at %s; %d commands in the spool", addresses, self._spool.pending)
+        if isinstance(self._spool, Spool) and self._spool.failed:
+            log.warning("%d refused commands and dead letters, listed by `cpsim daemon --failed`", self._spool.failed)
         self.start()
         return self
 

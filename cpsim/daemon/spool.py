@@ -15,15 +15,25 @@ import re
 import threading
 import uuid
 from dataclasses import dataclass, replace
-from itertools import starmap
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from cpdaemon.commands import COMMANDS
 from cpdaemon.signing import bulk_batches
 from cpdaemon.wire import MalformedFrame, parse
 from cpsim.clock import SYSTEM_CLOCK
+from cpsim.daemon.failed import (
+    DAMAGED,
+    DEAD_LETTER,
+    REFUSED,
+    SELECT_FAILED,
+    UNNAMED,
+    FailedCommand,
+    failed_command,
+    insert_failed,
+)
 from cpsim.errors import CpsimError
 from cpsim.store.log import Log, cut
+from cpsim.store.schema import checksum
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -37,11 +47,12 @@ log = logging.getLogger(__name__)
 
 KIND: Final = "spool"
 TABLES: Final = """
-CREATE TABLE IF NOT EXISTS batch (id TEXT NOT NULL, last INTEGER NOT NULL, named INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS batch (id TEXT NOT NULL, last INTEGER NOT NULL, named INTEGER NOT NULL DEFAULT 1);
 CREATE TABLE IF NOT EXISTS failed
-(position INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, why TEXT NOT NULL, command TEXT NOT NULL, error TEXT NOT NULL);
+(position INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, why TEXT NOT NULL, command TEXT NOT NULL, error TEXT NOT NULL,
+ checksum BLOB);
 CREATE TABLE IF NOT EXISTS tally (name TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS trouble (error TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS trouble (error TEXT NOT NULL, since_us INTEGER);
 CREATE TABLE IF NOT EXISTS owner (project TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS sender (id TEXT PRIMARY KEY, sequence INTEGER NOT NULL) WITHOUT ROWID;
 """
@@ -53,32 +64,11 @@ RESERVE_BYTES: Final = 16 * 2**20
 """Room for a checkpoint of the write-ahead log into the spool's file, and more."""
 MAX_BATCH: Final = 1_000
 WHOLE_NUMBER: Final = re.compile("-?[0-9]+")
-REFUSED: Final = "refused"
-DEAD_LETTER: Final = "dead letter"
-STORED: Final = {REFUSED: "refused", DEAD_LETTER: "set aside"}
-"""Values of the column `failed.why`, unchanged since version 0.1."""
-SELECT_FAILED: Final = """
-SELECT position, at_us, iif(why = 'set aside', 'dead letter', why), command, error FROM failed ORDER BY position
-"""
 READ_RAW: Final = """
-SELECT position, CAST(record AS BLOB) FROM log WHERE position > ? AND position <= ? ORDER BY position LIMIT ?
+SELECT position, CAST(record AS BLOB), checksum FROM log
+WHERE position > ? AND position <= ? ORDER BY position LIMIT ?
 """
-"""Reads records that `Log.read` cannot, because one of them is not UTF-8."""
-UNNAMED: Final = "(some of "
-"""Beginning of the text that stands for refused commands which the server did not name."""
-
-
-class FailedCommand(NamedTuple):
-    """A command that was not delivered: `refused` by the server, or a `dead letter`; the error says why.
-
-    A dead letter is a command of which it is unknown whether it was applied, or a malformed record.
-    """
-
-    position: int
-    at_us: int
-    why: str
-    command: str
-    error: str
+"""Reads records that `Log.read` cannot, because one of them is damaged or not UTF-8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +119,7 @@ class Spool:
         senders = self._log.query("SELECT id, sequence FROM sender")
         self._sender, self._sequence = senders[0] if senders else (uuid.uuid4().hex, 0)
         self._had_room = True
+        self._has_most = False
         self.released = threading.Condition()
         self.wakes_always = False
         self.parse: Callable[[bytes], Call] = parse
@@ -160,9 +151,23 @@ class Spool:
         return self._sent
 
     @property
+    def is_gone(self) -> bool:
+        """Whether its file was removed or replaced: what it holds is on disk again once it is closed."""
+        return self._log.is_gone
+
+    @property
     def is_full(self) -> bool:
         """Whether the spool should get no more commands."""
-        return not self._has_room() or self._log.last - self._sent + self._failed >= self._max_commands
+        if self.is_gone or not self._has_room():
+            return True
+        had_most, self._has_most = self._has_most, self.pending + self._failed >= self._max_commands
+        if self._has_most and not had_most:
+            log.error(
+                "%s holds %d commands, the most it takes: further ones are answered ER", self.path, self._max_commands
+            )
+        elif had_most and not self._has_most:
+            log.info("%s takes commands again", self.path)
+        return self._has_most
 
     def set_project(self, project: str) -> None:
         """Bind the spool to one project.
@@ -198,7 +203,7 @@ class Spool:
         Returns:
             The position of the last frame.
         """
-        amendments = (("UPDATE log SET record = ? WHERE position = ?", (frame, at)) for at, frame in amended.items())
+        amendments = (_amend(at, frame) for at, frame in amended.items())
         return self._log.append(frames, *amendments, then=then)
 
     def release(self, position: int) -> None:
@@ -285,7 +290,7 @@ class Spool:
         delivered = max(0, len(batch.calls) - len(failed) - more)
         self._log.wait(
             ("DELETE FROM batch", ()),
-            *map(_insert_failed, failed),
+            *map(insert_failed, failed),
             *(_add(name, count) for name, count in (("delivered", delivered), (REFUSED, refused)) if count),
             *cut(batch.last),
         )
@@ -307,7 +312,13 @@ class Spool:
         unknown = [row.position for row in rows if row.command.startswith(UNNAMED)]
         if unknown and positions is not None:
             raise CpsimError(f"{unknown[0]} stands for commands that the server did not name: delete it by --forget")
-        rows = [row for row in rows if row.position not in unknown]
+        damaged = [row.position for row in rows if row.command.startswith(DAMAGED)]
+        if damaged and positions is not None:
+            raise CpsimError(
+                f"{damaged[0]} is not what was received, because {self._log.path} is damaged: note what --failed "
+                "shows of it, and delete it by --forget"
+            )
+        rows = [row for row in rows if row.position not in {*unknown, *damaged}]
         self._remove_failed(rows, [row.command for row in rows])
         return len(rows)
 
@@ -322,7 +333,7 @@ class Spool:
         return len(rows)
 
     def _failed_at(self, positions: Collection[int] | None) -> list[FailedCommand]:
-        rows = list(starmap(FailedCommand, self._log.query(SELECT_FAILED)))
+        rows = list(map(failed_command, self._log.query(SELECT_FAILED)))
         if positions is None:
             return rows
         missing = set(positions) - {row.position for row in rows}
@@ -355,9 +366,9 @@ class Spool:
         """Count a failed attempt that will be retried."""
         self._log.append([], _add("retries", 1))
 
-    def report_outage(self, error: str | None) -> None:
-        """Write the error of the last attempt to the status; None if it succeeded."""
-        row = () if error is None else (("INSERT INTO trouble VALUES (?)", (error,)),)
+    def report_outage(self, error: str | None, since_us: int) -> None:
+        """Write the error of the last attempt to the status, and when the outage began; None if it succeeded."""
+        row = () if error is None else (("INSERT INTO trouble VALUES (?, ?)", (error, since_us)),)
         self._log.append([], ("DELETE FROM trouble", ()), *row)
 
     def wait(self) -> None:
@@ -382,13 +393,13 @@ class Spool:
             return self._log.read(self._sent, up_to, limit)
         except CpsimError:
             rows = self._log.query(READ_RAW, (self._sent, up_to, limit))
-            return [(position, record.decode(errors="surrogateescape")) for position, record in rows]
+            return [_decoded(*row) for row in rows]
 
     def _set_dead_letters(self, dead: Sequence[FailedCommand]) -> None:
         """Move malformed records to the failed commands."""
         self._log.wait(
-            *(("UPDATE log SET record = '' WHERE position = ?", (row.position,)) for row in dead),
-            *(_insert_failed(row) for row in dead),
+            *(_amend(row.position, "") for row in dead),
+            *(insert_failed(row) for row in dead),
         )
         self._failed += len(dead)
         _log_dead_letters(dead)
@@ -413,7 +424,10 @@ def _filled(
     for position, text in records:
         frame = text.encode(errors="surrogateescape")
         try:
-            if frame:
+            if text.startswith(DAMAGED):
+                problem = f"record {position} of the spool is damaged: what was received is unknown"
+                dead.append(FailedCommand(position, clock.now_us(), DEAD_LETTER, text, problem))
+            elif frame:
                 calls.append(parse(frame))
                 commands.append((position, text))
         except MalformedFrame as error:
@@ -454,8 +468,17 @@ def text_of(call: Call) -> str:
     return ",".join([kind, *(f"{name}={value}" for name, value in arguments.items())])
 
 
-def _insert_failed(row: FailedCommand) -> Statement:
-    return ("INSERT INTO failed VALUES (?, ?, ?, ?, ?)", row._replace(why=STORED[row.why]))
+def _amend(position: int, frame: str) -> Statement:
+    sql = "UPDATE log SET record = ?, checksum = ? WHERE position = ?"
+    return (sql, (frame, checksum(position, frame), position))
+
+
+def _decoded(position: int, record: bytes, written: bytes | None) -> tuple[int, str]:
+    """Return a record, with bytes that are not UTF-8 as surrogates; one that is damaged begins with `DAMAGED`."""
+    is_damaged = written is not None and checksum(position, record) != written
+    if is_damaged:
+        return position, DAMAGED + record.decode(errors="backslashreplace")
+    return position, record.decode(errors="surrogateescape")
 
 
 def _add(name: str, count: int) -> Statement:

@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-from contextlib import closing, contextmanager
+import sqlite3
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from itertools import starmap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from cpsim.clock import SYSTEM_CLOCK
-from cpsim.daemon.spool import (
-    DEAD_LETTER,
-    KIND,
-    MAX_COMMANDS,
-    REFUSED,
-    RESERVE_BYTES,
-    SELECT_FAILED,
-    STORED,
-    FailedCommand,
-)
+from cpsim.daemon.failed import DEAD_LETTER, REFUSED, SELECT_FAILED, STORED, FailedCommand, failed_command
+from cpsim.daemon.spool import KIND, MAX_COMMANDS, RESERVE_BYTES, TABLES
 from cpsim.errors import CpsimError
-from cpsim.store.file import ROOM_INSIDE, connect, in_use, named_errors, real_path, reserve_of
+from cpsim.store.file import ROOM_INSIDE, check_whole, connect, in_use, named_errors, real_path, reserve_of
 from cpsim.store.reserve import is_given_up
+from cpsim.store.schema import FORMAT, upgrade
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
+OUTAGE_S: Final = 60.0
+"""After so many seconds, an outage is a failure; until then, the daemon retries."""
+
+
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Counts of a spool's commands by state, and its condition."""
+    """Counts of a spool's commands by state, and its condition: what `--status` shows, and metrics can."""
 
     running: bool
     queued: int
@@ -42,6 +39,22 @@ class Status:
     """Whether commands are answered ER, because the spool or the disk has no room."""
     trouble: str
     """Error of the last attempt to deliver; empty if it succeeded."""
+    trouble_s: float
+    """How long all attempts have failed, in seconds; 0 if the last one succeeded or no daemon runs."""
+
+    @property
+    def failures(self) -> list[str]:
+        """What does not work, a sentence for each part that a person should look at."""
+        found = []
+        if self.full:
+            found.append("commands are answered ER, because the spool or its disk is full: make room")
+        if self.trouble_s >= OUTAGE_S:
+            found.append(f"for {self.trouble_s / 60:.0f} min nothing was delivered, and {self.queued:,} commands wait")
+        if self.dead_letters:
+            found.append(
+                f"dead letters: {self.dead_letters:,}; --failed lists them, --requeue or --forget settles each"
+            )
+        return found
 
 
 def existing(path: Path) -> Path:
@@ -64,14 +77,13 @@ def read_status(path: Path) -> Status:
         ((queued, oldest_us),) = rows("SELECT count(*), min(at_us) FROM log")
         counts = "SELECT count(*), count(*) FILTER (WHERE why = ?) FROM failed"
         ((failed, dead_letters),) = rows(counts, STORED[DEAD_LETTER])
-        trouble = "; ".join(error for (error,) in rows("SELECT error FROM trouble"))
+        ((trouble, since_us),) = rows("SELECT coalesce(max(error), ''), min(since_us) FROM trouble")
         ((room_inside,),) = rows(ROOM_INSIDE)
-    age_s = 0.0 if oldest_us is None else max(0.0, (SYSTEM_CLOCK.now_us() - oldest_us) / 1e6)
     running = in_use(path)
     return Status(
         running=running,
         queued=queued,
-        oldest_s=round(age_s, 3),
+        oldest_s=_age_s(oldest_us),
         delivered=tally.get("delivered", 0),
         refused=tally.get(REFUSED, 0),
         dead_letters=dead_letters,
@@ -79,7 +91,13 @@ def read_status(path: Path) -> Status:
         full=queued + failed >= MAX_COMMANDS
         or (running and is_given_up(reserve_of(path)) and room_inside < RESERVE_BYTES),
         trouble=trouble,
+        trouble_s=_age_s(since_us) if running else 0.0,
     )
+
+
+def _age_s(since_us: int | None) -> float:
+    """Return the seconds since a time, to the millisecond; 0 without one."""
+    return 0.0 if since_us is None else round(max(0.0, (SYSTEM_CLOCK.now_us() - since_us) / 1e6), 3)
 
 
 def read_failed(path: Path) -> list[FailedCommand]:
@@ -89,10 +107,19 @@ def read_failed(path: Path) -> list[FailedCommand]:
         CpsimError: there is no such spool, or it cannot be read.
     """
     with _reading(existing(path)) as rows:
-        return list(starmap(FailedCommand, rows(SELECT_FAILED)))
+        return list(map(failed_command, rows(SELECT_FAILED)))
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[Callable[..., list[tuple[Any, ...]]]]:
-    with closing(connect(path, KIND)) as database, named_errors(path):
+    with ExitStack() as undo:
+        database = undo.enter_context(closing(connect(path, KIND)))
+        undo.enter_context(named_errors(path))
+        if not in_use(path):
+            check_whole(database, path)
+        if database.execute("PRAGMA user_version").fetchone() != (FORMAT,):
+            copy = undo.enter_context(closing(sqlite3.connect(":memory:", isolation_level=None)))
+            database.backup(copy)
+            upgrade(copy, KIND, TABLES)  # the file itself stays as it is
+            database = copy
         yield lambda sql, *parameters: database.execute(sql, parameters).fetchall()

@@ -101,7 +101,11 @@ class Fake:
         self.clock = clock
         self.faults = FaultPlan(faults, clock=clock, seed=seed, crash=crash)
         self._store = None if store is None else Store(store, partial(Log, clock=clock))
-        self.accounts = AccountServer(projects, clock.now_us, quirks, journal_limit, self._store)
+        try:
+            self.accounts = AccountServer(projects, clock.now_us, quirks, journal_limit, self._store)
+        except BaseException:
+            self._close_store()
+            raise
         self._sites = AddedSites(self, stored=store is not None)
         self.inspector = Inspector(
             self.accounts, lambda: self.pending, self.faults, self.set_quirks, self._drop, sites=self._sites
@@ -112,6 +116,7 @@ class Fake:
         self._api: RequestFaults[SingleCommand] | None = None
         self._initial_quirks = quirks
         self._control_token = control_token
+        self._access: Access | None = None
         self._waits = waits
         self._stores = {store, self._store.path} if store is not None and self._store is not None else set()
         self._spools = None if "ack-before-delivery" in quirks or self._store is None else self._store.path
@@ -261,6 +266,16 @@ class Fake:
         for daemon in self.daemons:
             daemon.set_quirks(quirks)
 
+    def set_secrets(self, projects: Mapping[str, str], control_token: str | None = None) -> None:
+        """Replace the secrets of all projects, and the token of the control API if one is given; connections stay.
+
+        Raises:
+            ValueError: they are not the same projects, or the control API was started without a token.
+        """
+        if control_token is not None and self._access is not None:
+            self._access.set_token(control_token)
+        self.accounts.set_secrets(projects)
+
     behave = set_quirks
     """The name in version 0.1."""
 
@@ -338,6 +353,6 @@ class Fake:
         assert self._http is not None
         if self._control_token is None and not is_loopback(self._http.host):
             return None
-        access = Access(self._http.host, self._control_token)
+        self._access = access = Access(self._http.host, self._control_token)
         dashboard = Dashboard(self.inspector, self.accounts, self.faults, self._watch, access)
         return Control(self.inspector, access, dashboard)

@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -27,7 +26,7 @@ from cpsim.quirks import QUIRKS, chosen
 from cpsim.server.clock import LATEST_US
 from cpsim.server.journal import DEFAULT_LIMIT
 from cpsim.server.service import AccountServer
-from cpsim.system.process import ending_signals
+from cpsim.system.signals import Signals
 from cpsim.system.threads import on_thread_failure
 
 log = logging.getLogger(__name__)
@@ -226,22 +225,29 @@ def read_secret(path: Path) -> str:
     return secret
 
 
-def serve(configuration: Configuration, on_ready: Callable[[str], None]) -> None:
-    """Serve until SIGINT, SIGTERM or SIGHUP; then stop listening and deliver acknowledged commands.
+def serve(
+    configuration: Configuration, on_ready: Callable[[str], None], read_again: Callable[[], Configuration]
+) -> None:
+    """Serve until SIGINT or SIGTERM; then stop listening and deliver acknowledged commands.
+
+    SIGHUP has it read its secrets again.
 
     Args:
         configuration: the settings.
         on_ready: called once the fake serves, with a line `KIND ADDRESS` for each address, daemons first and in order.
+        read_again: reads the settings again, of which the secrets and the control token are used; raises CpsimError.
 
     Raises:
         CpsimError, ValueError: see `Configuration.fake`.
         OSError: an address cannot be bound.
         ThreadFailed: an unexpected error ended a thread.
     """
-    stop = threading.Event()
-    for number in ending_signals():
-        signal.signal(number, lambda *_: stop.set())
-    with _with_addresses(configuration) as placed, on_thread_failure(lambda _: stop.set()), placed.fake() as fake:
+    with (
+        Signals() as signals,
+        _with_addresses(configuration) as placed,
+        on_thread_failure(lambda _: signals.end()),
+        placed.fake() as fake,
+    ):
         if exposed := _exposed(placed):
             hidden = str(placed.http) in exposed and placed.control_token is None
             control = "; the control API is off: --control-token-file turns it on" if hidden else ""
@@ -254,7 +260,19 @@ def serve(configuration: Configuration, on_ready: Callable[[str], None]) -> None
         if placed.http is not None:
             addresses.append(("http", fake.addresses["http"]))
         on_ready("".join(f"{kind} {address}\n" for kind, address in addresses))
-        stop.wait()
+        signals.wait(lambda: _read_secrets(fake, read_again))
+
+
+def _read_secrets(fake: Fake, read_again: Callable[[], Configuration]) -> None:
+    """Read the secrets again; if one cannot be read, all stay as they were."""
+    try:
+        again = read_again()
+        fake.set_secrets(again.projects, again.control_token)
+    except (CpsimError, OSError, ValueError) as error:
+        said = f"the secrets stay as they were: {error}"
+    else:
+        said = "the secrets were read again"
+    print(f"cpsim: SIGHUP: {said}", file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import socket
 import ssl
 import struct
@@ -25,7 +26,7 @@ from cpsim.errors import CpsimError
 from cpsim.net.addresses import BACKLOG, listen_tcp, listen_unix
 from cpsim.record.exchanges import FrameExchange, Http, Session
 from cpsim.system.own_file import OwnFile
-from cpsim.system.process import ending_signals
+from cpsim.system.signals import ENDING, terminal_watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -53,7 +54,7 @@ class RecorderFailed(CpsimError):
 def record(
     listen: UnixEndpoint | TcpEndpoint, target: Endpoint, recording: Recording, on_ready: Callable[[str], None]
 ) -> None:
-    """Forward connections to a target, and record them, until SIGINT, SIGTERM or SIGHUP.
+    """Forward connections to a target, and record them, until SIGINT or SIGTERM.
 
     Args:
         listen: listening address; port 0 takes a free one.
@@ -96,8 +97,12 @@ class _Proxy:
     async def serve(self, on_ready: Callable[[str], None]) -> None:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._on_loop_error)
-        for number in ending_signals():
+        is_closed = terminal_watch()
+        for number in ENDING:
             loop.add_signal_handler(number, self._stop)
+        loop.add_signal_handler(
+            signal.SIGHUP, lambda: self._stop() if is_closed() else None
+        )  # there is nothing to read
         self._session.recording.on_failure = self._stop
         await self._open()
         if not await self._is_target_up():

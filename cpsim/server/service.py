@@ -106,6 +106,21 @@ class AccountServer:
             raise ValueError(f"project id {project_id!r} is given twice; case makes no difference")
         self._secrets[project_id.lower()] = (project_id, secret.encode())
 
+    def set_secrets(self, projects: Mapping[str, str]) -> None:
+        """Replace the secrets of all projects, by project id.
+
+        Raises:
+            ValueError: they are not the same projects, or a secret is empty; nothing has changed.
+        """
+        given = {project_id.lower(): (project_id, secret.encode()) for project_id, secret in projects.items()}
+        if {known for known, _ in self._secrets.values()} != projects.keys():
+            raise ValueError(
+                f"the projects are now {', '.join(projects)}: restart, or put back {', '.join(self.projects)}"
+            )
+        if not all(projects.values()):
+            raise ValueError("a secret is empty")
+        self._secrets = given
+
     def known_id(self, project_id: str) -> str:
         """A project's id in its own case; "" if there is no such project."""
         return self._secrets.get(project_id.lower(), ("", b""))[0]

@@ -13,6 +13,7 @@ import logging
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -24,7 +25,8 @@ from cpsim.protocol import depth
 from cpsim.server.accounts import ProjectAccounts, Slot
 from cpsim.server.batches import Batches  # noqa: TC001 - msgspec reads it
 from cpsim.server.ledger import Refusal  # noqa: TC001
-from cpsim.store.log import MIN_FREE_BYTES, InDoubt, Log, cut
+from cpsim.store.log import MIN_FREE_BYTES, DamagedRecord, InDoubt, Log, cut
+from cpsim.store.schema import checksum
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,8 +36,9 @@ log = logging.getLogger(__name__)
 
 KIND: Final = "store"
 TABLES: Final = """
-CREATE TABLE IF NOT EXISTS snapshot (part INTEGER PRIMARY KEY, content TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS received (position INTEGER PRIMARY KEY, project TEXT NOT NULL, record TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS snapshot (part INTEGER PRIMARY KEY, content TEXT NOT NULL, checksum BLOB);
+CREATE TABLE IF NOT EXISTS received
+(position INTEGER PRIMARY KEY, project TEXT NOT NULL, record TEXT NOT NULL, checksum BLOB);
 CREATE INDEX IF NOT EXISTS received_by ON received (project, position);
 """
 RECEIVED: Final = ("apply", "note")
@@ -43,16 +46,30 @@ RECEIVED: Final = ("apply", "note")
 EXPIRED: Final = "expire"
 """The change that holds only a time, up to which slots have expired."""
 MOVE_RECEIVED: Final = """
-INSERT INTO received SELECT position, json_extract(substr(call, 1, instr(call, ',') - 1), '$'), record FROM (
-    SELECT position, record, CASE
+INSERT INTO received SELECT position, json_extract(substr(call, 1, instr(call, ',') - 1), '$'), record, checksum FROM (
+    SELECT position, record, checksum, CASE
         WHEN substr(change, 1, 9) = '"apply",[' THEN substr(change, 10)
         WHEN substr(change, 1, 8) = '"note",[' THEN substr(change, 9)
-    END AS call FROM (SELECT position, record, substr(record, instr(record, ',') + 1) AS change FROM log)
-) WHERE position <= ? AND call IS NOT NULL
+    END AS call FROM (SELECT position, record, checksum, substr(record, instr(record, ',') + 1) AS change FROM log)
+) WHERE position <= ? AND call IS NOT NULL AND substr(record, -3) = ']]]'
 """
 """Both changes have a project, which has no comma, calls, a batch id, and refusals. SQLite does not parse the calls,
-because its limit on nesting depends on its release."""
-READ_RECEIVED: Final = "SELECT position, record FROM received WHERE position > ? ORDER BY position LIMIT ?"
+because its limit on nesting depends on its release. The first version, which kept no journal, wrote no refusals."""
+READ_RECEIVED: Final = """
+SELECT position, record, checksum FROM received WHERE position > ? ORDER BY position LIMIT ?
+"""
+DAMAGED: Final = {
+    "snapshot": ("the accounts' snapshot", ""),
+    "log": (
+        "the accounts' changes",
+        "; or go on without this change: sqlite3 {path} 'DELETE FROM log WHERE position = {number}'",
+    ),
+    "received": (
+        "the journal",
+        "; or go on without it: sqlite3 {path} 'DELETE FROM received WHERE position = {number}'",
+    ),
+}
+"""What the records of each table are, and what can be done without one that is damaged."""
 LEAST_LOG_CHARACTERS: Final = 16 * 2**20
 """Characters of log before the first snapshot."""
 SLOTS_A_PART: Final = 10_000
@@ -126,35 +143,74 @@ class Store:
         log.info("%s can be written again; changes that were not written are undone", self._log.path)
 
     def snapshot(self) -> StoredAccounts:
-        """The accounts of the last snapshot."""
-        head, *parts = [content for (content,) in self._log.query("SELECT content FROM snapshot ORDER BY part")] or [
-            "{}"
-        ]
-        self._snapshot_size = len(head) + sum(map(len, parts))
-        accounts = msgspec.json.decode(head, type=StoredAccounts)
-        for part in parts:
-            project_id, slots = msgspec.json.decode(part, type=tuple[str, dict[str, Slot]])
-            accounts.projects[project_id].slots |= slots
+        """The accounts of the last snapshot.
+
+        Raises:
+            CpsimError: it cannot be read, or is damaged.
+        """
+        accounts = StoredAccounts()
+        self._snapshot_size = 0
+        for part, content, written in self._log.query("SELECT part, content, checksum FROM snapshot ORDER BY part"):
+            self._snapshot_size += len(content)
+            with self._named("snapshot", part):
+                _check(part, content, written)
+                if part == 0:
+                    accounts = msgspec.json.decode(content, type=StoredAccounts)
+                else:
+                    project_id, slots = msgspec.json.decode(content, type=tuple[str, dict[str, Slot]])
+                    accounts.projects[project_id].slots |= slots
         return accounts
 
     def changes(self) -> Iterator[tuple[int, str, list[Any]]]:
-        """The changes since the snapshot, in order: time, change and arguments."""
+        """The changes since the snapshot, in order: time, change and arguments.
+
+        Raises:
+            CpsimError: one cannot be read, or is damaged.
+        """
         position = 0
-        while found := self._log.read(position, self._log.last, CHANGES_A_READ):
+        while found := self._read_log(position):
             for position, record in found:
                 self._logged += len(record)
-                at_us, what, arguments = _read(_decode, record)
+                with self._named("log", position):
+                    at_us, what, arguments = _read(_decode, record)
                 if what == "reset":
                     self._resets[arguments[0]] = position
                 yield at_us, what, arguments
 
     def received(self) -> Iterator[tuple[str, int, list[msgspec.Raw], list[tuple[int, str]]]]:
-        """The journal at the snapshot: project, time, commands as JSON, and refusals."""
+        """The journal at the snapshot: project, time, commands as JSON, and refusals.
+
+        Raises:
+            CpsimError: a record cannot be read, or is damaged.
+        """
         last = 0
         while found := self._log.query(READ_RECEIVED, (last, CHANGES_A_READ)):
-            for last, record in found:  # noqa: B007 - the next query goes on from there
-                at_us, _, (project_id, calls, _, refusals) = _read(_decode_received, record)
+            for last, record, written in found:
+                with self._named("received", last):
+                    _check(last, record, written)
+                    at_us, _, (project_id, calls, _, refusals) = _read(_decode_received, record)
                 yield project_id, at_us, calls, refusals
+
+    def _read_log(self, after: int) -> list[tuple[int, str]]:
+        try:
+            return self._log.read(after, self._log.last, CHANGES_A_READ)
+        except DamagedRecord as damage:
+            with self._named("log", damage.position):
+                raise ValueError("its checksum does not match") from damage
+            raise
+
+    @contextmanager
+    def _named(self, table: str, number: int) -> Iterator[None]:
+        """Raise an error about a record as one that names the file and the record, and says what to do."""
+        try:
+            yield
+        except (ValueError, KeyError) as error:
+            what, advice = DAMAGED[table]
+            advice = advice.format(path=self._log.path, number=number)
+            raise CpsimError(
+                f"{self._log.path}: record {number} of {what} is damaged: {error}. Nothing was changed: put back a "
+                f"copy of the file and its -wal{advice}"
+            ) from error
 
     def begin(self) -> None:
         """From now on, `durable` and `wait` are about changes of this thread."""
@@ -213,7 +269,10 @@ class Store:
                 for project_id, position in forgotten.items()
             ),
             ("DELETE FROM snapshot", ()),
-            *(("INSERT INTO snapshot VALUES (?, ?)", numbered) for numbered in enumerate(contents)),
+            *(
+                ("INSERT INTO snapshot VALUES (?, ?, ?)", (part, content, checksum(part, content)))
+                for part, content in enumerate(contents)
+            ),
             *cut(last),
             then=self._note_snapshot,
             alone=True,
@@ -271,6 +330,12 @@ class Store:
             )
 
 
+def _check(number: int, record: str, written: bytes | None) -> None:
+    """Raise ValueError if a record is not what was written; of records of earlier versions, that is not known."""
+    if written is not None and checksum(number, record) != written:
+        raise ValueError("its checksum does not match")
+
+
 def _read(decode: Callable[[str], R], record: str) -> R:
     """Decode a record; values of earlier versions that are nested deeper than the limit are null."""
     try:
@@ -280,8 +345,8 @@ def _read(decode: Callable[[str], R], record: str) -> R:
     _, what, arguments = change
     expected = LEVELS
     if what in RECEIVED:
-        _, calls, _, refusals = arguments
-        expected += 2 * len(calls) + len(refusals)
+        _, calls, _, *refusals = arguments
+        expected += 2 * len(calls) + sum(map(len, refusals))
     return change if depth.opened(record.encode()) <= expected else decode(depth.cut(record, LEVELS))
 
 

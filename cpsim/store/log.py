@@ -12,6 +12,7 @@ writer overwrites it at once with another commit. If that fails too, the outcome
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 import threading
 from collections import deque
@@ -22,8 +23,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cpsim.clock import SYSTEM_CLOCK
 from cpsim.errors import CpsimError
-from cpsim.store.file import ROOM_INSIDE, LogFile, named_errors, real_path, reserve_of
+from cpsim.store.file import ROOM_INSIDE, LogFile, LostLog, named_errors, real_path, reserve_of
 from cpsim.store.reserve import Reserve
+from cpsim.store.schema import checksum, checksums
 from cpsim.system.threads import Thread
 
 if TYPE_CHECKING:
@@ -35,11 +37,15 @@ if TYPE_CHECKING:
     Then = Callable[[CpsimError | None], object]
     Statement = tuple[str, Sequence[object]]
 
+log = logging.getLogger(__name__)
+
 MAX_WAITING_CHARS: Final = 64 * 2**20
 """Characters that may wait for the next commit; at this limit, `append` blocks."""
 MIN_FREE_BYTES: Final = 2**20
 """Free bytes of the disk below which opening or writing a log is likely to fail."""
-INSERT: Final = "INSERT INTO log SELECT ? + key, ?, value FROM json_each(?)"
+LOOK_S: Final = 0.25
+"""How often a log looks whether its file is still there, in seconds."""
+INSERT: Final = "INSERT INTO log SELECT ? + key, ?, value, substr(?, 4 * key + 1, 4) FROM json_each(?)"
 """Inserts all records in one step: each step releases Python's lock, and waits to get it back."""
 NO_CHANGE: Final = (
     ("UPDATE cut SET position = position + 1", ()),
@@ -47,8 +53,8 @@ NO_CHANGE: Final = (
 )
 """A commit that writes one page and changes nothing: SQLite does not write an unchanged row."""
 READ: Final = """
-SELECT json_group_array(json_array(position, record)) FROM
-(SELECT position, record FROM log WHERE position > ? AND position <= ? ORDER BY position LIMIT ?)
+SELECT json_group_array(json_array(position, record, hex(checksum))) FROM
+(SELECT position, record, checksum FROM log WHERE position > ? AND position <= ? ORDER BY position LIMIT ?)
 """
 
 
@@ -62,6 +68,19 @@ class InDoubt(CpsimError):
     def __init__(self, problem: CpsimError) -> None:
         super().__init__(f"{problem}; whether the change is there after a restart is unknown")
         self.problem = problem
+
+
+class DamagedRecord(CpsimError):
+    """A record is not what was written.
+
+    Args:
+        path: the log's file.
+        position: of the record.
+    """
+
+    def __init__(self, path: Path, position: int) -> None:
+        super().__init__(f"{path}: record {position} is damaged: its checksum does not match")
+        self.position = position
 
 
 @dataclass(slots=True)
@@ -114,6 +133,8 @@ class Log:
         self._in_sequence = in_sequence
         self._threaded = threaded
         self._failure: CpsimError | None = None
+        self._gone: CpsimError | None = None
+        self._looked_s = clock.monotonic()
         self._read_lock = threading.Lock()
         self._changed = threading.Condition()
         self._commits: deque[_Commit] = deque()
@@ -129,6 +150,8 @@ class Log:
                 raise CpsimError(f"cannot open {path}: {error.strerror}") from error
             try:
                 self._file.open(tables)
+            except LostLog:
+                raise
             except CpsimError as problem:  # a full disk may lack even the room to read the file
                 if not self._give_up_reserve():
                     raise _with_free_space(problem, self._file.free_bytes()) from problem
@@ -151,6 +174,11 @@ class Log:
             return bool(self.query(ROOM_INSIDE)[0][0] >= self._reserve.size)
         except CpsimError:
             return False  # an unreadable disk is not writable either
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether its file was removed or replaced, so that it takes no more records."""
+        return self._gone is not None
 
     def free_bytes(self) -> int:
         """Return the free bytes of the disk."""
@@ -215,15 +243,27 @@ class Log:
         Raises:
             CpsimError: the log still cannot be written.
         """
+        if self._gone is not None:
+            raise self._gone
         with suppress(CpsimError):
             self.wait()
         self._failure = None
         self.wait(*NO_CHANGE)
 
     def read(self, after: int, up_to: int, limit: int) -> list[tuple[int, str]]:
-        """Return the next records on disk after a position, each with its own position."""
+        """Return the next records on disk after a position, each with its own position.
+
+        Raises:
+            DamagedRecord: one of them is not what was written.
+            CpsimError: they cannot be read.
+        """
         (text,) = self.query(READ, (after, up_to, limit))[0]
-        return [(position, record) for position, record in json.loads(text)]
+        found = []
+        for position, record, written in json.loads(text):
+            if written and checksum(position, record).hex().upper() != written:
+                raise DamagedRecord(self.path, position)
+            found.append((position, record))
+        return found
 
     def query(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Return the rows of a query over the data on disk."""
@@ -244,7 +284,12 @@ class Log:
             self._waiting -= sum(map(len, commit.records))
             self._changed.notify_all()
         first = commit.last - len(commit.records) + 1
-        problem = self._failure or self._commit(first, commit.records, commit.statements)
+        problem = self._failure or (self._gone if commit.records else None)
+        if problem is None:
+            problem = self._commit(first, commit.records, commit.statements)
+            self._look()
+            if problem is None and commit.records and self._gone is not None:
+                problem = InDoubt(self._gone)
         if self._in_sequence and not commit.alone:
             self._failure = problem.problem if isinstance(problem, InDoubt) else problem
         for callback in commit.then:
@@ -270,6 +315,8 @@ class Log:
         while self.step():
             pass
         with self._read_lock:
+            if self._gone is not None:
+                self._rescue()
             self._file.close()
 
     def _write(self) -> None:
@@ -278,10 +325,32 @@ class Log:
 
     def _await_commit(self) -> bool:
         """Wait until there is something to write; return False if the log is closed instead."""
-        with self._changed:
-            while not (self._commits or self._closing):
-                self._changed.wait()
-            return bool(self._commits)
+        while True:
+            self._look()
+            with self._changed:
+                if not (self._commits or self._closing):
+                    self.clock.wait(self._changed, LOOK_S)
+                if self._commits or self._closing:
+                    return bool(self._commits)
+
+    def _look(self) -> None:
+        """Take no more records once the file was removed or replaced: nothing would be there after a restart."""
+        now_s = self.clock.monotonic()
+        if self._gone is not None or now_s < self._looked_s + LOOK_S:
+            return
+        self._looked_s = now_s
+        if what := self._file.gone():
+            self._gone = CpsimError(f"{what} while it was in use: nothing more is acknowledged")
+            self._thread.fail(self._gone)
+
+    def _rescue(self) -> None:
+        try:
+            place = self._file.rescue()
+        except CpsimError as problem:
+            log.critical("%s: what it held could not be written anew, and is lost: %s", self.path, problem)
+            return
+        if place is not None:
+            log.error("%s: what it held was written anew, to %s", self.path, place)
 
     def _commit(self, first: int, records: list[str], statements: list[Statement]) -> CpsimError | None:
         """Write all or nothing; on a full disk, use the room of the reserve."""
@@ -303,11 +372,13 @@ class Log:
             with named_errors(self.path):
                 self._file.execute("BEGIN IMMEDIATE")
                 if records:
-                    self._file.execute(INSERT, (first, self.clock.now_us(), json.dumps(records)))
+                    at_us, sums = self.clock.now_us(), checksums(first, records)
+                    self._file.execute(INSERT, (first, at_us, sums, json.dumps(records)))
                 for statement in statements:
                     self._file.execute(*statement)
                 is_written = True
                 self._file.execute("COMMIT")
+            self._file.keep_mark()
         except Exception as error:  # noqa: BLE001 - if the writer died, all callers would wait for ever
             problem = error if isinstance(error, CpsimError) else CpsimError(f"{self.path}: {error}")
             self._roll_back()

@@ -1,10 +1,9 @@
-"""Settings of a process that serves or measures: garbage collection, thread switching, open files, signals."""
+"""Settings of a process that serves or measures: garbage collection, thread switching, open files."""
 
 from __future__ import annotations
 
 import gc
 import resource
-import signal
 import sys
 from contextlib import contextmanager, suppress
 from importlib.abc import MetaPathFinder
@@ -20,12 +19,6 @@ FILE_LIMITS: Final = (65_536, 10_240)
 
 SWITCH_INTERVAL_S: Final = 0.0005
 """Time after which a thread that draws progress yields the interpreter to the one that measures."""
-
-
-def ending_signals() -> list[signal.Signals]:
-    """The signals at which a server ends in order: also that of a closed terminal, unless `nohup` has it ignored."""
-    hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
-    return [signal.SIGINT, signal.SIGTERM, *hangup]
 
 
 @contextmanager

@@ -44,7 +44,10 @@ class Thread(threading.Thread):
         """Report an unexpected error, whether or not it ends the thread."""
         if self._failure is None:
             self._failure = error
-        log.critical("thread %s failed", self.name, exc_info=error)
+        if isinstance(error, CpsimError):
+            log.critical("%s", error)
+        else:
+            log.critical("thread %s failed", self.name, exc_info=error)
         for notify in _callbacks[:]:
             notify(self._failed(error))
 
@@ -54,6 +57,8 @@ class Thread(threading.Thread):
             raise self._failed(self._failure) from self._failure
 
     def _failed(self, error: BaseException) -> ThreadFailed:
+        if isinstance(error, CpsimError):
+            return ThreadFailed(str(error))
         return ThreadFailed(f"thread {self.name} failed: {type(error).__name__}: {error}")
 
 

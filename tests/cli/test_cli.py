@@ -14,7 +14,7 @@ import pytest
 
 from cpsim import cli, fake
 from cpsim.server.ledger import Ledger
-from cpsim.system.process import ending_signals
+from cpsim.system.signals import ENDING
 
 SMALL = """
 description = "small"
@@ -396,7 +396,7 @@ def exchange(path, frame, *, half_close):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("number", ending_signals())
+@pytest.mark.parametrize("number", ENDING)
 def test_serve(cpsim, number):
     ready_files = ("--ready-file", "ready", "--ready-env", "ready.env")
     with Serving("--unix", "./cp.sock", "--tcp", "127.0.0.1:0", "--http", "127.0.0.1:0", *ready_files) as site:

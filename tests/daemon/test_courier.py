@@ -1,5 +1,6 @@
 """The courier, against servers that fail in every way."""
 
+import logging
 import random
 import threading
 from functools import partial
@@ -400,6 +401,27 @@ def test_the_status_says_what_the_trouble_is(spool, path, courier_of, empty, clo
     server.reachable = True
     empty(courier)
     assert (read_status(path).delivered, read_status(path).trouble) == (1, "")
+
+
+def test_the_log_says_every_ten_minutes_that_an_outage_lasts(spool, path, courier_of, empty, clock, caplog):
+    caplog.set_level(logging.INFO)
+    server = Server(reachable=False)
+    courier = courier_of(server, 0.0)
+    put(spool, "a")
+    began_us = clock.now_us()
+    while clock.now_us() < began_us + 1_300_000_000:
+        clock.advance(courier.step())
+    said = [record.message for record in caplog.records]
+    assert said == [
+        "down",
+        *("for 10 minutes nothing was delivered, and 1 commands wait", "down"),
+        *("for 20 minutes nothing was delivered, and 1 commands wait", "down"),
+    ]
+    spool.wait()
+    assert "for " in read_status(path).failures[0]
+    server.reachable = True
+    empty(courier)
+    assert caplog.records[-1].message == "the server accepts commands again"
 
 
 def test_refused_commands_are_listed(deliver, path):

@@ -87,6 +87,7 @@ def test_the_deployed_configuration(here, server, ini):
 
     status, out, _ = told("--spool", "spool", "--status")
     assert status == 0
+    assert "failure" not in out
     assert out.splitlines()[:4] == ["running       no", "queued        0", "oldest s      0.0", "delivered     3"]
     status, out, _ = told("--spool", "spool", "--failed")
     assert "  refused  claim,slot=never,machine=m  slot 'never' was never allocated" in out
@@ -267,7 +268,6 @@ def test_what_failed_is_requeued_or_forgotten(here, server, ini):
 
 def test_a_spool_that_cannot_be_opened_is_not_said_to_be_in_use(here):
     Spool(here / "s").close()
-    (here / "s.lock").unlink()
     (here / "s.lock").mkdir()
     assert told("--spool", "s", "--forget", "all") == (2, "", "cpsim: cannot open s: Is a directory\n")
 
@@ -280,6 +280,51 @@ def test_what_failed_cannot_move_about_the_terminal_of_who_looks(here, server, i
     assert text.count("\n") == 1
     assert text.rstrip("\n").isprintable()
     assert r"refused: claim,slot=a\u202eb,machine=m: slot 'a\u202eb' was never allocated" in (here / "log").read_text()
+
+
+def test_a_hangup_opens_the_log_anew_and_reads_the_secret_again(here, server, ini, wait_for):
+    config = ini(server.addresses["http"])
+    with running(here, "--config", str(config)) as (process, _), socket.socket(socket.AF_UNIX) as held:
+        held.connect("cp.sock")
+        server.set_secrets({"p": "another"})
+        config.write_text(config.read_text().replace(SECRET, "another"))
+        (here / "log").rename(here / "log.1")
+        process.send_signal(signal.SIGHUP)
+        log = here / "log"
+        wait_for(lambda: log.exists() and "the secret was read again" in log.read_text())
+        with Client("./cp.sock") as client:
+            client.alloc("a")
+        held.sendall(b"alloc,slot=held,credits=5\n")
+        assert held.recv(100) == b"OK"
+        wait_for(lambda: read_status(here / "spool").delivered == 2)
+        config.write_text("[api]\napi_key=p\n")
+        process.send_signal(signal.SIGHUP)
+        wait_for(lambda: "the secret stays as it was: creditapi.ini has no api_secret any more" in log.read_text())
+    with server.accounts.reading() as ledger:
+        assert list(ledger.project("p").slots) == ["a", "held"]
+    assert "listening at" in (here / "log.1").read_text()
+    left = ["creditapi.ini", "log", "log.1", "spool", "spool.reserve"]
+    assert sorted(path.name for path in here.iterdir()) == left
+
+
+def test_a_daemon_whose_spool_is_removed_says_so_and_ends_with_what_it_held_on_disk(here, server, ini, wait_for):
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        nowhere = f"http://127.0.0.1:{nobody.getsockname()[1]}/api"
+    command = [*CPSIM, "daemon", "--config", str(ini(nowhere)), "--spool", "spool"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        with Client("./cp.sock") as client:
+            client.alloc("a")
+        (here / "spool").unlink()
+        _, err = process.communicate(timeout=100)
+    assert process.returncode == 2
+    assert err == "cpsim: spool was removed while it was in use: nothing more is acknowledged\n"
+    log = (here / "log").read_text()
+    assert "spool was removed while it was in use" in log
+    assert "Traceback" not in log
+    status = read_status(here / "spool")
+    assert (status.queued, status.running) == (1, False)
+    assert not (here / "cp.sock").exists()
 
 
 def test_the_daemon_in_production_keeps_nothing_on_disk(here, server, ini):

@@ -1,5 +1,6 @@
 """The spool on its own."""
 
+import logging
 import sqlite3
 from contextlib import closing
 from functools import partial
@@ -7,7 +8,8 @@ from functools import partial
 import pytest
 
 from cpsim.clock import SYSTEM_CLOCK
-from cpsim.daemon.spool import DEAD_LETTER, REFUSED, FailedCommand, Spool
+from cpsim.daemon.failed import DEAD_LETTER, REFUSED, FailedCommand
+from cpsim.daemon.spool import Spool
 from cpsim.daemon.spool_status import Status, read_failed, read_status
 from cpsim.errors import CpsimError
 from cpsim.store.log import Log
@@ -107,7 +109,7 @@ def test_all_is_cleared(opened, path):
     spool.settle(batch, [FailedCommand(1, 0, REFUSED, "alloc,slot=a", "no")])
     spool.take(1)
     last = put(spool, "alloc,slot=d")
-    spool.report_outage("away")
+    spool.report_outage("away", 1)
     spool.clear()
     spool.release(last - 1)  # what was on its way
     for _ in range(2):
@@ -225,7 +227,7 @@ NO_COMMANDS = {
 
 def spoil(path, position, record):
     with closing(sqlite3.connect(path)) as database, database:
-        database.execute(f"UPDATE log SET record = {record} WHERE position = {position}")
+        database.execute(f"UPDATE log SET record = {record}, checksum = NULL WHERE position = {position}")
 
 
 @pytest.mark.parametrize("record", NO_COMMANDS)
@@ -292,11 +294,44 @@ def test_the_status_of_a_spool(opened, path):
         retries=1,
         full=False,
         trouble="",
+        trouble_s=0.0,
     )
     assert read_failed(path) == sorted(rows)
     spool.settle(spool.take(), [])
     opened()
     assert (read_status(path).queued, read_status(path).oldest_s) == (0, 0.0)
+
+
+def test_the_status_says_which_part_has_failed(opened, path):
+    spool = opened()
+    keep(spool, "alloc,slot=a", "alloc,slot=b", "alloc,slot=c")
+    assert read_status(path).failures == []
+    long_ago_us = SYSTEM_CLOCK.now_us() - 121_000_000
+    for since_us, said in ((SYSTEM_CLOCK.now_us(), []), (long_ago_us, ["for 2 min nothing was delivered, and 3 comm"])):
+        spool.report_outage("away", since_us)
+        spool.wait()
+        assert [text[:43] for text in read_status(path).failures] == said
+        assert read_status(path).trouble_s >= (121 if said else 0)
+    spool.report_outage(None, 0)
+    spool.settle(spool.take(1), [FailedCommand(1, 20, DEAD_LETTER, "alloc,slot=a", "who knows")])
+    assert [text.partition(";")[0] for text in read_status(path).failures] == ["dead letters: 1"]
+
+
+def test_a_spool_says_that_it_takes_no_more(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    with closing(Spool(tmp_path / "small", max_commands=2)) as spool:
+        assert not spool.is_full
+        put(spool, "alloc,slot=a", "alloc,slot=b")
+        spool.release(2)
+        assert spool.is_full
+        assert spool.is_full
+        spool.settle(spool.take(), [])
+        assert not spool.is_full
+    said = [(record.levelname, record.message.partition(": ")[0]) for record in caplog.records]
+    assert said == [
+        ("ERROR", f"{tmp_path / 'small'} holds 2 commands, the most it takes"),
+        ("INFO", f"{tmp_path / 'small'} takes commands again"),
+    ]
 
 
 def test_there_is_no_status_where_there_is_no_spool(path, tmp_path):

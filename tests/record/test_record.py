@@ -449,6 +449,16 @@ def test_what_is_under_way_at_the_end_is_recorded(number, recording):
     assert not recorder.file.with_name("traffic.parquet.partial").exists()
 
 
+def test_a_hangup_drops_no_connection(fake, recording):
+    with recording(fake.addresses["unix"]) as recorder, connected(recorder.address) as client:
+        recorder.process.send_signal(signal.SIGHUP)
+        client.sendall(b"alloc,slot=a,credits=5\n")
+        assert client.recv(100) == b"OK"
+        recorder.stop()
+    assert (recorder.status, recorder.said) == (0, "")
+    assert [(row["slot"], row["outcome"]) for row in rows(recorder.file)] == [("a", "accepted")]
+
+
 def test_a_target_that_takes_no_connection_is_not_waited_for_at_the_end(recording):
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as waiting:
         for _ in range(8):

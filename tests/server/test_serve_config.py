@@ -236,7 +236,7 @@ def asked(monkeypatch):
 
     def asked(*arguments):
         seen = []
-        monkeypatch.setattr("cpsim.fake.settings.serve", lambda configuration, on_ready: seen.append(configuration))
+        monkeypatch.setattr("cpsim.fake.settings.serve", lambda configuration, *_: seen.append(configuration))
         result = CliRunner().invoke(cli, ["serve", *arguments])
         return seen[0] if seen else result.output
 

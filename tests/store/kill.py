@@ -42,19 +42,35 @@ class Process:
 
     def __init__(self, *command: object, ready: Path) -> None:
         self._command = [sys.executable, "-P", "-m", "cpsim", *map(str, command), "--ready-file", str(ready)]
-        self._ready = ready
+        self.ready = ready
 
     def start(self) -> None:
-        self._ready.unlink(missing_ok=True)
-        with self._ready.with_suffix(".log").open("ab") as log:
+        self.ready.unlink(missing_ok=True)
+        with self.ready.with_suffix(".log").open("ab") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
-        wait_until(lambda: self._ready.exists() or self._process.poll() is not None)
+        wait_until(lambda: self.ready.exists() or self._process.poll() is not None)
         if self._process.poll() is not None:
-            sys.exit(self._ready.with_suffix(".log").read_text())
+            sys.exit(self.ready.with_suffix(".log").read_text())
 
     def end(self, number: signal.Signals) -> int:
-        self._process.send_signal(number)
+        self.signal(number)
         return self._process.wait(PATIENCE_S)
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    @property
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def ended(self) -> tuple[int, str]:
+        """The exit status of one that ends by itself, and its last line."""
+        return self._process.wait(PATIENCE_S), self.ready.with_suffix(".log").read_text().splitlines()[-1]
+
+    def refused(self) -> tuple[int, str]:
+        """The exit status of one that does not begin, and what it says."""
+        run = subprocess.run(self._command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
+        return run.returncode, run.stderr
 
 
 class Load:
@@ -99,11 +115,11 @@ class Load:
 
     @property
     def acknowledged(self) -> int:
-        return sum(done for sent in self.commands.values() for _, done in sent)
+        return sum(done for sent in list(self.commands.values()) for _, done in sent)
 
     @property
     def unknown(self) -> int:
-        return sum(not done for sent in self.commands.values() for _, done in sent)
+        return sum(not done for sent in list(self.commands.values()) for _, done in sent)
 
 
 def life(client: Client, slot: str):

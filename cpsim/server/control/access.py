@@ -36,6 +36,16 @@ class Access:
             raise ValueError(f"a control API at {host}, which is not loopback, needs a token")
         self._token = None if token is None else token.encode()
 
+    def set_token(self, token: str) -> None:
+        """Require another token in further requests.
+
+        Raises:
+            ValueError: it was made to require none.
+        """
+        if self._token is None:
+            raise ValueError("the control API was started without a token: restart to require one")
+        self._token = token.encode()
+
     @property
     def needs_token(self) -> bool:
         """Whether requests need a token."""

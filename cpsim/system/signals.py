@@ -1,0 +1,77 @@
+"""Signals of a process that serves: which end it, and which have it read its files again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+    from typing import Self
+
+ENDING: Final = (signal.SIGINT, signal.SIGTERM)
+"""Signals at which a server delivers what it has, and ends."""
+END: Final = b"\0"
+"""What ends it without a signal; signals have other numbers."""
+
+
+class Signals:
+    """The signals of this process while the context lasts, for its main thread.
+
+    SIGINT and SIGTERM end it. SIGHUP has it read its files again, unless its terminal was closed, which ends it.
+    """
+
+    def __init__(self) -> None:
+        self._undo = ExitStack()
+        self._is_closed = terminal_watch()
+        self._came, self._wake = socket.socketpair()
+
+    def __enter__(self) -> Self:
+        for end in (self._came, self._wake):
+            self._undo.enter_context(end)
+        self._wake.settimeout(0)
+        # the main thread, which waits, may not be the one that a signal interrupts
+        before = signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
+        self._undo.callback(signal.set_wakeup_fd, before)
+        for number in (*ENDING, signal.SIGHUP):
+            self._undo.callback(signal.signal, number, signal.signal(number, lambda *_: None))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._undo.close()
+
+    def end(self) -> None:
+        """End it, as a signal would; from any thread."""
+        self._wake.send(END)
+
+    def wait(self, read_again: Callable[[], object]) -> None:
+        """Return when it is to end, and call a function at each SIGHUP until then."""
+        while True:
+            (number,) = self._came.recv(1)
+            if number in {*END, *ENDING} or (number == signal.SIGHUP and self._is_closed()):
+                return
+            if number == signal.SIGHUP:
+                read_again()
+
+
+def terminal_watch() -> Callable[[], bool]:
+    """Return a function that says at SIGHUP whether that came because the terminal of this process was closed.
+
+    It never did where there was none, or where `nohup` has the signal ignored.
+    """
+    had_terminal = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and _has_terminal()
+    return lambda: had_terminal and not _has_terminal()
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True

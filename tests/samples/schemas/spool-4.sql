@@ -1,0 +1,22 @@
+PRAGMA application_id = 1936748399;
+BEGIN TRANSACTION;
+CREATE TABLE batch (id TEXT NOT NULL, last INTEGER NOT NULL, named INTEGER NOT NULL);
+INSERT INTO "batch" VALUES('cbf909ab5abe4bfe800ab1510e314eb5',5,1);
+CREATE TABLE cut (position INTEGER NOT NULL);
+INSERT INTO "cut" VALUES(3);
+CREATE TABLE failed
+(position INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, why TEXT NOT NULL, command TEXT NOT NULL, error TEXT NOT NULL);
+INSERT INTO "failed" VALUES(2,1700000000000000,'refused','claim,slot=gone,machine=worker-1','slot ''gone'' was never allocated');
+INSERT INTO "failed" VALUES(3,1700000000000001,'set aside','counters,slot=job-1,n=7','the reply was lost');
+CREATE TABLE log (position INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, record TEXT NOT NULL);
+INSERT INTO "log" VALUES(4,1796031985355373,'alloc,slot=job-2,credits=9');
+INSERT INTO "log" VALUES(5,1796031985355373,'meta,slot=job-2,site=Zürich');
+INSERT INTO "log" VALUES(6,1796031985355373,'claim,slot=job-2,machine=worker-2');
+CREATE TABLE owner (project TEXT NOT NULL);
+INSERT INTO "owner" VALUES('physics');
+CREATE TABLE tally (name TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO "tally" VALUES('delivered',1);
+INSERT INTO "tally" VALUES('refused',1);
+CREATE TABLE trouble (error TEXT NOT NULL);
+INSERT INTO "trouble" VALUES('no route to the server');
+COMMIT;

@@ -1,0 +1,16 @@
+PRAGMA application_id = 1937010546;
+BEGIN TRANSACTION;
+CREATE TABLE cut (position INTEGER NOT NULL);
+INSERT INTO "cut" VALUES(3);
+CREATE TABLE log (position INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, record TEXT NOT NULL);
+INSERT INTO "log" VALUES(4,1796031984855884,'[1700000003000000,"apply",["physics",[["alloc",{"slot":"job-3","credits":3}],["meta",{"slot":"job-3","site":"Zürich"}],["discard",{"slot":"job-3"}]],"second",[]]]');
+INSERT INTO "log" VALUES(5,1796031984855884,'[1700000004000000,"apply",["physics",[["claim",{"slot":"job-2","machine":"worker-1"}]],null,[]]]');
+INSERT INTO "log" VALUES(6,1796031984855884,'[1700000005000000,"apply",["physics",[["claim",{"slot":"gone","machine":"worker-2"}],["alloc",{"slot":"job-4","credits":1}]],null,[[0,"slot ''gone'' was never allocated"]]]]');
+CREATE TABLE received (position INTEGER PRIMARY KEY, project TEXT NOT NULL, record TEXT NOT NULL);
+INSERT INTO "received" VALUES(1,'physics','[1700000001000000,"apply",["physics",[["alloc",{"slot":"job-1","credits":5}],["alloc",{"slot":"job-2","credits":7,"expire":500000000}],["counters",{"slot":"job-1","n":7}]],"first",[]]]');
+INSERT INTO "received" VALUES(2,'physics','[1700000002000000,"apply",["physics",[["claim",{"slot":"gone","machine":"worker-1"}],["claim",{"slot":"job-1","machine":"worker-1"}]],null,[[0,"slot ''gone'' was never allocated"]]]]');
+CREATE TABLE snapshot (part INTEGER PRIMARY KEY, content TEXT NOT NULL);
+INSERT INTO "snapshot" VALUES(0,'{"at_us":1700000002000000,"refused":{"physics":1},"projects":{"physics":{"slots":{},"lifetimes":{},"machines":{"worker-1":{"earned":{"credits":5,"counters":{"n":7}},"waiting":{"credits":0,"counters":{}},"waiting_slots":[]}},"users":{"alice":{"credits":5,"counters":{"n":7}}},"settled":{"claimed":1,"discarded":0,"expired":0},"reasons":{},"granted":{"credits":5,"counters":{"n":7}}}},"owners":{"worker-1":"alice"},"answers":{"physics":{"first":[]}},"quirks":[],"overflows":{}}');
+INSERT INTO "snapshot" VALUES(1,'["physics",{"job-1":{"allocated_us":1700000001000000,"expires_us":1700086401000000,"credits":5,"min":null,"max":null,"state":"claimed","settled_us":1700000002000000,"machine":"worker-1","granted":5,"user":"alice","reason":null,"counters":{"n":7},"meta":null},"job-2":{"allocated_us":1700000001000000,"expires_us":31700000001000000,"credits":7,"min":null,"max":null,"state":"allocated","settled_us":null,"machine":null,"granted":null,"user":null,"reason":null,"counters":null,"meta":null}}]');
+CREATE INDEX received_by ON received (project, position);
+COMMIT;
