@@ -57,7 +57,7 @@ NAMING = {
     "cpsim/judge/columns.py": "likewise, for ordinary slots",
     "cpsim/judge/model.py": "likewise",
     "cpsim/run/virtual.py": "how long slots live, which is an argument of one command",
-    "cpsim/scenario/formats/swf.py": "outcomes of jobs, of which one has the name of a command",
+    "cpsim/scenario/formats/log_workload.py": "outcomes of jobs, of which one has the name of a command",
     "cpsim/scenario/workload.py": "the order in which the digest of a workload has always been made",
     "cpsim/server/control/export.py": "columns of the ledger, of which two have names of commands",
     "cpsim/quirks": "each quirk is about commands of its own",

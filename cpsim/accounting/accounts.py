@@ -22,6 +22,7 @@ from cpsim.accounting import conservation, intervals, queries, reconciliation
 from cpsim.accounting.books import MEMORY_MB, Books
 from cpsim.accounting.engines import Cluster, Here, RollupEngine
 from cpsim.accounting.sources import Source, gather
+from cpsim.config.zones import find_zone
 from cpsim.errors import CpsimError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Accounts:
     def __init__(self, source: Source, books: Books, engine: RollupEngine, spill: Path, memory_mb: int) -> None:
         self.source = source
         self.books = books
-        self.timezone = intervals.find_zone("UTC")
+        self.timezone = find_zone("UTC")
         self.top = 10
         self.subjects: tuple[str, ...] = ()
         self.against: Accounts | None = None
@@ -98,7 +99,7 @@ class Accounts:
             CpsimError: there are no accounts, they are damaged or in use, or an argument makes no sense; it is a
                 UsageError if a time or a time zone is none.
         """
-        zone = intervals.find_zone(timezone)
+        zone = find_zone(timezone)
         since_us = None if since is None else intervals.moment_us("since", since, zone)
         until_us = None if until is None else intervals.moment_us("until", until, zone)
         folder = tempfile.TemporaryDirectory(prefix="cpsim-report-")

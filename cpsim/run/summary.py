@@ -271,6 +271,8 @@ def show(run: Run, summary: Summary, console: Console) -> None:
 
 
 def _lines(run: Run, summary: Summary) -> Iterator[str]:
+    for note in run.plan.workload.notes:
+        yield f"note          {escaped(note)}"
     for error, count in summary.errors.items():
         yield f"[red]{count:,} x[/] {escaped(error)}"
     done = f"{sum(summary.per_second):,} in {summary.elapsed_s:.2f} s"

@@ -34,6 +34,8 @@ KIND_NAMES: Final = tuple(OPERATIONS)
 KIND_CODES: Final = {name: code for code, name in enumerate(KIND_NAMES)}
 FRAME: Final = KIND_CODES["frame"]
 """The kind of a malformed frame, which must be answered ER."""
+DAY_US: Final = 86_400_000_000
+"""How long a slot lives of which the allocation does not say it."""
 SHARED: Final = "machine"
 """The argument whose texts are the workload's machines."""
 DIGESTED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
@@ -119,6 +121,7 @@ class Workload:
         sites: the project that each site works for, if there are several sites; else none. A slot's number is its own
             within its project.
         site: int32[slots], index into `sites`; empty without them.
+        notes: sentences on what was odd about what it was read from.
 
     Raises:
         ValueError: the arguments are not those that the protocol has.
@@ -140,6 +143,7 @@ class Workload:
     link_after: bool = False
     sites: tuple[str, ...] = ()
     site: Int32 = field(default_factory=lambda: np.empty(0, dtype=np.int32))
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if unknown := self.arguments.keys() - OPERATIONS.keys():
@@ -184,6 +188,23 @@ class Workload:
 
     def __len__(self) -> int:
         return len(self.due_us)
+
+    def oddities(self) -> list[str]:
+        """Sentences on what of it is likely to be a mistake."""
+        alloc = KIND_CODES["alloc"]
+        begins = np.flatnonzero(self.kind == alloc)
+        lasts = np.flatnonzero((self.kind != alloc) & (self.kind != FRAME))
+        begun_us = np.full(len(self.slot_numbers), ABSENT)
+        endless = self.arguments["alloc"]["expire"].values[self.row[begins]] == ABSENT
+        begun_us[self.slot[begins[endless]]] = self.due_us[begins[endless]]
+        ended_us = np.full(len(self.slot_numbers), ABSENT)
+        ended_us[self.slot[lasts]] = self.due_us[lasts]
+        beyond = np.count_nonzero((begun_us != ABSENT) & (ended_us > begun_us + DAY_US) & (ended_us != ABSENT))
+        sentence = (
+            f"{beyond:,} jobs outlive the day after which a slot without expire ends: what comes later is refused "
+            "where a day passes; give an expire"
+        )
+        return [sentence] if beyond else []
 
     def digest(self) -> str:
         """SHA-256 over everything, in hex: equal for equal workloads, on any machine."""

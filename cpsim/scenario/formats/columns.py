@@ -109,6 +109,7 @@ def _beside(part: Workload) -> dict[str, Any]:
         "faults": part.faults,
         "link_after": part.link_after,
         **({"sites": part.sites} if part.sites else {}),
+        **({"notes": part.notes} if part.notes else {}),
     }
 
 
@@ -173,6 +174,7 @@ def from_table(table: pa.Table) -> Workload:
         link_after=beside["link_after"],
         sites=sites,
         site=known[:, 0].astype(np.int32) if sites else np.empty(0, np.int32),
+        notes=tuple(beside.get("notes", ())),
     )
 
 
