@@ -19,8 +19,16 @@ if TYPE_CHECKING:
     from cpsim.scenario.formats.job_log import JobLog
 
 PARQUET_MAGIC: Final = b"PAR1"
-WORDS: Final = {**{word: word for word in get_args(Status)}, **{state.lower(): word for state, word in STATES.items()}}
-"""What a text in a column of statuses means, in whatever case, unless `[log] statuses` says it."""
+WORDS: Final = {
+    **{word: word for word in get_args(Status)},
+    **{state.lower(): word for state, word in STATES.items()},
+    "claimed": "completed",
+    "discarded": "failed",
+    "allocated": "unfinished",
+    "expired": "unfinished",
+}
+"""What a text in a column of statuses means, in whatever case, unless `[log] statuses` says it; states of slots, too, for
+a table of what slots should be."""
 
 
 class TableFormat(JobFormat):
