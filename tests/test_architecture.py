@@ -49,6 +49,7 @@ ENTRIES = {"__main__": "cli", "pytest_plugin": "testing"}
 """Entry points, and the room on whose floor each stands."""
 NAMING = {
     "cpdaemon/commands.py": "the table, and a class for each row",
+    "cpsim/accounting/expectation.py": "outcomes of jobs, of which one has the name of a command",
     "cpsim/accounting/sources.py": "columns of the ledger, of which two have names of commands",
     "cpsim/conformance/clauses": "each clause is about commands of its own",
     "cpsim/conformance/books.py": "the accounts of a machine, of which one has the name of a command",

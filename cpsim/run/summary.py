@@ -67,6 +67,8 @@ class Summary:
         credits: credits granted to this run's slots; None if they were not seen.
         metrics: those of other packages, by name.
         metrics_unknown: why others of them are unknown, by name.
+        virtual_step_s: by how much the server's clock was behind the due times at most, in virtual time; 0 if it was
+            exact; None without virtual time.
         checked: thresholds compared with the figures.
     """
 
@@ -88,6 +90,7 @@ class Summary:
     credits: int | None
     metrics: dict[str, float | None]
     metrics_unknown: dict[str, str]
+    virtual_step_s: float | None = None
     checked: list[Checked] = field(default_factory=list)
 
     def check(self, thresholds: Sequence[Threshold]) -> None:
@@ -144,6 +147,7 @@ class Summary:
             "pace_kept": None if self.lateness_p99_ms is None else not self.fell_behind,
             "slots_by_state": self.slots,
             "credits_granted": self.credits,
+            "virtual_step_s": self.virtual_step_s,
             "metrics": self.metrics,
             "asserts": [checked.document() for checked in self.checked],
         }
@@ -215,7 +219,17 @@ def summarise(run: Run, metrics_of_others: Mapping[str, Metric] | None = None) -
         credits=credits,
         metrics=measured,
         metrics_unknown=unknown,
+        virtual_step_s=_virtual_step_s(evidence),
     )
+
+
+def _virtual_step_s(evidence: Evidence) -> float | None:
+    """By how much the server's clock was behind the due times at most, in virtual time."""
+    if evidence.virtual_ns is None:
+        return None
+    ops = evidence.records["op"]
+    behind_us = evidence.workload.due_us[ops] - evidence.virtual_ns[ops] // 1_000
+    return int(behind_us.max(initial=0)) / 1e6
 
 
 def _measured(evidence: Evidence, more: Mapping[str, Metric]) -> tuple[dict[str, float | None], dict[str, str]]:
@@ -271,8 +285,7 @@ def show(run: Run, summary: Summary, console: Console) -> None:
 
 
 def _lines(run: Run, summary: Summary) -> Iterator[str]:
-    for note in run.plan.workload.notes:
-        yield f"note          {escaped(note)}"
+    yield from _note_lines(run, summary)
     for error, count in summary.errors.items():
         yield f"[red]{count:,} x[/] {escaped(error)}"
     done = f"{sum(summary.per_second):,} in {summary.elapsed_s:.2f} s"
@@ -300,6 +313,15 @@ def _lines(run: Run, summary: Summary) -> Iterator[str]:
     for checked in summary.checked:
         yield f"assert        {'[green]holds[/]' if checked.holds else '[red]fails[/]'}  {escaped(str(checked))}"
     yield from verdict_lines(run.verdict, run.evidence.command)
+
+
+def _note_lines(run: Run, summary: Summary) -> Iterator[str]:
+    """What is odd about the workload, and how coarse the accounts' times are."""
+    for note in run.plan.workload.notes:
+        yield f"note          {escaped(note)}"
+    if summary.virtual_step_s:
+        size = f"[yellow]{summary.virtual_step_s:,.6g} s[/]"
+        yield f"resolution    {size}: the accounts' clock jumped by up to that, and their times are early by up to that"
 
 
 def _metric_lines(summary: Summary) -> Iterator[str]:

@@ -27,8 +27,8 @@ WORDS: Final = {
     "allocated": "unfinished",
     "expired": "unfinished",
 }
-"""What a text in a column of statuses means, in whatever case, unless `[log] statuses` says it; states of slots, too, for
-a table of what slots should be."""
+"""What a text in a column of statuses means, in whatever case, unless `[log] statuses` says it; also of slots, in a table
+of what they should be."""
 
 
 class TableFormat(JobFormat):
