@@ -37,6 +37,8 @@ TABLES: Final = """
 CREATE TABLE IF NOT EXISTS snapshot (part INTEGER PRIMARY KEY, content TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS received (position INTEGER PRIMARY KEY, project TEXT NOT NULL, record TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS received_by ON received (project, position);
+CREATE TABLE IF NOT EXISTS identity (salt TEXT NOT NULL);
+INSERT INTO identity SELECT lower(hex(randomblob(16))) WHERE NOT EXISTS (SELECT 1 FROM identity);
 """
 RECEIVED: Final = ("apply", "note")
 """Changes that the journal shows."""
@@ -100,6 +102,9 @@ class Store:
         self._problem = CpsimError(f"{path} cannot be written")
         self._own = threading.local()
         self._latest = _done()
+        ((salt,),) = self._log.query("SELECT salt FROM identity")
+        self.salt = str(salt)
+        """A random text that is made with the store, and stays: what ids for strangers are made from."""
         self._undone = 0
         """The number of times that changes were undone."""
         self.is_broken = False

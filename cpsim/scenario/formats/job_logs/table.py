@@ -27,8 +27,9 @@ WORDS: Final = {
     "allocated": "unfinished",
     "expired": "unfinished",
 }
-"""What a text in a column of statuses means, in whatever case, unless `[log] statuses` says it; also of slots, in a table
-of what they should be."""
+"""What a text in a column of statuses means, in whatever case, unless `[log] statuses` says it.
+
+States of slots are among them, for a table of what they should be."""
 
 
 class TableFormat(JobFormat):
