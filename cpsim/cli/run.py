@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     help="Set a key of the scenario, as population.machines=500.",
 )
 @log_options
+@click.option("--keep-ids", is_flag=True, help="Name slots as a trace does, or after the jobs of a job log.")
 @rate_option
 @speed_option
 @click.option("--virtual", is_flag=True, help="Let the embedded fake's clock jump from one time to the next.")
@@ -122,6 +123,7 @@ def run(
     quirks: tuple[str, ...],
     seed: int | None,
     settings: tuple[str, ...],
+    keep_ids: bool,
     rate: str | None,
     speed: float | None,
     virtual: bool,
@@ -171,7 +173,7 @@ def run(
         with Stages() as stages:
             command = partial(_command, click.get_current_context())
             result = perform(
-                lambda: load_workload(path, seed, settings),
+                lambda: load_workload(path, seed, settings, keep_ids=keep_ids),
                 where,
                 pace,
                 in_flight=in_flight,

@@ -18,6 +18,7 @@ from cpsim.judge.timeline import timeline
 from cpsim.replay.failures import LOST, kind_of, was_answered
 from cpsim.replay.pace import Users
 from cpsim.run.latency import Histogram, by_second, senders_lateness_ns
+from cpsim.scenario.formats.arrow import slot_ids
 from cpsim.scenario.workload import KIND_NAMES
 from cpsim.ui.printable import escaped
 
@@ -190,13 +191,7 @@ def summarise(run: Run, metrics_of_others: Mapping[str, Metric] | None = None) -
         due_ns = evidence.schedule_us[timed["op"]] * 1000
         response = Histogram.of(timed["answered_ns"] - due_ns)
         lateness_p99_ms = float(np.percentile(timed["sent_ns"] - due_ns, 99)) / 1e6
-    slots = credits = None
-    if (ledger := evidence.ledger) is not None:
-        ours = ledger.filter(pc.starts_with(ledger["slot"], f"{evidence.slot_prefix}-"))
-        if "state" in ours.column_names:
-            slots = {entry["values"]: entry["counts"] for entry in ours["state"].value_counts().to_pylist()}
-        if "granted" in ours.column_names:
-            credits = pc.sum(ours["granted"]).as_py() or 0
+    slots, credits = _of_slots(evidence)
     measured, unknown = _measured(
         evidence, installed(extensions.METRICS) if metrics_of_others is None else metrics_of_others
     )
@@ -221,6 +216,22 @@ def summarise(run: Run, metrics_of_others: Mapping[str, Metric] | None = None) -
         metrics_unknown=unknown,
         virtual_step_s=_virtual_step_s(evidence),
     )
+
+
+def _of_slots(evidence: Evidence) -> tuple[dict[str, int] | None, int | None]:
+    """The run's slots by state, and the credits granted to them; None where they were not seen."""
+    slots = credits = None
+    if (ledger := evidence.ledger) is not None:
+        if evidence.workload.slot_ids:
+            is_ours = pc.is_in(ledger["slot"], value_set=slot_ids(evidence.workload, ""))
+        else:
+            is_ours = pc.starts_with(ledger["slot"], f"{evidence.slot_prefix}-")
+        ours = ledger.filter(is_ours)
+        if "state" in ours.column_names:
+            slots = {entry["values"]: entry["counts"] for entry in ours["state"].value_counts().to_pylist()}
+        if "granted" in ours.column_names:
+            credits = pc.sum(ours["granted"]).as_py() or 0
+    return slots, credits
 
 
 def _virtual_step_s(evidence: Evidence) -> float | None:

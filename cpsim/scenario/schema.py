@@ -236,6 +236,15 @@ Format = Literal["swf", "sacct", "jobcomp", "condor_log", "condor_history", "tab
 SkipBad = Annotated[int, Meta(ge=0, le=10**9, description="a whole number from 0 up")]
 
 
+SlotPattern = Annotated[
+    str,
+    Meta(
+        pattern=r"^[^{},=\s\x00-\x1f\x7f]{0,60}\{job\}[^{},=\s\x00-\x1f\x7f]{0,60}$(?!\n)",
+        description="a text with {job} in it, such as {job} or slurm-{job}",
+    ),
+]
+
+
 class TimeColumn(Section, frozen=True):
     """A column of times or durations that are numbers of a unit."""
 
@@ -263,6 +272,7 @@ class Log(Section, frozen=True):
         machine: which of them runs a job: one of its user's "own", "any", or the "node" that the log names; None is
             "node" where the log says whose a machine is, else "own".
         projects: the field of the log that says which project a job is of; each is a site of its own. One without it.
+        slot: the ids of slots, with the job's in place of {job}; None gives them ids that no earlier run has used.
     """
 
     file: Text
@@ -281,6 +291,7 @@ class Log(Section, frozen=True):
     machines: Machines | None = None
     machine: Annotated[Literal["own", "any", "node"], Meta(description='"own", "any" or "node"')] | None = None
     projects: FieldName | None = None
+    slot: SlotPattern | None = None
 
 
 OUTCOMES: Final[dict[Status, str]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from cpdaemon.commands import COMMANDS, Description, Field
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 UInt8 = npt.NDArray[np.uint8]
 Int32 = npt.NDArray[np.int32]
@@ -122,6 +123,8 @@ class Workload:
             within its project.
         site: int32[slots], index into `sites`; empty without them.
         notes: sentences on what was odd about what it was read from.
+        slot_ids: the ids of the slots, where they are kept from what it was read from; else empty, and a slot's id is
+            "PREFIX-NUMBER". Their numbers are then those of `numbers_of_ids`.
 
     Raises:
         ValueError: the arguments are not those that the protocol has.
@@ -144,6 +147,7 @@ class Workload:
     sites: tuple[str, ...] = ()
     site: Int32 = field(default_factory=lambda: np.empty(0, dtype=np.int32))
     notes: tuple[str, ...] = ()
+    slot_ids: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if unknown := self.arguments.keys() - OPERATIONS.keys():
@@ -159,6 +163,10 @@ class Workload:
                 table = replace(table, fixed={**table.fixed, SHARED: shared})
             tables[kind] = table
         object.__setattr__(self, "arguments", tables)
+
+    def slot_id(self, slot: int, prefix: str) -> str:
+        """The id of a slot, with a prefix unless ids are kept."""
+        return self.slot_ids[slot] if self.slot_ids else f"{prefix}-{self.slot_numbers[slot]}"
 
     @property
     def projects(self) -> tuple[str, ...]:
@@ -181,6 +189,7 @@ class Workload:
             slot=number[self.slot[ops]],
             row=self.row[ops],
             slot_numbers=self.slot_numbers[own],
+            slot_ids=tuple(itertools.compress(self.slot_ids, own)),
             sites=(),
             site=self.site[:0],
         )
@@ -226,6 +235,8 @@ class Workload:
         self._update_arguments(add, frame, DIGESTED[frame])
         for name in ("link_after", "sites", "site"):
             _update(add, name, getattr(self, name))
+        if self.slot_ids:
+            _update(add, "slot_ids", self.slot_ids)
         for kind in more:
             self._update_arguments(add, kind, tuple(self.arguments[kind].fixed))
         for kind, known in DIGESTED.items():
@@ -258,8 +269,7 @@ class Workload:
         """
         for op in range(start, min(stop, len(self))):
             kind = KIND_NAMES[self.kind[op]]
-            slot = f"{prefix}-{self.slot_numbers[self.slot[op]]}"
-            yield kind, {"slot": slot, **self.arguments[kind].row(int(self.row[op]))}
+            yield kind, {"slot": self.slot_id(self.slot[op], prefix), **self.arguments[kind].row(int(self.row[op]))}
 
 
 def _update_column(update: Callable[[bytes], None], name: str, column: Column) -> None:
@@ -391,6 +401,12 @@ def timeline(blocks: Sequence[tuple[str, Int64, Int32]]) -> tuple[Int64, UInt8, 
 def constant(value: int | None, rows: int) -> Int64:
     """A read-only column of one value (None: ABSENT) that takes no memory."""
     return np.broadcast_to(np.int64(ABSENT if value is None else value), rows)
+
+
+def numbers_of_ids(slot_ids: Iterable[str]) -> Int64:
+    """The numbers of slots whose ids are kept: that of an id is the same wherever it is asked for."""
+    digests = (hashlib.blake2b(slot_id.encode(), digest_size=8).digest() for slot_id in slot_ids)
+    return np.fromiter((int.from_bytes(digest, "big") >> 2 for digest in digests), np.int64)
 
 
 def slot_numbers(sites: Sequence[str], site: Int32) -> Int64:

@@ -10,8 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cpdaemon.endpoint import parse_endpoint
 from cpsim.config.zones import find_zone
+from cpsim.evidence.files import EvidenceFolder
+from cpsim.replay.payloads import frames, requests
 from cpsim.scenario import ScenarioError, job_logs, load_workload
+from cpsim.scenario.formats import columns
 from cpsim.scenario.formats.times import duration_us, time_us
 from cpsim.scenario.schema import Format, Log
 
@@ -418,3 +422,88 @@ def test_jobs_that_outlive_the_day_of_a_slot_without_expire_are_told(write):
     trace = f"{allocated}86401,claim,a,machine=m\n90000,discard,b,reason=x\n"
     assert ["1 jobs outlive the day" in note for note in load_workload(write("t.csv", trace)).notes] == [True]
     assert load_workload(write("t.csv", trace.replace("86401", "86400"))).notes == ()
+
+
+# Ids of slots that are kept
+
+
+TRACE = """time_s,kind,slot,arguments,project
+0,alloc,job 1,credits=5,a
+0,alloc,j\u00f6b%2,,b
+1,counters,job 1,n=3,a
+2,claim,job 1,machine=m,a
+3,discard,j\u00f6b%2,reason=x,b
+3,frame,,"claim,slot={slot}",b
+"""
+
+
+def sent(workload):
+    """What is sent, as frames and as bodies of requests."""
+    requested = requests(workload, "p", parse_endpoint("http://127.0.0.1:1/api"), ("id", "secret"))
+    bodies = [request.partition(b"\r\n\r\n")[2].decode() for part in requested for request in part]
+    return [frame.decode() for part in frames(workload, "p") for frame in part], bodies
+
+
+def test_a_trace_keeps_the_ids_of_its_slots(write, tmp_path):
+    path = write("t.csv", TRACE)
+    workload = load_workload(path, keep_ids=True)
+    assert workload.slot_ids == ("job 1", "j\u00f6b%2", "frame-5")
+    texts, bodies = sent(workload)
+    assert texts == [
+        "alloc,slot=job 1,credits=5", "alloc,slot=j\u00f6b%2", "counters,slot=job 1,n=3", "claim,slot=job 1,machine=m",
+        "discard,slot=j\u00f6b%2,reason=x", "claim,slot={slot}".replace("{slot}", "frame-5"),
+    ]  # fmt: skip
+    assert [json.loads(body)["slot"] for body in bodies[:2]] == ["job 1", "j\u00f6b%2"]
+    assert [arguments["slot"] for _, arguments in workload.calls(0, 2, "p")] == ["job 1", "j\u00f6b%2"]
+    assert load_workload(path).digest() != workload.digest()
+    columns.write(iter([workload]), tmp_path / "kept.parquet")
+    again = load_workload(tmp_path / "kept.parquet")
+    assert (again.digest(), again.slot_ids) == (workload.digest(), workload.slot_ids)
+    part, _ = workload.of_project("b")
+    assert part.slot_ids == ("j\u00f6b%2", "frame-5")
+
+
+def test_slots_of_equal_ids_have_equal_numbers_in_all_projects(write):
+    trace = "time_s,kind,slot,arguments,project\n0,alloc,z,,a\n0,alloc,x,,a\n0,alloc,x,,b\n"
+    workload = load_workload(write("t.csv", trace), keep_ids=True)
+    z, x, also_x = workload.slot_numbers.tolist()
+    assert (workload.slot_ids, x == also_x, x == z) == (("z", "x", "x"), True, False)
+
+
+def test_slots_are_named_after_the_jobs_of_a_log(write):
+    path = write("jobs.txt", SACCT)
+    assert load_workload(path, keep_ids=True).slot_ids == ("101", "102_1", "102_2", "105", "106", "107")
+    named = load_workload(path, settings=['log.slot="slurm-{job}"'])
+    assert named.slot_ids[:2] == ("slurm-101", "slurm-102_1")
+    swf = "".join(f"{job} {job} 0 5 1 -1 -1 1 -1 -1 1 1 1 1 1 1 -1 -1\n" for job in (3, 3, 4))
+    assert load_workload(write("log.swf", swf), keep_ids=True).slot_ids == ("3", "5", "4")
+    with pytest.raises(ScenarioError, match=r'log.slot = "job": expected a text with \{job\} in it, such as'):
+        load_workload(path, settings=["log.slot=job"])
+    with pytest.raises(ScenarioError, match="--keep-ids is for a job log or a trace"):
+        load_workload(write("x.toml", 'extends = "smoke"'), keep_ids=True)
+
+
+@pytest.mark.thorough
+def test_a_run_with_kept_ids_is_judged_and_reconciled_like_any_other(write, tmp_path, cpsim, monkeypatch):
+    path = write("jobs.txt", SACCT)
+    status, out, _ = cpsim("run", path, "--keep-ids", "--output", tmp_path / "run", "--json")
+    document = json.loads(out)
+    assert (status, document["verdict"]) == (0, "valid")
+    assert document["slots_by_state"] == {"claimed": 2, "discarded": 3, "allocated": 1}
+    evidence = EvidenceFolder(tmp_path / "run").whole()
+    ids = dict(zip(evidence.workload.slot_ids, evidence.workload.slot_numbers.tolist(), strict=True))
+    assert set(evidence.ledger["slot"].to_pylist()) == set(ids)
+    for index in range(3):
+        part = evidence.with_rows_of(index, 3)
+        assert {slot for slot, number in ids.items() if number % 3 == index} == set(part.ledger["slot"].to_pylist())
+    assert cpsim("judge", tmp_path / "run")[0] == 0
+    monkeypatch.setattr("cpsim.evidence.evidence.PARTITION", 3)  # written in several partitions
+    assert cpsim("run", path, "--keep-ids", "--output", tmp_path / "parted")[0] == 0
+    assert len(list(EvidenceFolder(tmp_path / "parted").partitions())) > 3
+    assert cpsim("judge", tmp_path / "parted")[0] == 0
+    status, out, _ = cpsim("report", tmp_path / "run", "reconciliation", "--expected", path)
+    assert (status, "All 6 slots are as the job manager's record has them." in out) == (0, True)
+    assert "All 6 slots agree, and so do the credits." in out
+    status, _, err = cpsim("run", path, "--keep-ids", "--slot-prefix", "x", "--output", tmp_path / "other")
+    assert (status, "keeps the ids of its slots, and takes no --slot-prefix" in err) == (64, True)
+    assert not (tmp_path / "other").exists()

@@ -16,6 +16,7 @@ All this is what a log is by default; a scenario file with a `[log]` has it othe
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -30,7 +31,7 @@ from cpsim.scenario.models.numbers import RunTime
 from cpsim.scenario.schema import MOST_SITES, OUTCOMES, Log
 from cpsim.scenario.streams import uniforms
 from cpsim.scenario.values import Duration, ScenarioError
-from cpsim.scenario.workload import ABSENT, Blocks, Column, Int32, Workload
+from cpsim.scenario.workload import ABSENT, Blocks, Column, Int32, Workload, numbers_of_ids
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -188,6 +189,7 @@ def _workload(
     asking = {"machine": Column(machine[claimed], machines), "credits": asked}
     blocks.add("claim", jobs.end_us[claimed] - start_us, slot[claimed], asking)
     due_us, kind, slot_column, row = blocks.timeline()
+    slot_ids = () if log.slot is None else _slot_ids(jobs, log.slot)
     return Workload(
         name=name,
         seed=seed,
@@ -196,7 +198,7 @@ def _workload(
         kind=kind,
         slot=slot_column,
         row=row,
-        slot_numbers=jobs.numbers,
+        slot_numbers=numbers_of_ids(slot_ids) if slot_ids else jobs.numbers,
         arguments=blocks.arguments(),
         machines=machines,
         users=users,
@@ -204,7 +206,21 @@ def _workload(
         sites=sites,
         site=site,
         notes=tuple(notes),
+        slot_ids=slot_ids,
     )
+
+
+def _slot_ids(jobs: Jobs, pattern: str) -> tuple[str, ...]:
+    """The ids of slots that are named after their jobs; of a job's id that is repeated, those with the new number."""
+    before, after = pattern.split("{job}")
+    repeated = {job for job, count in Counter(jobs.ids).items() if count > 1}
+    first: set[str] = set()
+    names = []
+    for job, number in zip(jobs.ids, jobs.numbers.tolist(), strict=True):
+        is_new = job not in repeated or job not in first
+        first.add(job)
+        names.append(f"{before}{job if is_new else number}{after}")
+    return tuple(names)
 
 
 def _machines(

@@ -38,6 +38,7 @@ from cpsim.scenario.workload import (
     Int64,
     UInt8,
     Workload,
+    numbers_of_ids,
     slot_numbers,
 )
 
@@ -58,8 +59,8 @@ UTC: Final = find_zone("UTC")
 SUFFIXES: Final = (".csv", ".parquet")
 
 
-def load(path: Path, seed: int) -> Workload:
-    """Read a trace (`.csv`, `.parquet`).
+def load(path: Path, seed: int, *, keep_ids: bool = False) -> Workload:
+    """Read a trace (`.csv`, `.parquet`), and keep the ids of its slots, or give them others.
 
     Raises:
         ScenarioError: it is no trace, or a row of it is wrong.
@@ -72,7 +73,7 @@ def load(path: Path, seed: int) -> Workload:
     projects = table["project"].to_pylist() if "project" in table.column_names else ()
     owners = _owners(path, table, calls)
     try:
-        made = of_calls(safe_name(path), seed, calls, [str(project) for project in projects])
+        made = of_calls(safe_name(path), seed, calls, [str(project) for project in projects], keep_ids=keep_ids)
         return with_owners(made, owners)
     except ValueError as error:
         raise ScenarioError(f"{path}: {error}") from error
@@ -103,7 +104,9 @@ def with_owners(workload: Workload, owners: Mapping[str, str]) -> Workload:
     return replace(workload, users=tuple(users), owner=owner)
 
 
-def of_calls(name: str, seed: int, calls: Iterable[Call], projects: Sequence[str] = ()) -> Workload:
+def of_calls(
+    name: str, seed: int, calls: Iterable[Call], projects: Sequence[str] = (), *, keep_ids: bool = False
+) -> Workload:
     """The workload of commands.
 
     Args:
@@ -112,6 +115,7 @@ def of_calls(name: str, seed: int, calls: Iterable[Call], projects: Sequence[str
         calls: for each its time in microseconds, its kind, its slot's id, and its other arguments. Those of a slot
             with equal times stay in order. The kind `frame` has a `frame`.
         projects: for each the project that its site works for, if there are several.
+        keep_ids: whether slots keep their ids.
 
     Raises:
         ValueError: an argument is none that the protocol has, or no whole number where it has one.
@@ -134,10 +138,13 @@ def of_calls(name: str, seed: int, calls: Iterable[Call], projects: Sequence[str
     due_us = np.array([call[0] for call in ordered], dtype=np.int64)
     due_us -= due_us[:1]
     made = tables.workload(name, seed, due_us=due_us, kind=kind, slot=slot, row=row, slots=len(numbers))
-    if len(sites) < 2:
+    if len(sites) > 1:
+        of_slot = np.array([place for place, _, _ in numbers], dtype=np.int32)
+        made = replace(made, sites=tuple(sites), site=of_slot, slot_numbers=slot_numbers(tuple(sites), of_slot))
+    if not keep_ids:
         return made
-    of_slot = np.array([place for place, _, _ in numbers], dtype=np.int32)
-    return replace(made, sites=tuple(sites), site=of_slot, slot_numbers=slot_numbers(tuple(sites), of_slot))
+    ids = tuple(slot_id or f"frame-{at}" for _, slot_id, at in numbers)
+    return replace(made, slot_ids=ids, slot_numbers=numbers_of_ids(ids))
 
 
 def check(kind: str, slot: str, arguments: Mapping[str, str | int]) -> None:
