@@ -57,7 +57,10 @@ def _load(path: Path, seed: int | None, settings: Sequence[str], *, keep_ids: bo
     is_workload = name.endswith(".parquet") and columns.is_one(path)
     is_trace = is_table and not is_workload and _is_trace(path, settings)
     if settings and (is_workload or is_trace or name.endswith(".py")):
-        raise SettingError(f"{path}: --set is for a scenario (.toml) or a job log, and this file has no keys")
+        raise SettingError(
+            f"{path}: --set is for a scenario (.toml) or a job log, as are --jobs, --since, --until and --skip-bad, "
+            "and this file has no keys"
+        )
     if is_workload:
         return columns.read(path)
     if is_trace:

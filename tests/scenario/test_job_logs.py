@@ -185,6 +185,17 @@ def test_jobcomp(write):
     assert load_workload(path).users == ("alice", "bob")
 
 
+def test_a_job_without_the_field_of_projects_shifts_no_other(write):
+    lines = [f"JobId={job} UserId=u(1) JobState=FAILED Account={job} SubmitTime=2026-03-01T10:00:00 "
+             "EndTime=2026-03-01T10:00:01 \n" for job in (1, 2, 3, 4)]  # fmt: skip
+    lines[1] = lines[1].replace(" Account=2", "")
+    lines[3] = lines[3].replace(" Account=4", "")
+    workload = load_workload(write("jobcomp", "".join(lines)), settings=["log.projects=account"])
+    assert [workload.sites[site] for site in workload.site] == [
+        "account-1", "account-unknown", "account-3", "account-unknown",
+    ]  # fmt: skip
+
+
 def test_the_event_log_of_htcondor(write):
     path = write("jobs.log", CONDOR_LOG)
     assert settled(path) == CONDOR_SETTLED

@@ -151,7 +151,9 @@ class Collector:
             self._submit_us.append(submit_us)
             self._group.append(self._users[record.user])
             for name, value in record.fields.items():
-                self._fields.setdefault(name, [""] * row).append(value)
+                values = self._fields.setdefault(name, [])
+                values.extend([""] * (row - len(values)))  # of jobs that lack it
+                values.append(value)
         elif (before := self._latest.get(row)) is not None and self._status[before] != CODES["unfinished"]:
             self._status[before] = CODES["part"]
             self._submit_us[row] = min(self._submit_us[row], submit_us)
