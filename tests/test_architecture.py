@@ -52,6 +52,7 @@ ENTRIES = {"__main__": "cli", "pytest_plugin": "testing"}
 """Entry points, and the room on whose floor each stands."""
 NAMING = {
     "cpdaemon/commands.py": "the table, and a class for each row",
+    "cpsim/accounting/expectation.py": "outcomes of jobs, of which one has the name of a command",
     "cpsim/accounting/sources.py": "columns of the ledger, of which two have names of commands",
     "cpsim/conformance/clauses": "each clause is about commands of its own",
     "cpsim/conformance/books.py": "the accounts of a machine, of which one has the name of a command",
@@ -60,7 +61,7 @@ NAMING = {
     "cpsim/judge/columns.py": "likewise, for ordinary slots",
     "cpsim/judge/model.py": "likewise",
     "cpsim/run/virtual.py": "how long slots live, which is an argument of one command",
-    "cpsim/scenario/formats/swf.py": "outcomes of jobs, of which one has the name of a command",
+    "cpsim/scenario/formats/log_workload.py": "outcomes of jobs, of which one has the name of a command",
     "cpsim/scenario/workload.py": "the order in which the digest of a workload has always been made",
     "cpsim/server/control/export.py": "columns of the ledger, of which two have names of commands",
     "cpsim/server/control/expectations.py": "fields of a slot, of which two have names of commands",

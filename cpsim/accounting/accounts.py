@@ -18,10 +18,11 @@ import duckdb
 import pandas as pd
 import pyarrow as pa
 
-from cpsim.accounting import conservation, intervals, queries, reconciliation
+from cpsim.accounting import conservation, expectation, intervals, queries, reconciliation
 from cpsim.accounting.books import MEMORY_MB, Books
 from cpsim.accounting.engines import Cluster, Here, RollupEngine
 from cpsim.accounting.sources import Source, gather
+from cpsim.config.zones import find_zone
 from cpsim.errors import CpsimError
 
 if TYPE_CHECKING:
@@ -49,15 +50,20 @@ class Accounts:
         top: number of rows of a leaderboard.
         subjects: ids of the machines and users of statements; empty for the leading ones.
         against: the accounts to compare with, or None.
+        expectation: a row per finding when the ledger is compared with a job manager's record, with the number of
+            slots; None unless `expect` was called.
+        expectation_notes: sentences on what is odd about that record.
     """
 
     def __init__(self, source: Source, books: Books, engine: RollupEngine, spill: Path, memory_mb: int) -> None:
         self.source = source
         self.books = books
-        self.timezone = intervals.find_zone("UTC")
+        self.timezone = find_zone("UTC")
         self.top = 10
         self.subjects: tuple[str, ...] = ()
         self.against: Accounts | None = None
+        self.expectation: pd.DataFrame | None = None
+        self.expectation_notes: list[str] = []
         self.projects_known: list[str] = []
         self._engine = engine
         self._spill = spill
@@ -98,7 +104,7 @@ class Accounts:
             CpsimError: there are no accounts, they are damaged or in use, or an argument makes no sense; it is a
                 UsageError if a time or a time zone is none.
         """
-        zone = intervals.find_zone(timezone)
+        zone = find_zone(timezone)
         since_us = None if since is None else intervals.moment_us("since", since, zone)
         until_us = None if until is None else intervals.moment_us("until", until, zone)
         folder = tempfile.TemporaryDirectory(prefix="cpsim-report-")
@@ -306,6 +312,27 @@ class Accounts:
             reconciliation.reconcile(self._database, project, "" if prefix is None else f"{prefix}-")
         return self.query(reconciliation.TOTALS)
 
+    def expect(self, record: Path, slot: str = "{job}") -> None:
+        """Compare the ledger with a job manager's own record; `expectation` and `unexpected` have the result.
+
+        Args:
+            record: a job log, a table of slots and states (CSV or Parquet), or a scenario file with a `[log]`.
+            slot: how slots are named after jobs.
+
+        Raises:
+            CpsimError, OSError: the record cannot be read.
+        """
+        expected, self.expectation_notes = expectation.read(record, slot)
+        with _named_errors(self.source.name):
+            expectation.compare(self._database, expected, slot)
+        self.expectation = self.query(expectation.TOTALS)
+
+    @property
+    def unexpected_slots(self) -> int:
+        """How many slots are missing, extra or different."""
+        totals = self.expectation
+        return 0 if totals is None else int(totals.loc[totals["finding"] != expectation.AGREES, "slots"].sum())
+
     # -- frames with arguments ---------------------------------------------------------------------------------------
 
     def differences(self, limit: int = 1_000) -> pd.DataFrame:
@@ -317,6 +344,13 @@ class Accounts:
         if self.reconciliation is None:
             return pd.DataFrame()
         return self.query(reconciliation.DIFFERENCES, (limit,))
+
+    def unexpected(self, limit: int = 1_000) -> pd.DataFrame:
+        """The first slots that are missing, extra or other than a job manager's record has it, a row each.
+
+        Columns: finding, slot, job_status, project, ledger_state, ledger_machine.
+        """
+        return pd.DataFrame() if self.expectation is None else self.query(expectation.DIFFERENCES, (limit,))
 
     def grants(self, holder: str, ids: Sequence[tuple[str, str]]) -> pd.DataFrame:
         """A row per grant within the period to some machines or users, in the order of time.

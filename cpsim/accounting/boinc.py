@@ -1,8 +1,12 @@
 """The statistics export that credit statistics sites read from BOINC projects.
 
-Its format is that of BOINC's sched/db_dump.cpp: `tables.xml`, `user.gz`, `host.gz`; `team.gz` is left out, as there are
-no teams. Only machines and users with credit are listed; the totals count all. `expavg_credit` is as of `expavg_time`:
-a reader decays it from there.
+Its format is that of BOINC's sched/db_dump.cpp: `tables.xml`, `user.gz`, `host.gz`, and an empty `team.gz`, for there
+are no teams. Users with credit are listed, and their machines that have credit; the totals are those of what is listed.
+`expavg_credit` is as of `expavg_time`: a reader decays it from there. What is not ASCII is a numeric reference.
+
+A `cpid` or `host_cpid` joins the rows of one user or machine of one server, in all its projects and exports. It is made
+from the id and a random text that is kept with the accounts, so that nobody can tell from it who it is. Accounts that
+are not from a server of ours have no such text, in place of which their first slot counts.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import pyarrow.parquet as pq
 
 from cpsim.accounting.files import FORBIDDEN, replacing
 from cpsim.accounting.values import records
+from cpsim.accounts.view import salt_of
 from cpsim.errors import CpsimError
 
 if TYPE_CHECKING:
@@ -55,25 +60,40 @@ def _folder_name(project: str) -> str:
 
 def _write_project(accounts: Accounts, project: str, folder: Path) -> None:
     now_s = accounts.books.until_us / 1e6
-    users = accounts.users[accounts.users["project"] == project]
-    machines = accounts.machines[accounts.machines["project"] == project]
+    salt = _salt(accounts)
+    users = accounts.users[(accounts.users["project"] == project) & (accounts.users["credits"] > 0)]
+    machines = accounts.machines[(accounts.machines["project"] == project) & (accounts.machines["credits"] > 0)]
+    machines = machines[machines["user"].isin(users["user"])]
     numbers = _numbers(accounts, project)
-    total = int(machines["credits"].sum())
     tables = (
         "<tables>\n"
         f"  <update_time>{int(now_s)}</update_time>\n"
         f"  <nusers_total>{len(users)}</nusers_total>\n"
         "  <nteams_total>0</nteams_total>\n"
         f"  <nhosts_total>{len(machines)}</nhosts_total>\n"
-        f"  <total_credit>{total}</total_credit>\n"
+        f"  <total_credit>{int(users['credits'].sum())}</total_credit>\n"
         f"  <applications>\n    <application>\n      <name>{_text(project)}</name>\n    </application>\n"
         "  </applications>\n"
         "</tables>\n"
     )
     with replacing(folder / "tables.xml") as partial:
-        partial.write_text(tables, encoding="utf-8")
-    _compress(folder / "user.gz", _users(users[users["credits"] > 0], numbers["user"], now_s))
-    _compress(folder / "host.gz", _hosts(machines[machines["credits"] > 0], numbers, now_s))
+        partial.write_text(tables, encoding="ascii")
+    _compress(folder / "user.gz", _users(users, numbers["user"], now_s, salt))
+    _compress(folder / "host.gz", _hosts(machines, numbers, now_s, salt))
+    _compress(folder / "team.gz", iter(["<teams>\n", "</teams>\n"]))
+
+
+def _salt(accounts: Accounts) -> str:
+    """What ids for strangers are made from; the same whenever accounts are exported."""
+    if salt := salt_of(pq.read_schema(accounts.source.accounts)):
+        return salt
+    slots = pq.read_table(accounts.source.slots, columns=["allocated_us", "project", "slot"])
+    return str(slots.sort_by([(name, "ascending") for name in slots.column_names])[:1].to_pylist())
+
+
+def _stranger(salt: str, kind: str, name: str) -> str:
+    """An id of a user or machine that says nothing of its name; in the form of BOINC's, 32 hexadecimal digits."""
+    return hashlib.sha256(f"{salt}\0{kind}\0{name}".encode()).hexdigest()[:32]
 
 
 def _numbers(accounts: Accounts, project: str) -> dict[str, dict[str, int]]:
@@ -86,26 +106,32 @@ def _numbers(accounts: Accounts, project: str) -> dict[str, dict[str, int]]:
     return numbers
 
 
-def _users(users: pd.DataFrame, numbers: dict[str, int], now_s: float) -> Iterator[str]:
+def _users(users: pd.DataFrame, numbers: dict[str, int], now_s: float, salt: str) -> Iterator[str]:
     yield "<users>\n"
     for name, credits, recent, first_us in records(users[["user", "credits", "recent_credits_a_day", "first_us"]]):
         yield (
-            f"<user>\n  <id>{numbers[name]}</id>\n  <name>{_text(name)}</name>\n"
-            f"  <create_time>{(first_us or 0) // 1_000_000}</create_time>\n{_credit(credits, recent, now_s)}"
-            f"  <cpid>{hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()}</cpid>\n</user>\n"
+            f"<user>\n  <id>{numbers[name]}</id>\n  <name>{_text(name)}</name>\n{_time('create_time', first_us)}"
+            f"{_credit(credits, recent, now_s)}  <cpid>{_stranger(salt, 'user', name)}</cpid>\n</user>\n"
         )
     yield "</users>\n"
 
 
-def _hosts(machines: pd.DataFrame, numbers: dict[str, dict[str, int]], now_s: float) -> Iterator[str]:
+def _hosts(machines: pd.DataFrame, numbers: dict[str, dict[str, int]], now_s: float, salt: str) -> Iterator[str]:
+    details = "".join(f"  <{detail}></{detail}>\n" for detail in HOST_DETAILS)
+    columns = ["machine", "user", "credits", "recent_credits_a_day", "first_us", "last_us"]
     yield "<hosts>\n"
-    for name, user, credits, recent in records(machines[["machine", "user", "credits", "recent_credits_a_day"]]):
-        owner = f"  <userid>{numbers['user'][user]}</userid>\n" if user in numbers["user"] else ""
-        details = "".join(f"  <{detail}></{detail}>\n" for detail in HOST_DETAILS)
+    for name, user, credits, recent, first_us, last_us in records(machines[columns]):
         yield (
-            f"<host>\n  <id>{numbers['machine'][name]}</id>\n{owner}{_credit(credits, recent, now_s)}{details}</host>\n"
+            f"<host>\n  <id>{numbers['machine'][name]}</id>\n  <userid>{numbers['user'][user]}</userid>\n"
+            f"{_credit(credits, recent, now_s)}{details}{_time('create_time', first_us)}{_time('rpc_time', last_us)}"
+            f"  <host_cpid>{_stranger(salt, 'host', name)}</host_cpid>\n</host>\n"
         )
     yield "</hosts>\n"
+
+
+def _time(element: str, at_us: int | None) -> str:
+    """The first or the last grant, which is when CreditPiggy knows that somebody was there."""
+    return f"  <{element}>{(at_us or 0) // 1_000_000}</{element}>\n"
 
 
 def _credit(credits: int, recent: float, now_s: float) -> str:
@@ -120,10 +146,10 @@ def _compress(path: Path, texts: Iterator[str]) -> None:
         replacing(path) as partial,
         partial.open("wb") as file,
         gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0) as packed,
-        io.TextIOWrapper(packed, encoding="utf-8") as writer,
+        io.TextIOWrapper(packed, encoding="ascii") as writer,
     ):
         writer.writelines(texts)
 
 
 def _text(text: str) -> str:
-    return escape(FORBIDDEN.sub("\ufffd", text))
+    return escape(FORBIDDEN.sub("\ufffd", text)).encode("ascii", "xmlcharrefreplace").decode()

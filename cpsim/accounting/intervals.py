@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from datetime import UTC, date, datetime, time, timedelta
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 import pandas as pd
 
@@ -15,6 +13,7 @@ from cpsim.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
+    from zoneinfo import ZoneInfo
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 DATE: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
@@ -31,26 +30,6 @@ SHORT_US: Final = (
 )
 MOST: Final = 150
 """Intervals that a chart can show."""
-
-
-def find_zone(name: str) -> ZoneInfo:
-    """The time zone of a name.
-
-    Raises:
-        UsageError: there is none, or this machine has no time zones at all.
-    """
-    try:
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError, TypeError) as error:
-        known = available_timezones()
-        if not known:
-            raise UsageError(
-                f'timezone = "{name}": this machine has no data of time zones: install tzdata, a package of the '
-                "system, or pip install tzdata"
-            ) from error
-        close = get_close_matches(str(name), known, n=1)
-        hint = f"did you mean {close[0]}?" if close else "expected a name such as UTC or Europe/Zurich"
-        raise UsageError(f'timezone = "{name}": no time zone "{name}": {hint}') from error
 
 
 def moment_us(name: str, text: str, zone: ZoneInfo) -> int:

@@ -66,6 +66,7 @@ def write(view: View, name: str, folder: Path, at_us: int) -> tuple[Path, Path |
         return folder / "slots.parquet", None, has_times, " ".join([*notes, NO_BALANCES])
     assert view.accounts is not None
     accounts = _whole(view.accounts.filter(pc.not_equal(view.accounts["kind"], "project")), ACCOUNTS)
+    accounts = accounts.replace_schema_metadata(view.accounts.schema.metadata)
     if not has_counters:
         for column in ("counters", "waiting_counters"):  # there is nothing to compare them with
             nothing = pa.nulls(len(accounts), ACCOUNTS.field(column).type)

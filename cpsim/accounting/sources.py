@@ -180,6 +180,12 @@ def _run_folder(path: Path, run: Path, folder: Path) -> Source:
         source = _of_view(source, view, folder, int(datetime.fromisoformat(document["started"]).timestamp() * 1e6))
     else:
         source = _tables(source.kind, source.name, ledger)
+    if step_s := document.get("virtual_step_s"):
+        resolution = (
+            f"The run was in virtual time, whose clock jumped by up to {step_s:,.6g} s: the times of slots are early "
+            "by up to that, and how long they took is right to within it."
+        )
+        source = replace(source, note=f"{source.note} {resolution}".strip())
     return replace(source, journal=journal if journal.is_file() else None, run=document)
 
 

@@ -5,7 +5,7 @@ Pure: a view is made of Arrow tables, or of the lines of a ledger, wherever they
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -85,6 +85,8 @@ class Contract(NamedTuple):
         return pa.schema([(column.name, column.type) for column in self.columns])
 
 
+SALT: Final = b"cpsim.salt"
+"""The key of the schema metadata of `accounts.parquet` that has a random text, kept with the accounts."""
 PROJECT: Final = ViewColumn("project", TEXT, "the project's id; upper and lower case are the same", identifies=True)
 CONTRACTS: Final = {
     "slots": Contract(
@@ -291,12 +293,14 @@ class View:
         machines: a row per machine and project; None if machines are not shown.
         users: a row per user and project; None if users are not shown.
         projects: a row per project; None if projects are not shown.
+        salt: what ids for strangers are made from; "" if it is not shown.
     """
 
     slots: pa.Table | None = None
     machines: pa.Table | None = None
     users: pa.Table | None = None
     projects: pa.Table | None = None
+    salt: str = ""
 
     @classmethod
     def of_tables(cls, slots: pa.Table | None, accounts: pa.Table | None) -> Self:
@@ -321,7 +325,8 @@ class View:
                 others = [place for place, each in enumerate(accounts.column_names) if each not in replaced]
                 rows = accounts.select(others).filter(ours)
                 tables[name] = rows.append_column(contract.row, ids.filter(ours))
-        return cls._of({name: _fitted(name, table) for name, table in tables.items()})
+        found = cls._of({name: _fitted(name, table) for name, table in tables.items()})
+        return replace(found, salt=salt_of(accounts))
 
     @classmethod
     def of_documents(cls, tables: Mapping[str, pa.Table]) -> Self:
@@ -380,7 +385,8 @@ class View:
         if not parts:
             return None
         accounts = pa.concat_tables(parts, promote_options="default")
-        return accounts.select([name for name in ACCOUNTS.names if name in accounts.column_names])
+        chosen = accounts.select([name for name in ACCOUNTS.names if name in accounts.column_names])
+        return chosen.replace_schema_metadata({SALT: self.salt} if self.salt else None)
 
     def shown(self) -> dict[str, list[str]]:
         """The columns of each table that is shown."""
@@ -394,7 +400,7 @@ class View:
             table = getattr(self, name)
             whole = CONTRACTS[name].schema.empty_table() if table is None else table
             tables[name] = whole.select(columns)
-        return View(**tables)
+        return View(**tables, salt=self.salt)
 
     def missing(self) -> Iterator[str]:
         """A sentence for each table and each column that is not shown, if something is not verified without it."""
@@ -407,6 +413,13 @@ class View:
             for column in contract.columns:
                 if column.shows and column.name not in table.column_names:
                     yield f"{column.shows}: the server's table of {name} has no column `{column.name}`."
+
+
+def salt_of(accounts: pa.Table | pa.Schema | None) -> str:
+    """The salt in the metadata of a table of accounts; "" if there is none."""
+    schema = accounts.schema if isinstance(accounts, pa.Table) else accounts
+    salt: bytes = ({} if schema is None or schema.metadata is None else schema.metadata).get(SALT, b"")
+    return salt.decode()
 
 
 def _may_have_claims(slots: pa.Table | None) -> bool:

@@ -295,6 +295,30 @@ fault_option = click.option(
 )
 
 
+_LOG_OPTIONS: Final = (
+    click.option("--jobs", type=click.IntRange(1), metavar="N", help="Of a job log, only the first N jobs."),
+    click.option(
+        "--since",
+        metavar="TIME",
+        help="Of a job log, only what was submitted from TIME on: 2026-03-01T12:00:00, or 36h after the first job.",
+    ),
+    click.option("--until", metavar="TIME", help="Of a job log, only what was submitted before TIME."),
+    click.option("--skip-bad", type=click.IntRange(0), metavar="N", help="Skip up to N bad rows of a job log."),
+)
+
+
+def log_options(command: Callable[..., T]) -> Callable[..., T]:
+    """The options that read a part of a job log, `jobs`, `since`, `until` and `skip_bad`; see `log_settings`."""
+    for option in reversed(_LOG_OPTIONS):
+        command = option(command)
+    return command
+
+
+def log_settings(**given: int | str | None) -> tuple[str, ...]:
+    """The settings of a job log that its options are."""
+    return tuple(f"log.{name}={json.dumps(value)}" for name, value in given.items() if value is not None)
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead.")
 
 

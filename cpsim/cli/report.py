@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from cpsim.cli.group import ExtraCommand, cli
+from cpsim.cli.group import INVALID, ExtraCommand, cli
 from cpsim.cli.options import FILE, accounts_option, json_option, print_json, secret_in
 
 if TYPE_CHECKING:
@@ -34,6 +35,19 @@ FORMATS: Final = (*TEXTS, "html", "excel", *FOLDERS)
     "--for", "subjects", multiple=True, metavar="ID", help="The machine or user of a statement; may be repeated."
 )
 @click.option("--against", metavar="PATH", help="The accounts to compare with.")
+@click.option(
+    "--expected",
+    type=FILE,
+    metavar="FILE",
+    help="A job manager's own record, which the reconciliation compares: a job log, or a CSV of slots and states.",
+)
+@click.option(
+    "--expected-slot",
+    default="{job}",
+    show_default=True,
+    metavar="TEXT",
+    help="How slots are named after the jobs of --expected.",
+)
 @click.option("--top", type=click.IntRange(1, 10_000), default=10, show_default=True, help="Rows of a leaderboard.")
 @click.option("--timezone", default="UTC", show_default=True, metavar="NAME", help="Time zone, such as Europe/Zurich.")
 @click.option(
@@ -63,6 +77,8 @@ def report(
     accounts: AccountsSource | None,
     subjects: tuple[str, ...],
     against: str | None,
+    expected: Path | None,
+    expected_slot: str,
     form: str | None,
     output: Path | None,
     engine: str,
@@ -74,6 +90,8 @@ def report(
 
     With --accounts SOURCE, which may be anybody's, there is no PATH. What it does not show is left out, and said.
 
+    With --expected, the exit status is 1 if a slot is missing, extra or other than the record has it.
+
     NAME is a report that `cpsim reports` lists, or a .py file; by default, all reports are made.
 
     \b
@@ -84,6 +102,7 @@ def report(
     cpsim report runs/a comparison --against runs/b
     cpsim report ledger.db --format csv --output tables
     cpsim report --accounts sql:accounts.toml leaderboards
+    cpsim report ledger.db reconciliation --expected jobs.sacct --expected-slot "slurm-{job}"
     """
     chosen = _format(form, output)
     if accounts is not None and path is not None:
@@ -94,6 +113,8 @@ def report(
         raise click.UsageError("--engine dask and --scheduler ADDRESS go together")
     if "comparison" in names and against is None:
         raise click.UsageError("the comparison needs other accounts: name them with --against PATH")
+    if expected is not None and names and "reconciliation" not in names:
+        raise click.UsageError("--expected is for the report reconciliation: name it, too")
     from cpsim.accounting import Accounts, build
     from cpsim.ui.terminal import Stages
 
@@ -106,10 +127,15 @@ def report(
             books.subjects = subjects
             if against is not None:
                 books.against = Accounts.load(against, **options)
+            if expected is not None:
+                stages.begin("reading what is expected")
+                books.expect(expected, expected_slot)
             stages.begin("checking that the books balance")
             _ = books.checks
             reports = [] if chosen == "boinc" else build(books, [*dict.fromkeys(names)], stages.begin)
         _write(chosen, books, reports, output)
+        if books.unexpected_slots:
+            sys.exit(INVALID)
 
 
 @cli.command("reports")

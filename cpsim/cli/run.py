@@ -22,6 +22,8 @@ from cpsim.cli.options import (
     known_profile_option,
     known_quirk_option,
     known_quirks,
+    log_options,
+    log_settings,
     output_option,
     pace_at,
     project_option,
@@ -69,6 +71,8 @@ if TYPE_CHECKING:
     metavar="KEY=VALUE",
     help="Set a key of the scenario, as population.machines=500.",
 )
+@log_options
+@click.option("--keep-ids", is_flag=True, help="Name slots as a trace does, or after the jobs of a job log.")
 @rate_option
 @speed_option
 @click.option("--virtual", is_flag=True, help="Let the embedded fake's clock jump from one time to the next.")
@@ -119,6 +123,7 @@ def run(
     quirks: tuple[str, ...],
     seed: int | None,
     settings: tuple[str, ...],
+    keep_ids: bool,
     rate: str | None,
     speed: float | None,
     virtual: bool,
@@ -133,12 +138,13 @@ def run(
     slot_prefix: str | None,
     output: Path | None,
     as_json: bool,
+    **log_part: int | str | None,
 ) -> None:
     """Replay SCENARIO, measure, and verify what was applied.
 
-    SCENARIO is a name (see cpsim scenarios), a scenario file (.toml), a job log (.swf, .swf.gz), a trace (.csv,
-    .parquet; a run's journal is one), or a program (.py). The exit status is 0 if the verdict is valid, 1 if invalid
-    or an --assert fails, 2 if unknown.
+    SCENARIO is a name (see cpsim scenarios), a scenario file (.toml), a job log (SWF, sacct -P, jobcomp, HTCondor's
+    event log or history), a trace (.csv, .parquet; a run's journal is one), or a program (.py). The exit status is 0
+    if the verdict is valid, 1 if invalid or an --assert fails, 2 if unknown.
 
     \b
     cpsim run smoke
@@ -147,6 +153,7 @@ def run(
     cpsim run smoke --rate 50..500:5s,500:5s --assert "p99_ms<20" --assert "error_rate<0.001"
     cpsim run smoke --target https://cp.example.org/api --project ID --secret-file FILE
     cpsim run challenge --target 127.0.0.1:5667 --project ID --accounts sql:accounts.toml
+    cpsim run cluster.swf --virtual --since 30d --jobs 5000 --skip-bad 10
     """
     from cpsim.config.catalog import find_scenario
     from cpsim.run import folder as run_folder
@@ -161,11 +168,12 @@ def run(
     if virtual:
         check_virtual(where, processes)
     path = find_scenario(scenario)
+    settings = (*settings, *log_settings(**log_part))
     with run_folder.OutputFolder(output or run_folder.new_name(path)) as written:
         with Stages() as stages:
             command = partial(_command, click.get_current_context())
             result = perform(
-                lambda: load_workload(path, seed, settings),
+                lambda: load_workload(path, seed, settings, keep_ids=keep_ids),
                 where,
                 pace,
                 in_flight=in_flight,

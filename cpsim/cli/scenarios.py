@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from cpsim.cli.group import ExtraCommand, cli
-from cpsim.cli.options import complete_scenario, json_option, print_json
+from cpsim.cli.options import complete_scenario, json_option, log_options, log_settings, print_json
 
 
 @cli.group("scenarios", invoke_without_command=True)
@@ -53,9 +53,12 @@ def scenarios(context: click.Context, schema: bool, as_json: bool) -> None:
     metavar="KEY=VALUE",
     help="Set a key of the scenario, as population.machines=500.",
 )
+@log_options
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="By default the scenario's seed, or 1.")
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Draw it as SVG instead.")
-def show(scenario: str, settings: tuple[str, ...], seed: int | None, plot: Path | None) -> None:
+def show(
+    scenario: str, settings: tuple[str, ...], seed: int | None, plot: Path | None, **log_part: int | str | None
+) -> None:
     """Print SCENARIO, and a chart of when its jobs arrive and end.
 
     SCENARIO is as for cpsim run.
@@ -70,6 +73,7 @@ def show(scenario: str, settings: tuple[str, ...], seed: int | None, plot: Path 
     if plot is not None and plot.suffix.lower() != ".svg":
         raise click.UsageError(f"--plot {plot}: a picture is SVG: name it .svg")
     path = find_scenario(scenario)
+    settings = (*settings, *log_settings(**log_part))
     workload = load_workload(path, seed, settings)
     if plot is not None:
         plot.parent.mkdir(parents=True, exist_ok=True)
@@ -81,6 +85,8 @@ def show(scenario: str, settings: tuple[str, ...], seed: int | None, plot: Path 
         click.echo(f"# --set {setting}")
     operations, slots = len(workload), len(workload.slot_numbers)
     click.echo(f"{workload.name}, seed {workload.seed}: {operations:,} operations on {slots:,} slots\n")
+    for note in workload.notes:
+        click.echo(f"note: {note}")
     click.echo(picture.text(workload), nl=False)
 
 
@@ -93,6 +99,7 @@ def show(scenario: str, settings: tuple[str, ...], seed: int | None, plot: Path 
     metavar="KEY=VALUE",
     help="Set a key of the scenario, as population.machines=500.",
 )
+@log_options
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="By default the scenario's seed, or 1.")
 @click.option(
     "-o",
@@ -102,7 +109,9 @@ def show(scenario: str, settings: tuple[str, ...], seed: int | None, plot: Path 
     metavar="FILE",
     help="File to write, .parquet.",
 )
-def write(scenario: str, settings: tuple[str, ...], seed: int | None, output: Path) -> None:
+def write(
+    scenario: str, settings: tuple[str, ...], seed: int | None, output: Path, **log_part: int | str | None
+) -> None:
     """Write the workload of SCENARIO as a file that every command takes as a SCENARIO.
 
     The workload is generated in parts: memory does not grow with its length.
@@ -122,7 +131,14 @@ def write(scenario: str, settings: tuple[str, ...], seed: int | None, output: Pa
     if output.exists():
         raise CpsimError(f"{output} is there already: name another file with --output")
     path = find_scenario(scenario)
+    settings = (*settings, *log_settings(**log_part))
     found = source.load(path, settings) if path.suffix.lower() == ".toml" else None
-    made = parts(found, seed) if isinstance(found, Scenario) else iter([load_workload(path, seed, settings)])
+    if isinstance(found, Scenario):
+        made = parts(found, seed)
+    else:
+        workload = load_workload(path, seed, settings)
+        made = iter([workload])
+        for note in workload.notes:
+            click.echo(f"note: {note}")
     output.parent.mkdir(parents=True, exist_ok=True)
     click.echo(f"{columns.write(made, output):,} operations in {output}")

@@ -13,7 +13,7 @@ import re
 import tomllib
 from datetime import date, datetime, time
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Struct, ValidationError
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 T = TypeVar("T")
+NAMED: Final = {str: "text", int: "a whole number", float: "a number", bool: "true or false", datetime: "a time"}
+"""What values of types are called."""
 BUILT_IN: Final = (datetime,)
 """What msgspec leaves as it is: TOML has its own times, and msgspec would round a text's fraction up.
 
@@ -139,8 +141,13 @@ def _description(option: Any) -> str:  # noqa: ANN401
         return str(option.__metadata__[0].description)
     if get_origin(option) in {Union, UnionType}:
         return _described(get_args(option))
-    if option is str:
-        return "text"
+    if get_origin(option) is Literal:
+        *others, last = (_shown(word) for word in get_args(option))
+        return f"{', '.join(others)} or {last}" if others else last
+    if get_origin(option) is list:
+        return "a list"
+    if option in NAMED:
+        return NAMED[option]
     config = getattr(option, "__struct_config__", None)
     return f"a table with its {config.tag_field}" if config and config.tag_field else "a table"
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cpsim.scenario.workload import KIND_NAMES
+from cpsim.scenario.workload import KIND_NAMES, numbers_of_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -154,17 +154,24 @@ class Evidence:
 
     def with_rows_of(self, index: int, count: int) -> Evidence:
         """The evidence with the ledger's rows of a partition; the first has all rows of other slots, too."""
-        slots, prefix = self.ledger, f"{self.slot_prefix}-"
+        slots = self.ledger
         if count == 1 or slots is None:
             return self
-        ends = pc.utf8_slice_codeunits(slots["slot"], len(prefix))
-        ours = pc.and_(pc.starts_with(slots["slot"], prefix), pc.match_substring_regex(ends, r"^[0-9]{1,18}$"))
-        numbers = pc.cast(pc.if_else(ours, ends, "0"), pa.int64())
-        chosen = pa.array(np.asarray(numbers) % count == index)
+        chosen = pa.array(self._numbers_of(slots["slot"]) % count == index)
         assert self.seen is not None
         assert self.view is not None
         view = replace(self.view, slots=slots.filter(chosen))
         return replace(self, seen=replace(self.seen, view=view))
+
+    def _numbers_of(self, ids: pa.ChunkedArray) -> Ints:
+        """The number of the slot of each id; any for other ids."""
+        if self.workload.slot_ids:
+            return numbers_of_ids(ids.to_pylist())
+        prefix = f"{self.slot_prefix}-"
+        ends = pc.utf8_slice_codeunits(ids, len(prefix))
+        ours = pc.and_(pc.starts_with(ids, prefix), pc.match_substring_regex(ends, r"^[0-9]{1,18}$"))
+        numbers: Ints = np.asarray(pc.cast(pc.if_else(ours, ends, "0"), pa.int64()))
+        return numbers
 
     def head(self) -> Evidence:
         """The evidence without operations: what concerns no single slot."""

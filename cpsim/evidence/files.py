@@ -22,12 +22,13 @@ from cpdaemon.errors import EndpointError
 from cpsim.accounts.view import CONTRACTS, UnfitTable, View
 from cpsim.errors import CpsimError, in_one_line
 from cpsim.evidence import extensions
-from cpsim.evidence.evidence import Evidence, Reading, Seen
+from cpsim.evidence.evidence import Evidence, Reading, Seen, links_of
 from cpsim.evidence.extensions import installed
 from cpsim.evidence.journal import RECORD_TYPE, OperationOutcome
 from cpsim.protocol import arguments
 from cpsim.scenario.formats import columns
 from cpsim.scenario.formats.arrow import Operations
+from cpsim.scenario.formats.trace import OWNERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -56,6 +57,7 @@ JOURNAL_SCHEMA: Final = pa.schema(
         ("due_us", pa.int64()),
         ("sent_us", pa.int64()),
         ("answered_us", pa.int64()),
+        ("scenario_us", pa.int64()),
         ("outcome", pa.dictionary(pa.int8(), pa.string())),
         ("error", pa.dictionary(pa.int16(), pa.string())),
         *arguments.fields(),
@@ -65,7 +67,7 @@ PROJECT: Final = pa.field("project", pa.dictionary(pa.int8(), pa.string()))
 """An additional column, if the workload has several projects."""
 VIRTUAL: Final = pa.field("virtual_us", pa.int64())
 """An additional column in virtual time: when the operation was sent on the scenario's clock."""
-INTEGERS: Final = ("id", "due_us", "sent_us", "answered_us")
+INTEGERS: Final = ("id", "due_us", "sent_us", "answered_us", "scenario_us")
 OUTCOMES: Final = tuple(outcome.name.lower() for outcome in OperationOutcome)
 ANY_TIME_NS: Final = 2**62
 """The end of a time of which nobody knows the end."""
@@ -164,6 +166,8 @@ def write_journal(
         pa.array(texts, pa.string()) for texts in (evidence.errors, OUTCOMES, workload.projects)
     )
     project = np.array([workload.projects.index(name) for name in workload.sites], np.int8)
+    if owners := links_of(workload):
+        schema = schema.with_metadata({OWNERS: json.dumps(owners)})
     operations = Operations(workload, evidence.slot_prefix)
     texts = [field.name for field in schema if pa.types.is_string(field.type) and field.name != "slot"]
     with pq.ParquetWriter(
@@ -185,6 +189,7 @@ def write_journal(
                     pa.nulls(len(chunk), pa.int64()) if due is None else pa.array(due),
                     pa.array(chunk["sent_ns"] // 1000),
                     pa.array(chunk["answered_ns"] // 1000),
+                    pa.array(workload.due_us[ops]),
                     pa.DictionaryArray.from_arrays(pa.array(chunk["outcome"].astype(np.int8)), outcomes),
                     pa.DictionaryArray.from_arrays(pa.array(chunk["error"].astype(np.int16)), errors),
                     *operations.arguments(ops),

@@ -14,6 +14,8 @@ import pyarrow.compute as pc
 
 from cpsim.evidence.journal import OperationOutcome
 from cpsim.judge.clock_offset import NotComparable, offset
+from cpsim.judge.columns import indices
+from cpsim.scenario.formats.arrow import slot_ids
 from cpsim.scenario.workload import KIND_CODES
 
 if TYPE_CHECKING:
@@ -97,6 +99,8 @@ def _check_possible(wrong_ns: npt.NDArray[np.floating[Any]], uncertainty_ns: flo
 
 def _slots_of_ids(evidence: Evidence, ids: pa.ChunkedArray) -> Ints:
     """The workload's slot of each id; -1 for other ids."""
+    if evidence.workload.slot_ids:
+        return indices(ids, slot_ids(evidence.workload, ""))
     prefix = f"{evidence.slot_prefix}-"
     ends = pc.utf8_slice_codeunits(ids, len(prefix))
     ours = pc.and_(pc.starts_with(ids, prefix), pc.match_substring_regex(ends, r"^[0-9]{1,18}$"))

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cpsim.judge.model import DAY_MINUTES, MINUTE_NS
+from cpsim.scenario.formats.arrow import slot_ids
 from cpsim.scenario.workload import ABSENT, FRAME, KIND_CODES
 
 if TYPE_CHECKING:
@@ -117,15 +118,9 @@ def correct_slots(history: History, slots: pa.Table, slot_of_row: Ints) -> Bools
 def correct_outstanding(history: History, outstanding: set[str]) -> Bools:
     """For each slot of the workload, whether it is ordinary, and listed as outstanding exactly if it is."""
     should = expected(history)
-    listed = indices(slot_ids(history), pa.array(sorted(outstanding), pa.string())) >= 0
+    listed = indices(slot_ids(history.workload, history.prefix), pa.array(sorted(outstanding), pa.string())) >= 0
     good: Bools = should.ordinary & (listed == (should.phase == ALLOCATED))
     return good
-
-
-def slot_ids(history: History) -> pa.Array:
-    """The ids of a workload's slots."""
-    numbers = pa.array(history.workload.slot_numbers).cast(pa.string())
-    return pc.binary_join_element_wise(pa.scalar(history.prefix), numbers, "-")
 
 
 def indices(values: pa.Array, known: pa.Array) -> Ints:

@@ -107,7 +107,7 @@ class History:
 
     def slot_id(self, slot: int) -> str:
         """The id of a slot of the workload."""
-        return f"{self.prefix}-{self.workload.slot_numbers[slot]}"
+        return self.workload.slot_id(slot, self.prefix)
 
     def until_ns(self, places: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
         """The latest times at which the accepted commands of some records were applied."""

@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cpsim.judge.anomalies import MOST_EXPLAINED, MOST_STEPS, contradiction, name_of
-from cpsim.judge.columns import correct_outstanding, correct_slots, indices, slot_ids
+from cpsim.judge.columns import correct_outstanding, correct_slots, indices
 from cpsim.judge.model import NO_QUIRKS, NOTHING, SlotState
 from cpsim.judge.orders import MOST_POSITIONS, TooManyOrders, possible
 from cpsim.judge.quirks import LISTS_CLAIMED, Suspects, explanation
+from cpsim.scenario.formats.arrow import slot_ids
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -51,7 +52,7 @@ def judge_slots(
     """
     if slots is None or "state" not in slots.column_names:
         return
-    rows = _Rows(slots, project_id, slot_ids(history))
+    rows = _Rows(slots, project_id, slot_ids(history.workload, history.prefix))
     sent_for = history.sent_for()
     doubtful = sent_for & ~correct_slots(history, slots, np.where(rows.ours, rows.slot_of_row, -1))
     one_by_one = ((slot, history.slot_id(slot), steps) for slot, steps in history.steps(doubtful))
@@ -248,7 +249,8 @@ def _judge_one_by_one(
 
 def _judge_strays(history: History, rows: _Rows, verdict: Verdict) -> None:
     """Find slots with this prefix that were never sent, or that are in another project too."""
-    named_alike = np.asarray(pc.starts_with(rows.slots["slot"], f"{history.prefix}-")).astype(bool)
+    begin = "" if history.workload.slot_ids else f"{history.prefix}-"
+    named_alike = np.asarray(pc.starts_with(rows.slots["slot"], begin)).astype(bool)
     sent_for = np.append(history.sent_for(), values=False)[rows.slot_of_row]
     for row in np.flatnonzero(named_alike & rows.ours & ~sent_for).tolist():
         slot_id = str(rows.slots["slot"][row])

@@ -93,5 +93,5 @@ class Settings:
             started=started,
             in_flight=self.in_flight,
             timeout_s=self.timeout_s,
-            fresh=self.slot_prefix is None,
+            fresh=self.slot_prefix is None and not self.workload.slot_ids,
         )

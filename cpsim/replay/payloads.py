@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
@@ -30,8 +30,11 @@ UNSIGNED_BYTES: Final = UNSIGNED.encode()
 class Syntax(Protocol):
     """The syntax of a command: a daemon's frame, or JSON."""
 
-    def template(self, kind: str, prefix: str, arguments: Iterable[tuple[str, bool]]) -> bytes:
-        """A bytes template for the slot's number, then the arguments, each (name, is text)."""
+    def template(self, kind: str, prefix: str | None, arguments: Iterable[tuple[str, bool]]) -> bytes:
+        """A bytes template for the slot's number, then the arguments, each (name, is text).
+
+        Without a prefix, the template is for the slot's id, a text.
+        """
 
     def text(self, value: str) -> bytes:
         """A text value, encoded for the template."""
@@ -43,10 +46,11 @@ class Syntax(Protocol):
 class Frames:
     """A daemon's frames: `claim,slot=run-1,machine=m-7`."""
 
-    def template(self, kind: str, prefix: str, arguments: Iterable[tuple[str, bool]]) -> bytes:
+    def template(self, kind: str, prefix: str | None, arguments: Iterable[tuple[str, bool]]) -> bytes:
         """See `Syntax`."""
+        slot = "%b" if prefix is None else f"{_literal(prefix)}-%d"
         fields = [f",{_literal(name)}=%{'b' if is_text else 'd'}" for name, is_text in arguments]
-        return f"{kind},slot={_literal(prefix)}-%d{''.join(fields)}".encode()
+        return f"{kind},slot={slot}{''.join(fields)}".encode()
 
     def text(self, value: str) -> bytes:
         """See `Syntax`."""
@@ -60,12 +64,12 @@ class Frames:
 class Bodies:
     """The server's JSON bodies, in ASCII: `{"slot":"run-1","machine":"m-7"}`."""
 
-    def template(self, kind: str, prefix: str, arguments: Iterable[tuple[str, bool]]) -> bytes:
+    def template(self, kind: str, prefix: str | None, arguments: Iterable[tuple[str, bool]]) -> bytes:
         """See `Syntax`."""
         del kind
-        slot = _literal(json.dumps(prefix)[:-1])
+        slot = "%b" if prefix is None else f'{_literal(json.dumps(prefix)[:-1])}-%d"'
         fields = [f",{_literal(json.dumps(name))}:%{'b' if is_text else 'd'}" for name, is_text in arguments]
-        return f'{{"slot":{slot}-%d"{"".join(fields)}}}'.encode()
+        return f'{{"slot":{slot}{"".join(fields)}}}'.encode()
 
     def text(self, value: str) -> bytes:
         """See `Syntax`."""
@@ -116,11 +120,13 @@ def requests(
 
 def _rendered(workload: Workload, prefix: str, syntax: Syntax, at_once: int) -> Iterator[list[bytes]]:
     pools = _Pools(workload, syntax)
+    kept = [syntax.text(slot_id) for slot_id in workload.slot_ids]
     for start in range(0, len(workload), at_once):
         stop = min(start + at_once, len(workload))
         kinds = workload.kind[start:stop]
         rows = workload.row[start:stop]
-        numbers = workload.slot_numbers[workload.slot[start:stop]]
+        slots = workload.slot[start:stop]
+        numbers = workload.slot_numbers[slots]
         rendered: list[bytes] = [b""] * (stop - start)
         for code in np.unique(kinds).tolist():
             places = np.flatnonzero(kinds == code)
@@ -128,22 +134,23 @@ def _rendered(workload: Workload, prefix: str, syntax: Syntax, at_once: int) -> 
                 forms = workload.arguments["frame"]["frame"]
                 assert forms.texts is not None
                 for place, form in zip(places.tolist(), forms.values[rows[places]].tolist(), strict=True):
-                    rendered[place] = frame_bytes(forms.texts[form], syntax.slot(f"{prefix}-{numbers[place]}"))
+                    rendered[place] = frame_bytes(
+                        forms.texts[form], syntax.slot(workload.slot_id(slots[place], prefix))
+                    )
                 continue
             columns = pools.columns(code, rows[places])
             for given, selected in _patterns(columns, len(places)):
                 chosen = [columns[c] for c in given]
                 template = syntax.template(
-                    KIND_NAMES[code], prefix, [(name, texts is not None) for name, texts, _ in chosen]
+                    KIND_NAMES[code], None if kept else prefix, [(name, texts is not None) for name, texts, _ in chosen]
                 )
                 values = [
                     column[selected].tolist() if texts is None else [texts[i] for i in column[selected].tolist()]
                     for _, texts, column in chosen
                 ]
                 where = places[selected]
-                for place, arguments in zip(
-                    where.tolist(), zip(numbers[where].tolist(), *values, strict=True), strict=True
-                ):
+                named: list[Any] = [kept[slot] for slot in slots[where].tolist()] if kept else numbers[where].tolist()
+                for place, arguments in zip(where.tolist(), zip(named, *values, strict=True), strict=True):
                     rendered[place] = template % arguments
         yield rendered
 

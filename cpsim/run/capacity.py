@@ -352,8 +352,9 @@ def _repeated(workload: Workload, copies: int) -> Workload:
     slots = len(workload.slot_numbers)
     copy = np.repeat(np.arange(copies), len(workload))
     span_us = int(workload.due_us[-1]) + 1
-    first = int(workload.slot_numbers.max()) + 1
-    numbers = np.tile(workload.slot_numbers, copies) + np.repeat(np.arange(copies), slots) * first
+    own = np.arange(1, slots + 1) if workload.slot_ids else workload.slot_numbers
+    first = int(own.max()) + 1
+    numbers = np.tile(own, copies) + np.repeat(np.arange(copies), slots) * first
     return replace(
         workload,
         duration_us=workload.duration_us + (copies - 1) * span_us,
@@ -362,4 +363,5 @@ def _repeated(workload: Workload, copies: int) -> Workload:
         slot=(np.tile(workload.slot, copies) + copy * slots).astype(np.int32),
         row=np.tile(workload.row, copies),
         slot_numbers=numbers,
+        slot_ids=(),
     )

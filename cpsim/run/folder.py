@@ -207,6 +207,7 @@ def run_document(run: Run, summary: Summary) -> dict[str, Any]:
         "scenario": workload.name,
         "seed": workload.seed,
         "workload_sha256": workload.digest(),
+        "notes": list(workload.notes),
         "slot_prefix": plan.slot_prefix,
         "endpoint": "embedded" if plan.embedded else str(plan.target.endpoint),
         "server": None if plan.embedded or plan.target.server is None else str(plan.target.server),

@@ -152,6 +152,8 @@ def run(
     with _embedded() if target is None else contextlib.nullcontext(lambda *_: target) as locate:
         on_stage("making the workload")
         workload = load()
+        if workload.slot_ids and slot_prefix is not None:
+            raise UsageError(f"{workload.name} keeps the ids of its slots, and takes no --slot-prefix")
         faults = [*workload.faults, *faults]
         started = datetime.now(UTC)
         plan = Plan(
@@ -163,7 +165,7 @@ def run(
             in_flight=in_flight,
             timeout_s=timeout_s,
             embedded=target is None,
-            fresh=slot_prefix is None or target is None,
+            fresh=target is None or (slot_prefix is None and not workload.slot_ids),
             processes=processes,
             stop_after_s=stop_after_s,
             command=command(workload.seed),

@@ -18,6 +18,7 @@ from cpsim.judge.timeline import timeline
 from cpsim.replay.failures import LOST, kind_of, was_answered
 from cpsim.replay.pace import Users
 from cpsim.run.latency import Histogram, by_second, senders_lateness_ns
+from cpsim.scenario.formats.arrow import slot_ids
 from cpsim.scenario.workload import KIND_NAMES
 from cpsim.ui.printable import escaped
 
@@ -67,6 +68,8 @@ class Summary:
         credits: credits granted to this run's slots; None if they were not seen.
         metrics: those of other packages, by name.
         metrics_unknown: why others of them are unknown, by name.
+        virtual_step_s: by how much the server's clock was behind the due times at most, in virtual time; 0 if it was
+            exact; None without virtual time.
         checked: thresholds compared with the figures.
     """
 
@@ -88,6 +91,7 @@ class Summary:
     credits: int | None
     metrics: dict[str, float | None]
     metrics_unknown: dict[str, str]
+    virtual_step_s: float | None = None
     checked: list[Checked] = field(default_factory=list)
 
     def check(self, thresholds: Sequence[Threshold]) -> None:
@@ -144,6 +148,7 @@ class Summary:
             "pace_kept": None if self.lateness_p99_ms is None else not self.fell_behind,
             "slots_by_state": self.slots,
             "credits_granted": self.credits,
+            "virtual_step_s": self.virtual_step_s,
             "metrics": self.metrics,
             "asserts": [checked.document() for checked in self.checked],
         }
@@ -186,13 +191,7 @@ def summarise(run: Run, metrics_of_others: Mapping[str, Metric] | None = None) -
         due_ns = evidence.schedule_us[timed["op"]] * 1000
         response = Histogram.of(timed["answered_ns"] - due_ns)
         lateness_p99_ms = float(np.percentile(timed["sent_ns"] - due_ns, 99)) / 1e6
-    slots = credits = None
-    if (ledger := evidence.ledger) is not None:
-        ours = ledger.filter(pc.starts_with(ledger["slot"], f"{evidence.slot_prefix}-"))
-        if "state" in ours.column_names:
-            slots = {entry["values"]: entry["counts"] for entry in ours["state"].value_counts().to_pylist()}
-        if "granted" in ours.column_names:
-            credits = pc.sum(ours["granted"]).as_py() or 0
+    slots, credits = _of_slots(evidence)
     measured, unknown = _measured(
         evidence, installed(extensions.METRICS) if metrics_of_others is None else metrics_of_others
     )
@@ -215,7 +214,33 @@ def summarise(run: Run, metrics_of_others: Mapping[str, Metric] | None = None) -
         credits=credits,
         metrics=measured,
         metrics_unknown=unknown,
+        virtual_step_s=_virtual_step_s(evidence),
     )
+
+
+def _of_slots(evidence: Evidence) -> tuple[dict[str, int] | None, int | None]:
+    """The run's slots by state, and the credits granted to them; None where they were not seen."""
+    slots = credits = None
+    if (ledger := evidence.ledger) is not None:
+        if evidence.workload.slot_ids:
+            is_ours = pc.is_in(ledger["slot"], value_set=slot_ids(evidence.workload, ""))
+        else:
+            is_ours = pc.starts_with(ledger["slot"], f"{evidence.slot_prefix}-")
+        ours = ledger.filter(is_ours)
+        if "state" in ours.column_names:
+            slots = {entry["values"]: entry["counts"] for entry in ours["state"].value_counts().to_pylist()}
+        if "granted" in ours.column_names:
+            credits = pc.sum(ours["granted"]).as_py() or 0
+    return slots, credits
+
+
+def _virtual_step_s(evidence: Evidence) -> float | None:
+    """By how much the server's clock was behind the due times at most, in virtual time."""
+    if evidence.virtual_ns is None:
+        return None
+    ops = evidence.records["op"]
+    behind_us = evidence.workload.due_us[ops] - evidence.virtual_ns[ops] // 1_000
+    return int(behind_us.max(initial=0)) / 1e6
 
 
 def _measured(evidence: Evidence, more: Mapping[str, Metric]) -> tuple[dict[str, float | None], dict[str, str]]:
@@ -271,6 +296,7 @@ def show(run: Run, summary: Summary, console: Console) -> None:
 
 
 def _lines(run: Run, summary: Summary) -> Iterator[str]:
+    yield from _note_lines(run, summary)
     for error, count in summary.errors.items():
         yield f"[red]{count:,} x[/] {escaped(error)}"
     done = f"{sum(summary.per_second):,} in {summary.elapsed_s:.2f} s"
@@ -298,6 +324,15 @@ def _lines(run: Run, summary: Summary) -> Iterator[str]:
     for checked in summary.checked:
         yield f"assert        {'[green]holds[/]' if checked.holds else '[red]fails[/]'}  {escaped(str(checked))}"
     yield from verdict_lines(run.verdict, run.evidence.command)
+
+
+def _note_lines(run: Run, summary: Summary) -> Iterator[str]:
+    """What is odd about the workload, and how coarse the accounts' times are."""
+    for note in run.plan.workload.notes:
+        yield f"note          {escaped(note)}"
+    if summary.virtual_step_s:
+        size = f"[yellow]{summary.virtual_step_s:,.6g} s[/]"
+        yield f"resolution    {size}: the accounts' clock jumped by up to that, and their times are early by up to that"
 
 
 def _metric_lines(summary: Summary) -> Iterator[str]:

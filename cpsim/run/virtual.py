@@ -1,9 +1,10 @@
 """Virtual time: the fake's clock is the scenario's clock, and jumps from step to step.
 
 The operations due within a step are sent at its beginning, and reach the accounts before the next step. A month passes
-in seconds, and slots expire when they should. A step is a sixtieth of the shortest life of a slot, or a 50,000th of
-the scenario if that is longer: a slot that would expire within a step expires at its end. A step also begins where a
-fault begins or ends.
+in seconds, and slots expire when they should. Each due time is a step, so that all times are exact, where there are at
+most 10,000 of them. Where there are more, a step is a sixtieth of the shortest life of a slot, or a 50,000th of the
+scenario if that is longer: a slot that would expire within a step expires at its end, and times of the accounts are
+early by up to a step, which `Summary.virtual_step_s` tells. A step also begins where a fault begins or ends.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 STEPS_A_LIFE: Final = 60
 MOST_STEPS: Final = 50_000
+EXACT_STEPS: Final = 10_000
+"""Most due times that are all steps: each costs some milliseconds."""
 DAY_MIN: Final = 1_440
 MINUTE_US: Final = 60_000_000
 POLL_S: Final = 0.001
@@ -44,6 +47,9 @@ def step_times_us(workload: Workload, moments_us: Sequence[int] = ()) -> Times:
         workload: the operations.
         moments_us: additional times at which steps begin.
     """
+    due_us: Times = workload.due_us
+    if np.count_nonzero(np.diff(due_us)) < EXACT_STEPS:
+        return due_us
     lives = np.unique(workload.arguments["alloc"]["expire"].values)
     shortest_min = min([int(life) for life in lives if life > 0], default=DAY_MIN)
     if ABSENT in lives:

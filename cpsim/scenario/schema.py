@@ -22,6 +22,7 @@ from cpsim.scenario.models.volunteers import Volunteers
 from cpsim.scenario.values import (
     UNIT_US,
     Credits,
+    Jobs,
     Machines,
     Mean,
     Model,
@@ -225,28 +226,72 @@ class Generated(Section, frozen=True):
 
 
 Status = Literal["completed", "failed", "cancelled", "unknown"]
+FieldName = Literal["user", "group", "account", "executable", "queue", "partition"]
+ColumnName = Literal[
+    "job", "submit", "start", "end", "run_time", "status", "exit_code", "user", "machine", "owner",
+    "group", "account", "executable", "queue", "partition",
+]  # fmt: skip
+Format = Literal["swf", "sacct", "jobcomp", "condor_log", "condor_history", "table"]
+"""The files of `cpsim.scenario.formats.job_logs` (test)."""
+SkipBad = Annotated[int, Meta(ge=0, le=10**9, description="a whole number from 0 up")]
+
+
+SlotPattern = Annotated[
+    str,
+    Meta(
+        pattern=r"^[^{},=\s\x00-\x1f\x7f]{0,60}\{job\}[^{},=\s\x00-\x1f\x7f]{0,60}$(?!\n)",
+        description="a text with {job} in it, such as {job} or slurm-{job}",
+    ),
+]
+
+
+class TimeColumn(Section, frozen=True):
+    """A column of times or durations that are numbers of a unit."""
+
+    name: str
+    unit: Literal["s", "ms", "us", "ns"] = "s"
 
 
 class Log(Section, frozen=True):
     """How a job log becomes slots.
 
     Attributes:
-        file: the log (`.swf`, `.swf.gz`), beside the scenario file.
+        file: the log, beside the scenario file.
+        format: one of those in `cpsim.scenario.formats.job_logs`; None tells it by the file's name and content.
+        columns: of a table, the name of each column that counts; without it a column has the name of what it is.
+        statuses: of a table, what the texts in its column of statuses mean.
+        delimiter: of a table that is CSV.
+        timezone: whose clocks show the log's times, where these have no offset.
+        skip_bad: most bad rows that are skipped.
+        since, until: the jobs submitted from then on, and before then: a time, or a duration since the first one.
+        jobs: the first so many of these; None takes all.
         outcome: by a job's status: "claim", "never", or the reason of a discard; others stay as in `OUTCOMES`.
         credits: what a claim asks for: a number, or the run time in whole seconds.
         run_time_scale: run times are multiplied by it.
         machines: how many; as many as the log's nodes without it.
-        machine: which of them runs a job: one of its user's "own", or "any".
+        machine: which of them runs a job: one of its user's "own", "any", or the "node" that the log names; None is
+            "node" where the log says whose a machine is, else "own".
         projects: the field of the log that says which project a job is of; each is a site of its own. One without it.
+        slot: the ids of slots, with the job's in place of {job}; None gives them ids that no earlier run has used.
     """
 
     file: Text
+    format: Format | None = None
+    columns: dict[ColumnName, str | TimeColumn] = field(default_factory=dict)
+    statuses: dict[str, Status] = field(default_factory=dict)
+    delimiter: Annotated[str, Meta(min_length=1, max_length=1, description="a single character")] = ","
+    timezone: str = "UTC"
+    skip_bad: SkipBad = 0
+    since: str | None = None
+    until: str | None = None
+    jobs: Jobs | None = None
     outcome: dict[Status, Text] = field(default_factory=dict)
     credits: Credits | RunTime = 1
     run_time_scale: Mean = 1.0
     machines: Machines | None = None
-    machine: Annotated[Literal["own", "any"], Meta(description='"own" or "any"')] = "own"
-    projects: Literal["user", "group", "executable", "queue", "partition"] | None = None
+    machine: Annotated[Literal["own", "any", "node"], Meta(description='"own", "any" or "node"')] | None = None
+    projects: FieldName | None = None
+    slot: SlotPattern | None = None
 
 
 OUTCOMES: Final[dict[Status, str]] = {

@@ -52,7 +52,14 @@ def parse(text: str, source: str, settings: Sequence[str] = ()) -> Scenario | Ge
         ScenarioError: it has a mistake.
     """
     path = Path(source)
-    tree = _merged(_extended(_tree(text, source), path, [path]), _settings(settings))
+    tree = _extended(_tree(text, source), path, [path])
+    has_log = "log" in tree
+    tree = _merged(tree, _settings(settings))
+    if "log" in tree and not has_log and settings:
+        raise SettingError(
+            f"{path}: --jobs, --since, --until, --skip-bad and --set log.KEY are for job logs, and this scenario has "
+            "no [log]"
+        )
     tree["name"] = tree.get("name", safe_name(path))
     place = source if not settings else f"{path.name} with --set {' --set '.join(settings)}"
     try:
@@ -65,6 +72,26 @@ def parse(text: str, source: str, settings: Sequence[str] = ()) -> Scenario | Ge
         return tables.convert(tree, Scenario)
     except ValueError as error:
         raise ScenarioError(f"{place}: {error}") from error
+
+
+def of_log(path: Path, settings: Sequence[str] = ()) -> Logged:
+    """The scenario that a job log alone is.
+
+    Args:
+        path: the log.
+        settings: overrides of keys of its `[log]`, as `log.machines=50`.
+
+    Raises:
+        ScenarioError: a setting has a mistake; a SettingError if it is none of a `[log]`.
+    """
+    tree = _settings(settings)
+    if set(tree) - {"log"} or not isinstance(tree.get("log", {}), dict):
+        raise SettingError(f"{path}: --set of a job log is of a key of [log], such as log.machines=50")
+    tree = _merged({"name": safe_name(path), "description": "", "log": {"file": str(path)}}, tree)
+    try:
+        return tables.convert(tree, Logged)
+    except ValueError as error:
+        raise ScenarioError(f"{path.name} with --set {' --set '.join(settings)}: {error}") from error
 
 
 def safe_name(path: Path) -> str:

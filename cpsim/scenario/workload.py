@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from cpdaemon.commands import COMMANDS, Description, Field
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 UInt8 = npt.NDArray[np.uint8]
 Int32 = npt.NDArray[np.int32]
@@ -34,6 +35,8 @@ KIND_NAMES: Final = tuple(OPERATIONS)
 KIND_CODES: Final = {name: code for code, name in enumerate(KIND_NAMES)}
 FRAME: Final = KIND_CODES["frame"]
 """The kind of a malformed frame, which must be answered ER."""
+DAY_US: Final = 86_400_000_000
+"""How long a slot lives of which the allocation does not say it."""
 SHARED: Final = "machine"
 """The argument whose texts are the workload's machines."""
 DIGESTED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
@@ -119,6 +122,9 @@ class Workload:
         sites: the project that each site works for, if there are several sites; else none. A slot's number is its own
             within its project.
         site: int32[slots], index into `sites`; empty without them.
+        notes: sentences on what was odd about what it was read from.
+        slot_ids: the ids of the slots, where they are kept from what it was read from; else empty, and a slot's id is
+            "PREFIX-NUMBER". Their numbers are then those of `numbers_of_ids`.
 
     Raises:
         ValueError: the arguments are not those that the protocol has.
@@ -140,6 +146,8 @@ class Workload:
     link_after: bool = False
     sites: tuple[str, ...] = ()
     site: Int32 = field(default_factory=lambda: np.empty(0, dtype=np.int32))
+    notes: tuple[str, ...] = ()
+    slot_ids: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if unknown := self.arguments.keys() - OPERATIONS.keys():
@@ -155,6 +163,10 @@ class Workload:
                 table = replace(table, fixed={**table.fixed, SHARED: shared})
             tables[kind] = table
         object.__setattr__(self, "arguments", tables)
+
+    def slot_id(self, slot: int, prefix: str) -> str:
+        """The id of a slot, with a prefix unless ids are kept."""
+        return self.slot_ids[slot] if self.slot_ids else f"{prefix}-{self.slot_numbers[slot]}"
 
     @property
     def projects(self) -> tuple[str, ...]:
@@ -177,6 +189,7 @@ class Workload:
             slot=number[self.slot[ops]],
             row=self.row[ops],
             slot_numbers=self.slot_numbers[own],
+            slot_ids=tuple(itertools.compress(self.slot_ids, own)),
             sites=(),
             site=self.site[:0],
         )
@@ -184,6 +197,23 @@ class Workload:
 
     def __len__(self) -> int:
         return len(self.due_us)
+
+    def oddities(self) -> list[str]:
+        """Sentences on what of it is likely to be a mistake."""
+        alloc = KIND_CODES["alloc"]
+        begins = np.flatnonzero(self.kind == alloc)
+        lasts = np.flatnonzero((self.kind != alloc) & (self.kind != FRAME))
+        begun_us = np.full(len(self.slot_numbers), ABSENT)
+        endless = self.arguments["alloc"]["expire"].values[self.row[begins]] == ABSENT
+        begun_us[self.slot[begins[endless]]] = self.due_us[begins[endless]]
+        ended_us = np.full(len(self.slot_numbers), ABSENT)
+        ended_us[self.slot[lasts]] = self.due_us[lasts]
+        beyond = np.count_nonzero((begun_us != ABSENT) & (ended_us > begun_us + DAY_US) & (ended_us != ABSENT))
+        sentence = (
+            f"{beyond:,} jobs outlive the day after which a slot without expire ends: what comes later is refused "
+            "where a day passes; give an expire"
+        )
+        return [sentence] if beyond else []
 
     def digest(self) -> str:
         """SHA-256 over everything, in hex: equal for equal workloads, on any machine."""
@@ -205,6 +235,8 @@ class Workload:
         self._update_arguments(add, frame, DIGESTED[frame])
         for name in ("link_after", "sites", "site"):
             _update(add, name, getattr(self, name))
+        if self.slot_ids:
+            _update(add, "slot_ids", self.slot_ids)
         for kind in more:
             self._update_arguments(add, kind, tuple(self.arguments[kind].fixed))
         for kind, known in DIGESTED.items():
@@ -237,8 +269,7 @@ class Workload:
         """
         for op in range(start, min(stop, len(self))):
             kind = KIND_NAMES[self.kind[op]]
-            slot = f"{prefix}-{self.slot_numbers[self.slot[op]]}"
-            yield kind, {"slot": slot, **self.arguments[kind].row(int(self.row[op]))}
+            yield kind, {"slot": self.slot_id(self.slot[op], prefix), **self.arguments[kind].row(int(self.row[op]))}
 
 
 def _update_column(update: Callable[[bytes], None], name: str, column: Column) -> None:
@@ -370,6 +401,12 @@ def timeline(blocks: Sequence[tuple[str, Int64, Int32]]) -> tuple[Int64, UInt8, 
 def constant(value: int | None, rows: int) -> Int64:
     """A read-only column of one value (None: ABSENT) that takes no memory."""
     return np.broadcast_to(np.int64(ABSENT if value is None else value), rows)
+
+
+def numbers_of_ids(slot_ids: Iterable[str]) -> Int64:
+    """The numbers of slots whose ids are kept: that of an id is the same wherever it is asked for."""
+    digests = (hashlib.blake2b(slot_id.encode(), digest_size=8).digest() for slot_id in slot_ids)
+    return np.fromiter((int.from_bytes(digest, "big") >> 2 for digest in digests), np.int64)
 
 
 def slot_numbers(sites: Sequence[str], site: Int32) -> Int64:

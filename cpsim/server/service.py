@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import secrets
 import threading
 from contextlib import contextmanager
 from itertools import starmap
@@ -83,6 +84,8 @@ class AccountServer:
         self.on_applied: Callable[[Sequence[Call]], object] | None = None
         """Called with the commands of each batch, refused ones included, one batch at a time; must be quick."""
         self.store = store
+        self.salt = secrets.token_hex(16) if store is None else store.salt
+        """A random text that is kept with the accounts: what ids for strangers are made from."""
         if store is not None:
             self._restore(store)
             self.clock.before_jump = self._write_time

@@ -40,6 +40,8 @@ CREATE TABLE IF NOT EXISTS snapshot (part INTEGER PRIMARY KEY, content TEXT NOT 
 CREATE TABLE IF NOT EXISTS received
 (position INTEGER PRIMARY KEY, project TEXT NOT NULL, record TEXT NOT NULL, checksum BLOB);
 CREATE INDEX IF NOT EXISTS received_by ON received (project, position);
+CREATE TABLE IF NOT EXISTS identity (salt TEXT NOT NULL);
+INSERT INTO identity SELECT lower(hex(randomblob(16))) WHERE NOT EXISTS (SELECT 1 FROM identity);
 """
 RECEIVED: Final = ("apply", "note")
 """Changes that the journal shows."""
@@ -117,6 +119,9 @@ class Store:
         self._problem = CpsimError(f"{path} cannot be written")
         self._own = threading.local()
         self._latest = _done()
+        ((salt,),) = self._log.query("SELECT salt FROM identity")
+        self.salt = str(salt)
+        """A random text that is made with the store, and stays: what ids for strangers are made from."""
         self._undone = 0
         """The number of times that changes were undone."""
         self.is_broken = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -62,7 +63,7 @@ class Replay:
         seed: int | None = None,
     ) -> None:
         pace = _pace(rate, speed)
-        self.workload = load_workload(find_scenario(scenario), seed)
+        self.workload = replace(load_workload(find_scenario(scenario), seed), slot_ids=())
         prefix = f"replay-{self.workload.name}" + (f"-{number + 1}" if number else "")
         self.slot_prefix = f"{prefix}-"
         self._progress = Progress(0.0, 0, 0, 0)

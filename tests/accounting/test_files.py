@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import threading
 import xml.etree.ElementTree as ET
 from datetime import datetime
@@ -14,8 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 from openpyxl import load_workbook
 
-from cpsim.accounting import Note, Report, Table, boinc, build, files
+from cpsim.accounting import Accounts, Note, Report, Table, boinc, build, files
 from cpsim.errors import CpsimError
+from cpsim.server.store import Store
+
+from .conftest import Site
 
 HOSTILE = [
     "=1+1",
@@ -146,38 +150,91 @@ def test_no_project_leads_the_boinc_export_out_of_its_folder(site, tmp_path):
 
 
 def test_the_boinc_export_has_the_documented_elements(site, tmp_path):
-    site.server.link([("m<1>", "ann & co"), ("m2", "bob")])
-    for slot, machine, credits in (("a", "m<1>", 100), ("b", "m3", 5), ("c", "m2", 0)):
+    site.server.link([("m<1>", "ann & co"), ("m2", "bob"), ("m4", "Bj\u00f6rk")])
+    for slot, machine, credits in (("a", "m<1>", 100), ("b", "m3", 5), ("c", "m2", 0), ("d", "m4", 7)):
         site.alloc(slot, credits=credits)
         site.at(1).claim(slot, machine)
     site.at(8).alloc("later")
     with site.load() as accounts:
         boinc.write(accounts, tmp_path / "stats")
-    assert sorted(path.name for path in (tmp_path / "stats").iterdir()) == ["host.gz", "tables.xml", "user.gz"]
+    written = sorted((tmp_path / "stats").iterdir())
+    assert [path.name for path in written] == ["host.gz", "tables.xml", "team.gz", "user.gz"]
     tables = ET.parse(tmp_path / "stats" / "tables.xml").getroot()
     assert tables.tag == "tables"
     end_s = datetime.fromisoformat("2026-01-09T00:00:00+00:00").timestamp()
+    granted_s = datetime.fromisoformat("2026-01-02T00:00:00+00:00").timestamp()
     assert {child.tag: child.text for child in tables if not len(child)} == {
         "update_time": str(int(end_s)),
         "nusers_total": "2",
         "nteams_total": "0",
-        "nhosts_total": "3",
-        "total_credit": "105",
+        "nhosts_total": "2",
+        "total_credit": "107",
     }
     assert [name.text for name in tables.iterfind("applications/application/name")] == ["p"]
-    users = list(_rows(tmp_path / "stats" / "user.gz", "users", "user"))
-    (ann,) = users  # bob has no credit, and is not listed
+    assert list(_rows(tmp_path / "stats" / "team.gz", "teams", "team")) == []
+    ann, bjork = _rows(tmp_path / "stats" / "user.gz", "users", "user")  # bob has no credit, and is not listed
     assert list(ann) == ["id", "name", "create_time", "total_credit", "expavg_credit", "expavg_time", "cpid"]
     assert (ann["id"], ann["name"], ann["total_credit"]) == ("1", "ann & co", "100")
     assert float(ann["expavg_credit"]) == pytest.approx(50, rel=1e-6)  # 100 in its first day, read a week later
     assert float(ann["expavg_time"]) == pytest.approx(end_s, abs=1)
-    assert ann["cpid"] == hashlib.md5(b"ann & co").hexdigest()
-    first, second = _rows(tmp_path / "stats" / "host.gz", "hosts", "host")
+    assert bjork["name"] == "Bj\u00f6rk"
+    text = gzip.decompress((tmp_path / "stats" / "user.gz").read_bytes()).decode("ascii")
+    assert "<name>Bj&#246;rk</name>" in text
+    assert text.splitlines().count("<user>") == text.splitlines().count("</user>") == 2
+    first, second = _rows(tmp_path / "stats" / "host.gz", "hosts", "host")  # m3 is nobody's, and m2 has no credit
     assert list(first)[:5] == ["id", "userid", "total_credit", "expavg_credit", "expavg_time"]
     assert {"p_vendor", "p_model", "os_name", "os_version"} <= set(first)
     assert (first["id"], first["userid"], first["total_credit"]) == ("1", "1", "100")
-    assert "userid" not in second
-    assert second["total_credit"] == "5"
+    assert first["create_time"] == first["rpc_time"] == str(int(granted_s))
+    assert second["total_credit"] == "7"
+
+
+def _cpids(folder):
+    return {
+        row.get("name", row["id"]): row.get("cpid", row.get("host_cpid"))
+        for kind in ("user", "host")
+        for row in _rows(folder / f"{kind}.gz", f"{kind}s", kind)
+    }
+
+
+def test_ids_for_strangers_agree_between_exports_and_differ_between_servers(make_site, tmp_path):
+    found = []
+    for number, path in enumerate(["a.db", "b.db", None]):
+        for again in range(2):
+            store = Store(tmp_path / path) if path else None
+            site = Site(tmp_path / f"export-{number}-{again}", projects=("p",), store=store)
+            if not again or store is None:
+                site.server.link([("m", "ann")])
+                site.alloc("x", credits=5)
+                site.claim("x", "m")
+            with site.load() as accounts:
+                boinc.write(accounts, tmp_path / f"{number}-{again}")
+            if store is not None:
+                store.close()
+            found.append(_cpids(tmp_path / f"{number}-{again}"))
+    first, restarted, second, again, third, fourth = found
+    assert first == restarted
+    assert second == again
+    every = [cpid for cpids in (first, second, third, fourth) for cpid in cpids.values()]
+    assert len(set(every)) == len(every) == 8
+    assert all(re.fullmatch("[0-9a-f]{32}", cpid) for cpid in every)
+    assert hashlib.md5(b"ann").hexdigest() not in every
+
+
+def test_accounts_without_a_salt_get_ids_from_their_first_slot(week, tmp_path):
+    def export(name):
+        path = week.export() / "accounts.parquet"
+        pq.write_table(pq.read_table(path).replace_schema_metadata(None), path)
+        with Accounts.load(week.folder, projects=["p"]) as accounts:
+            boinc.write(accounts, tmp_path / name)
+        return _cpids(tmp_path / name)
+
+    before = export("before")
+    week.alloc("later", credits=3)
+    week.claim("later", "m1")
+    after = export("after")
+    assert {name: after[name] for name in before} == before
+    assert hashlib.md5(b"ann").hexdigest() not in before.values()
 
 
 def _rows(path, root, row):
@@ -190,6 +247,7 @@ def _rows(path, root, row):
 
 def test_numbers_of_the_boinc_export_stay(site, tmp_path):
     """Whoever comes later does not renumber those who were there, and the same accounts give the same bytes."""
+    site.server.link([(f"m{number}", "ann") for number in range(3)])
     for number in range(3):
         site.alloc(f"s{number}", credits=3 - number)
         site.claim(f"s{number}", f"m{number}")
@@ -209,8 +267,6 @@ def test_the_boinc_export_of_several_projects_is_several(week, tmp_path):
 
 def test_the_boinc_export_needs_accounts(week, tmp_path):
     (week.export() / "accounts.parquet").unlink()
-    from cpsim.accounting import Accounts
-
     with Accounts.load(week.folder) as accounts, pytest.raises(CpsimError, match="no table of machines and users"):
         boinc.write(accounts, tmp_path / "stats")
 

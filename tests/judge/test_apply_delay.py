@@ -76,6 +76,7 @@ def made_up(commands, ledger, *, clock=real_time, rate=1.0, looked_ms=LOOKED_MS,
         kind=np.array([KIND_NAMES.index(kind) for kind, *_ in commands], np.uint8),
         slot=np.array([slot for _, slot, *_ in commands], np.int32),
         slot_numbers=np.array([700, 7, 70]),
+        slot_ids=(),
         sites=(),
     )
 

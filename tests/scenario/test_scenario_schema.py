@@ -120,7 +120,8 @@ def test_text_that_is_not_utf8(tmp_path):
 
 
 def test_other_suffixes_are_refused(tmp_path):
-    with pytest.raises(ScenarioError, match=r"x.txt: expected a scenario \(.toml\) or a job log"):
+    (tmp_path / "x.txt").write_text("something else\n")
+    with pytest.raises(ScenarioError, match=r"x.txt: expected a scenario \(.toml\), .*, or a job log: "):
         load_workload(tmp_path / "x.txt")
 
 

@@ -202,8 +202,8 @@ def test_a_trace_is_replayed(write):
         ("13,alloc,,,", "row 6: slot is missing"),
         ("13,meta,a,x,", "row 6: arguments = 'x': expected name=value"),
         ("13,counters,a,,", "counters of slot a: expected at least one argument"),
-        ("13,frame,,\u20ac,", "row 6: 'latin-1' codec can't encode character"),
-        ("soon,alloc,a,,", "row 6: could not convert string to float|soon"),
+        ("13,frame,,\u20ac,", "row 6: frame = '\u20ac': expected a character for each byte, none beyond U\\+00FF"),
+        ("soon,alloc,a,,", "row 6: time_s = 'soon': expected a number of seconds|soon"),
     ],
 )
 def test_a_mistake_in_a_trace(write, line, message):
@@ -299,6 +299,15 @@ def test_what_a_run_has_sent_is_sent_again(write):
     replay(first, folder)
     second = load_workload(folder / "journal.parquet")
     assert as_before(folder / "journal.parquet").digest() == second.digest()
+    assert second.due_us.tolist() == (first.due_us - first.due_us[0]).tolist()  # though all was sent at once
+    owners = {
+        machine: first.users[u] for machine, u in zip(first.machines, first.owner.tolist(), strict=True) if u >= 0
+    }
+    assert {
+        second.users[u] == owners.get(machine) if u >= 0 else machine not in owners
+        for machine, u in zip(second.machines, second.owner.tolist(), strict=True)
+    } == {True}
+    assert second.users
     assert [k for k, _ in second.calls(0, len(second), "p")] == [k for k, _ in first.calls(0, len(first), "p")]
     sent, again = (
         [
@@ -312,9 +321,13 @@ def test_what_a_run_has_sent_is_sent_again(write):
 
 
 def test_what_is_no_trace(write):
-    with pytest.raises(ScenarioError, match=re.escape("no column slot, arguments, due_us (or sent_us, or time_s)")):
+    with pytest.raises(
+        ScenarioError, match=re.escape("no column slot, arguments, due_us (or sent_us, or time_s, or time)")
+    ):
         load_workload(write("mine.csv", "kind,x\nalloc,1\n"))
     with pytest.raises(ScenarioError, match="cannot be read as PARQUET"):
         load_workload(write("mine.parquet", "no"))
     with pytest.raises(ScenarioError, match="--set is for a scenario"):
         load_workload(write("mine.csv", TRACE), settings=["a=1"])
+    with pytest.raises(ScenarioError, match=r"are for job logs, and this scenario has no \[log\]"):
+        load_workload(write("mine.toml", 'extends = "smoke"'), settings=["log.jobs=1"])

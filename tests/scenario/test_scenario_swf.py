@@ -139,8 +139,7 @@ def test_the_seed_decides(tmp_path):
         (line(1, 0, "nan", 1, 1), r"line 3: wait time \(field 3\) = nan"),
         (line(-4, 0, 0, 1, 1), r"line 3: job number \(field 1\) = -4"),
         ("1 2 3", "line 3: 3 fields: expected 18, from job number to think time"),
-        (line(1, 0, 0, 1, 1) + " 0", "line 3: 19 fields"),
-        (line(1, 0, 0, 1, 1) + "x", r"line 3: think time \(field 18\) = '-1x': expected a number, or -1"),
+        (line(1, 0, 0, "1x", 1), r"line 3: run time \(field 4\) = '1x': expected seconds from 0 to 1e11, or -1"),
     ],
 )
 def test_a_bad_line_is_located(tmp_path, bad, message):
@@ -267,8 +266,15 @@ def test_a_log_is_beside_the_file_that_names_it(tmp_path):
         ('outcome = { failed = "a,b" }', "log.outcome.failed"),
         ("run_time_scale = 0", "log.run_time_scale = 0"),
         ("run_time_scale = 1e9\n", "run_time_scale = 1e+09 makes run times longer"),
-        ('machine = "mine"', 'log.machine = "mine": expected "own" or "any"'),
-        ('projects = "day"', "log.projects"),
+        ('machine = "mine"', 'log.machine = "mine": expected "own", "any" or "node"'),
+        (
+            'projects = "day"',
+            'log.projects = "day": expected "user", "group", "account", "executable", "queue" or "part',
+        ),
+        (
+            'outcome = { done = "claim" }',
+            'log.outcome.done: unusable key: expected "completed", "failed", "cancelled" or',
+        ),
         ('projects = "user"', 'projects = "user": the log has 150 of them, and 100 can be'),
         ("speed = 3", "log.speed: unknown key"),
     ],
@@ -285,3 +291,75 @@ def test_a_log_that_is_not_there_is_named(tmp_path):
     (tmp_path / "log.swf").unlink()
     with pytest.raises(FileNotFoundError, match=r"log\.swf"):
         load_workload(path)
+
+
+def test_what_the_fields_that_do_not_count_hold_does_not_matter(tmp_path):
+    plain = load_workload(write(tmp_path, line(1, 0, 5, 60, 1), line(2, 10, 5, 60, 0)))
+    lines = [line(1, 0, 5, 60, 1) + " 19 more", line(2, 10, 5, 60, 0).replace("4 -1 -1 4", "four NaN ? <4>")]
+    odd = write(tmp_path, *[text.replace(" ", "\t") for text in lines], end="\r\n")
+    odd.write_bytes(b"\xef\xbb\xbf" + odd.read_bytes())
+    assert load_workload(odd).digest() == plain.digest()
+
+
+def test_a_log_is_known_by_its_content_whatever_its_name(tmp_path):
+    path = write(tmp_path, "; MaxNodes: 4", line(1, 0, 5, 60, 1))
+    other = path.rename(tmp_path / "log.txt")
+    assert len(load_workload(other).machines) == 4
+
+
+def test_projects_may_be_texts(tmp_path):
+    lines = [line(job, 0, 0, 5, 1).replace("1 -1 -1 -1 -1 -1 -1", f"1 -1 -1 {queue} -1 -1 -1") for job, queue in
+             ((1, "long"), (2, "9"), (3, "10"), (4, "-1"))]  # fmt: skip
+    workload = load_workload(mapped(tmp_path, 'projects = "queue"', *lines))
+    assert workload.projects == ("queue-unknown", "queue-9", "queue-10", "queue-long")
+
+
+@pytest.mark.parametrize(
+    ("lines", "settings", "told"),
+    [
+        (["; MaxRecords: 9"], (), "its header says 9 records, and there are 3"),
+        (["; MaxJobs: 9"], (), "its header says 9 jobs, and there are 3"),
+        ([], (), "it does not say how many machines there are: 1,000; see machines in [log]"),
+        (["; MaxNodes: 1"], (), "MaxNodes is 1, and 3 were made: one for each of its users, so that each has one"),
+        ([], ["log.machines=2"], "machines = 2, and 3 were made: one for each of its users, so that each has one"),
+        ([line(1, 5, 0, 1, 1)], (), "1 jobs repeat the number of an earlier one: they got the numbers from 4 on"),
+        ([line(9, 5, 0, 1, 2)], (), "1 jobs have not ended in this log, and never settle"),
+        (
+            [line(9, 5, 0, 1, -1)], (),
+            "1 ends of jobs that are not known are taken as completed: see outcome.unknown in [log]",
+        ),
+        ([line(9, 5, 0, 1, -1)], (), "1 jobs have the status -1, not known"),
+        (["bad", "1 2 3"], ["log.skip_bad=2"], "2 bad rows were skipped; the first: {path}, line 1: 1 fields: exp"),
+        ([line(9, -1, 0, 1, 3)], ["log.skip_bad=1"], "1 bad rows were skipped; the first: {path}, line 1: submit time"),
+        ([line(9, 5, 0, 1, 8)], ["log.skip_bad=1"], "1 bad rows were skipped; the first: {path}, line 1: status"),
+    ],
+)  # fmt: skip
+def test_what_is_odd_is_told(tmp_path, lines, settings, told):
+    path = write(tmp_path, *lines, *[line(job, job, 0, 5, 1, user=job) for job in (1, 2, 3)])
+    notes = load_workload(path, settings=settings).notes
+    assert any(note.startswith(told.format(path=path)) for note in notes), notes
+
+
+def test_what_is_not_odd_is_not_told(tmp_path):
+    head = ("; MaxNodes: 3", "; MaxRecords: 3", "; MaxJobs: 3")
+    assert load_workload(write(tmp_path, *head, *[line(job, job, 0, 5, 1, user=job) for job in (1, 2, 3)])).notes == ()
+
+
+def test_a_part_of_a_log_by_time_needs_to_know_when_it_begins(tmp_path):
+    jobs = [line(job, 100 * job, 0, 5, 1) for job in (1, 2, 3)]
+    path = write(tmp_path, *jobs)
+    assert load_workload(path, settings=['log.since="100s"']).slot_numbers.tolist() == [2, 3]
+    with pytest.raises(ScenarioError, match=r"since = .* this log does not say when it begins .no UnixStartTime."):
+        load_workload(path, settings=['log.since="2026-03-01T12:00:00"'])
+    path = write(tmp_path, "; UnixStartTime: 1772366400", *jobs)
+    made = load_workload(path, settings=['log.since="2026-03-01T12:03:20"', 'log.until="2026-03-01T12:05:00"'])
+    assert (made.slot_numbers.tolist(), made.due_us.tolist()[0]) == ([2], 0)
+
+
+def test_settings_of_a_log_alone_are_of_its_table(tmp_path):
+    path = write(tmp_path, line(1, 0, 0, 5, 1))
+    assert load_workload(path, settings=["log.credits=7"]).arguments["claim"]["credits"].values.tolist() == [7]
+    with pytest.raises(ScenarioError, match=r"--set of a job log is of a key of \[log\], such as log.machines=50"):
+        load_workload(path, settings=["population.machines=5"])
+    with pytest.raises(ScenarioError, match=r'log.projects = "day": expected "user", "group", "account", .* or "part'):
+        load_workload(path, settings=["log.projects=day"])

@@ -8,13 +8,16 @@ import pytest
 
 from cpdaemon.commands import KINDS
 from cpdaemon.endpoint import parse_endpoint
+from cpsim.accounting import Accounts
 from cpsim.errors import CpsimError
 from cpsim.judge.judge import CHECKERS, judge
 from cpsim.replay.pace import AsFastAsPossible, Speed, Virtual
+from cpsim.run import folder as run_folder
 from cpsim.run.pipeline import run as perform
 from cpsim.run.plan import ReplayTarget
+from cpsim.run.summary import summarise
 from cpsim.run.virtual import step_times_us
-from cpsim.scenario import generate, source
+from cpsim.scenario import generate, load_workload, source
 
 MONTH = """
 description = "a month"
@@ -29,9 +32,9 @@ claim_after_expiry = 0.5
 """
 
 
-def run(text=MONTH, pace=None, target=None):
+def run(text=MONTH, pace=None, target=None, load=None):
     return perform(
-        lambda: generate(source.parse(text, "month.toml")),
+        load or (lambda: generate(source.parse(text, "month.toml"))),
         target,
         pace or Virtual(),
         in_flight=8,
@@ -90,11 +93,41 @@ def test_it_needs_the_embedded_fake():
         run(target=ReplayTarget(parse_endpoint("127.0.0.1:1")))
 
 
-def test_steps_follow_the_shortest_life():
+def test_each_due_time_is_a_step():
     workload = generate(source.parse(MONTH, "month.toml"))
+    assert step_times_us(workload).tolist() == workload.due_us.tolist()
+
+
+def test_where_there_are_many_steps_follow_the_shortest_life():
+    workload = generate(source.parse(MONTH.replace("jobs = 600", "jobs = 12000"), "month.toml"))
     late = workload.due_us - step_times_us(workload)
     assert late.min() >= 0
-    assert late.max() < 6 * 60_000_000
+    assert 60_000_000 < late.max() < 6 * 60_000_000
+
+
+def test_turnarounds_are_exact(tmp_path):
+    log = tmp_path / "log.swf"
+    runs = ((1, 60), (2, 60), (3, 60), (4, 1060))
+    log.write_text("".join(f"{job} {job * 7} 0 {s} 1 -1 -1 1 -1 -1 1 1 1 1 1 1 -1 -1\n" for job, s in runs))
+    made = run(load=lambda: load_workload(log))
+    assert summarise(made).virtual_step_s == 0
+    ledger = made.evidence.ledger.sort_by("slot")
+    took_us = np.asarray(ledger["settled_us"]) - np.asarray(ledger["allocated_us"])
+    assert (took_us / 1e6).tolist() == [60, 60, 60, 1060]
+
+
+def test_how_coarse_steps_are_is_told_wherever_a_time_stands(tmp_path, monkeypatch):
+    monkeypatch.setattr("cpsim.run.virtual.EXACT_STEPS", 1)
+    made = run(MONTH.replace("jobs = 600", "jobs = 60"))
+    summary = summarise(made)
+    assert 60 < summary.virtual_step_s < 360
+    folder = tmp_path / "run"
+    with run_folder.OutputFolder(folder) as written:
+        run_folder.write(made, summary, written)
+    told = f"jumped by up to {summary.virtual_step_s:,.6g} s"
+    assert told in (folder / "report.html").read_text()
+    with Accounts.load(folder) as accounts:
+        assert told in accounts.source.note
 
 
 DAY_S = 86_400

@@ -58,7 +58,10 @@ class Operations:
         return found
 
     def _ids(self, ops: npt.NDArray[np.integer]) -> pa.Array:
-        numbers = pa.array(self._workload.slot_numbers[self._workload.slot[ops]]).cast(pa.string())
+        slots = self._workload.slot[ops]
+        if self._workload.slot_ids:
+            return pa.array([self._workload.slot_ids[slot] for slot in slots.tolist()], pa.string())
+        numbers = pa.array(self._workload.slot_numbers[slots]).cast(pa.string())
         return pc.binary_join_element_wise(self._prefix, numbers, "-")
 
     def _column(self, column: Column, places: npt.NDArray[np.intp], rows: Int32, count: int) -> pa.Array:
@@ -95,6 +98,13 @@ class Operations:
             assert form.texts is not None
             frames[place] = frame_bytes(form.texts[form.values[row]], slot.encode())
         return pa.array(frames, pa.binary())
+
+
+def slot_ids(workload: Workload, prefix: str) -> pa.Array:
+    """The ids of a workload's slots."""
+    if workload.slot_ids:
+        return pa.array(workload.slot_ids, pa.string())
+    return pc.binary_join_element_wise(pa.scalar(prefix), pa.array(workload.slot_numbers).cast(pa.string()), "-")
 
 
 def _texts(table: Arguments) -> list[tuple[str, ...]]:

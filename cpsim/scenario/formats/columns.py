@@ -5,6 +5,7 @@
 | `due_us` | due time, microseconds since the scenario starts |
 | `kind` | `alloc`, `counters`, `meta`, `discard`, `claim`, or `frame` for a malformed frame |
 | `number` | the number at the end of the slot's id |
+| `slot` | the slot's id, if ids are kept |
 | `site` | the slot's site, an index into those in the schema metadata, if there are several |
 | `KIND.NAME` | an argument of a kind: a number, or an index into texts in the schema metadata |
 
@@ -109,6 +110,7 @@ def _beside(part: Workload) -> dict[str, Any]:
         "faults": part.faults,
         "link_after": part.link_after,
         **({"sites": part.sites} if part.sites else {}),
+        **({"notes": part.notes} if part.notes else {}),
     }
 
 
@@ -130,6 +132,8 @@ def operations_of(part: Workload) -> pa.Table:
             values = np.full(len(part), ABSENT)
             values[places] = column.values[part.row[places]]
             columns[f"{kind}.{name}"] = pa.array(values, mask=values == ABSENT)
+    if part.slot_ids:
+        columns["slot"] = pa.array([part.slot_ids[slot] for slot in part.slot.tolist()], pa.string())
     if part.sites:
         columns["site"] = pa.array(part.site[part.slot])
     return pa.table(columns)
@@ -173,7 +177,17 @@ def from_table(table: pa.Table) -> Workload:
         link_after=beside["link_after"],
         sites=sites,
         site=known[:, 0].astype(np.int32) if sites else np.empty(0, np.int32),
+        notes=tuple(beside.get("notes", ())),
+        slot_ids=_slot_ids(table, keys),
     )
+
+
+def _slot_ids(table: pa.Table, keys: Int64) -> tuple[str, ...]:
+    """The ids of slots in the order of their keys, if they are kept."""
+    if "slot" not in table.column_names:
+        return ()
+    first = np.unique(keys, axis=0, return_index=True)[1]
+    return tuple(_column(table, "slot").take(pa.array(first)).to_pylist())
 
 
 def _arguments(table: pa.Table, beside: dict[str, Any], kind: str, places: npt.NDArray[np.intp]) -> Arguments:

@@ -1,22 +1,27 @@
 """What was sent, read as a workload: a table of commands with their times, and commands from anywhere.
 
-A trace is CSV or Parquet, a row per command: `kind`, `slot`, its arguments, and the time in a column `due_us`,
-`sent_us` or `time_s`; a column `project` says whose site a command came from, where there are several; other columns
-do not count. Arguments are a text in a column `arguments`, `name=value,name=value`, or else typed, as
-`cpsim.protocol.arguments` has them; in CSV, each argument then has a column `KIND.NAME`. A row whose kind is `frame` is
-a malformed frame, in `arguments` or `frame`; a text has a character for each of its bytes. The `journal.parquet` of a
-run folder is a trace, and so is what `cpsim record` writes.
+A trace is CSV or Parquet, a row per command: `kind`, `slot`, its arguments, and the time in a column `scenario_us`,
+`due_us`, `sent_us`, `time_s`, or `time`, an ISO date and time; a column `project` says whose site a command came from,
+where there are several, and `user` whose its machine is; other columns do not count. Arguments are a text in a column
+`arguments`, `name=value,name=value`, or else typed, as `cpsim.protocol.arguments` has them; in CSV, each argument then
+has a column `KIND.NAME`. A row whose kind is `frame` is a malformed frame, in `arguments` or `frame`; a text has a
+character for each of its bytes. The `journal.parquet` of a run folder is a trace, with the times and the owners of the
+run's scenario, and so is what `cpsim record` writes.
 
 Slots get numbers in the order of their appearance, and the first time becomes 0.
 """
 
 from __future__ import annotations
 
+import csv
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from cpsim.config.zones import find_zone
+from cpsim.scenario.formats.times import EXPECTED_TIME, time_us
 from cpsim.scenario.models.misbehaviour import SLOT
 from cpsim.scenario.source import safe_name
 from cpsim.scenario.values import ScenarioError
@@ -33,6 +38,7 @@ from cpsim.scenario.workload import (
     Int64,
     UInt8,
     Workload,
+    numbers_of_ids,
     slot_numbers,
 )
 
@@ -44,12 +50,17 @@ if TYPE_CHECKING:
     Given = Callable[[int, str], dict[str, str | int]]
     """The arguments of a row, whose kind is known."""
 
-TIMES_US: Final = {"due_us": 1.0, "sent_us": 1.0, "time_s": 1e6}
+TIMES_US: Final = {"scenario_us": 1.0, "due_us": 1.0, "sent_us": 1.0, "time_s": 1e6, "time": 0.0}
+"""Columns of times, and how many microseconds one of their units is; 0 where a time is a date. The first that there is
+counts."""
+OWNERS: Final = b"cpsim.owners"
+"""The key of a journal's schema metadata that says whose each machine is, a JSON object."""
+UTC: Final = find_zone("UTC")
 SUFFIXES: Final = (".csv", ".parquet")
 
 
-def load(path: Path, seed: int) -> Workload:
-    """Read a trace (`.csv`, `.parquet`).
+def load(path: Path, seed: int, *, keep_ids: bool = False) -> Workload:
+    """Read a trace (`.csv`, `.parquet`), and keep the ids of its slots, or give them others.
 
     Raises:
         ScenarioError: it is no trace, or a row of it is wrong.
@@ -60,13 +71,42 @@ def load(path: Path, seed: int) -> Workload:
     if not calls:
         raise ScenarioError(f"{path}: no command in this trace")
     projects = table["project"].to_pylist() if "project" in table.column_names else ()
+    owners = _owners(path, table, calls)
     try:
-        return of_calls(safe_name(path), seed, calls, [str(project) for project in projects])
+        made = of_calls(safe_name(path), seed, calls, [str(project) for project in projects], keep_ids=keep_ids)
+        return with_owners(made, owners)
     except ValueError as error:
         raise ScenarioError(f"{path}: {error}") from error
 
 
-def of_calls(name: str, seed: int, calls: Iterable[Call], projects: Sequence[str] = ()) -> Workload:
+def column_names(path: Path) -> list[str]:
+    """The names of a table's columns; none where they cannot be read.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    import pyarrow as pa  # noqa: PLC0415 - slow to import, and only traces need it
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    if path.suffix.lower() == ".parquet":
+        try:
+            return list(pq.read_schema(path).names)
+        except pa.ArrowInvalid:
+            return []
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        return next(csv.reader([file.readline()]), [])
+
+
+def with_owners(workload: Workload, owners: Mapping[str, str]) -> Workload:
+    """A workload whose machines are those of users, as far as it has them."""
+    users = {user: index for index, user in enumerate(dict.fromkeys(owners.values()))}
+    owner = np.array([users.get(owners.get(machine, ""), -1) for machine in workload.machines], np.int32)
+    return replace(workload, users=tuple(users), owner=owner)
+
+
+def of_calls(
+    name: str, seed: int, calls: Iterable[Call], projects: Sequence[str] = (), *, keep_ids: bool = False
+) -> Workload:
     """The workload of commands.
 
     Args:
@@ -75,6 +115,7 @@ def of_calls(name: str, seed: int, calls: Iterable[Call], projects: Sequence[str
         calls: for each its time in microseconds, its kind, its slot's id, and its other arguments. Those of a slot
             with equal times stay in order. The kind `frame` has a `frame`.
         projects: for each the project that its site works for, if there are several.
+        keep_ids: whether slots keep their ids.
 
     Raises:
         ValueError: an argument is none that the protocol has, or no whole number where it has one.
@@ -97,10 +138,13 @@ def of_calls(name: str, seed: int, calls: Iterable[Call], projects: Sequence[str
     due_us = np.array([call[0] for call in ordered], dtype=np.int64)
     due_us -= due_us[:1]
     made = tables.workload(name, seed, due_us=due_us, kind=kind, slot=slot, row=row, slots=len(numbers))
-    if len(sites) < 2:
+    if len(sites) > 1:
+        of_slot = np.array([place for place, _, _ in numbers], dtype=np.int32)
+        made = replace(made, sites=tuple(sites), site=of_slot, slot_numbers=slot_numbers(tuple(sites), of_slot))
+    if not keep_ids:
         return made
-    of_slot = np.array([place for place, _, _ in numbers], dtype=np.int32)
-    return replace(made, sites=tuple(sites), site=of_slot, slot_numbers=slot_numbers(tuple(sites), of_slot))
+    ids = tuple(slot_id or f"frame-{at}" for _, slot_id, at in numbers)
+    return replace(made, slot_ids=ids, slot_numbers=numbers_of_ids(ids))
 
 
 def check(kind: str, slot: str, arguments: Mapping[str, str | int]) -> None:
@@ -206,25 +250,66 @@ def _calls(path: Path, table: Any) -> Iterator[Call]:  # noqa: ANN401 - pyarrow 
     if given is None:
         missing.append("arguments")
     if not times:
-        missing.append("due_us (or sent_us, or time_s)")
+        missing.append("due_us (or sent_us, or time_s, or time)")
     if missing or given is None:
         raise ScenarioError(
-            f"{path}: no column {', '.join(missing)}: this is no trace; its columns are {', '.join(names)}"
+            f"{path}: no column {', '.join(missing)}: this is no trace; its columns are {', '.join(names)}; a table of "
+            "jobs is read by a scenario with a [log] that names its columns"
         )
     columns = (table[column].to_pylist() for column in (times[0], "kind", "slot"))
     for row, (time, kind, slot) in enumerate(zip(*columns, strict=True)):
         try:
-            due_us = round(float(time) * TIMES_US[times[0]])
-            yield due_us, str(kind), str(slot or ""), _checked(str(kind), str(slot or ""), given(row, str(kind)))
-        except (TypeError, ValueError, OverflowError) as error:
+            yield (
+                _due_us(times[0], time),
+                str(kind),
+                str(slot or ""),
+                _checked(str(kind), str(slot or ""), given(row, str(kind))),
+            )
+        except ValueError as error:
             raise ScenarioError(f"{path}, row {row + 1}: {error}") from error
+
+
+def _due_us(column: str, value: object) -> int:
+    """When a row is due, in microseconds. Raises ValueError if it does not say it."""
+    unit_us = TIMES_US[column]
+    if not unit_us:
+        try:
+            found_us = time_us(value, UTC)
+        except ValueError as error:
+            raise ValueError(f"{column} = {value!r}: {error}") from None
+    else:
+        try:
+            found_us = round(float(value) * unit_us) if isinstance(value, int | float | str) else None
+        except (ValueError, OverflowError):
+            found_us = None
+    if found_us is None:
+        shown = "nothing" if value is None or value == "" else repr(value)
+        expected = EXPECTED_TIME if not unit_us else f"a number of {'seconds' if unit_us > 1 else 'microseconds'}"
+        raise ValueError(f"{column} = {shown}: expected {expected}")
+    return found_us
+
+
+def _owners(path: Path, table: Any, calls: Sequence[Call]) -> dict[str, str]:  # noqa: ANN401 - pyarrow has no types
+    """Whose each machine is, as far as a trace says it."""
+    owners: dict[str, str] = json.loads((table.schema.metadata or {}).get(OWNERS, b"{}"))
+    if "user" not in table.column_names:
+        return owners
+    for row, (user, call) in enumerate(zip(table["user"].to_pylist(), calls, strict=True)):
+        machine = call[3].get(SHARED)
+        if user and machine and owners.setdefault(str(machine), str(user)) != str(user):
+            raise ScenarioError(
+                f"{path}, row {row + 1}: user = {user!r}: expected {owners[str(machine)]!r}, whose machine "
+                f"{machine} is in an earlier row"
+            )
+    return owners
 
 
 def _checked(kind: str, slot: str, given: dict[str, str | int]) -> dict[str, str | int]:
     """The arguments of a row, where a workload could have them."""
     if kind == KIND_NAMES[FRAME]:
         form = str(given.get(kind, ""))
-        form.encode("latin-1")  # which says what is wrong
+        if not all(ord(character) < 256 for character in form):
+            raise ValueError(f"{kind} = {form!r}: expected a character for each byte, none beyond U+00FF")
         return {kind: form.replace(slot, SLOT) if slot else form}
     if not slot:
         raise ValueError("slot is missing: expected the id of one")
@@ -294,7 +379,7 @@ def _table(path: Path) -> Any:  # noqa: ANN401 - pyarrow has no types
         lines = pyarrow.csv.ParseOptions(newlines_in_values=True)  # as a malformed frame may have them
         with pyarrow.csv.open_csv(path, parse_options=lines) as file:
             names = file.schema.names
-        is_text = {"kind", "slot", "arguments", "project"} | {
+        is_text = {"kind", "slot", "arguments", "project", "user", "time"} | {
             name for name in names for kind in OPERATIONS if _is_of(name, kind)
         }
         texts = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(is_text, pa.string()))

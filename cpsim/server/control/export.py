@@ -61,8 +61,12 @@ def slots_parquet(ledger: Ledger) -> bytes:
     return _parquet(pa.table(columns))
 
 
-def accounts_parquet(ledger: Ledger) -> bytes:
+def accounts_parquet(ledger: Ledger, salt: str) -> bytes:
     """One row per machine and per user of each project: earned credit, and credit that waits for a user.
+
+    Args:
+        ledger: the accounts.
+        salt: goes into the schema metadata, see `cpsim.accounts.view.SALT`.
 
     Raises:
         MissingExtra: the extra `run` is not installed.
@@ -71,7 +75,7 @@ def accounts_parquet(ledger: Ledger) -> bytes:
     require("run", PARQUET)
     import pyarrow as pa  # noqa: PLC0415
 
-    from cpsim.accounts.view import ACCOUNTS  # noqa: PLC0415
+    from cpsim.accounts.view import ACCOUNTS, SALT  # noqa: PLC0415
 
     rows = [
         (project_id, "machine", machine_id, ledger.owners.get(machine_id), machine.earned, machine.waiting)
@@ -93,7 +97,7 @@ def accounts_parquet(ledger: Ledger) -> bytes:
             "waiting_credits": [row[5] and row[5].credits for row in rows],
             "waiting_counters": [row[5] and _items(row[5].counters) for row in rows],
         }
-        return _parquet(pa.table(columns, ACCOUNTS))
+        return _parquet(pa.table(columns, ACCOUNTS.with_metadata({SALT: salt})))
 
 
 @contextmanager

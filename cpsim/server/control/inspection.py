@@ -375,7 +375,7 @@ class Inspector:
             CpsimError: a sum is beyond 64 bits.
         """
         with self._accounts.reading() as ledger:
-            return export.accounts_parquet(ledger)
+            return export.accounts_parquet(ledger, self._accounts.salt)
 
     def ledger_jsonl(self) -> bytes:
         """Every slot, machine, user and link, as a JSON object a line; `type` says which."""
