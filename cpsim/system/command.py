@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from cpsim.errors import CpsimError
-from cpsim.system.process import ending_signals
+from cpsim.system.signals import ENDING
 from cpsim.system.threads import Thread, ThreadFailed, on_thread_failure
 
 if TYPE_CHECKING:
@@ -56,8 +56,9 @@ def run_command(
     Raises:
         CannotExecute: the command cannot be started.
     """
-    signals = ending_signals()
-    original = parent() if signal.SIGHUP in signals else None
+    has_hangup = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+    signals = (*ENDING, signal.SIGHUP) if has_hangup else ENDING
+    original = parent() if has_hangup else None
     process: subprocess.Popen[bytes] | None = None
     early: list[int] = []
     failures: list[ThreadFailed] = []
