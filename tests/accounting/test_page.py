@@ -125,20 +125,25 @@ def test_every_figure_is_drawn(shown, site):
         figures = [block for report in build(accounts) for block in report.blocks if isinstance(block, Figure)]
     charts = ask(
         browser,
-        "[...document.querySelectorAll('svg')].map(svg => { const box = svg.getBoundingClientRect(); return ["
-        "box.width, box.height, [...svg.querySelectorAll('.l, .a, [class^=b]')].filter(mark => { const b = "
-        "mark.getBoundingClientRect(); return b.width + b.height > 0 }).length, svg.getAttribute('aria-label')] })",
+        "[...document.querySelectorAll('figure.chart, figure.ranked')].map(figure => { const canvas = "
+        "figure.querySelector('canvas'); const box = figure.getBoundingClientRect(); const marks = canvas ? "
+        "[...new Uint32Array(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.buffer)]"
+        ".filter(at => at >>> 24 == 255 && Math.max(at & 255, at >> 8 & 255, at >> 16 & 255) - "
+        "Math.min(at & 255, at >> 8 & 255, at >> 16 & 255) > 60).length : [...figure.querySelectorAll('.bar i')]"
+        ".filter(bar => bar.getBoundingClientRect().width).length; "
+        "return [box.width, box.height, marks, figure.querySelector('figcaption').textContent] })",
     )
-    assert len(charts) == len(figures) > 8
-    for width, height, marks, label in charts:
-        assert width > 200, label
-        assert height > 20, label
-        assert marks > 0, label
+    assert [title for *_, title in charts] == [figure.title for figure in figures]
+    assert len(charts) > 8
+    for width, height, marks, title in charts:
+        assert width > 200, title
+        assert height > 20, title
+        assert marks > 0, title
 
 
 def test_each_chart_has_its_table_beside_it(shown):
     browser = shown()
-    assert ask(browser, "document.querySelectorAll('.both').length == document.querySelectorAll('svg').length")
+    assert ask(browser, "document.querySelectorAll('.both').length == document.querySelectorAll('figure').length")
     assert ask(browser, "[...document.querySelectorAll('.both')].every(both => both.querySelector('tbody tr'))")
 
 
@@ -182,12 +187,15 @@ def test_a_pointer_over_a_chart_shows_its_figures(shown):
     from selenium.webdriver import ActionChains
 
     browser = shown()
-    target = ask(browser, "document.querySelector('#leaderboards svg .t')")
+    target = ask(browser, "document.querySelector('#credit-over-time .u-over')")
     browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", target)
     ActionChains(browser).move_to_element(target).perform()
     tip = ask(browser, "[document.getElementById('tip').hidden, document.getElementById('tip').textContent]")
     assert tip[0] is False
-    assert re.fullmatch(r"machine .*\ncredits [\d,]+", tip[1])
+    assert re.fullmatch(r"start at 20\d\d-\d\d-\d\d \d+:\d\d:\d\d .+\ncumulative credits [\d,]+", tip[1])
+    titles = ask(browser, "[...document.querySelectorAll('#leaderboards .ranking li')].map(bar => bar.title)")
+    assert all(re.fullmatch(r".+: credits [\d,]+", title) for title in titles)
+    assert titles
 
 
 def test_names_are_text(shown):
@@ -246,7 +254,7 @@ def test_pictures_are_kept(shown, request, name, width, options):
     assert picture.stat().st_size > 50_000
 
 
-def test_a_report_without_blocks_is_a_heading(week):
-    with week.load() as accounts:
+def test_a_report_without_blocks_is_a_heading(make_site):
+    with make_site().load() as accounts:
         text = page.html(accounts, [Report("own", "Own: nothing")])
     assert "<h2>Own: nothing</h2>" in text
