@@ -166,6 +166,10 @@ class Evidence:
         view = replace(self.view, slots=slots.filter(chosen))
         return replace(self, seen=replace(self.seen, view=view))
 
+    def of_slots(self, slots: Sequence[int]) -> Evidence:
+        """The evidence of some slots of the workload, by their places in it."""
+        return self._of_records(np.flatnonzero(np.isin(self.workload.slot[self.records["op"]], slots)))
+
     def head(self) -> Evidence:
         """The evidence without operations: what concerns no single slot."""
         return self._of_records(np.empty(0, np.int64))
