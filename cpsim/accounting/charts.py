@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import TYPE_CHECKING, Any, Final
 
-from cpsim.accounting.values import heading, human_text, records
+from cpsim.accounting.values import human_text, page_heading, records
 from cpsim.ui.charts import Chart, Ranking, Series
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def chart(figure: Figure, zone: str) -> Chart | Ranking | None:
     rows = [row for row in records(figure.frame[[figure.x, *figure.y]]) if row[0] is not None]
     if not rows:
         return None
-    names = [heading(name) for name in figure.y]
+    names = [page_heading(name) for name in figure.y]
     if figure.kind == "ranking":
         return Ranking(figure.title, names, [(str(x), values) for x, *values in rows[:MOST_BARS]], human_text)
     summed: dict[Any, list[float]] = {}
@@ -40,10 +40,15 @@ def chart(figure: Figure, zone: str) -> Chart | Ranking | None:
     return Chart(
         title=figure.title,
         across="time" if isinstance(first, dt.datetime) else "names" if isinstance(first, str) else "number",
-        x_name=heading(figure.x),
+        x_name=page_heading(figure.x),
         x=places,
         series=[
-            Series(name, [summed[x][number] for x in places], number % COLOURS, is_dashed=number % 2 == 1)
+            Series(
+                name,
+                [summed[x][number] for x in places],
+                number % COLOURS,
+                is_dashed=number % 2 == 1 and figure.kind == "line",
+            )
             for number, name in enumerate(names)
         ],
         drawn="bars" if figure.kind == "stacked" else figure.kind,

@@ -7,10 +7,10 @@ from datetime import datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
-from cpsim.accounting.blocks import Figure, Note
+from cpsim.accounting.blocks import Figure, Note, Table
 from cpsim.accounting.charts import chart
 from cpsim.accounting.screen import balance, notices
-from cpsim.accounting.values import heading, human_text, is_numeric, machine_text, records, shown
+from cpsim.accounting.values import human_text, is_numeric, machine_text, page_heading, records, shown
 from cpsim.ui.pages import template
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def html(accounts: Accounts, reports: Sequence[Report]) -> str:
         made=datetime.now(accounts.timezone),
         version=version("creditpiggy-sim"),
         notices=notices(accounts),
-        tiles=[(heading(name), _total(projects[name])) for name in TILES],
+        tiles=[(page_heading(name), _total(projects[name])) for name in TILES],
         balanced=accounts.balanced,
         balance=balance(accounts),
         checks=_table(accounts.checks, 10_000),
@@ -51,6 +51,7 @@ def html(accounts: Accounts, reports: Sequence[Report]) -> str:
             {
                 "name": _anchor(report.name),
                 "title": report.title,
+                "is_folded": any(isinstance(block, Table) and block.is_folded for block in report.blocks),
                 "blocks": [_block(block, accounts) for block in report.blocks],
             }
             for report in reports
@@ -73,13 +74,16 @@ def _block(block: Block, accounts: Accounts) -> dict[str, Any]:
     }
     if isinstance(block, Figure):
         table["chart"] = chart(block, accounts.timezone.key)
+        table["is_wide"] = block.kind == "ranking"
+    else:
+        table["is_folded"] = block.is_folded
     return table
 
 
 def _table(frame: pd.DataFrame, most: int) -> dict[str, Any]:
     shown_rows = frame.head(most)
     return {
-        "heads": [(heading(name), _class(shown_rows, name)) for name in frame.columns],
+        "heads": [(page_heading(name), _class(shown_rows, name)) for name in frame.columns],
         "rows": [[(human_text(value), _key(value)) for value in row] for row in records(shown_rows)],
         "total": len(frame),
     }

@@ -227,6 +227,16 @@
     }));
   }
 
+  for (const unfold of document.querySelectorAll(".unfold")) {
+    unfold.hidden = false;
+    unfold.addEventListener("click", () => {
+      const folded = [...unfold.closest("section").querySelectorAll("details.card")];
+      const open = folded.some((card) => !card.open);
+      folded.forEach((card) => { card.open = open; });
+      unfold.textContent = open ? "Fold all" : "Unfold all";
+    });
+  }
+
   const button = document.querySelector(".theme");
   button.hidden = false;
   button.addEventListener("click", () => {
