@@ -99,7 +99,7 @@ def _tiles(summary: Summary) -> list[tuple[str, str]]:
 
     def ms(times: Histogram | None, name: str) -> str:
         found = {} if times is None else times.percentiles_ms()
-        return f"{figure(found[name])} ms" if name in found else "not known"
+        return f"{figure(found[name])} ms" if name in found else "unknown"
 
     outcomes = {name: sum(counts[name] for counts in summary.by_kind.values()) for name in ("refused", "unknown")}
     is_due = summary.response is not None
@@ -107,7 +107,7 @@ def _tiles(summary: Summary) -> list[tuple[str, str]]:
     kind = "response time" if is_due else "service time"
     return [
         ("operations sent", f"{summary.operations:,}"),
-        ("answered per second", figure(round(summary.operations_per_s, 1)) if summary.elapsed_s else "not known"),
+        ("answered per second", figure(round(summary.operations_per_s, 1)) if summary.elapsed_s else "unknown"),
         (f"{kind}, median", ms(times, "p50")),
         (f"{kind}, p99", ms(times, "p99")),
         ("apply delay, p99", ms(summary.apply_delay, "p99")),

@@ -35,7 +35,7 @@
       const legend = document.createElement("div");
       legend.className = "legend";
       this.spec.series.forEach((series, index) => {
-        if (this.spec.series.length === 1) return;
+        if (this.spec.series.length === 1 && !this.spec.group && this.spec.across !== "percentile") return;
         const key = document.createElement("button");
         key.type = "button";
         key.setAttribute("aria-pressed", "true");

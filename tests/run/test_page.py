@@ -219,7 +219,7 @@ def test_what_is_missing_is_said_to_be(real):
     plain = said(text_of(run))
     assert len(records)
     for sentence in (
-        "not known apply delay, p99",
+        "unknown apply delay, p99",
         "Offered is not known: at this pace, operations have no due times.",
         "Apply delay and the queue behind OK are not known: there is no server with a clock",
         "response time, from due to answer not known: operations had no due times",
