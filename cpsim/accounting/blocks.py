@@ -25,12 +25,14 @@ class Table:
             ("against.COLUMN": of the accounts compared with), or "TITLE: COLUMN" of the same report. Their rows add up
             to it, project by project where there is a column of projects. None where rows are no breakdown, such as
             those of a list of the leading ones.
+        is_folded: whether the page shows and prints it only when somebody unfolds it.
     """
 
     title: str
     frame: pd.DataFrame
     note: str = ""
     sums: Mapping[str, str] | None = field(default_factory=dict)
+    is_folded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

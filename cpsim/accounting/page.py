@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from functools import cache
 from importlib.metadata import version
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
-import jinja2
-
-from cpsim.accounting import charts
-from cpsim.accounting.blocks import Figure, Note
+from cpsim.accounting.blocks import Figure, Note, Table
+from cpsim.accounting.charts import chart
 from cpsim.accounting.screen import balance, notices
-from cpsim.accounting.values import heading, human_text, is_numeric, machine_text, records, shown
+from cpsim.accounting.values import human_text, is_numeric, machine_text, page_heading, records, shown
+from cpsim.ui.pages import template
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,20 +28,13 @@ LONG: Final = 40
 TILES: Final = ("credits", "claimed", "outstanding", "discarded", "expired", "machines", "users")
 
 
-@cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(files("cpsim.accounting").joinpath("page.html.j2").read_text(encoding="utf-8"))
-
-
 def html(accounts: Accounts, reports: Sequence[Report]) -> str:
     """The page."""
-    package = files("cpsim.accounting")
     projects = accounts.projects
-    return _template().render(
+    return template("cpsim.accounting", "page.html.j2").render(
         title=f"Credit of {', '.join(accounts.chosen) or accounts.source.name}",
-        style=package.joinpath("page.css").read_text(encoding="utf-8"),
-        script=package.joinpath("page.js").read_text(encoding="utf-8"),
+        contents="Reports",
+        sections=[(_anchor(report.name), report.title.partition(":")[0]) for report in reports],
         source=accounts.source,
         since=accounts.at(accounts.since_us),
         until=accounts.at(accounts.books.until_us),
@@ -52,7 +42,7 @@ def html(accounts: Accounts, reports: Sequence[Report]) -> str:
         made=datetime.now(accounts.timezone),
         version=version("creditpiggy-sim"),
         notices=notices(accounts),
-        tiles=[(heading(name), _total(projects[name])) for name in TILES],
+        tiles=[(page_heading(name), _total(projects[name])) for name in TILES],
         balanced=accounts.balanced,
         balance=balance(accounts),
         checks=_table(accounts.checks, 10_000),
@@ -61,6 +51,7 @@ def html(accounts: Accounts, reports: Sequence[Report]) -> str:
             {
                 "name": _anchor(report.name),
                 "title": report.title,
+                "is_folded": any(isinstance(block, Table) and block.is_folded for block in report.blocks),
                 "blocks": [_block(block, accounts) for block in report.blocks],
             }
             for report in reports
@@ -82,14 +73,17 @@ def _block(block: Block, accounts: Accounts) -> dict[str, Any]:
         "table": _table(shown(block.frame, accounts.chosen), MOST_ROWS),
     }
     if isinstance(block, Figure):
-        table |= {"chart": charts.draw(block), "legend": charts.legend(block)}
+        table["chart"] = chart(block, accounts.timezone.key)
+        table["is_wide"] = block.kind == "ranking"
+    else:
+        table["is_folded"] = block.is_folded
     return table
 
 
 def _table(frame: pd.DataFrame, most: int) -> dict[str, Any]:
     shown_rows = frame.head(most)
     return {
-        "heads": [(heading(name), _class(shown_rows, name)) for name in frame.columns],
+        "heads": [(page_heading(name), _class(shown_rows, name)) for name in frame.columns],
         "rows": [[(human_text(value), _key(value)) for value in row] for row in records(shown_rows)],
         "total": len(frame),
     }

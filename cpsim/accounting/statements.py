@@ -71,4 +71,5 @@ def _statement(accounts: Accounts, kind: str, holder: dict[str, object], grants:
         note += f", linked to {owner}." if isinstance(owner, str) else ", linked to nobody: its credits wait."
     else:
         note += ", whoever the machines are linked to now."
-    return Table(f"{kind.title()} {holder[kind]}", whole.reset_index(drop=True), note, None)
+    title = f"{kind.title()} {holder[kind]}"
+    return Table(title, whole.reset_index(drop=True), note, None, is_folded=not accounts.subjects)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from typing import TYPE_CHECKING, Any
+import re
+from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+UNITS: Final = {"at": "", "ms": ", ms", "percent": ", %", "s": ", s"}
+"""What becomes of the ends of columns' names."""
+PERCENTILE: Final = re.compile(r"p\d")
 
 
 def records(frame: pd.DataFrame) -> Iterator[list[Any]]:
@@ -53,6 +58,15 @@ def shown(frame: pd.DataFrame, projects: Sequence[str]) -> pd.DataFrame:
     """A frame without its column of projects if there is one project."""
     spare = "project" in frame and len(projects) <= 1 and len(frame.columns) > 1
     return frame.drop(columns="project") if spare else frame
+
+
+def page_heading(column: str) -> str:
+    """The heading of a column on a page: `start_at` is "Start", `p99_s` "p99, s", `top_5_percent` "Top 5, %"."""
+    name, _, last = column.rpartition("_")
+    if name and last in UNITS:
+        column = f"{name}{UNITS[last]}"
+    words = column.replace("_", " ")
+    return words if PERCENTILE.match(words) else words[:1].upper() + words[1:]
 
 
 def heading(column: str) -> str:

@@ -193,6 +193,10 @@ class Evidence:
         numbers: Ints = np.asarray(pc.cast(pc.if_else(ours, ends, "0"), pa.int64()))
         return numbers
 
+    def of_slots(self, slots: Sequence[int]) -> Evidence:
+        """The evidence of some slots of the workload, by their places in it."""
+        return self._of_records(np.flatnonzero(np.isin(self.workload.slot[self.records["op"]], slots)))
+
     def head(self) -> Evidence:
         """The evidence without operations: what concerns no single slot."""
         return self._of_records(np.empty(0, np.int64))

@@ -32,7 +32,7 @@ TIME_COLUMNS: Final = (
 """A column of the ledger, the states in which it is set, and the commands whose time it holds."""
 
 
-def apply_delays_ns(evidence: Evidence) -> tuple[Ints, float]:
+def apply_delays_ns(evidence: Evidence) -> tuple[Ints, Ints, float]:
     """The apply delays: the time from the answer to the application of each command.
 
     A command that was applied after its sending and before its answer has a delay of 0. A time before the sending is
@@ -44,7 +44,8 @@ def apply_delays_ns(evidence: Evidence) -> tuple[Ints, float]:
 
     Returns:
         The delays in nanoseconds, one for each accepted alloc, claim or discard that is the only one of its kind for
-        its slot, in no order; and the largest error of all of them, in nanoseconds.
+        its slot, in no order; when each of these commands was answered, in nanoseconds since the replay began; and the
+        largest error of all delays, in nanoseconds.
 
     Raises:
         NotComparable: the delays cannot be computed; the message says why.
@@ -62,7 +63,7 @@ def apply_delays_ns(evidence: Evidence) -> tuple[Ints, float]:
     kinds, slots = workload.kind[records["op"]], workload.slot[records["op"]]
     mine = ledger.filter(pc.equal(pc.utf8_lower(ledger["project"]), project.lower()))
     slot_of_row = _slots_of_ids(evidence, mine["slot"])
-    delays = []
+    delays, answers = [], []
     for column, states, commands in TIME_COLUMNS:
         if column not in mine.column_names:
             continue
@@ -77,6 +78,7 @@ def apply_delays_ns(evidence: Evidence) -> tuple[Ints, float]:
         sent_ns = of_rows["sent_ns"] + start_ns
         _check_possible(sent_ns - applied_ns, clock.uncertainty_ns, "before it was sent")
         _check_possible(applied_ns - readings[-1].received_ns, clock.uncertainty_ns, "after the ledger was read")
+        answers.append(of_rows["answered_ns"].astype(np.int64))
         delays.append(np.maximum(applied_ns - start_ns - of_rows["answered_ns"], 0).astype(np.int64))
     if not delays:
         columns = " and ".join(f"`{column}`" for column, _, _ in TIME_COLUMNS)
@@ -84,7 +86,7 @@ def apply_delays_ns(evidence: Evidence) -> tuple[Ints, float]:
     found: Ints = np.concatenate(delays)
     if not len(found):
         raise NotComparable("the ledger has no times of commands of this run")
-    return found, clock.uncertainty_ns
+    return found, np.concatenate(answers), clock.uncertainty_ns
 
 
 def _check_possible(wrong_ns: npt.NDArray[np.floating[Any]], uncertainty_ns: float, when: str) -> None:

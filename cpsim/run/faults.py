@@ -84,11 +84,13 @@ class SetFaults:
 
     Attributes:
         timed: those that have times, in virtual time; else None.
+        since_s: the monotonic time from which their times count, if there are any.
         found: `faults`, `firings` and `faults_unknown` of the evidence, once they are no longer set.
     """
 
     def __init__(self) -> None:
         self.timed: TimedFaults | None = None
+        self.since_s: float | None = None
         self.found: dict[str, Any] = {}
 
 
@@ -121,7 +123,7 @@ def faults_during(plan: Plan, observer: Observer | None, faults: Sequence[str], 
     before = [str(fault["fault"]) for fault in observer.control.faults()]
     earlier = len(observer.control.firings())
     observer.control.set_faults([*before, *map(str, lasting)])
-    began_s = clock.monotonic()
+    set_.since_s = began_s = clock.monotonic()
     try:
         yield set_
     finally:

@@ -28,19 +28,16 @@ written, the `.partial` folder keeps the others.
 from __future__ import annotations
 
 import fcntl
-import itertools
 import json
 import os
 import platform
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
-from functools import cache, partial
+from functools import partial
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import jinja2
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -48,6 +45,7 @@ from cpsim.errors import CpsimError, in_one_line
 from cpsim.evidence.files import writers
 from cpsim.judge.repeat import shell_lines
 from cpsim.judge.timeline import timeline
+from cpsim.run import page
 from cpsim.run.drivers import EMBEDDED
 
 if TYPE_CHECKING:
@@ -181,15 +179,16 @@ def write(run: Run, summary: Summary, output: OutputFolder) -> None:
         NotWritten: a file cannot be written; the others are kept.
     """
     evidence = run.evidence
+    document, verdict = run_document(run, summary), verdict_document(evidence, run.verdict)
     faults = {"faults": evidence.faults, "firings": evidence.firings}
     seconds = pa.Table.from_pylist(summary.seconds) if summary.seconds else None
     output.write(
         {
-            "run.json": _text(json_text(run_document(run, summary))),
-            "verdict.json": _text(json_text(verdict_document(evidence, run.verdict))),
+            "run.json": _text(json_text(document)),
+            "verdict.json": _text(json_text(verdict)),
             **({"faults.json": _text(json_text(faults))} if evidence.faults else {}),
             **_times(summary),
-            "report.html": lambda path: path.write_text(_report(run, summary), encoding="utf-8"),
+            "report.html": lambda path: path.write_text(page.html(run, summary, document, verdict), encoding="utf-8"),
             **({} if seconds is None else {"seconds.parquet": partial(pq.write_table, seconds, compression="zstd")}),
             **writers(evidence),
         }
@@ -281,20 +280,3 @@ def _repeat(evidence: Evidence, example: Example) -> list[str]:
     """Shell lines that repeat an example's commands on another slot."""
     lines = shell_lines(example.steps, evidence.endpoint, evidence.project)
     return [SERVE, *lines] if evidence.embedded else lines
-
-
-@cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(files("cpsim.run").joinpath("page.html.j2").read_text(encoding="utf-8"))
-
-
-def _report(run: Run, summary: Summary) -> str:
-    verdict = verdict_document(run.evidence, run.verdict)
-    examples = zip(verdict["examples"], itertools.chain(*run.verdict.examples.values()), strict=True)
-    return _template().render(
-        run=run_document(run, summary),
-        summary=summary,
-        verdict=verdict,
-        examples=[(document, timeline(example)) for document, example in examples],
-    )

@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 
+from cpsim.replay.failures import LOST
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy.typing as npt
+
+    from cpsim.evidence.evidence import Evidence
 
 PRECISION_BITS: Final = 11
 """The leading bits of a value that a histogram keeps: three significant digits."""
@@ -55,6 +59,16 @@ class Histogram:
         figures = self.values[np.searchsorted(upto, [*ranks, self.total])] / 1000
         return dict(zip(names, figures.tolist(), strict=True))
 
+    def quantile_ms(self, share: float) -> float | None:
+        """Milliseconds that so large a share of the values does not exceed.
+
+        None if only the greatest value would tell: of 100 values, the 99th percentile is the last one known.
+        """
+        if not self.total or 1 - share < 1 / self.total * (1 - 1e-9):
+            return None
+        rank = max(1, int(share * self.total + 0.5))
+        return float(self.values[np.searchsorted(np.cumsum(self.counts), rank)]) / 1000
+
     def write(self, path: Path) -> None:
         """Write the percentile distribution in milliseconds, in the format of HdrHistogram's tools."""
         middles = (self.values - _widths(self.values) // 2 + 1).clip(max=self.values) / 1000
@@ -92,6 +106,12 @@ def _widths(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         1, np.maximum(np.frexp(values)[1] - PRECISION_BITS, 0), dtype=np.int64
     )
     return widths
+
+
+def timed_records(evidence: Evidence) -> npt.NDArray[np.void]:
+    """The records whose times were measured: without those that were lost with their worker."""
+    lost = [code for code, error in enumerate(evidence.errors) if error == LOST]
+    return evidence.records[~np.isin(evidence.records["error"], lost)] if lost else evidence.records
 
 
 def senders_lateness_ns(

@@ -58,11 +58,13 @@ class ApplyDelay:
 
     Attributes:
         delays_ns: int64, in no order; None if unknown.
+        answered_ns: int64, when each of these commands was answered, since the replay began; None likewise.
         uncertainty_ns: the largest error of one.
         unknown: why they are unknown; "" if they are known.
     """
 
     delays_ns: npt.NDArray[np.int64] | None = None
+    answered_ns: npt.NDArray[np.int64] | None = None
     uncertainty_ns: float = 0.0
     unknown: str = ""
 
@@ -89,6 +91,7 @@ class Run:
         effort: the cost of sending.
         verdict: on the evidence.
         apply_delay: by the evidence.
+        faults_since_s: the time from which the faults' times count, in seconds since the replay began.
     """
 
     plan: Plan
@@ -96,6 +99,7 @@ class Run:
     effort: Effort
     verdict: Verdict
     apply_delay: ApplyDelay
+    faults_since_s: float = 0.0
 
 
 def run(
@@ -218,7 +222,8 @@ def _perform(
             evidence, observer, plan.timeout_s, wiring.clock, checkers, source=plan.target.accounts
         )
         evidence = replace(evidence, **watch.found())
-    return Run(plan, evidence, replayed.effort, verdict, ApplyDelay.of(evidence))
+    faults_since_s = 0.0 if set_faults.since_s is None else set_faults.since_s - evidence.start_ns / 1e9
+    return Run(plan, evidence, replayed.effort, verdict, ApplyDelay.of(evidence), faults_since_s)
 
 
 def check_virtual(target: ReplayTarget | None, processes: int) -> None:

@@ -17,7 +17,7 @@ from cpsim.evidence.journal import OperationOutcome
 from cpsim.judge.timeline import timeline
 from cpsim.replay.failures import LOST, kind_of, was_answered
 from cpsim.replay.pace import Users
-from cpsim.run.latency import Histogram, by_second, senders_lateness_ns
+from cpsim.run.latency import Histogram, by_second, senders_lateness_ns, timed_records
 from cpsim.scenario.formats.arrow import slot_ids
 from cpsim.scenario.workload import KIND_NAMES
 from cpsim.ui.printable import escaped
@@ -182,8 +182,7 @@ def summarise(run: Run, metrics_of_others: Mapping[str, Metric] | None = None) -
     failures: Counter[str] = Counter()
     for error, count in named.items():
         failures[kind_of(error)] += count
-    lost = [code for code, error in enumerate(evidence.errors) if error == LOST]
-    timed = records[~np.isin(records["error"], lost)] if lost else records
+    timed = timed_records(evidence)
     unanswered = [code for code, error in enumerate(evidence.errors) if not was_answered(error)]
     answered = timed[~np.isin(timed["error"], unanswered)]
     response = lateness_p99_ms = due_ns = None
@@ -200,7 +199,7 @@ def summarise(run: Run, metrics_of_others: Mapping[str, Metric] | None = None) -
         by_kind=by_kind,
         errors=named,
         failures=dict(failures.most_common()),
-        limit=None if lost else _limit(run, lateness_p99_ms),
+        limit=None if LOST in evidence.errors else _limit(run, lateness_p99_ms),
         busy=run.effort.busy,
         service=Histogram.of(timed["answered_ns"] - timed["sent_ns"]),
         response=response,

@@ -102,7 +102,7 @@ def made_up(commands, ledger, *, clock=real_time, rate=1.0, looked_ms=LOOKED_MS,
         readings=[reading(clock, time_ms, rate=rate) for time_ms in looked_ms],
         start_ns=START_NS,
     )
-    found, uncertainty_ns = apply_delays_ns(evidence)
+    found, _, uncertainty_ns = apply_delays_ns(evidence)
     assert 0 < uncertainty_ns < 1e6
     return sorted(round(delay_ns / 1e6) for delay_ns in found.tolist())
 
@@ -285,7 +285,7 @@ def test_a_server_that_is_down_delays_the_effect_and_not_the_answers(place):
     assert late.verdict.ruling == "valid"
     times = summary.figures()["effect_ms"]
     assert times["p50"] >= 200  # the replay takes a second, and a busy machine begins it late
-    assert summary.apply_delay.get_total_count() == 500 + 484  # every alloc, and each end of a slot
+    assert summary.apply_delay.total == 500 + 484  # every alloc, and each end of a slot
     summary.check([Threshold.parse("effect_p99_ms<100"), Threshold.parse("effect_max_ms<500000")])
     assert [checked.holds for checked in summary.checked] == [False, True]
     folder = Path("run")

@@ -496,9 +496,9 @@ class Page(HTMLParser):
 def test_the_report_stands_alone(folder):
     text = (folder[0] / "report.html").read_text(encoding="utf-8")
     page = Page(text)
-    assert page.references == []
-    assert not re.search(r"https?://|@import|url\(", text)
-    assert page.tags["script"] == page.tags["link"] == 0
+    assert {link for link in page.references if not link.startswith("#")} == {"data:,"}
+    assert not re.search(r"https?://|@import|url\(", text.partition("<script>")[0])
+    assert len(text) < 1_500_000
     assert page.tags["table"] >= 3
     for said in ("smoke", "invalid", "4000 operations/s", "reply lost: closed without an answer", "response time"):
         assert said in page.text
@@ -511,8 +511,9 @@ def test_names_do_no_harm_to_report_and_summary(place, cpsim):
     assert status == 0
     assert f"{name}, seed 1" in out
     assert "run folder    [red]out" in out
-    page = Page(Path("[red]out/report.html").read_text(encoding="utf-8"))
-    assert page.tags["script"] == 0
+    text = Path("[red]out/report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert "<script>x" not in text
     assert name in page.text
 
 

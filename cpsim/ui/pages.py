@@ -1,0 +1,28 @@
+"""Pages that are one file: their common layout, stylesheet and script, with the chart library in it."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+
+import jinja2
+
+
+@cache
+def template(package: str, name: str) -> jinja2.Template:
+    """A template of a package, which extends `layout.html.j2`.
+
+    The layout needs `title`, `contents` (what the sections are) and `sections` (anchor and name of each).
+    """
+    loader = jinja2.DictLoader({"layout.html.j2": _text("layout.html.j2"), name: _text(name, package)})
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    library = "vendor/uplot/uPlot"
+    environment.globals |= {
+        "style": _text(f"{library}.min.css") + _text("page.css"),
+        "script": _text(f"{library}.iife.min.js") + _text("page.js"),
+    }
+    return environment.get_template(name)
+
+
+def _text(name: str, package: str = "cpsim.ui") -> str:
+    return files(package).joinpath(name).read_text(encoding="utf-8")
