@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from cpsim.clock import real_dates  # also reads the wall time, before a test can change it
+from cpsim.system.checks import LONGEST_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
@@ -34,7 +35,6 @@ SETTINGS: Final = {
     "environment": "True or False",
 }
 FAILED: Final = pytest.StashKey[bool]()
-LONGEST_FLUSH_S: Final = 86_400
 USED: Final = pytest.StashKey["list[ProjectFixture]"]()
 
 
@@ -126,7 +126,7 @@ def _admits(name: str, value: object) -> bool:
         case "faults":
             return isinstance(value, list | tuple)
         case "flush_interval_s":
-            return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LONGEST_FLUSH_S
+            return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LONGEST_S
         case _:
             return isinstance(value, bool)
 

@@ -17,6 +17,7 @@ from cpsim.config.thresholds import Threshold
 from cpsim.errors import CpsimError, UsageError
 from cpsim.faults.spec import ACTIONS, Fault
 from cpsim.net.listen import Listen
+from cpsim.system.checks import LONGEST_S
 from cpsim.system.extras import require
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from cpsim.accounts.sources import AccountsSource
     from cpsim.replay.pace import Pace
 
-LONGEST_S: Final = 86_400
 FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 

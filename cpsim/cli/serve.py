@@ -9,7 +9,8 @@ import click
 
 from cpsim.cli.announce import announcing
 from cpsim.cli.group import cli
-from cpsim.cli.options import FILE, LONGEST_S, ListenType, NumberType, fault_option, quirk_option, secret_in
+from cpsim.cli.options import FILE, ListenType, NumberType, fault_option, quirk_option, secret_in
+from cpsim.system.checks import LONGEST_S
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

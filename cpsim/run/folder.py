@@ -49,6 +49,7 @@ from cpsim.evidence.files import writers
 from cpsim.judge.repeat import shell_lines
 from cpsim.judge.timeline import timeline
 from cpsim.run.drivers import EMBEDDED
+from cpsim.store.file import OWNER_ONLY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -60,6 +61,8 @@ if TYPE_CHECKING:
     from cpsim.run.pipeline import Run
     from cpsim.run.summary import Summary
 
+OWNER_ONLY_FOLDER: Final = 0o700
+"""Mode of a run folder: slots, machines and what was sent are private to who has run it, as in a store."""
 SERVE: Final = f"cpsim serve --unix {EMBEDDED.path} --http 127.0.0.1:8080 &"
 
 
@@ -90,7 +93,7 @@ class OutputFolder:
         check_absent(path)
         self.path, self.partial = path, path.with_name(f"{path.name}.partial")
         self.is_whole = False
-        self.partial.mkdir(parents=True, exist_ok=True)
+        self._make()
         with ExitStack() as undo:
             self._lock = os.open(self.partial, os.O_RDONLY)
             undo.callback(os.close, self._lock)
@@ -110,6 +113,11 @@ class OutputFolder:
             check_absent(path)  # again, now that no other run can make it
             undo.pop_all()
 
+    def _make(self) -> None:
+        """Make the folder for its owner alone, also where an empty one is there."""
+        self.partial.mkdir(OWNER_ONLY_FOLDER, parents=True, exist_ok=True)
+        self.partial.chmod(OWNER_ONLY_FOLDER)
+
     def _holds_partial(self) -> bool:
         """Return whether the folder that is locked is the one at the path."""
         try:
@@ -124,11 +132,12 @@ class OutputFolder:
             NotWritten: a file cannot be written; the others are kept.
         """
         problem = None
-        self.partial.mkdir(parents=True, exist_ok=True)  # somebody may have removed it while it was empty
+        self._make()  # somebody may have removed it while it was empty
         for name, write_file in files.items():
             path = self.partial / name
             try:
                 write_file(path)
+                path.chmod(OWNER_ONLY)
             except BaseException as error:
                 with suppress(OSError):
                     path.unlink(missing_ok=True)

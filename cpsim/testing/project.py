@@ -20,6 +20,7 @@ from cpsim.faults.plan import FaultPlan
 from cpsim.metrics.waits import Waits
 from cpsim.quirks import chosen
 from cpsim.server.journal import JournalFull
+from cpsim.system.checks import check, check_seconds
 from cpsim.testing import wording
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ PROJECT: Final = "project"
 LONGEST_PATH: Final = 100
 """Bytes of a socket's path that every system takes: macOS has room for 103."""
 SHORT_FOLDER: Final = Path("/tmp")  # noqa: S108 - mkdtemp makes a private folder in it
-LONGEST_FLUSH_S: Final = 86_400.0
 IDLE_WAIT_S: Final = 2.0
 """The longest wait of an inspection for acknowledged commands to reach the accounts."""
 PAGE: Final = 10_000
@@ -72,8 +72,8 @@ class ProjectFixture:
         fake: Fake | None = None,
         beside: ProjectFixture | None = None,
     ) -> None:
-        if not 0 <= flush_interval_s <= LONGEST_FLUSH_S:
-            raise CpsimError(f"flush_interval_s is {flush_interval_s!r}, and must be from 0 to {LONGEST_FLUSH_S:,.0f}")
+        check("project", project, str, "a text")
+        check_seconds("flush_interval_s", flush_interval_s)
         named_quirks = chosen(profile, quirks)
         self.project: str = project if beside is None else beside.project
         self.allow_refusals = allow_refusals
