@@ -219,7 +219,7 @@ def read_secret(path: Path) -> str:
         ValueError: the file cannot be read, or is empty.
     """
     try:
-        secret = path.read_text(encoding="utf-8").strip()
+        secret = path.read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"cannot be read: {error}") from error
     if not secret:

@@ -18,6 +18,7 @@ from cpsim.fake import ANY_PORT, Fake, Site
 from cpsim.fake.fake import IDLE_POLL_S
 from cpsim.faults.plan import FaultPlan
 from cpsim.metrics.waits import Waits
+from cpsim.net.control import PAGE
 from cpsim.quirks import chosen
 from cpsim.server.journal import JournalFull
 from cpsim.system.checks import check, check_seconds
@@ -40,7 +41,6 @@ LONGEST_PATH: Final = 100
 SHORT_FOLDER: Final = Path("/tmp")  # noqa: S108 - mkdtemp makes a private folder in it
 IDLE_WAIT_S: Final = 2.0
 """The longest wait of an inspection for acknowledged commands to reach the accounts."""
-PAGE: Final = 10_000
 
 
 class ProjectFixture:

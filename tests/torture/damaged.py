@@ -87,7 +87,18 @@ READERS = {
     ),
     "token": Reader("secret", ("serve", "--unix", "nowhere/s", "--control-token-file", "secret")),
     "verifier's secret": Reader(
-        "secret", ("verify", "http://127.0.0.1:1/api", "--project", "demo", "--secret-file", "secret", "--dry-run")
+        "secret",
+        (
+            "verify",
+            "http://127.0.0.1:1/api",
+            "--project",
+            "demo",
+            "--secret-file",
+            "secret",
+            "--dry-run",
+            "-k",
+            "CLAIM-1",
+        ),
     ),
     "report": Reader("own.py", ("report", "run", "own.py")),
     "rows": Reader("rows/slots.jsonl", ("report", "--accounts", "rows", "summary")),

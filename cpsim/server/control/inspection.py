@@ -14,6 +14,7 @@ from msgspec import Meta
 from cpsim.errors import CpsimError
 from cpsim.faults.plan import FaultPlan, Firing
 from cpsim.faults.spec import Fault
+from cpsim.net.control import PAGE
 from cpsim.protocol.slots import State
 from cpsim.quirks import QUIRKS, chosen
 from cpsim.server.accounts import Account, Machine, ProjectAccounts, Slot
@@ -50,7 +51,7 @@ V = TypeVar("V")
 
 Id = Annotated[str, Meta(min_length=1)]
 Cursor = Annotated[int, Meta(ge=0, le=2**53 - 1, description="`next` of the page before; 0 begins.")]
-Limit = Annotated[int, Meta(ge=1, le=10_000, description="Items a page.")]
+Limit = Annotated[int, Meta(ge=1, le=PAGE, description="Items a page.")]
 Seconds = Annotated[float, Meta(ge=0, le=1e10)]
 Rate = Annotated[float, Meta(ge=0, le=1e6, description="Multiple of real time; 0 freezes.")]
 Profile = Literal["documented", "deployed"]
