@@ -93,7 +93,7 @@ class OutputFolder:
         check_absent(path)
         self.path, self.partial = path, path.with_name(f"{path.name}.partial")
         self.is_whole = False
-        self._make()
+        self.partial.mkdir(OWNER_ONLY_FOLDER, parents=True, exist_ok=True)
         with ExitStack() as undo:
             self._lock = os.open(self.partial, os.O_RDONLY)
             undo.callback(os.close, self._lock)
@@ -104,6 +104,7 @@ class OutputFolder:
                 is_taken = True
             if is_taken:
                 raise FolderExists(f"another run is writing {path}; name another folder with --output")
+            os.fchmod(self._lock, OWNER_ONLY_FOLDER)  # an empty one that was there may be anybody's to read
             if any(self.partial.iterdir()):
                 raise FolderExists(
                     f"{self.partial} has what could be written of an earlier run; move it away, or name another folder "
@@ -112,11 +113,6 @@ class OutputFolder:
             undo.callback(self.partial.rmdir)
             check_absent(path)  # again, now that no other run can make it
             undo.pop_all()
-
-    def _make(self) -> None:
-        """Make the folder for its owner alone, also where an empty one is there."""
-        self.partial.mkdir(OWNER_ONLY_FOLDER, parents=True, exist_ok=True)
-        self.partial.chmod(OWNER_ONLY_FOLDER)
 
     def _holds_partial(self) -> bool:
         """Return whether the folder that is locked is the one at the path."""
@@ -132,7 +128,8 @@ class OutputFolder:
             NotWritten: a file cannot be written; the others are kept.
         """
         problem = None
-        self._make()  # somebody may have removed it while it was empty
+        # somebody may have removed it while it was empty
+        self.partial.mkdir(OWNER_ONLY_FOLDER, parents=True, exist_ok=True)
         for name, write_file in files.items():
             path = self.partial / name
             try:
