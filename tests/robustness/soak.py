@@ -156,6 +156,8 @@ class Samples:
 
     def slopes(self) -> dict[str, dict[str, float]]:
         """By how much each figure grew in an hour, in the last two thirds of the time, by least squares."""
+        if not self._seen:
+            return {}
         seen = [each for each in self._seen if each[0] > self._seen[0][0] + (self._seen[-1][0] - self._seen[0][0]) / 3]
         if len(seen) < 2:
             return {}
@@ -250,7 +252,7 @@ def replay(folder: Path, server: Serving, *pace: str, operations: int) -> dict[s
     """Replay so many operations, and have the server forget them."""
     jobs = f"arrivals.jobs={max(1, operations // OPERATIONS_A_JOB)}"
     command = [sys.executable, "-P", "-m", "cpsim", "run", "steady", "--target", "./d.sock", "--server", server.url]
-    command += [*ACCOUNT, *pace, "--set", jobs, "--timeout", "60", "--output", "run", "--json"]
+    command += [*ACCOUNT, *pace, "--set", jobs, "--timeout", "5", "--output", "run", "--json"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     try:
         told = json.loads(done.stdout)
