@@ -243,7 +243,7 @@ class Others:
             self._stop.wait(10 * PAUSE_S)
 
     def _look(self, number: int) -> None:
-        place = ("totals", "slots?project=mixed&limit=10", "waits", "malformed?project=mixed")[number % 4]
+        place = ("totals", "slots?project=mixed&limit=10", "clock", "malformed?project=mixed")[number % 4]
         with urllib.request.urlopen(f"{self._url.removesuffix('/api')}/__cpsim/{place}", timeout=10) as reply:
             reply.read()
 
