@@ -107,11 +107,35 @@ def thorough(session: nox.Session) -> None:
     run_tests(session, "environment", "-m", "thorough", processes=4)  # many of them wait
 
 
+TORTURES = {
+    "site": "tests/torture/torture.py",
+    "files": "tests/torture/attacks.py",
+    "damaged": "tests/torture/damaged.py",
+    "replies": "tests/torture/replies.py",
+    "disk": "tests/torture/full_disk.py",
+    "uploads": "tests/torture/uploads.py",
+    "kill": "tests/store/kill.py",
+    "soak": "tests/robustness/soak.py",
+}
+"""What `nox -s torture` runs, by name; all but the last, which takes as long as one likes, if none is named."""
+
+
 @nox.session(python=False, requires=["environment"])
 def torture(session: nox.Session) -> None:
-    """Run the whole site from 10,000 seeds, or `-- NUMBER --first SEED`, and attack its files and processes."""
-    run(session, "environment", "python", "tests/torture/torture.py", *session.posargs)
-    run(session, "environment", "python", "tests/torture/attacks.py")
+    """Attack everything; `-- NAME OPTION...` is one attack, with its options.
+
+    site: the whole site from 10,000 seeds. files: files and processes at work. damaged: damaged files. replies: hostile
+    replies. disk: 50 rounds of a full disk. uploads: two cases of uploads. kill: processes that are killed. soak: 30
+    minutes of mixed load; --minutes.
+    """
+    name, *options = session.posargs or ["all"]
+    if name in TORTURES:
+        run(session, "environment", "python", TORTURES[name], *options)
+    elif name == "all":
+        for script in list(TORTURES.values())[:-1]:
+            run(session, "environment", "python", script)
+    else:  # a number of seeds, and the first
+        run(session, "environment", "python", TORTURES["site"], *session.posargs)
 
 
 @nox.session(python=False, requires=["environment"])

@@ -57,7 +57,7 @@ class BaseClient:
         timeout_s: float = 10.0,
         algorithm: str = "sha-256",
     ) -> None:
-        if not 0 < timeout_s <= _MAX_TIMEOUT_S:
+        if not isinstance(timeout_s, (int, float)) or not 0 < timeout_s <= _MAX_TIMEOUT_S:
             raise EndpointError(f"timeout_s {timeout_s!r} must be more than 0 and at most {_MAX_TIMEOUT_S:,} seconds")
         self._endpoint = endpoint if isinstance(endpoint, Endpoint) else parse_endpoint(endpoint)
         self._credentials = credentials

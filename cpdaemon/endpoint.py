@@ -16,6 +16,7 @@ __all__ = ["DEFAULT_ENDPOINT", "Endpoint", "TcpEndpoint", "UnixEndpoint", "UrlEn
 DEFAULT_ENDPOINT = "/var/run/creditapi.socket"
 
 _MAX_PATH_BYTES = 103 if sys.platform == "darwin" else 107
+_MAX_PORT = 65_535
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _HOST_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_")
 _URL_CHARACTERS = _HOST_CHARACTERS | frozenset("/~!$&'()*+,;=:@%")
@@ -34,6 +35,8 @@ class UnixEndpoint(Value):
     path: str
 
     def __init__(self, path: str) -> None:
+        if not isinstance(path, str) or not path:
+            raise EndpointError(f"UnixEndpoint({path!r}): give the path of a socket, as text")
         self._freeze(path=path)
 
     def __str__(self) -> str:
@@ -54,6 +57,8 @@ class TcpEndpoint(Value):
     port: int
 
     def __init__(self, host: str, port: int) -> None:
+        if not isinstance(host, str) or not host or type(port) is not int or not 0 <= port <= _MAX_PORT:
+            raise EndpointError(f"TcpEndpoint({host!r}, {port!r}): give a host as text, and a port up to {_MAX_PORT}")
         self._freeze(host=host, port=port)
 
     def __str__(self) -> str:
@@ -78,6 +83,8 @@ class UrlEndpoint(Value):
     path: str
 
     def __init__(self, scheme: str, host: str, port: int, path: str) -> None:
+        if scheme not in _DEFAULT_PORTS or not isinstance(path, str):
+            raise EndpointError(f"UrlEndpoint({scheme!r}, ...): parse the URL with parse_endpoint")
         self._freeze(scheme=scheme, host=host, port=port, path=path)
 
     @property

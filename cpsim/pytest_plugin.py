@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 import pytest
 
 from cpsim.clock import real_dates  # also reads the wall time, before a test can change it
+from cpsim.system.checks import LONGEST_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
@@ -28,13 +29,12 @@ MARKER: Final = (
     "allow_unfired=False, path=None, port=None, mode=None, environment=False): the settings of this test's "
     "CreditPiggy, and whether its addresses are in CREDITPIGGY_... environment variables."
 )
-LONGEST_FLUSH_S: Final = 86_400
 ADDRESS: Final = ("path", "port", "mode")
 ENDPOINT: Final = pytest.StashKey["dict[str, Any]"]()
 """The settings of the session's endpoint, while it is there."""
 FAILED: Final = pytest.StashKey[bool]()
 NUMBERS: Final = {
-    "flush_interval_s": ((int, float), 0, 86_400),
+    "flush_interval_s": ((int, float), 0, LONGEST_S),
     "port": ((int,), 1, 65_535),
     "mode": ((int,), 0, 0o777),
 }
@@ -66,7 +66,7 @@ SETTINGS: Final = {
     "quirks": _Setting("a list of names; `cpsim quirks` shows them", _are_names),
     "faults": _Setting("a list of faults; `cpsim faults` shows them", lambda value: isinstance(value, list | tuple)),
     "flush_interval_s": _Setting(
-        "seconds from 0 to 86,400", lambda value: _is_number(value, (int, float), 0, LONGEST_FLUSH_S)
+        "seconds from 0 to 86,400", lambda value: _is_number(value, (int, float), 0, LONGEST_S)
     ),
     "allow_refusals": _Setting("True or False", _is_flag),
     "allow_unfired": _Setting(

@@ -15,6 +15,7 @@ SLEEPING = {
     "conftest.py": "looks again and again at what no test can be told of",
     "samples/make.py": "likewise, by itself; it made the samples",
     "store/kill.py": "kills a process after some time",
+    "torture/full_disk.py": "leaves a disk full for some time",
     "testing/test_clock.py": "the clock is the test's, and this moves it",
 }
 """Where a test sleeps, and why."""

@@ -21,7 +21,7 @@ import pyarrow as pa
 from cpsim.accounting import conservation, expectation, intervals, queries, reconciliation
 from cpsim.accounting.books import MEMORY_MB, Books
 from cpsim.accounting.engines import Cluster, Here, RollupEngine
-from cpsim.accounting.sources import Source, gather
+from cpsim.accounting.sources import Source, check_whole, gather
 from cpsim.config.zones import find_zone
 from cpsim.errors import CpsimError
 
@@ -162,6 +162,24 @@ class Accounts:
             .dt.tz_convert(self.timezone)
         )
 
+    @property
+    def begin(self) -> pd.Timestamp | None:
+        """The period's begin; None if the ledger is empty, and neither the server nor anybody else said when."""
+        return self.at(self.since_us) if self._knows[0] else None
+
+    @property
+    def end(self) -> pd.Timestamp | None:
+        """The period's end, excluded; None likewise."""
+        return self.at(self.books.until_us) if self._knows[1] else None
+
+    @property
+    def period(self) -> str:
+        """The period in words."""
+        if self.begin is None and self.end is None:
+            return "at no known time"
+        begin, end = (f"{time:%Y-%m-%d %H:%M}" if time is not None else "?" for time in (self.begin, self.end))
+        return f"{begin} to {end} {self.timezone.key}"
+
     def at(self, moment_us: int) -> pd.Timestamp:
         """A time in microseconds as a time of `timezone`."""
         return pd.Timestamp(moment_us, unit="us", tz="UTC").tz_convert(self.timezone)
@@ -176,7 +194,7 @@ class Accounts:
         Raises:
             CpsimError: a sum is beyond 64 bits, or a file is damaged.
         """
-        with _named_errors(self.source.name):
+        with _named_errors(self.source):
             return frame(self._database.sql(sql, params=list(parameters)).to_arrow_table())
 
     # -- frames ------------------------------------------------------------------------------------------------------
@@ -283,7 +301,7 @@ class Accounts:
         Columns: project, law, expected, found, difference, holds.
         """
         whole = replace(self.books, until_us=max(self.books.until_us, self.end_us))
-        with _named_errors(self.source.name):
+        with _named_errors(self.source):
             if whole == self.books:
                 return self._laws(self._database, whole)
             with whole.open(self._spill, self._memory_mb) as database:
@@ -308,7 +326,7 @@ class Accounts:
         if self.source.journal is None or run.get("projects") or (chosen and project and project not in chosen):
             return None
         prefix = run.get("slot_prefix")
-        with _named_errors(self.source.name):
+        with _named_errors(self.source):
             reconciliation.reconcile(self._database, project, "" if prefix is None else f"{prefix}-")
         return self.query(reconciliation.TOTALS)
 
@@ -323,7 +341,7 @@ class Accounts:
             CpsimError, OSError: the record cannot be read.
         """
         expected, self.expectation_notes = expectation.read(record, slot)
-        with _named_errors(self.source.name):
+        with _named_errors(self.source):
             expectation.compare(self._database, expected, slot)
         self.expectation = self.query(expectation.TOTALS)
 
@@ -423,7 +441,7 @@ class Accounts:
 
     def _roll_up(self, name: str) -> None:
         if name not in self._rolled:
-            with _named_errors(self.source.name):
+            with _named_errors(self.source):
                 self._engine.roll_up(name, self.books, self._database)
             self._rolled.add(name)
 
@@ -438,7 +456,7 @@ class Accounts:
 
     def _cut(self, since_us: int | None, until_us: int | None, projects: tuple[str, ...]) -> None:
         """Choose the period and the projects."""
-        with _named_errors(self.source.name), self.books.open(self._spill, self._memory_mb) as database:
+        with _named_errors(self.source), self.books.open(self._spill, self._memory_mb) as database:
             known = [name for (name,) in database.sql("SELECT DISTINCT project FROM ledger ORDER BY ALL").fetchall()]
             span = "SELECT min(allocated_us), max(greatest(allocated_us, settled_us)) FROM ledger"
             ((first_us, last_us),) = database.sql(span).fetchall()
@@ -448,12 +466,15 @@ class Accounts:
                 there = ", ".join(self.projects_known) or "none"
                 raise CpsimError(f'no project "{project}" in {self.source.name}; there are: {there}')
         self.end_us: int = max(last_us or 0, self.source.now_us or 0) + 1
-        begin_us = (first_us or 0) if since_us is None else since_us
+        earliest_us = (self.source.now_us or 0) if first_us is None else first_us
+        begin_us = earliest_us if since_us is None else since_us
         self.since_us: int = begin_us
-        stop_us = self.end_us if until_us is None else until_us
+        knows = first_us is not None or self.source.now_us is not None
+        self._knows = tuple(knows or given_us is not None for given_us in (since_us, until_us))
+        stop_us = (self.end_us if knows else max(self.end_us, begin_us)) if until_us is None else until_us
         if begin_us > stop_us:
             raise CpsimError(f"the period is empty: it would begin at {self.at(begin_us)}, end at {self.at(stop_us)}")
-        width_us = max(1, min(stop_us, self.end_us) - max(begin_us, first_us or 0))
+        width_us = max(1, min(stop_us, self.end_us) - max(begin_us, earliest_us))
         self.books = replace(
             self.books,
             since_us=begin_us,
@@ -470,15 +491,22 @@ def frame(table: pa.Table) -> pd.DataFrame:
 
 
 @contextmanager
-def _named_errors(name: str) -> Iterator[None]:
-    """Convert the engine's errors to CpsimErrors that name the source."""
+def _named_errors(source: Source) -> Iterator[None]:
+    """Convert the engine's errors to CpsimErrors that name the source, or the file of it that is damaged."""
+    name = source.name
     try:
         yield
     except (duckdb.ConversionException, duckdb.OutOfRangeException) as error:
         raise CpsimError(f"{name}: a number is beyond 64 bits: {_first_line(error)}") from error
     except duckdb.OutOfMemoryException as error:
         raise CpsimError(f"{name}: not enough memory or disk for this ledger: {_first_line(error)}") from error
-    except (duckdb.IOException, duckdb.InvalidInputException, duckdb.SerializationException) as error:
+    except duckdb.Error as error:
+        damage = (duckdb.IOException, duckdb.InvalidInputException, duckdb.SerializationException)
+        if type(error) is not duckdb.Error and not isinstance(error, damage):
+            raise  # a query is wrong, which may be the user's own
+        for file in (source.slots, source.accounts, source.journal, source.received):
+            if file is not None:
+                check_whole(file)
         raise CpsimError(f"{name} is damaged or cut short: {_first_line(error)}") from error
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from cpsim.accounting.blocks import Figure, Note, Report, Table
 from cpsim.config import catalog
-from cpsim.errors import CpsimError
+from cpsim.errors import CpsimError, reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -57,6 +57,8 @@ def _build(path: Path, accounts: Accounts) -> list[Block]:
         blocks = list(_function(module, path)(accounts))
     except CpsimError:
         raise
+    except MemoryError as error:
+        raise CpsimError(f"report {path}: {reason(error)}") from error
     except Exception as error:  # whatever somebody's own report does
         file = str(path.absolute())
         lines = [line.lineno for line in traceback.extract_tb(error.__traceback__) if line.filename == file]

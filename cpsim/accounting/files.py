@@ -144,7 +144,8 @@ def write_excel(accounts: Accounts, reports: Sequence[Report], path: Path) -> No
 def markdown(accounts: Accounts, reports: Sequence[Report]) -> str:
     """All reports as Markdown, with tables in GitHub's dialect."""
     about = _about(accounts)
-    period = f"{about['since']} to {about['until']}"
+    times = (about["since"], about["until"])
+    period = accounts.period if None in times else " to ".join(times)
     balance = "The books balance." if accounts.balanced else "**The books do not balance.**"
     lines = [f"# Credit of {_inert(accounts.source.name)}", "", f"{about['kind']}, {period}. {balance}", ""]
     lines += _markdown_table(accounts.checks)
@@ -172,8 +173,8 @@ def _about(accounts: Accounts) -> dict[str, Any]:
         "note": accounts.source.note,
         "projects": list(accounts.chosen),
         "timezone": accounts.timezone.key,
-        "since": accounts.at(accounts.since_us).isoformat(),
-        "until": accounts.at(accounts.books.until_us).isoformat(),
+        "since": None if accounts.begin is None else accounts.begin.isoformat(),
+        "until": None if accounts.end is None else accounts.end.isoformat(),
         "empty": accounts.empty,
         "balanced": accounts.balanced,
     }

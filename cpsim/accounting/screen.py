@@ -27,9 +27,8 @@ FILE_WIDTH: Final = 160
 
 def show(accounts: Accounts, reports: Sequence[Report], console: Console) -> None:
     """Print reports, each under whether the books balance."""
-    period = f"{accounts.at(accounts.since_us):%Y-%m-%d %H:%M} to {accounts.at(accounts.books.until_us):%Y-%m-%d %H:%M}"
     source = accounts.source
-    console.print(f"[bold]{escaped(source.name)}[/], {source.kind}, {period} {accounts.timezone.key}", highlight=False)
+    console.print(f"[bold]{escaped(source.name)}[/], {source.kind}, {accounts.period}", highlight=False)
     for sentence in notices(accounts):
         console.print(f"[yellow]{escaped(sentence)}[/]", highlight=False)
     for report in reports:

@@ -23,8 +23,12 @@ from cpsim.evidence.files import EVIDENCE, EvidenceFolder
 from cpsim.net.control import ControlClient
 from cpsim.net.http.client import fetch
 from cpsim.protocol import arguments as typed
+from cpsim.system.checks import WrongArgument
+from cpsim.system.parquet import opened
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cpsim.accounts.sources import AccountsSource
     from cpsim.accounts.view import View
 
@@ -41,7 +45,10 @@ ACCOUNT_COLUMNS: Final = {
     "waiting_credits": "BIGINT",
     "waiting_counters": "MAP(VARCHAR, BIGINT)",
 }
-JOURNAL_COLUMNS: Final = ("slot", "kind", "outcome", "sent_us", "answered_us")
+JOURNAL_COLUMNS: Final = {
+    **dict.fromkeys(("slot", "kind", "outcome"), "VARCHAR"),
+    **dict.fromkeys(("sent_us", "answered_us"), "BIGINT"),
+}
 ARGUMENT_COLUMNS: Final = {"arguments", *(field.name for field in typed.fields())}
 """A journal has some of these, or, of an earlier version, the first."""
 RECEIVED_COLUMNS: Final = ("project", "slot", "kind", "outcome", "error")
@@ -104,6 +111,8 @@ def gather(where: str | Path | AccountsSource, folder: Path, token: str | None =
     """
     if isinstance(where, str) and where.startswith(("http://", "https://")):
         return _running(where, folder, token)
+    if not isinstance(where, str | Path) and not callable(getattr(where, "read", None)):
+        raise WrongArgument(f"where is {where!r}, and must be a path, a URL or a source of accounts")
     if not isinstance(where, str | Path):
         return _of_view(Source("accounts", str(where), folder), where.read(PAUSE_S), folder, SYSTEM_CLOCK.now_us())
     path = Path(where)
@@ -127,17 +136,47 @@ def gather(where: str | Path | AccountsSource, folder: Path, token: str | None =
     )
 
 
-def check_table(path: Path, columns: tuple[str, ...]) -> list[str]:
-    """The names of a table's columns. Raises CpsimError if it is not whole Parquet, or has not these."""
-    try:
-        with pq.ParquetFile(path) as file:
-            names: list[str] = file.schema_arrow.names
-    except (pa.ArrowException, OSError) as error:
-        raise CpsimError(f"{path} is damaged or cut short: {str(error).splitlines()[0]}") from error
-    missing = [name for name in columns if name not in names]
+def check_table(path: Path, columns: Mapping[str, str]) -> list[str]:
+    """The names of a table's columns.
+
+    Args:
+        path: the table.
+        columns: columns that it must have, and their types in DuckDB.
+
+    Raises:
+        CpsimError: it is not whole Parquet, or has not these columns.
+    """
+    with opened(path) as file:
+        schema: pa.Schema = file.schema_arrow
+    missing = [name for name in columns if name not in schema.names]
     if missing:
         raise CpsimError(f"{path} is another kind of table: it has no column {', '.join(missing)}")
+    for name, kind in columns.items():
+        found = schema.field(name).type
+        if not _is_of(found, kind):
+            raise CpsimError(f"{path} is another kind of table: its column {name} is {found}, expected {kind}")
+    names: list[str] = schema.names
     return names
+
+
+def check_whole(path: Path) -> None:
+    """Read a table; raises CpsimError if it is damaged."""
+    with opened(path) as file:
+        for _ in file.iter_batches():
+            pass
+
+
+def _is_of(found: pa.DataType, kind: str) -> bool:
+    """Whether a column's values can be read as a type of DuckDB."""
+    if pa.types.is_dictionary(found):
+        found = found.value_type
+    if pa.types.is_null(found):
+        return True
+    if kind.startswith("MAP"):
+        return bool(pa.types.is_map(found))
+    if kind == "VARCHAR":
+        return bool(pa.types.is_string(found) or pa.types.is_large_string(found) or pa.types.is_string_view(found))
+    return bool(pa.types.is_integer(found) or pa.types.is_floating(found) or pa.types.is_decimal(found))
 
 
 def _of_view(source: Source, view: View, folder: Path, at_us: int) -> Source:
@@ -164,7 +203,7 @@ def _run_folder(path: Path, run: Path, folder: Path) -> Source:
     ledger, journal = path / "ledger.parquet", path / "journal.parquet"
     try:
         document = json.loads(run.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CpsimError(f"{run} is damaged or cut short: {error}") from error
     if not isinstance(document, dict):
         raise CpsimError(f"{run} is not what cpsim run writes: expected an object")
@@ -173,11 +212,17 @@ def _run_folder(path: Path, run: Path, folder: Path) -> Source:
             f"{path} has no ledger.parquet: that run could not see the server's slots. Run it with --server at a "
             "server that has the control API, or with --accounts, or report on the server itself"
         )
-    if journal.is_file() and not {*check_table(journal, JOURNAL_COLUMNS)} & ARGUMENT_COLUMNS:
-        raise CpsimError(f"{journal} is another kind of table: it has no column of arguments")
+    if journal.is_file():
+        if not {*check_table(journal, {})} & ARGUMENT_COLUMNS:
+            raise CpsimError(f"{journal} is another kind of table: it has no column of arguments")
+        check_table(journal, JOURNAL_COLUMNS)
     source = Source("run folder", str(path), ledger)
     if (path / EVIDENCE).is_file() and (view := EvidenceFolder(path).partial_view()) is not None:
-        source = _of_view(source, view, folder, int(datetime.fromisoformat(document["started"]).timestamp() * 1e6))
+        try:
+            started = datetime.fromisoformat(document["started"])
+        except (ValueError, LookupError, TypeError) as error:
+            raise CpsimError(f"{run} is damaged: it does not say when the run started") from error
+        source = _of_view(source, view, folder, int(started.timestamp() * 1e6))
     else:
         source = _tables(source.kind, source.name, ledger)
     if step_s := document.get("virtual_step_s"):
@@ -192,11 +237,11 @@ def _run_folder(path: Path, run: Path, folder: Path) -> Source:
 def _tables(kind: str, name: str, slots: Path) -> Source:
     """An export: a table of slots, and beside it one of accounts, if it is there."""
     accounts = slots.with_name("accounts.parquet")
-    check_table(slots, tuple(SLOT_COLUMNS))
+    check_table(slots, SLOT_COLUMNS)
     if not accounts.is_file():
         note = f"There is no {accounts.name} beside {slots.name}: owners and balances are unknown."
         return Source(kind, name, slots, note=note)
-    check_table(accounts, tuple(ACCOUNT_COLUMNS))
+    check_table(accounts, ACCOUNT_COLUMNS)
     return Source(kind, name, slots, accounts)
 
 

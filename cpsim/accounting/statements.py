@@ -52,11 +52,11 @@ def _statement(accounts: Accounts, kind: str, holder: dict[str, object], grants:
     carried = 0 if pd.isna(unexplained) else int(unexplained)  # type: ignore[call-overload]
     opening = credits - period - carried
     columns = ["at", "entry", "slot", *(["machine"] if kind == "user" else []), "rule", "credits", "balance_credits"]
-    first = [{"at": accounts.at(accounts.since_us), "entry": "opening balance", "balance_credits": opening}]
+    first = [{"at": accounts.begin, "entry": "opening balance", "balance_credits": opening}]
     if carried:
         first.append({"entry": UNEXPLAINED, "credits": carried, "balance_credits": opening + carried})
     middle = grants.assign(entry="grant", balance_credits=grants["credits"].cumsum() + opening + carried)
-    last = [{"at": accounts.at(accounts.books.until_us), "entry": "closing balance", "balance_credits": credits}]
+    last = [{"at": accounts.end, "entry": "closing balance", "balance_credits": credits}]
     types = dict.fromkeys(("credits", "balance_credits"), "Int64")
     ends = (pd.DataFrame(rows, columns=columns).astype(types) for rows in (first, last))
     opened, closed = (

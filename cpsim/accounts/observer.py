@@ -6,9 +6,6 @@ import io
 import json
 from typing import TYPE_CHECKING, Final
 
-import pyarrow as pa
-import pyarrow.parquet
-
 from cpdaemon.signing import token
 from cpsim.accounts.lines import json_rows
 from cpsim.accounts.view import NoLedger, UnfitTable, View
@@ -16,9 +13,12 @@ from cpsim.clock import SYSTEM_CLOCK
 from cpsim.errors import CpsimError
 from cpsim.net.control import ControlClient
 from cpsim.net.http.client import CannotReach, fetch
+from cpsim.system.parquet import DamagedParquet, read
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    import pyarrow as pa
 
     from cpdaemon.endpoint import UrlEndpoint
     from cpsim.clock import Clock
@@ -88,7 +88,7 @@ class Observer:
             raise CannotObserve(f"POST {path} on {self._server} answered {status}: {text}{hint}")
         try:
             return set(json.loads(body)["data"])
-        except (ValueError, TypeError, LookupError):
+        except (ValueError, TypeError, LookupError, RecursionError):
             raise CannotObserve(f"POST {path} on {self._server} answered no list of slots") from None
 
     def _table(self, name: str) -> pa.Table | None:
@@ -97,10 +97,9 @@ class Observer:
         if body is None:
             return None
         try:
-            with pyarrow.parquet.ParquetFile(io.BytesIO(body)) as file:  # `read_table` would import pandas
-                return file.read()
-        except (OSError, pyarrow.ArrowInvalid) as error:
-            raise CannotObserve(f"{name} on {self._server} is not Parquet: {error}") from error
+            return read(io.BytesIO(body), f"{name} on {self._server}")
+        except DamagedParquet as error:
+            raise CannotObserve(str(error)) from error
 
     def _request(
         self, method: str, path: str, body: bytes, *, slowly: bool = False, headers: Mapping[str, str] | None = None

@@ -14,7 +14,6 @@ from cpsim.cli.announce import announcing
 from cpsim.cli.group import cli
 from cpsim.cli.options import (
     FILE,
-    LONGEST_S,
     EndpointType,
     ListenType,
     NumberType,
@@ -25,6 +24,7 @@ from cpsim.cli.options import (
     secret_file_option,
     secret_in,
 )
+from cpsim.system.checks import LONGEST_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

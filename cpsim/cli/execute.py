@@ -13,7 +13,6 @@ from cpsim.cli.expect import ExpectationType
 from cpsim.cli.group import cli
 from cpsim.cli.options import (
     FILE,
-    LONGEST_S,
     DurationType,
     ListenType,
     NumberType,
@@ -21,6 +20,7 @@ from cpsim.cli.options import (
     quirk_option,
     secret_in,
 )
+from cpsim.system.checks import LONGEST_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

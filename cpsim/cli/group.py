@@ -11,6 +11,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from cpdaemon.errors import CreditPiggyError
+from cpsim.system.docstrings import docstring
 from cpsim.system.extras import require
 
 PROGRAM: Final = "cpsim"
@@ -28,6 +29,8 @@ class _OutputClosed(Exception):
 class _Cli(click.Group):
     """A group that distinguishes a closed pipe from an invalid run; click exits with 1 for both."""
 
+    group_class = type
+
     def invoke(self, ctx: click.Context) -> object:
         """Run a command."""
         only_prints = not {*ctx.help_option_names, "--list"}.isdisjoint(takewhile("--".__ne__, ctx.args))
@@ -35,6 +38,12 @@ class _Cli(click.Group):
             return super().invoke(ctx)
         except BrokenPipeError as error:
             raise _OutputClosed(0 if only_prints or ctx.invoked_subcommand in LISTS else FAILED) from error
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Add a command; where Python has left out its docstring, which is its help, it is read from the source."""
+        if cmd.help is None and cmd.callback is not None:
+            cmd.help = docstring(cmd.callback)
+        super().add_command(cmd, name)
 
 
 class ExtraCommand(click.Command):
@@ -76,9 +85,14 @@ def cli() -> None:
     """
 
 
+if cli.help is None:
+    assert cli.callback is not None
+    cli.help = docstring(cli.callback)
+
+
 def main() -> NoReturn:
     """Run the command line; an error is one line on standard error, never a traceback."""
-    from cpsim.errors import CpsimError, UsageError
+    from cpsim.errors import CpsimError, UsageError, reason
     from cpsim.ui.printable import printable
 
     for stream in (sys.stdout, sys.stderr):
@@ -99,9 +113,12 @@ def main() -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         click.echo("cpsim: interrupted", err=True)
         sys.exit(FAILED)
+    except MemoryError as error:
+        click.echo(f"cpsim: {reason(error)}; do less at once, or allow the process more", err=True)
+        sys.exit(FAILED)
     except OSError as error:
-        reason = error.strerror or str(error)
-        click.echo(f"cpsim: {error.filename}: {reason}" if error.filename else f"cpsim: {reason}", err=True)
+        why = error.strerror or str(error)
+        click.echo(f"cpsim: {error.filename}: {why}" if error.filename else f"cpsim: {why}", err=True)
         sys.exit(FAILED)
     except UsageError as error:
         click.echo(f"cpsim: {printable(str(error))}", err=True)

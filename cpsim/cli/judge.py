@@ -80,7 +80,7 @@ def judge(
         for line in verdict_lines(verdict, head.command):
             console.print(line, highlight=False)
         earlier = folder / "verdict.json"
-        if earlier.is_file() and earlier.read_text(encoding="utf-8") != text:
+        if earlier.is_file() and earlier.read_bytes() != text.encode():
             console.print(f"              [yellow]not as at the end of the run[/]: see {earlier}", highlight=False)
     sys.exit({"valid": 0, "invalid": INVALID, "unknown": FAILED}[verdict.ruling])
 
@@ -92,7 +92,7 @@ def _now_ns(folder: Path) -> int:
 
     try:
         started = datetime.fromisoformat(json.loads((folder / "run.json").read_text(encoding="utf-8"))["started"])
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return ANY_TIME_NS
     passed_us = SYSTEM_CLOCK.now_us() - int(started.timestamp() * 1e6)
     return passed_us * 1000 if passed_us >= 0 else ANY_TIME_NS

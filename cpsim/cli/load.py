@@ -14,7 +14,6 @@ import click
 
 from cpsim.cli.group import FAILED, INVALID, ExtraCommand, cli
 from cpsim.cli.options import (
-    LONGEST_S,
     EndpointType,
     NumberType,
     accounts_option,
@@ -36,6 +35,7 @@ from cpsim.cli.options import (
 )
 from cpsim.cli.run import target_at
 from cpsim.config.thresholds import APPLY_DELAY_PREFIXES, NEED_DUE_TIMES
+from cpsim.system.checks import LONGEST_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

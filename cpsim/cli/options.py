@@ -18,6 +18,7 @@ from cpsim.config.thresholds import Threshold
 from cpsim.errors import CpsimError, UsageError
 from cpsim.faults.spec import ACTIONS, Fault
 from cpsim.net.listen import Listen
+from cpsim.system.checks import LONGEST_S
 from cpsim.system.extras import require
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from cpsim.replay.pace import Pace
 
 T = TypeVar("T")
-LONGEST_S: Final = 86_400
 UNIT_S: Final = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 CONNECT_S: Final = 10.0
 """Seconds within which a control API has to be reached, and to answer unless it is asked to wait."""

@@ -12,7 +12,6 @@ import click
 from cpdaemon.endpoint import Endpoint, UrlEndpoint
 from cpsim.cli.group import FAILED, INVALID, ExtraCommand, cli
 from cpsim.cli.options import (
-    LONGEST_S,
     EndpointType,
     FaultType,
     NumberType,
@@ -37,6 +36,7 @@ from cpsim.cli.options import (
     threshold_option,
     timeout_option,
 )
+from cpsim.system.checks import LONGEST_S
 
 if TYPE_CHECKING:
     from pathlib import Path

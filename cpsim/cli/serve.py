@@ -12,7 +12,6 @@ from cpsim.cli.announce import announcing, ready
 from cpsim.cli.group import cli
 from cpsim.cli.options import (
     FILE,
-    LONGEST_S,
     ListenType,
     NumberType,
     cpsim_errors,
@@ -20,6 +19,7 @@ from cpsim.cli.options import (
     quirk_option,
     secret_in,
 )
+from cpsim.system.checks import LONGEST_S
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -15,7 +15,6 @@ from cpdaemon.endpoint import UnixEndpoint, UrlEndpoint, parse_endpoint
 from cpsim.cli.group import FAILED, INVALID, ExtraCommand, cli
 from cpsim.cli.options import (
     FILE,
-    LONGEST_S,
     ListenType,
     NumberType,
     accounts_option,
@@ -25,6 +24,7 @@ from cpsim.cli.options import (
     project_option,
     secret_file_option,
 )
+from cpsim.system.checks import LONGEST_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

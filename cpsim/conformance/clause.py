@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cpsim.conformance import clauses
+from cpsim.system.docstrings import docstring
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -101,9 +102,10 @@ def clause(
 
     def decorate(test: Test) -> Test:
         assert section in SECTIONS
-        assert test.__doc__ is not None
+        sentence = docstring(test).partition("\n")[0]
+        assert sentence
         known = CATALOGUE.get(id)
-        made = Clause(id, test.__doc__.partition("\n")[0], section, needs, tuple(quirks), level)
+        made = Clause(id, sentence, section, needs, tuple(quirks), level)
         assert known in {None, made}, f"{id} is there twice"
         CATALOGUE[id] = made
         FILES[id] = test.__code__.co_filename

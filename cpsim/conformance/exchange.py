@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 from cpsim.conformance.findings import CannotRun
+from cpsim.net.http.client import NO_RESPONSE
+from cpsim.net.http.incoming import Incoming
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -125,7 +127,8 @@ class HttpConnection:
         except OSError as error:
             self._sock.close()
             raise CannotRun(f"cannot reach {server}: {error}") from error
-        self._incoming = _Incoming(cast("io.RawIOBase", self._sock.makefile("rb", buffering=0)))
+        self._raw = Incoming(self._sock, timeout_s)
+        self._incoming = _Incoming(self._raw)
 
     def __enter__(self) -> Self:
         return self
@@ -142,12 +145,13 @@ class HttpConnection:
         """The reply to the next request, whatever version of HTTP it is in; `is_open` says whether one may follow."""
         response = http.client.HTTPResponse(cast("socket.socket", self), method=method)
         self.is_open = False
+        self._raw.restart()
         try:
             response.begin()
             reply = Reply(response.status, response.getheader("Content-Type", ""), response.read())
         except TimeoutError:
             return LATE
-        except (OSError, http.client.HTTPException) as error:
+        except NO_RESPONSE as error:
             return Reply(0, "", f"no HTTP reply: {error or type(error).__name__}".encode())
         self.is_open = not response.will_close
         return reply

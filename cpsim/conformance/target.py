@@ -135,7 +135,7 @@ def _credentials(project: str | None, secret_file: Path | None, prefix: str) -> 
     if project is None or secret_file is None:
         raise ValueError(f"--{prefix}project ID and --{prefix}secret-file FILE go together")
     try:
-        secret = secret_file.read_text(encoding="utf-8").strip()
+        secret = secret_file.read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"--{prefix}secret-file {secret_file} cannot be read: {error}") from error
     try:

@@ -17,6 +17,7 @@ from cpdaemon.endpoint import UnixEndpoint, UrlEndpoint, parse_endpoint
 from cpdaemon.errors import EndpointError
 from cpsim.errors import CpsimError
 from cpsim.net.listen import Listen
+from cpsim.system.checks import LONGEST_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,7 +28,6 @@ DEFAULT_FLUSH_INTERVAL_S: Final = 1.0
 DEPLOYED_FLUSH_INTERVAL_S: Final = 5.0
 DEPLOYED_BIND: Final = "/var/run/creditapi.socket"
 """Where the deployed daemon listens if its file does not say."""
-LONGEST_FLUSH_INTERVAL_S: Final = 86_400.0
 KEYS: Final = {
     "api": ("api_url", "api_key", "api_secret", "project_id", "project_auth", "flush_interval"),
     "server": ("socket", "bind", "pidfile", "logfile", "loglevel", "spool"),
@@ -148,8 +148,8 @@ def _seconds(text: str | None) -> float:
         seconds = DEPLOYED_FLUSH_INTERVAL_S if not text else float(text)
     except ValueError:
         seconds = math.nan
-    if not 0 <= seconds <= LONGEST_FLUSH_INTERVAL_S:
-        raise ValueError(f"flush_interval={text} is not a number of seconds up to {LONGEST_FLUSH_INTERVAL_S:g}")
+    if not 0 <= seconds <= LONGEST_S:
+        raise ValueError(f"flush_interval={text} is not a number of seconds up to {LONGEST_S:g}")
     return seconds
 
 

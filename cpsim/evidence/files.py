@@ -29,6 +29,8 @@ from cpsim.protocol import arguments
 from cpsim.scenario.formats import columns
 from cpsim.scenario.formats.arrow import Operations
 from cpsim.scenario.formats.trace import OWNERS
+from cpsim.scenario.values import ScenarioError
+from cpsim.system.parquet import checked, opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -256,7 +258,7 @@ class EvidenceFolder:
             if quirks is not None:
                 self._facts["quirks"] = quirks
             self._shown = self._read_seen()
-        except (ValueError, LookupError, TypeError, AttributeError, EndpointError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError, EndpointError) as error:
             raise CpsimError(f"{path / EVIDENCE} is damaged: {type(error).__name__}: {error}") from error
         self._check_counts()
 
@@ -333,8 +335,8 @@ class EvidenceFolder:
             accounts = self._table(ACCOUNTS) if names.keys() - {"slots"} else None
             try:
                 view = View.of_tables(slots, accounts).restored(names)
-            except UnfitTable as error:
-                raise CpsimError(f"{self.path} is damaged: {error}") from error
+            except (UnfitTable, LookupError, ValueError, TypeError, pa.ArrowException) as error:
+                raise CpsimError(f"{self.path}: {LEDGER} or {ACCOUNTS} is damaged: {error}") from error
         return Seen(from_ns, to_ns, view, listed)
 
     def _evidence(self, of_workload: range, of_journal: range, seen: Seen | None) -> Evidence:
@@ -348,6 +350,9 @@ class EvidenceFolder:
             raise CpsimError(f"{self.path / JOURNAL} has operations that {WORKLOAD} lacks")
         try:
             workload = columns.from_table(planned)
+        except ScenarioError as error:
+            raise CpsimError(f"{self.path / WORKLOAD} is damaged: {error}") from error
+        try:
             sent = journal["id"].to_numpy()
             order = np.argsort(sent, kind="stable")
             ops = np.searchsorted(ids, sent[order])
@@ -358,8 +363,8 @@ class EvidenceFolder:
                 records[name] = np.asarray(found)[order]
             for name in ("sent", "answered"):
                 records[f"{name}_ns"] = journal[f"{name}_us"].to_numpy()[order] * 1000
-        except (KeyError, ValueError, pa.ArrowException) as error:
-            raise CpsimError(f"{self.path} is damaged: {error}") from error
+        except (LookupError, ValueError, TypeError, pa.ArrowException) as error:
+            raise CpsimError(f"{self.path / JOURNAL} is damaged: {in_one_line(error)}") from error
 
         def by_op(name: str, scale: int) -> npt.NDArray[np.int64] | None:
             if name not in journal.column_names or journal[name].null_count == len(journal) > 0:
@@ -382,21 +387,21 @@ class EvidenceFolder:
 
         def read(file: pq.ParquetFile) -> pa.Table:
             if groups is None:
-                return file.read()
+                return checked(file.read())
             chosen = None if name == WORKLOAD else [c for c in (*READ, VIRTUAL.name) if c in file.schema_arrow.names]
-            return file.read_row_groups(list(groups), columns=chosen)
+            return checked(file.read_row_groups(list(groups), columns=chosen))
 
         return self._open(name, read)
 
     def _open(self, name: str, read: Callable[[pq.ParquetFile], Any]) -> Any:  # noqa: ANN401 - whatever is read
         path = self.path / name
         try:
-            with pq.ParquetFile(path) as file:
+            with opened(path) as file:
                 return read(file)
         except FileNotFoundError:
             raise CpsimError(f"{self.path} has no {name}, which is evidence: the run folder is not whole") from None
-        except (OSError, pa.ArrowException) as error:
-            raise CpsimError(f"{path} is damaged or cut short: {str(error).splitlines()[0]}") from error
+        except OSError as error:
+            raise CpsimError(f"{path} cannot be read: {in_one_line(error)}") from error
 
 
 def _no_evidence(path: Path) -> str:

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Final
 
+from cpdaemon.endpoint import TcpEndpoint
 from cpdaemon.errors import Refused
 from cpsim.clock import SYSTEM_CLOCK
 from cpsim.daemon.courier import CONFLICT
 from cpsim.daemon.site import Daemon
 from cpsim.daemon.spool import Spool
 from cpsim.server.batches import BatchNotApplied
+from cpsim.system.checks import check, check_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
-    from cpdaemon.endpoint import TcpEndpoint
     from cpdaemon.signing import Call
     from cpsim.clock import Clock
     from cpsim.faults.plan import FaultPlan
     from cpsim.metrics.waits import Waits
     from cpsim.server.service import AccountServer
 
+TCP: Final = "a TcpEndpoint, such as TcpEndpoint('127.0.0.1', 8080) of cpdaemon.endpoint"
 MIN_FLUSH_INTERVAL_S: Final = 0.02
 """Shortest flush interval with a spool: a batch of any size costs three commits."""
 MAX_BACKOFF_S: Final = 0.02
@@ -40,6 +43,9 @@ class Site:
         mode: permissions of the socket file; by default as the process's umask has it.
         tcp: TCP address of the daemon; port 0 takes a free one.
         flush_interval_s: seconds that the daemon keeps commands before it delivers them.
+
+    Raises:
+        WrongArgument: a value is of another type, or out of range.
     """
 
     project_id: str
@@ -47,6 +53,12 @@ class Site:
     mode: int | None = None
     tcp: TcpEndpoint | None = None
     flush_interval_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        check("project_id", self.project_id, str, "a text")
+        check("unix", self.unix, (Path, NoneType), "a pathlib.Path")
+        check("tcp", self.tcp, (TcpEndpoint, NoneType), TCP)
+        check_seconds("flush_interval_s", self.flush_interval_s)
 
 
 def daemon_of(

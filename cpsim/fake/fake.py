@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from functools import partial
 from glob import escape
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
@@ -15,11 +17,12 @@ from cpsim.clock import SYSTEM_CLOCK
 from cpsim.daemon.site import address_of
 from cpsim.daemon.spool_status import read_status
 from cpsim.errors import CpsimError
-from cpsim.fake.daemons import Site, daemon_of
+from cpsim.fake.daemons import TCP, Site, daemon_of
 from cpsim.fake.sites import AddedSites
 from cpsim.faults.plan import FaultPlan
 from cpsim.net.addresses import listen_tcp
 from cpsim.net.listen import is_loopback
+from cpsim.quirks import chosen
 from cpsim.server.control.access import Access
 from cpsim.server.control.api import Control
 from cpsim.server.control.inspection import Inspector
@@ -33,9 +36,10 @@ from cpsim.server.serving import HttpServer
 from cpsim.server.store import Store
 from cpsim.server.timed import Timed
 from cpsim.store.log import Log
+from cpsim.system.checks import check, check_many
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -75,6 +79,7 @@ class Fake:
         OSError: an address cannot be bound (from `start`).
         CpsimError: the store or a spool cannot be used, or there is no such fault (from the constructor).
         ValueError: there is no project, or a project is invalid (from the constructor).
+        WrongArgument: an argument is of another type (from the constructor).
     """
 
     def __init__(
@@ -96,8 +101,17 @@ class Fake:
         waits: Waits | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        check("projects", projects, Mapping, "a secret for each project id, such as {'demo': 'secret'}")
         if not projects:
             raise ValueError("a fake needs a project")
+        check("http", http, (TcpEndpoint, NoneType), TCP)
+        check("store", store, (Path, NoneType), "a pathlib.Path")
+        check("control_token", control_token, (str, NoneType), "a text")
+        check("journal_limit", journal_limit, int, "a number of commands")
+        check_many("sites", sites, "Site(project_id='demo', unix=Path('daemon.socket'))")
+        for site in sites:
+            check("a site", site, Site, "a Site")
+        quirks = chosen("documented", quirks)
         self.clock = clock
         self.faults = FaultPlan(faults, clock=clock, seed=seed, crash=crash)
         self._store = None if store is None else Store(store, partial(Log, clock=clock))

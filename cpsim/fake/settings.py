@@ -26,6 +26,7 @@ from cpsim.quirks import QUIRKS, chosen
 from cpsim.server.clock import LATEST_US
 from cpsim.server.journal import DEFAULT_LIMIT
 from cpsim.server.service import AccountServer
+from cpsim.system.checks import LONGEST_S
 from cpsim.system.signals import Signals
 from cpsim.system.threads import on_thread_failure
 
@@ -40,7 +41,7 @@ Text = Annotated[str, Meta(min_length=1, description="text")]
 File = Annotated[str, Meta(min_length=1, description="the path of a file")]
 Id = Annotated[str, Meta(pattern=r"^[^,]+$(?!\n)", description="a project id: text without commas")]
 Address = Annotated[Listen, Meta(description="HOST:PORT, with a port from 0 (any free one) to 65535")]
-Seconds = Annotated[float, Meta(ge=0, le=86_400, description="seconds, from 0 to 86,400")]
+Seconds = Annotated[float, Meta(ge=0, le=LONGEST_S, description=f"seconds, from 0 to {LONGEST_S:,}")]
 Rate = Annotated[float, Meta(ge=0, le=1e6, description="a multiple of real time, from 0 (frozen) to 1,000,000")]
 Count = Annotated[int, Meta(ge=0, description="a whole number from 0 up")]
 Moment = Annotated[
@@ -217,7 +218,7 @@ def read_secret(path: Path) -> str:
         ValueError: the file cannot be read, or is empty.
     """
     try:
-        secret = path.read_text(encoding="utf-8").strip()
+        secret = path.read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"cannot be read: {error}") from error
     if not secret:

@@ -20,6 +20,7 @@ from cpsim.clock import SYSTEM_CLOCK
 from cpsim.errors import CpsimError
 from cpsim.faults.spec import ACTIONS, Fault, unknown
 from cpsim.protocol.exchange import Passage
+from cpsim.system.checks import check, check_many
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -162,6 +163,7 @@ class FaultPlan:
         seed: int = 1,
         crash: Callable[[], object] | None = None,
     ) -> None:
+        check_many("faults", faults, "'hang:count=1'")
         self.daemon = self.server = self.delivery = False
         self._clock = clock
         self._seed = seed
@@ -417,4 +419,5 @@ class FaultPlan:
 
 def as_fault(fault: Fault | str) -> Fault:
     """Return a fault that may be given as text."""
+    check("a fault", fault, (Fault, str), "a Fault or a text, such as 'hang:count=1'")
     return Fault.parse(fault) if isinstance(fault, str) else fault

@@ -20,6 +20,7 @@ from cpdaemon.commands import KINDS
 from cpsim.errors import CpsimError
 from cpsim.faults.action import BOTH
 from cpsim.faults.actions import found
+from cpsim.system.checks import LONGEST_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -29,7 +30,6 @@ SERVER_REQUESTS: Final = ("bulk", "slots", "heartbeat")
 """Values of a fault's `kind` at a server only."""
 REQUESTS: Final = (*KINDS, *SERVER_REQUESTS)
 """Values of a fault's `kind`: a command, or one of the server's other requests."""
-LONGEST_S: Final = 86_400.0
 
 
 ACTIONS: Final = found()

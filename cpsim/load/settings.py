@@ -74,7 +74,7 @@ class Settings:
         """Project id and secret."""
         if self.project is None or self.secret_file is None:
             return None
-        return self.project, Path(self.secret_file).read_text(encoding="utf-8").strip()
+        return self.project, Path(self.secret_file).read_text(encoding="utf-8-sig").strip()
 
     @property
     def pace(self) -> Pace:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import socket
 import stat
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
+
+from cpsim.net.listen import BACKLOG
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-BACKLOG: Final = 4096
 
 
 def listen_unix(path: Path, mode: int | None = None) -> socket.socket:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+from typing import Final
 
 from cpdaemon.endpoint import TcpEndpoint
+
+BACKLOG: Final = 4096
+"""Connections that wait to be accepted, where the system allows so many."""
 
 
 class Listen(TcpEndpoint):

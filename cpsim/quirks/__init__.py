@@ -9,13 +9,13 @@ knows its name.
 
 from __future__ import annotations
 
-import ast
-import inspect
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeVar
 
 from cpsim.errors import CpsimError
+from cpsim.system.checks import check_many
+from cpsim.system.docstrings import docstring
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -53,8 +53,7 @@ def _tier(module: ModuleType) -> Tier:
 
 
 def _quirk(name: str, module: ModuleType) -> Quirk:
-    text = module.__doc__ or ast.get_docstring(ast.parse(inspect.getsource(module))) or ""  # -OO leaves no docstrings
-    effect = " ".join(text.partition("\n\n")[0].split()).removesuffix(".")
+    effect = " ".join(docstring(module).partition("\n\n")[0].split()).removesuffix(".")
     return Quirk(name, _tier(module), effect if effect[1:2].isupper() else effect[:1].lower() + effect[1:])
 
 
@@ -79,6 +78,7 @@ def chosen(profile: str, names: Iterable[str]) -> frozenset[str]:
     Raises:
         CpsimError: there is no quirk or profile of that name.
     """
+    check_many("quirks", names, "'bulk-abort'")
     unknown = [name for name in names if name not in QUIRKS]
     if unknown:
         raise CpsimError(f"no quirk {unknown[0]!r}; there are {', '.join(QUIRKS)}")

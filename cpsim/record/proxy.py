@@ -23,7 +23,8 @@ import uvloop
 from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint, UrlEndpoint
 from cpsim.daemon.site import address_of
 from cpsim.errors import CpsimError
-from cpsim.net.addresses import BACKLOG, listen_tcp, listen_unix
+from cpsim.net.addresses import listen_tcp, listen_unix
+from cpsim.net.listen import BACKLOG
 from cpsim.record.exchanges import FrameExchange, Http, Session
 from cpsim.system.own_file import OwnFile
 from cpsim.system.signals import ENDING, terminal_watch

@@ -32,6 +32,7 @@ from cpsim.errors import CpsimError, UsageError
 from cpsim.protocol import arguments as typed
 from cpsim.record.pseudonyms import SLOT
 from cpsim.scenario.formats import trace
+from cpsim.store.file import OWNER_ONLY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,11 +97,12 @@ class Recording:
         self._partial = path.with_name(f"{path.name}.partial")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._file = self._partial.open("xb")
+            self._partial.touch(OWNER_ONLY, exist_ok=False)
         except FileExistsError as error:
             raise CpsimError(
                 f"{self._partial} is there already, from a recorder that runs or was killed: move it away"
             ) from error
+        self._file = self._partial.open("wb")
         self._is_csv = path.suffix.lower() == ".csv"
         self._writer: Any = (
             pa.csv.CSVWriter(self._file, CSV_SCHEMA)

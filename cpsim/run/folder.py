@@ -47,6 +47,7 @@ from cpsim.judge.repeat import shell_lines
 from cpsim.judge.timeline import timeline
 from cpsim.run import page
 from cpsim.run.drivers import EMBEDDED
+from cpsim.store.file import OWNER_ONLY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -58,6 +59,8 @@ if TYPE_CHECKING:
     from cpsim.run.pipeline import Run
     from cpsim.run.summary import Summary
 
+OWNER_ONLY_FOLDER: Final = 0o700
+"""Mode of a run folder: slots, machines and what was sent are private to who has run it, as in a store."""
 SERVE: Final = f"cpsim serve --unix {EMBEDDED.path} --http 127.0.0.1:8080 &"
 
 
@@ -88,7 +91,7 @@ class OutputFolder:
         check_absent(path)
         self.path, self.partial = path, path.with_name(f"{path.name}.partial")
         self.is_whole = False
-        self.partial.mkdir(parents=True, exist_ok=True)
+        self.partial.mkdir(OWNER_ONLY_FOLDER, parents=True, exist_ok=True)
         with ExitStack() as undo:
             self._lock = os.open(self.partial, os.O_RDONLY)
             undo.callback(os.close, self._lock)
@@ -99,6 +102,7 @@ class OutputFolder:
                 is_taken = True
             if is_taken:
                 raise FolderExists(f"another run is writing {path}; name another folder with --output")
+            os.fchmod(self._lock, OWNER_ONLY_FOLDER)  # an empty one that was there may be anybody's to read
             if any(self.partial.iterdir()):
                 raise FolderExists(
                     f"{self.partial} has what could be written of an earlier run; move it away, or name another folder "
@@ -122,11 +126,13 @@ class OutputFolder:
             NotWritten: a file cannot be written; the others are kept.
         """
         problem = None
-        self.partial.mkdir(parents=True, exist_ok=True)  # somebody may have removed it while it was empty
+        # somebody may have removed it while it was empty
+        self.partial.mkdir(OWNER_ONLY_FOLDER, parents=True, exist_ok=True)
         for name, write_file in files.items():
             path = self.partial / name
             try:
                 write_file(path)
+                path.chmod(OWNER_ONLY)
             except BaseException as error:
                 with suppress(OSError):
                     path.unlink(missing_ok=True)

@@ -117,7 +117,9 @@ def _observe(evidence: Evidence, observer: Observer, timeout_s: float, clock: Cl
             return evidence, verdict
         changed = _wait(lambda: signal() != shown, min(now + timeout_s, end), clock)  # noqa: B023 - called at once
         if changed:
-            _wait_until_quiet(signal, min(max(now - begun, SHORTEST_QUIET_S), LONGEST_QUIET_S), end, clock)
+            quiet_s = min(max(now - begun, SHORTEST_QUIET_S), LONGEST_QUIET_S)
+            until = min(end, clock.monotonic() + timeout_s)  # others may keep the server busy for ever
+            _wait_until_quiet(signal, quiet_s, until, clock)
 
 
 def _observe_source(

@@ -14,6 +14,7 @@ import traceback
 from typing import TYPE_CHECKING, Any, Final
 
 from cpdaemon.commands import Command
+from cpsim.errors import reason
 from cpsim.scenario.formats.trace import of_calls
 from cpsim.scenario.source import safe_name
 from cpsim.scenario.values import ScenarioError
@@ -83,7 +84,7 @@ def _call(path: Path, function: str, call: Any) -> Any:  # noqa: ANN401 - whatev
         line = own[-1] if own else getattr(error, "lineno", None)
         where = f", line {line}" if line else ""
         during = f"{function}: " if function else ""
-        raise ScenarioError(f"{path}{where}: {during}{type(error).__name__}: {error}") from error
+        raise ScenarioError(f"{path}{where}: {during}{type(error).__name__}: {reason(error)}") from error
 
 
 def _calls(path: Path, pairs: Iterable[object]) -> Iterator[Call]:

@@ -8,6 +8,7 @@ import secrets
 import threading
 from contextlib import contextmanager
 from itertools import starmap
+from types import NoneType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
@@ -23,6 +24,7 @@ from cpsim.server.clock import ServerClock
 from cpsim.server.journal import DEFAULT_LIMIT, CommandJournal
 from cpsim.server.ledger import Ledger, MalformedRefusal, Refusal
 from cpsim.server.store import EXPIRED, StoredAccounts
+from cpsim.system.checks import check
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -103,6 +105,8 @@ class AccountServer:
         Raises:
             ValueError: its id differs from another's only by case, or the id or the secret is empty.
         """
+        check("a project's id", project_id, str, "a text")
+        check(f"the secret of project {project_id!r}", secret, (str, NoneType), "a text")
         if not project_id or "," in project_id or not secret:
             raise ValueError(f"project {project_id!r} needs an id without commas, and a secret")
         if project_id.lower() in self._secrets:

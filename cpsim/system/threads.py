@@ -7,7 +7,7 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from cpsim.errors import CpsimError
+from cpsim.errors import CpsimError, reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -59,7 +59,7 @@ class Thread(threading.Thread):
     def _failed(self, error: BaseException) -> ThreadFailed:
         if isinstance(error, CpsimError):
             return ThreadFailed(str(error))
-        return ThreadFailed(f"thread {self.name} failed: {type(error).__name__}: {error}")
+        return ThreadFailed(f"thread {self.name} failed: {type(error).__name__}: {reason(error)}")
 
 
 @contextmanager

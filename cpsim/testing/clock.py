@@ -5,6 +5,8 @@ from __future__ import annotations
 from threading import RLock
 from typing import TYPE_CHECKING
 
+from cpsim.system.checks import check
+
 if TYPE_CHECKING:
     from threading import Condition
 
@@ -17,6 +19,7 @@ class ManualClock:
     """
 
     def __init__(self, now_us: int = 1_000_000_000_000_000) -> None:
+        check("now_us", now_us, int, "microseconds since 1970")
         self._start_us = now_us
         self._passed_ns = 0
         self._lock = RLock()

@@ -19,6 +19,7 @@ from cpsim.metrics.waits import Waits
 from cpsim.quirks import chosen
 from cpsim.server.control import wording
 from cpsim.server.journal import JournalFull
+from cpsim.system.checks import check, check_seconds
 from cpsim.testing.reach import obstacles, short_folder, socket_path
 from cpsim.testing.views import Views
 
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from cpsim.testing.background import Replay
 
 PROJECT: Final = "project"
-LONGEST_FLUSH_S: Final = 86_400.0
 
 
 class ProjectFixture(Views):
@@ -75,8 +75,8 @@ class ProjectFixture(Views):
         beside: ProjectFixture | None = None,
         at: ProjectFixture | None = None,
     ) -> None:
-        if not 0 <= flush_interval_s <= LONGEST_FLUSH_S:
-            raise CpsimError(f"flush_interval_s is {flush_interval_s!r}, and must be from 0 to {LONGEST_FLUSH_S:,.0f}")
+        check("project", project, str, "a text")
+        check_seconds("flush_interval_s", flush_interval_s)
         if at is not None and (path, port, mode) != (None, None, None):
             raise CpsimError("path, port and mode are those of the one that this is at")
         self._path, self._port, self._mode = None if path is None else socket_path(path), port, mode

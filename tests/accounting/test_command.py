@@ -98,9 +98,16 @@ def test_a_statement(cpsim, week):
 
 
 def test_an_empty_ledger(cpsim, site):
-    status, out, _ = cpsim("report", site.export())
+    """It is of no time, unless the server or somebody else says so."""
+    export = site.export()
+    status, out, _ = cpsim("report", export)
     assert status == 0
     assert "The ledger is empty" in out
+    assert "export, at no known time" in out
+    assert "1970" not in cpsim("report", export, "--format", "markdown")[1]
+    assert json.loads(cpsim("report", export, "--format", "json")[1])["since"] is None
+    _, out, _ = cpsim("report", export, "--since", "2026-03-01", "summary")
+    assert "export, 2026-03-01 00:00 to ? UTC" in out
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,10 @@ def test_books_that_do_not_balance_say_so_at_the_top(make_site):
 
 def test_an_empty_ledger_is_said_to_be_empty(make_site):
     with make_site().load() as accounts:
-        assert "The ledger is empty" in page.html(accounts, build(accounts))
+        text = page.html(accounts, build(accounts))
+    assert "The ledger is empty" in text
+    assert "At no known time" in text
+    assert "1970" not in text
 
 
 def test_a_large_ledger_makes_no_large_page(tmp_path):

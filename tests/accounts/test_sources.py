@@ -217,7 +217,7 @@ def test_what_is_there_twice_or_is_no_table_is_named(accounts, tmp_path):
     with pytest.raises(CannotObserve, match=r"there are both slots\.parquet and slots\.jsonl: remove one"):
         parse_source(str(folder)).read(PAUSE_S)
     (folder / "slots.jsonl").unlink()
-    with pytest.raises(CannotObserve, match=r"slots\.parquet is not whole Parquet"):
+    with pytest.raises(CannotObserve, match=r"slots\.parquet is damaged or cut short, not whole Parquet"):
         parse_source(str(folder)).read(PAUSE_S)
     pq.write_table(ACCOUNTS.empty_table(), folder / "accounts.parquet")
     (folder / "slots.parquet").unlink()

@@ -7,6 +7,7 @@ import re
 import resource
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -312,7 +313,7 @@ def test_a_ledger_that_cannot_be_read_leaves_the_effect_unseen(site, monkeypatch
     server = parse_endpoint(site.addresses["http"])
     result = perform(ReplayTarget(server, server, (PROJECT, SECRET)))
     assert result.verdict.ruling == "unknown"
-    assert "is not Parquet" in result.verdict.not_verified[0]
+    assert "not whole Parquet" in result.verdict.not_verified[0]
 
 
 @pytest.mark.parametrize("body", [b"<h1>Welcome</h1>", b"[]", b'"pending"', b'{"data": 5}', b"\xff"])
@@ -636,6 +637,14 @@ def test_a_folder_that_another_run_writes_is_refused_at_once(place, cpsim):
         assert err == "cpsim: another run is writing out; name another folder with --output\n"
         assert names(".") == {"out.partial", "small.toml", "secret"}
     assert names(".") == {"small.toml", "secret"}
+
+
+def test_a_run_folder_is_for_its_owner_alone(place):
+    """Also where somebody has made an empty folder for it that anybody could read."""
+    Path("out.partial").mkdir(0o755)
+    with run_folder.OutputFolder(Path("out")) as written:
+        written.write({"a.json": lambda path: path.write_text("{}", encoding="utf-8")})
+    assert [stat.S_IMODE(Path(name).stat().st_mode) for name in ("out", "out/a.json")] == [0o700, 0o600]
 
 
 @pytest.fixture

@@ -1,74 +1,16 @@
 """What a server does in the course of time, by a clock that the tests advance."""
 
-import asyncio
 import logging
 import socket
-import threading
-from contextlib import ExitStack, suppress
 
 import pytest
 
 from cpsim.faults.plan import FaultPlan
 from cpsim.net.http.shared import QUIET_S, Limits, Seldom
-from cpsim.server.faults import RequestFaults
-from cpsim.server.http import Api
-from cpsim.server.service import AccountServer
-from cpsim.server.serving import HttpServer
 from cpsim.testing import ManualClock
 
 LIMITS = Limits()
 GUARD_S = 60
-
-
-class ManualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose time is that of a clock."""
-
-    def __init__(self, clock):
-        self.time = clock.monotonic
-        super().__init__()
-
-
-def stop(server, advance):
-    """Stop a server, for which time passes meanwhile."""
-    thread = threading.Thread(target=server.stop)
-    thread.start()
-    while thread.is_alive():
-        with suppress(RuntimeError):  # the loop is closed
-            advance()
-        thread.join(0.01)
-
-
-async def step():
-    """Do nothing, in a step of a loop."""
-
-
-@pytest.fixture
-def by_hand():
-    """Starts a server by a clock; returns its address, and advance(duration_s)."""
-    with ExitStack() as stack:
-
-        def start(clock, faults=None):
-            loop = ManualLoop(clock)
-            sock = socket.create_server(("127.0.0.1", 0))
-            address = sock.getsockname()
-            accounts = AccountServer({"p": "s"})
-            faults = FaultPlan(clock=clock) if faults is None else faults
-            server = HttpServer(
-                RequestFaults(Api(accounts), faults, accounts.known_id), [sock], faults, new_loop=lambda: loop
-            )
-            server.start()
-            stack.callback(stop, server, lambda: loop.call_soon_threadsafe(clock.advance, 1))
-
-            def advance(duration_s):
-                """Advance the clock between two steps of the loop, and wait until what is due has been done."""
-
-                loop.call_soon_threadsafe(clock.advance, duration_s)
-                for _ in range(20):
-                    asyncio.run_coroutine_threadsafe(step(), loop).result(60)
-
-            return address, advance
-
-        yield start
 
 
 @pytest.mark.parametrize("path", [b"heartbeat", b"heart%62eat"])

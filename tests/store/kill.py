@@ -52,6 +52,10 @@ class Process:
         if self._process.poll() is not None:
             sys.exit(self.ready.with_suffix(".log").read_text())
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def end(self, number: signal.Signals) -> int:
         self.signal(number)
         return self._process.wait(PATIENCE_S)
@@ -107,11 +111,14 @@ class Load:
                         send()
                         sent[-1] = (name, True)
                 except Refused as error:
-                    self.refusals.append(f"{slot}: {error}")
+                    self.note_refusal(sent, slot, error)
                 except CreditPiggyError as error:
                     if error.definite:
                         del sent[-1]
                     self._stop.wait(0.005)
+
+    def note_refusal(self, sent: list[tuple[str, bool]], slot: str, error: Refused) -> None:
+        self.refusals.append(f"{slot}: {error}")
 
     @property
     def acknowledged(self) -> int:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import pyarrow as pa
-import pyarrow.parquet
-
 from cpsim.accounts.lines import json_rows
 from cpsim.accounts.observer import CannotObserve, NothingNew
 from cpsim.accounts.view import ACCOUNTS, CONTRACTS, HOLDERS, TableRows, UnfitTable, View
 from cpsim.errors import UsageError
+from cpsim.system.parquet import DamagedParquet, read
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+
+    import pyarrow as pa
 
 SUFFIXES: Final = (".parquet", ".jsonl")
 TOGETHER: Final = "accounts.parquet"
@@ -130,7 +130,6 @@ def _table(path: Path, name: str) -> pa.Table:
 def _parquet(path: Path, columns: Collection[str]) -> pa.Table:
     """The columns that are wanted of those that a file has."""
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:  # `read_table` would import pandas
-            return file.read(columns=[name for name in file.schema_arrow.names if name in columns])
-    except pa.ArrowException as error:
-        raise UnfitTable(f"{path.name} is not whole Parquet: {str(error).splitlines()[0]}") from error
+        return read(path, path.name, columns.__contains__)
+    except DamagedParquet as error:
+        raise UnfitTable(str(error)) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cpdaemon.wire import MAX_FRAME_BYTES as LONGEST_FRAME_BYTES
 from cpsim.clock import SYSTEM_CLOCK
 from cpsim.conformance.clause import Known, Level, Need, clause
 from cpsim.conformance.segments import send_in_two, try_at_once
@@ -11,7 +12,6 @@ from cpsim.conformance.segments import send_in_two, try_at_once
 if TYPE_CHECKING:
     from cpsim.conformance.examiner import Examiner
 
-LONGEST_FRAME_BYTES = 1_500
 STEADY_INTERVALS = 4
 """For how many of the daemon's flush intervals steady traffic is kept up."""
 STEADY_COMMANDS = 20

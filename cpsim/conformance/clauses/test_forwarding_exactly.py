@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from cpdaemon.wire import MAX_FRAME_BYTES as LONGEST_FRAME_BYTES
 from cpsim.conformance.clause import Known, Level, Need, clause
 from cpsim.conformance.forwarding import (
     Explanation,
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.xdist_group("the server behind the daemon")
 
-LONGEST_FRAME_BYTES: Final = 1_500
 MANY: Final = 3_000
 """Enough to see, nineteen times in twenty, one in a thousand that is lost."""
 MANY_S: Final = 10.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from cpdaemon.wire import MAX_FRAME_BYTES as LONGEST_FRAME_BYTES
 from cpsim.conformance.clause import Known, Level, Need, clause
 from cpsim.conformance.frames import CLOSED, NO_REPLY
 from cpsim.conformance.segments import send_in_two, try_at_once
@@ -12,7 +13,6 @@ from cpsim.conformance.segments import send_in_two, try_at_once
 if TYPE_CHECKING:
     from cpsim.conformance.examiner import Examiner
 
-LONGEST_FRAME_BYTES = 1_500
 CUT: Known = Known("single-read", "ER")
 
 

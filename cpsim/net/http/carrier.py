@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Final, Generic
 
 import uvloop
 
-from cpsim.net.addresses import BACKLOG
 from cpsim.net.http.application import C
 from cpsim.net.http.connection import Connection
 from cpsim.net.http.shared import Limits, Shared
+from cpsim.net.listen import BACKLOG
 from cpsim.net.refusal import refusing
 from cpsim.system.threads import Thread
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import http.client
+import io
 import ssl
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
-from cpsim.errors import CpsimError
+from cpsim.errors import CpsimError, reason
+from cpsim.net.http.incoming import Incoming
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterator, Mapping
     from typing import BinaryIO
 
@@ -17,6 +20,12 @@ if TYPE_CHECKING:
 
 
 PIECE_BYTES: Final = 1 << 20
+PACE: Final = 1_000
+"""Bytes of a response for which there is one second more; a slower one is none."""
+
+
+NO_RESPONSE: Final = (OSError, ValueError, OverflowError, MemoryError, http.client.HTTPException)
+"""What Python raises where there is no response: a length, or a chunk's size, can be any number."""
 
 
 class CannotReach(CpsimError):
@@ -42,7 +51,7 @@ def fetch(
         body: of the request.
         headers: of the request.
         connect_s: seconds that connecting may take.
-        timeout_s: seconds that the response may then pause.
+        timeout_s: seconds that the response may then take, and one more for each `PACE` bytes.
 
     Raises:
         CannotReach: there is no response.
@@ -59,7 +68,7 @@ def download(server: UrlEndpoint, path: str, into: BinaryIO, *, connect_s: float
         path: with the query.
         into: takes the body.
         connect_s: seconds that connecting may take.
-        timeout_s: seconds that the response may then pause.
+        timeout_s: seconds that the response may then take, and one more for each `PACE` bytes.
 
     Raises:
         CannotReach: there is no response, or it is not whole.
@@ -72,6 +81,15 @@ def download(server: UrlEndpoint, path: str, into: BinaryIO, *, connect_s: float
         if missing > 0:  # `read` of a number of bytes does not say so itself
             raise http.client.IncompleteRead(b"", missing)
         return response.status
+
+
+class _Made(NamedTuple):
+    """What a response takes for a socket: it asks for nothing but its file."""
+
+    incoming: Any
+
+    def makefile(self, *_: object) -> Any:  # noqa: ANN401 - a buffered reader
+        return self.incoming
 
 
 @contextmanager
@@ -94,9 +112,12 @@ def _response(
         connection.connect()
         connection.sock.settimeout(timeout_s)
         connection.request(method, path, body, headers or {})
-        yield connection.getresponse()
-    except (OSError, UnicodeError, http.client.HTTPException) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise CannotReach(f"cannot reach {server}: {reason}; is it running there?") from error
+        incoming = io.BufferedReader(Incoming(connection.sock, timeout_s, PACE))
+        response = http.client.HTTPResponse(cast("socket.socket", _Made(incoming)), method=method)
+        response.begin()
+        yield response
+    except NO_RESPONSE as error:
+        why = getattr(error, "strerror", None) or reason(error) or type(error).__name__
+        raise CannotReach(f"cannot reach {server}: {why}; is it running there?") from error
     finally:
         connection.close()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from cpdaemon.commands import REQUIRED
 from cpdaemon.wire import MAX_FRAME_BYTES, MalformedFrame, parse
+from cpsim.net.listen import BACKLOG
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     Call = tuple[str, dict[str, str]]
 
 READ_BYTES: Final = 2 * MAX_FRAME_BYTES
-BACKLOG: Final = 4096
 ACCEPTS_A_TURN: Final = 256
 
 

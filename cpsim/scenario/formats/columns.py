@@ -25,8 +25,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cpsim.errors import in_one_line
 from cpsim.scenario.values import ScenarioError
 from cpsim.scenario.workload import ABSENT, KIND_NAMES, OPERATIONS, Arguments, Column, Int64, Workload
+from cpsim.system import parquet
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 KEY: Final = b"cpsim.workload"
+NO_WORKLOAD: Final = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What a table raises that is another's, or whose metadata is."""
 EARLIER: Final = {"expire": "expire_min", "frame": "form"}
 """What an earlier version called a column, if not by its own name."""
 
@@ -73,8 +77,9 @@ def write(parts: Iterable[Workload], path: Path) -> int:
 def is_one(path: Path) -> bool:
     """Whether a Parquet file is a workload; if not, it is a trace."""
     try:
-        return KEY in (pq.read_schema(path).metadata or {})
-    except pa.ArrowInvalid:
+        with parquet.opened(path) as file:
+            return KEY in (file.schema_arrow.metadata or {})
+    except parquet.DamagedParquet:
         return False
 
 
@@ -86,9 +91,8 @@ def read(path: Path) -> Workload:
         OSError: it cannot be read.
     """
     try:
-        with pq.ParquetFile(path) as file:
-            return from_table(file.read())
-    except (pa.ArrowInvalid, KeyError, ValueError) as error:
+        return from_table(parquet.read(path))
+    except (parquet.DamagedParquet, ScenarioError) as error:
         raise ScenarioError(f"{path}: a damaged workload, write it anew with cpsim scenarios write: {error}") from error
 
 
@@ -143,9 +147,15 @@ def from_table(table: pa.Table) -> Workload:
     """The workload that a table holds.
 
     Raises:
-        KeyError, ValueError: it holds none.
+        ScenarioError: it holds none.
     """
-    beside = json.loads(table.schema.metadata[KEY])
+    try:
+        return _from_table(table, json.loads(table.schema.metadata[KEY]))
+    except (pa.ArrowException, *NO_WORKLOAD) as error:
+        raise ScenarioError(in_one_line(error)) from error
+
+
+def _from_table(table: pa.Table, beside: dict[str, Any]) -> Workload:
     kind = np.asarray(pc.index_in(_column(table, "kind").cast(pa.string()), value_set=pa.array(KIND_NAMES)))
     kind = kind.astype(np.uint8)
     due_us = _column(table, "due_us").to_numpy()

@@ -371,11 +371,12 @@ def _is_of(column: str, kind: str) -> bool:
 def _table(path: Path) -> Any:  # noqa: ANN401 - pyarrow has no types
     import pyarrow as pa  # noqa: PLC0415 - slow to import, and only traces need it
     import pyarrow.csv  # noqa: PLC0415
-    import pyarrow.parquet  # noqa: PLC0415
+
+    from cpsim.system.parquet import DamagedParquet, read  # noqa: PLC0415
 
     try:
         if path.suffix.lower() == ".parquet":
-            return pyarrow.parquet.read_table(path)
+            return read(path)
         lines = pyarrow.csv.ParseOptions(newlines_in_values=True)  # as a malformed frame may have them
         with pyarrow.csv.open_csv(path, parse_options=lines) as file:
             names = file.schema.names
@@ -384,5 +385,7 @@ def _table(path: Path) -> Any:  # noqa: ANN401 - pyarrow has no types
         }
         texts = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(is_text, pa.string()))
         return pyarrow.csv.read_csv(path, convert_options=texts, parse_options=lines)
-    except pa.ArrowInvalid as error:
+    except UnicodeDecodeError as error:
+        raise ScenarioError(f"{path}: the names of its columns are not UTF-8: save it as UTF-8") from error
+    except (pa.ArrowException, DamagedParquet) as error:
         raise ScenarioError(f"{path}: cannot be read as {path.suffix[1:].upper()}: {error}") from error

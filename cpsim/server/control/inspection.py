@@ -14,6 +14,7 @@ from msgspec import Meta
 from cpsim.errors import CpsimError
 from cpsim.faults.plan import FaultPlan, Firing
 from cpsim.faults.spec import Fault
+from cpsim.net.control import PAGE
 from cpsim.protocol.slots import State
 from cpsim.quirks import QUIRKS, chosen
 from cpsim.server.accounts import Account, Machine, ProjectAccounts, Slot
@@ -48,15 +49,16 @@ from cpsim.server.control.views import (
 from cpsim.server.journal import Entry
 from cpsim.server.ledger import Ledger, Refusal
 from cpsim.server.service import AccountServer
+from cpsim.system.checks import LONGEST_S
 
 T = TypeVar("T")
 V = TypeVar("V")
 
 Id = Annotated[str, Meta(min_length=1)]
 Cursor = Annotated[int, Meta(ge=0, le=2**53 - 1, description="`next` of the page before; 0 begins.")]
-Limit = Annotated[int, Meta(ge=1, le=10_000, description="Items a page.")]
+Limit = Annotated[int, Meta(ge=1, le=PAGE, description="Items a page.")]
 FlushInterval = Annotated[
-    float, Meta(ge=0, le=86_400, description="Seconds that the daemon keeps commands before it delivers them.")
+    float, Meta(ge=0, le=LONGEST_S, description="Seconds that the daemon keeps commands before it delivers them.")
 ]
 Seconds = Annotated[float, Meta(ge=0, le=1e10)]
 Rate = Annotated[float, Meta(ge=0, le=1e6, description="Multiple of real time; 0 freezes.")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections import defaultdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import msgspec
 
 from cpsim.server.control.actions import ACTIONS, JSON
+from cpsim.system.docstrings import docstring
 
 if TYPE_CHECKING:
     from cpsim.server.control.actions import ControlAction
@@ -76,7 +76,7 @@ def _operation(action: ControlAction, answer: object, error: object, *, needs_to
     statuses = {400, 401 if needs_token else 403, 413, 503, 504, *action.errors}
     refused = {JSON: {"schema": error}}
     return {
-        "summary": inspect.getdoc(action.perform).partition("\n")[0],  # type: ignore[union-attr]
+        "summary": docstring(action.perform).partition("\n")[0],
         "parameters": [_parameter(field) for field in msgspec.structs.fields(action.query)],
         "responses": {
             "200": {"description": "It is done.", "content": {action.content_type: {"schema": answer}}},
