@@ -32,7 +32,7 @@ with socket.socket(socket.AF_UNIX if is_unix else socket.AF_INET) as sock:
 CURL = """
 import sys, urllib.request
 body = sys.argv[sys.argv.index("-d") + 1].encode() if "-d" in sys.argv else None
-print(urllib.request.urlopen(urllib.request.Request(sys.argv[-1], body), timeout=100).read().decode())
+print(urllib.request.urlopen(urllib.request.Request(sys.argv[-1], body), timeout=280).read().decode())
 """
 
 

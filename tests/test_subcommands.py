@@ -65,7 +65,7 @@ def start(tmp_path, monkeypatch):
 @pytest.mark.parametrize("command", ENDS)
 def test_what_ends_by_itself(start, command):
     process = start(command, ENDS[command])
-    said, _ = process.communicate(timeout=100)
+    said, _ = process.communicate(timeout=280)
     assert process.returncode == 0, said
     assert said
 
@@ -77,7 +77,7 @@ def test_what_serves_until_it_is_told_to_end(start, command):
     cpapi_setup("./own.sock")
     cpapi_alloc("slot-1")
     process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=100)
+    said, _ = process.communicate(timeout=280)
     assert "Traceback" not in said
 
 

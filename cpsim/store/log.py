@@ -22,7 +22,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
 from cpsim.clock import SYSTEM_CLOCK
-from cpsim.errors import CpsimError
+from cpsim.errors import CpsimError, reason
 from cpsim.store.file import ROOM_INSIDE, LogFile, LostLog, named_errors, real_path, reserve_of
 from cpsim.store.reserve import Reserve
 from cpsim.store.schema import checksum, checksums
@@ -380,7 +380,7 @@ class Log:
                 self._file.execute("COMMIT")
             self._file.keep_mark()
         except Exception as error:  # noqa: BLE001 - if the writer died, all callers would wait for ever
-            problem = error if isinstance(error, CpsimError) else CpsimError(f"{self.path}: {error}")
+            problem = error if isinstance(error, CpsimError) else CpsimError(f"{self.path}: {reason(error)}")
             self._roll_back()
             if is_written and not _is_full(problem.__cause__) and not self._overwrite():
                 return InDoubt(problem)

@@ -154,7 +154,7 @@ def test_without_data_of_time_zones_the_error_says_what_to_install(week):
         "from cpsim.__main__ import main; sys.argv = ['cpsim', 'report', sys.argv[1]]; main()"
     )
     command = [sys.executable, "-c", script, str(week.export())]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert (done.returncode, done.stdout) == (64, "")
     assert 'timezone = "UTC": this machine has no data of time zones: install tzdata, a package' in " ".join(
         done.stderr.split()

@@ -169,7 +169,7 @@ def test_a_server_that_is_not_there_is_told():
 @pytest.mark.thorough
 def test_a_run_folder(tmp_path):
     command = [sys.executable, "-m", "cpsim", "run", "smoke", "--output", str(tmp_path / "run")]
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    subprocess.run(command, check=True, capture_output=True, timeout=280)
     with Accounts.load(tmp_path / "run") as accounts:
         assert accounts.source.kind == "run folder"
         document = json.loads((tmp_path / "run" / "run.json").read_text())

@@ -47,7 +47,7 @@ def cpsim(monkeypatch, capsys, tmp_path):
 def shell(*arguments, module=False, **options):
     """Run cpsim in a process of its own."""
     command = [sys.executable, "-m", "cpsim"] if module else [str(Path(sys.executable).parent / "cpsim")]
-    return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=100, check=False, **options)
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=280, check=False, **options)
 
 
 # Help and version
@@ -94,7 +94,7 @@ main()
 """
     for arguments in (["--help"], ["run", "--help"], ["serve", "--help"]):
         command = [sys.executable, "-c", code, *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
         assert (done.returncode, done.stderr.split()) == (0, [])
         assert "Usage" in done.stdout
 
@@ -114,7 +114,7 @@ def test_a_reader_that_goes_away_is_no_invalid_run():
         ["bash", "-c", f"'{Path(sys.executable).parent}/cpsim' quirks | true; echo ${{PIPESTATUS[0]}}"],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=280,
         check=True,
     )
     assert done.stdout.strip() in {"0", "2"}  # 0: all was written before it went
@@ -370,7 +370,7 @@ class Serving:
 
     def stop(self, number):
         self.process.send_signal(number)
-        return self.process.communicate(timeout=100), self.process.returncode
+        return self.process.communicate(timeout=280), self.process.returncode
 
     def __enter__(self):
         return self
@@ -384,7 +384,7 @@ class Serving:
 def exchange(path, frame, *, half_close):
     """What `printf FRAME | nc -U PATH` does: with or without closing its side when its input ends."""
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(100)
+        sock.settimeout(280)
         sock.connect(path)
         sock.sendall(frame)
         if half_close:
@@ -423,7 +423,7 @@ def test_serve(cpsim, number):
         assert not Path("ready.partial").exists()
         assert not Path("ready.env").exists()
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", int(addresses["tcp"].rpartition(":")[2])), timeout=100)
+        socket.create_connection(("127.0.0.1", int(addresses["tcp"].rpartition(":")[2])), timeout=280)
 
 
 @pytest.mark.thorough
@@ -486,7 +486,7 @@ def test_output_that_nobody_reads(cpsim, arguments, status):
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", "cpsim", *arguments]
-    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=100, check=False)
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=280, check=False)
     os.close(writer)
     assert "Traceback" not in done.stderr
     assert done.returncode == status, done.stderr

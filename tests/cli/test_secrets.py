@@ -47,7 +47,7 @@ def site(place):
 
 def cpsim(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "cpsim", *arguments], capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, "-m", "cpsim", *arguments], capture_output=True, text=True, timeout=280, check=False
     )
 
 

@@ -128,7 +128,7 @@ def middle():
         start = START.format(here=here, cpsim=CPSIM, options=" ".join(options))
         Path("start.sh").write_text(start, encoding="utf-8")
         Path("restart.sh").write_text(RESTART.format(here=here), encoding="utf-8")
-        subprocess.run(["sh", "start.sh"], check=True, timeout=100)
+        subprocess.run(["sh", "start.sh"], check=True, timeout=280)
         command = [
             *(*CPSIM.split(), "verify", "./d.sock", "--behind", f"127.0.0.1:{port}", "--project", "p"),
             *("--secret-file", "secret", "--flush-interval", FLUSH_S, "--profile", profile, "--json", "--timeout", "4"),

@@ -26,7 +26,7 @@ def run_apart(*arguments, program=CPSIM):
     """Run a program in a process of its own."""
     command = [sys.executable, *program, *map(str, arguments)]
     environment = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"} | os.environ
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, env=environment, check=False)
     assert "Traceback" not in done.stdout + done.stderr
     return done
 

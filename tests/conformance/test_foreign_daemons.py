@@ -59,7 +59,7 @@ class Daemon(socketserver.ThreadingTCPServer):
             while not self.ended.is_set():
                 with (
                     suppress(OSError, HTTPException),  # the server is away
-                    closing(HTTPConnection("127.0.0.1", self.port, timeout=100)) as connection,
+                    closing(HTTPConnection("127.0.0.1", self.port, timeout=280)) as connection,
                 ):
                     self.forward(connection, kind.lower(), dict(pair.split("=") for pair in pairs))
                     connection.getresponse().read()

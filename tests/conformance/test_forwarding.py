@@ -65,7 +65,7 @@ def test_the_daemon_in_production_has_the_quirks_that_are_known(examine_daemon):
 )
 def test_wrong_usage(tmp_path, options, said):
     run = subprocess.run(
-        [*CPSIM, "verify", *options], capture_output=True, text=True, check=False, cwd=tmp_path, timeout=60
+        [*CPSIM, "verify", *options], capture_output=True, text=True, check=False, cwd=tmp_path, timeout=280
     )
     assert run.returncode == 64
     assert said in run.stderr
@@ -86,6 +86,6 @@ def test_an_address_that_is_taken(tmp_path):
             "--secret-file",
             "secret",
         ]
-        run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=60)
+        run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=280)
     assert run.returncode == 2
     assert run.stderr.startswith(f"cpsim: cannot be the server at {address}: Address already in use")

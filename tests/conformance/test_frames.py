@@ -39,7 +39,7 @@ def test_a_full_queue_is_tried_again(full):
 
     thread = threading.Thread(target=ask)
     thread.start()
-    full.settimeout(60)
+    full.settimeout(280)
     for _ in range(10):
         accepted, _ = full.accept()
         with accepted:

@@ -39,7 +39,7 @@ def test_what_was_accepted_is_there_after_a_kill(tmp_path, monkeypatch, options,
     start = START.format(here=tmp_path, cpsim=CPSIM, port=port, options=options)
     Path("start.sh").write_text(start, encoding="utf-8")
     Path("restart.sh").write_text(RESTART.format(here=tmp_path), encoding="utf-8")
-    subprocess.run(["sh", "start.sh"], check=True, timeout=100)
+    subprocess.run(["sh", "start.sh"], check=True, timeout=280)
     try:
         command = [
             *(*CPSIM.split(), "verify", f"http://127.0.0.1:{port}/api", "--project", "p", "--secret-file", "secret"),
@@ -54,6 +54,6 @@ def test_what_was_accepted_is_there_after_a_kill(tmp_path, monkeypatch, options,
 
 def test_a_daemon_alone_is_not_restarted():
     command = [*CPSIM.split(), "verify", "127.0.0.1:1", "--restart-command", "true"]
-    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
     assert run.returncode == 64
     assert "--behind" in run.stderr

@@ -37,7 +37,7 @@ class Peer:
     def serve(self, connection):
         with connection:
             try:
-                connection.settimeout(100)
+                connection.settimeout(280)
                 if self.tls:
                     connection = self.tls.wrap_socket(connection, server_side=True)
                 with connection:

@@ -25,7 +25,7 @@ def test_it_sends_from_a_bare_interpreter(unix_peer, tmp_path):
     peer = unix_peer(handle)
     shutil.copytree(Path(cpdaemon.__file__).parent, tmp_path / "bare" / "cpdaemon")
     command = [sys.executable, "-I", "-S", "-W", "error", "-c", SEND, str(tmp_path / "bare")]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert (run.returncode, run.stderr) == (0, "")
     assert peer.received == [b"alloc,slot=x,credits=5"]
 

@@ -373,7 +373,7 @@ def test_a_forked_process_opens_its_own_connection(http_peer, monkeypatch):
 
 
 def test_threads_do_not_share_a_connection_at_once(tcp_peer):
-    together = threading.Barrier(4, timeout=100)
+    together = threading.Barrier(4, timeout=280)
 
     def handle(connection, peer):
         while connection.recv(65536):

@@ -154,7 +154,7 @@ def test_a_process_of_its_own_does_without_pandas(here):
     """Which pyarrow imports wherever it is installed."""
     with FakeProcess() as process:
         addresses = process.serve(PROJECTS, here / "cp.sock")
-        urllib.request.urlopen(f"{addresses['http'].removesuffix('/api')}/__cpsim/slots.parquet", timeout=60).close()
+        urllib.request.urlopen(f"{addresses['http'].removesuffix('/api')}/__cpsim/slots.parquet", timeout=280).close()
         loaded = str([child.memory_maps() for child in psutil.Process().children()])
     assert "/pyarrow/" in loaded
     assert "/pandas/" not in loaded

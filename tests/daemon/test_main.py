@@ -60,7 +60,7 @@ def running(here, *options, stderr=None):
 
 
 def told(*options):
-    run = subprocess.run([*CPSIM, "daemon", *options], capture_output=True, text=True, check=False, timeout=30)
+    run = subprocess.run([*CPSIM, "daemon", *options], capture_output=True, text=True, check=False, timeout=280)
     return run.returncode, run.stdout, run.stderr
 
 
@@ -316,7 +316,7 @@ def test_a_daemon_whose_spool_is_removed_says_so_and_ends_with_what_it_held_on_d
         with Client("./cp.sock") as client:
             client.alloc("a")
         (here / "spool").unlink()
-        _, err = process.communicate(timeout=100)
+        _, err = process.communicate(timeout=280)
     assert process.returncode == 2
     assert err == "cpsim: spool was removed while it was in use: nothing more is acknowledged\n"
     log = (here / "log").read_text()

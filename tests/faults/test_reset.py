@@ -57,11 +57,11 @@ def connected(address):
     """A socket that is connected to a daemon's path, or a server's URL."""
     if not address.startswith("http:"):
         sock = socket.socket(socket.AF_UNIX)
-        sock.settimeout(60)
+        sock.settimeout(280)
         sock.connect(address)
         return sock
     host, port = address.removeprefix("http://").removesuffix("/api").split(":")
-    return socket.create_connection((host, int(port)), timeout=60)
+    return socket.create_connection((host, int(port)), timeout=280)
 
 
 def received(sock):

@@ -18,7 +18,7 @@ def address(fake):
 
 
 def get(fake, path):
-    connection = http.client.HTTPConnection(*address(fake), timeout=60)
+    connection = http.client.HTTPConnection(*address(fake), timeout=280)
     connection.request("GET", path)
     response = connection.getresponse()
     body = response.read()

@@ -124,7 +124,7 @@ def test_the_lines_of_a_finding_repeat_it(miserly, site, netcat, where):
     document = run_folder.verdict_document(result.evidence, result.verdict)
     example = next(example for example in document["examples"] if example["name"] == "under-credited")
     script = "\n".join(["set -e", *example["repeat"]])
-    subprocess.run(["bash", "-c", script], check=True, capture_output=True, timeout=30, env=netcat)
+    subprocess.run(["bash", "-c", script], check=True, capture_output=True, timeout=280, env=netcat)
     site.wait_until_idle()
     with site.accounts.reading() as ledger:
         slots = ledger.project("p").slots

@@ -119,7 +119,7 @@ def test_it_refuses_what_a_server_refuses_and_lists_what_is_outstanding(upstream
 
 
 def listed(upstream, name, secret=CREDENTIALS[1]):
-    with closing(HTTPConnection("127.0.0.1", upstream.port, timeout=60)) as connection:
+    with closing(HTTPConnection("127.0.0.1", upstream.port, timeout=280)) as connection:
         connection.request("POST", f"/api/batch/{name}", headers={"Authorization": token(("p", secret), b"")})
         reply = connection.getresponse()
         return reply.status, reply.read()

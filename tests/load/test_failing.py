@@ -82,7 +82,7 @@ def spoiled(loads, tmp_path):
 
 
 def said(process):
-    output, _ = process.communicate(timeout=110)
+    output, _ = process.communicate(timeout=280)
     return output
 
 

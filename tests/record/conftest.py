@@ -93,7 +93,7 @@ def recording(tmp_path):
                 return ended()
 
             def ended():
-                out, recorder.said = process.communicate(timeout=100)
+                out, recorder.said = process.communicate(timeout=280)
                 recorder.status = process.returncode
                 recorder.summary = json.loads(out) if out else None
                 return recorder
@@ -104,7 +104,7 @@ def recording(tmp_path):
             if process.poll() is None:
                 process.kill()
             with suppress(ValueError):
-                process.communicate(timeout=100)
+                process.communicate(timeout=280)
 
     return running
 

@@ -44,7 +44,7 @@ def connected(address):
     """A client's socket at a UNIX path or HOST:PORT."""
     if "/" in address:
         client = socket.socket(socket.AF_UNIX)
-        client.settimeout(100)
+        client.settimeout(280)
         try:
             client.connect(address)
         except OSError:
@@ -52,7 +52,7 @@ def connected(address):
             raise
         return client
     host, _, port = address.rpartition(":")
-    return socket.create_connection((host, int(port)), timeout=100)
+    return socket.create_connection((host, int(port)), timeout=280)
 
 
 def said(address, frame):
@@ -67,13 +67,13 @@ def said(address, frame):
 def peer(conversation):
     """A target that holds one conversation with each client; yields its address."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(100)
+        server.settimeout(280)
 
         def serve():
             with suppress(OSError):
                 while True:
                     client, _ = server.accept()
-                    client.settimeout(100)
+                    client.settimeout(280)
                     with client:
                         conversation(client)
 
@@ -161,7 +161,7 @@ def test_commands_that_no_workload_can_have_are_replayed_as_they_were(fake, cpsi
 def request(address, path, body, *, secret=SECRET, method="POST", headers=()):
     """Send one signed request; returns the status and what was signed with."""
     host, _, port = address.removeprefix("http://").removesuffix("/api").rpartition(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=100)
+    connection = http.client.HTTPConnection(host, int(port), timeout=280)
     signature = token((PROJECT, secret), body)
     try:
         if method == "GET":
@@ -211,7 +211,7 @@ def test_everything_that_carries_commands_is_read(fake, recording):
 def test_what_cannot_be_read_is_counted_and_keeps_nothing_from_being_read(fake, recording):
     with recording(fake.addresses["http"]) as recorder:
         host, _, port = recorder.address.removeprefix("http://").removesuffix("/api").rpartition(":")
-        connection = http.client.HTTPConnection(host, int(port), timeout=100)
+        connection = http.client.HTTPConnection(host, int(port), timeout=280)
 
         def post(path, body):
             connection.request("POST", path, body, {"Authorization": token((PROJECT, SECRET), body)})
@@ -385,7 +385,7 @@ def test_while_the_target_is_away_connections_are_refused(kind, recording, tmp_p
             if kind == "unix":
                 back.bind(path)
                 back.listen()
-            back.settimeout(100)
+            back.settimeout(280)
             back.accept()[0].close()  # it has been asked whether it is back
             with until_connected(recorder.address) as client, back.accept()[0] as served:
                 client.sendall(b"alloc,slot=a")

@@ -64,7 +64,7 @@ class Peer:
     def serve(self, connection):
         with connection:
             try:
-                connection.settimeout(60)
+                connection.settimeout(280)
                 if self.tls:
                     connection = self.tls.wrap_socket(connection, server_side=True)
                 with connection:

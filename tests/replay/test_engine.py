@@ -317,7 +317,7 @@ def crowded(tmp_path, monkeypatch):
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("./cp.sock")
         listener.listen(0)
-        listener.settimeout(60)
+        listener.settimeout(280)
         yield listener
 
 

@@ -79,7 +79,7 @@ journal.close()
 """
     command = [sys.executable, "-c", script]
     variables = {**os.environ, "TMPDIR": str(tmp_path)}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, env=variables)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=280, env=variables)
     assert done.stdout == (
         f"a journal cannot be written below {tmp_path}: File too large; make room there, or name a folder on another "
         "disk with TMPDIR\n"

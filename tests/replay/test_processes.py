@@ -145,6 +145,6 @@ def test_a_process_whose_parent_has_gone_in_the_middle_says_nothing():
     os.close(reading)
     command = [sys.executable, "-P", "-c", "from cpsim.replay.processes import main; main()"]
     cut_short = pickle.dumps((3, "assignment"))[:-2]
-    done = subprocess.run(command, input=cut_short, stdout=writing, stderr=subprocess.PIPE, timeout=120, check=False)
+    done = subprocess.run(command, input=cut_short, stdout=writing, stderr=subprocess.PIPE, timeout=280, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, b"")

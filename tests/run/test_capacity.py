@@ -194,7 +194,7 @@ FAST = ["--find-capacity", "--step-time", "0.3"]
 def test_the_command_prints_the_curve_and_writes_it(one_by_one, tmp_path):
     one_by_one()
     process = load(*FAST, "--p99-ms", "150", "--output", "found", "--assert", "operations_per_s>5", folder=tmp_path)
-    said, errors = process.communicate(timeout=60)
+    said, errors = process.communicate(timeout=280)
     assert process.returncode == 0, said + errors
     document = json.loads((tmp_path / "found" / "capacity.json").read_text())
     assert f"capacity      {document['capacity_per_s']:,.0f} operations/s within 150 ms (p99)" in said
@@ -211,7 +211,7 @@ def test_the_command_prints_the_curve_and_writes_it(one_by_one, tmp_path):
 def test_that_no_rate_is_kept_is_the_exit_status(one_by_one, tmp_path):
     one_by_one()
     hopeless = load(*FAST, "--p99-ms", "1", "--json", folder=tmp_path)
-    said, errors = hopeless.communicate(timeout=120)
+    said, errors = hopeless.communicate(timeout=280)
     assert hopeless.returncode == 1, errors
     assert json.loads(said)["capacity_per_s"] is None
 
@@ -219,7 +219,7 @@ def test_that_no_rate_is_kept_is_the_exit_status(one_by_one, tmp_path):
 def test_an_assertion_that_fails_is_the_exit_status(one_by_one, tmp_path):
     one_by_one()
     failing = load(*FAST, "--p99-ms", "150", "--assert", "operations_per_s>1000", folder=tmp_path)
-    said, errors = failing.communicate(timeout=120)
+    said, errors = failing.communicate(timeout=280)
     assert failing.returncode == 1, errors
     assert "fails  operations_per_s>1000" in said
 
@@ -229,7 +229,7 @@ def test_ctrl_c_tells_what_is_known_so_far(one_by_one, tmp_path, wait_for):
     process = load(*FAST, "--json", folder=tmp_path)
     wait_for(lambda: target.served >= 100)
     os.kill(process.pid, signal.SIGINT)
-    said, errors = process.communicate(timeout=30)
+    said, errors = process.communicate(timeout=280)
     assert process.returncode == 2, said + errors
     document = json.loads(said)
     assert document["ended"] == "interrupted"
@@ -250,6 +250,6 @@ def test_ctrl_c_tells_what_is_known_so_far(one_by_one, tmp_path, wait_for):
 )
 def test_options_that_cannot_be_are_wrong_usage(options, tmp_path):
     process = load(*options, folder=tmp_path)
-    said, errors = process.communicate(timeout=30)
+    said, errors = process.communicate(timeout=280)
     assert process.returncode == 64
     assert "Traceback" not in said + errors

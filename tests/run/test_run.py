@@ -359,7 +359,7 @@ def test_to_be_stopped_writes_what_happened(site, place, number, wait_for):
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True) as run:
         wait_for(lambda: has_begun(run))
         run.send_signal(number)
-        out, err = run.communicate(timeout=30)
+        out, err = run.communicate(timeout=280)
     assert (run.returncode, err) == (2, "")
     assert "operations were not sent: the run was interrupted" in out
     assert names("out") == FILES | EFFECT | {"response.hgrm"}
@@ -727,7 +727,7 @@ main()
 """
     arguments = ["run", "small.toml", "--set", "arrivals.jobs=1000", "--output", "out", *options]
     command = [sys.executable, "-c", program, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 2
     if options:
         assert json.loads(done.stdout)["verdict"] == "valid"

@@ -28,7 +28,7 @@ class Site:
     def __init__(self, fake):
         self.fake = fake
         self.address = ("127.0.0.1", int(fake.addresses["http"].split(":")[2].removesuffix("/api")))
-        self.connection = http.client.HTTPConnection(*self.address, timeout=60)
+        self.connection = http.client.HTTPConnection(*self.address, timeout=280)
 
     def request(self, method, path, body=b"", headers=None):
         self.connection.request(method, path, body, headers or {})
@@ -59,7 +59,7 @@ class Site:
 
     def raw(self, data, *, until=b""):
         """Send bytes, and return what comes back: up to `until`, or to the end."""
-        with socket.create_connection(self.address, timeout=60) as sock:
+        with socket.create_connection(self.address, timeout=280) as sock:
             sock.sendall(data)
             received = b""
             while not (until and until in received):

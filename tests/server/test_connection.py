@@ -25,7 +25,7 @@ def site(request, visit):
         if request.param == "in tasks":
             fake.faults.add("server.status=503:slot=no-such-slot")
         for _ in range(FEW if request.param == "in turns" else 0):
-            stack.enter_context(socket.create_connection(site.address, timeout=60))
+            stack.enter_context(socket.create_connection(site.address, timeout=280))
         yield site
 
 
@@ -44,7 +44,7 @@ def test_many_requests_in_one_segment_are_answered_in_order(site):
 
 def test_who_reads_no_answers_is_not_read_from(site):
     requests = b"GET /%b HTTP/1.1\r\nHost: x\r\n\r\n" % (b"x" * 1_000) * 1_000  # the answers repeat what was asked
-    with socket.create_connection(site.address, timeout=60) as sock:
+    with socket.create_connection(site.address, timeout=280) as sock:
         sent = 0
         while writable(sock, 1) and sent < MOST_UNREAD_BYTES:
             sent += sock.send(requests[sent % len(requests) :])
@@ -59,7 +59,7 @@ def writable(sock, timeout_s):
 
 def test_a_body_in_pieces(site):
     request = alloc(site, "s")
-    with socket.create_connection(site.address, timeout=60) as sock:
+    with socket.create_connection(site.address, timeout=280) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for start in range(0, len(request), 7):
             sock.sendall(request[start : start + 7])
@@ -84,7 +84,7 @@ def test_a_body_longer_than_a_buffer(site):
 
 def test_a_client_that_waits_to_be_told_to_go_on(site):
     head, _, body = alloc(site, "s", "Expect: 100-continue").partition(b"\r\n\r\n")
-    with socket.create_connection(site.address, timeout=60) as sock:
+    with socket.create_connection(site.address, timeout=280) as sock:
         sock.sendall(head + b"\r\n\r\n")
         assert sock.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
         sock.sendall(body)
@@ -141,7 +141,7 @@ def test_a_server_that_fails_says_so_and_goes_on(site, monkeypatch, caplog):
 
 def test_a_head_without_end_is_broken_off(site):
     received = b""
-    with socket.create_connection(site.address, timeout=60) as sock, contextlib.suppress(OSError):
+    with socket.create_connection(site.address, timeout=280) as sock, contextlib.suppress(OSError):
         sock.sendall(b"GET /api/heartbeat HTTP/1.1\r\nX: ")
         for _ in range(100):
             sock.sendall(b"x" * 2**16)
@@ -153,7 +153,7 @@ def test_a_head_without_end_is_broken_off(site):
 @pytest.mark.parametrize("after", [b"", b"Transfer-Encoding: chunked\r\n\r\n0\r\n"], ids=["headers", "trailers"])
 def test_headers_and_trailers_without_end_are_broken_off(site, after):
     received = b""
-    with socket.create_connection(site.address, timeout=60) as sock, contextlib.suppress(OSError):
+    with socket.create_connection(site.address, timeout=280) as sock, contextlib.suppress(OSError):
         sock.sendall(b"GET /api/heartbeat HTTP/1.1\r\n" + after)
         for _ in range(100):
             sock.sendall(b"x: y\r\n" * 10_000)

@@ -470,7 +470,7 @@ def test_requests_in_one_write_are_answered_in_order(site):
 def test_a_request_in_pieces(site):
     body = b'{"slot":"s"}'
     request = signed_post(site, body, extra="Connection: close\r\n") + body
-    with socket.create_connection(site.address, timeout=60) as sock:
+    with socket.create_connection(site.address, timeout=280) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for byte in request:
             sock.sendall(bytes([byte]))
@@ -479,7 +479,7 @@ def test_a_request_in_pieces(site):
 
 def test_expect_100_continue(site):
     body = b'{"slot":"s"}'
-    with socket.create_connection(site.address, timeout=60) as sock:
+    with socket.create_connection(site.address, timeout=280) as sock:
         sock.sendall(signed_post(site, body, extra="Expect: 100-continue\r\n"))
         assert sock.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
         sock.sendall(body)

@@ -97,7 +97,7 @@ def started(here):
 def ask(server, name, method="GET"):
     url = f"{server.removesuffix('/api')}/__cpsim/{name}"
     request = urllib.request.Request(url, method=method, headers={"Authorization": "Bearer t0ken"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=280) as answer:
         return json.load(answer)
 
 

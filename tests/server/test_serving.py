@@ -24,7 +24,7 @@ def test_a_socket_that_cannot_be_served_is_told():
 )
 def test_a_client_that_stays_does_not_hold_up_the_end(site, sent, caplog, monkeypatch):
     monkeypatch.setattr(carrier, "FINISH_S", 0.1)
-    with socket.create_connection(site.address, timeout=60) as sock:
+    with socket.create_connection(site.address, timeout=280) as sock:
         sock.sendall(b"GET /api/heartbeat HTTP/1.1\r\n\r\n")
         assert sock.recv(1000).startswith(b"HTTP/1.1 200")
         sock.sendall(sent)

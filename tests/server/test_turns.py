@@ -29,7 +29,7 @@ def connect(site):
     with contextlib.ExitStack() as stack:
 
         def connect(count):
-            socks = [stack.enter_context(socket.create_connection(site.address, timeout=60)) for _ in range(count)]
+            socks = [stack.enter_context(socket.create_connection(site.address, timeout=280)) for _ in range(count)]
             for sock in socks:
                 sock.sendall(HEARTBEAT)
                 assert sock.recv(1000).endswith(b"OK")

@@ -34,7 +34,7 @@ CLIENTS = 4
 """Of each kind."""
 COUNTERS = 3
 LONGEST_ROUND_S = 0.4
-PATIENCE_S = 60
+PATIENCE_S = 250
 
 
 class Process:

@@ -236,7 +236,7 @@ def test_a_commit_that_fails_when_it_is_written_is_not_there_after_a_restart(sma
                 others.write(bytes(PAGE))
         problems = SimpleQueue()
         log.append(["x" * (35 * PAGE)], then=problems.put)
-        assert type(problems.get(timeout=60)) is outcome
+        assert type(problems.get(timeout=280)) is outcome
         for name in ("log", "log-wal"):
             shutil.copy(small_disk / name, copy.with_name(name))  # as they are if this process is killed now
         (small_disk / "others").unlink()
@@ -254,11 +254,11 @@ def test_what_fails_alone_fails_nothing_else(path):
         for records, statements, alone in ((["a"], (), False), ([], (bad,), True), (["b"], (), False)):
             log.append(records, *statements, then=outcomes.put, alone=alone)
         log.wait()
-        assert [outcomes.get(timeout=60) is None for _ in range(3)] == [True, False, True]
+        assert [outcomes.get(timeout=280) is None for _ in range(3)] == [True, False, True]
         with pytest.raises(CpsimError, match="nowhere"):
             log.wait(bad)
         log.append([], *cut(1), then=outcomes.put, alone=True)  # what is cut is in what failed
-        assert outcomes.get(timeout=60) is not None
+        assert outcomes.get(timeout=280) is not None
         log.resume()
         assert everything(log) == [(1, "a"), (2, "b")]
 

@@ -82,7 +82,7 @@ class Slurm:
             capture_output=True,
             text=True,
             check=False,
-            timeout=100,
+            timeout=280,
             input=script,
             **as_user,
         )

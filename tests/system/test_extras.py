@@ -66,7 +66,7 @@ def run(light, tmp_path):
 
     def run(*arguments):
         return subprocess.run(
-            [light, *arguments], check=False, cwd=tmp_path, capture_output=True, text=True, timeout=100
+            [light, *arguments], check=False, cwd=tmp_path, capture_output=True, text=True, timeout=280
         )
 
     return run
@@ -155,7 +155,7 @@ def test_a_server_and_a_daemon_serve_without_an_extra(served, tmp_path):
 
 
 def get(url, path):
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=280)
     try:
         connection.request("GET", path)
         response = connection.getresponse()

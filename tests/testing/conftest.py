@@ -29,7 +29,7 @@ def say():
 
     def say(endpoint, frame):
         with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(60)
+            sock.settimeout(280)
             sock.connect(endpoint)
             sock.sendall(frame.encode())
             sock.shutdown(socket.SHUT_WR)

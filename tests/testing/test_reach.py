@@ -188,7 +188,7 @@ def test_another_user_reaches_it(forked, tmp_path):
             os.setgid(NOBODY)
             os.setuid(NOBODY)
             with socket.socket(socket.AF_UNIX) as client:
-                client.settimeout(60)
+                client.settimeout(280)
                 try:
                     client.connect(str(path))
                 except PermissionError:

@@ -23,7 +23,7 @@ ESCAPE = "\x1b["
 def run(*arguments, **environment):
     """What a command says to a pipe, with its status."""
     env = {name: value for name, value in os.environ.items() if name not in {"NO_COLOR", "FORCE_COLOR"}} | environment
-    return subprocess.run([*CPSIM, *arguments], capture_output=True, text=True, check=False, env=env, timeout=60)
+    return subprocess.run([*CPSIM, *arguments], capture_output=True, text=True, check=False, env=env, timeout=280)
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_a_narrow_terminal_breaks_no_word_and_no_number(tmp_path):
 
 def test_a_reader_that_has_enough_is_no_error_to_be_seen():
     command = f"{sys.executable} -m cpsim quirks | head -n 1"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, timeout=280)
     assert done.stdout.startswith("ascii-only")
     assert done.stderr == ""
 
@@ -181,7 +181,7 @@ def test_bash_takes_the_script_and_completes(tools):
     )
     bash = shutil.which("bash")
     done = subprocess.run(
-        [bash, "-c", script], capture_output=True, text=True, check=True, env=os.environ | {"PATH": tools}, timeout=60
+        [bash, "-c", script], capture_output=True, text=True, check=True, env=os.environ | {"PATH": tools}, timeout=280
     )
     assert done.stdout.strip() == "scenarios"
 
@@ -228,11 +228,11 @@ sys.meta_path.insert(0, Interrupt())
 
 def test_ctrl_c_while_the_program_is_loaded():
     code = INTERRUPTED.format(module="cpsim.cli.group", begin="runpy.run_module('cpsim', run_name='__main__')")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=280)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "cpsim: interrupted\n")
 
 
 def test_ctrl_c_while_locust_is_loaded():
     code = INTERRUPTED.format(module="locust.main", begin=START)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=280)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "cpsim: interrupted\n")

@@ -18,7 +18,7 @@ class Visitor:
     def __init__(self, fake):
         self.fake = fake
         self.address = fake.addresses["http"].removesuffix("/api")
-        self.connection = http.client.HTTPConnection(self.address.removeprefix("http://"), timeout=100)
+        self.connection = http.client.HTTPConnection(self.address.removeprefix("http://"), timeout=280)
         self.headers = {}
 
         self.is_over = False
