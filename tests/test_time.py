@@ -12,6 +12,8 @@ MEASURE = re.compile(r"^((time\.)?(monotonic|perf_counter|process_time|thread_ti
 SLEEPING = {
     "conformance/plain_daemon.py": "a daemon that is slow, or waits before it sends again",
     "benchmarks/served.py": "waits for a server to start",
+    "cpdaemon/test_aio.py": "has other tasks of an event loop run",
+    "server/test_expectations.py": "likewise",
     "conftest.py": "looks again and again at what no test can be told of",
     "samples/make.py": "likewise, by itself; it made the samples",
     "store/kill.py": "kills a process after some time",

@@ -8,27 +8,27 @@ in `_s` seconds, those in `_credits_a_day` credits a day. `Accounts.when` turns 
 from __future__ import annotations
 
 import tempfile
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import duckdb
 import pandas as pd
 import pyarrow as pa
 
 from cpsim.accounting import conservation, expectation, intervals, queries, reconciliation
 from cpsim.accounting.books import MEMORY_MB, Books
-from cpsim.accounting.engines import Cluster, Here, RollupEngine
-from cpsim.accounting.sources import Source, check_whole, gather
+from cpsim.accounting.engines import Cluster, Here, RollupEngine, named_errors
+from cpsim.accounting.sources import Source, gather
 from cpsim.config.zones import find_zone
 from cpsim.errors import CpsimError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from types import TracebackType
     from typing import Self
+
+    import duckdb
 
     from cpsim.accounts.sources import AccountsSource
 
@@ -194,7 +194,7 @@ class Accounts:
         Raises:
             CpsimError: a sum is beyond 64 bits, or a file is damaged.
         """
-        with _named_errors(self.source):
+        with named_errors(self.source):
             return frame(self._database.sql(sql, params=list(parameters)).to_arrow_table())
 
     # -- frames ------------------------------------------------------------------------------------------------------
@@ -301,7 +301,7 @@ class Accounts:
         Columns: project, law, expected, found, difference, holds.
         """
         whole = replace(self.books, until_us=max(self.books.until_us, self.end_us))
-        with _named_errors(self.source):
+        with named_errors(self.source):
             if whole == self.books:
                 return self._laws(self._database, whole)
             with whole.open(self._spill, self._memory_mb) as database:
@@ -326,7 +326,7 @@ class Accounts:
         if self.source.journal is None or run.get("projects") or (chosen and project and project not in chosen):
             return None
         prefix = run.get("slot_prefix")
-        with _named_errors(self.source):
+        with named_errors(self.source):
             reconciliation.reconcile(self._database, project, "" if prefix is None else f"{prefix}-")
         return self.query(reconciliation.TOTALS)
 
@@ -341,7 +341,7 @@ class Accounts:
             CpsimError, OSError: the record cannot be read.
         """
         expected, self.expectation_notes = expectation.read(record, slot)
-        with _named_errors(self.source):
+        with named_errors(self.source):
             expectation.compare(self._database, expected, slot)
         self.expectation = self.query(expectation.TOTALS)
 
@@ -441,7 +441,7 @@ class Accounts:
 
     def _roll_up(self, name: str) -> None:
         if name not in self._rolled:
-            with _named_errors(self.source):
+            with named_errors(self.source):
                 self._engine.roll_up(name, self.books, self._database)
             self._rolled.add(name)
 
@@ -456,7 +456,7 @@ class Accounts:
 
     def _cut(self, since_us: int | None, until_us: int | None, projects: tuple[str, ...]) -> None:
         """Choose the period and the projects."""
-        with _named_errors(self.source), self.books.open(self._spill, self._memory_mb) as database:
+        with named_errors(self.source), self.books.open(self._spill, self._memory_mb) as database:
             known = [name for (name,) in database.sql("SELECT DISTINCT project FROM ledger ORDER BY ALL").fetchall()]
             span = "SELECT min(allocated_us), max(greatest(allocated_us, settled_us)) FROM ledger"
             ((first_us, last_us),) = database.sql(span).fetchall()
@@ -488,27 +488,3 @@ class Accounts:
 def frame(table: pa.Table) -> pd.DataFrame:
     """An Arrow table as pandas, whole numbers as `Int64`."""
     return table.to_pandas(types_mapper=INTEGERS.get)
-
-
-@contextmanager
-def _named_errors(source: Source) -> Iterator[None]:
-    """Convert the engine's errors to CpsimErrors that name the source, or the file of it that is damaged."""
-    name = source.name
-    try:
-        yield
-    except (duckdb.ConversionException, duckdb.OutOfRangeException) as error:
-        raise CpsimError(f"{name}: a number is beyond 64 bits: {_first_line(error)}") from error
-    except duckdb.OutOfMemoryException as error:
-        raise CpsimError(f"{name}: not enough memory or disk for this ledger: {_first_line(error)}") from error
-    except duckdb.Error as error:
-        damage = (duckdb.IOException, duckdb.InvalidInputException, duckdb.SerializationException)
-        if type(error) is not duckdb.Error and not isinstance(error, damage):
-            raise  # a query is wrong, which may be the user's own
-        for file in (source.slots, source.accounts, source.journal, source.received):
-            if file is not None:
-                check_whole(file)
-        raise CpsimError(f"{name} is damaged or cut short: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 from xml.sax.saxutils import escape
 
-import pyarrow.parquet as pq
-
 from cpsim.accounting.files import FORBIDDEN, replacing
 from cpsim.accounting.values import records
 from cpsim.accounts.view import salt_of
 from cpsim.errors import CpsimError
+from cpsim.system import parquet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,9 +84,12 @@ def _write_project(accounts: Accounts, project: str, folder: Path) -> None:
 
 def _salt(accounts: Accounts) -> str:
     """What ids for strangers are made from; the same whenever accounts are exported."""
-    if salt := salt_of(pq.read_schema(accounts.source.accounts)):
+    assert accounts.source.accounts is not None
+    with parquet.opened(accounts.source.accounts) as file:
+        salt = salt_of(file.schema_arrow)
+    if salt:
         return salt
-    slots = pq.read_table(accounts.source.slots, columns=["allocated_us", "project", "slot"])
+    slots = parquet.read(accounts.source.slots, wanted={"allocated_us", "project", "slot"}.__contains__)
     return str(slots.sort_by([(name, "ascending") for name in slots.column_names])[:1].to_pylist())
 
 
@@ -98,7 +100,8 @@ def _stranger(salt: str, kind: str, name: str) -> str:
 
 def _numbers(accounts: Accounts, project: str) -> dict[str, dict[str, int]]:
     """A stable number for each machine and user, in the order of the ledger."""
-    columns = pq.read_table(accounts.source.accounts, columns=["project", "kind", "id"])
+    assert accounts.source.accounts is not None
+    columns = parquet.read(accounts.source.accounts, wanted={"project", "kind", "id"}.__contains__)
     numbers: dict[str, dict[str, int]] = {"machine": {}, "user": {}}
     for of, kind, name in zip(*(column.to_pylist() for column in columns.columns), strict=True):
         if of == project:

@@ -1,19 +1,25 @@
-"""Engines that compute rollups: this process, or the workers of a Dask cluster."""
+"""Engines that compute rollups: this process, or the workers of a Dask cluster; and what goes wrong in DuckDB."""
 
 from __future__ import annotations
 
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
+import duckdb
+
 from cpsim.accounting.rollups import ROLLUPS
+from cpsim.accounting.sources import check_whole
 from cpsim.errors import CpsimError
 
 if TYPE_CHECKING:
-    import duckdb
+    from collections.abc import Iterator
+
     import pyarrow as pa
 
     from cpsim.accounting.books import Books
+    from cpsim.accounting.sources import Source
 
 PARTS_A_WORKER: Final = 2
 CONNECT_S: Final = 10
@@ -79,3 +85,27 @@ def part_of(number: int, name: str, books: Books, parts: int) -> pa.Table:
         books.open(Path(spill), part=(rollup.by, number, parts)) as database,
     ):
         return database.sql(rollup.query).to_arrow_table()
+
+
+@contextmanager
+def named_errors(source: Source) -> Iterator[None]:
+    """Convert the engine's errors to CpsimErrors that name the source, or the file of it that is damaged."""
+    name = source.name
+    try:
+        yield
+    except (duckdb.ConversionException, duckdb.OutOfRangeException) as error:
+        raise CpsimError(f"{name}: a number is beyond 64 bits: {_first_line(error)}") from error
+    except duckdb.OutOfMemoryException as error:
+        raise CpsimError(f"{name}: not enough memory or disk for this ledger: {_first_line(error)}") from error
+    except duckdb.Error as error:
+        damage = (duckdb.IOException, duckdb.InvalidInputException, duckdb.SerializationException)
+        if type(error) is not duckdb.Error and not isinstance(error, damage):
+            raise  # a query is wrong, which may be the user's own
+        for file in (source.slots, source.accounts, source.journal, source.received):
+            if file is not None:
+                check_whole(file)
+        raise CpsimError(f"{name} is damaged or cut short: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

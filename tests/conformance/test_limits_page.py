@@ -16,6 +16,7 @@ from cpsim.conformance.examiner import Examiner
 from cpsim.conformance.exchange import Reply
 from cpsim.conformance.findings import CannotRun, NotVerifiable
 from cpsim.conformance.frames import DaemonConnection
+from cpsim.conformance.leavings import Leavings
 from cpsim.conformance.target import Target, Traffic
 from cpsim.conformance.transport import Network
 from cpsim.conformance.upstream import Upstream
@@ -53,7 +54,7 @@ def test_a_daemon_that_does_not_answer(cpsim, here):
         status, out, _ = cpsim("verify", "./d.sock", "-k", "WIRE-1", "--timeout", "0.05", "--json")
     assert status == 1
     assert "no reply" in json.dumps(json.loads(out)["clauses"])
-    view = SimpleNamespace(transport=SimpleNamespace(sees=True), target=Target(timeout_s=3))
+    view = SimpleNamespace(transport=SimpleNamespace(sees=True), target=Target(timeout_s=3), leavings=Leavings())
     with pytest.raises(NotVerifiable, match="no reply within 3 s"):
         Examiner(view, SimpleNamespace(id="CLAIM-1")).seen(Reply(0, "", b"", is_late=True))
 

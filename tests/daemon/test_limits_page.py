@@ -8,7 +8,7 @@ from functools import partial
 import limits_page
 import pytest
 
-from cpdaemon import transport
+from cpdaemon import http
 from cpdaemon.endpoint import UrlEndpoint
 from cpdaemon.errors import BadReply, ConnectFailed, Refused, ReplyTimeout
 from cpdaemon.wire import MAX_FRAME_BYTES
@@ -41,9 +41,9 @@ NUMBERS = {
     "Longest wait after a failure": courier.MAX_BACKOFF_S,
     "Failures of a batch while the server answers others": courier.MAX_TRIES,
     "Failures of a command that is sent alone, likewise": courier.MAX_TRIES_ALONE,
-    "Line of a server's reply": transport.MAX_LINE_BYTES,
-    "Header lines of a server's reply": transport.MAX_HEADER_LINES,
-    "Body of a server's reply": transport.MAX_BODY_BYTES,
+    "Line of a server's reply": http.MAX_LINE_BYTES,
+    "Header lines of a server's reply": http.MAX_HEADER_LINES,
+    "Body of a server's reply": http.MAX_BODY_BYTES,
     "Time to deliver the rest when the daemon stops": site.STOP_TIMEOUT_S,
 }
 
@@ -250,16 +250,16 @@ def test_a_batch_that_fails_again_and_again(spool_of, courier_of, clock, tmp_pat
     assert len(read_failed(tmp_path / "spool")) == 2
 
 
-LINES = b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * (transport.MAX_HEADER_LINES - 2)
+LINES = b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * (http.MAX_HEADER_LINES - 2)
 
 
 @meets("Line of a server's reply", "Header lines of a server's reply", "Body of a server's reply")
 @pytest.mark.parametrize(
     ("head", "what"),
     [
-        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * transport.MAX_LINE_BYTES + b"\r\n\r\n", "a line of more than 8,192 bytes"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * http.MAX_LINE_BYTES + b"\r\n\r\n", "a line of more than 8,192 bytes"),
         (LINES + b"X: y\r\nX: y\r\n\r\n", "more than 100 header lines"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (transport.MAX_BODY_BYTES + 1), "a body of more than"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (http.MAX_BODY_BYTES + 1), "a body of more than"),
     ],
 )
 def test_a_large_reply(head, what):

@@ -85,13 +85,13 @@ def column_names(path: Path) -> list[str]:
     Raises:
         OSError: the file cannot be read.
     """
-    import pyarrow as pa  # noqa: PLC0415 - slow to import, and only traces need it
-    import pyarrow.parquet as pq  # noqa: PLC0415
+    from cpsim.system.parquet import DamagedParquet, opened  # noqa: PLC0415 - slow to import, and only traces need it
 
     if path.suffix.lower() == ".parquet":
         try:
-            return list(pq.read_schema(path).names)
-        except pa.ArrowInvalid:
+            with opened(path) as parquet:
+                return list(parquet.schema_arrow.names)
+        except DamagedParquet:
             return []
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         return next(csv.reader([file.readline()]), [])

@@ -75,10 +75,11 @@ class TableFormat(JobFormat):
 
     def _parquet(self) -> Iterator[tuple[str, dict[str, Any]]]:
         import pyarrow as pa  # noqa: PLC0415 - slow to import, and only tables need it
-        import pyarrow.parquet as pq  # noqa: PLC0415
+
+        from cpsim.system.parquet import opened  # noqa: PLC0415
 
         try:
-            with pq.ParquetFile(self.file.path) as file:
+            with opened(self.file.path) as file:
                 schema = file.schema_arrow
                 self._check(schema.names)
                 wanted = [name for name in dict.fromkeys(self._columns.values()) if name in schema.names]
