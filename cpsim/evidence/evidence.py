@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -59,6 +59,24 @@ class Seen:
     outstanding: frozenset[str] | None = None
 
 
+class Imbalance(NamedTuple):
+    """A sum of the accounts that is not what it should be.
+
+    Attributes:
+        law: which conservation law it breaks.
+        project: whose accounts these are.
+        subject: the machine whose sum it is; "" for the project's.
+        name: credits, or a counter's name.
+        amount: how much there is too much; negative if too little.
+    """
+
+    law: str
+    project: str
+    subject: str
+    name: str
+    amount: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Evidence:
     """What a run leaves behind, in whole microseconds. Times are nanoseconds since the replay began.
@@ -84,6 +102,7 @@ class Evidence:
         faults_unknown: why those could not be read; "" if they could.
         readings: of the server's clock.
         clock_unknown: why there are none; "" if there are.
+        before: the sums that did not agree before the replay; None if nobody looked.
         seen: the accounts afterwards; None if they could not be seen.
         unseen: why they could not be seen, though there is a server; "" if there is none, or they could.
         command: the command line that repeats the run; "" if there is none.
@@ -111,6 +130,7 @@ class Evidence:
     faults_unknown: str = ""
     readings: tuple[Reading, ...] = ()
     clock_unknown: str = ""
+    before: tuple[Imbalance, ...] | None = None
     seen: Seen | None = None
     unseen: str = ""
     command: str = ""

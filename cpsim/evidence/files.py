@@ -22,7 +22,7 @@ from cpdaemon.errors import EndpointError
 from cpsim.accounts.view import CONTRACTS, UnfitTable, View
 from cpsim.errors import CpsimError, in_one_line
 from cpsim.evidence import extensions
-from cpsim.evidence.evidence import Evidence, Reading, Seen, links_of
+from cpsim.evidence.evidence import Evidence, Imbalance, Reading, Seen, links_of
 from cpsim.evidence.extensions import installed
 from cpsim.evidence.journal import RECORD_TYPE, OperationOutcome
 from cpsim.protocol import arguments
@@ -124,6 +124,7 @@ def _document(evidence: Evidence, rows: int) -> dict[str, Any]:
         "answers": evidence.answers.tolist(),
         "readings": [asdict(reading) for reading in evidence.readings],
         "quirks": sorted(evidence.quirks),
+        "before": evidence.before,
         "seen": None
         if seen is None
         else {
@@ -299,8 +300,15 @@ class EvidenceFolder:
             "endpoint": parse_endpoint(document["endpoint"]),
             "answers": np.array(document["answers"], np.int64).reshape(-1, len(document["errors"])),
             "quirks": frozenset(document.get("quirks", ())),
+            "before": self._read_before(),
             "readings": tuple(Reading(**reading) for reading in document["readings"]),
         }
+
+    def _read_before(self) -> tuple[Imbalance, ...] | None:
+        """The sums that did not agree before the replay; none where the run had a server of its own."""
+        if (before := self._document.get("before", [] if self._document["embedded"] else None)) is None:
+            return None
+        return tuple(Imbalance(*each) for each in before)
 
     def _read_seen(self) -> tuple[int, int, dict[str, list[str]] | None, frozenset[str] | None] | None:
         """When the accounts were read, the columns of each table that was shown, and the slots that were listed."""

@@ -7,27 +7,34 @@ wrap, on all sides alike.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cpsim.evidence.evidence import Imbalance
 from cpsim.judge.columns import indices, map_entries
+from cpsim.judge.corrections import CREDITS, NONE, WHOLE
+from cpsim.judge.verdict import Anomaly
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     import numpy.typing as npt
 
     from cpsim.accounts.view import View
+    from cpsim.judge.corrections import Amounts
     from cpsim.judge.verdict import Verdict
 
     Bools = npt.NDArray[np.bool_]
     Ints = npt.NDArray[np.int64]
 
-CREDITS: Final = "credits"
+EARNED, HELD, COUNTED = "machines earned", "users and waiting machines hold", "it counted"
+"""The laws on the sums of a project: what is to be as much as its claims granted."""
+MACHINES, WAITING = "its slots granted", "nothing waits"
+"""The laws on each machine: it has what its own slots granted, and nothing waits on it once it has a user."""
 SEPARATOR: Final = "\x1f"
 """Separates a project id from a machine id; neither contains it, because no command can."""
 ROWS: Final = 1_048_576
@@ -76,42 +83,193 @@ class Sums:
         )
 
 
-def judge_books(view: View, verdict: Verdict, owners: Mapping[str, str] | None = None) -> None:
+class _Books:
+    """The sums of a view, and what they are off by.
+
+    Args:
+        view: what a server shows.
+
+    Attributes:
+        paid: the slots that were paid for: claimed, or, as a quirk has it, claimed and settled otherwise.
+        granted, earned, waiting: by machine; of slots, of machines, and of what waits on these.
+        owned: by user.
+        counted: by project.
+    """
+
+    def __init__(self, view: View) -> None:
+        paid = None
+        if view.slots is not None and "state" in view.slots.column_names:
+            paid = view.slots.filter(_is_paid(view.slots))
+        self.paid = _rows(paid, "machine")
+        machines, users, projects = _rows(view.machines, "machine"), _rows(view.users, "user"), _rows(view.projects)
+        self._machines = machines
+        holders = pc.unique(pa.concat_arrays([machines.holders, self.paid.holders]))
+        names = _counter_names(view.slots, machines.table, users.table, projects.table)
+        self.granted = _sums(self.paid, ("granted", "counters"), holders, names)
+        self.earned = _sums(machines, ("credits", "counters"), holders, names)
+        self.waiting = _sums(machines, ("waiting_credits", "waiting_counters"), holders, names)
+        self.owned = _sums(users, ("credits", "counters"), pc.unique(users.holders), names)
+        self.counted = _sums(projects, ("credits", "counters"), pc.unique(projects.holders), names)
+
+    @property
+    def shows_machines(self) -> bool:
+        """Whether each machine can be compared with its own slots."""
+        return "machine" in self.paid.table.column_names and bool((self.granted.shown & self.earned.shown).any())
+
+    def of_machines(self) -> Ints:
+        """How much more each machine has than its own slots granted: int64[holders, names]."""
+        if not self.shows_machines:
+            return np.zeros_like(self.granted.values)
+        return np.where(self.granted.shown & self.earned.shown, self.earned.values - self.granted.values, 0)
+
+    def of_projects(self) -> Iterator[tuple[str, str, str, int, int]]:
+        """Law, project and name, with what claims granted and what there is in its place, where both are shown."""
+        granted = self.granted.of_projects()
+        laws = {EARNED: [self.earned], HELD: [self.owned, self.waiting], COUNTED: [self.counted]}
+        compared = []
+        for law, parts in laws.items():
+            sums: Counter[tuple[str, str]] = Counter()
+            for part in parts:
+                sums.update(part.of_projects())
+            shown = np.logical_and.reduce([self.granted.shown, *(part.shown for part in parts)])
+            names = {name for name, is_shown in zip(self.granted.names, shown, strict=True) if is_shown}
+            compared.append((law, sums, names))
+        for place in sorted({*granted, *(place for _, sums, _ in compared for place in sums)}):
+            project, name = place
+            yield from (
+                (law, project, name, granted[place], sums[place]) for law, sums, names in compared if name in names
+            )
+
+    def of_waiting(self) -> Iterator[tuple[Holder, str, int]]:
+        """Machines that have a user and, by name, what waits on them all the same."""
+        table = self._machines.table
+        if "user" not in table.column_names:
+            return
+        linked = self._machines.holders.filter(_whole(pc.is_valid(table["user"])))
+        known = pa.array([SEPARATOR.join(holder) for holder in self.waiting.holders], pa.string())
+        places = indices(linked, known)
+        for h, n in np.argwhere(self.waiting.values[places]).tolist():
+            yield self.waiting.holders[places[h]], self.waiting.names[n], int(self.waiting.values[places[h], n])
+
+
+def imbalances(view: View) -> tuple[Imbalance, ...]:
+    """The sums of a view that do not agree, law by law."""
+    books = _Books(view)
+    surplus, holders, names = books.of_machines(), books.granted.holders, books.granted.names
+    return (
+        *(Imbalance(MACHINES, *holders[h], names[n], int(surplus[h, n])) for h, n in np.argwhere(surplus).tolist()),
+        *(
+            Imbalance(law, project, "", name, has - granted)
+            for law, project, name, granted, has in books.of_projects()
+            if has != granted
+        ),
+        *(Imbalance(WAITING, *holder, name, amount) for holder, name, amount in books.of_waiting()),
+    )
+
+
+def judge_books(
+    view: View,
+    verdict: Verdict,
+    owners: Mapping[str, str] | None = None,
+    *,
+    before: Iterable[Imbalance] | None = (),
+    machines: Collection[str] | None = None,
+) -> None:
     """Check the conservation laws on a whole ledger, with all its projects: those of which both sides are shown.
 
     Args:
         view: what the server shows.
-        verdict: takes the findings.
+        verdict: takes the findings; its `corrections` say what known quirks explain.
         owners: machine to user, if these are all the links and came before the first claim.
+        before: the sums that did not agree before the run, which is not to blame for them; None if nobody looked.
+        machines: those of the run, which are counted; None for all.
     """
-    claims = None
-    if view.slots is not None and "state" in view.slots.column_names:
-        claims = view.slots.filter(pc.equal(view.slots["state"], "claimed"))
-    claimed, machines, users = _rows(claims, "machine"), _rows(view.machines, "machine"), _rows(view.users, "user")
-    projects = _rows(view.projects)
-    holders = pc.unique(pa.concat_arrays([machines.holders, claimed.holders]))
-    names = _counter_names(view.slots, machines.table, users.table, projects.table)
-    granted = _sums(claimed, ("granted", "counters"), holders, names)
-    earned = _sums(machines, ("credits", "counters"), holders, names)
-    waiting = _sums(machines, ("waiting_credits", "waiting_counters"), holders, names)
-    owned = _sums(users, ("credits", "counters"), pc.unique(users.holders), names)
-    counted = _sums(projects, ("credits", "counters"), pc.unique(projects.holders), names)
-    if "machine" in claimed.table.column_names and (granted.shown & earned.shown).any():
-        _judge_machines(granted, earned, _Claims(claimed), verdict)
-        verdict.checked["machines"] += len(machines.holders)
-    laws = {"machines earned": [earned], "users and waiting machines hold": [owned, waiting], "it counted": [counted]}
-    _judge_totals(granted, laws, verdict)
-    if "user" in machines.table.column_names:
-        _judge_waiting(machines.holders.filter(_whole(pc.is_valid(machines.table["user"]))), waiting, verdict)
-    if owners is not None and (earned.shown & owned.shown).any():
-        _judge_users(earned, owned, owners, verdict)
-        verdict.checked["users"] += len(users.holders)
+    books, judged = _Books(view), _JudgedSums(verdict, before)
+    if books.shows_machines:
+        _judge_machines(books, judged)
+        own = [machine for _, machine in books.granted.holders if machines is None or machine in machines]
+        verdict.checked["machines"] += len(own)
+    for law, project, name, granted, has in books.of_projects():
+        verdict.checked["sums"] += 1
+        more = judged.since(Imbalance(law, project, "", name, has - granted))
+        known = verdict.corrections.of(project, WHOLE, name)
+        detail = f"claims granted {granted}, but {law} {has}"
+        found = Anomaly("not conserved", f"{name} of project {project}", detail)
+        judged.find(more, known.held if law == HELD else known.earned, found, known.quirks)
+    for holder, name, amount in books.of_waiting():
+        more = judged.since(Imbalance(WAITING, *holder, name, amount))
+        detail = f"{amount} {name} wait on it, though it belongs to a user"
+        judged.find(more, NONE, Anomaly("not conserved", holder.subject, detail))
+    if owners is not None and (books.earned.shown & books.owned.shown).any():
+        _judge_users(books.earned, books.owned, owners, verdict)
+        verdict.checked["users"] += len(books.owned.holders)
+    judged.conclude()
 
 
-def _judge_machines(granted: Sums, earned: Sums, claims: _Claims, verdict: Verdict) -> None:
+class _JudgedSums:
+    """Finds what is off since before the run, beyond what known quirks explain.
+
+    Args:
+        verdict: takes the findings.
+        before: the sums that did not agree before the run; None if nobody looked.
+    """
+
+    def __init__(self, verdict: Verdict, before: Iterable[Imbalance] | None) -> None:
+        self.verdict = verdict
+        self.before = {each[:-1]: each.amount for each in before or ()}
+        self._is_blind = before is None
+        self._unknown: list[Anomaly] = []
+
+    def since(self, found: Imbalance) -> int:
+        """By how much more a sum is off than before the run; sums wrap at 64 bits."""
+        more = found.amount - self.before.get(found[:-1], 0)
+        return (more + 2**63) % 2**64 - 2**63
+
+    def find(self, more: int, expected: Amounts, found: Anomaly, quirks: frozenset[str] = frozenset()) -> None:
+        """Add a sum that is off to the verdict, as what quirks explain or as an anomaly, if this can be told.
+
+        Args:
+            more: by how much more it is off than before the run.
+            expected: by how much it may be, because of quirks that are known.
+            found: the anomaly, if it is one.
+            quirks: which quirks these are.
+        """
+        if not more:
+            return
+        names = " + ".join(sorted(quirks))
+        if names:
+            amounts = expected.least if expected.least == expected.most else f"{expected.least} to {expected.most}"
+            found = replace(found, detail=f"{found.detail}; off by {more}, of which {names} explains {amounts}")
+        if expected.admit(more):
+            self.verdict.explain_sum(names, found.subject, found.detail)
+        elif self._is_blind:
+            self._unknown.append(found)
+        else:
+            self.verdict.find(found.name, found.subject, found.detail, found.slots)
+
+    def conclude(self) -> None:
+        """Say what nobody can say."""
+        if self._unknown:
+            first = self._unknown[0]
+            self.verdict.not_verified.append(
+                f"Whether this run put {len(self._unknown):,} sums out of balance: nobody looked at the accounts "
+                f"before it. The first is of {first.subject}: {first.detail}."
+            )
+
+
+def _judge_machines(books: _Books, judged: _JudgedSums) -> None:
     """Each machine has exactly what its own claimed slots granted."""
-    surplus = np.where(granted.shown & earned.shown, earned.values - granted.values, 0)
-    places = sorted(np.argwhere(surplus).tolist(), key=lambda place: (granted.holders[place[0]].subject, place))
+    granted, earned, claims, surplus = books.granted, books.earned, _Claims(books.paid), books.of_machines()
+    if any(law == MACHINES for law, *_ in judged.before):
+        place_of = {holder: h for h, holder in enumerate(granted.holders)}
+        off = {(place_of.get(Holder(*where[1:3])), where[3]) for where in judged.before if where[0] == MACHINES}
+        again = {(h, granted.names.index(name)) for h, name in off if h is not None and name in granted.names}
+    else:
+        again = set()
+    places = sorted(
+        {*map(tuple, np.argwhere(surplus).tolist()), *again},
+        key=lambda place: (granted.holders[place[0]].subject, place),
+    )
     machines = {granted.holders[h].subject for h, _ in places}
     of_machine: defaultdict[str, list[int]] = defaultdict(list)
     for h, holder in enumerate(granted.holders):
@@ -119,49 +277,23 @@ def _judge_machines(granted: Sums, earned: Sums, claims: _Claims, verdict: Verdi
             of_machine[holder.subject].append(h)
     for h, n in places:
         (project, machine), name = granted.holders[h], granted.names[n]
-        wanted, has, more = int(granted.values[h, n]), int(earned.values[h, n]), int(surplus[h, n])
+        wanted, has = int(granted.values[h, n]), int(earned.values[h, n])
         detail = f"in project {project}, its slots granted {wanted} {name}, it has {has}"
+        known = judged.verdict.corrections.of(project, machine, name)
+        more = judged.since(Imbalance(MACHINES, project, machine, name, int(surplus[h, n])))
         sources = [
             granted.holders[other].project
             for other in of_machine[machine]
             if other != h and more > 0 and more in {-int(surplus[other, n]), int(granted.values[other, n])}
         ]
         if sources:
-            verdict.find("leaked", machine, f"{detail}: the rest is of project {sources[0]}")
+            found = Anomaly("leaked", machine, f"{detail}: the rest is of project {sources[0]}")
         else:
-            slots = claims.showing(granted.holders[h], name, more)
-            verdict.find("over-credited" if more > 0 else "under-credited", machine, detail, slots)
-
-
-def _judge_totals(granted: Sums, laws: Mapping[str, Sequence[Sums]], verdict: Verdict) -> None:
-    """In each project, machines earned what claims granted, and users and waiting machines hold it."""
-    by_claims = granted.of_projects()
-    compared = []
-    for where, parts in laws.items():
-        sums: Counter[tuple[str, str]] = Counter()
-        for part in parts:
-            sums.update(part.of_projects())
-        shown = np.logical_and.reduce([granted.shown, *(part.shown for part in parts)])
-        compared.append((where, sums, {name for name, is_shown in zip(granted.names, shown, strict=True) if is_shown}))
-    for place in sorted({*by_claims, *(place for _, sums, _ in compared for place in sums)}):
-        project, name = place
-        for where, sums, names in compared:
-            if name in names:
-                if sums[place] != by_claims[place]:
-                    subject = f"{name} of project {project}"
-                    detail = f"claims granted {by_claims[place]}, but {where} {sums[place]}"
-                    verdict.find("not conserved", subject, detail)
-                verdict.checked["sums"] += 1
-
-
-def _judge_waiting(linked: pa.Array, waiting: Sums, verdict: Verdict) -> None:
-    """Nothing waits on a machine that has a user."""
-    known = pa.array([SEPARATOR.join(holder) for holder in waiting.holders], pa.string())
-    places = indices(linked, known)
-    for h, n in np.argwhere(waiting.values[places]).tolist():
-        holder, amount = waiting.holders[places[h]], int(waiting.values[places[h], n])
-        detail = f"{amount} {waiting.names[n]} wait on it, though it belongs to a user"
-        verdict.find("not conserved", holder.subject, detail)
+            slots = claims.showing(granted.holders[h], name, more) if more else []
+            found = Anomaly(
+                "over-credited" if more > known.earned.most else "under-credited", machine, detail, tuple(slots)
+            )
+        judged.find(more, known.earned, found, known.quirks)
 
 
 def _judge_users(earned: Sums, owned: Sums, owners: Mapping[str, str], verdict: Verdict) -> None:
@@ -181,6 +313,16 @@ def _judge_users(earned: Sums, owned: Sums, owners: Mapping[str, str], verdict: 
             if is_shown and found != wanted:
                 detail = f"the user's machines earned {wanted} {name}, the user has {found}"
                 verdict.find("over-credited" if found > wanted else "under-credited", user.subject, detail)
+
+
+def _is_paid(slots: pa.Table) -> pa.Array:
+    """The slots that are claimed, or were and are settled otherwise since."""
+    states = slots["state"]
+    paid = pc.equal(states, "claimed")
+    if "granted" in slots.column_names:
+        is_settled = pc.is_in(states, value_set=pa.array(["discarded", "expired"]))
+        paid = pc.or_(paid, pc.and_(is_settled, pc.is_valid(slots["granted"])))
+    return paid
 
 
 class _Claims:

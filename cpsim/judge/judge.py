@@ -6,6 +6,7 @@ each a class without arguments, or are given as objects.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import reduce
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -13,6 +14,7 @@ from cpsim.errors import CpsimError, in_one_line
 from cpsim.evidence import extensions
 from cpsim.evidence.extensions import installed
 from cpsim.judge import checkers
+from cpsim.judge.corrections import Corrections
 from cpsim.judge.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -67,17 +69,21 @@ def judge(partitions: Iterable[Evidence], head: Evidence, chosen: Sequence[Check
         head: the evidence without operations.
         chosen: the checkers; findings are in their order within a partition.
     """
-    found = [Verdict() if checker.by_partition else _checked(checker, head) for checker in chosen]
+    found = [Verdict() for _ in chosen]
     for part in partitions:
         for place, checker in enumerate(chosen):
             if checker.by_partition:
                 found[place] = found[place].merged(_checked(checker, part))
+    corrections = reduce(Corrections.merged, (verdict.corrections for verdict in found))
+    for place, checker in enumerate(chosen):
+        if not checker.by_partition:
+            found[place] = replace(_checked(checker, head, corrections), corrections=Corrections())
     return reduce(Verdict.merged, found, Verdict())
 
 
-def _checked(checker: Checker, evidence: Evidence) -> Verdict:
-    """What a checker finds. One that fails verifies nothing."""
-    verdict = Verdict(meanings=checker.meanings)
+def _checked(checker: Checker, evidence: Evidence, corrections: Corrections | None = None) -> Verdict:
+    """What a checker finds, which is told what others have found of sums. One that fails verifies nothing."""
+    verdict = Verdict(meanings=checker.meanings, corrections=corrections or Corrections())
     try:
         checker.check(evidence, verdict)
     except Exception as error:

@@ -74,11 +74,39 @@ class Step(NamedTuple):
         return self.span.latest_ns if self.answered_ns is None else self.answered_ns
 
 
+class Beside(NamedTuple):
+    """What accounts have because of a quirk, and the slot does not show; or have not, and it shows.
+
+    Attributes:
+        quirk: its name.
+        machine: whose claim it was.
+        credits, counters: the amounts.
+        earned: 1 if machine and project were credited all the same, -1 if they were not, 0 if that is as shown.
+        held: the same of users, with what waits for one.
+    """
+
+    quirk: str
+    machine: str
+    credits: int
+    counters: frozenset[tuple[str, int]]
+    earned: int
+    held: int
+
+
 class Branch(NamedTuple):
-    """One possible history: the state reached, and the terms of the alloc."""
+    """One possible history: the state reached, the terms of the alloc, and what quirks did to accounts on the way."""
 
     state: SlotState
     terms: Terms | None
+    beside: tuple[Beside, ...] = ()
+
+    def with_beside(self, quirk: str, earned: int, held: int) -> Branch:
+        """The same, whose claim accounts have beside what the slot will show; nothing, if it was not claimed."""
+        state = self.state
+        if state.machine is None:
+            return self
+        more = Beside(quirk, state.machine, state.granted or 0, state.counters, earned, held)
+        return self._replace(beside=tuple(sorted((*self.beside, more), key=str)))
 
 
 Quirks = frozenset[str]
@@ -103,10 +131,15 @@ def possible_states(steps: Iterable[Step], seen: Span, quirks: Quirks = NO_QUIRK
         seen: when the state was read.
         quirks: names of the quirks that the system may have.
     """
+    return {branch.state for branch in final_branches(steps, seen, quirks)}
+
+
+def final_branches(steps: Iterable[Step], seen: Span, quirks: Quirks = NO_QUIRKS) -> set[Branch]:
+    """The histories that a slot may have had; the arguments are those of `possible_states`."""
     branches = {START}
     for step in steps:
         branches = {after for branch in branches for after in branches_after(branch, step, quirks)}
-    return {aged.state for branch in branches for aged in branches_at(branch, seen, quirks)}
+    return {aged for branch in branches for aged in branches_at(branch, seen, quirks)}
 
 
 def branches_after(branch: Branch, step: Step, quirks: Quirks = NO_QUIRKS) -> set[Branch]:
@@ -119,13 +152,15 @@ def branches_after(branch: Branch, step: Step, quirks: Quirks = NO_QUIRKS) -> se
 
 
 def branches_at(branch: Branch, now: Span, quirks: Quirks = NO_QUIRKS) -> Iterable[Branch]:
-    """A branch at a time: unchanged, expired, or both if the time is uncertain."""
-    state, terms = branch
-    if "expire-live" in quirks:
+    """A branch at a time: unchanged, expired, or both if the time is uncertain; with a quirk, deleted once paid."""
+    state, terms = branch.state, branch.terms
+    if "slots-vanish" in quirks and state.machine is not None:
+        return (branch, START._replace(beside=branch.with_beside("slots-vanish", 1, 1).beside))
+    if "expire-live" in quirks or state.phase != "allocated":
         return (branch,)
-    if state.phase != "allocated" or terms is None or now.latest_ns < terms.expiry.earliest_ns:
+    if terms is None or now.latest_ns < terms.expiry.earliest_ns:
         return (branch,)
-    expired = Branch(state._replace(phase="expired"), terms)
+    expired = branch._replace(state=state._replace(phase="expired"))
     return (expired,) if now.earliest_ns >= terms.expiry.latest_ns else (branch, expired)
 
 
@@ -146,20 +181,30 @@ def _branches_with_quirks(branch: Branch, step: Step, quirks: Quirks) -> Iterabl
     if step.applied is False:
         return (branch,)
     after = _after(branch, step)
-    afters = [*([] if after is None else [after]), *_after_by_quirks(branch, step, after, quirks)]
+    afters = _afters(branch, step, quirks)
+    if "resend-duplicates" in quirks:
+        afters += [twice for once in afters for twice in _afters(once, step, quirks)]
+    if "meta-dropped" in quirks and step.kind == "meta":
+        afters.append(branch)
     may_refuse = after is None or (step.kind == "alloc" and "global-slot-ids" in quirks)
     if step.accepted is not None:
         return afters if step.accepted else [branch] * may_refuse
     return [*afters, *[branch] * (may_refuse or not step.applied or bool(LOSING & quirks))]
 
 
+def _afters(branch: Branch, step: Step, quirks: Quirks) -> list[Branch]:
+    """The branches with a command applied once, by the protocol or else by quirks; none if it is refused."""
+    after = _after(branch, step)
+    return [*_after_by_quirks(branch, step, quirks)] if after is None else [after]
+
+
 def _after(branch: Branch, step: Step) -> Branch | None:
     """The branch with a command applied, or None if the protocol refuses the command."""
-    state, terms = branch
+    state, terms, beside = branch
     arguments = step.arguments
     if step.kind == "alloc":
         alloc_terms = _terms(arguments, step.span) if state.phase == "absent" else None
-        return None if alloc_terms is None else Branch(SlotState("allocated"), alloc_terms)
+        return None if alloc_terms is None else Branch(SlotState("allocated"), alloc_terms, beside)
     if state.phase != "allocated" or terms is None:
         return None
     changed: SlotState | None
@@ -173,38 +218,46 @@ def _after(branch: Branch, step: Step) -> Branch | None:
         case _:
             given = {name: str(value) for name, value in arguments.items() if name != "slot"}
             changed = state._replace(meta=frozenset((dict(state.meta) | given).items())) if given else None
-    return None if changed is None else Branch(changed, terms)
+    return None if changed is None else Branch(changed, terms, beside)
 
 
-def _after_by_quirks(branch: Branch, step: Step, after: Branch | None, quirks: Quirks) -> Iterable[Branch]:
-    """What a command that was accepted may also have led to; `after` is what the protocol says."""
-    state, terms = branch
-    if "meta-dropped" in quirks and step.kind == "meta":
-        yield branch
-    if after is not None:
-        if "resend-duplicates" in quirks and (twice := _after(after, step)) is not None:
-            yield twice
-        if "slots-vanish" in quirks and step.kind == "claim":
-            yield START
-        return
-    if terms is None:
-        return
-    arguments = step.arguments
+def _after_by_quirks(branch: Branch, step: Step, quirks: Quirks) -> Iterable[Branch]:
+    """What a command may lead to that the protocol refuses."""
+    state, arguments = branch.state, step.arguments
     match step.kind, state.phase:
-        case "claim", "claimed" if "reclaim" in quirks and "machine" in arguments:
-            yield Branch(state._replace(machine=str(arguments["machine"])), terms)
+        case "claim", "claimed" if "reclaim" in quirks:
+            yield from _claimed_again(branch, "reclaim", arguments)
         case "claim", "discarded" | "expired" if "claim-settled" in quirks:
-            if (claimed := _claimed(state, terms, arguments)) is not None:
-                yield Branch(claimed, terms)
-                yield Branch(claimed._replace(phase=state.phase), terms)
+            if state.machine is not None:
+                yield from _claimed_again(branch, "claim-settled", arguments)
+            elif branch.terms and (claimed := _claimed(state, branch.terms, arguments)) is not None:
+                yield branch._replace(state=claimed)
+                yield branch._replace(state=claimed._replace(phase=state.phase))
         case "discard", "claimed" | "discarded" if "discard-settled" in quirks:
             discarded = state._replace(phase="discarded", reason=str(arguments.get("reason", "unspecified")))
-            yield Branch(discarded, terms)
-            yield Branch(discarded._replace(machine=None, granted=None), terms)
+            yield branch._replace(state=discarded)
+            forgotten = branch.with_beside("discard-settled", 1, 1)
+            yield forgotten._replace(state=discarded._replace(machine=None, granted=None))
         case "counters", "claimed" | "discarded" if "counters-settled" in quirks:
             if (counted := _counted(state, arguments)) is not None:
-                yield Branch(counted, terms)
-                yield branch
+                yield from _counted_late(branch, counted, _counted(state._replace(counters=frozenset()), arguments))
+
+
+def _claimed_again(branch: Branch, quirk: str, arguments: Mapping[str, str | int]) -> Iterable[Branch]:
+    """The slot goes to the newest machine, with what the first claim granted; the machine before keeps that too."""
+    if "machine" in arguments:
+        moved = branch.state._replace(machine=str(arguments["machine"]))
+        yield branch.with_beside(quirk, 1, 0)._replace(state=moved)
+
+
+def _counted_late(branch: Branch, counted: SlotState, added: SlotState | None) -> Iterable[Branch]:
+    """Counters after the claim: shown by the slot or not; they reach a user who is linked later, and no project."""
+    state = branch.state
+    late = branch._replace(state=state._replace(granted=0, counters=frozenset() if added is None else added.counters))
+    for shown, earned in ((counted, -1), (state, 0)):
+        for held in (earned, earned + 1):
+            beside = late.with_beside("counters-settled", earned, held).beside if earned or held else branch.beside
+            yield Branch(shown, branch.terms, beside)
 
 
 def _claimed(state: SlotState, terms: Terms, arguments: Mapping[str, str | int]) -> SlotState | None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from cpsim.judge.model import NO_QUIRKS, START, branches_after, branches_at, possible_states
+from cpsim.judge.model import NO_QUIRKS, START, branches_after, branches_at, final_branches
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -46,6 +46,22 @@ def possible(
 ) -> set[SlotState]:
     """The states in which a slot may be after its steps; empty if no order explains the replies.
 
+    The arguments and errors are those of `possible_branches`.
+    """
+    found = possible_branches(steps, seen, any_order=any_order, most_positions=most_positions, quirks=quirks)
+    return {branch.state for branch in found}
+
+
+def possible_branches(
+    steps: Sequence[Step],
+    seen: Span,
+    *,
+    any_order: bool = False,
+    most_positions: int = MOST_POSITIONS,
+    quirks: Quirks = NO_QUIRKS,
+) -> set[Branch]:
+    """The histories that a slot may have had; none if no order explains the replies.
+
     Args:
         steps: the slot's operations, in the order of sending.
         seen: when the state was read.
@@ -60,7 +76,7 @@ def possible(
     if not any_order and all(
         before.applied and before.over_ns <= after.span.earliest_ns for before, after in pairwise(steps)
     ):
-        return possible_states(steps, seen, quirks)
+        return final_branches(steps, seen, quirks)
     waits_for = [0] * len(steps) if any_order else _predecessors(steps)
     needed = sum(1 << place for place, step in enumerate(steps) if step.applied)
     accepted = sum(1 << place for place, step in enumerate(steps) if step.applied and step.accepted)
@@ -84,7 +100,7 @@ def possible(
                     positions.append(position)
         if len(known) > most_positions:
             raise TooManyOrders
-    return {aged.state for branch in ends for aged in branches_at(branch, seen, quirks)}
+    return {aged for branch in ends for aged in branches_at(branch, seen, quirks)}
 
 
 def _predecessors(steps: Sequence[Step]) -> list[int]:

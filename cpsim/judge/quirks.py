@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cpdaemon.endpoint import UrlEndpoint
 from cpsim.judge.model import MODELLED, NO_QUIRKS, Quirks
-from cpsim.judge.orders import MOST_POSITIONS, TooManyOrders, possible
+from cpsim.judge.orders import MOST_POSITIONS, TooManyOrders, possible_branches
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
     from typing import Self
 
     from cpsim.evidence.evidence import Evidence
-    from cpsim.judge.model import SlotState, Span, Step
+    from cpsim.judge.model import Branch, SlotState, Span, Step
 
 LISTS_CLAIMED: Final = "slots-list-claimed"
 """A quirk of what is listed, not of a slot's state."""
@@ -25,7 +25,7 @@ BY_FAULT: Final = {
 }
 """The faults that trigger a quirk of a daemon: a batch not answered 200, a reply lost, a death."""
 BREAKING: Final = frozenset({"reclaim", "claim-settled", "discard-settled", "counters-settled", "slots-vanish"})
-"""Quirks with which the sums of the accounts do not agree."""
+"""Quirks with which the sums of the accounts are other than the slots show."""
 
 
 class Suspects(NamedTuple):
@@ -55,6 +55,27 @@ def _triggered(evidence: Evidence) -> Quirks:
     )
 
 
+def fitting_histories(
+    steps: Sequence[Step],
+    seen: Span,
+    found: SlotState,
+    quirks: Quirks,
+    *,
+    most_positions: int = MOST_POSITIONS,
+    hidden: Collection[str] = (),
+) -> list[Branch]:
+    """The histories of a slot, with quirks, that end in the state in which it was found.
+
+    The arguments are those of `explanation`.
+
+    Raises:
+        TooManyOrders: the search reached its bound.
+    """
+    any_order = "reorder-classes" in quirks
+    ends = possible_branches(steps, seen, any_order=any_order, most_positions=most_positions, quirks=quirks)
+    return [branch for branch in ends if branch.state.without(hidden) == found]
+
+
 def explanation(
     steps: Sequence[Step],
     seen: Span,
@@ -77,10 +98,7 @@ def explanation(
 
     def explains(names: Quirks) -> bool:
         with suppress(TooManyOrders):
-            allowed = possible(
-                steps, seen, any_order="reorder-classes" in names, most_positions=most_positions, quirks=names
-            )
-            return found in ({state.without(hidden) for state in allowed} if hidden else allowed)
+            return bool(fitting_histories(steps, seen, found, names, most_positions=most_positions, hidden=hidden))
         return False
 
     for name in sorted(quirks):

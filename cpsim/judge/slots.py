@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
@@ -13,14 +14,15 @@ from cpsim.judge.anomalies import MOST_EXPLAINED, MOST_STEPS, contradiction, nam
 from cpsim.judge.columns import correct_outstanding, correct_slots, indices
 from cpsim.judge.model import NO_QUIRKS, NOTHING, SlotState
 from cpsim.judge.orders import MOST_POSITIONS, TooManyOrders, possible
-from cpsim.judge.quirks import LISTS_CLAIMED, Suspects, explanation
+from cpsim.judge.quirks import BREAKING, LISTS_CLAIMED, Suspects, explanation, fitting_histories
 from cpsim.scenario.formats.arrow import slot_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
+    from cpsim.judge.corrections import Corrections
     from cpsim.judge.history import History
-    from cpsim.judge.model import Quirks, Span, Step
+    from cpsim.judge.model import Branch, Quirks, Span, Step
     from cpsim.judge.verdict import Verdict
 
 FEW_POSITIONS: Final = 500
@@ -55,6 +57,8 @@ def judge_slots(
     rows = _Rows(slots, project_id, slot_ids(history.workload, history.prefix))
     sent_for = history.sent_for()
     doubtful = sent_for & ~correct_slots(history, slots, np.where(rows.ours, rows.slot_of_row, -1))
+    if "resend-duplicates" in suspects.known and BREAKING & suspects.known:
+        doubtful = sent_for  # what was paid twice may look as if it was paid once
     one_by_one = ((slot, history.slot_id(slot), steps) for slot, steps in history.steps(doubtful))
     _judge_one_by_one(one_by_one, rows, history.seen, verdict, fresh=fresh, suspects=suspects)
     if fresh:
@@ -190,6 +194,7 @@ class _Rows:
     """The rows of a ledger that belong to given slots.
 
     Attributes:
+        project_id: the project.
         slots: the ledger.
         ours: whether each row is of the project; servers ignore the case of project ids.
         slot_of_row: the slot of each row, in this project or another; -1 for other slots.
@@ -200,6 +205,7 @@ class _Rows:
     def __init__(self, slots: pa.Table, project_id: str, ids: pa.Array) -> None:
         projects = slots["project"]
         same = [project for project in pc.unique(projects).to_pylist() if project.lower() == project_id.lower()]
+        self.project_id = project_id
         self.slots = slots
         self.hidden = [field for field in SlotState._fields[1:] if field not in slots.column_names]
         self.ours = np.asarray(pc.is_in(projects, value_set=pa.array(same, pa.string()))).astype(bool)
@@ -244,7 +250,18 @@ def _judge_one_by_one(
                 hidden=rows.hidden,
                 suspects=suspects,
             )
+            if BREAKING & suspects.known:
+                fits = partial(fitting_histories, steps, seen, found, suspects.known, hidden=rows.hidden)
+                _correct_sums(verdict.corrections, rows.project_id, fits)
     verdict.unsearched += unsearched
+
+
+def _correct_sums(corrections: Corrections, project_id: str, fits: Callable[..., list[Branch]]) -> None:
+    """Note what the histories of a slot that fit what was found may have put sums off by."""
+    try:
+        corrections.add(project_id, fits(most_positions=FEW_POSITIONS))
+    except TooManyOrders:
+        corrections.unknown += 1
 
 
 def _judge_strays(history: History, rows: _Rows, verdict: Verdict) -> None:

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from cpsim.judge.anomalies import ANOMALIES
+from cpsim.judge.corrections import Corrections
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -73,7 +74,9 @@ class Verdict:
         anomalies: the first of them.
         examples: by the anomaly's name, the slots with the fewest commands.
         explained: what a known quirk explains, by the quirk's name; it is no anomaly.
-        explanations: the first of these, as anomalies of that name.
+        explained_sums: sums of accounts that known quirks explain, by the quirks' names.
+        corrections: what known quirks may have put sums of accounts off by.
+        explanations: the first of what is explained, as anomalies of that name.
         unsearched: slots whose commands have too many possible orders to try.
         still_listed: claimed slots that are listed as outstanding, where no more is shown.
         rests_on: the tables of accounts that were compared.
@@ -88,6 +91,8 @@ class Verdict:
     anomalies: list[Anomaly] = field(default_factory=list)
     examples: defaultdict[str, list[Example]] = field(default_factory=lambda: defaultdict(list))
     explained: Counter[str] = field(default_factory=Counter)
+    explained_sums: Counter[str] = field(default_factory=Counter)
+    corrections: Corrections = field(default_factory=Corrections)
     explanations: list[Anomaly] = field(default_factory=list)
     unsearched: int = 0
     still_listed: int = 0
@@ -105,6 +110,11 @@ class Verdict:
         if self.counts:
             return Ruling.INVALID
         return Ruling.UNKNOWN if self.unknowns() else Ruling.VALID
+
+    @property
+    def explains(self) -> bool:
+        """Whether known quirks explain anything."""
+        return bool(self.explained or self.explained_sums)
 
     def unknowns(self) -> list[str]:
         """What could not be verified, a sentence each."""
@@ -130,6 +140,8 @@ class Verdict:
             anomalies=[*self.anomalies, *other.anomalies][:SHOWN_ANOMALIES],
             examples=examples,
             explained=_sum(self.explained, other.explained),
+            explained_sums=_sum(self.explained_sums, other.explained_sums),
+            corrections=self.corrections.merged(other.corrections),
             explanations=[*self.explanations, *other.explanations][:SHOWN_ANOMALIES],
             unsearched=self.unsearched + other.unsearched,
             still_listed=self.still_listed + other.still_listed,
@@ -148,10 +160,18 @@ class Verdict:
         return anomaly
 
     def explain(self, quirk: str, subject: str, detail: str) -> None:
-        """Add what a quirk explains that the user says is known."""
+        """Add a slot that a quirk explains of which the user says that it is known."""
         self.explained[quirk] += 1
+        self._keep_explanation(Anomaly(quirk, subject, f"{self.within}{detail}", (subject,)))
+
+    def explain_sum(self, quirks: str, subject: str, detail: str) -> None:
+        """Add a sum of accounts that known quirks explain."""
+        self.explained_sums[quirks] += 1
+        self._keep_explanation(Anomaly(quirks, subject, detail))
+
+    def _keep_explanation(self, found: Anomaly) -> None:
         if len(self.explanations) < SHOWN_ANOMALIES:
-            self.explanations.append(Anomaly(quirk, subject, f"{self.within}{detail}", (subject,)))
+            self.explanations.append(found)
 
     def add_example(self, anomaly: Anomaly, steps: Sequence[Step], seen: Span, found: SlotState | None) -> None:
         """Keep a slot's history as an example of an anomaly, if it is among the shortest."""
@@ -166,13 +186,14 @@ class Verdict:
         """The verdict as a JSON document, without the examples."""
         known = {
             "known_quirks": dict(self.explained),
+            "known_quirks_in_sums": dict(self.explained_sums),
             "explained": [
                 {"quirk": found.name, "subject": found.subject, "detail": found.detail} for found in self.explanations
             ],
         }
         return {
             "verdict": self.ruling.value,
-            **(known if self.explained else {}),
+            **(known if self.explains else {}),
             "checked": dict(self.checked),
             "rests_on": self.rests_on,
             "slots_with_several_acceptable_states": self.uncertain,

@@ -19,10 +19,10 @@ from locust.runners import MasterRunner
 from cpsim.clock import SYSTEM_CLOCK
 from cpsim.evidence.journal import RECORD_TYPE
 from cpsim.load.guard import FAILED, guarded
-from cpsim.load.outcome import conclude, joined
+from cpsim.load.outcome import conclude, joined, observer_of
 from cpsim.replay.engine import Effort
 from cpsim.run.folder import OutputFolder, new_name
-from cpsim.run.observing import READ_TAKES
+from cpsim.run.observing import imbalances_before
 from cpsim.run.pipeline import fresh_prefix
 from cpsim.ui.printable import printable
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from locust.rpc.protocol import Message
     from locust.runners import Runner
 
+    from cpsim.evidence.evidence import Imbalance
     from cpsim.load.settings import Settings
     from cpsim.run.plan import Plan
 
@@ -89,6 +90,7 @@ class Master:
         self._stopping = False
         self._interrupted = False
         self._failure: str | None = None
+        self._before: tuple[Imbalance, ...] | None = None
         self._main = gevent.getcurrent()
         listeners: dict[str, Callable[..., None]] = {
             "cpsim-ready": partial(self._dispatch, self._ready),
@@ -188,7 +190,7 @@ class Master:
             self._wait(lambda share: share.ended, is_over=True)
         was_ended = self._failure is not None or self._stopping or self._interrupted
         replayed = joined(plan, self._shares, start_ns, interrupted=was_ended, failure=self._failure)
-        self._environment.process_exit_code = conclude(plan, replayed, self._settings.thresholds, output)
+        self._environment.process_exit_code = conclude(plan, replayed, self._settings.thresholds, output, self._before)
 
     def _prepare(self) -> Plan:
         """Send each worker its share, and wait until all workers are ready."""
@@ -198,8 +200,7 @@ class Master:
         started, workload = datetime.now(UTC), self._settings.workload
         prefix = self._settings.slot_prefix or fresh_prefix(workload, started, embedded=False)
         plan = self._settings.plan(prefix, started)
-        if plan.target.accounts is not None:  # what cannot be read is said before anything is sent
-            plan.target.accounts.read(READ_TAKES * plan.timeout_s)
+        self._before = imbalances_before(observer_of(plan), plan.target.accounts, plan.timeout_s)
         self._shares = [Share(worker, index) for index, worker in enumerate(workers)]
         for share in self._shares:
             data = {"index": share.index, "count": len(workers), "slot_prefix": prefix}

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from cpsim.evidence.evidence import Imbalance
     from cpsim.load.master import Share
     from cpsim.replay.assignment import Assignment
     from cpsim.run.folder import OutputFolder
@@ -69,20 +70,39 @@ def joined(plan: Plan, shares: Sequence[Share], start_ns: int, *, interrupted: b
     )
 
 
-def conclude(plan: Plan, replayed: Replayed, thresholds: Sequence[str], output: OutputFolder) -> int:
+def observer_of(plan: Plan) -> Observer | None:
+    """Who reads the accounts of a plan's server; None if there is none to observe."""
+    target = plan.target
+    if target.server is None or target.credentials is None:
+        return None
+    return Observer(target.server, target.credentials, plan.timeout_s, CLOCK)
+
+
+def conclude(
+    plan: Plan,
+    replayed: Replayed,
+    thresholds: Sequence[str],
+    output: OutputFolder,
+    before: tuple[Imbalance, ...] | None,
+) -> int:
     """Judge a load, write its run folder, and print its summary; returns the exit status.
+
+    Args:
+        plan: what was replayed.
+        replayed: what came of it.
+        thresholds: to check.
+        output: takes the files.
+        before: the sums of accounts that did not agree before; None if nobody looked.
 
     Raises:
         NotWritten: a file of the run folder cannot be written; the summary is printed nevertheless.
     """
-    observer, target = None, plan.target
-    if target.server is not None and target.credentials is not None:
-        observer = Observer(target.server, target.credentials, plan.timeout_s, CLOCK)
     evidence = replace(
         replayed.evidence(plan, plan.assignment().schedule_us),
+        before=before,
         clock_unknown="it is not measured under Locust, where each worker has its own clock",
     )
-    evidence, verdict = judged(evidence, observer, plan.timeout_s, CLOCK, source=plan.target.accounts)
+    evidence, verdict = judged(evidence, observer_of(plan), plan.timeout_s, CLOCK, source=plan.target.accounts)
     result = Run(plan, evidence, replayed.effort, verdict, ApplyDelay.of(evidence))
     summary = summarise(result)
     summary.check([Threshold.parse(text) for text in thresholds])

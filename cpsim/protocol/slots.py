@@ -29,7 +29,7 @@ class Transition(NamedTuple):
         before: the state before; None for an unused id.
         after: the state after.
         quirk: the quirk that has this row.
-        waiting: whether only a slot whose credit waits for a user has it.
+        waiting: whether a slot has it only until a user is paid for it.
     """
 
     kind: str

@@ -1,4 +1,7 @@
-"""A discarded or expired slot can still be claimed and is paid; it stays discarded or expired."""
+"""A discarded or expired slot can still be claimed and is paid; it stays discarded or expired.
+
+Not one whose claim a user has been paid for.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ def ledger(rules: LedgerPolicy) -> LedgerPolicy:
         rules,
         transitions=(
             *rules.transitions,
-            Transition("claim", DISCARDED, DISCARDED, "claim-settled"),
-            Transition("claim", EXPIRED, EXPIRED, "claim-settled"),
+            Transition("claim", DISCARDED, DISCARDED, "claim-settled", waiting=True),
+            Transition("claim", EXPIRED, EXPIRED, "claim-settled", waiting=True),
         ),
     )

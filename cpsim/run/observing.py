@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from cpdaemon.endpoint import UrlEndpoint
 from cpsim.accounts.observer import CannotObserve, NothingNew
 from cpsim.evidence.evidence import Seen
+from cpsim.judge.books import imbalances
 from cpsim.judge.judge import OF_ACCOUNTS, OF_REPLIES, checkers_of_others, judge
 from cpsim.judge.verdict import Verdict
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from cpsim.accounts.observer import Observer
     from cpsim.accounts.sources import AccountsSource
     from cpsim.clock import Clock
-    from cpsim.evidence.evidence import Evidence
+    from cpsim.evidence.evidence import Evidence, Imbalance
     from cpsim.judge.judge import Checker
 
 LONGEST_WAIT: Final = 20
@@ -28,6 +29,31 @@ LONGEST_QUIET_S: Final = 1.0
 POLL_S: Final = 0.01
 READ_TAKES: Final = 20
 """Timeouts for which a source of accounts may pause: it may have millions of rows to put together."""
+
+
+def imbalances_before(
+    observer: Observer | None, source: AccountsSource | None, timeout_s: float
+) -> tuple[Imbalance, ...] | None:
+    """The sums of a target's accounts that do not agree before a run; None if the target does not show them.
+
+    Args:
+        observer: reads the server's accounts; None if there is no server to observe.
+        source: shows the accounts in place of the server; None if the server shows them itself.
+        timeout_s: seconds to wait for an answer.
+
+    Raises:
+        CannotObserve: the source cannot be read.
+    """
+    if source is not None:  # what cannot be read is said before anything is sent
+        return imbalances(source.read(READ_TAKES * timeout_s))
+    if observer is None or not observer.control.exists():
+        return None
+    try:
+        projects = observer.control.totals()["projects"].values()
+        is_new = all(isinstance(totals, dict) and totals.get("allocated") == 0 for totals in projects)
+        return () if is_new else imbalances(observer.view())
+    except CannotObserve:
+        return None
 
 
 def conclude(

@@ -28,7 +28,7 @@ from cpsim.replay.pace import Users, Virtual
 from cpsim.run.clock_watch import ClockWatch
 from cpsim.run.drivers import Wiring, drive
 from cpsim.run.faults import faults_during
-from cpsim.run.observing import READ_TAKES, conclude
+from cpsim.run.observing import conclude, imbalances_before
 from cpsim.run.plan import Plan, ReplayTarget
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from cpsim.judge.judge import Checker
     from cpsim.judge.verdict import Verdict
     from cpsim.metrics.progress import Progress
-    from cpsim.replay.assignment import Assignment
     from cpsim.replay.engine import Effort
     from cpsim.replay.pace import Pace
     from cpsim.scenario.workload import Workload
@@ -193,7 +192,9 @@ def _perform(
     assignment = plan.assignment()
     if plan.target.accounts is not None:
         on_stage(f"looking{_where(plan)}")
-    observer = _reach(plan, assignment, wiring)
+    observer = _reach(plan, wiring)
+    before = () if plan.embedded else imbalances_before(observer, plan.target.accounts, plan.timeout_s)
+    wiring.connect(assignment.endpoint, assignment.timeout_s, assignment.in_flight, assignment.lanes).close()
     fake = observer if plan.embedded else None
     links = list(links_of(plan.workload).items())
     if fake is not None and not plan.workload.link_after:
@@ -212,7 +213,7 @@ def _perform(
         if fake is not None and plan.workload.link_after:
             fake.control.link(links)
         on_stage(f"verifying{_where(plan)}")
-        evidence = replace(replayed.evidence(plan, assignment.schedule_us), **set_faults.found)
+        evidence = replace(replayed.evidence(plan, assignment.schedule_us), before=before, **set_faults.found)
         evidence, verdict = conclude(
             evidence, observer, plan.timeout_s, wiring.clock, checkers, source=plan.target.accounts
         )
@@ -288,15 +289,13 @@ def _allow_open_files(count: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (count, highest))
 
 
-def _reach(plan: Plan, assignment: Assignment, wiring: Wiring) -> Observer | None:
-    """Check that the target is reachable before any fault is set; returns the observer of its accounts, if any."""
-    observer, target = None, plan.target
-    if target.server is not None and target.credentials is not None:
-        observer = Observer(target.server, target.credentials, plan.timeout_s, wiring.clock)
-        observer.outstanding()
-    if target.accounts is not None:  # what cannot be read is said before anything is sent
-        target.accounts.read(READ_TAKES * plan.timeout_s)
-    wiring.connect(assignment.endpoint, assignment.timeout_s, assignment.in_flight, assignment.lanes).close()
+def _reach(plan: Plan, wiring: Wiring) -> Observer | None:
+    """Check that the server is reachable before any fault is set; returns the observer of its accounts, if any."""
+    target = plan.target
+    if target.server is None or target.credentials is None:
+        return None
+    observer = Observer(target.server, target.credentials, plan.timeout_s, wiring.clock)
+    observer.outstanding()
     return observer
 
 

@@ -360,12 +360,14 @@ def verdict_lines(verdict: Verdict, command: str) -> Iterator[str]:
     """A verdict as lines with markup; `command` repeats the run."""
     colour = {"valid": "green", "invalid": "red", "unknown": "yellow"}[verdict.ruling]
     checked = ", ".join(f"{count:,} {what}" for what, count in verdict.checked.items())
-    but = "" if verdict.counts or not verdict.explained else " but for known quirks"
+    but = "" if verdict.counts or not verdict.explains else " but for known quirks"
     yield f"verdict       [bold {colour}]{verdict.ruling}{but}[/] ({checked} checked)"
     if verdict.rests_on:
         yield f"rests on      {', '.join(verdict.rests_on)}"
     for quirk, count in verdict.explained.items():
         yield f"  {count:,} slots show the known quirk {quirk}"
+    for quirks, count in verdict.explained_sums.items():
+        yield f"  {count:,} sums are off as the known quirk {quirks} makes them"
     for name, count in verdict.counts.items():
         yield f"  [red]{count:,} {name}[/]"
         for found in [found for found in verdict.anomalies if found.name == name][:3]:

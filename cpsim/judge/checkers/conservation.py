@@ -23,5 +23,18 @@ class Conservation:
 
     def check(self, evidence: Evidence, verdict: Verdict) -> None:
         """Check all accounts of the server."""
-        if evidence.view is not None and not evidence.quirks & BREAKING:
-            judge_books(evidence.view, verdict, links_of(evidence.workload) if evidence.embedded else None)
+        if evidence.view is None:
+            return
+        if verdict.corrections.unknown:
+            verdict.not_verified.append(
+                f"The sums of the accounts: {verdict.corrections.unknown:,} slots have too many possible histories to "
+                f"say what {', '.join(sorted(evidence.quirks & BREAKING))} did to them."
+            )
+            return
+        judge_books(
+            evidence.view,
+            verdict,
+            links_of(evidence.workload) if evidence.embedded else None,
+            before=() if evidence.embedded else evidence.before,
+            machines=set(evidence.workload.machines),
+        )

@@ -30,8 +30,7 @@ class Sight:
                 "--accounts SOURCE."
             )
         elif evidence.view is not None:
-            broken = sorted(evidence.quirks & BREAKING)
-            verdict.rests_on += [name for name in evidence.view.shown() if name == "slots" or not broken]
-            if broken:
-                verdict.rests_on.append(f"not on sums, which do not agree with {', '.join(broken)}")
+            verdict.rests_on += evidence.view.shown()
+            if broken := sorted(evidence.quirks & BREAKING):
+                verdict.rests_on.append(f"sums but for what {', '.join(broken)} did to them")
             verdict.not_verified += evidence.view.missing()
