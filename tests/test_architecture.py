@@ -56,7 +56,6 @@ NAMING = {
     "cpsim/accounting/sources.py": "columns of the ledger, of which two have names of commands",
     "cpsim/conformance/clauses": "each clause is about commands of its own",
     "cpsim/conformance/books.py": "the accounts of a machine, of which one has the name of a command",
-    "cpsim/conformance/walk.py": "likewise, of a slot",
     "cpsim/judge/anomalies.py": "the judge's reading of the protocol",
     "cpsim/judge/columns.py": "likewise, for ordinary slots",
     "cpsim/judge/model.py": "likewise",

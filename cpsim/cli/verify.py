@@ -19,6 +19,8 @@ from cpsim.cli.options import (
     ListenType,
     NumberType,
     accounts_option,
+    known_quirk_option,
+    known_quirks,
     print_json,
     project_option,
     secret_file_option,
@@ -76,6 +78,7 @@ POLITE_RATE: Final = 100.0
     show_default=True,
     help="With deployed, the quirks that `cpsim quirks` lists are known, and count apart from other deviations.",
 )
+@known_quirk_option
 @click.option(
     "-k", "--clause", "clauses", multiple=True, metavar="PATTERN", help="Only CLAIM-6, or 'WIRE-*'; again for more."
 )
@@ -115,6 +118,7 @@ POLITE_RATE: Final = 100.0
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the table.")
 def verify(
     endpoint: str | None,
+    quirks: tuple[str, ...],
     clauses: tuple[str, ...],
     sequences: int | None,
     seed: int,
@@ -140,8 +144,9 @@ def verify(
     cpsim verify 127.0.0.1:5667 --behind 127.0.0.1:8080 --project ID --secret-file FILE
     cpsim verify --random 100
 
-    It makes slots and machines with new ids, and leaves them. It advances the clock of a server with cpsim's control
-    API by about two hours. The clauses are also a suite for pytest: see docs/conformance.md.
+    It makes slots and machines with new ids, discards at the end the slots that are outstanding, and says what it
+    leaves. It advances the clock of a server with cpsim's control API by about two hours. The clauses are also a suite
+    for pytest: see docs/conformance.md.
     """
     from dataclasses import replace
 
@@ -172,7 +177,8 @@ def verify(
         max_rate = POLITE_RATE
     embedding = _embedded(dry_run) if given is None else nullcontext(given)
     with embedding as where, Stages() as stages:
-        target = replace(where, max_rate=max_rate, slot_prefix=prefix, **options)
+        known = known_quirks(options["profile"], quirks)
+        target = replace(where, quirks=known, max_rate=max_rate, slot_prefix=prefix, **options)
         outcome: SuiteResult | Walks
         if sequences is None:
             outcome = examine(target, clauses, junit=junit, rehearse=dry_run, on_clause=stages.begin)

@@ -207,7 +207,7 @@ class Examiner(AccountsExaminer):
             NotVerifiable: there is no reply in time.
         """
         self.note_request(request)
-        return self.seen(self._transport.ask(request))
+        return self.seen(self._transport.ask(request), request)
 
     def ask_together(self, requests: Sequence[HttpRequest]) -> list[Reply]:
         """Send requests at the same time, at most eight; returns the replies in the order of the requests.
@@ -218,7 +218,8 @@ class Examiner(AccountsExaminer):
         assert len(requests) <= MOST_AT_ONCE
         for request in requests:
             self.note_request(request, ", at the same time")
-        return [self.seen(reply) for reply in self._transport.ask_together(requests)]
+        replies = self._transport.ask_together(requests)
+        return [self.seen(reply, request) for request, reply in zip(requests, replies, strict=True)]
 
     @contextmanager
     def kept(self) -> Iterator[KeptConnection]:
@@ -230,13 +231,18 @@ class Examiner(AccountsExaminer):
         """Add a request to the transcript."""
         self.note_sent(f"{request.method} {request.path} {shown_bytes(request.body)}".rstrip(), how)
 
-    def seen(self, reply: Reply) -> Reply:
-        """Add a reply to the transcript, and return it.
+    def note_acknowledged(self, frame: bytes) -> None:
+        """Note what a frame leaves that the daemon has acknowledged."""
+        self._target_view.leavings.note_frame(frame, (self._target_view.target.credentials or ("",))[0])
+
+    def seen(self, reply: Reply, request: HttpRequest | None = None) -> Reply:
+        """Add a reply to the transcript, note what the request to it leaves, and return it.
 
         Raises:
             NotVerifiable: it did not come in time.
         """
         self.note_seen(f"< {reply}")
+        self._target_view.leavings.note(request, reply)
         if reply.is_late:
             self.give_up(f"no reply within {self.timeout_s:g} s, which is no reply that deviates: a longer --timeout")
         return reply
@@ -421,6 +427,7 @@ class Examiner(AccountsExaminer):
         with DaemonConnection(self._transport.connect()) as connection:
             connection.send(frame.encode())
             self.check(f"answer to {shown(frame)}", "OK", connection.reply())
+        self.note_acknowledged(frame.encode())
 
     def wait_until_applied(self) -> None:
         """Wait until all that the daemon has acknowledged has reached the server.

@@ -16,11 +16,12 @@ from cpsim.conformance.clause import is_chosen
 from cpsim.conformance.examiner import Examiner
 from cpsim.conformance.findings import CannotRun, Deviation, NotVerifiable
 from cpsim.conformance.target import Target, TargetView, checked_prefix, parse_target, reach, rehearsed
+from cpsim.conformance.tidying import tidy
 from cpsim.errors import CpsimError
 from cpsim.net.listen import Listen
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator, Iterator
 
     from cpsim.conformance.clause import Clause
 
@@ -57,6 +58,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--cp-failed-command", metavar="COMMAND", help="prints the commands that the daemon knows refused")
     group.addoption(
         "--cp-target-profile", choices=["documented", "deployed"], default="documented", help="what is known"
+    )
+    group.addoption(
+        "--cp-target-quirk",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="known beside the profile; may be repeated",
     )
     group.addoption("--cp-clause", metavar="PATTERN", action="append", default=[], help="only these: CLAIM-5, 'WIRE-*'")
     group.addoption("--cp-timeout", metavar="S", type=float, default=10.0, help="seconds for a reply or an effect")
@@ -102,8 +110,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=dropped)
 
 
+@pytest.fixture(scope="session")
+def cp_end(request: pytest.FixtureRequest, record_testsuite_property: Callable[[str, object], None]) -> Iterator[None]:
+    """The end of the run: what is outstanding is discarded, and what is left is said, in JUnit XML too."""
+    yield
+    target_view = _target_view(request.config)
+    tidy(target_view)
+    if target_view.left is not None:
+        record_testsuite_property("left", "\n".join(target_view.left.lines()))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print what is left at the target."""
+    left = config.stash[TARGET_VIEW].left if TARGET_VIEW in config.stash else None
+    for line in () if left is None else left.lines():
+        terminalreporter.write_line(line)
+
+
 @pytest.fixture
-def cp(request: pytest.FixtureRequest) -> Examiner:
+def cp(request: pytest.FixtureRequest, cp_end: None) -> Examiner:  # noqa: ARG001 - it is set up first, and ends last
     """The examiner of the clause, if the target meets its needs."""
     clause = _clause(request.node)
     assert clause is not None
@@ -169,7 +194,8 @@ def _finding(config: pytest.Config, error: BaseException | None) -> tuple[str, s
     if isinstance(error, NotVerifiable):
         return NOT_VERIFIABLE, "", str(error)
     if isinstance(error, Deviation):
-        known = error.quirk and _target(config).profile == "deployed"
+        target = _target(config)
+        known = error.quirk and (target.profile == "deployed" or error.quirk in target.quirks)
         return (QUIRK if known else FAILED), error.quirk, str(error)
     if isinstance(error, CannotRun):
         return ERROR, "", str(error)
@@ -204,6 +230,7 @@ def _target(config: pytest.Config) -> Target:
         config.stash[TARGET] = replace(
             target,
             profile=option("--cp-target-profile"),
+            quirks=frozenset(option("--cp-target-quirk")),
             timeout_s=option("--cp-timeout"),
             max_rate=option("--cp-max-rate") or None,
             slot_prefix=prefix,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
@@ -33,6 +34,7 @@ class KeptConnection:
         self._transport = transport
         self._connection = connection
         self._replies = 0
+        self._unanswered: deque[HttpRequest] = deque()
 
     @property
     def is_open(self) -> bool:
@@ -45,6 +47,7 @@ class KeptConnection:
         for request in requests:
             self._transport.count()
             self._examiner.note_request(request, ", on a connection that is kept")
+            self._unanswered.append(request)
             data += request.encode(self._connection.authority, kept=True)
         for begin, end in pairwise([0, *(place for place in pieces if place < len(data)), len(data)]):
             self._connection.send(data[begin:end])
@@ -58,7 +61,7 @@ class KeptConnection:
             self._examiner.note_seen(f"< {reply}")
             return None
         self._replies += 1
-        return self._examiner.seen(reply)
+        return self._examiner.seen(reply, self._unanswered.popleft() if self._unanswered else None)
 
     def ask(self, request: HttpRequest) -> Reply | None:
         """Send a request and read its reply; None if the server has closed the connection."""
@@ -74,9 +77,11 @@ class RecordedConnection(DaemonConnection):
     def __init__(self, examiner: Examiner, sock: socket.socket) -> None:
         super().__init__(sock)
         self._examiner = examiner
+        self._frame = b""
 
     def send(self, data: bytes) -> None:  # noqa: D102 - see DaemonConnection
         self._examiner.note_sent(shown_bytes(data))
+        self._frame += data
         super().send(data)
 
     def end(self) -> None:  # noqa: D102 - see DaemonConnection
@@ -86,6 +91,8 @@ class RecordedConnection(DaemonConnection):
     def reply(self) -> str:  # noqa: D102 - see DaemonConnection
         reply = super().reply()
         self._examiner.note_seen(f"< {reply}")
+        if reply == "OK":
+            self._examiner.note_acknowledged(self._frame)
         return reply
 
     def everything(self) -> str:  # noqa: D102 - see DaemonConnection

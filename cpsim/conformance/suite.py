@@ -15,6 +15,7 @@ from cpsim.conformance import plugin
 from cpsim.conformance.clause import FILES, Level, catalogue, is_chosen
 from cpsim.conformance.plugin import ERROR, FAILED, NOT_VERIFIABLE, PASSED, QUIRK, TARGET, TARGET_VIEW
 from cpsim.conformance.target import reach, rehearsed
+from cpsim.conformance.tidying import announced
 from cpsim.errors import CpsimError
 from cpsim.judge.verdict import Ruling
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from cpsim.conformance.clause import Clause
+    from cpsim.conformance.leavings import Left
     from cpsim.conformance.target import Target, TargetView
 
 FOLDER: Final = Path(__file__).parent
@@ -81,11 +83,15 @@ class SuiteResult:
         target: what was examined.
         findings: one for each clause that was chosen.
         sent: how many commands and requests that took.
+        left: what is left at the target; None if nothing was sent to it.
+        last: what the end of the run would send, in a dry run.
     """
 
     target: Target
     findings: list[Finding] = field(default_factory=list)
     sent: int = 0
+    left: Left | None = None
+    last: list[str] = field(default_factory=list)
 
     @property
     def counts(self) -> Counter[str]:
@@ -120,6 +126,7 @@ class SuiteResult:
             "counts": {name: self.counts[name] for name in (PASSED, FAILED, QUIRK, NOT_VERIFIABLE, ERROR)},
             "quirks": self.quirks,
             "commands": self.sent,
+            "left": None if self.left is None else self.left.document(),
             "clauses": [finding.document() for finding in self.findings],
         }
 
@@ -200,7 +207,8 @@ def examine(
     outcome = collector.outcome
     order = {id: number for number, id in enumerate(catalogue())}
     outcome.findings.sort(key=lambda finding: order[finding.clause.id])
-    outcome.sent = target_view.transport.sent
+    outcome.sent, outcome.left = target_view.transport.sent, target_view.left
+    outcome.last = announced(target_view) if rehearse else []
     return outcome
 
 

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from cpsim.conformance.clause import SECTIONS, Level, Need
 from cpsim.conformance.plugin import ERROR, FAILED, NOT_VERIFIABLE, PASSED, QUIRK
+from cpsim.judge.verdict import Ruling
 from cpsim.ui.printable import printable
 from cpsim.ui.terminal import print_table
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from cpsim.conformance.clause import Clause
+    from cpsim.conformance.leavings import Left
     from cpsim.conformance.suite import Finding, SuiteResult
     from cpsim.conformance.walk import Walks
 
@@ -51,6 +53,7 @@ def show(outcome: SuiteResult, console: Console) -> None:
     for reason, ids in _not_verifiable(outcome.findings).items():
         _print(console, f"\nnot verifiable: {', '.join(ids)}\n  {reason}")
     _print(console, "\n" + summary(outcome))
+    _show_left(outcome.left, console)
 
 
 def show_walks(walks: Walks, console: Console) -> None:
@@ -63,7 +66,17 @@ def show_walks(walks: Walks, console: Console) -> None:
     if walks.not_verified:
         _print(console, f"not verifiable: {walks.not_verified}")
     sent = f"{walks.sequences:,} sequences, {walks.commands:,} commands, seed {walks.seed}"
-    _print(console, f"\nverdict {walks.ruling}: {sent}")
+    for quirk, count in walks.known_quirks.items():
+        _print(console, f"the known quirk {quirk} shows {count:,} times")
+    but = " but for known quirks" if walks.known_quirks and walks.ruling is Ruling.VALID else ""
+    _print(console, f"\nverdict {walks.ruling}{but}: {sent}")
+    _show_left(walks.left, console)
+
+
+def _show_left(left: Left | None, console: Console) -> None:
+    """Print what is left at the target."""
+    for line in () if left is None else left.lines():
+        _print(console, line)
 
 
 def _row(finding: Finding) -> tuple[str, str, str, str]:
@@ -117,6 +130,10 @@ def show_plan(outcome: SuiteResult, console: Console) -> None:
         _print(console, f"{finding.clause.id}  {finding.clause.sentence}")
         lines = finding.transcript if finding.result != NOT_VERIFIABLE else (f"nothing: it {finding.detail}",)
         for line in lines:
+            _print(console, f"  {line}")
+    if outcome.last:
+        _print(console, "at the end")
+        for line in outcome.last:
             _print(console, f"  {line}")
     count = sum(len(finding.transcript) for finding in outcome.findings)
     _print(

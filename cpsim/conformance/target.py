@@ -16,6 +16,7 @@ from cpsim.conformance.clause import Need
 from cpsim.conformance.exchange import HttpRequest
 from cpsim.conformance.findings import CannotRun
 from cpsim.conformance.frames import connect
+from cpsim.conformance.leavings import Leavings, Left
 from cpsim.conformance.rehearsal import Rehearsal
 from cpsim.conformance.transport import Network
 from cpsim.conformance.upstream import Upstream
@@ -47,7 +48,8 @@ class Target:
         behind: where the daemon's server is to be, which is then ours.
         credentials: (project id, secret) at the server.
         other: those of a second project, which shows whether projects are kept apart.
-        profile: `documented`, or `deployed`, where quirks are known and do not count.
+        profile: `documented`, or `deployed`, where all quirks are known and do not count.
+        quirks: names of the quirks that are known; with `deployed`, all that the fake has.
         timeout_s: for a reply, and for what was acknowledged to take effect.
         max_rate: commands/s at most; None for no limit.
         slot_prefix: begins the ids of slots, machines and users.
@@ -64,6 +66,7 @@ class Target:
     credentials: tuple[str, str] | None = None
     other: tuple[str, str] | None = None
     profile: str = "documented"
+    quirks: frozenset[str] = frozenset()
     timeout_s: float = 10.0
     max_rate: float | None = None
     slot_prefix: str = DEFAULT_PREFIX
@@ -199,6 +202,8 @@ class TargetView:
         transport: the way to it.
         run: part of every id, different for each run.
         listing_bytes: the size of the first reply of `/batch/slots`.
+        leavings: what has been made there so far.
+        left: what is left there, after the last clause; None before, and where the server is ours.
     """
 
     target: Target
@@ -206,6 +211,8 @@ class TargetView:
     transport: Transport
     run: str = field(default_factory=lambda: secrets.token_hex(4))
     listing_bytes: int = 0
+    leavings: Leavings = field(default_factory=Leavings)
+    left: Left | None = None
 
     def __post_init__(self) -> None:
         source = self.target.accounts

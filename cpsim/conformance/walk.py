@@ -5,6 +5,7 @@ Where something else comes, the sequence of commands is shrunk until nothing can
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -15,18 +16,20 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 
 from cpdaemon.commands import COMMANDS, REQUIRED, Command, Description, Field, command_of
 from cpdaemon.errors import InvalidCommand
-from cpsim.clock import SYSTEM_CLOCK
-from cpsim.conformance.actions import Action, Bulk, ExpectedBooks, Linking, Releasing, renamed, said
+from cpsim.conformance.actions import Action, Bulk, Linking, Releasing, renamed, said
 from cpsim.conformance.clause import Clause, Level, Need
 from cpsim.conformance.examiner import Examiner
+from cpsim.conformance.expected import step_of
 from cpsim.conformance.findings import CannotRun, Deviation, NotVerifiable
-from cpsim.judge.model import NOTHING, START, Branch, SlotState, Span, Step, branches_after
+from cpsim.conformance.sequence_run import SequenceRun
+from cpsim.conformance.tidying import tidy
 from cpsim.judge.repeat import shell_lines
 from cpsim.judge.verdict import Ruling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from cpsim.conformance.leavings import Left
     from cpsim.conformance.target import Target, TargetView
 
 STEPS: Final = 15
@@ -83,7 +86,9 @@ class Walks:
         commands: the number of commands sent.
         deviation: the deviation at the end of the shortest sequence.
         sequence: the shortest sequence; its slots and machines are numbered.
+        known_quirks: by the names of quirks that the target is known to have, how often they show in slots or sums.
         not_verified: what could not be verified, and what would show it.
+        left: what is left at the target; None before the end.
     """
 
     target: Target
@@ -93,7 +98,9 @@ class Walks:
     commands: int = 0
     deviation: Deviation | None = None
     sequence: list[Action] = field(default_factory=list)
+    known_quirks: Counter[str] = field(default_factory=Counter)
     not_verified: str = ""
+    left: Left | None = None
 
     @property
     def ruling(self) -> Ruling:
@@ -114,7 +121,9 @@ class Walks:
             "deviation": None if deviation is None else str(deviation),
             "python": self.python(),
             "shell": self.shell(),
+            "known_quirks": dict(self.known_quirks),
             "not_verified": self.not_verified or None,
+            "left": None if self.left is None else self.left.document(),
         }
 
     def python(self) -> list[str]:
@@ -165,7 +174,7 @@ class Walks:
                 lines.append(f"# the next {len(commands)} were sent in one bulk")
             else:
                 lines.append(f"# {said(action)}, through the control API")
-            lines += shell_lines([_step(command, 0) for command in commands], endpoint, project)
+            lines += shell_lines([step_of(command, 0) for command in commands], endpoint, project)
         return lines
 
 
@@ -189,10 +198,10 @@ def walk(
 
     examiner = Examiner(target_view, CLAUSE)
 
-    def begin() -> _SequenceRun:
+    def begin() -> SequenceRun:
         walks.sequences += 1
         on_sequence(walks.sequences)
-        return _SequenceRun(examiner, walks, sees_accounts=Need.ACCOUNTS in target_view.needs)
+        return SequenceRun(examiner, walks, sees_accounts=Need.ACCOUNTS in target_view.needs)
 
     class Walk(_Walk):
         def __init__(self) -> None:
@@ -215,10 +224,13 @@ def walk(
         _shorten(walks, begin)
     except NotVerifiable as error:
         walks.not_verified = str(error)
+    finally:
+        tidy(target_view)
+    walks.left = target_view.left
     return walks
 
 
-def _shorten(walks: Walks, begin: Callable[[], _SequenceRun]) -> None:
+def _shorten(walks: Walks, begin: Callable[[], SequenceRun]) -> None:
     """Leave out of a sequence that deviates whatever it deviates without: commands first, then what they say."""
     walks.deviation = _deviation(begin(), walks.sequence)
     if walks.deviation is None:
@@ -256,7 +268,7 @@ def _simpler(action: Action) -> Iterator[list[Action]]:
                 yield [simpler]
 
 
-def _deviation(run: _SequenceRun, actions: Iterable[Action]) -> Deviation | None:
+def _deviation(run: SequenceRun, actions: Iterable[Action]) -> Deviation | None:
     """The deviation of what is done with new slots and machines, or None."""
     try:
         for action in actions:
@@ -267,133 +279,6 @@ def _deviation(run: _SequenceRun, actions: Iterable[Action]) -> Deviation | None
     return None
 
 
-class _SequenceRun:
-    """One sequence of commands, sent to the target and to the model.
-
-    Commands name slots and machines by numbers, which are replaced by new ids.
-    """
-
-    def __init__(self, examiner: Examiner, walks: Walks, *, sees_accounts: bool) -> None:
-        self._examiner = examiner
-        self._walks = walks
-        self._sees_accounts = sees_accounts
-        self._ids: dict[str, str] = {}
-        self._branches: dict[str, Branch] = {}
-        self._books = ExpectedBooks()
-        self.sent: list[Action] = []
-
-    def do(self, action: Action) -> None:
-        """Do something, and compare the answer with the model's.
-
-        Raises:
-            Deviation: the answers differ.
-        """
-        self.sent.append(action)
-        named = renamed(action, self._named)
-        if isinstance(named, Bulk):
-            self._send_bulk(named)
-        elif isinstance(named, Command):
-            self._send(named)
-        elif self._sees_accounts:
-            self._tie(named)
-
-    def _send(self, command: Command) -> None:
-        self._walks.commands += 1
-        is_accepted = self._follow(command)
-        if self._walks.target.daemon is not None:
-            self._examiner.send(_frame(command))
-        else:
-            arguments = {name: value for name, value in command.arguments().items() if name != "slot"}
-            reply = self._examiner.command(command.kind, command.slot, arguments)
-            expected = "accepted" if is_accepted else "refused"
-            self._examiner.check(f"answer to {_frame(command)}", expected, reply.outcome)
-
-    def _send_bulk(self, bulk: Bulk) -> None:
-        if self._walks.target.daemon is not None:
-            for command in bulk.in_order():
-                self._send(command)
-            return
-        self._walks.commands += len(bulk.commands)
-        document: dict[str, list[object]] = {}
-        for command in bulk.commands:
-            document.setdefault(command.kind, []).append(command.arguments())
-        refused = [command for command in bulk.in_order() if not self._follow(command)]
-        errors = self._examiner.bulk(document)
-        self._examiner.check(f"errors of a bulk of {len(bulk.commands)}", len(refused), len(errors))
-
-    def _follow(self, command: Command) -> bool:
-        """Let the model have a command; returns whether it is to be accepted."""
-        after = branches_after(
-            self._branches.get(command.slot, START), _step(command, SYSTEM_CLOCK.monotonic_ns(), accepted=True)
-        )
-        if after:
-            (self._branches[command.slot],) = after
-            self._books.pay(command.slot, self._branches[command.slot].state)
-        return bool(after)
-
-    def _tie(self, tie: Linking | Releasing) -> None:
-        if self._walks.target.daemon is not None:
-            self._examiner.wait_until_applied()
-        if self._books.admits(tie):
-            if isinstance(tie, Linking):
-                self._examiner.link(tie.machine, tie.user)
-            else:
-                self._examiner.release(tie.machine)
-
-    def look_back(self) -> None:
-        """Compare the state of every slot with the model's.
-
-        Raises:
-            Deviation: the states differ.
-        """
-        if self._walks.target.server is None or not self.sent:
-            return
-        if self._walks.target.daemon is not None:
-            self._examiner.wait_until_applied()
-        for name, slot in self._ids.items():
-            if not name.startswith("slot"):
-                continue
-            state = self._branches.get(slot, START).state
-            if self._sees_accounts:
-                self._examiner.check(f"slot {slot}", _seen(state), self._look(slot))
-            elif state.phase == "allocated":
-                self._examiner.see_listed(slot)
-            else:
-                self._examiner.see_unlisted(slot)
-
-        if self._sees_accounts:
-            self._look_at_books()
-
-    def _look_at_books(self) -> None:
-        for machine, held in self._books.machines.items():
-            self._examiner.see_machine(
-                machine,
-                credits=held.credits,
-                counters=held.counters,
-                waiting_credits=held.waiting_credits,
-                waiting_counters=held.waiting_counters,
-            )
-        for user, got in self._books.users.items():
-            self._examiner.see_user(user, credits=got.credits, counters=got.counters)
-
-    def keep(self) -> None:
-        """Keep this sequence: it deviates."""
-        self._walks.sequence = self.sent
-
-    def _named(self, name: str) -> str:
-        """The id in the place of a number."""
-        if name not in self._ids:
-            self._ids[name] = self._examiner.new(name.partition("-")[0])
-        return self._ids[name]
-
-    def _look(self, slot: str) -> dict[str, object]:
-        view = self._examiner.accounts.slot(self._examiner.project[0], slot)
-        if view is None:
-            return _seen(NOTHING)
-        names = ("machine", "granted", "reason", "counters", "meta")
-        return {"state": view.get("state"), **{name: view.get(name) for name in names}}
-
-
 MACHINES: Final = st.sampled_from(["machine-1", "machine-2"])
 USERS: Final = st.sampled_from(["user-1", "user-2"])
 ANY_COMMAND: Final = st.one_of(*map(_commands, COMMANDS.values()))
@@ -402,7 +287,7 @@ ANY_COMMAND: Final = st.one_of(*map(_commands, COMMANDS.values()))
 class _Walk(RuleBasedStateMachine):
     """The commands that may be sent, for Hypothesis to choose from."""
 
-    def __init__(self, run: _SequenceRun) -> None:
+    def __init__(self, run: SequenceRun) -> None:
         super().__init__()
         self._sequence = run
         self._has_deviated = False
@@ -447,26 +332,6 @@ def _line(action: Action) -> str:
         commands = ", ".join(f"command_of({each.kind!r}, {each.arguments()!r})" for each in action.in_order())
         return f"send(client.send_many, [{commands}])"
     return f"send(client.{_call(action)})" if isinstance(action, Command) else f"# {said(action)}"
-
-
-def _seen(state: SlotState) -> dict[str, object]:
-    """A state as the accounts show it."""
-    return {
-        "state": state.phase,
-        "machine": state.machine,
-        "granted": state.granted,
-        "reason": state.reason,
-        "counters": dict(state.counters),
-        "meta": dict(state.meta),
-    }
-
-
-def _step(command: Command, now_ns: int, *, accepted: bool | None = None) -> Step:
-    return Step(command.kind, command.arguments(), Span(now_ns, now_ns), applied=True, accepted=accepted)
-
-
-def _frame(command: Command) -> str:
-    return ",".join([command.kind, *(f"{name}={value}" for name, value in command.arguments().items())])
 
 
 def _call(command: Command) -> str:

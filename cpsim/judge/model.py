@@ -131,15 +131,10 @@ def possible_states(steps: Iterable[Step], seen: Span, quirks: Quirks = NO_QUIRK
         seen: when the state was read.
         quirks: names of the quirks that the system may have.
     """
-    return {branch.state for branch in final_branches(steps, seen, quirks)}
-
-
-def final_branches(steps: Iterable[Step], seen: Span, quirks: Quirks = NO_QUIRKS) -> set[Branch]:
-    """The histories that a slot may have had; the arguments are those of `possible_states`."""
     branches = {START}
     for step in steps:
         branches = {after for branch in branches for after in branches_after(branch, step, quirks)}
-    return {aged for branch in branches for aged in branches_at(branch, seen, quirks)}
+    return {aged.state for branch in branches for aged in branches_at(branch, seen, quirks)}
 
 
 def branches_after(branch: Branch, step: Step, quirks: Quirks = NO_QUIRKS) -> set[Branch]:
@@ -251,13 +246,14 @@ def _claimed_again(branch: Branch, quirk: str, arguments: Mapping[str, str | int
 
 
 def _counted_late(branch: Branch, counted: SlotState, added: SlotState | None) -> Iterable[Branch]:
-    """Counters after the claim: shown by the slot or not; they reach a user who is linked later, and no project."""
+    """Counters after the claim: the slot shows them or not, always; no project has them, nor, once linked, a user."""
     state = branch.state
     late = branch._replace(state=state._replace(granted=0, counters=frozenset() if added is None else added.counters))
+    before = [each for each in branch.beside if each.quirk == "counters-settled"]
     for shown, earned in ((counted, -1), (state, 0)):
         for held in (earned, earned + 1):
-            beside = late.with_beside("counters-settled", earned, held).beside if earned or held else branch.beside
-            yield Branch(shown, branch.terms, beside)
+            if all(each.earned == earned and each.held >= held for each in before):
+                yield Branch(shown, branch.terms, late.with_beside("counters-settled", earned, held).beside)
 
 
 def _claimed(state: SlotState, terms: Terms, arguments: Mapping[str, str | int]) -> SlotState | None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from cpsim.judge.model import NO_QUIRKS, START, branches_after, branches_at, final_branches
+from cpsim.judge.model import NO_QUIRKS, START, branches_after, branches_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -76,7 +76,12 @@ def possible_branches(
     if not any_order and all(
         before.applied and before.over_ns <= after.span.earliest_ns for before, after in pairwise(steps)
     ):
-        return final_branches(steps, seen, quirks)
+        branches = {START}
+        for step in steps:
+            branches = {after for branch in branches for after in branches_after(branch, step, quirks)}
+            if len(branches) > most_positions:
+                raise TooManyOrders
+        return {aged for branch in branches for aged in branches_at(branch, seen, quirks)}
     waits_for = [0] * len(steps) if any_order else _predecessors(steps)
     needed = sum(1 << place for place, step in enumerate(steps) if step.applied)
     accepted = sum(1 << place for place, step in enumerate(steps) if step.applied and step.accepted)

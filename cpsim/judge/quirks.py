@@ -58,7 +58,7 @@ def _triggered(evidence: Evidence) -> Quirks:
 def fitting_histories(
     steps: Sequence[Step],
     seen: Span,
-    found: SlotState,
+    found: SlotState | None,
     quirks: Quirks,
     *,
     most_positions: int = MOST_POSITIONS,
@@ -73,13 +73,13 @@ def fitting_histories(
     """
     any_order = "reorder-classes" in quirks
     ends = possible_branches(steps, seen, any_order=any_order, most_positions=most_positions, quirks=quirks)
-    return [branch for branch in ends if branch.state.without(hidden) == found]
+    return [branch for branch in ends if found is None or branch.state.without(hidden) == found]
 
 
 def explanation(
     steps: Sequence[Step],
     seen: Span,
-    found: SlotState,
+    found: SlotState | None,
     quirks: Quirks,
     *,
     most_positions: int = MOST_POSITIONS,
@@ -90,7 +90,7 @@ def explanation(
     Args:
         steps: the slot's operations, in the order of sending.
         seen: when the state was read.
-        found: the state.
+        found: the state; None if it was not seen, and the replies are all that there is.
         quirks: the names to try.
         most_positions: where a search for orders ends without a result.
         hidden: fields of the state that were not seen.

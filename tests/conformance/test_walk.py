@@ -1,5 +1,6 @@
 """`cpsim verify --random`: sequences that Hypothesis thinks up, and what is left of one that deviates."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,24 +12,28 @@ from cpdaemon.endpoint import parse_endpoint
 from cpsim.conformance.target import Target, reach
 from cpsim.conformance.walk import walk
 from cpsim.fake import ANY_PORT, Fake
+from cpsim.judge.quirks import BREAKING
+from cpsim.quirks import PROFILES
 from cpsim.server.ledger import Ledger
 
 CREDENTIALS = ("p", "hush")
+BREAKING = sorted(BREAKING)
 
 
 @pytest.fixture
 def walks(tmp_path, monkeypatch):
-    """walks(quirks, tier=...) -> what random sequences show of a fake with these quirks, and the fake's addresses."""
+    """walks(quirks, known=..., tier=...) -> what random sequences show of a fake with these quirks."""
     monkeypatch.chdir(tmp_path)
     Path("secret").write_text(CREDENTIALS[1], encoding="utf-8")
 
-    def run(*quirks, tier="server", count=25, then=lambda found: None):
+    def run(*quirks, known=(), tier="server", count=25, then=lambda found: None, first=lambda fake: None):
         with Fake(dict([CREDENTIALS]), unix=Path("cp.sock"), http=ANY_PORT, quirks=frozenset(quirks)) as fake:
+            first(fake)
             server = parse_endpoint(fake.addresses["http"])
             daemon = parse_endpoint("./cp.sock")
             target = {
-                "server": Target(server=server, credentials=CREDENTIALS),
-                "pair": Target(daemon=daemon, server=server, credentials=CREDENTIALS),
+                "server": Target(server=server, credentials=CREDENTIALS, quirks=frozenset(known)),
+                "pair": Target(daemon=daemon, server=server, credentials=CREDENTIALS, quirks=frozenset(known)),
                 "daemon": Target(daemon=daemon),
             }[tier]
             target_view = reach(target, most=100_000)
@@ -55,6 +60,69 @@ def test_nothing_can_be_left_out_of_what_is_shown(walks, tier):
     kinds = [command.kind for command in found.sequence]
     assert kinds == ["alloc", "claim", "claim"]
     assert len({command.slot for command in found.sequence}) == 1
+
+
+@pytest.mark.parametrize("tier", ["server", "pair"])
+@pytest.mark.parametrize(
+    ("has", "known"),
+    [
+        *(([name], [name]) for name in BREAKING),
+        (["meta-dropped"], ["meta-dropped"]),
+        (PROFILES["deployed"], PROFILES["deployed"]),
+        ([], PROFILES["deployed"]),
+    ],
+)
+def test_quirks_that_are_known_do_not_count(walks, has, known, tier):
+    found = walks(*has, known=known, tier=tier)
+    assert (found.ruling, found.deviation, found.not_verified) == ("valid", None, "")
+    assert {name for names in found.known_quirks for name in names.split(" + ")} <= set(known) & set(has)
+
+
+@pytest.mark.parametrize("tier", ["server", "pair"])
+@pytest.mark.parametrize("quirk", BREAKING)
+def test_a_loss_beside_a_known_quirk_is_found(walks, quirk, tier):
+    def lose_every_third(fake):
+        with fake.accounts.reading() as ledger:
+            apply_all, claims = ledger.apply_all, []
+
+            def apply(project, calls, now_us, **options):
+                calls = list(calls)
+                refusals = apply_all(project, calls, now_us, **options)
+                claims.extend(arguments["machine"] for kind, arguments in calls if kind == "claim")
+                machine = ledger.projects[project].machines.get(claims[-1]) if claims else None
+                if machine is not None and len(claims) % 3 == 0:
+                    machine.earned.credits -= 1
+                return refusals
+
+            ledger.apply_all = apply
+
+    found = walks(quirk, known=[quirk], tier=tier, count=60, first=lose_every_third)
+    assert found.ruling == "invalid"
+    assert "credits" in str(found.deviation)
+
+
+def test_a_quirk_that_is_not_known_is_found_beside_one_that_is(walks):
+    found = walks("meta-dropped", "reclaim", known=["meta-dropped"], count=60)
+    assert [command.kind for command in found.sequence] == ["alloc", "claim", "claim"]
+
+
+def test_the_user_names_quirks(walks, cpsim):
+    def verify(*options):
+        def verified(fake):
+            where = [fake.addresses["http"], "--project", CREDENTIALS[0], "--secret-file", "secret"]
+            given = ["--random", "25", "--seed", "7", "--max-rate", "100000"]
+            results.append(cpsim("verify", *where, *given, *options))
+
+        walks("meta-dropped", count=1, then=verified)
+        return results.pop()
+
+    results = []
+    status, out, _ = verify("--quirk", "meta-dropped")
+    assert (status, "verdict valid but for known quirks" in out) == (0, True)
+    assert "the known quirk meta-dropped shows" in out
+    assert verify("--quirk", "reclaim")[0] == 1
+    status, out, _ = verify("--profile", "deployed", "--json")
+    assert (status, json.loads(out)["known_quirks"].keys()) == (0, {"meta-dropped"})
 
 
 def test_metadata_that_is_dropped_unread_shows_in_replies(walks):
