@@ -84,6 +84,8 @@ SAMPLED = {
     "cli/test_cli.py::test_what_cannot_be_done_is_said_in_one_line": 3,
     "conformance/test_plain_server.py::test_a_harmless_shape_gets_no_complaint": 4,
     "conformance/test_planted.py::test_a_fault_is_found": 7,
+    "conformance/test_walk.py::test_a_loss_beside_a_known_quirk_is_found": 5,
+    "conformance/test_walk.py::test_quirks_that_are_known_do_not_count": 8,
     "judge/test_apply_delay.py::test_a_servers_clock_that_is_changed_in_a_run_leaves_the_delay_unknown": 6,
     "judge/test_judge_again.py::test_a_column_that_fails_leaves_the_other_files": 3,
     "judge/test_judge_again.py::test_what_was_valid_is_valid": 3,

@@ -128,9 +128,13 @@ class Forwarding:
         send()
         return frozenset(command.same for command in self._sent[before:])
 
+    def new_slot(self) -> str:
+        """A new id of a slot."""
+        return self._cp.new()
+
     def open_slots(self, count: int) -> list[str]:
         """Allocate slots, and wait until the server has them; returns their ids."""
-        slots = [self._cp.new() for _ in range(count)]
+        slots = [self.new_slot() for _ in range(count)]
         for slot in slots:
             self.send("alloc", slot)
         self.drain()
@@ -351,12 +355,20 @@ class Forwarding:
         return [arrived[command.same] - command.at_s for command in self._sent if command.same in arrived]
 
 
-def see_none_dropped(forwarding: Forwarding, *answers: str) -> None:
-    """Check that no batch with one of these answers is lost."""
+def see_none_dropped(forwarding: Forwarding, *answers: str, together: bool = False) -> None:
+    """Check that no batch with one of these answers is lost, nor, where several commands leave `together`, any of it."""
     for answer in answers:
         before = len(forwarding.upstream.deliveries)
-        forwarding.fail(answer)
-        forwarding.send_some()
+        if together:
+            forwarding.fail("hang", count=None)
+            forwarding.send("alloc", forwarding.new_slot())
+            forwarding.wait_answered("hang")
+            for _ in range(4):
+                forwarding.send("alloc", forwarding.new_slot())
+            forwarding.upstream.answer("ok", 1, then=answer)
+        else:
+            forwarding.fail(answer)
+            forwarding.send_some()
         forwarding.wait_answered(answer)
         forwarding.drain()
         dropped = Explanation("drop-on-error", forwarding.answered(answer, OF_ANY, since=before))

@@ -87,11 +87,12 @@ class Delivery:
 
 @dataclass(slots=True)
 class _AnswerRule:
-    """The answer to the next `count` batches, and the slots whose commands are refused."""
+    """The answer to the next `count` batches, and to the one after them, and the slots whose commands are refused."""
 
     answer: str = "ok"
     count: int | None = None
     refused: frozenset[str] = field(default_factory=frozenset)
+    then: str = "ok"
 
 
 class Upstream:
@@ -170,17 +171,20 @@ class Upstream:
     ) -> None:
         self.stop()
 
-    def answer(self, answer: str, count: int | None = None, refused: frozenset[str] = frozenset()) -> None:
+    def answer(
+        self, answer: str, count: int | None = None, refused: frozenset[str] = frozenset(), then: str = "ok"
+    ) -> None:
         """Set the answer to the next `count` batches, or to all.
 
         Args:
             answer: one of `ANSWERS`.
-            count: for how many batches; "ok" follows.
+            count: for how many batches.
             refused: ids of slots whose commands are refused, for "errors".
+            then: the answer to the one batch after these, one of `ANSWERS`; "ok" follows.
         """
-        assert answer in ANSWERS
+        assert {answer, then} <= set(ANSWERS)
         with self._changed:
-            self._rule = _AnswerRule(answer, count, refused)
+            self._rule = _AnswerRule(answer, count, refused, then)
             changed, self._rule_changed = self._rule_changed, _promise()
         changed.set_result(None)
 
@@ -221,7 +225,7 @@ class Upstream:
             if rule.count is not None:
                 rule.count -= 1
                 if rule.count <= 0:
-                    self._rule = _AnswerRule()
+                    self._rule = _AnswerRule(rule.then, 1)
             known = self._replies.get(batch_id) if batch_id and self.knows_batches else None
             applied = answer in APPLYING and known is None and not signature_error
             refusals = [self._apply(call, rule.refused) if applied else "" for call in commands]

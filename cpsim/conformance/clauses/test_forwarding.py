@@ -146,6 +146,7 @@ def test_refused_connections(cp: Examiner, forwarding: Forwarding) -> None:
 def test_an_answer_that_is_none(forwarding: Forwarding) -> None:
     """A batch that is answered with an error page is not lost."""
     see_none_dropped(forwarding, "500", "503", "not-json")
+    see_none_dropped(forwarding, "503", together=True)
 
 
 @clause("FORWARD-9", "5", Need.DAEMON, Need.BEHIND, quirks=["resend-duplicates"])
