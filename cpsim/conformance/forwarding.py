@@ -356,7 +356,7 @@ class Forwarding:
 
 
 def see_none_dropped(forwarding: Forwarding, *answers: str, together: bool = False) -> None:
-    """Check that no batch with one of these answers is lost, nor, where several commands leave `together`, any of it."""
+    """Check that no batch with one of these answers is lost, nor any command of one where several leave `together`."""
     for answer in answers:
         before = len(forwarding.upstream.deliveries)
         if together:
