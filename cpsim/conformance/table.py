@@ -52,8 +52,8 @@ def show(outcome: SuiteResult, console: Console) -> None:
             _print(console, f"\nmeasured by {finding.clause.id}: {figure}")
     for reason, ids in _not_verifiable(outcome.findings).items():
         _print(console, f"\nnot verifiable: {', '.join(ids)}\n  {reason}")
-    _print(console, "\n" + summary(outcome))
     _show_left(outcome.left, console)
+    _print(console, "\n" + summary(outcome))
 
 
 def show_walks(walks: Walks, console: Console) -> None:
@@ -69,14 +69,14 @@ def show_walks(walks: Walks, console: Console) -> None:
     for quirk, count in walks.known_quirks.items():
         _print(console, f"the known quirk {quirk} shows {count:,} times")
     but = " but for known quirks" if walks.known_quirks and walks.ruling is Ruling.VALID else ""
-    _print(console, f"\nverdict {walks.ruling}{but}: {sent}")
     _show_left(walks.left, console)
+    _print(console, f"\nverdict {walks.ruling}{but}: {sent}")
 
 
 def _show_left(left: Left | None, console: Console) -> None:
     """Print what is left at the target."""
-    for line in () if left is None else left.lines():
-        _print(console, line)
+    if left is not None:
+        _print(console, "\n" + "\n".join(left.lines()))
 
 
 def _row(finding: Finding) -> tuple[str, str, str, str]:
