@@ -191,6 +191,8 @@ def cpsim(monkeypatch, capsys):
     """Return cpsim(*arguments) -> (exit status, standard output, standard error)."""
     from cpsim import cli  # most tests do without
 
+    monkeypatch.setattr("cpsim.system.process.do_without_pandas", lambda: None)  # other tests of this process need it
+
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["cpsim", *map(str, arguments)])
         with pytest.raises(SystemExit) as exited:

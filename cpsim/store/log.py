@@ -193,7 +193,7 @@ class Log:
             records: texts without NUL.
             statements: each with its parameters.
             then: called with None once the commit is on disk, or with its error, which is `InDoubt` if the commit may
-                have been written; by the writer's thread, or at once if there is nothing to write.
+                have been written; by the writer's thread, or at once if there is nothing to write or the log is closed.
             alone: make a separate commit, whose failure fails no other.
 
         Returns:
@@ -206,9 +206,11 @@ class Log:
                     self._changed.wait()
                 else:
                     self.step()
-            self.last += len(records)
-            self._waiting += size
-            if self._busy or self._commits or records or statements:
+            is_open = not self._closing
+            if is_open:
+                self.last += len(records)
+                self._waiting += size
+            if is_open and (self._busy or self._commits or records or statements):
                 if alone or not self._commits or self._commits[-1].alone:
                     self._commits.append(_Commit(alone))
                 commit = self._commits[-1]
@@ -220,7 +222,7 @@ class Log:
                     then = None
                 self._changed.notify_all()
             last = self.last
-            failure = self._failure
+            failure = self._failure if is_open else CpsimError(f"{self.path} is closed")
         if then is not None:
             then(failure)
         return last

@@ -432,6 +432,7 @@ def test_a_spool_that_is_gone_is_there_again_though_the_server_does_not_answer(h
     with pytest.raises(ThreadFailed, match="spool was removed while it was in use"):
         daemon.stop()
     server.ends.set()
+    wait_for(lambda: not any(thread.name == "cpsim-courier" for thread in threading.enumerate()))
     with closing(Spool(Path("spool"))) as again:
         again.release(9)
         batch = again.take()
