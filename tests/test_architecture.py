@@ -198,6 +198,9 @@ def test_heavy_libraries_stay_where_they_belong() -> None:
     assert all(path.startswith("cpsim/accounting") for path in importers("pandas", "duckdb"))
     assert all(path.startswith("cpsim/load") for path in importers("locust"))
     assert all(path.startswith("cpsim/scenario") for path in importers("faker"))
+    assert importers("prometheus_client") == {"cpsim/metrics/exposition.py"}
+    top = parsed(Path("cpsim/metrics/exposition.py")).body
+    assert not [each for each in top if isinstance(each, ast.ImportFrom) and "prometheus" in str(each.module)]
 
 
 def test_asking_for_help_loads_nothing_heavy() -> None:

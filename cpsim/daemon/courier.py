@@ -37,6 +37,8 @@ from cpsim.quirks.policies.delivery import DeliveryPolicy
 from cpsim.system.threads import Thread
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cpsim.clock import Clock
     from cpsim.daemon.client import Outcomes, Server
     from cpsim.daemon.memory import MemorySpool
@@ -134,6 +136,8 @@ class Courier:
         """Notified when the backoff ends early: at the end of all, and when there is nothing to deliver any more."""
         self._stopping = False
         self._stepping = threading.Lock()
+        self.on_step: Callable[[], object] = tuple
+        """Called after each attempt."""
         self._thread = Thread(self._run, "cpsim-courier")
 
     def set_interval(self, flush_interval_s: float) -> None:
@@ -203,7 +207,9 @@ class Courier:
             The seconds until the next; None if there is nothing to deliver, until the spool gets something.
         """
         with self._stepping:
-            return self._step()
+            wait_s = self._step()
+        self.on_step()
+        return wait_s
 
     def _step(self) -> float | None:
         wait_s = self._wait_s()

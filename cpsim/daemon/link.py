@@ -5,6 +5,7 @@ from __future__ import annotations
 import selectors
 import socket
 from _socket import socket as RawSocket  # noqa: N812 - the class below `socket.socket`
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,7 @@ class FrameConnection:
         held: whether it is kept, unanswered, until the client leaves.
         passage: the faults that its command has met, if any.
         answer: sends the reply in the listener's place.
+        since_s: when its first bytes came.
     """
 
     frame = b""
@@ -54,9 +56,16 @@ class FrameConnection:
     stored = answered = ended = grown = sealed = shut = watched = held = False
     passage: Passage | None = None
     answer: Callable[[bytes], object] | None = None
+    since_s: float | None = None
 
     def __init__(self, sock: RawSocket) -> None:
         self.sock = sock
+
+    def end_sending(self) -> None:
+        """Shut down the sending side toward an answered client that has not closed."""
+        self.shut = True
+        with suppress(OSError):
+            self.sock.shutdown(socket.SHUT_WR)
 
 
 def cannot_complete(frame: bytes) -> bool:

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Final
 from cpdaemon.wire import MalformedFrame
 from cpsim.clock import SYSTEM_CLOCK
 from cpsim.daemon.link import FrameConnection, Link, cannot_complete
+from cpsim.daemon.reply_record import ReplyRecord
 from cpsim.errors import CpsimError
 from cpsim.net.refusal import refusing
 from cpsim.quirks.policies.reading import ACCEPTS_A_TURN, DOCUMENTED, READ_BYTES, ReadingPolicy
@@ -67,6 +68,8 @@ class Listener:
         on_malformed: called in a step with each refused or malformed frame.
         on_rebound: called in a step once its addresses are those of other sockets.
         on_turn: called in each step, if it is set, with the number of all commands acknowledged.
+        on_progress: called in each step, before and after commands are passed on.
+        replies: what it has replied.
     """
 
     def __init__(
@@ -90,8 +93,7 @@ class Listener:
         self.on_turn: Callable[[int], object] | None = None
         self._now_s, self._sleep = clock.monotonic, clock.sleep
         link = Link() if link is None else link
-        self._selector = link.selector
-        self._client = link.client
+        self._selector, self._client = link.selector, link.client
         self._wake_end, self._wake = link.wake_end, link.wake
         self._wake.setblocking(False)  # noqa: FBT003
         self._queue: deque[FrameConnection] = deque()
@@ -100,6 +102,8 @@ class Listener:
         self._quiet: OrderedDict[FrameConnection, None] = OrderedDict()
         self._thread = Thread(self._serve, "cpsim-daemon")
         self.malformed = self._acknowledged = self._passed_on = 0
+        self.replies = ReplyRecord()
+        self.on_progress: Callable[[], object] = tuple
         self._scheduled: list[tuple[float, int, Callable[[], object], FrameConnection | None]] = []
         self._number = count()
         self._calls: SimpleQueue[Callable[[], object]] = SimpleQueue()
@@ -131,8 +135,7 @@ class Listener:
         if self._thread.ident is None:
             self._finish()
         else:
-            with suppress(BlockingIOError):  # it is awake already
-                self._wake.send(b"\0")
+            self.call(tuple)
             self._thread.join()
         self._wake.close()
         self._wake_end.close()
@@ -245,7 +248,9 @@ class Listener:
         if self.on_turn is not None:
             self.on_turn(self._acknowledged)
         self._end_waits(now_s)  # the time before the select: bytes that have arrived since are read first
+        self.on_progress()
         self._pass_on()
+        self.on_progress()
 
     def _serve(self) -> None:
         try:
@@ -322,6 +327,7 @@ class Listener:
         if connection.answered:
             self._receive_more(connection, data)
             return
+        connection.since_s = self._now_s() if connection.since_s is None else connection.since_s
         frame = connection.frame = connection.frame + data
         ended = not data or self._reads_once or b"\n" in frame.lstrip()
         if not frame:
@@ -370,6 +376,7 @@ class Listener:
 
     def reply(self, connection: FrameConnection, reply: bytes) -> None:
         """Reply to a command, or have its faults do so."""
+        self.replies.count(connection, reply)
         if connection.answer is None:
             self.send(connection, reply)
         else:
@@ -379,16 +386,11 @@ class Listener:
         """Send the reply to a command."""
         if self._waits is not None:
             self._waits.end(connection)
+        self.replies.measure(connection, self._now_s())
         try:  # noqa: SIM105 - suppress() takes longer than all the rest of this
             connection.sock.send(reply, socket.MSG_DONTWAIT)
         except OSError:
             pass  # the client is gone; its command still counts
-
-    def _shut(self, connection: FrameConnection) -> None:
-        """Shut down the sending side toward an answered client that has not closed."""
-        connection.shut = True
-        with suppress(OSError):
-            connection.sock.shutdown(socket.SHUT_WR)
 
     def _receive_more(self, connection: FrameConnection, data: bytes) -> None:
         """Append bytes after the answer to an acknowledged frame; discard them after a refusal."""
@@ -406,7 +408,7 @@ class Listener:
     def _watch(self, connection: FrameConnection) -> None:
         """Wait for more bytes of a client, until the timeout of its state."""
         if connection.answered and not (connection.shut or connection.held):
-            self._shut(connection)
+            connection.end_sending()
         if not connection.watched:
             connection.watched = True
             self._selector.register(connection.sock, selectors.EVENT_READ, connection)

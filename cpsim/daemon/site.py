@@ -15,6 +15,7 @@ from cpsim.daemon.listener import Listener
 from cpsim.daemon.memory import MemorySpool
 from cpsim.daemon.spool import Spool
 from cpsim.faults.plan import FaultPlan
+from cpsim.metrics.apply_delays import ApplyDelays
 from cpsim.net.addresses import listen_tcp, listen_unix
 from cpsim.quirks import composed
 from cpsim.quirks.policies.delivery import DeliveryPolicy
@@ -63,6 +64,7 @@ class Daemon:
         addresses: its addresses once bound, by `unix` and `tcp`.
         faults: the plan of faults.
         spool_path: file of the spool, if there is one.
+        delays: the apply delays.
     """
 
     def __init__(
@@ -104,6 +106,8 @@ class Daemon:
         self._socket_file: OwnFile | None = None
         self._listener: Listener | None = None
         self._frame_faults: FrameFaults | None = None
+        self.delays = ApplyDelays(lambda: self.progress, clock.monotonic)
+        self._courier.on_step = self.delays.note
         self.on_malformed: Callable[[bytes], object] = bytes
         """Called with each refused or malformed frame; set it before `start`."""
 
@@ -123,6 +127,11 @@ class Daemon:
         delivered = self._listener.passed_on - self._spool.pending
         return self._listener.passed_on + self._listener.pending, delivered
 
+    @property
+    def listener(self) -> Listener | None:
+        """What listens at its addresses, once it was started."""
+        return self._listener
+
     def drop(self) -> None:
         """Close every connection, and forget all commands that have not been delivered, failed ones included.
 
@@ -131,7 +140,7 @@ class Daemon:
         Raises:
             CpsimError: the spool cannot be written, or the listener's thread is busy.
         """
-        with self._server.letting_go():
+        with self.delays.forgetting(), self._server.letting_go():
             if self._listener is not None:
                 self._listener.drop()
             self._courier.drop()
@@ -182,6 +191,7 @@ class Daemon:
         if self._socket_file is not None:
             self._listener.on_rebound = self._socket_file.note
         self._listener.on_turn = self._on_turn
+        self._listener.on_progress = self.delays.note
         self._listener.open()
         self._frame_faults = FrameFaults(self._listener, self.faults, self.project_id)
         self._frame_faults.begin()

@@ -14,12 +14,15 @@ from urllib.parse import quote
 
 from cpdaemon.endpoint import TcpEndpoint
 from cpsim.clock import SYSTEM_CLOCK
+from cpsim.daemon.metrics import daemon_metrics
 from cpsim.daemon.site import address_of
 from cpsim.daemon.spool_status import read_status
 from cpsim.errors import CpsimError
 from cpsim.fake.daemons import TCP, Site, daemon_of
 from cpsim.fake.sites import AddedSites
 from cpsim.faults.plan import FaultPlan
+from cpsim.metrics.duration_buckets import DurationBuckets
+from cpsim.metrics.exposition import Family, build_info, faults_fired
 from cpsim.net.addresses import listen_tcp
 from cpsim.net.listen import is_loopback
 from cpsim.quirks import chosen
@@ -31,6 +34,7 @@ from cpsim.server.dashboard.watch import Watch
 from cpsim.server.faults import RequestFaults
 from cpsim.server.http import API_PATH, Api
 from cpsim.server.journal import DEFAULT_LIMIT
+from cpsim.server.metrics import server_metrics
 from cpsim.server.service import AccountServer
 from cpsim.server.serving import HttpServer
 from cpsim.server.store import Store
@@ -132,6 +136,7 @@ class Fake:
         self._control_token = control_token
         self._access: Access | None = None
         self._waits = waits
+        self._latency = DurationBuckets()
         self._stores = {store, self._store.path} if store is not None and self._store is not None else set()
         self._spools = None if "ack-before-delivery" in quirks or self._store is None else self._store.path
         self._serving = False
@@ -168,7 +173,7 @@ class Fake:
             self.addresses["http"] = f"http://{address_of(http)}{API_PATH}"
             api = Api(self.accounts, self._control())
             self._api = RequestFaults(api, self.faults, self.accounts.known_id)
-            app = self._api if self._waits is None else Timed(self._api, self._waits)
+            app = Timed(self._api, self._latency, self._waits, self.clock)
             self._server = HttpServer(app, [http], self.faults)
             self._server.start()
 
@@ -305,6 +310,15 @@ class Fake:
         """
         self.inspector.reset(project_id)
 
+    def metrics(self) -> list[Family]:
+        """Return the metrics of the server and its daemons, which `/metrics` shows.
+
+        Raises:
+            CpsimError: a spool cannot be read.
+        """
+        server = server_metrics(self.accounts, self.inspector.totals(), self._latency)
+        return [build_info(), *server, *daemon_metrics(self.daemons), faults_fired(self.faults.fired)]
+
     def wait_until_idle(self, timeout_s: float = 5.0) -> None:
         """Wait until every acknowledged command has reached the accounts.
 
@@ -369,4 +383,4 @@ class Fake:
             return None
         self._access = access = Access(self._http.host, self._control_token)
         dashboard = Dashboard(self.inspector, self.accounts, self.faults, self._watch, access)
-        return Control(self.inspector, access, dashboard)
+        return Control(self.inspector, access, dashboard, self.metrics)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections import deque
+from collections import Counter, deque
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from hashlib import blake2b
@@ -175,6 +175,8 @@ class FaultPlan:
         """Those that were removed before they fired."""
         self._watchers: list[Callable[[], object]] = []
         self._firings: list[Firing] = []
+        self.fired: Counter[tuple[str, str]] = Counter()
+        """Number of firings since the start, by stage and action; nothing resets it."""
         self._missed = 0
         self._initial = tuple(faults)
         self.replace(self._initial)
@@ -410,6 +412,7 @@ class FaultPlan:
 
     def _record(self, armed: _Armed, now_s: float, stage: str, subject: tuple[str, str], project: str) -> None:
         armed.fired += 1
+        self.fired[stage, armed.fault.action] += 1
         log.info("fault %s fires, for %s of slot %r", armed.fault, subject[0] or "all", subject[1])
         if len(self._firings) < MAX_FIRINGS:
             self._firings.append(Firing(now_s, stage, armed.fault.action, *subject, project))

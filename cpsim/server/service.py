@@ -21,6 +21,7 @@ from cpsim.quirks.policies.ledger import LedgerPolicy
 from cpsim.quirks.policies.request import RequestPolicy
 from cpsim.server.batches import Batches, BatchGivenUp
 from cpsim.server.clock import ServerClock
+from cpsim.server.command_counts import CommandCounts
 from cpsim.server.journal import DEFAULT_LIMIT, CommandJournal
 from cpsim.server.ledger import Ledger, MalformedRefusal, Refusal
 from cpsim.server.store import EXPIRED, StoredAccounts
@@ -72,6 +73,8 @@ class AccountServer:
         self.clock = ServerClock(now_us)
         self.journal = CommandJournal(journal_limit)
         self._refused: dict[str, int] = {}
+        self.counts = CommandCounts()
+        """Of the commands since the start; nothing resets them."""
         self._batches: dict[str, Batches] = {}
         self._changes: dict[str, Callable[..., list[Refusal]]] = {
             "apply": self._apply,
@@ -191,6 +194,7 @@ class AccountServer:
                 written = self._written(project_id, calls, document)
                 refusals = self._apply(now_us, project_id, calls, batch_id)
             self.journal.add(project_id, now_us, calls, written, refusals)
+            self.counts.add(project_id, calls, refusals)
             if self.on_applied is not None:
                 self.on_applied(calls)
             if self.store is not None:

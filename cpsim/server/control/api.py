@@ -2,6 +2,7 @@
 
 A request calls a method of the inspector, with its query and body as arguments. The answer is the result, as JSON
 unless the request's name says otherwise. `GET /__cpsim/openapi.json` describes all requests.
+`GET /metrics` has the metrics of the server and its daemons, for whoever has access to the control API.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from cpsim.errors import CpsimError
+from cpsim.metrics.exposition import METRICS_PATH, exposition
 from cpsim.net.http.messages import Failure, Request, Response
 from cpsim.server.control import openapi
 from cpsim.server.control.actions import ACTIONS, JSON, WITHIN
@@ -22,6 +24,9 @@ from cpsim.server.journal import JournalFull
 from cpsim.system.extras import MissingExtra
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from cpsim.metrics.exposition import Family
     from cpsim.net.http.messages import Headers
     from cpsim.server.control.access import Access
     from cpsim.server.control.actions import ControlAction
@@ -38,16 +43,24 @@ class Control:
         inspector: reads and changes the accounts.
         access: checks requests.
         dashboard: the pages.
+        metrics: returns the metrics; raises CpsimError.
     """
 
-    def __init__(self, inspector: Inspector, access: Access, dashboard: Dashboard | None = None) -> None:
+    def __init__(
+        self,
+        inspector: Inspector,
+        access: Access,
+        dashboard: Dashboard | None = None,
+        metrics: Callable[[], Iterable[Family]] = list,
+    ) -> None:
         self._inspector = inspector
         self._access = access
         self._dashboard = dashboard
+        self._metrics = metrics
 
     def covers(self, path: str) -> bool:
         """Whether a request path belongs to the control API."""
-        return path.startswith(CONTROL_PATH)
+        return path.startswith(CONTROL_PATH) or path == METRICS_PATH
 
     def page(self, request: Request) -> Response | None:
         """The page of a request; None if there is no such page."""
@@ -71,7 +84,15 @@ class Control:
         except (JournalFull, CpsimError) as error:  # a record is full
             return _error(507, error)
 
+    def _scrape(self, request: Request) -> Response:
+        if request.method != "GET":
+            raise Failure(405, f"{METRICS_PATH} supports GET", ((b"allow", b"GET"),))
+        content_type, text = exposition(self._metrics(), request.headers.get(b"accept", b"").decode("latin-1"))
+        return Response(200, text, content_type)
+
     def _answer(self, request: Request, name: str) -> Response:
+        if request.path == METRICS_PATH:
+            return self._scrape(request)
         methods = ["GET"] if name == DESCRIPTION else [method for method, known in ACTIONS if known == name]
         if not methods:
             raise Failure(404, f"there is no {request.path!r}; {CONTROL_PATH}{DESCRIPTION} describes the requests")

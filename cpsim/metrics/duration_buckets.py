@@ -1,0 +1,31 @@
+"""A histogram of durations, as Prometheus reads it."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from itertools import accumulate
+from typing import Final
+
+BOUNDS_S: Final = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0),
+)
+"""Upper bounds of the buckets, in seconds: an answer takes a part of a millisecond, an outage hours."""
+
+
+class DurationBuckets:
+    """Counts durations by bucket; one thread at a time observes, any thread reads."""
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(BOUNDS_S) + 1)
+        self._sum_s = 0.0
+
+    def observe(self, duration_s: float, count: int = 1) -> None:
+        """Count a duration, `count` times."""
+        self._counts[bisect_left(BOUNDS_S, duration_s)] += count
+        self._sum_s += duration_s * count
+
+    def read(self) -> tuple[list[int], float]:
+        """Return, for each of `BOUNDS_S` and for infinity, the number of durations up to there; and their sum in s."""
+        sum_s = self._sum_s
+        return list(accumulate(self._counts)), sum_s

@@ -1,0 +1,24 @@
+"""How many commands a server has received, for its metrics."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from cpsim.server.ledger import Refusal
+
+
+class CommandCounts(Counter[tuple[str, str, str]]):
+    """The number of commands by project, kind and outcome, which is `accepted` or `refused`."""
+
+    def add(self, project_id: str, calls: Sequence[tuple[str, Mapping[str, Any]]], refusals: Sequence[Refusal]) -> None:
+        """Count commands of a project, of which some were refused."""
+        for kind, _ in calls:
+            self[project_id, kind, "accepted"] += 1
+        for refusal in refusals:
+            kind = calls[refusal.position][0]
+            self[project_id, kind, "accepted"] -= 1
+            self[project_id, kind, "refused"] += 1
