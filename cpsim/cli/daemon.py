@@ -84,7 +84,13 @@ if TYPE_CHECKING:
     "--ready-file",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="File to write once the daemon accepts commands: a line 'KIND ADDRESS'.",
+    help="File to write once the daemon accepts commands: a line 'KIND ADDRESS', and one for --metrics.",
+)
+@click.option(
+    "--metrics",
+    type=ListenType(default_host="127.0.0.1"),
+    metavar="[HOST:]PORT",
+    help="Answer GET /metrics for Prometheus there, on loopback without a HOST; port 0 takes a free one.",
 )
 @click.option(
     "--status",
@@ -109,6 +115,7 @@ def daemon(
     secret_file: Path | None,
     spool: Path | None,
     flush_interval_s: float | None,
+    metrics: TcpEndpoint | None,
     ready_file: Path | None,
     status: bool,
     failed: bool,
@@ -155,8 +162,20 @@ def daemon(
         "secret": None if secret_file is None else secret_in(secret_file),
         "spool": spool,
         "flush_interval_s": flush_interval_s,
+        "metrics": metrics,
     }
     config = replace(config, **{name: value for name, value in given.items() if value is not None})
+    _check_exclusive(status=status, failed=failed, as_json=as_json, requeue=requeue, forget=forget)
+    if status or failed or requeue or forget:
+        _manage_spool(config, status=status, as_json=as_json, requeue=requeue, forget=forget)
+    else:
+        _serve(config, config_file, ready_file, partial(_read_secret, config_file, secret_file), **options)
+
+
+def _check_exclusive(
+    *, status: bool, failed: bool, as_json: bool, requeue: Sequence[str], forget: Sequence[str]
+) -> None:
+    """Raise UsageError for options about the spool that do not go together."""
     if status and failed:
         raise click.UsageError("--status and --failed exclude one another: give one of them")
     if (status or failed) and (requeue or forget):
@@ -165,10 +184,6 @@ def daemon(
         raise click.UsageError("--requeue and --forget exclude one another: run them one by one")
     if as_json and not (status or failed):
         raise click.UsageError("--json is a format of --status and --failed: add one of them")
-    if status or failed or requeue or forget:
-        _manage_spool(config, status=status, as_json=as_json, requeue=requeue, forget=forget)
-    else:
-        _serve(config, config_file, ready_file, partial(_read_secret, config_file, secret_file), **options)
 
 
 def _read_secret(config_file: Path | None, secret_file: Path | None) -> str:
@@ -247,7 +262,7 @@ def _serve(
     with announcing(ready_file) as announce:
         main.run(
             config,
-            lambda address: announce(f"{address}\n"),
+            announce,
             read_secret,
             quirks=all_quirks,
             **options,

@@ -51,14 +51,17 @@ class EndpointType(click.ParamType[Endpoint]):
 
 
 class ListenType(click.ParamType[TcpEndpoint]):
-    """HOST:PORT to listen at; port 0 takes a free one."""
+    """HOST:PORT to listen at; port 0 takes a free one. With a default host, a port alone will do."""
 
     name = "host:port"
+
+    def __init__(self, default_host: str | None = None) -> None:
+        self._default_host = default_host
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> TcpEndpoint:
         """Parse the value."""
         try:
-            return Listen(value)
+            return Listen(f"{self._default_host}:{value}" if self._default_host and value.isdigit() else value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
 

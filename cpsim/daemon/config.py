@@ -48,6 +48,7 @@ class Config:
     pidfile: Path | None = None
     logfile: Path | None = None
     loglevel: int = logging.INFO
+    metrics: TcpEndpoint | None = None
     warnings: tuple[str, ...] = ()
     """One sentence for each key that is ignored, or whose value is in quotes."""
 

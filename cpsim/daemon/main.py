@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING
 from cpdaemon.endpoint import UnixEndpoint
 from cpdaemon.errors import CreditPiggyError
 from cpsim.daemon.client import BulkClient
+from cpsim.daemon.metrics import daemon_metrics
 from cpsim.daemon.site import Daemon
 from cpsim.daemon.spool import RESERVE_BYTES, Spool
 from cpsim.errors import CpsimError
 from cpsim.faults.plan import FaultPlan
 from cpsim.faults.spec import SERVER_REQUESTS
+from cpsim.metrics.exposition import build_info, faults_fired
+from cpsim.net.listen import is_loopback
 from cpsim.quirks import composed
 from cpsim.quirks.policies.delivery import DeliveryPolicy
 from cpsim.system.signals import Signals
@@ -58,7 +61,7 @@ def run(
 
     Args:
         config: the settings, complete.
-        ready: called with the address, `KIND ADDRESS`, once commands are accepted.
+        ready: called once commands are accepted, with a line `KIND ADDRESS`, and a second one for the metrics, if any.
         read_secret: reads the secret again; raises CpsimError.
         timeout_s: seconds that the server may take to answer a batch.
         when_unknown: `dead-letter` or `resend`.
@@ -99,11 +102,28 @@ def run(
             quirks=quirks,
             faults=plan,
         ) as daemon,
+        _metrics(config, daemon, plan) as metrics,
         _pid_in(config.pidfile),
     ):
         ((kind, address),) = daemon.addresses.items()
-        ready(f"{kind} {address}")
+        ready(f"{kind} {address}\n{metrics}")
         signals.wait(lambda: _read_again(handler, server, read_secret))
+
+
+@contextmanager
+def _metrics(config: Config, daemon: Daemon, plan: FaultPlan) -> Iterator[str]:
+    """Serve metrics, if they are asked for; yield the line of their address."""
+    if config.metrics is None:
+        yield ""
+        return
+    from cpsim.daemon.metrics_server import MetricsServer  # noqa: PLC0415 - an HTTP server, for who asks for it
+
+    if not is_loopback(config.metrics.host):
+        log.warning("other machines can read the metrics at %s", config.metrics)
+    with MetricsServer(
+        config.metrics, lambda: [build_info(), *daemon_metrics([daemon]), faults_fired(plan.fired)]
+    ) as url:
+        yield f"metrics {url}\n"
 
 
 def _read_again(handler: logging.Handler, server: BulkClient, read_secret: Callable[[], str]) -> None:

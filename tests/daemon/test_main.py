@@ -10,6 +10,7 @@ import urllib.request
 from contextlib import closing, contextmanager, suppress
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from cpdaemon import Alloc, BadReply, Client, CreditPiggyError, Refused, UnixEndpoint
 from cpdaemon.endpoint import parse_endpoint
@@ -113,6 +114,19 @@ def test_options_without_a_configuration(here, server):
             client.alloc("a")
     with server.accounts.reading() as ledger:
         assert list(ledger.project("p").slots) == ["a"]
+
+
+def test_metrics_at_an_address_of_their_own(here, server, ini):
+    config = ("--config", str(ini(server.addresses["http"])))
+    with running(here, *config, "--metrics", "0", "--ready-file", "ready") as (process, _):
+        kind, url = process.stdout.readline().split()
+        assert (kind, url.partition(":")[0]) == ("metrics", "http")
+        assert (here / "ready").read_text().splitlines()[1] == f"metrics {url}"
+        with Client("./cp.sock") as client:
+            client.alloc("a")
+        with urllib.request.urlopen(url, timeout=60) as response:
+            families = list(text_string_to_metric_families(response.read().decode()))
+    assert [sample.value for each in families for sample in each.samples if each.name == "cpsim_daemon_replies"] == [1]
 
 
 def test_a_configuration_may_leave_the_port_open(here, server, ini):

@@ -1,0 +1,91 @@
+"""`/metrics` of `cpsim daemon`: the figures of a spool, as Prometheus' own parsers read them."""
+
+import socket
+import urllib.error
+import urllib.request
+from contextlib import ExitStack, closing
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from cpdaemon import Client
+from cpdaemon.endpoint import parse_endpoint
+from cpsim.daemon.client import BulkClient
+from cpsim.daemon.metrics import daemon_metrics
+from cpsim.daemon.metrics_server import MetricsServer
+from cpsim.daemon.site import Daemon
+from cpsim.daemon.spool import Spool
+from cpsim.errors import CpsimError
+from cpsim.fake import ANY_PORT, Fake
+
+
+def scrape(url):
+    """The values of a scrape by name, of metrics that have one sample."""
+    request = urllib.request.Request(url, headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+    with urllib.request.urlopen(request, timeout=60) as response:
+        families = list(text_string_to_metric_families(response.read().decode()))
+    return {sample.name: sample.value for family in families for sample in family.samples}
+
+
+def scrape_until(url, name, value):
+    """The first scrape in which a metric has reached a value."""
+    for _ in range(20_000):
+        found = scrape(url)
+        if found[name] >= value:
+            return found
+    raise AssertionError(found)
+
+
+@pytest.fixture
+def serve(here):
+    """Return serve(url of the server) -> the URL of a daemon's metrics; it listens at cp.sock."""
+    with ExitStack() as undo:
+
+        def serve(url):
+            server = undo.enter_context(closing(BulkClient(parse_endpoint(url), ("p", "s"), 60.0)))
+            daemon = undo.enter_context(Daemon(server, "p", unix=here / "cp.sock", spool=Spool(here / "spool")))
+            return undo.enter_context(MetricsServer(ANY_PORT, lambda: daemon_metrics([daemon])))
+
+        yield serve
+
+
+def test_what_the_server_accepted_and_refused(serve):
+    with Fake({"p": "s"}, http=ANY_PORT) as fake:
+        url = serve(fake.addresses["http"])
+        with Client("./cp.sock") as client:
+            client.alloc("a", credits=5)
+            client.claim("a", "m")
+            client.claim("never", "m")
+        found = scrape_until(url, "cpsim_daemon_apply_delay_seconds_count", 3)
+    assert found["cpsim_daemon_delivered_commands_total"] == 2
+    assert found["cpsim_daemon_refused_commands_total"] == 1
+    assert found["cpsim_daemon_reply_duration_seconds_count"] == 3
+    assert found["cpsim_daemon_queued_commands"] == 0
+    assert found["cpsim_daemon_oldest_command_age_seconds"] == 0
+    assert found["cpsim_daemon_spool_size_bytes"] > 0
+    assert found["cpsim_daemon_dead_letters"] == found["cpsim_daemon_spool_full"] == 0
+
+
+def test_an_outage(serve):
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        away = f"http://127.0.0.1:{nobody.getsockname()[1]}/api"
+    url = serve(away)
+    with Client("./cp.sock") as client:
+        client.alloc("a")
+    found = scrape_until(url, "cpsim_daemon_retries_total", 1)
+    assert found["cpsim_daemon_queued_commands"] == 1
+    assert found["cpsim_daemon_oldest_command_age_seconds"] > 0
+    assert found["cpsim_daemon_delivered_commands_total"] == 0
+    assert found["cpsim_daemon_apply_delay_seconds_count"] == 0
+
+
+def test_what_is_no_scrape_and_what_cannot_be_read():
+    def metrics():
+        raise CpsimError("the spool is gone")
+
+    with MetricsServer(ANY_PORT, metrics) as url:
+        for wrong, body, status in ((url + "x", None, 404), (url, b"", 405), (url, None, 503)):
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(wrong, body, timeout=60)
+            assert refused.value.code == status
+    assert refused.value.read() == b"the spool is gone\n"
