@@ -16,9 +16,6 @@ class CommandCounts(Counter[tuple[str, str, str]]):
 
     def add(self, project_id: str, calls: Sequence[tuple[str, Mapping[str, Any]]], refusals: Sequence[Refusal]) -> None:
         """Count commands of a project, of which some were refused."""
-        for kind, _ in calls:
-            self[project_id, kind, "accepted"] += 1
-        for refusal in refusals:
-            kind = calls[refusal.position][0]
-            self[project_id, kind, "accepted"] -= 1
-            self[project_id, kind, "refused"] += 1
+        refused = {refusal.position for refusal in refusals}
+        for position, (kind, _) in enumerate(calls):
+            self[project_id, kind, "refused" if position in refused else "accepted"] += 1
