@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Generic
 
 from cpsim.clock import SYSTEM_CLOCK
@@ -11,7 +11,7 @@ from cpsim.net.http.messages import Cut, Ending, Response
 from cpsim.server.http import API_PATH
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
 
     from cpsim.clock import Clock
     from cpsim.metrics.duration_buckets import DurationBuckets
@@ -55,9 +55,9 @@ class Timed(Generic[C]):
         except BaseException:
             self._end(began)
             raise
-        if isinstance(answer, Coroutine):
+        if isinstance(answer, CoroutineType):
             return self._timed(began, answer)
-        if isinstance(answer, Response | Cut | Ending):
+        if isinstance(answer, (Response, Cut, Ending)):
             self._end(began)
         else:
             self._commands[id(answer)] = began
