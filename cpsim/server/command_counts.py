@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class CommandCounts(Counter[tuple[str, str, str]]):
-    """The number of commands by project, kind and outcome, which is `accepted` or `refused`."""
+    """The number of commands by project, kind and outcome, which is `accepted` or `refused`; nothing resets it."""
 
     def add(self, project_id: str, calls: Sequence[tuple[str, Mapping[str, Any]]], refusals: Sequence[Refusal]) -> None:
         """Count commands of a project, of which some were refused."""

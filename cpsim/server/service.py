@@ -66,15 +66,13 @@ class AccountServer:
         for project_id, secret in projects.items():
             self.add_project(project_id, secret)
         self.quirks = frozenset[str]()
-        self.requests = RequestPolicy()
-        self.rules = LedgerPolicy()
+        self.requests, self.rules = RequestPolicy(), LedgerPolicy()
         self._ledger = self._new_ledger()
         self._lock = threading.RLock()
         self.clock = ServerClock(now_us)
         self.journal = CommandJournal(journal_limit)
         self._refused: dict[str, int] = {}
         self.counts = CommandCounts()
-        """Of the commands since the start; nothing resets them."""
         self._batches: dict[str, Batches] = {}
         self._changes: dict[str, Callable[..., list[Refusal]]] = {
             "apply": self._apply,
