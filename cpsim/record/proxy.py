@@ -159,7 +159,7 @@ class _Proxy:
         control = ""
         if self._control is not None:
             app, address = self._control
-            app.settle = self._open_again
+            app.settle = self._settle
             try:
                 control = f"\ncontrol http://{await app.open(address)}"
             except OSError:
@@ -275,6 +275,12 @@ class _Proxy:
         if self._target_is_down or self._stopped.is_set() or self._refuses():  # since it has begun to listen
             self._close()
 
+    async def _settle(self) -> None:
+        """Return when connections are accepted or refused by the plan, and those that it ends are closed."""
+        await self._open_again()
+        while any(map(_is_about_to_close, self._relays)):
+            await asyncio.sleep(0)
+
     def _refuses(self) -> bool:
         return self._faults is not None and self._faults.refuses(self._stage)
 
@@ -344,6 +350,12 @@ class _Proxy:
                 while self._relays:
                     self._idle.clear()
                     await self._idle.wait()
+
+
+def _is_about_to_close(relay: Relay) -> bool:
+    """Whether the client's end is closed in one of the next steps, because nothing is left to be sent."""
+    transport = relay.client.transport
+    return bool(transport.is_closing()) and not relay.client.lost and not transport.get_write_buffer_size()
 
 
 class _Probe(asyncio.Protocol):
