@@ -278,7 +278,7 @@ class _Proxy:
     async def _settle(self) -> None:
         """Return when connections are accepted or refused by the plan, and those that it ends are closed."""
         await self._open_again()
-        while any(map(_is_about_to_close, self._relays)):
+        while any(map(_is_about_to_close, self._relays)):  # noqa: ASYNC110 - for a step or two of the loop
             await asyncio.sleep(0)
 
     def _refuses(self) -> bool:
