@@ -37,6 +37,8 @@ def check_fault(text: str, stage: str) -> None:
         raise CpsimError(
             f"fault {text!r} is one of a {fault.stage}, and the target is a {stage}; cpsim faults lists those of each"
         )
+    if fault.project is not None and stage == "daemon":
+        raise CpsimError(f"fault {text!r}: a command to a daemon does not say whose it is; leave out project")
     if not fault.stage:
         Fault.parse(f"{stage}.{text.strip()}")  # raises if this stage has no such requests
 

@@ -241,6 +241,7 @@ def test_a_server_is_down_for_clients_that_are_connected_too(site, proxied):
     [
         (["--fault", "cut"], 64, "one of a server, and the target is a daemon"),
         (["--fault", "late=1:kind=bulk"], 64, "kind is 'bulk'"),
+        (["--fault", "late=1:project=p"], 64, "leave out project"),
         (["--fault", "crash-before-ok"], 64, "cannot end the process of its target"),
         (["--control", "0.0.0.0:0"], 64, "give --control-token-file"),
         (["--pseudonymise"], 64, "give --output too"),
