@@ -77,7 +77,7 @@ def proxy(
     cpsim proxy --listen ./faulty.socket --target /var/run/creditapi.socket --fault lose-reply:kind=claim,nth=3
     cpsim proxy --listen :8080 --target https://cp.example.org/api --fault status=503:probability=0.1
     cpsim proxy --listen :5668 --target 127.0.0.1:5667 --control 127.0.0.1:8081
-    curl http://127.0.0.1:8081/__cpsim/faults/add -d '["late=2:slot=job-*,count=5"]'
+    cpsim faults add 'late=2:slot=job-*,count=5' --at http://127.0.0.1:8081
     """
     from cpsim.faults.plan import FaultPlan
     from cpsim.record.faulty import check_fault
