@@ -36,6 +36,7 @@ ENDS = {
 }
 SERVES = {
     "daemon": ["--unix", "own.sock", "--spool", "spool.db", "--server", "{server}", *PROJECT],
+    "proxy": ["--listen", "./own.sock", "--target", "./site.sock"],
     "record": ["--listen", "./own.sock", "--target", "./site.sock", "--output", "recorded.csv"],
     "serve": ["--unix", "own.sock"],
 }

@@ -81,6 +81,7 @@ def cli() -> None:
     cpsim verify 127.0.0.1:5667      does this daemon do what the protocol says?
     cpsim serve                      a fake daemon and server to point a job manager at
     cpsim exec -- make test          tests in any language, with a fake of their own around them
+    cpsim proxy --listen A --target B --fault FAULT    faults in front of a real daemon or server
     cpsim daemon --config FILE       store commands and forward them to a server
     """
 

@@ -16,6 +16,8 @@ from cpsim.errors import CpsimError
 from cpsim.net.listen import Listen, is_loopback
 
 if TYPE_CHECKING:
+    from cpsim.faults.plan import FaultPlan
+    from cpsim.record.control import FaultControl
     from cpsim.record.recording import Recording
 
     Place = UnixEndpoint | TcpEndpoint
@@ -44,19 +46,28 @@ class PlaceType(click.ParamType["Place"]):
         return endpoint
 
 
-@cli.command(cls=ExtraCommand, extra="run")
-@click.option(
+listen_option = click.option(
     "--listen",
     type=PlaceType(),
     required=True,
     help="Address for clients: PATH, HOST:PORT, or :PORT on loopback; port 0 takes a free one.",
 )
-@click.option(
+target_option = click.option(
     "--target",
     type=EndpointType(),
     required=True,
     help="The daemon (PATH or HOST:PORT) or server (URL) to forward to.",
 )
+pseudonymise_option = click.option(
+    "--pseudonymise",
+    is_flag=True,
+    help="Replace slots, machines and the texts of metadata by pseudonyms, each name always by the same.",
+)
+
+
+@cli.command(cls=ExtraCommand, extra="run")
+@listen_option
+@target_option
 @click.option(
     "-o",
     "--output",
@@ -65,11 +76,7 @@ class PlaceType(click.ParamType["Place"]):
     metavar="FILE",
     help="The recording, .parquet or .csv: a trace for cpsim run.",
 )
-@click.option(
-    "--pseudonymise",
-    is_flag=True,
-    help="Replace slots, machines and the texts of metadata by pseudonyms, each name always by the same.",
-)
+@pseudonymise_option
 @click.option(
     "--ready-file",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -91,40 +98,65 @@ def record(
     cpsim record --listen :8080 --target https://cp.example.org/api -o traffic.parquet
     cpsim run traffic.parquet --speed 10
     """
-    from cpsim.record import proxy
-    from cpsim.record.pseudonyms import Pseudonyms
-    from cpsim.record.recording import Recording
-    from cpsim.system.process import do_without_pandas, tune_process
+    from cpsim.system.process import tune_process
 
+    check_addresses(listen, target)
+    tune_process()
+    recording = new_recording(output, pseudonymise=pseudonymise)
+    forward(listen, target, ready_file, recording)
+    print_recording(recording, as_json=as_json)
+
+
+def check_addresses(listen: Place, target: Endpoint) -> None:
+    """Check that a proxy is not its own target. Raises click.UsageError."""
     if str(listen) == str(target):
         raise click.UsageError(f"--listen and --target are both {listen}: give two addresses")
-    tune_process()
+
+
+def new_recording(output: Path, *, pseudonymise: bool) -> Recording:
+    """Begin a recording. Raises CpsimError, OSError."""
+    from cpsim.record.pseudonyms import Pseudonyms
+    from cpsim.record.recording import Recording
+    from cpsim.system.process import do_without_pandas
+
     do_without_pandas()
-    recording = Recording(output, Pseudonyms() if pseudonymise else None)
+    return Recording(output, Pseudonyms() if pseudonymise else None)
+
+
+def forward(
+    listen: Place,
+    target: Endpoint,
+    ready_file: Path | None,
+    recording: Recording | None,
+    faults: FaultPlan | None = None,
+    control: tuple[FaultControl, TcpEndpoint] | None = None,
+) -> None:
+    """Forward to a target until a signal; close the recording, or remove it if the proxy has never listened.
+
+    Raises CpsimError, OSError.
+    """
+    from cpsim.record import proxy
+
     listened = False
 
     with announcing(ready_file) as announce:
 
-        def on_ready(address: str) -> None:
+        def on_ready(addresses: str) -> None:
             nonlocal listened
             if isinstance(listen, TcpEndpoint) and not is_loopback(listen.host):
-                click.echo(f"cpsim: warning: other machines can reach {address.partition(' ')[2]}", err=True)
-            announce(f"{address}\n")
+                address = addresses.partition("\n")[0].partition(" ")[2]
+                click.echo(f"cpsim: warning: other machines can reach {address}", err=True)
+            announce(f"{addresses}\n")
             listened = True
 
         try:
-            proxy.record(listen, target, recording, on_ready)
-        except (OSError, proxy.RecorderFailed):
-            if listened:
-                _close(recording)
-            else:
-                recording.abandon()
+            proxy.forward(listen, target, on_ready, recording=recording, faults=faults, control=control)
+        except (OSError, CpsimError):
+            if recording is not None:
+                _close(recording) if listened else recording.abandon()
             raise
-        except CpsimError:
-            recording.abandon()
-            raise
-        _close(recording)
-    _print_summary(recording, as_json=as_json)
+        if recording is not None:
+            _close(recording)
 
 
 def _close(recording: Recording) -> None:
@@ -134,7 +166,8 @@ def _close(recording: Recording) -> None:
         raise CpsimError(f"{recording.path} cannot be written: {error.strerror or error}") from error
 
 
-def _print_summary(recording: Recording, *, as_json: bool) -> None:
+def print_recording(recording: Recording, *, as_json: bool) -> None:
+    """Print what was recorded."""
     figures = {
         "recording": str(recording.path),
         "commands": dict(recording.commands),

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from cpsim.clock import SYSTEM_CLOCK
+from cpsim.conformance.clause import Known
 from cpsim.conformance.findings import NotVerifiable
+from cpsim.conformance.frames import CLOSED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,6 +18,8 @@ BETWEEN_SEGMENTS_S: Final = 0.02
 AT_ONCE_S: Final = 0.04
 """A second segment that is sent within this time follows the first at once."""
 ATTEMPTS: Final = 50
+CUT: Final = (Known("single-read", "ER"), Known("single-read", CLOSED))
+"""What comes of a first segment that is read alone; its ER is lost where the second one meets a closed socket."""
 
 
 def send_in_two(cp: Examiner, first: str, second: str) -> tuple[str, bool]:

@@ -2,7 +2,7 @@
 
 The proxy forwards half-closes and resets. It pauses reading from one side while the other does not keep up, so that a
 connection holds only a few buffers. While the target refuses connections, the proxy refuses them too: it stops
-listening, and probes the target every `PROBE_INTERVAL_S`.
+listening, and probes the target every `PROBE_INTERVAL_S`. A plan of faults has it refuse them, too.
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import socket
 import ssl
-import struct
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +23,9 @@ from cpsim.daemon.site import address_of
 from cpsim.errors import CpsimError
 from cpsim.net.addresses import listen_tcp, listen_unix
 from cpsim.net.listen import BACKLOG
-from cpsim.record.exchanges import FrameExchange, Http, Session
+from cpsim.record.frames import FrameRelay
+from cpsim.record.relay import NOT_LISTENING, ClientSide, Relay
+from cpsim.record.requests import RequestRelay
 from cpsim.system.own_file import OwnFile
 from cpsim.system.signals import ENDING, terminal_watch
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from cpdaemon.endpoint import Endpoint
+    from cpsim.faults.plan import FaultPlan
+    from cpsim.record.control import FaultControl
     from cpsim.record.exchanges import RecordedExchange
     from cpsim.record.recording import Recording
 
@@ -41,33 +43,56 @@ GRACE_S: Final = 1.0
 PROBE_INTERVAL_S: Final = 0.1
 """Interval between probes of a target that refuses connections."""
 PROBE_TIMEOUT_S: Final = 1.0
-RESET: Final = struct.pack("ii", 1, 0)
-NOT_LISTENING: Final = (ConnectionRefusedError, FileNotFoundError)
 
 
 log = logging.getLogger(__name__)
 
 
-class RecorderFailed(CpsimError):
-    """An unexpected error ended the recorder; the recording until then is complete."""
+class ProxyFailed(CpsimError):
+    """An unexpected error ended the proxy; a recording until then is complete."""
 
 
-def record(
-    listen: UnixEndpoint | TcpEndpoint, target: Endpoint, recording: Recording, on_ready: Callable[[str], None]
+class Unrecorded:
+    """The parser of traffic that is not recorded."""
+
+    def on_client_data(self, data: bytes) -> None:
+        """See `RecordedExchange`."""
+
+    def on_target_data(self, data: bytes) -> None:
+        """See `RecordedExchange`."""
+
+    def end(self) -> None:
+        """See `RecordedExchange`."""
+
+
+UNRECORDED: Final = Unrecorded()
+
+
+def forward(
+    listen: UnixEndpoint | TcpEndpoint,
+    target: Endpoint,
+    on_ready: Callable[[str], None],
+    *,
+    recording: Recording | None = None,
+    faults: FaultPlan | None = None,
+    control: tuple[FaultControl, TcpEndpoint] | None = None,
 ) -> None:
-    """Forward connections to a target, and record them, until SIGINT or SIGTERM.
+    """Forward connections to a target until SIGINT or SIGTERM.
 
     Args:
         listen: listening address; port 0 takes a free one.
         target: a daemon, with one command per connection, or a server.
+        on_ready: called with `KIND ADDRESS` once the proxy listens, or would if the target accepted connections; with a
+            line more for the control API.
         recording: receiver of the traffic; it is not closed.
-        on_ready: called with `KIND ADDRESS` once the proxy listens, or would if the target accepted connections.
+        faults: what the traffic meets; changed in the thread of this call alone.
+        control: the control API of the faults, and its address.
 
     Raises:
-        OSError: the address cannot be bound.
-        RecorderFailed: an unexpected error ended the recorder.
+        OSError: an address cannot be bound.
+        ProxyFailed: an unexpected error ended the proxy.
     """
-    proxy = _Proxy(listen, target, recording)
+    proxy = _Proxy(listen, target, recording, faults, control)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(proxy.serve(on_ready))
@@ -76,20 +101,44 @@ def record(
             proxy.socket_file.remove()
 
 
+def _exchanges(target: Endpoint, recording: Recording | None) -> Callable[[], RecordedExchange]:
+    """Return what makes the parser of a new connection."""
+    if recording is None:
+        return lambda: UNRECORDED
+    from cpsim.record.exchanges import FrameExchange, Http, Session  # noqa: PLC0415 - only a recording needs pyarrow
+
+    session = Session(recording)
+    return (lambda: Http(session)) if isinstance(target, UrlEndpoint) else lambda: FrameExchange(session)
+
+
 class _Proxy:
     """The listening socket and the open connections."""
 
-    def __init__(self, listen: UnixEndpoint | TcpEndpoint, target: Endpoint, recording: Recording) -> None:
+    def __init__(
+        self,
+        listen: UnixEndpoint | TcpEndpoint,
+        target: Endpoint,
+        recording: Recording | None,
+        faults: FaultPlan | None,
+        control: tuple[FaultControl, TcpEndpoint] | None,
+    ) -> None:
         self._listen = listen
         self._target = target
-        self._session = Session(recording)
+        self._recording = recording
+        self._faults = faults
+        self._control = control
+        self._stage = "server" if isinstance(target, UrlEndpoint) else "daemon"
+        self._name = "recorder" if faults is None else "proxy"
+        self.exchange = _exchanges(target, recording)
         self._tls = (
             ssl.create_default_context() if isinstance(target, UrlEndpoint) and target.scheme == "https" else None
         )
         self._server: asyncio.AbstractServer | None = None
-        self._relays: set[_Relay] = set()
+        self._relays: set[Relay] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._target_is_down = False
+        self._opening = asyncio.Lock()
+        self._next_change: asyncio.TimerHandle | None = None
         self.socket_file: OwnFile | None = None
         self._stopped = asyncio.Event()
         self._idle = asyncio.Event()
@@ -104,29 +153,42 @@ class _Proxy:
         loop.add_signal_handler(
             signal.SIGHUP, lambda: self._stop() if is_closed() else None
         )  # there is nothing to read
-        self._session.recording.on_failure = self._stop
+        if self._recording is not None:
+            self._recording.on_failure = self._stop
         await self._open()
+        control = ""
+        if self._control is not None:
+            app, address = self._control
+            app.settle = self._settle
+            try:
+                control = f"\ncontrol http://{await app.open(address)}"
+            except OSError:
+                self._close()
+                await asyncio.sleep(0)
+                raise
         if not await self._is_target_up():
             print(
-                f"cpsim: {self._target} refuses connections; the recorder refuses them until it accepts",
+                f"cpsim: {self._target} refuses connections; the {self._name} refuses them until it accepts",
                 file=sys.stderr,
             )
             self.on_target_down()
-        on_ready(self._address())
+        if self._faults is not None:
+            self._faults.begin()
+            self._faults.watch(self._refresh)
+            self._refresh()
+        on_ready(f"{self._address()}{control}")
         await self._stopped.wait()
         self._close()
         await self._wait_for_relays()
         for relay in list(self._relays):
             relay.reset()
         await self._wait_for_relays()
+        if self._control is not None:
+            self._control[0].close()
         if isinstance(self._failure, OSError):
             raise self._failure
         if self._failure is not None:
-            raise RecorderFailed(f"{type(self._failure).__name__}: {self._failure}") from self._failure
-
-    def exchange(self) -> RecordedExchange:
-        """Return the parser of a new connection."""
-        return Http(self._session) if isinstance(self._target, UrlEndpoint) else FrameExchange(self._session)
+            raise ProxyFailed(f"{type(self._failure).__name__}: {self._failure}") from self._failure
 
     async def connect(self, protocol: Callable[[], asyncio.Protocol]) -> None:
         """Connect to the target."""
@@ -136,13 +198,21 @@ class _Proxy:
         else:
             await loop.create_connection(protocol, target.host, target.port, ssl=self._tls)
 
-    def begin(self, relay: _Relay) -> None:
-        """Register a connection, and connect to the target."""
+    def _begin(self, client: ClientSide) -> None:
+        """Begin the relay of a client that has connected."""
+        relay = self._relay(client)
         self._relays.add(relay)
-        relay.connecting = self.start(relay.connect())
+        relay.begin()
+
+    def _relay(self, client: ClientSide) -> Relay:
+        if self._faults is None:
+            return Relay(self, client)
+        if isinstance(self._target, UrlEndpoint):
+            return RequestRelay(self, client, self._faults, f"{self._target.path}/")
+        return FrameRelay(self, client, self._faults)
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run a coroutine as a task whose error ends the recorder."""
+        """Run a coroutine as a task whose error ends the proxy."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
@@ -154,7 +224,7 @@ class _Proxy:
             self._fail(error)
 
     def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Log an OSError, which concerns one connection; any other error ends the recorder."""
+        """Log an OSError, which concerns one connection; any other error ends the proxy."""
         error = context.get("exception")
         if error is None or isinstance(error, OSError):
             loop.default_exception_handler(context)
@@ -164,11 +234,11 @@ class _Proxy:
     def _fail(self, error: BaseException) -> None:
         """Stop with an unexpected error: later records might be wrong."""
         if self._failure is None:
-            log.critical("the recorder failed", exc_info=error)
+            log.critical("the %s failed", self._name, exc_info=error)
             self._failure = error
             self._stop()
 
-    def ended(self, relay: _Relay) -> None:
+    def ended(self, relay: Relay) -> None:
         """Record a closed connection and forget it."""
         self._relays.discard(relay)
         relay.exchange.end()
@@ -189,12 +259,48 @@ class _Proxy:
                     await self._stopped.wait()
             if self._stopped.is_set():
                 return
-        try:
-            await self._open()
-        except OSError as error:
-            self._failure = error
-            self._stop()
         self._target_is_down = False
+        await self._open_again()
+
+    async def _open_again(self) -> None:
+        """Listen, unless there is a reason to refuse connections."""
+        async with self._opening:
+            if self._server is not None or self._target_is_down or self._stopped.is_set() or self._refuses():
+                return
+            try:
+                await self._open()
+            except OSError as error:
+                self._failure = error
+                self._stop()
+        if self._target_is_down or self._stopped.is_set() or self._refuses():  # since it has begun to listen
+            self._close()
+
+    async def _settle(self) -> None:
+        """Return when connections are accepted or refused by the plan, and those that it ends are closed."""
+        await self._open_again()
+        while any(map(_is_about_to_close, self._relays)):  # noqa: ASYNC110 - for a step or two of the loop
+            await asyncio.sleep(0)
+
+    def _refuses(self) -> bool:
+        return self._faults is not None and self._faults.refuses(self._stage)
+
+    def _refresh(self) -> None:
+        """Accept or refuse connections and commands by the plan, now and at its next change."""
+        assert self._faults is not None
+        if self._next_change is not None:
+            self._next_change.cancel()
+            self._next_change = None
+        change_s = self._faults.next_change_s(self._stage)  # first, or a change during this method would be missed
+        if change_s is not None:
+            self._next_change = asyncio.get_running_loop().call_later(change_s, self._refresh)
+        for relay in list(self._relays):
+            relay.refresh()
+        if self._refuses():
+            self._close()
+            for relay in list(self._relays):
+                relay.drain()
+        elif self._server is None:
+            self.start(self._open_again())
 
     async def _is_target_up(self) -> bool:
         try:
@@ -208,7 +314,7 @@ class _Proxy:
 
     async def _open(self) -> None:
         loop, listen = asyncio.get_running_loop(), self._listen
-        protocol = lambda: _Client(self)  # noqa: E731 - used twice
+        protocol = lambda: ClientSide(self._begin)  # noqa: E731 - used twice
         if isinstance(listen, UnixEndpoint):
             sock = listen_unix(Path(listen.path))
             self.socket_file = OwnFile(Path(listen.path))
@@ -246,151 +352,14 @@ class _Proxy:
                     await self._idle.wait()
 
 
+def _is_about_to_close(relay: Relay) -> bool:
+    """Whether the client's end is closed in one of the next steps, because nothing is left to be sent."""
+    transport = relay.client.transport
+    return bool(transport.is_closing()) and not relay.client.lost and not transport.get_write_buffer_size()
+
+
 class _Probe(asyncio.Protocol):
     """Connects and closes at once."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport.close()
-
-
-class _Side(asyncio.Protocol):
-    """One end of a connection; its bytes go to the other end, once that is connected."""
-
-    __slots__ = ("buffered", "ended", "lost", "other", "record", "relay", "transport")
-
-    other: _Side
-    relay: _Relay
-    record: Callable[[bytes], None]
-    transport: Any
-
-    def __init__(self) -> None:
-        self.transport = None
-        self.buffered = b""
-        self.ended = self.lost = False
-
-    def data_received(self, data: bytes) -> None:
-        self.record(data)
-        if self.other.transport is None:
-            self.buffered += data
-            self.transport.pause_reading()
-        else:
-            self.other.transport.write(data)
-
-    def eof_received(self) -> bool:
-        self.ended = True
-        self.forward_eof()
-        return True
-
-    def forward_eof(self) -> None:
-        """Forward the end of the stream to the other end, if that is connected."""
-        other = self.other
-        if other.transport is None:
-            return
-        if other.lost:
-            self.transport.close()
-        elif other.ended:
-            self.transport.close()
-            other.transport.close()
-        elif other.transport.can_write_eof():
-            other.transport.write_eof()
-        else:
-            other.transport.close()  # TLS has no half-close
-
-    def pause_writing(self) -> None:
-        if not self.other.transport.is_closing():
-            self.other.transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        if not self.other.transport.is_closing():
-            self.other.transport.resume_reading()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self.lost = True
-        self.relay.lost(self.other, error)
-
-    def reset(self) -> None:
-        """Reset the connection."""
-        if self.transport is not None and not self.lost:
-            sock = self.transport.get_extra_info("socket")
-            if sock is not None and sock.family != socket.AF_UNIX:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-            self.transport.abort()
-
-
-class _Client(_Side):
-    """The client's end."""
-
-    __slots__ = ("_proxy",)
-
-    def __init__(self, proxy: _Proxy) -> None:
-        super().__init__()
-        self._proxy = proxy
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
-        self.relay = _Relay(self._proxy, self)
-        self._proxy.begin(self.relay)
-
-
-class _Target(_Side):
-    """The target's end."""
-
-    __slots__ = ()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
-        client = self.other
-        if client.lost:
-            self.reset()
-            return
-        if client.buffered:
-            self.transport.write(client.buffered)
-            client.buffered = b""
-        if client.ended:
-            client.forward_eof()
-        else:
-            client.transport.resume_reading()
-
-
-class _Relay:
-    """A client's connection and the target's, with the parser of their traffic."""
-
-    __slots__ = ("_client", "_proxy", "_target", "connecting", "exchange")
-
-    connecting: asyncio.Task[None]
-
-    def __init__(self, proxy: _Proxy, client: _Client) -> None:
-        self._proxy = proxy
-        self.exchange = proxy.exchange()
-        self._client, self._target = client, _Target()
-        self._client.other, self._target.other = self._target, self._client
-        self._target.relay = self
-        self._client.record, self._target.record = self.exchange.on_client_data, self.exchange.on_target_data
-
-    async def connect(self) -> None:
-        """Connect to the target; reset the client if that fails or is cancelled."""
-        try:
-            await self._proxy.connect(lambda: self._target)
-        except (OSError, asyncio.CancelledError) as error:
-            self._target.lost = True
-            if isinstance(error, NOT_LISTENING):
-                self._proxy.on_target_down()
-            if self._client.lost:
-                self._proxy.ended(self)
-            else:
-                self._client.reset()
-
-    def lost(self, other: _Side, error: Exception | None) -> None:
-        """Close or reset one end as the other was."""
-        if other.lost:
-            self._proxy.ended(self)
-        elif error is not None:
-            other.reset()
-        elif other.transport is not None:
-            other.transport.close()
-
-    def reset(self) -> None:
-        """Reset both ends."""
-        self.connecting.cancel()
-        self._client.reset()
-        self._target.reset()

@@ -54,7 +54,7 @@ class RequestFaults(Generic[C]):
         """Answer one request, or have faults answer it."""
         if not self._faults.server or not request.path.startswith(f"{API_PATH}/"):
             return self._app.answer(request, caller)
-        project_id = self._project_of(_signed_for(request))
+        project_id = self._project_of(signed_for(request))
         passage = self._faults.intercept(Exchange("server", list(subjects(request)), project_id))
         return self._app.answer(request, caller) if passage is None else self._faulty(passage, request, caller)
 
@@ -125,7 +125,7 @@ class RequestFaults(Generic[C]):
         return Ending.CLOSE
 
 
-def _signed_for(request: Request) -> str:
+def signed_for(request: Request) -> str:
     """The project in a request's token."""
     if request.method == "GET":
         token: bytes = dict(parse_qsl(request.query)).get(b"auth", b"")

@@ -135,7 +135,7 @@ def test_a_target_that_comes_and_a_client_that_stays(session, capsys):
         visitors.append(threading.Thread(target=visit, args=((host, int(port)),)))
         visitors[0].start()
 
-    proxy.record(Listen("127.0.0.1:0"), TcpEndpoint(*target), session.recording, begin)
+    proxy.forward(Listen("127.0.0.1:0"), TcpEndpoint(*target), begin, recording=session.recording)
     visitors[0].join()
     assert "refuses connections" in capsys.readouterr().err
     assert seen == [b"alloc,slot=s\n", b"reset"]
@@ -148,5 +148,5 @@ def test_a_target_that_takes_nobody_counts_as_listening(session, capsys):
         listening.listen(0)
         with socket.create_connection(listening.getsockname()):  # its queue is full
             target = TcpEndpoint(*listening.getsockname())
-            proxy.record(Listen("127.0.0.1:0"), target, session.recording, lambda _: stop())
+            proxy.forward(Listen("127.0.0.1:0"), target, lambda _: stop(), recording=session.recording)
     assert capsys.readouterr().err == ""

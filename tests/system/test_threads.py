@@ -189,7 +189,7 @@ PROCESSES = {
         "record --listen ./cp.sock --target ./target.sock -o trace.csv",
     ),
     "record's tasks": (
-        "import cpsim.record.proxy as broken; broken._Target.connection_made = boom",
+        "import cpsim.record.relay as broken; broken.TargetSide.connection_made = boom",
         "record --listen ./cp.sock --target ./target.sock -o trace.csv",
     ),
 }

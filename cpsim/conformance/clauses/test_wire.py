@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING
 from cpdaemon.wire import MAX_FRAME_BYTES as LONGEST_FRAME_BYTES
 from cpsim.conformance.clause import Known, Level, Need, clause
 from cpsim.conformance.frames import CLOSED, NO_REPLY
-from cpsim.conformance.segments import send_in_two, try_at_once
+from cpsim.conformance.segments import CUT, send_in_two, try_at_once
 
 if TYPE_CHECKING:
     from cpsim.conformance.examiner import Examiner
-
-CUT: Known = Known("single-read", "ER")
 
 
 def padded(start: str, size_bytes: int) -> str:
@@ -141,7 +139,7 @@ def test_two_segments(cp: Examiner) -> None:
     """A frame that comes in two segments is read whole."""
     for first, second in (("al", f"loc,slot={cp.new()}\n"), ("alloc,slot", f"={cp.new()}\n")):
         got = try_at_once("OK", partial(send_in_two, cp, first, second))
-        cp.check("answer", "OK", got, CUT)
+        cp.check("answer", "OK", got, *CUT)
 
 
 @clause("WIRE-15", "3", Need.DAEMON, quirks=["cut-values"])

@@ -64,6 +64,13 @@ class RequestReader:
         """What there is of a request that is not whole; without a head that is followed by a body."""
         return len(self._body) + self._spare_bytes
 
+    @property
+    def missing_bytes(self) -> int | None:
+        """What is to come of a body with a length; None if a line comes next, of a head or of a body in chunks."""
+        if self.part is not BODY or b"transfer-encoding" in self._headers:
+            return None
+        return int(self._headers.get(b"content-length", 0)) - len(self._body)
+
     def feed(self, data: bytes) -> None:
         """Read what has come in one step.
 
