@@ -340,7 +340,7 @@ class Accounts:
         Raises:
             CpsimError, OSError: the record cannot be read.
         """
-        expected, self.expectation_notes = expectation.read(record, slot)
+        expected, self.expectation_notes, slot = expectation.read(record, slot)
         with named_errors(self.source):
             expectation.compare(self._database, expected, slot)
         self.expectation = self.query(expectation.TOTALS)

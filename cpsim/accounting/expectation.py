@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 
 from cpsim.errors import UsageError
 from cpsim.scenario import Logged, job_logs, source
+from cpsim.scenario.formats.log_workload import part_of
 from cpsim.scenario.formats.trace import column_names
 from cpsim.scenario.schema import OUTCOMES, ColumnName, Log, TimeColumn
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import duckdb
 
 CLAIMED, DISCARDED, OUTSTANDING = 1, 2, 4
@@ -22,6 +22,7 @@ AGREES: Final = "agrees"
 MISSING: Final = "missing: the ledger has no slot of this job"
 EXTRA: Final = "extra: the record has no job of this slot"
 OTHERS: Final = "named otherwise: not compared"
+JOB: Final = "{job}"
 SLOT_TABLE: Final[dict[ColumnName, str | TimeColumn]] = {"job": "slot", "status": "state"}
 """The columns of a table of slots and their states, in place of those of jobs."""
 
@@ -49,12 +50,12 @@ FROM expected_slots WHERE finding NOT IN ('{AGREES}', '{OTHERS}') ORDER BY findi
 """
 
 
-def read(path: Path, slot: str) -> tuple[pa.Table, list[str]]:
-    """What a record expects of slots, and sentences on what is odd about it.
+def read(path: Path, slot: str) -> tuple[pa.Table, list[str], str]:
+    """What a record expects of slots, sentences on what is odd about it, and how slots are named.
 
     Args:
         path: a job log, a table of slots and states, or a scenario file with a `[log]`.
-        slot: how slots are named after jobs, with `{job}` in it.
+        slot: how slots are named after jobs, with `{job}` in it; `{job}` alone leaves it to a `[log]` that says so.
 
     Returns:
         A row per job: slot, status (of the job), wants (what its slot may be, as bits).
@@ -63,25 +64,32 @@ def read(path: Path, slot: str) -> tuple[pa.Table, list[str]]:
         CpsimError: the record cannot be read; it is a UsageError if there is no `{job}`.
         OSError: likewise.
     """
-    if slot.count("{job}") != 1:
+    if slot.count(JOB) != 1:
         raise UsageError(f'--expected-slot "{slot}": expected a text with {{job}} in it once, such as slurm-{{job}}')
     log = _log(path)
-    jobs, notes = job_logs.read(path.parent / log.file, log, needs_times=False)
-    before, after = slot.split("{job}")
+    is_part = (log.since, log.until, log.jobs) != (None, None, None)
+    jobs, notes = job_logs.read(Path(log.file), log, needs_times=is_part)
+    jobs = part_of(jobs, log, path)
+    slot = log.slot if slot == JOB and log.slot is not None else slot
+    before, after = slot.split(JOB)
     outcomes = jobs.outcomes()
     wants = {status: _wanted(status, log) for status in set(outcomes.values())}
-    return pa.table(
-        {
-            "slot": pa.array([f"{before}{job}{after}" for job in outcomes], pa.string()),
-            "status": pa.array(outcomes.values(), pa.string()),
-            "wants": pa.array([wants[status] for status in outcomes.values()], pa.int8()),
-        }
-    ), notes
+    return (
+        pa.table(
+            {
+                "slot": pa.array([f"{before}{job}{after}" for job in outcomes], pa.string()),
+                "status": pa.array(outcomes.values(), pa.string()),
+                "wants": pa.array([wants[status] for status in outcomes.values()], pa.int8()),
+            }
+        ),
+        notes,
+        slot,
+    )
 
 
 def compare(database: duckdb.DuckDBPyConnection, expected: pa.Table, slot: str) -> None:
     """Make the table `expected_slots`: a row for each slot that the record or the ledger has."""
-    before, after = slot.split("{job}")
+    before, after = slot.split(JOB)
     database.register("expected", expected)
     database.execute(COMPARED, [before, after])
     database.unregister("expected")
@@ -96,8 +104,8 @@ def _log(path: Path) -> Log:
         return scenario.log
     is_table = path.suffix.lower() in {".csv", ".parquet"} and not job_logs.is_sure(path)
     if is_table and {"slot", "state"} <= set(column_names(path)):
-        return Log(file=path.name, columns=SLOT_TABLE)
-    return Log(file=path.name)
+        return Log(file=str(path), columns=SLOT_TABLE)
+    return Log(file=str(path))
 
 
 def _wanted(status: str, log: Log) -> int:

@@ -46,6 +46,19 @@ class _Printable(logging.Formatter):
         return printable(super().format(record))
 
 
+class _LogFile(WatchedFileHandler):
+    """A log file whose loss ends nothing: what cannot be written to it is said on standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record."""
+        try:
+            super().emit(record)
+        except OSError as error:  # it cannot be opened anew
+            with suppress(OSError):
+                print(f"cpsim: [server] logfile = {self.baseFilename}: {error.strerror}", file=sys.stderr)
+                print(f"cpsim: {self.format(record)}", file=sys.stderr, flush=True)
+
+
 def run(
     config: Config,
     ready: Callable[[str], object],
@@ -82,7 +95,7 @@ def run(
         if fault.stage == "server" or fault.kind in SERVER_REQUESTS:
             raise CpsimError(f"fault {str(fault)!r} is a fault of a server: give it to the server behind this daemon")
     with _named("logfile"):
-        handler = logging.StreamHandler() if config.logfile is None else WatchedFileHandler(config.logfile)
+        handler = logging.StreamHandler() if config.logfile is None else _LogFile(config.logfile)
     handler.setFormatter(_Printable("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=config.loglevel, handlers=[handler])
     credentials = config.project or "", config.secret or ""
@@ -129,11 +142,8 @@ def _metrics(config: Config, daemon: Daemon, plan: FaultPlan) -> Iterator[str]:
 def _read_again(handler: logging.Handler, server: BulkClient, read_secret: Callable[[], str]) -> None:
     """Open the log file anew, and read the secret again; what cannot be read stays as it was."""
     if isinstance(handler, WatchedFileHandler):
-        try:
-            with handler.lock or nullcontext():
-                handler.reopenIfNeeded()
-        except OSError as error:
-            print(f"cpsim: [server] logfile = {handler.baseFilename}: {error.strerror}", file=sys.stderr)
+        with suppress(OSError), handler.lock or nullcontext():  # which the next record says
+            handler.reopenIfNeeded()
     try:
         server.set_secret(read_secret())
     except (CpsimError, CreditPiggyError) as error:

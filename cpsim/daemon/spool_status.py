@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,7 +11,17 @@ from cpsim.clock import SYSTEM_CLOCK
 from cpsim.daemon.failed import DEAD_LETTER, REFUSED, SELECT_FAILED, STORED, FailedCommand, failed_command
 from cpsim.daemon.spool import KIND, MAX_COMMANDS, RESERVE_BYTES, TABLES
 from cpsim.errors import CpsimError
-from cpsim.store.file import ROOM_INSIDE, check_whole, connect, in_use, named_errors, real_path, reserve_of
+from cpsim.store.file import (
+    ROOM_INSIDE,
+    InUse,
+    check_whole,
+    connect,
+    in_use,
+    locked,
+    named_errors,
+    real_path,
+    reserve_of,
+)
 from cpsim.store.reserve import is_given_up
 from cpsim.store.schema import FORMAT, upgrade
 
@@ -115,7 +125,7 @@ def _reading(path: Path) -> Iterator[Callable[..., list[tuple[Any, ...]]]]:
     with ExitStack() as undo:
         database = undo.enter_context(closing(connect(path, KIND)))
         undo.enter_context(named_errors(path))
-        if not in_use(path):
+        with suppress(InUse), locked(path):
             check_whole(database, path)
         if database.execute("PRAGMA user_version").fetchone() != (FORMAT,):
             copy = undo.enter_context(closing(sqlite3.connect(":memory:", isolation_level=None)))

@@ -286,14 +286,19 @@ class Fake:
             daemon.set_quirks(quirks)
 
     def set_secrets(self, projects: Mapping[str, str], control_token: str | None = None) -> None:
-        """Replace the secrets of all projects, and the token of the control API if one is given; connections stay.
+        """Replace the secrets of the projects it was made with, and the control API's token if one is given.
+
+        Connections stay.
 
         Raises:
             ValueError: they are not the same projects, or the control API was started without a token.
         """
-        if control_token is not None and self._access is not None:
-            self._access.set_token(control_token)
+        access = None if control_token is None else self._access
+        if access is not None and not access.needs_token:
+            raise ValueError("the control API was started without a token: restart to require one")
         self.accounts.set_secrets(projects)
+        if access is not None and control_token is not None:
+            access.set_token(control_token)
 
     behave = set_quirks
     """The name in version 0.1."""

@@ -7,7 +7,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -273,7 +273,8 @@ def _read_secrets(fake: Fake, read_again: Callable[[], Configuration]) -> None:
         said = f"the secrets stay as they were: {error}"
     else:
         said = "the secrets were read again"
-    print(f"cpsim: SIGHUP: {said}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # nobody reads it any more
+        print(f"cpsim: SIGHUP: {said}", file=sys.stderr, flush=True)
 
 
 @contextmanager

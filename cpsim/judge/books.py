@@ -221,7 +221,12 @@ class _JudgedSums:
         self._unknown: list[Anomaly] = []
 
     def since(self, found: Imbalance) -> int:
-        """By how much more a sum is off than before the run; sums wrap at 64 bits."""
+        """By how much more a sum is off than before the run; sums wrap at 64 bits.
+
+        One that agrees is not off at all: the look before may have met commands under way.
+        """
+        if not found.amount:
+            return 0
         more = found.amount - self.before.get(found[:-1], 0)
         return (more + 2**63) % 2**64 - 2**63
 
@@ -260,14 +265,8 @@ class _JudgedSums:
 def _judge_machines(books: _Books, judged: _JudgedSums) -> None:
     """Each machine has exactly what its own claimed slots granted."""
     granted, earned, claims, surplus = books.granted, books.earned, _Claims(books.paid), books.of_machines()
-    if any(law == MACHINES for law, *_ in judged.before):
-        place_of = {holder: h for h, holder in enumerate(granted.holders)}
-        off = {(place_of.get(Holder(*where[1:3])), where[3]) for where in judged.before if where[0] == MACHINES}
-        again = {(h, granted.names.index(name)) for h, name in off if h is not None and name in granted.names}
-    else:
-        again = set()
     places = sorted(
-        {*map(tuple, np.argwhere(surplus).tolist()), *again},
+        map(tuple, np.argwhere(surplus).tolist()),
         key=lambda place: (granted.holders[place[0]].subject, place),
     )
     machines = {granted.holders[h].subject for h, _ in places}

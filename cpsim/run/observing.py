@@ -51,7 +51,10 @@ def imbalances_before(
     try:
         projects = observer.control.totals()["projects"].values()
         is_new = all(isinstance(totals, dict) and totals.get("allocated") == 0 for totals in projects)
-        return () if is_new else imbalances(observer.view())
+        if is_new:
+            return ()
+        found = imbalances(observer.view())  # twice, as commands of others may be under way
+        return tuple(set(found) & set(imbalances(observer.view()))) if found else ()
     except CannotObserve:
         return None
 

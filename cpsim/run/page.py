@@ -120,15 +120,16 @@ def _reasons(run: Run, summary: Summary) -> Iterator[tuple[str, str]]:
     """Why the run is what it is: each reason with its class in the stylesheet, the gravest first."""
     verdict = run.verdict
     if verdict.ruling == Ruling.VALID:
-        yield "good", "All that was checked is as the protocol says it should be."
+        but = " but for known quirks" if verdict.explains else ""
+        yield "good", f"All that was checked is as the protocol says it should be{but}."
     for name, count in verdict.counts.most_common():
         yield "bad", f"{count:,} {name}: {verdict.meanings[name]}"
     for checked in summary.checked:
         yield ("good" if checked.holds else "bad"), f"assert {'holds' if checked.holds else 'fails'}: {checked}"
     for sentence in verdict.unknowns():
         yield "notice", f"Not verified: {sentence}"
-    for quirk, count in verdict.explained.items():
-        yield "notice", f"{count:,} slots show the known quirk {quirk}"
+    for what, explained in (("slots show", verdict.explained), ("sums are off by", verdict.explained_sums)):
+        yield from (("notice", f"{count:,} {what} the known quirk {quirk}") for quirk, count in explained.items())
     if verdict.uncertain:
         why = "as outcomes were unknown or commands overlapped"
         yield "notice", f"{verdict.uncertain:,} slots had more than one acceptable state, {why}"

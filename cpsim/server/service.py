@@ -65,6 +65,7 @@ class AccountServer:
         self._secrets: dict[str, tuple[str, bytes]] = {}
         for project_id, secret in projects.items():
             self.add_project(project_id, secret)
+        self._configured = frozenset(self.projects)
         self.quirks = frozenset[str]()
         self.requests, self.rules = RequestPolicy(), LedgerPolicy()
         self._ledger = self._new_ledger()
@@ -115,19 +116,18 @@ class AccountServer:
         self._secrets[project_id.lower()] = (project_id, secret.encode())
 
     def set_secrets(self, projects: Mapping[str, str]) -> None:
-        """Replace the secrets of all projects, by project id.
+        """Replace the secrets of the projects that it was made with, by project id.
 
         Raises:
-            ValueError: they are not the same projects, or a secret is empty; nothing has changed.
+            ValueError: they are not these projects, or a secret is empty; nothing has changed.
         """
         given = {project_id.lower(): (project_id, secret.encode()) for project_id, secret in projects.items()}
-        if {known for known, _ in self._secrets.values()} != projects.keys():
-            raise ValueError(
-                f"the projects are now {', '.join(projects)}: restart, or put back {', '.join(self.projects)}"
-            )
+        if self._configured != projects.keys():
+            were = ", ".join(sorted(self._configured))
+            raise ValueError(f"the projects are now {', '.join(projects)}: restart, or put back {were}")
         if not all(projects.values()):
             raise ValueError("a secret is empty")
-        self._secrets = given
+        self._secrets |= given
 
     def known_id(self, project_id: str) -> str:
         """A project's id in its own case; "" if there is no such project."""

@@ -47,7 +47,7 @@ class LogFile:
     """
 
     def __init__(self, path: Path, kind: str) -> None:
-        self._path = path
+        self._path, self._place = path, path.absolute()
         self._kind = kind
         with ExitStack() as undo:
             self._lock_file = _lock(path)
@@ -83,9 +83,9 @@ class LogFile:
             self._wal_header = b""
             self.keep_mark()
             self._own = {
-                str(self._path): _identity(self._path),
-                str(wal_of(self._path)): _identity(self._wal),
-                str(lock_of(self._path)): _identity(self._lock_file),
+                self._place: (self._path, _identity(self._path)),
+                wal_of(self._place): (wal_of(self._path), _identity(self._wal)),
+                lock_of(self._place): (lock_of(self._path), _identity(self._lock_file)),
             }
             self._reading = undo.enter_context(closing(connect(self._path, self._kind)))
             undo.callback(self._end_mark)
@@ -104,7 +104,7 @@ class LogFile:
         if os.pread(self._wal, WAL_HEADER_BYTES, 0) == self._wal_header:
             return
         is_marked = False
-        with suppress(sqlite3.Error, CpsimError), closing(connect(self._path, self._kind)) as reader:
+        with suppress(sqlite3.Error, CpsimError), closing(connect(self._place, self._kind)) as reader:
             try:
                 self._writing.execute("UPDATE whole SET is_whole = 0")
                 reader.execute("BEGIN")
@@ -124,9 +124,9 @@ class LogFile:
 
     def gone(self) -> str:
         """Return which of its files is not at its path any more, and why, as a clause; empty if all are there."""
-        for path, own in self._own.items():
+        for place, (path, own) in self._own.items():
             try:
-                if _identity(path) != own:
+                if _identity(place) != own:
                     return f"{path} was replaced by another file"
             except (FileNotFoundError, NotADirectoryError):
                 return f"{path} was removed"
@@ -145,7 +145,7 @@ class LogFile:
 
     def free_bytes(self) -> int:
         """Return the free bytes of the disk."""
-        return shutil.disk_usage(self._path.parent).free
+        return shutil.disk_usage(self._place.parent).free
 
     def rescue(self) -> Path | None:
         """Close the file, if it is not at its path any more, and write what it holds there, or else beside it.
@@ -156,28 +156,29 @@ class LogFile:
         Raises:
             CpsimError: the new file cannot be written; nothing is closed.
         """
-        if not self._is_moved(self._path):
+        here = self._place
+        if not self._is_moved(here):
             return None
-        place = self._path.with_name(f"{self._path.name}.rescued")
+        place = here.with_name(f"{here.name}.rescued")
         try:
             os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, OWNER_ONLY))
             with named_errors(place):
                 self._writing.execute("VACUUM INTO ?", (str(place),))
             self._databases.close()
-            if not self._is_moved(wal_of(self._path)):  # or it would be read with the next file of this name
+            if not self._is_moved(wal_of(here)):  # or it would be read with the next file of this name
                 for end in ("-wal", "-shm"):
-                    self._path.with_name(f"{self._path.name}{end}").unlink(missing_ok=True)
-            if not self._path.exists() and not wal_of(self._path).exists():
-                os.link(place, self._path)
+                    here.with_name(f"{here.name}{end}").unlink(missing_ok=True)
+            if not here.exists() and not wal_of(here).exists():
+                os.link(place, here)
                 place.unlink()
-                place = self._path
+                place = here
         except OSError as error:
             raise CpsimError(f"{place}: {error.strerror}") from error
         return place
 
     def _is_moved(self, path: Path) -> bool:
         try:
-            return _identity(path) != self._own[str(path)]
+            return _identity(path) != self._own[path][1]
         except OSError:
             return True
 
@@ -248,7 +249,10 @@ def check_whole(database: sqlite3.Connection, path: Path) -> None:
         LostLog: the write-ahead log is missing or damaged. A damaged one is kept under another name.
     """
     _, pages, _ = database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-    if pages or is_whole(database):
+    if is_whole(database):
+        return
+    if pages:  # it crashed between the two marks
+        database.execute(TAKE_AS_WHOLE)
         return
     wal, kept = wal_of(path), path.with_name(f"{path.name}-wal.damaged")
     if wal.stat().st_size:
@@ -299,6 +303,16 @@ def in_use(path: Path) -> bool:
     except InUse:
         return True
     return False
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep others from opening a log while the context lasts; raises InUse if a process has it open."""
+    file = _lock(path)
+    try:
+        yield
+    finally:
+        _unlock(path, file)
 
 
 def _lock(path: Path) -> int:

@@ -380,13 +380,14 @@ class Log:
                     self._file.execute(*statement)
                 is_written = True
                 self._file.execute("COMMIT")
-            self._file.keep_mark()
         except Exception as error:  # noqa: BLE001 - if the writer died, all callers would wait for ever
             problem = error if isinstance(error, CpsimError) else CpsimError(f"{self.path}: {reason(error)}")
             self._roll_back()
             if is_written and not _is_full(problem.__cause__) and not self._overwrite():
                 return InDoubt(problem)
             return problem
+        with suppress(Exception):  # what is committed is committed; the next commit marks again
+            self._file.keep_mark()
         return None
 
     def _overwrite(self) -> bool:

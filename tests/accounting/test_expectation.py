@@ -1,6 +1,7 @@
 """A job manager's own record against the ledger: what is missing, extra and different."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -134,6 +135,19 @@ def test_a_mapping_says_what_is_expected(settled, record):
         pytest.raises(CpsimError, match=r"a scenario file with a \[log\]"),
     ):
         accounts.expect(smoke)
+
+
+def test_a_mapping_elsewhere_says_which_jobs_and_how_slots_are_named(site, record, tmp_path, monkeypatch):
+    (tmp_path / "there").mkdir()
+    record("JobID|State|Submit|Start|End\n" + "".join(
+        f"{job}|COMPLETED|2026-03-01T10:00:0{job}|2026-03-01T10:00:0{job}|2026-03-01T11:00:00\n" for job in range(1, 4)
+    ), "there/jobs.txt")  # fmt: skip
+    record('description = ""\n[log]\nfile = "jobs.txt"\njobs = 2\nslot = "slurm-{job}"\n', "there/map.toml")
+    for slot in ("slurm-1", "slurm-2"):
+        site.alloc(slot)
+        site.claim(slot, "m")
+    monkeypatch.chdir(tmp_path)
+    assert findings(site, Path("there/map.toml")) == {"totals": {AGREES: 2}, "slots": [], "count": 0}
 
 
 def test_an_end_that_is_not_known_may_be_either(site, record):

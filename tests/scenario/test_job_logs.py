@@ -200,9 +200,9 @@ def test_the_event_log_of_htcondor(write):
     path = write("jobs.log", CONDOR_LOG)
     assert settled(path) == CONDOR_SETTLED
     assert spans(path) == [
-        ("42.0", 30, 20), ("42.0", 120, 60), ("42.1", 180, 170), ("43.0", 249, 8), ("44.0", 300, 0),
+        ("42.0", 30, 20), ("42.1", 40, 30), ("42.0", 120, 60), ("42.1", 180, 0), ("43.0", 249, 8), ("44.0", 300, 0),
     ]  # fmt: skip
-    assert jobs_of(path)[0].nodes == ("slot1_2@ep7.example", "10.0.0.8:9618", "ep8.example")
+    assert jobs_of(path)[0].nodes == ("slot1_2@ep7.example", "ep8.example", "10.0.0.8:9618")
 
 
 def test_an_event_log_without_years(write):

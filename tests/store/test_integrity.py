@@ -206,6 +206,20 @@ def test_what_another_program_has_closed_last_is_whole(killed):
         assert texts(again) == ALL
 
 
+def test_what_was_killed_in_the_middle_of_a_mark_is_whole_though_its_status_is_read_first(path, tmp_path):
+    (tmp_path / "killed").mkdir()
+    with closing(Spool(path)) as spool:
+        spool.put(["alloc,slot=a"], {}, lambda _: None)
+        spool.wait()
+        with closing(sqlite3.connect(path, isolation_level=None)) as between_its_marks:
+            between_its_marks.execute("UPDATE whole SET is_whole = 0")
+            for name in ("log", "log-wal"):
+                shutil.copy(tmp_path / name, tmp_path / "killed")
+            between_its_marks.execute("UPDATE whole SET is_whole = 1")
+    assert read_status(tmp_path / "killed/log").queued == 1
+    Spool(tmp_path / "killed/log").close()
+
+
 def test_a_spool_says_in_its_status_that_its_write_ahead_log_is_lost(path, tmp_path):
     folder = tmp_path / "killed"
     folder.mkdir()
@@ -379,6 +393,19 @@ def test_a_file_that_is_gone_is_noticed_within_a_second_though_nothing_is_writte
         assert max(clock.waits_s) < 1
         with pytest.raises(CpsimError, match="was removed"):
             log.check()
+
+
+def test_a_file_is_where_it_was_though_its_process_changes_its_folder(tmp_path, monkeypatch):
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+    clock = ManualClock()
+    with closing(Log(Path("log"), KIND, clock=clock, threaded=False)) as log:
+        monkeypatch.chdir("other")
+        clock.advance(2 * LOOK_S)
+        for record in ("one", "two"):
+            log.wait(records=[record])
+        assert not log.is_gone
+    assert [*Path().iterdir()] == []
 
 
 def test_a_spool_that_is_gone_is_full_and_goes_on_delivering(path):

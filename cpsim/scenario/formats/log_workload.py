@@ -61,7 +61,7 @@ def load(log: Log, path: Path, seed: int, name: str) -> Workload:
         OSError: the file cannot be read.
     """
     jobs, notes = job_logs.read(path, log)
-    jobs = _part(jobs, log, path)
+    jobs = part_of(jobs, log, path)
     sites, site = _sites(jobs, log, path)
     unsettled = np.ones(len(jobs.ids), np.bool_)
     unsettled[jobs.job[jobs.status < CODES["part"]]] = False
@@ -75,7 +75,7 @@ def load(log: Log, path: Path, seed: int, name: str) -> Workload:
     return _workload(jobs, log, notes, sites=sites, site=site, name=name, seed=seed)
 
 
-def _part(jobs: Jobs, log: Log, path: Path) -> Jobs:
+def part_of(jobs: Jobs, log: Log, path: Path) -> Jobs:
     """The part of a log that is wanted."""
     if log.since is None and log.until is None and log.jobs is None:
         return jobs

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from cpsim.scenario.formats.job_log import JobLog
 
 HEAD: Final = re.compile(
-    r"(\d{3}) \((\d+)\.(\d+)\.(\d+)\) (?:(\d\d)/(\d\d)|(\d{4}-\d\d-\d\d))[ T](\S+) ?(.*)", re.ASCII
+    r"(\d{3}) \((\d+)\.(-?\d+)\.(-?\d+)\) (?:(\d\d)/(\d\d)|(\d{4}-\d\d-\d\d))[ T](\S+) ?(.*)", re.ASCII
 )
 """The first line of an event; older versions print the month and the day, and no year."""
-SUBMITTED, EXECUTING, EVICTED, TERMINATED, SHADOW_FAILED, ABORTED, NOT_RECONNECTED = 0, 1, 4, 5, 7, 9, 24
-PARTS: Final = {EVICTED, SHADOW_FAILED, NOT_RECONNECTED}
+SUBMITTED, EXECUTING, EVICTED, TERMINATED, SHADOW_FAILED, ABORTED, HELD, NOT_RECONNECTED = 0, 1, 4, 5, 7, 9, 12, 24
+PARTS: Final = {EVICTED, SHADOW_FAILED, HELD, NOT_RECONNECTED}
 FIRST_YEAR: Final = 2000
 """The year of a log that has none; a leap year, so that each day is one."""
 EXPECTED: Final = "an event, such as 005 (12.000.000) 2026-03-01 12:00:00 Job terminated."
