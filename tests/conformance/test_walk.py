@@ -73,7 +73,7 @@ def test_nothing_can_be_left_out_of_what_is_shown(walks, tier):
     ],
 )
 def test_quirks_that_are_known_do_not_count(walks, has, known, tier):
-    found = walks(*has, known=known, tier=tier, count=25 if len(known) == 1 else 8)
+    found = walks(*has, known=known, tier=tier, count=12 if len(known) == 1 else 8)
     assert (found.ruling, found.deviation, found.not_verified) == ("valid", None, "")
     assert {name for names in found.known_quirks for name in names.split(" + ")} <= set(known) & set(has)
 
