@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 import pytest
 
 from cpsim.clock import real_dates  # also reads the wall time, before a test can change it
-from cpsim.system.checks import LONGEST_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
@@ -33,8 +32,10 @@ ADDRESS: Final = ("path", "port", "mode")
 ENDPOINT: Final = pytest.StashKey["dict[str, Any]"]()
 """The settings of the session's endpoint, while it is there."""
 FAILED: Final = pytest.StashKey[bool]()
+LONGEST_FLUSH_S: Final = 86_400
+"""As `cpsim.system.checks.LONGEST_S`, whose imports every run of pytest would wait for."""
 NUMBERS: Final = {
-    "flush_interval_s": ((int, float), 0, LONGEST_S),
+    "flush_interval_s": ((int, float), 0, LONGEST_FLUSH_S),
     "port": ((int,), 1, 65_535),
     "mode": ((int,), 0, 0o777),
 }
@@ -66,7 +67,7 @@ SETTINGS: Final = {
     "quirks": _Setting("a list of names; `cpsim quirks` shows them", _are_names),
     "faults": _Setting("a list of faults; `cpsim faults` shows them", lambda value: isinstance(value, list | tuple)),
     "flush_interval_s": _Setting(
-        "seconds from 0 to 86,400", lambda value: _is_number(value, (int, float), 0, LONGEST_S)
+        "seconds from 0 to 86,400", lambda value: _is_number(value, (int, float), 0, LONGEST_FLUSH_S)
     ),
     "allow_refusals": _Setting("True or False", _is_flag),
     "allow_unfired": _Setting(

@@ -37,7 +37,7 @@ class _Cli(click.Group):
         try:
             return super().invoke(ctx)
         except BrokenPipeError as error:
-            raise _OutputClosed(0 if only_prints or ctx.invoked_subcommand in LISTS else FAILED) from error
+            raise _OutputClosed(0 if only_prints or ctx.find_root().invoked_subcommand in LISTS else FAILED) from error
 
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
         """Add a command; where Python has left out its docstring, which is its help, it is read from the source."""

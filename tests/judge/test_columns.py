@@ -190,7 +190,9 @@ def test_both_ways_find_the_same(history_of, seed, direct, hidden, monkeypatch):
     judge_histories(every, table, "p", seen, slow)
     assert plain(fast) == plain(slow)
     ours = table.filter(pa.array([project.lower() == "p" for project in table["project"].to_pylist()], pa.bool_()))
-    judged_fast = columns.correct_slots(history, ours, columns.indices(ours["slot"], columns.slot_ids(history)))
+    judged_fast = columns.correct_slots(
+        history, ours, columns.indices(ours["slot"], columns.slot_ids(history.workload, history.prefix))
+    )
     assert min(judged_fast.sum(), slow.counts.total()) > SLOTS / 20  # both ways are taken, and there is much to find
     assert len(slow.counts) > 6 - len(hidden)
 

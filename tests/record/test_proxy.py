@@ -152,7 +152,8 @@ def test_faults_are_switched_at_run_time(site, proxied):
         return answers, fired, mistakes, refused
 
     (answers, fired, mistakes, refused), _ = proxied(use, site.addresses["unix"], "--control", "127.0.0.1:0")
-    assert answers == [b"OK", ConnectionRefusedError, b"OK", b"ER", b"OK"]
+    assert answers.pop(1) in {ConnectionRefusedError, FileNotFoundError}
+    assert answers == [b"OK", b"OK", b"ER", b"OK"]
     assert fired == [("refuse", ""), ("error", "b"), ("hang", "d")]
     assert "one of a server, and the target is a daemon" in mistakes[0]
     assert "cannot end the process of its target" in mistakes[1]

@@ -129,6 +129,7 @@ def test_what_cannot_be_expected_is_refused(ask):
 def test_a_good_run_keeps_all_rules(client, ask):
     client.alloc("job-1")
     client.claim("job-1", "w")
+    assert ask("expect/idle", within_s=LONGEST_WAIT_S)[1]["holds"]
     status, found = ask("rules")
     assert status == 200
     assert [view["rule"] for view in found if view["holds"]] == [

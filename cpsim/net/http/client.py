@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import io
 import ssl
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from cpsim.errors import CpsimError, reason
@@ -113,9 +113,9 @@ def _response(
         connection.sock.settimeout(timeout_s)
         connection.request(method, path, body, headers or {})
         incoming = io.BufferedReader(Incoming(connection.sock, timeout_s, PACE))
-        response = http.client.HTTPResponse(cast("socket.socket", _Made(incoming)), method=method)
-        response.begin()
-        yield response
+        with closing(http.client.HTTPResponse(cast("socket.socket", _Made(incoming)), method=method)) as response:
+            response.begin()
+            yield response
     except NO_RESPONSE as error:
         why = getattr(error, "strerror", None) or reason(error) or type(error).__name__
         raise CannotReach(f"cannot reach {server}: {why}; is it running there?") from error
