@@ -81,22 +81,21 @@ def test_quirks_that_are_known_do_not_count(walks, has, known, tier):
 @pytest.mark.parametrize("tier", ["server", "pair"])
 @pytest.mark.parametrize("quirk", BREAKING)
 def test_a_loss_beside_a_known_quirk_is_found(walks, quirk, tier):
-    def lose_every_third(fake):
+    def lose(fake):
         with fake.accounts.reading() as ledger:
-            apply_all, claims = ledger.apply_all, []
+            apply_all = ledger.apply_all
 
             def apply(project, calls, now_us, **options):
                 calls = list(calls)
                 refusals = apply_all(project, calls, now_us, **options)
-                claims.extend(arguments["machine"] for kind, arguments in calls if kind == "claim")
-                machine = ledger.projects[project].machines.get(claims[-1]) if claims else None
-                if machine is not None and len(claims) % 3 == 0:
-                    machine.earned.credits -= 1
+                for machine in (arguments["machine"] for kind, arguments in calls if kind == "claim"):
+                    if machine in ledger.projects[project].machines:
+                        ledger.projects[project].machines[machine].earned.credits -= 1
                 return refusals
 
             ledger.apply_all = apply
 
-    found = walks(quirk, known=[quirk], tier=tier, count=60, first=lose_every_third)
+    found = walks(quirk, known=[quirk], tier=tier, count=60, first=lose)
     assert found.ruling == "invalid"
     assert "credits" in str(found.deviation)
 
