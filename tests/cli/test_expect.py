@@ -124,7 +124,8 @@ def test_wrong_usage(cpsim, arguments, said):
     assert said in " ".join(err.split())
 
 
-def test_a_server_that_is_not_there(cpsim):
+def test_a_server_that_is_not_there(cpsim, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     status, out, err = cpsim("expect", "http://127.0.0.1:1", "idle", "--project", "p")
     assert (status, out) == (2, "")
     assert err.startswith("cpsim: cannot reach http://127.0.0.1:1")
