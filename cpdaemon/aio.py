@@ -43,14 +43,7 @@ class AsyncClient(BaseClient):
         EndpointError: the endpoint, or the credentials for it, cannot be used.
     """
 
-    def __init__(
-        self,
-        endpoint: str | Endpoint,
-        credentials: tuple[str, str] | None = None,
-        timeout_s: float = 10.0,
-        algorithm: str = "sha-256",
-    ) -> None:
-        super().__init__(endpoint, credentials, timeout_s, algorithm)
+    def _open(self) -> None:
         self._idle: list[_Connection] = []
         self._tls = tls_of(self._endpoint) if isinstance(self._endpoint, UrlEndpoint) else None
 

@@ -73,6 +73,11 @@ class BaseClient:
             self._token(b"")  # raises here, not at the first command, if the credentials are invalid
         elif credentials is not None:
             raise EndpointError(f"{self._endpoint} is a daemon, which has its own credentials: give none")
+        self._open()
+
+    def _open(self) -> None:
+        """Make what keeps connections, of arguments that were checked."""
+        raise NotImplementedError
 
     def _frame(self, command: Command) -> bytes:
         """Return the frame of a command to a daemon."""
@@ -141,16 +146,9 @@ class Client(BaseClient):
         EndpointError: the endpoint, or the credentials for it, cannot be used.
     """
 
-    def __init__(
-        self,
-        endpoint: str | Endpoint,
-        credentials: tuple[str, str] | None = None,
-        timeout_s: float = 10.0,
-        algorithm: str = "sha-256",
-    ) -> None:
-        super().__init__(endpoint, credentials, timeout_s, algorithm)
+    def _open(self) -> None:
         if isinstance(self._endpoint, UrlEndpoint):
-            self._pool = HttpPool(self._endpoint, timeout_s)
+            self._pool = HttpPool(self._endpoint, self._timeout_s)
 
     def __enter__(self) -> "Self":
         return self
