@@ -187,8 +187,8 @@ def wait_for():
 
 
 @pytest.fixture
-def cpsim(monkeypatch, capsys):
-    """Return cpsim(*arguments) -> (exit status, standard output, standard error)."""
+def command_line(monkeypatch):
+    """Return command_line(*arguments) -> the exit status of cpsim in this process."""
     from cpsim import cli  # most tests do without
 
     monkeypatch.setattr("cpsim.system.process.do_without_pandas", lambda: None)  # other tests of this process need it
@@ -197,9 +197,15 @@ def cpsim(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["cpsim", *map(str, arguments)])
         with pytest.raises(SystemExit) as exited:
             cli.main()
-        return exited.value.code, *capsys.readouterr()
+        return exited.value.code
 
     return call
+
+
+@pytest.fixture
+def cpsim(command_line, capsys):
+    """Return cpsim(*arguments) -> (exit status, standard output, standard error)."""
+    return lambda *arguments: (command_line(*arguments), *capsys.readouterr())
 
 
 @pytest.fixture

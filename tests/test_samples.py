@@ -14,7 +14,6 @@ import pytest
 
 from cpdaemon.endpoint import parse_endpoint
 from cpdaemon.signing import token
-from cpsim import cli
 from cpsim.daemon.client import BulkClient
 from cpsim.daemon.site import Daemon
 from cpsim.daemon.spool import Spool
@@ -39,15 +38,12 @@ def sample(here):
 
 
 @pytest.fixture
-def cpsim(monkeypatch, capsys):
+def cpsim(cpsim):
     """Return cpsim(*arguments) -> the JSON that it printed, with the exit status 0 unless another is expected."""
 
     def call(*arguments, status=0):
-        monkeypatch.setattr(sys, "argv", ["cpsim", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exited:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert exited.value.code == status, err
+        code, out, err = cpsim(*arguments)
+        assert code == status, err
         return json.loads(out)
 
     return call

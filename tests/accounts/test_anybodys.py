@@ -1,13 +1,10 @@
 """Runs at servers of others, seen by `--accounts`: what is right is valid, and what is wrong is found."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 from foreign import Accounts, ledger, serving
-
-from cpsim import cli
 
 CHALLENGE = ["challenge", "--set", "arrivals.jobs=40", "--set", "population.machines=8"]
 SAMPLE = Path(__file__).parents[1] / "samples/v0.3/run"
@@ -15,19 +12,11 @@ SIGNED = ["--project", "p", "--secret-file", "secret"]
 
 
 @pytest.fixture
-def cpsim(monkeypatch, capsys, tmp_path):
-    """cpsim(*arguments): exit status and standard output, with nothing on standard error."""
+def cpsim(cpsim, monkeypatch, tmp_path):
+    """The same, in a folder with the secret."""
     monkeypatch.chdir(tmp_path)
     Path("secret").write_text("hush", encoding="utf-8")
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["cpsim", *arguments])
-        with pytest.raises(SystemExit) as exited:
-            cli.main()
-        out, err = capsys.readouterr()
-        return exited.value.code, out, err
-
-    return call
+    return cpsim
 
 
 def shows_with(harm):

@@ -5,7 +5,6 @@ import os
 import pwd
 import shutil
 import subprocess
-import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,6 @@ import sqlalchemy as sa
 from deployed_accounts import DeployedAccounts
 from foreign import serving
 
-from cpsim import cli
 from cpsim.accounts.observer import CannotObserve
 from cpsim.accounts.sources import parse_source
 
@@ -102,13 +100,10 @@ def accounts(databases, monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def cpsim(monkeypatch, capsys):
+def cpsim(cpsim):
     def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["cpsim", *arguments])
-        with pytest.raises(SystemExit) as exited:
-            cli.main()
-        out, err = capsys.readouterr()
-        return exited.value.code, json.loads(out) if out else None, err
+        status, out, err = cpsim(*arguments)
+        return status, json.loads(out) if out else None, err
 
     return call
 

@@ -1,7 +1,6 @@
 """The mapping and the program for the accounts of the server in production, at a database of that shape."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,6 @@ import sqlalchemy as sa
 from deployed_accounts import DeployedAccounts
 from foreign import serving
 
-from cpsim import cli
 from cpsim.accounts.sources import parse_source
 
 CHALLENGE = ["challenge", "--set", "arrivals.jobs=40", "--set", "population.machines=8"]
@@ -21,18 +19,15 @@ ANNS = [
 
 
 @pytest.fixture
-def cpsim(monkeypatch, capsys, tmp_path):
+def cpsim(cpsim, monkeypatch, tmp_path):
     """cpsim(*arguments): exit status and JSON of a command, which prints nothing else."""
     monkeypatch.chdir(tmp_path)
     Path("secret").write_text("hush", encoding="utf-8")
 
     def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["cpsim", *arguments])
-        with pytest.raises(SystemExit) as exited:
-            cli.main()
-        out, err = capsys.readouterr()
+        status, out, err = cpsim(*arguments)
         assert err == ""
-        return exited.value.code, json.loads(out)
+        return status, json.loads(out)
 
     return call
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,8 +9,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from foreign import Accounts, parquet, serving, tables
-
-from cpsim import cli
 
 SCENARIO = """
 description = "everything, in small"
@@ -68,7 +65,7 @@ def lines(kinds=("slot", "machine", "user", "project"), without=()):
 
 
 @pytest.fixture
-def judged(tmp_path, monkeypatch, capsys):
+def judged(cpsim, tmp_path, monkeypatch):
     """judged(shows, harm=...): exit status and JSON, or summary, of `cpsim run` at a server that shows so much."""
     monkeypatch.chdir(tmp_path)
     Path("small.toml").write_text(SCENARIO, encoding="utf-8")
@@ -84,17 +81,11 @@ def judged(tmp_path, monkeypatch, capsys):
         with serving(Accounts(), shows_harmed) as url:
             named = ["--target", f"{url}/api", "--project", "p", "--secret-file", "secret", "--output", "out"]
             named += ["--json"] if as_json else []
-            monkeypatch.setattr(sys, "argv", ["cpsim", "run", "small.toml", *named])
-            with pytest.raises(SystemExit) as exited:
-                cli.main()
-        out, err = capsys.readouterr()
+            status, out, err = cpsim("run", "small.toml", *named)
         assert err == ""
-        monkeypatch.setattr(sys, "argv", ["cpsim", "judge", "out", "--json"])
-        with pytest.raises(SystemExit) as judged_again:
-            cli.main()
-        assert judged_again.value.code == exited.value.code
-        assert capsys.readouterr().out == Path("out/verdict.json").read_text(encoding="utf-8")
-        return exited.value.code, json.loads(out) if as_json else out
+        judged_again = cpsim("judge", "out", "--json")
+        assert judged_again[:2] == (status, Path("out/verdict.json").read_text(encoding="utf-8"))
+        return status, json.loads(out) if as_json else out
 
     return judge
 

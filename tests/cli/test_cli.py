@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cpsim import cli, fake
+from cpsim import fake
 from cpsim.server.ledger import Ledger
 from cpsim.system.signals import ENDING
 
@@ -27,21 +27,14 @@ SERVER = "http://127.0.0.1:1/api"
 
 
 @pytest.fixture
-def cpsim(monkeypatch, capsys, tmp_path):
-    """Return cpsim(*arguments) -> (exit status, standard output, standard error), in a folder of its own."""
+def cpsim(cpsim, monkeypatch, tmp_path):
+    """The same, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     Path("small.toml").write_text(SMALL, encoding="utf-8")
     Path("secret").write_text("hush\n", encoding="utf-8")
     Path("empty").write_text(" \n", encoding="utf-8")
     Path("binary").write_bytes(b"\xff\xfe")
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["cpsim", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exited:
-            cli.main()
-        return exited.value.code, *capsys.readouterr()
-
-    return call
+    return cpsim
 
 
 def shell(*arguments, module=False, **options):

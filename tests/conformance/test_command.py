@@ -10,7 +10,6 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from cpsim import cli
 from cpsim.conformance.clause import catalogue
 from cpsim.fake import ANY_PORT, Fake
 
@@ -32,14 +31,11 @@ def run_apart(*arguments, program=CPSIM):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(cpsim):
     """run(*arguments): what cpsim does with them in this process."""
 
     def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["cpsim", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exited:
-            cli.main()
-        done = subprocess.CompletedProcess(arguments, exited.value.code, *capsys.readouterr())
+        done = subprocess.CompletedProcess(arguments, *cpsim(*arguments))
         assert "Traceback" not in done.stdout + done.stderr
         return done
 

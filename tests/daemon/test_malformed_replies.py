@@ -3,13 +3,13 @@
 import json
 import random
 import threading
-from collections import Counter
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from replies import Ledger, http, ok
 
 from cpdaemon.endpoint import parse_endpoint
 from cpsim.daemon.client import BulkClient
@@ -21,15 +21,6 @@ from cpsim.testing import ManualClock
 
 SLOTS = ["a", "b", "c"]
 LONG_S = 60
-
-
-def ok(**fields):
-    """A reply of status 200 that says ok, and more."""
-    return http(json.dumps({"result": "ok", **fields}).encode())
-
-
-def http(body, head=b"HTTP/1.1 200 OK\r\n"):
-    return head + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body
 
 
 NESTED = {depth: b'{"result":"ok","errors":' + b"[" * depth + b"]" * depth + b"}" for depth in (900, 50_000)}
@@ -75,32 +66,6 @@ GIVEN_UP = (
     | {name: ok(applied=True, errors=value) for name, value in ERRORS.items() if "position" in name or "twice" in name}
     | {f"applied {value!r}": ok(applied=value) for value in (None, 1, "yes", [])}
 )
-
-
-class Ledger:
-    """What a server that knows batch ids has applied; it answers nonsense as often as it is told, and then well."""
-
-    def __init__(self, probed=(), posted=(), given_up=()):
-        self.nonsense = {"probe": list(probed), "post": list(posted), "give up": list(given_up)}
-        self.applied = Counter()
-        self.seen = set()
-        self.refused = set()
-
-    def answer(self, batch_id, document):
-        """The reply to one request, with nonsense after it has been done."""
-        slots = [arguments["slot"] for arguments in document.get("alloc", [])]
-        what = "probe" if batch_id == "probe" else "post" if slots else "give up" if batch_id else ""
-        reply = ok() if batch_id is None else ok(batch=batch_id)
-        if what == "give up":
-            reply = ok(batch=batch_id, applied=batch_id in self.seen)
-            self.refused |= {batch_id} - self.seen
-        elif what == "post" and batch_id in self.refused:
-            return http(b'{"result":"error","message":"given up"}', b"HTTP/1.1 409 Conflict\r\n")
-        elif what == "post" and batch_id not in self.seen:
-            self.applied.update(slots)
-            self.seen |= {batch_id} - {None}
-        nonsense = self.nonsense.get(what)
-        return nonsense.pop(0) if nonsense else reply
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from cpdaemon.endpoint import UnixEndpoint, parse_endpoint
-from cpsim import cli
 from cpsim.accounts.observer import Observer
 from cpsim.fake import ANY_PORT, Fake
 from cpsim.judge.model import SlotState, Span, Step
@@ -142,13 +141,11 @@ def test_a_command_that_was_never_sent_is_not_repeated():
     )
 
 
-def test_the_command_line_that_repeats_a_run(miserly, site, monkeypatch, capsys):
+def test_the_command_line_that_repeats_a_run(miserly, site, cpsim):
     where = ["--target", "./cp.sock", "--server", site.addresses["http"], "--project", "p", "--secret-file", "secret"]
-    typed = ["cpsim", "run", "small.toml", *where, "--timeout", "2", "--output", "out", "--slot-prefix", "mine"]
-    monkeypatch.setattr("sys.argv", typed)
-    with pytest.raises(SystemExit, match="1"):
-        cli.main()
-    printed = capsys.readouterr().out
+    typed = ["run", "small.toml", *where, "--timeout", "2", "--output", "out", "--slot-prefix", "mine"]
+    status, printed, _ = cpsim(*typed)
+    assert status == 1
     command = f"cpsim run small.toml {' '.join(where)} --seed 1 --timeout 2.0"
     assert f"repeat with   {command}\n" in printed
     verdict = json.loads(Path("out/verdict.json").read_text(encoding="utf-8"))

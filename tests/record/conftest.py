@@ -11,7 +11,6 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from cpsim import cli
 from cpsim.fake import Fake
 from cpsim.net.listen import Listen
 
@@ -42,17 +41,15 @@ def fake(tmp_path):
 
 
 @pytest.fixture
-def cpsim(tmp_path, monkeypatch, capfd):
+def cpsim(command_line, tmp_path, monkeypatch, capfd):
     """cpsim(*arguments) -> its exit status, what it printed and what it complained of, in a folder with the secret."""
     (tmp_path / "secret").write_text(SECRET, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["cpsim", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exited:
-            cli.main()
+        status = command_line(*arguments)
         out, err = capfd.readouterr()
-        return SimpleNamespace(returncode=exited.value.code, stdout=out, stderr=err)
+        return SimpleNamespace(returncode=status, stdout=out, stderr=err)
 
     return call
 

@@ -9,7 +9,6 @@ from functools import cache
 import numpy as np
 import pytest
 
-from cpsim import cli
 from cpsim.config import catalog
 from cpsim.scenario import ScenarioError, generate, load_workload, source
 from cpsim.scenario.formats import columns
@@ -98,17 +97,10 @@ def test_a_scenario_of_several_sites_is_made_whole():
 
 
 @pytest.fixture
-def cpsim(monkeypatch, capsys, tmp_path):
-    """Return cpsim(*arguments) -> (exit status, standard output, standard error), in a folder of its own."""
+def cpsim(cpsim, monkeypatch, tmp_path):
+    """The same, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["cpsim", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exited:
-            cli.main()
-        return exited.value.code, *capsys.readouterr()
-
-    return call
+    return cpsim
 
 
 @pytest.mark.parametrize("jobs", [500, 70])
