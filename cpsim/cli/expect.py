@@ -10,13 +10,13 @@ import click
 from click.shell_completion import CompletionItem
 
 from cpsim.cli.group import INVALID, cli
-from cpsim.cli.options import LONGEST_LOOK_S, DurationType, EndpointType, control_of, control_token_option
+from cpsim.cli.options import LONGEST_LOOK_S, DurationType, UrlType, control_of, control_token_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from cpdaemon.endpoint import Endpoint
+    from cpdaemon.endpoint import UrlEndpoint
     from cpsim.net.control import ControlClient
 
 IDLE: Final = "idle"
@@ -27,10 +27,9 @@ NAMED: Final = {"settled-once": "slots", "nothing-sent-twice": "kinds"}
 class ExpectationType(click.ParamType[str]):
     """A rule, or with `all_kinds` any expectation."""
 
-    name = "rule"
-
     def __init__(self, *, all_kinds: bool = False) -> None:
         self._all_kinds = all_kinds
+        self.name = "expectation" if all_kinds else "rule"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Parse the value."""
@@ -64,7 +63,7 @@ def rules() -> Sequence[str]:
 
 
 @cli.command()
-@click.argument("server", type=EndpointType(), metavar="URL")
+@click.argument("server", type=UrlType(), metavar="URL")
 @click.argument("expectation", type=ExpectationType(all_kinds=True), metavar="EXPECTATION")
 @click.argument("names", nargs=-1, metavar="[SLOT|KIND]...")
 @click.option("--machine", metavar="ID", help="The machine that claimed the slot.")
@@ -89,7 +88,7 @@ def rules() -> Sequence[str]:
 )
 @control_token_option
 def expect(
-    server: Endpoint,
+    server: UrlEndpoint,
     expectation: str,
     names: tuple[str, ...],
     within_s: float,

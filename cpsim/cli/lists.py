@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import click
 
 from cpsim.cli.group import cli
-from cpsim.cli.options import EndpointType, FaultType, control_of, control_token_option, json_option, print_json
+from cpsim.cli.options import FaultType, UrlType, control_of, control_token_option, json_option, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from cpdaemon.endpoint import Endpoint
+    from cpdaemon.endpoint import UrlEndpoint
 
 
 @cli.command("quirks")
@@ -39,7 +39,7 @@ def list_quirks(as_json: bool) -> None:
 at_option = click.option(
     "--at",
     "server",
-    type=EndpointType(),
+    type=UrlType(),
     required=True,
     envvar="CREDITPIGGY_CONTROL",
     metavar="URL",
@@ -83,7 +83,7 @@ def faults(context: click.Context, as_json: bool) -> None:
 @at_option
 @control_token_option
 @json_option
-def list_set(server: Endpoint, control_token_file: Path | None, as_json: bool) -> None:
+def list_set(server: UrlEndpoint, control_token_file: Path | None, as_json: bool) -> None:
     """List the faults that are set at a server, how many commands each has selected, and how often it fired.
 
     \b
@@ -96,7 +96,7 @@ def list_set(server: Endpoint, control_token_file: Path | None, as_json: bool) -
 @click.argument("added", nargs=-1, required=True, type=FaultType(), metavar="FAULT...")
 @at_option
 @control_token_option
-def add_faults(added: tuple[str, ...], server: Endpoint, control_token_file: Path | None) -> None:
+def add_faults(added: tuple[str, ...], server: UrlEndpoint, control_token_file: Path | None) -> None:
     """Add each FAULT at a server, and list all that are set there.
 
     \b
@@ -109,7 +109,7 @@ def add_faults(added: tuple[str, ...], server: Endpoint, control_token_file: Pat
 @click.argument("removed", nargs=-1, required=True, type=FaultType(), metavar="FAULT...")
 @at_option
 @control_token_option
-def remove_faults(removed: tuple[str, ...], server: Endpoint, control_token_file: Path | None) -> None:
+def remove_faults(removed: tuple[str, ...], server: UrlEndpoint, control_token_file: Path | None) -> None:
     """Remove each FAULT at a server, and list what is left; connections that it holds are closed.
 
     \b

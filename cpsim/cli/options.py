@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from cpdaemon.endpoint import Endpoint, TcpEndpoint, parse_endpoint
+from cpdaemon.endpoint import Endpoint, TcpEndpoint, UrlEndpoint, parse_endpoint
 from cpdaemon.errors import EndpointError, InvalidCommand
 from cpsim.config.thresholds import Threshold
 from cpsim.errors import CpsimError, UsageError
@@ -48,6 +48,19 @@ class EndpointType(click.ParamType[Endpoint]):
             return parse_endpoint(value)
         except EndpointError as error:
             self.fail(str(error), param, ctx)
+
+
+class UrlType(EndpointType):
+    """The URL of a server."""
+
+    name = "url"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> UrlEndpoint:
+        """Parse the value."""
+        endpoint = super().convert(value, param, ctx)
+        if not isinstance(endpoint, UrlEndpoint):
+            self.fail(f"expected the server's URL, such as http://127.0.0.1:8080, not {endpoint}", param, ctx)
+        return endpoint
 
 
 class ListenType(click.ParamType[TcpEndpoint]):
@@ -348,14 +361,11 @@ def secret_in(path: Path, option: str = "--secret-file") -> str:
         raise click.UsageError(f"{option} {path} {error}") from error
 
 
-def control_of(server: Endpoint, token_file: Path | None = None) -> ControlClient:
-    """A client of the control API of a server, whatever the path of its URL. Raises click.BadParameter."""
-    from cpdaemon.endpoint import UrlEndpoint
+def control_of(server: UrlEndpoint, token_file: Path | None = None) -> ControlClient:
+    """A client of the control API of a server, whatever the path of its URL."""
     from cpsim.net.control import ControlClient
     from cpsim.net.http.client import fetch
 
-    if not isinstance(server, UrlEndpoint):
-        raise click.BadParameter(f"expected the server's URL, such as http://127.0.0.1:8080, not {server}")
     token = None if token_file is None else secret_in(token_file, "--control-token-file")
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
 
