@@ -149,10 +149,8 @@ def _outages_s(sent_ns: Ints, answered_ns: Ints, is_answered: npt.NDArray[np.boo
     """Stretches between two answers, or before the first or after the last, in which an operation waited for long."""
     answers = np.sort(answered_ns[is_answered])
     begins, ends = np.append(0, answers), np.append(answers, answered_ns.max())
-    found = []
-    for begin, end in zip(*(edge[ends - begins >= OUTAGE_NS].tolist() for edge in (begins, ends)), strict=True):
-        waiting = sent_ns[(sent_ns < end) & (answered_ns > begin)]
-        since = max(begin, int(waiting.min(initial=end)))
-        if end - since >= OUTAGE_NS:
-            found.append((since / 1e9, end / 1e9))
-    return found
+    order = np.argsort(answered_ns)
+    earliest_ns = np.append(np.minimum.accumulate(sent_ns[order][::-1])[::-1], ends[-1])
+    since = np.maximum(begins, earliest_ns[np.searchsorted(answered_ns[order], begins, "right")])
+    is_long = ends - since >= OUTAGE_NS
+    return list(zip((since[is_long] / 1e9).tolist(), (ends[is_long] / 1e9).tolist(), strict=True))

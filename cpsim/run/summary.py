@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from cpsim.config.thresholds import APPLY_DELAY_PREFIXES, Checked, Threshold, metrics
@@ -222,7 +223,11 @@ def _of_slots(evidence: Evidence) -> tuple[dict[str, int] | None, int | None]:
     slots = credits = None
     if (ledger := evidence.ledger) is not None:
         if evidence.workload.slot_ids:
-            is_ours = pc.is_in(ledger["slot"], value_set=slot_ids(evidence.workload, ""))
+            projects = [each.lower() for each in evidence.workload.projects or (evidence.project,) if each is not None]
+            is_ours = pc.and_(  # another project may have slots of the same ids
+                pc.is_in(ledger["slot"], value_set=slot_ids(evidence.workload, "")),
+                pc.is_in(pc.utf8_lower(ledger["project"]), value_set=pa.array(projects, pa.string())),
+            )
         else:
             is_ours = pc.starts_with(ledger["slot"], f"{evidence.slot_prefix}-")
         ours = ledger.filter(is_ours)

@@ -10,9 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cpdaemon import Client
 from cpdaemon.endpoint import parse_endpoint
 from cpsim.config.zones import find_zone
 from cpsim.evidence.files import EvidenceFolder
+from cpsim.fake import ANY_PORT, Fake
 from cpsim.replay.payloads import frames, requests
 from cpsim.scenario import ScenarioError, job_logs, load_workload
 from cpsim.scenario.formats import columns
@@ -518,3 +520,18 @@ def test_a_run_with_kept_ids_is_judged_and_reconciled_like_any_other(write, tmp_
     status, _, err = cpsim("run", path, "--keep-ids", "--slot-prefix", "x", "--output", tmp_path / "other")
     assert (status, "keeps the ids of its slots, and takes no --slot-prefix" in err) == (64, True)
     assert not (tmp_path / "other").exists()
+
+
+def test_slots_of_another_project_are_not_counted_though_their_ids_are_the_same(write, tmp_path, cpsim):
+    path = write("jobs.txt", SACCT)
+    (tmp_path / "secret").write_text("s", encoding="utf-8")
+    with Fake({"p": "s", "q": "s"}, http=ANY_PORT, flush_interval_s=0) as fake:
+        with Client(fake.addresses["http"], ("q", "s")) as other:
+            other.alloc("101", credits=7)
+            other.claim("101", "theirs")
+        at = ["--target", fake.addresses["http"], "--project", "p", "--secret-file", tmp_path / "secret"]
+        status, out, _ = cpsim("run", path, "--keep-ids", *at, "--output", tmp_path / "run", "--json")
+    document = json.loads(out)
+    assert (status, document["verdict"]) == (0, "valid")
+    assert document["slots_by_state"] == {"claimed": 2, "discarded": 3, "allocated": 1}
+    assert document["credits_granted"] == 2
