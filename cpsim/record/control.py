@@ -3,36 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final, Never
-from urllib.parse import parse_qsl
-
-import msgspec
+from typing import TYPE_CHECKING, Any, Never
 
 from cpdaemon.endpoint import TcpEndpoint
-from cpsim.errors import CpsimError
 from cpsim.net.addresses import listen_tcp
-from cpsim.net.control import CONTROL_PATH, PAGE
 from cpsim.net.http.connection import Connection
-from cpsim.net.http.messages import Failure, Response
 from cpsim.net.http.shared import Limits, Shared
 from cpsim.net.listen import BACKLOG
 from cpsim.server.control.access import Access
-from cpsim.server.control.openapi import Error
-from cpsim.server.control.views import FaultView, FiringView, Page
+from cpsim.server.control.actions import FAULT_ACTIONS
+from cpsim.server.control.api import Control, error_response
+from cpsim.server.control.fault_inspection import FaultInspector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from cpsim.faults.plan import FaultPlan
     from cpsim.net.http.application import Caller
-    from cpsim.net.http.messages import Request
-
-METHODS: Final = {
-    "faults": ("GET", "POST"),
-    "faults/add": ("POST",),
-    "faults/remove": ("POST",),
-    "firings": ("GET",),
-}
+    from cpsim.net.http.messages import Request, Response
 
 
 class FaultControl:
@@ -54,9 +42,7 @@ class FaultControl:
     settle: Callable[[], Coroutine[Any, Any, None]]
 
     def __init__(self, faults: FaultPlan, check: Callable[[str], object], host: str, token: str | None = None) -> None:
-        self._faults = faults
-        self._check = check
-        self._access = Access(host, token)
+        self._control = Control(FaultInspector(faults, check), Access(host, token), actions=FAULT_ACTIONS)
         self._server: asyncio.AbstractServer | None = None
         self._shared: Shared[Never] | None = None
 
@@ -77,16 +63,10 @@ class FaultControl:
 
     async def answered(self, request: Request) -> Response:
         """Answer one request, once a change is in force."""
-        try:
-            self._access.check(request)
-            answer = self._perform(request)
-            if request.method == "POST":
-                await self.settle()
-            return Response(200, msgspec.json.encode(answer) + b"\n")
-        except Failure as failure:
-            return self.refusal(failure.status, str(failure), failure.headers)
-        except CpsimError as error:
-            return self.refusal(409, str(error))
+        response = self._control.respond(request)
+        if (request.method, response.status) == ("POST", 200):
+            await self.settle()
+        return response
 
     def answer(self, request: Request, _: Caller, /) -> Coroutine[Any, Any, Response]:
         """Return the answer to one request."""
@@ -96,54 +76,6 @@ class FaultControl:
         """There are no commands to perform."""
         raise NotImplementedError
 
-    def refusal(self, status: int, message: str, /, headers: Any = ()) -> Response:  # noqa: ANN401 - of a Failure
-        """The answer to a request that is not performed."""
-        return Response(status, msgspec.json.encode(Error("error", message)) + b"\n", headers=headers)
-
-    def _perform(self, request: Request) -> object:
-        name = request.path.removeprefix(CONTROL_PATH)
-        if not request.path.startswith(CONTROL_PATH) or name not in METHODS:
-            known = ", ".join(f"{CONTROL_PATH}{each}" for each in METHODS)
-            raise Failure(404, f"there is no {request.path!r}; a proxy has {known}")
-        if request.method not in METHODS[name]:
-            allowed = ", ".join(METHODS[name])
-            raise Failure(405, f"{request.path} supports {allowed}", ((b"allow", allowed.encode()),))
-        if name == "firings":
-            return self._firings(request)
-        if request.method == "POST":
-            self._change(name, _texts(request))
-        return [
-            FaultView(fault=text, selected=selected, fired=fired) for text, selected, fired in self._faults.describe()
-        ]
-
-    def _change(self, name: str, faults: list[str]) -> None:
-        if name == "faults/remove":
-            self._faults.remove(*faults)
-            return
-        for fault in faults:
-            self._check(fault)
-        (self._faults.add if name == "faults/add" else self._set)(*faults)
-
-    def _set(self, *faults: str) -> None:
-        self._faults.replace(faults)
-
-    def _firings(self, request: Request) -> Page[FiringView]:
-        query = dict(parse_qsl(request.query.decode("utf-8", "replace")))
-        try:
-            first, most = int(query.get("cursor", 0)), int(query.get("limit", PAGE))
-        except ValueError:
-            first = most = -1
-        if first < 0 or not 1 <= most <= PAGE:
-            raise Failure(400, f"cursor is a whole number from 0 up, and limit one from 1 to {PAGE:,}")
-        firings = self._faults.firings
-        shown = [FiringView(**firing._asdict()) for firing in firings[first : first + most]]
-        return Page(items=shown, next=first + most if len(firings) > first + most else None)
-
-
-def _texts(request: Request) -> list[str]:
-    try:
-        return msgspec.json.decode(request.body, type=list[str])
-    except (ValueError, RecursionError) as error:
-        raise Failure(
-            400, f"the body does not fit: {error}; it is a list of faults, as cpsim faults has them"
-        ) from error
+    def refusal(self, status: int, message: str, /) -> Response:
+        """The answer to a request that is not HTTP, or beyond a limit."""
+        return error_response(status, message)

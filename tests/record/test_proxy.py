@@ -148,16 +148,23 @@ def test_faults_are_switched_at_run_time(site, proxied):
         fired = [(firing["action"], firing["slot"]) for firing in api(client, address, "firings")[1]["items"]]
         mistakes = [api(client, address, "faults/add", [fault])[1]["message"] for fault in ("cut", "crash-before-ok")]
         refused = [api(client, address, name)[0] for name in ("totals", "faults/add", "firings?limit=0")]
+        described = api(client, address, "openapi.json")[1]["paths"]
         client.close()
-        return answers, fired, mistakes, refused
+        return answers, fired, mistakes, refused, described
 
-    (answers, fired, mistakes, refused), _ = proxied(use, site.addresses["unix"], "--control", "127.0.0.1:0")
+    (answers, fired, mistakes, refused, described), _ = proxied(use, site.addresses["unix"], "--control", "127.0.0.1:0")
     assert answers.pop(1) in {ConnectionRefusedError, FileNotFoundError}
     assert answers == [b"OK", b"OK", b"ER", b"OK"]
     assert fired == [("refuse", ""), ("error", "b"), ("hang", "d")]
     assert "one of a server, and the target is a daemon" in mistakes[0]
     assert "cannot end the process of its target" in mistakes[1]
     assert refused == [404, 405, 400]
+    assert {path.removeprefix("/__cpsim/") for path in described} == {
+        "faults",
+        "faults/add",
+        "faults/remove",
+        "firings",
+    }
     assert slots(site) == ["a", "c"]
 
 

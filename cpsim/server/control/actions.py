@@ -12,6 +12,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from cpsim.server.control.expectations import expect_idle, expect_rule, expect_slot, rules_of
+from cpsim.server.control.fault_inspection import FaultInspector
 from cpsim.server.control.inspection import Inspector
 
 if TYPE_CHECKING:
@@ -70,6 +71,13 @@ class ControlAction:
         return msgspec.defstruct("Query", fields, kw_only=True, forbid_unknown_fields=True)
 
 
+FAULT_ACTIONS: Final = {
+    ("GET", "faults"): ControlAction(FaultInspector.faults),
+    ("POST", "faults"): ControlAction(FaultInspector.set_faults, body="faults", errors=(409,)),
+    ("POST", "faults/add"): ControlAction(FaultInspector.add_faults, body="faults", errors=(409,)),
+    ("POST", "faults/remove"): ControlAction(FaultInspector.remove_faults, body="faults", errors=(409,)),
+    ("GET", "firings"): ControlAction(FaultInspector.firings, errors=(507,)),
+}
 ACTIONS: Final = {
     ("GET", "projects"): ControlAction(Inspector.projects),
     ("POST", "projects/add"): ControlAction(Inspector.add_project, errors=(409,)),
@@ -95,11 +103,7 @@ ACTIONS: Final = {
     ("POST", "releases"): ControlAction(Inspector.release, body="machines"),
     ("POST", "reset"): ControlAction(Inspector.reset, errors=(404, 409)),
     ("POST", "housekeep"): ControlAction(Inspector.housekeep),
-    ("GET", "faults"): ControlAction(Inspector.faults),
-    ("POST", "faults"): ControlAction(Inspector.set_faults, body="faults", errors=(409,)),
-    ("POST", "faults/add"): ControlAction(Inspector.add_faults, body="faults", errors=(409,)),
-    ("POST", "faults/remove"): ControlAction(Inspector.remove_faults, body="faults", errors=(409,)),
-    ("GET", "firings"): ControlAction(Inspector.firings, errors=(507,)),
+    **FAULT_ACTIONS,
     ("GET", "quirks"): ControlAction(Inspector.quirks),
     ("POST", "quirks"): ControlAction(Inspector.set_quirks, body="quirks", errors=(409,)),
     ("GET", "clock"): ControlAction(Inspector.clock),

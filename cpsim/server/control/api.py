@@ -18,18 +18,19 @@ from cpsim.net.http.messages import Failure, Request, Response
 from cpsim.server.control import openapi
 from cpsim.server.control.actions import ACTIONS, JSON, WITHIN
 from cpsim.server.control.expectations import Expectation
-from cpsim.server.control.inspection import Inspector, Unknown
+from cpsim.server.control.inspection import Unknown
 from cpsim.server.control.waiting import Provisional
 from cpsim.server.journal import JournalFull
 from cpsim.system.extras import MissingExtra
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from cpsim.metrics.exposition import Family
     from cpsim.net.http.messages import Headers
     from cpsim.server.control.access import Access
     from cpsim.server.control.actions import ControlAction
+    from cpsim.server.control.fault_inspection import FaultInspector
     from cpsim.server.dashboard.pages import Dashboard
 
 CONTROL_PATH: Final = "/__cpsim/"
@@ -40,27 +41,30 @@ class Control:
     """Answers control requests.
 
     Args:
-        inspector: reads and changes the accounts.
+        inspector: reads and changes the accounts, or whatever the requests are about.
         access: checks requests.
         dashboard: the pages.
-        metrics: returns the metrics; raises CpsimError.
+        metrics: returns the metrics, if there are any; raises CpsimError.
+        actions: the requests, by method and name.
     """
 
     def __init__(
         self,
-        inspector: Inspector,
+        inspector: FaultInspector,
         access: Access,
         dashboard: Dashboard | None = None,
-        metrics: Callable[[], Iterable[Family]] = list,
+        metrics: Callable[[], Iterable[Family]] | None = None,
+        actions: Mapping[tuple[str, str], ControlAction] = ACTIONS,
     ) -> None:
         self._inspector = inspector
         self._access = access
         self._dashboard = dashboard
         self._metrics = metrics
+        self._actions = actions
 
     def covers(self, path: str) -> bool:
         """Whether a request path belongs to the control API."""
-        return path.startswith(CONTROL_PATH) or path == METRICS_PATH
+        return path.startswith(CONTROL_PATH) or (path == METRICS_PATH and self._metrics is not None)
 
     def page(self, request: Request) -> Response | None:
         """The page of a request; None if there is no such page."""
@@ -74,34 +78,34 @@ class Control:
             self._access.check(request)
             return self._answer(request, request.path.removeprefix(CONTROL_PATH))
         except Failure as failure:
-            return _error(failure.status, failure, failure.headers)
+            return error_response(failure.status, failure, failure.headers)
         except Unknown as error:
-            return _error(404, error)
+            return error_response(404, error)
         except ValueError as error:  # of clock, faults and quirks: arguments of another shape have failed before
-            return _error(409, error)
+            return error_response(409, error)
         except MissingExtra as error:
-            return _error(501, error)
+            return error_response(501, error)
         except (JournalFull, CpsimError) as error:  # a record is full
-            return _error(507, error)
+            return error_response(507, error)
 
-    def _scrape(self, request: Request) -> Response:
+    def _scrape(self, request: Request, metrics: Callable[[], Iterable[Family]]) -> Response:
         if request.method != "GET":
             raise Failure(405, f"{METRICS_PATH} supports GET", ((b"allow", b"GET"),))
-        content_type, text = exposition(self._metrics(), request.headers.get(b"accept", b"").decode("latin-1"))
+        content_type, text = exposition(metrics(), request.headers.get(b"accept", b"").decode("latin-1"))
         return Response(200, text, content_type)
 
     def _answer(self, request: Request, name: str) -> Response:
-        if request.path == METRICS_PATH:
-            return self._scrape(request)
-        methods = ["GET"] if name == DESCRIPTION else [method for method, known in ACTIONS if known == name]
+        if request.path == METRICS_PATH and self._metrics is not None:
+            return self._scrape(request, self._metrics)
+        methods = ["GET"] if name == DESCRIPTION else [method for method, known in self._actions if known == name]
         if not methods:
             raise Failure(404, f"there is no {request.path!r}; {CONTROL_PATH}{DESCRIPTION} describes the requests")
         if request.method not in methods:
             allowed = ", ".join(methods)
             raise Failure(405, f"{request.path} supports {allowed}", ((b"allow", allowed.encode()),))
         if name == DESCRIPTION:
-            return Response(200, _line(openapi.document(needs_token=self._access.needs_token)))
-        action = ACTIONS[request.method, name]
+            return Response(200, _line(openapi.document(self._actions, needs_token=self._access.needs_token)))
+        action = self._actions[request.method, name]
         arguments = _arguments(action, request)
         within_s = arguments.pop(WITHIN, 0.0)
         answer = action.perform(self._inspector, **arguments)
@@ -131,7 +135,8 @@ def _arguments(action: ControlAction, request: Request) -> dict[str, Any]:
     return arguments
 
 
-def _error(status: int, message: object, headers: Headers = ()) -> Response:
+def error_response(status: int, message: object, headers: Headers = ()) -> Response:
+    """The answer to a request that is refused, as the control API has it."""
     return Response(status, _line(openapi.Error(result="error", message=str(message))), headers=headers)
 
 

@@ -4,7 +4,7 @@ Each method is also a request of the control API, with the query, answer and des
 line of its docstring.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Annotated, Literal, TypeVar
@@ -12,22 +12,20 @@ from typing import Annotated, Literal, TypeVar
 from msgspec import Meta
 
 from cpsim.errors import CpsimError
-from cpsim.faults.plan import FaultPlan, Firing
+from cpsim.faults.plan import FaultPlan
 from cpsim.faults.spec import Fault
-from cpsim.net.control import PAGE
 from cpsim.protocol.slots import State
 from cpsim.quirks import QUIRKS, chosen
 from cpsim.server.accounts import Account, Machine, ProjectAccounts, Slot
 from cpsim.server.clock import LATEST_US
 from cpsim.server.control import export
+from cpsim.server.control.fault_inspection import Cursor, FaultInspector, Limit, as_value_error, firing_view, page_of
 from cpsim.server.control.sites import Sites
 from cpsim.server.control.views import (
     Balance,
     ClockView,
     CommandView,
     DaemonView,
-    FaultView,
-    FiringView,
     FrameView,
     LinkView,
     MachineView,
@@ -55,22 +53,12 @@ T = TypeVar("T")
 V = TypeVar("V")
 
 Id = Annotated[str, Meta(min_length=1)]
-Cursor = Annotated[int, Meta(ge=0, le=2**53 - 1, description="`next` of the page before; 0 begins.")]
-Limit = Annotated[int, Meta(ge=1, le=PAGE, description="Items a page.")]
 FlushInterval = Annotated[
     float, Meta(ge=0, le=LONGEST_S, description="Seconds that the daemon keeps commands before it delivers them.")
 ]
 Seconds = Annotated[float, Meta(ge=0, le=1e10)]
 Rate = Annotated[float, Meta(ge=0, le=1e6, description="Multiple of real time; 0 freezes.")]
 Profile = Literal["documented", "deployed"]
-FaultText = Annotated[
-    str,
-    Meta(
-        min_length=1,
-        description="STAGE.ACTION=VALUE:KEY=VALUE,KEY=VALUE..., as `cpsim faults` has it.",
-        examples=["daemon.hang:kind=claim,nth=3"],
-    ),
-]
 QuirkName = Annotated[str, Meta(extra_json_schema={"enum": list(QUIRKS)})]
 Moment = Annotated[int, Meta(ge=0, le=LATEST_US, description="Microseconds since 1970, UTC.")]
 
@@ -79,7 +67,7 @@ class Unknown(LookupError):
     """There is no project or slot with the id."""
 
 
-class Inspector:
+class Inspector(FaultInspector):
     """Reads and changes an account server and its faults.
 
     A method with a project raises Unknown if there is no such project; one that reads the journal raises JournalFull if
@@ -108,9 +96,9 @@ class Inspector:
         *,
         sites: Sites | None = None,
     ) -> None:
+        super().__init__(FaultPlan() if faults is None else faults, self._check_until)
         self._accounts = accounts
         self._pending = pending
-        self._faults = FaultPlan() if faults is None else faults
         self._set_quirks = accounts.set_quirks if set_quirks is None else set_quirks
         self._drop = drop
         self.sites = Sites() if sites is None else sites
@@ -176,7 +164,7 @@ class Inspector:
             return slot_view(project, slot_id, slot) if fits else None
 
         with self.of_project(project) as (_, found):
-            return _page(islice(found.slots.items(), cursor, None), cursor, limit, show)
+            return page_of(islice(found.slots.items(), cursor, None), cursor, limit, show)
 
     def slot(self, project: Id, slot: Id) -> SlotHistory:
         """One slot, every command received for it, and the faults that fired for it.
@@ -189,7 +177,9 @@ class Inspector:
             view = None if known is None else slot_view(project, slot, known)
             entries = self._accounts.journal.about(project, slot)
             firings = [
-                _firing(firing) for firing in self._faults.firings if (firing.project, firing.slot) == (project, slot)
+                firing_view(firing)
+                for firing in self._faults.firings
+                if (firing.project, firing.slot) == (project, slot)
             ]
         history = [command_view(project, entry) for entry in entries if _is_for(entry, slot)]
         if view is None and not history and not firings:
@@ -203,7 +193,7 @@ class Inspector:
             def show(item: tuple[str, Machine]) -> MachineView:
                 return machine_view(project, *item, ledger.owners.get(item[0]))
 
-            return _page(islice(found.machines.items(), cursor, None), cursor, limit, show)
+            return page_of(islice(found.machines.items(), cursor, None), cursor, limit, show)
 
     def users(self, project: Id, cursor: Cursor = 0, limit: Limit = 1000) -> Page[UserView]:
         """The users who have an account in a project."""
@@ -216,7 +206,7 @@ class Inspector:
             return user_view(project, user_id, Account(account.credits, counters))
 
         with self.of_project(project) as (_, found):
-            return _page(islice(found.users.items(), cursor, None), cursor, limit, show)
+            return page_of(islice(found.users.items(), cursor, None), cursor, limit, show)
 
     def journal(self, project: Id, cursor: Cursor = 0, limit: Limit = 1000) -> Page[CommandView]:
         """Every command and every `lib/` request received for a project, in order."""
@@ -225,7 +215,7 @@ class Inspector:
             return command_view(project, entry)
 
         with self.of_project(project):
-            return _page(self._accounts.journal.read(project, cursor), cursor, limit, show)
+            return page_of(self._accounts.journal.read(project, cursor), cursor, limit, show)
 
     def refusals(self, project: Id, cursor: Cursor = 0, limit: Limit = 1000) -> Page[CommandView]:
         """The refused commands and `lib/` requests of a project, in order."""
@@ -234,7 +224,7 @@ class Inspector:
             return None if entry[3] is None else command_view(project, entry)
 
         with self.of_project(project):
-            return _page(self._accounts.journal.read(project, cursor), cursor, limit, show)
+            return page_of(self._accounts.journal.read(project, cursor), cursor, limit, show)
 
     def malformed(self, project: Id) -> Malformed:
         """The frames that a project's daemons refused: malformed, or without room in the queue."""
@@ -252,7 +242,7 @@ class Inspector:
             return LinkView(machine=item[0], user=item[1])
 
         with self._accounts.reading() as ledger:
-            return _page(islice(ledger.owners.items(), cursor, None), cursor, limit, show)
+            return page_of(islice(ledger.owners.items(), cursor, None), cursor, limit, show)
 
     def link(self, links: list[tuple[Id, Id]]) -> list[RefusedItem]:
         """Link machines to users, who get what waits on the machines: pairs of machine and user."""
@@ -276,7 +266,7 @@ class Inspector:
         if project is not None:
             with self.of_project(project):
                 pass
-        with _as_value_error():
+        with as_value_error():
             self._drop(project)
         with self._accounts.exclusive():  # or what another changes after the reset could fail, and the answer with it
             self._accounts.reset(project)
@@ -288,37 +278,6 @@ class Inspector:
             self._accounts.housekeep()
             return self.totals()
 
-    def faults(self) -> list[FaultView]:
-        """The faults."""
-        return [
-            FaultView(fault=text, selected=selected, fired=fired) for text, selected, fired in self._faults.describe()
-        ]
-
-    def set_faults(self, faults: list[FaultText]) -> list[FaultView]:
-        """Replace the faults, with new counts and times; an empty list removes all.
-
-        `down`, which stops this API too, needs an `until`.
-        """
-        with _as_value_error():
-            self._faults.replace(self._check_until(faults))
-        return self.faults()
-
-    def add_faults(self, faults: list[FaultText]) -> list[FaultView]:
-        """Add faults; `down` needs an `until`."""
-        with _as_value_error():
-            self._faults.add(*self._check_until(faults))
-        return self.faults()
-
-    def remove_faults(self, faults: list[FaultText]) -> list[FaultView]:
-        """Remove faults, one for each that is given."""
-        with _as_value_error():
-            self._faults.remove(*faults)
-        return self.faults()
-
-    def firings(self, cursor: Cursor = 0, limit: Limit = 1000) -> Page[FiringView]:
-        """The faults that fired, in order."""
-        return _page(islice(self._faults.firings, cursor, None), cursor, limit, _firing)
-
     def quirks(self) -> list[QuirkView]:
         """The quirks of the system in production, and which are on."""
         on = self._accounts.quirks
@@ -328,7 +287,7 @@ class Inspector:
 
     def set_quirks(self, quirks: list[QuirkName], profile: Profile = "documented") -> list[QuirkView]:
         """Replace the quirks by those of a profile and the given ones."""
-        with _as_value_error():
+        with as_value_error():
             self._set_quirks(chosen(profile, quirks))
         return self.quirks()
 
@@ -384,15 +343,14 @@ class Inspector:
         with self._accounts.reading() as ledger:
             return export.json_lines(ledger)
 
-    def _check_until(self, faults: list[str]) -> list[str]:
-        """Check that each `down` has an `until`, or is set already; returns the faults."""
-        for fault in map(Fault.parse, faults):
-            if fault.action == "down" and fault.until_s is None and fault not in self._faults:
-                raise CpsimError(
-                    f"fault {str(fault)!r} would stop the control API for good: give it an until=SECONDS, or set it "
-                    "in Python or with cpsim serve --fault"
-                )
-        return faults
+    def _check_until(self, text: str) -> None:
+        """Check that `down` has an `until`, or is set already."""
+        fault = Fault.parse(text)
+        if fault.action == "down" and fault.until_s is None and fault not in self._faults:
+            raise CpsimError(
+                f"fault {str(fault)!r} would stop the control API for good: give it an until=SECONDS, or set it "
+                "in Python or with cpsim serve --fault"
+            )
 
     @contextmanager
     def of_project(self, project_id: str) -> Iterator[tuple[Ledger, ProjectAccounts]]:
@@ -427,31 +385,6 @@ class Inspector:
             counters=counters,
             reasons=dict(project.reasons),
         )
-
-
-@contextmanager
-def _as_value_error() -> Iterator[None]:
-    """Raise a CpsimError as a ValueError."""
-    try:
-        yield
-    except CpsimError as problem:
-        raise ValueError(str(problem)) from problem
-
-
-def _page(items: Iterable[T], cursor: int, limit: int, show: Callable[[T], V | None]) -> Page[V]:
-    """Up to `limit` of the items that `show` shows; the first item stands at the cursor."""
-    shown: list[V] = []
-    for position, item in enumerate(items, cursor):
-        if len(shown) == limit:
-            return Page(items=shown, next=position)
-        view = show(item)
-        if view is not None:
-            shown.append(view)
-    return Page(items=shown, next=None)
-
-
-def _firing(firing: Firing) -> FiringView:
-    return FiringView(**firing._asdict())
 
 
 def _is_for(entry: Entry, slot_id: str) -> bool:

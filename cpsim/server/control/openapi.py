@@ -12,6 +12,8 @@ from cpsim.server.control.actions import ACTIONS, JSON
 from cpsim.system.docstrings import docstring
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cpsim.server.control.actions import ControlAction
 
 SCHEMA_PATH: Final = "#/components/schemas/{name}"
@@ -38,19 +40,20 @@ class Error(msgspec.Struct):
     message: str
 
 
-def document(*, needs_token: bool) -> dict[str, Any]:
+def document(actions: Mapping[tuple[str, str], ControlAction] = ACTIONS, *, needs_token: bool) -> dict[str, Any]:
     """The OpenAPI document.
 
     Args:
+        actions: the requests, by method and name.
         needs_token: whether every request has to show a token.
     """
-    types = [action.hints["return"] for action in ACTIONS.values() if action.content_type == JSON]
-    bodies = [action.hints[action.body] for action in ACTIONS.values() if action.body is not None]
+    types = [action.hints["return"] for action in actions.values() if action.content_type == JSON]
+    bodies = [action.hints[action.body] for action in actions.values() if action.body is not None]
     schemas, components = msgspec.json.schema_components([Error, *types, *bodies], ref_template=SCHEMA_PATH)
     error, *described = schemas
     answers, contents = iter(described[: len(types)]), iter(described[len(types) :])
     paths: defaultdict[str, dict[str, Any]] = defaultdict(dict)
-    for (method, name), action in ACTIONS.items():
+    for (method, name), action in actions.items():
         answer = next(answers) if action.content_type == JSON else {}
         operation = _operation(action, answer, error, needs_token=needs_token)
         operation["operationId"] = action.perform.__name__
