@@ -25,7 +25,14 @@ LONE_STAR = re.compile(r"(?<!\*)\*(?!\*)")
 project = "cpsim"
 author = "the cpsim authors"
 release = version = installed("creditpiggy-sim")
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_click", "generated"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_click",
+    "sphinx_copybutton",
+    "generated",
+]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"cpsim {version}"
