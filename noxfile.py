@@ -200,14 +200,16 @@ def docs(session: nox.Session) -> None:
 @nox.session(python=False)
 def readme(session: nox.Session) -> None:
     """Run the README's first two commands and its first test in a fresh clone, as a newcomer does."""
-    clone = Path(session.create_tmp()) / "clone"
-    session.run("rm", "-rf", str(clone), external=True)
-    session.run("git", "clone", "-q", ".", str(clone), external=True)
-    text = (clone / "README.md").read_text(encoding="utf-8")
-    install, move = (block.split("```")[0] for block in text.split("```sh\n")[1:3])
-    test = text.split("```python test_credit.py\n")[1].split("```")[0]
-    session.chdir(clone)
-    session.run("bash", "-euc", f'{install}{move}printf %s "$0" > test_credit.py && pytest -q', test, external=True)
+    with tempfile.TemporaryDirectory() as folder:  # outside this project, whose settings pytest would read
+        clone = Path(folder) / "clone"
+        session.run("git", "clone", "-q", ".", str(clone), external=True)
+        text = (clone / "README.md").read_text(encoding="utf-8")
+        install, move = (block.split("```")[0] for block in text.split("```sh\n")[1:3])
+        test = text.split("```python test_credit.py\n")[1].split("```")[0]
+        with session.chdir(clone):
+            session.run(
+                "bash", "-euc", f'{install}{move}printf %s "$0" > test_credit.py && pytest -q', test, external=True
+            )
 
 
 @nox.session
