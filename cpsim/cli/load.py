@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import sys
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -17,11 +18,14 @@ from cpsim.cli.options import (
     EndpointType,
     NumberType,
     accounts_option,
+    against_baseline,
+    baseline_option,
     complete_scenario,
     in_flight_option,
     known_profile_option,
     known_quirk_option,
     known_quirks,
+    note_baseline,
     output_option,
     project_option,
     rate_option,
@@ -115,6 +119,7 @@ class _Load(ExtraCommand):
     help="Processes that replay: Locust's, or with --find-capacity the search's.",
 )
 @threshold_option
+@baseline_option
 @slot_prefix_option
 @output_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result of a search as one JSON document.")
@@ -140,6 +145,7 @@ def load(
     step_s: float | None,
     processes: int | None,
     thresholds: tuple[Threshold, ...],
+    baseline: Path | None,
     slot_prefix: str | None,
     output: Path | None,
     as_json: bool,
@@ -170,6 +176,8 @@ def load(
     assert where is not None
     path = find_scenario(scenario)
     _check(context)
+    if "--worker" not in locust:
+        thresholds = against_baseline(thresholds, baseline)
     if find_capacity:
         from cpsim.run.capacity import SearchRequest
 
@@ -182,7 +190,7 @@ def load(
             processes=processes or 1,
             slot_prefix=slot_prefix,
         )
-        sys.exit(_search(path, seed, make_request, thresholds, output, as_json=as_json))
+        sys.exit(_search(path, seed, make_request, thresholds, baseline, output, as_json=as_json))
     _check_thresholds(thresholds, has_due_times=rate is not None or speed is not None)
     _check_file(path, seed)
     checkers_of_others()
@@ -204,7 +212,8 @@ def load(
         "timeout_s": timeout_s,
         "slot_prefix": slot_prefix,
         "output": None if output is None else str(output),
-        "thresholds": [str(threshold) for threshold in thresholds],
+        "thresholds": [asdict(threshold) for threshold in thresholds],
+        "baseline": None if baseline is None else str(baseline),
     }
     _start_locust(settings, (*(["--processes", str(processes)] if processes else []), *locust))
 
@@ -298,6 +307,7 @@ def _search(
     seed: int | None,
     make_request: Callable[[Workload], SearchRequest],
     thresholds: tuple[Threshold, ...],
+    baseline: Path | None,
     output: Path | None,
     *,
     as_json: bool,
@@ -327,6 +337,7 @@ def _search(
                 show(found, console)
                 if written.is_whole:
                     console.print(f"run folder    {written.path}", highlight=False, markup=False)
+            note_baseline(baseline, written)
     if found.ended is not None:
         return FAILED
     return 0 if found.best is not None and found.best.summary.holds else INVALID

@@ -27,9 +27,12 @@ if TYPE_CHECKING:
     from cpsim.accounts.sources import AccountsSource
     from cpsim.net.control import ControlClient
     from cpsim.replay.pace import Pace
+    from cpsim.run.folder import OutputFolder
 
 T = TypeVar("T")
 UNIT_S: Final = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
+RUNS: Final = Path("runs")
+"""Where run folders are made."""
 CONNECT_S: Final = 10.0
 """Seconds within which a control API has to be reached, and to answer unless it is asked to wait."""
 LONGEST_LOOK_S: Final = 20.0
@@ -190,6 +193,36 @@ class ThresholdType(click.ParamType["Threshold"]):
             self.fail(str(error), param, ctx)
 
 
+class RunType(click.ParamType[Path]):
+    """The folder of a past run, or its name below the folder of runs."""
+
+    name = "run"
+
+    def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Find the folder."""
+        path = Path(value)
+        named = [path, RUNS / path]
+        found = next((each for each in named if each.is_dir()), None)
+        if found is None:
+            close = get_close_matches(path.name, [run.name for run in _folders(RUNS)], n=1)
+            hint = f"did you mean {close[0]}?" if close else "`cpsim runs` lists those that there are"
+            self.fail(f"there is no run {value}, and none below {RUNS}; {hint}", param, ctx)
+        return found
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The runs whose names begin with the text, else folders."""
+        del ctx, param
+        names = [run.name for run in _folders(RUNS) if run.name.startswith(incomplete)]
+        return [CompletionItem(name) for name in sorted(names)] or [CompletionItem(incomplete, type="dir")]
+
+
+def _folders(folder: Path) -> list[Path]:
+    try:
+        return [path for path in folder.iterdir() if path.is_dir()]
+    except OSError:
+        return []
+
+
 class AccountsType(click.ParamType["AccountsSource"]):
     """A source of accounts, in its text form."""
 
@@ -261,7 +294,13 @@ threshold_option = click.option(
     type=ThresholdType(),
     multiple=True,
     metavar="METRIC<N",
-    help="Exit with 1 unless a figure meets this: p99_ms<20, error_rate<0.001, operations_per_s>500, ...",
+    help="Exit with 1 unless a figure meets this: p99_ms<20, error_rate<0.001, p99_ms<=1.1*baseline, ...",
+)
+baseline_option = click.option(
+    "--baseline",
+    type=RunType(),
+    metavar="RUN",
+    help="The past run whose figures are `baseline` in an --assert: its folder, or its name below runs/.",
 )
 slot_prefix_option = click.option(
     "--slot-prefix",
@@ -386,6 +425,36 @@ def cpsim_errors(read: Callable[[], T]) -> Callable[[], T]:
             raise CpsimError(error.message) from error
 
     return call
+
+
+def against_baseline(thresholds: tuple[Threshold, ...], baseline: Path | None) -> tuple[Threshold, ...]:
+    """The thresholds with the figures of the baseline that some are relative to.
+
+    Raises:
+        UsageError: there is no baseline or none is needed, or it does not have a figure.
+    """
+    relative = [threshold for threshold in thresholds if threshold.is_relative]
+    if baseline is None:
+        if relative:
+            raise UsageError(f"--assert {relative[0]}: add --baseline RUN, the run that it is relative to")
+        return thresholds
+    if not relative:
+        raise UsageError('--baseline goes with an --assert that is relative to it, such as "p99_ms<=1.1*baseline"')
+    from cpsim.evidence import past
+
+    try:
+        figures = past.read(baseline).metrics()
+        return tuple(threshold.against(figures) for threshold in thresholds)
+    except CpsimError as error:
+        raise UsageError(f"--baseline {baseline}: {error}") from error
+
+
+def note_baseline(baseline: Path | None, output: OutputFolder) -> None:
+    """Say on standard error how a run differs from its baseline in what was done."""
+    from cpsim.run.comparison import baseline_note
+
+    if output.is_whole and (note := baseline_note(baseline, output.path)):
+        click.echo(f"cpsim: {note}", err=True)
 
 
 def known_quirks(profile: str | None, names: Iterable[str]) -> frozenset[str]:

@@ -16,6 +16,8 @@ from cpsim.cli.options import (
     FaultType,
     NumberType,
     accounts_option,
+    against_baseline,
+    baseline_option,
     complete_scenario,
     in_flight_option,
     known_profile_option,
@@ -23,6 +25,7 @@ from cpsim.cli.options import (
     known_quirks,
     log_options,
     log_settings,
+    note_baseline,
     output_option,
     pace_at,
     project_option,
@@ -109,6 +112,7 @@ if TYPE_CHECKING:
     help="Inject a fault into the embedded fake, or the cpsim serve behind --target; see cpsim faults.",
 )
 @threshold_option
+@baseline_option
 @slot_prefix_option
 @output_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the summary.")
@@ -135,6 +139,7 @@ def run(
     timeout_s: float,
     faults: tuple[str, ...],
     thresholds: tuple[Threshold, ...],
+    baseline: Path | None,
     slot_prefix: str | None,
     output: Path | None,
     as_json: bool,
@@ -151,6 +156,7 @@ def run(
     cpsim run smoke --fault server.status=503:probability=0.1
     cpsim run smoke --target 127.0.0.1:5667
     cpsim run smoke --rate 50..500:5s,500:5s --assert "p99_ms<20" --assert "error_rate<0.001"
+    cpsim run smoke --rate 500 --baseline runs/smoke-20260301 --assert "p99_ms<=1.1*baseline"
     cpsim run smoke --target https://cp.example.org/api --project ID --secret-file FILE
     cpsim run challenge --target 127.0.0.1:5667 --project ID --accounts sql:accounts.toml
     cpsim run cluster.swf --virtual --since 30d --jobs 5000 --skip-bad 10
@@ -163,6 +169,7 @@ def run(
     from cpsim.scenario import load_workload
     from cpsim.ui.terminal import Stages
 
+    thresholds = against_baseline(thresholds, baseline)
     pace = _pace(rate, speed, users, think_s, virtual=virtual, asap=asap)
     where = target_at(target, server, project, secret_file, accounts, known_quirks(profile, quirks))
     if virtual:
@@ -193,6 +200,7 @@ def run(
                 run_folder.write(result, summary, written)
         finally:
             _print(result, summary, written, as_json=as_json)
+            note_baseline(baseline, written)
     sys.exit({"valid": 0, "invalid": INVALID, "unknown": FAILED}[result.verdict.ruling] if summary.holds else INVALID)
 
 

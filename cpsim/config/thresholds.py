@@ -1,11 +1,14 @@
-"""Thresholds on a run's figures: `p99_ms<20`. A threshold on a figure that the run does not have fails."""
+"""Thresholds on a run's figures: `p99_ms<20`, or `p99_ms<=1.1*baseline`, against the same figure of another run.
+
+A threshold on a figure that the run does not have fails.
+"""
 
 from __future__ import annotations
 
 import operator
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Final
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 COMPARISONS: Final = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq}
-FORM: Final = re.compile(r"\s*([\w.]+)\s*(<=|>=|==|<|>)\s*(\d+(?:\.\d+)?(?:e-?\d+)?)\s*")
+FORM: Final = re.compile(r"\s*([\w.]+)\s*(<=|>=|==|<|>)\s*(\d+(?:\.\d+)?(?:e-?\d+)?)(\s*\*\s*baseline)?\s*")
 TIMES: Final = ("p50", "p90", "p99", "p99.9", "p99.99", "max")
 RATES: Final = {"error_rate": ("refused", "unknown"), "refused_rate": ("refused",), "unknown_rate": ("unknown",)}
 APPLY_DELAY_PREFIXES: Final = ("apply_delay_", "effect_")
@@ -38,36 +41,68 @@ METRICS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """A figure, a comparison and a number."""
+    """A figure, a comparison and a number, which may be times the same figure of another run, the baseline.
+
+    Attributes:
+        metric: the name of the figure.
+        comparison: one of COMPARISONS.
+        limit: the number.
+        is_relative: whether the number is times the baseline's figure.
+        baseline: that figure, once it is known.
+    """
 
     metric: str
     comparison: str
     limit: float
+    is_relative: bool = False
+    baseline: float | None = None
 
     @classmethod
     def parse(cls, text: str) -> Threshold:
-        """Parse `METRIC<NUMBER`; also <=, >, >= and ==.
+        """Parse `METRIC<NUMBER` or `METRIC<NUMBER*baseline`; also <=, >, >= and ==.
 
         Raises:
             CpsimError: the text has another form, or the metric is unknown.
         """
         found = FORM.fullmatch(text)
         if found is None:
-            raise CpsimError(f"{text!r} is not METRIC<NUMBER, such as p99_ms<20 or error_rate<0.001")
-        metric, comparison, limit = found.groups()
+            raise CpsimError(
+                f"{text!r} is not METRIC<NUMBER, such as p99_ms<20, error_rate<0.001 or p99_ms<=1.1*baseline"
+            )
+        metric, comparison, limit, times_baseline = found.groups()
         known = [*METRICS, *entry_points(group=OTHERS).names]
         if metric not in known:
             close = get_close_matches(metric, known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
             raise CpsimError(f"no metric {metric!r}; {hint}")
-        return cls(metric, comparison, float(limit))
+        return cls(metric, comparison, float(limit), is_relative=times_baseline is not None)
+
+    def against(self, figures: Mapping[str, float]) -> Threshold:
+        """The threshold with the figure of a baseline, if it is relative to one.
+
+        Args:
+            figures: of the baseline, as `metrics` gives them.
+
+        Raises:
+            CpsimError: the baseline has no such figure.
+        """
+        if not self.is_relative:
+            return self
+        if self.metric not in figures:
+            raise CpsimError(f"{self}: the baseline has no figure {self.metric}")
+        return replace(self, baseline=figures[self.metric])
 
     def holds(self, value: float | None) -> bool:
-        """Whether a value meets the threshold; None does not."""
-        return value is not None and bool(COMPARISONS[self.comparison](value, self.limit))
+        """Whether a value meets the threshold; None does not, nor does any where the baseline is not known."""
+        limit = self.limit
+        if self.is_relative:
+            if self.baseline is None:
+                return False
+            limit *= self.baseline
+        return value is not None and bool(COMPARISONS[self.comparison](value, limit))
 
     def __str__(self) -> str:
-        return f"{self.metric}{self.comparison}{self.limit:g}"
+        return f"{self.metric}{self.comparison}{self.limit:g}{'*baseline' if self.is_relative else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +121,16 @@ class Checked:
     def document(self) -> dict[str, Any]:
         """The threshold in `run.json`."""
         document = {"assert": str(self.threshold), "value": self.value, "holds": self.holds}
+        if self.threshold.is_relative:
+            document["baseline"] = self.threshold.baseline
         return document if self.unknown is None else document | {"unknown": self.unknown}
 
     def __str__(self) -> str:
         missing = f"unknown: {self.unknown}" if self.unknown else "there is no such figure in this run"
         found = missing if self.value is None else f"it was {self.value:g}"
-        return f"{self.threshold}: {found}"
+        baseline = self.threshold.baseline
+        against = "" if baseline is None else f", and {baseline:g} in the baseline"
+        return f"{self.threshold}: {found}{against}"
 
 
 def metrics(figures: Mapping[str, Any]) -> dict[str, float]:

@@ -21,6 +21,7 @@ from cpsim.evidence.journal import RECORD_TYPE
 from cpsim.load.guard import FAILED, guarded
 from cpsim.load.outcome import conclude, joined, observer_of
 from cpsim.replay.engine import Effort
+from cpsim.run.comparison import baseline_note
 from cpsim.run.folder import OutputFolder, new_name
 from cpsim.run.observing import imbalances_before
 from cpsim.run.pipeline import fresh_prefix
@@ -190,7 +191,10 @@ class Master:
             self._wait(lambda share: share.ended, is_over=True)
         was_ended = self._failure is not None or self._stopping or self._interrupted
         replayed = joined(plan, self._shares, start_ns, interrupted=was_ended, failure=self._failure)
-        self._environment.process_exit_code = conclude(plan, replayed, self._settings.thresholds, output, self._before)
+        status = conclude(plan, replayed, self._settings.thresholds, output, self._before)
+        if output.is_whole and (note := baseline_note(self._settings.baseline, output.path)):
+            sys.stderr.write(f"cpsim: {note}\n")
+        self._environment.process_exit_code = status
 
     def _prepare(self) -> Plan:
         """Send each worker its share, and wait until all workers are ready."""

@@ -10,7 +10,6 @@ import numpy as np
 
 from cpsim.accounts.observer import Observer
 from cpsim.clock import Clock, SystemClock
-from cpsim.config.thresholds import Threshold
 from cpsim.evidence.journal import RECORD_TYPE, OperationOutcome, merged
 from cpsim.replay.engine import joint_effort
 from cpsim.replay.failures import LOST
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from cpsim.config.thresholds import Threshold
     from cpsim.evidence.evidence import Imbalance
     from cpsim.load.master import Share
     from cpsim.replay.assignment import Assignment
@@ -81,7 +81,7 @@ def observer_of(plan: Plan) -> Observer | None:
 def conclude(
     plan: Plan,
     replayed: Replayed,
-    thresholds: Sequence[str],
+    thresholds: Sequence[Threshold],
     output: OutputFolder,
     before: tuple[Imbalance, ...] | None,
 ) -> int:
@@ -105,7 +105,7 @@ def conclude(
     evidence, verdict = judged(evidence, observer_of(plan), plan.timeout_s, CLOCK, source=plan.target.accounts)
     result = Run(plan, evidence, replayed.effort, verdict, ApplyDelay.of(evidence))
     summary = summarise(result)
-    summary.check([Threshold.parse(text) for text in thresholds])
+    summary.check(thresholds)
     try:
         write(result, summary, output)
     finally:

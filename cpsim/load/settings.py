@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from cpdaemon.endpoint import UrlEndpoint, parse_endpoint
 from cpsim.accounts.sources import parse_source
+from cpsim.config.thresholds import Threshold
 from cpsim.replay.pace import AsFastAsPossible, Profile, Rate, Speed
 from cpsim.run.plan import Plan, ReplayTarget
 from cpsim.scenario import load_workload
@@ -42,13 +43,16 @@ class Settings:
     timeout_s: float
     slot_prefix: str | None
     output: str | None
-    thresholds: tuple[str, ...]
+    thresholds: tuple[Threshold, ...]
+    baseline: Path | None
 
     @classmethod
     def given(cls) -> Settings:
         """The settings that this process was started with."""
         document = json.loads(os.environ[VARIABLE])
-        return cls(**document | {name: tuple(document[name]) for name in ("thresholds", "quirks")})
+        thresholds = tuple(Threshold(**given) for given in document["thresholds"])
+        baseline = None if document["baseline"] is None else Path(document["baseline"])
+        return cls(**document | {"quirks": tuple(document["quirks"]), "thresholds": thresholds, "baseline": baseline})
 
     @cached_property
     def workload(self) -> Workload:

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from cpsim.cli import cli
-from cpsim.config.thresholds import METRICS, Threshold, metrics
+from cpsim.config.thresholds import METRICS, Checked, Threshold, metrics
 from cpsim.errors import CpsimError
 
 FIGURES = {
@@ -79,6 +79,28 @@ def test_without_operations_there_are_no_rates():
 def test_one_that_cannot_be_is_refused(text, says):
     with pytest.raises(CpsimError, match=re.escape(says)):
         Threshold.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "holds"),
+    [
+        ("p99_ms<=1.1*baseline", True),
+        ("p99_ms < 1 * baseline", False),
+        ("p99_ms<=0.9*baseline", False),
+        ("operations_per_s>=0.9*baseline", True),
+        ("operations_per_s>=1.1*baseline", False),
+    ],
+)
+def test_a_threshold_may_be_relative_to_the_same_figure_of_another_run(text, holds):
+    figures = metrics(FIGURES)
+    threshold = Threshold.parse(text)
+    assert not threshold.holds(figures[threshold.metric])  # nothing is known yet of the other
+    threshold = threshold.against(figures)
+    assert threshold.holds(figures[threshold.metric]) is holds
+    assert str(threshold) == text.replace(" ", "")
+    assert Checked(threshold, 3.0).document()["baseline"] == figures[threshold.metric]
+    with pytest.raises(CpsimError, match=f"the baseline has no figure {threshold.metric}"):
+        threshold.against({})
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,285 @@
+"""Past runs: what run folders say of themselves, read from their summaries alone.
+
+Every folder is listed as what it is. One that is damaged, half written or of an earlier version stops nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from cpsim.config.thresholds import RATES, metrics
+from cpsim.errors import CpsimError, reason
+from cpsim.ui.printable import printable
+
+RUNS: Final = Path("runs")
+"""Where run folders are made, unless something else is set."""
+RUN, VERDICT, SEARCH = "run.json", "verdict.json", "capacity.json"
+PARTIAL: Final = ".partial"
+WRITTEN: Final = frozenset(
+    {RUN, VERDICT, SEARCH, "evidence.json", "faults.json", "report.html"}
+    | {f"{table}.parquet" for table in ("workload", "journal", "ledger", "accounts", "seconds")}
+    | {f"{times}.hgrm" for times in ("latency", "response", "effect")}
+)
+"""The names of all files that a run or a search may leave in its folder."""
+
+
+class RunState(StrEnum):
+    """What a folder is."""
+
+    RUN = "run"
+    SEARCH = "search"
+    WRITING = "being written"
+    PARTIAL = "not whole"
+    DAMAGED = "damaged"
+
+
+class RunFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What `run.json` says of a run, in the words of that file; what an earlier version left out is None."""
+
+    scenario: str
+    endpoint: str
+    pace: str
+    seed: int
+    started: Annotated[datetime, msgspec.Meta(tz=True)]
+    operations: int
+    operations_per_s: float
+    elapsed_s: float
+    by_kind: dict[str, dict[str, int]]
+    service_ms: dict[str, float]
+    response_ms: dict[str, float] | None = None
+    effect_ms: dict[str, float] | None = None
+    effect_unknown: str | None = None
+    lateness_p99_ms: float | None = None
+    errors: dict[str, int] = {}
+    faults: list[dict[str, Any]] = []
+    workload_sha256: str | None = None
+    server: str | None = None
+    project: str | None = None
+    interrupted: bool = False
+    slots_by_state: dict[str, int] | None = None
+    credits_granted: int | None = None
+    versions: dict[str, str] = {}
+    machine: dict[str, str | int | None] = {}
+    asserts: list[dict[str, Any]] = []
+
+
+class RunVerdict(msgspec.Struct, frozen=True):
+    """What `verdict.json` says of a run, in the words of that file."""
+
+    verdict: str
+    known_quirks: dict[str, int] | None = None
+    anomalies_by_name: dict[str, int] = {}
+    not_verified: list[str] = []
+    repeat: str = ""
+
+
+class SearchResult(msgspec.Struct, frozen=True):
+    """What `capacity.json` says of a search, in the words of that file."""
+
+    scenario: str
+    endpoint: str
+    capacity_per_s: float | None
+    steps: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class PastRun:
+    """A folder that a run left, or is writing.
+
+    Attributes:
+        path: of the folder.
+        state: what it is.
+        at: when the run started, or, where the folder does not say, when something in it was written.
+        problem: why it is no whole run; empty if it is one.
+        figures: of a run; None if they cannot be read.
+        verdict: of a run; None if it cannot be read.
+        search: the result of a search for capacity; None for a run.
+    """
+
+    path: Path
+    state: RunState
+    at: datetime
+    problem: str = ""
+    figures: RunFigures | None = None
+    verdict: RunVerdict | None = None
+    search: SearchResult | None = None
+
+    @property
+    def name(self) -> str:
+        """The folder's name, fit to be printed."""
+        return printable(self.path.name)
+
+    @property
+    def ruling(self) -> str:
+        """The verdict in a word, or what the folder is instead of a run."""
+        if self.verdict is None or self.state == RunState.DAMAGED:
+            return self.state
+        is_known = self.verdict.verdict == "valid" and bool(self.verdict.known_quirks)
+        return f"{self.verdict.verdict}{' but for known quirks' if is_known else ''}"
+
+    @property
+    def scenario(self) -> str:
+        """The scenario's name, or nothing."""
+        known = self.figures or self.search
+        return "" if known is None else known.scenario
+
+    @property
+    def target(self) -> str:
+        """The address of the target, `embedded`, or nothing."""
+        known = self.figures or self.search
+        return "" if known is None else known.endpoint
+
+    def metrics(self) -> dict[str, float]:
+        """The figures that thresholds name, by metric; of a search, those of the highest rate that passed.
+
+        Raises:
+            CpsimError: the folder has none.
+        """
+        if self.state not in {RunState.RUN, RunState.SEARCH}:
+            raise CpsimError(f"{self.path} has no figures: {self.problem}")
+        document = _document(self.path / (RUN if self.state == RunState.RUN else SEARCH))
+        try:
+            return metrics(document) if self.state == RunState.RUN else _of_search(document)
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
+            raise CpsimError(f"{self.path} has no figures: it is damaged: {reason(error)}") from error
+
+    @property
+    def best_step(self) -> dict[str, Any]:
+        """The step of a search with the highest rate that passed; empty if none did, or this is no search."""
+        return {} if self.search is None else _best(self.search.steps)
+
+
+def find(folder: Path) -> list[PastRun]:
+    """The runs whose folders are in a folder, the newest first; other folders and files in it are left out.
+
+    Raises:
+        CpsimError: there is no such folder, or it is a run folder itself.
+        OSError: it cannot be read.
+    """
+    if not folder.is_dir():
+        what = "is no folder" if folder.exists() else "there is no such folder"
+        raise CpsimError(f"{folder}: {what}: name a folder that holds run folders, such as {RUNS}")
+    if any((folder / name).is_file() for name in (RUN, SEARCH)):
+        raise CpsimError(f"{folder} is itself a run folder: `cpsim runs show {folder}` shows it")
+    with os.scandir(folder) as entries:
+        looked_at = [_look(Path(entry.path)) for entry in entries if entry.is_dir()]
+    runs = [run for run in looked_at if run is not None]
+    return sorted(runs, key=lambda run: (run.at, run.path.name), reverse=True)
+
+
+def read(path: Path) -> PastRun:
+    """What one folder says of itself. Raises CpsimError if it is none that a run leaves."""
+    if not path.is_dir():
+        what = "is no folder" if path.exists() else "there is no such folder"
+        raise CpsimError(f"{path}: {what}: name a run folder; `cpsim runs` lists them")
+    found = _look(path)
+    if found is None:
+        raise CpsimError(f"{path} is not a run folder: it has no {RUN}; `cpsim runs` lists those that there are")
+    return found
+
+
+def is_locked(folder: int) -> bool:
+    """Whether a run holds the lock of its folder, by a descriptor of the folder; else the descriptor has it now."""
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _look(path: Path) -> PastRun | None:
+    """What a folder is; None if no run has left it."""
+    at = datetime.fromtimestamp(0, UTC)
+    try:
+        at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+        names = WRITTEN.intersection(os.listdir(path))  # noqa: PTH208 - names alone, of a thousand folders
+        if path.name.endswith(PARTIAL):
+            return _partial(path, at, names)
+        if SEARCH in names:
+            return _search(path, datetime.fromtimestamp((path / SEARCH).stat().st_mtime, UTC))
+        if RUN in names:
+            return _run(path, at)
+    except OSError as error:
+        return PastRun(path, RunState.DAMAGED, at, f"it cannot be read: {error.strerror}")
+    return PastRun(path, RunState.DAMAGED, at, f"it has no {RUN}") if names else None
+
+
+def _partial(path: Path, at: datetime, names: frozenset[str]) -> PastRun | None:
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if is_locked(folder):
+            return PastRun(path, RunState.WRITING, at, "a run is writing it")
+    finally:
+        os.close(folder)
+    kept = f"an earlier run could write only {', '.join(sorted(names))}"
+    return PastRun(path, RunState.PARTIAL, at, kept) if names else None
+
+
+def _run(path: Path, at: datetime) -> PastRun:
+    try:
+        figures = _figures(_document(path / RUN))
+    except CpsimError as error:
+        return PastRun(path, RunState.DAMAGED, at, str(error))
+    run = PastRun(path, RunState.RUN, figures.started, figures=figures)
+    try:
+        return replace(run, verdict=msgspec.json.decode((path / VERDICT).read_bytes(), type=RunVerdict))
+    except FileNotFoundError:
+        problem = f"it has no {VERDICT}"
+    except (OSError, ValueError, RecursionError) as error:
+        problem = f"{VERDICT} cannot be read: {reason(error)}"
+    return replace(run, state=RunState.DAMAGED, problem=problem)
+
+
+def _figures(document: dict[str, Any]) -> RunFigures:
+    """Check and take what is shown of `run.json`. Raises CpsimError."""
+    try:
+        figures = msgspec.convert(document, RunFigures)
+    except (ValueError, OverflowError) as error:
+        raise CpsimError(f"{RUN} is damaged: {reason(error)}") from error
+    times = [figures.service_ms, figures.response_ms or {}, figures.effect_ms or {}]
+    numbers = [figures.operations_per_s, figures.elapsed_s, figures.lateness_p99_ms or 0.0]
+    if not all(map(math.isfinite, [*numbers, *(value for each in times for value in each.values())])):
+        raise CpsimError(f"{RUN} is damaged: a figure is not a finite number")
+    return figures
+
+
+def _search(path: Path, at: datetime) -> PastRun:
+    try:
+        result = msgspec.convert(_document(path / SEARCH), SearchResult)
+        _of_search({"steps": result.steps})
+    except (CpsimError, ValueError, LookupError, TypeError, OverflowError) as error:
+        return PastRun(path, RunState.DAMAGED, at, f"{SEARCH} is damaged: {reason(error)}")
+    return PastRun(path, RunState.SEARCH, at, search=result)
+
+
+def _of_search(document: dict[str, Any]) -> dict[str, float]:
+    """The metrics of the highest rate that passed in a search; those that a step does not have are left out."""
+    step = _best(document["steps"])
+    unknown: dict[str, Any] = {"elapsed_s": None, "by_kind": {}, "effect_ms": None}
+    found = metrics(step | unknown | {"operations_per_s": step["achieved_per_s"]}) if step else {}
+    return {name: float(value) for name, value in found.items() if name not in RATES}
+
+
+def _best(steps: list[dict[str, Any]]) -> dict[str, Any]:
+    return max((step for step in steps if step["kept"]), key=lambda step: float(step["offered_per_s"]), default={})
+
+
+def _document(path: Path) -> dict[str, Any]:
+    """A JSON object of a run folder. Raises CpsimError if it is none."""
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise CpsimError(f"{path.name} cannot be read: {reason(error)}") from error
+    if not isinstance(document, dict):
+        raise CpsimError(f"{path.name} is not what cpsim writes: expected an object")
+    return document
