@@ -31,6 +31,7 @@ ENDS = {
     "report": ["{server}", "outcomes"],
     "reports": [],
     "run": ["small.toml"],
+    "runs": [str(Path(__file__).parent / "samples/v0.3")],
     "scenarios": [],
     "verify": ["./site.sock", "-k", "WIRE-1"],
 }

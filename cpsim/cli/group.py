@@ -18,7 +18,7 @@ PROGRAM: Final = "cpsim"
 INVALID: Final = 1
 FAILED: Final = 2
 WRONG_USAGE: Final = 64
-LISTS: Final = ("completion", "faults", "quirks", "scenarios")
+LISTS: Final = ("completion", "faults", "quirks", "runs", "scenarios")
 """Commands that only print: it is no failure if the reader of their output has read enough."""
 
 
@@ -78,6 +78,7 @@ def cli() -> None:
     cpsim run smoke                  replay a synthetic workload against an embedded CreditPiggy
     cpsim run challenge --target /var/run/creditapi.socket
     cpsim judge RUNFOLDER            the verdict on a run again, from what it has left
+    cpsim runs                       past runs: list, show, compare, trend, prune
     cpsim verify 127.0.0.1:5667      does this daemon do what the protocol says?
     cpsim serve                      a fake daemon and server to point a job manager at
     cpsim exec -- make test          tests in any language, with a fake of their own around them

@@ -31,6 +31,8 @@ WRITTEN: Final = frozenset(
     | {f"{times}.hgrm" for times in ("latency", "response", "effect")}
 )
 """The names of all files that a run or a search may leave in its folder."""
+LEFT_OUT: Final = dict.fromkeys(("response_ms", "effect_ms", "lateness_p99_ms", "busy"))
+"""Figures that an earlier version may not have written."""
 
 
 class RunState(StrEnum):
@@ -149,14 +151,51 @@ class PastRun:
             raise CpsimError(f"{self.path} has no figures: {self.problem}")
         document = _document(self.path / (RUN if self.state == RunState.RUN else SEARCH))
         try:
-            return metrics(document) if self.state == RunState.RUN else _of_search(document)
+            return metrics(LEFT_OUT | document) if self.state == RunState.RUN else _of_search(document)
         except (LookupError, TypeError, AttributeError, ValueError) as error:
             raise CpsimError(f"{self.path} has no figures: it is damaged: {reason(error)}") from error
 
     @property
-    def best_step(self) -> dict[str, Any]:
-        """The step of a search with the highest rate that passed; empty if none did, or this is no search."""
-        return {} if self.search is None else _best(self.search.steps)
+    def rate(self) -> float | None:
+        """Operations answered per second; of a search, the highest rate that passed; None if it is not known."""
+        if self.figures is not None:
+            return self.figures.operations_per_s
+        return None if self.search is None else self.search.capacity_per_s
+
+    @property
+    def times(self) -> tuple[str, dict[str, float]]:
+        """Which times count, `response` where operations had due times, else `service`, and their milliseconds."""
+        if self.figures is not None:
+            known = {"response": self.figures.response_ms, "service": self.figures.service_ms}
+        else:
+            best = {} if self.search is None else _best(self.search.steps)
+            known = {"response": best.get("response_ms"), "service": best.get("service_ms")}
+        return next(((kind, times) for kind, times in known.items() if times), ("service", {}))
+
+    def document(self) -> dict[str, Any]:
+        """What is listed of the run, as JSON."""
+        kind, times = self.times
+        return {
+            "run": str(self.path),
+            "state": self.state,
+            "verdict": None if self.verdict is None else self.ruling,
+            "scenario": self.scenario or None,
+            "target": self.target or None,
+            "pace": None if self.figures is None else self.figures.pace,
+            "at": self.at.isoformat(timespec="milliseconds"),
+            "operations_per_s": self.rate,
+            f"{kind}_ms": times,
+            "apply_delay_ms": None if self.figures is None else self.figures.effect_ms,
+            "credits_granted": None if self.figures is None else self.figures.credits_granted,
+            "problem": self.problem or None,
+        }
+
+    def whole_document(self) -> dict[str, Any]:
+        """What `cpsim run --json` printed of the run, or the document of a search. Raises CpsimError."""
+        if self.search is not None:
+            return _document(self.path / SEARCH)
+        verdict = {} if self.verdict is None else _document(self.path / VERDICT)
+        return _document(self.path / RUN) | verdict
 
 
 def find(folder: Path) -> list[PastRun]:
