@@ -1,4 +1,4 @@
-"""Sources of accounts: a run folder, a fake's store, an export of the control API, or a running fake."""
+"""Sources of accounts: a run folder or a folder of those, a fake's store, an export, or a running fake."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from cpsim.accounting import partial
 from cpsim.accounts.sources import PAUSE_S
 from cpsim.clock import SYSTEM_CLOCK
 from cpsim.errors import CpsimError
-from cpsim.evidence.files import EVIDENCE, EvidenceFolder
+from cpsim.evidence import past
+from cpsim.evidence.files import EVIDENCE, LEDGER, EvidenceFolder
+from cpsim.evidence.past import RUN, SEARCH, RunState
 from cpsim.net.control import ControlClient
 from cpsim.net.http.client import fetch
 from cpsim.protocol import arguments as typed
@@ -27,10 +29,11 @@ from cpsim.system.checks import WrongArgument
 from cpsim.system.parquet import opened
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from cpsim.accounts.sources import AccountsSource
     from cpsim.accounts.view import View
+    from cpsim.evidence.past import PastRun
 
 SLOT_COLUMNS: Final = {
     **dict.fromkeys(("project", "slot", "state", "machine", "user", "reason"), "VARCHAR"),
@@ -73,7 +76,7 @@ class Source:
 
     Attributes:
         kind: "run folder", "store", "export", "running server" or "accounts".
-        name: path or URL, as the user gave it.
+        name: path or URL, as the user gave it; of a folder of runs, that of the run.
         slots: Parquet with a row per slot, as `cpsim.server.control.export` has it.
         accounts: Parquet with a row per machine and user, if there is any.
         journal: Parquet with a row per operation that a client sent, or None.
@@ -193,10 +196,26 @@ def _folder(path: Path, folder: Path) -> Source:
         return _tables("export", str(path), path / "slots.parquet")
     if (path / "ledger.jsonl").is_file():
         raise CpsimError(f"{path} holds an export as JSON lines; name the file: {path / 'ledger.jsonl'}")
+    runs = [] if (path / SEARCH).is_file() else [run for run in past.find(path) if run.state == RunState.RUN]
+    if runs:
+        return _newest(path, runs, folder)
     raise CpsimError(
         f"{path} is not a run folder: it has no run.json. A run folder is what cpsim run writes; an export's folder "
         "has slots.parquet"
     )
+
+
+def _newest(path: Path, runs: Sequence[PastRun], folder: Path) -> Source:
+    """The newest run in a folder whose accounts were seen: at one server, they contain those of the earlier ones."""
+    seen = [run for run in runs if (run.path / LEDGER).is_file()]
+    if not seen:
+        raise CpsimError(
+            f"{path} holds {len(runs)} runs, and none of them could see the server's slots: report on the server itself"
+        )
+    source = _run_folder(seen[0].path, seen[0].path / RUN, folder)
+    which = "the newest" if seen[0] is runs[0] else "the newest whose accounts were seen"
+    of_how_many = f"{path} holds {len(runs)} runs, and this is {which}: {seen[0].path.name}."
+    return replace(source, note=f"{of_how_many} {source.note}".strip())
 
 
 def _run_folder(path: Path, run: Path, folder: Path) -> Source:

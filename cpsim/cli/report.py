@@ -88,6 +88,8 @@ def report(
 ) -> None:
     """Report on the accounts at PATH: a run folder, a store, an export, or the URL of a running fake.
 
+    Of a folder of run folders, such as runs, the newest run whose accounts were seen is reported on, and named.
+
     With --accounts SOURCE, which may be anybody's, there is no PATH. What it does not show is left out, and said.
 
     With --expected, the exit status is 1 if a slot is missing, extra or other than the record has it.
@@ -95,6 +97,7 @@ def report(
     NAME is a report that `cpsim reports` lists, or a .py file; by default, all reports are made.
 
     \b
+    cpsim report runs
     cpsim report runs/smoke-20260301
     cpsim report runs/smoke-20260301 --output credit.html
     cpsim report ledger.db machine-statement --for worker-7

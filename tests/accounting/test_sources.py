@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -256,3 +257,29 @@ def test_what_is_no_file_of_accounts(tmp_path):
         daemon.bind(str(tmp_path / "s"))
         with pytest.raises(CpsimError, match="is neither a file nor a folder; name the URL"):
             Accounts.load(tmp_path / "s")
+
+
+def test_of_a_folder_of_runs_the_newest_is_reported_on_whose_accounts_were_seen(tmp_path):
+    sample = Path(__file__).parent.parent / "samples/v0.3/run"
+    for name, started, has_accounts in (
+        ("b", "2026-03-02", True),
+        ("a", "2026-03-01", True),
+        ("c", "2026-03-03", False),
+    ):
+        shutil.copytree(sample, tmp_path / name)
+        document = json.loads((sample / "run.json").read_text()) | {"started": f"{started}T12:00:00+00:00"}
+        (tmp_path / name / "run.json").write_text(json.dumps(document))
+        if not has_accounts:
+            (tmp_path / name / "ledger.parquet").unlink()
+    with Accounts.load(tmp_path) as accounts:
+        assert accounts.source.name == str(tmp_path / "b")
+        note = f"{tmp_path} holds 3 runs, and this is the newest whose accounts were seen: b."
+        assert accounts.source.note.startswith(note)
+        assert accounts.projects["credits"].sum() == document["credits_granted"]
+    (tmp_path / "c" / "run.json").unlink()
+    with Accounts.load(tmp_path) as accounts:
+        assert f"{tmp_path} holds 2 runs, and this is the newest: b." in accounts.source.note
+    for name in ("a", "b"):
+        (tmp_path / name / "ledger.parquet").unlink()
+    with pytest.raises(CpsimError, match="holds 2 runs, and none of them could see the server's slots"):
+        Accounts.load(tmp_path)
