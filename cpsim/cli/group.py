@@ -11,6 +11,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from cpdaemon.errors import CreditPiggyError
+from cpsim.cli.settings import announce
 from cpsim.system.docstrings import docstring
 from cpsim.system.extras import require
 
@@ -63,6 +64,11 @@ class ExtraCommand(click.Command):
         if not ctx.resilient_parsing and not set(ctx.help_option_names) & set(own):
             require(self.extra_for(own), ctx.command_path)
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command; what was not typed is printed first, with where it comes from."""
+        announce(ctx)
+        return super().invoke(ctx)
 
     def extra_for(self, args: list[str]) -> str:  # noqa: ARG002 - an override uses them
         """The extra that the command needs with these arguments."""

@@ -38,6 +38,7 @@ from cpsim.cli.options import (
     timeout_option,
 )
 from cpsim.cli.run import target_at
+from cpsim.cli.settings import SettableOption, runs_folder
 from cpsim.config.thresholds import APPLY_DELAY_PREFIXES, NEED_DUE_TIMES
 from cpsim.system.checks import LONGEST_S
 
@@ -86,7 +87,14 @@ class _Load(ExtraCommand):
 
 @cli.command(cls=_Load, extra="load")
 @click.argument("scenario", shell_complete=complete_scenario)
-@click.option("--target", type=EndpointType(), required=True, help="A daemon (PATH or HOST:PORT) or a server (URL).")
+@click.option(
+    "--target",
+    cls=SettableOption,
+    setting="target",
+    type=EndpointType(),
+    required=True,
+    help="A daemon (PATH or HOST:PORT) or a server (URL).",
+)
 @server_option
 @project_option
 @secret_file_option
@@ -169,7 +177,7 @@ def load(
     from cpsim.config.catalog import find_scenario
     from cpsim.evidence import extensions
     from cpsim.judge.judge import checkers_of_others
-    from cpsim.run.folder import check_absent
+    from cpsim.run.folder import check_absent, new_name
 
     known = known_quirks(profile, quirks)
     where = target_at(target, server, project, secret_file, accounts, known)
@@ -190,6 +198,7 @@ def load(
             processes=processes or 1,
             slot_prefix=slot_prefix,
         )
+        output = output or new_name(path, runs_folder(context))
         sys.exit(_search(path, seed, make_request, thresholds, baseline, output, as_json=as_json))
     _check_thresholds(thresholds, has_due_times=rate is not None or speed is not None)
     _check_file(path, seed)
@@ -212,6 +221,7 @@ def load(
         "timeout_s": timeout_s,
         "slot_prefix": slot_prefix,
         "output": None if output is None else str(output),
+        "runs": str(runs_folder(context)),
         "thresholds": [asdict(threshold) for threshold in thresholds],
         "baseline": None if baseline is None else str(baseline),
     }
@@ -308,7 +318,7 @@ def _search(
     make_request: Callable[[Workload], SearchRequest],
     thresholds: tuple[Threshold, ...],
     baseline: Path | None,
-    output: Path | None,
+    output: Path,
     *,
     as_json: bool,
 ) -> int:
@@ -319,7 +329,7 @@ def _search(
     from cpsim.scenario import load_workload
     from cpsim.ui.terminal import Stages, console
 
-    with run_folder.OutputFolder(output or run_folder.new_name(path)) as written:
+    with run_folder.OutputFolder(output) as written:
         with Stages() as stages:
             stages.begin("making the workload")
             request = make_request(load_workload(path, seed))

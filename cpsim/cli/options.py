@@ -14,6 +14,7 @@ from click.shell_completion import CompletionItem
 
 from cpdaemon.endpoint import Endpoint, TcpEndpoint, UrlEndpoint, parse_endpoint
 from cpdaemon.errors import EndpointError, InvalidCommand
+from cpsim.cli.settings import SettableOption, runs_folder
 from cpsim.config.thresholds import Threshold
 from cpsim.errors import CpsimError, UsageError
 from cpsim.faults.spec import ACTIONS, Fault
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 UNIT_S: Final = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
-RUNS: Final = Path("runs")
-"""Where run folders are made."""
 CONNECT_S: Final = 10.0
 """Seconds within which a control API has to be reached, and to answer unless it is asked to wait."""
 LONGEST_LOOK_S: Final = 20.0
@@ -51,6 +50,18 @@ class EndpointType(click.ParamType[Endpoint]):
             return parse_endpoint(value)
         except EndpointError as error:
             self.fail(str(error), param, ctx)
+
+
+class TargetType(click.ParamType["Endpoint | None"]):
+    """The address of a target, or `embedded`, which is None."""
+
+    name = "endpoint"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Endpoint | None:
+        """Parse the value."""
+        from cpsim.config.settings import EMBEDDED
+
+        return None if value == EMBEDDED else EndpointType().convert(value, param, ctx)
 
 
 class UrlType(EndpointType):
@@ -200,19 +211,18 @@ class RunType(click.ParamType[Path]):
 
     def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """Find the folder."""
-        path = Path(value)
-        named = [path, RUNS / path]
-        found = next((each for each in named if each.is_dir()), None)
+        path, runs = Path(value), runs_folder(ctx)
+        found = next((each for each in (path, runs / path) if each.is_dir()), None)
         if found is None:
-            close = get_close_matches(path.name, [run.name for run in _folders(RUNS)], n=1)
+            close = get_close_matches(path.name, [run.name for run in _folders(runs)], n=1)
             hint = f"did you mean {close[0]}?" if close else "`cpsim runs` lists those that there are"
-            self.fail(f"there is no run {value}, and none below {RUNS}; {hint}", param, ctx)
+            self.fail(f"there is no run {value}, and none below {runs}; {hint}", param, ctx)
         return found
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """The runs whose names begin with the text, else folders."""
-        del ctx, param
-        names = [run.name for run in _folders(RUNS) if run.name.startswith(incomplete)]
+        del param
+        names = [run.name for run in _folders(runs_folder(ctx)) if run.name.startswith(incomplete)]
         return [CompletionItem(name) for name in sorted(names)] or [CompletionItem(incomplete, type="dir")]
 
 
@@ -260,12 +270,22 @@ class SlotPrefixType(click.ParamType[str]):
 
 
 server_option = click.option(
-    "--server", type=EndpointType(), help="URL of the server behind the --target daemon, to verify what was applied."
+    "--server",
+    cls=SettableOption,
+    setting="server",
+    type=EndpointType(),
+    help="URL of the server behind the --target daemon, to verify what was applied.",
 )
-project_option = click.option("--project", metavar="ID", help="Project id at the server.")
-secret_file_option = click.option("--secret-file", type=FILE, help="File with the project's secret.")
+project_option = click.option(
+    "--project", cls=SettableOption, setting="project", metavar="ID", help="Project id at the server."
+)
+secret_file_option = click.option(
+    "--secret-file", cls=SettableOption, setting="secret_file", type=FILE, help="File with the project's secret."
+)
 accounts_option = click.option(
     "--accounts",
+    cls=SettableOption,
+    setting="accounts",
     type=AccountsType(),
     metavar="SOURCE",
     help="What shows the accounts: a folder or file, an http:// URL, sql:FILE or program:COMMAND; see "
@@ -320,6 +340,8 @@ seed_option = click.option(
 timeout_option = click.option(
     "--timeout",
     "timeout_s",
+    cls=SettableOption,
+    setting="timeout",
     type=NumberType(0.001, LONGEST_S),
     default=10.0,
     show_default=True,
@@ -328,12 +350,16 @@ timeout_option = click.option(
 )
 known_profile_option = click.option(
     "--profile",
+    cls=SettableOption,
+    setting="profile",
     type=click.Choice(["documented", "deployed"]),
     help="With deployed, the quirks that cpsim quirks lists are known: what one explains is counted apart.",
 )
 known_quirk_option = click.option(
     "--quirk",
     "quirks",
+    cls=SettableOption,
+    setting="quirks",
     type=QuirkType(),
     multiple=True,
     metavar="NAME",

@@ -12,9 +12,9 @@ import click
 from cpdaemon.endpoint import Endpoint, UrlEndpoint
 from cpsim.cli.group import FAILED, INVALID, ExtraCommand, cli
 from cpsim.cli.options import (
-    EndpointType,
     FaultType,
     NumberType,
+    TargetType,
     accounts_option,
     against_baseline,
     baseline_option,
@@ -39,6 +39,7 @@ from cpsim.cli.options import (
     threshold_option,
     timeout_option,
 )
+from cpsim.cli.settings import SettableOption, runs_folder
 from cpsim.system.checks import LONGEST_S
 
 if TYPE_CHECKING:
@@ -57,8 +58,10 @@ if TYPE_CHECKING:
 @click.argument("scenario", shell_complete=complete_scenario)
 @click.option(
     "--target",
-    type=EndpointType(),
-    help="A daemon (PATH or HOST:PORT) or a server (URL); without it, an embedded fake.",
+    cls=SettableOption,
+    setting="target",
+    type=TargetType(),
+    help="A daemon (PATH or HOST:PORT) or a server (URL); without it, or with embedded, an embedded fake.",
 )
 @server_option
 @project_option
@@ -176,9 +179,10 @@ def run(
         check_virtual(where, processes)
     path = find_scenario(scenario)
     settings = (*settings, *log_settings(**log_part))
-    with run_folder.OutputFolder(output or run_folder.new_name(path)) as written:
+    context = click.get_current_context()
+    with run_folder.OutputFolder(output or run_folder.new_name(path, runs_folder(context))) as written:
         with Stages() as stages:
-            command = partial(_command, click.get_current_context())
+            command = partial(_command, context)
             result = perform(
                 lambda: load_workload(path, seed, settings, keep_ids=keep_ids),
                 where,

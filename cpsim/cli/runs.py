@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
+from click.core import ParameterSource
 
 from cpsim.cli.group import cli
-from cpsim.cli.options import RUNS, EndpointType, RunType, json_option, print_json
+from cpsim.cli.options import EndpointType, RunType, json_option, print_json
+from cpsim.cli.settings import RUNS, SettableArgument
 from cpsim.errors import CpsimError
 from cpsim.ui.printable import printable
 
@@ -56,7 +58,13 @@ class _AgeType(click.ParamType[timedelta]):
 
 
 folder_argument = click.argument(
-    "folder", required=False, type=click.Path(path_type=Path), default=RUNS, metavar="[FOLDER]"
+    "folder",
+    cls=SettableArgument,
+    setting="runs",
+    required=False,
+    type=click.Path(path_type=Path),
+    default=RUNS,
+    metavar="[FOLDER]",
 )
 page_option = click.option(
     "--page",
@@ -201,10 +209,11 @@ def trend(scenario: str, folder: Path, target: str | None, as_json: bool, page: 
     cpsim runs trend smoke
     cpsim runs trend challenge results/nightly --target 127.0.0.1:5667 --page trend.html
     """
+    from cpsim.config.settings import EMBEDDED
     from cpsim.run.comparison import changes, over_time
 
     _check_output(page, as_json=as_json)
-    address = target if target in {None, "embedded"} else str(EndpointType()(target))
+    address = target if target in {None, EMBEDDED} else str(EndpointType()(target))
     every = _found(folder)
     chosen = [run for run in every if run.scenario == scenario and address in {None, run.target}]
     series = over_time(chosen)
@@ -279,7 +288,8 @@ def _found(folder: Path) -> list[PastRun]:
     """The runs in a folder; none if it is the default, and there was no run yet. Raises CpsimError."""
     from cpsim.evidence import past
 
-    return [] if folder == RUNS and not folder.exists() else past.find(folder)
+    is_default = click.get_current_context().get_parameter_source("folder") is not ParameterSource.COMMANDLINE
+    return [] if is_default and not folder.exists() else past.find(folder)
 
 
 def _check_output(page: Path | None, *, as_json: bool) -> None:

@@ -24,6 +24,7 @@ from cpsim.cli.options import (
     project_option,
     secret_file_option,
 )
+from cpsim.cli.settings import SettableArgument, SettableOption
 from cpsim.system.checks import LONGEST_S
 
 if TYPE_CHECKING:
@@ -39,8 +40,14 @@ POLITE_RATE: Final = 100.0
 
 
 @cli.command(cls=ExtraCommand, extra="test")
-@click.argument("endpoint", required=False)
-@click.option("--server", metavar="URL", help="The server behind an ENDPOINT that is a daemon.")
+@click.argument("endpoint", cls=SettableArgument, setting="target", required=False)
+@click.option(
+    "--server",
+    cls=SettableOption,
+    setting="server",
+    metavar="URL",
+    help="The server behind an ENDPOINT that is a daemon.",
+)
 @project_option
 @secret_file_option
 @accounts_option
@@ -73,6 +80,8 @@ POLITE_RATE: Final = 100.0
 )
 @click.option(
     "--profile",
+    cls=SettableOption,
+    setting="profile",
     type=click.Choice(["documented", "deployed"]),
     default="documented",
     show_default=True,
@@ -108,6 +117,8 @@ POLITE_RATE: Final = 100.0
 @click.option(
     "--timeout",
     "timeout_s",
+    cls=SettableOption,
+    setting="timeout",
     type=NumberType(0.01, LONGEST_S),
     default=10.0,
     show_default=True,
@@ -132,7 +143,8 @@ def verify(
 ) -> None:
     """Verify that ENDPOINT does what the protocol says, clause by clause.
 
-    ENDPOINT is a daemon (PATH or HOST:PORT) or a server (URL); without one, the embedded fake is verified. The exit
+    ENDPOINT is a daemon (PATH or HOST:PORT) or a server (URL); without one, or with embedded, the embedded fake is
+    verified. The exit
     status is 0 if no verifiable clause is broken, 1 if one is, 2 if none could be verified. Clauses that are not
     verifiable are listed with the options that they need.
 
@@ -228,9 +240,10 @@ def _walk(target: Target, count: int, seed: int, on_sequence: Callable[[int], ob
 
 def _given(endpoint: str | None, **options: Any) -> Target | None:  # noqa: ANN401 - those of `parse_target`
     """The target of the options, or None without an endpoint."""
+    from cpsim.config.settings import EMBEDDED
     from cpsim.conformance.target import parse_target
 
-    if endpoint is None:
+    if endpoint is None or endpoint == EMBEDDED:
         if any(value is not None for value in options.values()):
             raise click.UsageError("--server, --project and the like go with an ENDPOINT")
         return None

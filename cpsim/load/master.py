@@ -121,7 +121,9 @@ class Master:
             self._failure = None
             self._shares = []
             output = OutputFolder(
-                Path(self._settings.output) if self._settings.output else new_name(Path(self._settings.scenario))
+                Path(self._settings.output)
+                if self._settings.output
+                else new_name(Path(self._settings.scenario), Path(self._settings.runs))
             )
             self._conducting = gevent.spawn(self._conduct, output)
 

@@ -43,6 +43,7 @@ class Settings:
     timeout_s: float
     slot_prefix: str | None
     output: str | None
+    runs: str
     thresholds: tuple[Threshold, ...]
     baseline: Path | None
 

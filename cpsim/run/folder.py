@@ -35,7 +35,6 @@ from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
@@ -51,6 +50,7 @@ from cpsim.store.file import OWNER_ONLY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
     from typing import Self
 
     from cpsim.evidence.evidence import Evidence
@@ -167,10 +167,10 @@ def check_absent(folder: Path) -> None:
         raise FolderExists(f"{folder} is there already; name another folder with --output")
 
 
-def new_name(scenario: Path) -> Path:
-    """The default run folder of a scenario: below `runs/`, with the scenario's name and the time."""
+def new_name(scenario: Path, runs: Path) -> Path:
+    """The default run folder of a scenario: below the folder of runs, with the scenario's name and the time."""
     name = scenario.name.removesuffix(".gz").rpartition(".")[0]
-    return Path("runs") / f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
+    return runs / f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
 
 
 def json_text(document: dict[str, Any]) -> str:
