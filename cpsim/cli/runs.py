@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,10 +12,10 @@ from typing import TYPE_CHECKING, Final
 import click
 from click.core import ParameterSource
 
-from cpsim.cli.group import cli
+from cpsim.cli.group import FAILED, cli
 from cpsim.cli.options import EndpointType, RunType, json_option, print_json
 from cpsim.cli.settings import RUNS, SettableArgument
-from cpsim.errors import CpsimError
+from cpsim.errors import CpsimError, in_one_line
 from cpsim.ui.printable import printable
 
 if TYPE_CHECKING:
@@ -279,9 +280,16 @@ def prune(folder: Path, keep: int | None, older_than: timedelta | None, dry_run:
         if not is_meant:
             click.echo("nothing was removed")
             return
+        failed = 0
         for run in going:
-            remove(run.path)
-        click.echo(f"{_counted(len(going))} removed")
+            try:
+                remove(run.path)
+            except (OSError, CpsimError) as error:
+                failed += 1
+                click.echo(f"{run.path} stays: {in_one_line(error)}", err=True)
+        click.echo(f"{_counted(len(going) - failed)} removed")
+        if failed:
+            sys.exit(FAILED)
 
 
 def _found(folder: Path) -> list[PastRun]:

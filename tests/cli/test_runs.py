@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from axe import barriers
 from click.testing import CliRunner
 
 from cpsim.cli import cli
@@ -375,3 +376,4 @@ def test_pages_fit_a_browser_of_any_width_and_say_nothing_wrong(cpsim, here, bro
             assert browser.get_log("browser") == []
             assert browser.execute_script("return document.documentElement.scrollWidth") <= width
             assert browser.execute_script("return document.querySelectorAll('.uplot canvas').length") == charts
+        assert barriers(browser) == []

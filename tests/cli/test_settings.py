@@ -210,6 +210,13 @@ def test_what_sends_nothing_reads_no_settings(cpsim, small, arguments):
     assert cpsim(*arguments)[0] == 0
 
 
+def test_a_command_that_names_no_target_takes_nothing_of_one(cpsim, small):
+    Path("cpsim.toml").write_text(f'target = "{NOBODY}"\naccounts = "accounts"\nprofile = "deployed"')
+    status, _, err = cpsim("judge", "nowhere")
+    assert (status, "cpsim.toml" in err) == (2, False)
+    assert "nowhere" in err
+
+
 def test_all_settings_are_in_the_documentation():
     page = (Path(__file__).parent.parent.parent / "docs/how-to/settings.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `(\w+)` \| `CPSIM_\w+` \|", page, re.MULTILINE)) == set(NAMES)

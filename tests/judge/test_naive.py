@@ -3,7 +3,7 @@
 The naive one is written straight from section 2 of the protocol. It keeps a log and nothing else: every question is
 answered by reading the log again. CI runs 50,000 commands; a million take a few minutes:
 
-    CPSIM_NAIVE_COMMANDS=1000000 pytest tests/judge/test_naive.py --timeout 0
+    CPSIM_TEST_NAIVE_COMMANDS=1000000 pytest tests/judge/test_naive.py --timeout 0
 """
 
 import os
@@ -16,7 +16,7 @@ from cpsim.judge.model import SlotState, Span, Step, possible_states
 from cpsim.protocol.slots import CommandRefused
 from cpsim.server.ledger import Ledger
 
-COMMANDS = int(os.environ.get("CPSIM_NAIVE_COMMANDS", "50000"))
+COMMANDS = int(os.environ.get("CPSIM_TEST_NAIVE_COMMANDS", "50000"))
 A_WORLD = 2_500
 """Commands to one set of books; then the books are compared and new ones begun."""
 MINUTE_US = 60_000_000

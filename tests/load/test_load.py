@@ -10,6 +10,7 @@ import urllib.parse
 import urllib.request
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -33,13 +34,17 @@ def requests_in(path):
 
 
 def test_one_process_replays_verifies_and_agrees_with_locust(loads, tmp_path):
+    baseline = Path(__file__).parent.parent / "samples/v0.3/run"
     asserts = ["--assert", "error_rate<=0", "--assert", "operations>5000"]
+    asserts += ["--baseline", baseline, "--assert", "operations>2*baseline"]
     process = loads.start("smoke", "--headless", "--json-file", "stats", options=["--output", "run", *asserts])
     output = said(process)
     assert process.returncode == 1, output  # an assertion that fails
     assert "operations>5000: it was 1968" in output
     run = document(tmp_path / "run")
-    assert [(each["value"], each["holds"]) for each in run["asserts"]] == [(0.0, True), (SMOKE, False)]
+    assert [(each["value"], each["holds"]) for each in run["asserts"]] == [(0.0, True), (SMOKE, False), (SMOKE, True)]
+    assert run["asserts"][2]["baseline"] == 152
+    assert f"the baseline {baseline} is not the same: scenario was scenario, and is smoke; " in output
     assert (run["verdict"], run["operations"], run["failures"]) == ("valid", SMOKE, {})
     assert run["effect_ms"] is None
     assert "under Locust" in run["effect_unknown"]

@@ -174,6 +174,7 @@ def get(url, path):
         "quirks",
         "reports",
         "scenarios",
+        "runs .",
         "completion bash",
     ],
 )
