@@ -27,7 +27,7 @@ class _OutputClosed(Exception):
     """The reader of standard output has closed it; the argument is the exit status."""
 
 
-class _Cli(click.Group):
+class CommandGroup(click.Group):
     """A group that distinguishes a closed pipe from an invalid run; click exits with 1 for both."""
 
     group_class = type
@@ -75,7 +75,7 @@ class ExtraCommand(click.Command):
         return self.extra
 
 
-@click.group(cls=_Cli, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="creditpiggy-sim")
 def cli() -> None:
     """Test harness and simulator for CreditPiggy.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import click
 from click.core import ParameterSource
 
-from cpsim.cli.group import FAILED, cli
+from cpsim.cli.group import FAILED, CommandGroup, cli
 from cpsim.cli.options import EndpointType, RunType, json_option, print_json
 from cpsim.cli.settings import RUNS, SettableArgument
 from cpsim.errors import CpsimError, in_one_line
@@ -30,7 +30,7 @@ PAGED: Final = 1_000
 """Runs on a page of all, the newest: a page is a file that one can send."""
 
 
-class _Runs(click.Group):
+class _Runs(CommandGroup):
     """A group whose first argument may be the folder that is listed."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -79,7 +79,8 @@ page_option = click.option(
 def runs() -> None:
     """List past runs, or show, compare, follow and remove them.
 
-    Without a subcommand, the runs below FOLDER are listed, which is runs by default; see cpsim runs list --help.
+    Without a subcommand, as cpsim runs [FOLDER], the runs in a folder are listed, in runs by default; the options are
+    those of cpsim runs list.
 
     \b
     cpsim runs
@@ -134,9 +135,10 @@ def list_runs(folder: Path, as_json: bool, page: Path | None) -> None:
 @click.argument("run", type=RunType())
 @json_option
 def show_run(run: Path, as_json: bool) -> None:
-    """Show RUN, a run folder or its name below runs/: what it did, its verdict and its figures.
+    """Show RUN: what it did, its verdict and its figures.
 
-    The page of the run is report.html in its folder. With --json, what cpsim run --json printed is printed again.
+    RUN is a run folder, or its name below runs/. The page of the run is report.html in its folder. With --json, what
+    cpsim run --json printed is printed again.
 
     \b
     cpsim runs show runs/smoke-20260301-120000-000000
@@ -159,10 +161,10 @@ def show_run(run: Path, as_json: bool) -> None:
 @json_option
 @page_option
 def compare_runs(one: Path, other: Path, as_json: bool, page: Path | None) -> None:
-    """Compare two runs: what differs in what they did, their performance, and their credits.
+    """Compare two runs in performance and credits.
 
-    Each RUN is a run folder, or its name below runs/. By how much a figure of the second differs from that of the first
-    is in percent of the first.
+    Each RUN is a run folder, or its name below runs/. What differs between what they did comes first: scenario, target,
+    pace, faults, machine, versions. A change is in percent of the first run's figure.
 
     What is noise, two runs do not say. If there are at least five other runs beside the first with the same workload,
     target, pace, faults and machine, then what is usual are their least and greatest figures, and a figure of the
@@ -202,9 +204,10 @@ def compare_runs(one: Path, other: Path, as_json: bool, page: Path | None) -> No
 @json_option
 @page_option
 def trend(scenario: str, folder: Path, target: str | None, as_json: bool, page: Path | None) -> None:
-    """Follow SCENARIO over time, at each target and pace, by the runs in FOLDER, the oldest first.
+    """Follow SCENARIO over time, at each target and pace.
 
-    What a run did otherwise than the one before it is beside it: only runs that did the same can be compared.
+    It shows the runs in FOLDER, the oldest first, and beside each what it did otherwise than the one before: only runs
+    that did the same can be compared.
 
     \b
     cpsim runs trend smoke

@@ -74,7 +74,7 @@ def announce(ctx: click.Context) -> None:
         setting = ctx.meta.get(FOUND, {}).get(parameter.name)
         if setting is not None:
             value = setting.value if isinstance(setting.value, str) else " ".join(setting.value)
-            name = parameter.opts[0] if isinstance(parameter, click.Option) else parameter.make_metavar(ctx)
+            name = parameter.opts[0] if isinstance(parameter, click.Option) else parameter.human_readable_name
             click.echo(f"cpsim: {name} {printable(value)}, from {printable(setting.origin)}", err=True)
 
 

@@ -139,7 +139,7 @@ def test_what_was_not_typed_is_printed_with_its_origin_before_anything_is_sent(c
         status, _, err = cpsim(*command)
         assert status == 2, err
         lines = err.splitlines()
-        name = "[ENDPOINT]" if command == ["verify"] else "--target"
+        name = "ENDPOINT" if command == ["verify"] else "--target"
         assert set(lines[:-1]) == {
             f"cpsim: {name} 127.0.0.1:2, from cpsim.toml",
             "cpsim: --server http://127.0.0.1:1/api, from cpsim.toml",
