@@ -1,8 +1,8 @@
 """Settings that are typed again and again, from variables `CPSIM_*` and the file `cpsim.toml`.
 
 A setting of the command line comes before one of a variable, and that before one of the file. What describes a target
-(`OF_TARGET`) belongs to it: a place that names a target of its own says nothing of another one, which was named in a
-place before it, and where no target is named, nothing is said of one.
+(`OF_TARGET`) belongs to it: a place that names a target says nothing of another one, which was named in a place before
+it, and where no target is named, nothing is said of one.
 """
 
 from __future__ import annotations
@@ -84,9 +84,9 @@ def chosen(places: Iterable[Mapping[str, Setting]], name: str, typed_target: str
     """
     target, found = typed_target, None
     for place in places:
-        is_of_another = target is not None and "target" in place and name in OF_TARGET
-        found = found or (None if is_of_another else place.get(name))
-        target = target or (str(place["target"].value) if "target" in place else None)
+        own = str(place["target"].value) if "target" in place else target
+        target = own if target is None else target
+        found = found or (None if name in OF_TARGET and own != target else place.get(name))
     return None if name in OF_TARGET and target in {None, EMBEDDED} else found
 
 
@@ -131,10 +131,10 @@ def _typed(name: str, value: str | float | list[str], folder: Path) -> str | tup
     if isinstance(value, list):
         return tuple(value)
     text = f"{value:g}" if isinstance(value, float) else value
-    if folder == Path():
-        return text
     if name in {"secret_file", "runs"}:
         return str(folder / Path(text).expanduser())
+    if folder == Path():
+        return text
     if name == "accounts" and text.startswith("sql:"):
         return f"sql:{folder / text.removeprefix('sql:')}"
     is_address = "://" in text or text.startswith(("program:", "unix:/", "~"))

@@ -21,8 +21,6 @@ from cpsim.config.thresholds import RATES, metrics
 from cpsim.errors import CpsimError, reason
 from cpsim.ui.printable import printable
 
-RUNS: Final = Path("runs")
-"""Where run folders are made, unless something else is set."""
 RUN, VERDICT, SEARCH = "run.json", "verdict.json", "capacity.json"
 PARTIAL: Final = ".partial"
 WRITTEN: Final = frozenset(
@@ -85,13 +83,31 @@ class RunVerdict(msgspec.Struct, frozen=True):
     repeat: str = ""
 
 
+class PastStep(msgspec.Struct, frozen=True):
+    """What `capacity.json` says of a step, in the words of that file."""
+
+    offered_per_s: float
+    achieved_per_s: float
+    operations: int
+    kept: bool
+    service_ms: dict[str, float]
+    response_ms: dict[str, float] | None = None
+    lateness_p99_ms: float | None = None
+    busy: float | None = None
+
+
 class SearchResult(msgspec.Struct, frozen=True):
     """What `capacity.json` says of a search, in the words of that file."""
 
     scenario: str
     endpoint: str
     capacity_per_s: float | None
-    steps: list[dict[str, Any]]
+    steps: list[PastStep]
+
+    @property
+    def best(self) -> PastStep | None:
+        """The step of the highest rate that passed."""
+        return max((step for step in self.steps if step.kept), key=lambda step: step.offered_per_s, default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +163,15 @@ class PastRun:
         Raises:
             CpsimError: the folder has none.
         """
-        if self.state not in {RunState.RUN, RunState.SEARCH}:
+        if self.search is not None:
+            return _of_search(self.search)
+        if self.state != RunState.RUN:
             raise CpsimError(f"{self.path} has no figures: {self.problem}")
-        document = _document(self.path / (RUN if self.state == RunState.RUN else SEARCH))
         try:
-            return metrics(LEFT_OUT | document) if self.state == RunState.RUN else _of_search(document)
-        except (LookupError, TypeError, AttributeError, ValueError) as error:
-            raise CpsimError(f"{self.path} has no figures: it is damaged: {reason(error)}") from error
+            found = metrics(LEFT_OUT | _document(self.path / RUN))
+        except (LookupError, TypeError, AttributeError) as error:
+            raise CpsimError(f"{self.path} has no figures: {RUN} is damaged: {reason(error)}") from error
+        return {name: value for name, value in found.items() if isinstance(value, int | float) and math.isfinite(value)}
 
     @property
     def rate(self) -> float | None:
@@ -168,8 +186,8 @@ class PastRun:
         if self.figures is not None:
             known = {"response": self.figures.response_ms, "service": self.figures.service_ms}
         else:
-            best = {} if self.search is None else _best(self.search.steps)
-            known = {"response": best.get("response_ms"), "service": best.get("service_ms")}
+            best = None if self.search is None else self.search.best
+            known = {} if best is None else {"response": best.response_ms, "service": best.service_ms}
         return next(((kind, times) for kind, times in known.items() if times), ("service", {}))
 
     def document(self) -> dict[str, Any]:
@@ -207,7 +225,7 @@ def find(folder: Path) -> list[PastRun]:
     """
     if not folder.is_dir():
         what = "is no folder" if folder.exists() else "there is no such folder"
-        raise CpsimError(f"{folder}: {what}: name a folder that holds run folders, such as {RUNS}")
+        raise CpsimError(f"{folder}: {what}: name a folder that holds run folders")
     if any((folder / name).is_file() for name in (RUN, SEARCH)):
         raise CpsimError(f"{folder} is itself a run folder: `cpsim runs show {folder}` shows it")
     with os.scandir(folder) as entries:
@@ -287,30 +305,33 @@ def _figures(document: dict[str, Any]) -> RunFigures:
         raise CpsimError(f"{RUN} is damaged: {reason(error)}") from error
     times = [figures.service_ms, figures.response_ms or {}, figures.effect_ms or {}]
     numbers = [figures.operations_per_s, figures.elapsed_s, figures.lateness_p99_ms or 0.0]
-    if not all(map(math.isfinite, [*numbers, *(value for each in times for value in each.values())])):
-        raise CpsimError(f"{RUN} is damaged: a figure is not a finite number")
+    _check_finite(RUN, *numbers, *(value for each in times for value in each.values()))
     return figures
 
 
 def _search(path: Path, at: datetime) -> PastRun:
     try:
         result = msgspec.convert(_document(path / SEARCH), SearchResult)
-        _of_search({"steps": result.steps})
-    except (CpsimError, ValueError, LookupError, TypeError, OverflowError) as error:
+        _check_finite(SEARCH, result.capacity_per_s or 0.0, *_of_search(result).values())
+    except (ValueError, OverflowError) as error:
         return PastRun(path, RunState.DAMAGED, at, f"{SEARCH} is damaged: {reason(error)}")
+    except CpsimError as error:
+        return PastRun(path, RunState.DAMAGED, at, str(error))
     return PastRun(path, RunState.SEARCH, at, search=result)
 
 
-def _of_search(document: dict[str, Any]) -> dict[str, float]:
+def _of_search(search: SearchResult) -> dict[str, float]:
     """The metrics of the highest rate that passed in a search; those that a step does not have are left out."""
-    step = _best(document["steps"])
-    unknown: dict[str, Any] = {"elapsed_s": None, "by_kind": {}, "effect_ms": None}
-    found = metrics(step | unknown | {"operations_per_s": step["achieved_per_s"]}) if step else {}
-    return {name: float(value) for name, value in found.items() if name not in RATES}
+    if search.best is None:
+        return {}
+    step = msgspec.structs.asdict(search.best) | {"operations_per_s": search.best.achieved_per_s}
+    found = metrics(step | {"elapsed_s": None, "by_kind": {}, "effect_ms": None})
+    return {name: value for name, value in found.items() if name not in RATES}
 
 
-def _best(steps: list[dict[str, Any]]) -> dict[str, Any]:
-    return max((step for step in steps if step["kept"]), key=lambda step: float(step["offered_per_s"]), default={})
+def _check_finite(file: str, *numbers: float) -> None:
+    if not all(map(math.isfinite, numbers)):
+        raise CpsimError(f"{file} is damaged: a figure is not a finite number")
 
 
 def _document(path: Path) -> dict[str, Any]:

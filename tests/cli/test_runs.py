@@ -11,6 +11,7 @@ from axe import barriers
 from click.testing import CliRunner
 
 from cpsim.cli import cli
+from cpsim.evidence import past
 from cpsim.evidence.past import WRITTEN
 from cpsim.run.folder import OutputFolder
 
@@ -119,6 +120,10 @@ def test_what_is_no_whole_run_is_listed_as_what_it_is_and_stops_nothing(cpsim, h
     (left("runs", "cut") / "run.json").write_text('{"scenario": "sm')
     left("runs", "infinite", service_ms=times(float("inf")))
     left("runs", "other-types", operations="many")
+    Path("runs/search").mkdir()
+    Path("runs/search/capacity.json").write_text(
+        '{"scenario": "s", "endpoint": "e", "capacity_per_s": NaN, "steps": []}'
+    )
     (left("runs", "unjudged") / "verdict.json").unlink()
     (left("runs", "misjudged") / "verdict.json").write_text("[]")
     left("runs", "not-finished.partial")
@@ -138,6 +143,7 @@ def test_what_is_no_whole_run_is_listed_as_what_it_is_and_stops_nothing(cpsim, h
     }
     assert found["cut"].startswith("run.json cannot be read: ")
     assert found["infinite"] == "run.json is damaged: a figure is not a finite number"
+    assert found["search"] == "capacity.json is damaged: a figure is not a finite number"
     assert found["other-types"] == "run.json is damaged: Expected `int`, got `str` - at `$.operations`"
     assert found["unjudged"] == "it has no verdict.json"
     assert found["misjudged"].startswith("verdict.json cannot be read: ")
@@ -167,6 +173,14 @@ def test_a_search_for_capacity_is_listed_with_the_highest_rate_that_passed(cpsim
         "search",
     ]
     assert "capacity, operations/s   100" in cpsim("runs", "show", "search")[1]
+    assert past.read(Path("runs/search")).metrics() == {
+        **{f"{kind}{time}_ms": 7.0 for kind in ("", "response_") for time in times(0)},
+        **{f"service_{time}_ms": 6.0 for time in times(0)},
+        "operations": 200,
+        "operations_per_s": 99.5,
+        "lateness_p99_ms": 0.1,
+        "busy": 0.5,
+    }
 
 
 @pytest.mark.parametrize(

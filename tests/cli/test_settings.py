@@ -50,6 +50,7 @@ def counting(variables, text, name, typed_target=None):
         ({}, 'project = "p"', "project", "c:1", ("p", "cpsim.toml")),
         ({"CPSIM_TARGET": "b:1"}, 'project = "p"', "project", None, ("p", "cpsim.toml")),
         ({"CPSIM_PROJECT": "q"}, 'target = "a:1"', "project", None, ("q", "CPSIM_PROJECT")),
+        ({}, 'target = "a:1"\nproject = "p"', "project", "a:1", ("p", "cpsim.toml")),
         # nor of none
         ({}, 'project = "p"', "project", None, None),
         ({}, 'target = "a:1"\nproject = "p"', "project", "embedded", None),
