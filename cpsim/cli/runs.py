@@ -13,7 +13,7 @@ import click
 from click.core import ParameterSource
 
 from cpsim.cli.group import FAILED, CommandGroup, cli
-from cpsim.cli.options import EndpointType, RunType, json_option, print_json
+from cpsim.cli.options import EndpointType, RunType, complete_scenario, json_option, print_json
 from cpsim.cli.settings import RUNS, SettableArgument
 from cpsim.errors import CpsimError, in_one_line
 from cpsim.ui.printable import printable
@@ -198,7 +198,7 @@ def compare_runs(one: Path, other: Path, as_json: bool, page: Path | None) -> No
 
 
 @runs.command("trend")
-@click.argument("scenario")
+@click.argument("scenario", shell_complete=complete_scenario)
 @folder_argument
 @click.option("--target", metavar="ADDRESS", help="Only runs at this target; embedded for those without one.")
 @json_option

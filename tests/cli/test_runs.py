@@ -391,3 +391,16 @@ def test_pages_fit_a_browser_of_any_width_and_say_nothing_wrong(cpsim, here, bro
             assert browser.execute_script("return document.documentElement.scrollWidth") <= width
             assert browser.execute_script("return document.querySelectorAll('.uplot canvas').length") == charts
         assert barriers(browser) == []
+
+
+def test_runs_are_completed_by_their_names(here):
+    left("runs", "smoke-1")
+    left("runs", "smoke-2")
+    left("runs", "other")
+    done = CliRunner().invoke(
+        cli,
+        [],
+        prog_name="cpsim",
+        env={"_CPSIM_COMPLETE": "bash_complete", "COMP_WORDS": "cpsim runs show smo", "COMP_CWORD": "3"},
+    )
+    assert done.output.split() == ["plain,smoke-1", "plain,smoke-2"]
