@@ -152,6 +152,15 @@ def test_what_was_not_typed_is_printed_with_its_origin_before_anything_is_sent(c
     assert f"--target {NOBODY}" not in cpsim("run", "small.toml", "--target", NOBODY)[2]
 
 
+def test_credentials_in_an_address_are_not_printed(cpsim, small, monkeypatch):
+    monkeypatch.setenv("CPSIM_TARGET", "http://me:hush@127.0.0.1:1/api")
+    for command in (["run", "small.toml"], ["verify"]):
+        status, _, err = cpsim(*command)
+        assert status == 64
+        assert "hush" not in err
+    assert "cpsim: ENDPOINT http://...@127.0.0.1:1/api, from CPSIM_TARGET" in err
+
+
 def test_a_run_takes_all_from_the_file_and_can_be_repeated_without_it(cpsim, small):
     with Fake({"p": "hush"}, http=ANY_PORT) as site:
         url = site.addresses["http"]
