@@ -91,6 +91,7 @@ LARGE_CLASSES = {
     "cpsim/conformance/forwarding.py: Forwarding": "likewise, through a daemon and at the server behind it",
     "cpsim/daemon/courier.py: Courier": "one attempt, and what follows from each outcome of it",
     "cpsim/daemon/listener.py: Listener": "one loop over sockets, whose speed is the daemon's",
+    "cpsim/daemon/site.py: Daemon": "what a daemon is made of, and the order in which it starts, drains and stops",
     "cpsim/daemon/spool.py: Spool": "what one file holds, and each change of it in one commit",
     "cpsim/fake/fake.py: Fake": "both tiers, put together and taken apart",
     "cpsim/faults/plan.py: FaultPlan": "one list of faults, and the methods by which each is named",

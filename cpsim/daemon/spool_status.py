@@ -84,7 +84,7 @@ def read_status(path: Path) -> Status:
     path = existing(path)
     with _reading(path) as rows:
         tally = dict(rows("SELECT name, count FROM tally"))
-        ((queued, oldest_us),) = rows("SELECT count(*), min(at_us) FROM log")
+        ((queued, oldest_us),) = rows("SELECT count(*), min(at_us) FROM log WHERE record <> ''")
         counts = "SELECT count(*), count(*) FILTER (WHERE why = ?) FROM failed"
         ((failed, dead_letters),) = rows(counts, STORED[DEAD_LETTER])
         ((trouble, since_us),) = rows("SELECT coalesce(max(error), ''), min(since_us) FROM trouble")
