@@ -182,7 +182,8 @@ def test_time_is_a_parameter() -> None:
 
 
 def test_sockets_of_the_client_library_are_in_one_module() -> None:
-    assert {path for path in importers("socket", "ssl") if path.startswith("cpdaemon")} == {"cpdaemon/transport.py"}
+    assert {path for path in importers("socket") if path.startswith("cpdaemon")} == {"cpdaemon/transport.py"}
+    assert {path for path in importers("ssl") if path.startswith("cpdaemon")} == {"cpdaemon/tls.py"}
 
 
 def test_no_thread_of_ours_can_end_unseen() -> None:

@@ -23,6 +23,8 @@ from cpsim.cli.options import (
     quirk_option,
     secret_file_option,
     secret_in,
+    tls_options,
+    with_tls,
 )
 from cpsim.system.checks import LONGEST_S
 
@@ -42,6 +44,7 @@ ACTS: Final = ("status", "failed", "requeue", "forget", "export", "import_", "ba
 @click.option("--server", type=EndpointType(), help="URL of the server that receives the commands.")
 @project_option
 @secret_file_option
+@tls_options
 @click.option(
     "--spool",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -197,6 +200,8 @@ def daemon(
         "drain_timeout_s": drain_timeout_s,
     }
     config = replace(config, **{name: value for name, value in given.items() if value is not None})
+    if config.server is not None:
+        config = replace(config, server=with_tls(config.server, click.get_current_context()))
     acts = {name: value for name in ACTS if (value := options.pop(name))}
     _check_exclusive([f"--{name.rstrip('_')}" for name in acts], as_json=as_json)
     if acts and "drain" not in acts:

@@ -15,6 +15,7 @@ import click
 
 from cpsim.cli.group import FAILED, INVALID, ExtraCommand, cli
 from cpsim.cli.options import (
+    TLS,
     EndpointType,
     NumberType,
     accounts_option,
@@ -36,6 +37,7 @@ from cpsim.cli.options import (
     speed_option,
     threshold_option,
     timeout_option,
+    tls_options,
 )
 from cpsim.cli.run import target_at
 from cpsim.cli.settings import SettableOption, runs_folder
@@ -98,6 +100,7 @@ class _Load(ExtraCommand):
 @server_option
 @project_option
 @secret_file_option
+@tls_options
 @accounts_option
 @known_profile_option
 @known_quirk_option
@@ -224,6 +227,7 @@ def load(
         "runs": str(runs_folder(context)),
         "thresholds": [asdict(threshold) for threshold in thresholds],
         "baseline": None if baseline is None else str(baseline),
+        "tls": {name: str(file) for name in TLS if (file := context.params[name]) is not None},
     }
     _start_locust(settings, (*(["--processes", str(processes)] if processes else []), *locust))
 

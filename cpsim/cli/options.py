@@ -6,14 +6,16 @@ import json
 import math
 import re
 from difflib import get_close_matches
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
 from cpdaemon.endpoint import Endpoint, TcpEndpoint, UrlEndpoint, parse_endpoint
 from cpdaemon.errors import EndpointError, InvalidCommand
+from cpdaemon.transport import tls_of
 from cpsim.cli.settings import SettableOption, runs_folder
 from cpsim.config.thresholds import Threshold
 from cpsim.errors import CpsimError, UsageError
@@ -45,9 +47,10 @@ class EndpointType(click.ParamType[Endpoint]):
     name = "endpoint"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Endpoint:
-        """Parse the value."""
+        """Parse the value; an https URL has the files of `tls_options`."""
         try:
-            return parse_endpoint(value)
+            endpoint = parse_endpoint(value)
+            return endpoint if ctx is None else with_tls(endpoint, ctx)
         except EndpointError as error:
             self.fail(str(error), param, ctx)
 
@@ -267,6 +270,40 @@ class SlotPrefixType(click.ParamType[str]):
         except InvalidCommand as error:
             self.fail(str(error), param, ctx)
         return value
+
+
+TLS: Final = {
+    "ca": "Trust the authorities whose certificates are in FILE, instead of the system's; PEM.",
+    "client_cert": "Show the certificate in FILE to an https server; PEM.",
+    "client_key": "Private key of --client-cert, if it is not in the same file.",
+}
+"""The options for https URLs, each with its help."""
+
+
+def tls_options(command: Callable[..., T]) -> Callable[..., T]:
+    """The options for https URLs, which `EndpointType` gives to each; the command itself does not get them."""
+
+    @wraps(command)
+    def call(*arguments: Any, **options: Any) -> T:  # noqa: ANN401 - passed on unchanged
+        given = [name for name in TLS if options.pop(name) is not None]
+        params = click.get_current_context().params.values()
+        if given and not any("https://" in str(value) for value in params) and options.get("config_file") is None:
+            raise click.UsageError(f"--{given[0].replace('_', '-')} is for an https:// URL, and none is given")
+        return command(*arguments, **options)
+
+    for name, text in reversed(TLS.items()):
+        option = click.option(f"--{name.replace('_', '-')}", type=FILE, metavar="FILE", is_eager=True, help=text)
+        option(call)
+    return call
+
+
+def with_tls(endpoint: Endpoint, context: click.Context) -> Endpoint:
+    """An endpoint with the files that `tls_options` name, which are checked; raises EndpointError."""
+    files = {name: str(file) for name in TLS if isinstance(file := context.params.get(name), Path)}
+    if files and isinstance(endpoint, UrlEndpoint) and endpoint.scheme == "https":
+        endpoint = endpoint.with_tls(**files)
+        tls_of(endpoint)
+    return endpoint
 
 
 server_option = click.option(

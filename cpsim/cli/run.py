@@ -38,6 +38,7 @@ from cpsim.cli.options import (
     speed_option,
     threshold_option,
     timeout_option,
+    tls_options,
 )
 from cpsim.cli.settings import SettableOption, runs_folder
 from cpsim.system.checks import LONGEST_S
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
 @server_option
 @project_option
 @secret_file_option
+@tls_options
 @accounts_option
 @known_profile_option
 @known_quirk_option

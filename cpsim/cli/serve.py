@@ -95,6 +95,13 @@ def _back_up(configuration: Configuration, copy: Path) -> None:
 @click.option("--tcp", type=ListenType(), help="TCP address of the same daemon; port 0 takes a free one.")
 @click.option("--http", type=ListenType(), help="HTTP address of the server; port 0 takes a free one.")
 @click.option(
+    "--tls-cert",
+    type=FILE,
+    metavar="FILE",
+    help="Serve HTTPS with the certificate in FILE, and those between it and its authority behind it; PEM.",
+)
+@click.option("--tls-key", type=FILE, metavar="FILE", help="Its private key, if it is not in the same file.")
+@click.option(
     "--project",
     "projects",
     multiple=True,
@@ -171,8 +178,8 @@ def serve(
 ) -> None:
     """Serve a fake daemon and its account server, until Ctrl-C or SIGTERM.
 
-    Without an address, it serves UNIX, TCP and HTTP on free addresses on loopback. At SIGHUP, it reads its secrets and
-    the control token again; all connections stay.
+    Without an address, it serves UNIX, TCP and HTTP on free addresses on loopback. At SIGHUP, it reads its secrets, the
+    control token and the certificate again; all connections stay.
 
     \b
     cpsim serve --unix /tmp/creditapi.socket --http 127.0.0.1:8080
@@ -197,7 +204,7 @@ def serve(
     [links]
     worker-7 = "alice"                # machine = user
 
-    Further keys: control_token_file, store, journal_limit, profile, quirks, faults and seed.
+    Further keys: tls_cert, tls_key, control_token_file, store, journal_limit, profile, quirks, faults and seed.
     """
     from dataclasses import replace
 

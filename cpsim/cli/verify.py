@@ -23,6 +23,8 @@ from cpsim.cli.options import (
     print_json,
     project_option,
     secret_file_option,
+    tls_options,
+    with_tls,
 )
 from cpsim.cli.settings import SettableArgument, SettableOption
 from cpsim.system.checks import LONGEST_S
@@ -50,6 +52,7 @@ POLITE_RATE: Final = 100.0
 )
 @project_option
 @secret_file_option
+@tls_options
 @accounts_option
 @click.option("--other-project", metavar="ID", help="A second project there: shows whether projects are kept apart.")
 @click.option("--other-secret-file", type=FILE, help="File with its secret.")
@@ -240,6 +243,8 @@ def _walk(target: Target, count: int, seed: int, on_sequence: Callable[[int], ob
 
 def _given(endpoint: str | None, **options: Any) -> Target | None:  # noqa: ANN401 - those of `parse_target`
     """The target of the options, or None without an endpoint."""
+    from dataclasses import replace
+
     from cpsim.config.settings import EMBEDDED
     from cpsim.conformance.target import parse_target
 
@@ -248,7 +253,10 @@ def _given(endpoint: str | None, **options: Any) -> Target | None:  # noqa: ANN4
             raise click.UsageError("--server, --project and the like go with an ENDPOINT")
         return None
     try:
-        return parse_target(endpoint, **options)
+        target = parse_target(endpoint, **options)
+        server = None if target.server is None else with_tls(target.server, click.get_current_context())
+        assert server is None or isinstance(server, UrlEndpoint)
+        return replace(target, server=server)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
 

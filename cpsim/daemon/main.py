@@ -162,7 +162,7 @@ def _read_again(handler: logging.Handler, server: BulkClient, read_secret: Calla
         with suppress(OSError), handler.lock or nullcontext():  # which the next record says
             handler.reopenIfNeeded()
     try:
-        server.set_secret(read_secret())
+        server.renew(read_secret())
     except (CpsimError, CreditPiggyError) as error:
         log.error("SIGHUP: the secret stays as it was: %s", error)  # noqa: TRY400 - no traceback
     else:

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from cpsim.daemon.site import Daemon
     from cpsim.faults.spec import Fault
     from cpsim.metrics.waits import Waits
+    from cpsim.net.tls import ServerCertificate
     from cpsim.server.http import SingleCommand
 
 ANY_PORT: Final = TcpEndpoint("127.0.0.1", 0)
@@ -65,6 +66,7 @@ class Fake:
         unix: path of the socket of the first project's daemon.
         tcp: TCP address of that daemon; port 0 takes a free one.
         http: address of the server; port 0 takes a free one.
+        tls: the certificate with which the server speaks HTTPS; without one, it speaks HTTP.
         flush_interval_s: seconds that that daemon keeps commands before it delivers them.
         sites: further daemons.
         control_token: token of requests to the control API. Without one, the control API needs no token on loopback,
@@ -93,6 +95,7 @@ class Fake:
         unix: Path | None = None,
         tcp: TcpEndpoint | None = None,
         http: TcpEndpoint | None = None,
+        tls: ServerCertificate | None = None,
         flush_interval_s: float = 0.0,
         sites: Sequence[Site] = (),
         control_token: str | None = None,
@@ -131,6 +134,7 @@ class Fake:
         self._watch = Watch(self.accounts, lambda: self.daemons, clock)
         self.addresses: dict[str, str] = {}
         self._http = http
+        self._tls = tls
         self._api: RequestFaults[SingleCommand] | None = None
         self._initial_quirks = quirks
         self._control_token = control_token
@@ -170,11 +174,13 @@ class Fake:
             self.addresses = daemon.addresses | self.addresses
             daemon.start()
         if http is not None:
-            self.addresses["http"] = f"http://{address_of(http)}{API_PATH}"
+            scheme = "http" if self._tls is None else "https"
+            self.addresses["http"] = f"{scheme}://{address_of(http)}{API_PATH}"
             api = Api(self.accounts, self._control())
             self._api = RequestFaults(api, self.faults, self.accounts.known_id)
             app = Timed(self._api, self._latency, self._waits, self.clock)
-            self._server = HttpServer(app, [http], self.faults)
+            tls = None if self._tls is None else self._tls.context
+            self._server = HttpServer(app, [http], self.faults, tls=tls)
             self._server.start()
 
     def stop(self) -> None:
@@ -299,6 +305,11 @@ class Fake:
         self.accounts.set_secrets(projects)
         if access is not None and control_token is not None:
             access.set_token(control_token)
+
+    def read_certificate(self) -> None:
+        """Read the certificate and its key again, for further connections; raises CpsimError if they cannot be used."""
+        if self._tls is not None:
+            self._tls.read()
 
     behave = set_quirks
     """The name in version 0.1."""

@@ -19,6 +19,7 @@ from cpsim.scenario import load_workload
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from cpdaemon.endpoint import Endpoint
     from cpsim.replay.pace import Pace
     from cpsim.scenario.workload import Workload
 
@@ -46,6 +47,7 @@ class Settings:
     runs: str
     thresholds: tuple[Threshold, ...]
     baseline: Path | None
+    tls: dict[str, str]
 
     @classmethod
     def given(cls) -> Settings:
@@ -63,7 +65,7 @@ class Settings:
     @property
     def target(self) -> ReplayTarget:
         """Where the load goes, and the server whose accounts are observed, if there is one."""
-        endpoints = [parse_endpoint(address) for address in (self.server, self.endpoint) if address is not None]
+        endpoints = [self._endpoint(address) for address in (self.server, self.endpoint) if address is not None]
         servers = [endpoint for endpoint in endpoints if isinstance(endpoint, UrlEndpoint)]
         return ReplayTarget(
             endpoints[-1],
@@ -73,6 +75,11 @@ class Settings:
             accounts_project=self.project,
             quirks=frozenset(self.quirks),
         )
+
+    def _endpoint(self, address: str) -> Endpoint:
+        endpoint = parse_endpoint(address)
+        is_secure = isinstance(endpoint, UrlEndpoint) and endpoint.scheme == "https"
+        return endpoint.with_tls(**self.tls) if is_secure else endpoint
 
     @property
     def credentials(self) -> tuple[str, str] | None:

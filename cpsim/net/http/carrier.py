@@ -19,6 +19,7 @@ from cpsim.system.threads import Thread
 
 if TYPE_CHECKING:
     import socket
+    import ssl
     from collections.abc import Callable
 
     from cpsim.net.http.application import Application
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 ACCEPTS_A_STEP: Final = 100
 FINISH_S: Final = 1.0
 """The time for requests in progress when the server stops."""
+HANDSHAKE_S: Final = 10.0
+"""The time for a handshake of TLS."""
 CALL_S: Final = 10.0
 """The time that a call into the loop may wait for a request to be answered."""
 NO_ROOM: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -45,6 +48,7 @@ class Carrier(Generic[C]):
         name: of its thread.
         limits: of its connections.
         new_loop: makes the event loop, whose time is that of the connections.
+        tls: has its connections speak TLS.
     """
 
     def __init__(
@@ -55,8 +59,10 @@ class Carrier(Generic[C]):
         *,
         limits: Limits | None = None,
         new_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._app = app
+        self._tls = tls
         self._sockets = sockets
         self._limits = Limits() if limits is None else limits
         self._new_loop = new_loop
@@ -141,6 +147,8 @@ class Carrier(Generic[C]):
         shared = self._shared
         await shared.stopping.wait()
         self._close_sockets()
+        for task in self._opening if self._tls is not None else ():
+            task.cancel()  # a handshake takes as long as its client wants
         if self._opening:
             await asyncio.wait(self._opening)
         for connection in list(shared.connections):
@@ -186,8 +194,11 @@ class Carrier(Generic[C]):
 
     async def _open(self, sock: socket.socket) -> None:
         try:
-            await self._loop.connect_accepted_socket(lambda: Connection(self._shared), sock)
-        except OSError:  # the client has gone
+            handshake_s = None if self._tls is None else HANDSHAKE_S
+            await self._loop.connect_accepted_socket(
+                lambda: Connection(self._shared), sock, ssl=self._tls, ssl_handshake_timeout=handshake_s
+            )
+        except OSError:  # the client has gone, or does not trust the certificate
             sock.close()
 
 
