@@ -113,8 +113,8 @@ def cpapi_setup(
         EndpointError: the endpoint, or the credentials or a file for it, cannot be used; the previous endpoint stays.
     """
     global _client
-    tls = {"ca": ca, "client_cert": client_cert, "client_key": client_key}
-    previous, _client = _client, Client(server_endpoint, credentials, **tls)
+    client = Client(server_endpoint, credentials, ca=ca, client_cert=client_cert, client_key=client_key)
+    previous, _client = _client, client
     previous.close()
 
 

@@ -50,7 +50,7 @@ class EndpointType(click.ParamType[Endpoint]):
         """Parse the value; an https URL has the files of `tls_options`."""
         try:
             endpoint = parse_endpoint(value)
-            return endpoint if ctx is None else with_tls(endpoint, ctx)
+            return with_tls(endpoint, ctx) if isinstance(endpoint, UrlEndpoint) and ctx is not None else endpoint
         except EndpointError as error:
             self.fail(str(error), param, ctx)
 
@@ -297,10 +297,14 @@ def tls_options(command: Callable[..., T]) -> Callable[..., T]:
     return call
 
 
-def with_tls(endpoint: Endpoint, context: click.Context) -> Endpoint:
-    """An endpoint with the files that `tls_options` name, which are checked; raises EndpointError."""
+def with_tls(endpoint: UrlEndpoint, context: click.Context) -> UrlEndpoint:
+    """A server with the files that `tls_options` name, which are checked.
+
+    Raises:
+        EndpointError: a file cannot be used, or the server's URL is not https.
+    """
     files = {name: str(file) for name in TLS if isinstance(file := context.params.get(name), Path)}
-    if files and isinstance(endpoint, UrlEndpoint) and endpoint.scheme == "https":
+    if files:
         endpoint = endpoint.with_tls(**files)
         tls_of(endpoint)
     return endpoint

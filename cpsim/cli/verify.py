@@ -255,7 +255,6 @@ def _given(endpoint: str | None, **options: Any) -> Target | None:  # noqa: ANN4
     try:
         target = parse_target(endpoint, **options)
         server = None if target.server is None else with_tls(target.server, click.get_current_context())
-        assert server is None or isinstance(server, UrlEndpoint)
         return replace(target, server=server)
     except ValueError as error:
         raise click.UsageError(str(error)) from error

@@ -78,8 +78,7 @@ class Settings:
 
     def _endpoint(self, address: str) -> Endpoint:
         endpoint = parse_endpoint(address)
-        is_secure = isinstance(endpoint, UrlEndpoint) and endpoint.scheme == "https"
-        return endpoint.with_tls(**self.tls) if is_secure else endpoint
+        return endpoint.with_tls(**self.tls) if self.tls and isinstance(endpoint, UrlEndpoint) else endpoint
 
     @property
     def credentials(self) -> tuple[str, str] | None:

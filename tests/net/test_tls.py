@@ -379,6 +379,9 @@ def test_a_command_says_what_is_wrong_with_its_files(authorities, served, cpsim)
     assert "certificate verify failed: unable to get local issuer certificate" in error
     status, _, error = cpsim("run", "smoke", "--target", "127.0.0.1:1", "--ca", "ca.pem")
     assert (status, "--ca is for an https:// URL, and none is given" in error) == (64, True)
+    Path("daemon.ini").write_text("[api]\napi_url=http://127.0.0.1:1/api\n")
+    status, _, error = cpsim("daemon", "--config", "daemon.ini", "--ca", "ca.pem")
+    assert (status, error.startswith("cpsim: http://127.0.0.1:1/api has no TLS")) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 ACCEPTS_A_STEP: Final = 100
 FINISH_S: Final = 1.0
 """The time for requests in progress when the server stops."""
-HANDSHAKE_S: Final = 10.0
-"""The time for a handshake of TLS."""
 CALL_S: Final = 10.0
 """The time that a call into the loop may wait for a request to be answered."""
 NO_ROOM: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -194,7 +192,7 @@ class Carrier(Generic[C]):
 
     async def _open(self, sock: socket.socket) -> None:
         try:
-            handshake_s = None if self._tls is None else HANDSHAKE_S
+            handshake_s = None if self._tls is None else self._limits.handshake_s
             await self._loop.connect_accepted_socket(
                 lambda: Connection(self._shared), sock, ssl=self._tls, ssl_handshake_timeout=handshake_s
             )
