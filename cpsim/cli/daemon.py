@@ -289,6 +289,7 @@ def _serve(
 ) -> None:
     """Run the daemon; raise UsageError if a setting is missing."""
     from cpsim.daemon import main
+    from cpsim.daemon.spool_status import existing
     from cpsim.quirks import QUIRKS, chosen
     from cpsim.system.process import tune_process
 
@@ -307,6 +308,8 @@ def _serve(
     for way, value in needed.items():
         if not value:
             raise click.UsageError(f"give {way} in {config_file or 'a --config FILE'}")
+    if config.drain and config.spool is not None:
+        existing(config.spool)
     if config.spool is not None and "ack-before-delivery" in all_quirks:
         _warn_unused_spool(config.spool)
     tune_process()

@@ -29,6 +29,8 @@ def shown_status(spool: Path, as_json: bool) -> tuple[str, bool]:  # noqa: FBT00
     """
     status = read_status(spool)
     figures, failures = asdict(status), status.failures
+    if not status.exported:
+        del figures["exported"]
     if as_json:
         more = {"set_aside": figures["dead_letters"], "failures": failures}  # the former is the name in version 0.1
         return json.dumps(figures | more) + "\n", bool(failures)

@@ -100,3 +100,8 @@ def test_what_remains_after_the_time_is_said(drain):
     status, _, error = drain(url, "--drain-timeout", "0")
     assert (status, error.splitlines()[-1]) == (1, "cpsim: the drain has left 1 commands in spool, undelivered")
     assert read_status(Path("spool")).queued == 1
+
+
+def test_a_spool_that_is_not_there_is_not_drained(drain):
+    assert drain("http://127.0.0.1:1/api", "--spool", "sppol") == (2, "", "cpsim: there is no spool sppol\n")
+    assert not Path("sppol").exists()

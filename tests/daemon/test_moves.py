@@ -172,6 +172,8 @@ def test_an_export_has_all_that_the_spool_holds_and_no_more(fill, cpsim):
 
 def test_what_was_exported_is_delivered_nowhere_else(exported, cpsim):
     lines = exported(*ALLOCS)
+    status, out, _ = cpsim("daemon", "--spool", "old", "--status")
+    assert (status, out.splitlines()[-1]) == (0, f"exported      {json.loads(lines[0])['id']}")
     assert cpsim("daemon", "--spool", "old", "--requeue", "all")[2].startswith(
         "cpsim: old was exported, and is delivered"
     )
