@@ -29,7 +29,7 @@ def client_context(endpoint: UrlEndpoint) -> ssl.SSLContext:
 
 
 def show_certificate(context: ssl.SSLContext, certificate: str, key: str | None) -> None:
-    """Have a context show a certificate from now on.
+    """Have a new context show a certificate.
 
     Args:
         context: of a client or a server.
@@ -37,15 +37,14 @@ def show_certificate(context: ssl.SSLContext, certificate: str, key: str | None)
         key: file of its private key; by default the certificate's file.
 
     Raises:
-        EndpointError: a file cannot be used; the context is as it was.
+        EndpointError: a file cannot be used, and the context neither.
     """
     key = certificate if key is None else key
     _check(certificate, "the certificate", _CERTIFICATE, "certificate")
     if "ENCRYPTED" in _check(key, "the private key", _KEY, "private key"):
         raise EndpointError(f"the private key {key} is encrypted: decrypt it, as by `openssl pkey -in {key} -out FILE`")
     try:
-        for each in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), context):  # first where nothing changes by an error
-            each.load_cert_chain(certificate, key, _no_passphrase)
+        context.load_cert_chain(certificate, key, _no_passphrase)
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise EndpointError(f"the private key {key} is not that of the certificate {certificate}") from error

@@ -179,8 +179,7 @@ class Fake:
             api = Api(self.accounts, self._control())
             self._api = RequestFaults(api, self.faults, self.accounts.known_id)
             app = Timed(self._api, self._latency, self._waits, self.clock)
-            tls = None if self._tls is None else self._tls.context
-            self._server = HttpServer(app, [http], self.faults, tls=tls)
+            self._server = HttpServer(app, [http], self.faults, tls=self._tls)
             self._server.start()
 
     def stop(self) -> None:

@@ -24,12 +24,11 @@ class ServerCertificate:
         CpsimError: a file cannot be used.
 
     Attributes:
-        context: what shows it to clients.
+        context: what shows it to clients: another one once it was read again.
     """
 
     def __init__(self, certificate: Path, key: Path | None = None) -> None:
         self._files = str(certificate), None if key is None else str(key)
-        self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self.read()
 
     def read(self) -> None:
@@ -38,7 +37,9 @@ class ServerCertificate:
         Raises:
             CpsimError: one cannot be used; the certificate stays as it was.
         """
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)  # one that had another could show both
         try:
-            show_certificate(self.context, *self._files)
+            show_certificate(context, *self._files)
         except EndpointError as error:
             raise CpsimError(str(error)) from error
+        self.context = context

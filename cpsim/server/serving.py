@@ -12,11 +12,11 @@ from cpsim.net.http.carrier import Carrier
 if TYPE_CHECKING:
     import asyncio
     import socket
-    import ssl
     from collections.abc import Callable
 
     from cpsim.net.http.application import Application
     from cpsim.net.http.shared import Limits
+    from cpsim.net.tls import ServerCertificate
 
 
 class HttpServer:
@@ -28,7 +28,7 @@ class HttpServer:
         faults: the plan.
         limits: of its connections.
         new_loop: makes the event loop, whose time is that of connections and of faults that come and go.
-        tls: has its connections speak TLS.
+        tls: the certificate with which its connections speak TLS.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class HttpServer:
         limits: Limits | None = None,
         new_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop,
         *,
-        tls: ssl.SSLContext | None = None,
+        tls: ServerCertificate | None = None,
     ) -> None:
         self._carrier = Carrier(app, sockets, "cpsim-http", limits=limits, new_loop=new_loop, tls=tls)
         self._faults = FaultPlan() if faults is None else faults

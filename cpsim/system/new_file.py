@@ -31,7 +31,12 @@ def new_file(path: Path) -> Iterator[Path]:
             partial.touch(0o600)
             yield partial
             _sync(partial)
-            os.link(partial, path)
+            try:
+                os.link(partial, path)
+            except FileExistsError:
+                raise
+            except OSError:  # a file system without hard links
+                partial.rename(path)
             _sync(path.parent)
     except OSError as error:
         raise CpsimError(f"{path} cannot be written: {error.strerror}") from error

@@ -168,7 +168,7 @@ def test_who_is_refused_and_goes_on(by_hand):
 @meets("Time of a handshake of TLS")
 def test_who_never_shakes_hands(by_hand, tmp_path):
     trustme.CA().issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(tmp_path / "both.pem")
-    address, advance = by_hand(ManualClock(), tls=ServerCertificate(tmp_path / "both.pem").context)
+    address, advance = by_hand(ManualClock(), tls=ServerCertificate(tmp_path / "both.pem"))
     with socket.create_connection(address, GUARD_S) as sock:
         advance(0)
         advance(LIMITS.handshake_s - 1)

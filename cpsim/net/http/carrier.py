@@ -19,10 +19,10 @@ from cpsim.system.threads import Thread
 
 if TYPE_CHECKING:
     import socket
-    import ssl
     from collections.abc import Callable
 
     from cpsim.net.http.application import Application
+    from cpsim.net.tls import ServerCertificate
 
 ACCEPTS_A_STEP: Final = 100
 FINISH_S: Final = 1.0
@@ -46,7 +46,7 @@ class Carrier(Generic[C]):
         name: of its thread.
         limits: of its connections.
         new_loop: makes the event loop, whose time is that of the connections.
-        tls: has its connections speak TLS.
+        tls: the certificate with which its connections speak TLS.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Carrier(Generic[C]):
         *,
         limits: Limits | None = None,
         new_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop,
-        tls: ssl.SSLContext | None = None,
+        tls: ServerCertificate | None = None,
     ) -> None:
         self._app = app
         self._tls = tls
@@ -192,9 +192,9 @@ class Carrier(Generic[C]):
 
     async def _open(self, sock: socket.socket) -> None:
         try:
-            handshake_s = None if self._tls is None else self._limits.handshake_s
+            context, handshake_s = (None, None) if self._tls is None else (self._tls.context, self._limits.handshake_s)
             await self._loop.connect_accepted_socket(
-                lambda: Connection(self._shared), sock, ssl=self._tls, ssl_handshake_timeout=handshake_s
+                lambda: Connection(self._shared), sock, ssl=context, ssl_handshake_timeout=handshake_s
             )
         except OSError:  # the client has gone, or does not trust the certificate
             sock.close()
