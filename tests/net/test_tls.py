@@ -24,8 +24,12 @@ from cpsim.evidence.journal import OperationOutcome
 from cpsim.fake import ANY_PORT, Fake
 from cpsim.fake.settings import load
 from cpsim.net.http.client import CannotReach, fetch
+from cpsim.net.http.shared import Limits
 from cpsim.net.tls import ServerCertificate
 from cpsim.replay.wires.keep_alive import KeepAlive
+from cpsim.server.http import Api
+from cpsim.server.service import AccountServer
+from cpsim.server.serving import HttpServer
 
 CREDENTIALS = ("p", "s")
 CALL = ("alloc", {"slot": "a"})
@@ -309,12 +313,18 @@ def test_a_daemon_reads_its_authorities_again(authorities, served):
         assert client.knows_batches()
 
 
-def test_who_never_shakes_hands_does_not_hold_up_the_end(served):
-    fake, _ = served()
-    url = fake.addresses["http"]
-    with socket.create_connection(("127.0.0.1", parse_endpoint(url).port)):
-        by_client(url, ca="ca.pem")  # which came later, so the other has been accepted
-        fake.stop()
+def test_who_never_shakes_hands_does_not_hold_up_the_end(authorities):
+    listening = socket.create_server(("127.0.0.1", 0))
+    port = listening.getsockname()[1]
+    tls = ServerCertificate(Path("server.pem"), Path("server.key"))
+    server = HttpServer(Api(AccountServer({"p": "s"})), [listening], limits=Limits(handshake_s=3_600), tls=tls)
+    server.start()
+    with socket.create_connection(("127.0.0.1", port)):
+        by_client(f"https://127.0.0.1:{port}/api", ca="ca.pem")  # which came later, so the other has been accepted
+        stopping = threading.Thread(target=server.stop, daemon=True)
+        stopping.start()
+        stopping.join(60)
+        assert not stopping.is_alive()
 
 
 def test_a_request_that_is_too_large_is_answered(served):
