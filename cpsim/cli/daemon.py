@@ -23,9 +23,8 @@ from cpsim.cli.options import (
     quirk_option,
     secret_file_option,
     secret_in,
-    tls_options,
-    with_tls,
 )
+from cpsim.cli.tls import tls_options, with_tls
 from cpsim.system.checks import LONGEST_S
 
 if TYPE_CHECKING:

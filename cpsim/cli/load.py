@@ -15,7 +15,6 @@ import click
 
 from cpsim.cli.group import FAILED, INVALID, ExtraCommand, cli
 from cpsim.cli.options import (
-    TLS,
     EndpointType,
     NumberType,
     accounts_option,
@@ -37,10 +36,10 @@ from cpsim.cli.options import (
     speed_option,
     threshold_option,
     timeout_option,
-    tls_options,
 )
 from cpsim.cli.run import target_at
 from cpsim.cli.settings import SettableOption, runs_folder
+from cpsim.cli.tls import TLS, tls_options
 from cpsim.config.thresholds import APPLY_DELAY_PREFIXES, NEED_DUE_TIMES
 from cpsim.system.checks import LONGEST_S
 

@@ -6,17 +6,16 @@ import json
 import math
 import re
 from difflib import get_close_matches
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
 from cpdaemon.endpoint import Endpoint, TcpEndpoint, UrlEndpoint, parse_endpoint
 from cpdaemon.errors import EndpointError, InvalidCommand
-from cpdaemon.transport import tls_of
 from cpsim.cli.settings import SettableOption, runs_folder
+from cpsim.cli.tls import with_tls
 from cpsim.config.thresholds import Threshold
 from cpsim.errors import CpsimError, UsageError
 from cpsim.faults.spec import ACTIONS, Fault
@@ -270,44 +269,6 @@ class SlotPrefixType(click.ParamType[str]):
         except InvalidCommand as error:
             self.fail(str(error), param, ctx)
         return value
-
-
-TLS: Final = {
-    "ca": "Trust the authorities whose certificates are in FILE, instead of the system's; PEM.",
-    "client_cert": "Show the certificate in FILE to an https server; PEM.",
-    "client_key": "Private key of --client-cert, if it is not in the same file.",
-}
-"""The options for https URLs, each with its help."""
-
-
-def tls_options(command: Callable[..., T]) -> Callable[..., T]:
-    """The options for https URLs, which `EndpointType` gives to each; the command itself does not get them."""
-
-    @wraps(command)
-    def call(*arguments: Any, **options: Any) -> T:  # noqa: ANN401 - passed on unchanged
-        given = [name for name in TLS if options.pop(name) is not None]
-        params = click.get_current_context().params.values()
-        if given and not any("https://" in str(value) for value in params) and options.get("config_file") is None:
-            raise click.UsageError(f"--{given[0].replace('_', '-')} is for an https:// URL, and none is given")
-        return command(*arguments, **options)
-
-    for name, text in reversed(TLS.items()):
-        option = click.option(f"--{name.replace('_', '-')}", type=FILE, metavar="FILE", is_eager=True, help=text)
-        option(call)
-    return call
-
-
-def with_tls(endpoint: UrlEndpoint, context: click.Context) -> UrlEndpoint:
-    """A server with the files that `tls_options` name, which are checked.
-
-    Raises:
-        EndpointError: a file cannot be used, or the server's URL is not https.
-    """
-    files = {name: str(file) for name in TLS if isinstance(file := context.params.get(name), Path)}
-    if files:
-        endpoint = endpoint.with_tls(**files)
-        tls_of(endpoint)
-    return endpoint
 
 
 server_option = click.option(

@@ -38,9 +38,9 @@ from cpsim.cli.options import (
     speed_option,
     threshold_option,
     timeout_option,
-    tls_options,
 )
 from cpsim.cli.settings import SettableOption, runs_folder
+from cpsim.cli.tls import tls_options
 from cpsim.system.checks import LONGEST_S
 
 if TYPE_CHECKING:

@@ -23,10 +23,9 @@ from cpsim.cli.options import (
     print_json,
     project_option,
     secret_file_option,
-    tls_options,
-    with_tls,
 )
 from cpsim.cli.settings import SettableArgument, SettableOption
+from cpsim.cli.tls import tls_options, with_tls
 from cpsim.system.checks import LONGEST_S
 
 if TYPE_CHECKING:
