@@ -355,7 +355,6 @@ class Fake:
         for daemon in self.daemons:
             if project_id in {None, daemon.project_id}:
                 daemon.drop()
-                self._watch.forget(daemon)
                 if daemon.faults is not self.faults:
                     daemon.faults.restart()
         if project_id is not None:
@@ -397,5 +396,6 @@ class Fake:
         if self._control_token is None and not is_loopback(self._http.host):
             return None
         self._access = access = Access(self._http.host, self._control_token)
+        self._watch.start()
         dashboard = Dashboard(self.inspector, self.accounts, self.faults, self._watch, access)
         return Control(self.inspector, access, dashboard, self.metrics)

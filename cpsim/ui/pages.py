@@ -16,12 +16,18 @@ def template(package: str, name: str) -> jinja2.Template:
     """
     loader = jinja2.DictLoader({"layout.html.j2": _text("layout.html.j2"), name: _text(name, package)})
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    library = "vendor/uplot/uPlot"
-    environment.globals |= {
-        "style": _text(f"{library}.min.css") + _text("page.css"),
-        "script": _text(f"{library}.iife.min.js") + _text("page.js"),
-    }
+    environment.globals |= {"style": style(), "script": script()}
     return environment.get_template(name)
+
+
+def style() -> str:
+    """The stylesheet of pages, with the chart library's."""
+    return _text("vendor/uplot/uPlot.min.css") + _text("page.css")
+
+
+def script() -> str:
+    """The script of pages, with the chart library."""
+    return _text("vendor/uplot/uPlot.iife.min.js") + _text("page.js")
 
 
 def _text(name: str, package: str = "cpsim.ui") -> str:
