@@ -336,6 +336,12 @@ output_option = click.option(
     metavar="DIR",
     help="The run folder; by default, a new one under runs/.",
 )
+page_option = click.option(
+    "--page",
+    type=ListenType(default_host="127.0.0.1"),
+    metavar="[HOST:]PORT",
+    help="Show the run's page in a browser while it goes on, on loopback without a HOST; port 0 takes a free one.",
+)
 seed_option = click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), help="Same seed, same workload; by default the scenario's seed, or 1."
 )

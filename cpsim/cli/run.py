@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
 from functools import partial
@@ -28,6 +29,7 @@ from cpsim.cli.options import (
     note_baseline,
     output_option,
     pace_at,
+    page_option,
     project_option,
     rate_option,
     secret_file_option,
@@ -44,12 +46,15 @@ from cpsim.cli.tls import tls_options
 from cpsim.system.checks import LONGEST_S
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
+    from cpdaemon.endpoint import TcpEndpoint
     from cpsim.accounts.sources import AccountsSource
     from cpsim.config.thresholds import Threshold
     from cpsim.replay.pace import Pace
     from cpsim.run.folder import OutputFolder
+    from cpsim.run.live import LivePage
     from cpsim.run.pipeline import Run
     from cpsim.run.plan import ReplayTarget
     from cpsim.run.summary import Summary
@@ -120,6 +125,7 @@ if TYPE_CHECKING:
 @baseline_option
 @slot_prefix_option
 @output_option
+@page_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the summary.")
 def run(
     scenario: str,
@@ -147,6 +153,7 @@ def run(
     baseline: Path | None,
     slot_prefix: str | None,
     output: Path | None,
+    page: TcpEndpoint | None,
     as_json: bool,
     **log_part: int | str | None,
 ) -> None:
@@ -179,11 +186,13 @@ def run(
     where = target_at(target, server, project, secret_file, accounts, known_quirks(profile, quirks))
     if virtual:
         check_virtual(where, processes)
+        if page is not None:
+            raise click.UsageError("--virtual has no --page: when each operation was sent is known at its end")
     path = find_scenario(scenario)
     settings = (*settings, *log_settings(**log_part))
     context = click.get_current_context()
     with run_folder.OutputFolder(output or run_folder.new_name(path, runs_folder(context))) as written:
-        with Stages() as stages:
+        with _live(page, written.path) as live, Stages() as stages:
             command = partial(_command, context)
             result = perform(
                 lambda: load_workload(path, seed, settings, keep_ids=keep_ids),
@@ -197,6 +206,7 @@ def run(
                 command=command,
                 on_stage=stages.begin,
                 on_progress=stages.progress,
+                live=live,
             )
             summary = summarise(result)
             summary.check(thresholds)
@@ -208,6 +218,19 @@ def run(
             _print(result, summary, written, as_json=as_json)
             note_baseline(baseline, written)
     sys.exit({"valid": 0, "invalid": INVALID, "unknown": FAILED}[result.verdict.ruling] if summary.holds else INVALID)
+
+
+@contextlib.contextmanager
+def _live(address: TcpEndpoint | None, folder: Path) -> Iterator[LivePage | None]:
+    """Serve the page of a run in the context, and say where; None without an address."""
+    if address is None:
+        yield None
+        return
+    from cpsim.run.live import LivePage
+
+    with LivePage(address, folder / "report.html") as live:
+        click.echo(f"cpsim: the page of this run: {live.url}", err=True)
+        yield live
 
 
 def _print(result: Run, summary: Summary, output: OutputFolder, *, as_json: bool) -> None:
@@ -228,7 +251,7 @@ def _print(result: Run, summary: Summary, output: OutputFolder, *, as_json: bool
 
 def _command(context: click.Context, seed: int) -> str:
     """The command line that repeats a run, into a new folder and with new slots."""
-    given = context.params | {"seed": seed, "output": None, "slot_prefix": None, "as_json": False}
+    given = context.params | {"seed": seed, "output": None, "slot_prefix": None, "page": None, "as_json": False}
     words = ["cpsim", "run", given["scenario"]]
     for parameter in context.command.params:
         value = given[parameter.name or ""]

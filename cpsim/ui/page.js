@@ -32,9 +32,13 @@
       }).observe(this.place);
     }
 
-    read() { this.spec = JSON.parse(this.figure.querySelector("script").textContent); }
+    read() {
+      this.text = this.figure.querySelector("script").textContent;
+      this.spec = JSON.parse(this.text);
+    }
 
     renew() {
+      if (this.figure.querySelector("script").textContent === this.text) return;
       const isWhole = this.reset.hidden;
       this.read();
       this.draw();

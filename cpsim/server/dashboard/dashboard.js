@@ -1,53 +1,13 @@
-// The dashboard: parts marked as live are refreshed every two seconds unless paused, the theme is kept, forms help to fill them in.
+"use strict";
+// The dashboard: the theme is kept, and the form of faults shows what a fault takes.
 {
-  const EVERY_MS = 2000;
   const root = document.documentElement;
-  const news = document.getElementById("news");
-  const pause = document.querySelector(".pause");
-  let paused = false;
-
-  const say = (text) => { if (news.textContent !== text) news.textContent = text; };
-
-  const renew = (part, other) => {
-    const [old, fresh] = [part, other].map((each) => [...each.querySelectorAll("figure.chart")]);
-    if (!old.length || old.length !== fresh.length) part.replaceChildren(...other.childNodes);
-    else old.forEach((figure, place) => {
-      for (const what of ["script", "tbody"]) figure.querySelector(what).replaceWith(fresh[place].querySelector(what));
-    });
-    if (fresh.length) document.dispatchEvent(new Event("figures"));
-  };
-
-  const refresh = async () => {
-    if (paused || document.hidden) return;
-    try {
-      const answer = await fetch("/", { signal: AbortSignal.timeout(10_000) });
-      if (!answer.ok) throw new Error(`status ${answer.status}`);
-      const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
-      for (const part of document.querySelectorAll("[data-live]")) {
-        const other = fresh.getElementById(part.id);
-        if (other && !part.contains(document.activeElement) && other.innerHTML !== part.innerHTML) renew(part, other);
-      }
-      say("");
-    } catch (error) {
-      say("The server does not answer: the figures are out of date.");
-    }
-  };
-
-  if (pause) {
-    pause.hidden = false;
-    pause.addEventListener("click", () => {
-      paused = !paused;
-      pause.setAttribute("aria-pressed", String(paused));
-      say(paused ? "Paused: the figures are not refreshed." : "");
-      refresh();
-    });
-    (async () => {
-      for (;;) {
-        await new Promise((wake) => setTimeout(wake, EVERY_MS));
-        await refresh();
-      }
-    })();
-  }
+  const kept = sessionStorage.getItem("theme");
+  if (kept) root.dataset.theme = kept;
+  new MutationObserver(() => {
+    if (root.dataset.theme) sessionStorage.setItem("theme", root.dataset.theme);
+    else sessionStorage.removeItem("theme");
+  }).observe(root, { attributes: true, attributeFilter: ["data-theme"] });
 
   const form = document.querySelector("form.fault");
   if (form) {
@@ -63,14 +23,4 @@
     form.elements.action.addEventListener("change", choose);
     choose();
   }
-
-  const kept = sessionStorage.getItem("theme");
-  if (kept) {
-    root.dataset.theme = kept;
-    document.dispatchEvent(new Event("figures"));
-  }
-  new MutationObserver(() => {
-    if (root.dataset.theme) sessionStorage.setItem("theme", root.dataset.theme);
-    else sessionStorage.removeItem("theme");
-  }).observe(root, { attributes: true, attributeFilter: ["data-theme"] });
 }

@@ -13,7 +13,7 @@ import jinja2
 
 from cpsim.faults.spec import ACTIONS, REQUESTS
 from cpsim.server.dashboard import charts
-from cpsim.ui.pages import script, style
+from cpsim.ui.pages import live_script, script, style
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 LAST_SHOWN_US: Final = 253_402_300_799_000_000
@@ -32,9 +32,9 @@ def page(name: str, **values: object) -> str:
 
 @cache
 def file(name: str) -> str:
-    """The stylesheet or the script, after the one that all pages have in common."""
-    common = style if name.endswith(".css") else script
-    return common() + files("cpsim.server.dashboard").joinpath(name).read_text(encoding="utf-8")
+    """The stylesheet or the script, with what all pages have in common."""
+    own = files("cpsim.server.dashboard").joinpath(name).read_text(encoding="utf-8")
+    return style() + own if name.endswith(".css") else own + script() + live_script()
 
 
 @cache
