@@ -27,6 +27,7 @@ from cpsim.cli.options import (
     known_quirks,
     note_baseline,
     output_option,
+    page_option,
     project_option,
     rate_option,
     secret_file_option,
@@ -46,7 +47,7 @@ from cpsim.system.checks import LONGEST_S
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from cpdaemon.endpoint import Endpoint
+    from cpdaemon.endpoint import Endpoint, TcpEndpoint
     from cpsim.accounts.sources import AccountsSource
     from cpsim.config.thresholds import Threshold
     from cpsim.run.capacity import SearchRequest
@@ -132,6 +133,7 @@ class _Load(ExtraCommand):
 @baseline_option
 @slot_prefix_option
 @output_option
+@page_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result of a search as one JSON document.")
 @click.argument("locust", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
@@ -158,6 +160,7 @@ def load(
     baseline: Path | None,
     slot_prefix: str | None,
     output: Path | None,
+    page: TcpEndpoint | None,
     as_json: bool,
     locust: tuple[str, ...],
 ) -> None:
@@ -224,6 +227,7 @@ def load(
         "slot_prefix": slot_prefix,
         "output": None if output is None else str(output),
         "runs": str(runs_folder(context)),
+        "page": None if page is None else str(page),
         "thresholds": [asdict(threshold) for threshold in thresholds],
         "baseline": None if baseline is None else str(baseline),
         "tls": {name: str(file) for name in TLS if (file := context.params[name]) is not None},
@@ -243,6 +247,8 @@ def _check(context: click.Context) -> None:
                 "--find-capacity chooses rates and operations in flight itself, and runs without Locust: leave out "
                 + (" ".join(locust) or "--rate, --speed and --in-flight")
             )
+        if "page" in given:
+            raise click.UsageError("--find-capacity has no --page: each of its steps is a run of its own")
         return
     if given & {"p99_ms", "step_s", "as_json"}:
         raise click.UsageError("--p99-ms, --step-time and --json go with --find-capacity")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import shlex
 import sys
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -46,7 +46,7 @@ from cpsim.cli.tls import tls_options
 from cpsim.system.checks import LONGEST_S
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from cpdaemon.endpoint import TcpEndpoint
@@ -220,17 +220,13 @@ def run(
     sys.exit({"valid": 0, "invalid": INVALID, "unknown": FAILED}[result.verdict.ruling] if summary.holds else INVALID)
 
 
-@contextlib.contextmanager
-def _live(address: TcpEndpoint | None, folder: Path) -> Iterator[LivePage | None]:
-    """Serve the page of a run in the context, and say where; None without an address."""
+def _live(address: TcpEndpoint | None, folder: Path) -> AbstractContextManager[LivePage | None]:
+    """The page of a run while it goes on; none without an address."""
     if address is None:
-        yield None
-        return
-    from cpsim.run.live import LivePage
+        return nullcontext()
+    from cpsim.run.live import live_page
 
-    with LivePage(address, folder / "report.html") as live:
-        click.echo(f"cpsim: the page of this run: {live.url}", err=True)
-        yield live
+    return live_page(address, folder)
 
 
 def _print(result: Run, summary: Summary, output: OutputFolder, *, as_json: bool) -> None:

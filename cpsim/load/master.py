@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import signal
 import sys
+import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 import gevent
 import numpy as np
@@ -20,9 +21,11 @@ from cpsim.clock import SYSTEM_CLOCK
 from cpsim.evidence.journal import RECORD_TYPE
 from cpsim.load.guard import FAILED, guarded
 from cpsim.load.outcome import conclude, joined, observer_of
+from cpsim.net.listen import Listen
 from cpsim.replay.engine import Effort
 from cpsim.run.comparison import baseline_note
 from cpsim.run.folder import OutputFolder, new_name
+from cpsim.run.live import LivePage, live_page
 from cpsim.run.observing import imbalances_before
 from cpsim.run.pipeline import fresh_prefix
 from cpsim.ui.printable import printable
@@ -60,6 +63,8 @@ class Share:
     effort: Effort = field(default_factory=lambda: Effort(0.0, {}))
     records: list[bytes] = field(default_factory=list)
     errors: list[str] = field(default_factory=lambda: [""])
+    file: IO[bytes] | None = None
+    """Has the records, too, for the page of a run that goes on."""
 
     def seconds(self) -> float:
         """Elapsed seconds; for a lost worker, until the last answer that it reported."""
@@ -92,6 +97,7 @@ class Master:
         self._interrupted = False
         self._failure: str | None = None
         self._before: tuple[Imbalance, ...] | None = None
+        self._live: LivePage | None = None
         self._main = gevent.getcurrent()
         listeners: dict[str, Callable[..., None]] = {
             "cpsim-ready": partial(self._dispatch, self._ready),
@@ -169,7 +175,7 @@ class Master:
         previous = signal.signal(signal.SIGINT, interrupt)
         try:
             with output:
-                guarded(self._replay, self._fail)(output=output)
+                guarded(self._replay_with_page, self._fail)(output=output)
             if self._failure is not None:
                 _print_error(self._failure)
                 self._environment.process_exit_code = FAILED
@@ -181,10 +187,34 @@ class Master:
             elif not self._stopping:  # else `_stop` runs, and ends the test
                 gevent.spawn(self._runner.stop)
 
+    def _replay_with_page(self, output: OutputFolder) -> None:
+        """Replay, and serve the page meanwhile if it is wanted."""
+        if self._settings.page is None:
+            self._replay(output)
+            return
+        with live_page(Listen(self._settings.page), output.path) as self._live:
+            try:
+                self._replay(output)
+            finally:
+                self._live = None
+                for share in self._shares:
+                    if share.file is not None:
+                        share.file.close()
+
+    def _show(self, live: LivePage, plan: Plan) -> None:
+        """Have the page follow what the workers report."""
+        live.begin(plan, ())
+        files = [tempfile.TemporaryFile(buffering=0) for _ in self._shares]  # noqa: SIM115 - open as long as the page
+        for share, file in zip(self._shares, files, strict=True):
+            share.file = file
+        live.follow(files)
+
     def _replay(self, output: OutputFolder) -> None:
         plan, start_ns = self._prepare(), SYSTEM_CLOCK.monotonic_ns()
         if self._failure is not None:
             return
+        if self._live is not None:
+            self._show(self._live, plan)
         for share in self._shares:
             share.begun = not share.lost
         self._send("cpsim-go", {})
@@ -262,6 +292,9 @@ class Master:
     def _records(self, share: Share, data: dict[str, Any]) -> None:
         share.records.append(data["records"])
         share.errors = data["errors"]
+        if self._live is not None and share.file is not None:
+            share.file.write(data["records"])
+            self._live.tell([share.errors for share in self._shares])
 
     def _done(self, share: Share, data: dict[str, Any]) -> None:
         share.ended, share.elapsed_s, share.effort = True, data["elapsed_s"], Effort(*data["effort"])

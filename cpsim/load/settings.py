@@ -45,6 +45,7 @@ class Settings:
     slot_prefix: str | None
     output: str | None
     runs: str
+    page: str | None
     thresholds: tuple[Threshold, ...]
     baseline: Path | None
     tls: dict[str, str]

@@ -1,19 +1,20 @@
 """The page of a run while it goes on, served by a process of its own from the journals that the run writes.
 
 The process that replays flushes its journals once a second, and does nothing more. The page is made when somebody asks
-for it, with the lowest priority, and rests for ten times as long as it took.
+for it, with low priority, and stays the same for ten times the processor time that it took.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import os
 import pickle
 import socket
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -36,13 +37,14 @@ from cpsim.run.summary import summarise
 from cpsim.server.control.access import Access
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
     from typing import Self
 
     import numpy.typing as npt
 
     from cpdaemon.endpoint import TcpEndpoint
+    from cpsim.clock import Clock
     from cpsim.evidence.journal import Journal
     from cpsim.net.http.application import Caller
     from cpsim.net.http.messages import Request
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
 
 FLUSH_S: Final = 1.0
 REST: Final = 10
-"""How many times as long as a page took to make it stays the same."""
+"""A page stays the same for so many times the processor time that it took to make."""
 LEAST_REST_S: Final = 1.0
 STATUS: Final = "running"
 UNREPORTED: Final = "an error whose text is not known before the end"
@@ -61,7 +63,7 @@ HEADERS: Final = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
 )
-START: Final = "import os; os.nice(19); from cpsim.run.live import main; main()"
+START: Final = "import os; os.nice(10); from cpsim.run.live import main; main()"
 
 
 class SupportsFileno(Protocol):
@@ -77,6 +79,7 @@ class LivePage:
     Args:
         address: where to listen; port 0 takes a free one.
         final: where the page will be when the run has ended.
+        clock: by which journals are flushed.
 
     Attributes:
         url: of the page.
@@ -85,15 +88,16 @@ class LivePage:
         OSError: the address cannot be bound.
     """
 
-    def __init__(self, address: TcpEndpoint, final: Path) -> None:
+    def __init__(self, address: TcpEndpoint, final: Path, clock: Clock = SYSTEM_CLOCK) -> None:
         self._final = final
+        self._now_s = clock.monotonic
         self._sock = listen_tcp(address.host, address.port)
         host, port = self._sock.getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
         self._control, self._theirs = socket.socketpair()
         self._process: subprocess.Popen[bytes] | None = None
         self._told: tuple[float, ...] = ()
-        self._flushed_s = 0.0
+        self._flushed_s = -math.inf
 
     def begin(self, plan: Plan, faults: Sequence[str]) -> None:
         """Start the process, for a plan and the faults that are set during its replay."""
@@ -121,7 +125,7 @@ class LivePage:
             journals: those that are followed.
             faults_since_s: when the faults were set, in seconds since the replay began.
         """
-        now_s = SYSTEM_CLOCK.monotonic()
+        now_s = self._now_s()
         if now_s - self._flushed_s < FLUSH_S:
             return
         self._flushed_s = now_s
@@ -149,6 +153,22 @@ class LivePage:
         if self._process is not None:
             self._process.terminate()
             self._process.wait()
+
+
+@contextmanager
+def live_page(address: TcpEndpoint, folder: Path) -> Iterator[LivePage]:
+    """Serve the page of a run in the context, and print its URL on standard error.
+
+    Args:
+        address: where to listen.
+        folder: of the run.
+
+    Raises:
+        OSError: the address cannot be bound.
+    """
+    with LivePage(address, folder / "report.html") as live:
+        print(f"cpsim: the page of this run: {live.url}", file=sys.stderr, flush=True)
+        yield live
 
 
 class _Pages:
@@ -191,11 +211,12 @@ class _Pages:
             return self.refusal(404, f"there is no {request.path!r}, only /")
         if request.method not in {"GET", "HEAD"}:
             return Response(405, b"use GET\n", PLAIN, ((b"allow", b"GET, HEAD"),))
-        now_s = SYSTEM_CLOCK.monotonic()
-        if now_s >= self._until_s:
+        if SYSTEM_CLOCK.monotonic() >= self._until_s:
+            before = os.times()
             self._page = self._made().encode("utf-8", "replace")
-            ended_s = SYSTEM_CLOCK.monotonic()
-            self._until_s = ended_s + max(LEAST_REST_S, REST * (ended_s - now_s))
+            after = os.times()
+            took_s = after.user + after.system - before.user - before.system
+            self._until_s = SYSTEM_CLOCK.monotonic() + max(LEAST_REST_S, REST * took_s)
         return Response(200, self._page, HTML, HEADERS)
 
     def finish(self, commands: Sequence[Response], /) -> Sequence[Response]:
@@ -248,6 +269,7 @@ def _read(journal: int) -> npt.NDArray[np.void]:
 def main() -> None:
     """Serve the page of a run, which is on standard input, until the process that replays it ends."""
     listening, control = (socket.socket(fileno=int(number)) for number in sys.argv[1:])
+    control.settimeout(None)  # gevent's do not block
     plan, faults, final = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the process that started this one
     pages = _Pages(plan, faults, final, listening.getsockname()[0])
     carrier = Carrier(pages, [listening], "cpsim-live")

@@ -4,6 +4,7 @@ import base64
 import json
 
 import pytest
+from axe import barriers
 from selenium.webdriver import ActionChains
 from selenium.webdriver.common.keys import Keys
 
@@ -87,6 +88,7 @@ def test_charts_come_and_follow_what_happens_without_a_new_page(browser, start, 
     tip = ask(browser, "document.getElementById('tip').textContent").splitlines()
     assert tip[0].endswith(" UTC")
     assert tip[-1].startswith("claim ")
+    assert barriers(browser) == []
     ask(browser, "document.querySelector('.theme')").click()
     assert ask(browser, CHARTS) == 4
     assert browser.get_log("browser") == []
@@ -204,6 +206,11 @@ CONTRAST = """(() => {
     .filter(([, ratio]) => ratio < 4.5);
 })()
 """
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_axe_finds_no_barrier(shown, page):
+    assert barriers(shown(page, dark=page == "slots")) == []
 
 
 @pytest.mark.parametrize("dark", [False, True])
