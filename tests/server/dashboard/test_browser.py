@@ -208,7 +208,7 @@ CONTRAST = """(() => {
 """
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", ["slots", "slot?id=job-1", "users"])
 def test_axe_finds_no_barrier(shown, page):
     assert barriers(shown(page, dark=page == "slots")) == []
 
