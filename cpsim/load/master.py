@@ -192,7 +192,8 @@ class Master:
         if self._settings.page is None:
             self._replay(output)
             return
-        with live_page(Listen(self._settings.page), output.path) as self._live:
+        with live_page(Listen(self._settings.page), output.path) as live:
+            self._live = live
             try:
                 self._replay(output)
             finally:
