@@ -11,12 +11,15 @@
   const renew = (part, other) => {  // charts stay, with what is zoomed or hidden in them, and so does what is unfolded
     const folds = [...part.querySelectorAll("details")];
     [...other.querySelectorAll("details")].forEach((each, place) => { if (folds[place]) each.open = folds[place].open; });
-    const title = (figure) => figure.querySelector("figcaption").textContent;
-    const charts = new Map([...part.querySelectorAll("figure.chart")].map((figure) => [title(figure), figure]));
+    const names = (figure) => JSON.stringify([figure.querySelector("figcaption").textContent,
+      ...JSON.parse(figure.querySelector("script").textContent).series.map((series) => series.name)]);
+    const charts = new Map([...part.querySelectorAll("figure.chart")].map((figure) => [names(figure), figure]));
     for (const fresh of other.querySelectorAll("figure.chart")) {
-      const figure = charts.get(title(fresh));
+      const figure = charts.get(names(fresh));
       if (!figure) continue;
       for (const what of ["script", "tbody"]) figure.querySelector(what)?.replaceWith(fresh.querySelector(what));
+      figure.querySelector(".note")?.remove();
+      figure.querySelector("script").after(...fresh.querySelectorAll(".note"));
       fresh.replaceWith(figure);
     }
     part.replaceChildren(...other.childNodes);

@@ -224,7 +224,7 @@ class Dashboard:
         form = _fields(request.body)
         if not hmac.compare_digest(form.pop("token", "").encode(), self._form_token.encode()):
             raise Failure(403, "this form is not of a page that this server has shown: go back, reload it, try again")
-        if "action" in form:
+        if name == "faults/add" and "action" in form:
             form = {"faults": _fault(form)}
         action = ACTIONS["POST", name]
         arguments: dict[str, Any] = {}

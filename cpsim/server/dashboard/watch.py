@@ -208,9 +208,9 @@ class Watch:
         """The commands by kind, and the refused ones, since the server began."""
         by_kind, by_outcome = dict.fromkeys(KINDS, 0), dict.fromkeys(OUTCOMES, 0)
         for (_, kind, outcome), count in list(self._accounts.counts.items()):
-            by_kind[kind] += count
+            by_kind[kind] = by_kind.get(kind, 0) + count
             by_outcome[outcome] += count
-        return tuple(by_kind.values()), by_outcome["refused"]
+        return tuple(by_kind[kind] for kind in KINDS), by_outcome["refused"]
 
     def _run(self) -> None:
         while True:
