@@ -14,6 +14,7 @@ from cpsim.daemon.faults import BatchFaults, FrameFaults
 from cpsim.daemon.listener import Listener
 from cpsim.daemon.memory import MemorySpool
 from cpsim.daemon.spool import Spool
+from cpsim.daemon.spool_status import status_of
 from cpsim.faults.plan import FaultPlan
 from cpsim.metrics.apply_delays import ApplyDelays
 from cpsim.net.addresses import listen_tcp, listen_unix
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from cpdaemon.signing import Call
     from cpsim.clock import Clock
     from cpsim.daemon.client import Server
+    from cpsim.daemon.spool_status import Status
     from cpsim.metrics.waits import Waits
 
 STOP_TIMEOUT_S: Final = 10.0
@@ -126,6 +128,10 @@ class Daemon:
             return delivered + self._spool.pending, delivered
         delivered = self._listener.passed_on - self._spool.pending
         return self._listener.passed_on + self._listener.pending, delivered
+
+    def spool_status(self) -> Status | None:
+        """Return the status of its spool; None without one. Raises CpsimError if it cannot be read."""
+        return status_of(self._spool) if isinstance(self._spool, Spool) else None
 
     @property
     def listener(self) -> Listener | None:
