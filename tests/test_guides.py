@@ -1,7 +1,7 @@
 """What the guides promise that no snippet can show here: a unit, a proxy and an image, as far as they can be run.
 
-systemd, nginx and a container engine are not: their files are read, what they would run is run with its folders moved
-elsewhere, and what they would do on the way is done by a few lines here.
+systemd, nginx and a container engine are not, but for systemd's tools: their files are read, what they would run is run
+with its folders moved elsewhere, and what they would do on the way is done by a few lines here.
 """
 
 import configparser
@@ -55,23 +55,50 @@ def running(command, **options):
         process.wait(100)
 
 
+def tool(name):
+    """A program of systemd."""
+    found = shutil.which(name)
+    if found is None:
+        pytest.skip(f"no {name}: install systemd")
+    return found
+
+
+def parsed(unit):
+    """A unit of the guide."""
+    found = configparser.ConfigParser(interpolation=None)
+    found.optionxform = str
+    found.read_string(snippet("systemd", unit))
+    return found
+
+
 @pytest.fixture
-def unit(tmp_path):
-    """The unit, and its `ExecStart` with the system's folders below the test's."""
-    parsed = configparser.ConfigParser(interpolation=None)
-    parsed.optionxform = str
-    parsed.read_string(snippet("systemd", "cpsim-daemon.service"))
-    command = shlex.split(parsed["Service"]["ExecStart"])
+def activated(tmp_path):
+    """The command of the guide's daemon, for which systemd's tool listens, with the system's folders below the test's.
+
+    The tool execs it once somebody has connected, as systemd does.
+    """
+    command = shlex.split(parsed("cpsim-daemon.service")["Service"]["ExecStart"])
     moved = {"/opt/cpsim/bin/cpsim": [sys.executable, "-m", "cpsim"]}
-    return parsed, [part for word in command for part in moved.get(word, [moved_to(word, tmp_path)])]
+    listen = moved_to(parsed("cpsim-daemon.socket")["Socket"]["ListenStream"], tmp_path)
+    words = [part for word in command for part in moved.get(word, [moved_to(word, tmp_path)])]
+    return [tool("systemd-socket-activate"), f"--listen={listen}", f"--setenv=NOTIFY_SOCKET={tmp_path}/notify", *words]
 
 
 def moved_to(text, folder):
     return re.sub(r"/(?:etc|run|var/lib)/cpsim\b", str(folder), text)
 
 
-def test_the_unit_starts_a_daemon_that_loses_nothing(unit, tmp_path, wait_for):
-    parsed, command = unit
+@pytest.fixture
+def notify(tmp_path):
+    """The socket at which systemd would be told."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(tmp_path / "notify"))
+        sock.settimeout(100)
+        yield sock
+
+
+def test_the_units_start_a_daemon_that_loses_nothing(activated, notify, tmp_path, wait_for):
+    service = parsed("cpsim-daemon.service")["Service"]
     config = moved_to(snippet("systemd", "daemon.ini"), tmp_path)
     with Fake({"demo": "demo"}, http=ANY_PORT) as fake:
         config = config.replace("http://127.0.0.1:8080/api", fake.addresses["http"])
@@ -79,34 +106,47 @@ def test_the_unit_starts_a_daemon_that_loses_nothing(unit, tmp_path, wait_for):
             config.replace("flush_interval = 1", "flush_interval = 60"), encoding="utf-8"
         )
         path = tmp_path / "creditapi.socket"
-        with running(command) as process:
+        with running(activated) as process:
             wait_for(lambda: listens(path))
             with Client(parse_endpoint(str(path))) as client:
                 client.send(Alloc("job-1", credits=5))
+            assert notify.recv(1000).startswith(b"READY=1\n")
             process.kill()
             process.wait(100)
         assert fake.inspector.totals().projects["demo"].allocated == 0
-        path.unlink(missing_ok=True)
+        assert path.is_socket()
         (tmp_path / "daemon.ini").write_text(config, encoding="utf-8")
-        with running(command) as process:
+        with running(activated) as process:
+            wait_for(lambda: listens(path))
             wait_for(lambda: fake.inspector.totals().projects["demo"].allocated)
         assert process.returncode == 0
+    assert path.is_socket()  # it is systemd's to remove
+    assert [notify.recv(1000).split(b"\n")[0] for _ in range(2)] == [b"READY=1", b"STOPPING=1"]
     assert [slot.slot for slot in fake.inspector.slots("demo").items] == ["job-1"]
-    assert parsed["Service"]["Restart"] == "on-failure"  # a status of 0 is no failure
+    assert service["Restart"] == "on-failure"  # a status of 0 is no failure
+    assert (service["Type"], "WatchdogSec" in service) == ("notify", True)
 
 
-def test_the_unit_is_one_that_systemd_takes(tmp_path):
-    analyze = shutil.which("systemd-analyze")
-    if analyze is None:
-        pytest.skip("no systemd-analyze to check the unit")
-    text = snippet("systemd", "cpsim-daemon.service").replace("/opt/cpsim/bin/cpsim", sys.executable)
-    path = tmp_path / "cpsim-daemon.service"
-    path.write_text(text, encoding="utf-8")
-    told = subprocess.run([analyze, "verify", str(path)], capture_output=True, text=True, check=False, timeout=280)
-    assert "cpsim-daemon.service" not in told.stderr, told.stderr
-    path.write_text(text.replace("Restart=", "Restarts="), encoding="utf-8")
-    told = subprocess.run([analyze, "verify", str(path)], capture_output=True, text=True, check=False, timeout=280)
-    assert "Restarts" in told.stderr
+UNITS = (
+    *("cpsim-daemon.socket", "cpsim-daemon.service"),
+    *("cpsim-serve.socket", "cpsim-serve-http.socket", "cpsim-serve.service"),
+)
+
+
+def test_the_units_are_such_that_systemd_takes(tmp_path):
+    analyze = tool("systemd-analyze")
+    paths = [tmp_path / name for name in UNITS]
+    for path in paths:
+        text = snippet("systemd", path.name).replace("/opt/cpsim/bin/cpsim", sys.executable)
+        path.write_text(text, encoding="utf-8")
+    verify = [analyze, "verify", *map(str, paths)]
+    told = subprocess.run(verify, capture_output=True, text=True, check=False, timeout=280)
+    assert not [line for line in told.stderr.splitlines() if "cpsim-" in line], told.stderr
+    for path in paths:
+        path.write_text(path.read_text(encoding="utf-8").replace("[Socket]", "[Socket]\nListens=x"), encoding="utf-8")
+        path.write_text(path.read_text(encoding="utf-8").replace("Restart=", "Restarts="), encoding="utf-8")
+    told = subprocess.run(verify, capture_output=True, text=True, check=False, timeout=280)
+    assert [name for name in UNITS if not re.search(f"{name}.*(Listens|Restarts)", told.stderr)] == []
 
 
 @contextmanager

@@ -382,6 +382,13 @@ control_token_option = click.option(
 fault_option = click.option(
     "--fault", "faults", type=FaultType(), multiple=True, metavar="FAULT", help="Inject a fault; see cpsim faults."
 )
+log_format_option = click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Log as text, in systemd's journal with levels, or as JSON, a document a line.",
+)
 
 
 _LOG_OPTIONS: Final = (

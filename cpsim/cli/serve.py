@@ -17,6 +17,7 @@ from cpsim.cli.options import (
     NumberType,
     cpsim_errors,
     fault_option,
+    log_format_option,
     quirk_option,
     secret_in,
 )
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from cpdaemon.endpoint import TcpEndpoint
     from cpsim.fake.settings import Configuration
+    from cpsim.net.service_manager import PassedSocket
 
 
 def _secrets(project_ids: Sequence[str], secret_files: Sequence[Path]) -> dict[str, str]:
@@ -89,6 +91,17 @@ def _back_up(configuration: Configuration, copy: Path) -> None:
         sys.exit(1)
 
 
+def _check_passed(passed: Sequence[PassedSocket], first: str, unix: object, tcp: object, http: object) -> None:
+    """Raise UsageError for an option in whose place the service manager has passed a socket."""
+    from cpsim.fake.settings import HTTP
+
+    for socket in passed:
+        given = {HTTP: {"--http": http}, first: {"--unix": unix, "--tcp": tcp}}.get(socket.name, {})
+        for option, value in given.items():
+            if value is not None:
+                raise click.UsageError(f"{option} and a passed socket {socket.name!r} exclude one another: remove one")
+
+
 @cli.command()
 @click.option("--config", type=FILE, metavar="FILE", help="TOML file; options override it.")
 @click.option("--unix", type=click.Path(path_type=Path), metavar="PATH", help="UNIX socket of a daemon.")
@@ -143,6 +156,7 @@ def _back_up(configuration: Configuration, copy: Path) -> None:
     metavar="FILE",
     help="File to write once the server is ready: a line 'KIND ADDRESS' for each address.",
 )
+@log_format_option
 @click.option(
     "--ready-env",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -174,12 +188,14 @@ def serve(
     ready_file: Path | None,
     ready_env: Path | None,
     backup: Path | None,
+    log_format: str,
     **options: Any,  # noqa: ANN401 - fields of `Configuration`
 ) -> None:
     """Serve a fake daemon and its account server, until Ctrl-C or SIGTERM.
 
     Without an address, it serves UNIX, TCP and HTTP on free addresses on loopback. At SIGHUP, it reads its secrets, the
-    control token and the certificate again; all connections stay.
+    control token and the certificate again; all connections stay. Sockets that systemd passes replace addresses: the
+    server's if one is named `http`, and those of a project's first daemon if it is named after the project.
 
     \b
     cpsim serve --unix /tmp/creditapi.socket --http 127.0.0.1:8080
@@ -210,8 +226,12 @@ def serve(
 
     from cpsim.fake import Site
     from cpsim.fake.settings import serve as perform
+    from cpsim.fake.settings import with_passed
+    from cpsim.net.service_manager import passed_sockets
     from cpsim.system.process import do_without_pandas, tune_process
+    from cpsim.ui.logs import LINES
 
+    LINES.format = log_format
     read = partial(_configuration, config, projects, secret_files, control_token_file, options)
     configuration = read()
     if backup is not None:
@@ -219,6 +239,9 @@ def serve(
     if unix is not None or tcp is not None:
         site = Site(project_id=next(iter(configuration.projects)), unix=unix, tcp=tcp)
         configuration = replace(configuration, sites=[site])
+    passed = passed_sockets()
+    _check_passed(passed, next(iter(configuration.projects)), unix, tcp, options["http"])
+    configuration = with_passed(configuration, passed)
 
     tune_process()
     do_without_pandas()
