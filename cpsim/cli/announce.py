@@ -19,6 +19,9 @@ from cpsim.system.own_file import OwnFile
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from cpdaemon.endpoint import TcpEndpoint
+    from cpsim.run.drivers import Wiring
+
 PROBE_TIMEOUT_S: Final = 1.0
 
 
@@ -66,6 +69,26 @@ def ready(file: Path | None, option: str) -> Iterator[Callable[[str], None]]:
             written.callback(OwnFile(file).remove)
 
         yield write
+
+
+@contextmanager
+def live_metrics(address: TcpEndpoint | None) -> Iterator[Wiring]:
+    """Yield the wiring of a replay whose figures are served at an address, if one is given, while the context lasts.
+
+    Raises:
+        OSError: the address cannot be bound.
+    """
+    from cpsim.daemon.metrics_server import MetricsServer
+    from cpsim.run.drivers import Wiring
+    from cpsim.run.live_figures import LiveFigures
+
+    if address is None:
+        yield Wiring()
+        return
+    figures = LiveFigures()
+    with MetricsServer(address, figures.families) as url:
+        click.echo(f"cpsim: metrics at {url}", err=True)
+        yield Wiring(follow=figures.following)
 
 
 def _is_stale(ready_file: Path) -> bool:

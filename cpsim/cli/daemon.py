@@ -20,6 +20,7 @@ from cpsim.cli.options import (
     cpsim_errors,
     fault_option,
     log_format_option,
+    metrics_option,
     project_option,
     quirk_option,
     secret_file_option,
@@ -93,12 +94,7 @@ ACTS: Final = ("status", "failed", "requeue", "forget", "export", "import_", "ba
     metavar="FILE",
     help="File to write once the daemon accepts commands: a line 'KIND ADDRESS', and one for --metrics.",
 )
-@click.option(
-    "--metrics",
-    type=ListenType(default_host="127.0.0.1"),
-    metavar="[HOST:]PORT",
-    help="Answer GET /metrics for Prometheus there, on loopback without a HOST; port 0 takes a free one.",
-)
+@metrics_option
 @log_format_option
 @click.option(
     "--status",

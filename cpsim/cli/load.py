@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from cpsim.cli.announce import live_metrics
 from cpsim.cli.group import FAILED, INVALID, ExtraCommand, cli
 from cpsim.cli.options import (
     EndpointType,
@@ -25,6 +26,7 @@ from cpsim.cli.options import (
     known_profile_option,
     known_quirk_option,
     known_quirks,
+    metrics_option,
     note_baseline,
     output_option,
     page_option,
@@ -134,6 +136,7 @@ class _Load(ExtraCommand):
 @slot_prefix_option
 @output_option
 @page_option
+@metrics_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result of a search as one JSON document.")
 @click.argument("locust", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
@@ -161,6 +164,7 @@ def load(
     slot_prefix: str | None,
     output: Path | None,
     page: TcpEndpoint | None,
+    metrics: TcpEndpoint | None,
     as_json: bool,
     locust: tuple[str, ...],
 ) -> None:
@@ -204,7 +208,7 @@ def load(
             slot_prefix=slot_prefix,
         )
         output = output or new_name(path, runs_folder(context))
-        sys.exit(_search(path, seed, make_request, thresholds, baseline, output, as_json=as_json))
+        sys.exit(_search(path, seed, make_request, thresholds, baseline, output, metrics, as_json=as_json))
     _check_thresholds(thresholds, has_due_times=rate is not None or speed is not None)
     _check_file(path, seed)
     checkers_of_others()
@@ -228,6 +232,7 @@ def load(
         "output": None if output is None else str(output),
         "runs": str(runs_folder(context)),
         "page": None if page is None else str(page),
+        "metrics": None if metrics is None else str(metrics),
         "thresholds": [asdict(threshold) for threshold in thresholds],
         "baseline": None if baseline is None else str(baseline),
         "tls": {name: str(file) for name in TLS if (file := context.params[name]) is not None},
@@ -328,6 +333,7 @@ def _search(
     thresholds: tuple[Threshold, ...],
     baseline: Path | None,
     output: Path,
+    metrics: TcpEndpoint | None,
     *,
     as_json: bool,
 ) -> int:
@@ -339,11 +345,11 @@ def _search(
     from cpsim.ui.terminal import Stages, console
 
     with run_folder.OutputFolder(output) as written:
-        with Stages() as stages:
+        with live_metrics(metrics) as wiring, Stages() as stages:
             stages.begin("making the workload")
             request = make_request(load_workload(path, seed))
             found = Capacity(request.p99_ms)
-            find(request, found, on_stage=stages.begin, on_progress=stages.progress)
+            find(request, found, on_stage=stages.begin, on_progress=stages.progress, wiring=wiring)
         if found.best is not None:
             found.best.summary.check(thresholds)
         document = run_folder.capacity_document(found, request)

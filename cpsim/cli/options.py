@@ -382,6 +382,12 @@ control_token_option = click.option(
 fault_option = click.option(
     "--fault", "faults", type=FaultType(), multiple=True, metavar="FAULT", help="Inject a fault; see cpsim faults."
 )
+metrics_option = click.option(
+    "--metrics",
+    type=ListenType(default_host="127.0.0.1"),
+    metavar="[HOST:]PORT",
+    help="Answer GET /metrics for Prometheus there meanwhile, on loopback without a HOST; port 0 takes a free one.",
+)
 log_format_option = click.option(
     "--log-format",
     type=click.Choice(["text", "json"]),

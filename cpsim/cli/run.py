@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cpdaemon.endpoint import Endpoint, UrlEndpoint
+from cpsim.cli.announce import live_metrics
 from cpsim.cli.group import FAILED, INVALID, ExtraCommand, cli
 from cpsim.cli.options import (
     FaultType,
@@ -26,6 +27,7 @@ from cpsim.cli.options import (
     known_quirks,
     log_options,
     log_settings,
+    metrics_option,
     note_baseline,
     output_option,
     pace_at,
@@ -126,6 +128,7 @@ if TYPE_CHECKING:
 @slot_prefix_option
 @output_option
 @page_option
+@metrics_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the summary.")
 def run(
     scenario: str,
@@ -154,6 +157,7 @@ def run(
     slot_prefix: str | None,
     output: Path | None,
     page: TcpEndpoint | None,
+    metrics: TcpEndpoint | None,
     as_json: bool,
     **log_part: int | str | None,
 ) -> None:
@@ -192,7 +196,7 @@ def run(
     settings = (*settings, *log_settings(**log_part))
     context = click.get_current_context()
     with run_folder.OutputFolder(output or run_folder.new_name(path, runs_folder(context))) as written:
-        with _live(page, written.path) as live, Stages() as stages:
+        with _live(page, written.path) as live, live_metrics(metrics) as wiring, Stages() as stages:
             command = partial(_command, context)
             result = perform(
                 lambda: load_workload(path, seed, settings, keep_ids=keep_ids),
@@ -207,6 +211,7 @@ def run(
                 on_stage=stages.begin,
                 on_progress=stages.progress,
                 live=live,
+                wiring=wiring,
             )
             summary = summarise(result)
             summary.check(thresholds)
@@ -247,7 +252,8 @@ def _print(result: Run, summary: Summary, output: OutputFolder, *, as_json: bool
 
 def _command(context: click.Context, seed: int) -> str:
     """The command line that repeats a run, into a new folder and with new slots."""
-    given = context.params | {"seed": seed, "output": None, "slot_prefix": None, "page": None, "as_json": False}
+    shown = {"output": None, "slot_prefix": None, "page": None, "metrics": None, "as_json": False}
+    given = context.params | {"seed": seed, **shown}
     words = ["cpsim", "run", given["scenario"]]
     for parameter in context.command.params:
         value = given[parameter.name or ""]

@@ -85,10 +85,10 @@ class Journal:
         return self._file.fileno()
 
     def tail(self, offset: int) -> bytes:
-        """The records from an offset in bytes on, as they are in the file."""
+        """The records from an offset in bytes on, as they are in the file; callable beside the thread that records."""
         self.flush()
-        end = self._file.tell()
-        return os.pread(self._file.fileno(), end - offset, offset)
+        descriptor = self._file.fileno()
+        return os.pread(descriptor, os.fstat(descriptor).st_size - offset, offset)
 
     def flush(self) -> None:
         """Write all records to the file.

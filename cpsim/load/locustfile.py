@@ -13,8 +13,10 @@ from locust.runners import MasterRunner, WorkerRunner
 from cpsim.load.guard import guarded
 from cpsim.load.leaving import leave
 from cpsim.load.master import Master
+from cpsim.load.metrics_page import serve_metrics
 from cpsim.load.settings import Settings
 from cpsim.load.worker import Worker
+from cpsim.run.live_figures import LiveFigures
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +48,13 @@ def take_part(environment: Environment, runner: Runner, web_ui: WebUI | None, **
     if isinstance(runner, WorkerRunner):
         fail = worker.fail
     else:
-        Master(environment, runner, settings)
+        figures = LiveFigures()
+        Master(environment, runner, settings, figures)
+        if settings.metrics is not None:
+            try:
+                serve_metrics(settings.metrics, figures)
+            except OSError as error:
+                leave(f"--metrics {settings.metrics}: {error.strerror or error}")
     guarded(lambda: len(settings.workload), fail)()
 
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from cpsim.evidence.evidence import Imbalance
     from cpsim.load.settings import Settings
+    from cpsim.run.live_figures import LiveFigures
     from cpsim.run.plan import Plan
 
 LOOK_S: Final = 0.05
@@ -54,6 +55,8 @@ class Share:
 
     worker: str
     index: int
+    kinds: npt.NDArray[np.uint8]
+    """Of its operations, by number."""
     ready: bool = False
     begun: bool = False
     ended: bool = False
@@ -82,12 +85,14 @@ class Master:
         environment: Locust's environment.
         runner: Locust's runner, which carries messages.
         settings: of the load.
+        figures: takes what the workers report.
     """
 
-    def __init__(self, environment: Environment, runner: Runner, settings: Settings) -> None:
+    def __init__(self, environment: Environment, runner: Runner, settings: Settings, figures: LiveFigures) -> None:
         self._environment = environment
         self._runner = runner
         self._settings = settings
+        self._figures = figures
         options = environment.parsed_options
         self._headless = options is not None and bool(options.headless)
         self._shares: list[Share] = []
@@ -238,7 +243,12 @@ class Master:
         prefix = self._settings.slot_prefix or fresh_prefix(workload, started, embedded=False)
         plan = self._settings.plan(prefix, started)
         self._before = imbalances_before(observer_of(plan), plan.target.accounts, plan.timeout_s)
-        self._shares = [Share(worker, index) for index, worker in enumerate(workers)]
+        parts = (plan.assignment().part(index, len(workers)) for index in range(len(workers)))
+        self._shares = [
+            Share(worker, index, part.workload.kind)
+            for index, (worker, part) in enumerate(zip(workers, parts, strict=True))
+        ]
+        self._figures.plan(len(workload))
         for share in self._shares:
             data = {"index": share.index, "count": len(workers), "slot_prefix": prefix}
             self._runner.send_message("cpsim-share", data, share.worker)
@@ -296,6 +306,7 @@ class Master:
         if self._live is not None and share.file is not None:
             share.file.write(data["records"])
             self._live.tell([share.errors for share in self._shares])
+        self._figures.add(share.kinds, np.frombuffer(data["records"], RECORD_TYPE))
 
     def _done(self, share: Share, data: dict[str, Any]) -> None:
         share.ended, share.elapsed_s, share.effort = True, data["elapsed_s"], Effort(*data["effort"])

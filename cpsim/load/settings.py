@@ -46,6 +46,7 @@ class Settings:
     output: str | None
     runs: str
     page: str | None
+    metrics: str | None
     thresholds: tuple[Threshold, ...]
     baseline: Path | None
     tls: dict[str, str]

@@ -18,13 +18,15 @@ from cpsim.run.virtual import replay as replay_in_virtual_time
 from cpsim.system.process import undisturbed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     import numpy as np
     import numpy.typing as npt
 
     from cpsim.accounts.observer import Observer
     from cpsim.clock import Clock
+    from cpsim.evidence.journal import Journal
     from cpsim.metrics.progress import Progress
     from cpsim.replay.assignment import Assignment
     from cpsim.replay.engine import Effort, Engine
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from cpsim.run.faults import TimedFaults
     from cpsim.run.live import LivePage
     from cpsim.run.plan import Plan
+    from cpsim.scenario.workload import Workload
 
 
 EMBEDDED: Final = UnixEndpoint("creditapi.socket")
@@ -45,10 +48,12 @@ class Wiring:
     Attributes:
         clock: of the replay, the waits for its effect, and the comparison with the server's clock.
         connect: opens a wire; it takes what `open_wire` takes, and raises what it raises.
+        follow: a context in which operations are sent, given the journal and the workload of each sender.
     """
 
     clock: Clock = SYSTEM_CLOCK
     connect: Callable[..., Wire] = open_wire
+    follow: Callable[[Sequence[tuple[Journal, Workload]]], AbstractContextManager[object]] = contextlib.nullcontext
 
 
 class Replayed(NamedTuple):
@@ -131,13 +136,14 @@ def drive(
             replay, journals = replayers, replayers.journals
             if live is not None:
                 live.follow(journals)
-            with _interrupting(replayers.stop) as interrupts:
+            with _interrupting(replayers.stop) as interrupts, wiring.follow(replayers.parts()):
                 elapsed_s, records, errors = replayers.run()
             return Replayed(
                 records, errors, elapsed_s, replayers.effort(), replayers.start_ns, interrupted=bool(interrupts)
             )
     sender = Sender(assignment, report_progress, clock=wiring.clock, connect=wiring.connect, was_reached=True)
-    with sender, _interrupting(sender.engine.stop) as interrupts, undisturbed():
+    follow = wiring.follow([(sender.journal, assignment.workload)])
+    with sender, _interrupting(sender.engine.stop) as interrupts, follow, undisturbed():
         engine, journal = sender.engine, sender.journal
         replay, journals = engine, [journal]
         if live is not None:
