@@ -18,7 +18,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -27,6 +27,7 @@ import trustme
 from cpdaemon import Client
 from cpdaemon.commands import Alloc
 from cpdaemon.endpoint import parse_endpoint
+from cpsim.daemon.spool import Spool
 from cpsim.fake import ANY_PORT, Fake
 
 ROOT = Path(__file__).parent.parent
@@ -210,7 +211,8 @@ def instructions():
 
 def test_the_image_holds_what_is_needed_and_runs_without_rights():
     words = [word for word, _ in instructions()]
-    assert set(words) <= {"FROM", "COPY", "RUN", "ENV", "USER", "WORKDIR", "VOLUME", "EXPOSE", "ENTRYPOINT", "CMD"}
+    known = {"FROM", "COPY", "RUN", "ENV", "USER", "WORKDIR", "VOLUME", "EXPOSE", "HEALTHCHECK", "ENTRYPOINT", "CMD"}
+    assert set(words) <= known
     given = dict(instructions())
     assert words.index("USER") < words.index("ENTRYPOINT")
     assert not given["USER"].startswith(("0", "root"))
@@ -219,6 +221,13 @@ def test_the_image_holds_what_is_needed_and_runs_without_rights():
         each for word, text in instructions() if word == "COPY" and "--from" not in text for each in text.split()[:-1]
     ]
     assert all((ROOT / each).exists() for each in copied)
+
+
+def test_the_image_has_a_python_that_is_tested():
+    tested = re.search(r"^PYTHONS = \((.*)\)$", (ROOT / "noxfile.py").read_text(encoding="utf-8"), re.MULTILINE)[1]
+    bases = {text.split()[0] for word, text in instructions() if word == "FROM"}
+    (version,) = {re.fullmatch(r"python:([\d.]+)-slim", base)[1] for base in bases}
+    assert f'"{version}"' in tested
 
 
 @pytest.fixture(scope="module")
@@ -279,8 +288,13 @@ def test_the_default_command_of_the_image_serves(inside, tmp_path, wait_for):
     assert sorted(given["EXPOSE"].split()) == sorted(ports)
     command = [re.sub(r":(\d+)$", lambda port: f":{ports[port[1]]}", word) for word in json.loads(given["CMD"])]
     ready = tmp_path / "ready"
+    options, check = given["HEALTHCHECK"].split(" CMD ")
+    health = [word.replace(":8080/", f":{ports['8080']}/") for word in json.loads(check)]
+    assert options == "--start-period=60s"
+    assert subprocess.run(health, **where, stderr=subprocess.PIPE, check=False, timeout=280).returncode == 1
     with running([program, *command, "--ready-file", str(ready)], **where):
         wait_for(ready.exists)
+        assert subprocess.run(health, **where, check=False, timeout=280).returncode == 0
         with Client(parse_endpoint(f"127.0.0.1:{ports['5667']}")) as client:
             client.send(Alloc("job-1"))
         with urllib.request.urlopen(f"http://127.0.0.1:{ports['8080']}/api/heartbeat", timeout=280) as answer:
@@ -295,3 +309,16 @@ def test_the_image_has_the_daemon_and_the_scenarios(inside):
     for command, part in ((["daemon", "--help"], "--spool"), (["scenarios", "--json"], '"smoke"')):
         told = subprocess.run([program, *command], **where, capture_output=True, text=True, check=True, timeout=280)
         assert part in told.stdout
+
+
+def test_the_health_of_a_daemon_in_a_container(here, cpsim):
+    page = (ROOT / "docs" / "how-to" / "container.md").read_text(encoding="utf-8")
+    program, *check = shlex.split(re.search(r'--health-cmd "(.*)"', page)[1])
+    assert (program, cpsim(*check)[0]) == ("cpsim", 2)  # no daemon has run here
+    with closing(Spool(here / check[check.index("--spool") + 1])) as spool:
+        assert cpsim(*check)[0] == 0
+        spool.put(["rubbish"], {}, lambda _: None)
+        spool.wait()
+        spool.release(1)
+        assert spool.take() is None
+        assert cpsim(*check)[0] == 1  # a dead letter
