@@ -268,15 +268,33 @@ def copy_into(folder, sources):
             shutil.copy(ROOT / source, folder)
 
 
+def without_rights(user):
+    """The beginning of a command that runs as a user of whom nobody has heard, who may do nothing that root may.
+
+    That is so in a namespace; where the system allows none, the command runs as who runs the tests.
+    """
+    user, group = user.split(":")
+    begin = ["unshare", "--user", f"--map-user={user}", f"--map-group={group}"]
+    if shutil.which("unshare") is None:
+        return []
+    status = [*begin, "cat", "/proc/self/status"]
+    rights = subprocess.run(status, capture_output=True, text=True, check=False, timeout=280)
+    if rights.returncode:
+        return []
+    assert f"Uid:\t{user}" in rights.stdout
+    assert "CapEff:\t0000000000000000" in rights.stdout
+    return begin
+
+
 @pytest.fixture
 def inside(image):
-    """Return inside(command) -> (its program, environment and folder), as the image has them."""
+    """A program, and its environment and folder, as the image has them."""
     given = dict(instructions())
     environment = dict(pair.split("=", 1) for pair in image(given["ENV"]).split())
     (program,) = json.loads(given["ENTRYPOINT"])
     found = shutil.which(program, path=environment["PATH"])
     assert found == image("/opt/cpsim/bin/cpsim")
-    return found, {"env": environment, "cwd": image(given["WORKDIR"])}
+    return [*without_rights(given["USER"]), found], {"env": environment, "cwd": image(given["WORKDIR"])}
 
 
 @pytest.mark.timeout(300)
@@ -292,7 +310,7 @@ def test_the_default_command_of_the_image_serves(inside, tmp_path, wait_for):
     health = [word.replace(":8080/", f":{ports['8080']}/") for word in json.loads(check)]
     assert options == "--start-period=60s"
     assert subprocess.run(health, **where, stderr=subprocess.PIPE, check=False, timeout=280).returncode == 1
-    with running([program, *command, "--ready-file", str(ready)], **where):
+    with running([*program, *command, "--ready-file", str(ready)], **where):
         wait_for(ready.exists)
         assert subprocess.run(health, **where, check=False, timeout=280).returncode == 0
         with Client(parse_endpoint(f"127.0.0.1:{ports['5667']}")) as client:
@@ -307,7 +325,7 @@ def test_the_default_command_of_the_image_serves(inside, tmp_path, wait_for):
 def test_the_image_has_the_daemon_and_the_scenarios(inside):
     program, where = inside
     for command, part in ((["daemon", "--help"], "--spool"), (["scenarios", "--json"], '"smoke"')):
-        told = subprocess.run([program, *command], **where, capture_output=True, text=True, check=True, timeout=280)
+        told = subprocess.run([*program, *command], **where, capture_output=True, text=True, check=True, timeout=280)
         assert part in told.stdout
 
 
