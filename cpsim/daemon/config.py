@@ -55,7 +55,7 @@ class Config:
     metrics: TcpEndpoint | None = None
     drain: bool = False
     drain_timeout_s: float | None = None
-    bound: Mapping[str, socket] = field(default_factory=dict)
+    bound: Mapping[str, socket] = field(default_factory=dict, hash=False)
     """Sockets that listen already, by `unix` and `tcp`; then `listen` does not count."""
     bound_metrics: socket | None = None
     """One for the metrics."""

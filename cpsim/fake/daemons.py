@@ -54,7 +54,7 @@ class Site:
     unix: Path | None = None
     mode: int | None = None
     tcp: TcpEndpoint | None = None
-    bound: Mapping[str, socket] = field(default_factory=dict)
+    bound: Mapping[str, socket] = field(default_factory=dict, hash=False)
     flush_interval_s: float = 0.0
 
     def __post_init__(self) -> None:

@@ -110,6 +110,7 @@ def test_a_daemon_serves_metrics_at_the_socket_that_is_named_so(bound):
     assert (config.bound, config.bound_metrics) == ({"unix": bound["unix"]}, bound["tcp"])
     config = with_daemons_sockets(Config(), [unix, passed(bound, "tcp", "cpsim-daemon.socket")])
     assert (config.bound, config.bound_metrics) == (bound, None)
+    assert len({config, Config()}) == len({Site(project_id="p", bound=bound), Site(project_id="p")}) == 2
     with (
         MetricsServer(bound["tcp"].dup(), lambda: [build_info()]) as url,
         urllib.request.urlopen(url, timeout=60) as answer,
