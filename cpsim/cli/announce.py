@@ -14,6 +14,7 @@ from cpdaemon.endpoint import UnixEndpoint, parse_endpoint
 from cpdaemon.errors import EndpointError
 from cpsim.errors import CpsimError
 from cpsim.net.addresses import is_served
+from cpsim.net.listen import is_loopback
 from cpsim.system.own_file import OwnFile
 
 if TYPE_CHECKING:
@@ -81,10 +82,13 @@ def live_metrics(address: TcpEndpoint | None) -> Iterator[Wiring]:
     from cpsim.daemon.metrics_server import MetricsServer
     from cpsim.run.drivers import Wiring
     from cpsim.run.live_figures import LiveFigures
+    from cpsim.ui.logs import LINES
 
     if address is None:
         yield Wiring()
         return
+    if not is_loopback(address.host):
+        LINES.warning(f"other machines can read the metrics at {address}")
     figures = LiveFigures()
     with MetricsServer(address, figures.families) as url:
         click.echo(f"cpsim: metrics at {url}", err=True)

@@ -23,6 +23,7 @@ from cpsim.cli.options import (
     metrics_option,
     project_option,
     quirk_option,
+    refuse_replaced,
     secret_file_option,
     secret_in,
 )
@@ -30,10 +31,9 @@ from cpsim.cli.tls import tls_options, with_tls
 from cpsim.system.checks import LONGEST_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from cpsim.daemon.config import Config
-    from cpsim.net.service_manager import PassedSocket
 
 ACTS: Final = ("status", "failed", "requeue", "forget", "export", "import_", "backup", "drain")
 """Options that have the command do one thing to the spool, and exit."""
@@ -180,7 +180,7 @@ def daemon(
     """
     from dataclasses import replace
 
-    from cpsim.daemon.config import Config, read_config, with_passed
+    from cpsim.daemon.config import METRICS, Config, read_config, with_passed
     from cpsim.net.service_manager import passed_sockets
     from cpsim.ui.logs import LINES
 
@@ -212,20 +212,10 @@ def daemon(
     else:
         config = replace(config, drain="drain" in acts)
         passed = passed_sockets()
-        _check_passed(passed, {"--unix": unix, "--tcp": tcp}, metrics)
+        listening = {"--unix": unix, "--tcp": tcp}
+        refuse_replaced(passed, lambda name: {"--metrics": metrics} if name == METRICS else listening)
         config = with_passed(config, passed)
         _serve(config, config_file, ready_file, partial(_read_secret, config_file, secret_file), **options)
-
-
-def _check_passed(passed: Sequence[PassedSocket], addresses: Mapping[str, object], metrics: TcpEndpoint | None) -> None:
-    """Raise UsageError for an option in whose place the service manager has passed a socket."""
-    from cpsim.daemon.config import METRICS
-
-    for socket in passed:
-        replaced = {"--metrics": metrics} if socket.name == METRICS else addresses
-        for option, value in replaced.items():
-            if value is not None:
-                raise click.UsageError(f"{option} and a passed socket {socket.name!r} exclude one another: remove one")
 
 
 def _check_exclusive(acts: Sequence[str], *, as_json: bool) -> None:

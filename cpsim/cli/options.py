@@ -24,10 +24,11 @@ from cpsim.system.checks import LONGEST_S
 from cpsim.system.extras import require
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from cpsim.accounts.sources import AccountsSource
     from cpsim.net.control import ControlClient
+    from cpsim.net.service_manager import PassedSocket
     from cpsim.replay.pace import Pace
     from cpsim.run.folder import OutputFolder
 
@@ -386,7 +387,8 @@ metrics_option = click.option(
     "--metrics",
     type=ListenType(default_host="127.0.0.1"),
     metavar="[HOST:]PORT",
-    help="Answer GET /metrics for Prometheus there meanwhile, on loopback without a HOST; port 0 takes a free one.",
+    help="While it runs, answer GET /metrics for Prometheus there, on loopback without a HOST; port 0 takes a free "
+    "one.",
 )
 log_format_option = click.option(
     "--log-format",
@@ -435,6 +437,22 @@ def complete_scenario(_: click.Context, __: click.Parameter, incomplete: str) ->
 
     names = [name for name in scenario_names() if name.startswith(incomplete)]
     return [CompletionItem(name) for name in names] or [CompletionItem(incomplete, type="file")]
+
+
+def refuse_replaced(passed: Iterable[PassedSocket], replaced: Callable[[str], Mapping[str, object]]) -> None:
+    """Refuse options in whose place the service manager has passed sockets.
+
+    Args:
+        passed: the sockets.
+        replaced: returns the options that a socket of some name replaces, with their values; None where not given.
+
+    Raises:
+        click.UsageError: one of them is given.
+    """
+    for name, *_ in passed:
+        for option, value in replaced(name).items():
+            if value is not None:
+                raise click.UsageError(f"{option} and a passed socket {name!r} exclude one another: remove one")
 
 
 def secret_in(path: Path, option: str = "--secret-file") -> str:

@@ -19,6 +19,7 @@ from cpsim.cli.options import (
     fault_option,
     log_format_option,
     quirk_option,
+    refuse_replaced,
     secret_in,
 )
 from cpsim.system.checks import LONGEST_S
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from cpdaemon.endpoint import TcpEndpoint
     from cpsim.fake.settings import Configuration
-    from cpsim.net.service_manager import PassedSocket
 
 
 def _secrets(project_ids: Sequence[str], secret_files: Sequence[Path]) -> dict[str, str]:
@@ -89,17 +89,6 @@ def _back_up(configuration: Configuration, copy: Path) -> None:
         click.echo(f"damaged: {record} is not what was written")
     if damaged:
         sys.exit(1)
-
-
-def _check_passed(passed: Sequence[PassedSocket], first: str, unix: object, tcp: object, http: object) -> None:
-    """Raise UsageError for an option in whose place the service manager has passed a socket."""
-    from cpsim.fake.settings import HTTP
-
-    for socket in passed:
-        given = {HTTP: {"--http": http}, first: {"--unix": unix, "--tcp": tcp}}.get(socket.name, {})
-        for option, value in given.items():
-            if value is not None:
-                raise click.UsageError(f"{option} and a passed socket {socket.name!r} exclude one another: remove one")
 
 
 @cli.command()
@@ -225,8 +214,8 @@ def serve(
     from dataclasses import replace
 
     from cpsim.fake import Site
+    from cpsim.fake.settings import HTTP, with_passed
     from cpsim.fake.settings import serve as perform
-    from cpsim.fake.settings import with_passed
     from cpsim.net.service_manager import passed_sockets
     from cpsim.system.process import do_without_pandas, tune_process
     from cpsim.ui.logs import LINES
@@ -240,7 +229,9 @@ def serve(
         site = Site(project_id=next(iter(configuration.projects)), unix=unix, tcp=tcp)
         configuration = replace(configuration, sites=[site])
     passed = passed_sockets()
-    _check_passed(passed, next(iter(configuration.projects)), unix, tcp, options["http"])
+    first = next(iter(configuration.projects))
+    replaced = {first: {"--unix": unix, "--tcp": tcp}, HTTP: {"--http": options["http"]}}
+    refuse_replaced(passed, lambda name: replaced.get(name, {}))
     configuration = with_passed(configuration, passed)
 
     tune_process()

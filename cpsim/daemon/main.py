@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 from contextlib import closing, contextmanager, nullcontext, suppress
 from functools import partial
 from logging.handlers import WatchedFileHandler
@@ -51,7 +52,7 @@ class _LogFile(WatchedFileHandler):
         except OSError as error:  # it cannot be opened anew
             with suppress(OSError):
                 LINES.error(f"[server] logfile = {self.baseFilename}: {error.strerror}")
-                LINES.report(record.levelno, self.format(record))
+                print(LINES.formatter().format(record), file=sys.stderr, flush=True)
 
 
 def run(
@@ -146,9 +147,9 @@ def _metrics(config: Config, daemon: Daemon, plan: FaultPlan) -> Iterator[str]:
         return
     from cpsim.daemon.metrics_server import MetricsServer  # noqa: PLC0415 - an HTTP server, for who asks for it
 
-    host = address.host if isinstance(address, TcpEndpoint) else address.getsockname()[0]
-    if not is_loopback(host):
-        log.warning("other machines can read the metrics at %s", host)
+    where = address if isinstance(address, TcpEndpoint) else TcpEndpoint(*address.getsockname()[:2])
+    if not is_loopback(where.host):
+        log.warning("other machines can read the metrics at %s", where)
     with MetricsServer(address, lambda: [build_info(), *daemon_metrics([daemon]), faults_fired(plan.fired)]) as url:
         yield f"metrics {url}\n"
 

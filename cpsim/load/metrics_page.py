@@ -9,7 +9,8 @@ from gevent.pywsgi import WSGIServer
 
 from cpsim.metrics.exposition import METRICS_PATH, exposition
 from cpsim.net.addresses import listen_tcp
-from cpsim.net.listen import Listen
+from cpsim.net.listen import Listen, is_loopback
+from cpsim.ui.logs import LINES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -24,6 +25,8 @@ def serve_metrics(address: str, figures: LiveFigures) -> None:
         OSError: the address cannot be bound.
     """
     listen = Listen(address)
+    if not is_loopback(listen.host):
+        LINES.warning(f"other machines can read the metrics at {address}")
     sock = listen_tcp(listen.host, listen.port)
 
     def answer(request: dict[str, Any], start: Callable[[str, list[tuple[str, str]]], object]) -> Iterable[bytes]:
