@@ -14,14 +14,10 @@ from cpdaemon.endpoint import UnixEndpoint, parse_endpoint
 from cpdaemon.errors import EndpointError
 from cpsim.errors import CpsimError
 from cpsim.net.addresses import is_served
-from cpsim.net.listen import is_loopback
 from cpsim.system.own_file import OwnFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from cpdaemon.endpoint import TcpEndpoint
-    from cpsim.run.drivers import Wiring
 
 PROBE_TIMEOUT_S: Final = 1.0
 
@@ -70,29 +66,6 @@ def ready(file: Path | None, option: str) -> Iterator[Callable[[str], None]]:
             written.callback(OwnFile(file).remove)
 
         yield write
-
-
-@contextmanager
-def live_metrics(address: TcpEndpoint | None) -> Iterator[Wiring]:
-    """Yield the wiring of a replay whose figures are served at an address, if one is given, while the context lasts.
-
-    Raises:
-        OSError: the address cannot be bound.
-    """
-    from cpsim.daemon.metrics_server import MetricsServer
-    from cpsim.run.drivers import Wiring
-    from cpsim.run.live_figures import LiveFigures
-    from cpsim.ui.logs import LINES
-
-    if address is None:
-        yield Wiring()
-        return
-    if not is_loopback(address.host):
-        LINES.warning(f"other machines can read the metrics at {address}")
-    figures = LiveFigures()
-    with MetricsServer(address, figures.families) as url:
-        click.echo(f"cpsim: metrics at {url}", err=True)
-        yield Wiring(follow=figures.following)
 
 
 def _is_stale(ready_file: Path) -> bool:

@@ -19,14 +19,12 @@ from cpsim.cli.options import (
     NumberType,
     cpsim_errors,
     fault_option,
-    log_format_option,
-    metrics_option,
     project_option,
     quirk_option,
-    refuse_replaced,
     secret_file_option,
     secret_in,
 )
+from cpsim.cli.serving import log_format_option, metrics_option, refuse_replaced
 from cpsim.cli.tls import tls_options, with_tls
 from cpsim.system.checks import LONGEST_S
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from cpsim.cli.announce import live_metrics
 from cpsim.cli.group import FAILED, INVALID, ExtraCommand, cli
 from cpsim.cli.options import (
     EndpointType,
@@ -26,7 +25,6 @@ from cpsim.cli.options import (
     known_profile_option,
     known_quirk_option,
     known_quirks,
-    metrics_option,
     note_baseline,
     output_option,
     page_option,
@@ -41,6 +39,7 @@ from cpsim.cli.options import (
     timeout_option,
 )
 from cpsim.cli.run import target_at
+from cpsim.cli.serving import live_metrics, metrics_option
 from cpsim.cli.settings import SettableOption, runs_folder
 from cpsim.cli.tls import TLS, tls_options
 from cpsim.config.thresholds import APPLY_DELAY_PREFIXES, NEED_DUE_TIMES

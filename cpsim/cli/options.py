@@ -24,11 +24,10 @@ from cpsim.system.checks import LONGEST_S
 from cpsim.system.extras import require
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
     from cpsim.accounts.sources import AccountsSource
     from cpsim.net.control import ControlClient
-    from cpsim.net.service_manager import PassedSocket
     from cpsim.replay.pace import Pace
     from cpsim.run.folder import OutputFolder
 
@@ -383,20 +382,6 @@ control_token_option = click.option(
 fault_option = click.option(
     "--fault", "faults", type=FaultType(), multiple=True, metavar="FAULT", help="Inject a fault; see cpsim faults."
 )
-metrics_option = click.option(
-    "--metrics",
-    type=ListenType(default_host="127.0.0.1"),
-    metavar="[HOST:]PORT",
-    help="While it runs, answer GET /metrics for Prometheus there, on loopback without a HOST; port 0 takes a free "
-    "one.",
-)
-log_format_option = click.option(
-    "--log-format",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="Log as text, in systemd's journal with levels, or as JSON, a document a line.",
-)
 
 
 _LOG_OPTIONS: Final = (
@@ -437,22 +422,6 @@ def complete_scenario(_: click.Context, __: click.Parameter, incomplete: str) ->
 
     names = [name for name in scenario_names() if name.startswith(incomplete)]
     return [CompletionItem(name) for name in names] or [CompletionItem(incomplete, type="file")]
-
-
-def refuse_replaced(passed: Iterable[PassedSocket], replaced: Callable[[str], Mapping[str, object]]) -> None:
-    """Refuse options in whose place the service manager has passed sockets.
-
-    Args:
-        passed: the sockets.
-        replaced: returns the options that a socket of some name replaces, with their values; None where not given.
-
-    Raises:
-        click.UsageError: one of them is given.
-    """
-    for name, *_ in passed:
-        for option, value in replaced(name).items():
-            if value is not None:
-                raise click.UsageError(f"{option} and a passed socket {name!r} exclude one another: remove one")
 
 
 def secret_in(path: Path, option: str = "--secret-file") -> str:

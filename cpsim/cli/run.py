@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import click
 
 from cpdaemon.endpoint import Endpoint, UrlEndpoint
-from cpsim.cli.announce import live_metrics
 from cpsim.cli.group import FAILED, INVALID, ExtraCommand, cli
 from cpsim.cli.options import (
     FaultType,
@@ -27,7 +26,6 @@ from cpsim.cli.options import (
     known_quirks,
     log_options,
     log_settings,
-    metrics_option,
     note_baseline,
     output_option,
     pace_at,
@@ -43,6 +41,7 @@ from cpsim.cli.options import (
     threshold_option,
     timeout_option,
 )
+from cpsim.cli.serving import live_metrics, metrics_option
 from cpsim.cli.settings import SettableOption, runs_folder
 from cpsim.cli.tls import tls_options
 from cpsim.system.checks import LONGEST_S

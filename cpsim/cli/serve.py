@@ -17,11 +17,10 @@ from cpsim.cli.options import (
     NumberType,
     cpsim_errors,
     fault_option,
-    log_format_option,
     quirk_option,
-    refuse_replaced,
     secret_in,
 )
+from cpsim.cli.serving import log_format_option, refuse_replaced
 from cpsim.system.checks import LONGEST_S
 
 if TYPE_CHECKING:

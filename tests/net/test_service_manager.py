@@ -278,6 +278,7 @@ def test_a_daemon_whose_listener_or_writer_hangs_gives_no_sign(here, wait_for):
         assert daemon.status_line == f"{here.absolute() / 'cp.sock'}: 1 commands wait"
         release.set()
         assert sign.wait(100)
+        spool.release(1)
         daemon.drain(tuple)  # whose listener has ended
         assert gives_a_sign(daemon).wait(100)
         wait_for(lambda: daemon.status_line.startswith("draining: 1 commands wait; nothing is delivered: "))
