@@ -54,7 +54,7 @@ def take_part(environment: Environment, runner: Runner, web_ui: WebUI | None, **
             try:
                 serve_metrics(settings.metrics, figures)
             except OSError as error:
-                leave(f"--metrics {settings.metrics}: {error.strerror or error}")
+                leave(error.strerror or str(error))
     guarded(lambda: len(settings.workload), fail)()
 
 
