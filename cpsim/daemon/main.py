@@ -91,10 +91,7 @@ def run(
     """
     assert config.server is not None
     plan = _plan(config, faults, seed)
-    with _named("logfile"):
-        handler = logging.StreamHandler() if config.logfile is None else _LogFile(config.logfile)
-    handler.setFormatter(LINES.formatter(in_file=config.logfile is not None))
-    logging.basicConfig(level=config.loglevel, handlers=[handler])
+    handler = _start_log(config)
     credentials = config.project or "", config.secret or ""
     delivery = composed(DeliveryPolicy(), quirks)
     listen = None if config.bound or config.drain else config.listen
@@ -127,6 +124,14 @@ def run(
             wait(config.drain_timeout_s)
         manager.end()
     return daemon.pending if drains else 0
+
+
+def _start_log(config: Config) -> logging.Handler:
+    with _named("logfile"):
+        handler = logging.StreamHandler() if config.logfile is None else _LogFile(config.logfile)
+    handler.setFormatter(LINES.formatter(in_file=config.logfile is not None))
+    logging.basicConfig(level=config.loglevel, handlers=[handler])
+    return handler
 
 
 def _plan(config: Config, faults: Iterable[str], seed: int) -> FaultPlan:
