@@ -245,7 +245,7 @@ class Accounts:
         Columns: project, slot, state, machine, user, reason, credits, min, max, granted, allocated_us, expires_us,
         settled_us, counters, meta (both lists of pairs).
         """
-        return self._frame("SELECT * FROM slots ORDER BY allocated_us, slot")
+        return self._frame("SELECT * FROM slots ORDER BY allocated_us, project, slot")
 
     @cached_property
     def counters(self) -> pd.DataFrame:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
@@ -37,7 +36,6 @@ def html(accounts: Accounts, reports: Sequence[Report]) -> str:
         sections=[(_anchor(report.name), report.title.partition(":")[0]) for report in reports],
         source=accounts.source,
         period=accounts.period,
-        made=datetime.now(accounts.timezone),
         version=version("creditpiggy-sim"),
         notices=notices(accounts),
         tiles=[(page_heading(name), _total(projects[name])) for name in TILES],

@@ -196,7 +196,9 @@ def _write(form: str, accounts: Accounts, reports: Sequence[Report], output: Pat
         with files.replacing(output) as partial:
             partial.write_text(texts[form](accounts, reports), encoding="utf-8")
     elif form == "excel":
-        files.write_excel(accounts, reports, output)
+        from cpsim.accounting import excel  # openpyxl is for workbooks alone
+
+        excel.write(accounts, reports, output)
     elif form == "boinc":
         boinc.write(accounts, output)
     else:
