@@ -27,13 +27,23 @@ FILE_WIDTH: Final = 160
 
 def show(accounts: Accounts, reports: Sequence[Report], console: Console) -> None:
     """Print reports, each under whether the books balance."""
+    show_source(accounts, console)
+    show_reports(accounts, reports, console)
+
+
+def show_source(accounts: Accounts, console: Console) -> None:
+    """Print which accounts these are."""
     source = accounts.source
     console.print(f"[bold]{escaped(source.name)}[/], {source.kind}, {accounts.period}", highlight=False)
     for sentence in notices(accounts):
         console.print(f"[yellow]{escaped(sentence)}[/]", highlight=False)
+
+
+def show_reports(accounts: Accounts, reports: Sequence[Report], console: Console) -> None:
+    """Print reports, each under whether the books balance."""
     for report in reports:
         console.print(f"\n[bold]{escaped(report.title)}[/]", highlight=False)
-        _show_balance(accounts, console)
+        show_balance(accounts, console)
         for block in report.blocks:
             if isinstance(block, Note):
                 text = escaped(block.text)
@@ -79,7 +89,8 @@ def balance(accounts: Accounts) -> str:
     )
 
 
-def _show_balance(accounts: Accounts, console: Console) -> None:
+def show_balance(accounts: Accounts, console: Console) -> None:
+    """Print whether the books balance, and the laws that are broken."""
     colour = "green" if accounts.balanced else "bold red"
     console.print(f"[{colour}]{balance(accounts)}[/]", highlight=False)
     broken = accounts.checks[~accounts.checks["holds"]]
