@@ -382,6 +382,20 @@ class Accounts:
         sql = queries.grants(holder, journal=self.has_claims)
         return self.query(sql, ([project for project, _ in ids], [name for _, name in ids]))
 
+    def daily(self, holder: str, ids: Sequence[tuple[str, str]]) -> pd.DataFrame:
+        """A row per day of the period on which some machines or users were granted credits.
+
+        Columns: project, id, start_at (of the day, as clocks of the zone have it), slots, credits.
+
+        Args:
+            holder: "machine" or "user".
+            ids: pairs of project and id.
+        """
+        sql = queries.granted_by_interval(holder)
+        found = self.query(sql, ([project for project, _ in ids], [name for _, name in ids]))
+        found = found.assign(start_at=self.when(intervals.starts(found["start_us"], self.timezone, "day")))
+        return found.groupby(["project", "id", "start_at"], as_index=False)[["slots", "credits"]].sum()
+
     def leading_counters(self, holder: str, top: int) -> pd.DataFrame:
         """The machines or users that have most of each counter: project, counter, rank, id, total."""
         self._roll_up("counter_sums")

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from cpsim.accounting.accounts import Accounts
     from cpsim.accounting.blocks import Figure, Report
 
+MARKDOWN_ROWS: Final = 40
+"""Rows, in Markdown, of what belongs to the rows of another table."""
 BLANKS: Final = "\t\n\r"
 MARKDOWN: Final = str.maketrans(
     {letter: f"\\{letter}" for letter in r"\`*_{}[]<>#|~&$"} | {letter: f"&#{ord(letter)};" for letter in BLANKS}
@@ -128,7 +130,10 @@ def markdown(accounts: Accounts, reports: Sequence[Report]) -> str:
             if isinstance(block, Note):
                 lines += [_paragraph(block.text), ""]
                 continue
-            lines += [f"### {_inert(block.title)}", "", *_markdown_table(block.frame)]
+            rows = block.frame.head(MARKDOWN_ROWS) if block.within else block.frame
+            lines += [f"### {_inert(block.title)}", "", *_markdown_table(rows)]
+            if len(rows) < len(block.frame):
+                lines += [f"The first {len(rows):,} of {len(block.frame):,} rows; the CSV format has all.", ""]
             if block.note:
                 lines += [_paragraph(block.note), ""]
     return "\n".join(lines)

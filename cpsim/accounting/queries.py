@@ -122,6 +122,16 @@ def grants(holder: str, *, journal: bool) -> str:
     FROM ({claims}) ORDER BY project, id, settled_us, slot"""
 
 
+def granted_by_interval(holder: str) -> str:
+    """Grants of the period to some holders by shortest interval; its parameters are those of `grants`."""
+    return f"""
+    WITH wanted AS (SELECT unnest($1::VARCHAR[]) AS project, unnest($2::VARCHAR[]) AS id)
+    SELECT slots.project, id, settled_us // getvariable('bucket_us') * getvariable('bucket_us') AS start_us,
+        count(*) AS slots, sum(granted)::BIGINT AS credits
+    FROM slots JOIN wanted ON slots.project = wanted.project AND slots.{holder} = wanted.id
+    WHERE state = 'claimed' AND {PERIOD} GROUP BY ALL ORDER BY slots.project, id, start_us"""
+
+
 def leading_counters(holder: str) -> str:
     """The leading machines or users of each counter; the parameter is their number."""
     if holder == "machine":

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from cpsim.accounting.blocks import Note
-from cpsim.accounting.values import heading, human_text, is_numeric, records, shown
+from cpsim.accounting.values import heading, is_numeric, shown, texts
 from cpsim.ui.printable import escaped
 from cpsim.ui.terminal import print_table
 
@@ -104,6 +104,6 @@ def _grid(frame: pd.DataFrame) -> Grid:
         grid.add_column(
             escaped(heading(column)), justify="right" if is_numeric(frame, column) else "left", overflow="fold"
         )
-    for row in records(frame.head(MOST_ROWS)):
-        grid.add_row(*(escaped(human_text(value)) for value in row))
+    for row in texts(frame.head(MOST_ROWS)):
+        grid.add_row(*map(escaped, row))
     return grid

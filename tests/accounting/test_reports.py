@@ -11,6 +11,7 @@ from .conftest import cells
 NAMES = [
     *("summary", "anomalies", "comparison", "concentration", "counters", "credit-over-time", "expired"),
     *("leaderboards", "machine-statement", "outcomes", "outstanding", "reconciliation", "turnaround", "user-statement"),
+    "users",
 ]
 
 
