@@ -385,14 +385,10 @@ class Accounts:
     def daily(self, holder: str, ids: Sequence[tuple[str, str]]) -> pd.DataFrame:
         """A row per day of the period on which some machines or users were granted credits.
 
-        Columns: project, id, start_at (of the day, as clocks of the zone have it), slots, credits.
-
-        Args:
-            holder: "machine" or "user".
-            ids: pairs of project and id.
+        Columns: project, id, start_at (of the day, as clocks of the zone have it), slots, credits. Arguments: as of `grants`.
         """
-        sql = queries.granted_by_interval(holder)
-        found = self.query(sql, ([project for project, _ in ids], [name for _, name in ids]))
+        keys = ([project for project, _ in ids], [name for _, name in ids])
+        found = self.query(queries.granted_by_interval(holder), keys)
         found = found.assign(start_at=self.when(intervals.starts(found["start_us"], self.timezone, "day")))
         return found.groupby(["project", "id", "start_at"], as_index=False)[["slots", "credits"]].sum()
 

@@ -63,7 +63,7 @@ class Room:
         return part
 
 
-class Page:
+class ReportPage:
     """What the template shows of accounts."""
 
     def __init__(self, accounts: Accounts, reports: Sequence[Report]) -> None:
@@ -142,7 +142,7 @@ class Outline:
         parts: the tables and figures whose rows belong to its rows, or to rows of one another.
     """
 
-    def __init__(self, page: Page, table: Table, parts: Sequence[Table | Figure]) -> None:
+    def __init__(self, page: ReportPage, table: Table, parts: Sequence[Table | Figure]) -> None:
         self.page, self.frame, self.parts = page, table.frame, parts
         self.groups = [dict(iter(part.frame.groupby(list(part.within)))) for part in parts]
 
@@ -198,7 +198,7 @@ class Outline:
 
 def html(accounts: Accounts, reports: Sequence[Report]) -> str:
     """The page, which has less than 1.5 MB however many there are of whom, and says what it leaves out."""
-    projects, page = accounts.projects, Page(accounts, reports)
+    projects, page = accounts.projects, ReportPage(accounts, reports)
     lists_first = sorted(reports, key=lambda report: not any(_is_part(block) for block in report.blocks))
     sections = {id(report): page.section(report) for report in lists_first}
     return template("cpsim.accounting", "page.html.j2").render(

@@ -27,7 +27,7 @@ def test_reports_are_listed(cpsim):
 def test_the_terminal_has_all_when_it_is_asked(cpsim, week):
     status, out, _ = cpsim("report", week.export(), "--format", "terminal")
     assert status == 0
-    assert out.count("The books balance: 10 conservation laws hold.") == 12
+    assert out.count("The books balance: 10 conservation laws hold.") == 13
     assert "Leaderboards: who has most credits" in out
 
 
@@ -78,7 +78,7 @@ def test_a_summary_has_what_options_ask_for(cpsim, week, tmp_path):
     [
         (["runs/a", "leader"], ["leaderboards"]),
         (["runs/a", "summary", "mine.p"], ["mine.p"]),
-        (["--accounts", "http://127.0.0.1:1/view", "user"], ["user-statement"]),
+        (["--accounts", "http://127.0.0.1:1/view", "user-"], ["user-statement"]),
         (["runs/"], ["runs/"]),
     ],
 )
