@@ -385,7 +385,7 @@ class Accounts:
     def daily(self, holder: str, ids: Sequence[tuple[str, str]]) -> pd.DataFrame:
         """A row per day of the period on which some machines or users were granted credits.
 
-        Columns: project, id, start_at (of the day, as clocks of the zone have it), slots, credits. Arguments: as of `grants`.
+        Columns: project, id, start_at (of the day, on clocks of the zone), slots, credits. Arguments: as of `grants`.
         """
         keys = ([project for project, _ in ids], [name for _, name in ids])
         found = self.query(queries.granted_by_interval(holder), keys)

@@ -126,11 +126,9 @@ def report(
     cpsim report --accounts sql:accounts.toml leaderboards
     cpsim report ledger.db reconciliation --expected jobs.sacct --expected-slot "slurm-{job}"
     """
-    chosen = _format(form, output)
     if accounts is not None and path is not None:
         names = (path, *names)
-    if (form, output, names) == (None, None, ()):
-        chosen = "summary"
+    chosen = _format(form, output, names)
     if (where := path if accounts is None else accounts) is None:
         raise click.UsageError("Missing argument 'PATH': name accounts, or give --accounts SOURCE")
     if (engine == "dask") != (scheduler is not None):
@@ -182,10 +180,10 @@ def list_reports(as_json: bool) -> None:
         click.echo(f"{name:<{width}}  {describe_report(find_report(name))[0]}")
 
 
-def _format(form: str | None, output: Path | None) -> str:
+def _format(form: str | None, output: Path | None, names: Sequence[str]) -> str:
     """The format of the output. Raises click.UsageError if the output cannot take it."""
     if form is None and output is None:
-        return "terminal"
+        return "terminal" if names else "summary"
     if form is None:
         assert output is not None
         if output.suffix not in SUFFIXES:
