@@ -66,7 +66,7 @@ def build(frames: Accounts) -> list[Block]:
     blocks: list[Block] = [Table("Users", shown[columns].rename(columns={"claimed": "slots"}), note, None)]
     if frames.source.has_times:
         days = frames.daily("user", list(zip(shown["project"], shown["user"], strict=True)))
-        note = f"As clocks in {frames.timezone.key} have it; days without credits are left out."
+        note = f"Days are those of clocks in {frames.timezone.key}; the ones without credits are left out."
         days = days[["project", "id", "start_at", "slots", "credits"]].rename(columns={"id": "user"})
         blocks.append(Figure("Credits per day", days, "bars", "start_at", ["credits"], note, None, within=USER))
     return [

@@ -39,7 +39,8 @@ def show(accounts: Accounts, reports: Sequence[Report], console: Console) -> Non
     for totals, about in ((accounts.reconciliation, reconciliation), (accounts.expectation, expectation)):
         if totals is not None:
             sentence, agrees = about.verdict(totals)
-            console.print(f"[{'green' if agrees else 'bold red'}]{escaped(sentence)}[/]", highlight=False)
+            colour = "green" if agrees else "bold red"
+            console.print(f"[{colour}]Reconciliation: {escaped(sentence)}[/]", highlight=False)
     if not accounts.empty:
         _show_slots(accounts, console)
         for kind, holders in (("user", accounts.users), ("machine", accounts.machines)):

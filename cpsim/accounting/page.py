@@ -198,6 +198,8 @@ class Outline:
 
 def html(accounts: Accounts, reports: Sequence[Report]) -> str:
     """The page, which has less than 1.5 MB however many there are of whom, and says what it leaves out."""
+    if accounts.empty:
+        reports = [report for report in reports if not all(_is_empty(block) for block in report.blocks)]
     projects, page = accounts.projects, ReportPage(accounts, reports)
     lists_first = sorted(reports, key=lambda report: not any(_is_part(block) for block in report.blocks))
     sections = {id(report): page.section(report) for report in lists_first}
@@ -221,6 +223,10 @@ def html(accounts: Accounts, reports: Sequence[Report]) -> str:
 def _is_part(block: Block) -> bool:
     """Whether a block is shown where a row of another unfolds."""
     return not isinstance(block, Note) and bool(block.within)
+
+
+def _is_empty(block: Block) -> bool:
+    return not isinstance(block, Note) and block.frame.empty
 
 
 def _total(counts: pd.Series) -> str:

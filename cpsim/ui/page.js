@@ -272,7 +272,7 @@
       found.textContent = words.length ? `${items.filter((item) => !item.hidden).length} of ${items.length}` : "";
     });
   };
-  for (const place of document.querySelectorAll(".table")) search(place, [...place.querySelectorAll("tbody tr")]);
+  for (const place of document.querySelectorAll(".card > .table, .wide .table")) search(place, [...place.querySelectorAll("tbody tr")]);
   for (const place of document.querySelectorAll(".card > .outline")) search(place, [...place.children]);
 
   const unfoldTarget = () => {

@@ -69,6 +69,8 @@ def test_an_empty_ledger_is_said_to_be_empty(make_site):
     with make_site().load() as accounts:
         text = page.html(accounts, build(accounts))
     assert "The ledger is empty" in text
+    assert "<p>There is nothing to balance. There are no reports either.</p>" in text
+    assert text.count("<table") == text.count("<section") == 0
     assert "At no known time" in text
     assert "1970" not in text
 
@@ -359,6 +361,8 @@ def test_pictures_are_kept(shown, request, name, width, options):
 
 
 def test_a_report_without_blocks_is_a_heading(make_site):
-    with make_site().load() as accounts:
+    site = make_site()
+    site.alloc("a")
+    with site.load() as accounts:
         text = page.html(accounts, [Report("own", "Own: nothing")])
     assert "<h2>Own: nothing</h2>" in text
