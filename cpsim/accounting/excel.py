@@ -41,7 +41,7 @@ NAME_UNITS: Final = 31
 """The longest name of a sheet, in UTF-16 code units."""
 MOST_OF_A_REPORT: Final = 15
 """A longer name of a report is in no name of a sheet."""
-NOT_IN_NAMES: Final = re.compile(r"[\x00-\x1f\[\]:*?/\\]")
+NOT_IN_NAMES: Final = re.compile(r"[\x00-\x1f\[\]:*?/\\\ufffe\uffff]")
 FORMULA: Final = ("=", "+", "-", "@")
 CONTENTS: Final = "Contents"
 TAKEN: Final = (CONTENTS, "History")

@@ -106,6 +106,8 @@ class ReportPage:
             drawn = chart(block, self.accounts.timezone.key)
             fits = drawn is not None and room.take(len(drawn.__html__().encode()))
             made["chart"] = drawn if fits else None
+            if drawn is not None and not fits:
+                made["note"] = f"{block.note} The chart has no room on this page.".lstrip()
             made["is_wide"] = block.kind == "ranking"
         else:
             made["is_folded"] = block.is_folded
@@ -173,16 +175,19 @@ class Outline:
                 }
             )
         for item in items:  # all rows come before what belongs to the first of them
-            found = [self.part(number, item["key"], keys) for number in range(len(self.parts))]
+            there = [number for number in range(len(self.parts)) if self.has(number, item["key"], keys)]
+            found = [self.part(number, item["key"], keys) for number in there]
             item["parts"] = [part for part in found if part is not None]
+            item["left_out"] = found.count(None)
         return items
 
+    def has(self, number: int, key: tuple[object, ...], keys: Sequence[str]) -> bool:
+        """Whether something of one table or figure belongs to a row."""
+        return tuple(self.parts[number].within) == tuple(keys) and key in self.groups[number]
+
     def part(self, number: int, key: tuple[object, ...], keys: Sequence[str]) -> dict[str, Any] | None:
-        """What belongs to a row of one table or figure; None if nothing does, or there is no room."""
-        part = self.parts[number]
-        rows = self.groups[number].get(key)
-        if tuple(part.within) != tuple(keys) or rows is None:
-            return None
+        """What belongs to a row of one table or figure; None if there is no room."""
+        part, rows = self.parts[number], self.groups[number][key]
         if isinstance(part, Figure):
             zone = self.page.accounts.timezone.key
             drawn = chart(Figure(part.title, rows, part.kind, part.x, part.y), zone, is_late=True)

@@ -110,6 +110,13 @@ def test_a_page_is_bounded_and_says_what_it_leaves_out(tmp_path):
     assert re.search(r"The first \d+ of 90; the CSV and Parquet formats have all", text)
 
 
+def test_a_user_without_credits_in_the_period_is_said_to_have_none(site):
+    with site.load(since="2026-01-30", until="2026-02-01") as accounts:
+        text = page.html(accounts, build(accounts, ["users"]))
+    assert text.count("Nothing in this period.") > 0
+    assert "has no room" not in text
+
+
 def test_the_times_of_a_column_tell_as_much_as_one_another(site):
     with site.load() as accounts:
         text = page.html(accounts, build(accounts, ["credit-over-time"]))
