@@ -272,8 +272,10 @@
       found.textContent = words.length ? `${items.filter((item) => !item.hidden).length} of ${items.length}` : "";
     });
   };
-  for (const place of document.querySelectorAll(".card > .table, .wide .table")) search(place, [...place.querySelectorAll("tbody tr")]);
-  for (const place of document.querySelectorAll(".card > .outline")) search(place, [...place.children]);
+  for (const place of document.querySelectorAll("[data-search]")) {
+    const rows = place.querySelectorAll("tbody tr");
+    search(place, [...(place.matches(".outline") ? place.children : rows)]);
+  }
 
   const unfoldTarget = () => {
     const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
