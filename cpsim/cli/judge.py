@@ -53,10 +53,12 @@ def judge(
     from cpsim.judge.judge import judge as judged
     from cpsim.run.folder import json_text, verdict_document
     from cpsim.run.summary import verdict_lines
+    from cpsim.system.process import put_off_pandas
     from cpsim.ui.terminal import Stages, console
 
     if project is not None and accounts is None:
         raise click.UsageError("--project goes with --accounts SOURCE")
+    put_off_pandas()
     later = None
     if accounts is not None:
         if EvidenceFolder(folder).head().embedded:

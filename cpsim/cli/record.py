@@ -117,9 +117,9 @@ def new_recording(output: Path, *, pseudonymise: bool) -> Recording:
     """Begin a recording. Raises CpsimError, OSError."""
     from cpsim.record.pseudonyms import Pseudonyms
     from cpsim.record.recording import Recording
-    from cpsim.system.process import do_without_pandas
+    from cpsim.system.process import put_off_pandas
 
-    do_without_pandas()
+    put_off_pandas()
     return Recording(output, Pseudonyms() if pseudonymise else None)
 
 

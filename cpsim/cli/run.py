@@ -182,8 +182,10 @@ def run(
     from cpsim.run.pipeline import run as perform
     from cpsim.run.summary import summarise
     from cpsim.scenario import load_workload
+    from cpsim.system.process import put_off_pandas
     from cpsim.ui.terminal import Stages
 
+    put_off_pandas()
     thresholds = against_baseline(thresholds, baseline)
     pace = _pace(rate, speed, users, think_s, virtual=virtual, asap=asap)
     where = target_at(target, server, project, secret_file, accounts, known_quirks(profile, quirks))

@@ -17,6 +17,7 @@ from cpsim.load.metrics_page import serve_metrics
 from cpsim.load.settings import Settings
 from cpsim.load.worker import Worker
 from cpsim.run.live_figures import LiveFigures
+from cpsim.system.process import put_off_pandas
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +41,7 @@ def take_part(environment: Environment, runner: Runner, web_ui: WebUI | None, **
     """Start the master or the worker of this process."""
     if web_ui is not None:
         _check_free(web_ui)
+    put_off_pandas()
     settings = Settings.given()
 
     fail: Callable[[str], object] = leave

@@ -59,3 +59,18 @@ class _WithoutPandas(MetaPathFinder):
 def do_without_pandas() -> None:
     """Keep pyarrow from importing pandas, which takes half a second, to see whether it is given anything of pandas'."""
     sys.meta_path.insert(0, _WithoutPandas())
+
+
+def put_off_pandas() -> None:
+    """Have pyarrow look for pandas now, in vain; at its first array it would import it, which takes half a second.
+
+    Who needs pandas imports it as ever, and pyarrow does where it makes a frame. Needs the extra "run".
+    """
+    import pyarrow as pa  # noqa: PLC0415 - slow to import
+
+    finder = _WithoutPandas()
+    sys.meta_path.insert(0, finder)
+    try:
+        pa.array([])
+    finally:
+        sys.meta_path.remove(finder)

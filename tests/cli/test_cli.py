@@ -76,6 +76,30 @@ def test_python_m_cpsim():
     assert (done.returncode, done.stdout, done.stderr) == (0, f"cpsim, version {version('creditpiggy-sim')}\n", "")
 
 
+PROGRAM_THAT_TELLS = """
+import atexit, sys
+from cpdaemon import Alloc
+
+def at_the_end():
+    import pyarrow
+    was_imported = "pandas" in sys.modules
+    import pandas
+    print(was_imported, type(pyarrow.table({"a": [1]}).to_pandas()) is pandas.DataFrame, file=sys.stderr)
+
+def commands(seed):
+    atexit.register(at_the_end)
+    yield 0, Alloc("job-1")
+"""
+
+
+@pytest.mark.thorough
+def test_a_run_does_not_import_pandas_and_its_program_may(here):
+    """Which pyarrow would do at its first array."""
+    (here / "mine.py").write_text(PROGRAM_THAT_TELLS, encoding="utf-8")
+    done = shell("run", "mine.py")
+    assert (done.returncode, done.stderr) == (0, "False True\n")
+
+
 def test_help_imports_little():
     heavy = {"numpy", "pandas", "faker", "pyarrow", "locust", "rich", "httptools", "uvloop", "msgspec", "jinja2"}
     heavy.add("prometheus_client")

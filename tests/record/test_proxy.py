@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import socket
-import sys
 import threading
 from concurrent.futures import Future
 from pathlib import Path
@@ -30,9 +29,8 @@ def site(here):
 
 
 @pytest.fixture
-def proxied(cpsim, wait_for, monkeypatch):
+def proxied(cpsim, wait_for):
     """proxied(use, *arguments): what `use(addresses)` returns, called while the command runs, and what that printed."""
-    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])  # a recorder does without pandas for good
 
     def call(use, target, *options):
         listen = ":0" if urlsplit(str(target)).scheme or "/" not in str(target) else "./proxy.sock"
