@@ -41,7 +41,7 @@ class CannotRun(Exception):
 def shown(value: object) -> str:
     """A value as it is shown: whole, or its beginning."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: SHOWN + 1])
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
 
 

@@ -165,26 +165,21 @@ def pytest_runtest_makereport(
         item.user_properties += [("measured", f"{what}: {figure}") for what, figure in examiner.measured.items()]
     if isinstance(error, Deviation):
         item.user_properties += [("expected", error.expected), ("got", error.got)]
+    raised = call.excinfo
+    if isinstance(error, Deviation | NotVerifiable | CannotRun):
+        call.excinfo = None  # or pytest would format a traceback, and that takes longer than most clauses
     report = yield
-    said = "\n".join([f"{clause.id}: {clause.sentence}", text, *lines])
+    call.excinfo = raised
     if result == FAILED or isinstance(error, CannotRun):
-        report.longrepr = said
-    else:
-        _set_outcome(report, result, quirk, text)
-    return report
-
-
-def _set_outcome(report: pytest.TestReport, result: str, quirk: str, text: str) -> None:
-    """Set pytest's outcome of a finding that is no failure: passed, skipped, or failed as expected."""
-    if result == NOT_VERIFIABLE:
+        report.outcome = "failed"
+        report.longrepr = "\n".join([f"{clause.id}: {clause.sentence}", text, *lines])
+    elif result == NOT_VERIFIABLE:
         report.outcome = "skipped"
         report.longrepr = (report.location[0], report.location[1] or 0, text)
     elif result == QUIRK:
         report.outcome = "skipped"
         report.wasxfail = f"known quirk {quirk}"
-    elif result == PLANNED:
-        report.outcome = "passed"
-        report.longrepr = None
+    return report
 
 
 def _finding(config: pytest.Config, error: BaseException | None) -> tuple[str, str, str]:
