@@ -69,21 +69,26 @@ def install_wheel(session: nox.Session) -> None:
     """Build the wheel with the installed backend, and install it."""
     with tempfile.TemporaryDirectory() as folder:  # of its own: another nox may be at it in the same environment
         command = ("python", "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, ".")
-        session.run(*command, silent=True)
-        (wheel,) = Path(folder).glob("*.whl")
-        session.install("--no-deps", "--force-reinstall", str(wheel))
+        session.run_install(*command, silent=True)
+        for wheel in Path(folder).glob("*.whl"):  # one, or none if nothing is installed in an environment that there is
+            session.install("--no-deps", "--force-reinstall", str(wheel))
 
 
-def run(session: nox.Session, name: str, program: str, *arguments: str, **environment: str) -> None:
-    """Run a program of the environment of that name."""
+def run(
+    session: nox.Session, name: str, program: str, *arguments: str, silent: bool = False, **environment: str
+) -> None:
+    """Run a program of the environment of that name; silently, it is heard only if it fails."""
     path = f"{PROGRAMS[name]}{os.pathsep}{os.environ['PATH']}"
-    session.run(f"{PROGRAMS[name]}/{program}", *arguments, env={"PATH": path, **environment}, external=True)
+    env = {"PATH": path, **environment}
+    session.run(f"{PROGRAMS[name]}/{program}", *arguments, env=env, external=True, silent=silent)
 
 
-def run_tests(session: nox.Session, name: str, *chosen: str, processes: int = 3) -> None:
+def run_tests(session: nox.Session, name: str, *chosen: str, processes: int = 2) -> None:
     """Run tests against the wheel that is installed in the environment of that name, on two cores or more."""
     # sockets need short paths
     environment = {"CPSIM_TEST_INSTALLED": "1", "TMPDIR": "/tmp"}  # noqa: S108
+    if not session.posargs:  # what is imported is compiled once, not by all processes at the same time
+        run(session, name, "pytest", *chosen, "--collect-only", "-qq", silent=True, **environment)
     options = session.posargs or ["-n", str(processes), "--dist", "worksteal"]
     run(session, name, "pytest", *chosen, *options, **environment)
 
