@@ -75,6 +75,7 @@ def test_an_empty_ledger_is_said_to_be_empty(make_site):
     assert "1970" not in text
 
 
+@pytest.mark.thorough
 def test_a_large_ledger_makes_no_large_page(tmp_path):
     """A page shows so many rows of a table, however many there are."""
     from .conftest import Site

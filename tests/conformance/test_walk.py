@@ -105,6 +105,7 @@ def test_a_quirk_that_is_not_known_is_found_beside_one_that_is(walks):
     assert [command.kind for command in found.sequence] == ["alloc", "claim", "claim"]
 
 
+@pytest.mark.thorough
 def test_the_user_names_quirks(walks, cpsim):
     def verify(*options):
         def verified(fake):

@@ -228,6 +228,7 @@ def is_plausible(errors):
     return True
 
 
+@pytest.mark.thorough
 @UNTIMED
 @given(VALUES | st.lists(ERRORS | VALUES, max_size=4))
 def test_any_list_of_errors_can_be_read(errors):

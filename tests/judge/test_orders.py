@@ -150,6 +150,7 @@ def by_brute_force(steps):
     return states
 
 
+@pytest.mark.thorough
 @settings(max_examples=300, deadline=None)
 @given(overlapping())
 def test_the_search_finds_what_trying_every_order_finds(steps):

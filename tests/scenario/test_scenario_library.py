@@ -57,6 +57,7 @@ def test_machines_that_are_linked_late_earn_all_the_same():
     assert load_workload(path, None, ONE_USER).link_after
 
 
+@pytest.mark.thorough
 def test_what_a_crash_leaves_is_complete(cpsim, tmp_path):
     """While the next life begins, commands are refused: how many crashes come depends on how long that takes."""
     status, out, err = cpsim("run", "crash", "--speed", 2, "--json", "--output", tmp_path / "out")

@@ -572,6 +572,7 @@ bodies = (
 )
 
 
+@pytest.mark.thorough
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     name=st.sampled_from(["alloc", "counters", "meta", "discard", "claim", "bulk", "slots"]),

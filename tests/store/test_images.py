@@ -90,6 +90,7 @@ def found(tmp_path):
     return read
 
 
+@pytest.mark.thorough
 def test_a_write_ahead_log_that_was_cut_anywhere_has_the_commits_before(film, found):
     """Each that is there as a whole, and none of which the end is missing."""
     images, states = film(pages_to_checkpoint=0)
