@@ -122,8 +122,7 @@ class Accounts:
 
     def close(self) -> None:
         """Delete temporary files, and free memory."""
-        if "_database" in vars(self):
-            self._database.close()
+        self._opened.close()
         if isinstance(self._engine, Cluster):
             self._engine.close()
         if self._folder is not None:
@@ -441,8 +440,14 @@ class Accounts:
     # -- how ---------------------------------------------------------------------------------------------------------
 
     @cached_property
-    def _database(self) -> duckdb.DuckDBPyConnection:
+    def _opened(self) -> duckdb.DuckDBPyConnection:
+        """The one connection, for opening another takes longer than most queries."""
         return self.books.open(self._spill, self._memory_mb)
+
+    @cached_property
+    def _database(self) -> duckdb.DuckDBPyConnection:
+        self.books.choose(self._opened)
+        return self._opened
 
     def _frame(self, sql: str, *rollups: str) -> pd.DataFrame:
         for rollup in rollups:
@@ -466,10 +471,11 @@ class Accounts:
 
     def _cut(self, since_us: int | None, until_us: int | None, projects: tuple[str, ...]) -> None:
         """Choose the period and the projects."""
-        with named_errors(self.source), self.books.open(self._spill, self._memory_mb) as database:
-            known = [name for (name,) in database.sql("SELECT DISTINCT project FROM ledger ORDER BY ALL").fetchall()]
+        with named_errors(self.source):
+            listed = self._opened.sql("SELECT DISTINCT project FROM ledger ORDER BY ALL").fetchall()
             span = "SELECT min(allocated_us), max(greatest(allocated_us, settled_us)) FROM ledger"
-            ((first_us, last_us),) = database.sql(span).fetchall()
+            ((first_us, last_us),) = self._opened.sql(span).fetchall()
+        known = [name for (name,) in listed]
         self.projects_known = [*known, *(name for name in self.source.totals or () if name not in known)]
         for project in projects:
             if project not in self.projects_known:

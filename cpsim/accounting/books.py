@@ -21,10 +21,10 @@ MEMORY_MB: Final = 700
 """What the engine may take before it spills to disk; the process as a whole needs some 400 MB more."""
 
 VIEWS: Final = """
-CREATE VIEW owners AS
+CREATE OR REPLACE VIEW owners AS
 SELECT project, id AS machine, user FROM accounts WHERE kind = 'machine' AND user IS NOT NULL;
 
-CREATE VIEW slots AS
+CREATE OR REPLACE VIEW slots AS
 SELECT project, slot, if(settled, state, 'allocated') AS state, if(settled, machine, NULL) AS machine,
     if(settled, user, NULL) AS user, if(settled, reason, NULL) AS reason, credits, min, max,
     if(settled, granted, NULL) AS granted, allocated_us, expires_us, if(settled, settled_us, NULL) AS settled_us,
@@ -32,7 +32,7 @@ SELECT project, slot, if(settled, state, 'allocated') AS state, if(settled, mach
 FROM (SELECT *, coalesce(settled_us < getvariable('until_us'), false) AS settled FROM ledger)
 WHERE allocated_us < getvariable('until_us');
 
-CREATE VIEW claims AS
+CREATE OR REPLACE VIEW claims AS
 SELECT NULL::VARCHAR AS project, slot, "claim.machine" AS machine, "claim.credits" AS credits, true AS readable
 FROM journal WHERE kind = 'claim' AND outcome <> 'refused'
 UNION ALL
@@ -142,6 +142,11 @@ class Books:
             "temp_directory": "" if spill is None else str(spill),
         }
         database = duckdb.connect(config=config)
+        self.choose(database, part)
+        return database
+
+    def choose(self, database: duckdb.DuckDBPyConnection, part: tuple[str, int, int] | None = None) -> None:
+        """Make the views of a connection, or make them anew."""
         conditions = []
         if self.projects:
             names = ", ".join(map(_literal, self.projects))
@@ -159,12 +164,15 @@ class Books:
             database.execute(f"SET VARIABLE {name} = {value}::BIGINT")
         database.execute(f"SET VARIABLE bucket_us = {self.bucket_us}::BIGINT")
         database.execute(f"SET VARIABLE has_times = {self.has_times}")
-        database.execute(f"CREATE VIEW ledger AS SELECT * FROM {_table(self.slots, SLOT_COLUMNS)} WHERE {chosen}")
-        database.execute(f"CREATE VIEW accounts AS SELECT * FROM {_table(self.accounts, ACCOUNT_COLUMNS)} WHERE {kept}")
-        database.execute(f"CREATE VIEW journal AS {_journal(database, _table(self.journal, sent))}")
-        database.execute(f"CREATE VIEW received AS SELECT * FROM {_table(self.received, received)} WHERE {kept}")
+        views = {
+            "ledger": f"SELECT * FROM {_table(self.slots, SLOT_COLUMNS)} WHERE {chosen}",
+            "accounts": f"SELECT * FROM {_table(self.accounts, ACCOUNT_COLUMNS)} WHERE {kept}",
+            "journal": _journal(database, _table(self.journal, sent)),
+            "received": f"SELECT * FROM {_table(self.received, received)} WHERE {kept}",
+        }
+        for name, query in views.items():
+            database.execute(f"CREATE OR REPLACE VIEW {name} AS {query}")
         database.execute(VIEWS)
-        return database
 
 
 def _table(path: str | None, columns: dict[str, str]) -> str:
