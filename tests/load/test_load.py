@@ -73,12 +73,12 @@ def test_a_load_is_judged_by_anybodys_accounts(loads, tmp_path, site):
     ("threshold", "why"),
     [("effect_p99_ms<100", "the apply delay is not measured"), ("response_p99_ms<9", "add --rate or --speed")],
 )
-def test_a_figure_that_a_load_will_not_have_is_refused_before_anything_is_sent(loads, site, threshold, why):
-    process = loads.start("smoke", "--headless", options=["--assert", threshold])
-    output = said(process)
-    assert process.returncode == 64, output
-    assert f"--assert {threshold}: " in " ".join(output.split())
-    assert why in " ".join(output.split())
+def test_a_figure_that_a_load_will_not_have_is_refused_before_anything_is_sent(cpsim, site, threshold, why):
+    status, output, errors = cpsim("load", "smoke", *site.options, "--assert", threshold, "--", "--headless")
+    words = " ".join((output + errors).split())
+    assert status == 64, words
+    assert f"--assert {threshold}: " in words
+    assert why in words
     assert not has_slots(site, 1)
 
 
@@ -201,11 +201,8 @@ def test_a_target_that_is_not_there_is_named(loads, site):
 
 
 @pytest.mark.parametrize("extra", [["--rate", "5", "--speed", "2"], ["--assert", "p9<1"], ["--project", "x"]])
-def test_options_that_cannot_be_are_wrong_usage(loads, extra):
-    loads.options = ["--target", "./d.sock"]
-    process = loads.start("smoke", "--headless", options=extra)
-    said(process)
-    assert process.returncode == 64
+def test_options_that_cannot_be_are_wrong_usage(cpsim, extra):
+    assert cpsim("load", "smoke", "--target", "./d.sock", *extra, "--", "--headless")[0] == 64
 
 
 def test_its_page_and_its_master_listen_on_loopback_alone(loads, port, wait_for):
@@ -229,13 +226,12 @@ def connected(port):
 
 
 @pytest.mark.parametrize("processes", [[], ["--processes", "2"]])
-def test_a_scenario_with_a_mistake_is_told_at_once(loads, tmp_path, processes):
+def test_a_scenario_with_a_mistake_is_told_at_once(cpsim, site, tmp_path, processes):
     (tmp_path / "mine.toml").write_text("duration = 5", encoding="utf-8")
-    process = loads.start("mine.toml", "--headless", *processes)
-    output = said(process)
-    assert process.returncode == 2
-    assert "cpsim: mine.toml: " in output
-    assert "Traceback" not in output
+    status, output, errors = cpsim("load", "mine.toml", *site.options, "--", "--headless", *processes)
+    assert status == 2
+    assert "cpsim: mine.toml: " in errors
+    assert "Traceback" not in output + errors
 
 
 @pytest.mark.parametrize("taken", ["--web-port", "--master-bind-port"])
@@ -329,12 +325,11 @@ def test_a_user_says_why_nothing_was_sent(tmp_path):
     assert said.count("NoSuchSocket('there is no socket ./d.sock: is the daemon running?')") == 1
 
 
-def test_an_output_that_exists_is_refused_before_anything_starts(loads, tmp_path):
+def test_an_output_that_exists_is_refused_before_anything_starts(cpsim, site, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/mine").touch()
-    process = loads.start("smoke", "--headless", options=["--output", "run"])
-    assert said(process) == "cpsim: run is there already; name another folder with --output\n"
-    assert process.returncode == 2
+    told = cpsim("load", "smoke", *site.options, "--output", "run", "--", "--headless")
+    assert told == (2, "", "cpsim: run is there already; name another folder with --output\n")
 
 
 def test_a_second_start_into_the_same_output_is_refused_at_once(loads, site, port, wait_for):

@@ -45,7 +45,6 @@ PLACES = ("--http", "127.0.0.1:0", "--unix", "s.sock")
 ROUND_S = 30.0
 SAMPLE_S = 2.0
 PAUSE_S = 0.02
-"""Between two things that each of the others does."""
 TELLING_S = 10.0
 """A shorter round tells nothing of latency."""
 OPERATIONS_A_JOB = 3
@@ -61,6 +60,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--round", type=float, default=ROUND_S, help="seconds of load in a round")
     parser.add_argument("--rate", type=float, help="commands a second; otherwise half of what is possible")
+    parser.add_argument("--pause", type=float, default=PAUSE_S, help="seconds between two things that each other does")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="soak-", dir="/tmp") as name:
         folder = Path(name)
@@ -69,7 +69,7 @@ def main() -> int:
         with (
             cpsim(folder, "serve", *PLACES, "--store", "store", "--seed", "1", *PROJECTS, *faults) as server,
             cpsim(folder, "daemon", "--server", server.url, *ACCOUNT, "--unix", "d.sock", "--spool", "spool") as daemon,
-            Others(folder, server) as others,
+            Others(folder, server, chosen.pause) as others,
             Samples({"server": server, "daemon": daemon}) as samples,
         ):
             rate = chosen.rate or replay(folder, server, "--asap", operations=20_000)["operations_per_s"] / 2
@@ -179,8 +179,8 @@ class Others:
         errors: what ended a thread.
     """
 
-    def __init__(self, folder: Path, server: Serving) -> None:
-        self._folder, self._url = folder, server.url
+    def __init__(self, folder: Path, server: Serving, pause_s: float) -> None:
+        self._folder, self._url, self._pause_s = folder, server.url, pause_s
         host, port = server.url.removeprefix("http://").removesuffix("/api").rsplit(":", 1)
         self._address = (host, int(port))
         self.done: Counter[str] = Counter()
@@ -201,7 +201,7 @@ class Others:
 
     def _repeat(self, thing: Callable[[int], None]) -> None:
         number = 0
-        while not self._stop.wait(PAUSE_S):
+        while not self._stop.wait(self._pause_s):
             number += 1
             try:
                 thing(number)
@@ -240,7 +240,7 @@ class Others:
     def _silence(self, _: int) -> None:
         with socket.create_connection(self._address, 10), socket.socket(socket.AF_UNIX) as sock:
             sock.connect(str(self._folder / "s.sock"))
-            self._stop.wait(10 * PAUSE_S)
+            self._stop.wait(10 * self._pause_s)
 
     def _look(self, number: int) -> None:
         place = ("totals", "slots?project=mixed&limit=10", "clock", "malformed?project=mixed")[number % 4]

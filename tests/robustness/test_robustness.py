@@ -70,6 +70,6 @@ def test_a_command_takes_no_more_steps_beside_idle_connections(tmp_path, kind):
 
 
 def test_what_is_soaked_stays_as_it_was():
-    figures = run("soak.py", "--minutes", "0", "--round", "1", "--rate", "500")
+    figures = run("soak.py", "--minutes", "0", "--round", "1", "--rate", "500", "--pause", "0.2")
     assert figures["rounds"] == 4
     assert figures["last"]["operations"] > 400

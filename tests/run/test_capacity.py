@@ -248,8 +248,7 @@ def test_ctrl_c_tells_what_is_known_so_far(one_by_one, tmp_path, wait_for):
         ["--find-capacity", "--p99-ms", "0"],
     ],
 )
-def test_options_that_cannot_be_are_wrong_usage(options, tmp_path):
-    process = load(*options, folder=tmp_path)
-    said, errors = process.communicate(timeout=280)
-    assert process.returncode == 64
+def test_options_that_cannot_be_are_wrong_usage(options, cpsim):
+    status, said, errors = cpsim("load", "smoke", "--target", "./d.sock", *options)
+    assert status == 64
     assert "Traceback" not in said + errors
