@@ -24,7 +24,7 @@ description = "a month"
 duration = "30d"
 expire = "6h"
 population = { machines = 20, users = 5 }
-arrivals = { model = "poisson", jobs = 600 }
+arrivals = { model = "poisson", jobs = 200 }
 run_time = { model = "lognormal", median = "5h", sigma = 0.7, max = "2d" }
 outcome = { claim = 0.7, never = 0.2, discard = { late = 0.1 } }
 [misbehaviour]
@@ -68,7 +68,7 @@ def test_slots_expire_when_they_should():
     ledger = month.evidence.ledger
     shown = dict(zip(ledger["slot"].to_pylist(), ledger["state"].to_pylist(), strict=True))
     assert shown == {f"v-{slot + 1}": state for slot, state in expected.items()}
-    assert Counter(shown.values())["expired"] > 200
+    assert Counter(shown.values())["expired"] > 60
     assert np.all(np.diff(month.evidence.records["sent_ns"]) >= -1e9)
 
 
@@ -80,7 +80,7 @@ def test_a_server_that_forgets_to_expire_is_found():
     )
     evidence = replace(month.evidence, workload=workload)  # as if six hours had been promised
     verdict = judge(evidence.partitions(), evidence.head(), CHECKERS)
-    assert verdict.counts["late expiry"] > 200
+    assert verdict.counts["late expiry"] > 60
 
 
 def test_without_it_no_time_passes():
@@ -99,7 +99,7 @@ def test_each_due_time_is_a_step():
 
 
 def test_where_there_are_many_steps_follow_the_shortest_life():
-    workload = generate(source.parse(MONTH.replace("jobs = 600", "jobs = 12000"), "month.toml"))
+    workload = generate(source.parse(MONTH.replace("jobs = 200", "jobs = 12000"), "month.toml"))
     late = workload.due_us - step_times_us(workload)
     assert late.min() >= 0
     assert 60_000_000 < late.max() < 6 * 60_000_000
@@ -118,7 +118,7 @@ def test_turnarounds_are_exact(tmp_path):
 
 def test_how_coarse_steps_are_is_told_wherever_a_time_stands(tmp_path, monkeypatch):
     monkeypatch.setattr("cpsim.run.virtual.EXACT_STEPS", 1)
-    made = run(MONTH.replace("jobs = 600", "jobs = 60"))
+    made = run(MONTH.replace("jobs = 200", "jobs = 60"))
     summary = summarise(made)
     assert 60 < summary.virtual_step_s < 360
     folder = tmp_path / "run"
@@ -158,7 +158,7 @@ def test_a_server_that_fails_now_and_then_in_virtual_time():
         f"server.cut:from={40 * DAY_S}",
         f"server.close:from={DAY_S},until={DAY_S + 1}",
     ]
-    month = run(f"faults = {faults}\n" + MONTH.replace("jobs = 600", "jobs = 100"))
+    month = run(f"faults = {faults}\n" + MONTH.replace("jobs = 200", "jobs = 100"))
     assert month.verdict.ruling == "valid", month.verdict.anomalies[:3]
     seen = {each["fault"].partition(":")[0]: each["fired"] for each in month.evidence.faults}
     assert seen["server.status=503"] > 0
