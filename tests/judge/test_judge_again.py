@@ -89,6 +89,12 @@ def server_of(site):
     return parse_endpoint(site.addresses["http"]), (PROJECT, SECRET)
 
 
+@pytest.fixture
+def target(site):
+    """A site in this process: a run that has one of its own starts a process."""
+    return ReplayTarget(UnixEndpoint("cp.sock"), *server_of(site))
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -140,8 +146,8 @@ def test_where_outstanding_slots_were_all_that_was_seen(site, monkeypatch):
     assert is_same()
 
 
-def test_what_was_not_sent_is_counted():
-    result = perform(pace=Rate(200), stop_after_s=0.1)
+def test_what_was_not_sent_is_counted(target):
+    result = perform(target, pace=Rate(200), stop_after_s=0.1)
     assert result.evidence.unsent > 0
     assert is_same()
 
@@ -172,8 +178,8 @@ def test_the_same_on_another_machine_and_in_partitions(site, monkeypatch):
     assert judge([whole], whole.head(), CHECKERS).document() == result.verdict.document()
 
 
-def test_another_verdict_than_at_the_end_of_the_run_is_told():
-    perform()
+def test_another_verdict_than_at_the_end_of_the_run_is_told(target):
+    perform(target)
     folder = Path("out/verdict.json")
     folder.write_text(folder.read_text().replace('"valid"', '"invalid"'))
     done = CliRunner().invoke(cli, ["judge", "out"], standalone_mode=False)
@@ -343,18 +349,18 @@ def install(tmp_path, monkeypatch):
     sys.modules.pop("cpsim_plugin_of_test", None)
 
 
-def test_a_checker_of_another_package_judges_too(install):
+def test_a_checker_of_another_package_judges_too(install, target):
     install("checkers", slow="Slow")
-    result = perform()
+    result = perform(target)
     assert result.verdict.counts == {"too slow": 1}
     document = json.loads(Path("out/verdict.json").read_text())
     assert document["meanings"] == {"too slow": "An answer took longer than this site allows."}
     assert is_same()
 
 
-def test_a_checker_that_fails_verifies_nothing(install):
+def test_a_checker_that_fails_verifies_nothing(install, target):
     install("checkers", broken="Broken")
-    (sentence,) = perform().verdict.not_verified
+    (sentence,) = perform(target).verdict.not_verified
     assert sentence.startswith("What the checker Broken checks: ValueError: this is odd (cpsim_plugin_of_test, line ")
     assert is_same()
 
@@ -367,7 +373,7 @@ def test_a_checker_that_cannot_be_loaded_is_told_before_anything_is_sent(install
     assert not sent
 
 
-def test_a_checker_in_python():
+def test_a_checker_in_python(target):
     class Any:
         meanings = MappingProxyType({"odd": "Something is odd."})
         by_partition = True
@@ -376,7 +382,7 @@ def test_a_checker_in_python():
             verdict.checked["oddities"] += len(evidence.records)
             verdict.find("odd", "it", "is odd")
 
-    verdict = perform(checkers=[Any()]).verdict
+    verdict = perform(target, checkers=[Any()]).verdict
     assert (verdict.counts, verdict.checked["oddities"]) == ({"odd": 1}, verdict.checked["replies"])
     assert again()[0] == 0  # without it
 
@@ -402,9 +408,9 @@ def test_a_metric_that_nobody_has_is_none():
     assert "no metric 'longest_ms'" in str(done.exception)
 
 
-def test_a_column_of_another_package_is_in_the_journal(install):
+def test_a_column_of_another_package_is_in_the_journal(install, target):
     install("columns", service_us="service_us")
-    evidence = perform(settings=["arrivals.jobs=20"]).evidence
+    evidence = perform(target, settings=["arrivals.jobs=20"]).evidence
     journal = pq.read_table("out/journal.parquet")
     times = journal["answered_us"].to_numpy() - journal["sent_us"].to_numpy()
     assert journal["service_us"].to_numpy().tolist() == times.tolist()
@@ -420,9 +426,9 @@ def test_a_column_of_another_package_is_in_the_journal(install):
         ("slot", "service_us", "journal.parquet: the journal has a column 'slot' of its own"),
     ],
 )
-def test_a_column_that_fails_leaves_the_other_files(install, name, column, said):
+def test_a_column_that_fails_leaves_the_other_files(install, target, name, column, said):
     install("columns", **{name: column})
     with pytest.raises(run_folder.NotWritten, match=said):
-        perform(settings=["arrivals.jobs=50"])
+        perform(target, settings=["arrivals.jobs=50"])
     assert Path("out.partial/verdict.json").is_file()
     assert not Path("out.partial/journal.parquet").exists()
