@@ -115,8 +115,6 @@ SAMPLED = {
     "replay/test_engine.py::test_slots_keep_their_order_and_one_operation_at_a_time": 3,
     "run/test_known_quirks.py::test_a_loss_in_sums_is_found_beside_quirks_that_break_them": 14,
     "run/test_known_quirks.py::test_a_run_is_valid_but_for_the_quirks_that_its_user_named": 2,
-    "run/test_run.py::test_a_run_that_cannot_be_written_keeps_what_it_has": 2,
-    "run/test_run.py::test_to_be_stopped_writes_what_happened": 2,
     "scenario/test_scenario_library.py::test_each_gets_its_verdict_in_small": 4,
     "scenario/test_scenario_misbehaviour.py::test_each_is_sent_and_judged_valid_at_a_server": 6,
     "scenario/test_scenario_misbehaviour.py::test_what_the_protocol_leaves_open_may_be_taken": 3,

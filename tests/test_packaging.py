@@ -73,6 +73,7 @@ def test_the_sdist_has_what_it_takes_to_build_and_test(built):
     assert members - {"PKG-INFO", ".gitignore"} == FILES.union(*map(sources, SHIPPED))
 
 
+@pytest.mark.thorough
 def test_a_wheel_of_the_sdist_is_the_same(built, tmp_path):
     (sdist,) = built.glob("*.tar.gz")
     (wheel,) = built.glob("*.whl")

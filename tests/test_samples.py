@@ -171,6 +171,7 @@ def test_a_run_folder_of_two_projects(sample, reported):
     ]
 
 
+@pytest.mark.thorough
 def test_two_run_folders_are_compared(sample, cpsim):
     (comparison,) = cpsim("report", "run", "comparison", "--against", "run-of-two", "--format", "json")["reports"]
     assert comparison["tables"]

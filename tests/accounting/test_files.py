@@ -271,6 +271,7 @@ def _cpids(folder):
     }
 
 
+@pytest.mark.thorough
 def test_ids_for_strangers_agree_between_exports_and_differ_between_servers(make_site, tmp_path):
     found = []
     for number, path in enumerate(["a.db", "b.db", None]):
@@ -345,6 +346,7 @@ def test_the_boinc_export_needs_accounts(week, tmp_path):
         boinc.write(accounts, tmp_path / "stats")
 
 
+@pytest.mark.thorough
 def test_all_reports_in_all_formats(week, tmp_path):
     with week.load() as accounts:
         reports = build(accounts)

@@ -35,6 +35,7 @@ def grant_more(accounts):
         slot["granted"] += 1
 
 
+@pytest.mark.thorough
 def test_the_challenge_at_a_server_of_others_is_valid_and_accounted_for(cpsim):
     with serving(Accounts(), shows_with(lambda _: None)) as url:
         target = ["--target", f"{url}/api", *SIGNED]

@@ -120,6 +120,7 @@ main()
 # Exit statuses and --json
 
 
+@pytest.mark.thorough
 def test_a_scenario_has_a_seed_of_its_own(cpsim):
     Path("seven.toml").write_text(f"seed = 7\n{SMALL}", encoding="utf-8")
     seeds = [json.loads(cpsim("run", "seven.toml", "--json", *given)[1])["seed"] for given in ([], ["--seed", "3"])]

@@ -1,5 +1,7 @@
 """What `--dry-run` lists of the clauses about the middle, for which nobody is there."""
 
+import pytest
+
 from cpdaemon.endpoint import TcpEndpoint
 from cpsim.conformance.clause import Need, catalogue
 from cpsim.conformance.suite import examine
@@ -8,6 +10,7 @@ from cpsim.conformance.target import Target
 MIDDLE = [id for id, clause in catalogue().items() if Need.BEHIND in clause.needs]
 
 
+@pytest.mark.thorough
 def test_each_clause_about_the_middle_is_planned_and_lists_a_few_commands():
     target = Target(
         daemon=TcpEndpoint("127.0.0.1", 1),

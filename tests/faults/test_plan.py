@@ -264,6 +264,7 @@ def test_watchers_are_told_of_each_change():
     assert seen == [1, 2, 1, 0]
 
 
+@pytest.mark.thorough
 def test_a_full_record_says_so():
     plan = FaultPlan(["hang"])
     for _ in range(MAX_FIRINGS + 2):

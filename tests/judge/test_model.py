@@ -240,6 +240,7 @@ def test_an_unknown_outcome_allows_what_applied_and_not_applied_allow(history, m
         assert either == yes | no
 
 
+@pytest.mark.thorough
 @settings(max_examples=150)
 @given(histories, pauses)
 def test_the_fake_ledger_ends_in_the_only_state_allowed(history, pause):

@@ -346,6 +346,7 @@ def test_interrupting_an_embedded_run_leaves_no_process(place):
         os.waitpid(-1, os.WNOHANG)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_to_be_stopped_writes_what_happened(site, place, number, wait_for):
     def has_begun(run):
@@ -709,6 +710,7 @@ def test_a_run_whose_empty_folder_somebody_has_removed_is_written(place):
     assert names("out") == {"run.json"}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("options", [[], ["--json"]])
 def test_a_run_that_cannot_be_written_keeps_what_it_has(place, options):
     program = """

@@ -130,6 +130,7 @@ def test_the_same_seed_gives_the_same_bytes_in_any_process(tmp_path):
     assert first == second
 
 
+@pytest.mark.thorough
 def test_the_command_writes_what_run_takes(cpsim):
     assert cpsim("scenarios", "write", "smoke", "-o", "smoke.parquet") == (
         0,

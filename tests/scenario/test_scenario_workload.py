@@ -143,6 +143,7 @@ def test_linked_is_exact():
     assert anonymous.users == ()
 
 
+@pytest.mark.thorough
 def test_a_million_ids_are_unique():
     machines = identities.machines(1, 1_000_000)
     assert len(set(machines)) == 1_000_000

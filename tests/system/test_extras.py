@@ -106,6 +106,7 @@ def test_the_libraries_of_an_extra_are_those_that_pip_installs(extra):
     assert set(required("all")) - {DISTRIBUTION} == set().union(*EXTRAS.values())
 
 
+@pytest.mark.thorough
 def test_a_test_with_the_fixture_runs_without_an_extra(run, tmp_path):
     (tmp_path / "test_credit.py").write_text("""
 import importlib.util
@@ -131,6 +132,7 @@ def test_a_replay(creditpiggy):
     assert "3 passed" in done.stdout, done.stdout + done.stderr
 
 
+@pytest.mark.thorough
 def test_a_server_and_a_daemon_serve_without_an_extra(served, tmp_path):
     (tmp_path / "secret").write_text("demo")
     with served("serve", "--http", "127.0.0.1:0") as url:

@@ -60,6 +60,7 @@ def test_a_ready_file_that_another_server_has_written_stays(here):
         assert not path.exists()
 
 
+@pytest.mark.thorough
 def test_a_recorder_leaves_its_successors_socket(here, wait_for):
     with Fake({"p": "s"}, unix=here / "target.sock"), ExitStack() as stopping:
         command = [sys.executable, "-m", "cpsim", "record", "--listen", "./cp.sock", "--target", "./target.sock"]

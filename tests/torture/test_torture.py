@@ -35,6 +35,7 @@ def test_seeds(first):
         torture.run(seed)
 
 
+@pytest.mark.thorough
 def test_a_seed_repeats_a_run_in_any_process():
     seeds = range(1, 4)
     digests = [run(seed).trace.hexdigest() for seed in seeds]
