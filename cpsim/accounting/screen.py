@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.table import Table as Grid
+from rich.text import Text
 
 from cpsim.accounting.blocks import Note
 from cpsim.accounting.values import heading, is_numeric, shown, texts
-from cpsim.ui.printable import escaped
+from cpsim.ui.printable import escaped, printable
 from cpsim.ui.terminal import print_table
 
 if TYPE_CHECKING:
@@ -105,5 +106,5 @@ def _grid(frame: pd.DataFrame) -> Grid:
             escaped(heading(column)), justify="right" if is_numeric(frame, column) else "left", overflow="fold"
         )
     for row in texts(frame.head(MOST_ROWS)):
-        grid.add_row(*map(escaped, row))
+        grid.add_row(*(Text(printable(cell)) for cell in row))  # as a str, it would be parsed as markup
     return grid

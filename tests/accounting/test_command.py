@@ -140,6 +140,13 @@ def test_text_goes_to_standard_output(cpsim, week, tmp_path):
     assert "The books balance" in (tmp_path / "t.txt").read_text(encoding="utf-8")
 
 
+def test_an_id_is_shown_as_it_is(cpsim, site):
+    """And is no markup, and no emoji."""
+    site.alloc("a", credits=5)
+    site.claim("a", "[bold]:smile:")
+    assert "[bold]:smile:" in cpsim("report", site.export(), "leaderboards")[1]
+
+
 def test_a_comparison(cpsim, week, tmp_path):
     other = Site(tmp_path / "other")
     other.alloc("a", credits=50)
