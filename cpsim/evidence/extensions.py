@@ -39,7 +39,7 @@ def installed(group: str) -> dict[str, Any]:
         CpsimError: one cannot be loaded.
     """
     found = {}
-    for point in sorted(_points(group, tuple(sys.path)), key=lambda point: point.name):
+    for point in sorted(_points(tuple(sys.path)).select(group=group), key=lambda point: point.name):
         try:
             found[point.name] = point.load()
         except Exception as error:
@@ -50,9 +50,9 @@ def installed(group: str) -> dict[str, Any]:
 
 
 @cache
-def _points(group: str, _path: tuple[str, ...]) -> EntryPoints:
-    """Those of a group. All distributions of the search path are read for it, which may be hundreds: once."""
-    return entry_points(group=group)
+def _points(_path: tuple[str, ...]) -> EntryPoints:
+    """Those of all groups. All distributions of the search path are read for it, which may be hundreds: once."""
+    return entry_points()
 
 
 def check() -> None:
