@@ -39,7 +39,7 @@ def installed(group: str) -> dict[str, Any]:
         CpsimError: one cannot be loaded.
     """
     found = {}
-    for point in sorted(_points(tuple(sys.path)).select(group=group), key=lambda point: point.name):
+    for point in sorted(_points(tuple(sys.path))[group], key=lambda point: point.name):
         try:
             found[point.name] = point.load()
         except Exception as error:
@@ -50,9 +50,10 @@ def installed(group: str) -> dict[str, Any]:
 
 
 @cache
-def _points(_path: tuple[str, ...]) -> EntryPoints:
-    """Those of all groups. All distributions of the search path are read for it, which may be hundreds: once."""
-    return entry_points()
+def _points(_path: tuple[str, ...]) -> dict[str, EntryPoints]:
+    """Those of each group. All distributions of the search path are read for it, which may be hundreds: once."""
+    found = entry_points()
+    return {group: found.select(group=group) for group in (CHECKERS, METRICS, COLUMNS)}
 
 
 def check() -> None:
