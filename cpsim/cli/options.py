@@ -16,7 +16,7 @@ from cpdaemon.endpoint import Endpoint, TcpEndpoint, UrlEndpoint, parse_endpoint
 from cpdaemon.errors import EndpointError, InvalidCommand
 from cpsim.cli.settings import SettableOption, runs_folder
 from cpsim.config.thresholds import Threshold
-from cpsim.errors import CpsimError, UsageError
+from cpsim.errors import CpsimError, UsageError, in_one_line
 from cpsim.faults.spec import ACTIONS, Fault
 from cpsim.net.listen import Listen
 from cpsim.system.checks import LONGEST_S
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from cpsim.net.control import ControlClient
     from cpsim.replay.pace import Pace
     from cpsim.run.folder import OutputFolder
+    from cpsim.ui.results import ResultFiles
 
 T = TypeVar("T")
 UNIT_S: Final = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
@@ -398,6 +399,46 @@ def log_options(command: Callable[..., T]) -> Callable[..., T]:
 def log_settings(**given: int | str | None) -> tuple[str, ...]:
     """The settings of a job log that its options are."""
     return tuple(f"log.{name}={json.dumps(value)}" for name, value in given.items() if value is not None)
+
+
+_RESULT_OPTIONS: Final = (
+    click.option(
+        "--junit",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="Write JUnit XML, also when the command fails or is interrupted.",
+    ),
+    click.option(
+        "--summary",
+        "summary_file",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="Write Markdown likewise: the verdict, what did not pass, and what is printed.",
+    ),
+)
+
+
+def result_options(command: Callable[..., T]) -> Callable[..., T]:
+    """The options `junit` and `summary_file`; see `result_files`."""
+    for option in reversed(_RESULT_OPTIONS):
+        command = option(command)
+    return command
+
+
+def result_files(title: str, junit: Path | None, summary_file: Path | None) -> ResultFiles:
+    """A context whose end writes the results that it was given, or why there are none."""
+    from cpsim.ui.results import ResultFiles
+
+    return ResultFiles(title, junit, summary_file, _why)
+
+
+def _why(error: BaseException) -> str | None:
+    """Why a command did not run to its end; None if it did."""
+    if isinstance(error, SystemExit):
+        return None
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+        return "interrupted"
+    return error.format_message() if isinstance(error, click.ClickException) else in_one_line(error)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead.")

@@ -30,6 +30,8 @@ from cpsim.cli.options import (
     pace_at,
     project_option,
     rate_option,
+    result_files,
+    result_options,
     secret_file_option,
     secret_in,
     seed_option,
@@ -118,6 +120,7 @@ if TYPE_CHECKING:
 @baseline_option
 @slot_prefix_option
 @output_option
+@result_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the summary.")
 def run(
     scenario: str,
@@ -145,6 +148,8 @@ def run(
     baseline: Path | None,
     slot_prefix: str | None,
     output: Path | None,
+    junit: Path | None,
+    summary_file: Path | None,
     as_json: bool,
     **log_part: int | str | None,
 ) -> None:
@@ -168,19 +173,21 @@ def run(
     from cpsim.run import folder as run_folder
     from cpsim.run.pipeline import check_virtual
     from cpsim.run.pipeline import run as perform
-    from cpsim.run.summary import summarise
+    from cpsim.run.results import results_of
+    from cpsim.run.summary import show, summarise
     from cpsim.scenario import load_workload
-    from cpsim.ui.terminal import Stages
+    from cpsim.ui.terminal import Stages, printed
 
     thresholds = against_baseline(thresholds, baseline)
     pace = _pace(rate, speed, users, think_s, virtual=virtual, asap=asap)
+    path = find_scenario(scenario)
+    settings = (*settings, *log_settings(**log_part))
     where = target_at(target, server, project, secret_file, accounts, known_quirks(profile, quirks))
     if virtual:
         check_virtual(where, processes)
-    path = find_scenario(scenario)
-    settings = (*settings, *log_settings(**log_part))
+    files = result_files(f"cpsim run {scenario}", junit, summary_file)
     context = click.get_current_context()
-    with run_folder.OutputFolder(output or run_folder.new_name(path, runs_folder(context))) as written:
+    with files, run_folder.OutputFolder(output or run_folder.new_name(path, runs_folder(context))) as written:
         with Stages() as stages:
             command = partial(_command, context)
             result = perform(
@@ -198,6 +205,7 @@ def run(
             )
             summary = summarise(result)
             summary.check(thresholds)
+        files.add(lambda: results_of(result.verdict, printed(partial(show, result, summary)), summary.checked))
         try:
             with Stages() as stages:
                 stages.begin("writing the run folder")
@@ -226,7 +234,8 @@ def _print(result: Run, summary: Summary, output: OutputFolder, *, as_json: bool
 
 def _command(context: click.Context, seed: int) -> str:
     """The command line that repeats a run, into a new folder and with new slots."""
-    given = context.params | {"seed": seed, "output": None, "slot_prefix": None, "as_json": False}
+    given = context.params | {"seed": seed, "as_json": False}
+    given |= dict.fromkeys(("output", "slot_prefix", "junit", "summary_file"))
     words = ["cpsim", "run", given["scenario"]]
     for parameter in context.command.params:
         value = given[parameter.name or ""]

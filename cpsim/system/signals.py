@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import TracebackType
     from typing import Self
 
@@ -17,6 +17,16 @@ ENDING: Final = (signal.SIGINT, signal.SIGTERM)
 """Signals at which a server delivers what it has, and ends."""
 END: Final = b"\0"
 """What ends it without a signal; signals have other numbers."""
+
+
+@contextmanager
+def terminated_like_interrupted() -> Iterator[None]:
+    """While the context lasts, SIGTERM raises KeyboardInterrupt in the main thread, as Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Signals:
