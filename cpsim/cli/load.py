@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -29,9 +30,12 @@ from cpsim.cli.options import (
     output_option,
     project_option,
     rate_option,
+    result_files,
+    result_options,
     secret_file_option,
     seed_option,
     server_option,
+    settings_option,
     slot_prefix_option,
     speed_option,
     threshold_option,
@@ -49,7 +53,7 @@ if TYPE_CHECKING:
     from cpsim.accounts.sources import AccountsSource
     from cpsim.config.thresholds import Threshold
     from cpsim.run.capacity import SearchRequest
-    from cpsim.scenario.workload import Workload
+    from cpsim.ui.results import ResultFiles
 
 START: Final = """
 import sys
@@ -102,6 +106,7 @@ class _Load(ExtraCommand):
 @known_profile_option
 @known_quirk_option
 @seed_option
+@settings_option
 @rate_option
 @speed_option
 @in_flight_option
@@ -130,6 +135,7 @@ class _Load(ExtraCommand):
 @baseline_option
 @slot_prefix_option
 @output_option
+@result_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result of a search as one JSON document.")
 @click.argument("locust", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
@@ -144,6 +150,7 @@ def load(
     profile: str | None,
     quirks: tuple[str, ...],
     seed: int | None,
+    settings: tuple[str, ...],
     rate: str | None,
     speed: float | None,
     in_flight: int,
@@ -156,6 +163,8 @@ def load(
     baseline: Path | None,
     slot_prefix: str | None,
     output: Path | None,
+    junit: Path | None,
+    summary_file: Path | None,
     as_json: bool,
     locust: tuple[str, ...],
 ) -> None:
@@ -178,14 +187,18 @@ def load(
     from cpsim.evidence import extensions
     from cpsim.judge.judge import checkers_of_others
     from cpsim.run.folder import check_absent, new_name
+    from cpsim.scenario import load_workload, source
 
     known = known_quirks(profile, quirks)
     where = target_at(target, server, project, secret_file, accounts, known)
     assert where is not None
     path = find_scenario(scenario)
     _check(context)
-    if "--worker" not in locust:
+    is_worker = "--worker" in locust
+    if not is_worker:
         thresholds = against_baseline(thresholds, baseline)
+    title = f"cpsim load {scenario}"
+    read = partial(load_workload, path, seed, settings)
     if find_capacity:
         from cpsim.run.capacity import SearchRequest
 
@@ -198,16 +211,24 @@ def load(
             processes=processes or 1,
             slot_prefix=slot_prefix,
         )
-        output = output or new_name(path, runs_folder(context))
-        sys.exit(_search(path, seed, make_request, thresholds, baseline, output, as_json=as_json))
+        folder = output or new_name(path, runs_folder(context))
+        with result_files(title, junit, summary_file) as files:
+            status = _search(lambda: make_request(read()), thresholds, baseline, folder, files, as_json=as_json)
+        sys.exit(status)
     _check_thresholds(thresholds, has_due_times=rate is not None or speed is not None)
-    _check_file(path, seed)
-    checkers_of_others()
-    extensions.check()
-    if output is not None and "--worker" not in locust:
-        check_absent(output)
-    settings = {
+    with nullcontext() if is_worker else result_files(title, junit, summary_file):
+        if path.suffix == ".toml":  # with a mistake in it, Locust's processes would wait for each other
+            source.load(path, settings)
+        else:
+            read()
+        checkers_of_others()
+        extensions.check()
+        if output is not None and not is_worker:
+            check_absent(output)
+    given = {
+        "title": title,
         "scenario": str(path),
+        "settings": settings,
         "seed": seed,
         "endpoint": str(target),
         "server": None if where.server is None else str(where.server),
@@ -224,8 +245,10 @@ def load(
         "runs": str(runs_folder(context)),
         "thresholds": [asdict(threshold) for threshold in thresholds],
         "baseline": None if baseline is None else str(baseline),
+        "junit": None if junit is None else str(junit),
+        "summary_file": None if summary_file is None else str(summary_file),
     }
-    _start_locust(settings, (*(["--processes", str(processes)] if processes else []), *locust))
+    _start_locust(given, (*(["--processes", str(processes)] if processes else []), *locust))
 
 
 def _check(context: click.Context) -> None:
@@ -257,16 +280,6 @@ def _check_thresholds(thresholds: tuple[Threshold, ...], *, has_due_times: bool)
             )
         if threshold.metric.startswith(NEED_DUE_TIMES) and not has_due_times:
             raise click.UsageError(f"--assert {threshold}: operations have no due times: add --rate or --speed")
-
-
-def _check_file(path: Path, seed: int | None) -> None:
-    """Raise CpsimError if the file cannot be replayed, before Locust's processes wait for each other."""
-    from cpsim.scenario import load_workload, source
-
-    if path.suffix == ".toml":
-        source.load(path)
-    else:
-        load_workload(path, seed)
 
 
 def _start_locust(settings: Mapping[str, object], locust: tuple[str, ...]) -> None:
@@ -313,12 +326,11 @@ def _listening(locust: tuple[str, ...]) -> list[str]:
 
 
 def _search(
-    path: Path,
-    seed: int | None,
-    make_request: Callable[[Workload], SearchRequest],
+    make_request: Callable[[], SearchRequest],
     thresholds: tuple[Threshold, ...],
     baseline: Path | None,
-    output: Path,
+    folder: Path,
+    files: ResultFiles,
     *,
     as_json: bool,
 ) -> int:
@@ -326,17 +338,18 @@ def _search(
     from cpsim.run import folder as run_folder
     from cpsim.run.capacity import Capacity, find
     from cpsim.run.curve import show
-    from cpsim.scenario import load_workload
-    from cpsim.ui.terminal import Stages, console
+    from cpsim.run.results import results_of_search
+    from cpsim.ui.terminal import Stages, console, printed
 
-    with run_folder.OutputFolder(output) as written:
+    with run_folder.OutputFolder(folder) as written:
         with Stages() as stages:
             stages.begin("making the workload")
-            request = make_request(load_workload(path, seed))
+            request = make_request()
             found = Capacity(request.p99_ms)
             find(request, found, on_stage=stages.begin, on_progress=stages.progress)
         if found.best is not None:
             found.best.summary.check(thresholds)
+        files.add(lambda: results_of_search(found, thresholds, printed(partial(show, found))))
         document = run_folder.capacity_document(found, request)
         try:
             run_folder.write_capacity(found, document, written)

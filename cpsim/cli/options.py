@@ -270,6 +270,13 @@ class SlotPrefixType(click.ParamType[str]):
         return value
 
 
+settings_option = click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set a key of the scenario, as population.machines=500.",
+)
 server_option = click.option(
     "--server",
     cls=SettableOption,

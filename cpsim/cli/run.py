@@ -36,6 +36,7 @@ from cpsim.cli.options import (
     secret_in,
     seed_option,
     server_option,
+    settings_option,
     slot_prefix_option,
     speed_option,
     threshold_option,
@@ -72,13 +73,7 @@ if TYPE_CHECKING:
 @known_profile_option
 @known_quirk_option
 @seed_option
-@click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Set a key of the scenario, as population.machines=500.",
-)
+@settings_option
 @log_options
 @click.option("--keep-ids", is_flag=True, help="Name slots as a trace does, or after the jobs of a job log.")
 @rate_option

@@ -26,6 +26,7 @@ from cpsim.run.folder import OutputFolder, new_name
 from cpsim.run.observing import imbalances_before
 from cpsim.run.pipeline import fresh_prefix
 from cpsim.ui.printable import printable
+from cpsim.ui.terminal import console
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,10 +35,12 @@ if TYPE_CHECKING:
     from locust.env import Environment
     from locust.rpc.protocol import Message
     from locust.runners import Runner
+    from rich.console import Console
 
     from cpsim.evidence.evidence import Imbalance
     from cpsim.load.settings import Settings
     from cpsim.run.plan import Plan
+    from cpsim.ui.results import ResultFiles
 
 LOOK_S: Final = 0.05
 LOCAL: Final = "local"
@@ -93,6 +96,7 @@ class Master:
         self._failure: str | None = None
         self._before: tuple[Imbalance, ...] | None = None
         self._main = gevent.getcurrent()
+        self._last: Callable[[Console], None] | None = None
         listeners: dict[str, Callable[..., None]] = {
             "cpsim-ready": partial(self._dispatch, self._ready),
             "cpsim-records": partial(self._dispatch, self._records),
@@ -108,6 +112,7 @@ class Master:
             (environment.events.spawning_complete, self._begin),
             (environment.events.test_stopping, self._stop),
             (environment.events.quitting, self._stop),
+            (environment.events.quit, self._say_last),
         ):
             event.add_listener(guarded(listener, self._fail))
 
@@ -127,9 +132,23 @@ class Master:
             )
             self._conducting = gevent.spawn(self._conduct, output)
 
+    def _tell(self, show: Callable[[Console], None]) -> None:
+        """Print the summary of a run; without a page, behind all that Locust prints at its end."""
+        if self._headless:
+            self._last = show
+        else:
+            show(console)
+
+    def _say_last(self, **_: object) -> None:
+        if self._last is not None:
+            self._last(console)
+            console.file.flush()
+
     def _leave(self, why: str) -> None:
         """End a test that has not begun: while Locust waits for workers, Ctrl-C would print a traceback."""
         _print_error(why)
+        with self._settings.files() as files:
+            files.fail(why)
         self._runner.quit()
         gevent.kill(self._main, SystemExit(FAILED))
 
@@ -168,8 +187,10 @@ class Master:
 
         previous = signal.signal(signal.SIGINT, interrupt)
         try:
-            with output:
-                guarded(self._replay, self._fail)(output=output)
+            with self._settings.files() as files, output:
+                guarded(self._replay, self._fail)(output=output, files=files)
+                if self._failure is not None:
+                    files.fail(self._failure)
             if self._failure is not None:
                 _print_error(self._failure)
                 self._environment.process_exit_code = FAILED
@@ -181,7 +202,7 @@ class Master:
             elif not self._stopping:  # else `_stop` runs, and ends the test
                 gevent.spawn(self._runner.stop)
 
-    def _replay(self, output: OutputFolder) -> None:
+    def _replay(self, output: OutputFolder, files: ResultFiles) -> None:
         plan, start_ns = self._prepare(), SYSTEM_CLOCK.monotonic_ns()
         if self._failure is not None:
             return
@@ -193,10 +214,17 @@ class Master:
             self._wait(lambda share: share.ended, is_over=True)
         was_ended = self._failure is not None or self._stopping or self._interrupted
         replayed = joined(plan, self._shares, start_ns, interrupted=was_ended, failure=self._failure)
-        status = conclude(plan, replayed, self._settings.thresholds, output, self._before)
+        self._environment.process_exit_code = conclude(
+            plan,
+            replayed,
+            self._settings.thresholds,
+            output,
+            before=self._before,
+            files=files,
+            tell=self._tell,
+        )
         if output.is_whole and (note := baseline_note(self._settings.baseline, output.path)):
             sys.stderr.write(f"cpsim: {note}\n")
-        self._environment.process_exit_code = status
 
     def _prepare(self) -> Plan:
         """Send each worker its share, and wait until all workers are ready."""

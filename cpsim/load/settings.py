@@ -15,6 +15,7 @@ from cpsim.config.thresholds import Threshold
 from cpsim.replay.pace import AsFastAsPossible, Profile, Rate, Speed
 from cpsim.run.plan import Plan, ReplayTarget
 from cpsim.scenario import load_workload
+from cpsim.ui.results import ResultFiles
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -27,9 +28,11 @@ VARIABLE: Final = "CPSIM_LOAD"
 
 @dataclass(frozen=True)
 class Settings:
-    """The options of `cpsim load`, as text; the secret stays in its file."""
+    """The options of `cpsim load`, as text; the secret stays in its file. `title` is its name in files of results."""
 
+    title: str
     scenario: str
+    settings: tuple[str, ...]
     seed: int | None
     endpoint: str
     server: str | None
@@ -46,6 +49,8 @@ class Settings:
     runs: str
     thresholds: tuple[Threshold, ...]
     baseline: Path | None
+    junit: str | None
+    summary_file: str | None
 
     @classmethod
     def given(cls) -> Settings:
@@ -53,12 +58,18 @@ class Settings:
         document = json.loads(os.environ[VARIABLE])
         thresholds = tuple(Threshold(**given) for given in document["thresholds"])
         baseline = None if document["baseline"] is None else Path(document["baseline"])
-        return cls(**document | {"quirks": tuple(document["quirks"]), "thresholds": thresholds, "baseline": baseline})
+        lists = {name: tuple(document[name]) for name in ("settings", "quirks")}
+        return cls(**document | lists | {"thresholds": thresholds, "baseline": baseline})
 
     @cached_property
     def workload(self) -> Workload:
         """The whole workload, made in this process: scenario and seed give the same on every machine."""
-        return load_workload(Path(self.scenario), self.seed)
+        return load_workload(Path(self.scenario), self.seed, self.settings)
+
+    def files(self) -> ResultFiles:
+        """A context whose end writes results of the load."""
+        junit, summary = (None if name is None else Path(name) for name in (self.junit, self.summary_file))
+        return ResultFiles(self.title, junit, summary)
 
     @property
     def target(self) -> ReplayTarget:

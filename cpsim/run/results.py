@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from cpsim.config.thresholds import Checked
 from cpsim.judge.verdict import Ruling
 from cpsim.ui.results import OF_RULINGS, Case, CaseOutcome, Results
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from cpsim.config.thresholds import Checked
+    from cpsim.config.thresholds import Threshold
     from cpsim.judge.verdict import Verdict
+    from cpsim.run.capacity import Capacity
 
 SHOWN: Final = 3
 """Anomalies of one kind that a case shows."""
@@ -36,6 +38,19 @@ def asserts_of(checked: Iterable[Checked]) -> list[Case]:
     """A case for each assert."""
     outcomes = {True: CaseOutcome.PASSED, False: CaseOutcome.FAILED}
     return [Case(f"assert {each.threshold}", outcomes[each.holds], str(each)) for each in checked]
+
+
+def results_of_search(found: Capacity, thresholds: Sequence[Threshold], output: str) -> Results:
+    """The results of a search: whether a rate passes, and the asserts on the figures of the highest that does."""
+    name = f"a rate passes with a p99 of at most {found.p99_ms:g} ms"
+    if found.ended is not None:
+        case, verdict = Case(name, CaseOutcome.ERROR, found.ended), "unknown"
+    elif found.best is None:
+        case, verdict = Case(name, CaseOutcome.FAILED, "none does"), "no rate passes"
+    else:
+        case, verdict = Case(name, CaseOutcome.PASSED), f"{found.best.offered_per_s:,.0f} operations/s pass"
+    checked = [Checked(each, None) for each in thresholds] if found.best is None else found.best.summary.checked
+    return Results(verdict, [case, *asserts_of(checked)], output)
 
 
 def _ruling(verdict: Verdict) -> Case:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from xml.etree import ElementTree as ET
 
-from cpsim.errors import CpsimError
+from cpsim.errors import CpsimError, in_one_line
 from cpsim.system.replacing import replacing
 from cpsim.ui.printable import printable
 
@@ -116,7 +116,7 @@ class ResultFiles:
         title: str,
         junit: Path | None,
         summary: Path | None,
-        describe: Callable[[BaseException], str | None],
+        describe: Callable[[BaseException], str | None] = in_one_line,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
         self._title = title
@@ -136,6 +136,10 @@ class ResultFiles:
         if self.are_wanted:
             self._results = make()
 
+    def fail(self, why: str) -> None:
+        """Take why the command did not run to its end, beside its results, if there are any."""
+        self._results = (self._results or Results("unknown")).with_error("the command ran to its end", why)
+
     def __enter__(self) -> Self:
         for path in filter(None, (self._junit, self._summary)):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -146,10 +150,10 @@ class ResultFiles:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        results = self._results
         why = None if error is None else self._describe(error)
         if why is not None:
-            results = (results or Results("unknown")).with_error("the command ran to its end", why)
+            self.fail(why)
+        results = self._results
         if results is None or not self.are_wanted:
             return
         failures = [
