@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import sys
@@ -294,7 +293,6 @@ def _start_locust(settings: Mapping[str, object], locust: tuple[str, ...]) -> No
         str(locustfile),
         "--host",
         str(settings["endpoint"]),
-        *_users(locust),
         *_listening(locust),
         *locust,
     ]
@@ -303,16 +301,6 @@ def _start_locust(settings: Mapping[str, object], locust: tuple[str, ...]) -> No
         [sys.executable, "-P", "-c", START, *options],
         os.environ | {"CPSIM_LOAD": json.dumps(settings)},
     )
-
-
-def _users(locust: tuple[str, ...]) -> list[str]:
-    """The default of Locust's --users: one for each worker."""
-    if "--worker" in locust:
-        return []
-    words = dict(itertools.pairwise(word for option in locust for word in option.split("=", 1)))
-    workers = words.get("--processes") or words.get("--expect-workers") or "1"
-    count = str(os.cpu_count() or 1) if workers == "-1" else workers
-    return ["--users", count, "--spawn-rate", count]
 
 
 def _listening(locust: tuple[str, ...]) -> list[str]:

@@ -7,12 +7,13 @@ import socket
 from typing import TYPE_CHECKING
 
 import gevent
-from locust import User, events, task
+from locust import LoadTestShape, User, events, task
 from locust.runners import MasterRunner, WorkerRunner
 
 from cpsim.load.guard import guarded
 from cpsim.load.leaving import leave
 from cpsim.load.master import Master
+from cpsim.load.page import show_verdict
 from cpsim.load.settings import Settings
 from cpsim.load.worker import Worker
 
@@ -33,6 +34,21 @@ class ReplayUser(User):
         gevent.sleep(0.5)
 
 
+class Replay(LoadTestShape):
+    """One placeholder for each worker, so that nobody is asked for users and a ramp, which mean nothing to a replay."""
+
+    def reset_time(self) -> None:
+        """Begin anew."""
+        super().reset_time()
+        self._users: int | None = None
+
+    def tick(self) -> tuple[int, float] | None:
+        """As many users as there are workers at the beginning; None, which ends the test, if there are none."""
+        if self._users is None:
+            self._users = self.runner.worker_count if isinstance(self.runner, MasterRunner) else 1
+        return (self._users, float(self._users)) if self._users else None
+
+
 @events.init.add_listener
 def take_part(environment: Environment, runner: Runner, web_ui: WebUI | None, **_: object) -> None:
     """Start the master or the worker of this process."""
@@ -46,7 +62,9 @@ def take_part(environment: Environment, runner: Runner, web_ui: WebUI | None, **
     if isinstance(runner, WorkerRunner):
         fail = worker.fail
     else:
-        Master(environment, runner, settings)
+        master = Master(environment, runner, settings)
+        if web_ui is not None:
+            show_verdict(web_ui, master)
     guarded(lambda: len(settings.workload), fail)()
 
 

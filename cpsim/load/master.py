@@ -26,7 +26,7 @@ from cpsim.run.folder import OutputFolder, new_name
 from cpsim.run.observing import imbalances_before
 from cpsim.run.pipeline import fresh_prefix
 from cpsim.ui.printable import printable
-from cpsim.ui.terminal import console
+from cpsim.ui.terminal import console, printed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,6 +80,9 @@ class Master:
         environment: Locust's environment.
         runner: Locust's runner, which carries messages.
         settings: of the load.
+
+    Attributes:
+        told: the summary of the last run, or why there is none; empty before the first.
     """
 
     def __init__(self, environment: Environment, runner: Runner, settings: Settings) -> None:
@@ -97,6 +100,7 @@ class Master:
         self._before: tuple[Imbalance, ...] | None = None
         self._main = gevent.getcurrent()
         self._last: Callable[[Console], None] | None = None
+        self.told = ""
         listeners: dict[str, Callable[..., None]] = {
             "cpsim-ready": partial(self._dispatch, self._ready),
             "cpsim-records": partial(self._dispatch, self._records),
@@ -125,6 +129,7 @@ class Master:
             self._due = self._stopping = self._interrupted = False
             self._failure = None
             self._shares = []
+            self.told = ""
             output = OutputFolder(
                 Path(self._settings.output)
                 if self._settings.output
@@ -134,6 +139,7 @@ class Master:
 
     def _tell(self, show: Callable[[Console], None]) -> None:
         """Print the summary of a run; without a page, behind all that Locust prints at its end."""
+        self.told += printed(show)
         if self._headless:
             self._last = show
         else:
@@ -159,6 +165,7 @@ class Master:
                 _print_error(why)
             return
         self._failure = why
+        self.told = f"failed  {printable(why)}\n"
         with suppress(RPCError, RPCSendError):  # an unreachable worker notices the loss of the master
             self._runner.send_message("cpsim-end", {"why": why})
         if self._conducting is None:

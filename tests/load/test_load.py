@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import urllib.request
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pyarrow.parquet as pq
 import pytest
@@ -37,9 +39,13 @@ def test_one_process_replays_verifies_and_agrees_with_locust(loads, tmp_path):
     baseline = Path(__file__).parent.parent / "samples/v0.3/run"
     asserts = ["--assert", "error_rate<=0", "--assert", "operations>5000"]
     asserts += ["--baseline", baseline, "--assert", "operations>2*baseline"]
-    process = loads.start("smoke", "--headless", "--json-file", "stats", options=["--output", "run", *asserts])
+    options = ["--output", "run", *asserts, "--set", "population.machines=7", "--junit", "out.xml"]
+    process = loads.start("smoke", "--headless", "--json-file", "stats", options=options)
     output = said(process)
     assert process.returncode == 1, output  # an assertion that fails
+    assert re.search(r"\nverdict +valid .+, 7 machines, .+\nrests on .+\nrun folder +run\n$", output)
+    (failure,) = ET.parse(tmp_path / "out.xml").getroot().iter("failure")
+    assert failure.get("message") == "operations>5000: it was 1968"
     assert "operations>5000: it was 1968" in output
     run = document(tmp_path / "run")
     assert [(each["value"], each["holds"]) for each in run["asserts"]] == [(0.0, True), (SMOKE, False), (SMOKE, True)]
@@ -59,10 +65,13 @@ def test_a_load_is_judged_by_anybodys_accounts(loads, tmp_path, site):
     assert process.returncode == 0, output
     run = document(tmp_path / "run")
     assert (run["accounts"], run["verdict"], run["checked"]["slots"]) == (url, "valid", 500)
-    process = loads.start("smoke", "--headless", options=["--output", "none", "--accounts", "program:false"])
+    source = ["--output", "none", "--accounts", "program:false"]
+    process = loads.start("smoke", "--headless", options=[*source, "--junit", "out.xml"])
     output = said(process)
     assert process.returncode == 2, output
     assert "program:false ended with status 1" in output
+    (error,) = ET.parse(tmp_path / "out.xml").getroot().iter("error")
+    assert "program:false ended with status 1" in error.get("message")
     assert not (tmp_path / "none").exists()
 
 
@@ -323,13 +332,31 @@ def test_a_second_start_into_the_same_output_is_refused_at_once(loads, site, por
     process = loads.start("smoke", "--web-port", port, options=["--output", "run"])
     until(process, "Starting web interface at")
     wait_for(lambda: state(port) == "ready")
+    assert verdict(port) == [{"what": "There is no verdict yet.", "found": ""}]
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=280) as answer:
+        page = answer.read().decode()
+    assert re.search(r'"hide_common_options": true', page)  # users and their ramp
+    assert re.search(r'"title": "Verdict"', page)
     start(port)
     until(process, "run folder    run")
+    (shown,) = (row["found"] for row in verdict(port) if row["what"] == "verdict")
+    assert shown.startswith("valid (500 slots")
     commands = len(list(site.fake.accounts.journal.read("demo")))
     wait_for(lambda: state(port) == "stopped")
     start(port)
     until(process, "cpsim: run is there already; name another folder with --output")
     assert len(list(site.fake.accounts.journal.read("demo"))) == commands
+    assert verdict(port)[0] == {
+        "what": "failed",
+        "found": "run is there already; name another folder with --output",
+    }
+
+
+def verdict(port):
+    """The rows of the page's tab Verdict."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/stats/requests", timeout=280) as answer:
+        (tab,) = json.load(answer)["extended_stats"]
+    return tab["data"]
 
 
 def until(process, text):

@@ -1,0 +1,43 @@
+"""The verdict on Locust's page, in a tab of its own."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Final
+
+from flask import request
+
+if TYPE_CHECKING:
+    from flask import Response
+    from locust.web import WebUI
+
+    from cpsim.load.master import Master
+
+KEY: Final = "verdict"
+
+
+def show_verdict(page: WebUI, master: Master) -> None:
+    """Add a tab to Locust's page with what the last run came to."""
+    columns = [{"key": "what", "title": "Last run"}, {"key": "found", "title": ""}]
+    page.template_args |= {
+        "extended_tabs": [{"title": "Verdict", "key": KEY}],
+        "extended_tables": [{"key": KEY, "structure": columns}],
+    }
+
+    @page.app.after_request
+    def add_verdict(response: Response) -> Response:
+        if request.path == "/stats/requests" and response.is_json:
+            document = response.get_json()
+            document["extended_stats"] = [{"key": KEY, "data": rows(master.told)}]
+            response.set_data(json.dumps(document))
+        return response
+
+
+def rows(told: str) -> list[dict[str, str]]:
+    """The lines of a summary as rows of a table: a name and what follows it."""
+    lines = [line for line in told.splitlines() if line.strip()]
+    if not lines:
+        return [{"what": "There is no verdict yet.", "found": ""}]
+    parts = (re.split(r"(?<=\S)\s{2,}", line, maxsplit=1) for line in lines)
+    return [{"what": part[0], "found": part[1] if len(part) > 1 else ""} for part in parts]
