@@ -37,8 +37,10 @@ from cpsim.cli.options import (
     settings_option,
     slot_prefix_option,
     speed_option,
+    stop_option,
     threshold_option,
     timeout_option,
+    warm_up_option,
 )
 from cpsim.cli.run import target_at
 from cpsim.cli.settings import SettableOption, runs_folder
@@ -132,6 +134,8 @@ class _Load(ExtraCommand):
 )
 @threshold_option
 @baseline_option
+@stop_option
+@warm_up_option
 @slot_prefix_option
 @output_option
 @result_options
@@ -160,6 +164,8 @@ def load(
     processes: int | None,
     thresholds: tuple[Threshold, ...],
     baseline: Path | None,
+    stop_on_breach: bool,
+    warm_up_s: float,
     slot_prefix: str | None,
     output: Path | None,
     junit: Path | None,
@@ -185,6 +191,7 @@ def load(
     from cpsim.config.catalog import find_scenario
     from cpsim.evidence import extensions
     from cpsim.judge.judge import checkers_of_others
+    from cpsim.run.breach import check_told
     from cpsim.run.folder import check_absent, new_name
     from cpsim.scenario import load_workload, source
 
@@ -215,6 +222,8 @@ def load(
             status = _search(lambda: make_request(read()), thresholds, baseline, folder, files, as_json=as_json)
         sys.exit(status)
     _check_thresholds(thresholds, has_due_times=rate is not None or speed is not None)
+    if stop_on_breach:
+        check_told(thresholds)
     with nullcontext() if is_worker else result_files(title, junit, summary_file):
         if path.suffix == ".toml":  # with a mistake in it, Locust's processes would wait for each other
             source.load(path, settings)
@@ -244,6 +253,8 @@ def load(
         "runs": str(runs_folder(context)),
         "thresholds": [asdict(threshold) for threshold in thresholds],
         "baseline": None if baseline is None else str(baseline),
+        "stop_on_breach": stop_on_breach,
+        "warm_up_s": warm_up_s,
         "junit": None if junit is None else str(junit),
         "summary_file": None if summary_file is None else str(summary_file),
     }
@@ -257,6 +268,8 @@ def _check(context: click.Context) -> None:
     }
     locust = context.params["locust"]
     if context.params["find_capacity"]:
+        if given & {"warm_up_s", "stop_on_breach"}:
+            raise click.UsageError("--find-capacity has steps of its own: leave out --warm-up and --stop-on-breach")
         if given & {"rate", "speed", "in_flight"} or locust:
             raise click.UsageError(
                 "--find-capacity chooses rates and operations in flight itself, and runs without Locust: leave out "

@@ -322,13 +322,27 @@ threshold_option = click.option(
     type=ThresholdType(),
     multiple=True,
     metavar="METRIC<N",
-    help="Exit with 1 unless a figure meets this: p99_ms<20, error_rate<0.001, p99_ms<=1.1*baseline, ...",
+    help="Exit with 1 unless a figure meets this: p99_ms<20, error_rate<0.001, p99_ms[claim]<20, "
+    "p99_ms<=1.1*baseline, ...",
 )
 baseline_option = click.option(
     "--baseline",
     type=RunType(),
     metavar="RUN",
     help="The past run whose figures are `baseline` in an --assert: its folder, or its name below runs/.",
+)
+warm_up_option = click.option(
+    "--warm-up",
+    "warm_up_s",
+    type=DurationType(),
+    default=0.0,
+    metavar="S",
+    help="Leave operations of the first S seconds out of all figures, and so of --assert; not out of the verdict.",
+)
+stop_option = click.option(
+    "--stop-on-breach",
+    is_flag=True,
+    help="End the replay as soon as an --assert cannot hold any more; exit with 1.",
 )
 slot_prefix_option = click.option(
     "--slot-prefix",

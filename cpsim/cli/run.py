@@ -39,8 +39,10 @@ from cpsim.cli.options import (
     settings_option,
     slot_prefix_option,
     speed_option,
+    stop_option,
     threshold_option,
     timeout_option,
+    warm_up_option,
 )
 from cpsim.cli.settings import SettableOption, runs_folder
 from cpsim.system.checks import LONGEST_S
@@ -113,6 +115,8 @@ if TYPE_CHECKING:
 )
 @threshold_option
 @baseline_option
+@stop_option
+@warm_up_option
 @slot_prefix_option
 @output_option
 @result_options
@@ -141,6 +145,8 @@ def run(
     faults: tuple[str, ...],
     thresholds: tuple[Threshold, ...],
     baseline: Path | None,
+    stop_on_breach: bool,
+    warm_up_s: float,
     slot_prefix: str | None,
     output: Path | None,
     junit: Path | None,
@@ -166,6 +172,7 @@ def run(
     """
     from cpsim.config.catalog import find_scenario
     from cpsim.run import folder as run_folder
+    from cpsim.run.breach import check_told
     from cpsim.run.pipeline import check_virtual
     from cpsim.run.pipeline import run as perform
     from cpsim.run.results import results_of
@@ -180,6 +187,8 @@ def run(
     where = target_at(target, server, project, secret_file, accounts, known_quirks(profile, quirks))
     if virtual:
         check_virtual(where, processes)
+    if stop_on_breach:
+        check_told(thresholds, virtual=virtual)
     files = result_files(f"cpsim run {scenario}", junit, summary_file)
     context = click.get_current_context()
     with files, run_folder.OutputFolder(output or run_folder.new_name(path, runs_folder(context))) as written:
@@ -194,6 +203,8 @@ def run(
                 timeout_s=timeout_s,
                 slot_prefix=slot_prefix,
                 faults=faults,
+                warm_up_s=warm_up_s,
+                stop_on=thresholds if stop_on_breach else (),
                 command=command,
                 on_stage=stages.begin,
                 on_progress=stages.progress,

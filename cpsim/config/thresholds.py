@@ -82,6 +82,9 @@ class Threshold:
             )
         metric, comparison, limit, times_baseline = found.groups()
         known = [*METRICS, *entry_points(group=OTHERS).names]
+        name, kind = parts_of(metric)
+        if kind is not None and name in known and name not in METRICS_BY_KIND:
+            raise CpsimError(f"{name} is of all kinds of commands together: leave out [{kind}]")
         by_kind = [f"{name}[{kind}]" for name in METRICS_BY_KIND for kind in COMMANDS]
         if metric not in (*known, *by_kind):
             close = get_close_matches(metric, (*known, *by_kind), n=1)
@@ -159,7 +162,7 @@ def metrics(figures: Mapping[str, Any]) -> dict[str, float]:
         found |= {f"{prefix}{name}_ms": value for name, value in (figures["effect_ms"] or {}).items()}
     found |= figures.get("metrics", {})
     for kind, times in figures.get("by_kind_ms", {}).items():
-        of_kind = _times(times) | _rates(figures["by_kind"][kind])
+        of_kind = _times(times) | _rates(figures["by_kind"].get(kind, {}))
         found |= {f"{name}[{kind}]": value for name, value in of_kind.items()}
     counts = Counter[str]()
     for outcomes in figures["by_kind"].values():

@@ -85,10 +85,11 @@ class Journal:
         return self._file.fileno()
 
     def tail(self, offset: int) -> bytes:
-        """The records from an offset in bytes on, as they are in the file."""
+        """The records from an offset in bytes on, as they are in the file; whole ones, if another process writes it."""
         self.flush()
-        end = self._file.tell()
-        return os.pread(self._file.fileno(), end - offset, offset)
+        file = self._file.fileno()
+        size = os.fstat(file).st_size - offset
+        return os.pread(file, size - size % RECORD.size, offset)
 
     def flush(self) -> None:
         """Write all records to the file.

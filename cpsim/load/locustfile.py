@@ -34,7 +34,7 @@ class ReplayUser(User):
         gevent.sleep(0.5)
 
 
-class Replay(LoadTestShape):
+class ReplayShape(LoadTestShape):
     """One placeholder for each worker, so that nobody is asked for users and a ramp, which mean nothing to a replay."""
 
     def reset_time(self) -> None:

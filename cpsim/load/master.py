@@ -21,6 +21,7 @@ from cpsim.evidence.journal import RECORD_TYPE
 from cpsim.load.guard import FAILED, guarded
 from cpsim.load.outcome import conclude, joined, observer_of
 from cpsim.replay.engine import Effort
+from cpsim.run.breach import Breaches
 from cpsim.run.comparison import baseline_note
 from cpsim.run.folder import OutputFolder, new_name
 from cpsim.run.observing import imbalances_before
@@ -50,10 +51,11 @@ STOPPING_S: Final = 5.0
 
 @dataclass(slots=True)
 class Share:
-    """A worker's share of the slots, and its state."""
+    """A worker's share of the slots, the numbers of its operations in the workload, and its state."""
 
     worker: str
     index: int
+    ops: npt.NDArray[np.int64]
     ready: bool = False
     begun: bool = False
     ended: bool = False
@@ -97,6 +99,8 @@ class Master:
         self._stopping = False
         self._interrupted = False
         self._failure: str | None = None
+        self._breaches: Breaches | None = None
+        self._broken = ""
         self._before: tuple[Imbalance, ...] | None = None
         self._main = gevent.getcurrent()
         self._last: Callable[[Console], None] | None = None
@@ -128,6 +132,7 @@ class Master:
         if self._due and self._conducting is None:
             self._due = self._stopping = self._interrupted = False
             self._failure = None
+            self._broken = ""
             self._shares = []
             self.told = ""
             output = OutputFolder(
@@ -221,6 +226,7 @@ class Master:
             self._wait(lambda share: share.ended, is_over=True)
         was_ended = self._failure is not None or self._stopping or self._interrupted
         replayed = joined(plan, self._shares, start_ns, interrupted=was_ended, failure=self._failure)
+        replayed = replayed._replace(stopped_by=self._broken)
         self._environment.process_exit_code = conclude(
             plan,
             replayed,
@@ -242,7 +248,11 @@ class Master:
         prefix = self._settings.slot_prefix or fresh_prefix(workload, started, embedded=False)
         plan = self._settings.plan(prefix, started)
         self._before = imbalances_before(observer_of(plan), plan.target.accounts, plan.timeout_s)
-        self._shares = [Share(worker, index) for index, worker in enumerate(workers)]
+        assignment = plan.assignment()
+        self._breaches = Breaches(plan.stop_on, plan.workload, assignment.schedule_us, plan.warm_up_s)
+        self._shares = [
+            Share(worker, index, assignment.part(index, len(workers)).ops) for index, worker in enumerate(workers)
+        ]
         for share in self._shares:
             data = {"index": share.index, "count": len(workers), "slot_prefix": prefix}
             self._runner.send_message("cpsim-share", data, share.worker)
@@ -297,6 +307,12 @@ class Master:
     def _records(self, share: Share, data: dict[str, Any]) -> None:
         share.records.append(data["records"])
         share.errors = data["errors"]
+        records = np.frombuffer(data["records"], RECORD_TYPE).copy()
+        records["op"] = share.ops[records["op"]]
+        broken = None if self._breaches is None else self._breaches.take(records)
+        if broken is not None and not self._broken:
+            self._broken = str(broken)
+            self._send("cpsim-stop", {})
 
     def _done(self, share: Share, data: dict[str, Any]) -> None:
         share.ended, share.elapsed_s, share.effort = True, data["elapsed_s"], Effort(*data["effort"])

@@ -112,7 +112,7 @@ def conclude(
         clock_unknown="it is not measured under Locust, where each worker has its own clock",
     )
     evidence, verdict = judged(evidence, observer_of(plan), plan.timeout_s, CLOCK, source=plan.target.accounts)
-    result = Run(plan, evidence, replayed.effort, verdict, ApplyDelay.of(evidence))
+    result = Run(plan, evidence, replayed.effort, verdict, ApplyDelay.of(evidence), stopped_by=replayed.stopped_by)
     summary = summarise(result)
     summary.check(thresholds)
 

@@ -49,6 +49,8 @@ class Settings:
     runs: str
     thresholds: tuple[Threshold, ...]
     baseline: Path | None
+    stop_on_breach: bool
+    warm_up_s: float
     junit: str | None
     summary_file: str | None
 
@@ -109,5 +111,7 @@ class Settings:
             started=started,
             in_flight=self.in_flight,
             timeout_s=self.timeout_s,
+            warm_up_s=self.warm_up_s,
+            stop_on=self.thresholds if self.stop_on_breach else (),
             fresh=self.slot_prefix is None and not self.workload.slot_ids,
         )

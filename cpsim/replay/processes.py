@@ -78,6 +78,11 @@ class Processes:
         elapsed_s = max(replayer.elapsed_s or 0.0 for replayer in self._replayers)
         return elapsed_s, *merged(shares)
 
+    @property
+    def journals(self) -> list[tuple[Journal, npt.NDArray[np.int64]]]:
+        """The journal of each process, and the numbers of its operations in the whole workload."""
+        return [(replayer.journal, replayer.assignment.ops) for replayer in self._replayers]
+
     def effort(self) -> Effort:
         """The cost of the replay, see `joint_effort`."""
         return joint_effort(replayer.effort for replayer in self._replayers)
@@ -183,7 +188,12 @@ def _replay() -> None:
     tune_process()
     assignment: Assignment
     file, assignment = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the process that started this one
-    with Sender(assignment, lambda progress: _report(progress=progress), was_reached=True, descriptor=file) as sender:
+
+    def report_progress(progress: Progress) -> None:
+        journal.flush()  # the parent reads it
+        _report(progress=progress)
+
+    with Sender(assignment, report_progress, was_reached=True, descriptor=file) as sender:
         engine, journal = sender.engine, sender.journal
         signal.signal(signal.SIGTERM, lambda *_: engine.stop())
         upcoming = _with_first_ready(assignment)

@@ -8,7 +8,7 @@ import numpy as np
 
 from cpsim.config.thresholds import RATES, TIMES, Threshold, parts_of
 from cpsim.errors import UsageError
-from cpsim.evidence.journal import OperationOutcome
+from cpsim.evidence.journal import RECORD_TYPE, OperationOutcome
 from cpsim.run.latency import PERCENTILES, as_recorded_us, rank_of
 from cpsim.scenario.workload import KIND_NAMES
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from cpsim.evidence.journal import Journal
+    from cpsim.run.plan import Plan
     from cpsim.scenario.workload import Workload
 
 SHARES: Final = dict(zip(TIMES, (*PERCENTILES, 100.0), strict=True))
@@ -69,6 +71,37 @@ class Breaches:
         return broken
 
 
+class BreachWatch:
+    """Looks for broken asserts in the journals of a replay that runs.
+
+    Args:
+        plan: says which asserts end the replay.
+        schedule_us: when each operation is due; None if none is.
+
+    Attributes:
+        journals: what is written, and the numbers of the operations in the workload.
+        broken: the assert that is broken; "" as long as there is none.
+    """
+
+    def __init__(self, plan: Plan, schedule_us: npt.NDArray[np.int64] | None) -> None:
+        self._breaches = Breaches(plan.stop_on, plan.workload, schedule_us, plan.warm_up_s) if plan.stop_on else None
+        self._offsets: dict[Journal, int] = {}
+        self.journals: list[tuple[Journal, npt.NDArray[np.int64]]] = []
+        self.broken = ""
+
+    def look(self) -> bool:
+        """Read what is new; returns whether an assert is broken."""
+        if self._breaches is not None and not self.broken:
+            for journal, ops in self.journals:
+                offset = self._offsets.get(journal, 0)
+                data = journal.tail(offset)
+                self._offsets[journal] = offset + len(data)
+                records = np.frombuffer(data, RECORD_TYPE).copy()
+                records["op"] = ops[records["op"]]
+                self.broken = self.broken or str(self._breaches.take(records) or "")
+        return bool(self.broken)
+
+
 def is_told(threshold: Threshold) -> bool:
     """Whether an assert can be told broken before the end: an upper bound on a time or a rate of errors."""
     metric, _ = parts_of(threshold.metric)
@@ -76,8 +109,10 @@ def is_told(threshold: Threshold) -> bool:
     return is_bound and (metric in RATES or _time_of(metric) in SHARES)
 
 
-def check_told(thresholds: Sequence[Threshold]) -> None:
-    """Raise UsageError if none of the asserts can be told broken before the end."""
+def check_told(thresholds: Sequence[Threshold], *, virtual: bool = False) -> None:
+    """Raise UsageError if none of the asserts can be told broken before the end, or if time is virtual."""
+    if virtual:
+        raise UsageError("--stop-on-breach is for a replay that takes its time: leave it out, or --virtual")
     if not any(map(is_told, thresholds)):
         raise UsageError(
             "--stop-on-breach goes with an --assert that can be told broken before the end: an upper bound on a time, "

@@ -107,6 +107,16 @@ def test_a_master_and_two_workers_share_the_slots(loads, tmp_path, site, port):
         assert len(ledger.projects["demo"].slots) == 500
 
 
+def test_an_assert_that_is_broken_ends_a_load(loads, tmp_path):
+    asserts = ["--assert", "max_ms[alloc]<0.001", "--stop-on-breach"]
+    process = loads.start("smoke", "--headless", options=["--output", "run", "--rate", "300", *asserts])
+    output = said(process)
+    assert process.returncode == 1, output
+    run = document(tmp_path / "run")
+    assert (run["stopped_by"], run["interrupted"], run["verdict"]) == ("max_ms[alloc]<0.001", False, "valid")
+    assert 0 < run["operations"] < SMOKE
+
+
 def test_workers_of_another_workload_are_turned_away(loads, port):
     bind = ["--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--expect-workers", "1"]
     master = loads.start("smoke", "--headless", *bind)
