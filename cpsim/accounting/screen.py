@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from datetime import datetime, time
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
@@ -94,5 +95,12 @@ def _grid(frame: pd.DataFrame) -> Grid:
             escaped(heading(column)), justify="right" if is_numeric(frame, column) else "left", overflow="fold"
         )
     for row in records(frame.head(MOST_ROWS)):
-        grid.add_row(*(escaped(human_text(value)) for value in row))
+        grid.add_row(*(escaped(_cell(value)) for value in row))
     return grid
+
+
+def _cell(value: object) -> str:
+    """A value as text; a time with its offset, but for midnight, which is a day."""
+    if isinstance(value, datetime) and value.tzinfo is not None and value.time() != time():
+        return value.isoformat(" ", "milliseconds" if value.microsecond else "seconds")
+    return human_text(value)

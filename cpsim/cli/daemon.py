@@ -17,6 +17,7 @@ from cpsim.cli.options import (
     EndpointType,
     ListenType,
     NumberType,
+    complete_path,
     cpsim_errors,
     fault_option,
     project_option,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 @cli.command()
 @click.option("--config", "config_file", type=FILE, help="The deployed daemon's INI file; options override it.")
-@click.option("--unix", metavar="PATH", help="Listen at a UNIX socket.")
+@click.option("--unix", metavar="PATH", shell_complete=complete_path, help="Listen at a UNIX socket.")
 @click.option("--tcp", type=ListenType(), help="Listen on TCP; port 0 takes a free one.")
 @click.option("--server", type=EndpointType(), help="URL of the server that receives the commands.")
 @project_option

@@ -15,7 +15,7 @@ from click.shell_completion import CompletionItem
 from cpdaemon.endpoint import Endpoint, TcpEndpoint, UrlEndpoint, parse_endpoint
 from cpdaemon.errors import EndpointError, InvalidCommand
 from cpsim.cli.settings import SettableOption, runs_folder
-from cpsim.config.thresholds import Threshold
+from cpsim.config.thresholds import METRICS, Threshold, names_by_kind
 from cpsim.errors import CpsimError, UsageError, in_one_line
 from cpsim.faults.spec import ACTIONS, Fault
 from cpsim.net.listen import Listen
@@ -40,6 +40,11 @@ LONGEST_LOOK_S: Final = 20.0
 FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
+def complete_path(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The files that the shell finds."""
+    return [CompletionItem(incomplete, type="file")]
+
+
 class EndpointType(click.ParamType[Endpoint]):
     """A UNIX socket path, HOST:PORT, or URL."""
 
@@ -52,6 +57,10 @@ class EndpointType(click.ParamType[Endpoint]):
         except EndpointError as error:
             self.fail(str(error), param, ctx)
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The files that the shell finds, for one may be a socket."""
+        return complete_path(ctx, param, incomplete)
+
 
 class TargetType(click.ParamType["Endpoint | None"]):
     """The address of a target, or `embedded`, which is None."""
@@ -63,6 +72,10 @@ class TargetType(click.ParamType["Endpoint | None"]):
         from cpsim.config.settings import EMBEDDED
 
         return None if value == EMBEDDED else EndpointType().convert(value, param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The files that the shell finds, for one may be a socket."""
+        return complete_path(ctx, param, incomplete)
 
 
 class UrlType(EndpointType):
@@ -204,6 +217,12 @@ class ThresholdType(click.ParamType["Threshold"]):
         except CpsimError as error:
             self.fail(str(error), param, ctx)
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The metrics that begin with the text; those of one kind of command once it has a bracket."""
+        del ctx, param
+        names = names_by_kind() if "[" in incomplete else METRICS
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
 
 class RunType(click.ParamType[Path]):
     """The folder of a past run, or its name below the folder of runs."""
@@ -252,6 +271,10 @@ class AccountsType(click.ParamType["AccountsSource"]):
             return parse_source(value)
         except UsageError as error:
             self.fail(str(error), param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The files that the shell finds."""
+        return complete_path(ctx, param, incomplete)
 
 
 class SlotPrefixType(click.ParamType[str]):

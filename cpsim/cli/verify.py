@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from click.shell_completion import CompletionItem
 
 from cpdaemon.endpoint import UnixEndpoint, UrlEndpoint, parse_endpoint
 from cpsim.cli.group import FAILED, INVALID, ExtraCommand, cli
@@ -18,6 +19,7 @@ from cpsim.cli.options import (
     ListenType,
     NumberType,
     accounts_option,
+    complete_path,
     known_quirk_option,
     known_quirks,
     print_json,
@@ -43,8 +45,18 @@ POLITE_RATE: Final = 100.0
 """The default rate, in commands/s, to a given ENDPOINT, which others may use."""
 
 
+def _complete_clause(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The clauses that begin with the text; none without the extra that they need."""
+    try:
+        from cpsim.conformance.clause import catalogue
+    except ImportError:
+        return []
+    begin = incomplete.upper()
+    return [CompletionItem(id, help=clause.sentence) for id, clause in catalogue().items() if id.startswith(begin)]
+
+
 @cli.command(cls=ExtraCommand, extra="test")
-@click.argument("endpoint", cls=SettableArgument, setting="target", required=False)
+@click.argument("endpoint", cls=SettableArgument, setting="target", required=False, shell_complete=complete_path)
 @click.option(
     "--server",
     cls=SettableOption,
@@ -93,7 +105,13 @@ POLITE_RATE: Final = 100.0
 )
 @known_quirk_option
 @click.option(
-    "-k", "--clause", "clauses", multiple=True, metavar="PATTERN", help="Only CLAIM-6, or 'WIRE-*'; again for more."
+    "-k",
+    "--clause",
+    "clauses",
+    multiple=True,
+    metavar="PATTERN",
+    shell_complete=_complete_clause,
+    help="Only CLAIM-6, or 'WIRE-*'; again for more.",
 )
 @click.option(
     "--random",

@@ -85,9 +85,9 @@ class Threshold:
         name, kind = parts_of(metric)
         if kind is not None and name in known and name not in METRICS_BY_KIND:
             raise CpsimError(f"{name} is of all kinds of commands together: leave out [{kind}]")
-        by_kind = [f"{name}[{kind}]" for name in METRICS_BY_KIND for kind in COMMANDS]
-        if metric not in (*known, *by_kind):
-            close = get_close_matches(metric, (*known, *by_kind), n=1)
+        all_known = [*known, *names_by_kind()]
+        if metric not in all_known:
+            close = get_close_matches(metric, all_known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}; of a kind, p99_ms[claim]"
             raise CpsimError(f"no metric {metric!r}; {hint}")
         return cls(metric, comparison, float(limit), is_relative=times_baseline is not None)
@@ -146,6 +146,11 @@ class Checked:
         baseline = self.threshold.baseline
         against = "" if baseline is None else f", and {baseline:g} in the baseline"
         return f"{self.threshold}: {found}{against}"
+
+
+def names_by_kind() -> list[str]:
+    """The names of metrics of one kind of command, as `p99_ms[claim]`."""
+    return [f"{name}[{kind}]" for name in METRICS_BY_KIND for kind in COMMANDS]
 
 
 def parts_of(metric: str) -> tuple[str, str | None]:

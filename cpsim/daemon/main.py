@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from contextlib import closing, contextmanager, nullcontext, suppress
+from datetime import UTC, datetime
 from functools import partial
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
@@ -44,6 +45,11 @@ class _Printable(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the text of a record."""
         return printable(super().format(record))
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - its name there
+        """Return the local time of a record, with its offset."""
+        del datefmt
+        return datetime.fromtimestamp(record.created, UTC).astimezone().isoformat(" ", "milliseconds")
 
 
 class _LogFile(WatchedFileHandler):
