@@ -1,6 +1,7 @@
 """`cpsim daemon` as a process of its own."""
 
 import json
+import re
 import shutil
 import signal
 import socket
