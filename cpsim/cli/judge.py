@@ -11,14 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from cpsim.cli.group import FAILED, INVALID, ExtraCommand, cli
-from cpsim.cli.options import (
-    accounts_option,
-    known_profile_option,
-    known_quirk_option,
-    known_quirks,
-    result_files,
-    result_options,
-)
+from cpsim.cli.options import accounts_option, known_profile_option, known_quirk_option, known_quirks
+from cpsim.cli.results import result_files, result_options
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -13,35 +13,36 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from cpsim.cli.asserts import (
+    against_baseline,
+    baseline_option,
+    note_baseline,
+    stop_option,
+    threshold_option,
+    warm_up_option,
+)
 from cpsim.cli.group import FAILED, INVALID, ExtraCommand, cli
 from cpsim.cli.options import (
     EndpointType,
     NumberType,
     accounts_option,
-    against_baseline,
-    baseline_option,
     complete_scenario,
     in_flight_option,
     known_profile_option,
     known_quirk_option,
     known_quirks,
-    note_baseline,
     output_option,
     project_option,
     rate_option,
-    result_files,
-    result_options,
     secret_file_option,
     seed_option,
     server_option,
     settings_option,
     slot_prefix_option,
     speed_option,
-    stop_option,
-    threshold_option,
     timeout_option,
-    warm_up_option,
 )
+from cpsim.cli.results import result_files, result_options
 from cpsim.cli.run import target_at
 from cpsim.cli.settings import SettableOption, runs_folder
 from cpsim.config.thresholds import APPLY_DELAY_PREFIXES, NEED_DUE_TIMES

@@ -14,9 +14,8 @@ from click.shell_completion import CompletionItem
 
 from cpdaemon.endpoint import Endpoint, TcpEndpoint, UrlEndpoint, parse_endpoint
 from cpdaemon.errors import EndpointError, InvalidCommand
-from cpsim.cli.settings import SettableOption, runs_folder
-from cpsim.config.thresholds import METRICS, Threshold, names_by_kind
-from cpsim.errors import CpsimError, UsageError, in_one_line
+from cpsim.cli.settings import SettableOption
+from cpsim.errors import CpsimError, UsageError
 from cpsim.faults.spec import ACTIONS, Fault
 from cpsim.net.listen import Listen
 from cpsim.system.checks import LONGEST_S
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from cpsim.accounts.sources import AccountsSource
     from cpsim.net.control import ControlClient
     from cpsim.replay.pace import Pace
-    from cpsim.run.folder import OutputFolder
-    from cpsim.ui.results import ResultFiles
 
 T = TypeVar("T")
 UNIT_S: Final = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
@@ -205,54 +202,6 @@ def pace_at(rate: str) -> Pace:
     return Rate(NumberType(1e-6, 1e9)(rate))
 
 
-class ThresholdType(click.ParamType["Threshold"]):
-    """A threshold on a figure, in its text form."""
-
-    name = "threshold"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Threshold:
-        """Parse the value."""
-        try:
-            return Threshold.parse(value)
-        except CpsimError as error:
-            self.fail(str(error), param, ctx)
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """The metrics that begin with the text; those of one kind of command once it has a bracket."""
-        del ctx, param
-        names = names_by_kind() if "[" in incomplete else METRICS
-        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
-
-
-class RunType(click.ParamType[Path]):
-    """The folder of a past run, or its name below the folder of runs."""
-
-    name = "run"
-
-    def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """Find the folder."""
-        path, runs = Path(value), runs_folder(ctx)
-        found = next((each for each in (path, runs / path) if each.is_dir()), None)
-        if found is None:
-            close = get_close_matches(path.name, [run.name for run in _folders(runs)], n=1)
-            hint = f"did you mean {close[0]}?" if close else "`cpsim runs` lists those that there are"
-            self.fail(f"there is no run {value}, and none below {runs}; {hint}", param, ctx)
-        return found
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """The runs whose names begin with the text, else folders."""
-        del param
-        names = [run.name for run in _folders(runs_folder(ctx)) if run.name.startswith(incomplete)]
-        return [CompletionItem(name) for name in sorted(names)] or [CompletionItem(incomplete, type="dir")]
-
-
-def _folders(folder: Path) -> list[Path]:
-    try:
-        return [path for path in folder.iterdir() if path.is_dir()]
-    except OSError:
-        return []
-
-
 class AccountsType(click.ParamType["AccountsSource"]):
     """A source of accounts, in its text form."""
 
@@ -339,34 +288,6 @@ in_flight_option = click.option(
     metavar="N",
     help="Most operations in flight at once, in all processes together.",
 )
-threshold_option = click.option(
-    "--assert",
-    "thresholds",
-    type=ThresholdType(),
-    multiple=True,
-    metavar="METRIC<N",
-    help="Exit with 1 unless a figure meets this: p99_ms<20, error_rate<0.001, p99_ms[claim]<20, "
-    "p99_ms<=1.1*baseline, ...",
-)
-baseline_option = click.option(
-    "--baseline",
-    type=RunType(),
-    metavar="RUN",
-    help="The past run whose figures are `baseline` in an --assert: its folder, or its name below runs/.",
-)
-warm_up_option = click.option(
-    "--warm-up",
-    "warm_up_s",
-    type=DurationType(),
-    default=0.0,
-    metavar="S",
-    help="Leave operations of the first S seconds out of all figures, and so of --assert; not out of the verdict.",
-)
-stop_option = click.option(
-    "--stop-on-breach",
-    is_flag=True,
-    help="End the replay as soon as an --assert cannot hold any more; exit with 1.",
-)
 slot_prefix_option = click.option(
     "--slot-prefix",
     type=SlotPrefixType(),
@@ -445,46 +366,6 @@ def log_settings(**given: int | str | None) -> tuple[str, ...]:
     return tuple(f"log.{name}={json.dumps(value)}" for name, value in given.items() if value is not None)
 
 
-_RESULT_OPTIONS: Final = (
-    click.option(
-        "--junit",
-        type=click.Path(dir_okay=False, path_type=Path),
-        metavar="FILE",
-        help="Write JUnit XML, also when the command fails or is interrupted.",
-    ),
-    click.option(
-        "--summary",
-        "summary_file",
-        type=click.Path(dir_okay=False, path_type=Path),
-        metavar="FILE",
-        help="Write Markdown likewise: the verdict, what did not pass, and what is printed.",
-    ),
-)
-
-
-def result_options(command: Callable[..., T]) -> Callable[..., T]:
-    """The options `junit` and `summary_file`; see `result_files`."""
-    for option in reversed(_RESULT_OPTIONS):
-        command = option(command)
-    return command
-
-
-def result_files(title: str, junit: Path | None, summary_file: Path | None) -> ResultFiles:
-    """A context whose end writes the results that it was given, or why there are none."""
-    from cpsim.ui.results import ResultFiles
-
-    return ResultFiles(title, junit, summary_file, _why)
-
-
-def _why(error: BaseException) -> str | None:
-    """Why a command did not run to its end; None if it did."""
-    if isinstance(error, SystemExit):
-        return None
-    if isinstance(error, (KeyboardInterrupt, click.Abort)):
-        return "interrupted"
-    return error.format_message() if isinstance(error, click.ClickException) else in_one_line(error)
-
-
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead.")
 
 
@@ -536,36 +417,6 @@ def cpsim_errors(read: Callable[[], T]) -> Callable[[], T]:
             raise CpsimError(error.message) from error
 
     return call
-
-
-def against_baseline(thresholds: tuple[Threshold, ...], baseline: Path | None) -> tuple[Threshold, ...]:
-    """The thresholds with the figures of the baseline that some are relative to.
-
-    Raises:
-        UsageError: there is no baseline or none is needed, or it does not have a figure.
-    """
-    relative = [threshold for threshold in thresholds if threshold.is_relative]
-    if baseline is None:
-        if relative:
-            raise UsageError(f"--assert {relative[0]}: add --baseline RUN, the run that it is relative to")
-        return thresholds
-    if not relative:
-        raise UsageError('--baseline goes with an --assert that is relative to it, such as "p99_ms<=1.1*baseline"')
-    from cpsim.evidence import past
-
-    try:
-        figures = past.read(baseline).metrics()
-        return tuple(threshold.against(figures) for threshold in thresholds)
-    except CpsimError as error:
-        raise UsageError(f"--baseline {baseline}: {error}") from error
-
-
-def note_baseline(baseline: Path | None, output: OutputFolder) -> None:
-    """Say on standard error how a run differs from its baseline in what was done."""
-    from cpsim.run.comparison import baseline_note
-
-    if output.is_whole and (note := baseline_note(baseline, output.path)):
-        click.echo(f"cpsim: {note}", err=True)
 
 
 def known_quirks(profile: str | None, names: Iterable[str]) -> frozenset[str]:

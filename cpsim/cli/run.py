@@ -10,14 +10,20 @@ from typing import TYPE_CHECKING
 import click
 
 from cpdaemon.endpoint import Endpoint, UrlEndpoint
+from cpsim.cli.asserts import (
+    against_baseline,
+    baseline_option,
+    note_baseline,
+    stop_option,
+    threshold_option,
+    warm_up_option,
+)
 from cpsim.cli.group import FAILED, INVALID, ExtraCommand, cli
 from cpsim.cli.options import (
     FaultType,
     NumberType,
     TargetType,
     accounts_option,
-    against_baseline,
-    baseline_option,
     complete_scenario,
     in_flight_option,
     known_profile_option,
@@ -25,13 +31,10 @@ from cpsim.cli.options import (
     known_quirks,
     log_options,
     log_settings,
-    note_baseline,
     output_option,
     pace_at,
     project_option,
     rate_option,
-    result_files,
-    result_options,
     secret_file_option,
     secret_in,
     seed_option,
@@ -39,11 +42,9 @@ from cpsim.cli.options import (
     settings_option,
     slot_prefix_option,
     speed_option,
-    stop_option,
-    threshold_option,
     timeout_option,
-    warm_up_option,
 )
+from cpsim.cli.results import result_files, result_options
 from cpsim.cli.settings import SettableOption, runs_folder
 from cpsim.system.checks import LONGEST_S
 

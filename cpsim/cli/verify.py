@@ -24,10 +24,9 @@ from cpsim.cli.options import (
     known_quirks,
     print_json,
     project_option,
-    result_files,
-    result_options,
     secret_file_option,
 )
+from cpsim.cli.results import result_files, result_options
 from cpsim.cli.settings import SettableArgument, SettableOption
 from cpsim.system.checks import LONGEST_S
 from cpsim.system.signals import terminated_like_interrupted

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 COMPARISONS: Final = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq}
-FORM: Final = re.compile(
-    r"\s*([\w.]+(?:\[\w+\])?)\s*(<=|>=|==|<|>)\s*(\d+(?:\.\d+)?(?:e-?\d+)?)(\s*\*\s*baseline)?\s*"
-)
+FORM: Final = re.compile(r"\s*([\w.]+(?:\[\w+\])?)\s*(<=|>=|==|<|>)\s*(\d+(?:\.\d+)?(?:e-?\d+)?)(\s*\*\s*baseline)?\s*")
 TIMES: Final = ("p50", "p90", "p99", "p99.9", "p99.99", "max")
 OUTCOMES: Final = ("accepted", "refused", "unknown")
 RATES: Final = {"error_rate": ("refused", "unknown"), "refused_rate": ("refused",), "unknown_rate": ("unknown",)}

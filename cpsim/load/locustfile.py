@@ -64,7 +64,7 @@ def take_part(environment: Environment, runner: Runner, web_ui: WebUI | None, **
     else:
         master = Master(environment, runner, settings)
         if web_ui is not None:
-            show_verdict(web_ui, master)
+            show_verdict(web_ui, master.told)
     guarded(lambda: len(settings.workload), fail)()
 
 

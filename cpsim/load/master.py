@@ -20,6 +20,7 @@ from cpsim.clock import SYSTEM_CLOCK
 from cpsim.evidence.journal import RECORD_TYPE
 from cpsim.load.guard import FAILED, guarded
 from cpsim.load.outcome import conclude, joined, observer_of
+from cpsim.load.telling import Told
 from cpsim.replay.engine import Effort
 from cpsim.run.breach import Breaches
 from cpsim.run.comparison import baseline_note
@@ -27,7 +28,6 @@ from cpsim.run.folder import OutputFolder, new_name
 from cpsim.run.observing import imbalances_before
 from cpsim.run.pipeline import fresh_prefix
 from cpsim.ui.printable import printable
-from cpsim.ui.terminal import console, printed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from locust.env import Environment
     from locust.rpc.protocol import Message
     from locust.runners import Runner
-    from rich.console import Console
 
     from cpsim.evidence.evidence import Imbalance
     from cpsim.load.settings import Settings
@@ -84,7 +83,7 @@ class Master:
         settings: of the load.
 
     Attributes:
-        told: the summary of the last run, or why there is none; empty before the first.
+        told: what is told of runs.
     """
 
     def __init__(self, environment: Environment, runner: Runner, settings: Settings) -> None:
@@ -103,8 +102,7 @@ class Master:
         self._broken = ""
         self._before: tuple[Imbalance, ...] | None = None
         self._main = gevent.getcurrent()
-        self._last: Callable[[Console], None] | None = None
-        self.told = ""
+        self.told = Told(environment, headless=self._headless)
         listeners: dict[str, Callable[..., None]] = {
             "cpsim-ready": partial(self._dispatch, self._ready),
             "cpsim-records": partial(self._dispatch, self._records),
@@ -120,7 +118,6 @@ class Master:
             (environment.events.spawning_complete, self._begin),
             (environment.events.test_stopping, self._stop),
             (environment.events.quitting, self._stop),
-            (environment.events.quit, self._say_last),
         ):
             event.add_listener(guarded(listener, self._fail))
 
@@ -134,26 +131,13 @@ class Master:
             self._failure = None
             self._broken = ""
             self._shares = []
-            self.told = ""
+            self.told.begin()
             output = OutputFolder(
                 Path(self._settings.output)
                 if self._settings.output
                 else new_name(Path(self._settings.scenario), Path(self._settings.runs))
             )
             self._conducting = gevent.spawn(self._conduct, output)
-
-    def _tell(self, show: Callable[[Console], None]) -> None:
-        """Print the summary of a run; without a page, behind all that Locust prints at its end."""
-        self.told += printed(show)
-        if self._headless:
-            self._last = show
-        else:
-            show(console)
-
-    def _say_last(self, **_: object) -> None:
-        if self._last is not None:
-            self._last(console)
-            console.file.flush()
 
     def _leave(self, why: str) -> None:
         """End a test that has not begun: while Locust waits for workers, Ctrl-C would print a traceback."""
@@ -170,7 +154,7 @@ class Master:
                 _print_error(why)
             return
         self._failure = why
-        self.told = f"failed  {printable(why)}\n"
+        self.told.fail(why)
         with suppress(RPCError, RPCSendError):  # an unreachable worker notices the loss of the master
             self._runner.send_message("cpsim-end", {"why": why})
         if self._conducting is None:
@@ -234,7 +218,7 @@ class Master:
             output,
             before=self._before,
             files=files,
-            tell=self._tell,
+            tell=self.told.say,
         )
         if output.is_whole and (note := baseline_note(self._settings.baseline, output.path)):
             sys.stderr.write(f"cpsim: {note}\n")

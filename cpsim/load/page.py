@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from flask import Response
     from locust.web import WebUI
 
-    from cpsim.load.master import Master
+    from cpsim.load.telling import Told
 
 KEY: Final = "verdict"
 
 
-def show_verdict(page: WebUI, master: Master) -> None:
+def show_verdict(page: WebUI, told: Told) -> None:
     """Add a tab to Locust's page with what the last run came to."""
     columns = [{"key": "what", "title": "Last run"}, {"key": "found", "title": ""}]
     page.template_args |= {
@@ -29,7 +29,7 @@ def show_verdict(page: WebUI, master: Master) -> None:
     def add_verdict(response: Response) -> Response:
         if request.path == "/stats/requests" and response.is_json:
             document = response.get_json()
-            document["extended_stats"] = [{"key": KEY, "data": rows(master.told)}]
+            document["extended_stats"] = [{"key": KEY, "data": rows(told.text)}]
             response.set_data(json.dumps(document))
         return response
 
