@@ -190,7 +190,7 @@ def summarise(run: Run, metrics_of_others: Mapping[str, Metric] | None = None) -
         failures[kind_of(error)] += count
     unanswered = [code for code, error in enumerate(evidence.errors) if not was_answered(error)]
     answered = timed[~np.isin(timed["error"], unanswered)]
-    service, response = _times(evidence, timed)
+    service_ns, response_ns = _times_ns(evidence, timed)
     lateness_p99_ms = None
     due_ns = None if evidence.schedule_us is None else evidence.schedule_us * 1000
     if due_ns is not None and len(timed):
@@ -203,13 +203,13 @@ def summarise(run: Run, metrics_of_others: Mapping[str, Metric] | None = None) -
     return Summary(
         elapsed_s=max(whole.elapsed_s - run.plan.warm_up_s, 0.0),
         by_kind=_by_kind(evidence, whole),
-        by_kind_ms=_by_kind_ms(evidence, timed),
+        by_kind_ms=_by_kind_ms(evidence.workload.kind[timed["op"]], service_ns, response_ns),
         errors=named,
         failures=dict(failures.most_common()),
         limit=None if LOST in evidence.errors else _limit(run, lateness_p99_ms),
         busy=run.effort.busy,
-        service=service,
-        response=response,
+        service=Histogram.of(service_ns),
+        response=None if response_ns is None else Histogram.of(response_ns),
         apply_delay=_apply_delay(delay, warm_up_ns),
         apply_delay_uncertainty_ms=None if delay.unknown else round(delay.uncertainty_ns / 1e6, 3),
         apply_delay_unknown=delay.unknown or None,
@@ -254,25 +254,28 @@ def _by_kind(evidence: Evidence, whole: Evidence) -> dict[str, dict[str, int]]:
     return found
 
 
-def _by_kind_ms(evidence: Evidence, timed: npt.NDArray[np.void]) -> dict[str, dict[str, dict[str, float] | None]]:
+def _by_kind_ms(
+    kinds: npt.NDArray[np.uint8], service_ns: npt.NDArray[np.int64], response_ns: npt.NDArray[np.int64] | None
+) -> dict[str, dict[str, dict[str, float] | None]]:
     """Service and response times of each kind, at percentiles."""
-    kinds = evidence.workload.kind[timed["op"]]
     found = {}
-    for code in np.unique(kinds).tolist():
-        service, response = _times(evidence, timed[kinds == code])
+    for code in np.flatnonzero(np.bincount(kinds)).tolist():
+        mine = kinds == code
         found[KIND_NAMES[code]] = {
-            "service_ms": service.percentiles_ms(),
-            "response_ms": None if response is None else response.percentiles_ms(),
+            "service_ms": Histogram.of(service_ns[mine]).percentiles_ms(),
+            "response_ms": None if response_ns is None else Histogram.of(response_ns[mine]).percentiles_ms(),
         }
     return found
 
 
-def _times(evidence: Evidence, timed: npt.NDArray[np.void]) -> tuple[Histogram, Histogram | None]:
-    """Service and response time of records; no response time without due times."""
-    service = Histogram.of(timed["answered_ns"] - timed["sent_ns"])
+def _times_ns(
+    evidence: Evidence, timed: npt.NDArray[np.void]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64] | None]:
+    """Service and response time of each record; no response times without due times."""
+    service_ns = timed["answered_ns"] - timed["sent_ns"]
     if evidence.schedule_us is None or not len(timed):
-        return service, None
-    return service, Histogram.of(timed["answered_ns"] - evidence.schedule_us[timed["op"]] * 1000)
+        return service_ns, None
+    return service_ns, timed["answered_ns"] - evidence.schedule_us[timed["op"]] * 1000
 
 
 def _apply_delay(delay: ApplyDelay, warm_up_ns: int) -> Histogram | None:
