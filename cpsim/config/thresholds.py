@@ -165,12 +165,14 @@ def metrics(figures: Mapping[str, Any]) -> dict[str, float]:
         found |= {f"{prefix}{name}_ms": value for name, value in (figures["effect_ms"] or {}).items()}
     found |= figures.get("metrics", {})
     for kind, times in figures.get("by_kind_ms", {}).items():
-        of_kind = _times(times) | _rates(figures["by_kind"].get(kind, {}))
+        counts_of_kind = figures["by_kind"].get(kind, {})
+        operations = sum(counts_of_kind.get(outcome, 0) for outcome in OUTCOMES)
+        of_kind = _times(times) | _rates(counts_of_kind, operations) | {"operations": operations}
         found |= {f"{name}[{kind}]": value for name, value in of_kind.items()}
     counts = Counter[str]()
     for outcomes in figures["by_kind"].values():
         counts.update(outcomes)
-    found |= _rates(counts)
+    found |= _rates(counts, figures["operations"])
     if not figures["operations"]:
         del found["operations_per_s"]
     return {name: value for name, value in found.items() if value is not None}
@@ -186,10 +188,8 @@ def _times(figures: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def _rates(counts: Mapping[str, int]) -> dict[str, float]:
-    """The number of operations and the rates of errors, from counts by outcome; no rates of no operation."""
-    operations = sum(counts.get(outcome, 0) for outcome in OUTCOMES)
-    found: dict[str, float] = {"operations": operations}
-    if operations:
-        found |= {name: sum(counts.get(each, 0) for each in RATES[name]) / operations for name in RATES}
-    return found
+def _rates(counts: Mapping[str, int], operations: int) -> dict[str, float]:
+    """The rates of errors, from counts by outcome; none of no operation."""
+    if not operations:
+        return {}
+    return {name: sum(counts.get(each, 0) for each in outcomes) / operations for name, outcomes in RATES.items()}
