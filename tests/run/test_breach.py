@@ -102,7 +102,8 @@ def perform(cpsim, *options, rate=200):
 
 
 def test_a_run_ends_at_the_breach_and_keeps_what_it_has(workload, cpsim):
-    status, run = perform(cpsim, "--assert", "max_ms[alloc]<0.001", "--assert", "p99_ms<60000", "--stop-on-breach")
+    asserts = ["--assert", "max_ms[alloc]<0.001", "--assert", "p99_ms<60000", "--stop-on-breach"]
+    status, run = perform(cpsim, *asserts, "--output", "out")
     assert (status, run["verdict"], run["interrupted"]) == (1, "valid", False)
     assert run["stopped_by"] == "max_ms[alloc]<0.001"
     assert [each["holds"] for each in run["asserts"]] == [False, True]
@@ -110,6 +111,10 @@ def test_a_run_ends_at_the_breach_and_keeps_what_it_has(workload, cpsim):
     assert 0 < run["operations"] < len(workload) - 20
     assert run["checked"]["replies"] == run["operations"] + 20  # the verdict is on all that was sent
     assert max(run["by_kind_ms"]["alloc"]["response_ms"].values()) > 0.001
+    page = Path("out/report.html").read_text(encoding="utf-8")
+    assert "The assert max_ms[alloc]&lt;0.001 was broken, which ended the replay" in page
+    assert "The figures are without 20 operations of the first 0.1 s" in page
+    assert cpsim("judge", "out")[0] == 0  # the evidence is kept, and that of the warm-up too
 
 
 @pytest.mark.thorough
