@@ -95,6 +95,7 @@ class SuiteResult:
         findings: one for each clause that was chosen, or was reached before an interruption.
         planned: how many clauses were chosen.
         interrupted: whether the run ended before its end.
+        untidied: whether its end, when what is outstanding is discarded, was interrupted too.
         sent: how many commands and requests that took.
         left: what is left at the target; None if nothing was sent to it.
         last: what the end of the run would send, in a dry run.
@@ -104,6 +105,7 @@ class SuiteResult:
     findings: list[Finding] = field(default_factory=list)
     planned: int = 0
     interrupted: bool = False
+    untidied: bool = False
     sent: int = 0
     left: Left | None = None
     last: list[str] = field(default_factory=list)
@@ -230,6 +232,7 @@ def examine(
             status = pytest.main(arguments, plugins=[collector])
     except KeyboardInterrupt:  # again, while what was outstanding was discarded
         status = pytest.ExitCode.INTERRUPTED
+        collector.outcome.untidied = True
     if status not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED}:
         raise CpsimError(f"pytest could not run the suite: status {int(status)}")
     target_view.close()

@@ -39,7 +39,7 @@ def show(outcome: SuiteResult, console: Console, *, verbose: bool = False) -> No
     for reason, ids in _not_verifiable(outcome.findings).items():
         _print(console, f"\nnot verifiable: {', '.join(ids)}\n  {reason}")
     _show_left(outcome.left, console)
-    if outcome.left is None and outcome.interrupted and outcome.sent:
+    if outcome.untidied:
         _print(console, "\nwhat is left there was not looked at: the run was interrupted again")
     _print(console, "\n" + summary(outcome))
 
@@ -131,7 +131,8 @@ def summary(outcome: SuiteResult) -> str:
     if should:
         parts.append(f"{should:,} of the deviations from a should, which does not decide")
     if outcome.interrupted:
-        parts.insert(0, f"interrupted after {len(outcome.findings):,} of {outcome.planned:,} clauses")
+        after = f"after {len(outcome.findings):,} of {outcome.planned:,} clauses"
+        parts.insert(0, f"interrupted {after if outcome.planned else 'before the first clause'}")
     lines = [f"verdict {outcome.ruling}: {', '.join(parts)}; {outcome.sent:,} commands and requests were sent"]
     if outcome.quirks:
         lines.append(f"quirks  {', '.join(outcome.quirks)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import gevent
 from locust import LoadTestShape, User, events, task
@@ -37,16 +37,22 @@ class ReplayUser(User):
 class ReplayShape(LoadTestShape):
     """One placeholder for each worker, so that nobody is asked for users and a ramp, which mean nothing to a replay."""
 
+    use_common_options: ClassVar[bool] = True
+    """Keeps Locust from saying that --run-time is ignored; on its page, the options would be asked for."""
+
     def reset_time(self) -> None:
         """Begin anew."""
         super().reset_time()
         self._users: int | None = None
 
     def tick(self) -> tuple[int, float] | None:
-        """As many users as there are workers at the beginning; None, which ends the test, if there are none."""
+        """As many users as there were workers at first; None, which ends the test, without any or after --run-time."""
         if self._users is None:
             self._users = self.runner.worker_count if isinstance(self.runner, MasterRunner) else 1
-        return (self._users, float(self._users)) if self._users else None
+        assert self.runner is not None
+        options = self.runner.environment.parsed_options
+        is_over = options is not None and options.run_time and self.get_run_time() >= options.run_time
+        return None if is_over or not self._users else (self._users, float(self._users))
 
 
 @events.init.add_listener
@@ -64,6 +70,7 @@ def take_part(environment: Environment, runner: Runner, web_ui: WebUI | None, **
     else:
         master = Master(environment, runner, settings)
         if web_ui is not None:
+            environment.shape_class.use_common_options = False
             show_verdict(web_ui, master.told)
     guarded(lambda: len(settings.workload), fail)()
 

@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from cpsim.load.telling import Told
 
 KEY: Final = "verdict"
+STYLE: Final = "<style>.MuiFormControl-root:has(input[name=userCount],input[name=spawnRate]){display:none}</style>"
+"""Hides the fields for users and their ramp, which Locust shows without effect."""
 
 
 def show_verdict(page: WebUI, told: Told) -> None:
-    """Add a tab to Locust's page with what the last run came to."""
+    """Add a tab to Locust's page with what the last run came to, and hide what means nothing to a replay."""
     columns = [{"key": "what", "title": "Last run"}, {"key": "found", "title": ""}]
     page.template_args |= {
         "extended_tabs": [{"title": "Verdict", "key": KEY}],
@@ -31,13 +33,16 @@ def show_verdict(page: WebUI, told: Told) -> None:
             document = response.get_json()
             document["extended_stats"] = [{"key": KEY, "data": rows(told.text)}]
             response.set_data(json.dumps(document))
+        elif request.path == "/" and response.mimetype == "text/html":
+            response.set_data(response.get_data(as_text=True).replace("</head>", f"{STYLE}</head>", 1))
         return response
 
 
 def rows(told: str) -> list[dict[str, str]]:
-    """The lines of a summary as rows of a table: a name and what follows it."""
+    """The lines of a summary as rows of a table, a name and what follows it; the verdict comes first."""
     lines = [line for line in told.splitlines() if line.strip()]
+    lines.sort(key=lambda line: not line.startswith("verdict"))
     if not lines:
         return [{"what": "There is no verdict yet.", "found": ""}]
-    parts = (re.split(r"(?<=\S)\s{2,}", line, maxsplit=1) for line in lines)
-    return [{"what": part[0], "found": part[1] if len(part) > 1 else ""} for part in parts]
+    parts = (re.split(r"(?<=\S)\s{2,}", line) for line in lines)
+    return [{"what": what, "found": ", ".join(found)} for what, *found in parts]

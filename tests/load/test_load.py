@@ -117,6 +117,16 @@ def test_an_assert_that_is_broken_ends_a_load(loads, tmp_path):
     assert 0 < run["operations"] < SMOKE
 
 
+def test_a_run_time_ends_a_load(loads, tmp_path):
+    process = loads.start("smoke", "--headless", "--run-time", "1s", options=["--output", "run", "--rate", "50"])
+    output = said(process)
+    assert process.returncode == 2, output
+    assert "ignored" not in output
+    run = document(tmp_path / "run")
+    assert run["interrupted"]
+    assert 0 < run["operations"] < SMOKE
+
+
 def test_workers_of_another_workload_are_turned_away(loads, port):
     bind = ["--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--expect-workers", "1"]
     master = loads.start("smoke", "--headless", *bind)
@@ -345,12 +355,14 @@ def test_a_second_start_into_the_same_output_is_refused_at_once(loads, site, por
     assert verdict(port) == [{"what": "There is no verdict yet.", "found": ""}]
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=280) as answer:
         page = answer.read().decode()
-    assert re.search(r'"hide_common_options": true', page)  # users and their ramp
+    assert re.search(r'"hide_common_options": true', page)  # users and their ramp are not asked for,
+    assert re.search(r"userCount.+display:none.+</head>", page, re.DOTALL)  # nor shown
     assert re.search(r'"title": "Verdict"', page)
     start(port)
     until(process, "run folder    run")
-    (shown,) = (row["found"] for row in verdict(port) if row["what"] == "verdict")
-    assert shown.startswith("valid (500 slots")
+    assert verdict(port)[0]["what"] == "verdict"
+    assert verdict(port)[0]["found"].startswith("valid (500 slots")
+    assert {"what": "claim", "found": "416, 416, 0, 0"} in verdict(port)
     commands = len(list(site.fake.accounts.journal.read("demo")))
     wait_for(lambda: state(port) == "stopped")
     start(port)
