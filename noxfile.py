@@ -197,6 +197,12 @@ def docs(session: nox.Session) -> None:
     run(session, "environment", "sphinx-build", *options, *session.posargs)
 
 
+@nox.session(python=False, requires=["environment"])
+def pictures(session: nox.Session) -> None:
+    """Draw the documentation's pictures of the pages again; it needs a browser."""
+    run(session, "environment", "python", "docs/pictures.py")
+
+
 @nox.session(python=False)
 def readme(session: nox.Session) -> None:
     """Run the README's first two commands and its first test in a fresh clone, as a newcomer does."""

@@ -91,19 +91,30 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-def cpapi_setup(server_endpoint: str, credentials: tuple[str, str] | None = None) -> None:
+def cpapi_setup(
+    server_endpoint: str,
+    credentials: tuple[str, str] | None = None,
+    *,
+    ca: str | None = None,
+    client_cert: str | None = None,
+    client_key: str | None = None,
+) -> None:
     """Set the endpoint of the next commands; before the first call it is `DEFAULT_ENDPOINT`.
 
     Args:
         server_endpoint: a daemon's UNIX socket ("/var/run/creditapi.socket") or network address
             ("1.2.3.4:5667", "[::1]:5667"), or a server's URL ("https://cp.org/api").
         credentials: (project_id, project_auth), for a URL only.
+        ca: for https, file of the certificates of the authorities to trust, instead of the system's; PEM.
+        client_cert: for https, file of the certificate that is shown to the server; PEM.
+        client_key: file of its private key, unless it is in the same file.
 
     Raises:
-        EndpointError: the endpoint, or the credentials for it, cannot be used; the previous endpoint stays.
+        EndpointError: the endpoint, or the credentials or a file for it, cannot be used; the previous endpoint stays.
     """
     global _client
-    previous, _client = _client, Client(server_endpoint, credentials)
+    client = Client(server_endpoint, credentials, ca=ca, client_cert=client_cert, client_key=client_key)
+    previous, _client = _client, client
     previous.close()
 
 

@@ -38,14 +38,17 @@ class AsyncClient(BaseClient):
         credentials: (project id, secret), for a URL only.
         timeout_s: seconds that one exchange may take, from connecting to the end of the reply; at most a day.
         algorithm: signature of requests to a URL: "sha-1", "sha-256" or "sha-512".
+        ca: for https, file of the certificates of the authorities to trust, instead of the system's; PEM.
+        client_cert: for https, file of the certificate that is shown to the server; PEM.
+        client_key: file of its private key, unless it is in the same file.
 
     Raises:
-        EndpointError: the endpoint, or the credentials for it, cannot be used.
+        EndpointError: the endpoint, or the credentials or a file for it, cannot be used.
     """
 
     def _open(self) -> None:
         self._idle: list[_Connection] = []
-        self._tls = tls_of(self._endpoint) if isinstance(self._endpoint, UrlEndpoint) else None
+        self._tls = tls_of(self._endpoint)
 
     async def __aenter__(self) -> "Self":
         return self

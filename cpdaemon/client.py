@@ -56,10 +56,18 @@ class BaseClient:
         credentials: tuple[str, str] | None = None,
         timeout_s: float = 10.0,
         algorithm: str = "sha-256",
+        *,
+        ca: str | None = None,
+        client_cert: str | None = None,
+        client_key: str | None = None,
     ) -> None:
         if not isinstance(timeout_s, (int, float)) or not 0 < timeout_s <= _MAX_TIMEOUT_S:
             raise EndpointError(f"timeout_s {timeout_s!r} must be more than 0 and at most {_MAX_TIMEOUT_S:,} seconds")
         self._endpoint = endpoint if isinstance(endpoint, Endpoint) else parse_endpoint(endpoint)
+        if (ca, client_cert, client_key) != (None, None, None):
+            if not isinstance(self._endpoint, UrlEndpoint):
+                raise EndpointError(f"{self._endpoint} has no TLS: a CA file and a certificate are for https://")
+            self._endpoint = self._endpoint.with_tls(ca, client_cert, client_key)
         self._credentials = credentials
         self._timeout_s = timeout_s
         self._algorithm = algorithm
@@ -141,9 +149,12 @@ class Client(BaseClient):
         credentials: (project id, secret), for a URL only.
         timeout_s: seconds that one exchange may take, from connecting to the end of the reply; at most a day.
         algorithm: signature of requests to a URL: "sha-1", "sha-256" or "sha-512".
+        ca: for https, file of the certificates of the authorities to trust, instead of the system's; PEM.
+        client_cert: for https, file of the certificate that is shown to the server; PEM.
+        client_key: file of its private key, unless it is in the same file.
 
     Raises:
-        EndpointError: the endpoint, or the credentials for it, cannot be used.
+        EndpointError: the endpoint, or the credentials or a file for it, cannot be used.
     """
 
     def _open(self) -> None:

@@ -73,19 +73,49 @@ class UrlEndpoint(Value):
         host: name or address; IPv6 without brackets.
         port: 1 to 65535.
         path: base path such as "/api", without a slash at its end; "" for none.
+        ca: for https, file of the certificates of the authorities to trust, instead of the system's; PEM.
+        client_cert: for https, file of the certificate that is shown to the server; PEM.
+        client_key: file of its private key, unless it is in the same file.
     """
 
-    __match_args__ = ("scheme", "host", "port", "path")
+    __match_args__ = ("scheme", "host", "port", "path", "ca", "client_cert", "client_key")
     __slots__ = __match_args__
     scheme: str
     host: str
     port: int
     path: str
+    ca: str | None
+    client_cert: str | None
+    client_key: str | None
 
-    def __init__(self, scheme: str, host: str, port: int, path: str) -> None:
+    def __init__(  # noqa: PLR0917 - a value is copied and pickled by its fields, in this order
+        self,
+        scheme: str,
+        host: str,
+        port: int,
+        path: str,
+        ca: str | None = None,
+        client_cert: str | None = None,
+        client_key: str | None = None,
+    ) -> None:
         if scheme not in _DEFAULT_PORTS or not isinstance(path, str):
             raise EndpointError(f"UrlEndpoint({scheme!r}, ...): parse the URL with parse_endpoint")
         self._freeze(scheme=scheme, host=host, port=port, path=path)
+        self._freeze(ca=ca, client_cert=client_cert, client_key=client_key)
+        if scheme != "https" and (ca, client_cert, client_key) != (None, None, None):
+            raise EndpointError(f"{self} has no TLS: a CA file and a client's certificate are for https://")
+        if client_cert is None and client_key is not None:
+            raise EndpointError("there is a client's private key without its certificate: give both")
+
+    def with_tls(
+        self, ca: str | None = None, client_cert: str | None = None, client_key: str | None = None
+    ) -> "UrlEndpoint":
+        """Return this endpoint with other files for TLS.
+
+        Raises:
+            EndpointError: it is not https, or a key has no certificate.
+        """
+        return UrlEndpoint(self.scheme, self.host, self.port, self.path, ca, client_cert, client_key)
 
     @property
     def authority(self) -> str:

@@ -33,6 +33,14 @@ __all__ = ["HttpPool", "exchange"]
 
 _REPLY_BYTES = 2
 MAX_PAUSE_S = 0.05
+_NO_TLS = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"}
+"""OpenSSL's names for a reply that is none of TLS."""
+_CERTIFICATE_ALERTS = {
+    *("TLSV13_ALERT_CERTIFICATE_REQUIRED", "TLSV1_ALERT_UNKNOWN_CA", "SSLV3_ALERT_BAD_CERTIFICATE"),
+    *("SSLV3_ALERT_CERTIFICATE_EXPIRED", "SSLV3_ALERT_CERTIFICATE_REVOKED", "SSLV3_ALERT_CERTIFICATE_UNKNOWN"),
+    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
+}
+"""Its names for what a server says of a client's certificate."""
 
 
 class Deadline:
@@ -133,6 +141,16 @@ class HttpPool:
             if self._closed:
                 self.close()
 
+    def renew(self) -> None:
+        """Read the files for TLS anew, for further connections.
+
+        Raises:
+            EndpointError: one cannot be used; all is as it was.
+        """
+        self._tls = tls_of(self._endpoint)
+        while (connection := self._take()) is not None:
+            connection.close()
+
     def close(self) -> None:
         """Close idle connections at once, and busy ones when their replies have come."""
         self._closed = True
@@ -191,13 +209,37 @@ class _HttpConnection:
         return status, reply, parser.location
 
 
-def tls_of(endpoint: UrlEndpoint) -> "ssl.SSLContext | None":
-    """Return what verifies the certificate of an https server; None for http."""
-    if endpoint.scheme != "https":
-        return None
-    import ssl  # noqa: PLC0415 - takes longer to import than the rest of the package
+def tls_of(endpoint: "Endpoint") -> "ssl.SSLContext | None":
+    """Return what verifies the certificate of an https server; None for any other endpoint.
 
-    return ssl.create_default_context()
+    Raises:
+        EndpointError: a file that it needs cannot be used.
+    """
+    if not isinstance(endpoint, UrlEndpoint) or endpoint.scheme != "https":
+        return None
+    from cpdaemon.tls import client_context  # noqa: PLC0415 - takes longer to import than the rest of the package
+
+    return client_context(endpoint)
+
+
+def reason_of(error: Exception) -> str:
+    """Return why there is no connection, or none any more: of TLS, without the names that OpenSSL has for it."""
+    problem = getattr(error, "verify_message", None)
+    if problem:
+        return f"certificate verify failed: {problem}"
+    if refuses_certificate(error):
+        return f"it does not accept the client's certificate: {error}"
+    if getattr(error, "reason", None) in _NO_TLS:
+        return "it does not speak TLS: is it http:// there?"
+    return getattr(error, "strerror", None) or str(error)
+
+
+def refuses_certificate(error: Exception) -> bool:
+    """Return whether a server has ended a handshake because of the client's certificate, so that it applied nothing.
+
+    With TLS 1.3, that comes when the client has sent its request already.
+    """
+    return getattr(error, "reason", None) in _CERTIFICATE_ALERTS
 
 
 def unix_socket(path: str) -> "socket.socket | None":
@@ -225,13 +267,15 @@ def connect_error(error: OSError, endpoint: "Endpoint") -> CreditPiggyError:
         return with_errno(ConnectTimeout, error, f"no connection to {endpoint} in time")
     if isinstance(error, FileNotFoundError):
         return with_errno(NoSuchSocket, error, f"there is no socket {endpoint}: is the daemon running?")
-    return with_errno(ConnectFailed, error, f"cannot connect to {endpoint}: {error.strerror or error}")
+    return with_errno(ConnectFailed, error, f"cannot connect to {endpoint}: {reason_of(error)}")
 
 
 def receive_error(error: OSError, endpoint: "Endpoint") -> CreditPiggyError:
     """Return the error of this package for a reply that did not come."""
     if isinstance(error, TimeoutError):
         return with_errno(ReplyTimeout, error, f"no reply from {endpoint} in time")
+    if refuses_certificate(error):
+        return connect_error(error, endpoint)
     text = f"{endpoint} broke the connection before the end of its reply: {error.strerror or error}"
     return with_errno(ReplyLost, error, text)
 

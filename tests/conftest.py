@@ -94,6 +94,7 @@ SAMPLED = {
     "judge/test_mutants.py::test_every_mutant_is_found": 8,
     "judge/test_wrong_servers.py::test_wrong_books_are_found_at_a_server": 3,
     "judge/test_wrong_servers.py::test_wrong_books_are_found_behind_a_daemon": 3,
+    "net/test_tls.py::test_a_certificate_that_does_not_hold_is_a_definite_failure": 3,
     "run/test_known_quirks.py::test_a_loss_in_sums_is_found_beside_quirks_that_break_them": 7,
     "run/test_run.py::test_a_run_that_cannot_be_written_keeps_what_it_has": 2,
     "run/test_run.py::test_to_be_stopped_writes_what_happened": 2,

@@ -91,6 +91,7 @@ LARGE_CLASSES = {
     "cpsim/conformance/forwarding.py: Forwarding": "likewise, through a daemon and at the server behind it",
     "cpsim/daemon/courier.py: Courier": "one attempt, and what follows from each outcome of it",
     "cpsim/daemon/listener.py: Listener": "one loop over sockets, whose speed is the daemon's",
+    "cpsim/daemon/site.py: Daemon": "what a daemon is made of, and the order in which it starts, drains and stops",
     "cpsim/daemon/spool.py: Spool": "what one file holds, and each change of it in one commit",
     "cpsim/fake/fake.py: Fake": "both tiers, put together and taken apart",
     "cpsim/faults/plan.py: FaultPlan": "one list of faults, and the methods by which each is named",
@@ -181,7 +182,8 @@ def test_time_is_a_parameter() -> None:
 
 
 def test_sockets_of_the_client_library_are_in_one_module() -> None:
-    assert {path for path in importers("socket", "ssl") if path.startswith("cpdaemon")} == {"cpdaemon/transport.py"}
+    assert {path for path in importers("socket") if path.startswith("cpdaemon")} == {"cpdaemon/transport.py"}
+    assert {path for path in importers("ssl") if path.startswith("cpdaemon")} == {"cpdaemon/tls.py"}
 
 
 def test_no_thread_of_ours_can_end_unseen() -> None:

@@ -32,7 +32,7 @@ NEVER_ALLOCATED = "slot 'unknown' was never allocated"
 def sample(here):
     """A copy of the samples, those of v0.1 in the current folder: to open a file may write to it."""
     shutil.copytree(SAMPLES / "v0.1", here, dirs_exist_ok=True)
-    for version in ("v0.2", "v0.3"):
+    for version in ("v0.2", "v0.3", "v0.4"):
         shutil.copytree(SAMPLES / version, here / version)
     return here
 
@@ -360,6 +360,23 @@ def test_what_a_spool_holds_is_delivered_once(sample, cpsim):
         }
     shown = cpsim("daemon", "--spool", path, "--status", "--json", status=1)
     assert columns([shown], "queued", "delivered", "refused", "set_aside", "trouble") == [(0, 10, 2, 2, "")]
+
+
+def test_what_was_exported_is_what_the_spool_held(sample, cpsim, command_line, capsys):
+    assert command_line("daemon", "--spool", "imported.spool", "--import", "v0.4/moved/moved.jsonl") == 0
+    assert "imported 7 queued commands, 4 refused commands and dead letters" in capsys.readouterr().out
+    held, holds = (
+        cpsim("daemon", "--spool", path, "--failed", "--json") for path in ("spool/daemon.spool", "imported.spool")
+    )
+    fields = ("at_us", "why", "command", "error")
+    assert columns(holds, *fields) == columns(held, *fields)
+    with Fake(SECRETS, http=ANY_PORT) as fake:
+        delivered(fake, Path("imported.spool"))
+        assert {name: state for name, (state, *_) in slots(fake).items()} == {
+            "job-3": "claimed",
+            "job-4": "discarded",
+            "job-5": "allocated",
+        }
 
 
 def test_what_a_killed_server_and_a_killed_daemon_left_is_applied_once(sample, cpsim):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -25,12 +25,16 @@ from cpsim.cli.options import (
     secret_file_option,
     secret_in,
 )
+from cpsim.cli.tls import tls_options, with_tls
 from cpsim.system.checks import LONGEST_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from cpsim.daemon.config import Config
+
+ACTS: Final = ("status", "failed", "requeue", "forget", "export", "import_", "backup", "drain")
+"""Options that have the command do one thing to the spool, and exit."""
 
 
 @cli.command()
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
 @click.option("--server", type=EndpointType(), help="URL of the server that receives the commands.")
 @project_option
 @secret_file_option
+@tls_options
 @click.option(
     "--spool",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -107,6 +112,37 @@ if TYPE_CHECKING:
     help="Queue command N of --failed (or all) for delivery again, and exit.",
 )
 @click.option("--forget", multiple=True, metavar="N", help="Delete command N of --failed (or all), and exit.")
+@click.option(
+    "--export",
+    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    metavar="FILE",
+    help="Move what the spool holds to a new FILE (or - for standard output), to be imported elsewhere, and exit.",
+)
+@click.option(
+    "--import",
+    "import_",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
+    metavar="FILE",
+    help="Add what FILE (or - for standard input) holds to the spool, all of it or nothing, and exit.",
+)
+@click.option(
+    "--backup",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Copy the spool, whether or not a daemon runs, to a new FILE, and exit: with 1 if a record is damaged.",
+)
+@click.option(
+    "--drain",
+    is_flag=True,
+    help="Take no commands, deliver what the spool holds, and exit. A running daemon does so at SIGUSR1.",
+)
+@click.option(
+    "--drain-timeout",
+    "drain_timeout_s",
+    type=NumberType(0, LONGEST_S),
+    metavar="S",
+    help="Seconds after which a drain ends, with 1 and the number of commands that remain.  [default: no limit]",
+)
 def daemon(
     config_file: Path | None,
     unix: str | None,
@@ -117,12 +153,9 @@ def daemon(
     spool: Path | None,
     flush_interval_s: float | None,
     metrics: TcpEndpoint | None,
+    drain_timeout_s: float | None,
     ready_file: Path | None,
-    status: bool,
-    failed: bool,
     as_json: bool,
-    requeue: tuple[str, ...],
-    forget: tuple[str, ...],
     **options: Any,  # noqa: ANN401 - passed on unchanged
 ) -> None:
     """Store commands and forward them to a server, until Ctrl-C or SIGTERM.
@@ -164,26 +197,25 @@ def daemon(
         "spool": spool,
         "flush_interval_s": flush_interval_s,
         "metrics": metrics,
+        "drain_timeout_s": drain_timeout_s,
     }
     config = replace(config, **{name: value for name, value in given.items() if value is not None})
-    _check_exclusive(status=status, failed=failed, as_json=as_json, requeue=requeue, forget=forget)
-    if status or failed or requeue or forget:
-        _manage_spool(config, status=status, as_json=as_json, requeue=requeue, forget=forget)
+    if config.server is not None:
+        config = replace(config, server=with_tls(config.server, click.get_current_context()))
+    acts = {name: value for name in ACTS if (value := options.pop(name))}
+    _check_exclusive([f"--{name.rstrip('_')}" for name in acts], as_json=as_json)
+    if acts and "drain" not in acts:
+        _manage_spool(config, *acts.items(), as_json=as_json)
     else:
+        config = replace(config, drain="drain" in acts)
         _serve(config, config_file, ready_file, partial(_read_secret, config_file, secret_file), **options)
 
 
-def _check_exclusive(
-    *, status: bool, failed: bool, as_json: bool, requeue: Sequence[str], forget: Sequence[str]
-) -> None:
+def _check_exclusive(acts: Sequence[str], *, as_json: bool) -> None:
     """Raise UsageError for options about the spool that do not go together."""
-    if status and failed:
-        raise click.UsageError("--status and --failed exclude one another: give one of them")
-    if (status or failed) and (requeue or forget):
-        raise click.UsageError("--requeue and --forget change what --status and --failed show: run them one by one")
-    if requeue and forget:
-        raise click.UsageError("--requeue and --forget exclude one another: run them one by one")
-    if as_json and not (status or failed):
+    if len(acts) > 1:
+        raise click.UsageError(f"{acts[0]} and {acts[1]} exclude one another: run them one by one")
+    if as_json and acts not in (["--status"], ["--failed"]):
         raise click.UsageError("--json is a format of --status and --failed: add one of them")
 
 
@@ -200,25 +232,43 @@ def _read_secret(config_file: Path | None, secret_file: Path | None) -> str:
     return secret
 
 
-def _manage_spool(
-    config: Config, *, status: bool, as_json: bool, requeue: Sequence[str], forget: Sequence[str]
-) -> None:
-    """Show a spool, or requeue or forget its failed commands."""
-    from cpsim.daemon import inspection
+def _manage_spool(config: Config, act: tuple[str, Any], *, as_json: bool) -> None:
+    """Show, change, move or copy a spool."""
+    from cpsim.daemon import inspection, moves
 
+    name, value = act
     has_failed = False
     if config.spool is None:
         raise click.UsageError("give --spool FILE, the spool to look at or change")
-    if numbers := requeue or forget:
-        act = inspection.requeue if requeue else inspection.forget
-        shown = act(config.spool, None if "all" in numbers else [_number(text) for text in numbers])
-    elif status:
+    if name in {"requeue", "forget"}:
+        change = inspection.requeue if name == "requeue" else inspection.forget
+        shown = change(config.spool, None if "all" in value else [_number(text) for text in value])
+    elif name == "export":
+        is_stream = str(value) == "-"
+        done = moves.export_to(config.spool, sys.stdout.buffer if is_stream else value)
+        click.echo(f"exported {done.counts} to {'standard output' if is_stream else value}", err=is_stream)
+        return
+    elif name == "import_":
+        shown = _import(config.spool, value)
+    elif name == "backup":
+        shown, has_failed = inspection.back_up(config.spool, value)
+    elif name == "status":
         shown, has_failed = inspection.shown_status(config.spool, as_json)
     else:
         shown = inspection.shown_failed(config.spool, as_json)
     click.echo(shown, nl=False)
     if has_failed:
         sys.exit(1)
+
+
+def _import(spool: Path, file: Path) -> str:
+    from cpsim.daemon.export_file import read_export
+    from cpsim.daemon.moves import import_into
+
+    if str(file) == "-":
+        return import_into(spool, read_export(sys.stdin.buffer, "standard input"))
+    with file.open("rb") as lines:
+        return import_into(spool, read_export(lines, str(file)))
 
 
 def _number(text: str) -> int:
@@ -239,6 +289,7 @@ def _serve(
 ) -> None:
     """Run the daemon; raise UsageError if a setting is missing."""
     from cpsim.daemon import main
+    from cpsim.daemon.spool_status import existing
     from cpsim.quirks import QUIRKS, chosen
     from cpsim.system.process import tune_process
 
@@ -249,7 +300,7 @@ def _serve(
     needed = {
         "--spool FILE, which stores commands until they are delivered, or [server] spool": config.spool
         or "ack-before-delivery" in all_quirks,
-        "--unix, --tcp, or [server] bind": config.listen,
+        "--unix, --tcp, or [server] bind": config.listen or config.drain,
         "--server, or [api] api_url": config.server,
         "--project, or [api] api_key": config.project,
         "--secret-file, or [api] api_secret": config.secret,
@@ -257,17 +308,22 @@ def _serve(
     for way, value in needed.items():
         if not value:
             raise click.UsageError(f"give {way} in {config_file or 'a --config FILE'}")
+    if config.drain and config.spool is not None:
+        existing(config.spool)
     if config.spool is not None and "ack-before-delivery" in all_quirks:
         _warn_unused_spool(config.spool)
     tune_process()
     with announcing(ready_file) as announce:
-        main.run(
+        left = main.run(
             config,
             announce,
             read_secret,
             quirks=all_quirks,
             **options,
         )
+    if left:
+        click.echo(f"cpsim: the drain has left {left:,} commands in {config.spool or 'memory'}, undelivered", err=True)
+        sys.exit(1)
 
 
 def _warn_unused_spool(spool: Path) -> None:

@@ -32,6 +32,7 @@ from cpsim.cli.options import (
     known_quirk_option,
     known_quirks,
     output_option,
+    page_option,
     project_option,
     rate_option,
     secret_file_option,
@@ -45,13 +46,14 @@ from cpsim.cli.options import (
 from cpsim.cli.results import result_files, result_options
 from cpsim.cli.run import target_at
 from cpsim.cli.settings import SettableOption, runs_folder
+from cpsim.cli.tls import TLS, tls_options
 from cpsim.config.thresholds import APPLY_DELAY_PREFIXES, NEED_DUE_TIMES
 from cpsim.system.checks import LONGEST_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from cpdaemon.endpoint import Endpoint
+    from cpdaemon.endpoint import Endpoint, TcpEndpoint
     from cpsim.accounts.sources import AccountsSource
     from cpsim.config.thresholds import Threshold
     from cpsim.run.capacity import SearchRequest
@@ -104,6 +106,7 @@ class _Load(ExtraCommand):
 @server_option
 @project_option
 @secret_file_option
+@tls_options
 @accounts_option
 @known_profile_option
 @known_quirk_option
@@ -140,6 +143,7 @@ class _Load(ExtraCommand):
 @slot_prefix_option
 @output_option
 @result_options
+@page_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result of a search as one JSON document.")
 @click.argument("locust", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
@@ -171,6 +175,7 @@ def load(
     output: Path | None,
     junit: Path | None,
     summary_file: Path | None,
+    page: TcpEndpoint | None,
     as_json: bool,
     locust: tuple[str, ...],
 ) -> None:
@@ -252,12 +257,14 @@ def load(
         "slot_prefix": slot_prefix,
         "output": None if output is None else str(output),
         "runs": str(runs_folder(context)),
+        "page": None if page is None else str(page),
         "thresholds": [asdict(threshold) for threshold in thresholds],
         "baseline": None if baseline is None else str(baseline),
         "stop_on_breach": stop_on_breach,
         "warm_up_s": warm_up_s,
         "junit": None if junit is None else str(junit),
         "summary_file": None if summary_file is None else str(summary_file),
+        "tls": {name: str(file) for name in TLS if (file := context.params[name]) is not None},
     }
     _start_locust(given, (*(["--processes", str(processes)] if processes else []), *locust))
 
@@ -276,6 +283,8 @@ def _check(context: click.Context) -> None:
                 "--find-capacity chooses rates and operations in flight itself, and runs without Locust: leave out "
                 + (" ".join(locust) or "--rate, --speed and --in-flight")
             )
+        if "page" in given:
+            raise click.UsageError("--find-capacity has no --page: each of its steps is a run of its own")
         return
     if given & {"p99_ms", "step_s", "as_json"}:
         raise click.UsageError("--p99-ms, --step-time and --json go with --find-capacity")

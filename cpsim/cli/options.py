@@ -15,6 +15,7 @@ from click.shell_completion import CompletionItem
 from cpdaemon.endpoint import Endpoint, TcpEndpoint, UrlEndpoint, parse_endpoint
 from cpdaemon.errors import EndpointError, InvalidCommand
 from cpsim.cli.settings import SettableOption
+from cpsim.cli.tls import with_tls
 from cpsim.errors import CpsimError, UsageError
 from cpsim.faults.spec import ACTIONS, Fault
 from cpsim.net.listen import Listen
@@ -48,9 +49,10 @@ class EndpointType(click.ParamType[Endpoint]):
     name = "endpoint"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Endpoint:
-        """Parse the value."""
+        """Parse the value; an https URL has the files of `tls_options`."""
         try:
-            return parse_endpoint(value)
+            endpoint = parse_endpoint(value)
+            return with_tls(endpoint, ctx) if isinstance(endpoint, UrlEndpoint) and ctx is not None else endpoint
         except EndpointError as error:
             self.fail(str(error), param, ctx)
 
@@ -299,6 +301,12 @@ output_option = click.option(
     type=click.Path(path_type=Path),
     metavar="DIR",
     help="The run folder; by default, a new one under runs/.",
+)
+page_option = click.option(
+    "--page",
+    type=ListenType(default_host="127.0.0.1"),
+    metavar="[HOST:]PORT",
+    help="Show the run's page in a browser while it goes on, on loopback without a HOST; port 0 takes a free one.",
 )
 seed_option = click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), help="Same seed, same workload; by default the scenario's seed, or 1."

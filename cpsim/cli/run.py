@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,7 @@ from cpsim.cli.options import (
     log_settings,
     output_option,
     pace_at,
+    page_option,
     project_option,
     rate_option,
     secret_file_option,
@@ -46,15 +48,19 @@ from cpsim.cli.options import (
 )
 from cpsim.cli.results import result_files, result_options
 from cpsim.cli.settings import SettableOption, runs_folder
+from cpsim.cli.tls import tls_options
 from cpsim.system.checks import LONGEST_S
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from cpdaemon.endpoint import TcpEndpoint
     from cpsim.accounts.sources import AccountsSource
     from cpsim.config.thresholds import Threshold
     from cpsim.replay.pace import Pace
     from cpsim.run.folder import OutputFolder
+    from cpsim.run.live import LivePage
     from cpsim.run.pipeline import Run
     from cpsim.run.plan import ReplayTarget
     from cpsim.run.summary import Summary
@@ -72,6 +78,7 @@ if TYPE_CHECKING:
 @server_option
 @project_option
 @secret_file_option
+@tls_options
 @accounts_option
 @known_profile_option
 @known_quirk_option
@@ -121,6 +128,7 @@ if TYPE_CHECKING:
 @slot_prefix_option
 @output_option
 @result_options
+@page_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the summary.")
 def run(
     scenario: str,
@@ -152,6 +160,7 @@ def run(
     output: Path | None,
     junit: Path | None,
     summary_file: Path | None,
+    page: TcpEndpoint | None,
     as_json: bool,
     **log_part: int | str | None,
 ) -> None:
@@ -188,12 +197,14 @@ def run(
     where = target_at(target, server, project, secret_file, accounts, known_quirks(profile, quirks))
     if virtual:
         check_virtual(where, processes)
+        if page is not None:
+            raise click.UsageError("--virtual has no --page: when each operation was sent is known at its end")
     if stop_on_breach:
         check_told(thresholds, virtual=virtual)
     files = result_files(f"cpsim run {scenario}", junit, summary_file)
     context = click.get_current_context()
     with files, run_folder.OutputFolder(output or run_folder.new_name(path, runs_folder(context))) as written:
-        with Stages() as stages:
+        with _live(page, written.path) as live, Stages() as stages:
             command = partial(_command, context)
             result = perform(
                 lambda: load_workload(path, seed, settings, keep_ids=keep_ids),
@@ -209,6 +220,7 @@ def run(
                 command=command,
                 on_stage=stages.begin,
                 on_progress=stages.progress,
+                live=live,
             )
             summary = summarise(result)
             summary.check(thresholds)
@@ -221,6 +233,15 @@ def run(
             _print(result, summary, written, as_json=as_json)
             note_baseline(baseline, written)
     sys.exit({"valid": 0, "invalid": INVALID, "unknown": FAILED}[result.verdict.ruling] if summary.holds else INVALID)
+
+
+def _live(address: TcpEndpoint | None, folder: Path) -> AbstractContextManager[LivePage | None]:
+    """The page of a run while it goes on; none without an address."""
+    if address is None:
+        return nullcontext()
+    from cpsim.run.live import live_page
+
+    return live_page(address, folder)
 
 
 def _print(result: Run, summary: Summary, output: OutputFolder, *, as_json: bool) -> None:
@@ -242,7 +263,7 @@ def _print(result: Run, summary: Summary, output: OutputFolder, *, as_json: bool
 def _command(context: click.Context, seed: int) -> str:
     """The command line that repeats a run, into a new folder and with new slots."""
     given = context.params | {"seed": seed, "as_json": False}
-    given |= dict.fromkeys(("output", "slot_prefix", "junit", "summary_file"))
+    given |= dict.fromkeys(("output", "slot_prefix", "page", "junit", "summary_file"))
     words = ["cpsim", "run", given["scenario"]]
     for parameter in context.command.params:
         value = given[parameter.name or ""]

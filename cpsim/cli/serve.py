@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,11 +74,33 @@ def _configuration(
     return replace(Configuration() if file is None else load(file), **changes)
 
 
+def _back_up(configuration: Configuration, copy: Path) -> None:
+    """Copy the store; exit with 1 if a record is damaged."""
+    from cpsim.fake.backup import back_up_store
+
+    if configuration.store is None:
+        raise click.UsageError("give --store FILE, the store to copy")
+    copies, damaged = back_up_store(configuration.store, copy)
+    for each in copies:
+        click.echo(f"copied to {each}")
+    for record in damaged:
+        click.echo(f"damaged: {record} is not what was written")
+    if damaged:
+        sys.exit(1)
+
+
 @cli.command()
 @click.option("--config", type=FILE, metavar="FILE", help="TOML file; options override it.")
 @click.option("--unix", type=click.Path(path_type=Path), metavar="PATH", help="UNIX socket of a daemon.")
 @click.option("--tcp", type=ListenType(), help="TCP address of the same daemon; port 0 takes a free one.")
 @click.option("--http", type=ListenType(), help="HTTP address of the server; port 0 takes a free one.")
+@click.option(
+    "--tls-cert",
+    type=FILE,
+    metavar="FILE",
+    help="Serve HTTPS with the certificate in FILE, and those between it and its authority behind it; PEM.",
+)
+@click.option("--tls-key", type=FILE, metavar="FILE", help="Its private key, if it is not in the same file.")
 @click.option(
     "--project",
     "projects",
@@ -134,6 +157,13 @@ def _configuration(
     help="Keep the ledger in FILE, and each daemon's commands in FILE.PROJECT.spool (a project's second daemon: "
     "FILE.PROJECT+2.spool); both survive a crash.",
 )
+@click.option(
+    "--backup",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="COPY",
+    help="Copy the store and its spools, whether or not a server runs, to a new COPY and COPY.PROJECT.spool, and exit: "
+    "with 1 if a record is damaged.",
+)
 def serve(
     config: Path | None,
     unix: Path | None,
@@ -143,12 +173,13 @@ def serve(
     control_token_file: Path | None,
     ready_file: Path | None,
     ready_env: Path | None,
+    backup: Path | None,
     **options: Any,  # noqa: ANN401 - fields of `Configuration`
 ) -> None:
     """Serve a fake daemon and its account server, until Ctrl-C or SIGTERM.
 
-    Without an address, it serves UNIX, TCP and HTTP on free addresses on loopback. At SIGHUP, it reads its secrets and
-    the control token again; all connections stay.
+    Without an address, it serves UNIX, TCP and HTTP on free addresses on loopback. At SIGHUP, it reads its secrets, the
+    control token and the certificate again; all connections stay.
 
     \b
     cpsim serve --unix /tmp/creditapi.socket --http 127.0.0.1:8080
@@ -173,7 +204,7 @@ def serve(
     [links]
     worker-7 = "alice"                # machine = user
 
-    Further keys: control_token_file, store, journal_limit, profile, quirks, faults and seed.
+    Further keys: tls_cert, tls_key, control_token_file, store, journal_limit, profile, quirks, faults and seed.
     """
     from dataclasses import replace
 
@@ -183,6 +214,8 @@ def serve(
 
     read = partial(_configuration, config, projects, secret_files, control_token_file, options)
     configuration = read()
+    if backup is not None:
+        return _back_up(configuration, backup)
     if unix is not None or tcp is not None:
         site = Site(project_id=next(iter(configuration.projects)), unix=unix, tcp=tcp)
         configuration = replace(configuration, sites=[site])

@@ -28,6 +28,7 @@ from cpsim.cli.options import (
 )
 from cpsim.cli.results import result_files, result_options
 from cpsim.cli.settings import SettableArgument, SettableOption
+from cpsim.cli.tls import tls_options, with_tls
 from cpsim.system.checks import LONGEST_S
 from cpsim.system.signals import terminated_like_interrupted
 
@@ -65,6 +66,7 @@ def _complete_clause(_: click.Context, __: click.Parameter, incomplete: str) -> 
 )
 @project_option
 @secret_file_option
+@tls_options
 @accounts_option
 @click.option("--other-project", metavar="ID", help="A second project there: shows whether projects are kept apart.")
 @click.option("--other-secret-file", type=FILE, help="File with its secret.")
@@ -316,6 +318,8 @@ def _without_hypothesis_folder() -> Iterator[None]:
 
 def _given(endpoint: str | None, **options: Any) -> Target | None:  # noqa: ANN401 - those of `parse_target`
     """The target of the options, or None without an endpoint."""
+    from dataclasses import replace
+
     from cpsim.config.settings import EMBEDDED
     from cpsim.conformance.target import parse_target
 
@@ -324,7 +328,9 @@ def _given(endpoint: str | None, **options: Any) -> Target | None:  # noqa: ANN4
             raise click.UsageError("--server, --project and the like go with an ENDPOINT")
         return None
     try:
-        return parse_target(endpoint, **options)
+        target = parse_target(endpoint, **options)
+        server = None if target.server is None else with_tls(target.server, click.get_current_context())
+        return replace(target, server=server)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
 

@@ -6,11 +6,11 @@ import http.client
 import io
 import json
 import socket
-import ssl
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
+from cpdaemon.transport import reason_of, tls_of
 from cpsim.conformance.findings import CannotRun
 from cpsim.net.http.client import NO_RESPONSE
 from cpsim.net.http.incoming import Incoming
@@ -122,11 +122,11 @@ class HttpConnection:
             raise CannotRun(f"cannot reach {server}: {getattr(error, 'strerror', None) or error}") from error
         try:
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if server.scheme == "https":
-                self._sock = ssl.create_default_context().wrap_socket(self._sock, server_hostname=server.host)
+            if (tls := tls_of(server)) is not None:
+                self._sock = tls.wrap_socket(self._sock, server_hostname=server.host)
         except OSError as error:
             self._sock.close()
-            raise CannotRun(f"cannot reach {server}: {error}") from error
+            raise CannotRun(f"cannot reach {server}: {reason_of(error)}") from error
         self._raw = Incoming(self._sock, timeout_s)
         self._incoming = _Incoming(self._raw)
 

@@ -70,10 +70,15 @@ class BulkClient:
         if follows:
             self._pool.on_redirect = self._follow
 
-    def set_secret(self, secret: str) -> None:
-        """Sign further requests with another secret; raises EndpointError if it cannot be used."""
+    def renew(self, secret: str) -> None:
+        """Sign further requests with another secret, and read the files for TLS anew.
+
+        Raises:
+            EndpointError: one of them cannot be used; all is as it was.
+        """
         credentials = self._credentials[0], secret
         token(credentials, b"")
+        self._pool.renew()
         self._credentials = credentials
 
     def knows_batches(self) -> bool:

@@ -49,6 +49,8 @@ class Config:
     logfile: Path | None = None
     loglevel: int = logging.INFO
     metrics: TcpEndpoint | None = None
+    drain: bool = False
+    drain_timeout_s: float | None = None
     warnings: tuple[str, ...] = ()
     """One sentence for each key that is ignored, or whose value is in quotes."""
 

@@ -135,6 +135,7 @@ class Courier:
         self._backing_off = threading.Condition()
         """Notified when the backoff ends early: at the end of all, and when there is nothing to deliver any more."""
         self._stopping = False
+        self._on_drained: Callable[[], object] | None = None
         self._stepping = threading.Lock()
         self.on_step: Callable[[], object] = tuple
         """Called after each attempt."""
@@ -175,6 +176,12 @@ class Courier:
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
+    def drain(self, then: Callable[[], object]) -> None:
+        """Deliver at once all that may be delivered, retry what fails, and then end and call a function."""
+        with self._spool.released:
+            self._on_drained = then
+            self._spool.released.notify_all()
+
     def check(self) -> None:
         """Raise ThreadFailed if an unexpected error has ended the thread."""
         self._thread.check()
@@ -197,8 +204,10 @@ class Courier:
 
     @property
     def has_ended(self) -> bool:
-        """Whether it is stopping, and has delivered what can be delivered."""
-        return self._stopping and (not self._spool.ready or self._retry_ns is not None)
+        """Whether it is stopping or draining, and has delivered what can be delivered."""
+        if not self._spool.ready:
+            return self._stopping or self._on_drained is not None
+        return self._stopping and self._retry_ns is not None
 
     def step(self) -> float | None:
         """Make at most one attempt to deliver.
@@ -239,6 +248,8 @@ class Courier:
             self.step()
             is_free = self._retry_ns is None or self._delivery.retry_s is not None
             self._wait(self._spool.released if is_free else self._backing_off)
+        if self._on_drained is not None:
+            self._on_drained()
 
     def _wait(self, condition: threading.Condition) -> None:
         """Wait until the next attempt, or until a condition is notified; commands that come end no backoff."""
@@ -294,7 +305,7 @@ class Courier:
 
     def _must_flush(self) -> bool:
         """Return whether to deliver at once."""
-        return self._stopping
+        return self._stopping or self._on_drained is not None
 
     def _next_backoff_s(self, error: Exception) -> float:
         """Return the seconds until the next attempt, and double the backoff after that."""

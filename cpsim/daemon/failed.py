@@ -17,6 +17,8 @@ SELECT_FAILED: Final = """
 SELECT position, at_us, CAST(why AS BLOB), CAST(command AS BLOB), CAST(error AS BLOB), checksum FROM failed
 ORDER BY position
 """
+CHECKED: Final = {"log": "record", "failed": "why || char(0) || command || char(0) || error"}
+"""The texts of which each table's checksums are."""
 UNNAMED: Final = "(some of "
 """Beginning of the text that stands for refused commands which the server did not name."""
 DAMAGED: Final = "(damaged) "

@@ -1,4 +1,4 @@
-"""Operating on a spool: its status, its failed commands, and requeueing or forgetting them."""
+"""Operating on a spool: its status, a copy of it, its failed commands, and requeueing or forgetting them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from cpsim.daemon.spool import Spool
+from cpsim.daemon.failed import CHECKED
+from cpsim.daemon.spool import KIND, TABLES, Spool
 from cpsim.daemon.spool_status import existing, read_failed, read_status
 from cpsim.errors import CpsimError
+from cpsim.store import backup
 from cpsim.store.file import InUse
 from cpsim.ui.printable import printable
 
@@ -27,6 +29,8 @@ def shown_status(spool: Path, as_json: bool) -> tuple[str, bool]:  # noqa: FBT00
     """
     status = read_status(spool)
     figures, failures = asdict(status), status.failures
+    if not status.exported:
+        del figures["exported"]
     if as_json:
         more = {"set_aside": figures["dead_letters"], "failures": failures}  # the former is the name in version 0.1
         return json.dumps(figures | more) + "\n", bool(failures)
@@ -49,6 +53,17 @@ def shown_failed(spool: Path, as_json: bool) -> str:  # noqa: FBT001
         f"{row.why}  {_in_one_line(row.command)}  {_in_one_line(row.error)}\n"
         for row in rows
     )
+
+
+def back_up(spool: Path, copy: Path) -> tuple[str, bool]:
+    """Copy a spool to a new file; return lines that say so, and whether a record of it is damaged.
+
+    Raises:
+        CpsimError: see `cpsim.store.backup.back_up`.
+    """
+    damaged = backup.back_up(spool, copy, KIND, TABLES, CHECKED)
+    lines = [f"copied {spool} to {copy}", *(f"damaged: {record} is not what was received" for record in damaged)]
+    return "".join(f"{line}\n" for line in lines), bool(damaged)
 
 
 def _shown(value: object) -> str:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import partial
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cpdaemon.endpoint import UnixEndpoint
 from cpdaemon.errors import CreditPiggyError
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
+
+DRAIN: Final = signal.SIGUSR1
+"""The signal at which a daemon takes no more commands, and ends when it has delivered those that it has."""
 
 
 class _Printable(logging.Formatter):
@@ -75,8 +78,10 @@ def run(
     quirks: frozenset[str],
     faults: Iterable[str],
     seed: int,
-) -> None:
+) -> int:
     """Run a daemon until SIGTERM or SIGINT. SIGHUP has it open its log file anew, and read its secret again.
+
+    SIGUSR1, or `config.drain` from the start, has it take no commands, deliver those that it has, and end.
 
     Args:
         config: the settings, complete.
@@ -88,33 +93,33 @@ def run(
         faults: faults, as text.
         seed: seed of the faults' probabilities.
 
+    Returns:
+        The number of commands that a drain has left; 0 without one.
+
     Raises:
         CreditPiggyError: the credentials cannot be used.
         OSError: the address or a file cannot be used.
         CpsimError: the spool cannot be used, or a fault is not one of a daemon.
         ThreadFailed: an unexpected error ended a thread.
     """
-    assert config.listen is not None
     assert config.server is not None
-    plan = FaultPlan(faults, seed=seed, crash=partial(os.kill, os.getpid(), signal.SIGKILL))
-    for fault in plan:
-        if fault.stage == "server" or fault.kind in SERVER_REQUESTS:
-            raise CpsimError(f"fault {str(fault)!r} is a fault of a server: give it to the server behind this daemon")
+    plan = _plan(faults, seed)
     with _named("logfile"):
         handler = logging.StreamHandler() if config.logfile is None else _LogFile(config.logfile)
     handler.setFormatter(_Printable("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=config.loglevel, handlers=[handler])
     credentials = config.project or "", config.secret or ""
     delivery = composed(DeliveryPolicy(), quirks)
+    listen = None if config.drain else config.listen
     with (
-        Signals() as signals,
+        Signals(DRAIN) as signals,
         on_thread_failure(lambda _: signals.end()),
         closing(BulkClient(config.server, credentials, timeout_s, follows=delivery.follows)) as server,
         Daemon(
             server,
             credentials[0],
-            unix=Path(config.listen.path) if isinstance(config.listen, UnixEndpoint) else None,
-            tcp=None if isinstance(config.listen, UnixEndpoint) else config.listen,
+            unix=Path(listen.path) if isinstance(listen, UnixEndpoint) else None,
+            tcp=None if isinstance(listen, UnixEndpoint) else listen,
             spool=_spool(config) if delivery.durable else None,
             flush_interval_s=config.flush_interval_s,
             when_unknown=when_unknown,
@@ -124,9 +129,21 @@ def run(
         _metrics(config, daemon, plan) as metrics,
         _pid_in(config.pidfile),
     ):
-        ((kind, address),) = daemon.addresses.items()
-        ready(f"{kind} {address}\n{metrics}")
-        signals.wait(lambda: _read_again(handler, server, read_secret))
+        ready("".join(f"{kind} {address}\n" for kind, address in daemon.addresses.items()) + metrics)
+        read_again = partial(_read_again, handler, server, read_secret)
+        drains = config.drain or signals.wait(read_again) == DRAIN
+        if drains:
+            daemon.drain(signals.end)
+            signals.wait(read_again, config.drain_timeout_s)
+    return daemon.pending if drains else 0
+
+
+def _plan(faults: Iterable[str], seed: int) -> FaultPlan:
+    plan = FaultPlan(faults, seed=seed, crash=partial(os.kill, os.getpid(), signal.SIGKILL))
+    for fault in plan:
+        if fault.stage == "server" or fault.kind in SERVER_REQUESTS:
+            raise CpsimError(f"fault {str(fault)!r} is a fault of a server: give it to the server behind this daemon")
+    return plan
 
 
 @contextmanager
@@ -151,7 +168,7 @@ def _read_again(handler: logging.Handler, server: BulkClient, read_secret: Calla
         with suppress(OSError), handler.lock or nullcontext():  # which the next record says
             handler.reopenIfNeeded()
     try:
-        server.set_secret(read_secret())
+        server.renew(read_secret())
     except (CpsimError, CreditPiggyError) as error:
         log.error("SIGHUP: the secret stays as it was: %s", error)  # noqa: TRY400 - no traceback
     else:

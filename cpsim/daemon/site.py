@@ -205,16 +205,24 @@ class Daemon:
             ThreadFailed: see `check`; the daemon has stopped nevertheless.
         """
         self._server.stop()
-        if self._listener is None or self._frame_faults is None:
+        if self._listener is None:
             self.release()
             return
-        self._frame_faults.end()
-        self._listener.stop()
-        self._remove_socket_file()
+        self._stop_listening()
         has_ended = self._courier.stop(STOP_TIMEOUT_S)
         if has_ended or (isinstance(self._spool, Spool) and self._spool.is_gone):
             self._close_spool()
         self.check()
+
+    def drain(self, then: Callable[[], object]) -> None:
+        """Stop listening, and deliver acknowledged commands, whatever fails meanwhile; `stop` ends that.
+
+        Args:
+            then: called from another thread once none is left.
+        """
+        self._stop_listening()
+        log.info("draining: %d commands are to be delivered", self.pending)
+        self._courier.drain(then)
 
     @property
     def has_socket_file(self) -> bool:
@@ -247,6 +255,14 @@ class Daemon:
     ) -> None:
         self.stop()
         log.info("stopped; %d commands stay in the spool", self._spool.pending)
+
+    def _stop_listening(self) -> None:
+        """Take nothing new, answer what has arrived, and remove the socket file."""
+        if self._listener is not None and self._frame_faults is not None:
+            self._frame_faults.end()
+            self._listener.stop()
+            self._frame_faults = None
+            self._remove_socket_file()
 
     def _parse_records(self) -> None:
         """Have the spool parse what the listener lets pass."""

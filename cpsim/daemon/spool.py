@@ -55,6 +55,8 @@ CREATE TABLE IF NOT EXISTS tally (name TEXT PRIMARY KEY, count INTEGER NOT NULL)
 CREATE TABLE IF NOT EXISTS trouble (error TEXT NOT NULL, since_us INTEGER);
 CREATE TABLE IF NOT EXISTS owner (project TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS sender (id TEXT PRIMARY KEY, sequence INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS exported (id TEXT NOT NULL, at_us INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS imported (id TEXT PRIMARY KEY, at_us INTEGER NOT NULL) WITHOUT ROWID;
 """
 SAVE_SENDER: Final = "INSERT INTO sender VALUES (?, ?) ON CONFLICT DO UPDATE SET sequence = excluded.sequence"
 """Saves the sender's id and sequence number: no two batches have the same number."""
@@ -95,7 +97,7 @@ class Spool:
         open_log: opens its log.
 
     Raises:
-        CpsimError: the file is in use, damaged, not a spool, or cannot be created.
+        CpsimError: the file is in use, damaged, not a spool, or cannot be created; or it was exported.
     """
 
     def __init__(
@@ -109,6 +111,12 @@ class Spool:
     ) -> None:
         self.path = path
         self._log = open_log(path, KIND, TABLES, reserve_bytes=reserve_bytes, clock=clock)
+        if exports := self._log.query("SELECT id FROM exported"):
+            self._log.close()
+            raise CpsimError(
+                f"{path} was exported, and is delivered where export {exports[0][0]} was imported: name another file; "
+                "--export writes the export again, and to import it into this spool puts it back into delivery"
+            )
         self._max_commands = max_commands
         self._released = self._log.last
         self._sent: int = self._log.query("SELECT position FROM cut")[0][0]
@@ -393,7 +401,7 @@ class Spool:
             return self._log.read(self._sent, up_to, limit)
         except CpsimError:
             rows = self._log.query(READ_RAW, (self._sent, up_to, limit))
-            return [_decoded(*row) for row in rows]
+            return [decoded(*row) for row in rows]
 
     def _set_dead_letters(self, dead: Sequence[FailedCommand]) -> None:
         """Move malformed records to the failed commands."""
@@ -473,7 +481,7 @@ def _amend(position: int, frame: str) -> Statement:
     return (sql, (frame, checksum(position, frame), position))
 
 
-def _decoded(position: int, record: bytes, written: bytes | None) -> tuple[int, str]:
+def decoded(position: int, record: bytes, written: bytes | None) -> tuple[int, str]:
     """Return a record, with bytes that are not UTF-8 as surrogates; one that is damaged begins with `DAMAGED`."""
     is_damaged = written is not None and checksum(position, record) != written
     if is_damaged:

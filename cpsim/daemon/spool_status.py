@@ -51,11 +51,15 @@ class Status:
     """Error of the last attempt to deliver; empty if it succeeded."""
     trouble_s: float
     """How long all attempts have failed, in seconds; 0 if the last one succeeded or no daemon runs."""
+    exported: str = ""
+    """Id of the export, if what the spool holds was exported, and is delivered elsewhere; else empty."""
 
     @property
     def failures(self) -> list[str]:
         """What does not work, a sentence for each part that a person should look at."""
-        found = []
+        found: list[str] = []
+        if self.exported:
+            return found
         if self.full:
             found.append("commands are answered ER, because the spool or its disk is full: make room")
         if self.trouble_s >= OUTAGE_S:
@@ -84,11 +88,12 @@ def read_status(path: Path) -> Status:
     path = existing(path)
     with _reading(path) as rows:
         tally = dict(rows("SELECT name, count FROM tally"))
-        ((queued, oldest_us),) = rows("SELECT count(*), min(at_us) FROM log")
+        ((queued, oldest_us),) = rows("SELECT count(*), min(at_us) FROM log WHERE record <> ''")
         counts = "SELECT count(*), count(*) FILTER (WHERE why = ?) FROM failed"
         ((failed, dead_letters),) = rows(counts, STORED[DEAD_LETTER])
         ((trouble, since_us),) = rows("SELECT coalesce(max(error), ''), min(since_us) FROM trouble")
         ((room_inside,),) = rows(ROOM_INSIDE)
+        ((exported,),) = rows("SELECT coalesce(max(id), '') FROM exported")
     running = in_use(path)
     return Status(
         running=running,
@@ -102,6 +107,7 @@ def read_status(path: Path) -> Status:
         or (running and is_given_up(reserve_of(path)) and room_inside < RESERVE_BYTES),
         trouble=trouble,
         trouble_s=_age_s(since_us) if running else 0.0,
+        exported=exported,
     )
 
 

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from cpsim.daemon.site import Daemon
     from cpsim.faults.spec import Fault
     from cpsim.metrics.waits import Waits
+    from cpsim.net.tls import ServerCertificate
     from cpsim.server.http import SingleCommand
 
 ANY_PORT: Final = TcpEndpoint("127.0.0.1", 0)
@@ -65,6 +66,7 @@ class Fake:
         unix: path of the socket of the first project's daemon.
         tcp: TCP address of that daemon; port 0 takes a free one.
         http: address of the server; port 0 takes a free one.
+        tls: the certificate with which the server speaks HTTPS; without one, it speaks HTTP.
         flush_interval_s: seconds that that daemon keeps commands before it delivers them.
         sites: further daemons.
         control_token: token of requests to the control API. Without one, the control API needs no token on loopback,
@@ -93,6 +95,7 @@ class Fake:
         unix: Path | None = None,
         tcp: TcpEndpoint | None = None,
         http: TcpEndpoint | None = None,
+        tls: ServerCertificate | None = None,
         flush_interval_s: float = 0.0,
         sites: Sequence[Site] = (),
         control_token: str | None = None,
@@ -131,6 +134,7 @@ class Fake:
         self._watch = Watch(self.accounts, lambda: self.daemons, clock)
         self.addresses: dict[str, str] = {}
         self._http = http
+        self._tls = tls
         self._api: RequestFaults[SingleCommand] | None = None
         self._initial_quirks = quirks
         self._control_token = control_token
@@ -170,11 +174,12 @@ class Fake:
             self.addresses = daemon.addresses | self.addresses
             daemon.start()
         if http is not None:
-            self.addresses["http"] = f"http://{address_of(http)}{API_PATH}"
+            scheme = "http" if self._tls is None else "https"
+            self.addresses["http"] = f"{scheme}://{address_of(http)}{API_PATH}"
             api = Api(self.accounts, self._control())
             self._api = RequestFaults(api, self.faults, self.accounts.known_id)
             app = Timed(self._api, self._latency, self._waits, self.clock)
-            self._server = HttpServer(app, [http], self.faults)
+            self._server = HttpServer(app, [http], self.faults, tls=self._tls)
             self._server.start()
 
     def stop(self) -> None:
@@ -300,6 +305,11 @@ class Fake:
         if access is not None and control_token is not None:
             access.set_token(control_token)
 
+    def read_certificate(self) -> None:
+        """Read the certificate and its key again, for further connections; raises CpsimError if they cannot be used."""
+        if self._tls is not None:
+            self._tls.read()
+
     behave = set_quirks
     """The name in version 0.1."""
 
@@ -345,7 +355,6 @@ class Fake:
         for daemon in self.daemons:
             if project_id in {None, daemon.project_id}:
                 daemon.drop()
-                self._watch.forget(daemon)
                 if daemon.faults is not self.faults:
                     daemon.faults.restart()
         if project_id is not None:
@@ -387,5 +396,6 @@ class Fake:
         if self._control_token is None and not is_loopback(self._http.host):
             return None
         self._access = access = Access(self._http.host, self._control_token)
+        self._watch.start()
         dashboard = Dashboard(self.inspector, self.accounts, self.faults, self._watch, access)
         return Control(self.inspector, access, dashboard, self.metrics)

@@ -22,6 +22,7 @@ from cpsim.errors import CpsimError
 from cpsim.fake import ANY_PORT, Fake, Site
 from cpsim.faults.spec import Fault
 from cpsim.net.listen import Listen, is_loopback
+from cpsim.net.tls import ServerCertificate
 from cpsim.quirks import QUIRKS, chosen
 from cpsim.server.clock import LATEST_US
 from cpsim.server.journal import DEFAULT_LIMIT
@@ -83,6 +84,8 @@ class ServeFile(_Table, frozen=True):
     project: Annotated[list[ProjectTable], Meta(description="[[project]] tables")] = []
     daemon: Annotated[list[DaemonTable], Meta(description="[[daemon]] tables")] = []
     http: Address | None = None
+    tls_cert: File | None = None
+    tls_key: File | None = None
     control_token_file: File | None = None
     store: File | None = None
     journal_limit: Count = DEFAULT_LIMIT
@@ -102,6 +105,8 @@ class Configuration:
         projects: project id to secret.
         sites: projects and addresses of the daemons.
         http: address of the server. Without it and without sites, all listen at free addresses on loopback.
+        tls_cert: file of the certificate with which the server speaks HTTPS.
+        tls_key: file of its private key, unless it is in the same file.
         control_token: token of requests to the control API.
         flush_interval_s: flush interval of every daemon; overrides its own.
         store: file of the accounts.
@@ -118,6 +123,8 @@ class Configuration:
     projects: Mapping[str, str] = field(default_factory=lambda: {DEMO_PROJECT: DEMO_PROJECT})
     sites: Sequence[Site] = ()
     http: TcpEndpoint | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
     control_token: str | None = None
     flush_interval_s: float | None = None
     store: Path | None = None
@@ -145,6 +152,7 @@ class Configuration:
         fake = Fake(
             self.projects,
             http=self.http,
+            tls=self._certificate(),
             sites=[replace(site, flush_interval_s=interval_s) for site in self.sites]
             if interval_s is not None
             else self.sites,
@@ -165,6 +173,15 @@ class Configuration:
         else:
             fake.accounts.link(list(self.links.items()))
         return fake
+
+    def _certificate(self) -> ServerCertificate | None:
+        if self.tls_cert is None and self.tls_key is None:
+            return None
+        if self.tls_cert is None:
+            raise CpsimError(f"there is a private key {self.tls_key} without its certificate: give --tls-cert, too")
+        if self.http is None:
+            raise CpsimError(f"there is a certificate {self.tls_cert}, and no HTTP address to use it at: give --http")
+        return ServerCertificate(self.tls_cert, self.tls_key)
 
     def _compare_links(self, accounts: AccountServer) -> None:
         """Warn of links that differ from the store's, which may have changed since the store was new."""
@@ -196,6 +213,8 @@ def load(path: Path) -> Configuration:
             projects=projects,
             sites=tuple(_sites(file, folder, projects)),
             http=file.http,
+            tls_cert=None if file.tls_cert is None else folder / file.tls_cert,
+            tls_key=None if file.tls_key is None else folder / file.tls_key,
             control_token=_secret(folder, file.control_token_file, "control_token_file"),
             store=None if file.store is None else folder / file.store,
             journal_limit=file.journal_limit,
@@ -231,7 +250,7 @@ def serve(
 ) -> None:
     """Serve until SIGINT or SIGTERM; then stop listening and deliver acknowledged commands.
 
-    SIGHUP has it read its secrets again.
+    SIGHUP has it read its secrets, and its certificate, again.
 
     Args:
         configuration: the settings.
@@ -268,6 +287,7 @@ def _read_secrets(fake: Fake, read_again: Callable[[], Configuration]) -> None:
     """Read the secrets again; if one cannot be read, all stay as they were."""
     try:
         again = read_again()
+        fake.read_certificate()
         fake.set_secrets(again.projects, again.control_token)
     except (CpsimError, OSError, ValueError) as error:
         said = f"the secrets stay as they were: {error}"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import signal
 import sys
+import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 import gevent
 import numpy as np
@@ -21,10 +22,12 @@ from cpsim.evidence.journal import RECORD_TYPE
 from cpsim.load.guard import FAILED, guarded
 from cpsim.load.outcome import conclude, joined, observer_of
 from cpsim.load.telling import Told
+from cpsim.net.listen import Listen
 from cpsim.replay.engine import Effort
 from cpsim.run.breach import Breaches
 from cpsim.run.comparison import baseline_note
 from cpsim.run.folder import OutputFolder, new_name
+from cpsim.run.live import LivePage, live_page
 from cpsim.run.observing import imbalances_before
 from cpsim.run.pipeline import fresh_prefix
 from cpsim.ui.printable import printable
@@ -64,10 +67,23 @@ class Share:
     effort: Effort = field(default_factory=lambda: Effort(0.0, {}))
     records: list[bytes] = field(default_factory=list)
     errors: list[str] = field(default_factory=lambda: [""])
+    file: IO[bytes] | None = None
+    """Has the records, too, for the page of a run that goes on."""
 
     def seconds(self) -> float:
         """Elapsed seconds; for a lost worker, until the last answer that it reported."""
         return self.elapsed_s or float(self.table()["answered_ns"].max(initial=0) / 1e9)
+
+    def of_workload(self, records: bytes) -> npt.NDArray[np.void]:
+        """Records with the workload's operation numbers."""
+        numbered = np.frombuffer(records, RECORD_TYPE).copy()
+        numbered["op"] = self.ops[numbered["op"]]
+        return numbered
+
+    def close(self) -> None:
+        """Close the file for the page, if there is one."""
+        if self.file is not None:
+            self.file.close()
 
     def table(self) -> npt.NDArray[np.void]:
         """The records received, with the worker's operation numbers."""
@@ -101,6 +117,7 @@ class Master:
         self._breaches: Breaches | None = None
         self._broken = ""
         self._before: tuple[Imbalance, ...] | None = None
+        self._live: LivePage | None = None
         self._main = gevent.getcurrent()
         self.told = Told(environment, headless=self._headless)
         listeners: dict[str, Callable[..., None]] = {
@@ -184,7 +201,7 @@ class Master:
         previous = signal.signal(signal.SIGINT, interrupt)
         try:
             with self._settings.files() as files, output:
-                guarded(self._replay, self._fail)(output=output, files=files)
+                guarded(self._replay_with_page, self._fail)(output=output, files=files)
                 if self._failure is not None:
                     files.fail(self._failure)
             if self._failure is not None:
@@ -198,10 +215,26 @@ class Master:
             elif not self._stopping:  # else `_stop` runs, and ends the test
                 gevent.spawn(self._runner.stop)
 
+    def _replay_with_page(self, output: OutputFolder, files: ResultFiles) -> None:
+        """Replay, and serve the page meanwhile if it is wanted."""
+        if self._settings.page is None:
+            self._replay(output, files)
+            return
+        with live_page(Listen(self._settings.page), output.path) as live:
+            self._live = live
+            try:
+                self._replay(output, files)
+            finally:
+                self._live = None
+                for share in self._shares:
+                    share.close()
+
     def _replay(self, output: OutputFolder, files: ResultFiles) -> None:
         plan, start_ns = self._prepare(), SYSTEM_CLOCK.monotonic_ns()
         if self._failure is not None:
             return
+        if self._live is not None:
+            _follow(self._live, plan, self._shares)
         for share in self._shares:
             share.begun = not share.lost
         self._send("cpsim-go", {})
@@ -211,15 +244,9 @@ class Master:
         was_ended = self._failure is not None or self._stopping or self._interrupted
         replayed = joined(plan, self._shares, start_ns, interrupted=was_ended, failure=self._failure)
         replayed = replayed._replace(stopped_by=self._broken)
-        self._environment.process_exit_code = conclude(
-            plan,
-            replayed,
-            self._settings.thresholds,
-            output,
-            before=self._before,
-            files=files,
-            tell=self.told.say,
-        )
+        thresholds, tell = self._settings.thresholds, self.told.say
+        status = conclude(plan, replayed, thresholds, output, before=self._before, files=files, tell=tell)
+        self._environment.process_exit_code = status
         if output.is_whole and (note := baseline_note(self._settings.baseline, output.path)):
             sys.stderr.write(f"cpsim: {note}\n")
 
@@ -291,9 +318,10 @@ class Master:
     def _records(self, share: Share, data: dict[str, Any]) -> None:
         share.records.append(data["records"])
         share.errors = data["errors"]
-        records = np.frombuffer(data["records"], RECORD_TYPE).copy()
-        records["op"] = share.ops[records["op"]]
-        broken = None if self._breaches is None else self._breaches.take(records)
+        if self._live is not None and share.file is not None:
+            share.file.write(data["records"])
+            self._live.tell([share.errors for share in self._shares])
+        broken = None if self._breaches is None else self._breaches.take(share.of_workload(data["records"]))
         if broken is not None and not self._broken:
             self._broken = str(broken)
             self._send("cpsim-stop", {})
@@ -312,6 +340,15 @@ class Master:
         if share is not None:
             share.lost = not share.ended
         self._fail(reason)
+
+
+def _follow(live: LivePage, plan: Plan, shares: list[Share]) -> None:
+    """Have the page follow what the workers report."""
+    live.begin(plan, ())
+    files = [tempfile.TemporaryFile(buffering=0) for _ in shares]  # noqa: SIM115 - open as long as the page
+    for share, file in zip(shares, files, strict=True):
+        share.file = file
+    live.follow(files)
 
 
 def _print_error(why: str) -> None:

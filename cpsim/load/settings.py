@@ -20,6 +20,7 @@ from cpsim.ui.results import ResultFiles
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from cpdaemon.endpoint import Endpoint
     from cpsim.replay.pace import Pace
     from cpsim.scenario.workload import Workload
 
@@ -47,12 +48,14 @@ class Settings:
     slot_prefix: str | None
     output: str | None
     runs: str
+    page: str | None
     thresholds: tuple[Threshold, ...]
     baseline: Path | None
     stop_on_breach: bool
     warm_up_s: float
     junit: str | None
     summary_file: str | None
+    tls: dict[str, str]
 
     @classmethod
     def given(cls) -> Settings:
@@ -76,7 +79,7 @@ class Settings:
     @property
     def target(self) -> ReplayTarget:
         """Where the load goes, and the server whose accounts are observed, if there is one."""
-        endpoints = [parse_endpoint(address) for address in (self.server, self.endpoint) if address is not None]
+        endpoints = [self._endpoint(address) for address in (self.server, self.endpoint) if address is not None]
         servers = [endpoint for endpoint in endpoints if isinstance(endpoint, UrlEndpoint)]
         return ReplayTarget(
             endpoints[-1],
@@ -86,6 +89,10 @@ class Settings:
             accounts_project=self.project,
             quirks=frozenset(self.quirks),
         )
+
+    def _endpoint(self, address: str) -> Endpoint:
+        endpoint = parse_endpoint(address)
+        return endpoint.with_tls(**self.tls) if self.tls and isinstance(endpoint, UrlEndpoint) else endpoint
 
     @property
     def credentials(self) -> tuple[str, str] | None:

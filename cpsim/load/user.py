@@ -18,7 +18,7 @@ from cpsim.replay.failures import kind_of
 from cpsim.ui.printable import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from locust.env import Environment
 
@@ -36,17 +36,19 @@ class CreditPiggyUser(User):
         host: a socket's path, HOST:PORT or URL; Locust's --host.
         credentials: (project id, secret), for a URL.
         timeout_s: seconds to wait for an answer.
+        tls: for an https URL, the arguments `ca`, `client_cert` and `client_key` of `cpdaemon.Client`.
     """
 
     abstract = True
     credentials: ClassVar[tuple[str, str] | None] = None
     timeout_s: ClassVar[float] = 10.0
+    tls: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
         try:
             endpoint = parse_endpoint(self.host or environment.host or "")
-            self._client = Client(endpoint, self.credentials, self.timeout_s)
+            self._client = Client(endpoint, self.credentials, self.timeout_s, **self.tls)
         except CreditPiggyError as error:
             # Locust waits forever for a user that cannot be made, unless its worker quits
             environment.events.user_error.fire(user_instance=self, exception=error, tb=error.__traceback__)

@@ -5,12 +5,30 @@ from __future__ import annotations
 import threading
 from collections import deque
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cpsim.metrics.duration_buckets import DurationBuckets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+
+@dataclass(frozen=True, slots=True)
+class Delays:
+    """A number of apply delays: their sum and the longest, in seconds."""
+
+    count: int = 0
+    sum_s: float = 0.0
+    longest_s: float = 0.0
+
+    def __add__(self, other: Delays) -> Delays:
+        return Delays(self.count + other.count, self.sum_s + other.sum_s, max(self.longest_s, other.longest_s))
+
+    @property
+    def mean_s(self) -> float | None:
+        """Their mean; None if there are none."""
+        return self.sum_s / self.count if self.count else None
 
 
 class ApplyDelays:
@@ -32,6 +50,7 @@ class ApplyDelays:
         self._now_s = now_s
         self._lock = threading.Lock()
         self._waiting: deque[tuple[int, float]] = deque()
+        self._recent = Delays()
         self.restart()
 
     def restart(self) -> None:
@@ -64,10 +83,18 @@ class ApplyDelays:
             while self._waiting and left > self._left:
                 last, since_s = self._waiting[0]
                 upto = min(last, left)
-                self.buckets.observe(now_s - since_s, upto - self._left)
+                count, delay_s = upto - self._left, now_s - since_s
+                self.buckets.observe(delay_s, count)
+                self._recent += Delays(count, delay_s * count, delay_s)
                 self._left = upto
                 if upto == last:
                     self._waiting.popleft()
+
+    def take(self) -> Delays:
+        """Return the delays that were measured since this was called last."""
+        with self._lock:
+            taken, self._recent = self._recent, Delays()
+        return taken
 
     def oldest_s(self) -> float:
         """Return how long the first command that waits has waited, in seconds; 0 if none waits."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import ssl
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import uvloop
 
 from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint, UrlEndpoint
+from cpdaemon.transport import tls_of
 from cpsim.daemon.site import address_of
 from cpsim.errors import CpsimError
 from cpsim.net.addresses import listen_tcp, listen_unix
@@ -130,9 +130,7 @@ class _Proxy:
         self._stage = "server" if isinstance(target, UrlEndpoint) else "daemon"
         self._name = "recorder" if faults is None else "proxy"
         self.exchange = _exchanges(target, recording)
-        self._tls = (
-            ssl.create_default_context() if isinstance(target, UrlEndpoint) and target.scheme == "https" else None
-        )
+        self._tls = tls_of(target)
         self._server: asyncio.AbstractServer | None = None
         self._relays: set[Relay] = set()
         self._tasks: set[asyncio.Task[None]] = set()

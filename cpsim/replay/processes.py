@@ -50,6 +50,8 @@ class Processes:
         self._stopping = False
         self.start_ns = 0
         """Start of the replay in monotonic time."""
+        self.journals = [replayer.journal for replayer in self._replayers]
+        """The journals of the processes, whose files have what was answered some twentieth of a second ago."""
 
     def stop(self) -> None:
         """Send nothing more, and record operations in flight as unknown. Safe to call from a signal handler."""
@@ -79,9 +81,9 @@ class Processes:
         return elapsed_s, *merged(shares)
 
     @property
-    def journals(self) -> list[tuple[Journal, npt.NDArray[np.int64]]]:
-        """The journal of each process, and the numbers of its operations in the whole workload."""
-        return [(replayer.journal, replayer.assignment.ops) for replayer in self._replayers]
+    def operations(self) -> list[npt.NDArray[np.int64]]:
+        """The numbers of each process's operations in the whole workload."""
+        return [replayer.assignment.ops for replayer in self._replayers]
 
     def effort(self) -> Effort:
         """The cost of the replay, see `joint_effort`."""
@@ -154,8 +156,10 @@ class _Replayer:
             self.ready = True
             if "progress" in message:
                 self.progress = Progress(*message["progress"])
+            if "errors" in message:
+                self.journal.errors = message["errors"]
             if "elapsed_s" in message:
-                self.journal.errors, self.elapsed_s = message["errors"], message["elapsed_s"]
+                self.elapsed_s = message["elapsed_s"]
                 self.effort = Effort(*message["effort"])
             if "failed" in message:
                 raise CpsimError(f"a process of the replay failed: {message['failed']}; what it had sent is not known")
@@ -188,10 +192,14 @@ def _replay() -> None:
     tune_process()
     assignment: Assignment
     file, assignment = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the process that started this one
+    told = 1
 
     def report_progress(progress: Progress) -> None:
-        journal.flush()  # the parent reads it
-        _report(progress=progress)
+        nonlocal told
+        journal.flush()
+        texts = {"errors": journal.errors} if len(journal.errors) > told else {}
+        told = len(journal.errors)
+        _report(progress=progress, **texts)
 
     with Sender(assignment, report_progress, was_reached=True, descriptor=file) as sender:
         engine, journal = sender.engine, sender.journal

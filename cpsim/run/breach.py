@@ -79,20 +79,23 @@ class BreachWatch:
         schedule_us: when each operation is due; None if none is.
 
     Attributes:
-        journals: what is written, and the numbers of the operations in the workload.
         broken: the assert that is broken; "" as long as there is none.
     """
 
     def __init__(self, plan: Plan, schedule_us: npt.NDArray[np.int64] | None) -> None:
         self._breaches = Breaches(plan.stop_on, plan.workload, schedule_us, plan.warm_up_s) if plan.stop_on else None
         self._offsets: dict[Journal, int] = {}
-        self.journals: list[tuple[Journal, npt.NDArray[np.int64]]] = []
+        self._journals: list[tuple[Journal, npt.NDArray[np.int64]]] = []
         self.broken = ""
+
+    def follow(self, journals: Sequence[Journal], operations: Sequence[npt.NDArray[np.int64]]) -> None:
+        """Look into these journals, of which each has operations with these numbers in the workload."""
+        self._journals = list(zip(journals, operations, strict=True))
 
     def look(self) -> bool:
         """Read what is new; returns whether an assert is broken."""
         if self._breaches is not None and not self.broken:
-            for journal, ops in self.journals:
+            for journal, ops in self._journals:
                 offset = self._offsets.get(journal, 0)
                 data = journal.tail(offset)
                 self._offsets[journal] = offset + len(data)

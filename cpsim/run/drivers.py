@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from cpsim.clock import Clock
     from cpsim.metrics.progress import Progress
     from cpsim.replay.assignment import Assignment
-    from cpsim.replay.engine import Effort
+    from cpsim.replay.engine import Effort, Engine
     from cpsim.replay.wires.wire import Wire
     from cpsim.run.faults import TimedFaults
+    from cpsim.run.live import LivePage
     from cpsim.run.plan import Plan
 
 
@@ -99,6 +100,8 @@ def drive(
     wiring: Wiring,
     observer: Observer | None = None,
     timed_faults: TimedFaults | None = None,
+    live: LivePage | None = None,
+    faults_set_s: float | None = None,
 ) -> Replayed:
     """Replay by the driver that a plan needs; Ctrl-C and SIGTERM end the replay, and what was sent is kept.
 
@@ -109,6 +112,8 @@ def drive(
         wiring: the clock, and the way to the target.
         observer: of the fake whose clock is moved, in virtual time.
         timed_faults: faults at times of the virtual clock.
+        live: the page that shows the replay; None for none, as in virtual time.
+        faults_set_s: when the faults were set, on the local monotonic clock; None if there are none.
 
     Raises:
         CpsimError: the target cannot be reached, or a process of the replay failed.
@@ -118,21 +123,29 @@ def drive(
     def report_progress(progress: Progress) -> None:
         on_progress(progress)
         if progress.elapsed_s > plan.stop_after_s or watch.look():
-            stop()
+            replay.stop()
+        if live is not None:
+            live.flush(journals, 0.0 if faults_set_s is None else faults_set_s - replay.start_ns / 1e9)
+
+    replay: Processes | Engine
 
     if plan.processes > 1:
         with Processes(assignment, plan.processes, report_progress) as replayers:
-            stop = replayers.stop
-            watch.journals = replayers.journals
-            with _interrupting(stop) as interrupts:
+            replay, journals = replayers, replayers.journals
+            watch.follow(journals, replayers.operations)
+            if live is not None:
+                live.follow(journals)
+            with _interrupting(replayers.stop) as interrupts:
                 elapsed_s, records, errors = replayers.run()
             effort, start_ns = replayers.effort(), replayers.start_ns
             return Replayed(records, errors, elapsed_s, effort, start_ns, bool(interrupts), stopped_by=watch.broken)
     sender = Sender(assignment, report_progress, clock=wiring.clock, connect=wiring.connect, was_reached=True)
     with sender, _interrupting(sender.engine.stop) as interrupts, undisturbed():
         engine, journal = sender.engine, sender.journal
-        stop = engine.stop
-        watch.journals = [(journal, assignment.ops)]
+        replay, journals = engine, [journal]
+        watch.follow(journals, [assignment.ops])
+        if live is not None:
+            live.follow(journals)
         virtual_ns = None
         if isinstance(plan.pace, Virtual):
             assert observer is not None

@@ -50,7 +50,7 @@ TENTHS_OF_DECADES: Final = 40
 """Points of a percentile curve, which has 99.99% at its end."""
 
 
-def html(run: Run, summary: Summary, document: dict[str, Any], verdict: dict[str, Any]) -> str:
+def html(run: Run, summary: Summary, document: dict[str, Any], verdict: dict[str, Any], *, live: str = "") -> str:
     """The page.
 
     Args:
@@ -58,6 +58,7 @@ def html(run: Run, summary: Summary, document: dict[str, Any], verdict: dict[str
         summary: its figures.
         document: `run.json`.
         verdict: `verdict.json`.
+        live: where the page will be when the run has ended, of a run that goes on; "" of one that has ended.
     """
     over_time = OverTime.of(run.evidence, run.apply_delay)
     faults = None if over_time is None else _faults(run, over_time)
@@ -91,6 +92,8 @@ def html(run: Run, summary: Summary, document: dict[str, Any], verdict: dict[str
         shown_anomalies=SHOWN_ANOMALIES,
         figure=figure,
         unknown=UNKNOWN,
+        live=live,
+        planned=len(run.plan.workload),
     )
 
 

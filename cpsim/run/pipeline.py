@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from cpsim.metrics.progress import Progress
     from cpsim.replay.engine import Effort
     from cpsim.replay.pace import Pace
+    from cpsim.run.live import LivePage
     from cpsim.scenario.workload import Workload
 
 EMBEDDED_PROJECT: Final = "cpsim"
@@ -123,6 +124,7 @@ def run(
     on_progress: Callable[[int, Progress], None],
     wiring: Wiring = Wiring(),  # noqa: B008 - it cannot be changed
     checkers: Sequence[Checker] | None = None,
+    live: LivePage | None = None,
 ) -> Run:
     """Replay a workload at a target, and judge the result.
 
@@ -143,6 +145,7 @@ def run(
         on_progress: called with the number of operations planned, and the replay's progress.
         wiring: the clock, and the way to the target.
         checkers: checkers beside the product's own; None takes those that are installed.
+        live: shows the run while it goes on; not in virtual time, which shifts what was recorded.
 
     Raises:
         CannotObserve, OSError: the target or its server cannot be reached.
@@ -189,6 +192,7 @@ def run(
             on_stage=on_stage,
             on_progress=lambda progress: on_progress(len(workload), progress),
             checkers=checkers,
+            live=live,
         )
 
 
@@ -200,6 +204,7 @@ def _perform(
     on_stage: Callable[[str], None],
     on_progress: Callable[[Progress], None],
     checkers: Sequence[Checker],
+    live: LivePage | None,
 ) -> Run:
     """Replay, with the faults, and conclude."""
     assignment = plan.assignment()
@@ -212,6 +217,8 @@ def _perform(
     links = list(links_of(plan.workload).items())
     if fake is not None and not plan.workload.link_after:
         fake.control.link(links)
+    if live is not None:
+        live.begin(plan, faults)
     on_stage("replaying")
     with ClockWatch(None if isinstance(plan.pace, Virtual) else observer, wiring.clock) as watch:
         with faults_during(plan, observer, faults, wiring.clock) as set_faults:
@@ -222,6 +229,8 @@ def _perform(
                 wiring=wiring,
                 observer=observer,
                 timed_faults=set_faults.timed,
+                live=live,
+                faults_set_s=set_faults.since_s,
             )
         if fake is not None and plan.workload.link_after:
             fake.control.link(links)

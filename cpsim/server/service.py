@@ -85,8 +85,6 @@ class AccountServer:
             "expire": self._expire,
             "housekeep": self._housekeep,
         }
-        self.on_applied: Callable[[Sequence[Call]], object] | None = None
-        """Called with the commands of each batch, refused ones included, one batch at a time; must be quick."""
         self.store = store
         self.salt = secrets.token_hex(16) if store is None else store.salt
         """A random text that is kept with the accounts: what ids for strangers are made from."""
@@ -193,8 +191,6 @@ class AccountServer:
                 refusals = self._apply(now_us, project_id, calls, batch_id)
             self.journal.add(project_id, now_us, calls, written, refusals)
             self.counts.add(project_id, calls, refusals)
-            if self.on_applied is not None:
-                self.on_applied(calls)
             if self.store is not None:
                 self._keep(self.store, now_us, ("apply", (project_id, msgspec.Raw(written), batch_id, refusals)))
         return refusals

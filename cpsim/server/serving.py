@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from cpsim.net.http.application import Application
     from cpsim.net.http.shared import Limits
+    from cpsim.net.tls import ServerCertificate
 
 
 class HttpServer:
@@ -27,6 +28,7 @@ class HttpServer:
         faults: the plan.
         limits: of its connections.
         new_loop: makes the event loop, whose time is that of connections and of faults that come and go.
+        tls: the certificate with which its connections speak TLS.
     """
 
     def __init__(
@@ -36,8 +38,10 @@ class HttpServer:
         faults: FaultPlan | None = None,
         limits: Limits | None = None,
         new_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop,
+        *,
+        tls: ServerCertificate | None = None,
     ) -> None:
-        self._carrier = Carrier(app, sockets, "cpsim-http", limits=limits, new_loop=new_loop)
+        self._carrier = Carrier(app, sockets, "cpsim-http", limits=limits, new_loop=new_loop, tls=tls)
         self._faults = FaultPlan() if faults is None else faults
         self._timer: asyncio.TimerHandle | None = None
         self._is_down: bool | None = None

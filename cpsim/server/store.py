@@ -43,6 +43,8 @@ CREATE INDEX IF NOT EXISTS received_by ON received (project, position);
 CREATE TABLE IF NOT EXISTS identity (salt TEXT NOT NULL);
 INSERT INTO identity SELECT lower(hex(randomblob(16))) WHERE NOT EXISTS (SELECT 1 FROM identity);
 """
+CHECKED: Final = {"log": "record", "snapshot": "content", "received": "record"}
+"""The texts of which each table's checksums are."""
 RECEIVED: Final = ("apply", "note")
 """Changes that the journal shows."""
 EXPIRED: Final = "expire"

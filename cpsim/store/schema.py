@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Number of the format, in the file's `user_version`; files from before it was written down have 0."""
 TABLES: Final = """
 CREATE TABLE IF NOT EXISTS log

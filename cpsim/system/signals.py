@@ -8,6 +8,8 @@ import socket
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final
 
+from cpsim.clock import SYSTEM_CLOCK
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
@@ -33,9 +35,13 @@ class Signals:
     """The signals of this process while the context lasts, for its main thread.
 
     SIGINT and SIGTERM end it. SIGHUP has it read its files again, unless its terminal was closed, which ends it.
+
+    Args:
+        others: further signals that end it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *others: signal.Signals) -> None:
+        self._ending = {*ENDING, *others}
         self._undo = ExitStack()
         self._is_closed = terminal_watch()
         self._came, self._wake = socket.socketpair()
@@ -47,7 +53,7 @@ class Signals:
         # the main thread, which waits, may not be the one that a signal interrupts
         before = signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
         self._undo.callback(signal.set_wakeup_fd, before)
-        for number in (*ENDING, signal.SIGHUP):
+        for number in (*self._ending, signal.SIGHUP):
             self._undo.callback(signal.signal, number, signal.signal(number, lambda *_: None))
         return self
 
@@ -60,12 +66,21 @@ class Signals:
         """End it, as a signal would; from any thread."""
         self._wake.send(END)
 
-    def wait(self, read_again: Callable[[], object]) -> None:
-        """Return when it is to end, and call a function at each SIGHUP until then."""
+    def wait(self, read_again: Callable[[], object], timeout_s: float | None = None) -> int:
+        """Return when it is to end, and call a function at each SIGHUP until then.
+
+        Returns:
+            The signal that ends it; 0 for none: `end` was called, or the timeout passed.
+        """
+        end_s = None if timeout_s is None else SYSTEM_CLOCK.monotonic() + timeout_s
         while True:
-            (number,) = self._came.recv(1)
-            if number in {*END, *ENDING} or (number == signal.SIGHUP and self._is_closed()):
-                return
+            self._came.settimeout(None if end_s is None else max(0, end_s - SYSTEM_CLOCK.monotonic()))
+            try:
+                (number,) = self._came.recv(1)
+            except (TimeoutError, BlockingIOError):
+                return 0
+            if number in {*END, *self._ending} or (number == signal.SIGHUP and self._is_closed()):
+                return int(number)
             if number == signal.SIGHUP:
                 read_again()
 

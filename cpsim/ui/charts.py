@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from zoneinfo import ZoneInfo
 
 from jinja2.utils import htmlsafe_json_dumps
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 Drawn = Literal["line", "area", "bars", "steps"]
 Across = Literal["seconds", "time", "number", "names", "percentile"]
+THINNEST: Final = 6
+"""The least width of a bar of a waterfall, in thousandths of the whole."""
 UNKNOWN: Final = "\N{EN DASH}"
 
 
@@ -119,13 +123,12 @@ class Chart:
 
     def _table(self) -> Markup:
         heads = Markup("").join(Markup('<th scope="col" class="num">{}</th>').format(one.name) for one in self.series)
-        columns = [[figure(value) for value in one.values] for one in self.series]
-        names = [figure(x) if isinstance(x, int | float) else x for x in self.x]
-        body = Markup("\n").join(
-            Markup('<tr><th scope="row">{}</th>{}</tr>').format(
-                name, Markup("").join(Markup('<td class="num">{}</td>').format(text) for text in row)
-            )
-            for name, *row in zip(names, *columns, strict=True)
+        columns = [[figure(value) for value in one.values] for one in self.series]  # digits: nothing to escape
+        body = "\n".join(
+            f'<tr><th scope="row">{escape(name)}</th>'
+            + "".join(f'<td class="num">{text}</td>' for text in row)
+            + "</tr>"
+            for name, *row in zip(self._names(), *columns, strict=True)
         )
         return Markup(
             "<details><summary>Table</summary>\n"
@@ -133,7 +136,14 @@ class Chart:
             '<caption class="skip">{title}</caption>\n'
             '<thead><tr><th scope="col">{x_name}</th>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody>\n'
             "</table></div></details>\n"
-        ).format(title=self.title, x_name=self.x_name, heads=heads, body=body)
+        ).format(title=self.title, x_name=self.x_name, heads=heads, body=Markup(body))  # noqa: S704 - escaped above
+
+    def _names(self) -> list[str]:
+        """The places as the table names them: times have their offset."""
+        if self.across != "time":
+            return [figure(x) if isinstance(x, int | float) else x for x in self.x]
+        zone = ZoneInfo(self.zone)
+        return [datetime.fromtimestamp(float(x), zone).isoformat(" ", "seconds") for x in self.x]
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +185,49 @@ class Ranking:
         return Markup(
             '<li title="{}: {}"><span class="name">{}</span><span class="bar">{}</span><b>{}</b></li>\n'
         ).format(name, told, name, bars, total)
+
+
+class Mark(NamedTuple):
+    """A row of a waterfall: what it is, the part of the width that its bar takes, its outcome, and its times."""
+
+    label: str
+    begin: float
+    end: float
+    outcome: str
+    when: str
+
+
+@dataclass(frozen=True, slots=True)
+class Waterfall:
+    """Rows of events in the order of time, each with a bar, which a page shows without a script or a style of its own.
+
+    Attributes:
+        title: what it shows.
+        marks: the rows; the outcome is a class of the stylesheet.
+    """
+
+    title: str
+    marks: Sequence[Mark]
+
+    def __html__(self) -> str:
+        """The figure."""
+        rows = Markup("\n").join(
+            Markup(
+                '<li><span class="said">{}</span><svg class="track" viewBox="0 0 1000 16" preserveAspectRatio="none" '
+                'aria-hidden="true"><rect class="{}" x="{:.1f}" width="{:.1f}" height="16" rx="3"/></svg>'
+                '<span class="when">{}</span></li>'
+            ).format(mark.label, mark.outcome, *self._bar(mark), mark.when)
+            for mark in self.marks
+        )
+        return Markup('<figure><figcaption>{}</figcaption>\n<ol class="steps">\n{}\n</ol></figure>').format(
+            self.title, rows
+        )
+
+    def _bar(self, mark: Mark) -> tuple[float, float]:
+        """Where a bar begins and its width, in thousandths; a bar without a duration can be seen too."""
+        end = max(1000 * mark.end, THINNEST)
+        begin = min(1000 * mark.begin, end - THINNEST)
+        return begin, end - begin
 
 
 def figure(value: float | None) -> str:

@@ -17,7 +17,8 @@
 
   class Chart {
     constructor(figure) {
-      this.spec = JSON.parse(figure.querySelector("script").textContent);
+      this.figure = figure;
+      this.read();
       this.place = figure.querySelector(".plot");
       this.shown = this.spec.series.map(() => true);
       this.makeLegend(figure);
@@ -29,6 +30,19 @@
         const width = this.place.clientWidth;
         if (!paper.is && width && this.plot && width !== this.plot.width) this.plot.setSize({ width, height: this.height() });
       }).observe(this.place);
+    }
+
+    read() {
+      this.text = this.figure.querySelector("script").textContent;
+      this.spec = JSON.parse(this.text);
+    }
+
+    renew() {
+      if (this.figure.querySelector("script").textContent === this.text) return;
+      const isWhole = this.reset.hidden;
+      this.read();
+      this.draw();
+      if (isWhole) this.plot.setScale("x", { min: this.ends[0], max: this.ends[1] });
     }
 
     makeLegend(figure) {
@@ -204,7 +218,16 @@
     redraw();
   };
   if (paper.is) root.dataset.theme = "light";
-  for (const figure of document.querySelectorAll("figure.chart")) charts.push(new Chart(figure));
+  const begin = () => {
+    for (const figure of document.querySelectorAll("figure.chart"))
+      if (!charts.some((chart) => chart.figure === figure)) charts.push(new Chart(figure));
+  };
+  begin();
+  document.addEventListener("figures", () => {  // a page whose figures change says so
+    charts.splice(0, Infinity, ...charts.filter((chart) => chart.figure.isConnected));
+    charts.forEach((chart) => chart.renew());
+    begin();
+  });
   addEventListener("beforeprint", () => print(true));
   addEventListener("afterprint", () => print(false));
   matchMedia("print").addEventListener("change", (event) => print(event.matches));

@@ -12,16 +12,28 @@ import jinja2
 def template(package: str, name: str) -> jinja2.Template:
     """A template of a package, which extends `layout.html.j2`.
 
-    The layout needs `title`, `contents` (what the sections are) and `sections` (anchor and name of each).
+    The layout needs `title`, `contents` (what the sections are) and `sections` (anchor and name of each). With
+    `live`, the page is refreshed from `/`; it then needs a button `pause` and a place `news`.
     """
     loader = jinja2.DictLoader({"layout.html.j2": _text("layout.html.j2"), name: _text(name, package)})
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    library = "vendor/uplot/uPlot"
-    environment.globals |= {
-        "style": _text(f"{library}.min.css") + _text("page.css"),
-        "script": _text(f"{library}.iife.min.js") + _text("page.js"),
-    }
+    environment.globals |= {"style": style(), "script": script(), "live_script": live_script()}
     return environment.get_template(name)
+
+
+def style() -> str:
+    """The stylesheet of pages, with the chart library's."""
+    return _text("vendor/uplot/uPlot.min.css") + _text("page.css")
+
+
+def script() -> str:
+    """The script of pages, with the chart library."""
+    return _text("vendor/uplot/uPlot.iife.min.js") + _text("page.js")
+
+
+def live_script() -> str:
+    """The script that refreshes a page which changes."""
+    return _text("live.js")
 
 
 def _text(name: str, package: str = "cpsim.ui") -> str:

@@ -67,7 +67,7 @@ def results(outcomes):
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
-        ("cpapi_setup", "server_endpoint, credentials=None"),
+        ("cpapi_setup", "server_endpoint, credentials=None, *, ca=None, client_cert=None, client_key=None"),
         ("cpapi_alloc", "slot_id, min=None, max=None, credits=None, *, expire=None"),
         ("cpapi_discard", "slot_id, reason=None"),
         ("cpapi_claim", "slot_id, machine_id, credits=None"),

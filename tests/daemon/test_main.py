@@ -239,6 +239,20 @@ def test_what_is_missing_in_a_configuration_is_told_with_its_key(here, ini):
     assert error.endswith(f"give --secret-file, or [api] api_secret in {path}\n")
 
 
+def test_a_running_daemon_is_drained_by_a_signal(here, server, ini):
+    command = [*CPSIM, "daemon", "--spool", "spool", "--config", str(ini(server.addresses["http"]))]
+    with subprocess.Popen([*command, "--flush-interval", "3600"], stdout=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        with Client("./cp.sock") as client:
+            client.alloc("a")
+        process.send_signal(signal.SIGUSR1)
+        assert process.wait(280) == 0
+    assert not (here / "cp.sock").exists()
+    assert told("--spool", "spool", "--status")[1].splitlines()[1] == "queued        0"
+    with server.accounts.reading() as ledger:
+        assert list(ledger.project("p").slots) == ["a"]
+
+
 @pytest.mark.parametrize("key", ["logfile", "pidfile"])
 def test_a_file_that_cannot_be_written_is_told_with_its_key(here, ini, key):
     path = ini("http://127.0.0.1:1/api")

@@ -173,9 +173,16 @@ def has_slots(site, count):
         return "demo" in ledger.projects and len(ledger.projects["demo"].slots) >= count
 
 
-def test_ctrl_c_ends_it_with_what_was_sent(loads, tmp_path, site, wait_for):
-    process = loads.start("smoke", "--headless", "--processes", "2", options=["--output", "run", "--rate", "100"])
-    wait_for(lambda: has_slots(site, 20))
+def test_ctrl_c_ends_it_with_what_was_sent_and_its_page_shows_that_before(loads, tmp_path, site, wait_for):
+    options = ["--output", "run", "--rate", "20", "--page", "0"]
+    process = loads.start("smoke", "--headless", "--processes", "2", options=options)
+    url = until(process, "the page of this run: ").split()[-1]
+
+    def answered():
+        with urllib.request.urlopen(url, timeout=280) as answer:
+            return int(re.search(rf"(\d+) of {SMOKE:,} operations are answered", answer.read().decode())[1])
+
+    wait_for(lambda: has_slots(site, 20) and answered() >= 20)
     os.killpg(process.pid, signal.SIGINT)
     output = said(process)
     run = document(tmp_path / "run")
@@ -382,10 +389,10 @@ def verdict(port):
 
 
 def until(process, text):
-    """Read a process's output up to a line with a text."""
+    """Read a process's output up to a line with a text, which is returned."""
     for line in process.stdout:
         if text in line:
-            return
+            return line
     raise AssertionError(f"the process ended without {text!r}")
 
 

@@ -271,7 +271,10 @@ def make_spool(folder, sample):
         client.discard("job-4", "unknown-vmid")
         client.alloc("job-5", credits=1, expire=FOR_EVER_MIN)
         wait_until(lambda: status(folder)["trouble"])
+    cpsim(folder, "daemon", "--spool", "daemon.spool", "--backup", "copied.spool")
+    cpsim(folder, "daemon", "--spool", "copied.spool", "--export", "moved.jsonl")
     keep(sample / "spool", folder, "daemon.spool")
+    keep(sample / "moved", folder, "moved.jsonl")
 
 
 def make_killed(folder, sample):

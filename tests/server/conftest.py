@@ -146,14 +146,14 @@ def by_hand():
     """Starts a server by a clock; returns its address, and advance(duration_s)."""
     with ExitStack() as stack:
 
-        def start(clock, faults=None):
+        def start(clock, faults=None, tls=None):
             loop = ManualLoop(clock)
             sock = socket.create_server(("127.0.0.1", 0))
             address = sock.getsockname()
             accounts = AccountServer({"p": "s"})
             faults = FaultPlan(clock=clock) if faults is None else faults
             server = HttpServer(
-                RequestFaults(Api(accounts), faults, accounts.known_id), [sock], faults, new_loop=lambda: loop
+                RequestFaults(Api(accounts), faults, accounts.known_id), [sock], faults, new_loop=lambda: loop, tls=tls
             )
             server.start()
             stack.callback(stop, server, lambda: loop.call_soon_threadsafe(clock.advance, 1))

@@ -10,6 +10,7 @@ from contextlib import suppress
 
 import limits_page
 import pytest
+import trustme
 
 from cpsim.errors import CpsimError
 from cpsim.fake import ANY_PORT, Fake
@@ -18,6 +19,7 @@ from cpsim.net.control import PAGE
 from cpsim.net.http import carrier
 from cpsim.net.http.shared import Limits
 from cpsim.net.listen import BACKLOG
+from cpsim.net.tls import ServerCertificate
 from cpsim.protocol.depth import MAX_DEPTH
 from cpsim.quirks.policies.ledger import LARGEST_INTEGER
 from cpsim.server import batches, journal
@@ -45,6 +47,7 @@ NUMBERS = {
     "Time until a request's head is whole": LIMITS.head_s,
     "Time until a request is whole": LIMITS.request_s,
     "Time to read why a request was refused": LIMITS.linger_s,
+    "Time of a handshake of TLS": LIMITS.handshake_s,
     "Connections that wait to be accepted": BACKLOG,
     "Open files": FILE_LIMITS[0],
     "Nesting of an argument": MAX_DEPTH,
@@ -160,6 +163,21 @@ def test_who_is_refused_and_goes_on(by_hand):
         advance(1)
         with pytest.raises((ConnectionResetError, BrokenPipeError)):
             sock.sendall(b"more" * 1_000_000)
+
+
+@meets("Time of a handshake of TLS")
+def test_who_never_shakes_hands(by_hand, tmp_path):
+    trustme.CA().issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(tmp_path / "both.pem")
+    address, advance = by_hand(ManualClock(), tls=ServerCertificate(tmp_path / "both.pem"))
+    with socket.create_connection(address, GUARD_S) as sock:
+        advance(0)
+        advance(LIMITS.handshake_s - 1)
+        sock.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            sock.recv(100)
+        sock.settimeout(GUARD_S)
+        advance(1)
+        assert sock.recv(100) == b""
 
 
 @meets("Connections that wait to be accepted")

@@ -10,6 +10,7 @@ import pytest
 
 from cpsim.net.http.shared import FEW
 from cpsim.protocol.depth import MAX_DEPTH
+from cpsim.server.command_counts import CommandCounts
 from cpsim.server.service import AccountServer
 
 OK = (200, b'{"result": "ok"}')
@@ -62,6 +63,19 @@ def answer(sock):
     return int(head.split(b" ")[1]), body
 
 
+def sizes_of_batches(site):
+    """The number of commands of each batch that is applied from now on."""
+    sizes = []
+
+    class Batches(CommandCounts):
+        def add(self, project_id, calls, refusals):
+            sizes.append(len(calls))
+            super().add(project_id, calls, refusals)
+
+    site.fake.accounts.counts = Batches()
+    return sizes
+
+
 def test_each_is_answered_for_itself(site, together):
     got = together(
         single(site, "alloc", {"slot": "a", "credits": 2}),
@@ -94,8 +108,7 @@ def test_each_is_answered_for_itself(site, together):
 
 
 def test_many_are_applied_once_each(site, together):
-    sizes = []
-    site.fake.accounts.on_applied = lambda calls: sizes.append(len(calls))
+    sizes = sizes_of_batches(site)
     got = together(*[single(site, "alloc", {"slot": f"s-{number % 40}"}) for number in range(80)])
     assert Counter(status for status, _ in got) == {200: 40, 500: 40}
     assert len(site.slots()) == 41
@@ -104,8 +117,7 @@ def test_many_are_applied_once_each(site, together):
 
 
 def test_with_few_connections_each_is_applied_when_it_comes(site, connect):
-    sizes = []
-    site.fake.accounts.on_applied = lambda calls: sizes.append(len(calls))
+    sizes = sizes_of_batches(site)
     socks = connect(FEW - 1)
     with site.fake.accounts.reading():
         for number, sock in enumerate(socks):

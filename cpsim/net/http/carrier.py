@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cpsim.net.http.application import Application
+    from cpsim.net.tls import ServerCertificate
 
 ACCEPTS_A_STEP: Final = 100
 FINISH_S: Final = 1.0
@@ -45,6 +46,7 @@ class Carrier(Generic[C]):
         name: of its thread.
         limits: of its connections.
         new_loop: makes the event loop, whose time is that of the connections.
+        tls: the certificate with which its connections speak TLS.
     """
 
     def __init__(
@@ -55,8 +57,10 @@ class Carrier(Generic[C]):
         *,
         limits: Limits | None = None,
         new_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop,
+        tls: ServerCertificate | None = None,
     ) -> None:
         self._app = app
+        self._tls = tls
         self._sockets = sockets
         self._limits = Limits() if limits is None else limits
         self._new_loop = new_loop
@@ -141,6 +145,8 @@ class Carrier(Generic[C]):
         shared = self._shared
         await shared.stopping.wait()
         self._close_sockets()
+        for task in self._opening if self._tls is not None else ():
+            task.cancel()  # a handshake takes as long as its client wants
         if self._opening:
             await asyncio.wait(self._opening)
         for connection in list(shared.connections):
@@ -186,8 +192,11 @@ class Carrier(Generic[C]):
 
     async def _open(self, sock: socket.socket) -> None:
         try:
-            await self._loop.connect_accepted_socket(lambda: Connection(self._shared), sock)
-        except OSError:  # the client has gone
+            context, handshake_s = (None, None) if self._tls is None else (self._tls.context, self._limits.handshake_s)
+            await self._loop.connect_accepted_socket(
+                lambda: Connection(self._shared), sock, ssl=context, ssl_handshake_timeout=handshake_s
+            )
+        except OSError:  # the client has gone, or does not trust the certificate
             sock.close()
 
 

@@ -8,6 +8,7 @@ import ssl
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
+from cpdaemon.transport import reason_of, tls_of
 from cpsim.errors import CpsimError, reason
 from cpsim.net.http.incoming import Incoming
 
@@ -104,7 +105,7 @@ def _response(
     timeout_s: float,
 ) -> Iterator[http.client.HTTPResponse]:
     connection = (
-        http.client.HTTPSConnection(server.host, server.port, timeout=connect_s, context=ssl.create_default_context())
+        http.client.HTTPSConnection(server.host, server.port, timeout=connect_s, context=tls_of(server))
         if server.scheme == "https"
         else http.client.HTTPConnection(server.host, server.port, timeout=connect_s)
     )
@@ -117,7 +118,8 @@ def _response(
             response.begin()
             yield response
     except NO_RESPONSE as error:
-        why = getattr(error, "strerror", None) or reason(error) or type(error).__name__
-        raise CannotReach(f"cannot reach {server}: {why}; is it running there?") from error
+        why = reason_of(error) or reason(error) or type(error).__name__
+        advice = "" if isinstance(error, ssl.SSLError) else "; is it running there?"
+        raise CannotReach(f"cannot reach {server}: {why}{advice}") from error
     finally:
         connection.close()

@@ -247,7 +247,8 @@ class Connection(asyncio.Protocol):
         if not closes:
             return
         if self._lingers:
-            transport.write_eof()
+            if transport.can_write_eof():  # which TLS cannot
+                transport.write_eof()
             self._set_reading()
             self._timer.cancel()
             self._timer = self._loop.call_later(self._shared.limits.linger_s, transport.abort)

@@ -60,6 +60,7 @@ class Limits(msgspec.Struct, frozen=True):
         head_s: seconds in which a head has to be there, from its first byte.
         request_s: seconds in which a request has to be there, from its first byte.
         linger_s: seconds that a client has to read why it was refused.
+        handshake_s: seconds that a handshake of TLS may take.
     """
 
     head_bytes: int = 2**20
@@ -70,6 +71,7 @@ class Limits(msgspec.Struct, frozen=True):
     head_s: float = 75.0
     request_s: float = 300.0
     linger_s: float = 10.0
+    handshake_s: float = 10.0
 
 
 class Shared(Generic[C]):

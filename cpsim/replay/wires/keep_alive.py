@@ -17,6 +17,7 @@ import httptools
 import msgspec
 
 from cpdaemon.errors import NotSent
+from cpdaemon.transport import reason_of, refuses_certificate, tls_of
 from cpsim.evidence.journal import OperationOutcome
 from cpsim.replay.wires.poller import Many
 from cpsim.replay.wires.wire import ACCEPTED, READ_BYTES, Answer, was_dropped
@@ -43,6 +44,7 @@ class KeepAlive:
 
     Raises:
         OSError, UnicodeError: the host has no address.
+        EndpointError: a file for TLS cannot be used.
     """
 
     def __init__(self, endpoint: UrlEndpoint, timeout_s: float) -> None:
@@ -55,7 +57,7 @@ class KeepAlive:
         self._idle: list[int] = []
         self._opening: dict[int, bytes] = {}
         self._known: dict[bytes, Answer] = {}
-        self._tls = ssl.create_default_context() if endpoint.scheme == "https" else None
+        self._tls = tls_of(endpoint)
 
     def send(self, payload: bytes) -> int:
         """See `Wire`."""
@@ -83,6 +85,8 @@ class KeepAlive:
             return None
         except OSError as error:
             self.abandon(fd)
+            if refuses_certificate(error):
+                return OperationOutcome.REFUSED, f"cannot connect: {reason_of(error)}"
             return OperationOutcome.UNKNOWN, f"reply lost: {error.strerror or error}"
         if connection.at_rest and data in self._known:
             self._idle.append(fd)
@@ -176,7 +180,7 @@ class KeepAlive:
             connection.sock.sendall(self._opening[fd])
         except OSError as error:
             self.abandon(fd)
-            return OperationOutcome.REFUSED, f"cannot connect: {error.strerror or error}"
+            return OperationOutcome.REFUSED, f"cannot connect: {reason_of(error)}"
         del self._opening[fd]
         return None
 

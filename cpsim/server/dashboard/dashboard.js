@@ -1,55 +1,26 @@
 "use strict";
-// Parts marked as live are refreshed every two seconds unless paused; a button changes the theme.
-const EVERY_MS = 2000;
-const news = document.getElementById("news");
-const pause = document.querySelector(".pause");
-let paused = false;
+// The dashboard: the theme is kept, and the form of faults shows what a fault takes.
+{
+  const root = document.documentElement;
+  const kept = sessionStorage.getItem("theme");
+  if (kept) root.dataset.theme = kept;
+  new MutationObserver(() => {
+    if (root.dataset.theme) sessionStorage.setItem("theme", root.dataset.theme);
+    else sessionStorage.removeItem("theme");
+  }).observe(root, { attributes: true, attributeFilter: ["data-theme"] });
 
-function say(text) {
-  if (news.textContent !== text) news.textContent = text;
-}
-
-async function refresh() {
-  if (paused || document.hidden) return;
-  try {
-    const answer = await fetch("/", { signal: AbortSignal.timeout(10_000) });
-    if (!answer.ok) throw new Error(`status ${answer.status}`);
-    const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
-    for (const part of document.querySelectorAll("[data-live]")) {
-      const other = fresh.getElementById(part.id);
-      if (other && !part.contains(document.activeElement) && other.innerHTML !== part.innerHTML) {
-        part.replaceChildren(...other.childNodes);
-      }
-    }
-    say("");
-  } catch (error) {
-    say("The server does not answer: the figures are out of date.");
+  const form = document.querySelector("form.fault");
+  if (form) {
+    const help = form.querySelector("#value-is");
+    const choose = () => {
+      const { takes, default: usual, state } = form.elements.action.selectedOptions[0].dataset;
+      form.elements.value.disabled = !takes;
+      form.elements.value.required = takes && !usual;
+      form.elements.value.placeholder = usual || "";
+      help.textContent = takes || "none";
+      for (const name of ["kind", "slot", "project", "nth", "count", "probability"]) form.elements[name].disabled = state !== undefined;
+    };
+    form.elements.action.addEventListener("change", choose);
+    choose();
   }
 }
-
-if (pause) {
-  pause.hidden = false;
-  pause.addEventListener("click", () => {
-    paused = !paused;
-    pause.setAttribute("aria-pressed", String(paused));
-    say(paused ? "Paused: the figures are not refreshed." : "");
-    refresh();
-  });
-  (async () => {
-    for (;;) {
-      await new Promise((wake) => setTimeout(wake, EVERY_MS));
-      await refresh();
-    }
-  })();
-}
-
-const theme = document.querySelector(".theme");
-const kept = sessionStorage.getItem("theme");
-if (kept) document.documentElement.dataset.theme = kept;
-theme.hidden = false;
-theme.addEventListener("click", () => {
-  const root = document.documentElement;
-  const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-  root.dataset.theme = dark ? "light" : "dark";
-  sessionStorage.setItem("theme", root.dataset.theme);
-});

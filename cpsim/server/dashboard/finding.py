@@ -1,10 +1,12 @@
 """Reads bounded parts of the accounts for a page, at a cost that does not grow with the accounts.
 
-Lists begin with the newest item. A page scans at most `ITEMS_SCANNED` items; the next page goes on from there.
+Lists begin with the newest item, or with the most credits. A page scans at most `ITEMS_SCANNED` items, and the next
+page goes on from there; it ranks at most `RANKED` accounts, and a search reads at most `SEARCHED` ids.
 """
 
 from __future__ import annotations
 
+from heapq import nsmallest
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cpsim.protocol.slots import State
-    from cpsim.server.accounts import Machine, Slot
+    from cpsim.server.accounts import Account, Machine, Slot
     from cpsim.server.control.views import MachineView, SlotView, UserView
     from cpsim.server.ledger import Ledger
     from cpsim.server.service import AccountServer
@@ -28,25 +30,30 @@ ROWS: Final = 50
 """Rows of a list on one page."""
 ITEMS_SCANNED: Final = 5_000
 """The most items scanned for the rows of a page."""
+RANKED: Final = 100_000
+"""The most accounts that are ranked by credits: the newest."""
+SEARCHED: Final = 250_000
+"""The most ids that a search reads: the newest."""
 PROJECTS: Final = 100
 """Projects that a page shows or searches."""
 
 
 class Part(NamedTuple, Generic[V]):
-    """Rows of a list, newest first, and the list's length; `older` is where the next page begins, if there is one."""
+    """Rows of a list, and the list's length; `next` is where the next page begins, if there is one."""
 
     rows: list[V]
     total: int
-    older: int | None
+    next: int | None
 
 
 class Hits(NamedTuple):
-    """The hits of a search: pairs of a project and an id, which is equal or begins with the text."""
+    """The hits of a search: pairs of a project and an id; and how many ids were read, of how many."""
 
     slots: list[tuple[str, str]]
     machines: list[tuple[str, str]]
     users: list[tuple[str, str]]
-    scanned: int
+    searched: int
+    total: int
 
     @property
     def all(self) -> list[tuple[str, str, str]]:
@@ -62,10 +69,14 @@ class Finder:
 
     Args:
         accounts: whose ledger it is.
+        searched: the most ids that a search reads.
+        ranked: the most accounts that are ranked.
     """
 
-    def __init__(self, accounts: AccountServer) -> None:
+    def __init__(self, accounts: AccountServer, searched: int = SEARCHED, ranked: int = RANKED) -> None:
         self._accounts = accounts
+        self._searched = searched
+        self._ranked = ranked
 
     def projects(self) -> list[str]:
         """The ids of the first projects."""
@@ -92,20 +103,32 @@ class Finder:
                 raise Unknown(f"no slot {slot_id!r} was ever allocated in project {project!r}")
             return slot_view(project, slot_id, found)
 
-    def machines(self, project: str, before: int | None) -> Part[MachineView]:
-        """The machines that claimed slots of a project."""
+    def machines(self, project: str, place: int | None, *, ranked: bool) -> Part[MachineView]:
+        """The machines that claimed slots of a project, by credits or the newest first."""
         with self._accounts.reading() as ledger:
             owners = ledger.owners
 
             def show(machine_id: str, machine: Machine) -> MachineView:
                 return machine_view(project, machine_id, machine, owners.get(machine_id))
 
-            return _part(self._project(ledger, project).machines, before, show)
+            machines = self._project(ledger, project).machines
+            return (
+                self._rank(machines, place, lambda machine: machine.earned.credits, show)
+                if ranked
+                else _part(machines, place, show)
+            )
 
-    def users(self, project: str, before: int | None) -> Part[UserView]:
-        """The users who have an account in a project."""
+    def users(self, project: str, place: int | None, *, ranked: bool) -> Part[UserView]:
+        """The users who have an account in a project, by credits or the newest first."""
         with self._accounts.reading() as ledger:
-            return _part(self._project(ledger, project).users, before, lambda *item: user_view(project, *item))
+
+            def show(user_id: str, account: Account) -> UserView:
+                return user_view(project, user_id, account)
+
+            users = self._project(ledger, project).users
+            return (
+                self._rank(users, place, lambda account: account.credits, show) if ranked else _part(users, place, show)
+            )
 
     def machine(self, project: str, machine_id: str) -> MachineView:
         """A machine of a project; one that is only linked to a user has earned nothing."""
@@ -130,23 +153,36 @@ class Finder:
             return _part(ledger.owners, before, lambda machine_id, owner: machine_id if owner == user_id else None)
 
     def search(self, text: str) -> Hits:
-        """Slots, machines and users with an id; and of the newest, those whose ids begin with it."""
-        hits = Hits([], [], [], ITEMS_SCANNED)
+        """Slots, machines and users with this id, and of the newest those whose ids contain it, in any case."""
+        slots, machines, users = list[tuple[str, str]](), list[tuple[str, str]](), list[tuple[str, str]]()
+        part = text.casefold()
         with self._accounts.reading() as ledger:
             projects = list(islice(ledger.projects.items(), PROJECTS))
-            share = ITEMS_SCANNED // max(1, len(projects))
-            for name, project in projects:
-                kinds: tuple[tuple[list[tuple[str, str]], dict[str, Any]], ...] = (
-                    (hits.slots, project.slots),
-                    (hits.machines, project.machines),
-                    (hits.users, project.users),
-                )
-                for found, items in kinds:
-                    exactly = [text] if text in items else []
-                    newest = islice(reversed(items), share)
-                    others = (key for key in newest if key.startswith(text) and key != text)
-                    found += [(name, key) for key in (*exactly, *islice(others, ROWS))]
-        return hits
+            groups: list[tuple[list[tuple[str, str]], str, dict[str, Any]]] = [
+                *((users, name, project.users) for name, project in projects),
+                *((machines, name, project.machines) for name, project in projects),
+                *((slots, name, project.slots) for name, project in projects),
+            ]
+            left = self._searched
+            for place, (found, name, items) in enumerate(groups):
+                share = left // (len(groups) - place)
+                left -= min(share, len(items))
+                newest = islice(reversed(items), share)
+                others = islice((key for key in newest if part in key.casefold() and key != text), ROWS)
+                beginning_first = sorted(others, key=lambda key: not key.casefold().startswith(part))
+                found += [(name, key) for key in (*([text] if text in items else []), *beginning_first)]
+        total = sum(len(items) for _, _, items in groups)
+        return Hits(slots, machines, users, self._searched - left, total)
+
+    def _rank(
+        self, items: dict[str, K], place: int | None, credits_of: Callable[[K], int], show: Callable[[str, K], V]
+    ) -> Part[V]:
+        """Accounts with the most credits, after `place` others; of those with as many, the first by id."""
+        begin = min(place or 0, self._ranked)
+        newest = islice(reversed(items.items()), self._ranked)
+        end = begin + ROWS
+        first = nsmallest(end + 1, newest, key=lambda item: (-credits_of(item[1]), item[0]))
+        return Part([show(*item) for item in first[begin:end]], len(items), end if len(first) > end else None)
 
     def _project(self, ledger: Ledger, project_id: str) -> ProjectAccounts:
         project = ledger.projects.get(project_id)

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import hmac
 import secrets
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, urlencode
 
 import msgspec
 
 from cpsim.errors import CpsimError
+from cpsim.faults.spec import KEYS
 from cpsim.net.http.messages import Failure, Request, Response
 from cpsim.protocol.slots import State
 from cpsim.server.control.actions import ACTIONS
 from cpsim.server.control.inspection import Unknown
-from cpsim.server.dashboard.finding import Finder, Hits
+from cpsim.server.dashboard.finding import RANKED, ROWS, Finder, Hits
+from cpsim.server.dashboard.watch import STEP_S
 from cpsim.server.journal import JournalFull
 
 if TYPE_CHECKING:
@@ -50,6 +51,9 @@ TITLES: Final = {401: "Unauthorized", 403: "Forbidden", 404: "Not found", 405: "
 MOST_FORM_BYTES: Final = 65_536
 HISTORY: Final = 200
 """The last commands of a slot that a page shows."""
+CREDITS: Final = "credits"
+ORDERS: Final = (CREDITS, "newest")
+"""The orders of a list of accounts."""
 LATEST: Final = 10
 """Refusals and firings that a page shows."""
 DAEMONS: Final = 50
@@ -75,7 +79,7 @@ class Dashboard:
         inspector: reads and changes the accounts.
         accounts: the account server.
         faults: the plan of faults.
-        watch: counts while a page is open.
+        watch: what happened in the last fifteen minutes.
         access: checks requests.
     """
 
@@ -120,7 +124,6 @@ class Dashboard:
             return self._failed(404, str(error))
 
     def _overview(self, query: Mapping[str, str], error: str | None = None, status: int = 200) -> Response:
-        self._watch.look()
         totals = self._inspector.totals()
         projects = {name: totals.projects.get(name) for name in self._finder.projects()}
         with_totals = {name: found for name, found in projects.items() if found is not None}
@@ -135,7 +138,8 @@ class Dashboard:
             claimed=sum(found.claimed for found in totals.projects.values()),
             others=len(totals.projects) - len(with_totals),
             rates=self._watch.rates,
-            seconds=self._watch.seconds,
+            intervals=self._watch.intervals(),
+            step_s=STEP_S,
             deliveries=self._watch.deliveries(DAEMONS),
             refusals=self._accounts.journal.latest_refusals(LATEST),
             faults=self._inspector.faults(),
@@ -157,12 +161,14 @@ class Dashboard:
         return self._list("slots", query, project, part=part, state=state, machine=machine, states=list(State))
 
     def _machines(self, query: Mapping[str, str]) -> Response:
-        project = self._project(query)
-        return self._list("machines", query, project, part=self._finder.machines(project, _before(query)))
+        project, order = self._project(query), _order(query)
+        part = self._finder.machines(project, _before(query), ranked=order == CREDITS)
+        return self._list("machines", query, project, part=part, order=order, orders=ORDERS, ranked=RANKED)
 
     def _users(self, query: Mapping[str, str]) -> Response:
-        project = self._project(query)
-        return self._list("users", query, project, part=self._finder.users(project, _before(query)))
+        project, order = self._project(query), _order(query)
+        part = self._finder.users(project, _before(query), ranked=order == CREDITS)
+        return self._list("users", query, project, part=part, order=order, orders=ORDERS, ranked=RANKED)
 
     def _slot(self, query: Mapping[str, str]) -> Response:
         project, slot_id = self._project(query), _id(query)
@@ -200,12 +206,12 @@ class Dashboard:
 
     def _search(self, query: Mapping[str, str]) -> Response:
         text = query.get("q", "").strip()
-        hits = self._finder.search(text) if text else Hits([], [], [], 0)
+        hits = self._finder.search(text) if text else Hits([], [], [], 0, 0)
         exact = [hit for hit in hits.all if hit[2] == text]
         if len(exact) == 1 and len(hits.all) == 1:
             page, project, found = exact[0]
             return _redirect(f"/{page}?{urlencode({'project': project, 'id': found})}")
-        return self._page("search", q=text, hits=hits)
+        return self._page("search", q=text, hits=hits, rows=ROWS)
 
     def _act(self, request: Request) -> Response:
         """Perform the request of a form, and show the overview."""
@@ -218,6 +224,8 @@ class Dashboard:
         form = _fields(request.body)
         if not hmac.compare_digest(form.pop("token", "").encode(), self._form_token.encode()):
             raise Failure(403, "this form is not of a page that this server has shown: go back, reload it, try again")
+        if name == "faults/add" and "action" in form:
+            form = {"faults": _fault(form)}
         action = ACTIONS["POST", name]
         arguments: dict[str, Any] = {}
         try:
@@ -254,8 +262,9 @@ class Dashboard:
         return Response(status, page.body, HTML, (*SAFE, *headers))
 
     def _file(self, request: Request) -> Response:
-        content = files("cpsim.server.dashboard").joinpath(request.path[1:]).read_bytes()
-        return Response(200, content, FILES[request.path], SAFE)
+        from cpsim.server.dashboard import rendering  # noqa: PLC0415 - slow to import, and few look
+
+        return Response(200, rendering.file(request.path[1:]).encode(), FILES[request.path], SAFE)
 
 
 def _redirect(where: str) -> Response:
@@ -279,6 +288,21 @@ def _id(query: Mapping[str, str]) -> str:
     if "id" not in query:
         raise Failure(400, "the page needs an id; search for it, or choose it from a list")
     return query["id"]
+
+
+def _order(query: Mapping[str, str]) -> str:
+    """The order of a list of accounts."""
+    order = query.get("order", CREDITS)
+    if order not in ORDERS:
+        raise Failure(400, f"there is no order {order!r}; there are {', '.join(ORDERS)}")
+    return order
+
+
+def _fault(form: Mapping[str, str]) -> str:
+    """The fault of a form that has a field for each of its parts."""
+    value = f"={form['value']}" if "value" in form else ""
+    chosen = ",".join(f"{key}={form[key]}" for key in KEYS if key in form)
+    return f"{form['action']}{value}{chosen and f':{chosen}'}"
 
 
 def _before(query: Mapping[str, str]) -> int | None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Final
+from importlib.resources import files
+from typing import Final
 from urllib.parse import urlencode
 
 import jinja2
 
-from cpdaemon.commands import KINDS
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+from cpsim.faults.spec import ACTIONS, REQUESTS
+from cpsim.server.dashboard import charts
+from cpsim.ui.pages import live_script, script, style
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 LAST_SHOWN_US: Final = 253_402_300_799_000_000
@@ -21,14 +21,20 @@ LAST_SHOWN_US: Final = 253_402_300_799_000_000
 NOTHING: Final = "\N{EN DASH}"
 LONGEST_SHOWN: Final = 120
 LONGEST_LINK: Final = 2_000
-CHART: Final = (600, 120)
-"""The width and height of a chart, in its own units."""
-SHORTEST_S: Final = 0.01
+FEW_S: Final = 0.01
+"""Seconds below which two decimals of a millisecond are shown."""
 
 
 def page(name: str, **values: object) -> str:
     """The page of that name."""
     return _environment().get_template(f"{name}.html.j2").render(page=name, **values)
+
+
+@cache
+def file(name: str) -> str:
+    """The stylesheet or the script, with what all pages have in common."""
+    own = files("cpsim.server.dashboard").joinpath(name).read_text(encoding="utf-8")
+    return style() + own if name.endswith(".css") else own + script() + live_script()
 
 
 @cache
@@ -43,8 +49,10 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {"number": _number, "moment": _moment, "short": _short, "seconds": _seconds}
     environment.globals |= {
         "at": _at,
-        "columns": _columns,
-        "kinds": tuple(KINDS),
+        "actions": ACTIONS,
+        "requests": REQUESTS,
+        "over_time": charts.over_time,
+        "waterfall": charts.waterfall,
         "version": version("creditpiggy-sim"),
     }
     return environment
@@ -55,12 +63,12 @@ def _number(value: float) -> str:
 
 
 def _moment(at_us: int | None) -> str:
-    """A time in UTC, to the millisecond."""
+    """A time in UTC, to the millisecond, with its offset."""
     if at_us is None:
         return NOTHING
     if at_us > LAST_SHOWN_US:
         return "never"
-    return (EPOCH + timedelta(microseconds=at_us)).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+    return (EPOCH + timedelta(microseconds=at_us)).isoformat(" ", "milliseconds")
 
 
 def _short(text: object, length: int = LONGEST_SHOWN) -> str:
@@ -72,8 +80,8 @@ def _short(text: object, length: int = LONGEST_SHOWN) -> str:
 def _seconds(duration_s: float | None) -> str:
     if duration_s is None:
         return NOTHING
-    if duration_s < SHORTEST_S:
-        return f"under {SHORTEST_S * 1000:.0f} ms"
+    if duration_s < FEW_S:
+        return f"{duration_s * 1000:.2f} ms"
     return f"{duration_s * 1000:,.0f} ms" if duration_s < 1 else f"{duration_s:,.1f} s"
 
 
@@ -82,21 +90,3 @@ def _at(page_name: str, **query: object) -> str:
     asked = {name: value for name, value in query.items() if value is not None}
     address = f"/{page_name}?{urlencode(asked, errors='replace')}" if asked else f"/{page_name}"
     return address if len(address) <= LONGEST_LINK else ""
-
-
-def _columns(seconds: Sequence[Mapping[str, int]], most: int) -> list[tuple[str, str]]:
-    """The outline of each kind's columns: one per second, stacked, the latest at the right."""
-    width, height = CHART
-    step = width / 60
-    floors = [0.0] * len(seconds)
-    outlines = []
-    for kind in KINDS:
-        path = []
-        for index, each in enumerate(seconds):
-            tall = each[kind] / most * height if most else 0.0
-            if tall:
-                left = width - (len(seconds) - index) * step
-                path.append(f"M{left:.1f} {height - floors[index]:.1f}h{step - 1:.1f}v{-tall:.1f}h{1 - step:.1f}z")
-                floors[index] += tall
-        outlines.append((kind, "".join(path)))
-    return outlines

@@ -1,34 +1,37 @@
-"""Command rates and apply delays, measured while a page is open.
+"""Rates, refusals, the queue and apply delays of the last fifteen minutes, read once a second.
 
-Without an open page, the cost is one check for each batch of commands.
+A command costs nothing for this: what is read is counted anyway, by the accounts and by the daemons.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from itertools import islice
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
 from cpdaemon.commands import KINDS
 from cpsim.clock import SYSTEM_CLOCK
+from cpsim.metrics.apply_delays import Delays
 from cpsim.system.threads import Thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from cpsim.clock import Clock
-    from cpsim.server.service import AccountServer, Call
+    from cpsim.metrics.apply_delays import ApplyDelays
+    from cpsim.server.service import AccountServer
 
-LOOK_S: Final = 10.0
-"""How long one request keeps the watch on."""
-SAMPLE_S: Final = 0.01
-"""The interval of reading the daemons' progress: shorter delays are not measured."""
-MINUTE_S: Final = 60
-RECENT_S: Final = 5
-"""Seconds over which a rate is averaged."""
-MARKS_KEPT: Final = 6_000
+SAMPLE_S: Final = 1.0
+SAMPLES_KEPT: Final = 900
+STEP_S: Final = 5
+"""Seconds of an interval of the charts."""
+RECENT: Final = 5
+"""Samples over which a rate is averaged."""
+DELAYS_KEPT: Final = 60
+"""Samples of a daemon's apply delays."""
+OUTCOMES: Final = ("accepted", "refused")
 
 
 class WatchedDaemon(Protocol):
@@ -36,17 +39,18 @@ class WatchedDaemon(Protocol):
 
     project_id: str
     addresses: dict[str, str]
+    delays: ApplyDelays
 
     @property
-    def progress(self) -> tuple[int, int]:
-        """The number of commands acknowledged, and of commands delivered."""
+    def pending(self) -> int:
+        """The number of commands acknowledged and not delivered."""
 
 
 class DeliveryState(NamedTuple):
     """A daemon's pending commands and its apply delay.
 
-    `delay_s` is the median of the last minute and `longest_s` the longest; None without a measurement. `oldest_s` is
-    how long the first pending command has waited.
+    `delay_s` is the mean of the last minute and `longest_s` the longest; None without a delay. `oldest_s` is how long
+    the first pending command has waited; 0 without one.
     """
 
     project: str
@@ -54,35 +58,54 @@ class DeliveryState(NamedTuple):
     pending: int
     delay_s: float | None
     longest_s: float | None
-    oldest_s: float | None
+    oldest_s: float
 
 
-class _Marks:
-    """Times at which a daemon had acknowledged a number of commands, and their apply delays."""
+class Sample(NamedTuple):
+    """What happened since the sample before.
 
-    def __init__(self, taken: int) -> None:
-        self.last = taken
-        self.open: deque[tuple[int, float]] = deque()
-        self.delays: deque[tuple[float, float]] = deque(maxlen=MARKS_KEPT)
+    Attributes:
+        middle_s: the middle of this time, in seconds since 1970.
+        duration_s: its length.
+        commands: applied commands by kind, refused ones included.
+        refused: refused ones.
+        pending: commands that waited in daemons at its end.
+        delays: of the commands that daemons delivered.
+    """
 
-    def note(self, taken: int, delivered: int, now_s: float) -> None:
-        """Record a daemon's progress."""
-        if taken > self.last and len(self.open) < MARKS_KEPT:
-            self.last = taken
-            self.open.append((taken, now_s))
-        while self.open and self.open[0][0] <= delivered:
-            self.delays.append((now_s, now_s - self.open.popleft()[1]))
-        while self.delays and self.delays[0][0] < now_s - MINUTE_S:
-            self.delays.popleft()
+    middle_s: float
+    duration_s: float
+    commands: tuple[int, ...]
+    refused: int
+    pending: int
+    delays: Delays
+
+
+class Interval(NamedTuple):
+    """Some seconds of the past.
+
+    Attributes:
+        begin_s: when it began, in seconds since 1970.
+        rates: applied commands of each kind a second, refused ones included.
+        refused: refused commands a second.
+        pending: the most commands that waited in daemons.
+        delays: of the commands that daemons delivered.
+    """
+
+    begin_s: int
+    rates: tuple[float, ...]
+    refused: float
+    pending: int
+    delays: Delays
 
 
 class Watch:
-    """Counts applied commands and watches the daemons, while a page is open.
+    """Reads, once a second, what accounts and daemons count; keeps fifteen minutes of it.
 
     Args:
         accounts: where commands are applied.
         daemons: the current daemons.
-        clock: its monotonic time is that of rates and delays.
+        clock: its monotonic time is that of rates, and it is waited by.
     """
 
     def __init__(
@@ -93,107 +116,122 @@ class Watch:
     ) -> None:
         self._accounts = accounts
         self._daemons = daemons
+        self._clock = clock
         self._now_s = clock.monotonic
-        self._until_s = 0.0
+        self._offset_s = clock.now_us() / 1e6 - clock.monotonic()
+        self._samples: deque[Sample] = deque(maxlen=SAMPLES_KEPT)
+        self._delays: WeakKeyDictionary[Any, deque[Delays]] = WeakKeyDictionary()
         self._lock = threading.Lock()
-        self._ending = threading.Event()
+        self._ending = threading.Condition()
+        self._has_ended = False
         self._thread: Thread | None = None
-        self._begin()
+        self._last_s = self._now_s()
+        self._last = self._counts()
 
-    def look(self) -> None:
-        """Start the watch, or extend it by `LOOK_S`."""
-        with self._lock:
-            self._until_s = self._now_s() + LOOK_S
-            if self._thread is None and not self._ending.is_set():
-                self._begin()
-                self._accounts.on_applied = self._applied
-                self._thread = Thread(self._run, "cpsim-watch")
-                self._thread.start()
-
-    def forget(self, daemon: WatchedDaemon) -> None:
-        """Forget a daemon's apply delays, and what it has acknowledged."""
-        with self._lock:
-            self._marks.pop(daemon, None)
+    def start(self) -> None:
+        """Begin to read."""
+        self._last_s, self._last = self._now_s(), self._counts()
+        self._thread = Thread(self._run, "cpsim-watch")
+        self._thread.start()
 
     def close(self) -> None:
-        """Stop the watch."""
-        self._ending.set()
-        with self._lock:
-            thread = self._thread
-        if thread is not None:
-            thread.join()
+        """Stop reading."""
+        with self._ending:
+            self._has_ended = True
+            self._ending.notify_all()
+        if self._thread is not None:
+            self._thread.join()
 
     def check(self) -> None:
         """Raise ThreadFailed if the watch has ended by an unexpected error."""
-        thread = self._thread
-        if thread is not None:
-            thread.check()
+        if self._thread is not None:
+            self._thread.check()
 
-    @property
-    def seconds(self) -> list[Mapping[str, int]]:
-        """Commands of each kind in each of the last seconds, up to a minute."""
+    def sample(self) -> None:
+        """Read what has happened since the last sample."""
         with self._lock:
-            return list(self._seconds)
+            now_s = self._now_s()
+            duration_s = now_s - self._last_s
+            if duration_s <= 0:
+                return
+            counts = self._counts()
+            commands, refused = counts
+            before, refused_before = self._last
+            pending, of_all = 0, Delays()
+            for daemon in self._daemons():
+                daemon.delays.note()  # or what has just left would be missing
+                delays = daemon.delays.take()
+                self._delays.setdefault(daemon, deque(maxlen=DELAYS_KEPT)).append(delays)
+                pending += daemon.pending
+                of_all += delays
+            middle_s = self._offset_s + now_s - duration_s / 2
+            since = tuple(now - then for now, then in zip(commands, before, strict=True))
+            self._samples.append(Sample(middle_s, duration_s, since, refused - refused_before, pending, of_all))
+            self._last_s, self._last = now_s, counts
 
     @property
     def rates(self) -> dict[str, float] | None:
         """Recent commands/s of each kind; None until a second has been counted."""
-        seconds = self.seconds[-RECENT_S:]
-        return {kind: sum(each[kind] for each in seconds) / len(seconds) for kind in KINDS} if seconds else None
+        with self._lock:
+            recent = list(islice(reversed(self._samples), RECENT))
+        return dict(zip(KINDS, _rates(recent), strict=True)) if recent else None
+
+    def intervals(self) -> list[Interval | None]:
+        """The whole intervals of the last fifteen minutes, the first one first; None for one without a sample."""
+        with self._lock:
+            samples = list(self._samples)
+        if not samples:
+            return []
+        steps = {step: list(group) for step, group in groupby(samples, lambda each: int(each.middle_s // STEP_S))}
+        end = int((samples[-1].middle_s + samples[-1].duration_s / 2) // STEP_S)
+        return [_interval(step, steps[step]) if step in steps else None for step in range(min(steps), end)]
 
     def deliveries(self, most: int) -> list[DeliveryState]:
         """The delivery states of the first `most` daemons."""
-        now_s = self._now_s()
         found = []
         for daemon in islice(self._daemons(), most):
-            taken, delivered = daemon.progress
             with self._lock:
-                marks = self._marks.get(daemon) or _Marks(taken)
-                delays = sorted(delay_s for _, delay_s in marks.delays)
-                oldest_s = now_s - marks.open[0][1] if marks.open else None
+                delays = sum(self._delays.get(daemon, ()), Delays())
             found.append(
                 DeliveryState(
                     daemon.project_id,
                     [f"{kind} {address}" for kind, address in daemon.addresses.items()],
-                    max(0, taken - delivered),
-                    delays[len(delays) // 2] if delays else None,
-                    delays[-1] if delays else None,
-                    oldest_s,
+                    daemon.pending,
+                    delays.mean_s,
+                    delays.longest_s if delays.count else None,
+                    daemon.delays.oldest_s(),
                 )
             )
         return found
 
-    def _begin(self) -> None:
-        self._counts = dict.fromkeys(KINDS, 0)
-        self._before = dict(self._counts)
-        self._second_s = self._now_s()
-        self._seconds: deque[Mapping[str, int]] = deque(maxlen=MINUTE_S)
-        self._marks: WeakKeyDictionary[Any, _Marks] = WeakKeyDictionary()
-
-    def _applied(self, calls: Sequence[Call]) -> None:
-        """Count commands; one caller at a time."""
-        counts = self._counts
-        for call in calls:
-            counts[call[0]] += 1
+    def _counts(self) -> tuple[tuple[int, ...], int]:
+        """The commands by kind, and the refused ones, since the server began."""
+        by_kind, by_outcome = dict.fromkeys(KINDS, 0), dict.fromkeys(OUTCOMES, 0)
+        for (_, kind, outcome), count in list(self._accounts.counts.items()):
+            by_kind[kind] = by_kind.get(kind, 0) + count
+            by_outcome[outcome] += count
+        return tuple(by_kind[kind] for kind in KINDS), by_outcome["refused"]
 
     def _run(self) -> None:
         while True:
-            now_s = self._now_s()
-            with self._lock:
-                if now_s > self._until_s or self._ending.is_set():
-                    self._accounts.on_applied = None
-                    self._thread = None
+            with self._ending:
+                if not self._has_ended:
+                    self._clock.wait(self._ending, SAMPLE_S)
+                if self._has_ended:
                     return
-                self._sample(now_s)
-            self._ending.wait(SAMPLE_S)
+            self.sample()
 
-    def _sample(self, now_s: float) -> None:
-        for daemon in self._daemons():
-            taken, delivered = daemon.progress
-            self._marks.setdefault(daemon, _Marks(taken)).note(taken, delivered, now_s)
-        if now_s - self._second_s >= 1:
-            counts = dict(self._counts)
-            share = now_s - self._second_s
-            self._seconds.append({kind: round((counts[kind] - self._before[kind]) / share) for kind in KINDS})
-            self._before = counts
-            self._second_s = now_s
+
+def _rates(samples: Sequence[Sample]) -> tuple[float, ...]:
+    duration_s = sum(each.duration_s for each in samples)
+    return tuple(sum(counts) / duration_s for counts in zip(*(each.commands for each in samples), strict=True))
+
+
+def _interval(step: int, samples: Sequence[Sample]) -> Interval:
+    return Interval(
+        step * STEP_S,
+        _rates(samples),
+        sum(each.refused for each in samples) / sum(each.duration_s for each in samples),
+        max(each.pending for each in samples),
+        sum((each.delays for each in samples), Delays()),
+    )

@@ -2,6 +2,7 @@
 
 import http.client
 import re
+from html import unescape
 from urllib.parse import urlencode
 
 import pytest
@@ -10,6 +11,11 @@ from cpsim.fake import ANY_PORT, Fake, Site
 
 EVIL = "<img src=x onerror=\"document.title='caught'\">"
 POSTED = {"Content-Type": "application/x-www-form-urlencoded"}
+
+
+def shown(text):
+    """The text of a page, without its marks."""
+    return " ".join(unescape(re.sub(r"<[^>]*>", " ", text)).split())
 
 
 class Visitor:

@@ -4,9 +4,12 @@ import base64
 import json
 
 import pytest
+from axe import barriers
+from selenium.webdriver import ActionChains
 from selenium.webdriver.common.keys import Keys
 
 from cpdaemon import TcpEndpoint
+from cpsim.testing import ManualClock
 
 from .conftest import EVIL
 
@@ -53,12 +56,63 @@ def test_figures_follow_what_happens(shown, visitor, wait_for):
     calls = [("alloc", {"slot": "new", "credits": 5_000}), ("claim", {"slot": "new", "machine": "m"})]
     visitor.fake.accounts.apply("physics", calls)
     wait_for(lambda: ask(browser, tile) != before)
-    wait_for(lambda: ask(browser, "document.querySelectorAll('svg path[d^=M]').length") or apply_one(visitor))
     assert ask(browser, "document.getElementById('news').textContent") == ""
 
 
-def apply_one(visitor):
-    visitor.fake.accounts.apply("physics", [("meta", {"slot": "new", "at": "now"})])
+CHARTS = "document.querySelectorAll('#charts figure canvas').length"
+ROWS = "document.querySelectorAll('#charts tbody')[0].rows.length"
+
+
+def test_charts_come_and_follow_what_happens_without_a_new_page(browser, start, wait_for):
+    clock = ManualClock()
+    visitor = start(clock=clock)
+    browser.get(visitor.address)
+    assert ask(browser, CHARTS) == 0
+
+    def passes(script, least):
+        def pass_a_second():
+            visitor.fake.accounts.apply("physics", [("claim", {"slot": "none", "machine": "m"})])
+            clock.advance(1)
+            return ask(browser, script) >= least
+
+        return pass_a_second
+
+    wait_for(passes(CHARTS, 4))
+    ask(browser, "document.querySelector('#charts details').open = true")
+    rows = ask(browser, ROWS)
+    wait_for(passes(ROWS, rows + 2))
+    assert ask(browser, CHARTS) == 4
+    assert ask(browser, "document.querySelector('#charts details').open")
+    ask(browser, "document.querySelector('#charts .plot').focus()")
+    ActionChains(browser).send_keys(Keys.END).perform()
+    tip = ask(browser, "document.getElementById('tip').textContent").splitlines()
+    assert tip[0].endswith(" UTC")
+    assert tip[-1].startswith("claim ")
+    assert barriers(browser) == []
+    ask(browser, "document.querySelector('.theme')").click()
+    assert ask(browser, CHARTS) == 4
+    assert browser.get_log("browser") == []
+
+
+def test_a_fault_is_chosen_from_a_list(shown, visitor, wait_for):
+    browser = shown()
+
+    def field(name):
+        return ask(browser, f"document.querySelector('form.fault').elements['{name}']")
+
+    def choose(name):
+        script = "const [at, to] = arguments; at.value = to; at.dispatchEvent(new Event('change'))"
+        browser.execute_script(script, field("action"), name)
+
+    assert not field("value").is_enabled()
+    choose("daemon.refuse")
+    assert not field("kind").is_enabled()
+    choose("server.status")
+    assert ask(browser, "document.getElementById('value-is').textContent") == "HTTP status"
+    assert field("kind").is_enabled()
+    field("value").send_keys("503")
+    field("slot").send_keys("job-*", Keys.ENTER)
+    wait_for(lambda: [str(fault) for fault in visitor.fake.faults] == ["server.status=503:slot=job-*"])
 
 
 def test_a_pause_holds_them_and_is_said(shown, visitor, wait_for):
@@ -82,8 +136,6 @@ def test_a_server_that_is_gone_is_said_to_be(shown, visitor, wait_for):
 
 
 def test_all_of_it_can_be_done_with_the_keyboard(shown, visitor, wait_for):
-    from selenium.webdriver import ActionChains
-
     def press(*keys):
         ActionChains(browser).send_keys(*keys).perform()
 
@@ -127,7 +179,8 @@ def test_everything_has_a_name_for_those_who_hear_it(shown, page):
     browser = shown(page)
     nameless = ask(
         browser,
-        "[...document.querySelectorAll('input:not([type=hidden]), select, textarea, button, a, svg, [role=region]')]"
+        "[...document.querySelectorAll('input:not([type=hidden]), select, textarea, button, a, [role=region], "
+        "svg:not([aria-hidden])')]"
         ".filter(each => !(each.labels && each.labels.length) && !each.getAttribute('aria-label') && "
         "!each.textContent.trim()).map(each => each.outerHTML)",
     )
@@ -155,6 +208,11 @@ CONTRAST = """(() => {
 """
 
 
+@pytest.mark.parametrize("page", ["slots", "slot?id=job-1", "users"])
+def test_axe_finds_no_barrier(shown, page):
+    assert barriers(shown(page, dark=page == "slots")) == []
+
+
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("page", ["", "slots", "slot?id=job-1", "slot?id=nobody"])
 def test_text_stands_out_in_light_and_dark(shown, page, dark):
@@ -175,7 +233,7 @@ def test_the_theme_can_be_changed_and_stays(shown):
     assert colours(browser) == light
 
 
-@pytest.mark.parametrize("width", [1400, 800, 420])
+@pytest.mark.parametrize("width", [1400, 800, 400])
 @pytest.mark.parametrize("page", PAGES)
 def test_the_page_fits_its_window(shown, page, width):
     assert ask(shown(page, width), "document.documentElement.scrollWidth") <= width
@@ -204,9 +262,9 @@ def test_a_browser_shows_the_token_as_a_password(browser, start, wait_for):
     [
         ("overview-light", "", 1400, False),
         ("overview-dark", "", 1400, True),
-        ("overview-narrow", "", 420, False),
+        ("overview-narrow", "", 400, False),
         ("slots-dark", "slots", 1400, True),
-        ("slot-narrow", "slot?id=job-1", 420, True),
+        ("slot-narrow", "slot?id=job-1", 400, True),
     ],
 )
 def test_pictures_are_kept(shown, request, name, page, width, dark):

@@ -1,5 +1,6 @@
-"""What is counted while somebody looks, and that nothing is while nobody does."""
+"""What is counted of the last fifteen minutes, whether or not somebody looks."""
 
+import re
 import threading
 
 import pytest
@@ -7,10 +8,16 @@ import pytest
 from cpdaemon import Client
 from cpdaemon.commands import Alloc, Claim, Counters
 from cpdaemon.endpoint import parse_endpoint
-from cpsim.server.dashboard import watch as watching
-from cpsim.server.dashboard.watch import Watch
+from cpsim.fake import Fake
+from cpsim.metrics.apply_delays import ApplyDelays, Delays
+from cpsim.server.dashboard.watch import SAMPLES_KEPT, STEP_S, Watch
 from cpsim.server.service import AccountServer
 from cpsim.testing import ManualClock
+
+from .conftest import shown
+
+START_US = 1_000_000_000_000_000
+START_S = START_US // 1_000_000
 
 
 class Daemon:
@@ -18,142 +25,186 @@ class Daemon:
 
     project_id = "p"
     addresses = {"unix": "/somewhere"}  # noqa: RUF012
-    progress = (0, 0)
+    taken = delivered = 0
+
+    def __init__(self, clock):
+        self.delays = ApplyDelays(lambda: (self.taken, self.delivered), clock.monotonic)
+
+    @property
+    def pending(self):
+        return self.taken - self.delivered
+
+    def is_at(self, taken, delivered):
+        self.taken, self.delivered = taken, delivered
+        self.delays.note()
 
 
 @pytest.fixture
 def by_hand():
     """(watch, daemon, accounts, clock)"""
-    accounts, daemon, clock = AccountServer({"p": "s"}), Daemon(), ManualClock()
-    watch = Watch(accounts, lambda: [daemon], clock)
-    yield watch, daemon, accounts, clock
-    watch.close()
+    clock = ManualClock(START_US)
+    accounts, daemon = AccountServer({"p": "s"}), Daemon(clock)
+    return Watch(accounts, lambda: [daemon], clock), daemon, accounts, clock
 
 
 def alloc(accounts, *slots):
     accounts.apply("p", [("alloc", {"slot": slot}) for slot in slots])
 
 
-def test_nothing_is_counted_until_somebody_looks(by_hand):
+def pass_seconds(watch, clock, seconds):
+    for _ in range(seconds):
+        clock.advance(1)
+        watch.sample()
+
+
+def test_before_a_second_has_passed_nothing_is_known(by_hand):
     watch, _, accounts, _ = by_hand
-    assert accounts.on_applied is None
     alloc(accounts, "a", "b")
-    watch.look()
-    assert accounts.on_applied is not None
+    watch.sample()
     assert watch.rates is None
+    assert watch.intervals() == []
 
 
-def test_commands_are_counted_by_kind_and_second(by_hand, wait_for):
+def test_a_rate_is_that_of_the_last_five_samples(by_hand):
     watch, _, accounts, clock = by_hand
-    watch.look()
     alloc(accounts, "a", "b", "a")
     accounts.apply("p", [("claim", {"slot": "a", "machine": "m"})])
-    clock.advance(1)
-    wait_for(lambda: watch.seconds)
+    pass_seconds(watch, clock, 1)
+    assert (watch.rates["alloc"], watch.rates["claim"], watch.rates["meta"]) == (3, 1, 0)
     alloc(accounts, "c")
-    clock.advance(2)
-    wait_for(lambda: len(watch.seconds) == 2)
-    assert [(each["alloc"], each["claim"]) for each in watch.seconds] == [(3, 1), (0, 0)]
-    assert watch.rates["alloc"] == 1.5
-    assert watch.rates["claim"] == 0.5
+    clock.advance(3)
+    watch.sample()
+    assert (watch.rates["alloc"], watch.rates["claim"]) == (1, 0.25)
+    pass_seconds(watch, clock, 5)
+    assert watch.rates["alloc"] == 0
 
 
-def test_a_look_ends_and_the_next_begins_anew(by_hand, wait_for):
+def test_whole_intervals_have_rates_refusals_the_longest_queue_and_delays(by_hand):
+    watch, daemon, accounts, clock = by_hand
+    alloc(accounts, "a", "b", "b")
+    daemon.is_at(7, 0)
+    pass_seconds(watch, clock, 2)
+    daemon.is_at(7, 4)
+    pass_seconds(watch, clock, 2)
+    daemon.is_at(7, 7)
+    pass_seconds(watch, clock, 2)
+    (interval,) = watch.intervals()
+    assert interval.begin_s == START_S
+    assert interval.rates == (3 / STEP_S, 0, 0, 0, 0)
+    assert (interval.refused, interval.pending) == (1 / STEP_S, 7)
+    assert interval.delays == Delays(7, 4 * 2 + 3 * 4, 4)
+    pass_seconds(watch, clock, STEP_S)
+    assert [each.rates[0] for each in watch.intervals()] == [3 / STEP_S, 0]
+    assert [each.pending for each in watch.intervals()] == [7, 0]
+    assert watch.intervals()[1].delays.mean_s is None
+
+
+def test_an_interval_in_which_nothing_was_read_is_unknown(by_hand):
     watch, _, accounts, clock = by_hand
-    watch.look()
-    alloc(accounts, "a")
-    clock.advance(1)
-    wait_for(lambda: watch.seconds)
-    clock.advance(watching.LOOK_S + 1)
-    wait_for(lambda: accounts.on_applied is None)
-    watch.look()
-    assert watch.seconds == []
-    assert accounts.on_applied is not None
+    pass_seconds(watch, clock, STEP_S)
+    alloc(accounts, *map(str, range(60)))
+    clock.advance(6 * STEP_S)
+    watch.sample()
+    pass_seconds(watch, clock, STEP_S)
+    known = [(place, each.rates[0]) for place, each in enumerate(watch.intervals()) if each is not None]
+    assert known[0] == (0, 0)
+    assert known[1] == (4, 60 / (6 * STEP_S))
+    assert len(known) < len(watch.intervals())
 
 
-def test_the_delay_is_that_of_what_was_acknowledged_meanwhile(by_hand, wait_for):
+def test_what_is_kept_is_fifteen_minutes(by_hand):
+    watch, _, _, clock = by_hand
+    pass_seconds(watch, clock, SAMPLES_KEPT + 60)
+    intervals = watch.intervals()
+    assert len(intervals) == 900 // STEP_S
+    assert intervals[0].begin_s == START_S + 60
+
+
+class SetClock(ManualClock):
+    """A clock whose wall time an administrator sets back."""
+
+    back_us = 0
+
+    def now_us(self):
+        return super().now_us() - self.back_us
+
+
+def test_the_clock_of_the_machine_may_be_set_back():
+    clock = SetClock(START_US)
+    watch = Watch(AccountServer({"p": "s"}), list, clock)
+    pass_seconds(watch, clock, STEP_S)
+    clock.back_us = 3_600_000_000
+    pass_seconds(watch, clock, 2 * STEP_S)
+    begins = [each.begin_s for each in watch.intervals()]
+    assert begins == [START_S + STEP_S * place for place in range(len(begins))]
+
+
+def test_a_daemon_has_the_delays_of_its_last_minute(by_hand):
     watch, daemon, _, clock = by_hand
-    daemon.progress = (5, 0)
-    watch.look()
+    daemon.is_at(2, 0)
+    pass_seconds(watch, clock, 1)
     (delivery,) = watch.deliveries(10)
-    assert (delivery.pending, delivery.delay_s, delivery.oldest_s) == (5, None, None)
-
-    def marked():
-        return watch.deliveries(10)[0].oldest_s is not None
-
-    wait_for(lambda: watch._marks)  # it has seen where the daemon was
-    daemon.progress = (7, 0)
-    wait_for(marked)
-    clock.advance(0.25)
-    assert watch.deliveries(10)[0].oldest_s == 0.25
-    daemon.progress = (7, 6)
-    assert watch.deliveries(10)[0].pending == 1
-    assert marked()
-    daemon.progress = (7, 7)
-    wait_for(lambda: not marked())
+    assert (delivery.pending, delivery.delay_s, delivery.longest_s, delivery.oldest_s) == (2, None, None, 1)
+    daemon.is_at(2, 1)
+    clock.advance(2)
+    daemon.is_at(2, 2)
+    watch.sample()
     (delivery,) = watch.deliveries(10)
-    assert (delivery.pending, delivery.delay_s, delivery.longest_s) == (0, 0.25, 0.25)
+    assert (delivery.pending, delivery.delay_s, delivery.longest_s, delivery.oldest_s) == (0, 2, 3, 0)
+    pass_seconds(watch, clock, 60)
+    assert watch.deliveries(10)[0].delay_s is None
+    assert watch.deliveries(0) == []
 
 
-def test_a_daemon_whose_commands_were_dropped_has_no_delays(by_hand, wait_for):
+def test_the_delays_of_dropped_commands_are_not_counted(by_hand):
     watch, daemon, _, clock = by_hand
-    watch.look()
-    wait_for(lambda: watch._marks)
-    daemon.progress = (1, 0)
-    wait_for(lambda: watch.deliveries(1)[0].oldest_s is not None)
+    daemon.is_at(1, 0)
     clock.advance(5)
-    watch.forget(daemon)
-    assert watch.deliveries(1)[0].oldest_s is None
-    daemon.progress = (1, 1)
-    wait_for(lambda: watch._marks)
+    with daemon.delays.forgetting():
+        daemon.is_at(1, 1)
+    pass_seconds(watch, clock, 1)
     assert watch.deliveries(1)[0].delay_s is None
 
 
-def test_delays_older_than_a_minute_are_forgotten(by_hand, wait_for):
-    watch, daemon, _, clock = by_hand
-    watch.look()
-    wait_for(lambda: watch._marks)
-    daemon.progress = (1, 1)
-    wait_for(lambda: watch.deliveries(1)[0].delay_s is not None)
-    for _ in range(8):
-        clock.advance(watching.LOOK_S - 1)
-        watch.look()
-    wait_for(lambda: watch.deliveries(1)[0].delay_s is None)
+def test_it_reads_once_a_second_until_it_is_closed(by_hand, wait_for):
+    watch, _, accounts, clock = by_hand
+    watch.start()
+    alloc(accounts, "a")
 
+    def pass_a_second():
+        clock.advance(1)
+        return watch.rates
 
-def test_closing_ends_it(by_hand):
-    watch, _, accounts, _ = by_hand
-    watch.look()
+    wait_for(pass_a_second)
     watch.close()
-    assert accounts.on_applied is None
-    watch.look()
-    assert accounts.on_applied is None
+    watch.check()
     assert "cpsim-watch" not in {thread.name for thread in threading.enumerate()}
 
 
 @pytest.mark.parametrize("store", [False, True])
-def test_a_daemon_of_a_fake_is_followed_to_the_effect(start, tmp_path, store, wait_for):
-    visitor = start(store=tmp_path / "ledger.db" if store else None)
-    visitor.text()
-    watch, fake = visitor.fake._watch, visitor.fake
-    wait_for(lambda: watch._marks)
+def test_a_fake_is_followed_though_nobody_looks(start, tmp_path, store, wait_for):
+    clock = ManualClock(START_US)
+    visitor = start(store=tmp_path / "ledger.db" if store else None, clock=clock)
+    fake = visitor.fake
     client = Client(parse_endpoint(fake.addresses["unix"]))
-    with fake.faults.during("server.status=503:slot=a"):
-        client.send_many([Alloc("a"), Counters("a", {"n": 1}), Claim("a", "m")])
-        wait_for(lambda: (watch.deliveries(1)[0].oldest_s or 0) > 0.02)
-    fake.wait_until_idle(100)
-    wait_for(lambda: watch.deliveries(1)[0].delay_s is not None)
-    (delivery,) = watch.deliveries(1)
-    assert (delivery.project, delivery.pending) == ("physics", 0)
-    assert delivery.longest_s > 0.02
-    taken, delivered = fake.daemons[0].progress
-    assert taken == delivered
-    assert visitor.text().count("under 10 ms") == 0
+    client.send_many([Alloc("a"), Counters("a", {"n": 1}), Claim("a", "m"), Claim("never", "m")])
+
+    def delivered():
+        clock.advance(1)
+        return not fake.pending
+
+    wait_for(delivered)
+    time = r" \S+ \S+\+00:00"
+
+    def refusal_is_shown():
+        clock.advance(1)
+        refused = shown(visitor.text()).partition("time, UTC refused")[2]
+        return re.match(rf"({time} [\d.]+)*{time} 0\.\d*[1-9]", refused)
+
+    wait_for(refusal_is_shown)
+    assert re.search(r"physics unix \S+ 0 [\d.,]+ m?s [\d.,]+ m?s", shown(visitor.text()))
 
 
-def test_a_fake_that_nobody_looks_at_counts_nothing(start):
-    visitor = start()
-    visitor.text("slots")
-    assert visitor.fake.accounts.on_applied is None
-    visitor.text()
-    assert visitor.fake.accounts.on_applied is not None
+def test_without_a_page_there_is_no_thread():
+    with Fake({"physics": "s"}):
+        assert "cpsim-watch" not in {thread.name for thread in threading.enumerate()}

@@ -1,0 +1,288 @@
+"""The page of a run while it goes on, served by a process of its own from the journals that the run writes.
+
+The process that replays flushes its journals once a second, and does nothing more. The page is made when somebody asks
+for it, with low priority, and stays the same for ten times the processor time that it took.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+
+from cpsim.clock import SYSTEM_CLOCK
+from cpsim.evidence.journal import RECORD_TYPE, merged
+from cpsim.judge.verdict import Verdict
+from cpsim.net.addresses import listen_tcp
+from cpsim.net.http.carrier import Carrier
+from cpsim.net.http.messages import Failure, Response
+from cpsim.net.listen import is_loopback
+from cpsim.replay.engine import Effort
+from cpsim.run.drivers import Replayed
+from cpsim.run.folder import run_document, verdict_document
+from cpsim.run.page import html
+from cpsim.run.pipeline import ApplyDelay, Run
+from cpsim.run.summary import summarise
+from cpsim.server.control.access import Access
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+    from typing import Self
+
+    import numpy.typing as npt
+
+    from cpdaemon.endpoint import TcpEndpoint
+    from cpsim.clock import Clock
+    from cpsim.evidence.journal import Journal
+    from cpsim.net.http.application import Caller
+    from cpsim.net.http.messages import Request
+    from cpsim.run.plan import Plan
+
+FLUSH_S: Final = 1.0
+REST: Final = 10
+"""A page stays the same for so many times the processor time that it took to make."""
+LEAST_REST_S: Final = 1.0
+STATUS: Final = "running"
+UNREPORTED: Final = "an error whose text is not known before the end"
+HTML: Final = b"text/html; charset=utf-8"
+PLAIN: Final = b"text/plain; charset=utf-8"
+HEADERS: Final = (
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+)
+START: Final = "import os; os.nice(10); from cpsim.run.live import main; main()"
+
+
+class SupportsFileno(Protocol):
+    """A file, or what has one."""
+
+    def fileno(self) -> int:
+        """The descriptor of the file."""
+
+
+class LivePage:
+    """Serves the page of a run, once it has begun; a context manager, at whose end nothing is served any more.
+
+    Args:
+        address: where to listen; port 0 takes a free one.
+        final: where the page will be when the run has ended.
+        clock: by which journals are flushed.
+
+    Attributes:
+        url: of the page.
+
+    Raises:
+        OSError: the address cannot be bound.
+    """
+
+    def __init__(self, address: TcpEndpoint, final: Path, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._final = final
+        self._now_s = clock.monotonic
+        self._sock = listen_tcp(address.host, address.port)
+        host, port = self._sock.getsockname()[:2]
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+        self._control, self._theirs = socket.socketpair()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._told: tuple[float, ...] = ()
+        self._flushed_s = -math.inf
+
+    def begin(self, plan: Plan, faults: Sequence[str]) -> None:
+        """Start the process, for a plan and the faults that are set during its replay."""
+        fds = self._sock.fileno(), self._theirs.fileno()
+        self._process = subprocess.Popen(  # noqa: S603 - this Python
+            [sys.executable, "-P", "-c", START, *map(str, fds)],
+            stdin=subprocess.PIPE,
+            pass_fds=fds,
+            start_new_session=True,  # Ctrl-C ends the replay, whose page is shown until all is judged
+        )
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError), self._process.stdin as plans:  # if it has failed, it has said why
+            pickle.dump((plan, tuple(faults), str(self._final)), plans)
+        self._theirs.close()
+
+    def follow(self, journals: Sequence[SupportsFileno]) -> None:
+        """Show the records in the files of journals, one for each share of the slots."""
+        for place, journal in enumerate(journals):
+            self._send({"journal": place, "of": len(journals)}, [journal.fileno()])
+
+    def flush(self, journals: Sequence[Journal], faults_since_s: float) -> None:
+        """Write what journals hold to their files, at most once a second.
+
+        Args:
+            journals: those that are followed.
+            faults_since_s: when the faults were set, in seconds since the replay began.
+        """
+        now_s = self._now_s()
+        if now_s - self._flushed_s < FLUSH_S:
+            return
+        self._flushed_s = now_s
+        for journal in journals:
+            journal.flush()
+        self.tell([journal.errors for journal in journals], faults_since_s)
+
+    def tell(self, errors: Sequence[Sequence[str]], faults_since_s: float = 0.0) -> None:
+        """Tell the texts of each journal's errors and when the faults were set, if either is new."""
+        told = (faults_since_s, *map(len, errors))
+        if told != self._told:
+            self._told = told
+            self._send({"errors": [list(texts) for texts in errors], "since_s": faults_since_s})
+
+    def _send(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
+        with suppress(OSError):  # the process has ended: the run goes on without its page
+            socket.send_fds(self._control, [json.dumps(message).encode() + b"\n"], descriptors)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for sock in (self._control, self._theirs, self._sock):
+            sock.close()
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+
+
+@contextmanager
+def live_page(address: TcpEndpoint, folder: Path) -> Iterator[LivePage]:
+    """Serve the page of a run in the context, and print its URL on standard error.
+
+    Args:
+        address: where to listen.
+        folder: of the run.
+
+    Raises:
+        OSError: the address cannot be bound.
+    """
+    with LivePage(address, folder / "report.html") as live:
+        print(f"cpsim: the page of this run: {live.url}", file=sys.stderr, flush=True)
+        yield live
+
+
+class _Pages:
+    """The `Application` that serves the page.
+
+    Args:
+        plan: of the run.
+        faults: that are set during its replay.
+        final: where its page will be.
+        host: where it is served.
+    """
+
+    def __init__(self, plan: Plan, faults: Sequence[str], final: str, host: str) -> None:
+        self._plan, self._faults, self._final = plan, faults, final
+        self._assignment = plan.assignment()
+        self._access = Access(host) if is_loopback(host) else None
+        self._lock = Lock()
+        self._journals: dict[int, int] = {}
+        self._of = 1
+        self._errors: list[list[str]] = []
+        self._since_s = 0.0
+        self._page, self._until_s = b"", 0.0
+
+    def hear(self, message: dict[str, Any], descriptors: Sequence[int]) -> None:
+        """Take what the replaying process tells."""
+        with self._lock:
+            if "journal" in message:
+                self._journals[message["journal"]], self._of = descriptors[0], message["of"]
+            else:
+                self._errors, self._since_s = message["errors"], message["since_s"]
+
+    def answer(self, request: Request, _: Caller, /) -> Response:
+        """Answer a request for the page."""
+        try:
+            if self._access is not None:
+                self._access.check_page(request)
+        except Failure as failure:
+            return self.refusal(failure.status, str(failure))
+        if request.path != "/":
+            return self.refusal(404, f"there is no {request.path!r}, only /")
+        if request.method not in {"GET", "HEAD"}:
+            return Response(405, b"use GET\n", PLAIN, ((b"allow", b"GET, HEAD"),))
+        if SYSTEM_CLOCK.monotonic() >= self._until_s:
+            before = os.times()
+            self._page = self._made().encode("utf-8", "replace")
+            after = os.times()
+            took_s = after.user + after.system - before.user - before.system
+            self._until_s = SYSTEM_CLOCK.monotonic() + max(LEAST_REST_S, REST * took_s)
+        return Response(200, self._page, HTML, HEADERS)
+
+    def finish(self, commands: Sequence[Response], /) -> Sequence[Response]:
+        """No request waits for others."""
+        return commands
+
+    def refusal(self, status: int, message: str, /) -> Response:
+        """The answer to a request for anything else."""
+        return Response(status, f"{message}\n".encode(), PLAIN)
+
+    def _made(self) -> str:
+        """The page of the run as far as it is known."""
+        records, errors = self._records()
+        effort = Effort(0.0, {})
+        elapsed_s = float(records["answered_ns"].max(initial=0)) / 1e9
+        evidence = Replayed(records, errors, elapsed_s, effort, 0).evidence(self._plan, self._assignment.schedule_us)
+        unknown = "the run has not ended"
+        faults = tuple({"fault": text, "selected": None, "fired": None} for text in self._faults)
+        evidence = replace(evidence, faults=faults, faults_unknown=unknown if faults else "")
+        verdict = Verdict(not_verified=["The run has not ended: what was applied is verified at its end."])
+        run = Run(self._plan, evidence, effort, verdict, ApplyDelay(unknown=unknown), self._since_s)
+        summary = summarise(run, {})
+        summary.limit = None
+        shown = verdict_document(evidence, verdict) | {"verdict": STATUS}
+        return html(run, summary, run_document(run, summary), shown, live=self._final)
+
+    def _records(self) -> tuple[npt.NDArray[np.void], list[str]]:
+        """The records in the journals' files, and their errors."""
+        with self._lock:
+            journals, errors = sorted(self._journals.items()), self._errors
+        parts = []
+        for place, journal in journals:
+            records = _read(journal)
+            texts = list(errors[place]) if place < len(errors) else [""]
+            missing = int(records["error"].max(initial=0)) + 1 - len(texts)
+            ops = self._assignment.ops if self._of == 1 else self._assignment.part(place, self._of).ops
+            parts.append((records, [*texts, *[UNREPORTED] * missing], ops))
+        return merged(parts) if parts else (np.empty(0, RECORD_TYPE), [""])
+
+
+def _read(journal: int) -> npt.NDArray[np.void]:
+    """The whole records of a journal's file, whose position is its writer's."""
+    count = os.fstat(journal).st_size // RECORD_TYPE.itemsize
+    if not count:
+        return np.empty(0, RECORD_TYPE)
+    with mmap.mmap(journal, count * RECORD_TYPE.itemsize, access=mmap.ACCESS_READ) as content:
+        return np.frombuffer(bytes(content), RECORD_TYPE).copy()
+
+
+def main() -> None:
+    """Serve the page of a run, which is on standard input, until the process that replays it ends."""
+    listening, control = (socket.socket(fileno=int(number)) for number in sys.argv[1:])
+    control.settimeout(None)  # gevent's do not block
+    plan, faults, final = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the process that started this one
+    pages = _Pages(plan, faults, final, listening.getsockname()[0])
+    carrier = Carrier(pages, [listening], "cpsim-live")
+    carrier.start()
+    carrier.call(carrier.accept)
+    received, descriptors = b"", list[int]()
+    while True:
+        data, fds, _, _ = socket.recv_fds(control, 65_536, 1)
+        if not data:
+            break
+        *lines, received = (received + data).split(b"\n")
+        descriptors += fds
+        for line in lines:
+            message = json.loads(line)
+            pages.hear(message, [descriptors.pop(0)] if "journal" in message else [])
+    carrier.stop()
