@@ -70,8 +70,10 @@ NAMING = {
 }
 """Where a command's name is told from another's, and why."""
 LONG_FUNCTIONS = {
-    "cpsim/cli/load.py: load": "a command and its options",
+    "cpsim/cli/daemon.py: daemon": "a command and its options",
+    "cpsim/cli/load.py: load": "likewise",
     "cpsim/cli/run.py: run": "likewise",
+    "cpsim/cli/serve.py: serve": "likewise",
     "cpsim/cli/verify.py: verify": "likewise",
     "cpsim/run/pipeline.py: run": "the pipeline, step by step",
     "cpsim/scenario/generation.py: generate": "what is drawn, in an order that no seed may see changed",

@@ -1,7 +1,7 @@
 """What the guides promise that no snippet can show here: a unit, a proxy and an image, as far as they can be run.
 
-systemd, nginx and a container engine are not: their files are read, what they would run is run with its folders moved
-elsewhere, and what they would do on the way is done by a few lines here.
+systemd, nginx and a container engine are not, but for systemd's tools: their files are read, what they would run is run
+with its folders moved elsewhere, and what they would do on the way is done by a few lines here.
 """
 
 import configparser
@@ -18,7 +18,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -27,6 +27,7 @@ import trustme
 from cpdaemon import Client
 from cpdaemon.commands import Alloc
 from cpdaemon.endpoint import parse_endpoint
+from cpsim.daemon.spool import Spool
 from cpsim.fake import ANY_PORT, Fake
 
 ROOT = Path(__file__).parent.parent
@@ -55,23 +56,50 @@ def running(command, **options):
         process.wait(100)
 
 
+def tool(name):
+    """A program of systemd."""
+    found = shutil.which(name)
+    if found is None:
+        pytest.skip(f"no {name}: install systemd")
+    return found
+
+
+def parsed(unit):
+    """A unit of the guide."""
+    found = configparser.ConfigParser(interpolation=None)
+    found.optionxform = str
+    found.read_string(snippet("systemd", unit))
+    return found
+
+
 @pytest.fixture
-def unit(tmp_path):
-    """The unit, and its `ExecStart` with the system's folders below the test's."""
-    parsed = configparser.ConfigParser(interpolation=None)
-    parsed.optionxform = str
-    parsed.read_string(snippet("systemd", "cpsim-daemon.service"))
-    command = shlex.split(parsed["Service"]["ExecStart"])
+def activated(tmp_path):
+    """The command of the guide's daemon, for which systemd's tool listens, with the system's folders below the test's.
+
+    The tool execs it once somebody has connected, as systemd does.
+    """
+    command = shlex.split(parsed("cpsim-daemon.service")["Service"]["ExecStart"])
     moved = {"/opt/cpsim/bin/cpsim": [sys.executable, "-m", "cpsim"]}
-    return parsed, [part for word in command for part in moved.get(word, [moved_to(word, tmp_path)])]
+    listen = moved_to(parsed("cpsim-daemon.socket")["Socket"]["ListenStream"], tmp_path)
+    words = [part for word in command for part in moved.get(word, [moved_to(word, tmp_path)])]
+    return [tool("systemd-socket-activate"), f"--listen={listen}", f"--setenv=NOTIFY_SOCKET={tmp_path}/notify", *words]
 
 
 def moved_to(text, folder):
     return re.sub(r"/(?:etc|run|var/lib)/cpsim\b", str(folder), text)
 
 
-def test_the_unit_starts_a_daemon_that_loses_nothing(unit, tmp_path, wait_for):
-    parsed, command = unit
+@pytest.fixture
+def notify(tmp_path):
+    """The socket at which systemd would be told."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(tmp_path / "notify"))
+        sock.settimeout(100)
+        yield sock
+
+
+def test_the_units_start_a_daemon_that_loses_nothing(activated, notify, tmp_path, wait_for):
+    service = parsed("cpsim-daemon.service")["Service"]
     config = moved_to(snippet("systemd", "daemon.ini"), tmp_path)
     with Fake({"demo": "demo"}, http=ANY_PORT) as fake:
         config = config.replace("http://127.0.0.1:8080/api", fake.addresses["http"])
@@ -79,34 +107,47 @@ def test_the_unit_starts_a_daemon_that_loses_nothing(unit, tmp_path, wait_for):
             config.replace("flush_interval = 1", "flush_interval = 60"), encoding="utf-8"
         )
         path = tmp_path / "creditapi.socket"
-        with running(command) as process:
+        with running(activated) as process:
             wait_for(lambda: listens(path))
             with Client(parse_endpoint(str(path))) as client:
                 client.send(Alloc("job-1", credits=5))
+            assert notify.recv(1000).startswith(b"READY=1\n")
             process.kill()
             process.wait(100)
         assert fake.inspector.totals().projects["demo"].allocated == 0
-        path.unlink(missing_ok=True)
+        assert path.is_socket()
         (tmp_path / "daemon.ini").write_text(config, encoding="utf-8")
-        with running(command) as process:
+        with running(activated) as process:
+            wait_for(lambda: listens(path))
             wait_for(lambda: fake.inspector.totals().projects["demo"].allocated)
         assert process.returncode == 0
+    assert path.is_socket()  # it is systemd's to remove
+    assert [notify.recv(1000).split(b"\n")[0] for _ in range(2)] == [b"READY=1", b"STOPPING=1"]
     assert [slot.slot for slot in fake.inspector.slots("demo").items] == ["job-1"]
-    assert parsed["Service"]["Restart"] == "on-failure"  # a status of 0 is no failure
+    assert service["Restart"] == "on-failure"  # a status of 0 is no failure
+    assert (service["Type"], "WatchdogSec" in service) == ("notify", True)
 
 
-def test_the_unit_is_one_that_systemd_takes(tmp_path):
-    analyze = shutil.which("systemd-analyze")
-    if analyze is None:
-        pytest.skip("no systemd-analyze to check the unit")
-    text = snippet("systemd", "cpsim-daemon.service").replace("/opt/cpsim/bin/cpsim", sys.executable)
-    path = tmp_path / "cpsim-daemon.service"
-    path.write_text(text, encoding="utf-8")
-    told = subprocess.run([analyze, "verify", str(path)], capture_output=True, text=True, check=False, timeout=280)
-    assert "cpsim-daemon.service" not in told.stderr, told.stderr
-    path.write_text(text.replace("Restart=", "Restarts="), encoding="utf-8")
-    told = subprocess.run([analyze, "verify", str(path)], capture_output=True, text=True, check=False, timeout=280)
-    assert "Restarts" in told.stderr
+UNITS = (
+    *("cpsim-daemon.socket", "cpsim-daemon.service"),
+    *("cpsim-serve.socket", "cpsim-serve-http.socket", "cpsim-serve.service"),
+)
+
+
+def test_the_units_are_such_that_systemd_takes(tmp_path):
+    analyze = tool("systemd-analyze")
+    paths = [tmp_path / name for name in UNITS]
+    for path in paths:
+        text = snippet("systemd", path.name).replace("/opt/cpsim/bin/cpsim", sys.executable)
+        path.write_text(text, encoding="utf-8")
+    verify = [analyze, "verify", *map(str, paths)]
+    told = subprocess.run(verify, capture_output=True, text=True, check=False, timeout=280)
+    assert not [line for line in told.stderr.splitlines() if "cpsim-" in line], told.stderr
+    for path in paths:
+        path.write_text(path.read_text(encoding="utf-8").replace("[Socket]", "[Socket]\nListens=x"), encoding="utf-8")
+        path.write_text(path.read_text(encoding="utf-8").replace("Restart=", "Restarts="), encoding="utf-8")
+    told = subprocess.run(verify, capture_output=True, text=True, check=False, timeout=280)
+    assert [name for name in UNITS if not re.search(f"{name}.*(Listens|Restarts)", told.stderr)] == []
 
 
 @contextmanager
@@ -170,7 +211,8 @@ def instructions():
 
 def test_the_image_holds_what_is_needed_and_runs_without_rights():
     words = [word for word, _ in instructions()]
-    assert set(words) <= {"FROM", "COPY", "RUN", "ENV", "USER", "WORKDIR", "VOLUME", "EXPOSE", "ENTRYPOINT", "CMD"}
+    known = {"FROM", "COPY", "RUN", "ENV", "USER", "WORKDIR", "VOLUME", "EXPOSE", "HEALTHCHECK", "ENTRYPOINT", "CMD"}
+    assert set(words) <= known
     given = dict(instructions())
     assert words.index("USER") < words.index("ENTRYPOINT")
     assert not given["USER"].startswith(("0", "root"))
@@ -179,6 +221,13 @@ def test_the_image_holds_what_is_needed_and_runs_without_rights():
         each for word, text in instructions() if word == "COPY" and "--from" not in text for each in text.split()[:-1]
     ]
     assert all((ROOT / each).exists() for each in copied)
+
+
+def test_the_image_has_a_python_that_is_tested():
+    tested = re.search(r"^PYTHONS = \((.*)\)$", (ROOT / "noxfile.py").read_text(encoding="utf-8"), re.MULTILINE)[1]
+    bases = {text.split()[0] for word, text in instructions() if word == "FROM"}
+    (version,) = {re.fullmatch(r"python:([\d.]+)-slim", base)[1] for base in bases}
+    assert f'"{version}"' in tested
 
 
 @pytest.fixture(scope="module")
@@ -219,15 +268,33 @@ def copy_into(folder, sources):
             shutil.copy(ROOT / source, folder)
 
 
+def without_rights(user):
+    """The beginning of a command that runs as a user of whom nobody has heard, who may do nothing that root may.
+
+    That is so in a namespace; where the system allows none, the command runs as who runs the tests.
+    """
+    user, group = user.split(":")
+    begin = ["unshare", "--user", f"--map-user={user}", f"--map-group={group}"]
+    if shutil.which("unshare") is None:
+        return []
+    status = [*begin, "cat", "/proc/self/status"]
+    rights = subprocess.run(status, capture_output=True, text=True, check=False, timeout=280)
+    if rights.returncode:
+        return []
+    assert f"Uid:\t{user}" in rights.stdout
+    assert "CapEff:\t0000000000000000" in rights.stdout
+    return begin
+
+
 @pytest.fixture
 def inside(image):
-    """Return inside(command) -> (its program, environment and folder), as the image has them."""
+    """A program, and its environment and folder, as the image has them."""
     given = dict(instructions())
     environment = dict(pair.split("=", 1) for pair in image(given["ENV"]).split())
     (program,) = json.loads(given["ENTRYPOINT"])
     found = shutil.which(program, path=environment["PATH"])
     assert found == image("/opt/cpsim/bin/cpsim")
-    return found, {"env": environment, "cwd": image(given["WORKDIR"])}
+    return [*without_rights(given["USER"]), found], {"env": environment, "cwd": image(given["WORKDIR"])}
 
 
 @pytest.mark.timeout(300)
@@ -239,8 +306,13 @@ def test_the_default_command_of_the_image_serves(inside, tmp_path, wait_for):
     assert sorted(given["EXPOSE"].split()) == sorted(ports)
     command = [re.sub(r":(\d+)$", lambda port: f":{ports[port[1]]}", word) for word in json.loads(given["CMD"])]
     ready = tmp_path / "ready"
-    with running([program, *command, "--ready-file", str(ready)], **where):
+    options, check = given["HEALTHCHECK"].split(" CMD ")
+    health = [word.replace(":8080/", f":{ports['8080']}/") for word in json.loads(check)]
+    assert options == "--start-period=60s"
+    assert subprocess.run(health, **where, stderr=subprocess.PIPE, check=False, timeout=280).returncode == 1
+    with running([*program, *command, "--ready-file", str(ready)], **where):
         wait_for(ready.exists)
+        assert subprocess.run(health, **where, check=False, timeout=280).returncode == 0
         with Client(parse_endpoint(f"127.0.0.1:{ports['5667']}")) as client:
             client.send(Alloc("job-1"))
         with urllib.request.urlopen(f"http://127.0.0.1:{ports['8080']}/api/heartbeat", timeout=280) as answer:
@@ -253,5 +325,18 @@ def test_the_default_command_of_the_image_serves(inside, tmp_path, wait_for):
 def test_the_image_has_the_daemon_and_the_scenarios(inside):
     program, where = inside
     for command, part in ((["daemon", "--help"], "--spool"), (["scenarios", "--json"], '"smoke"')):
-        told = subprocess.run([program, *command], **where, capture_output=True, text=True, check=True, timeout=280)
+        told = subprocess.run([*program, *command], **where, capture_output=True, text=True, check=True, timeout=280)
         assert part in told.stdout
+
+
+def test_the_health_of_a_daemon_in_a_container(here, cpsim):
+    page = (ROOT / "docs" / "how-to" / "container.md").read_text(encoding="utf-8")
+    program, *check = shlex.split(re.search(r'--health-cmd "(.*)"', page)[1])
+    assert (program, cpsim(*check)[0]) == ("cpsim", 2)  # no daemon has run here
+    with closing(Spool(here / check[check.index("--spool") + 1])) as spool:
+        assert cpsim(*check)[0] == 0
+        spool.put(["rubbish"], {}, lambda _: None)
+        spool.wait()
+        spool.release(1)
+        assert spool.take() is None
+        assert cpsim(*check)[0] == 1  # a dead letter

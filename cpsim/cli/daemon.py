@@ -25,6 +25,7 @@ from cpsim.cli.options import (
     secret_file_option,
     secret_in,
 )
+from cpsim.cli.serving import log_format_option, metrics_option, refuse_replaced
 from cpsim.cli.tls import tls_options, with_tls
 from cpsim.system.checks import LONGEST_S
 
@@ -92,12 +93,8 @@ ACTS: Final = ("status", "failed", "requeue", "forget", "export", "import_", "ba
     metavar="FILE",
     help="File to write once the daemon accepts commands: a line 'KIND ADDRESS', and one for --metrics.",
 )
-@click.option(
-    "--metrics",
-    type=ListenType(default_host="127.0.0.1"),
-    metavar="[HOST:]PORT",
-    help="Answer GET /metrics for Prometheus there, on loopback without a HOST; port 0 takes a free one.",
-)
+@metrics_option
+@log_format_option
 @click.option(
     "--status",
     is_flag=True,
@@ -155,6 +152,7 @@ def daemon(
     metrics: TcpEndpoint | None,
     drain_timeout_s: float | None,
     ready_file: Path | None,
+    log_format: str,
     as_json: bool,
     **options: Any,  # noqa: ANN401 - passed on unchanged
 ) -> None:
@@ -162,7 +160,8 @@ def daemon(
 
     A command that was answered OK survives a crash. A server that knows batch ids, such as `cpsim serve`, applies it
     exactly once. With --profile deployed, the daemon has the quirks of production: a crash loses commands. At SIGHUP,
-    it opens its log file anew and reads its secret again; all connections stay.
+    it opens its log file anew and reads its secret again; all connections stay. Sockets that systemd passes replace
+    its addresses; one named `metrics` is for --metrics.
 
     \b
     cpsim daemon --config /etc/creditapi.ini --spool /var/lib/cpsim.spool
@@ -180,11 +179,14 @@ def daemon(
     """
     from dataclasses import replace
 
-    from cpsim.daemon.config import Config, read_config
+    from cpsim.daemon.config import METRICS, Config, read_config, with_passed
+    from cpsim.net.service_manager import passed_sockets
+    from cpsim.ui.logs import LINES
 
+    LINES.format = log_format
     config = Config() if config_file is None else read_config(config_file)
     for sentence in config.warnings:
-        click.echo(f"cpsim: warning: {config_file}: {sentence}", err=True)
+        LINES.warning(f"{config_file}: {sentence}")
     if unix is not None and tcp is not None:
         raise click.UsageError("--unix and --tcp exclude one another: a daemon listens at one address")
     if server is not None and not isinstance(server, UrlEndpoint):
@@ -208,6 +210,10 @@ def daemon(
         _manage_spool(config, *acts.items(), as_json=as_json)
     else:
         config = replace(config, drain="drain" in acts)
+        passed = passed_sockets()
+        listening = {"--unix": unix, "--tcp": tcp}
+        refuse_replaced(passed, lambda name: {"--metrics": metrics} if name == METRICS else listening)
+        config = with_passed(config, passed)
         _serve(config, config_file, ready_file, partial(_read_secret, config_file, secret_file), **options)
 
 
@@ -300,7 +306,7 @@ def _serve(
     needed = {
         "--spool FILE, which stores commands until they are delivered, or [server] spool": config.spool
         or "ack-before-delivery" in all_quirks,
-        "--unix, --tcp, or [server] bind": config.listen or config.drain,
+        "--unix, --tcp, or [server] bind": config.bound or config.listen or config.drain,
         "--server, or [api] api_url": config.server,
         "--project, or [api] api_key": config.project,
         "--secret-file, or [api] api_secret": config.secret,
@@ -330,6 +336,7 @@ def _warn_unused_spool(spool: Path) -> None:
     """Warn that a spool is not used; raise CpsimError if it holds commands, which nobody would deliver."""
     from cpsim.daemon.spool_status import read_status
     from cpsim.errors import CpsimError
+    from cpsim.ui.logs import LINES
 
     queued = read_status(spool).queued if spool.exists() and spool.stat().st_size else 0
     if queued:
@@ -337,4 +344,4 @@ def _warn_unused_spool(spool: Path) -> None:
             f"spool {spool} holds {queued:,} commands, and with the quirk ack-before-delivery nothing delivers them: "
             "run the daemon without that quirk until they are delivered, or name another file"
         )
-    click.echo(f"cpsim: warning: spool {spool} is not used: the quirk ack-before-delivery works without", err=True)
+    LINES.warning(f"spool {spool} is not used: the quirk ack-before-delivery works without")

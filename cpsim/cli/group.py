@@ -101,8 +101,9 @@ if cli.help is None:
 def main() -> NoReturn:
     """Run the command line; an error is one line on standard error, never a traceback."""
     from cpsim.errors import CpsimError, UsageError, reason
-    from cpsim.ui.printable import printable
+    from cpsim.ui.logs import LINES
 
+    LINES.format = "text"  # until a command has parsed its options
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -122,16 +123,16 @@ def main() -> NoReturn:
         click.echo("cpsim: interrupted", err=True)
         sys.exit(FAILED)
     except MemoryError as error:
-        click.echo(f"cpsim: {reason(error)}; do less at once, or allow the process more", err=True)
+        LINES.error(f"{reason(error)}; do less at once, or allow the process more")
         sys.exit(FAILED)
     except OSError as error:
         why = error.strerror or str(error)
-        click.echo(f"cpsim: {error.filename}: {why}" if error.filename else f"cpsim: {why}", err=True)
+        LINES.error(f"{error.filename}: {why}" if error.filename else why)
         sys.exit(FAILED)
     except UsageError as error:
-        click.echo(f"cpsim: {printable(str(error))}", err=True)
+        LINES.error(str(error))
         sys.exit(WRONG_USAGE)
     except (CpsimError, CreditPiggyError) as error:
-        click.echo(f"cpsim: {printable(str(error))}", err=True)
+        LINES.error(str(error))
         sys.exit(FAILED)
     sys.exit(0)

@@ -45,6 +45,7 @@ from cpsim.cli.options import (
 )
 from cpsim.cli.results import result_files, result_options
 from cpsim.cli.run import target_at
+from cpsim.cli.serving import live_metrics, metrics_option
 from cpsim.cli.settings import SettableOption, runs_folder
 from cpsim.cli.tls import TLS, tls_options
 from cpsim.config.thresholds import APPLY_DELAY_PREFIXES, NEED_DUE_TIMES
@@ -144,6 +145,7 @@ class _Load(ExtraCommand):
 @output_option
 @result_options
 @page_option
+@metrics_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result of a search as one JSON document.")
 @click.argument("locust", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
@@ -176,6 +178,7 @@ def load(
     junit: Path | None,
     summary_file: Path | None,
     page: TcpEndpoint | None,
+    metrics: TcpEndpoint | None,
     as_json: bool,
     locust: tuple[str, ...],
 ) -> None:
@@ -225,7 +228,9 @@ def load(
         )
         folder = output or new_name(path, runs_folder(context))
         with result_files(title, junit, summary_file) as files:
-            status = _search(lambda: make_request(read()), thresholds, baseline, folder, files, as_json=as_json)
+            status = _search(
+                lambda: make_request(read()), thresholds, baseline, folder, files, metrics, as_json=as_json
+            )
         sys.exit(status)
     _check_thresholds(thresholds, has_due_times=rate is not None or speed is not None)
     if stop_on_breach:
@@ -258,6 +263,7 @@ def load(
         "output": None if output is None else str(output),
         "runs": str(runs_folder(context)),
         "page": None if page is None else str(page),
+        "metrics": None if metrics is None else str(metrics),
         "thresholds": [asdict(threshold) for threshold in thresholds],
         "baseline": None if baseline is None else str(baseline),
         "stop_on_breach": stop_on_breach,
@@ -342,6 +348,7 @@ def _search(
     baseline: Path | None,
     folder: Path,
     files: ResultFiles,
+    metrics: TcpEndpoint | None,
     *,
     as_json: bool,
 ) -> int:
@@ -353,11 +360,11 @@ def _search(
     from cpsim.ui.terminal import Stages, console, printed
 
     with run_folder.OutputFolder(folder) as written:
-        with Stages() as stages:
+        with live_metrics(metrics) as wiring, Stages() as stages:
             stages.begin("making the workload")
             request = make_request()
             found = Capacity(request.p99_ms)
-            find(request, found, on_stage=stages.begin, on_progress=stages.progress)
+            find(request, found, on_stage=stages.begin, on_progress=stages.progress, wiring=wiring)
         if found.best is not None:
             found.best.summary.check(thresholds)
         files.add(lambda: results_of_search(found, thresholds, printed(partial(show, found))))

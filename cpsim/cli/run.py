@@ -47,6 +47,7 @@ from cpsim.cli.options import (
     timeout_option,
 )
 from cpsim.cli.results import result_files, result_options
+from cpsim.cli.serving import live_metrics, metrics_option
 from cpsim.cli.settings import SettableOption, runs_folder
 from cpsim.cli.tls import tls_options
 from cpsim.system.checks import LONGEST_S
@@ -129,6 +130,7 @@ if TYPE_CHECKING:
 @output_option
 @result_options
 @page_option
+@metrics_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the summary.")
 def run(
     scenario: str,
@@ -161,6 +163,7 @@ def run(
     junit: Path | None,
     summary_file: Path | None,
     page: TcpEndpoint | None,
+    metrics: TcpEndpoint | None,
     as_json: bool,
     **log_part: int | str | None,
 ) -> None:
@@ -204,7 +207,7 @@ def run(
     files = result_files(f"cpsim run {scenario}", junit, summary_file)
     context = click.get_current_context()
     with files, run_folder.OutputFolder(output or run_folder.new_name(path, runs_folder(context))) as written:
-        with _live(page, written.path) as live, Stages() as stages:
+        with _live(page, written.path) as live, live_metrics(metrics) as wiring, Stages() as stages:
             command = partial(_command, context)
             result = perform(
                 lambda: load_workload(path, seed, settings, keep_ids=keep_ids),
@@ -221,6 +224,7 @@ def run(
                 on_stage=stages.begin,
                 on_progress=stages.progress,
                 live=live,
+                wiring=wiring,
             )
             summary = summarise(result)
             summary.check(thresholds)
@@ -263,7 +267,7 @@ def _print(result: Run, summary: Summary, output: OutputFolder, *, as_json: bool
 def _command(context: click.Context, seed: int) -> str:
     """The command line that repeats a run, into a new folder and with new slots."""
     given = context.params | {"seed": seed, "as_json": False}
-    given |= dict.fromkeys(("output", "slot_prefix", "page", "junit", "summary_file"))
+    given |= dict.fromkeys(("output", "slot_prefix", "page", "metrics", "junit", "summary_file"))
     words = ["cpsim", "run", given["scenario"]]
     for parameter in context.command.params:
         value = given[parameter.name or ""]

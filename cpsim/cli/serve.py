@@ -20,6 +20,7 @@ from cpsim.cli.options import (
     quirk_option,
     secret_in,
 )
+from cpsim.cli.serving import log_format_option, refuse_replaced
 from cpsim.system.checks import LONGEST_S
 
 if TYPE_CHECKING:
@@ -143,6 +144,7 @@ def _back_up(configuration: Configuration, copy: Path) -> None:
     metavar="FILE",
     help="File to write once the server is ready: a line 'KIND ADDRESS' for each address.",
 )
+@log_format_option
 @click.option(
     "--ready-env",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -174,12 +176,14 @@ def serve(
     ready_file: Path | None,
     ready_env: Path | None,
     backup: Path | None,
+    log_format: str,
     **options: Any,  # noqa: ANN401 - fields of `Configuration`
 ) -> None:
     """Serve a fake daemon and its account server, until Ctrl-C or SIGTERM.
 
     Without an address, it serves UNIX, TCP and HTTP on free addresses on loopback. At SIGHUP, it reads its secrets, the
-    control token and the certificate again; all connections stay.
+    control token and the certificate again; all connections stay. Sockets that systemd passes replace addresses: the
+    server's if one is named `http`, and those of a project's first daemon if it is named after the project.
 
     \b
     cpsim serve --unix /tmp/creditapi.socket --http 127.0.0.1:8080
@@ -209,9 +213,13 @@ def serve(
     from dataclasses import replace
 
     from cpsim.fake import Site
+    from cpsim.fake.settings import HTTP, with_passed
     from cpsim.fake.settings import serve as perform
+    from cpsim.net.service_manager import passed_sockets
     from cpsim.system.process import do_without_pandas, tune_process
+    from cpsim.ui.logs import LINES
 
+    LINES.format = log_format
     read = partial(_configuration, config, projects, secret_files, control_token_file, options)
     configuration = read()
     if backup is not None:
@@ -219,6 +227,11 @@ def serve(
     if unix is not None or tcp is not None:
         site = Site(project_id=next(iter(configuration.projects)), unix=unix, tcp=tcp)
         configuration = replace(configuration, sites=[site])
+    passed = passed_sockets()
+    first = next(iter(configuration.projects))
+    replaced = {first: {"--unix": unix, "--tcp": tcp}, HTTP: {"--http": options["http"]}}
+    refuse_replaced(passed, lambda name: replaced.get(name, {}))
+    configuration = with_passed(configuration, passed)
 
     tune_process()
     do_without_pandas()

@@ -8,7 +8,7 @@ import re
 from configparser import ConfigParser, MissingSectionHeaderError
 from configparser import Error as IniError
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -17,10 +17,12 @@ from cpdaemon.endpoint import UnixEndpoint, UrlEndpoint, parse_endpoint
 from cpdaemon.errors import EndpointError
 from cpsim.errors import CpsimError
 from cpsim.net.listen import Listen
+from cpsim.net.service_manager import PassedSocket, by_kind, tcp_of
 from cpsim.system.checks import LONGEST_S
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
+    from socket import socket
 
     from cpdaemon.endpoint import TcpEndpoint
 
@@ -32,6 +34,8 @@ KEYS: Final = {
     "api": ("api_url", "api_key", "api_secret", "project_id", "project_auth", "flush_interval"),
     "server": ("socket", "bind", "pidfile", "logfile", "loglevel", "spool"),
 }
+METRICS: Final = "metrics"
+"""Name of a passed socket for metrics."""
 LEVELS: Final = {"debug", "info", "warn", "warning", "error", "critical"}
 
 
@@ -51,6 +55,10 @@ class Config:
     metrics: TcpEndpoint | None = None
     drain: bool = False
     drain_timeout_s: float | None = None
+    bound: Mapping[str, socket] = field(default_factory=dict, hash=False)
+    """Sockets that listen already, by `unix` and `tcp`; then `listen` does not count."""
+    bound_metrics: socket | None = None
+    """One for the metrics."""
     warnings: tuple[str, ...] = ()
     """One sentence for each key that is ignored, or whose value is in quotes."""
 
@@ -93,6 +101,19 @@ def read_config(path: Path) -> Config:
         )
     except (ValueError, EndpointError) as error:
         raise CpsimError(f"{path}: {error}") from error
+
+
+def with_passed(config: Config, passed: Sequence[PassedSocket]) -> Config:
+    """Return the settings with the sockets of a service manager: one named `metrics` for these, others for commands.
+
+    Raises:
+        CpsimError: there are too many of a kind.
+    """
+    return replace(
+        config,
+        bound=by_kind(each for each in passed if each.name != METRICS),
+        bound_metrics=tcp_of(each for each in passed if each.name == METRICS),
+    )
 
 
 def _mistake(error: IniError) -> str:

@@ -203,6 +203,11 @@ class Courier:
             self._backing_off.notify_all()
 
     @property
+    def outage(self) -> str | None:
+        """The error of the last attempt to deliver; None if it succeeded."""
+        return self._outage
+
+    @property
     def has_ended(self) -> bool:
         """Whether it is stopping or draining, and has delivered what can be delivered."""
         if not self._spool.ready:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cpsim.store.schema import checksum
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cpsim.store.log import Statement
 
 REFUSED: Final = "refused"
@@ -38,14 +41,24 @@ class FailedCommand(NamedTuple):
     error: str
 
 
+def counts_of(query: Callable[[str], list[tuple[bytes, int]]]) -> Counter[str]:
+    """Return the number of failed commands by reason, from a query over a spool."""
+    rows = query("SELECT CAST(why AS BLOB), count(*) FROM failed GROUP BY why")
+    return Counter({_reason(why.decode(errors="replace")): count for why, count in rows})
+
+
 def failed_command(row: tuple[int, int, bytes, bytes, bytes, bytes | None]) -> FailedCommand:
     """Return a failed command of `SELECT_FAILED`; one that is damaged says so in its command and its error."""
     position, at_us, why, command, error, written = row
     told, text, reason = (field.decode(errors="replace") for field in (why, command, error))
-    kind = next((name for name, stored in STORED.items() if stored == told), told)
     if written is not None and checksum(position, b"\0".join((why, command, error))) != written:
         text, reason = DAMAGED + text, f"this entry of the spool is damaged; it says: {reason}"
-    return FailedCommand(position, at_us, kind, text, reason)
+    return FailedCommand(position, at_us, _reason(told), text, reason)
+
+
+def _reason(stored: str) -> str:
+    """Return the reason that a row states; the text itself if it is damaged."""
+    return next((name for name, text in STORED.items() if text == stored), stored)
 
 
 def insert_failed(row: FailedCommand) -> Statement:

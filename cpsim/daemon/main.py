@@ -7,13 +7,12 @@ import os
 import signal
 import sys
 from contextlib import closing, contextmanager, nullcontext, suppress
-from datetime import UTC, datetime
 from functools import partial
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from cpdaemon.endpoint import UnixEndpoint
+from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint
 from cpdaemon.errors import CreditPiggyError
 from cpsim.daemon.client import BulkClient
 from cpsim.daemon.metrics import daemon_metrics
@@ -24,11 +23,12 @@ from cpsim.faults.plan import FaultPlan
 from cpsim.faults.spec import SERVER_REQUESTS
 from cpsim.metrics.exposition import build_info, faults_fired
 from cpsim.net.listen import is_loopback
+from cpsim.net.service_manager import ServiceManager
 from cpsim.quirks import composed
 from cpsim.quirks.policies.delivery import DeliveryPolicy
 from cpsim.system.signals import Signals
 from cpsim.system.threads import on_thread_failure
-from cpsim.ui.printable import printable
+from cpsim.ui.logs import LINES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -42,19 +42,6 @@ DRAIN: Final = signal.SIGUSR1
 """The signal at which a daemon takes no more commands, and ends when it has delivered those that it has."""
 
 
-class _Printable(logging.Formatter):
-    """Escapes control characters in texts of clients and servers."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the text of a record."""
-        return printable(super().format(record))
-
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - its name there
-        """Return the local time of a record, with its offset."""
-        del datefmt
-        return datetime.fromtimestamp(record.created, UTC).astimezone().isoformat(" ", "milliseconds")
-
-
 class _LogFile(WatchedFileHandler):
     """A log file whose loss ends nothing: what cannot be written to it is said on standard error."""
 
@@ -64,8 +51,8 @@ class _LogFile(WatchedFileHandler):
             super().emit(record)
         except OSError as error:  # it cannot be opened anew
             with suppress(OSError):
-                print(f"cpsim: [server] logfile = {self.baseFilename}: {error.strerror}", file=sys.stderr)
-                print(f"cpsim: {self.format(record)}", file=sys.stderr, flush=True)
+                LINES.error(f"[server] logfile = {self.baseFilename}: {error.strerror}")
+                print(LINES.formatter().format(record), file=sys.stderr, flush=True)
 
 
 def run(
@@ -85,7 +72,7 @@ def run(
 
     Args:
         config: the settings, complete.
-        ready: called once commands are accepted, with a line `KIND ADDRESS`, and a second one for the metrics, if any.
+        ready: called once commands are accepted, with a line `KIND ADDRESS` for each address, the last for the metrics.
         read_secret: reads the secret again; raises CpsimError.
         timeout_s: seconds that the server may take to answer a batch.
         when_unknown: `dead-letter` or `resend`.
@@ -103,14 +90,12 @@ def run(
         ThreadFailed: an unexpected error ended a thread.
     """
     assert config.server is not None
-    plan = _plan(faults, seed)
-    with _named("logfile"):
-        handler = logging.StreamHandler() if config.logfile is None else _LogFile(config.logfile)
-    handler.setFormatter(_Printable("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=config.loglevel, handlers=[handler])
+    plan = _plan(config, faults, seed)
+    handler = _start_log(config)
     credentials = config.project or "", config.secret or ""
     delivery = composed(DeliveryPolicy(), quirks)
-    listen = None if config.drain else config.listen
+    listen = None if config.bound or config.drain else config.listen
+    manager = ServiceManager()
     with (
         Signals(DRAIN) as signals,
         on_thread_failure(lambda _: signals.end()),
@@ -120,6 +105,7 @@ def run(
             credentials[0],
             unix=Path(listen.path) if isinstance(listen, UnixEndpoint) else None,
             tcp=None if isinstance(listen, UnixEndpoint) else listen,
+            bound={} if config.drain else config.bound,
             spool=_spool(config) if delivery.durable else None,
             flush_interval_s=config.flush_interval_s,
             when_unknown=when_unknown,
@@ -131,15 +117,26 @@ def run(
     ):
         ready("".join(f"{kind} {address}\n" for kind, address in daemon.addresses.items()) + metrics)
         read_again = partial(_read_again, handler, server, read_secret)
-        drains = config.drain or signals.wait(read_again) == DRAIN
+        wait = partial(manager.wait, signals, read_again, daemon.after_a_turn, lambda: daemon.status_line)
+        drains = config.drain or wait() == DRAIN
         if drains:
             daemon.drain(signals.end)
-            signals.wait(read_again, config.drain_timeout_s)
+            wait(config.drain_timeout_s)
+        manager.end()
     return daemon.pending if drains else 0
 
 
-def _plan(faults: Iterable[str], seed: int) -> FaultPlan:
-    plan = FaultPlan(faults, seed=seed, crash=partial(os.kill, os.getpid(), signal.SIGKILL))
+def _start_log(config: Config) -> logging.Handler:
+    with _named("logfile"):
+        handler = logging.StreamHandler() if config.logfile is None else _LogFile(config.logfile)
+    handler.setFormatter(LINES.formatter(in_file=config.logfile is not None))
+    logging.basicConfig(level=config.loglevel, handlers=[handler])
+    return handler
+
+
+def _plan(config: Config, faults: Iterable[str], seed: int) -> FaultPlan:
+    held = ("daemon",) if config.bound else ()
+    plan = FaultPlan(faults, seed=seed, crash=partial(os.kill, os.getpid(), signal.SIGKILL), held=held)
     for fault in plan:
         if fault.stage == "server" or fault.kind in SERVER_REQUESTS:
             raise CpsimError(f"fault {str(fault)!r} is a fault of a server: give it to the server behind this daemon")
@@ -149,16 +146,16 @@ def _plan(faults: Iterable[str], seed: int) -> FaultPlan:
 @contextmanager
 def _metrics(config: Config, daemon: Daemon, plan: FaultPlan) -> Iterator[str]:
     """Serve metrics, if they are asked for; yield the line of their address."""
-    if config.metrics is None:
+    address = config.bound_metrics or config.metrics
+    if address is None:
         yield ""
         return
     from cpsim.daemon.metrics_server import MetricsServer  # noqa: PLC0415 - an HTTP server, for who asks for it
 
-    if not is_loopback(config.metrics.host):
-        log.warning("other machines can read the metrics at %s", config.metrics)
-    with MetricsServer(
-        config.metrics, lambda: [build_info(), *daemon_metrics([daemon]), faults_fired(plan.fired)]
-    ) as url:
+    where = address if isinstance(address, TcpEndpoint) else TcpEndpoint(*address.getsockname()[:2])
+    if not is_loopback(where.host):
+        log.warning("other machines can read the metrics at %s", where)
+    with MetricsServer(address, lambda: [build_info(), *daemon_metrics([daemon]), faults_fired(plan.fired)]) as url:
         yield f"metrics {url}\n"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal
 
-from cpsim.daemon.spool_status import read_status
 from cpsim.metrics.exposition import Family
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ STATUS: Final[tuple[tuple[Literal["counter", "gauge"], str, str, str], ...]] = (
 
 
 def daemon_metrics(daemons: Sequence[Daemon]) -> list[Family]:
-    """Return the metrics of daemons that serve.
+    """Return the metrics of daemons that serve; however much waits in them, that takes the same time.
 
     Raises:
         CpsimError: a spool cannot be read.
@@ -35,7 +34,7 @@ def daemon_metrics(daemons: Sequence[Daemon]) -> list[Family]:
         daemon.delays.note()  # or what has just left would be missing
     replies = [(labels, daemon.listener.replies) for labels, daemon in labelled if daemon.listener is not None]
     spools = [(labels, daemon.spool_path) for labels, daemon in labelled if daemon.spool_path is not None]
-    statuses = [(labels, read_status(path)) for labels, path in spools]
+    statuses = [(labels, status) for labels, each in labelled if (status := each.spool_status()) is not None]
     oldest = [
         *((labels, daemon.delays.oldest_s()) for labels, daemon in labelled if daemon.spool_path is None),
         *((labels, status.oldest_s) for labels, status in statuses),

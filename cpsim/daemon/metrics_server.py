@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING
 
 from cpsim.daemon.site import address_of
@@ -26,7 +27,7 @@ class MetricsServer:
     """Serves metrics over HTTP, in a thread of its own, within its context.
 
     Args:
-        address: where to listen; port 0 takes a free one.
+        address: where to listen; port 0 takes a free one. Or a socket that is bound already.
         metrics: returns the metrics at each scrape; raises CpsimError. Called in the server's thread.
 
     Attributes:
@@ -36,8 +37,8 @@ class MetricsServer:
         OSError: the address cannot be bound.
     """
 
-    def __init__(self, address: TcpEndpoint, metrics: Callable[[], Iterable[Family]]) -> None:
-        sock = listen_tcp(address.host, address.port)
+    def __init__(self, address: TcpEndpoint | socket.socket, metrics: Callable[[], Iterable[Family]]) -> None:
+        sock = address if isinstance(address, socket.socket) else listen_tcp(address.host, address.port)
         self.url = f"http://{address_of(sock)}{METRICS_PATH}"
         self._carrier = Carrier(_Scrapes(metrics), [sock], "cpsim-metrics")
 

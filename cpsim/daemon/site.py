@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from cpdaemon.endpoint import TcpEndpoint, UnixEndpoint, parse_endpoint
@@ -14,6 +16,7 @@ from cpsim.daemon.faults import BatchFaults, FrameFaults
 from cpsim.daemon.listener import Listener
 from cpsim.daemon.memory import MemorySpool
 from cpsim.daemon.spool import Spool
+from cpsim.daemon.spool_status import status_of
 from cpsim.faults.plan import FaultPlan
 from cpsim.metrics.apply_delays import ApplyDelays
 from cpsim.net.addresses import listen_tcp, listen_unix
@@ -21,17 +24,18 @@ from cpsim.quirks import composed
 from cpsim.quirks.policies.delivery import DeliveryPolicy
 from cpsim.quirks.policies.reading import ReadingPolicy
 from cpsim.system.own_file import OwnFile
+from cpsim.system.threads import in_sequence
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
     from cpdaemon.signing import Call
     from cpsim.clock import Clock
     from cpsim.daemon.client import Server
+    from cpsim.daemon.spool_status import Status
     from cpsim.metrics.waits import Waits
 
 STOP_TIMEOUT_S: Final = 10.0
@@ -49,6 +53,7 @@ class Daemon:
         unix: path of its socket.
         mode: permissions of the socket file; by default as the process's umask has it.
         tcp: TCP address; port 0 takes a free one.
+        bound: sockets that listen already, by `unix` and `tcp`; their addresses and files stay when they are closed.
         spool: stores commands until they are delivered, and is closed with the daemon; without one, memory does.
         flush_interval_s: longest time that a command waits for its batch to fill, in seconds.
         when_unknown: `dead-letter` or `resend`; see `cpsim.daemon.courier`.
@@ -75,6 +80,7 @@ class Daemon:
         unix: Path | None = None,
         mode: int | None = None,
         tcp: TcpEndpoint | None = None,
+        bound: Mapping[str, socket.socket] = MappingProxyType({}),
         spool: Spool | MemorySpool | None = None,
         flush_interval_s: float = 0.0,
         when_unknown: str = WHEN_UNKNOWN[0],
@@ -90,6 +96,7 @@ class Daemon:
         self._unix = unix
         self._mode = mode
         self._tcp = tcp
+        self._bound = bound
         self._waits = waits
         self._reading = composed(ReadingPolicy(), quirks)
         self._delivery = composed(DeliveryPolicy(), quirks)
@@ -126,6 +133,10 @@ class Daemon:
             return delivered + self._spool.pending, delivered
         delivered = self._listener.passed_on - self._spool.pending
         return self._listener.passed_on + self._listener.pending, delivered
+
+    def spool_status(self) -> Status | None:
+        """Return the status of its spool; None without one. Raises CpsimError if it cannot be read."""
+        return status_of(self._spool) if isinstance(self._spool, Spool) else None
 
     @property
     def listener(self) -> Listener | None:
@@ -175,6 +186,9 @@ class Daemon:
         if self._tcp is not None:
             self._sockets.append(listen_tcp(self._tcp.host, self._tcp.port))
             self.addresses["tcp"] = address_of(self._sockets[-1])
+        for kind, sock in self._bound.items():
+            self._sockets.append(sock)
+            self.addresses[kind] = _unix_address(Path(sock.getsockname())) if kind == "unix" else address_of(sock)
 
     def release(self) -> None:
         """Release the addresses and the spool of a daemon that was not started."""
@@ -223,6 +237,21 @@ class Daemon:
         self._stop_listening()
         log.info("draining: %d commands are to be delivered", self.pending)
         self._courier.drain(then)
+
+    def after_a_turn(self, then: Callable[[], object]) -> None:
+        """Call a function once the listener, unless it is draining, has taken a turn and the spool has written."""
+        listens = [self._listener.call] if self._listener is not None and self._frame_faults is not None else []
+        spool = self._spool
+        writes = [lambda then: spool.put([], {}, lambda _: then())] if isinstance(spool, Spool) else []
+        in_sequence([*listens, *writes], then)
+
+    @property
+    def status_line(self) -> str:
+        """What it does, in a line."""
+        outage = self._courier.outage
+        trouble = "" if outage is None else f"; nothing is delivered: {outage}"
+        where = "draining" if self._frame_faults is None else " and ".join(self.addresses.values())
+        return f"{where}: {self.pending} commands wait{trouble}"
 
     @property
     def has_socket_file(self) -> bool:

@@ -28,6 +28,7 @@ from cpsim.daemon.failed import (
     SELECT_FAILED,
     UNNAMED,
     FailedCommand,
+    counts_of,
     failed_command,
     insert_failed,
 )
@@ -120,7 +121,10 @@ class Spool:
         self._max_commands = max_commands
         self._released = self._log.last
         self._sent: int = self._log.query("SELECT position FROM cut")[0][0]
-        self._failed: int = self._log.query("SELECT count(*) FROM failed")[0][0]
+        self.query = self._log.query
+        """Returns the rows of a query over what is on disk; raises CpsimError."""
+        self.failures = counts_of(self.query)
+        """Number of failed commands by reason."""
         self._open: tuple[str, int, bool] | None = next(
             iter(self._log.query("SELECT id, last, named FROM batch")), None
         )
@@ -141,7 +145,7 @@ class Spool:
     @property
     def failed(self) -> int:
         """Number of entries for refused commands and dead letters."""
-        return self._failed
+        return self.failures.total()
 
     @property
     def ready(self) -> int:
@@ -168,7 +172,7 @@ class Spool:
         """Whether the spool should get no more commands."""
         if self.is_gone or not self._has_room():
             return True
-        had_most, self._has_most = self._has_most, self.pending + self._failed >= self._max_commands
+        had_most, self._has_most = self._has_most, self.pending + self.failed >= self._max_commands
         if self._has_most and not had_most:
             log.error(
                 "%s holds %d commands, the most it takes: further ones are answered ER", self.path, self._max_commands
@@ -183,7 +187,7 @@ class Spool:
         Raises:
             CpsimError: the spool holds commands of another project, or cannot be written.
         """
-        held = self.pending + self._failed
+        held = self.pending + self.failed
         for (owner,) in self._log.query("SELECT project FROM owner"):
             if owner != project and held:
                 raise CpsimError(
@@ -304,7 +308,7 @@ class Spool:
         )
         self._open = None
         self._sent = batch.last
-        self._failed += len(failed)
+        self.failures.update(row.why for row in failed)
 
     def requeue(self, positions: Collection[int] | None) -> int:
         """Queue failed commands again, behind those already queued; return how many.
@@ -353,7 +357,7 @@ class Spool:
         """Delete failed commands and queue frames, in one commit."""
         deletions = (("DELETE FROM failed WHERE position = ?", (row.position,)) for row in rows)
         self._log.wait(*deletions, records=back)
-        self._failed -= len(rows)
+        self.failures.subtract(row.why for row in rows)
 
     def clear(self) -> None:
         """Delete all commands, failed ones included, and their counts; no batch may be under way.
@@ -366,7 +370,7 @@ class Spool:
         self._log.wait(*((f"DELETE FROM {table}", ()) for table in tables), *cut(last))  # noqa: S608 - ours
         with self.released:
             self._open = None
-            self._failed = 0
+            self.failures.clear()
             self._sent = last
             self._released = max(self._released, last)
 
@@ -409,7 +413,7 @@ class Spool:
             *(_amend(row.position, "") for row in dead),
             *(insert_failed(row) for row in dead),
         )
-        self._failed += len(dead)
+        self.failures.update(row.why for row in dead)
         _log_dead_letters(dead)
 
     def _fail_resumed(self, batch: Batch, dead: Sequence[FailedCommand]) -> None:

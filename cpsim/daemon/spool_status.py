@@ -29,9 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from cpsim.daemon.spool import Spool
 
 OUTAGE_S: Final = 60.0
 """After so many seconds, an outage is a failure; until then, the daemon retries."""
+SELECT_FIRST: Final = "SELECT at_us FROM log WHERE record <> '' ORDER BY position LIMIT 1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,23 +82,47 @@ def existing(path: Path) -> Path:
 
 
 def read_status(path: Path) -> Status:
-    """Return the status of a spool, whether or not a daemon runs.
+    """Return the status of a spool, whether or not a daemon runs; the time for it grows with the spool.
 
     Raises:
         CpsimError: there is no such spool, or it cannot be read.
     """
     path = existing(path)
     with _reading(path) as rows:
-        tally = dict(rows("SELECT name, count FROM tally"))
         ((queued, oldest_us),) = rows("SELECT count(*), min(at_us) FROM log WHERE record <> ''")
         counts = "SELECT count(*), count(*) FILTER (WHERE why = ?) FROM failed"
         ((failed, dead_letters),) = rows(counts, STORED[DEAD_LETTER])
-        ((trouble, since_us),) = rows("SELECT coalesce(max(error), ''), min(since_us) FROM trouble")
-        ((room_inside,),) = rows(ROOM_INSIDE)
-        ((exported,),) = rows("SELECT coalesce(max(id), '') FROM exported")
-    running = in_use(path)
+        return _status(path, rows, (queued, failed, dead_letters), oldest_us, is_running=in_use(path))
+
+
+def status_of(spool: Spool) -> Status:
+    """Return the status of a spool that this process has open, from its counts and a few rows.
+
+    Its `oldest_s` is the age of the first command in the queue: one that was imported behind it may be older.
+
+    Raises:
+        CpsimError: it cannot be read.
+    """
+    counts = spool.pending, spool.failed, spool.failures[DEAD_LETTER]
+    first_us = next((at_us for (at_us,) in spool.query(SELECT_FIRST)), None)
+    return _status(real_path(spool.path), spool.query, counts, first_us, is_running=True)
+
+
+def _status(
+    path: Path,
+    rows: Callable[[str], list[tuple[Any, ...]]],
+    counts: tuple[int, int, int],
+    oldest_us: int | None,
+    *,
+    is_running: bool,
+) -> Status:
+    queued, failed, dead_letters = counts
+    tally = dict(rows("SELECT name, count FROM tally"))
+    ((trouble, since_us),) = rows("SELECT coalesce(max(error), ''), min(since_us) FROM trouble")
+    ((room_inside,),) = rows(ROOM_INSIDE)
+    ((exported,),) = rows("SELECT coalesce(max(id), '') FROM exported")
     return Status(
-        running=running,
+        running=is_running,
         queued=queued,
         oldest_s=_age_s(oldest_us),
         delivered=tally.get("delivered", 0),
@@ -104,9 +130,9 @@ def read_status(path: Path) -> Status:
         dead_letters=dead_letters,
         retries=tally.get("retries", 0),
         full=queued + failed >= MAX_COMMANDS
-        or (running and is_given_up(reserve_of(path)) and room_inside < RESERVE_BYTES),
+        or (is_running and is_given_up(reserve_of(path)) and room_inside < RESERVE_BYTES),
         trouble=trouble,
-        trouble_s=_age_s(since_us) if running else 0.0,
+        trouble_s=_age_s(since_us) if is_running else 0.0,
         exported=exported,
     )
 

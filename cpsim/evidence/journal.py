@@ -85,11 +85,11 @@ class Journal:
         return self._file.fileno()
 
     def tail(self, offset: int) -> bytes:
-        """The records from an offset in bytes on, as they are in the file; whole ones, if another process writes it."""
+        """The whole records from an offset in bytes on, as they are in the file; callable beside whoever records."""
         self.flush()
-        file = self._file.fileno()
-        size = os.fstat(file).st_size - offset
-        return os.pread(file, size - size % RECORD.size, offset)
+        descriptor = self._file.fileno()
+        size = os.fstat(descriptor).st_size - offset
+        return os.pread(descriptor, size - size % RECORD.size, offset)
 
     def flush(self) -> None:
         """Write all records to the file.

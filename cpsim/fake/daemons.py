@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import NoneType
@@ -18,7 +18,8 @@ from cpsim.server.batches import BatchNotApplied
 from cpsim.system.checks import check, check_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from socket import socket
 
     from cpdaemon.signing import Call
     from cpsim.clock import Clock
@@ -42,6 +43,7 @@ class Site:
         unix: path of the daemon's socket.
         mode: permissions of the socket file; by default as the process's umask has it.
         tcp: TCP address of the daemon; port 0 takes a free one.
+        bound: sockets that listen already, by `unix` and `tcp`.
         flush_interval_s: seconds that the daemon keeps commands before it delivers them.
 
     Raises:
@@ -52,6 +54,7 @@ class Site:
     unix: Path | None = None
     mode: int | None = None
     tcp: TcpEndpoint | None = None
+    bound: Mapping[str, socket] = field(default_factory=dict, hash=False)
     flush_interval_s: float = 0.0
 
     def __post_init__(self) -> None:
@@ -90,6 +93,7 @@ def daemon_of(
         unix=site.unix,
         mode=site.mode,
         tcp=site.tcp,
+        bound=site.bound,
         spool=None if spool is None else Spool(spool, clock=clock),
         flush_interval_s=interval_s if spool is None else max(interval_s, MIN_FLUSH_INTERVAL_S),
         max_backoff_s=MAX_BACKOFF_S,

@@ -41,9 +41,11 @@ from cpsim.server.store import Store
 from cpsim.server.timed import Timed
 from cpsim.store.log import Log
 from cpsim.system.checks import check, check_many
+from cpsim.system.threads import in_sequence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from socket import socket
     from types import TracebackType
     from typing import Self
 
@@ -67,6 +69,7 @@ class Fake:
         tcp: TCP address of that daemon; port 0 takes a free one.
         http: address of the server; port 0 takes a free one.
         tls: the certificate with which the server speaks HTTPS; without one, it speaks HTTP.
+        bound_http: a socket that listens there already.
         flush_interval_s: seconds that that daemon keeps commands before it delivers them.
         sites: further daemons.
         control_token: token of requests to the control API. Without one, the control API needs no token on loopback,
@@ -96,6 +99,7 @@ class Fake:
         tcp: TcpEndpoint | None = None,
         http: TcpEndpoint | None = None,
         tls: ServerCertificate | None = None,
+        bound_http: socket | None = None,
         flush_interval_s: float = 0.0,
         sites: Sequence[Site] = (),
         control_token: str | None = None,
@@ -120,7 +124,10 @@ class Fake:
             check("a site", site, Site, "a Site")
         quirks = chosen("documented", quirks)
         self.clock = clock
-        self.faults = FaultPlan(faults, clock=clock, seed=seed, crash=crash)
+        held = {"daemon": any(site.bound for site in sites), "server": bound_http is not None}
+        self.faults = FaultPlan(
+            faults, clock=clock, seed=seed, crash=crash, held={stage for stage, is_held in held.items() if is_held}
+        )
         self._store = None if store is None else Store(store, partial(Log, clock=clock))
         try:
             self.accounts = AccountServer(projects, clock.now_us, quirks, journal_limit, self._store)
@@ -135,6 +142,7 @@ class Fake:
         self.addresses: dict[str, str] = {}
         self._http = http
         self._tls = tls
+        self._bound_http = bound_http
         self._api: RequestFaults[SingleCommand] | None = None
         self._initial_quirks = quirks
         self._control_token = control_token
@@ -161,7 +169,9 @@ class Fake:
         try:
             for daemon in self.daemons:
                 daemon.bind()
-            http = None if self._http is None else listen_tcp(self._http.host, self._http.port)
+            http = self._bound_http
+            if http is None and self._http is not None:
+                http = listen_tcp(self._http.host, self._http.port)
         except OSError:
             for daemon in self.daemons:
                 daemon.release()
@@ -211,6 +221,11 @@ class Fake:
         for part in (self._server, self._watch, self._store):
             if part is not None:
                 part.check()
+
+    def after_a_turn(self, then: Callable[[], object]) -> None:
+        """Call a function once each thread that serves has taken a turn, and what is to be stored is."""
+        parts = (*self.daemons, self._server, self._store)
+        in_sequence([part.after_a_turn for part in parts if part is not None], then)
 
     def add_site(self, site: Site, *, faults: FaultPlan | None = None, waits: Waits | None = None) -> Daemon:
         """Add a daemon; it serves while the fake does.

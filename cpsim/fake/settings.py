@@ -4,14 +4,14 @@ import json
 import logging
 import os
 import signal
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from socket import socket
 from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
@@ -22,6 +22,7 @@ from cpsim.errors import CpsimError
 from cpsim.fake import ANY_PORT, Fake, Site
 from cpsim.faults.spec import Fault
 from cpsim.net.listen import Listen, is_loopback
+from cpsim.net.service_manager import PassedSocket, ServiceManager, by_kind, tcp_of
 from cpsim.net.tls import ServerCertificate
 from cpsim.quirks import QUIRKS, chosen
 from cpsim.server.clock import LATEST_US
@@ -30,6 +31,7 @@ from cpsim.server.service import AccountServer
 from cpsim.system.checks import LONGEST_S
 from cpsim.system.signals import Signals
 from cpsim.system.threads import on_thread_failure
+from cpsim.ui.logs import LINES
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,8 @@ EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST_YEAR: Final = (EPOCH + timedelta(microseconds=LATEST_US)).year
 DEMO_PROJECT: Final = "demo"
 """Default project id and secret, for a fake on loopback."""
+HTTP: Final = "http"
+"""Name of a passed socket for the server."""
 
 Text = Annotated[str, Meta(min_length=1, description="text")]
 File = Annotated[str, Meta(min_length=1, description="the path of a file")]
@@ -107,6 +111,7 @@ class Configuration:
         http: address of the server. Without it and without sites, all listen at free addresses on loopback.
         tls_cert: file of the certificate with which the server speaks HTTPS.
         tls_key: file of its private key, unless it is in the same file.
+        bound_http: a socket that listens there already.
         control_token: token of requests to the control API.
         flush_interval_s: flush interval of every daemon; overrides its own.
         store: file of the accounts.
@@ -125,6 +130,7 @@ class Configuration:
     http: TcpEndpoint | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    bound_http: socket | None = None
     control_token: str | None = None
     flush_interval_s: float | None = None
     store: Path | None = None
@@ -153,6 +159,7 @@ class Configuration:
             self.projects,
             http=self.http,
             tls=self._certificate(),
+            bound_http=self.bound_http,
             sites=[replace(site, flush_interval_s=interval_s) for site in self.sites]
             if interval_s is not None
             else self.sites,
@@ -191,7 +198,7 @@ class Configuration:
                 if owner != user:
                     has = "no user" if owner is None else f"user {owner!r}"
                     log.warning(
-                        "cpsim: warning: links: %r stays with %s, as the store has it, and does not go to %r",
+                        "links: %r stays with %s, as the store has it, and does not go to %r",
                         machine,
                         has,
                         user,
@@ -262,7 +269,9 @@ def serve(
         OSError: an address cannot be bound.
         ThreadFailed: an unexpected error ended a thread.
     """
+    manager = ServiceManager()
     with (
+        _logging(),
         Signals() as signals,
         _with_addresses(configuration) as placed,
         on_thread_failure(lambda _: signals.end()),
@@ -272,15 +281,59 @@ def serve(
             hidden = str(placed.http) in exposed and placed.control_token is None
             control = "; the control API is off: --control-token-file turns it on" if hidden else ""
             reached = ", ".join(exposed)
-            print(f"cpsim: warning: other machines can reach {reached}{control}", file=sys.stderr, flush=True)
+            log.warning("other machines can reach %s%s", reached, control)
         for path, queued in fake.left_spools().items():
-            text = f"{path} holds {queued:,} commands, which stay there: none of these daemons uses it"
-            print(f"cpsim: warning: {text}", file=sys.stderr, flush=True)
+            log.warning("%s holds %s commands, which stay there: none of these daemons uses it", path, f"{queued:,}")
         addresses = [pair for daemon in fake.daemons for pair in daemon.addresses.items()]
         if placed.http is not None:
             addresses.append(("http", fake.addresses["http"]))
         on_ready("".join(f"{kind} {address}\n" for kind, address in addresses))
-        signals.wait(lambda: _read_secrets(fake, read_again))
+        manager.wait(signals, lambda: _read_secrets(fake, read_again), fake.after_a_turn, lambda: _status(fake))
+        manager.end()
+
+
+@contextmanager
+def _logging() -> Iterator[None]:
+    """Log what `cpsim serve` says; what its daemons say of each command is in the journal of the accounts."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(LINES.message_formatter())
+    handler.addFilter(lambda record: not record.name.startswith("cpsim.daemon."))
+    log.setLevel(logging.INFO)
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+
+
+def with_passed(configuration: Configuration, passed: Sequence[PassedSocket]) -> Configuration:
+    """Return the settings with the sockets of a service manager, in place of the addresses that they have.
+
+    One named `http` is for the server; others have the name of a project, for its first daemon.
+
+    Raises:
+        CpsimError: a name is neither, or there are too many sockets of a kind.
+    """
+    named: dict[str, list[PassedSocket]] = {}
+    for each in passed:
+        named.setdefault(each.name, []).append(each)
+    http = tcp_of(named.pop(HTTP, ()))
+    if http is not None:
+        configuration = replace(configuration, http=TcpEndpoint(*http.getsockname()[:2]), bound_http=http)
+    for name, sockets in named.items():
+        if name not in configuration.projects:
+            known = ", ".join((HTTP, *configuration.projects))
+            raise CpsimError(f"socket {name!r}: its FileDescriptorName= says what it is for; there are: {known}")
+        own = next((site for site in configuration.sites if site.project_id == name), Site(project_id=name))
+        others = [site for site in configuration.sites if site is not own]
+        own = replace(own, unix=None, tcp=None, bound=by_kind(sockets))
+        configuration = replace(configuration, sites=[own, *others])
+    return configuration
+
+
+def _status(fake: Fake) -> str:
+    served = " and ".join(fake.addresses.values())
+    return f"{served}: {fake.pending} commands wait"
 
 
 def _read_secrets(fake: Fake, read_again: Callable[[], Configuration]) -> None:
@@ -290,11 +343,9 @@ def _read_secrets(fake: Fake, read_again: Callable[[], Configuration]) -> None:
         fake.read_certificate()
         fake.set_secrets(again.projects, again.control_token)
     except (CpsimError, OSError, ValueError) as error:
-        said = f"the secrets stay as they were: {error}"
+        log.error("SIGHUP: the secrets stay as they were: %s", error)  # noqa: TRY400 - no traceback
     else:
-        said = "the secrets were read again"
-    with suppress(OSError):  # nobody reads it any more
-        print(f"cpsim: SIGHUP: {said}", file=sys.stderr, flush=True)
+        log.info("SIGHUP: the secrets were read again")
 
 
 @contextmanager
@@ -311,7 +362,8 @@ def _with_addresses(configuration: Configuration) -> Iterator[Configuration]:
 
 def _exposed(configuration: Configuration) -> list[str]:
     """Return the addresses that are not loopback."""
-    listening = [*(site.tcp for site in configuration.sites), configuration.http]
+    bound = [TcpEndpoint(*site.bound["tcp"].getsockname()[:2]) for site in configuration.sites if "tcp" in site.bound]
+    listening = [*bound, *(site.tcp for site in configuration.sites), configuration.http]
     return [str(address) for address in listening if address is not None and not is_loopback(address.host)]
 
 

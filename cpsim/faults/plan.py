@@ -23,7 +23,7 @@ from cpsim.protocol.exchange import Passage
 from cpsim.system.checks import check, check_many
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
     from contextlib import AbstractContextManager
     from typing import Unpack
 
@@ -145,6 +145,7 @@ class FaultPlan:
         clock: its monotonic time is that of the faults, whose times count from `begin`.
         seed: seed of the probabilities.
         crash: ends this process at once; without it, crashes are refused.
+        held: stages whose sockets another process holds too, so that they cannot refuse connections.
 
     Attributes:
         daemon: whether a fault may fire for the next command at the daemon.
@@ -152,7 +153,8 @@ class FaultPlan:
         delivery: whether a fault may fire for, or refuse, the next batch of a daemon in the same process.
 
     Raises:
-        CpsimError: there is no such fault, or it is a crash and `crash` is None.
+        CpsimError: there is no such fault, it is a crash and `crash` is None, or it refuses connections at a stage that
+            is `held`.
     """
 
     def __init__(
@@ -162,12 +164,14 @@ class FaultPlan:
         clock: Clock = SYSTEM_CLOCK,
         seed: int = 1,
         crash: Callable[[], object] | None = None,
+        held: Collection[str] = (),
     ) -> None:
         check_many("faults", faults, "'hang:count=1'")
         self.daemon = self.server = self.delivery = False
         self._clock = clock
         self._seed = seed
         self._crash = crash
+        self._held = held
         self._crashing = self._resumed = False
         self._lock = threading.RLock()
         self._armed: list[_Armed] = []
@@ -393,6 +397,11 @@ class FaultPlan:
                 raise CpsimError(
                     f"fault {str(fault)!r} would end the process that runs this fake: serve it in its own process, "
                     "with cpsim serve"
+                )
+            if fault.stage in self._held and not fault.hooks:
+                raise CpsimError(
+                    f"fault {str(fault)!r} cannot refuse connections at a socket that the service manager holds: serve "
+                    "at an address of your own"
                 )
         return [_Armed(fault) for fault in made]
 

@@ -13,9 +13,11 @@ from locust.runners import MasterRunner, WorkerRunner
 from cpsim.load.guard import guarded
 from cpsim.load.leaving import leave
 from cpsim.load.master import Master
+from cpsim.load.metrics_page import serve_metrics
 from cpsim.load.page import show_verdict
 from cpsim.load.settings import Settings
 from cpsim.load.worker import Worker
+from cpsim.run.live_figures import LiveFigures
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,10 +70,16 @@ def take_part(environment: Environment, runner: Runner, web_ui: WebUI | None, **
     if isinstance(runner, WorkerRunner):
         fail = worker.fail
     else:
-        master = Master(environment, runner, settings)
+        figures = LiveFigures()
+        master = Master(environment, runner, settings, figures)
         if web_ui is not None:
             environment.shape_class.use_common_options = False
             show_verdict(web_ui, master.told)
+        if settings.metrics is not None:
+            try:
+                serve_metrics(settings.metrics, figures)
+            except OSError as error:
+                leave(error.strerror or str(error))
     guarded(lambda: len(settings.workload), fail)()
 
 

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
     from cpsim.evidence.evidence import Imbalance
     from cpsim.load.settings import Settings
+    from cpsim.replay.assignment import Assignment
+    from cpsim.run.live_figures import LiveFigures
     from cpsim.run.plan import Plan
     from cpsim.ui.results import ResultFiles
 
@@ -58,6 +60,8 @@ class Share:
     worker: str
     index: int
     ops: npt.NDArray[np.int64]
+    kinds: npt.NDArray[np.uint8]
+    """Of its operations, by number."""
     ready: bool = False
     begun: bool = False
     ended: bool = False
@@ -97,22 +101,22 @@ class Master:
         environment: Locust's environment.
         runner: Locust's runner, which carries messages.
         settings: of the load.
+        figures: takes what the workers report.
 
     Attributes:
         told: what is told of runs.
     """
 
-    def __init__(self, environment: Environment, runner: Runner, settings: Settings) -> None:
+    def __init__(self, environment: Environment, runner: Runner, settings: Settings, figures: LiveFigures) -> None:
         self._environment = environment
         self._runner = runner
         self._settings = settings
+        self._figures = figures
         options = environment.parsed_options
         self._headless = options is not None and bool(options.headless)
         self._shares: list[Share] = []
         self._conducting: gevent.Greenlet | None = None
-        self._due = False
-        self._stopping = False
-        self._interrupted = False
+        self._due = self._stopping = self._interrupted = False
         self._failure: str | None = None
         self._breaches: Breaches | None = None
         self._broken = ""
@@ -261,9 +265,8 @@ class Master:
         self._before = imbalances_before(observer_of(plan), plan.target.accounts, plan.timeout_s)
         assignment = plan.assignment()
         self._breaches = Breaches(plan.stop_on, plan.workload, assignment.schedule_us, plan.warm_up_s)
-        self._shares = [
-            Share(worker, index, assignment.part(index, len(workers)).ops) for index, worker in enumerate(workers)
-        ]
+        self._shares = _shares_of(assignment, workers)
+        self._figures.plan(len(workload))
         for share in self._shares:
             data = {"index": share.index, "count": len(workers), "slot_prefix": prefix}
             self._runner.send_message("cpsim-share", data, share.worker)
@@ -321,6 +324,7 @@ class Master:
         if self._live is not None and share.file is not None:
             share.file.write(data["records"])
             self._live.tell([share.errors for share in self._shares])
+        self._figures.add(share.kinds, np.frombuffer(data["records"], RECORD_TYPE))
         broken = None if self._breaches is None else self._breaches.take(share.of_workload(data["records"]))
         if broken is not None and not self._broken:
             self._broken = str(broken)
@@ -340,6 +344,15 @@ class Master:
         if share is not None:
             share.lost = not share.ended
         self._fail(reason)
+
+
+def _shares_of(assignment: Assignment, workers: list[str]) -> list[Share]:
+    """The share of each worker."""
+    parts = (assignment.part(index, len(workers)) for index in range(len(workers)))
+    return [
+        Share(worker, index, part.ops, part.workload.kind)
+        for index, (worker, part) in enumerate(zip(workers, parts, strict=True))
+    ]
 
 
 def _follow(live: LivePage, plan: Plan, shares: list[Share]) -> None:

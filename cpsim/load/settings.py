@@ -49,6 +49,7 @@ class Settings:
     output: str | None
     runs: str
     page: str | None
+    metrics: str | None
     thresholds: tuple[Threshold, ...]
     baseline: Path | None
     stop_on_breach: bool

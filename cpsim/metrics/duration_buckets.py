@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from itertools import accumulate
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 BOUNDS_S: Final = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
@@ -24,6 +27,11 @@ class DurationBuckets:
         """Count a duration, `count` times."""
         self._counts[bisect_left(BOUNDS_S, duration_s)] += count
         self._sum_s += duration_s * count
+
+    def add(self, counts: Sequence[int], sum_s: float) -> None:
+        """Count many durations: how many are in each bucket, up to infinity, and their sum in seconds."""
+        self._counts = [before + more for before, more in zip(self._counts, counts, strict=True)]
+        self._sum_s += sum_s
 
     def read(self) -> tuple[list[int], float]:
         """Return, for each of `BOUNDS_S` and for infinity, the number of durations up to there; and their sum in s."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from cpsim.replay.assignment import Assignment
+    from cpsim.scenario.workload import Workload
 
 HEADSTART_NS: Final = 20_000_000
 """Time from when all processes are ready to the common start."""
@@ -88,6 +89,10 @@ class Processes:
     def effort(self) -> Effort:
         """The cost of the replay, see `joint_effort`."""
         return joint_effort(replayer.effort for replayer in self._replayers)
+
+    def parts(self) -> list[tuple[Journal, Workload]]:
+        """The journal of each process, and the operations that its records number."""
+        return [(replayer.journal, replayer.assignment.workload) for replayer in self._replayers]
 
     def _receive_until(self, selector: selectors.DefaultSelector, condition: Callable[[_Replayer], bool]) -> None:
         while not all(map(condition, self._replayers)):

@@ -19,13 +19,15 @@ from cpsim.run.virtual import replay as replay_in_virtual_time
 from cpsim.system.process import undisturbed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     import numpy as np
     import numpy.typing as npt
 
     from cpsim.accounts.observer import Observer
     from cpsim.clock import Clock
+    from cpsim.evidence.journal import Journal
     from cpsim.metrics.progress import Progress
     from cpsim.replay.assignment import Assignment
     from cpsim.replay.engine import Effort, Engine
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from cpsim.run.faults import TimedFaults
     from cpsim.run.live import LivePage
     from cpsim.run.plan import Plan
+    from cpsim.scenario.workload import Workload
 
 
 EMBEDDED: Final = UnixEndpoint("creditapi.socket")
@@ -46,10 +49,12 @@ class Wiring:
     Attributes:
         clock: of the replay, the waits for its effect, and the comparison with the server's clock.
         connect: opens a wire; it takes what `open_wire` takes, and raises what it raises.
+        follow: a context in which operations are sent, given the journal and the workload of each sender.
     """
 
     clock: Clock = SYSTEM_CLOCK
     connect: Callable[..., Wire] = open_wire
+    follow: Callable[[Sequence[tuple[Journal, Workload]]], AbstractContextManager[object]] = contextlib.nullcontext
 
 
 class Replayed(NamedTuple):
@@ -135,12 +140,13 @@ def drive(
             watch.follow(journals, replayers.operations)
             if live is not None:
                 live.follow(journals)
-            with _interrupting(replayers.stop) as interrupts:
+            with _interrupting(replayers.stop) as interrupts, wiring.follow(replayers.parts()):
                 elapsed_s, records, errors = replayers.run()
             effort, start_ns = replayers.effort(), replayers.start_ns
             return Replayed(records, errors, elapsed_s, effort, start_ns, bool(interrupts), stopped_by=watch.broken)
     sender = Sender(assignment, report_progress, clock=wiring.clock, connect=wiring.connect, was_reached=True)
-    with sender, _interrupting(sender.engine.stop) as interrupts, undisturbed():
+    follow = wiring.follow([(sender.journal, assignment.workload)])
+    with sender, _interrupting(sender.engine.stop) as interrupts, follow, undisturbed():
         engine, journal = sender.engine, sender.journal
         replay, journals = engine, [journal]
         watch.follow(journals, [assignment.ops])
@@ -157,8 +163,7 @@ def drive(
         else:
             elapsed_s = engine.run(assignment.operations())
             records = journal.records()
-        effort = engine.effort(elapsed_s)
-        errors, start_ns = journal.errors, engine.start_ns
+        effort, errors, start_ns = engine.effort(elapsed_s), journal.errors, engine.start_ns
         return Replayed(
             records, errors, elapsed_s, effort, start_ns, bool(interrupts), virtual_ns, stopped_by=watch.broken
         )

@@ -68,6 +68,10 @@ class HttpServer:
         """Raise ThreadFailed if the server has ended by an unexpected error."""
         self._carrier.check()
 
+    def after_a_turn(self, then: Callable[[], object]) -> None:
+        """Call a function in the next turn of the event loop; called from any thread."""
+        self._carrier.call_soon(then)
+
     def _refresh(self) -> None:
         """Apply a change of the plan of faults; from another thread, before returning."""
         self._carrier.call(self._update)

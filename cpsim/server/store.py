@@ -301,6 +301,10 @@ class Store:
         self._log.run_until(outcome.done)
         outcome.result()
 
+    def after_a_turn(self, then: Callable[[], object]) -> None:
+        """Call a function once all that is to be written is; called from any thread."""
+        self._log.append([], then=lambda _: then())
+
     def check(self) -> None:
         """Raise ThreadFailed if the writer has ended by an unexpected error."""
         self._log.check()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from cpsim.clock import SYSTEM_CLOCK
@@ -66,21 +67,40 @@ class Signals:
         """End it, as a signal would; from any thread."""
         self._wake.send(END)
 
-    def wait(self, read_again: Callable[[], object], timeout_s: float | None = None) -> int:
-        """Return when it is to end, and call a function at each SIGHUP until then.
+    def wait(
+        self,
+        read_again: Callable[[], object],
+        timeout_s: float | None = None,
+        every_s: float | None = None,
+        regularly: Callable[[], object] = tuple,
+    ) -> int:
+        """Return when it is to end; until then, call functions.
+
+        Args:
+            read_again: called at each SIGHUP.
+            timeout_s: longest wait, in seconds; None for any.
+            every_s: time between two calls of the next, in seconds; None for none.
+            regularly: called so often.
 
         Returns:
             The signal that ends it; 0 for none: `end` was called, or the timeout passed.
         """
-        end_s = None if timeout_s is None else SYSTEM_CLOCK.monotonic() + timeout_s
+        now_s = SYSTEM_CLOCK.monotonic
+        end_s = math.inf if timeout_s is None else now_s() + timeout_s
+        due_s = math.inf if every_s is None else now_s() + every_s
         while True:
-            self._came.settimeout(None if end_s is None else max(0, end_s - SYSTEM_CLOCK.monotonic()))
-            try:
+            left_s = min(end_s, due_s) - now_s()
+            self._came.settimeout(None if left_s == math.inf else max(0, left_s))
+            number: int | None = None
+            with suppress(TimeoutError, BlockingIOError):
                 (number,) = self._came.recv(1)
-            except (TimeoutError, BlockingIOError):
+            if number is None and now_s() >= end_s:
                 return 0
+            if every_s is not None and now_s() >= due_s:
+                due_s = now_s() + every_s
+                regularly()
             if number in {*END, *self._ending} or (number == signal.SIGHUP and self._is_closed()):
-                return int(number)
+                return number or 0
             if number == signal.SIGHUP:
                 read_again()
 

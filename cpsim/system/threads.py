@@ -10,11 +10,19 @@ from typing import TYPE_CHECKING
 from cpsim.errors import CpsimError, reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 log = logging.getLogger(__name__)
 
 _callbacks: list[Callable[[ThreadFailed], object]] = []
+
+
+def in_sequence(loops: Sequence[Callable[[Callable[[], object]], object]], then: Callable[[], object]) -> None:
+    """Call a function once each of several loops, one after the other, has called what it was given."""
+    if loops:
+        loops[0](lambda: in_sequence(loops[1:], then))
+    else:
+        then()
 
 
 class ThreadFailed(CpsimError):

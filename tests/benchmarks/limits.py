@@ -43,7 +43,7 @@ def rows(limit: Limit, least: str, folder: Path) -> Iterator[tuple[str, Row]]:
     with serving(folder / "server") as server, forwarding(folder / "daemon", server["http"]) as daemon:
         for clients in (MANY, FEW):
             title = f"daemon with its spool / C limit, commands/s, {clients} clients"
-            yield title, against(limit, least, daemon, clients)
+            yield title, against(limit, least, daemon["unix"], clients)
     yield f"fake with {SLOTS:,} slots / with few, commands/s, {FEW} clients", full_against_empty(limit, folder)
     yield from over_http(limit, folder)
 

@@ -12,7 +12,9 @@ import json
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +27,7 @@ from c_limit import Limit
 from rich.console import Console
 from rich.table import Table
 from rounds import Row, in_turns
+from served import forwarding, serving
 
 from cpdaemon import Client
 from cpdaemon.endpoint import UnixEndpoint
@@ -90,6 +93,7 @@ def anywhere(folder: Path) -> Iterator[tuple[str, Row]]:
     yield "cpsim run --help / bare interpreter, start-up time", starting("-m", "cpsim", "run", "--help")
     yield "replay engine / one client, commands/s", engine_against_client(folder)
     yield "fake daemon and ledger / asyncio daemon that only answers, commands/s", fake_against_asyncio(folder)
+    yield "daemon with its spool and a scrape a second / without, commands/s", scraped_against_alone(folder)
     yield from judging.rows(folder)
     yield "memory of a slot claimed with two counters / allocated, bytes", memory.per_slot()
     for kind in ("unix", "tcp", "http"):
@@ -124,6 +128,41 @@ def fake_against_asyncio(folder: Path) -> Row:
     with FakeProcess() as process, asyncio_daemon(folder) as other:
         address = process.serve({"bench": "secret"}, folder / "fake.sock")["unix"]
         return in_turns(lambda turn: replay(address, f"fake-{turn}"), lambda turn: replay(other, f"other-{turn}"))
+
+
+def scraped_against_alone(folder: Path) -> Row:
+    """A daemon whose metrics somebody reads each second, and whose nobody does."""
+    with (
+        serving(folder / "behind") as server,
+        forwarding(folder / "scraped", server["http"], "--metrics", "0") as daemon,
+    ):
+
+        def scraped(turn: int) -> float:
+            with scraping(daemon["metrics"]):
+                return replay(daemon["unix"], f"scraped-{turn}")
+
+        return in_turns(scraped, lambda turn: replay(daemon["unix"], f"alone-{turn}"))
+
+
+@contextmanager
+def scraping(url: str) -> Iterator[None]:
+    """Scrape at once and each second, while the context lasts."""
+    over = threading.Event()
+
+    def scrape() -> None:
+        while True:
+            with urllib.request.urlopen(url, timeout=60) as response:
+                response.read()
+            if over.wait(1.0):
+                return
+
+    thread = threading.Thread(target=scrape)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def replay(address: str, prefix: str) -> float:

@@ -29,14 +29,14 @@ def serving(folder: Path, *options: str) -> Iterator[dict[str, str]]:
 
 
 @contextmanager
-def forwarding(folder: Path, url: str) -> Iterator[str]:
-    """The socket of a `cpsim daemon` with a spool, in front of a server."""
+def forwarding(folder: Path, url: str, *options: str) -> Iterator[dict[str, str]]:
+    """The addresses of a `cpsim daemon` with a spool, in front of a server, by kind."""
     folder.mkdir()
     (folder / "secret").write_text(CREDENTIALS[1], encoding="utf-8")
     account = ["--server", url, "--project", CREDENTIALS[0], "--secret-file", str(folder / "secret")]
     listen = ["--unix", str(folder / "daemon.sock"), "--spool", str(folder / "spool")]
-    with _running(folder, "daemon", *account, *listen) as addresses:
-        yield addresses["unix"]
+    with _running(folder, "daemon", *account, *listen, *options) as addresses:
+        yield addresses
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """`/metrics` of `cpsim daemon`: the figures of a spool, as Prometheus' own parsers read them."""
 
 import socket
+import sqlite3
 import urllib.error
 import urllib.request
 from contextlib import ExitStack, closing
@@ -15,8 +16,10 @@ from cpsim.daemon.metrics import daemon_metrics
 from cpsim.daemon.metrics_server import MetricsServer
 from cpsim.daemon.site import Daemon
 from cpsim.daemon.spool import Spool
+from cpsim.daemon.spool_status import read_status, status_of
 from cpsim.errors import CpsimError
 from cpsim.fake import ANY_PORT, Fake
+from cpsim.store.log import Log
 
 
 def scrape(url):
@@ -89,3 +92,55 @@ def test_what_is_no_scrape_and_what_cannot_be_read():
                 urllib.request.urlopen(wrong, body, timeout=60)
             assert refused.value.code == status
     assert refused.value.read() == b"the spool is gone\n"
+
+
+def instructions(path, statements):
+    """How many instructions of its machine SQLite runs for statements."""
+    counted = []
+    with closing(sqlite3.connect(path)) as database:
+        for sql in statements:
+            database.set_progress_handler(lambda: counted.append(1), 1)
+            database.execute(sql).fetchall()
+            database.set_progress_handler(None, 1)
+    return len(counted)
+
+
+def test_a_scrape_looks_at_as_much_of_a_spool_however_much_waits_there(here):
+    asked = []
+
+    class Recorded(Log):
+        def query(self, sql, parameters=()):
+            asked.append(sql)
+            return super().query(sql, parameters)
+
+    spool = Spool(here / "spool", open_log=Recorded)
+    with (
+        closing(BulkClient(parse_endpoint("http://127.0.0.1:9/api"), ("p", "s"), 60.0)) as server,
+        Daemon(server, "p", unix=here / "cp.sock", spool=spool, flush_interval_s=3600) as daemon,
+    ):
+        spool.put(["alloc,slot=a"], {}, lambda _: None)
+        spool.wait()
+        asked.clear()
+        families = {family.name: family.samples for family in daemon_metrics([daemon])}
+        with_one = instructions(here / "spool", asked)
+        spool.put([f"alloc,slot={slot}" for slot in range(5_000)], {}, lambda _: None)
+        spool.wait()
+        assert 0 < with_one == instructions(here / "spool", asked)
+        assert families["cpsim_daemon_oldest_command_age_seconds"][0][1] >= 0
+        assert status_of(spool).queued == read_status(here / "spool").queued == 5_001
+
+
+def test_dead_letters_are_counted_as_they_come_and_go(here):
+    with closing(Spool(here / "spool")) as spool:
+        spool.put(["rubbish", "alloc,slot=a", "more rubbish"], {}, lambda _: None)
+        spool.wait()
+        spool.release(3)
+        spool.settle(spool.take(), [])
+        dead = status_of(spool).dead_letters, spool.failed
+        spool.forget([1])
+        left = status_of(spool).dead_letters, spool.failed
+    assert (dead, left) == ((2, 2), (1, 1))
+    with closing(Spool(here / "spool")) as again:
+        assert status_of(again).dead_letters == read_status(here / "spool").dead_letters == 1
+        again.clear()
+        assert (status_of(again).dead_letters, again.failed) == (0, 0)

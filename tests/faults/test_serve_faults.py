@@ -70,7 +70,7 @@ def test_what_a_crash_leaves(here, fault, survives):
             except CreditPiggyError:
                 assert fault != "daemon.crash-after-ok"
         assert process.wait(10) == -signal.SIGKILL
-        assert process.stderr.read() == f"{fault}, for alloc of slot 'fatal': this process dies\n"
+        assert process.stderr.read() == f"cpsim: warning: {fault}, for alloc of slot 'fatal': this process dies\n"
     with served("--store", "accounts") as (addresses, process):
         with Client(addresses["unix"]) as client:
             client.discard("fatal")

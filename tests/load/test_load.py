@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.parse
 import urllib.request
 from contextlib import suppress
@@ -17,6 +18,7 @@ from xml.etree import ElementTree as ET
 import pyarrow.parquet as pq
 import pytest
 from ports import free_port
+from scraping import replayed, scrape
 
 SMOKE = 1_968
 
@@ -174,7 +176,8 @@ def has_slots(site, count):
 
 
 def test_ctrl_c_ends_it_with_what_was_sent_and_its_page_shows_that_before(loads, tmp_path, site, wait_for):
-    options = ["--output", "run", "--rate", "20", "--page", "0"]
+    port = free_port()
+    options = ["--output", "run", "--rate", "20", "--page", "0", "--metrics", str(port)]
     process = loads.start("smoke", "--headless", "--processes", "2", options=options)
     url = until(process, "the page of this run: ").split()[-1]
 
@@ -183,9 +186,16 @@ def test_ctrl_c_ends_it_with_what_was_sent_and_its_page_shows_that_before(loads,
             return int(re.search(rf"(\d+) of {SMOKE:,} operations are answered", answer.read().decode())[1])
 
     wait_for(lambda: has_slots(site, 20) and answered() >= 20)
+    wait_for(lambda: replayed(scrape(port)) >= 20)
+    found = scrape(port)
+    with pytest.raises(urllib.error.HTTPError, match="404") as caught:
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=280)
+    caught.value.close()
     os.killpg(process.pid, signal.SIGINT)
     output = said(process)
     run = document(tmp_path / "run")
+    assert found["cpsim_replay_planned_operations"] == [({}, SMOKE)]
+    assert replayed(found) <= run["operations"]
     assert process.returncode == 2, output
     assert run["interrupted"] is True
     assert 20 <= run["operations"] < SMOKE

@@ -101,6 +101,11 @@ class Carrier(Generic[C]):
         elif self._thread.is_alive():
             asyncio.run_coroutine_threadsafe(_called(function), self._loop).result(CALL_S)
 
+    def call_soon(self, function: Callable[[], object]) -> None:
+        """Call a function in the loop's next step, unless the server has ended; called from any thread."""
+        with suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(function)
+
     def call_later(self, delay_s: float, function: Callable[[], object]) -> asyncio.TimerHandle:
         """Call a function in the loop after a delay; its error ends the server. Called in the loop."""
 

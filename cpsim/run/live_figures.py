@@ -1,0 +1,107 @@
+"""The figures of a replay while it lasts, for Prometheus."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cpsim.evidence.journal import RECORD_TYPE, OperationOutcome
+from cpsim.metrics.duration_buckets import BOUNDS_S, DurationBuckets
+from cpsim.metrics.exposition import Family, build_info
+from cpsim.scenario.workload import KIND_NAMES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import numpy.typing as npt
+
+    from cpsim.evidence.journal import Journal
+    from cpsim.scenario.workload import Workload
+
+    Kinds = npt.NDArray[np.uint8]
+
+
+@dataclass(slots=True)
+class _Part:
+    """A sender's journal, the kinds of its operations, and how many bytes of the journal were read."""
+
+    journal: Journal
+    kinds: Kinds
+    read_bytes: int = 0
+
+
+class LiveFigures:
+    """Counts operations from their journals, when it is asked; thread-safe. Several replays add up."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._planned = 0
+        self._counts = np.zeros((len(KIND_NAMES), len(OperationOutcome)), np.int64)
+        self._service = DurationBuckets()
+        self._parts: list[_Part] = []
+
+    def plan(self, operations: int) -> None:
+        """Add to the number of operations that are to be sent."""
+        with self._lock:
+            self._planned += operations
+
+    @contextmanager
+    def following(self, parts: Iterable[tuple[Journal, Workload]]) -> Iterator[None]:
+        """Count what is written to journals, while the context lasts.
+
+        Args:
+            parts: the journal of each sender, and the operations that its records number.
+        """
+        followed = [_Part(journal, workload.kind) for journal, workload in parts]
+        self.plan(sum(len(part.kinds) for part in followed))
+        self._parts = followed
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._read()
+                self._parts = []
+
+    def add(self, kinds: Kinds, records: npt.NDArray[np.void]) -> None:
+        """Count records (dtype RECORD_TYPE) of operations whose kinds are given by number."""
+        with self._lock:
+            self._add(kinds, records)
+
+    def families(self) -> list[Family]:
+        """Return the metrics.
+
+        Raises:
+            CpsimError: a journal cannot be written.
+        """
+        with self._lock:
+            self._read()
+            outcomes = [
+                ({"kind": KIND_NAMES[kind], "outcome": OperationOutcome(outcome).name.lower()}, int(count))
+                for (kind, outcome), count in np.ndenumerate(self._counts)
+                if count
+            ]
+        service = "From when an operation was sent until it was answered."
+        return [
+            build_info(),
+            Family("gauge", "cpsim_replay_planned_operations", "Operations to send.", [({}, self._planned)]),
+            Family("counter", "cpsim_replay_operations", "Operations that were sent, by their outcome.", outcomes),
+            Family("histogram", "cpsim_replay_service_time_seconds", service, [({}, self._service)]),
+        ]
+
+    def _read(self) -> None:
+        for part in self._parts:
+            data = part.journal.tail(part.read_bytes)
+            data = data[: len(data) // RECORD_TYPE.itemsize * RECORD_TYPE.itemsize]  # a sender may be writing
+            part.read_bytes += len(data)
+            self._add(part.kinds, np.frombuffer(data, RECORD_TYPE))
+
+    def _add(self, kinds: Kinds, records: npt.NDArray[np.void]) -> None:
+        np.add.at(self._counts, (kinds[records["op"]], records["outcome"]), 1)
+        answered = records[records["outcome"] != OperationOutcome.UNKNOWN]
+        durations_s = (answered["answered_ns"] - answered["sent_ns"]) / 1e9
+        places = np.searchsorted(BOUNDS_S, durations_s)
+        self._service.add(np.bincount(places, minlength=len(BOUNDS_S) + 1).tolist(), float(durations_s.sum()))
