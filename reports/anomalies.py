@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cpsim.accounting import Note, Table, first_of
+from cpsim.accounting import Note, Table, first_of, ranked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,12 +24,13 @@ SELECT slots.project, slots.machine, any_value(owners.user) AS user, count(*) AS
 FROM slots JOIN limits ON slots.project = limits.project
 LEFT JOIN owners ON slots.project = owners.project AND slots.machine = owners.machine
 WHERE state = 'claimed' AND getvariable('has_times')
-GROUP BY slots.project, slots.machine HAVING fast >= $3 AND 2 * fast >= claimed ORDER BY fast DESC, slots.machine
+GROUP BY slots.project, slots.machine HAVING fast >= $3 AND 2 * fast >= claimed
+ORDER BY fast DESC, slots.project, slots.machine
 """
 REPEATED = """
 SELECT project, slot, count(*) AS claims_received, count(*) FILTER (outcome = 'refused') AS claims_refused
 FROM received WHERE kind = 'claim' GROUP BY project, slot HAVING count(*) > 1
-ORDER BY claims_received DESC, slot
+ORDER BY claims_received DESC, project, slot
 """
 
 
@@ -57,10 +58,9 @@ def build(frames: Accounts) -> list[Block]:
         _fast(frames),
         (
             "Credit without owner",
-            machines.loc[
-                machines["waiting_credits"].fillna(0) > 0,
-                ["project", "machine", "waiting_credits", "claimed"],
-            ].sort_values("waiting_credits", ascending=False),
+            ranked(machines[machines["waiting_credits"].fillna(0) > 0], "waiting_credits", "machine")[
+                ["rank", "project", "machine", "waiting_credits", "claimed"]
+            ],
             "It waits on machines that no user is linked to, and goes to the user who links them.",
         ),
     ]

@@ -38,6 +38,7 @@ def build(frames: Accounts) -> list[Block]:
                 frames.over_time(every)[["project", "start_at", *SLOTS, "credits", "cumulative_credits"]],
                 f"As clocks in {frames.timezone.key} have it; intervals in which nothing happened are left out.",
                 SUMS | CREDITS,
+                is_folded=True,
             )
             for every in ("hour", "day", "week")
         ),

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 LAST = """
 SELECT project, slot, allocated_us, expires_us, (expires_us - allocated_us) / 1e6 AS allowed_s
 FROM slots WHERE state = 'expired' AND settled_us >= getvariable('since_us')
-ORDER BY expires_us DESC, slot LIMIT $1
+ORDER BY expires_us DESC, project, slot LIMIT $1
 """
 
 

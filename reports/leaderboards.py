@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cpsim.accounting import Figure, Note, Table, first_of
+from cpsim.accounting import Figure, Note, Table, first_of, ranked, tied
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,28 +29,25 @@ def build(frames: Accounts) -> list[Block]:
             )
         )
     for kind, holders in (("machine", frames.machines), ("user", frames.users)):
-        ranked = _ranked(holders, kind)
-        others = f"{ranked['credits'].iloc[frames.top :].sum():,} credits"
-        note = f"{since} {first_of(frames.top, len(ranked), others)}".rstrip()
+        rows = _with_changes(ranked(holders, "credits", kind), kind)
+        others = f"{rows['credits'].iloc[frames.top :].sum():,} credits"
+        note = " ".join(filter(None, (since, first_of(frames.top, len(rows), others), tied(rows, frames.top))))
         columns = ["rank", "rank_change", "project", kind, "credits", "recent_credits_a_day", "claimed"]
         if kind == "machine":
             columns.insert(4, "user")
-        leading = ranked[columns].head(frames.top)
+        leading = rows[columns].head(frames.top)
         blocks.append(Figure(f"Leading {kind}s", leading, "ranking", kind, ["credits"], note, None))
-        recent = holders.nlargest(frames.top, "recent_credits_a_day")
-        recent = recent.assign(rank=range(1, len(recent) + 1)).astype({"rank": "Int64"})
+        recent = ranked(holders, "recent_credits_a_day", kind)
         shown = ["rank", "project", kind, "recent_credits_a_day", "credits"]
-        note = first_of(frames.top, len(holders))
-        blocks.append(Table(f"Leading {kind}s by recent average credit", recent[shown], note, None))
-    projects = frames.projects.sort_values("credits", ascending=False)
-    columns = ["project", "credits", "recent_credits_a_day", "machines", "users"]
+        note = f"{first_of(frames.top, len(recent))} {tied(recent, frames.top)}".strip()
+        blocks.append(Table(f"Leading {kind}s by recent average credit", recent[shown].head(frames.top), note, None))
+    projects = ranked(frames.projects, "credits", "project")
+    columns = ["rank", "project", "credits", "recent_credits_a_day", "machines", "users"]
     blocks.append(Table("Projects", projects[columns], sums={name: name for name in ("credits", "machines", "users")}))
     return blocks
 
 
-def _ranked(holders: pd.DataFrame, kind: str) -> pd.DataFrame:
-    """By credits within each project; the change is missing for who had none before."""
-    ranked = holders.sort_values(["credits", "project", kind], ascending=[False, True, True])
-    ranks = ranked["credits"].rank(method="min", ascending=False).astype("Int64")
-    before = ranked["earlier_credits"].rank(method="min", ascending=False).astype("Int64")
-    return ranked.assign(rank=ranks, rank_change=(before - ranks).where(ranked["earlier_credits"] > 0))
+def _with_changes(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """With the change of the rank, which is missing for who had no credits before."""
+    before = ranked(rows.drop(columns="rank"), "earlier_credits", kind)["rank"]
+    return rows.assign(rank_change=(before - rows["rank"]).where(rows["earlier_credits"] > 0))

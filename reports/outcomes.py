@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from cpsim.accounting import Figure, Table, first_of
+from cpsim.accounting import Figure, Table, first_of, ranked, tied
 
 if TYPE_CHECKING:
     from cpsim.accounting import Accounts
@@ -29,7 +29,7 @@ def build(frames: Accounts) -> list[Block]:
     total = reasons.groupby("project")["slots"].transform("sum")
     hours = frames.over_time("hour")
     by_hour = hours.assign(hour_of_day=hours["start_at"].dt.hour).groupby("hour_of_day", as_index=False)[ENDS].sum()
-    machines = frames.machines.sort_values("claimed", ascending=False, kind="stable")
+    machines = ranked(frames.machines, "claimed", "machine")
     return [
         Figure("Ends", shares, "ranking", "project", ENDS, "Of the slots that were settled within the period.", SUMS),
         Figure(
@@ -51,7 +51,7 @@ def build(frames: Accounts) -> list[Block]:
         ),
         Table(
             "Claims by machine",
-            machines[["project", "machine", "user", "claimed", "credits", "turnaround_s"]].head(frames.top),
+            machines[["rank", "project", "machine", "user", "claimed", "credits", "turnaround_s"]].head(frames.top),
             _about_machines(frames, machines),
             None,
         ),
@@ -64,4 +64,5 @@ def _about_machines(frames: Accounts, machines: pd.DataFrame) -> str:
         sentences.append("Claims before the period count.")
     others = machines[frames.top :]
     rest = f"{others['claimed'].sum():,} claims and {others['credits'].sum():,} credits"
-    return " ".join([*sentences, first_of(frames.top, len(machines), rest)]).rstrip()
+    left_out = (first_of(frames.top, len(machines), rest), tied(machines, frames.top))
+    return " ".join([*sentences, *filter(None, left_out)])

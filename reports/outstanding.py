@@ -17,7 +17,7 @@ SUMS = {
 OLDEST = """
 SELECT project, slot, allocated_us, expires_us, (getvariable('until_us') - allocated_us) / 1e6 AS age_s,
     coalesce(credits, min, 0) AS least_credits, coalesce(credits, max) AS most_credits
-FROM slots WHERE state = 'allocated' ORDER BY allocated_us, slot LIMIT $1
+FROM slots WHERE state = 'allocated' ORDER BY allocated_us, project, slot LIMIT $1
 """
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from cpsim.accounting import Note, Table, expectation, first_of
-from cpsim.accounting.reconciliation import NO_DIFFERENCE, NOT_COMPARED
+from cpsim.accounting.reconciliation import NO_DIFFERENCE, NOT_COMPARED, verdict
 
 if TYPE_CHECKING:
     from cpsim.accounting import Accounts
@@ -26,14 +26,10 @@ def _expectation(frames: Accounts) -> list[Block]:
     totals = frames.expectation
     if totals is None:
         return []
-    count, slots = frames.unexpected_slots, int(totals["slots"].sum())
+    sentence, agrees = expectation.verdict(totals)
+    count = frames.unexpected_slots
     blocks: list[Block] = [
-        Note(
-            f"{count:,} of {slots:,} slots are not as the job manager's record has them."
-            if count
-            else f"All {slots:,} slots are as the job manager's record has them.",
-            warning=bool(count),
-        ),
+        Note(sentence, warning=not agrees),
         *(Note(f"The record: {note}.") for note in frames.expectation_notes),
         Table(
             "By finding, of the job manager's record",
@@ -52,16 +48,9 @@ def _journal(frames: Accounts) -> list[Block]:
     totals = frames.reconciliation
     if totals is None:
         return []
-    differing = totals[~totals["finding"].isin(NO_DIFFERENCE)]
-    slots, credits = int(differing["slots"].sum()), int(totals["difference_credits"].sum())
+    sentence, agrees = verdict(totals)
     blocks: list[Block] = [
-        Note(
-            f"{slots:,} of {int(totals['slots'].sum()):,} slots differ; the ledger granted {credits:+,} credits more "
-            "than were acknowledged."
-            if slots or credits
-            else f"All {int(totals['slots'].sum()):,} slots agree, and so do the credits.",
-            warning=bool(slots),
-        ),
+        Note(sentence, warning=not agrees),
         Table(
             "By finding",
             pd.concat([totals, frames.query(NOT_COMPARED)], ignore_index=True),
@@ -70,7 +59,8 @@ def _journal(frames: Accounts) -> list[Block]:
             None,
         ),
     ]
-    if slots:
+    if not agrees:
+        slots = int(totals.loc[~totals["finding"].isin(NO_DIFFERENCE), "slots"].sum())
         found = frames.differences()
         blocks.append(Table("Slots that differ", found, first_of(len(found), slots), None))
     return blocks

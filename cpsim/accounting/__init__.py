@@ -8,5 +8,6 @@ require("report", "cpsim.accounting")
 from cpsim.accounting.accounts import Accounts
 from cpsim.accounting.blocks import Figure, Note, Report, Table, first_of
 from cpsim.accounting.building import build
+from cpsim.accounting.ranking import ranked, tied
 
-__all__ = ["Accounts", "Figure", "Note", "Report", "Table", "build", "first_of"]
+__all__ = ["Accounts", "Figure", "Note", "Report", "Table", "build", "first_of", "ranked", "tied"]

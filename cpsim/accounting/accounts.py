@@ -245,7 +245,7 @@ class Accounts:
         Columns: project, slot, state, machine, user, reason, credits, min, max, granted, allocated_us, expires_us,
         settled_us, counters, meta (both lists of pairs).
         """
-        return self._frame("SELECT * FROM slots ORDER BY allocated_us, slot")
+        return self._frame("SELECT * FROM slots ORDER BY allocated_us, project, slot")
 
     @cached_property
     def counters(self) -> pd.DataFrame:
@@ -381,6 +381,16 @@ class Accounts:
         """
         sql = queries.grants(holder, journal=self.has_claims)
         return self.query(sql, ([project for project, _ in ids], [name for _, name in ids]))
+
+    def daily(self, holder: str, ids: Sequence[tuple[str, str]]) -> pd.DataFrame:
+        """A row per day of the period on which some machines or users were granted credits.
+
+        Columns: project, id, start_at (of the day, on clocks of the zone), slots, credits. Arguments: as of `grants`.
+        """
+        keys = ([project for project, _ in ids], [name for _, name in ids])
+        found = self.query(queries.granted_by_interval(holder), keys)
+        found = found.assign(start_at=self.when(intervals.starts(found["start_us"], self.timezone, "day")))
+        return found.groupby(["project", "id", "start_at"], as_index=False)[["slots", "credits"]].sum()
 
     def leading_counters(self, holder: str, top: int) -> pd.DataFrame:
         """The machines or users that have most of each counter: project, counter, rank, id, total."""

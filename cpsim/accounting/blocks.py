@@ -26,6 +26,8 @@ class Table:
             to it, project by project where there is a column of projects. None where rows are no breakdown, such as
             those of a list of the leading ones.
         is_folded: whether the page shows and prints it only when somebody unfolds it.
+        within: columns whose values name the row, of an earlier table of the report, that a row belongs to; the page
+            shows it when somebody unfolds that row. Empty for a table of its own.
     """
 
     title: str
@@ -33,6 +35,7 @@ class Table:
     note: str = ""
     sums: Mapping[str, str] | None = field(default_factory=dict)
     is_folded: bool = False
+    within: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,7 @@ class Figure:
         kind: "line" or "area" over `x`; "bars" or "stacked" for each `x`; "ranking", horizontal bars.
         x: the column of times, numbers or names.
         y: the columns of numbers.
-        note, sums: as of a table.
+        note, sums, within: as of a table.
     """
 
     title: str
@@ -55,6 +58,7 @@ class Figure:
     y: Sequence[str]
     note: str = ""
     sums: Mapping[str, str] | None = field(default_factory=dict)
+    within: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

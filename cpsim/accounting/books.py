@@ -56,11 +56,12 @@ RULE: Final = f"""CASE
 """What decided a grant, from a slot's terms and, where a journal tells it, what the claim asked for."""
 
 ASKED: Final = """
-SELECT any_value(project) AS project, slot, machine, bool_and(readable AND credits IS NULL) AS defaulted,
+SELECT project, slot, machine, bool_and(readable AND credits IS NULL) AS defaulted,
     if(bool_and(readable) AND min(coalesce(credits, 1)) = max(coalesce(credits, 1)), min(coalesce(credits, 1)), NULL)
         AS asked
-FROM {claims} GROUP BY slot, machine"""
-"""What each machine asked for each slot, where that is certain: a row per slot and machine of {claims}."""
+FROM {claims} GROUP BY project, slot, machine"""
+"""What each machine asked for each slot, where that is certain: a row per project, where it is known, slot and machine
+of {claims}."""
 
 SQL_TYPES: Final = {int: "BIGINT", str: "VARCHAR"}
 

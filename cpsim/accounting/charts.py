@@ -12,22 +12,26 @@ if TYPE_CHECKING:
     from cpsim.accounting.blocks import Figure
 
 MOST_BARS: Final = 30
+MOST_LETTERS: Final = 200
+"""Of the name of a bar."""
 COLOURS: Final = 6
 
 
-def chart(figure: Figure, zone: str) -> Chart | Ranking | None:
+def chart(figure: Figure, zone: str, *, is_late: bool = False) -> Chart | Ranking | None:
     """The chart of a figure; None if there is nothing to draw.
 
     Args:
         figure: a figure of a report, whose table is beside it.
         zone: the time zone in which times are shown.
+        is_late: whether it is drawn when what it is in is unfolded.
     """
     rows = [row for row in records(figure.frame[[figure.x, *figure.y]]) if row[0] is not None]
     if not rows:
         return None
     names = [page_heading(name) for name in figure.y]
     if figure.kind == "ranking":
-        return Ranking(figure.title, names, [(str(x), values) for x, *values in rows[:MOST_BARS]], human_text)
+        bars = [(str(x)[:MOST_LETTERS], values) for x, *values in rows[:MOST_BARS]]
+        return Ranking(figure.title, names, bars, human_text)
     summed: dict[Any, list[float]] = {}
     for x, *values in rows:
         before = summed.get(x, [0] * len(values))
@@ -54,4 +58,5 @@ def chart(figure: Figure, zone: str) -> Chart | Ranking | None:
         drawn="bars" if figure.kind == "stacked" else figure.kind,
         zone=zone,
         has_table=False,
+        is_late=is_late,
     )

@@ -15,6 +15,7 @@ from cpsim.scenario.schema import OUTCOMES, ColumnName, Log, TimeColumn
 
 if TYPE_CHECKING:
     import duckdb
+    import pandas as pd
 
 CLAIMED, DISCARDED, OUTSTANDING = 1, 2, 4
 """What a slot may be, as bits; an outstanding one may also not be there."""
@@ -85,6 +86,14 @@ def read(path: Path, slot: str) -> tuple[pa.Table, list[str], str]:
         notes,
         slot,
     )
+
+
+def verdict(totals: pd.DataFrame) -> tuple[str, bool]:
+    """Whether the ledger is as the record has it, in a sentence, and as a value; of `TOTALS`."""
+    count, there = int(totals.loc[totals["finding"] != AGREES, "slots"].sum()), int(totals["slots"].sum())
+    if count:
+        return f"{count:,} of {there:,} slots are not as the job manager's record has them.", False
+    return f"All {there:,} slots are as the job manager's record has them.", True
 
 
 def compare(database: duckdb.DuckDBPyConnection, expected: pa.Table, slot: str) -> None:

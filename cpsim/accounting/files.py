@@ -1,4 +1,4 @@
-"""Reports as files: CSV, Parquet, JSON, Excel, Markdown; each written whole before it takes its name."""
+"""Reports as files: CSV, Parquet, JSON, Markdown; each written whole before it takes its name."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 
 from cpsim.accounting.blocks import Note, Table
 from cpsim.accounting.values import machine_text, records
-from cpsim.errors import CpsimError
 from cpsim.system.replacing import replacing
+from cpsim.ui.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,11 +24,16 @@ if TYPE_CHECKING:
     from cpsim.accounting.accounts import Accounts
     from cpsim.accounting.blocks import Figure, Report
 
-EXCEL_ROWS: Final = 1_048_575
-EXCEL_EXACT: Final = 10**15
-"""Excel keeps fifteen digits; a longer number is written as text."""
-SHEET_NAME: Final = 31
+MARKDOWN_ROWS: Final = 40
+"""Rows, in Markdown, of what belongs to the rows of another table."""
+BLANKS: Final = "\t\n\r"
+MARKDOWN: Final = str.maketrans(
+    {letter: f"\\{letter}" for letter in r"\`*_{}[]<>#|~&$"} | {letter: f"&#{ord(letter)};" for letter in BLANKS}
+)
+LOST_SPACES: Final = re.compile(r"^ +| +$|(?<= ) +")
 FORBIDDEN: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+"""What XML cannot have."""
+LIST_MARK: Final = re.compile(r"^(\d*)([-+=.)])")
 
 
 def tables(reports: Sequence[Report]) -> Iterator[tuple[str, Table | Figure]]:
@@ -85,53 +90,26 @@ def json_text(accounts: Accounts, reports: Sequence[Report]) -> str:
     return json.dumps(document(accounts, reports), indent=1, allow_nan=False) + "\n"
 
 
-def write_excel(accounts: Accounts, reports: Sequence[Report], path: Path) -> None:
-    """A workbook with a sheet for each table. Ids are text, whatever they begin with: none becomes a formula."""
-    from openpyxl import Workbook  # noqa: PLC0415 - only a workbook needs it
-    from openpyxl.cell import WriteOnlyCell  # noqa: PLC0415
-    from openpyxl.styles import Font  # noqa: PLC0415
-
-    book = Workbook(write_only=True)
-    used: set[str] = set()
-    for name, block in _all_tables(accounts, reports):
-        sheet = book.create_sheet(_sheet_name(name, used))
-        sheet.freeze_panes = "A2"
-
-        def cell(value: object, *, bold: bool = False) -> WriteOnlyCell:
-            if isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < EXCEL_EXACT):
-                return WriteOnlyCell(sheet, value)  # noqa: B023 - used in this turn only
-            made = WriteOnlyCell(sheet, FORBIDDEN.sub("�", machine_text(value)))  # noqa: B023
-            made.data_type = "s"
-            if bold:
-                made.font = Font(bold=True)
-            return made
-
-        sheet.append([cell(column, bold=True) for column in block.frame.columns])
-        for number, row in enumerate(records(block.frame)):
-            if number == EXCEL_ROWS:
-                raise CpsimError(f"{name} has more rows than a sheet can hold: choose --format csv or parquet")
-            sheet.append([None if value is None else cell(value) for value in row])
-    with replacing(path) as partial:
-        book.save(partial)
-
-
 def markdown(accounts: Accounts, reports: Sequence[Report]) -> str:
     """All reports as Markdown, with tables in GitHub's dialect."""
     about = _about(accounts)
     times = (about["since"], about["until"])
     period = accounts.period if None in times else " to ".join(times)
     balance = "The books balance." if accounts.balanced else "**The books do not balance.**"
-    lines = [f"# Credit of {_inert(accounts.source.name)}", "", f"{about['kind']}, {period}. {balance}", ""]
+    lines = [f"# Credit of {_inert(accounts.source.name)}", "", f"{about['kind']}, {_inert(period)}. {balance}", ""]
     lines += _markdown_table(accounts.checks)
     for report in reports:
         lines += [f"## {_inert(report.title)}", "", f"{balance}", ""]
         for block in report.blocks:
             if isinstance(block, Note):
-                lines += [_inert(block.text), ""]
+                lines += [_paragraph(block.text), ""]
                 continue
-            lines += [f"### {_inert(block.title)}", "", *_markdown_table(block.frame)]
+            rows = block.frame.head(MARKDOWN_ROWS) if block.within else block.frame
+            lines += [f"### {_inert(block.title)}", "", *_markdown_table(rows)]
+            if len(rows) < len(block.frame):
+                lines += [f"The first {len(rows):,} of {len(block.frame):,} rows; the CSV format has all.", ""]
             if block.note:
-                lines += [_inert(block.note), ""]
+                lines += [_paragraph(block.note), ""]
     return "\n".join(lines)
 
 
@@ -173,15 +151,12 @@ def _markdown_table(frame: pd.DataFrame) -> list[str]:
 
 
 def _inert(text: str) -> str:
-    """Text with Markdown's syntax escaped."""
-    return re.sub(r"([\\`*_{}\[\]<>#|~])", r"\\\1", " ".join(text.split()))
+    r"""Text that Markdown shows as it is, on one line; characters that Markdown cannot have as `\x1b` and the like."""
+    if not text.isprintable():
+        text = "".join(letter if letter in BLANKS else printable(letter) for letter in text)
+    return LOST_SPACES.sub(lambda found: "&#32;" * len(found[0]), text.translate(MARKDOWN))
 
 
-def _sheet_name(name: str, used: set[str]) -> str:
-    short = name[:SHEET_NAME]
-    number = 1
-    while short in used:
-        number += 1
-        short = f"{name[: SHEET_NAME - len(str(number)) - 1]}-{number}"
-    used.add(short)
-    return short
+def _paragraph(text: str) -> str:
+    """Text that begins a line, where some more characters would begin a list."""
+    return LIST_MARK.sub(r"\1\\\2", _inert(text))

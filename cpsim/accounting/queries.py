@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Final
 
 from cpsim.accounting.books import ASKED, RULE
-from cpsim.accounting.rollups import BINS_AN_OCTAVE, PERIOD
+from cpsim.accounting.recent_average import exact_sum
+from cpsim.accounting.rollups import BINS_AN_OCTAVE, PERIOD, SECOND_PARTS
 
-PROJECTS: Final = """
+PROJECTS: Final = f"""
 WITH holders AS (
     SELECT project, count(*) FILTER (kind = 'machine') AS machines, count(*) FILTER (kind = 'user') AS users,
         coalesce(sum(waiting_credits), 0)::BIGINT AS waiting_credits FROM accounts GROUP BY project
 ), later AS (
     SELECT project, sum(after_credits)::BIGINT AS waiting_credits FROM grant_sums WHERE user IS NULL GROUP BY project
-), averages AS (SELECT project, sum(recent) AS recent FROM machine_averages GROUP BY project)
+), averages AS (SELECT project, {exact_sum("recent")} AS recent FROM machine_averages GROUP BY project)
 SELECT p.project, allocated, outstanding, claimed, discarded, expired, credits, period_allocated, period_claimed,
     period_discarded, period_expired, period_credits, machines, users,
     h.waiting_credits - coalesce(l.waiting_credits, 0) AS waiting_credits, coalesce(recent, 0) AS recent_credits_a_day,
@@ -23,10 +24,10 @@ LEFT JOIN averages a ON p.project = a.project
 ORDER BY p.project
 """
 
-MACHINES: Final = """
+MACHINES: Final = f"""
 WITH held AS (SELECT * FROM accounts WHERE kind = 'machine'), sums AS (
     SELECT project, machine, sum(COLUMNS(* EXCLUDE (project, machine, user, first_us, last_us, turnaround_s)))::BIGINT,
-        min(first_us) AS first_us, max(last_us) AS last_us, sum(turnaround_s) AS turnaround_s,
+        min(first_us) AS first_us, max(last_us) AS last_us, {exact_sum("turnaround_s", SECOND_PARTS)} AS turnaround_s,
         sum(before_credits + period_credits + after_credits)::BIGINT AS granted,
         sum(after_credits) FILTER (user IS NULL)::BIGINT AS waiting_later
     FROM grant_sums GROUP BY project, machine
@@ -121,6 +122,16 @@ def grants(holder: str, *, journal: bool) -> str:
     FROM ({claims}) ORDER BY project, id, settled_us, slot"""
 
 
+def granted_by_interval(holder: str) -> str:
+    """Grants of the period to some holders by shortest interval; its parameters are those of `grants`."""
+    return f"""
+    WITH wanted AS (SELECT unnest($1::VARCHAR[]) AS project, unnest($2::VARCHAR[]) AS id)
+    SELECT slots.project, id, settled_us // getvariable('bucket_us') * getvariable('bucket_us') AS start_us,
+        count(*) AS slots, sum(granted)::BIGINT AS credits
+    FROM slots JOIN wanted ON slots.project = wanted.project AND slots.{holder} = wanted.id
+    WHERE state = 'claimed' AND {PERIOD} GROUP BY ALL ORDER BY slots.project, id, start_us"""
+
+
 def leading_counters(holder: str) -> str:
     """The leading machines or users of each counter; the parameter is their number."""
     if holder == "machine":
@@ -130,9 +141,9 @@ def leading_counters(holder: str) -> str:
         FROM (SELECT project, id, unnest(map_entries(counters)) AS entry FROM accounts WHERE kind = 'user')"""
     return f"""
     WITH sums AS ({sums})
-    SELECT project, counter, row_number() OVER (PARTITION BY project, counter ORDER BY total DESC, id) AS rank, id,
-        total
-    FROM sums QUALIFY rank <= $1 ORDER BY project, counter, rank"""
+    SELECT project, counter, rank() OVER (PARTITION BY project, counter ORDER BY total DESC) AS rank, id, total
+    FROM sums QUALIFY row_number() OVER (PARTITION BY project, counter ORDER BY total DESC, id) <= $1
+    ORDER BY project, counter, rank, id"""
 
 
 def _joined(claims: str) -> str:

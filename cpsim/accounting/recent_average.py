@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 DAY_S: Final = 86_400
 HALF_LIFE_S: Final = 7 * DAY_S
 LEAST_WEIGHT: Final = 1e-6
+AVERAGE_PARTS: Final = 2**27
+"""Averages are added in these parts of a credit a day: all credits that 64 bits hold, in a microsecond, still fit."""
 
 
 def updated(
@@ -63,6 +65,16 @@ def recent_average(grants: Iterable[tuple[float, float, float]], now_s: float) -
     return updated(average, average_time_s, now_s) if average_time_s else 0.0
 
 
+def exact_sum(values: str, parts: int = AVERAGE_PARTS) -> str:
+    """SQL for a sum of doubles that is the same in whichever order, and on however many threads, they are added.
+
+    Args:
+        values: SQL of the values.
+        parts: into how many parts of 1 each value is rounded: they are added as whole numbers of 128 bits.
+    """
+    return f"(sum(round(({values}) * {parts})::HUGEINT) / {parts}.0)"
+
+
 def sql(keys: str, grants: str, moments_us: dict[str, str]) -> str:
     """A query for the recent average credit of many accounts at some times, in one pass.
 
@@ -79,7 +91,7 @@ def sql(keys: str, grants: str, moments_us: dict[str, str]) -> str:
     limit = f"({math.log(2) * DAY_S / HALF_LIFE_S!r} * granted)"
     day_us = f"{DAY_S * 1_000_000}.0"
     columns = ", ".join(
-        f"coalesce(sum(added * exp(-({moment} - settled_us) * {rate})) FILTER (settled_us < {moment}), 0.0) AS {name}"
+        f"{exact_sum(f'if(settled_us < {moment}, added * exp(-({moment} - settled_us) * {rate}), 0)')} AS {name}"
         for name, moment in moments_us.items()
     )
     return f"""

@@ -13,6 +13,7 @@ from cpsim.accounting.rollups import PERIOD
 
 if TYPE_CHECKING:
     import duckdb
+    import pandas as pd
 
 AGREES: Final = "agrees"
 APPLIED: Final = "a reply was lost: the command was applied"
@@ -146,6 +147,17 @@ FROM differing d LEFT JOIN sent s ON d.slot = s.slot
 LEFT JOIN (SELECT * FROM run_ledger SEMI JOIN differing USING (slot)) l ON d.slot = l.slot
 ORDER BY finding, d.slot
 """
+
+
+def verdict(totals: pd.DataFrame) -> tuple[str, bool]:
+    """Whether journal and ledger agree, in a sentence, and whether no slot differs; of `TOTALS`."""
+    differing = totals[~totals["finding"].isin(NO_DIFFERENCE)]
+    slots, there = int(differing["slots"].sum()), int(totals["slots"].sum())
+    credits = int(totals["difference_credits"].sum())
+    if slots or credits:
+        more = f"the ledger granted {credits:+,} credits more than were acknowledged"
+        return f"{slots:,} of {there:,} slots differ; {more}.", not slots
+    return f"All {there:,} slots agree, and so do the credits.", True
 
 
 def reconcile(database: duckdb.DuckDBPyConnection, project: str | None, prefix: str) -> None:

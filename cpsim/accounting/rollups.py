@@ -15,6 +15,10 @@ BINS_AN_OCTAVE: Final = 64
 """How finely durations are told apart: quantiles are exact to about one percent."""
 
 
+SECOND_PARTS: Final = 1_000_000
+"""Sums of seconds are sums of microseconds."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rollup:
     """A table of sums.
@@ -43,7 +47,9 @@ class Rollup:
 
     def _sum(self, name: str) -> str:
         """Whole numbers stay whole: DuckDB adds them up to 128 bits."""
-        return f"sum({name})" if name.endswith(("_s", "recent")) else f"sum({name})::BIGINT"
+        if name.endswith("recent"):
+            return recent_average.exact_sum(name)
+        return recent_average.exact_sum(name, SECOND_PARTS) if name.endswith("_s") else f"sum({name})::BIGINT"
 
 
 PERIOD: Final = "settled_us >= getvariable('since_us') AND settled_us < getvariable('until_us')"
@@ -79,7 +85,7 @@ ROLLUPS: Final = {
             coalesce(sum(granted) FILTER (settled_us < getvariable('earlier_us')), 0)::BIGINT AS earlier_credits,
             min(settled_us) FILTER (settled_us < getvariable('until_us')) AS first_us,
             max(settled_us) FILTER (settled_us < getvariable('until_us')) AS last_us,
-            coalesce(sum((settled_us - allocated_us) / 1e6) FILTER (settled_us < getvariable('until_us')), 0.0)
+            coalesce(sum(settled_us - allocated_us) FILTER (settled_us < getvariable('until_us')), 0) / 1e6
                 AS turnaround_s,
             count(*) FILTER (credits IS NULL AND min IS DISTINCT FROM max AND settled_us < getvariable('until_us'))
                 AS ranged,
@@ -135,7 +141,7 @@ ROLLUPS: Final = {
                 WHERE state = 'claimed' AND {PERIOD}) WHERE cpu_s BETWEEN 0 AND 1e9
         )
         SELECT project, what, if(took_us > 0, floor(log2(took_us) * {BINS_AN_OCTAVE})::INTEGER, -1) AS bin,
-            count(*) AS slots, sum(took_us / 1e6) AS total_s, min(took_us) AS least_us, max(took_us) AS most_us
+            count(*) AS slots, sum(took_us) / 1e6 AS total_s, min(took_us) AS least_us, max(took_us) AS most_us
         FROM durations WHERE getvariable('has_times') GROUP BY ALL""",
         ("project", "what", "bin"),
         ("slots", "total_s"),

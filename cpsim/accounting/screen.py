@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from cpsim.accounting.blocks import Note
-from cpsim.accounting.values import heading, human_text, is_numeric, records, shown
+from cpsim.accounting.values import heading, is_numeric, records, shown, texts
 from cpsim.ui.printable import escaped
 from cpsim.ui.terminal import print_table
 
@@ -28,13 +28,23 @@ FILE_WIDTH: Final = 160
 
 def show(accounts: Accounts, reports: Sequence[Report], console: Console) -> None:
     """Print reports, each under whether the books balance."""
+    show_source(accounts, console)
+    show_reports(accounts, reports, console)
+
+
+def show_source(accounts: Accounts, console: Console) -> None:
+    """Print which accounts these are."""
     source = accounts.source
     console.print(f"[bold]{escaped(source.name)}[/], {source.kind}, {accounts.period}", highlight=False)
     for sentence in notices(accounts):
         console.print(f"[yellow]{escaped(sentence)}[/]", highlight=False)
+
+
+def show_reports(accounts: Accounts, reports: Sequence[Report], console: Console) -> None:
+    """Print reports, each under whether the books balance."""
     for report in reports:
         console.print(f"\n[bold]{escaped(report.title)}[/]", highlight=False)
-        _show_balance(accounts, console)
+        show_balance(accounts, console)
         for block in report.blocks:
             if isinstance(block, Note):
                 text = escaped(block.text)
@@ -80,7 +90,8 @@ def balance(accounts: Accounts) -> str:
     )
 
 
-def _show_balance(accounts: Accounts, console: Console) -> None:
+def show_balance(accounts: Accounts, console: Console) -> None:
+    """Print whether the books balance, and the laws that are broken."""
     colour = "green" if accounts.balanced else "bold red"
     console.print(f"[{colour}]{balance(accounts)}[/]", highlight=False)
     broken = accounts.checks[~accounts.checks["holds"]]
@@ -94,13 +105,14 @@ def _grid(frame: pd.DataFrame) -> Grid:
         grid.add_column(
             escaped(heading(column)), justify="right" if is_numeric(frame, column) else "left", overflow="fold"
         )
-    for row in records(frame.head(MOST_ROWS)):
-        grid.add_row(*(escaped(_cell(value)) for value in row))
+    first = frame.head(MOST_ROWS)
+    for row, values in zip(texts(first), records(first), strict=True):
+        grid.add_row(*(escaped(text + _offset(value)) for text, value in zip(row, values, strict=True)))
     return grid
 
 
-def _cell(value: object) -> str:
-    """A value as text; a time with its offset, but for midnight, which is a day."""
-    if isinstance(value, datetime) and value.tzinfo is not None and value.time() != time():
-        return value.isoformat(" ", "milliseconds" if value.microsecond else "seconds")
-    return human_text(value)
+def _offset(value: object) -> str:
+    """The offset of a time, which is not midnight: that is a day; nothing of another value."""
+    if not isinstance(value, datetime) or value.tzinfo is None or value.time() == time():
+        return ""
+    return value.isoformat()[len(value.replace(tzinfo=None).isoformat()) :]

@@ -23,6 +23,12 @@ def records(frame: pd.DataFrame) -> Iterator[list[Any]]:
     return map(list, zip(*columns, strict=True)) if columns else iter(())
 
 
+def texts(frame: pd.DataFrame) -> Iterator[list[str]]:
+    """The rows of a frame as people read them; the times of a column to what the finest of them tells."""
+    columns = [_texts([_plain(value) for value in frame[name].array]) for name in frame.columns]
+    return map(list, zip(*columns, strict=True)) if columns else iter(())
+
+
 def machine_text(value: object) -> str:
     """A value as files have it: no grouping of digits, a point before decimals, times as ISO 8601 with their offset."""
     if value is None:
@@ -61,7 +67,9 @@ def shown(frame: pd.DataFrame, projects: Sequence[str]) -> pd.DataFrame:
 
 
 def page_heading(column: str) -> str:
-    """The heading of a column on a page: `start_at` is "Start", `p99_s` "p99, s", `top_5_percent` "Top 5, %"."""
+    """The heading of a column on a page: `start_at` is "Start", `p99_s` "p99, s", `period_slots` "Slots in period"."""
+    if column.startswith("period_"):
+        column = f"{column.removeprefix('period_')} in period"
     name, _, last = column.rpartition("_")
     if name and last in UNITS:
         column = f"{name}{UNITS[last]}"
@@ -72,6 +80,20 @@ def page_heading(column: str) -> str:
 def heading(column: str) -> str:
     """The heading of a column."""
     return column.replace("_", " ")
+
+
+def _texts(values: list[Any]) -> list[str]:
+    """Values of a column as people read them."""
+    times = [value for value in values if isinstance(value, dt.datetime)]
+    if not times or all(moment.time() == dt.time() for moment in times):
+        return [human_text(value) for value in values]
+    has_fractions = any(moment.microsecond for moment in times)
+    return [
+        f"{value:%Y-%m-%d %H:%M:%S}" + (f".{value.microsecond // 1000:03}" if has_fractions else "")
+        if isinstance(value, dt.datetime)
+        else human_text(value)
+        for value in values
+    ]
 
 
 def _time_text(moment: dt.datetime) -> str:

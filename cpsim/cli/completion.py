@@ -13,7 +13,9 @@ SHELLS = ("bash", "zsh", "fish")
 @cli.command()
 @click.argument("shell", type=click.Choice(SHELLS), metavar="SHELL")
 def completion(shell: str) -> None:
-    """Print a script that completes, in SHELL (bash, zsh or fish), commands, options, scenarios, quirks and faults.
+    """Print a script that completes, in SHELL (bash, zsh or fish), commands, options and names.
+
+    The names are those of scenarios, reports, quirks and faults.
 
     \b
     eval "$(cpsim completion bash)"                                     in ~/.bashrc; zsh likewise

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from click.shell_completion import CompletionItem
 
 from cpsim.cli.group import INVALID, ExtraCommand, cli
 from cpsim.cli.options import FILE, accounts_option, json_option, print_json, secret_in
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from cpsim.accounting import Accounts, Report
     from cpsim.accounts.sources import AccountsSource
@@ -24,9 +25,25 @@ FOLDERS: Final = ("csv", "parquet", "boinc")
 FORMATS: Final = (*TEXTS, "html", "excel", *FOLDERS)
 
 
+def _complete_name(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The built-in reports that begin with the text, else files."""
+    from cpsim.config.catalog import describe_report, find_report, report_names
+
+    names = [name for name in report_names() if name.startswith(incomplete)]
+    items = [CompletionItem(name, help=describe_report(find_report(name))[0]) for name in names]
+    return items or [CompletionItem(incomplete, type="file")]
+
+
+def _complete_path(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Files; with --accounts, which takes the place of PATH, reports."""
+    if context.params.get("accounts") is not None:
+        return _complete_name(context, parameter, incomplete)
+    return [CompletionItem(incomplete, type="file")]
+
+
 @cli.command(cls=ExtraCommand, extra="report")
-@click.argument("path", required=False)
-@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.argument("path", required=False, shell_complete=_complete_path)
+@click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=_complete_name)
 @accounts_option
 @click.option("--since", metavar="TIME", help="Start of the period, included: 2026-03-01, or 2026-03-01T12:00+01:00.")
 @click.option("--until", metavar="TIME", help="End of the period, excluded.")
@@ -94,12 +111,14 @@ def report(
 
     With --expected, the exit status is 1 if a slot is missing, extra or other than the record has it.
 
-    NAME is a report that `cpsim reports` lists, or a .py file; by default, all reports are made.
+    NAME is a report that `cpsim reports` lists, or a .py file. Without one, the terminal shows a summary; files, and
+    --format terminal, have all reports.
 
     \b
     cpsim report runs
     cpsim report runs/smoke-20260301
     cpsim report runs/smoke-20260301 --output credit.html
+    cpsim report runs/smoke-20260301 --format terminal
     cpsim report ledger.db machine-statement --for worker-7
     cpsim report http://127.0.0.1:8080/api leaderboards --top 3
     cpsim report runs/a comparison --against runs/b
@@ -107,9 +126,9 @@ def report(
     cpsim report --accounts sql:accounts.toml leaderboards
     cpsim report ledger.db reconciliation --expected jobs.sacct --expected-slot "slurm-{job}"
     """
-    chosen = _format(form, output)
     if accounts is not None and path is not None:
         names = (path, *names)
+    chosen = _format(form, output, names)
     if (where := path if accounts is None else accounts) is None:
         raise click.UsageError("Missing argument 'PATH': name accounts, or give --accounts SOURCE")
     if (engine == "dask") != (scheduler is not None):
@@ -118,7 +137,7 @@ def report(
         raise click.UsageError("the comparison needs other accounts: name them with --against PATH")
     if expected is not None and names and "reconciliation" not in names:
         raise click.UsageError("--expected is for the report reconciliation: name it, too")
-    from cpsim.accounting import Accounts, build
+    from cpsim.accounting import Accounts
     from cpsim.ui.terminal import Stages
 
     options["token"] = None if control_token_file is None else secret_in(control_token_file, "--control-token-file")
@@ -135,7 +154,7 @@ def report(
                 books.expect(expected, expected_slot)
             stages.begin("checking that the books balance")
             _ = books.checks
-            reports = [] if chosen == "boinc" else build(books, [*dict.fromkeys(names)], stages.begin)
+            reports = _build(chosen, books, names, stages.begin)
         _write(chosen, books, reports, output)
         if books.unexpected_slots:
             sys.exit(INVALID)
@@ -161,10 +180,10 @@ def list_reports(as_json: bool) -> None:
         click.echo(f"{name:<{width}}  {describe_report(find_report(name))[0]}")
 
 
-def _format(form: str | None, output: Path | None) -> str:
+def _format(form: str | None, output: Path | None, names: Sequence[str]) -> str:
     """The format of the output. Raises click.UsageError if the output cannot take it."""
     if form is None and output is None:
-        return "terminal"
+        return "terminal" if names else "summary"
     if form is None:
         assert output is not None
         if output.suffix not in SUFFIXES:
@@ -181,23 +200,42 @@ def _format(form: str | None, output: Path | None) -> str:
     return form
 
 
+def _build(form: str, accounts: Accounts, names: Sequence[str], on_stage: Callable[[str], None]) -> list[Report]:
+    """The reports of an output; beside a summary, those that options ask for."""
+    from cpsim.accounting import build
+
+    if form == "boinc":
+        return []
+    if form == "summary":
+        kinds = {"machine": accounts.machines, "user": accounts.users}
+        names = [] if accounts.against is None else ["comparison"]
+        names += [] if accounts.expectation is None else ["reconciliation"]
+        statements = [f"{kind}-statement" for kind in kinds if kinds[kind][kind].isin(accounts.subjects).any()]
+        names += statements or [f"{kind}-statement" for kind in kinds if accounts.subjects]  # says who is nobody
+        if not names:
+            return []
+    return build(accounts, [*dict.fromkeys(names)], on_stage)
+
+
 def _write(form: str, accounts: Accounts, reports: Sequence[Report], output: Path | None) -> None:
-    from cpsim.accounting import boinc, files, page, screen
+    from cpsim.accounting import boinc, files, overview, page, screen
     from cpsim.system.replacing import replacing
 
     folders = {"csv": files.write_csv, "parquet": files.write_parquet}
     texts = {"json": files.json_text, "markdown": files.markdown, "html": page.html, "terminal": screen.text}
-    if output is None and form == "terminal":
+    if output is None and form in {"summary", "terminal"}:
         from cpsim.ui.terminal import console
 
-        screen.show(accounts, reports, console)
+        (overview if form == "summary" else screen).show(accounts, reports, console)
     elif output is None:
         click.echo(texts[form](accounts, reports), nl=False)
     elif form in texts:
         with replacing(output) as partial:
             partial.write_text(texts[form](accounts, reports), encoding="utf-8")
     elif form == "excel":
-        files.write_excel(accounts, reports, output)
+        from cpsim.accounting import excel  # openpyxl is for workbooks alone
+
+        excel.write(accounts, reports, output)
     elif form == "boinc":
         boinc.write(accounts, output)
     else:

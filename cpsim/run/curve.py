@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from rich.table import Table
 
 from cpsim.run.summary import LIMITS
+from cpsim.ui.bars import bar
 from cpsim.ui.printable import escaped
 from cpsim.ui.terminal import print_table
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from cpsim.run.capacity import Capacity, SearchStep
 
 COLUMNS: Final = 48
-EIGHTHS: Final = " ▏▎▍▌▋▊▉"
 REASONS: Final = LIMITS | {"effect": "commands were acknowledged and not applied as they should be, or wrongly refused"}
 
 
@@ -85,7 +85,6 @@ def _bar(step: SearchStep, found: Capacity) -> str:
     def place(time_ms: float) -> float:
         return COLUMNS * (math.log10(min(time_ms, 10.0**high)) - low) / (high - low)
 
-    eighths = max(1, round(8 * place(step.response_p99_ms)))
-    bar = f"{'█' * (eighths // 8)}{EIGHTHS[eighths % 8]}".ljust(COLUMNS)
+    drawn = bar(max(1e-9, place(step.response_p99_ms) / COLUMNS), COLUMNS).ljust(COLUMNS)
     mark = min(COLUMNS - 1, int(place(found.p99_ms)))
-    return bar if bar[mark] != " " else f"{bar[:mark]}┊{bar[mark + 1 :]}"
+    return drawn if drawn[mark] != " " else f"{drawn[:mark]}┊{drawn[mark + 1 :]}"

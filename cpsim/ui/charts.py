@@ -66,6 +66,7 @@ class Chart:
         is_log: whether the values are on a logarithmic axis; they are then above 0.
         note: a sentence below it.
         has_table: whether its table is with it; if not, it is elsewhere on the page.
+        is_late: whether it is drawn only when somebody unfolds what it is in.
     """
 
     title: str
@@ -81,6 +82,7 @@ class Chart:
     is_log: bool = False
     note: str = ""
     has_table: bool = True
+    is_late: bool = False
 
     def document(self) -> dict[str, Any]:
         """What the page's script draws."""
@@ -104,7 +106,9 @@ class Chart:
     def __html__(self) -> str:
         """The figure."""
         parts = [
-            Markup('<figure class="chart">\n<figcaption>{}</figcaption>\n').format(self.title),
+            Markup('<figure class="{}">\n<figcaption>{}</figcaption>\n').format(
+                "late-chart" if self.is_late else "chart", self.title
+            ),
             Markup('<div class="plot" role="application" tabindex="0" aria-label="{}"></div>\n').format(self._label()),
             Markup('<script type="application/json">{}</script>\n').format(htmlsafe_json_dumps(self.document())),
             Markup("<noscript><p>The chart needs JavaScript{}.</p></noscript>\n").format(

@@ -250,6 +250,43 @@
     }));
   }
 
+  document.addEventListener("toggle", ({ target }) => {
+    for (const figure of target.open ? target.querySelectorAll(":scope > figure.late-chart") : []) {
+      figure.className = "chart";
+      charts.push(new Chart(figure));
+    }
+  }, true);
+
+  const least = 12;  // rows that one need not search
+  const search = (place, items) => {
+    if (items.length < least) return;
+    const field = Object.assign(document.createElement("input"), { type: "search", placeholder: "Search" });
+    field.setAttribute("aria-label", `Search: ${place.getAttribute("aria-label")}`);
+    const found = Object.assign(document.createElement("output"), { textContent: "" });
+    const box = Object.assign(document.createElement("p"), { className: "search" });
+    box.append(field, " ", found);
+    place.before(box);
+    field.addEventListener("input", () => {
+      const words = field.value.toLowerCase().split(/\s+/).filter(Boolean);
+      for (const item of items) item.hidden = !words.every((word) => item.textContent.toLowerCase().includes(word));
+      found.textContent = words.length ? `${items.filter((item) => !item.hidden).length} of ${items.length}` : "";
+    });
+  };
+  for (const place of document.querySelectorAll("[data-search]")) {
+    const rows = place.querySelectorAll("tbody tr");
+    search(place, [...(place.matches(".outline") ? place.children : rows)]);
+  }
+
+  const unfoldTarget = () => {
+    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (!target?.matches("details")) return;
+    target.hidden = false;
+    target.open = true;
+    target.scrollIntoView();
+  };
+  addEventListener("hashchange", unfoldTarget);
+  unfoldTarget();
+
   for (const unfold of document.querySelectorAll(".unfold")) {
     unfold.hidden = false;
     unfold.addEventListener("click", () => {

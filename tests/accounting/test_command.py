@@ -8,7 +8,9 @@ import subprocess
 import sys
 
 import pytest
+from click.shell_completion import ShellComplete
 
+from cpsim.cli.group import cli
 from cpsim.server.store import Store
 
 from .conftest import Site
@@ -22,11 +24,67 @@ def test_reports_are_listed(cpsim):
     assert any(line.startswith("leaderboards  ") and "who has most credits" in line for line in lines)
 
 
-def test_without_a_name_there_are_all(cpsim, week):
-    status, out, _ = cpsim("report", week.export())
+def test_the_terminal_has_all_when_it_is_asked(cpsim, week):
+    status, out, _ = cpsim("report", week.export(), "--format", "terminal")
     assert status == 0
-    assert out.count("The books balance: 10 conservation laws hold.") == 12
+    assert out.count("The books balance: 10 conservation laws hold.") == 13
     assert "Leaderboards: who has most credits" in out
+
+
+def test_without_a_name_there_is_a_summary_that_says_how_to_get_the_rest(cpsim, week):
+    status, out, _ = cpsim("report", week.export(), "--project", "p")
+    assert status == 0
+    lines = [line.rstrip() for line in out.splitlines()]
+    assert "The books balance: 7 conservation laws hold." in lines
+    assert "45 credits; 8 slots: 5 claimed, 1 discarded, 1 expired, 1 outstanding" in lines
+    users = lines.index("Leading users")
+    assert [line.split() for line in lines[users + 1 : users + 3]] == [
+        ["1", "bob", "20", "█" * 30],
+        ["2", "ann", "13", "█" * 19 + "▌"],
+    ]
+    days = lines.index("Credits per day")
+    assert [line.split()[:2] for line in lines[days + 1 : days + 7]] == [
+        *(["2026-01-02", "12"], ["2026-01-03", "20"], ["2026-01-04", "12"]),
+        *(["2026-01-05", "0"], ["2026-01-06", "0"], ["2026-01-07", "1"]),
+    ]
+    assert len(lines) < 40
+    assert [line.split("  ")[1] for line in lines[-4:]] == [
+        *("NAME", "--format terminal", "--output credit.html", "--format csv --output DIR"),
+    ]
+
+
+def test_a_summary_is_short_however_much_there_is(cpsim, site):
+    for number in range(60):
+        site.at(number / 2).alloc(f"s{number}", credits=1)
+        site.claim(f"s{number}", f"m{number}")
+    out = cpsim("report", site.export())[1]
+    assert "Leading machines, the first 10 of 60" in out
+    assert "Credits per day, the last 14 of 30" in out
+    assert len(out.splitlines()) < 50
+
+
+def test_a_summary_has_what_options_ask_for(cpsim, week, tmp_path):
+    other = Site(tmp_path / "other")
+    other.alloc("a", credits=50)
+    out = cpsim("report", week.export(), "--against", other.export(), "--for", "bob")[1]
+    assert "Leading users" in out
+    assert "Machines that differ most" in out
+    assert "User bob" in out
+    assert "Machine statement" not in out
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["runs/a", "leader"], ["leaderboards"]),
+        (["runs/a", "summary", "mine.p"], ["mine.p"]),
+        (["--accounts", "http://127.0.0.1:1/view", "user-"], ["user-statement"]),
+        (["runs/"], ["runs/"]),
+    ],
+)
+def test_names_of_reports_are_completed(words, found):
+    completed = ShellComplete(cli, {}, "cpsim", "_CPSIM_COMPLETE").get_completions(["report", *words[:-1]], words[-1])
+    assert [item.value for item in completed] == found
 
 
 def test_one_report_with_options(cpsim, week):
@@ -117,6 +175,7 @@ def test_an_empty_ledger(cpsim, site):
         (["HERE", "leaderbord"], 64, 'did you mean "leaderboards"?'),
         (["HERE", "mine.py"], 2, "mine.py: no such file"),
         (["HERE", "--project", "z"], 2, 'no project "z"'),
+        (["HERE", "--for", "nobody"], 2, 'no machine and no user "nobody"'),
         (["HERE", "--timezone", "Nowhere"], 64, 'no time zone "Nowhere"'),
         (["HERE", "--since", "soon"], 64, 'since = "soon" is not a time'),
         (["HERE", "--top", "0"], 64, "0 is not in the range"),

@@ -8,14 +8,17 @@ import os
 import re
 import threading
 import xml.etree.ElementTree as ET
+from collections import defaultdict
 from datetime import datetime
+from itertools import pairwise
 
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from markdown_it import MarkdownIt
 from openpyxl import load_workbook
 
-from cpsim.accounting import Accounts, Note, Report, Table, boinc, build, files
+from cpsim.accounting import Accounts, Note, Report, Table, boinc, build, excel, files
 from cpsim.errors import CpsimError
 from cpsim.server.store import Store
 from cpsim.system.replacing import replacing
@@ -89,15 +92,43 @@ def test_json(hostile):
 
 
 def test_excel(hostile, tmp_path):
-    files.write_excel(*hostile, tmp_path / "credit.xlsx")
+    excel.write(*hostile, tmp_path / "credit.xlsx")
     book = load_workbook(tmp_path / "credit.xlsx")
-    assert book.sheetnames == ["checks", "own-odd-values"]
-    rows = list(book["own-odd-values"].iter_rows(min_row=2))
+    assert book.sheetnames == ["Contents", "Conservation laws", "Odd values"]
+    rows = list(book["Odd values"].iter_rows(min_row=2))
     assert {row[0].data_type for row in rows} == {"s"}  # none is a formula
     assert [row[0].value for row in rows][:3] == HOSTILE[:3]
     assert rows[0][1].value == "9007199254740991"  # a number of Excel's would lose the last digit
     assert rows[1][1].value == 0
     assert rows[0][3].value is True
+    assert [row[0].quotePrefix for row in rows[:6]] == [True] * 4 + [False] * 2  # nor when somebody edits it
+
+
+def test_a_workbook_can_be_sent(hostile, tmp_path):
+    """It has contents with links, heads that stay in sight and filter, and numbers and times that are shown as such."""
+    accounts, _ = hostile
+    reports = [*hostile[1], *build(accounts, ["leaderboards"])]
+    excel.write(accounts, reports, tmp_path / "credit.xlsx")
+    book = load_workbook(tmp_path / "credit.xlsx")
+    contents = book["Contents"]
+    assert "The books balance: 10 conservation laws hold." in [row[0].value for row in contents.iter_rows()]
+    links = {cell.value: cell.hyperlink.location for (cell,) in contents.iter_rows(max_col=1) if cell.hyperlink}
+    assert set(links.values()) == {f"'{name}'!A1" for name in book.sheetnames[1:]}
+    assert links["Leading machines"] == "'Leading machines'!A1"
+    assert {cell.value for cell in contents["A"]} >= {"Own: values", "A note."}
+    for sheet in book.worksheets[1:]:
+        assert sheet.freeze_panes == "A2"
+        assert sheet.auto_filter.ref == sheet.dimensions
+    sheet = book["Odd values"]
+    assert [cell.value for cell in sheet[1]] == ["Machine", "Credits", "Share", "Holds", "At (Europe/Zurich)"]
+    first = sheet[3]
+    assert (first[1].number_format, first[4].number_format) == ("#,##0", "yyyy-mm-dd hh:mm:ss")
+    assert first[4].value == datetime(2026, 10, 25, 2, 30)  # noqa: DTZ001 - Excel's times have no zone
+    assert sheet["C2"].number_format == "#,##0.000000"
+    widths = {name: sheet.column_dimensions[name].width for name in "ABE"}
+    assert widths["A"] > len(HOSTILE[1])
+    assert widths["E"] > len("2026-10-25 02:30:00")
+    assert widths["B"] < 30
 
 
 def test_markdown(hostile):
@@ -107,6 +138,34 @@ def test_markdown(hostile):
     assert "The books balance." in text
     widths = {line.replace(r"\|", "").count("|") for line in text.splitlines() if line.startswith("| ")}
     assert widths == {7, 6}  # of the checks, and of the values
+
+
+def test_text_stays_itself_in_markdown(week):
+    """A reader of GitHub's tables shows each name as it is, or says which characters it is that cannot be shown."""
+    names = [
+        *("a|b", "*a* _b_ ~~c~~", "`a``b`", "<b>a</b>", "[a](b)", "![a](b)", "&amp; &#65;", r"a\|b\\", "$x$", "# a"),
+        *("a\nb\r\nc", " a  b ", "a\tb", "---", "1. a", "- a", "    a", "http://a_b_c/*d*", "\N{GRINNING FACE}", "   "),
+    ]
+    frame = pd.DataFrame({"a|b": [*names, "a\x1b[2J\u202eb"]})
+    blocks = [block for name in names for block in (Table(name, frame[:0], name), Note(name))]
+    with week.load() as accounts:
+        text = files.markdown(accounts, [Report("own", "Own: *odd* | names", [Table("All", frame), *blocks])])
+    tokens = MarkdownIt("commonmark").enable("table").parse(text)
+    shown = defaultdict(list)
+    for before, token in pairwise(tokens):
+        if token.type == "inline":
+            shown[before.type].append("".join(part.content for part in token.children))
+    assert shown["td_open"][-len(names) - 1 :] == [*names, r"a\x1b[2J\u202eb"]
+    assert shown["heading_open"][-len(names) - 2 :] == ["Own: *odd* | names", "All", *names]
+    assert shown["paragraph_open"][-2 * len(names) :] == [name for name in names for _ in range(2)]
+    assert shown["th_open"][-1] == "a|b"
+    assert not {token.type for token in tokens} & {"hr", "fence", "code_block", "html_block", "bullet_list_open"}
+    assert not {part.type for token in tokens for part in token.children or ()} - {
+        "text",
+        "text_special",
+        "strong_open",
+        "strong_close",
+    }
 
 
 def test_tables_of_one_title_have_names_of_their_own():
@@ -119,10 +178,25 @@ def test_sheets_have_short_names_of_their_own(week, tmp_path):
     frame = pd.DataFrame({"a": [1]})
     reports = [Report("r", "R", [Table(f"A very long title that goes on and on {n}", frame) for n in range(12)])]
     with week.load() as accounts:
-        files.write_excel(accounts, reports, tmp_path / "x.xlsx")
+        excel.write(accounts, reports, tmp_path / "x.xlsx")
     names = load_workbook(tmp_path / "x.xlsx").sheetnames
-    assert len(names) == len(set(names)) == 13
+    assert len(names) == len(set(names)) == 14
     assert max(map(len, names)) <= 31
+
+
+def test_a_sheet_is_named_like_its_table():
+    titles = [
+        *[("Counters", "Leading users"), ("Leaderboards", "Leading users"), ("Leaderboards", "leading Users")],
+        *[("R", "Leading machines by recent average credit"), ("R", "Machine " + "x" * 40), ("R", "Machine a/b: 'c'")],
+        *[("R", "history"), ("R", "\N{GRINNING FACE}" * 20), ("R", "[]'")],
+    ]
+    names = excel.sheet_names(titles)
+    assert names == [
+        *("Leading users (Counters)", "Leading users (Leaderboards)", "leading Users (Leaderboards) 2"),
+        *("Leading machines by recent…", f"Machine {'x' * 22}…", "Machine a-b- 'c"),
+        *("history 2", "\N{GRINNING FACE}" * 15 + "…", "--"),
+    ]
+    assert max(len(name.encode("utf-16-le")) for name in names) <= 2 * 31
 
 
 def test_a_file_takes_its_name_only_when_it_is_whole(tmp_path):
@@ -277,7 +351,7 @@ def test_all_reports_in_all_formats(week, tmp_path):
         reports = build(accounts)
         files.write_csv(accounts, reports, tmp_path / "csv")
         files.write_parquet(accounts, reports, tmp_path / "parquet")
-        files.write_excel(accounts, reports, tmp_path / "x.xlsx")
+        excel.write(accounts, reports, tmp_path / "x.xlsx")
         names = {path.stem for path in (tmp_path / "csv").iterdir()}
         assert names == {path.stem for path in (tmp_path / "parquet").iterdir()}
         assert "leaderboards-leading-machines" in names

@@ -69,6 +69,8 @@ def test_an_empty_ledger_is_said_to_be_empty(make_site):
     with make_site().load() as accounts:
         text = page.html(accounts, build(accounts))
     assert "The ledger is empty" in text
+    assert "<p>There is nothing to balance. There are no reports either.</p>" in text
+    assert text.count("<table") == text.count("<section") == 0
     assert "At no known time" in text
     assert "1970" not in text
 
@@ -86,6 +88,41 @@ def test_a_large_ledger_makes_no_large_page(tmp_path):
         text = page.html(accounts, build(accounts))
     assert "rows; the CSV and Parquet formats have all" in text
     assert len(text.encode()) < LARGEST_BYTES
+
+
+@pytest.mark.thorough
+def test_a_page_is_bounded_and_says_what_it_leaves_out(tmp_path):
+    """However many statements are asked for, and however long names are."""
+    from .conftest import Site
+
+    site = Site(tmp_path / "export", projects=("p",))
+    names = [f"{number}-{'&' * 900}" for number in range(90)]
+    site.server.link([(f"machine {name}", f"user {name}") for name in names])
+    for name in names:
+        site.alloc(f"slot {name}", credits=5)
+        site.claim(f"slot {name}", f"machine {name}")
+    with site.at(1).load(top=1000) as accounts:
+        text = page.html(accounts, build(accounts))
+    assert len(text.encode()) < LARGEST_BYTES
+    for kind in ("machine", "user"):
+        assert f"{kind} 0-" + "&amp;" * 50 in text
+    assert re.search(r"\d+ more tables of this report have no room on this page: the CSV and Parquet", text)
+    assert re.search(r"The first \d+ of 90; the CSV and Parquet formats have all", text)
+
+
+def test_a_user_without_credits_in_the_period_is_said_to_have_none(site):
+    with site.load(since="2026-01-30", until="2026-02-01") as accounts:
+        text = page.html(accounts, build(accounts, ["users"]))
+    assert text.count("Nothing in this period.") > 0
+    assert "has no room" not in text
+
+
+def test_the_times_of_a_column_tell_as_much_as_one_another(site):
+    with site.load() as accounts:
+        text = page.html(accounts, build(accounts, ["credit-over-time"]))
+    days, hours = (text.partition(f">By {name}</h3>")[2].partition("</details>")[0] for name in ("day", "hour"))
+    assert set(map(len, re.findall(r'class="time"[^>]*>([\d :-]+)</td>', days))) == {len("2026-01-01")}
+    assert set(map(len, re.findall(r'class="time"[^>]*>([\d :-]+)</td>', hours))) == {len("2026-01-01 00:00:00")}
 
 
 @pytest.fixture
@@ -124,7 +161,8 @@ def test_the_console_is_silent_and_nothing_is_fetched(shown):
 def test_every_figure_is_drawn(shown, site):
     browser = shown()
     with site.load() as accounts:
-        figures = [block for report in build(accounts) for block in report.blocks if isinstance(block, Figure)]
+        blocks = [block for report in build(accounts) for block in report.blocks]
+    figures = [block for block in blocks if isinstance(block, Figure) and not block.within]
     charts = ask(
         browser,
         "[...document.querySelectorAll('figure.chart, figure.ranked')].map(figure => { const canvas = "
@@ -145,7 +183,7 @@ def test_every_figure_is_drawn(shown, site):
 
 def test_each_chart_has_its_table_beside_it(shown):
     browser = shown()
-    assert ask(browser, "document.querySelectorAll('.both').length == document.querySelectorAll('figure').length")
+    assert ask(browser, "document.querySelectorAll('.both').length == document.querySelectorAll('.both figure').length")
     assert ask(browser, "[...document.querySelectorAll('.both')].every(both => both.querySelector('tbody tr'))")
 
 
@@ -252,6 +290,47 @@ def test_a_statement_that_was_asked_for_is_not_folded(site):
     assert "opening balance" in text
 
 
+def test_a_user_leads_to_days_machines_and_slots(shown, wait_for):
+    browser = shown()
+    link = ask(browser, "document.querySelector('#leaderboards td a')")
+    browser.execute_script("arguments[0].click()", link)
+    wait_for(lambda: ask(browser, "document.querySelectorAll('#users details[open] > figure canvas').length") == 1)
+    unfolded = ask(browser, "document.querySelector('#users details[open]')")
+    name = ask(browser, "arguments[0].querySelector('b').textContent", unfolded)
+    assert name.endswith(link.text)
+    assert ask(browser, "document.querySelectorAll('#users canvas').length") == 1
+    machine = ask(browser, "arguments[0].querySelector('details')", unfolded)
+    browser.execute_script("arguments[0].querySelector('summary').click()", machine)
+    wait_for(lambda: ask(browser, "arguments[0].querySelector('table').checkVisibility()", machine))
+    cells = "[...arguments[0].querySelectorAll('tr')].map(row => [...row.cells].map(cell => cell.textContent))"
+    heads, *rows = ask(browser, cells, machine)
+    assert heads == ["Claimed", "Slot", "Credits"]
+    assert 1 <= len(rows) <= 5
+    assert all(re.fullmatch(r"job-\d+", slot) for _, slot, _ in rows)
+
+
+def test_long_tables_and_lists_are_searched(shown):
+    browser = shown()
+    browser.execute_script("document.querySelector('#credit-over-time .unfold').click()")
+    place = "[...document.querySelectorAll('#credit-over-time .table')].find(one => one.ariaLabel == 'By day, table')"
+    field = ask(browser, f"{place}.previousElementSibling.querySelector('input')")
+    whole = ask(browser, f"{place}.querySelectorAll('tbody tr').length")
+    field.send_keys("2026-01-02")
+    seen = ask(browser, f"[...{place}.querySelectorAll('tbody tr')].filter(row => row.checkVisibility()).length")
+    assert seen == 1
+    assert ask(browser, f"{place}.previousElementSibling.querySelector('output').textContent") == f"1 of {whole}"
+    field.send_keys("\ue003" * len("2026-01-02"))
+    assert ask(browser, f"{place}.querySelectorAll('tbody tr:not([hidden])').length") == whole
+
+
+def test_print_has_of_the_users_what_is_unfolded(shown):
+    browser = shown(media="print")
+    seen = "[...document.querySelectorAll('#users .outline > details')].filter(one => one.checkVisibility()).length"
+    assert ask(browser, seen) == 0
+    browser.execute_script("document.querySelector('#users details').open = true")
+    assert ask(browser, seen) == 1
+
+
 @pytest.mark.parametrize("width", [1400, 800, 420])
 def test_the_page_fits_its_window(shown, width):
     browser = shown(width)
@@ -289,6 +368,8 @@ def test_pictures_are_kept(shown, request, name, width, options):
 
 
 def test_a_report_without_blocks_is_a_heading(make_site):
-    with make_site().load() as accounts:
+    site = make_site()
+    site.alloc("a")
+    with site.load() as accounts:
         text = page.html(accounts, [Report("own", "Own: nothing")])
     assert "<h2>Own: nothing</h2>" in text

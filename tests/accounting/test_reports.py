@@ -11,6 +11,7 @@ from .conftest import cells
 NAMES = [
     *("summary", "anomalies", "comparison", "concentration", "counters", "credit-over-time", "expired"),
     *("leaderboards", "machine-statement", "outcomes", "outstanding", "reconciliation", "turnaround", "user-statement"),
+    "users",
 ]
 
 
@@ -125,6 +126,29 @@ def test_ranks_change(site):
             (2, -1, "x", 10),
             (3, None, "z", 1),
         ]
+
+
+def test_ties_have_one_rule_in_all_leaderboards(site):
+    """Who has as much has the same rank, and then names decide; who is left out with the last rank is counted."""
+    credits = {"d": 5, "b": 5, "a": 1, "c": 9, "e": 5}
+    for machine, amount in credits.items():
+        site.alloc(f"slot of {machine}", credits=amount)
+        site.count(f"slot of {machine}", events=amount)
+    site.at(0.5)
+    for machine in credits:
+        site.claim(f"slot of {machine}", machine)
+    expected = [(1, "c", 9), (2, "b", 5), (2, "d", 5)]
+    with site.at(1).load(top=3) as accounts:
+        assert cells(table(accounts, "leaderboards", "Leading machines"), "rank", "machine", "credits") == expected
+        recent = table(accounts, "leaderboards", "Leading machines by recent average credit")
+        assert cells(recent, "rank", "machine", "credits") == expected
+        assert cells(table(accounts, "counters", "Leading machines"), "rank", "machine", "total") == expected
+        claims = table(accounts, "outcomes", "Claims by machine")
+        assert cells(claims, "rank", "machine", "claimed") == [(1, "a", 1), (1, "b", 1), (1, "c", 1)]
+        (report,) = build(accounts, ["leaderboards"])
+    noted = [block.note for block in report.blocks if not isinstance(block, Note) and "machines" in block.title]
+    assert all("The first 3 of 5" in note for note in noted)
+    assert all(note.endswith("1 of them has the rank of the last that is shown.") for note in noted)
 
 
 def test_concentration(site):

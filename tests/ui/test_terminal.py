@@ -113,7 +113,7 @@ def test_a_narrow_terminal_loses_nothing(columns):
 def test_a_narrow_terminal_breaks_no_word_and_no_number(tmp_path):
     summary = on_a_terminal("run", "smoke", "--output", str(tmp_path / "run"), COLUMNS="30", TERM="dumb")
     assert re.search(r"operations +planned +accepted +refused +unknown", summary)
-    report = on_a_terminal("report", str(tmp_path / "run"), COLUMNS="30", TERM="dumb")
+    report = on_a_terminal("report", str(tmp_path / "run"), "summary", COLUMNS="30", TERM="dumb")
     assert re.search(r"allocated +claimed +discarded +expired +outstanding", report)
 
 
