@@ -176,7 +176,7 @@ class Accounts:
         """The period in words."""
         if self.begin is None and self.end is None:
             return "at no known time"
-        begin, end = (f"{time:%Y-%m-%d %H:%M}" if time is not None else "?" for time in (self.begin, self.end))
+        begin, end = ("?" if time is None else time.isoformat(" ", "minutes") for time in (self.begin, self.end))
         return f"{begin} to {end} {self.timezone.key}"
 
     def at(self, moment_us: int) -> pd.Timestamp:

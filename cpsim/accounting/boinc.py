@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 from xml.sax.saxutils import escape
 
-from cpsim.accounting.files import FORBIDDEN, replacing
+from cpsim.accounting.files import FORBIDDEN
 from cpsim.accounting.values import records
 from cpsim.accounts.view import salt_of
 from cpsim.errors import CpsimError
 from cpsim.system import parquet
+from cpsim.system.replacing import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

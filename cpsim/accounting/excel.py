@@ -17,10 +17,11 @@ from openpyxl.worksheet.hyperlink import Hyperlink
 from openpyxl.writer.excel import ExcelWriter
 
 from cpsim.accounting.blocks import Note, Table
-from cpsim.accounting.files import FORBIDDEN, replacing
+from cpsim.accounting.files import FORBIDDEN
 from cpsim.accounting.screen import balance, notices
 from cpsim.accounting.values import human_text, is_numeric, machine_text, page_heading, records
 from cpsim.errors import CpsimError
+from cpsim.system.replacing import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
-import tempfile
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
@@ -16,10 +12,12 @@ import pyarrow.parquet as pq
 
 from cpsim.accounting.blocks import Note, Table
 from cpsim.accounting.values import machine_text, records
+from cpsim.system.replacing import replacing
 from cpsim.ui.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     import pandas as pd
 
@@ -36,30 +34,6 @@ LOST_SPACES: Final = re.compile(r"^ +| +$|(?<= ) +")
 FORBIDDEN: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 """What XML cannot have."""
 LIST_MARK: Final = re.compile(r"^(\d*)([-+=.)])")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside a path, renamed to the path at the end, or deleted on an error.
-
-    What a link leads to is replaced, not the link; a device or a pipe is written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path = path.resolve()
-    if path.exists() and not path.is_file():
-        yield path
-        return
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    partial = Path(name)
-    try:
-        yield partial
-        umask = os.umask(0)
-        os.umask(umask)
-        partial.chmod(0o666 & ~umask)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def tables(reports: Sequence[Report]) -> Iterator[tuple[str, Table | Figure]]:

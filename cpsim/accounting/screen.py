@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from datetime import datetime, time
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
@@ -10,7 +11,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from cpsim.accounting.blocks import Note
-from cpsim.accounting.values import heading, is_numeric, shown, texts
+from cpsim.accounting.values import heading, is_numeric, records, shown, texts
 from cpsim.ui.printable import escaped, printable
 from cpsim.ui.terminal import print_table
 
@@ -105,6 +106,15 @@ def _grid(frame: pd.DataFrame) -> Grid:
         grid.add_column(
             escaped(heading(column)), justify="right" if is_numeric(frame, column) else "left", overflow="fold"
         )
-    for row in texts(frame.head(MOST_ROWS)):
-        grid.add_row(*(Text(printable(cell)) for cell in row))  # as a str, it would be parsed as markup
+    first = frame.head(MOST_ROWS)
+    for row, values in zip(texts(first), records(first), strict=True):
+        cells = (printable(text + _offset(value)) for text, value in zip(row, values, strict=True))
+        grid.add_row(*map(Text, cells))  # as a str, it would be parsed as markup
     return grid
+
+
+def _offset(value: object) -> str:
+    """The offset of a time, which is not midnight: that is a day; nothing of another value."""
+    if not isinstance(value, datetime) or value.tzinfo is None or value.time() == time():
+        return ""
+    return value.isoformat()[len(value.replace(tzinfo=None).isoformat()) :]

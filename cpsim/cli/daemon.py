@@ -17,6 +17,7 @@ from cpsim.cli.options import (
     EndpointType,
     ListenType,
     NumberType,
+    complete_path,
     cpsim_errors,
     fault_option,
     project_option,
@@ -39,7 +40,7 @@ ACTS: Final = ("status", "failed", "requeue", "forget", "export", "import_", "ba
 
 @cli.command()
 @click.option("--config", "config_file", type=FILE, help="The deployed daemon's INI file; options override it.")
-@click.option("--unix", metavar="PATH", help="Listen at a UNIX socket.")
+@click.option("--unix", metavar="PATH", shell_complete=complete_path, help="Listen at a UNIX socket.")
 @click.option("--tcp", type=ListenType(), help="Listen on TCP; port 0 takes a free one.")
 @click.option("--server", type=EndpointType(), help="URL of the server that receives the commands.")
 @project_option

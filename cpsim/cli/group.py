@@ -19,7 +19,7 @@ PROGRAM: Final = "cpsim"
 INVALID: Final = 1
 FAILED: Final = 2
 WRONG_USAGE: Final = 64
-LISTS: Final = ("completion", "faults", "quirks", "runs", "scenarios")
+LISTS: Final = ("completion", "faults", "quirks", "reports", "runs", "scenarios")
 """Commands that only print: it is no failure if the reader of their output has read enough."""
 
 

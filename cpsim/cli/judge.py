@@ -12,9 +12,14 @@ import click
 
 from cpsim.cli.group import FAILED, INVALID, ExtraCommand, cli
 from cpsim.cli.options import accounts_option, known_profile_option, known_quirk_option, known_quirks
+from cpsim.cli.results import result_files, result_options
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from cpsim.accounts.sources import AccountsSource
+    from cpsim.judge.verdict import Verdict
+    from cpsim.ui.results import ResultFiles
 
 
 @cli.command(cls=ExtraCommand, extra="run")
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
 @click.option("--project", metavar="ID", help="Project id of the slots that --accounts shows, if the run had none.")
 @known_profile_option
 @known_quirk_option
+@result_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document, as verdict.json has it.")
 def judge(
     folder: Path,
@@ -30,6 +36,8 @@ def judge(
     project: str | None,
     profile: str | None,
     quirks: tuple[str, ...],
+    junit: Path | None,
+    summary_file: Path | None,
     as_json: bool,
 ) -> None:
     """Judge a run again, from the evidence in its run folder; nothing need be running.
@@ -47,17 +55,34 @@ def judge(
     cpsim judge copied/from/another/machine --json
     cpsim judge runs/challenge-20260301-120000-000000 --accounts sql:accounts.toml
     """
+    if project is not None and accounts is None:
+        raise click.UsageError("--project goes with --accounts SOURCE")
+    with result_files(f"cpsim judge {folder}", junit, summary_file) as files:
+        verdict = _judged(folder, accounts, project, profile, quirks, files, as_json=as_json)
+    sys.exit({"valid": 0, "invalid": INVALID, "unknown": FAILED}[verdict.ruling])
+
+
+def _judged(
+    folder: Path,
+    accounts: AccountsSource | None,
+    project: str | None,
+    profile: str | None,
+    quirks: tuple[str, ...],
+    files: ResultFiles,
+    *,
+    as_json: bool,
+) -> Verdict:
+    """Judge a run folder, and print the verdict."""
     from cpsim.accounts.sources import PAUSE_S
     from cpsim.evidence.files import EvidenceFolder
     from cpsim.judge.judge import CHECKERS, checkers_of_others
     from cpsim.judge.judge import judge as judged
     from cpsim.run.folder import json_text, verdict_document
+    from cpsim.run.results import results_of
     from cpsim.run.summary import verdict_lines
     from cpsim.system.process import put_off_pandas
-    from cpsim.ui.terminal import Stages, console
+    from cpsim.ui.terminal import Stages, console, printed
 
-    if project is not None and accounts is None:
-        raise click.UsageError("--project goes with --accounts SOURCE")
     put_off_pandas()
     later = None
     if accounts is not None:
@@ -75,16 +100,21 @@ def judge(
         if later is not None and head.project is None and not head.workload.projects:
             raise click.UsageError("the run knew no project: add --project ID, whose slots --accounts shows")
         verdict = judged(evidence.partitions(), head, checkers)
+
+    def show(console: Console) -> None:
+        for line in verdict_lines(verdict, head.command):
+            console.print(line, highlight=False)
+
+    files.add(lambda: results_of(verdict, printed(show)))
     text = json_text(verdict_document(head, verdict))
     if as_json:
         click.echo(text, nl=False)
     else:
-        for line in verdict_lines(verdict, head.command):
-            console.print(line, highlight=False)
+        show(console)
         earlier = folder / "verdict.json"
         if earlier.is_file() and earlier.read_bytes() != text.encode():
             console.print(f"              [yellow]not as at the end of the run[/]: see {earlier}", highlight=False)
-    sys.exit({"valid": 0, "invalid": INVALID, "unknown": FAILED}[verdict.ruling])
+    return verdict
 
 
 def _now_ns(folder: Path) -> int:

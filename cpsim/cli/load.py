@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -13,19 +13,24 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from cpsim.cli.asserts import (
+    against_baseline,
+    baseline_option,
+    note_baseline,
+    stop_option,
+    threshold_option,
+    warm_up_option,
+)
 from cpsim.cli.group import FAILED, INVALID, ExtraCommand, cli
 from cpsim.cli.options import (
     EndpointType,
     NumberType,
     accounts_option,
-    against_baseline,
-    baseline_option,
     complete_scenario,
     in_flight_option,
     known_profile_option,
     known_quirk_option,
     known_quirks,
-    note_baseline,
     output_option,
     page_option,
     project_option,
@@ -33,11 +38,12 @@ from cpsim.cli.options import (
     secret_file_option,
     seed_option,
     server_option,
+    settings_option,
     slot_prefix_option,
     speed_option,
-    threshold_option,
     timeout_option,
 )
+from cpsim.cli.results import result_files, result_options
 from cpsim.cli.run import target_at
 from cpsim.cli.serving import live_metrics, metrics_option
 from cpsim.cli.settings import SettableOption, runs_folder
@@ -52,7 +58,7 @@ if TYPE_CHECKING:
     from cpsim.accounts.sources import AccountsSource
     from cpsim.config.thresholds import Threshold
     from cpsim.run.capacity import SearchRequest
-    from cpsim.scenario.workload import Workload
+    from cpsim.ui.results import ResultFiles
 
 START: Final = """
 import sys
@@ -106,6 +112,7 @@ class _Load(ExtraCommand):
 @known_profile_option
 @known_quirk_option
 @seed_option
+@settings_option
 @rate_option
 @speed_option
 @in_flight_option
@@ -132,8 +139,11 @@ class _Load(ExtraCommand):
 )
 @threshold_option
 @baseline_option
+@stop_option
+@warm_up_option
 @slot_prefix_option
 @output_option
+@result_options
 @page_option
 @metrics_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result of a search as one JSON document.")
@@ -150,6 +160,7 @@ def load(
     profile: str | None,
     quirks: tuple[str, ...],
     seed: int | None,
+    settings: tuple[str, ...],
     rate: str | None,
     speed: float | None,
     in_flight: int,
@@ -160,8 +171,12 @@ def load(
     processes: int | None,
     thresholds: tuple[Threshold, ...],
     baseline: Path | None,
+    stop_on_breach: bool,
+    warm_up_s: float,
     slot_prefix: str | None,
     output: Path | None,
+    junit: Path | None,
+    summary_file: Path | None,
     page: TcpEndpoint | None,
     metrics: TcpEndpoint | None,
     as_json: bool,
@@ -185,15 +200,20 @@ def load(
     from cpsim.config.catalog import find_scenario
     from cpsim.evidence import extensions
     from cpsim.judge.judge import checkers_of_others
+    from cpsim.run.breach import check_told
     from cpsim.run.folder import check_absent, new_name
+    from cpsim.scenario import load_workload, source
 
     known = known_quirks(profile, quirks)
     where = target_at(target, server, project, secret_file, accounts, known)
     assert where is not None
     path = find_scenario(scenario)
     _check(context)
-    if "--worker" not in locust:
+    is_worker = "--worker" in locust
+    if not is_worker:
         thresholds = against_baseline(thresholds, baseline)
+    title = f"cpsim load {scenario}"
+    read = partial(load_workload, path, seed, settings)
     if find_capacity:
         from cpsim.run.capacity import SearchRequest
 
@@ -206,16 +226,28 @@ def load(
             processes=processes or 1,
             slot_prefix=slot_prefix,
         )
-        output = output or new_name(path, runs_folder(context))
-        sys.exit(_search(path, seed, make_request, thresholds, baseline, output, metrics, as_json=as_json))
+        folder = output or new_name(path, runs_folder(context))
+        with result_files(title, junit, summary_file) as files:
+            status = _search(
+                lambda: make_request(read()), thresholds, baseline, folder, files, metrics, as_json=as_json
+            )
+        sys.exit(status)
     _check_thresholds(thresholds, has_due_times=rate is not None or speed is not None)
-    _check_file(path, seed)
-    checkers_of_others()
-    extensions.check()
-    if output is not None and "--worker" not in locust:
-        check_absent(output)
-    settings = {
+    if stop_on_breach:
+        check_told(thresholds)
+    with nullcontext() if is_worker else result_files(title, junit, summary_file):
+        if path.suffix == ".toml":  # with a mistake in it, Locust's processes would wait for each other
+            source.load(path, settings)
+        else:
+            read()
+        checkers_of_others()
+        extensions.check()
+        if output is not None and not is_worker:
+            check_absent(output)
+    given = {
+        "title": title,
         "scenario": str(path),
+        "settings": settings,
         "seed": seed,
         "endpoint": str(target),
         "server": None if where.server is None else str(where.server),
@@ -234,9 +266,13 @@ def load(
         "metrics": None if metrics is None else str(metrics),
         "thresholds": [asdict(threshold) for threshold in thresholds],
         "baseline": None if baseline is None else str(baseline),
+        "stop_on_breach": stop_on_breach,
+        "warm_up_s": warm_up_s,
+        "junit": None if junit is None else str(junit),
+        "summary_file": None if summary_file is None else str(summary_file),
         "tls": {name: str(file) for name in TLS if (file := context.params[name]) is not None},
     }
-    _start_locust(settings, (*(["--processes", str(processes)] if processes else []), *locust))
+    _start_locust(given, (*(["--processes", str(processes)] if processes else []), *locust))
 
 
 def _check(context: click.Context) -> None:
@@ -246,6 +282,8 @@ def _check(context: click.Context) -> None:
     }
     locust = context.params["locust"]
     if context.params["find_capacity"]:
+        if given & {"warm_up_s", "stop_on_breach"}:
+            raise click.UsageError("--find-capacity has steps of its own: leave out --warm-up and --stop-on-breach")
         if given & {"rate", "speed", "in_flight"} or locust:
             raise click.UsageError(
                 "--find-capacity chooses rates and operations in flight itself, and runs without Locust: leave out "
@@ -272,16 +310,6 @@ def _check_thresholds(thresholds: tuple[Threshold, ...], *, has_due_times: bool)
             raise click.UsageError(f"--assert {threshold}: operations have no due times: add --rate or --speed")
 
 
-def _check_file(path: Path, seed: int | None) -> None:
-    """Raise CpsimError if the file cannot be replayed, before Locust's processes wait for each other."""
-    from cpsim.scenario import load_workload, source
-
-    if path.suffix == ".toml":
-        source.load(path)
-    else:
-        load_workload(path, seed)
-
-
 def _start_locust(settings: Mapping[str, object], locust: tuple[str, ...]) -> None:
     """Replace this process by Locust, with the settings of its master and workers."""
     import cpsim
@@ -294,7 +322,6 @@ def _start_locust(settings: Mapping[str, object], locust: tuple[str, ...]) -> No
         str(locustfile),
         "--host",
         str(settings["endpoint"]),
-        *_users(locust),
         *_listening(locust),
         *locust,
     ]
@@ -303,16 +330,6 @@ def _start_locust(settings: Mapping[str, object], locust: tuple[str, ...]) -> No
         [sys.executable, "-P", "-c", START, *options],
         os.environ | {"CPSIM_LOAD": json.dumps(settings)},
     )
-
-
-def _users(locust: tuple[str, ...]) -> list[str]:
-    """The default of Locust's --users: one for each worker."""
-    if "--worker" in locust:
-        return []
-    words = dict(itertools.pairwise(word for option in locust for word in option.split("=", 1)))
-    workers = words.get("--processes") or words.get("--expect-workers") or "1"
-    count = str(os.cpu_count() or 1) if workers == "-1" else workers
-    return ["--users", count, "--spawn-rate", count]
 
 
 def _listening(locust: tuple[str, ...]) -> list[str]:
@@ -326,12 +343,11 @@ def _listening(locust: tuple[str, ...]) -> list[str]:
 
 
 def _search(
-    path: Path,
-    seed: int | None,
-    make_request: Callable[[Workload], SearchRequest],
+    make_request: Callable[[], SearchRequest],
     thresholds: tuple[Threshold, ...],
     baseline: Path | None,
-    output: Path,
+    folder: Path,
+    files: ResultFiles,
     metrics: TcpEndpoint | None,
     *,
     as_json: bool,
@@ -340,17 +356,18 @@ def _search(
     from cpsim.run import folder as run_folder
     from cpsim.run.capacity import Capacity, find
     from cpsim.run.curve import show
-    from cpsim.scenario import load_workload
-    from cpsim.ui.terminal import Stages, console
+    from cpsim.run.results import results_of_search
+    from cpsim.ui.terminal import Stages, console, printed
 
-    with run_folder.OutputFolder(output) as written:
+    with run_folder.OutputFolder(folder) as written:
         with live_metrics(metrics) as wiring, Stages() as stages:
             stages.begin("making the workload")
-            request = make_request(load_workload(path, seed))
+            request = make_request()
             found = Capacity(request.p99_ms)
             find(request, found, on_stage=stages.begin, on_progress=stages.progress, wiring=wiring)
         if found.best is not None:
             found.best.summary.check(thresholds)
+        files.add(lambda: results_of_search(found, thresholds, printed(partial(show, found))))
         document = run_folder.capacity_document(found, request)
         try:
             run_folder.write_capacity(found, document, written)

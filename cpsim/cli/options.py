@@ -14,9 +14,8 @@ from click.shell_completion import CompletionItem
 
 from cpdaemon.endpoint import Endpoint, TcpEndpoint, UrlEndpoint, parse_endpoint
 from cpdaemon.errors import EndpointError, InvalidCommand
-from cpsim.cli.settings import SettableOption, runs_folder
+from cpsim.cli.settings import SettableOption
 from cpsim.cli.tls import with_tls
-from cpsim.config.thresholds import Threshold
 from cpsim.errors import CpsimError, UsageError
 from cpsim.faults.spec import ACTIONS, Fault
 from cpsim.net.listen import Listen
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from cpsim.accounts.sources import AccountsSource
     from cpsim.net.control import ControlClient
     from cpsim.replay.pace import Pace
-    from cpsim.run.folder import OutputFolder
 
 T = TypeVar("T")
 UNIT_S: Final = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
@@ -38,6 +36,11 @@ CONNECT_S: Final = 10.0
 LONGEST_LOOK_S: Final = 20.0
 """Seconds that one request to a control API may wait; who waits longer asks again."""
 FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+def complete_path(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The files that the shell finds."""
+    return [CompletionItem(incomplete, type="file")]
 
 
 class EndpointType(click.ParamType[Endpoint]):
@@ -53,6 +56,10 @@ class EndpointType(click.ParamType[Endpoint]):
         except EndpointError as error:
             self.fail(str(error), param, ctx)
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The files that the shell finds, for one may be a socket."""
+        return complete_path(ctx, param, incomplete)
+
 
 class TargetType(click.ParamType["Endpoint | None"]):
     """The address of a target, or `embedded`, which is None."""
@@ -64,6 +71,10 @@ class TargetType(click.ParamType["Endpoint | None"]):
         from cpsim.config.settings import EMBEDDED
 
         return None if value == EMBEDDED else EndpointType().convert(value, param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The files that the shell finds, for one may be a socket."""
+        return complete_path(ctx, param, incomplete)
 
 
 class UrlType(EndpointType):
@@ -193,48 +204,6 @@ def pace_at(rate: str) -> Pace:
     return Rate(NumberType(1e-6, 1e9)(rate))
 
 
-class ThresholdType(click.ParamType["Threshold"]):
-    """A threshold on a figure, in its text form."""
-
-    name = "threshold"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Threshold:
-        """Parse the value."""
-        try:
-            return Threshold.parse(value)
-        except CpsimError as error:
-            self.fail(str(error), param, ctx)
-
-
-class RunType(click.ParamType[Path]):
-    """The folder of a past run, or its name below the folder of runs."""
-
-    name = "run"
-
-    def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """Find the folder."""
-        path, runs = Path(value), runs_folder(ctx)
-        found = next((each for each in (path, runs / path) if each.is_dir()), None)
-        if found is None:
-            close = get_close_matches(path.name, [run.name for run in _folders(runs)], n=1)
-            hint = f"did you mean {close[0]}?" if close else "`cpsim runs` lists those that there are"
-            self.fail(f"there is no run {value}, and none below {runs}; {hint}", param, ctx)
-        return found
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """The runs whose names begin with the text, else folders."""
-        del param
-        names = [run.name for run in _folders(runs_folder(ctx)) if run.name.startswith(incomplete)]
-        return [CompletionItem(name) for name in sorted(names)] or [CompletionItem(incomplete, type="dir")]
-
-
-def _folders(folder: Path) -> list[Path]:
-    try:
-        return [path for path in folder.iterdir() if path.is_dir()]
-    except OSError:
-        return []
-
-
 class AccountsType(click.ParamType["AccountsSource"]):
     """A source of accounts, in its text form."""
 
@@ -254,6 +223,10 @@ class AccountsType(click.ParamType["AccountsSource"]):
         except UsageError as error:
             self.fail(str(error), param, ctx)
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The files that the shell finds."""
+        return complete_path(ctx, param, incomplete)
+
 
 class SlotPrefixType(click.ParamType[str]):
     """A prefix of slot ids."""
@@ -271,6 +244,13 @@ class SlotPrefixType(click.ParamType[str]):
         return value
 
 
+settings_option = click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set a key of the scenario, as population.machines=500.",
+)
 server_option = click.option(
     "--server",
     cls=SettableOption,
@@ -309,20 +289,6 @@ in_flight_option = click.option(
     show_default=True,
     metavar="N",
     help="Most operations in flight at once, in all processes together.",
-)
-threshold_option = click.option(
-    "--assert",
-    "thresholds",
-    type=ThresholdType(),
-    multiple=True,
-    metavar="METRIC<N",
-    help="Exit with 1 unless a figure meets this: p99_ms<20, error_rate<0.001, p99_ms<=1.1*baseline, ...",
-)
-baseline_option = click.option(
-    "--baseline",
-    type=RunType(),
-    metavar="RUN",
-    help="The past run whose figures are `baseline` in an --assert: its folder, or its name below runs/.",
 )
 slot_prefix_option = click.option(
     "--slot-prefix",
@@ -459,36 +425,6 @@ def cpsim_errors(read: Callable[[], T]) -> Callable[[], T]:
             raise CpsimError(error.message) from error
 
     return call
-
-
-def against_baseline(thresholds: tuple[Threshold, ...], baseline: Path | None) -> tuple[Threshold, ...]:
-    """The thresholds with the figures of the baseline that some are relative to.
-
-    Raises:
-        UsageError: there is no baseline or none is needed, or it does not have a figure.
-    """
-    relative = [threshold for threshold in thresholds if threshold.is_relative]
-    if baseline is None:
-        if relative:
-            raise UsageError(f"--assert {relative[0]}: add --baseline RUN, the run that it is relative to")
-        return thresholds
-    if not relative:
-        raise UsageError('--baseline goes with an --assert that is relative to it, such as "p99_ms<=1.1*baseline"')
-    from cpsim.evidence import past
-
-    try:
-        figures = past.read(baseline).metrics()
-        return tuple(threshold.against(figures) for threshold in thresholds)
-    except CpsimError as error:
-        raise UsageError(f"--baseline {baseline}: {error}") from error
-
-
-def note_baseline(baseline: Path | None, output: OutputFolder) -> None:
-    """Say on standard error how a run differs from its baseline in what was done."""
-    from cpsim.run.comparison import baseline_note
-
-    if output.is_whole and (note := baseline_note(baseline, output.path)):
-        click.echo(f"cpsim: {note}", err=True)
 
 
 def known_quirks(profile: str | None, names: Iterable[str]) -> frozenset[str]:

@@ -11,7 +11,7 @@ from cpdaemon.endpoint import Endpoint, TcpEndpoint, UnixEndpoint, UrlEndpoint, 
 from cpdaemon.errors import EndpointError
 from cpsim.cli.announce import announcing
 from cpsim.cli.group import ExtraCommand, cli
-from cpsim.cli.options import EndpointType, print_json
+from cpsim.cli.options import EndpointType, complete_path, print_json
 from cpsim.errors import CpsimError
 from cpsim.net.listen import Listen, is_loopback
 
@@ -50,6 +50,7 @@ listen_option = click.option(
     "--listen",
     type=PlaceType(),
     required=True,
+    shell_complete=complete_path,
     help="Address for clients: PATH, HOST:PORT, or :PORT on loopback; port 0 takes a free one.",
 )
 target_option = click.option(

@@ -219,6 +219,7 @@ def _build(form: str, accounts: Accounts, names: Sequence[str], on_stage: Callab
 
 def _write(form: str, accounts: Accounts, reports: Sequence[Report], output: Path | None) -> None:
     from cpsim.accounting import boinc, files, overview, page, screen
+    from cpsim.system.replacing import replacing
 
     folders = {"csv": files.write_csv, "parquet": files.write_parquet}
     texts = {"json": files.json_text, "markdown": files.markdown, "html": page.html, "terminal": screen.text}
@@ -229,7 +230,7 @@ def _write(form: str, accounts: Accounts, reports: Sequence[Report], output: Pat
     elif output is None:
         click.echo(texts[form](accounts, reports), nl=False)
     elif form in texts:
-        with files.replacing(output) as partial:
+        with replacing(output) as partial:
             partial.write_text(texts[form](accounts, reports), encoding="utf-8")
     elif form == "excel":
         from cpsim.accounting import excel  # openpyxl is for workbooks alone

@@ -11,14 +11,20 @@ from typing import TYPE_CHECKING
 import click
 
 from cpdaemon.endpoint import Endpoint, UrlEndpoint
+from cpsim.cli.asserts import (
+    against_baseline,
+    baseline_option,
+    note_baseline,
+    stop_option,
+    threshold_option,
+    warm_up_option,
+)
 from cpsim.cli.group import FAILED, INVALID, ExtraCommand, cli
 from cpsim.cli.options import (
     FaultType,
     NumberType,
     TargetType,
     accounts_option,
-    against_baseline,
-    baseline_option,
     complete_scenario,
     in_flight_option,
     known_profile_option,
@@ -26,7 +32,6 @@ from cpsim.cli.options import (
     known_quirks,
     log_options,
     log_settings,
-    note_baseline,
     output_option,
     pace_at,
     page_option,
@@ -36,11 +41,12 @@ from cpsim.cli.options import (
     secret_in,
     seed_option,
     server_option,
+    settings_option,
     slot_prefix_option,
     speed_option,
-    threshold_option,
     timeout_option,
 )
+from cpsim.cli.results import result_files, result_options
 from cpsim.cli.serving import live_metrics, metrics_option
 from cpsim.cli.settings import SettableOption, runs_folder
 from cpsim.cli.tls import tls_options
@@ -78,13 +84,7 @@ if TYPE_CHECKING:
 @known_profile_option
 @known_quirk_option
 @seed_option
-@click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Set a key of the scenario, as population.machines=500.",
-)
+@settings_option
 @log_options
 @click.option("--keep-ids", is_flag=True, help="Name slots as a trace does, or after the jobs of a job log.")
 @rate_option
@@ -124,8 +124,11 @@ if TYPE_CHECKING:
 )
 @threshold_option
 @baseline_option
+@stop_option
+@warm_up_option
 @slot_prefix_option
 @output_option
+@result_options
 @page_option
 @metrics_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the summary.")
@@ -153,8 +156,12 @@ def run(
     faults: tuple[str, ...],
     thresholds: tuple[Threshold, ...],
     baseline: Path | None,
+    stop_on_breach: bool,
+    warm_up_s: float,
     slot_prefix: str | None,
     output: Path | None,
+    junit: Path | None,
+    summary_file: Path | None,
     page: TcpEndpoint | None,
     metrics: TcpEndpoint | None,
     as_json: bool,
@@ -178,25 +185,30 @@ def run(
     """
     from cpsim.config.catalog import find_scenario
     from cpsim.run import folder as run_folder
+    from cpsim.run.breach import check_told
     from cpsim.run.pipeline import check_virtual
     from cpsim.run.pipeline import run as perform
-    from cpsim.run.summary import summarise
+    from cpsim.run.results import results_of
+    from cpsim.run.summary import show, summarise
     from cpsim.scenario import load_workload
     from cpsim.system.process import put_off_pandas
-    from cpsim.ui.terminal import Stages
+    from cpsim.ui.terminal import Stages, printed
 
     put_off_pandas()
     thresholds = against_baseline(thresholds, baseline)
     pace = _pace(rate, speed, users, think_s, virtual=virtual, asap=asap)
+    path = find_scenario(scenario)
+    settings = (*settings, *log_settings(**log_part))
     where = target_at(target, server, project, secret_file, accounts, known_quirks(profile, quirks))
     if virtual:
         check_virtual(where, processes)
         if page is not None:
             raise click.UsageError("--virtual has no --page: when each operation was sent is known at its end")
-    path = find_scenario(scenario)
-    settings = (*settings, *log_settings(**log_part))
+    if stop_on_breach:
+        check_told(thresholds, virtual=virtual)
+    files = result_files(f"cpsim run {scenario}", junit, summary_file)
     context = click.get_current_context()
-    with run_folder.OutputFolder(output or run_folder.new_name(path, runs_folder(context))) as written:
+    with files, run_folder.OutputFolder(output or run_folder.new_name(path, runs_folder(context))) as written:
         with _live(page, written.path) as live, live_metrics(metrics) as wiring, Stages() as stages:
             command = partial(_command, context)
             result = perform(
@@ -208,6 +220,8 @@ def run(
                 timeout_s=timeout_s,
                 slot_prefix=slot_prefix,
                 faults=faults,
+                warm_up_s=warm_up_s,
+                stop_on=thresholds if stop_on_breach else (),
                 command=command,
                 on_stage=stages.begin,
                 on_progress=stages.progress,
@@ -216,6 +230,7 @@ def run(
             )
             summary = summarise(result)
             summary.check(thresholds)
+        files.add(lambda: results_of(result.verdict, printed(partial(show, result, summary)), summary.checked))
         try:
             with Stages() as stages:
                 stages.begin("writing the run folder")
@@ -253,8 +268,8 @@ def _print(result: Run, summary: Summary, output: OutputFolder, *, as_json: bool
 
 def _command(context: click.Context, seed: int) -> str:
     """The command line that repeats a run, into a new folder and with new slots."""
-    shown = {"output": None, "slot_prefix": None, "page": None, "metrics": None, "as_json": False}
-    given = context.params | {"seed": seed, **shown}
+    given = context.params | {"seed": seed, "as_json": False}
+    given |= dict.fromkeys(("output", "slot_prefix", "page", "metrics", "junit", "summary_file"))
     words = ["cpsim", "run", given["scenario"]]
     for parameter in context.command.params:
         value = given[parameter.name or ""]

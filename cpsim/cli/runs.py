@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Final
 import click
 from click.core import ParameterSource
 
+from cpsim.cli.asserts import RunType
 from cpsim.cli.group import FAILED, CommandGroup, cli
-from cpsim.cli.options import EndpointType, RunType, complete_scenario, json_option, print_json
+from cpsim.cli.options import EndpointType, complete_scenario, json_option, print_json
 from cpsim.cli.settings import RUNS, SettableArgument
 from cpsim.errors import CpsimError, in_one_line
 from cpsim.ui.printable import printable

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from click.shell_completion import CompletionItem
 
 from cpdaemon.endpoint import UnixEndpoint, UrlEndpoint, parse_endpoint
 from cpsim.cli.group import FAILED, INVALID, ExtraCommand, cli
@@ -18,19 +19,23 @@ from cpsim.cli.options import (
     ListenType,
     NumberType,
     accounts_option,
+    complete_path,
     known_quirk_option,
     known_quirks,
     print_json,
     project_option,
     secret_file_option,
 )
+from cpsim.cli.results import result_files, result_options
 from cpsim.cli.settings import SettableArgument, SettableOption
 from cpsim.cli.tls import tls_options, with_tls
 from cpsim.system.checks import LONGEST_S
+from cpsim.system.signals import terminated_like_interrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
+    from cpsim.conformance.suite import SuiteResult
     from cpsim.conformance.target import Target
     from cpsim.conformance.walk import Walks
 
@@ -40,8 +45,18 @@ POLITE_RATE: Final = 100.0
 """The default rate, in commands/s, to a given ENDPOINT, which others may use."""
 
 
+def _complete_clause(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The clauses that begin with the text; none without the extra that they need."""
+    try:
+        from cpsim.conformance.clause import catalogue
+    except ImportError:
+        return []
+    begin = incomplete.upper()
+    return [CompletionItem(id, help=clause.sentence) for id, clause in catalogue().items() if id.startswith(begin)]
+
+
 @cli.command(cls=ExtraCommand, extra="test")
-@click.argument("endpoint", cls=SettableArgument, setting="target", required=False)
+@click.argument("endpoint", cls=SettableArgument, setting="target", required=False, shell_complete=complete_path)
 @click.option(
     "--server",
     cls=SettableOption,
@@ -91,7 +106,13 @@ POLITE_RATE: Final = 100.0
 )
 @known_quirk_option
 @click.option(
-    "-k", "--clause", "clauses", multiple=True, metavar="PATTERN", help="Only CLAIM-6, or 'WIRE-*'; again for more."
+    "-k",
+    "--clause",
+    "clauses",
+    multiple=True,
+    metavar="PATTERN",
+    shell_complete=_complete_clause,
+    help="Only CLAIM-6, or 'WIRE-*'; again for more.",
 )
 @click.option(
     "--random",
@@ -127,7 +148,10 @@ POLITE_RATE: Final = 100.0
     metavar="S",
     help="Seconds for a reply, and for an acknowledged command to be applied.",
 )
-@click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write JUnit XML.")
+@click.option(
+    "-v", "--verbose", is_flag=True, help="List the clauses that pass and those that are not verifiable, too."
+)
+@result_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the table.")
 def verify(
     endpoint: str | None,
@@ -139,7 +163,9 @@ def verify(
     dry_run: bool,
     slot_prefix: str,
     max_rate: float | None,
+    verbose: bool,
     junit: Path | None,
+    summary_file: Path | None,
     as_json: bool,
     **options: Any,  # noqa: ANN401 - those of a target
 ) -> None:
@@ -148,7 +174,8 @@ def verify(
     ENDPOINT is a daemon (PATH or HOST:PORT) or a server (URL); without one, or with embedded, the embedded fake is
     verified. The exit
     status is 0 if no verifiable clause is broken, 1 if one is, 2 if none could be verified. Clauses that are not
-    verifiable are listed with the options that they need.
+    verifiable are listed with the options that they need. Ctrl-C ends the run early: what it has is printed and
+    written, and the status is 1 if a clause is broken, else 2.
 
     \b
     cpsim verify
@@ -166,14 +193,14 @@ def verify(
 
     from cpsim.conformance import table
     from cpsim.conformance.clause import catalogue, is_chosen
-    from cpsim.conformance.suite import SuiteResult, examine
+    from cpsim.conformance.results import results_of
     from cpsim.conformance.target import checked_prefix
-    from cpsim.ui.terminal import Stages, console
+    from cpsim.ui.terminal import console
 
-    if sequences is not None and (
-        clauses or only_list or dry_run or junit is not None or options["behind"] is not None
-    ):
-        raise click.UsageError("--random replaces the clauses: leave out -k, --list, --dry-run, --junit, --behind")
+    if sequences is not None and (clauses or only_list or dry_run or options["behind"] is not None):
+        raise click.UsageError("--random replaces the clauses: leave out -k, --list, --dry-run, --behind")
+    if (only_list or dry_run) and (junit or summary_file):
+        raise click.UsageError("--list and --dry-run check nothing: leave out --junit and --summary")
     _check_given(click.get_current_context())
     _check_clauses(clauses)
     if only_list and as_json:
@@ -189,15 +216,28 @@ def verify(
         raise click.BadParameter(str(error), param_hint="--slot-prefix") from error
     if given is not None and given.behind is None and max_rate is None:
         max_rate = POLITE_RATE
-    embedding = _embedded(dry_run) if given is None else nullcontext(given)
-    with embedding as where, Stages() as stages:
-        known = known_quirks(options["profile"], quirks)
-        target = replace(where, quirks=known, max_rate=max_rate, slot_prefix=prefix, **options)
-        outcome: SuiteResult | Walks
-        if sequences is None:
-            outcome = examine(target, clauses, junit=junit, rehearse=dry_run, on_clause=stages.begin)
-        else:
-            outcome = _walk(target, sequences, seed, lambda number: stages.begin(f"sequence {number:,}"))
+    known = known_quirks(options["profile"], quirks)
+    options |= {"quirks": known, "max_rate": max_rate, "slot_prefix": prefix}
+    with result_files(" ".join(filter(None, ["cpsim verify", endpoint])), junit, summary_file) as files:
+        with terminated_like_interrupted(), _embedded(dry_run) if given is None else nullcontext(given) as where:
+            target = replace(where, **options)
+            if sequences is None:
+                outcome = _examined(target, clauses, dry_run=dry_run, as_json=as_json)
+            else:
+                outcome = _walk(target, sequences, seed)
+        if not dry_run:
+            files.add(lambda: results_of(outcome))
+        _print(outcome, dry_run=dry_run, verbose=verbose, as_json=as_json)
+    if not dry_run:
+        sys.exit({"valid": 0, "invalid": INVALID, "unknown": FAILED}[outcome.ruling])
+
+
+def _print(outcome: SuiteResult | Walks, *, dry_run: bool, verbose: bool, as_json: bool) -> None:
+    """Print what a run came to, or what it would send; deviations of clauses were printed as they came."""
+    from cpsim.conformance import table
+    from cpsim.conformance.suite import SuiteResult
+    from cpsim.ui.terminal import console
+
     if as_json:
         click.echo(json.dumps(outcome.document(), indent=2))
     elif not isinstance(outcome, SuiteResult):
@@ -205,9 +245,7 @@ def verify(
     elif dry_run:
         table.show_plan(outcome, console)
     else:
-        table.show(outcome, console)
-    if not dry_run:
-        sys.exit({"valid": 0, "invalid": INVALID, "unknown": FAILED}[outcome.ruling])
+        table.show(outcome, console, verbose=verbose)
 
 
 def _check_given(context: click.Context) -> None:
@@ -226,18 +264,56 @@ def _check_given(context: click.Context) -> None:
         raise click.UsageError("--restart-command is for --behind HOST:PORT, or an ENDPOINT that is a server's URL")
 
 
-def _walk(target: Target, count: int, seed: int, on_sequence: Callable[[int], object]) -> Walks:
+def _examined(target: Target, clauses: tuple[str, ...], *, dry_run: bool, as_json: bool) -> SuiteResult | Walks:
+    """Run the clauses; deviations are printed as they come, unless JSON is."""
+    from cpsim.conformance import table
+    from cpsim.conformance.plugin import DEVIANT
+    from cpsim.conformance.suite import examine
+    from cpsim.ui.terminal import Stages, console
+
+    with Stages() as stages:
+
+        def on_finding(outcome: SuiteResult) -> None:
+            if not (as_json or dry_run) and outcome.findings[-1].result in DEVIANT:
+                with stages.set_aside():
+                    table.show_finding(outcome.findings[-1], console)
+            stages.count(len(outcome.findings), outcome.planned, table.progress(outcome))
+
+        return examine(target, clauses, rehearse=dry_run, on_clause=stages.begin, on_finding=on_finding)
+
+
+def _walk(target: Target, count: int, seed: int) -> SuiteResult | Walks:
     """Send random sequences of commands to a target."""
     from cpsim.conformance.findings import CannotRun
     from cpsim.conformance.target import reach
     from cpsim.conformance.walk import COMMANDS_A_SEQUENCE, walk
     from cpsim.errors import CpsimError
+    from cpsim.ui.terminal import Stages
 
     target_view = reach(target, most=1_000 + 2 * count * COMMANDS_A_SEQUENCE)
-    try:
-        return walk(target_view, count, seed, on_sequence)
-    except CannotRun as error:
-        raise CpsimError(str(error)) from error
+    with Stages() as stages, _without_hypothesis_folder():
+        stages.begin("random sequences")
+        try:
+            return walk(
+                target_view, count, seed, lambda number: stages.count(number, count, f"{number:,}/{count:,} sequences")
+            )
+        except CannotRun as error:
+            raise CpsimError(str(error)) from error
+
+
+@contextmanager
+def _without_hypothesis_folder() -> Iterator[None]:
+    """Have Hypothesis keep its files elsewhere than in a folder `.hypothesis` here."""
+    from tempfile import TemporaryDirectory
+
+    from hypothesis.configuration import set_hypothesis_home_dir
+
+    with TemporaryDirectory(prefix="cpsim-") as folder:
+        set_hypothesis_home_dir(folder)
+        try:
+            yield
+        finally:
+            set_hypothesis_home_dir(None)
 
 
 def _given(endpoint: str | None, **options: Any) -> Target | None:  # noqa: ANN401 - those of `parse_target`

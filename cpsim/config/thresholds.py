@@ -13,14 +13,16 @@ from difflib import get_close_matches
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Final
 
+from cpdaemon.commands import COMMANDS
 from cpsim.errors import CpsimError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 COMPARISONS: Final = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq}
-FORM: Final = re.compile(r"\s*([\w.]+)\s*(<=|>=|==|<|>)\s*(\d+(?:\.\d+)?(?:e-?\d+)?)(\s*\*\s*baseline)?\s*")
+FORM: Final = re.compile(r"\s*([\w.]+(?:\[\w+\])?)\s*(<=|>=|==|<|>)\s*(\d+(?:\.\d+)?(?:e-?\d+)?)(\s*\*\s*baseline)?\s*")
 TIMES: Final = ("p50", "p90", "p99", "p99.9", "p99.99", "max")
+OUTCOMES: Final = ("accepted", "refused", "unknown")
 RATES: Final = {"error_rate": ("refused", "unknown"), "refused_rate": ("refused",), "unknown_rate": ("unknown",)}
 APPLY_DELAY_PREFIXES: Final = ("apply_delay_", "effect_")
 """The prefix of metrics of the apply delay, and its earlier name."""
@@ -37,6 +39,11 @@ METRICS: Final = (
     *RATES,
 )
 """Names of figures. A time without prefix is the response time if operations had due times, else the service time."""
+METRICS_BY_KIND: Final = (
+    *(f"{prefix}{time}_ms" for prefix in ("", "service_", "response_") for time in TIMES),
+    *("operations", *RATES),
+)
+"""Those that there are for each kind of command too, as `p99_ms[claim]`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +68,8 @@ class Threshold:
     def parse(cls, text: str) -> Threshold:
         """Parse `METRIC<NUMBER` or `METRIC<NUMBER*baseline`; also <=, >, >= and ==.
 
+        METRIC may be that of one kind of command, as `p99_ms[claim]`.
+
         Raises:
             CpsimError: the text has another form, or the metric is unknown.
         """
@@ -71,9 +80,13 @@ class Threshold:
             )
         metric, comparison, limit, times_baseline = found.groups()
         known = [*METRICS, *entry_points(group=OTHERS).names]
-        if metric not in known:
-            close = get_close_matches(metric, known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
+        name, kind = parts_of(metric)
+        if kind is not None and name in known and name not in METRICS_BY_KIND:
+            raise CpsimError(f"{name} is of all kinds of commands together: leave out [{kind}]")
+        all_known = [*known, *names_by_kind()]
+        if metric not in all_known:
+            close = get_close_matches(metric, all_known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}; of a kind, p99_ms[claim]"
             raise CpsimError(f"no metric {metric!r}; {hint}")
         return cls(metric, comparison, float(limit), is_relative=times_baseline is not None)
 
@@ -133,22 +146,50 @@ class Checked:
         return f"{self.threshold}: {found}{against}"
 
 
+def names_by_kind() -> list[str]:
+    """The names of metrics of one kind of command, as `p99_ms[claim]`."""
+    return [f"{name}[{kind}]" for name in METRICS_BY_KIND for kind in COMMANDS]
+
+
+def parts_of(metric: str) -> tuple[str, str | None]:
+    """The name of a metric without the kind of command, and the kind; None if it is of all kinds."""
+    name, _, kind = metric.removesuffix("]").partition("[")
+    return name, kind or None
+
+
 def metrics(figures: Mapping[str, Any]) -> dict[str, float]:
     """The metrics of a run, from the figures of `run.json`."""
     found = {name: figures[name] for name in ("operations", "operations_per_s", "elapsed_s", "lateness_p99_ms", "busy")}
+    found |= _times(figures)
+    for prefix in APPLY_DELAY_PREFIXES:
+        found |= {f"{prefix}{name}_ms": value for name, value in (figures["effect_ms"] or {}).items()}
+    found |= figures.get("metrics", {})
+    for kind, times in figures.get("by_kind_ms", {}).items():
+        counts_of_kind = figures["by_kind"].get(kind, {})
+        operations = sum(counts_of_kind.get(outcome, 0) for outcome in OUTCOMES)
+        of_kind = _times(times) | _rates(counts_of_kind, operations) | {"operations": operations}
+        found |= {f"{name}[{kind}]": value for name, value in of_kind.items()}
+    counts = Counter[str]()
+    for outcomes in figures["by_kind"].values():
+        counts.update(outcomes)
+    found |= _rates(counts, figures["operations"])
+    if not figures["operations"]:
+        del found["operations_per_s"]
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _times(figures: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics that are service and response times, from `service_ms` and `response_ms` of figures."""
+    found: dict[str, float] = {}
     for kind in ("service", "response"):
         times = figures[f"{kind}_ms"] or {}
         found |= {f"{kind}_{name}_ms": value for name, value in times.items()}
         found |= {f"{name}_ms": value for name, value in times.items()}
-    for prefix in APPLY_DELAY_PREFIXES:
-        found |= {f"{prefix}{name}_ms": value for name, value in (figures["effect_ms"] or {}).items()}
-    found |= figures.get("metrics", {})
-    if figures["operations"]:
-        counts = Counter[str]()
-        for of_kind in figures["by_kind"].values():
-            counts.update(of_kind)
-        for name, outcomes in RATES.items():
-            found[name] = sum(counts[outcome] for outcome in outcomes) / figures["operations"]
-    else:
-        del found["operations_per_s"]
-    return {name: value for name, value in found.items() if value is not None}
+    return found
+
+
+def _rates(counts: Mapping[str, int], operations: int) -> dict[str, float]:
+    """The rates of errors, from counts by outcome; none of no operation."""
+    if not operations:
+        return {}
+    return {name: sum(counts.get(each, 0) for each in outcomes) / operations for name, outcomes in RATES.items()}

@@ -31,6 +31,8 @@ QUIRK: Final = "known quirk"
 NOT_VERIFIABLE: Final = "not verifiable"
 ERROR: Final = "error"
 PLANNED: Final = "planned"
+DEVIANT: Final = frozenset((FAILED, QUIRK, ERROR))
+"""Results of clauses that did not pass, though they were visible."""
 
 TARGET: Final = pytest.StashKey[Target]()
 TARGET_VIEW: Final = pytest.StashKey[TargetView]()
@@ -96,10 +98,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         UsageError: the options do not say what is to be examined.
     """
     dropped = []
-    if any(_clause(item) for item in items) and not config.option.collectonly:
+    if any(clause_of(item) for item in items) and not config.option.collectonly:
         _target(config)
     for item in list(items):
-        clause = _clause(item)
+        clause = clause_of(item)
         if clause is None:
             continue
         item.extra_keyword_matches.add(clause.id)
@@ -130,7 +132,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 @pytest.fixture
 def cp(request: pytest.FixtureRequest, cp_end: None) -> Examiner:  # noqa: ARG001 - it is set up first, and ends last
     """The examiner of the clause, if the target meets its needs."""
-    clause = _clause(request.node)
+    clause = clause_of(request.node)
     assert clause is not None
     target_view = _target_view(request.config)
     missing = target_view.missing(clause.needs)
@@ -145,7 +147,7 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Report the result of each clause."""
-    clause = _clause(item)
+    clause = clause_of(item)
     error = None if call.excinfo is None else call.excinfo.value
     if clause is None or call.when == "teardown" or (call.when == "setup" and error is None):
         return (yield)
@@ -197,7 +199,8 @@ def _finding(config: pytest.Config, error: BaseException | None) -> tuple[str, s
     return ERROR, "", f"{type(error).__name__}: {error}"
 
 
-def _clause(item: pytest.Item) -> Clause | None:
+def clause_of(item: pytest.Item) -> Clause | None:
+    """The clause that a test checks, or None."""
     return getattr(item.function, "clause", None) if isinstance(item, pytest.Function) else None
 
 

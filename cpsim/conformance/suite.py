@@ -13,7 +13,17 @@ import pytest
 
 from cpsim.conformance import plugin
 from cpsim.conformance.clause import FILES, Level, catalogue, is_chosen
-from cpsim.conformance.plugin import ERROR, FAILED, NOT_VERIFIABLE, PASSED, QUIRK, TARGET, TARGET_VIEW
+from cpsim.conformance.plugin import (
+    DEVIANT,
+    ERROR,
+    FAILED,
+    NOT_VERIFIABLE,
+    PASSED,
+    QUIRK,
+    TARGET,
+    TARGET_VIEW,
+    clause_of,
+)
 from cpsim.conformance.target import reach, rehearsed
 from cpsim.conformance.tidying import announced
 from cpsim.errors import CpsimError
@@ -27,7 +37,6 @@ if TYPE_CHECKING:
     from cpsim.conformance.target import Target, TargetView
 
 FOLDER: Final = Path(__file__).parent
-DEVIANT: Final = frozenset((FAILED, QUIRK, ERROR))
 USER_VARIABLES: Final = ("PYTEST_ADDOPTS", "PYTEST_PLUGINS")
 NO_AUTOLOAD: Final = "PYTEST_DISABLE_PLUGIN_AUTOLOAD"
 
@@ -45,6 +54,7 @@ class Finding:
         got: what came back.
         transcript: what was sent and seen, a line each.
         measured: figures, each as a sentence.
+        elapsed_s: seconds that it took.
     """
 
     clause: Clause
@@ -55,6 +65,7 @@ class Finding:
     got: str = ""
     transcript: tuple[str, ...] = ()
     measured: tuple[str, ...] = ()
+    elapsed_s: float = 0.0
 
     def document(self) -> dict[str, Any]:
         """It as JSON has it."""
@@ -81,7 +92,10 @@ class SuiteResult:
 
     Attributes:
         target: what was examined.
-        findings: one for each clause that was chosen.
+        findings: one for each clause that was chosen, or was reached before an interruption.
+        planned: how many clauses were chosen.
+        interrupted: whether the run ended before its end.
+        untidied: whether its end, when what is outstanding is discarded, was interrupted too.
         sent: how many commands and requests that took.
         left: what is left at the target; None if nothing was sent to it.
         last: what the end of the run would send, in a dry run.
@@ -89,6 +103,9 @@ class SuiteResult:
 
     target: Target
     findings: list[Finding] = field(default_factory=list)
+    planned: int = 0
+    interrupted: bool = False
+    untidied: bool = False
     sent: int = 0
     left: Left | None = None
     last: list[str] = field(default_factory=list)
@@ -110,12 +127,12 @@ class SuiteResult:
 
     @property
     def ruling(self) -> Ruling:
-        """Invalid if a must is broken; else unknown if anything failed to run, or nothing could be seen; else valid."""
+        """Invalid if a must is broken; else unknown if not all could be run, or nothing could be seen; else valid."""
         if any(finding.result == FAILED and finding.clause.level is Level.MUST for finding in self.findings):
             return Ruling.INVALID
         counts = self.counts
         seen = counts[PASSED] + counts[QUIRK] + counts[FAILED]
-        return Ruling.VALID if seen and not counts[ERROR] else Ruling.UNKNOWN
+        return Ruling.VALID if seen and not (counts[ERROR] or self.interrupted) else Ruling.UNKNOWN
 
     def document(self) -> dict[str, Any]:
         """It as JSON has it."""
@@ -123,6 +140,7 @@ class SuiteResult:
             "endpoint": str(self.target),
             "profile": self.target.profile,
             "verdict": self.ruling.value,
+            "interrupted": self.interrupted,
             "counts": {name: self.counts[name] for name in (PASSED, FAILED, QUIRK, NOT_VERIFIABLE, ERROR)},
             "quirks": self.quirks,
             "commands": self.sent,
@@ -134,10 +152,16 @@ class SuiteResult:
 class _Collector:
     """The pytest plugin that collects the result of each clause."""
 
-    def __init__(self, target: Target, target_view: TargetView, on_clause: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        target: Target,
+        target_view: TargetView,
+        on_clause: Callable[[str], None],
+        on_finding: Callable[[SuiteResult], None],
+    ) -> None:
         self.outcome = SuiteResult(target)
         self._target_view = target_view
-        self._on_clause = on_clause
+        self._on_clause, self._on_finding = on_clause, on_finding
         self._clauses = catalogue()
 
     @pytest.hookimpl(tryfirst=True)
@@ -145,8 +169,13 @@ class _Collector:
         config.stash[TARGET] = self.outcome.target
         config.stash[TARGET_VIEW] = self._target_view
 
-    def pytest_runtest_logstart(self, nodeid: str) -> None:
-        self._on_clause(nodeid.rpartition("::")[2])
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self.outcome.planned = len(session.items)
+
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        found = clause_of(item)
+        if found is not None:
+            self._on_clause(found.id)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         said = {name: str(value) for name, value in report.user_properties}
@@ -162,49 +191,53 @@ class _Collector:
                 said.get("got", ""),
                 tuple(said["transcript"].splitlines()),
                 tuple(str(value) for name, value in report.user_properties if name == "measured"),
+                report.duration,
             )
         )
+        self._on_finding(self.outcome)
 
 
 def examine(
     target: Target,
     clauses: Sequence[str] = (),
     *,
-    junit: Path | None = None,
     rehearse: bool = False,
     on_clause: Callable[[str], None] = lambda _: None,
+    on_finding: Callable[[SuiteResult], None] = lambda _: None,
 ) -> SuiteResult:
-    """Run the suite.
+    """Run the suite; a KeyboardInterrupt ends it early, and what was found until then is kept.
 
     Args:
         target: what is examined.
         clauses: ids or patterns; none for all.
-        junit: where to write JUnit XML.
         rehearse: send nothing; the findings' transcripts list what would be sent.
         on_clause: called with the id of each clause that begins.
+        on_finding: called when a clause has ended, with what was found so far; the last finding is that clause's.
 
     Raises:
         CpsimError: the target cannot be reached, or pytest cannot run.
     """
     target_view = rehearsed(target) if rehearse else reach(target)
-    collector = _Collector(target, target_view, on_clause)
+    collector = _Collector(target, target_view, on_clause, on_finding)
     files = {FILES[id] for id, clause in catalogue().items() if is_chosen(clause, clauses)}
     arguments = [
         *("--rootdir", str(FOLDER), "-c", os.devnull, "--import-mode=importlib", "--assert=plain"),
         *("-p", plugin.__name__, "-p", "no:cacheprovider", "-p", "no:terminal", "-p", "no:logging", "-s"),
         *(f"--cp-clause={pattern}" for pattern in clauses),
         *(["--cp-dry-run"] if rehearse else []),
-        *([] if junit is None else [f"--junitxml={junit}", "-o", "junit_family=xunit1"]),
         *(sorted(files) or [str(FOLDER)]),
     ]
-    with _without_user_plugins():
-        status = pytest.main(arguments, plugins=[collector])
-    if status not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
-        if status == pytest.ExitCode.INTERRUPTED:
-            raise KeyboardInterrupt
+    try:
+        with _without_user_plugins():
+            status = pytest.main(arguments, plugins=[collector])
+    except KeyboardInterrupt:  # again, while what was outstanding was discarded
+        status = pytest.ExitCode.INTERRUPTED
+        collector.outcome.untidied = True
+    if status not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED}:
         raise CpsimError(f"pytest could not run the suite: status {int(status)}")
     target_view.close()
     outcome = collector.outcome
+    outcome.interrupted = status == pytest.ExitCode.INTERRUPTED
     order = {id: number for number, id in enumerate(catalogue())}
     outcome.findings.sort(key=lambda finding: order[finding.clause.id])
     outcome.sent, outcome.left = target_view.transport.sent, target_view.left

@@ -9,13 +9,13 @@ from rich.table import Table
 from rich.text import Text
 
 from cpsim.conformance.clause import SECTIONS, Level, Need
-from cpsim.conformance.plugin import ERROR, FAILED, NOT_VERIFIABLE, PASSED, QUIRK
+from cpsim.conformance.plugin import DEVIANT, ERROR, FAILED, NOT_VERIFIABLE, PASSED, QUIRK
 from cpsim.judge.verdict import Ruling
 from cpsim.ui.printable import printable
 from cpsim.ui.terminal import print_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from rich.console import Console
 
@@ -28,14 +28,43 @@ STYLES: Final = {PASSED: "green", FAILED: "bold red", QUIRK: "yellow", NOT_VERIF
 HEADINGS: Final = ("clause", "section", "result", "what it says")
 
 
-def show(outcome: SuiteResult, console: Console) -> None:
-    """Print what each clause came to, what was sent and seen where it deviates, and the verdict."""
+def show(outcome: SuiteResult, console: Console, *, verbose: bool = False) -> None:
+    """Print which clauses deviate, those that pass too if `verbose`, what cannot be seen, and the verdict."""
+    shown = [each for each in outcome.findings if verbose or each.result in DEVIANT]
+    if shown:
+        _show_rows(shown, console)
+    for finding in outcome.findings:
+        for figure in finding.measured:
+            _print(console, f"\nmeasured by {finding.clause.id}: {figure}")
+    for reason, ids in _not_verifiable(outcome.findings).items():
+        _print(console, f"\nnot verifiable: {', '.join(ids)}\n  {reason}")
+    _show_left(outcome.left, console)
+    if outcome.untidied:
+        _print(console, "\nwhat is left there was not looked at: the run was interrupted again")
+    _print(console, "\n" + summary(outcome))
+
+
+def show_all(outcome: SuiteResult, console: Console) -> None:
+    """Print what was sent and seen of each clause that deviates, and then as `show` does."""
+    for finding in outcome.findings:
+        show_finding(finding, console)
+    show(outcome, console)
+
+
+def show_finding(finding: Finding, console: Console) -> None:
+    """Print what was sent and seen of a clause, if it deviates."""
+    if finding.result in DEVIANT:
+        _print(console, explained(finding) + "\n")
+
+
+def _show_rows(findings: Sequence[Finding], console: Console) -> None:
+    """Print what each clause came to, a line each."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in HEADINGS[:-1]:
         table.add_column(heading, no_wrap=True)
     table.add_column(HEADINGS[-1])
-    rows = [_row(finding) for finding in outcome.findings]
-    for finding, (id, section, result, sentence) in zip(outcome.findings, rows, strict=True):
+    rows = [_row(finding) for finding in findings]
+    for finding, (id, section, result, sentence) in zip(findings, rows, strict=True):
         table.add_row(id, section, Text(result, STYLES[finding.result]), Text(sentence))
     if console.is_terminal:
         print_table(table, console)
@@ -44,16 +73,6 @@ def show(outcome: SuiteResult, console: Console) -> None:
         for row in (HEADINGS, *rows):
             cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
             _print(console, "  ".join(cells).rstrip())
-    for finding in outcome.findings:
-        if finding.result in {FAILED, QUIRK, ERROR}:
-            _print(console, "\n" + explained(finding))
-    for finding in outcome.findings:
-        for figure in finding.measured:
-            _print(console, f"\nmeasured by {finding.clause.id}: {figure}")
-    for reason, ids in _not_verifiable(outcome.findings).items():
-        _print(console, f"\nnot verifiable: {', '.join(ids)}\n  {reason}")
-    _show_left(outcome.left, console)
-    _print(console, "\n" + summary(outcome))
 
 
 def show_walks(walks: Walks, console: Console) -> None:
@@ -66,6 +85,8 @@ def show_walks(walks: Walks, console: Console) -> None:
     if walks.not_verified:
         _print(console, f"not verifiable: {walks.not_verified}")
     sent = f"{walks.sequences:,} sequences, {walks.commands:,} commands, seed {walks.seed}"
+    if walks.interrupted:
+        sent += "; interrupted"
     for quirk, count in walks.known_quirks.items():
         _print(console, f"the known quirk {quirk} shows {count:,} times")
     but = " but for known quirks" if walks.known_quirks and walks.ruling is Ruling.VALID else ""
@@ -109,6 +130,9 @@ def summary(outcome: SuiteResult) -> str:
     should = sum(finding.result == FAILED and finding.clause.level is Level.SHOULD for finding in outcome.findings)
     if should:
         parts.append(f"{should:,} of the deviations from a should, which does not decide")
+    if outcome.interrupted:
+        after = f"after {len(outcome.findings):,} of {outcome.planned:,} clauses"
+        parts.insert(0, f"interrupted {after if outcome.planned else 'before the first clause'}")
     lines = [f"verdict {outcome.ruling}: {', '.join(parts)}; {outcome.sent:,} commands and requests were sent"]
     if outcome.quirks:
         lines.append(f"quirks  {', '.join(outcome.quirks)}")
@@ -122,6 +146,14 @@ _WORDS: Final = {
     NOT_VERIFIABLE: ("cannot be verified here", "cannot be verified here"),
     ERROR: ("could not be checked", "could not be checked"),
 }
+
+
+def progress(outcome: SuiteResult) -> str:
+    """How far a run is: `57/198, 1 deviation`."""
+    counts = outcome.counts
+    words = {FAILED: ("deviation", "deviations"), ERROR: ("error", "errors")}
+    found = [f"{counts[name]:,} {forms[counts[name] != 1]}" for name, forms in words.items() if counts[name]]
+    return ", ".join([f"{len(outcome.findings):,}/{outcome.planned:,}", *(found or ["no deviation"])])
 
 
 def show_plan(outcome: SuiteResult, console: Console) -> None:

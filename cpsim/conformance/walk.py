@@ -89,6 +89,7 @@ class Walks:
         known_quirks: by the names of quirks that the target is known to have, how often they show in slots or sums.
         not_verified: what could not be verified, and what would show it.
         left: what is left at the target; None before the end.
+        interrupted: whether the run ended before its end.
     """
 
     target: Target
@@ -101,13 +102,14 @@ class Walks:
     known_quirks: Counter[str] = field(default_factory=Counter)
     not_verified: str = ""
     left: Left | None = None
+    interrupted: bool = False
 
     @property
     def ruling(self) -> Ruling:
-        """Invalid if there is a deviation; unknown where only acknowledgements can be seen; else valid."""
+        """Invalid if there is a deviation; unknown if interrupted, or where only answers can be seen; else valid."""
         if self.deviation is not None:
             return Ruling.INVALID
-        return Ruling.UNKNOWN if self.not_verified else Ruling.VALID
+        return Ruling.UNKNOWN if self.not_verified or self.interrupted else Ruling.VALID
 
     def document(self) -> dict[str, Any]:
         """It as JSON has it."""
@@ -115,6 +117,7 @@ class Walks:
         return {
             "endpoint": str(self.target),
             "verdict": self.ruling.value,
+            "interrupted": self.interrupted,
             "seed": self.seed,
             "sequences": self.sequences,
             "commands": self.commands,
@@ -181,7 +184,7 @@ class Walks:
 def walk(
     target_view: TargetView, count: int, seed: int, on_sequence: Callable[[int], object] = lambda _: None
 ) -> Walks:
-    """Drive a target with random sequences of commands.
+    """Drive a target with random sequences of commands; a KeyboardInterrupt ends it early, and what was found is kept.
 
     Args:
         target_view: the target.
@@ -219,11 +222,15 @@ def walk(
         suppress_health_check=list(hypothesis.HealthCheck),
     )
     try:
-        run_state_machine_as_test(hypothesis.seed(seed)(Walk), settings=settings)
-    except (Deviation, Flaky):
-        _shorten(walks, begin)
-    except NotVerifiable as error:
-        walks.not_verified = str(error)
+        try:
+            run_state_machine_as_test(hypothesis.seed(seed)(Walk), settings=settings)
+        except (Deviation, Flaky) as error:
+            walks.deviation = error if isinstance(error, Deviation) else None
+            _shorten(walks, begin)
+        except NotVerifiable as error:
+            walks.not_verified = str(error)
+    except KeyboardInterrupt:
+        walks.interrupted = True
     finally:
         tidy(target_view)
     walks.left = target_view.left

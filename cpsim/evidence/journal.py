@@ -85,10 +85,11 @@ class Journal:
         return self._file.fileno()
 
     def tail(self, offset: int) -> bytes:
-        """The records from an offset in bytes on, as they are in the file; callable beside the thread that records."""
+        """The whole records from an offset in bytes on, as they are in the file; callable beside whoever records."""
         self.flush()
         descriptor = self._file.fileno()
-        return os.pread(descriptor, os.fstat(descriptor).st_size - offset, offset)
+        size = os.fstat(descriptor).st_size - offset
+        return os.pread(descriptor, size - size % RECORD.size, offset)
 
     def flush(self) -> None:
         """Write all records to the file.

@@ -312,4 +312,4 @@ def _difference(
 def _shown(value: object) -> str:
     if isinstance(value, frozenset):
         return "{" + ", ".join(f"{name}={amount}" for name, amount in sorted(value)) + "}"
-    return repr(value)
+    return "none" if value is None else repr(value)

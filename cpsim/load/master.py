@@ -21,8 +21,10 @@ from cpsim.clock import SYSTEM_CLOCK
 from cpsim.evidence.journal import RECORD_TYPE
 from cpsim.load.guard import FAILED, guarded
 from cpsim.load.outcome import conclude, joined, observer_of
+from cpsim.load.telling import Told
 from cpsim.net.listen import Listen
 from cpsim.replay.engine import Effort
+from cpsim.run.breach import Breaches
 from cpsim.run.comparison import baseline_note
 from cpsim.run.folder import OutputFolder, new_name
 from cpsim.run.live import LivePage, live_page
@@ -40,8 +42,10 @@ if TYPE_CHECKING:
 
     from cpsim.evidence.evidence import Imbalance
     from cpsim.load.settings import Settings
+    from cpsim.replay.assignment import Assignment
     from cpsim.run.live_figures import LiveFigures
     from cpsim.run.plan import Plan
+    from cpsim.ui.results import ResultFiles
 
 LOOK_S: Final = 0.05
 LOCAL: Final = "local"
@@ -51,10 +55,11 @@ STOPPING_S: Final = 5.0
 
 @dataclass(slots=True)
 class Share:
-    """A worker's share of the slots, and its state."""
+    """A worker's share of the slots, the numbers of its operations in the workload, and its state."""
 
     worker: str
     index: int
+    ops: npt.NDArray[np.int64]
     kinds: npt.NDArray[np.uint8]
     """Of its operations, by number."""
     ready: bool = False
@@ -73,6 +78,17 @@ class Share:
         """Elapsed seconds; for a lost worker, until the last answer that it reported."""
         return self.elapsed_s or float(self.table()["answered_ns"].max(initial=0) / 1e9)
 
+    def of_workload(self, records: bytes) -> npt.NDArray[np.void]:
+        """Records with the workload's operation numbers."""
+        numbered = np.frombuffer(records, RECORD_TYPE).copy()
+        numbered["op"] = self.ops[numbered["op"]]
+        return numbered
+
+    def close(self) -> None:
+        """Close the file for the page, if there is one."""
+        if self.file is not None:
+            self.file.close()
+
     def table(self) -> npt.NDArray[np.void]:
         """The records received, with the worker's operation numbers."""
         return np.frombuffer(b"".join(self.records), RECORD_TYPE).copy()
@@ -86,6 +102,9 @@ class Master:
         runner: Locust's runner, which carries messages.
         settings: of the load.
         figures: takes what the workers report.
+
+    Attributes:
+        told: what is told of runs.
     """
 
     def __init__(self, environment: Environment, runner: Runner, settings: Settings, figures: LiveFigures) -> None:
@@ -97,13 +116,14 @@ class Master:
         self._headless = options is not None and bool(options.headless)
         self._shares: list[Share] = []
         self._conducting: gevent.Greenlet | None = None
-        self._due = False
-        self._stopping = False
-        self._interrupted = False
+        self._due = self._stopping = self._interrupted = False
         self._failure: str | None = None
+        self._breaches: Breaches | None = None
+        self._broken = ""
         self._before: tuple[Imbalance, ...] | None = None
         self._live: LivePage | None = None
         self._main = gevent.getcurrent()
+        self.told = Told(environment, headless=self._headless)
         listeners: dict[str, Callable[..., None]] = {
             "cpsim-ready": partial(self._dispatch, self._ready),
             "cpsim-records": partial(self._dispatch, self._records),
@@ -130,7 +150,9 @@ class Master:
         if self._due and self._conducting is None:
             self._due = self._stopping = self._interrupted = False
             self._failure = None
+            self._broken = ""
             self._shares = []
+            self.told.begin()
             output = OutputFolder(
                 Path(self._settings.output)
                 if self._settings.output
@@ -141,6 +163,8 @@ class Master:
     def _leave(self, why: str) -> None:
         """End a test that has not begun: while Locust waits for workers, Ctrl-C would print a traceback."""
         _print_error(why)
+        with self._settings.files() as files:
+            files.fail(why)
         self._runner.quit()
         gevent.kill(self._main, SystemExit(FAILED))
 
@@ -151,6 +175,7 @@ class Master:
                 _print_error(why)
             return
         self._failure = why
+        self.told.fail(why)
         with suppress(RPCError, RPCSendError):  # an unreachable worker notices the loss of the master
             self._runner.send_message("cpsim-end", {"why": why})
         if self._conducting is None:
@@ -179,8 +204,10 @@ class Master:
 
         previous = signal.signal(signal.SIGINT, interrupt)
         try:
-            with output:
-                guarded(self._replay_with_page, self._fail)(output=output)
+            with self._settings.files() as files, output:
+                guarded(self._replay_with_page, self._fail)(output=output, files=files)
+                if self._failure is not None:
+                    files.fail(self._failure)
             if self._failure is not None:
                 _print_error(self._failure)
                 self._environment.process_exit_code = FAILED
@@ -192,35 +219,26 @@ class Master:
             elif not self._stopping:  # else `_stop` runs, and ends the test
                 gevent.spawn(self._runner.stop)
 
-    def _replay_with_page(self, output: OutputFolder) -> None:
+    def _replay_with_page(self, output: OutputFolder, files: ResultFiles) -> None:
         """Replay, and serve the page meanwhile if it is wanted."""
         if self._settings.page is None:
-            self._replay(output)
+            self._replay(output, files)
             return
         with live_page(Listen(self._settings.page), output.path) as live:
             self._live = live
             try:
-                self._replay(output)
+                self._replay(output, files)
             finally:
                 self._live = None
                 for share in self._shares:
-                    if share.file is not None:
-                        share.file.close()
+                    share.close()
 
-    def _show(self, live: LivePage, plan: Plan) -> None:
-        """Have the page follow what the workers report."""
-        live.begin(plan, ())
-        files = [tempfile.TemporaryFile(buffering=0) for _ in self._shares]  # noqa: SIM115 - open as long as the page
-        for share, file in zip(self._shares, files, strict=True):
-            share.file = file
-        live.follow(files)
-
-    def _replay(self, output: OutputFolder) -> None:
+    def _replay(self, output: OutputFolder, files: ResultFiles) -> None:
         plan, start_ns = self._prepare(), SYSTEM_CLOCK.monotonic_ns()
         if self._failure is not None:
             return
         if self._live is not None:
-            self._show(self._live, plan)
+            _follow(self._live, plan, self._shares)
         for share in self._shares:
             share.begun = not share.lost
         self._send("cpsim-go", {})
@@ -229,10 +247,12 @@ class Master:
             self._wait(lambda share: share.ended, is_over=True)
         was_ended = self._failure is not None or self._stopping or self._interrupted
         replayed = joined(plan, self._shares, start_ns, interrupted=was_ended, failure=self._failure)
-        status = conclude(plan, replayed, self._settings.thresholds, output, self._before)
+        replayed = replayed._replace(stopped_by=self._broken)
+        thresholds, tell = self._settings.thresholds, self.told.say
+        status = conclude(plan, replayed, thresholds, output, before=self._before, files=files, tell=tell)
+        self._environment.process_exit_code = status
         if output.is_whole and (note := baseline_note(self._settings.baseline, output.path)):
             sys.stderr.write(f"cpsim: {note}\n")
-        self._environment.process_exit_code = status
 
     def _prepare(self) -> Plan:
         """Send each worker its share, and wait until all workers are ready."""
@@ -243,11 +263,9 @@ class Master:
         prefix = self._settings.slot_prefix or fresh_prefix(workload, started, embedded=False)
         plan = self._settings.plan(prefix, started)
         self._before = imbalances_before(observer_of(plan), plan.target.accounts, plan.timeout_s)
-        parts = (plan.assignment().part(index, len(workers)) for index in range(len(workers)))
-        self._shares = [
-            Share(worker, index, part.workload.kind)
-            for index, (worker, part) in enumerate(zip(workers, parts, strict=True))
-        ]
+        assignment = plan.assignment()
+        self._breaches = Breaches(plan.stop_on, plan.workload, assignment.schedule_us, plan.warm_up_s)
+        self._shares = _shares_of(assignment, workers)
         self._figures.plan(len(workload))
         for share in self._shares:
             data = {"index": share.index, "count": len(workers), "slot_prefix": prefix}
@@ -307,6 +325,10 @@ class Master:
             share.file.write(data["records"])
             self._live.tell([share.errors for share in self._shares])
         self._figures.add(share.kinds, np.frombuffer(data["records"], RECORD_TYPE))
+        broken = None if self._breaches is None else self._breaches.take(share.of_workload(data["records"]))
+        if broken is not None and not self._broken:
+            self._broken = str(broken)
+            self._send("cpsim-stop", {})
 
     def _done(self, share: Share, data: dict[str, Any]) -> None:
         share.ended, share.elapsed_s, share.effort = True, data["elapsed_s"], Effort(*data["effort"])
@@ -322,6 +344,24 @@ class Master:
         if share is not None:
             share.lost = not share.ended
         self._fail(reason)
+
+
+def _shares_of(assignment: Assignment, workers: list[str]) -> list[Share]:
+    """The share of each worker."""
+    parts = (assignment.part(index, len(workers)) for index in range(len(workers)))
+    return [
+        Share(worker, index, part.ops, part.workload.kind)
+        for index, (worker, part) in enumerate(zip(workers, parts, strict=True))
+    ]
+
+
+def _follow(live: LivePage, plan: Plan, shares: list[Share]) -> None:
+    """Have the page follow what the workers report."""
+    live.begin(plan, ())
+    files = [tempfile.TemporaryFile(buffering=0) for _ in shares]  # noqa: SIM115 - open as long as the page
+    for share, file in zip(shares, files, strict=True):
+        share.file = file
+    live.follow(files)
 
 
 def _print_error(why: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import gevent
@@ -17,13 +18,15 @@ from cpsim.run.drivers import Replayed
 from cpsim.run.folder import write
 from cpsim.run.observing import conclude as judged
 from cpsim.run.pipeline import ApplyDelay, Run
+from cpsim.run.results import results_of
 from cpsim.run.summary import show, summarise
-from cpsim.ui.terminal import console
+from cpsim.ui.terminal import printed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
+    from rich.console import Console
 
     from cpsim.config.thresholds import Threshold
     from cpsim.evidence.evidence import Imbalance
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from cpsim.replay.assignment import Assignment
     from cpsim.run.folder import OutputFolder
     from cpsim.run.plan import Plan
+    from cpsim.ui.results import ResultFiles
 
 
 class _GreenletClock(SystemClock):
@@ -83,9 +87,12 @@ def conclude(
     replayed: Replayed,
     thresholds: Sequence[Threshold],
     output: OutputFolder,
+    *,
     before: tuple[Imbalance, ...] | None,
+    files: ResultFiles,
+    tell: Callable[[Callable[[Console], None]], None],
 ) -> int:
-    """Judge a load, write its run folder, and print its summary; returns the exit status.
+    """Judge a load, write its run folder, and tell its summary; returns the exit status.
 
     Args:
         plan: what was replayed.
@@ -93,9 +100,11 @@ def conclude(
         thresholds: to check.
         output: takes the files.
         before: the sums of accounts that did not agree before; None if nobody looked.
+        files: take the results.
+        tell: called with a function that prints the summary.
 
     Raises:
-        NotWritten: a file of the run folder cannot be written; the summary is printed nevertheless.
+        NotWritten: a file of the run folder cannot be written; the summary is told nevertheless.
     """
     evidence = replace(
         replayed.evidence(plan, plan.assignment().schedule_us),
@@ -103,15 +112,20 @@ def conclude(
         clock_unknown="it is not measured under Locust, where each worker has its own clock",
     )
     evidence, verdict = judged(evidence, observer_of(plan), plan.timeout_s, CLOCK, source=plan.target.accounts)
-    result = Run(plan, evidence, replayed.effort, verdict, ApplyDelay.of(evidence))
+    result = Run(plan, evidence, replayed.effort, verdict, ApplyDelay.of(evidence), stopped_by=replayed.stopped_by)
     summary = summarise(result)
     summary.check(thresholds)
-    try:
-        write(result, summary, output)
-    finally:
+
+    def say(console: Console) -> None:
         show(result, summary, console)
         if output.is_whole:
             console.print(f"run folder    {output.path}", highlight=False, markup=False)
+
+    files.add(lambda: results_of(verdict, printed(partial(show, result, summary)), summary.checked))
+    try:
+        write(result, summary, output)
+    finally:
+        tell(say)
     return {"valid": 0, "invalid": 1, "unknown": 2}[verdict.ruling] if summary.holds else 1
 
 

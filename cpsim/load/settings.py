@@ -15,6 +15,7 @@ from cpsim.config.thresholds import Threshold
 from cpsim.replay.pace import AsFastAsPossible, Profile, Rate, Speed
 from cpsim.run.plan import Plan, ReplayTarget
 from cpsim.scenario import load_workload
+from cpsim.ui.results import ResultFiles
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -28,9 +29,11 @@ VARIABLE: Final = "CPSIM_LOAD"
 
 @dataclass(frozen=True)
 class Settings:
-    """The options of `cpsim load`, as text; the secret stays in its file."""
+    """The options of `cpsim load`, as text; the secret stays in its file. `title` is its name in files of results."""
 
+    title: str
     scenario: str
+    settings: tuple[str, ...]
     seed: int | None
     endpoint: str
     server: str | None
@@ -49,6 +52,10 @@ class Settings:
     metrics: str | None
     thresholds: tuple[Threshold, ...]
     baseline: Path | None
+    stop_on_breach: bool
+    warm_up_s: float
+    junit: str | None
+    summary_file: str | None
     tls: dict[str, str]
 
     @classmethod
@@ -57,12 +64,18 @@ class Settings:
         document = json.loads(os.environ[VARIABLE])
         thresholds = tuple(Threshold(**given) for given in document["thresholds"])
         baseline = None if document["baseline"] is None else Path(document["baseline"])
-        return cls(**document | {"quirks": tuple(document["quirks"]), "thresholds": thresholds, "baseline": baseline})
+        lists = {name: tuple(document[name]) for name in ("settings", "quirks")}
+        return cls(**document | lists | {"thresholds": thresholds, "baseline": baseline})
 
     @cached_property
     def workload(self) -> Workload:
         """The whole workload, made in this process: scenario and seed give the same on every machine."""
-        return load_workload(Path(self.scenario), self.seed)
+        return load_workload(Path(self.scenario), self.seed, self.settings)
+
+    def files(self) -> ResultFiles:
+        """A context whose end writes results of the load."""
+        junit, summary = (None if name is None else Path(name) for name in (self.junit, self.summary_file))
+        return ResultFiles(self.title, junit, summary)
 
     @property
     def target(self) -> ReplayTarget:
@@ -106,5 +119,7 @@ class Settings:
             started=started,
             in_flight=self.in_flight,
             timeout_s=self.timeout_s,
+            warm_up_s=self.warm_up_s,
+            stop_on=self.thresholds if self.stop_on_breach else (),
             fresh=self.slot_prefix is None and not self.workload.slot_ids,
         )

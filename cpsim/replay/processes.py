@@ -81,6 +81,11 @@ class Processes:
         elapsed_s = max(replayer.elapsed_s or 0.0 for replayer in self._replayers)
         return elapsed_s, *merged(shares)
 
+    @property
+    def operations(self) -> list[npt.NDArray[np.int64]]:
+        """The numbers of each process's operations in the whole workload."""
+        return [replayer.assignment.ops for replayer in self._replayers]
+
     def effort(self) -> Effort:
         """The cost of the replay, see `joint_effort`."""
         return joint_effort(replayer.effort for replayer in self._replayers)

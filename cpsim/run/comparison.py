@@ -11,7 +11,7 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from cpsim.config.thresholds import RATES, TIMES
+from cpsim.config.thresholds import RATES, TIMES, parts_of
 from cpsim.evidence import past
 from cpsim.evidence.past import RunState
 
@@ -103,7 +103,7 @@ class ComparedRuns:
         usual = [run.metrics() for run in alike]
         first, second = one.metrics(), other.metrics()
         known = [name for name in SHOWN if name in first or name in second]
-        more = sorted({*first, *second} - {*SHOWN} - REPEATED)
+        more = sorted(name for name in {*first, *second} - {*SHOWN} - REPEATED if parts_of(name)[1] is None)
         figures = [
             ComparedFigure(name, first.get(name), second.get(name), _range([each.get(name) for each in usual]))
             for name in (*known, *more)

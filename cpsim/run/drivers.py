@@ -14,6 +14,7 @@ from cpsim.replay.pace import Virtual
 from cpsim.replay.processes import Processes
 from cpsim.replay.sender import Sender
 from cpsim.replay.wires.connect import open_wire
+from cpsim.run.breach import BreachWatch
 from cpsim.run.virtual import replay as replay_in_virtual_time
 from cpsim.system.process import undisturbed
 
@@ -57,7 +58,7 @@ class Wiring:
 
 
 class Replayed(NamedTuple):
-    """What a driver leaves; see `Evidence`. `effort` is the cost of sending."""
+    """What a driver leaves; see `Evidence`. `effort` is the cost of sending; see `Run` for `stopped_by`."""
 
     records: npt.NDArray[np.void]
     errors: list[str]
@@ -67,6 +68,7 @@ class Replayed(NamedTuple):
     interrupted: bool = False
     virtual_ns: npt.NDArray[np.int64] | None = None
     gaps: tuple[str, ...] = ()
+    stopped_by: str = ""
 
     def evidence(self, plan: Plan, schedule_us: npt.NDArray[np.int64] | None) -> Evidence:
         """The evidence of a plan, before anything was seen of the accounts."""
@@ -121,10 +123,11 @@ def drive(
     Raises:
         CpsimError: the target cannot be reached, or a process of the replay failed.
     """
+    watch = BreachWatch(plan, assignment.schedule_us)
 
     def report_progress(progress: Progress) -> None:
         on_progress(progress)
-        if progress.elapsed_s > plan.stop_after_s:
+        if progress.elapsed_s > plan.stop_after_s or watch.look():
             replay.stop()
         if live is not None:
             live.flush(journals, 0.0 if faults_set_s is None else faults_set_s - replay.start_ns / 1e9)
@@ -134,18 +137,19 @@ def drive(
     if plan.processes > 1:
         with Processes(assignment, plan.processes, report_progress) as replayers:
             replay, journals = replayers, replayers.journals
+            watch.follow(journals, replayers.operations)
             if live is not None:
                 live.follow(journals)
             with _interrupting(replayers.stop) as interrupts, wiring.follow(replayers.parts()):
                 elapsed_s, records, errors = replayers.run()
-            return Replayed(
-                records, errors, elapsed_s, replayers.effort(), replayers.start_ns, interrupted=bool(interrupts)
-            )
+            effort, start_ns = replayers.effort(), replayers.start_ns
+            return Replayed(records, errors, elapsed_s, effort, start_ns, bool(interrupts), stopped_by=watch.broken)
     sender = Sender(assignment, report_progress, clock=wiring.clock, connect=wiring.connect, was_reached=True)
     follow = wiring.follow([(sender.journal, assignment.workload)])
     with sender, _interrupting(sender.engine.stop) as interrupts, follow, undisturbed():
         engine, journal = sender.engine, sender.journal
         replay, journals = engine, [journal]
+        watch.follow(journals, [assignment.ops])
         if live is not None:
             live.follow(journals)
         virtual_ns = None
@@ -159,8 +163,10 @@ def drive(
         else:
             elapsed_s = engine.run(assignment.operations())
             records = journal.records()
-        effort = engine.effort(elapsed_s)
-        return Replayed(records, journal.errors, elapsed_s, effort, engine.start_ns, bool(interrupts), virtual_ns)
+        effort, errors, start_ns = engine.effort(elapsed_s), journal.errors, engine.start_ns
+        return Replayed(
+            records, errors, elapsed_s, effort, start_ns, bool(interrupts), virtual_ns, stopped_by=watch.broken
+        )
 
 
 @contextlib.contextmanager

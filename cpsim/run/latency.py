@@ -41,8 +41,7 @@ class Histogram:
     @classmethod
     def of(cls, latencies_ns: npt.NDArray[np.int64]) -> Self:
         """The histogram, in microseconds, at least 1, of latencies in nanoseconds."""
-        values = np.maximum(latencies_ns // 1000, 1)
-        return cls(*np.unique(values | (_widths(values) - 1), return_counts=True))
+        return cls(*np.unique(as_recorded_us(latencies_ns), return_counts=True))
 
     @property
     def total(self) -> int:
@@ -54,7 +53,7 @@ class Histogram:
         if not self.total:
             return {}
         upto = np.cumsum(self.counts)
-        ranks = [max(1, int(q * self.total / 100 + 0.5)) for q in PERCENTILES]
+        ranks = [rank_of(q, self.total) for q in PERCENTILES]
         names = [*(f"p{q:g}" for q in PERCENTILES), "max"]
         figures = self.values[np.searchsorted(upto, [*ranks, self.total])] / 1000
         return dict(zip(names, figures.tolist(), strict=True))
@@ -98,6 +97,18 @@ class Histogram:
             lines.append(f"{value:12.3f} {share:14.12f} {counted:10d} {1 / (1 - share):14.2f}")
             share += (1 - share) / 10
         return [*lines, f"{value:12.3f} {1:14.12f} {total:10d}"] if total else []
+
+
+def as_recorded_us(latencies_ns: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The value that a histogram keeps of each latency: the highest of its bucket, in microseconds."""
+    values = np.maximum(latencies_ns // 1000, 1)
+    kept: npt.NDArray[np.int64] = values | (_widths(values) - 1)
+    return kept
+
+
+def rank_of(percentile: float, total: int) -> int:
+    """Which of `total` values, in ascending order and from 1 on, is at a percentile."""
+    return max(1, int(percentile * total / 100 + 0.5))
 
 
 def _widths(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

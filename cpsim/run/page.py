@@ -83,7 +83,7 @@ def html(run: Run, summary: Summary, document: dict[str, Any], verdict: dict[str
             "response time, from due to answer": summary.response,
             "apply delay, from OK to applied": summary.apply_delay,
         },
-        by_kind=list(_by_kind(run.evidence, summary)),
+        by_kind=list(_by_kind(summary)),
         slots=None if summary.slots is None else _slots(summary.slots),
         examples=[(each, timeline(example)) for each, example in zip(verdict["examples"], kept, strict=True)],
         slowest=list(_slowest(run.evidence)),
@@ -136,8 +136,7 @@ def _reasons(run: Run, summary: Summary) -> Iterator[tuple[str, str]]:
     if verdict.uncertain:
         why = "as outcomes were unknown or commands overlapped"
         yield "notice", f"{verdict.uncertain:,} slots had more than one acceptable state, {why}"
-    if run.evidence.interrupted:
-        yield "notice", f"The run was interrupted: {run.evidence.unsent:,} operations were not sent."
+    yield from _parts_of_run(run, summary)
     if summary.fell_behind:
         late = f"operations were sent up to {summary.lateness_p99_ms:,.0f} ms late (p99)"
         why = "" if summary.limit is None else f"; {LIMITS[summary.limit]}"
@@ -149,6 +148,18 @@ def _reasons(run: Run, summary: Summary) -> Iterator[tuple[str, str]]:
         yield "notice", f"Note: {note}."
     if run.evidence.faults_unknown:
         yield "notice", f"Which faults fired is not known: {run.evidence.faults_unknown}"
+
+
+def _parts_of_run(run: Run, summary: Summary) -> Iterator[tuple[str, str]]:
+    """What the run did not send, and what its figures leave out."""
+    unsent = f"{run.evidence.unsent:,} operations were not sent"
+    if run.evidence.interrupted:
+        yield "notice", f"The run was interrupted: {unsent}."
+    if run.stopped_by:
+        yield "bad", f"The assert {run.stopped_by} was broken, which ended the replay: {unsent}."
+    if summary.warm_up_s:
+        left_out = f"{summary.warm_up_operations:,} operations of the first {summary.warm_up_s:g} s"
+        yield "notice", f"The figures are without {left_out}; the verdict, and what is drawn over time, are of all."
 
 
 def _faults(run: Run, over_time: OverTime) -> list[dict[str, Any]]:
@@ -245,13 +256,10 @@ def _percentiles(summary: Summary) -> Chart | None:
     return Chart("Milliseconds at each percentile", "percentile", "percentile", known, series, is_log=True, note=note)
 
 
-def _by_kind(evidence: Evidence, summary: Summary) -> Iterator[tuple[str, dict[str, int], dict[str, float]]]:
+def _by_kind(summary: Summary) -> Iterator[tuple[str, dict[str, int], dict[str, float]]]:
     """Each kind of command with its counts and its service times in milliseconds."""
-    records = timed_records(evidence)
-    kinds = evidence.workload.kind[records["op"]]
     for kind, counts in summary.by_kind.items():
-        of_kind = records[kinds == KIND_NAMES.index(kind)]
-        yield kind, counts, Histogram.of(of_kind["answered_ns"] - of_kind["sent_ns"]).percentiles_ms()
+        yield kind, counts, summary.by_kind_ms.get(kind, {}).get("service_ms") or {}
 
 
 def _slots(slots: Mapping[str, int]) -> Ranking:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from cpsim.config.thresholds import Threshold
     from cpsim.evidence.evidence import Evidence
     from cpsim.judge.judge import Checker
     from cpsim.judge.verdict import Verdict
@@ -93,6 +94,7 @@ class Run:
         verdict: on the evidence.
         apply_delay: by the evidence.
         faults_since_s: the time from which the faults' times count, in seconds since the replay began.
+        stopped_by: the assert that ended the replay; "" if none did.
     """
 
     plan: Plan
@@ -101,6 +103,7 @@ class Run:
     verdict: Verdict
     apply_delay: ApplyDelay
     faults_since_s: float = 0.0
+    stopped_by: str = ""
 
 
 def run(
@@ -114,6 +117,8 @@ def run(
     slot_prefix: str | None,
     faults: Sequence[str] = (),
     stop_after_s: float = math.inf,
+    warm_up_s: float = 0.0,
+    stop_on: Sequence[Threshold] = (),
     command: Callable[[int], str] = lambda _: "",
     on_stage: Callable[[str], None],
     on_progress: Callable[[int, Progress], None],
@@ -133,6 +138,8 @@ def run(
         slot_prefix: prefix of slot ids; None makes one that no earlier run has used.
         faults: faults during the replay in addition to the workload's, in the text form of `cpsim faults`.
         stop_after_s: seconds after which the replay ends, complete or not.
+        warm_up_s: seconds at the beginning of the replay that the figures leave out.
+        stop_on: asserts of which the first that is broken ends the replay.
         command: the command line that repeats the run, for the seed of its workload.
         on_stage: called with a description of the current stage.
         on_progress: called with the number of operations planned, and the replay's progress.
@@ -174,6 +181,8 @@ def run(
             fresh=target is None or (slot_prefix is None and not workload.slot_ids),
             processes=processes,
             stop_after_s=stop_after_s,
+            warm_up_s=warm_up_s,
+            stop_on=tuple(stop_on),
             command=command(workload.seed),
         )
         return _perform(
@@ -232,7 +241,7 @@ def _perform(
         )
         evidence = replace(evidence, **watch.found())
     faults_since_s = 0.0 if set_faults.since_s is None else set_faults.since_s - evidence.start_ns / 1e9
-    return Run(plan, evidence, replayed.effort, verdict, ApplyDelay.of(evidence), faults_since_s)
+    return Run(plan, evidence, replayed.effort, verdict, ApplyDelay.of(evidence), faults_since_s, replayed.stopped_by)
 
 
 def check_virtual(target: ReplayTarget | None, processes: int) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from cpdaemon.endpoint import Endpoint, UnixEndpoint, UrlEndpoint
     from cpsim.accounts.sources import AccountsSource
+    from cpsim.config.thresholds import Threshold
     from cpsim.replay.pace import Pace
     from cpsim.scenario.workload import Workload
 
@@ -64,6 +65,8 @@ class Plan:
         fresh: whether no other run uses the slot prefix.
         processes: number of processes that replay; they divide the slots among them.
         stop_after_s: seconds after which the replay ends, complete or not.
+        warm_up_s: seconds at the beginning of the replay that the figures leave out.
+        stop_on: asserts of which the first that is broken ends the replay.
         command: the command line that repeats the run; "" if there is none.
     """
 
@@ -78,6 +81,8 @@ class Plan:
     fresh: bool = True
     processes: int = 1
     stop_after_s: float = math.inf
+    warm_up_s: float = 0.0
+    stop_on: tuple[Threshold, ...] = ()
     command: str = ""
 
     def assignment(self) -> Assignment:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -26,12 +26,13 @@ from cpsim.ui.printable import escaped
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    import numpy.typing as npt
     from rich.console import Console
 
     from cpsim.evidence.evidence import Evidence
     from cpsim.evidence.extensions import Metric
     from cpsim.judge.verdict import Verdict
-    from cpsim.run.pipeline import Run
+    from cpsim.run.pipeline import ApplyDelay, Run
 
 
 LATE_MS: Final = 10.0
@@ -50,8 +51,9 @@ class Summary:
     """The figures of a run.
 
     Attributes:
-        elapsed_s: seconds from the first send to the last answer.
+        elapsed_s: seconds from the first send, or the end of the warm-up, to the last answer.
         by_kind: operations of each kind: planned, and with each outcome.
+        by_kind_ms: of each kind, service and response times at percentiles, as in `figures`.
         errors: count of each error, most frequent first.
         failures: count of each kind of error: timeout, ER, reset, HTTP 503, ...
         limit: what limited the rate: target, generator, backlog, ports or files; None if the run kept its pace, or a
@@ -71,11 +73,15 @@ class Summary:
         metrics_unknown: why others of them are unknown, by name.
         virtual_step_s: by how much the server's clock was behind the due times at most, in virtual time; 0 if it was
             exact; None without virtual time.
+        warm_up_s: seconds at the beginning that all figures but those of slots, credits and others leave out.
+        warm_up_operations: operations due in that time, or sent then if none was due.
+        stopped_by: the assert that ended the replay; "" if none did.
         checked: thresholds compared with the figures.
     """
 
     elapsed_s: float
     by_kind: dict[str, dict[str, int]]
+    by_kind_ms: dict[str, dict[str, dict[str, float] | None]]
     errors: dict[str, int]
     failures: dict[str, int]
     limit: str | None
@@ -93,6 +99,9 @@ class Summary:
     metrics: dict[str, float | None]
     metrics_unknown: dict[str, str]
     virtual_step_s: float | None = None
+    warm_up_s: float = 0.0
+    warm_up_operations: int = 0
+    stopped_by: str = ""
     checked: list[Checked] = field(default_factory=list)
 
     def check(self, thresholds: Sequence[Threshold]) -> None:
@@ -136,6 +145,7 @@ class Summary:
             "operations_per_s": round(self.operations_per_s, 1),
             "elapsed_s": round(self.elapsed_s, 6),
             "by_kind": self.by_kind,
+            "by_kind_ms": self.by_kind_ms,
             "errors": self.errors,
             "failures": self.failures,
             "limit": self.limit,
@@ -150,6 +160,9 @@ class Summary:
             "slots_by_state": self.slots,
             "credits_granted": self.credits,
             "virtual_step_s": self.virtual_step_s,
+            "warm_up_s": self.warm_up_s,
+            "warm_up_operations": self.warm_up_operations,
+            "stopped_by": self.stopped_by or None,
             "metrics": self.metrics,
             "asserts": [checked.document() for checked in self.checked],
         }
@@ -165,57 +178,112 @@ def summarise(run: Run, metrics_of_others: Mapping[str, Metric] | None = None) -
     Raises:
         CpsimError: a metric that is installed cannot be loaded.
     """
-    evidence, delay = run.evidence, run.apply_delay
-    records, workload = evidence.records, evidence.workload
-    kinds = workload.kind[records["op"]] if len(records) else np.empty(0, np.uint8)
-    by_kind = {}
-    for code, kind in enumerate(KIND_NAMES):
-        planned = int(np.count_nonzero(workload.kind == code))
-        if planned:
-            counts = np.bincount(records["outcome"][kinds == code], minlength=len(OperationOutcome)).tolist()
-            by_kind[kind] = {"planned": planned} | {
-                outcome.name.lower(): counts[outcome] for outcome in OperationOutcome
-            }
-    errors = np.bincount(records["error"], minlength=len(evidence.errors))
+    whole, delay, warm_up_ns = run.evidence, run.apply_delay, int(run.plan.warm_up_s * 1e9)
+    evidence = _after(whole, warm_up_ns)
+    timed = timed_records(evidence)
+    errors = np.bincount(evidence.records["error"], minlength=len(evidence.errors))
     named = {
         evidence.errors[code]: int(errors[code]) for code in np.argsort(-errors, kind="stable") if code and errors[code]
     }
     failures: Counter[str] = Counter()
     for error, count in named.items():
         failures[kind_of(error)] += count
-    timed = timed_records(evidence)
     unanswered = [code for code, error in enumerate(evidence.errors) if not was_answered(error)]
     answered = timed[~np.isin(timed["error"], unanswered)]
-    response = lateness_p99_ms = due_ns = None
-    if evidence.schedule_us is not None and len(timed):
-        due_ns = evidence.schedule_us[timed["op"]] * 1000
-        response = Histogram.of(timed["answered_ns"] - due_ns)
-        lateness_p99_ms = float(np.percentile(timed["sent_ns"] - due_ns, 99)) / 1e6
-    slots, credits = _of_slots(evidence)
+    service_ns, response_ns = _times_ns(evidence, timed)
+    lateness_p99_ms = None
+    due_ns = None if evidence.schedule_us is None else evidence.schedule_us * 1000
+    if due_ns is not None and len(timed):
+        lateness_p99_ms = float(np.percentile(timed["sent_ns"] - due_ns[timed["op"]], 99)) / 1e6
+    slots, credits = _of_slots(whole)
     measured, unknown = _measured(
-        evidence, installed(extensions.METRICS) if metrics_of_others is None else metrics_of_others
+        whole, installed(extensions.METRICS) if metrics_of_others is None else metrics_of_others
     )
+    of_all = timed if evidence is whole else timed_records(whole)
     return Summary(
-        elapsed_s=evidence.elapsed_s,
-        by_kind=by_kind,
+        elapsed_s=max(whole.elapsed_s - run.plan.warm_up_s, 0.0),
+        by_kind=_by_kind(evidence, whole),
+        by_kind_ms=_by_kind_ms(evidence.workload.kind[timed["op"]], service_ns, response_ns),
         errors=named,
         failures=dict(failures.most_common()),
         limit=None if LOST in evidence.errors else _limit(run, lateness_p99_ms),
         busy=run.effort.busy,
-        service=Histogram.of(timed["answered_ns"] - timed["sent_ns"]),
-        response=response,
-        apply_delay=None if delay.delays_ns is None else Histogram.of(delay.delays_ns),
+        service=Histogram.of(service_ns),
+        response=None if response_ns is None else Histogram.of(response_ns),
+        apply_delay=_apply_delay(delay, warm_up_ns),
         apply_delay_uncertainty_ms=None if delay.unknown else round(delay.uncertainty_ns / 1e6, 3),
         apply_delay_unknown=delay.unknown or None,
         lateness_p99_ms=lateness_p99_ms,
         per_second=np.bincount(answered["answered_ns"] // 1_000_000_000).tolist() if len(answered) else [],
-        seconds=by_second(timed, due_ns),
+        seconds=by_second(of_all, None if due_ns is None or not len(of_all) else due_ns[of_all["op"]]),
         slots=slots,
         credits=credits,
         metrics=measured,
         metrics_unknown=unknown,
-        virtual_step_s=_virtual_step_s(evidence),
+        virtual_step_s=_virtual_step_s(whole),
+        warm_up_s=run.plan.warm_up_s,
+        warm_up_operations=len(whole.records) - len(evidence.records),
+        stopped_by=run.stopped_by,
     )
+
+
+def _after(evidence: Evidence, warm_up_ns: int) -> Evidence:
+    """The evidence without the records of operations due, or sent if none was due, in the warm-up."""
+    records = evidence.records
+    if not warm_up_ns:
+        return evidence
+    schedule_us = evidence.schedule_us
+    since_ns = records["sent_ns"] if schedule_us is None else schedule_us[records["op"]] * 1000
+    return replace(evidence, records=records[since_ns >= warm_up_ns])
+
+
+def _by_kind(evidence: Evidence, whole: Evidence) -> dict[str, dict[str, int]]:
+    """Operations of each kind: planned, and with each outcome; without those that are left out of the whole."""
+    kind = evidence.workload.kind
+    kinds, left_out = kind[evidence.records["op"]], len(whole.records) - len(evidence.records)
+    found = {}
+    for code, name in enumerate(KIND_NAMES):
+        planned = int(np.count_nonzero(kind == code))
+        if not planned:
+            continue
+        if left_out:
+            of_whole = np.count_nonzero(kind[whole.records["op"]] == code)
+            planned -= int(of_whole - np.count_nonzero(kinds == code))
+        counts = np.bincount(evidence.records["outcome"][kinds == code], minlength=len(OperationOutcome)).tolist()
+        found[name] = {"planned": planned} | {outcome.name.lower(): counts[outcome] for outcome in OperationOutcome}
+    return found
+
+
+def _by_kind_ms(
+    kinds: npt.NDArray[np.uint8], service_ns: npt.NDArray[np.int64], response_ns: npt.NDArray[np.int64] | None
+) -> dict[str, dict[str, dict[str, float] | None]]:
+    """Service and response times of each kind, at percentiles."""
+    found = {}
+    for code in np.flatnonzero(np.bincount(kinds)).tolist():
+        mine = kinds == code
+        found[KIND_NAMES[code]] = {
+            "service_ms": Histogram.of(service_ns[mine]).percentiles_ms(),
+            "response_ms": None if response_ns is None else Histogram.of(response_ns[mine]).percentiles_ms(),
+        }
+    return found
+
+
+def _times_ns(
+    evidence: Evidence, timed: npt.NDArray[np.void]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64] | None]:
+    """Service and response time of each record; no response times without due times."""
+    service_ns = timed["answered_ns"] - timed["sent_ns"]
+    if evidence.schedule_us is None or not len(timed):
+        return service_ns, None
+    return service_ns, timed["answered_ns"] - evidence.schedule_us[timed["op"]] * 1000
+
+
+def _apply_delay(delay: ApplyDelay, warm_up_ns: int) -> Histogram | None:
+    """The apply delay of the commands that were answered after the warm-up."""
+    delays_ns = delay.delays_ns
+    if delays_ns is not None and delay.answered_ns is not None and warm_up_ns:
+        delays_ns = delays_ns[delay.answered_ns >= warm_up_ns]
+    return None if delays_ns is None else Histogram.of(delays_ns)
 
 
 def _of_slots(evidence: Evidence) -> tuple[dict[str, int] | None, int | None]:
@@ -334,6 +402,12 @@ def _note_lines(run: Run, summary: Summary) -> Iterator[str]:
     """What is odd about the workload, and how coarse the accounts' times are."""
     for note in run.plan.workload.notes:
         yield f"note          {escaped(note)}"
+    if summary.warm_up_s:
+        what = f"the first {summary.warm_up_s:g} s, {summary.warm_up_operations:,} operations"
+        yield f"warm-up       {what}, are not in these figures; they are in the verdict"
+    if summary.stopped_by:
+        unsent = f"{run.evidence.unsent:,} operations were not sent"
+        yield f"stopped       [red]{escaped(summary.stopped_by)}[/] is broken; {unsent}"
     if summary.virtual_step_s:
         size = f"[yellow]{summary.virtual_step_s:,.6g} s[/]"
         yield f"resolution    {size}: the accounts' clock jumped by up to that, and their times are early by up to that"

@@ -6,13 +6,13 @@ import math
 import os
 import signal
 import socket
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from cpsim.clock import SYSTEM_CLOCK
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import TracebackType
     from typing import Self
 
@@ -20,6 +20,16 @@ ENDING: Final = (signal.SIGINT, signal.SIGTERM)
 """Signals at which a server delivers what it has, and ends."""
 END: Final = b"\0"
 """What ends it without a signal; signals have other numbers."""
+
+
+@contextmanager
+def terminated_like_interrupted() -> Iterator[None]:
+    """While the context lasts, SIGTERM raises KeyboardInterrupt in the main thread, as Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Signals:

@@ -26,6 +26,11 @@ class _Text(logging.Formatter):
         """Return the text of a record."""
         return printable(super().format(record))
 
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - its name there
+        """Return the local time of a record, with its offset."""
+        del datefmt
+        return datetime.fromtimestamp(record.created, UTC).astimezone().isoformat(" ", "milliseconds")
+
 
 class _Message(_Text):
     """Lines of the command line itself."""

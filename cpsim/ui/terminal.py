@@ -1,9 +1,11 @@
-"""The console, and the progress of a run on standard error if it is a terminal."""
+"""The console, and the progress of a run on standard error."""
 
 from __future__ import annotations
 
 import os
 import sys
+from contextlib import contextmanager
+from io import StringIO
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
@@ -11,16 +13,22 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from cpsim.clock import SYSTEM_CLOCK
+
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from types import TracebackType
     from typing import Self
 
     from rich.table import Table
 
+    from cpsim.clock import Clock
     from cpsim.metrics import progress as counted
 
 LEAST_COLUMNS: Final = 80
 """Width of tables, at least, however narrow the terminal."""
+LINE_S: Final = 10.0
+"""Seconds between two lines of progress where standard error is no terminal."""
 
 
 class _Console(Console):
@@ -43,19 +51,35 @@ def print_table(table: Table, console: Console) -> None:
     console.print(table)
 
 
-class Stages:
-    """The current stage on standard error; a context manager."""
+def printed(show: Callable[[Console], object]) -> str:
+    """What a function prints on a console, as plain text."""
+    file = StringIO()
+    show(Console(file=file, width=120, soft_wrap=True, no_color=True, force_terminal=False))
+    return file.getvalue()
 
-    def __init__(self) -> None:
+
+class Stages:
+    """The current stage on standard error; a context manager.
+
+    A terminal shows it in a line that is rewritten. Elsewhere only `count` prints lines, and seldom.
+
+    Args:
+        clock: tells when the last line was printed.
+        errors: standard error.
+    """
+
+    def __init__(self, clock: Clock = SYSTEM_CLOCK, errors: Console = _errors) -> None:
+        self._clock, self._errors = clock, errors
+        self._last_s = clock.monotonic()
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.fields[figures]}"),
             TimeRemainingColumn(),
-            console=_errors,
+            console=errors,
             transient=True,
-            disable=not _errors.is_terminal,
+            disable=not errors.is_terminal,
         )
         self._task = self._progress.add_task("starting", total=None, figures="")
 
@@ -70,6 +94,23 @@ class Stages:
         errors = done - progress.accepted
         figures = f"{done:,}/{planned:,}  {rate:,.0f}/s  {errors:,} errors"
         self._progress.update(self._task, total=planned, completed=done, figures=figures)
+
+    def count(self, done: int, planned: int, figures: str) -> None:
+        """Show how much is done; elsewhere than on a terminal, a line every LINE_S at most."""
+        self._progress.update(self._task, total=planned, completed=done, figures=figures)
+        now_s = self._clock.monotonic()
+        if not self._errors.is_terminal and now_s - self._last_s >= LINE_S:
+            self._last_s = now_s
+            self._errors.print(figures, markup=False, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """While the context lasts, the line is off the terminal, so that something can be printed."""
+        self._progress.stop()
+        try:
+            yield
+        finally:
+            self._progress.start()
 
     def __enter__(self) -> Self:
         self._progress.start()

@@ -93,7 +93,7 @@ def test_one_report_with_options(cpsim, week):
         *("--since", "2026-01-03", "--until", "2026-01-05"),
     )
     assert status == 0
-    assert "2026-01-03 00:00 to 2026-01-05 00:00 Europe/Zurich" in out
+    assert "2026-01-03 00:00+01:00 to 2026-01-05 00:00+01:00 Europe/Zurich" in out
     assert "m2" in out
     assert "m3" not in out
 
@@ -172,7 +172,7 @@ def test_an_empty_ledger(cpsim, site):
     assert "1970" not in cpsim("report", export, "--format", "markdown")[1]
     assert json.loads(cpsim("report", export, "--format", "json")[1])["since"] is None
     _, out, _ = cpsim("report", export, "--since", "2026-03-01", "summary")
-    assert "export, 2026-03-01 00:00 to ? UTC" in out
+    assert "export, 2026-03-01 00:00+00:00 to ? UTC" in out
 
 
 @pytest.mark.parametrize(

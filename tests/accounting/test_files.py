@@ -21,6 +21,7 @@ from openpyxl import load_workbook
 from cpsim.accounting import Accounts, Note, Report, Table, boinc, build, excel, files
 from cpsim.errors import CpsimError
 from cpsim.server.store import Store
+from cpsim.system.replacing import replacing
 
 from .conftest import Site
 
@@ -201,7 +202,7 @@ def test_a_sheet_is_named_like_its_table():
 def test_a_file_takes_its_name_only_when_it_is_whole(tmp_path):
     path = tmp_path / "credit.md"
     path.write_text("before")
-    with pytest.raises(OSError, match="no such reader"), files.replacing(path) as partial:
+    with pytest.raises(OSError, match="no such reader"), replacing(path) as partial:
         _write_half(partial)
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
@@ -363,7 +364,7 @@ def test_all_reports_in_all_formats(week, tmp_path):
 def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
     (tmp_path / "real").write_text("old", encoding="utf-8")
     (tmp_path / "link").symlink_to("real")
-    with files.replacing(tmp_path / "link") as partial:
+    with replacing(tmp_path / "link") as partial:
         partial.write_text("new", encoding="utf-8")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "real").read_text(encoding="utf-8") == "new"
@@ -375,7 +376,7 @@ def test_a_pipe_is_written_and_stays(tmp_path):
     os.mkfifo(pipe)
     reader = threading.Thread(target=lambda: read.append(pipe.read_text(encoding="utf-8")))
     reader.start()
-    with files.replacing(pipe) as partial:
+    with replacing(pipe) as partial:
         partial.write_text("new", encoding="utf-8")
     reader.join()
     assert read == ["new"]

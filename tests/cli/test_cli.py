@@ -9,6 +9,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -161,20 +162,35 @@ def test_an_invalid_run_exits_with_1(cpsim, monkeypatch):
     monkeypatch.setattr(Ledger, "apply_all", without_claims)
     with fake.Fake({"p": "hush"}, http=fake.ANY_PORT) as site:
         arguments = ["--target", site.addresses["http"], "--project", "p", "--secret-file", "secret", "--json"]
+        arguments += ["--assert", "operations>5", "--junit", "out.xml", "--summary", "out.md"]
         status, out, err = cpsim("run", "small.toml", *arguments)
     assert (status, err) == (1, "")
     document = json.loads(out)
     assert document["verdict"] == "invalid"
     assert document["anomalies_by_name"]["lost"] == 30
+    assert "--junit" not in document["repeat"]
+    cases = {case.get("name"): case for case in ET.parse("out.xml").getroot().iter("testcase")}
+    lost = cases[f"nothing is lost: {document['meanings']['lost']}"].find("failure")
+    assert lost.get("message").startswith("30 lost: ")
+    assert cases["the verdict is valid"].find("failure") is not None
+    assert len(cases["assert operations>5"]) == 0
+    summary = Path("out.md").read_text(encoding="utf-8")
+    assert summary.startswith("### cpsim run small.toml: invalid\n")
+    assert re.search(r"^  30 lost$", summary, re.MULTILINE)
     [folder] = Path("runs").iterdir()
     assert re.fullmatch(r"small-\d{8}-\d{6}-\d{6}", folder.name)
 
 
 def test_an_unknown_run_exits_with_2(cpsim):
     with fake.Fake({"p": "hush"}, unix=Path("cp.sock")):
-        status, out, err = cpsim("run", "small.toml", "--target", "./cp.sock", "--json")
+        status, out, err = cpsim("run", "small.toml", "--target", "./cp.sock", "--json", "--output", "out")
     assert (status, err) == (2, "")
-    assert json.loads(out)["verdict"] == "unknown"
+    document = json.loads(out)
+    assert document["verdict"] == "unknown"
+    assert cpsim("judge", "out", "--json", "--junit", "judged.xml")[0] == 2
+    suite = ET.parse("judged.xml").getroot().find("testsuite")
+    assert (suite.get("errors"), suite.get("failures")) == ("1", "0")
+    assert suite.find("testcase/error").get("message") == " ".join(document["not_verified"])
 
 
 def test_one_seed_makes_one_workload(cpsim):

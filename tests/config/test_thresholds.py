@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from cpsim.cli import cli
-from cpsim.config.thresholds import METRICS, Checked, Threshold, metrics
+from cpsim.config.thresholds import METRICS, METRICS_BY_KIND, Checked, Threshold, metrics
 from cpsim.errors import CpsimError
 
 FIGURES = {
@@ -23,6 +23,12 @@ FIGURES = {
     "service_ms": dict.fromkeys(("p50", "p90", "p99", "p99.9", "p99.99", "max"), 1.0),
     "response_ms": dict.fromkeys(("p50", "p90", "p99", "p99.9", "p99.99", "max"), 2.0),
     "effect_ms": dict.fromkeys(("p50", "p90", "p99", "p99.9", "p99.99", "max"), 30.0),
+    "by_kind_ms": {
+        "claim": {
+            "service_ms": dict.fromkeys(("p50", "p90", "p99", "p99.9", "p99.99", "max"), 3.0),
+            "response_ms": dict.fromkeys(("p50", "p90", "p99", "p99.9", "p99.99", "max"), 4.0),
+        }
+    },
 }
 
 
@@ -42,6 +48,12 @@ FIGURES = {
         ("unknown_rate>0.1", True),
         ("operations_per_s>=5", True),
         ("lateness_p99_ms<5e-1", False),
+        ("p99_ms[claim]<=4", True),
+        ("p99_ms[claim]<4", False),
+        ("service_max_ms[claim] <= 3", True),
+        ("error_rate[claim]<=0.5", True),
+        ("unknown_rate[claim]<0.5", False),
+        ("operations[claim]==4", True),
     ],
 )
 def test_a_threshold_is_compared_with_its_figure(text, holds):
@@ -50,13 +62,14 @@ def test_a_threshold_is_compared_with_its_figure(text, holds):
 
 
 def test_all_metrics_are_there_where_operations_had_times_to_keep():
-    assert set(metrics(FIGURES)) == set(METRICS)
+    assert set(metrics(FIGURES)) == {*METRICS, *(f"{name}[claim]" for name in METRICS_BY_KIND)}
 
 
 def test_a_figure_that_is_missing_keeps_to_nothing():
     found = metrics(FIGURES | {"response_ms": None, "lateness_p99_ms": None})
     assert found["p99_ms"] == 1.0
     assert "response_p99_ms" not in found
+    assert "p99_ms[alloc]" not in found
     assert not any(Threshold("response_p99_ms", comparison, 0.0).holds(None) for comparison in ("<", ">=", "=="))
 
 

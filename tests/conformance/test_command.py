@@ -73,7 +73,7 @@ def test_without_an_endpoint_the_embedded_fake_is_verified_whole(of_the_pair):
 
 
 def test_the_table_has_a_line_a_clause_and_names_what_cannot_be_seen(run, served):
-    done = run("verify", *served(), "-k", "PROJECT-*", "-k", "claim-6")
+    done = run("verify", *served(), "-k", "PROJECT-*", "-k", "claim-6", "-v")
     assert done.returncode == 0
     lines = done.stdout.splitlines()
     assert any(re.match(r"CLAIM-6 +2 +pass +A second claim", line) for line in lines)
@@ -114,11 +114,16 @@ def test_junit_has_what_each_clause_came_to(run, served, tmp_path):
     assert done.returncode == 1
     suite = ET.parse(tmp_path / "out.xml").getroot().find("testsuite")
     assert (suite.get("tests"), suite.get("failures")) == ("2", "1")
+    assert [case.get("name") for case in suite.iter("testcase")] == [
+        "CLAIM-6: A second claim by the same machine is refused.",
+        "CLAIM-8: A claim of a discarded slot is refused.",
+    ]
     assert {(clause, each["result"], each["quirk"]) for clause, each in clauses_in(tmp_path / "out.xml").items()} == {
         ("CLAIM-6", "pass", ""),
         ("CLAIM-8", "deviation", "claim-settled"),
     }
-    assert "expected refused, got accepted" in suite.find("testcase/failure").text
+    assert "expected refused, got accepted" in suite.find("testcase/failure").get("message")
+    assert "| < HTTP 200" in suite.find("testcase/failure").text
 
 
 def test_a_dry_run_lists_what_would_be_sent_and_sends_nothing(run):
@@ -160,6 +165,7 @@ def test_a_slot_prefix_begins_every_id(run, served):
         (["127.0.0.1:1"], "cannot connect to the daemon at 127.0.0.1:1: Connection refused", 2),
         (["./nowhere.sock"], "cannot connect to the daemon at ./nowhere.sock: No such file", 2),
         (["http://127.0.0.1:1/api", "--project", "p", "--secret-file", __file__], "cannot reach", 2),
+        (["--dry-run", "--junit", "out.xml"], "leave out --junit and --summary", 64),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(run, arguments, said, status):
@@ -176,6 +182,13 @@ def test_a_wrong_secret_is_said_before_anything_is_sent(run, served, tmp_path):
     done = run("verify", *options)
     assert done.returncode == 2
     assert "does not accept the secret of project alpha" in done.stderr
+
+
+def test_what_cannot_be_reached_is_an_error_in_junit(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run("verify", "127.0.0.1:1", "--junit", "out.xml").returncode == 2
+    error = ET.parse("out.xml").getroot().find("testsuite/testcase/error")
+    assert "cannot connect to the daemon at 127.0.0.1:1: Connection refused" in error.get("message")
 
 
 def test_a_url_without_its_path_is_said(run, served):

@@ -182,3 +182,4 @@ def test_the_command_line(tmp_path):
     run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=280)
     assert (run.returncode, run.stderr) == (0, "")
     assert '"verdict": "valid"' in run.stdout
+    assert list(tmp_path.iterdir()) == []

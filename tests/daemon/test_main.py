@@ -1,6 +1,7 @@
 """`cpsim daemon` as a process of its own."""
 
 import json
+import re
 import shutil
 import signal
 import socket
@@ -83,6 +84,7 @@ def test_the_deployed_configuration(here, server, ini):
     assert not (here / "cp.sock").exists()
     log = (here / "log").read_text()
     assert f"listening at {address.strip()}" in log
+    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d [A-Z]+ cpsim", log)
     assert "never allocated" in log
     assert SECRET not in log
 

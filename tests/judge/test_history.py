@@ -277,6 +277,9 @@ def test_damage_is_described_field_by_field(histories, books):
     books.slot("s1").update(granted=12, machine="linked")
     found = judged(histories, books).anomalies[0]
     assert found.detail == "machine is 'linked', should be 'alone'; granted is 12, should be 11"
+    books.slot("s1").update(granted=11, machine=None)
+    found = judged(histories, books).anomalies[0]
+    assert found.detail == "machine is none, should be 'alone'"
 
 
 def test_slots_of_another_project_are_not_ours(histories, books):

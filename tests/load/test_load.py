@@ -13,6 +13,7 @@ import urllib.request
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pyarrow.parquet as pq
 import pytest
@@ -40,9 +41,13 @@ def test_one_process_replays_verifies_and_agrees_with_locust(loads, tmp_path):
     baseline = Path(__file__).parent.parent / "samples/v0.3/run"
     asserts = ["--assert", "error_rate<=0", "--assert", "operations>5000"]
     asserts += ["--baseline", baseline, "--assert", "operations>2*baseline"]
-    process = loads.start("smoke", "--headless", "--json-file", "stats", options=["--output", "run", *asserts])
+    options = ["--output", "run", *asserts, "--set", "population.machines=7", "--junit", "out.xml"]
+    process = loads.start("smoke", "--headless", "--json-file", "stats", options=options)
     output = said(process)
     assert process.returncode == 1, output  # an assertion that fails
+    assert re.search(r"\nverdict +valid .+, 7 machines, .+\nrests on .+\nrun folder +run\n$", output)
+    (failure,) = ET.parse(tmp_path / "out.xml").getroot().iter("failure")
+    assert failure.get("message") == "operations>5000: it was 1968"
     assert "operations>5000: it was 1968" in output
     run = document(tmp_path / "run")
     assert [(each["value"], each["holds"]) for each in run["asserts"]] == [(0.0, True), (SMOKE, False), (SMOKE, True)]
@@ -62,10 +67,13 @@ def test_a_load_is_judged_by_anybodys_accounts(loads, tmp_path, site):
     assert process.returncode == 0, output
     run = document(tmp_path / "run")
     assert (run["accounts"], run["verdict"], run["checked"]["slots"]) == (url, "valid", 500)
-    process = loads.start("smoke", "--headless", options=["--output", "none", "--accounts", "program:false"])
+    source = ["--output", "none", "--accounts", "program:false"]
+    process = loads.start("smoke", "--headless", options=[*source, "--junit", "out.xml"])
     output = said(process)
     assert process.returncode == 2, output
     assert "program:false ended with status 1" in output
+    (error,) = ET.parse(tmp_path / "out.xml").getroot().iter("error")
+    assert "program:false ended with status 1" in error.get("message")
     assert not (tmp_path / "none").exists()
 
 
@@ -99,6 +107,26 @@ def test_a_master_and_two_workers_share_the_slots(loads, tmp_path, site, port):
     assert sum(requests for requests, _ in requests_in(tmp_path / "stats.json").values()) == SMOKE
     with site.fake.accounts.reading() as ledger:
         assert len(ledger.projects["demo"].slots) == 500
+
+
+def test_an_assert_that_is_broken_ends_a_load(loads, tmp_path):
+    asserts = ["--assert", "max_ms[alloc]<0.001", "--stop-on-breach"]
+    process = loads.start("smoke", "--headless", options=["--output", "run", "--rate", "300", *asserts])
+    output = said(process)
+    assert process.returncode == 1, output
+    run = document(tmp_path / "run")
+    assert (run["stopped_by"], run["interrupted"], run["verdict"]) == ("max_ms[alloc]<0.001", False, "valid")
+    assert 0 < run["operations"] < SMOKE
+
+
+def test_a_run_time_ends_a_load(loads, tmp_path):
+    process = loads.start("smoke", "--headless", "--run-time", "1s", options=["--output", "run", "--rate", "50"])
+    output = said(process)
+    assert process.returncode == 2, output
+    assert "ignored" not in output
+    run = document(tmp_path / "run")
+    assert run["interrupted"]
+    assert 0 < run["operations"] < SMOKE
 
 
 def test_workers_of_another_workload_are_turned_away(loads, port):
@@ -336,13 +364,33 @@ def test_a_second_start_into_the_same_output_is_refused_at_once(loads, site, por
     process = loads.start("smoke", "--web-port", port, options=["--output", "run"])
     until(process, "Starting web interface at")
     wait_for(lambda: state(port) == "ready")
+    assert verdict(port) == [{"what": "There is no verdict yet.", "found": ""}]
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=280) as answer:
+        page = answer.read().decode()
+    assert re.search(r'"hide_common_options": true', page)  # users and their ramp are not asked for,
+    assert re.search(r"userCount.+display:none.+</head>", page, re.DOTALL)  # nor shown
+    assert re.search(r'"title": "Verdict"', page)
     start(port)
     until(process, "run folder    run")
+    assert verdict(port)[0]["what"] == "verdict"
+    assert verdict(port)[0]["found"].startswith("valid (500 slots")
+    assert {"what": "claim", "found": "416, 416, 0, 0"} in verdict(port)
     commands = len(list(site.fake.accounts.journal.read("demo")))
     wait_for(lambda: state(port) == "stopped")
     start(port)
     until(process, "cpsim: run is there already; name another folder with --output")
     assert len(list(site.fake.accounts.journal.read("demo"))) == commands
+    assert verdict(port)[0] == {
+        "what": "failed",
+        "found": "run is there already; name another folder with --output",
+    }
+
+
+def verdict(port):
+    """The rows of the page's tab Verdict."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/stats/requests", timeout=280) as answer:
+        (tab,) = json.load(answer)["extended_stats"]
+    return tab["data"]
 
 
 def until(process, text):

@@ -154,6 +154,10 @@ def test_a_shell_completes_what_there_is(complete):
     assert complete("ser") == ["serve"]
     assert complete("run", "black") == ["black-friday", "black-hole"]
     assert complete("load", "smo") == ["smoke"]
+    assert complete("verify", "-k", "claim-15") == ["CLAIM-15"]
+    assert complete("run", "--assert", "lat") == ["lateness_p99_ms"]
+    assert complete("load", "--assert", "p99_ms[cl") == ["p99_ms[claim]"]
+    assert complete("run", "--target", "./a.so") == complete("verify", "./a.so") == ["./a.so"]  # the shell looks
     assert complete("scenarios", "show", "chal") == ["challenge"]
     assert complete("run", "--think") == ["--think-time"]
     assert complete("serve", "--quirk", "") == list(QUIRKS)

@@ -1,0 +1,160 @@
+"""Which asserts are broken while a replay still runs: those that cannot hold any more, whatever is still to come."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from cpsim.config.thresholds import RATES, TIMES, Threshold, parts_of
+from cpsim.errors import UsageError
+from cpsim.evidence.journal import RECORD_TYPE, OperationOutcome
+from cpsim.run.latency import PERCENTILES, as_recorded_us, rank_of
+from cpsim.scenario.workload import KIND_NAMES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+    from cpsim.evidence.journal import Journal
+    from cpsim.run.plan import Plan
+    from cpsim.scenario.workload import Workload
+
+SHARES: Final = dict(zip(TIMES, (*PERCENTILES, 100.0), strict=True))
+"""The percentile of each name of a time."""
+
+
+class Breaches:
+    """Counts what breaks asserts, as a replay goes on.
+
+    Upper bounds on times and on rates of errors are counted. A bound on the 99th percentile is broken as soon as more
+    than a hundredth of all operations that are planned took longer: then no later answer can mend it.
+
+    Args:
+        thresholds: the asserts; `check_told` says which of them can be told.
+        workload: what is replayed.
+        schedule_us: when each operation is due; None if none is.
+        warm_up_s: seconds at the beginning that do not count.
+    """
+
+    def __init__(
+        self,
+        thresholds: Sequence[Threshold],
+        workload: Workload,
+        schedule_us: npt.NDArray[np.int64] | None,
+        warm_up_s: float,
+    ) -> None:
+        self._workload, self._warm_up_ns = workload, int(warm_up_s * 1e9)
+        self._due_ns = None if schedule_us is None else schedule_us * 1000
+        counts = np.ones(len(workload), bool) if self._due_ns is None else self._due_ns >= self._warm_up_ns
+        planned = np.bincount(workload.kind[counts], minlength=len(KIND_NAMES))
+        self._counted = [_Counted(each, planned) for each in thresholds if is_told(each)]
+
+    def take(self, records: npt.NDArray[np.void]) -> Threshold | None:
+        """Count new records, whose operations have their numbers in the workload; returns an assert that is broken."""
+        ops = records["op"]
+        due_ns = None if self._due_ns is None else self._due_ns[ops]
+        since_ns = records["sent_ns"] if due_ns is None else due_ns
+        counts = since_ns >= self._warm_up_ns
+        kinds = self._workload.kind[ops[counts]]
+        records = records[counts]
+        times_ns = {
+            "service": records["answered_ns"] - records["sent_ns"],
+            "response": records["answered_ns"] - since_ns[counts],
+        }
+        broken = None
+        for counted in self._counted:
+            of_kind = slice(None) if counted.kind is None else kinds == counted.kind
+            counted.take(records["outcome"][of_kind], {name: each[of_kind] for name, each in times_ns.items()})
+            broken = broken or (counted.threshold if counted.is_broken else None)
+        return broken
+
+
+class BreachWatch:
+    """Looks for broken asserts in the journals of a replay that runs.
+
+    Args:
+        plan: says which asserts end the replay.
+        schedule_us: when each operation is due; None if none is.
+
+    Attributes:
+        broken: the assert that is broken; "" as long as there is none.
+    """
+
+    def __init__(self, plan: Plan, schedule_us: npt.NDArray[np.int64] | None) -> None:
+        self._breaches = Breaches(plan.stop_on, plan.workload, schedule_us, plan.warm_up_s) if plan.stop_on else None
+        self._offsets: dict[Journal, int] = {}
+        self._journals: list[tuple[Journal, npt.NDArray[np.int64]]] = []
+        self.broken = ""
+
+    def follow(self, journals: Sequence[Journal], operations: Sequence[npt.NDArray[np.int64]]) -> None:
+        """Look into these journals, of which each has operations with these numbers in the workload."""
+        self._journals = list(zip(journals, operations, strict=True))
+
+    def look(self) -> bool:
+        """Read what is new; returns whether an assert is broken."""
+        if self._breaches is not None and not self.broken:
+            for journal, ops in self._journals:
+                offset = self._offsets.get(journal, 0)
+                data = journal.tail(offset)
+                self._offsets[journal] = offset + len(data)
+                records = np.frombuffer(data, RECORD_TYPE).copy()
+                records["op"] = ops[records["op"]]
+                self.broken = self.broken or str(self._breaches.take(records) or "")
+        return bool(self.broken)
+
+
+def is_told(threshold: Threshold) -> bool:
+    """Whether an assert can be told broken before the end: an upper bound on a time or a rate of errors."""
+    metric, _ = parts_of(threshold.metric)
+    is_bound = threshold.comparison in {"<", "<="} or (threshold.comparison == "==" and not threshold.limit)
+    return is_bound and (metric in RATES or _time_of(metric) in SHARES)
+
+
+def check_told(thresholds: Sequence[Threshold], *, virtual: bool = False) -> None:
+    """Raise UsageError if none of the asserts can be told broken before the end, or if time is virtual."""
+    if virtual:
+        raise UsageError("--stop-on-breach is for a replay that takes its time: leave it out, or --virtual")
+    if not any(map(is_told, thresholds)):
+        raise UsageError(
+            "--stop-on-breach goes with an --assert that can be told broken before the end: an upper bound on a time, "
+            "as p99_ms<20, or on a rate of errors, as error_rate<0.001"
+        )
+
+
+def _time_of(metric: str) -> str:
+    """The name in TIMES of a metric that is a service or response time; another text if it is none."""
+    return metric.removeprefix("service_").removeprefix("response_").removesuffix("_ms")
+
+
+class _Counted:
+    """An assert, and how many operations break it."""
+
+    def __init__(self, threshold: Threshold, planned: npt.NDArray[np.int64]) -> None:
+        self.threshold = threshold
+        self._metric, kind = parts_of(threshold.metric)
+        self.kind = None if kind is None else KIND_NAMES.index(kind)
+        self._planned = int(planned.sum() if self.kind is None else planned[self.kind])
+        self._count = 0
+
+    def take(self, outcomes: npt.NDArray[np.uint8], times_ns: dict[str, npt.NDArray[np.int64]]) -> None:
+        if self._metric in RATES:
+            names = RATES[self._metric]
+            self._count += sum(int(np.count_nonzero(outcomes == OperationOutcome[name.upper()])) for name in names)
+        else:
+            of = times_ns["service" if self._metric.startswith("service_") else "response"]
+            values, counts = np.unique(as_recorded_us(of), return_counts=True)
+            self._count += sum(
+                count
+                for value, count in zip(values.tolist(), counts.tolist(), strict=True)
+                if not self.threshold.holds(value / 1000)
+            )
+
+    @property
+    def is_broken(self) -> bool:
+        if not self._planned:
+            return False
+        if self._metric in RATES:
+            return not self.threshold.holds(self._count / self._planned)
+        return self._count > self._planned - rank_of(SHARES[_time_of(self._metric)], self._planned)

@@ -1,0 +1,37 @@
+"""The progress of a run: a line that is rewritten on a terminal, and seldom a line elsewhere."""
+
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from cpsim.testing import ManualClock
+from cpsim.ui.terminal import Stages
+
+
+@pytest.fixture
+def file():
+    return StringIO()
+
+
+def test_a_pipe_gets_a_line_every_ten_seconds_at_most(file):
+    clock = ManualClock()
+    with Stages(clock, Console(file=file)) as stages:
+        for number in range(100):
+            stages.begin("CLAIM-1")
+            stages.count(number, 100, f"{number}/100, no deviation")
+            clock.advance(1.0)
+    assert file.getvalue().splitlines() == [f"{number}/100, no deviation" for number in range(10, 100, 10)]
+
+
+def test_a_terminal_gets_one_line_which_is_set_aside_for_what_is_printed(file):
+    with Stages(ManualClock(), Console(file=file, force_terminal=True, width=100)) as stages:
+        stages.begin("CLAIM-1")
+        stages.count(57, 198, "57/198, 1 deviation")
+        with stages.set_aside():
+            shown = file.getvalue()
+            file.write("a deviation\n")
+        stages.count(58, 198, "58/198, 1 deviation")
+    assert "57/198, 1 deviation" in shown
+    assert shown.endswith("\x1b[2K")  # the line is erased
+    assert "58/198, 1 deviation" in file.getvalue().partition("a deviation\n")[2]
