@@ -5,6 +5,7 @@ import json
 import re
 
 import pytest
+from axe import barriers
 
 from cpsim.accounting import Accounts, Figure, Report, build, page
 
@@ -157,6 +158,14 @@ def test_the_console_is_silent_and_nothing_is_fetched(shown):
     assert {url.partition(":")[0] for url in fetched} <= {"file", "data"}
     assert len([url for url in fetched if url.startswith("file")]) == 1
     assert browser.title == "Credit of p"
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_nobody_meets_a_barrier(shown, dark):
+    browser = shown(dark=dark)
+    for many in ask(browser, "[...document.querySelectorAll('tbody')]"):  # axe takes minutes for thousands of cells
+        browser.execute_script("[...arguments[0].rows].slice(3).forEach(row => row.remove())", many)
+    assert barriers(browser) == []
 
 
 def test_every_figure_is_drawn(shown, site):
@@ -313,7 +322,7 @@ def test_a_user_leads_to_days_machines_and_slots(shown, wait_for):
 def test_long_tables_and_lists_are_searched(shown):
     browser = shown()
     browser.execute_script("document.querySelector('#credit-over-time .unfold').click()")
-    place = "[...document.querySelectorAll('#credit-over-time .table')].find(one => one.ariaLabel == 'By day, table')"
+    place = "[...document.querySelectorAll('#credit-over-time .table')].find(one => one.ariaLabel == 'Credit over time: By day, table')"
     field = ask(browser, f"{place}.previousElementSibling.querySelector('input')")
     whole = ask(browser, f"{place}.querySelectorAll('tbody tr').length")
     field.send_keys("2026-01-02")

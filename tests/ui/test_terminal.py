@@ -150,7 +150,7 @@ def complete(call):
 
 
 def test_a_shell_completes_what_there_is(complete):
-    assert complete("ru") == ["run"]
+    assert complete("ru") == ["run", "runs"]
     assert complete("ser") == ["serve"]
     assert complete("run", "black") == ["black-friday", "black-hole"]
     assert complete("load", "smo") == ["smoke"]
