@@ -70,8 +70,8 @@ def proxy(
     """Put faults in front of somebody else's daemon or server, until Ctrl-C.
 
     Clients connect to --listen instead of --target. What meets no fault is forwarded unchanged. At a daemon, faults of
-    the daemon work, and at a server those of the server, but for those that end a process: late, hang, close, reset,
-    lose-reply and refuse, error and pieces at a daemon, down, status, cut and not-json at a server.
+    the daemon work, and at a server those of the server, but for those that end a process: late, rate, hang, close,
+    reset and lose-reply, refuse, error and pieces at a daemon, down, status, cut and not-json at a server.
 
     \b
     cpsim proxy --listen ./faulty.socket --target /var/run/creditapi.socket --fault lose-reply:kind=claim,nth=3
