@@ -11,6 +11,7 @@ from contextlib import suppress
 import limits_page
 import pytest
 import trustme
+from manual_loop import ManualLoop
 
 from cpsim.errors import CpsimError
 from cpsim.fake import ANY_PORT, Fake
@@ -34,8 +35,6 @@ from cpsim.server.serving import HttpServer
 from cpsim.system.checks import LONGEST_S
 from cpsim.system.process import FILE_LIMITS
 from cpsim.testing import ManualClock
-
-from .conftest import ManualLoop
 
 GUARD_S = 60
 MEETINGS = limits_page.Meetings("cpsim serve")
