@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -10,6 +9,7 @@ import click
 from cpdaemon.endpoint import Endpoint, TcpEndpoint, UrlEndpoint
 from cpsim.cli.group import cli
 from cpsim.cli.options import FILE, ListenType, fault_option, secret_in
+from cpsim.cli.paths import PathType
 from cpsim.cli.record import (
     check_addresses,
     forward,
@@ -23,6 +23,8 @@ from cpsim.errors import CpsimError
 from cpsim.system.extras import require
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cpsim.cli.record import Place
     from cpsim.faults.plan import FaultPlan
     from cpsim.record.control import FaultControl
@@ -45,14 +47,14 @@ if TYPE_CHECKING:
 @click.option(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=PathType(dir_okay=False),
     metavar="FILE",
     help="Record what clients send and are answered, .parquet or .csv, as cpsim record does.",
 )
 @pseudonymise_option
 @click.option(
     "--ready-file",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=PathType(dir_okay=False),
     metavar="FILE",
     help="File to write once the proxy listens: a line 'KIND ADDRESS', and one for --control.",
 )

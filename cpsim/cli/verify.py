@@ -24,6 +24,7 @@ from cpsim.cli.options import (
     project_option,
     secret_file_option,
 )
+from cpsim.cli.paths import PathType
 from cpsim.cli.settings import SettableArgument, SettableOption
 from cpsim.cli.tls import tls_options, with_tls
 from cpsim.system.checks import LONGEST_S
@@ -127,7 +128,7 @@ POLITE_RATE: Final = 100.0
     metavar="S",
     help="Seconds for a reply, and for an acknowledged command to be applied.",
 )
-@click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write JUnit XML.")
+@click.option("--junit", type=PathType(dir_okay=False), metavar="FILE", help="Write JUnit XML.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the table.")
 def verify(
     endpoint: str | None,
