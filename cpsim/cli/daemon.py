@@ -25,6 +25,7 @@ from cpsim.cli.options import (
     secret_file_option,
     secret_in,
 )
+from cpsim.cli.paths import PathType
 from cpsim.cli.serving import log_format_option, metrics_option, refuse_replaced
 from cpsim.cli.tls import tls_options, with_tls
 from cpsim.system.checks import LONGEST_S
@@ -48,7 +49,7 @@ ACTS: Final = ("status", "failed", "requeue", "forget", "export", "import_", "ba
 @tls_options
 @click.option(
     "--spool",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=PathType(dir_okay=False),
     metavar="FILE",
     help="Stores commands until they are delivered; FILE.reserve keeps 16 MiB of the disk free. Not on a RAM disk.",
 )
@@ -89,7 +90,7 @@ ACTS: Final = ("status", "failed", "requeue", "forget", "export", "import_", "ba
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of the faults' probabilities.")
 @click.option(
     "--ready-file",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=PathType(dir_okay=False),
     metavar="FILE",
     help="File to write once the daemon accepts commands: a line 'KIND ADDRESS', and one for --metrics.",
 )
@@ -111,7 +112,7 @@ ACTS: Final = ("status", "failed", "requeue", "forget", "export", "import_", "ba
 @click.option("--forget", multiple=True, metavar="N", help="Delete command N of --failed (or all), and exit.")
 @click.option(
     "--export",
-    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    type=PathType(dir_okay=False, allow_dash=True),
     metavar="FILE",
     help="Move what the spool holds to a new FILE (or - for standard output), to be imported elsewhere, and exit.",
 )
@@ -124,7 +125,7 @@ ACTS: Final = ("status", "failed", "requeue", "forget", "export", "import_", "ba
 )
 @click.option(
     "--backup",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=PathType(dir_okay=False),
     metavar="FILE",
     help="Copy the spool, whether or not a daemon runs, to a new FILE, and exit: with 1 if a record is damaged.",
 )
@@ -189,6 +190,8 @@ def daemon(
         LINES.warning(f"{config_file}: {sentence}")
     if unix is not None and tcp is not None:
         raise click.UsageError("--unix and --tcp exclude one another: a daemon listens at one address")
+    if unix is not None and not unix:
+        raise click.BadParameter("the path is empty", param_hint="--unix")
     if server is not None and not isinstance(server, UrlEndpoint):
         raise click.UsageError(f"--server must be a URL such as http://127.0.0.1:8080/api, not {server}")
     given: dict[str, Any] = {

@@ -20,6 +20,7 @@ from cpsim.cli.options import (
     quirk_option,
     secret_in,
 )
+from cpsim.cli.paths import PathType
 from cpsim.system.checks import LONGEST_S
 
 if TYPE_CHECKING:
@@ -35,9 +36,7 @@ RULES_BROKEN: Final = 65
 
 @cli.command("exec", context_settings={"allow_interspersed_args": False})
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND...")
-@click.option(
-    "--unix", type=click.Path(path_type=Path), metavar="PATH", help="UNIX socket of the daemon.  [default: a new one]"
-)
+@click.option("--unix", type=PathType(), metavar="PATH", help="UNIX socket of the daemon.  [default: a new one]")
 @click.option("--tcp", type=ListenType(), help="TCP address of the daemon.  [default: a free one]")
 @click.option("--http", type=ListenType(), help="HTTP address of the server.  [default: a free one]")
 @click.option("--project", default="demo", show_default=True, metavar="ID", help="Project id.")

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import sys
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from cpsim.cli.group import FAILED, INVALID, ExtraCommand, cli
 from cpsim.cli.options import accounts_option, known_profile_option, known_quirk_option, known_quirks
+from cpsim.cli.paths import PathType
 from cpsim.cli.results import result_files, result_options
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
     from cpsim.accounts.sources import AccountsSource
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @cli.command(cls=ExtraCommand, extra="run")
-@click.argument("folder", metavar="RUNFOLDER", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="RUNFOLDER", type=PathType())
 @accounts_option
 @click.option("--project", metavar="ID", help="Project id of the slots that --accounts shows, if the run had none.")
 @known_profile_option

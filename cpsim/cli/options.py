@@ -14,6 +14,7 @@ from click.shell_completion import CompletionItem
 
 from cpdaemon.endpoint import Endpoint, TcpEndpoint, UrlEndpoint, parse_endpoint
 from cpdaemon.errors import EndpointError, InvalidCommand
+from cpsim.cli.paths import PathType
 from cpsim.cli.settings import SettableOption
 from cpsim.cli.tls import with_tls
 from cpsim.errors import CpsimError, UsageError
@@ -298,7 +299,7 @@ slot_prefix_option = click.option(
 )
 output_option = click.option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=PathType(),
     metavar="DIR",
     help="The run folder; by default, a new one under runs/.",
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -10,6 +9,7 @@ import click
 from cpdaemon.endpoint import Endpoint, TcpEndpoint, UrlEndpoint
 from cpsim.cli.group import cli
 from cpsim.cli.options import FILE, ListenType, fault_option, secret_in
+from cpsim.cli.paths import PathType
 from cpsim.cli.record import (
     check_addresses,
     forward,
@@ -23,6 +23,8 @@ from cpsim.errors import CpsimError
 from cpsim.system.extras import require
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cpsim.cli.record import Place
     from cpsim.faults.plan import FaultPlan
     from cpsim.record.control import FaultControl
@@ -45,14 +47,14 @@ if TYPE_CHECKING:
 @click.option(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=PathType(dir_okay=False),
     metavar="FILE",
     help="Record what clients send and are answered, .parquet or .csv, as cpsim record does.",
 )
 @pseudonymise_option
 @click.option(
     "--ready-file",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=PathType(dir_okay=False),
     metavar="FILE",
     help="File to write once the proxy listens: a line 'KIND ADDRESS', and one for --control.",
 )
@@ -70,8 +72,8 @@ def proxy(
     """Put faults in front of somebody else's daemon or server, until Ctrl-C.
 
     Clients connect to --listen instead of --target. What meets no fault is forwarded unchanged. At a daemon, faults of
-    the daemon work, and at a server those of the server, but for those that end a process: late, hang, close, reset,
-    lose-reply and refuse, error and pieces at a daemon, down, status, cut and not-json at a server.
+    the daemon work, and at a server those of the server, but for those that end a process: late, rate, hang, close,
+    reset and lose-reply, refuse, error and pieces at a daemon, down, status, cut and not-json at a server.
 
     \b
     cpsim proxy --listen ./faulty.socket --target /var/run/creditapi.socket --fault lose-reply:kind=claim,nth=3

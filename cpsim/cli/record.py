@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -12,10 +11,13 @@ from cpdaemon.errors import EndpointError
 from cpsim.cli.announce import announcing
 from cpsim.cli.group import ExtraCommand, cli
 from cpsim.cli.options import EndpointType, complete_path, print_json
+from cpsim.cli.paths import PathType
 from cpsim.errors import CpsimError
 from cpsim.net.listen import Listen, is_loopback
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cpsim.faults.plan import FaultPlan
     from cpsim.record.control import FaultControl
     from cpsim.record.recording import Recording
@@ -72,7 +74,7 @@ pseudonymise_option = click.option(
 @click.option(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=PathType(dir_okay=False),
     required=True,
     metavar="FILE",
     help="The recording, .parquet or .csv: a trace for cpsim run.",
@@ -80,7 +82,7 @@ pseudonymise_option = click.option(
 @pseudonymise_option
 @click.option(
     "--ready-file",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=PathType(dir_okay=False),
     metavar="FILE",
     help="File to write once the recorder listens: a line 'KIND ADDRESS'.",
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -12,9 +11,11 @@ from click.shell_completion import CompletionItem
 
 from cpsim.cli.group import INVALID, ExtraCommand, cli
 from cpsim.cli.options import FILE, accounts_option, json_option, print_json, secret_in
+from cpsim.cli.paths import PathType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from cpsim.accounting import Accounts, Report
     from cpsim.accounts.sources import AccountsSource
@@ -75,7 +76,7 @@ def _complete_path(context: click.Context, parameter: click.Parameter, incomplet
 )
 @click.option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=PathType(),
     metavar="PATH",
     help="A file; a folder for csv, parquet and boinc. An existing one is replaced.",
 )

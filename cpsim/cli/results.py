@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
 
+from cpsim.cli.paths import PathType
 from cpsim.errors import in_one_line
 
 if TYPE_CHECKING:
@@ -19,14 +20,14 @@ T = TypeVar("T")
 _RESULT_OPTIONS: Final = (
     click.option(
         "--junit",
-        type=click.Path(dir_okay=False, path_type=Path),
+        type=PathType(dir_okay=False),
         metavar="FILE",
         help="Write JUnit XML, also when the command fails or is interrupted.",
     ),
     click.option(
         "--summary",
         "summary_file",
-        type=click.Path(dir_okay=False, path_type=Path),
+        type=PathType(dir_okay=False),
         metavar="FILE",
         help="Write Markdown likewise: the verdict, what did not pass, and what is printed.",
     ),

@@ -15,6 +15,7 @@ from click.core import ParameterSource
 from cpsim.cli.asserts import RunType
 from cpsim.cli.group import FAILED, CommandGroup, cli
 from cpsim.cli.options import EndpointType, complete_scenario, json_option, print_json
+from cpsim.cli.paths import PathType
 from cpsim.cli.settings import RUNS, SettableArgument
 from cpsim.errors import CpsimError, in_one_line
 from cpsim.ui.printable import printable
@@ -64,13 +65,13 @@ folder_argument = click.argument(
     cls=SettableArgument,
     setting="runs",
     required=False,
-    type=click.Path(path_type=Path),
+    type=PathType(),
     default=RUNS,
     metavar="[FOLDER]",
 )
 page_option = click.option(
     "--page",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=PathType(dir_okay=False),
     metavar="FILE",
     help="Write it as a page, .html, instead.",
 )

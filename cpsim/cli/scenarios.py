@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from cpsim.cli.group import ExtraCommand, cli
 from cpsim.cli.options import complete_scenario, json_option, log_options, log_settings, print_json
+from cpsim.cli.paths import PathType
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @cli.group("scenarios", invoke_without_command=True)
@@ -55,7 +59,7 @@ def scenarios(context: click.Context, schema: bool, as_json: bool) -> None:
 )
 @log_options
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="By default the scenario's seed, or 1.")
-@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Draw it as SVG instead.")
+@click.option("--plot", type=PathType(dir_okay=False), metavar="FILE", help="Draw it as SVG instead.")
 def show(
     scenario: str, settings: tuple[str, ...], seed: int | None, plot: Path | None, **log_part: int | str | None
 ) -> None:
@@ -104,7 +108,7 @@ def show(
 @click.option(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=PathType(dir_okay=False),
     required=True,
     metavar="FILE",
     help="File to write, .parquet.",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,11 +19,13 @@ from cpsim.cli.options import (
     quirk_option,
     secret_in,
 )
+from cpsim.cli.paths import PathType
 from cpsim.cli.serving import log_format_option, refuse_replaced
 from cpsim.system.checks import LONGEST_S
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from cpdaemon.endpoint import TcpEndpoint
     from cpsim.fake.settings import Configuration
@@ -92,7 +93,7 @@ def _back_up(configuration: Configuration, copy: Path) -> None:
 
 @cli.command()
 @click.option("--config", type=FILE, metavar="FILE", help="TOML file; options override it.")
-@click.option("--unix", type=click.Path(path_type=Path), metavar="PATH", help="UNIX socket of a daemon.")
+@click.option("--unix", type=PathType(), metavar="PATH", help="UNIX socket of a daemon.")
 @click.option("--tcp", type=ListenType(), help="TCP address of the same daemon; port 0 takes a free one.")
 @click.option("--http", type=ListenType(), help="HTTP address of the server; port 0 takes a free one.")
 @click.option(
@@ -140,28 +141,28 @@ def _back_up(configuration: Configuration, copy: Path) -> None:
 @click.option("--seed", type=click.IntRange(0), metavar="N", help="Seed of the faults' probabilities.")
 @click.option(
     "--ready-file",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=PathType(dir_okay=False),
     metavar="FILE",
     help="File to write once the server is ready: a line 'KIND ADDRESS' for each address.",
 )
 @log_format_option
 @click.option(
     "--ready-env",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=PathType(dir_okay=False),
     metavar="FILE",
     help="The same for a shell to source: CREDITPIGGY_ENDPOINT=PATH, ..._TCP, ..._URL, ..._CONTROL and ..._PROJECT of "
     "the first daemon, and ..._SECRET_FILE, if --secret-file names it.",
 )
 @click.option(
     "--store",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=PathType(dir_okay=False),
     metavar="FILE",
     help="Keep the ledger in FILE, and each daemon's commands in FILE.PROJECT.spool (a project's second daemon: "
     "FILE.PROJECT+2.spool); both survive a crash.",
 )
 @click.option(
     "--backup",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=PathType(dir_okay=False),
     metavar="COPY",
     help="Copy the store and its spools, whether or not a server runs, to a new COPY and COPY.PROJECT.spool, and exit: "
     "with 1 if a record is damaged.",

@@ -93,8 +93,8 @@ class FrameFaults:
         go_on = partial(self._go_on, passage, connection, call, ended)
         if passage.begun:
             listener.send(connection, passage.begun)
-        if passage.delay_s:
-            listener.schedule(passage.delay_s, go_on, connection)
+        if wait_s := passage.delay_s + passage.pause_s:
+            listener.schedule(wait_s, go_on, connection)
         else:
             go_on()
 

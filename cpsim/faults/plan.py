@@ -334,7 +334,7 @@ class FaultPlan:
                 if subject is not None:
                     armed.selected += 1
                     selecting.append((armed, subject))
-            passage = Passage(exchange, self._firing(selecting, exchange, now_s))
+            passage = Passage(exchange._replace(time_s=now_s), self._firing(selecting, exchange, now_s))
         return passage or None
 
     def has_all(self, passage: Passage) -> bool:

@@ -73,6 +73,9 @@ VALUES: Final = {
     "delay_s": _Key(
         "delay_s", f"seconds from 0 to {LONGEST_S:,.0f}", float, lambda value: _is_number(value, 0, LONGEST_S)
     ),
+    "per_s": _Key(
+        "per_s", "commands a second from 0.01 to 1,000,000", float, lambda value: _is_number(value, 0.01, 1_000_000)
+    ),
     "status": _Key("status", "an HTTP status from 200 to 599", int, lambda value: _is_number(value, 200, 599)),
 }
 
@@ -83,7 +86,8 @@ class Fault:
 
     Attributes:
         action: a name from `ACTIONS`.
-        value: argument of the action: `delay_s` of "late" and "pieces", the status of "status".
+        value: argument of the action: `delay_s` of "late" and "pieces", commands a second of "rate", the status of
+            "status".
         stage: "daemon", "server", or "" for the stage where a command arrives first.
         kind: command or request that it selects: one of `REQUESTS`; None for any. A bulk request is selected as "bulk",
             and by each of its commands.

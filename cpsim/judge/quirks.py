@@ -20,7 +20,7 @@ LISTS_CLAIMED: Final = "slots-list-claimed"
 """A quirk of what is listed, not of a slot's state."""
 BY_FAULT: Final = {
     "drop-on-error": {"status", "not-json"},
-    "resend-duplicates": {"lose-reply", "cut", "close", "reset", "hang", "late"},
+    "resend-duplicates": {"lose-reply", "cut", "close", "reset", "hang", "late", "rate"},
     "ack-before-delivery": {"crash-after-ok", "crash-after-commit", "crash-before-ok"},
 }
 """The faults that trigger a quirk of a daemon: a batch not answered 200, a reply lost, a death."""

@@ -20,11 +20,13 @@ class Exchange(NamedTuple):
         hook: where it is: at the "daemon", at the "server", or a "delivery" by a daemon in the server's process.
         subjects: (kind, slot id) of the request and of each command in it; the slot id is "" where there is none.
         project: the project of the commands, "" if it is unknown.
+        time_s: when it came, or goes on after a delay, in seconds on the clock of who asks the interceptors.
     """
 
     hook: str
     subjects: Sequence[tuple[str, str]]
     project: str = ""
+    time_s: float = 0.0
 
 
 class Later(NamedTuple):
@@ -81,7 +83,8 @@ class Passage:
 
     Attributes:
         delay_s: seconds to wait before all else.
-        begun: the bytes of the answer that are sent before that.
+        begun: the first bytes of the answer.
+        pause_s: seconds between these and the rest.
         instead: the decision to drop the command; None to apply it.
         passed: the interceptors that it has met.
     """
@@ -89,15 +92,18 @@ class Passage:
     def __init__(self, exchange: Exchange, interceptors: Iterable[Interceptor]) -> None:
         self.exchange = exchange
         self.delay_s = 0.0
-        self.begun = b""
+        self.begun, self.pause_s = b"", 0.0
         self.instead: Answer | End | None = None
         self.passed: list[Interceptor] = []
         for interceptor in interceptors:
             self.passed.append(interceptor)
             decision = interceptor.before(exchange)
-            if isinstance(decision, Later):
-                self.delay_s += decision.delay_s
+            if isinstance(decision, Later) and decision.begun:
                 self.begun = self.begun or decision.begun
+                self.pause_s += decision.delay_s
+            elif isinstance(decision, Later):
+                self.delay_s += decision.delay_s
+                exchange = exchange._replace(time_s=exchange.time_s + decision.delay_s)
             elif decision is not None:
                 self.instead = decision
                 break

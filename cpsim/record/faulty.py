@@ -130,7 +130,7 @@ class FaultyRelay(Relay):
     def meet(self, exchange: Exchange | None) -> None:
         """Have an exchange meet the faults, and go on with it; None is forwarded."""
         passage = self.passage = None if exchange is None else self.faults.intercept(exchange)
-        if passage is not None and passage.delay_s and not passage.begun:
+        if passage is not None and passage.delay_s:
             self.wait(passage.delay_s, self._go_on)
         else:
             self._go_on()

@@ -92,7 +92,7 @@ class FrameRelay(FaultyRelay):
         begun, rest = decision.reply[: len(passage.begun)], decision.reply[len(passage.begun) :]
         if begun:
             self.to_client(begun)
-            self.wait(passage.delay_s, lambda: self.send_reply(rest))
+            self.wait(passage.pause_s, lambda: self.send_reply(rest))
         else:
             self.send_reply(rest)
 

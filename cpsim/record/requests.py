@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from cpsim.record.relay import ClientSide, RelayOwner
 
 LIMITS: Final = Limits()
+MAX_REPLY_BYTES: Final = 64 * 2**20
+"""Size up to which a response is kept until it is whole."""
 HEAD_END: Final = re.compile(rb"\n\r?\n")
 
 
@@ -130,12 +132,19 @@ class RequestRelay(FaultyRelay):
             self._response.feed(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._is_plain = True
-            if self.passage is not None:
-                self.passage = None
-                self.to_client(self._reply)
+            self._pass_on()
             return
         if self._response.is_whole:
             self._answer()
+        elif len(self._reply) > MAX_REPLY_BYTES:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Send what there is of the response, and what comes of it, without faults."""
+        if self.passage is not None:
+            self.passage = None
+            self.to_client(self._reply)
+        self._reply = b""
 
     def _answer(self) -> None:
         """Go on with a response that is whole."""

@@ -5,6 +5,7 @@ import threading
 import pytest
 
 from cpsim.errors import CpsimError
+from cpsim.faults.actions.rate import MOST_WAITING
 from cpsim.faults.plan import MAX_FIRINGS, FaultPlan
 from cpsim.faults.spec import ACTIONS, Fault
 from cpsim.protocol.exchange import Answer, End, Exchange
@@ -75,6 +76,9 @@ def test_an_action_of_one_stage_has_that_stage():
         ("status=99", "status is 99, and must be an HTTP status from 200 to 599"),
         ("status=ok", "status is 'ok', and must be"),
         ("late=-1", "late is -1.0, and must be seconds from 0 to 86,400"),
+        ("rate", "rate needs a value, rate=VALUE, commands a second from 0.01 to 1,000,000"),
+        ("rate=0", "rate is 0.0, and must be commands a second from 0.01"),
+        ("rate=nan", "rate is nan, and must be"),
         ("hang:nth=0", "nth is 0, and must be a whole number from 1 up"),
         ("hang:count=two", "count is 'two', and must be a whole number from 1 up"),
         ("hang:knd=claim", "no key 'knd'; there are kind, .*; did you mean 'kind'?"),
@@ -219,9 +223,43 @@ def test_a_context_has_its_fault_and_no_longer():
     assert list(plan) == []
 
 
+def waits(plan, *subjects):
+    """The seconds that commands wait, or what is done in their place."""
+    met = [meets(plan, [subject]) for subject in subjects]
+    return [passage and (passage.instead or passage.delay_s) for passage in met]
+
+
+def test_a_rate_lets_commands_go_on_one_after_the_other(clock):
+    plan = FaultPlan(["rate=2:kind=claim"], clock=clock)
+    claim, other = CLAIM[0], ("alloc", "job-1")
+    assert waits(plan, claim, other, claim, claim) == [0, None, 0.5, 1]
+    clock.advance(0.25)
+    assert waits(plan, claim) == [1.25]
+    clock.advance(1.75)  # when the last of them has just gone on
+    assert waits(plan, claim, claim) == [0, 0.5]
+    clock.advance(100)
+    assert waits(plan, claim, claim) == [0, 0.5]  # what was not used before is lost
+    plan.replace(["server.rate=4"])
+    bulk = [("bulk", ""), ("alloc", "a"), ("alloc", "b")]
+    assert [meets(plan, subjects, "server").delay_s for subjects in (bulk, bulk, [other])] == [0, 0.25, 0.5]
+
+
+def test_a_rate_is_kept_with_other_delays(clock):
+    plan = FaultPlan(["late=3:nth=1", "rate=2", "rate=1:slot=a", "pieces=5"], clock=clock)
+    assert waits(plan, ("claim", "b"), ("claim", "a"), ("claim", "a"), ("claim", "b")) == [3, 3.5, 4.5, 4.5]
+
+
+def test_a_full_queue_of_a_rate_closes_connections(clock):
+    plan = FaultPlan(["rate=7"], clock=clock)
+    assert waits(plan, *CLAIM * (MOST_WAITING + 1))[-1] == pytest.approx(MOST_WAITING / 7)
+    assert waits(plan, *CLAIM * 2) == [End.CLOSE] * 2
+    clock.advance(1)
+    assert waits(plan, *CLAIM * 8)[6:] == [pytest.approx(MOST_WAITING / 7), End.CLOSE]
+
+
 def test_every_action_has_a_context():
     plan = FaultPlan()
-    values = {"late": [0.5], "status": [503]}
+    values = {"late": [0.5], "status": [503], "rate": [5]}
     for action in ACTIONS:
         if not action.startswith("crash"):
             with getattr(plan, action.replace("-", "_"))(*values.get(action, []), until_s=5):

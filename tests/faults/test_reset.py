@@ -13,7 +13,7 @@ from cpsim.faults.plan import FaultPlan
 from cpsim.faults.spec import ACTIONS
 from cpsim.metrics.waits import Waits
 
-VALUES = {"": "", "delay_s": "=3600", "status": "=503"}
+VALUES = {"": "", "delay_s": "=3600", "status": "=503", "per_s": "=0.01"}
 FAULTS = [f"{stage}.{name}{VALUES[action.takes]}" for name, action in ACTIONS.items() for stage in action.stages]
 HOLDING = ["daemon.hang", "daemon.late=3600", "daemon.pieces=3600", "server.hang", "server.late=3600"]
 

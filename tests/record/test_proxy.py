@@ -205,6 +205,43 @@ def test_faults_at_a_server(site, proxied):
     ]
 
 
+@pytest.mark.parametrize("kind", ["unix", "http"])
+def test_commands_wait_for_their_turn(kind, site, proxied, wait_for):
+    rates = ["rate=100:slot=fast-*", "rate=0.01:slot=slow-*"]
+    options = [f"--fault={fault}" for fault in rates + ["pieces=0.01"] * (kind == "unix")]
+
+    def use(proxy):
+        address = urlsplit(proxy.control).netloc
+        control = http.client.HTTPConnection(address, timeout=100)
+        given = (proxy.unix,) if kind == "unix" else (proxy.http, (PROJECT, SECRET))
+
+        def alloc(slot):
+            with Client(*given, timeout_s=100) as client:
+                client.alloc(slot, credits=1)
+
+        def be_held():
+            try:
+                alloc("slow-2")
+            except ReplyLost as error:
+                lost.append(error)
+
+        lost = []
+        for slot in ("fast-1", "fast-2", "fast-3", "slow-1"):
+            alloc(slot)
+        held = threading.Thread(target=be_held)
+        held.start()
+        wait_for(lambda: api(control, address, "faults")[1][1]["fired"] == 2)
+        assert api(control, address, "faults/remove", rates[1:])[0] == 200
+        held.join()
+        alloc("slow-3")
+        control.close()
+        return len(lost)
+
+    closed, _ = proxied(use, site.addresses[kind], *options, "--control", "127.0.0.1:0")
+    assert closed == 1
+    assert slots(site) == ["fast-1", "fast-2", "fast-3", "slow-1", "slow-3"]
+
+
 def test_requests_in_one_read_and_in_pieces_are_told_apart(site, proxied):
     first = b"POST /api/none HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab\r\n\r"
     second = b"POST /api/alloc HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{}\n\r\n0\r\n\r\n"

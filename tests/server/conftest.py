@@ -10,6 +10,7 @@ from contextlib import ExitStack, suppress
 from types import SimpleNamespace
 
 import pytest
+from manual_loop import ManualLoop
 
 from cpsim.fake import ANY_PORT, Fake
 from cpsim.faults.plan import FaultPlan
@@ -117,14 +118,6 @@ def limited_site(visit):
             return visit(SimpleNamespace(addresses=address, accounts=accounts))
 
         yield start
-
-
-class ManualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose time is that of a clock."""
-
-    def __init__(self, clock):
-        self.time = clock.monotonic
-        super().__init__()
 
 
 def stop(server, advance):

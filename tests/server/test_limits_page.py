@@ -11,9 +11,12 @@ from contextlib import suppress
 import limits_page
 import pytest
 import trustme
+from manual_loop import ManualLoop
 
 from cpsim.errors import CpsimError
 from cpsim.fake import ANY_PORT, Fake
+from cpsim.faults.actions.rate import MOST_WAITING
+from cpsim.faults.plan import FaultPlan
 from cpsim.faults.spec import Fault
 from cpsim.net.control import PAGE
 from cpsim.net.http import carrier
@@ -21,6 +24,7 @@ from cpsim.net.http.shared import Limits
 from cpsim.net.listen import BACKLOG
 from cpsim.net.tls import ServerCertificate
 from cpsim.protocol.depth import MAX_DEPTH
+from cpsim.protocol.exchange import End, Exchange
 from cpsim.quirks.policies.ledger import LARGEST_INTEGER
 from cpsim.server import batches, journal
 from cpsim.server.batches import Batches, BatchSeen
@@ -31,8 +35,6 @@ from cpsim.server.serving import HttpServer
 from cpsim.system.checks import LONGEST_S
 from cpsim.system.process import FILE_LIMITS
 from cpsim.testing import ManualClock
-
-from .conftest import ManualLoop
 
 GUARD_S = 60
 MEETINGS = limits_page.Meetings("cpsim serve")
@@ -62,6 +64,7 @@ NUMBERS = {
     "Page of the control API": PAGE,
     "Form of the dashboard": MOST_FORM_BYTES,
     "Time of a fault": LONGEST_S,
+    "Commands that wait for a fault `rate`": MOST_WAITING,
     "Time for requests in progress when the server stops": carrier.FINISH_S,
 }
 
@@ -319,6 +322,14 @@ def test_a_long_fault():
     assert Fault("late", LONGEST_S).value == LONGEST_S
     with pytest.raises(CpsimError, match="from 0 to 86,400"):
         Fault("late", LONGEST_S + 1)
+
+
+@meets("Commands that wait for a fault `rate`")
+def test_a_long_queue():
+    plan = FaultPlan(["rate=0.01"], clock=ManualClock())
+    *_, last, further = [plan.intercept(Exchange("server", [("alloc", "a")])) for _ in range(MOST_WAITING + 2)]
+    assert (last.instead, last.delay_s) == (None, 100 * MOST_WAITING)
+    assert further.instead is End.CLOSE
 
 
 @meets("Time for requests in progress when the server stops")
