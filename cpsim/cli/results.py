@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
@@ -12,6 +11,7 @@ from cpsim.errors import in_one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from cpsim.ui.results import ResultFiles
 
