@@ -18,7 +18,7 @@ from cpsim.cli.options import EndpointType, complete_scenario, json_option, prin
 from cpsim.cli.paths import PathType
 from cpsim.cli.settings import RUNS, SettableArgument
 from cpsim.errors import CpsimError, in_one_line
-from cpsim.ui.printable import printable
+from cpsim.ui.printable import printable_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -54,8 +54,9 @@ class _AgeType(click.ParamType[timedelta]):
         """Parse the value."""
         if isinstance(value, timedelta):
             return value
+        digits = value[:-1] if value.isascii() and value[:-1].isdigit() else ""
         try:
-            return timedelta(**{AGES[value[-1:]]: int(value[:-1])})
+            return timedelta(**{AGES[value[-1:]]: int(digits)})
         except (KeyError, ValueError, OverflowError):
             self.fail(f"{value!r} is not an age such as 12h, 30d or 8w", param, ctx)
 
@@ -121,7 +122,7 @@ def list_runs(folder: Path, as_json: bool, page: Path | None) -> None:
 
         _write(page, lambda: past_page.all_runs(found[:PAGED], len(found), folder, page))
     elif not found:
-        click.echo(f"no runs in {folder}: cpsim run writes them there")
+        click.echo(printable_line(f"no runs in {folder}: cpsim run writes them there"))
     else:
         _print_table(
             ["when", "verdict", "scenario", "target", "rate/s", "p99, ms", "run"],
@@ -130,7 +131,7 @@ def list_runs(folder: Path, as_json: bool, page: Path | None) -> None:
         )
         for run in found:
             if run.problem:
-                click.echo(f"{run.name}: {run.problem}", err=True)
+                click.echo(printable_line(f"{run.path.name}: {run.problem}"), err=True)
 
 
 @runs.command("show")
@@ -154,7 +155,7 @@ def show_run(run: Path, as_json: bool) -> None:
         click.echo(json.dumps(found.whole_document(), indent=2))
         return
     for name, value in _shown(found):
-        click.echo(printable(f"{name:<24} {value}"))
+        click.echo(printable_line(f"{name:<24} {value}"))
 
 
 @runs.command("compare")
@@ -235,7 +236,7 @@ def trend(scenario: str, folder: Path, target: str | None, as_json: bool, page: 
         _write(page, lambda: past_page.all_runs(chosen[:PAGED], len(chosen), folder, page, scenario))
     else:
         for (_, where, pace), of_series in series.items():
-            click.echo(f"{scenario} at {where}, {pace}")
+            click.echo(printable_line(f"{scenario} at {where}, {pace}"))
             rows = [
                 [*_begin(run), *_figures(run), change]
                 for run, change in zip(of_series, changes(of_series), strict=True)
@@ -270,9 +271,9 @@ def prune(folder: Path, keep: int | None, older_than: timedelta | None, dry_run:
     kept = {run.path: why for run in candidates if (why := why_not(run.path)) is not None}
     going = [run for run in candidates if run.path not in kept]
     for path, why in kept.items():
-        click.echo(f"{path} stays: {why}", err=True)
+        click.echo(printable_line(f"{path} stays: {why}"), err=True)
     for run in going:
-        click.echo(f"{run.path}  {' '.join(_begin(run))}")
+        click.echo(printable_line(f"{run.path}  {' '.join(_begin(run))}"))
     if not going:
         click.echo("nothing to remove")
     elif dry_run:
@@ -291,7 +292,7 @@ def prune(folder: Path, keep: int | None, older_than: timedelta | None, dry_run:
                 remove(run.path)
             except (OSError, CpsimError) as error:
                 failed += 1
-                click.echo(f"{run.path} stays: {in_one_line(error)}", err=True)
+                click.echo(printable_line(f"{run.path} stays: {in_one_line(error)}"), err=True)
         click.echo(f"{_counted(len(going) - failed)} removed")
         if failed:
             sys.exit(FAILED)
@@ -411,7 +412,7 @@ def _print_figures(compared: ComparedRuns) -> None:
 
 def _print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], numbers: Collection[int] = ()) -> None:
     """Print lines of columns; `numbers` are the columns of these. Verdicts are coloured on a terminal."""
-    lines = [[printable(text) for text in row] for row in (heads, *rows)]
+    lines = [[printable_line(text) for text in row] for row in (heads, *rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for row, line in enumerate(lines):
         cells = []

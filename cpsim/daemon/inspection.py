@@ -14,7 +14,7 @@ from cpsim.daemon.spool_status import existing, read_failed, read_status
 from cpsim.errors import CpsimError
 from cpsim.store import backup
 from cpsim.store.file import InUse
-from cpsim.ui.printable import printable
+from cpsim.ui.printable import printable_line
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -50,7 +50,7 @@ def shown_failed(spool: Path, as_json: bool) -> str:  # noqa: FBT001
         return json.dumps([row._asdict() for row in rows], ensure_ascii=False) + "\n"
     return "".join(
         f"{row.position:>8}  {datetime.fromtimestamp(row.at_us / 1e6, UTC):%Y-%m-%dT%H:%M:%SZ}  "
-        f"{row.why}  {_in_one_line(row.command)}  {_in_one_line(row.error)}\n"
+        f"{row.why}  {printable_line(row.command)}  {printable_line(row.error)}\n"
         for row in rows
     )
 
@@ -69,11 +69,7 @@ def back_up(spool: Path, copy: Path) -> tuple[str, bool]:
 def _shown(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return _in_one_line(value or "none") if isinstance(value, str) else f"{value:,}"
-
-
-def _in_one_line(text: str) -> str:
-    return printable(text).replace("\n", "\\n")
+    return printable_line(value or "none") if isinstance(value, str) else f"{value:,}"
 
 
 def requeue(spool: Path, numbers: Collection[int] | None) -> str:

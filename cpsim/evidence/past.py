@@ -13,14 +13,15 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
 from cpsim.config.thresholds import RATES, metrics
 from cpsim.errors import CpsimError, reason
-from cpsim.ui.printable import printable
+from cpsim.ui.printable import printable_line
 
+T = TypeVar("T", bound=msgspec.Struct)
 RUN, VERDICT, SEARCH = "run.json", "verdict.json", "capacity.json"
 PARTIAL: Final = ".partial"
 WRITTEN: Final = frozenset(
@@ -29,8 +30,7 @@ WRITTEN: Final = frozenset(
     | {f"{times}.hgrm" for times in ("latency", "response", "effect")}
 )
 """The names of all files that a run or a search may leave in its folder."""
-LEFT_OUT: Final = dict.fromkeys(("response_ms", "effect_ms", "lateness_p99_ms", "busy"))
-"""Figures that an earlier version may not have written."""
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class RunState(StrEnum):
@@ -51,23 +51,25 @@ class RunFigures(msgspec.Struct, frozen=True, kw_only=True):
     pace: str
     seed: int
     started: Annotated[datetime, msgspec.Meta(tz=True)]
-    operations: int
+    operations: Count
     operations_per_s: float
     elapsed_s: float
-    by_kind: dict[str, dict[str, int]]
+    by_kind: dict[str, dict[str, Count]]
     service_ms: dict[str, float]
     response_ms: dict[str, float] | None = None
     effect_ms: dict[str, float] | None = None
     effect_unknown: str | None = None
     lateness_p99_ms: float | None = None
-    errors: dict[str, int] = {}
+    busy: float | None = None
+    metrics: dict[str, float | None] = {}
+    errors: dict[str, Count] = {}
     faults: list[dict[str, Any]] = []
     workload_sha256: str | None = None
     server: str | None = None
     project: str | None = None
     interrupted: bool = False
-    slots_by_state: dict[str, int] | None = None
-    credits_granted: int | None = None
+    slots_by_state: dict[str, Count] | None = None
+    credits_granted: Count | None = None
     versions: dict[str, str] = {}
     machine: dict[str, str | int | None] = {}
     asserts: list[dict[str, Any]] = []
@@ -77,8 +79,8 @@ class RunVerdict(msgspec.Struct, frozen=True):
     """What `verdict.json` says of a run, in the words of that file."""
 
     verdict: str
-    known_quirks: dict[str, int] | None = None
-    anomalies_by_name: dict[str, int] = {}
+    known_quirks: dict[str, Count] | None = None
+    anomalies_by_name: dict[str, Count] = {}
     not_verified: list[str] = []
     repeat: str = ""
 
@@ -88,7 +90,7 @@ class PastStep(msgspec.Struct, frozen=True):
 
     offered_per_s: float
     achieved_per_s: float
-    operations: int
+    operations: Count
     kept: bool
     service_ms: dict[str, float]
     response_ms: dict[str, float] | None = None
@@ -134,8 +136,8 @@ class PastRun:
 
     @property
     def name(self) -> str:
-        """The folder's name, fit to be printed."""
-        return printable(self.path.name)
+        """The folder's name, fit to be printed in a line."""
+        return printable_line(self.path.name)
 
     @property
     def ruling(self) -> str:
@@ -165,13 +167,10 @@ class PastRun:
         """
         if self.search is not None:
             return _of_search(self.search)
-        if self.state != RunState.RUN:
+        if self.figures is None or self.state != RunState.RUN:
             raise CpsimError(f"{self.path} has no figures: {self.problem}")
-        try:
-            found = metrics(LEFT_OUT | _document(self.path / RUN))
-        except (LookupError, TypeError, AttributeError) as error:
-            raise CpsimError(f"{self.path} has no figures: {RUN} is damaged: {reason(error)}") from error
-        return {name: value for name, value in found.items() if isinstance(value, int | float) and math.isfinite(value)}
+        found = metrics(msgspec.structs.asdict(self.figures))
+        return {name: value for name, value in found.items() if math.isfinite(value)}
 
     @property
     def rate(self) -> float | None:
@@ -229,7 +228,7 @@ def find(folder: Path) -> list[PastRun]:
     if any((folder / name).is_file() for name in (RUN, SEARCH)):
         raise CpsimError(f"{folder} is itself a run folder: `cpsim runs show {folder}` shows it")
     with os.scandir(folder) as entries:
-        looked_at = [_look(Path(entry.path)) for entry in entries if entry.is_dir()]
+        looked_at = [_look(Path(entry.path)) for entry in entries if _is_folder(entry)]
     runs = [run for run in looked_at if run is not None]
     return sorted(runs, key=lambda run: (run.at, run.path.name), reverse=True)
 
@@ -252,6 +251,14 @@ def is_locked(folder: int) -> bool:
     except BlockingIOError:
         return True
     return False
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder, or a link that leads to one."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or to where this user may not look
+        return False
 
 
 def _look(path: Path) -> PastRun | None:
@@ -284,37 +291,23 @@ def _partial(path: Path, at: datetime, names: frozenset[str]) -> PastRun | None:
 
 def _run(path: Path, at: datetime) -> PastRun:
     try:
-        figures = _figures(_document(path / RUN))
+        figures = _read(path / RUN, RunFigures)
+        times = [figures.service_ms, figures.response_ms or {}, figures.effect_ms or {}]
+        numbers = [figures.operations_per_s, figures.elapsed_s, figures.lateness_p99_ms or 0.0]
+        _check_finite(RUN, *numbers, *(value for each in times for value in each.values()))
     except CpsimError as error:
         return PastRun(path, RunState.DAMAGED, at, str(error))
     run = PastRun(path, RunState.RUN, figures.started, figures=figures)
     try:
-        return replace(run, verdict=msgspec.json.decode((path / VERDICT).read_bytes(), type=RunVerdict))
-    except FileNotFoundError:
-        problem = f"it has no {VERDICT}"
-    except (OSError, ValueError, RecursionError) as error:
-        problem = f"{VERDICT} cannot be read: {reason(error)}"
-    return replace(run, state=RunState.DAMAGED, problem=problem)
-
-
-def _figures(document: dict[str, Any]) -> RunFigures:
-    """Check and take what is shown of `run.json`. Raises CpsimError."""
-    try:
-        figures = msgspec.convert(document, RunFigures)
-    except (ValueError, OverflowError) as error:
-        raise CpsimError(f"{RUN} is damaged: {reason(error)}") from error
-    times = [figures.service_ms, figures.response_ms or {}, figures.effect_ms or {}]
-    numbers = [figures.operations_per_s, figures.elapsed_s, figures.lateness_p99_ms or 0.0]
-    _check_finite(RUN, *numbers, *(value for each in times for value in each.values()))
-    return figures
+        return replace(run, verdict=_read(path / VERDICT, RunVerdict))
+    except CpsimError as error:
+        return replace(run, state=RunState.DAMAGED, problem=str(error))
 
 
 def _search(path: Path, at: datetime) -> PastRun:
     try:
-        result = msgspec.convert(_document(path / SEARCH), SearchResult)
+        result = _read(path / SEARCH, SearchResult)
         _check_finite(SEARCH, result.capacity_per_s or 0.0, *_of_search(result).values())
-    except (ValueError, OverflowError) as error:
-        return PastRun(path, RunState.DAMAGED, at, f"{SEARCH} is damaged: {reason(error)}")
     except CpsimError as error:
         return PastRun(path, RunState.DAMAGED, at, str(error))
     return PastRun(path, RunState.SEARCH, at, search=result)
@@ -334,9 +327,19 @@ def _check_finite(file: str, *numbers: float) -> None:
         raise CpsimError(f"{file} is damaged: a figure is not a finite number")
 
 
+def _read(path: Path, type_: type[T]) -> T:
+    """What a file of a run folder says. Raises CpsimError if it is not what cpsim writes."""
+    try:
+        return msgspec.convert(_document(path), type_)
+    except (ValueError, OverflowError) as error:
+        raise CpsimError(f"{path.name} is damaged: {reason(error)}") from error
+
+
 def _document(path: Path) -> dict[str, Any]:
     """A JSON object of a run folder. Raises CpsimError if it is none."""
     try:
+        if not path.is_file():  # a pipe would be waited for
+            raise CpsimError(f"it has no {path.name}")
         document = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise CpsimError(f"{path.name} cannot be read: {reason(error)}") from error

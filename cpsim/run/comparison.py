@@ -98,7 +98,8 @@ class ComparedRuns:
             CpsimError: one of the two has no figures.
         """
         names = {one.path.resolve(), other.path.resolve()}
-        alike = [run for run in beside if run.path.resolve() not in names and _likeness(run) == _likeness(one)]
+        others = [run for run in beside if run.path.resolve() not in names and not run.path.is_symlink()]
+        alike = [run for run in others if _likeness(run) == _likeness(one)]
         alike = alike if _likeness(one) is not None and len(alike) >= LEAST_ALIKE else []
         usual = [run.metrics() for run in alike]
         first, second = one.metrics(), other.metrics()

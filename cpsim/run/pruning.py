@@ -26,6 +26,7 @@ def superfluous(runs: Sequence[PastRun], keep: int | None, before: datetime | No
         before: a run that started at this time or later stays; None for no such time.
     """
     whole = [run for run in runs if run.state in {RunState.RUN, RunState.SEARCH}]
+    whole.sort(key=lambda run: run.path.is_symlink())  # a link is no further run that could be one of those kept
     return [run for run in whole[keep or 0 :] if before is None or run.at < before]
 
 

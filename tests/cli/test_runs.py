@@ -1,6 +1,7 @@
 """Past runs: what is listed, shown, compared and removed, and what an --assert is relative to."""
 
 import json
+import os
 import re
 import shutil
 from functools import partial
@@ -120,6 +121,11 @@ def test_what_is_no_whole_run_is_listed_as_what_it_is_and_stops_nothing(cpsim, h
     (left("runs", "cut") / "run.json").write_text('{"scenario": "sm')
     left("runs", "infinite", service_ms=times(float("inf")))
     left("runs", "other-types", operations="many")
+    left("runs", "countless", operations=10**400)
+    left("runs", "busy", busy=10**400)
+    (left("runs", "pipe") / "run.json").unlink()
+    os.mkfifo("runs/pipe/run.json")
+    Path("runs/loop").symlink_to("loop")
     Path("runs/search").mkdir()
     Path("runs/search/capacity.json").write_text(
         '{"scenario": "s", "endpoint": "e", "capacity_per_s": NaN, "steps": []}'
@@ -145,8 +151,11 @@ def test_what_is_no_whole_run_is_listed_as_what_it_is_and_stops_nothing(cpsim, h
     assert found["infinite"] == "run.json is damaged: a figure is not a finite number"
     assert found["search"] == "capacity.json is damaged: a figure is not a finite number"
     assert found["other-types"] == "run.json is damaged: Expected `int`, got `str` - at `$.operations`"
+    assert found["countless"] == "run.json is damaged: Expected `int` <= 9223372036854775807 - at `$.operations`"
+    assert found["busy"] == "run.json is damaged: Number out of range - at `$.busy`"
+    assert found["pipe"] == "it has no run.json"
     assert found["unjudged"] == "it has no verdict.json"
-    assert found["misjudged"].startswith("verdict.json cannot be read: ")
+    assert found["misjudged"] == "verdict.json is not what cpsim writes: expected an object"
     assert found["headless"] == "it has no run.json"
     assert found["not-finished.partial"].startswith("an earlier run could write only journal.parquet, ")
     assert status == 0
@@ -194,7 +203,10 @@ def test_a_search_for_capacity_is_listed_with_the_highest_rate_that_passed(cpsim
         (["compare", "old", "cut"], 2, "runs/cut has no figures: run.json cannot be read"),
         (["trend", "smoke"], 2, "runs has no run of smoke; it has runs of: scenario"),
         (["prune"], 64, "say what may go: --keep N, --older-than AGE, or both"),
-        (["prune", "--older-than", "3y"], 64, "'3y' is not an age such as 12h, 30d or 8w"),
+        *(
+            (["prune", "--older-than", age], 64, f"'{age}' is not an age such as 12h, 30d or 8w")
+            for age in ("3y", "-5d", "1_0d", "9" * 5_000 + "h")
+        ),
         (["--page", "runs.txt"], 64, "--page runs.txt: a page is HTML: name it .html"),
         (["--page", "runs.html", "--json"], 64, "--page and --json exclude one another"),
     ],
@@ -257,6 +269,9 @@ def test_usual_is_what_five_other_runs_like_the_first_have_shown(cpsim, here):
     left("runs", "other-target", operations_per_s=1.0, endpoint="127.0.0.1:5667")
     left("runs", "interrupted", operations_per_s=1.0, interrupted=True)
     left("runs", "slower", operations_per_s=1.0, pace="1/s")
+    assert "is not known" in cpsim("runs", "compare", "one", "two")[1]
+    Path("runs/link").symlink_to("like-0")
+    left("runs", "like-4", busy=10**400)
     assert "is not known" in cpsim("runs", "compare", "one", "two")[1]
     left("runs", "like-5", operations_per_s=105.0)
     out = cpsim("runs", "compare", "one", "two")[1]
@@ -342,6 +357,29 @@ def test_what_is_no_whole_run_or_holds_more_is_never_removed(cpsim, here, dated)
     assert Path("other/run/run.json").is_file()
 
 
+def test_a_link_is_no_further_run_that_is_kept(cpsim, here, dated):
+    Path("runs/latest").symlink_to("day-5")
+    assert cpsim("runs", "prune", "--keep", "1", "--yes")[0] == 0
+    assert names() == ["day-5", "latest"]
+
+
+def test_names_cannot_look_like_other_lines(cpsim, here):
+    name = "a\nb\x1b[2J"
+    left("runs", name, scenario="x\ny", machine={"platform": "p\nq"})
+    (left("runs", f"{name}cut") / "run.json").write_text("{")
+    Path("runs", name, "notes\x1b[2J\n.txt").write_text("")
+    for arguments in (
+        ["list"],
+        ["show", f"runs/{name}"],
+        ["trend", "x\ny"],
+        ["compare", name, name],
+        ["prune", "--keep", "0", "--yes"],
+    ):
+        _, out, err = cpsim("runs", *arguments)
+        assert "\x1b" not in out + err
+        assert not [line for line in (out + err).splitlines() if line.startswith(("b", "y", "q"))]
+
+
 def test_all_files_of_a_run_folder_are_known():
     samples = {path.name for path in SAMPLE.parent.parent.glob("v0.*/run*/*")}
     assert samples | {"capacity.json"} == WRITTEN
@@ -375,6 +413,15 @@ def test_the_page_of_two_runs_has_their_figures_and_curves(cpsim, here):
     assert [series["name"] for series in chart["series"]] == ["one", "two"]
     at_median = min(range(len(chart["x"])), key=lambda place: abs(chart["x"][place] - 2))
     assert chart["series"][0]["values"][at_median] == pytest.approx(0.486, rel=0.05)
+
+
+def test_the_page_of_two_runs_says_what_is_unknown(cpsim, here):
+    for number in range(6):
+        left("runs", f"one-{number}")
+    left("runs", "two", service_ms={})
+    assert cpsim("runs", "compare", "one-0", "two", "--page", "two.html")[0] == 0
+    [row] = re.findall(r'<tr><th scope="row">service_p50_ms</th>.*</tr>', Path("two.html").read_text())
+    assert row.endswith(": unknown</td></tr>")
 
 
 def test_pages_fit_a_browser_of_any_width_and_say_nothing_wrong(cpsim, here, browser, tmp_path):
