@@ -155,6 +155,8 @@ def parse_endpoint(text: str) -> Endpoint:
         raise EndpointError("the endpoint is HOST:PORT with a path: write http:// or https:// before it, or no path")
     if text.startswith("~") or "/" in text:
         return _unix(text)
+    if "@" in text:  # not quoted: what is before it may be secret
+        raise EndpointError("HOST:PORT must not hold credentials (there is an '@'): give them separately")
     host, port = _host_and_port(text, None)
     return TcpEndpoint(host, port)
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 RUNS: Final = Path("runs")
 """Where run folders are made, and looked for, unless the setting `runs` names another folder."""
-CREDENTIALS: Final = re.compile(r"//[^/\s]*@")
-"""A name and a password in a URL, which no address may have, and which are not printed."""
+CREDENTIALS: Final = re.compile(r"(?<=//)[^/\s]*@|^[^/\s]*:[^/\s]*@")
+"""A name and a password, which no address may have, and which are not printed."""
 PLACES: Final = "cpsim.settings"
 FOUND: Final = "cpsim.settings.found"
 """Keys of what a context keeps: the settings that there are, and those that were taken, by the parameter's name."""
@@ -77,7 +77,7 @@ def announce(ctx: click.Context) -> None:
         setting = ctx.meta.get(FOUND, {}).get(parameter.name)
         if setting is not None:
             text = setting.value if isinstance(setting.value, str) else " ".join(setting.value)
-            value = CREDENTIALS.sub("//...@", text)
+            value = CREDENTIALS.sub("...@", text)
             name = parameter.opts[0] if isinstance(parameter, click.Option) else parameter.human_readable_name
             click.echo(f"cpsim: {name} {printable(value)}, from {printable(setting.origin)}", err=True)
 

@@ -7,6 +7,7 @@ it, and where no target is named, nothing is said of one.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -106,9 +107,11 @@ def _of_variables(environment: Mapping[str, str]) -> dict[str, Setting]:
 
 
 def _of_file(folder: Path) -> dict[str, Setting]:
-    path = next((path for path in _places(folder) if path.is_file()), None)
+    path = next((path for path in _places(folder) if os.path.lexists(path)), None)
     if path is None:
         return {}
+    if not path.is_file():
+        raise UsageError(f"{path} is no file, or a link that leads to none: put the settings there, or remove it")
     try:
         document = tables.convert(tables.parse(path.read_text(encoding="utf-8-sig")), SettingsFile)
     except (OSError, ValueError) as error:

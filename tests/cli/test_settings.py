@@ -1,6 +1,7 @@
 """What is typed again and again: variables, cpsim.toml, which of them counts, and that its origin is said."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -159,6 +160,17 @@ def test_credentials_in_an_address_are_not_printed(cpsim, small, monkeypatch):
         assert status == 64
         assert "hush" not in err
     assert "cpsim: ENDPOINT http://...@127.0.0.1:1/api, from CPSIM_TARGET" in err
+    monkeypatch.setenv("CPSIM_TARGET", "me:hush@127.0.0.1:1")
+    for command in (["run", "small.toml"], ["verify"]):
+        status, _, err = cpsim(*command)
+        assert (status, "hush" in err, "must not hold credentials" in err) == (64, False, True)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.symlink_to(path), os.mkfifo])
+def test_what_has_the_files_name_and_cannot_be_read_is_not_passed_over(here, make):
+    make(Path("cpsim.toml"))
+    with pytest.raises(UsageError, match=r"cpsim\.toml is no file"):
+        find({}, Path())
 
 
 def test_a_run_takes_all_from_the_file_and_can_be_repeated_without_it(cpsim, small):

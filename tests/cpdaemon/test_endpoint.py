@@ -77,6 +77,7 @@ def test_home_directories(monkeypatch):
         ("https://cp.org/a b", "percent-encode"),
         ("https://cp.org/é", "percent-encode"),
         ("https://p:hush@cp.org/api", "must not hold credentials"),
+        ("p:hush@cp.org:5667", "must not hold credentials"),
         ("https://cp.org/api?auth=hush", "no query"),
         ("https://cp.org/api#hush", "no fragment"),
     ],
