@@ -315,8 +315,14 @@ def _check_output(page: Path | None, *, as_json: bool) -> None:
 
 
 def _write(page: Path, make: Callable[[], str]) -> None:
-    page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(make(), encoding="utf-8")
+    from cpsim.system.replacing import replacing
+
+    text = make()
+    try:
+        with replacing(page) as partial:
+            partial.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise CpsimError(f"{page} cannot be written: {error.strerror}") from error
     click.echo(f"{page} is written")
 
 

@@ -47,8 +47,8 @@ def export_to(spool: Path, place: Path | IO[bytes]) -> Export:
     A spool that was exported before is written again, with the same id.
 
     Raises:
-        CpsimError: there is no such spool, it is in use, or the file exists or cannot be written.
-        OSError: the stream cannot be written.
+        CpsimError: there is no such spool, it is in use, or the file exists or cannot be written; or the stream cannot,
+            whose reader may have what was written, so that the spool stays out of delivery.
     """
     with closing(_opened(existing(spool))) as log:
         marks = log.query("SELECT id, at_us FROM exported")
@@ -66,8 +66,14 @@ def export_to(spool: Path, place: Path | IO[bytes]) -> Export:
                 take_out()
         else:
             take_out()  # first, for what has come out of a stream may be imported
-            place.writelines(lines_of(export))
-            place.flush()
+            try:
+                place.writelines(lines_of(export))
+                place.flush()
+            except OSError as error:
+                raise CpsimError(
+                    f"{spool} is taken out of delivery, and its export could not be written whole: {error.strerror}: "
+                    "export it again, which writes the same"
+                ) from error
     return export
 
 

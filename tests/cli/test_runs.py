@@ -207,6 +207,8 @@ def test_a_search_for_capacity_is_listed_with_the_highest_rate_that_passed(cpsim
             (["prune", "--older-than", age], 64, f"'{age}' is not an age such as 12h, 30d or 8w")
             for age in ("3y", "-5d", "1_0d", "9" * 5_000 + "h")
         ),
+        (["--page", "full.html"], 2, "full.html cannot be written: No space left on device"),
+        (["--page", "runs/old/run.json/runs.html"], 2, "run.json/runs.html cannot be written: File exists"),
         (["--page", "runs.txt"], 64, "--page runs.txt: a page is HTML: name it .html"),
         (["--page", "runs.html", "--json"], 64, "--page and --json exclude one another"),
     ],
@@ -214,6 +216,7 @@ def test_a_search_for_capacity_is_listed_with_the_highest_rate_that_passed(cpsim
 def test_what_cannot_be_done_is_said(cpsim, here, arguments, status, says):
     left("runs", "old")
     (left("runs", "cut") / "run.json").write_text('{"scenario": "sm')
+    Path("full.html").symlink_to("/dev/full")
     done, _, err = cpsim("runs", *arguments)
     assert done == status
     assert says in err

@@ -17,6 +17,7 @@ from cpdaemon.endpoint import parse_endpoint
 from cpsim.daemon.client import BulkClient
 from cpsim.daemon.courier import Courier
 from cpsim.daemon.failed import DEAD_LETTER, REFUSED, FailedCommand
+from cpsim.daemon.moves import export_to
 from cpsim.daemon.spool import Spool
 from cpsim.daemon.spool_status import read_failed, read_status
 from cpsim.errors import CpsimError
@@ -298,6 +299,16 @@ def test_through_standard_output_and_input(fill, cpsim, monkeypatch):
     )
     monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(out.encode())))
     moved_into(cpsim, "new", "-")
+    assert queued("new") == ALLOCS
+
+
+def test_a_stream_that_cannot_be_written_does_not_hide_that_the_spool_is_out_of_delivery(fill, cpsim):
+    fill("old", *ALLOCS)
+    said = "old is taken out of delivery, .*: No space left on device: export it again"
+    with Path("/dev/full").open("wb", buffering=0) as full, pytest.raises(CpsimError, match=said):
+        export_to(Path("old"), full)
+    assert cpsim("daemon", "--spool", "old", "--export", "moved")[0] == 0
+    moved_into(cpsim, "new")
     assert queued("new") == ALLOCS
 
 
