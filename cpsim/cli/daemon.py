@@ -308,7 +308,7 @@ def _serve(
     all_quirks = chosen(profile, quirks)
     needed = {
         "--spool FILE, which stores commands until they are delivered, or [server] spool": config.spool
-        or "ack-before-delivery" in all_quirks,
+        or ("ack-before-delivery" in all_quirks and not config.drain),
         "--unix, --tcp, or [server] bind": config.bound or config.listen or config.drain,
         "--server, or [api] api_url": config.server,
         "--project, or [api] api_key": config.project,

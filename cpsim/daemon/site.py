@@ -273,7 +273,7 @@ class Daemon:
             self.release()
             raise
         addresses = ", ".join(f"{kind} {address}" for kind, address in self.addresses.items())
-        log.info("listening at %s; %d commands in the spool", addresses, self._spool.pending)
+        log.info("listening at %s; %d commands in the spool", addresses or "no address", self._spool.pending)
         if isinstance(self._spool, Spool) and self._spool.failed:
             log.warning("%d refused commands and dead letters, listed by `cpsim daemon --failed`", self._spool.failed)
         self.start()

@@ -105,3 +105,10 @@ def test_what_remains_after_the_time_is_said(drain):
 def test_a_spool_that_is_not_there_is_not_drained(drain):
     assert drain("http://127.0.0.1:1/api", "--spool", "sppol") == (2, "", "cpsim: there is no spool sppol\n")
     assert not Path("sppol").exists()
+
+
+def test_a_drain_needs_a_spool(here, cpsim):
+    Path("secret").write_text("s")
+    settings = ("--server", "http://127.0.0.1:1/api", "--project", "p", "--secret-file", "secret")
+    status, _, error = cpsim("daemon", *settings, "--profile", "deployed", "--drain")
+    assert (status, "give --spool FILE" in error) == (64, True)
