@@ -200,10 +200,22 @@ def compare_runs(one: Path, other: Path, as_json: bool, page: Path | None) -> No
     _print_figures(compared)
 
 
+def _as_in_runs(context: click.Context, option: click.Parameter, target: str | None) -> str | None:
+    """A target as runs name it."""
+    from cpsim.config.settings import EMBEDDED
+
+    return target if target in {None, EMBEDDED} else str(EndpointType()(target, option, context))
+
+
 @runs.command("trend")
 @click.argument("scenario", shell_complete=complete_scenario)
 @folder_argument
-@click.option("--target", metavar="ADDRESS", help="Only runs at this target; embedded for those without one.")
+@click.option(
+    "--target",
+    metavar="ADDRESS",
+    callback=_as_in_runs,
+    help="Only runs at this target; embedded for those without one.",
+)
 @json_option
 @page_option
 def trend(scenario: str, folder: Path, target: str | None, as_json: bool, page: Path | None) -> None:
@@ -216,17 +228,15 @@ def trend(scenario: str, folder: Path, target: str | None, as_json: bool, page: 
     cpsim runs trend smoke
     cpsim runs trend challenge results/nightly --target 127.0.0.1:5667 --page trend.html
     """
-    from cpsim.config.settings import EMBEDDED
     from cpsim.run.comparison import changes, over_time
 
     _check_output(page, as_json=as_json)
-    address = target if target in {None, EMBEDDED} else str(EndpointType()(target))
     every = _found(folder)
-    chosen = [run for run in every if run.scenario == scenario and address in {None, run.target}]
+    chosen = [run for run in every if run.scenario == scenario and target in {None, run.target}]
     series = over_time(chosen)
     if not series:
         known = ", ".join(sorted({run.scenario for run in every if run.figures is not None})) or "none"
-        at = "" if address is None else f" at {address}"
+        at = "" if target is None else f" at {target}"
         raise CpsimError(f"{folder} has no run of {scenario}{at}; it has runs of: {known}")
     if as_json:
         print_json([run.document() for of_series in series.values() for run in of_series])

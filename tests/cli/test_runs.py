@@ -202,6 +202,7 @@ def test_a_search_for_capacity_is_listed_with_the_highest_rate_that_passed(cpsim
         (["show", "cut"], 2, "runs/cut: run.json cannot be read"),
         (["compare", "old", "cut"], 2, "runs/cut has no figures: run.json cannot be read"),
         (["trend", "smoke"], 2, "runs has no run of smoke; it has runs of: scenario"),
+        (["trend", "scenario", "--target", "nowhere"], 64, "Invalid value for '--target': 'nowhere' has no port"),
         (["prune"], 64, "say what may go: --keep N, --older-than AGE, or both"),
         *(
             (["prune", "--older-than", age], 64, f"'{age}' is not an age such as 12h, 30d or 8w")
