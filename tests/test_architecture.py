@@ -76,7 +76,6 @@ LONG_FUNCTIONS = {
     "cpsim/cli/serve.py: serve": "likewise",
     "cpsim/cli/verify.py: verify": "likewise",
     "cpsim/run/pipeline.py: run": "the pipeline, step by step",
-    "cpsim/scenario/generation.py: generate": "what is drawn, in an order that no seed may see changed",
 }
 MANY_PARAMETERS = {
     "cpsim/accounting/accounts.py: load": "the options of a report, which notebooks give by name",

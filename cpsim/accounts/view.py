@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cpsim.errors import CpsimError
+from cpsim.system.mapped_rows import pieces
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -87,6 +88,8 @@ class Contract(NamedTuple):
 
 SALT: Final = b"cpsim.salt"
 """The key of the schema metadata of `accounts.parquet` that has a random text, kept with the accounts."""
+NEXT: Final = b"cpsim.next"
+"""The key of the schema metadata of a page of `slots.parquet` that has the arguments of the next page, as JSON."""
 PROJECT: Final = ViewColumn("project", TEXT, "the project's id; upper and lower case are the same", identifies=True)
 CONTRACTS: Final = {
     "slots": Contract(
@@ -425,7 +428,7 @@ def salt_of(accounts: pa.Table | pa.Schema | None) -> str:
 def _may_have_claims(slots: pa.Table | None) -> bool:
     if slots is None or "state" not in slots.column_names:
         return True
-    return bool(pc.any(pc.equal(slots["state"], "claimed")).as_py())
+    return any(pc.any(pc.equal(piece["state"], "claimed")).as_py() for piece in pieces(slots.select(["state"])))
 
 
 def _fitted(name: str, table: pa.Table) -> pa.Table:
@@ -435,7 +438,10 @@ def _fitted(name: str, table: pa.Table) -> pa.Table:
         UnfitTable: one is missing that identifies rows, or is of another type, or has nulls where none may be.
     """
     columns = {column.name: _column(name, table, column) for column in CONTRACTS[name].columns}
-    return pa.table({column: values for column, values in columns.items() if values is not None})
+    shown = {column: values for column, values in columns.items() if values is not None}
+    if all(values.type == table.schema.field(column).type for column, values in shown.items()):
+        return table.select(list(shown)).replace_schema_metadata()  # does not look at the rows again
+    return pa.table(shown)
 
 
 def _column(name: str, table: pa.Table, column: ViewColumn) -> pa.ChunkedArray | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -10,9 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cpsim.scenario.workload import KIND_NAMES, numbers_of_ids
+from cpsim.system.mapped import NoRoom, let_go, stretches, taken
+from cpsim.system.mapped_rows import MappedRows, pieces
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
 PARTITION: Final = 250_000
 """Operations of a partition, about."""
+ROWS_AT_ONCE: Final = 65_536
+"""Rows of the ledger that are in memory while they are put in partitions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,62 +161,59 @@ class Evidence:
         if self.count == 1:
             yield self
             return
+        slots_of = by_partition(self.ledger, self.count, None if self.workload.slot_ids else self.slot_prefix)
         for index, places in enumerate(self.records_by_partition()):
-            yield self._of_records(places).with_rows_of(index, self.count)
+            yield self.of_records(places).with_slots(slots_of(index))
+            let_go()
 
     def operations_by_partition(self) -> Iterator[Ints]:
         """The numbers of the workload's operations in each partition."""
-        return self._by_partition(self.workload.slot)
+        return self._by_partition(len(self.workload), lambda where: self.workload.slot[where])
 
     def records_by_partition(self) -> Iterator[Ints]:
         """The places of the records in each partition."""
-        return self._by_partition(self.workload.slot[self.records["op"]])
+        return self._by_partition(len(self.records), lambda where: self.workload.slot[self.records["op"][where]])
 
-    def _by_partition(self, slots: npt.NDArray[np.int32]) -> Iterator[Ints]:
-        of_each = self.workload.slot_numbers[slots] % self.count
+    def _by_partition(self, total: int, slots_at: Callable[[slice], npt.NDArray[np.int32]]) -> Iterator[Ints]:
+        of_each = np.empty(total, np.min_scalar_type(self.count))
+        for where in stretches(total):
+            of_each[where] = self.workload.slot_numbers[slots_at(where)] % self.count
         for index in range(self.count):
             yield np.flatnonzero(of_each == index)
 
-    def with_rows_of(self, index: int, count: int) -> Evidence:
-        """The evidence with the ledger's rows of a partition; the first has all rows of other slots, too."""
-        slots = self.ledger
-        if count == 1 or slots is None:
+    def with_slots(self, slots: pa.Table | None) -> Evidence:
+        """The evidence with other slots in its view, if it has one."""
+        if self.view is None:
             return self
-        chosen = pa.array(self._numbers_of(slots["slot"]) % count == index)
         assert self.seen is not None
-        assert self.view is not None
-        view = replace(self.view, slots=slots.filter(chosen))
-        return replace(self, seen=replace(self.seen, view=view))
-
-    def _numbers_of(self, ids: pa.ChunkedArray) -> Ints:
-        """The number of the slot of each id; any for other ids."""
-        if self.workload.slot_ids:
-            return numbers_of_ids(ids.to_pylist())
-        prefix = f"{self.slot_prefix}-"
-        ends = pc.utf8_slice_codeunits(ids, len(prefix))
-        ours = pc.and_(pc.starts_with(ids, prefix), pc.match_substring_regex(ends, r"^[0-9]{1,18}$"))
-        numbers: Ints = np.asarray(pc.cast(pc.if_else(ours, ends, "0"), pa.int64()))
-        return numbers
+        return replace(self, seen=replace(self.seen, view=replace(self.view, slots=slots)))
 
     def of_slots(self, slots: Sequence[int]) -> Evidence:
         """The evidence of some slots of the workload, by their places in it."""
-        return self._of_records(np.flatnonzero(np.isin(self.workload.slot[self.records["op"]], slots)))
+        slot, ops = self.workload.slot, self.records["op"]
+        chosen = [np.isin(slot[ops[where]], slots) for where in stretches(len(ops))]
+        return self._of_records(np.flatnonzero(np.concatenate(chosen)) if chosen else np.empty(0, np.int64))
 
     def head(self) -> Evidence:
         """The evidence without operations: what concerns no single slot."""
         return self._of_records(np.empty(0, np.int64))
 
+    def of_records(self, chosen: npt.NDArray[np.intp]) -> Evidence:
+        """The evidence of some records, with no operations, slots and arguments but theirs."""
+        part = self._of_records(chosen)
+        return replace(part, workload=part.workload.on_its_own())
+
     def _of_records(self, chosen: npt.NDArray[np.intp]) -> Evidence:
         """The evidence of some records, with no operations but theirs."""
-        records = self.records[chosen]
-        ops = self.records["op"][chosen]
+        records = taken(self.records, chosen)
+        ops = records["op"].copy()
         records["op"] = np.arange(len(ops))
         return replace(
             self,
             workload=self.workload.of_operations(ops),
             records=records,
-            schedule_us=None if self.schedule_us is None else self.schedule_us[ops],
-            virtual_ns=None if self.virtual_ns is None else self.virtual_ns[ops],
+            schedule_us=None if self.schedule_us is None else taken(self.schedule_us, ops),
+            virtual_ns=None if self.virtual_ns is None else taken(self.virtual_ns, ops),
         )
 
 
@@ -221,9 +223,65 @@ def links_of(workload: Workload) -> dict[str, str]:
     return {machines[m]: users[u] for m, u in enumerate(workload.owner.tolist()) if u >= 0}
 
 
+def by_partition(slots: pa.Table | None, count: int, slot_prefix: str | None) -> Callable[[int], pa.Table | None]:
+    """Put the rows of a ledger in partitions; each is read once for all of them, if there is room for a file.
+
+    Args:
+        slots: the ledger; None if there is none.
+        count: the number of partitions.
+        slot_prefix: the beginning of slot ids; None if ids are kept.
+
+    Returns:
+        A function for the rows of a partition, in the order of the ledger. The first has all rows of other slots, too.
+    """
+    if count == 1 or slots is None:
+        return lambda _: slots
+    try:
+        return _written_by_partition(slots, count, slot_prefix)
+    except NoRoom:
+
+        def chosen(index: int) -> Iterator[pa.Table]:
+            yield slots.slice(0, 0)
+            for piece in pieces(slots, ROWS_AT_ONCE):
+                yield piece.filter(pa.array(_numbers_of(piece["slot"], slot_prefix) % count == index))
+
+        return lambda index: pa.concat_tables(chosen(index))
+
+
+def _written_by_partition(slots: pa.Table, count: int, slot_prefix: str | None) -> Callable[[int], pa.Table]:
+    """Put the rows of a ledger in partitions in a file; raises NoRoom."""
+    batches: list[list[int]] = [[] for _ in range(count)]
+    numbers = itertools.count()
+    with MappedRows(slots.schema) as rows:
+        for piece in pieces(slots, ROWS_AT_ONCE):
+            whose = _numbers_of(piece["slot"], slot_prefix) % count
+            order = np.argsort(whose, kind="stable")
+            ordered = piece.combine_chunks().take(pa.array(order))
+            bounds = np.searchsorted(whose[order], np.arange(count + 1)).tolist()
+            for index, (start, end) in enumerate(itertools.pairwise(bounds)):
+                if start < end:
+                    rows.add(ordered.slice(start, end - start))
+                    batches[index].append(next(numbers))
+        written = rows.batches()
+    return lambda index: pa.Table.from_batches(map(written.get_batch, batches[index]), slots.schema)
+
+
+def _numbers_of(ids: pa.ChunkedArray, slot_prefix: str | None) -> Ints:
+    """The number of the slot of each id, which has a prefix unless ids are kept; any for other ids."""
+    if slot_prefix is None:
+        return numbers_of_ids(ids.to_pylist())
+    prefix = f"{slot_prefix}-"
+    ends = pc.utf8_slice_codeunits(ids, len(prefix))
+    ours = pc.and_(pc.starts_with(ids, prefix), pc.match_substring_regex(ends, r"^[0-9]{1,18}$"))
+    numbers: Ints = np.asarray(pc.cast(pc.if_else(ours, ends, "0"), pa.int64()))
+    return numbers
+
+
 def tally(workload: Workload, records: npt.NDArray[np.void], errors: Sequence[str]) -> Ints:
     """How many operations of each kind had each error: int64[kinds, errors]."""
-    kinds, answers = workload.kind[records["op"]], np.empty((len(KIND_NAMES), len(errors)), np.int64)
-    for code, row in enumerate(answers):
-        row[:] = np.bincount(records["error"][kinds == code], minlength=len(errors))
+    answers = np.zeros((len(KIND_NAMES), len(errors)), np.int64)
+    for where in stretches(len(records)):
+        piece = records[where]
+        places = workload.kind[piece["op"]].astype(np.int64) * len(errors) + piece["error"]
+        answers += np.bincount(places, minlength=answers.size).reshape(answers.shape)
     return answers

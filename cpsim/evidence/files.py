@@ -22,7 +22,7 @@ from cpdaemon.errors import EndpointError
 from cpsim.accounts.view import CONTRACTS, UnfitTable, View
 from cpsim.errors import CpsimError, in_one_line
 from cpsim.evidence import extensions
-from cpsim.evidence.evidence import Evidence, Imbalance, Reading, Seen, links_of
+from cpsim.evidence.evidence import Evidence, Imbalance, Reading, Seen, by_partition, links_of
 from cpsim.evidence.extensions import installed
 from cpsim.evidence.journal import RECORD_TYPE, OperationOutcome
 from cpsim.protocol import arguments
@@ -30,6 +30,8 @@ from cpsim.scenario.formats import columns
 from cpsim.scenario.formats.arrow import Operations
 from cpsim.scenario.formats.trace import OWNERS
 from cpsim.scenario.values import ScenarioError
+from cpsim.system.mapped import let_go, taken
+from cpsim.system.mapped_rows import MappedRows, pieces
 from cpsim.system.parquet import checked, opened
 
 if TYPE_CHECKING:
@@ -104,7 +106,7 @@ def writers(
     if accounts is not None:
         files[ACCOUNTS] = lambda path: pq.write_table(accounts, path, compression="zstd")
     if slots is not None:
-        files[LEDGER] = lambda path: pq.write_table(slots, path, compression="zstd")
+        files[LEDGER] = lambda path: _write_ledger(slots, path)
     files[WORKLOAD] = lambda path: _write_workload(evidence, path, rows)
     files[JOURNAL] = lambda path: write_journal(evidence, path, rows, more)
     return files
@@ -139,15 +141,22 @@ def _document(evidence: Evidence, rows: int) -> dict[str, Any]:
     }
 
 
+def _write_ledger(slots: pa.Table, path: Path) -> None:
+    with pq.ParquetWriter(path, slots.schema, compression="zstd") as writer:
+        for piece in pieces(slots, ROWS):
+            writer.write_table(piece)
+
+
 def _write_workload(evidence: Evidence, path: Path, rows: int) -> None:
     workload = evidence.workload
     schema = columns.to_table(workload.of_operations(np.empty(0, np.int64))).schema.append(ID)
     with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=["kind"]) as writer:
         for ops in evidence.operations_by_partition():
+            part = workload.of_operations(ops).on_its_own()
             for start in range(0, len(ops), rows):
-                chunk = ops[start : start + rows]
-                table = columns.operations_of(workload.of_operations(chunk))
-                writer.write_table(table.append_column(ID, pa.array(chunk)).cast(schema))
+                ids = ops[start : start + rows]
+                table = columns.operations_of(part.of_operations(np.arange(start, start + len(ids))))
+                writer.write_table(table.append_column(ID, pa.array(ids)).cast(schema))
 
 
 def write_journal(
@@ -171,7 +180,6 @@ def write_journal(
     project = np.array([workload.projects.index(name) for name in workload.sites], np.int8)
     if owners := links_of(workload):
         schema = schema.with_metadata({OWNERS: json.dumps(owners)})
-    operations = Operations(workload, evidence.slot_prefix)
     texts = [field.name for field in schema if pa.types.is_string(field.type) and field.name != "slot"]
     with pq.ParquetWriter(
         path,
@@ -181,28 +189,33 @@ def write_journal(
         column_encoding=dict.fromkeys(INTEGERS, "DELTA_BINARY_PACKED"),
     ) as writer:
         for places in evidence.records_by_partition():
+            whole = taken(records, places)
+            part = evidence.of_records(places)
+            operations = Operations(part.workload, evidence.slot_prefix)
             for start in range(0, len(places), rows):
-                chunk = records[places[start : start + rows]]
+                chunk = part.records[start : start + rows]
                 ops = chunk["op"]
-                due = None if evidence.schedule_us is None else evidence.schedule_us[ops]
                 given = [
-                    pa.array(ops.astype(np.int64)),
+                    pa.array(whole["op"][start : start + rows].astype(np.int64)),
                     operations.slots(ops),
                     operations.kinds(ops),
-                    pa.nulls(len(chunk), pa.int64()) if due is None else pa.array(due),
+                    pa.nulls(len(chunk), pa.int64()) if part.schedule_us is None else pa.array(part.schedule_us[ops]),
                     pa.array(chunk["sent_ns"] // 1000),
                     pa.array(chunk["answered_ns"] // 1000),
-                    pa.array(workload.due_us[ops]),
+                    pa.array(part.workload.due_us[ops]),
                     pa.DictionaryArray.from_arrays(pa.array(chunk["outcome"].astype(np.int8)), outcomes),
                     pa.DictionaryArray.from_arrays(pa.array(chunk["error"].astype(np.int16)), errors),
                     *operations.arguments(ops),
                 ]
                 if workload.sites:
-                    codes = pa.array(project[workload.site[workload.slot[ops]]])
+                    codes = pa.array(project[part.workload.site[part.workload.slot[ops]]])
                     given.append(pa.DictionaryArray.from_arrays(codes, projects))
-                if evidence.virtual_ns is not None:
-                    given.append(pa.array(evidence.virtual_ns[ops] // 1000))
-                given += [_values(name, column, evidence, chunk) for name, column in columns_of_others.items()]
+                if part.virtual_ns is not None:
+                    given.append(pa.array(part.virtual_ns[ops] // 1000))
+                given += [
+                    _values(name, column, evidence, whole[start : start + rows])
+                    for name, column in columns_of_others.items()
+                ]
                 writer.write_table(pa.table(given, schema=schema))
 
 
@@ -268,10 +281,12 @@ class EvidenceFolder:
 
     def partitions(self) -> Iterator[Evidence]:
         """The evidence by partitions of slots."""
-        count, seen = len(self._ranges), self._seen()
+        seen = self._seen()
+        prefix = None if self._keeps_ids() else self._facts["slot_prefix"]
+        slots_of = by_partition(seen and seen.view and seen.view.slots, len(self._ranges), prefix)
         for index, (workload, journal) in enumerate(self._ranges):
-            part = self._evidence(range(*workload), range(*journal), seen)
-            yield part.with_rows_of(index, count)
+            yield self._evidence(range(*workload), range(*journal), seen).with_slots(slots_of(index))
+            let_go()
 
     def whole(self) -> Evidence:
         """All of it at once."""
@@ -284,6 +299,9 @@ class EvidenceFolder:
         ours = {table: contract.schema.names for table, contract in CONTRACTS.items() if table != "projects"}
         seen = None if names is None or names == ours else self._seen()
         return None if seen is None else seen.view
+
+    def _keeps_ids(self) -> bool:
+        return "slot" in self._open(WORKLOAD, lambda file: file.schema_arrow.names)
 
     def _check_counts(self) -> None:
         """Raise CpsimError if a file has another number of operations than were counted."""
@@ -331,7 +349,7 @@ class EvidenceFolder:
         from_ns, to_ns, names, listed = self._shown
         view = None
         if names is not None:
-            slots = self._table(LEDGER) if "slots" in names else None
+            slots = self._open(LEDGER, _mapped) if "slots" in names else None
             accounts = self._table(ACCOUNTS) if names.keys() - {"slots"} else None
             try:
                 view = View.of_tables(slots, accounts).restored(names)
@@ -402,6 +420,14 @@ class EvidenceFolder:
             raise CpsimError(f"{self.path} has no {name}, which is evidence: the run folder is not whole") from None
         except OSError as error:
             raise CpsimError(f"{path} cannot be read: {in_one_line(error)}") from error
+
+
+def _mapped(file: pq.ParquetFile) -> pa.Table:
+    """The rows of a file, which take no memory."""
+    with MappedRows(file.schema_arrow) as rows:
+        for batch in file.iter_batches(ROWS):
+            rows.add(checked(pa.Table.from_batches([batch])))
+        return rows.table()
 
 
 def _no_evidence(path: Path) -> str:

@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from cpsim.errors import CpsimError
+from cpsim.system.mapped import ROWS, let_go, stretches, zeros
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     import numpy.typing as npt
+
+    Records = npt.NDArray[np.void]
 
 RECORD: Final = struct.Struct("<iBHqq")
 RECORD_TYPE: Final = np.dtype(
@@ -76,9 +79,12 @@ class Journal:
     def records(self) -> npt.NDArray[np.void]:
         """All records, in the order of the operations (dtype RECORD_TYPE)."""
         self.flush()
+        return _in_order(self._file.seek(0, os.SEEK_END) // RECORD.size, self._pieces)
+
+    def _pieces(self) -> Iterator[Records]:
         self._file.seek(0)
-        records = np.fromfile(self._file, dtype=RECORD_TYPE)
-        return records[np.argsort(records["op"], kind="stable")]
+        while len(piece := np.fromfile(self._file, RECORD_TYPE, ROWS)):
+            yield piece
 
     def fileno(self) -> int:
         """The descriptor of its file, to give to the process that writes it."""
@@ -126,7 +132,7 @@ def _unwritable(error: OSError) -> CpsimError:
 def merged(
     shares: Iterable[tuple[npt.NDArray[np.void], list[str], npt.NDArray[np.int64]]],
 ) -> tuple[npt.NDArray[np.void], list[str]]:
-    """Merge the records of several journals, in the order of the operations, and their error texts.
+    """Merge the records of several journals, each of other operations, in their order; and their error texts.
 
     Args:
         shares: of each journal the records (dtype RECORD_TYPE), the errors, and the numbers of its operations in the
@@ -139,5 +145,25 @@ def merged(
         records["op"] = ops[records["op"]]
         records["error"] = np.array(codes, np.uint16)[records["error"]]
         parts.append(records)
-    records = np.concatenate(parts)
-    return records[np.argsort(records["op"], kind="stable")], list(errors)
+
+    def pieces() -> Iterator[Records]:
+        return (part[where] for part in parts for where in stretches(len(part)))
+
+    return _in_order(sum(map(len, parts)), pieces), list(errors)
+
+
+def _in_order(count: int, pieces: Callable[[], Iterator[Records]]) -> Records:
+    """The records of pieces, so many in all, in the order of their operations, each of which has one."""
+    last = max((int(piece["op"].max()) for piece in pieces()), default=-1)
+    place = None
+    if count <= last:  # not all were sent
+        place = np.zeros(last + 1, np.int32)
+        for piece in pieces():
+            place[piece["op"]] = 1
+        np.cumsum(place, out=place)
+        place -= 1
+    records = zeros(count, RECORD_TYPE)
+    for piece in pieces():
+        records[piece["op"] if place is None else place[piece["op"]]] = piece
+        let_go()
+    return records

@@ -6,7 +6,7 @@ counters and metadata. The local clock is monotonic time, which nobody sets.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,11 +17,15 @@ from cpsim.judge.clock_offset import NotComparable, offset
 from cpsim.judge.columns import indices
 from cpsim.scenario.formats.arrow import slot_ids
 from cpsim.scenario.workload import KIND_CODES
+from cpsim.system.mapped import stored
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
 
     from cpsim.evidence.evidence import Evidence
+    from cpsim.judge.clock_offset import Offset
 
     Ints = npt.NDArray[np.int64]
 
@@ -50,23 +54,56 @@ def apply_delays_ns(evidence: Evidence) -> tuple[Ints, Ints, float]:
     Raises:
         NotComparable: the delays cannot be computed; the message says why.
     """
-    project, readings, start_ns = evidence.project, evidence.readings, evidence.start_ns
-    workload, ledger = evidence.workload, evidence.ledger
-    if ledger is None or project is None:
+    ledger = evidence.ledger
+    if ledger is None or evidence.project is None:
         raise NotComparable("the server's ledger was not read")
     if "state" not in ledger.column_names:
         raise NotComparable("the server's table of slots has no column `state`")
-    if workload.sites:
+    if evidence.workload.sites:
         raise NotComparable("the apply delay is not measured for a scenario of several sites")
-    clock = offset(readings)
+    clock = offset(evidence.readings)
+    shown = [each for each in TIME_COLUMNS if each[0] in ledger.column_names]
+    if not shown:
+        columns = " and ".join(f"`{column}`" for column, _, _ in TIME_COLUMNS)
+        raise NotComparable(f"the server's table of slots has no columns {columns}")
+    parts = [_of_partition(part, clock, shown) for part in evidence.partitions()]
+    for of_column in zip(*parts, strict=True):
+        _check_possible(max(times.early_ns for times in of_column), clock.uncertainty_ns, "before it was sent")
+        _check_possible(max(times.late_ns for times in of_column), clock.uncertainty_ns, "after the ledger was read")
+    delays, answers = (stored(np.concatenate([times[place] for part in parts for times in part])) for place in (0, 1))
+    if not len(delays):
+        raise NotComparable("the ledger has no times of commands of this run")
+    return delays, answers, clock.uncertainty_ns
+
+
+class _Times(NamedTuple):
+    """The times in one column of the ledger.
+
+    Attributes:
+        delays_ns: of each command.
+        answered_ns: when it was answered.
+        early_ns, late_ns: the most by which one was applied before it was sent, and after the ledger was read.
+    """
+
+    delays_ns: Ints
+    answered_ns: Ints
+    early_ns: float
+    late_ns: float
+
+
+def _of_partition(
+    evidence: Evidence, clock: Offset, columns: Sequence[tuple[str, Sequence[str], Sequence[str]]]
+) -> list[_Times]:
+    """The times in each of the columns, in a partition."""
+    workload, ledger, start_ns = evidence.workload, evidence.ledger, evidence.start_ns
+    assert ledger is not None
+    assert evidence.project is not None
     records = evidence.records[evidence.records["outcome"] != OperationOutcome.REFUSED]
     kinds, slots = workload.kind[records["op"]], workload.slot[records["op"]]
-    mine = ledger.filter(pc.equal(pc.utf8_lower(ledger["project"]), project.lower()))
+    mine = ledger.filter(pc.equal(pc.utf8_lower(ledger["project"]), evidence.project.lower()))
     slot_of_row = _slots_of_ids(evidence, mine["slot"])
-    delays, answers = [], []
-    for column, states, commands in TIME_COLUMNS:
-        if column not in mine.column_names:
-            continue
+    found = []
+    for column, states, commands in columns:
         chosen = np.flatnonzero(np.isin(kinds, [KIND_CODES[command] for command in commands]))
         record_of = _unique_values(len(workload.slot_numbers), slots[chosen], chosen)
         there = pc.and_(pc.is_in(mine["state"], pa.array(states)), pc.is_valid(mine[column]))
@@ -75,23 +112,16 @@ def apply_delays_ns(evidence: Evidence) -> tuple[Ints, Ints, float]:
         rows = rows[records["outcome"][record_of[slot_of_row[rows]]] == OperationOutcome.ACCEPTED]
         of_rows = records[record_of[slot_of_row[rows]]]
         applied_ns = clock.to_local_ns(mine[column].take(pa.array(rows)).to_numpy())
-        sent_ns = of_rows["sent_ns"] + start_ns
-        _check_possible(sent_ns - applied_ns, clock.uncertainty_ns, "before it was sent")
-        _check_possible(applied_ns - readings[-1].received_ns, clock.uncertainty_ns, "after the ledger was read")
-        answers.append(of_rows["answered_ns"].astype(np.int64))
-        delays.append(np.maximum(applied_ns - start_ns - of_rows["answered_ns"], 0).astype(np.int64))
-    if not delays:
-        columns = " and ".join(f"`{column}`" for column, _, _ in TIME_COLUMNS)
-        raise NotComparable(f"the server's table of slots has no columns {columns}")
-    found: Ints = np.concatenate(delays)
-    if not len(found):
-        raise NotComparable("the ledger has no times of commands of this run")
-    return found, np.concatenate(answers), clock.uncertainty_ns
+        early_ns = of_rows["sent_ns"] + start_ns - applied_ns
+        late_ns = applied_ns - evidence.readings[-1].received_ns
+        delays_ns = np.maximum(applied_ns - start_ns - of_rows["answered_ns"], 0).astype(np.int64)
+        most = [float(each.max(initial=0)) for each in (early_ns, late_ns)]
+        found.append(_Times(delays_ns, of_rows["answered_ns"].astype(np.int64), *most))
+    return found
 
 
-def _check_possible(wrong_ns: npt.NDArray[np.floating[Any]], uncertainty_ns: float, when: str) -> None:
+def _check_possible(worst_ns: float, uncertainty_ns: float, when: str) -> None:
     """Raise NotComparable if a command was applied at an impossible time, by more than the uncertainty."""
-    worst_ns = wrong_ns.max(initial=0.0)
     if worst_ns > uncertainty_ns:
         raise NotComparable(
             f"by the ledger, a command was applied {worst_ns / 1e6:,.3f} ms {when}: the server's clock was set during "
@@ -101,6 +131,8 @@ def _check_possible(wrong_ns: npt.NDArray[np.floating[Any]], uncertainty_ns: flo
 
 def _slots_of_ids(evidence: Evidence, ids: pa.ChunkedArray) -> Ints:
     """The workload's slot of each id; -1 for other ids."""
+    if not len(evidence.workload.slot_numbers):
+        return np.full(len(ids), -1)
     if evidence.workload.slot_ids:
         return indices(ids, slot_ids(evidence.workload, ""))
     prefix = f"{evidence.slot_prefix}-"

@@ -18,9 +18,10 @@ from cpsim.evidence.evidence import Imbalance
 from cpsim.judge.columns import indices, map_entries
 from cpsim.judge.corrections import CREDITS, NONE, WHOLE
 from cpsim.judge.verdict import Anomaly
+from cpsim.system.mapped_rows import pieces
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -37,7 +38,7 @@ MACHINES, WAITING = "its slots granted", "nothing waits"
 """The laws on each machine: it has what its own slots granted, and nothing waits on it once it has a user."""
 SEPARATOR: Final = "\x1f"
 """Separates a project id from a machine id; neither contains it, because no command can."""
-ROWS: Final = 1_048_576
+ROWS: Final = 65_536
 """Rows summed at a time."""
 MACHINES_TRACED: Final = 20
 """Machines whose slots are looked up; each look-up reads all claims."""
@@ -51,11 +52,39 @@ class Holder(NamedTuple):
     subject: str
 
 
-class _Rows(NamedTuple):
-    """Rows of a table, and the holder of each: a project id and a machine or user id."""
+class _Rows:
+    """Rows of a table, read piece by piece with the holder of each: a project id and a machine or user id.
 
-    table: pa.Table
-    holders: pa.Array
+    Args:
+        table: none if it is not shown.
+        column: of the subjects; without it, the holders are the projects.
+        chosen: says which rows of a piece count; by default all.
+    """
+
+    def __init__(
+        self, table: pa.Table | None, column: str = "", chosen: Callable[[pa.Table], pa.Array] | None = None
+    ) -> None:
+        self.table = pa.table({"project": pa.array([], pa.string())}) if table is None else table
+        self._column = column
+        self._chosen = chosen
+
+    def pieces(self, columns: Sequence[str] = ()) -> Iterator[tuple[pa.Table, pa.Array]]:
+        """The rows' columns of these names, as far as they are shown, and their holders."""
+        shown = self.table.column_names
+        chosen = [name for name in dict.fromkeys(("project", self._column, *columns)) if name in shown]
+        for piece in pieces(self.table, ROWS):
+            rows = piece.select(chosen)
+            if self._chosen is not None:
+                rows = rows.filter(self._chosen(piece))
+            subjects = pc.fill_null(rows[self._column], "") if self._column in shown else ""
+            yield rows, _whole(pc.binary_join_element_wise(rows["project"], subjects, SEPARATOR))
+
+    def holders(self, known: pa.Array | None = None) -> pa.Array:
+        """The distinct holders, after those that are known."""
+        found = pa.array([], pa.string()) if known is None else known
+        for _, holders in self.pieces():
+            found = pc.unique(pa.concat_arrays([found, holders]))
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,17 +128,17 @@ class _Books:
     def __init__(self, view: View) -> None:
         paid = None
         if view.slots is not None and "state" in view.slots.column_names:
-            paid = view.slots.filter(_is_paid(view.slots))
-        self.paid = _rows(paid, "machine")
-        machines, users, projects = _rows(view.machines, "machine"), _rows(view.users, "user"), _rows(view.projects)
+            paid = view.slots
+        self.paid = _Rows(paid, "machine", _is_paid)
+        machines, users, projects = _Rows(view.machines, "machine"), _Rows(view.users, "user"), _Rows(view.projects)
         self._machines = machines
-        holders = pc.unique(pa.concat_arrays([machines.holders, self.paid.holders]))
+        holders = self.paid.holders(machines.holders())
         names = _counter_names(view.slots, machines.table, users.table, projects.table)
         self.granted = _sums(self.paid, ("granted", "counters"), holders, names)
         self.earned = _sums(machines, ("credits", "counters"), holders, names)
         self.waiting = _sums(machines, ("waiting_credits", "waiting_counters"), holders, names)
-        self.owned = _sums(users, ("credits", "counters"), pc.unique(users.holders), names)
-        self.counted = _sums(projects, ("credits", "counters"), pc.unique(projects.holders), names)
+        self.owned = _sums(users, ("credits", "counters"), users.holders(), names)
+        self.counted = _sums(projects, ("credits", "counters"), projects.holders(), names)
 
     @property
     def shows_machines(self) -> bool:
@@ -145,9 +174,10 @@ class _Books:
         table = self._machines.table
         if "user" not in table.column_names:
             return
-        linked = self._machines.holders.filter(_whole(pc.is_valid(table["user"])))
         known = pa.array([SEPARATOR.join(holder) for holder in self.waiting.holders], pa.string())
-        places = indices(linked, known)
+        rows_of_holders = self._machines.pieces(["user"])
+        linked = [holders.filter(_whole(pc.is_valid(rows["user"]))) for rows, holders in rows_of_holders]
+        places = indices(pa.chunked_array(linked, pa.string()), known)
         for h, n in np.argwhere(self.waiting.values[places]).tolist():
             yield self.waiting.holders[places[h]], self.waiting.names[n], int(self.waiting.values[places[h], n])
 
@@ -336,21 +366,15 @@ class _Claims:
         if not self._traces_left:
             return []
         self._traces_left -= 1
-        own = self._claimed.table.filter(pc.equal(self._claimed.holders, SEPARATOR.join(holder)))
-        slots: list[str] = own["slot"].to_pylist()
-        granted = own["granted" if name == CREDITS else "counters"].to_pylist()
+        column, slots, granted = "granted" if name == CREDITS else "counters", list[str](), []
+        for rows, holders in self._claimed.pieces(["slot", column]):
+            own = rows.filter(pc.equal(holders, SEPARATOR.join(holder)))
+            slots += own["slot"].to_pylist()
+            granted += own[column].to_pylist()
         for slot, value in zip(slots, granted, strict=True):
             if abs(difference) == (value if name == CREDITS else dict(value or ()).get(name)):
                 return [slot]
         return slots[:SLOTS_NAMED]
-
-
-def _rows(table: pa.Table | None, column: str = "") -> _Rows:
-    """The rows of a table, none if it is not shown; without a column of subjects, the holders are the projects."""
-    if table is None:
-        table = pa.table({"project": pa.array([], pa.string())})
-    subjects = pc.fill_null(table[column], "") if column in table.column_names else ""
-    return _Rows(table, _whole(pc.binary_join_element_wise(table["project"], subjects, SEPARATOR)))
 
 
 def _split(holders: pa.Array) -> list[Holder]:
@@ -359,25 +383,23 @@ def _split(holders: pa.Array) -> list[Holder]:
 
 def _counter_names(*tables: pa.Table | None) -> list[str]:
     """Credits, and the name of each counter."""
-    columns = [
-        table[column]
-        for table in tables
-        if table is not None
-        for column in ("counters", "waiting_counters")
-        if column in table.column_names
-    ]
-    found: set[str] = {name for column in columns for name in pc.unique(map_entries(column)[1]).to_pylist()}
+    found: set[str] = set()
+    for table in tables:
+        if table is None:
+            continue
+        columns = [column for column in ("counters", "waiting_counters") if column in table.column_names]
+        for piece in pieces(table.select(columns), ROWS):
+            found.update(*(pc.unique(map_entries(piece[column])[1]).to_pylist() for column in columns))
     return [CREDITS, *sorted(found - {CREDITS})]
 
 
 def _sums(rows: _Rows, columns: tuple[str, str], known: pa.Array, names: list[str]) -> Sums:
     """The sums of a column of credits and a column of counters, by holder and name."""
     credits, counters = columns
-    table, holder = rows.table, indices(rows.holders, known)
-    has_credits, has_counters = (column in table.column_names for column in columns)
+    has_credits, has_counters = (column in rows.table.column_names for column in columns)
     values = np.zeros((len(known), len(names)), np.int64)
-    for start in range(0, len(table), ROWS):
-        chunk, whose = table.slice(start, ROWS), holder[start : start + ROWS]
+    for chunk, holders in rows.pieces(columns):
+        whose = indices(holders, known)
         if has_credits:
             np.add.at(values[:, 0], whose, np.asarray(pc.fill_null(chunk[credits], 0)).astype(np.int64))
         if has_counters:

@@ -13,6 +13,7 @@ CONTROL_PATH: Final = "/__cpsim/"
 PAGE: Final = 10_000
 OK: Final = 200
 ABSENT: Final = 404
+NO_QUERY: Final = 400
 Rule = Literal[
     "faults-fired", "no-claim-before-alloc", "no-refusals", "no-slot-leaked", "nothing-sent-twice", "settled-once"
 ]
@@ -71,10 +72,15 @@ class ControlClient:
         """The faults that fired, in order."""
         return [firing for page in self._pages("firings") for firing in page]
 
-    def table(self, name: str) -> bytes | None:
-        """`slots.parquet`, `accounts.parquet` or `ledger.jsonl`; None if the server has none, or writes no Parquet."""
-        status, body = self._ask("GET", f"{CONTROL_PATH}{name}", b"", slowly=True)
-        return None if status in {ABSENT, NO_PARQUET} else self._checked("GET", name, status, body)
+    def table(self, name: str, query: Mapping[str, object] | None = None) -> bytes | None:
+        """`slots.parquet`, `accounts.parquet` or `ledger.jsonl`; None if the server has none, or writes no Parquet.
+
+        The query asks for a page of it; None also if the server takes no such query.
+        """
+        path = f"{CONTROL_PATH}{name}?{urlencode(query)}" if query else f"{CONTROL_PATH}{name}"
+        status, body = self._ask("GET", path, b"", slowly=True)
+        missing = {ABSENT, NO_PARQUET, NO_QUERY} if query else {ABSENT, NO_PARQUET}
+        return None if status in missing else self._checked("GET", name, status, body)
 
     def ledger(self) -> bytes:
         """All accounts as of one moment, as JSON lines."""

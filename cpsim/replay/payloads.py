@@ -14,6 +14,7 @@ import numpy as np
 
 from cpsim.scenario.models.misbehaviour import UNSIGNED, frame_bytes
 from cpsim.scenario.workload import ABSENT, FRAME, KIND_NAMES
+from cpsim.system.mapped import let_go
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from cpsim.scenario.workload import Workload
 
 CHUNK: Final = 16_384
+LET_GO: Final = 1 << 17
+"""Operations after which what was read of the workload's files is let go."""
 UNSIGNED_BYTES: Final = UNSIGNED.encode()
 
 
@@ -152,6 +155,8 @@ def _rendered(workload: Workload, prefix: str, syntax: Syntax, at_once: int) -> 
                 named: list[Any] = [kept[slot] for slot in slots[where].tolist()] if kept else numbers[where].tolist()
                 for place, arguments in zip(where.tolist(), zip(named, *values, strict=True), strict=True):
                     rendered[place] = template % arguments
+        if start // LET_GO > (start - at_once) // LET_GO:
+            let_go()
         yield rendered
 
 

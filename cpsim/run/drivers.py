@@ -16,6 +16,7 @@ from cpsim.replay.sender import Sender
 from cpsim.replay.wires.connect import open_wire
 from cpsim.run.breach import BreachWatch
 from cpsim.run.virtual import replay as replay_in_virtual_time
+from cpsim.system.mapped import stretches
 from cpsim.system.process import undisturbed
 
 if TYPE_CHECKING:
@@ -73,8 +74,9 @@ class Replayed(NamedTuple):
     def evidence(self, plan: Plan, schedule_us: npt.NDArray[np.int64] | None) -> Evidence:
         """The evidence of a plan, before anything was seen of the accounts."""
         records, target = self.records, plan.target
-        for column in ("sent_ns", "answered_ns"):
-            records[column] -= records[column] % 1000
+        for where in stretches(len(records)):
+            for column in ("sent_ns", "answered_ns"):
+                records[column][where] -= records[column][where] % 1000
         return Evidence(
             workload=plan.workload,
             slot_prefix=plan.slot_prefix,
@@ -158,8 +160,9 @@ def drive(
             virtual = replay_in_virtual_time(engine, assignment, observer, timed_faults, wiring.clock)
             elapsed_s, virtual_ns, shift_ns = virtual
             records = journal.records()
-            for column in ("sent_ns", "answered_ns"):
-                records[column] += shift_ns[records["op"]]
+            for where in stretches(len(records)):
+                for column in ("sent_ns", "answered_ns"):
+                    records[column][where] += shift_ns[records["op"][where]]
         else:
             elapsed_s = engine.run(assignment.operations())
             records = journal.records()

@@ -7,14 +7,19 @@ so that a stall of the target counts for every operation that it delays; it exis
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Self
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 import numpy as np
 
-from cpsim.replay.failures import LOST
+from cpsim.replay.failures import LOST, was_answered
+from cpsim.scenario.workload import KIND_NAMES
+from cpsim.system.mapped import ROWS, let_go, stretches
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     import numpy.typing as npt
@@ -42,6 +47,15 @@ class Histogram:
     def of(cls, latencies_ns: npt.NDArray[np.int64]) -> Self:
         """The histogram, in microseconds, at least 1, of latencies in nanoseconds."""
         return cls(*np.unique(as_recorded_us(latencies_ns), return_counts=True))
+
+    @classmethod
+    def joined(cls, parts: Iterable[Self]) -> Self:
+        """The histogram of the values of several."""
+        found = [cls.of(np.empty(0, np.int64)), *parts]
+        values, places = np.unique(np.concatenate([part.values for part in found]), return_inverse=True)
+        counts = np.zeros(len(values), np.int64)
+        np.add.at(counts, places, np.concatenate([part.counts for part in found]))
+        return cls(values, counts)
 
     @property
     def total(self) -> int:
@@ -119,6 +133,54 @@ def _widths(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return widths
 
 
+class Times(NamedTuple):
+    """The times of a replay.
+
+    Attributes:
+        service, response: by kind of operation; no response times without due times.
+        per_second: how many operations were answered in each second.
+    """
+
+    service: dict[str, Histogram]
+    response: dict[str, Histogram]
+    per_second: list[int]
+
+    @classmethod
+    def of(cls, evidence: Evidence, timed: npt.NDArray[np.void]) -> Self:
+        """Of some records, which are looked at stretch by stretch."""
+        unanswered = [code for code, error in enumerate(evidence.errors) if not was_answered(error)]
+        parts: tuple[defaultdict[int, list[Histogram]], ...] = defaultdict(list), defaultdict(list)
+        per_second = np.zeros(0, np.int64)
+        for where in stretches(len(timed)):
+            piece = timed[where]
+            kinds = evidence.workload.kind[piece["op"]]
+            since_ns = [piece["sent_ns"]]
+            if evidence.schedule_us is not None:
+                since_ns.append(evidence.schedule_us[piece["op"]] * 1000)
+            for found, begun_ns in zip(parts, since_ns, strict=False):
+                for code in np.unique(kinds).tolist():
+                    mine = kinds == code
+                    found[code].append(Histogram.of(piece["answered_ns"][mine] - begun_ns[mine]))
+            answered_s = piece["answered_ns"][~np.isin(piece["error"], unanswered)] // 1_000_000_000
+            of_piece = np.bincount(answered_s, minlength=len(per_second))
+            of_piece[: len(per_second)] += per_second
+            per_second = of_piece
+        service, response = (
+            {KIND_NAMES[code]: Histogram.joined(found[code]) for code in sorted(found)} for found in parts
+        )
+        return cls(service, response, per_second.tolist())
+
+    def by_kind_ms(self) -> dict[str, dict[str, dict[str, float] | None]]:
+        """Service and response times of each kind, at percentiles."""
+        return {
+            kind: {
+                "service_ms": service.percentiles_ms(),
+                "response_ms": self.response[kind].percentiles_ms() if self.response else None,
+            }
+            for kind, service in self.service.items()
+        }
+
+
 def timed_records(evidence: Evidence) -> npt.NDArray[np.void]:
     """The records whose times were measured: without those that were lost with their worker."""
     lost = [code for code, error in enumerate(evidence.errors) if error == LOST]
@@ -169,25 +231,56 @@ def by_second(records: npt.NDArray[np.void], due_ns: npt.NDArray[np.int64] | Non
         and lateness in milliseconds.
     """
     since_ns = records["sent_ns"] if due_ns is None else due_ns
-    order = np.argsort(since_ns, kind="stable")
-    seconds = since_ns[order] // 1_000_000_000
-    last = int(seconds[-1]) if len(seconds) else -1
-    borders = np.searchsorted(seconds, np.arange(last + 2))
+    seconds = np.empty(len(records), np.int32)
+    for where in stretches(len(records)):
+        seconds[where] = since_ns[where] // 1_000_000_000
     rows: list[dict[str, float | None]] = []
-    for second, (start, stop) in enumerate(zip(borders[:-1].tolist(), borders[1:].tolist(), strict=True)):
-        mine = records[order[start:stop]]
-        row: dict[str, float | None] = {
-            "second": second,
-            "operations": len(mine),
-            "not_accepted": int(np.count_nonzero(mine["outcome"])),
-        }
-        times = {"service": mine["answered_ns"] - mine["sent_ns"]}
-        if due_ns is not None:
-            times["response"] = mine["answered_ns"] - due_ns[order[start:stop]]
-            times["lateness"] = mine["sent_ns"] - due_ns[order[start:stop]]
-        for name, values in times.items():
-            for q in (50, 99, 100):
-                figure = round(float(np.percentile(values, q)) / 1e6, 4) if len(values) else None
-                row[f"{name}_{'max' if q == 100 else f'p{q}'}_ms"] = figure
-        rows.append(row)
+    for first, last, chosen in together(seconds, int(seconds.max(initial=-1)) + 1):
+        order = chosen[np.argsort(seconds[chosen], kind="stable")]
+        borders = np.searchsorted(seconds[order], np.arange(first, last + 1)).tolist()
+        for second, (start, stop) in enumerate(pairwise(borders), first):
+            places = order[start:stop]
+            rows.append(_of_second(second, records[places], None if due_ns is None else due_ns[places]))
+        let_go()
     return rows
+
+
+def _of_second(
+    second: int, mine: npt.NDArray[np.void], due_ns: npt.NDArray[np.int64] | None
+) -> dict[str, float | None]:
+    """The row of a second, of its records and their due times."""
+    row: dict[str, float | None] = {
+        "second": second,
+        "operations": len(mine),
+        "not_accepted": int(np.count_nonzero(mine["outcome"])),
+    }
+    times = {"service": mine["answered_ns"] - mine["sent_ns"]}
+    if due_ns is not None:
+        times["response"] = mine["answered_ns"] - due_ns
+        times["lateness"] = mine["sent_ns"] - due_ns
+    for name, values in times.items():
+        for q in (50, 99, 100):
+            figure = round(float(np.percentile(values, q)) / 1e6, 4) if len(values) else None
+            row[f"{name}_{'max' if q == 100 else f'p{q}'}_ms"] = figure
+    return row
+
+
+def together(intervals: npt.NDArray[np.signedinteger], count: int) -> Iterator[tuple[int, int, npt.NDArray[np.int64]]]:
+    """Intervals in turn, as many at a time as have no more values than are looked at at once, or one that has more.
+
+    Args:
+        intervals: the interval of each value.
+        count: of intervals.
+
+    Yields:
+        The first of some intervals, the one after the last, and the places of their values.
+    """
+    of_each = np.zeros(count, np.int64)
+    for where in stretches(len(intervals)):
+        of_each += np.bincount(intervals[where], minlength=count)
+    upto, first = np.cumsum(of_each), 0
+    while first < count:
+        before = int(upto[first - 1]) if first else 0
+        last = max(first + 1, int(np.searchsorted(upto, before + ROWS, "right")))
+        yield first, last, np.flatnonzero((intervals >= first) & (intervals < last))
+        first = last

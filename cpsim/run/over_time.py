@@ -9,9 +9,12 @@ import numpy as np
 
 from cpsim.evidence.journal import OperationOutcome
 from cpsim.replay.failures import was_answered
-from cpsim.run.latency import timed_records
+from cpsim.run.latency import timed_records, together
+from cpsim.system.mapped import let_go, stretches
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     import numpy.typing as npt
 
     from cpsim.evidence.evidence import Evidence
@@ -73,47 +76,102 @@ class OverTime:
         records = timed_records(evidence)
         if not len(records):
             return None
-        unanswered = [code for code, error in enumerate(evidence.errors) if not was_answered(error)]
-        sent_ns, answered_ns = records["sent_ns"].astype(np.int64), records["answered_ns"].astype(np.int64)
-        is_answered = ~np.isin(records["error"], unanswered)
-        schedule_ns = None if evidence.schedule_us is None else evidence.schedule_us * 1000
-        due_ns = None if schedule_ns is None else schedule_ns[records["op"]]
-        end_ns = max(1, int(answered_ns.max()))
+        schedule_us = evidence.schedule_us
+        end_ns = max(1, _largest(records["answered_ns"]))
         step_ns = round(_step_s(end_ns / 1e9) * 1e9)
         count = -(-end_ns // step_ns)
-        is_cut = end_ns < count * step_ns
-
-        def place(times_ns: Ints) -> Ints:
-            places: Ints = np.minimum(times_ns // step_ns, count - 1)
-            return places
-
-        def rate(times_ns: Ints) -> Column:
-            found = np.bincount(place(times_ns), minlength=count) * (1e9 / step_ns)
-            rates: Column = [round(value, 3) for value in found.tolist()]
-            return [*rates[:-1], None] if is_cut else rates
-
-        ends_ns = np.minimum(np.arange(1, count + 1) * step_ns, end_ns)
-        since = place(sent_ns if due_ns is None else due_ns)
+        intervals = _Intervals(step_ns, count, end_ns)
+        unanswered = [code for code, error in enumerate(evidence.errors) if not was_answered(error)]
+        due_ns = None if schedule_us is None else lambda places: schedule_us[records["op"][places]] * 1000
+        since = np.empty(len(records), np.int16)
+        achieved, by_outcome = np.zeros(count, np.int64), np.zeros((len(OperationOutcome), count), np.int64)
+        for where in stretches(len(records)):
+            piece = records[where]
+            since[where] = intervals.places(piece["sent_ns"] if due_ns is None else due_ns(where))
+            achieved += intervals.count(piece["answered_ns"][~np.isin(piece["error"], unanswered)])
+            for outcome in OperationOutcome:
+                by_outcome[outcome] += intervals.count(piece["answered_ns"][piece["outcome"] == outcome])
         pending = apply_delay_ms = None
         if delay.delays_ns is not None and delay.answered_ns is not None:
-            apply_delay_ms = _quantiles_ms(place(delay.answered_ns), delay.delays_ns, count)
-            pending = _between(delay.answered_ns, delay.answered_ns + delay.delays_ns, ends_ns)
+            delays_ns, answers_ns = delay.delays_ns, delay.answered_ns
+            of_answers = np.empty(len(answers_ns), np.int16)
+            for where in stretches(len(answers_ns)):
+                of_answers[where] = intervals.places(answers_ns[where])
+            apply_delay_ms = _quantiles_ms(of_answers, delays_ns.__getitem__, count)
+            pending = intervals.between(len(answers_ns), lambda w: (answers_ns[w], answers_ns[w] + delays_ns[w]))
         return cls(
             step_s=step_ns / 1e9,
             end_s=end_ns / 1e9,
             begins_s=[round(number * step_ns / 1e9, 3) for number in range(count)],
-            offered=None if schedule_ns is None else rate(schedule_ns[schedule_ns < end_ns]),
-            achieved=rate(answered_ns[is_answered]),
-            refused=rate(answered_ns[records["outcome"] == OperationOutcome.REFUSED]),
-            unknown=rate(answered_ns[records["outcome"] == OperationOutcome.UNKNOWN]),
-            service_ms=_quantiles_ms(since, answered_ns - sent_ns, count),
-            response_ms=None if due_ns is None else _quantiles_ms(since, answered_ns - due_ns, count),
+            offered=None if schedule_us is None else intervals.rate(intervals.offered(schedule_us)),
+            achieved=intervals.rate(achieved),
+            refused=intervals.rate(by_outcome[OperationOutcome.REFUSED]),
+            unknown=intervals.rate(by_outcome[OperationOutcome.UNKNOWN]),
+            service_ms=_quantiles_ms(since, lambda w: records["answered_ns"][w] - records["sent_ns"][w], count),
+            response_ms=None
+            if due_ns is None
+            else _quantiles_ms(since, lambda w: records["answered_ns"][w] - due_ns(w), count),
             apply_delay_ms=apply_delay_ms,
-            in_flight=_between(sent_ns, answered_ns, ends_ns),
+            in_flight=intervals.between(len(records), lambda w: (records["sent_ns"][w], records["answered_ns"][w])),
             pending=pending,
-            outages=_outages_s(sent_ns, answered_ns, is_answered),
-            is_cut=is_cut,
+            outages=_outages_s(records, unanswered, _largest(records["answered_ns"])),
+            is_cut=intervals.is_cut,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Intervals:
+    """The intervals of a replay: their length, their number, and the end of the last answer."""
+
+    step_ns: int
+    number: int
+    end_ns: int
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the last one is not whole."""
+        return self.end_ns < self.number * self.step_ns
+
+    def places(self, times_ns: Ints) -> Ints:
+        """The interval of each time."""
+        found: Ints = np.minimum(times_ns // self.step_ns, self.number - 1)
+        return found
+
+    def count(self, times_ns: Ints) -> Ints:
+        """How many times are in each interval."""
+        return np.bincount(self.places(times_ns), minlength=self.number)
+
+    def offered(self, schedule_us: Ints) -> Ints:
+        """How many operations were due in each interval, before the last answer."""
+        counts = np.zeros(self.number, np.int64)
+        for where in stretches(len(schedule_us)):
+            due_ns = schedule_us[where] * 1000
+            counts += self.count(due_ns[due_ns < self.end_ns])
+        return counts
+
+    def rate(self, counts: Ints) -> Column:
+        """Numbers per second."""
+        rates: Column = [round(value, 3) for value in (counts * (1e9 / self.step_ns)).tolist()]
+        return [*rates[:-1], None] if self.is_cut else rates
+
+    def between(self, total: int, times_ns: Callable[[slice], tuple[Ints, Ints]]) -> list[int]:
+        """How many have begun and not ended at the end of each interval.
+
+        Args:
+            total: how many there are.
+            times_ns: when those of some places began and ended.
+        """
+        ends_ns = np.minimum(np.arange(1, self.number + 1) * self.step_ns, self.end_ns)
+        changes = np.zeros(self.number + 1, np.int64)
+        for where in stretches(total):
+            for sign, times in zip((1, -1), times_ns(where), strict=True):
+                changes += sign * np.bincount(np.searchsorted(ends_ns, times), minlength=self.number + 1)
+        found: list[int] = np.cumsum(changes[:-1]).tolist()
+        return found
+
+
+def _largest(values: Ints) -> int:
+    return max((int(values[where].max()) for where in stretches(len(values))), default=0)
 
 
 def _step_s(end_s: float) -> float:
@@ -123,34 +181,56 @@ def _step_s(end_s: float) -> float:
     return next((step for step in STEPS_S if step >= 1 and end_s / step <= MOST), STEPS_S[-1])
 
 
-def _quantiles_ms(places: Ints, values_ns: Ints, count: int) -> dict[str, Column]:
-    """Quantiles of the values in each of `count` intervals, by name; at least a microsecond."""
-    order = np.lexsort((values_ns, places))
-    of_each = np.bincount(places, minlength=count)
-    starts = np.cumsum(of_each) - of_each
-    sorted_ms = np.maximum(values_ns[order] / 1e6, 0.001)
-    filled = of_each > 0
-    found: dict[str, Column] = {}
-    for name, share in QUANTILES.items():
-        at = starts + np.maximum(np.ceil(share * of_each - 1e-9).astype(np.int64) - 1, 0)
-        values = np.round(sorted_ms[np.where(filled, at, 0)], 4) if len(order) else np.zeros(count)
-        found[name] = [value if there else None for value, there in zip(values.tolist(), filled.tolist(), strict=True)]
+def _quantiles_ms(places: npt.NDArray[np.int16], values_ns: Callable[[Ints], Ints], count: int) -> dict[str, Column]:
+    """Quantiles of the values in each of `count` intervals, by name; at least a microsecond.
+
+    Args:
+        places: the interval of each value.
+        values_ns: the values at some places among all.
+        count: of intervals.
+    """
+    found: dict[str, Column] = {name: [] for name in QUANTILES}
+    for first, last, chosen in together(places, count):
+        sorted_ms = _sorted_ms(places[chosen], values_ns(chosen))
+        of_these = np.bincount(places[chosen] - first, minlength=last - first)
+        let_go()
+        starts, filled = np.cumsum(of_these) - of_these, of_these > 0
+        for name, share in QUANTILES.items():
+            at = starts + np.maximum(np.ceil(share * of_these - 1e-9).astype(np.int64) - 1, 0)
+            values = np.round(sorted_ms[np.where(filled, at, 0)], 4) if len(chosen) else np.zeros(last - first)
+            found[name] += [v if there else None for v, there in zip(values.tolist(), filled.tolist(), strict=True)]
     return found
 
 
-def _between(from_ns: Ints, to_ns: Ints, at_ns: Ints) -> list[int]:
-    """How many have begun and not ended at each time."""
-    begun = np.searchsorted(np.sort(from_ns), at_ns, "right")
-    found: list[int] = (begun - np.searchsorted(np.sort(to_ns), at_ns, "right")).tolist()
+def _sorted_ms(places: npt.NDArray[np.int16], values_ns: Ints) -> npt.NDArray[np.float64]:
+    """Milliseconds, at least a microsecond, in ascending order within each place."""
+    found: npt.NDArray[np.float64] = np.maximum(values_ns[np.lexsort((values_ns, places))] / 1e6, 0.001)
     return found
 
 
-def _outages_s(sent_ns: Ints, answered_ns: Ints, is_answered: npt.NDArray[np.bool_]) -> list[tuple[float, float]]:
-    """Stretches between two answers, or before the first or after the last, in which an operation waited for long."""
-    answers = np.sort(answered_ns[is_answered])
-    begins, ends = np.append(0, answers), np.append(answers, answered_ns.max())
-    order = np.argsort(answered_ns)
-    earliest_ns = np.append(np.minimum.accumulate(sent_ns[order][::-1])[::-1], ends[-1])
-    since = np.maximum(begins, earliest_ns[np.searchsorted(answered_ns[order], begins, "right")])
+def _outages_s(records: npt.NDArray[np.void], unanswered: Sequence[int], last_ns: int) -> list[tuple[float, float]]:
+    """Stretches between two answers, or before the first or after the last, in which an operation waited for long.
+
+    Args:
+        records: of operations that were sent.
+        unanswered: the codes of errors that are no answers.
+        last_ns: when the last of them was answered, or given up.
+    """
+    bucket_ns = OUTAGE_NS // 2  # in an outage, at least one is empty
+    buckets = last_ns // bucket_ns + 1
+    first_ns, latest_ns = np.full(buckets, last_ns), np.full(buckets, -1)
+    for where in stretches(len(records)):
+        piece = records[where]
+        answers_ns = piece["answered_ns"][~np.isin(piece["error"], unanswered)].astype(np.int64)
+        np.minimum.at(first_ns, answers_ns // bucket_ns, answers_ns)
+        np.maximum.at(latest_ns, answers_ns // bucket_ns, answers_ns)
+    filled = latest_ns >= 0
+    begins, ends = np.append(0, latest_ns[filled]), np.append(first_ns[filled], last_ns)
+    begins, ends = (each[ends - begins >= OUTAGE_NS] for each in (begins, ends))
+    earliest_ns = np.full(len(begins) + 1, last_ns)  # when the first was sent of what was answered after each begin
+    for where in stretches(len(records)):
+        piece = records[where]
+        np.minimum.at(earliest_ns, np.searchsorted(begins, piece["answered_ns"]), piece["sent_ns"])
+    since = np.maximum(begins, np.minimum.accumulate(earliest_ns[:0:-1])[::-1])
     is_long = ends - since >= OUTAGE_NS
     return list(zip((since[is_long] / 1e9).tolist(), (ends[is_long] / 1e9).tolist(), strict=True))

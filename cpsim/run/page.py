@@ -19,6 +19,7 @@ from cpsim.run.latency import Histogram, timed_records
 from cpsim.run.over_time import OverTime
 from cpsim.run.summary import LIMITS
 from cpsim.scenario.workload import FRAME, KIND_NAMES
+from cpsim.system.mapped import stretches
 from cpsim.ui.charts import UNKNOWN, Band, Chart, Ranking, Series, figure
 from cpsim.ui.pages import template
 
@@ -271,13 +272,17 @@ def _slowest(evidence: Evidence) -> Iterator[Timeline]:
     if evidence.virtual_ns is not None:
         return
     records = timed_records(evidence)
-    records = records[evidence.workload.kind[records["op"]] != FRAME]
-    took_ns = records["answered_ns"] - records["sent_ns"]
-    slot_of = evidence.workload.slot[records["op"]]
-    found: dict[int, int] = {}
-    for place in np.argsort(-took_ns, kind="stable")[: SLOWEST * AROUND].tolist():
-        found.setdefault(int(slot_of[place]), place)
-    for slot, place in list(found.items())[:SLOWEST]:
+    longest, took_ns = np.empty((2, 0), np.int64)  # places, and how long they took
+    for where in stretches(len(records)):
+        places = np.flatnonzero(evidence.workload.kind[records["op"][where]] != FRAME) + where.start
+        longest = np.append(longest, places)
+        took_ns = np.append(took_ns, records["answered_ns"][places] - records["sent_ns"][places])
+        most = np.argsort(-took_ns, kind="stable")[: SLOWEST * AROUND]
+        longest, took_ns = longest[most], took_ns[most]
+    found: dict[int, tuple[int, int]] = {}
+    for place, took in zip(longest.tolist(), took_ns.tolist(), strict=True):
+        found.setdefault(int(evidence.workload.slot[records["op"][place]]), (place, took))
+    for slot, (place, took) in list(found.items())[:SLOWEST]:
         own = evidence.of_slots([slot])
         history = History.of(replace(own, seen=own.seen or Seen(0, 0)))
         outcome = OperationOutcome(int(records["outcome"][place])).name.lower()
@@ -285,5 +290,5 @@ def _slowest(evidence: Evidence) -> Iterator[Timeline]:
         for number, steps in history.steps(np.ones(history.slots, bool)):
             slowest = max(range(len(steps)), key=lambda at: steps[at].over_ns - steps[at].span.earliest_ns)
             shown = steps[max(0, slowest - AROUND) : slowest + AROUND + 1]
-            title = f"{history.slot_id(number)}: {kind} was {outcome} after {took_ns[place] / 1e6:,.3f} ms"
+            title = f"{history.slot_id(number)}: {kind} was {outcome} after {took / 1e6:,.3f} ms"
             yield timeline_of(title, shown)

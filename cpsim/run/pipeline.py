@@ -30,6 +30,7 @@ from cpsim.run.drivers import Wiring, drive
 from cpsim.run.faults import faults_during
 from cpsim.run.observing import conclude, imbalances_before
 from cpsim.run.plan import Plan, ReplayTarget
+from cpsim.system.mapped import give_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -165,6 +166,7 @@ def run(
     with _embedded() if target is None else contextlib.nullcontext(lambda *_: target) as locate:
         on_stage("making the workload")
         workload = load()
+        give_back()
         if workload.slot_ids and slot_prefix is not None:
             raise UsageError(f"{workload.name} keeps the ids of its slots, and takes no --slot-prefix")
         faults = [*workload.faults, *faults]
@@ -236,10 +238,12 @@ def _perform(
             fake.control.link(links)
         on_stage(f"verifying{_where(plan)}")
         evidence = replace(replayed.evidence(plan, assignment.schedule_us), before=before, **set_faults.found)
+        give_back()
         evidence, verdict = conclude(
             evidence, observer, plan.timeout_s, wiring.clock, checkers, source=plan.target.accounts
         )
         evidence = replace(evidence, **watch.found())
+        give_back()
     faults_since_s = 0.0 if set_faults.since_s is None else set_faults.since_s - evidence.start_ns / 1e9
     return Run(plan, evidence, replayed.effort, verdict, ApplyDelay.of(evidence), faults_since_s, replayed.stopped_by)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from cpsim.replay.assignment import Assignment
 from cpsim.replay.pace import Users
+from cpsim.system.mapped import stored
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -91,10 +92,11 @@ class Plan:
         Raises:
             CpsimError: the workload has several sites, and the target is one.
         """
+        schedule_us = self.pace.schedule(self.workload.due_us)
         return Assignment(
             workload=self.workload,
-            ops=np.arange(len(self.workload)),
-            schedule_us=self.pace.schedule(self.workload.due_us),
+            ops=stored(np.arange(len(self.workload))),
+            schedule_us=None if schedule_us is None else stored(schedule_us),
             slot_prefix=self.slot_prefix,
             endpoint=self.target.endpoint,
             credentials=self.target.credentials,

@@ -13,14 +13,17 @@ import pyarrow.compute as pc
 from cpsim.config.thresholds import APPLY_DELAY_PREFIXES, Checked, Threshold, metrics
 from cpsim.errors import in_one_line
 from cpsim.evidence import extensions
+from cpsim.evidence.evidence import tally
 from cpsim.evidence.extensions import installed
 from cpsim.evidence.journal import OperationOutcome
 from cpsim.judge.timeline import timeline
-from cpsim.replay.failures import LOST, kind_of, was_answered
+from cpsim.replay.failures import LOST, kind_of
 from cpsim.replay.pace import Users
-from cpsim.run.latency import Histogram, by_second, senders_lateness_ns, timed_records
+from cpsim.run.latency import Histogram, Times, by_second, senders_lateness_ns, timed_records
 from cpsim.scenario.formats.arrow import slot_ids
 from cpsim.scenario.workload import KIND_NAMES
+from cpsim.system.mapped import stored, stretches
+from cpsim.system.mapped_rows import pieces
 from cpsim.ui.printable import escaped
 
 if TYPE_CHECKING:
@@ -181,20 +184,17 @@ def summarise(run: Run, metrics_of_others: Mapping[str, Metric] | None = None) -
     whole, delay, warm_up_ns = run.evidence, run.apply_delay, int(run.plan.warm_up_s * 1e9)
     evidence = _after(whole, warm_up_ns)
     timed = timed_records(evidence)
-    errors = np.bincount(evidence.records["error"], minlength=len(evidence.errors))
+    errors = tally(evidence.workload, evidence.records, evidence.errors).sum(axis=0)
     named = {
         evidence.errors[code]: int(errors[code]) for code in np.argsort(-errors, kind="stable") if code and errors[code]
     }
     failures: Counter[str] = Counter()
     for error, count in named.items():
         failures[kind_of(error)] += count
-    unanswered = [code for code, error in enumerate(evidence.errors) if not was_answered(error)]
-    answered = timed[~np.isin(timed["error"], unanswered)]
-    service_ns, response_ns = _times_ns(evidence, timed)
-    lateness_p99_ms = None
-    due_ns = None if evidence.schedule_us is None else evidence.schedule_us * 1000
-    if due_ns is not None and len(timed):
-        lateness_p99_ms = float(np.percentile(timed["sent_ns"] - due_ns[timed["op"]], 99)) / 1e6
+    times = Times.of(evidence, timed)
+    schedule_us, lateness_p99_ms = evidence.schedule_us, None
+    if schedule_us is not None and len(timed):
+        lateness_p99_ms = float(np.percentile(timed["sent_ns"] - schedule_us[timed["op"]] * 1000, 99)) / 1e6
     slots, credits = _of_slots(whole)
     measured, unknown = _measured(
         whole, installed(extensions.METRICS) if metrics_of_others is None else metrics_of_others
@@ -203,19 +203,19 @@ def summarise(run: Run, metrics_of_others: Mapping[str, Metric] | None = None) -
     return Summary(
         elapsed_s=max(whole.elapsed_s - run.plan.warm_up_s, 0.0),
         by_kind=_by_kind(evidence, whole),
-        by_kind_ms=_by_kind_ms(evidence.workload.kind[timed["op"]], service_ns, response_ns),
+        by_kind_ms=times.by_kind_ms(),
         errors=named,
         failures=dict(failures.most_common()),
         limit=None if LOST in evidence.errors else _limit(run, lateness_p99_ms),
         busy=run.effort.busy,
-        service=Histogram.of(service_ns),
-        response=None if response_ns is None else Histogram.of(response_ns),
+        service=Histogram.joined(times.service.values()),
+        response=Histogram.joined(times.response.values()) if times.response else None,
         apply_delay=_apply_delay(delay, warm_up_ns),
         apply_delay_uncertainty_ms=None if delay.unknown else round(delay.uncertainty_ns / 1e6, 3),
         apply_delay_unknown=delay.unknown or None,
         lateness_p99_ms=lateness_p99_ms,
-        per_second=np.bincount(answered["answered_ns"] // 1_000_000_000).tolist() if len(answered) else [],
-        seconds=by_second(of_all, None if due_ns is None or not len(of_all) else due_ns[of_all["op"]]),
+        per_second=times.per_second,
+        seconds=by_second(of_all, None if schedule_us is None else stored(schedule_us[of_all["op"]] * 1000)),
         slots=slots,
         credits=credits,
         metrics=measured,
@@ -240,42 +240,28 @@ def _after(evidence: Evidence, warm_up_ns: int) -> Evidence:
 def _by_kind(evidence: Evidence, whole: Evidence) -> dict[str, dict[str, int]]:
     """Operations of each kind: planned, and with each outcome; without those that are left out of the whole."""
     kind = evidence.workload.kind
-    kinds, left_out = kind[evidence.records["op"]], len(whole.records) - len(evidence.records)
-    found = {}
-    for code, name in enumerate(KIND_NAMES):
-        planned = int(np.count_nonzero(kind == code))
-        if not planned:
-            continue
-        if left_out:
-            of_whole = np.count_nonzero(kind[whole.records["op"]] == code)
-            planned -= int(of_whole - np.count_nonzero(kinds == code))
-        counts = np.bincount(evidence.records["outcome"][kinds == code], minlength=len(OperationOutcome)).tolist()
-        found[name] = {"planned": planned} | {outcome.name.lower(): counts[outcome] for outcome in OperationOutcome}
+    planned = np.zeros(len(KIND_NAMES), np.int64)
+    for where in stretches(len(kind)):
+        planned += np.bincount(kind[where], minlength=len(planned))
+    outcomes = _outcomes(evidence)
+    left_out = 0 if evidence is whole else (_outcomes(whole) - outcomes).sum(axis=1)
+    left = (planned - left_out).tolist()
+    return {
+        name: {"planned": left[code]}
+        | {outcome.name.lower(): int(outcomes[code, outcome]) for outcome in OperationOutcome}
+        for code, name in enumerate(KIND_NAMES)
+        if planned[code]
+    }
+
+
+def _outcomes(evidence: Evidence) -> npt.NDArray[np.int64]:
+    """How many operations of each kind had each outcome: int64[kinds, outcomes]."""
+    found = np.zeros((len(KIND_NAMES), len(OperationOutcome)), np.int64)
+    for where in stretches(len(evidence.records)):
+        piece = evidence.records[where]
+        places = evidence.workload.kind[piece["op"]].astype(np.int64) * len(OperationOutcome) + piece["outcome"]
+        found += np.bincount(places, minlength=found.size).reshape(found.shape)
     return found
-
-
-def _by_kind_ms(
-    kinds: npt.NDArray[np.uint8], service_ns: npt.NDArray[np.int64], response_ns: npt.NDArray[np.int64] | None
-) -> dict[str, dict[str, dict[str, float] | None]]:
-    """Service and response times of each kind, at percentiles."""
-    found = {}
-    for code in np.flatnonzero(np.bincount(kinds)).tolist():
-        mine = kinds == code
-        found[KIND_NAMES[code]] = {
-            "service_ms": Histogram.of(service_ns[mine]).percentiles_ms(),
-            "response_ms": None if response_ns is None else Histogram.of(response_ns[mine]).percentiles_ms(),
-        }
-    return found
-
-
-def _times_ns(
-    evidence: Evidence, timed: npt.NDArray[np.void]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64] | None]:
-    """Service and response time of each record; no response times without due times."""
-    service_ns = timed["answered_ns"] - timed["sent_ns"]
-    if evidence.schedule_us is None or not len(timed):
-        return service_ns, None
-    return service_ns, timed["answered_ns"] - evidence.schedule_us[timed["op"]] * 1000
 
 
 def _apply_delay(delay: ApplyDelay, warm_up_ns: int) -> Histogram | None:
@@ -283,27 +269,35 @@ def _apply_delay(delay: ApplyDelay, warm_up_ns: int) -> Histogram | None:
     delays_ns = delay.delays_ns
     if delays_ns is not None and delay.answered_ns is not None and warm_up_ns:
         delays_ns = delays_ns[delay.answered_ns >= warm_up_ns]
-    return None if delays_ns is None else Histogram.of(delays_ns)
+    if delays_ns is None:
+        return None
+    return Histogram.joined(Histogram.of(delays_ns[where]) for where in stretches(len(delays_ns)))
 
 
 def _of_slots(evidence: Evidence) -> tuple[dict[str, int] | None, int | None]:
     """The run's slots by state, and the credits granted to them; None where they were not seen."""
-    slots = credits = None
-    if (ledger := evidence.ledger) is not None:
-        if evidence.workload.slot_ids:
-            projects = [each.lower() for each in evidence.workload.projects or (evidence.project,) if each is not None]
-            is_ours = pc.and_(  # another project may have slots of the same ids
-                pc.is_in(ledger["slot"], value_set=slot_ids(evidence.workload, "")),
-                pc.is_in(pc.utf8_lower(ledger["project"]), value_set=pa.array(projects, pa.string())),
+    ledger, workload = evidence.ledger, evidence.workload
+    if ledger is None:
+        return None, None
+    ids = slot_ids(workload, "") if workload.slot_ids else None
+    projects = [each.lower() for each in workload.projects or (evidence.project,) if each is not None]
+    own = pa.array(projects, pa.string())
+    shown = [name for name in ("project", "slot", "state", "granted") if name in ledger.column_names]
+    slots: Counter[str] = Counter()
+    credits = 0
+    for piece in pieces(ledger.select(shown)):
+        if ids is None:
+            is_ours = pc.starts_with(piece["slot"], f"{evidence.slot_prefix}-")
+        else:  # another project may have slots of the same ids
+            is_ours = pc.and_(
+                pc.is_in(piece["slot"], value_set=ids), pc.is_in(pc.utf8_lower(piece["project"]), value_set=own)
             )
-        else:
-            is_ours = pc.starts_with(ledger["slot"], f"{evidence.slot_prefix}-")
-        ours = ledger.filter(is_ours)
-        if "state" in ours.column_names:
-            slots = {entry["values"]: entry["counts"] for entry in ours["state"].value_counts().to_pylist()}
-        if "granted" in ours.column_names:
-            credits = pc.sum(ours["granted"]).as_py() or 0
-    return slots, credits
+        ours = piece.filter(is_ours)
+        if "state" in shown:
+            slots.update({entry["values"]: entry["counts"] for entry in ours["state"].value_counts().to_pylist()})
+        if "granted" in shown:
+            credits += pc.sum(ours["granted"]).as_py() or 0
+    return dict(slots) if "state" in shown else None, credits if "granted" in shown else None
 
 
 def _virtual_step_s(evidence: Evidence) -> float | None:

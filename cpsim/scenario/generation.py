@@ -18,6 +18,7 @@ from cpsim.scenario.schema import AroundRange, FixedCredits, FromFaker, RangeCre
 from cpsim.scenario.streams import Draw, uniforms
 from cpsim.scenario.values import LONGEST_US, ScenarioError
 from cpsim.scenario.workload import ABSENT, Blocks, Column, Given, Int32, Int64, Workload, slot_numbers
+from cpsim.system.mapped import give_back, stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -63,6 +64,36 @@ def generate(scenario: Scenario, seed: int | None = None, part: tuple[int, int] 
         ScenarioError: `part` is given, and the scenario has several sites, or black holes that back off.
     """
     draw = _draw(scenario, scenario.seed if seed is None else seed, part)
+    sites, site = _sites(scenario.site, draw)
+    plan = _planned(scenario, draw)
+    site = plan.of_slots(site)
+    slots, blocks, machines = plan.numbers, plan.blocks, plan.machines
+    del plan  # and what the jobs were drawn with: sorting needs the memory
+    give_back()
+    due_us, kind, slot, row = blocks.timeline()
+    give_back()
+    return Workload(
+        name=scenario.name,
+        seed=draw.seed,
+        duration_us=int(scenario.duration),
+        due_us=due_us,
+        kind=kind,
+        slot=slot,
+        row=row,
+        slot_numbers=slot_numbers(sites, site) if sites else stored(np.concatenate(slots)),
+        arguments=blocks.arguments(),
+        machines=machines,
+        users=identities.users(draw.seed, scenario.population.users),
+        owner=_owners(scenario.population, draw.seed),
+        faults=tuple(scenario.faults),
+        link_after=scenario.population.link == "after",
+        sites=sites,
+        site=site,
+    )
+
+
+def _planned(scenario: Scenario, draw: Draw) -> _Plan:
+    """The operations of the jobs that are drawn."""
     jobs = _jobs(scenario, draw)
     claimed, discarded = jobs.ended(0), jobs.ended(1, len(jobs.reasons))
     counted, counters = _counters(scenario.counters, draw, jobs.work, claimed, discarded)
@@ -72,7 +103,6 @@ def generate(scenario: Scenario, seed: int | None = None, part: tuple[int, int] 
     everyone = np.arange(draw.jobs, dtype=np.int32)
     machines = identities.machines(draw.seed, scenario.population.machines)
     plan = _Plan(draw, jobs, machines, _asked(scenario.credits, draw, jobs.work))
-    sites, site = _sites(scenario.site, draw)
     wrong = Chooser(scenario.misbehaviour, draw)
     arrival_us, end_us = jobs.arrival_us, jobs.end_us
     plan.claim(arrival_us, wrong("claim_before_alloc", everyone))
@@ -101,25 +131,7 @@ def generate(scenario: Scenario, seed: int | None = None, part: tuple[int, int] 
     plan.forge(wrong("forged", everyone), wrong.counts("forged"))
     for name in FRAMES:
         plan.send(name, wrong(name, everyone), wrong.counts(name))
-    due_us, kind, slot, row = plan.blocks.timeline()
-    return Workload(
-        name=scenario.name,
-        seed=draw.seed,
-        duration_us=int(scenario.duration),
-        due_us=due_us,
-        kind=kind,
-        slot=slot,
-        row=row,
-        slot_numbers=slot_numbers(sites, site := plan.of_slots(site)) if sites else np.concatenate(plan.numbers),
-        arguments=plan.blocks.arguments(),
-        machines=machines,
-        users=identities.users(draw.seed, scenario.population.users),
-        owner=_owners(scenario.population, draw.seed),
-        faults=tuple(scenario.faults),
-        link_after=scenario.population.link == "after",
-        sites=sites,
-        site=site,
-    )
+    return plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +196,11 @@ def _jobs(scenario: Scenario, draw: Draw) -> _Jobs:
         end_us = end_us + np.where(draw("volunteers.late") < field.late.share, delay_us, 0)
     if field.lifetime is not None:
         outcome[volunteers.gone(int(field.lifetime), draw, end_us - arrival_us)] = len(reasons) + 1
-    return _Jobs(arrival_us, end_us, outcome, machine, machines, Work(run_us, gflops), reasons)
+    work = Work(stored(run_us), None if gflops is None else stored(gflops))
+    jobs = _Jobs(stored(arrival_us), stored(end_us), stored(outcome), stored(machine), machines, work, reasons)
+    del run_us, gflops, arrival_us, end_us, outcome, machine
+    give_back()
+    return jobs
 
 
 class _Plan:
@@ -197,7 +213,7 @@ class _Plan:
         self._next = draw.whole.jobs + 1
         self._beside: list[Int32] = []
         self._jobs = jobs
-        self._machines = machines
+        self.machines = machines
         self._asked = asked
 
     def add(self, kind: str, due_us: Int64, jobs: Int32, given: Mapping[str, Given]) -> None:
@@ -231,7 +247,7 @@ class _Plan:
     def _claim(self, due_us: Int64, slots: Int32, jobs: Int32, others: int = 0) -> None:
         machine = (self._jobs.machine[jobs] + others) % np.int32(self._jobs.machines)
         asked = None if self._asked is None else self._asked[jobs]
-        self.blocks.add("claim", due_us, slots, {"machine": Column(machine, self._machines), "credits": asked})
+        self.blocks.add("claim", due_us, slots, {"machine": Column(machine, self.machines), "credits": asked})
 
     def of_slots(self, of_jobs: Int32) -> Int32:
         """Values of jobs, as values of slots: an additional slot has its job's value."""
@@ -311,12 +327,15 @@ def _counters(
     """The jobs with counters, and the value of each counter."""
     groups = [("claim", counters.claim, claimed), ("discard", counters.discard, discarded)]
     counted = np.sort(np.concatenate([slots for _, given, slots in groups if given] or [claimed[:0]]))
-    values = {name: np.full(len(counted), ABSENT) for _, given, _ in groups for name in given}
-    for outcome, given, slots in groups:
-        rows = np.searchsorted(counted, slots)
-        for name, number in given.items():
-            values[name][rows] = numbers(number, draw, f"counters.{outcome}.{name}", work)[slots]
-    return counted, dict(values)
+    values: dict[str, Given] = {}
+    for name in dict.fromkeys(name for _, given, _ in groups for name in given):
+        column = np.full(len(counted), ABSENT)
+        for outcome, given, slots in groups:
+            if name in given:
+                drawn = numbers(given[name], draw, f"counters.{outcome}.{name}", work)
+                column[np.searchsorted(counted, slots)] = drawn[slots]
+        values[name] = stored(column)
+    return stored(counted), values
 
 
 def _metadata(metadata: Mapping[str, list[str] | FromFaker], draw: Draw) -> dict[str, Given]:

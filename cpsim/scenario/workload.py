@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cpdaemon.commands import COMMANDS, Description, Field
+from cpsim.system.mapped import let_go, ordered, stored, stretches, taken, zeros
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -93,6 +94,11 @@ class Arguments:
 
     def __getitem__(self, name: str) -> Column:
         return self.columns[name]
+
+    def of_rows(self, rows: npt.NDArray[np.integer]) -> Arguments:
+        """The arguments of some commands, in ascending order of their rows."""
+        fixed = {name: Column(_taken(column.values, rows), column.texts) for name, column in self.fixed.items()}
+        return Arguments(fixed, self.names, taken(self.free, rows) if self.names else self.free, self.choices)
 
     def row(self, row: int) -> dict[str, str | int]:
         """The arguments of one command, by name."""
@@ -175,7 +181,26 @@ class Workload:
 
     def of_operations(self, ops: npt.NDArray[np.integer]) -> Workload:
         """The part with some operations, and all slots."""
-        return replace(self, due_us=self.due_us[ops], kind=self.kind[ops], slot=self.slot[ops], row=self.row[ops])
+        columns = {name: taken(getattr(self, name), ops) for name in ("due_us", "kind", "slot", "row")}
+        return replace(self, **columns)
+
+    def on_its_own(self) -> Workload:
+        """The same operations, and no slots and arguments but theirs."""
+        own, slot = np.unique(self.slot, return_inverse=True)
+        row, arguments = np.empty_like(self.row), {}
+        for code, (kind, table) in enumerate(self.arguments.items()):
+            places = np.flatnonzero(self.kind == code)
+            rows, row[places] = np.unique(self.row[places], return_inverse=True)
+            arguments[kind] = table.of_rows(rows)
+        return replace(
+            self,
+            slot=slot.astype(np.int32),
+            row=row,
+            slot_numbers=taken(self.slot_numbers, own),
+            arguments=arguments,
+            slot_ids=tuple(self.slot_ids[place] for place in own.tolist()) if self.slot_ids else (),
+            site=self.site[own] if self.sites else self.site,
+        )
 
     def of_project(self, project: str) -> tuple[Workload, Int64]:
         """The part of a project with its own slots, and the indices of its operations."""
@@ -201,13 +226,15 @@ class Workload:
     def oddities(self) -> list[str]:
         """Sentences on what of it is likely to be a mistake."""
         alloc = KIND_CODES["alloc"]
-        begins = np.flatnonzero(self.kind == alloc)
-        lasts = np.flatnonzero((self.kind != alloc) & (self.kind != FRAME))
-        begun_us = np.full(len(self.slot_numbers), ABSENT)
-        endless = self.arguments["alloc"]["expire"].values[self.row[begins]] == ABSENT
-        begun_us[self.slot[begins[endless]]] = self.due_us[begins[endless]]
-        ended_us = np.full(len(self.slot_numbers), ABSENT)
-        ended_us[self.slot[lasts]] = self.due_us[lasts]
+        begun_us, ended_us = np.full((2, len(self.slot_numbers)), ABSENT)
+        expire = self.arguments["alloc"]["expire"].values
+        for where in stretches(len(self)):
+            kind, slot, due_us = self.kind[where], self.slot[where], self.due_us[where]
+            begins = np.flatnonzero(kind == alloc)
+            endless = begins[expire[self.row[where][begins]] == ABSENT]
+            begun_us[slot[endless]] = due_us[endless]
+            lasts = (kind != alloc) & (kind != FRAME)
+            ended_us[slot[lasts]] = due_us[lasts]
         beyond = np.count_nonzero((begun_us != ABSENT) & (ended_us > begun_us + DAY_US) & (ended_us != ABSENT))
         sentence = (
             f"{beyond:,} jobs outlive the day after which a slot without expire ends: what comes later is refused "
@@ -283,8 +310,8 @@ def _update(update: Callable[[bytes], None], name: str, value: object) -> None:
     update(f"{name}:".encode())
     if isinstance(value, np.ndarray):
         update(f"{value.dtype.newbyteorder('<').str}{value.shape}".encode())
-        for start in range(0, len(value), 1 << 20):
-            chunk = value[start : start + (1 << 20)]
+        for where in stretches(len(value)):
+            chunk = value[where]
             update(chunk.astype(chunk.dtype.newbyteorder("<"), order="C", copy=False).tobytes())
     else:
         update(json.dumps(value).encode())
@@ -295,7 +322,7 @@ Given = int | Int64 | Column | None
 
 
 class Blocks:
-    """Collects operations, a block of one kind at a time.
+    """Collects operations, a block of one kind at a time; those of large blocks are in temporary files.
 
     Operations of a slot that are due at the same microsecond happen in the order of their blocks.
     """
@@ -313,8 +340,9 @@ class Blocks:
             slot: of each.
             given: arguments by name; what is missing is not given. Columns of texts under one name have the same texts.
         """
-        self._blocks.append((kind, due_us, slot))
-        self._given[kind].append((len(slot), given or {}))
+        kept = {name: _stored(column) for name, column in (given or {}).items()}
+        self._blocks.append((kind, stored(due_us), stored(slot)))
+        self._given[kind].append((len(slot), kept))
 
     def timeline(self) -> tuple[Int64, UInt8, Int32, Int32]:
         """The columns due_us, kind, slot and row of a workload."""
@@ -323,6 +351,19 @@ class Blocks:
     def arguments(self) -> dict[str, Arguments]:
         """The arguments of each kind."""
         return {kind: joined(description, self._given[kind]) for kind, description in OPERATIONS.items()}
+
+
+def _taken(values: Int64 | Int32, rows: npt.NDArray[np.integer]) -> Int64 | Int32:
+    """The values of some rows; of a constant column, a constant column."""
+    if len(values) and 0 in values.strides:
+        return constant(int(values[0]), len(rows))
+    return taken(values, rows)
+
+
+def _stored(given: Given) -> Given:
+    if isinstance(given, Column):
+        return Column(stored(given.values), given.texts)
+    return stored(given) if isinstance(given, np.ndarray) else given
 
 
 def joined(description: Description, blocks: Sequence[tuple[int, Mapping[str, Given]]]) -> Arguments:
@@ -348,9 +389,10 @@ def joined(description: Description, blocks: Sequence[tuple[int, Mapping[str, Gi
     is_text = description.free is str
     narrow = is_text and all(column.values.dtype == np.int32 for column in columns)
     shape = (sum(rows for rows, _ in blocks), len(names))
-    free: Int64 | Int32 = np.empty(shape, np.int32) if narrow else np.empty(shape, np.int64)
-    for place, column in enumerate(columns):
-        free[:, place] = column.values
+    free: Int64 | Int32 = zeros(shape[0] * shape[1], np.dtype(np.int32 if narrow else np.int64)).reshape(shape)
+    for where in stretches(shape[0]):
+        for place, column in enumerate(columns):
+            free[where, place] = column.values[where]
     return Arguments(fixed, names, free, tuple(column.texts or () for column in columns) if is_text else None)
 
 
@@ -374,7 +416,8 @@ def _joined(value: type[int | str], parts: Sequence[tuple[int, Given]]) -> Colum
     if len(arrays) == 1:
         return Column(arrays[0], texts)
     narrow = texts is not None and all(array.dtype == np.int32 for array in arrays)
-    return Column(np.concatenate(arrays, dtype=np.int32) if narrow else np.concatenate(arrays, dtype=np.int64), texts)
+    whole = np.concatenate(arrays, dtype=np.int32) if narrow else np.concatenate(arrays, dtype=np.int64)
+    return Column(stored(whole), texts)
 
 
 def timeline(blocks: Sequence[tuple[str, Int64, Int32]]) -> tuple[Int64, UInt8, Int32, Int32]:
@@ -388,14 +431,16 @@ def timeline(blocks: Sequence[tuple[str, Int64, Int32]]) -> tuple[Int64, UInt8, 
         The columns due_us, kind, slot and row of a workload.
     """
     due_us = np.concatenate([due for _, due, _ in blocks])
+    let_go()
     order = np.argsort(due_us, kind="stable")
+    due_us = ordered(due_us, order)
     kind = np.concatenate([np.full(len(due), KIND_CODES[name], dtype=np.uint8) for name, due, _ in blocks])
-    slot = np.concatenate([slot for _, _, slot in blocks])
+    slot = ordered(np.concatenate([slot for _, _, slot in blocks]), order)
     rows, first = [], dict.fromkeys(KIND_NAMES, 0)
     for name, due, _ in blocks:
         rows.append(np.arange(first[name], first[name] + len(due), dtype=np.int32))
         first[name] += len(due)
-    return due_us[order], kind[order], slot[order], np.concatenate(rows)[order]
+    return due_us, ordered(kind, order), slot, ordered(np.concatenate(rows), order)
 
 
 def constant(value: int | None, rows: int) -> Int64:

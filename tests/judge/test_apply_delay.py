@@ -102,6 +102,7 @@ def made_up(commands, ledger, *, clock=real_time, rate=1.0, looked_ms=LOOKED_MS,
         readings=[reading(clock, time_ms, rate=rate) for time_ms in looked_ms],
         start_ns=START_NS,
     )
+    evidence.partitions = lambda: [evidence]
     found, _, uncertainty_ns = apply_delays_ns(evidence)
     assert 0 < uncertainty_ns < 1e6
     return sorted(round(delay_ns / 1e6) for delay_ns in found.tolist())

@@ -285,7 +285,7 @@ def test_what_a_server_has_answered_is_not_waited_for(miserly, site, looks):
 def test_a_server_may_take_longer_for_a_table_than_for_an_answer(site, monkeypatch):
     made, asked, timeout_s = export.slots_parquet, [], 1.0
 
-    def make(ledger):
+    def make(ledger, *page):
         """Make the table when who had asked for less would have gone."""
         asker, silent = socket.socketpair()
         with asker, silent:
@@ -293,7 +293,7 @@ def test_a_server_may_take_longer_for_a_table_than_for_an_answer(site, monkeypat
             with pytest.raises(TimeoutError):
                 asker.recv(1)
         asked.append(timeout_s)
-        return made(ledger)
+        return made(ledger, *page)
 
     monkeypatch.setattr(export, "slots_parquet", make)
     assert perform(target(site, "http"), timeout_s=timeout_s).verdict.ruling == "valid"

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
@@ -21,6 +22,7 @@ from cpsim.cli import cli
 from cpsim.config.catalog import find_scenario
 from cpsim.errors import CpsimError
 from cpsim.evidence import evidence as evidence_module
+from cpsim.evidence.evidence import by_partition
 from cpsim.evidence.files import EvidenceFolder
 from cpsim.fake import ANY_PORT, Fake
 from cpsim.judge.judge import CHECKERS, judge
@@ -32,6 +34,7 @@ from cpsim.run.pipeline import run
 from cpsim.run.plan import ReplayTarget
 from cpsim.run.summary import summarise
 from cpsim.scenario import load_workload
+from cpsim.system.mapped_rows import pieces
 
 PROJECT, SECRET = "Proj", "hush"
 SMALL = """
@@ -162,6 +165,9 @@ def test_the_same_on_another_machine_and_in_partitions(site, monkeypatch):
     monkeypatch.setattr(evidence_module, "PARTITION", 60)
     evidence = result.evidence
     assert evidence.count > 3
+    parts = list(evidence.partitions())
+    assert sum(len(part.workload.slot_numbers) for part in parts) == len(evidence.workload.slot_numbers)
+    assert sum(len(part.ledger) for part in parts) == len(evidence.ledger)
     verdict = judge(evidence.partitions(), evidence.head(), CHECKERS)
     with run_folder.OutputFolder(Path("parts")) as written:
         parts = replace(result, verdict=verdict)
@@ -176,6 +182,31 @@ def test_the_same_on_another_machine_and_in_partitions(site, monkeypatch):
     assert whole.records.tolist() == evidence.records.tolist()
     assert whole.workload.digest() == EvidenceFolder(Path("whole")).whole().workload.digest()
     assert judge([whole], whole.head(), CHECKERS).document() == result.verdict.document()
+
+
+@pytest.mark.parametrize("rows", [1, 7, 100])
+def test_each_row_of_a_ledger_is_put_in_its_partition_once(monkeypatch, rows):
+    monkeypatch.setattr(evidence_module, "ROWS_AT_ONCE", rows)
+    looked_at = []
+
+    def noted(table, rows):
+        for piece in pieces(table, rows):
+            looked_at.append(len(piece))
+            yield piece
+
+    monkeypatch.setattr(evidence_module, "pieces", noted)
+    ids = [*(f"a-{number}" for number in range(20, 0, -1)), "b-1", "a-", "a-1x", "A-1"]
+    slots_of = by_partition(pa.table({"slot": ids}), 3, "a")
+    parts = [slots_of(index)["slot"].to_pylist() for index in range(3)]
+    assert sum(looked_at) == len(ids)
+    assert max(looked_at) <= rows
+    numbers = {each: int(each[2:]) if each in ids[:20] else 0 for each in ids}
+    assert parts == [[each for each in ids if numbers[each] % 3 == index] for index in range(3)]
+    assert slots_of(2)["slot"].to_pylist() == parts[2]
+    assert len(by_partition(pa.table({"slot": ["a-1"]}), 3, "a")(2)) == 0
+    monkeypatch.setattr("tempfile.tempdir", "missing")
+    slots_of = by_partition(pa.table({"slot": ids}), 3, "a")
+    assert [slots_of(index)["slot"].to_pylist() for index in range(3)] == parts
 
 
 def test_another_verdict_than_at_the_end_of_the_run_is_told(target):

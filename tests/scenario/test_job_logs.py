@@ -13,6 +13,7 @@ import pytest
 from cpdaemon import Client
 from cpdaemon.endpoint import parse_endpoint
 from cpsim.config.zones import find_zone
+from cpsim.evidence.evidence import by_partition
 from cpsim.evidence.files import EvidenceFolder
 from cpsim.fake import ANY_PORT, Fake
 from cpsim.replay.payloads import frames, requests
@@ -506,9 +507,9 @@ def test_a_run_with_kept_ids_is_judged_and_reconciled_like_any_other(write, tmp_
     evidence = EvidenceFolder(tmp_path / "run").whole()
     ids = dict(zip(evidence.workload.slot_ids, evidence.workload.slot_numbers.tolist(), strict=True))
     assert set(evidence.ledger["slot"].to_pylist()) == set(ids)
+    slots_of = by_partition(evidence.ledger, 3, None)
     for index in range(3):
-        part = evidence.with_rows_of(index, 3)
-        assert {slot for slot, number in ids.items() if number % 3 == index} == set(part.ledger["slot"].to_pylist())
+        assert {slot for slot, number in ids.items() if number % 3 == index} == set(slots_of(index)["slot"].to_pylist())
     assert cpsim("judge", tmp_path / "run")[0] == 0
     monkeypatch.setattr("cpsim.evidence.evidence.PARTITION", 3)  # written in several partitions
     assert cpsim("run", path, "--keep-ids", "--output", tmp_path / "parted")[0] == 0

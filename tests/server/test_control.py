@@ -6,6 +6,7 @@ import json
 import math
 import socket
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -89,8 +90,8 @@ def refuse(site, name, method="GET", body=b"", **headers):
     return status, error["message"]
 
 
-def table(site, name):
-    status, body = site.request("GET", f"/__cpsim/{name}.parquet")
+def table(site, name, query=""):
+    status, body = site.request("GET", f"/__cpsim/{name}.parquet{query}")
     assert status == 200
     assert site.headers["Content-Type"] == "application/vnd.apache.parquet"
     return pyarrow.parquet.read_table(io.BytesIO(body))
@@ -281,6 +282,28 @@ def test_slots_as_parquet(filled):
     assert a["settled_us"] == a["allocated_us"]
     assert (rows["c"]["settled_us"], rows["c"]["expires_us"], rows["c"]["counters"]) == (None, LAST_US, [])
     assert (rows["d"]["state"], rows["d"]["reason"], rows["d"]["granted"]) == ("discarded", "lost", None)
+
+
+@pytest.mark.parametrize("limit", [1, 3, 5, 6])
+def test_pages_of_parquet_hold_every_slot_once(filled, limit):
+    filled.fake.accounts.apply("Biology", [("alloc", {"slot": slot}) for slot in "ab"])
+    whole = table(filled, "slots")
+    assert whole.schema.metadata is None
+    found, query = [], {}
+    while query is not None:
+        page = table(filled, "slots", f"?{urlencode({**query, 'limit': limit})}")
+        following = (page.schema.metadata or {}).get(b"cpsim.next")
+        assert len(page) == limit if following else len(page) < limit
+        found.append(page.replace_schema_metadata())
+        query = following and json.loads(following)
+    assert pa.concat_tables(found) == whole
+    assert len(found) == len(whole) // limit + 1
+
+
+def test_pages_of_parquet_that_there_are_not(filled):
+    assert refuse(filled, "slots.parquet?project=Chemistry") == (404, "there are no accounts of a project 'Chemistry'")
+    assert refuse(filled, "slots.parquet?limit=10001")[0] == 400
+    assert len(table(filled, "slots", "?project=Physics&cursor=9")) == 0
 
 
 @pytest.mark.parametrize(

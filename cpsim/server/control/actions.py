@@ -111,7 +111,7 @@ ACTIONS: Final = {
     ("POST", "clock/run"): ControlAction(Inspector.run_clock),
     ("POST", "clock/advance"): ControlAction(Inspector.advance_clock, errors=(409,)),
     ("POST", "clock/set"): ControlAction(Inspector.set_clock, errors=(409,)),
-    ("GET", "slots.parquet"): ControlAction(Inspector.slots_parquet, content_type=PARQUET, errors=(501, 507)),
+    ("GET", "slots.parquet"): ControlAction(Inspector.slots_parquet, content_type=PARQUET, errors=(404, 501, 507)),
     ("GET", "accounts.parquet"): ControlAction(Inspector.accounts_parquet, content_type=PARQUET, errors=(501, 507)),
     ("GET", "ledger.jsonl"): ControlAction(Inspector.ledger_jsonl, content_type=JSON_LINES),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from itertools import dropwhile, islice
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
@@ -23,14 +24,22 @@ from cpsim.system.extras import require
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from cpsim.server.accounts import Slot
     from cpsim.server.ledger import Ledger
 
 T = TypeVar("T")
 PARQUET: Final = "a table as Parquet, unlike ledger.jsonl,"
 
 
-def slots_parquet(ledger: Ledger) -> bytes:
+def slots_parquet(ledger: Ledger, project_id: str | None = None, cursor: int = 0, limit: int | None = None) -> bytes:
     """One row per slot: state, terms, and the credit it granted, with machine and user. Times in microseconds.
+
+    Args:
+        ledger: the accounts.
+        project_id: the project with the first slot; None for the first project.
+        cursor: the place of that slot in its project.
+        limit: most rows. Where they are as many, the schema metadata says where the next slot is, see
+            `cpsim.accounts.view.NEXT`.
 
     Raises:
         MissingExtra: the extra `run` is not installed.
@@ -39,13 +48,9 @@ def slots_parquet(ledger: Ledger) -> bytes:
     require("run", PARQUET)
     import pyarrow as pa  # noqa: PLC0415 - slow to import, and few ask
 
-    from cpsim.accounts.view import CONTRACTS  # noqa: PLC0415
+    from cpsim.accounts.view import CONTRACTS, NEXT  # noqa: PLC0415
 
-    rows = [
-        (project_id, slot_id, slot)
-        for project_id, project in ledger.projects.items()
-        for slot_id, slot in project.slots.items()
-    ]
+    rows, following = _slots(ledger, project_id, cursor, limit)
     slots = [slot for _, _, slot in rows]
     columns = {}
     values: list[Any]
@@ -58,7 +63,22 @@ def slots_parquet(ledger: Ledger) -> bytes:
             else:
                 values = [getattr(slot, field.name) for slot in slots]
             columns[field.name] = pa.array(values, field.type)
-    return _parquet(pa.table(columns))
+    metadata = None if following is None else {NEXT: msgspec.json.encode(following)}
+    return _parquet(pa.table(columns).replace_schema_metadata(metadata))
+
+
+def _slots(
+    ledger: Ledger, project_id: str | None, cursor: int, limit: int | None
+) -> tuple[list[tuple[str, str, Slot]], dict[str, str | int] | None]:
+    """Up to `limit` slots, each with its project and id, and where the next one is, if there are as many."""
+    rows: list[tuple[str, str, Slot]] = []
+    for name, project in dropwhile(lambda each: project_id not in {None, each[0]}, ledger.projects.items()):
+        end = None if limit is None else cursor + limit - len(rows)
+        rows += ((name, slot_id, slot) for slot_id, slot in islice(project.slots.items(), cursor, end))
+        if len(rows) == limit:
+            return rows, {"project": name, "cursor": end or 0}
+        cursor = 0
+    return rows, None
 
 
 def accounts_parquet(ledger: Ledger, salt: str) -> bytes:

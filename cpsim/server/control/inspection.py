@@ -318,15 +318,19 @@ class Inspector(FaultInspector):
         self._accounts.clock.set(now_us)
         return self.clock()
 
-    def slots_parquet(self) -> bytes:
-        """Every slot, as a Parquet table with a row each.
+    def slots_parquet(self, project: Id | None = None, cursor: Cursor = 0, limit: Limit | None = None) -> bytes:
+        """Every slot, as a Parquet table with a row each; with a limit a page, from a slot of a project on.
+
+        A page that is full has the arguments of the next one in its schema metadata, as JSON, under `cpsim.next`.
 
         Raises:
             MissingExtra: the extra `run` is not installed.
             CpsimError: a sum is beyond 64 bits.
         """
         with self._accounts.reading() as ledger:
-            return export.slots_parquet(ledger)
+            if project not in {None, *ledger.projects}:
+                raise Unknown(f"there are no accounts of a project {project!r}")
+            return export.slots_parquet(ledger, project, cursor, limit)
 
     def accounts_parquet(self) -> bytes:
         """Every machine and user of each project, as a Parquet table with a row each.

@@ -1,0 +1,125 @@
+"""Columns in temporary files that are mapped: what was read of one takes memory only until it is let go."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import sys
+import tempfile
+from contextlib import contextmanager, suppress
+from threading import Lock
+from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
+from weakref import WeakSet
+
+import numpy as np
+
+from cpsim.errors import CpsimError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import numpy.typing as npt
+
+A = TypeVar("A", bound=np.ndarray[Any, Any])
+LEAST_BYTES: Final = 1 << 20
+"""Arrays that take fewer stay in memory."""
+ROWS: Final = 1 << 18
+"""Rows written or read at a time."""
+TAKEN_BYTES: Final = 1 << 24
+"""Of a mapped array, about so much is in memory while values are taken from all over it."""
+_maps: Final[WeakSet[mmap.mmap]] = WeakSet()
+_maps_lock: Final = Lock()
+"""A replay in a thread may let go while another thread maps."""
+
+
+class NoRoom(CpsimError):
+    """A temporary file cannot be written."""
+
+
+def stored(values: A) -> A:
+    """The same array, mapped from a temporary file and read-only; as it is if it is small, or there is no room."""
+    if values.nbytes < LEAST_BYTES or 0 in values.strides:  # which is one value all over, and takes no memory
+        return values
+    same: A = _written(values, lambda where: values[where])
+    return same
+
+
+def ordered(values: A, order: npt.NDArray[np.integer]) -> A:
+    """The values at all places in another order, as `stored` has them."""
+    found: Any = values[order] if values.nbytes < LEAST_BYTES else _written(values, lambda where: values[order[where]])
+    same: A = found
+    return same
+
+
+def _written(like: npt.NDArray[Any], at: Callable[[slice], npt.NDArray[Any]]) -> Any:  # noqa: ANN401 - of its type
+    """An array of the shape of another, of values that are made stretch by stretch."""
+    with suppress(OSError), tempfile.TemporaryFile() as file:
+        for where in stretches(len(like)):
+            file.write(np.ascontiguousarray(at(where)).data)
+        return np.frombuffer(mapped(file), like.dtype).reshape(like.shape)
+    return at(slice(None))
+
+
+def zeros(count: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """An array of zeros; in a temporary file if it is large and there is room."""
+    if count * dtype.itemsize >= LEAST_BYTES:
+        with suppress(OSError), tempfile.TemporaryFile() as file:
+            for start in range(0, count, ROWS):  # room that a hole lacked later would end the process
+                file.write(bytes(min(ROWS, count - start) * dtype.itemsize))
+            return np.frombuffer(mapped(file, mmap.ACCESS_WRITE), dtype)
+    return np.zeros(count, dtype)
+
+
+def stretches(count: int) -> Iterator[slice]:
+    """The places of so many rows, `ROWS` at a time; what was read of files meanwhile is let go."""
+    for start in range(0, count, ROWS):
+        yield slice(start, min(start + ROWS, count))
+        let_go()
+
+
+def taken(values: A, places: npt.NDArray[np.integer]) -> A:
+    """The values at some places, in ascending order: of a mapped array, few other values take memory meanwhile."""
+    found: A = np.empty((len(places), *values.shape[1:]), values.dtype)  # type: ignore[assignment]
+    at_once = max(1, len(places) * TAKEN_BYTES // max(1, values.nbytes))
+    for start in range(0, len(places), at_once):
+        found[start : start + at_once] = values[places[start : start + at_once]]
+        let_go()
+    return found
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """Tell of what a temporary file is written to why it cannot be; raises NoRoom."""
+    try:
+        yield
+    except OSError as error:
+        raise NoRoom(
+            f"columns cannot be written below {tempfile.gettempdir()}: {error.strerror or error}; make room there, or "
+            "name a folder on another disk with TMPDIR"
+        ) from error
+
+
+def mapped(file: IO[bytes], access: int = mmap.ACCESS_READ) -> mmap.mmap:
+    """All that was written to a file, which may be closed then."""
+    file.flush()
+    found = mmap.mmap(file.fileno(), 0, access=access)
+    with _maps_lock:
+        _maps.add(found)
+    return found
+
+
+def let_go() -> None:
+    """Give back the memory of what was read of mapped files; whoever needs it again reads it again."""
+    with _maps_lock:
+        for each in _maps:
+            each.madvise(mmap.MADV_DONTNEED)
+
+
+def give_back() -> None:
+    """Give back also what pyarrow, if it is loaded, and the C library keep of the memory that was freed."""
+    let_go()
+    if (arrow := sys.modules.get("pyarrow")) is not None:
+        arrow.default_memory_pool().release_unused()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

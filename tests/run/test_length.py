@@ -1,0 +1,143 @@
+"""A run whose columns are in files has the results of one whose columns are in memory."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from cpsim.config.catalog import find_scenario
+from cpsim.evidence.journal import RECORD_TYPE, Journal, OperationOutcome, merged
+from cpsim.run import latency
+from cpsim.run.latency import Histogram, by_second
+from cpsim.run.over_time import OverTime
+from cpsim.run.pipeline import ApplyDelay
+from cpsim.scenario import load_workload
+from cpsim.system import mapped
+from cpsim.system.mapped import stored, stretches, taken, zeros
+
+
+@pytest.fixture
+def in_files(monkeypatch):
+    """A function that has even the smallest columns in files from then on, of which few rows are looked at."""
+
+    def begin(rows=7):
+        monkeypatch.setattr(mapped, "LEAST_BYTES", 1)
+        monkeypatch.setattr(mapped, "TAKEN_BYTES", 64)
+        for module in (mapped, latency):
+            monkeypatch.setattr(module, "ROWS", rows)
+
+    return begin
+
+
+@pytest.mark.parametrize("scenario", ["misbehaviour", "two-projects"])
+def test_the_workload_of_a_seed_is_the_same_in_files(in_files, scenario):
+    def made():
+        return load_workload(find_scenario(scenario), 3, ("arrivals.jobs=80",))
+
+    whole = made()
+    assert whole.due_us.flags.writeable
+    in_files()
+    filed = made()
+    assert not filed.due_us.flags.writeable
+    assert filed.digest() == whole.digest()
+    everything = filed.of_operations(np.arange(len(filed)))
+    assert list(everything.on_its_own().calls(0, len(filed), "x")) == list(whole.calls(0, len(whole), "x"))
+
+
+def test_a_part_on_its_own_has_only_what_its_operations_name(in_files):
+    in_files()
+    whole = load_workload(find_scenario("misbehaviour"), 3, ("arrivals.jobs=80",))
+    chosen = np.flatnonzero(whole.slot_numbers[whole.slot] % 3 == 1)
+    part = whole.of_operations(chosen).on_its_own()
+    calls = list(whole.calls(0, len(whole), "x"))
+    assert list(part.calls(0, len(part), "x")) == [calls[op] for op in chosen.tolist()]
+    assert len(part.slot_numbers) == len(np.unique(whole.slot[chosen]))
+    for code, table in enumerate(part.arguments.values()):
+        assert {len(column.values) for column in table.columns.values()} <= {np.count_nonzero(part.kind == code)}
+
+
+@pytest.mark.thorough
+def test_a_run_in_files_has_the_same_evidence_and_verdict(in_files, cpsim, tmp_path, monkeypatch):
+    monkeypatch.setattr("cpsim.evidence.evidence.PARTITION", 40)
+    monkeypatch.setattr("cpsim.evidence.evidence.ROWS_AT_ONCE", 9)
+    monkeypatch.setattr("cpsim.judge.books.ROWS", 9)
+    options = ["run", "duplicate-claims", "--set", "arrivals.jobs=30", "--asap", "--output"]
+    assert cpsim(*options, tmp_path / "whole")[0] == 0
+    in_files()
+    assert cpsim(*options, tmp_path / "filed")[0] == 0
+    for name in ("workload.parquet", "verdict.json"):
+        whole, filed = ((tmp_path / folder / name).read_bytes() for folder in ("whole", "filed"))
+        assert filed.replace(b"/filed", b"/whole") == whole, name
+    whole, filed = (pq.read_table(tmp_path / folder / "ledger.parquet") for folder in ("whole", "filed"))
+    assert filed.select(["slot", "state", "machine", "granted", "counters"]) == whole.select(
+        ["slot", "state", "machine", "granted", "counters"]
+    )
+    assert cpsim("judge", tmp_path / "filed")[0] == 0
+
+
+@pytest.mark.parametrize("rows", [1, 7, 150])
+@pytest.mark.parametrize("is_due", [False, True])
+def test_figures_over_time_add_up_piece_by_piece(in_files, is_due, rows):
+    draw = np.random.default_rng(3)
+    records = np.zeros(300, RECORD_TYPE)
+    records["op"] = np.arange(300)
+    begun_ns = np.sort(draw.integers(0, 9_000_000_000, 300))
+    begun_ns[200:] += 4_000_000_000
+    records["sent_ns"] = begun_ns + draw.integers(0, 10**7, 300)
+    records["answered_ns"] = records["sent_ns"] + draw.integers(0, 2 * 10**9, 300)
+    records["answered_ns"][190:200] += 3_500_000_000
+    records["error"], records["outcome"] = draw.integers(0, 3, (2, 300))
+    schedule_us = begun_ns // 1000 if is_due else None
+    evidence = SimpleNamespace(records=records, errors=["", "ER", "no answer within 5 s"], schedule_us=schedule_us)
+    delay = ApplyDelay(draw.integers(0, 10**9, 90), np.sort(draw.integers(0, 12 * 10**9, 90)))
+    due_ns = None if schedule_us is None else schedule_us * 1000
+    whole, seconds = OverTime.of(evidence, delay), by_second(records, due_ns)
+    assert whole.outages
+    in_files(rows)
+    assert OverTime.of(evidence, delay) == whole
+    assert by_second(records, due_ns) == seconds
+    took_ns = records["answered_ns"] - records["sent_ns"]
+    joined = Histogram.joined(Histogram.of(took_ns[where]) for where in stretches(300))
+    once = Histogram.of(took_ns)
+    assert (joined.values.tolist(), joined.counts.tolist()) == (once.values.tolist(), once.counts.tolist())
+
+
+@pytest.mark.parametrize("sent", [range(40), range(0, 40, 3), [39], []])
+def test_records_are_put_in_the_order_of_operations_piece_by_piece(in_files, sent):
+    in_files(5)
+    journals = Journal(), Journal()
+    try:
+        for number, op in enumerate(reversed(sent)):
+            journals[number % 2].record(op, OperationOutcome.REFUSED, f"error {op % 4}", op, 2 * op)
+        parts = [(journal.records(), journal.errors, np.arange(40)) for journal in journals]
+    finally:
+        for journal in journals:
+            journal.close()
+    for records, _, _ in parts:
+        assert sorted(records["op"].tolist()) == records["op"].tolist()
+    records, errors = merged(parts)
+    assert [(op, errors[code], sent_ns) for op, _, code, sent_ns, _ in records.tolist()] == [
+        (op, f"error {op % 4}", op) for op in sent
+    ]
+
+
+def test_values_are_taken_from_all_over_a_file_a_few_at_a_time(in_files):
+    in_files()
+    values = stored(np.arange(300).reshape(100, 3))
+    places = np.array([0, 5, 6, 98])
+    assert taken(values, places).tolist() == values[places].tolist()
+    assert taken(values, places[:0]).shape == (0, 3)
+    assert [(where.start, where.stop) for where in stretches(16)] == [(0, 7), (7, 14), (14, 16)]
+    kept = zeros(20, RECORD_TYPE)
+    kept["op"] = np.arange(20)
+    mapped.give_back()
+    assert kept["op"].tolist() == list(range(20))
+
+
+def test_columns_for_which_there_is_no_room_stay_in_memory(in_files, tmp_path, monkeypatch):
+    in_files()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    values = np.arange(50)
+    assert np.shares_memory(stored(values), values)
+    assert zeros(3, np.dtype(np.int64)).tolist() == [0, 0, 0]
