@@ -13,6 +13,7 @@ SLEEPING = {
     "conformance/plain_daemon.py": "a daemon that is slow, or waits before it sends again",
     "benchmarks/served.py": "waits for a server to start",
     "cpdaemon/test_aio.py": "has other tasks of an event loop run",
+    "record/test_limits_page.py": "likewise",
     "server/test_expectations.py": "likewise",
     "conftest.py": "looks again and again at what no test can be told of",
     "samples/make.py": "likewise, by itself; it made the samples",

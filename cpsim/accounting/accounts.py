@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pandas as pd
-import pyarrow as pa
 
 from cpsim.accounting import conservation, expectation, intervals, queries, reconciliation
 from cpsim.accounting.books import MEMORY_MB, Books
@@ -37,7 +36,6 @@ BUCKETS_US: Final = (1_000, 10_000, 100_000, 1_000_000, 60_000_000, 900_000_000)
 """Widths of the shortest interval told apart; a quarter of an hour fits the days of every time zone, but
 for a few of the past on which clocks were changed at one minute past midnight."""
 MOST_BUCKETS: Final = 2_000
-INTEGERS: Final = {kind: pd.Int64Dtype() for kind in (pa.int8(), pa.int16(), pa.int32(), pa.int64())}
 
 
 class Accounts:
@@ -194,7 +192,7 @@ class Accounts:
             CpsimError: a sum is beyond 64 bits, or a file is damaged.
         """
         with named_errors(self.source):
-            return frame(self._database.sql(sql, params=list(parameters)).to_arrow_table())
+            return queries.frame(self._database.sql(sql, params=list(parameters)))
 
     # -- frames ------------------------------------------------------------------------------------------------------
 
@@ -467,7 +465,7 @@ class Accounts:
             else:
                 self._engine.roll_up(name, books, database)
         conservation.prepare(database, self.source.totals, books.projects, has_accounts=self.has_accounts)
-        return frame(database.sql(conservation.LAWS).to_arrow_table())
+        return queries.frame(database.sql(conservation.LAWS))
 
     def _cut(self, since_us: int | None, until_us: int | None, projects: tuple[str, ...]) -> None:
         """Choose the period and the projects."""
@@ -499,8 +497,3 @@ class Accounts:
             bucket_us=next((width for width in BUCKETS_US if width_us <= width * MOST_BUCKETS), BUCKETS_US[-1]),
             projects=projects,
         )
-
-
-def frame(table: pa.Table) -> pd.DataFrame:
-    """An Arrow table as pandas, whole numbers as `Int64`."""
-    return table.to_pandas(types_mapper=INTEGERS.get)

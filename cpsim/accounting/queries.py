@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+import pandas as pd
+import pyarrow as pa
 
 from cpsim.accounting.books import ASKED, RULE
 from cpsim.accounting.recent_average import exact_sum
 from cpsim.accounting.rollups import BINS_AN_OCTAVE, PERIOD, SECOND_PARTS
 
+if TYPE_CHECKING:
+    import duckdb
+
+INTEGERS: Final = {kind: pd.Int64Dtype() for kind in (pa.int8(), pa.int16(), pa.int32(), pa.int64())}
 PROJECTS: Final = f"""
 WITH holders AS (
     SELECT project, count(*) FILTER (kind = 'machine') AS machines, count(*) FILTER (kind = 'user') AS users,
@@ -151,3 +158,8 @@ def _joined(claims: str) -> str:
     return f"""
     SELECT chosen.*, asked, defaulted FROM chosen LEFT JOIN ({ASKED.format(claims=claims)}) a
     ON a.slot = chosen.slot AND a.machine = chosen.machine AND coalesce(a.project, chosen.project) = chosen.project"""
+
+
+def frame(query: duckdb.DuckDBPyRelation) -> pd.DataFrame:
+    """The rows of a query, whole numbers as `Int64`."""
+    return query.to_arrow_table().to_pandas(types_mapper=INTEGERS.get)

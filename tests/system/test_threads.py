@@ -138,20 +138,33 @@ def test_a_server(failed):
 def test_what_watches_for_the_dashboard(failed):
     with Fake({"p": "s"}) as fake:
         watch = Watch(fake.accounts, boom)
-        watch.look()
+        watch.start()
         assert failed.wait(LONG_S)
         watch.close()
         with pytest.raises(ThreadFailed, match=BOOM):
             watch.check()
 
 
-def test_a_fake(here, failed):
-    fake = Fake({"p": "s"}, unix=here / "cp.sock", http=ANY_PORT, store=here / "store")
-    fake.accounts.on_applied = boom
-    fake.start()
-    with Client("./cp.sock") as client:
-        client.alloc("a")
-    assert failed.wait(LONG_S)
+@pytest.fixture
+def cannot_apply(monkeypatch):
+    """A context in which no accounts can apply a command."""
+
+    @contextmanager
+    def cannot_apply():
+        with monkeypatch.context() as patch:
+            patch.setattr(AccountServer, "apply", boom)
+            yield
+
+    return cannot_apply
+
+
+def test_a_fake(here, failed, cannot_apply):
+    with cannot_apply():
+        fake = Fake({"p": "s"}, unix=here / "cp.sock", http=ANY_PORT, store=here / "store")
+        fake.start()
+        with Client("./cp.sock") as client:
+            client.alloc("a")
+        assert failed.wait(LONG_S)
     for look in (fake.wait_until_idle, fake.stop):
         with pytest.raises(ThreadFailed, match=BOOM):
             look()
@@ -162,13 +175,13 @@ def test_a_fake(here, failed):
 
 
 @pytest.mark.parametrize("flush_interval_s", [0.0, 0.001])
-def test_what_a_test_looks_at(failed, flush_interval_s):
-    creditpiggy = CreditPiggy(flush_interval_s=flush_interval_s)
-    creditpiggy.start()
-    creditpiggy.fake.accounts.on_applied = boom
-    with Client(creditpiggy.endpoint) as client:
-        client.alloc("a")
-    assert failed.wait(LONG_S)
+def test_what_a_test_looks_at(failed, cannot_apply, flush_interval_s):
+    with cannot_apply():
+        creditpiggy = CreditPiggy(flush_interval_s=flush_interval_s)
+        creditpiggy.start()
+        with Client(creditpiggy.endpoint) as client:
+            client.alloc("a")
+        assert failed.wait(LONG_S)
     looks = (lambda: creditpiggy.slots, creditpiggy.wait_until_idle, lambda: creditpiggy.wait_for_claim("a"))
     for look in (*looks, creditpiggy.stop):
         with pytest.raises(ThreadFailed, match=BOOM):

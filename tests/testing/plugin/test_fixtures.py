@@ -513,14 +513,19 @@ def test_a_unittest_case_can_use_the_fixture(run):
 def test_a_thread_of_the_fake_that_fails_fails_the_test(run):
     result = run("""
         import threading
+        import pytest
         from manager import run_job
+        from cpsim.server.service import AccountServer
         from cpsim.system.threads import on_thread_failure
 
-        def boom(_):
+        def boom(*_):
             raise RuntimeError("boom")
 
-        def test_it(creditpiggy):
-            creditpiggy.fake.accounts.on_applied = boom
+        @pytest.fixture
+        def broken(monkeypatch):
+            monkeypatch.setattr(AccountServer, "apply", boom)
+
+        def test_it(broken, creditpiggy):
             failed = threading.Event()
             with on_thread_failure(lambda _: failed.set()):
                 try:
