@@ -160,9 +160,7 @@ def drive(
             virtual = replay_in_virtual_time(engine, assignment, observer, timed_faults, wiring.clock)
             elapsed_s, virtual_ns, shift_ns = virtual
             records = journal.records()
-            for where in stretches(len(records)):
-                for column in ("sent_ns", "answered_ns"):
-                    records[column][where] += shift_ns[records["op"][where]]
+            _shift(records, shift_ns)
         else:
             elapsed_s = engine.run(assignment.operations())
             records = journal.records()
@@ -170,6 +168,13 @@ def drive(
         return Replayed(
             records, errors, elapsed_s, effort, start_ns, bool(interrupts), virtual_ns, stopped_by=watch.broken
         )
+
+
+def _shift(records: npt.NDArray[np.void], shift_ns: npt.NDArray[np.int64]) -> None:
+    """Move the times of records by what is given for each operation."""
+    for where in stretches(len(records)):
+        for column in ("sent_ns", "answered_ns"):
+            records[column][where] += shift_ns[records["op"][where]]
 
 
 @contextlib.contextmanager
