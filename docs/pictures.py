@@ -89,7 +89,7 @@ def main() -> None:
             cpsim("run", "smoke", "--seed", seed, "--rate", "400")
         cpsim("runs", "--page", "runs.html")
         draw(driver, Path("runs.html").resolve().as_uri(), "runs")
-        cpsim("run", "steady", "--seed", "7", "--output", "credit")
+        cpsim("run", "challenge", "--seed", "7", "--virtual", "--output", "credit")
         cpsim("report", "credit", "--output", "credit.html")
         draw(driver, Path("credit.html").resolve().as_uri(), "credit")
 
