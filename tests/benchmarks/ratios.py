@@ -27,7 +27,7 @@ from c_limit import Limit
 from rich.console import Console
 from rich.table import Table
 from rounds import Row, in_turns
-from served import forwarding, serving
+from served import between, forwarding, serving
 
 from cpdaemon import Client
 from cpdaemon.endpoint import UnixEndpoint
@@ -94,6 +94,7 @@ def anywhere(folder: Path) -> Iterator[tuple[str, Row]]:
     yield "replay engine / one client, commands/s", engine_against_client(folder)
     yield "fake daemon and ledger / asyncio daemon that only answers, commands/s", fake_against_asyncio(folder)
     yield "daemon with its spool and a scrape a second / without, commands/s", scraped_against_alone(folder)
+    yield "proxy with a fault in front of a daemon / recorder there, commands/s", proxy_against_recorder(folder)
     yield from judging.rows(folder)
     yield "memory of a slot claimed with two counters / allocated, bytes", memory.per_slot()
     for kind in ("unix", "tcp", "http"):
@@ -142,6 +143,16 @@ def scraped_against_alone(folder: Path) -> Row:
                 return replay(daemon["unix"], f"scraped-{turn}")
 
         return in_turns(scraped, lambda turn: replay(daemon["unix"], f"alone-{turn}"))
+
+
+def proxy_against_recorder(folder: Path) -> Row:
+    """The same daemon through each; the proxy looks for a fault's slots in every command, and finds none."""
+    with (
+        serving(folder / "fake") as fake,
+        between(folder / "proxy", "proxy", fake["unix"], "--fault", "error:slot=nobody-*") as proxy,
+        between(folder / "record", "record", fake["unix"], "-o", str(folder / "recorded.csv")) as recorder,
+    ):
+        return in_turns(lambda turn: replay(proxy, f"proxy-{turn}"), lambda turn: replay(recorder, f"recorder-{turn}"))
 
 
 @contextmanager

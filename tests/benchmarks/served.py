@@ -40,6 +40,15 @@ def forwarding(folder: Path, url: str, *options: str) -> Iterator[dict[str, str]
 
 
 @contextmanager
+def between(folder: Path, name: str, target: str, *options: str) -> Iterator[str]:
+    """The address of a `cpsim proxy` or a `cpsim record` in front of a daemon."""
+    folder.mkdir()
+    socket = str(folder / "between.sock")
+    with _running(folder, name, "--listen", socket, "--target", target, *options):
+        yield socket
+
+
+@contextmanager
 def _running(folder: Path, *arguments: str) -> Iterator[dict[str, str]]:
     ready, log = folder / "ready", folder / "log"
     command = [sys.executable, "-P", "-m", "cpsim", *arguments, "--ready-file", str(ready)]
