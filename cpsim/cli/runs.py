@@ -110,7 +110,7 @@ def list_runs(folder: Path, as_json: bool, page: Path | None) -> None:
 
     \b
     cpsim runs
-    cpsim runs results/nightly --json
+    cpsim runs list results/nightly --json
     cpsim runs --page runs.html
     """
     _check_output(page, as_json=as_json)

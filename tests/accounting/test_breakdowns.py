@@ -192,7 +192,7 @@ def check_declared(report, block):
     if block.sums is None:
         return
     counts = {name for name, kind in block.frame.dtypes.items() if pd.api.types.is_integer_dtype(kind)}
-    counts -= {block.x} if isinstance(block, Figure) else set()
+    counts -= {"rank"} | ({block.x} if isinstance(block, Figure) else set())
     counts = {name for name in counts if not name.startswith("cumulative_")}
     assert counts <= set(block.sums), f"{report.name}, {block.title}: what do {counts - set(block.sums)} add up to?"
 

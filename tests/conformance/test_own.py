@@ -74,7 +74,7 @@ def test_a_server_alone_is_seen_whole_but_for_the_daemon(examine_fake):
 
 @pytest.mark.thorough
 def test_deployed_shows_exactly_the_quirks_that_are_listed(examine_fake, page, unseen):
-    outcome = examine_fake(PROFILES["deployed"], profile="deployed", flush_interval_s=0.2)
+    outcome = examine_fake(PROFILES["deployed"], profile="deployed", flush_interval_s=0.6)
     left_open = {"bulk-shapes", "jsonp-unfiltered", "text-plain-success", "last-name-wins"}
     only_thorough = {"empty-ids", "shared-names", "short-queue"}
     assert set(outcome.quirks) == PROFILES["deployed"] - page.OF_THE_MIDDLE.keys() - left_open - only_thorough

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -32,7 +33,7 @@ sh start.sh
     [("--store ledger", {"pass"}), ("", {"deviation"})],
     ids=["store", "memory"],
 )
-def test_what_was_accepted_is_there_after_a_kill(tmp_path, monkeypatch, options, results):
+def test_what_was_accepted_is_there_after_a_kill(tmp_path, monkeypatch, page, options, results):
     monkeypatch.chdir(tmp_path)
     port = free_port()
     Path("secret").write_text("hush", encoding="utf-8")
@@ -48,7 +49,7 @@ def test_what_was_accepted_is_there_after_a_kill(tmp_path, monkeypatch, options,
         run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
     finally:
         os.kill(int(Path("pid").read_text(encoding="utf-8")), signal.SIGKILL)
-    assert not run.stderr
+    assert re.fullmatch(page.PROGRESS, run.stderr)
     assert {clause["result"] for clause in json.loads(run.stdout)["clauses"]} == results
 
 
