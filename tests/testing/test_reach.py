@@ -67,7 +67,7 @@ def test_it_listens_at_one_more_path(tmp_path):
         assert permissions(path) == 0o666
         alloc(str(path), "job-1")
         alloc(creditpiggy.endpoint, "job-2")
-        assert list(creditpiggy.slots) == ["job-1", "job-2"]
+        assert set(creditpiggy.slots) == {"job-1", "job-2"}  # each daemon has a queue of its own
         with creditpiggy.faults.refuse(), pytest.raises(ConnectFailed):
             alloc(str(path), "job-3")
         creditpiggy.reset()
