@@ -263,7 +263,7 @@ def test_a_scenario_with_a_mistake_is_told_at_once(cpsim, site, tmp_path, proces
 
 
 @pytest.mark.parametrize("taken", ["--web-port", "--master-bind-port"])
-def test_a_port_that_others_have_is_named_and_nobody_is_left_waiting(loads, port, taken):
+def test_a_port_that_others_have_is_named_and_nobody_is_left_waiting(loads, port, taken, wait_for):
     with socket.create_server(("127.0.0.1", int(port))):
         process = loads.start("smoke", "--processes", "2", taken, port)
         output = said(process)
@@ -272,8 +272,16 @@ def test_a_port_that_others_have_is_named_and_nobody_is_left_waiting(loads, port
     assert port in output
     assert f"choose another port for it by -- {taken}" in output
     assert "Traceback" not in output
-    with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)
+    wait_for(lambda: is_over(process.pid))
+
+
+def is_over(group):
+    """Whether no process of a group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
 
 
 LOCUSTFILE = """
