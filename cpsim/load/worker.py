@@ -139,6 +139,8 @@ class Worker:
         outbox.show()
         outbox.send()
         effort = list(engine.effort(elapsed_s))
+        if isinstance(self._runner, WorkerRunner):
+            _report(self._runner)
         self.send("cpsim-done", elapsed_s=elapsed_s, effort=effort, interrupted=self._interrupted)
         if self._interrupted and isinstance(self._runner, WorkerRunner):
             gevent.spawn(self._runner.quit)
@@ -211,6 +213,13 @@ class _Outbox:
         data, self._waiting = b"".join(self._waiting), []
         self._sent_s = SYSTEM_CLOCK.monotonic()
         self._worker.send("cpsim-records", records=data, errors=self._journal.errors)
+
+
+def _report(runner: WorkerRunner) -> None:
+    """Send Locust's master the statistics now: when it quits, it waits half a second for the last ones."""
+    data: dict[str, object] = {}
+    runner.environment.events.report_to_master.fire(client_id=runner.client_id, data=data)
+    runner.send_message("stats", data)
 
 
 def _entry(stats: RequestStats, method: str, name: str, times_ms: Floats, failures: int) -> StatsEntry:
