@@ -122,5 +122,5 @@ def note_baseline(baseline: Path | None, output: OutputFolder) -> None:
     """Say on standard error how a run differs from its baseline in what was done."""
     from cpsim.run.comparison import baseline_note
 
-    if output.is_whole and (note := baseline_note(baseline, output.path)):
+    if note := baseline_note(baseline, output):
         click.echo(f"cpsim: {note}", err=True)

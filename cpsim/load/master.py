@@ -251,7 +251,7 @@ class Master:
         thresholds, tell = self._settings.thresholds, self.told.say
         status = conclude(plan, replayed, thresholds, output, before=self._before, files=files, tell=tell)
         self._environment.process_exit_code = status
-        if output.is_whole and (note := baseline_note(self._settings.baseline, output.path)):
+        if note := baseline_note(self._settings.baseline, output):
             sys.stderr.write(f"cpsim: {note}\n")
 
     def _prepare(self) -> Plan:

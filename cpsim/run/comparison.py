@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cpsim.evidence.past import PastRun, RunFigures
+    from cpsim.run.folder import OutputFolder
 
 LEAST_ALIKE: Final = 5
 """Other runs that are needed to say what is usual: of fewer, too many lie outside by chance."""
@@ -201,11 +202,14 @@ def _accounts(one: PastRun, other: PastRun) -> list[ComparedFigure]:
     return found
 
 
-def baseline_note(baseline: Path | None, folder: Path) -> str:
-    """A sentence on how a run differs from its baseline in what was done; empty without one, or if nothing differs."""
-    if baseline is None:
+def baseline_note(baseline: Path | None, output: OutputFolder) -> str:
+    """A sentence on how a run differs from its baseline in what was done.
+
+    It is empty without a baseline, without a whole run folder, and if nothing differs.
+    """
+    if baseline is None or not output.is_whole:
         return ""
-    one, other = past.read(baseline), past.read(folder)
+    one, other = past.read(baseline), past.read(output.path)
     said = [f"{what} was {before}, and is {now}" for what, before, now in differences(one, other)]
     if one.state == RunState.RUN and one.ruling != "valid":
         said.insert(0, f"its verdict was {one.ruling}")

@@ -95,7 +95,6 @@ class LiveFigures:
     def _read(self) -> None:
         for part in self._parts:
             data = part.journal.tail(part.read_bytes)
-            data = data[: len(data) // RECORD_TYPE.itemsize * RECORD_TYPE.itemsize]  # a sender may be writing
             part.read_bytes += len(data)
             self._add(part.kinds, np.frombuffer(data, RECORD_TYPE))
 

@@ -1,5 +1,6 @@
 """`cpsim run --metrics`: the figures of a replay while it lasts, as Prometheus' own parser reads them."""
 
+import os
 import socket
 import threading
 from collections import Counter
@@ -97,14 +98,9 @@ def test_a_record_that_is_half_written_counts_when_it_is_whole():
     workload = load_workload(find_scenario("smoke"), None, [SMALL])
     record = RECORD.pack(0, OperationOutcome.ACCEPTED, 0, 0, 1)
 
-    class Growing:
-        data = record + record[:5]
-
-        def tail(self, offset):
-            return self.data[offset:]
-
-    figures, journal = LiveFigures(), Growing()
-    with figures.following([(journal, workload)]):
+    figures, journal = LiveFigures(), Journal()
+    with closing(journal), figures.following([(journal, workload)]):
+        os.write(journal.fileno(), record + record[:5])
         assert totals(figures)[2] == 1
-        journal.data = record + record
+        os.write(journal.fileno(), record[5:])
         assert totals(figures)[2] == 2
