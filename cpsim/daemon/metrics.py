@@ -32,6 +32,8 @@ def daemon_metrics(daemons: Sequence[Daemon]) -> list[Family]:
     labelled = [({"project": each.project_id, "daemon": " ".join(each.addresses.values())}, each) for each in daemons]
     for _, daemon in labelled:
         daemon.delays.note()  # or what has just left would be missing
+    # before the rest, and as of now: a command that these count waits nowhere below
+    delays = [(labels, daemon.delays.buckets.read()) for labels, daemon in labelled]
     replies = [(labels, daemon.listener.replies) for labels, daemon in labelled if daemon.listener is not None]
     spools = [(labels, daemon.spool_path) for labels, daemon in labelled if daemon.spool_path is not None]
     statuses = [(labels, status) for labels, each in labelled if (status := each.spool_status()) is not None]
@@ -44,8 +46,7 @@ def daemon_metrics(daemons: Sequence[Daemon]) -> list[Family]:
         for labels, each in replies
         for (kind, reply), count in list(each.counts.items())
     ]
-    latencies = [(labels, each.latency) for labels, each in replies]
-    delays = [(labels, daemon.delays.buckets) for labels, daemon in labelled]
+    latencies = [(labels, each.latency.read()) for labels, each in replies]
     queued = [(labels, daemon.pending) for labels, daemon in labelled]
     sizes = [(labels, _size_bytes(path)) for labels, path in spools]
     return [

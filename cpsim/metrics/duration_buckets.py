@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from itertools import accumulate
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,6 +14,18 @@ BOUNDS_S: Final = (
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0),
 )
 """Upper bounds of the buckets, in seconds: an answer takes a part of a millisecond, an outage hours."""
+
+
+class DurationCounts(NamedTuple):
+    """What buckets held at a moment.
+
+    Attributes:
+        up_to: for each of `BOUNDS_S` and for infinity, the number of durations up to there.
+        sum_s: the sum of all durations, in seconds.
+    """
+
+    up_to: list[int]
+    sum_s: float
 
 
 class DurationBuckets:
@@ -33,7 +45,7 @@ class DurationBuckets:
         self._counts = [before + more for before, more in zip(self._counts, counts, strict=True)]
         self._sum_s += sum_s
 
-    def read(self) -> tuple[list[int], float]:
-        """Return, for each of `BOUNDS_S` and for infinity, the number of durations up to there; and their sum in s."""
+    def read(self) -> DurationCounts:
+        """Return what the buckets hold now."""
         sum_s = self._sum_s
-        return list(accumulate(self._counts)), sum_s
+        return DurationCounts(list(accumulate(self._counts)), sum_s)

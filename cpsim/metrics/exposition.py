@@ -8,7 +8,7 @@ from importlib.metadata import version
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from cpsim.metrics.duration_buckets import BOUNDS_S, DurationBuckets
+from cpsim.metrics.duration_buckets import BOUNDS_S, DurationCounts
 from cpsim.system.extras import DISTRIBUTION
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Family(NamedTuple):
     type: Literal["counter", "gauge", "histogram", "info"]
     name: str
     help: str
-    samples: Sequence[tuple[Mapping[str, str], float | DurationBuckets]]
+    samples: Sequence[tuple[Mapping[str, str], float | DurationCounts]]
 
 
 @cache
@@ -60,13 +60,12 @@ def _metric(family: Family) -> Metric:
     return metric
 
 
-def _numbers(kind: str, value: float | DurationBuckets) -> Iterator[tuple[str, dict[str, str], float]]:
+def _numbers(kind: str, value: float | DurationCounts) -> Iterator[tuple[str, dict[str, str], float]]:
     """Yield the ending of the name, the further labels and the value of each number that is written."""
-    if not isinstance(value, DurationBuckets):
+    if not isinstance(value, DurationCounts):
         yield {"counter": "_total", "gauge": "", "info": "_info"}[kind], {}, value
         return
-    counts, sum_s = value.read()
-    for bound, count in zip([*map(str, BOUNDS_S), "+Inf"], counts, strict=True):
+    for bound, count in zip([*map(str, BOUNDS_S), "+Inf"], value.up_to, strict=True):
         yield "_bucket", {"le": bound}, count
-    yield "_count", {}, counts[-1]
-    yield "_sum", {}, sum_s
+    yield "_count", {}, value.up_to[-1]
+    yield "_sum", {}, value.sum_s

@@ -89,7 +89,7 @@ class LiveFigures:
             build_info(),
             Family("gauge", "cpsim_replay_planned_operations", "Operations to send.", [({}, self._planned)]),
             Family("counter", "cpsim_replay_operations", "Operations that were sent, by their outcome.", outcomes),
-            Family("histogram", "cpsim_replay_service_time_seconds", service, [({}, self._service)]),
+            Family("histogram", "cpsim_replay_service_time_seconds", service, [({}, self._service.read())]),
         ]
 
     def _read(self) -> None:

@@ -37,7 +37,7 @@ def server_metrics(accounts: AccountServer, totals: Totals, latency: DurationBuc
             "histogram",
             "cpsim_server_request_duration_seconds",
             "Time from a whole request of the HTTP API to its answer.",
-            [({}, latency)],
+            [({}, latency.read())],
         ),
         Family(
             "gauge",

@@ -16,7 +16,7 @@ from cpsim.daemon.metrics import daemon_metrics
 from cpsim.daemon.metrics_server import MetricsServer
 from cpsim.daemon.site import Daemon
 from cpsim.daemon.spool import Spool
-from cpsim.daemon.spool_status import read_status, status_of
+from cpsim.daemon.spool_status import SELECT_FIRST, read_status, status_of
 from cpsim.errors import CpsimError
 from cpsim.fake import ANY_PORT, Fake
 from cpsim.store.log import Log
@@ -128,6 +128,30 @@ def test_a_scrape_looks_at_as_much_of_a_spool_however_much_waits_there(here):
         assert 0 < with_one == instructions(here / "spool", asked)
         assert families["cpsim_daemon_oldest_command_age_seconds"][0][1] >= 0
         assert status_of(spool).queued == read_status(here / "spool").queued == 5_001
+
+
+def test_what_a_scrape_counts_as_applied_waits_in_it_no_more(here):
+    class DeliversMeanwhile(Log):
+        def query(self, sql, parameters=()):
+            rows = super().query(sql, parameters)
+            if sql == SELECT_FIRST and rows:
+                spool.settle(spool.take(), [])
+                daemon.delays.note()
+            return rows
+
+    spool = Spool(here / "spool", open_log=DeliversMeanwhile)
+    with (
+        closing(BulkClient(parse_endpoint("http://127.0.0.1:9/api"), ("p", "s"), 60.0)) as server,
+        Daemon(server, "p", unix=here / "cp.sock", spool=spool, flush_interval_s=3600) as daemon,
+    ):
+        spool.put(["alloc,slot=a"], {}, lambda _: None)
+        spool.wait()
+        spool.release(1)
+        delays = []
+        for _ in range(2):
+            families = {family.name: family.samples for family in daemon_metrics([daemon])}
+            delays.append(families["cpsim_daemon_apply_delay_seconds"][0][1].up_to[-1])
+    assert delays == [0, 1]
 
 
 def test_dead_letters_are_counted_as_they_come_and_go(here):
