@@ -148,7 +148,7 @@ def _reasons(run: Run, summary: Summary) -> Iterator[tuple[str, str]]:
     for note in run.plan.workload.notes:
         yield "notice", f"Note: {note}."
     if run.evidence.faults_unknown:
-        yield "notice", f"Which faults fired is not known: {run.evidence.faults_unknown}"
+        yield "notice", f"Which faults fired is not known: {run.evidence.faults_unknown}."
 
 
 def _parts_of_run(run: Run, summary: Summary) -> Iterator[tuple[str, str]]:
@@ -235,7 +235,7 @@ def _charts_over_time(
         queues.append(Series("acknowledged and not applied", over_time.pending, 1))
         note = "Acknowledged commands are those whose time of application the server's accounts show."
     elif summary.apply_delay_unknown:
-        note = f"Apply delay and the queue behind OK are not known: {summary.apply_delay_unknown}"
+        note = f"Apply delay and the queue behind OK are not known: {summary.apply_delay_unknown}."
     charts.append(chart("Queue at the end of each interval, operations", queues, note=note))
     return charts
 

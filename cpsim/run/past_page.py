@@ -128,9 +128,7 @@ def _curves(compared: ComparedRuns, file: str, name: str) -> Chart | None:
         for colour, (run, each) in enumerate(zip((compared.one, compared.other), values, strict=True))
     ]
     title = f"{name}: milliseconds at each percentile"
-    return Chart(
-        title, "percentile", "percentile", x[:end], series, is_log=True, note="Files are those of HdrHistogram."
-    )
+    return Chart(title, "percentile", "percentile", x[:end], series, is_log=True)
 
 
 def _percentiles(path: Path) -> list[tuple[float, float, int]]:

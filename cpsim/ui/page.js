@@ -116,7 +116,7 @@
       const part = (step) => step >= 86400 ? [0, 10] : step >= 60 ? [5, 16] : [11, 19];
       const marks = { time: (_, splits, axis, space, step) => splits.map((at) => this.moment(at).slice(...part(step))), percentile: (_, splits) => splits.map(percentile), names: (_, splits) => splits.map((at) => this.label(at)) };
       const values = spec.across in marks ? marks[spec.across] : (_, splits) => splits.map((x) => short(x) + (spec.across === "seconds" ? " s" : ""));
-      const splits = { percentile: () => [1, 2, 10, 100, 1e3, 1e4, 1e5], names: () => spec.x };
+      const splits = { percentile: (_, axis, least, high) => [1, 2, 10, 100, 1e3, 1e4, 1e5].filter((at) => at >= least && at <= high), names: () => spec.x };
       const most = (_, least, high) => spec.log ? uPlot.rangeLog(least || 1, high || 1, 10, false) : [0, high > 0 ? high * 1.05 : 1];
       return {
         width: paper.is ? Math.min(paper.width, this.place.clientWidth || paper.width) : this.place.clientWidth || paper.width, height: this.height(),

@@ -222,7 +222,7 @@ def test_what_is_missing_is_said_to_be(real):
     for sentence in (
         "unknown apply delay, p99",
         "Offered is not known: at this pace, operations have no due times.",
-        "Apply delay and the queue behind OK are not known: there is no server with a clock",
+        "Apply delay and the queue behind OK are not known: there is no server with a clock.",
         "response time, from due to answer not known: operations had no due times",
         "apply delay, from OK to applied unknown: there is no server with a clock",
         "Slots by outcome are not known",
