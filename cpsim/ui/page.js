@@ -121,6 +121,7 @@
       return {
         width: paper.is ? Math.min(paper.width, this.place.clientWidth || paper.width) : this.place.clientWidth || paper.width, height: this.height(),
         legend: { show: false },
+        padding: [null, spec.across === "time" ? 28 : null, null, null],
         tzDate: (at) => uPlot.tzDate(new Date(at * 1000), spec.zone),
         scales: {
           x: { time: spec.across === "time", distr: spec.across === "percentile" ? 3 : 1, range: (_, least, high) => least === high || least === null ? this.ends : [least === spec.x[0] ? this.ends[0] : least, high === spec.x.at(-1) ? this.ends[1] : high] },
