@@ -6,6 +6,7 @@ import datetime as dt
 import math
 import re
 from importlib.metadata import version
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Final
 from zipfile import ZIP_DEFLATED, ZipFile
 
@@ -48,6 +49,11 @@ CONTENTS: Final = "Contents"
 TAKEN: Final = (CONTENTS, "History")
 """Names that no table may have; the second is Excel's own."""
 WIDTHS: Final = (9, 60)
+NOTE_WIDTH: Final = 90
+NOTE_LETTERS: Final = 105
+"""Of a note, in a line: letters are narrower than the digits that a width counts."""
+LINE_POINTS: Final = 15
+FONT: Final = "Calibri"
 MEASURED_ROWS: Final = 1_000
 NO_TIME: Final = (1980, 1, 1, 0, 0, 0)
 
@@ -65,9 +71,14 @@ def write(accounts: Accounts, reports: Sequence[Report], path: Path) -> None:
     book.properties.creator = f"cpsim {version('creditpiggy-sim')}"
     book.properties.created = book.properties.modified = dt.datetime(*NO_TIME)  # noqa: DTZ001 - openpyxl takes naive ones
     contents = book.create_sheet(CONTENTS)
-    contents.column_dimensions["A"].width, contents.column_dimensions["B"].width = 34, 12
-    contents.column_dimensions["C"].width = 90
-    for row in _contents(accounts, reports, [*zip(names, (block for _, block in blocks), strict=True)]):
+    longest = max(len(block.title) for _, block in blocks)
+    for column, width in zip("ABC", (min(longest + 1, WIDTHS[1]), 12, NOTE_WIDTH), strict=True):
+        contents.column_dimensions[column].width = width
+    _fit_to_width(contents)
+    rows = _contents(accounts, reports, [*zip(names, (block for _, block in blocks), strict=True)])
+    for number, row in enumerate(rows, 1):
+        lines = max((len(wrap(value, NOTE_LETTERS)) for value, style in row if value and style == "wrapped"), default=1)
+        contents.row_dimensions[number].height = LINE_POINTS * lines if lines > 1 else None
         contents.append([None if value is None else _cell(contents, value, style) for value, style in row])
     for name, (_, block) in zip(names, blocks, strict=True):
         _write_table(book.create_sheet(name), block.frame, name, accounts.timezone.key)
@@ -137,7 +148,7 @@ def _contents(
     yield [(f"{accounts.period[:1].upper()}{accounts.period[1:]}", "")]
     yield from ([(sentence, "bold")] for sentence in (*notices(accounts), balance(accounts)))
     yield []
-    yield [("Table", "bold"), ("Rows", "bold"), ("Note", "bold")]
+    yield [("Table", "bold"), ("Rows", "right"), ("Note", "bold")]
     rest = iter(sheets)
     yield line(*next(rest))
     for report in reports:
@@ -161,8 +172,7 @@ def _write_table(sheet: Any, frame: pd.DataFrame, name: str, zone: str) -> None:
         sheet.column_dimensions[get_column_letter(number + 1)].width = min(max(WIDTHS[0], longest + 1), WIDTHS[1])
     sheet.freeze_panes = "A2"
     sheet.print_title_rows = "1:1"
-    sheet.page_setup.orientation, sheet.page_setup.fitToHeight = "landscape", 0
-    sheet.sheet_properties.pageSetUpPr.fitToPage = True
+    _fit_to_width(sheet)
     if heads:
         sheet.auto_filter.ref = f"A1:{get_column_letter(len(heads))}{len(frame) + 1}"
     styles = ["right" if is_numeric(frame, column) else "bold" for column in frame.columns]
@@ -171,6 +181,12 @@ def _write_table(sheet: Any, frame: pd.DataFrame, name: str, zone: str) -> None:
         sheet.append(
             [None if value is None else _cell(sheet, value, form) for value, form in zip(row, formats, strict=True)]
         )
+
+
+def _fit_to_width(sheet: Any) -> None:  # noqa: ANN401
+    """Print all columns of a sheet on one page."""
+    sheet.page_setup.orientation, sheet.page_setup.fitToHeight = "landscape", 0
+    sheet.sheet_properties.pageSetUpPr.fitToPage = True
 
 
 def _cell(sheet: Any, value: object, style: str) -> Any:  # noqa: ANN401
@@ -187,15 +203,15 @@ def _cell(sheet: Any, value: object, style: str) -> Any:  # noqa: ANN401
     elif style:
         cell.number_format = style
     if style in {"title", "bold", "right"}:
-        cell.font = Font(bold=True, size=16 if style == "title" else 11)
+        cell.font = Font(name=FONT, bold=True, size=16 if style == "title" else 11)
     if style == "right":
         cell.alignment = Alignment(horizontal="right")
     if style == "wrapped":
-        cell.alignment = Alignment(wrap_text=True, vertical="top")
+        cell.alignment = Alignment(horizontal="left", wrap_text=True, indent=1)
     if style.startswith("link "):
         place = style.removeprefix("link ").replace("'", "''")
         cell.hyperlink = Hyperlink(ref="A1", location=f"'{place}'!A1")
-        cell.font = Font(color="0563C1", underline="single")
+        cell.font = Font(name=FONT, color="0563C1", underline="single")
     return cell
 
 
