@@ -18,7 +18,8 @@ from locust.stats import StatsEntry, StatsError
 from cpdaemon.endpoint import UrlEndpoint
 from cpsim.clock import SYSTEM_CLOCK
 from cpsim.errors import CpsimError
-from cpsim.evidence.journal import RECORD_TYPE, OperationOutcome
+from cpsim.evidence.journal import OperationOutcome
+from cpsim.evidence.reader import JournalReader
 from cpsim.load.guard import FAILED, guarded
 from cpsim.replay.failures import kind_of
 from cpsim.replay.sender import Sender
@@ -182,16 +183,14 @@ class _Outbox:
         self._journal = journal
         self._assignment = assignment
         self._method = "POST" if isinstance(assignment.endpoint, UrlEndpoint) else "SEND"
-        self._shown = 0
+        self._reader = JournalReader(journal)
         self._waiting: list[bytes] = []
         self._sent_s = SYSTEM_CLOCK.monotonic()
 
     def show(self) -> None:
         """Add new records to Locust's statistics, and send them to the master now and then."""
-        data = self._journal.tail(self._shown)
-        self._shown += len(data)
-        self._waiting.append(data)
-        records = np.frombuffer(data, RECORD_TYPE)
+        records = self._reader.read()
+        self._waiting.append(records.tobytes())
         since_ns = records["sent_ns"]
         if self._assignment.schedule_us is not None:
             since_ns = self._assignment.schedule_us[records["op"]] * 1000

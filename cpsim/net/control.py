@@ -64,6 +64,23 @@ class ControlClient:
         """A page of a project's `slots`, `machines` or `users`: its `items`, and the `next` cursor, None at the end."""
         return self._page(listing, project=project, cursor=cursor)
 
+    def follows(self, project: str) -> bool:
+        """Whether the server tells which commands of a project it took, as `applied` reads them."""
+        status, _ = self._ask("GET", f"{CONTROL_PATH}applied?{urlencode({'project': project})}", b"", slowly=False)
+        return status == OK
+
+    def applied(self, project: str, cursor: int | None = None) -> dict[str, Any]:
+        """A page of the `slots` of the commands since a cursor, the cursor of the `next`, and if some are `missed`.
+
+        Without a cursor, commands are followed from now on.
+        """
+        query = {"project": project, "limit": PAGE} | ({} if cursor is None else {"cursor": cursor})
+        return self._object(f"applied?{urlencode(query)}", {"slots": list, "next": int, "missed": bool})
+
+    def named_slots(self, project: str, slots: Sequence[str]) -> list[dict[str, Any]]:
+        """Slots of a project by their ids, without those that there are not."""
+        return self._list(f"slots?{urlencode({'project': project})}", "POST", slots)
+
     def journal(self, project: str) -> Iterator[list[dict[str, Any]]]:
         """The commands that were received for a project, a page at a time."""
         return self._pages("journal", project=project)

@@ -8,7 +8,8 @@ import numpy as np
 
 from cpsim.config.thresholds import RATES, TIMES, Threshold, parts_of
 from cpsim.errors import UsageError
-from cpsim.evidence.journal import RECORD_TYPE, OperationOutcome
+from cpsim.evidence.journal import OperationOutcome
+from cpsim.evidence.reader import JournalReader
 from cpsim.run.latency import PERCENTILES, as_recorded_us, rank_of
 from cpsim.scenario.workload import KIND_NAMES
 
@@ -84,24 +85,18 @@ class BreachWatch:
 
     def __init__(self, plan: Plan, schedule_us: npt.NDArray[np.int64] | None) -> None:
         self._breaches = Breaches(plan.stop_on, plan.workload, schedule_us, plan.warm_up_s) if plan.stop_on else None
-        self._offsets: dict[Journal, int] = {}
-        self._journals: list[tuple[Journal, npt.NDArray[np.int64]]] = []
+        self._readers: list[JournalReader] = []
         self.broken = ""
 
     def follow(self, journals: Sequence[Journal], operations: Sequence[npt.NDArray[np.int64]]) -> None:
         """Look into these journals, of which each has operations with these numbers in the workload."""
-        self._journals = list(zip(journals, operations, strict=True))
+        self._readers = list(map(JournalReader, journals, operations))
 
     def look(self) -> bool:
         """Read what is new; returns whether an assert is broken."""
         if self._breaches is not None and not self.broken:
-            for journal, ops in self._journals:
-                offset = self._offsets.get(journal, 0)
-                data = journal.tail(offset)
-                self._offsets[journal] = offset + len(data)
-                records = np.frombuffer(data, RECORD_TYPE).copy()
-                records["op"] = ops[records["op"]]
-                self.broken = self.broken or str(self._breaches.take(records) or "")
+            for reader in self._readers:
+                self.broken = self.broken or str(self._breaches.take(reader.read()) or "")
         return bool(self.broken)
 
 

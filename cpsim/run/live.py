@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import mmap
 import os
 import pickle
 import socket
@@ -22,7 +21,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 
 from cpsim.clock import SYSTEM_CLOCK
-from cpsim.evidence.journal import RECORD_TYPE, merged
+from cpsim.evidence.journal import RECORD_TYPE, Journal, merged
+from cpsim.evidence.reader import JournalReader
 from cpsim.judge.verdict import Verdict
 from cpsim.net.addresses import listen_tcp
 from cpsim.net.http.carrier import Carrier
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
     from cpdaemon.endpoint import TcpEndpoint
     from cpsim.clock import Clock
-    from cpsim.evidence.journal import Journal
     from cpsim.net.http.application import Caller
     from cpsim.net.http.messages import Request
     from cpsim.run.plan import Plan
@@ -186,7 +185,7 @@ class _Pages:
         self._assignment = plan.assignment()
         self._access = Access(host) if is_loopback(host) else None
         self._lock = Lock()
-        self._journals: dict[int, int] = {}
+        self._journals: dict[int, Journal] = {}
         self._of = 1
         self._errors: list[list[str]] = []
         self._since_s = 0.0
@@ -196,7 +195,7 @@ class _Pages:
         """Take what the replaying process tells."""
         with self._lock:
             if "journal" in message:
-                self._journals[message["journal"]], self._of = descriptors[0], message["of"]
+                self._journals[message["journal"]], self._of = Journal(descriptors[0]), message["of"]
             else:
                 self._errors, self._since_s = message["errors"], message["since_s"]
 
@@ -249,21 +248,12 @@ class _Pages:
             journals, errors = sorted(self._journals.items()), self._errors
         parts = []
         for place, journal in journals:
-            records = _read(journal)
+            records = JournalReader(journal).read().copy()
             texts = list(errors[place]) if place < len(errors) else [""]
             missing = int(records["error"].max(initial=0)) + 1 - len(texts)
             ops = self._assignment.ops if self._of == 1 else self._assignment.part(place, self._of).ops
             parts.append((records, [*texts, *[UNREPORTED] * missing], ops))
         return merged(parts) if parts else (np.empty(0, RECORD_TYPE), [""])
-
-
-def _read(journal: int) -> npt.NDArray[np.void]:
-    """The whole records of a journal's file, whose position is its writer's."""
-    count = os.fstat(journal).st_size // RECORD_TYPE.itemsize
-    if not count:
-        return np.empty(0, RECORD_TYPE)
-    with mmap.mmap(journal, count * RECORD_TYPE.itemsize, access=mmap.ACCESS_READ) as content:
-        return np.frombuffer(bytes(content), RECORD_TYPE).copy()
 
 
 def main() -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cpsim.evidence.journal import RECORD_TYPE, OperationOutcome
+from cpsim.evidence.journal import OperationOutcome
+from cpsim.evidence.reader import JournalReader
 from cpsim.metrics.duration_buckets import BOUNDS_S, DurationBuckets
 from cpsim.metrics.exposition import Family, build_info
 from cpsim.scenario.workload import KIND_NAMES
@@ -25,15 +25,6 @@ if TYPE_CHECKING:
     Kinds = npt.NDArray[np.uint8]
 
 
-@dataclass(slots=True)
-class _Part:
-    """A sender's journal, the kinds of its operations, and how many bytes of the journal were read."""
-
-    journal: Journal
-    kinds: Kinds
-    read_bytes: int = 0
-
-
 class LiveFigures:
     """Counts operations from their journals, when it is asked; thread-safe. Several replays add up."""
 
@@ -42,7 +33,7 @@ class LiveFigures:
         self._planned = 0
         self._counts = np.zeros((len(KIND_NAMES), len(OperationOutcome)), np.int64)
         self._service = DurationBuckets()
-        self._parts: list[_Part] = []
+        self._parts: list[tuple[JournalReader, Kinds]] = []
 
     def plan(self, operations: int) -> None:
         """Add to the number of operations that are to be sent."""
@@ -56,8 +47,8 @@ class LiveFigures:
         Args:
             parts: the journal of each sender, and the operations that its records number.
         """
-        followed = [_Part(journal, workload.kind) for journal, workload in parts]
-        self.plan(sum(len(part.kinds) for part in followed))
+        followed = [(JournalReader(journal), workload.kind) for journal, workload in parts]
+        self.plan(sum(len(kinds) for _, kinds in followed))
         self._parts = followed
         try:
             yield
@@ -93,10 +84,8 @@ class LiveFigures:
         ]
 
     def _read(self) -> None:
-        for part in self._parts:
-            data = part.journal.tail(part.read_bytes)
-            part.read_bytes += len(data)
-            self._add(part.kinds, np.frombuffer(data, RECORD_TYPE))
+        for reader, kinds in self._parts:
+            self._add(kinds, reader.read())
 
     def _add(self, kinds: Kinds, records: npt.NDArray[np.void]) -> None:
         np.add.at(self._counts, (kinds[records["op"]], records["outcome"]), 1)

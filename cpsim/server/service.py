@@ -19,6 +19,7 @@ from cpsim.protocol.slots import CommandRefused, shown
 from cpsim.quirks import composed
 from cpsim.quirks.policies.ledger import LedgerPolicy
 from cpsim.quirks.policies.request import RequestPolicy
+from cpsim.server.applied import AppliedFeed
 from cpsim.server.batches import Batches, BatchGivenUp
 from cpsim.server.clock import ServerClock
 from cpsim.server.command_counts import CommandCounts
@@ -72,6 +73,7 @@ class AccountServer:
         self._lock = threading.RLock()
         self.clock = ServerClock(now_us)
         self.journal = CommandJournal(journal_limit)
+        self.applied = AppliedFeed()
         self._refused: dict[str, int] = {}
         self.counts = CommandCounts()
         self._batches: dict[str, Batches] = {}
@@ -191,6 +193,7 @@ class AccountServer:
                 refusals = self._apply(now_us, project_id, calls, batch_id)
             self.journal.add(project_id, now_us, calls, written, refusals)
             self.counts.add(project_id, calls, refusals)
+            self.applied.add(project_id, calls)
             if self.store is not None:
                 self._keep(self.store, now_us, ("apply", (project_id, msgspec.Raw(written), batch_id, refusals)))
         return refusals
@@ -413,6 +416,7 @@ class AccountServer:
         return _each(self._ledger.release, machine_ids)
 
     def _reset(self, _: int, project_id: str | None) -> list[Refusal]:
+        self.applied.forget(project_id)
         if project_id is None:
             self._ledger = self._new_ledger()
             self._refused.clear()

@@ -67,7 +67,7 @@ def test_an_address_that_is_taken_is_an_error_before_anything_is_sent(here, cpsi
 
 def totals(figures):
     (_, planned, operations, service) = (family.samples for family in figures.families())
-    counts, sum_s = service[0][1].read()
+    counts, sum_s = service[0][1]
     return planned[0][1], {(each["kind"], each["outcome"]): count for each, count in operations}, counts[-1], sum_s
 
 

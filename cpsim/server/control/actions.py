@@ -92,6 +92,8 @@ ACTIONS: Final = {
     ("GET", "totals"): ControlAction(Inspector.totals),
     ("GET", "balance"): ControlAction(Inspector.balance),
     ("GET", "slots"): ControlAction(Inspector.slots, errors=(404,)),
+    ("POST", "slots"): ControlAction(Inspector.named_slots, body="slots", errors=(404,)),
+    ("GET", "applied"): ControlAction(Inspector.applied, errors=(404,)),
     ("GET", "slot"): ControlAction(Inspector.slot, errors=(404, 507)),
     ("GET", "machines"): ControlAction(Inspector.machines, errors=(404,)),
     ("GET", "users"): ControlAction(Inspector.users, errors=(404,)),

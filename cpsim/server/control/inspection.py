@@ -14,6 +14,7 @@ from msgspec import Meta
 from cpsim.errors import CpsimError
 from cpsim.faults.plan import FaultPlan
 from cpsim.faults.spec import Fault
+from cpsim.net.control import PAGE
 from cpsim.protocol.slots import State
 from cpsim.quirks import QUIRKS, chosen
 from cpsim.server.accounts import Account, Machine, ProjectAccounts, Slot
@@ -22,6 +23,7 @@ from cpsim.server.control import export
 from cpsim.server.control.fault_inspection import Cursor, FaultInspector, Limit, as_value_error, firing_view, page_of
 from cpsim.server.control.sites import Sites
 from cpsim.server.control.views import (
+    AppliedCommands,
     Balance,
     ClockView,
     CommandView,
@@ -56,6 +58,7 @@ Id = Annotated[str, Meta(min_length=1)]
 FlushInterval = Annotated[
     float, Meta(ge=0, le=LONGEST_S, description="Seconds that the daemon keeps commands before it delivers them.")
 ]
+Ids = Annotated[list[Id], Meta(max_length=PAGE)]
 Seconds = Annotated[float, Meta(ge=0, le=1e10)]
 Rate = Annotated[float, Meta(ge=0, le=1e6, description="Multiple of real time; 0 freezes.")]
 Profile = Literal["documented", "deployed"]
@@ -165,6 +168,18 @@ class Inspector(FaultInspector):
 
         with self.of_project(project) as (_, found):
             return page_of(islice(found.slots.items(), cursor, None), cursor, limit, show)
+
+    def named_slots(self, project: Id, slots: Ids) -> list[SlotView]:
+        """Slots of a project by their ids, as of one moment, without those that there are not."""
+        with self.of_project(project) as (_, found):
+            known = ((slot_id, found.slots.get(slot_id)) for slot_id in dict.fromkeys(slots))
+            return [slot_view(project, slot_id, slot) for slot_id, slot in known if slot is not None]
+
+    def applied(self, project: Id, cursor: Cursor | None = None, limit: Limit = 1000) -> AppliedCommands:
+        """The slots of the commands that a project's accounts took or refused since a cursor; without it, from now."""
+        with self.of_project(project):
+            slots, following, missed = self._accounts.applied.read(project, cursor, limit)
+        return AppliedCommands(slots=slots, next=following, missed=missed)
 
     def slot(self, project: Id, slot: Id) -> SlotHistory:
         """One slot, every command received for it, and the faults that fired for it.

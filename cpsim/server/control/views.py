@@ -202,6 +202,14 @@ class Page(Struct, Generic[T], frozen=True, kw_only=True):
     next: int | None
 
 
+class AppliedCommands(Struct, frozen=True, kw_only=True):
+    """The slot of each command, in order, and the cursor of the next; `missed`: some since the cursor are not known."""
+
+    slots: list[str]
+    next: int
+    missed: bool
+
+
 def _plain(value: object) -> object:
     """A value as it is written: a `State` is its text."""
     return str(value) if isinstance(value, State) else value
