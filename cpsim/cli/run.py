@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -53,6 +53,7 @@ from cpsim.cli.tls import tls_options
 from cpsim.system.checks import LONGEST_S
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -208,7 +209,8 @@ def run(
         check_told(thresholds, virtual=virtual)
     files = result_files(f"cpsim run {scenario}", junit, summary_file)
     context = click.get_current_context()
-    with files, run_folder.OutputFolder(output or run_folder.new_name(path, runs_folder(context))) as written:
+    folder = run_folder.OutputFolder(output or run_folder.new_name(path, runs_folder(context)))
+    with files, folder as written, _telling_of_evidence(written):
         with _live(page, written.path) as live, live_metrics(metrics) as wiring, Stages() as stages:
             command = partial(_command, context)
             result = perform(
@@ -227,6 +229,7 @@ def run(
                 on_progress=stages.progress,
                 live=live,
                 wiring=wiring,
+                folder=written.partial,
             )
             summary = summarise(result)
             summary.check(thresholds)
@@ -239,6 +242,16 @@ def run(
             _print(result, summary, written, as_json=as_json)
             note_baseline(baseline, written)
     sys.exit({"valid": 0, "invalid": INVALID, "unknown": FAILED}[result.verdict.ruling] if summary.holds else INVALID)
+
+
+@contextmanager
+def _telling_of_evidence(output: OutputFolder) -> Iterator[None]:
+    """Tell of what a run that is cut short leaves."""
+    try:
+        yield
+    finally:
+        if not output.is_whole and output.has_evidence:
+            click.echo(f"what there is can be judged: cpsim judge {shlex.quote(str(output.partial))}", err=True)
 
 
 def _live(address: TcpEndpoint | None, folder: Path) -> AbstractContextManager[LivePage | None]:

@@ -154,7 +154,7 @@ class Evidence:
     @property
     def count(self) -> int:
         """The number of partitions."""
-        return max(1, -(-len(self.records) // PARTITION))
+        return max(1, -(-len(self.workload) // PARTITION))
 
     def partitions(self) -> Iterator[Evidence]:
         """The evidence by partitions of slots, each with all that concerns its slots."""
@@ -277,11 +277,11 @@ def _numbers_of(ids: pa.ChunkedArray, slot_prefix: str | None) -> Ints:
     return numbers
 
 
-def tally(workload: Workload, records: npt.NDArray[np.void], errors: Sequence[str]) -> Ints:
-    """How many operations of each kind had each error: int64[kinds, errors]."""
+def tally(kind: npt.NDArray[np.uint8], records: npt.NDArray[np.void], errors: Sequence[str]) -> Ints:
+    """How many operations of each kind had each error: int64[kinds, errors], from the kind of each operation."""
     answers = np.zeros((len(KIND_NAMES), len(errors)), np.int64)
     for where in stretches(len(records)):
         piece = records[where]
-        places = workload.kind[piece["op"]].astype(np.int64) * len(errors) + piece["error"]
+        places = kind[piece["op"]].astype(np.int64) * len(errors) + piece["error"]
         answers += np.bincount(places, minlength=answers.size).reshape(answers.shape)
     return answers

@@ -2,7 +2,8 @@
 
 `workload.parquet` has what was to be sent, `journal.parquet` what was sent and answered; `ledger.parquet` and
 `accounts.parquet` what the server showed, and `evidence.json` all the rest. In the first two, the rows of a partition
-of slots stand together; `evidence.json` says in which row groups.
+of slots stand together; `evidence.json` says in which row groups. Of a run that was cut short, see
+`cpsim.evidence.unfinished`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from cpsim.evidence import extensions
 from cpsim.evidence.evidence import Evidence, Imbalance, Reading, Seen, by_partition, links_of
 from cpsim.evidence.extensions import installed
 from cpsim.evidence.journal import RECORD_TYPE, OperationOutcome
+from cpsim.evidence.past import PARTIAL
+from cpsim.evidence.unfinished import UNFINISHED, Answered, answered, bound_times, count_in
 from cpsim.protocol import arguments
 from cpsim.scenario.formats import columns
 from cpsim.scenario.formats.arrow import Operations
@@ -101,18 +104,21 @@ def writers(
     view = evidence.view
     slots, accounts = (None, None) if view is None else (view.slots, view.accounts)
     files: dict[str, Callable[[Path], object]] = {
-        EVIDENCE: lambda path: path.write_text(json.dumps(_document(evidence, rows), indent=1) + "\n", encoding="utf-8")
+        EVIDENCE: lambda path: path.write_text(
+            json.dumps(document_of(evidence, rows), indent=1) + "\n", encoding="utf-8"
+        )
     }
     if accounts is not None:
         files[ACCOUNTS] = lambda path: pq.write_table(accounts, path, compression="zstd")
     if slots is not None:
         files[LEDGER] = lambda path: _write_ledger(slots, path)
-    files[WORKLOAD] = lambda path: _write_workload(evidence, path, rows)
+    files[WORKLOAD] = lambda path: write_workload(evidence, path, rows)
     files[JOURNAL] = lambda path: write_journal(evidence, path, rows, more)
     return files
 
 
-def _document(evidence: Evidence, rows: int) -> dict[str, Any]:
+def document_of(evidence: Evidence, rows: int = ROWS) -> dict[str, Any]:
+    """What `evidence.json` has, where `rows` rows are in a row group of the others at most."""
     seen = evidence.seen
     groups = {WORKLOAD: 0, JOURNAL: 0}
     partitions = []
@@ -137,6 +143,7 @@ def _document(evidence: Evidence, rows: int) -> dict[str, Any]:
             "view": None if seen.view is None else seen.view.shown(),
             "outstanding": None if seen.outstanding is None else sorted(seen.outstanding),
         },
+        "virtual": evidence.virtual_ns is not None,
         "partitions": partitions,
     }
 
@@ -147,7 +154,8 @@ def _write_ledger(slots: pa.Table, path: Path) -> None:
             writer.write_table(piece)
 
 
-def _write_workload(evidence: Evidence, path: Path, rows: int) -> None:
+def write_workload(evidence: Evidence, path: Path, rows: int = ROWS) -> None:
+    """Write the workload, `rows` rows at a time."""
     workload = evidence.workload
     schema = columns.to_table(workload.of_operations(np.empty(0, np.int64))).schema.append(ID)
     with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=["kind"]) as writer:
@@ -271,6 +279,7 @@ class EvidenceFolder:
             if quirks is not None:
                 self._facts["quirks"] = quirks
             self._shown = self._read_seen()
+            self._answered = self._read_answered()
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError, EndpointError) as error:
             raise CpsimError(f"{path / EVIDENCE} is damaged: {type(error).__name__}: {error}") from error
         self._check_counts()
@@ -306,7 +315,8 @@ class EvidenceFolder:
     def _check_counts(self) -> None:
         """Raise CpsimError if a file has another number of operations than were counted."""
         sent = int(self._facts["answers"].sum())
-        for name, counted in ((JOURNAL, sent), (WORKLOAD, sent + self._facts["unsent"])):
+        counts = {WORKLOAD: sent + self._facts["unsent"], **({JOURNAL: sent} if self._answered is None else {})}
+        for name, counted in counts.items():
             if (rows := self._open(name, lambda file: file.metadata.num_rows)) != counted:
                 raise CpsimError(f"{self.path / name} has {rows:,} operations, and {EVIDENCE} counts {counted:,}")
 
@@ -323,6 +333,24 @@ class EvidenceFolder:
             "before": self._read_before(),
             "readings": tuple(Reading(**reading) for reading in document["readings"]),
         }
+
+    def _read_answered(self) -> Answered | None:
+        """What was answered, by the journals of a run that could not write the whole one; None if it could."""
+        unfinished = self._document.get(UNFINISHED)
+        processes = count_in(self.path) if unfinished is None else unfinished["processes"]
+        if not processes or (unfinished is None and (self.path / JOURNAL).exists()):
+            return None
+
+        def read(file: pq.ParquetFile) -> Answered:
+            batches = file.iter_batches(ROWS, columns=["id", "kind", "number"])
+            pieces = (checked(pa.Table.from_batches([batch])) for batch in batches)
+            is_over = unfinished is None
+            return answered(self.path, processes, pieces, file.metadata.num_rows, is_over=is_over)
+
+        found: Answered = self._open(WORKLOAD, read)
+        known = found.facts if unfinished is not None else ("answers", "errors")
+        self._facts |= {name: found.facts[name] for name in known}
+        return found
 
     def _read_before(self) -> tuple[Imbalance, ...] | None:
         """The sums that did not agree before the replay; none where the run had a server of its own."""
@@ -363,13 +391,18 @@ class EvidenceFolder:
         if not np.all(ids[1:] > ids[:-1]):  # several partitions
             planned = planned.take(pa.array(np.argsort(ids)))
             ids = planned["id"].to_numpy()
-        journal = self._table(JOURNAL, of_journal)
-        if len(journal) and not len(planned):
-            raise CpsimError(f"{self.path / JOURNAL} has operations that {WORKLOAD} lacks")
         try:
             workload = columns.from_table(planned)
         except ScenarioError as error:
             raise CpsimError(f"{self.path / WORKLOAD} is damaged: {error}") from error
+        if self._answered is not None:
+            records = self._answered.of(ids)
+            bound_times(records, workload.slot, self._facts["elapsed_s"])
+            virtual_ns = workload.due_us * 1000 if self._document.get("virtual") else None
+            return Evidence(workload=workload, records=records, virtual_ns=virtual_ns, seen=seen, **self._facts)
+        journal = self._table(JOURNAL, of_journal)
+        if len(journal) and not len(planned):
+            raise CpsimError(f"{self.path / JOURNAL} has operations that {WORKLOAD} lacks")
         try:
             sent = journal["id"].to_numpy()
             order = np.argsort(sent, kind="stable")
@@ -437,4 +470,6 @@ def _no_evidence(path: Path) -> str:
         )
     if path.is_dir():
         return f"{path} is not a run folder: it has no {EVIDENCE}"
+    if (partial := path.with_name(f"{path.name}{PARTIAL}")).is_dir():
+        return f"{path} was not written: judge what there is of it, {partial}"
     return f"{path} is not a run folder: there is no such folder"

@@ -24,10 +24,13 @@ from cpsim.ui.printable import printable_line
 T = TypeVar("T", bound=msgspec.Struct)
 RUN, VERDICT, SEARCH = "run.json", "verdict.json", "capacity.json"
 PARTIAL: Final = ".partial"
+MOST_PROCESSES: Final = 64
+"""Of a replay."""
 WRITTEN: Final = frozenset(
     {RUN, VERDICT, SEARCH, "evidence.json", "faults.json", "report.html"}
     | {f"{table}.parquet" for table in ("workload", "journal", "ledger", "accounts", "seconds")}
     | {f"{times}.hgrm" for times in ("latency", "response", "effect")}
+    | {f"journal-{number}.{kind}" for number in range(1, MOST_PROCESSES + 1) for kind in ("raw", "notes")}
 )
 """The names of all files that a run or a search may leave in its folder."""
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]

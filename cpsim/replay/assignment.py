@@ -14,7 +14,7 @@ from cpsim.replay.payloads import frames, requests
 from cpsim.replay.wires.lanes import addressed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import numpy.typing as npt
 
@@ -66,8 +66,8 @@ class Assignment:
                 "with --set site=[]"
             )
 
-    def operations(self) -> Iterator[Operation]:
-        """The rendered operations, numbered from 0; rendered lazily."""
+    def operations(self, on_chunk: Callable[[int], object] = lambda _: None) -> Iterator[Operation]:
+        """The rendered operations, numbered from 0; rendered lazily. For `on_chunk` see `engine.operations`."""
         if isinstance(self.endpoint, UrlEndpoint):
             assert self.credentials is not None
             payloads = requests(self.workload, self.slot_prefix, self.endpoint, self.credentials, AT_ONCE)
@@ -75,7 +75,7 @@ class Assignment:
             payloads = frames(self.workload, self.slot_prefix, AT_ONCE)
         if self.lanes:
             payloads = self._to_their_lanes(payloads)
-        return operations(self.workload.slot, self.schedule_us, payloads)
+        return operations(self.workload.slot, self.schedule_us, payloads, on_chunk)
 
     def _to_their_lanes(self, payloads: Iterator[list[bytes]]) -> Iterator[list[bytes]]:
         start = 0
@@ -85,8 +85,8 @@ class Assignment:
             yield addressed(chunk, self.workload.site[slots])
 
     def part(self, index: int, count: int) -> Assignment:
-        """Share `index` of `count`; each slot is in one share, with all its operations."""
-        ops = np.flatnonzero(self.workload.slot % count == index)
+        """Share `index` of `count`; each slot is in one share, by its number, with all its operations."""
+        ops = np.flatnonzero(self.workload.slot_numbers[self.workload.slot] % count == index)
         return replace(
             self,
             workload=self.workload.of_operations(ops),

@@ -73,14 +73,21 @@ def joint_effort(efforts: Iterable[Effort]) -> Effort:
 
 
 def operations(
-    slots: npt.NDArray[int32], schedule_us: npt.NDArray[int64] | None, payloads: Iterable[list[bytes]]
+    slots: npt.NDArray[int32],
+    schedule_us: npt.NDArray[int64] | None,
+    payloads: Iterable[list[bytes]],
+    on_chunk: Callable[[int], object] = lambda _: None,
 ) -> Iterator[Operation]:
-    """The operations of a workload in order, from its slot column, schedule and rendered chunks."""
+    """The operations of a workload in order, from its slot column, schedule and rendered chunks.
+
+    Before those of a chunk come, `on_chunk` is called with the number of the first one after it.
+    """
 
     def chunks() -> Iterator[Iterator[Operation]]:
         start = 0
         for chunk in payloads:
             stop = start + len(chunk)
+            on_chunk(stop)
             due_ns = repeat(0) if schedule_us is None else (schedule_us[start:stop] * 1000).tolist()
             yield zip(range(start, stop), slots[start:stop].tolist(), due_ns, chunk, strict=False)
             start = stop
@@ -140,15 +147,15 @@ class Engine:
         """Whether `stop` was called."""
         return self._stopping
 
-    def run(self, upcoming: Iterator[Operation]) -> float:
-        """Replay the operations to the end, or until `stop`; returns the elapsed seconds."""
-        self.begin(upcoming)
+    def run(self, upcoming: Iterator[Operation], start_ns: int | None = None) -> float:
+        """Replay the operations to the end, or until `stop`; returns the elapsed seconds. See `begin`."""
+        self.begin(upcoming, start_ns)
         while self.turn():
             pass
         return self.end()
 
     def begin(self, upcoming: Iterator[Operation], start_ns: int | None = None) -> None:
-        """Prepare for the first turn; `start_ns`, in monotonic time, may be in the future."""
+        """Prepare for the first turn; `start_ns`, in monotonic time, may be in the future, or an earlier run's."""
         self._upcoming = upcoming
         self._next = next(upcoming, None)
         self.start_ns = self._now_ns() if start_ns is None else start_ns

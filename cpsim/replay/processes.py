@@ -21,7 +21,8 @@ from cpsim.replay.engine import Effort, joint_effort
 from cpsim.replay.sender import Sender
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
     from types import TracebackType
     from typing import Self
 
@@ -43,11 +44,21 @@ class Processes:
         assignment: the operations, which the processes divide among them.
         count: number of processes.
         on_progress: called like the `on_progress` of `Engine`, with the sum over the processes.
+        journals: paths of the processes' journals; none makes temporary files.
     """
 
-    def __init__(self, assignment: Assignment, count: int, on_progress: Callable[[Progress], None]) -> None:
+    def __init__(
+        self,
+        assignment: Assignment,
+        count: int,
+        on_progress: Callable[[Progress], None],
+        journals: Sequence[Path] = (),
+    ) -> None:
         self._on_progress = on_progress
-        self._replayers = [_Replayer(assignment.part(index, count)) for index in range(count)]
+        self._replayers = [
+            _Replayer(assignment.part(index, count), Journal(path))
+            for index, path in enumerate(journals or [None] * count)
+        ]
         self._stopping = False
         self.start_ns = 0
         """Start of the replay in monotonic time."""
@@ -120,26 +131,26 @@ class Processes:
 class _Replayer:
     """A process of the replay, seen from its parent."""
 
-    def __init__(self, assignment: Assignment) -> None:
+    def __init__(self, assignment: Assignment, journal: Journal) -> None:
         self.assignment = assignment
-        self.journal = Journal()
+        self.journal = journal
         self.progress = Progress(0.0, 0, 0, 0)
         self.effort = Effort(0.0, {})
         self.ready = False
         self.is_running = True
         self.elapsed_s: float | None = None
         self._received = b""
-        file = self.journal.fileno()
+        files = self.journal.descriptors()
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-c", "from cpsim.replay.processes import main; main()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            pass_fds=[file],
+            pass_fds=files,
             start_new_session=True,  # Ctrl-C goes to the parent, which calls `stop`
         )
         assert self.process.stdout is not None
         self.output = self.process.stdout.fileno()
-        self.send(pickle.dumps((file, assignment)))
+        self.send(pickle.dumps((files, assignment)))
 
     def send(self, data: bytes) -> None:
         """Send to the process; `receive` reports a process that has died."""
@@ -196,7 +207,7 @@ def _replay() -> None:
 
     tune_process()
     assignment: Assignment
-    file, assignment = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the process that started this one
+    files, assignment = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the process that started this one
     told = 1
 
     def report_progress(progress: Progress) -> None:
@@ -206,10 +217,10 @@ def _replay() -> None:
         told = len(journal.errors)
         _report(progress=progress, **texts)
 
-    with Sender(assignment, report_progress, was_reached=True, descriptor=file) as sender:
+    with Sender(assignment, report_progress, was_reached=True, journal=Journal(descriptors=files)) as sender:
         engine, journal = sender.engine, sender.journal
         signal.signal(signal.SIGTERM, lambda *_: engine.stop())
-        upcoming = _with_first_ready(assignment)
+        upcoming = _with_first_ready(assignment, journal.upto)
         _report()
         engine.begin(upcoming, *START.unpack(sys.stdin.buffer.read(START.size)))
         while engine.turn():
@@ -220,9 +231,9 @@ def _replay() -> None:
     _report(elapsed_s=elapsed_s, errors=journal.errors, effort=effort)
 
 
-def _with_first_ready(assignment: Assignment) -> Iterator[Any]:
+def _with_first_ready(assignment: Assignment, on_chunk: Callable[[int], object]) -> Iterator[Any]:
     """The operations, with the first chunk rendered now."""
-    upcoming = assignment.operations()
+    upcoming = assignment.operations(on_chunk)
     first = next(upcoming, None)
 
     def all_of_them() -> Iterator[Any]:

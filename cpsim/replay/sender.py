@@ -29,7 +29,7 @@ class Sender:
         clock: the engine's.
         connect: opens the wire; it takes what `open_wire` takes, and raises what it raises.
         was_reached: whether the target was reached a moment ago.
-        descriptor: of a journal file that another process has made; None makes one.
+        journal: takes the records, and is closed at the end; None makes one in a temporary file.
 
     Raises:
         CpsimError: the target cannot be reached.
@@ -47,10 +47,10 @@ class Sender:
         clock: Clock = SYSTEM_CLOCK,
         connect: Callable[..., Wire] = open_wire,
         was_reached: bool = False,
-        descriptor: int | None = None,
+        journal: Journal | None = None,
     ) -> None:
         with ExitStack() as undo:
-            self.journal = undo.enter_context(closing(Journal(descriptor)))
+            self.journal = undo.enter_context(closing(journal or Journal()))
             where = assignment.endpoint, assignment.timeout_s, assignment.in_flight, assignment.lanes
             wire = undo.enter_context(closing(connect(*where, was_reached=was_reached)))
             self.engine = Engine(

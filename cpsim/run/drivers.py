@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from cpdaemon.endpoint import UnixEndpoint
 from cpsim.clock import SYSTEM_CLOCK
 from cpsim.evidence.evidence import Evidence, tally
+from cpsim.evidence.journal import Journal
+from cpsim.evidence.unfinished import journals_in
 from cpsim.replay.pace import Virtual
 from cpsim.replay.processes import Processes
 from cpsim.replay.sender import Sender
@@ -22,13 +24,13 @@ from cpsim.system.process import undisturbed
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     import numpy as np
     import numpy.typing as npt
 
     from cpsim.accounts.observer import Observer
     from cpsim.clock import Clock
-    from cpsim.evidence.journal import Journal
     from cpsim.metrics.progress import Progress
     from cpsim.replay.assignment import Assignment
     from cpsim.replay.engine import Effort, Engine
@@ -56,6 +58,18 @@ class Wiring:
     clock: Clock = SYSTEM_CLOCK
     connect: Callable[..., Wire] = open_wire
     follow: Callable[[Sequence[tuple[Journal, Workload]]], AbstractContextManager[object]] = contextlib.nullcontext
+
+    def sender(
+        self, assignment: Assignment, on_progress: Callable[[Progress], None], path: Path | None = None
+    ) -> Sender:
+        """The sender of a replay in this process, with its journal at a path, or in a temporary file.
+
+        Raises:
+            CpsimError: the target cannot be reached, or the journal cannot be written.
+        """
+        return Sender(
+            assignment, on_progress, clock=self.clock, connect=self.connect, was_reached=True, journal=Journal(path)
+        )
 
 
 class Replayed(NamedTuple):
@@ -86,7 +100,7 @@ class Replayed(NamedTuple):
             project=target.project,
             records=records,
             errors=self.errors,
-            answers=tally(plan.workload, records, self.errors),
+            answers=tally(plan.workload.kind, records, self.errors),
             schedule_us=schedule_us,
             virtual_ns=self.virtual_ns,
             start_ns=self.start_ns,
@@ -131,13 +145,16 @@ def drive(
         on_progress(progress)
         if progress.elapsed_s > plan.stop_after_s or watch.look():
             replay.stop()
+        for journal in journals:
+            journal.flush()  # what the run folder has of it is all that is left of a run that is killed
         if live is not None:
             live.flush(journals, 0.0 if faults_set_s is None else faults_set_s - replay.start_ns / 1e9)
 
     replay: Processes | Engine
 
+    kept = [] if plan.folder is None else journals_in(plan.folder, plan.processes)
     if plan.processes > 1:
-        with Processes(assignment, plan.processes, report_progress) as replayers:
+        with Processes(assignment, plan.processes, report_progress, kept) as replayers:
             replay, journals = replayers, replayers.journals
             watch.follow(journals, replayers.operations)
             if live is not None:
@@ -146,7 +163,7 @@ def drive(
                 elapsed_s, records, errors = replayers.run()
             effort, start_ns = replayers.effort(), replayers.start_ns
             return Replayed(records, errors, elapsed_s, effort, start_ns, bool(interrupts), stopped_by=watch.broken)
-    sender = Sender(assignment, report_progress, clock=wiring.clock, connect=wiring.connect, was_reached=True)
+    sender = wiring.sender(assignment, report_progress, *kept)
     follow = wiring.follow([(sender.journal, assignment.workload)])
     with sender, _interrupting(sender.engine.stop) as interrupts, follow, undisturbed():
         engine, journal = sender.engine, sender.journal
@@ -154,27 +171,18 @@ def drive(
         watch.follow(journals, [assignment.ops])
         if live is not None:
             live.follow(journals)
-        virtual_ns = None
         if isinstance(plan.pace, Virtual):
             assert observer is not None
-            virtual = replay_in_virtual_time(engine, assignment, observer, timed_faults, wiring.clock)
-            elapsed_s, virtual_ns, shift_ns = virtual
-            records = journal.records()
-            _shift(records, shift_ns)
+            elapsed_s, virtual_ns = replay_in_virtual_time(
+                engine, assignment, observer, timed_faults, wiring.clock, on_chunk=journal.upto
+            )
         else:
-            elapsed_s = engine.run(assignment.operations())
-            records = journal.records()
+            elapsed_s, virtual_ns = engine.run(assignment.operations(journal.upto)), None
+        records = journal.records()
         effort, errors, start_ns = engine.effort(elapsed_s), journal.errors, engine.start_ns
         return Replayed(
             records, errors, elapsed_s, effort, start_ns, bool(interrupts), virtual_ns, stopped_by=watch.broken
         )
-
-
-def _shift(records: npt.NDArray[np.void], shift_ns: npt.NDArray[np.int64]) -> None:
-    """Move the times of records by what is given for each operation."""
-    for where in stretches(len(records)):
-        for column in ("sent_ns", "answered_ns"):
-            records[column][where] += shift_ns[records["op"][where]]
 
 
 @contextlib.contextmanager

@@ -22,7 +22,9 @@ The arguments in the journal are typed columns, those of `cpsim.protocol.argumen
 column `arguments`; `cpsim run` and `cpsim report` still open such a journal.
 
 The folder appears whole: files are written into a `.partial` folder, which is renamed at the end. If a file cannot be
-written, the `.partial` folder keeps the others.
+written, the `.partial` folder keeps the others. Before anything is sent, it has the workload, and an `evidence.json` of
+what is known by then; while the replay goes on, it has what is answered, in a `journal-N.raw` and a `journal-N.notes`
+of each process. So what a run leaves that is cut short can be judged.
 """
 
 from __future__ import annotations
@@ -41,12 +43,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cpsim.errors import CpsimError, in_one_line
-from cpsim.evidence.files import writers
+from cpsim.evidence import unfinished
+from cpsim.evidence.files import EVIDENCE, WORKLOAD, writers
 from cpsim.judge.repeat import shell_lines
 from cpsim.judge.timeline import timeline
 from cpsim.run import page
 from cpsim.run.drivers import EMBEDDED
 from cpsim.store.file import OWNER_ONLY
+from cpsim.system.replacing import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -112,6 +116,11 @@ class OutputFolder:
             check_absent(path)  # again, now that no other run can make it
             undo.pop_all()
 
+    @property
+    def has_evidence(self) -> bool:
+        """Whether the folder of its files has what `cpsim judge` needs."""
+        return (self.partial / EVIDENCE).exists()
+
     def _holds_partial(self) -> bool:
         """Return whether the folder that is locked is the one at the path."""
         try:
@@ -131,16 +140,14 @@ class OutputFolder:
         for name, write_file in files.items():
             path = self.partial / name
             try:
-                write_file(path)
+                with replacing(path) as new:  # what was there before the replay stays as long as nothing is better
+                    write_file(new)
                 path.chmod(OWNER_ONLY)
-            except BaseException as error:
-                with suppress(OSError):
-                    path.unlink(missing_ok=True)
-                if not isinstance(error, Exception):
-                    raise
+            except Exception as error:  # noqa: BLE001 - each file has reasons of its own
                 problem = problem or f"{name}: {in_one_line(error)}"
         if problem is None:
             try:
+                unfinished.remove(self.partial)
                 self.partial.rename(self.path)
             except OSError as error:
                 problem = str(error.strerror)
@@ -188,6 +195,9 @@ def write(run: Run, summary: Summary, output: OutputFolder) -> None:
     document, verdict = run_document(run, summary), verdict_document(evidence, run.verdict)
     faults = {"faults": evidence.faults, "firings": evidence.firings}
     seconds = pa.Table.from_pylist(summary.seconds) if summary.seconds else None
+    files = writers(evidence)
+    if (output.partial / WORKLOAD).exists():  # since before the replay
+        del files[WORKLOAD]
     output.write(
         {
             "run.json": _text(json_text(document)),
@@ -196,7 +206,7 @@ def write(run: Run, summary: Summary, output: OutputFolder) -> None:
             **_times(summary),
             "report.html": lambda path: path.write_text(page.html(run, summary, document, verdict), encoding="utf-8"),
             **({} if seconds is None else {"seconds.parquet": partial(pq.write_table, seconds, compression="zstd")}),
-            **writers(evidence),
+            **files,
         }
     )
 

@@ -12,21 +12,27 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from cpdaemon.commands import Discard
 from cpdaemon.endpoint import UnixEndpoint, UrlEndpoint, parse_endpoint
 from cpdaemon.errors import InvalidCommand
 from cpsim.accounts.observer import Observer
 from cpsim.errors import CpsimError, UsageError
 from cpsim.evidence import extensions
+from cpsim.evidence.beginning import begin
 from cpsim.evidence.evidence import links_of
+from cpsim.evidence.journal import RECORD_TYPE
+from cpsim.evidence.unfinished import CUT_SHORT
 from cpsim.fake import FakeProcess
 from cpsim.faults.spec import Fault
 from cpsim.judge.apply_delay import apply_delays_ns
 from cpsim.judge.clock_offset import NotComparable
 from cpsim.judge.judge import checkers_of_others
+from cpsim.replay.engine import Effort
 from cpsim.replay.pace import Users, Virtual
 from cpsim.run.clock_watch import ClockWatch
-from cpsim.run.drivers import Wiring, drive
+from cpsim.run.drivers import Replayed, Wiring, drive
 from cpsim.run.faults import faults_during
 from cpsim.run.observing import conclude, imbalances_before
 from cpsim.run.plan import Plan, ReplayTarget
@@ -35,15 +41,14 @@ from cpsim.system.mapped import give_back
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    import numpy as np
     import numpy.typing as npt
 
     from cpsim.config.thresholds import Threshold
-    from cpsim.evidence.evidence import Evidence
+    from cpsim.evidence.evidence import Evidence, Imbalance
     from cpsim.judge.judge import Checker
     from cpsim.judge.verdict import Verdict
     from cpsim.metrics.progress import Progress
-    from cpsim.replay.engine import Effort
+    from cpsim.replay.assignment import Assignment
     from cpsim.replay.pace import Pace
     from cpsim.run.live import LivePage
     from cpsim.scenario.workload import Workload
@@ -126,6 +131,7 @@ def run(
     wiring: Wiring = Wiring(),  # noqa: B008 - it cannot be changed
     checkers: Sequence[Checker] | None = None,
     live: LivePage | None = None,
+    folder: Path | None = None,
 ) -> Run:
     """Replay a workload at a target, and judge the result.
 
@@ -146,7 +152,8 @@ def run(
         on_progress: called with the number of operations planned, and the replay's progress.
         wiring: the clock, and the way to the target.
         checkers: checkers beside the product's own; None takes those that are installed.
-        live: shows the run while it goes on; not in virtual time, which shifts what was recorded.
+        live: shows the run while it goes on; not in virtual time.
+        folder: has the evidence while the run lasts, so that it can be judged if the run is cut short; None for none.
 
     Raises:
         CannotObserve, OSError: the target or its server cannot be reached.
@@ -186,6 +193,7 @@ def run(
             warm_up_s=warm_up_s,
             stop_on=tuple(stop_on),
             command=command(workload.seed),
+            folder=folder,
         )
         return _perform(
             plan,
@@ -219,6 +227,10 @@ def _perform(
     links = list(links_of(plan.workload).items())
     if fake is not None and not plan.workload.link_after:
         fake.control.link(links)
+    if plan.folder is not None:
+        on_stage("writing the workload")
+        begin(_evidence_before(plan, assignment, before, faults), plan.folder, plan.processes)
+        give_back()
     if live is not None:
         live.begin(plan, faults)
     on_stage("replaying")
@@ -246,6 +258,21 @@ def _perform(
         give_back()
     faults_since_s = 0.0 if set_faults.since_s is None else set_faults.since_s - evidence.start_ns / 1e9
     return Run(plan, evidence, replayed.effort, verdict, ApplyDelay.of(evidence), faults_since_s, replayed.stopped_by)
+
+
+def _evidence_before(
+    plan: Plan, assignment: Assignment, before: tuple[Imbalance, ...] | None, faults: Sequence[str]
+) -> Evidence:
+    """The evidence of a replay that has not begun."""
+    nothing = Replayed(np.empty(0, RECORD_TYPE), [""], 0.0, Effort(0.0, {}), 0)
+    return replace(
+        nothing.evidence(plan, assignment.schedule_us),
+        virtual_ns=np.empty(0, np.int64) if isinstance(plan.pace, Virtual) else None,
+        before=before,
+        clock_unknown=CUT_SHORT,
+        faults_unknown=CUT_SHORT if faults else "",
+        unseen="" if plan.target.project is None else f"{CUT_SHORT}, and nobody has looked at the accounts",
+    )
 
 
 def check_virtual(target: ReplayTarget | None, processes: int) -> None:

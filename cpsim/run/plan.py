@@ -14,6 +14,7 @@ from cpsim.system.mapped import stored
 
 if TYPE_CHECKING:
     from datetime import datetime
+    from pathlib import Path
 
     from cpdaemon.endpoint import Endpoint, UnixEndpoint, UrlEndpoint
     from cpsim.accounts.sources import AccountsSource
@@ -69,6 +70,7 @@ class Plan:
         warm_up_s: seconds at the beginning of the replay that the figures leave out.
         stop_on: asserts of which the first that is broken ends the replay.
         command: the command line that repeats the run; "" if there is none.
+        folder: has the evidence while the run lasts; None for none.
     """
 
     workload: Workload
@@ -85,6 +87,7 @@ class Plan:
     warm_up_s: float = 0.0
     stop_on: tuple[Threshold, ...] = ()
     command: str = ""
+    folder: Path | None = None
 
     def assignment(self) -> Assignment:
         """The assignment of the whole workload.

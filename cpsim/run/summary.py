@@ -184,7 +184,7 @@ def summarise(run: Run, metrics_of_others: Mapping[str, Metric] | None = None) -
     whole, delay, warm_up_ns = run.evidence, run.apply_delay, int(run.plan.warm_up_s * 1e9)
     evidence = _after(whole, warm_up_ns)
     timed = timed_records(evidence)
-    errors = tally(evidence.workload, evidence.records, evidence.errors).sum(axis=0)
+    errors = tally(evidence.workload.kind, evidence.records, evidence.errors).sum(axis=0)
     named = {
         evidence.errors[code]: int(errors[code]) for code in np.argsort(-errors, kind="stable") if code and errors[code]
     }

@@ -18,7 +18,7 @@ from cpsim.errors import CpsimError
 from cpsim.scenario.workload import ABSENT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
 
@@ -63,8 +63,14 @@ def step_times_us(workload: Workload, moments_us: Sequence[int] = ()) -> Times:
 
 
 def replay(
-    engine: Engine, assignment: Assignment, observer: Observer, timed_faults: TimedFaults | None, clock: Clock
-) -> tuple[float, Times, Times]:
+    engine: Engine,
+    assignment: Assignment,
+    observer: Observer,
+    timed_faults: TimedFaults | None,
+    clock: Clock,
+    *,
+    on_chunk: Callable[[int], object] = lambda _: None,
+) -> tuple[float, Times]:
     """Replay a workload step by step, and move the fake's clock between steps.
 
     Args:
@@ -73,10 +79,10 @@ def replay(
         observer: of the fake whose clock is moved.
         timed_faults: faults at times of the virtual clock.
         clock: real time, which is also the engine's.
+        on_chunk: see `engine.operations`.
 
     Returns:
-        The elapsed seconds; for each operation its send time, in nanoseconds on the scenario's clock; and for each
-        operation the nanoseconds to add to its record, because the engine counts from the beginning of each step.
+        The elapsed seconds, and for each operation its send time, in nanoseconds on the scenario's clock.
 
     Raises:
         CpsimError: an acknowledged command did not reach the accounts in time.
@@ -85,25 +91,22 @@ def replay(
     times_us = step_times_us(assignment.workload, timed_faults.moments_us if timed_faults is not None else ())
     starts = np.flatnonzero(np.diff(times_us, prepend=-1))
     stops = np.append(starts[1:], len(times_us))
-    upcoming = assignment.operations()
+    upcoming = assignment.operations(on_chunk)
     epoch_us = observer.control.freeze_clock()
-    shifts = np.zeros(len(starts), dtype=np.int64)
-    began_ns = 0
-    for step, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
+    began_ns: int | None = None
+    for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
         observer.control.set_clock(epoch_us + int(times_us[start]))
         if timed_faults is not None:
             timed_faults.at(int(times_us[start]) / 1e6)
-        engine.run(islice(upcoming, stop - start))
-        began_ns = began_ns or engine.start_ns
-        shifts[step] = engine.start_ns - began_ns
+        engine.run(islice(upcoming, stop - start), began_ns)
+        began_ns = engine.start_ns
         if engine.stopping:
             break
         _wait_until_applied(observer, assignment.timeout_s, clock)
-    elapsed_s = (clock.monotonic_ns() - began_ns) / 1e9
+    elapsed_s = (clock.monotonic_ns() - (began_ns or 0)) / 1e9
     end_us = max(int(times_us[-1]) if len(times_us) else 0, assignment.workload.duration_us)
     observer.control.set_clock(epoch_us + end_us)
-    engine.start_ns = began_ns
-    return elapsed_s, times_us * 1_000, np.repeat(shifts, stops - starts)
+    return elapsed_s, times_us * 1_000
 
 
 def _wait_until_applied(observer: Observer, timeout_s: float, clock: Clock) -> None:
