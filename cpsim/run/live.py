@@ -195,7 +195,7 @@ class _Pages:
         """Take what the replaying process tells."""
         with self._lock:
             if "journal" in message:
-                self._journals[message["journal"]], self._of = Journal(descriptors[0]), message["of"]
+                self._journals[message["journal"]], self._of = Journal(descriptors=descriptors), message["of"]
             else:
                 self._errors, self._since_s = message["errors"], message["since_s"]
 
