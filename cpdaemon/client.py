@@ -2,7 +2,6 @@
 
 from collections.abc import Generator, Iterable, Iterator, Mapping
 
-from cpdaemon import wire
 from cpdaemon.commands import Alloc, Claim, Command, Counters, Discard, Meta
 from cpdaemon.endpoint import Endpoint, UrlEndpoint, parse_endpoint
 from cpdaemon.errors import BadReply, CreditPiggyError, EndpointError, NotSent, Refused
@@ -91,7 +90,7 @@ class BaseClient:
         """Return the frame of a command to a daemon."""
         if self._closed:
             raise NotSent("this client is closed")
-        return wire.encode(command)
+        return command.frame
 
     def _check(self, command: Command, reply: bytes) -> None:
         """Raise for a daemon's reply that does not accept a command."""

@@ -11,6 +11,10 @@ from types import MappingProxyType
 from cpdaemon.errors import InvalidCommand
 from cpdaemon.value import Value
 
+TYPE_CHECKING = False  # typing takes longer to import than this package
+if TYPE_CHECKING:
+    from typing import Any
+
 __all__ = [
     "COMMANDS",
     "KINDS",
@@ -149,6 +153,16 @@ MAX_FRAME_BYTES = 1_500
 
 _MAX_NUMBER = 2**63 - 1
 
+_WANTED = {
+    kind: {
+        "slot": Field("slot", str, required=True),
+        **{field.name: field for field in command.fields},
+        **({"values": Field("values", command.free, required=True, least=-_MAX_NUMBER)} if command.free else {}),
+    }
+    for kind, command in COMMANDS.items()
+}
+"""What each field of a kind's class must be; `values` are those under free names."""
+
 
 class Command(Value, ABC):
     """Base class of commands: immutable, compared by value, checked against the table on construction.
@@ -156,12 +170,14 @@ class Command(Value, ABC):
     Attributes:
         kind: the command's word on the wire, such as "alloc".
         slot: id of its slot.
+        frame: what carries it to a daemon: at most `MAX_FRAME_BYTES`, without a newline.
     """
 
     __match_args__ = ("slot",)
-    __slots__ = __match_args__
+    __slots__ = ("frame", "slot")
     kind: str
     slot: str
+    frame: bytes
 
     @abstractmethod
     def __init__(self, slot: str) -> None: ...
@@ -179,14 +195,13 @@ class Command(Value, ABC):
         return arguments
 
     def _freeze(self, **fields: object) -> None:
-        _check(self.kind, fields)
         if "values" in fields:
-            fields["values"] = MappingProxyType(dict(fields["values"]))  # type: ignore[call-overload]
-        super()._freeze(**fields)
-        size = len(self.kind) + sum(len(f",{name}={value}".encode()) for name, value in self.arguments().items())
-        if size > MAX_FRAME_BYTES:
+            fields["values"] = MappingProxyType(_named(self.kind, fields["values"]))
+        frame = ",".join(_words(self.kind, fields)).encode()
+        super()._freeze(frame=frame, **fields)
+        if len(frame) > MAX_FRAME_BYTES:
             raise InvalidCommand(
-                f"{self.kind}: slot {_shown(self.slot)} has a frame of {size:,} bytes, and a daemon reads "
+                f"{self.kind}: slot {_shown(self.slot)} has a frame of {len(frame):,} bytes, and a daemon reads "
                 f"{MAX_FRAME_BYTES:,}: shorten its values, or send counters and metadata in several commands"
             )
 
@@ -333,37 +348,39 @@ def command_of(kind: str, arguments: Mapping[str, str | int]) -> Command:
     return of_kind(**given)  # type: ignore[arg-type]  # each is checked there
 
 
-def _check(kind: str, given: Mapping[str, object]) -> None:
-    """Raise InvalidCommand if an argument does not fit the table."""
-    command = COMMANDS[kind]
-    _check_text(kind, "slot", given["slot"])
-    for field in command.fields:
-        value = given[field.name]
-        if value is not None or field.required:
-            _check_value(kind, field.name, value, field.value, field.least)
-    if command.free is not None:
-        for name, value in _named(kind, given["values"]).items():
-            _check_value(kind, name, value, command.free, -_MAX_NUMBER)
+def _words(kind: str, fields: "Mapping[str, Any]") -> list[str]:
+    """Return what the commas of a frame separate, or raise InvalidCommand if a field does not fit the table."""
+    wanted, words = _WANTED[kind], [kind]
+    for name, value in fields.items():
+        if name == "values":
+            for free_name, free_value in value.items():
+                _check_value(kind, free_name, free_value, wanted[name])
+                words.append(f"{free_name}={free_value}")
+        elif value is not None or wanted[name].required:
+            _check_value(kind, name, value, wanted[name])
+            words.append(f"{name}={value}")
+    return words
 
 
-def _check_value(kind: str, name: str, value: object, wanted: type[int] | type[str], least: int) -> None:
-    if wanted is int:
-        _check_number(kind, name, value, least)
+def _check_value(kind: str, name: str, value: object, wanted: Field) -> None:
+    if wanted.value is int:
+        _check_number(kind, name, value, wanted.least)
     else:
         _check_text(kind, name, value)
 
 
-def _named(kind: str, values: object) -> Mapping[str, object]:
-    """Return the values under free names, after a check of the names."""
+def _named(kind: str, values: object) -> dict[str, object]:
+    """Return a copy of the values under free names, after a check of the names."""
     if not isinstance(values, Mapping):
         raise InvalidCommand(f"{kind}: values {_shown(values)} must be a mapping of names to values")
     if not values:
         raise InvalidCommand(f"{kind}: there is nothing to send: give at least one name=value")
-    for name in values:
+    named = dict(values)
+    for name in named:
         _check_text(kind, "the name", name)
         if name.lower() == "slot":
             raise InvalidCommand(f"{kind}: the name {name!r} is taken by the slot id: choose another")
-    return values
+    return named
 
 
 def _check_text(kind: str, name: str, value: object) -> None:

@@ -33,6 +33,8 @@ __all__ = ["HttpPool", "exchange"]
 
 _REPLY_BYTES = 2
 MAX_PAUSE_S = 0.05
+_LATE_S = 0.001
+"""Seconds by which an operation may exceed a deadline: to set a socket's timeout anew is a system call."""
 _NO_TLS = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"}
 """OpenSSL's names for a reply that is none of TLS."""
 _CERTIFICATE_ALERTS = {
@@ -64,6 +66,12 @@ class Deadline:
         if left_s <= 0:
             raise TimeoutError(errno.ETIMEDOUT, "the timeout passed")
         return left_s
+
+    def bound(self, sock: socket.socket) -> None:
+        """Have a socket's next operation end with the time that is left, or raise TimeoutError."""
+        left_s = self.left_s()
+        if not left_s <= (sock.gettimeout() or 0) <= left_s + _LATE_S:
+            sock.settimeout(left_s)
 
 
 def exchange(endpoint: UnixEndpoint | TcpEndpoint, frame: bytes, timeout_s: float) -> bytes:
@@ -288,7 +296,7 @@ def _connect(endpoint: "Endpoint", deadline: Deadline, tls: "ssl.SSLContext | No
         if tls is None:
             return sock
         try:
-            sock.settimeout(deadline.left_s())
+            deadline.bound(sock)
             return tls.wrap_socket(sock, server_hostname=endpoint.host)
         except BaseException:
             sock.close()
@@ -302,7 +310,7 @@ def _connect_unix(path: str, deadline: Deadline) -> socket.socket:
     pause_s = 0.001
     try:
         while True:
-            sock.settimeout(deadline.left_s())
+            deadline.bound(sock)
             try:
                 sock.connect(path)
             except BlockingIOError:  # the backlog is full: connect() of a socket with a timeout does not wait
@@ -320,7 +328,7 @@ def _connect_tcp(host: str, port: int, deadline: Deadline) -> socket.socket:
     for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
         sock = socket.socket(family, kind, protocol)
         try:
-            sock.settimeout(deadline.left_s())
+            deadline.bound(sock)
             sock.connect(address)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError as error:
@@ -338,7 +346,7 @@ def _send(sock: socket.socket, data: bytes, endpoint: "Endpoint", deadline: Dead
     sent = 0
     try:
         while sent < len(data):
-            sock.settimeout(deadline.left_s())
+            deadline.bound(sock)
             sent += sock.send(memoryview(data)[sent:])
     except TimeoutError as error:
         kind = ReplyTimeout if sent else ConnectTimeout
@@ -351,7 +359,7 @@ def _send(sock: socket.socket, data: bytes, endpoint: "Endpoint", deadline: Dead
 
 def _receive(sock: socket.socket, endpoint: "Endpoint", deadline: Deadline) -> bytes:
     try:
-        sock.settimeout(deadline.left_s())
+        deadline.bound(sock)
         return sock.recv(65_536)
     except OSError as error:
         raise receive_error(error, endpoint) from error

@@ -10,8 +10,9 @@ class Value:
     __slots__ = ()
 
     def _freeze(self, **fields: object) -> None:
+        set_field = object.__setattr__
         for name, value in fields.items():
-            object.__setattr__(self, name, value)
+            set_field(self, name, value)
 
     def _fields(self) -> tuple[object, ...]:
         fields = (getattr(self, name) for name in self.__match_args__)

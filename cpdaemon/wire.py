@@ -1,22 +1,17 @@
-"""Encoding and parsing of daemon frames; pure.
+"""Parsing of daemon frames; pure.
 
 A frame is `COMMAND,name=value,name=value...` in UTF-8, one per connection, without terminator or escaping.
 """
 
-from cpdaemon.commands import KINDS, MAX_FRAME_BYTES, REQUIRED, Command
+from cpdaemon.commands import KINDS, MAX_FRAME_BYTES, REQUIRED
 
-__all__ = ["MAX_FRAME_BYTES", "MalformedFrame", "encode", "parse"]
+__all__ = ["MAX_FRAME_BYTES", "MalformedFrame", "parse"]
 
 _BESIDE_SLOT = {kind: required[1:] for kind, required in REQUIRED.items()}
 
 
 class MalformedFrame(ValueError):
     """A frame that a daemon answers with ER."""
-
-
-def encode(command: Command) -> bytes:
-    """Return the frame of a command: at most `MAX_FRAME_BYTES`, without a newline."""
-    return ",".join([command.kind, *(f"{name}={value}" for name, value in command.arguments().items())]).encode()
 
 
 def parse(frame: bytes) -> tuple[str, dict[str, str]]:

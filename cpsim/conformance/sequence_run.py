@@ -55,13 +55,15 @@ class SequenceRun:
         is_accepted = self._follow(command, now_ns)
         if self._walks.target.daemon is not None:
             self._quirky.note(command, now_ns, accepted=None)
-            self._examiner.send(_frame(command))
+            self._examiner.send(command.frame.decode())
             return
         accepts, refuses = self._quirky.may(command, now_ns)
         arguments = {name: value for name, value in command.arguments().items() if name != "slot"}
         outcome = self._examiner.command(command.kind, command.slot, arguments).outcome
         if not {"accepted": accepts, "refused": refuses}.get(outcome, False):
-            self._examiner.check(f"answer to {_frame(command)}", "accepted" if is_accepted else "refused", outcome)
+            self._examiner.check(
+                f"answer to {command.frame.decode()}", "accepted" if is_accepted else "refused", outcome
+            )
         self._quirky.note(command, now_ns, accepted=outcome == "accepted" if self._examiner.sees else None)
 
     def _send_bulk(self, bulk: Bulk) -> None:
@@ -194,7 +196,3 @@ def _seen(state: SlotState) -> dict[str, object]:
     """A state as the accounts show it."""
     fields = {name: dict(value) if isinstance(value, frozenset) else value for name, value in state._asdict().items()}
     return {"state": fields.pop("phase"), **fields}
-
-
-def _frame(command: Command) -> str:
-    return ",".join([command.kind, *(f"{name}={value}" for name, value in command.arguments().items())])

@@ -215,6 +215,9 @@ def test_a_failure_to_send_is_definite_only_before_the_first_byte(sent, failure,
         def __init__(self):
             self.room = sent
 
+        def gettimeout(self):
+            return None
+
         def settimeout(self, seconds):
             assert seconds > 0
 
@@ -229,6 +232,14 @@ def test_a_failure_to_send_is_definite_only_before_the_first_byte(sent, failure,
     assert type(caught.value) is error
     assert caught.value.definite == (sent == 0)
     assert caught.value.errno == (failure.errno or errno.ETIMEDOUT)
+
+
+@pytest.mark.parametrize("before", [None, 0.5, 99.0])
+def test_an_operation_gets_the_time_that_is_left_whatever_the_one_before_had(before):
+    with socket.socket() as sock:
+        sock.settimeout(before)
+        transport.Deadline(50).bound(sock)
+        assert 0.5 < sock.gettimeout() <= 50
 
 
 # Servers

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cpdaemon import Alloc, Claim, Counters, Discard, InvalidCommand, Meta
-from cpdaemon.wire import MAX_FRAME_BYTES, MalformedFrame, encode, parse
+from cpdaemon.wire import MAX_FRAME_BYTES, MalformedFrame, parse
 
 text = st.text(st.characters(exclude_characters=",=", exclude_categories=("Cc", "Cs")), min_size=1, max_size=20).filter(
     lambda value: value == value.strip()
@@ -42,12 +42,12 @@ commands = st.one_of(
     ],
 )
 def test_frames(command, frame):
-    assert encode(command) == frame
+    assert command.frame == frame
 
 
 @given(commands)
 def test_a_daemon_reads_what_was_meant(command):
-    frame = encode(command)
+    frame = command.frame
     assert len(frame) <= MAX_FRAME_BYTES
     for variant in (frame, frame + b"\n", b" \r\n" + frame + b"\t"):
         assert parse(variant) == (command.kind, {n: str(v) for n, v in command.arguments().items()})
@@ -59,7 +59,7 @@ def test_nothing_can_forge_an_argument(slot, name, value):
         command = Meta(slot, {name: value})
     except InvalidCommand:
         return
-    assert parse(encode(command)) == ("meta", {"slot": slot, name: value})
+    assert parse(command.frame) == ("meta", {"slot": slot, name: value})
 
 
 @given(st.binary(max_size=40) | st.text("alocm,=\n ", max_size=40).map(lambda tail: f"alloc,slot=x,{tail}".encode()))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cpdaemon import commands, signing, wire
+from cpdaemon import commands, signing
 from cpdaemon.endpoint import parse_endpoint
 from cpsim.config.catalog import find_scenario
 from cpsim.fake import ANY_PORT, Fake
@@ -44,7 +44,7 @@ def flat(chunks):
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_frames_are_those_of_the_client_library(workload, prefix):
     calls = workload.calls(0, len(workload), prefix)
-    expected = [wire.encode(command(kind, arguments)) for kind, arguments in calls]
+    expected = [command(kind, arguments).frame for kind, arguments in calls]
     assert flat(payloads.frames(workload, prefix)) == expected
 
 
