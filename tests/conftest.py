@@ -57,6 +57,7 @@ THOROUGH = {
     "faults/test_serve_faults.py": "processes that crash",
     "integrations": "job managers and languages of others",
     "judge/test_naive.py": "commands by the ten thousand",
+    "judge/test_spread.py": "a cluster, and processes that judge",
     "load": "Locust, in several processes",
     "record/test_record.py": "recorders as processes",
     "replay/test_processes.py": "replays in several processes",
@@ -229,6 +230,29 @@ def command_line(monkeypatch):
         return exited.value.code
 
     return call
+
+
+CLUSTER = """
+import sys
+from distributed import LocalCluster
+
+if __name__ == "__main__":
+    ports = {"dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}
+    with LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", **ports) as cluster:
+        print(cluster.scheduler_address, flush=True)
+        sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory):
+    """The address of a Dask cluster of two processes, which ends with the tests."""
+    script = tmp_path_factory.mktemp("cluster") / "cluster.py"
+    script.write_text(CLUSTER)
+    command = [sys.executable, str(script)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=script.parent) as dask:
+        yield dask.stdout.readline().strip()
+        dask.stdin.close()
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def test_the_wheel_says_what_it_needs(built):
     assert metadata["Name"] == "creditpiggy-sim"
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata["License-Expression"] == "Apache-2.0"
-    assert set(metadata.get_all("Provides-Extra")) == {"all", "load", "report", "run", "sql", "test"}
+    assert set(metadata.get_all("Provides-Extra")) == {"all", "dask", "load", "report", "run", "sql", "test"}
     always = {line.partition(">")[0] for line in metadata.get_all("Requires-Dist") if "extra ==" not in line}
     assert not always & set(itertools.chain(*EXTRAS.values()))
 

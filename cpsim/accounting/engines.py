@@ -12,6 +12,7 @@ import duckdb
 from cpsim.accounting.rollups import ROLLUPS
 from cpsim.accounting.sources import check_whole
 from cpsim.errors import CpsimError
+from cpsim.system.cluster import connect, workers_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from cpsim.accounting.sources import Source
 
 PARTS_A_WORKER: Final = 2
-CONNECT_S: Final = 10
 
 
 class RollupEngine(Protocol):
@@ -47,18 +47,12 @@ class Cluster:
         scheduler: its address, such as tcp://127.0.0.1:8786.
 
     Raises:
-        CpsimError: Dask is not installed, or there is no scheduler.
+        CpsimError: Dask is not installed, or there is no scheduler or no worker.
     """
 
     def __init__(self, scheduler: str) -> None:
-        try:
-            from distributed import Client  # noqa: PLC0415 - not everybody has a cluster
-        except ImportError as error:
-            raise CpsimError("--engine dask needs Dask: pip install 'dask[distributed]'") from error
-        try:
-            self._client = Client(scheduler, timeout=CONNECT_S, set_as_default=False)
-        except (OSError, ValueError) as error:
-            raise CpsimError(f"cannot reach a Dask scheduler at {scheduler}: {error}") from error
+        self._scheduler = scheduler
+        self._client = connect(scheduler)
         self._parts = PARTS_A_WORKER * max(1, len(self._client.scheduler_info(n_workers=-1)["workers"]))
 
     def roll_up(self, name: str, books: Books, database: duckdb.DuckDBPyConnection) -> None:
@@ -67,7 +61,8 @@ class Cluster:
 
         numbers = range(self._parts)
         futures = self._client.map(part_of, numbers, name=name, books=books, parts=self._parts, pure=False)
-        parts = pa.concat_tables(self._client.gather(futures))
+        with workers_errors(self._scheduler):
+            parts = pa.concat_tables(self._client.gather(futures))
         database.register("parts", parts)
         database.execute(f"CREATE TEMP TABLE {name} AS {ROLLUPS[name].combined('parts')}")
         database.unregister("parts")

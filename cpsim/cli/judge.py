@@ -10,17 +10,26 @@ from typing import TYPE_CHECKING
 import click
 
 from cpsim.cli.group import FAILED, INVALID, ExtraCommand, cli
-from cpsim.cli.options import accounts_option, known_profile_option, known_quirk_option, known_quirks
+from cpsim.cli.options import (
+    accounts_option,
+    check_engine,
+    known_profile_option,
+    known_quirk_option,
+    known_quirks,
+    scheduler_option,
+)
 from cpsim.cli.paths import PathType
 from cpsim.cli.results import result_files, result_options
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from rich.console import Console
 
     from cpsim.accounts.sources import AccountsSource
     from cpsim.judge.verdict import Verdict
+    from cpsim.run.spread import Spread
     from cpsim.ui.results import ResultFiles
 
 
@@ -30,6 +39,22 @@ if TYPE_CHECKING:
 @click.option("--project", metavar="ID", help="Project id of the slots that --accounts shows, if the run had none.")
 @known_profile_option
 @known_quirk_option
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Processes that judge; they divide the slots among them.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "dask"]),
+    default="local",
+    show_default=True,
+    help="Judge on this machine, or on a Dask cluster.",
+)
+@scheduler_option
 @result_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document, as verdict.json has it.")
 def judge(
@@ -38,6 +63,9 @@ def judge(
     project: str | None,
     profile: str | None,
     quirks: tuple[str, ...],
+    processes: int,
+    engine: str,
+    scheduler: str | None,
     junit: Path | None,
     summary_file: Path | None,
     as_json: bool,
@@ -50,17 +78,25 @@ def judge(
 
     With --profile or --quirk, these quirks are known, in place of those that the run was told.
 
+    With --engine dask, the workers of a cluster judge, which see the run folder under the same path. The verdict is the
+    same, whoever judges.
+
     The exit status is 0 if the verdict is valid, 1 if invalid, 2 if unknown, as that of cpsim run without --assert.
 
     \b
     cpsim judge runs/smoke-20260301-120000-000000
     cpsim judge copied/from/another/machine --json
     cpsim judge runs/challenge-20260301-120000-000000 --accounts sql:accounts.toml
+    cpsim judge runs/challenge-20260301-120000-000000 --engine dask --scheduler tcp://127.0.0.1:8786
     """
     if project is not None and accounts is None:
         raise click.UsageError("--project goes with --accounts SOURCE")
+    check_engine(engine, scheduler)
+    if scheduler is not None and processes > 1:
+        raise click.UsageError("--processes judge on this machine, and --engine dask elsewhere: leave one of them out")
+    known = known_quirks(profile, quirks) if profile or quirks else None
     with result_files(f"cpsim judge {folder}", junit, summary_file) as files:
-        verdict = _judged(folder, accounts, project, profile, quirks, files, as_json=as_json)
+        verdict = _judged(folder, accounts, project, known, files, _spread(processes, scheduler), as_json=as_json)
     sys.exit({"valid": 0, "invalid": INVALID, "unknown": FAILED}[verdict.ruling])
 
 
@@ -68,19 +104,18 @@ def _judged(
     folder: Path,
     accounts: AccountsSource | None,
     project: str | None,
-    profile: str | None,
-    quirks: tuple[str, ...],
+    quirks: frozenset[str] | None,
     files: ResultFiles,
+    spread: AbstractContextManager[Spread | None],
     *,
     as_json: bool,
 ) -> Verdict:
     """Judge a run folder, and print the verdict."""
     from cpsim.accounts.sources import PAUSE_S
     from cpsim.evidence.files import EvidenceFolder
-    from cpsim.judge.judge import CHECKERS, checkers_of_others
-    from cpsim.judge.judge import judge as judged
     from cpsim.run.folder import json_text, verdict_document
     from cpsim.run.results import results_of
+    from cpsim.run.spread import FolderToJudge, judge_folder
     from cpsim.run.summary import verdict_lines
     from cpsim.system.process import put_off_pandas
     from cpsim.ui.terminal import Stages, console, printed
@@ -93,15 +128,15 @@ def _judged(
         with Stages() as stages:
             stages.begin(f"reading {accounts}")
             later = accounts.read(PAUSE_S)
-    known = known_quirks(profile, quirks) if profile or quirks else None
-    evidence = EvidenceFolder(folder, later, _now_ns(folder), project=project, quirks=known)
-    checkers = [*CHECKERS, *checkers_of_others()]
+    chosen = FolderToJudge(folder, later, _now_ns(folder), project, quirks)
     with Stages() as stages:
         stages.begin("judging")
-        head = evidence.head()
-        if later is not None and head.project is None and not head.workload.projects:
-            raise click.UsageError("the run knew no project: add --project ID, whose slots --accounts shows")
-        verdict = judged(evidence.partitions(), head, checkers)
+        if later is not None:
+            head = chosen.opened().head()
+            if head.project is None and not head.workload.projects:
+                raise click.UsageError("the run knew no project: add --project ID, whose slots --accounts shows")
+        with spread as judging:
+            head, verdict = judge_folder(chosen, judging)
 
     def show(console: Console) -> None:
         for line in verdict_lines(verdict, head.command):
@@ -117,6 +152,17 @@ def _judged(
         if earlier.is_file() and earlier.read_bytes() != text.encode():
             console.print(f"              [yellow]not as at the end of the run[/]: see {earlier}", highlight=False)
     return verdict
+
+
+def _spread(processes: int, scheduler: str | None) -> AbstractContextManager[Spread | None]:
+    """Who judges: None for this process."""
+    from contextlib import nullcontext
+
+    from cpsim.run.spread import on_cluster, on_this_machine
+
+    if scheduler is not None:
+        return on_cluster(scheduler)
+    return nullcontext() if processes == 1 else on_this_machine(processes)
 
 
 def _now_ns(folder: Path) -> int:

@@ -274,6 +274,9 @@ accounts_option = click.option(
     help="What shows the accounts: a folder or file, an http:// URL, sql:FILE or program:COMMAND; see "
     "docs/how-to/accounts.md.",
 )
+scheduler_option = click.option(
+    "--scheduler", metavar="ADDRESS", help="Address of the Dask cluster, such as tcp://127.0.0.1:8786."
+)
 rate_option = click.option(
     "--rate",
     type=RateType(),
@@ -433,3 +436,9 @@ def known_quirks(profile: str | None, names: Iterable[str]) -> frozenset[str]:
     from cpsim.quirks import chosen
 
     return chosen(profile or "documented", names)
+
+
+def check_engine(engine: str, scheduler: str | None) -> None:
+    """Raise click.UsageError if the engine is Dask and there is no scheduler, or the other way round."""
+    if (engine == "dask") != (scheduler is not None):
+        raise click.UsageError("--engine dask and --scheduler ADDRESS go together")

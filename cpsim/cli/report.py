@@ -10,7 +10,15 @@ import click
 from click.shell_completion import CompletionItem
 
 from cpsim.cli.group import INVALID, ExtraCommand, cli
-from cpsim.cli.options import FILE, accounts_option, json_option, print_json, secret_in
+from cpsim.cli.options import (
+    FILE,
+    accounts_option,
+    check_engine,
+    json_option,
+    print_json,
+    scheduler_option,
+    secret_in,
+)
 from cpsim.cli.paths import PathType
 
 if TYPE_CHECKING:
@@ -87,7 +95,7 @@ def _complete_path(context: click.Context, parameter: click.Parameter, incomplet
     show_default=True,
     help="Sum in this process, or on a Dask cluster.",
 )
-@click.option("--scheduler", metavar="ADDRESS", help="Address of the Dask cluster, such as tcp://127.0.0.1:8786.")
+@scheduler_option
 @click.option("--control-token-file", type=FILE, metavar="FILE", help="File with the token of a control API.")
 def report(
     path: str | None,
@@ -132,8 +140,7 @@ def report(
     chosen = _format(form, output, names)
     if (where := path if accounts is None else accounts) is None:
         raise click.UsageError("Missing argument 'PATH': name accounts, or give --accounts SOURCE")
-    if (engine == "dask") != (scheduler is not None):
-        raise click.UsageError("--engine dask and --scheduler ADDRESS go together")
+    check_engine(engine, scheduler)
     if "comparison" in names and against is None:
         raise click.UsageError("the comparison needs other accounts: name them with --against PATH")
     if expected is not None and names and "reconciliation" not in names:

@@ -161,7 +161,7 @@ class Evidence:
         if self.count == 1:
             yield self
             return
-        slots_of = by_partition(self.ledger, self.count, None if self.workload.slot_ids else self.slot_prefix)
+        slots_of = self.slots_by_partition()
         for index, places in enumerate(self.records_by_partition()):
             yield self.of_records(places).with_slots(slots_of(index))
             let_go()
@@ -173,6 +173,10 @@ class Evidence:
     def records_by_partition(self) -> Iterator[Ints]:
         """The places of the records in each partition."""
         return self._by_partition(len(self.records), lambda where: self.workload.slot[self.records["op"][where]])
+
+    def slots_by_partition(self) -> Callable[[int], pa.Table | None]:
+        """A function for the rows of the ledger in a partition, see `by_partition`."""
+        return by_partition(self.ledger, self.count, None if self.workload.slot_ids else self.slot_prefix)
 
     def _by_partition(self, total: int, slots_at: Callable[[slice], npt.NDArray[np.int32]]) -> Iterator[Ints]:
         of_each = np.empty(total, np.min_scalar_type(self.count))

@@ -1,15 +1,18 @@
 """The files of a run's evidence in its run folder: judged again from them, it has the same verdict.
 
 `workload.parquet` has what was to be sent, `journal.parquet` what was sent and answered; `ledger.parquet` and
-`accounts.parquet` what the server showed, and `evidence.json` all the rest. In the first two, the rows of a partition
+`accounts.parquet` what the server showed, and `evidence.json` all the rest. In the first three, the rows of a partition
 of slots stand together; `evidence.json` says in which row groups. Of a run that was cut short, see
 `cpsim.evidence.unfinished`.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import itertools
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -103,29 +106,34 @@ def writers(
     more = installed(extensions.COLUMNS) if columns_of_others is None else columns_of_others
     view = evidence.view
     slots, accounts = (None, None) if view is None else (view.slots, view.accounts)
+    slots_of = functools.cache(evidence.slots_by_partition)
     files: dict[str, Callable[[Path], object]] = {
         EVIDENCE: lambda path: path.write_text(
-            json.dumps(document_of(evidence, rows), indent=1) + "\n", encoding="utf-8"
+            json.dumps(document_of(evidence, rows, slots_of()), indent=1) + "\n", encoding="utf-8"
         )
     }
     if accounts is not None:
         files[ACCOUNTS] = lambda path: pq.write_table(accounts, path, compression="zstd")
     if slots is not None:
-        files[LEDGER] = lambda path: _write_ledger(slots, path)
+        files[LEDGER] = lambda path: _write_ledger(map(slots_of(), range(evidence.count)), path, rows)
     files[WORKLOAD] = lambda path: write_workload(evidence, path, rows)
     files[JOURNAL] = lambda path: write_journal(evidence, path, rows, more)
     return files
 
 
-def document_of(evidence: Evidence, rows: int = ROWS) -> dict[str, Any]:
+def document_of(
+    evidence: Evidence, rows: int = ROWS, slots_of: Callable[[int], pa.Table | None] = lambda _: None
+) -> dict[str, Any]:
     """What `evidence.json` has, where `rows` rows are in a row group of the others at most."""
     seen = evidence.seen
-    groups = {WORKLOAD: 0, JOURNAL: 0}
+    groups = {WORKLOAD: 0, JOURNAL: 0, LEDGER: 0}
     partitions = []
-    for ops, places in zip(evidence.operations_by_partition(), evidence.records_by_partition(), strict=True):
-        first = dict(groups)
-        groups[WORKLOAD] += -(-len(ops) // rows)
-        groups[JOURNAL] += -(-len(places) // rows)
+    planned, sent = evidence.operations_by_partition(), evidence.records_by_partition()
+    for index, (ops, places) in enumerate(zip(planned, sent, strict=True)):
+        first, slots = dict(groups), slots_of(index)
+        counts = {WORKLOAD: len(ops), JOURNAL: len(places), LEDGER: 0 if slots is None else len(slots)}
+        for name, count in counts.items():
+            groups[name] += -(-count // rows)
         partitions.append({name: [first[name], groups[name]] for name in groups})
     return {
         "version": VERSION,
@@ -148,10 +156,12 @@ def document_of(evidence: Evidence, rows: int = ROWS) -> dict[str, Any]:
     }
 
 
-def _write_ledger(slots: pa.Table, path: Path) -> None:
-    with pq.ParquetWriter(path, slots.schema, compression="zstd") as writer:
-        for piece in pieces(slots, ROWS):
-            writer.write_table(piece)
+def _write_ledger(partitions: Iterator[pa.Table], path: Path, rows: int) -> None:
+    first = next(partitions)
+    with pq.ParquetWriter(path, first.schema, compression="zstd") as writer:
+        for slots in itertools.chain([first], partitions):
+            for piece in pieces(slots, rows):
+                writer.write_table(piece)
 
 
 def write_workload(evidence: Evidence, path: Path, rows: int = ROWS) -> None:
@@ -247,6 +257,11 @@ class EvidenceFolder:
         project: whose slots they show; None for the project that the run knew.
         quirks: those that the target is known to have; None for those that the run knew.
 
+    Attributes:
+        path: the run folder.
+        digest: of `evidence.json`: another run folder has another one.
+        count: the number of partitions.
+
     Raises:
         CpsimError: it is no run folder, or an earlier version wrote it, or a file is missing or damaged.
     """
@@ -272,7 +287,12 @@ class EvidenceFolder:
             self._document: dict[str, Any] = json.loads(text)
             if (version := self._document["version"]) != VERSION:
                 raise CpsimError(f"{path / EVIDENCE} has format {version}, and this version of cpsim reads {VERSION}")
-            self._ranges = [(part[WORKLOAD], part[JOURNAL]) for part in self._document["partitions"]]
+            self._ranges = [
+                (range(*part[WORKLOAD]), range(*part[JOURNAL]), range(*part[LEDGER]) if LEDGER in part else None)
+                for part in self._document["partitions"]
+            ]
+            self.count = len(self._ranges)
+            self._stand_together = later is None and self._ranges[0][2] is not None  # the ledger's rows of a partition
             self._facts = self._read_facts()
             if later is not None:
                 self._facts |= {"unseen": "", "project": project or self._facts["project"]}
@@ -282,6 +302,7 @@ class EvidenceFolder:
             self._answered = self._read_answered()
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError, EndpointError) as error:
             raise CpsimError(f"{path / EVIDENCE} is damaged: {type(error).__name__}: {error}") from error
+        self.digest = hashlib.sha256(text.encode()).hexdigest()
         self._check_counts()
 
     def head(self) -> Evidence:
@@ -290,17 +311,37 @@ class EvidenceFolder:
 
     def partitions(self) -> Iterator[Evidence]:
         """The evidence by partitions of slots."""
+        slots_of = self.slots_by_partition()
+        for index in range(self.count):
+            yield self.partition(index, slots_of(index))
+            let_go()
+
+    def partition(self, index: int, slots: pa.Table | None) -> Evidence:
+        """The evidence of a partition, and its rows of the ledger by `slots_by_partition`."""
+        workload, journal, ledger = self._ranges[index]
+        evidence = self._evidence(workload, journal, self._seen_of_accounts)
+        if self._stand_together and evidence.ledger is not None:
+            names = {"slots": evidence.ledger.column_names}
+            slots = self._view(self._table(LEDGER, ledger), None, names).slots
+        return evidence.with_slots(slots)
+
+    def slots_by_partition(self) -> Callable[[int], pa.Table | None]:
+        """A function for the rows of a partition in the ledger; they are None if `partition` finds them in the file."""
+        if self._stand_together:
+            return lambda _: None
         seen = self._seen()
         prefix = None if self._keeps_ids() else self._facts["slot_prefix"]
-        slots_of = by_partition(seen and seen.view and seen.view.slots, len(self._ranges), prefix)
-        for index, (workload, journal) in enumerate(self._ranges):
-            yield self._evidence(range(*workload), range(*journal), seen).with_slots(slots_of(index))
-            let_go()
+        return by_partition(seen and seen.view and seen.view.slots, self.count, prefix)
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether there is no `journal.parquet`, but what a run that was cut short has left of it, or one that goes on."""
+        return self._answered is not None
 
     def whole(self) -> Evidence:
         """All of it at once."""
-        (_, workload), (_, journal) = self._ranges[-1]
-        return self._evidence(range(workload), range(journal), self._seen())
+        workload, journal, _ = self._ranges[-1]
+        return self._evidence(range(workload.stop), range(journal.stop), self._seen())
 
     def partial_view(self) -> View | None:
         """What was seen of the accounts, unless it is all that our own server shows, or nothing was."""
@@ -365,25 +406,34 @@ class EvidenceFolder:
         listed = shown["outstanding"]
         return shown["from_ns"], shown["to_ns"], shown["view"], None if listed is None else frozenset(listed)
 
-    def _seen(self) -> Seen | None:
+    @functools.cached_property
+    def _seen_of_accounts(self) -> Seen | None:
+        """What was seen, without rows of slots."""
+        return self._seen(with_slots=False)
+
+    def _seen(self, *, with_slots: bool = True) -> Seen | None:
         if self._later is not None:
+            slots = self._later.slots
             return Seen(
                 int(self._facts["elapsed_s"] * 1e9),
                 max(int(self._facts["elapsed_s"] * 1e9), self._until_ns),
-                self._later,
+                self._later if with_slots or slots is None else replace(self._later, slots=slots.slice(0, 0)),
             )
         if self._shown is None:
             return None
         from_ns, to_ns, names, listed = self._shown
         view = None
         if names is not None:
-            slots = self._open(LEDGER, _mapped) if "slots" in names else None
+            slots = self._open(LEDGER, _mapped) if with_slots and "slots" in names else None
             accounts = self._table(ACCOUNTS) if names.keys() - {"slots"} else None
-            try:
-                view = View.of_tables(slots, accounts).restored(names)
-            except (UnfitTable, LookupError, ValueError, TypeError, pa.ArrowException) as error:
-                raise CpsimError(f"{self.path}: {LEDGER} or {ACCOUNTS} is damaged: {error}") from error
+            view = self._view(slots, accounts, names)
         return Seen(from_ns, to_ns, view, listed)
+
+    def _view(self, slots: pa.Table | None, accounts: pa.Table | None, names: Mapping[str, list[str]]) -> View:
+        try:
+            return View.of_tables(slots, accounts).restored(names)
+        except (UnfitTable, LookupError, ValueError, TypeError, pa.ArrowException) as error:
+            raise CpsimError(f"{self.path}: {LEDGER} or {ACCOUNTS} is damaged: {error}") from error
 
     def _evidence(self, of_workload: range, of_journal: range, seen: Seen | None) -> Evidence:
         planned = self._table(WORKLOAD, of_workload)
@@ -439,8 +489,8 @@ class EvidenceFolder:
         def read(file: pq.ParquetFile) -> pa.Table:
             if groups is None:
                 return checked(file.read())
-            chosen = None if name == WORKLOAD else [c for c in (*READ, VIRTUAL.name) if c in file.schema_arrow.names]
-            return checked(file.read_row_groups(list(groups), columns=chosen))
+            kept = [c for c in (*READ, VIRTUAL.name) if c in file.schema_arrow.names]
+            return checked(file.read_row_groups(list(groups), columns=kept if name == JOURNAL else None))
 
         return self._open(name, read)
 

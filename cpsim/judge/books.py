@@ -80,11 +80,14 @@ class _Rows:
             yield rows, _whole(pc.binary_join_element_wise(rows["project"], subjects, SEPARATOR))
 
     def holders(self, known: pa.Array | None = None) -> pa.Array:
-        """The distinct holders, after those that are known."""
+        """The distinct holders; where some are known, behind these and sorted, whatever the order of the rows."""
         found = pa.array([], pa.string()) if known is None else known
         for _, holders in self.pieces():
             found = pc.unique(pa.concat_arrays([found, holders]))
-        return found
+        if known is None:
+            return found
+        others = found.slice(len(known))
+        return pa.concat_arrays([known, others.take(pc.sort_indices(others))])
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,7 +365,7 @@ class _Claims:
         self._traces_left = MACHINES_TRACED
 
     def showing(self, holder: Holder, name: str, difference: int) -> list[str]:
-        """The slot whose grant equals the difference, or else some slots of the machine."""
+        """The first slot whose grant equals the difference, or else the first slots of the machine, by their ids."""
         if not self._traces_left:
             return []
         self._traces_left -= 1
@@ -371,10 +374,10 @@ class _Claims:
             own = rows.filter(pc.equal(holders, SEPARATOR.join(holder)))
             slots += own["slot"].to_pylist()
             granted += own[column].to_pylist()
-        for slot, value in zip(slots, granted, strict=True):
+        for slot, value in sorted(zip(slots, granted, strict=True), key=lambda pair: pair[0]):
             if abs(difference) == (value if name == CREDITS else dict(value or ()).get(name)):
                 return [slot]
-        return slots[:SLOTS_NAMED]
+        return sorted(slots)[:SLOTS_NAMED]
 
 
 def _split(holders: pa.Array) -> list[Holder]:

@@ -69,11 +69,25 @@ def judge(partitions: Iterable[Evidence], head: Evidence, chosen: Sequence[Check
         head: the evidence without operations.
         chosen: the checkers; findings are in their order within a partition.
     """
+    return concluded((of_partition(part, chosen) for part in partitions), head, chosen)
+
+
+def of_partition(part: Evidence, chosen: Sequence[Checker]) -> list[Verdict]:
+    """What each checker finds in a partition of slots; nothing, if it does not check by partition."""
+    return [_checked(checker, part) if checker.by_partition else Verdict() for checker in chosen]
+
+
+def concluded(of_partitions: Iterable[Sequence[Verdict]], head: Evidence, chosen: Sequence[Checker]) -> Verdict:
+    """The verdict on all partitions and on what concerns none.
+
+    Args:
+        of_partitions: what `of_partition` has found in each, in the order of the partitions.
+        head: the evidence without operations.
+        chosen: the same checkers.
+    """
     found = [Verdict() for _ in chosen]
-    for part in partitions:
-        for place, checker in enumerate(chosen):
-            if checker.by_partition:
-                found[place] = found[place].merged(_checked(checker, part))
+    for of_each in of_partitions:
+        found = [Verdict.merged(*both) for both in zip(found, of_each, strict=True)]
     corrections = reduce(Corrections.merged, (verdict.corrections for verdict in found))
     for place, checker in enumerate(chosen):
         if not checker.by_partition:

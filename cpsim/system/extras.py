@@ -15,6 +15,7 @@ EXTRAS: Final = {
     "load": (*_RUN, "locust", "psutil"),
     "report": (*_RUN, "duckdb", "openpyxl", "pandas"),
     "sql": (*_RUN, "sqlalchemy"),
+    "dask": (*_RUN, "distributed"),
     "test": ("hypothesis", "pytest"),
 }
 """The libraries of each extra, by their names in pip, which are those of their modules."""
