@@ -95,6 +95,12 @@ stop_option = click.option(
     help="End the replay as soon as an --assert cannot hold any more; exit with 1.",
 )
 
+fail_fast_option = click.option(
+    "--fail-fast",
+    is_flag=True,
+    help="End the replay at the first slot that is found to be wrong, as soon as that can be seen; exit with 1.",
+)
+
 
 def against_baseline(thresholds: tuple[Threshold, ...], baseline: Path | None) -> tuple[Threshold, ...]:
     """The thresholds with the figures of the baseline that some are relative to.

@@ -14,6 +14,7 @@ from cpdaemon.endpoint import Endpoint, UrlEndpoint
 from cpsim.cli.asserts import (
     against_baseline,
     baseline_option,
+    fail_fast_option,
     note_baseline,
     stop_option,
     threshold_option,
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from cpsim.accounts.sources import AccountsSource
     from cpsim.config.thresholds import Threshold
     from cpsim.replay.pace import Pace
+    from cpsim.run.ahead import Ahead
     from cpsim.run.folder import OutputFolder
     from cpsim.run.live import LivePage
     from cpsim.run.pipeline import Run
@@ -126,6 +128,7 @@ if TYPE_CHECKING:
 @threshold_option
 @baseline_option
 @stop_option
+@fail_fast_option
 @warm_up_option
 @slot_prefix_option
 @output_option
@@ -158,6 +161,7 @@ def run(
     thresholds: tuple[Threshold, ...],
     baseline: Path | None,
     stop_on_breach: bool,
+    fail_fast: bool,
     warm_up_s: float,
     slot_prefix: str | None,
     output: Path | None,
@@ -207,11 +211,20 @@ def run(
             raise click.UsageError("--virtual has no --page: when each operation was sent is known at its end")
     if stop_on_breach:
         check_told(thresholds, virtual=virtual)
+    if fail_fast and virtual:
+        raise click.UsageError("--fail-fast is for a replay that takes its time: leave it out, or --virtual")
     files = result_files(f"cpsim run {scenario}", junit, summary_file)
     context = click.get_current_context()
     folder = run_folder.OutputFolder(output or run_folder.new_name(path, runs_folder(context)))
     with files, folder as written, _telling_of_evidence(written):
-        with _live(page, written.path) as live, live_metrics(metrics) as wiring, Stages() as stages:
+        stages = Stages()
+        is_watched = fail_fast or page is not None or metrics is not None or stages.is_shown
+        with (
+            _live(page, written.path) as live,
+            _ahead(is_watched, fail_fast=fail_fast) as ahead,
+            live_metrics(metrics, ahead) as wiring,
+            stages,
+        ):
             command = partial(_command, context)
             result = perform(
                 lambda: load_workload(path, seed, settings, keep_ids=keep_ids),
@@ -226,8 +239,9 @@ def run(
                 stop_on=thresholds if stop_on_breach else (),
                 command=command,
                 on_stage=stages.begin,
-                on_progress=stages.progress,
+                on_progress=lambda planned, done: stages.progress(planned, done, "" if ahead is None else ahead.text),
                 live=live,
+                ahead=ahead,
                 wiring=wiring,
                 folder=written.partial,
             )
@@ -261,6 +275,15 @@ def _live(address: TcpEndpoint | None, folder: Path) -> AbstractContextManager[L
     from cpsim.run.live import live_page
 
     return live_page(address, folder)
+
+
+def _ahead(is_wanted: bool, *, fail_fast: bool) -> AbstractContextManager[Ahead | None]:
+    """What judges slots meanwhile; nothing, where nobody would see it."""
+    if not is_wanted:
+        return nullcontext()
+    from cpsim.run.ahead import Ahead
+
+    return Ahead(fail_fast=fail_fast)
 
 
 def _print(result: Run, summary: Summary, output: OutputFolder, *, as_json: bool) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from cpdaemon.endpoint import TcpEndpoint
     from cpsim.net.service_manager import PassedSocket
+    from cpsim.run.ahead import Ahead
     from cpsim.run.drivers import Wiring
 
 metrics_option = click.option(
@@ -50,7 +51,7 @@ def refuse_replaced(passed: Iterable[PassedSocket], replaced: Callable[[str], Ma
 
 
 @contextmanager
-def live_metrics(address: TcpEndpoint | None) -> Iterator[Wiring]:
+def live_metrics(address: TcpEndpoint | None, ahead: Ahead | None = None) -> Iterator[Wiring]:
     """Yield the wiring of a replay whose figures are served at an address, if one is given, while the context lasts.
 
     Raises:
@@ -66,7 +67,7 @@ def live_metrics(address: TcpEndpoint | None) -> Iterator[Wiring]:
         return
     if not is_loopback(address.host):
         LINES.warning(f"other machines can read the metrics at {address}")
-    figures = LiveFigures()
+    figures = LiveFigures(ahead)
     with MetricsServer(address, figures.families) as url:
         click.echo(f"cpsim: metrics at {url}", err=True)
         yield Wiring(follow=figures.following)

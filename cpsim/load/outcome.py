@@ -112,7 +112,8 @@ def conclude(
         clock_unknown="it is not measured under Locust, where each worker has its own clock",
     )
     evidence, verdict = judged(evidence, observer_of(plan), plan.timeout_s, CLOCK, source=plan.target.accounts)
-    result = Run(plan, evidence, replayed.effort, verdict, ApplyDelay.of(evidence), stopped_by=replayed.stopped_by)
+    delay, ended = ApplyDelay.of(evidence), (replayed.stopped_by, replayed.found)
+    result = Run(plan, evidence, replayed.effort, verdict, delay, 0.0, *ended)
     summary = summarise(result)
     summary.check(thresholds)
 

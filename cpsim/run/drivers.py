@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from cpsim.replay.assignment import Assignment
     from cpsim.replay.engine import Effort, Engine
     from cpsim.replay.wires.wire import Wire
-    from cpsim.run.faults import TimedFaults
+    from cpsim.run.ahead import Ahead
+    from cpsim.run.faults import SetFaults
+    from cpsim.run.follower import Follower
     from cpsim.run.live import LivePage
     from cpsim.run.plan import Plan
     from cpsim.scenario.workload import Workload
@@ -73,7 +75,7 @@ class Wiring:
 
 
 class Replayed(NamedTuple):
-    """What a driver leaves; see `Evidence`. `effort` is the cost of sending; see `Run` for `stopped_by`."""
+    """What a driver leaves; see `Evidence`. `effort` is the cost of sending; see `Run` for what ended it."""
 
     records: npt.NDArray[np.void]
     errors: list[str]
@@ -84,6 +86,7 @@ class Replayed(NamedTuple):
     virtual_ns: npt.NDArray[np.int64] | None = None
     gaps: tuple[str, ...] = ()
     stopped_by: str = ""
+    found: str = ""
 
     def evidence(self, plan: Plan, schedule_us: npt.NDArray[np.int64] | None) -> Evidence:
         """The evidence of a plan, before anything was seen of the accounts."""
@@ -120,9 +123,9 @@ def drive(
     *,
     wiring: Wiring,
     observer: Observer | None = None,
-    timed_faults: TimedFaults | None = None,
+    faults: SetFaults | None = None,
     live: LivePage | None = None,
-    faults_set_s: float | None = None,
+    ahead: Ahead | None = None,
 ) -> Replayed:
     """Replay by the driver that a plan needs; Ctrl-C and SIGTERM end the replay, and what was sent is kept.
 
@@ -132,33 +135,34 @@ def drive(
         on_progress: called about twenty times a second.
         wiring: the clock, and the way to the target.
         observer: of the fake whose clock is moved, in virtual time.
-        timed_faults: faults at times of the virtual clock.
+        faults: those that are set; None for none.
         live: the page that shows the replay; None for none, as in virtual time.
-        faults_set_s: when the faults were set, on the local monotonic clock; None if there are none.
+        ahead: judges meanwhile; None if nobody does.
 
     Raises:
         CpsimError: the target cannot be reached, or a process of the replay failed.
     """
     watch = BreachWatch(plan, assignment.schedule_us)
+    timed_faults, set_s = (None, None) if faults is None else (faults.timed, faults.since_s)
 
     def report_progress(progress: Progress) -> None:
         on_progress(progress)
-        if progress.elapsed_s > plan.stop_after_s or watch.look():
+        has_found = ahead is not None and ahead.look(journals, replay.start_ns)
+        if progress.elapsed_s > plan.stop_after_s or watch.look() or has_found:
             replay.stop()
         for journal in journals:
             journal.flush()  # what the run folder has of it is all that is left of a run that is killed
         if live is not None:
-            live.flush(journals, 0.0 if faults_set_s is None else faults_set_s - replay.start_ns / 1e9)
+            since_s = 0.0 if set_s is None else set_s - replay.start_ns / 1e9
+            live.flush(journals, since_s, "" if ahead is None else ahead.text)
 
     replay: Processes | Engine
-
     kept = [] if plan.folder is None else journals_in(plan.folder, plan.processes)
     if plan.processes > 1:
         with Processes(assignment, plan.processes, report_progress, kept) as replayers:
             replay, journals = replayers, replayers.journals
             watch.follow(journals, replayers.operations)
-            if live is not None:
-                live.follow(journals)
+            _follow(journals, live, ahead)
             with _interrupting(replayers.stop) as interrupts, wiring.follow(replayers.parts()):
                 elapsed_s, records, errors = replayers.run()
             effort, start_ns = replayers.effort(), replayers.start_ns
@@ -169,8 +173,7 @@ def drive(
         engine, journal = sender.engine, sender.journal
         replay, journals = engine, [journal]
         watch.follow(journals, [assignment.ops])
-        if live is not None:
-            live.follow(journals)
+        _follow(journals, live, ahead)
         if isinstance(plan.pace, Virtual):
             assert observer is not None
             elapsed_s, virtual_ns = replay_in_virtual_time(
@@ -183,6 +186,12 @@ def drive(
         return Replayed(
             records, errors, elapsed_s, effort, start_ns, bool(interrupts), virtual_ns, stopped_by=watch.broken
         )
+
+
+def _follow(journals: Sequence[Journal], *followers: Follower | None) -> None:
+    for follower in followers:
+        if follower is not None:
+            follower.follow(journals)
 
 
 @contextlib.contextmanager

@@ -1,22 +1,18 @@
-"""The page of a run while it goes on, served by a process of its own from the journals that the run writes.
+"""The page of a run while it goes on, served by a process of its own that follows the replay.
 
-The process that replays flushes its journals once a second, and does nothing more. The page is made when somebody asks
-for it, with low priority, and stays the same for ten times the processor time that it took.
+It is made when somebody asks for it, and stays the same for ten times the processor time that it took.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import pickle
 import socket
-import subprocess
 import sys
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -31,6 +27,7 @@ from cpsim.net.listen import is_loopback
 from cpsim.replay.engine import Effort
 from cpsim.run.drivers import Replayed
 from cpsim.run.folder import run_document, verdict_document
+from cpsim.run.follower import Channel, Follower
 from cpsim.run.page import html
 from cpsim.run.pipeline import ApplyDelay, Run
 from cpsim.run.summary import summarise
@@ -39,7 +36,6 @@ from cpsim.server.control.access import Access
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
-    from typing import Self
 
     import numpy.typing as npt
 
@@ -49,7 +45,6 @@ if TYPE_CHECKING:
     from cpsim.net.http.messages import Request
     from cpsim.run.plan import Plan
 
-FLUSH_S: Final = 1.0
 REST: Final = 10
 """A page stays the same for so many times the processor time that it took to make."""
 LEAST_REST_S: Final = 1.0
@@ -62,17 +57,9 @@ HEADERS: Final = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
 )
-START: Final = "import os; os.nice(10); from cpsim.run.live import main; main()"
 
 
-class SupportsFileno(Protocol):
-    """A file, or what has one."""
-
-    def fileno(self) -> int:
-        """The descriptor of the file."""
-
-
-class LivePage:
+class LivePage(Follower):
     """Serves the page of a run, once it has begun; a context manager, at whose end nothing is served any more.
 
     Args:
@@ -88,70 +75,34 @@ class LivePage:
     """
 
     def __init__(self, address: TcpEndpoint, final: Path, clock: Clock = SYSTEM_CLOCK) -> None:
-        self._final = final
-        self._now_s = clock.monotonic
         self._sock = listen_tcp(address.host, address.port)
+        super().__init__("cpsim.run.live", clock)
+        self._final = final
         host, port = self._sock.getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
-        self._control, self._theirs = socket.socketpair()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._told: tuple[float, ...] = ()
-        self._flushed_s = -math.inf
 
     def begin(self, plan: Plan, faults: Sequence[str]) -> None:
         """Start the process, for a plan and the faults that are set during its replay."""
-        fds = self._sock.fileno(), self._theirs.fileno()
-        self._process = subprocess.Popen(  # noqa: S603 - this Python
-            [sys.executable, "-P", "-c", START, *map(str, fds)],
-            stdin=subprocess.PIPE,
-            pass_fds=fds,
-            start_new_session=True,  # Ctrl-C ends the replay, whose page is shown until all is judged
-        )
-        assert self._process.stdin is not None
-        with suppress(BrokenPipeError), self._process.stdin as plans:  # if it has failed, it has said why
-            pickle.dump((plan, tuple(faults), str(self._final)), plans)
-        self._theirs.close()
+        self.start((plan, tuple(faults), str(self._final)), [self._sock.fileno()])
 
-    def follow(self, journals: Sequence[SupportsFileno]) -> None:
-        """Show the records in the files of journals, one for each share of the slots."""
-        for place, journal in enumerate(journals):
-            self._send({"journal": place, "of": len(journals)}, [journal.fileno()])
-
-    def flush(self, journals: Sequence[Journal], faults_since_s: float) -> None:
+    def flush(self, journals: Sequence[Journal], faults_since_s: float, judged: str = "") -> None:
         """Write what journals hold to their files, at most once a second.
 
         Args:
             journals: those that are followed.
             faults_since_s: when the faults were set, in seconds since the replay began.
+            judged: what is judged so far, as a text.
         """
-        now_s = self._now_s()
-        if now_s - self._flushed_s < FLUSH_S:
-            return
-        self._flushed_s = now_s
-        for journal in journals:
-            journal.flush()
-        self.tell([journal.errors for journal in journals], faults_since_s)
+        self.flush_journals(journals, since_s=faults_since_s, judged=judged)
 
-    def tell(self, errors: Sequence[Sequence[str]], faults_since_s: float = 0.0) -> None:
-        """Tell the texts of each journal's errors and when the faults were set, if either is new."""
-        told = (faults_since_s, *map(len, errors))
-        if told != self._told:
-            self._told = told
-            self._send({"errors": [list(texts) for texts in errors], "since_s": faults_since_s})
+    def tell(self, errors: Sequence[Sequence[str]], judged: str = "") -> None:
+        """Tell the texts of each journal's errors and what is judged so far, if either is new."""
+        self.tell_known(errors, since_s=0.0, judged=judged)
 
-    def _send(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
-        with suppress(OSError):  # the process has ended: the run goes on without its page
-            socket.send_fds(self._control, [json.dumps(message).encode() + b"\n"], descriptors)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for sock in (self._control, self._theirs, self._sock):
-            sock.close()
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait()
+    def close(self) -> None:
+        """End the process, and listen no more."""
+        super().close()
+        self._sock.close()
 
 
 @contextmanager
@@ -189,15 +140,18 @@ class _Pages:
         self._of = 1
         self._errors: list[list[str]] = []
         self._since_s = 0.0
+        self._judged = ""
         self._page, self._until_s = b"", 0.0
 
-    def hear(self, message: dict[str, Any], descriptors: Sequence[int]) -> None:
+    def hear(self, message: dict[str, Any]) -> None:
         """Take what the replaying process tells."""
         with self._lock:
             if "journal" in message:
-                self._journals[message["journal"]], self._of = Journal(descriptors=descriptors), message["of"]
+                self._journals[message["journal"]] = Journal(descriptors=[message["descriptor"]])
+                self._of = message["of"]
             else:
                 self._errors, self._since_s = message["errors"], message["since_s"]
+                self._judged = message["judged"]
 
     def answer(self, request: Request, _: Caller, /) -> Response:
         """Answer a request for the page."""
@@ -235,7 +189,8 @@ class _Pages:
         unknown = "the run has not ended"
         faults = tuple({"fault": text, "selected": None, "fired": None} for text in self._faults)
         evidence = replace(evidence, faults=faults, faults_unknown=unknown if faults else "")
-        verdict = Verdict(not_verified=["The run has not ended: what was applied is verified at its end."])
+        judged = f" ({self._judged})" if self._judged else ""
+        verdict = Verdict(not_verified=[f"The run has not ended: what was applied is verified at its end{judged}."])
         run = Run(self._plan, evidence, effort, verdict, ApplyDelay(unknown=unknown), self._since_s)
         summary = summarise(run, {})
         summary.limit = None
@@ -258,21 +213,15 @@ class _Pages:
 
 def main() -> None:
     """Serve the page of a run, which is on standard input, until the process that replays it ends."""
-    listening, control = (socket.socket(fileno=int(number)) for number in sys.argv[1:])
-    control.settimeout(None)  # gevent's do not block
+    listening, control = map(int, sys.argv[1:])
+    sock, channel = socket.socket(fileno=listening), Channel(control)
     plan, faults, final = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the process that started this one
-    pages = _Pages(plan, faults, final, listening.getsockname()[0])
-    carrier = Carrier(pages, [listening], "cpsim-live")
+    pages = _Pages(plan, faults, final, sock.getsockname()[0])
+    carrier = Carrier(pages, [sock], "cpsim-live")
     carrier.start()
     carrier.call(carrier.accept)
-    received, descriptors = b"", list[int]()
-    while True:
-        data, fds, _, _ = socket.recv_fds(control, 65_536, 1)
-        if not data:
-            break
-        *lines, received = (received + data).split(b"\n")
-        descriptors += fds
-        for line in lines:
-            message = json.loads(line)
-            pages.hear(message, [descriptors.pop(0)] if "journal" in message else [])
+    with suppress(EOFError):
+        while True:
+            for message in channel.receive():
+                pages.hear(message)
     carrier.stop()

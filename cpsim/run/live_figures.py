@@ -20,15 +20,21 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from cpsim.evidence.journal import Journal
+    from cpsim.run.ahead import Ahead
     from cpsim.scenario.workload import Workload
 
     Kinds = npt.NDArray[np.uint8]
 
 
 class LiveFigures:
-    """Counts operations from their journals, when it is asked; thread-safe. Several replays add up."""
+    """Counts operations from their journals, when it is asked; thread-safe. Several replays add up.
 
-    def __init__(self) -> None:
+    Args:
+        ahead: what judges slots meanwhile, if anything does.
+    """
+
+    def __init__(self, ahead: Ahead | None = None) -> None:
+        self._ahead = ahead
         self._lock = threading.Lock()
         self._planned = 0
         self._counts = np.zeros((len(KIND_NAMES), len(OperationOutcome)), np.int64)
@@ -80,8 +86,16 @@ class LiveFigures:
             build_info(),
             Family("gauge", "cpsim_replay_planned_operations", "Operations to send.", [({}, self._planned)]),
             Family("counter", "cpsim_replay_operations", "Operations that were sent, by their outcome.", outcomes),
+            *self._judged(),
             Family("histogram", "cpsim_replay_service_time_seconds", service, [({}, self._service.read())]),
         ]
+
+    def _judged(self) -> list[Family]:
+        ahead = self._ahead
+        if ahead is None or not ahead.is_started:
+            return []
+        counts = [({"result": "valid"}, ahead.valid), ({"result": "finding"}, ahead.findings)]
+        return [Family("counter", "cpsim_replay_judged_slots", "Slots that are judged so far, by the result.", counts)]
 
     def _read(self) -> None:
         for reader, kinds in self._parts:

@@ -158,6 +158,9 @@ def _parts_of_run(run: Run, summary: Summary) -> Iterator[tuple[str, str]]:
         yield "notice", f"The run was interrupted: {unsent}."
     if run.stopped_by:
         yield "bad", f"The assert {run.stopped_by} was broken, which ended the replay: {unsent}."
+    elif run.found:
+        later = "" if run.verdict.counts else " At the end nothing was wrong any more."
+        yield "bad", f"A finding ended the replay: {unsent}. It was {run.found}.{later}"
     if summary.warm_up_s:
         left_out = f"{summary.warm_up_operations:,} operations of the first {summary.warm_up_s:g} s"
         yield "notice", f"The figures are without {left_out}; the verdict, and what is drawn over time, are of all."

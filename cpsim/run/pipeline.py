@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from cpsim.metrics.progress import Progress
     from cpsim.replay.assignment import Assignment
     from cpsim.replay.pace import Pace
+    from cpsim.run.ahead import Ahead
     from cpsim.run.live import LivePage
     from cpsim.scenario.workload import Workload
 
@@ -101,6 +102,7 @@ class Run:
         apply_delay: by the evidence.
         faults_since_s: the time from which the faults' times count, in seconds since the replay began.
         stopped_by: the assert that ended the replay; "" if none did.
+        found: the finding that ended the replay; "" if none did.
     """
 
     plan: Plan
@@ -110,6 +112,7 @@ class Run:
     apply_delay: ApplyDelay
     faults_since_s: float = 0.0
     stopped_by: str = ""
+    found: str = ""
 
 
 def run(
@@ -132,6 +135,7 @@ def run(
     checkers: Sequence[Checker] | None = None,
     live: LivePage | None = None,
     folder: Path | None = None,
+    ahead: Ahead | None = None,
 ) -> Run:
     """Replay a workload at a target, and judge the result.
 
@@ -153,6 +157,7 @@ def run(
         wiring: the clock, and the way to the target.
         checkers: checkers beside the product's own; None takes those that are installed.
         live: shows the run while it goes on; not in virtual time.
+        ahead: judges slots while they are sent, as far as that can be.
         folder: has the evidence while the run lasts, so that it can be judged if the run is cut short; None for none.
 
     Raises:
@@ -203,6 +208,7 @@ def run(
             on_progress=lambda progress: on_progress(len(workload), progress),
             checkers=checkers,
             live=live,
+            ahead=ahead,
         )
 
 
@@ -215,6 +221,7 @@ def _perform(
     on_progress: Callable[[Progress], None],
     checkers: Sequence[Checker],
     live: LivePage | None,
+    ahead: Ahead | None,
 ) -> Run:
     """Replay, with the faults, and conclude."""
     assignment = plan.assignment()
@@ -233,6 +240,8 @@ def _perform(
         give_back()
     if live is not None:
         live.begin(plan, faults)
+    if ahead is not None:
+        ahead.begin(plan, observer)
     on_stage("replaying")
     with ClockWatch(None if isinstance(plan.pace, Virtual) else observer, wiring.clock) as watch:
         with faults_during(plan, observer, faults, wiring.clock) as set_faults:
@@ -242,10 +251,12 @@ def _perform(
                 on_progress,
                 wiring=wiring,
                 observer=observer,
-                timed_faults=set_faults.timed,
+                faults=set_faults,
                 live=live,
-                faults_set_s=set_faults.since_s,
+                ahead=ahead,
             )
+        if ahead is not None:
+            replayed = replayed._replace(found=ahead.stopped_by)
         if fake is not None and plan.workload.link_after:
             fake.control.link(links)
         on_stage(f"verifying{_where(plan)}")
@@ -257,7 +268,8 @@ def _perform(
         evidence = replace(evidence, **watch.found())
         give_back()
     faults_since_s = 0.0 if set_faults.since_s is None else set_faults.since_s - evidence.start_ns / 1e9
-    return Run(plan, evidence, replayed.effort, verdict, ApplyDelay.of(evidence), faults_since_s, replayed.stopped_by)
+    delay, ended = ApplyDelay.of(evidence), (replayed.stopped_by, replayed.found)
+    return Run(plan, evidence, replayed.effort, verdict, delay, faults_since_s, *ended)
 
 
 def _evidence_before(

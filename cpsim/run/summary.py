@@ -79,6 +79,7 @@ class Summary:
         warm_up_s: seconds at the beginning that all figures but those of slots, credits and others leave out.
         warm_up_operations: operations due in that time, or sent then if none was due.
         stopped_by: the assert that ended the replay; "" if none did.
+        found: the finding that ended the replay; "" if none did.
         checked: thresholds compared with the figures.
     """
 
@@ -105,6 +106,7 @@ class Summary:
     warm_up_s: float = 0.0
     warm_up_operations: int = 0
     stopped_by: str = ""
+    found: str = ""
     checked: list[Checked] = field(default_factory=list)
 
     def check(self, thresholds: Sequence[Threshold]) -> None:
@@ -123,8 +125,8 @@ class Summary:
 
     @property
     def holds(self) -> bool:
-        """Whether the run meets all thresholds."""
-        return all(checked.holds for checked in self.checked)
+        """Whether the run meets all thresholds, and no finding ended it."""
+        return not self.found and all(checked.holds for checked in self.checked)
 
     @property
     def operations(self) -> int:
@@ -165,7 +167,7 @@ class Summary:
             "virtual_step_s": self.virtual_step_s,
             "warm_up_s": self.warm_up_s,
             "warm_up_operations": self.warm_up_operations,
-            "stopped_by": self.stopped_by or None,
+            "stopped_by": self.stopped_by or self.found or None,
             "metrics": self.metrics,
             "asserts": [checked.document() for checked in self.checked],
         }
@@ -224,6 +226,7 @@ def summarise(run: Run, metrics_of_others: Mapping[str, Metric] | None = None) -
         warm_up_s=run.plan.warm_up_s,
         warm_up_operations=len(whole.records) - len(evidence.records),
         stopped_by=run.stopped_by,
+        found=run.found,
     )
 
 
@@ -399,9 +402,12 @@ def _note_lines(run: Run, summary: Summary) -> Iterator[str]:
     if summary.warm_up_s:
         what = f"the first {summary.warm_up_s:g} s, {summary.warm_up_operations:,} operations"
         yield f"warm-up       {what}, are not in these figures; they are in the verdict"
+    unsent = f"{run.evidence.unsent:,} operations were not sent"
     if summary.stopped_by:
-        unsent = f"{run.evidence.unsent:,} operations were not sent"
         yield f"stopped       [red]{escaped(summary.stopped_by)}[/] is broken; {unsent}"
+    elif summary.found:
+        later = "" if run.verdict.counts else "; at the end nothing was wrong any more"
+        yield f"stopped       [red]{escaped(summary.found)}[/]; {unsent}{later}"
     if summary.virtual_step_s:
         size = f"[yellow]{summary.virtual_step_s:,.6g} s[/]"
         yield f"resolution    {size}: the accounts' clock jumped by up to that, and their times are early by up to that"

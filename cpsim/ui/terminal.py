@@ -87,12 +87,18 @@ class Stages:
         """Show a new stage."""
         self._progress.update(self._task, description=escape(stage), total=None, figures="")
 
-    def progress(self, planned: int, progress: counted.Progress) -> None:
-        """Show the progress of the replay."""
+    @property
+    def is_shown(self) -> bool:
+        """Whether somebody sees them."""
+        return self._errors.is_terminal
+
+    def progress(self, planned: int, progress: counted.Progress, more: str = "") -> None:
+        """Show the progress of the replay, and what more there is to say of it."""
         done = progress.accepted + progress.refused + progress.unknown
         rate = done / progress.elapsed_s if progress.elapsed_s else 0.0
         errors = done - progress.accepted
         figures = f"{done:,}/{planned:,}  {rate:,.0f}/s  {errors:,} errors"
+        figures += f"  {more}" if more else ""
         self._progress.update(self._task, total=planned, completed=done, figures=figures)
 
     def count(self, done: int, planned: int, figures: str) -> None:

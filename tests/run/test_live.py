@@ -73,12 +73,13 @@ def test_a_page_shows_what_is_known_so_far_until_the_run_ends(plan, wait_for):
         assert "Nothing was sent" in text
         record(journals[0], range(3))
         record(journals[1], range(2), "HTTP 503")
-        live.flush(journals, faults_since_s=0.5)
+        live.flush(journals, faults_since_s=0.5, judged="valid so far: 2 slots, 0 findings")
         wait_for(lambda: "5 of" in ask(live.url)[1])
         text = ask(live.url)[1]
         assert '<span class="running">running</span>' in text
         assert "connect-src 'self'" in text
         assert str(FINAL) in text
+        assert "verified at its end (valid so far: 2 slots, 0 findings)." in text
         assert "Not verified: The run has not ended" in text
         assert "server.status=503:from=2" in text
         assert re.search(r">HTTP 503</th><td class=\"num\">2<", text)
@@ -154,7 +155,7 @@ class Heard:
     def follow(self, journals):
         self.journals = list(journals)
 
-    def flush(self, journals, faults_since_s):
+    def flush(self, journals, faults_since_s, judged):
         assert journals == self.journals
         for journal in journals:
             journal.flush()

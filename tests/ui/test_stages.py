@@ -5,6 +5,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+from cpsim.metrics.progress import Progress
 from cpsim.testing import ManualClock
 from cpsim.ui.terminal import Stages
 
@@ -22,6 +23,15 @@ def test_a_pipe_gets_a_line_every_ten_seconds_at_most(file):
             stages.count(number, 100, f"{number}/100, no deviation")
             clock.advance(1.0)
     assert file.getvalue().splitlines() == [f"{number}/100, no deviation" for number in range(10, 100, 10)]
+
+
+def test_a_terminal_shows_the_progress_of_a_replay_and_what_is_judged(file):
+    with Stages(ManualClock(), Console(file=file, force_terminal=True, width=140)) as stages:
+        assert stages.is_shown
+        stages.begin("replaying")
+        stages.progress(2_000, Progress(2.0, 995, 3, 2), "valid so far: 300 slots, 0 findings")
+    assert "1,000/2,000  500/s  5 errors  valid so far: 300 slots, 0 findings" in file.getvalue()
+    assert not Stages(ManualClock(), Console(file=file)).is_shown
 
 
 def test_a_terminal_gets_one_line_which_is_set_aside_for_what_is_printed(file):
