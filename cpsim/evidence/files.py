@@ -335,7 +335,7 @@ class EvidenceFolder:
 
     @property
     def is_unfinished(self) -> bool:
-        """Whether there is no `journal.parquet`, but what a run that was cut short has left of it, or one that goes on."""
+        """Whether there is no `journal.parquet`: the run was cut short, or goes on, and left what there is of it."""
         return self._answered is not None
 
     def whole(self) -> Evidence:
