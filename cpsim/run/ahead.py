@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from cpsim.clock import Clock
-    from cpsim.run.plan import Plan
+    from cpsim.run.plan import Plan, ReplayTarget
 
     Records = npt.NDArray[np.void]
 
@@ -43,6 +43,7 @@ LOOK_S: Final = 1.0
 REST: Final = 4
 REST_OF_SERVER: Final = 20
 """A look is followed by a rest of so many times its duration, and of the time in which all accounts were read."""
+REFUSED: Final = "--fail-fast needs slots that can be judged while they are sent: {}"
 NAMES: Final = 1_000
 """Slots of a request: the server's other requests wait for one at most."""
 
@@ -89,7 +90,7 @@ class Ahead(Follower):
         self.why_not = why_not(plan)
         if self.why_not:
             if self._fail_fast:
-                raise UsageError(f"--fail-fast judges slots while they are sent: {self.why_not}")
+                raise UsageError(REFUSED.format(self.why_not))
             return
         assert observer is not None
         project, control = plan.target.project, observer.control
@@ -110,8 +111,14 @@ class Ahead(Follower):
         self.flush_journals(journals, start_ns=start_ns)
         return self.hear()
 
+    def tell(self, errors: Sequence[Sequence[str]], start_ns: int) -> None:
+        """Tell the texts of the errors of each journal, whose file has all records, and when the replay began."""
+        self.tell_known(errors, start_ns=start_ns)
+
     def hear(self) -> bool:
         """Take note of what is judged, without a look at journals; returns whether that ends the replay."""
+        if self.why_not or not self.is_started:
+            return False
         try:
             for answer in self.answers():
                 self.valid, self.findings, self.found = answer["valid"], answer["findings"], answer["found"]
@@ -134,11 +141,15 @@ class Ahead(Follower):
 
 def why_not(plan: Plan) -> str:
     """Why slots of a plan cannot be judged before the end; "" if they can."""
-    target = plan.target
     if isinstance(plan.pace, Virtual):
         return "time is virtual"
     if plan.workload.projects:
         return "the scenario has several sites"
+    return why_not_at(plan.target)
+
+
+def why_not_at(target: ReplayTarget) -> str:
+    """Why slots at a target cannot be judged before the end; "" if they can."""
     if target.accounts is not None:
         return f"{target.accounts} is read once, when all is sent"
     if target.server is None or target.credentials is None:
