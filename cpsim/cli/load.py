@@ -16,6 +16,7 @@ import click
 from cpsim.cli.asserts import (
     against_baseline,
     baseline_option,
+    fail_fast_option,
     note_baseline,
     stop_option,
     threshold_option,
@@ -140,6 +141,7 @@ class _Load(ExtraCommand):
 @threshold_option
 @baseline_option
 @stop_option
+@fail_fast_option
 @warm_up_option
 @slot_prefix_option
 @output_option
@@ -172,6 +174,7 @@ def load(
     thresholds: tuple[Threshold, ...],
     baseline: Path | None,
     stop_on_breach: bool,
+    fail_fast: bool,
     warm_up_s: float,
     slot_prefix: str | None,
     output: Path | None,
@@ -200,6 +203,7 @@ def load(
     from cpsim.config.catalog import find_scenario
     from cpsim.evidence import extensions
     from cpsim.judge.judge import checkers_of_others
+    from cpsim.run.ahead import REFUSED, why_not_at
     from cpsim.run.breach import check_told
     from cpsim.run.folder import check_absent, new_name
     from cpsim.scenario import load_workload, source
@@ -235,6 +239,8 @@ def load(
     _check_thresholds(thresholds, has_due_times=rate is not None or speed is not None)
     if stop_on_breach:
         check_told(thresholds)
+    if fail_fast and (why := why_not_at(where)):
+        raise click.UsageError(REFUSED.format(why))
     with nullcontext() if is_worker else result_files(title, junit, summary_file):
         if path.suffix == ".toml":  # with a mistake in it, Locust's processes would wait for each other
             source.load(path, settings)
@@ -267,6 +273,7 @@ def load(
         "thresholds": [asdict(threshold) for threshold in thresholds],
         "baseline": None if baseline is None else str(baseline),
         "stop_on_breach": stop_on_breach,
+        "fail_fast": fail_fast,
         "warm_up_s": warm_up_s,
         "junit": None if junit is None else str(junit),
         "summary_file": None if summary_file is None else str(summary_file),
@@ -282,8 +289,10 @@ def _check(context: click.Context) -> None:
     }
     locust = context.params["locust"]
     if context.params["find_capacity"]:
-        if given & {"warm_up_s", "stop_on_breach"}:
-            raise click.UsageError("--find-capacity has steps of its own: leave out --warm-up and --stop-on-breach")
+        if given & {"warm_up_s", "stop_on_breach", "fail_fast"}:
+            raise click.UsageError(
+                "--find-capacity has steps of its own: leave out --warm-up, --stop-on-breach and --fail-fast"
+            )
         if given & {"rate", "speed", "in_flight"} or locust:
             raise click.UsageError(
                 "--find-capacity chooses rates and operations in flight itself, and runs without Locust: leave out "

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import signal
 import sys
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import gevent
 import numpy as np
@@ -19,15 +18,14 @@ from locust.runners import MasterRunner
 
 from cpsim.clock import SYSTEM_CLOCK
 from cpsim.evidence.journal import RECORD_TYPE
+from cpsim.load.followers import Followers, followers_of
 from cpsim.load.guard import FAILED, guarded
 from cpsim.load.outcome import conclude, joined, observer_of
 from cpsim.load.telling import Told
-from cpsim.net.listen import Listen
 from cpsim.replay.engine import Effort
 from cpsim.run.breach import Breaches
 from cpsim.run.comparison import baseline_note
 from cpsim.run.folder import OutputFolder, new_name
-from cpsim.run.live import LivePage, live_page
 from cpsim.run.observing import imbalances_before
 from cpsim.run.pipeline import fresh_prefix
 from cpsim.ui.printable import printable
@@ -71,8 +69,6 @@ class Share:
     effort: Effort = field(default_factory=lambda: Effort(0.0, {}))
     records: list[bytes] = field(default_factory=list)
     errors: list[str] = field(default_factory=lambda: [""])
-    file: IO[bytes] | None = None
-    """Has the records, too, for the page of a run that goes on."""
 
     def seconds(self) -> float:
         """Elapsed seconds; for a lost worker, until the last answer that it reported."""
@@ -83,11 +79,6 @@ class Share:
         numbered = np.frombuffer(records, RECORD_TYPE).copy()
         numbered["op"] = self.ops[numbered["op"]]
         return numbered
-
-    def close(self) -> None:
-        """Close the file for the page, if there is one."""
-        if self.file is not None:
-            self.file.close()
 
     def table(self) -> npt.NDArray[np.void]:
         """The records received, with the worker's operation numbers."""
@@ -119,9 +110,9 @@ class Master:
         self._due = self._stopping = self._interrupted = False
         self._failure: str | None = None
         self._breaches: Breaches | None = None
-        self._broken = ""
+        self._broken = self._found = ""
         self._before: tuple[Imbalance, ...] | None = None
-        self._live: LivePage | None = None
+        self._followers = Followers()
         self._main = gevent.getcurrent()
         self.told = Told(environment, headless=self._headless)
         listeners: dict[str, Callable[..., None]] = {
@@ -150,7 +141,7 @@ class Master:
         if self._due and self._conducting is None:
             self._due = self._stopping = self._interrupted = False
             self._failure = None
-            self._broken = ""
+            self._broken = self._found = ""
             self._shares = []
             self.told.begin()
             output = OutputFolder(
@@ -205,7 +196,7 @@ class Master:
         previous = signal.signal(signal.SIGINT, interrupt)
         try:
             with self._settings.files() as files, output:
-                guarded(self._replay_with_page, self._fail)(output=output, files=files)
+                guarded(self._replay_and_show, self._fail)(output=output, files=files)
                 if self._failure is not None:
                     files.fail(self._failure)
             if self._failure is not None:
@@ -219,26 +210,17 @@ class Master:
             elif not self._stopping:  # else `_stop` runs, and ends the test
                 gevent.spawn(self._runner.stop)
 
-    def _replay_with_page(self, output: OutputFolder, files: ResultFiles) -> None:
-        """Replay, and serve the page meanwhile if it is wanted."""
-        if self._settings.page is None:
+    def _replay_and_show(self, output: OutputFolder, files: ResultFiles) -> None:
+        """Replay; meanwhile serve the page and judge slots, if that is wanted."""
+        with followers_of(self._settings, output.path, has_page=not self._headless) as self._followers:
+            self._figures.ahead = self._followers.ahead
             self._replay(output, files)
-            return
-        with live_page(Listen(self._settings.page), output.path) as live:
-            self._live = live
-            try:
-                self._replay(output, files)
-            finally:
-                self._live = None
-                for share in self._shares:
-                    share.close()
 
     def _replay(self, output: OutputFolder, files: ResultFiles) -> None:
         plan, start_ns = self._prepare(), SYSTEM_CLOCK.monotonic_ns()
         if self._failure is not None:
             return
-        if self._live is not None:
-            _follow(self._live, plan, self._shares)
+        self._followers.go(start_ns)
         for share in self._shares:
             share.begun = not share.lost
         self._send("cpsim-go", {})
@@ -247,7 +229,7 @@ class Master:
             self._wait(lambda share: share.ended, is_over=True)
         was_ended = self._failure is not None or self._stopping or self._interrupted
         replayed = joined(plan, self._shares, start_ns, interrupted=was_ended, failure=self._failure)
-        replayed = replayed._replace(stopped_by=self._broken)
+        replayed = replayed._replace(stopped_by=self._broken, found=self._found)
         thresholds, tell = self._settings.thresholds, self.told.say
         status = conclude(plan, replayed, thresholds, output, before=self._before, files=files, tell=tell)
         self._environment.process_exit_code = status
@@ -262,7 +244,8 @@ class Master:
         started, workload = datetime.now(UTC), self._settings.workload
         prefix = self._settings.slot_prefix or fresh_prefix(workload, started, embedded=False)
         plan = self._settings.plan(prefix, started)
-        self._before = imbalances_before(observer_of(plan), plan.target.accounts, plan.timeout_s)
+        observer = observer_of(plan)
+        self._before = imbalances_before(observer, plan.target.accounts, plan.timeout_s)
         assignment = plan.assignment()
         self._breaches = Breaches(plan.stop_on, plan.workload, assignment.schedule_us, plan.warm_up_s)
         self._shares = _shares_of(assignment, workers)
@@ -274,6 +257,8 @@ class Master:
         lost = [share.worker for share in self._shares if share.lost]
         if lost and self._failure is None and not (self._stopping or self._interrupted):
             self._fail(f"{', '.join(lost)} left before the replay could begin")
+        if self._failure is None:
+            self._followers.begin(plan, observer, len(workers))
         return plan
 
     def _workers(self) -> list[str]:
@@ -291,6 +276,10 @@ class Master:
                     _print_error(f"{share.worker} is lost: nothing is heard of it any more")
             if all(share.lost or condition(share) for share in self._shares):
                 return
+            if (found := self._followers.hear()) and not self._found:
+                self._found = found
+                self._send("cpsim-stop", {})
+            self.told.so_far = self._followers.text
             if (is_over or self._stopping or self._interrupted) and deadline_s == float("inf"):
                 deadline_s = SYSTEM_CLOCK.monotonic() + STOPPING_S + self._settings.timeout_s
             if SYSTEM_CLOCK.monotonic() > deadline_s:
@@ -321,9 +310,7 @@ class Master:
     def _records(self, share: Share, data: dict[str, Any]) -> None:
         share.records.append(data["records"])
         share.errors = data["errors"]
-        if self._live is not None and share.file is not None:
-            share.file.write(data["records"])
-            self._live.tell([share.errors for share in self._shares])
+        self._followers.take(share.index, data["records"], [share.errors for share in self._shares])
         self._figures.add(share.kinds, np.frombuffer(data["records"], RECORD_TYPE))
         broken = None if self._breaches is None else self._breaches.take(share.of_workload(data["records"]))
         if broken is not None and not self._broken:
@@ -353,15 +340,6 @@ def _shares_of(assignment: Assignment, workers: list[str]) -> list[Share]:
         Share(worker, index, part.ops, part.workload.kind)
         for index, (worker, part) in enumerate(zip(workers, parts, strict=True))
     ]
-
-
-def _follow(live: LivePage, plan: Plan, shares: list[Share]) -> None:
-    """Have the page follow what the workers report."""
-    live.begin(plan, ())
-    files = [tempfile.TemporaryFile(buffering=0) for _ in shares]  # noqa: SIM115 - open as long as the page
-    for share, file in zip(shares, files, strict=True):
-        share.file = file
-    live.follow(files)
 
 
 def _print_error(why: str) -> None:

@@ -31,7 +31,7 @@ def show_verdict(page: WebUI, told: Told) -> None:
     def add_verdict(response: Response) -> Response:
         if request.path == "/stats/requests" and response.is_json:
             document = response.get_json()
-            document["extended_stats"] = [{"key": KEY, "data": rows(told.text)}]
+            document["extended_stats"] = [{"key": KEY, "data": rows(told.text or told.so_far)}]
             response.set_data(json.dumps(document))
         elif request.path == "/" and response.mimetype == "text/html":
             response.set_data(response.get_data(as_text=True).replace("</head>", f"{STYLE}</head>", 1))

@@ -53,6 +53,7 @@ class Settings:
     thresholds: tuple[Threshold, ...]
     baseline: Path | None
     stop_on_breach: bool
+    fail_fast: bool
     warm_up_s: float
     junit: str | None
     summary_file: str | None

@@ -23,17 +23,18 @@ class Told:
 
     Attributes:
         text: the summary of the last run, or why there is none; empty before the first.
+        so_far: what is judged of a run that goes on; empty if nothing is.
     """
 
     def __init__(self, environment: Environment, *, headless: bool) -> None:
-        self.text = ""
+        self.text = self.so_far = ""
         self._headless = headless
         self._last: Callable[[Console], None] | None = None
         environment.events.quit.add_listener(self._print_last)
 
     def begin(self) -> None:
         """Forget the run before."""
-        self.text = ""
+        self.text = self.so_far = ""
 
     def fail(self, why: str) -> None:
         """Take why a run failed; it is printed elsewhere."""

@@ -11,30 +11,33 @@ import pickle
 import select
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from cpdaemon.endpoint import UrlEndpoint
 from cpsim.accounts.observer import CannotObserve, Observer
-from cpsim.accounts.view import View
+from cpsim.accounts.view import CONTRACTS, View
 from cpsim.clock import SYSTEM_CLOCK
 from cpsim.errors import UsageError
 from cpsim.evidence.evidence import Seen
 from cpsim.evidence.journal import RECORD_TYPE, Journal
 from cpsim.evidence.reader import JournalReader
 from cpsim.judge.ahead import CHUNK, AheadJudge, Subject
+from cpsim.judge.model import SlotState
 from cpsim.net.control import PAGE
 from cpsim.replay.pace import Virtual
 from cpsim.run.follower import Channel, Follower
+from cpsim.system.process import put_off_pandas
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import numpy.typing as npt
 
     from cpsim.clock import Clock
-    from cpsim.run.plan import Plan
+    from cpsim.run.plan import Plan, ReplayTarget
 
     Records = npt.NDArray[np.void]
 
@@ -43,6 +46,8 @@ LOOK_S: Final = 1.0
 REST: Final = 4
 REST_OF_SERVER: Final = 20
 """A look is followed by a rest of so many times its duration, and of the time in which all accounts were read."""
+REFUSED: Final = "--fail-fast needs slots that can be judged while they are sent: {}"
+JUDGED: Final = ["project", "slot", "state", *SlotState._fields[1:]]
 NAMES: Final = 1_000
 """Slots of a request: the server's other requests wait for one at most."""
 
@@ -89,7 +94,7 @@ class Ahead(Follower):
         self.why_not = why_not(plan)
         if self.why_not:
             if self._fail_fast:
-                raise UsageError(f"--fail-fast judges slots while they are sent: {self.why_not}")
+                raise UsageError(REFUSED.format(self.why_not))
             return
         assert observer is not None
         project, control = plan.target.project, observer.control
@@ -110,8 +115,14 @@ class Ahead(Follower):
         self.flush_journals(journals, start_ns=start_ns)
         return self.hear()
 
+    def tell(self, errors: Sequence[Sequence[str]], start_ns: int) -> None:
+        """Tell the texts of the errors of each journal, whose file has all records, and when the replay began."""
+        self.tell_known(errors, start_ns=start_ns)
+
     def hear(self) -> bool:
         """Take note of what is judged, without a look at journals; returns whether that ends the replay."""
+        if self.why_not or not self.is_started:
+            return False
         try:
             for answer in self.answers():
                 self.valid, self.findings, self.found = answer["valid"], answer["findings"], answer["found"]
@@ -134,11 +145,15 @@ class Ahead(Follower):
 
 def why_not(plan: Plan) -> str:
     """Why slots of a plan cannot be judged before the end; "" if they can."""
-    target = plan.target
     if isinstance(plan.pace, Virtual):
         return "time is virtual"
     if plan.workload.projects:
         return "the scenario has several sites"
+    return why_not_at(plan.target)
+
+
+def why_not_at(target: ReplayTarget) -> str:
+    """Why slots at a target cannot be judged before the end; "" if they can."""
     if target.accounts is not None:
         return f"{target.accounts} is read once, when all is sent"
     if target.server is None or target.credentials is None:
@@ -243,8 +258,7 @@ class Lookout:
             from_ns, rows = self._now_ns(), []
             for first in range(0, len(names), NAMES):
                 rows += self._observer.control.named_slots(self._project, names[first : first + NAMES])
-            view = View.of_lines(enumerate(rows, 1))
-            self.judge.judge_states(chosen, Seen(from_ns, self._now_ns(), View(slots=view.slots)))
+            self.judge.judge_states(chosen, Seen(from_ns, self._now_ns(), View(slots=_table_of(rows))))
             yield
 
     def _look_at_view(self) -> None:
@@ -258,8 +272,29 @@ class Lookout:
         return self._clock.monotonic_ns() - self._start_ns
 
 
+def _table_of(slots: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Slots as the control API lists them as a table, with the columns that are judged.
+
+    Raises:
+        CannotObserve: they are not as it lists them.
+    """
+    fields = [CONTRACTS["slots"].schema.field(name) for name in JUDGED]
+    try:
+        columns = [[slot[field.name] for slot in slots] for field in fields]
+        return pa.table(
+            [
+                pa.array([list(each.items()) for each in column] if pa.types.is_map(field.type) else column, field.type)
+                for field, column in zip(fields, columns, strict=True)
+            ],
+            JUDGED,
+        )
+    except (LookupError, TypeError, AttributeError, OverflowError, pa.ArrowException) as error:
+        raise CannotObserve(f"a slot is not as the control API shows one: {error}") from error
+
+
 def main() -> None:
     """Judge what is handed on standard input, until the process that replays it ends; answer on standard output."""
+    put_off_pandas()
     channel = Channel(int(sys.argv[1]))
     plan, way = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the process that started this one
     target = plan.target

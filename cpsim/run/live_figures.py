@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 class LiveFigures:
     """Counts operations from their journals, when it is asked; thread-safe. Several replays add up.
 
-    Args:
+    Attributes:
         ahead: what judges slots meanwhile, if anything does.
     """
 
     def __init__(self, ahead: Ahead | None = None) -> None:
-        self._ahead = ahead
+        self.ahead = ahead
         self._lock = threading.Lock()
         self._planned = 0
         self._counts = np.zeros((len(KIND_NAMES), len(OperationOutcome)), np.int64)
@@ -91,7 +91,7 @@ class LiveFigures:
         ]
 
     def _judged(self) -> list[Family]:
-        ahead = self._ahead
+        ahead = self.ahead
         if ahead is None or not ahead.is_started:
             return []
         counts = [({"result": "valid"}, ahead.valid), ({"result": "finding"}, ahead.findings)]

@@ -119,6 +119,20 @@ def test_an_assert_that_is_broken_ends_a_load(loads, tmp_path):
     assert 0 < run["operations"] < SMOKE
 
 
+def test_a_finding_ends_a_load_of_two_workers(site, loads, tmp_path):
+    site.fake.set_quirks(frozenset({"drop-on-error"}))
+    site.fake.faults.add("server.status=503:kind=bulk,nth=9")
+    options = ["--output", "run", "--rate", "60", "--timeout", "1", "--fail-fast"]
+    process = loads.start("smoke", "--headless", "--processes", "2", options=options)
+    output = said(process)
+    assert process.returncode == 1, output
+    run = document(tmp_path / "run")
+    assert run["stopped_by"].startswith("lost: smoke-")
+    assert (run["interrupted"], run["verdict"]) == (False, "invalid")
+    assert 0 < run["operations"] < SMOKE
+    assert run["stopped_by"] in output
+
+
 def test_a_run_time_ends_a_load(loads, tmp_path):
     process = loads.start("smoke", "--headless", "--run-time", "1s", options=["--output", "run", "--rate", "50"])
     output = said(process)
