@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from cpsim.scenario.blocks import Blocks
 from cpsim.scenario.models import distributions as models
 from cpsim.scenario.models import identities, volunteers
-from cpsim.scenario.models.arrivals import arrive
+from cpsim.scenario.models.arrivals import BurstArrivals, LublinArrivals, arrive
 from cpsim.scenario.models.misbehaviour import FORGED, FRAMES, Chooser, forms
 from cpsim.scenario.models.numbers import Work, numbers
 from cpsim.scenario.models.run_times import run_times
 from cpsim.scenario.schema import AroundRange, FixedCredits, FromFaker, RangeCredits
 from cpsim.scenario.streams import Draw, uniforms
 from cpsim.scenario.values import LONGEST_US, ScenarioError
-from cpsim.scenario.workload import ABSENT, Blocks, Column, Given, Int32, Int64, Workload, slot_numbers
-from cpsim.system.mapped import give_back, stored
+from cpsim.scenario.workload import ABSENT, Column, Given, Int32, Int64, Workload, slot_numbers
+from cpsim.system.mapped import gathered, give_back, stored, stretches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 DEFAULT_EXPIRE_US: Final = models.DAY_US
 JOBS_AT_ONCE: Final = 500_000
+JOBS_DRAWN: Final = 1 << 18
+"""Jobs of a whole workload that are drawn at a time."""
 MISBEHAVED: Final = "misbehaved"
 """The reason of a discard that is misbehaviour."""
 FORMS: Final = tuple(chain.from_iterable(FRAMES.values()))
@@ -48,7 +51,9 @@ def parts(scenario: Scenario, seed: int | None = None, jobs: int = JOBS_AT_ONCE)
 def generate(scenario: Scenario, seed: int | None = None, part: tuple[int, int] | None = None) -> Workload:
     """Generate a scenario's workload.
 
-    The same scenario and seed give the same columns, bit for bit, on every Python, numpy and processor. The
+    The same scenario and seed give the same columns, bit for bit, on every Python, numpy and processor. Large ones are
+    made in parts, and are in files, so that memory does not grow with their length: only where a job depends on those
+    before it (several sites, black holes that back off, bursts, Lublin arrivals), each job takes memory. The
     texts that Faker draws are the same for the same release of Faker.
 
     A job is a slot: allocated (with its metadata) when the job arrives; its counters are sent and the slot settled when
@@ -65,10 +70,7 @@ def generate(scenario: Scenario, seed: int | None = None, part: tuple[int, int] 
     """
     draw = _draw(scenario, scenario.seed if seed is None else seed, part)
     sites, site = _sites(scenario.site, draw)
-    plan = _planned(scenario, draw)
-    site = plan.of_slots(site)
-    slots, blocks, machines = plan.numbers, plan.blocks, plan.machines
-    del plan  # and what the jobs were drawn with: sorting needs the memory
+    numbered, site, blocks = _blocks(scenario, draw, site)
     give_back()
     due_us, kind, slot, row = blocks.timeline()
     give_back()
@@ -80,9 +82,9 @@ def generate(scenario: Scenario, seed: int | None = None, part: tuple[int, int] 
         kind=kind,
         slot=slot,
         row=row,
-        slot_numbers=slot_numbers(sites, site) if sites else stored(np.concatenate(slots)),
+        slot_numbers=slot_numbers(sites, site) if sites else numbered,
         arguments=blocks.arguments(),
-        machines=machines,
+        machines=identities.machines(draw.seed, scenario.population.machines),
         users=identities.users(draw.seed, scenario.population.users),
         owner=_owners(scenario.population, draw.seed),
         faults=tuple(scenario.faults),
@@ -90,6 +92,20 @@ def generate(scenario: Scenario, seed: int | None = None, part: tuple[int, int] 
         sites=sites,
         site=site,
     )
+
+
+def _blocks(scenario: Scenario, draw: Draw, site: Int32) -> tuple[Int64, Int32, Blocks]:
+    """The operations of jobs, the numbers of their slots, and the site of each, of which that of each job is given."""
+    if draw.total is not None or draw.jobs <= JOBS_DRAWN or _draws_all(scenario):
+        plan = _planned(scenario, draw)
+        return stored(np.concatenate(plan.numbers)), plan.of_slots(site), plan.blocks
+    blocks, last = Blocks(), 0
+    for first in range(0, draw.jobs, JOBS_DRAWN):
+        plan = _planned(scenario, Draw(draw.seed, min(JOBS_DRAWN, draw.jobs - first), first, draw.jobs))
+        blocks.extend(plan.blocks, np.concatenate(plan.numbers) - 1)
+        last = plan.last
+        give_back()
+    return gathered((np.arange(where.start, where.stop) + 1 for where in stretches(last)), np.int64), site, blocks
 
 
 def _planned(scenario: Scenario, draw: Draw) -> _Plan:
@@ -216,6 +232,11 @@ class _Plan:
         self.machines = machines
         self._asked = asked
 
+    @property
+    def last(self) -> int:
+        """The number of the last slot of the whole workload."""
+        return self._next - 1
+
     def add(self, kind: str, due_us: Int64, jobs: Int32, given: Mapping[str, Given]) -> None:
         """Add operations of jobs on their slots, at the jobs' times."""
         self.blocks.add(kind, due_us[jobs], jobs, given)
@@ -277,6 +298,11 @@ def _indivisible(scenario: Scenario) -> str:
         return "a scenario of several sites"
     holes = scenario.volunteers.black_holes
     return "a scenario whose black holes back off" if holes is not None and holes.back_off else ""
+
+
+def _draws_all(scenario: Scenario) -> bool:
+    """Whether a part of the scenario takes as much memory as the whole."""
+    return bool(_indivisible(scenario)) or isinstance(scenario.arrivals, BurstArrivals | LublinArrivals)
 
 
 def _draw(scenario: Scenario, seed: int, part: tuple[int, int] | None) -> Draw:

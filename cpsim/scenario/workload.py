@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cpdaemon.commands import COMMANDS, Description, Field
-from cpsim.system.mapped import let_go, ordered, stored, stretches, taken, zeros
+from cpsim.system.mapped import gathered, stretches, taken, zeros
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -226,16 +226,19 @@ class Workload:
     def oddities(self) -> list[str]:
         """Sentences on what of it is likely to be a mistake."""
         alloc = KIND_CODES["alloc"]
-        begun_us, ended_us = np.full((2, len(self.slot_numbers)), ABSENT)
+        begun_us, ended_us = (zeros(len(self.slot_numbers), np.dtype(np.int64)) for _ in range(2))  # 1 more; 0 if none
         expire = self.arguments["alloc"]["expire"].values
         for where in stretches(len(self)):
             kind, slot, due_us = self.kind[where], self.slot[where], self.due_us[where]
             begins = np.flatnonzero(kind == alloc)
             endless = begins[expire[self.row[where][begins]] == ABSENT]
-            begun_us[slot[endless]] = due_us[endless]
+            begun_us[slot[endless]] = due_us[endless] + 1
             lasts = (kind != alloc) & (kind != FRAME)
-            ended_us[slot[lasts]] = due_us[lasts]
-        beyond = np.count_nonzero((begun_us != ABSENT) & (ended_us > begun_us + DAY_US) & (ended_us != ABSENT))
+            ended_us[slot[lasts]] = due_us[lasts] + 1
+        beyond = 0
+        for where in stretches(len(begun_us)):
+            begun, ended = begun_us[where], ended_us[where]
+            beyond += int(np.count_nonzero((begun > 0) & (ended > begun + DAY_US)))
         sentence = (
             f"{beyond:,} jobs outlive the day after which a slot without expire ends: what comes later is refused "
             "where a day passes; give an expire"
@@ -321,49 +324,11 @@ Given = int | Int64 | Column | None
 """An argument of a block: one number for all commands, None, or a value for each."""
 
 
-class Blocks:
-    """Collects operations, a block of one kind at a time; those of large blocks are in temporary files.
-
-    Operations of a slot that are due at the same microsecond happen in the order of their blocks.
-    """
-
-    def __init__(self) -> None:
-        self._blocks: list[tuple[str, Int64, Int32]] = []
-        self._given: dict[str, list[tuple[int, Mapping[str, Given]]]] = {kind: [] for kind in OPERATIONS}
-
-    def add(self, kind: str, due_us: Int64, slot: Int32, given: Mapping[str, Given] | None = None) -> None:
-        """Add operations.
-
-        Args:
-            kind: one of OPERATIONS.
-            due_us: when each is due.
-            slot: of each.
-            given: arguments by name; what is missing is not given. Columns of texts under one name have the same texts.
-        """
-        kept = {name: _stored(column) for name, column in (given or {}).items()}
-        self._blocks.append((kind, stored(due_us), stored(slot)))
-        self._given[kind].append((len(slot), kept))
-
-    def timeline(self) -> tuple[Int64, UInt8, Int32, Int32]:
-        """The columns due_us, kind, slot and row of a workload."""
-        return timeline(self._blocks)
-
-    def arguments(self) -> dict[str, Arguments]:
-        """The arguments of each kind."""
-        return {kind: joined(description, self._given[kind]) for kind, description in OPERATIONS.items()}
-
-
 def _taken(values: Int64 | Int32, rows: npt.NDArray[np.integer]) -> Int64 | Int32:
     """The values of some rows; of a constant column, a constant column."""
     if len(values) and 0 in values.strides:
         return constant(int(values[0]), len(rows))
     return taken(values, rows)
-
-
-def _stored(given: Given) -> Given:
-    if isinstance(given, Column):
-        return Column(stored(given.values), given.texts)
-    return stored(given) if isinstance(given, np.ndarray) else given
 
 
 def joined(description: Description, blocks: Sequence[tuple[int, Mapping[str, Given]]]) -> Arguments:
@@ -416,31 +381,8 @@ def _joined(value: type[int | str], parts: Sequence[tuple[int, Given]]) -> Colum
     if len(arrays) == 1:
         return Column(arrays[0], texts)
     narrow = texts is not None and all(array.dtype == np.int32 for array in arrays)
-    whole = np.concatenate(arrays, dtype=np.int32) if narrow else np.concatenate(arrays, dtype=np.int64)
-    return Column(stored(whole), texts)
-
-
-def timeline(blocks: Sequence[tuple[str, Int64, Int32]]) -> tuple[Int64, UInt8, Int32, Int32]:
-    """Merge blocks of operations in order of their due times.
-
-    Args:
-        blocks: kind, due_us and slot of operations, in the order in which operations of a slot must happen when
-            they are due at the same microsecond. The rows of a kind are 0, 1, ..., from one of its blocks to the next.
-
-    Returns:
-        The columns due_us, kind, slot and row of a workload.
-    """
-    due_us = np.concatenate([due for _, due, _ in blocks])
-    let_go()
-    order = np.argsort(due_us, kind="stable")
-    due_us = ordered(due_us, order)
-    kind = np.concatenate([np.full(len(due), KIND_CODES[name], dtype=np.uint8) for name, due, _ in blocks])
-    slot = ordered(np.concatenate([slot for _, _, slot in blocks]), order)
-    rows, first = [], dict.fromkeys(KIND_NAMES, 0)
-    for name, due, _ in blocks:
-        rows.append(np.arange(first[name], first[name] + len(due), dtype=np.int32))
-        first[name] += len(due)
-    return due_us, ordered(kind, order), slot, ordered(np.concatenate(rows), order)
+    parts_of = (array[where] for array in arrays for where in stretches(len(array)))
+    return Column(gathered(parts_of, np.int32 if narrow else np.int64), texts)
 
 
 def constant(value: int | None, rows: int) -> Int64:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 import sys
 import tempfile
@@ -16,7 +17,7 @@ import numpy as np
 from cpsim.errors import CpsimError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import numpy.typing as npt
 
@@ -36,18 +37,13 @@ class NoRoom(CpsimError):
     """A temporary file cannot be written."""
 
 
-def stored(values: A) -> A:
+def stored(values: A, least_bytes: int | None = None) -> A:
     """The same array, mapped from a temporary file and read-only; as it is if it is small, or there is no room."""
-    if values.nbytes < LEAST_BYTES or 0 in values.strides:  # which is one value all over, and takes no memory
+    if (
+        values.nbytes < (LEAST_BYTES if least_bytes is None else least_bytes) or 0 in values.strides
+    ):  # which is one value all over, and takes no memory
         return values
     same: A = _written(values, lambda where: values[where])
-    return same
-
-
-def ordered(values: A, order: npt.NDArray[np.integer]) -> A:
-    """The values at all places in another order, as `stored` has them."""
-    found: Any = values[order] if values.nbytes < LEAST_BYTES else _written(values, lambda where: values[order[where]])
-    same: A = found
     return same
 
 
@@ -58,6 +54,117 @@ def _written(like: npt.NDArray[Any], at: Callable[[slice], npt.NDArray[Any]]) ->
             file.write(np.ascontiguousarray(at(where)).data)
         return np.frombuffer(mapped(file), like.dtype).reshape(like.shape)
     return at(slice(None))
+
+
+class Gathering:
+    """Values that come piece by piece: in a temporary file as soon as they are many, if there is room, else in memory.
+
+    Args:
+        dtype: of the values.
+    """
+
+    def __init__(self, dtype: npt.DTypeLike) -> None:
+        self._dtype = np.dtype(dtype)
+        self._kept: list[npt.NDArray[Any]] = []
+        self._kept_bytes = 0
+        self._file: IO[bytes] | None = None
+        self._has_room = True
+
+    def add(self, values: npt.NDArray[Any]) -> None:
+        """Add values, which are copied."""
+        self._kept.append(np.array(values, self._dtype))
+        self._kept_bytes += self._kept[-1].nbytes
+        if self._has_room and self._kept_bytes >= LEAST_BYTES:
+            self._write()
+
+    def array(self) -> npt.NDArray[Any]:
+        """All of them, of which no more come."""
+        if self._file is None or not self._write() or self._file is None:
+            return np.concatenate([np.empty(0, self._dtype), *self._kept])
+        with self._file:
+            return np.frombuffer(mapped(self._file), self._dtype)
+
+    def _write(self) -> bool:
+        """Write what is in memory; where there is no room, all of it is in memory from then on. Returns whether not."""
+        try:
+            self._file = self._file or tempfile.TemporaryFile()  # noqa: SIM115 - open until it is mapped
+            written = self._file.tell()
+            for values in self._kept:
+                self._file.write(values.data)
+            self._file.flush()
+        except OSError:
+            self._has_room = False
+            if self._file is not None:
+                self._file.seek(0)
+                self._kept.insert(0, np.fromfile(self._file, self._dtype, written // self._dtype.itemsize))
+                self._file.close()
+                self._file = None
+            return False
+        self._kept, self._kept_bytes = [], 0
+        return True
+
+
+def gathered(pieces: Iterable[npt.NDArray[Any]], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """The values of arrays one after the other, see `Gathering`."""
+    found = Gathering(dtype)
+    for piece in pieces:
+        found.add(piece)
+    return found.array()
+
+
+def grouped(
+    pieces: Callable[[], Iterable[tuple[npt.NDArray[np.integer], npt.NDArray[Any]]]], groups: int, dtype: npt.DTypeLike
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+    """Values put together by their groups, in which they keep their order.
+
+    Args:
+        pieces: makes the numbers of groups, and the values, piece by piece; called twice.
+        groups: how many there are.
+        dtype: of the values.
+
+    Returns:
+        All values, in a file if there are many, and where each group begins, and the last one ends.
+    """
+    bounds, dtype = np.zeros(groups + 1, np.int64), np.dtype(dtype)
+    for group, _ in pieces():
+        bounds[1:] += np.bincount(group, minlength=groups)
+    np.cumsum(bounds, out=bounds)
+
+    def runs() -> Iterator[tuple[int, npt.NDArray[Any]]]:
+        upto = bounds[:-1].copy()
+        for group, values in pieces():
+            sizes = np.bincount(group, minlength=groups)
+            in_order, ends = values[np.argsort(group, kind="stable")], np.cumsum(sizes)
+            for number in np.flatnonzero(sizes).tolist():
+                yield int(upto[number]), in_order[ends[number] - sizes[number] : ends[number]]
+            upto += sizes
+            let_go()
+
+    if bounds[-1] * dtype.itemsize >= LEAST_BYTES:
+        with suppress(OSError), tempfile.TemporaryFile() as file:
+            for start, run in runs():  # written, for what is put all over a map takes memory all over it
+                file.seek(start * dtype.itemsize)
+                file.write(run.data)
+            return np.frombuffer(mapped(file), dtype), bounds
+    found = np.empty(bounds[-1], dtype)
+    for start, run in runs():
+        found[start : start + len(run)] = run
+    return found, bounds
+
+
+def places_by_group(
+    count: int, group_at: Callable[[slice], npt.NDArray[np.integer]], groups: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The places, from 0, that are in each of some groups, in ascending order within it; see `grouped`.
+
+    Args:
+        count: of places.
+        group_at: the groups of some.
+        groups: how many there are.
+    """
+    return grouped(
+        lambda: ((group_at(where), np.arange(where.start, where.stop)) for where in stretches(count)), groups, np.int64
+    )
 
 
 def zeros(count: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
@@ -79,12 +186,15 @@ def stretches(count: int) -> Iterator[slice]:
 
 def taken(values: A, places: npt.NDArray[np.integer]) -> A:
     """The values at some places, in ascending order: of a mapped array, few other values take memory meanwhile."""
-    found: A = np.empty((len(places), *values.shape[1:]), values.dtype)  # type: ignore[assignment]
+    shape = (len(places), *values.shape[1:])
+    is_large = len(places) * values.nbytes > TAKEN_BYTES * max(1, len(values))
+    found: Any = zeros(math.prod(shape), values.dtype).reshape(shape) if is_large else np.empty(shape, values.dtype)
     at_once = max(1, len(places) * TAKEN_BYTES // max(1, values.nbytes))
     for start in range(0, len(places), at_once):
         found[start : start + at_once] = values[places[start : start + at_once]]
         let_go()
-    return found
+    same: A = found
+    return same
 
 
 @contextmanager

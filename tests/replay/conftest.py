@@ -14,7 +14,8 @@ from cpsim.evidence.journal import Journal
 from cpsim.replay.engine import Effort, Engine
 from cpsim.replay.wires.connect import open_wire
 from cpsim.replay.wires.wire import ACCEPTED, BacklogFull
-from cpsim.scenario.workload import ABSENT, Blocks, Column, Workload
+from cpsim.scenario.blocks import Blocks
+from cpsim.scenario.workload import ABSENT, Column, Workload
 from cpsim.testing import ManualClock
 
 

@@ -1,5 +1,6 @@
 """A run whose columns are in files has the results of one whose columns are in memory."""
 
+from tempfile import TemporaryFile
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,8 +14,9 @@ from cpsim.run.latency import Histogram, by_second
 from cpsim.run.over_time import OverTime
 from cpsim.run.pipeline import ApplyDelay
 from cpsim.scenario import load_workload
+from cpsim.scenario.blocks import timeline
 from cpsim.system import mapped
-from cpsim.system.mapped import stored, stretches, taken, zeros
+from cpsim.system.mapped import gathered, places_by_group, stored, stretches, taken, zeros
 
 
 @pytest.fixture
@@ -43,6 +45,41 @@ def test_the_workload_of_a_seed_is_the_same_in_files(in_files, scenario):
     assert filed.digest() == whole.digest()
     everything = filed.of_operations(np.arange(len(filed)))
     assert list(everything.on_its_own().calls(0, len(filed), "x")) == list(whole.calls(0, len(whole), "x"))
+
+
+@pytest.mark.parametrize(("scenario", "jobs"), [("misbehaviour", 33), ("misbehaviour", 79), ("challenge", 40)])
+def test_the_workload_of_a_seed_is_the_same_however_many_jobs_are_drawn_at_a_time(
+    in_files, monkeypatch, scenario, jobs
+):
+    def made():
+        return load_workload(find_scenario(scenario), 3, ("arrivals.jobs=80",)).digest()
+
+    whole = made()
+    monkeypatch.setattr("cpsim.scenario.generation.JOBS_DRAWN", jobs)
+    assert made() == whole
+    in_files(jobs)
+    monkeypatch.setattr("cpsim.scenario.blocks.ROWS", jobs)
+    assert made() == whole
+
+
+@pytest.mark.parametrize("rows", [1, 3, 64])
+def test_operations_of_one_time_stay_in_their_order(in_files, monkeypatch, rows):
+    """Also where more come at one time than are sorted at once."""
+    draw = np.random.default_rng(1)
+    due_us = [np.sort(draw.choice([7, 7, 7, 8, 30, 31], 200)), draw.choice([0, 7, 31], 150), np.empty(0, np.int64)]
+    blocks = [("alloc", due, np.arange(len(due), dtype=np.int32)) for due in due_us]
+    in_files(rows)
+    monkeypatch.setattr("cpsim.scenario.blocks.ROWS", rows)
+    columns = timeline(blocks)
+    order = np.argsort(np.concatenate(due_us), kind="stable")
+    slots = np.concatenate([slot for _, _, slot in blocks])
+    assert [column.tolist() for column in columns] == [
+        np.concatenate(due_us)[order].tolist(),
+        [0] * 350,
+        slots[order].tolist(),
+        np.arange(350)[order].tolist(),
+    ]
+    assert [column.dtype for column in columns] == [np.int64, np.uint8, np.int32, np.int32]
 
 
 def test_a_part_on_its_own_has_only_what_its_operations_name(in_files):
@@ -140,4 +177,37 @@ def test_columns_for_which_there_is_no_room_stay_in_memory(in_files, tmp_path, m
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
     values = np.arange(50)
     assert np.shares_memory(stored(values), values)
+    assert gathered(iter([values, values[:3]]), np.int64).tolist() == [*range(50), 0, 1, 2]
+    places, bounds = places_by_group(50, lambda where: values[where] % 3, 3)
+    assert places[bounds[1] : bounds[2]].tolist() == list(range(1, 50, 3))
     assert zeros(3, np.dtype(np.int64)).tolist() == [0, 0, 0]
+
+
+class Full:
+    """A temporary file for which the disk has room for some bytes only."""
+
+    def __init__(self, file, room):
+        self._file, self._room = file, room
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)
+
+    def write(self, data):
+        self._room -= len(memoryview(data).cast("B"))
+        if self._room < 0:
+            raise OSError(28, "No space left on device")
+        return self._file.write(data)
+
+
+def test_what_was_gathered_before_the_disk_is_full_is_kept(in_files, monkeypatch):
+    in_files()
+    files = []
+
+    def made(*arguments, **options):
+        files.append(TemporaryFile(*arguments, **options))  # noqa: SIM115 - what is tested closes it
+        return Full(files[-1], 70)
+
+    monkeypatch.setattr("tempfile.TemporaryFile", made)
+    pieces = [np.arange(5), np.arange(5, 9), np.arange(9, 12)]
+    assert gathered(pieces, np.int64).tolist() == list(range(12))
+    assert [file.closed for file in files] == [True]

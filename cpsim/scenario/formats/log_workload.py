@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from cpsim.config.zones import find_zone
+from cpsim.scenario.blocks import Blocks
 from cpsim.scenario.formats import job_logs
 from cpsim.scenario.formats.jobs import CODES, NOWHERE
 from cpsim.scenario.formats.times import EXPECTED_TIME, time_us
@@ -31,7 +32,7 @@ from cpsim.scenario.models.numbers import RunTime
 from cpsim.scenario.schema import MOST_SITES, OUTCOMES, Log
 from cpsim.scenario.streams import uniforms
 from cpsim.scenario.values import Duration, ScenarioError
-from cpsim.scenario.workload import ABSENT, Blocks, Column, Int32, Workload, numbers_of_ids
+from cpsim.scenario.workload import ABSENT, Column, Int32, Workload, numbers_of_ids
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,0 +1,135 @@
+"""Operations that are made a block of one kind at a time, and put in the order of time."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cpsim.scenario.workload import KIND_CODES, KIND_NAMES, OPERATIONS, Arguments, Column, Int32, Int64, UInt8, joined
+from cpsim.system.mapped import ROWS, Gathering, grouped, let_go, stored, stretches
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from cpsim.scenario.workload import Given
+
+MOMENT: Final = np.dtype([("due_us", np.int64), ("kind", np.uint8), ("slot", np.int32), ("row", np.int32)])
+"""An operation while operations are put in the order of time."""
+PAGE_BYTES: Final = 1 << 14
+"""Where a workload is made in parts, arrays that take fewer stay in memory."""
+
+
+class _Block(NamedTuple):
+    """Operations of one kind; see `Blocks.add`."""
+
+    kind: str
+    due_us: Int64
+    slot: Int32
+    given: Mapping[str, Given]
+
+
+class Blocks:
+    """Collects operations, a block of one kind at a time; those of large blocks are in temporary files.
+
+    Operations of a slot that are due at the same microsecond happen in the order of their blocks.
+    """
+
+    def __init__(self) -> None:
+        self._blocks: list[list[_Block]] = []
+
+    def add(self, kind: str, due_us: Int64, slot: Int32, given: Mapping[str, Given] | None = None) -> None:
+        """Add operations.
+
+        Args:
+            kind: one of OPERATIONS.
+            due_us: when each is due.
+            slot: of each.
+            given: arguments by name; what is missing is not given. Columns of texts under one name have the same texts.
+        """
+        kept = {name: _stored(column) for name, column in (given or {}).items()}
+        self._blocks.append([_Block(kind, stored(due_us), stored(slot), kept)])
+
+    def extend(self, later: Blocks, slots: Int64) -> None:
+        """Add to each block, in their order, the operations of one of other blocks.
+
+        Args:
+            later: the other blocks, as many of the same kinds.
+            slots: the slot that each of theirs is here.
+        """
+        if not self._blocks:
+            self._blocks = [[] for _ in later._blocks]
+        for block, ((more,),) in zip(self._blocks, zip(later._blocks, strict=True), strict=True):
+            given = {name: _stored(column, PAGE_BYTES) for name, column in more.given.items()}
+            slot = slots[more.slot].astype(np.int32)
+            block.append(_Block(more.kind, stored(more.due_us, PAGE_BYTES), stored(slot, PAGE_BYTES), given))
+
+    def timeline(self) -> tuple[Int64, UInt8, Int32, Int32]:
+        """The columns due_us, kind, slot and row of a workload."""
+        return timeline([(part.kind, part.due_us, part.slot) for block in self._blocks for part in block])
+
+    def arguments(self) -> dict[str, Arguments]:
+        """The arguments of each kind."""
+        parts: dict[str, list[tuple[int, Mapping[str, Given]]]] = {kind: [] for kind in OPERATIONS}
+        for block in self._blocks:
+            for part in block:
+                parts[part.kind].append((len(part.slot), part.given))
+        return {kind: joined(description, parts[kind]) for kind, description in OPERATIONS.items()}
+
+
+def timeline(blocks: Sequence[tuple[str, Int64, Int32]]) -> tuple[Int64, UInt8, Int32, Int32]:
+    """Merge blocks of operations in order of their due times.
+
+    Args:
+        blocks: kind, due_us and slot of operations, in the order in which operations of a slot must happen when
+            they are due at the same microsecond. The rows of a kind are 0, 1, ..., from one of its blocks to the next.
+
+    Returns:
+        The columns due_us, kind, slot and row of a workload.
+    """
+    edges = _edges([due_us for _, due_us, _ in blocks])
+
+    def pieces() -> Iterator[tuple[Int64, npt.NDArray[np.void]]]:
+        rows = dict.fromkeys(KIND_NAMES, 0)
+        for kind, due_us, slot in blocks:
+            for where in stretches(len(due_us)):
+                values = np.empty(where.stop - where.start, MOMENT)
+                values["due_us"], values["slot"] = due_us[where], slot[where]
+                values["kind"] = KIND_CODES[kind]
+                values["row"] = np.arange(rows[kind], rows[kind] + len(values))
+                rows[kind] += len(values)
+                yield np.searchsorted(edges, values["due_us"], "right"), values
+
+    moments, bounds = grouped(pieces, len(edges) + 1, MOMENT)
+    columns = {name: Gathering(MOMENT[name]) for name in MOMENT.names or ()}
+    are_one = [False, *(np.diff(edges) == 1).tolist(), False]
+    for is_one, (start, stop) in zip(are_one, itertools.pairwise(bounds.tolist()), strict=False):
+        step = ROWS if is_one else max(1, stop - start)  # one time may have any number
+        for first in range(start, stop, step):
+            piece = moments[first : min(first + step, stop)]
+            piece = piece[np.argsort(piece["due_us"], kind="stable")]
+            for name, column in columns.items():
+                column.add(piece[name])
+            let_go()
+    due_us, kind, slot, row = (column.array() for column in columns.values())
+    return due_us, kind, slot, row
+
+
+def _edges(due_us: Sequence[Int64]) -> Int64:
+    """Times between which there are about as many operations as are sorted at once, or all of one time."""
+    step = max(1, ROWS // 64)
+    found = []
+    for times in due_us:
+        found.append(times[::step].copy())
+        let_go()
+    chosen = np.sort(np.concatenate(found))[64::64]
+    edges: Int64 = np.unique(np.concatenate([chosen, chosen + 1]))
+    return edges
+
+
+def _stored(given: Given, least_bytes: int | None = None) -> Given:
+    if isinstance(given, Column):
+        return Column(stored(given.values, least_bytes), given.texts)
+    return stored(given, least_bytes) if isinstance(given, np.ndarray) else given
