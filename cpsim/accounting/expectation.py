@@ -10,7 +10,7 @@ import pyarrow as pa
 from cpsim.errors import UsageError
 from cpsim.scenario import Logged, job_logs, source
 from cpsim.scenario.formats.log_workload import part_of
-from cpsim.scenario.formats.trace import column_names
+from cpsim.scenario.formats.trace_table import column_names
 from cpsim.scenario.schema import OUTCOMES, ColumnName, Log, TimeColumn
 
 if TYPE_CHECKING:

@@ -34,7 +34,7 @@ from cpsim.evidence.unfinished import UNFINISHED, Answered, answered, bound_time
 from cpsim.protocol import arguments
 from cpsim.scenario.formats import columns
 from cpsim.scenario.formats.arrow import Operations
-from cpsim.scenario.formats.trace import OWNERS
+from cpsim.scenario.formats.trace_table import OWNERS
 from cpsim.scenario.values import ScenarioError
 from cpsim.system.mapped import let_go, taken
 from cpsim.system.mapped_rows import MappedRows, pieces

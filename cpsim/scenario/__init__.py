@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from cpsim.scenario import generator, source
-from cpsim.scenario.formats import columns, job_logs, log_workload, trace
+from cpsim.scenario.formats import columns, job_logs, log_workload, trace, trace_table
 from cpsim.scenario.generation import generate
 from cpsim.scenario.schema import Generated, Logged, Scenario
 from cpsim.scenario.values import ScenarioError, SettingError
@@ -77,7 +77,7 @@ def _load(path: Path, seed: int | None, settings: Sequence[str], *, keep_ids: bo
 
 def _is_trace(path: Path, settings: Sequence[str]) -> bool:
     """Whether a table is one of commands, and not one of jobs."""
-    names = set(trace.column_names(path))
+    names = set(trace_table.column_names(path))
     if names & {"kind", "slot"}:
         return True
     return not settings and not {"job", "submit"} <= names and not job_logs.is_sure(path)

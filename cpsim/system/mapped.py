@@ -209,7 +209,7 @@ def writing() -> Iterator[None]:
         ) from error
 
 
-def mapped(file: IO[bytes], access: int = mmap.ACCESS_READ) -> mmap.mmap:
+def mapped(file: IO[bytes] | tempfile.SpooledTemporaryFile[bytes], access: int = mmap.ACCESS_READ) -> mmap.mmap:
     """All that was written to a file, which may be closed then."""
     file.flush()
     found = mmap.mmap(file.fileno(), 0, access=access)

@@ -24,7 +24,7 @@ import numpy as np
 from cpsim.config.zones import find_zone
 from cpsim.scenario.blocks import Blocks
 from cpsim.scenario.formats import job_logs
-from cpsim.scenario.formats.jobs import CODES, NOWHERE
+from cpsim.scenario.formats.jobs import CODES, NOWHERE, STATUSES, places, taken_at
 from cpsim.scenario.formats.times import EXPECTED_TIME, time_us
 from cpsim.scenario.models import distributions as models
 from cpsim.scenario.models import identities
@@ -32,18 +32,25 @@ from cpsim.scenario.models.numbers import RunTime
 from cpsim.scenario.schema import MOST_SITES, OUTCOMES, Log
 from cpsim.scenario.streams import uniforms
 from cpsim.scenario.values import Duration, ScenarioError
-from cpsim.scenario.workload import ABSENT, Column, Int32, Workload, numbers_of_ids
+from cpsim.scenario.workload import ABSENT, Column, Int32, Int64, Workload, numbers_of_ids
+from cpsim.system.external_sort import in_order
+from cpsim.system.growing import changeable, made
+from cpsim.system.mapped import stretches
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
+    from typing import Any
 
     import numpy.typing as npt
 
     from cpsim.scenario.formats.jobs import Jobs
+    from cpsim.scenario.workload import Given
 
     Flags = npt.NDArray[np.bool_]
 
 DEFAULT_MACHINES: Final = 1_000
+_SUBMISSION: Final = np.dtype([("submit_us", np.int64), ("job", np.int64)])
 UNNAMED: Final = "unknown"
 """The machine of a job of which the log does not say where it ran, where it says that of others."""
 
@@ -65,10 +72,13 @@ def load(log: Log, path: Path, seed: int, name: str) -> Workload:
     jobs = part_of(jobs, log, path)
     sites, site = _sites(jobs, log, path)
     unsettled = np.ones(len(jobs.ids), np.bool_)
-    unsettled[jobs.job[jobs.status < CODES["part"]]] = False
+    unknown = 0
+    for where in stretches(len(jobs.job)):
+        status = jobs.status[where]
+        unsettled[jobs.job[where][status < CODES["part"]]] = False
+        unknown += int(np.count_nonzero(status == CODES["unknown"]))
     if count := np.count_nonzero(unsettled):
         notes.append(f"{count:,} jobs have not ended in this log, and never settle")
-    unknown = np.count_nonzero(jobs.status == CODES["unknown"])
     if unknown and {**OUTCOMES, **log.outcome}["unknown"] == "claim":
         notes.append(
             f"{unknown:,} ends of jobs that are not known are taken as completed: see outcome.unknown in [log]"
@@ -80,19 +90,22 @@ def part_of(jobs: Jobs, log: Log, path: Path) -> Jobs:
     """The part of a log that is wanted."""
     if log.since is None and log.until is None and log.jobs is None:
         return jobs
-    chosen = np.argsort(jobs.submit_us, kind="stable")
-    submit_us = jobs.submit_us[chosen]
     bounds = [
         None if text is None else _moment_us(f'{path}: {name} = "{text}"', text, log, jobs)
         for name, text in (("since", log.since), ("until", log.until))
     ]
     since_us, until_us = bounds
-    wanted = np.ones(len(chosen), np.bool_)
-    if since_us is not None:
-        wanted &= submit_us >= since_us
-    if until_us is not None:
-        wanted &= submit_us < until_us
-    chosen = np.sort(chosen[wanted][: log.jobs])
+    wanted, left = np.zeros(len(jobs.ids), np.bool_), len(jobs.ids) if log.jobs is None else log.jobs
+    for piece in in_order(_submissions(jobs), "submit_us"):
+        is_within = np.ones(len(piece), np.bool_)
+        if since_us is not None:
+            is_within &= piece["submit_us"] >= since_us
+        if until_us is not None:
+            is_within &= piece["submit_us"] < until_us
+        places = piece["job"][is_within][:left]
+        wanted[places] = True
+        left -= len(places)
+    chosen = np.flatnonzero(wanted)
     if not len(chosen):
         asked = ", ".join(
             f"{name} = {value}" for name in ("since", "until", "jobs") if (value := getattr(log, name)) is not None
@@ -101,11 +114,18 @@ def part_of(jobs: Jobs, log: Log, path: Path) -> Jobs:
     return jobs.some(chosen)
 
 
+def _submissions(jobs: Jobs) -> Iterator[npt.NDArray[Any]]:
+    for where in stretches(len(jobs.submit_us)):
+        piece = np.empty(where.stop - where.start, _SUBMISSION)
+        piece["submit_us"], piece["job"] = jobs.submit_us[where], np.arange(where.start, where.stop)
+        yield piece
+
+
 def _moment_us(place: str, text: str, log: Log, jobs: Jobs) -> int:
     """A time of the log, on its own scale: a duration since the first submission, or a date and a time."""
     if re.fullmatch(r"\d+(\.\d+)? ?[a-z]+", text):
         try:
-            return int(jobs.submit_us.min()) + Duration(text)
+            return _least(jobs.submit_us) + Duration(text)
         except ValueError as error:
             raise ScenarioError(f"{place}: {error}") from None
     day = f"{text}T00:00:00" if re.fullmatch(r"\d{4}-\d\d-\d\d", text) else text
@@ -133,8 +153,9 @@ def _sites(jobs: Jobs, log: Log, path: Path) -> tuple[tuple[str, ...], Int32]:
         raise ScenarioError(
             f'{path}: projects = "{log.projects}": this log does not say it; of such fields it has {known}'
         )
-    values = jobs.fields[log.projects]
-    names = sorted(set(values), key=_in_order)
+    texts = (*jobs.projects, "")  # the last one where it is NOWHERE
+    used = {code for where in stretches(len(jobs.project)) for code in np.unique(jobs.project[where]).tolist()}
+    names = sorted((texts[code] for code in used), key=_in_order)
     if len(names) > MOST_SITES:
         raise ScenarioError(
             f'{path}: projects = "{log.projects}": the log has {len(names):,} of them, and {MOST_SITES} can be, '
@@ -143,8 +164,9 @@ def _sites(jobs: Jobs, log: Log, path: Path) -> tuple[tuple[str, ...], Int32]:
     if len(names) < 2:
         return (), nowhere
     place = {name: index for index, name in enumerate(names)}
+    of_code = np.array([place.get(text, NOWHERE) for text in texts], np.int32)
     sites = tuple(f"{log.projects}-{UNNAMED if name in {'', '-1'} else name}" for name in names)
-    return sites, np.array([place[value] for value in values], np.int32)
+    return sites, made(len(jobs.project), np.int32, lambda where: of_code[jobs.project[where]])
 
 
 def _in_order(text: str) -> tuple[float, str]:
@@ -152,49 +174,37 @@ def _in_order(text: str) -> tuple[float, str]:
     return (float(text), "") if re.fullmatch(r"-?\d{1,15}", text) else (float("inf"), text)
 
 
-def _outcomes(status: npt.NDArray[np.uint8], log: Log) -> tuple[Flags, Flags, Column]:
-    """Which records claim their slot, which discard it, and why the latter do."""
-    words = {**OUTCOMES, **log.outcome}
-    claims = [CODES[name] for name, word in words.items() if word == "claim"]
+def _outcomes(log: Log) -> tuple[Flags, Int32, tuple[str, ...]]:
+    """Of each status whether its records claim their slot, and why they discard it, an index into the reasons."""
+    words: dict[str, str] = {str(status): word for status, word in {**OUTCOMES, **log.outcome}.items()}
+    claims = np.array([words.get(status) == "claim" for status in STATUSES])
     reasons = tuple(dict.fromkeys(word for word in words.values() if word not in {"claim", "never"}))
-    reason = np.full(len(status), -1, dtype=np.int32)
-    for name, word in words.items():
-        if word in reasons:
-            reason[status == CODES[name]] = reasons.index(word)
-    return np.isin(status, claims), reason >= 0, Column(reason[reason >= 0], reasons)
+    places = {reason: place for place, reason in enumerate(reasons)}
+    return claims, np.array([places.get(words.get(status, ""), NOWHERE) for status in STATUSES], np.int32), reasons
 
 
 def _workload(
     jobs: Jobs, log: Log, notes: list[str], *, sites: tuple[str, ...], site: Int32, name: str, seed: int
 ) -> Workload:
-    slot, status = jobs.job, jobs.status
-    start_us = jobs.submit_us.min()
-    last_us = jobs.submit_us.copy()
-    np.maximum.at(last_us, slot, jobs.end_us)
-    ran = np.flatnonzero(jobs.run_s > 0)
-    claims, discards, reasons = _outcomes(status, log)
-    claimed, discarded = np.flatnonzero(claims), np.flatnonzero(discards)
-    counted = {
-        "job/cpuusage": jobs.run_s[ran],
-        "job/success": np.where(np.isin(status[ran], [CODES["unknown"], CODES["completed"]]), 1, ABSENT),
-        "job/failure": np.where(status[ran] == CODES["failed"], 1, ABSENT),
-    }
-    machine, machines, owner, users = _machines(jobs, log, claims, notes, seed)
-    lasts_min = -((jobs.submit_us - last_us) // models.MINUTE_US) + 1_440
+    start_us, count = _least(jobs.submit_us), len(jobs.ids)
+    machine, machines, owner, users = _machines(jobs, log, notes, seed)
+    last_us = changeable(jobs.submit_us)
+    for where in stretches(len(jobs.job)):
+        np.maximum.at(last_us, jobs.job[where], jobs.end_us[where])
     blocks = Blocks()
-    every = np.arange(len(jobs.ids), dtype=np.int32)
-    blocks.add("alloc", jobs.submit_us - start_us, every, {"expire": lasts_min})
-    blocks.add("counters", jobs.end_us[ran] - start_us, slot[ran], counted)
-    blocks.add("discard", jobs.end_us[discarded] - start_us, slot[discarded], {"reason": reasons})
-    asked = jobs.run_s[claimed] if isinstance(log.credits, RunTime) else log.credits
-    asking = {"machine": Column(machine[claimed], machines), "credits": asked}
-    blocks.add("claim", jobs.end_us[claimed] - start_us, slot[claimed], asking)
+    lasts_min = made(
+        count, np.int64, lambda where: -((jobs.submit_us[where] - last_us[where]) // models.MINUTE_US) + 1_440
+    )
+    submit_us = made(count, np.int64, lambda where: jobs.submit_us[where] - start_us)
+    every = made(count, np.int32, lambda where: np.arange(where.start, where.stop))
+    blocks.add("alloc", submit_us, every, {"expire": lasts_min})
+    _add_ends(blocks, jobs, log, start_us, Column(machine, machines))
     due_us, kind, slot_column, row = blocks.timeline()
     slot_ids = () if log.slot is None else _slot_ids(jobs, log.slot)
     return Workload(
         name=name,
         seed=seed,
-        duration_us=int(jobs.submit_us.max() - start_us),
+        duration_us=max(int(jobs.submit_us[where].max()) for where in stretches(count)) - start_us,
         due_us=due_us,
         kind=kind,
         slot=slot_column,
@@ -211,6 +221,37 @@ def _workload(
     )
 
 
+def _add_ends(blocks: Blocks, jobs: Jobs, log: Log, start_us: int, machine: Column) -> None:
+    """Add what is sent when jobs, or parts of them, have ended."""
+    status, records = jobs.status, len(jobs.job)
+    claims, reason, reasons = _outcomes(log)
+
+    def add(kind: str, at: Int64, given: Mapping[str, Given]) -> None:
+        due_us = made(len(at), np.int64, lambda where: jobs.end_us[at[where]] - start_us)
+        blocks.add(kind, due_us, taken_at(jobs.job, at), given)
+
+    ran = places(records, lambda where: jobs.run_s[where] > 0)
+    completed = np.array([name in {"unknown", "completed"} for name in STATUSES])
+    counted = {
+        "job/cpuusage": taken_at(jobs.run_s, ran),
+        "job/success": made(len(ran), np.int64, lambda where: np.where(completed[status[ran[where]]], 1, ABSENT)),
+        "job/failure": made(
+            len(ran), np.int64, lambda where: np.where(status[ran[where]] == CODES["failed"], 1, ABSENT)
+        ),
+    }
+    add("counters", ran, counted)
+    discarded = places(records, lambda where: reason[status[where]] != NOWHERE)
+    because = made(len(discarded), np.int32, lambda where: reason[status[discarded[where]]])
+    add("discard", discarded, {"reason": Column(because, reasons)})
+    claimed = places(records, lambda where: claims[status[where]])
+    asked = taken_at(jobs.run_s, claimed) if isinstance(log.credits, RunTime) else log.credits
+    add("claim", claimed, {"machine": Column(taken_at(machine.values, claimed), machine.texts), "credits": asked})
+
+
+def _least(values: Int64) -> int:
+    return min(int(values[where].min()) for where in stretches(len(values)))
+
+
 def _slot_ids(jobs: Jobs, pattern: str) -> tuple[str, ...]:
     """The ids of slots that are named after their jobs; of a job's id that is repeated, those with the new number."""
     before, after = pattern.split("{job}")
@@ -225,14 +266,14 @@ def _slot_ids(jobs: Jobs, pattern: str) -> tuple[str, ...]:
 
 
 def _machines(
-    jobs: Jobs, log: Log, claims: Flags, notes: list[str], seed: int
+    jobs: Jobs, log: Log, notes: list[str], seed: int
 ) -> tuple[Int32, tuple[str, ...], Int32, tuple[str, ...]]:
     """Each record's machine, the machines, the owner of each, and the users."""
     if log.machine == "node" or (log.machine is None and jobs.owners):
-        return _nodes(jobs, claims, notes)
-    anonymous = int((jobs.group < 0).any())
+        return _nodes(jobs, _outcomes(log)[0], notes)
+    anonymous = int(any((jobs.group[where] < 0).any() for where in stretches(len(jobs.group))))
     users = jobs.users if isinstance(jobs.users, int) else len(jobs.users)
-    group, groups = jobs.group + anonymous, users + anonymous
+    groups = users + anonymous
     asked = log.machines or jobs.machine_count or DEFAULT_MACHINES
     count = max(asked, groups)
     if not log.machines and not jobs.machine_count:
@@ -241,26 +282,30 @@ def _machines(
         said = f"machines = {log.machines}" if log.machines else f"MaxNodes is {asked:,}"
         notes.append(f"{said}, and {count:,} were made: one for each of its users, so that each has one")
     owner = (np.arange(count) % groups - anonymous).astype(np.int32)
-    uniform = uniforms(seed, "machine", len(group))
-    if log.machine == "any":
-        machine = models.pick(uniform, count)
-    else:
+
+    def picked(where: slice) -> Int32:
+        uniform = uniforms(seed, "machine", where.stop - where.start, where.start)
+        if log.machine == "any":
+            return models.pick(uniform, count)
+        group = jobs.group[where] + anonymous
         own = (count - group + groups - 1) // groups
-        machine = (group + groups * np.floor(uniform * own)).astype(np.int32)
+        chosen: Int32 = (group + groups * np.floor(uniform * own)).astype(np.int32)
+        return chosen
+
+    machine = made(len(jobs.group), np.int32, picked)
     names = identities.users(seed, users) if isinstance(jobs.users, int) else jobs.users
-    return machine[jobs.job], identities.machines(seed, count), owner, names
+    return taken_at(machine, jobs.job), identities.machines(seed, count), owner, names
 
 
 def _nodes(jobs: Jobs, claims: Flags, notes: list[str]) -> tuple[Int32, tuple[str, ...], Int32, tuple[str, ...]]:
     """As `_machines`, of the machines that the log names."""
     node, machines = jobs.node, jobs.nodes
     owner = np.full(len(machines), NOWHERE, np.int32) if jobs.owner is None else jobs.owner
-    nowhere = claims & (node == NOWHERE)
-    if nowhere.any():
+    nowhere = places(len(node), lambda where: claims[jobs.status[where]] & (node[where] == NOWHERE))
+    if len(nowhere):
         if UNNAMED not in machines:
             machines, owner = (*machines, UNNAMED), np.append(owner, np.int32(NOWHERE))
-        node = np.where(nowhere, np.int32(machines.index(UNNAMED)), node)
-        notes.append(
-            f'of {np.count_nonzero(nowhere):,} jobs it does not say where they ran: their machine is "{UNNAMED}"'
-        )
+        node = changeable(node)
+        node[nowhere] = machines.index(UNNAMED)
+        notes.append(f'of {len(nowhere):,} jobs it does not say where they ran: their machine is "{UNNAMED}"')
     return node, machines, owner, jobs.owners

@@ -13,15 +13,17 @@ Slots get numbers in the order of their appearance, and the first time becomes 0
 
 from __future__ import annotations
 
-import csv
-import json
+import pickle
+from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from cpsim.config.zones import find_zone
+from cpsim.scenario.formats.appearances import Appearances
 from cpsim.scenario.formats.times import EXPECTED_TIME, time_us
+from cpsim.scenario.formats.trace_table import TIMES_US, TraceTable
 from cpsim.scenario.models.misbehaviour import SLOT
 from cpsim.scenario.source import safe_name
 from cpsim.scenario.values import ScenarioError
@@ -34,29 +36,34 @@ from cpsim.scenario.workload import (
     SHARED,
     Arguments,
     Column,
-    Int32,
     Int64,
-    UInt8,
     Workload,
     numbers_of_ids,
     slot_numbers,
 )
+from cpsim.system.external_sort import in_order
+from cpsim.system.growing import Growing, made
+from cpsim.system.mapped import let_go, stretches, zeros
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
-    Call = tuple[int, str, str, Mapping[str, str | int]]
-    Given = Callable[[int, str], dict[str, str | int]]
-    """The arguments of a row, whose kind is known."""
+    import numpy.typing as npt
 
-TIMES_US: Final = {"scenario_us": 1.0, "due_us": 1.0, "sent_us": 1.0, "time_s": 1e6, "time": 0.0}
-"""Columns of times, and how many microseconds one of their units is; 0 where a time is a date. The first that there is
-counts."""
-OWNERS: Final = b"cpsim.owners"
-"""The key of a journal's schema metadata that says whose each machine is, a JSON object."""
+    from cpsim.scenario.workload import Int32
+
+    Call = tuple[int, str, str, Mapping[str, str | int]]
+    SiteCall = tuple[int, str, str, Mapping[str, str | int], str]
+    Given = Callable[[int, str], dict[str, str | int]]
+    """The arguments of a row of a piece, whose kind is known."""
+
 UTC: Final = find_zone("UTC")
 SUFFIXES: Final = (".csv", ".parquet")
+WRITTEN_BYTES: Final = 1 << 20
+READ_ROWS: Final = 512
+"""Commands that are read of a temporary file, where they may be anywhere, before they are let go."""
+_PLACE: Final = np.dtype([("due_us", np.int64), ("begin", np.int64)])
 
 
 def load(path: Path, seed: int, *, keep_ids: bool = False) -> Workload:
@@ -66,35 +73,15 @@ def load(path: Path, seed: int, *, keep_ids: bool = False) -> Workload:
         ScenarioError: it is no trace, or a row of it is wrong.
         OSError: it cannot be read.
     """
-    table = _table(path)
-    calls = list(_calls(path, table))
-    if not calls:
-        raise ScenarioError(f"{path}: no command in this trace")
-    projects = table["project"].to_pylist() if "project" in table.column_names else ()
-    owners = _owners(path, table, calls)
+    table = TraceTable(path)
+    owners = dict(table.owners)
     try:
-        made = of_calls(safe_name(path), seed, calls, [str(project) for project in projects], keep_ids=keep_ids)
-        return with_owners(made, owners)
+        made = of_calls(safe_name(path), seed, _calls(path, table, owners), keep_ids=keep_ids)
     except ValueError as error:
-        raise ScenarioError(f"{path}: {error}") from error
-
-
-def column_names(path: Path) -> list[str]:
-    """The names of a table's columns; none where they cannot be read.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    from cpsim.system.parquet import DamagedParquet, opened  # noqa: PLC0415 - slow to import, and only traces need it
-
-    if path.suffix.lower() == ".parquet":
-        try:
-            with opened(path) as parquet:
-                return list(parquet.schema_arrow.names)
-        except DamagedParquet:
-            return []
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        return next(csv.reader([file.readline()]), [])
+        raise error if isinstance(error, ScenarioError) else ScenarioError(f"{path}: {error}") from error
+    if not len(made):
+        raise ScenarioError(f"{path}: no command in this trace")
+    return with_owners(made, owners)
 
 
 def with_owners(workload: Workload, owners: Mapping[str, str]) -> Workload:
@@ -104,47 +91,116 @@ def with_owners(workload: Workload, owners: Mapping[str, str]) -> Workload:
     return replace(workload, users=tuple(users), owner=owner)
 
 
-def of_calls(
-    name: str, seed: int, calls: Iterable[Call], projects: Sequence[str] = (), *, keep_ids: bool = False
-) -> Workload:
+def of_calls(name: str, seed: int, calls: Iterable[Call | SiteCall], *, keep_ids: bool = False) -> Workload:
     """The workload of commands.
 
     Args:
         name: begins the slots' ids.
         seed: what they were made from, if from one.
-        calls: for each its time in microseconds, its kind, its slot's id, and its other arguments. Those of a slot
-            with equal times stay in order. The kind `frame` has a `frame`.
-        projects: for each the project that its site works for, if there are several.
+        calls: for each its time in microseconds, its kind, its slot's id, its other arguments, and, if there are
+            several sites, the project that its site works for. Those of a slot with equal times stay in order. The kind
+            `frame` has a `frame`.
         keep_ids: whether slots keep their ids.
 
     Raises:
         ValueError: an argument is none that the protocol has, or no whole number where it has one.
+        NoRoom: temporary files cannot be written.
     """
-    calls = list(calls)
-    order = sorted(range(len(calls)), key=lambda at: calls[at][0])
-    ordered = [calls[at] for at in order]
-    sites = {project: index for index, project in enumerate(dict.fromkeys(projects))}
-    site = [sites[projects[at]] for at in order] if len(sites) > 1 else [0] * len(order)
-    tables = _Tables()
-    kind = np.array([_code(call[1]) for call in ordered], dtype=np.uint8)
-    row = np.array([tables.add(kind, slot, arguments) for _, kind, slot, arguments in ordered], dtype=np.int32)
-    numbers: dict[tuple[int, str, int], int] = {}
-    # A frame that is no command has a slot of its own: no command of a slot waits for it.
-    keys = [
-        (place, "", at) if call[1] == "frame" else (place, call[2], -1)
-        for at, (place, call) in enumerate(zip(site, ordered, strict=True))
-    ]
-    slot = np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int32)
-    due_us = np.array([call[0] for call in ordered], dtype=np.int64)
-    due_us -= due_us[:1]
-    made = tables.workload(name, seed, due_us=due_us, kind=kind, slot=slot, row=row, slots=len(numbers))
-    if len(sites) > 1:
-        of_slot = np.array([place for place, _, _ in numbers], dtype=np.int32)
-        made = replace(made, sites=tuple(sites), site=of_slot, slot_numbers=slot_numbers(tuple(sites), of_slot))
+    kept = _Kept(calls)
+    tables, slots, several = _Tables(), Appearances(), len(kept.projects) > 1
+    due_us, kinds, rows, sites = Growing(), Growing(np.uint8), Growing(np.int32), Growing(np.int32)
+    for at, (when_us, kind, slot, arguments, *project) in enumerate(kept.in_order()):
+        due_us.append(when_us)
+        kinds.append(_code(kind))
+        rows.append(tables.add(kind, slot, arguments))
+        site = kept.projects[project[0]] if several else 0
+        sites.append(site)
+        # A frame that is no command has a slot of its own: no command of a slot waits for it.
+        slots.add(f"{site},frame,{at}" if kind == KIND_NAMES[FRAME] else f"{site},slot,{slot}")
+    slot_of_each, first = slots.numbers()
+    machines, arguments_of = tables.arguments()
+    times_us = due_us.array()
+    start_us = int(times_us[0]) if len(times_us) else 0
+    made_of = Workload(
+        name=name,
+        seed=seed,
+        duration_us=int(times_us[-1]) - start_us if len(times_us) else 0,
+        due_us=made(len(times_us), np.int64, lambda where: times_us[where] - start_us),
+        kind=kinds.array(),
+        slot=slot_of_each,
+        row=rows.array(),
+        slot_numbers=made(len(first), np.int64, lambda where: np.arange(where.start + 1, where.stop + 1)),
+        arguments=arguments_of,
+        machines=machines,
+        users=(),
+        owner=np.full(len(machines), -1, dtype=np.int32),
+    )
+    if several:
+        of_slot, names = sites.array()[first], tuple(kept.projects)
+        made_of = replace(made_of, sites=names, site=of_slot, slot_numbers=slot_numbers(names, of_slot))
     if not keep_ids:
-        return made
-    ids = tuple(slot_id or f"frame-{at}" for _, slot_id, at in numbers)
-    return replace(made, slot_ids=ids, slot_numbers=numbers_of_ids(ids))
+        return made_of
+    ids = tuple(f"frame-{at}" if kind == KIND_NAMES[FRAME] else slot for at, kind, slot in kept.named(first))
+    return replace(made_of, slot_ids=ids, slot_numbers=numbers_of_ids(ids))
+
+
+class _Kept:
+    """Commands in a temporary file.
+
+    Args:
+        calls: those of `of_calls`.
+
+    Attributes:
+        projects: the projects that are named, with a number for each.
+    """
+
+    def __init__(self, calls: Iterable[Call | SiteCall]) -> None:
+        self.projects: dict[str, int] = {}
+        due_us, begins, written = Growing(), Growing(), Growing(np.uint8)
+        pending, size_bytes = bytearray(), 0
+        for call in calls:
+            for project in call[4:]:
+                self.projects.setdefault(project, len(self.projects))
+            due_us.append(call[0])
+            begins.append(size_bytes + len(pending))
+            pending += pickle.dumps(call)
+            if len(pending) >= WRITTEN_BYTES:
+                written.add(np.frombuffer(pending, np.uint8))
+                size_bytes, pending = size_bytes + len(pending), bytearray()
+        written.add(np.frombuffer(pending, np.uint8))
+        self._written = written.array().data
+        self._order = _in_order_of_time(due_us.array(), begins.array())
+
+    def in_order(self) -> Iterator[Call | SiteCall]:
+        """The commands in the order of their times."""
+        for start in range(0, len(self._order), READ_ROWS):
+            yield from map(self._call, self._order[start : start + READ_ROWS].tolist())
+            let_go()  # they may be anywhere in the file
+
+    def named(self, places: Int64) -> Iterator[tuple[int, str, str]]:
+        """Some places in that order, with the kinds and the slots of the commands there."""
+        for place in places.tolist():
+            _, kind, slot, *_ = self._call(int(self._order[place]))
+            yield place, kind, slot
+
+    def _call(self, begin: int) -> Call | SiteCall:
+        call: Call | SiteCall = pickle.loads(self._written[begin:])  # noqa: S301 - which this process has written
+        return call
+
+
+def _in_order_of_time(due_us: Int64, begins: Int64) -> Int64:
+    """Where the commands begin, in the order of their times."""
+    order = Growing()
+    for piece in in_order(_places(due_us, begins), "due_us"):
+        order.add(piece["begin"])
+    return order.array()
+
+
+def _places(due_us: Int64, begins: Int64) -> Iterator[npt.NDArray[Any]]:
+    for where in stretches(len(due_us)):
+        piece = np.empty(where.stop - where.start, _PLACE)
+        piece["due_us"], piece["begin"] = due_us[where], begins[where]
+        yield piece
 
 
 def check(kind: str, slot: str, arguments: Mapping[str, str | int]) -> None:
@@ -156,29 +212,37 @@ class _Tables:
     """The arguments of each kind as they grow: a number or an index into the texts of its name, by name."""
 
     def __init__(self) -> None:
-        self._rows: dict[str, list[dict[str, int]]] = {kind: [] for kind in OPERATIONS}
+        self._rows = dict.fromkeys(OPERATIONS, 0)
+        self._fixed: dict[tuple[str, str], Growing] = defaultdict(Growing)
+        self._lacking: set[tuple[str, str]] = set()
+        self._free: dict[str, _Free] = defaultdict(_Free)
         self._texts: dict[str, dict[str, int]] = {SHARED: {}}
 
     def add(self, kind: str, slot: str, arguments: Mapping[str, str | int]) -> int:
         """Add a row; returns its number."""
         command = OPERATIONS[kind]
+        row = self._rows[kind]
         given = dict(arguments)
-        row = {}
         for field in command.fields:
             value = given.pop(field.name, field.default)
+            number = ABSENT
             if value is not None:
                 shared = field.name if field.name == SHARED else f"{kind}.{field.name}"
-                row[field.name] = self._number(kind, slot, field.name, value, shared if field.value is str else "")
+                number = self._number(kind, slot, field.name, value, shared if field.value is str else "")
+            else:
+                self._lacking.add((kind, field.name))
+            self._fixed[kind, field.name].append(number)
         if command.free is not None:
             texts = f"{kind}.{{}}" if command.free is str else ""
-            row |= {name: self._number(kind, slot, name, value, texts.format(name)) for name, value in given.items()}
+            for name, value in given.items():
+                self._free[kind].add(row, name, self._number(kind, slot, name, value, texts.format(name)))
             if not given:
                 raise ValueError(f"{kind} of slot {slot}: expected at least one argument beside the slot")
         elif given:
             known = ", ".join(field.name for field in command.fields)
             raise ValueError(f"{kind}: no argument {next(iter(given))!r}: expected {known}")
-        self._rows[kind].append(row)
-        return len(self._rows[kind]) - 1
+        self._rows[kind] = row + 1
+        return row
 
     def _number(self, kind: str, slot: str, name: str, value: str | int, texts: str) -> int:
         if not texts:
@@ -186,42 +250,53 @@ class _Tables:
         pool = self._texts.setdefault(texts, {})
         return pool.setdefault(str(value), len(pool))
 
-    def workload(
-        self, name: str, seed: int, *, due_us: Int64, kind: UInt8, slot: Int32, row: Int32, slots: int
-    ) -> Workload:
-        """All of it."""
-        machines = tuple(self._texts[SHARED])
-        return Workload(
-            name=name,
-            seed=seed,
-            duration_us=int(due_us[-1]) if len(due_us) else 0,
-            due_us=due_us,
-            kind=kind,
-            slot=slot,
-            row=row,
-            slot_numbers=np.arange(1, slots + 1),
-            arguments={kind: self._arguments(kind) for kind in OPERATIONS},
-            machines=machines,
-            users=(),
-            owner=np.full(len(machines), -1, dtype=np.int32),
-        )
+    def arguments(self) -> tuple[tuple[str, ...], dict[str, Arguments]]:
+        """The machines, and all arguments of each kind."""
+        return tuple(self._texts[SHARED]), {kind: self._arguments(kind) for kind in OPERATIONS}
 
     def _arguments(self, kind: str) -> Arguments:
-        command, rows = OPERATIONS[kind], self._rows[kind]
+        command = OPERATIONS[kind]
         fixed = {}
         for field in command.fields:
-            values = np.array([row.get(field.name, ABSENT) for row in rows], dtype=np.int64)
+            values = self._fixed[kind, field.name].array()
             if field.value is str:
-                codes = values if np.any(values == ABSENT) else values.astype(np.int32)
+                codes = values if (kind, field.name) in self._lacking else _narrow(values)
                 fixed[field.name] = Column(codes, tuple(self._texts.get(f"{kind}.{field.name}", ())))
             else:
                 fixed[field.name] = Column(values)
         if command.free is None:
             return Arguments(fixed)
-        names = tuple(dict.fromkeys(name for row in rows for name in row if name not in fixed))
-        values = np.array([[row.get(name, ABSENT) for name in names] for row in rows], dtype=np.int64)
+        names, values = self._free[kind].matrix(self._rows[kind])
         choices = tuple(tuple(self._texts[f"{kind}.{name}"]) for name in names) if command.free is str else None
-        return Arguments(fixed, names, values.reshape(len(rows), len(names)), choices)
+        return Arguments(fixed, names, values, choices)
+
+
+class _Free:
+    """The arguments of one kind under free names: whose each is, under which name, and its number."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, int] = {}
+        self._row, self._name, self._value = Growing(), Growing(np.int32), Growing()
+
+    def add(self, row: int, name: str, value: int) -> None:
+        self._row.append(row)
+        self._name.append(self._names.setdefault(name, len(self._names)))
+        self._value.append(value)
+
+    def matrix(self, rows: int) -> tuple[tuple[str, ...], Int64]:
+        """The names, and a column for each of them."""
+        shape = (rows, len(self._names))
+        matrix = zeros(rows * len(self._names), np.dtype(np.int64)).reshape(shape)
+        for where in stretches(rows):
+            matrix[where] = ABSENT
+        row, name, value = self._row.array(), self._name.array(), self._value.array()
+        for where in stretches(len(row)):
+            matrix[row[where], name[where]] = value[where]
+        return tuple(self._names), matrix
+
+
+def _narrow(values: Int64) -> Int32:
+    return made(len(values), np.int32, lambda where: values[where])
 
 
 def _code(kind: str) -> int:
@@ -240,33 +315,44 @@ def _whole(kind: str, slot: str, name: str, value: str | int) -> int:
     return number
 
 
-def _calls(path: Path, table: Any) -> Iterator[Call]:  # noqa: ANN401 - pyarrow has no types
-    names = table.column_names
-    times = [
-        column for column in TIMES_US if column in names and (table[column].null_count < len(table) or not len(table))
-    ]
-    given = _texts(table) if "arguments" in names else _typed(table)
-    missing = [column for column in ("kind", "slot") if column not in names]
-    if given is None:
+def _calls(path: Path, table: TraceTable, owners: dict[str, str]) -> Iterator[Call | SiteCall]:
+    """The commands of a trace; what it says of whose each machine is, is added to the owners."""
+    own = [name for name in table.names if any(_is_of(name, kind) for kind in OPERATIONS)]
+    given_in = ["arguments"] if "arguments" in table.names else own
+    missing = [column for column in ("kind", "slot") if column not in table.names]
+    if not given_in:
         missing.append("arguments")
-    if not times:
+    if (time := table.time_column()) is None:
         missing.append("due_us (or sent_us, or time_s, or time)")
-    if missing or given is None:
+    if missing or time is None:
         raise ScenarioError(
-            f"{path}: no column {', '.join(missing)}: this is no trace; its columns are {', '.join(names)}; a table of "
-            "jobs is read by a scenario with a [log] that names its columns"
+            f"{path}: no column {', '.join(missing)}: this is no trace; its columns are {', '.join(table.names)}; a "
+            "table of jobs is read by a scenario with a [log] that names its columns"
         )
-    columns = (table[column].to_pylist() for column in (times[0], "kind", "slot"))
-    for row, (time, kind, slot) in enumerate(zip(*columns, strict=True)):
-        try:
-            yield (
-                _due_us(times[0], time),
-                str(kind),
-                str(slot or ""),
-                _checked(str(kind), str(slot or ""), given(row, str(kind))),
-            )
-        except ValueError as error:
-            raise ScenarioError(f"{path}, row {row + 1}: {error}") from error
+    beside = [name for name in ("project", "user") if name in table.names]
+    before = 0
+    for piece in table.pieces([time, "kind", "slot", *beside, *given_in]):
+        given = _texts(piece) if given_in == ["arguments"] else _typed(piece)
+        projects = ([str(project)] for project in piece["project"].to_pylist()) if "project" in beside else None
+        users = piece["user"].to_pylist() if "user" in beside else [None] * len(piece)
+        columns = (table.values(piece, time), piece["kind"].to_pylist(), piece["slot"].to_pylist(), users)
+        for row, (at, kind, slot, user) in enumerate(zip(*columns, strict=True)):
+            try:
+                arguments = _checked(str(kind), str(slot or ""), given(row, str(kind)))
+                call = (_due_us(time, at), str(kind), str(slot or ""), arguments, *next(projects or iter([()])))
+                _add_owner(owners, arguments.get(SHARED), user)
+            except ValueError as error:
+                raise ScenarioError(f"{path}, row {before + row + 1}: {error}") from error
+            yield call  # type: ignore[misc]  # with a project or without
+        before += len(piece)
+
+
+def _add_owner(owners: dict[str, str], machine: str | int | None, user: str | None) -> None:
+    """Add whose a machine is; raises ValueError if it is another's already."""
+    if user and machine and owners.setdefault(str(machine), str(user)) != str(user):
+        raise ValueError(
+            f"user = {user!r}: expected {owners[str(machine)]!r}, whose machine {machine} is in an earlier row"
+        )
 
 
 def _due_us(column: str, value: object) -> int:
@@ -287,21 +373,6 @@ def _due_us(column: str, value: object) -> int:
         expected = EXPECTED_TIME if not unit_us else f"a number of {'seconds' if unit_us > 1 else 'microseconds'}"
         raise ValueError(f"{column} = {shown}: expected {expected}")
     return found_us
-
-
-def _owners(path: Path, table: Any, calls: Sequence[Call]) -> dict[str, str]:  # noqa: ANN401 - pyarrow has no types
-    """Whose each machine is, as far as a trace says it."""
-    owners: dict[str, str] = json.loads((table.schema.metadata or {}).get(OWNERS, b"{}"))
-    if "user" not in table.column_names:
-        return owners
-    for row, (user, call) in enumerate(zip(table["user"].to_pylist(), calls, strict=True)):
-        machine = call[3].get(SHARED)
-        if user and machine and owners.setdefault(str(machine), str(user)) != str(user):
-            raise ScenarioError(
-                f"{path}, row {row + 1}: user = {user!r}: expected {owners[str(machine)]!r}, whose machine "
-                f"{machine} is in an earlier row"
-            )
-    return owners
 
 
 def _checked(kind: str, slot: str, given: dict[str, str | int]) -> dict[str, str | int]:
@@ -339,8 +410,8 @@ def _texts(table: Any) -> Given:  # noqa: ANN401 - pyarrow has no types
     return given
 
 
-def _typed(table: Any) -> Given | None:  # noqa: ANN401 - pyarrow has no types
-    """What rows have in typed columns; None if there are none."""
+def _typed(table: Any) -> Given:  # noqa: ANN401 - pyarrow has no types
+    """What rows have in typed columns."""
     own = {
         kind: [(name, table[name].to_pylist()) for name in table.column_names if _is_of(name, kind)]
         for kind in OPERATIONS
@@ -360,32 +431,9 @@ def _typed(table: Any) -> Given | None:  # noqa: ANN401 - pyarrow has no types
                 arguments[column.removeprefix(f"{kind}.")] = value
         return arguments
 
-    return given if any(own.values()) else None
+    return given
 
 
 def _is_of(column: str, kind: str) -> bool:
     """Whether a column has arguments of a kind."""
     return column == kind or column.startswith(f"{kind}.")
-
-
-def _table(path: Path) -> Any:  # noqa: ANN401 - pyarrow has no types
-    import pyarrow as pa  # noqa: PLC0415 - slow to import, and only traces need it
-    import pyarrow.csv  # noqa: PLC0415
-
-    from cpsim.system.parquet import DamagedParquet, read  # noqa: PLC0415
-
-    try:
-        if path.suffix.lower() == ".parquet":
-            return read(path)
-        lines = pyarrow.csv.ParseOptions(newlines_in_values=True)  # as a malformed frame may have them
-        with pyarrow.csv.open_csv(path, parse_options=lines) as file:
-            names = file.schema.names
-        is_text = {"kind", "slot", "arguments", "project", "user", "time"} | {
-            name for name in names for kind in OPERATIONS if _is_of(name, kind)
-        }
-        texts = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(is_text, pa.string()))
-        return pyarrow.csv.read_csv(path, convert_options=texts, parse_options=lines)
-    except UnicodeDecodeError as error:
-        raise ScenarioError(f"{path}: the names of its columns are not UTF-8: save it as UTF-8") from error
-    except (pa.ArrowException, DamagedParquet) as error:
-        raise ScenarioError(f"{path}: cannot be read as {path.suffix[1:].upper()}: {error}") from error

@@ -51,8 +51,8 @@ class CondorHistoryFormat(JobFormat):
         return text[:1] in {b"[", b"{"} and (b'"ClusterId"' in text or re.fullmatch(rb"\[\s*\]\s*", text) is not None)
 
     def rows(self) -> Iterator[tuple[str, ClassAd]]:
-        content = self.file.content().removeprefix(b"\xef\xbb\xbf")
-        if content.lstrip()[:1] != b"{":
+        if self.file.head().removeprefix(b"\xef\xbb\xbf").lstrip()[:1] != b"{":
+            content = self.file.content().removeprefix(b"\xef\xbb\xbf")
             try:
                 ads = msgspec.json.decode(content or b"[]", type=list[ClassAd])
             except msgspec.DecodeError as error:
@@ -60,7 +60,7 @@ class CondorHistoryFormat(JobFormat):
             yield from ((f"ClassAd {number}", ad) for number, ad in enumerate(ads, 1))
             return
         decoder = msgspec.json.Decoder(ClassAd)
-        for number, line in enumerate(content.splitlines(), 1):
+        for number, line in self.file.lines():
             if line.strip():
                 try:
                     yield f"line {number}", decoder.decode(line)

@@ -19,26 +19,30 @@ times count as 0. Fields that do not count may hold anything, and a line may hav
 from __future__ import annotations
 
 import re
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from cpsim.scenario.formats.job_format import JobFormat
-from cpsim.scenario.formats.jobs import CODES, NOWHERE, Jobs
+from cpsim.scenario.formats.jobs import CODES, NOWHERE, Chosen, Jobs, places, repeats, taken_at
 from cpsim.scenario.models import distributions as models
 from cpsim.scenario.values import ScenarioError
+from cpsim.system.growing import Growing, changeable, made
+from cpsim.system.mapped import stretches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from cpsim.scenario.formats.job_log import JobLog
-    from cpsim.scenario.workload import Int64
+    from cpsim.scenario.workload import Int32, Int64
 
 Table = npt.NDArray[np.float64]
 Rows = list[tuple[int, str]]
 """Lines with their numbers."""
 
+PIECE_LINES: Final = 1 << 14
 MAX_MACHINES: Final = 10_000_000
 FIELDS: Final = (
     "job number", "submit time", "wait time", "run time", "allocated processors", "average CPU time",
@@ -73,6 +77,7 @@ class SwfFormat(JobFormat):
     def __init__(self, file: JobLog) -> None:
         super().__init__(file)
         self._header: dict[str, int] = {}
+        self._projects: dict[str, int] = {}
 
     @staticmethod
     def recognises(head: bytes, /) -> bool:
@@ -83,49 +88,71 @@ class SwfFormat(JobFormat):
 
     def read(self) -> Jobs:
         """See `JobFormat`; by the column, as logs of the archive have millions of jobs."""
-        log, rows = self._table()
-        part = _is_part(log)
-        used = ~(part & np.isin(log[:, JOB], log[~part, JOB]))
-        log, rows = log[used], [row for row, kept in zip(rows, used.tolist(), strict=True) if kept]
-        scale = self.file.log.run_time_scale
-        log[:, RUN] = np.where(log[:, RUN] > 0, log[:, RUN] * scale, log[:, RUN])
-        if len(log) and log[:, RUN].max() > _TIME[1]:
-            raise ScenarioError(f"{self.file.path}: run_time_scale = {scale:g} makes run times longer than 1e11 s")
-        log, rows, head, end_us = self._jobs(log, rows)
-        first, job = np.unique(head, return_inverse=True)
-        users, group = np.unique(log[first, USER], return_inverse=True)
-        anonymous = int(users[0] < 0)  # the first group then has no user
-        numbers = log[first, JOB].astype(np.int64)
-        names = tuple(map(str, numbers.tolist()))
+        log, lines, project = self._table()
+        records = len(log)
+        log, lines, project, has_parts = self._used(log, lines, project)
+        log = self._scaled(log)
+        end_us = made(len(log), np.int64, lambda at: _microseconds(log[at, SUBMIT]) + _spent_us(log[at]))
+        head = made(len(log), np.int64, lambda at: np.arange(at.start, at.stop))
+        if has_parts:
+            head, end_us, kept = self._joined(log, lines, head, end_us)
+            log, end_us = taken_at(log, kept), taken_at(end_us, kept)
+            project = taken_at(project, kept) if len(project) else project
+        first = places(len(log), lambda at: head[at] == np.arange(at.start, at.stop))
+        users, group, anonymous = _users(log, first)
+        numbers = made(len(first), np.int64, lambda at: log[first[at], JOB].astype(np.int64))
         status = np.array([CODES[MEANING[code]] for code in range(-1, 6)], np.uint8)
-        self._note(len(used), log, first)
+        self._note(records, log, first)
+        has_project = self.file.log.projects in FIELDS
         return Jobs(
-            ids=names,
+            ids=Chosen(None, numbers),
             numbers=self._distinct(numbers),
-            submit_us=_microseconds(log[first, SUBMIT]),
-            group=(group.reshape(-1) - anonymous).astype(np.int32),
-            users=len(users) - anonymous,
-            job=job.reshape(-1).astype(np.int32),
+            submit_us=made(len(first), np.int64, lambda at: _microseconds(log[first[at], SUBMIT])),
+            group=group,
+            users=users - anonymous,
+            job=made(len(log), np.int32, lambda at: np.searchsorted(first, head[at])),
             end_us=end_us,
-            run_s=np.maximum(np.floor(log[:, RUN]), 0).astype(np.int64),
-            status=status[log[:, STATUS].astype(np.int64) + 1],
-            fields=self._fields([rows[row] for row in first.tolist()]),
-            node=np.full(len(log), NOWHERE, np.int32),
+            run_s=made(len(log), np.int64, lambda at: np.maximum(np.floor(log[at, RUN]), 0)),
+            status=made(len(log), np.uint8, lambda at: status[log[at, STATUS].astype(np.int64) + 1]),
+            fields=(str(self.file.log.projects),) if has_project else (),
+            project=taken_at(project, first) if has_project else project,
+            projects=tuple(self._projects),
+            node=np.broadcast_to(np.int32(NOWHERE), len(log)),
             epoch_us=self._header["UnixStartTime"] * models.SECOND_US if "UnixStartTime" in self._header else None,
             machine_count=self._machine_count(),
         )
 
-    def _table(self) -> tuple[Table, Rows]:
-        """The fields that are used, of shape (lines, fields), and their lines."""
-        rows: Rows = []
+    def _table(self) -> tuple[Table, Int64, Int32]:
+        """The fields that are used, of shape (lines, fields); the numbers of their lines, and their projects."""
+        asked = FIELDS.index(self.file.log.projects) if self.file.log.projects in FIELDS else None
+        log, lines, project = Growing(np.float64), Growing(), Growing(np.int32)
+        rows = self._rows()
+        count = left = 0
+        while piece := list(islice(rows, PIECE_LINES)):
+            count += len(piece)
+            table, piece = self._good(piece)
+            left += len(piece)
+            log.add(table.reshape(-1))
+            lines.add([number for number, _ in piece])
+            if asked is not None:
+                values = [line.split(None, asked + 1)[asked] for _, line in piece]
+                project.add([self._projects.setdefault(value, len(self._projects)) for value in values])
+        if not count:
+            raise ScenarioError(f"{self.file.path}: no job in this log: expected lines of {len(FIELDS)} numbers")
+        if not left:
+            raise ScenarioError(f"{self.file.path}: no job is left in this log: all its {count:,} rows are bad")
+        return log.array().reshape(-1, len(USED)), lines.array(), project.array()
+
+    def _rows(self) -> Iterator[tuple[int, str]]:
         for number, line in self.file.lines():
             text = line.partition(";")[0]
             if text.strip():
-                rows.append((number, text))
+                yield number, text
             elif found := _HEADER.match(line):
                 self._header.setdefault(found[1], int(found[2]))
-        if not rows:
-            raise ScenarioError(f"{self.file.path}: no job in this log: expected lines of {len(FIELDS)} numbers")
+
+    def _good(self, rows: Rows) -> tuple[Table, Rows]:
+        """The fields of those lines that are not bad, and these lines."""
         short = any(len(line.split(None, len(FIELDS) - 1)) < len(FIELDS) for _, line in rows)
         try:
             log = None if short else _loaded(rows)
@@ -134,7 +161,7 @@ class SwfFormat(JobFormat):
         if log is None:
             every = rows
             rows = self._without(rows, lambda at: _unreadable(every[at][1]), range(len(rows)))
-            log = _loaded(rows)
+            log = _loaded(rows) if rows else np.empty((0, len(USED)))
         bad = ~_are_good(log)
         if bad.any():
             every, numbers = rows, log
@@ -149,57 +176,71 @@ class SwfFormat(JobFormat):
             if reason := mistake(at):
                 self.file.skip(f"line {rows[at][0]}", reason)
                 bad.add(at)
-        left = [row for at, row in enumerate(rows) if at not in bad]
-        if not left:
-            raise ScenarioError(f"{self.file.path}: no job is left in this log: all its {len(rows):,} rows are bad")
-        return left
+        return [row for at, row in enumerate(rows) if at not in bad]
 
-    def _jobs(self, log: Table, rows: Rows) -> tuple[Table, Rows, Int64, Int64]:
-        """The lines that count; for each the first line of its job, and when it ended in microseconds."""
-        spent_us = _microseconds(np.maximum(log[:, WAIT], 0) + np.maximum(log[:, RUN], 0))
-        end_us = _microseconds(log[:, SUBMIT]) + spent_us
-        head = np.arange(len(log))
+    def _used(self, log: Table, lines: Int64, project: Int32) -> tuple[Table, Int64, Int32, bool]:
+        """What there is without the parts of jobs that have a summary line, and whether there are parts."""
+        parts = places(len(log), lambda at: _is_part(log[at]))
+        if not len(parts):
+            return log, lines, project, False
+        divided = np.unique(log[parts, JOB])
+        summed = np.zeros(len(divided), np.bool_)
+        for at in stretches(len(log)):
+            summed |= np.isin(divided, log[at][~_is_part(log[at]), JOB])
+        if not summed.any():
+            return log, lines, project, True
+        kept = places(len(log), lambda at: ~(_is_part(log[at]) & np.isin(log[at, JOB], divided[summed])))
+        log, lines = taken_at(log, kept), taken_at(lines, kept)
+        return log, lines, taken_at(project, kept) if len(project) else project, True
+
+    def _scaled(self, log: Table) -> Table:
+        """With the run times that the log is to have."""
+        scale = self.file.log.run_time_scale
+        if scale == 1:
+            return log
+        scaled: Table = changeable(log)
+        for at in stretches(len(log)):
+            run = scaled[at, RUN]
+            scaled[at, RUN] = np.where(run > 0, run * scale, run)
+            if scaled[at, RUN].max() > _TIME[1]:
+                raise ScenarioError(f"{self.file.path}: run_time_scale = {scale:g} makes run times longer than 1e11 s")
+        return scaled
+
+    def _joined(self, log: Table, lines: Int64, head: Int64, end_us: Int64) -> tuple[Int64, Int64, Int64]:
+        """For each line that counts the first line of its job; when each line ended; and the places of those lines."""
+        head, end_us = changeable(head), changeable(end_us)
         latest: dict[float, int] = {}
         bad = np.zeros(len(log), np.bool_)
-        for line in np.flatnonzero(_is_part(log)).tolist():
+        for line in places(len(log), lambda at: _is_part(log[at])).tolist():
             job, status = log[line, JOB], log[line, STATUS]
             if job in latest:
                 head[line] = head[latest[job]]
                 if log[line, SUBMIT] < 0:
-                    end_us[line] = end_us[latest[job]] + spent_us[line]
+                    end_us[line] = end_us[latest[job]] + _spent_us(log[line : line + 1])[0]
             elif log[line, SUBMIT] < 0:
-                self.file.skip(f"line {rows[line][0]}", _mistake(SUBMIT, "-1", "a time on the first part of a job"))
+                self.file.skip(f"line {lines[line]}", _mistake(SUBMIT, "-1", "a time on the first part of a job"))
                 bad[line] = True
                 continue
             latest[job] = line
             if status != PART:
                 del latest[job]
-        if not bad.any():
-            return log, rows, head, end_us
-        kept = np.flatnonzero(~bad)
+        kept = places(len(log), lambda at: ~bad[at])
         if not len(kept):
             raise ScenarioError(f"{self.file.path}: no job is left in this log: all its rows are bad")
-        return log[kept], [rows[row] for row in kept.tolist()], np.searchsorted(kept, head[kept]), end_us[kept]
+        return made(len(kept), np.int64, lambda at: np.searchsorted(kept, head[kept[at]])), end_us, kept
 
     def _distinct(self, numbers: Int64) -> Int64:
         """Job numbers, where one that repeats an earlier one is replaced by the next that is free."""
-        repeats = np.ones(len(numbers), dtype=np.bool_)
-        repeats[np.unique(numbers, return_index=True)[1]] = False
-        if count := np.count_nonzero(repeats):
-            following = int(numbers.max()) + 1
-            numbers[repeats] = following + np.arange(count)
-            self.file.note(
-                f"{count:,} jobs repeat the number of an earlier one: they got the numbers from {following:,} on"
-            )
-        return numbers
-
-    def _fields(self, first: Rows) -> dict[str, tuple[str, ...]]:
-        """What each job's project can be told by, if it is."""
-        asked = self.file.log.projects
-        if asked is None or asked not in FIELDS:
-            return {}
-        at = FIELDS.index(asked)
-        return {asked: tuple(line.split(None, at + 1)[at] for _, line in first)}
+        again = repeats(numbers)
+        if not len(again):
+            return numbers
+        following = max(int(numbers[at].max()) for at in stretches(len(numbers))) + 1
+        distinct: Int64 = changeable(numbers)
+        distinct[again] = following + np.arange(len(again))
+        self.file.note(
+            f"{len(again):,} jobs repeat the number of an earlier one: they got the numbers from {following:,} on"
+        )
+        return distinct
 
     def _machine_count(self) -> int | None:
         count = self._header.get("MaxNodes", 0)
@@ -212,12 +253,27 @@ class SwfFormat(JobFormat):
             if said is not None and said != count:
                 what = name.removeprefix("Max").lower()
                 self.file.note(f"its header says {said:,} {what}, and there are {count:,}")
-        if unknown := np.count_nonzero(log[:, STATUS] < 0):
+        if unknown := sum(np.count_nonzero(log[at, STATUS] < 0) for at in stretches(len(log))):
             self.file.note(f"{unknown:,} jobs have the status -1, not known")
 
 
 def _loaded(rows: Rows) -> Table:
     return np.loadtxt([line for _, line in rows], usecols=USED, comments=None, ndmin=2)
+
+
+def _users(log: Table, first: Int64) -> tuple[int, Int32, int]:
+    """How many users there are, with nobody; whose each job is; and whether nobody is among them, as 0 or 1."""
+    users = np.empty(0)
+    for at in stretches(len(first)):
+        users = np.union1d(users, log[first[at], USER])
+    anonymous = int(users[0] < 0)  # the first group then has no user
+    group: Int32 = made(len(first), np.int32, lambda at: np.searchsorted(users, log[first[at], USER]) - anonymous)
+    return len(users), group, anonymous
+
+
+def _spent_us(log: Table) -> Int64:
+    """How long lines have waited and run."""
+    return _microseconds(np.maximum(log[:, WAIT], 0) + np.maximum(log[:, RUN], 0))
 
 
 def _is_part(log: Table) -> npt.NDArray[np.bool_]:
