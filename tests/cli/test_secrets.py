@@ -45,10 +45,17 @@ def site(place):
         yield started
 
 
-def cpsim(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "cpsim", *arguments], capture_output=True, text=True, timeout=280, check=False
-    )
+@pytest.fixture
+def cpsim(command_line, capfd):
+    """Return cpsim(*arguments) -> what the command has said, it and its processes."""
+
+    def call(*arguments):
+        if arguments[0] == "load":  # which has to come before all that Locust changes
+            command = [sys.executable, "-m", "cpsim", *arguments]
+            return subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+        return subprocess.CompletedProcess(arguments, command_line(*arguments), *capfd.readouterr())
+
+    return call
 
 
 def kept(folder):
@@ -70,7 +77,7 @@ def kept(folder):
     ],
     ids=["run over HTTP", "run in two processes", "load", "verify"],
 )
-def test_what_speaks_to_a_server_does_not_repeat_its_secret(place, site, command, secret):
+def test_what_speaks_to_a_server_does_not_repeat_its_secret(place, site, cpsim, command, secret):
     Path("wrong").write_text(f"{SECRET}-not", encoding="utf-8")
     account = ["--project", PROJECT, "--secret-file", secret]
     locust = ["--", "--headless"] if command[0] == "load" else []
@@ -102,7 +109,7 @@ def serving(wait_for):
         process.wait(100)
 
 
-def test_what_serves_does_not_repeat_what_it_was_given(place, serving):
+def test_what_serves_does_not_repeat_what_it_was_given(place, serving, cpsim):
     server, addresses = serving("serve", "--config", "serve.toml")
     account = ["--server", addresses["http"], "--project", PROJECT, "--secret-file", "secret"]
     daemon, _ = serving("daemon", *account, "--unix", "m.sock", "--spool", "spool")

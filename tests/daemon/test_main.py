@@ -61,12 +61,13 @@ def running(here, *options, stderr=None):
             assert process.wait(30) == 0
 
 
-def told(*options):
-    run = subprocess.run([*CPSIM, "daemon", *options], capture_output=True, text=True, check=False, timeout=280)
-    return run.returncode, run.stdout, run.stderr
+@pytest.fixture
+def told(cpsim):
+    """Return told(*options) -> what `cpsim daemon` says that ends by itself, in this process."""
+    return lambda *options: cpsim("daemon", *options)
 
 
-def test_the_deployed_configuration(here, server, ini):
+def test_the_deployed_configuration(here, server, ini, told):
     with running(here, "--config", str(ini(server.addresses["http"]))) as (process, address):
         assert address == f"unix {here.absolute() / 'cp.sock'}\n"
         assert (here / "pid").read_text() == f"{process.pid}\n"
@@ -166,7 +167,7 @@ def test_a_batch_that_is_not_answered_in_time_is_sent_again(here, server, ini, w
     assert f"no reply from {server.addresses['http']} in time" in (here / "log").read_text()
 
 
-def test_a_second_daemon_on_one_spool(here, server, ini):
+def test_a_second_daemon_on_one_spool(here, server, ini, told):
     path = str(ini(server.addresses["http"]))
     with running(here, "--config", path):
         status, _, error = told("--config", path, "--spool", "spool", "--unix", "other.sock")
@@ -174,7 +175,7 @@ def test_a_second_daemon_on_one_spool(here, server, ini):
     assert not (here / "other.sock").exists()
 
 
-def test_a_second_daemon_on_one_spool_through_a_link(here, server, ini):
+def test_a_second_daemon_on_one_spool_through_a_link(here, server, ini, told):
     path = str(ini(server.addresses["http"]))
     (here / "other").mkdir()
     (here / "other" / "link").symlink_to("../spool")
@@ -197,7 +198,7 @@ def test_a_second_daemon_on_one_spool_through_a_link(here, server, ini):
 
 
 @pytest.mark.parametrize("options", [("--status",), ("--failed",), ("--requeue", "all"), ("--forget", "1")])
-def test_a_spool_that_is_a_link_to_nothing(here, options):
+def test_a_spool_that_is_a_link_to_nothing(here, options, told):
     (here / "s").symlink_to("nowhere")
     said = "cpsim: s is a link to nowhere, which does not exist: create that, or name a file\n"
     assert told("--spool", "s", *options) == (2, "", said)
@@ -224,14 +225,14 @@ def test_a_spool_that_is_a_link_to_nothing(here, options):
         (("--spool", "s", "--fault", "hangs"), "did you mean 'hang'"),
     ],
 )
-def test_wrong_usage(here, options, said):
+def test_wrong_usage(here, options, said, told):
     status, _, error = told(*options)
     assert status == 64
     assert said in error
     assert list(here.iterdir()) == []
 
 
-def test_what_is_missing_in_a_configuration_is_told_with_its_key(here, ini):
+def test_what_is_missing_in_a_configuration_is_told_with_its_key(here, ini, told):
     path = ini("http://127.0.0.1:1/api")
     path.write_text(path.read_text().replace(f"api_secret={SECRET}", "api_secret="))
     status, _, error = told("--config", str(path), "--spool", "spool")
@@ -239,7 +240,7 @@ def test_what_is_missing_in_a_configuration_is_told_with_its_key(here, ini):
     assert error.endswith(f"give --secret-file, or [api] api_secret in {path}\n")
 
 
-def test_a_running_daemon_is_drained_by_a_signal(here, server, ini):
+def test_a_running_daemon_is_drained_by_a_signal(here, server, ini, told):
     command = [*CPSIM, "daemon", "--spool", "spool", "--config", str(ini(server.addresses["http"]))]
     with subprocess.Popen([*command, "--flush-interval", "3600"], stdout=subprocess.PIPE, text=True) as process:
         process.stdout.readline()
@@ -254,7 +255,7 @@ def test_a_running_daemon_is_drained_by_a_signal(here, server, ini):
 
 
 @pytest.mark.parametrize("key", ["logfile", "pidfile"])
-def test_a_file_that_cannot_be_written_is_told_with_its_key(here, ini, key):
+def test_a_file_that_cannot_be_written_is_told_with_its_key(here, ini, key, told):
     path = ini("http://127.0.0.1:1/api")
     path.write_text(path.read_text().replace(f"{key}=", f"{key}={here.absolute()}/none/"))
     status, _, error = told("--config", str(path), "--spool", "spool")
@@ -263,12 +264,12 @@ def test_a_file_that_cannot_be_written_is_told_with_its_key(here, ini, key):
 
 
 @pytest.mark.parametrize("options", [("--status",), ("--failed",), ("--requeue", "all"), ("--forget", "1")])
-def test_a_spool_that_is_not_there(here, options):
+def test_a_spool_that_is_not_there(here, options, told):
     assert told("--spool", "s", *options) == (2, "", "cpsim: there is no spool s\n")
     assert list(here.iterdir()) == []
 
 
-def test_what_failed_is_requeued_or_forgotten(here, server, ini):
+def test_what_failed_is_requeued_or_forgotten(here, server, ini, told):
     path = str(ini(server.addresses["http"]))
     with running(here, "--config", path), Client("./cp.sock") as client:
         for slot in ("a", "b", "c"):
@@ -296,13 +297,13 @@ def test_what_failed_is_requeued_or_forgotten(here, server, ini):
     assert told(*spool, "--failed") == (0, "", "")
 
 
-def test_a_spool_that_cannot_be_opened_is_not_said_to_be_in_use(here):
+def test_a_spool_that_cannot_be_opened_is_not_said_to_be_in_use(here, told):
     Spool(here / "s").close()
     (here / "s.lock").mkdir()
     assert told("--spool", "s", "--forget", "all") == (2, "", "cpsim: cannot open s: Is a directory\n")
 
 
-def test_what_failed_cannot_move_about_the_terminal_of_who_looks(here, server, ini):
+def test_what_failed_cannot_move_about_the_terminal_of_who_looks(here, server, ini, told):
     with running(here, "--config", str(ini(server.addresses["http"]))):
         assert exchange(UnixEndpoint("./cp.sock"), "claim,slot=a\u202eb,machine=m".encode(), 5) == b"OK"
     _, text, _ = told("--spool", "spool", "--failed")
@@ -370,7 +371,7 @@ def test_the_daemon_in_production_keeps_nothing_on_disk(here, server, ini):
     assert not (here / "spool").exists()
 
 
-def test_the_daemon_in_production_passes_no_commands_over(here, server, ini):
+def test_the_daemon_in_production_passes_no_commands_over(here, server, ini, told):
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         nowhere = f"http://127.0.0.1:{nobody.getsockname()[1]}/api"
     with running(here, "--config", str(ini(nowhere))), Client("./cp.sock") as client:
@@ -414,7 +415,7 @@ def test_a_daemon_that_crashes_loses_nothing_it_acknowledged(here, server, ini, 
 
 
 @pytest.mark.parametrize("fault", ["server.status=500", "late=1.5:kind=bulk"])
-def test_a_daemon_has_no_faults_of_a_server(here, ini, fault):
+def test_a_daemon_has_no_faults_of_a_server(here, ini, fault, told):
     path = str(ini("http://127.0.0.1:1/api"))
     status, _, error = told("--config", path, "--spool", "spool", "--fault", fault)
     assert status == 2
@@ -529,7 +530,7 @@ def test_a_command_that_the_server_answers_by_closing_is_dead_lettered_and_the_r
         assert sorted(ledger.project("p").slots) == ["a", "c"]
 
 
-def test_a_spool_is_of_one_project(here, server, ini, wait_for):
+def test_a_spool_is_of_one_project(here, server, ini, wait_for, told):
     with running(here, "--server", "http://127.0.0.1:9/api", "--config", str(ini("http://127.0.0.1:9/api"))) as (
         _,
         address,

@@ -32,6 +32,10 @@ def call(monkeypatch, capfd):
 
     def call(*arguments, **environment):
         with monkeypatch.context() as patched:
+            # other tests of this process need pandas
+            patched.setattr("cpsim.system.process.do_without_pandas", lambda: None)
+            for name in ("NO_COLOR", "FORCE_COLOR"):
+                patched.delenv(name, raising=False)
             patched.setattr(sys, "argv", ["cpsim", *arguments])
             for name, value in environment.items():
                 patched.setenv(name, value)
@@ -101,12 +105,12 @@ def test_a_terminal_gets_progress_and_colours_and_no_color_takes_the_colours(tmp
 
 
 @pytest.mark.parametrize("columns", ["20", "40"])
-def test_a_narrow_terminal_loses_nothing(columns):
+def test_a_narrow_terminal_loses_nothing(call, here, columns):
     for arguments in (("--help",), ("run", "--help"), ("quirks",), ("reports",)):
-        narrow, wide = run(*arguments, COLUMNS=columns), run(*arguments, COLUMNS="200")
+        narrow, wide = call(*arguments, COLUMNS=columns), call(*arguments, COLUMNS="200")
         assert narrow.returncode == 0
         assert set(re.findall(r"--[a-z-]+[a-z]", narrow.stdout)) >= set(re.findall(r"^  (--[a-z-]+)", wide.stdout))
-    summary = run("run", "smoke", "--virtual", "--json", COLUMNS=columns)
+    summary = call("run", "smoke", "--virtual", "--json", COLUMNS=columns)
     assert json.loads(summary.stdout)["verdict"] == "valid"
 
 
