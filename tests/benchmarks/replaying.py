@@ -28,6 +28,7 @@ from cpsim.replay.pace import AsFastAsPossible, Rate
 from cpsim.replay.processes import Processes
 from cpsim.replay.wires.connect import open_wire
 from cpsim.scenario import load_workload
+from cpsim.system.process import undisturbed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -168,11 +169,12 @@ def assignment(workload: Workload, endpoint: Endpoint, prefix: str, pace: Pace) 
 
 
 def replayed(given: Assignment) -> tuple[float, np.ndarray]:
-    """Operations a second of one engine, and its records."""
+    """Operations a second of one engine, undisturbed as in `cpsim run`, and its records."""
     journal = Journal()
     wire = open_wire(given.endpoint, given.timeout_s, given.in_flight)
     engine = Engine(wire, journal, in_flight=IN_FLIGHT, timeout_s=given.timeout_s, on_progress=lambda _: None)
-    elapsed_s = engine.run(given.operations())
+    with undisturbed():
+        elapsed_s = engine.run(given.operations())
     records = journal.records()
     wire.close()
     journal.close()
