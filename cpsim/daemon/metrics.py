@@ -42,7 +42,7 @@ def daemon_metrics(daemons: Sequence[Daemon]) -> list[Family]:
         *((labels, status.oldest_s) for labels, status in statuses),
     ]
     by_reply = [
-        (labels | {"kind": kind, "reply": reply}, count)
+        (labels | {"kind": kind, "reply": reply.decode(errors="replace")}, count)
         for labels, each in replies
         for (kind, reply), count in list(each.counts.items())
     ]

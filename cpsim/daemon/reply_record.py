@@ -15,17 +15,18 @@ class ReplyRecord:
     """Counts of replies.
 
     Attributes:
-        counts: the number of replies, lost ones included, by kind of the command ("" if it is refused) and reply.
+        counts: the number of replies, lost ones included, by kind of the command ("" if it is refused) and reply, as
+            it was sent.
         latency: from the first bytes of a frame to its reply.
     """
 
     def __init__(self) -> None:
-        self.counts: Counter[tuple[str, str]] = Counter()
+        self.counts: Counter[tuple[str, bytes]] = Counter()
         self.latency = DurationBuckets()
 
     def count(self, connection: FrameConnection, reply: bytes) -> None:
         """Count a reply."""
-        self.counts[connection.call[0] if connection.call else "", reply.decode(errors="replace")] += 1
+        self.counts[connection.call[0] if connection.call else "", reply] += 1
 
     def measure(self, connection: FrameConnection, now_s: float) -> None:
         """Count how long a reply took that is sent now; what a fault sends before it is none."""

@@ -80,15 +80,18 @@ class ApplyDelays:
             if come > self._come:
                 self._come = come
                 self._waiting.append((come, now_s))
+            before, sum_s, longest_s = self._left, 0.0, 0.0
             while self._waiting and left > self._left:
                 last, since_s = self._waiting[0]
                 upto = min(last, left)
                 count, delay_s = upto - self._left, now_s - since_s
                 self.buckets.observe(delay_s, count)
-                self._recent += Delays(count, delay_s * count, delay_s)
+                sum_s, longest_s = sum_s + delay_s * count, max(longest_s, delay_s)
                 self._left = upto
                 if upto == last:
                     self._waiting.popleft()
+            if self._left > before:
+                self._recent += Delays(self._left - before, sum_s, longest_s)
 
     def take(self) -> Delays:
         """Return the delays that were measured since this was called last."""

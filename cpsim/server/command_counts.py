@@ -16,6 +16,11 @@ class CommandCounts(Counter[tuple[str, str, str]]):
 
     def add(self, project_id: str, calls: Sequence[tuple[str, Mapping[str, Any]]], refusals: Sequence[Refusal]) -> None:
         """Count commands of a project, of which some were refused."""
-        refused = {refusal.position for refusal in refusals}
-        for position, (kind, _) in enumerate(calls):
-            self[project_id, kind, "refused" if position in refused else "accepted"] += 1
+        kinds = [kind for kind, _ in calls]
+        refused = [kinds[refusal.position] for refusal in refusals]
+        for kind in {*kinds}:  # not each command: a batch has few kinds
+            of_kind, without_effect = kinds.count(kind), refused.count(kind)
+            if without_effect:
+                self[project_id, kind, "refused"] += without_effect
+            if of_kind > without_effect:
+                self[project_id, kind, "accepted"] += of_kind - without_effect

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from contextlib import contextmanager
@@ -65,10 +66,13 @@ class Limit:
             finally:
                 process.terminate()
 
-    def oneshot(self, address: str, threads: int) -> float:
-        """One-shot commands a second that the client gets answered at a path or a HOST:PORT."""
+    def oneshot(self, address: str, threads: int, *, one_core: bool = False) -> float:
+        """One-shot commands a second that the client gets answered at a path or a HOST:PORT.
+
+        With `one_core`, all its threads share a core, as a sender with one thread has it.
+        """
         port = address.removeprefix("127.0.0.1:")
-        return self._ask("oneshot" if port == address else "tcp", port, str(ROUND_S), threads)
+        return self._ask("oneshot" if port == address else "tcp", port, str(ROUND_S), threads, one_core=one_core)
 
     def http(self, url: str, requests: Sequence[bytes], threads: int) -> float:
         """Requests a second that the client gets answered on kept connections, each request once."""
@@ -76,8 +80,10 @@ class Limit:
         file.write_bytes(b"".join(b"%d\n%s" % (len(request), request) for request in requests))
         return self._ask("http", url.split(":")[2].split("/", maxsplit=1)[0], str(file), threads)
 
-    def _ask(self, kind: str, where: str, what: str, threads: int) -> float:
+    def _ask(self, kind: str, where: str, what: str, threads: int, *, one_core: bool = False) -> float:
         command = [str(self._folder / "client"), kind, where, what, str(threads)]
+        if one_core:
+            command = ["taskset", "--cpu-list", str(min(os.sched_getaffinity(0))), *command]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         answered, _, elapsed_s = done.stdout.split()
         return int(answered) / float(elapsed_s)

@@ -38,6 +38,7 @@ from cpsim.replay.engine import Engine, operations
 from cpsim.replay.payloads import frames
 from cpsim.replay.wires.connect import open_wire
 from cpsim.scenario import load_workload
+from cpsim.system.process import undisturbed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -177,13 +178,14 @@ def scraping(url: str) -> Iterator[None]:
 
 
 def replay(address: str, prefix: str) -> float:
-    """Operations a second of the challenge scenario."""
+    """Operations a second of the challenge scenario, undisturbed as in `cpsim run`."""
     workload = load_workload(find_scenario("challenge"))
     journal = Journal()
     engine = Engine(
         open_wire(UnixEndpoint(address), 10.0), journal, in_flight=64, timeout_s=10.0, on_progress=lambda _: None
     )
-    elapsed_s = engine.run(operations(workload.slot, None, frames(workload, prefix)))
+    with undisturbed():
+        elapsed_s = engine.run(operations(workload.slot, None, frames(workload, prefix)))
     journal.close()
     assert journal.counts == [len(workload), 0, 0], journal.errors
     return len(workload) / elapsed_s

@@ -10,6 +10,7 @@ import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 from typing import TYPE_CHECKING
 
 import memory
@@ -27,6 +28,7 @@ from cpsim.replay.pace import AsFastAsPossible, Rate
 from cpsim.replay.processes import Processes
 from cpsim.replay.wires.connect import open_wire
 from cpsim.scenario import load_workload
+from cpsim.system.process import undisturbed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,6 +43,7 @@ IN_FLIGHT = 64
 LOCUST_S = 3
 CALLS = 5_000
 FEW_JOBS, MANY_JOBS = 16_000, 160_000
+LONG_JOBS, LONGEST_JOBS = 500_000, 5_000_000
 
 
 def rows(folder: Path, path: str) -> Iterator[tuple[str, Row]]:
@@ -63,6 +66,7 @@ def rows(folder: Path, path: str) -> Iterator[tuple[str, Row]]:
         f"replay of {len(many):,} operations / of {len(few):,}, commands/s",
         in_turns(lambda turn: rate(many, least, f"m{turn}"), lambda turn: rate(few, least, f"f{turn}")),
     )
+    yield longest(folder, least)
     yield (
         "workload generation / replay, operations/s",
         in_turns(lambda turn: generation(folder, turn), lambda turn: rate(few, least, f"g{turn}")),
@@ -75,6 +79,10 @@ def rows(folder: Path, path: str) -> Iterator[tuple[str, Row]]:
     yield (
         "a call of the client / of a bare socket, calls/s",
         in_turns(lambda _: calls(path), lambda _: bare_calls(path)),
+    )
+    yield (
+        "a call of the client / of a bare socket, calls per second of CPU time",
+        in_turns(lambda _: calls(path, time.process_time), lambda _: bare_calls(path, time.process_time)),
     )
     yield memory.per_operation(folder, path)
 
@@ -100,6 +108,13 @@ def against_the_limit(limit: Limit, path: str) -> Iterator[tuple[str, Row]]:
             f"replay engine / C client with {THREADS} threads, one-shot over TCP, commands/s",
             in_turns(engine(parse_endpoint(address), "tcp"), lambda _: limit.oneshot(address, THREADS)),
         )
+        if which("taskset"):
+            yield (
+                "C client on one core / on all, one-shot over TCP, commands/s",
+                in_turns(
+                    lambda _: limit.oneshot(address, THREADS, one_core=True), lambda _: limit.oneshot(address, THREADS)
+                ),
+            )
     with limit.serving_http() as url:
         requests = [request.replace(b"bench", b"limit") for request in single("c", 20_000)]
         yield (
@@ -117,25 +132,34 @@ def under(command: str, folder: Path, path: str, turn: int) -> float:
     return float(json.loads((output / "run.json").read_text(encoding="utf-8"))["operations_per_s"])
 
 
-def calls(path: str) -> float:
+def longest(folder: Path, endpoint: Endpoint) -> tuple[str, Row]:
+    """The longest replay beside one of a tenth, once, because it takes minutes."""
+    ten, one = (load_workload(scenario(folder, jobs)) for jobs in (LONGEST_JOBS, LONG_JOBS))
+    return (
+        f"replay of {len(ten):,} operations / of {len(one):,}, commands/s",
+        in_turns(lambda _: rate(ten, endpoint, "ten"), lambda _: rate(one, endpoint, "one"), rounds=1),
+    )
+
+
+def calls(path: str, now_s: Callable[[], float] = time.perf_counter) -> float:
     """Calls a second of the client library."""
     with Client(path) as client:
-        begun_s = time.perf_counter()
+        begun_s = now_s()
         for number in range(CALLS):
             client.alloc(f"call-{number}", credits=5)
-        return CALLS / (time.perf_counter() - begun_s)
+        return CALLS / (now_s() - begun_s)
 
 
-def bare_calls(path: str) -> float:
+def bare_calls(path: str, now_s: Callable[[], float] = time.perf_counter) -> float:
     """Calls a second of the least that anybody could write."""
-    begun_s = time.perf_counter()
+    begun_s = now_s()
     for number in range(CALLS):
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(10)
             sock.connect(path)
             sock.sendall(b"alloc,slot=bare-%d,credits=5" % number)
             assert sock.recv(8) == b"OK"
-    return CALLS / (time.perf_counter() - begun_s)
+    return CALLS / (now_s() - begun_s)
 
 
 def assignment(workload: Workload, endpoint: Endpoint, prefix: str, pace: Pace) -> Assignment:
@@ -145,11 +169,12 @@ def assignment(workload: Workload, endpoint: Endpoint, prefix: str, pace: Pace) 
 
 
 def replayed(given: Assignment) -> tuple[float, np.ndarray]:
-    """Operations a second of one engine, and its records."""
+    """Operations a second of one engine, undisturbed as in `cpsim run`, and its records."""
     journal = Journal()
     wire = open_wire(given.endpoint, given.timeout_s, given.in_flight)
     engine = Engine(wire, journal, in_flight=IN_FLIGHT, timeout_s=given.timeout_s, on_progress=lambda _: None)
-    elapsed_s = engine.run(given.operations())
+    with undisturbed():
+        elapsed_s = engine.run(given.operations())
     records = journal.records()
     wire.close()
     journal.close()

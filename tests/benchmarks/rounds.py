@@ -19,9 +19,9 @@ class Row(NamedTuple):
     ratio: float
 
 
-def in_turns(first: Callable[[int], float], second: Callable[[int], float]) -> Row:
+def in_turns(first: Callable[[int], float], second: Callable[[int], float], rounds: int = ROUNDS) -> Row:
     """Measure both in every round; each is told the number of the round."""
-    pairs = [(first(turn), second(turn)) for turn in range(ROUNDS)]
+    pairs = [(first(turn), second(turn)) for turn in range(rounds)]
     return Row(
         statistics.median(a for a, _ in pairs),
         statistics.median(b for _, b in pairs),
