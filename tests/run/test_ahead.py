@@ -216,7 +216,7 @@ def test_a_server_without_a_control_api_is_judged_by_its_list(workload, here, cp
     project, secret = next(iter(plain_server.PROJECTS.items()))
     with plain_server.Server() as server:
         server.books = Forgetful()
-        status, run = perform(cpsim, [server.url], project=project, secret=secret, rate=40)
+        status, run = perform(cpsim, [server.url], "--timeout", 1, project=project, secret=secret, rate=40)
         assert (status, run["verdict"]) == (1, "invalid")
         assert run["stopped_by"].endswith("listed as outstanding, but should be discarded")
         assert run["operations"] < len(workload)
