@@ -141,7 +141,7 @@ class Ahead(Follower):
     def text(self) -> str:
         """What is judged so far, for people; "" before the replay."""
         if self.why_not:
-            return f"slots are judged at the end: {self.why_not}"
+            return f"judged at the end: {self.why_not}"
         counts = f"valid so far{self._as_far_as}: {self.valid:,} slots, {self.findings:,} findings"
         return counts if self.is_started else ""
 
@@ -160,7 +160,7 @@ def why_not_at(target: ReplayTarget) -> str:
     if target.accounts is not None:
         return f"{target.accounts} is read once, when all is sent"
     if target.server is None or target.credentials is None:
-        return "no server shows the accounts: name one by --server"
+        return "no server shows the accounts (--server URL)"
     return ""
 
 
