@@ -1,11 +1,11 @@
 """Judges slots while a replay goes on: each as soon as all its commands are answered, and what they did can be seen.
 
 A slot whose state is right is counted and forgotten. One that is wrong may be so only because commands are still on
-their way from a daemon to the accounts, so it is a finding
+their way from a daemon to the accounts, or what was read is not of one moment, so it is a finding
 
 - at once, where no command that is on its way could explain it; or
 - once the accounts show commands of other slots that were answered later than its last one, by the apply delay that is
-  waited for.
+  waited for; or once that is over, where the server itself accepted its commands.
 
 Whatever neither is true of waits for the verdict at the end, which looks at all slots anew.
 """
@@ -77,13 +77,11 @@ class _Complete(NamedTuple):
         slots: their places in the workload.
         last_ns: when the last command of each was answered.
         accepted: how many of its commands were accepted.
-        has_unknown: whether the outcome of one is unknown.
     """
 
     slots: Ints
     last_ns: Ints
     accepted: Ints
-    has_unknown: Bools
 
 
 class AheadJudge:
@@ -177,11 +175,8 @@ class AheadJudge:
 
     def _judge(self, slots: Ints, seen: Seen, *, is_whole: bool) -> None:
         complete = self._complete()
-        places = np.searchsorted(complete.slots, slots)
-        is_over = self._overdue_ns(complete)[places] <= seen.from_ns
-        certain = is_over
-        if self._subject.direct:  # what was accepted is applied; what is unknown may be being applied just now
-            certain = is_over | is_whole | ~complete.has_unknown[places]
+        certain = self._overdue_ns(complete)[np.searchsorted(complete.slots, slots)] <= seen.from_ns
+        certain |= self._subject.direct and is_whole  # what was accepted is applied, and shown at once
         for start in range(0, len(slots), CHUNK):
             self._judge_chunk(slots[start : start + CHUNK], certain[start : start + CHUNK], seen, is_whole=is_whole)
 
@@ -246,12 +241,8 @@ class AheadJudge:
         slots, place = np.unique(slot[is_over], return_inverse=True)
         last_ns = np.zeros(len(slots), np.int64)
         np.maximum.at(last_ns, place, records["answered_ns"])
-        outcome = records["outcome"]
-        accepted, unknown = (
-            np.bincount(place[outcome == wanted], minlength=len(slots))
-            for wanted in (OperationOutcome.ACCEPTED, OperationOutcome.UNKNOWN)
-        )
-        return _Complete(slots.astype(np.int64), last_ns, accepted, unknown > 0)
+        accepted = np.bincount(place[records["outcome"] == OperationOutcome.ACCEPTED], minlength=len(slots))
+        return _Complete(slots.astype(np.int64), last_ns, accepted)
 
     def _overdue_ns(self, complete: _Complete) -> Ints:
         """From when on the apply delay of each slot's last command is over; NEVER where that is not known yet."""

@@ -83,6 +83,7 @@ class Ahead(Follower):
         self._fail_fast = fail_fast
         self.valid = self.findings = 0
         self.found = self.why_not = ""
+        self._as_far_as = ""
 
     def begin(self, plan: Plan, observer: Observer | None) -> None:
         """Start, for a plan whose replay is about to begin.
@@ -101,6 +102,7 @@ class Ahead(Follower):
         assert project is not None
         has_view = control.exists()
         cursor = control.applied(project)["next"] if has_view and control.follows(project) else None
+        self._as_far_as = "" if has_view else ", as far as what is outstanding tells"
         self.start((plan, Way(has_view, cursor)))
 
     def look(self, journals: Sequence[Journal], start_ns: int) -> bool:
@@ -139,8 +141,9 @@ class Ahead(Follower):
     def text(self) -> str:
         """What is judged so far, for people; "" before the replay."""
         if self.why_not:
-            return f"slots are judged at the end: {self.why_not}"
-        return f"valid so far: {self.valid:,} slots, {self.findings:,} findings" if self.is_started else ""
+            return f"judged at the end: {self.why_not}"
+        counts = f"valid so far{self._as_far_as}: {self.valid:,} slots, {self.findings:,} findings"
+        return counts if self.is_started else ""
 
 
 def why_not(plan: Plan) -> str:
@@ -157,7 +160,7 @@ def why_not_at(target: ReplayTarget) -> str:
     if target.accounts is not None:
         return f"{target.accounts} is read once, when all is sent"
     if target.server is None or target.credentials is None:
-        return "no server shows the accounts: name one by --server"
+        return "no server shows the accounts (--server URL)"
     return ""
 
 

@@ -11,6 +11,7 @@ from cpsim.accounts.view import View
 from cpsim.evidence.evidence import Seen
 from cpsim.evidence.journal import RECORD_TYPE, OperationOutcome
 from cpsim.judge.ahead import AheadJudge, Subject
+from cpsim.protocol.slots import ALLOCATED
 from cpsim.scenario import generate, source
 from cpsim.scenario.workload import KIND_NAMES
 from cpsim.server.control.inspection import Inspector
@@ -167,6 +168,20 @@ def test_what_no_delay_explains_is_found_at_once(workload, direct):
     assert (site.judge.findings, site.judge.valid) == (broken, len(workload.slot_numbers) - broken)
     assert site.judge.first.name == "over-credited"
     assert site.judge.first.detail.startswith("granted is")
+
+
+@pytest.mark.parametrize("look", ["view", "list"])
+def test_what_a_server_accepted_may_take_its_time_to_be_shown(workload, look):
+    site, few = Site(workload, direct=True), 10
+    for op in np.flatnonzero(workload.slot < few).tolist():
+        site.send(op)
+    assert site.now_ns < DELAY
+    wrong = site.break_slots(lambda slot: setattr(slot, "state", ALLOCATED), "discarded")
+    LOOKS[look](site)
+    assert (site.judge.findings, site.judge.valid) == (0, few - wrong)
+    site.now_ns += DELAY
+    LOOKS[look](site)
+    assert site.judge.findings == wrong > 0
 
 
 @pytest.mark.parametrize("look", LOOKS)

@@ -1,6 +1,7 @@
 """Slots are judged while a run goes on, and `--fail-fast` ends it at the first that is wrong."""
 
 import json
+import re
 import sys
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
@@ -126,16 +127,16 @@ def test_a_server_that_is_away_is_asked_again(workload, here):
 def test_who_cannot_judge_says_why(workload):
     unix, server = parse_endpoint("./cp.sock"), parse_endpoint("http://127.0.0.1:9/api")
     for plan, why in (
-        (plan_of(workload, unix), "no server shows the accounts: name one by --server"),
+        (plan_of(workload, unix), "no server shows the accounts (--server URL)"),
         (plan_of(workload, unix, server, accounts="accounts/"), "accounts/ is read once, when all is sent"),
         (plan_of(workload, unix, server, pace=Virtual()), "time is virtual"),
     ):
         with Ahead() as ahead:
             assert ahead.text == ""
             ahead.begin(plan, None)
-            assert ahead.text == f"slots are judged at the end: {why}"
+            assert ahead.text == f"judged at the end: {why}"
             assert not ahead.look([], START_NS)
-        with Ahead(fail_fast=True) as ahead, pytest.raises(UsageError, match=f"^--fail-fast .*: {why}$"):
+        with Ahead(fail_fast=True) as ahead, pytest.raises(UsageError, match=f"^--fail-fast .*: {re.escape(why)}$"):
             ahead.begin(plan, None)
 
 
@@ -216,7 +217,7 @@ def test_a_server_without_a_control_api_is_judged_by_its_list(workload, here, cp
     project, secret = next(iter(plain_server.PROJECTS.items()))
     with plain_server.Server() as server:
         server.books = Forgetful()
-        status, run = perform(cpsim, [server.url], project=project, secret=secret, rate=40)
+        status, run = perform(cpsim, [server.url], "--timeout", 1, project=project, secret=secret, rate=40)
         assert (status, run["verdict"]) == (1, "invalid")
         assert run["stopped_by"].endswith("listed as outstanding, but should be discarded")
         assert run["operations"] < len(workload)
