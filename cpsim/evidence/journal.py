@@ -181,20 +181,22 @@ def merged(
 
     Args:
         shares: of each journal the records (dtype RECORD_TYPE), the errors, and the numbers of its operations in the
-            whole workload. The records are changed.
+            whole workload.
     """
     errors: dict[str, int] = {"": 0}
-    parts = []
-    for records, texts, ops in shares:
-        codes = [errors.setdefault(error, len(errors)) for error in texts]
-        records["op"] = ops[records["op"]]
-        records["error"] = np.array(codes, np.uint16)[records["error"]]
-        parts.append(records)
+    parts = [
+        (records, np.array([errors.setdefault(error, len(errors)) for error in texts], np.uint16), ops)
+        for records, texts, ops in shares
+    ]
 
     def pieces() -> Iterator[Records]:
-        return (part[where] for part in parts for where in stretches(len(part)))
+        for records, codes, ops in parts:
+            for where in stretches(len(records)):
+                piece = records[where].copy()
+                piece["op"], piece["error"] = ops[piece["op"]], codes[piece["error"]]
+                yield piece
 
-    return in_order(sum(map(len, parts)), pieces), list(errors)
+    return in_order(sum(len(records) for records, _, _ in parts), pieces), list(errors)
 
 
 def pieces_of(file: IO[bytes]) -> Iterator[Records]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import contextmanager, nullcontext
 from typing import IO, TYPE_CHECKING
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Followers:
-    """Gives them what the workers report, in a file for each share of the slots.
+    """Have them read what the workers report, in a file for each share of the slots.
 
     Args:
         live: serves the page, if it is wanted.
@@ -29,11 +28,10 @@ class Followers:
 
     def __init__(self, live: LivePage | None = None, ahead: Ahead | None = None) -> None:
         self._live, self.ahead = live, ahead
-        self._files: list[IO[bytes]] = []
         self._start_ns = 0
 
-    def begin(self, plan: Plan, observer: Observer | None, shares: int) -> None:
-        """Start them for a plan, whose slots are divided into so many shares.
+    def begin(self, plan: Plan, observer: Observer | None, files: Sequence[IO[bytes]]) -> None:
+        """Start them for a plan, and a file for each share of its slots.
 
         Raises:
             CannotObserve, UsageError: see `Ahead.begin`.
@@ -42,21 +40,16 @@ class Followers:
             self._live.begin(plan, ())
         if self.ahead is not None:
             self.ahead.begin(plan, observer)
-        chosen = [follower for follower in (self._live, self.ahead) if follower is not None]
-        if chosen:
-            self._files = [tempfile.TemporaryFile(buffering=0) for _ in range(shares)]  # noqa: SIM115 - see `close`
-        for follower in chosen:
-            follower.follow(self._files)
+        for follower in (self._live, self.ahead):
+            if follower is not None:
+                follower.follow(files)
 
     def go(self, start_ns: int) -> None:
         """Take note of when the replay begins, on the local monotonic clock."""
         self._start_ns = start_ns
 
-    def take(self, share: int, records: bytes, errors: Sequence[Sequence[str]]) -> None:
-        """Take what a share's worker reports, and the texts of the errors of all shares."""
-        if not self._files:
-            return
-        self._files[share].write(records)
+    def tell(self, errors: Sequence[Sequence[str]]) -> None:
+        """Tell of new records, and the texts of the errors of all shares."""
         if self._live is not None:
             self._live.tell(errors, self.text)
         if self.ahead is not None:
@@ -70,12 +63,6 @@ class Followers:
     def text(self) -> str:
         """What is judged so far; "" if nothing is."""
         return "" if self.ahead is None else self.ahead.text
-
-    def close(self) -> None:
-        """Close the files."""
-        for file in self._files:
-            file.close()
-        self._files = []
 
 
 @contextmanager
@@ -95,8 +82,4 @@ def followers_of(settings: Settings, output: Path, *, has_page: bool) -> Iterato
         nullcontext() if settings.page is None else live_page(Listen(settings.page), output) as live,
         Ahead(fail_fast=settings.fail_fast) if is_seen else nullcontext() as ahead,
     ):
-        found = Followers(live, ahead)
-        try:
-            yield found
-        finally:
-            found.close()
+        yield Followers(live, ahead)

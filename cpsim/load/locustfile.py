@@ -7,9 +7,10 @@ import socket
 from typing import TYPE_CHECKING, ClassVar
 
 import gevent
-from locust import LoadTestShape, User, events, task
+from locust import LoadTestShape, User, events, runners, task
 from locust.runners import MasterRunner, WorkerRunner
 
+from cpsim.load.aside import aside
 from cpsim.load.guard import guarded
 from cpsim.load.leaving import leave
 from cpsim.load.master import Master
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from locust.env import Environment
     from locust.runners import Runner
     from locust.web import WebUI
+
+
+runners.HEARTBEAT_LIVENESS = 15
+"""Seconds of silence after which a worker is lost; with Locust's 3, one that makes its workload may be."""
 
 
 class ReplayUser(User):
@@ -82,7 +87,10 @@ def take_part(environment: Environment, runner: Runner, web_ui: WebUI | None, **
                 serve_metrics(settings.metrics, figures)
             except OSError as error:
                 leave(error.strerror or str(error))
-    guarded(lambda: len(settings.workload), fail)()
+    if isinstance(runner, WorkerRunner):
+        gevent.spawn(guarded(lambda: aside(lambda: len(settings.workload)), fail))
+    else:
+        guarded(lambda: len(settings.workload), fail)()
 
 
 def _check_free(page: WebUI) -> None:

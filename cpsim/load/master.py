@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 import gevent
 import numpy as np
@@ -18,6 +20,7 @@ from locust.runners import MasterRunner
 
 from cpsim.clock import SYSTEM_CLOCK
 from cpsim.evidence.journal import RECORD_TYPE
+from cpsim.load.aside import aside
 from cpsim.load.followers import Followers, followers_of
 from cpsim.load.guard import FAILED, guarded
 from cpsim.load.outcome import conclude, joined, observer_of
@@ -28,6 +31,7 @@ from cpsim.run.comparison import baseline_note
 from cpsim.run.folder import OutputFolder, new_name
 from cpsim.run.observing import imbalances_before
 from cpsim.run.pipeline import fresh_prefix
+from cpsim.system.mapped import let_go, mapped, stored, taken, writing
 from cpsim.ui.printable import printable
 
 if TYPE_CHECKING:
@@ -67,8 +71,15 @@ class Share:
     interrupted: bool = False
     elapsed_s: float = 0.0
     effort: Effort = field(default_factory=lambda: Effort(0.0, {}))
-    records: list[bytes] = field(default_factory=list)
     errors: list[str] = field(default_factory=lambda: [""])
+    file: IO[bytes] = field(default_factory=tempfile.TemporaryFile)
+    """Has the records as they come, so that they take no memory; those who follow a run that goes on read it, too."""
+
+    def take(self, records: bytes) -> None:
+        """Append records; raises NoRoom."""
+        with writing():
+            self.file.write(records)
+            self.file.flush()
 
     def seconds(self) -> float:
         """Elapsed seconds; for a lost worker, until the last answer that it reported."""
@@ -81,8 +92,10 @@ class Share:
         return numbered
 
     def table(self) -> npt.NDArray[np.void]:
-        """The records received, with the worker's operation numbers."""
-        return np.frombuffer(b"".join(self.records), RECORD_TYPE).copy()
+        """The records received, with the worker's operation numbers; they are in the file, and cannot be changed."""
+        if not os.fstat(self.file.fileno()).st_size:
+            return np.empty(0, RECORD_TYPE)
+        return np.frombuffer(mapped(self.file), RECORD_TYPE)
 
 
 class Master:
@@ -205,6 +218,8 @@ class Master:
         finally:
             signal.signal(signal.SIGINT, previous)
             self._conducting = None
+            for share in self._shares:
+                share.file.close()
             if self._headless:
                 gevent.spawn(self._runner.quit)
             elif not self._stopping:  # else `_stop` runs, and ends the test
@@ -246,9 +261,10 @@ class Master:
         plan = self._settings.plan(prefix, started)
         observer = observer_of(plan)
         self._before = imbalances_before(observer, plan.target.accounts, plan.timeout_s)
-        assignment = plan.assignment()
+        assignment = aside(plan.assignment)
         self._breaches = Breaches(plan.stop_on, plan.workload, assignment.schedule_us, plan.warm_up_s)
-        self._shares = _shares_of(assignment, workers)
+        self._shares = aside(lambda: _shares_of(assignment, workers))
+        aside(lambda: self._settings.digest)
         self._figures.plan(len(workload))
         for share in self._shares:
             data = {"index": share.index, "count": len(workers), "slot_prefix": prefix}
@@ -258,7 +274,7 @@ class Master:
         if lost and self._failure is None and not (self._stopping or self._interrupted):
             self._fail(f"{', '.join(lost)} left before the replay could begin")
         if self._failure is None:
-            self._followers.begin(plan, observer, len(workers))
+            self._followers.begin(plan, observer, [share.file for share in self._shares])
         return plan
 
     def _workers(self) -> list[str]:
@@ -304,18 +320,21 @@ class Master:
 
     def _ready(self, share: Share, data: dict[str, Any]) -> None:
         share.ready = True
-        if data["digest"] != self._settings.workload.digest():
+        if data["digest"] != self._settings.digest:
             self._fail(f"{share.worker} has another workload: all need the same scenario, seed and version of cpsim")
 
     def _records(self, share: Share, data: dict[str, Any]) -> None:
-        share.records.append(data["records"])
+        if self._conducting is None:  # the run has ended without this worker
+            return
+        share.take(data["records"])
         share.errors = data["errors"]
-        self._followers.take(share.index, data["records"], [share.errors for share in self._shares])
+        self._followers.tell([share.errors for share in self._shares])
         self._figures.add(share.kinds, np.frombuffer(data["records"], RECORD_TYPE))
         broken = None if self._breaches is None else self._breaches.take(share.of_workload(data["records"]))
         if broken is not None and not self._broken:
             self._broken = str(broken)
             self._send("cpsim-stop", {})
+        let_go()
 
     def _done(self, share: Share, data: dict[str, Any]) -> None:
         share.ended, share.elapsed_s, share.effort = True, data["elapsed_s"], Effort(*data["effort"])
@@ -335,11 +354,11 @@ class Master:
 
 def _shares_of(assignment: Assignment, workers: list[str]) -> list[Share]:
     """The share of each worker."""
-    parts = (assignment.part(index, len(workers)) for index in range(len(workers)))
-    return [
-        Share(worker, index, part.ops, part.workload.kind)
-        for index, (worker, part) in enumerate(zip(workers, parts, strict=True))
-    ]
+    shares = []
+    for index, worker in enumerate(workers):
+        ops = assignment.numbers(index, len(workers))
+        shares.append(Share(worker, index, stored(ops), stored(taken(assignment.workload.kind, ops))))
+    return shares
 
 
 def _print_error(why: str) -> None:

@@ -134,12 +134,12 @@ def _journal(whole: Assignment, shares: Sequence[Share]) -> tuple[npt.NDArray[np
     """The merged records of all workers; operations that a lost worker may have sent are unknown."""
     parts = []
     for share in shares:
-        part = whole.part(share.index, len(shares))
         records, errors = share.table(), share.errors
         if share.lost and share.begun:
+            part = whole.part(share.index, len(shares))
             records = np.concatenate([records, _missing(part, records, len(errors))])
             errors = [*errors, LOST]
-        parts.append((records, errors, part.ops))
+        parts.append((records, errors, share.ops))
     return merged(parts)
 
 

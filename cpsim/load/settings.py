@@ -73,6 +73,11 @@ class Settings:
         """The whole workload, made in this process: scenario and seed give the same on every machine."""
         return load_workload(Path(self.scenario), self.seed, self.settings)
 
+    @cached_property
+    def digest(self) -> str:
+        """The digest of the whole workload."""
+        return self.workload.digest()
+
     def files(self) -> ResultFiles:
         """A context whose end writes results of the load."""
         junit, summary = (None if name is None else Path(name) for name in (self.junit, self.summary_file))

@@ -20,10 +20,12 @@ from cpsim.clock import SYSTEM_CLOCK
 from cpsim.errors import CpsimError
 from cpsim.evidence.journal import OperationOutcome
 from cpsim.evidence.reader import JournalReader
+from cpsim.load.aside import aside
 from cpsim.load.guard import FAILED, guarded
 from cpsim.replay.failures import kind_of
 from cpsim.replay.sender import Sender
 from cpsim.scenario.workload import KIND_NAMES
+from cpsim.system.mapped import let_go
 from cpsim.ui.printable import printable
 
 if TYPE_CHECKING:
@@ -115,7 +117,7 @@ class Worker:
     def _replay(self, index: int, count: int, slot_prefix: str) -> None:
         try:
             plan = self._settings.plan(slot_prefix, datetime.now(UTC))
-            assignment = plan.assignment().part(index, count)
+            assignment = aside(lambda: plan.assignment().part(index, count))
             with Sender(assignment, lambda _: None) as sender:
                 self._engine = sender.engine
                 if self._stopping:
@@ -128,7 +130,7 @@ class Worker:
     def _send_share(self, engine: Engine, journal: Journal, assignment: Assignment) -> None:
         """Replay at the master's signal, and send the results."""
         upcoming = assignment.operations()
-        self.send("cpsim-ready", digest=self._settings.workload.digest())
+        self.send("cpsim-ready", digest=aside(lambda: self._settings.digest))
         self._go.wait()
         outbox = _Outbox(self, journal, assignment)
         engine.begin(upcoming, SYSTEM_CLOCK.monotonic_ns() + int(HEADSTART_S * 1e9))
@@ -212,6 +214,7 @@ class _Outbox:
         data, self._waiting = b"".join(self._waiting), []
         self._sent_s = SYSTEM_CLOCK.monotonic()
         self._worker.send("cpsim-records", records=data, errors=self._journal.errors)
+        let_go()
 
 
 def _report(runner: WorkerRunner) -> None:

@@ -12,6 +12,7 @@ from cpsim.errors import CpsimError
 from cpsim.replay.engine import operations
 from cpsim.replay.payloads import frames, requests
 from cpsim.replay.wires.lanes import addressed
+from cpsim.system.mapped import stretches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -86,7 +87,7 @@ class Assignment:
 
     def part(self, index: int, count: int) -> Assignment:
         """Share `index` of `count`; each slot is in one share, by its number, with all its operations."""
-        ops = np.flatnonzero(self.workload.slot_numbers[self.workload.slot] % count == index)
+        ops = self.numbers(index, count)
         return replace(
             self,
             workload=self.workload.of_operations(ops),
@@ -94,3 +95,10 @@ class Assignment:
             schedule_us=None if self.schedule_us is None else self.schedule_us[ops],
             in_flight=max(1, (self.in_flight + index) // count),
         )
+
+    def numbers(self, index: int, count: int) -> npt.NDArray[np.int64]:
+        """The places of the operations of a share, in ascending order."""
+        slot, number = self.workload.slot, self.workload.slot_numbers
+        whole = stretches(len(slot))
+        found = [np.flatnonzero(number[slot[where]] % count == index) + where.start for where in whole]
+        return np.concatenate(found) if found else np.empty(0, np.int64)

@@ -1,4 +1,4 @@
-"""What comes after a replay: the verdict on a run, and reports of a ledger."""
+"""What comes after a replay: the verdict on a run, by one process and by several, and reports of a ledger."""
 
 from __future__ import annotations
 
@@ -11,16 +11,25 @@ import pyarrow.parquet as pq
 from rounds import Row, in_turns
 
 from cpsim.config.catalog import find_scenario
+from cpsim.evidence import evidence as partitions
 from cpsim.judge.judge import OF_ACCOUNTS, judge
 from cpsim.replay.pace import AsFastAsPossible
+from cpsim.run.folder import OutputFolder, write
 from cpsim.run.pipeline import Run, run
+from cpsim.run.spread import FolderToJudge, judge_folder, on_cluster, on_this_machine
+from cpsim.run.summary import summarise
 from cpsim.scenario import load_workload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from cpsim.run.spread import Spread
+
 OPERATIONS = 1_000_000
+SLOTS = 160_000
+OF_PARTITION = 60_000
+"""Operations of a partition of a run that several processes judge, so that there are some for each."""
 
 
 def rows(folder: Path) -> Iterator[tuple[str, Row]]:
@@ -34,6 +43,7 @@ def rows(folder: Path) -> Iterator[tuple[str, Row]]:
     # the replay of a round comes second, so that of the round before is judged
     runs.append(embedded())
     yield "verification / replay at the embedded fake, operations/s", in_turns(lambda _: verified(runs[-1]), replayed)
+    yield from spread_rows(folder / "spread")
     if find_spec("duckdb"):
         ledger.make(folder / "books", OPERATIONS)
         yield (
@@ -42,10 +52,40 @@ def rows(folder: Path) -> Iterator[tuple[str, Row]]:
         )
 
 
-def embedded() -> Run:
+def spread_rows(folder: Path) -> Iterator[tuple[str, Row]]:
+    """A run folder judged by two processes, of this machine or of a Dask cluster, beside one process that does it."""
+    done, partitions.PARTITION = embedded(SLOTS), OF_PARTITION
+    with OutputFolder(folder) as written:
+        write(done, summarise(done), written)
+    operations = len(done.evidence.records)
+
+    def judged(spread: Spread | None) -> float:
+        begun_s = time.perf_counter()
+        _, verdict = judge_folder(FolderToJudge(folder), spread)
+        assert verdict.ruling == "valid"
+        return operations / (time.perf_counter() - begun_s)
+
+    with on_this_machine(2) as spread:
+        judged(spread)  # the processes have begun
+        title = "verification of a run folder by two processes / by one, operations/s"
+        yield title, in_turns(lambda _: judged(spread), lambda _: judged(None))
+    if find_spec("distributed"):
+        from distributed import LocalCluster
+
+        ports = {"dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}
+        with (
+            LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", **ports) as cluster,
+            on_cluster(cluster.scheduler_address) as spread,
+        ):
+            judged(spread)
+            title = "verification of a run folder by two workers of Dask / by one process, operations/s"
+            yield title, in_turns(lambda _: judged(spread), lambda _: judged(None))
+
+
+def embedded(jobs: int = 16_000) -> Run:
     """A run of the challenge at an embedded fake."""
     return run(
-        lambda: load_workload(find_scenario("challenge")),
+        lambda: load_workload(find_scenario("challenge"), None, [f"arrivals.jobs={jobs}"]),
         None,
         AsFastAsPossible(),
         in_flight=64,

@@ -183,7 +183,7 @@ def test_a_folder_that_could_not_be_made_whole_has_the_verdict_of_the_run(target
     def fails(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("cpsim.evidence.files.write_journal", fails)
+    monkeypatch.setattr("cpsim.evidence.writing.write_journal", fails)
     Path("secret").write_text(SECRET, encoding="utf-8")
     server = ["--server", str(target.server), "--project", PROJECT, "--secret-file", "secret"]
     options = ["smoke", "--set", "arrivals.jobs=60", "--asap", "--output", "out"]
