@@ -20,8 +20,9 @@ from cpsim.accounts.sources import PAUSE_S
 from cpsim.clock import SYSTEM_CLOCK
 from cpsim.errors import CpsimError
 from cpsim.evidence import past
-from cpsim.evidence.files import EVIDENCE, LEDGER, EvidenceFolder
+from cpsim.evidence.files import EvidenceFolder
 from cpsim.evidence.past import RUN, SEARCH, RunState
+from cpsim.evidence.writing import EVIDENCE, LEDGER
 from cpsim.net.control import ControlClient
 from cpsim.net.http.client import fetch
 from cpsim.protocol import arguments as typed

@@ -7,9 +7,9 @@ import shutil
 from typing import TYPE_CHECKING
 
 from cpsim.errors import CpsimError, in_one_line
-from cpsim.evidence.files import EVIDENCE, WORKLOAD, document_of, write_workload
 from cpsim.evidence.journal import OWNER_ONLY, RECORD_TYPE
 from cpsim.evidence.unfinished import UNFINISHED
+from cpsim.evidence.writing import EVIDENCE, WORKLOAD, document_of, write_workload
 from cpsim.system.replacing import replacing
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from cpsim.errors import CpsimError
 from cpsim.replay.engine import operations
 from cpsim.replay.payloads import frames, requests
 from cpsim.replay.wires.lanes import addressed
+from cpsim.system.mapped import gathered, stretches, taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -86,11 +87,18 @@ class Assignment:
 
     def part(self, index: int, count: int) -> Assignment:
         """Share `index` of `count`; each slot is in one share, by its number, with all its operations."""
-        ops = np.flatnonzero(self.workload.slot_numbers[self.workload.slot] % count == index)
+        workload = self.workload
+        ops = gathered(
+            (
+                where.start + np.flatnonzero(workload.slot_numbers[workload.slot[where]] % count == index)
+                for where in stretches(len(workload))
+            ),
+            np.int64,
+        )
         return replace(
             self,
-            workload=self.workload.of_operations(ops),
-            ops=self.ops[ops],
-            schedule_us=None if self.schedule_us is None else self.schedule_us[ops],
+            workload=workload.of_operations(ops),
+            ops=taken(self.ops, ops),
+            schedule_us=None if self.schedule_us is None else taken(self.schedule_us, ops),
             in_flight=max(1, (self.in_flight + index) // count),
         )

@@ -44,7 +44,7 @@ import pyarrow.parquet as pq
 
 from cpsim.errors import CpsimError, in_one_line
 from cpsim.evidence import unfinished
-from cpsim.evidence.files import EVIDENCE, WORKLOAD, writers
+from cpsim.evidence.writing import EVIDENCE, WORKLOAD, writers
 from cpsim.judge.repeat import shell_lines
 from cpsim.judge.timeline import timeline
 from cpsim.run import page

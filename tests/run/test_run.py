@@ -30,7 +30,7 @@ from cpsim import fake
 from cpsim.accounts.observer import Observer
 from cpsim.config.catalog import find_scenario
 from cpsim.errors import CpsimError
-from cpsim.evidence.files import JOURNAL_SCHEMA, write_journal
+from cpsim.evidence.writing import JOURNAL_SCHEMA, write_journal
 from cpsim.net.http.messages import Response
 from cpsim.protocol import arguments as typed
 from cpsim.replay.pace import AsFastAsPossible, Rate
