@@ -109,7 +109,7 @@ class EvidenceFolder:
                 self._facts |= {"unseen": "", "project": project or self._facts["project"]}
             if quirks is not None:
                 self._facts["quirks"] = quirks
-            self._shown = self._read_seen()
+            self._shown = _read_seen(self._document)
             self._answered = self._read_answered()
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError, EndpointError) as error:
             raise CpsimError(f"{path / EVIDENCE} is damaged: {type(error).__name__}: {error}") from error
@@ -182,7 +182,7 @@ class EvidenceFolder:
             "endpoint": parse_endpoint(document["endpoint"]),
             "answers": np.array(document["answers"], np.int64).reshape(-1, len(document["errors"])),
             "quirks": frozenset(document.get("quirks", ())),
-            "before": self._read_before(),
+            "before": _read_before(self._document),
             "readings": tuple(Reading(**reading) for reading in document["readings"]),
         }
 
@@ -203,19 +203,6 @@ class EvidenceFolder:
         known = found.facts if unfinished is not None else ("answers", "errors")
         self._facts |= {name: found.facts[name] for name in known}
         return found
-
-    def _read_before(self) -> tuple[Imbalance, ...] | None:
-        """The sums that did not agree before the replay; none where the run had a server of its own."""
-        if (before := self._document.get("before", [] if self._document["embedded"] else None)) is None:
-            return None
-        return tuple(Imbalance(*each) for each in before)
-
-    def _read_seen(self) -> tuple[int, int, dict[str, list[str]] | None, frozenset[str] | None] | None:
-        """When the accounts were read, the columns of each table that was shown, and the slots that were listed."""
-        if (shown := self._document["seen"]) is None:
-            return None
-        listed = shown["outstanding"]
-        return shown["from_ns"], shown["to_ns"], shown["view"], None if listed is None else frozenset(listed)
 
     @functools.cached_property
     def _seen_of_accounts(self) -> Seen | None:
@@ -314,6 +301,23 @@ class EvidenceFolder:
             raise CpsimError(f"{self.path} has no {name}, which is evidence: the run folder is not whole") from None
         except OSError as error:
             raise CpsimError(f"{path} cannot be read: {in_one_line(error)}") from error
+
+
+def _read_before(document: Mapping[str, Any]) -> tuple[Imbalance, ...] | None:
+    """The sums that did not agree before the replay; none where the run had a server of its own."""
+    if (before := document.get("before", [] if document["embedded"] else None)) is None:
+        return None
+    return tuple(Imbalance(*each) for each in before)
+
+
+def _read_seen(
+    document: Mapping[str, Any],
+) -> tuple[int, int, dict[str, list[str]] | None, frozenset[str] | None] | None:
+    """When the accounts were read, the columns of each table that was shown, and the slots that were listed."""
+    if (shown := document["seen"]) is None:
+        return None
+    listed = shown["outstanding"]
+    return shown["from_ns"], shown["to_ns"], shown["view"], None if listed is None else frozenset(listed)
 
 
 def _mapped(file: pq.ParquetFile) -> pa.Table:
