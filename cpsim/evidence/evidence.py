@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cpsim.scenario.workload import KIND_NAMES, numbers_of_ids
-from cpsim.system.mapped import NoRoom, let_go, stretches, taken
+from cpsim.system.mapped import NoRoom, let_go, places_by_group, stretches, taken
 from cpsim.system.mapped_rows import MappedRows, pieces
+from cpsim.system.shelf import Shelf
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -112,6 +113,7 @@ class Evidence:
         unseen: why they could not be seen, though there is a server; "" if there is none, or they could.
         command: the command line that repeats the run; "" if there is none.
         quirks: names of the quirks that the target is known to have.
+        kept: what was made of the same records for another look at them.
     """
 
     workload: Workload
@@ -140,6 +142,7 @@ class Evidence:
     unseen: str = ""
     command: str = ""
     quirks: frozenset[str] = frozenset()
+    kept: _Kept = field(default_factory=lambda: _Kept(), repr=False)  # noqa: PLW0108 - it is defined below
 
     @property
     def view(self) -> View | None:
@@ -162,28 +165,52 @@ class Evidence:
             yield self
             return
         slots_of = self.slots_by_partition()
+        for index, part in enumerate(self.parts()):
+            yield replace(part, seen=self.seen).with_slots(slots_of(index))
+            let_go()
+
+    def parts(self) -> Iterator[Evidence]:
+        """The evidence by partitions, each with the whole ledger; made once, if there is room for a file."""
+        shelf = self.kept.of(self.records).shelf
         for index, places in enumerate(self.records_by_partition()):
-            yield self.of_records(places).with_slots(slots_of(index))
+            part = shelf.get((self.count, index))
+            if part is None:
+                made = self.of_records(places)
+                part = made.workload, made.records, made.schedule_us, made.virtual_ns
+                shelf.put((self.count, index), part)
+            workload, records, schedule_us, virtual_ns = part
+            yield replace(
+                self, workload=workload, records=records, schedule_us=schedule_us, virtual_ns=virtual_ns, kept=_Kept()
+            )
             let_go()
 
     def operations_by_partition(self) -> Iterator[Ints]:
         """The numbers of the workload's operations in each partition."""
-        return self._by_partition(len(self.workload), lambda where: self.workload.slot[where])
+        return self._by_partition("operations", len(self.workload), lambda where: self.workload.slot[where])
 
     def records_by_partition(self) -> Iterator[Ints]:
         """The places of the records in each partition."""
-        return self._by_partition(len(self.records), lambda where: self.workload.slot[self.records["op"][where]])
+        slot, ops = self.workload.slot, self.records["op"]
+        return self._by_partition("records", len(ops), lambda where: slot[ops[where]])
 
     def slots_by_partition(self) -> Callable[[int], pa.Table | None]:
         """A function for the rows of the ledger in a partition, see `by_partition`."""
-        return by_partition(self.ledger, self.count, None if self.workload.slot_ids else self.slot_prefix)
+        kept, prefix = self.kept.of(self.records), None if self.workload.slot_ids else self.slot_prefix
+        slots_of: Callable[[int], pa.Table | None] = kept.once(
+            ("ledger", self.count), self.ledger, lambda: by_partition(self.ledger, self.count, prefix)
+        )
+        return slots_of
 
-    def _by_partition(self, total: int, slots_at: Callable[[slice], npt.NDArray[np.int32]]) -> Iterator[Ints]:
-        of_each = np.empty(total, np.min_scalar_type(self.count))
-        for where in stretches(total):
-            of_each[where] = self.workload.slot_numbers[slots_at(where)] % self.count
-        for index in range(self.count):
-            yield np.flatnonzero(of_each == index)
+    def _by_partition(
+        self, name: str, total: int, slots_at: Callable[[slice], npt.NDArray[np.int32]]
+    ) -> Iterator[Ints]:
+        numbers, count = self.workload.slot_numbers, self.count
+
+        def made() -> tuple[Ints, Ints]:
+            return places_by_group(total, lambda where: numbers[slots_at(where)] % count, count)
+
+        places, bounds = self.kept.of(self.records).once((name, count), self.workload.slot, made)
+        return (places[start:stop] for start, stop in itertools.pairwise(bounds.tolist()))
 
     def with_slots(self, slots: pa.Table | None) -> Evidence:
         """The evidence with other slots in its view, if it has one."""
@@ -214,11 +241,42 @@ class Evidence:
         records["op"] = np.arange(len(ops))
         return replace(
             self,
+            kept=_Kept(),
             workload=self.workload.of_operations(ops),
             records=records,
             schedule_us=None if self.schedule_us is None else taken(self.schedule_us, ops),
             virtual_ns=None if self.virtual_ns is None else taken(self.virtual_ns, ops),
         )
+
+
+class _Kept:
+    """What was made of some records, once for all who look at them; nothing as soon as there are other records."""
+
+    def __init__(self) -> None:
+        self._records: npt.NDArray[np.void] | None = None
+        self._made: dict[tuple[str, int], tuple[object, Any]] = {}
+        self.shelf = Shelf()
+
+    def of(self, records: npt.NDArray[np.void]) -> _Kept:
+        """This, or a new one if it is not of these records."""
+        if self._records is None:
+            self._records = records
+        if self._records is records:
+            return self
+        other = _Kept()
+        other._records = records
+        return other
+
+    def __reduce__(self) -> tuple[type[_Kept], tuple[()]]:
+        """Another process has nothing of it."""
+        return _Kept, ()
+
+    def once(self, name: tuple[str, int], source: object, make: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever
+        """What is made of a source in so many partitions, which is made again only for another source."""
+        known = self._made.get(name)
+        if known is None or known[0] is not source:
+            known = self._made[name] = source, make()
+        return known[1]
 
 
 def links_of(workload: Workload) -> dict[str, str]:

@@ -211,11 +211,12 @@ def in_order(count: int, pieces: Callable[[], Iterator[Records]]) -> Records:
     last = max((int(piece["op"].max()) for piece in pieces()), default=-1)
     place = None
     if count <= last:  # not all were sent
-        place = np.zeros(last + 1, np.int32)
+        place, before = zeros(last + 1, np.dtype(np.int32)), -1
         for piece in pieces():
             place[piece["op"]] = 1
-        np.cumsum(place, out=place)
-        place -= 1
+        for where in stretches(last + 1):
+            place[where] = before + np.cumsum(place[where])
+            before = int(place[where.stop - 1])
     records = zeros(count, RECORD_TYPE)
     for piece in pieces():
         records[piece["op"] if place is None else place[piece["op"]]] = piece

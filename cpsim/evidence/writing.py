@@ -165,9 +165,8 @@ def write_journal(
         use_dictionary=["kind", "outcome", "error", "project", *texts],
         column_encoding=dict.fromkeys(INTEGERS, "DELTA_BINARY_PACKED"),
     ) as writer:
-        for places in evidence.records_by_partition():
+        for places, part in zip(evidence.records_by_partition(), evidence.parts(), strict=True):
             whole = taken(records, places)
-            part = evidence.of_records(places)
             operations = Operations(part.workload, evidence.slot_prefix)
             for start in range(0, len(places), rows):
                 chunk = part.records[start : start + rows]

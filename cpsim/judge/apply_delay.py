@@ -17,7 +17,7 @@ from cpsim.judge.clock_offset import NotComparable, offset
 from cpsim.judge.columns import indices
 from cpsim.scenario.formats.arrow import slot_ids
 from cpsim.scenario.workload import KIND_CODES
-from cpsim.system.mapped import stored
+from cpsim.system.mapped import Gathering
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,14 +66,20 @@ def apply_delays_ns(evidence: Evidence) -> tuple[Ints, Ints, float]:
     if not shown:
         columns = " and ".join(f"`{column}`" for column, _, _ in TIME_COLUMNS)
         raise NotComparable(f"the server's table of slots has no columns {columns}")
-    parts = [_of_partition(part, clock, shown) for part in evidence.partitions()]
-    for of_column in zip(*parts, strict=True):
-        _check_possible(max(times.early_ns for times in of_column), clock.uncertainty_ns, "before it was sent")
-        _check_possible(max(times.late_ns for times in of_column), clock.uncertainty_ns, "after the ledger was read")
-    delays, answers = (stored(np.concatenate([times[place] for part in parts for times in part])) for place in (0, 1))
-    if not len(delays):
+    delays, answers = Gathering(np.int64), Gathering(np.int64)
+    worst_ns = np.zeros((len(shown), 2))
+    for part in evidence.partitions():
+        for column, times in enumerate(_of_partition(part, clock, shown)):
+            delays.add(times.delays_ns)
+            answers.add(times.answered_ns)
+            np.maximum(worst_ns[column], [times.early_ns, times.late_ns], out=worst_ns[column])
+    for early_ns, late_ns in worst_ns.tolist():
+        _check_possible(early_ns, clock.uncertainty_ns, "before it was sent")
+        _check_possible(late_ns, clock.uncertainty_ns, "after the ledger was read")
+    delays_ns = delays.array()
+    if not len(delays_ns):
         raise NotComparable("the ledger has no times of commands of this run")
-    return delays, answers, clock.uncertainty_ns
+    return delays_ns, answers.array(), clock.uncertainty_ns
 
 
 class _Times(NamedTuple):

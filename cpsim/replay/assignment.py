@@ -12,7 +12,7 @@ from cpsim.errors import CpsimError
 from cpsim.replay.engine import operations
 from cpsim.replay.payloads import frames, requests
 from cpsim.replay.wires.lanes import addressed
-from cpsim.system.mapped import stretches
+from cpsim.system.mapped import gathered, stretches, taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -91,14 +91,18 @@ class Assignment:
         return replace(
             self,
             workload=self.workload.of_operations(ops),
-            ops=self.ops[ops],
-            schedule_us=None if self.schedule_us is None else self.schedule_us[ops],
+            ops=taken(self.ops, ops),
+            schedule_us=None if self.schedule_us is None else taken(self.schedule_us, ops),
             in_flight=max(1, (self.in_flight + index) // count),
         )
 
     def numbers(self, index: int, count: int) -> npt.NDArray[np.int64]:
         """The places of the operations of a share, in ascending order."""
-        slot, number = self.workload.slot, self.workload.slot_numbers
-        whole = stretches(len(slot))
-        found = [np.flatnonzero(number[slot[where]] % count == index) + where.start for where in whole]
-        return np.concatenate(found) if found else np.empty(0, np.int64)
+        workload = self.workload
+        return gathered(
+            (
+                where.start + np.flatnonzero(workload.slot_numbers[workload.slot[where]] % count == index)
+                for where in stretches(len(workload))
+            ),
+            np.int64,
+        )

@@ -25,7 +25,7 @@ LEG: Final = re.compile(rf"{NUMBER}(?:\.\.{NUMBER})?:{NUMBER}s")
 class AsFastAsPossible:
     """Operations have no due times."""
 
-    def schedule(self, due_us: Times) -> Times | None:  # noqa: ARG002 - as for the other paces
+    def schedule(self, due_us: Times, first: int = 0) -> Times | None:  # noqa: ARG002 - as for the other paces
         """None: there are no due times."""
         return None
 
@@ -39,7 +39,7 @@ class Speed:
 
     factor: float
 
-    def schedule(self, due_us: Times) -> Times:
+    def schedule(self, due_us: Times, first: int = 0) -> Times:  # noqa: ARG002 - as for the other paces
         """The due time of each operation, in microseconds from the start of the replay."""
         return _microseconds(due_us / self.factor)
 
@@ -53,9 +53,9 @@ class Rate:
 
     operations_per_s: float
 
-    def schedule(self, due_us: Times) -> Times:
-        """The due time of each operation, in microseconds from the start of the replay."""
-        return _microseconds(np.arange(len(due_us)) * (1e6 / self.operations_per_s))
+    def schedule(self, due_us: Times, first: int = 0) -> Times:
+        """The due time of each operation, from the first of these on, in microseconds from the start of the replay."""
+        return _microseconds(np.arange(first, first + len(due_us)) * (1e6 / self.operations_per_s))
 
     def __str__(self) -> str:
         return f"{self.operations_per_s:g} operations/s"
@@ -65,7 +65,7 @@ class Rate:
 class Virtual:
     """The scenario's times on the clock of an embedded fake, which jumps from step to step."""
 
-    def schedule(self, due_us: Times) -> Times | None:  # noqa: ARG002 - as for the other paces
+    def schedule(self, due_us: Times, first: int = 0) -> Times | None:  # noqa: ARG002 - as for the other paces
         """None: there are no due times in real time."""
         return None
 
@@ -106,9 +106,9 @@ class Profile:
             legs.append(leg)
         return cls(tuple(legs))
 
-    def schedule(self, due_us: Times) -> Times:
-        """The due time of each operation, in microseconds from the start of the replay."""
-        numbers = np.arange(len(due_us), dtype=np.float64)
+    def schedule(self, due_us: Times, first: int = 0) -> Times:
+        """The due time of each operation, from the first of these on, in microseconds from the start of the replay."""
+        numbers = np.arange(first, first + len(due_us), dtype=np.float64)
         times_s = np.zeros(len(due_us))
         before, begins_s = 0.0, 0.0
         for leg in (*self.legs, Leg(self.legs[-1].last, self.legs[-1].last, np.inf)):
@@ -137,7 +137,7 @@ class Users:
     number: int
     think_s: float
 
-    def schedule(self, due_us: Times) -> Times | None:  # noqa: ARG002 - as for the other paces
+    def schedule(self, due_us: Times, first: int = 0) -> Times | None:  # noqa: ARG002 - as for the other paces
         """None: an operation is sent when a user is free."""
         return None
 

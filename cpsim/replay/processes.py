@@ -11,6 +11,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 from typing import TYPE_CHECKING, Any, Final
 
 from cpsim.clock import SYSTEM_CLOCK
@@ -19,6 +20,7 @@ from cpsim.evidence.journal import Journal, merged
 from cpsim.metrics.progress import Progress
 from cpsim.replay.engine import Effort, joint_effort
 from cpsim.replay.sender import Sender
+from cpsim.system.shelf import put, take
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -140,7 +142,8 @@ class _Replayer:
         self.is_running = True
         self.elapsed_s: float | None = None
         self._received = b""
-        files = self.journal.descriptors()
+        self._assignment = tempfile.TemporaryFile()  # noqa: SIM115 - closed with this
+        files = [self._assignment.fileno(), *self.journal.descriptors()]
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-c", "from cpsim.replay.processes import main; main()"],
             stdin=subprocess.PIPE,
@@ -150,7 +153,7 @@ class _Replayer:
         )
         assert self.process.stdout is not None
         self.output = self.process.stdout.fileno()
-        self.send(pickle.dumps((files, assignment)))
+        self.send(pickle.dumps((files, put(self._assignment, assignment))))
 
     def send(self, data: bytes) -> None:
         """Send to the process; `receive` reports a process that has died."""
@@ -190,6 +193,7 @@ class _Replayer:
             self.process.kill()
         self.process.communicate()
         self.journal.close()
+        self._assignment.close()
 
 
 def main() -> None:
@@ -206,8 +210,9 @@ def _replay() -> None:
     from cpsim.system.process import tune_process  # noqa: PLC0415 - for this process only
 
     tune_process()
-    assignment: Assignment
-    files, assignment = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the process that started this one
+    (file, *files), where = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the process that started this one
+    with os.fdopen(file, "rb") as content:
+        assignment: Assignment = take(content, where)
     told = 1
 
     def report_progress(progress: Progress) -> None:

@@ -16,10 +16,10 @@ import numpy as np
 
 from cpsim.replay.failures import LOST, was_answered
 from cpsim.scenario.workload import KIND_NAMES
-from cpsim.system.mapped import ROWS, let_go, stretches
+from cpsim.system.mapped import ROWS, gathered, let_go, places_by_group, stretches, taken
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     import numpy.typing as npt
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 PRECISION_BITS: Final = 11
 """The leading bits of a value that a histogram keeps: three significant digits."""
+BINS: Final = 1 << 16
+"""Into so many parts a range is divided to find a value in it."""
 PERCENTILES: Final = (50.0, 90.0, 99.0, 99.9, 99.99)
 
 
@@ -184,7 +186,47 @@ class Times(NamedTuple):
 def timed_records(evidence: Evidence) -> npt.NDArray[np.void]:
     """The records whose times were measured: without those that were lost with their worker."""
     lost = [code for code, error in enumerate(evidence.errors) if error == LOST]
-    return evidence.records[~np.isin(evidence.records["error"], lost)] if lost else evidence.records
+    return chosen(evidence.records, lambda piece: ~np.isin(piece["error"], lost)) if lost else evidence.records
+
+
+def chosen(
+    records: npt.NDArray[np.void], of_piece: Callable[[npt.NDArray[np.void]], npt.NDArray[np.bool]]
+) -> npt.NDArray[np.void]:
+    """Some records, of which a function says piece by piece which they are."""
+    pieces = (records[where] for where in stretches(len(records)))
+    return gathered((piece[of_piece(piece)] for piece in pieces), records.dtype)
+
+
+def percentile(count: int, values_at: Callable[[slice], npt.NDArray[np.int64]], percent: float) -> float:
+    """The percentile of values that are looked at stretch by stretch, as `numpy.percentile` has it.
+
+    Args:
+        count: how many there are, at least one.
+        values_at: those at some places.
+        percent: from 0 to 100.
+    """
+    rank = (count - 1) * percent / 100
+    low = int(rank)
+    around = [_at_rank(count, values_at, each) for each in (low, min(low + 1, count - 1))]
+    return float(np.percentile(around, (rank - low) * 100))
+
+
+def _at_rank(count: int, values_at: Callable[[slice], npt.NDArray[np.int64]], rank: int) -> int:
+    """The value at a rank, from 0, in ascending order."""
+    bounds = [(values.min(), values.max()) for values in map(values_at, stretches(count))]
+    first, last = int(min(low for low, _ in bounds)), int(max(high for _, high in bounds))
+    while first < last:
+        width = (last - first) // BINS + 1
+        counts = np.zeros(BINS, np.int64)
+        for where in stretches(count):
+            values = values_at(where)
+            inside = values[(values >= first) & (values <= last)]
+            counts += np.bincount((inside - first) // width, minlength=BINS)
+        upto = np.cumsum(counts)
+        place = int(np.searchsorted(upto, rank, "right"))
+        rank -= int(upto[place] - counts[place])
+        first, last = first + place * width, min(last, first + (place + 1) * width - 1)
+    return first
 
 
 def senders_lateness_ns(
@@ -231,17 +273,16 @@ def by_second(records: npt.NDArray[np.void], due_ns: npt.NDArray[np.int64] | Non
         and lateness in milliseconds.
     """
     since_ns = records["sent_ns"] if due_ns is None else due_ns
-    seconds = np.empty(len(records), np.int32)
-    for where in stretches(len(records)):
-        seconds[where] = since_ns[where] // 1_000_000_000
+    last_ns = max((int(since_ns[where].max()) for where in stretches(len(records))), default=-1)
+    places, bounds = places_by_group(
+        len(records), lambda where: since_ns[where] // 1_000_000_000, last_ns // 1_000_000_000 + 1
+    )
     rows: list[dict[str, float | None]] = []
-    for first, last, chosen in together(seconds, int(seconds.max(initial=-1)) + 1):
-        order = chosen[np.argsort(seconds[chosen], kind="stable")]
-        borders = np.searchsorted(seconds[order], np.arange(first, last + 1)).tolist()
-        for second, (start, stop) in enumerate(pairwise(borders), first):
-            places = order[start:stop]
-            rows.append(_of_second(second, records[places], None if due_ns is None else due_ns[places]))
-        let_go()
+    for second, (start, stop) in enumerate(pairwise(bounds.tolist())):
+        mine = places[start:stop]
+        rows.append(_of_second(second, taken(records, mine), None if due_ns is None else taken(due_ns, mine)))
+        if stop // ROWS > start // ROWS:
+            let_go()
     return rows
 
 
@@ -263,24 +304,3 @@ def _of_second(
             figure = round(float(np.percentile(values, q)) / 1e6, 4) if len(values) else None
             row[f"{name}_{'max' if q == 100 else f'p{q}'}_ms"] = figure
     return row
-
-
-def together(intervals: npt.NDArray[np.signedinteger], count: int) -> Iterator[tuple[int, int, npt.NDArray[np.int64]]]:
-    """Intervals in turn, as many at a time as have no more values than are looked at at once, or one that has more.
-
-    Args:
-        intervals: the interval of each value.
-        count: of intervals.
-
-    Yields:
-        The first of some intervals, the one after the last, and the places of their values.
-    """
-    of_each = np.zeros(count, np.int64)
-    for where in stretches(len(intervals)):
-        of_each += np.bincount(intervals[where], minlength=count)
-    upto, first = np.cumsum(of_each), 0
-    while first < count:
-        before = int(upto[first - 1]) if first else 0
-        last = max(first + 1, int(np.searchsorted(upto, before + ROWS, "right")))
-        yield first, last, np.flatnonzero((intervals >= first) & (intervals < last))
-        first = last

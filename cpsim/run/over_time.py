@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -9,8 +11,8 @@ import numpy as np
 
 from cpsim.evidence.journal import OperationOutcome
 from cpsim.replay.failures import was_answered
-from cpsim.run.latency import timed_records, together
-from cpsim.system.mapped import let_go, stretches
+from cpsim.run.latency import timed_records
+from cpsim.system.mapped import let_go, places_by_group, stretches, taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -83,21 +85,18 @@ class OverTime:
         intervals = _Intervals(step_ns, count, end_ns)
         unanswered = [code for code, error in enumerate(evidence.errors) if not was_answered(error)]
         due_ns = None if schedule_us is None else lambda places: schedule_us[records["op"][places]] * 1000
-        since = np.empty(len(records), np.int16)
         achieved, by_outcome = np.zeros(count, np.int64), np.zeros((len(OperationOutcome), count), np.int64)
         for where in stretches(len(records)):
             piece = records[where]
-            since[where] = intervals.places(piece["sent_ns"] if due_ns is None else due_ns(where))
             achieved += intervals.count(piece["answered_ns"][~np.isin(piece["error"], unanswered)])
             for outcome in OperationOutcome:
                 by_outcome[outcome] += intervals.count(piece["answered_ns"][piece["outcome"] == outcome])
+        since = intervals.grouped(len(records), lambda w: records["sent_ns"][w] if due_ns is None else due_ns(w))
         pending = apply_delay_ms = None
         if delay.delays_ns is not None and delay.answered_ns is not None:
             delays_ns, answers_ns = delay.delays_ns, delay.answered_ns
-            of_answers = np.empty(len(answers_ns), np.int16)
-            for where in stretches(len(answers_ns)):
-                of_answers[where] = intervals.places(answers_ns[where])
-            apply_delay_ms = _quantiles_ms(of_answers, delays_ns.__getitem__, count)
+            of_answers = intervals.grouped(len(answers_ns), answers_ns.__getitem__)
+            apply_delay_ms = _quantiles_ms(*of_answers, lambda places: taken(delays_ns, places))
             pending = intervals.between(len(answers_ns), lambda w: (answers_ns[w], answers_ns[w] + delays_ns[w]))
         return cls(
             step_s=step_ns / 1e9,
@@ -107,10 +106,10 @@ class OverTime:
             achieved=intervals.rate(achieved),
             refused=intervals.rate(by_outcome[OperationOutcome.REFUSED]),
             unknown=intervals.rate(by_outcome[OperationOutcome.UNKNOWN]),
-            service_ms=_quantiles_ms(since, lambda w: records["answered_ns"][w] - records["sent_ns"][w], count),
+            service_ms=_quantiles_ms(*since, lambda places: _took_ns(taken(records, places))),
             response_ms=None
             if due_ns is None
-            else _quantiles_ms(since, lambda w: records["answered_ns"][w] - due_ns(w), count),
+            else _quantiles_ms(*since, lambda places: taken(records, places)["answered_ns"] - due_ns(places)),
             apply_delay_ms=apply_delay_ms,
             in_flight=intervals.between(len(records), lambda w: (records["sent_ns"][w], records["answered_ns"][w])),
             pending=pending,
@@ -136,6 +135,10 @@ class _Intervals:
         """The interval of each time."""
         found: Ints = np.minimum(times_ns // self.step_ns, self.number - 1)
         return found
+
+    def grouped(self, total: int, times_ns: Callable[[slice], Ints]) -> tuple[Ints, Ints]:
+        """The places of times in each interval, and where those of each begin and the last end."""
+        return places_by_group(total, lambda where: self.places(times_ns(where)), self.number)
 
     def count(self, times_ns: Ints) -> Ints:
         """How many times are in each interval."""
@@ -181,31 +184,27 @@ def _step_s(end_s: float) -> float:
     return next((step for step in STEPS_S if step >= 1 and end_s / step <= MOST), STEPS_S[-1])
 
 
-def _quantiles_ms(places: npt.NDArray[np.int16], values_ns: Callable[[Ints], Ints], count: int) -> dict[str, Column]:
-    """Quantiles of the values in each of `count` intervals, by name; at least a microsecond.
+def _quantiles_ms(places: Ints, bounds: Ints, values_ns: Callable[[Ints], Ints]) -> dict[str, Column]:
+    """Quantiles of the values in each interval, by name; at least a microsecond.
 
     Args:
-        places: the interval of each value.
-        values_ns: the values at some places among all.
-        count: of intervals.
+        places: of the values among all, interval after interval.
+        bounds: where those of each interval begin, and the last ones end.
+        values_ns: the values at some places.
     """
     found: dict[str, Column] = {name: [] for name in QUANTILES}
-    for first, last, chosen in together(places, count):
-        sorted_ms = _sorted_ms(places[chosen], values_ns(chosen))
-        of_these = np.bincount(places[chosen] - first, minlength=last - first)
+    for start, stop in itertools.pairwise(bounds.tolist()):
+        values = np.sort(values_ns(places[start:stop]))
         let_go()
-        starts, filled = np.cumsum(of_these) - of_these, of_these > 0
         for name, share in QUANTILES.items():
-            at = starts + np.maximum(np.ceil(share * of_these - 1e-9).astype(np.int64) - 1, 0)
-            values = np.round(sorted_ms[np.where(filled, at, 0)], 4) if len(chosen) else np.zeros(last - first)
-            found[name] += [v if there else None for v, there in zip(values.tolist(), filled.tolist(), strict=True)]
+            at = max(math.ceil(share * len(values) - 1e-9) - 1, 0)
+            found[name].append(round(max(float(values[at]) / 1e6, 0.001), 4) if len(values) else None)
     return found
 
 
-def _sorted_ms(places: npt.NDArray[np.int16], values_ns: Ints) -> npt.NDArray[np.float64]:
-    """Milliseconds, at least a microsecond, in ascending order within each place."""
-    found: npt.NDArray[np.float64] = np.maximum(values_ns[np.lexsort((values_ns, places))] / 1e6, 0.001)
-    return found
+def _took_ns(records: npt.NDArray[np.void]) -> Ints:
+    took_ns: Ints = records["answered_ns"] - records["sent_ns"]
+    return took_ns
 
 
 def _outages_s(records: npt.NDArray[np.void], unanswered: Sequence[int], last_ns: int) -> list[tuple[float, float]]:

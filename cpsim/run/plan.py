@@ -10,7 +10,7 @@ import numpy as np
 
 from cpsim.replay.assignment import Assignment
 from cpsim.replay.pace import Users
-from cpsim.system.mapped import stored
+from cpsim.system.mapped import gathered, stretches
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -95,11 +95,13 @@ class Plan:
         Raises:
             CpsimError: the workload has several sites, and the target is one.
         """
-        schedule_us = self.pace.schedule(self.workload.due_us)
+        count, due_us = len(self.workload), self.workload.due_us
+        pieces = (self.pace.schedule(due_us[where], where.start) for where in stretches(count))
+        has_due_times = self.pace.schedule(due_us[:0]) is not None
         return Assignment(
             workload=self.workload,
-            ops=stored(np.arange(len(self.workload))),
-            schedule_us=None if schedule_us is None else stored(schedule_us),
+            ops=gathered((np.arange(where.start, where.stop) for where in stretches(count)), np.int64),
+            schedule_us=gathered((piece for piece in pieces if piece is not None), np.int64) if has_due_times else None,
             slot_prefix=self.slot_prefix,
             endpoint=self.target.endpoint,
             credentials=self.target.credentials,

@@ -19,10 +19,10 @@ from cpsim.evidence.journal import OperationOutcome
 from cpsim.judge.timeline import timeline
 from cpsim.replay.failures import LOST, kind_of
 from cpsim.replay.pace import Users
-from cpsim.run.latency import Histogram, Times, by_second, senders_lateness_ns, timed_records
+from cpsim.run.latency import Histogram, Times, by_second, chosen, percentile, senders_lateness_ns, timed_records
 from cpsim.scenario.formats.arrow import slot_ids
 from cpsim.scenario.workload import KIND_NAMES
-from cpsim.system.mapped import stored, stretches
+from cpsim.system.mapped import gathered, stretches
 from cpsim.system.mapped_rows import pieces
 from cpsim.ui.printable import escaped
 
@@ -195,8 +195,14 @@ def summarise(run: Run, metrics_of_others: Mapping[str, Metric] | None = None) -
         failures[kind_of(error)] += count
     times = Times.of(evidence, timed)
     schedule_us, lateness_p99_ms = evidence.schedule_us, None
+
+    def due_ns(records: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:
+        assert schedule_us is not None
+        times_ns: npt.NDArray[np.int64] = schedule_us[records["op"]] * 1000
+        return times_ns
+
     if schedule_us is not None and len(timed):
-        lateness_p99_ms = float(np.percentile(timed["sent_ns"] - schedule_us[timed["op"]] * 1000, 99)) / 1e6
+        lateness_p99_ms = percentile(len(timed), lambda w: timed["sent_ns"][w] - due_ns(timed[w]), 99) / 1e6
     slots, credits = _of_slots(whole)
     measured, unknown = _measured(
         whole, installed(extensions.METRICS) if metrics_of_others is None else metrics_of_others
@@ -217,7 +223,10 @@ def summarise(run: Run, metrics_of_others: Mapping[str, Metric] | None = None) -
         apply_delay_unknown=delay.unknown or None,
         lateness_p99_ms=lateness_p99_ms,
         per_second=times.per_second,
-        seconds=by_second(of_all, None if schedule_us is None else stored(schedule_us[of_all["op"]] * 1000)),
+        seconds=by_second(
+            of_all,
+            None if schedule_us is None else gathered((due_ns(of_all[w]) for w in stretches(len(of_all))), np.int64),
+        ),
         slots=slots,
         credits=credits,
         metrics=measured,
@@ -232,12 +241,16 @@ def summarise(run: Run, metrics_of_others: Mapping[str, Metric] | None = None) -
 
 def _after(evidence: Evidence, warm_up_ns: int) -> Evidence:
     """The evidence without the records of operations due, or sent if none was due, in the warm-up."""
-    records = evidence.records
     if not warm_up_ns:
         return evidence
-    schedule_us = evidence.schedule_us
-    since_ns = records["sent_ns"] if schedule_us is None else schedule_us[records["op"]] * 1000
-    return replace(evidence, records=records[since_ns >= warm_up_ns])
+    due_us = evidence.schedule_us
+
+    def counts(piece: npt.NDArray[np.void]) -> npt.NDArray[np.bool]:
+        since_ns = piece["sent_ns"] if due_us is None else due_us[piece["op"]] * 1000
+        is_later: npt.NDArray[np.bool] = since_ns >= warm_up_ns
+        return is_later
+
+    return replace(evidence, records=chosen(evidence.records, counts))
 
 
 def _by_kind(evidence: Evidence, whole: Evidence) -> dict[str, dict[str, int]]:
@@ -269,12 +282,12 @@ def _outcomes(evidence: Evidence) -> npt.NDArray[np.int64]:
 
 def _apply_delay(delay: ApplyDelay, warm_up_ns: int) -> Histogram | None:
     """The apply delay of the commands that were answered after the warm-up."""
-    delays_ns = delay.delays_ns
-    if delays_ns is not None and delay.answered_ns is not None and warm_up_ns:
-        delays_ns = delays_ns[delay.answered_ns >= warm_up_ns]
-    if delays_ns is None:
+    delays_ns, answers_ns = delay.delays_ns, delay.answered_ns
+    if delays_ns is None or answers_ns is None:
         return None
-    return Histogram.joined(Histogram.of(delays_ns[where]) for where in stretches(len(delays_ns)))
+    return Histogram.joined(
+        Histogram.of(delays_ns[where][answers_ns[where] >= warm_up_ns]) for where in stretches(len(delays_ns))
+    )
 
 
 def _of_slots(evidence: Evidence) -> tuple[dict[str, int] | None, int | None]:
@@ -307,9 +320,9 @@ def _virtual_step_s(evidence: Evidence) -> float | None:
     """By how much the server's clock was behind the due times at most, in virtual time."""
     if evidence.virtual_ns is None:
         return None
-    ops = evidence.records["op"]
-    behind_us = evidence.workload.due_us[ops] - evidence.virtual_ns[ops] // 1_000
-    return int(behind_us.max(initial=0)) / 1e6
+    ops, due_us, sent_ns = evidence.records["op"], evidence.workload.due_us, evidence.virtual_ns
+    behind_us = [(due_us[ops[where]] - sent_ns[ops[where]] // 1_000).max(initial=0) for where in stretches(len(ops))]
+    return int(max(behind_us, default=0)) / 1e6
 
 
 def _measured(evidence: Evidence, more: Mapping[str, Metric]) -> tuple[dict[str, float | None], dict[str, str]]:

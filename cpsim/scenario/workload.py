@@ -92,6 +92,9 @@ class Arguments:
         free = {name: Column(self.free[:, at], choices[at]) for at, name in enumerate(self.names)}
         object.__setattr__(self, "columns", {**self.fixed, **free})
 
+    def __reduce__(self) -> tuple[type[Arguments], tuple[object, ...]]:
+        return Arguments, (self.fixed, self.names, self.free, self.choices)
+
     def __getitem__(self, name: str) -> Column:
         return self.columns[name]
 

@@ -209,10 +209,16 @@ def writing() -> Iterator[None]:
         ) from error
 
 
-def mapped(file: IO[bytes] | tempfile.SpooledTemporaryFile[bytes], access: int = mmap.ACCESS_READ) -> mmap.mmap:
-    """All that was written to a file, which may be closed then."""
+def mapped(
+    file: IO[bytes] | tempfile.SpooledTemporaryFile[bytes],
+    access: int = mmap.ACCESS_READ,
+    *,
+    start: int = 0,
+    size: int = 0,
+) -> mmap.mmap:
+    """All that was written to a file, or so many bytes from a page on; the file may be closed then."""
     file.flush()
-    found = mmap.mmap(file.fileno(), 0, access=access)
+    found = mmap.mmap(file.fileno(), size, access=access, offset=start)
     with _maps_lock:
         _maps.add(found)
     return found

@@ -10,11 +10,12 @@ import pytest
 from cpsim.config.catalog import find_scenario
 from cpsim.evidence.journal import RECORD_TYPE, Journal, OperationOutcome, merged
 from cpsim.run import latency
-from cpsim.run.latency import Histogram, by_second
+from cpsim.run.latency import Histogram, by_second, percentile
 from cpsim.run.over_time import OverTime
 from cpsim.run.pipeline import ApplyDelay
 from cpsim.scenario import load_workload
 from cpsim.scenario.blocks import timeline
+from cpsim.scenario.workload import Workload
 from cpsim.system import mapped
 from cpsim.system.mapped import gathered, places_by_group, stored, stretches, taken, zeros
 
@@ -111,6 +112,26 @@ def test_a_run_in_files_has_the_same_evidence_and_verdict(in_files, cpsim, tmp_p
         ["slot", "state", "machine", "granted", "counters"]
     )
     assert cpsim("judge", tmp_path / "filed")[0] == 0
+
+
+def test_the_partitions_of_a_run_are_made_once(cpsim, tmp_path, monkeypatch):
+    """For the judge, who looks twice, the apply delays, and the journal; the workload is written from its own."""
+    monkeypatch.setattr("cpsim.evidence.evidence.PARTITION", 30)
+    made, on_its_own = [], Workload.on_its_own
+    monkeypatch.setattr(Workload, "on_its_own", lambda part: made.append(len(part)) or on_its_own(part))
+    assert cpsim("run", "duplicate-claims", "--set", "arrivals.jobs=30", "--asap", "--output", tmp_path / "out")[0] == 0
+    operations = pq.read_metadata(tmp_path / "out/workload.parquet").num_rows
+    assert len(made) == 2 * -(-operations // 30)
+    assert sum(made) == 2 * operations
+
+
+@pytest.mark.parametrize("percent", [0, 37.5, 50, 99, 100])
+@pytest.mark.parametrize("values", [[5], [-3, 10**15, 4, 4], list(range(0, 10**7, 37_011)), [7] * 50])
+def test_a_percentile_is_that_of_all_values(in_files, values, percent):
+    in_files(5)
+    all_of_them = np.random.default_rng(1).permutation(np.array(values))
+    found = percentile(len(values), all_of_them.__getitem__, percent)
+    assert found == pytest.approx(np.percentile(all_of_them, percent), rel=1e-12)
 
 
 @pytest.mark.parametrize("rows", [1, 7, 150])
