@@ -95,7 +95,7 @@ class OutputFolder:
     def __init__(self, path: Path) -> None:
         check_absent(path)
         self.path, self.partial = path, path.with_name(f"{path.name}.partial")
-        self.is_whole = False
+        self.is_whole = self._was_written = False
         self.partial.mkdir(OWNER_ONLY_FOLDER, parents=True, exist_ok=True)
         with ExitStack() as undo:
             self._lock = os.open(self.partial, os.O_RDONLY)
@@ -119,8 +119,8 @@ class OutputFolder:
 
     @property
     def has_evidence(self) -> bool:
-        """Whether the folder of its files has what `cpsim judge` needs."""
-        return (self.partial / EVIDENCE).exists()
+        """Whether the folder of its files has what `cpsim judge` needs: what was to be sent, and what was."""
+        return (self.partial / EVIDENCE).exists() and any(self.partial.glob("journal*"))
 
     def _holds_partial(self) -> bool:
         """Return whether the folder that is locked is the one at the path."""
@@ -135,7 +135,7 @@ class OutputFolder:
         Raises:
             NotWritten: a file cannot be written; the others are kept.
         """
-        problem = None
+        problem, self._was_written = None, True
         # somebody may have removed it while it was empty
         self.partial.mkdir(OWNER_ONLY_FOLDER, parents=True, exist_ok=True)
         for name, write_file in files.items():
@@ -164,6 +164,9 @@ class OutputFolder:
     def __exit__(self, *_: object) -> None:
         if self._holds_partial():
             with suppress(OSError):  # files are kept
+                if not self._was_written and not self.has_evidence:  # nothing was sent
+                    for name in (EVIDENCE, WORKLOAD):
+                        (self.partial / name).unlink(missing_ok=True)
                 self.partial.rmdir()
         os.close(self._lock)
 

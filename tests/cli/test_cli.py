@@ -225,6 +225,7 @@ def test_only_a_fake_can_have_faults(cpsim):
     with fake.Fake({"p": "hush"}, unix=Path("cp.sock")):
         status, _, err = cpsim("run", "small.toml", "--target", "./cp.sock", "--fault", "hang")
     assert (status, err.partition(":")[2][:32]) == (2, " only a fake takes faults: leave")
+    assert not list(Path("runs").iterdir())
 
 
 def test_a_fake_has_its_own_faults_back_after_a_run(cpsim):

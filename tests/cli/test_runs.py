@@ -386,7 +386,8 @@ def test_names_cannot_look_like_other_lines(cpsim, here):
 
 def test_all_files_of_a_run_folder_are_known():
     samples = {path.name for path in SAMPLE.parent.parent.glob("v0.*/run*/*")}
-    assert samples | {"capacity.json"} == WRITTEN
+    while_it_lasts = {name for name in WRITTEN if name.endswith((".raw", ".notes"))}
+    assert samples | {"capacity.json"} == WRITTEN - while_it_lasts
 
 
 # Pages
