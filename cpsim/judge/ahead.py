@@ -26,6 +26,7 @@ from cpsim.judge.quirks import Suspects
 from cpsim.judge.slots import judge_outstanding, judge_slots
 from cpsim.judge.verdict import SHOWN_ANOMALIES, Verdict
 from cpsim.scenario.workload import FRAME, numbers_of_ids
+from cpsim.system.mapped import stretches, zeros
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,15 +100,18 @@ class AheadJudge:
     def __init__(self, subject: Subject) -> None:
         self._subject = subject
         workload = subject.workload
-        is_command = workload.kind != FRAME
         count = len(workload.slot_numbers)
-        self._left = np.bincount(workload.slot[is_command], minlength=count).astype(np.int32)
-        self._applied = np.zeros(count, np.uint32)
+        self._left = zeros(count, np.dtype(np.int32))
+        for where in stretches(len(workload)):
+            np.add.at(self._left, workload.slot[where][workload.kind[where] != FRAME], 1)
+        self._applied = zeros(count, np.dtype(np.uint32))
         self._missed, self._doubtful = np.zeros((2, count), bool)
         self._waiting = np.empty(0, RECORD_TYPE)
         self._errors: Sequence[str] = [""]
-        self._order = np.argsort(workload.slot_numbers, kind="stable")
-        self._numbers = workload.slot_numbers[self._order]
+        self._numbers, self._order = workload.slot_numbers, None
+        if np.any(self._numbers[1:] <= self._numbers[:-1]):
+            self._order = np.argsort(self._numbers)
+            self._numbers = self._numbers[self._order]
         self._shown_up_to_ns = -1
         """When a command was answered that is applied, the latest of which this is known."""
         self.valid = self.findings = 0
@@ -148,7 +152,7 @@ class AheadJudge:
             now_ns: the time, since the replay began.
         """
         complete = self._complete()
-        self._see_applied(self._applied > 0)
+        self._see_applied(self._applied[self._slots()] > 0)
         is_due = (self._applied[complete.slots] >= complete.accepted) | self._missed[complete.slots]
         is_due &= ~self._doubtful[complete.slots]
         return complete.slots[is_due | (self._overdue_ns(complete) <= now_ns)]
@@ -166,7 +170,7 @@ class AheadJudge:
             ids = pa.array(sorted(seen.outstanding or ()), pa.string()) if table is None else table["slot"]
             shown = np.zeros(len(self._left), bool)
             shown[self._places(ids)] = True
-            self._see_applied(shown)
+            self._see_applied(shown[self._slots()])
         complete = self._complete()
         ended = complete.last_ns <= seen.from_ns
         if seen.outstanding is not None and not self._subject.direct:  # who is not listed may not be allocated yet
@@ -250,11 +254,13 @@ class AheadJudge:
         return over_ns if self._subject.direct else np.where(over_ns <= self._shown_up_to_ns, over_ns, NEVER)
 
     def _see_applied(self, shown: Bools) -> None:
-        """Note up to where commands are applied: of a slot that is shown, the one that was answered first must be."""
-        slot, records = self._slots(), self._waiting
-        known = shown[slot]
-        slot, records = slot[known], records[known]
-        slots, place = np.unique(slot, return_inverse=True)
+        """Note up to where commands are applied: of a slot that is shown, the one that was answered first must be.
+
+        Args:
+            shown: for each record that is waiting, whether its slot is shown.
+        """
+        slots, place = np.unique(self._slots()[shown], return_inverse=True)
+        records = self._waiting[shown]
         first_ns = np.full(len(slots), NEVER)
         accepted = records["outcome"] == OperationOutcome.ACCEPTED
         np.minimum.at(first_ns, place[accepted], records["answered_ns"][accepted])
@@ -276,5 +282,5 @@ class AheadJudge:
             numbers = np.asarray(pc.cast(ends.filter(pc.match_substring_regex(ends, NUMBER)), pa.int64()))
         places = np.searchsorted(self._numbers, numbers)
         places[places == len(self._numbers)] = 0
-        found: Ints = self._order[places[self._numbers[places] == numbers]] if len(self._numbers) else places[:0]
-        return found
+        found: Ints = places[self._numbers[places] == numbers] if len(self._numbers) else places[:0]
+        return found if self._order is None else self._order[found]

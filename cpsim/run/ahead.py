@@ -7,7 +7,6 @@ that is shown of the accounts, at longer intervals. It rests for several times a
 from __future__ import annotations
 
 import json
-import pickle
 import select
 import sys
 from contextlib import suppress
@@ -28,7 +27,7 @@ from cpsim.judge.ahead import CHUNK, AheadJudge, Subject
 from cpsim.judge.model import SlotState
 from cpsim.net.control import PAGE
 from cpsim.replay.pace import Virtual
-from cpsim.run.follower import Channel, Follower
+from cpsim.run.follower import Channel, Follower, handed
 from cpsim.system.process import put_off_pandas
 
 if TYPE_CHECKING:
@@ -299,7 +298,7 @@ def main() -> None:
     """Judge what is handed on standard input, until the process that replays it ends; answer on standard output."""
     put_off_pandas()
     channel = Channel(int(sys.argv[1]))
-    plan, way = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the process that started this one
+    plan, way = handed()
     target = plan.target
     lookout = Lookout(plan, way, Observer(target.server, target.credentials, plan.timeout_s))
     next_s, told = SYSTEM_CLOCK.monotonic(), ""

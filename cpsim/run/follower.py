@@ -10,12 +10,15 @@ import math
 import os
 import pickle
 import socket
+import struct
 import subprocess
 import sys
+import tempfile
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
 from cpsim.clock import SYSTEM_CLOCK
+from cpsim.system.mapped import mapped, writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
     from cpsim.evidence.journal import Journal
 
 FLUSH_S: Final = 1.0
+ALIGNED: Final = 64
+"""Arrays that are handed over begin at multiples of so many bytes."""
+PLACE: Final = struct.Struct("<q")
 START: Final = "import os; os.nice(10); from {} import main; main()"
 
 
@@ -39,8 +45,8 @@ class Follower:
     """The other process, seen from the one that replays; a context manager that ends it.
 
     Args:
-        module: whose `main` it runs. Its arguments are descriptors, that of its `Channel` last; what it is handed is a
-            pickle on standard input.
+        module: whose `main` it runs. Its arguments are descriptors, that of its `Channel` last; `handed` returns what
+            it is handed.
         clock: by which journals are flushed.
         answers: whether it answers, in lines of JSON on standard output.
     """
@@ -55,18 +61,22 @@ class Follower:
         self._heard = b""
 
     def start(self, handed: object, fds: Sequence[int] = ()) -> None:
-        """Start the process, with what it is handed and descriptors."""
+        """Start the process, with what it is handed and descriptors.
+
+        Raises:
+            NoRoom: what it is handed cannot be written to a temporary file.
+        """
         fds = [*fds, self._theirs.fileno()]
-        self._process = subprocess.Popen(  # noqa: S603 - this Python
-            [sys.executable, "-P", "-c", START.format(self._module), *map(str, fds)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE if self._answers else None,
-            pass_fds=fds,
-            start_new_session=True,  # Ctrl-C ends the replay, which is followed until all is judged
-        )
-        assert self._process.stdin is not None
-        with suppress(BrokenPipeError), self._process.stdin as stream:  # if it has failed, it has said why
-            pickle.dump(handed, stream)
+        with tempfile.TemporaryFile() as file:
+            with writing():
+                _hand_over(handed, file)
+            self._process = subprocess.Popen(  # noqa: S603 - this Python
+                [sys.executable, "-P", "-c", START.format(self._module), *map(str, fds)],
+                stdin=file,
+                stdout=subprocess.PIPE if self._answers else None,
+                pass_fds=fds,
+                start_new_session=True,  # Ctrl-C ends the replay, which is followed until all is judged
+            )
         if self._process.stdout is not None:
             os.set_blocking(self._process.stdout.fileno(), False)
         self._theirs.close()
@@ -135,6 +145,31 @@ class Follower:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _hand_over(handed: object, file: IO[bytes]) -> None:
+    """Write an object to a file: its arrays, then all else and where they are, and last the place of that."""
+    spans = []
+
+    def write(buffer: pickle.PickleBuffer) -> None:
+        begin = file.tell()
+        with buffer.raw() as content:
+            file.write(content)
+        spans.append((begin, file.tell()))
+        file.write(bytes(-file.tell() % ALIGNED))
+
+    document = pickle.dumps(handed, 5, buffer_callback=write)
+    place = file.tell()
+    file.write(pickle.dumps((document, spans)) + PLACE.pack(place))
+    file.flush()
+
+
+def handed() -> Any:  # noqa: ANN401 - as it was given
+    """What this process was handed on standard input; its arrays take memory only where they are read."""
+    content = memoryview(mapped(sys.stdin.buffer))
+    (place,) = PLACE.unpack(content[-PLACE.size :])
+    document, spans = pickle.loads(content[place : -PLACE.size])  # noqa: S301 - from the process that started this one
+    return pickle.loads(document, buffers=[content[begin:end] for begin, end in spans])  # noqa: S301 - likewise
 
 
 class Channel:

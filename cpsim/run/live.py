@@ -6,7 +6,6 @@ It is made when somebody asks for it, and stays the same for ten times the proce
 from __future__ import annotations
 
 import os
-import pickle
 import socket
 import sys
 from contextlib import contextmanager, suppress
@@ -27,7 +26,7 @@ from cpsim.net.listen import is_loopback
 from cpsim.replay.engine import Effort
 from cpsim.run.drivers import Replayed
 from cpsim.run.folder import run_document, verdict_document
-from cpsim.run.follower import Channel, Follower
+from cpsim.run.follower import Channel, Follower, handed
 from cpsim.run.page import html
 from cpsim.run.pipeline import ApplyDelay, Run
 from cpsim.run.summary import summarise
@@ -215,7 +214,7 @@ def main() -> None:
     """Serve the page of a run, which is on standard input, until the process that replays it ends."""
     listening, control = map(int, sys.argv[1:])
     sock, channel = socket.socket(fileno=listening), Channel(control)
-    plan, faults, final = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the process that started this one
+    plan, faults, final = handed()
     pages = _Pages(plan, faults, final, sock.getsockname()[0])
     carrier = Carrier(pages, [sock], "cpsim-live")
     carrier.start()
