@@ -253,7 +253,7 @@ class Master:
 
     def _prepare(self) -> Plan:
         """Send each worker its share, and wait until all workers are ready."""
-        workers = self._workers()
+        workers = _workers_of(self._runner)
         if not workers:
             self._fail("all workers left before the replay could begin")
         started, workload = datetime.now(UTC), self._settings.workload
@@ -277,15 +277,11 @@ class Master:
             self._followers.begin(plan, observer, [share.file for share in self._shares])
         return plan
 
-    def _workers(self) -> list[str]:
-        clients = getattr(self._runner, "clients", None)
-        return [LOCAL] if clients is None else [client.id for client in clients.all if client.state != "missing"]
-
     def _wait(self, condition: Callable[[Share], bool], *, is_over: bool = False) -> None:
         """Wait until a condition holds for each share, or its worker is lost, or the run fails; not so if `is_over`."""
         deadline_s = float("inf")
         while is_over or self._failure is None:
-            here = set(self._workers())
+            here = set(_workers_of(self._runner))
             for share in self._shares:
                 if not (share.lost or share.ended or share.worker in here):
                     share.lost = True
@@ -350,6 +346,12 @@ class Master:
         if share is not None:
             share.lost = not share.ended
         self._fail(reason)
+
+
+def _workers_of(runner: Runner) -> list[str]:
+    """The workers that are there."""
+    clients = getattr(runner, "clients", None)
+    return [LOCAL] if clients is None else [client.id for client in clients.all if client.state != "missing"]
 
 
 def _shares_of(assignment: Assignment, workers: list[str]) -> list[Share]:

@@ -136,6 +136,37 @@ def test_what_a_master_has_received_is_on_disk_and_not_in_its_memory(tmp_path):
     assert float(done.stdout) < 0.25
 
 
+ASIDE = """
+import cpsim.replay.wires.connect  # before Locust
+import gevent, gevent.monkey
+from cpsim.load.aside import aside
+Event = gevent.monkey.get_original("threading", "Event")
+computing, seen = Event(), Event()
+
+def compute():
+    computing.set()
+    return "computed while greenlets ran" if seen.wait(60) else "no greenlet ran"
+
+def look():
+    while not computing.is_set():
+        gevent.sleep(0.001)
+    seen.set()
+
+gevent.spawn(look)
+print(aside(compute))
+try:
+    aside(lambda: 1 / 0)
+except ZeroDivisionError:
+    print("raised")
+"""
+
+
+def test_a_worker_is_heard_of_while_it_computes(tmp_path):
+    command = [sys.executable, "-P", "-c", ASIDE]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True)
+    assert (done.stdout.splitlines(), done.stderr) == (["computed while greenlets ran", "raised"], "")
+
+
 def test_an_assert_that_is_broken_ends_a_load(loads, tmp_path):
     asserts = ["--assert", "max_ms[alloc]<0.001", "--stop-on-breach"]
     process = loads.start("smoke", "--headless", options=["--output", "run", "--rate", "300", *asserts])
