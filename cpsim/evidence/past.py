@@ -289,6 +289,8 @@ def _partial(path: Path, at: datetime, names: frozenset[str]) -> PastRun | None:
     finally:
         os.close(folder)
     kept = f"an earlier run could write only {', '.join(sorted(names))}"
+    if any(name.endswith(".raw") for name in names):
+        kept = "the run was cut short: cpsim judge judges what there is"
     return PastRun(path, RunState.PARTIAL, at, kept) if names else None
 
 

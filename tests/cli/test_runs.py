@@ -138,6 +138,8 @@ def test_what_is_no_whole_run_is_listed_as_what_it_is_and_stops_nothing(cpsim, h
     Path("runs/a-file").write_text("")
     Path("runs/other").mkdir()
     Path("runs/other/notes.txt").write_text("")
+    Path("runs/killed.partial").mkdir()
+    Path("runs/killed.partial/journal-1.raw").write_bytes(b"")
     with OutputFolder(Path("runs/now")):
         found = {each["run"].removeprefix("runs/"): each["problem"] for each in listed(cpsim)}
         states = {each["run"].removeprefix("runs/"): each["state"] for each in listed(cpsim)}
@@ -145,6 +147,7 @@ def test_what_is_no_whole_run_is_listed_as_what_it_is_and_stops_nothing(cpsim, h
     assert {name: state for name, state in states.items() if state != "damaged"} == {
         **dict.fromkeys(("v0.1", "v0.2", "v0.3"), "run"),
         "not-finished.partial": "not whole",
+        "killed.partial": "not whole",
         "now.partial": "being written",
     }
     assert found["cut"].startswith("run.json cannot be read: ")
@@ -158,6 +161,7 @@ def test_what_is_no_whole_run_is_listed_as_what_it_is_and_stops_nothing(cpsim, h
     assert found["misjudged"] == "verdict.json is not what cpsim writes: expected an object"
     assert found["headless"] == "it has no run.json"
     assert found["not-finished.partial"].startswith("an earlier run could write only journal.parquet, ")
+    assert found["killed.partial"] == "the run was cut short: cpsim judge judges what there is"
     assert status == 0
     assert "cut: run.json cannot be read" in err
     assert len(out.splitlines()) == len(states) + 1
