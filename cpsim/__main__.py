@@ -1,10 +1,13 @@
 """The program: `cpsim`, and `python -m cpsim`."""
 
+import atexit
+import gc
 import sys
 
 
 def main() -> None:
     """Run the command line; what interrupts it while it is loaded is told as anywhere else."""
+    atexit.register(gc.freeze)  # to look through all that is left takes a tenth of a second
     try:
         from cpsim.cli import main as run  # noqa: PLC0415 - slow enough to be interrupted
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import pytest
 from ports import free_port
+from prepared import prepared
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -54,12 +55,20 @@ def snippets(document):
     return [Snippet(*block) for block in blocks if not block[2].startswith(FRESH)]
 
 
+@pytest.fixture(scope="module")
+def programs(tools, tmp_path_factory):
+    """A PATH with `tools`, and a `cpsim` that need not import all it needs for each of some 170 commands."""
+    folder = tmp_path_factory.mktemp("cpsim")
+    with prepared(folder):
+        yield os.pathsep.join([str(folder), tools])
+
+
 @pytest.mark.thorough
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     "document", [*filter(snippets, DOCUMENTS)], ids=lambda document: str(document.relative_to(ROOT))
 )
-def test_the_snippets_run_one_after_the_other(document, tmp_path, tools):
+def test_the_snippets_run_one_after_the_other(document, tmp_path, programs):
     port = str(free_port())
     tests = []
     for snippet, following in pairwise([*snippets(document), None]):
@@ -82,7 +91,7 @@ def test_the_snippets_run_one_after_the_other(document, tmp_path, tools):
             command, tests = [*command[:-1], *tests], []
         for asked, patient in {"8080": port, **PATIENT}.items():
             command = [part.replace(asked, patient) for part in command]
-        status, said = run(command, tmp_path, tools)
+        status, said = run(command, tmp_path, programs)
         assert status == 0, snippet.text + said
         shows_tracebacks = is_pytest(snippet)  # Celery's log has those of tasks that fail
         assert shows_tracebacks or "Traceback" not in said, snippet.text + said
