@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from cpsim.accounts.observer import Observer
     from cpsim.load.settings import Settings
+    from cpsim.run.live_figures import LiveFigures
     from cpsim.run.plan import Plan
 
 
@@ -66,12 +67,13 @@ class Followers:
 
 
 @contextmanager
-def followers_of(settings: Settings, output: Path, *, has_page: bool) -> Iterator[Followers]:
+def followers_of(settings: Settings, output: Path, figures: LiveFigures, *, has_page: bool) -> Iterator[Followers]:
     """The followers that a load should have, while the context lasts.
 
     Args:
         settings: of the load.
         output: its run folder.
+        figures: show what is judged, too.
         has_page: whether Locust has a page, which shows what is judged.
 
     Raises:
@@ -82,4 +84,5 @@ def followers_of(settings: Settings, output: Path, *, has_page: bool) -> Iterato
         nullcontext() if settings.page is None else live_page(Listen(settings.page), output) as live,
         Ahead(fail_fast=settings.fail_fast) if is_seen else nullcontext() as ahead,
     ):
+        figures.ahead = ahead
         yield Followers(live, ahead)

@@ -227,8 +227,7 @@ class Master:
 
     def _replay_and_show(self, output: OutputFolder, files: ResultFiles) -> None:
         """Replay; meanwhile serve the page and judge slots, if that is wanted."""
-        with followers_of(self._settings, output.path, has_page=not self._headless) as self._followers:
-            self._figures.ahead = self._followers.ahead
+        with followers_of(self._settings, output.path, self._figures, has_page=not self._headless) as self._followers:
             self._replay(output, files)
 
     def _replay(self, output: OutputFolder, files: ResultFiles) -> None:
@@ -259,8 +258,7 @@ class Master:
         started, workload = datetime.now(UTC), self._settings.workload
         prefix = self._settings.slot_prefix or fresh_prefix(workload, started, embedded=False)
         plan = self._settings.plan(prefix, started)
-        observer = observer_of(plan)
-        self._before = imbalances_before(observer, plan.target.accounts, plan.timeout_s)
+        self._before = imbalances_before(observer_of(plan), plan.target.accounts, plan.timeout_s)
         assignment = aside(plan.assignment)
         self._breaches = Breaches(plan.stop_on, plan.workload, assignment.schedule_us, plan.warm_up_s)
         self._shares = aside(lambda: _shares_of(assignment, workers))
@@ -274,7 +272,7 @@ class Master:
         if lost and self._failure is None and not (self._stopping or self._interrupted):
             self._fail(f"{', '.join(lost)} left before the replay could begin")
         if self._failure is None:
-            self._followers.begin(plan, observer, [share.file for share in self._shares])
+            self._followers.begin(plan, observer_of(plan), [share.file for share in self._shares])
         return plan
 
     def _wait(self, condition: Callable[[Share], bool], *, is_over: bool = False) -> None:

@@ -267,6 +267,7 @@ def test_ctrl_c_ends_it_with_what_was_sent_and_its_page_shows_that_before(loads,
     output = said(process)
     run = document(tmp_path / "run")
     assert found["cpsim_replay_planned_operations"] == [({}, SMOKE)]
+    assert [labels["result"] for labels, _ in found["cpsim_replay_judged_slots_total"]] == ["valid", "finding"]
     assert replayed(found) <= run["operations"]
     assert process.returncode == 2, output
     assert run["interrupted"] is True
