@@ -204,7 +204,7 @@ class EvidenceFolder:
             "endpoint": parse_endpoint(document["endpoint"]),
             "answers": np.array(document["answers"], np.int64).reshape(-1, len(document["errors"])),
             "quirks": frozenset(document.get("quirks", ())),
-            "before": self._read_before(),
+            "before": _read_before(document),
             "readings": tuple(Reading(**reading) for reading in document["readings"]),
         }
 
@@ -225,12 +225,6 @@ class EvidenceFolder:
         known = found.facts if unfinished is not None else ("answers", "errors")
         self._facts |= {name: found.facts[name] for name in known}
         return found
-
-    def _read_before(self) -> tuple[Imbalance, ...] | None:
-        """The sums that did not agree before the replay; none where the run had a server of its own."""
-        if (before := self._document.get("before", [] if self._document["embedded"] else None)) is None:
-            return None
-        return tuple(Imbalance(*each) for each in before)
 
     def _read_seen(self) -> tuple[int, int, dict[str, list[str]] | None, frozenset[str] | None] | None:
         """When the accounts were read, the columns of each table that was shown, and the slots that were listed."""
@@ -337,6 +331,13 @@ def _view(path: Path, slots: pa.Table | None, accounts: pa.Table | None, names: 
         return View.of_tables(slots, accounts).restored(names)
     except (UnfitTable, LookupError, ValueError, TypeError, pa.ArrowException) as error:
         raise CpsimError(f"{path}: {LEDGER} or {ACCOUNTS} is damaged: {error}") from error
+
+
+def _read_before(document: Mapping[str, Any]) -> tuple[Imbalance, ...] | None:
+    """The sums that did not agree before the replay; none where the run had a server of its own."""
+    if (before := document.get("before", [] if document["embedded"] else None)) is None:
+        return None
+    return tuple(Imbalance(*each) for each in before)
 
 
 def _mapped(file: pq.ParquetFile) -> pa.Table:

@@ -36,7 +36,7 @@ from cpsim.evidence.files import (
 from cpsim.scenario.formats import columns
 from cpsim.scenario.formats.arrow import Operations
 from cpsim.scenario.formats.trace_table import OWNERS
-from cpsim.system.mapped import taken
+from cpsim.system.mapped import give_back, taken
 from cpsim.system.mapped_rows import pieces
 
 if TYPE_CHECKING:
@@ -193,6 +193,7 @@ def write_journal(
                     for name, column in columns_of_others.items()
                 ]
                 writer.write_table(pa.table(given, schema=schema))
+            give_back()
 
 
 def _values(name: str, column: Column, evidence: Evidence, records: npt.NDArray[np.void]) -> pa.Array:

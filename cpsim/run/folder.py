@@ -51,6 +51,7 @@ from cpsim.judge.timeline import timeline
 from cpsim.run import page
 from cpsim.run.drivers import EMBEDDED
 from cpsim.store.file import OWNER_ONLY
+from cpsim.system.mapped import give_back
 from cpsim.system.replacing import replacing
 
 if TYPE_CHECKING:
@@ -144,6 +145,7 @@ class OutputFolder:
                 with replacing(path) as new:  # what was there before the replay stays as long as nothing is better
                     write_file(new)
                 path.chmod(OWNER_ONLY)
+                give_back()
             except Exception as error:  # noqa: BLE001 - each file has reasons of its own
                 problem = problem or f"{name}: {in_one_line(error)}"
         if problem is None:

@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 SLOTS = 1_000_000
 IN_BATCH = 1_000
 MACHINES = 1_000
-JOBS = (20_000, 200_000)
+JOBS = (100_000, 300_000)
+TELLING = """
+import atexit, resource, sys
+from cpsim.cli import main
+atexit.register(lambda: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr))
+main()
+"""
 SCENARIO = """
 description = "As many jobs as are asked for"
 duration = "1d"
@@ -37,19 +43,27 @@ def per_slot() -> Row:
     return Row(claimed, allocated, claimed / allocated)
 
 
-def per_operation(folder: Path, path: str) -> tuple[str, Row]:
-    """Bytes by which the greatest memory of a run grows with each operation, and those of its journal's record."""
-    few, many = (_greatest_bytes(folder, path, jobs) for jobs in JOBS)
+def by_length(folder: Path) -> list[tuple[str, Row]]:
+    """The greatest memory of a run, with a ledger compared, and of one of a third; and what each operation adds."""
+    few, many = (_greatest_bytes(folder, jobs) for jobs in JOBS)
     grown = (many[0] - few[0]) / (many[1] - few[1])
-    title = f"greatest memory of a run for each of {many[1]:,} operations / size of its record, bytes"
-    return title, Row(grown, RECORD.size, grown / RECORD.size)
+    return [
+        (
+            f"greatest memory of a run of {many[1]:,} operations / of {few[1]:,}, MB",
+            Row(many[0] / 1e6, few[0] / 1e6, many[0] / few[0]),
+        ),
+        (
+            "memory that each operation adds to a run / size of its record, bytes",
+            Row(grown, RECORD.size, grown / RECORD.size),
+        ),
+    ]
 
 
-def _greatest_bytes(folder: Path, path: str, jobs: int) -> tuple[int, int]:
-    """The greatest memory of a run of so many jobs, and how many operations it had."""
+def _greatest_bytes(folder: Path, jobs: int) -> tuple[int, int]:
+    """The greatest memory of a run of so many jobs, without its embedded fake's, and how many operations it had."""
     scenario, output = folder / f"memory-{jobs}.toml", folder / f"memory-{jobs}"
     scenario.write_text(SCENARIO.format(jobs=jobs), encoding="utf-8")
-    options = ["run", str(scenario), "--target", path, "--output", str(output)]
+    options = ["run", str(scenario), "--output", str(output)]
     # by a process in between: what a child has at most begins with what its parent has
     used = subprocess.run([sys.executable, __file__, *options], stdout=subprocess.PIPE, check=True).stdout
     operations = json.loads((output / "run.json").read_text(encoding="utf-8"))["operations"]
@@ -57,13 +71,10 @@ def _greatest_bytes(folder: Path, path: str, jobs: int) -> tuple[int, int]:
 
 
 def greatest_bytes(arguments: list[str]) -> int:
-    """The greatest memory of a cpsim that is run to its end."""
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "cpsim", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    """The greatest memory of a cpsim that is run to its end, without its children's."""
+    command = [sys.executable, "-P", "-c", TELLING, *arguments]
+    told = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=True).stderr
+    return int(told.splitlines()[-1]) * (1 if sys.platform == "darwin" else 1024)
 
 
 def measure(life: str) -> float:

@@ -84,7 +84,7 @@ def rows(folder: Path, path: str) -> Iterator[tuple[str, Row]]:
         "a call of the client / of a bare socket, calls per second of CPU time",
         in_turns(lambda _: calls(path, time.process_time), lambda _: bare_calls(path, time.process_time)),
     )
-    yield memory.per_operation(folder, path)
+    yield from memory.by_length(folder)
 
 
 def against_the_limit(limit: Limit, path: str) -> Iterator[tuple[str, Row]]:

@@ -1,5 +1,6 @@
 """A run whose columns are in files has the results of one whose columns are in memory."""
 
+import tracemalloc
 from tempfile import TemporaryFile
 from types import SimpleNamespace
 
@@ -61,6 +62,27 @@ def test_the_workload_of_a_seed_is_the_same_however_many_jobs_are_drawn_at_a_tim
     in_files(jobs)
     monkeypatch.setattr("cpsim.scenario.blocks.ROWS", jobs)
     assert made() == whole
+
+
+def test_a_longer_workload_takes_no_more_memory_to_make(in_files, monkeypatch):
+    in_files(2_000)
+    monkeypatch.setattr(mapped, "LEAST_BYTES", 4_096)
+    monkeypatch.setattr("cpsim.scenario.blocks.ROWS", 2_000)
+    monkeypatch.setattr("cpsim.scenario.blocks.PAGE_BYTES", 1_024)
+    monkeypatch.setattr("cpsim.scenario.generation.JOBS_DRAWN", 2_000)
+
+    def most_bytes(jobs):
+        tracemalloc.start()
+        try:
+            made = load_workload(find_scenario("steady"), 1, (f"arrivals.jobs={jobs}", "arrivals.model=constant"))
+            assert len(made) > 2 * jobs
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    most_bytes(4_000)
+    few, many = most_bytes(4_000), most_bytes(16_000)
+    assert many - few < 20 * 12_000  # what parts are named by; their columns took 65 bytes for each job
 
 
 @pytest.mark.parametrize("rows", [1, 3, 64])
