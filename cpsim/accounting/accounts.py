@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Final
 import pandas as pd
 
 from cpsim.accounting import conservation, expectation, intervals, queries, reconciliation
-from cpsim.accounting.books import MEMORY_MB, Books
+from cpsim.accounting.books import LEAST_MEMORY_MB, MEMORY_MB, Books
 from cpsim.accounting.engines import Cluster, Here, RollupEngine, named_errors
 from cpsim.accounting.sources import Source, gather
 from cpsim.config.zones import find_zone
 from cpsim.errors import CpsimError
+from cpsim.system.checks import WrongArgument
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -47,6 +48,7 @@ class Accounts:
         timezone: in which days begin and times are shown.
         top: number of rows of a leaderboard.
         subjects: ids of the machines and users of statements; empty for the leading ones.
+        memory_mb: memory that this process may take.
         against: the accounts to compare with, or None.
         expectation: a row per finding when the ledger is compared with a job manager's record, with the number of
             slots; None unless `expect` was called.
@@ -65,7 +67,7 @@ class Accounts:
         self.projects_known: list[str] = []
         self._engine = engine
         self._spill = spill
-        self._memory_mb = memory_mb
+        self.memory_mb = memory_mb
         self._rolled: set[str] = set()
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
@@ -96,12 +98,14 @@ class Accounts:
             top: how many rows a leaderboard has.
             scheduler: address of a Dask scheduler whose workers do the sums.
             token: of the control API at the URL, if it needs one.
-            memory_mb: memory of the sums in MB, beyond which they spill to disk.
+            memory_mb: what this process may take, 300 or more: what does not fit is on disk meanwhile.
 
         Raises:
             CpsimError: there are no accounts, they are damaged or in use, or an argument makes no sense; it is a
                 UsageError if a time or a time zone is none.
         """
+        if memory_mb < LEAST_MEMORY_MB:
+            raise WrongArgument(f"memory_mb is {memory_mb:,}, and must be {LEAST_MEMORY_MB} or more")
         zone = find_zone(timezone)
         since_us = None if since is None else intervals.moment_us("since", since, zone)
         until_us = None if until is None else intervals.moment_us("until", until, zone)
@@ -301,7 +305,7 @@ class Accounts:
         with named_errors(self.source):
             if whole == self.books:
                 return self._laws(self._database, whole)
-            with whole.open(self._spill, self._memory_mb) as database:
+            with whole.open(self._spill, self.memory_mb) as database:
                 return self._laws(database, whole)
 
     @property
@@ -379,6 +383,13 @@ class Accounts:
         sql = queries.grants(holder, journal=self.has_claims)
         return self.query(sql, ([project for project, _ in ids], [name for _, name in ids]))
 
+    def many_grants(self, holder: str, project: str, name: str, rows: int) -> Iterator[pd.DataFrame]:
+        """The rows of `grants` of one holder, so many at a time, in memory that does not grow with them."""
+        with named_errors(self.source):
+            sql = queries.grants(holder, journal=self.has_claims)
+            for batch in self._database.sql(sql, params=[[project], [name]]).to_arrow_reader(rows):
+                yield queries.frame_of(batch)
+
     def daily(self, holder: str, ids: Sequence[tuple[str, str]]) -> pd.DataFrame:
         """A row per day of the period on which some machines or users were granted credits.
 
@@ -418,17 +429,7 @@ class Accounts:
         Args:
             what: as in `durations`.
         """
-        rows = []
-        for project, bins in self.durations[self.durations["what"] == what].groupby("project"):
-            reached = bins["slots"].cumsum()
-            slots = int(bins["slots"].sum())
-            row = {"project": project, "slots": slots, "mean_s": bins["total_s"].sum() / slots}
-            row["least_s"], most_s = bins["least_s"].min(), bins["most_s"].max()
-            for name, share in (("p50_s", 0.5), ("p90_s", 0.9), ("p99_s", 0.99)):
-                row[name] = min(most_s, bins.loc[reached >= share * slots, "to_s"].iloc[0])
-            rows.append({**row, "most_s": most_s})
-        columns = ["project", "slots", "mean_s", "least_s", "p50_s", "p90_s", "p99_s", "most_s"]
-        return pd.DataFrame(rows, columns=columns).astype({"slots": "Int64"})
+        return intervals.quantiles(self.durations[self.durations["what"] == what])
 
     @property
     def has_claims(self) -> bool:
@@ -440,7 +441,7 @@ class Accounts:
     @cached_property
     def _opened(self) -> duckdb.DuckDBPyConnection:
         """The one connection, for opening another takes longer than most queries."""
-        return self.books.open(self._spill, self._memory_mb)
+        return self.books.open(self._spill, self.memory_mb)
 
     @cached_property
     def _database(self) -> duckdb.DuckDBPyConnection:

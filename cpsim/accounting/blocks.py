@@ -5,12 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from cpsim.errors import CpsimError
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import pandas as pd
 
 Kind = Literal["line", "area", "bars", "stacked", "ranking"]
+
+
+@dataclass(frozen=True, slots=True)
+class LongTable:
+    """A table that is not in memory.
+
+    Attributes:
+        rows: how many there are.
+        pieces: makes all of them, piece by piece; the index counts anew in each.
+    """
+
+    rows: int
+    pieces: Callable[[], Iterator[pd.DataFrame]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +43,7 @@ class Table:
         is_folded: whether the page shows and prints it only when somebody unfolds it.
         within: columns whose values name the row, of an earlier table of the report, that a row belongs to; the page
             shows it when somebody unfolds that row. Empty for a table of its own.
+        whole: the whole table, where it is too long for `frame`, which then has the first rows; None elsewhere.
     """
 
     title: str
@@ -36,6 +52,7 @@ class Table:
     sums: Mapping[str, str] | None = field(default_factory=dict)
     is_folded: bool = False
     within: tuple[str, ...] = ()
+    whole: LongTable | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,3 +109,20 @@ class Report:
     name: str
     title: str
     blocks: list[Block] = field(default_factory=list)
+
+
+def row_count(block: Table | Figure) -> int:
+    """How many rows there are, in `frame` or not."""
+    return len(block.frame) if isinstance(block, Figure) or block.whole is None else block.whole.rows
+
+
+def check_fits(reports: Sequence[Report]) -> None:
+    """Raise CpsimError if a table is not in memory, for an output that has all rows of each and is made there."""
+    for report in reports:
+        for block in report.blocks:
+            if isinstance(block, Table) and block.whole is not None:
+                raise CpsimError(
+                    f"{block.title}: too many rows for the memory that a report may take: {block.note} Allow more with "
+                    "--memory MB, choose a shorter period with --since and --until, or write --format csv or parquet, "
+                    "which take them piece by piece"
+                )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,7 +18,12 @@ if TYPE_CHECKING:
 
     from cpsim.accounting.sources import Source
 
-MEMORY_MB: Final = 700
+MEMORY_MB: Final = 1_200
+LEAST_MEMORY_MB: Final = 300
+PROGRAM_MB: Final = 220
+"""What the program and its libraries take of the memory."""
+THREAD_MB: Final = 200
+"""With less memory a thread, DuckDB runs out of it although it could spill."""
 """What the engine may take before it spills to disk; the process as a whole needs some 400 MB more."""
 
 VIEWS: Final = """
@@ -131,13 +137,15 @@ class Books:
 
         Args:
             spill: folder for what does not fit into memory; None keeps all in memory.
-            memory_mb: how much of it may be used.
+            memory_mb: how much of it this process may use, of which a quarter of what the program leaves is for frames.
             part: a column of the slots, the number of this part and how many there are: only slots whose value in
                 that column falls into the part are seen.
         """
+        limit_mb = max(0, memory_mb - PROGRAM_MB) * 3 // 4
         config: dict[str, Any] = {
             "autoinstall_known_extensions": False,
-            "memory_limit": f"{memory_mb}MB",
+            "memory_limit": f"{limit_mb}MB",
+            "threads": max(1, min(os.cpu_count() or 1, limit_mb // THREAD_MB)),
             "preserve_insertion_order": False,
             "temp_directory": "" if spill is None else str(spill),
         }

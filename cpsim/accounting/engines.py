@@ -91,7 +91,10 @@ def named_errors(source: Source) -> Iterator[None]:
     except (duckdb.ConversionException, duckdb.OutOfRangeException) as error:
         raise CpsimError(f"{name}: a number is beyond 64 bits: {_first_line(error)}") from error
     except duckdb.OutOfMemoryException as error:
-        raise CpsimError(f"{name}: not enough memory or disk for this ledger: {_first_line(error)}") from error
+        raise CpsimError(
+            f"{name}: not enough memory or disk for this ledger; allow more memory with --memory MB: "
+            f"{_first_line(error)}"
+        ) from error
     except duckdb.Error as error:
         damage = (duckdb.IOException, duckdb.InvalidInputException, duckdb.SerializationException)
         if type(error) is not duckdb.Error and not isinstance(error, damage):

@@ -17,7 +17,7 @@ from openpyxl.utils import get_column_letter
 from openpyxl.worksheet.hyperlink import Hyperlink
 from openpyxl.writer.excel import ExcelWriter
 
-from cpsim.accounting.blocks import Note, Table
+from cpsim.accounting.blocks import Note, Table, check_fits
 from cpsim.accounting.files import FORBIDDEN
 from cpsim.accounting.screen import balance, notices
 from cpsim.accounting.values import human_text, is_numeric, machine_text, page_heading, records
@@ -62,8 +62,9 @@ def write(accounts: Accounts, reports: Sequence[Report], path: Path) -> None:
     """Write a workbook, which has no time of its own. Ids are text, whatever they begin with: none becomes a formula.
 
     Raises:
-        CpsimError: a table has more rows than a sheet can hold.
+        CpsimError: a table has more rows than a sheet can hold, or than the memory that it may take.
     """
+    check_fits(reports)
     laws = Table("Conservation laws", accounts.checks)
     blocks = [("", laws), *_tables(reports)]
     names = sheet_names([(report, block.title) for report, block in blocks])

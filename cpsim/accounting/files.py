@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cpsim.accounting.blocks import Note, Table
+from cpsim.accounting.blocks import Note, Table, check_fits
 from cpsim.accounting.values import machine_text, records
 from cpsim.system.replacing import replacing
 from cpsim.ui.printable import printable
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cpsim.accounting.accounts import Accounts
     from cpsim.accounting.blocks import Figure, Report
 
+PIECE_ROWS: Final = 1 << 14
 MARKDOWN_ROWS: Final = 40
 """Rows, in Markdown, of what belongs to the rows of another table."""
 BLANKS: Final = "\t\n\r"
@@ -54,18 +55,39 @@ def write_csv(accounts: Accounts, reports: Sequence[Report], folder: Path) -> No
         with replacing(folder / f"{name}.csv") as partial, partial.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(block.frame.columns)
-            writer.writerows(map(machine_text, row) for row in records(block.frame))
+            for piece in _pieces(block):
+                writer.writerows(map(machine_text, row) for row in records(piece))
 
 
 def write_parquet(accounts: Accounts, reports: Sequence[Report], folder: Path) -> None:
     """A file for each table, and one for the conservation laws."""
     for name, block in _all_tables(accounts, reports):
         with replacing(folder / f"{name}.parquet") as partial:
-            pq.write_table(pa.Table.from_pandas(block.frame, preserve_index=False), partial, compression="zstd")
+            pieces = _pieces(block)
+            first = pa.Table.from_pandas(next(pieces), preserve_index=False)
+            with pq.ParquetWriter(partial, first.schema, compression="zstd") as writer:
+                writer.write_table(first)
+                for piece in pieces:
+                    writer.write_table(pa.Table.from_pandas(piece, first.schema, preserve_index=False))
+
+
+def _pieces(block: Table | Figure) -> Iterator[pd.DataFrame]:
+    """All rows of a table; at least one piece, which may be empty."""
+    frame = block.frame
+    if isinstance(block, Table) and block.whole is not None:
+        yield from block.whole.pieces()
+        return
+    for start in range(0, max(1, len(frame)), PIECE_ROWS):
+        yield frame.iloc[start : start + PIECE_ROWS]
 
 
 def document(accounts: Accounts, reports: Sequence[Report]) -> dict[str, Any]:
-    """All reports as one JSON document; times are text with their offset."""
+    """All reports as one JSON document; times are text with their offset.
+
+    Raises:
+        CpsimError: a table has too many rows for the memory that it may take.
+    """
+    check_fits(reports)
     return {
         **_about(accounts),
         "checks": _json_table(accounts.checks),
@@ -91,7 +113,8 @@ def json_text(accounts: Accounts, reports: Sequence[Report]) -> str:
 
 
 def markdown(accounts: Accounts, reports: Sequence[Report]) -> str:
-    """All reports as Markdown, with tables in GitHub's dialect."""
+    """All reports as Markdown, with tables in GitHub's dialect; raises CpsimError as `document` does."""
+    check_fits(reports)
     about = _about(accounts)
     times = (about["since"], about["until"])
     period = accounts.period if None in times else " to ".join(times)

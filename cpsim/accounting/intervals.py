@@ -129,3 +129,18 @@ def _first_us(begin_us: int, end_us: int, holds: Callable[[datetime], bool]) -> 
     seconds = range(begin_us // SECOND_US, end_us // SECOND_US)
     found = bisect_left(seconds, True, key=lambda second: holds(EPOCH + timedelta(seconds=second)))  # noqa: FBT003
     return min(end_us, (begin_us // SECOND_US + found) * SECOND_US)
+
+
+def quantiles(durations: pd.DataFrame) -> pd.DataFrame:
+    """A row per project of a histogram of durations; see `Accounts.quantiles`."""
+    rows = []
+    for project, bins in durations.groupby("project"):
+        reached = bins["slots"].cumsum()
+        slots = int(bins["slots"].sum())
+        row = {"project": project, "slots": slots, "mean_s": bins["total_s"].sum() / slots}
+        row["least_s"], most_s = bins["least_s"].min(), bins["most_s"].max()
+        for name, share in (("p50_s", 0.5), ("p90_s", 0.9), ("p99_s", 0.99)):
+            row[name] = min(most_s, bins.loc[reached >= share * slots, "to_s"].iloc[0])
+        rows.append({**row, "most_s": most_s})
+    columns = ["project", "slots", "mean_s", "least_s", "p50_s", "p90_s", "p99_s", "most_s"]
+    return pd.DataFrame(rows, columns=columns).astype({"slots": "Int64"})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from markupsafe import escape
 
-from cpsim.accounting.blocks import Figure, Note, Table
+from cpsim.accounting.blocks import Figure, Note, Table, row_count
 from cpsim.accounting.charts import chart
 from cpsim.accounting.screen import balance, notices
 from cpsim.accounting.values import human_text, is_numeric, machine_text, page_heading, records, shown, texts
@@ -102,6 +102,7 @@ class ReportPage:
             made["notes"] = [other.note for other in parts if other.note]
             return made
         made["table"] = self.table(shown(block.frame, self.accounts.chosen), room, self.links(block.frame))
+        made["table"]["total"] = row_count(block)
         if isinstance(block, Figure):
             drawn = chart(block, self.accounts.timezone.key)
             fits = drawn is not None and room.take(len(drawn.__html__().encode()))

@@ -121,7 +121,7 @@ def grants(holder: str, *, journal: bool) -> str:
     )
     return f"""
     WITH wanted AS (SELECT unnest($1::VARCHAR[]) AS project, unnest($2::VARCHAR[]) AS id), chosen AS (
-        SELECT slots.*, wanted.id FROM slots
+        SELECT slots.project, slot, machine, credits, min, max, granted, settled_us, wanted.id FROM slots
         JOIN wanted ON slots.project = wanted.project AND slots.{holder} = wanted.id
         WHERE state = 'claimed' AND {PERIOD}
     )
@@ -162,4 +162,9 @@ def _joined(claims: str) -> str:
 
 def frame(query: duckdb.DuckDBPyRelation) -> pd.DataFrame:
     """The rows of a query, whole numbers as `Int64`."""
-    return query.to_arrow_table().to_pandas(types_mapper=INTEGERS.get)
+    return frame_of(query.to_arrow_table())
+
+
+def frame_of(table: pa.Table | pa.RecordBatch) -> pd.DataFrame:
+    """The rows of a table, whole numbers as `Int64`."""
+    return table.to_pandas(types_mapper=INTEGERS.get)

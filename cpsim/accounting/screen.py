@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from cpsim.accounting.blocks import Note
+from cpsim.accounting.blocks import Note, row_count
 from cpsim.accounting.values import heading, is_numeric, records, shown, texts
 from cpsim.ui.printable import escaped, printable
 from cpsim.ui.terminal import print_table
@@ -53,7 +53,7 @@ def show_reports(accounts: Accounts, reports: Sequence[Report], console: Console
                 continue
             console.print(f"\n[cyan]{escaped(block.title)}[/]", highlight=False)
             print_table(_grid(shown(block.frame, accounts.chosen)), console)
-            rest = len(block.frame) - MOST_ROWS
+            rest = row_count(block) - MOST_ROWS
             if rest > 0:
                 console.print(f"... and {rest:,} rows more: --format csv has them all", highlight=False)
             if block.note:

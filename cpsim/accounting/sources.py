@@ -6,6 +6,7 @@ import glob
 import json
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 
 from cpdaemon.endpoint import UrlEndpoint, parse_endpoint
 from cpsim.accounting import partial
+from cpsim.accounts.pages import slot_pages
 from cpsim.accounts.sources import PAUSE_S
 from cpsim.clock import SYSTEM_CLOCK
 from cpsim.errors import CpsimError
@@ -68,6 +70,8 @@ SQLITE: Final = b"SQLite format 3\0"
 SPOOL: Final = b"spoo"
 """What marks a daemon's spool (see `cpsim.store.log`), which holds commands and no accounts."""
 TIMEOUT_S: Final = 60.0
+READINGS: Final = 3
+"""How often the tables of a server are read, at most, until nothing has changed meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,16 +323,13 @@ def _running(url: str, folder: Path, token: str | None) -> Source:
     server = parse_endpoint(url)
     assert isinstance(server, UrlEndpoint)
     control = _control(server, token)
-    for name in ("slots.parquet", "accounts.parquet"):
-        table = control.table(name)
-        if table is None:
-            lines = folder / "ledger.jsonl"
-            lines.write_bytes(control.ledger())
-            _lines(lines, folder)
-            break
-        (folder / name).write_bytes(table)
-    source = _tables("running server", url, folder / "slots.parquet")
     totals = control.totals()["projects"]
+    for _ in range(READINGS):
+        _read_tables(control, server, folder)
+        before, totals = totals, control.totals()["projects"]
+        if before == totals:
+            break
+    source = _tables("running server", url, folder / "slots.parquet")
     now_us, _ = control.clock()
     received = folder / "received.parquet"
     try:
@@ -339,6 +340,21 @@ def _running(url: str, folder: Path, token: str | None) -> Source:
     except CpsimError as problem:  # the accounts are there all the same
         return replace(source, totals=totals, now_us=now_us, note=f"The server's journal cannot be read: {problem}.")
     return replace(source, received=received, totals=totals, now_us=now_us)
+
+
+def _read_tables(control: ControlClient, server: UrlEndpoint, folder: Path) -> None:
+    """Write the tables of a server, of which slots come page by page."""
+    pages = slot_pages(control, server, CpsimError)
+    first, accounts = next(pages, None), control.table("accounts.parquet")
+    if first is None or accounts is None:
+        lines = folder / "ledger.jsonl"
+        lines.write_bytes(control.ledger())
+        _lines(lines, folder)
+        return
+    (folder / "accounts.parquet").write_bytes(accounts)
+    with pq.ParquetWriter(folder / "slots.parquet", first.schema) as writer:
+        for page in chain([first], pages):
+            writer.write_table(page)
 
 
 def _control(server: UrlEndpoint, token: str | None) -> ControlClient:

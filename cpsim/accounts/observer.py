@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Final
 
 from cpdaemon.signing import token
 from cpsim.accounts.lines import json_rows
-from cpsim.accounts.view import NEXT, NoLedger, UnfitTable, View
+from cpsim.accounts.pages import read_table, slot_pages
+from cpsim.accounts.view import NoLedger, UnfitTable, View
 from cpsim.clock import SYSTEM_CLOCK
 from cpsim.errors import CpsimError
-from cpsim.net.control import PAGE, ControlClient
+from cpsim.net.control import ControlClient
 from cpsim.net.http.client import CannotReach, fetch
 from cpsim.system.mapped import NoRoom
 from cpsim.system.mapped_rows import MappedRows
-from cpsim.system.parquet import DamagedParquet, read
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from cpdaemon.endpoint import UrlEndpoint
     from cpsim.clock import Clock
 
-SLOTS: Final = "slots.parquet"
 POLL_S: Final = 0.01
 TABLE_TAKES: Final = 20
 """Time-outs that a server may take to make a table: it may have millions of rows."""
@@ -77,7 +76,7 @@ class Observer:
                 no room for the slots.
         """
         try:
-            slots, accounts = self._slots(), self._table("accounts.parquet")
+            slots, accounts = self._slots(), read_table(self.control, self._server, CannotObserve, "accounts.parquet")
         except NoRoom as error:
             raise CannotObserve(str(error)) from error
         lines = self.control.table("ledger.jsonl") if slots is None or accounts is None else None
@@ -103,40 +102,15 @@ class Observer:
 
     def _slots(self) -> pa.Table | None:
         """The slots of all pages, or at once if there are no pages; None if they are not shown as Parquet."""
-        page = self._table(SLOTS, {"limit": PAGE})
-        if page is None:
-            return self._table(SLOTS)
-        if (place := _next(page)) is None:
-            return page
-        schema, places = page.schema.remove_metadata(), {None, place}
-        with MappedRows(schema) as rows:
-            rows.add(page.cast(schema))
-            while place is not None:
-                try:
-                    page = self._table(SLOTS, {**json.loads(place), "limit": PAGE})
-                except (ValueError, TypeError, RecursionError):
-                    raise self._misled(f"what is no object of JSON: {place!r:.80}") from None
-                if page is None or page.schema != schema:
-                    raise self._misled(f"one without the columns of the first: {place!r:.80}")
-                rows.add(page.cast(schema))
-                place = _next(page)
-                if place is not None and (place in places or not len(page)):
-                    raise self._misled(f"one that leads no further: {place!r:.80}")
-                places.add(place)
-            return rows.table()
-
-    def _misled(self, page: str) -> CannotObserve:
-        return CannotObserve(f"{SLOTS} on {self._server} names as the next page {page}")
-
-    def _table(self, name: str, query: Mapping[str, object] | None = None) -> pa.Table | None:
-        """A table as Parquet, or a page of it; None if the server does not show it as such."""
-        body = self.control.table(name, query)
-        if body is None:
+        pages = slot_pages(self.control, self._server, CannotObserve)
+        first = next(pages, None)
+        if first is None:
             return None
-        try:
-            return read(io.BytesIO(body), f"{name} on {self._server}")
-        except DamagedParquet as error:
-            raise CannotObserve(str(error)) from error
+        with MappedRows(first.schema) as rows:
+            rows.add(first)
+            for page in pages:
+                rows.add(page)
+            return rows.table()
 
     def _request(
         self, method: str, path: str, body: bytes, *, slowly: bool = False, headers: Mapping[str, str] | None = None
@@ -152,9 +126,3 @@ class Observer:
                 if self._clock.monotonic() > until_s:
                     raise CannotObserve(str(error)) from error
                 self._clock.sleep(POLL_S)
-
-
-def _next(page: pa.Table) -> bytes | None:
-    """The arguments of the page after this one, as JSON; None if it is the last."""
-    following: bytes | None = (page.schema.metadata or {}).get(NEXT)
-    return following

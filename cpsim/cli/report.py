@@ -95,6 +95,15 @@ def _complete_path(context: click.Context, parameter: click.Parameter, incomplet
     show_default=True,
     help="Sum in this process, or on a Dask cluster.",
 )
+@click.option(
+    "--memory",
+    "memory_mb",
+    type=click.IntRange(min=300),
+    default=1_200,
+    show_default=True,
+    metavar="MB",
+    help="Memory that this process may take; what does not fit is on disk meanwhile.",
+)
 @scheduler_option
 @click.option("--control-token-file", type=FILE, metavar="FILE", help="File with the token of a control API.")
 def report(

@@ -135,6 +135,21 @@ def test_a_running_fake_is_read_through_its_control_api(tmp_path):
             assert accounts.balanced
 
 
+def test_the_slots_of_a_running_fake_are_read_and_written_page_by_page(monkeypatch):
+    with Fake({"p": "s", "q": "s"}, http=ANY_PORT) as fake:
+        for project in ("p", "q"):
+            fake.accounts.apply(project, [("alloc", {"slot": f"s{number}"}) for number in range(5)])
+            fake.accounts.apply(project, [("claim", {"slot": "s1", "machine": "m1", "credits": 7})])
+        with Accounts.load(fake.addresses["http"]) as accounts:
+            whole, expected = pq.read_table(accounts.source.slots), books(accounts)
+        monkeypatch.setattr("cpsim.accounts.pages.PAGE", 3)
+        with Accounts.load(fake.addresses["http"]) as accounts:
+            assert pq.read_metadata(accounts.source.slots).num_row_groups >= 4
+            by_slot = [("project", "ascending"), ("slot", "ascending")]
+            assert pq.read_table(accounts.source.slots).sort_by(by_slot).equals(whole.sort_by(by_slot))
+            assert books(accounts) == expected
+
+
 def test_what_a_claim_asks_for_is_not_made_up_where_it_is_no_whole_number():
     with Fake({"p": "s"}, http=ANY_PORT, quirks={"float-credits"}) as fake:
         fake.accounts.apply("p", [("alloc", {"slot": "a", "max": 20}), ("alloc", {"slot": "b", "max": 20})])

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cpdaemon.endpoint import parse_endpoint
-from cpsim.accounts import observer as observer_module
+from cpsim.accounts import pages as pages_module
 from cpsim.accounts.observer import CannotObserve, Observer
 from cpsim.accounts.view import NEXT
 from cpsim.fake import ANY_PORT, Fake
@@ -32,7 +32,7 @@ def fake():
 @pytest.fixture
 def asked(fake, monkeypatch):
     """An observer whose pages have three slots; `asked` has the requests for tables, and what is done after each."""
-    monkeypatch.setattr(observer_module, "PAGE", 3)
+    monkeypatch.setattr(pages_module, "PAGE", 3)
     observer = Observer(parse_endpoint(fake.addresses["http"]), CREDENTIALS, 5.0)
     observer.asked, observer.then = [], {}
     table = observer.control.table
