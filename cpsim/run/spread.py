@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import islice
 from multiprocessing import get_context, parent_process
 from typing import TYPE_CHECKING, Final
@@ -41,7 +42,7 @@ AHEAD: Final = 2
 """Partitions that are given to a process before the first is judged."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class FolderToJudge:
     """A run folder, and what it is judged with; see `EvidenceFolder`."""
 
@@ -192,10 +193,16 @@ def judge_partition(
     checkers = [*CHECKERS, *checkers_of_others()]
     if _names(checkers) != names:
         raise CpsimError(f"it has the checkers {', '.join(_names(checkers))}, and this machine {', '.join(names)}")
-    evidence = folder.opened()
+    evidence = _kept_open(digest, folder) if folder.later is None else folder.opened()
     if evidence.digest != digest:
         raise CpsimError(f"{folder.path} is another run folder there than here")
     return of_partition(evidence.partition(index, slots), checkers)
+
+
+@lru_cache(maxsize=1)
+def _kept_open(_digest: str, folder: FolderToJudge) -> EvidenceFolder:
+    """A folder that is opened once, and its accounts read, for all partitions that this process judges."""
+    return folder.opened()
 
 
 def _names(checkers: list[Checker]) -> list[str]:

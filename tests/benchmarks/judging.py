@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 OPERATIONS = 1_000_000
 SLOTS = 160_000
-OF_PARTITION = 60_000
+OF_PARTITION = 120_000
 """Operations of a partition of a run that several processes judge, so that there are some for each."""
 
 
