@@ -202,6 +202,27 @@ def pytest_runtest_teardown():
     gc.freeze()
 
 
+@pytest.fixture
+def in_files(monkeypatch):
+    """A function that has even the smallest columns in files from then on, of which few rows are looked at."""
+    from cpsim.system import external_sort, growing, mapped  # most tests do without
+
+    def begin(rows=7):
+        for module in (mapped, growing, external_sort):
+            monkeypatch.setattr(module, "LEAST_BYTES", 1)
+            monkeypatch.setattr(module, "ROWS", rows)
+        monkeypatch.setattr(mapped, "TAKEN_BYTES", 64)
+        monkeypatch.setattr(external_sort, "APART", min(4, rows))
+
+    return begin
+
+
+@pytest.fixture
+def no_room(monkeypatch, tmp_path):
+    """A function that has no temporary file made from then on."""
+    return lambda: monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+
+
 @pytest.fixture(scope="session")
 def wait_for():
     """wait_for(condition): what the condition returns, once it is true."""

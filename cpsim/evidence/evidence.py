@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cpsim.scenario.workload import KIND_NAMES, numbers_of_ids
-from cpsim.system.mapped import NoRoom, let_go, places_by_group, stretches, taken
+from cpsim.system.external_sort import places_by_group
+from cpsim.system.mapped import NoRoom, let_go, stretches, taken
 from cpsim.system.mapped_rows import MappedRows, pieces
 from cpsim.system.shelf import Shelf
 

@@ -17,7 +17,7 @@ from cpsim.judge.clock_offset import NotComparable, offset
 from cpsim.judge.columns import indices
 from cpsim.scenario.formats.arrow import slot_ids
 from cpsim.scenario.workload import KIND_CODES
-from cpsim.system.mapped import Gathering
+from cpsim.system.growing import Growing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,7 +66,7 @@ def apply_delays_ns(evidence: Evidence) -> tuple[Ints, Ints, float]:
     if not shown:
         columns = " and ".join(f"`{column}`" for column, _, _ in TIME_COLUMNS)
         raise NotComparable(f"the server's table of slots has no columns {columns}")
-    delays, answers = Gathering(np.int64), Gathering(np.int64)
+    delays, answers = Growing(np.int64), Growing(np.int64)
     worst_ns = np.zeros((len(shown), 2))
     for part in evidence.partitions():
         for column, times in enumerate(_of_partition(part, clock, shown)):

@@ -12,7 +12,8 @@ from cpsim.errors import CpsimError
 from cpsim.replay.engine import operations
 from cpsim.replay.payloads import frames, requests
 from cpsim.replay.wires.lanes import addressed
-from cpsim.system.mapped import gathered, stretches, taken
+from cpsim.system.growing import gathered
+from cpsim.system.mapped import stretches, taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -16,7 +16,9 @@ import numpy as np
 
 from cpsim.replay.failures import LOST, was_answered
 from cpsim.scenario.workload import KIND_NAMES
-from cpsim.system.mapped import ROWS, gathered, let_go, places_by_group, stretches, taken
+from cpsim.system.external_sort import places_by_group
+from cpsim.system.growing import gathered
+from cpsim.system.mapped import ROWS, let_go, stretches, taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -12,7 +12,8 @@ import numpy as np
 from cpsim.evidence.journal import OperationOutcome
 from cpsim.replay.failures import was_answered
 from cpsim.run.latency import timed_records
-from cpsim.system.mapped import let_go, places_by_group, stretches, taken
+from cpsim.system.external_sort import places_by_group
+from cpsim.system.mapped import let_go, stretches, taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

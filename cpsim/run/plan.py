@@ -10,7 +10,8 @@ import numpy as np
 
 from cpsim.replay.assignment import Assignment
 from cpsim.replay.pace import Users
-from cpsim.system.mapped import gathered, stretches
+from cpsim.system.growing import gathered
+from cpsim.system.mapped import stretches
 
 if TYPE_CHECKING:
     from datetime import datetime

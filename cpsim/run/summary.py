@@ -22,7 +22,8 @@ from cpsim.replay.pace import Users
 from cpsim.run.latency import Histogram, Times, by_second, chosen, percentile, senders_lateness_ns, timed_records
 from cpsim.scenario.formats.arrow import slot_ids
 from cpsim.scenario.workload import KIND_NAMES
-from cpsim.system.mapped import gathered, stretches
+from cpsim.system.growing import gathered
+from cpsim.system.mapped import stretches
 from cpsim.system.mapped_rows import pieces
 from cpsim.ui.printable import escaped
 

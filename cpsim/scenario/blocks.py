@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from cpsim.scenario.workload import KIND_CODES, KIND_NAMES, OPERATIONS, Arguments, Column, Int32, Int64, UInt8, joined
-from cpsim.system.mapped import ROWS, Gathering, grouped, let_go, stored, stretches
+from cpsim.system.external_sort import in_order
+from cpsim.system.growing import Growing
+from cpsim.system.mapped import stored, stretches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -89,9 +90,8 @@ def timeline(blocks: Sequence[tuple[str, Int64, Int32]]) -> tuple[Int64, UInt8, 
     Returns:
         The columns due_us, kind, slot and row of a workload.
     """
-    edges = _edges([due_us for _, due_us, _ in blocks])
 
-    def pieces() -> Iterator[tuple[Int64, npt.NDArray[np.void]]]:
+    def moments() -> Iterator[npt.NDArray[np.void]]:
         rows = dict.fromkeys(KIND_NAMES, 0)
         for kind, due_us, slot in blocks:
             for where in stretches(len(due_us)):
@@ -100,33 +100,14 @@ def timeline(blocks: Sequence[tuple[str, Int64, Int32]]) -> tuple[Int64, UInt8, 
                 values["kind"] = KIND_CODES[kind]
                 values["row"] = np.arange(rows[kind], rows[kind] + len(values))
                 rows[kind] += len(values)
-                yield np.searchsorted(edges, values["due_us"], "right"), values
+                yield values
 
-    moments, bounds = grouped(pieces, len(edges) + 1, MOMENT)
-    columns = {name: Gathering(MOMENT[name]) for name in MOMENT.names or ()}
-    are_one = [False, *(np.diff(edges) == 1).tolist(), False]
-    for is_one, (start, stop) in zip(are_one, itertools.pairwise(bounds.tolist()), strict=False):
-        step = ROWS if is_one else max(1, stop - start)  # one time may have any number
-        for first in range(start, stop, step):
-            piece = moments[first : min(first + step, stop)]
-            piece = piece[np.argsort(piece["due_us"], kind="stable")]
-            for name, column in columns.items():
-                column.add(piece[name])
-            let_go()
+    columns = {name: Growing(MOMENT[name]) for name in MOMENT.names or ()}
+    for piece in in_order(moments(), "due_us"):
+        for name, column in columns.items():
+            column.add(piece[name])
     due_us, kind, slot, row = (column.array() for column in columns.values())
     return due_us, kind, slot, row
-
-
-def _edges(due_us: Sequence[Int64]) -> Int64:
-    """Times between which there are about as many operations as are sorted at once, or all of one time."""
-    step = max(1, ROWS // 64)
-    found = []
-    for times in due_us:
-        found.append(times[::step].copy())
-        let_go()
-    chosen = np.sort(np.concatenate(found))[64::64]
-    edges: Int64 = np.unique(np.concatenate([chosen, chosen + 1]))
-    return edges
 
 
 def _stored(given: Given, least_bytes: int | None = None) -> Given:

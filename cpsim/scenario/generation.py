@@ -19,7 +19,8 @@ from cpsim.scenario.schema import AroundRange, FixedCredits, FromFaker, RangeCre
 from cpsim.scenario.streams import Draw, uniforms
 from cpsim.scenario.values import LONGEST_US, ScenarioError
 from cpsim.scenario.workload import ABSENT, Column, Given, Int32, Int64, Workload, slot_numbers
-from cpsim.system.mapped import gathered, give_back, stored, stretches
+from cpsim.system.growing import made
+from cpsim.system.mapped import give_back, stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -105,7 +106,7 @@ def _blocks(scenario: Scenario, draw: Draw, site: Int32) -> tuple[Int64, Int32, 
         blocks.extend(plan.blocks, np.concatenate(plan.numbers) - 1)
         last = plan.last
         give_back()
-    return gathered((np.arange(where.start, where.stop) + 1 for where in stretches(last)), np.int64), site, blocks
+    return made(last, np.int64, lambda where: np.arange(where.start + 1, where.stop + 1)), site, blocks
 
 
 def _planned(scenario: Scenario, draw: Draw) -> _Plan:

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cpdaemon.commands import COMMANDS, Description, Field
-from cpsim.system.mapped import gathered, stretches, taken, zeros
+from cpsim.system.growing import gathered
+from cpsim.system.mapped import stretches, taken, zeros
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -1,7 +1,6 @@
 """A run whose columns are in files has the results of one whose columns are in memory."""
 
 import tracemalloc
-from tempfile import TemporaryFile
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,19 +16,17 @@ from cpsim.run.pipeline import ApplyDelay
 from cpsim.scenario import load_workload
 from cpsim.scenario.blocks import timeline
 from cpsim.scenario.workload import Workload
-from cpsim.system import mapped
-from cpsim.system.mapped import gathered, places_by_group, stored, stretches, taken, zeros
+from cpsim.system import growing, mapped
+from cpsim.system.mapped import stretches
 
 
 @pytest.fixture
-def in_files(monkeypatch):
-    """A function that has even the smallest columns in files from then on, of which few rows are looked at."""
+def in_files(in_files, monkeypatch):
+    """See tests/conftest.py; figures look at as few rows at once."""
 
     def begin(rows=7):
-        monkeypatch.setattr(mapped, "LEAST_BYTES", 1)
-        monkeypatch.setattr(mapped, "TAKEN_BYTES", 64)
-        for module in (mapped, latency):
-            monkeypatch.setattr(module, "ROWS", rows)
+        in_files(rows)
+        monkeypatch.setattr(latency, "ROWS", rows)
 
     return begin
 
@@ -60,14 +57,13 @@ def test_the_workload_of_a_seed_is_the_same_however_many_jobs_are_drawn_at_a_tim
     monkeypatch.setattr("cpsim.scenario.generation.JOBS_DRAWN", jobs)
     assert made() == whole
     in_files(jobs)
-    monkeypatch.setattr("cpsim.scenario.blocks.ROWS", jobs)
     assert made() == whole
 
 
 def test_a_longer_workload_takes_no_more_memory_to_make(in_files, monkeypatch):
     in_files(2_000)
-    monkeypatch.setattr(mapped, "LEAST_BYTES", 4_096)
-    monkeypatch.setattr("cpsim.scenario.blocks.ROWS", 2_000)
+    for module in (mapped, growing):
+        monkeypatch.setattr(module, "LEAST_BYTES", 4_096)
     monkeypatch.setattr("cpsim.scenario.blocks.PAGE_BYTES", 1_024)
     monkeypatch.setattr("cpsim.scenario.generation.JOBS_DRAWN", 2_000)
 
@@ -86,13 +82,12 @@ def test_a_longer_workload_takes_no_more_memory_to_make(in_files, monkeypatch):
 
 
 @pytest.mark.parametrize("rows", [1, 3, 64])
-def test_operations_of_one_time_stay_in_their_order(in_files, monkeypatch, rows):
+def test_operations_of_one_time_stay_in_their_order(in_files, rows):
     """Also where more come at one time than are sorted at once."""
     draw = np.random.default_rng(1)
     due_us = [np.sort(draw.choice([7, 7, 7, 8, 30, 31], 200)), draw.choice([0, 7, 31], 150), np.empty(0, np.int64)]
     blocks = [("alloc", due, np.arange(len(due), dtype=np.int32)) for due in due_us]
     in_files(rows)
-    monkeypatch.setattr("cpsim.scenario.blocks.ROWS", rows)
     columns = timeline(blocks)
     order = np.argsort(np.concatenate(due_us), kind="stable")
     slots = np.concatenate([slot for _, _, slot in blocks])
@@ -200,57 +195,3 @@ def test_records_are_put_in_the_order_of_operations_piece_by_piece(in_files, sen
     assert [(op, errors[code], sent_ns) for op, _, code, sent_ns, _ in records.tolist()] == [
         (op, f"error {op % 4}", op) for op in sent
     ]
-
-
-def test_values_are_taken_from_all_over_a_file_a_few_at_a_time(in_files):
-    in_files()
-    values = stored(np.arange(300).reshape(100, 3))
-    places = np.array([0, 5, 6, 98])
-    assert taken(values, places).tolist() == values[places].tolist()
-    assert taken(values, places[:0]).shape == (0, 3)
-    assert [(where.start, where.stop) for where in stretches(16)] == [(0, 7), (7, 14), (14, 16)]
-    kept = zeros(20, RECORD_TYPE)
-    kept["op"] = np.arange(20)
-    mapped.give_back()
-    assert kept["op"].tolist() == list(range(20))
-
-
-def test_columns_for_which_there_is_no_room_stay_in_memory(in_files, tmp_path, monkeypatch):
-    in_files()
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
-    values = np.arange(50)
-    assert np.shares_memory(stored(values), values)
-    assert gathered(iter([values, values[:3]]), np.int64).tolist() == [*range(50), 0, 1, 2]
-    places, bounds = places_by_group(50, lambda where: values[where] % 3, 3)
-    assert places[bounds[1] : bounds[2]].tolist() == list(range(1, 50, 3))
-    assert zeros(3, np.dtype(np.int64)).tolist() == [0, 0, 0]
-
-
-class Full:
-    """A temporary file for which the disk has room for some bytes only."""
-
-    def __init__(self, file, room):
-        self._file, self._room = file, room
-
-    def __getattr__(self, name):
-        return getattr(self._file, name)
-
-    def write(self, data):
-        self._room -= len(memoryview(data).cast("B"))
-        if self._room < 0:
-            raise OSError(28, "No space left on device")
-        return self._file.write(data)
-
-
-def test_what_was_gathered_before_the_disk_is_full_is_kept(in_files, monkeypatch):
-    in_files()
-    files = []
-
-    def made(*arguments, **options):
-        files.append(TemporaryFile(*arguments, **options))  # noqa: SIM115 - what is tested closes it
-        return Full(files[-1], 70)
-
-    monkeypatch.setattr("tempfile.TemporaryFile", made)
-    pieces = [np.arange(5), np.arange(5, 9), np.arange(9, 12)]
-    assert gathered(pieces, np.int64).tolist() == list(range(12))
-    assert [file.closed for file in files] == [True]

@@ -7,7 +7,6 @@ import pytest
 from cpsim.scenario import load_workload
 from cpsim.scenario.formats import trace_table
 from cpsim.scenario.formats.job_logs import swf
-from cpsim.system import external_sort, growing, mapped
 
 SWF = "\n".join(
     f"{number % 37} {number * 7919 % 5000} {number % 7} {number * 31 % 400} 1 -1 -1 1 -1 -1 {status} {number % 5} -1 "
@@ -32,15 +31,11 @@ TRACE = "time_s,kind,slot,project,arguments\n" + "\n".join(
 
 
 @pytest.fixture
-def in_pieces(monkeypatch):
+def in_pieces(in_files, monkeypatch):
     """A function that has everything in files, and few rows at once, from then on."""
 
     def begin():
-        for module in (mapped, growing):
-            monkeypatch.setattr(module, "LEAST_BYTES", 1)
-        for module in (mapped, growing, external_sort):
-            monkeypatch.setattr(module, "ROWS", 40)
-        monkeypatch.setattr(external_sort, "APART", 3)
+        in_files(40)
         monkeypatch.setattr(trace_table, "PIECE_ROWS", 13)
         monkeypatch.setattr(swf, "PIECE_LINES", 13)
 

@@ -28,16 +28,12 @@ class Appearances:
         self._hashes = Growing()
 
     def add(self, text: str) -> None:
-        """Add a text; raises NoRoom."""
+        """Add a text."""
         digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         self._hashes.append(int.from_bytes(digest, "little", signed=True))
 
     def numbers(self) -> tuple[Int32, Int64]:
-        """The number of each text that was added, and of each number at which place its text was added first.
-
-        Raises:
-            NoRoom: temporary files cannot be written.
-        """
+        """The number of each text that was added, and of each number at which place its text was added first."""
         hashes = self._hashes.array()
         first, firsts = Growing(), Growing()
         for piece in in_order(_with_first(in_order(_places(hashes), "hash")), "at"):

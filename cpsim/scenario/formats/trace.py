@@ -104,7 +104,6 @@ def of_calls(name: str, seed: int, calls: Iterable[Call | SiteCall], *, keep_ids
 
     Raises:
         ValueError: an argument is none that the protocol has, or no whole number where it has one.
-        NoRoom: temporary files cannot be written.
     """
     kept = _Kept(calls)
     tables, slots, several = _Tables(), Appearances(), len(kept.projects) > 1
