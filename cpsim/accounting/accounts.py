@@ -386,8 +386,8 @@ class Accounts:
     def many_grants(self, holder: str, project: str, name: str, rows: int) -> Iterator[pd.DataFrame]:
         """The rows of `grants` of one holder, so many at a time, in memory that does not grow with them."""
         with named_errors(self.source):
-            sql = queries.grants(holder, journal=self.has_claims)
-            for batch in self._database.sql(sql, params=[[project], [name]]).to_arrow_reader(rows):
+            self._database.execute(queries.keep_grants(holder, journal=self.has_claims), [[project], [name]])
+            for batch in self._database.sql(queries.KEPT_GRANTS).to_arrow_reader(rows):
                 yield queries.frame_of(batch)
 
     def daily(self, holder: str, ids: Sequence[tuple[str, str]]) -> pd.DataFrame:

@@ -112,8 +112,21 @@ def rules(*, journal: bool) -> str:
     FROM ({claims}) GROUP BY project, rule ORDER BY project, slots DESC, rule"""
 
 
+KEPT_GRANTS: Final = "SELECT * FROM kept_grants ORDER BY project, id, at_us, slot"
+"""The grants that `keep_grants` has kept, in the order of `grants`."""
+
+
 def grants(holder: str, *, journal: bool) -> str:
     """The grants of the period to some holders; its parameters are the lists of their projects and of their ids."""
+    return f"{_grants(holder, journal=journal)} ORDER BY project, id, settled_us, slot"
+
+
+def keep_grants(holder: str, *, journal: bool) -> str:
+    """Make the table of `KEPT_GRANTS`; parameters are those of `grants`. To join and sort at once takes more memory."""
+    return f"CREATE OR REPLACE TEMP TABLE kept_grants AS {_grants(holder, journal=journal)}"
+
+
+def _grants(holder: str, *, journal: bool) -> str:
     claims = (
         _joined("(SELECT * FROM claims SEMI JOIN chosen ON claims.slot = chosen.slot)")
         if journal
@@ -126,7 +139,7 @@ def grants(holder: str, *, journal: bool) -> str:
         WHERE state = 'claimed' AND {PERIOD}
     )
     SELECT project, id, settled_us AS at_us, slot, machine, {RULE} AS rule, granted AS credits
-    FROM ({claims}) ORDER BY project, id, settled_us, slot"""
+    FROM ({claims})"""
 
 
 def granted_by_interval(holder: str) -> str:
