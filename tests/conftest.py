@@ -238,11 +238,15 @@ def wait_for():
 
 
 @pytest.fixture
-def command_line(monkeypatch):
+def with_pandas(monkeypatch):
+    """A command that is called in this process leaves it pandas, which other tests of the process need."""
+    monkeypatch.setattr("cpsim.system.process.do_without_pandas", lambda: None)
+
+
+@pytest.fixture
+def command_line(monkeypatch, with_pandas):
     """Return command_line(*arguments) -> the exit status of cpsim in this process."""
     from cpsim import cli  # most tests do without
-
-    monkeypatch.setattr("cpsim.system.process.do_without_pandas", lambda: None)  # other tests of this process need it
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["cpsim", *map(str, arguments)])

@@ -231,7 +231,7 @@ def test_mistakes_are_told_precisely(write, text, said):
 
 
 @pytest.fixture
-def asked(monkeypatch):
+def asked(monkeypatch, with_pandas):
     """What the options ask for, without serving it."""
 
     def asked(*arguments):

@@ -27,13 +27,11 @@ def run(*arguments, **environment):
 
 
 @pytest.fixture
-def call(monkeypatch, capfd):
+def call(monkeypatch, capfd, with_pandas):
     """call(*arguments, **environment): the same, in this process."""
 
     def call(*arguments, **environment):
         with monkeypatch.context() as patched:
-            # other tests of this process need pandas
-            patched.setattr("cpsim.system.process.do_without_pandas", lambda: None)
             for name in ("NO_COLOR", "FORCE_COLOR"):
                 patched.delenv(name, raising=False)
             patched.setattr(sys, "argv", ["cpsim", *arguments])
