@@ -25,6 +25,14 @@ from cpsim.cli import main
 atexit.register(lambda: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr))
 main()
 """
+LOG_JOBS = (500_000, 50_000)
+READING = """
+import resource, sys
+from pathlib import Path
+from cpsim.scenario import load_workload
+load_workload(Path(sys.argv[1]), 1)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
 SCENARIO = """
 description = "As many jobs as are asked for"
 duration = "1d"
@@ -70,6 +78,27 @@ def _greatest_bytes(folder: Path, jobs: int) -> tuple[int, int]:
     return int(used), operations
 
 
+def of_a_log(folder: Path) -> Row:
+    """The greatest memory of reading a job log, and of reading one of a tenth of its jobs."""
+    many, few = (_bytes_of_a_log(folder / f"log-{jobs}.swf", jobs) for jobs in LOG_JOBS)
+    return Row(many / 1e6, few / 1e6, many / few)
+
+
+def _bytes_of_a_log(path: Path, jobs: int) -> int:
+    with path.open("w", encoding="utf-8") as file:
+        for job in range(1, jobs + 1):
+            file.write(f"{job} {job * 40} {job % 900} {job * 7919 % 40_000} 8 -1 -1 8 -1 -1 1 {job % 200}{' -1' * 6}\n")
+    # by a process in between: what a child has at most begins with what its parent has
+    return int(subprocess.run([sys.executable, __file__, "log", path], stdout=subprocess.PIPE, check=True).stdout)
+
+
+def reading_bytes(path: str) -> int:
+    """The greatest memory of a process that reads a job log."""
+    command = [sys.executable, "-P", "-c", READING, path]
+    told = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+    return int(told) * (1 if sys.platform == "darwin" else 1024)
+
+
 def greatest_bytes(arguments: list[str]) -> int:
     """The greatest memory of a cpsim that is run to its end, without its children's."""
     command = [sys.executable, "-P", "-c", TELLING, *arguments]
@@ -100,4 +129,7 @@ def resident_bytes() -> int:
 
 
 if __name__ == "__main__":
-    print(greatest_bytes(sys.argv[1:]) if sys.argv[1] == "run" else measure(sys.argv[1]))
+    if sys.argv[1] == "log":
+        print(reading_bytes(sys.argv[2]))
+    else:
+        print(greatest_bytes(sys.argv[1:]) if sys.argv[1] == "run" else measure(sys.argv[1]))

@@ -97,6 +97,7 @@ def anywhere(folder: Path) -> Iterator[tuple[str, Row]]:
     yield "daemon with its spool and a scrape a second / without, commands/s", scraped_against_alone(folder)
     yield "proxy with a fault in front of a daemon / recorder there, commands/s", proxy_against_recorder(folder)
     yield from judging.rows(folder)
+    yield "greatest memory of reading a job log of 500,000 jobs / of 50,000, MB", memory.of_a_log(folder)
     yield "memory of a slot claimed with two counters / allocated, bytes", memory.per_slot()
     for kind in ("unix", "tcp", "http"):
         yield f"client beside {IDLE:,} idle connections / alone, {kind}, commands/s", beside_idle(kind)
