@@ -42,22 +42,16 @@ class Growing:
         """Add a value."""
         self._single.append(value)
         if len(self._single) == ROWS:
-            self.add(())
+            self._keep_single()
 
     def add(self, values: npt.ArrayLike) -> None:
         """Add values, which are copied."""
-        single, self._single = self._single, array("q")
-        for piece in (np.frombuffer(single, np.int64), values):
-            self._kept += np.ascontiguousarray(piece, self._dtype).data
-        if self._has_room and len(self._kept) >= LEAST_BYTES:
-            try:
-                self._write()
-            except OSError:
-                self._give_up_file()
+        self._keep_single()
+        self._keep(values)
 
     def array(self) -> npt.NDArray[Any]:
         """All of them; it takes no more."""
-        self.add(())
+        self._keep_single()
         if self._file is not None:
             with suppress(OSError):
                 self._write()
@@ -66,6 +60,19 @@ class Growing:
                 return np.frombuffer(found, self._dtype)
             self._give_up_file()
         return np.frombuffer(self._kept, self._dtype)
+
+    def _keep_single(self) -> None:
+        if self._single:
+            single, self._single = self._single, array("q")
+            self._keep(np.frombuffer(single, np.int64))
+
+    def _keep(self, values: npt.ArrayLike) -> None:
+        self._kept += np.ascontiguousarray(values, self._dtype).data
+        if self._has_room and len(self._kept) >= LEAST_BYTES:
+            try:
+                self._write()
+            except OSError:
+                self._give_up_file()
 
     def _write(self) -> None:
         """Move what is in memory to the end of the file; where that fails, the rest stays in memory."""

@@ -25,6 +25,14 @@ def test_values_are_taken_from_all_over_a_file_a_few_at_a_time(in_files):
     assert kept["op"].tolist() == list(range(20))
 
 
+def test_records_are_gathered_as_numbers_are(in_files):
+    in_files(16)
+    records = np.zeros(9, RECORD_TYPE)
+    records["op"] = np.arange(9)
+    assert gathered((records[:0], records[:4], records[4:]), RECORD_TYPE).tolist() == records.tolist()
+    assert gathered((), RECORD_TYPE).tolist() == []
+
+
 @pytest.mark.parametrize("has_room", [True, False])
 def test_an_array_grows_by_values_and_pieces(in_files, no_room, has_room):
     in_files(16)
