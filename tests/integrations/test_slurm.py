@@ -112,7 +112,6 @@ def test_what_slurm_has_noted_is_what_is_credited(creditpiggy, slurm, jobs, plac
         slurm.command("scancel", *(jobs[each] for each in cancelled))
         creditpiggy.wait_for_discard(f"cp-{jobs['cancelled in its prolog']}", timeout_s=100)
     slurm.start_node("n3")
-    slurm.command("scontrol", "update", "nodename=n3", "state=resume")
     slurm.wait_for_jobs()
     wait_for(lambda: not [*(place / "state").iterdir()])  # the last hook is run when the last job has ended
     wait_for(lambda: all(slot.state in {"claimed", "discarded"} for slot in creditpiggy.slots.values()))
