@@ -84,20 +84,18 @@ def run(
 
 
 def run_tests(session: nox.Session, name: str, *chosen: str, processes: int = 2) -> None:
-    """Run tests against the wheel that is installed in the environment of that name, in one process or several."""
+    """Run tests against the wheel that is installed in the environment of that name, on two cores or more."""
     # sockets need short paths
     environment = {"CPSIM_TEST_INSTALLED": "1", "TMPDIR": "/tmp"}  # noqa: S108
-    options = session.posargs
-    if not options and processes > 1:  # what is imported is compiled once, not by all processes at the same time
+    if not session.posargs:  # what is imported is compiled once, not by all processes at the same time
         run(session, name, "pytest", *chosen, "--collect-only", "-qq", silent=True, **environment)
-        options = ["-n", str(processes), "--dist", "worksteal"]
+    options = session.posargs or ["-n", str(processes), "--dist", "worksteal"]
     run(session, name, "pytest", *chosen, *options, **environment)
 
 
 def tests(session: nox.Session) -> None:
-    """Run the tests that take minutes; of another Python in one process, for other tests run beside them in CI."""
-    is_first = session.name == "tests"
-    run_tests(session, session.name.replace("tests", "environment"), processes=2 if is_first else 1)
+    """Run the tests that take minutes."""
+    run_tests(session, session.name.replace("tests", "environment"))
 
 
 nox.session(environment)

@@ -6,7 +6,7 @@ import http.client
 import io
 import json
 import socket
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
@@ -143,16 +143,16 @@ class HttpConnection:
 
     def reply(self, method: str) -> Reply:
         """The reply to the next request, whatever version of HTTP it is in; `is_open` says whether one may follow."""
-        response = http.client.HTTPResponse(cast("socket.socket", self), method=method)
         self.is_open = False
         self._raw.restart()
-        try:
-            response.begin()
-            reply = Reply(response.status, response.getheader("Content-Type", ""), response.read())
-        except TimeoutError:
-            return LATE
-        except NO_RESPONSE as error:
-            return Reply(0, "", f"no HTTP reply: {error or type(error).__name__}".encode())
+        with closing(http.client.HTTPResponse(cast("socket.socket", self), method=method)) as response:
+            try:
+                response.begin()
+                reply = Reply(response.status, response.getheader("Content-Type", ""), response.read())
+            except TimeoutError:
+                return LATE
+            except NO_RESPONSE as error:
+                return Reply(0, "", f"no HTTP reply: {error or type(error).__name__}".encode())
         self.is_open = not response.will_close
         return reply
 

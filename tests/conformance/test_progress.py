@@ -1,8 +1,11 @@
 """How far `cpsim verify` is, what it shows meanwhile, and what it keeps when it is interrupted."""
 
+import gc
 import json
 import os
 import signal
+import socket
+import sys
 import threading
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -11,6 +14,7 @@ import pytest
 
 from cpdaemon.endpoint import parse_endpoint
 from cpsim.conformance import table
+from cpsim.conformance.exchange import HttpConnection
 from cpsim.conformance.suite import examine
 from cpsim.conformance.target import Target, reach
 from cpsim.conformance.walk import walk
@@ -113,3 +117,24 @@ def test_a_signal_ends_a_run_that_writes_its_files(verify, fake, wait_for):
     assert int(suite.get("tests")) == len(outcome["clauses"]) + 1
     assert "interrupted after" in suite.find("testcase/error").get("message")
     assert "interrupted after" in Path("out.md").read_text()
+
+
+def test_a_signal_in_the_middle_of_a_reply_leaves_nothing_half_open(monkeypatch):
+    found = []
+    monkeypatch.setattr(sys, "unraisablehook", found.append)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def begin_to_answer():
+            with listener.accept()[0] as incoming:
+                incoming.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
+                os.kill(os.getpid(), signal.SIGINT)
+                incoming.recv(1)
+
+        answering = threading.Thread(target=begin_to_answer)
+        answering.start()
+        server = parse_endpoint(f"http://127.0.0.1:{listener.getsockname()[1]}/api")
+        with pytest.raises(KeyboardInterrupt), HttpConnection(server, 60.0) as connection:
+            connection.reply("GET")
+        answering.join()
+    gc.collect()
+    assert not found
