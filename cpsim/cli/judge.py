@@ -16,6 +16,7 @@ from cpsim.cli.options import (
     known_profile_option,
     known_quirk_option,
     known_quirks,
+    processes_option,
     scheduler_option,
 )
 from cpsim.cli.paths import PathType
@@ -39,14 +40,7 @@ if TYPE_CHECKING:
 @click.option("--project", metavar="ID", help="Project id of the slots that --accounts shows, if the run had none.")
 @known_profile_option
 @known_quirk_option
-@click.option(
-    "--processes",
-    type=click.IntRange(1, 64),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Processes that judge; they divide the slots among them.",
-)
+@processes_option("Processes that judge; they divide the slots among them.")
 @click.option(
     "--engine",
     type=click.Choice(["local", "dask"]),
@@ -131,12 +125,13 @@ def _judged(
     chosen = FolderToJudge(folder, later, _now_ns(folder), project, quirks)
     with Stages() as stages:
         stages.begin("judging")
+        evidence = chosen.opened()
         if later is not None:
-            head = chosen.opened().head()
+            head = evidence.head()
             if head.project is None and not head.workload.projects:
                 raise click.UsageError("the run knew no project: add --project ID, whose slots --accounts shows")
         with spread as judging:
-            head, verdict = judge_folder(chosen, judging)
+            head, verdict = judge_folder(chosen, evidence, judging)
 
     def show(console: Console) -> None:
         for line in verdict_lines(verdict, head.command):

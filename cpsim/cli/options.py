@@ -274,6 +274,15 @@ accounts_option = click.option(
     help="What shows the accounts: a folder or file, an http:// URL, sql:FILE or program:COMMAND; see "
     "docs/how-to/accounts.md.",
 )
+
+
+def processes_option(help_text: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """An option --processes, which says in its help what they do."""
+    return click.option(
+        "--processes", type=click.IntRange(1, 64), default=1, show_default=True, metavar="N", help=help_text
+    )
+
+
 scheduler_option = click.option(
     "--scheduler", metavar="ADDRESS", help="Address of the Dask cluster, such as tcp://127.0.0.1:8786."
 )

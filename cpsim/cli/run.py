@@ -36,6 +36,7 @@ from cpsim.cli.options import (
     output_option,
     pace_at,
     page_option,
+    processes_option,
     project_option,
     rate_option,
     secret_file_option,
@@ -108,14 +109,7 @@ if TYPE_CHECKING:
     help="Seconds that each of --users waits after an answer.",
 )
 @in_flight_option
-@click.option(
-    "--processes",
-    type=click.IntRange(1, 64),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Processes that replay; they divide the slots and --in-flight among them.",
-)
+@processes_option("Processes that replay; they divide the slots and --in-flight among them.")
 @timeout_option
 @click.option(
     "--fault",

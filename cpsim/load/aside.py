@@ -1,4 +1,4 @@
-"""Long computations beside Locust's greenlets: a worker that is silent for three seconds is lost to its master."""
+"""Long computations beside Locust's greenlets: a worker that is silent for long is lost to its master."""
 
 from __future__ import annotations
 

@@ -83,9 +83,8 @@ class Spread:
 def on_this_machine(processes: int) -> Iterator[Spread]:
     """Processes of this machine, which end with the context."""
     with ProcessPoolExecutor(processes, get_context("spawn"), _begin) as pool:
-        previous = signal.signal(
-            signal.SIGINT, signal.SIG_IGN
-        )  # children inherit that: Ctrl-C is their parent's affair
+        # children inherit that: Ctrl-C is their parent's affair
+        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             for _ in range(processes):
                 pool.submit(put_off_pandas)
@@ -139,11 +138,14 @@ def on_cluster(scheduler: str) -> Iterator[Spread]:
         client.close()
 
 
-def judge_folder(folder: FolderToJudge, spread: Spread | None = None) -> tuple[Evidence, Verdict]:
+def judge_folder(
+    folder: FolderToJudge, evidence: EvidenceFolder, spread: Spread | None = None
+) -> tuple[Evidence, Verdict]:
     """Judge a run folder, as `judge` does.
 
     Args:
         folder: the run folder.
+        evidence: the same, opened.
         spread: who judges its partitions; None for this process, which alone judges a run that was cut short.
 
     Returns:
@@ -152,7 +154,6 @@ def judge_folder(folder: FolderToJudge, spread: Spread | None = None) -> tuple[E
     Raises:
         CpsimError: the folder, or a process that judges it, is not as it should be.
     """
-    evidence = folder.opened()
     checkers = [*CHECKERS, *checkers_of_others()]
     if spread is None or evidence.is_unfinished:
         head = evidence.head()

@@ -57,11 +57,11 @@ def spread_rows(folder: Path) -> Iterator[tuple[str, Row]]:
     done, partitions.PARTITION = embedded(SLOTS), OF_PARTITION
     with OutputFolder(folder) as written:
         write(done, summarise(done), written)
-    operations = len(done.evidence.records)
+    operations, chosen = len(done.evidence.records), FolderToJudge(folder)
 
     def judged(spread: Spread | None) -> float:
         begun_s = time.perf_counter()
-        _, verdict = judge_folder(FolderToJudge(folder), spread)
+        _, verdict = judge_folder(chosen, chosen.opened(), spread)
         assert verdict.ruling == "valid"
         return operations / (time.perf_counter() - begun_s)
 

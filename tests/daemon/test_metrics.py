@@ -4,7 +4,7 @@ import socket
 import sqlite3
 import urllib.error
 import urllib.request
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
@@ -50,6 +50,16 @@ def serve(here):
             return undo.enter_context(MetricsServer(ANY_PORT, lambda: daemon_metrics([daemon])))
 
         yield serve
+
+
+@contextmanager
+def daemon_of(spool):
+    """A daemon that delivers nothing of its spool."""
+    with (
+        closing(BulkClient(parse_endpoint("http://127.0.0.1:9/api"), ("p", "s"), 60.0)) as server,
+        Daemon(server, "p", unix=spool.path.parent / "cp.sock", spool=spool, flush_interval_s=3600) as daemon,
+    ):
+        yield daemon
 
 
 def test_what_the_server_accepted_and_refused(serve):
@@ -113,11 +123,7 @@ def test_a_scrape_looks_at_as_much_of_a_spool_however_much_waits_there(here):
             asked.append(sql)
             return super().query(sql, parameters)
 
-    spool = Spool(here / "spool", open_log=Recorded)
-    with (
-        closing(BulkClient(parse_endpoint("http://127.0.0.1:9/api"), ("p", "s"), 60.0)) as server,
-        Daemon(server, "p", unix=here / "cp.sock", spool=spool, flush_interval_s=3600) as daemon,
-    ):
+    with daemon_of(spool := Spool(here / "spool", open_log=Recorded)) as daemon:
         spool.put(["alloc,slot=a"], {}, lambda _: None)
         spool.wait()
         asked.clear()
@@ -139,11 +145,7 @@ def test_what_a_scrape_counts_as_applied_waits_in_it_no_more(here):
                 daemon.delays.note()
             return rows
 
-    spool = Spool(here / "spool", open_log=DeliversMeanwhile)
-    with (
-        closing(BulkClient(parse_endpoint("http://127.0.0.1:9/api"), ("p", "s"), 60.0)) as server,
-        Daemon(server, "p", unix=here / "cp.sock", spool=spool, flush_interval_s=3600) as daemon,
-    ):
+    with daemon_of(spool := Spool(here / "spool", open_log=DeliversMeanwhile)) as daemon:
         spool.put(["alloc,slot=a"], {}, lambda _: None)
         spool.wait()
         spool.release(1)
