@@ -58,12 +58,14 @@ class Seen:
         from_ns, to_ns: when they were read, in nanoseconds since the replay began.
         view: what the server shows; None if it shows no more than which slots are outstanding.
         outstanding: the ids of slots that are not settled, if there is no view.
+        meanwhile: what claims granted while the accounts were read, by project and name, where a server tells it.
     """
 
     from_ns: int
     to_ns: int
     view: View | None = None
     outstanding: frozenset[str] | None = None
+    meanwhile: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 class Imbalance(NamedTuple):
@@ -149,6 +151,11 @@ class Evidence:
     def view(self) -> View | None:
         """What the server showed of its accounts; None if nothing, or no more than which slots are outstanding."""
         return None if self.seen is None else self.seen.view
+
+    @property
+    def projects(self) -> tuple[str, ...]:
+        """Whose slots they are; none if no accounts could be looked at."""
+        return self.workload.projects or (() if self.project is None else (self.project,))
 
     @property
     def ledger(self) -> pa.Table | None:

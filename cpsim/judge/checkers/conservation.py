@@ -23,7 +23,7 @@ class Conservation:
 
     def check(self, evidence: Evidence, verdict: Verdict) -> None:
         """Check all accounts of the server."""
-        if evidence.view is None:
+        if evidence.seen is None or evidence.view is None:
             return
         if verdict.corrections.unknown:
             verdict.not_verified.append(
@@ -37,4 +37,6 @@ class Conservation:
             links_of(evidence.workload) if evidence.embedded else None,
             before=() if evidence.embedded else evidence.before,
             machines=set(evidence.workload.machines),
+            meanwhile=evidence.seen.meanwhile,
+            projects=evidence.projects,
         )
