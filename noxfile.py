@@ -119,26 +119,34 @@ def run(
 
 
 def run_tests(session: nox.Session, name: str, *chosen: str, processes: int = 2) -> None:
-    """Run tests against the wheel that is installed in the environment of that name, on two cores or more."""
+    """Run tests against the wheel that is installed in the environment of that name."""
     # sockets need short paths
     environment = {"CPSIM_TEST_INSTALLED": "1", "TMPDIR": "/tmp"}  # noqa: S108
-    if not session.posargs:  # what is imported is compiled once, not by all processes at the same time
+    options = session.posargs
+    if not options and processes > 1:
+        # what is imported is compiled once, not by all processes at the same time
         run(session, name, "pytest", *chosen, "--collect-only", "-qq", silent=True, **environment)
-    options = session.posargs or ["-n", str(processes), "--dist", "worksteal"]
+        options = ["-n", str(processes), "--dist", "worksteal"]
     run(session, name, "pytest", *chosen, *options, **environment)
 
 
 def tests(session: nox.Session) -> None:
     """Run the tests that take minutes."""
-    run_tests(session, session.name.replace("tests", "environment"))
+    run_tests(session, "environment")
+
+
+def tests_of_a_python(session: nox.Session) -> None:
+    """Run the tests that take minutes, in one process."""
+    run_tests(session, session.name.replace("tests", "environment"), processes=1)
 
 
 nox.session(environment)
 nox.session(tests, python=False, requires=["environment"])
 for version in PYTHONS:
     others = [] if version == THIS_PYTHON else ["other-pythons"]
-    nox.session(environment, name=f"environment-{version}", python=find_python(version))
-    nox.session(tests, name=f"tests-{version}", python=False, requires=[f"environment-{version}"], tags=others)
+    requires = [f"environment-{version}"]
+    nox.session(environment, name=requires[0], python=find_python(version))
+    nox.session(tests_of_a_python, name=f"tests-{version}", python=False, requires=requires, tags=others)
 
 
 @nox.session(python=False, requires=["environment"])
