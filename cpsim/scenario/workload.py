@@ -411,8 +411,17 @@ def slot_numbers(sites: Sequence[str], site: Int32) -> Int64:
         sites: the project of each site.
         site: of each slot.
     """
-    numbers = np.empty(len(site), dtype=np.int64)
-    for project in set(sites):
-        own = np.isin(site, [index for index, name in enumerate(sites) if name == project])
-        numbers[own] = np.arange(1, np.count_nonzero(own) + 1)
-    return numbers
+    projects = list(dict.fromkeys(sites))
+    project_of = np.array([projects.index(name) for name in sites])
+    counts = np.zeros(len(projects), np.int64)
+
+    def at(where: slice) -> Int64:
+        of_slot = project_of[site[where]]
+        numbers = np.empty(len(of_slot), np.int64)
+        for project in range(len(projects)):
+            own = np.flatnonzero(of_slot == project)
+            numbers[own] = np.arange(counts[project] + 1, counts[project] + len(own) + 1)
+            counts[project] += len(own)
+        return numbers
+
+    return made(len(site), np.int64, at)
