@@ -326,7 +326,7 @@ def _written_by_partition(slots: pa.Table, count: int, slot_prefix: str | None) 
                 if start < end:
                     rows.add(ordered.slice(start, end - start))
                     batches[index].append(next(numbers))
-        written = rows.batches()
+        written = rows.unmapped_batches()
     return lambda index: pa.Table.from_batches(map(written.get_batch, batches[index]), slots.schema)
 
 
