@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from cpsim.scenario.workload import KIND_NAMES, numbers_of_ids
 from cpsim.system.external_sort import places_by_group
+from cpsim.system.growing import gathered
 from cpsim.system.mapped import NoRoom, let_go, stretches, taken
 from cpsim.system.mapped_rows import MappedRows, pieces
 from cpsim.system.shelf import Shelf
@@ -230,8 +231,8 @@ class Evidence:
     def of_slots(self, slots: Sequence[int]) -> Evidence:
         """The evidence of some slots of the workload, by their places in it."""
         slot, ops = self.workload.slot, self.records["op"]
-        chosen = [np.isin(slot[ops[where]], slots) for where in stretches(len(ops))]
-        return self._of_records(np.flatnonzero(np.concatenate(chosen)) if chosen else np.empty(0, np.int64))
+        chosen = (where.start + np.flatnonzero(np.isin(slot[ops[where]], slots)) for where in stretches(len(ops)))
+        return self._of_records(gathered(chosen, np.int64))
 
     def head(self) -> Evidence:
         """The evidence without operations: what concerns no single slot."""
@@ -332,7 +333,7 @@ def _written_by_partition(slots: pa.Table, count: int, slot_prefix: str | None) 
                 if start < end:
                     rows.add(ordered.slice(start, end - start))
                     batches[index].append(next(numbers))
-        written = rows.batches()
+        written = rows.unmapped_batches()
     return lambda index: pa.Table.from_batches(map(written.get_batch, batches[index]), slots.schema)
 
 
