@@ -144,8 +144,11 @@ class EvidenceFolder:
         self._check_counts()
 
     def head(self) -> Evidence:
-        """The evidence without operations."""
-        return self._evidence(range(0), range(0), self._seen())
+        """The evidence without operations; the ledger is read when somebody looks at it."""
+        head = self._evidence(range(0), range(0), self._seen_of_accounts)
+        if head.ledger is None:
+            return head
+        return replace(head, read_slots=functools.cache(lambda: self._seen().view.slots))
 
     def partitions(self) -> Iterator[Evidence]:
         """The evidence by partitions of slots."""
@@ -311,8 +314,10 @@ class EvidenceFolder:
         def read(file: pq.ParquetFile) -> pa.Table:
             if groups is None:
                 return checked(file.read())
-            kept = [c for c in (*READ, VIRTUAL.name) if c in file.schema_arrow.names]
-            return checked(file.read_row_groups(list(groups), columns=kept if name == JOURNAL else None))
+            if name != JOURNAL:
+                return checked(file.read_row_groups(list(groups)))
+            names = file.schema_arrow.names
+            return checked(file.read_row_groups(list(groups), [c for c in (*READ, VIRTUAL.name) if c in names]))
 
         return self._open(name, read)
 

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from cpsim.evidence.evidence import Imbalance
 from cpsim.judge.columns import indices, map_entries
 from cpsim.judge.corrections import CREDITS, NONE, WHOLE
+from cpsim.judge.granted import SEPARATOR, Granted, is_paid, whole
 from cpsim.judge.verdict import Anomaly
 from cpsim.system.mapped_rows import pieces
 
@@ -38,8 +39,6 @@ EARNED, HELD, COUNTED = "machines earned", "users and waiting machines hold", "i
 """The laws on the sums of a project: what is to be as much as its claims granted."""
 MACHINES, WAITING = "its slots granted", "nothing waits"
 """The laws on each machine: it has what its own slots granted, and nothing waits on it once it has a user."""
-SEPARATOR: Final = "\x1f"
-"""Separates a project id from a machine id; neither contains it, because no command can."""
 ROWS: Final = 65_536
 """Rows summed at a time."""
 MACHINES_TRACED: Final = 20
@@ -79,17 +78,14 @@ class _Rows:
             if self._chosen is not None:
                 rows = rows.filter(self._chosen(piece))
             subjects = pc.fill_null(rows[self._column], "") if self._column in shown else ""
-            yield rows, _whole(pc.binary_join_element_wise(rows["project"], subjects, SEPARATOR))
+            yield rows, whole(pc.binary_join_element_wise(rows["project"], subjects, SEPARATOR))
 
-    def holders(self, known: pa.Array | None = None) -> pa.Array:
-        """The distinct holders; where some are known, behind these and sorted, whatever the order of the rows."""
-        found = pa.array([], pa.string()) if known is None else known
+    def holders(self) -> pa.Array:
+        """The distinct holders."""
+        found = pa.array([], pa.string())
         for _, holders in self.pieces():
             found = pc.unique(pa.concat_arrays([found, holders]))
-        if known is None:
-            return found
-        others = found.slice(len(known))
-        return pa.concat_arrays([known, others.take(pc.sort_indices(others))])
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,25 +117,23 @@ class _Books:
     """The sums of a view, and what they are off by.
 
     Args:
-        view: what a server shows.
+        view: what a server shows; of its slots, only the columns are looked at.
+        granted: what its slots granted.
 
     Attributes:
-        paid: the slots that were paid for: claimed, or, as a quirk has it, claimed and settled otherwise.
         granted, earned, waiting: by machine; of slots, of machines, and of what waits on these.
         owned: by user.
         counted: by project.
     """
 
-    def __init__(self, view: View) -> None:
-        paid = None
-        if view.slots is not None and "state" in view.slots.column_names:
-            paid = view.slots
-        self.paid = _Rows(paid, "machine", _is_paid)
+    def __init__(self, view: View, granted: Granted) -> None:
         machines, users, projects = _Rows(view.machines, "machine"), _Rows(view.users, "user"), _Rows(view.projects)
         self._machines = machines
-        holders = self.paid.holders(machines.holders())
-        names = _counter_names(view.slots, machines.table, users.table, projects.table)
-        self.granted = _sums(self.paid, ("granted", "counters"), holders, names)
+        self._shown = [] if view.slots is None or "state" not in view.slots.column_names else view.slots.column_names
+        holders = _with_others(machines.holders(), granted.holders)
+        names = _counter_names(granted, machines.table, users.table, projects.table)
+        shown = np.array(["granted" in self._shown] + ["counters" in self._shown] * (len(names) - 1))
+        self.granted = Sums(_split(holders), names, granted.values_of(holders, names), shown)
         self.earned = _sums(machines, ("credits", "counters"), holders, names)
         self.waiting = _sums(machines, ("waiting_credits", "waiting_counters"), holders, names)
         self.owned = _sums(users, ("credits", "counters"), users.holders(), names)
@@ -148,7 +142,7 @@ class _Books:
     @property
     def shows_machines(self) -> bool:
         """Whether each machine can be compared with its own slots."""
-        return "machine" in self.paid.table.column_names and bool((self.granted.shown & self.earned.shown).any())
+        return "machine" in self._shown and bool((self.granted.shown & self.earned.shown).any())
 
     def of_machines(self) -> Ints:
         """How much more each machine has than its own slots granted: int64[holders, names]."""
@@ -181,7 +175,7 @@ class _Books:
             return
         known = pa.array([SEPARATOR.join(holder) for holder in self.waiting.holders], pa.string())
         rows_of_holders = self._machines.pieces(["user"])
-        linked = [holders.filter(_whole(pc.is_valid(rows["user"]))) for rows, holders in rows_of_holders]
+        linked = [holders.filter(whole(pc.is_valid(rows["user"]))) for rows, holders in rows_of_holders]
         places = indices(pa.chunked_array(linked, pa.string()), known)
         for h, n in np.argwhere(self.waiting.values[places]).tolist():
             yield self.waiting.holders[places[h]], self.waiting.names[n], int(self.waiting.values[places[h], n])
@@ -197,7 +191,7 @@ def _of(meanwhile: Meanwhile, place: Imbalance) -> int:
 
 
 def _imbalances(view: View) -> tuple[Imbalance, ...]:
-    books = _Books(view)
+    books = _Books(view, Granted.of(view.slots))
     surplus, holders, names = books.of_machines(), books.granted.holders, books.granted.names
     return (
         *(Imbalance(MACHINES, *holders[h], names[n], int(surplus[h, n])) for h, n in np.argwhere(surplus).tolist()),
@@ -217,6 +211,7 @@ def judge_books(
     *,
     before: Iterable[Imbalance] | None = (),
     machines: Collection[str] | None = None,
+    read_slots: Callable[[], pa.Table | None] | None = None,
     meanwhile: Meanwhile = MappingProxyType({}),
     projects: Collection[str] = (),
 ) -> None:
@@ -228,12 +223,14 @@ def judge_books(
         owners: machine to user, if these are all the links and came before the first claim.
         before: the sums that did not agree before the run, which is not to blame for them; None if nobody looked.
         machines: those of the run, which are counted; None for all.
+        read_slots: reads the slots, where the view has none of their rows and the verdict has what they `granted`.
         meanwhile: what claims granted while the view was read, by project and name: sums may be off by as much.
         projects: those of the run. Of others, sums that may be right for that reason are passed over.
     """
-    books, judged = _Books(view), _JudgedSums(verdict, before, meanwhile, projects)
+    granted = Granted.of(view.slots) if read_slots is None else verdict.granted
+    books, judged = _Books(view, granted), _JudgedSums(verdict, before, meanwhile, projects)
     if books.shows_machines:
-        _judge_machines(books, judged)
+        _judge_machines(books, judged, _Claims(read_slots or (lambda: view.slots)))
         own = [machine for _, machine in books.granted.holders if machines is None or machine in machines]
         verdict.checked["machines"] += len(own)
     for law, project, name, granted, has in books.of_projects():
@@ -330,9 +327,9 @@ class _JudgedSums:
             )
 
 
-def _judge_machines(books: _Books, judged: _JudgedSums) -> None:
+def _judge_machines(books: _Books, judged: _JudgedSums, claims: _Claims) -> None:
     """Each machine has exactly what its own claimed slots granted."""
-    granted, earned, claims, surplus = books.granted, books.earned, _Claims(books.paid), books.of_machines()
+    granted, earned, surplus = books.granted, books.earned, books.of_machines()
     places = sorted(
         map(tuple, np.argwhere(surplus).tolist()),
         key=lambda place: (granted.holders[place[0]].subject, place),
@@ -383,21 +380,11 @@ def _judge_users(earned: Sums, owned: Sums, owners: Mapping[str, str], verdict: 
                 verdict.find("over-credited" if found > wanted else "under-credited", user.subject, detail)
 
 
-def _is_paid(slots: pa.Table) -> pa.Array:
-    """The slots that are claimed, or were and are settled otherwise since."""
-    states = slots["state"]
-    paid = pc.equal(states, "claimed")
-    if "granted" in slots.column_names:
-        is_settled = pc.is_in(states, value_set=pa.array(["discarded", "expired"]))
-        paid = pc.or_(paid, pc.and_(is_settled, pc.is_valid(slots["granted"])))
-    return paid
-
-
 class _Claims:
-    """Finds the claimed slots that show what is wrong with a machine."""
+    """Finds the claimed slots that show what is wrong with a machine; reads them only then."""
 
-    def __init__(self, claimed: _Rows) -> None:
-        self._claimed = claimed
+    def __init__(self, read: Callable[[], pa.Table | None]) -> None:
+        self._read = read
         self._traces_left = MACHINES_TRACED
 
     def showing(self, holder: Holder, name: str, difference: int) -> list[str]:
@@ -406,7 +393,7 @@ class _Claims:
             return []
         self._traces_left -= 1
         column, slots, granted = "granted" if name == CREDITS else "counters", list[str](), []
-        for rows, holders in self._claimed.pieces(["slot", column]):
+        for rows, holders in _Rows(self._read(), "machine", is_paid).pieces(["slot", column]):
             own = rows.filter(pc.equal(holders, SEPARATOR.join(holder)))
             slots += own["slot"].to_pylist()
             granted += own[column].to_pylist()
@@ -420,10 +407,16 @@ def _split(holders: pa.Array) -> list[Holder]:
     return [Holder(*text.split(SEPARATOR, 1)) for text in holders.to_pylist()]
 
 
-def _counter_names(*tables: pa.Table | None) -> list[str]:
+def _with_others(known: pa.Array, found: pa.Array) -> pa.Array:
+    """The holders that are known, and the others behind them, sorted, whatever the order in which they were found."""
+    others = found.filter(pc.invert(pc.is_in(found, value_set=known)))
+    return pa.concat_arrays([known, others.take(pc.sort_indices(others))])
+
+
+def _counter_names(granted: Granted, *accounts: pa.Table | None) -> list[str]:
     """Credits, and the name of each counter."""
-    found: set[str] = set()
-    for table in tables:
+    found = set(granted.names)
+    for table in accounts:
         if table is None:
             continue
         columns = [column for column in ("counters", "waiting_counters") if column in table.column_names]
@@ -447,10 +440,3 @@ def _sums(rows: _Rows, columns: tuple[str, str], known: pa.Array, names: list[st
             np.add.at(values.reshape(-1), place, np.asarray(pc.fill_null(amounts, 0)).astype(np.int64))
     shown = np.array([has_credits] + [has_counters] * (len(names) - 1))
     return Sums(_split(known), names, values, shown)
-
-
-def _whole(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """A column in one piece."""
-    if not isinstance(column, pa.ChunkedArray):
-        return column
-    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
