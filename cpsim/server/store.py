@@ -345,12 +345,13 @@ class Store:
 
 def _share(slots: Iterable[Slot], names: dict[str | None, str | None]) -> None:
     """Have slots of a snapshot share what is equal, as they did before: machines and users, and times nearby."""
-    times: dict[int | None, Any] = {}
+    times: dict[Any, Any] = {}
     for slot in slots:
-        slot.machine, slot.user = (names.setdefault(name, name) for name in (slot.machine, slot.user))
-        slot.allocated_us, slot.expires_us, slot.settled_us = (
-            times.setdefault(time_us, time_us) for time_us in (slot.allocated_us, slot.expires_us, slot.settled_us)
-        )
+        slot.machine = names.setdefault(slot.machine, slot.machine)
+        slot.user = names.setdefault(slot.user, slot.user)
+        slot.allocated_us = times.setdefault(slot.allocated_us, slot.allocated_us)
+        slot.expires_us = times.setdefault(slot.expires_us, slot.expires_us)
+        slot.settled_us = times.setdefault(slot.settled_us, slot.settled_us)
 
 
 def _check(number: int, record: str, written: bytes | None) -> None:
