@@ -268,6 +268,9 @@ def readme(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Print ratios measured side by side; `nox -s bench -- NEW.json --compare OLD.json` compares with earlier ones."""
+    """Print ratios measured side by side; `nox -s bench -- NEW.json --compare OLD.json` compares with earlier ones.
+
+    `nox -s bench -- --slots 10000000` measures only the ledger, with so many slots.
+    """
     install_locked(session)
     session.run("python", "tests/benchmarks/ratios.py", *session.posargs)
