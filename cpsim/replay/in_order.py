@@ -14,7 +14,7 @@ import numpy as np
 
 from cpsim.scenario.workload import Arguments, Column, constant
 from cpsim.system.growing import Growing
-from cpsim.system.mapped import stretches, taken
+from cpsim.system.mapped import give_back, stretches, taken
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -35,6 +35,7 @@ def in_order(workload: Workload) -> tuple[Workload, Int64]:
             new_rows[places] = tables[code].add(rows[places])
         row.add(new_rows)
     arguments = {kind: table.arguments() for kind, table in zip(workload.arguments, tables, strict=True)}
+    give_back()
     return replace(workload, row=row.array(), arguments=arguments), numbers.array()
 
 
