@@ -110,6 +110,7 @@ def document_of(
             "to_ns": seen.to_ns,
             "view": None if seen.view is None else seen.view.shown(),
             "outstanding": None if seen.outstanding is None else sorted(seen.outstanding),
+            "meanwhile": seen.meanwhile,
         },
         "virtual": evidence.virtual_ns is not None,
         "partitions": partitions,
