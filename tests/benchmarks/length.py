@@ -32,7 +32,7 @@ from cpsim.run.plan import ReplayTarget
 from cpsim.run.summary import summarise
 from cpsim.scenario import load_workload
 from cpsim.scenario.workload import ABSENT, KIND_CODES
-from cpsim.system.mapped import stretches, zeros
+from cpsim.system.mapped import let_go, stretches, zeros
 
 PAGE = 10_000
 PROJECT, PREFIX = "cern", "challenge"
@@ -99,6 +99,7 @@ class Accounts:
         if not start:
             self._now_us, _ = self.clock()
         page = self._slots(slice(start, start + PAGE))
+        let_go()
         stop = start + len(page)
         following = {NEXT: json.dumps({"cursor": stop})} if stop < len(self._workload.slot_numbers) else None
         return _parquet(page.replace_schema_metadata(following))
