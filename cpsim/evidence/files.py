@@ -29,6 +29,7 @@ from cpsim.evidence.past import PARTIAL
 from cpsim.evidence.unfinished import UNFINISHED, Answered, answered, bound_times, count_in
 from cpsim.protocol import arguments
 from cpsim.scenario.formats import columns
+from cpsim.scenario.formats.arrow import places_of
 from cpsim.scenario.values import ScenarioError
 from cpsim.system.mapped import let_go
 from cpsim.system.mapped_rows import MappedRows
@@ -114,6 +115,7 @@ class EvidenceFolder:
     ) -> None:
         self.path = path
         self._later, self._until_ns = later, until_ns
+        self._metadata: dict[str, pq.FileMetaData] = {}
         try:
             text = (path / EVIDENCE).read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -279,13 +281,13 @@ class EvidenceFolder:
             raise CpsimError(f"{self.path / JOURNAL} has operations that {WORKLOAD} lacks")
         try:
             sent = journal["id"].to_numpy()
-            order = np.argsort(sent, kind="stable")
+            is_in_order = bool(np.all(sent[1:] >= sent[:-1]))
+            order = slice(None) if is_in_order else np.argsort(sent, kind="stable")
             ops = np.searchsorted(ids, sent[order])
             records = np.empty(len(journal), RECORD_TYPE)
             records["op"] = ops
             for name, texts in (("outcome", OUTCOMES), ("error", self._document["errors"])):
-                found = pc.index_in(journal[name].cast(pa.string()), value_set=pa.array(texts, pa.string()))
-                records[name] = np.asarray(found)[order]
+                records[name] = places_of(journal[name], texts)[order]
             for name in ("sent", "answered"):
                 records[f"{name}_ns"] = journal[f"{name}_us"].to_numpy()[order] * 1000
         except (LookupError, ValueError, TypeError, pa.ArrowException) as error:
@@ -313,17 +315,20 @@ class EvidenceFolder:
         def read(file: pq.ParquetFile) -> pa.Table:
             if groups is None:
                 return checked(file.read())
-            if name != JOURNAL:
-                return checked(file.read_row_groups(list(groups)))
-            names = file.schema_arrow.names
-            return checked(file.read_row_groups(list(groups), [c for c in (*READ, VIRTUAL.name) if c in names]))
+            kept = None
+            if name == JOURNAL:
+                names = file.schema_arrow.names
+                kept = [column for column in (*READ, VIRTUAL.name) if column in names]
+            # several threads take more time together, which processes that judge beside this one need
+            return checked(file.read_row_groups(list(groups), kept, use_threads=False))
 
         return self._open(name, read)
 
     def _open(self, name: str, read: Callable[[pq.ParquetFile], Any]) -> Any:  # noqa: ANN401 - whatever is read
         path = self.path / name
         try:
-            with opened(path) as file:
+            with opened(path, metadata=self._metadata.get(name)) as file:
+                self._metadata[name] = file.metadata
                 return read(file)
         except FileNotFoundError:
             raise CpsimError(f"{self.path} has no {name}, which is evidence: the run folder is not whole") from None

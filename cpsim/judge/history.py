@@ -68,7 +68,8 @@ class History:
         self.prompt = direct or prompt
         self.seen = seen
         self.errors = errors
-        self.records = records = records[workload.kind[records["op"]] != FRAME]
+        is_frame = workload.kind[records["op"]] == FRAME
+        self.records = records = records[~is_frame] if is_frame.any() else records
         self.sent_ns, self.answered_ns = (np.ascontiguousarray(records[name]) for name in ("sent_ns", "answered_ns"))
         self.slot = workload.slot[records["op"]]
         self.kind = workload.kind[records["op"]]

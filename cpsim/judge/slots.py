@@ -10,12 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cpsim.judge.anomalies import MOST_EXPLAINED, MOST_STEPS, contradiction, name_of
-from cpsim.judge.columns import correct_outstanding, correct_slots, indices
+from cpsim.judge.columns import correct_outstanding, correct_slots, indices, slots_of_ids
 from cpsim.judge.model import NO_QUIRKS, NOTHING, SlotState
 from cpsim.judge.orders import MOST_POSITIONS, TooManyOrders, possible
 from cpsim.judge.quirks import BREAKING, LISTS_CLAIMED, Suspects, explanation, fitting_histories
 from cpsim.judge.shapes import ALONE, shapes
-from cpsim.scenario.formats.arrow import slot_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -76,7 +75,7 @@ def judge_slots(
     """
     if slots is None or "state" not in slots.column_names:
         return
-    rows = _Rows(slots, project_id, slot_ids(history.workload, history.prefix))
+    rows = _Rows(slots, project_id, slots_of_ids(history.workload, history.prefix, slots["slot"]), history.slots)
     sent_for = history.sent_for()
     doubtful = sent_for & ~correct_slots(history, slots, np.where(rows.ours, rows.slot_of_row, -1))
     if "resend-duplicates" in suspects.known and BREAKING & suspects.known:
@@ -106,7 +105,8 @@ def judge_histories(
         seen: when the slots were read.
         verdict: takes the findings.
     """
-    rows = _Rows(slots, project_id, pa.array(list(histories), pa.string()))
+    slot_of_row = indices(slots["slot"], pa.array(list(histories), pa.string()))
+    rows = _Rows(slots, project_id, slot_of_row, len(histories))
     ids, steps = list(histories), list(histories.values())
     each = np.arange(len(ids))
     in_turn = _InTurn(each, np.full(len(ids), ALONE), ids.__getitem__, lambda chosen: (steps[at] for at in chosen))
@@ -239,19 +239,19 @@ class _Rows:
         hidden: the fields of the states that the ledger does not show.
     """
 
-    def __init__(self, slots: pa.Table, project_id: str, ids: pa.Array) -> None:
+    def __init__(self, slots: pa.Table, project_id: str, slot_of_row: npt.NDArray[np.int64], count: int) -> None:
         projects = slots["project"]
         same = [project for project in pc.unique(projects).to_pylist() if project.lower() == project_id.lower()]
         self.project_id = project_id
         self.slots = slots
         self.hidden = [field for field in SlotState._fields[1:] if field not in slots.column_names]
         self.ours = np.asarray(pc.is_in(projects, value_set=pa.array(same, pa.string()))).astype(bool)
-        self.slot_of_row = indices(slots["slot"], ids)
-        self.of_slot = np.full(len(ids), -1)
+        self.slot_of_row = slot_of_row
+        self.of_slot = np.full(count, -1)
         places = np.flatnonzero(self.ours & (self.slot_of_row >= 0))
         self.of_slot[self.slot_of_row[places]] = places
         strays = np.flatnonzero(~self.ours & (self.slot_of_row >= 0))
-        self.has_strays = np.zeros(len(ids), bool)
+        self.has_strays = np.zeros(count, bool)
         self.has_strays[self.slot_of_row[strays]] = True
         self._strays = dict(zip(self.slot_of_row[strays].tolist(), strays.tolist(), strict=True))
 
