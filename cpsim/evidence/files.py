@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cpdaemon.endpoint import parse_endpoint
@@ -148,9 +147,7 @@ class EvidenceFolder:
     def head(self) -> Evidence:
         """The evidence without operations; the ledger is read when somebody looks at it."""
         head = self._evidence(range(0), range(0), self._seen_of_accounts)
-        if head.ledger is None:
-            return head
-        return replace(head, read_slots=functools.cache(lambda: self._seen().view.slots))
+        return head if head.ledger is None else replace(head, read_slots=functools.cache(self._read_slots))
 
     def partitions(self) -> Iterator[Evidence]:
         """The evidence by partitions of slots."""
@@ -242,6 +239,10 @@ class EvidenceFolder:
     def _seen_of_accounts(self) -> Seen | None:
         """What was seen, without rows of slots."""
         return self._seen(with_slots=False)
+
+    def _read_slots(self) -> pa.Table | None:
+        seen = self._seen()
+        return seen and seen.view and seen.view.slots
 
     def _seen(self, *, with_slots: bool = True) -> Seen | None:
         if self._later is not None:

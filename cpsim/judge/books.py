@@ -213,8 +213,8 @@ def judge_books(
         machines: those of the run, which are counted; None for all.
         read_slots: reads the slots, where the view has none of their rows and the verdict has what they `granted`.
     """
-    granted = Granted.of(view.slots) if read_slots is None else verdict.granted
-    books, judged = _Books(view, granted), _JudgedSums(verdict, before)
+    books = _Books(view, Granted.of(view.slots) if read_slots is None else verdict.granted)
+    judged = _JudgedSums(verdict, before)
     if books.shows_machines:
         _judge_machines(books, judged, _Claims(read_slots or (lambda: view.slots)))
         own = [machine for _, machine in books.granted.holders if machines is None or machine in machines]

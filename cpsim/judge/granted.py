@@ -84,7 +84,8 @@ class Granted:
         """The sums in another order of holders and names, which has all that are here: int64[holders, names]."""
         values = np.zeros((len(holders), len(names)), np.int64)
         if len(self.holders):
-            values[np.ix_(indices(self.holders, holders), [names.index(name) for name in self.names])] = self.values
+            columns = np.array([names.index(name) for name in self.names])
+            values[np.ix_(indices(self.holders, holders), columns)] = self.values
         return values
 
 

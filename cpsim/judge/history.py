@@ -28,7 +28,7 @@ CHUNK: Final = 20_000
 
 
 class Runs(NamedTuple):
-    """The operations of some slots: those of `slots[i]` are the records `places[starts[i] : ends[i]]`, in their order."""
+    """The operations of some slots: those of `slots[i]` are the records `places[starts[i] : ends[i]]`, in order."""
 
     slots: npt.NDArray[np.int32]
     places: npt.NDArray[np.intp]

@@ -128,9 +128,7 @@ class _Traits:
         minutes = self._given("alloc", self._workload.arguments["alloc"]["expire"].values)
         self.columns.append(np.where(minutes == ABSENT, 1, np.sign(minutes)))
         minutes = np.where(minutes == ABSENT, DAY_MINUTES, minutes)
-        lasts_ns = np.where(
-            self._kind == KIND_CODES["alloc"], np.clip(minutes, 0, LONGEST_MIN) * MINUTE_NS, 0
-        )
+        lasts_ns = np.where(self._kind == KIND_CODES["alloc"], np.clip(minutes, 0, LONGEST_MIN) * MINUTE_NS, 0)
         seen_ns = np.broadcast_to(history.seen, (len(sent_ns), 2))
         times = np.hstack([sent_ns, latest_ns, answered_ns, sent_ns + lasts_ns, latest_ns + lasts_ns, seen_ns])
         order = np.argsort(times, axis=1, kind="stable")

@@ -52,8 +52,6 @@ class Finding(NamedTuple):
     is_certain: bool = True
 
 
-
-
 def judge_slots(
     history: History,
     slots: pa.Table | None,
