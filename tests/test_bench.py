@@ -22,7 +22,7 @@ def ratios(monkeypatch):
     monkeypatch.setattr(replaying, "against_the_limit", lambda *_: iter([("limit", Row(1.0, 2.0, 0.5))]))
     monkeypatch.setattr(ratios.limits, "rows", lambda *_: iter([]))
     yield ratios
-    for name in ("ratios", "replaying", "limits", "memory", "judging", "ledger", "rounds", "served", "c_limit"):
+    for name in ("ratios", "replaying", "limits", "memory", "judging", "ledger", "made", "rounds", "served", "c_limit"):
         sys.modules.pop(name, None)
 
 

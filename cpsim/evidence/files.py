@@ -316,10 +316,8 @@ class EvidenceFolder:
         def read(file: pq.ParquetFile) -> pa.Table:
             if groups is None:
                 return checked(file.read())
-            kept = None
-            if name == JOURNAL:
-                names = file.schema_arrow.names
-                kept = [column for column in (*READ, VIRTUAL.name) if column in names]
+            names = {*READ, VIRTUAL.name}
+            kept = [column for column in file.schema_arrow.names if column in names] if name == JOURNAL else None
             # several threads take more time together, which processes that judge beside this one need
             return checked(file.read_row_groups(list(groups), kept, use_threads=False))
 

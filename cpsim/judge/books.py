@@ -130,7 +130,8 @@ class _Books:
         self._shown = [] if view.slots is None or "state" not in view.slots.column_names else view.slots.column_names
         holders = _with_others(machines.holders(), granted.holders)
         names = _counter_names(granted, machines.table, users.table, projects.table)
-        shown = np.array(["granted" in self._shown] + ["counters" in self._shown] * (len(names) - 1))
+        has_credits, has_counters = (column in self._shown for column in ("granted", "counters"))
+        shown = np.array([has_credits] + [has_counters] * (len(names) - 1))
         self.granted = Sums(_split(holders), names, granted.values_of(holders, names), shown)
         self.earned = _sums(machines, ("credits", "counters"), holders, names)
         self.waiting = _sums(machines, ("waiting_credits", "waiting_counters"), holders, names)

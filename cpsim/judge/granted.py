@@ -74,6 +74,16 @@ class Granted:
             values += _added_up(place, amounts, values.size).reshape(values.shape)
         return cls(holders.dictionary, tuple(names), values)
 
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Granted)
+            and self.holders.equals(other.holders)
+            and self.names == other.names
+            and np.array_equal(self.values, other.values)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
     def merged(self, other: Granted) -> Granted:
         """The sums of both."""
         holders = pc.unique(pa.concat_arrays([self.holders, other.holders]))

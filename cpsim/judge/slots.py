@@ -34,7 +34,7 @@ CHUNK: Final = 500
 """Slots of which the operations and states are in memory at a time."""
 
 
-class Finding(NamedTuple):
+class SlotFinding(NamedTuple):
     """What was found of a slot, and so of those that are alike.
 
     Attributes:
@@ -123,8 +123,8 @@ def judge_slot(
     most_positions: int = MOST_POSITIONS,
     hidden: Collection[str] = (),
     suspects: Suspects = NOBODY,
-    like: Finding | None = None,
-) -> Finding | None:
+    like: SlotFinding | None = None,
+) -> SlotFinding | None:
     """Compare one slot's state with the states that its history allows.
 
     Args:
@@ -149,7 +149,7 @@ def judge_slot(
     if hidden:
         allowed = {state.without(hidden) for state in allowed}
     verdict.uncertain += len(allowed) > 1
-    finding = Finding(len(allowed) > 1, len(steps))
+    finding = SlotFinding(len(allowed) > 1, len(steps))
     if found in allowed:
         return finding
     explain = like is None and verdict.counts.total() < MOST_EXPLAINED
@@ -279,10 +279,10 @@ def _judge_in_turn(
     in_turn: _InTurn, rows: _Rows, seen: Span, verdict: Verdict, *, fresh: bool, suspects: Suspects = NOBODY
 ) -> None:
     """Judge slots; one that is alike to one before is only counted, unless what is found of it is shown."""
-    known: dict[tuple[int, bool], Finding] = {}
+    known: dict[tuple[int, bool], SlotFinding] = {}
     unsearched = 0
 
-    def counted(shape: int) -> Finding | None:
+    def counted(shape: int) -> SlotFinding | None:
         """What is found of a slot of a shape, if that is known and nothing of it is shown."""
         finding = known.get((shape, verdict.counts.total() < MOST_EXPLAINED))
         is_shown = finding is not None and finding.name and verdict.shows(finding.name, finding.steps)

@@ -54,9 +54,10 @@ def make(folder: Path, operations: int, variant: str = "right") -> int:
     one = folder.with_name(f"{folder.name}.one")
     for path in (one, folder):
         path.mkdir(parents=True)
-    partitions.PARTITION = len(evidence.records)
+    usual, partitions.PARTITION = partitions.PARTITION, len(evidence.records)
     for name, write in writers(evidence).items():
         write(one / name)
+    partitions.PARTITION = usual
     repeat(one, folder, times)
     for path in one.iterdir():
         path.unlink()
