@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from cpsim.judge.corrections import Amounts
     from cpsim.judge.verdict import Verdict
 
+    Meanwhile = Mapping[str, Mapping[str, int]]
     Bools = npt.NDArray[np.bool_]
     Ints = npt.NDArray[np.int64]
 
@@ -180,8 +182,16 @@ class _Books:
             yield self.waiting.holders[places[h]], self.waiting.names[n], int(self.waiting.values[places[h], n])
 
 
-def imbalances(view: View) -> tuple[Imbalance, ...]:
-    """The sums of a view that do not agree, law by law."""
+def imbalances(view: View, meanwhile: Meanwhile = MappingProxyType({})) -> tuple[Imbalance, ...]:
+    """The sums of a view that do not agree, law by law; not those that what was granted `meanwhile` may explain."""
+    return tuple(each for each in _imbalances(view) if abs(each.amount) > _of(meanwhile, each))
+
+
+def _of(meanwhile: Meanwhile, place: Imbalance) -> int:
+    return meanwhile.get(place.project, {}).get(place.name, 0)
+
+
+def _imbalances(view: View) -> tuple[Imbalance, ...]:
     books = _Books(view, Granted.of(view.slots))
     surplus, holders, names = books.of_machines(), books.granted.holders, books.granted.names
     return (
@@ -203,6 +213,8 @@ def judge_books(
     before: Iterable[Imbalance] | None = (),
     machines: Collection[str] | None = None,
     read_slots: Callable[[], pa.Table | None] | None = None,
+    meanwhile: Meanwhile = MappingProxyType({}),
+    projects: Collection[str] = (),
 ) -> None:
     """Check the conservation laws on a whole ledger, with all its projects: those of which both sides are shown.
 
@@ -213,24 +225,26 @@ def judge_books(
         before: the sums that did not agree before the run, which is not to blame for them; None if nobody looked.
         machines: those of the run, which are counted; None for all.
         read_slots: reads the slots, where the view has none of their rows and the verdict has what they `granted`.
+        meanwhile: what claims granted while the view was read, by project and name: sums may be off by as much.
+        projects: those of the run. Of others, sums that may be right for that reason are passed over.
     """
     books = _Books(view, Granted.of(view.slots) if read_slots is None else verdict.granted)
-    judged = _JudgedSums(verdict, before)
+    judged = _JudgedSums(verdict, before, meanwhile, projects)
     if books.shows_machines:
         _judge_machines(books, judged, _Claims(read_slots or (lambda: view.slots)))
         own = [machine for _, machine in books.granted.holders if machines is None or machine in machines]
         verdict.checked["machines"] += len(own)
     for law, project, name, granted, has in books.of_projects():
         verdict.checked["sums"] += 1
-        more = judged.since(Imbalance(law, project, "", name, has - granted))
+        off = judged.since(Imbalance(law, project, "", name, has - granted))
         known = verdict.corrections.of(project, WHOLE, name)
         detail = f"claims granted {granted}, but {law} {has}"
         found = Anomaly("not conserved", f"{name} of project {project}", detail)
-        judged.find(more, known.held if law == HELD else known.earned, found, known.quirks)
+        judged.find(off, known.held if law == HELD else known.earned, found, known.quirks)
     for holder, name, amount in books.of_waiting():
-        more = judged.since(Imbalance(WAITING, *holder, name, amount))
+        off = judged.since(Imbalance(WAITING, *holder, name, amount))
         detail = f"{amount} {name} wait on it, though it belongs to a user"
-        judged.find(more, NONE, Anomaly("not conserved", holder.subject, detail))
+        judged.find(off, NONE, Anomaly("not conserved", holder.subject, detail))
     if owners is not None and (books.earned.shown & books.owned.shown).any():
         _judge_users(books.earned, books.owned, owners, verdict)
         verdict.checked["users"] += len(books.owned.holders)
@@ -243,33 +257,45 @@ class _JudgedSums:
     Args:
         verdict: takes the findings.
         before: the sums that did not agree before the run; None if nobody looked.
+        meanwhile: what claims granted while the sums were read, by project and name.
+        projects: those of the run.
     """
 
-    def __init__(self, verdict: Verdict, before: Iterable[Imbalance] | None) -> None:
+    def __init__(
+        self,
+        verdict: Verdict,
+        before: Iterable[Imbalance] | None,
+        meanwhile: Meanwhile,
+        projects: Collection[str],
+    ) -> None:
         self.verdict = verdict
         self.before = {each[:-1]: each.amount for each in before or ()}
         self._is_blind = before is None
         self._unknown: list[Anomaly] = []
+        self._meanwhile = meanwhile
+        self._own = {project.lower() for project in projects}
+        self._unsettled: list[Anomaly] = []
 
-    def since(self, found: Imbalance) -> int:
+    def since(self, found: Imbalance) -> Imbalance:
         """By how much more a sum is off than before the run; sums wrap at 64 bits.
 
         One that agrees is not off at all: the look before may have met commands under way.
         """
         if not found.amount:
-            return 0
+            return found
         more = found.amount - self.before.get(found[:-1], 0)
-        return (more + 2**63) % 2**64 - 2**63
+        return found._replace(amount=(more + 2**63) % 2**64 - 2**63)
 
-    def find(self, more: int, expected: Amounts, found: Anomaly, quirks: frozenset[str] = frozenset()) -> None:
+    def find(self, off: Imbalance, expected: Amounts, found: Anomaly, quirks: frozenset[str] = frozenset()) -> None:
         """Add a sum that is off to the verdict, as what quirks explain or as an anomaly, if this can be told.
 
         Args:
-            more: by how much more it is off than before the run.
+            off: by how much more it is off than before the run.
             expected: by how much it may be, because of quirks that are known.
             found: the anomaly, if it is one.
             quirks: which quirks these are.
         """
+        more = off.amount
         if not more:
             return
         names = " + ".join(sorted(quirks))
@@ -278,6 +304,9 @@ class _JudgedSums:
             found = replace(found, detail=f"{found.detail}; off by {more}, of which {names} explains {amounts}")
         if expected.admit(more):
             self.verdict.explain_sum(names, found.subject, found.detail)
+        elif expected.admit_about(more, _of(self._meanwhile, off)):
+            if off.project.lower() in self._own:
+                self._unsettled.append(found)
         elif self._is_blind:
             self._unknown.append(found)
         else:
@@ -290,6 +319,12 @@ class _JudgedSums:
             self.verdict.not_verified.append(
                 f"Whether this run put {len(self._unknown):,} sums out of balance: nobody looked at the accounts "
                 f"before it. The first is of {first.subject}: {first.detail}."
+            )
+        if self._unsettled:
+            first = self._unsettled[0]
+            self.verdict.not_verified.append(
+                f"{len(self._unsettled):,} sums of the accounts: claims that came while they were read granted as much "
+                f"as they are off by. The first is of {first.subject}: {first.detail}."
             )
 
 
@@ -310,7 +345,8 @@ def _judge_machines(books: _Books, judged: _JudgedSums, claims: _Claims) -> None
         wanted, has = int(granted.values[h, n]), int(earned.values[h, n])
         detail = f"in project {project}, its slots granted {wanted} {name}, it has {has}"
         known = judged.verdict.corrections.of(project, machine, name)
-        more = judged.since(Imbalance(MACHINES, project, machine, name, int(surplus[h, n])))
+        off = judged.since(Imbalance(MACHINES, project, machine, name, int(surplus[h, n])))
+        more = off.amount
         sources = [
             granted.holders[other].project
             for other in of_machine[machine]
@@ -323,7 +359,7 @@ def _judge_machines(books: _Books, judged: _JudgedSums, claims: _Claims) -> None
             found = Anomaly(
                 "over-credited" if more > known.earned.most else "under-credited", machine, detail, tuple(slots)
             )
-        judged.find(more, known.earned, found, known.quirks)
+        judged.find(off, known.earned, found, known.quirks)
 
 
 def _judge_users(earned: Sums, owned: Sums, owners: Mapping[str, str], verdict: Verdict) -> None:

@@ -129,7 +129,7 @@ class Worker:
 
     def _send_share(self, engine: Engine, journal: Journal, assignment: Assignment) -> None:
         """Replay at the master's signal, and send the results."""
-        upcoming = assignment.operations()
+        upcoming = aside(assignment.operations)
         self.send("cpsim-ready", digest=aside(lambda: self._settings.digest))
         self._go.wait()
         outbox = _Outbox(self, journal, assignment)

@@ -346,9 +346,11 @@ def _limit(run: Run, lateness_p99_ms: float | None) -> str | None:
         return None
     limit = run.effort.limit(len(evidence.records))
     if limit == "target" and evidence.schedule_us is not None:
-        ops = evidence.records["op"]
-        late_ns = senders_lateness_ns(evidence.records, evidence.schedule_us[ops] * 1000, evidence.workload.slot[ops])
-        own_p99_ms = float(np.percentile(late_ns, 99)) / 1e6 if len(late_ns) else 0.0
+        schedule_us, slot = evidence.schedule_us, evidence.workload.slot
+        late_ns = senders_lateness_ns(
+            evidence.records, lambda some: schedule_us[some["op"]] * 1000, lambda some: slot[some["op"]]
+        )
+        own_p99_ms = percentile(len(late_ns), late_ns.__getitem__, 99) / 1e6 if len(late_ns) else 0.0
         if own_p99_ms > max(LATE_MS, lateness_p99_ms or 0.0) / 2:
             return "generator"
     return limit

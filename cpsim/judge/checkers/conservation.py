@@ -51,4 +51,6 @@ class Conservation:
             before=() if evidence.embedded else evidence.before,
             machines=set(evidence.workload.machines),
             read_slots=lambda: evidence.ledger,
+            meanwhile=evidence.seen.meanwhile,
+            projects=evidence.projects,
         )
