@@ -169,9 +169,8 @@ class EvidenceFolder:
         """A function for the rows of a partition in the ledger; they are None if `partition` finds them in the file."""
         if self._stand_together:
             return lambda _: None
-        seen = self._seen()
         prefix = None if self._keeps_ids() else self._facts["slot_prefix"]
-        return by_partition(seen and seen.view and seen.view.slots, self.count, prefix)
+        return by_partition(self._read_slots(), self.count, prefix)
 
     def whole(self) -> Evidence:
         """All of it at once."""
