@@ -111,10 +111,11 @@ def _judged(
     from cpsim.run.results import results_of
     from cpsim.run.spread import FolderToJudge, judge_folder
     from cpsim.run.summary import verdict_lines
-    from cpsim.system.process import put_off_pandas
+    from cpsim.system.process import keep_memory, put_off_pandas
     from cpsim.ui.terminal import Stages, console, printed
 
     put_off_pandas()
+    keep_memory()
     later = None
     if accounts is not None:
         if EvidenceFolder(folder).head().embedded:

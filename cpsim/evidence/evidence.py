@@ -144,7 +144,7 @@ class Evidence:
     clock_unknown: str = ""
     before: tuple[Imbalance, ...] | None = None
     seen: Seen | None = None
-    read_slots: Callable[[], pa.Table] | None = None
+    read_slots: Callable[[], pa.Table | None] | None = None
     unseen: str = ""
     command: str = ""
     quirks: frozenset[str] = frozenset()

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cpdaemon.endpoint import parse_endpoint
@@ -29,6 +28,7 @@ from cpsim.evidence.past import PARTIAL
 from cpsim.evidence.unfinished import UNFINISHED, Answered, answered, bound_times, count_in
 from cpsim.protocol import arguments
 from cpsim.scenario.formats import columns
+from cpsim.scenario.formats.arrow import places_of
 from cpsim.scenario.values import ScenarioError
 from cpsim.system.mapped import let_go
 from cpsim.system.mapped_rows import MappedRows
@@ -114,6 +114,7 @@ class EvidenceFolder:
     ) -> None:
         self.path = path
         self._later, self._until_ns = later, until_ns
+        self._metadata: dict[str, pq.FileMetaData] = {}
         try:
             text = (path / EVIDENCE).read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -146,9 +147,7 @@ class EvidenceFolder:
     def head(self) -> Evidence:
         """The evidence without operations; the ledger is read when somebody looks at it."""
         head = self._evidence(range(0), range(0), self._seen_of_accounts)
-        if head.ledger is None:
-            return head
-        return replace(head, read_slots=functools.cache(lambda: self._seen().view.slots))
+        return head if head.ledger is None else replace(head, read_slots=functools.cache(self._read_slots))
 
     def partitions(self) -> Iterator[Evidence]:
         """The evidence by partitions of slots."""
@@ -170,9 +169,8 @@ class EvidenceFolder:
         """A function for the rows of a partition in the ledger; they are None if `partition` finds them in the file."""
         if self._stand_together:
             return lambda _: None
-        seen = self._seen()
         prefix = None if self._keeps_ids() else self._facts["slot_prefix"]
-        return by_partition(seen and seen.view and seen.view.slots, self.count, prefix)
+        return by_partition(self._read_slots(), self.count, prefix)
 
     def whole(self) -> Evidence:
         """All of it at once."""
@@ -242,6 +240,10 @@ class EvidenceFolder:
         """What was seen, without rows of slots."""
         return self._seen(with_slots=False)
 
+    def _read_slots(self) -> pa.Table | None:
+        seen = self._seen()
+        return seen and seen.view and seen.view.slots
+
     def _seen(self, *, with_slots: bool = True) -> Seen | None:
         if self._later is not None:
             slots = self._later.slots
@@ -280,13 +282,13 @@ class EvidenceFolder:
             raise CpsimError(f"{self.path / JOURNAL} has operations that {WORKLOAD} lacks")
         try:
             sent = journal["id"].to_numpy()
-            order = np.argsort(sent, kind="stable")
+            is_in_order = bool(np.all(sent[1:] >= sent[:-1]))
+            order = slice(None) if is_in_order else np.argsort(sent, kind="stable")
             ops = np.searchsorted(ids, sent[order])
             records = np.empty(len(journal), RECORD_TYPE)
             records["op"] = ops
             for name, texts in (("outcome", OUTCOMES), ("error", self._document["errors"])):
-                found = pc.index_in(journal[name].cast(pa.string()), value_set=pa.array(texts, pa.string()))
-                records[name] = np.asarray(found)[order]
+                records[name] = places_of(journal[name], texts)[order]
             for name in ("sent", "answered"):
                 records[f"{name}_ns"] = journal[f"{name}_us"].to_numpy()[order] * 1000
         except (LookupError, ValueError, TypeError, pa.ArrowException) as error:
@@ -314,17 +316,18 @@ class EvidenceFolder:
         def read(file: pq.ParquetFile) -> pa.Table:
             if groups is None:
                 return checked(file.read())
-            if name != JOURNAL:
-                return checked(file.read_row_groups(list(groups)))
-            names = file.schema_arrow.names
-            return checked(file.read_row_groups(list(groups), [c for c in (*READ, VIRTUAL.name) if c in names]))
+            names = {*READ, VIRTUAL.name}
+            kept = [column for column in file.schema_arrow.names if column in names] if name == JOURNAL else None
+            # several threads take more time together, which processes that judge beside this one need
+            return checked(file.read_row_groups(list(groups), kept, use_threads=False))
 
         return self._open(name, read)
 
     def _open(self, name: str, read: Callable[[pq.ParquetFile], Any]) -> Any:  # noqa: ANN401 - whatever is read
         path = self.path / name
         try:
-            with opened(path) as file:
+            with opened(path, metadata=self._metadata.get(name)) as file:
+                self._metadata[name] = file.metadata
                 return read(file)
         except FileNotFoundError:
             raise CpsimError(f"{self.path} has no {name}, which is evidence: the run folder is not whole") from None

@@ -14,8 +14,7 @@ import pyarrow.compute as pc
 
 from cpsim.evidence.journal import OperationOutcome
 from cpsim.judge.clock_offset import NotComparable, offset
-from cpsim.judge.columns import indices
-from cpsim.scenario.formats.arrow import slot_ids
+from cpsim.judge.columns import slots_of_ids
 from cpsim.scenario.workload import KIND_CODES
 from cpsim.system.growing import Growing
 
@@ -107,7 +106,7 @@ def _of_partition(
     records = evidence.records[evidence.records["outcome"] != OperationOutcome.REFUSED]
     kinds, slots = workload.kind[records["op"]], workload.slot[records["op"]]
     mine = ledger.filter(pc.equal(pc.utf8_lower(ledger["project"]), evidence.project.lower()))
-    slot_of_row = _slots_of_ids(evidence, mine["slot"])
+    slot_of_row = slots_of_ids(workload, evidence.slot_prefix, mine["slot"])
     found = []
     for column, states, commands in columns:
         chosen = np.flatnonzero(np.isin(kinds, [KIND_CODES[command] for command in commands]))
@@ -133,23 +132,6 @@ def _check_possible(worst_ns: float, uncertainty_ns: float, when: str) -> None:
             f"by the ledger, a command was applied {worst_ns / 1e6:,.3f} ms {when}: the server's clock was set during "
             "the run, or a slot of that id is older than the run"
         )
-
-
-def _slots_of_ids(evidence: Evidence, ids: pa.ChunkedArray) -> Ints:
-    """The workload's slot of each id; -1 for other ids."""
-    if not len(evidence.workload.slot_numbers):
-        return np.full(len(ids), -1)
-    if evidence.workload.slot_ids:
-        return indices(ids, slot_ids(evidence.workload, ""))
-    prefix = f"{evidence.slot_prefix}-"
-    ends = pc.utf8_slice_codeunits(ids, len(prefix))
-    ours = pc.and_(pc.starts_with(ids, prefix), pc.match_substring_regex(ends, r"^[0-9]{1,18}$"))
-    numbers = pc.cast(pc.if_else(ours, ends, "-1"), pa.int64()).to_numpy()
-    known = evidence.workload.slot_numbers
-    order = np.argsort(known, kind="stable")
-    place = np.minimum(np.searchsorted(known, numbers, sorter=order), len(known) - 1)
-    found: Ints = np.where((numbers >= 0) & (known[order[place]] == numbers), order[place], -1)
-    return found
 
 
 def _unique_values(count: int, slots: npt.NDArray[np.int32], values: Ints) -> Ints:

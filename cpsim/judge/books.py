@@ -132,7 +132,8 @@ class _Books:
         self._shown = [] if view.slots is None or "state" not in view.slots.column_names else view.slots.column_names
         holders = _with_others(machines.holders(), granted.holders)
         names = _counter_names(granted, machines.table, users.table, projects.table)
-        shown = np.array(["granted" in self._shown] + ["counters" in self._shown] * (len(names) - 1))
+        has_credits, has_counters = (column in self._shown for column in ("granted", "counters"))
+        shown = np.array([has_credits] + [has_counters] * (len(names) - 1))
         self.granted = Sums(_split(holders), names, granted.values_of(holders, names), shown)
         self.earned = _sums(machines, ("credits", "counters"), holders, names)
         self.waiting = _sums(machines, ("waiting_credits", "waiting_counters"), holders, names)
@@ -227,8 +228,8 @@ def judge_books(
         meanwhile: what claims granted while the view was read, by project and name: sums may be off by as much.
         projects: those of the run. Of others, sums that may be right for that reason are passed over.
     """
-    granted = Granted.of(view.slots) if read_slots is None else verdict.granted
-    books, judged = _Books(view, granted), _JudgedSums(verdict, before, meanwhile, projects)
+    books = _Books(view, Granted.of(view.slots) if read_slots is None else verdict.granted)
+    judged = _JudgedSums(verdict, before, meanwhile, projects)
     if books.shows_machines:
         _judge_machines(books, judged, _Claims(read_slots or (lambda: view.slots)))
         own = [machine for _, machine in books.granted.holders if machines is None or machine in machines]

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from cpsim.judge.history import History
+    from cpsim.scenario.workload import Workload
 
     Bools = npt.NDArray[np.bool_]
     Ints = npt.NDArray[np.int64]
@@ -36,6 +37,8 @@ ALLOC, META, COUNTERS, DISCARD, CLAIM = (KIND_CODES[kind] for kind in ("alloc", 
 KNOWN: Final = [ALLOC, META, COUNTERS, DISCARD, CLAIM]
 LONGEST_MIN: Final = 100_000_000
 """The longest time to expiry, in minutes: 190 years, the most that nanoseconds can hold."""
+MOST_DIGITS: Final = 18
+"""Of a slot's number."""
 ROWS: Final = 1_048_576
 """Rows of the ledger compared at a time."""
 
@@ -127,6 +130,41 @@ def indices(values: pa.Array, known: pa.Array) -> Ints:
     """The index of each value among the known ones, the first of equal ones; -1 for other values."""
     found = pc.fill_null(pc.index_in(values, value_set=known, skip_nulls=True), -1)
     return np.asarray(found).astype(np.int64)
+
+
+def slots_of_ids(workload: Workload, prefix: str, ids: pa.ChunkedArray) -> Ints:
+    """The slot of a workload of each id; -1 for other ids."""
+    known = workload.slot_numbers
+    if workload.slot_ids or not len(known):
+        return indices(ids, slot_ids(workload, prefix))
+    numbers = np.concatenate([np.empty(0, np.int64), *(_numbers_of_ids(f"{prefix}-", chunk) for chunk in ids.chunks)])
+    order = np.argsort(known, kind="stable")
+    place = np.minimum(np.searchsorted(known, numbers, sorter=order), len(known) - 1)
+    found: Ints = np.where((numbers >= 0) & (known[order[place]] == numbers), order[place], -1)
+    return found
+
+
+def _numbers_of_ids(beginning: str, ids: pa.Array) -> Ints:
+    """The number behind the beginning of each id; -1 where that is none, or not written as we do."""
+    numbers = np.zeros(len(ids), np.int64)
+    _, offsets, data = ids.buffers()
+    if not len(ids) or data is None:
+        return numbers - 1
+    texts = np.frombuffer(data, np.uint8)
+    bounds = np.frombuffer(offsets, np.int32)[ids.offset : ids.offset + len(ids) + 1].astype(np.int64)
+    begin = beginning.encode()
+    first, end = bounds[:-1] + len(begin), bounds[1:]
+    digits = end - first
+    good = np.asarray(ids.is_valid()) & (digits >= 1) & (digits <= MOST_DIGITS)
+    for place, byte in enumerate(begin):
+        good &= texts.take(bounds[:-1] + place, mode="clip") == byte
+    for place in range(int(digits[good].max(initial=0))):
+        digit = texts.take(end - 1 - place, mode="clip") - ord("0")
+        is_there = digits > place
+        good &= ~is_there | (digit <= 9)
+        numbers += np.where(is_there & good, digit, 0).astype(np.int64) * 10**place
+    good &= (digits == 1) | (texts.take(first, mode="clip") != ord("0"))
+    return np.where(good, numbers, -1)
 
 
 def _is_in_order(history: History, place: npt.NDArray[np.int32]) -> Bools:

@@ -63,14 +63,26 @@ class Granted:
             entries = np.repeat(whose, np.diff(offsets)), keys, amounts
         values = np.zeros((len(holders.dictionary), len(names)), np.int64)
         if "granted" in shown:
-            np.add.at(values[:, 0], whose[paid], np.asarray(pc.fill_null(slots["granted"], 0))[paid])
+            amounts = np.asarray(pc.fill_null(slots["granted"], 0))[paid]
+            values[:, 0] += _added_up(whose[paid], amounts, len(values))
         if entries is not None:
             of_entries, keys, amounts = entries
             column = indices(keys.dictionary, pa.array(names, pa.string()))[np.asarray(keys.indices)]
             given = of_entries >= 0
             place = of_entries[given] * len(names) + column[given]
-            np.add.at(values.reshape(-1), place, np.asarray(pc.fill_null(amounts, 0))[given])
+            amounts = np.asarray(pc.fill_null(amounts, 0))[given]
+            values += _added_up(place, amounts, values.size).reshape(values.shape)
         return cls(holders.dictionary, tuple(names), values)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Granted)
+            and self.holders.equals(other.holders)
+            and self.names == other.names
+            and np.array_equal(self.values, other.values)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
 
     def merged(self, other: Granted) -> Granted:
         """The sums of both."""
@@ -82,8 +94,19 @@ class Granted:
         """The sums in another order of holders and names, which has all that are here: int64[holders, names]."""
         values = np.zeros((len(holders), len(names)), np.int64)
         if len(self.holders):
-            values[np.ix_(indices(self.holders, holders), [names.index(name) for name in self.names])] = self.values
+            columns = np.array([names.index(name) for name in self.names])
+            values[np.ix_(indices(self.holders, holders), columns)] = self.values
         return values
+
+
+def _added_up(places: Ints, amounts: Ints, size: int) -> Ints:
+    """The sum of the amounts at each place."""
+    largest = max(int(amounts.max(initial=0)), -int(amounts.min(initial=0)))
+    if largest * len(amounts) < 2**53:  # floating point is exact, and fast
+        return np.bincount(places, amounts, size).astype(np.int64)
+    sums = np.zeros(size, np.int64)
+    np.add.at(sums, places, amounts)
+    return sums
 
 
 def is_paid(slots: pa.Table) -> pa.Array:

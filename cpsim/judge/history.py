@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
@@ -24,6 +25,15 @@ BY_RULE: Final = "HTTP 500: "
 """The prefix of errors with which a server refuses a command by the protocol's rules."""
 CHUNK: Final = 20_000
 """Slots of which the steps are in memory at a time."""
+
+
+class Runs(NamedTuple):
+    """The operations of some slots: those of `slots[i]` are the records `places[starts[i] : ends[i]]`, in order."""
+
+    slots: npt.NDArray[np.int32]
+    places: npt.NDArray[np.intp]
+    starts: npt.NDArray[np.intp]
+    ends: npt.NDArray[np.intp]
 
 
 class History:
@@ -58,7 +68,8 @@ class History:
         self.prompt = direct or prompt
         self.seen = seen
         self.errors = errors
-        self.records = records = records[workload.kind[records["op"]] != FRAME]
+        is_frame = workload.kind[records["op"]] == FRAME
+        self.records = records = records[~is_frame] if is_frame.any() else records
         self.sent_ns, self.answered_ns = (np.ascontiguousarray(records[name]) for name in ("sent_ns", "answered_ns"))
         self.slot = workload.slot[records["op"]]
         self.kind = workload.kind[records["op"]]
@@ -123,19 +134,27 @@ class History:
         Args:
             wanted: for each slot of the workload, whether it is wanted.
         """
+        runs = self.runs(wanted)
+        for start in range(0, len(runs.slots), CHUNK):
+            chosen = np.arange(start, min(start + CHUNK, len(runs.slots)))
+            yield from zip(runs.slots[chosen].tolist(), self.steps_of(runs, chosen), strict=True)
+
+    def runs(self, wanted: npt.NDArray[np.bool_]) -> Runs:
+        """The operations of some slots, see `steps`."""
         places = np.flatnonzero(wanted[self.slot])
         numbers = self.workload.slot_numbers[self.slot[places]]
         order = np.argsort(numbers, kind="stable")
         places = places[order]
         starts = np.flatnonzero(np.diff(numbers[order], prepend=-1))
-        slots = self.slot[places[starts]]
-        ends = np.append(starts[1:], len(places))
-        for chunk in range(0, len(slots), CHUNK):
-            first, last = starts[chunk], ends[min(chunk + CHUNK, len(slots)) - 1]
-            steps = self._steps(places[first:last])
-            bounds = zip(slots[chunk : chunk + CHUNK].tolist(), starts[chunk:].tolist(), ends[chunk:].tolist())  # noqa: B905 - the slots of a chunk
-            for slot, start, end in bounds:
-                yield slot, in_order(steps[start - first : end - first])
+        return Runs(self.slot[places[starts]], places, starts, np.append(starts[1:], len(places)))
+
+    def steps_of(self, runs: Runs, chosen: npt.NDArray[np.integer]) -> Iterator[list[Step]]:
+        """The steps of the slots at some indices of `runs`, in the order of sending."""
+        counts = (runs.ends - runs.starts)[chosen]
+        bounds = np.cumsum([0, *counts])
+        places = np.repeat(runs.starts[chosen] - bounds[:-1], counts) + np.arange(bounds[-1])
+        steps = self._steps(runs.places[places])
+        return (in_order(steps[start:end]) for start, end in pairwise(bounds.tolist()))
 
     def _steps(self, places: npt.NDArray[np.intp]) -> list[Step]:
         chosen = self.records[places]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import reduce
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from cpsim.errors import CpsimError, in_one_line
 from cpsim.evidence import extensions
@@ -89,20 +89,21 @@ def concluded(of_partitions: Iterable[Sequence[Verdict]], head: Evidence, chosen
     found = [Verdict() for _ in chosen]
     for of_each in of_partitions:
         found = [Verdict.merged(*both) for both in zip(found, of_each, strict=True)]
-    sums = {
-        "corrections": reduce(Corrections.merged, (verdict.corrections for verdict in found)),
-        "granted": reduce(Granted.merged, (verdict.granted for verdict in found)),
-    }
-    nothing = {"corrections": Corrections(), "granted": Granted()}
+    corrections = reduce(Corrections.merged, (verdict.corrections for verdict in found))
+    granted = reduce(Granted.merged, (verdict.granted for verdict in found))
     for place, checker in enumerate(chosen):
         if not checker.by_partition:
-            found[place] = replace(_checked(checker, head, **sums), **nothing)
+            whole = _checked(checker, head, corrections, granted)
+            found[place] = replace(whole, corrections=Corrections(), granted=Granted())
     return reduce(Verdict.merged, found, Verdict())
 
 
-def _checked(checker: Checker, evidence: Evidence, **sums: Any) -> Verdict:  # noqa: ANN401 - of a verdict
+def _checked(
+    checker: Checker, evidence: Evidence, corrections: Corrections | None = None, granted: Granted | None = None
+) -> Verdict:
     """What a checker finds, which is told what others have found of sums. One that fails verifies nothing."""
-    verdict = Verdict(meanings=checker.meanings, **sums)
+    sums = corrections or Corrections(), granted or Granted()
+    verdict = Verdict(meanings=checker.meanings, corrections=sums[0], granted=sums[1])
     try:
         checker.check(evidence, verdict)
     except Exception as error:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from functools import partial
-from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from cpsim.judge.anomalies import MOST_EXPLAINED, MOST_STEPS, contradiction, name_of
-from cpsim.judge.columns import correct_outstanding, correct_slots, indices
+from cpsim.judge.columns import correct_outstanding, correct_slots, indices, slots_of_ids
 from cpsim.judge.model import NO_QUIRKS, NOTHING, SlotState
 from cpsim.judge.orders import MOST_POSITIONS, TooManyOrders, possible
 from cpsim.judge.quirks import BREAKING, LISTS_CLAIMED, Suspects, explanation, fitting_histories
-from cpsim.scenario.formats.arrow import slot_ids
+from cpsim.judge.shapes import ALONE, shapes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
+    import numpy.typing as npt
 
     from cpsim.judge.corrections import Corrections
     from cpsim.judge.history import History
@@ -29,8 +30,26 @@ FEW_POSITIONS: Final = 500
 FULL_SEARCHES: Final = 50
 """Slots whose search may end without a result at `MOST_POSITIONS`; after these, at `FEW_POSITIONS`."""
 NOBODY: Final = Suspects()
-CHUNK: Final = 10_000
-"""Slots of which the states are in memory at a time."""
+CHUNK: Final = 500
+"""Slots of which the operations and states are in memory at a time."""
+
+
+class SlotFinding(NamedTuple):
+    """What was found of a slot, and so of those that are alike.
+
+    Attributes:
+        is_uncertain: whether more than one state is allowed.
+        steps: how many operations it has.
+        name: the anomaly's; "" if the slot is as it may be, or a known quirk explains it.
+        quirk: one that would explain the anomaly; "" for none.
+        is_certain: whether the name is that of all that are alike: one state is the likeliest.
+    """
+
+    is_uncertain: bool
+    steps: int
+    name: str = ""
+    quirk: str = ""
+    is_certain: bool = True
 
 
 def judge_slots(
@@ -54,13 +73,19 @@ def judge_slots(
     """
     if slots is None or "state" not in slots.column_names:
         return
-    rows = _Rows(slots, project_id, slot_ids(history.workload, history.prefix))
+    rows = _Rows(slots, project_id, slots_of_ids(history.workload, history.prefix, slots["slot"]), history.slots)
     sent_for = history.sent_for()
     doubtful = sent_for & ~correct_slots(history, slots, np.where(rows.ours, rows.slot_of_row, -1))
     if "resend-duplicates" in suspects.known and BREAKING & suspects.known:
         doubtful = sent_for  # what was paid twice may look as if it was paid once
-    one_by_one = ((slot, history.slot_id(slot), steps) for slot, steps in history.steps(doubtful))
-    _judge_one_by_one(one_by_one, rows, history.seen, verdict, fresh=fresh, suspects=suspects)
+    runs = history.runs(doubtful)
+    alike = np.full(len(runs.slots), ALONE)
+    if not suspects.known:  # these may explain more where the search may be longer
+        alike = shapes(history, runs, slots, rows.of_slot)
+        if fresh:
+            alike[rows.has_strays[runs.slots]] = ALONE
+    in_turn = _InTurn(runs.slots, alike, history.slot_id, partial(history.steps_of, runs))
+    _judge_in_turn(in_turn, rows, history.seen, verdict, fresh=fresh, suspects=suspects)
     if fresh:
         _judge_strays(history, rows, verdict)
     verdict.checked["slots"] += int(np.count_nonzero(sent_for))
@@ -78,9 +103,12 @@ def judge_histories(
         seen: when the slots were read.
         verdict: takes the findings.
     """
-    rows = _Rows(slots, project_id, pa.array(list(histories), pa.string()))
-    one_by_one = ((number, slot_id, steps) for number, (slot_id, steps) in enumerate(histories.items()))
-    _judge_one_by_one(one_by_one, rows, seen, verdict, fresh=False)
+    slot_of_row = indices(slots["slot"], pa.array(list(histories), pa.string()))
+    rows = _Rows(slots, project_id, slot_of_row, len(histories))
+    ids, steps = list(histories), list(histories.values())
+    each = np.arange(len(ids))
+    in_turn = _InTurn(each, np.full(len(ids), ALONE), ids.__getitem__, lambda chosen: (steps[at] for at in chosen))
+    _judge_in_turn(in_turn, rows, seen, verdict, fresh=False)
     verdict.checked["slots"] += len(histories)
 
 
@@ -95,7 +123,8 @@ def judge_slot(
     most_positions: int = MOST_POSITIONS,
     hidden: Collection[str] = (),
     suspects: Suspects = NOBODY,
-) -> bool:
+    like: SlotFinding | None = None,
+) -> SlotFinding | None:
     """Compare one slot's state with the states that its history allows.
 
     Args:
@@ -108,30 +137,35 @@ def judge_slot(
         most_positions: where the search for orders ends without a result.
         hidden: fields of the state that are not shown, and not compared.
         suspects: quirks that may explain the state.
+        like: what was found of a slot that is alike, and so is found of this one.
 
     Returns:
-        Whether the search ended with a result; False if too many orders are possible.
+        What was found; None if too many orders are possible, so that the search ended without a result.
     """
     try:
         allowed = possible(steps, seen, most_positions=most_positions)
     except TooManyOrders:
-        return False
+        return None
     if hidden:
         allowed = {state.without(hidden) for state in allowed}
     verdict.uncertain += len(allowed) > 1
-    if found not in allowed:
-        explain = verdict.counts.total() < MOST_EXPLAINED
-        name, detail = _difference(steps, seen, allowed, found, explain=explain, hidden=hidden)
-        if quirk := explanation(steps, seen, found, suspects.known, most_positions=most_positions, hidden=hidden):
-            verdict.explain(quirk, slot_id, detail)
-            return True
-        if explain and len(steps) <= MOST_STEPS:
-            quirk = explanation(steps, seen, found, suspects.possible, most_positions=FEW_POSITIONS, hidden=hidden)
-            detail += f"; as with the quirk {quirk}" if quirk else ""
-        if allowed and stray is not None:
-            name, detail = "leaked", f"missing, but in project {stray}"
-        verdict.add_example(verdict.find(name, slot_id, detail, [slot_id]), steps, seen, found)
-    return True
+    finding = SlotFinding(len(allowed) > 1, len(steps))
+    if found in allowed:
+        return finding
+    explain = like is None and verdict.counts.total() < MOST_EXPLAINED
+    name, detail, is_certain = _difference(steps, seen, allowed, found, explain=explain, hidden=hidden)
+    if quirk := explanation(steps, seen, found, suspects.known, most_positions=most_positions, hidden=hidden):
+        verdict.explain(quirk, slot_id, detail)
+        return finding
+    if explain and len(steps) <= MOST_STEPS:
+        quirk = explanation(steps, seen, found, suspects.possible, most_positions=FEW_POSITIONS, hidden=hidden)
+    if like is not None:
+        name, quirk = like.name, like.quirk
+    detail += f"; as with the quirk {quirk}" if quirk else ""
+    if allowed and stray is not None:
+        name, detail = "leaked", f"missing, but in project {stray}"
+    verdict.add_example(verdict.find(name, slot_id, detail, [slot_id]), steps, seen, found)
+    return finding._replace(name=name, quirk=quirk, is_certain=is_certain)
 
 
 def judge_outstanding(history: History, outstanding: set[str], verdict: Verdict, known: Quirks = NO_QUIRKS) -> None:
@@ -199,21 +233,24 @@ class _Rows:
         ours: whether each row is of the project; servers ignore the case of project ids.
         slot_of_row: the slot of each row, in this project or another; -1 for other slots.
         of_slot: the last row of each slot in the project; -1 for none.
+        has_strays: whether another project has a slot of this id.
         hidden: the fields of the states that the ledger does not show.
     """
 
-    def __init__(self, slots: pa.Table, project_id: str, ids: pa.Array) -> None:
+    def __init__(self, slots: pa.Table, project_id: str, slot_of_row: npt.NDArray[np.int64], count: int) -> None:
         projects = slots["project"]
         same = [project for project in pc.unique(projects).to_pylist() if project.lower() == project_id.lower()]
         self.project_id = project_id
         self.slots = slots
         self.hidden = [field for field in SlotState._fields[1:] if field not in slots.column_names]
         self.ours = np.asarray(pc.is_in(projects, value_set=pa.array(same, pa.string()))).astype(bool)
-        self.slot_of_row = indices(slots["slot"], ids)
-        self.of_slot = np.full(len(ids), -1)
+        self.slot_of_row = slot_of_row
+        self.of_slot = np.full(count, -1)
         places = np.flatnonzero(self.ours & (self.slot_of_row >= 0))
         self.of_slot[self.slot_of_row[places]] = places
         strays = np.flatnonzero(~self.ours & (self.slot_of_row >= 0))
+        self.has_strays = np.zeros(count, bool)
+        self.has_strays[self.slot_of_row[strays]] = True
         self._strays = dict(zip(self.slot_of_row[strays].tolist(), strays.tolist(), strict=True))
 
     def other_project(self, slot: int) -> str | None:
@@ -222,34 +259,72 @@ class _Rows:
         return None if row is None else str(self.slots["project"][row])
 
 
-def _judge_one_by_one(
-    histories: Iterator[tuple[int, str, Sequence[Step]]],
-    rows: _Rows,
-    seen: Span,
-    verdict: Verdict,
-    *,
-    fresh: bool,
-    suspects: Suspects = NOBODY,
+class _InTurn(NamedTuple):
+    """Slots to judge one after the other.
+
+    Attributes:
+        slots: their numbers among those of the rows.
+        shapes: see `shapes`.
+        slot_id: the id of a slot.
+        steps_of: the operations of the slots at some indices, in the order of sending.
+    """
+
+    slots: npt.NDArray[np.integer]
+    shapes: npt.NDArray[np.int64]
+    slot_id: Callable[[int], str]
+    steps_of: Callable[[npt.NDArray[np.integer]], Iterator[Sequence[Step]]]
+
+
+def _judge_in_turn(
+    in_turn: _InTurn, rows: _Rows, seen: Span, verdict: Verdict, *, fresh: bool, suspects: Suspects = NOBODY
 ) -> None:
+    """Judge slots; one that is alike to one before is only counted, unless what is found of it is shown."""
+    known: dict[tuple[int, bool], SlotFinding] = {}
     unsearched = 0
-    while chunk := list(islice(histories, CHUNK)):
-        places = rows.of_slot[[slot for slot, _, _ in chunk]]
+
+    def counted(shape: int) -> SlotFinding | None:
+        """What is found of a slot of a shape, if that is known and nothing of it is shown."""
+        finding = known.get((shape, verdict.counts.total() < MOST_EXPLAINED))
+        is_shown = finding is not None and finding.name and verdict.shows(finding.name, finding.steps)
+        return None if is_shown else finding
+
+    def prepared(chosen: npt.NDArray[np.integer]) -> Iterator[tuple[Sequence[Step], SlotState]]:
+        places = rows.of_slot[in_turn.slots[chosen]]
         states = iter(states_in(rows.slots.take(pa.array(places[places >= 0]))))
-        for (slot, slot_id, steps), place in zip(chunk, places.tolist(), strict=True):
-            found = NOTHING if place < 0 else next(states)
-            stray = rows.other_project(slot) if fresh and place < 0 else None
-            most = MOST_POSITIONS if unsearched < FULL_SEARCHES else FEW_POSITIONS
-            unsearched += not judge_slot(
-                slot_id,
+        for steps, place in zip(in_turn.steps_of(chosen), places.tolist(), strict=True):
+            yield steps, NOTHING if place < 0 else next(states)
+
+    for start in range(0, len(in_turn.slots), CHUNK):
+        chunk = np.arange(start, min(start + CHUNK, len(in_turn.slots)))
+        shapes_of = in_turn.shapes[chunk].tolist()
+        wanted = np.array([counted(shape) is None for shape in shapes_of])
+        steps_and_states = prepared(chunk[wanted])
+        for index, shape, is_prepared in zip(chunk.tolist(), shapes_of, wanted.tolist(), strict=True):
+            each = next(steps_and_states) if is_prepared else None
+            if (finding := counted(shape)) is not None:
+                verdict.count(finding.name, uncertain=finding.is_uncertain)
+                continue
+            steps, found = each or next(prepared(np.array([index])))
+            slot = int(in_turn.slots[index])
+            kind = shape, verdict.counts.total() < MOST_EXPLAINED
+            judged = partial(
+                judge_slot,
+                in_turn.slot_id(slot),
                 steps,
                 seen,
                 found,
                 verdict,
-                stray=stray,
-                most_positions=most,
+                stray=rows.other_project(slot) if fresh and rows.of_slot[slot] < 0 else None,
                 hidden=rows.hidden,
                 suspects=suspects,
+                like=known.get(kind),
             )
+            if shape != ALONE and (finding := judged(most_positions=FEW_POSITIONS)) is not None:
+                if finding.is_certain:
+                    known[kind] = finding
+                continue
+            most = MOST_POSITIONS if unsearched < FULL_SEARCHES else FEW_POSITIONS
+            unsearched += judged(most_positions=most) is None
             if BREAKING & suspects.known:
                 fits = partial(fitting_histories, steps, seen, found, suspects.known, hidden=rows.hidden)
                 _correct_sums(verdict.corrections, rows.project_id, fits)
@@ -290,23 +365,23 @@ def _difference(
     *,
     explain: bool,
     hidden: Collection[str],
-) -> tuple[str, str]:
-    """The name of the anomaly, and each field that differs from the likeliest state."""
+) -> tuple[str, str, bool]:
+    """The name of the anomaly, each field that differs from the likeliest state, and whether that is the only one."""
     if not allowed:
-        return contradiction(steps, seen, found)
+        return *contradiction(steps, seen, found), True
     same_phase = [state for state in allowed if state.phase == found.phase]
     candidates = same_phase or allowed
-    expected = next(iter(candidates))
+    expected, is_certain = next(iter(candidates)), True
     if len(candidates) > 1:
-        expected = min(
-            candidates, key=lambda state: (sum(a != b for a, b in zip(state, found, strict=True)), str(state))
-        )
+        differing = {state: sum(a != b for a, b in zip(state, found, strict=True)) for state in candidates}
+        expected = min(candidates, key=lambda state: (differing[state], str(state)))
+        is_certain = list(differing.values()).count(differing[expected]) == 1
     differences = "; ".join(
         f"{field} is {_shown(has)}, should be {_shown(wanted)}"
         for field, has, wanted in zip(SlotState._fields, found, expected, strict=True)
         if has != wanted
     )
-    return name_of(steps, seen, expected, found, explain=explain, hidden=hidden), differences
+    return name_of(steps, seen, expected, found, explain=explain, hidden=hidden), differences, is_certain
 
 
 def _shown(value: object) -> str:

@@ -179,12 +179,26 @@ class Verdict:
 
     def add_example(self, anomaly: Anomaly, steps: Sequence[Step], seen: Span, found: SlotState | None) -> None:
         """Keep a slot's history as an example of an anomaly, if it is among the shortest."""
-        examples = self.examples[anomaly.name]
-        if len(examples) == EXAMPLES and len(steps) >= len(examples[-1].steps):
+        if not self._is_example(anomaly.name, len(steps)):
             return
+        examples = self.examples[anomaly.name]
         examples.append(Example(anomaly, tuple(steps), seen, found))
         examples.sort(key=lambda example: len(example.steps))
         del examples[EXAMPLES:]
+
+    def shows(self, name: str, steps: int) -> bool:
+        """Whether an anomaly of a slot of so many operations would be kept, in full or as an example."""
+        return len(self.anomalies) < SHOWN_ANOMALIES or self._is_example(name, steps)
+
+    def _is_example(self, name: str, steps: int) -> bool:
+        examples = self.examples.get(name, ())
+        return len(examples) < EXAMPLES or steps < len(examples[-1].steps)
+
+    def count(self, name: str, *, uncertain: bool) -> None:
+        """Count a slot of which nothing is kept; without a name, it is as it may be."""
+        self.uncertain += uncertain
+        if name:
+            self.counts[name] += 1
 
     def document(self) -> dict[str, Any]:
         """The verdict as a JSON document, without the examples."""

@@ -22,7 +22,7 @@ from cpsim.errors import CpsimError
 from cpsim.evidence.files import ANY_TIME_NS, EvidenceFolder
 from cpsim.judge.judge import CHECKERS, checkers_of_others, concluded, judge, of_partition
 from cpsim.system.cluster import connect, workers_errors
-from cpsim.system.process import put_off_pandas
+from cpsim.system.process import keep_memory, put_off_pandas
 from cpsim.system.threads import Thread
 
 if TYPE_CHECKING:
@@ -105,7 +105,8 @@ def _errors_of_processes() -> Iterator[None]:
 
 
 def _begin() -> None:
-    """Have a process end with its parent."""
+    """Have a process end with its parent, and judge like it."""
+    keep_memory()
     Thread(_end_with_parent, "cpsim-parent").start()
 
 

@@ -44,19 +44,20 @@ def checked(table: pa.Table) -> pa.Table:
 
 
 @contextmanager
-def opened(file: Path | BytesIO, name: object = None) -> Iterator[Any]:
+def opened(file: Path | BytesIO, name: object = None, metadata: pq.FileMetaData | None = None) -> Iterator[Any]:
     """Open a Parquet file, as a `pyarrow.parquet.ParquetFile`.
 
     Args:
         file: the file, or its bytes.
         name: what errors call it; by default the path.
+        metadata: of the same file, if it was opened before.
 
     Raises:
         DamagedParquet: it is not whole Parquet, which may show only when it is read.
         OSError: it cannot be opened.
     """
     try:
-        with pq.ParquetFile(file) as parquet:
+        with pq.ParquetFile(file, metadata=metadata) as parquet:
             yield parquet
     except MemoryError:
         raise

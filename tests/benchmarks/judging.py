@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import resource
+import subprocess
+import sys
 import time
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import ledger
+import made
 import pyarrow.parquet as pq
 from rounds import Row, in_turns
 
@@ -27,6 +31,22 @@ if TYPE_CHECKING:
     from cpsim.run.spread import Spread
 
 OPERATIONS = 1_000_000
+MADE, ODD = 4_000_000, 1_000_000
+"""Operations of a run folder that is made, and of one with odd slots."""
+WANTED = 90_000
+"""Operations judged in a second, however many slots are wrong or unknown."""
+JUDGING = "import sys; from cpsim.cli import main; sys.argv[1:1] = ['judge']; main()"
+READING = """
+import sys
+import pyarrow as pa, pyarrow.parquet as pq
+pa.set_cpu_count(1)
+for name in ("workload", "journal", "ledger", "accounts"):
+    with pq.ParquetFile(f"{sys.argv[1]}/{name}.parquet") as file:
+        columns = ["id", "due_us", "sent_us", "answered_us", "outcome", "error"] if name == "journal" else None
+        for group in range(file.num_row_groups):
+            file.read_row_group(group, columns, use_threads=False)
+"""
+"""Reads the columns that a judgement reads, each once, by one thread."""
 SLOTS = 160_000
 OF_PARTITION = 120_000
 """Operations of a partition of a run that several processes judge, so that there are some for each."""
@@ -44,6 +64,7 @@ def rows(folder: Path) -> Iterator[tuple[str, Row]]:
     runs.append(embedded())
     yield "verification / replay at the embedded fake, operations/s", in_turns(lambda _: verified(runs[-1]), replayed)
     yield from spread_rows(folder / "spread")
+    yield from folder_rows(folder / "made")
     if find_spec("duckdb"):
         ledger.make(folder / "books", OPERATIONS)
         yield (
@@ -80,6 +101,27 @@ def spread_rows(folder: Path) -> Iterator[tuple[str, Row]]:
             judged(spread)
             title = "verification of a run folder by two workers of Dask / by one process, operations/s"
             yield title, in_turns(lambda _: judged(spread), lambda _: judged(None))
+
+
+def folder_rows(folder: Path) -> Iterator[tuple[str, Row]]:
+    """A run folder judged, beside the reading of its files; and how fast where slots are odd. Processor time."""
+    right = folder / "right"
+    operations = made.make(right, MADE)
+    title = f"reading {operations:,} operations and their ledger / cpsim judge, processor time"
+    yield title, in_turns(lambda _: processor_s(READING, right), lambda _: processor_s(JUDGING, right))
+    for variant in [each for each in made.VARIANTS if each != "right"]:
+        odd = folder / variant.replace(" ", "-")
+        judged = made.make(odd, ODD, variant)
+        rate = in_turns(lambda _, odd=odd, judged=judged: judged / processor_s(JUDGING, odd), lambda _: WANTED)
+        yield f"operations judged in a second of processor time, {variant} / wanted", rate
+
+
+def processor_s(script: str, folder: Path) -> float:
+    """Seconds of processor time of a process and its threads, from its start to its end."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-P", "-c", script, folder], stdout=subprocess.DEVNULL, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def embedded(jobs: int = 16_000) -> Run:

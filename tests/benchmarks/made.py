@@ -1,6 +1,6 @@
 """Run folders made without a replay: what a run would have left whose every slot is right, or wrong in one way.
 
-    python tests/benchmarks/made.py FOLDER [--operations 1000000] [--variant right]
+python tests/benchmarks/made.py FOLDER [--operations 1000000] [--variant right]
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cpsim.accounts.view import View
 from cpsim.config.catalog import find_scenario
 from cpsim.evidence import evidence as partitions
 from cpsim.evidence.evidence import Evidence, Seen, links_of, tally
-from cpsim.evidence.files import ACCOUNTS, EVIDENCE, JOURNAL, LEDGER, WORKLOAD
+from cpsim.evidence.files import ACCOUNTS, EVIDENCE, INTEGERS, JOURNAL, LEDGER, WORKLOAD
 from cpsim.evidence.journal import RECORD_TYPE, OperationOutcome
 from cpsim.evidence.writing import writers
 from cpsim.scenario import load_workload
@@ -54,9 +54,10 @@ def make(folder: Path, operations: int, variant: str = "right") -> int:
     one = folder.with_name(f"{folder.name}.one")
     for path in (one, folder):
         path.mkdir(parents=True)
-    partitions.PARTITION = len(evidence.records)
+    usual, partitions.PARTITION = partitions.PARTITION, len(evidence.records)
     for name, write in writers(evidence).items():
         write(one / name)
+    partitions.PARTITION = usual
     repeat(one, folder, times)
     for path in one.iterdir():
         path.unlink()
@@ -113,7 +114,9 @@ def _one_in_a_hundred_wrong(evidence: Evidence) -> Evidence:
     places = np.arange(len(evidence.ledger or ()))
 
     def changed(column: str, place: int, value: object) -> Callable[[pa.Table], Any]:
-        return lambda slots: pc.if_else(pa.array(places % 400 == place), pa.scalar(value, slots[column].type), slots[column])
+        return lambda slots: pc.if_else(
+            pa.array(places % 400 == place), pa.scalar(value, slots[column].type), slots[column]
+        )
 
     return _with_slots(
         evidence,
@@ -170,11 +173,11 @@ def repeat(one: Path, folder: Path, times: int) -> None:
     pq.write_table(accounts, folder / ACCOUNTS, compression="zstd")
     for name in (WORKLOAD, JOURNAL, LEDGER):
         source = pq.ParquetFile(one / name)
-        encodings = {"column_encoding": dict.fromkeys(_packed(source), "DELTA_BINARY_PACKED")} if name == JOURNAL else {}
+        packed = {"column_encoding": dict.fromkeys(INTEGERS, "DELTA_BINARY_PACKED")} if name == JOURNAL else {}
         dictionaries = _with_dictionary(source)
         groups = [source.read_row_group(group) for group in range(source.num_row_groups)]
         with pq.ParquetWriter(
-            folder / name, source.schema_arrow, compression="zstd", use_dictionary=dictionaries, **encodings
+            folder / name, source.schema_arrow, compression="zstd", use_dictionary=dictionaries, **packed
         ) as writer:
             for place in range(times):
                 for group in groups:
@@ -198,18 +201,10 @@ def _replaced(table: pa.Table, name: str, values: pa.ChunkedArray | pa.Array) ->
     return table.set_column(place, table.schema.field(place), values)
 
 
-def _packed(file: pq.ParquetFile) -> list[str]:
-    return _columns(file, lambda column: "DELTA_BINARY_PACKED" in column.encodings)
-
-
 def _with_dictionary(file: pq.ParquetFile) -> list[str]:
-    return _columns(file, lambda column: column.has_dictionary_page)
-
-
-def _columns(file: pq.ParquetFile, chosen: Callable[[Any], bool]) -> list[str]:
     group = file.metadata.row_group(0)
     columns = (group.column(place) for place in range(group.num_columns))
-    return [column.path_in_schema for column in columns if chosen(column)]
+    return [column.path_in_schema for column in columns if column.has_dictionary_page]
 
 
 def main() -> None:

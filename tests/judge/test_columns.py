@@ -1,14 +1,17 @@
 """The fast way to judge slots finds what the slow one finds, and nothing else."""
 
 import random
+from collections import Counter
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from cpdaemon.commands import KINDS
-from cpsim.judge import columns
-from cpsim.judge.model import MINUTE_NS, SlotState, Span
+from cpsim.judge import columns, slots
+from cpsim.judge.model import MINUTE_NS, MODELLED, SlotState, Span
 from cpsim.judge.orders import possible
+from cpsim.judge.quirks import Suspects
 from cpsim.judge.slots import judge_histories, judge_outstanding, judge_slots
 from cpsim.judge.verdict import Verdict
 from cpsim.scenario.workload import ABSENT
@@ -83,15 +86,32 @@ class Chance:
             yield kind, number, self.arguments(kind), (outcome, error, now_ns, now_ns + took_ns)
             now_ns += self.one([0, took_ns]) if self.rarely() or not usual else took_ns
 
+    def varied(self, calls, number):
+        """The calls of another slot: with other amounts and texts, and now and then another time, outcome or credit."""
+        factor, mark = self.one([1, 7]), self.one(["", "'"])
+        for kind, _, given, (outcome, error, sent_ns, answered_ns) in calls:
+            arguments = dict(given)
+            for name, value in given.items():
+                if kind == "counters":
+                    arguments[name] = value * factor
+                elif type(value) is str and kind != "discard":
+                    arguments[name] = value + mark
+                elif type(value) is int and self.rarely():
+                    arguments[name] = value + 1
+            later_ns = self.one([0, 1, 2, MINUTE_NS]) if self.rarely() else 0
+            fate = self.one([(0, 0), (1, 1), (2, 3)]) if self.random.random() < 0.2 else (outcome, error)
+            yield kind, number, arguments, (*fate, sent_ns + later_ns, answered_ns + later_ns)
+
     def damage(self, row):
         entries = [(self.one("abc"), self.one([-2, 0, 1, 2])) for _ in range(self.random.randrange(4))]
+        doubled = [(name, 2 * amount) for name, amount in row["counters"]]
         texts = [(self.one("abc"), self.one("xyz")) for _ in range(self.random.randrange(4))]
         strange = {
             "state": self.one([*columns.PHASES, "lost in space", None]),
             "machine": self.one(["m", "n", "o", None]),
             "reason": self.one(["r", "s", "t", None]),
             "granted": self.one([None, -1, 0, 1, 2, 3]),
-            "counters": self.one([entries, [], row["counters"][:1], row["counters"] * 2]),
+            "counters": self.one([entries, [], row["counters"][:1], row["counters"] * 2, doubled]),
             "meta": self.one([texts, [], row["meta"][:1], row["meta"] * 2]),
             "project": self.one(["p", "P", "q"]),
             "slot": self.one(["w-1", "w-01", "w-2", "v-1", None]),
@@ -195,6 +215,41 @@ def test_both_ways_find_the_same(history_of, seed, direct, hidden, monkeypatch):
     )
     assert min(judged_fast.sum(), slow.counts.total()) > SLOTS / 20  # both ways are taken, and there is much to find
     assert len(slow.counts) > 6 - len(hidden)
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.thorough) for seed in range(1, 6))])
+@pytest.mark.parametrize("direct", [False, True])
+def test_slots_that_are_alike_are_judged_as_each_of_them_alone(history_of, seed, direct, monkeypatch):
+    chance = Chance(seed)
+    monkeypatch.setattr("cpsim.judge.slots.CHUNK", chance.one([7, 500]))
+    monkeypatch.setattr("cpsim.judge.slots.MOST_EXPLAINED", 60)
+    monkeypatch.setattr("cpsim.judge.verdict.SHOWN_ANOMALIES", 20)
+    kinds = [list(chance.calls(1)) for _ in range(8)]
+    calls = sorted(
+        (call for number in range(1, SLOTS // 2) for call in chance.varied(chance.one(kinds), number)),
+        key=lambda call: call[3][2],
+    )
+    marks = [(op, *mark) for op, (*_, mark) in enumerate(calls)]
+    seen = Span(*chance.one([(200, 210), (MINUTE_NS + 40, MINUTE_NS + 60)]))
+    history = history_of([call[:3] for call in calls], marks, direct=direct, seen=seen)
+    table = chance.ledger(history)
+    judged, judge_slot = Counter(), slots.judge_slot
+
+    def counted(*arguments, **options):
+        judged[way] += 1
+        return judge_slot(*arguments, **options)
+
+    monkeypatch.setattr(slots, "judge_slot", counted)
+    found = {}
+    for way in ("alike", "alone"):
+        found[way] = verdict = Verdict()
+        judge_slots(history, table, "p", verdict, fresh=True, suspects=Suspects(possible=MODELLED))
+        monkeypatch.setattr(slots, "shapes", lambda _, runs, *__: np.full(len(runs.slots), -1))
+    one, other = found.values()
+    assert (one.document(), one.examples) == (other.document(), other.examples)
+    assert one.counts.total() > 100
+    assert one.uncertain > 20
+    assert judged["alike"] < 0.8 * judged["alone"]
 
 
 @pytest.mark.parametrize("seed", SEEDS)

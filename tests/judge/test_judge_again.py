@@ -241,6 +241,12 @@ def verdict_of(part, *, number):
     return verdict
 
 
+def test_the_ledger_as_a_whole_is_not_read_where_no_slot_is_looked_for(target, monkeypatch):
+    perform(target)
+    monkeypatch.setattr("cpsim.evidence.files.MappedRows", None)  # what reads it as a whole
+    assert is_same()
+
+
 @given(found, found, found)
 def test_merging_is_associative(one, two, three):
     a, b, c = (verdict_of(part, number=number) for number, part in enumerate((one, two, three)))

@@ -13,6 +13,8 @@ from cpsim.scenario.models.misbehaviour import frame_bytes
 from cpsim.scenario.workload import ABSENT, FRAME, KIND_NAMES, OPERATIONS, Column, Int32, Int64
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
 
     from cpsim.scenario.workload import Arguments, Workload
@@ -98,6 +100,24 @@ class Operations:
             assert form.texts is not None
             frames[place] = frame_bytes(form.texts[form.values[row]], slot.encode())
         return pa.array(frames, pa.binary())
+
+
+def places_of(values: pa.ChunkedArray, known: Sequence[str]) -> npt.NDArray[np.int64]:
+    """The place of each text among those that are known.
+
+    Raises:
+        ValueError: one is not.
+    """
+    texts = pa.array(known, pa.string())
+    found = [np.empty(0, np.int64)]
+    for chunk in values.chunks:
+        coded = chunk if pa.types.is_dictionary(chunk.type) else chunk.dictionary_encode()
+        places = np.asarray(pc.fill_null(pc.index_in(coded.dictionary, value_set=texts), -1)).astype(np.int64)
+        found.append(np.append(places, -1)[np.asarray(pc.fill_null(coded.indices, len(places)))])
+    all_places = np.concatenate(found)
+    if np.any(all_places < 0):
+        raise ValueError(f"there is a text that is none of {', '.join(known)}")
+    return all_places
 
 
 def slot_ids(workload: Workload, prefix: str) -> pa.Array:

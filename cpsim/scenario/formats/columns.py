@@ -17,6 +17,7 @@ merges the parts.
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,6 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cpsim.errors import in_one_line
+from cpsim.scenario.formats.arrow import places_of
 from cpsim.scenario.values import ScenarioError
 from cpsim.scenario.workload import ABSENT, KIND_NAMES, OPERATIONS, Arguments, Column, Int64, Workload
 from cpsim.system import parquet
@@ -150,14 +152,20 @@ def from_table(table: pa.Table) -> Workload:
         ScenarioError: it holds none.
     """
     try:
-        return _from_table(table, json.loads(table.schema.metadata[KEY]))
+        return _from_table(table, _parsed(table.schema.metadata[KEY]))
     except (pa.ArrowException, *NO_WORKLOAD) as error:
         raise ScenarioError(in_one_line(error)) from error
 
 
+@functools.lru_cache(maxsize=1)
+def _parsed(beside: bytes) -> dict[str, Any]:
+    """The schema metadata: partitions of a workload have the same, which may name many machines."""
+    found: dict[str, Any] = json.loads(beside)
+    return found
+
+
 def _from_table(table: pa.Table, beside: dict[str, Any]) -> Workload:
-    kind = np.asarray(pc.index_in(_column(table, "kind").cast(pa.string()), value_set=pa.array(KIND_NAMES)))
-    kind = kind.astype(np.uint8)
+    kind = places_of(table["kind"], KIND_NAMES).astype(np.uint8)
     due_us = _column(table, "due_us").to_numpy()
     order = np.argsort(due_us, kind="stable")
     sites = tuple(beside.get("sites", ()))
@@ -208,7 +216,10 @@ def _arguments(table: pa.Table, beside: dict[str, Any], kind: str, places: npt.N
         known = [column for column in (f"{kind}.{name}", EARLIER.get(name, name)) if column in names]
         if not known and not len(places):
             return np.empty(0, np.int64)
-        found: Int64 = np.asarray(pc.fill_null(_column(table, known[0] if known else name), ABSENT))[places]
+        column = _column(table, known[0] if known else name)
+        if column.null_count == len(column):
+            return np.full(len(places), ABSENT)
+        found: Int64 = np.asarray(pc.fill_null(column.take(pa.array(places)), ABSENT))
         return found
 
     def texts(name: str) -> tuple[str, ...]:
