@@ -114,6 +114,7 @@ class Evidence:
         unseen: why they could not be seen, though there is a server; "" if there is none, or they could.
         command: the command line that repeats the run; "" if there is none.
         quirks: names of the quirks that the target is known to have.
+        in_parts: the number of partitions; None for as many as there should be.
         kept: what was made of the same records for another look at them.
     """
 
@@ -143,6 +144,7 @@ class Evidence:
     unseen: str = ""
     command: str = ""
     quirks: frozenset[str] = frozenset()
+    in_parts: int | None = None
     kept: _Kept = field(default_factory=lambda: _Kept(), repr=False)  # noqa: PLW0108 - it is defined below
 
     @property
@@ -158,7 +160,7 @@ class Evidence:
     @property
     def count(self) -> int:
         """The number of partitions."""
-        return max(1, -(-len(self.workload) // PARTITION))
+        return self.in_parts or max(1, -(-len(self.workload) // PARTITION))
 
     def partitions(self) -> Iterator[Evidence]:
         """The evidence by partitions of slots, each with all that concerns its slots."""
@@ -171,26 +173,41 @@ class Evidence:
             let_go()
 
     def parts(self) -> Iterator[Evidence]:
-        """The evidence by partitions, each with the whole ledger; made once, if there is room for a file."""
-        shelf = self.kept.of(self.records).shelf
-        for index, places in enumerate(self.records_by_partition()):
-            part = shelf.get((self.count, index))
-            if part is None:
-                made = self.of_records(places)
-                part = made.workload, made.records, made.schedule_us, made.virtual_ns
-                shelf.put((self.count, index), part)
-            workload, records, schedule_us, virtual_ns = part
-            yield replace(
-                self, workload=workload, records=records, schedule_us=schedule_us, virtual_ns=virtual_ns, kept=_Kept()
-            )
+        """The evidence by partitions, each with the whole ledger."""
+        for index in range(self.count):
+            yield self.part(index)
             let_go()
+
+    def part(self, index: int) -> Evidence:
+        """The evidence of a partition, with the whole ledger; made once, if there is room for a file."""
+        shelf = self.kept.of(self.records).shelf
+        part = shelf.get((self.count, index))
+        if part is None:
+            places, bounds = self._records_by_partition()
+            made = self.of_records(places[bounds[index] : bounds[index + 1]])
+            part = made.workload, made.records, made.schedule_us, made.virtual_ns
+            shelf.put((self.count, index), part)
+        workload, records, schedule_us, virtual_ns = part
+        return replace(
+            self,
+            workload=workload,
+            records=records,
+            schedule_us=schedule_us,
+            virtual_ns=virtual_ns,
+            in_parts=1,
+            kept=_Kept(),
+        )
 
     def operations_by_partition(self) -> Iterator[Ints]:
         """The numbers of the workload's operations in each partition."""
-        return self._by_partition("operations", len(self.workload), lambda where: self.workload.slot[where])
+        slot = self.workload.slot
+        return _each(*self._by_partition("operations", len(self.workload), slot.__getitem__))
 
     def records_by_partition(self) -> Iterator[Ints]:
         """The places of the records in each partition."""
+        return _each(*self._records_by_partition())
+
+    def _records_by_partition(self) -> tuple[Ints, Ints]:
         slot, ops = self.workload.slot, self.records["op"]
         return self._by_partition("records", len(ops), lambda where: slot[ops[where]])
 
@@ -204,14 +221,15 @@ class Evidence:
 
     def _by_partition(
         self, name: str, total: int, slots_at: Callable[[slice], npt.NDArray[np.int32]]
-    ) -> Iterator[Ints]:
+    ) -> tuple[Ints, Ints]:
+        """The places in each partition, and where those of each begin, and the last ones end."""
         numbers, count = self.workload.slot_numbers, self.count
 
         def made() -> tuple[Ints, Ints]:
             return places_by_group(total, lambda where: numbers[slots_at(where)] % count, count)
 
-        places, bounds = self.kept.of(self.records).once((name, count), self.workload.slot, made)
-        return (places[start:stop] for start, stop in itertools.pairwise(bounds.tolist()))
+        found: tuple[Ints, Ints] = self.kept.of(self.records).once((name, count), self.workload.slot, made)
+        return found
 
     def with_slots(self, slots: pa.Table | None) -> Evidence:
         """The evidence with other slots in its view, if it has one."""
@@ -242,12 +260,17 @@ class Evidence:
         records["op"] = np.arange(len(ops))
         return replace(
             self,
+            in_parts=None,
             kept=_Kept(),
             workload=self.workload.of_operations(ops),
             records=records,
             schedule_us=None if self.schedule_us is None else taken(self.schedule_us, ops),
             virtual_ns=None if self.virtual_ns is None else taken(self.virtual_ns, ops),
         )
+
+
+def _each(places: Ints, bounds: Ints) -> Iterator[Ints]:
+    return (places[start:stop] for start, stop in itertools.pairwise(bounds.tolist()))
 
 
 class _Kept:

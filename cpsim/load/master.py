@@ -21,6 +21,7 @@ from locust.runners import MasterRunner
 from cpsim.clock import SYSTEM_CLOCK
 from cpsim.evidence.journal import RECORD_TYPE
 from cpsim.load.aside import aside
+from cpsim.load.asking import ANSWERED, LOOK_S, Questions
 from cpsim.load.followers import Followers, followers_of
 from cpsim.load.guard import FAILED, guarded
 from cpsim.load.outcome import conclude, joined, observer_of
@@ -44,12 +45,12 @@ if TYPE_CHECKING:
 
     from cpsim.evidence.evidence import Imbalance
     from cpsim.load.settings import Settings
+    from cpsim.load.share import WorkersShare
     from cpsim.replay.assignment import Assignment
     from cpsim.run.live_figures import LiveFigures
     from cpsim.run.plan import Plan
     from cpsim.ui.results import ResultFiles
 
-LOOK_S: Final = 0.05
 LOCAL: Final = "local"
 STOPPING_S: Final = 5.0
 """Seconds to wait for the workers' last messages after a stop, in addition to the timeout of an operation."""
@@ -68,6 +69,9 @@ class Share:
     begun: bool = False
     ended: bool = False
     lost: bool = False
+    has_failed: bool = False
+    own: WorkersShare | None = None
+    """What is known of it here, if its worker was lost before it had replayed it."""
     interrupted: bool = False
     elapsed_s: float = 0.0
     effort: Effort = field(default_factory=lambda: Effort(0.0, {}))
@@ -126,6 +130,7 @@ class Master:
         self._broken = self._found = ""
         self._before: tuple[Imbalance, ...] | None = None
         self._followers = Followers()
+        self._questions = Questions(runner)
         self._main = gevent.getcurrent()
         self.told = Told(environment, headless=self._headless)
         listeners: dict[str, Callable[..., None]] = {
@@ -133,6 +138,7 @@ class Master:
             "cpsim-records": partial(self._dispatch, self._records),
             "cpsim-done": partial(self._dispatch, self._done),
             "cpsim-failed": self._failed,
+            ANSWERED: self._questions.hear,
         }
         for name, listener in listeners.items():
             runner.register_message(name, guarded(listener, self._fail))
@@ -228,7 +234,10 @@ class Master:
     def _replay_and_show(self, output: OutputFolder, files: ResultFiles) -> None:
         """Replay; meanwhile serve the page and judge slots, if that is wanted."""
         with followers_of(self._settings, output.path, self._figures, has_page=not self._headless) as self._followers:
-            self._replay(output, files)
+            try:
+                self._replay(output, files)
+            finally:
+                self._send("cpsim-over", {})
 
     def _replay(self, output: OutputFolder, files: ResultFiles) -> None:
         plan, start_ns = self._prepare(), SYSTEM_CLOCK.monotonic_ns()
@@ -245,7 +254,17 @@ class Master:
         replayed = joined(plan, self._shares, start_ns, interrupted=was_ended, failure=self._failure)
         replayed = replayed._replace(stopped_by=self._broken, found=self._found)
         thresholds, tell = self._settings.thresholds, self.told.say
-        status = conclude(plan, replayed, thresholds, output, before=self._before, files=files, tell=tell)
+        status = conclude(
+            plan,
+            replayed,
+            thresholds,
+            output,
+            before=self._before,
+            files=files,
+            tell=tell,
+            shares=self._shares,
+            ask=self._ask,
+        )
         self._environment.process_exit_code = status
         if note := baseline_note(self._settings.baseline, output):
             sys.stderr.write(f"cpsim: {note}\n")
@@ -298,6 +317,16 @@ class Master:
                 return
             gevent.sleep(LOOK_S)
 
+    def _ask(self, share: Share, what: str, **given: object) -> Any:  # noqa: ANN401 - each question has its answer
+        """Ask a worker about its share, or whoever has it of a lost one; raises WorkerLost."""
+        if share.own is not None:
+            return aside(partial(getattr(share.own, what), **given))
+
+        def is_lost() -> bool:
+            return share.has_failed or share.worker not in _workers_of(self._runner)
+
+        return self._questions.ask(share.worker, is_lost, what, given)
+
     def _send(self, name: str, data: dict[str, Any]) -> None:
         for share in self._shares:
             if not share.lost:
@@ -342,7 +371,7 @@ class Master:
             _print_error(reason)  # it joined too late for the replay
             return
         if share is not None:
-            share.lost = not share.ended
+            share.lost, share.has_failed = not share.ended, True
         self._fail(reason)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import gevent
 import numpy as np
@@ -12,11 +12,14 @@ import numpy as np
 from cpsim.accounts.observer import Observer
 from cpsim.clock import Clock, SystemClock
 from cpsim.evidence.journal import RECORD_TYPE, OperationOutcome, merged
+from cpsim.load.aside import aside
+from cpsim.load.judging import by_workers
+from cpsim.load.share import WorkersShare, partitions_of
 from cpsim.replay.engine import joint_effort
 from cpsim.replay.failures import LOST
 from cpsim.run.drivers import Replayed
 from cpsim.run.folder import write
-from cpsim.run.observing import conclude as judged
+from cpsim.run.observing import conclude as judge
 from cpsim.run.pipeline import ApplyDelay, Run
 from cpsim.run.results import results_of
 from cpsim.run.summary import show, summarise
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from rich.console import Console
 
+    from cpsim.accounts.view import View
     from cpsim.config.thresholds import Threshold
     from cpsim.evidence.evidence import Imbalance
     from cpsim.load.master import Share
@@ -41,6 +45,14 @@ class _GreenletClock(SystemClock):
     """The machine's clock; while one greenlet sleeps, Locust's others run."""
 
     sleep = staticmethod(gevent.sleep)
+
+
+class _Observer(Observer):
+    """Reads accounts in a thread, while greenlets run."""
+
+    def view(self) -> View:
+        """What the control API shows of the accounts."""
+        return aside(super().view)
 
 
 CLOCK: Final[Clock] = _GreenletClock()
@@ -79,7 +91,7 @@ def observer_of(plan: Plan) -> Observer | None:
     target = plan.target
     if target.server is None or target.credentials is None:
         return None
-    return Observer(target.server, target.credentials, plan.timeout_s, CLOCK)
+    return _Observer(target.server, target.credentials, plan.timeout_s, CLOCK)
 
 
 def conclude(
@@ -91,6 +103,8 @@ def conclude(
     before: tuple[Imbalance, ...] | None,
     files: ResultFiles,
     tell: Callable[[Callable[[Console], None]], None],
+    shares: Sequence[Share],
+    ask: Callable[..., Any],
 ) -> int:
     """Judge a load, write its run folder, and tell its summary; returns the exit status.
 
@@ -102,6 +116,8 @@ def conclude(
         before: the sums of accounts that did not agree before; None if nobody looked.
         files: take the results.
         tell: called with a function that prints the summary.
+        shares: of the workers.
+        ask: asks who has a share, see `by_workers`.
 
     Raises:
         NotWritten: a file of the run folder cannot be written; the summary is told nevertheless.
@@ -109,9 +125,15 @@ def conclude(
     evidence = replace(
         replayed.evidence(plan, plan.assignment().schedule_us),
         before=before,
+        in_parts=partitions_of(len(plan.workload), len(shares)),
         clock_unknown="it is not measured under Locust, where each worker has its own clock",
     )
-    evidence, verdict = judged(evidence, observer_of(plan), plan.timeout_s, CLOCK, source=plan.target.accounts)
+    for share in shares:
+        if share.lost:
+            share.own = WorkersShare(evidence)
+    judged = partial(by_workers, shares, ask)
+    observer, source = observer_of(plan), plan.target.accounts
+    evidence, verdict = judge(evidence, observer, plan.timeout_s, CLOCK, source=source, judged=judged)
     delay, ended = ApplyDelay.of(evidence), (replayed.stopped_by, replayed.found)
     result = Run(plan, evidence, replayed.effort, verdict, delay, 0.0, *ended)
     summary = summarise(result)

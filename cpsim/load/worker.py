@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -21,9 +22,12 @@ from cpsim.errors import CpsimError
 from cpsim.evidence.journal import OperationOutcome
 from cpsim.evidence.reader import JournalReader
 from cpsim.load.aside import aside
+from cpsim.load.asking import ANSWERED, ASKED
 from cpsim.load.guard import FAILED, guarded
+from cpsim.load.share import WorkersShare, partitions_of
 from cpsim.replay.failures import kind_of
 from cpsim.replay.sender import Sender
+from cpsim.run.drivers import Replayed
 from cpsim.scenario.workload import KIND_NAMES
 from cpsim.system.mapped import let_go
 from cpsim.ui.printable import printable
@@ -43,6 +47,7 @@ if TYPE_CHECKING:
     from cpsim.load.settings import Settings
     from cpsim.replay.assignment import Assignment
     from cpsim.replay.engine import Engine
+    from cpsim.run.plan import Plan
 
 PAUSE_S: Final = 0.001
 """Pause between turns; with 0, gevent's timers starve, and Locust's reports lose a third of the requests."""
@@ -67,7 +72,8 @@ class Worker:
         self._settings = settings
         self._engine: Engine | None = None
         self._interrupted = self._stopping = False
-        self._go = Event()
+        self._share: WorkersShare | None = None
+        self._go, self._over = Event(), Event()
         self._idle = Event()
         self._idle.set()
         listeners: dict[str, Callable[..., None]] = {
@@ -75,6 +81,8 @@ class Worker:
             "cpsim-go": lambda **_: self._go.set(),
             "cpsim-stop": lambda **_: self.stop(),
             "cpsim-end": self._end,
+            "cpsim-over": lambda **_: self._over.set(),
+            ASKED: self._asked,
         }
         for name, listener in listeners.items():
             runner.register_message(name, guarded(listener, self.fail))
@@ -89,6 +97,7 @@ class Worker:
 
     def _leave(self) -> None:
         self.stop()
+        self._over.set()
         self._idle.wait(HEADSTART_S + self._settings.timeout_s)
 
     def fail(self, reason: str) -> None:
@@ -104,6 +113,16 @@ class Worker:
             environment.process_exit_code = FAILED
         self.stop()
 
+    def _asked(self, environment: Environment, msg: Message) -> None:
+        """Answer a question about the share, beside the messages that come meanwhile."""
+        del environment
+        gevent.spawn(guarded(self._answer, self.fail), **msg.data)
+
+    def _answer(self, number: int, what: str, given: dict[str, object]) -> None:
+        share = self._share
+        if share is not None:
+            self.send(ANSWERED, number=number, answer=aside(lambda: getattr(share, what)(**given)))
+
     def _take(self, environment: Environment, msg: Message) -> None:
         if not self._idle.is_set():
             raise CpsimError("the replay before this one has not ended here")
@@ -111,6 +130,7 @@ class Worker:
         environment.process_exit_code = None
         self._idle.clear()
         self._go.clear()
+        self._over.clear()
         self._stopping = False
         replay.start()
 
@@ -122,13 +142,18 @@ class Worker:
                 self._engine = sender.engine
                 if self._stopping:
                     sender.engine.stop()
-                self._send_share(sender.engine, sender.journal, assignment)
-        finally:
+                replayed = self._send_share(sender.engine, sender.journal, assignment)
             self._engine = None
+            self._keep(plan, assignment, replayed, count)
+            self._over.wait()
+        finally:
+            self._engine = self._share = None
             self._idle.set()
+            if self._interrupted and isinstance(self._runner, WorkerRunner):
+                gevent.spawn(self._runner.quit)
 
-    def _send_share(self, engine: Engine, journal: Journal, assignment: Assignment) -> None:
-        """Replay at the master's signal, and send the results."""
+    def _send_share(self, engine: Engine, journal: Journal, assignment: Assignment) -> Replayed:
+        """Replay at the master's signal, and send what is answered."""
         upcoming = assignment.operations()
         self.send("cpsim-ready", digest=aside(lambda: self._settings.digest))
         self._go.wait()
@@ -141,12 +166,19 @@ class Worker:
         elapsed_s = engine.end()
         outbox.show()
         outbox.send()
-        effort = list(engine.effort(elapsed_s))
+        records = aside(journal.records)
+        return Replayed(records, journal.errors, elapsed_s, engine.effort(elapsed_s), engine.start_ns)
+
+    def _keep(self, plan: Plan, assignment: Assignment, replayed: Replayed, count: int) -> None:
+        """Keep the share for the master's questions, and tell that it is replayed."""
+        own = replace(plan, workload=assignment.workload)
+        evidence = aside(lambda: replayed.evidence(own, assignment.schedule_us))
+        evidence = replace(evidence, in_parts=partitions_of(len(plan.workload), count))
+        self._share = WorkersShare(evidence)
         if isinstance(self._runner, WorkerRunner):
             _report(self._runner)
+        effort, elapsed_s = list(replayed.effort), replayed.elapsed_s
         self.send("cpsim-done", elapsed_s=elapsed_s, effort=effort, interrupted=self._interrupted)
-        if self._interrupted and isinstance(self._runner, WorkerRunner):
-            gevent.spawn(self._runner.quit)
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
