@@ -115,6 +115,7 @@ class Evidence:
         command: the command line that repeats the run; "" if there is none.
         quirks: names of the quirks that the target is known to have.
         in_parts: the number of partitions; None for as many as there should be.
+        numbers: of a share of a workload, int64[operations], the numbers of its operations in the whole; else None.
         kept: what was made of the same records for another look at them.
     """
 
@@ -145,6 +146,7 @@ class Evidence:
     command: str = ""
     quirks: frozenset[str] = frozenset()
     in_parts: int | None = None
+    numbers: Ints | None = None
     kept: _Kept = field(default_factory=lambda: _Kept(), repr=False)  # noqa: PLW0108 - it is defined below
 
     @property
@@ -183,8 +185,7 @@ class Evidence:
         shelf = self.kept.of(self.records).shelf
         part = shelf.get((self.count, index))
         if part is None:
-            places, bounds = self._records_by_partition()
-            made = self.of_records(places[bounds[index] : bounds[index + 1]])
+            made = self.of_records(self.records_in(index))
             part = made.workload, made.records, made.schedule_us, made.virtual_ns
             shelf.put((self.count, index), part)
         workload, records, schedule_us, virtual_ns = part
@@ -195,21 +196,18 @@ class Evidence:
             schedule_us=schedule_us,
             virtual_ns=virtual_ns,
             in_parts=1,
+            numbers=None,
             kept=_Kept(),
         )
 
-    def operations_by_partition(self) -> Iterator[Ints]:
-        """The numbers of the workload's operations in each partition."""
-        slot = self.workload.slot
-        return _each(*self._by_partition("operations", len(self.workload), slot.__getitem__))
+    def operations_in(self, part: int) -> Ints:
+        """The numbers of the workload's operations in a partition."""
+        return self._in_partition(part, "operations", len(self.workload), self.workload.slot.__getitem__)
 
-    def records_by_partition(self) -> Iterator[Ints]:
-        """The places of the records in each partition."""
-        return _each(*self._records_by_partition())
-
-    def _records_by_partition(self) -> tuple[Ints, Ints]:
+    def records_in(self, part: int) -> Ints:
+        """The places of the records in a partition."""
         slot, ops = self.workload.slot, self.records["op"]
-        return self._by_partition("records", len(ops), lambda where: slot[ops[where]])
+        return self._in_partition(part, "records", len(ops), lambda where: slot[ops[where]])
 
     def slots_by_partition(self) -> Callable[[int], pa.Table | None]:
         """A function for the rows of the ledger in a partition, see `by_partition`."""
@@ -219,16 +217,21 @@ class Evidence:
         )
         return slots_of
 
-    def _by_partition(
-        self, name: str, total: int, slots_at: Callable[[slice], npt.NDArray[np.int32]]
-    ) -> tuple[Ints, Ints]:
-        """The places in each partition, and where those of each begin, and the last ones end."""
+    def counts_in(self, part: int) -> tuple[int, int]:
+        """How many operations of a partition were to be sent, and how many were."""
+        return len(self.operations_in(part)), len(self.records_in(part))
+
+    def _in_partition(
+        self, part: int, name: str, total: int, slots_at: Callable[[slice], npt.NDArray[np.int32]]
+    ) -> Ints:
+        """The places of operations or records in a partition, which are put in partitions once."""
         numbers, count = self.workload.slot_numbers, self.count
 
         def made() -> tuple[Ints, Ints]:
             return places_by_group(total, lambda where: numbers[slots_at(where)] % count, count)
 
-        found: tuple[Ints, Ints] = self.kept.of(self.records).once((name, count), self.workload.slot, made)
+        places, bounds = self.kept.of(self.records).once((name, count), self.workload.slot, made)
+        found: Ints = places[bounds[part] : bounds[part + 1]]
         return found
 
     def with_slots(self, slots: pa.Table | None) -> Evidence:
@@ -261,16 +264,13 @@ class Evidence:
         return replace(
             self,
             in_parts=None,
+            numbers=None,
             kept=_Kept(),
             workload=self.workload.of_operations(ops),
             records=records,
             schedule_us=None if self.schedule_us is None else taken(self.schedule_us, ops),
             virtual_ns=None if self.virtual_ns is None else taken(self.virtual_ns, ops),
         )
-
-
-def _each(places: Ints, bounds: Ints) -> Iterator[Ints]:
-    return (places[start:stop] for start, stop in itertools.pairwise(bounds.tolist()))
 
 
 class _Kept:

@@ -107,7 +107,7 @@ class Corrections:
         corrections = cls(unknown)
         for project, machine, name, *amounts, quirks in rows:
             earned, held = (Amounts(some and frozenset(some), *bounds) for some, *bounds in amounts)
-            corrections._found[project, machine, name] = Correction(earned, held, frozenset(quirks))  # noqa: SLF001
+            corrections._found[project, machine, name] = Correction(earned, held, frozenset(quirks))
         return corrections
 
     def merged(self, other: Corrections) -> Corrections:

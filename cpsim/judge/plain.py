@@ -30,13 +30,11 @@ def to_plain(verdict: Verdict) -> dict[str, Any]:
 def of_plain(document: dict[str, Any]) -> Verdict:
     """The verdict that `to_plain` has made an object of."""
     examples = {name: list(map(_of_example, found)) for name, found in document["examples"].items()}
-    return Verdict(
-        **{name: Counter(document[name]) for name in COUNTERS},
-        **{name: document[name] for name in (*AS_THEY_ARE, "meanings")},
-        **{name: list(map(_of_anomaly, document[name])) for name in ("anomalies", "explanations")},
-        examples=defaultdict(list, examples),
-        corrections=Corrections.of_plain(document["corrections"]),
-    )
+    fields: dict[str, Any] = {name: document[name] for name in (*AS_THEY_ARE, "meanings")}
+    fields |= {name: Counter(document[name]) for name in COUNTERS}
+    fields |= {name: list(map(_of_anomaly, document[name])) for name in ("anomalies", "explanations")}
+    corrections = Corrections.of_plain(document["corrections"])
+    return Verdict(**fields, examples=defaultdict(list, examples), corrections=corrections)
 
 
 def _anomaly(found: Anomaly) -> list[Any]:

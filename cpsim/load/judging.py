@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import gevent
 import pyarrow as pa
@@ -20,16 +20,14 @@ if TYPE_CHECKING:
     from cpsim.evidence.evidence import Evidence
     from cpsim.judge.judge import Checker
     from cpsim.load.master import Share
+    from cpsim.load.outcome import Shares
 
 
-def by_workers(
-    shares: Sequence[Share], ask: Callable[..., Any], evidence: Evidence, checkers: Sequence[Checker]
-) -> Verdict:
+def by_workers(shares: Shares, evidence: Evidence, checkers: Sequence[Checker]) -> Verdict:
     """Judge a load; the verdict is the one of a single process.
 
     Args:
-        shares: of the workers, in their order.
-        ask: asks whoever has a share, with the name of a question and its arguments; raises WorkerLost.
+        shares: of the workers.
         evidence: of the load, without operations, and what was seen of its accounts.
         checkers: who judge. A worker sees no more of the accounts than the slots of the partition.
     """
@@ -40,18 +38,18 @@ def by_workers(
     found: list[list[Verdict]] = [[] for _ in range(count)]
 
     def judge_share(share: Share) -> None:
-        for part in range(share.index, count, len(shares)):
+        for part in range(share.index, count, len(shares.all)):
             found[part] = judge_part(share, part)
 
     def judge_part(share: Share, part: int) -> list[Verdict]:
         seen = aside(lambda: seen_to_plain(evidence.seen, slots_of(part), outstanding_of(part), checkers))
         try:
-            return aside(lambda answer=ask(share, "judge", part=part, checkers=names, seen=seen): verdicts_of(answer))
+            return verdicts_of(shares.ask(share, "judge", part=part, checkers=names, seen=seen))
         except WorkerLost:
             why = f"The slots of {share.worker}: it was lost before it had judged them."
             return [Verdict(not_verified=[why] * checker.by_partition) for checker in checkers]
 
-    gevent.joinall([gevent.spawn(judge_share, share) for share in shares], raise_error=True)
+    gevent.joinall([gevent.spawn(judge_share, share) for share in shares.all], raise_error=True)
     return aside(lambda: concluded(found, evidence.head(), checkers))
 
 

@@ -1,101 +1,130 @@
-"""The result of a load: one journal of all workers, one verdict, one run folder."""
+"""The result of a load: the figures of its workers are added up, their verdicts merged, and their rows joined."""
 
 from __future__ import annotations
 
+import json
+import tempfile
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import gevent
 import numpy as np
 
-from cpsim.accounts.observer import Observer
-from cpsim.clock import Clock, SystemClock
-from cpsim.evidence.journal import RECORD_TYPE, OperationOutcome, merged
+from cpsim.evidence import extensions
+from cpsim.evidence.extensions import installed
+from cpsim.evidence.files import EVIDENCE, JOURNAL, ROWS, WORKLOAD, EvidenceFolder
+from cpsim.evidence.journal import RECORD_TYPE
+from cpsim.evidence.writing import document_of, write_rows, writers
+from cpsim.load.adding import Added, add_up
 from cpsim.load.aside import aside
+from cpsim.load.asking import WorkerLost
 from cpsim.load.judging import by_workers
-from cpsim.load.share import WorkersShare, partitions_of
-from cpsim.replay.engine import joint_effort
-from cpsim.replay.failures import LOST
+from cpsim.load.observing import CLOCK, observer_of
+from cpsim.load.share import WorkersShare, of_bytes, partitions_of, with_missing
 from cpsim.run.drivers import Replayed
 from cpsim.run.folder import write
 from cpsim.run.observing import conclude as judge
 from cpsim.run.pipeline import ApplyDelay, Run
 from cpsim.run.results import results_of
-from cpsim.run.summary import show, summarise
+from cpsim.run.summary import of_others, show, summarise
+from cpsim.system.mapped import give_back
 from cpsim.ui.terminal import printed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    import numpy.typing as npt
+    import pyarrow as pa
     from rich.console import Console
 
-    from cpsim.accounts.view import View
     from cpsim.config.thresholds import Threshold
-    from cpsim.evidence.evidence import Imbalance
+    from cpsim.evidence.evidence import Evidence, Imbalance
     from cpsim.load.master import Share
-    from cpsim.replay.assignment import Assignment
     from cpsim.run.folder import OutputFolder
     from cpsim.run.plan import Plan
     from cpsim.ui.results import ResultFiles
 
 
-class _GreenletClock(SystemClock):
-    """The machine's clock; while one greenlet sleeps, Locust's others run."""
-
-    sleep = staticmethod(gevent.sleep)
-
-
-class _Observer(Observer):
-    """Reads accounts in a thread, while greenlets run."""
-
-    def view(self) -> View:
-        """What the control API shows of the accounts."""
-        return aside(super().view)
-
-
-CLOCK: Final[Clock] = _GreenletClock()
-
-
-def joined(plan: Plan, shares: Sequence[Share], start_ns: int, *, interrupted: bool, failure: str | None) -> Replayed:
-    """What the workers leave, joined.
+class Shares:
+    """The shares of a load that is replayed.
 
     Args:
         plan: of the whole load.
-        shares: the reports of each worker.
-        start_ns: start of the replay in monotonic time.
-        interrupted: whether the load was ended before its end.
-        failure: why it failed; None if it did not.
+        shares: those of all workers, in their order.
+        ask: asks the worker of a share; raises WorkerLost.
+
+    Attributes:
+        all: the shares.
+        partitions: of slots, each of one share.
     """
-    records, errors = _journal(plan.assignment(), shares)
-    gaps = []
-    lost = [share.worker for share in shares if share.lost and share.begun]
-    if lost:
-        gaps.append(f"Operations of {', '.join(lost)}: lost in the middle of the replay.")
-    if failure is not None:
-        gaps.append(f"Operations that were not sent, because the run failed: {failure}.")
-    return Replayed(
-        records,
-        errors,
-        max(share.seconds() for share in shares),
-        joint_effort(share.effort for share in shares),
-        start_ns,
-        interrupted=interrupted or any(share.interrupted for share in shares),
-        gaps=tuple(gaps),
-    )
 
+    def __init__(self, plan: Plan, shares: Sequence[Share], ask: Callable[..., Any]) -> None:
+        self._plan, self._ask = plan, ask
+        self.all = shares
+        self._own: dict[int, WorkersShare] = {}
+        self.partitions = partitions_of(len(plan.workload), len(shares))
 
-def observer_of(plan: Plan) -> Observer | None:
-    """Who reads the accounts of a plan's server; None if there is none to observe."""
-    target = plan.target
-    if target.server is None or target.credentials is None:
-        return None
-    return _Observer(target.server, target.credentials, plan.timeout_s, CLOCK)
+    @property
+    def lost(self) -> list[str]:
+        """The workers that are lost, of those that had begun."""
+        return [share.worker for share in self.all if share.lost and share.begun]
+
+    def added(self) -> Added:
+        """The figures of all; of a share whose worker is lost, nobody knows what was sent."""
+        while True:
+            for share in self.all:
+                if share.lost and share.index not in self._own:
+                    self._own[share.index] = aside(partial(self._missing, share))
+            with suppress(WorkerLost):  # which counts as lost now
+                return add_up(self.ask_all, self._plan.warm_up_s)
+
+    def ask(self, share: Share, what: str, **given: object) -> Any:  # noqa: ANN401 - each question has its answer
+        """Ask whoever has a share; raises WorkerLost."""
+        own = self._own.get(share.index)
+        if own is not None:
+            return aside(lambda: own.answer(what, given))
+        try:
+            return self._ask(share, what, given)
+        except WorkerLost:
+            share.lost = True
+            raise
+
+    def ask_all(self, what: str, **given: object) -> list[Any]:
+        """Ask whoever has a share, all at once; the answers are in the order of shares. Raises WorkerLost."""
+        asked = [gevent.spawn(self.ask, share, what, **given) for share in self.all]
+        gevent.joinall(asked)
+        return [each.get() for each in asked]
+
+    def write(self, name: str, path: Path) -> None:
+        """Write the workload or the journal of all, partition by partition."""
+
+        def tables() -> Iterator[pa.Table]:
+            for part in range(self.partitions):
+                share = self.all[part % len(self.all)]
+                try:
+                    rows = of_bytes(self.ask(share, "rows", part=part, name=name))
+                except WorkerLost:
+                    raise ConnectionError(f"{share.worker} is lost, which has them") from None
+                for start in range(0, max(1, len(rows)), ROWS):
+                    yield rows.slice(start, ROWS)
+                give_back()
+
+        write_rows(name, tables(), path)
+
+    def _missing(self, share: Share) -> WorkersShare:
+        """A share of which nothing is known."""
+        part = self._plan.assignment().part(share.index, len(self.all))
+        plan = replace(self._plan, workload=part.workload)
+        records, errors = with_missing(np.empty(0, RECORD_TYPE), [""], part)
+        evidence = Replayed(records, errors, 0.0, share.effort, 0).evidence(plan, part.schedule_us)
+        return WorkersShare(replace(evidence, in_parts=self.partitions, numbers=part.ops))
 
 
 def conclude(
     plan: Plan,
+    shares: Shares,
     replayed: Replayed,
     thresholds: Sequence[Threshold],
     output: OutputFolder,
@@ -103,40 +132,43 @@ def conclude(
     before: tuple[Imbalance, ...] | None,
     files: ResultFiles,
     tell: Callable[[Callable[[Console], None]], None],
-    shares: Sequence[Share],
-    ask: Callable[..., Any],
 ) -> int:
     """Judge a load, write its run folder, and tell its summary; returns the exit status.
 
     Args:
         plan: what was replayed.
-        replayed: what came of it.
+        shares: who has it.
+        replayed: what came of it, without records.
         thresholds: to check.
         output: takes the files.
         before: the sums of accounts that did not agree before; None if nobody looked.
         files: take the results.
         tell: called with a function that prints the summary.
-        shares: of the workers.
-        ask: asks who has a share, see `by_workers`.
 
     Raises:
         NotWritten: a file of the run folder cannot be written; the summary is told nevertheless.
     """
+    added = shares.added()
+    lost = shares.lost
+    gaps = [f"Operations of {', '.join(lost)}: lost in the middle of the replay."] if lost else []
     evidence = replace(
-        replayed.evidence(plan, plan.assignment().schedule_us),
+        replayed.evidence(plan, None).head(),
+        errors=added.errors,
+        answers=added.answers,
+        unsent=len(plan.workload) - added.sent,
+        gaps=(*gaps, *replayed.gaps),
         before=before,
-        in_parts=partitions_of(len(plan.workload), len(shares)),
+        in_parts=shares.partitions,
         clock_unknown="it is not measured under Locust, where each worker has its own clock",
     )
-    for share in shares:
-        if share.lost:
-            share.own = WorkersShare(evidence)
-    judged = partial(by_workers, shares, ask)
     observer, source = observer_of(plan), plan.target.accounts
+    judged = partial(by_workers, shares)
     evidence, verdict = judge(evidence, observer, plan.timeout_s, CLOCK, source=source, judged=judged)
     delay, ended = ApplyDelay.of(evidence), (replayed.stopped_by, replayed.found)
     result = Run(plan, evidence, replayed.effort, verdict, delay, 0.0, *ended)
-    summary = summarise(result)
+    summary, of_files = aside(lambda: summarise(result, {}, added.measured)), _files(evidence, shares, added)
+    if others := installed(extensions.METRICS):
+        summary.metrics, summary.metrics_unknown = of_others(_whole(of_files), others)
     summary.check(thresholds)
 
     def say(console: Console) -> None:
@@ -146,34 +178,27 @@ def conclude(
 
     files.add(lambda: results_of(verdict, printed(partial(show, result, summary)), summary.checked))
     try:
-        write(result, summary, output)
+        write(result, summary, output, drawn=added.drawn, evidence_files=of_files)
     finally:
         tell(say)
     return {"valid": 0, "invalid": 1, "unknown": 2}[verdict.ruling] if summary.holds else 1
 
 
-def _journal(whole: Assignment, shares: Sequence[Share]) -> tuple[npt.NDArray[np.void], list[str]]:
-    """The merged records of all workers; operations that a lost worker may have sent are unknown."""
-    parts = []
-    for share in shares:
-        records, errors = share.table(), share.errors
-        if share.lost and share.begun:
-            part = whole.part(share.index, len(shares))
-            records = np.concatenate([records, _missing(part, records, len(errors))])
-            errors = [*errors, LOST]
-        parts.append((records, errors, share.ops))
-    return merged(parts)
+def _whole(files: Mapping[str, Callable[[Path], object]]) -> Evidence:
+    """All evidence at once, which others' metrics are of."""
+    with tempfile.TemporaryDirectory() as name:
+        for file, write_file in files.items():
+            write_file(Path(name) / file)
+        return EvidenceFolder(Path(name)).whole()
 
 
-def _missing(part: Assignment, known: npt.NDArray[np.void], code: int) -> npt.NDArray[np.void]:
-    """Records of unreported operations: each may have been sent after the previous one of its slot was answered."""
-    heard = np.zeros(len(part.ops), bool)
-    heard[known["op"]] = True
-    answered_ns = np.zeros(int(part.workload.slot.max(initial=0)) + 1, np.int64)
-    np.maximum.at(answered_ns, part.workload.slot[known["op"]], known["answered_ns"])
-    missing = np.zeros(int(np.count_nonzero(~heard)), RECORD_TYPE)
-    missing["op"] = np.flatnonzero(~heard)
-    missing["outcome"], missing["error"] = OperationOutcome.UNKNOWN, code
-    missing["sent_ns"] = answered_ns[part.workload.slot[missing["op"]]]
-    missing["answered_ns"] = max(int(known["answered_ns"].max(initial=0)), int(missing["sent_ns"].max(initial=0))) + 1
-    return missing
+def _files(evidence: Evidence, shares: Shares, added: Added) -> dict[str, Callable[[Path], object]]:
+    """A function for each file of evidence that writes it to a path."""
+    slots_of, counts_of = evidence.slots_by_partition(), added.parts.__getitem__
+    document = aside(lambda: json.dumps(document_of(evidence, slots_of=slots_of, counts_of=counts_of), indent=1))
+    return {
+        **writers(evidence),
+        EVIDENCE: lambda path: path.write_text(f"{document}\n", encoding="utf-8"),
+        WORKLOAD: partial(shares.write, WORKLOAD),
+        JOURNAL: partial(shares.write, JOURNAL),
+    }

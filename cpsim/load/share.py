@@ -5,24 +5,37 @@ Questions and answers are plain values, JSON and Arrow's format of tables: nothi
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from cpsim.accounts.view import View
 from cpsim.errors import CpsimError
+from cpsim.evidence import extensions
 from cpsim.evidence.evidence import PARTITION, Seen
+from cpsim.evidence.extensions import installed
+from cpsim.evidence.files import WORKLOAD
+from cpsim.evidence.journal import RECORD_TYPE, OperationOutcome
+from cpsim.evidence.writing import journal_rows, workload_rows
 from cpsim.judge.judge import CHECKERS, checkers_of_others, names_of, of_partition
 from cpsim.judge.plain import of_plain, to_plain
+from cpsim.load.counting import ShareFigures
+from cpsim.replay.failures import LOST
+from cpsim.system.mapped import zeros
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
+
+    import numpy.typing as npt
 
     from cpsim.evidence.evidence import Evidence
     from cpsim.judge.judge import Checker
     from cpsim.judge.verdict import Verdict
+    from cpsim.replay.assignment import Assignment
 
 
 class WorkersShare:
@@ -34,6 +47,27 @@ class WorkersShare:
 
     def __init__(self, evidence: Evidence) -> None:
         self._evidence = evidence
+        figures = ShareFigures(evidence)
+        self._answers: dict[str, Callable[..., Any]] = {
+            "judge": self.judge,
+            "rows": self.rows,
+            "sums": figures.sums,
+            "over_time": figures.over_time,
+            "earliest": figures.earliest,
+            "by_second": figures.by_second,
+        }
+
+    def answer(self, what: str, given: dict[str, Any]) -> Any:  # noqa: ANN401 - each question has its answer
+        """The answer to a question, one of the names above, with its arguments."""
+        return self._answers[what](**given)
+
+    def rows(self, part: int, name: str) -> bytes:
+        """The rows of a partition in the workload's or the journal's file, by `tables_of`."""
+        if name == WORKLOAD:
+            tables = workload_rows(self._evidence, part)
+        else:
+            tables = journal_rows(self._evidence, part, columns_of_others=installed(extensions.COLUMNS))
+        return to_bytes(tables)
 
     def judge(self, part: int, checkers: list[str], seen: dict[str, Any] | None) -> str:
         """What checkers find in a partition, see `verdicts_of`.
@@ -85,7 +119,7 @@ def seen_to_plain(
     return {
         "from_ns": seen.from_ns,
         "to_ns": seen.to_ns,
-        "tables": {name: to_bytes(table) for name, table in tables.items() if table is not None},
+        "tables": {name: to_bytes(iter([table])) for name, table in tables.items() if table is not None},
         "is_shown": seen.view is not None,
         "outstanding": None if outstanding is None else outstanding["slot"].to_pylist(),
     }
@@ -101,15 +135,36 @@ def _of_plain(seen: dict[str, Any]) -> Seen:
     )
 
 
-def to_bytes(table: pa.Table) -> bytes:
-    """A table in Arrow's format of streams."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
-        writer.write_table(table)
+def to_bytes(tables: Iterator[pa.Table]) -> bytes:
+    """Tables of one schema, one at least, in Arrow's format of streams."""
+    sink, first = pa.BufferOutputStream(), next(tables)
+    with pa.ipc.new_stream(sink, first.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        for table in itertools.chain([first], tables):
+            writer.write_table(table.combine_chunks())
     found: bytes = sink.getvalue().to_pybytes()
     return found
 
 
 def of_bytes(data: bytes) -> pa.Table:
-    """The table that `to_bytes` has made bytes of."""
+    """The rows of the tables that `to_bytes` has made bytes of; a table of a few rows is a chunk of it."""
     return pa.ipc.open_stream(data).read_all()
+
+
+def with_missing(
+    records: npt.NDArray[np.void], errors: list[str], part: Assignment
+) -> tuple[npt.NDArray[np.void], list[str]]:
+    """The records and errors of a share of which not all is known: what has no record may have been sent.
+
+    Each such operation is of unknown outcome; it was sent, if so, when the one before it of its slot was answered.
+    """
+    heard = zeros(len(part.workload), np.dtype(np.bool))
+    heard[records["op"]] = True
+    answered_ns = zeros(len(part.workload.slot_numbers), np.dtype(np.int64))
+    np.maximum.at(answered_ns, part.workload.slot[records["op"]], records["answered_ns"])
+    missing = np.zeros(len(heard) - len(records), RECORD_TYPE)
+    missing["op"] = np.flatnonzero(~heard)
+    missing["outcome"], missing["error"] = OperationOutcome.UNKNOWN, len(errors)
+    missing["sent_ns"] = answered_ns[part.workload.slot[missing["op"]]]
+    missing["answered_ns"] = int(records["answered_ns"].max(initial=0)) + 1
+    both = np.concatenate([records, missing])
+    return both[np.argsort(both["op"], kind="stable")], [*errors, LOST]

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
     from cpsim.accounts.view import View
     from cpsim.evidence.evidence import Evidence
-    from cpsim.judge.judge import Checker
     from cpsim.judge.verdict import Verdict
 
 AHEAD: Final = 2
