@@ -21,19 +21,17 @@ from cpsim.clock import SYSTEM_CLOCK
 from cpsim.evidence.journal import RECORD_TYPE
 from cpsim.load.aside import aside
 from cpsim.load.asking import ANSWERED, LOOK_S, Questions
-from cpsim.load.followers import JudgedByShares
+from cpsim.load.followers import Meanwhile
 from cpsim.load.guard import FAILED, guarded
 from cpsim.load.observing import observer_of
 from cpsim.load.outcome import Shares, conclude
 from cpsim.load.telling import Told
 from cpsim.net.listen import Listen
 from cpsim.replay.engine import Effort, joint_effort
-from cpsim.run.breach import Breaches
 from cpsim.run.comparison import baseline_note
 from cpsim.run.drivers import Replayed
 from cpsim.run.folder import OutputFolder, new_name
-from cpsim.run.live import LivePage, live_page
-from cpsim.run.live_figures import Counted
+from cpsim.run.live import live_page
 from cpsim.run.observing import imbalances_before
 from cpsim.run.pipeline import fresh_prefix
 from cpsim.system.mapped import writing
@@ -114,19 +112,14 @@ class Master:
         self._environment = environment
         self._runner = runner
         self._settings = settings
-        self._figures = figures
         options = environment.parsed_options
         self._headless = options is not None and bool(options.headless)
         self._shares: list[Share] = []
         self._conducting: gevent.Greenlet | None = None
-        self._due = self._stopping = self._interrupted = False
+        self._due = self._stopping = self._interrupted = self._is_stopped = False
         self._failure: str | None = None
-        self._breaches: Breaches | None = None
-        self._broken = ""
         self._before: tuple[Imbalance, ...] | None = None
-        self._judged = JudgedByShares(fail_fast=settings.fail_fast)
-        figures.ahead = self._judged
-        self._live: LivePage | None = None
+        self._meanwhile = Meanwhile(settings, figures)
         self._questions = Questions(runner)
         self._main = gevent.getcurrent()
         self.told = Told(environment, headless=self._headless)
@@ -157,8 +150,8 @@ class Master:
         if self._due and self._conducting is None:
             self._due = self._stopping = self._interrupted = False
             self._failure = None
-            self._broken = ""
-            self._judged.begin()
+            self._is_stopped = False
+            self._meanwhile.begin()
             self._shares = []
             self.told.begin()
             output = OutputFolder(
@@ -232,7 +225,7 @@ class Master:
     def _replay_and_show(self, output: OutputFolder, files: ResultFiles) -> None:
         """Replay, and meanwhile serve the page, if that is wanted."""
         page = self._settings.page
-        with nullcontext() if page is None else live_page(Listen(page), output.path) as self._live:
+        with nullcontext() if page is None else live_page(Listen(page), output.path) as self._meanwhile.live:
             try:
                 self._replay(output, files)
             finally:
@@ -248,21 +241,11 @@ class Master:
         self._wait(lambda share: share.ended)
         if self._failure is not None:
             self._wait(lambda share: share.ended, is_over=True)
-        replayed = joined(self._shares, start_ns, failure=self._failure)
         was_ended = self._failure is not None or self._stopping or self._interrupted
-        replayed = replayed._replace(
-            interrupted=was_ended or replayed.interrupted, stopped_by=self._broken, found=self._judged.stopped_by
-        )
-        status = conclude(
-            plan,
-            Shares(plan, self._shares, self._ask),
-            replayed,
-            self._settings.thresholds,
-            output,
-            before=self._before,
-            files=files,
-            tell=self.told.say,
-        )
+        replayed = joined(self._shares, self._meanwhile, start_ns, interrupted=was_ended, failure=self._failure)
+        shares, thresholds, tell = Shares(plan, self._shares, self._ask), self._settings.thresholds, self.told.say
+        before = self._before
+        status = conclude(plan, shares, replayed, thresholds, output, before=before, files=files, tell=tell)
         self._environment.process_exit_code = status
         if note := baseline_note(self._settings.baseline, output):
             sys.stderr.write(f"cpsim: {note}\n")
@@ -276,34 +259,23 @@ class Master:
         prefix = self._settings.slot_prefix or fresh_prefix(workload, started, embedded=False)
         plan = self._settings.plan(prefix, started)
         self._before = imbalances_before(observer_of(plan), plan.target.accounts, plan.timeout_s)
-        schedule_us = aside(plan.assignment).schedule_us
-        self._breaches = Breaches(plan.stop_on, plan.workload, schedule_us, plan.warm_up_s)
+        self._meanwhile.expect(plan, aside(plan.assignment).schedule_us)
         self._shares = [Share(worker, index) for index, worker in enumerate(workers)]
         aside(lambda: self._settings.digest)
-        self._figures.plan(len(workload))
         for share in self._shares:
-            data = {
-                "index": share.index,
-                "count": len(workers),
-                "slot_prefix": prefix,
-                "is_judged": self._is_judged,
-                "has_page": self._live is not None,
+            data = {"index": share.index, "count": len(workers), "slot_prefix": prefix}
+            data |= {
+                "is_judged": not self._headless or self._settings.is_seen,
+                "has_page": self._settings.page is not None,
             }
             self._runner.send_message("cpsim-share", data, share.worker)
         self._wait(lambda share: share.ready)
         lost = [share.worker for share in self._shares if share.lost]
         if lost and self._failure is None and not (self._stopping or self._interrupted):
             self._fail(f"{', '.join(lost)} left before the replay could begin")
-        if self._failure is None and self._live is not None:
-            self._live.begin(plan, ())
-            self._live.follow([share.file for share in self._shares])
+        if self._failure is None:
+            self._meanwhile.follow(plan, self._shares)
         return plan
-
-    @property
-    def _is_judged(self) -> bool:
-        """Whether somebody sees which slots are judged while the load goes on."""
-        settings = self._settings
-        return settings.fail_fast or settings.page is not None or settings.metrics is not None or not self._headless
 
     def _wait(self, condition: Callable[[Share], bool], *, is_over: bool = False) -> None:
         """Wait until a condition holds for each share, or its worker is lost, or the run fails; not so if `is_over`."""
@@ -316,7 +288,7 @@ class Master:
                     _print_error(f"{share.worker} is lost: nothing is heard of it any more")
             if all(share.lost or condition(share) for share in self._shares):
                 return
-            self.told.so_far = self._judged.text
+            self.told.so_far = self._meanwhile.judged.text
             if (is_over or self._stopping or self._interrupted) and deadline_s == float("inf"):
                 deadline_s = SYSTEM_CLOCK.monotonic() + STOPPING_S + self._settings.timeout_s
             if SYSTEM_CLOCK.monotonic() > deadline_s:
@@ -353,23 +325,10 @@ class Master:
             self._fail(f"{share.worker} has another workload: all need the same scenario, seed and version of cpsim")
 
     def _progress(self, share: Share, data: dict[str, Any]) -> None:
-        if self._conducting is None:  # the run has ended without this worker
-            return
-        self._figures.add(Counted(*data["counted"]))
-        share.breaches, share.judged = data["breaches"], data["judged"] or {}
-        was_found = self._judged.stopped_by
-        self._judged.take(each.judged for each in self._shares)
-        counts = [sum(each) for each in zip(*(s.breaches for s in self._shares if s.breaches), strict=True)]
-        broken = self._breaches.set_counts(counts) if counts and self._breaches is not None else None
-        if broken is not None and not self._broken:
-            self._broken = str(broken)
+        # else the run has ended without this worker
+        if self._conducting is not None and self._meanwhile.take(share, data, self._shares) and not self._is_stopped:
+            self._is_stopped = True
             self._send("cpsim-stop", {})
-        if self._judged.stopped_by and not was_found:
-            self._send("cpsim-stop", {})
-        if self._live is not None:
-            share.take(data["records"])
-            share.errors = data["errors"]
-            self._live.tell([each.errors for each in self._shares], self._judged.text)
 
     def _done(self, share: Share, data: dict[str, Any]) -> None:
         share.ended, share.elapsed_s, share.effort = True, data["elapsed_s"], Effort(*data["effort"])
@@ -394,12 +353,16 @@ def _workers_of(runner: Runner) -> list[str]:
     return [LOCAL] if clients is None else [client.id for client in clients.all if client.state != "missing"]
 
 
-def joined(shares: Sequence[Share], start_ns: int, *, failure: str | None) -> Replayed:
+def joined(
+    shares: Sequence[Share], meanwhile: Meanwhile, start_ns: int, *, interrupted: bool, failure: str | None
+) -> Replayed:
     """What workers have told of the replay of their shares, without records.
 
     Args:
         shares: of all workers.
+        meanwhile: what may have ended it.
         start_ns: start of the replay in monotonic time.
+        interrupted: whether the load was ended before its end.
         failure: why it failed; None if it did not.
     """
     gaps = () if failure is None else (f"Operations that were not sent, because the run failed: {failure}.",)
@@ -409,8 +372,10 @@ def joined(shares: Sequence[Share], start_ns: int, *, failure: str | None) -> Re
         max(share.elapsed_s for share in shares),
         joint_effort(share.effort for share in shares),
         start_ns,
-        interrupted=any(share.interrupted for share in shares),
+        interrupted=interrupted or any(share.interrupted for share in shares),
         gaps=gaps,
+        stopped_by=meanwhile.broken,
+        found=meanwhile.judged.stopped_by,
     )
 
 

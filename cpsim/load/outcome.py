@@ -192,12 +192,16 @@ def _whole(files: Mapping[str, Callable[[Path], object]]) -> Evidence:
         return EvidenceFolder(Path(name)).whole()
 
 
+def _write_aside(write_file: Callable[[Path], object], path: Path) -> None:
+    aside(lambda: write_file(path))
+
+
 def _files(evidence: Evidence, shares: Shares, added: Added) -> dict[str, Callable[[Path], object]]:
     """A function for each file of evidence that writes it to a path."""
     slots_of, counts_of = evidence.slots_by_partition(), added.parts.__getitem__
     document = aside(lambda: json.dumps(document_of(evidence, slots_of=slots_of, counts_of=counts_of), indent=1))
     return {
-        **writers(evidence),
+        **{name: partial(_write_aside, write_file) for name, write_file in writers(evidence).items()},
         EVIDENCE: lambda path: path.write_text(f"{document}\n", encoding="utf-8"),
         WORKLOAD: partial(shares.write, WORKLOAD),
         JOURNAL: partial(shares.write, JOURNAL),

@@ -131,7 +131,7 @@ class Worker:
     def _take(self, environment: Environment, msg: Message) -> None:
         if not self._idle.is_set():
             raise CpsimError("the replay before this one has not ended here")
-        replay = gevent.Greenlet(guarded(self._replay, self.fail), wanted=msg.data)
+        replay = gevent.Greenlet(guarded(self._replay, self.fail), **msg.data)
         environment.process_exit_code = None
         self._idle.clear()
         self._go.clear()
@@ -139,15 +139,18 @@ class Worker:
         self._stopping = False
         replay.start()
 
-    def _replay(self, wanted: dict[str, Any]) -> None:
+    def _replay(self, index: int, count: int, slot_prefix: str, *, is_judged: bool, has_page: bool) -> None:
         try:
-            whole = self._settings.plan(wanted["slot_prefix"], datetime.now(UTC))
-            index, count = wanted["index"], wanted["count"]
-            assignment = aside(lambda: whole.assignment().part(index, count))
-            plan = replace(whole, workload=assignment.workload)
+            whole = self._settings.plan(slot_prefix, datetime.now(UTC))
+            assignment = aside(partial(_share_of, whole, index, count))
+            plan, partitions = replace(whole, workload=assignment.workload), partitions_of(len(whole.workload), count)
+            digest = aside(lambda: self._settings.digest)
+            del whole
+            if isinstance(self._runner, WorkerRunner):
+                self._settings.let_go()
             with (
                 Sender(assignment, lambda _: None) as sender,
-                Ahead(fail_fast=self._settings.fail_fast) if wanted["is_judged"] else nullcontext() as ahead,
+                Ahead(fail_fast=self._settings.fail_fast) if is_judged else nullcontext() as ahead,
             ):
                 self._engine = sender.engine
                 if self._stopping:
@@ -155,10 +158,10 @@ class Worker:
                 if ahead is not None:
                     ahead.begin(plan, observer_of(plan))
                     ahead.follow([sender.journal])
-                outbox = _Outbox(self, sender, assignment, plan, ahead, has_page=wanted["has_page"])
-                replayed = self._send_share(sender, assignment, outbox)
+                outbox = _Outbox(self, sender, assignment, plan, ahead, has_page=has_page)
+                replayed = self._send_share(sender, assignment, outbox, digest)
             self._engine = None
-            self._keep(plan, assignment, replayed, partitions_of(len(whole.workload), count))
+            self._keep(plan, assignment, replayed, partitions)
             self._over.wait()
         finally:
             self._engine = self._share = None
@@ -166,11 +169,11 @@ class Worker:
             if self._interrupted and isinstance(self._runner, WorkerRunner):
                 gevent.spawn(self._runner.quit)
 
-    def _send_share(self, sender: Sender, assignment: Assignment, outbox: _Outbox) -> Replayed:
+    def _send_share(self, sender: Sender, assignment: Assignment, outbox: _Outbox, digest: str) -> Replayed:
         """Replay at the master's signal; of what an exception leaves, not all is known."""
         engine, journal = sender.engine, sender.journal
-        upcoming = assignment.operations()
-        self.send("cpsim-ready", digest=aside(lambda: self._settings.digest))
+        upcoming = aside(assignment.operations)
+        self.send("cpsim-ready", digest=digest)
         self._go.wait()
         ended: list[float] = []
 
@@ -292,6 +295,10 @@ class _Outbox:
             errors=self._journal.errors if self._has_page else [""],
         )
         let_go()
+
+
+def _share_of(plan: Plan, index: int, count: int) -> Assignment:
+    return plan.assignment().part(index, count)
 
 
 def _report(runner: WorkerRunner) -> None:

@@ -33,11 +33,11 @@ def spoil(environment, runner, **_):
         sent.append(name)
 
     def spoiled(batch):
-        if "cpsim-records" in sent:
+        if "cpsim-progress" in sent:
             if WHAT == "kill":
                 os.kill(os.getpid(), 9)
             if WHAT == "master":
-                send("cpsim-records", {})
+                send("cpsim-progress", {})
             else:
                 raise IndexError("one\\ntwo")
 
@@ -65,7 +65,7 @@ LOCUSTFILE = Path(cpsim.__file__).parent / "load" / "locustfile.py"
 RAISED = {
     "replay": "IndexError: one two (spoil, line ",
     "handler": "TypeError: ",
-    "master": "KeyError: 'records' (cpsim.load.master, line ",
+    "master": "KeyError: 'counted' (cpsim.load.master, line ",
 }
 SLOWLY = ["--output", "run", "--rate", "300", "--timeout", "2"]
 

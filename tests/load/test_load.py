@@ -109,33 +109,6 @@ def test_a_master_and_two_workers_share_the_slots(loads, tmp_path, site, port):
         assert len(ledger.projects["demo"].slots) == 500
 
 
-RECEIVED = """
-import tracemalloc
-import numpy as np
-import cpsim.replay.wires.connect  # before Locust
-from cpsim.evidence.journal import RECORD_TYPE, merged
-from cpsim.load.master import Share
-each, times = 100_000, 30
-shares = [Share(name, 0, np.arange(index, 2 * each * times, 2), np.empty(0)) for index, name in enumerate("ab")]
-records = np.zeros(each, RECORD_TYPE)
-tracemalloc.start()
-for time in range(times):
-    records["op"] = np.arange(time * each, (time + 1) * each)
-    for share in shares:
-        share.take(records.tobytes())
-found, _ = merged((share.table(), share.errors, share.ops) for share in shares)
-_, most = tracemalloc.get_traced_memory()
-assert np.array_equal(found["op"], np.arange(2 * each * times))
-print(most / found.nbytes)
-"""
-
-
-def test_what_a_master_has_received_is_on_disk_and_not_in_its_memory(tmp_path):
-    command = [sys.executable, "-P", "-c", RECEIVED]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True)
-    assert float(done.stdout) < 0.25
-
-
 ASIDE = """
 import cpsim.replay.wires.connect  # before Locust
 import gevent, gevent.monkey
