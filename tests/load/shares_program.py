@@ -119,7 +119,7 @@ def main():
                     "figures": figures(added.measured, added.drawn.over_time),
                     "parts": added.parts,
                     "is_joined": joined == one,
-                    "slowest": [each.title for each in added.drawn.slowest],
+                    "slowest": [each.title.rpartition(" after ")[2] for each in added.drawn.slowest],
                 }
             )
         )

@@ -20,6 +20,10 @@ import pytest
 from ports import free_port
 from scraping import replayed, scrape
 
+from cpsim.fake import ANY_PORT, Fake
+
+from .conftest import Loads
+
 SMOKE = 1_968
 
 
@@ -75,6 +79,33 @@ def test_a_load_is_judged_by_anybodys_accounts(loads, tmp_path, site):
     (error,) = ET.parse(tmp_path / "out.xml").getroot().iter("error")
     assert "program:false ended with status 1" in error.get("message")
     assert not (tmp_path / "none").exists()
+
+
+def test_the_verdict_on_wrong_slots_is_that_of_one_process_with_any_number_of_workers(cpsim, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret").write_text("demo-secret")
+    found = []
+    for workers in (None, 1, 2, 4):
+        with Fake({"demo": "demo-secret"}, unix=Path("d.sock"), http=ANY_PORT, quirks=frozenset({"reclaim"})) as fake:
+            server = ["--server", fake.addresses["http"], "--project", "demo", "--secret-file", "secret"]
+            where = ["duplicate-claims", "--target", "./d.sock", *server, "--set", "arrivals.jobs=200"]
+            options = ["--slot-prefix", "same", "--output", f"run-{workers}"]
+            if workers is None:
+                status, *told = cpsim("run", *where, *options, "--asap")
+            else:
+                loads = Loads(tmp_path, where[1:])
+                process = loads.start(where[0], "--headless", "--processes", str(workers), options=options)
+                told, status = said(process), process.returncode
+                loads.end()
+        assert status == 1, told
+        status, again, _ = cpsim("judge", f"run-{workers}", "--json")
+        assert (status, again) == (1, (tmp_path / f"run-{workers}/verdict.json").read_text())
+        verdict = json.loads(again)
+        assert len(verdict["anomalies"]) > 10
+        for example in verdict["examples"]:
+            del example["timeline"]  # which has the times of a run
+        found.append(json.dumps(verdict | {"repeat": ""}))
+    assert set(found) == {found[0]}
 
 
 @pytest.mark.parametrize(
