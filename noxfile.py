@@ -5,13 +5,17 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import subprocess
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import nox
+from nox.command import CommandFailed
 
 # nothing is compiled when it is installed: each process, pip's too, would compile all that it imports
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -24,6 +28,18 @@ PROGRAMS: dict[str, str] = {}
 """The folder with the programs of each environment, by the name of the session that made it."""
 LOCK = "tests/requirements.txt"
 LOCK_OF_NOX = "tests/requirements-nox.txt"
+UV = str(Path(sys.executable).with_name("uv"))
+"""The uv that the lock of nox has installed beside it."""
+UV_OF_PIP = {
+    "index-url": "UV_DEFAULT_INDEX",
+    "extra-index-url": "UV_INDEX",
+    "find-links": "UV_FIND_LINKS",
+    "trusted-host": "UV_INSECURE_HOST",
+    "proxy": "ALL_PROXY",
+    "cert": "SSL_CERT_FILE",
+    "client-cert": "SSL_CLIENT_CERT",
+}
+"""What uv has for options of pip's that say where packages are."""
 EVERYTHING = ("pyproject.toml", "--all-extras", "--group", "dev", "--group", "docs", "--group", "lint")
 
 
@@ -61,17 +77,36 @@ def environment(session: nox.Session) -> None:
 
 def install_locked(session: nox.Session) -> None:
     """Install what the lock names, and the wheel."""
-    session.install("--no-compile", "--no-deps", "--require-hashes", "-r", LOCK)
+    install(session, "--require-hashes", "-r", LOCK)
     install_wheel(session)
 
 
 def install_wheel(session: nox.Session) -> None:
     """Build the wheel with the installed backend, and install it."""
-    with tempfile.TemporaryDirectory() as folder:  # of its own: another nox may be at it in the same environment
-        command = ("python", "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, ".")
-        session.run_install(*command, silent=True)
-        for wheel in Path(folder).glob("*.whl"):  # one, or none if nothing is installed in an environment that there is
-            session.install("--no-deps", "--force-reinstall", str(wheel))
+    install(session, "--no-build-isolation", "--force-reinstall", ".")
+
+
+def install(session: nox.Session, *arguments: str) -> None:
+    """Install with uv, which takes a tenth of pip's time, or with pip, which may be configured as uv cannot be."""
+    into = ("--no-deps", "--python", f"{session.bin}/python", *arguments)
+    try:
+        session.run_install(UV, "pip", "install", "-q", *into, external=True, env=settings_of_uv())
+    except CommandFailed:
+        session.install("--no-compile", "--no-deps", *arguments)
+
+
+@cache
+def settings_of_uv() -> dict[str, str]:
+    """The environment in which uv, which reads nothing of pip's configuration, looks for packages where pip does."""
+    found = {"UV_INDEX_STRATEGY": "unsafe-best-match", "UV_SYSTEM_CERTS": "true"}
+    command = [sys.executable, "-m", "pip", "config", "list"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout  # noqa: S603
+    for section in ("global", "install", ":env:"):  # the last that sets an option decides
+        for option, value in re.findall(rf"^{section}\.([a-z-]+)=(.+)$", listed, re.MULTILINE):
+            if option in UV_OF_PIP:
+                between = "," if option == "find-links" else " "
+                found[UV_OF_PIP[option]] = between.join(ast.literal_eval(value).split())
+    return {name: value for name, value in found.items() if name not in os.environ}
 
 
 def run(
@@ -84,26 +119,34 @@ def run(
 
 
 def run_tests(session: nox.Session, name: str, *chosen: str, processes: int = 2) -> None:
-    """Run tests against the wheel that is installed in the environment of that name, on two cores or more."""
+    """Run tests against the wheel that is installed in the environment of that name."""
     # sockets need short paths
     environment = {"CPSIM_TEST_INSTALLED": "1", "TMPDIR": "/tmp"}  # noqa: S108
-    if not session.posargs:  # what is imported is compiled once, not by all processes at the same time
+    options = session.posargs
+    if not options and processes > 1:
+        # what is imported is compiled once, not by all processes at the same time
         run(session, name, "pytest", *chosen, "--collect-only", "-qq", silent=True, **environment)
-    options = session.posargs or ["-n", str(processes), "--dist", "worksteal"]
+        options = ["-n", str(processes), "--dist", "worksteal"]
     run(session, name, "pytest", *chosen, *options, **environment)
 
 
 def tests(session: nox.Session) -> None:
     """Run the tests that take minutes."""
-    run_tests(session, session.name.replace("tests", "environment"))
+    run_tests(session, "environment")
+
+
+def tests_of_a_python(session: nox.Session) -> None:
+    """Run the tests that take minutes, in one process."""
+    run_tests(session, session.name.replace("tests", "environment"), processes=1)
 
 
 nox.session(environment)
 nox.session(tests, python=False, requires=["environment"])
 for version in PYTHONS:
     others = [] if version == THIS_PYTHON else ["other-pythons"]
-    nox.session(environment, name=f"environment-{version}", python=find_python(version))
-    nox.session(tests, name=f"tests-{version}", python=False, requires=[f"environment-{version}"], tags=others)
+    requires = [f"environment-{version}"]
+    nox.session(environment, name=requires[0], python=find_python(version))
+    nox.session(tests_of_a_python, name=f"tests-{version}", python=False, requires=requires, tags=others)
 
 
 @nox.session(python=False, requires=["environment"])
@@ -165,24 +208,24 @@ def newest(session: nox.Session) -> None:
 def test_resolution(session: nox.Session, resolution: str) -> None:
     """Run all tests with the versions of a uv resolution."""
     chosen = str(Path(session.create_tmp()) / "requirements.txt")
-    session.install("uv")
-    compile_ = ("uv", "pip", "compile", "-q", *EVERYTHING, "--resolution", resolution, "--python", "python")
-    session.run_install(*compile_, "--no-emit-index-url", "--only-binary", ":all:", "-o", chosen)
-    session.install("--no-deps", "-r", chosen)
+    compile_ = (UV, "pip", "compile", "-q", *EVERYTHING, "--resolution", resolution, "--python", "python")
+    written = ("--no-emit-index-url", "--only-binary", ":all:", "-o", chosen)
+    session.run_install(*compile_, *written, external=True, env=settings_of_uv())
+    install(session, "-r", chosen)
     install_wheel(session)
     PROGRAMS[session.name] = session.bin
     run_tests(session, session.name, "-m", "")
 
 
-@nox.session
+@nox.session(python=False)
 def lock(session: nox.Session) -> None:
     """Rewrite the locks with the newest versions that pyproject.toml allows, for all Pythons and systems."""
-    session.install("uv")
-    compile_ = ("uv", "pip", "compile", "-q", "--universal", "--python-version", PYTHONS[0], "--generate-hashes")
+    session.env.update(settings_of_uv())
+    compile_ = (UV, "pip", "compile", "-q", "--universal", "--python-version", PYTHONS[0], "--generate-hashes")
     written = ("--no-emit-index-url", "--no-annotate", "--custom-compile-command", "nox -s lock", "-o")
     session.run(*compile_, "--upgrade", *EVERYTHING, *written, LOCK)
     of_nox = Path(session.create_tmp()) / "nox.in"
-    of_nox.write_text("nox\n", encoding="utf-8")
+    of_nox.write_text("nox[uv]\n", encoding="utf-8")
     session.run(*compile_, "--constraints", LOCK, str(of_nox), *written, LOCK_OF_NOX)
 
 
@@ -225,6 +268,9 @@ def readme(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Print ratios measured side by side; `nox -s bench -- NEW.json --compare OLD.json` compares with earlier ones."""
+    """Print ratios measured side by side; `nox -s bench -- NEW.json --compare OLD.json` compares with earlier ones.
+
+    `nox -s bench -- --slots 10000000` measures only the ledger, with so many slots.
+    """
     install_locked(session)
     session.run("python", "tests/benchmarks/ratios.py", *session.posargs)

@@ -269,9 +269,9 @@ if __name__ == "__main__":
 """
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """The address of a Dask cluster of two processes, which ends with the tests."""
+    """The address of a Dask cluster of two processes, which ends with the module: it is busy while it is idle."""
     script = tmp_path_factory.mktemp("cluster") / "cluster.py"
     script.write_text(CLUSTER)
     command = [sys.executable, str(script)]

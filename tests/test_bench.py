@@ -22,7 +22,7 @@ def ratios(monkeypatch):
     monkeypatch.setattr(replaying, "against_the_limit", lambda *_: iter([("limit", Row(1.0, 2.0, 0.5))]))
     monkeypatch.setattr(ratios.limits, "rows", lambda *_: iter([]))
     yield ratios
-    for name in ("ratios", "replaying", "limits", "memory", "judging", "ledger", "rounds", "served", "c_limit"):
+    for name in [path.stem for path in BENCHMARKS.glob("*.py")]:
         sys.modules.pop(name, None)
 
 
@@ -51,6 +51,17 @@ def test_two_runs_are_compared(ratios, monkeypatch, tmp_path, capsys):
     rows = [line.replace("│", " ").split() for line in capsys.readouterr().out.splitlines()]
     assert [row for row in rows if row[:1] == ["anywhere"]] == [["anywhere", "3", "2", "1.50", "1.00", "+50%"]]
     assert [row[-3:] for row in rows if row[:2] == ["a", "daemon"]] == [["0.25", "-", "-"]]
+
+
+def test_the_ledger_alone_is_measured_with_as_many_slots_as_are_asked_for(ratios, monkeypatch, tmp_path):
+    monkeypatch.setattr(ratios.slots, "SLOTS", 10)
+    ratios.main([str(tmp_path / "new.json"), "--slots", "2000"])
+    titles = [
+        "ledger with 2,000 slots / with 1,000, commands a second of CPU",
+        "dict of 2,000 texts / of 1,000, look-ups a second of CPU",
+        "memory of a slot claimed with two counters, of 2,000 / of 10, bytes",
+    ]
+    assert list(json.loads((tmp_path / "new.json").read_text())) == titles
 
 
 def test_with_a_compiler_the_programs_in_c_answer_and_ask(monkeypatch, tmp_path):

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from cpdaemon.endpoint import UrlEndpoint
     from cpsim.clock import Clock
 
+    _Amounts = dict[str, int]
+
 POLL_S: Final = 0.01
 TABLE_TAKES: Final = 20
 """Time-outs that a server may take to make a table: it may have millions of rows."""
@@ -87,6 +89,20 @@ class Observer:
         except UnfitTable as error:
             raise CannotObserve(f"the accounts of {self._server}: {error}") from error
 
+    def view_and_meanwhile(self) -> tuple[View, dict[str, _Amounts]]:
+        """The view, and what claims granted while it was read: its tables are not of one moment.
+
+        That is by project and name, as far as the server tells it. Raises CannotObserve.
+        """
+        before = self._granted()
+        view = self.view()
+        return view, _grown(before, self._granted())
+
+    def _granted(self) -> dict[str, _Amounts]:
+        """The credits and counters that claims granted, by project."""
+        projects = self.control.totals()["projects"]
+        return {name: _amounts(totals) for name, totals in projects.items() if isinstance(totals, dict)}
+
     def outstanding(self) -> set[str]:
         """The ids of the project's slots that are not settled, as the API lists them."""
         path = f"{self._server.path}/batch/slots"
@@ -126,3 +142,21 @@ class Observer:
                 if self._clock.monotonic() > until_s:
                     raise CannotObserve(str(error)) from error
                 self._clock.sleep(POLL_S)
+
+
+def _amounts(totals: Mapping[str, object]) -> _Amounts:
+    counters = totals.get("counters")
+    amounts = {**(counters if isinstance(counters, dict) else {}), "credits": totals.get("credits")}
+    return {name: amount for name, amount in amounts.items() if isinstance(amount, int)}
+
+
+def _grown(before: Mapping[str, _Amounts], after: Mapping[str, _Amounts]) -> dict[str, _Amounts]:
+    """By how much amounts have grown, by project and name; or what they were, if they are less: somebody began anew."""
+    grown: dict[str, _Amounts] = {}
+    for project in before.keys() | after.keys():
+        old, new = before.get(project, {}), after.get(project, {})
+        for name in old.keys() | new.keys():
+            then, now = old.get(name, 0), new.get(name, 0)
+            if now != then:
+                grown.setdefault(project, {})[name] = now - then if now > then else then
+    return grown

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from cpsim.scenario.workload import KIND_NAMES, numbers_of_ids
 from cpsim.system.external_sort import places_by_group
+from cpsim.system.growing import gathered
 from cpsim.system.mapped import NoRoom, let_go, stretches, taken
 from cpsim.system.mapped_rows import MappedRows, pieces
 from cpsim.system.shelf import Shelf
@@ -58,12 +59,14 @@ class Seen:
         from_ns, to_ns: when they were read, in nanoseconds since the replay began.
         view: what the server shows; None if it shows no more than which slots are outstanding.
         outstanding: the ids of slots that are not settled, if there is no view.
+        meanwhile: what claims granted while the accounts were read, by project and name, where a server tells it.
     """
 
     from_ns: int
     to_ns: int
     view: View | None = None
     outstanding: frozenset[str] | None = None
+    meanwhile: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 class Imbalance(NamedTuple):
@@ -111,6 +114,7 @@ class Evidence:
         clock_unknown: why there are none; "" if there are.
         before: the sums that did not agree before the replay; None if nobody looked.
         seen: the accounts afterwards; None if they could not be seen.
+        read_slots: reads the rows of slots that the view in `seen` does not have; None if it has them.
         unseen: why they could not be seen, though there is a server; "" if there is none, or they could.
         command: the command line that repeats the run; "" if there is none.
         quirks: names of the quirks that the target is known to have.
@@ -142,6 +146,7 @@ class Evidence:
     clock_unknown: str = ""
     before: tuple[Imbalance, ...] | None = None
     seen: Seen | None = None
+    read_slots: Callable[[], pa.Table] | None = None
     unseen: str = ""
     command: str = ""
     quirks: frozenset[str] = frozenset()
@@ -152,7 +157,13 @@ class Evidence:
     @property
     def view(self) -> View | None:
         """What the server showed of its accounts; None if nothing, or no more than which slots are outstanding."""
-        return None if self.seen is None else self.seen.view
+        view = None if self.seen is None else self.seen.view
+        return view if view is None or self.read_slots is None else replace(view, slots=self.read_slots())
+
+    @property
+    def projects(self) -> tuple[str, ...]:
+        """Whose slots they are; none if no accounts could be looked at."""
+        return self.workload.projects or (() if self.project is None else (self.project,))
 
     @property
     def ledger(self) -> pa.Table | None:
@@ -236,16 +247,16 @@ class Evidence:
 
     def with_slots(self, slots: pa.Table | None) -> Evidence:
         """The evidence with other slots in its view, if it has one."""
-        if self.view is None:
+        if self.seen is None or self.seen.view is None:
             return self
-        assert self.seen is not None
-        return replace(self, seen=replace(self.seen, view=replace(self.view, slots=slots)))
+        seen = replace(self.seen, view=replace(self.seen.view, slots=slots))
+        return replace(self, seen=seen, read_slots=None)
 
     def of_slots(self, slots: Sequence[int]) -> Evidence:
         """The evidence of some slots of the workload, by their places in it."""
         slot, ops = self.workload.slot, self.records["op"]
-        chosen = [np.isin(slot[ops[where]], slots) for where in stretches(len(ops))]
-        return self._of_records(np.flatnonzero(np.concatenate(chosen)) if chosen else np.empty(0, np.int64))
+        chosen = (where.start + np.flatnonzero(np.isin(slot[ops[where]], slots)) for where in stretches(len(ops)))
+        return self._of_records(gathered(chosen, np.int64))
 
     def head(self) -> Evidence:
         """The evidence without operations: what concerns no single slot."""
@@ -348,7 +359,7 @@ def _written_by_partition(slots: pa.Table, count: int, slot_prefix: str | None) 
                 if start < end:
                     rows.add(ordered.slice(start, end - start))
                     batches[index].append(next(numbers))
-        written = rows.batches()
+        written = rows.unmapped_batches()
     return lambda index: pa.Table.from_batches(map(written.get_batch, batches[index]), slots.schema)
 
 

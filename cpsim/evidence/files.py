@@ -144,8 +144,11 @@ class EvidenceFolder:
         self._check_counts()
 
     def head(self) -> Evidence:
-        """The evidence without operations."""
-        return self._evidence(range(0), range(0), self._seen())
+        """The evidence without operations; the ledger is read when somebody looks at it."""
+        head = self._evidence(range(0), range(0), self._seen_of_accounts)
+        if head.ledger is None:
+            return head
+        return replace(head, read_slots=functools.cache(lambda: self._seen().view.slots))
 
     def partitions(self) -> Iterator[Evidence]:
         """The evidence by partitions of slots."""
@@ -178,7 +181,7 @@ class EvidenceFolder:
 
     def partial_view(self) -> View | None:
         """What was seen of the accounts, unless it is all that our own server shows, or nothing was."""
-        names = None if self._shown is None else self._shown[2]
+        names = None if self._shown is None else self._shown[1]
         ours = {table: contract.schema.names for table, contract in CONTRACTS.items() if table != "projects"}
         seen = None if names is None or names == ours else self._seen()
         return None if seen is None else seen.view
@@ -226,12 +229,13 @@ class EvidenceFolder:
         self._facts |= {name: found.facts[name] for name in known}
         return found
 
-    def _read_seen(self) -> tuple[int, int, dict[str, list[str]] | None, frozenset[str] | None] | None:
-        """When the accounts were read, the columns of each table that was shown, and the slots that were listed."""
+    def _read_seen(self) -> tuple[Seen, dict[str, list[str]] | None] | None:
+        """What was seen without its tables, and the columns of each that was shown."""
         if (shown := self._document["seen"]) is None:
             return None
-        listed = shown["outstanding"]
-        return shown["from_ns"], shown["to_ns"], shown["view"], None if listed is None else frozenset(listed)
+        listed, meanwhile = shown["outstanding"], shown.get("meanwhile", {})
+        listed = None if listed is None else frozenset(listed)
+        return Seen(shown["from_ns"], shown["to_ns"], outstanding=listed, meanwhile=meanwhile), shown["view"]
 
     @functools.cached_property
     def _seen_of_accounts(self) -> Seen | None:
@@ -248,13 +252,13 @@ class EvidenceFolder:
             )
         if self._shown is None:
             return None
-        from_ns, to_ns, names, listed = self._shown
+        seen, names = self._shown
         view = None
         if names is not None:
             slots = self._open(LEDGER, _mapped) if with_slots and "slots" in names else None
             accounts = self._table(ACCOUNTS) if names.keys() - {"slots"} else None
             view = _view(self.path, slots, accounts, names)
-        return Seen(from_ns, to_ns, view, listed)
+        return replace(seen, view=view)
 
     def _evidence(self, of_workload: range, of_journal: range, seen: Seen | None) -> Evidence:
         planned = self._table(WORKLOAD, of_workload)
@@ -310,8 +314,10 @@ class EvidenceFolder:
         def read(file: pq.ParquetFile) -> pa.Table:
             if groups is None:
                 return checked(file.read())
-            kept = [c for c in (*READ, VIRTUAL.name) if c in file.schema_arrow.names]
-            return checked(file.read_row_groups(list(groups), columns=kept if name == JOURNAL else None))
+            if name != JOURNAL:
+                return checked(file.read_row_groups(list(groups)))
+            names = file.schema_arrow.names
+            return checked(file.read_row_groups(list(groups), [c for c in (*READ, VIRTUAL.name) if c in names]))
 
         return self._open(name, read)
 

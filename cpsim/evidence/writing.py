@@ -36,7 +36,7 @@ from cpsim.evidence.files import (
 from cpsim.scenario.formats import columns
 from cpsim.scenario.formats.arrow import Operations
 from cpsim.scenario.formats.trace_table import OWNERS
-from cpsim.system.mapped import give_back, taken
+from cpsim.system.mapped import give_back, let_go, taken
 from cpsim.system.mapped_rows import pieces
 
 if TYPE_CHECKING:
@@ -105,6 +105,7 @@ def document_of(
         for name, count in counts.items():
             groups[name] += -(-count // rows)
         partitions.append({name: [first[name], groups[name]] for name in groups})
+        let_go()
     return {
         "version": VERSION,
         **{name: getattr(evidence, name) for name in FACTS},
@@ -120,6 +121,7 @@ def document_of(
             "to_ns": seen.to_ns,
             "view": None if seen.view is None else seen.view.shown(),
             "outstanding": None if seen.outstanding is None else sorted(seen.outstanding),
+            "meanwhile": seen.meanwhile,
         },
         "virtual": evidence.virtual_ns is not None,
         "partitions": partitions,

@@ -45,6 +45,11 @@ class Amounts(NamedTuple):
         """Whether a sum may be off by an amount."""
         return self.least <= amount <= self.most if self.some is None else amount in self.some
 
+    def admit_about(self, amount: int, give: int) -> bool:
+        """Whether a sum may be off by an amount, or by `give` more or less."""
+        some = (self.least, self.most) if self.some is None else self.some
+        return self.admit(amount) or any(abs(amount - each) <= give for each in some)
+
 
 NONE: Final = Amounts.of([0])
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import reduce
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from cpsim.errors import CpsimError, in_one_line
 from cpsim.evidence import extensions
 from cpsim.evidence.extensions import installed
 from cpsim.judge import checkers
 from cpsim.judge.corrections import Corrections
+from cpsim.judge.granted import Granted
 from cpsim.judge.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -93,16 +94,20 @@ def concluded(of_partitions: Iterable[Sequence[Verdict]], head: Evidence, chosen
     found = [Verdict() for _ in chosen]
     for of_each in of_partitions:
         found = [Verdict.merged(*both) for both in zip(found, of_each, strict=True)]
-    corrections = reduce(Corrections.merged, (verdict.corrections for verdict in found))
+    sums = {
+        "corrections": reduce(Corrections.merged, (verdict.corrections for verdict in found)),
+        "granted": reduce(Granted.merged, (verdict.granted for verdict in found)),
+    }
+    nothing = {"corrections": Corrections(), "granted": Granted()}
     for place, checker in enumerate(chosen):
         if not checker.by_partition:
-            found[place] = replace(_checked(checker, head, corrections), corrections=Corrections())
+            found[place] = replace(_checked(checker, head, **sums), **nothing)
     return reduce(Verdict.merged, found, Verdict())
 
 
-def _checked(checker: Checker, evidence: Evidence, corrections: Corrections | None = None) -> Verdict:
+def _checked(checker: Checker, evidence: Evidence, **sums: Any) -> Verdict:  # noqa: ANN401 - of a verdict
     """What a checker finds, which is told what others have found of sums. One that fails verifies nothing."""
-    verdict = Verdict(meanings=checker.meanings, corrections=corrections or Corrections())
+    verdict = Verdict(meanings=checker.meanings, **sums)
     try:
         checker.check(evidence, verdict)
     except Exception as error:

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
 from cpsim.judge.corrections import Corrections
+from cpsim.judge.granted import Granted
 from cpsim.judge.model import SlotState, Span, Step
 from cpsim.judge.verdict import Anomaly, Example, Verdict
 
@@ -24,6 +25,7 @@ def to_plain(verdict: Verdict) -> dict[str, Any]:
         **{name: list(map(_anomaly, getattr(verdict, name))) for name in ("anomalies", "explanations")},
         "examples": {name: list(map(_example, examples)) for name, examples in verdict.examples.items()},
         "corrections": verdict.corrections.plain(),
+        "granted": verdict.granted.plain(),
     }
 
 
@@ -33,8 +35,11 @@ def of_plain(document: dict[str, Any]) -> Verdict:
     fields: dict[str, Any] = {name: document[name] for name in (*AS_THEY_ARE, "meanings")}
     fields |= {name: Counter(document[name]) for name in COUNTERS}
     fields |= {name: list(map(_of_anomaly, document[name])) for name in ("anomalies", "explanations")}
-    corrections = Corrections.of_plain(document["corrections"])
-    return Verdict(**fields, examples=defaultdict(list, examples), corrections=corrections)
+    fields |= {
+        "corrections": Corrections.of_plain(document["corrections"]),
+        "granted": Granted.of_plain(document["granted"]),
+    }
+    return Verdict(**fields, examples=defaultdict(list, examples))
 
 
 def _anomaly(found: Anomaly) -> list[Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cpsim.judge.anomalies import ANOMALIES
 from cpsim.judge.corrections import Corrections
+from cpsim.judge.granted import Granted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -76,6 +77,7 @@ class Verdict:
         explained: what a known quirk explains, by the quirk's name; it is no anomaly.
         explained_sums: sums of accounts that known quirks explain, by the quirks' names.
         corrections: what known quirks may have put sums of accounts off by.
+        granted: what claims granted, with which sums of accounts are compared.
         explanations: the first of what is explained, as anomalies of that name.
         unsearched: slots whose commands have too many possible orders to try.
         still_listed: claimed slots that are listed as outstanding, where no more is shown.
@@ -93,6 +95,7 @@ class Verdict:
     explained: Counter[str] = field(default_factory=Counter)
     explained_sums: Counter[str] = field(default_factory=Counter)
     corrections: Corrections = field(default_factory=Corrections)
+    granted: Granted = field(default_factory=Granted)
     explanations: list[Anomaly] = field(default_factory=list)
     unsearched: int = 0
     still_listed: int = 0
@@ -146,6 +149,7 @@ class Verdict:
             explained=_by_name(self.explained, other.explained),
             explained_sums=_by_name(self.explained_sums, other.explained_sums),
             corrections=self.corrections.merged(other.corrections),
+            granted=self.granted.merged(other.granted),
             explanations=sorted([*self.explanations, *other.explanations], key=_place)[:SHOWN_ANOMALIES],
             unsearched=self.unsearched + other.unsearched,
             still_listed=self.still_listed + other.still_listed,

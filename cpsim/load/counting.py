@@ -14,6 +14,7 @@ from cpsim.run.measured import after, errors_of, outcomes_of, own_lateness_ns, p
 from cpsim.run.over_time import Intervals, answers_by_bucket, earliest_ns, unanswered
 from cpsim.run.page import slowest_of
 from cpsim.system.external_sort import places_by_group
+from cpsim.system.growing import made
 from cpsim.system.mapped import stretches, taken
 
 if TYPE_CHECKING:
@@ -41,7 +42,10 @@ class ShareFigures:
         evidence = after(whole, int(warm_up_s * 1e9))
         timed = timed_records(evidence)
         times = Times.of(evidence, timed)
-        is_due = whole.schedule_us is not None
+
+        def late_ns(where: slice) -> Ints:
+            return self._lateness_ns(timed[where])
+
         return {
             "planned": planned_of(whole).tolist(),
             "outcomes": outcomes_of(evidence).tolist(),
@@ -50,10 +54,12 @@ class ShareFigures:
             "answers": tally(whole.workload.kind, whole.records, whole.errors).tolist(),
             "counted_errors": errors_of(evidence),
             "service": _of_kinds(times.service),
-            "response": _of_kinds(times.response) if is_due else None,
+            "response": _of_kinds(times.response) if self._is_due else None,
             "per_second": times.per_second,
-            "lateness": _in_stretches(len(timed), timed, self._lateness_ns).plain() if is_due else None,
-            "own_lateness": Histogram.of(own_lateness_ns(whole)).plain() if is_due else None,
+            "lateness": _histogram(made(len(timed), np.int64, lambda w: self._lateness_ns(timed[w])))
+            if self._is_due
+            else None,
+            "own_lateness": _histogram(own_lateness_ns(whole)) if self._is_due else None,
             "sent": len(whole.records),
             "left_out": len(whole.records) - len(evidence.records),
             "last_ns": max((int(self._timed["answered_ns"][w].max()) for w in stretches(len(self._timed))), default=-1),
@@ -95,7 +101,11 @@ class ShareFigures:
             return {"operations": [], "not_accepted": [], "grid": None}
         chosen = taken(self._timed, np.sort(places[bounds[first] : bounds[stop]]))
         groups = self._since_ns(chosen) // 1_000_000_000 - first
-        times = [self._service_ns(chosen), self._response_ns(chosen), self._lateness_ns(chosen)]
+        times = [
+            self._service_ns(chosen),
+            self._response_ns(chosen),
+            self._lateness_ns(chosen) if self._is_due else None,
+        ]
         return {
             "operations": np.bincount(groups, minlength=stop - first).tolist(),
             "not_accepted": np.bincount(groups[chosen["outcome"] != 0], minlength=stop - first).tolist(),
@@ -108,6 +118,10 @@ class ShareFigures:
         return Grid.joined(
             Grid.of(groups * columns + column, each) for column, each in enumerate(times_ns) if each is not None
         )
+
+    @property
+    def _is_due(self) -> bool:
+        return self._evidence.schedule_us is not None
 
     @cached_property
     def _timed(self) -> Records:
@@ -133,13 +147,14 @@ class ShareFigures:
     def _response_ns(self, records: Records) -> Ints | None:
         return None if self._evidence.schedule_us is None else records["answered_ns"] - self._since_ns(records)
 
-    def _lateness_ns(self, records: Records) -> Ints | None:
-        return None if self._evidence.schedule_us is None else records["sent_ns"] - self._since_ns(records)
+    def _lateness_ns(self, records: Records) -> Ints:
+        late_ns: Ints = records["sent_ns"] - self._since_ns(records)
+        return late_ns
 
 
 def _of_kinds(times: dict[str, Histogram]) -> dict[str, list[Any]]:
     return {kind: histogram.plain() for kind, histogram in times.items()}
 
 
-def _in_stretches(count: int, records: Records, times_ns: Any) -> Histogram:  # noqa: ANN401 - a method
-    return Histogram.joined(Histogram.of(times_ns(records[where])) for where in stretches(count))
+def _histogram(times_ns: Ints) -> list[list[int]]:
+    return Histogram.joined(Histogram.of(times_ns[where]) for where in stretches(len(times_ns))).plain()

@@ -8,6 +8,8 @@ import gevent
 import pyarrow as pa
 
 from cpsim.evidence.evidence import by_partition
+from cpsim.judge.checkers.conservation import Claims
+from cpsim.judge.granted import Granted
 from cpsim.judge.judge import concluded, names_of
 from cpsim.judge.verdict import Verdict
 from cpsim.load.aside import aside
@@ -47,7 +49,13 @@ def by_workers(shares: Shares, evidence: Evidence, checkers: Sequence[Checker]) 
             return verdicts_of(shares.ask(share, "judge", part=part, checkers=names, seen=seen))
         except WorkerLost:
             why = f"The slots of {share.worker}: it was lost before it had judged them."
-            return [Verdict(not_verified=[why] * checker.by_partition) for checker in checkers]
+            claimed = aside(lambda: Granted.of(slots_of(part)))  # the sums of accounts can be compared all the same
+            return [
+                Verdict(not_verified=[why] * checker.by_partition, granted=claimed)
+                if isinstance(checker, Claims)
+                else Verdict(not_verified=[why] * checker.by_partition)
+                for checker in checkers
+            ]
 
     gevent.joinall([gevent.spawn(judge_share, share) for share in shares.all], raise_error=True)
     return aside(lambda: concluded(found, evidence.head(), checkers))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -69,7 +70,7 @@ class Assignment:
             )
 
     def operations(self, on_chunk: Callable[[int], object] = lambda _: None) -> Iterator[Operation]:
-        """The rendered operations, numbered from 0; rendered lazily. For `on_chunk` see `engine.operations`."""
+        """The operations, numbered from 0, of which the first ones are rendered now. For `on_chunk` see `engine`."""
         if isinstance(self.endpoint, UrlEndpoint):
             assert self.credentials is not None
             payloads = requests(self.workload, self.slot_prefix, self.endpoint, self.credentials, AT_ONCE)
@@ -77,7 +78,8 @@ class Assignment:
             payloads = frames(self.workload, self.slot_prefix, AT_ONCE)
         if self.lanes:
             payloads = self._to_their_lanes(payloads)
-        return operations(self.workload.slot, self.schedule_us, payloads, on_chunk)
+        upcoming = operations(self.workload.slot, self.schedule_us, payloads, on_chunk)
+        return itertools.chain(list(itertools.islice(upcoming, 1)), upcoming)
 
     def _to_their_lanes(self, payloads: Iterator[list[bytes]]) -> Iterator[list[bytes]]:
         start = 0

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
+from cpsim.replay.in_order import in_order
 from cpsim.scenario.models.misbehaviour import UNSIGNED, frame_bytes
 from cpsim.scenario.workload import ABSENT, FRAME, KIND_NAMES
 from cpsim.system.mapped import let_go
@@ -122,6 +123,7 @@ def requests(
 
 
 def _rendered(workload: Workload, prefix: str, syntax: Syntax, at_once: int) -> Iterator[list[bytes]]:
+    workload, slot_numbers = in_order(workload)
     pools = _Pools(workload, syntax)
     kept = [syntax.text(slot_id) for slot_id in workload.slot_ids]
     for start in range(0, len(workload), at_once):
@@ -129,7 +131,7 @@ def _rendered(workload: Workload, prefix: str, syntax: Syntax, at_once: int) -> 
         kinds = workload.kind[start:stop]
         rows = workload.row[start:stop]
         slots = workload.slot[start:stop]
-        numbers = workload.slot_numbers[slots]
+        numbers = slot_numbers[start:stop]
         rendered: list[bytes] = [b""] * (stop - start)
         for code in np.unique(kinds).tolist():
             places = np.flatnonzero(kinds == code)

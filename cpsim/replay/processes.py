@@ -12,7 +12,7 @@ import struct
 import subprocess
 import sys
 import tempfile
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from cpsim.clock import SYSTEM_CLOCK
 from cpsim.errors import CpsimError, in_one_line
@@ -23,7 +23,7 @@ from cpsim.replay.sender import Sender
 from cpsim.system.shelf import put, take
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
     from types import TracebackType
     from typing import Self
@@ -225,7 +225,7 @@ def _replay() -> None:
     with Sender(assignment, report_progress, was_reached=True, journal=Journal(descriptors=files)) as sender:
         engine, journal = sender.engine, sender.journal
         signal.signal(signal.SIGTERM, lambda *_: engine.stop())
-        upcoming = _with_first_ready(assignment, journal.upto)
+        upcoming = assignment.operations(journal.upto)
         _report()
         engine.begin(upcoming, *START.unpack(sys.stdin.buffer.read(START.size)))
         while engine.turn():
@@ -234,19 +234,6 @@ def _replay() -> None:
         journal.flush()
         effort = engine.effort(elapsed_s)
     _report(elapsed_s=elapsed_s, errors=journal.errors, effort=effort)
-
-
-def _with_first_ready(assignment: Assignment, on_chunk: Callable[[int], object]) -> Iterator[Any]:
-    """The operations, with the first chunk rendered now."""
-    upcoming = assignment.operations(on_chunk)
-    first = next(upcoming, None)
-
-    def all_of_them() -> Iterator[Any]:
-        if first is not None:
-            yield first
-            yield from upcoming
-
-    return all_of_them()
 
 
 def _report(**message: object) -> None:

@@ -295,7 +295,10 @@ def _measure(
     assert schedule_us is not None
     late_ns = [
         senders_lateness_ns(
-            mine, schedule_us[mine["op"]] * 1000, slots[mine["op"]], max(1, in_flight // request.processes)
+            mine,
+            lambda some: schedule_us[some["op"]] * 1000,
+            lambda some: slots[some["op"]],
+            max(1, in_flight // request.processes),
         )
         for mine in (records[slots[records["op"]] % request.processes == n] for n in range(request.processes))
     ]

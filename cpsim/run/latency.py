@@ -16,12 +16,12 @@ import numpy as np
 
 from cpsim.replay.failures import LOST, was_answered
 from cpsim.scenario.workload import KIND_NAMES
-from cpsim.system.external_sort import places_by_group
-from cpsim.system.growing import gathered
+from cpsim.system.external_sort import in_order, places_by_group
+from cpsim.system.growing import gathered, made
 from cpsim.system.mapped import ROWS, let_go, stretches, taken
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     import numpy.typing as npt
@@ -33,6 +33,10 @@ PRECISION_BITS: Final = 11
 BINS: Final = 1 << 16
 """Into so many parts a range is divided to find a value in it."""
 PERCENTILES: Final = (50.0, 90.0, 99.0, 99.9, 99.99)
+WAITING: Final = np.dtype(
+    [("slot", np.int32), ("ready_ns", np.int64), ("sent_ns", np.int64), ("answered_ns", np.int64)]
+)
+"""An operation while its waits are told from its sender's lateness."""
 
 
 @dataclass(frozen=True)
@@ -246,7 +250,10 @@ def _at_rank(count: int, values_at: Callable[[slice], npt.NDArray[np.int64]], ra
 
 
 def senders_lateness_ns(
-    records: npt.NDArray[np.void], due_ns: npt.NDArray[np.int64], slots: npt.NDArray[np.int32], in_flight: int = 0
+    records: npt.NDArray[np.void],
+    due_ns: Callable[[npt.NDArray[np.void]], npt.NDArray[np.int64]],
+    slots: Callable[[npt.NDArray[np.void]], npt.NDArray[np.int32]],
+    in_flight: int = 0,
 ) -> npt.NDArray[np.int64]:
     """Lateness of operations that the sender alone caused.
 
@@ -255,26 +262,47 @@ def senders_lateness_ns(
 
     Args:
         records: of a journal, in the order of the operations.
-        due_ns: the due time of each operation.
-        slots: the slot of each operation.
+        due_ns: the due times of the operations of some records.
+        slots: their slots.
         in_flight: the limit of operations in flight; 0 takes the highest number observed.
 
     Returns:
-        Nanoseconds, for each operation.
+        Nanoseconds, for each operation in the order of sending.
     """
-    sent_ns, answered_ns = records["sent_ns"], records["answered_ns"]
-    by_slot = np.argsort(slots, kind="stable")
-    follows = slots[by_slot][1:] == slots[by_slot][:-1]
-    ready_ns = due_ns.copy()
-    later, earlier = by_slot[1:][follows], by_slot[:-1][follows]
-    ready_ns[later] = np.maximum(ready_ns[later], answered_ns[earlier])
-    in_order, answers = np.argsort(sent_ns, kind="stable"), np.sort(answered_ns)
-    flying = np.arange(len(records)) - np.searchsorted(answers, sent_ns[in_order], "right")
-    places = in_flight or int(flying.max(initial=0)) + 1
-    waiting = in_order[places:]
-    ready_ns[waiting] = np.maximum(ready_ns[waiting], answers[: len(waiting)])
-    late_ns: npt.NDArray[np.int64] = np.maximum(sent_ns - ready_ns, 0)
-    return late_ns
+
+    def pieces() -> Iterator[npt.NDArray[np.void]]:
+        for where in stretches(len(records)):
+            some = records[where]
+            piece = np.empty(len(some), WAITING)
+            piece["slot"], piece["ready_ns"] = slots(some), due_ns(some)
+            piece["sent_ns"], piece["answered_ns"] = some["sent_ns"], some["answered_ns"]
+            yield piece
+
+    def after_the_slots_answers() -> Iterator[npt.NDArray[np.void]]:
+        slot, answered_ns = -1, 0
+        for piece in in_order(pieces(), "slot"):
+            follows = np.append(slot, piece["slot"][:-1]) == piece["slot"]
+            before_ns = np.append(answered_ns, piece["answered_ns"][:-1])
+            slot, answered_ns = piece["slot"][-1], piece["answered_ns"][-1]
+            piece["ready_ns"] = np.where(follows, np.maximum(piece["ready_ns"], before_ns), piece["ready_ns"])
+            yield piece
+
+    answers_ns = gathered((piece["answered_ns"] for piece in in_order(pieces(), "answered_ns")), np.int64)
+    sent = gathered(in_order(after_the_slots_answers(), "sent_ns"), WAITING)
+    most = 0
+    for where in stretches(0 if in_flight else len(sent)):
+        answered = np.searchsorted(answers_ns, sent["sent_ns"][where], "right")
+        most = max(most, int((np.arange(where.start, where.stop) - answered).max()))
+    places = in_flight or most + 1
+
+    def late_ns(where: slice) -> npt.NDArray[np.int64]:
+        ready_ns = sent["ready_ns"][where].copy()
+        waiting = ready_ns[max(0, places - where.start) :]
+        np.maximum(waiting, answers_ns[max(0, where.start - places) :][: len(waiting)], out=waiting)
+        late: npt.NDArray[np.int64] = np.maximum(sent["sent_ns"][where] - ready_ns, 0)
+        return late
+
+    return made(len(sent), np.int64, late_ns)
 
 
 def by_second(records: npt.NDArray[np.void], due_ns: npt.NDArray[np.int64] | None) -> list[dict[str, float | None]]:

@@ -138,11 +138,13 @@ def outcomes_of(evidence: Evidence) -> npt.NDArray[np.int64]:
 def _own_p99_ms(evidence: Evidence) -> float:
     """The lateness at the 99th percentile that the sender alone caused; 0 if nothing was sent."""
     late_ns = own_lateness_ns(evidence)
-    return float(np.percentile(late_ns, 99)) / 1e6 if len(late_ns) else 0.0
+    return percentile(len(late_ns), late_ns.__getitem__, 99) / 1e6 if len(late_ns) else 0.0
 
 
 def own_lateness_ns(evidence: Evidence) -> npt.NDArray[np.int64]:
-    """The lateness of each record that the sender alone caused; operations had due times."""
-    assert evidence.schedule_us is not None
-    ops = evidence.records["op"]
-    return senders_lateness_ns(evidence.records, evidence.schedule_us[ops] * 1000, evidence.workload.slot[ops])
+    """The lateness of each record that the sender alone caused, in the order of sending; operations had due times."""
+    schedule_us, slot = evidence.schedule_us, evidence.workload.slot
+    assert schedule_us is not None
+    return senders_lateness_ns(
+        evidence.records, lambda some: schedule_us[some["op"]] * 1000, lambda some: slot[some["op"]]
+    )

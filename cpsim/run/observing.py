@@ -55,8 +55,7 @@ def imbalances_before(
         is_new = all(isinstance(totals, dict) and totals.get("allocated") == 0 for totals in projects)
         if is_new:
             return ()
-        found = imbalances(observer.view())  # twice, as commands of others may be under way
-        return tuple(set(found) & set(imbalances(observer.view()))) if found else ()
+        return imbalances(*observer.view_and_meanwhile())
     except CannotObserve:
         return None
 
@@ -121,7 +120,9 @@ def _observe(
         evidence = replace(evidence, seen=_look(evidence, observer, clock, control=control))
         verdict = judged(evidence, OF_ACCOUNTS)
         now = clock.monotonic()
-        if not verdict.counts or now > end or isinstance(evidence.endpoint, UrlEndpoint):
+        is_settled = not (verdict.not_verified and _comes_more(evidence))
+        at_once = isinstance(evidence.endpoint, UrlEndpoint)
+        if now > end or (is_settled and (at_once or not verdict.counts)):
             return evidence, verdict
         if not changed and counts == verdict.counts:
             return evidence, verdict
@@ -130,6 +131,12 @@ def _observe(
             quiet_s = min(max(now - begun, SHORTEST_QUIET_S), LONGEST_QUIET_S)
             until = min(end, clock.monotonic() + timeout_s)  # others may keep the server busy for ever
             _wait_until_quiet(signal, quiet_s, until, clock)
+
+
+def _comes_more(evidence: Evidence) -> bool:
+    """Whether claims of the run's projects came while the accounts were read."""
+    assert evidence.seen is not None
+    return not {project.lower() for project in evidence.projects}.isdisjoint(map(str.lower, evidence.seen.meanwhile))
 
 
 def _observe_source(
@@ -178,13 +185,13 @@ def _seen_in(source: AccountsSource, evidence: Evidence, timeout_s: float, clock
 
 def _look(evidence: Evidence, observer: Observer, clock: Clock, *, control: bool) -> Seen:
     from_ns = clock.monotonic_ns() - evidence.start_ns
-    view = observer.view() if control else None
+    view, meanwhile = observer.view_and_meanwhile() if control else (None, {})
     outstanding = None if control else frozenset(observer.outstanding())
     to_ns = clock.monotonic_ns() - evidence.start_ns
     if evidence.virtual_ns is not None:
         last_ns = int(evidence.virtual_ns[-1]) if len(evidence.virtual_ns) else 0
         from_ns = to_ns = max(last_ns, evidence.workload.duration_us * 1_000)
-    return Seen(from_ns, to_ns, view, outstanding)
+    return Seen(from_ns, to_ns, view, outstanding, meanwhile)
 
 
 def _wait(condition: Callable[[], bool], deadline: float, clock: Clock) -> bool:

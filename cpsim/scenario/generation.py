@@ -11,7 +11,7 @@ import numpy as np
 from cpsim.scenario.blocks import Blocks
 from cpsim.scenario.models import distributions as models
 from cpsim.scenario.models import identities, volunteers
-from cpsim.scenario.models.arrivals import BurstArrivals, LublinArrivals, arrive
+from cpsim.scenario.models.arrivals import arrive
 from cpsim.scenario.models.misbehaviour import FORGED, FRAMES, Chooser, forms
 from cpsim.scenario.models.numbers import Work, numbers
 from cpsim.scenario.models.run_times import run_times
@@ -20,7 +20,7 @@ from cpsim.scenario.streams import Draw, uniforms
 from cpsim.scenario.values import LONGEST_US, ScenarioError
 from cpsim.scenario.workload import ABSENT, Column, Given, Int32, Int64, Workload, slot_numbers
 from cpsim.system.growing import made
-from cpsim.system.mapped import give_back, stored
+from cpsim.system.mapped import give_back, stored, zeros
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -53,9 +53,8 @@ def generate(scenario: Scenario, seed: int | None = None, part: tuple[int, int] 
     """Generate a scenario's workload.
 
     The same scenario and seed give the same columns, bit for bit, on every Python, numpy and processor. Large ones are
-    made in parts, and are in files, so that memory does not grow with their length: only where a job depends on those
-    before it (several sites, black holes that back off, bursts, Lublin arrivals), each job takes memory. The
-    texts that Faker draws are the same for the same release of Faker.
+    made in parts, and are in files, so that memory does not grow with their length. The texts that Faker draws are the
+    same for the same release of Faker.
 
     A job is a slot: allocated (with its metadata) when the job arrives; its counters are sent and the slot settled when
     the job returns, even after the scenario's duration. The job's machine is drawn uniformly.
@@ -70,8 +69,8 @@ def generate(scenario: Scenario, seed: int | None = None, part: tuple[int, int] 
         ScenarioError: `part` is given, and the scenario has several sites, or black holes that back off.
     """
     draw = _draw(scenario, scenario.seed if seed is None else seed, part)
-    sites, site = _sites(scenario.site, draw)
-    numbered, site, blocks = _blocks(scenario, draw, site)
+    sites = tuple(site.project for site in scenario.site) if len(scenario.site) > 1 else ()
+    numbered, site, blocks = _blocks(scenario, draw)
     give_back()
     due_us, kind, slot, row = blocks.timeline()
     give_back()
@@ -95,23 +94,28 @@ def generate(scenario: Scenario, seed: int | None = None, part: tuple[int, int] 
     )
 
 
-def _blocks(scenario: Scenario, draw: Draw, site: Int32) -> tuple[Int64, Int32, Blocks]:
-    """The operations of jobs, the numbers of their slots, and the site of each, of which that of each job is given."""
-    if draw.total is not None or draw.jobs <= JOBS_DRAWN or _draws_all(scenario):
-        plan = _planned(scenario, draw)
-        return stored(np.concatenate(plan.numbers)), plan.of_slots(site), plan.blocks
-    blocks, last = Blocks(), 0
+def _blocks(scenario: Scenario, draw: Draw) -> tuple[Int64, Int32, Blocks]:
+    """The operations of jobs, the numbers of their slots, and the site of each."""
+    back_off = volunteers.BackOff()
+    if draw.total is not None or draw.jobs <= JOBS_DRAWN:
+        plan = _planned(scenario, draw, back_off)
+        return stored(np.concatenate(plan.numbers)), plan.of_slots(_sites(scenario.site, draw)), plan.blocks
+    blocks, last, site = Blocks(), 0, np.empty(0, np.int32)
     for first in range(0, draw.jobs, JOBS_DRAWN):
-        plan = _planned(scenario, Draw(draw.seed, min(JOBS_DRAWN, draw.jobs - first), first, draw.jobs))
-        blocks.extend(plan.blocks, np.concatenate(plan.numbers) - 1)
-        last = plan.last
+        some = Draw(draw.seed, min(JOBS_DRAWN, draw.jobs - first), first, draw.jobs)
+        plan = _planned(scenario, some, back_off)
+        slots, last = np.concatenate(plan.numbers) - 1, plan.last
+        blocks.extend(plan.blocks, slots)
+        if len(of_jobs := _sites(scenario.site, some)):
+            site = site if len(site) else zeros(last, site.dtype)
+            site[slots] = plan.of_slots(of_jobs)
         give_back()
     return made(last, np.int64, lambda where: np.arange(where.start + 1, where.stop + 1)), site, blocks
 
 
-def _planned(scenario: Scenario, draw: Draw) -> _Plan:
-    """The operations of the jobs that are drawn."""
-    jobs = _jobs(scenario, draw)
+def _planned(scenario: Scenario, draw: Draw, back_off: volunteers.BackOff) -> _Plan:
+    """The operations of the jobs that are drawn; `back_off` knows of those before them."""
+    jobs = _jobs(scenario, draw, back_off)
     claimed, discarded = jobs.ended(0), jobs.ended(1, len(jobs.reasons))
     counted, counters = _counters(scenario.counters, draw, jobs.work, claimed, discarded)
     meta = _metadata(scenario.metadata, draw)
@@ -174,7 +178,7 @@ class _Jobs:
         )
 
 
-def _jobs(scenario: Scenario, draw: Draw) -> _Jobs:
+def _jobs(scenario: Scenario, draw: Draw, back_off: volunteers.BackOff) -> _Jobs:
     field = scenario.volunteers
     arrival_us = arrive(scenario.arrivals, draw, int(scenario.duration))
     run_us = run_times(scenario.run_time, draw)
@@ -198,7 +202,7 @@ def _jobs(scenario: Scenario, draw: Draw) -> _Jobs:
         hole = models.pick(draw("volunteers.black_holes.machine"), len(bad))
         lasts_us = run_times(holes.run_time, draw, "volunteers.black_holes.run_time")
         if holes.back_off:
-            takes = volunteers.taken(arrival_us[absorbed], hole[absorbed], lasts_us[absorbed])
+            takes = back_off.taken(arrival_us[absorbed], hole[absorbed], lasts_us[absorbed])
             absorbed = absorbed[takes]
         drawn = hole[absorbed]
         machine[absorbed] = bad[drawn]
@@ -285,12 +289,12 @@ class _Plan:
         return np.arange(self.slots - len(jobs), self.slots, dtype=np.int32)
 
 
-def _sites(sites: Sequence[Site], draw: Draw) -> tuple[tuple[str, ...], Int32]:
-    """The project of each site, and the site of each job; empty if there is one site."""
+def _sites(sites: Sequence[Site], draw: Draw) -> Int32:
+    """The site of each job; empty if there is one site."""
     if len(sites) < 2:
-        return (), np.empty(0, dtype=np.int32)
+        return np.empty(0, dtype=np.int32)
     shares = np.array([site.share for site in sites])
-    return tuple(site.project for site in sites), models.choose(draw("site"), shares / shares.sum()).astype(np.int32)
+    return models.choose(draw("site"), shares / shares.sum()).astype(np.int32)
 
 
 def _indivisible(scenario: Scenario) -> str:
@@ -299,11 +303,6 @@ def _indivisible(scenario: Scenario) -> str:
         return "a scenario of several sites"
     holes = scenario.volunteers.black_holes
     return "a scenario whose black holes back off" if holes is not None and holes.back_off else ""
-
-
-def _draws_all(scenario: Scenario) -> bool:
-    """Whether a part of the scenario takes as much memory as the whole."""
-    return bool(_indivisible(scenario)) or isinstance(scenario.arrivals, BurstArrivals | LublinArrivals)
 
 
 def _draw(scenario: Scenario, seed: int, part: tuple[int, int] | None) -> Draw:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cpdaemon.commands import COMMANDS, Description, Field
-from cpsim.system.growing import gathered
+from cpsim.system.growing import gathered, made
 from cpsim.system.mapped import stretches, taken, zeros
 
 if TYPE_CHECKING:
@@ -253,12 +253,15 @@ class Workload:
         """SHA-256 over everything, in hex: equal for equal workloads, on any machine."""
         digest = hashlib.sha256()
         add = digest.update
-        used = np.bincount(self.kind, minlength=len(KIND_NAMES)) > 0
-        more = [kind for code, kind in enumerate(KIND_NAMES) if used[code] and kind not in DIGESTED]
+        counts = np.zeros(len(KIND_NAMES), np.int64)
+        for where in stretches(len(self)):
+            counts += np.bincount(self.kind[where], minlength=len(counts))
+        more = [kind for code, kind in enumerate(KIND_NAMES) if counts[code] and kind not in DIGESTED]
         codes = {kind: code for code, kind in enumerate((*DIGESTED, *more))}
         for name in ("name", "seed", "duration_us", "due_us"):
             _update(add, name, getattr(self, name))
-        _update(add, "kind", np.array([codes.get(kind, 0) for kind in KIND_NAMES], np.uint8)[self.kind])
+        digested = np.array([codes.get(kind, 0) for kind in KIND_NAMES], np.uint8)
+        _update(add, "kind", made(len(self), np.uint8, lambda where: digested[self.kind[where]]))
         for name in ("slot", "row", "slot_numbers"):
             _update(add, name, getattr(self, name))
         *commands, frame = DIGESTED
@@ -275,7 +278,8 @@ class Workload:
             self._update_arguments(add, kind, tuple(self.arguments[kind].fixed))
         for kind, known in DIGESTED.items():
             for name, column in self.arguments[kind].fixed.items():
-                if name not in known and np.any(column.values != ABSENT):
+                values = column.values
+                if name not in known and any(np.any(values[where] != ABSENT) for where in stretches(len(values))):
                     _update_column(add, f"{kind}.{name}", column)
         return digest.hexdigest()
 
@@ -407,8 +411,17 @@ def slot_numbers(sites: Sequence[str], site: Int32) -> Int64:
         sites: the project of each site.
         site: of each slot.
     """
-    numbers = np.empty(len(site), dtype=np.int64)
-    for project in set(sites):
-        own = np.isin(site, [index for index, name in enumerate(sites) if name == project])
-        numbers[own] = np.arange(1, np.count_nonzero(own) + 1)
-    return numbers
+    projects = list(dict.fromkeys(sites))
+    project_of = np.array([projects.index(name) for name in sites])
+    counts = np.zeros(len(projects), np.int64)
+
+    def at(where: slice) -> Int64:
+        of_slot = project_of[site[where]]
+        numbers = np.empty(len(of_slot), np.int64)
+        for project in range(len(projects)):
+            own = np.flatnonzero(of_slot == project)
+            numbers[own] = np.arange(counts[project] + 1, counts[project] + len(own) + 1)
+            counts[project] += len(own)
+        return numbers
+
+    return made(len(site), np.int64, at)

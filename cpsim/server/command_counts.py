@@ -17,10 +17,8 @@ class CommandCounts(Counter[tuple[str, str, str]]):
     def add(self, project_id: str, calls: Sequence[tuple[str, Mapping[str, Any]]], refusals: Sequence[Refusal]) -> None:
         """Count commands of a project, of which some were refused."""
         kinds = [kind for kind, _ in calls]
-        refused = [kinds[refusal.position] for refusal in refusals]
-        for kind in {*kinds}:  # not each command: a batch has few kinds
-            of_kind, without_effect = kinds.count(kind), refused.count(kind)
-            if without_effect:
-                self[project_id, kind, "refused"] += without_effect
-            if of_kind > without_effect:
-                self[project_id, kind, "accepted"] += of_kind - without_effect
+        for refusal in refusals:
+            self[project_id, kinds[refusal.position], "refused"] += 1
+            kinds[refusal.position] = ""
+        for kind in {*kinds} - {""}:  # not each command: a batch has few kinds
+            self[project_id, kind, "accepted"] += kinds.count(kind)

@@ -94,12 +94,14 @@ class Ledger:
         """Take over the accounts of an earlier ledger."""
         self.projects, self.owners = projects, owners
         self._due = []
+        one = dict[Any, Any]().setdefault  # one text for all slots of a machine, or of a user
         for project in projects.values():
             project.slots = hashed(project.slots)
             project.lifetimes = {}
             for machine in project.machines.values():
                 machine.waiting_slots = []
             for slot in project.slots.values():
+                slot.machine, slot.user = one(slot.machine, slot.machine), one(slot.user, slot.user)
                 if slot.state is ALLOCATED:
                     self._await(project, slot)
                 elif slot.machine is not None and slot.user is None:
@@ -311,11 +313,15 @@ class Ledger:
                 lifetime_us = expire * MINUTE_US
         if now_us + lifetime_us > LAST_US:
             lifetime_us = LAST_US - now_us
-        project.slots[slot_id] = slot = Slot(now_us, now_us + lifetime_us, exactly, least, most)
-        try:
-            project.lifetimes[lifetime_us].append(slot)
-        except KeyError:
+        alike = project.lifetimes.get(lifetime_us)
+        expires_us = now_us + lifetime_us
+        if alike and alike[-1].allocated_us == now_us:
+            expires_us = alike[-1].expires_us  # one number for all slots that come together
+        project.slots[slot_id] = slot = Slot(now_us, expires_us, exactly, least, most)
+        if alike is None:
             self._await(project, slot)
+        else:
+            alike.append(slot)
 
     def _await(self, project: ProjectAccounts, slot: Slot) -> None:
         """Schedule the expiry of an allocated slot."""

@@ -72,12 +72,12 @@ def upgrade(database: sqlite3.Connection, kind: str, tables: str) -> None:
 
 
 def checksum(position: int, record: str | bytes) -> bytes:
-    """Return the checksum of a record: the CRC-32 of its UTF-8, continued from its position."""
+    """Return the checksum of a record: the CRC-32 of its UTF-8, continued from the low 32 bits of its position."""
     encoded = record if isinstance(record, bytes) else record.encode()
-    return zlib.crc32(encoded, position & 0xFFFFFFFF).to_bytes(4)
+    return zlib.crc32(encoded, position).to_bytes(4)
 
 
 def checksums(first: int, records: Sequence[str]) -> bytes:
     """Return the checksums of records that follow one another, one after the other."""
-    positions = (position & 0xFFFFFFFF for position in range(first, first + len(records)))
+    positions = range(first, first + len(records))
     return struct.pack(f">{len(records)}I", *map(zlib.crc32, map(str.encode, records), positions))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import math
 import mmap
 import sys
@@ -73,10 +74,12 @@ def taken(values: A, places: npt.NDArray[np.integer]) -> A:
     shape = (len(places), *values.shape[1:])
     is_large = len(places) * values.nbytes > TAKEN_BYTES * max(1, len(values))
     found: Any = zeros(math.prod(shape), values.dtype).reshape(shape) if is_large else np.empty(shape, values.dtype)
-    at_once = max(1, len(places) * TAKEN_BYTES // max(1, values.nbytes))
-    for start in range(0, len(places), at_once):
-        found[start : start + at_once] = values[places[start : start + at_once]]
-        let_go()
+    at_once = max(1, len(values) * TAKEN_BYTES // max(1, values.nbytes))
+    bounds = np.searchsorted(places, np.arange(0, len(values) + at_once, at_once)).tolist()
+    for start, stop in itertools.pairwise(bounds):
+        if start < stop:
+            found[start:stop] = values[places[start:stop]]
+            let_go()
     same: A = found
     return same
 

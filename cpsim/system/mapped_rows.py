@@ -63,6 +63,13 @@ class MappedRows:
             self._writer.close()
             return pa.ipc.open_file(pa.py_buffer(mapped(self._file)))
 
+    def unmapped_batches(self) -> pa.ipc.RecordBatchFileReader:
+        """The same, each read when it is taken: of small ones all over a file, a map takes in what is between."""
+        with writing():
+            self._writer.close()
+            self._file.flush()
+            return pa.ipc.open_file(pa.OSFile(f"/dev/fd/{self._file.fileno()}"))
+
 
 def pieces(table: pa.Table, rows: int = ROWS) -> Iterator[pa.Table]:
     """The rows of a table, so many at a time; what was read of files meanwhile takes no memory from the next on."""

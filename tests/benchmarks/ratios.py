@@ -23,6 +23,7 @@ import judging
 import limits
 import memory
 import replaying
+import slots
 from c_limit import Limit
 from rich.console import Console
 from rich.table import Table
@@ -52,11 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Ratios measured side by side.")
     parser.add_argument("output", nargs="?", type=Path, help="where to write the rows as JSON")
     parser.add_argument("--compare", metavar="OLD.json", type=Path, help="rows to show beside these")
+    parser.add_argument("--slots", type=int, help="measure only the ledger, with so many slots: 500 bytes each")
     given = parser.parse_args(arguments)
     before = json.loads(given.compare.read_text(encoding="utf-8")) if given.compare else {}
     rows: dict[str, Row] = {}
     with tempfile.TemporaryDirectory() as name:
-        for title, row in measured(Path(name)):
+        for title, row in slots.rows(given.slots) if given.slots else measured(Path(name)):
             print(f"{row.ratio:8.2f}  {title}", file=sys.stderr, flush=True)
             rows[title] = row
     columns = ["first", "second", "ratio", *(["ratio before", "change"] if before else [])]
@@ -99,6 +101,7 @@ def anywhere(folder: Path) -> Iterator[tuple[str, Row]]:
     yield from judging.rows(folder)
     yield "greatest memory of reading a job log of 500,000 jobs / of 50,000, MB", memory.of_a_log(folder)
     yield "memory of a slot claimed with two counters / allocated, bytes", memory.per_slot()
+    yield from slots.rows(memory.SLOTS)
     for kind in ("unix", "tcp", "http"):
         yield f"client beside {IDLE:,} idle connections / alone, {kind}, commands/s", beside_idle(kind)
 

@@ -15,6 +15,7 @@ from cpsim.run.over_time import OverTime
 from cpsim.run.pipeline import ApplyDelay
 from cpsim.scenario import load_workload
 from cpsim.scenario.blocks import timeline
+from cpsim.scenario.models import arrivals
 from cpsim.scenario.workload import Workload
 from cpsim.system import growing, mapped
 from cpsim.system.mapped import stretches
@@ -46,12 +47,30 @@ def test_the_workload_of_a_seed_is_the_same_in_files(in_files, scenario):
     assert list(everything.on_its_own().calls(0, len(filed), "x")) == list(whole.calls(0, len(whole), "x"))
 
 
-@pytest.mark.parametrize(("scenario", "jobs"), [("misbehaviour", 33), ("misbehaviour", 79), ("challenge", 40)])
+BACK_OFF = "volunteers.black_holes={machines=0.1,jobs=0.5,back_off=true,run_time={model='gamma',scale='10s',shape=2}}"
+SITES = "site=[{project='a',share=2},{project='b'},{project='a'}]"
+BURSTS = "arrivals={model='bursts',jobs=80,bursts=3,length='1h',share=0.6}"
+LUBLIN = "arrivals={model='lublin',jobs=80}"
+
+
+@pytest.mark.parametrize(
+    ("scenario", "settings", "jobs"),
+    [
+        ("misbehaviour", [], 33),
+        ("misbehaviour", [], 79),
+        ("challenge", [], 40),
+        ("misbehaviour", [SITES], 33),
+        ("misbehaviour", [BACK_OFF], 33),
+        ("lhc-scale", [LUBLIN, SITES], 27),
+        ("misbehaviour", [BURSTS, BACK_OFF, SITES], 79),
+    ],
+)
 def test_the_workload_of_a_seed_is_the_same_however_many_jobs_are_drawn_at_a_time(
-    in_files, monkeypatch, scenario, jobs
+    in_files, monkeypatch, scenario, settings, jobs
 ):
     def made():
-        return load_workload(find_scenario(scenario), 3, ("arrivals.jobs=80",)).digest()
+        arrivals.arrive_together.cache_clear()
+        return load_workload(find_scenario(scenario), 3, ("arrivals.jobs=80", *settings)).digest()
 
     whole = made()
     monkeypatch.setattr("cpsim.scenario.generation.JOBS_DRAWN", jobs)

@@ -73,8 +73,8 @@ def test_lublin_arrivals_are_those_of_the_reference():
     gaps_s = lublin.gaps_s(uniforms(1, "gaps", N), "untyped")
     assert gaps_s.max() <= math.exp(lublin.LONGEST_GAP_LOG_S)
     weights = lublin.half_hour_weights("untyped")
-    arrivals_us = models.renewal_arrivals(gaps_s, weights, DAY // 48, duration_us)
     stretched = duration_us / models.SECOND_US / gaps_s.sum()
+    arrivals_us = models.renewal_arrivals(N - 1, gaps_s.__getitem__, weights, DAY // 48, duration_us)
     log_gaps = np.log(np.maximum(np.diff(arrivals_us) / models.SECOND_US / stretched, 1))
     assert log_gaps.mean() == pytest.approx(LUBLIN_256["log_gap"], abs=0.06)
     assert log_gaps.std() == pytest.approx(LUBLIN_256["log_gap_std"], abs=0.06)
@@ -296,11 +296,11 @@ def test_black_holes_that_back_off_take_one_job_at_a_time_and_ever_fewer():
     second = models.SECOND_US
     arrival_us = np.arange(20_000, dtype=np.int64) * second
     fast = np.full(20_000, 30 * second)
-    taken = volunteers.taken(arrival_us, np.zeros(20_000, dtype=np.int32), fast)
+    taken = volunteers.BackOff().taken(arrival_us, np.zeros(20_000, dtype=np.int32), fast)
     times = np.flatnonzero(taken)
     waits = [10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600, 3600]
     assert np.diff(times)[: len(waits)].tolist() == [30 + wait for wait in waits]
-    slow = volunteers.taken(arrival_us, np.zeros(20_000, dtype=np.int32), np.full(20_000, 400 * second))
+    slow = volunteers.BackOff().taken(arrival_us, np.zeros(20_000, dtype=np.int32), np.full(20_000, 400 * second))
     assert set(np.diff(np.flatnonzero(slow)).tolist()) == {400}
 
 

@@ -500,6 +500,18 @@ def state_of(slot):
     return SlotState(str(slot.state), slot.machine, slot.granted, slot.reason, counters, meta)
 
 
+def test_slots_that_come_together_have_one_number_for_their_expiry():
+    """Each number of its own takes 32 bytes."""
+    books = Ledger()
+    books.apply_all("p", [("alloc", {"slot": slot}) for slot in "abc"], 10**12)
+    books.apply("p", "alloc", {"slot": "d", "expire": 1}, 10**12)
+    books.apply("p", "alloc", {"slot": "e"}, 10**12 + 1)
+    expiries = [slot.expires_us for slot in books.projects["p"].slots.values()]
+    day_us = 1440 * MINUTE_US
+    assert expiries == [10**12 + day_us] * 3 + [10**12 + MINUTE_US, 10**12 + day_us + 1]
+    assert len(set(map(id, expiries))) == 3
+
+
 def test_a_ledger_that_nobody_has_is_gone_at_once():
     """No cycle keeps it: the collector of garbage would leave millions of slots for a long time."""
     books = Ledger()

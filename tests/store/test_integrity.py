@@ -265,6 +265,17 @@ def test_a_record_in_the_place_of_another_is_damaged(path):
             log.read(0, 2, 9)
 
 
+def test_records_are_read_at_positions_of_more_than_32_bits(path):
+    with closing(Log(path, KIND)) as log:
+        log.wait(("UPDATE cut SET position = ?", (2**32 - 2,)))
+    with closing(Log(path, KIND)) as log:
+        log.wait(records=["a", "b", "c"])
+        assert log.read(0, log.last, 9) == [(2**32 - 1, "a"), (2**32, "b"), (2**32 + 1, "c")]
+        damage(path, f"UPDATE log SET record = 'd' WHERE position = {2**32 + 1}")
+        with pytest.raises(DamagedRecord):
+            log.read(0, log.last, 9)
+
+
 def test_a_damaged_command_becomes_a_dead_letter_and_the_others_are_delivered(path):
     with closing(Spool(path)) as spool:
         spool.put([f"alloc,slot={slot},credits=5" for slot in "abc"], {}, bool)

@@ -638,3 +638,16 @@ def test_whose_credits_a_slot_granted_is_kept_and_so_is_what_waits(restarted, mo
             accounts.release(["m"])
     slots = books(restarted())[0]["p"].slots
     assert [slot.user for slot in slots.values()] == ["u", "v", None]
+
+
+def test_slots_from_a_snapshot_have_one_text_for_their_machine_and_one_for_their_user(restarted, monkeypatch):
+    """Each text of its own takes some 60 bytes."""
+    accounts = restarted()
+    accounts.link([("machine-1", "user-1")])
+    for slot in "abc":
+        accounts.apply("p", [("alloc", {"slot": slot}), ("claim", {"slot": slot, "machine": "machine-1"})])
+    monkeypatch.setattr(store, "LEAST_LOG_CHARACTERS", 0)
+    accounts.housekeep()
+    slots = books(restarted())[0]["p"].slots.values()
+    assert {(slot.machine, slot.user) for slot in slots} == {("machine-1", "user-1")}
+    assert len({id(text) for slot in slots for text in (slot.machine, slot.user)}) == 2

@@ -7,11 +7,24 @@ from typing import TYPE_CHECKING
 from cpsim.evidence.evidence import links_of
 from cpsim.judge.anomalies import ANOMALIES
 from cpsim.judge.books import judge_books
+from cpsim.judge.granted import Granted
 from cpsim.judge.quirks import BREAKING
 
 if TYPE_CHECKING:
     from cpsim.evidence.evidence import Evidence
     from cpsim.judge.verdict import Verdict
+
+
+class Claims:
+    """Adds up what the claims of a partition granted, for the laws on all partitions."""
+
+    meanings = ANOMALIES
+    of_accounts = True
+    by_partition = True
+
+    def check(self, evidence: Evidence, verdict: Verdict) -> None:
+        """Add it to the verdict."""
+        verdict.granted = Granted.of(evidence.ledger)
 
 
 class Conservation:
@@ -23,7 +36,7 @@ class Conservation:
 
     def check(self, evidence: Evidence, verdict: Verdict) -> None:
         """Check all accounts of the server."""
-        if evidence.view is None:
+        if evidence.seen is None or evidence.seen.view is None:
             return
         if verdict.corrections.unknown:
             verdict.not_verified.append(
@@ -32,9 +45,12 @@ class Conservation:
             )
             return
         judge_books(
-            evidence.view,
+            evidence.seen.view,
             verdict,
             links_of(evidence.workload) if evidence.embedded else None,
             before=() if evidence.embedded else evidence.before,
             machines=set(evidence.workload.machines),
+            read_slots=lambda: evidence.ledger,
+            meanwhile=evidence.seen.meanwhile,
+            projects=evidence.projects,
         )

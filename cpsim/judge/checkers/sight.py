@@ -29,8 +29,8 @@ class Sight:
                 "with --server URL --project ID --secret-file FILE, or its accounts with --project ID "
                 "--accounts SOURCE."
             )
-        elif evidence.view is not None:
-            verdict.rests_on += evidence.view.shown()
+        elif (view := evidence.seen.view) is not None:
+            verdict.rests_on += view.shown()
             if broken := sorted(evidence.quirks & BREAKING):
                 verdict.rests_on.append(f"sums but for what {', '.join(broken)} did to them")
-            verdict.not_verified += evidence.view.missing()
+            verdict.not_verified += view.missing()

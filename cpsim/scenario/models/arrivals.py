@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import numpy as np
 from msgspec import Meta
 
 from cpsim.scenario.models import distributions as models
 from cpsim.scenario.models import lublin
+from cpsim.scenario.streams import Draw, uniforms
 from cpsim.scenario.values import Hour, Jobs, Model, Section, Share, Text, Time, Weight
+from cpsim.system.external_sort import in_order
+from cpsim.system.growing import gathered
+from cpsim.system.mapped import stretches
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from cpsim.scenario.models.distributions import Integers
-    from cpsim.scenario.streams import Draw
 
 JobKind = Annotated[Literal["batch", "interactive", "untyped"], Meta(description='"batch", "interactive" or "untyped"')]
 
@@ -97,10 +104,10 @@ Arrivals = (
 )
 
 
-def arrive(arrivals: Arrivals, draw: Draw, duration_us: int) -> Integers:  # noqa: PLR0911 - one for each model
+def arrive(arrivals: Arrivals, draw: Draw, duration_us: int) -> Integers:
     """When each job arrives, in order: microseconds from midnight of a Monday, below the duration."""
-    if draw.total is not None and isinstance(arrivals, BurstArrivals | LublinArrivals):  # each depends on those before
-        return arrive(arrivals, draw.whole, duration_us)[draw.first : draw.first + draw.jobs]
+    if isinstance(arrivals, BurstArrivals | LublinArrivals):
+        return arrive_together(arrivals, draw.seed, draw.whole.jobs, duration_us)[draw.first : draw.first + draw.jobs]
     match arrivals:
         case ConstantArrivals():
             return models.constant_arrivals(draw.whole.jobs, duration_us, draw.first, draw.first + draw.jobs)
@@ -110,20 +117,37 @@ def arrive(arrivals: Arrivals, draw: Draw, duration_us: int) -> Integers:  # noq
             return models.diurnal_arrivals(draw.in_order("arrivals"), duration_us, peak_hour, amplitude)
         case WeeklyArrivals(_, days, peak_hour, amplitude):
             return models.diurnal_arrivals(draw.in_order("arrivals"), duration_us, peak_hour, amplitude, tuple(days))
-        case BurstArrivals(_, bursts, length, share):
-            begin_us = draw("arrivals.bursts", bursts) * max(1, duration_us - length)
-            return models.burst_arrivals(
-                draw("arrivals.burst"),
-                draw("arrivals"),
-                begin_us,
-                share=share,
-                length_us=length,
-                duration_us=duration_us,
-            )
-        case LublinArrivals(_, kind):
-            gaps_s = lublin.gaps_s(draw("arrivals", draw.jobs + 1), kind)
-            weights = lublin.half_hour_weights(kind)
-            return models.renewal_arrivals(gaps_s, weights, models.DAY_US // len(weights), duration_us)
         case PhasedArrivals(_, phases):
             ramps = [(int(p.length), p.rate, p.rate if p.to is None else p.to) for p in phases]
             return models.ramp_arrivals(draw.in_order("arrivals"), ramps, duration_us)
+
+
+@lru_cache(1)
+def arrive_together(arrivals: BurstArrivals | LublinArrivals, seed: int, jobs: int, duration_us: int) -> Integers:
+    """The arrivals of all jobs, of which each depends on the others; made once for all parts."""
+    if isinstance(arrivals, LublinArrivals):
+        weights = lublin.half_hour_weights(arrivals.kind)
+        return models.renewal_arrivals(
+            jobs,
+            lambda where: lublin.gaps_s(
+                uniforms(seed, "arrivals", where.stop - where.start, where.start), arrivals.kind
+            ),
+            weights,
+            models.DAY_US // len(weights),
+            duration_us,
+        )
+    begin_us = uniforms(seed, "arrivals.bursts", arrivals.bursts) * max(1, duration_us - arrivals.length)
+
+    def pieces() -> Iterator[Integers]:
+        for where in stretches(jobs):
+            draw = Draw(seed, where.stop - where.start, where.start, jobs)
+            yield models.burst_arrivals(
+                draw("arrivals.burst"),
+                draw("arrivals"),
+                begin_us,
+                share=arrivals.share,
+                length_us=arrivals.length,
+                duration_us=duration_us,
+            ).view([("us", np.int64)])
+
+    return gathered((piece["us"] for piece in in_order(pieces(), "us")), np.int64)

@@ -7,13 +7,18 @@ microseconds.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from cpsim.scenario.models.arithmetic import Floats, cos_turns, exp, log
 from cpsim.scenario.models.gamma import gamma
+from cpsim.system.growing import gathered, made
+from cpsim.system.mapped import stretches
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 Integers = npt.NDArray[np.int64]
 
@@ -63,7 +68,7 @@ def diurnal_arrivals(
 def burst_arrivals(
     choice: Floats, uniforms: Floats, begin_us: Floats, *, share: float, length_us: int, duration_us: int
 ) -> Integers:
-    """Bursts, each of equally likely arrivals within a length, over a Poisson background.
+    """Bursts, each of equally likely arrivals within a length, over a Poisson background; in no order.
 
     Args:
         choice: one per arrival: below `share`, it is in a burst, all equally likely.
@@ -77,7 +82,7 @@ def burst_arrivals(
     burst = np.floor(choice[inside] * (len(begin_us) / share)).astype(np.int64) if share else 0
     times = uniforms * duration_us
     times[inside] = begin_us[np.minimum(burst, len(begin_us) - 1)] + uniforms[inside] * length_us
-    return np.sort(_floor(np.minimum(times, duration_us - 1)))
+    return _floor(np.minimum(times, duration_us - 1))
 
 
 def ramp_arrivals(uniforms: Floats, ramps: list[tuple[int, float, float]], duration_us: int) -> Integers:
@@ -100,18 +105,30 @@ def ramp_arrivals(uniforms: Floats, ramps: list[tuple[int, float, float]], durat
     return arrivals_at(np.sort(uniforms, kind="stable"), edges, np.maximum(np.concatenate(rates)[used], LEAST_RATE))
 
 
-def renewal_arrivals(gaps: Floats, weights: Floats, step_us: int, duration_us: int) -> Integers:
+def renewal_arrivals(
+    jobs: int, gaps_at: Callable[[slice], Floats], weights: Floats, step_us: int, duration_us: int
+) -> Integers:
     """A renewal process in a time that passes at a varying rate, stretched to fill the duration.
 
     Args:
-        gaps: before each arrival, and one after the last; only how they compare matters.
+        jobs: how many arrive.
+        gaps_at: some of the gaps before each arrival and after the last; only how they compare matters.
         weights: the rate in each step of `step_us`, again and again.
         step_us: length of a step.
         duration_us: of the whole.
     """
     edges = np.append(np.arange(0, duration_us, step_us), duration_us).astype(np.float64)
-    reached = np.cumsum(gaps)
-    return arrivals_at(reached[:-1] / reached[-1], edges, np.resize(weights, len(edges) - 1))
+    rates = np.resize(weights, len(edges) - 1)
+
+    def sums() -> Iterator[Floats]:
+        before = 0.0
+        for where in stretches(jobs + 1):
+            upto = np.cumsum(np.append(before, gaps_at(where)))
+            before = upto[-1]
+            yield upto[1:]
+
+    reached = gathered(sums(), np.float64)
+    return made(jobs, np.int64, lambda where: arrivals_at(reached[where] / reached[-1], edges, rates))
 
 
 def arrivals_at(targets: Floats, edges: Floats, rates: Floats) -> Integers:

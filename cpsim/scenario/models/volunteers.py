@@ -225,27 +225,35 @@ def turns(availability: SetiAvailability | OwnAvailability, draw: Draw) -> Turns
     return Turns(up_us, down_us, draw("volunteers.phase"))
 
 
-def taken(arrival_us: Integers, host: npt.NDArray[np.int32], run_us: Integers) -> npt.NDArray[np.bool_]:
-    """Which jobs hosts take that back off: one at a time, and none for a while after one that ended fast.
+class BackOff:
+    """Hosts that back off: they take one job at a time, and none for a while after one that ended fast.
 
     As the worker agent of CERN's volunteers does it: a job under 300 s doubles a delay of 10 s, up to 3,600 s.
-
-    Args:
-        arrival_us: of each job, in order.
-        host: that it comes to.
-        run_us: how long it would run there.
     """
-    ready_us: dict[int, int] = {}
-    delay_us: dict[int, int] = {}
-    is_taken = np.zeros(len(host), dtype=np.bool_)
-    for job, (now_us, at, lasts_us) in enumerate(zip(arrival_us.tolist(), host.tolist(), run_us.tolist(), strict=True)):
-        if now_us < ready_us.get(at, 0):
-            continue
-        is_taken[job] = True
-        pause_us = delay_us.get(at, FIRST_DELAY_US) if lasts_us < FAST_US else 0
-        ready_us[at] = now_us + lasts_us + pause_us
-        delay_us[at] = min(2 * pause_us, LONGEST_DELAY_US) if pause_us else FIRST_DELAY_US
-    return is_taken
+
+    def __init__(self) -> None:
+        self._ready_us: dict[int, int] = {}
+        self._delay_us: dict[int, int] = {}
+
+    def taken(self, arrival_us: Integers, host: npt.NDArray[np.int32], run_us: Integers) -> npt.NDArray[np.bool_]:
+        """Which of the next jobs are taken.
+
+        Args:
+            arrival_us: of each job, in order.
+            host: that it comes to.
+            run_us: how long it would run there.
+        """
+        ready_us, delay_us = self._ready_us, self._delay_us
+        is_taken = np.zeros(len(host), dtype=np.bool_)
+        jobs = zip(arrival_us.tolist(), host.tolist(), run_us.tolist(), strict=True)
+        for job, (now_us, at, lasts_us) in enumerate(jobs):
+            if now_us < ready_us.get(at, 0):
+                continue
+            is_taken[job] = True
+            pause_us = delay_us.get(at, FIRST_DELAY_US) if lasts_us < FAST_US else 0
+            ready_us[at] = now_us + lasts_us + pause_us
+            delay_us[at] = min(2 * pause_us, LONGEST_DELAY_US) if pause_us else FIRST_DELAY_US
+        return is_taken
 
 
 def _seti(cluster: int | None) -> OwnAvailability:
