@@ -73,7 +73,7 @@ LOCUSTFILE = Path(cpsim.__file__).parent / "load" / "locustfile.py"
 RAISED = {
     "replay": "IndexError: one two (spoil, line ",
     "handler": "TypeError: ",
-    "master": "KeyError: 'counted' (cpsim.load.master, line ",
+    "master": "KeyError: 'counted' (cpsim.load.followers, line ",
 }
 SLOWLY = ["--output", "run", "--rate", "300", "--timeout", "2"]
 
