@@ -93,9 +93,19 @@ class Shares:
 
     def ask_all(self, what: str, **given: object) -> list[Any]:
         """Ask whoever has a share, all at once; the answers are in the order of shares. Raises WorkerLost."""
-        asked = [gevent.spawn(self.ask, share, what, **given) for share in self.all]
-        gevent.joinall(asked)
-        return [each.get() for each in asked]
+
+        def answer(share: Share) -> Any:  # noqa: ANN401 - as above; gevent would print what a greenlet raises
+            try:
+                return self.ask(share, what, **given)
+            except WorkerLost as lost:
+                return lost
+
+        asked = [gevent.spawn(answer, share) for share in self.all]
+        answers = [each.get() for each in asked]
+        for each in answers:
+            if isinstance(each, WorkerLost):
+                raise each
+        return answers
 
     def write(self, name: str, path: Path) -> None:
         """Write the workload or the journal of all, partition by partition."""
