@@ -15,7 +15,7 @@ import numpy as np
 
 from cpsim.evidence import extensions
 from cpsim.evidence.extensions import installed
-from cpsim.evidence.files import EVIDENCE, JOURNAL, ROWS, WORKLOAD, EvidenceFolder
+from cpsim.evidence.files import EVIDENCE, JOURNAL, WORKLOAD, EvidenceFolder
 from cpsim.evidence.journal import RECORD_TYPE
 from cpsim.evidence.writing import document_of, write_rows, writers
 from cpsim.load.adding import Added, add_up
@@ -23,7 +23,7 @@ from cpsim.load.aside import aside
 from cpsim.load.asking import WorkerLost
 from cpsim.load.judging import by_workers
 from cpsim.load.observing import CLOCK, observer_of
-from cpsim.load.share import WorkersShare, of_bytes, partitions_of, with_missing
+from cpsim.load.share import WorkersShare, partitions_of, tables_of, with_missing
 from cpsim.run.drivers import Replayed
 from cpsim.run.folder import write
 from cpsim.run.observing import conclude as judge
@@ -114,11 +114,10 @@ class Shares:
             for part in range(self.partitions):
                 share = self.all[part % len(self.all)]
                 try:
-                    rows = of_bytes(self.ask(share, "rows", part=part, name=name))
+                    rows = self.ask(share, "rows", part=part, name=name)
                 except WorkerLost:
                     raise ConnectionError(f"{share.worker} is lost, which has them") from None
-                for start in range(0, max(1, len(rows)), ROWS):
-                    yield rows.slice(start, ROWS)
+                yield from tables_of(rows)
                 give_back()
 
         write_rows(name, tables(), path)

@@ -62,7 +62,7 @@ class WorkersShare:
         return self._answers[what](**given)
 
     def rows(self, part: int, name: str) -> bytes:
-        """The rows of a partition in the workload's or the journal's file, by `tables_of`."""
+        """The rows of a partition in the workload's or the journal's file, as `tables_of` reads them."""
         if name == WORKLOAD:
             tables = workload_rows(self._evidence, part)
         else:
@@ -130,7 +130,7 @@ def _of_plain(seen: dict[str, Any]) -> Seen:
     return Seen(
         seen["from_ns"],
         seen["to_ns"],
-        View(**{name: of_bytes(data) for name, data in seen["tables"].items()}) if seen["is_shown"] else None,
+        View(**{name: _table_of(data) for name, data in seen["tables"].items()}) if seen["is_shown"] else None,
         None if listed is None else frozenset(listed),
     )
 
@@ -145,9 +145,17 @@ def to_bytes(tables: Iterator[pa.Table]) -> bytes:
     return found
 
 
-def of_bytes(data: bytes) -> pa.Table:
-    """The rows of the tables that `to_bytes` has made bytes of; a table of a few rows is a chunk of it."""
-    return pa.ipc.open_stream(data).read_all()
+def tables_of(data: bytes) -> Iterator[pa.Table]:
+    """The tables that `to_bytes` has made bytes of, one by one, behind an empty one."""
+    with pa.ipc.open_stream(data) as reader:
+        yield reader.schema.empty_table()
+        for batch in reader:
+            yield pa.Table.from_batches([batch])
+
+
+def _table_of(data: bytes) -> pa.Table:
+    with pa.ipc.open_stream(data) as reader:
+        return reader.read_all()
 
 
 def with_missing(
