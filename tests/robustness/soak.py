@@ -48,6 +48,8 @@ PAUSE_S = 0.02
 TELLING_S = 10.0
 """A shorter round tells nothing of latency."""
 OPERATIONS_A_JOB = 3
+KEPT = ("operations", "operations_per_s", "lateness_p99_ms", "verdict", "anomalies_by_name", "not_verified")
+"""What is told of a round."""
 MOST = {"memory_mb": 1.15, "p99_ms": 2.0, "files": 1.1, "threads": 1.0}
 """How many times what there was at first there may be at last."""
 SLACK = {"memory_mb": 10.0, "p99_ms": 2.0, "files": 8.0, "threads": 1.0}
@@ -262,7 +264,7 @@ def replay(folder: Path, server: Serving, *pace: str, operations: int) -> dict[s
     request = urllib.request.Request(f"{server.url.removesuffix('/api')}/__cpsim/reset", method="POST")
     urllib.request.urlopen(request).close()
     latency = told["response_ms"] or told["service_ms"]
-    kept = {name: told[name] for name in ("operations", "operations_per_s", "lateness_p99_ms", "verdict")}
+    kept = {name: told[name] for name in KEPT}
     return kept | {"p99_ms": latency["p99"], "errors": told["errors"]}
 
 
