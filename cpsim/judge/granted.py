@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pyarrow as pa
@@ -71,16 +71,6 @@ class Granted:
             place = of_entries[given] * len(names) + column[given]
             np.add.at(values.reshape(-1), place, np.asarray(pc.fill_null(amounts, 0))[given])
         return cls(holders.dictionary, tuple(names), values)
-
-    def plain(self) -> list[Any]:
-        """The same as values that JSON carries."""
-        return [self.holders.to_pylist(), list(self.names), self.values.tolist()]
-
-    @classmethod
-    def of_plain(cls, values: Sequence[Any]) -> Granted:
-        """What `plain` has made values of."""
-        holders, names, sums = values
-        return cls(pa.array(holders, pa.string()), tuple(names), np.array(sums, np.int64).reshape(-1, len(names)))
 
     def merged(self, other: Granted) -> Granted:
         """The sums of both."""

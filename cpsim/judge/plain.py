@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pyarrow as pa
+
 from cpsim.judge.corrections import Corrections
 from cpsim.judge.granted import Granted
 from cpsim.judge.model import SlotState, Span, Step
@@ -25,7 +28,7 @@ def to_plain(verdict: Verdict) -> dict[str, Any]:
         **{name: list(map(_anomaly, getattr(verdict, name))) for name in ("anomalies", "explanations")},
         "examples": {name: list(map(_example, examples)) for name, examples in verdict.examples.items()},
         "corrections": verdict.corrections.plain(),
-        "granted": verdict.granted.plain(),
+        "granted": _granted(verdict.granted),
     }
 
 
@@ -37,9 +40,19 @@ def of_plain(document: dict[str, Any]) -> Verdict:
     fields |= {name: list(map(_of_anomaly, document[name])) for name in ("anomalies", "explanations")}
     fields |= {
         "corrections": Corrections.of_plain(document["corrections"]),
-        "granted": Granted.of_plain(document["granted"]),
+        "granted": _of_granted(document["granted"]),
     }
     return Verdict(**fields, examples=defaultdict(list, examples))
+
+
+def _granted(granted: Granted) -> list[Any]:
+    return [granted.holders.to_pylist(), list(granted.names), granted.values.tolist()]
+
+
+def _of_granted(values: Sequence[Any]) -> Granted:
+    holders, names, sums = values
+    of_holders = np.array(sums, np.int64).reshape(-1, len(names))
+    return Granted(pa.array(holders, pa.string()), tuple(names), of_holders)
 
 
 def _anomaly(found: Anomaly) -> list[Any]:
